@@ -1,0 +1,1 @@
+//! Kernel request -> tree call -> reply.

@@ -1,0 +1,1 @@
+//! Job configurations: reading and checking (doc/job.md).

@@ -1,0 +1,97 @@
+//! What can go wrong above the stores. Every variant carries the words for the log line.
+
+use crate::storage;
+
+/// Why a request was refused; `fuse/errno.rs` gives each its errno.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A name, configuration, parameter, outcome or control word that is not valid.
+    #[error("{0}")]
+    Invalid(String),
+    /// No such job, build, ticket, file.
+    #[error("{0}: no such thing")]
+    NotFound(String),
+    /// Already claimed, already has a result, already there.
+    #[error("{0}")]
+    Exists(String),
+    /// A lock held too long; removing what is running.
+    #[error("{0}")]
+    Busy(String),
+    /// A lock held, and the caller would not wait.
+    #[error("{0}")]
+    WouldBlock(String),
+    /// The claim is lost.
+    #[error("{0}: the claim is lost")]
+    Stale(String),
+    /// Writing to what is published or generated.
+    #[error("{0}: read-only")]
+    ReadOnly(String),
+    /// A result, console or post from somebody who is not the claimant.
+    #[error("{0}")]
+    NotClaimant(String),
+    /// An operation that this kind of node never takes.
+    #[error("{0}: not possible here")]
+    NotPermitted(String),
+    /// The kernel's permission bits refuse it.
+    #[error("{0}: permission denied")]
+    Access(String),
+    /// Over its bound.
+    #[error("{0}")]
+    TooBig(String),
+    /// A name over NAME_MAX.
+    #[error("{0}: the name is too long")]
+    NameTooLong(String),
+    /// A file where a folder is needed.
+    #[error("{0}: not a folder")]
+    NotDirectory(String),
+    /// A folder where a file is needed.
+    #[error("{0}: is a folder")]
+    IsDirectory(String),
+    /// A folder that still has entries.
+    #[error("{0}: not empty")]
+    NotEmpty(String),
+    /// Another filesystem or folder kind.
+    #[error("{0}: can't be moved or linked across folders of another kind")]
+    CrossDevice(String),
+    /// Not done by this filesystem; the caller falls back.
+    #[error("{0}: not supported")]
+    Unsupported(String),
+    /// No such extended attribute.
+    #[error("no such attribute")]
+    NoData,
+    /// A size or offset out of range (extended attributes: the buffer is too small).
+    #[error("out of range")]
+    Range,
+    /// The store is full.
+    #[error("{0}")]
+    Full(String),
+    /// Nothing was heard of the store or coordinator in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// The store or coordinator can't be reached, or what it gave is damaged.
+    #[error("{0}")]
+    Io(String),
+    /// An errno that the system gave for a file of a workspace.
+    #[error("{what}: {}", std::io::Error::from_raw_os_error(*errno))]
+    System {
+        /// The file.
+        what: String,
+        /// The errno.
+        errno: i32,
+    },
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        match &error {
+            storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => Error::Io(error.to_string()),
+            storage::Error::Indeterminate { .. } => Error::TimedOut(error.to_string()),
+            storage::Error::Full { .. } => Error::Full(error.to_string()),
+            storage::Error::Expired { what } => Error::Stale(what.clone()),
+            storage::Error::Refused { .. } => Error::Invalid(error.to_string()),
+        }
+    }
+}
+
+/// What the repository and the tree return.
+pub type Result<T> = std::result::Result<T, Error>;

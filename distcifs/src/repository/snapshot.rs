@@ -1,0 +1,1 @@
+//! Snapshots: folders as trees and chunks named by digest.

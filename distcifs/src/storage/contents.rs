@@ -1,0 +1,161 @@
+//! Contents: blobs named by digest, records of keys and values, consoles that are appended to.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::Fut;
+
+/// Largest blob, record value or single append, bytes.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+
+/// BLAKE3 of the bytes it names.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Names these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// From its 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Digest(bytes)
+    }
+
+    /// Its 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// From 64 lower-case hexadecimal digits; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let lower = text.len() == 64 && !text.bytes().any(|b| b.is_ascii_uppercase());
+        let hash = lower.then(|| blake3::Hash::from_hex(text).ok()).flatten()?;
+        Some(Digest(*hash.as_bytes()))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The name of an object; `Display` is its name in the store, as doc/storage.md has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Object {
+    /// A blob: a piece of a file, or a long body.
+    Chunk(Digest),
+    /// A blob: the listing of a folder.
+    Tree(Digest),
+    /// A record of keys and values, such as `jobs`, `job.<uid>`, `build.<uid>.<n>`.
+    /// The name is printable ASCII without `/`, at most 200 bytes.
+    Record(String),
+    /// Bytes appended to, such as `console.<uid>.<n>.<task>.<attempt>.<part>`. Named like a record.
+    Console(String),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Chunk(digest) => write!(f, "chunk.{digest}"),
+            Object::Tree(digest) => write!(f, "tree.{digest}"),
+            Object::Record(name) | Object::Console(name) => f.write_str(name),
+        }
+    }
+}
+
+/// How a guarded change of a record ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Updated {
+    /// It happened; the record has this revision now.
+    Done {
+        /// The new revision.
+        revision: u64,
+    },
+    /// It did not: the record has another revision than asked for (0: no such record).
+    Mismatch {
+        /// The revision it has.
+        revision: u64,
+    },
+}
+
+/// How a guarded append ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It happened; the console has this length and this sequence number now.
+    Done {
+        /// The length, bytes.
+        length: u64,
+        /// The sequence number to give to the next append.
+        sequence: u64,
+    },
+    /// It did not: the console stands at another sequence number.
+    Mismatch {
+        /// The length, bytes.
+        length: u64,
+        /// The sequence number it stands at; [`SEALED`] if nothing may be appended any more.
+        sequence: u64,
+    },
+}
+
+/// The sequence number of a console that refuses every append.
+pub const SEALED: u64 = u64::MAX;
+
+/// A piece of a record, in order of its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The record's revision; 0 if there is no such record.
+    pub revision: u64,
+    /// Keys and values; fewer than asked for only at the end.
+    pub entries: Vec<(String, Bytes)>,
+}
+
+/// What is kept. Blobs never change. Records and consoles change only under their guard.
+pub trait Contents: Send + Sync + 'static {
+    /// Stores a blob under the digest of its bytes; `true` if it was not there. Not durable
+    /// before `sync`. `Refused` if the object is no blob, too large, or the digest is another's.
+    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool>;
+
+    /// Reads up to `length` bytes from `offset` of a blob or console: fewer only at its end,
+    /// `None` if there is no such object. A blob read whole is verified: `Damaged` if its bytes
+    /// are not those of its name.
+    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>>;
+
+    /// Appends to a console that stands at `sequence` (0: it is made by this). Empty bytes with
+    /// `sequence` [`SEALED`] seal it, whatever it stands at, so that every later append is
+    /// refused. Not durable before `sync`.
+    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended>;
+
+    /// Sets (`Some`) and removes (`None`) keys of a record as one, durable when it returns.
+    /// `revision`: the one it must have (0: there must be none); `None` for any.
+    /// Every update counts the revision up by one.
+    fn update(
+        &self,
+        object: &Object,
+        revision: Option<u64>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Fut<'_, Updated>;
+
+    /// Reads at most `limit` keys of a record, those after `after` (exclusive; "" for the first)
+    /// and beginning with `prefix`.
+    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page>;
+
+    /// Removes an object; nothing if there is none. A blob is removed by gc only.
+    fn remove(&self, object: &Object) -> Fut<'_, ()>;
+
+    /// Names of at most `limit` objects of one kind after `after` (exclusive, "" for the first),
+    /// in order: for fsck and gc. `kind`: the prefix up to the first dot, such as `chunk`.
+    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>>;
+
+    /// Returns when everything put or appended to these objects before the call is durable.
+    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()>;
+}

@@ -1,0 +1,1 @@
+//! The claimant's own folders on local disk.

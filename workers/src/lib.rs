@@ -1,0 +1,1 @@
+//! What the workers share: paths of the mounted tree and the claim loop.
