@@ -1,1 +1,106 @@
-//! Job configurations: reading and checking (doc/job.md).
+//! What users hand in as JSON: job configurations (doc/job.md), triggers and tickets (doc/tree.md).
+//!
+//! Reading is checking: what comes out holds to every rule, and what is wrong is said with its
+//! place.
+
+use std::path::Path;
+
+use crate::repository::names::Name;
+
+mod check;
+mod common;
+mod cron;
+mod expand;
+mod fault;
+pub mod json;
+mod kinds;
+mod matrix;
+mod needs;
+mod object;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod trigger;
+
+pub use common::{ATTEMPTS_DEFAULT, CONSOLE_LIMIT_MAX, Isolation, Limits, VALUE_BYTES_MAX};
+pub use expand::expand;
+pub use fault::{FAULTS_MAX, Fault, Place};
+pub use json::TEXT_BYTES_MAX;
+pub use kinds::RECORDED_PARAMETERS;
+pub use tasks::{TASKS_MAX, Task};
+pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
+pub use trigger::TriggerRequest;
+
+/// Bytes of console that a task keeps if its configuration says nothing: more than people read,
+/// less than a loop that prints would fill a store with.
+pub const DEFAULT_CONSOLE_LIMIT: u64 = 64 << 20;
+
+/// Most bytes that the names and values of a build's parameters may have in all.
+pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;
+
+/// A job's configuration, with defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobConfig {
+    /// What the job is for.
+    pub description: Option<String>,
+    /// Names that a trigger may set, in the order of the text, with defaults; `None`: required.
+    pub parameters: Vec<(Name, Option<String>)>,
+    /// What a build does.
+    pub tasks: Vec<Task>,
+    /// Jobs triggered on success.
+    pub downstream_jobs: Vec<Name>,
+    /// Which pushes start builds.
+    pub github: Option<Github>,
+    /// When builds start by themselves; five fields, perhaps with `TZ=…` in front.
+    pub cron: Option<String>,
+    /// A time that was missed is made up for, once.
+    pub cron_catch_up: bool,
+    /// Builds that may run at once, 1 or more; `None`: any number.
+    pub concurrency: Option<u32>,
+    /// What pruning leaves.
+    pub keep: Keep,
+    /// Bytes of console that a task keeps unless it says otherwise.
+    pub console_limit: u64,
+    /// No script may run without isolation.
+    pub isolation_required: bool,
+}
+
+/// `github`: which pushes start builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Github {
+    /// `owner/name`.
+    pub repository: String,
+    /// Full refs, `*` standing for anything; `refs/heads/*` if none were given.
+    pub refs: Vec<String>,
+    /// File that holds the webhook's secret.
+    pub secret_file: Option<String>,
+}
+
+/// `keep`: what pruning leaves; both absent: everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// Newest builds.
+    pub builds: Option<u64>,
+    /// Builds of these last days.
+    pub days: Option<u64>,
+}
+
+impl JobConfig {
+    /// Reads and checks a configuration. `job` is the name of its folder; without it `job_id` may
+    /// be any name. Faults are sorted by place, 50 at most.
+    pub fn read(text: &[u8], job: Option<&Name>) -> Result<Self, Vec<Fault>> {
+        check::read(text, job)
+    }
+}
+
+/// Reads and checks the configuration in a file; never more than a byte beyond 1 MiB of it.
+pub fn check_file(path: &Path) -> Result<JobConfig, Vec<Fault>> {
+    let text = check::read_bounded(path).map_err(|error| {
+        vec![Fault::of_file(format!(
+            "can't read {}: {error}",
+            path.display()
+        ))]
+    })?;
+    JobConfig::read(&text, None)
+}

@@ -1,0 +1,226 @@
+//! Checking a configuration's top level.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::common::{self, VALUE_BYTES_MAX};
+use super::fault::{Fault, Faults, quoted};
+use super::json::{self, Kind, Member};
+use super::object::Object;
+use super::tasks::{self, Context};
+use super::{Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, cron, kinds};
+use crate::repository::names::Name;
+
+/// Keys of a configuration.
+const KEYS: [&str; 14] = [
+    "configuration-version",
+    "job_id",
+    "description",
+    "parameters",
+    "tasks",
+    "triggers",
+    "downstream_jobs",
+    "github",
+    "cron",
+    "cron_catch_up",
+    "concurrency",
+    "keep",
+    "console_limit",
+    "isolation_required",
+];
+
+/// Reads a configuration and finds all that is wrong with it.
+pub(super) fn read(text: &[u8], job: Option<&Name>) -> Result<JobConfig, Vec<Fault>> {
+    let value = json::parse(text).map_err(|fault| vec![fault])?;
+    let mut faults = Faults::default();
+    let config = Object::new(&value, "", &mut faults).map(|top| read_top(&top, job, &mut faults));
+    match config {
+        Some(config) if faults.is_empty() => Ok(config),
+        _ => Err(faults.into_sorted()),
+    }
+}
+
+fn read_top(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> JobConfig {
+    top.only(&KEYS, faults);
+    let parameters = parameters(top, faults);
+    let job_id = job_id(top, job, faults);
+    let console_limit = common::console_limit(top, faults);
+    let isolation_required = top.boolean("isolation_required", faults).unwrap_or(false);
+    let names = parameters.iter().map(|(name, _)| name.as_str());
+    let context = Context {
+        parameters: names
+            .chain(kinds::RECORDED_PARAMETERS)
+            .collect::<HashSet<_>>(),
+        console_limit,
+        isolation_required,
+    };
+    let tasks = match top.required("tasks", faults) {
+        Some(value) => tasks::read(value, &context, faults),
+        None => Vec::new(),
+    };
+    JobConfig {
+        description: top.string("description", faults).map(str::to_owned),
+        tasks,
+        downstream_jobs: downstream_jobs(top, job.or(job_id.as_ref()), faults),
+        github: top
+            .object("github", faults)
+            .and_then(|github| read_github(&github, faults)),
+        cron: schedule(top, faults),
+        cron_catch_up: top.boolean("cron_catch_up", faults).unwrap_or(false),
+        concurrency: top
+            .integer("concurrency", 1, u64::from(u32::MAX), faults)
+            .and_then(|n| u32::try_from(n).ok()),
+        keep: keep(top, faults),
+        console_limit: console_limit.unwrap_or(super::DEFAULT_CONSOLE_LIMIT),
+        isolation_required,
+        parameters,
+    }
+}
+
+fn job_id(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Option<Name> {
+    let job_id = top.name("job_id", faults)?;
+    if let Some(job) = job.filter(|job| **job != job_id) {
+        let at = top.get("job_id").map_or(top.at, |value| value.at);
+        faults.add(at, format!("job_id is {job_id}, but the job's folder is called {job}; write {job} or leave job_id out"));
+    }
+    Some(job_id)
+}
+
+fn parameters(top: &Object<'_>, faults: &mut Faults) -> Vec<(Name, Option<String>)> {
+    let Some(object) = top.object("parameters", faults) else {
+        return Vec::new();
+    };
+    let mut bytes = 0;
+    let mut parameters = Vec::new();
+    for Member { at, key, value } in object.members {
+        let Some(name) = Name::new(key).filter(|name| !name.as_str().starts_with("matrix.")) else {
+            let rule = "use letters, digits and _ . -, not first . or -, nor matrix. in front";
+            faults.add(
+                *at,
+                format!("parameters: {} can't name a parameter; {rule}", quoted(key)),
+            );
+            continue;
+        };
+        let default = value.to_text();
+        if default.is_none() && value.kind != Kind::Null {
+            faults.add(value.at, format!("parameters.{name} must be a string, its default, or null if a trigger must set it"));
+        }
+        let length = default.as_ref().map_or(0, String::len);
+        bytes += name.as_str().len() + length;
+        if length > VALUE_BYTES_MAX {
+            faults.add(
+                value.at,
+                format!("parameters.{name} has more than {VALUE_BYTES_MAX} bytes"),
+            );
+        }
+        parameters.push((name, default));
+    }
+    if bytes > PARAMETERS_BYTES_MAX {
+        faults.add(
+            object.at,
+            format!("parameters have more than {PARAMETERS_BYTES_MAX} bytes in all"),
+        );
+    }
+    parameters
+}
+
+fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Vec<Name> {
+    let mut jobs = HashSet::new();
+    let mut list = Vec::new();
+    for (at, name) in top.names("downstream_jobs", faults) {
+        if Some(&name) == job {
+            faults.add(
+                at,
+                format!("downstream_jobs: {name} would trigger itself for ever"),
+            );
+        }
+        if jobs.insert(name.clone()) {
+            list.push(name);
+        }
+    }
+    list
+}
+
+fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {
+    github.only(&["repository", "refs", "secret_file"], faults);
+    let at = |key: &str| github.get(key).map_or(github.at, |value| value.at);
+    github.required("repository", faults);
+    let repository = github.string("repository", faults);
+    let good = |text: &str| {
+        text.split_once('/')
+            .is_some_and(|(owner, name)| Name::new(owner).is_some() && is_repository(name))
+    };
+    if repository.is_some_and(|text| !good(text)) {
+        faults.add(at("repository"), "github.repository must be owner/name");
+    }
+    let mut refs = Vec::new();
+    for (i, (at, text)) in github
+        .strings("refs", faults)
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
+        if !text.starts_with("refs/") || text.chars().any(|c| c.is_control() || c == ' ') {
+            faults.add(
+                at,
+                format!("github.refs[{i}] must be a full ref or pattern such as refs/heads/*"),
+            );
+        }
+        refs.push(text.to_owned());
+    }
+    if github.get("refs").is_none() {
+        refs.push("refs/heads/*".to_owned());
+    }
+    let secret_file = github.string("secret_file", faults);
+    if secret_file.is_some_and(|path| !path.starts_with('/') || path.contains('\n')) {
+        faults.add(
+            at("secret_file"),
+            "github.secret_file must be an absolute path",
+        );
+    }
+    Some(Github {
+        repository: repository?.to_owned(),
+        refs,
+        secret_file: secret_file.map(str::to_owned),
+    })
+}
+
+/// The name of a repository may begin with a dot, as `.github` does.
+fn is_repository(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    (1..=100).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
+}
+
+fn schedule(top: &Object<'_>, faults: &mut Faults) -> Option<String> {
+    let text = top.string("cron", faults)?;
+    if let Err(why) = cron::check(text) {
+        faults.add(
+            top.get("cron").map_or(top.at, |value| value.at),
+            format!("cron {why}"),
+        );
+    }
+    Some(text.to_owned())
+}
+
+fn keep(top: &Object<'_>, faults: &mut Faults) -> Keep {
+    let Some(keep) = top.object("keep", faults) else {
+        return Keep::default();
+    };
+    keep.only(&["builds", "days"], faults);
+    Keep {
+        builds: keep.integer("builds", 1, u64::from(u32::MAX), faults),
+        days: keep.integer("days", 1, 36_500, faults),
+    }
+}
+
+/// The bytes of a file, one more than a configuration may have at most.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let bound = u64::try_from(json::TEXT_BYTES_MAX)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    let mut text = Vec::new();
+    File::open(path)?.take(bound).read_to_end(&mut text)?;
+    Ok(text)
+}

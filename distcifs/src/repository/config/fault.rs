@@ -1,0 +1,109 @@
+//! What is wrong with a text, and where.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::object::hint;
+
+/// Faults kept of one text: enough for a round of mending, few enough for a screen or two.
+pub const FAULTS_MAX: usize = 50;
+
+/// Characters of a fault's words: keys and values of users are quoted in them.
+const WHAT_CHARS_MAX: usize = 400;
+
+/// A place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+}
+
+/// One fault: `12:17: tasks[2].params.artifacts must be a list of strings`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Line, from 1; 0 if the fault is with the whole file.
+    pub line: u32,
+    /// Column in characters, from 1; 0 with line 0.
+    pub column: u32,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Fault {
+    /// A fault at a place.
+    pub fn new(at: Place, what: impl Into<String>) -> Self {
+        Fault {
+            line: at.line,
+            column: at.column,
+            what: shorten(what.into(), WHAT_CHARS_MAX),
+        }
+    }
+
+    /// A fault of the whole file, such as that it can't be read.
+    pub fn of_file(what: impl Into<String>) -> Self {
+        Fault {
+            line: 0,
+            column: 0,
+            what: what.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return f.write_str(&self.what);
+        }
+        write!(f, "{}:{}: {}", self.line, self.column, self.what)
+    }
+}
+
+/// The faults found so far: the first ones by place, each once.
+#[derive(Debug, Default)]
+pub(super) struct Faults(BTreeSet<Fault>);
+
+impl Faults {
+    /// Notes a fault.
+    pub(super) fn add(&mut self, at: Place, what: impl Into<String>) {
+        self.0.insert(Fault::new(at, what));
+        if self.0.len() > FAULTS_MAX {
+            self.0.pop_last();
+        }
+    }
+
+    /// Words for a message about an unknown word: `; did you mean timeout?` if a known one is near.
+    /// Nothing once there are enough faults: comparing costs time, and the text is a stranger's.
+    pub(super) fn hint<'a>(&self, word: &str, known: impl Iterator<Item = &'a str>) -> String {
+        if self.0.len() >= FAULTS_MAX {
+            return String::new();
+        }
+        hint(word, known)
+    }
+
+    /// Whether none was found.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The faults, sorted by place.
+    pub(super) fn into_sorted(self) -> Vec<Fault> {
+        self.0.into_iter().collect()
+    }
+}
+
+/// The text in quotes, shortened: for keys and values of users in messages.
+pub(super) fn quoted(text: &str) -> String {
+    const QUOTED_CHARS_MAX: usize = 60;
+    format!("{:?}", shorten(text.to_owned(), QUOTED_CHARS_MAX))
+}
+
+/// At most `max` characters of the text, with `…` where something was cut.
+fn shorten(mut text: String, max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(max) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,270 @@
+//! Params of the task types that come with distcifs, and `${name}` in the params of any type.
+
+use std::collections::HashSet;
+
+use super::expand::{Piece, pieces};
+use super::fault::{Faults, Place, quoted};
+use super::json::{Kind, Member, Value};
+use super::object::{Object, as_name};
+
+/// Parameters that distcifs records itself; `${…}` may name them though no trigger sets them.
+pub const RECORDED_PARAMETERS: [&str; 3] = ["git_commit", "upstream_job", "upstream_build"];
+
+/// Deepest history that git-checkout may be asked for: what git takes.
+const DEPTH_MAX: u64 = i32::MAX as u64;
+
+/// Keys that stand beside params; in params of our own types they are misplaced.
+const BESIDE_PARAMS: [&str; 12] = [
+    "labels",
+    "timeout",
+    "attempts",
+    "environment",
+    "needs",
+    "always",
+    "allow_failure",
+    "isolation",
+    "image",
+    "limits",
+    "network",
+    "console_limit",
+];
+
+/// Whether the type comes with distcifs and its params are known.
+pub(super) fn is_own(kind: &str) -> bool {
+    matches!(
+        kind,
+        "git-checkout" | "execute-shell" | "publish-artifacts" | "copy-artifacts"
+    )
+}
+
+/// Checks the params of a type that comes with distcifs.
+pub(super) fn check(kind: &str, params: &Object<'_>, faults: &mut Faults) {
+    match kind {
+        "git-checkout" => git_checkout(params, faults),
+        "execute-shell" => execute_shell(params, faults),
+        "publish-artifacts" => publish_artifacts(params, faults),
+        "copy-artifacts" => copy_artifacts(params, faults),
+        _ => (),
+    }
+}
+
+fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
+    only(
+        params,
+        &[
+            "repository",
+            "ref",
+            "checkout-dir",
+            "depth",
+            "submodules",
+            "nodelabels",
+        ],
+        faults,
+    );
+    params.required("repository", faults);
+    argument(params, "repository", faults);
+    argument(params, "ref", faults);
+    folder(params, "checkout-dir", faults);
+    params.integer("depth", 1, DEPTH_MAX, faults);
+    params.boolean("submodules", faults);
+}
+
+fn execute_shell(params: &Object<'_>, faults: &mut Faults) {
+    only(
+        params,
+        &["script", "working_directory", "nodelabels"],
+        faults,
+    );
+    params.required("script", faults);
+    params.string("script", faults);
+    folder(params, "working_directory", faults);
+}
+
+fn publish_artifacts(params: &Object<'_>, faults: &mut Faults) {
+    only(params, &["artifacts", "nodelabels"], faults);
+    params.required("artifacts", faults);
+    patterns(params, faults);
+}
+
+fn copy_artifacts(params: &Object<'_>, faults: &mut Faults) {
+    only(
+        params,
+        &[
+            "job",
+            "build",
+            "artifacts",
+            "target_directory",
+            "nodelabels",
+        ],
+        faults,
+    );
+    if let Some(job) = params.required("job", faults).filter(|job| !has_name(job)) {
+        as_name(job, &params.path_of("job"), faults);
+    }
+    if let Some(build) = params.get("build").filter(|build| !has_name(build)) {
+        let text = build.to_text().unwrap_or_default();
+        let number = text.len() <= 18 && text.parse::<u64>().is_ok_and(|n| n > 0);
+        if !number && text != "latest" && text != "last-success" {
+            faults.add(
+                build.at,
+                format!(
+                    "{} must be a build's number, latest or last-success",
+                    params.path_of("build")
+                ),
+            );
+        }
+    }
+    patterns(params, faults);
+    folder(params, "target_directory", faults);
+}
+
+/// Refuses unknown keys, with a hint at those that stand beside params.
+fn only(params: &Object<'_>, known: &[&str], faults: &mut Faults) {
+    let (misplaced, rest): (Vec<&Member>, Vec<&Member>) = params
+        .members
+        .iter()
+        .partition(|m| BESIDE_PARAMS.contains(&m.key.as_str()) && !known.contains(&m.key.as_str()));
+    for member in misplaced {
+        faults.add(
+            member.at,
+            format!(
+                "{}: {} belongs to the task, beside params",
+                params.path, member.key
+            ),
+        );
+    }
+    let rest: Vec<Member> = rest
+        .into_iter()
+        .filter(|m| !known.contains(&m.key.as_str()))
+        .cloned()
+        .collect();
+    Object {
+        at: params.at,
+        path: params.path.clone(),
+        members: &rest,
+    }
+    .only(known, faults);
+}
+
+/// A string that a program gets as an argument: never empty, an option or more than a line.
+fn argument(params: &Object<'_>, key: &str, faults: &mut Faults) {
+    let Some(text) = params.string(key, faults) else {
+        return;
+    };
+    let at = params.get(key).map_or(params.at, |value| value.at);
+    let path = params.path_of(key);
+    if text.is_empty() {
+        faults.add(at, format!("{path} must not be empty"));
+    } else if text.starts_with('-') {
+        faults.add(
+            at,
+            format!("{path} must not begin with -, or git would take it for an option"),
+        );
+    } else if text.chars().any(char::is_control) {
+        faults.add(
+            at,
+            format!("{path} must be one line without control characters"),
+        );
+    }
+}
+
+/// A folder in the workspace.
+fn folder(params: &Object<'_>, key: &str, faults: &mut Faults) {
+    let Some(text) = params.string(key, faults) else {
+        return;
+    };
+    let at = params.get(key).map_or(params.at, |value| value.at);
+    inside(text, at, &params.path_of(key), faults);
+}
+
+/// `artifacts`: patterns of paths in the workspace.
+fn patterns(params: &Object<'_>, faults: &mut Faults) {
+    for (i, (at, text)) in params
+        .strings("artifacts", faults)
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
+        let path = format!("{}[{i}]", params.path_of("artifacts"));
+        if text.is_empty() {
+            faults.add(at, format!("{path} must not be empty"));
+        }
+        inside(text, at, &path, faults);
+    }
+}
+
+/// A path that doesn't lead out of the workspace.
+fn inside(text: &str, at: Place, path: &str, faults: &mut Faults) {
+    if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        faults.add(
+            at,
+            format!("{path} must stay in the workspace: not begin with / and have no .. in it"),
+        );
+    } else if text.chars().any(char::is_control) {
+        faults.add(
+            at,
+            format!("{path} must be one line without control characters"),
+        );
+    }
+}
+
+/// Whether the value holds a parameter, so that it is known only later.
+fn has_name(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| {
+        pieces(text)
+            .iter()
+            .any(|piece| matches!(piece, Piece::Name(_)))
+    })
+}
+
+/// Checks that each `${name}` in the strings of params names a known parameter; `script` is the
+/// shell's.
+pub(super) fn check_references(params: &Object<'_>, known: &HashSet<&str>, faults: &mut Faults) {
+    for member in params
+        .members
+        .iter()
+        .filter(|member| member.key != "script")
+    {
+        let path = params.path_of(&member.key);
+        check_value(&member.value, &path, known, faults);
+    }
+}
+
+fn check_value(value: &Value, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
+    match &value.kind {
+        Kind::String(text) => check_text(text, value.at, path, known, faults),
+        Kind::List(items) => items
+            .iter()
+            .for_each(|item| check_value(item, path, known, faults)),
+        Kind::Object(members) => members
+            .iter()
+            .for_each(|m| check_value(&m.value, path, known, faults)),
+        Kind::Null | Kind::Bool(_) | Kind::Number(_) => (),
+    }
+}
+
+/// Notes the first fault of a text only: the others have the same place.
+fn check_text(text: &str, at: Place, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
+    let fault = pieces(text).into_iter().find_map(|piece| match piece {
+        Piece::Text(_) | Piece::Literal => None,
+        Piece::Name(name) if known.contains(name) => None,
+        Piece::Name(name) => {
+            let near = faults.hint(name, known.iter().copied());
+            let literal = if near.is_empty() {
+                "; a literal ${ is written $${"
+            } else {
+                &near
+            };
+            Some(format!(
+                "{path}: no parameter is called {}{literal}",
+                quoted(name)
+            ))
+        }
+        Piece::Open => Some(format!(
+            "{path}: ${{ without }} after it; a literal ${{ is written $${{"
+        )),
+    });
+    if let Some(what) = fault {
+        faults.add(at, what);
+    }
+}

@@ -1,0 +1,204 @@
+//! `needs`: which tasks a task waits for.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::fault::{Faults, Place, quoted};
+use super::json::Value;
+use super::object::as_list;
+
+/// A task of the text: it stands for one task, or for all that its matrix makes.
+pub(super) struct Source {
+    /// Where it stands.
+    pub(super) at: Place,
+    /// `tasks[2]`
+    pub(super) path: String,
+    /// Its name without what a matrix adds; empty if it has no valid one.
+    pub(super) base: String,
+    /// Whether a matrix made it, or would have.
+    pub(super) matrix: bool,
+    /// The indexes of the tasks that it stands for.
+    pub(super) range: Range<usize>,
+}
+
+/// A task with its `needs` as written.
+pub(super) struct Wish<'a> {
+    pub(super) source: usize,
+    pub(super) name: &'a str,
+    pub(super) needs: Option<&'a Value>,
+}
+
+/// The indexes that each task waits for; `None`: the task before it.
+pub(super) fn resolve(
+    sources: &[Source],
+    wishes: &[Wish<'_>],
+    faults: &mut Faults,
+) -> Vec<Option<Vec<usize>>> {
+    let mut names = Names {
+        sources,
+        by_base: HashMap::new(),
+        by_name: HashMap::new(),
+    };
+    for (i, source) in sources
+        .iter()
+        .enumerate()
+        .filter(|(_, source)| !source.base.is_empty())
+    {
+        names.by_base.entry(&source.base).or_default().push(i);
+    }
+    names.by_name = wishes
+        .iter()
+        .enumerate()
+        .map(|(i, wish)| (wish.name, i))
+        .collect();
+    let needs: Vec<_> = wishes
+        .iter()
+        .map(|wish| names.needs_of(wish, faults))
+        .collect();
+    check_circles(sources, wishes, &needs, faults);
+    needs
+}
+
+struct Names<'a> {
+    sources: &'a [Source],
+    by_base: HashMap<&'a str, Vec<usize>>,
+    by_name: HashMap<&'a str, usize>,
+}
+
+impl Names<'_> {
+    fn needs_of(&self, wish: &Wish<'_>, faults: &mut Faults) -> Option<Vec<usize>> {
+        let source = self.sources.get(wish.source)?;
+        let Some(written) = wish.needs else {
+            // Beside a matrix "the task before" is the whole of it, and its tasks run side by side.
+            let before = wish.source.checked_sub(1).and_then(|i| self.sources.get(i));
+            let beside = source.matrix || before.is_some_and(|before| before.matrix);
+            return beside
+                .then(|| before.map_or_else(Vec::new, |before| before.range.clone().collect()));
+        };
+        let path = format!("{}.needs", source.path);
+        let mut indexes = Vec::new();
+        let mut seen = vec![false; self.by_name.len().max(source.range.end)];
+        for item in as_list(written, &path, "names of tasks", faults).unwrap_or_default() {
+            let Some(name) = item.as_str() else {
+                faults.add(item.at, format!("{path} must be a list of names of tasks"));
+                continue;
+            };
+            for index in self.find(name, item.at, &path, faults) {
+                if seen.len() <= index {
+                    seen.resize(index + 1, false);
+                }
+                if let Some(seen) = seen.get_mut(index).filter(|seen| !**seen) {
+                    *seen = true;
+                    indexes.push(index);
+                }
+            }
+        }
+        Some(indexes)
+    }
+
+    /// The tasks that a name stands for.
+    fn find(&self, name: &str, at: Place, path: &str, faults: &mut Faults) -> Range<usize> {
+        match (
+            self.by_base.get(name).map(Vec::as_slice),
+            self.by_name.get(name),
+        ) {
+            (Some([only]), _) => self
+                .sources
+                .get(*only)
+                .map(|source| source.range.clone())
+                .unwrap_or_default(),
+            (Some(_), _) => {
+                faults.add(at, format!("{path}: several tasks are called {}; give the one that is meant a name of its own", quoted(name)));
+                0..0
+            }
+            (None, Some(index)) => *index..*index + 1,
+            (None, None) => {
+                let near = faults.hint(
+                    name,
+                    self.by_base.keys().chain(self.by_name.keys()).copied(),
+                );
+                faults.add(
+                    at,
+                    format!("{path}: no task is called {}{near}", quoted(name)),
+                );
+                0..0
+            }
+        }
+    }
+}
+
+/// Finds tasks that would wait for each other for ever.
+fn check_circles(
+    sources: &[Source],
+    wishes: &[Wish<'_>],
+    needs: &[Option<Vec<usize>>],
+    faults: &mut Faults,
+) {
+    let before: Vec<Vec<usize>> = needs
+        .iter()
+        .enumerate()
+        .map(|(i, n)| waits_for(i, n.as_deref()))
+        .collect();
+    let mut after: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
+    for (task, waits) in before.iter().enumerate() {
+        for &other in waits {
+            if let Some(list) = after.get_mut(other) {
+                list.push(task);
+            }
+        }
+    }
+    let mut open: Vec<usize> = before.iter().map(Vec::len).collect();
+    let mut ready: Vec<usize> = (0..open.len())
+        .filter(|&i| open.get(i) == Some(&0))
+        .collect();
+    while let Some(task) = ready.pop() {
+        for &next in after.get(task).into_iter().flatten() {
+            let Some(count) = open.get_mut(next) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                ready.push(next);
+            }
+        }
+    }
+    let Some(mut task) = open.iter().position(|&count| count > 0) else {
+        return;
+    };
+    let mut way: Vec<usize> = Vec::new();
+    while !way.contains(&task) {
+        way.push(task);
+        let stuck = |other: &&usize| open.get(**other).is_some_and(|&count| count > 0);
+        let Some(&next) = before.get(task).and_then(|waits| waits.iter().find(stuck)) else {
+            return;
+        };
+        task = next;
+    }
+    let circle = way.iter().skip_while(|&&t| t != task).chain([&task]);
+    let words: Vec<&str> = circle
+        .filter_map(|&t| wishes.get(t))
+        .map(|wish| wish.name)
+        .collect();
+    let source = wishes.get(task).and_then(|wish| sources.get(wish.source));
+    let (Some(source), Some(wish)) = (source, wishes.get(task)) else {
+        return;
+    };
+    let at = wish.needs.map_or(source.at, |needs| needs.at);
+    let why = "a task without needs waits for the one before it";
+    faults.add(
+        at,
+        format!(
+            "{}: tasks wait for each other in a circle: {} ({why})",
+            source.path,
+            words.join(" → ")
+        ),
+    );
+}
+
+/// The indexes that a task waits for.
+pub(super) fn waits_for(index: usize, needs: Option<&[usize]>) -> Vec<usize> {
+    needs.map_or_else(
+        || index.checked_sub(1).into_iter().collect(),
+        <[usize]>::to_vec,
+    )
+}

@@ -1,0 +1,437 @@
+//! The tasks of a job: reading, expanding matrices, checking.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+use serde_json::Map;
+
+use super::common::{self, CONFINEMENT_KEYS, Confinement, Isolation, Limits};
+use super::fault::{Faults, Place, quoted};
+use super::json::{Kind, Value};
+use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
+use super::needs::{self, Source, Wish};
+use super::object::Object;
+use super::{DEFAULT_CONSOLE_LIMIT, kinds};
+use crate::repository::names::Name;
+
+/// Most tasks of a job, those made by matrices included.
+pub const TASKS_MAX: usize = 1000;
+
+/// Keys of a task, but for those of its confinement.
+const TASK_KEYS: [&str; 13] = [
+    "type",
+    "name",
+    "params",
+    "labels",
+    "nodelabels",
+    "timeout",
+    "attempts",
+    "environment",
+    "needs",
+    "matrix",
+    "always",
+    "allow_failure",
+    "console_limit",
+];
+
+/// One task of a job, its matrix expanded and its defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Its number in the build, from 0.
+    pub index: usize,
+    /// Its type: the queue that its ticket goes to.
+    pub kind: Name,
+    /// Its name; its type if it was given none. Several tasks may have the same type.
+    pub name: Name,
+    /// Its params, with `${name}` still in them.
+    pub params: Map<String, serde_json::Value>,
+    /// Labels that a worker must have, each once.
+    pub labels: Vec<Name>,
+    /// Seconds from the claim; `None`: the default of tickets.
+    pub timeout: Option<u64>,
+    /// Claims that may be lost by a worker's death before it counts as broken.
+    pub attempts: u32,
+    /// Variables for it, in the order of the text.
+    pub environment: Vec<(String, String)>,
+    /// Indexes of the tasks it waits for, the first one's workspace being its start; `None`: the
+    /// task before it.
+    pub needs: Option<Vec<usize>>,
+    /// It runs whatever became of those before it.
+    pub always: bool,
+    /// Its failure doesn't end the build.
+    pub allow_failure: bool,
+    /// What it is shut off with.
+    pub isolation: Isolation,
+    /// Where its environment comes from: `job:<job>`.
+    pub image: Option<String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// Whether an isolated task has a network.
+    pub network: bool,
+    /// Bytes of console that are kept.
+    pub console_limit: u64,
+}
+
+/// What stands in a build's record for a task.
+#[derive(Serialize)]
+struct Resolved<'a> {
+    index: usize,
+    r#type: &'a str,
+    name: &'a str,
+    params: &'a Map<String, serde_json::Value>,
+    labels: Vec<&'a str>,
+    timeout: Option<u64>,
+    attempts: u32,
+    environment: Map<String, serde_json::Value>,
+    needs: Vec<usize>,
+    always: bool,
+    allow_failure: bool,
+    isolation: Isolation,
+    image: Option<&'a str>,
+    limits: Limits,
+    network: bool,
+    console_limit: u64,
+}
+
+impl Task {
+    /// The task as it stands under `tasks` in build.json: every field, `needs` always a list.
+    pub fn resolved(&self) -> serde_json::Value {
+        let resolved = Resolved {
+            index: self.index,
+            r#type: self.kind.as_str(),
+            name: self.name.as_str(),
+            params: &self.params,
+            labels: self.labels.iter().map(Name::as_str).collect(),
+            timeout: self.timeout,
+            attempts: self.attempts,
+            environment: self
+                .environment
+                .iter()
+                .map(|(key, value)| (key.clone(), value.as_str().into()))
+                .collect(),
+            needs: needs::waits_for(self.index, self.needs.as_deref()),
+            always: self.always,
+            allow_failure: self.allow_failure,
+            isolation: self.isolation,
+            image: self.image.as_deref(),
+            limits: self.limits,
+            network: self.network,
+            console_limit: self.console_limit,
+        };
+        // Strings, numbers and maps with string keys: there is nothing here that can fail.
+        serde_json::to_value(&resolved).unwrap_or_default()
+    }
+}
+
+/// What the tasks must know of the rest of the configuration.
+pub(super) struct Context<'a> {
+    /// Names that `${…}` may have.
+    pub(super) parameters: HashSet<&'a str>,
+    /// The job's own console_limit, bytes.
+    pub(super) console_limit: Option<u64>,
+    /// Every script must be isolated.
+    pub(super) isolation_required: bool,
+}
+
+/// A task with its matrix expanded, not yet read.
+struct Expanded<'a> {
+    source: usize,
+    name: String,
+    value: Cow<'a, Value>,
+}
+
+/// Reads the tasks. What comes back counts only if no fault was added.
+pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) -> Vec<Task> {
+    let items = match &value.kind {
+        Kind::List(items) => items.iter().collect(),
+        Kind::Object(_) => numbered(value, faults),
+        _ => {
+            faults.add(value.at, "tasks must be a list of objects");
+            return Vec::new();
+        }
+    };
+    let Some((sources, expanded)) = expand(&items, value.at, faults) else {
+        return Vec::new();
+    };
+    check_names(&sources, &expanded, faults);
+    let wishes: Vec<_> = expanded
+        .iter()
+        .map(|task| Wish {
+            source: task.source,
+            name: &task.name,
+            needs: task.needs(),
+        })
+        .collect();
+    let needs = needs::resolve(&sources, &wishes, faults);
+    let mut tasks = Vec::new();
+    for (task, needs) in expanded.iter().zip(needs) {
+        let path = sources
+            .get(task.source)
+            .map(|source| source.path.clone())
+            .unwrap_or_default();
+        let Some(object) = Object::new(&task.value, path, faults) else {
+            continue;
+        };
+        tasks.extend(read_task(
+            &object,
+            tasks.len(),
+            &task.name,
+            needs,
+            context,
+            faults,
+        ));
+    }
+    tasks
+}
+
+/// The early form of 2013: an object with the tasks under "1", "2", …
+fn numbered<'a>(value: &'a Value, faults: &mut Faults) -> Vec<&'a Value> {
+    let Kind::Object(members) = &value.kind else {
+        return Vec::new();
+    };
+    let mut tasks = Vec::new();
+    for member in members {
+        match member.key.parse::<u32>() {
+            Ok(number) => tasks.push((number, &member.value)),
+            Err(_) => faults.add(
+                member.at,
+                format!(
+                    "tasks must be a list of objects (or an object with keys 1, 2, …, not {})",
+                    quoted(&member.key)
+                ),
+            ),
+        }
+    }
+    tasks.sort_by_key(|(number, _)| *number);
+    tasks.into_iter().map(|(_, value)| value).collect()
+}
+
+/// Makes the tasks that the matrices stand for. `None` if they are too many.
+fn expand<'a>(
+    items: &[&'a Value],
+    at: Place,
+    faults: &mut Faults,
+) -> Option<(Vec<Source>, Vec<Expanded<'a>>)> {
+    let mut room = MATRIX_BYTES_MAX;
+    let (mut sources, mut expanded) = (Vec::new(), Vec::new());
+    for (i, item) in items.iter().take(TASKS_MAX + 1).enumerate() {
+        let path = format!("tasks[{i}]");
+        let start = expanded.len();
+        let Some(object) = Object::new(item, path.clone(), faults) else {
+            continue;
+        };
+        let base = ["name", "type"]
+            .iter()
+            .find_map(|key| object.get(key)?.as_str())
+            .unwrap_or_default()
+            .to_owned();
+        let matrix = object.get("matrix").is_some();
+        let source = sources.len();
+        if !matrix {
+            expanded.push(Expanded {
+                source,
+                name: base.clone(),
+                value: Cow::Borrowed(*item),
+            });
+        } else if let Some(axes) = object.object("matrix", faults) {
+            for combination in matrix::combinations(&axes, faults) {
+                let mut filler = Filler {
+                    combination: &combination,
+                    room: &mut room,
+                };
+                let Some(value) = filler.fill(&object, faults) else {
+                    faults.add(at, format!("the matrices of the tasks make more than {MATRIX_BYTES_MAX} bytes of configuration"));
+                    return None;
+                };
+                expanded.push(Expanded {
+                    source,
+                    name: format!("{base}{}", matrix::suffix(&combination)),
+                    value: Cow::Owned(value),
+                });
+            }
+        }
+        sources.push(Source {
+            at: item.at,
+            path,
+            base,
+            matrix,
+            range: start..expanded.len(),
+        });
+        if expanded.len() > TASKS_MAX {
+            faults.add(at, format!("tasks are more than {TASKS_MAX}"));
+            return None;
+        }
+    }
+    Some((sources, expanded))
+}
+
+impl Expanded<'_> {
+    fn member(&self, key: &str) -> Option<&Value> {
+        match &self.value.kind {
+            Kind::Object(members) => members
+                .iter()
+                .find(|member| member.key == key)
+                .map(|member| &member.value),
+            _ => None,
+        }
+    }
+
+    fn needs(&self) -> Option<&Value> {
+        self.member("needs")
+    }
+}
+
+/// Names that were given, or made by a matrix, are there once.
+fn check_names(sources: &[Source], expanded: &[Expanded<'_>], faults: &mut Faults) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for task in expanded {
+        let Some(source) = sources.get(task.source) else {
+            continue;
+        };
+        let given = task.member("name");
+        if given.is_none() && !source.matrix {
+            continue;
+        }
+        let at = given.map_or(source.at, |name| name.at);
+        if source.matrix && !source.base.is_empty() && Name::new(&task.name).is_none() {
+            faults.add(
+                at,
+                format!(
+                    "{}: its matrix makes the name {}, which is too long",
+                    source.path,
+                    quoted(&task.name)
+                ),
+            );
+        }
+        if seen.insert(&task.name, task.source).is_some() {
+            faults.add(
+                at,
+                format!(
+                    "{}: another task is called {} already",
+                    source.path,
+                    quoted(&task.name)
+                ),
+            );
+        }
+    }
+}
+
+/// Reads one task.
+fn read_task(
+    object: &Object<'_>,
+    index: usize,
+    name: &str,
+    needs: Option<Vec<usize>>,
+    context: &Context<'_>,
+    faults: &mut Faults,
+) -> Option<Task> {
+    object.only(&[TASK_KEYS.as_slice(), &CONFINEMENT_KEYS].concat(), faults);
+    object.name("name", faults);
+    object.required("type", faults);
+    let kind = object.name("type", faults);
+    let own = kind
+        .as_ref()
+        .is_some_and(|kind| kinds::is_own(kind.as_str()));
+    if kind
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == "build-control")
+    {
+        let at = object.get("type").map_or(object.at, |value| value.at);
+        faults.add(
+            at,
+            format!(
+                "{}: a trigger makes the build-control ticket itself; it can't be a task",
+                object.path_of("type")
+            ),
+        );
+    }
+    let (params, mut labels) = read_params(object, kind.as_ref(), context, faults);
+    common::add_labels(&mut labels, object, "labels", faults);
+    common::add_labels(&mut labels, object, "nodelabels", faults);
+    let confinement = Confinement::read(object, faults);
+    check_confinement(object, kind.as_ref(), own, &confinement, context, faults);
+    let console_limit = common::console_limit(object, faults)
+        .or(context.console_limit)
+        .unwrap_or(DEFAULT_CONSOLE_LIMIT);
+    Some(Task {
+        index,
+        timeout: common::timeout(object, faults),
+        attempts: common::attempts(object, faults),
+        environment: common::environment(object, faults),
+        always: object.boolean("always", faults).unwrap_or(false),
+        allow_failure: object.boolean("allow_failure", faults).unwrap_or(false),
+        kind: kind?,
+        name: Name::new(name)?,
+        params,
+        labels,
+        needs,
+        isolation: confinement.isolation,
+        image: confinement.image,
+        limits: confinement.limits,
+        network: confinement.network,
+        console_limit,
+    })
+}
+
+/// Reads and checks params; gives them and the labels among them.
+fn read_params(
+    object: &Object<'_>,
+    kind: Option<&Name>,
+    context: &Context<'_>,
+    faults: &mut Faults,
+) -> (Map<String, serde_json::Value>, Vec<Name>) {
+    let mut labels = Vec::new();
+    let params = common::params(object, faults);
+    let none = Value {
+        at: object.at,
+        kind: Kind::Object(Vec::new()),
+    };
+    let value = object.get("params").unwrap_or(&none);
+    // What is no object was noted when the params were read.
+    let mut noted = Faults::default();
+    let Some(inner) = Object::new(value, object.path_of("params"), &mut noted) else {
+        return (params, labels);
+    };
+    kinds::check_references(&inner, &context.parameters, faults);
+    if let Some(kind) = kind.filter(|kind| kinds::is_own(kind.as_str())) {
+        kinds::check(kind.as_str(), &inner, faults);
+        common::add_labels(&mut labels, &inner, "nodelabels", faults);
+    }
+    (params, labels)
+}
+
+/// Only scripts and queues of the user's own can be isolated; scripts must be if the job says so.
+fn check_confinement(
+    object: &Object<'_>,
+    kind: Option<&Name>,
+    own: bool,
+    confinement: &Confinement,
+    context: &Context<'_>,
+    faults: &mut Faults,
+) {
+    let Some(kind) = kind.map(Name::as_str) else {
+        return;
+    };
+    let script = kind == "execute-shell";
+    for key in CONFINEMENT_KEYS.iter().filter(|_| own && !script) {
+        if let Some(value) = object.get(key) {
+            faults.add(
+                value.at,
+                format!(
+                    "{}: a task of type {kind} can't be isolated",
+                    object.path_of(key)
+                ),
+            );
+        }
+    }
+    if script && context.isolation_required && confinement.isolation == Isolation::None {
+        faults.add(
+            object.at,
+            format!(
+                "{}: the job has isolation_required, so isolation must be namespace, lxc or vm",
+                object.path
+            ),
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! What is written to `trigger`: parameters, and a token that makes it idempotent.
+
+use std::collections::HashMap;
+
+use super::common::VALUE_BYTES_MAX;
+use super::fault::quoted;
+use super::json::{self, Kind};
+use super::object::hint;
+use super::ticket::REQUEST_BYTES_MAX;
+use super::{JobConfig, PARAMETERS_BYTES_MAX};
+use crate::repository::names::Name;
+
+/// Longest idempotency token, bytes.
+const TOKEN_BYTES_MAX: usize = 200;
+
+/// Parameters that build-control hands to a downstream job, which need not declare them.
+const UPSTREAM_PARAMETERS: [&str; 2] = ["upstream_job", "upstream_build"];
+
+/// A trigger that holds to the job's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerRequest {
+    /// Every parameter of the build: those of the configuration in its order, defaults filled in,
+    /// then upstream_job and upstream_build where they were given.
+    pub parameters: Vec<(Name, String)>,
+    /// The token of `@key`, 1 to 200 printable bytes.
+    pub key: Option<String>,
+}
+
+impl TriggerRequest {
+    /// Reads `key=value` lines, one JSON object, or nothing at all. The error is for people.
+    pub fn read(bytes: &[u8], config: &JobConfig) -> Result<Self, String> {
+        if bytes.len() > REQUEST_BYTES_MAX {
+            return Err(format!("a trigger has at most {REQUEST_BYTES_MAX} bytes"));
+        }
+        let mut given = Given::default();
+        match bytes.trim_ascii_start().first() {
+            None => (),
+            Some(b'{') => given.read_json(bytes)?,
+            Some(_) => given.read_lines(bytes)?,
+        }
+        given.check(config)
+    }
+}
+
+/// What was given, not yet held against a configuration.
+#[derive(Default)]
+struct Given {
+    parameters: HashMap<String, String>,
+    /// The same names in the order they came, so that of many faults the first is told.
+    order: Vec<String>,
+    key: Option<String>,
+}
+
+impl Given {
+    fn read_json(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let value = json::parse(bytes).map_err(|fault| fault.to_string())?;
+        let Kind::Object(members) = value.kind else {
+            return Err("a trigger in JSON is one object".into());
+        };
+        for member in members {
+            let (at, name) = (member.value.at, quoted(&member.key));
+            let text = member.value.to_text();
+            let text = text.ok_or_else(|| {
+                format!(
+                    "{}:{}: {name} must be a string, a number or a bool",
+                    at.line, at.column
+                )
+            })?;
+            self.add(&member.key, text)?;
+        }
+        Ok(())
+    }
+
+    fn read_lines(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "a trigger must be UTF-8 text")?;
+        for (i, line) in text
+            .split('\n')
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
+            let (name, value) = line.split_once('=').ok_or_else(|| {
+                format!(
+                    "line {}: {} is not of the form key=value",
+                    i + 1,
+                    quoted(line)
+                )
+            })?;
+            self.add(name, value.to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, value: String) -> Result<(), String> {
+        if value.contains('\0') {
+            return Err(format!("the value of {} contains a NUL", quoted(name)));
+        }
+        if name == "@key" {
+            let printable = value.bytes().all(|b| (0x20..=0x7e).contains(&b));
+            if value.is_empty() || value.len() > TOKEN_BYTES_MAX || !printable {
+                return Err(format!(
+                    "@key must be 1 to {TOKEN_BYTES_MAX} printable ASCII characters"
+                ));
+            }
+            return self
+                .key
+                .replace(value)
+                .map_or(Ok(()), |_| Err("@key is given twice".into()));
+        }
+        if Name::new(name).is_none() {
+            return Err(format!("{} can't name a parameter", quoted(name)));
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(format!(
+                "the value of {name} has more than {VALUE_BYTES_MAX} bytes"
+            ));
+        }
+        if self.parameters.insert(name.to_owned(), value).is_some() {
+            return Err(format!("parameter {name} is given twice"));
+        }
+        self.order.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Puts what was given and the defaults together.
+    fn check(mut self, config: &JobConfig) -> Result<TriggerRequest, String> {
+        let mut parameters = Vec::new();
+        let mut missing = Vec::new();
+        for (name, default) in &config.parameters {
+            match self
+                .parameters
+                .remove(name.as_str())
+                .or_else(|| default.clone())
+            {
+                Some(value) => parameters.push((name.clone(), value)),
+                None => missing.push(name.as_str()),
+            }
+        }
+        for name in UPSTREAM_PARAMETERS {
+            let Some(value) = self.parameters.remove(name) else {
+                continue;
+            };
+            check_upstream(name, &value)?;
+            parameters.extend(Name::new(name).map(|name| (name, value)));
+        }
+        if let Some(unknown) = self
+            .order
+            .iter()
+            .find(|name| self.parameters.contains_key(*name))
+        {
+            let near = hint(
+                unknown,
+                config.parameters.iter().map(|(name, _)| name.as_str()),
+            );
+            return Err(format!(
+                "the job has no parameter {}{near}",
+                quoted(unknown)
+            ));
+        }
+        if let [first, rest @ ..] = missing.as_slice() {
+            let more = if rest.is_empty() {
+                String::new()
+            } else {
+                format!(" and {} more", rest.len())
+            };
+            return Err(format!(
+                "the parameter {first}{more} must be given: there is no default"
+            ));
+        }
+        if parameters
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum::<usize>()
+            > PARAMETERS_BYTES_MAX
+        {
+            return Err(format!(
+                "the parameters have more than {PARAMETERS_BYTES_MAX} bytes in all"
+            ));
+        }
+        Ok(TriggerRequest {
+            parameters,
+            key: self.key,
+        })
+    }
+}
+
+/// What names a build must be able to.
+fn check_upstream(name: &str, value: &str) -> Result<(), String> {
+    let number = value.len() <= 18 && value.parse::<u64>().is_ok_and(|n| n > 0);
+    match name {
+        "upstream_job" if Name::new(value).is_none() => Err(format!(
+            "upstream_job must be the name of a job, not {}",
+            quoted(value)
+        )),
+        "upstream_build" if !number => Err(format!(
+            "upstream_build must be the number of a build, not {}",
+            quoted(value)
+        )),
+        _ => Ok(()),
+    }
+}
