@@ -61,26 +61,13 @@ pub(super) fn combinations(matrix: &Object<'_>, faults: &mut Faults) -> Vec<Comb
     if axes.is_empty() || axes.len() < written.len() {
         return Vec::new();
     }
-    let count = axes
-        .iter()
-        .try_fold(1usize, |n, (_, values)| n.checked_mul(values.len()));
-    if count.is_none_or(|n| n > MATRIX_MAX) {
+    let Some(mut all) = product(&axes) else {
         faults.add(
             matrix.at,
             format!("{} makes more than {MATRIX_MAX} tasks", matrix.path),
         );
         return Vec::new();
-    }
-    let mut all: Vec<Combination> = vec![Vec::new()];
-    for (name, values) in &axes {
-        let with = |head: &Combination, value: &String| {
-            [head.as_slice(), &[((*name).to_owned(), value.clone())]].concat()
-        };
-        all = all
-            .iter()
-            .flat_map(|head| values.iter().map(move |value| with(head, value)))
-            .collect();
-    }
+    };
     for entry in entries(matrix, "exclude", &axes, faults) {
         all.retain(|combination| !entry.iter().all(|pair| combination.contains(pair)));
     }
@@ -97,6 +84,25 @@ pub(super) fn combinations(matrix: &Object<'_>, faults: &mut Faults) -> Vec<Comb
         return Vec::new();
     }
     all
+}
+
+/// Each value of each axis with each of the others; `None` if they are too many.
+fn product(axes: &[(&str, Vec<String>)]) -> Option<Vec<Combination>> {
+    let count = axes
+        .iter()
+        .try_fold(1usize, |n, (_, values)| n.checked_mul(values.len()));
+    count.filter(|n| *n <= MATRIX_MAX)?;
+    let mut all: Vec<Combination> = vec![Vec::new()];
+    for (name, values) in axes {
+        let with = |head: &Combination, value: &String| {
+            [head.as_slice(), &[((*name).to_owned(), value.clone())]].concat()
+        };
+        all = all
+            .iter()
+            .flat_map(|head| values.iter().map(move |value| with(head, value)))
+            .collect();
+    }
+    Some(all)
 }
 
 /// Reads an axis and its values.

@@ -139,29 +139,7 @@ fn check_circles(
         .enumerate()
         .map(|(i, n)| waits_for(i, n.as_deref()))
         .collect();
-    let mut after: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
-    for (task, waits) in before.iter().enumerate() {
-        for &other in waits {
-            if let Some(list) = after.get_mut(other) {
-                list.push(task);
-            }
-        }
-    }
-    let mut open: Vec<usize> = before.iter().map(Vec::len).collect();
-    let mut ready: Vec<usize> = (0..open.len())
-        .filter(|&i| open.get(i) == Some(&0))
-        .collect();
-    while let Some(task) = ready.pop() {
-        for &next in after.get(task).into_iter().flatten() {
-            let Some(count) = open.get_mut(next) else {
-                continue;
-            };
-            *count -= 1;
-            if *count == 0 {
-                ready.push(next);
-            }
-        }
-    }
+    let open = open_edges(&before);
     let Some(mut task) = open.iter().position(|&count| count > 0) else {
         return;
     };
@@ -193,6 +171,34 @@ fn check_circles(
             words.join(" → ")
         ),
     );
+}
+
+/// How many others each task still waits for once all that can run have run.
+fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
+    let mut after: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
+    for (task, waits) in before.iter().enumerate() {
+        for &other in waits {
+            if let Some(list) = after.get_mut(other) {
+                list.push(task);
+            }
+        }
+    }
+    let mut open: Vec<usize> = before.iter().map(Vec::len).collect();
+    let mut ready: Vec<usize> = (0..open.len())
+        .filter(|&i| open.get(i) == Some(&0))
+        .collect();
+    while let Some(task) = ready.pop() {
+        for &next in after.get(task).into_iter().flatten() {
+            let Some(count) = open.get_mut(next) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                ready.push(next);
+            }
+        }
+    }
+    open
 }
 
 /// The indexes that a task waits for.
