@@ -121,7 +121,12 @@ impl Field {
     }
 
     fn check_range(&self, low: &str, high: &str) -> Result<(), String> {
-        if self.value(low)? > self.value(high)? {
+        // Sunday at the end of a range is 7, so that `sat-sun` goes forward.
+        let last = match self.value(high)? {
+            0 if self.max == 7 => 7,
+            last => last,
+        };
+        if self.value(low)? > last {
             return Err("the range is backwards".into());
         }
         Ok(())
@@ -158,6 +163,7 @@ mod tests {
             "0 0 31 12 7",
             "TZ=UTC * * * * *",
             "0-10/5,30 1 1 1 0",
+            "0 0 * * fri-SUN",
         ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
