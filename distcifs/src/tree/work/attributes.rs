@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, futimens, utimensat,
 };
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
 
-use super::super::{Attr, Attributes, Caller, Ino, Kind, SetAttr, Space};
+use super::super::{Attr, Attributes, Ino, Kind, SetAttr, Space};
 use super::files::OpenFile;
 use super::inodes::{Inode, expect_kind};
 use super::{TTL, Work, fd_name, system};
@@ -30,25 +30,14 @@ impl Work {
         self.attributes(&inode)
     }
 
-    /// Changes attributes. A size alone, with the handle of an open file, can be set after the
-    /// attempt too, and whatever the file's mode is by now.
-    pub fn setattr(
-        &self,
-        _caller: Caller,
-        ino: Ino,
-        handle: Option<u64>,
-        set: SetAttr,
-    ) -> Result<Attributes> {
+    /// Changes attributes. With the handle of an open file, size and times can be set after the
+    /// attempt too, and the size whatever the file's mode is by now.
+    pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         let mut set = set;
-        let open = handle
-            .and_then(|handle| self.file(handle).ok())
-            .filter(|open| open.writable);
-        if let Some(open) = open.as_ref()
-            && let Some(size) = set.size.take()
-        {
-            truncate(&open.file, size).map_err(|errno| system(open.inode.what(), errno))?;
-            if is_nothing(&set) {
-                return open_attributes(open);
+        if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
+            change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno))?;
+            if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
+                return open_attributes(&open);
             }
         }
         let inode = self.inode(ino)?;
@@ -145,14 +134,18 @@ fn open_attributes(open: &OpenFile) -> Result<Attributes> {
     Ok(attributes_of(open.inode.ino, &stat))
 }
 
-/// Whether a change leaves all alone.
-fn is_nothing(set: &SetAttr) -> bool {
-    set.mode.is_none()
-        && set.uid.is_none()
-        && set.gid.is_none()
-        && set.size.is_none()
-        && set.atime.is_none()
-        && set.mtime.is_none()
+/// Takes from a change what the descriptor of an open file is enough for: size and times.
+fn change_open(open: &OpenFile, set: &mut SetAttr) -> nix::Result<()> {
+    if open.writable
+        && let Some(size) = set.size.take()
+    {
+        truncate(&open.file, size)?;
+    }
+    let (atime, mtime) = (set.atime.take(), set.mtime.take());
+    if atime.is_some() || mtime.is_some() {
+        futimens(&open.file, &time_spec(atime), &time_spec(mtime))?;
+    }
+    Ok(())
 }
 
 /// What the kernel is told of a local file.

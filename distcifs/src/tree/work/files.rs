@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 
@@ -13,8 +14,8 @@ use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::super::{Caller, Found, Ino, Kind, Opened};
 use super::attributes::offset;
-use super::inodes::{Backing, Inode, expect_kind};
-use super::names::{New, folder, undo};
+use super::inodes::{Inode, expect_kind};
+use super::names::{NewNode, folder, undo};
 use super::{Work, io_error, sys, system};
 use crate::repository::{Error, Result};
 
@@ -129,7 +130,7 @@ impl Work {
         let dir = folder(&parent, name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let new = New::new(caller, Some(mode), Kind::File);
+        let new = NewNode::new(caller, Some(mode), Kind::File);
         let file = openat(&dir, name, flags, new.first_mode())
             .map_err(|errno| system(name.display(), errno))?;
         let path = self.reopen(&file, OFlag::O_PATH).map(Into::into);
@@ -138,13 +139,12 @@ impl Work {
         let found = self.meet(&parent, path, name)?;
         let inode = self.inode(found.attributes.attr.ino)?;
         let file = Arc::new(File::from(file));
-        let mut backing = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
-        *backing = Backing {
-            file: Arc::downgrade(&file),
-            readable: true,
-            writable: true,
-        };
-        let open = OpenFile::new(inode.clone(), file.clone(), true, file);
+        let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        let backing = shared
+            .file
+            .upgrade()
+            .unwrap_or_else(|| shared.share(&file, OFlag::O_RDWR));
+        let open = OpenFile::new(inode.clone(), file, true, backing);
         Ok((found, self.insert(open)))
     }
 
@@ -181,7 +181,7 @@ impl Work {
             {
                 Ok(0) => break,
                 Ok(count) => written += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) if written > 0 => break,
                 Err(error) => return Err(io_error(open.inode.what(), &error)),
             }
@@ -294,12 +294,8 @@ impl Work {
         }
         let (file, got) = self.open_as(inode, access, writes)?;
         let file = Arc::new(file);
-        *shared = Backing {
-            file: Arc::downgrade(&file),
-            readable: got != OFlag::O_WRONLY,
-            writable: got != OFlag::O_RDONLY,
-        };
-        Ok(OpenFile::new(inode.clone(), file.clone(), writes, file))
+        let backing = shared.share(&file, got);
+        Ok(OpenFile::new(inode.clone(), file, writes, backing))
     }
 
     /// Opens for reading and writing if possible, since the kernel's page cache reads what it
@@ -322,7 +318,7 @@ impl Work {
 fn pread(open: &OpenFile, size: usize, at: i64) -> Result<Vec<u8>> {
     loop {
         match sys::pread(&open.file, size, at) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             done => return done.map_err(|error| io_error(open.inode.what(), &error)),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -191,10 +192,10 @@ impl Work {
 
 impl Stream {
     /// At most `limit` records after `offset`.
-    fn take(&mut self, offset: u64, limit: usize) -> std::io::Result<Vec<Record>> {
+    fn take(&mut self, offset: u64, limit: usize) -> io::Result<Vec<Record>> {
         if offset != self.position {
             self.ahead.clear();
-            let at = self::offset(offset).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+            let at = self::offset(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
             lseek(&self.folder, at, Whence::SeekSet)?;
             self.position = offset;
         }

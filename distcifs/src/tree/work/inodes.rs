@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
 use super::super::{Ino, Kind};
@@ -42,6 +43,16 @@ pub(super) struct Backing {
     pub(super) file: Weak<File>,
     pub(super) readable: bool,
     pub(super) writable: bool,
+}
+
+impl Backing {
+    /// Makes later opens share this file.
+    pub(super) fn share(&mut self, file: &Arc<File>, access: OFlag) -> Arc<File> {
+        self.file = Arc::downgrade(file);
+        self.readable = access != OFlag::O_WRONLY;
+        self.writable = access != OFlag::O_RDONLY;
+        file.clone()
+    }
 }
 
 impl Inode {

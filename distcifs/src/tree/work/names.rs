@@ -11,7 +11,8 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::super::{Caller, Found, Ino, Kind};
-use super::attributes::{attributes_of, give};
+use super::attempt::Gate;
+use super::attributes::{attributes_of, give, kind_of};
 use super::inodes::{Inode, expect_kind};
 use super::{TTL, Work, fd_name, system};
 use crate::repository::{Error, Result};
@@ -20,17 +21,17 @@ use crate::repository::{Error, Result};
 const NAME_BYTES_MAX: usize = 255;
 
 /// What a new node is given.
-pub(super) struct New {
+pub(super) struct NewNode {
     caller: Caller,
     /// Permission bits; `None` for a symbolic link, which has none.
     mode: Option<u32>,
     kind: Kind,
 }
 
-impl New {
+impl NewNode {
     /// A node of that kind for the caller.
-    pub(super) fn new(caller: Caller, mode: Option<u32>, kind: Kind) -> New {
-        New {
+    pub(super) fn new(caller: Caller, mode: Option<u32>, kind: Kind) -> NewNode {
+        NewNode {
             caller,
             mode: mode.map(|mode| mode & 0o7777),
             kind,
@@ -60,7 +61,7 @@ impl Work {
             SFlag::S_IFSOCK => SFlag::S_IFSOCK,
             _ => return Err(Error::NotPermitted(format!("{}: a device", name.display()))),
         };
-        let new = New::new(caller, Some(mode), super::attributes::kind_of(kind.bits()));
+        let new = NewNode::new(caller, Some(mode), kind_of(kind.bits()));
         self.make(parent, name, &new, |fd, first| {
             mknodat(fd, name, kind, first, 0)
         })
@@ -68,7 +69,7 @@ impl Work {
 
     /// Makes a folder.
     pub fn mkdir(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<Found> {
-        let new = New::new(caller, Some(mode), Kind::Directory);
+        let new = NewNode::new(caller, Some(mode), Kind::Directory);
         self.make(parent, name, &new, |fd, first| mkdirat(fd, name, first))
     }
 
@@ -80,7 +81,7 @@ impl Work {
         name: &OsStr,
         target: &OsStr,
     ) -> Result<Found> {
-        let new = New::new(caller, None, Kind::Symlink);
+        let new = NewNode::new(caller, None, Kind::Symlink);
         self.make(parent, name, &new, |fd, _| symlinkat(target, fd, name))
     }
 
@@ -154,7 +155,7 @@ impl Work {
         &self,
         parent: Ino,
         name: &OsStr,
-        new: &New,
+        new: &NewNode,
         call: impl FnOnce(&OwnedFd, Mode) -> nix::Result<()>,
     ) -> Result<Found> {
         let parent = self.inode(parent)?;
@@ -167,7 +168,7 @@ impl Work {
     }
 
     /// Gives a new node its owner and mode, as the system would have if the caller had made it.
-    pub(super) fn adopt(&self, dir: &OwnedFd, fd: &OwnedFd, new: &New) -> nix::Result<()> {
+    pub(super) fn adopt(&self, dir: &OwnedFd, fd: &OwnedFd, new: &NewNode) -> nix::Result<()> {
         let inherits = fstat(dir)?.st_mode & libc::S_ISGID;
         if self.root {
             let gid = (inherits == 0).then_some(new.caller.gid);
@@ -188,22 +189,19 @@ impl Work {
     }
 }
 
-/// Takes back a node that could not be given its owner, and passes on why.
+/// Takes back a node that could not be opened or given its owner, and passes on why.
 pub(super) fn undo(dir: &OwnedFd, name: &OsStr, kind: Kind, errno: Errno) -> Error {
     let flag = match kind {
         Kind::Directory => UnlinkatFlags::RemoveDir,
         _ => UnlinkatFlags::NoRemoveDir,
     };
     let left = unlinkat(dir, name, flag).is_err();
-    let rest = if left {
-        "; it stays, with the daemon's own user as owner"
+    let outcome = if left {
+        "was left without its owner"
     } else {
-        ""
+        "was made and removed again"
     };
-    system(
-        format!("{} could not be given to the caller{rest}", name.display()),
-        errno,
-    )
+    system(format!("{} {outcome}", name.display()), errno)
 }
 
 /// Opens what a name stands for, without following it.
@@ -229,11 +227,7 @@ pub(super) fn folder(parent: &Inode, name: &OsStr) -> Result<Arc<OwnedFd>> {
 }
 
 /// Enters the attempt that both belong to.
-fn same_attempt<'a>(
-    one: &'a Inode,
-    other: &Inode,
-    name: &OsStr,
-) -> Result<super::attempt::Gate<'a>> {
+fn same_attempt<'a>(one: &'a Inode, other: &Inode, name: &OsStr) -> Result<Gate<'a>> {
     let gate = one.attempt.enter()?;
     if one.attempt.id == other.attempt.id {
         return Ok(gate);

@@ -143,7 +143,7 @@ fn attributes_are_those_of_the_file() {
         mtime: Some(Some(mtime)),
         ..SetAttr::default()
     };
-    let attr = bench.work.setattr(me(), file, None, set).unwrap().attr;
+    let attr = bench.work.setattr(file, None, set).unwrap().attr;
     let meta = std::fs::metadata(bench.path("f")).unwrap();
     assert_eq!(
         (attr.ino, attr.kind, attr.mode, attr.size),
@@ -160,7 +160,7 @@ fn attributes_are_those_of_the_file() {
         mtime: Some(None),
         ..SetAttr::default()
     };
-    let attr = bench.work.setattr(me(), file, None, set).unwrap().attr;
+    let attr = bench.work.setattr(file, None, set).unwrap().attr;
     assert!(attr.mtime > before);
     assert_eq!(attr.atime, atime);
 }
@@ -179,12 +179,7 @@ fn times_of_a_symbolic_link_are_its_own() {
         ..SetAttr::default()
     };
     assert_eq!(
-        bench
-            .work
-            .setattr(me(), link, None, set)
-            .unwrap()
-            .attr
-            .mtime,
+        bench.work.setattr(link, None, set).unwrap().attr.mtime,
         mtime
     );
     assert_eq!(
@@ -284,13 +279,13 @@ fn giving_a_file_away_and_setting_its_mode_at_once_keeps_the_mode() {
         mode: Some(0o4755),
         ..SetAttr::default()
     };
-    let attr = bench.work.setattr(me(), file, None, set).unwrap().attr;
+    let attr = bench.work.setattr(file, None, set).unwrap().attr;
     assert_eq!((attr.uid, attr.gid, attr.mode), (1000, 1000, 0o4755));
     let set = SetAttr {
         uid: Some(1001),
         ..SetAttr::default()
     };
-    let attr = bench.work.setattr(me(), file, None, set).unwrap().attr;
+    let attr = bench.work.setattr(file, None, set).unwrap().attr;
     assert_eq!((attr.uid, attr.mode), (1001, 0o755));
 }
 

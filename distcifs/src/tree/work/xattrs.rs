@@ -1,6 +1,7 @@
 //! Extended attributes: those of users, on files and folders.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
@@ -53,7 +54,7 @@ impl Work {
     fn with_xattrs<T>(
         &self,
         ino: Ino,
-        call: impl FnOnce(&std::ffi::CStr) -> std::io::Result<T>,
+        call: impl FnOnce(&CStr) -> io::Result<T>,
     ) -> Result<Option<T>> {
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter()?;

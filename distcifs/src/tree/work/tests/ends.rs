@@ -1,6 +1,7 @@
 //! What remains of an attempt after its end, and of an inode after it was forgotten.
 
 use std::ffi::OsStr;
+use std::time::{Duration, SystemTime};
 
 use super::{Bench, errno, ino, me};
 use crate::tree::{Ino, SetAttr};
@@ -33,9 +34,9 @@ fn path_operations_are_stale_after_the_end() {
         errno(work.found(bench.root)),
         errno(work.getattr(file, None)),
         errno(work.getattr(Ino(u64::MAX), None)),
-        errno(work.setattr(me(), file, None, set)),
-        errno(work.setattr(me(), file, Some(handle), set)),
-        errno(work.setattr(me(), file, None, empty)),
+        errno(work.setattr(file, None, set)),
+        errno(work.setattr(file, Some(handle), set)),
+        errno(work.setattr(file, None, empty)),
         errno(work.readlink(file)),
         errno(work.mknod(me(), folder, name, libc::S_IFREG)),
         errno(work.mkdir(me(), folder, name, 0)),
@@ -82,13 +83,17 @@ fn open_files_outlive_their_attempt() {
         size: Some(3),
         ..SetAttr::default()
     };
+    assert_eq!(work.setattr(file, Some(handle), size).unwrap().attr.size, 3);
+    let mtime = SystemTime::UNIX_EPOCH + Duration::new(77, 5);
+    let time = SetAttr {
+        mtime: Some(Some(mtime)),
+        ..size
+    };
     assert_eq!(
-        work.setattr(me(), file, Some(handle), size)
-            .unwrap()
-            .attr
-            .size,
-        3
+        work.setattr(file, Some(handle), time).unwrap().attr.mtime,
+        mtime
     );
+    assert_eq!(errno(work.setattr(file, Some(second), time)), libc::ESTALE);
     work.fallocate(handle, 0, 8192, 0).unwrap();
     assert_eq!(work.lseek(handle, 0, libc::SEEK_END).unwrap(), 8192);
     work.flush(handle).unwrap();
@@ -194,7 +199,57 @@ fn nothing_changes_after_the_end() {
         work.kill(&bench.attempt);
         let count = std::fs::read_dir(bench.path("")).unwrap().count();
         assert_eq!(bench.descriptors(), 0);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert_eq!(std::fs::read_dir(bench.path("")).unwrap().count(), count);
     });
+}
+
+/// Set in the process that `descriptors_run_out` starts.
+const FEW: &str = "DISTCIFS_TEST_FEW_DESCRIPTORS";
+
+/// When descriptors are short the caller is told so, nothing is left half-made, and forgetting
+/// helps. In a process of its own, for the limit is the whole process's.
+#[test]
+fn descriptors_run_out() {
+    if std::env::var_os(FEW).is_none() {
+        let test = std::env::current_exe().unwrap();
+        let name = "tree::work::tests::ends::descriptors_run_out";
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
+            .args([test.as_os_str(), OsStr::new(name)])
+            .env(FEW, "1")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        return;
+    }
+    let bench = Bench::new();
+    let work = &bench.work;
+    let mut known = Vec::new();
+    let (number, error) = (0..)
+        .find_map(|number| {
+            let name = format!("{number}");
+            match work.mkdir(me(), bench.root, OsStr::new(&name), 0o755) {
+                Ok(found) => known.push(ino(&found)),
+                Err(error) => return Some((number, error)),
+            }
+            None
+        })
+        .unwrap();
+    assert_eq!(errno::<()>(Err(error)), libc::EMFILE);
+    assert!(known.len() > 30);
+    let flags = libc::O_RDWR | libc::O_CREAT;
+    let made = work.create(me(), bench.root, OsStr::new("f"), 0o600, flags);
+    assert_eq!(errno(made), libc::EMFILE);
+    work.forget(known[0], 1);
+    let made = work.create(me(), bench.root, OsStr::new("f"), 0o600, flags);
+    assert_eq!(errno(made), libc::EMFILE, "a file takes two");
+    work.forget(known[1], 1);
+    assert!(!bench.path(format!("{number}")).exists() && !bench.path("f").exists());
+    work.create(me(), bench.root, OsStr::new("f"), 0o600, flags)
+        .unwrap();
 }

@@ -43,7 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
         (place(), place()).prop_map(|(a, b)| Op::Rename(a, b)),
         (place(), place()).prop_map(|(a, b)| Op::Link(a, b)),
         place().prop_map(Op::Symlink),
-        (place(), 0..0o1000u16).prop_map(|(p, mode)| Op::Chmod(p, mode | 0o600)),
+        (place(), 0..0o1000u16).prop_map(|(p, mode)| Op::Chmod(p, mode | 0o700)),
     ]
 }
 
@@ -130,7 +130,7 @@ impl Bench {
                     size: Some(u64::from(*size)),
                     ..SetAttr::default()
                 };
-                let done = work.setattr(me(), ino, Some(handle), set).map(|_| ());
+                let done = work.setattr(ino, Some(handle), set).map(|_| ());
                 work.release(handle);
                 done
             }),
@@ -154,7 +154,7 @@ impl Bench {
                     mode: Some(u32::from(*mode)),
                     ..SetAttr::default()
                 };
-                work.setattr(me(), ino, None, set).map(|_| ())
+                work.setattr(ino, None, set).map(|_| ())
             }),
         }
     }
