@@ -1,1 +1,206 @@
-//! The claimant's own folders on local disk.
+//! The claimant's own folders on local disk: a loopback view of directories.
+//!
+//! An inode is an `O_PATH` descriptor, kept while the kernel remembers it. Names are single
+//! components that are resolved from such a descriptor with `O_NOFOLLOW`, so no symbolic link is
+//! ever followed here and nothing outside an attached directory can be named. Whether the caller
+//! may do what is asked is decided by the kernel from the attributes reported
+//! (`default_permissions`).
+//!
+//! All calls are short local system calls; any number of threads may make them at once.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::geteuid;
+
+use super::{Found, Ino};
+use crate::repository::{Error, Result};
+
+mod attempt;
+mod attributes;
+mod files;
+mod folders;
+mod inodes;
+mod names;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod xattrs;
+
+pub use attempt::Attempt;
+use files::Files;
+use folders::Folders;
+use inodes::{Inode, Table};
+
+/// How long the kernel may believe names and attributes. It sees every change of a living attempt
+/// itself, so only the end of an attempt can make them wrong; then `kill` names the inodes to
+/// invalidate, and this bounds what an invalidation that got lost leaves behind.
+const TTL: Duration = Duration::from_secs(10);
+
+/// The folders of all attempts of this mount.
+///
+/// Errors: `System` with the system's errno; `Stale` for an attempt that is over or an inode that
+/// is not known any more; `Unsupported` for what this filesystem does not do.
+#[derive(Debug)]
+pub struct Work {
+    /// Inodes are numbered upwards from here.
+    first_ino: u64,
+    /// `/proc/self/fd`: reopens what an `O_PATH` descriptor names, without a path.
+    proc_fds: OwnedFd,
+    /// Whether new files can be given to the caller.
+    root: bool,
+    /// Handles of the whole tree are numbered from this.
+    next_handle: Arc<AtomicU64>,
+    /// Attempts are numbered from this.
+    next_attempt: AtomicU64,
+    inodes: RwLock<Table>,
+    files: RwLock<Files>,
+    folders: RwLock<Folders>,
+}
+
+impl Work {
+    /// No attempts yet. Inodes count up from `first_ino` and are never reused; handles are taken
+    /// from `next_handle`, which the whole tree shares. To be called in the process that serves
+    /// the requests (after any fork): it holds on to that process's descriptor table.
+    pub fn new(first_ino: u64, next_handle: Arc<AtomicU64>) -> Result<Work> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let proc_fds = open("/proc/self/fd", flags, Mode::empty())
+            .map_err(|errno| system("/proc/self/fd (is /proc mounted?)", errno))?;
+        Ok(Work {
+            first_ino,
+            proc_fds,
+            root: geteuid().is_root(),
+            next_handle,
+            next_attempt: AtomicU64::new(1),
+            inodes: RwLock::new(Table::new(first_ino)),
+            files: RwLock::default(),
+            folders: RwLock::default(),
+        })
+    }
+
+    /// Begins an attempt, without folders so far.
+    pub fn begin(&self) -> Arc<Attempt> {
+        Arc::new(Attempt::new(
+            self.next_attempt.fetch_add(1, Ordering::Relaxed),
+        ))
+    }
+
+    /// Shows a local directory as a root of the attempt. The inode stays known until `kill`.
+    pub fn attach(&self, attempt: &Arc<Attempt>, dir: &Path) -> Result<Ino> {
+        let _gate = attempt.enter()?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let place = dir.display();
+        let fd = open(dir, flags, Mode::empty()).map_err(|errno| system(&place, errno))?;
+        let stat = fstat(&fd).map_err(|errno| system(&place, errno))?;
+        let ino = self.table_mut().pin(attempt, fd, &stat);
+        attempt.add_root(ino);
+        Ok(ino)
+    }
+
+    /// The answer to a lookup that led to this inode, a root for instance; it counts as one.
+    pub fn found(&self, ino: Ino) -> Result<Found> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        let attributes = self.attributes(&inode)?;
+        self.table_mut().count(&inode);
+        Ok(Found {
+            attributes,
+            name_ttl: TTL,
+        })
+    }
+
+    /// Ends an attempt. When this returns no path operation of it is under way, none will be, and
+    /// its directories are held by nothing but the files that are still open. Returns the inodes
+    /// of which the kernel should forget the attributes.
+    pub fn kill(&self, attempt: &Attempt) -> Vec<Ino> {
+        attempt.end();
+        let known = self.table_mut().detach(attempt);
+        self.close_folders(attempt);
+        known.into_iter().map(|(ino, _path)| ino).collect()
+    }
+
+    /// The inodes of an attempt that the kernel may know, its roots among them.
+    pub fn inodes_of(&self, attempt: &Attempt) -> Vec<Ino> {
+        self.table().of(attempt)
+    }
+
+    /// The attempt that an inode belongs to, if the inode is known.
+    pub fn attempt_of(&self, ino: Ino) -> Option<Arc<Attempt>> {
+        self.table().get(ino).map(|inode| inode.attempt.clone())
+    }
+
+    /// Whether requests for this inode are to be answered here.
+    pub fn owns(&self, ino: Ino) -> bool {
+        ino.0 >= self.first_ino
+    }
+
+    /// The kernel drops `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let forgotten = self.table_mut().forget(ino, count);
+        drop(forgotten);
+    }
+
+    /// An inode that the kernel named.
+    fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        self.table()
+            .get(ino)
+            .ok_or_else(|| Error::Stale(format!("inode {}", ino.0)))
+    }
+
+    /// The table, to read.
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.inodes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table, to change.
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.inodes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new handle's number.
+    fn handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens what an `O_PATH` descriptor names.
+    fn reopen(&self, fd: &OwnedFd, flags: OFlag) -> nix::Result<File> {
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let name = fd_name(fd);
+        openat(&self.proc_fds, name.as_str(), flags, Mode::empty()).map(File::from)
+    }
+}
+
+/// The name of a descriptor in `/proc/self/fd`.
+fn fd_name(fd: &impl AsRawFd) -> String {
+    fd.as_raw_fd().to_string()
+}
+
+/// The error for an errno of the system.
+fn system(what: impl Display, errno: Errno) -> Error {
+    match errno {
+        Errno::ENODATA => Error::NoData,
+        Errno::ERANGE => Error::Range,
+        Errno::EOPNOTSUPP => Error::Unsupported(what.to_string()),
+        _ => Error::System {
+            what: what.to_string(),
+            errno: errno as i32,
+        },
+    }
+}
+
+/// The error for what the standard library reports of the system.
+fn io_error(what: impl Display, error: &io::Error) -> Error {
+    system(
+        what,
+        Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+    )
+}

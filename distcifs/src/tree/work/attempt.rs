@@ -1,0 +1,86 @@
+//! The life of one claim's folders.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use super::super::Ino;
+use crate::repository::{Error, Result};
+
+/// One claim's folders: they live and end together.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Distinguishes attempts of this mount.
+    pub(super) id: u64,
+    /// Whether it goes on. Path operations hold this for reading; ending it waits for them.
+    alive: RwLock<bool>,
+    open: AtomicUsize,
+    roots: Mutex<Vec<Ino>>,
+}
+
+/// Held while a path operation is under way.
+pub(super) type Gate<'a> = RwLockReadGuard<'a, bool>;
+
+impl Attempt {
+    /// A living attempt without folders.
+    pub(super) fn new(id: u64) -> Attempt {
+        Attempt {
+            id,
+            alive: RwLock::new(true),
+            open: AtomicUsize::new(0),
+            roots: Mutex::default(),
+        }
+    }
+
+    /// Whether it has not been killed.
+    pub fn is_alive(&self) -> bool {
+        *self.alive.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files that are open, for anything; each open counts until its release.
+    pub fn open_files(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// The inodes of its folders, in the order in which they were attached.
+    pub fn roots(&self) -> Vec<Ino> {
+        self.roots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Begins a path operation; `Stale` once the attempt is over. Never to be taken twice by one
+    /// operation: a thread that waits to end the attempt stands between.
+    pub(super) fn enter(&self) -> Result<Gate<'_>> {
+        let gate = self.alive.read().unwrap_or_else(PoisonError::into_inner);
+        if *gate { Ok(gate) } else { Err(self.stale()) }
+    }
+
+    /// Ends it, after the path operations under way.
+    pub(super) fn end(&self) {
+        *self.alive.write().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// The error of all path operations after the end.
+    pub(super) fn stale(&self) -> Error {
+        Error::Stale(format!("folder of attempt {} of this mount", self.id))
+    }
+
+    /// Remembers a folder of it.
+    pub(super) fn add_root(&self, ino: Ino) {
+        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        if !roots.contains(&ino) {
+            roots.push(ino);
+        }
+    }
+
+    /// A file was opened.
+    pub(super) fn opened(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A file was closed.
+    pub(super) fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}

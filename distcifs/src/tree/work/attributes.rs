@@ -1,0 +1,219 @@
+//! Attributes of nodes, and of the filesystem they are on.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, futimens, utimensat,
+};
+use nix::sys::statvfs::fstatvfs;
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, ftruncate};
+
+use super::super::{Attr, Attributes, Ino, Kind, SetAttr, Space};
+use super::files::OpenFile;
+use super::inodes::{Inode, expect_kind};
+use super::{TTL, Work, fd_name, system};
+use crate::repository::{Error, Result};
+
+impl Work {
+    /// Attributes. With the handle of an open file they are answered after the attempt too.
+    pub fn getattr(&self, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
+        if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
+            return open_attributes(&open);
+        }
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        self.attributes(&inode)
+    }
+
+    /// Changes attributes. With the handle of an open file, size and times can be set after the
+    /// attempt too, and the size whatever the file's mode is by now.
+    pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
+        let mut set = set;
+        if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
+            change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno))?;
+            if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
+                return open_attributes(&open);
+            }
+        }
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        let fd = inode.path()?;
+        if let Some(size) = set.size {
+            expect_kind(&inode, Kind::File)?;
+            self.reopen(&fd, OFlag::O_WRONLY)
+                .and_then(|file| truncate(&file, size))
+                .map_err(|errno| system(inode.what(), errno))?;
+        }
+        self.change(&fd, &set)
+            .map_err(|errno| system(inode.what(), errno))?;
+        self.attributes(&inode)
+    }
+
+    /// Where a symbolic link points.
+    pub fn readlink(&self, ino: Ino) -> Result<OsString> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        if inode.kind != Kind::Symlink {
+            return Err(system(inode.what(), Errno::EINVAL));
+        }
+        readlinkat(inode.path()?, "").map_err(|errno| system(inode.what(), errno))
+    }
+
+    /// Figures of the filesystem that the folder is on.
+    pub fn statfs(&self, ino: Ino) -> Result<Space> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        let fd = inode.path()?;
+        let figures = fstatvfs(&fd).map_err(|errno| system(inode.what(), errno))?;
+        Ok(Space {
+            block_size: u32::try_from(figures.fragment_size()).unwrap_or(u32::MAX),
+            blocks: figures.blocks(),
+            free: figures.blocks_free(),
+            available: figures.blocks_available(),
+            files: figures.files(),
+            files_free: figures.files_free(),
+        })
+    }
+
+    /// Attributes of an inode, within its attempt's gate.
+    pub(super) fn attributes(&self, inode: &Inode) -> Result<Attributes> {
+        let fd = inode.path()?;
+        let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
+        Ok(attributes_of(inode.ino, &stat))
+    }
+
+    /// Owner, mode and times. The owner first: giving a file away clears its set-id bits.
+    fn change(&self, fd: &OwnedFd, set: &SetAttr) -> nix::Result<()> {
+        if set.uid.is_some() || set.gid.is_some() {
+            give(fd, set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            self.chmod(fd, mode)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let (atime, mtime) = (time_spec(set.atime), time_spec(set.mtime));
+            let name = fd_name(fd);
+            let follow = UtimensatFlags::FollowSymlink;
+            utimensat(&self.proc_fds, name.as_str(), &atime, &mtime, follow)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the permission bits of what an `O_PATH` descriptor names.
+    pub(super) fn chmod(&self, fd: &OwnedFd, mode: u32) -> nix::Result<()> {
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        fchmodat(
+            &self.proc_fds,
+            fd_name(fd).as_str(),
+            mode,
+            FchmodatFlags::FollowSymlink,
+        )
+    }
+}
+
+/// Gives what an `O_PATH` descriptor names, a symbolic link itself included, to somebody.
+pub(super) fn give(fd: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)
+}
+
+/// Sets a file's size.
+fn truncate(file: impl AsFd, size: u64) -> nix::Result<()> {
+    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    ftruncate(file, size)
+}
+
+/// Attributes of an open file.
+fn open_attributes(open: &OpenFile) -> Result<Attributes> {
+    let stat = fstat(&open.file).map_err(|errno| system(open.inode.what(), errno))?;
+    Ok(attributes_of(open.inode.ino, &stat))
+}
+
+/// Takes from a change what the descriptor of an open file is enough for: size and times.
+fn change_open(open: &OpenFile, set: &mut SetAttr) -> nix::Result<()> {
+    if open.writable
+        && let Some(size) = set.size.take()
+    {
+        truncate(&open.file, size)?;
+    }
+    let (atime, mtime) = (set.atime.take(), set.mtime.take());
+    if atime.is_some() || mtime.is_some() {
+        futimens(&open.file, &time_spec(atime), &time_spec(mtime))?;
+    }
+    Ok(())
+}
+
+/// What the kernel is told of a local file.
+pub(super) fn attributes_of(ino: Ino, stat: &FileStat) -> Attributes {
+    let attr = Attr {
+        ino,
+        kind: kind_of(stat.st_mode),
+        mode: stat.st_mode & 0o7777,
+        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+        atime: system_time(stat.st_atime, stat.st_atime_nsec),
+        mtime: system_time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: system_time(stat.st_ctime, stat.st_ctime_nsec),
+    };
+    Attributes { attr, ttl: TTL }
+}
+
+/// The type in a mode.
+pub(super) fn kind_of(mode: u32) -> Kind {
+    match SFlag::from_bits_truncate(mode & libc::S_IFMT) {
+        SFlag::S_IFDIR => Kind::Directory,
+        SFlag::S_IFLNK => Kind::Symlink,
+        SFlag::S_IFIFO => Kind::Fifo,
+        SFlag::S_IFSOCK => Kind::Socket,
+        SFlag::S_IFCHR => Kind::CharDevice,
+        SFlag::S_IFBLK => Kind::BlockDevice,
+        _ => Kind::File,
+    }
+}
+
+/// A time of stat(2). Nanoseconds count upwards before 1970 as well.
+fn system_time(seconds: i64, nanos: i64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    let nanos = Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
+    base.and_then(|base| base.checked_add(nanos))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// A time for utimensat(2).
+fn time_spec(time: Option<Option<SystemTime>>) -> TimeSpec {
+    let time = match time {
+        None => return TimeSpec::new(0, libc::UTIME_OMIT),
+        Some(None) => return TimeSpec::new(0, libc::UTIME_NOW),
+        Some(Some(time)) => time,
+    };
+    let seconds = |whole: Duration| i64::try_from(whole.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => TimeSpec::new(seconds(after), i64::from(after.subsec_nanos())),
+        Err(before) => {
+            let before = before.duration();
+            match i64::from(before.subsec_nanos()) {
+                0 => TimeSpec::new(-seconds(before), 0),
+                nanos => TimeSpec::new(-seconds(before) - 1, 1_000_000_000 - nanos),
+            }
+        }
+    }
+}
+
+/// Refuses an offset or length that off_t can't hold.
+pub(super) fn offset(value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Error::Invalid(format!("offset {value}")))
+}

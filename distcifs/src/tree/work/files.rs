@@ -1,0 +1,325 @@
+//! Open files. They go on working on their discarded copy after the end of the attempt.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::unistd::{Whence, ftruncate, lseek};
+
+use super::super::{Caller, Found, Ino, Kind, Opened};
+use super::attributes::offset;
+use super::inodes::{Inode, expect_kind};
+use super::names::{NewNode, folder, undo};
+use super::{Work, io_error, sys, system};
+use crate::repository::{Error, Result};
+
+/// Most that one read returns, bytes: above the 1 MiB that the kernel asks for at most
+/// (fs.fuse.max_pages_limit of 256 pages).
+const READ_BYTES_MAX: usize = 16 << 20;
+
+/// Most that one copy_file_range copies, bytes: some tens of milliseconds where the filesystem
+/// can't share the blocks. The caller asks again for the rest.
+const COPY_BYTES_MAX: u64 = 64 << 20;
+
+/// The files that are open, by handle.
+pub(super) type Files = HashMap<u64, Arc<OpenFile>>;
+
+/// A file opened once by somebody. All input and output is at explicit offsets, so one descriptor
+/// can serve any number of opens.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) inode: Arc<Inode>,
+    pub(super) file: Arc<File>,
+    pub(super) writable: bool,
+    /// The one of the inode, kept so that later opens find it.
+    backing: Arc<File>,
+}
+
+impl OpenFile {
+    fn new(inode: Arc<Inode>, file: Arc<File>, writable: bool, backing: Arc<File>) -> OpenFile {
+        inode.attempt.opened();
+        OpenFile {
+            inode,
+            file,
+            writable,
+            backing,
+        }
+    }
+
+    fn error(&self, errno: Errno) -> Error {
+        system(self.inode.what(), errno)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.inode.attempt.closed();
+    }
+}
+
+impl Work {
+    /// Opens a regular file; `flags` of open(2), of which the access and O_TRUNC count: offsets,
+    /// synchronisation and the like are the kernel's.
+    pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        expect_kind(&inode, Kind::File)?;
+        let flags = OFlag::from_bits_truncate(flags);
+        let open = self
+            .open_file(&inode, flags)
+            .map_err(|errno| system(inode.what(), errno))?;
+        if flags.contains(OFlag::O_TRUNC) {
+            ftruncate(&open.file, 0).map_err(|errno| open.error(errno))?;
+        }
+        Ok(self.insert(open))
+    }
+
+    /// Makes and opens a regular file, or opens the one that is there unless O_EXCL is among the
+    /// flags. Counts as a lookup.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, Opened)> {
+        match self.create_new(caller, parent, name, mode) {
+            Err(Error::System {
+                errno: libc::EEXIST,
+                ..
+            }) if flags & libc::O_EXCL == 0 => {}
+            done => return done,
+        }
+        let found = self.lookup(parent, name)?;
+        let ino = found.attributes.attr.ino;
+        match self.open(ino, flags) {
+            Ok(opened) if flags & libc::O_TRUNC == 0 => Ok((found, opened)),
+            Ok(opened) => {
+                let attributes = self.getattr(ino, Some(opened.handle))?;
+                Ok((
+                    Found {
+                        attributes,
+                        ..found
+                    },
+                    opened,
+                ))
+            }
+            Err(error) => {
+                self.forget(ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn create_new(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<(Found, Opened)> {
+        let parent = self.inode(parent)?;
+        let _gate = parent.attempt.enter()?;
+        let dir = folder(&parent, name)?;
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let new = NewNode::new(caller, Some(mode), Kind::File);
+        let file = openat(&dir, name, flags, new.first_mode())
+            .map_err(|errno| system(name.display(), errno))?;
+        let path = self.reopen(&file, OFlag::O_PATH).map(Into::into);
+        let path = path.and_then(|path| self.adopt(&dir, &path, &new).map(|()| path));
+        let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
+        let found = self.meet(&parent, path, name)?;
+        let inode = self.inode(found.attributes.attr.ino)?;
+        let file = Arc::new(File::from(file));
+        let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        let backing = shared
+            .file
+            .upgrade()
+            .unwrap_or_else(|| shared.share(&file, OFlag::O_RDWR));
+        let open = OpenFile::new(inode.clone(), file, true, backing);
+        Ok((found, self.insert(open)))
+    }
+
+    /// Reads at most `size` bytes; fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
+        let open = self.file(handle)?;
+        let size = usize::try_from(size)
+            .unwrap_or(READ_BYTES_MAX)
+            .min(READ_BYTES_MAX);
+        let at = self::offset(offset)?;
+        let mut data = pread(&open, size, at)?;
+        while data.len() < size {
+            let more = pread(
+                &open,
+                size - data.len(),
+                at.saturating_add_unsigned(data.len() as u64),
+            )?;
+            if more.is_empty() {
+                break;
+            }
+            data.extend_from_slice(&more);
+        }
+        Ok(data.into())
+    }
+
+    /// Writes; the number of bytes, fewer only where the filesystem takes no more.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
+        let open = self.file(handle)?;
+        let mut written = 0;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            match open
+                .file
+                .write_at(rest, offset.saturating_add(written as u64))
+            {
+                Ok(0) => break,
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(io_error(open.inode.what(), &error)),
+            }
+        }
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+
+    /// One copy of the descriptor was closed: a local file has nothing to report then.
+    pub fn flush(&self, handle: u64) -> Result<()> {
+        self.file(handle).map(|_| ())
+    }
+
+    /// The last copy of the descriptor was closed.
+    pub fn release(&self, handle: u64) {
+        let open = self
+            .files
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle);
+        drop(open);
+    }
+
+    /// Makes a file's contents durable; `Stale` after the attempt, for they never count.
+    pub fn fsync(&self, handle: u64, datasync: bool) -> Result<()> {
+        let open = self.file(handle)?;
+        if !open.inode.attempt.is_alive() {
+            return Err(open.inode.attempt.stale());
+        }
+        let done = if datasync {
+            open.file.sync_data()
+        } else {
+            open.file.sync_all()
+        };
+        done.map_err(|error| io_error(open.inode.what(), &error))
+    }
+
+    /// Reserves, punches or moves space; `mode` of fallocate(2).
+    pub fn fallocate(&self, handle: u64, offset: u64, length: u64, mode: i32) -> Result<()> {
+        let open = self.file(handle)?;
+        let (at, length) = (self::offset(offset)?, self::offset(length)?);
+        let mode = FallocateFlags::from_bits(mode).ok_or_else(|| open.error(Errno::EOPNOTSUPP))?;
+        fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
+    }
+
+    /// Finds data, a hole or the end of the file; `whence` of lseek(2).
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        let open = self.file(handle)?;
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            libc::SEEK_END => Whence::SeekEnd,
+            _ => return Err(open.error(Errno::EINVAL)),
+        };
+        lseek(&open.file, offset, whence).map_err(|errno| open.error(errno))
+    }
+
+    /// Copies between two open files (handle and offset of each) within the system; the number of
+    /// bytes, 0 at the end of the source. `Unsupported` where the system can't: copy by hand.
+    pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<u64> {
+        let (source, target) = (self.file(from.0)?, self.file(to.0)?);
+        let (from, to) = (
+            (&source.file, offset(from.1)?),
+            (&target.file, offset(to.1)?),
+        );
+        let length = usize::try_from(length.min(COPY_BYTES_MAX)).unwrap_or(usize::MAX);
+        sys::copy_file_range(from, to, length)
+            .map(|count| count as u64)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EXDEV | libc::ENOSYS) => Error::Unsupported(target.inode.what()),
+                _ => io_error(target.inode.what(), &error),
+            })
+    }
+
+    /// The open file of a handle.
+    pub(super) fn file(&self, handle: u64) -> Result<Arc<OpenFile>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let open = files.get(&handle).cloned();
+        open.ok_or_else(|| system(format!("handle {handle}"), Errno::EBADF))
+    }
+
+    fn insert(&self, open: OpenFile) -> Opened {
+        let handle = self.handle();
+        let backing = Some(open.backing.clone());
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.insert(handle, Arc::new(open));
+        Opened {
+            handle,
+            direct_io: false,
+            keep_cache: true,
+            nonseekable: false,
+            backing,
+        }
+    }
+
+    /// Opens a file with the inode's shared descriptor, or one of its own where that lacks the
+    /// access asked for (which happens only when the daemon isn't root).
+    fn open_file(&self, inode: &Arc<Inode>, flags: OFlag) -> nix::Result<OpenFile> {
+        let access = flags & OFlag::O_ACCMODE;
+        let writes = access != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC);
+        let reads = access != OFlag::O_WRONLY;
+        let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(backing) = shared.file.upgrade() {
+            let enough = (shared.writable || !writes) && (shared.readable || !reads);
+            let file = if enough {
+                backing.clone()
+            } else {
+                Arc::new(self.open_as(inode, access, writes)?.0)
+            };
+            return Ok(OpenFile::new(inode.clone(), file, writes, backing));
+        }
+        let (file, got) = self.open_as(inode, access, writes)?;
+        let file = Arc::new(file);
+        let backing = shared.share(&file, got);
+        Ok(OpenFile::new(inode.clone(), file, writes, backing))
+    }
+
+    /// Opens for reading and writing if possible, since the kernel's page cache reads what it
+    /// writes; else for what was asked. Returns the access that it became.
+    fn open_as(&self, inode: &Inode, access: OFlag, writes: bool) -> nix::Result<(File, OFlag)> {
+        let path = inode.path().map_err(|_| Errno::ESTALE)?;
+        match self.reopen(&path, OFlag::O_RDWR) {
+            Ok(file) => Ok((file, OFlag::O_RDWR)),
+            Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY)
+                if access != OFlag::O_RDWR && !(writes && access == OFlag::O_RDONLY) =>
+            {
+                self.reopen(&path, access).map(|file| (file, access))
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// One pread(2) of an open file.
+fn pread(open: &OpenFile, size: usize, at: i64) -> Result<Vec<u8>> {
+    loop {
+        match sys::pread(&open.file, size, at) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done.map_err(|error| io_error(open.inode.what(), &error)),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The inodes that the kernel remembers.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
+
+use super::super::{Ino, Kind};
+use super::attempt::Attempt;
+use super::attributes::kind_of;
+use crate::repository::{Error, Result};
+
+/// What identifies a local file within an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    attempt: u64,
+    dev: u64,
+    number: u64,
+}
+
+/// A node of an attempt.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) ino: Ino,
+    pub(super) kind: Kind,
+    pub(super) attempt: Arc<Attempt>,
+    /// The local device.
+    pub(super) dev: u64,
+    /// The number on that device.
+    number: u64,
+    /// Names it, opened with `O_PATH`; `None` once the attempt is over.
+    path: Mutex<Option<Arc<OwnedFd>>>,
+    /// The file that all opens share while one lasts.
+    pub(super) backing: Mutex<Backing>,
+}
+
+/// The shared open file of an inode.
+#[derive(Debug, Default)]
+pub(super) struct Backing {
+    pub(super) file: Weak<File>,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+impl Backing {
+    /// Makes later opens share this file.
+    pub(super) fn share(&mut self, file: &Arc<File>, access: OFlag) -> Arc<File> {
+        self.file = Arc::downgrade(file);
+        self.readable = access != OFlag::O_WRONLY;
+        self.writable = access != OFlag::O_RDONLY;
+        file.clone()
+    }
+}
+
+impl Inode {
+    /// The descriptor that names it. To be asked for within the attempt's gate.
+    pub(super) fn path(&self) -> Result<Arc<OwnedFd>> {
+        let path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        path.clone().ok_or_else(|| self.attempt.stale())
+    }
+
+    /// Whether it is a folder of the attempt itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.attempt.roots().contains(&self.ino)
+    }
+
+    /// For messages.
+    pub(super) fn what(&self) -> String {
+        format!("inode {} of attempt {}", self.ino.0, self.attempt.id)
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            attempt: self.attempt.id,
+            dev: self.dev,
+            number: self.number,
+        }
+    }
+}
+
+/// An inode with what the kernel holds of it.
+#[derive(Debug)]
+struct Entry {
+    inode: Arc<Inode>,
+    lookups: u64,
+    /// Kept although the kernel may not know it: a root of a living attempt.
+    pinned: bool,
+}
+
+/// All inodes. The number of entries is bounded by what the kernel caches.
+#[derive(Debug)]
+pub(super) struct Table {
+    next: u64,
+    entries: HashMap<Ino, Entry>,
+    /// Of living attempts only: the number of a discarded file may come again.
+    keys: HashMap<Key, Ino>,
+}
+
+impl Table {
+    /// Empty, numbering from `first`.
+    pub(super) fn new(first: u64) -> Table {
+        Table {
+            next: first,
+            entries: HashMap::new(),
+            keys: HashMap::new(),
+        }
+    }
+
+    /// The inode of that number.
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.entries.get(&ino).map(|entry| entry.inode.clone())
+    }
+
+    /// The number of a local file that is known already.
+    pub(super) fn known(&self, attempt: &Attempt, dev: u64, number: u64) -> Option<Ino> {
+        self.keys
+            .get(&Key {
+                attempt: attempt.id,
+                dev,
+                number,
+            })
+            .copied()
+    }
+
+    /// The inode of a local file, new or known; counts a lookup. While an entry lives its
+    /// descriptor does too, so the system can't have given its number to another file.
+    pub(super) fn look_up(
+        &mut self,
+        attempt: &Arc<Attempt>,
+        path: OwnedFd,
+        stat: &FileStat,
+    ) -> Arc<Inode> {
+        let entry = self.entry(attempt, path, stat);
+        entry.lookups = entry.lookups.saturating_add(1);
+        entry.inode.clone()
+    }
+
+    /// The same for a root: it stays until the attempt ends.
+    pub(super) fn pin(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> Ino {
+        let entry = self.entry(attempt, path, stat);
+        entry.pinned = true;
+        entry.inode.ino
+    }
+
+    fn entry(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> &mut Entry {
+        let key = Key {
+            attempt: attempt.id,
+            dev: stat.st_dev,
+            number: stat.st_ino,
+        };
+        let ino = *self.keys.entry(key).or_insert_with(|| {
+            self.next += 1;
+            Ino(self.next - 1)
+        });
+        let new = || Entry {
+            inode: Arc::new(Inode {
+                ino,
+                kind: kind_of(stat.st_mode),
+                attempt: attempt.clone(),
+                dev: key.dev,
+                number: key.number,
+                path: Mutex::new(Some(Arc::new(path))),
+                backing: Mutex::default(),
+            }),
+            lookups: 0,
+            pinned: false,
+        };
+        self.entries.entry(ino).or_insert_with(new)
+    }
+
+    /// Counts one more lookup, unless it was forgotten meanwhile.
+    pub(super) fn count(&mut self, inode: &Inode) {
+        if let Some(entry) = self.entries.get_mut(&inode.ino) {
+            entry.lookups = entry.lookups.saturating_add(1);
+        }
+    }
+
+    /// Takes lookups away; the inode if that was the end of it, to be dropped without the lock.
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) -> Option<Arc<Inode>> {
+        let entry = self.entries.get_mut(&ino)?;
+        entry.lookups = entry.lookups.saturating_sub(count);
+        if entry.lookups > 0 || entry.pinned {
+            return None;
+        }
+        let entry = self.entries.remove(&ino)?;
+        let key = entry.inode.key();
+        if self.keys.get(&key) == Some(&ino) {
+            self.keys.remove(&key);
+        }
+        Some(entry.inode)
+    }
+
+    /// Parts the inodes of an attempt from its files; they stay by number until forgotten.
+    /// Returns them with their descriptors, to be dropped without the lock.
+    pub(super) fn detach(&mut self, attempt: &Attempt) -> Vec<(Ino, Option<Arc<OwnedFd>>)> {
+        self.keys.retain(|key, _| key.attempt != attempt.id);
+        let mut known = Vec::new();
+        self.entries.retain(|_, entry| {
+            if entry.inode.attempt.id != attempt.id {
+                return true;
+            }
+            entry.pinned = false;
+            let path = entry
+                .inode
+                .path
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            known.push((entry.inode.ino, path));
+            entry.lookups > 0
+        });
+        known
+    }
+
+    /// All of an attempt.
+    pub(super) fn of(&self, attempt: &Attempt) -> Vec<Ino> {
+        let of_it = |entry: &&Entry| entry.inode.attempt.id == attempt.id;
+        self.entries
+            .values()
+            .filter(of_it)
+            .map(|entry| entry.inode.ino)
+            .collect()
+    }
+}
+
+/// Refuses a node of the wrong kind.
+pub(super) fn expect_kind(inode: &Inode, kind: Kind) -> Result<()> {
+    if inode.kind == kind {
+        return Ok(());
+    }
+    Err(match (kind, inode.kind) {
+        (Kind::Directory, _) => Error::NotDirectory(inode.what()),
+        (_, Kind::Directory) => Error::IsDirectory(inode.what()),
+        (_, Kind::Symlink) => Error::System {
+            what: inode.what(),
+            errno: libc::ELOOP,
+        },
+        _ => Error::System {
+            what: inode.what(),
+            errno: libc::EINVAL,
+        },
+    })
+}

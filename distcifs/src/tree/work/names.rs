@@ -1,0 +1,238 @@
+//! Names in folders: looking up, making, moving, removing.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use super::super::{Caller, Found, Ino, Kind};
+use super::attempt::Gate;
+use super::attributes::{attributes_of, give, kind_of};
+use super::inodes::{Inode, expect_kind};
+use super::{TTL, Work, fd_name, system};
+use crate::repository::{Error, Result};
+
+/// Longest name, bytes (NAME_MAX of Linux).
+const NAME_BYTES_MAX: usize = 255;
+
+/// What a new node is given.
+pub(super) struct NewNode {
+    caller: Caller,
+    /// Permission bits; `None` for a symbolic link, which has none.
+    mode: Option<u32>,
+    kind: Kind,
+}
+
+impl NewNode {
+    /// A node of that kind for the caller.
+    pub(super) fn new(caller: Caller, mode: Option<u32>, kind: Kind) -> NewNode {
+        NewNode {
+            caller,
+            mode: mode.map(|mode| mode & 0o7777),
+            kind,
+        }
+    }
+
+    /// Until it has its owner, nobody else may do anything with it.
+    pub(super) fn first_mode(&self) -> Mode {
+        Mode::from_bits_truncate(self.mode.unwrap_or(0) & 0o700)
+    }
+}
+
+impl Work {
+    /// What a name leads to; counts as a lookup of it.
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Found> {
+        let parent = self.inode(parent)?;
+        let _gate = parent.attempt.enter()?;
+        self.look_up(&parent, name)
+    }
+
+    /// Makes a regular file, a named pipe or a socket; `mode` with the type bits.
+    pub fn mknod(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<Found> {
+        let kind = match SFlag::from_bits_truncate(mode & libc::S_IFMT) {
+            SFlag::S_IFREG => SFlag::S_IFREG,
+            flag if flag.is_empty() => SFlag::S_IFREG,
+            SFlag::S_IFIFO => SFlag::S_IFIFO,
+            SFlag::S_IFSOCK => SFlag::S_IFSOCK,
+            _ => return Err(Error::NotPermitted(format!("{}: a device", name.display()))),
+        };
+        let new = NewNode::new(caller, Some(mode), kind_of(kind.bits()));
+        self.make(parent, name, &new, |fd, first| {
+            mknodat(fd, name, kind, first, 0)
+        })
+    }
+
+    /// Makes a folder.
+    pub fn mkdir(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<Found> {
+        let new = NewNode::new(caller, Some(mode), Kind::Directory);
+        self.make(parent, name, &new, |fd, first| mkdirat(fd, name, first))
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Found> {
+        let new = NewNode::new(caller, None, Kind::Symlink);
+        self.make(parent, name, &new, |fd, _| symlinkat(target, fd, name))
+    }
+
+    /// Removes a name of anything but a folder.
+    pub fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.remove(parent, name, UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// Removes an empty folder.
+    pub fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.remove(parent, name, UnlinkatFlags::RemoveDir)
+    }
+
+    /// Moves a name, within one attempt; `flags` of renameat2(2): RENAME_NOREPLACE,
+    /// RENAME_EXCHANGE.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new_parent: Ino,
+        new_name: &OsStr,
+        flags: u32,
+    ) -> Result<()> {
+        let invalid =
+            || Error::Invalid(format!("{}: rename with flags {flags:#x}", name.display()));
+        let flags = RenameFlags::from_bits(flags).ok_or_else(invalid)?;
+        if !(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE).contains(flags) {
+            return Err(invalid());
+        }
+        let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
+        let _gate = same_attempt(&from, &to, name)?;
+        let (from, to) = (folder(&from, name)?, folder(&to, new_name)?);
+        renameat2(from, name, to, new_name, flags).map_err(|errno| system(name.display(), errno))
+    }
+
+    /// Gives a node one more name; counts as a lookup of it.
+    pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &OsStr) -> Result<Found> {
+        let (inode, parent) = (self.inode(ino)?, self.inode(new_parent)?);
+        let _gate = same_attempt(&inode, &parent, new_name)?;
+        let (fd, to) = (inode.path()?, folder(&parent, new_name)?);
+        let follow = AtFlags::AT_SYMLINK_FOLLOW;
+        linkat(&self.proc_fds, fd_name(&fd).as_str(), &to, new_name, follow)
+            .map_err(|errno| system(new_name.display(), errno))?;
+        let attributes = self.attributes(&inode)?;
+        self.table_mut().count(&inode);
+        Ok(Found {
+            attributes,
+            name_ttl: TTL,
+        })
+    }
+
+    /// `lookup`, within the attempt's gate.
+    pub(super) fn look_up(&self, parent: &Inode, name: &OsStr) -> Result<Found> {
+        let dir = folder(parent, name)?;
+        let fd = open_name(&dir, name).map_err(|errno| system(name.display(), errno))?;
+        self.meet(parent, fd, name)
+    }
+
+    /// The answer to a lookup that led to this descriptor.
+    pub(super) fn meet(&self, parent: &Inode, fd: OwnedFd, name: &OsStr) -> Result<Found> {
+        let stat = fstat(&fd).map_err(|errno| system(name.display(), errno))?;
+        let inode = self.table_mut().look_up(&parent.attempt, fd, &stat);
+        Ok(Found {
+            attributes: attributes_of(inode.ino, &stat),
+            name_ttl: TTL,
+        })
+    }
+
+    /// Makes a node with `call`, gives it its owner and mode, and looks it up.
+    fn make(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode,
+        call: impl FnOnce(&OwnedFd, Mode) -> nix::Result<()>,
+    ) -> Result<Found> {
+        let parent = self.inode(parent)?;
+        let _gate = parent.attempt.enter()?;
+        let dir = folder(&parent, name)?;
+        call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
+        let adopted = open_name(&dir, name).and_then(|fd| self.adopt(&dir, &fd, new).map(|()| fd));
+        let fd = adopted.map_err(|errno| undo(&dir, name, new.kind, errno))?;
+        self.meet(&parent, fd, name)
+    }
+
+    /// Gives a new node its owner and mode, as the system would have if the caller had made it.
+    pub(super) fn adopt(&self, dir: &OwnedFd, fd: &OwnedFd, new: &NewNode) -> nix::Result<()> {
+        let inherits = fstat(dir)?.st_mode & libc::S_ISGID;
+        if self.root {
+            let gid = (inherits == 0).then_some(new.caller.gid);
+            give(fd, Some(new.caller.uid), gid)?;
+        }
+        match new.mode {
+            Some(mode) if new.kind == Kind::Directory => self.chmod(fd, mode | inherits),
+            Some(mode) => self.chmod(fd, mode),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {
+        let parent = self.inode(parent)?;
+        let _gate = parent.attempt.enter()?;
+        let dir = folder(&parent, name)?;
+        unlinkat(dir, name, flag).map_err(|errno| system(name.display(), errno))
+    }
+}
+
+/// Takes back a node that could not be opened or given its owner, and passes on why.
+pub(super) fn undo(dir: &OwnedFd, name: &OsStr, kind: Kind, errno: Errno) -> Error {
+    let flag = match kind {
+        Kind::Directory => UnlinkatFlags::RemoveDir,
+        _ => UnlinkatFlags::NoRemoveDir,
+    };
+    let left = unlinkat(dir, name, flag).is_err();
+    let outcome = if left {
+        "was left without its owner"
+    } else {
+        "was made and removed again"
+    };
+    system(format!("{} {outcome}", name.display()), errno)
+}
+
+/// Opens what a name stands for, without following it.
+pub(super) fn open_name(dir: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
+}
+
+/// The descriptor of a folder in which the name may be used.
+pub(super) fn folder(parent: &Inode, name: &OsStr) -> Result<Arc<OwnedFd>> {
+    let bytes = name.as_bytes();
+    if bytes.len() > NAME_BYTES_MAX {
+        return Err(Error::NameTooLong(name.display().to_string()));
+    }
+    if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(Error::Invalid(format!(
+            "{:?}: not a name in a folder",
+            name.display()
+        )));
+    }
+    expect_kind(parent, Kind::Directory)?;
+    parent.path()
+}
+
+/// Enters the attempt that both belong to.
+fn same_attempt<'a>(one: &'a Inode, other: &Inode, name: &OsStr) -> Result<Gate<'a>> {
+    let gate = one.attempt.enter()?;
+    if one.attempt.id == other.attempt.id {
+        return Ok(gate);
+    }
+    drop(gate);
+    let _other = other.attempt.enter()?;
+    Err(Error::CrossDevice(name.display().to_string()))
+}

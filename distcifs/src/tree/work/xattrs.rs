@@ -1,0 +1,80 @@
+//! Extended attributes: those of users, on files and folders.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use bytes::Bytes;
+use nix::errno::Errno;
+
+use super::super::{Ino, Kind};
+use super::{Work, fd_name, io_error, sys, system};
+use crate::repository::{Error, Result};
+
+/// The only ones that mean something here: `security.*`, `system.*` (ACLs) and `trusted.*` would
+/// change who may do what, or speak of the daemon's machine.
+const USER: &[u8] = b"user.";
+
+impl Work {
+    /// Sets an attribute; `flags`: XATTR_CREATE, XATTR_REPLACE.
+    pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        let name = user_name(name)?;
+        self.with_xattrs(ino, |path| sys::setxattr(path, &name, value, flags))?
+            .ok_or(Error::System {
+                what: format!("inode {}", ino.0),
+                errno: libc::EPERM,
+            })
+    }
+
+    /// An attribute's value.
+    pub fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Bytes> {
+        let name = user_name(name)?;
+        let value = self.with_xattrs(ino, |path| sys::getxattr(path, &name))?;
+        value.map(Bytes::from).ok_or(Error::NoData)
+    }
+
+    /// The names of the attributes, each ended by NUL.
+    pub fn listxattr(&self, ino: Ino) -> Result<Bytes> {
+        let names = self.with_xattrs(ino, sys::listxattr)?.unwrap_or_default();
+        let of_user = names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|n| n.starts_with(USER));
+        Ok(of_user.flatten().copied().collect())
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
+        let name = user_name(name)?;
+        self.with_xattrs(ino, |path| sys::removexattr(path, &name))?
+            .ok_or(Error::NoData)
+    }
+
+    /// Calls with a path that leads to the inode and nowhere else; `None` for a node that has no
+    /// attributes of users (links, pipes, sockets).
+    fn with_xattrs<T>(
+        &self,
+        ino: Ino,
+        call: impl FnOnce(&CStr) -> io::Result<T>,
+    ) -> Result<Option<T>> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        if !matches!(inode.kind, Kind::File | Kind::Directory) {
+            return Ok(None);
+        }
+        let fd = inode.path()?;
+        let path = CString::new(format!("/proc/self/fd/{}", fd_name(&fd)))
+            .map_err(|_| system(inode.what(), Errno::EINVAL))?;
+        call(&path)
+            .map(Some)
+            .map_err(|error| io_error(inode.what(), &error))
+    }
+}
+
+/// The name of an attribute of users.
+fn user_name(name: &OsStr) -> Result<CString> {
+    let what = || format!("extended attribute {}", name.display());
+    if !name.as_bytes().starts_with(USER) {
+        return Err(Error::Unsupported(what()));
+    }
+    CString::new(name.as_bytes()).map_err(|_| Error::Invalid(what()))
+}
