@@ -37,7 +37,12 @@ impl Folder {
                 Kind::Folder(_) => 0,
                 Kind::Symlink(target) => target.len(),
             };
-            let xattrs: usize = entry.meta.xattrs.iter().map(|(name, value)| 32 + name.len() + value.len()).sum();
+            let xattrs: usize = entry
+                .meta
+                .xattrs
+                .iter()
+                .map(|(name, value)| 32 + name.len() + value.len())
+                .sum();
             size_of::<Entry>() + entry.name.len() + own + xattrs
         };
         size_of::<Folder>() + self.entries.iter().map(entry).sum::<usize>()
@@ -55,7 +60,11 @@ impl Browser {
     /// A browser of this store, with nothing kept yet.
     pub fn new(contents: Arc<dyn Contents>) -> Self {
         let folders = Mutex::new(Lately::new(FOLDERS_BYTES_MAX));
-        Browser { contents, folders, chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX)) }
+        Browser {
+            contents,
+            folders,
+            chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX)),
+        }
     }
 
     /// The listing of a folder.
@@ -71,8 +80,12 @@ impl Browser {
     /// At most `length` bytes of a file from `offset`: fewer only at its end, or where `length` is
     /// over 8 MiB. Nothing for what is no file. Every byte is verified.
     pub async fn read_file(&self, entry: &Entry, offset: u64, length: usize) -> Result<Bytes> {
-        let Kind::File { size, segments } = &entry.kind else { return Ok(Bytes::new()) };
-        let end = offset.saturating_add(length.min(VALUE_BYTES_MAX) as u64).min(*size);
+        let Kind::File { size, segments } = &entry.kind else {
+            return Ok(Bytes::new());
+        };
+        let end = offset
+            .saturating_add(length.min(VALUE_BYTES_MAX) as u64)
+            .min(*size);
         let mut out = BytesMut::new();
         let mut at = 0u64;
         for segment in segments.iter() {
@@ -83,7 +96,9 @@ impl Browser {
                 let count = (to - from) as usize;
                 match segment {
                     Segment::Hole(_) => out.resize(out.len() + count, 0),
-                    Segment::Inline(bytes) => out.extend_from_slice(bytes.get(range).unwrap_or_default()),
+                    Segment::Inline(bytes) => {
+                        out.extend_from_slice(bytes.get(range).unwrap_or_default())
+                    }
                     Segment::Data { digest, length } => {
                         let bytes = self.chunk(*digest, *length, entry).await?;
                         if count as u64 == end - offset {
@@ -104,10 +119,19 @@ impl Browser {
     /// A whole chunk of a file.
     async fn chunk(&self, digest: Digest, length: u32, entry: &Entry) -> Result<Bytes> {
         // One chunk may be named with one length only, or the other listing is damaged.
-        if let Some(bytes) = lock(&self.chunks).get(&digest).filter(|bytes| bytes.len() == length as usize) {
+        if let Some(bytes) = lock(&self.chunks)
+            .get(&digest)
+            .filter(|bytes| bytes.len() == length as usize)
+        {
             return Ok(bytes);
         }
-        let bytes = read_chunk(&*self.contents, digest, length, &String::from_utf8_lossy(&entry.name)).await?;
+        let bytes = read_chunk(
+            &*self.contents,
+            digest,
+            length,
+            &String::from_utf8_lossy(&entry.name),
+        )
+        .await?;
         lock(&self.chunks).insert(digest, bytes.clone(), bytes.len());
         Ok(bytes)
     }
@@ -129,7 +153,13 @@ struct Lately<T> {
 
 impl<T: Clone> Lately<T> {
     fn new(bytes_max: usize) -> Self {
-        Lately { values: HashMap::new(), order: BTreeMap::new(), clock: 0, bytes: 0, bytes_max }
+        Lately {
+            values: HashMap::new(),
+            order: BTreeMap::new(),
+            clock: 0,
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     fn get(&mut self, digest: &Digest) -> Option<T> {
@@ -156,7 +186,10 @@ impl<T: Clone> Lately<T> {
         while self.bytes > self.bytes_max
             && let Some((_, oldest)) = self.order.pop_first()
         {
-            self.bytes -= self.values.remove(&oldest).map_or(0, |(_, weight, _)| weight);
+            self.bytes -= self
+                .values
+                .remove(&oldest)
+                .map_or(0, |(_, weight, _)| weight);
         }
     }
 }

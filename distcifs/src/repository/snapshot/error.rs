@@ -60,7 +60,10 @@ pub enum SnapshotError {
 impl SnapshotError {
     /// An errno for a local file; `what` has the verb and the file.
     pub(super) fn local(what: impl Into<String>, errno: Errno) -> Self {
-        SnapshotError::Local { what: what.into(), errno: errno as i32 }
+        SnapshotError::Local {
+            what: what.into(),
+            errno: errno as i32,
+        }
     }
 
     /// The same, naming the file that it turned out to be for.
@@ -78,7 +81,10 @@ impl SnapshotError {
     /// Whether it says that an object is missing or damaged, rather than that the store or the
     /// disk failed.
     pub fn is_broken_object(&self) -> bool {
-        matches!(self, SnapshotError::Missing { .. } | SnapshotError::Damaged { .. })
+        matches!(
+            self,
+            SnapshotError::Missing { .. } | SnapshotError::Damaged { .. }
+        )
     }
 }
 
@@ -87,9 +93,9 @@ impl From<SnapshotError> for repository::Error {
         match error {
             SnapshotError::Local { what, errno } => repository::Error::System { what, errno },
             SnapshotError::Store { error, .. } => repository::Error::from(error),
-            SnapshotError::Missing { .. } | SnapshotError::Damaged { .. } | SnapshotError::Stopped => {
-                repository::Error::Io(error.to_string())
-            }
+            SnapshotError::Missing { .. }
+            | SnapshotError::Damaged { .. }
+            | SnapshotError::Stopped => repository::Error::Io(error.to_string()),
             SnapshotError::TooLarge { .. } => repository::Error::TooBig(error.to_string()),
         }
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::wire::{Decoded, Input, Malformed, put_bytes, put_number, put_signed};
-use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::Digest;
+use crate::storage::contents::VALUE_BYTES_MAX;
 
 /// First byte of every listing; another encoding takes another number.
 const VERSION: u8 = 1;
@@ -116,7 +116,9 @@ pub enum Kind {
 impl Kind {
     /// A file of these segments.
     pub fn file(segments: Arc<[Segment]>) -> Self {
-        let size = segments.iter().fold(0u64, |sum, s| sum.saturating_add(s.length()));
+        let size = segments
+            .iter()
+            .fold(0u64, |sum, s| sum.saturating_add(s.length()));
         Kind::File { size, segments }
     }
 }
@@ -157,12 +159,22 @@ pub struct Folder {
 impl Folder {
     /// The empty folder that workspaces start from: mode 0755, time 0, owner root.
     pub fn empty() -> Self {
-        Folder { meta: Meta { mode: 0o755, ..Meta::default() }, groups: 0, entries: Vec::new() }
+        Folder {
+            meta: Meta {
+                mode: 0o755,
+                ..Meta::default()
+            },
+            groups: 0,
+            entries: Vec::new(),
+        }
     }
 
     /// The entry of this name.
     pub fn get(&self, name: &[u8]) -> Option<&Entry> {
-        let at = self.entries.binary_search_by(|entry| entry.name.as_ref().cmp(name)).ok()?;
+        let at = self
+            .entries
+            .binary_search_by(|entry| entry.name.as_ref().cmp(name))
+            .ok()?;
         self.entries.get(at)
     }
 
@@ -175,7 +187,9 @@ impl Folder {
             one.clear();
             put_entry(&mut one, entry);
             if one.len() > ENTRY_BYTES_MAX {
-                return Err(Malformed("a file of too many pieces: over about 100 GB, or too many holes"));
+                return Err(Malformed(
+                    "a file of too many pieces: over about 100 GB, or too many holes",
+                ));
             }
             if parts.last().is_some_and(|part| part.len() >= PART_BYTES) {
                 parts.push(Vec::new());
@@ -186,12 +200,19 @@ impl Folder {
         }
         match parts.as_slice() {
             [whole] => Ok(vec![named(self.head(WHOLE), whole)]),
-            _ if parts.len() > PARTS_MAX => Err(Malformed("a folder of too many entries: over 64 MiB of listing")),
+            _ if parts.len() > PARTS_MAX => Err(Malformed(
+                "a folder of too many entries: over 64 MiB of listing",
+            )),
             _ => {
-                let mut objects: Vec<_> = parts.iter().map(|part| named(vec![VERSION, PART], part)).collect();
+                let mut objects: Vec<_> = parts
+                    .iter()
+                    .map(|part| named(vec![VERSION, PART], part))
+                    .collect();
                 let mut digests = Vec::new();
                 put_number(&mut digests, objects.len() as u64);
-                objects.iter().for_each(|(digest, _)| digests.extend_from_slice(digest.as_bytes()));
+                objects
+                    .iter()
+                    .for_each(|(digest, _)| digests.extend_from_slice(digest.as_bytes()));
                 objects.push(named(self.head(HEAD), &digests));
                 Ok(objects)
             }
@@ -215,7 +236,10 @@ impl Folder {
         if !sorted {
             return Err(Malformed("its names are not in order"));
         }
-        if entries.iter().any(|e| e.link.is_some_and(|link| link.group >= self.groups)) {
+        if entries
+            .iter()
+            .any(|e| e.link.is_some_and(|link| link.group >= self.groups))
+        {
             return Err(Malformed("a group of hard links is out of range"));
         }
         self.entries.extend(entries);
@@ -247,7 +271,9 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Listing> {
     }
     let mut input = Input::new(bytes);
     if input.byte()? != VERSION {
-        return Err(Malformed("a listing of another version; a newer distcifs may read it"));
+        return Err(Malformed(
+            "a listing of another version; a newer distcifs may read it",
+        ));
     }
     match input.byte()? {
         PART => Ok(Listing::Part(take_entries(input)?)),
@@ -263,7 +289,9 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Listing> {
             if !(2..=PARTS_MAX as u64).contains(&count) {
                 return Err(Malformed("too many or too few parts"));
             }
-            let parts = (0..count).map(|_| input.digest().map(Digest::from_bytes)).collect::<Decoded<_>>()?;
+            let parts = (0..count)
+                .map(|_| input.digest().map(Digest::from_bytes))
+                .collect::<Decoded<_>>()?;
             input.end()?;
             Ok(Listing::Head(folder, parts))
         }
@@ -272,7 +300,11 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Listing> {
 }
 
 fn take_head(input: &mut Input<'_>) -> Decoded<Folder> {
-    Ok(Folder { meta: take_meta(input)?, groups: input.small()?, entries: Vec::new() })
+    Ok(Folder {
+        meta: take_meta(input)?,
+        groups: input.small()?,
+        entries: Vec::new(),
+    })
 }
 
 /// Decodes entries to the end of the input; their count is not stored, so nothing is reserved.
@@ -302,7 +334,11 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
         Kind::Folder(_) => FOLDER,
         Kind::Symlink(_) => SYMLINK,
     };
-    out.push(if entry.link.is_some() { kind | LINKED } else { kind });
+    out.push(if entry.link.is_some() {
+        kind | LINKED
+    } else {
+        kind
+    });
     put_meta(out, &entry.meta);
     if let Some(link) = entry.link {
         put_number(out, u64::from(link.group));
@@ -311,7 +347,9 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     match &entry.kind {
         Kind::File { segments, .. } => {
             put_number(out, segments.len() as u64);
-            segments.iter().for_each(|segment| put_segment(out, segment));
+            segments
+                .iter()
+                .for_each(|segment| put_segment(out, segment));
         }
         Kind::Folder(digest) => out.extend_from_slice(digest.as_bytes()),
         Kind::Symlink(target) => put_bytes(out, target),
@@ -327,7 +365,10 @@ fn take_entry(input: &mut Input<'_>) -> Decoded<Entry> {
     let meta = take_meta(input)?;
     let link = match form & LINKED {
         0 => None,
-        _ => Some(Link { group: input.small()?, count: input.small()? }),
+        _ => Some(Link {
+            group: input.small()?,
+            count: input.small()?,
+        }),
     };
     let kind = match form & !LINKED {
         FILE => take_file(input)?,
@@ -341,12 +382,20 @@ fn take_entry(input: &mut Input<'_>) -> Decoded<Entry> {
         }
         _ => return Err(Malformed("an entry of no known kind")),
     };
-    Ok(Entry { name: name.into(), meta, kind, link })
+    Ok(Entry {
+        name: name.into(),
+        meta,
+        kind,
+        link,
+    })
 }
 
 /// Whether a folder can have an entry of this name.
 pub fn is_entry_name(name: &[u8]) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name != b"." && name != b".." && !name.iter().any(|&b| b == b'/' || b == 0)
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|&b| b == b'/' || b == 0)
 }
 
 /// Tags of segments.
@@ -380,7 +429,10 @@ fn take_file(input: &mut Input<'_>) -> Decoded<Kind> {
         let segment = match input.byte()? {
             INLINE => Segment::Inline(Bytes::copy_from_slice(input.bytes(INLINE_BYTES_MAX)?)),
             HOLE => Segment::Hole(input.number()?),
-            DATA => Segment::Data { length: input.small()?, digest: Digest::from_bytes(input.digest()?) },
+            DATA => Segment::Data {
+                length: input.small()?,
+                digest: Digest::from_bytes(input.digest()?),
+            },
             _ => return Err(Malformed("a piece of no known kind")),
         };
         let length = segment.length();
@@ -388,10 +440,16 @@ fn take_file(input: &mut Input<'_>) -> Decoded<Kind> {
         if length == 0 || (chunk && length > VALUE_BYTES_MAX as u64) {
             return Err(Malformed("a piece that is empty or too large"));
         }
-        size = size.checked_add(length).filter(|&size| size <= SIZE_MAX).ok_or(Malformed("a file is too large"))?;
+        size = size
+            .checked_add(length)
+            .filter(|&size| size <= SIZE_MAX)
+            .ok_or(Malformed("a file is too large"))?;
         segments.push(segment);
     }
-    Ok(Kind::File { size, segments: segments.into() })
+    Ok(Kind::File {
+        size,
+        segments: segments.into(),
+    })
 }
 
 fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
@@ -410,7 +468,10 @@ fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
 fn take_meta(input: &mut Input<'_>) -> Decoded<Meta> {
     let mode = input.small()?;
     let (uid, gid) = (input.small()?, input.small()?);
-    let mtime = Time { seconds: input.signed()?, nanoseconds: input.small()? };
+    let mtime = Time {
+        seconds: input.signed()?,
+        nanoseconds: input.small()?,
+    };
     if mode > MODE_MASK || mtime.nanoseconds >= 1_000_000_000 {
         return Err(Malformed("a mode or time that no file can have"));
     }
@@ -424,9 +485,17 @@ fn take_meta(input: &mut Input<'_>) -> Decoded<Meta> {
         room -= value.len();
         let after = xattrs.last().is_none_or(|(last, _)| last.as_ref() < name);
         if !after || !name.starts_with(b"user.") || name.contains(&0) {
-            return Err(Malformed("an extended attribute that is not kept, or out of order"));
+            return Err(Malformed(
+                "an extended attribute that is not kept, or out of order",
+            ));
         }
         xattrs.push((name.into(), value.into()));
     }
-    Ok(Meta { mode, uid, gid, mtime, xattrs })
+    Ok(Meta {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+    })
 }

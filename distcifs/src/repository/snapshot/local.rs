@@ -14,11 +14,15 @@ use super::format::{Meta, Time, Xattrs};
 use super::manifest::FileKey;
 
 /// Flags of every folder that is opened.
-const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
 
 /// Opens the folder that a capture or restore works in.
 pub(super) fn open_root(dir: &Path) -> Result<OwnedFd> {
-    open(dir, FOLDER_FLAGS, Mode::empty()).map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
+    open(dir, FOLDER_FLAGS, Mode::empty())
+        .map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
 }
 
 /// Opens a folder within another.
@@ -28,12 +32,18 @@ pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> std::result::Result
 
 /// Time of modification.
 pub(super) fn mtime(stat: &FileStat) -> Time {
-    Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
+    Time {
+        seconds: stat.st_mtime,
+        nanoseconds: stat.st_mtime_nsec as u32,
+    }
 }
 
 /// Time of the last change of bytes or attributes.
 pub(super) fn ctime(stat: &FileStat) -> Time {
-    Time { seconds: stat.st_ctime, nanoseconds: stat.st_ctime_nsec as u32 }
+    Time {
+        seconds: stat.st_ctime,
+        nanoseconds: stat.st_ctime_nsec as u32,
+    }
 }
 
 /// The clock that files are stamped with.
@@ -62,10 +72,20 @@ pub(super) fn kind(stat: &FileStat) -> SFlag {
 
 /// Mode, owner and time as a listing has them.
 pub(super) fn meta(stat: &FileStat, xattrs: Xattrs) -> Meta {
-    Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime: mtime(stat), xattrs }
+    Meta {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: mtime(stat),
+        xattrs,
+    }
 }
 
 /// A path or name for people.
 pub(super) fn shown(path: &Path) -> String {
-    if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
+    if path.as_os_str().is_empty() {
+        ".".to_owned()
+    } else {
+        path.display().to_string()
+    }
 }

@@ -24,13 +24,21 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn new(stat: &FileStat, segments: Arc<[Segment]>, xattrs: Xattrs) -> Self {
-        Known { size: stat.st_size as u64, mtime: local::mtime(stat), ctime: local::ctime(stat), segments, xattrs }
+        Known {
+            size: stat.st_size as u64,
+            mtime: local::mtime(stat),
+            ctime: local::ctime(stat),
+            segments,
+            xattrs,
+        }
     }
 
     /// Whether a file that looks like this now still has the same bytes. The change time moves
     /// with every write, chmod and utimens, and nobody can set it.
     pub(super) fn matches(&self, stat: &FileStat) -> bool {
-        self.size == stat.st_size as u64 && self.mtime == local::mtime(stat) && self.ctime == local::ctime(stat)
+        self.size == stat.st_size as u64
+            && self.mtime == local::mtime(stat)
+            && self.ctime == local::ctime(stat)
     }
 }
 
@@ -45,7 +53,9 @@ pub struct Manifest {
 
 impl Manifest {
     pub(super) fn new(files: HashMap<FileKey, Known>) -> Self {
-        Manifest { files: Arc::new(files) }
+        Manifest {
+            files: Arc::new(files),
+        }
     }
 
     /// How many files it knows.

@@ -25,7 +25,14 @@ pub async fn merge(contents: Arc<dyn Contents>, base: Digest, over: Digest) -> R
     let handle = Handle::current();
     on_thread(move |stop| {
         let uploads = Uploads::new(contents.clone(), handle.clone());
-        let mut merge = Merge { contents, handle, uploads, shift: 0, path: PathBuf::new(), stop };
+        let mut merge = Merge {
+            contents,
+            handle,
+            uploads,
+            shift: 0,
+            path: PathBuf::new(),
+            stop,
+        };
         let base = merge.load(base)?;
         merge.shift = base.groups;
         let over = merge.load(over)?;
@@ -50,31 +57,48 @@ struct Merge {
 
 impl Merge {
     fn load(&self, digest: Digest) -> Result<Folder> {
-        self.handle.block_on(load_folder(&*self.contents, digest, &shown(&self.path)))
+        self.handle
+            .block_on(load_folder(&*self.contents, digest, &shown(&self.path)))
     }
 
     /// The union of two folders, all below it sent.
     fn folders(&mut self, base: Folder, over: Folder, depth: usize) -> Result<Folder> {
         self.enter(depth)?;
-        let groups = if over.groups == 0 { base.groups } else { base.groups.max(self.shifted(over.groups)?) };
-        let mut entries: BTreeMap<Box<[u8]>, Entry> =
-            base.entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        let groups = if over.groups == 0 {
+            base.groups
+        } else {
+            base.groups.max(self.shifted(over.groups)?)
+        };
+        let mut entries: BTreeMap<Box<[u8]>, Entry> = base
+            .entries
+            .into_iter()
+            .map(|entry| (entry.name.clone(), entry))
+            .collect();
         for entry in over.entries {
             self.path.push(OsStr::from_bytes(&entry.name));
             let merged = match (entries.get(&entry.name).map(|old| &old.kind), &entry.kind) {
-                (Some(Kind::Folder(old)), Kind::Folder(new)) if old == new && over.groups == 0 => entry,
+                (Some(Kind::Folder(old)), Kind::Folder(new)) if old == new && over.groups == 0 => {
+                    entry
+                }
                 (Some(Kind::Folder(old)), Kind::Folder(new)) => {
                     let (old, new) = (self.load(*old)?, self.load(*new)?);
                     let folder = self.folders(old, new, depth + 1)?;
                     let digest = self.uploads.put_folder(&folder, &self.path)?;
-                    Entry { kind: Kind::Folder(digest), ..entry }
+                    Entry {
+                        kind: Kind::Folder(digest),
+                        ..entry
+                    }
                 }
                 _ => self.moved(entry, over.groups, depth)?,
             };
             entries.insert(merged.name.clone(), merged);
             self.path.pop();
         }
-        Ok(Folder { meta: over.meta, groups, entries: entries.into_values().collect() })
+        Ok(Folder {
+            meta: over.meta,
+            groups,
+            entries: entries.into_values().collect(),
+        })
     }
 
     /// An entry of `over`, its groups renumbered, in a folder with this bound of groups.
@@ -104,10 +128,12 @@ impl Merge {
     }
 
     fn shifted(&self, group: u32) -> Result<u32> {
-        group.checked_add(self.shift).ok_or_else(|| SnapshotError::TooLarge {
-            place: shown(&self.path),
-            why: "too many groups of hard links".to_owned(),
-        })
+        group
+            .checked_add(self.shift)
+            .ok_or_else(|| SnapshotError::TooLarge {
+                place: shown(&self.path),
+                why: "too many groups of hard links".to_owned(),
+            })
     }
 
     /// Checks the depth, and whether anybody still waits.
@@ -117,6 +143,9 @@ impl Merge {
             return Ok(());
         }
         let why = format!("folders nest deeper than {DEPTH_MAX}");
-        Err(SnapshotError::TooLarge { place: shown(&self.path), why })
+        Err(SnapshotError::TooLarge {
+            place: shown(&self.path),
+            why,
+        })
     }
 }

@@ -43,7 +43,13 @@ pub async fn reachable(
         };
         if depth > DEPTH_MAX {
             let why = format!("folders nest deeper than {DEPTH_MAX}");
-            broken(Object::Tree(digest), SnapshotError::TooLarge { place: String::new(), why });
+            broken(
+                Object::Tree(digest),
+                SnapshotError::TooLarge {
+                    place: String::new(),
+                    why,
+                },
+            );
             continue;
         }
         for entry in entries {

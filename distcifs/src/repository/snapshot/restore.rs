@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
+use nix::sys::stat::{
+    FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, geteuid, linkat, symlinkat};
 use tokio::runtime::Handle;
@@ -86,11 +88,15 @@ struct Layout {
 
 impl Layout {
     fn run(&mut self, digest: Digest) -> Result<Manifest> {
-        let root = self.root.try_clone().map_err(|_| self.failed("opening", Errno::EMFILE))?;
+        let root = self
+            .root
+            .try_clone()
+            .map_err(|_| self.failed("opening", Errno::EMFILE))?;
         if digest == Snapshot::empty() {
             // Its time and owner say nothing: nobody made it.
             self.own(&root, None)?;
-            fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(|e| self.failed("changing the mode of", e))?;
+            fchmod(&root, Mode::from_bits_truncate(0o755))
+                .map_err(|e| self.failed("changing the mode of", e))?;
             return Ok(Manifest::default());
         }
         let folder = self.load(digest)?;
@@ -100,37 +106,53 @@ impl Layout {
     }
 
     fn load(&self, digest: Digest) -> Result<Folder> {
-        self.handle.block_on(load_folder(&*self.contents, digest, &shown(&self.path)))
+        self.handle
+            .block_on(load_folder(&*self.contents, digest, &shown(&self.path)))
     }
 
     /// Fills one folder: files, then folders, then its own mode and time.
     fn folder(&mut self, dir: OwnedFd, folder: Folder, depth: usize) -> Result<()> {
         if depth > DEPTH_MAX {
             let why = format!("folders nest deeper than {DEPTH_MAX}");
-            return Err(SnapshotError::TooLarge { place: shown(&self.path), why });
+            return Err(SnapshotError::TooLarge {
+                place: shown(&self.path),
+                why,
+            });
         }
         let mut ahead = ReadAhead::new(&self.contents, &self.handle, self.pieces(&folder));
         for entry in &folder.entries {
             self.stop.check()?;
             self.path.push(OsStr::from_bytes(&entry.name));
-            match (&entry.kind, entry.link.and_then(|link| self.links.get(&link.group).cloned())) {
+            match (
+                &entry.kind,
+                entry
+                    .link
+                    .and_then(|link| self.links.get(&link.group).cloned()),
+            ) {
                 (Kind::Folder(_), _) => {}
                 (_, Some(first)) => self.link(&dir, entry, &first)?,
-                (Kind::File { size, segments }, None) => self.file(&dir, entry, *size, segments, &mut ahead)?,
+                (Kind::File { size, segments }, None) => {
+                    self.file(&dir, entry, *size, segments, &mut ahead)?
+                }
                 (Kind::Symlink(target), None) => self.symlink(&dir, entry, target)?,
             }
             if let Some(link) = entry.link {
-                self.links.entry(link.group).or_insert_with(|| self.path.clone());
+                self.links
+                    .entry(link.group)
+                    .or_insert_with(|| self.path.clone());
             }
             self.path.pop();
         }
         drop(ahead);
         for entry in &folder.entries {
-            let Kind::Folder(digest) = entry.kind else { continue };
+            let Kind::Folder(digest) = entry.kind else {
+                continue;
+            };
             self.path.push(OsStr::from_bytes(&entry.name));
             let name = OsStr::from_bytes(&entry.name);
             mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
-            let below = local::open_folder(&dir, &entry.name).map_err(|e| self.failed("opening", e))?;
+            let below =
+                local::open_folder(&dir, &entry.name).map_err(|e| self.failed("opening", e))?;
             let listing = self.load(digest)?;
             self.folder(below, listing, depth + 1)?;
             self.path.pop();
@@ -143,7 +165,9 @@ impl Layout {
         let mut met = HashSet::new();
         let mut pieces = VecDeque::new();
         for entry in &folder.entries {
-            let again = entry.link.is_some_and(|l| self.links.contains_key(&l.group) || !met.insert(l.group));
+            let again = entry
+                .link
+                .is_some_and(|l| self.links.contains_key(&l.group) || !met.insert(l.group));
             if let (Kind::File { segments, .. }, false) = (&entry.kind, again) {
                 pieces.extend(segments.iter().filter_map(|segment| match segment {
                     Segment::Data { digest, length } => Some((*digest, *length)),
@@ -162,8 +186,14 @@ impl Layout {
         segments: &Arc<[Segment]>,
         ahead: &mut ReadAhead,
     ) -> Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(dir, OsStr::from_bytes(&entry.name), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let made = openat(
+            dir,
+            OsStr::from_bytes(&entry.name),
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        );
         let file = File::from(made.map_err(|e| self.failed("making", e))?);
         let mut at = 0;
         let mut sparse = false;
@@ -179,7 +209,10 @@ impl Layout {
             };
             sparse = matches!(segment, Segment::Hole(_));
             file.write_all_at(bytes, at).map_err(|e| {
-                self.failed("writing", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+                self.failed(
+                    "writing",
+                    e.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
+                )
             })?;
             at = at.saturating_add(segment.length());
         }
@@ -204,12 +237,24 @@ impl Layout {
         let name = OsStr::from_bytes(&entry.name);
         symlinkat(OsStr::from_bytes(target), dir, name).map_err(|e| self.failed("making", e))?;
         if let Some((uid, gid)) = self.owner_of(Some(&entry.meta)) {
-            fchownat(dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|e| self.failed("changing the owner of", e))?;
+            fchownat(
+                dir,
+                name,
+                Some(uid),
+                Some(gid),
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            )
+            .map_err(|e| self.failed("changing the owner of", e))?;
         }
         let time = local::time_spec(entry.meta.mtime);
-        utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time, UtimensatFlags::NoFollowSymlink)
-            .map_err(|e| self.failed("changing the time of", e))
+        utimensat(
+            dir,
+            name,
+            &TimeSpec::UTIME_OMIT,
+            &time,
+            UtimensatFlags::NoFollowSymlink,
+        )
+        .map_err(|e| self.failed("changing the time of", e))
     }
 
     /// Gives a file that is already there one more name.
@@ -220,8 +265,12 @@ impl Layout {
         linkat(&there, old, dir, name, AtFlags::empty()).map_err(|e| self.failed("linking", e))?;
         if let Kind::File { segments, .. } = &entry.kind {
             // A new name moves the change time.
-            let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| self.failed("looking at", e))?;
-            let known = self.files.get(&local::key(&stat)).map(|known| known.segments.clone());
+            let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(|e| self.failed("looking at", e))?;
+            let known = self
+                .files
+                .get(&local::key(&stat))
+                .map(|known| known.segments.clone());
             self.note(&stat, &known.unwrap_or_else(|| segments.clone()), entry);
         }
         Ok(())
@@ -239,7 +288,8 @@ impl Layout {
     /// Owner, attributes, mode and time, in the order in which none undoes another.
     fn finish(&mut self, fd: impl AsFd, meta: &Meta) -> Result<()> {
         self.own(&fd, Some(meta))?;
-        xattr::write(fd.as_fd(), &meta.xattrs).map_err(|e| self.failed("writing attributes of", e))?;
+        xattr::write(fd.as_fd(), &meta.xattrs)
+            .map_err(|e| self.failed("writing attributes of", e))?;
         let mode = Mode::from_bits_truncate(meta.mode);
         fchmod(&fd, mode).map_err(|e| self.failed("changing the mode of", e))?;
         futimens(&fd, &TimeSpec::UTIME_OMIT, &local::time_spec(meta.mtime))
@@ -248,9 +298,8 @@ impl Layout {
 
     fn own(&self, fd: impl AsFd, meta: Option<&Meta>) -> Result<()> {
         match self.owner_of(meta) {
-            Some((uid, gid)) => {
-                fchown(fd, Some(uid), Some(gid)).map_err(|e| self.failed("changing the owner of", e))
-            }
+            Some((uid, gid)) => fchown(fd, Some(uid), Some(gid))
+                .map_err(|e| self.failed("changing the owner of", e)),
             None => Ok(()),
         }
     }
@@ -293,7 +342,12 @@ struct ReadAhead {
 
 impl ReadAhead {
     fn new(contents: &Arc<dyn Contents>, handle: &Handle, wanted: VecDeque<(Digest, u32)>) -> Self {
-        ReadAhead { contents: contents.clone(), handle: handle.clone(), wanted, coming: VecDeque::new() }
+        ReadAhead {
+            contents: contents.clone(),
+            handle: handle.clone(),
+            wanted,
+            coming: VecDeque::new(),
+        }
     }
 
     /// The next chunk, for the file at `path`.
@@ -302,10 +356,16 @@ impl ReadAhead {
             && let Some((digest, length)) = self.wanted.pop_front()
         {
             let contents = self.contents.clone();
-            self.coming.push_back(self.handle.spawn(async move { read_chunk(&*contents, digest, length, "").await }));
+            self.coming.push_back(
+                self.handle
+                    .spawn(async move { read_chunk(&*contents, digest, length, "").await }),
+            );
         }
         let first = self.coming.pop_front().ok_or(SnapshotError::Stopped)?;
-        let read = self.handle.block_on(first).map_err(|_| SnapshotError::Stopped)?;
+        let read = self
+            .handle
+            .block_on(first)
+            .map_err(|_| SnapshotError::Stopped)?;
         read.map_err(|error| error.at(path))
     }
 }

@@ -30,7 +30,11 @@ pub(super) struct Stop(Arc<AtomicBool>);
 impl Stop {
     /// An error once nobody waits for the work any more.
     pub(super) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(SnapshotError::Stopped) } else { Ok(()) }
+        if self.0.load(Ordering::Relaxed) {
+            Err(SnapshotError::Stopped)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -67,27 +71,49 @@ where
         let _gone = done.send(work(stop));
         drop(turn);
     };
-    std::thread::Builder::new().name("snapshot".to_owned()).stack_size(STACK_BYTES).spawn(body).map_err(|error| {
-        let errno = error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
-        SnapshotError::local("starting a thread", errno)
-    })?;
+    std::thread::Builder::new()
+        .name("snapshot".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(body)
+        .map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
+            SnapshotError::local("starting a thread", errno)
+        })?;
     result.await.map_err(|_| SnapshotError::Stopped)?
 }
 
 /// Reads a whole blob of at most `length` bytes, verified by the store.
-pub(super) async fn read_blob(contents: &dyn Contents, object: Object, length: usize, place: &str) -> Result<Bytes> {
+pub(super) async fn read_blob(
+    contents: &dyn Contents,
+    object: Object,
+    length: usize,
+    place: &str,
+) -> Result<Bytes> {
     match contents.read(&object, 0, length).await {
         Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(SnapshotError::Missing { place: place.to_owned(), object }),
-        Err(storage::Error::Damaged { why, .. }) => {
-            Err(SnapshotError::Damaged { place: place.to_owned(), object, why })
-        }
-        Err(error) => Err(SnapshotError::Store { place: place.to_owned(), error }),
+        Ok(None) => Err(SnapshotError::Missing {
+            place: place.to_owned(),
+            object,
+        }),
+        Err(storage::Error::Damaged { why, .. }) => Err(SnapshotError::Damaged {
+            place: place.to_owned(),
+            object,
+            why,
+        }),
+        Err(error) => Err(SnapshotError::Store {
+            place: place.to_owned(),
+            error,
+        }),
     }
 }
 
 /// Reads a chunk that a listing says to have `length` bytes.
-pub(super) async fn read_chunk(contents: &dyn Contents, digest: Digest, length: u32, place: &str) -> Result<Bytes> {
+pub(super) async fn read_chunk(
+    contents: &dyn Contents,
+    digest: Digest,
+    length: u32,
+    place: &str,
+) -> Result<Bytes> {
     let object = Object::Chunk(digest);
     // One byte more than expected: so the store sees the whole blob and verifies it.
     let bytes = read_blob(contents, object.clone(), length as usize + 1, place).await?;
@@ -95,38 +121,66 @@ pub(super) async fn read_chunk(contents: &dyn Contents, digest: Digest, length: 
         return Ok(bytes);
     }
     let why = format!("{} bytes where the listing says {length}", bytes.len());
-    Err(SnapshotError::Damaged { place: place.to_owned(), object, why })
+    Err(SnapshotError::Damaged {
+        place: place.to_owned(),
+        object,
+        why,
+    })
 }
 
 /// Reads one `Tree` object, whichever it is.
-pub(super) async fn load_listing(contents: &dyn Contents, digest: Digest, place: &str) -> Result<Listing> {
+pub(super) async fn load_listing(
+    contents: &dyn Contents,
+    digest: Digest,
+    place: &str,
+) -> Result<Listing> {
     let object = Object::Tree(digest);
     let bytes = read_blob(contents, object, VALUE_BYTES_MAX, place).await?;
     decode(&bytes).map_err(|why| malformed(digest, place, why))
 }
 
 /// Reads a folder's whole listing; the empty snapshot without asking the store.
-pub(super) async fn load_folder(contents: &dyn Contents, digest: Digest, place: &str) -> Result<Folder> {
+pub(super) async fn load_folder(
+    contents: &dyn Contents,
+    digest: Digest,
+    place: &str,
+) -> Result<Folder> {
     if digest == Snapshot::empty() {
         return Ok(Folder::empty());
     }
     let (mut folder, parts) = match load_listing(contents, digest, place).await? {
         Listing::Whole(folder) => return Ok(folder),
         Listing::Head(folder, parts) => (folder, parts),
-        Listing::Part(_) => return Err(malformed(digest, place, Malformed("a part where a folder should be"))),
+        Listing::Part(_) => {
+            return Err(malformed(
+                digest,
+                place,
+                Malformed("a part where a folder should be"),
+            ));
+        }
     };
     for part in parts {
         let Listing::Part(entries) = load_listing(contents, part, place).await? else {
-            return Err(malformed(part, place, Malformed("a folder where a part should be")));
+            return Err(malformed(
+                part,
+                place,
+                Malformed("a folder where a part should be"),
+            ));
         };
-        folder.extend(entries).map_err(|why| malformed(part, place, why))?;
+        folder
+            .extend(entries)
+            .map_err(|why| malformed(part, place, why))?;
     }
     Ok(folder)
 }
 
 /// A listing that does not decode.
 pub(super) fn malformed(digest: Digest, place: &str, why: Malformed) -> SnapshotError {
-    SnapshotError::Damaged { place: place.to_owned(), object: Object::Tree(digest), why: why.to_string() }
+    SnapshotError::Damaged {
+        place: place.to_owned(),
+        object: Object::Tree(digest),
+        why: why.to_string(),
+    }
 }
 
 /// What the tasks that send objects tell.
@@ -150,7 +204,13 @@ impl Uploads {
     /// Sends through this runtime; `put` and `finish` must be called from a thread that may wait.
     pub(super) fn new(contents: Arc<dyn Contents>, handle: Handle) -> Self {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize));
-        Uploads { contents, handle, room, sent: Arc::default(), objects: HashSet::new() }
+        Uploads {
+            contents,
+            handle,
+            room,
+            sent: Arc::default(),
+            objects: HashSet::new(),
+        }
     }
 
     /// Sends an object, unless it was sent before; waits while too much is under way.
@@ -159,20 +219,33 @@ impl Uploads {
             return Ok(());
         }
         let cost = u32::try_from(bytes.len().div_ceil(1 << 10)).unwrap_or(IN_FLIGHT_KIB);
-        let room = self.room.clone().acquire_many_owned(cost.clamp(IN_FLIGHT_LEAST_KIB, IN_FLIGHT_KIB));
-        let permit = self.handle.block_on(room).map_err(|_| SnapshotError::Stopped)?;
+        let room = self
+            .room
+            .clone()
+            .acquire_many_owned(cost.clamp(IN_FLIGHT_LEAST_KIB, IN_FLIGHT_KIB));
+        let permit = self
+            .handle
+            .block_on(room)
+            .map_err(|_| SnapshotError::Stopped)?;
         self.failure()?;
         let (contents, sent, place) = (self.contents.clone(), self.sent.clone(), place.to_owned());
         self.handle.spawn(async move {
             let length = bytes.len() as u64;
             match contents.put(&object, bytes).await {
                 Ok(new) => {
-                    sent.new_bytes.fetch_add(if new { length } else { 0 }, Ordering::Relaxed);
+                    sent.new_bytes
+                        .fetch_add(if new { length } else { 0 }, Ordering::Relaxed);
                     sent.done.fetch_add(1, Ordering::Release);
                 }
                 Err(error) => {
-                    let error = SnapshotError::Store { place: shown(&place), error };
-                    sent.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    let error = SnapshotError::Store {
+                        place: shown(&place),
+                        error,
+                    };
+                    sent.failed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .get_or_insert(error);
                 }
             }
             drop(permit);
@@ -182,9 +255,10 @@ impl Uploads {
 
     /// Encodes and sends a folder's listing; its digest.
     pub(super) fn put_folder(&mut self, folder: &Folder, place: &Path) -> Result<Digest> {
-        let objects = folder
-            .encode()
-            .map_err(|why| SnapshotError::TooLarge { place: shown(place), why: why.to_string() })?;
+        let objects = folder.encode().map_err(|why| SnapshotError::TooLarge {
+            place: shown(place),
+            why: why.to_string(),
+        })?;
         let last = objects.last().map(|(digest, _)| *digest);
         for (digest, bytes) in objects {
             self.put(Object::Tree(digest), bytes, place)?;
@@ -194,7 +268,10 @@ impl Uploads {
 
     /// Waits for all that was sent, makes it durable, and gives the number of bytes that were new.
     pub(super) fn finish(self) -> Result<u64> {
-        let all = self.handle.block_on(self.room.acquire_many(IN_FLIGHT_KIB)).map_err(|_| SnapshotError::Stopped)?;
+        let all = self
+            .handle
+            .block_on(self.room.acquire_many(IN_FLIGHT_KIB))
+            .map_err(|_| SnapshotError::Stopped)?;
         self.failure()?;
         // A task that was cut short by the end of the runtime counted nothing.
         if self.sent.done.load(Ordering::Acquire) != self.objects.len() as u64 {
@@ -206,14 +283,22 @@ impl Uploads {
             let sync = self.contents.sync(self.objects.into_iter().collect());
             self.handle
                 .block_on(sync)
-                .map_err(|error| SnapshotError::Store { place: "making a snapshot durable".to_owned(), error })?;
+                .map_err(|error| SnapshotError::Store {
+                    place: "making a snapshot durable".to_owned(),
+                    error,
+                })?;
         }
         Ok(self.sent.new_bytes.load(Ordering::Relaxed))
     }
 
     /// The first failure of what was sent.
     fn failure(&self) -> Result<()> {
-        match &*self.sent.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self
+            .sent
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }

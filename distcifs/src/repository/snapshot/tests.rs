@@ -42,14 +42,21 @@ struct Memory {
 impl Memory {
     fn blob(&self, object: &Object) -> Option<Bytes> {
         match &self.folder {
-            Some(folder) => fs::read(folder.join(object.to_string())).ok().map(Bytes::from),
+            Some(folder) => fs::read(folder.join(object.to_string()))
+                .ok()
+                .map(Bytes::from),
             None => self.blobs.lock().unwrap().get(object).cloned(),
         }
     }
 
     fn store(&self, object: &Object, bytes: Bytes) -> bool {
         let Some(folder) = &self.folder else {
-            return self.blobs.lock().unwrap().insert(object.clone(), bytes).is_none();
+            return self
+                .blobs
+                .lock()
+                .unwrap()
+                .insert(object.clone(), bytes)
+                .is_none();
         };
         let path = folder.join(object.to_string());
         let new = !path.exists();
@@ -60,7 +67,10 @@ impl Memory {
     }
 
     fn forget(&self, object: &Object) {
-        assert!(self.blobs.lock().unwrap().remove(object).is_some(), "{object} is not there");
+        assert!(
+            self.blobs.lock().unwrap().remove(object).is_some(),
+            "{object} is not there"
+        );
     }
 
     fn objects(&self) -> BTreeSet<Object> {
@@ -77,7 +87,10 @@ fn digest_of(object: &Object) -> Option<Digest> {
 }
 
 fn refused<T>(object: &Object) -> storage::Result<T> {
-    Err(storage::Error::Refused { what: object.to_string(), why: "blobs only".to_owned() })
+    Err(storage::Error::Refused {
+        what: object.to_string(),
+        why: "blobs only".to_owned(),
+    })
 }
 
 impl Contents for Memory {
@@ -90,7 +103,10 @@ impl Contents for Memory {
             }
             let before = self.puts.fetch_add(1, Ordering::SeqCst);
             if self.room.is_some_and(|room| before >= room) {
-                return Err(storage::Error::Full { what: object.to_string(), why: "no room".to_owned() });
+                return Err(storage::Error::Full {
+                    what: object.to_string(),
+                    why: "no room".to_owned(),
+                });
             }
             Ok(self.store(&object, bytes))
         })
@@ -100,9 +116,17 @@ impl Contents for Memory {
         let object = object.clone();
         Box::pin(async move {
             self.reads.fetch_add(1, Ordering::SeqCst);
-            let Some(bytes) = self.blob(&object) else { return Ok(None) };
-            if offset == 0 && length >= bytes.len() && digest_of(&object) != Some(Digest::of(&bytes)) {
-                return Err(storage::Error::Damaged { what: object.to_string(), why: "other bytes".to_owned() });
+            let Some(bytes) = self.blob(&object) else {
+                return Ok(None);
+            };
+            if offset == 0
+                && length >= bytes.len()
+                && digest_of(&object) != Some(Digest::of(&bytes))
+            {
+                return Err(storage::Error::Damaged {
+                    what: object.to_string(),
+                    why: "other bytes".to_owned(),
+                });
             }
             let from = usize::try_from(offset).unwrap().min(bytes.len());
             Ok(Some(bytes.slice(from..(from + length).min(bytes.len()))))
@@ -114,7 +138,12 @@ impl Contents for Memory {
         Box::pin(async move { refused(&object) })
     }
 
-    fn update(&self, object: &Object, _: Option<u64>, _: Vec<(String, Option<Bytes>)>) -> Fut<'_, Updated> {
+    fn update(
+        &self,
+        object: &Object,
+        _: Option<u64>,
+        _: Vec<(String, Option<Bytes>)>,
+    ) -> Fut<'_, Updated> {
         let object = object.clone();
         Box::pin(async move { refused(&object) })
     }
@@ -135,9 +164,15 @@ impl Contents for Memory {
     fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
         let (kind, after) = (format!("{kind}."), after.to_owned());
         Box::pin(async move {
-            let mut names: Vec<_> = self.objects().into_iter().map(|object| (object.to_string(), object)).collect();
+            let mut names: Vec<_> = self
+                .objects()
+                .into_iter()
+                .map(|object| (object.to_string(), object))
+                .collect();
             names.sort();
-            let wanted = names.into_iter().filter(|(name, _)| name.starts_with(&kind) && *name > after);
+            let wanted = names
+                .into_iter()
+                .filter(|(name, _)| name.starts_with(&kind) && *name > after);
             Ok(wanted.take(limit).map(|(_, object)| object).collect())
         })
     }
@@ -170,16 +205,26 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, (Seen, PathBuf)> {
         let below = path.strip_prefix(root).unwrap().to_owned();
         let folder = meta.is_dir();
         let bytes = if folder {
-            let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let mut names: Vec<_> = fs::read_dir(&path)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
             names.sort();
             waiting.extend(names.into_iter().rev());
             Vec::new()
         } else if meta.is_symlink() {
-            fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+            fs::read_link(&path)
+                .unwrap()
+                .as_os_str()
+                .as_bytes()
+                .to_vec()
         } else {
             fs::read(&path).unwrap()
         };
-        let same = first.entry((meta.dev(), meta.ino())).or_insert_with(|| below.clone()).clone();
+        let same = first
+            .entry((meta.dev(), meta.ino()))
+            .or_insert_with(|| below.clone())
+            .clone();
         let seen = Seen {
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
@@ -195,13 +240,23 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, (Seen, PathBuf)> {
 /// Reads in ways that others can't guess: the same for the same seed.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     bytes
 }
 
 fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
     let time = TimeSpec::new(seconds, nanoseconds);
-    utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink).unwrap();
+    utimensat(
+        nix::fcntl::AT_FDCWD,
+        path,
+        &time,
+        &time,
+        UtimensatFlags::NoFollowSymlink,
+    )
+    .unwrap();
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -222,10 +277,20 @@ async fn round_trip(dir: &Path) -> (Arc<Memory>, Captured) {
     let store = memory();
     let captured = capture(store.clone(), dir, None).await.unwrap();
     let there = TempDir::new().unwrap();
-    let manifest = restore(store.clone(), captured.digest, there.path(), None).await.unwrap();
+    let manifest = restore(store.clone(), captured.digest, there.path(), None)
+        .await
+        .unwrap();
     assert_eq!(seen(dir), seen(there.path()));
-    let again = capture(store.clone(), there.path(), Some(&manifest)).await.unwrap();
-    assert_eq!((again.digest, again.hashed_bytes, again.new_bytes), (captured.digest, 0, 0));
-    assert_eq!(*store.durable.lock().unwrap(), store.objects().into_iter().collect());
+    let again = capture(store.clone(), there.path(), Some(&manifest))
+        .await
+        .unwrap();
+    assert_eq!(
+        (again.digest, again.hashed_bytes, again.new_bytes),
+        (captured.digest, 0, 0)
+    );
+    assert_eq!(
+        *store.durable.lock().unwrap(),
+        store.objects().into_iter().collect()
+    );
     (store, captured)
 }

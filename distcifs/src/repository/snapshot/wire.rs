@@ -44,14 +44,20 @@ impl<'a> Input<'a> {
 
     /// The next `count` bytes.
     pub(super) fn take(&mut self, count: usize) -> Decoded<&'a [u8]> {
-        let (head, rest) = self.rest.split_at_checked(count).ok_or(Malformed("it ends too early"))?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(head)
     }
 
     /// The next byte.
     pub(super) fn byte(&mut self) -> Decoded<u8> {
-        let (&byte, rest) = self.rest.split_first().ok_or(Malformed("it ends too early"))?;
+        let (&byte, rest) = self
+            .rest
+            .split_first()
+            .ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(byte)
     }
@@ -68,7 +74,11 @@ impl<'a> Input<'a> {
             number |= bits << (7 * place);
             if byte & 0x80 == 0 {
                 let padded = byte == 0 && place > 0;
-                return if padded { Err(Malformed("a number is padded")) } else { Ok(number) };
+                return if padded {
+                    Err(Malformed("a number is padded"))
+                } else {
+                    Ok(number)
+                };
             }
         }
         Err(Malformed("a number is too long"))
@@ -87,7 +97,8 @@ impl<'a> Input<'a> {
 
     /// The next byte string, of at most `max` bytes.
     pub(super) fn bytes(&mut self, max: usize) -> Decoded<&'a [u8]> {
-        let count = usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
+        let count =
+            usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
         if count > max {
             return Err(Malformed("a name, target or value is too long"));
         }
@@ -96,7 +107,9 @@ impl<'a> Input<'a> {
 
     /// The next 32 bytes.
     pub(super) fn digest(&mut self) -> Decoded<[u8; 32]> {
-        self.take(32)?.try_into().map_err(|_| Malformed("it ends too early"))
+        self.take(32)?
+            .try_into()
+            .map_err(|_| Malformed("it ends too early"))
     }
 
     /// Whether nothing is left.
@@ -106,6 +119,10 @@ impl<'a> Input<'a> {
 
     /// Refuses anything left over.
     pub(super) fn end(self) -> Decoded<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Malformed("bytes follow its end")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Malformed("bytes follow its end"))
+        }
     }
 }

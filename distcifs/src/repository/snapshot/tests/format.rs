@@ -3,26 +3,49 @@
 use super::*;
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(any::<u8>(), 1..20).prop_filter("a name of a file", |name| is_entry_name(name))
+    prop::collection::vec(any::<u8>(), 1..20)
+        .prop_filter("a name of a file", |name| is_entry_name(name))
 }
 
 fn meta() -> impl Strategy<Value = Meta> {
-    let xattr = (prop::collection::vec(1..=255u8, 0..9), prop::collection::vec(any::<u8>(), 0..9));
+    let xattr = (
+        prop::collection::vec(1..=255u8, 0..9),
+        prop::collection::vec(any::<u8>(), 0..9),
+    );
     let xattrs = prop::collection::btree_map(xattr.0, xattr.1, 0..3);
-    (0..0o10000u32, any::<u32>(), any::<u32>(), any::<i64>(), 0..1_000_000_000u32, xattrs).prop_map(
-        |(mode, uid, gid, seconds, nanoseconds, xattrs)| {
-            let named = |(name, value): (Vec<u8>, Vec<u8>)| ([b"user.", &name[..]].concat().into(), value.into());
-            Meta { mode, uid, gid, mtime: Time { seconds, nanoseconds }, xattrs: xattrs.into_iter().map(named).collect() }
-        },
+    (
+        0..0o10000u32,
+        any::<u32>(),
+        any::<u32>(),
+        any::<i64>(),
+        0..1_000_000_000u32,
+        xattrs,
     )
+        .prop_map(|(mode, uid, gid, seconds, nanoseconds, xattrs)| {
+            let named = |(name, value): (Vec<u8>, Vec<u8>)| {
+                ([b"user.", &name[..]].concat().into(), value.into())
+            };
+            Meta {
+                mode,
+                uid,
+                gid,
+                mtime: Time {
+                    seconds,
+                    nanoseconds,
+                },
+                xattrs: xattrs.into_iter().map(named).collect(),
+            }
+        })
 }
 
 fn segment() -> impl Strategy<Value = Segment> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 1..40).prop_map(|bytes| Segment::Inline(bytes.into())),
         (1..1u64 << 50).prop_map(Segment::Hole),
-        (any::<[u8; 32]>(), 1..4u32 << 20)
-            .prop_map(|(digest, length)| Segment::Data { digest: Digest::from_bytes(digest), length }),
+        (any::<[u8; 32]>(), 1..4u32 << 20).prop_map(|(digest, length)| Segment::Data {
+            digest: Digest::from_bytes(digest),
+            length
+        }),
     ]
 }
 
@@ -38,11 +61,22 @@ fn folder() -> impl Strategy<Value = Folder> {
     let link = prop::option::of((0..9u32, any::<u32>()));
     let entries = prop::collection::btree_map(name(), (meta(), kind(), link), 0..8);
     (meta(), entries).prop_map(|(meta, entries)| {
-        let entry = |(name, (meta, kind, link)): (Vec<u8>, (Meta, Kind, Option<(u32, u32)>))| {
-            let link = link.filter(|_| !matches!(kind, Kind::Folder(_)));
-            Entry { name: name.into(), meta, kind, link: link.map(|(group, count)| Link { group, count }) }
+        let mut folder = Folder {
+            meta,
+            groups: 9,
+            entries: Vec::new(),
         };
-        Folder { meta, groups: 9, entries: entries.into_iter().map(entry).collect() }
+        for (name, (meta, kind, link)) in entries {
+            let link = link.filter(|_| !matches!(kind, Kind::Folder(_)));
+            let link = link.map(|(group, count)| Link { group, count });
+            folder.entries.push(Entry {
+                name: name.into(),
+                meta,
+                kind,
+                link,
+            });
+        }
+        folder
     })
 }
 
@@ -82,15 +116,32 @@ proptest! {
 }
 
 fn file(name: &[u8]) -> Entry {
-    Entry { name: name.into(), meta: Meta::default(), kind: Kind::file(Vec::new().into()), link: None }
+    Entry {
+        name: name.into(),
+        meta: Meta::default(),
+        kind: Kind::file(Vec::new().into()),
+        link: None,
+    }
 }
 
 #[test]
 fn hostile_listings_are_refused() {
-    let link = Entry { link: Some(Link { group: 0, count: 2 }), ..file(b"a") };
-    let empty_link = Entry { kind: Kind::Symlink(b""[..].into()), ..file(b"a") };
-    let huge = Entry { kind: Kind::file(vec![Segment::Hole(1 << 62), Segment::Hole(1 << 62)].into()), ..file(b"a") };
-    let nothing = Entry { kind: Kind::file(vec![Segment::Hole(0)].into()), ..file(b"a") };
+    let link = Entry {
+        link: Some(Link { group: 0, count: 2 }),
+        ..file(b"a")
+    };
+    let empty_link = Entry {
+        kind: Kind::Symlink(b""[..].into()),
+        ..file(b"a")
+    };
+    let huge = Entry {
+        kind: Kind::file(vec![Segment::Hole(1 << 62), Segment::Hole(1 << 62)].into()),
+        ..file(b"a")
+    };
+    let nothing = Entry {
+        kind: Kind::file(vec![Segment::Hole(0)].into()),
+        ..file(b"a")
+    };
     for entries in [
         vec![file(b"..")],
         vec![file(b".")],
@@ -105,12 +156,27 @@ fn hostile_listings_are_refused() {
         vec![huge],
         vec![nothing],
     ] {
-        let objects = Folder { entries, ..Folder::empty() }.encode().unwrap();
+        let objects = Folder {
+            entries,
+            ..Folder::empty()
+        }
+        .encode()
+        .unwrap();
         assert!(decode(&objects[0].1).is_err(), "{objects:?}");
     }
-    assert!(decode(&[2, 0]).unwrap_err().to_string().contains("another version"));
+    assert!(
+        decode(&[2, 0])
+            .unwrap_err()
+            .to_string()
+            .contains("another version")
+    );
     // A count of pieces that the input does not hold is no reason to make room for them.
-    assert!(decode(b"\x01\x02\x01a\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01").is_err());
+    assert!(
+        decode(
+            b"\x01\x02\x01a\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -122,8 +188,19 @@ fn the_empty_snapshot_has_its_digest_for_ever() {
 
 #[test]
 fn a_listing_over_its_bound_is_refused() {
-    let chunk = Segment::Data { digest: Snapshot::empty(), length: 1 };
-    let entry = Entry { kind: Kind::file(vec![chunk; 130_000].into()), ..file(b"a") };
-    let refused = Folder { entries: vec![entry], ..Folder::empty() }.encode().unwrap_err();
+    let chunk = Segment::Data {
+        digest: Snapshot::empty(),
+        length: 1,
+    };
+    let entry = Entry {
+        kind: Kind::file(vec![chunk; 130_000].into()),
+        ..file(b"a")
+    };
+    let refused = Folder {
+        entries: vec![entry],
+        ..Folder::empty()
+    }
+    .encode()
+    .unwrap_err();
     assert!(refused.to_string().contains("too many pieces"));
 }
