@@ -441,3 +441,66 @@ proptest! {
         runtime.block_on(round_trip(dir.path()));
     }
 }
+
+/// "Bytes written to the workspace after the commit began may or may not be included."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_meanwhile_does_no_harm() {
+    let dir = TempDir::new().unwrap();
+    let (root, over) = (dir.path().to_owned(), Arc::new(AtomicU64::new(0)));
+    let ended = over.clone();
+    let writer = std::thread::spawn(move || {
+        let mut turn = 0;
+        while ended.load(Ordering::SeqCst) == 0 {
+            turn += 1;
+            let path = root.join(format!("file{}", turn % 7));
+            fs::write(&path, noise(turn * 997 % 600_000, 1)).unwrap();
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(turn as u64 * 31 % 400_000)
+                .unwrap();
+            fs::create_dir_all(root.join("sub/sub")).unwrap();
+            fs::rename(&path, root.join("sub/sub/moved")).unwrap();
+            fs::remove_dir_all(root.join("sub")).unwrap();
+            symlink("/etc", root.join("sub")).unwrap();
+            fs::remove_file(root.join("sub")).unwrap();
+            fs::write(root.join(format!("kept{}", turn % 5)), noise(300_000, 2)).unwrap();
+        }
+    });
+    let store = memory();
+    let mut manifest = Manifest::default();
+    for _ in 0..30 {
+        let captured = capture(store.clone(), dir.path(), Some(&manifest))
+            .await
+            .unwrap();
+        let there = TempDir::new().unwrap();
+        restore(store.clone(), captured.digest, there.path(), None)
+            .await
+            .unwrap();
+        manifest = captured.manifest;
+    }
+    over.store(1, Ordering::SeqCst);
+    writer.join().unwrap();
+    let last = capture(store.clone(), dir.path(), Some(&manifest))
+        .await
+        .unwrap();
+    let afresh = capture(store, dir.path(), None).await.unwrap();
+    assert_eq!(last.digest, afresh.digest);
+}
+
+#[tokio::test]
+async fn a_change_in_a_large_file_sends_little() {
+    let (dir, store) = (TempDir::new().unwrap(), memory());
+    let mut bytes = noise(20 << 20, 5);
+    fs::write(dir.path().join("large"), &bytes).unwrap();
+    capture(store.clone(), dir.path(), None).await.unwrap();
+    bytes.splice(10 << 20..10 << 20, *b"inserted");
+    fs::write(dir.path().join("large"), &bytes).unwrap();
+    let again = capture(store, dir.path(), None).await.unwrap();
+    assert!(
+        again.new_bytes < 9 << 20,
+        "{} bytes are new",
+        again.new_bytes
+    );
+}
