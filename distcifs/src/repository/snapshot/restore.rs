@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,9 @@ use super::{DEPTH_MAX, Snapshot, xattr};
 use crate::storage::{Contents, Digest};
 
 /// Chunks on their way from the store at once: with the largest, 64 MiB.
-const READ_AHEAD: usize = 16;
+const CHUNKS_AHEAD: usize = 16;
+/// Listings of folders side by side on their way at once: few, because each level may have as many.
+const LISTINGS_AHEAD: usize = 4;
 /// Longest wait, at the end, for the clock of the files to move on: two ticks of the slowest
 /// kernel. After it, what is still too new is left out of the manifest.
 const CLOCK_WAIT_MAX: Duration = Duration::from_millis(20);
@@ -119,7 +122,11 @@ impl Layout {
                 why,
             });
         }
-        let mut ahead = ReadAhead::new(&self.contents, &self.handle, self.pieces(&folder));
+        let pieces = self.pieces(&folder);
+        let mut ahead: Chunks =
+            ReadAhead::new(self, CHUNKS_AHEAD, pieces, |contents, (digest, length)| {
+                Box::pin(async move { read_chunk(&*contents, digest, length, "").await })
+            });
         for entry in &folder.entries {
             self.stop.check()?;
             self.path.push(OsStr::from_bytes(&entry.name));
@@ -144,20 +151,35 @@ impl Layout {
             self.path.pop();
         }
         drop(ahead);
-        for entry in &folder.entries {
-            let Kind::Folder(digest) = entry.kind else {
-                continue;
-            };
+        self.subfolders(&dir, &folder, depth)?;
+        self.finish(&dir, &folder.meta)
+    }
+
+    /// Makes and fills the folders within a folder.
+    fn subfolders(&mut self, dir: &OwnedFd, folder: &Folder, depth: usize) -> Result<()> {
+        let listed = |entry: &Entry| match entry.kind {
+            Kind::Folder(digest) => Some(digest),
+            _ => None,
+        };
+        let wanted = folder.entries.iter().filter_map(listed).collect();
+        let mut ahead = ReadAhead::new(self, LISTINGS_AHEAD, wanted, |contents, digest| {
+            Box::pin(async move { load_folder(&*contents, digest, "").await })
+        });
+        for entry in folder
+            .entries
+            .iter()
+            .filter(|entry| listed(entry).is_some())
+        {
             self.path.push(OsStr::from_bytes(&entry.name));
             let name = OsStr::from_bytes(&entry.name);
-            mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
+            mkdirat(dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
             let below =
-                local::open_folder(&dir, &entry.name).map_err(|e| self.failed("opening", e))?;
-            let listing = self.load(digest)?;
+                local::open_folder(dir, &entry.name).map_err(|e| self.failed("opening", e))?;
+            let listing = ahead.next(&self.path)?;
             self.folder(below, listing, depth + 1)?;
             self.path.pop();
         }
-        self.finish(&dir, &folder.meta)
+        Ok(())
     }
 
     /// The chunks that a folder's files need, in the order in which they are written.
@@ -184,7 +206,7 @@ impl Layout {
         entry: &Entry,
         size: u64,
         segments: &Arc<[Segment]>,
-        ahead: &mut ReadAhead,
+        ahead: &mut Chunks,
     ) -> Result<()> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -332,34 +354,42 @@ impl Layout {
     }
 }
 
-/// Chunks asked for before they are needed, a bounded number of them.
-struct ReadAhead {
+/// How one thing is read from the store.
+type Fetch<W, T> = fn(Arc<dyn Contents>, W) -> Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// Things asked for before they are needed, a bounded number of them.
+struct ReadAhead<W, T> {
     contents: Arc<dyn Contents>,
     handle: Handle,
-    wanted: VecDeque<(Digest, u32)>,
-    coming: VecDeque<JoinHandle<Result<Bytes>>>,
+    fetch: Fetch<W, T>,
+    window: usize,
+    wanted: VecDeque<W>,
+    coming: VecDeque<JoinHandle<Result<T>>>,
 }
 
-impl ReadAhead {
-    fn new(contents: &Arc<dyn Contents>, handle: &Handle, wanted: VecDeque<(Digest, u32)>) -> Self {
+/// Chunks by digest and length.
+type Chunks = ReadAhead<(Digest, u32), Bytes>;
+
+impl<W, T: Send + 'static> ReadAhead<W, T> {
+    fn new(layout: &Layout, window: usize, wanted: VecDeque<W>, fetch: Fetch<W, T>) -> Self {
+        let (contents, handle) = (layout.contents.clone(), layout.handle.clone());
         ReadAhead {
-            contents: contents.clone(),
-            handle: handle.clone(),
+            contents,
+            handle,
+            fetch,
+            window,
             wanted,
             coming: VecDeque::new(),
         }
     }
 
-    /// The next chunk, for the file at `path`.
-    fn next(&mut self, path: &Path) -> Result<Bytes> {
-        while self.coming.len() < READ_AHEAD
-            && let Some((digest, length)) = self.wanted.pop_front()
+    /// The next one, for the file or folder at `path`.
+    fn next(&mut self, path: &Path) -> Result<T> {
+        while self.coming.len() < self.window
+            && let Some(wanted) = self.wanted.pop_front()
         {
-            let contents = self.contents.clone();
-            self.coming.push_back(
-                self.handle
-                    .spawn(async move { read_chunk(&*contents, digest, length, "").await }),
-            );
+            let fetch = (self.fetch)(self.contents.clone(), wanted);
+            self.coming.push_back(self.handle.spawn(fetch));
         }
         let first = self.coming.pop_front().ok_or(SnapshotError::Stopped)?;
         let read = self
@@ -370,7 +400,7 @@ impl ReadAhead {
     }
 }
 
-impl Drop for ReadAhead {
+impl<W, T> Drop for ReadAhead<W, T> {
     fn drop(&mut self) {
         self.coming.iter().for_each(JoinHandle::abort);
     }
