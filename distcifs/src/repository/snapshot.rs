@@ -1,1 +1,59 @@
-//! Snapshots: folders as trees and chunks named by digest.
+//! Snapshots: a folder as one digest, over any [`Contents`](crate::storage::Contents).
+//!
+//! [`capture`] reads a folder of the local disk into chunks and listings and gives the digest of
+//! the root's listing; [`restore`] lays a digest out as files again, [`Browser`] reads it in
+//! place, [`merge`] joins two and [`reachable`] names every object that one needs.
+//!
+//! What the caller owes: as long as a [`Manifest`] is in use, the snapshots it came from are roots
+//! for gc, because a capture with it does not send again what it knows to be stored.
+
+mod browse;
+mod capture;
+mod cut;
+mod error;
+mod format;
+mod local;
+mod manifest;
+mod merge;
+mod reach;
+mod restore;
+mod store;
+mod wire;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+pub use browse::Browser;
+pub use capture::{Captured, capture};
+pub use error::{Result, SnapshotError};
+pub use format::{
+    Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, Xattrs, is_entry_name,
+};
+pub use manifest::Manifest;
+pub use merge::merge;
+pub use reach::reachable;
+pub use restore::restore;
+
+use crate::storage::Digest;
+
+/// Deepest folder of a snapshot, counted from its root: paths of the system end at 4,096 bytes, and
+/// a walk holds one descriptor a level.
+pub const DEPTH_MAX: usize = 512;
+
+/// The snapshot that workspaces start from.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot;
+
+impl Snapshot {
+    /// The digest of the empty snapshot: mode 0755, time 0, no entries. It is never stored.
+    pub fn empty() -> Digest {
+        static EMPTY: std::sync::LazyLock<Digest> = std::sync::LazyLock::new(|| {
+            let objects = Folder::empty().encode().unwrap_or_default();
+            objects
+                .last()
+                .map_or(Digest::of(&[]), |(digest, _)| *digest)
+        });
+        *EMPTY
+    }
+}

@@ -1,0 +1,195 @@
+//! A snapshot read in place, without laying it out: for the read-only folders of builds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::Result;
+use super::format::{Entry, Folder, Kind, Segment};
+use super::store::{load_folder, read_chunk};
+use crate::storage::contents::VALUE_BYTES_MAX;
+use crate::storage::{Contents, Digest};
+
+/// Listings kept, bytes: some 100,000 entries.
+const FOLDERS_BYTES_MAX: usize = 16 << 20;
+/// Chunks kept, bytes: eight of the largest, so that files read side by side in pieces of 128 KiB
+/// fetch and verify each chunk once.
+const CHUNKS_BYTES_MAX: usize = 32 << 20;
+
+impl Folder {
+    /// Reads a folder's listing; `Snapshot::empty()` without asking the store.
+    pub async fn load(contents: &dyn Contents, digest: Digest) -> Result<Arc<Folder>> {
+        load_folder(contents, digest, "").await.map(Arc::new)
+    }
+
+    /// About how much memory it takes, bytes.
+    fn weight(&self) -> usize {
+        let entry = |entry: &Entry| {
+            let own = match &entry.kind {
+                Kind::File { segments, .. } => segments
+                    .iter()
+                    .map(|segment| match segment {
+                        Segment::Inline(bytes) => size_of::<Segment>() + bytes.len(),
+                        _ => size_of::<Segment>(),
+                    })
+                    .sum(),
+                Kind::Folder(_) => 0,
+                Kind::Symlink(target) => target.len(),
+            };
+            let xattrs: usize = entry
+                .meta
+                .xattrs
+                .iter()
+                .map(|(name, value)| 32 + name.len() + value.len())
+                .sum();
+            size_of::<Entry>() + entry.name.len() + own + xattrs
+        };
+        size_of::<Folder>() + self.entries.iter().map(entry).sum::<usize>()
+    }
+}
+
+/// Reads snapshots, and keeps what it read lately: objects named by digest never change.
+pub struct Browser {
+    contents: Arc<dyn Contents>,
+    folders: Mutex<Lately<Arc<Folder>>>,
+    chunks: Mutex<Lately<Bytes>>,
+}
+
+impl Browser {
+    /// A browser of this store, with nothing kept yet.
+    pub fn new(contents: Arc<dyn Contents>) -> Self {
+        let folders = Mutex::new(Lately::new(FOLDERS_BYTES_MAX));
+        Browser {
+            contents,
+            folders,
+            chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX)),
+        }
+    }
+
+    /// The listing of a folder.
+    pub async fn folder(&self, digest: Digest) -> Result<Arc<Folder>> {
+        if let Some(folder) = lock(&self.folders).get(&digest) {
+            return Ok(folder);
+        }
+        let folder = Folder::load(&*self.contents, digest).await?;
+        lock(&self.folders).insert(digest, folder.clone(), folder.weight());
+        Ok(folder)
+    }
+
+    /// At most `length` bytes of a file from `offset`: fewer only at its end, or where `length` is
+    /// over 8 MiB. Nothing for what is no file. Every byte is verified.
+    pub async fn read_file(&self, entry: &Entry, offset: u64, length: usize) -> Result<Bytes> {
+        let Kind::File { size, segments } = &entry.kind else {
+            return Ok(Bytes::new());
+        };
+        let end = offset
+            .saturating_add(length.min(VALUE_BYTES_MAX) as u64)
+            .min(*size);
+        let mut out = BytesMut::new();
+        let mut at = 0u64;
+        for segment in segments.iter() {
+            let next = at.saturating_add(segment.length());
+            let (from, to) = (offset.max(at), end.min(next));
+            if from < to {
+                let range = (from - at) as usize..(to - at) as usize;
+                let count = (to - from) as usize;
+                match segment {
+                    Segment::Hole(_) => out.resize(out.len() + count, 0),
+                    Segment::Inline(bytes) => {
+                        out.extend_from_slice(bytes.get(range).unwrap_or_default())
+                    }
+                    Segment::Data { digest, length } => {
+                        let bytes = self.chunk(*digest, *length, entry).await?;
+                        if count as u64 == end - offset {
+                            return Ok(bytes.slice(range));
+                        }
+                        out.extend_from_slice(bytes.get(range).unwrap_or_default());
+                    }
+                }
+            }
+            if next >= end {
+                break;
+            }
+            at = next;
+        }
+        Ok(out.freeze())
+    }
+
+    /// A whole chunk of a file.
+    async fn chunk(&self, digest: Digest, length: u32, entry: &Entry) -> Result<Bytes> {
+        // One chunk may be named with one length only, or the other listing is damaged.
+        if let Some(bytes) = lock(&self.chunks)
+            .get(&digest)
+            .filter(|bytes| bytes.len() == length as usize)
+        {
+            return Ok(bytes);
+        }
+        let bytes = read_chunk(
+            &*self.contents,
+            digest,
+            length,
+            &String::from_utf8_lossy(&entry.name),
+        )
+        .await?;
+        lock(&self.chunks).insert(digest, bytes.clone(), bytes.len());
+        Ok(bytes)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Values used lately, bounded by the bytes that they take.
+struct Lately<T> {
+    values: HashMap<Digest, (T, usize, u64)>,
+    /// The order of use: a counter's value, and what was used then.
+    order: BTreeMap<u64, Digest>,
+    clock: u64,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<T: Clone> Lately<T> {
+    fn new(bytes_max: usize) -> Self {
+        Lately {
+            values: HashMap::new(),
+            order: BTreeMap::new(),
+            clock: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    fn get(&mut self, digest: &Digest) -> Option<T> {
+        let (value, _, used) = self.values.get_mut(digest)?;
+        self.clock += 1;
+        self.order.remove(used);
+        self.order.insert(self.clock, *digest);
+        *used = self.clock;
+        Some(value.clone())
+    }
+
+    /// Keeps a value, and lets go of those used longest ago; one over half of the room is not kept.
+    fn insert(&mut self, digest: Digest, value: T, weight: usize) {
+        if weight > self.bytes_max / 2 {
+            return;
+        }
+        self.clock += 1;
+        if let Some((_, old, used)) = self.values.insert(digest, (value, weight, self.clock)) {
+            self.bytes -= old;
+            self.order.remove(&used);
+        }
+        self.bytes += weight;
+        self.order.insert(self.clock, digest);
+        while self.bytes > self.bytes_max
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.bytes -= self
+                .values
+                .remove(&oldest)
+                .map_or(0, |(_, weight, _)| weight);
+        }
+    }
+}
