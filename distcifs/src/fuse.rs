@@ -12,10 +12,11 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
-    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -73,13 +74,23 @@ impl Mount {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        answer(&self.runtime, reply, asked, ask(Arc::clone(&self.tree)), accept);
+        answer(
+            &self.runtime,
+            reply,
+            asked,
+            ask(Arc::clone(&self.tree)),
+            accept,
+        );
     }
 }
 
 /// Who asks.
 fn caller(request: &Request) -> Caller {
-    Caller { tid: request.pid(), uid: request.uid(), gid: request.gid() }
+    Caller {
+        tid: request.pid(),
+        uid: request.uid(),
+        gid: request.gid(),
+    }
 }
 
 /// The tree's number of an inode.
@@ -118,7 +129,10 @@ fn xattr(size: u32) -> impl FnOnce(ReplyXattr, Bytes) + Send {
 fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && !opened.direct_io);
+    flags.set(
+        FopenFlags::FOPEN_KEEP_CACHE,
+        opened.keep_cache && !opened.direct_io,
+    );
     flags.set(FopenFlags::FOPEN_NONSEEKABLE, opened.nonseekable);
     flags
 }
@@ -140,19 +154,38 @@ impl Filesystem for Mount {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (who, asked) = (caller(request), Asked::name("lookup", request, parent, name));
+        let (who, asked) = (
+            caller(request),
+            Asked::name("lookup", request, parent, name),
+        );
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.lookup(who, ino(parent), name).await }, entry);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.lookup(who, ino(parent), name).await },
+            entry,
+        );
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
         self.tree.forget(ino(number), count);
     }
 
-    fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        self.answer(reply, asked, |tree| async move { tree.getattr(who, ino(number), handle).await }, attributes);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.getattr(who, ino(number), handle).await },
+            attributes,
+        );
     }
 
     fn setattr(
@@ -174,15 +207,33 @@ impl Filesystem for Mount {
         reply: ReplyAttr,
     ) {
         let (who, asked) = (caller(request), Asked::node("setattr", request, number));
-        let (handle, atime, mtime) = (handle.map(u64::from), time_to_set(atime), time_to_set(mtime));
-        let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        self.answer(reply, asked, |tree| async move { tree.setattr(who, ino(number), handle, set).await }, attributes);
+        let (handle, atime, mtime) = (
+            handle.map(u64::from),
+            time_to_set(atime),
+            time_to_set(mtime),
+        );
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.setattr(who, ino(number), handle, set).await },
+            attributes,
+        );
     }
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (who, asked) = (caller(request), Asked::node("readlink", request, number));
         let ask = |tree: Arc<Tree>| async move { tree.readlink(who, ino(number)).await };
-        self.answer(reply, asked, ask, |reply, target| reply.data(target.as_encoded_bytes()));
+        self.answer(reply, asked, ask, |reply, target| {
+            reply.data(target.as_encoded_bytes())
+        });
     }
 
     fn mknod(
@@ -197,31 +248,77 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::name("mknod", request, parent, name));
         let (name, mode) = (name.to_owned(), mode & !umask);
-        self.answer(reply, asked, |tree| async move { tree.mknod(who, ino(parent), name, mode, rdev).await }, entry);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.mknod(who, ino(parent), name, mode, rdev).await },
+            entry,
+        );
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         let (who, asked) = (caller(request), Asked::name("mkdir", request, parent, name));
         let (name, mode) = (name.to_owned(), mode & !umask);
-        self.answer(reply, asked, |tree| async move { tree.mkdir(who, ino(parent), name, mode).await }, entry);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.mkdir(who, ino(parent), name, mode).await },
+            entry,
+        );
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, asked) = (caller(request), Asked::name("unlink", request, parent, name));
+        let (who, asked) = (
+            caller(request),
+            Asked::name("unlink", request, parent, name),
+        );
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.unlink(who, ino(parent), name).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.unlink(who, ino(parent), name).await },
+            done,
+        );
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (who, asked) = (caller(request), Asked::name("rmdir", request, parent, name));
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.rmdir(who, ino(parent), name).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.rmdir(who, ino(parent), name).await },
+            done,
+        );
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (who, asked) = (caller(request), Asked::name("symlink", request, parent, name));
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (who, asked) = (
+            caller(request),
+            Asked::name("symlink", request, parent, name),
+        );
         let (name, target) = (name.to_owned(), target.as_os_str().to_owned());
-        self.answer(reply, asked, |tree| async move { tree.symlink(who, ino(parent), name, target).await }, entry);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.symlink(who, ino(parent), name, target).await },
+            entry,
+        );
     }
 
     fn rename(
@@ -234,28 +331,49 @@ impl Filesystem for Mount {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (who, asked) = (caller(request), Asked::name("rename", request, parent, name));
+        let (who, asked) = (
+            caller(request),
+            Asked::name("rename", request, parent, name),
+        );
         let (name, new_name, flags) = (name.to_owned(), new_name.to_owned(), flags.bits());
         let ask = |tree: Arc<Tree>| async move {
-            tree.rename(who, ino(parent), name, ino(new_parent), new_name, flags).await
+            tree.rename(who, ino(parent), name, ino(new_parent), new_name, flags)
+                .await
         };
         self.answer(reply, asked, ask, done);
     }
 
-    fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let (who, asked) = (caller(request), Asked::name("link", request, parent, name));
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.link(who, ino(number), ino(parent), name).await }, entry);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.link(who, ino(number), ino(parent), name).await },
+            entry,
+        );
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (who, asked, passthrough) =
-            (caller(request), Asked::node("open", request, number), Arc::clone(&self.passthrough));
+        let (who, asked, passthrough) = (
+            caller(request),
+            Asked::node("open", request, number),
+            Arc::clone(&self.passthrough),
+        );
         let flags = flags.0;
         let ask = |tree: Arc<Tree>| async move { tree.open(who, ino(number), flags).await };
         self.answer(reply, asked, ask, move |reply, opened: Opened| {
             let handle = FileHandle(opened.handle);
-            match passthrough.opened(number.0, &opened, writable(flags), |file| reply.open_backing(file)) {
+            match passthrough.opened(number.0, &opened, writable(flags), |file| {
+                reply.open_backing(file)
+            }) {
                 Some(id) => reply.opened_passthrough(handle, PASSED_FLAGS, &id),
                 None => reply.opened(handle, open_flags(&opened)),
             }
@@ -272,20 +390,38 @@ impl Filesystem for Mount {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (who, asked, passthrough) =
-            (caller(request), Asked::name("create", request, parent, name), Arc::clone(&self.passthrough));
+        let (who, asked, passthrough) = (
+            caller(request),
+            Asked::name("create", request, parent, name),
+            Arc::clone(&self.passthrough),
+        );
         let (name, mode) = (name.to_owned(), mode & !umask);
-        let ask = |tree: Arc<Tree>| async move { tree.create(who, ino(parent), name, mode, flags).await };
-        self.answer(reply, asked, ask, move |reply, (found, opened): (Found, Opened)| {
-            let Attributes { attr, ttl } = found.attributes;
-            // fuser has one lifetime for both here: the shorter one is right for both.
-            let (ttl, handle) = (ttl.min(found.name_ttl), FileHandle(opened.handle));
-            let attr = file_attr(&attr);
-            match passthrough.opened(attr.ino.0, &opened, writable(flags), |file| reply.open_backing(file)) {
-                Some(id) => reply.created_passthrough(&ttl, &attr, GENERATION, handle, PASSED_FLAGS, &id),
-                None => reply.created(&ttl, &attr, GENERATION, handle, open_flags(&opened)),
-            }
-        });
+        let ask =
+            |tree: Arc<Tree>| async move { tree.create(who, ino(parent), name, mode, flags).await };
+        self.answer(
+            reply,
+            asked,
+            ask,
+            move |reply, (found, opened): (Found, Opened)| {
+                let Attributes { attr, ttl } = found.attributes;
+                // fuser has one lifetime for both here: the shorter one is right for both.
+                let (ttl, handle) = (ttl.min(found.name_ttl), FileHandle(opened.handle));
+                let attr = file_attr(&attr);
+                match passthrough.opened(attr.ino.0, &opened, writable(flags), |file| {
+                    reply.open_backing(file)
+                }) {
+                    Some(id) => reply.created_passthrough(
+                        &ttl,
+                        &attr,
+                        GENERATION,
+                        handle,
+                        PASSED_FLAGS,
+                        &id,
+                    ),
+                    None => reply.created(&ttl, &attr, GENERATION, handle, open_flags(&opened)),
+                }
+            },
+        );
     }
 
     fn read(
@@ -300,7 +436,9 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        let ask = |tree: Arc<Tree>| async move { tree.read(who, ino(number), handle.0, offset, size).await };
+        let ask = |tree: Arc<Tree>| async move {
+            tree.read(who, ino(number), handle.0, offset, size).await
+        };
         self.answer(reply, asked, ask, |reply, data: Bytes| reply.data(&data));
     }
 
@@ -318,13 +456,27 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::node("write", request, number));
         let data = Bytes::copy_from_slice(data);
-        let ask = |tree: Arc<Tree>| async move { tree.write(who, ino(number), handle.0, offset, data).await };
+        let ask = |tree: Arc<Tree>| async move {
+            tree.write(who, ino(number), handle.0, offset, data).await
+        };
         self.answer(reply, asked, ask, |reply, written| reply.written(written));
     }
 
-    fn flush(&self, request: &Request, number: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let (who, asked) = (caller(request), Asked::node("flush", request, number));
-        self.answer(reply, asked, |tree| async move { tree.flush(who, ino(number), handle.0).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.flush(who, ino(number), handle.0).await },
+            done,
+        );
     }
 
     fn release(
@@ -347,9 +499,21 @@ impl Filesystem for Mount {
         }
     }
 
-    fn fsync(&self, request: &Request, number: INodeNo, handle: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         let (who, asked) = (caller(request), Asked::node("fsync", request, number));
-        self.answer(reply, asked, |tree| async move { tree.fsync(who, ino(number), handle.0, datasync).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.fsync(who, ino(number), handle.0, datasync).await },
+            done,
+        );
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -363,10 +527,18 @@ impl Filesystem for Mount {
         });
     }
 
-    fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
         let ask = |tree: Arc<Tree>| async move {
-            tree.readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false).await
+            tree.readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
+                .await
         };
         self.answer(reply, asked, ask, folders::names);
     }
@@ -381,10 +553,20 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::node("readdirplus", request, number));
         let ask = |tree: Arc<Tree>| async move {
-            tree.readdir(who, ino(number), handle.0, offset, ENTRIES_PER_READDIRPLUS, true).await
+            tree.readdir(
+                who,
+                ino(number),
+                handle.0,
+                offset,
+                ENTRIES_PER_READDIRPLUS,
+                true,
+            )
+            .await
         };
         let tree = Arc::clone(&self.tree);
-        self.answer(reply, asked, ask, move |reply, entries| folders::entries(reply, entries, &tree));
+        self.answer(reply, asked, ask, move |reply, entries| {
+            folders::entries(reply, entries, &tree)
+        });
     }
 
     fn releasedir(
@@ -399,9 +581,21 @@ impl Filesystem for Mount {
         reply.ok();
     }
 
-    fn fsyncdir(&self, request: &Request, number: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         let (who, asked) = (caller(request), Asked::node("fsyncdir", request, number));
-        self.answer(reply, asked, |tree| async move { tree.fsyncdir(who, ino(number), handle.0).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.fsyncdir(who, ino(number), handle.0).await },
+            done,
+        );
     }
 
     fn statfs(&self, request: &Request, number: INodeNo, reply: ReplyStatfs) {
@@ -409,7 +603,16 @@ impl Filesystem for Mount {
         let ask = |tree: Arc<Tree>| async move { tree.statfs(ino(number)).await };
         self.answer(reply, asked, ask, |reply, space| {
             let (block, name) = (space.block_size, NAME_BYTES_MAX);
-            reply.statfs(space.blocks, space.free, space.available, space.files, space.files_free, block, name, block);
+            reply.statfs(
+                space.blocks,
+                space.free,
+                space.available,
+                space.files,
+                space.files_free,
+                block,
+                name,
+                block,
+            );
         });
     }
 
@@ -423,7 +626,10 @@ impl Filesystem for Mount {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (who, asked) = (caller(request), Asked::name("setxattr", request, number, name));
+        let (who, asked) = (
+            caller(request),
+            Asked::name("setxattr", request, number, name),
+        );
         let (name, value) = (name.to_owned(), Bytes::copy_from_slice(value));
         self.answer(
             reply,
@@ -433,21 +639,49 @@ impl Filesystem for Mount {
         );
     }
 
-    fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (who, asked) = (caller(request), Asked::name("getxattr", request, number, name));
+    fn getxattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let (who, asked) = (
+            caller(request),
+            Asked::name("getxattr", request, number, name),
+        );
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.getxattr(who, ino(number), name).await }, xattr(size));
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.getxattr(who, ino(number), name).await },
+            xattr(size),
+        );
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (who, asked) = (caller(request), Asked::node("listxattr", request, number));
-        self.answer(reply, asked, |tree| async move { tree.listxattr(who, ino(number)).await }, xattr(size));
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.listxattr(who, ino(number)).await },
+            xattr(size),
+        );
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, asked) = (caller(request), Asked::name("removexattr", request, number, name));
+        let (who, asked) = (
+            caller(request),
+            Asked::name("removexattr", request, number, name),
+        );
         let name = name.to_owned();
-        self.answer(reply, asked, |tree| async move { tree.removexattr(who, ino(number), name).await }, done);
+        self.answer(
+            reply,
+            asked,
+            |tree| async move { tree.removexattr(who, ino(number), name).await },
+            done,
+        );
     }
 
     fn ioctl(
@@ -476,15 +710,22 @@ impl Filesystem for Mount {
         reply: ReplyPoll,
     ) {
         let (who, asked) = (caller(request), Asked::node("poll", request, number));
-        let wake = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| -> Waker {
-            Box::new(move || {
-                if let Err(error) = notifier.notify() {
-                    tracing::debug!("a poll was not woken: {error}");
-                }
-            })
+        let wake = flags
+            .contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY)
+            .then(|| -> Waker {
+                Box::new(move || {
+                    if let Err(error) = notifier.notify() {
+                        tracing::debug!("a poll was not woken: {error}");
+                    }
+                })
+            });
+        let ask = |tree: Arc<Tree>| async move {
+            tree.poll(who, ino(number), handle.0, events.bits(), wake)
+                .await
+        };
+        self.answer(reply, asked, ask, |reply, ready| {
+            reply.poll(PollEvents::from_bits_truncate(ready))
         });
-        let ask = |tree: Arc<Tree>| async move { tree.poll(who, ino(number), handle.0, events.bits(), wake).await };
-        self.answer(reply, asked, ask, |reply, ready| reply.poll(PollEvents::from_bits_truncate(ready)));
     }
 
     fn fallocate(
@@ -498,8 +739,10 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let (who, asked) = (caller(request), Asked::node("fallocate", request, number));
-        let ask =
-            |tree: Arc<Tree>| async move { tree.fallocate(who, ino(number), handle.0, offset, length, mode).await };
+        let ask = |tree: Arc<Tree>| async move {
+            tree.fallocate(who, ino(number), handle.0, offset, length, mode)
+                .await
+        };
         self.answer(reply, asked, ask, done);
     }
 
@@ -513,7 +756,9 @@ impl Filesystem for Mount {
         reply: ReplyLseek,
     ) {
         let asked = Asked::node("lseek", request, number);
-        let ask = |tree: Arc<Tree>| async move { tree.lseek(ino(number), handle.0, offset, whence).await };
+        let ask = |tree: Arc<Tree>| async move {
+            tree.lseek(ino(number), handle.0, offset, whence).await
+        };
         self.answer(reply, asked, ask, |reply, offset| reply.offset(offset));
     }
 
@@ -535,7 +780,17 @@ impl Filesystem for Mount {
         let length = length.min(u64::from(COPY_BYTES_MAX));
         let ask = |tree: Arc<Tree>| async move {
             let (from, to) = (ino(from), ino(to));
-            tree.copy_file_range(who, from, from_handle.0, from_offset, to, to_handle.0, to_offset, length).await
+            tree.copy_file_range(
+                who,
+                from,
+                from_handle.0,
+                from_offset,
+                to,
+                to_handle.0,
+                to_offset,
+                length,
+            )
+            .await
         };
         self.answer(reply, asked, ask, |reply, copied| {
             reply.written(u32::try_from(copied).unwrap_or(COPY_BYTES_MAX));
@@ -544,4 +799,4 @@ impl Filesystem for Mount {
 }
 
 /// Bytes that one copy_file_range answers for at most: what fits in the reply, in whole pages.
-const COPY_BYTES_MAX: u32 = u32::MAX & !0xfff;
+const COPY_BYTES_MAX: u32 = !0xfff;

@@ -10,8 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use fuser::{
-    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request,
 };
 use tokio::runtime::Handle;
 
@@ -39,8 +40,19 @@ macro_rules! refuse {
 }
 
 refuse!(
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyPoll,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
 );
 
 /// What was asked, for the log line.
@@ -54,12 +66,27 @@ pub(super) struct Asked {
 impl Asked {
     /// A request about a node.
     pub(super) fn node(operation: &'static str, request: &Request, ino: INodeNo) -> Self {
-        Asked { operation, ino: ino.0, name: None, pid: request.pid() }
+        Asked {
+            operation,
+            ino: ino.0,
+            name: None,
+            pid: request.pid(),
+        }
     }
 
     /// A request about a name in a folder.
-    pub(super) fn name(operation: &'static str, request: &Request, parent: INodeNo, name: &OsStr) -> Self {
-        Asked { operation, ino: parent.0, name: Some(name.to_owned()), pid: request.pid() }
+    pub(super) fn name(
+        operation: &'static str,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+    ) -> Self {
+        Asked {
+            operation,
+            ino: parent.0,
+            name: Some(name.to_owned()),
+            pid: request.pid(),
+        }
     }
 }
 
@@ -159,7 +186,13 @@ fn log(asked: &Asked, error: &Error) {
         tracing::debug!("{asked}: {error}");
         return;
     }
-    let Some(unlogged) = LIMIT.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) else { return };
+    let Some(unlogged) = LIMIT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(Instant::now())
+    else {
+        return;
+    };
     if unlogged > 0 {
         tracing::info!("{unlogged} more refusals were not logged");
     }
@@ -171,7 +204,11 @@ fn log(asked: &Asked, error: &Error) {
 }
 
 /// The log's limit; one for the process, for it protects the process's one log.
-static LIMIT: Mutex<Limit> = Mutex::new(Limit { second: None, lines: 0, unlogged: 0 });
+static LIMIT: Mutex<Limit> = Mutex::new(Limit {
+    second: None,
+    lines: 0,
+    unlogged: 0,
+});
 
 /// Counts the lines of a second.
 struct Limit {
@@ -183,7 +220,9 @@ struct Limit {
 impl Limit {
     /// Whether a line may be written; if so, how many were not since the last one.
     fn take(&mut self, now: Instant) -> Option<u64> {
-        let fresh = self.second.is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1));
+        let fresh = self
+            .second
+            .is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1));
         if fresh {
             self.second = Some(now);
             self.lines = 0;
@@ -213,11 +252,20 @@ mod tests {
     }
 
     fn asked() -> Asked {
-        Asked { operation: "test", ino: 1, name: None, pid: 1 }
+        Asked {
+            operation: "test",
+            ino: 1,
+            name: None,
+            pid: 1,
+        }
     }
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     /// Answers a future; an accepted value is told as it is.
@@ -226,7 +274,13 @@ mod tests {
         future: impl Future<Output = Result<i32>> + Send + 'static,
     ) -> Receiver<i32> {
         let (sender, receiver) = channel();
-        answer(runtime.handle(), Told(sender), asked(), future, |told, value| told.0.send(value).unwrap());
+        answer(
+            runtime.handle(),
+            Told(sender),
+            asked(),
+            future,
+            |told, value| told.0.send(value).unwrap(),
+        );
         receiver
     }
 
@@ -234,14 +288,20 @@ mod tests {
     fn what_is_ready_is_answered_before_the_call_returns() {
         let runtime = runtime();
         assert_eq!(ask(&runtime, async { Ok(42) }).try_recv(), Ok(42));
-        assert_eq!(ask(&runtime, async { Err(Error::NoData) }).try_recv(), Ok(libc::ENODATA));
+        assert_eq!(
+            ask(&runtime, async { Err(Error::NoData) }).try_recv(),
+            Ok(libc::ENODATA)
+        );
     }
 
     #[test]
     fn what_waits_is_answered_later_and_holds_nobody_up() {
         let runtime = runtime();
         let (go, wait) = tokio::sync::oneshot::channel();
-        let receiver = ask(&runtime, async move { wait.await.map_err(|_| Error::NoData) });
+        let receiver = ask(
+            &runtime,
+            async move { wait.await.map_err(|_| Error::NoData) },
+        );
         assert!(receiver.try_recv().is_err());
         go.send(7).unwrap();
         assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(7));
@@ -250,7 +310,10 @@ mod tests {
     #[test]
     fn a_panic_is_an_input_output_error_now_or_later() {
         let runtime = runtime();
-        assert_eq!(ask(&runtime, async { panic!("now") }).try_recv(), Ok(libc::EIO));
+        assert_eq!(
+            ask(&runtime, async { panic!("now") }).try_recv(),
+            Ok(libc::EIO)
+        );
         let later = ask(&runtime, async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             panic!("later")
@@ -260,7 +323,11 @@ mod tests {
 
     #[test]
     fn the_log_says_how_much_it_left_out() {
-        let mut limit = Limit { second: None, lines: 0, unlogged: 0 };
+        let mut limit = Limit {
+            second: None,
+            lines: 0,
+            unlogged: 0,
+        };
         let start = Instant::now();
         for _ in 0..REFUSALS_LOGGED_PER_SECOND {
             assert_eq!(limit.take(start), Some(0));

@@ -86,7 +86,12 @@ mod tests {
 
     #[test]
     fn an_errno_of_the_system_stays_unless_the_driver_would_misread_it() {
-        let system = |errno| code(&Error::System { what: String::new(), errno });
+        let system = |errno| {
+            code(&Error::System {
+                what: String::new(),
+                errno,
+            })
+        };
         assert_eq!(system(libc::ENOSPC), libc::ENOSPC);
         assert_eq!(system(libc::EDQUOT), libc::EDQUOT);
         assert_eq!(system(libc::ENOSYS), libc::EOPNOTSUPP);

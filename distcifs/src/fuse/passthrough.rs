@@ -35,7 +35,10 @@ impl<B> Passthrough<B> {
     pub(super) fn new() -> Self {
         Passthrough {
             on: AtomicBool::new(false),
-            open: Mutex::new(Open { inodes: HashMap::new(), handles: HashMap::new() }),
+            open: Mutex::new(Open {
+                inodes: HashMap::new(),
+                handles: HashMap::new(),
+            }),
         }
     }
 
@@ -67,7 +70,13 @@ impl<B> Passthrough<B> {
             None if !self.on.load(Ordering::Relaxed) => return None,
             None => {
                 let id = Arc::new(self.make(file, make)?);
-                open.inodes.insert(ino, Backed { id: Arc::clone(&id), opens: 1 });
+                open.inodes.insert(
+                    ino,
+                    Backed {
+                        id: Arc::clone(&id),
+                        opens: 1,
+                    },
+                );
                 id
             }
         };
@@ -81,7 +90,9 @@ impl<B> Passthrough<B> {
             Ok(id) => Some(id),
             Err(error) => {
                 self.on.store(false, Ordering::Relaxed);
-                tracing::info!("passthrough is off for this mount: the kernel refused a file: {error}");
+                tracing::info!(
+                    "passthrough is off for this mount: the kernel refused a file: {error}"
+                );
                 None
             }
         }
@@ -90,7 +101,9 @@ impl<B> Passthrough<B> {
     /// Ends an open; says whether it was passed through for writing.
     pub(super) fn released(&self, ino: u64, handle: u64) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(writable) = open.handles.remove(&(ino, handle)) else { return false };
+        let Some(writable) = open.handles.remove(&(ino, handle)) else {
+            return false;
+        };
         if let Some(backed) = open.inodes.get_mut(&ino) {
             backed.opens -= 1;
             if backed.opens == 0 {
@@ -107,7 +120,13 @@ mod tests {
 
     fn opened(handle: u64) -> Opened {
         let file = File::open("/proc/self/exe").unwrap();
-        Opened { handle, direct_io: false, keep_cache: true, nonseekable: false, backing: Some(Arc::new(file)) }
+        Opened {
+            handle,
+            direct_io: false,
+            keep_cache: true,
+            nonseekable: false,
+            backing: Some(Arc::new(file)),
+        }
     }
 
     fn on() -> Passthrough<u32> {
@@ -119,32 +138,63 @@ mod tests {
     #[test]
     fn an_inode_has_one_backing_until_its_last_release() {
         let passthrough = on();
-        let first = passthrough.opened(1, &opened(10), false, |_| Ok(100)).unwrap();
-        let second = passthrough.opened(1, &opened(11), true, |_| Ok(200)).unwrap();
+        let first = passthrough
+            .opened(1, &opened(10), false, |_| Ok(100))
+            .unwrap();
+        let second = passthrough
+            .opened(1, &opened(11), true, |_| Ok(200))
+            .unwrap();
         assert_eq!((*first, *second), (100, 100));
         assert!(!passthrough.released(1, 10));
         assert!(passthrough.released(1, 11));
-        assert_eq!(Arc::strong_count(&first), 2, "only the two answers hold it now");
-        assert_eq!(*passthrough.opened(1, &opened(12), false, |_| Ok(300)).unwrap(), 300);
+        assert_eq!(
+            Arc::strong_count(&first),
+            2,
+            "only the two answers hold it now"
+        );
+        assert_eq!(
+            *passthrough
+                .opened(1, &opened(12), false, |_| Ok(300))
+                .unwrap(),
+            300
+        );
     }
 
     #[test]
     fn a_refusal_switches_it_off_but_not_for_what_is_open() {
         let passthrough = on();
-        assert!(passthrough.opened(1, &opened(10), false, |_| Ok(100)).is_some());
+        assert!(
+            passthrough
+                .opened(1, &opened(10), false, |_| Ok(100))
+                .is_some()
+        );
         let refused = |_: &File| Err(io::Error::from_raw_os_error(libc::EPERM));
         assert!(passthrough.opened(2, &opened(11), false, refused).is_none());
-        assert!(passthrough.opened(3, &opened(12), false, |_| Ok(300)).is_none());
-        assert!(passthrough.opened(1, &opened(13), false, |_| Ok(400)).is_some());
+        assert!(
+            passthrough
+                .opened(3, &opened(12), false, |_| Ok(300))
+                .is_none()
+        );
+        assert!(
+            passthrough
+                .opened(1, &opened(13), false, |_| Ok(400))
+                .is_some()
+        );
     }
 
     #[test]
     fn without_the_kernel_or_a_file_there_is_none() {
         let off = Passthrough::new();
         assert!(off.opened(1, &opened(10), false, |_| Ok(1)).is_none());
-        let generated = Opened { backing: None, ..opened(10) };
+        let generated = Opened {
+            backing: None,
+            ..opened(10)
+        };
         assert!(on().opened(1, &generated, false, |_| Ok(1)).is_none());
-        let direct = Opened { direct_io: true, ..opened(10) };
+        let direct = Opened {
+            direct_io: true,
+            ..opened(10)
+        };
         assert!(on().opened(1, &direct, false, |_| Ok(1)).is_none());
         assert!(!on().released(1, 10));
     }

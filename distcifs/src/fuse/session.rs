@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use fuser::{BackgroundSession, Config, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL};
+use fuser::{
+    BackgroundSession, Config, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session,
+    SessionACL,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -82,7 +85,10 @@ pub fn mount(tree: Arc<Tree>, settings: &Settings, runtime: Handle) -> io::Resul
     thread::Builder::new()
         .name("attributes".into())
         .spawn(move || forget_attributes(&stale, &notifier))?;
-    Ok(Mounted { ended, _session: ManuallyDrop::new(session.spawn()?) })
+    Ok(Mounted {
+        ended,
+        _session: ManuallyDrop::new(session.spawn()?),
+    })
 }
 
 /// fuser's form of the settings.
@@ -90,17 +96,31 @@ fn config(settings: &Settings) -> Config {
     let mut config = Config::default();
     config.n_threads = Some(READER_THREADS);
     config.clone_fd = true;
-    config.acl = if settings.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if settings.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     config.mount_options = vec![
         MountOption::FSName(settings.name.clone()),
-        MountOption::Subtype("distcifs".into()),
+        // As root fuser drops its own Subtype, and the type would be `fuse`; the kernel and
+        // fusermount3 both take it in this form.
+        MountOption::CUSTOM("subtype=distcifs".into()),
         MountOption::DefaultPermissions,
         MountOption::NoDev,
         MountOption::NoSuid,
-        if settings.read_only { MountOption::RO } else { MountOption::RW },
+        if settings.read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
     ];
-    config.mount_options.extend(settings.no_exec.then_some(MountOption::NoExec));
-    config.mount_options.extend(settings.no_atime.then_some(MountOption::NoAtime));
+    config
+        .mount_options
+        .extend(settings.no_exec.then_some(MountOption::NoExec));
+    config
+        .mount_options
+        .extend(settings.no_atime.then_some(MountOption::NoAtime));
     config
 }
 
@@ -124,10 +144,16 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     }
     // Each may be refused with the nearest value that is taken.
     if let Err(nearest) = config.set_max_write(REQUEST_BYTES_MAX) {
-        tracing::debug!("writes of {nearest} bytes at most: {:?}", config.set_max_write(nearest));
+        tracing::debug!(
+            "writes of {nearest} bytes at most: {:?}",
+            config.set_max_write(nearest)
+        );
     }
     if let Err(nearest) = config.set_max_readahead(REQUEST_BYTES_MAX) {
-        tracing::debug!("readahead of {nearest} bytes at most: {:?}", config.set_max_readahead(nearest));
+        tracing::debug!(
+            "readahead of {nearest} bytes at most: {:?}",
+            config.set_max_readahead(nearest)
+        );
     }
     if config.set_max_background(BACKGROUND_REQUESTS_MAX).is_err() {
         tracing::debug!("the number of background requests stays");
@@ -136,7 +162,10 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     let passes = passthrough
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
         && config.set_max_stack_depth(1).is_ok();
-    tracing::info!("passthrough of local files: {}", if passes { "on" } else { "off" });
+    tracing::info!(
+        "passthrough of local files: {}",
+        if passes { "on" } else { "off" }
+    );
     passes
 }
 
@@ -182,5 +211,9 @@ pub fn advice(error: &io::Error, mountpoint: &Path) -> String {
     } else {
         ""
     };
-    format!("can't mount on {}: {}{remedy}", mountpoint.display(), text.trim_end())
+    format!(
+        "can't mount on {}: {}{remedy}",
+        mountpoint.display(),
+        text.trim_end()
+    )
 }
