@@ -70,7 +70,8 @@ pub fn mount(tree: Arc<Tree>, settings: &Settings, runtime: Handle) -> io::Resul
         tree,
         runtime,
         passthrough: Arc::new(Passthrough::new()),
-        may_pass: settings.passthrough,
+        // Registering a file takes CAP_SYS_ADMIN.
+        may_pass: settings.passthrough && nix::unistd::geteuid().is_root(),
         stale_attributes,
         ended: Some(end),
     };
@@ -158,7 +159,7 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     if config.set_max_background(BACKGROUND_REQUESTS_MAX).is_err() {
         tracing::debug!("the number of background requests stays");
     }
-    // Registering a file takes CAP_SYS_ADMIN; without it the first open finds out.
+    // A container may withhold what this needs all the same: then the first open finds out.
     let passes = passthrough
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
         && config.set_max_stack_depth(1).is_ok();
