@@ -12,11 +12,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -26,20 +25,15 @@ mod attr;
 mod errno;
 mod folders;
 mod passthrough;
+mod replies;
 pub mod session;
 
-use crate::repository::Result;
 use crate::tree::requests::{Tree, Waker};
-use crate::tree::{Attributes, Caller, Found, Ino, Opened, SetAttr};
+use crate::tree::{Caller, Ino, SetAttr};
 use answer::{Asked, answer};
-use attr::{file_attr, time_to_set};
+use attr::time_to_set;
 use passthrough::Passthrough;
-
-/// Inode numbers are never used twice in a mount, so there is only one generation.
-const GENERATION: Generation = Generation(0);
-
-/// Longest name that statfs(2) tells: NAME_MAX.
-const NAME_BYTES_MAX: u32 = 255;
+use replies::{COPY_BYTES_MAX, attributes, copied, done, entry, xattr};
 
 /// Names in an answer to readdir: a page of the kernel's buffer holds about that many.
 const NAMES_PER_READDIR: usize = 128;
@@ -61,27 +55,13 @@ struct Mount {
     ended: Option<oneshot::Sender<()>>,
 }
 
-impl Mount {
-    /// Answers with what the tree makes of a request.
-    fn answer<R, T, F>(
-        &self,
-        reply: R,
-        asked: Asked,
-        ask: impl FnOnce(Arc<Tree>) -> F,
-        accept: impl FnOnce(R, T) + Send + 'static,
-    ) where
-        R: answer::Refuse,
-        T: Send + 'static,
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        answer(
-            &self.runtime,
-            reply,
-            asked,
-            ask(Arc::clone(&self.tree)),
-            accept,
-        );
-    }
+/// Answers with what a method of the tree gives, turned into a reply by the last argument.
+macro_rules! ask {
+    ($mount:ident, $reply:ident, $asked:ident; $method:ident($($argument:expr),*) => $accept:expr) => {{
+        let tree = Arc::clone(&$mount.tree);
+        let future = async move { tree.$method($($argument),*).await };
+        answer(&$mount.runtime, $reply, $asked, future, $accept);
+    }};
 }
 
 /// Who asks.
@@ -103,44 +83,6 @@ fn writable(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
-fn entry(reply: ReplyEntry, found: Found) {
-    let Attributes { attr, ttl } = found.attributes;
-    reply.entry_with_ttls(&ttl, &found.name_ttl, &file_attr(&attr), GENERATION);
-}
-
-fn attributes(reply: ReplyAttr, Attributes { attr, ttl }: Attributes) {
-    reply.attr(&ttl, &file_attr(&attr));
-}
-
-fn done(reply: ReplyEmpty, (): ()) {
-    reply.ok();
-}
-
-/// A value of an extended attribute, or only its size when the caller gave no buffer.
-fn xattr(size: u32) -> impl FnOnce(ReplyXattr, Bytes) + Send {
-    move |reply, value| match u32::try_from(value.len()) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(&value),
-        Ok(_) | Err(_) => reply.error(fuser::Errno::ERANGE),
-    }
-}
-
-/// What the kernel may do with an open file that it asks us about.
-fn open_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags.set(
-        FopenFlags::FOPEN_KEEP_CACHE,
-        opened.keep_cache && !opened.direct_io,
-    );
-    flags.set(FopenFlags::FOPEN_NONSEEKABLE, opened.nonseekable);
-    flags
-}
-
-/// With a passed-through file the kernel takes no other flag but this one: a flush would reach us
-/// with nothing to flush.
-const PASSED_FLAGS: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
-
 impl Filesystem for Mount {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         if session::ask_kernel(config, self.may_pass) {
@@ -154,17 +96,10 @@ impl Filesystem for Mount {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("lookup", request, parent, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("lookup", request, parent, name);
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.lookup(who, ino(parent), name).await },
-            entry,
-        );
+        ask!(self, reply, asked; lookup(who, ino(parent), name) => entry);
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
@@ -180,12 +115,7 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.getattr(who, ino(number), handle).await },
-            attributes,
-        );
+        ask!(self, reply, asked; getattr(who, ino(number), handle) => attributes);
     }
 
     fn setattr(
@@ -220,20 +150,14 @@ impl Filesystem for Mount {
             atime,
             mtime,
         };
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.setattr(who, ino(number), handle, set).await },
-            attributes,
-        );
+        ask!(self, reply, asked; setattr(who, ino(number), handle, set) => attributes);
     }
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (who, asked) = (caller(request), Asked::node("readlink", request, number));
-        let ask = |tree: Arc<Tree>| async move { tree.readlink(who, ino(number)).await };
-        self.answer(reply, asked, ask, |reply, target| {
-            reply.data(target.as_encoded_bytes())
-        });
+        ask!(self, reply, asked;
+            readlink(who, ino(number))
+            => |reply, target| { reply.data(target.as_encoded_bytes()) });
     }
 
     fn mknod(
@@ -248,12 +172,7 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::name("mknod", request, parent, name));
         let (name, mode) = (name.to_owned(), mode & !umask);
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.mknod(who, ino(parent), name, mode, rdev).await },
-            entry,
-        );
+        ask!(self, reply, asked; mknod(who, ino(parent), name, mode, rdev) => entry);
     }
 
     fn mkdir(
@@ -267,37 +186,20 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::name("mkdir", request, parent, name));
         let (name, mode) = (name.to_owned(), mode & !umask);
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.mkdir(who, ino(parent), name, mode).await },
-            entry,
-        );
+        ask!(self, reply, asked; mkdir(who, ino(parent), name, mode) => entry);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("unlink", request, parent, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("unlink", request, parent, name);
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.unlink(who, ino(parent), name).await },
-            done,
-        );
+        ask!(self, reply, asked; unlink(who, ino(parent), name) => done);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (who, asked) = (caller(request), Asked::name("rmdir", request, parent, name));
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.rmdir(who, ino(parent), name).await },
-            done,
-        );
+        ask!(self, reply, asked; rmdir(who, ino(parent), name) => done);
     }
 
     fn symlink(
@@ -308,17 +210,10 @@ impl Filesystem for Mount {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("symlink", request, parent, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("symlink", request, parent, name);
         let (name, target) = (name.to_owned(), target.as_os_str().to_owned());
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.symlink(who, ino(parent), name, target).await },
-            entry,
-        );
+        ask!(self, reply, asked; symlink(who, ino(parent), name, target) => entry);
     }
 
     fn rename(
@@ -331,16 +226,12 @@ impl Filesystem for Mount {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("rename", request, parent, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("rename", request, parent, name);
         let (name, new_name, flags) = (name.to_owned(), new_name.to_owned(), flags.bits());
-        let ask = |tree: Arc<Tree>| async move {
-            tree.rename(who, ino(parent), name, ino(new_parent), new_name, flags)
-                .await
-        };
-        self.answer(reply, asked, ask, done);
+        ask!(self, reply, asked;
+            rename(who, ino(parent), name, ino(new_parent), new_name, flags)
+            => done);
     }
 
     fn link(
@@ -353,31 +244,14 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::name("link", request, parent, name));
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.link(who, ino(number), ino(parent), name).await },
-            entry,
-        );
+        ask!(self, reply, asked; link(who, ino(number), ino(parent), name) => entry);
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (who, asked, passthrough) = (
-            caller(request),
-            Asked::node("open", request, number),
-            Arc::clone(&self.passthrough),
-        );
-        let flags = flags.0;
-        let ask = |tree: Arc<Tree>| async move { tree.open(who, ino(number), flags).await };
-        self.answer(reply, asked, ask, move |reply, opened: Opened| {
-            let handle = FileHandle(opened.handle);
-            match passthrough.opened(number.0, &opened, writable(flags), |file| {
-                reply.open_backing(file)
-            }) {
-                Some(id) => reply.opened_passthrough(handle, PASSED_FLAGS, &id),
-                None => reply.opened(handle, open_flags(&opened)),
-            }
-        });
+        let who = caller(request);
+        let asked = Asked::node("open", request, number);
+        let accept = replies::opened(Arc::clone(&self.passthrough), number.0, writable(flags.0));
+        ask!(self, reply, asked; open(who, ino(number), flags.0) => accept);
     }
 
     fn create(
@@ -390,38 +264,11 @@ impl Filesystem for Mount {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (who, asked, passthrough) = (
-            caller(request),
-            Asked::name("create", request, parent, name),
-            Arc::clone(&self.passthrough),
-        );
+        let who = caller(request);
+        let asked = Asked::name("create", request, parent, name);
+        let accept = replies::created(Arc::clone(&self.passthrough), writable(flags));
         let (name, mode) = (name.to_owned(), mode & !umask);
-        let ask =
-            |tree: Arc<Tree>| async move { tree.create(who, ino(parent), name, mode, flags).await };
-        self.answer(
-            reply,
-            asked,
-            ask,
-            move |reply, (found, opened): (Found, Opened)| {
-                let Attributes { attr, ttl } = found.attributes;
-                // fuser has one lifetime for both here: the shorter one is right for both.
-                let (ttl, handle) = (ttl.min(found.name_ttl), FileHandle(opened.handle));
-                let attr = file_attr(&attr);
-                match passthrough.opened(attr.ino.0, &opened, writable(flags), |file| {
-                    reply.open_backing(file)
-                }) {
-                    Some(id) => reply.created_passthrough(
-                        &ttl,
-                        &attr,
-                        GENERATION,
-                        handle,
-                        PASSED_FLAGS,
-                        &id,
-                    ),
-                    None => reply.created(&ttl, &attr, GENERATION, handle, open_flags(&opened)),
-                }
-            },
-        );
+        ask!(self, reply, asked; create(who, ino(parent), name, mode, flags) => accept);
     }
 
     fn read(
@@ -436,10 +283,9 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        let ask = |tree: Arc<Tree>| async move {
-            tree.read(who, ino(number), handle.0, offset, size).await
-        };
-        self.answer(reply, asked, ask, |reply, data: Bytes| reply.data(&data));
+        ask!(self, reply, asked;
+            read(who, ino(number), handle.0, offset, size)
+            => |reply, data: Bytes| reply.data(&data));
     }
 
     fn write(
@@ -456,10 +302,9 @@ impl Filesystem for Mount {
     ) {
         let (who, asked) = (caller(request), Asked::node("write", request, number));
         let data = Bytes::copy_from_slice(data);
-        let ask = |tree: Arc<Tree>| async move {
-            tree.write(who, ino(number), handle.0, offset, data).await
-        };
-        self.answer(reply, asked, ask, |reply, written| reply.written(written));
+        ask!(self, reply, asked;
+            write(who, ino(number), handle.0, offset, data)
+            => |reply, written| reply.written(written));
     }
 
     fn flush(
@@ -471,12 +316,7 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let (who, asked) = (caller(request), Asked::node("flush", request, number));
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.flush(who, ino(number), handle.0).await },
-            done,
-        );
+        ask!(self, reply, asked; flush(who, ino(number), handle.0) => done);
     }
 
     fn release(
@@ -508,23 +348,12 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let (who, asked) = (caller(request), Asked::node("fsync", request, number));
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.fsync(who, ino(number), handle.0, datasync).await },
-            done,
-        );
+        ask!(self, reply, asked; fsync(who, ino(number), handle.0, datasync) => done);
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (who, asked) = (caller(request), Asked::node("opendir", request, number));
-        let ask = |tree: Arc<Tree>| async move { tree.opendir(who, ino(number)).await };
-        self.answer(reply, asked, ask, |reply, opened: Opened| {
-            let mut flags = FopenFlags::empty();
-            let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-            flags.set(cached, opened.keep_cache);
-            reply.opened(FileHandle(opened.handle), flags);
-        });
+        ask!(self, reply, asked; opendir(who, ino(number)) => replies::opened_folder);
     }
 
     fn readdir(
@@ -536,11 +365,9 @@ impl Filesystem for Mount {
         reply: ReplyDirectory,
     ) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
-        let ask = |tree: Arc<Tree>| async move {
-            tree.readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
-                .await
-        };
-        self.answer(reply, asked, ask, folders::names);
+        ask!(self, reply, asked;
+            readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
+            => folders::names);
     }
 
     fn readdirplus(
@@ -552,21 +379,11 @@ impl Filesystem for Mount {
         reply: ReplyDirectoryPlus,
     ) {
         let (who, asked) = (caller(request), Asked::node("readdirplus", request, number));
-        let ask = |tree: Arc<Tree>| async move {
-            tree.readdir(
-                who,
-                ino(number),
-                handle.0,
-                offset,
-                ENTRIES_PER_READDIRPLUS,
-                true,
-            )
-            .await
-        };
-        let tree = Arc::clone(&self.tree);
-        self.answer(reply, asked, ask, move |reply, entries| {
-            folders::entries(reply, entries, &tree)
-        });
+        let forgetter = Arc::clone(&self.tree);
+        let limit = ENTRIES_PER_READDIRPLUS;
+        ask!(self, reply, asked;
+            readdir(who, ino(number), handle.0, offset, limit, true)
+            => move |reply, entries| { folders::entries(reply, entries, &forgetter) });
     }
 
     fn releasedir(
@@ -590,30 +407,12 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let (who, asked) = (caller(request), Asked::node("fsyncdir", request, number));
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.fsyncdir(who, ino(number), handle.0).await },
-            done,
-        );
+        ask!(self, reply, asked; fsyncdir(who, ino(number), handle.0) => done);
     }
 
     fn statfs(&self, request: &Request, number: INodeNo, reply: ReplyStatfs) {
         let asked = Asked::node("statfs", request, number);
-        let ask = |tree: Arc<Tree>| async move { tree.statfs(ino(number)).await };
-        self.answer(reply, asked, ask, |reply, space| {
-            let (block, name) = (space.block_size, NAME_BYTES_MAX);
-            reply.statfs(
-                space.blocks,
-                space.free,
-                space.available,
-                space.files,
-                space.files_free,
-                block,
-                name,
-                block,
-            );
-        });
+        ask!(self, reply, asked; statfs(ino(number)) => replies::space);
     }
 
     fn setxattr(
@@ -626,17 +425,10 @@ impl Filesystem for Mount {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("setxattr", request, number, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("setxattr", request, number, name);
         let (name, value) = (name.to_owned(), Bytes::copy_from_slice(value));
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.setxattr(who, ino(number), name, value, flags).await },
-            done,
-        );
+        ask!(self, reply, asked; setxattr(who, ino(number), name, value, flags) => done);
     }
 
     fn getxattr(
@@ -647,41 +439,22 @@ impl Filesystem for Mount {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("getxattr", request, number, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("getxattr", request, number, name);
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.getxattr(who, ino(number), name).await },
-            xattr(size),
-        );
+        ask!(self, reply, asked; getxattr(who, ino(number), name) => xattr(size));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (who, asked) = (caller(request), Asked::node("listxattr", request, number));
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.listxattr(who, ino(number)).await },
-            xattr(size),
-        );
+        ask!(self, reply, asked; listxattr(who, ino(number)) => xattr(size));
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, asked) = (
-            caller(request),
-            Asked::name("removexattr", request, number, name),
-        );
+        let who = caller(request);
+        let asked = Asked::name("removexattr", request, number, name);
         let name = name.to_owned();
-        self.answer(
-            reply,
-            asked,
-            |tree| async move { tree.removexattr(who, ino(number), name).await },
-            done,
-        );
+        ask!(self, reply, asked; removexattr(who, ino(number), name) => done);
     }
 
     fn ioctl(
@@ -719,13 +492,9 @@ impl Filesystem for Mount {
                     }
                 })
             });
-        let ask = |tree: Arc<Tree>| async move {
-            tree.poll(who, ino(number), handle.0, events.bits(), wake)
-                .await
-        };
-        self.answer(reply, asked, ask, |reply, ready| {
-            reply.poll(PollEvents::from_bits_truncate(ready))
-        });
+        ask!(self, reply, asked;
+            poll(who, ino(number), handle.0, events.bits(), wake)
+            => |reply, ready| { reply.poll(PollEvents::from_bits_truncate(ready)) });
     }
 
     fn fallocate(
@@ -739,11 +508,9 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let (who, asked) = (caller(request), Asked::node("fallocate", request, number));
-        let ask = |tree: Arc<Tree>| async move {
-            tree.fallocate(who, ino(number), handle.0, offset, length, mode)
-                .await
-        };
-        self.answer(reply, asked, ask, done);
+        ask!(self, reply, asked;
+            fallocate(who, ino(number), handle.0, offset, length, mode)
+            => done);
     }
 
     fn lseek(
@@ -756,10 +523,9 @@ impl Filesystem for Mount {
         reply: ReplyLseek,
     ) {
         let asked = Asked::node("lseek", request, number);
-        let ask = |tree: Arc<Tree>| async move {
-            tree.lseek(ino(number), handle.0, offset, whence).await
-        };
-        self.answer(reply, asked, ask, |reply, offset| reply.offset(offset));
+        ask!(self, reply, asked;
+            lseek(ino(number), handle.0, offset, whence)
+            => |reply, offset| reply.offset(offset));
     }
 
     fn copy_file_range(
@@ -778,25 +544,8 @@ impl Filesystem for Mount {
         let (who, asked) = (caller(request), Asked::node("copy_file_range", request, to));
         // The reply holds 32 bits; a copy may always be shorter than was asked.
         let length = length.min(u64::from(COPY_BYTES_MAX));
-        let ask = |tree: Arc<Tree>| async move {
-            let (from, to) = (ino(from), ino(to));
-            tree.copy_file_range(
-                who,
-                from,
-                from_handle.0,
-                from_offset,
-                to,
-                to_handle.0,
-                to_offset,
-                length,
-            )
-            .await
-        };
-        self.answer(reply, asked, ask, |reply, copied| {
-            reply.written(u32::try_from(copied).unwrap_or(COPY_BYTES_MAX));
-        });
+        ask!(self, reply, asked;
+            copy_file_range(who, ino(from), from_handle.0, from_offset, ino(to), to_handle.0, to_offset, length)
+            => copied);
     }
 }
-
-/// Bytes that one copy_file_range answers for at most: what fits in the reply, in whole pages.
-const COPY_BYTES_MAX: u32 = !0xfff;

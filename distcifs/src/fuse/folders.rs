@@ -2,8 +2,8 @@
 
 use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
-use super::GENERATION;
 use super::attr::{file_attr, file_type};
+use super::replies::GENERATION;
 use crate::tree::requests::Tree;
 use crate::tree::{DirEntry, Found};
 
