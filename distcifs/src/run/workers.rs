@@ -156,7 +156,7 @@ impl Worker {
                 }
                 Err(error) => {
                     eprintln!(
-                        "distcifs: {} can't be started: {error:?}; again in {:?}",
+                        "distcifs: {} can't be started: {error}; again in {:?}",
                         self.plan.name, self.pause
                     );
                     self.wait();
