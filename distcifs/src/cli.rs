@@ -1,1 +1,327 @@
 //! Command line types (clap), nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Exit status, the same for every command.
+const EXIT_STATUS: &str = "\
+EXIT STATUS
+  0  done
+  1  refused or failed; standard error says why
+  2  the command line is not valid";
+
+const ROOT_HELP: &str = "\
+EXAMPLES
+  distcifs up /var/lib/distci /ci         a whole CI on this machine, until Ctrl-C
+  distcifs mount /var/lib/distci /ci      only the mount, in the background
+  mkdir /ci/jobs/hello; vi /ci/jobs/hello/config.json; echo > /ci/jobs/hello/trigger
+
+EXIT STATUS
+  0  done
+  1  refused or failed; standard error says why
+  2  the command line is not valid";
+
+const MOUNT_HELP: &str = "\
+OPTIONS OF -o
+  allow_other[=yes|no]   other users may enter; the default for root. Others need the line
+                         user_allow_other in /etc/fuse.conf
+  passthrough=yes|no     the kernel reads and writes workspaces without asking, if it can (yes)
+  node=NAME              the name of this mount among all mounts (the host's name)
+  cache=DIR              where claimants' workspaces live (SOURCE/attempts)
+  log=FILE               the log (SOURCE/log; standard error with -f)
+  log_level=LEVEL        error, warn, info, debug or trace (info)
+  ro, noexec, noatime    as for any mount. Options that only mean something in /etc/fstab
+                         (noauto, nofail, _netdev, user, x-...) are taken and ignored. A mount
+                         is always nodev and nosuid.
+
+EXAMPLES
+  distcifs mount /var/lib/distci /ci
+  distcifs mount /var/lib/distci /ci -f -o log_level=debug
+  mount -t fuse.distcifs /var/lib/distci /ci
+  in /etc/fstab:  /var/lib/distci  /ci  fuse.distcifs  _netdev,nofail  0  0
+
+SIGNALS
+  TERM, INT  unmount and end
+  HUP        open the log anew
+
+EXIT STATUS
+  0  mounted, and it answers
+  1  refused or failed; standard error says why
+  2  the command line is not valid";
+
+const UP_HELP: &str = "\
+Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
+colons), the folder of the program, ../lib/distcifs and ../../workers from there.
+
+EXAMPLES
+  distcifs up /var/lib/distci /ci
+  distcifs up ./state ./ci --workers 8 --labels linux,x86_64,gpu -o log_level=debug
+
+EXIT STATUS
+  0  ended by Ctrl-C (INT) or TERM, and unmounted
+  1  refused or failed; standard error says why
+  2  the command line is not valid";
+
+const UMOUNT_HELP: &str = "\
+EXAMPLES
+  distcifs umount /ci
+  distcifs umount --lazy /ci      even if it is busy; a dead mount is always detached
+
+EXIT STATUS
+  0  unmounted, and the source can be mounted again
+  1  refused (busy: it says by whom) or failed
+  2  the command line is not valid";
+
+const CHECK_HELP: &str = "\
+EXAMPLES
+  distcifs check ci/config.json && cp ci/config.json /ci/jobs/hello/config.json
+
+EXIT STATUS
+  0  all files are valid
+  1  one is not; each fault is a line FILE:LINE:COLUMN: WHAT
+  2  the command line is not valid";
+
+const MAN_HELP: &str = "\
+EXAMPLES
+  distcifs man | man -l -
+  distcifs man /usr/local/share/man/man1
+
+EXIT STATUS
+  0  done
+  1  a page could not be written
+  2  the command line is not valid";
+
+const COMPLETION_HELP: &str = "\
+EXAMPLES
+  distcifs completion bash > /etc/bash_completion.d/distcifs
+  distcifs completion zsh > /usr/local/share/zsh/site-functions/_distcifs
+  distcifs completion fish > ~/.config/fish/completions/distcifs.fish
+
+EXIT STATUS
+  0  done
+  1  the script could not be written
+  2  the command line is not valid";
+
+/// Continuous integration as a filesystem: no master, only files.
+#[derive(Debug, Parser)]
+#[command(name = "distcifs", version, after_help = ROOT_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a source.
+    #[command(after_help = MOUNT_HELP)]
+    Mount(Mount),
+    /// Mount a source and run the workers on it, until it is told to end.
+    #[command(after_help = UP_HELP)]
+    Up(Up),
+    /// Unmount, and wait until the source is free again.
+    #[command(after_help = UMOUNT_HELP)]
+    Umount(Umount),
+    /// Check job configurations without a mount.
+    #[command(after_help = CHECK_HELP)]
+    Check(Check),
+    /// Check everything in a source that is not mounted.
+    #[command(after_help = EXIT_STATUS)]
+    Fsck(Source),
+    /// Remove from a source that is not mounted what nothing needs any more.
+    #[command(after_help = EXIT_STATUS)]
+    Gc(Source),
+    /// Print a completion script for a shell.
+    #[command(after_help = COMPLETION_HELP)]
+    Completion(Completion),
+    /// Print the manual, or write its pages to a folder.
+    #[command(after_help = MAN_HELP)]
+    Man(Man),
+    /// Run a program in a session of its own that ends with its parent.
+    #[command(hide = true)]
+    Leash(Leash),
+}
+
+/// `distcifs mount`.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// The folder that holds everything; made if its parent is there.
+    pub source: PathBuf,
+    /// An empty folder.
+    pub mountpoint: PathBuf,
+    /// Mount options, separated by commas; see below.
+    #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
+    /// Stay in the foreground and log to standard error.
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Tells the parent on standard output when the mount answers, or why it doesn't.
+    #[arg(long, hide = true, value_enum)]
+    pub child: Option<Child>,
+}
+
+/// As whose child the serving process was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Child {
+    /// Of `mount`, which ends when the mount answers.
+    Background,
+    /// Of `up`, which it does not outlive.
+    Supervised,
+}
+
+/// `distcifs up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The folder that holds everything; made if its parent is there.
+    pub source: PathBuf,
+    /// Where to mount; made if absent.
+    pub mountpoint: PathBuf,
+    /// How many shell steps run at once (default: one for each processor).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Labels of this machine's workers (default: system and processor, such as linux,x86_64).
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// Where the workers' programs are.
+    #[arg(long, value_name = "DIR")]
+    pub workers_dir: Option<PathBuf>,
+    /// Mount options, as for `distcifs mount`.
+    #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
+}
+
+/// `distcifs umount`.
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// The mount point.
+    pub mountpoint: PathBuf,
+    /// Detach it even if it is busy.
+    #[arg(short = 'l', long)]
+    pub lazy: bool,
+}
+
+/// `distcifs check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configurations, as in config.json.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// A source.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// The folder that holds everything.
+    pub source: PathBuf,
+}
+
+/// `distcifs completion`.
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Shells with completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// `distcifs man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to write a page for each command; without it the main page is printed.
+    pub dir: Option<PathBuf>,
+}
+
+/// `distcifs leash`.
+#[derive(Debug, Args)]
+pub struct Leash {
+    /// The process that it must not outlive: its parent.
+    pub parent: i32,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub program: Vec<OsString>,
+}
+
+/// Parses a command line; `args[0]` is the program.
+pub fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(as_mount_helper(args))
+}
+
+/// mount(8) and mount.fuse3 call `distcifs SOURCE MOUNTPOINT -o OPTIONS`: exactly that shape means
+/// `distcifs mount`, so that a mistyped command is not taken for a source.
+fn as_mount_helper(mut args: Vec<OsString>) -> Vec<OsString> {
+    let is_flag = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    if let [_, source, mountpoint, flag, _] = args.as_slice()
+        && flag == "-o"
+        && !is_flag(source)
+        && !is_flag(mountpoint)
+        && !Cli::command()
+            .get_subcommands()
+            .any(|known| source == known.get_name())
+    {
+        args.insert(1, "mount".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        parse(line.split(' ').map(OsString::from).collect()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_types_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_mount_helpers_form_is_a_mount_and_no_other_is() {
+        let Ok(Command::Mount(mount)) = parsed("distcifs /var/lib/distci /ci -o rw,dev,suid")
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (mount.source, mount.mountpoint),
+            ("/var/lib/distci".into(), "/ci".into())
+        );
+        assert_eq!(mount.options, ["rw,dev,suid"]);
+        assert!(matches!(
+            parsed("distcifs umount /ci"),
+            Ok(Command::Umount(_))
+        ));
+        assert!(parsed("distcifs chek file").is_err());
+        assert!(parsed("distcifs a b -o").is_err());
+        assert!(
+            parsed("distcifs up /s /m -o ro")
+                .is_ok_and(|command| matches!(command, Command::Up(_)))
+        );
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2_and_help_with_0() {
+        assert_eq!(parsed("distcifs mount").unwrap_err().exit_code(), 2);
+        assert_eq!(
+            parsed("distcifs up /s /m --workers 0")
+                .unwrap_err()
+                .exit_code(),
+            2
+        );
+        assert_eq!(parsed("distcifs mount --help").unwrap_err().exit_code(), 0);
+        assert_eq!(parsed("distcifs -V").unwrap_err().exit_code(), 0);
+    }
+}

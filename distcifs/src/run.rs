@@ -1,1 +1,109 @@
 //! The one place that puts the layers together.
+
+use std::fmt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid, setsid};
+use tokio::runtime::Handle;
+
+mod check;
+mod daemon;
+mod lock;
+mod log;
+mod maintain;
+mod mount;
+mod mounts;
+pub mod options;
+mod pages;
+mod umount;
+mod up;
+mod workers;
+
+use crate::cli::{self, Cli};
+use crate::tree::requests::Tree;
+use options::MountOptions;
+
+/// How a command can fail.
+#[derive(Debug)]
+enum Failure {
+    /// Exit status 1, with the reason.
+    Refused(String),
+    /// Exit status 2, with the reason.
+    Usage(String),
+    /// Exit status 1; the reason has been told already.
+    Told,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(reason) | Failure::Usage(reason) => f.write_str(reason),
+            Failure::Told => f.write_str("told already"),
+        }
+    }
+}
+
+/// What a command comes to.
+type Outcome = Result<(), Failure>;
+
+/// Runs a command.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        cli::Command::Mount(arguments) => mount::mount(arguments),
+        cli::Command::Up(arguments) => up::up(arguments),
+        cli::Command::Umount(arguments) => umount::umount(&arguments),
+        cli::Command::Check(arguments) => check::check(&arguments),
+        cli::Command::Fsck(arguments) => maintain::fsck(&arguments),
+        cli::Command::Gc(arguments) => maintain::gc(&arguments),
+        cli::Command::Completion(arguments) => pages::completion(&arguments),
+        cli::Command::Man(arguments) => pages::man(&arguments),
+        cli::Command::Leash(arguments) => leash(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::from(1),
+        Err(Failure::Refused(reason)) => {
+            eprintln!("distcifs: {reason}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(reason)) => {
+            eprintln!("distcifs: {reason}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Opens the store and makes the tree on it.
+fn open_tree(_options: &MountOptions, _runtime: &Handle) -> Result<Arc<Tree>, String> {
+    Ok(Arc::new(Tree {}))
+}
+
+/// Ends what the tree has under way; no request comes any more.
+fn shutdown(tree: Arc<Tree>) {
+    drop(tree);
+}
+
+/// Becomes another program, in a session of its own, that gets TERM when its parent dies.
+fn leash(arguments: &cli::Leash) -> Outcome {
+    let explain = |error: nix::Error| Failure::Refused(format!("a session of its own: {error}"));
+    setsid().map_err(explain)?;
+    set_pdeathsig(Signal::SIGTERM).map_err(explain)?;
+    // The parent may have died before we asked.
+    if getppid() != Pid::from_raw(arguments.parent) {
+        return Err(Failure::Refused(
+            "the process that started me is gone".into(),
+        ));
+    }
+    let Some((program, rest)) = arguments.program.split_first() else {
+        return Err(Failure::Usage("no program".into()));
+    };
+    let error = Command::new(program).args(rest).exec();
+    Err(Failure::Refused(format!(
+        "{}: {error}",
+        program.to_string_lossy()
+    )))
+}

@@ -62,8 +62,12 @@ impl TicketId {
             Some((head, run)) if is_number(run) => head,
             _ => &self.0,
         };
-        let Some((head, task)) = text.rsplit_once('.') else { return false };
-        let Some((job, build)) = head.rsplit_once('.') else { return false };
+        let Some((head, task)) = text.rsplit_once('.') else {
+            return false;
+        };
+        let Some((job, build)) = head.rsplit_once('.') else {
+            return false;
+        };
         !job.is_empty() && is_number(build) && (task == "control" || is_number(task))
     }
 }

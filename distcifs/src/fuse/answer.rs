@@ -1,0 +1,340 @@
+//! A reply and the future that it waits for: no FUSE thread ever waits.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use fuser::{
+    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request,
+};
+use tokio::runtime::Handle;
+
+use super::errno::errno;
+use crate::repository::{Error, Result};
+
+/// Refusals logged in each second; the rest is counted. A loop that is refused at full speed
+/// would fill the disk otherwise.
+const REFUSALS_LOGGED_PER_SECOND: u32 = 100;
+
+/// A reply that can say no.
+pub(super) trait Refuse: Send + 'static {
+    /// Answers with an error.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyPoll,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+/// What was asked, for the log line.
+pub(super) struct Asked {
+    operation: &'static str,
+    ino: u64,
+    name: Option<OsString>,
+    pid: u32,
+}
+
+impl Asked {
+    /// A request about a node.
+    pub(super) fn node(operation: &'static str, request: &Request, ino: INodeNo) -> Self {
+        Asked {
+            operation,
+            ino: ino.0,
+            name: None,
+            pid: request.pid(),
+        }
+    }
+
+    /// A request about a name in a folder.
+    pub(super) fn name(
+        operation: &'static str,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+    ) -> Self {
+        Asked {
+            operation,
+            ino: parent.0,
+            name: Some(name.to_owned()),
+            pid: request.pid(),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} refused: inode {}", self.operation, self.ino)?;
+        if let Some(name) = &self.name {
+            write!(f, " name {name:?}")?;
+        }
+        write!(f, " pid {}", self.pid)
+    }
+}
+
+/// Replies with what the future gives: at once if it is ready at once, else from a task.
+///
+/// A panic in the tree becomes EIO and a line in the log; the thread lives on.
+pub(super) fn answer<R, T>(
+    runtime: &Handle,
+    reply: R,
+    asked: Asked,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+    accept: impl FnOnce(R, T) + Send + 'static,
+) where
+    R: Refuse,
+    T: Send + 'static,
+{
+    let mut future = Guarded(Box::pin(future));
+    let _entered = runtime.enter();
+    // Most requests are answered from memory: a task for each would cost more than the answer.
+    match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => finish(reply, &asked, result, accept),
+        Poll::Pending => {
+            runtime.spawn(async move {
+                let result = future.await;
+                finish(reply, &asked, result, accept);
+            });
+        }
+    }
+}
+
+/// Accepts or refuses.
+fn finish<R: Refuse, T>(reply: R, asked: &Asked, result: Result<T>, accept: impl FnOnce(R, T)) {
+    match result {
+        // The reply is dropped when `accept` panics, and fuser answers EIO for a dropped reply.
+        Ok(value) => {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| accept(reply, value))) {
+                tracing::error!("{asked}: a defect: {}", words(panic.as_ref()));
+            }
+        }
+        Err(error) => {
+            log(asked, &error);
+            reply.refuse(errno(&error));
+        }
+    }
+}
+
+/// A future whose panic is an error.
+struct Guarded<T>(Pin<Box<dyn Future<Output = Result<T>> + Send>>);
+
+impl<T> Future for Guarded<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
+            Ok(poll) => poll,
+            Err(panic) => {
+                let words = format!("a defect of distcifs: {}", words(panic.as_ref()));
+                tracing::error!("{words}");
+                Poll::Ready(Err(Error::Io(words)))
+            }
+        }
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "a panic without words",
+    }
+}
+
+/// One line for a refusal. What every program does all day long (looking for what is not there,
+/// asking for attributes that nobody set) is not worth one.
+fn log(asked: &Asked, error: &Error) {
+    let everyday = match error {
+        Error::NoData | Error::Range => true,
+        Error::NotFound(_) => matches!(asked.operation, "lookup" | "getattr"),
+        _ => false,
+    };
+    if everyday {
+        tracing::trace!("{asked}: {error}");
+        return;
+    }
+    if matches!(error, Error::WouldBlock(_) | Error::Unsupported(_)) {
+        tracing::debug!("{asked}: {error}");
+        return;
+    }
+    let Some(unlogged) = LIMIT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(Instant::now())
+    else {
+        return;
+    };
+    if unlogged > 0 {
+        tracing::info!("{unlogged} more refusals were not logged");
+    }
+    if matches!(error, Error::Io(_) | Error::TimedOut(_) | Error::Full(_)) {
+        tracing::warn!("{asked}: {error}");
+    } else {
+        tracing::info!("{asked}: {error}");
+    }
+}
+
+/// The log's limit; one for the process, for it protects the process's one log.
+static LIMIT: Mutex<Limit> = Mutex::new(Limit {
+    second: None,
+    lines: 0,
+    unlogged: 0,
+});
+
+/// Counts the lines of a second.
+struct Limit {
+    second: Option<Instant>,
+    lines: u32,
+    unlogged: u64,
+}
+
+impl Limit {
+    /// Whether a line may be written; if so, how many were not since the last one.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let fresh = self
+            .second
+            .is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1));
+        if fresh {
+            self.second = Some(now);
+            self.lines = 0;
+        }
+        if self.lines >= REFUSALS_LOGGED_PER_SECOND {
+            self.unlogged += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Sends what the kernel would get.
+    struct Told(Sender<i32>);
+
+    impl Refuse for Told {
+        fn refuse(self, errno: Errno) {
+            self.0.send(errno.into()).unwrap();
+        }
+    }
+
+    fn asked() -> Asked {
+        Asked {
+            operation: "test",
+            ino: 1,
+            name: None,
+            pid: 1,
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    /// Answers a future; an accepted value is told as it is.
+    fn ask(
+        runtime: &tokio::runtime::Runtime,
+        future: impl Future<Output = Result<i32>> + Send + 'static,
+    ) -> Receiver<i32> {
+        let (sender, receiver) = channel();
+        answer(
+            runtime.handle(),
+            Told(sender),
+            asked(),
+            future,
+            |told, value| told.0.send(value).unwrap(),
+        );
+        receiver
+    }
+
+    #[test]
+    fn what_is_ready_is_answered_before_the_call_returns() {
+        let runtime = runtime();
+        assert_eq!(ask(&runtime, async { Ok(42) }).try_recv(), Ok(42));
+        assert_eq!(
+            ask(&runtime, async { Err(Error::NoData) }).try_recv(),
+            Ok(libc::ENODATA)
+        );
+    }
+
+    #[test]
+    fn what_waits_is_answered_later_and_holds_nobody_up() {
+        let runtime = runtime();
+        let (go, wait) = tokio::sync::oneshot::channel();
+        let receiver = ask(
+            &runtime,
+            async move { wait.await.map_err(|_| Error::NoData) },
+        );
+        assert!(receiver.try_recv().is_err());
+        go.send(7).unwrap();
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(7));
+    }
+
+    #[test]
+    fn a_panic_is_an_input_output_error_now_or_later() {
+        let runtime = runtime();
+        assert_eq!(
+            ask(&runtime, async { panic!("now") }).try_recv(),
+            Ok(libc::EIO)
+        );
+        let later = ask(&runtime, async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            panic!("later")
+        });
+        assert_eq!(later.recv_timeout(Duration::from_secs(10)), Ok(libc::EIO));
+    }
+
+    #[test]
+    fn the_log_says_how_much_it_left_out() {
+        let mut limit = Limit {
+            second: None,
+            lines: 0,
+            unlogged: 0,
+        };
+        let start = Instant::now();
+        for _ in 0..REFUSALS_LOGGED_PER_SECOND {
+            assert_eq!(limit.take(start), Some(0));
+        }
+        assert_eq!(limit.take(start), None);
+        assert_eq!(limit.take(start), None);
+        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(2));
+        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(0));
+    }
+}

@@ -1,0 +1,89 @@
+//! `distcifs mount`: the process that was called, which ends when the mount answers.
+//!
+//! The daemon is this program started again, in a session of its own, rather than a fork: so it
+//! begins without a thread, a lock or a descriptor of ours.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::daemon;
+use super::options::{MountOptions, places};
+use super::{Failure, Outcome};
+use crate::cli;
+
+/// What the daemon says when its mount answers.
+pub(super) const ANSWERS: &str = "mounted";
+
+/// Bytes of a reason that are read from the daemon at most.
+const REASON_BYTES_MAX: u64 = 64 * 1024;
+
+/// Mounts; returns when the mount answers, with `-f` when it has ended.
+pub(super) fn mount(arguments: cli::Mount) -> Outcome {
+    // Wrong options are told before anything is touched.
+    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options)
+        .map_err(Failure::Usage)?;
+    let told = arguments.child;
+    if arguments.foreground || told.is_some() {
+        let served =
+            places(&arguments.source, &arguments.mountpoint).and_then(|(source, mountpoint)| {
+                let options = MountOptions::parse(source, mountpoint, &arguments.options)?;
+                daemon::serve(&options, told, arguments.foreground)
+            });
+        return served.or_else(|reason| daemon::tell_failure(told, reason));
+    }
+    let mut command = program()?;
+    command.args(["mount", "--child", "background"]);
+    command.args(arguments.options.iter().flat_map(|value| ["-o", value]));
+    command
+        .arg("--")
+        .args([&arguments.source, &arguments.mountpoint]);
+    let mut child = start(command)?;
+    wait_answer(&mut child)?;
+    Ok(())
+}
+
+/// This program, to be started again.
+pub(super) fn program() -> Result<Command, Failure> {
+    let path = std::env::current_exe()
+        .map_err(|error| Failure::Refused(format!("my own program: {error}")))?;
+    // An upgrade may have replaced the file; the running one is still there under this name.
+    let mut command = Command::new(if path.exists() {
+        path
+    } else {
+        PathBuf::from("/proc/self/exe")
+    });
+    command.arg0("distcifs");
+    Ok(command)
+}
+
+/// Starts a daemon that tells on its standard output how it fares.
+pub(super) fn start(mut command: Command) -> Result<Child, Failure> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .spawn()
+        .map_err(|error| Failure::Refused(format!("can't start the daemon: {error}")))
+}
+
+/// Waits until the daemon's mount answers, or for its reason.
+pub(super) fn wait_answer(daemon: &mut Child) -> Result<(), Failure> {
+    let Some(output) = daemon.stdout.take() else {
+        return Err(Failure::Refused(
+            "the daemon's output is not to be had".into(),
+        ));
+    };
+    let mut output = BufReader::new(output.take(REASON_BYTES_MAX));
+    let mut text = String::new();
+    // An end without a word is told below.
+    if output.read_line(&mut text).is_ok() && text.trim_end() == ANSWERS {
+        return Ok(());
+    }
+    output.read_to_string(&mut text).ok();
+    let status = daemon.wait();
+    if text.trim().is_empty() {
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        text = format!("the daemon ended without a word ({status})");
+    }
+    Err(Failure::Refused(text.trim().to_owned()))
+}

@@ -1,0 +1,249 @@
+//! `distcifs up`: the daemon and its workers, kept alive until a signal.
+
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal as Number, kill};
+use nix::sys::utsname::uname;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::mount::{program, start, wait_answer};
+use super::options::{MountOptions, places};
+use super::workers::{self, Plan, Worker, leashed, pid, reap};
+use super::{Failure, Outcome, mounts};
+use crate::cli;
+
+/// How long workers may take to give back what they have, and the daemon to unmount.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// Between two looks at those who are ending: only then, and only for `END_TIME`.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Pauses before the daemon is started again when it can't be: at first, and at most.
+const DAEMON_PAUSE_MIN: Duration = Duration::from_millis(100);
+const DAEMON_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Mounts, starts the workers, and keeps all of them alive until INT or TERM.
+pub(super) fn up(arguments: cli::Up) -> Outcome {
+    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options)
+        .map_err(Failure::Usage)?;
+    let (source, mountpoint) =
+        places(&arguments.source, &arguments.mountpoint).map_err(Failure::Refused)?;
+    let plans = plans(&arguments, &mountpoint).map_err(Failure::Refused)?;
+    mounts::detach_dead(&mountpoint).map_err(Failure::Refused)?;
+    std::fs::create_dir_all(&mountpoint).map_err(|error| {
+        Failure::Refused(format!("can't make {}: {error}", mountpoint.display()))
+    })?;
+    // One thread: the kernel takes a parent's thread for the parent when it tells of its death.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::Refused(format!("signals: {error}")))?;
+    let house = House {
+        source,
+        mountpoint,
+        options: arguments.options,
+        plans,
+    };
+    runtime.block_on(house.keep())
+}
+
+/// The workers that were asked for.
+fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
+    let program = std::env::current_exe().map_err(|error| format!("my own program: {error}"))?;
+    let variable = std::env::var_os("DISTCIFS_WORKERS");
+    let folders = workers::folders(arguments.workers_dir.as_deref(), variable, &program);
+    let shells = match arguments.workers {
+        Some(number) => usize::from(number),
+        None => available_parallelism().map_or(1, usize::from),
+    };
+    let labels = if arguments.labels.is_empty() {
+        machine_labels()?
+    } else {
+        arguments.labels.clone()
+    };
+    workers::plans(&folders, mountpoint, shells, &labels)
+}
+
+/// System and processor, such as `linux x86_64`.
+fn machine_labels() -> Result<Vec<String>, String> {
+    let name = uname().map_err(|error| format!("uname: {error}"))?;
+    let words = [name.sysname(), name.machine()];
+    Ok(words
+        .map(|word| word.to_string_lossy().to_lowercase())
+        .into())
+}
+
+/// What is kept alive.
+struct House {
+    source: PathBuf,
+    mountpoint: PathBuf,
+    options: Vec<String>,
+    plans: Vec<Plan>,
+}
+
+/// The signals that `up` lives by.
+struct Signals {
+    child: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// What ended a life of the daemon.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// INT or TERM to us.
+    Signal,
+    /// Its own end.
+    Daemon,
+}
+
+impl House {
+    /// Life after life of the daemon, until a signal.
+    async fn keep(&self) -> Outcome {
+        let mut signals =
+            Signals::new().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
+        let mut daemon = self.start_daemon()?;
+        loop {
+            let place = self.mountpoint.display();
+            println!(
+                "distcifs: {place} is up: {} workers; stop with Ctrl-C",
+                self.plans.len()
+            );
+            let mut workers: Vec<Worker> = self.plans.iter().cloned().map(Worker::new).collect();
+            let ended = signals.tend(&mut daemon, &mut workers).await;
+            end_workers(&mut workers);
+            if ended == Ended::Signal {
+                return self.end_daemon(&mut daemon);
+            }
+            let Some(next) = self.start_again(&mut signals).await else {
+                return Ok(());
+            };
+            daemon = next;
+        }
+    }
+
+    /// Starts the daemon and waits until it answers.
+    fn start_daemon(&self) -> Result<Child, Failure> {
+        let program = program()?.get_program().to_owned();
+        let mut line = vec![program, "mount".into(), "-f".into()];
+        line.extend(["--child".into(), "supervised".into()]);
+        line.extend(
+            self.options
+                .iter()
+                .flat_map(|value| ["-o".into(), value.into()]),
+        );
+        line.extend([
+            "--".into(),
+            self.source.clone().into_os_string(),
+            self.mountpoint.clone().into_os_string(),
+        ]);
+        let mut daemon = start(leashed(&line)?)?;
+        wait_answer(&mut daemon)?;
+        Ok(daemon)
+    }
+
+    /// Starts the daemon after its death, however often it takes; `None` when a signal ends it.
+    async fn start_again(&self, signals: &mut Signals) -> Option<Child> {
+        let mut pause = DAEMON_PAUSE_MIN;
+        loop {
+            if let Err(reason) = mounts::detach_dead(&self.mountpoint) {
+                eprintln!("distcifs: {reason}");
+            }
+            match self.start_daemon() {
+                Ok(daemon) => return Some(daemon),
+                Err(reason) => {
+                    eprintln!("distcifs: the daemon can't be started: {reason}; again in {pause:?}")
+                }
+            }
+            if signals.told_within(pause).await {
+                return None;
+            }
+            pause = (pause * 2).min(DAEMON_PAUSE_MAX);
+        }
+    }
+
+    /// Has the daemon unmount and end.
+    fn end_daemon(&self, daemon: &mut Child) -> Outcome {
+        // It may have ended by itself.
+        kill(pid(daemon), Number::SIGTERM).ok();
+        if within(END_TIME, || reap(daemon).is_some()) {
+            return Ok(());
+        }
+        daemon.kill().ok();
+        daemon.wait().ok();
+        mounts::detach_dead(&self.mountpoint).map_err(Failure::Refused)?;
+        Err(Failure::Refused(format!(
+            "the daemon did not end within {END_TIME:?} and was killed"
+        )))
+    }
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            child: signal(SignalKind::child())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Starts workers again when they die, until the daemon does or a signal comes.
+    async fn tend(&mut self, daemon: &mut Child, workers: &mut [Worker]) -> Ended {
+        loop {
+            if let Some(status) = reap(daemon) {
+                eprintln!(
+                    "distcifs: the daemon ended ({status}); it and the workers are started again"
+                );
+                return Ended::Daemon;
+            }
+            // A worker that has just died is given its next start by the same call.
+            let next = workers.iter_mut().filter_map(Worker::tend).min();
+            tokio::select! {
+                _ = self.child.recv() => {}
+                () = sleep_until(next) => {}
+                _ = self.interrupt.recv() => return Ended::Signal,
+                _ = self.terminate.recv() => return Ended::Signal,
+            }
+        }
+    }
+
+    /// Whether INT or TERM comes within a time.
+    async fn told_within(&mut self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => false,
+            _ = self.interrupt.recv() => true,
+            _ = self.terminate.recv() => true,
+        }
+    }
+}
+
+/// Until a moment, or for ever without one.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Asks all workers to end; after a while they are made to, with all that they started.
+fn end_workers(workers: &mut [Worker]) {
+    workers.iter().for_each(Worker::ask_to_end);
+    within(END_TIME, || !workers.iter_mut().any(Worker::runs));
+    workers.iter_mut().for_each(Worker::kill);
+}
+
+/// Whether something comes true within a time.
+fn within(time: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !done() {
+        if start.elapsed() >= time {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    true
+}

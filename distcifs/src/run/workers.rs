@@ -1,0 +1,293 @@
+//! The workers' programs: which, where, and how one is kept alive.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::Failure;
+use super::mount::program;
+
+/// Workers of which a mount needs one.
+const SINGLE: [&str; 4] = [
+    "build-control",
+    "git-checkout",
+    "publish-artifacts",
+    "copy-artifacts",
+];
+
+/// The worker of which there are many.
+const MANY: &str = "execute-shell";
+
+/// Pause before a worker that died is started again: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A worker that lived that long has shown that it can: its pause begins anew.
+const PROVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// A worker's command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Its name, for messages.
+    pub(super) name: &'static str,
+    /// Program and arguments.
+    pub(super) line: Vec<OsString>,
+}
+
+/// The workers of a mount.
+pub(super) fn plans(
+    folders: &[PathBuf],
+    mountpoint: &Path,
+    shells: usize,
+    labels: &[String],
+) -> Result<Vec<Plan>, String> {
+    let plan = |name: &'static str, labels: &[String]| -> Result<Plan, String> {
+        let mut line = vec![find(folders, name)?.into_os_string(), mountpoint.into()];
+        line.extend(labels.iter().map(OsString::from));
+        Ok(Plan { name, line })
+    };
+    let singles = SINGLE.into_iter().map(|name| plan(name, &[]));
+    let many = std::iter::repeat_with(|| plan(MANY, labels)).take(shells);
+    singles.chain(many).collect()
+}
+
+/// Where a worker's program is.
+fn find(folders: &[PathBuf], name: &str) -> Result<PathBuf, String> {
+    let found = folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let looked: Vec<String> = folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect();
+        format!(
+            "the worker {name} is not in {}; say where with --workers-dir DIR",
+            looked.join(", ")
+        )
+    })
+}
+
+/// The folders that are looked through, in order.
+pub(super) fn folders(
+    chosen: Option<&Path>,
+    variable: Option<OsString>,
+    program: &Path,
+) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    folders.extend(
+        chosen.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())),
+    );
+    folders.extend(
+        variable
+            .iter()
+            .flat_map(std::env::split_paths)
+            .filter(|path| path.is_absolute()),
+    );
+    if let Some(beside) = program.parent() {
+        folders.push(beside.to_owned());
+        folders.extend(beside.parent().map(|above| above.join("lib/distcifs")));
+        folders.extend(
+            beside
+                .parent()
+                .and_then(Path::parent)
+                .map(|above| above.join("workers")),
+        );
+    }
+    folders
+}
+
+/// A worker, alive or waiting for its next life.
+pub(super) struct Worker {
+    plan: Plan,
+    life: Life,
+    pause: Duration,
+}
+
+enum Life {
+    Running { child: Child, since: Instant },
+    Waiting { until: Instant },
+}
+
+impl Worker {
+    /// To be started at the next [`Worker::tend`].
+    pub(super) fn new(plan: Plan) -> Self {
+        Worker {
+            plan,
+            life: Life::Waiting {
+                until: Instant::now(),
+            },
+            pause: PAUSE_MIN,
+        }
+    }
+
+    /// Starts it if it is time; notices its death. Gives the moment of its next start, if any.
+    pub(super) fn tend(&mut self) -> Option<Instant> {
+        match &mut self.life {
+            Life::Running { child, since } => {
+                let status = reap(child)?;
+                if since.elapsed() >= PROVEN_AFTER {
+                    self.pause = PAUSE_MIN;
+                }
+                eprintln!(
+                    "distcifs: {} ended ({status}); again in {:?}",
+                    self.plan.name, self.pause
+                );
+                self.wait();
+            }
+            Life::Waiting { until } if *until > Instant::now() => {}
+            Life::Waiting { .. } => match leashed(&self.plan.line).and_then(|mut command| {
+                command
+                    .stdin(Stdio::null())
+                    .spawn()
+                    .map_err(|error| Failure::Refused(error.to_string()))
+            }) {
+                Ok(child) => {
+                    self.life = Life::Running {
+                        child,
+                        since: Instant::now(),
+                    }
+                }
+                Err(error) => {
+                    eprintln!(
+                        "distcifs: {} can't be started: {error}; again in {:?}",
+                        self.plan.name, self.pause
+                    );
+                    self.wait();
+                }
+            },
+        }
+        match self.life {
+            Life::Waiting { until } => Some(until),
+            Life::Running { .. } => None,
+        }
+    }
+
+    /// Sets the next start, and doubles the pause after it.
+    fn wait(&mut self) {
+        self.life = Life::Waiting {
+            until: Instant::now() + self.pause,
+        };
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+
+    /// Asks it to end; its own programs are its own affair.
+    pub(super) fn ask_to_end(&self) {
+        if let Life::Running { child, .. } = &self.life {
+            // It may have ended by itself.
+            kill(pid(child), Signal::SIGTERM).ok();
+        }
+    }
+
+    /// Whether it still runs; notices its death.
+    pub(super) fn runs(&mut self) -> bool {
+        let Life::Running { child, .. } = &mut self.life else {
+            return false;
+        };
+        if reap(child).is_none() {
+            return true;
+        }
+        self.life = Life::Waiting {
+            until: Instant::now(),
+        };
+        false
+    }
+
+    /// Ends it and all that it started.
+    pub(super) fn kill(&mut self) {
+        if let Life::Running { child, .. } = &mut self.life {
+            killpg(pid(child), Signal::SIGKILL).ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// A command that runs in a session of its own and gets TERM when this process dies.
+pub(super) fn leashed(line: &[OsString]) -> Result<std::process::Command, Failure> {
+    let mut command = program()?;
+    command
+        .arg("leash")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(line);
+    Ok(command)
+}
+
+/// The id of a child, which is also that of its session and group.
+pub(super) fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// If a child has ended: ends what it left behind in its group, and says how it ended.
+pub(super) fn reap(child: &mut Child) -> Option<String> {
+    // While the dead child is not taken from the kernel's table nobody else can have its id.
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if matches!(
+        waitid(Id::Pid(pid(child)), peek),
+        Ok(WaitStatus::StillAlive)
+    ) {
+        return None;
+    }
+    killpg(pid(child), Signal::SIGKILL).ok();
+    Some(
+        child
+            .wait()
+            .map_or_else(|error| error.to_string(), |status| status.to_string()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folders_stand_in_the_documented_order() {
+        let variable = Some(OsString::from("/v1:/v2:relative"));
+        let program = Path::new("/usr/local/bin/distcifs");
+        let found = folders(Some(Path::new("/chosen")), variable, program);
+        let expected = [
+            "/chosen",
+            "/v1",
+            "/v2",
+            "/usr/local/bin",
+            "/usr/local/lib/distcifs",
+            "/usr/workers",
+        ];
+        assert_eq!(found, expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_missing_worker_is_named_with_where_it_was_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = plans(&[dir.path().into()], Path::new("/ci"), 1, &[]).unwrap_err();
+        assert!(
+            error.contains("build-control") && error.contains(&dir.path().display().to_string()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn one_of_each_and_many_shells_with_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in SINGLE.into_iter().chain([MANY]) {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let plans = plans(
+            &[dir.path().into()],
+            Path::new("/ci"),
+            3,
+            &["linux".into(), "gpu".into()],
+        )
+        .unwrap();
+        assert_eq!(plans.len(), 7);
+        let last = &plans.last().unwrap().line;
+        assert_eq!(last[1..], ["/ci", "linux", "gpu"].map(OsString::from));
+        assert_eq!(plans[0].line.len(), 2);
+    }
+}
