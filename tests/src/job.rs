@@ -12,7 +12,8 @@ use crate::wait::{USUAL, wait_some};
 impl Mount {
     /// Makes a job with this configuration.
     pub fn job(&self, name: &str, config: &str) {
-        fs::create_dir(self.path(&format!("jobs/{name}"))).unwrap_or_else(|error| panic!("mkdir jobs/{name}: {error}"));
+        fs::create_dir(self.path(&format!("jobs/{name}")))
+            .unwrap_or_else(|error| panic!("mkdir jobs/{name}: {error}"));
         self.configure(name, config);
     }
 
@@ -20,7 +21,8 @@ impl Mount {
     pub fn configure(&self, name: &str, config: &str) {
         let path = format!("jobs/{name}/config.json");
         if let Err(error) = self.write(&path, config) {
-            let why = fs::read_to_string(self.path(&format!("jobs/{name}/config.error"))).unwrap_or_default();
+            let why = fs::read_to_string(self.path(&format!("jobs/{name}/config.error")))
+                .unwrap_or_default();
             panic!("{path}: {error}: {why}");
         }
     }
@@ -38,14 +40,18 @@ impl Mount {
 
     /// Triggers and gives the number, or why not.
     pub fn try_trigger(&self, job: &str, body: &str) -> io::Result<u64> {
-        let mut file = File::options().read(true).write(true).open(self.path(&format!("jobs/{job}/trigger")))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.path(&format!("jobs/{job}/trigger")))?;
         file.write_all(format!("{body}\n").as_bytes())?;
         read_number(&mut file)
     }
 
     /// Triggers; panics unless it gives a number.
     pub fn trigger(&self, job: &str, body: &str) -> u64 {
-        self.try_trigger(job, body).unwrap_or_else(|error| panic!("jobs/{job}/trigger: {error}"))
+        self.try_trigger(job, body)
+            .unwrap_or_else(|error| panic!("jobs/{job}/trigger: {error}"))
     }
 
     /// Waits for a build's end, by `.wait`, and gives its final state.
@@ -57,7 +63,8 @@ impl Mount {
     pub fn wait_state_within(&self, job: &str, build: u64, bound: Duration) -> String {
         let path = self.path(&format!("jobs/{job}/builds/{build}/.wait"));
         wait_some(&format!("{job}/{build} to end"), bound, || {
-            let state = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let state = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             Some(state.trim().to_owned()).filter(|state| !state.is_empty())
         })
     }
@@ -66,7 +73,13 @@ impl Mount {
     pub fn build(&self, job: &str, body: &str, expected: &str) -> u64 {
         let build = self.trigger(job, body);
         let state = self.wait_state(job, build);
-        assert_eq!(state, expected, "{job}/{build}: {}\n{}", self.why(job, build), self.console(job, build));
+        assert_eq!(
+            state,
+            expected,
+            "{job}/{build}: {}\n{}",
+            self.why(job, build),
+            self.console(job, build)
+        );
         build
     }
 
@@ -87,12 +100,16 @@ impl Mount {
 
     /// Makes a queue.
     pub fn queue(&self, name: &str) {
-        fs::create_dir(self.path(&format!("tickets/{name}"))).unwrap_or_else(|error| panic!("mkdir tickets/{name}: {error}"));
+        fs::create_dir(self.path(&format!("tickets/{name}")))
+            .unwrap_or_else(|error| panic!("mkdir tickets/{name}: {error}"));
     }
 
     /// Posts a ticket and gives its id, or why not.
     pub fn try_post(&self, queue: &str, ticket: &Value) -> io::Result<String> {
-        let mut file = File::options().read(true).write(true).open(self.path(&format!("tickets/{queue}/.post")))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.path(&format!("tickets/{queue}/.post")))?;
         file.write_all(format!("{ticket}\n").as_bytes())?;
         let mut id = String::new();
         file.read_to_string(&mut id)?;
@@ -101,23 +118,34 @@ impl Mount {
 
     /// Posts a ticket; panics unless it gives an id.
     pub fn post(&self, queue: &str, ticket: &Value) -> String {
-        self.try_post(queue, ticket).unwrap_or_else(|error| panic!("tickets/{queue}/.post: {error}"))
+        self.try_post(queue, ticket)
+            .unwrap_or_else(|error| panic!("tickets/{queue}/.post: {error}"))
     }
 
     /// Claims a ticket for as long as the file given back is open.
     pub fn claim(&self, queue: &str, id: &str) -> io::Result<File> {
-        File::options().write(true).create(true).truncate(true).open(self.path(&format!("tickets/{queue}/{id}/claim")))
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(&format!("tickets/{queue}/{id}/claim")))
     }
 
     /// Writes a result, looking at what the close says.
     pub fn result(&self, queue: &str, id: &str, words: &str) -> io::Result<()> {
-        self.write(&format!("tickets/{queue}/{id}/result"), format!("{words}\n"))
+        self.write(
+            &format!("tickets/{queue}/{id}/result"),
+            format!("{words}\n"),
+        )
     }
 
     /// Claims, writes the result and lets go.
     pub fn finish(&self, queue: &str, id: &str, words: &str) {
-        let claim = self.claim(queue, id).unwrap_or_else(|error| panic!("claim of {queue}/{id}: {error}"));
-        self.result(queue, id, words).unwrap_or_else(|error| panic!("result of {queue}/{id}: {error}"));
+        let claim = self
+            .claim(queue, id)
+            .unwrap_or_else(|error| panic!("claim of {queue}/{id}: {error}"));
+        self.result(queue, id, words)
+            .unwrap_or_else(|error| panic!("result of {queue}/{id}: {error}"));
         drop(claim);
     }
 }
@@ -132,5 +160,8 @@ fn read_number(file: &mut File) -> io::Result<u64> {
     let mut text = [0_u8; 64];
     let length = file.read(&mut text)?;
     let text = String::from_utf8_lossy(&text[..length]);
-    Ok(text.trim().parse().unwrap_or_else(|_| panic!("{text:?} is no number of a build")))
+    Ok(text
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no number of a build")))
 }

@@ -52,17 +52,26 @@ impl Mount {
 
     /// The same with further arguments for `distcifs mount` and another limit for the test.
     pub fn with(options: &[&str], limit: Duration) -> Mount {
-        let folder = tempfile::Builder::new().prefix("distcifs-test-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("distcifs-test-")
+            .tempdir()
+            .expect("a temporary folder");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("own folder");
         let root = folder.path().join("mnt");
         for name in ["mnt", "store", "out"] {
             fs::create_dir(folder.path().join(name)).expect("own folder");
         }
-        fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777)).expect("own folder");
+        fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777))
+            .expect("own folder");
         let (keep, gone) = channel();
         watch(root.clone(), gone, limit);
         let options = options.iter().map(|word| (*word).to_owned()).collect();
-        let mount = Mount { folder, root, options, _watchdog: keep };
+        let mount = Mount {
+            folder,
+            root,
+            options,
+            _watchdog: keep,
+        };
         mount.mount();
         mount
     }
@@ -70,7 +79,11 @@ impl Mount {
     /// Mounts, after an unmount or the daemon's death.
     pub fn mount(&self) {
         let (out, started) = (self.out().join("mount.out"), Instant::now());
-        let log = File::options().create(true).append(true).open(&out).expect("own folder");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&out)
+            .expect("own folder");
         let mut child = Command::new(programs::distcifs())
             .arg("mount")
             .args(&self.options)
@@ -89,7 +102,11 @@ impl Mount {
             if self.is_mounted() && fs::read_dir(self.path("jobs")).is_ok() {
                 break;
             }
-            assert!(started.elapsed() < MOUNT_LIMIT, "no mount after {MOUNT_LIMIT:?}: {}", self.log_tail());
+            assert!(
+                started.elapsed() < MOUNT_LIMIT,
+                "no mount after {MOUNT_LIMIT:?}: {}",
+                self.log_tail()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::spawn(move || child.wait());
@@ -97,10 +114,22 @@ impl Mount {
 
     /// Unmounts with `distcifs umount` and waits for the daemon's end; panics if it refuses.
     pub fn unmount(&self) {
-        let output = Command::new(programs::distcifs()).arg("umount").arg(&self.root).output().expect("distcifs runs");
-        assert!(output.status.success(), "distcifs umount failed: {output:?}");
-        wait_for("the daemon to end", END_LIMIT, || process::daemons(&self.root).is_empty());
-        assert!(!self.is_mounted(), "umount said yes and it is still mounted");
+        let output = Command::new(programs::distcifs())
+            .arg("umount")
+            .arg(&self.root)
+            .output()
+            .expect("distcifs runs");
+        assert!(
+            output.status.success(),
+            "distcifs umount failed: {output:?}"
+        );
+        wait_for("the daemon to end", END_LIMIT, || {
+            process::daemons(&self.root).is_empty()
+        });
+        assert!(
+            !self.is_mounted(),
+            "umount said yes and it is still mounted"
+        );
     }
 
     /// Unmounts and mounts again.
@@ -113,13 +142,19 @@ impl Mount {
     pub fn kill9(&self) {
         let daemons = process::daemons(&self.root);
         assert!(!daemons.is_empty(), "no daemon to kill");
-        daemons.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
-        wait_for("the killed daemon to be gone", END_LIMIT, || process::daemons(&self.root).is_empty());
+        daemons
+            .iter()
+            .for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        wait_for("the killed daemon to be gone", END_LIMIT, || {
+            process::daemons(&self.root).is_empty()
+        });
     }
 
     /// The daemon's process id.
     pub fn daemon(&self) -> nix::unistd::Pid {
-        *process::daemons(&self.root).first().expect("a mount has a daemon")
+        *process::daemons(&self.root)
+            .first()
+            .expect("a mount has a daemon")
     }
 
     /// The mount point.
@@ -150,7 +185,9 @@ impl Mount {
     /// The text of a file of the mount, without the last line's end; panics if it can't be read.
     pub fn read(&self, name: &str) -> String {
         let text = fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
+        String::from_utf8_lossy(&text)
+            .trim_end_matches('\n')
+            .to_owned()
     }
 
     /// Whether there is such a path; a path that can't be looked at is none.
@@ -162,16 +199,28 @@ impl Mount {
     /// returns, as `cp` and an editor do.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> io::Result<()> {
         use std::io::Write;
-        let mut file = File::options().write(true).create(true).truncate(true).open(self.path(name))?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(name))?;
         file.write_all(text.as_ref())?;
         Ok(nix::unistd::close(file)?)
     }
 
     /// The names in a folder, sorted.
     pub fn list(&self, name: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        let entries =
+            fs::read_dir(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
         names.sort();
         names
     }
@@ -184,7 +233,12 @@ impl Mount {
 
     /// The same for any command.
     pub fn start_words(&self, words: &[&str]) -> Sh {
-        Sh::start(words, &self.root, &self.out(), &[("M", &self.root), ("OUT", &self.out())])
+        Sh::start(
+            words,
+            &self.root,
+            &self.out(),
+            &[("M", &self.root), ("OUT", &self.out())],
+        )
     }
 
     /// Runs a script under `dash` and gives what it left.
@@ -201,20 +255,30 @@ impl Mount {
 
     /// Runs a script under `dash -eu`; panics unless it succeeds. Gives what it wrote.
     pub fn run(&self, script: &str) -> String {
-        self.start_words(&["dash", "-euc", script]).finish().expect_ok()
+        self.start_words(&["dash", "-euc", script])
+            .finish()
+            .expect_ok()
     }
 
     /// Whether something is mounted at the mount point.
     pub fn is_mounted(&self) -> bool {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        table.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == self.root))
+        table.lines().any(|line| {
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|at| Path::new(at) == self.root)
+        })
     }
 
     /// The last lines of the daemon's log.
     pub fn log_tail(&self) -> String {
         let log = fs::read(self.source().join("log")).unwrap_or_default();
         let said = fs::read(self.out().join("mount.out")).unwrap_or_default();
-        let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(&log)].concat();
+        let text = [
+            String::from_utf8_lossy(&said),
+            String::from_utf8_lossy(&log),
+        ]
+        .concat();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
@@ -225,7 +289,9 @@ fn watch(root: PathBuf, gone: Receiver<()>, limit: Duration) {
     std::thread::spawn(move || {
         if let Err(RecvTimeoutError::Timeout) = gone.recv_timeout(limit) {
             eprintln!("the test holds its mount for more than {limit:?}: killing its daemon");
-            process::daemons(&root).into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+            process::daemons(&root)
+                .into_iter()
+                .for_each(|pid| process::signal(pid, Signal::SIGKILL));
         }
     });
 }
@@ -235,15 +301,21 @@ impl Drop for Mount {
         if std::thread::panicking() {
             eprintln!("the daemon's last words:\n{}", self.log_tail());
         }
-        process::working_below(&self.root).into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        process::working_below(&self.root)
+            .into_iter()
+            .for_each(|pid| process::signal(pid, Signal::SIGKILL));
         if self.is_mounted() && umount2(&self.root, MntFlags::empty()).is_err() {
             let _ = umount2(&self.root, MntFlags::MNT_DETACH);
-            let _ = Command::new("fusermount3").args(["-uzq", self.root_text()]).status();
+            let _ = Command::new("fusermount3")
+                .args(["-uzq", self.root_text()])
+                .status();
         }
         let begun = Instant::now();
         while !process::daemons(&self.root).is_empty() && begun.elapsed() < END_LIMIT {
             std::thread::sleep(Duration::from_millis(5));
         }
-        process::daemons(&self.root).into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        process::daemons(&self.root)
+            .into_iter()
+            .for_each(|pid| process::signal(pid, Signal::SIGKILL));
     }
 }

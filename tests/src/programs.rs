@@ -5,7 +5,10 @@ use std::process::{Command, Stdio};
 
 /// The project's folder.
 pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate stands in the project").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate stands in the project")
+        .to_path_buf()
 }
 
 /// The binary: `DISTCIFS_BIN`, or `distcifs` in the target folder of this very executable.
@@ -14,24 +17,43 @@ pub fn distcifs() -> PathBuf {
         return path.into();
     }
     let own = std::env::current_exe().expect("an executable knows its path");
-    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("distcifs")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("no distcifs beside {}: run cargo build first, or set DISTCIFS_BIN", own.display()))
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("distcifs"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "no distcifs beside {}: run cargo build first, or set DISTCIFS_BIN",
+            own.display()
+        )
+    })
 }
 
 /// The folder of the binaries.
 pub fn bin_dir() -> PathBuf {
-    distcifs().parent().expect("a file has a folder").to_path_buf()
+    distcifs()
+        .parent()
+        .expect("a file has a folder")
+        .to_path_buf()
 }
 
 /// A worker that comes with distcifs: beside the binary, or a script in workers/.
 pub fn worker(name: &str) -> PathBuf {
     let places = [bin_dir().join(name), project().join("workers").join(name)];
-    places.into_iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no worker {name}: neither built nor in workers/"))
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no worker {name}: neither built nor in workers/"))
 }
 
 /// Whether a program can be run; says so, loudly, if not.
 pub fn installed(name: &str) -> bool {
-    let found = Command::new("sh").args(["-c", "command -v \"$0\"", name]).stdout(Stdio::null()).status();
+    let found = Command::new("sh")
+        .args(["-c", "command -v \"$0\"", name])
+        .stdout(Stdio::null())
+        .status();
     let installed = found.is_ok_and(|status| status.success());
     if !installed {
         eprintln!("SKIPPED: {name} is not installed here; scripts/setup installs it");

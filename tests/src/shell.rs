@@ -53,20 +53,34 @@ impl Sh {
     /// goes to files in `out`, a folder outside the mount.
     pub fn start(words: &[&str], cwd: &Path, out: &Path, environment: &[(&str, &Path)]) -> Sh {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (stdout, stderr) = (out.join(format!("script-{number}.out")), out.join(format!("script-{number}.err")));
+        let (stdout, stderr) = (
+            out.join(format!("script-{number}.out")),
+            out.join(format!("script-{number}.err")),
+        );
         let path = std::env::var("PATH").unwrap_or_default();
         let workers = programs::project().join("workers");
         let child = Command::new("setsid")
             .args(words)
             .current_dir(cwd)
             .envs(environment.iter().copied())
-            .env("PATH", format!("{}:{}:{path}", programs::bin_dir().display(), workers.display()))
+            .env(
+                "PATH",
+                format!(
+                    "{}:{}:{path}",
+                    programs::bin_dir().display(),
+                    workers.display()
+                ),
+            )
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("the scratch folder is writable"))
             .stderr(File::create(&stderr).expect("the scratch folder is writable"))
             .spawn()
             .expect("setsid of util-linux runs");
-        Sh { child, out: stdout, err: stderr }
+        Sh {
+            child,
+            out: stdout,
+            err: stderr,
+        }
     }
 
     /// The id of the process, which is its session's as well.
@@ -100,9 +114,17 @@ impl Sh {
             }
         };
         self.kill9();
-        let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-        let (stdout, stderr) = (text(&self.out).trim_end_matches('\n').to_owned(), text(&self.err));
-        Output { status, stdout, stderr }
+        let text =
+            |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let (stdout, stderr) = (
+            text(&self.out).trim_end_matches('\n').to_owned(),
+            text(&self.err),
+        );
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
     }
 
     /// Kills the process and its group with SIGKILL and reaps it.

@@ -22,9 +22,14 @@ impl Worker {
     /// Starts `<name> MOUNT [label…]`.
     pub fn start(mount: &Mount, name: &str, labels: &[&str]) -> Worker {
         let program = programs::worker(name);
-        let mut words = vec![program.to_str().expect("the path is text"), mount.root_text()];
+        let mut words = vec![
+            program.to_str().expect("the path is text"),
+            mount.root_text(),
+        ];
         words.extend(labels);
-        Worker { process: Sh::start(&words, &mount.out(), &mount.out(), &[]) }
+        Worker {
+            process: Sh::start(&words, &mount.out(), &mount.out(), &[]),
+        }
     }
 
     /// One of build-control and `shells` of execute-shell, without labels.
@@ -65,7 +70,8 @@ impl Drop for Worker {
         self.process.signal(Signal::SIGCONT);
         self.process.signal(Signal::SIGTERM);
         let begun = std::time::Instant::now();
-        while process::is_alive(self.pid()) && begun.elapsed() < LEAVE && !std::thread::panicking() {
+        while process::is_alive(self.pid()) && begun.elapsed() < LEAVE && !std::thread::panicking()
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -20,11 +20,25 @@ fn written_by(script: &str) {
         let mount = Mount::new();
         mount.job("a", HELLO);
         fs::write(mount.out().join("other.json"), OTHER).expect("own folder");
-        mount.sh_with(shell, &format!("set -eu\ncd jobs/a\n{script}")).expect_ok();
-        assert!(mount.read("jobs/a/config.json").contains("echo other"), "{shell}: {script}: {}", mount.read("jobs/a/config.json"));
-        assert!(!mount.has("jobs/a/config.error"), "{}", mount.read("jobs/a/config.error"));
+        mount
+            .sh_with(shell, &format!("set -eu\ncd jobs/a\n{script}"))
+            .expect_ok();
+        assert!(
+            mount.read("jobs/a/config.json").contains("echo other"),
+            "{shell}: {script}: {}",
+            mount.read("jobs/a/config.json")
+        );
+        assert!(
+            !mount.has("jobs/a/config.error"),
+            "{}",
+            mount.read("jobs/a/config.error")
+        );
         assert_eq!(mount.trigger("a", ""), 1);
-        assert!(mount.read("jobs/a/builds/1/config.json").contains("echo other"));
+        assert!(
+            mount
+                .read("jobs/a/builds/1/config.json")
+                .contains("echo other")
+        );
     }
 }
 
@@ -71,7 +85,9 @@ fn written_by_sed() {
 #[test]
 fn written_by_jq() {
     if installed("jq") {
-        written_by("jq '.tasks[0].params.script = \"echo other\\n\"' config.json > tmp && mv tmp config.json");
+        written_by(
+            "jq '.tasks[0].params.script = \"echo other\\n\"' config.json > tmp && mv tmp config.json",
+        );
     }
 }
 
@@ -79,8 +95,12 @@ fn written_by_jq() {
 fn written_by_vim() {
     if installed("vim") {
         written_by("vim -es -u NONE -c '%s/echo hello/echo other/' -c wq config.json < /dev/null");
-        written_by("vim -es -u NONE -c 'set backup backupcopy=no' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null");
-        written_by("vim -es -u NONE -c 'set backupcopy=yes' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null");
+        written_by(
+            "vim -es -u NONE -c 'set backup backupcopy=no' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null",
+        );
+        written_by(
+            "vim -es -u NONE -c 'set backupcopy=yes' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null",
+        );
     }
 }
 
@@ -102,10 +122,22 @@ fn what_is_not_valid_is_refused_and_said_why() {
     let bad = "{\n  \"tasks\": [\n    { \"type\": \"publish-artifacts\", \"params\": { \"artifacts\": 7 } }\n  ]\n}\n";
     assert_eq!(errno(mount.write("jobs/a/config.json", bad)), libc::EINVAL);
     let why = mount.read("jobs/a/config.error");
-    assert!(why.contains("config.json:3:") && why.contains("tasks[0].params.artifacts"), "{why}");
+    assert!(
+        why.contains("config.json:3:") && why.contains("tasks[0].params.artifacts"),
+        "{why}"
+    );
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
-    for (text, word) in [("{", "config.json:1:"), ("[]", "config.json:1:"), ("{\"tasks\":[],\"nonsense\":1}", "nonsense"), ("\u{fffd}", ":1:")] {
-        assert_eq!(errno(mount.write("jobs/a/config.json", text)), libc::EINVAL, "{text}");
+    for (text, word) in [
+        ("{", "config.json:1:"),
+        ("[]", "config.json:1:"),
+        ("{\"tasks\":[],\"nonsense\":1}", "nonsense"),
+        ("\u{fffd}", ":1:"),
+    ] {
+        assert_eq!(
+            errno(mount.write("jobs/a/config.json", text)),
+            libc::EINVAL,
+            "{text}"
+        );
         let why = mount.read("jobs/a/config.error");
         assert!(why.contains(word), "{text}: {why}");
     }
@@ -119,12 +151,26 @@ fn a_refusal_is_seen_by_rename_and_fsync_and_cp() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     fs::write(mount.path("jobs/a/new"), "{").expect("a scratch file");
-    assert_eq!(errno(fs::rename(mount.path("jobs/a/new"), mount.path("jobs/a/config.json"))), libc::EINVAL);
-    let mut file = File::options().write(true).truncate(true).open(mount.path("jobs/a/config.json")).expect("the lock");
+    assert_eq!(
+        errno(fs::rename(
+            mount.path("jobs/a/new"),
+            mount.path("jobs/a/config.json")
+        )),
+        libc::EINVAL
+    );
+    let mut file = File::options()
+        .write(true)
+        .truncate(true)
+        .open(mount.path("jobs/a/config.json"))
+        .expect("the lock");
     file.write_all(b"{").expect("a write");
     assert_eq!(errno(file.sync_all()), libc::EINVAL);
     drop(file);
-    assert!(!mount.sh("echo { > \"$OUT/bad\"; cp \"$OUT/bad\" jobs/a/config.json").ok());
+    assert!(
+        !mount
+            .sh("echo { > \"$OUT/bad\"; cp \"$OUT/bad\" jobs/a/config.json")
+            .ok()
+    );
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
 }
 
@@ -147,21 +193,46 @@ fn the_lock_makes_writers_take_turns() {
     let path = mount.path("jobs/a/config.json");
     let holder = File::options().write(true).open(&path).expect("the lock");
     let begun = Instant::now();
-    assert_eq!(errno(File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path)), libc::EAGAIN);
-    assert!(begun.elapsed() < Duration::from_millis(500), "at once, not {:?}", begun.elapsed());
+    assert_eq!(
+        errno(
+            File::options()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&path)
+        ),
+        libc::EAGAIN
+    );
+    assert!(
+        begun.elapsed() < Duration::from_millis(500),
+        "at once, not {:?}",
+        begun.elapsed()
+    );
     let begun = Instant::now();
     assert_eq!(errno(File::options().write(true).open(&path)), libc::EBUSY);
     let waited = begun.elapsed();
-    assert!(waited > Duration::from_millis(4500) && waited < Duration::from_millis(6500), "{waited:?}");
+    assert!(
+        waited > Duration::from_millis(4500) && waited < Duration::from_millis(6500),
+        "{waited:?}"
+    );
     fs::write(mount.path("jobs/a/new"), OTHER).expect("a scratch file");
     let begun = Instant::now();
-    assert_eq!(errno(fs::rename(mount.path("jobs/a/new"), &path)), libc::EBUSY);
-    assert!(begun.elapsed() < Duration::from_secs(1), "a rename never waits: {:?}", begun.elapsed());
+    assert_eq!(
+        errno(fs::rename(mount.path("jobs/a/new"), &path)),
+        libc::EBUSY
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "a rename never waits: {:?}",
+        begun.elapsed()
+    );
     let waiting = mount.start("echo \"$(cat jobs/a/new)\" > jobs/a/config.json");
     std::thread::sleep(Duration::from_millis(300));
     drop(holder);
     waiting.finish().expect_ok();
-    assert!(mount.read("jobs/a/config.json").contains("echo other"), "the second got its turn");
+    assert!(
+        mount.read("jobs/a/config.json").contains("echo other"),
+        "the second got its turn"
+    );
 }
 
 /// "The lock is dropped when the file is released": also by the death of the process.
@@ -170,7 +241,9 @@ fn the_lock_dies_with_its_holder() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     let mut holder: Sh = mount.start("exec 3> jobs/a/config.json; echo held; exec sleep 60");
-    wait_for("the holder", distcifs_tests::wait::USUAL, || holder.so_far().contains("held"));
+    wait_for("the holder", distcifs_tests::wait::USUAL, || {
+        holder.so_far().contains("held")
+    });
     holder.kill9();
     mount.configure("a", OTHER);
 }
@@ -183,11 +256,18 @@ fn a_reader_keeps_its_version() {
     mount.job("a", HELLO);
     let path = mount.path("jobs/a/config.json");
     let mut reader = File::open(&path).expect("a reader");
-    let mut writer = File::options().write(true).truncate(true).open(&path).expect("the lock");
+    let mut writer = File::options()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .expect("the lock");
     writer.write_all(OTHER.as_bytes()).expect("a write");
     assert_eq!(mount.read("jobs/a/config.json"), HELLO, "before the commit");
     drop(writer);
-    assert!(mount.read("jobs/a/config.json").contains("echo other"), "after the commit");
+    assert!(
+        mount.read("jobs/a/config.json").contains("echo other"),
+        "after the commit"
+    );
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("an open file");
     assert_eq!(text.trim_end(), HELLO);
@@ -198,7 +278,9 @@ fn a_reader_keeps_its_version() {
 fn renamed_away_it_stays_in_force() {
     let mount = Mount::new();
     mount.job("a", HELLO);
-    mount.run("cd jobs/a; mv config.json config.json~; cmp config.json config.json~; rm config.json~");
+    mount.run(
+        "cd jobs/a; mv config.json config.json~; cmp config.json config.json~; rm config.json~",
+    );
     assert_eq!(mount.trigger("a", ""), 1);
 }
 
@@ -207,7 +289,10 @@ fn renamed_away_it_stays_in_force() {
 fn over_a_mebibyte_is_too_big() {
     let mount = Mount::new();
     mount.job("a", HELLO);
-    let big = format!("{{\"description\":\"{}\",\"tasks\":[]}}", "x".repeat(1 << 20));
+    let big = format!(
+        "{{\"description\":\"{}\",\"tasks\":[]}}",
+        "x".repeat(1 << 20)
+    );
     assert_eq!(errno(mount.write("jobs/a/config.json", big)), libc::EFBIG);
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
 }
@@ -222,7 +307,11 @@ fn the_format_of_2013_is_valid() {
         {"type": "publish-artifacts", "params": {"artifacts": ["src/build.log"]}}]}"#;
     mount.job("old", text);
     fs::create_dir(mount.path("jobs/new")).expect("a job");
-    assert_eq!(errno(mount.write("jobs/new/config.json", text)), libc::EINVAL, "job_id is another's");
+    assert_eq!(
+        errno(mount.write("jobs/new/config.json", text)),
+        libc::EINVAL,
+        "job_id is another's"
+    );
 }
 
 /// Whatever bytes are written, the answer is EINVAL and the daemon lives.
@@ -231,7 +320,14 @@ fn hostile_texts_are_refused() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     let deep = "[".repeat(200_000);
-    let texts: [&[u8]; 6] = [b"\0", b"\xff\xfe\xfd", deep.as_bytes(), b"{\"tasks\":1e999}", b"{\"tasks\":[{}]}", b"\"\\ud800\""];
+    let texts: [&[u8]; 6] = [
+        b"\0",
+        b"\xff\xfe\xfd",
+        deep.as_bytes(),
+        b"{\"tasks\":1e999}",
+        b"{\"tasks\":[{}]}",
+        b"\"\\ud800\"",
+    ];
     for text in texts {
         assert_eq!(errno(mount.write("jobs/a/config.json", text)), libc::EINVAL);
     }

@@ -21,15 +21,33 @@ fn mount_with_ticket() -> Mount {
 fn the_words_of_a_result() {
     let mount = Mount::new();
     mount.queue("q");
-    for (number, words) in ["0", "1", "255", "success", "failure", "error", "aborted", "0\nall is well\nindeed"].iter().enumerate() {
+    for (number, words) in [
+        "0",
+        "1",
+        "255",
+        "success",
+        "failure",
+        "error",
+        "aborted",
+        "0\nall is well\nindeed",
+    ]
+    .iter()
+    .enumerate()
+    {
         let id = format!("t{number}");
         mount.post("q", &json!({"id": id}));
         let claim = mount.claim("q", &id).expect("the claim");
         for bad in ["256", "-1", "maybe", "0x1", "1 2", "", "success!", "\u{0}"] {
             assert_eq!(errno(mount.result("q", &id, bad)), libc::EINVAL, "{bad:?}");
         }
-        mount.result("q", &id, words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        assert!(mount.read(&format!("tickets/q/{id}/result")).starts_with(words.lines().next().unwrap_or_default()));
+        mount
+            .result("q", &id, words)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        assert!(
+            mount
+                .read(&format!("tickets/q/{id}/result"))
+                .starts_with(words.lines().next().unwrap_or_default())
+        );
         drop(claim);
     }
 }
@@ -55,12 +73,26 @@ fn one_result_and_no_second() {
 #[test]
 fn nobody_else_writes_a_result_or_the_console() {
     let mount = mount_with_ticket();
-    assert_eq!(errno(mount.result("q", "t", "0")), libc::EPERM, "nobody has claimed it");
+    assert_eq!(
+        errno(mount.result("q", "t", "0")),
+        libc::EPERM,
+        "nobody has claimed it"
+    );
     let holder = mount.start("exec 9>tickets/q/t/claim; echo held; sleep 1; dash -c 'echo below > tickets/q/t/console; echo 0 > tickets/q/t/result'");
     wait_for("the claim", USUAL, || holder.so_far().contains("held"));
     assert_eq!(errno(mount.result("q", "t", "0")), libc::EPERM);
-    assert_eq!(errno(File::options().append(true).open(mount.path("tickets/q/t/console"))), libc::EPERM);
-    assert!(!mount.sh("echo 0 > tickets/q/t/result").ok(), "another session");
+    assert_eq!(
+        errno(
+            File::options()
+                .append(true)
+                .open(mount.path("tickets/q/t/console"))
+        ),
+        libc::EPERM
+    );
+    assert!(
+        !mount.sh("echo 0 > tickets/q/t/result").ok(),
+        "another session"
+    );
     holder.finish().expect_ok();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
     assert!(mount.read("tickets/q/t/console").contains("below"));
@@ -84,7 +116,11 @@ fn a_lost_attempt_leaves_nothing() {
     mount.result("q", "t", "0").expect("the result");
     drop(claim);
     assert_eq!(mount.list("tickets/q/t/artifacts"), ["c"]);
-    assert_eq!(errno(File::create(mount.path("tickets/q/t/artifacts/d"))), libc::EROFS, "then read-only");
+    assert_eq!(
+        errno(File::create(mount.path("tickets/q/t/artifacts/d"))),
+        libc::EROFS,
+        "then read-only"
+    );
 }
 
 /// "After a claim is lost, path operations below the old ones (a working directory there
@@ -96,19 +132,33 @@ fn the_loser_is_fenced() {
     let old = mount.path("tickets/q/t/workspace");
     let mut open = File::create(old.join("open")).expect("the first's own");
     let inside = mount.start("cd tickets/q/t/workspace; echo inside; while ! [ -e \"$OUT/go\" ]; do sleep 0.05; done; echo x > late; echo \"status $?\"; ls . ; echo \"status $?\"; mkdir d; echo \"status $?\"");
-    wait_for("the shell inside", USUAL, || inside.so_far().contains("inside"));
-    let result = File::options().write(true).open(mount.path("tickets/q/t/result")).expect("the claimant may");
+    wait_for("the shell inside", USUAL, || {
+        inside.so_far().contains("inside")
+    });
+    let result = File::options()
+        .write(true)
+        .open(mount.path("tickets/q/t/result"))
+        .expect("the claimant may");
     fs::remove_file(mount.path("tickets/q/t/claim")).expect("rm claim");
     drop(claim);
     let second = mount.claim("q", "t").expect("the second");
     fs::write(mount.out().join("go"), "").expect("own folder");
     let said = inside.finish();
-    assert!(!said.stdout.contains("status 0") && said.stderr.to_lowercase().contains("stale"), "{said:?}");
+    assert!(
+        !said.stdout.contains("status 0") && said.stderr.to_lowercase().contains("stale"),
+        "{said:?}"
+    );
     let _ = open.write_all(b"too late");
     assert_eq!(errno(open.sync_all()), libc::ESTALE);
-    let late = (&result).write_all(b"0\n").and_then(|()| Ok(nix::unistd::close(result)?));
+    let late = (&result)
+        .write_all(b"0\n")
+        .and_then(|()| Ok(nix::unistd::close(result)?));
     assert_eq!(errno(late), libc::ESTALE);
-    assert_eq!(mount.list("tickets/q/t/workspace"), Vec::<String>::new(), "nothing of the first");
+    assert_eq!(
+        mount.list("tickets/q/t/workspace"),
+        Vec::<String>::new(),
+        "nothing of the first"
+    );
     assert_eq!(mount.read("tickets/q/t/.wait"), "", "no result yet");
     mount.result("q", "t", "0").expect("the second's result");
     drop(second);
@@ -130,7 +180,8 @@ fn the_console_keeps_the_lines_of_a_lost_attempt() {
 #[test]
 fn wait_gives_the_result() {
     let mount = mount_with_ticket();
-    let waiter = mount.start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
+    let waiter = mount
+        .start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
     std::thread::sleep(Duration::from_millis(200));
     mount.finish("q", "t", "failure");
     assert!(waiter.finish().expect_ok().starts_with("failure"));
@@ -145,5 +196,8 @@ fn a_race_of_results_has_one_winner() {
     let said = mount.run(script);
     assert_eq!(said.lines().count(), 1, "{said}");
     let winner = said.trim_start_matches("won ").to_owned();
-    assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some(winner.as_str()));
+    assert_eq!(
+        mount.read("tickets/q/t/result").lines().next(),
+        Some(winner.as_str())
+    );
 }

@@ -26,15 +26,23 @@ fn mount_with_ticket() -> Mount {
 fn a_posted_ticket_is_there_as_files() {
     let mount = Mount::new();
     mount.queue("q");
-    let id = mount.post("q", &json!({"id": "t", "labels": ["b", "a"], "params": {"one": "1", "many": ["x", "y"]}}));
+    let id = mount.post(
+        "q",
+        &json!({"id": "t", "labels": ["b", "a"], "params": {"one": "1", "many": ["x", "y"]}}),
+    );
     assert_eq!(id, "t");
     assert_eq!(mount.read("tickets/q/t/params/one"), "1");
     assert_eq!(mount.read("tickets/q/t/params/many"), "x\ny");
-    let mut labels: Vec<String> = mount.read("tickets/q/t/labels").lines().map(str::to_owned).collect();
+    let mut labels: Vec<String> = mount
+        .read("tickets/q/t/labels")
+        .lines()
+        .map(str::to_owned)
+        .collect();
     labels.sort();
     assert_eq!(labels, ["a", "b"]);
     assert_eq!(mount.read("tickets/q/t/attempt"), "1");
-    let ticket: serde_json::Value = serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
+    let ticket: serde_json::Value =
+        serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
     assert_eq!(ticket["id"], "t");
     let made_up = mount.post("q", &json!({}));
     assert!(!made_up.is_empty() && mount.has(&format!("tickets/q/{made_up}")));
@@ -49,7 +57,10 @@ fn posting_twice_makes_one() {
     assert_eq!(mount.post("q", &ticket), "t");
     assert_eq!(mount.post("q", &ticket), "t");
     assert_eq!(mount.list("tickets/q"), ["t"]);
-    assert_eq!(errno(mount.try_post("q", &json!({"id": "t", "params": {"a": "2"}}))), libc::EEXIST);
+    assert_eq!(
+        errno(mount.try_post("q", &json!({"id": "t", "params": {"a": "2"}}))),
+        libc::EEXIST
+    );
 }
 
 /// "names of this shape are refused for others"; what is no ticket is EINVAL, what is too long
@@ -58,9 +69,24 @@ fn posting_twice_makes_one() {
 fn tickets_that_are_refused() {
     let mount = Mount::new();
     mount.queue("q");
-    for text in ["{", "[]", "{\"id\":\"a/b\"}", "{\"id\":\"..\"}", "{\"id\":\"a.1.0\"}", "{\"id\":\"a.1.control\"}", "{\"labels\":7}", "{\"nonsense\":1}"] {
-        let mut file = File::options().read(true).write(true).open(mount.path("tickets/q/.post")).expect(".post opens");
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.read(&mut [0; 64]));
+    for text in [
+        "{",
+        "[]",
+        "{\"id\":\"a/b\"}",
+        "{\"id\":\"..\"}",
+        "{\"id\":\"a.1.0\"}",
+        "{\"id\":\"a.1.control\"}",
+        "{\"labels\":7}",
+        "{\"nonsense\":1}",
+    ] {
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .open(mount.path("tickets/q/.post"))
+            .expect(".post opens");
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.read(&mut [0; 64]));
         assert_eq!(errno(written), libc::EINVAL, "{text}");
     }
     let big = json!({"params": {"a": "x".repeat(256 << 10)}});
@@ -75,9 +101,12 @@ fn a_builds_ticket_is_posted_only_by_its_controller() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     mount.trigger("a", "");
-    let ticket = json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
+    let ticket =
+        json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
     assert_eq!(errno(mount.try_post("execute-shell", &ticket)), libc::EPERM);
-    let control = mount.claim("build-control", "a.1.control").expect("the claim");
+    let control = mount
+        .claim("build-control", "a.1.control")
+        .expect("the claim");
     assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
     assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
     drop(control);
@@ -86,8 +115,23 @@ fn a_builds_ticket_is_posted_only_by_its_controller() {
 /// "Exactly one of any number of racing claimants succeeds", by each of the usual ways.
 #[test]
 fn fifty_claimants_and_one_succeeds() {
-    let ways = ["echo $$ > claim", "touch claim", "command exec 9>claim", "set -C; : > claim", "mkdir -p . && : >> claim"];
-    for (shell, way) in [("dash", 0), ("dash", 2), ("bash", 0), ("bash", 2), ("dash", 1), ("busybox sh", 0), ("dash", 3), ("dash", 4)] {
+    let ways = [
+        "echo $$ > claim",
+        "touch claim",
+        "command exec 9>claim",
+        "set -C; : > claim",
+        "mkdir -p . && : >> claim",
+    ];
+    for (shell, way) in [
+        ("dash", 0),
+        ("dash", 2),
+        ("bash", 0),
+        ("bash", 2),
+        ("dash", 1),
+        ("busybox sh", 0),
+        ("dash", 3),
+        ("dash", 4),
+    ] {
         let mount = mount_with_ticket();
         let gate = mount.out().join("gate");
         let body = format!(
@@ -99,7 +143,12 @@ fn fifty_claimants_and_one_succeeds() {
         let running: Vec<_> = (0..50).map(|_| mount.start_words(&words)).collect();
         std::thread::sleep(Duration::from_millis(300));
         fs::write(gate, "").expect("own folder");
-        let won = running.into_iter().filter(|_| true).map(|script| script.finish().stdout).filter(|said| said.contains("won")).count();
+        let won = running
+            .into_iter()
+            .filter(|_| true)
+            .map(|script| script.finish().stdout)
+            .filter(|said| said.contains("won"))
+            .count();
         assert_eq!(won, 1, "{shell}: {}", ways[way]);
     }
 }
@@ -110,11 +159,21 @@ fn claimed_is_claimed() {
     let mount = mount_with_ticket();
     let claim = mount.claim("q", "t").expect("the first claim");
     assert_eq!(errno(mount.claim("q", "t")), libc::EEXIST);
-    assert_eq!(errno(File::options().write(true).open(mount.path("tickets/q/t/claim"))), libc::EEXIST);
+    assert_eq!(
+        errno(
+            File::options()
+                .write(true)
+                .open(mount.path("tickets/q/t/claim"))
+        ),
+        libc::EEXIST
+    );
     let other = mount.sh("touch tickets/q/t/claim");
     assert!(!other.ok() && other.stderr.contains("exists"), "{other:?}");
     assert!(!mount.sh("echo $$ > tickets/q/t/claim").ok());
-    assert!(!mount.read("tickets/q/t/claim").is_empty(), "node, process, time");
+    assert!(
+        !mount.read("tickets/q/t/claim").is_empty(),
+        "node, process, time"
+    );
     drop(claim);
 }
 
@@ -124,12 +183,22 @@ fn claimed_is_claimed() {
 fn a_claim_by_descriptor_ends_with_its_process() {
     let mount = mount_with_ticket();
     let mut holder = mount.start("exec 9>tickets/q/t/claim; sleep 30 & echo $!; exec sleep 60");
-    wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim") && holder.so_far().contains('\n'));
+    wait_for("the claim", USUAL, || {
+        mount.has("tickets/q/t/claim") && holder.so_far().contains('\n')
+    });
     let child: i32 = holder.so_far().trim().parse().expect("the child's id");
     holder.kill9_alone();
-    wait_for("the ticket to be open again", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
-    assert!(distcifs_tests::process::is_alive(nix::unistd::Pid::from_raw(child)), "the copy was still held");
-    distcifs_tests::process::signal(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+    wait_for("the ticket to be open again", OPEN_AGAIN, || {
+        !mount.has("tickets/q/t/claim")
+    });
+    assert!(
+        distcifs_tests::process::is_alive(nix::unistd::Pid::from_raw(child)),
+        "the copy was still held"
+    );
+    distcifs_tests::process::signal(
+        nix::unistd::Pid::from_raw(child),
+        nix::sys::signal::Signal::SIGKILL,
+    );
     assert_eq!(mount.read("tickets/q/t/attempt"), "2");
 }
 
@@ -140,12 +209,19 @@ fn a_claim_by_process_id_ends_with_that_process() {
     let mut holder = mount.start("exec sleep 60");
     mount.run(&format!("echo {} > tickets/q/t/claim", holder.pid()));
     std::thread::sleep(Duration::from_millis(1200));
-    assert!(mount.has("tickets/q/t/claim"), "the writer is gone, the process named is not");
+    assert!(
+        mount.has("tickets/q/t/claim"),
+        "the writer is gone, the process named is not"
+    );
     holder.kill9();
-    wait_for("the ticket to be open again", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
+    wait_for("the ticket to be open again", OPEN_AGAIN, || {
+        !mount.has("tickets/q/t/claim")
+    });
     let refused = mount.sh("echo 4194999 > tickets/q/t/claim");
     assert!(!refused.ok(), "{refused:?}");
-    wait_for("nothing to be left of a refused claim", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
+    wait_for("nothing to be left of a refused claim", OPEN_AGAIN, || {
+        !mount.has("tickets/q/t/claim")
+    });
 }
 
 /// Kind 3: "the leader of the session of the process that made it".
@@ -155,9 +231,14 @@ fn a_claim_by_touch_ends_with_the_session() {
     let mut session = mount.start("touch tickets/q/t/claim; sleep 60");
     wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim"));
     std::thread::sleep(Duration::from_millis(1200));
-    assert!(mount.has("tickets/q/t/claim"), "touch is gone, its session is not");
+    assert!(
+        mount.has("tickets/q/t/claim"),
+        "touch is gone, its session is not"
+    );
     session.kill9();
-    wait_for("the ticket to be open again", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
+    wait_for("the ticket to be open again", OPEN_AGAIN, || {
+        !mount.has("tickets/q/t/claim")
+    });
 }
 
 /// "`rm claim` gives the ticket back"; "a ticket given back … doesn't count against it".
@@ -174,7 +255,11 @@ fn rm_gives_the_ticket_back() {
 fn claimed_again_at_once_many_times() {
     let mount = mount_with_ticket();
     for round in 0..300 {
-        drop(mount.claim("q", "t").unwrap_or_else(|error| panic!("round {round}: {error}")));
+        drop(
+            mount
+                .claim("q", "t")
+                .unwrap_or_else(|error| panic!("round {round}: {error}")),
+        );
         fs::remove_file(mount.path("tickets/q/t/claim")).ok();
         if mount.read("tickets/q/t/.wait") == "error" {
             break;
@@ -182,13 +267,18 @@ fn claimed_again_at_once_many_times() {
     }
     let held = wait_claim(&mount);
     std::thread::sleep(Duration::from_millis(300));
-    assert!(mount.has("tickets/q/t/claim"), "an old release took the new claim away");
+    assert!(
+        mount.has("tickets/q/t/claim"),
+        "an old release took the new claim away"
+    );
     drop(held);
 }
 
 /// Claims as soon as the ticket is open.
 fn wait_claim(mount: &Mount) -> File {
-    distcifs_tests::wait_some("the ticket to be claimed", USUAL, || mount.claim("q", "t").ok())
+    distcifs_tests::wait_some("the ticket to be claimed", USUAL, || {
+        mount.claim("q", "t").ok()
+    })
 }
 
 /// "`attempt` counts claims that were lost by a worker's death … After `attempts` of them (default
@@ -201,9 +291,13 @@ fn three_deaths_are_an_error() {
         let mut holder = mount.start("exec 9>tickets/q/t/claim; echo held; exec sleep 60");
         wait_for("the claim", USUAL, || holder.so_far().contains("held"));
         holder.kill9();
-        wait_for("the claim's end", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
+        wait_for("the claim's end", OPEN_AGAIN, || {
+            !mount.has("tickets/q/t/claim")
+        });
     }
-    wait_for("the outcome", USUAL, || mount.read("tickets/q/t/result").starts_with("error"));
+    wait_for("the outcome", USUAL, || {
+        mount.read("tickets/q/t/result").starts_with("error")
+    });
     assert_eq!(errno(mount.claim("q", "t")), libc::ENOENT);
 }
 
@@ -216,7 +310,9 @@ fn one_death_is_an_error_where_one_attempt_is_allowed() {
     let mut holder = mount.start("exec 9>tickets/q/t/claim; echo held; exec sleep 60");
     wait_for("the claim", USUAL, || holder.so_far().contains("held"));
     holder.kill9();
-    wait_for("the outcome", USUAL, || mount.read("tickets/q/t/.wait").starts_with("error"));
+    wait_for("the outcome", USUAL, || {
+        mount.read("tickets/q/t/.wait").starts_with("error")
+    });
 }
 
 /// "`.next` does the same in one step", in the words of the page; "oldest first".
@@ -232,7 +328,10 @@ fn next_gives_the_oldest() {
         echo \"$id\"; cd \"tickets/q/$id\"; echo 0 > result";
     for (shell, id) in [("dash", "z"), ("bash", "y"), ("busybox sh", "x")] {
         assert_eq!(mount.sh_with(shell, script).expect_ok(), id);
-        assert_eq!(mount.read(&format!("tickets/q/{id}/result")).lines().next(), Some("0"));
+        assert_eq!(
+            mount.read(&format!("tickets/q/{id}/result")).lines().next(),
+            Some("0")
+        );
     }
 }
 
@@ -243,12 +342,18 @@ fn next_gives_only_what_the_labels_allow() {
     mount.queue("q");
     mount.post("q", &json!({"id": "gpu", "labels": ["linux", "gpu"]}));
     mount.post("q", &json!({"id": "plain", "labels": ["linux"]}));
-    let ask = |labels: &str| mount.start(&format!("exec 3<>tickets/q/.next; echo {labels} >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; echo 0 > tickets/q/$id/result"));
+    let ask = |labels: &str| {
+        mount.start(&format!("exec 3<>tickets/q/.next; echo {labels} >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; echo 0 > tickets/q/$id/result"))
+    };
     let none = ask("arm");
     let plain = ask("linux x86_64");
     assert_eq!(plain.finish().expect_ok(), "plain");
     std::thread::sleep(Duration::from_millis(1200));
-    assert!(none.alive() && none.so_far().is_empty(), "{}", none.so_far());
+    assert!(
+        none.alive() && none.so_far().is_empty(),
+        "{}",
+        none.so_far()
+    );
     assert_eq!(ask("gpu linux").finish().expect_ok(), "gpu");
 }
 
@@ -257,13 +362,21 @@ fn next_gives_only_what_the_labels_allow() {
 fn next_answers_within_a_second() {
     let mount = Mount::new();
     mount.queue("q");
-    let mut next = File::options().read(true).write(true).open(mount.path("tickets/q/.next")).expect(".next opens");
+    let mut next = File::options()
+        .read(true)
+        .write(true)
+        .open(mount.path("tickets/q/.next"))
+        .expect(".next opens");
     next.write_all(b"linux\n").expect("labels");
     for _ in 0..3 {
         let (begun, mut line) = (Instant::now(), [0; 256]);
         assert_eq!(next.read(&mut line).expect("a line"), 1);
         assert_eq!(line[0], b'\n');
-        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_millis(1500),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }
 
@@ -276,9 +389,17 @@ fn a_hundred_waiters_and_one_gets_it() {
     let waiting: Vec<_> = (0..100).map(|_| mount.start(script)).collect();
     std::thread::sleep(Duration::from_secs(2));
     mount.post("q", &json!({"id": "t"}));
-    wait_for("one to get it", USUAL, || waiting.iter().any(|script| script.so_far().contains('t')));
+    wait_for("one to get it", USUAL, || {
+        waiting.iter().any(|script| script.so_far().contains('t'))
+    });
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(waiting.iter().filter(|script| script.so_far().trim() == "t").count(), 1);
+    assert_eq!(
+        waiting
+            .iter()
+            .filter(|script| script.so_far().trim() == "t")
+            .count(),
+        1
+    );
 }
 
 /// "both support poll(2)": nothing is readable before a ticket is there.
@@ -286,17 +407,27 @@ fn a_hundred_waiters_and_one_gets_it() {
 fn poll_wakes_when_there_is_work() {
     let mount = Mount::new();
     mount.queue("q");
-    let mut next = File::options().read(true).write(true).open(mount.path("tickets/q/.next")).expect(".next opens");
+    let mut next = File::options()
+        .read(true)
+        .write(true)
+        .open(mount.path("tickets/q/.next"))
+        .expect(".next opens");
     next.write_all(b"linux\n").expect("labels");
     let ready = |file: &File, milliseconds: u16| {
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::from(milliseconds)).expect("poll") > 0
     };
     assert!(!ready(&next, 0));
-    let post = mount.start("sleep 0.5; exec 3<>tickets/q/.post; echo '{\"id\":\"t\"}' >&3; read -r id <&3; echo $id");
+    let post = mount.start(
+        "sleep 0.5; exec 3<>tickets/q/.post; echo '{\"id\":\"t\"}' >&3; read -r id <&3; echo $id",
+    );
     let begun = Instant::now();
     assert!(ready(&next, 10_000), "poll slept over the ticket");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
     post.finish().expect_ok();
     let mut line = String::new();
     wait_for("the ticket", USUAL, || {

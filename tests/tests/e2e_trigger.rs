@@ -14,11 +14,15 @@ const WITH: &str = r#"{"parameters":{"ref":"main","who":null},"tasks":[]}"#;
 fn the_number_is_read_back_by_a_shell() {
     let mount = Mount::new();
     mount.job("hello", r#"{"parameters":{"ref":null},"tasks":[]}"#);
-    let script = "exec 3<>jobs/hello/trigger; echo ref=refs/heads/main >&3; read -r n <&3; echo \"$n\"";
+    let script =
+        "exec 3<>jobs/hello/trigger; echo ref=refs/heads/main >&3; read -r n <&3; echo \"$n\"";
     for (shell, number) in [("dash", "1"), ("bash", "2"), ("busybox sh", "3")] {
         assert_eq!(mount.sh_with(shell, script).expect_ok(), number, "{shell}");
     }
-    assert_eq!(mount.read("jobs/hello/builds/2/params/ref"), "refs/heads/main");
+    assert_eq!(
+        mount.read("jobs/hello/builds/2/params/ref"),
+        "refs/heads/main"
+    );
     assert_eq!(mount.run("readlink jobs/hello/builds/latest"), "3");
 }
 
@@ -30,7 +34,11 @@ fn echo_starts_one_build() {
     mount.run("echo > jobs/a/trigger");
     assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"]);
     mount.run(": > jobs/a/trigger; exec 3>jobs/a/trigger; exec 3>&-");
-    assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"], "no write, no build");
+    assert_eq!(
+        mount.list("jobs/a/builds"),
+        ["1", "latest"],
+        "no write, no build"
+    );
 }
 
 /// "key=value lines or one JSON object give parameters"; defaults come from the configuration.
@@ -53,8 +61,20 @@ fn parameters_by_lines_and_by_json() {
 fn parameters_that_are_refused() {
     let mount = Mount::new();
     mount.job("a", WITH);
-    for body in ["who=me\nother=1", "", "who", "=x", "{\"who\":", "{\"who\":[1]}", "[\"who\"]"] {
-        assert_eq!(errno(mount.try_trigger("a", body)), libc::EINVAL, "{body:?}");
+    for body in [
+        "who=me\nother=1",
+        "",
+        "who",
+        "=x",
+        "{\"who\":",
+        "{\"who\":[1]}",
+        "[\"who\"]",
+    ] {
+        assert_eq!(
+            errno(mount.try_trigger("a", body)),
+            libc::EINVAL,
+            "{body:?}"
+        );
     }
     assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
     assert_eq!(mount.trigger("a", "who=me"), 1);
@@ -65,7 +85,14 @@ fn parameters_that_are_refused() {
 fn without_a_configuration() {
     let mount = Mount::new();
     mount.run("mkdir jobs/a");
-    assert_eq!(errno(File::options().write(true).open(mount.path("jobs/a/trigger"))), libc::EINVAL);
+    assert_eq!(
+        errno(
+            File::options()
+                .write(true)
+                .open(mount.path("jobs/a/trigger"))
+        ),
+        libc::EINVAL
+    );
     assert!(!mount.sh("echo > jobs/a/trigger").ok());
 }
 
@@ -106,7 +133,13 @@ fn numbers_are_used_once() {
     let running: Vec<_> = (0..10).map(|_| mount.start(one)).collect();
     let mut numbers: Vec<u64> = Vec::new();
     for script in running {
-        numbers.extend(script.finish().expect_ok().lines().map(|line| line.parse::<u64>().expect("a number")));
+        numbers.extend(
+            script
+                .finish()
+                .expect_ok()
+                .lines()
+                .map(|line| line.parse::<u64>().expect("a number")),
+        );
     }
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=50).collect::<Vec<u64>>());
@@ -121,7 +154,10 @@ fn numbers_are_used_once() {
 fn over_256_kib_is_too_big() {
     let mount = Mount::new();
     mount.job("a", WITH);
-    assert_eq!(errno(mount.try_trigger("a", &format!("who={}", "x".repeat(256 << 10)))), libc::EFBIG);
+    assert_eq!(
+        errno(mount.try_trigger("a", &format!("who={}", "x".repeat(256 << 10)))),
+        libc::EFBIG
+    );
     assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
 }
 
@@ -143,8 +179,14 @@ fn wait_answers_within_a_second() {
     mount.trigger("a", "");
     let begun = std::time::Instant::now();
     assert_eq!(mount.read("jobs/a/builds/1/.wait"), "");
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
-    let waiter = mount.start("cd jobs/a/builds/1; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
+    assert!(
+        begun.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
+    let waiter = mount.start(
+        "cd jobs/a/builds/1; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"",
+    );
     mount.finish("build-control", "a.1.control", "failure");
     assert_eq!(waiter.finish().expect_ok(), "failure");
 }

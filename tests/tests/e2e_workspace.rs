@@ -32,9 +32,16 @@ fn a_workspace_passes_from_task_to_task_unchanged() {
     mount.shell_job("a", &[&copy, &check, &check]);
     let _workers = Worker::usual(&mount, 1);
     let build = mount.build("a", "", "success");
-    let left = format!("rsync -aHSn --checksum --delete --itemize-changes '{reference}/' jobs/a/builds/{build}/workspace/d/");
+    let left = format!(
+        "rsync -aHSn --checksum --delete --itemize-changes '{reference}/' jobs/a/builds/{build}/workspace/d/"
+    );
     assert_eq!(mount.run(&left), "", "the build's read-only workspace");
-    assert!(!mount.sh(&format!("echo x > jobs/a/builds/{build}/workspace/d/plain")).ok(), "published files never change");
+    assert!(
+        !mount
+            .sh(&format!("echo x > jobs/a/builds/{build}/workspace/d/plain"))
+            .ok(),
+        "published files never change"
+    );
 }
 
 /// The same through tar, in and out.
@@ -61,10 +68,20 @@ fn the_next_attempt_starts_from_the_same_state() {
         "cat file >> '{out}/seen'; echo changed > file; rm -rf keep; sync
         if ! [ -e '{out}/died' ]; then : > '{out}/died'; kill -9 $PPID; sleep 30; fi"
     );
-    mount.shell_job("a", &["echo original > file; mkdir keep; echo k > keep/k", &second, "[ \"$(cat file)\" = changed ]; [ ! -e keep ]"]);
+    mount.shell_job(
+        "a",
+        &[
+            "echo original > file; mkdir keep; echo k > keep/k",
+            &second,
+            "[ \"$(cat file)\" = changed ]; [ ! -e keep ]",
+        ],
+    );
     let _workers = Worker::usual(&mount, 3);
     mount.build("a", "", "success");
-    assert_eq!(fs::read_to_string(mount.out().join("seen")).expect("the script wrote it"), "original\noriginal\n");
+    assert_eq!(
+        fs::read_to_string(mount.out().join("seen")).expect("the script wrote it"),
+        "original\noriginal\n"
+    );
 }
 
 /// POSIX as programs use it: rename over, O_EXCL, unlinked but open, append, locks, hard links,
@@ -88,7 +105,10 @@ fn ordinary_programs_work_in_a_workspace() {
         cp --reflink=auto a copy; cmp a copy
         cd ..; echo 0 > result",
     );
-    assert_eq!(mount.list("tickets/q/t/workspace"), ["a", "copy", "hard", "log", "soft"]);
+    assert_eq!(
+        mount.list("tickets/q/t/workspace"),
+        ["a", "copy", "hard", "log", "soft"]
+    );
 }
 
 /// `git clone` and `make` in a workspace; the next task finds everything up to date.
@@ -103,8 +123,16 @@ fn git_clone_and_make() {
         printf 'a: a.c\\n\\t$(CC) -o $@ $<\\n' > Makefile; git add .; git -c user.name=a -c user.email=a@b commit -qm first",
     );
     let source = mount.out().join("src").display().to_string();
-    let first = format!("git clone -q '{source}' src; cd src; [ -z \"$(git status --porcelain)\" ]; make; ./a; make | grep 'up to date'; git fsck --strict");
-    mount.shell_job("a", &[&first, "cd src; [ \"$(git status --porcelain)\" = '?? a' ]; make | grep 'up to date'; ./a"]);
+    let first = format!(
+        "git clone -q '{source}' src; cd src; [ -z \"$(git status --porcelain)\" ]; make; ./a; make | grep 'up to date'; git fsck --strict"
+    );
+    mount.shell_job(
+        "a",
+        &[
+            &first,
+            "cd src; [ \"$(git status --porcelain)\" = '?? a' ]; make | grep 'up to date'; ./a",
+        ],
+    );
     let _workers = Worker::usual(&mount, 1);
     mount.build("a", "", "success");
 }
@@ -113,10 +141,17 @@ fn git_clone_and_make() {
 #[test]
 fn fifos_are_left_behind_and_it_is_said() {
     let mount = Mount::new();
-    mount.shell_job("a", &["mkfifo pipe; echo x > file", "[ ! -e pipe ] && [ -e file ]"]);
+    mount.shell_job(
+        "a",
+        &["mkfifo pipe; echo x > file", "[ ! -e pipe ] && [ -e file ]"],
+    );
     let _workers = Worker::usual(&mount, 1);
     let build = mount.build("a", "", "success");
-    assert!(mount.console("a", build).contains("pipe"), "{}", mount.console("a", build));
+    assert!(
+        mount.console("a", build).contains("pipe"),
+        "{}",
+        mount.console("a", build)
+    );
 }
 
 /// "artifacts/: the claimant's own, writable; published with the result", not before.
@@ -125,15 +160,31 @@ fn artifacts_are_published_with_the_result() {
     let mount = Mount::new();
     mount.job_of("a", &[shell_task("true\n")]);
     mount.trigger("a", "");
-    let control = mount.claim("build-control", "a.1.control").expect("the control ticket");
-    mount.post("execute-shell", &json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0}));
+    let control = mount
+        .claim("build-control", "a.1.control")
+        .expect("the control ticket");
+    mount.post(
+        "execute-shell",
+        &json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0}),
+    );
     let claim = mount.claim("execute-shell", "a.1.0").expect("the task's");
-    fs::write(mount.path("tickets/execute-shell/a.1.0/artifacts/out.txt"), "made").expect("own");
-    assert_eq!(mount.list("jobs/a/builds/1/artifacts"), Vec::<String>::new());
-    mount.result("execute-shell", "a.1.0", "0").expect("the result");
+    fs::write(
+        mount.path("tickets/execute-shell/a.1.0/artifacts/out.txt"),
+        "made",
+    )
+    .expect("own");
+    assert_eq!(
+        mount.list("jobs/a/builds/1/artifacts"),
+        Vec::<String>::new()
+    );
+    mount
+        .result("execute-shell", "a.1.0", "0")
+        .expect("the result");
     assert_eq!(mount.read("jobs/a/builds/1/artifacts/out.txt"), "made");
     drop(claim);
-    mount.result("build-control", "a.1.control", "success").expect("the end");
+    mount
+        .result("build-control", "a.1.control", "success")
+        .expect("the end");
     drop(control);
     assert_eq!(mount.wait_state("a", 1), "success");
     assert_eq!(mount.read("jobs/a/builds/1/artifacts/out.txt"), "made");

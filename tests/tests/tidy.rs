@@ -9,7 +9,12 @@ use distcifs_tests::tidy::{blank, check};
 #[test]
 fn the_project_is_tidy() {
     let found = check(&project());
-    assert!(found.is_empty(), "{} untidy places:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} untidy places:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
 /// A made-up project in which one file breaks one rule.
@@ -25,7 +30,10 @@ fn complaints(path: &str, text: &str) -> Vec<String> {
 fn assert_found(path: &str, text: &str, what: &str) {
     let found = complaints(path, text);
     assert_eq!(found.len(), 1, "{path}: {found:?}");
-    assert!(found[0].starts_with(path) && found[0].contains(what), "{found:?} does not speak of {what:?}");
+    assert!(
+        found[0].starts_with(path) && found[0].contains(what),
+        "{found:?} does not speak of {what:?}"
+    );
 }
 
 #[track_caller]
@@ -35,30 +43,88 @@ fn assert_clean(path: &str, text: &str) {
 
 #[test]
 fn an_edge_that_is_not_drawn_is_found() {
-    assert_found("distcifs/src/tree/a.rs", "//! A.\nuse crate::storage::Error;\n", "tree -> storage");
-    assert_found("distcifs/src/fuse.rs", "//! A.\nuse crate::{tree::Tree, repository::Error};\n", "fuse -> repository");
-    assert_found("distcifs/src/repository/a.rs", "//! A.\nfn a() { crate::tree::b() }\n", "repository -> tree");
-    assert_found("distcifs/src/storage/a.rs", "//! A.\nuse super::super::backend::B;\n", "storage -> backend");
-    assert_found("distcifs/src/backend/a.rs", "//! A.\nuse crate::repository::names::Name;\n", "backend -> repository");
-    assert_found("distcifs/src/main.rs", "//! A.\nuse distcifs::tree::Tree;\n", "main -> tree");
-    assert_found("distcifs/src/cli.rs", "//! A.\nuse crate::run;\n", "cli -> run");
+    assert_found(
+        "distcifs/src/tree/a.rs",
+        "//! A.\nuse crate::storage::Error;\n",
+        "tree -> storage",
+    );
+    assert_found(
+        "distcifs/src/fuse.rs",
+        "//! A.\nuse crate::{tree::Tree, repository::Error};\n",
+        "fuse -> repository",
+    );
+    assert_found(
+        "distcifs/src/repository/a.rs",
+        "//! A.\nfn a() { crate::tree::b() }\n",
+        "repository -> tree",
+    );
+    assert_found(
+        "distcifs/src/storage/a.rs",
+        "//! A.\nuse super::super::backend::B;\n",
+        "storage -> backend",
+    );
+    assert_found(
+        "distcifs/src/backend/a.rs",
+        "//! A.\nuse crate::repository::names::Name;\n",
+        "backend -> repository",
+    );
+    assert_found(
+        "distcifs/src/main.rs",
+        "//! A.\nuse distcifs::tree::Tree;\n",
+        "main -> tree",
+    );
+    assert_found(
+        "distcifs/src/cli.rs",
+        "//! A.\nuse crate::run;\n",
+        "cli -> run",
+    );
 }
 
 #[test]
 fn a_drawn_edge_and_a_test_are_left_alone() {
-    assert_clean("distcifs/src/tree/a.rs", "//! A.\nuse crate::repository::{Error, names::Name};\nuse super::Ino;\n");
-    assert_clean("distcifs/src/run.rs", "//! A.\nuse crate::{backend, fuse, storage};\n");
-    assert_clean("distcifs/src/fuse/a.rs", "//! A. crate::storage\nuse crate::tree::Tree;\nuse fuser::Request;\n");
-    assert_clean("distcifs/src/tree/a.rs", "//! A.\n#[cfg(test)]\nmod tests {\n    use crate::backend::embedded;\n}\n");
-    assert_clean("distcifs/src/tree/tests.rs", "//! A.\nuse crate::backend::embedded;\n");
+    assert_clean(
+        "distcifs/src/tree/a.rs",
+        "//! A.\nuse crate::repository::{Error, names::Name};\nuse super::Ino;\n",
+    );
+    assert_clean(
+        "distcifs/src/run.rs",
+        "//! A.\nuse crate::{backend, fuse, storage};\n",
+    );
+    assert_clean(
+        "distcifs/src/fuse/a.rs",
+        "//! A. crate::storage\nuse crate::tree::Tree;\nuse fuser::Request;\n",
+    );
+    assert_clean(
+        "distcifs/src/tree/a.rs",
+        "//! A.\n#[cfg(test)]\nmod tests {\n    use crate::backend::embedded;\n}\n",
+    );
+    assert_clean(
+        "distcifs/src/tree/tests.rs",
+        "//! A.\nuse crate::backend::embedded;\n",
+    );
 }
 
 #[test]
 fn a_client_crate_outside_its_room_is_found() {
-    assert_found("distcifs/src/tree.rs", "//! A.\nuse fuser::Request;\n", "fuser outside");
-    assert_found("distcifs/src/repository/a.rs", "//! A.\nfn a() -> redb::Error { b() }\n", "redb outside");
-    assert_found("distcifs/src/backend/embedded.rs", "//! A.\nuse zookeeper_client::Client;\n", "zookeeper_client outside");
-    assert_clean("distcifs/src/backend/embedded/a.rs", "//! A.\nuse redb::Database;\n");
+    assert_found(
+        "distcifs/src/tree.rs",
+        "//! A.\nuse fuser::Request;\n",
+        "fuser outside",
+    );
+    assert_found(
+        "distcifs/src/repository/a.rs",
+        "//! A.\nfn a() -> redb::Error { b() }\n",
+        "redb outside",
+    );
+    assert_found(
+        "distcifs/src/backend/embedded.rs",
+        "//! A.\nuse zookeeper_client::Client;\n",
+        "zookeeper_client outside",
+    );
+    assert_clean(
+        "distcifs/src/backend/embedded/a.rs",
+        "//! A.\nuse redb::Database;\n",
+    );
 }
 
 #[test]
@@ -68,7 +134,12 @@ fn a_module_without_a_head_is_found() {
 
 #[test]
 fn long_functions_and_files_are_found() {
-    let body = |lines: usize| format!("//! A.\nfn a(b: [u8; 4]) {{\n{}}}\n", "    b();\n".repeat(lines - 2));
+    let body = |lines: usize| {
+        format!(
+            "//! A.\nfn a(b: [u8; 4]) {{\n{}}}\n",
+            "    b();\n".repeat(lines - 2)
+        )
+    };
     assert_clean("workers/src/a.rs", &body(70));
     assert_found("workers/src/a.rs", &body(71), "a function of 71 lines");
     let file = |lines: usize| format!("//! A.\n{}", "const A: u8 = b'{';\n".repeat(lines - 1));
@@ -78,18 +149,48 @@ fn long_functions_and_files_are_found() {
 
 #[test]
 fn unfinished_work_and_allow_are_found() {
-    assert_found("workers/src/a.rs", "//! A.\n#[allow(dead_code)]\nfn a() {}\n", "allow");
-    assert_found("workers/src/a.rs", concat!("//! A.\nfn a() { todo", "!() }\n"), "unfinished");
-    assert_found("workers/src/a.rs", concat!("//! A.\nfn a() { unimplemented", "!() }\n"), "unfinished");
-    assert_found("workers/src/a.rs", concat!("//! A.\n// FIX", "ME: soon\n"), "unfinished");
-    assert_clean("workers/src/a.rs", "//! A. #[allow is what we never write, nor todo!\n");
+    assert_found(
+        "workers/src/a.rs",
+        "//! A.\n#[allow(dead_code)]\nfn a() {}\n",
+        "allow",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nfn a() { todo", "!() }\n"),
+        "unfinished",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nfn a() { unimplemented", "!() }\n"),
+        "unfinished",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\n// FIX", "ME: soon\n"),
+        "unfinished",
+    );
+    assert_clean(
+        "workers/src/a.rs",
+        "//! A. #[allow is what we never write, nor todo!\n",
+    );
 }
 
 #[test]
 fn a_path_of_one_machine_is_found() {
-    assert_found("workers/src/a.rs", concat!("//! A.\nconst A: &str = \"/ho", "me/me/x\";\n"), "one machine");
-    assert_found("scripts/a", concat!("#!/bin/sh\n# A.\nset -eu\ncd /ro", "ot/x\n"), "one machine");
-    assert_clean("scripts/a", "#!/bin/sh\n# A.\nset -eu\ncd \"$dir/work/x\" && cd \"${dir}/work/x\"\n");
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nconst A: &str = \"/ho", "me/me/x\";\n"),
+        "one machine",
+    );
+    assert_found(
+        "scripts/a",
+        concat!("#!/bin/sh\n# A.\nset -eu\ncd /ro", "ot/x\n"),
+        "one machine",
+    );
+    assert_clean(
+        "scripts/a",
+        "#!/bin/sh\n# A.\nset -eu\ncd \"$dir/work/x\" && cd \"${dir}/work/x\"\n",
+    );
 }
 
 #[test]
@@ -101,7 +202,8 @@ fn a_script_without_set_eu_is_found() {
 
 #[test]
 fn comments_strings_and_characters_are_blanked() {
-    let text = "a(\"}\\\"{\", '{', b'\\'', 'x'); // {\nlet b: &'a str = r#\"{\"# /* { /* */ { */;\n";
+    let text =
+        "a(\"}\\\"{\", '{', b'\\'', 'x'); // {\nlet b: &'a str = r#\"{\"# /* { /* */ { */;\n";
     let code = blank::blank(text);
     assert_eq!(code.chars().count(), text.chars().count());
     assert!(!code.contains(['{', '}', '"']), "{code}");

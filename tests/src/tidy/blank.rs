@@ -5,10 +5,16 @@ pub fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let skipped = comment(rest).or_else(|| raw_string(rest, out.chars().next_back())).or_else(|| string(rest));
+        let skipped = comment(rest)
+            .or_else(|| raw_string(rest, out.chars().next_back()))
+            .or_else(|| string(rest));
         match skipped.or_else(|| character(rest)) {
             Some(length) => {
-                out.extend(rest[..length].chars().map(|c| if c == '\n' { c } else { ' ' }));
+                out.extend(
+                    rest[..length]
+                        .chars()
+                        .map(|c| if c == '\n' { c } else { ' ' }),
+                );
                 rest = &rest[length..];
             }
             None => {
@@ -57,7 +63,10 @@ fn raw_string(text: &str, before: Option<char>) -> Option<usize> {
     let body = rest[hashes..].strip_prefix('"')?;
     let end = format!("\"{}", "#".repeat(hashes));
     let head = text.len() - body.len();
-    Some(body.find(&end).map_or(text.len(), |at| head + at + end.len()))
+    Some(
+        body.find(&end)
+            .map_or(text.len(), |at| head + at + end.len()),
+    )
 }
 
 /// Length of the string that begins here.
@@ -81,7 +90,11 @@ fn character(text: &str) -> Option<usize> {
     let mut chars = body.char_indices();
     let (_, first) = chars.next()?;
     if first == '\\' {
-        return body.char_indices().skip(2).find(|(_, c)| *c == '\'').map(|(at, _)| at + 2);
+        return body
+            .char_indices()
+            .skip(2)
+            .find(|(_, c)| *c == '\'')
+            .map(|(at, _)| at + 2);
     }
     let (at, second) = chars.next()?;
     (second == '\'').then_some(at + 2)
