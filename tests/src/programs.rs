@@ -1,5 +1,6 @@
 //! Where the programs under test are.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -56,7 +57,14 @@ pub fn installed(name: &str) -> bool {
         .status();
     let installed = found.is_ok_and(|status| status.success());
     if !installed {
-        eprintln!("SKIPPED: {name} is not installed here; scripts/setup installs it");
+        skipped(&format!(
+            "{name} is not installed here; scripts/setup installs it"
+        ));
     }
     installed
+}
+
+/// Says that a test was skipped and why, past the capture of what passing tests print.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use distcifs_tests::programs::skipped;
 use distcifs_tests::{HELLO, Mount, Worker, errno};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ fn as_nobody(mount: &Mount, script: &str) -> distcifs_tests::Output {
 fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: only root can try what another user may do");
+        skipped("only root can try what another user may do");
     }
     root
 }

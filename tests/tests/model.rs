@@ -315,7 +315,12 @@ impl Real<'_> {
     }
 
     fn compare(&self, reference: &Reference) {
-        let (mount, prefix, queue) = (self.mount, format!("c{}-", self.case), self.queue());
+        self.compare_jobs(reference);
+        self.compare_tickets(reference);
+    }
+
+    fn compare_jobs(&self, reference: &Reference) {
+        let (mount, prefix) = (self.mount, format!("c{}-", self.case));
         let jobs: Vec<String> = mount
             .list("jobs")
             .into_iter()
@@ -355,6 +360,10 @@ impl Real<'_> {
                 );
             }
         }
+    }
+
+    fn compare_tickets(&self, reference: &Reference) {
+        let (mount, queue) = (self.mount, self.queue());
         let tickets: Vec<String> = mount.list(&format!("tickets/{queue}"));
         assert_eq!(
             tickets,
