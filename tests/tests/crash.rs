@@ -221,7 +221,10 @@ fn a_zombie_publishes_nothing() {
     let mount = Mount::with(&[], LIMIT);
     mount.queue("q");
     mount.post("q", &json!({"id": "t"}));
-    let zombie = mount.start("exec 9>tickets/q/t/claim; cd tickets/q/t; exec 8>result; echo zombie > artifacts/a; echo held; kill -STOP $$; echo 0 >&8; echo more > artifacts/b; echo 0 > result");
+    let zombie = mount.start(
+        "exec 9>tickets/q/t/claim; cd tickets/q/t/artifacts; exec 8>../result; echo zombie > a
+        echo held; kill -STOP $$; echo 0 >&8; echo more > b; echo 0 > ../result",
+    );
     wait_for("the first", USUAL, || zombie.so_far().contains("held"));
     fs::remove_file(mount.path("tickets/q/t/claim")).expect("taken away");
     let claim = mount.claim("q", "t").expect("the second");
