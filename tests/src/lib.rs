@@ -1,6 +1,7 @@
 //! Shared pieces of the tests on real mounts: a mount that never outlives its test, scripts with
 //! a time limit, workers, jobs and bounded waiting; and the checker of the tidy test.
 
+pub mod folder;
 pub mod job;
 pub mod mount;
 pub mod process;
@@ -10,6 +11,7 @@ pub mod tidy;
 pub mod wait;
 pub mod worker;
 
+pub use folder::Folder;
 pub use mount::Mount;
 pub use shell::{Output, Sh};
 pub use wait::{wait_for, wait_some};

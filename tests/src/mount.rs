@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::folder::is_mounted;
 use crate::process;
 use crate::programs;
 use crate::shell::{Output, Sh};
@@ -262,12 +263,7 @@ impl Mount {
 
     /// Whether something is mounted at the mount point.
     pub fn is_mounted(&self) -> bool {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        table.lines().any(|line| {
-            line.split(' ')
-                .nth(4)
-                .is_some_and(|at| Path::new(at) == self.root)
-        })
+        is_mounted(&self.root)
     }
 
     /// The last lines of the daemon's log.

@@ -380,3 +380,55 @@ fn a_worker_of_ones_own() {
         "ok"
     );
 }
+
+/// Writing a new name below `params` of one's own ticket records a parameter of the build.
+#[test]
+fn a_task_records_a_parameter() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job(
+        "a",
+        &[
+            "echo 1.2.3 > ../params/version",
+            "echo \"it is $PARAM_version\"",
+        ],
+    );
+    let build = mount.build("a", "", "success");
+    assert_eq!(
+        mount.read(&format!("jobs/a/builds/{build}/params/version")),
+        "1.2.3"
+    );
+    assert!(mount.console("a", build).contains("it is 1.2.3"));
+}
+
+/// "The tickets of a build are named `<job>.<build>.<task>` (`.r<k>` after it for a retry)", and
+/// `.events` has a line for each change of a task.
+#[test]
+fn tickets_and_events_of_tasks_and_retries() {
+    let mount = Mount::new();
+    let listener = mount.start("exec 3<.events; while read -r line <&3; do echo \"$line\"; done");
+    wait_for("the listener", USUAL, || !listener.so_far().is_empty());
+    let _workers = Worker::usual(&mount, 1);
+    let out = mount.out().display().to_string();
+    mount.shell_job("a", &["true", &format!("[ -e '{out}/good' ]")]);
+    mount.build("a", "", "failure");
+    fs::write(mount.out().join("good"), "").expect("own folder");
+    mount.run("echo retry > jobs/a/builds/1/ctl");
+    for line in [
+        "ticket execute-shell/a.1.0 open",
+        "ticket execute-shell/a.1.0 claimed",
+        "task a/1/0-execute-shell success",
+        "task a/1/1-execute-shell failure",
+        "build a/1 failure",
+        "ticket execute-shell/a.1.1.r1 open",
+        "task a/1/1-execute-shell success",
+        "build a/1 success",
+    ] {
+        let seen = || listener.so_far().lines().any(|seen| seen == line);
+        wait_for(&format!("the event {line:?}"), USUAL, seen);
+    }
+    assert!(
+        !listener.so_far().contains("a.1.0.r1"),
+        "what succeeded is not done again"
+    );
+}

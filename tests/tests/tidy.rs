@@ -17,6 +17,23 @@ fn the_project_is_tidy() {
     );
 }
 
+/// A test that no stage of scripts/test names is never run.
+#[test]
+fn every_test_has_its_stage() {
+    let stages = fs::read_to_string(project().join("scripts/test")).expect("the project has it");
+    let files = fs::read_dir(project().join("tests/tests")).expect("this very folder");
+    for name in files.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let Some(test) = name.strip_suffix(".rs") else {
+            continue;
+        };
+        let named = stages.split_whitespace().collect::<Vec<_>>();
+        let given = named
+            .windows(2)
+            .any(|pair| pair[0] == "--test" && pair[1].trim_end_matches(';') == test);
+        assert!(given, "scripts/test has no stage with --test {test}");
+    }
+}
+
 /// A made-up project in which one file breaks one rule.
 fn complaints(path: &str, text: &str) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");

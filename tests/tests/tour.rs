@@ -1,13 +1,10 @@
 //! README.md is true: its blocks run, in order, in one shell, and print what stands below them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use distcifs_tests::programs::project;
-use distcifs_tests::{Sh, process};
-use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::Signal;
+use distcifs_tests::{Folder, Output, Sh};
 
 /// The tour takes seconds; this bounds one that hangs.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -46,40 +43,14 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// The tour's folder; whatever it left mounted or running ends with this.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn mount_point(&self) -> PathBuf {
-        self.0.path().join("tour/ci")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let kill = |pid| process::signal(pid, Signal::SIGKILL);
-        process::working_below(self.0.path())
-            .into_iter()
-            .for_each(kill);
-        let _ = umount2(&self.mount_point(), MntFlags::MNT_DETACH);
-        // `up` was told the folder's name alone: it is known by its working directory, above.
-        process::daemons(&self.mount_point())
-            .into_iter()
-            .for_each(kill);
-    }
-}
-
-fn run(folder: &Path, steps: &[Step]) -> distcifs_tests::Output {
-    let blocks: Vec<String> = steps
+fn run(folder: &Folder, steps: &[Step]) -> Output {
+    let blocks = steps
         .iter()
-        .map(|step| format!("{}echo '{END}'\n", step.script))
-        .collect();
-    let script = folder.join("tour.sh");
-    fs::write(&script, format!("set -eu\n{}", blocks.concat())).expect("own folder");
-    let (work, out) = (folder.join("tour"), folder.join("out"));
-    fs::create_dir(&out).expect("own folder");
+        .map(|step| format!("{}echo '{END}'\n", step.script));
+    let script = folder.out().join("tour.sh");
+    fs::write(&script, format!("set -eu\n{}", blocks.collect::<String>())).expect("own folder");
     let script = script.to_str().expect("a temporary path is text");
-    Sh::start(&["dash", script], &work, &out, &[]).finish_within(LIMIT)
+    Sh::start(&["dash", script], &folder.path(), &folder.out(), &[]).finish_within(LIMIT)
 }
 
 #[test]
@@ -88,9 +59,8 @@ fn the_readme_is_true() {
         fs::read_to_string(project().join("README.md")).expect("the project has a README.md");
     let steps = steps(&page);
     assert!(steps.len() >= 8, "the tour has {} blocks", steps.len());
-    let folder = Folder(tempfile::tempdir().expect("a temporary folder"));
-    fs::create_dir(folder.0.path().join("tour")).expect("own folder");
-    let output = run(folder.0.path(), &steps);
+    let folder = Folder::new();
+    let output = run(&folder, &steps);
     let printed: Vec<&str> = output
         .stdout
         .split(END)
