@@ -1,1 +1,34 @@
-//! Shared pieces of the tests on real mounts.
+//! Shared pieces of the tests on real mounts: a mount that never outlives its test, scripts with
+//! a time limit, workers, jobs and bounded waiting; and the checker of the tidy test.
+
+pub mod folder;
+pub mod job;
+pub mod mount;
+pub mod process;
+pub mod programs;
+pub mod shell;
+pub mod tidy;
+pub mod wait;
+pub mod worker;
+
+pub use folder::Folder;
+pub use mount::Mount;
+pub use shell::{Output, Sh};
+pub use wait::{wait_for, wait_some};
+pub use worker::Worker;
+
+use std::io;
+
+/// A job of one execute-shell task that says hello.
+pub const HELLO: &str =
+    r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo hello\n"}}]}"#;
+
+/// The errno of what must fail; panics if it did not.
+pub fn errno<T>(result: io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => panic!("it was done, though it must be refused"),
+        Err(error) => error
+            .raw_os_error()
+            .unwrap_or_else(|| panic!("no errno in {error}")),
+    }
+}

@@ -1,0 +1,41 @@
+//! Measures what doc/tree.md's promises cost on this machine, one JSON line per measure. Nothing
+//! is asserted: a machine that is busy measures itself.
+
+mod builds;
+mod many;
+mod report;
+mod streams;
+
+use std::process::ExitCode;
+
+/// The measures by name, with what each takes.
+const MEASURES: [(&str, fn()); 6] = [
+    ("build", builds::one_task),
+    ("throughput", builds::throughput),
+    ("many", many::jobs_and_builds),
+    ("waiters", streams::waiters),
+    ("console", streams::console),
+    ("stat", many::warm_stat),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !MEASURES.iter().any(|(known, _)| known == name))
+    {
+        let names: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
+        eprintln!(
+            "bench: {unknown} is no measure; there are: {}",
+            names.join(" ")
+        );
+        return ExitCode::from(2);
+    }
+    for (_, measure) in MEASURES
+        .iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name))
+    {
+        measure();
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,126 @@
+//! Processes, by id, as /proc has them.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+/// The daemons that serve this mount point: `distcifs mount` or `up` with it among the arguments.
+pub fn daemons(mount_point: &Path) -> Vec<Pid> {
+    let serves = |pid: &Pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        let program = words
+            .first()
+            .is_some_and(|word| word.ends_with(b"distcifs"));
+        let verb = words.iter().any(|word| matches!(*word, b"mount" | b"up"));
+        program && verb && words.contains(&mount_point.as_os_str().as_bytes()) && is_alive(*pid)
+    };
+    all().into_iter().filter(serves).collect()
+}
+
+/// Processes whose working directory is below this path.
+pub fn working_below(path: &Path) -> Vec<Pid> {
+    let below = |pid: &Pid| {
+        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(path))
+    };
+    all().into_iter().filter(below).collect()
+}
+
+/// Whether the process runs: neither gone nor a zombie.
+pub fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether a process with these words in its command line runs.
+pub fn runs(words: &str) -> bool {
+    let has = |pid: Pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line)
+            .replace('\0', " ")
+            .contains(words)
+            && is_alive(pid)
+    };
+    all().into_iter().any(has)
+}
+
+/// The children of a process.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let parent = |child: &Pid| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let rest = stat
+            .rsplit_once(") ")
+            .map(|(_, rest)| rest.to_owned())
+            .unwrap_or_default();
+        rest.split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok())
+            .map(Pid::from_raw)
+            == Some(pid)
+    };
+    all().into_iter().filter(parent).collect()
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub fn signal(pid: Pid, signal: Signal) {
+    let _ = kill(pid, signal);
+}
+
+/// Sends a signal to a process group; a group that is gone is no error.
+pub fn signal_group(pid: Pid, signal: Signal) {
+    let _ = killpg(pid, signal);
+}
+
+/// Processor time that a process took so far, seconds.
+pub fn cpu_seconds(pid: Pid) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.to_owned())
+        .unwrap_or_default();
+    let ticks: f64 = rest
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|word| word.parse::<f64>().ok())
+        .sum();
+    ticks / 100.0
+}
+
+/// Resident memory of a process, MiB.
+pub fn resident_mib(pid: Pid) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or_default()
+        .to_owned();
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<f64>()
+        .unwrap_or_default()
+        / 1024.0
+}
+
+fn all() -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .parse()
+                .ok()
+                .map(Pid::from_raw)
+        })
+        .collect()
+}

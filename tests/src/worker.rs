@@ -1,0 +1,78 @@
+//! A worker as a process that a test may stop, continue and kill.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::mount::Mount;
+use crate::process;
+use crate::programs;
+use crate::shell::Sh;
+
+/// A worker asked to end gets this long: it leaves within one read of `.next`, a second.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// A running worker; it ends with this value.
+pub struct Worker {
+    process: Sh,
+}
+
+impl Worker {
+    /// Starts `<name> MOUNT [label…]`.
+    pub fn start(mount: &Mount, name: &str, labels: &[&str]) -> Worker {
+        let program = programs::worker(name);
+        let mut words = vec![
+            program.to_str().expect("the path is text"),
+            mount.root_text(),
+        ];
+        words.extend(labels);
+        Worker {
+            process: Sh::start(&words, &mount.out(), &mount.out(), &[]),
+        }
+    }
+
+    /// One of build-control and `shells` of execute-shell, without labels.
+    pub fn usual(mount: &Mount, shells: usize) -> Vec<Worker> {
+        let mut workers = vec![Worker::start(mount, "build-control", &[])];
+        workers.extend((0..shells).map(|_| Worker::start(mount, "execute-shell", &[])));
+        workers
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Whether it runs.
+    pub fn alive(&self) -> bool {
+        self.process.alive()
+    }
+
+    /// SIGKILL, to it alone.
+    pub fn kill9(&mut self) {
+        self.process.kill9_alone();
+    }
+
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn cont(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.process.signal(Signal::SIGCONT);
+        self.process.signal(Signal::SIGTERM);
+        let begun = std::time::Instant::now();
+        while process::is_alive(self.pid()) && begun.elapsed() < LEAVE && !std::thread::panicking()
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! config.json: every usual way to write it, its lock, its errors.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use distcifs_tests::programs::installed;
+use distcifs_tests::{HELLO, Mount, Sh, errno, wait_for};
+
+/// A second configuration, told from HELLO by its script.
+const OTHER: &str = r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo other\n"}}]}"#;
+
+/// "vim, nano, emacs, sed -i, cp, mv, jq … > tmp && mv tmp config.json, tee and echo > all work."
+fn written_by(script: &str) {
+    for shell in ["dash", "bash", "busybox sh"] {
+        if !installed(shell.split(' ').next().unwrap_or_default()) {
+            continue;
+        }
+        let mount = Mount::new();
+        mount.job("a", HELLO);
+        fs::write(mount.out().join("other.json"), OTHER).expect("own folder");
+        mount
+            .sh_with(shell, &format!("set -eu\ncd jobs/a\n{script}"))
+            .expect_ok();
+        assert!(
+            mount.read("jobs/a/config.json").contains("echo other"),
+            "{shell}: {script}: {}",
+            mount.read("jobs/a/config.json")
+        );
+        assert!(
+            !mount.has("jobs/a/config.error"),
+            "{}",
+            mount.read("jobs/a/config.error")
+        );
+        assert_eq!(mount.trigger("a", ""), 1);
+        assert!(
+            mount
+                .read("jobs/a/builds/1/config.json")
+                .contains("echo other")
+        );
+    }
+}
+
+#[test]
+fn written_by_echo() {
+    written_by("printf '%s\\n' \"$(cat \"$OUT/other.json\")\" > config.json");
+}
+
+#[test]
+fn written_by_cat() {
+    written_by("cat \"$OUT/other.json\" > config.json");
+}
+
+#[test]
+fn written_by_cp() {
+    written_by("cp \"$OUT/other.json\" config.json");
+}
+
+#[test]
+fn written_by_mv() {
+    written_by("cp \"$OUT/other.json\" new && mv new config.json");
+}
+
+#[test]
+fn written_by_mv_from_outside() {
+    written_by("mv \"$OUT/other.json\" config.json");
+}
+
+#[test]
+fn written_by_tee() {
+    written_by("tee config.json < \"$OUT/other.json\" > /dev/null");
+}
+
+#[test]
+fn written_by_dd() {
+    written_by("dd if=\"$OUT/other.json\" of=config.json bs=7 2> /dev/null");
+}
+
+#[test]
+fn written_by_sed() {
+    written_by("sed -i 's/echo hello/echo other/' config.json");
+}
+
+#[test]
+fn written_by_jq() {
+    if installed("jq") {
+        written_by(
+            "jq '.tasks[0].params.script = \"echo other\\n\"' config.json > tmp && mv tmp config.json",
+        );
+    }
+}
+
+#[test]
+fn written_by_vim() {
+    if installed("vim") {
+        written_by("vim -es -u NONE -c '%s/echo hello/echo other/' -c wq config.json < /dev/null");
+        written_by(
+            "vim -es -u NONE -c 'set backup backupcopy=no' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null",
+        );
+        written_by(
+            "vim -es -u NONE -c 'set backupcopy=yes' -c '%s/echo hello/echo other/' -c wq config.json < /dev/null",
+        );
+    }
+}
+
+#[test]
+fn written_by_nano() {
+    if installed("nano") && installed("script") {
+        // Replace (M-R is Esc r), answer "all", save and leave.
+        let keys = r"(sleep 1; printf '\033r'; sleep 0.3; printf 'echo hello\r'; sleep 0.3; printf 'echo other\r'; sleep 0.3; printf 'a'; sleep 0.3; printf '\017\r'; sleep 0.5; printf '\030') | TERM=xterm timeout 20 script -qec 'nano -I config.json' /dev/null > /dev/null";
+        written_by(keys);
+    }
+}
+
+/// "If it is not valid the close (or rename) fails with EINVAL, the old configuration stays, and
+/// config.error holds the reason with line and column until the next good write."
+#[test]
+fn what_is_not_valid_is_refused_and_said_why() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let bad = "{\n  \"tasks\": [\n    { \"type\": \"publish-artifacts\", \"params\": { \"artifacts\": 7 } }\n  ]\n}\n";
+    assert_eq!(errno(mount.write("jobs/a/config.json", bad)), libc::EINVAL);
+    let why = mount.read("jobs/a/config.error");
+    assert!(
+        why.contains("config.json:3:") && why.contains("tasks[0].params.artifacts"),
+        "{why}"
+    );
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+    for (text, word) in [
+        ("{", "config.json:1:"),
+        ("[]", "config.json:1:"),
+        ("{\"tasks\":[],\"nonsense\":1}", "nonsense"),
+        ("\u{fffd}", ":1:"),
+    ] {
+        assert_eq!(
+            errno(mount.write("jobs/a/config.json", text)),
+            libc::EINVAL,
+            "{text}"
+        );
+        let why = mount.read("jobs/a/config.error");
+        assert!(why.contains(word), "{text}: {why}");
+    }
+    mount.configure("a", OTHER);
+    assert!(!mount.has("jobs/a/config.error"));
+}
+
+/// The same by rename, and by fsync: "fsync checks too". `cp` and `sed -i` show it as their status.
+#[test]
+fn a_refusal_is_seen_by_rename_and_fsync_and_cp() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    fs::write(mount.path("jobs/a/new"), "{").expect("a scratch file");
+    assert_eq!(
+        errno(fs::rename(
+            mount.path("jobs/a/new"),
+            mount.path("jobs/a/config.json")
+        )),
+        libc::EINVAL
+    );
+    let mut file = File::options()
+        .write(true)
+        .truncate(true)
+        .open(mount.path("jobs/a/config.json"))
+        .expect("the lock");
+    file.write_all(b"{").expect("a write");
+    assert_eq!(errno(file.sync_all()), libc::EINVAL);
+    drop(file);
+    assert!(
+        !mount
+            .sh("echo { > \"$OUT/bad\"; cp \"$OUT/bad\" jobs/a/config.json")
+            .ok()
+    );
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+}
+
+/// "Truncation alone never commits."
+#[test]
+fn truncation_alone_changes_nothing() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.run(": > jobs/a/config.json");
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+    mount.run("truncate -s 0 jobs/a/config.json || true");
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+}
+
+/// "A second writer waits up to 5 s, then gets EBUSY; with O_NONBLOCK EAGAIN at once."
+#[test]
+fn the_lock_makes_writers_take_turns() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let path = mount.path("jobs/a/config.json");
+    let holder = File::options().write(true).open(&path).expect("the lock");
+    let begun = Instant::now();
+    assert_eq!(
+        errno(
+            File::options()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&path)
+        ),
+        libc::EAGAIN
+    );
+    assert!(
+        begun.elapsed() < Duration::from_millis(500),
+        "at once, not {:?}",
+        begun.elapsed()
+    );
+    let begun = Instant::now();
+    assert_eq!(errno(File::options().write(true).open(&path)), libc::EBUSY);
+    let waited = begun.elapsed();
+    assert!(
+        waited > Duration::from_millis(4500) && waited < Duration::from_millis(6500),
+        "{waited:?}"
+    );
+    fs::write(mount.path("jobs/a/new"), OTHER).expect("a scratch file");
+    let begun = Instant::now();
+    assert_eq!(
+        errno(fs::rename(mount.path("jobs/a/new"), &path)),
+        libc::EBUSY
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "a rename never waits: {:?}",
+        begun.elapsed()
+    );
+    let waiting = mount.start("echo \"$(cat jobs/a/new)\" > jobs/a/config.json");
+    std::thread::sleep(Duration::from_millis(300));
+    drop(holder);
+    waiting.finish().expect_ok();
+    assert!(
+        mount.read("jobs/a/config.json").contains("echo other"),
+        "the second got its turn"
+    );
+}
+
+/// "The lock is dropped when the file is released": also by the death of the process.
+#[test]
+fn the_lock_dies_with_its_holder() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let mut holder: Sh = mount.start("exec 3> jobs/a/config.json; echo held; exec sleep 60");
+    wait_for("the holder", distcifs_tests::wait::USUAL, || {
+        holder.so_far().contains("held")
+    });
+    holder.kill9();
+    mount.configure("a", OTHER);
+}
+
+/// "Readers see the old content until the commit; then every open sees the new one. A reader who
+/// has it open keeps the version that it opened."
+#[test]
+fn a_reader_keeps_its_version() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let path = mount.path("jobs/a/config.json");
+    let mut reader = File::open(&path).expect("a reader");
+    let mut writer = File::options()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .expect("the lock");
+    writer.write_all(OTHER.as_bytes()).expect("a write");
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO, "before the commit");
+    drop(writer);
+    assert!(
+        mount.read("jobs/a/config.json").contains("echo other"),
+        "after the commit"
+    );
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("an open file");
+    assert_eq!(text.trim_end(), HELLO);
+}
+
+/// "Renaming config.json away leaves it in force and makes a scratch copy of it."
+#[test]
+fn renamed_away_it_stays_in_force() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.run(
+        "cd jobs/a; mv config.json config.json~; cmp config.json config.json~; rm config.json~",
+    );
+    assert_eq!(mount.trigger("a", ""), 1);
+}
+
+/// "EFBIG: config.json over 1 MiB".
+#[test]
+fn over_a_mebibyte_is_too_big() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let big = format!(
+        "{{\"description\":\"{}\",\"tasks\":[]}}",
+        "x".repeat(1 << 20)
+    );
+    assert_eq!(errno(mount.write("jobs/a/config.json", big)), libc::EFBIG);
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+}
+
+/// DistCI's format of 2013 stays valid, word for word.
+#[test]
+fn the_format_of_2013_is_valid() {
+    let mount = Mount::new();
+    let text = r#"{"configuration-version": "2013-02-26", "job_id": "old", "tasks": [
+        {"type": "git-checkout", "params": {"repository": "https://example.org/a.git", "ref": "refs/heads/master", "checkout-dir": "src"}},
+        {"type": "execute-shell", "params": {"working_directory": "src", "script": "make ${TARGET}\n", "nodelabels": ["linux"]}},
+        {"type": "publish-artifacts", "params": {"artifacts": ["src/build.log"]}}]}"#;
+    mount.job("old", text);
+    fs::create_dir(mount.path("jobs/new")).expect("a job");
+    assert_eq!(
+        errno(mount.write("jobs/new/config.json", text)),
+        libc::EINVAL,
+        "job_id is another's"
+    );
+}
+
+/// Whatever bytes are written, the answer is EINVAL and the daemon lives.
+#[test]
+fn hostile_texts_are_refused() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let deep = "[".repeat(200_000);
+    let texts: [&[u8]; 6] = [
+        b"\0",
+        b"\xff\xfe\xfd",
+        deep.as_bytes(),
+        b"{\"tasks\":1e999}",
+        b"{\"tasks\":[{}]}",
+        b"\"\\ud800\"",
+    ];
+    for text in texts {
+        assert_eq!(errno(mount.write("jobs/a/config.json", text)), libc::EINVAL);
+    }
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+}

@@ -1,0 +1,203 @@
+//! Results, and what is left of an attempt that lost its claim.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::time::Duration;
+
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, errno, wait_for};
+use serde_json::json;
+
+fn mount_with_ticket() -> Mount {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    mount
+}
+
+/// "Write an exit status (0 success, 1–255 failure) or one of success, failure, error, aborted;
+/// further lines are a message for people." Anything else is EINVAL, and the claim still holds.
+#[test]
+fn the_words_of_a_result() {
+    let mount = Mount::new();
+    mount.queue("q");
+    for (number, words) in [
+        "0",
+        "1",
+        "255",
+        "success",
+        "failure",
+        "error",
+        "aborted",
+        "0\nall is well\nindeed",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let id = format!("t{number}");
+        mount.post("q", &json!({"id": id}));
+        let claim = mount.claim("q", &id).expect("the claim");
+        for bad in ["256", "-1", "maybe", "0x1", "1 2", "", "success!", "\u{0}"] {
+            assert_eq!(errno(mount.result("q", &id, bad)), libc::EINVAL, "{bad:?}");
+        }
+        mount
+            .result("q", &id, words)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        assert!(
+            mount
+                .read(&format!("tickets/q/{id}/result"))
+                .starts_with(words.lines().next().unwrap_or_default())
+        );
+        drop(claim);
+    }
+}
+
+/// "A second result is EEXIST." "Scripts can read it back: empty means not committed." "A
+/// finished ticket: ENOENT." Results end the claim.
+#[test]
+fn one_result_and_no_second() {
+    let mount = mount_with_ticket();
+    assert_eq!(mount.run("cat tickets/q/t/result || true"), "");
+    let claim = mount.claim("q", "t").expect("the claim");
+    mount.result("q", "t", "0").expect("the result");
+    assert_eq!(errno(mount.result("q", "t", "1")), libc::EEXIST);
+    assert!(!mount.has("tickets/q/t/claim"), "the result ends the claim");
+    drop(claim);
+    assert_eq!(errno(mount.claim("q", "t")), libc::ENOENT);
+    assert!(!mount.sh("echo $$ > tickets/q/t/claim").ok());
+    assert!(!mount.sh("touch tickets/q/t/claim").ok());
+}
+
+/// "Opening result or console for writing needs the claimant, a process below it or one of its
+/// session: else EPERM."
+#[test]
+fn nobody_else_writes_a_result_or_the_console() {
+    let mount = mount_with_ticket();
+    assert_eq!(
+        errno(mount.result("q", "t", "0")),
+        libc::EPERM,
+        "nobody has claimed it"
+    );
+    let holder = mount.start("exec 9>tickets/q/t/claim; echo held; sleep 1; dash -c 'echo below > tickets/q/t/console; echo 0 > tickets/q/t/result'");
+    wait_for("the claim", USUAL, || holder.so_far().contains("held"));
+    assert_eq!(errno(mount.result("q", "t", "0")), libc::EPERM);
+    assert_eq!(
+        errno(
+            File::options()
+                .append(true)
+                .open(mount.path("tickets/q/t/console"))
+        ),
+        libc::EPERM
+    );
+    assert!(
+        !mount.sh("echo 0 > tickets/q/t/result").ok(),
+        "another session"
+    );
+    holder.finish().expect_ok();
+    assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
+    assert!(mount.read("tickets/q/t/console").contains("below"));
+}
+
+/// "What they write there becomes visible to everyone at once when they write the result …; if the
+/// claim is lost before, nothing of it is ever seen and the next claimant starts from the same
+/// state as the first."
+#[test]
+fn a_lost_attempt_leaves_nothing() {
+    let mount = mount_with_ticket();
+    let mut first = mount.start("exec 9>tickets/q/t/claim; cd tickets/q/t; echo a > workspace/a; echo b > artifacts/b; mkdir workspace/d; sync workspace/a; echo held; exec sleep 60");
+    wait_for("the first", USUAL, || first.so_far().contains("held"));
+    assert_eq!(mount.list("tickets/q/t/workspace"), ["a", "d"]);
+    first.kill9();
+    wait_for("the claim's end", USUAL, || !mount.has("tickets/q/t/claim"));
+    let claim = mount.claim("q", "t").expect("the second");
+    assert_eq!(mount.list("tickets/q/t/workspace"), Vec::<String>::new());
+    assert_eq!(mount.list("tickets/q/t/artifacts"), Vec::<String>::new());
+    fs::write(mount.path("tickets/q/t/artifacts/c"), "c").expect("the second's own");
+    mount.result("q", "t", "0").expect("the result");
+    drop(claim);
+    assert_eq!(mount.list("tickets/q/t/artifacts"), ["c"]);
+    assert_eq!(
+        errno(File::create(mount.path("tickets/q/t/artifacts/d"))),
+        libc::EROFS,
+        "then read-only"
+    );
+}
+
+/// "After a claim is lost, path operations below the old ones (a working directory there
+/// included), new opens, fsync and result answer ESTALE."
+#[test]
+fn the_loser_is_fenced() {
+    let mount = mount_with_ticket();
+    let claim = mount.claim("q", "t").expect("the first");
+    let old = mount.path("tickets/q/t/workspace");
+    let mut open = File::create(old.join("open")).expect("the first's own");
+    let inside = mount.start("cd tickets/q/t/workspace; echo inside; while ! [ -e \"$OUT/go\" ]; do sleep 0.05; done; echo x > late; echo \"status $?\"; ls . ; echo \"status $?\"; mkdir d; echo \"status $?\"");
+    wait_for("the shell inside", USUAL, || {
+        inside.so_far().contains("inside")
+    });
+    let result = File::options()
+        .write(true)
+        .open(mount.path("tickets/q/t/result"))
+        .expect("the claimant may");
+    fs::remove_file(mount.path("tickets/q/t/claim")).expect("rm claim");
+    drop(claim);
+    let second = mount.claim("q", "t").expect("the second");
+    fs::write(mount.out().join("go"), "").expect("own folder");
+    let said = inside.finish();
+    assert!(
+        !said.stdout.contains("status 0") && said.stderr.to_lowercase().contains("stale"),
+        "{said:?}"
+    );
+    let _ = open.write_all(b"too late");
+    assert_eq!(errno(open.sync_all()), libc::ESTALE);
+    let late = (&result)
+        .write_all(b"0\n")
+        .and_then(|()| Ok(nix::unistd::close(result)?));
+    assert_eq!(errno(late), libc::ESTALE);
+    assert_eq!(
+        mount.list("tickets/q/t/workspace"),
+        Vec::<String>::new(),
+        "nothing of the first"
+    );
+    assert_eq!(mount.read("tickets/q/t/.wait"), "", "no result yet");
+    mount.result("q", "t", "0").expect("the second's result");
+    drop(second);
+}
+
+/// "Every unpublished byte of the lost attempt, console lines apart, is discarded."
+#[test]
+fn the_console_keeps_the_lines_of_a_lost_attempt() {
+    let mount = mount_with_ticket();
+    let mut first = mount.start("exec 9>tickets/q/t/claim; exec 8>tickets/q/t/console; echo first line >&8; exec 8>&-; echo held; exec sleep 60");
+    wait_for("the first", USUAL, || first.so_far().contains("held"));
+    first.kill9();
+    wait_for("the claim's end", USUAL, || !mount.has("tickets/q/t/claim"));
+    mount.run("cd tickets/q/t; echo $$ > claim; echo second line > console; echo 0 > result");
+    assert!(mount.read("tickets/q/t/console").contains("second line"));
+}
+
+/// ".wait: the result, once there is one".
+#[test]
+fn wait_gives_the_result() {
+    let mount = mount_with_ticket();
+    let waiter = mount
+        .start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
+    std::thread::sleep(Duration::from_millis(200));
+    mount.finish("q", "t", "failure");
+    assert!(waiter.finish().expect_ok().starts_with("failure"));
+}
+
+/// Many results at the same moment from the claimant's own processes: one is taken.
+#[test]
+fn a_race_of_results_has_one_winner() {
+    let mount = mount_with_ticket();
+    let script = "exec 9>tickets/q/t/claim; cd tickets/q/t
+        for i in 1 2 3 4 5 6 7 8 9 10; do (echo $i | dd of=result conv=notrunc 2>/dev/null && echo \"won $i\") & done; wait";
+    let said = mount.run(script);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let winner = said.trim_start_matches("won ").to_owned();
+    assert_eq!(
+        mount.read("tickets/q/t/result").lines().next(),
+        Some(winner.as_str())
+    );
+}

@@ -1,0 +1,187 @@
+//! execute-shell: what a script finds, and that nothing of it outlives its task.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use distcifs_tests::job::shell_task;
+use distcifs_tests::{Mount, Worker, process};
+use serde_json::json;
+
+/// "script runs under `sh -e` in the workspace with JOB_NAME, BUILD_NUMBER, WORKSPACE, each
+/// parameter as PARAM_<name>, and environment."
+#[test]
+fn the_environment_of_a_script() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let mut task = shell_task(
+        "false || true; echo \"$JOB_NAME $BUILD_NUMBER $PARAM_ref $EXTRA\"; [ \"$PWD\" -ef \"$WORKSPACE\" ]; echo '${ref}' \"$(cat ../params/script | head -c 5)\"\n",
+    );
+    task["environment"] = json!({"EXTRA": "x y"});
+    mount.job(
+        "a",
+        &json!({"parameters": {"ref": "main; echo injected"}, "tasks": [task]}).to_string(),
+    );
+    let build = mount.build("a", "", "success");
+    let console = mount.console("a", build);
+    assert!(
+        console.contains(&format!("a {build} main; echo injected x y")),
+        "{console}"
+    );
+    assert!(
+        console.contains("${ref}") && !console.lines().any(|line| line == "injected"),
+        "{console}"
+    );
+    mount.shell_job("b", &["false\necho never"]);
+    let build = mount.build("b", "", "failure");
+    assert!(!mount.console("b", build).contains("never"), "sh -e");
+}
+
+/// "working_directory".
+#[test]
+fn a_working_directory() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let second = json!({"type": "execute-shell", "params": {"script": "pwd; cat file", "working_directory": "src/deep"}});
+    mount.job_of(
+        "a",
+        &[
+            shell_task("mkdir -p src/deep; echo found > src/deep/file"),
+            second,
+        ],
+    );
+    let build = mount.build("a", "", "success");
+    assert!(mount.console("a", build).contains("found"));
+    let outside =
+        json!({"type": "execute-shell", "params": {"script": "pwd", "working_directory": "../.."}});
+    fs::create_dir(mount.path("jobs/b")).expect("a job");
+    if mount
+        .write(
+            "jobs/b/config.json",
+            json!({"tasks": [outside]}).to_string(),
+        )
+        .is_ok()
+    {
+        mount.build("b", "", "failure");
+    }
+}
+
+/// What a script leaves in the background ends with its task.
+#[test]
+fn what_is_left_in_the_background_ends() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job("a", &["sleep 4321.1 & setsid sleep 4321.2 & (sleep 4321.3 &) ; nohup sleep 4321.4 >/dev/null 2>&1 & echo left"]);
+    let begun = Instant::now();
+    mount.build("a", "", "success");
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    distcifs_tests::wait_for("the sleepers to end", Duration::from_secs(5), || {
+        !process::runs("sleep 4321.")
+    });
+}
+
+/// "timeout is in seconds, from the claim: then TERM to the whole process group, 10 s later KILL,
+/// and the outcome is failure with the message 'timed out after 600 s'."
+#[test]
+fn a_timeout_stops_even_what_ignores_term() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let mut task = shell_task("trap '' TERM; echo begun; while :; do sleep 0.2; done\n");
+    task["timeout"] = json!(1);
+    mount.job_of("a", &[task]);
+    let begun = Instant::now();
+    let build = mount.trigger("a", "");
+    assert_eq!(
+        mount.wait_state_within("a", build, Duration::from_secs(30)),
+        "failure"
+    );
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(9) && took < Duration::from_secs(20),
+        "{took:?}"
+    );
+    let said = mount.console("a", build)
+        + &mount.why("a", build)
+        + &mount.read(&format!("jobs/a/builds/{build}/build.json"));
+    assert!(said.contains("timed out after 1 s"), "{said}");
+}
+
+/// The same for one that heeds TERM: no ten seconds.
+#[test]
+fn a_timeout_is_quick_for_what_heeds_term() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let mut task = shell_task("sleep 60\n");
+    task["timeout"] = json!(1);
+    mount.job_of("a", &[task]);
+    let begun = Instant::now();
+    let build = mount.trigger("a", "");
+    assert_eq!(mount.wait_state("a", build), "failure");
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// A script that removes its own workspace fails or not, but it ends, and the worker goes on.
+#[test]
+fn a_script_that_deletes_its_workspace() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job(
+        "a",
+        &["echo x > file; cd ..; rm -rf workspace || true; rm -rf ./* || true"],
+    );
+    let build = mount.trigger("a", "");
+    let state = mount.wait_state("a", build);
+    assert!(state == "success" || state == "failure", "{state}");
+    mount.job("b", distcifs_tests::HELLO);
+    mount.build("b", "", "success");
+}
+
+/// Hostile output: a long line, every byte, a flood; the console has it and the build ends.
+#[test]
+fn any_output_arrives() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf '\\000\\377\\n'; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo err >&2; printf 'no end'";
+    mount.shell_job("a", &[script]);
+    let build = mount.build("a", "", "success");
+    let console = fs::read(mount.path(&format!(
+        "jobs/a/builds/{build}/tasks/0-execute-shell/console"
+    )))
+    .expect("a console");
+    let text = String::from_utf8_lossy(&console);
+    assert!(
+        console.len() > 3_000_000
+            && text.contains("line 1999\n")
+            && text.contains("err\n")
+            && text.contains("no end")
+    );
+    let numbers: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("line "))
+        .collect();
+    assert_eq!(
+        numbers,
+        (0..2000).map(|n| n.to_string()).collect::<Vec<_>>(),
+        "in order, none lost, none twice"
+    );
+}
+
+/// A script killed by a signal is a failure with its status.
+#[test]
+fn a_script_that_dies_by_a_signal() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job("a", &["kill -9 $$"]);
+    let build = mount.build("a", "", "failure");
+    assert_eq!(
+        mount.read(&format!("jobs/a/builds/{build}/tasks/0-execute-shell/exit")),
+        "137"
+    );
+}

@@ -1,0 +1,318 @@
+//! The tree's shape, its names, and that walking all of it comes to an end.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use distcifs_tests::{Mount, errno};
+use serde_json::json;
+
+/// "/: README, status, metrics, nodes/<node>, jobs/, tickets/". The five kinds of task that come
+/// with distcifs have their queues from the start.
+#[test]
+fn the_root_has_what_the_page_draws() {
+    let mount = Mount::new();
+    assert_eq!(
+        mount.list("."),
+        ["README", "jobs", "metrics", "nodes", "status", "tickets"]
+    );
+    assert_eq!(mount.list("nodes").len(), 1, "this mount, alive");
+    let queues = mount.list("tickets");
+    for queue in [
+        "build-control",
+        "copy-artifacts",
+        "execute-shell",
+        "git-checkout",
+        "publish-artifacts",
+    ] {
+        assert!(
+            queues.iter().any(|name| name == queue),
+            "{queue} is not in {queues:?}"
+        );
+    }
+    assert!(mount.read("README").len() > 100);
+}
+
+/// "status: 'key value' lines: store, coordinator, session, node, version, counts".
+#[test]
+fn status_is_lines_of_key_and_value() {
+    let mount = Mount::new();
+    let status = mount.read("status");
+    for key in ["store", "coordinator", "session", "node", "version"] {
+        let found = status.lines().any(|line| {
+            line.split_once(' ')
+                .is_some_and(|(k, v)| k == key && !v.is_empty())
+        });
+        assert!(found, "no {key} in:\n{status}");
+    }
+    let node = status
+        .lines()
+        .find_map(|line| line.strip_prefix("node "))
+        .expect("just seen");
+    assert!(mount.has(&format!("nodes/{node}")));
+}
+
+/// "metrics: the same and more as Prometheus text": each sample is a name, perhaps labels, a number.
+#[test]
+fn metrics_are_prometheus_text() {
+    let mount = Mount::new();
+    let samples = mount.read("metrics");
+    let samples: Vec<&str> = samples
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    assert!(!samples.is_empty());
+    for sample in samples {
+        let (name, value) = sample.rsplit_once(' ').expect("a name and a value");
+        assert!(value.parse::<f64>().is_ok(), "{sample}");
+        assert!(
+            name.starts_with(|c: char| c.is_ascii_alphabetic()),
+            "{sample}"
+        );
+    }
+}
+
+/// "jobs/<job>: mkdir makes a job": config.json, trigger, builds/ with its three links once there
+/// is a build; config.error only after a refused write.
+#[test]
+fn a_new_job_has_its_fixed_names() {
+    let mount = Mount::new();
+    mount.run("mkdir jobs/a");
+    let names = mount.list("jobs/a");
+    assert!(
+        names.iter().any(|name| name == "trigger") && names.iter().any(|name| name == "builds"),
+        "{names:?}"
+    );
+    assert!(
+        !names.iter().any(|name| name == "config.error"),
+        "{names:?}"
+    );
+    assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
+    assert_eq!(errno(fs::create_dir(mount.path("jobs/a"))), libc::EEXIST);
+}
+
+/// "builds/<n>: state, why, build.json, config.json, params/, console, ctl, tasks/, workspace/,
+/// artifacts/"; and its ticket: "ticket.json, params/, labels, attempt, build, console, result".
+#[test]
+fn a_build_and_its_ticket_have_what_the_page_draws() {
+    let mount = Mount::new();
+    mount.job("a", distcifs_tests::HELLO);
+    assert_eq!(mount.trigger("a", ""), 1);
+    let names = mount.list("jobs/a/builds/1");
+    for name in [
+        "artifacts",
+        "build.json",
+        "config.json",
+        "console",
+        "ctl",
+        "params",
+        "state",
+        "tasks",
+        "why",
+        "workspace",
+    ] {
+        assert!(
+            names.iter().any(|n| n == name),
+            "{name} is not in {names:?}"
+        );
+    }
+    assert_eq!(mount.state("a", 1), "pending");
+    let build: serde_json::Value =
+        serde_json::from_str(&mount.read("jobs/a/builds/1/build.json")).expect("JSON");
+    assert!(build.is_object());
+    assert_eq!(mount.list("tickets/build-control"), ["a.1.control"]);
+    let ticket = mount.list("tickets/build-control/a.1.control");
+    for name in ["attempt", "build", "labels", "params", "ticket.json"] {
+        assert!(
+            ticket.iter().any(|n| n == name),
+            "{name} is not in {ticket:?}"
+        );
+    }
+    assert!(!ticket.iter().any(|n| n == "claim"), "absent until claimed");
+    assert_eq!(mount.read("tickets/build-control/a.1.control/attempt"), "1");
+    let link = mount.path("tickets/build-control/a.1.control/build");
+    assert_eq!(
+        fs::canonicalize(link).expect("a link"),
+        mount.path("jobs/a/builds/1")
+    );
+}
+
+/// "Jobs, queues, labels and parameters: [A-Za-z0-9_][A-Za-z0-9_.-]*, at most 128 bytes. Anything
+/// else is EINVAL when it is made, ENOENT when it is looked up (ENAMETOOLONG past NAME_MAX)."
+#[test]
+fn names_that_are_not_valid() {
+    let mount = Mount::new();
+    let long = [vec![b'a'; 129], vec![b'a'; 300]];
+    let bad: [&[u8]; 8] = [
+        b"-a",
+        b".a",
+        b"a b",
+        b"a\nb",
+        b"\xff\xfe",
+        "é".as_bytes(),
+        b"a:b",
+        &long[0],
+    ];
+    for folder in ["jobs", "tickets"] {
+        for name in bad {
+            let path = mount.path(folder).join(OsStr::from_bytes(name));
+            assert_eq!(
+                errno(fs::create_dir(&path)),
+                libc::EINVAL,
+                "mkdir {}",
+                path.display()
+            );
+            assert_eq!(
+                errno(fs::metadata(&path)),
+                libc::ENOENT,
+                "stat {}",
+                path.display()
+            );
+        }
+        let path = mount.path(folder).join(OsStr::from_bytes(&long[1]));
+        assert_eq!(errno(fs::create_dir(&path)), libc::ENAMETOOLONG);
+        assert_eq!(errno(fs::metadata(&path)), libc::ENAMETOOLONG);
+        let longest = format!("{folder}/{}", "a".repeat(128));
+        fs::create_dir(mount.path(&longest)).expect("128 bytes are allowed");
+        assert!(mount.has(&longest));
+    }
+    assert_eq!(
+        errno(fs::create_dir(mount.path("jobs/.."))),
+        libc::EEXIST,
+        "the kernel's own answer"
+    );
+}
+
+/// Only jobs and queues are made at these places: "EROFS: writing to what is published or
+/// generated"; a file where jobs are is refused as well.
+#[test]
+fn nothing_else_is_made_beside_what_is_generated() {
+    let mount = Mount::new();
+    for path in ["x", "nodes/x", "jobs/x", "tickets/x"] {
+        assert!(File::create(mount.path(path)).is_err(), "{path} was made");
+    }
+    for path in ["x", "nodes/x"] {
+        assert!(fs::create_dir(mount.path(path)).is_err(), "{path} was made");
+    }
+    for path in ["README", "status", "metrics"] {
+        assert!(
+            File::options().write(true).open(mount.path(path)).is_err(),
+            "{path} was opened for writing"
+        );
+    }
+}
+
+/// "Not listed by readdir, so that find, grep -r, rsync and tar never run into them, but there by
+/// name."
+#[test]
+fn hidden_files_are_there_by_name_only() {
+    let mount = Mount::new();
+    mount.job("a", distcifs_tests::HELLO);
+    mount.trigger("a", "");
+    for path in [
+        ".events",
+        "tickets/execute-shell/.next",
+        "tickets/execute-shell/.post",
+        "jobs/a/builds/1/.wait",
+    ] {
+        assert!(mount.has(path), "{path} is not there");
+        let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+        assert!(
+            !mount.list(folder).iter().any(|n| n == name),
+            "{path} is listed"
+        );
+    }
+}
+
+/// "The st_size of every listed readable file is exact"; so find, grep -r, tar and rsync over the
+/// whole tree end and leave the same bytes.
+#[test]
+fn walking_the_whole_tree_ends_and_copies_the_same_bytes() {
+    let mount = Mount::new();
+    mount.job("a", distcifs_tests::HELLO);
+    mount.trigger("a", "");
+    mount.queue("lint");
+    mount.post(
+        "lint",
+        &json!({"id": "t", "params": {"list": ["x", "y"], "one": "1"}, "labels": ["linux"]}),
+    );
+    let files = mount.run("find . -type f -size -100000k -readable | wc -l");
+    assert!(files.parse::<u32>().expect("a number") > 15, "{files}");
+    mount.run("grep -r nothing-has-this-word . > /dev/null || [ $? -eq 1 ]");
+    // status and metrics count what goes on: they may differ between two reads, no other file may.
+    let apart = "--exclude=status --exclude=metrics --exclude=nodes";
+    mount.run(&format!("tar cf \"$OUT/all.tar\" {apart} ."));
+    mount.run(&format!("tar df \"$OUT/all.tar\" {apart}"));
+    mount.run(&format!(
+        "rsync -a {apart} --exclude=trigger --exclude=ctl ./ \"$OUT/copy/\""
+    ));
+    mount.run("cmp jobs/a/config.json \"$OUT/copy/jobs/a/config.json\"; cmp tickets/lint/t/params/list \"$OUT/copy/tickets/lint/t/params/list\"");
+    assert_eq!(mount.read("tickets/lint/t/params/list"), "x\ny");
+}
+
+/// The same promise, file by file, through stat and read.
+#[test]
+fn sizes_are_exact() {
+    let mount = Mount::new();
+    mount.job("a", distcifs_tests::HELLO);
+    mount.trigger("a", "");
+    let listed = mount.run("find jobs tickets README -type f");
+    for name in listed.lines() {
+        let Ok(text) = fs::read(mount.path(name)) else {
+            continue;
+        };
+        let size = fs::metadata(mount.path(name))
+            .expect("it was listed")
+            .size();
+        assert_eq!(size, text.len() as u64, "{name}");
+    }
+}
+
+/// "In a job's folder any other name than the fixed ones is a scratch file: private to this mount,
+/// gone at unmount."
+#[test]
+fn scratch_files_live_until_unmount() {
+    let mount = Mount::new();
+    mount.job("a", distcifs_tests::HELLO);
+    mount.run("echo x > jobs/a/.swp; mv jobs/a/.swp jobs/a/note; ln -s who@host jobs/a/.#lock; cat jobs/a/note");
+    assert_eq!(mount.read("jobs/a/note"), "x");
+    assert_eq!(mount.run("readlink jobs/a/.#lock"), "who@host");
+    mount.run("rm jobs/a/.#lock");
+    mount.remount();
+    assert!(!mount.has("jobs/a/note") && mount.has("jobs/a/config.json"));
+}
+
+/// ".events: one line for each change, from now on"; "within one second a read gives a line, or
+/// an empty line for 'nothing yet'".
+#[test]
+fn events_tell_each_change() {
+    let mount = Mount::new();
+    let listener = mount.start("exec 3<.events; while read -r line <&3; do echo \"$line\"; done");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(
+        !listener.so_far().is_empty(),
+        "an empty line within a second"
+    );
+    mount.job("a", distcifs_tests::HELLO);
+    mount.trigger("a", "");
+    mount.finish("build-control", "a.1.control", "aborted");
+    mount.run("rmdir jobs/a");
+    let expected = [
+        "job a created",
+        "job a configured",
+        "build a/1 pending",
+        "ticket build-control/a.1.control open",
+        "ticket build-control/a.1.control claimed",
+        "ticket build-control/a.1.control finished",
+        "build a/1 aborted",
+        "job a removed",
+    ];
+    for line in expected {
+        distcifs_tests::wait_for(
+            &format!("the event {line:?} in\n{}", listener.so_far()),
+            distcifs_tests::wait::USUAL,
+            || listener.so_far().lines().any(|seen| seen == line),
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! `distcifs up`: a mount and its workers in one command.
+
+use std::fs;
+use std::time::Duration;
+
+use distcifs_tests::folder::is_mounted;
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Folder, HELLO, Sh, process, wait_for};
+use nix::sys::signal::Signal;
+
+/// Starts it and waits until it says that it is up.
+fn up(folder: &Folder) -> Sh {
+    let words = ["distcifs", "up", "store", "ci", "--workers", "2"];
+    let up = Sh::start(&words, &folder.path(), &folder.out(), &[]);
+    wait_for("up", USUAL, || {
+        up.so_far().contains(" is up") || !up.alive()
+    });
+    assert!(up.so_far().contains(" is up"), "{:#?}", up.finish());
+    up
+}
+
+/// Runs a script in the mount point.
+fn run(folder: &Folder, script: &str) -> String {
+    Sh::start(
+        &["dash", "-euc", script],
+        &folder.mount_point(),
+        &folder.out(),
+        &[],
+    )
+    .finish()
+    .expect_ok()
+}
+
+/// A trigger, a wait for its end, and the state.
+const BUILD: &str = "exec 3<>jobs/a/trigger; echo >&3; read -r n <&3
+    while s=$(cat jobs/a/builds/$n/.wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"";
+
+/// Up, a build, TERM: it ends with 0, unmounted, and nothing of it runs; then up again with
+/// everything there.
+#[test]
+fn up_builds_and_ends_cleanly() {
+    let folder = Folder::new();
+    let first = up(&folder);
+    fs::create_dir(folder.mount_point().join("jobs/a")).expect("a job");
+    fs::write(folder.mount_point().join("jobs/a/config.json"), HELLO).expect("a configuration");
+    assert_eq!(run(&folder, BUILD), "success");
+    first.signal(Signal::SIGTERM);
+    let ended = first.finish_within(Duration::from_secs(20));
+    assert!(ended.ok(), "{ended:#?}");
+    assert!(!is_mounted(&folder.mount_point()));
+    assert!(
+        !process::runs(&folder.mount_point().display().to_string()),
+        "a worker is left"
+    );
+    let second = up(&folder);
+    assert_eq!(run(&folder, "cat jobs/a/builds/1/state"), "success");
+    assert_eq!(run(&folder, BUILD), "success");
+    second.signal(Signal::SIGINT);
+    assert!(second.finish_within(Duration::from_secs(20)).ok());
+}
+
+/// SIGKILL for `up` itself: the next one starts all the same, and builds.
+#[test]
+fn up_again_after_sigkill() {
+    let folder = Folder::new();
+    let mut first = up(&folder);
+    first.kill9_alone();
+    std::thread::sleep(Duration::from_secs(1));
+    let second = up(&folder);
+    fs::create_dir(folder.mount_point().join("jobs/a")).expect("a job");
+    fs::write(folder.mount_point().join("jobs/a/config.json"), HELLO).expect("a configuration");
+    assert_eq!(run(&folder, BUILD), "success");
+    second.signal(Signal::SIGTERM);
+    assert!(second.finish_within(Duration::from_secs(20)).ok());
+}

@@ -1,0 +1,228 @@
+//! The project is tidy, and the checker that says so finds what it must.
+
+use std::fs;
+use std::path::Path;
+
+use distcifs_tests::programs::project;
+use distcifs_tests::tidy::{blank, check};
+
+#[test]
+fn the_project_is_tidy() {
+    let found = check(&project());
+    assert!(
+        found.is_empty(),
+        "{} untidy places:\n{}",
+        found.len(),
+        found.join("\n")
+    );
+}
+
+/// A test that no stage of scripts/test names is never run.
+#[test]
+fn every_test_has_its_stage() {
+    let stages = fs::read_to_string(project().join("scripts/test")).expect("the project has it");
+    let files = fs::read_dir(project().join("tests/tests")).expect("this very folder");
+    for name in files.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let Some(test) = name.strip_suffix(".rs") else {
+            continue;
+        };
+        let named = stages.split_whitespace().collect::<Vec<_>>();
+        let given = named
+            .windows(2)
+            .any(|pair| pair[0] == "--test" && pair[1].trim_end_matches(';') == test);
+        assert!(given, "scripts/test has no stage with --test {test}");
+    }
+}
+
+/// A made-up project in which one file breaks one rule.
+fn complaints(path: &str, text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join(path);
+    fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).expect("own folder");
+    fs::write(file, text).expect("own folder");
+    check(folder.path())
+}
+
+#[track_caller]
+fn assert_found(path: &str, text: &str, what: &str) {
+    let found = complaints(path, text);
+    assert_eq!(found.len(), 1, "{path}: {found:?}");
+    assert!(
+        found[0].starts_with(path) && found[0].contains(what),
+        "{found:?} does not speak of {what:?}"
+    );
+}
+
+#[track_caller]
+fn assert_clean(path: &str, text: &str) {
+    assert_eq!(complaints(path, text), Vec::<String>::new(), "{path}");
+}
+
+#[test]
+fn an_edge_that_is_not_drawn_is_found() {
+    assert_found(
+        "distcifs/src/tree/a.rs",
+        "//! A.\nuse crate::storage::Error;\n",
+        "tree -> storage",
+    );
+    assert_found(
+        "distcifs/src/fuse.rs",
+        "//! A.\nuse crate::{tree::Tree, repository::Error};\n",
+        "fuse -> repository",
+    );
+    assert_found(
+        "distcifs/src/repository/a.rs",
+        "//! A.\nfn a() { crate::tree::b() }\n",
+        "repository -> tree",
+    );
+    assert_found(
+        "distcifs/src/storage/a.rs",
+        "//! A.\nuse super::super::backend::B;\n",
+        "storage -> backend",
+    );
+    assert_found(
+        "distcifs/src/backend/a.rs",
+        "//! A.\nuse crate::repository::names::Name;\n",
+        "backend -> repository",
+    );
+    assert_found(
+        "distcifs/src/main.rs",
+        "//! A.\nuse distcifs::tree::Tree;\n",
+        "main -> tree",
+    );
+    assert_found(
+        "distcifs/src/cli.rs",
+        "//! A.\nuse crate::run;\n",
+        "cli -> run",
+    );
+}
+
+#[test]
+fn a_drawn_edge_and_a_test_are_left_alone() {
+    assert_clean(
+        "distcifs/src/tree/a.rs",
+        "//! A.\nuse crate::repository::{Error, names::Name};\nuse super::Ino;\n",
+    );
+    assert_clean(
+        "distcifs/src/run.rs",
+        "//! A.\nuse crate::{backend, fuse, storage};\n",
+    );
+    assert_clean(
+        "distcifs/src/fuse/a.rs",
+        "//! A. crate::storage\nuse crate::tree::Tree;\nuse fuser::Request;\n",
+    );
+    assert_clean(
+        "distcifs/src/tree/a.rs",
+        "//! A.\n#[cfg(test)]\nmod tests {\n    use crate::backend::embedded;\n}\n",
+    );
+    assert_clean(
+        "distcifs/src/tree/tests.rs",
+        "//! A.\nuse crate::backend::embedded;\n",
+    );
+}
+
+#[test]
+fn a_client_crate_outside_its_room_is_found() {
+    assert_found(
+        "distcifs/src/tree.rs",
+        "//! A.\nuse fuser::Request;\n",
+        "fuser outside",
+    );
+    assert_found(
+        "distcifs/src/repository/a.rs",
+        "//! A.\nfn a() -> redb::Error { b() }\n",
+        "redb outside",
+    );
+    assert_found(
+        "distcifs/src/backend/embedded.rs",
+        "//! A.\nuse zookeeper_client::Client;\n",
+        "zookeeper_client outside",
+    );
+    assert_clean(
+        "distcifs/src/backend/embedded/a.rs",
+        "//! A.\nuse redb::Database;\n",
+    );
+}
+
+#[test]
+fn a_module_without_a_head_is_found() {
+    assert_found("workers/src/a.rs", "fn a() {}\n", "begins with //!");
+}
+
+#[test]
+fn long_functions_and_files_are_found() {
+    let body = |lines: usize| {
+        format!(
+            "//! A.\nfn a(b: [u8; 4]) {{\n{}}}\n",
+            "    b();\n".repeat(lines - 2)
+        )
+    };
+    assert_clean("workers/src/a.rs", &body(70));
+    assert_found("workers/src/a.rs", &body(71), "a function of 71 lines");
+    let file = |lines: usize| format!("//! A.\n{}", "const A: u8 = b'{';\n".repeat(lines - 1));
+    assert_clean("workers/src/a.rs", &file(600));
+    assert_found("workers/src/a.rs", &file(601), "more than 600 lines");
+}
+
+#[test]
+fn unfinished_work_and_allow_are_found() {
+    assert_found(
+        "workers/src/a.rs",
+        "//! A.\n#[allow(dead_code)]\nfn a() {}\n",
+        "allow",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nfn a() { todo", "!() }\n"),
+        "unfinished",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nfn a() { unimplemented", "!() }\n"),
+        "unfinished",
+    );
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\n// FIX", "ME: soon\n"),
+        "unfinished",
+    );
+    assert_clean(
+        "workers/src/a.rs",
+        "//! A. #[allow is what we never write, nor todo!\n",
+    );
+}
+
+#[test]
+fn a_path_of_one_machine_is_found() {
+    assert_found(
+        "workers/src/a.rs",
+        concat!("//! A.\nconst A: &str = \"/ho", "me/me/x\";\n"),
+        "one machine",
+    );
+    assert_found(
+        "scripts/a",
+        concat!("#!/bin/sh\n# A.\nset -eu\ncd /ro", "ot/x\n"),
+        "one machine",
+    );
+    assert_clean(
+        "scripts/a",
+        "#!/bin/sh\n# A.\nset -eu\ncd \"$dir/work/x\" && cd \"${dir}/work/x\"\n",
+    );
+}
+
+#[test]
+fn a_script_without_set_eu_is_found() {
+    assert_found("workers/a", "#!/bin/sh\n# A.\n\necho a\n", "set -eu");
+    assert_clean("workers/a", "#!/bin/sh\n# A.\n\nset -eu\necho a\n");
+    assert_clean("scripts/notes.txt", "no script\n");
+}
+
+#[test]
+fn comments_strings_and_characters_are_blanked() {
+    let text =
+        "a(\"}\\\"{\", '{', b'\\'', 'x'); // {\nlet b: &'a str = r#\"{\"# /* { /* */ { */;\n";
+    let code = blank::blank(text);
+    assert_eq!(code.chars().count(), text.chars().count());
+    assert!(!code.contains(['{', '}', '"']), "{code}");
+    assert!(code.contains("let b: &'a str ="), "{code}");
+}
