@@ -70,8 +70,13 @@ impl Embedded {
     /// # Errors
     /// When the directory cannot be used, with the reason and the remedy.
     pub fn open(dir: &Path) -> Result<Embedded, OpenError> {
+        Self::open_with(dir, disk::RESERVE_BYTES)
+    }
+
+    /// Opens the store; `reserve`: room that commits leave on the disk, bytes.
+    fn open_with(dir: &Path, reserve: u64) -> Result<Embedded, OpenError> {
         let home = home::Home::open(dir)?;
-        let disk = disk::Disk::open(&home.index()).map_err(|e| home.damaged(&e))?;
+        let disk = disk::Disk::open(&home.index(), reserve).map_err(|e| home.damaged(&e))?;
         let loaded = disk.load().map_err(|e| home.damaged(&e))?;
         let id = loaded.epoch;
         let shared = Arc::new(Shared {

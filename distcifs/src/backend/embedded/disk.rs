@@ -31,7 +31,7 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// Room that must be left on the disk before a group is written, bytes, beside twice its own
 /// size: redb's pages for a group, and what a repair at open needs.
-const RESERVE_BYTES: u64 = 4 << 20;
+pub(super) const RESERVE_BYTES: u64 = 4 << 20;
 
 /// Why a group could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,18 +83,18 @@ pub(super) struct Disk {
     database: RwLock<Option<Database>>,
     /// Why nothing can be written any more.
     broken: OnceLock<String>,
-    /// See [`RESERVE_BYTES`]; a test of redb's own handling of a full disk sets it to nothing.
-    pub(super) reserve: u64,
+    /// [`RESERVE_BYTES`], or 0 to leave it to redb to find out that the disk is full.
+    reserve: u64,
 }
 
 impl Disk {
     /// Opens the file, which is made if there is none.
-    pub(super) fn open(path: &Path) -> Result<Disk, redb::Error> {
+    pub(super) fn open(path: &Path, reserve: u64) -> Result<Disk, redb::Error> {
         Ok(Disk {
             path: path.to_owned(),
             database: RwLock::new(Some(open(path)?)),
             broken: OnceLock::new(),
-            reserve: RESERVE_BYTES,
+            reserve,
         })
     }
 
