@@ -2,6 +2,13 @@
 //! half: a child process writes and tells each acknowledgement, the parent kills it, opens the
 //! store and compares, many times over the same directory.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, or the child, where it went wrong"
+)]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader, Write};

@@ -33,6 +33,8 @@ mod files;
 mod home;
 mod names;
 mod rows;
+#[cfg(test)]
+mod speed;
 mod syncer;
 #[cfg(test)]
 mod tests;
@@ -78,6 +80,7 @@ impl Embedded {
         let home = home::Home::open(dir)?;
         let disk = disk::Disk::open(&home.index(), reserve).map_err(|e| home.damaged(&e))?;
         let loaded = disk.load().map_err(|e| home.damaged(&e))?;
+        home.settle().map_err(|e| home.unusable(e))?;
         let id = loaded.epoch;
         let shared = Arc::new(Shared {
             committer: committer::Committer::new(disk, loaded),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Object, Op, Page, Result, Session,
+    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Object, Op, Page, Session,
     Updated, Watch,
 };
 
@@ -228,7 +228,7 @@ impl<S: Contents> Contents for Faulty<S> {
 mod tests {
     use super::*;
     use crate::backend::embedded::Embedded;
-    use crate::storage::{Digest, conformance};
+    use crate::storage::{Digest, Result, conformance};
 
     const RATES: Rates = Rates {
         before: 200,

@@ -66,6 +66,17 @@ pub(super) enum Work {
     Remove { name: String },
 }
 
+impl Work {
+    /// Whether it only removes: that is how a full disk gets room, so it may use the reserve.
+    fn frees(&self) -> bool {
+        match self {
+            Work::Rows(rows) => rows.iter().all(|(_, node)| node.is_none()),
+            Work::Update { changes, .. } => changes.iter().all(|(_, value)| value.is_none()),
+            Work::Remove { .. } => true,
+        }
+    }
+}
+
 /// How a piece of work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -130,7 +141,9 @@ impl Disk {
         if let Some(why) = self.broken.get() {
             return Err(Failure::Closed(why.clone()));
         }
-        self.check_room(bytes)?;
+        if !group.iter().all(|work| work.frees()) {
+            self.check_room(bytes)?;
+        }
         let (error, before) = {
             let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let database = guard

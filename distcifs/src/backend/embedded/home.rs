@@ -118,6 +118,11 @@ impl Home {
         self.dir.join("index.redb")
     }
 
+    /// Makes the name of a new index durable.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
     /// The error for an index that cannot be opened.
     pub(super) fn damaged(&self, why: &dyn std::error::Error) -> OpenError {
         OpenError::Damaged {

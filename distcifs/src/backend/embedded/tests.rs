@@ -345,6 +345,35 @@ async fn a_full_disk_is_told_and_got_over() {
     }
 }
 
+/// What removes may use the last room, or a full disk would stay full.
+#[tokio::test]
+async fn a_full_disk_can_be_emptied() {
+    let Some(small) = Small::mount(48 << 20) else {
+        return;
+    };
+    let store = Embedded::open(&small.0.path().join("store")).unwrap();
+    let record = Object::Record("jobs".into());
+    store.commit(vec![create("/a", "")]).await.unwrap();
+    let changes = vec![("a".to_owned(), Some(Bytes::new()))];
+    store.update(&record, None, changes.clone()).await.unwrap();
+    small.fill(2 << 20);
+    let full = |e: Error| matches!(e, Error::Full { .. });
+    assert!(store.commit(vec![create("/b", "")]).await.is_err_and(full));
+    assert!(store.update(&record, None, changes).await.is_err_and(full));
+    let delete = Op::Delete {
+        path: "/a".to_owned(),
+        version: None,
+    };
+    assert_eq!(store.commit(vec![delete]).await, Ok(Commit::Done));
+    store
+        .update(&record, None, vec![("a".to_owned(), None)])
+        .await
+        .unwrap();
+    store.remove(&record).await.unwrap();
+    small.relieve();
+    store.commit(vec![create("/b", "")]).await.unwrap();
+}
+
 /// Bytes of a console that a full disk took half of are not there, on disk neither.
 #[test]
 fn a_short_append_is_cut_off_again() {

@@ -1,4 +1,7 @@
 //! Who wants to know of which entries.
+//!
+//! `Watch` has an unbounded receiver, whose sender cannot see how far it lags: whoever holds a
+//! watch has to read it or drop it.
 
 use std::collections::HashMap;
 
