@@ -150,9 +150,11 @@ impl Disk {
                 .as_ref()
                 .ok_or_else(|| self.break_for("it is closed"))?;
             let before = groups(database).map_err(|e| self.break_for(&e.to_string()))?;
-            match write(database, group, before + 1) {
-                Ok(outcomes) => return Ok(outcomes),
-                Err(error) => (error, before),
+            let write = || write(database, group, before + 1);
+            match panic::catch_unwind(AssertUnwindSafe(write)) {
+                Ok(Ok(outcomes)) => return Ok(outcomes),
+                Ok(Err(error)) => (error, before),
+                Err(_) => return Err(self.break_for("the index is damaged")),
             }
         };
         if !is_full(&error) {

@@ -1,6 +1,6 @@
 //! Tests of the embedded store: the suite of all stores, reopening, and what its own files do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -153,6 +153,43 @@ fn a_damaged_index_is_told() {
     }
     fs::write(&index, whole).unwrap();
     drop(Embedded::open(&path).unwrap());
+}
+
+/// When the index is lost under an open store, the first writer is told that nobody knows, the
+/// others that nothing happens any more; nobody waits for ever, and memory is not ahead.
+#[tokio::test]
+async fn a_lost_index_stops_all_writing() {
+    let (_dir, store) = store();
+    let record = Object::Record("jobs".into());
+    store.commit(vec![create("/a", "")]).await.unwrap();
+    let change = |i| vec![(format!("k{i:02}"), Some(Bytes::from(vec![b'x'; 1 << 20])))];
+    for i in 0..40 {
+        store.update(&record, None, change(i)).await.unwrap();
+    }
+    File::options()
+        .write(true)
+        .open(store.dir().join("index.redb"))
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let mut ends = Vec::new();
+    for i in (0..40).chain(0..40) {
+        ends.push(store.update(&record, None, change(i)).await);
+    }
+    let failed = ends.iter().position(Result::is_err).unwrap();
+    assert!(
+        ends[failed].as_ref().is_err_and(Error::is_indeterminate),
+        "{:?}",
+        ends[failed]
+    );
+    let down = |end: &Result<_, Error>| matches!(end, Err(Error::Unavailable { .. }));
+    assert!(ends[failed + 1..].iter().all(down));
+    let late = store
+        .commit(vec![set("/a", "late"), create("/b", "")])
+        .await;
+    assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+    assert_eq!(store.get("/a").await.unwrap().unwrap().version, 0);
+    assert_eq!(store.get("/b").await.unwrap(), None);
 }
 
 /// A blob whose bytes have changed on disk is never handed out whole, and is mended by a put.
