@@ -8,10 +8,12 @@
 use std::future::Future;
 use std::pin::Pin;
 
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod contents;
 pub mod coordination;
 pub mod error;
+#[cfg(any(test, feature = "conformance"))]
 pub mod faults;
 
 pub use contents::{Appended, Contents, Digest, Object, Page, Updated};

@@ -1,0 +1,208 @@
+//! Blobs: files that never change, named by the digest of their bytes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::dirty::Dirty;
+use super::files::{failed, read_at};
+use super::lock;
+use super::names::{is_past, refused};
+use crate::storage::contents::VALUE_BYTES_MAX;
+use crate::storage::{Digest, Error, Object, Result};
+
+/// The folders of blobs.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    objects: PathBuf,
+    tmp: PathBuf,
+    next: AtomicU64,
+    /// Held while a file gets its name and its mark, so that nobody meets the one without the
+    /// other, and takes for durable what is not.
+    naming: Mutex<()>,
+}
+
+/// The folder and the digest of a blob; `None` for another object.
+fn blob(object: &Object) -> Option<(&'static str, &Digest)> {
+    match object {
+        Object::Chunk(digest) => Some(("chunk", digest)),
+        Object::Tree(digest) => Some(("tree", digest)),
+        Object::Record(_) | Object::Console(_) => None,
+    }
+}
+
+impl Blobs {
+    /// In the store's directory.
+    pub(super) fn new(dir: &Path) -> Blobs {
+        let (objects, tmp) = (dir.join("objects"), dir.join("tmp"));
+        Blobs {
+            objects,
+            tmp,
+            next: AtomicU64::new(0),
+            naming: Mutex::new(()),
+        }
+    }
+
+    /// The file of a blob.
+    pub(super) fn path(&self, kind: &str, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.objects.join(kind).join(&name[..2]).join(name)
+    }
+
+    /// Checks what is to be put.
+    pub(super) fn check(object: &Object, bytes: &Bytes) -> Result<()> {
+        let Some((_, digest)) = blob(object) else {
+            return Err(refused(object.to_string(), "only a blob can be put"));
+        };
+        if bytes.len() > VALUE_BYTES_MAX {
+            let why = format!(
+                "a blob has {VALUE_BYTES_MAX} bytes at most, not {}",
+                bytes.len()
+            );
+            return Err(refused(object.to_string(), why));
+        }
+        if Digest::of(bytes) != *digest {
+            return Err(refused(object.to_string(), "its bytes have another digest"));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a file of this length, which has its mark then; another length is what a
+    /// crash left of it.
+    pub(super) fn has(&self, object: &Object, length: usize) -> bool {
+        let Some((kind, digest)) = blob(object) else {
+            return false;
+        };
+        let found = fs::metadata(self.path(kind, digest));
+        let has = found.is_ok_and(|found| found.is_file() && found.len() == length as u64);
+        if has {
+            drop(lock(&self.naming));
+        }
+        has
+    }
+
+    /// Stores a checked blob; `false` if somebody else just did. `dirty` gets its mark.
+    pub(super) fn put(&self, object: &Object, bytes: &[u8], dirty: &Dirty) -> Result<bool> {
+        let Some((kind, digest)) = blob(object) else {
+            return Err(refused(object.to_string(), "only a blob can be put"));
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let new = self.tmp.join(number.to_string());
+        let path = self.path(kind, digest);
+        let stored = write_new(&new, bytes).and_then(|()| {
+            let _naming = lock(&self.naming);
+            let stored = name(&new, &path, bytes.len());
+            dirty.mark(object, true);
+            stored
+        });
+        if !matches!(stored, Ok(true)) {
+            let _absent = fs::remove_file(&new);
+        }
+        stored.map_err(|e| failed(format!("put {object}"), &e))
+    }
+
+    /// Reads a range; the whole is verified.
+    pub(super) fn read(
+        &self,
+        object: &Object,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>> {
+        let Some((kind, digest)) = blob(object) else {
+            return Ok(None);
+        };
+        let what = || format!("read {object}");
+        let file = match File::open(self.path(kind, digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(what(), &error)),
+        };
+        let size = file.metadata().map_err(|e| failed(what(), &e))?.len();
+        if size > VALUE_BYTES_MAX as u64 {
+            let why = format!("it has {size} bytes, more than any blob");
+            return Err(Error::Damaged { what: what(), why });
+        }
+        let bytes = read_at(&file, size, offset, length).map_err(|e| failed(what(), &e))?;
+        if offset == 0 && bytes.len() as u64 == size && Digest::of(&bytes) != *digest {
+            let why = "its bytes have another digest".to_owned();
+            return Err(Error::Damaged { what: what(), why });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Removes a blob.
+    pub(super) fn remove(&self, object: &Object) -> Result<()> {
+        let Some((kind, digest)) = blob(object) else {
+            return Ok(());
+        };
+        match fs::remove_file(self.path(kind, digest)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed(format!("remove {object}"), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lists blobs of a kind, in order of their names.
+    pub(super) fn list(&self, kind: &str, after: &str, limit: usize) -> io::Result<Vec<Object>> {
+        let make = if kind == "chunk" {
+            Object::Chunk
+        } else {
+            Object::Tree
+        };
+        let mut found = Vec::new();
+        for shard in 0..=u8::MAX {
+            if found.len() >= limit {
+                break;
+            }
+            let shard = format!("{shard:02x}");
+            if is_past(&format!("{kind}.{shard}"), after) {
+                continue;
+            }
+            let from = found.len();
+            for entry in fs::read_dir(self.objects.join(kind).join(&shard))? {
+                let name = entry?.file_name();
+                let digest = name
+                    .to_str()
+                    .filter(|n| n.starts_with(&shard))
+                    .and_then(Digest::parse);
+                let Some(object) = digest.map(make) else {
+                    continue;
+                };
+                if object.to_string().as_str() > after {
+                    found.push(object);
+                }
+            }
+            found[from..].sort_unstable();
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o400);
+    options.open(path)?.write_all(bytes)
+}
+
+/// Gives a new file its name; `false` if there is one of that name and length.
+fn name(new: &Path, path: &Path, length: usize) -> io::Result<bool> {
+    let flags = RenameFlags::RENAME_NOREPLACE;
+    match renameat2(AT_FDCWD, new, AT_FDCWD, path, flags) {
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) if fs::metadata(path)?.len() == length as u64 => Ok(false),
+        Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS) => {
+            fs::rename(new, path)?;
+            Ok(true)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}

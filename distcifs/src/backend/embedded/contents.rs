@@ -1,0 +1,231 @@
+//! The store as a store of contents.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::blobs::Blobs;
+use super::coordination::closed;
+use super::disk::{Outcome, Work};
+use super::files::failed;
+use super::names::{CONSOLE, check_key, check_object, refused};
+use super::{Embedded, Shared};
+use crate::storage::contents::{SEALED, VALUE_BYTES_MAX};
+use crate::storage::{Appended, Contents, Error, Fut, Object, Page, Result, Updated};
+
+/// Most bytes that one change of a record may carry: two of the largest values.
+const UPDATE_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
+
+/// Bytes that are read, written and hashed where the caller polls; more of them go to a thread for
+/// blocking work. At this size it takes less than a tenth of a millisecond.
+const INLINE_BYTES_MAX: usize = 128 << 10;
+
+/// Runs file work here, or on a thread for blocking work if it is long and there is a runtime.
+async fn run<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match Handle::try_current() {
+        Ok(runtime) if bytes > INLINE_BYTES_MAX => runtime
+            .spawn_blocking(work)
+            .await
+            .map_err(|_| closed("file work"))?,
+        _ => work(),
+    }
+}
+
+async fn outcome(waits: oneshot::Receiver<Result<Outcome>>) -> Result<Outcome> {
+    waits.await.map_err(|_| closed("update"))?
+}
+
+impl Embedded {
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.core.shared)
+    }
+}
+
+impl Contents for Embedded {
+    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(run(bytes.len(), move || {
+            Blobs::check(&object, &bytes)?;
+            let files = &shared.files;
+            if files.blobs.has(&object, bytes.len()) {
+                return Ok(false);
+            }
+            files.check_room(&object, bytes.len())?;
+            files.blobs.put(&object, &bytes, &files.dirty)
+        }))
+    }
+
+    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(async move {
+            check_object(&object)?;
+            let work = move || match &object {
+                Object::Console(name) => shared.files.consoles.read(name, offset, length),
+                Object::Record(name) => Err(refused(name, "a record is queried, not read")),
+                blob => shared.files.blobs.read(blob, offset, length),
+            };
+            run(length, work).await
+        })
+    }
+
+    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(async move {
+            check_object(&object)?;
+            let Object::Console(_) = &object else {
+                return Err(refused(object.to_string(), "only a console is appended to"));
+            };
+            if bytes.len() > VALUE_BYTES_MAX {
+                let why = format!("an append has {VALUE_BYTES_MAX} bytes at most");
+                return Err(refused(object.to_string(), why));
+            }
+            run(bytes.len(), move || {
+                append(&shared, &object, sequence, &bytes)
+            })
+            .await
+        })
+    }
+
+    /// The change goes on when its future is dropped after the first poll.
+    fn update(
+        &self,
+        object: &Object,
+        revision: Option<u64>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Fut<'_, Updated> {
+        let object = object.clone();
+        Box::pin(async move {
+            let name = record(object)?;
+            let bytes = check_changes(&name, &changes)?;
+            let what = format!("update {name}");
+            let work = Work::Update {
+                name,
+                revision,
+                changes,
+            };
+            match outcome(
+                self.core
+                    .shared
+                    .committer
+                    .queue(what.clone(), work, bytes)?,
+            )
+            .await?
+            {
+                Outcome::Updated(updated) => Ok(updated),
+                Outcome::Done => Err(closed(&what)),
+            }
+        })
+    }
+
+    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
+        let (object, shared) = (object.clone(), self.shared());
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        Box::pin(async move {
+            let name = record(object)?;
+            let page = shared.committer.disk.query(&name, &prefix, &after, limit);
+            page.map_err(|e| unreadable(format!("query {name}"), &e))
+        })
+    }
+
+    fn remove(&self, object: &Object) -> Fut<'_, ()> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(async move {
+            check_object(&object)?;
+            match &object {
+                Object::Record(name) => {
+                    let work = Work::Remove { name: name.clone() };
+                    let waits = shared.committer.queue(format!("remove {name}"), work, 0)?;
+                    outcome(waits).await?;
+                }
+                Object::Console(name) => shared.files.consoles.remove(name)?,
+                blob => shared.files.blobs.remove(blob)?,
+            }
+            shared.files.dirty.forget(&object);
+            Ok(())
+        })
+    }
+
+    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
+        let (kind, after, shared) = (kind.to_owned(), after.to_owned(), self.shared());
+        Box::pin(run(usize::MAX, move || {
+            let what = || format!("list {kind}");
+            let listed = match kind.as_str() {
+                "chunk" | "tree" => shared.files.blobs.list(&kind, &after, limit),
+                CONSOLE => shared.files.consoles.list(&after, limit),
+                _ => {
+                    let listed = shared.committer.disk.list(&kind, &after, limit);
+                    return listed.map_err(|e| unreadable(what(), &e));
+                }
+            };
+            listed.map_err(|e| failed(what(), &e))
+        }))
+    }
+
+    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
+        Box::pin(async move {
+            if objects.is_empty() {
+                return Ok(());
+            }
+            let waits = self.core.shared.syncer.request(objects)?;
+            waits.await.map_err(|_| closed("sync"))?
+        })
+    }
+}
+
+fn append(shared: &Shared, object: &Object, sequence: u64, bytes: &[u8]) -> Result<Appended> {
+    let Object::Console(name) = object else {
+        return Err(refused(object.to_string(), "only a console is appended to"));
+    };
+    if sequence != SEALED {
+        shared.files.check_room(object, bytes.len())?;
+    }
+    let wrote = |named| shared.files.dirty.mark(object, named);
+    let appended = shared.files.consoles.append(name, sequence, bytes, wrote);
+    appended.map_err(|e| failed(format!("append {name}"), &e))
+}
+
+/// The name of a record.
+fn record(object: Object) -> Result<String> {
+    check_object(&object)?;
+    match object {
+        Object::Record(name) => Ok(name),
+        other => Err(refused(other.to_string(), "not a record")),
+    }
+}
+
+/// Checks the bounds of a change, and says how large it is.
+fn check_changes(name: &str, changes: &[(String, Option<Bytes>)]) -> Result<u64> {
+    let mut sum = name.len();
+    for (key, value) in changes {
+        check_key(name, key)?;
+        let bytes = value.as_ref().map_or(0, Bytes::len);
+        if bytes > VALUE_BYTES_MAX {
+            return Err(refused(
+                name,
+                format!("a value has {VALUE_BYTES_MAX} bytes at most"),
+            ));
+        }
+        sum += key.len() + bytes;
+    }
+    if sum > UPDATE_BYTES_MAX {
+        return Err(refused(
+            name,
+            format!("a change has {UPDATE_BYTES_MAX} bytes at most"),
+        ));
+    }
+    Ok(sum as u64)
+}
+
+/// The error of an index that cannot be read.
+fn unreadable(what: String, error: &redb::Error) -> Error {
+    let why = error.to_string();
+    match error {
+        redb::Error::Corrupted(_) => Error::Damaged { what, why },
+        _ => Error::Unavailable { what, why },
+    }
+}

@@ -1,0 +1,361 @@
+//! The index on disk: entries and records in redb, one durable transaction for a group of work.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{OnceLock, PoisonError, RwLock};
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use super::entries::Node;
+use super::names::kind_of;
+use super::rows;
+use crate::storage::{Object, Page, Updated};
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
+/// Name of a record to its revision.
+const RECORDS: TableDefinition<&str, u64> = TableDefinition::new("records");
+/// Name, NUL, key to the value.
+const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
+
+/// Times the store was opened: no position and no session id of one is met again in another.
+const EPOCH: &str = "epoch";
+/// Groups written: says after a failure whether the last one is on disk.
+const GROUPS: &str = "groups";
+
+/// Memory that redb may keep pages in, bytes: the daemon as a whole stays below 100 MiB.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Room that must be left on the disk before a group is written, bytes, beside twice its own
+/// size: redb's pages for a group, and what a repair at open needs.
+pub(super) const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Why a group could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no room, and nothing of it was written.
+    Full(String),
+    /// Nobody knows what was written; nothing can be written before the store is opened again.
+    Broken(String),
+    /// Nothing of it was written, as an earlier group has met `Broken`.
+    Closed(String),
+}
+
+/// What is read at open.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) nodes: BTreeMap<Box<str>, Node>,
+    pub(super) epoch: u64,
+}
+
+/// One piece of work of a group.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Entries as they are now, `None` for those that are gone.
+    Rows(Vec<(Box<str>, Option<Node>)>),
+    /// A guarded change of a record.
+    Update {
+        name: String,
+        revision: Option<u64>,
+        changes: Vec<(String, Option<Bytes>)>,
+    },
+    /// The removal of a record.
+    Remove { name: String },
+}
+
+impl Work {
+    /// Whether it only removes: that is how a full disk gets room, so it may use the reserve.
+    fn frees(&self) -> bool {
+        match self {
+            Work::Rows(rows) => rows.iter().all(|(_, node)| node.is_none()),
+            Work::Update { changes, .. } => changes.iter().all(|(_, value)| value.is_none()),
+            Work::Remove { .. } => true,
+        }
+    }
+}
+
+/// How a piece of work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It happened.
+    Done,
+    /// The change of a record ended like this.
+    Updated(Updated),
+}
+
+/// The database, and how to open it again after the disk was full.
+#[derive(Debug)]
+pub(super) struct Disk {
+    path: PathBuf,
+    /// `None` while it is opened again, and after that failed.
+    database: RwLock<Option<Database>>,
+    /// Why nothing can be written any more.
+    broken: OnceLock<String>,
+    /// [`RESERVE_BYTES`], or 0 to leave it to redb to find out that the disk is full.
+    reserve: u64,
+}
+
+impl Disk {
+    /// Opens the file, which is made if there is none.
+    pub(super) fn open(path: &Path, reserve: u64) -> Result<Disk, redb::Error> {
+        Ok(Disk {
+            path: path.to_owned(),
+            database: RwLock::new(Some(open(path)?)),
+            broken: OnceLock::new(),
+            reserve,
+        })
+    }
+
+    /// Reads every entry, and counts this opening.
+    pub(super) fn load(&self) -> Result<Loaded, redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = guard.as_ref().ok_or(redb::Error::PreviousIo)?;
+        let txn = database.begin_write()?;
+        let mut nodes = BTreeMap::new();
+        let epoch = {
+            let entries = txn.open_table(ENTRIES)?;
+            for row in entries.iter()? {
+                let (path, row) = row?;
+                let damaged = || redb::Error::Corrupted(format!("entry {}", path.value()));
+                nodes.insert(
+                    path.value().into(),
+                    rows::decode(row.value()).ok_or_else(damaged)?,
+                );
+            }
+            txn.open_table(RECORDS)?;
+            txn.open_table(VALUES)?;
+            let mut meta = txn.open_table(META)?;
+            let epoch = meta.get(EPOCH)?.map_or(0, |n| n.value()) + 1;
+            meta.insert(EPOCH, epoch)?;
+            epoch
+        };
+        txn.commit()?;
+        Ok(Loaded { nodes, epoch })
+    }
+
+    /// Does all the work and makes it durable, or nothing of it. `bytes`: about its size.
+    pub(super) fn write(&self, group: &[&Work], bytes: u64) -> Result<Vec<Outcome>, Failure> {
+        if let Some(why) = self.broken.get() {
+            return Err(Failure::Closed(why.clone()));
+        }
+        if !group.iter().all(|work| work.frees()) {
+            self.check_room(bytes)?;
+        }
+        let (error, before) = {
+            let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = guard
+                .as_ref()
+                .ok_or_else(|| self.break_for("it is closed"))?;
+            let before = groups(database).map_err(|e| self.break_for(&e.to_string()))?;
+            let write = || write(database, group, before + 1);
+            match panic::catch_unwind(AssertUnwindSafe(write)) {
+                Ok(Ok(outcomes)) => return Ok(outcomes),
+                Ok(Err(error)) => (error, before),
+                Err(_) => return Err(self.break_for("the index is damaged")),
+            }
+        };
+        if !is_full(&error) {
+            return Err(self.break_for(&error.to_string()));
+        }
+        self.reopen(before).map_err(|why| self.break_for(&why))?;
+        Err(Failure::Full(error.to_string()))
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let free = super::files::free_bytes(folder);
+        let wanted = if self.reserve == 0 {
+            0
+        } else {
+            self.reserve + 2 * bytes
+        };
+        if free < wanted {
+            return Err(Failure::Full(format!(
+                "{free} bytes are free, {wanted} are needed"
+            )));
+        }
+        Ok(())
+    }
+
+    fn break_for(&self, why: &str) -> Failure {
+        let why = self.broken.get_or_init(|| {
+            tracing::error!("{}: {why}; unmount and mount again", self.path.display());
+            format!("{why}; unmount and mount again")
+        });
+        Failure::Broken(why.clone())
+    }
+
+    /// After a write that failed, redb takes no other: opens the file again, where nothing of
+    /// the failed group may be.
+    fn reopen(&self, before: u64) -> Result<(), String> {
+        let mut guard = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(guard.take());
+        let database = open(&self.path).map_err(|e| e.to_string())?;
+        let found = groups(&database).map_err(|e| e.to_string())?;
+        if found != before {
+            return Err("a group that failed is on disk nevertheless".to_owned());
+        }
+        *guard = Some(database);
+        Ok(())
+    }
+
+    /// Reads a page of a record.
+    pub(super) fn query(
+        &self,
+        name: &str,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Page, redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = guard
+            .as_ref()
+            .ok_or(redb::Error::PreviousIo)?
+            .begin_read()?;
+        let revision = txn.open_table(RECORDS)?.get(name)?.map_or(0, |n| n.value());
+        let mut page = Page {
+            revision,
+            entries: Vec::new(),
+        };
+        if revision == 0 {
+            return Ok(page);
+        }
+        let skip = rows::key(name, "").len();
+        let first = rows::key(name, prefix);
+        let from = first.clone().max(rows::key(name, after));
+        for row in txn.open_table(VALUES)?.range(from.as_str()..)? {
+            let (key, value) = row?;
+            if page.entries.len() >= limit || !key.value().starts_with(&first) {
+                break;
+            }
+            if &key.value()[skip..] > after {
+                let value = Bytes::copy_from_slice(value.value());
+                page.entries.push((key.value()[skip..].to_owned(), value));
+            }
+        }
+        Ok(page)
+    }
+
+    /// Names of records of one kind, in order.
+    pub(super) fn list(
+        &self,
+        kind: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Object>, redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = guard
+            .as_ref()
+            .ok_or(redb::Error::PreviousIo)?
+            .begin_read()?;
+        let end = format!("{kind}/");
+        let from = kind.max(after);
+        let mut names = Vec::new();
+        if from >= end.as_str() {
+            return Ok(names);
+        }
+        for row in txn.open_table(RECORDS)?.range(from..end.as_str())? {
+            let (name, _) = row?;
+            if names.len() >= limit {
+                break;
+            }
+            if kind_of(name.value()) == kind && name.value() > after {
+                names.push(Object::Record(name.value().to_owned()));
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// Opens the file. redb may panic on a file that others have changed.
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let open = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    match panic::catch_unwind(AssertUnwindSafe(open)) {
+        Ok(opened) => opened.map_err(redb::Error::from),
+        Err(_) => Err(redb::Error::Corrupted(
+            "not a database that redb wrote".to_owned(),
+        )),
+    }
+}
+
+fn groups(database: &Database) -> Result<u64, redb::Error> {
+    Ok(database
+        .begin_read()?
+        .open_table(META)?
+        .get(GROUPS)?
+        .map_or(0, |n| n.value()))
+}
+
+fn is_full(error: &redb::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(error, redb::Error::Io(error) if full.contains(&error.kind()))
+}
+
+fn write(db: &Database, group: &[&Work], number: u64) -> Result<Vec<Outcome>, redb::Error> {
+    let txn = db.begin_write()?;
+    let outcomes = fill(&txn, group, number)?;
+    txn.commit()?;
+    Ok(outcomes)
+}
+
+fn fill(txn: &WriteTransaction, group: &[&Work], number: u64) -> Result<Vec<Outcome>, redb::Error> {
+    txn.open_table(META)?.insert(GROUPS, number)?;
+    let mut entries = txn.open_table(ENTRIES)?;
+    let mut records = txn.open_table(RECORDS)?;
+    let mut values = txn.open_table(VALUES)?;
+    let mut outcomes = Vec::with_capacity(group.len());
+    for work in group {
+        outcomes.push(match work {
+            Work::Rows(changed) => {
+                for (path, node) in changed {
+                    match node {
+                        Some(node) => entries.insert(&**path, rows::encode(node).as_slice())?,
+                        None => entries.remove(&**path)?,
+                    };
+                }
+                Outcome::Done
+            }
+            Work::Update {
+                name,
+                revision,
+                changes,
+            } => Outcome::Updated(update(&mut records, &mut values, name, *revision, changes)?),
+            Work::Remove { name } => {
+                records.remove(name.as_str())?;
+                let (from, to) = (rows::key(name, ""), format!("{name}\u{1}"));
+                values.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+                Outcome::Done
+            }
+        });
+    }
+    Ok(outcomes)
+}
+
+fn update(
+    records: &mut Table<'_, &'static str, u64>,
+    values: &mut Table<'_, &'static str, &'static [u8]>,
+    name: &str,
+    wanted: Option<u64>,
+    changes: &[(String, Option<Bytes>)],
+) -> Result<Updated, redb::Error> {
+    let revision = records.get(name)?.map_or(0, |n| n.value());
+    if wanted.is_some_and(|wanted| wanted != revision) {
+        return Ok(Updated::Mismatch { revision });
+    }
+    let revision = revision + 1;
+    records.insert(name, revision)?;
+    for (key, value) in changes {
+        let key = rows::key(name, key);
+        match value {
+            Some(value) => values.insert(key.as_str(), &value[..])?,
+            None => values.remove(key.as_str())?,
+        };
+    }
+    Ok(Updated::Done { revision })
+}
