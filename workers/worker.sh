@@ -93,7 +93,10 @@ end_group() {
 # watch PID: ends the group when the ticket gets a result from elsewhere or the claim is lost.
 watch() {
     while said=$(cat .wait 2>/dev/null) && [ -z "$said" ]; do :; done
+    # From here on the work's end is this function's doing, and its status says so.
+    trap '' TERM
     end_group "$1"
+    exit 0
 }
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.
