@@ -105,7 +105,8 @@ impl Held {
                     self.overlay(&mut build);
                 }
                 Plan::Finish(state, line) => {
-                    let mut lines = vec![line];
+                    let mut lines: Vec<String> =
+                        Some(line).filter(|l| !l.is_empty()).into_iter().collect();
                     if state == State::Success {
                         lines.extend(self.trigger_downstream(tree, &build)?);
                     }
