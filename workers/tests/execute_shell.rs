@@ -1,5 +1,10 @@
 //! execute-shell with real processes, on a plain folder laid out like the tree: the streams are fifos.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;

@@ -1,5 +1,10 @@
 //! The workers in sh, under each shell that is there, on a plain folder laid out like the tree.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::symlink;
