@@ -1,1 +1,13 @@
-//! What the workers share: paths of the mounted tree and the claim loop.
+//! Workers: small programs that know the mounted tree (doc/tree.md) and nothing of what is behind it.
+
+pub mod console;
+pub mod control;
+pub mod expand;
+pub mod held;
+pub mod plan;
+pub mod record;
+pub mod shell;
+pub mod signals;
+pub mod supervise;
+pub mod ticket;
+pub mod tree;

@@ -1,0 +1,29 @@
+//! execute-shell: runs the scripts of tickets.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use distcifs_workers::shell;
+use distcifs_workers::tree::{Tree, Trouble};
+
+/// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
+///
+/// Ends with status 0 on TERM or INT, and with 75 when the tree is away. Start several for scripts
+/// side by side.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where the tree is mounted
+    mount: PathBuf,
+    /// What this worker has: a ticket goes to it only if all the ticket's labels are among these
+    labels: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = Tree::new(&arguments.mount)
+        .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
+        .and_then(|tree| shell::run(&tree, &arguments.labels));
+    Trouble::report("execute-shell", ended)
+}

@@ -1,0 +1,213 @@
+//! One build whose build-control ticket this process holds: look at the record, do what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::plan::{Plan, plan, posting};
+use crate::record::{Build, State};
+use crate::tree::{self, Tree, Trouble};
+
+/// Queue of the tickets that this module works on.
+pub const QUEUE: &str = "build-control";
+
+/// How often a trigger of a downstream job is tried while the store is away, about a second apart:
+/// long enough for an election of a coordinator, short enough not to hold up the build's end.
+const TRIGGER_TRIES_MAX: u32 = 15;
+
+/// How a step ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Tickets are open.
+    Waiting,
+    /// The store is away: look again soon.
+    Again,
+    /// The result stands, or the build is somebody else's: forget it.
+    Over,
+}
+
+/// A held build.
+#[derive(Debug)]
+pub struct Held {
+    folder: PathBuf,
+    record: PathBuf,
+    /// Tasks posted since the record was last trusted wholly.
+    posted: BTreeSet<usize>,
+    /// Tasks whose tickets can't be posted, with the reason.
+    broken: BTreeMap<usize, String>,
+    /// Downstream jobs that were triggered, or refused with this reason.
+    triggered: BTreeMap<String, Option<String>>,
+    trigger_tries: u32,
+}
+
+impl Held {
+    /// A build whose ticket was just claimed.
+    pub fn new(tree: &Tree, id: &str, job: &str, build: u64) -> Self {
+        Held {
+            folder: tree.ticket(QUEUE, id),
+            record: tree.build(job, build).join("build.json"),
+            posted: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            triggered: BTreeMap::new(),
+            trigger_tries: 0,
+        }
+    }
+
+    /// Trusts the record alone from now on: what it says is not posted is posted again.
+    pub fn distrust(&mut self) {
+        self.posted.clear();
+    }
+
+    /// Gives the ticket back.
+    pub fn give_back(&self) {
+        if let Err(error) = std::fs::remove_file(self.folder.join("claim")) {
+            eprintln!(
+                "build-control: can't give {} back: {error}",
+                self.folder.display()
+            );
+        }
+    }
+
+    /// Does what is to be done now. Errors: only `Away`.
+    pub fn step(&mut self, tree: &Tree) -> tree::Result<Step> {
+        let over = match self.try_step(tree) {
+            Ok(step) => return Ok(step),
+            Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
+            Err(Trouble::Lost(_)) => return Ok(Step::Over),
+            Err(Trouble::Later(why)) => {
+                eprintln!("build-control: {why}; trying again");
+                return Ok(Step::Again);
+            }
+            Err(Trouble::Refused(why)) => why,
+        };
+        eprintln!("build-control: {over}");
+        self.finish(State::Error, &over)
+    }
+
+    fn try_step(&mut self, tree: &Tree) -> tree::Result<Step> {
+        let record = match tree::read(&self.record) {
+            // Writing the outcome tells whether the build was removed or was never there.
+            Err(Trouble::Lost(why)) => {
+                return self.finish(State::Error, &format!("no such build: {why}"));
+            }
+            other => other?,
+        };
+        let mut build = Build::parse(&record).map_err(Trouble::Refused)?;
+        self.overlay(&mut build);
+        // Each round posts or breaks at least one task, so there are no more rounds than tasks.
+        for _ in 0..=build.tasks.len() {
+            match plan(&build) {
+                Plan::Wait => return Ok(Step::Waiting),
+                Plan::Post(indexes) => {
+                    for index in indexes {
+                        self.post(tree, &build, index)?;
+                    }
+                    self.overlay(&mut build);
+                }
+                Plan::Finish(state, line) => {
+                    let mut lines: Vec<String> =
+                        Some(line).filter(|l| !l.is_empty()).into_iter().collect();
+                    if state == State::Success {
+                        lines.extend(self.trigger_downstream(tree, &build)?);
+                    }
+                    return self.finish(state, &lines.join("\n"));
+                }
+            }
+        }
+        Ok(Step::Again)
+    }
+
+    /// Lays what this process knows over a record that may not show it yet.
+    fn overlay(&self, build: &mut Build) {
+        let run = build.run;
+        for task in &mut build.tasks {
+            if let Some(why) = self.broken.get(&task.index) {
+                task.state = State::Error;
+                task.message = Some(why.clone());
+                task.run = Some(run);
+            } else if self.posted.contains(&task.index)
+                && (task.run.unwrap_or(0) < run || task.state == State::Waiting)
+            {
+                task.state = State::Posted;
+                task.run = Some(run);
+            }
+        }
+    }
+
+    fn post(&mut self, tree: &Tree, build: &Build, index: usize) -> tree::Result<()> {
+        let made =
+            posting(build, index).and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
+        let queue = build
+            .tasks
+            .get(index)
+            .map(|t| t.kind.as_str())
+            .unwrap_or_default();
+        let refused = match made.map(|body| tree.post(queue, &body)) {
+            Ok(Ok(_)) => {
+                self.posted.insert(index);
+                return Ok(());
+            }
+            Ok(Err(Trouble::Refused(why))) | Err(why) => why,
+            Ok(Err(other)) => return Err(other),
+        };
+        self.say(&format!("task {index} can't be posted: {refused}"));
+        self.broken.insert(index, refused);
+        Ok(())
+    }
+
+    /// Triggers each downstream job once; gives a line for each that refused.
+    fn trigger_downstream(&mut self, tree: &Tree, build: &Build) -> tree::Result<Vec<String>> {
+        let (job, number) = (&build.job, build.build);
+        let body = format!(
+            "upstream_job={job}\nupstream_build={number}\n@key=downstream.{job}.{number}\n"
+        );
+        for other in &build.downstream {
+            if self.triggered.contains_key(other) {
+                continue;
+            }
+            let why = match tree.trigger(other, body.as_bytes()) {
+                Ok(_) => None,
+                Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
+                Err(Trouble::Later(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {
+                    self.trigger_tries += 1;
+                    return Err(Trouble::Later(why));
+                }
+                Err(Trouble::Later(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
+                    let line = format!("job {other} could not be triggered: {why}");
+                    self.say(&line);
+                    Some(line)
+                }
+            };
+            self.triggered.insert(other.clone(), why);
+        }
+        Ok(self.triggered.values().flatten().cloned().collect())
+    }
+
+    /// Writes a line to the build's console; the result says it again, so an error here costs nothing.
+    fn say(&self, line: &str) {
+        let written = tree::open_console(&self.folder)
+            .and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = written {
+            eprintln!("build-control: {}: console: {error}", self.folder.display());
+        }
+    }
+
+    fn finish(&self, state: State, lines: &str) -> tree::Result<Step> {
+        let text = format!("{}\n{lines}", state.word());
+        match tree::commit(
+            &self.folder.join("result"),
+            &format!("{}\n", text.trim_end()),
+        ) {
+            Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
+            Err(Trouble::Later(why)) => {
+                eprintln!("build-control: {why}; trying again");
+                Ok(Step::Again)
+            }
+            Err(Trouble::Refused(why)) => {
+                eprintln!("build-control: {why}; given up");
+                Ok(Step::Over)
+            }
+            Ok(()) | Err(Trouble::Lost(_)) => Ok(Step::Over),
+        }
+    }
+}

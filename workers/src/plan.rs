@@ -1,0 +1,399 @@
+//! What has to happen next in a build: a pure function of its record.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::expand::expand_params;
+use crate::record::{Build, State, Task};
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Post the tickets of these tasks.
+    Post(Vec<usize>),
+    /// Tickets are open; wait for their end.
+    Wait,
+    /// Nothing is left to do: the build's outcome and a line for people.
+    Finish(State, String),
+}
+
+/// Plans the next step.
+pub fn plan(build: &Build) -> Plan {
+    let states = in_this_run(build);
+    let failing = build.abort || build.tasks.iter().any(|t| fails(t, states[t.index]));
+    let skipped = |t: &Task| failing && !t.always && states[t.index] == State::Waiting;
+    let ended = |i: &usize| states[*i].is_ended() || skipped(&build.tasks[*i]);
+    let good = |i: &usize| states[*i].is_ended() && !fails(&build.tasks[*i], states[*i]);
+    let ready = |t: &&Task| {
+        states[t.index] == State::Waiting
+            && if t.always {
+                t.needs.iter().all(ended)
+            } else {
+                !failing && t.needs.iter().all(good)
+            }
+    };
+    let post: Vec<usize> = build.tasks.iter().filter(ready).map(|t| t.index).collect();
+    if !post.is_empty() {
+        return Plan::Post(post);
+    }
+    if states.iter().any(|s| s.is_open()) {
+        return Plan::Wait;
+    }
+    if let Some(task) = build.tasks.iter().find(|t| !ended(&t.index)) {
+        let line = format!(
+            "task {} can never start: what it needs does not end",
+            task.title()
+        );
+        return Plan::Finish(State::Error, line);
+    }
+    outcome(build, &states)
+}
+
+/// The state of each task as far as this run goes: only success is kept from earlier ones.
+fn in_this_run(build: &Build) -> Vec<State> {
+    let state = |t: &Task| {
+        let earlier = t.run.unwrap_or(0) < build.run;
+        if earlier && t.state != State::Success {
+            State::Waiting
+        } else {
+            t.state
+        }
+    };
+    build.tasks.iter().map(state).collect()
+}
+
+/// Whether a task's end makes the build fail.
+fn fails(task: &Task, state: State) -> bool {
+    state.is_ended() && state != State::Success && !task.allow_failure
+}
+
+/// The outcome when all has ended: that of the first task that failed.
+fn outcome(build: &Build, states: &[State]) -> Plan {
+    if build.abort {
+        return Plan::Finish(State::Aborted, "aborted".to_owned());
+    }
+    let first = build.tasks.iter().find(|t| fails(t, states[t.index]));
+    let Some(task) = first else {
+        return Plan::Finish(State::Success, String::new());
+    };
+    let state = match states[task.index] {
+        State::Skipped => State::Failure,
+        other => other,
+    };
+    Plan::Finish(state, format!("task {}: {}", task.title(), reason(task)))
+}
+
+/// Why a task ended as it did, on one line.
+fn reason(task: &Task) -> String {
+    let message = task.message.as_deref().unwrap_or_default();
+    match (message.lines().next().unwrap_or_default().trim(), task.exit) {
+        ("", Some(exit)) => format!("exit {exit}"),
+        ("", None) => task.state.word().to_owned(),
+        (line, _) => line.to_owned(),
+    }
+}
+
+/// A task's ticket, as `.post` takes it.
+#[derive(Debug, Serialize)]
+pub struct Posting<'a> {
+    id: String,
+    job: &'a str,
+    build: u64,
+    task: usize,
+    run: u64,
+    labels: &'a [String],
+    params: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workspace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: &'a Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    console_limit: &'a Option<Value>,
+}
+
+/// Makes the ticket of a task; the error says why its parameters can't be expanded.
+pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
+    let task = build
+        .tasks
+        .get(index)
+        .ok_or_else(|| format!("no task {index}"))?;
+    Ok(Posting {
+        id: build.ticket_id(index),
+        job: &build.job,
+        build: build.build,
+        task: index,
+        run: build.run,
+        labels: &task.labels,
+        params: expand_params(&task.params, &build.params)?,
+        environment: &task.environment,
+        timeout: &task.timeout,
+        attempts: &task.attempts,
+        workspace: workspace(build, task),
+        isolation: &task.isolation,
+        image: &task.image,
+        limits: &task.limits,
+        network: &task.network,
+        console_limit: &task.console_limit,
+    })
+}
+
+/// The workspace of the task it follows; one that was skipped left none, so the one before that.
+fn workspace<'a>(build: &'a Build, task: &Task) -> Option<&'a str> {
+    let mut before = task.needs.first();
+    for _ in 0..build.tasks.len() {
+        let task = build.tasks.get(*before?)?;
+        if let Some(digest) = &task.workspace {
+            return Some(digest);
+        }
+        before = task.needs.first();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A build of `[name, state, needs, extra]` tasks.
+    fn build(tasks: &[(&str, &[usize], Value)]) -> Build {
+        let one = |(i, (state, needs, extra)): (usize, &(&str, &[usize], Value))| {
+            let mut task = json!({ "index": i, "type": "t", "state": state, "needs": needs });
+            for (k, v) in extra.as_object().unwrap() {
+                task[k] = v.clone();
+            }
+            task
+        };
+        let tasks: Vec<Value> = tasks.iter().enumerate().map(one).collect();
+        Build::parse(
+            json!({ "job": "j", "build": 7, "params": { "ref": "x" }, "tasks": tasks })
+                .to_string()
+                .as_bytes(),
+        )
+        .unwrap()
+    }
+
+    fn posts(tasks: &[(&str, &[usize], Value)], want: &[usize]) {
+        assert_eq!(plan(&build(tasks)), Plan::Post(want.to_vec()));
+    }
+
+    fn ends(tasks: &[(&str, &[usize], Value)], want: State, line: &str) {
+        assert_eq!(plan(&build(tasks)), Plan::Finish(want, line.to_owned()));
+    }
+
+    fn none() -> Value {
+        json!({})
+    }
+
+    #[test]
+    fn no_tasks_is_success() {
+        ends(&[], State::Success, "");
+    }
+
+    #[test]
+    fn one_after_the_other() {
+        posts(&[("waiting", &[], none()), ("waiting", &[0], none())], &[0]);
+        posts(&[("success", &[], none()), ("waiting", &[0], none())], &[1]);
+        assert_eq!(
+            plan(&build(&[
+                ("posted", &[], none()),
+                ("waiting", &[0], none())
+            ])),
+            Plan::Wait
+        );
+        assert_eq!(
+            plan(&build(&[
+                ("running", &[], none()),
+                ("waiting", &[0], none())
+            ])),
+            Plan::Wait
+        );
+        ends(
+            &[("success", &[], none()), ("success", &[0], none())],
+            State::Success,
+            "",
+        );
+    }
+
+    #[test]
+    fn side_by_side() {
+        let diamond = |a, b, c, d| {
+            build(&[
+                (a, &[], none()),
+                (b, &[0], none()),
+                (c, &[0], none()),
+                (d, &[1, 2], none()),
+            ])
+        };
+        assert_eq!(
+            plan(&diamond("success", "waiting", "waiting", "waiting")),
+            Plan::Post(vec![1, 2])
+        );
+        assert_eq!(
+            plan(&diamond("success", "success", "running", "waiting")),
+            Plan::Wait
+        );
+        assert_eq!(
+            plan(&diamond("success", "success", "success", "waiting")),
+            Plan::Post(vec![3])
+        );
+        assert_eq!(
+            plan(&diamond("success", "failure", "running", "waiting")),
+            Plan::Wait
+        );
+        let Plan::Finish(State::Failure, _) =
+            plan(&diamond("success", "failure", "success", "waiting"))
+        else {
+            panic!("a failure in one arm");
+        };
+    }
+
+    #[test]
+    fn a_failure_ends_the_build_and_says_where() {
+        let tasks = [
+            ("success", &[][..], none()),
+            ("failure", &[0], json!({ "name": "unit", "exit": 2 })),
+            ("waiting", &[1], none()),
+        ];
+        ends(&tasks, State::Failure, "task 1-t (unit): exit 2");
+        ends(
+            &[("error", &[], json!({ "message": "no sh\nmore" }))],
+            State::Error,
+            "task 0-t: no sh",
+        );
+        ends(
+            &[("aborted", &[], none()), ("waiting", &[0], none())],
+            State::Aborted,
+            "task 0-t: aborted",
+        );
+    }
+
+    #[test]
+    fn allowed_failures_count_as_success() {
+        let allowed = json!({ "allow_failure": true });
+        posts(
+            &[("failure", &[], allowed.clone()), ("waiting", &[0], none())],
+            &[1],
+        );
+        ends(&[("error", &[], allowed)], State::Success, "");
+    }
+
+    #[test]
+    fn always_runs_when_all_it_needs_has_ended() {
+        let always = || json!({ "always": true });
+        posts(
+            &[
+                ("failure", &[], none()),
+                ("waiting", &[0], none()),
+                ("waiting", &[1], always()),
+            ],
+            &[2],
+        );
+        let waits = [
+            ("failure", &[][..], none()),
+            ("running", &[], none()),
+            ("waiting", &[0, 1], always()),
+        ];
+        assert_eq!(plan(&build(&waits)), Plan::Wait);
+        ends(
+            &[
+                ("failure", &[], none()),
+                ("waiting", &[0], none()),
+                ("failure", &[1], always()),
+            ],
+            State::Failure,
+            "task 0-t: failure",
+        );
+        ends(
+            &[("success", &[], none()), ("failure", &[0], always())],
+            State::Failure,
+            "task 1-t: failure",
+        );
+    }
+
+    #[test]
+    fn an_abort_starts_only_always() {
+        let mut aborted = build(&[
+            ("success", &[], none()),
+            ("waiting", &[0], none()),
+            ("waiting", &[1], json!({ "always": true })),
+        ]);
+        aborted.abort = true;
+        assert_eq!(plan(&aborted), Plan::Post(vec![2]));
+        aborted.tasks[2].state = State::Success;
+        assert_eq!(
+            plan(&aborted),
+            Plan::Finish(State::Aborted, "aborted".into())
+        );
+        aborted.tasks[0].state = State::Running;
+        assert_eq!(plan(&aborted), Plan::Wait);
+    }
+
+    #[test]
+    fn a_retry_keeps_what_succeeded() {
+        let mut again = build(&[
+            ("success", &[], none()),
+            ("failure", &[0], none()),
+            ("skipped", &[1], none()),
+        ]);
+        again.run = 2;
+        assert_eq!(plan(&again), Plan::Post(vec![1]));
+        assert_eq!(posting(&again, 1).unwrap().id, "j.7.1.r2");
+        again.tasks[1].run = Some(2);
+        let Plan::Finish(State::Failure, _) = plan(&again) else {
+            panic!("failed again")
+        };
+        again.tasks[1].state = State::Success;
+        assert_eq!(plan(&again), Plan::Post(vec![2]));
+    }
+
+    #[test]
+    fn a_circle_ends_in_an_error() {
+        let Plan::Finish(State::Error, line) = plan(&build(&[
+            ("waiting", &[1], none()),
+            ("waiting", &[0], none()),
+        ])) else {
+            panic!("a circle must end");
+        };
+        assert!(line.contains("0-t"), "{line}");
+    }
+
+    #[test]
+    fn the_ticket_follows_the_first_need() {
+        let digest = |d: &str| json!({ "workspace": d });
+        let tasks = [
+            ("success", &[][..], digest("w0")),
+            ("success", &[0], digest("w1")),
+            ("waiting", &[1], none()),
+            (
+                "waiting",
+                &[2, 0],
+                json!({ "params": { "a": "${ref}", "script": "${ref}" }, "timeout": 5, "labels": ["l"] }),
+            ),
+        ];
+        let posting = serde_json::to_value(posting(&build(&tasks), 3).unwrap()).unwrap();
+        assert_eq!(
+            posting,
+            json!({ "id": "j.7.3", "job": "j", "build": 7, "task": 3, "run": 0, "labels": ["l"],
+                "params": { "a": "x", "script": "${ref}" }, "timeout": 5, "workspace": "w1" })
+        );
+    }
+
+    #[test]
+    fn a_parameter_nobody_set_is_named() {
+        let tasks = [("waiting", &[][..], json!({ "params": { "a": "${nope}" } }))];
+        assert!(posting(&build(&tasks), 0).unwrap_err().contains("nope"));
+    }
+}

@@ -1,0 +1,244 @@
+//! A build's record (`builds/<n>/build.json`), as far as workers need it.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+/// A build.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Build {
+    /// The job's name.
+    pub job: String,
+    /// The build's number.
+    pub build: u64,
+    /// 0 at first, one more with each retry.
+    #[serde(default, deserialize_with = "nullable")]
+    pub run: u64,
+    /// Whether somebody wants it to end.
+    #[serde(default, deserialize_with = "nullable")]
+    pub abort: bool,
+    /// Parameters of the trigger and recorded ones.
+    #[serde(default, deserialize_with = "nullable")]
+    pub params: Map<String, Value>,
+    /// Jobs to trigger on success.
+    #[serde(default, deserialize_with = "nullable")]
+    pub downstream: Vec<String>,
+    /// The tasks; each one's place is its index.
+    #[serde(default, deserialize_with = "nullable")]
+    pub tasks: Vec<Task>,
+}
+
+/// A task of a build: what the configuration says and how it stands.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Task {
+    /// Its place among the tasks.
+    pub index: usize,
+    /// The queue.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A name for people and for `needs`.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Parameters before expansion.
+    #[serde(default, deserialize_with = "nullable")]
+    pub params: Map<String, Value>,
+    /// Labels a worker must have.
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: Vec<String>,
+    /// Seconds from the claim.
+    #[serde(default)]
+    pub timeout: Option<Value>,
+    /// Claims that may be lost.
+    #[serde(default)]
+    pub attempts: Option<Value>,
+    /// Environment of a script.
+    #[serde(default)]
+    pub environment: Option<Value>,
+    /// Indexes of the tasks that must have ended before.
+    #[serde(default, deserialize_with = "nullable")]
+    pub needs: Vec<usize>,
+    /// Runs though others failed.
+    #[serde(default, deserialize_with = "nullable")]
+    pub always: bool,
+    /// Its failure is no failure of the build.
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_failure: bool,
+    /// How it is kept apart from the worker's machine.
+    #[serde(default)]
+    pub isolation: Option<Value>,
+    /// What an isolated environment is made from.
+    #[serde(default)]
+    pub image: Option<Value>,
+    /// cpus, memory, processes.
+    #[serde(default)]
+    pub limits: Option<Value>,
+    /// Whether an isolated environment has a network.
+    #[serde(default)]
+    pub network: Option<Value>,
+    /// Bytes of console.
+    #[serde(default)]
+    pub console_limit: Option<Value>,
+    /// How it stands.
+    #[serde(default, deserialize_with = "nullable")]
+    pub state: State,
+    /// The run in which it last got a ticket.
+    #[serde(default)]
+    pub run: Option<u64>,
+    /// Digest of the workspace that it left.
+    #[serde(default)]
+    pub workspace: Option<String>,
+    /// The worker's message.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Exit status.
+    #[serde(default)]
+    pub exit: Option<i64>,
+}
+
+/// How a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// No ticket yet.
+    #[default]
+    Waiting,
+    /// Its ticket is open.
+    Posted,
+    /// Its ticket is claimed.
+    Running,
+    /// Ended well.
+    Success,
+    /// Ended with an exit status other than 0, or by its timeout.
+    Failure,
+    /// Could not be carried out.
+    Error,
+    /// Ended by an abort.
+    Aborted,
+    /// Never started.
+    Skipped,
+}
+
+impl State {
+    /// Whether a ticket of it is in somebody's hands or waits for them.
+    pub fn is_open(self) -> bool {
+        matches!(self, State::Posted | State::Running)
+    }
+
+    /// Whether nothing more will happen to it in this run.
+    pub fn is_ended(self) -> bool {
+        !self.is_open() && self != State::Waiting
+    }
+
+    /// The word of the contract.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Posted => "posted",
+            State::Running => "running",
+            State::Success => "success",
+            State::Failure => "failure",
+            State::Error => "error",
+            State::Aborted => "aborted",
+            State::Skipped => "skipped",
+        }
+    }
+}
+
+impl Build {
+    /// Reads a record; the error says what does not fit.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let build: Build = serde_json::from_slice(bytes).map_err(|e| format!("build.json: {e}"))?;
+        for (place, task) in build.tasks.iter().enumerate() {
+            if task.index != place {
+                return Err(format!(
+                    "build.json: tasks[{place}] has index {}",
+                    task.index
+                ));
+            }
+            if let Some(need) = task.needs.iter().find(|need| **need >= build.tasks.len()) {
+                return Err(format!(
+                    "build.json: tasks[{place}] needs {need}, which is not there"
+                ));
+            }
+        }
+        Ok(build)
+    }
+
+    /// The id of a task's ticket in this run.
+    pub fn ticket_id(&self, index: usize) -> String {
+        let id = format!("{}.{}.{index}", self.job, self.build);
+        if self.run == 0 {
+            id
+        } else {
+            format!("{id}.r{}", self.run)
+        }
+    }
+}
+
+impl Task {
+    /// `2-execute-shell (unit)`.
+    pub fn title(&self) -> String {
+        let title = format!("{}-{}", self.index, self.kind);
+        match &self.name {
+            Some(name) if !name.is_empty() && *name != self.kind => format!("{title} ({name})"),
+            _ => title,
+        }
+    }
+}
+
+/// A member that may be null or absent.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Job and build of a build-control ticket's id: `<job>.<n>.control`, `.r<k>` after it in a retry.
+pub fn control_id(id: &str) -> Option<(&str, u64)> {
+    let id = match id.rsplit_once(".r") {
+        Some((head, run)) if !run.is_empty() && run.bytes().all(|b| b.is_ascii_digit()) => head,
+        _ => id,
+    };
+    let (job, number) = id.strip_suffix(".control")?.rsplit_once('.')?;
+    Some((job, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_absent_members_are_defaults() {
+        let text = r#"{"job":"a","build":3,"run":null,"params":null,
+            "tasks":[{"index":0,"type":"x","needs":null,"state":null,"timeout":600,"more":1}]}"#;
+        let build = Build::parse(text.as_bytes()).unwrap();
+        assert_eq!(
+            (build.run, build.abort, build.tasks[0].state),
+            (0, false, State::Waiting)
+        );
+        assert_eq!(build.ticket_id(0), "a.3.0");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for text in [
+            "",
+            "{}",
+            r#"{"job":"a","build":1,"tasks":[{"index":1,"type":"x"}]}"#,
+            r#"{"job":"a","build":1,"tasks":[{"index":0,"type":"x","needs":[1]}]}"#,
+            r#"{"job":"a","build":1,"tasks":[{"index":0,"type":"x","state":"odd"}]}"#,
+        ] {
+            assert!(Build::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_of_control_tickets() {
+        assert_eq!(control_id("a.b.12.control"), Some(("a.b", 12)));
+        assert_eq!(control_id("a.1.control.r3"), Some(("a", 1)));
+        assert_eq!(control_id("a.1.0"), None);
+        assert_eq!(control_id("control"), None);
+        assert_eq!(control_id("a.x.control"), None);
+    }
+}

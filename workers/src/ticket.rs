@@ -1,0 +1,144 @@
+//! A ticket as the worker that holds it sees it.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::record::nullable;
+use crate::tree::{self, Result, Trouble};
+
+/// How often an operation is tried while the store is away or full, and how long is waited between:
+/// half a minute together, then the ticket is given back for somebody else.
+const TRIES_MAX: u32 = 10;
+const TRY_AGAIN: Duration = Duration::from_secs(3);
+
+/// Longest message that goes with a result, characters: it is for people.
+const MESSAGE_CHARS_MAX: usize = 4096;
+
+/// `ticket.json`, as far as a worker needs it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Ticket {
+    /// The job; none for a ticket that stands alone.
+    #[serde(default)]
+    pub job: Option<String>,
+    /// The build's number.
+    #[serde(default)]
+    pub build: Option<u64>,
+    /// The task's place in the build.
+    #[serde(default)]
+    pub task: Option<usize>,
+    /// The task's parameters.
+    #[serde(default, deserialize_with = "nullable")]
+    pub params: Map<String, Value>,
+    /// Environment of the script.
+    #[serde(default, deserialize_with = "nullable")]
+    pub environment: Map<String, Value>,
+    /// Seconds from the claim.
+    #[serde(default)]
+    pub timeout: Option<f64>,
+    /// How it is to be kept apart from this machine.
+    #[serde(default)]
+    pub isolation: Option<String>,
+    /// What an isolated environment is made from.
+    #[serde(default)]
+    pub image: Option<Value>,
+    /// cpus, memory, processes.
+    #[serde(default)]
+    pub limits: Option<Value>,
+}
+
+/// A claimed ticket's folder.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// `tickets/<queue>/<id>`.
+    pub folder: PathBuf,
+}
+
+impl Claimed {
+    /// Reads `ticket.json`.
+    pub fn ticket(&self) -> Result<Ticket> {
+        let bytes = patiently(|| tree::read(&self.folder.join("ticket.json")))?;
+        serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("ticket.json: {e}")))
+    }
+
+    /// Writes the outcome (an exit status or a word) and a message. A ticket that has an outcome
+    /// already, or another claimant, is let go silently. Where the store has no room the outcome
+    /// becomes `error`; where nothing can be written at all the ticket is given back. Errors: only `Away`.
+    pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
+        let written = patiently(|| self.write_result(outcome, message));
+        let written = match written {
+            Err(Trouble::Later(why)) => self.write_result("error", &why),
+            other => other,
+        };
+        match written {
+            Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
+            Err(Trouble::Later(why) | Trouble::Refused(why)) => {
+                eprintln!("{why}; the ticket is given back");
+                self.give_back();
+                Ok(())
+            }
+            Ok(()) | Err(Trouble::Lost(_)) => Ok(()),
+        }
+    }
+
+    fn write_result(&self, outcome: &str, message: &str) -> Result<()> {
+        let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
+        let text = format!("{outcome}\n{message}");
+        tree::commit(
+            &self.folder.join("result"),
+            &format!("{}\n", text.trim_end()),
+        )
+    }
+
+    /// Gives the ticket back, so that another worker may claim it.
+    pub fn give_back(&self) {
+        let claim = self.folder.join("claim");
+        match std::fs::remove_file(&claim)
+            .map_err(|e| Trouble::from_io("can't give the ticket back", &e))
+        {
+            Ok(()) | Err(Trouble::Lost(_)) => {}
+            Err(trouble) => eprintln!("{}: {trouble}", claim.display()),
+        }
+    }
+}
+
+/// Tries again while the answer is `Later`.
+pub fn patiently<T>(operation: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 1..TRIES_MAX {
+        match operation() {
+            Err(Trouble::Later(why)) => eprintln!("{why}; trying again"),
+            other => return other,
+        }
+        thread::sleep(TRY_AGAIN);
+    }
+    operation()
+}
+
+/// Reads the parameters of the build that a ticket belongs to, and the name of its task.
+pub fn of_build(
+    folder: &Path,
+    task: Option<usize>,
+) -> Result<(Map<String, Value>, Option<String>)> {
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(default, deserialize_with = "nullable")]
+        params: Map<String, Value>,
+        #[serde(default, deserialize_with = "nullable")]
+        tasks: Vec<Named>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Named {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        name: Option<String>,
+    }
+    let bytes = patiently(|| tree::read(&folder.join("build").join("build.json")))?;
+    let part: Part =
+        serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
+    let named = task.and_then(|i| part.tasks.into_iter().nth(i));
+    Ok((part.params, named.map(|t| t.name.unwrap_or(t.kind))))
+}

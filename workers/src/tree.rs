@@ -1,0 +1,262 @@
+//! The mounted tree as a worker sees it: paths, the few ways to touch its files, and what errors mean.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+
+/// Longest file read whole, bytes: a build's record of 1,000 tasks is well below it.
+const READ_BYTES_MAX: u64 = 64 << 20;
+
+/// Longest line of a stream or answer, bytes: an id or an event is a few hundred.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// Exit status that asks a supervisor to start the worker again (EX_TEMPFAIL of sysexits.h).
+pub const EXIT_TREE_AWAY: u8 = 75;
+
+/// Why an operation on the tree failed, by what the worker has to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The mount is gone: end, and let a supervisor start the worker again.
+    #[error("the tree is away: {0}")]
+    Away(String),
+    /// The claim, the ticket or the build is gone: drop it silently.
+    #[error("the claim is lost: {0}")]
+    Lost(String),
+    /// The store is full or can't be reached just now: try again later.
+    #[error("{0}")]
+    Later(String),
+    /// It will be refused however often it is tried.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Trouble {
+    /// Sorts an error by its errno; `what` names the operation and the file.
+    pub fn from_io(what: &str, error: &io::Error) -> Self {
+        let text = format!("{what}: {error}");
+        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::ENOTCONN | Errno::ESHUTDOWN | Errno::ECONNABORTED | Errno::ENODEV => {
+                Trouble::Away(text)
+            }
+            Errno::ESTALE | Errno::ENOENT | Errno::EEXIST => Trouble::Lost(text),
+            Errno::EIO
+            | Errno::ETIMEDOUT
+            | Errno::EAGAIN
+            | Errno::EBUSY
+            | Errno::EINTR
+            | Errno::ENOSPC
+            | Errno::EDQUOT
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM => Trouble::Later(text),
+            _ => Trouble::Refused(text),
+        }
+    }
+}
+
+impl Trouble {
+    /// Says why a worker ended, and gives its exit status.
+    pub fn report(worker: &str, ended: Result<()>) -> ExitCode {
+        match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                eprintln!("{worker}: {trouble}");
+                let again = !matches!(trouble, Trouble::Refused(_));
+                ExitCode::from(if again { EXIT_TREE_AWAY } else { 1 })
+            }
+        }
+    }
+}
+
+/// What operations on the tree return.
+pub type Result<T> = std::result::Result<T, Trouble>;
+
+/// A mounted tree.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// The tree mounted at `mount`, which may be relative.
+    pub fn new(mount: &Path) -> io::Result<Self> {
+        Ok(Tree {
+            root: std::path::absolute(mount)?,
+        })
+    }
+
+    /// The folder of a queue.
+    pub fn queue(&self, queue: &str) -> PathBuf {
+        self.root.join("tickets").join(queue)
+    }
+
+    /// The folder of a ticket.
+    pub fn ticket(&self, queue: &str, id: &str) -> PathBuf {
+        self.queue(queue).join(id)
+    }
+
+    /// The folder of a build.
+    pub fn build(&self, job: &str, build: u64) -> PathBuf {
+        self.job(job).join("builds").join(build.to_string())
+    }
+
+    /// The folder of a job.
+    pub fn job(&self, job: &str) -> PathBuf {
+        self.root.join("jobs").join(job)
+    }
+
+    /// The stream of changes.
+    pub fn events(&self) -> Result<Lines> {
+        let path = self.root.join(".events");
+        let file = File::open(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e))?;
+        Ok(Lines {
+            stream: BufReader::new(file),
+            path,
+        })
+    }
+
+    /// The stream of tickets claimed for this process; a queue that is not there is made.
+    pub fn next(&self, queue: &str, labels: &[String]) -> Result<Lines> {
+        let path = self.queue(queue).join(".next");
+        let mut file = self.open_in_queue(queue, &path)?;
+        let line = format!("{}\n", labels.join(" "));
+        file.write_all(line.as_bytes())
+            .map_err(|e| Trouble::from_io(&at("write", &path), &e))?;
+        Ok(Lines {
+            stream: BufReader::new(file),
+            path,
+        })
+    }
+
+    /// Posts a ticket's JSON and gives its id back; a queue that is not there is made.
+    pub fn post(&self, queue: &str, body: &[u8]) -> Result<String> {
+        let path = self.queue(queue).join(".post");
+        let file = self.open_in_queue(queue, &path)?;
+        converse(file, &path, body)
+    }
+
+    /// Writes parameters to a job's trigger and gives the number of the build back.
+    pub fn trigger(&self, job: &str, body: &[u8]) -> Result<String> {
+        let path = self.job(job).join("trigger");
+        let file = open_both(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e))?;
+        converse(file, &path, body)
+    }
+
+    /// Opens a special file of a queue for reading and writing, making the queue if it is not there.
+    fn open_in_queue(&self, queue: &str, path: &Path) -> Result<File> {
+        let first = open_both(path);
+        let missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        let second = match first {
+            Err(error) if missing(&error) && self.is_there()? => {
+                let folder = self.queue(queue);
+                match DirBuilder::new().create(&folder) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(Trouble::from_io(&at("make", &folder), &e));
+                    }
+                    _ => open_both(path),
+                }
+            }
+            other => other,
+        };
+        second.map_err(|e| Trouble::from_io(&at("open", path), &e))
+    }
+
+    /// `Away` unless something is mounted here.
+    fn is_there(&self) -> Result<bool> {
+        let path = self.root.join("tickets");
+        match path.metadata() {
+            Ok(_) => Ok(true),
+            Err(error) => Err(Trouble::Away(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+/// A stream of the tree: within a second each read gives a line, empty for "nothing yet".
+#[derive(Debug)]
+pub struct Lines {
+    stream: BufReader<File>,
+    path: PathBuf,
+}
+
+impl Lines {
+    /// The next line without its end; the end of the stream is `Away`.
+    pub fn next_line(&mut self) -> Result<String> {
+        let mut line = Vec::new();
+        let count = (&mut self.stream)
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| Trouble::Away(format!("{}: {e}", at("read", &self.path))))?;
+        if count == 0 {
+            return Err(Trouble::Away(format!(
+                "{}: end of the stream",
+                self.path.display()
+            )));
+        }
+        Ok(String::from_utf8_lossy(&line).trim().to_owned())
+    }
+}
+
+/// Reads a whole file; over 64 MiB it is `Refused`.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len().min(READ_BYTES_MAX);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|e| Trouble::from_io(&at("read", path), &e))?;
+    if bytes.len() as u64 >= READ_BYTES_MAX {
+        return Err(Trouble::Refused(format!(
+            "{}: longer than {READ_BYTES_MAX} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Writes a file that exists in one piece and commits it: the answer of close is looked at.
+pub fn commit(path: &Path, text: &str) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        nix::unistd::close(file).map_err(io::Error::from)
+    };
+    write().map_err(|e| Trouble::from_io(&at("write", path), &e))
+}
+
+/// Opens a console for appending.
+pub fn open_console(ticket: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(nix::libc::O_CLOEXEC)
+        .open(ticket.join("console"))
+}
+
+/// Names an operation and its file, for messages.
+fn at(verb: &str, path: &Path) -> String {
+    format!("can't {verb} {}", path.display())
+}
+
+fn open_both(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Writes, then reads one line back: on such a descriptor the first read is what commits.
+fn converse(mut file: File, path: &Path, body: &[u8]) -> Result<String> {
+    file.write_all(body)
+        .map_err(|e| Trouble::from_io(&at("write", path), &e))?;
+    let mut answer = vec![0; 4096];
+    let count = file
+        .read(&mut answer)
+        .map_err(|e| Trouble::from_io(&at("read back", path), &e))?;
+    let answer = String::from_utf8_lossy(&answer[..count]).trim().to_owned();
+    if answer.is_empty() {
+        return Err(Trouble::Later(format!("{}: no answer", path.display())));
+    }
+    Ok(answer)
+}

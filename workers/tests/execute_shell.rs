@@ -1,0 +1,284 @@
+//! execute-shell with real processes, on a plain folder laid out like the tree: the streams are fifos.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use serde_json::{Value, json};
+
+/// How long anything may take here, seconds: machines that run tests may be slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    root: PathBuf,
+    worker: Child,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{name}.{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let queue = root.join("tickets/execute-shell");
+        fs::create_dir_all(&queue).unwrap();
+        mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
+        let worker = Command::new(env!("CARGO_BIN_EXE_execute-shell"))
+            .arg(&root)
+            .spawn()
+            .unwrap();
+        Bench { root, worker }
+    }
+
+    fn ticket(&self, id: &str) -> PathBuf {
+        self.root.join("tickets/execute-shell").join(id)
+    }
+
+    /// Lays out a ticket and gives it to the worker.
+    fn give(&self, id: &str, ticket: Value) -> PathBuf {
+        let folder = self.ticket(id);
+        for inner in ["workspace", "artifacts", "build"] {
+            fs::create_dir_all(folder.join(inner)).unwrap();
+        }
+        for inner in ["console", "result", "claim", ".wait"] {
+            fs::write(folder.join(inner), "").unwrap();
+        }
+        fs::write(folder.join("ticket.json"), ticket.to_string()).unwrap();
+        let build = json!({ "params": { "ref": "a b", "git-ref": "x" }, "tasks": [{ "type": "execute-shell", "name": "unit" }] });
+        fs::write(folder.join("build/build.json"), build.to_string()).unwrap();
+        let mut next = OpenOptions::new()
+            .write(true)
+            .open(self.root.join("tickets/execute-shell/.next"))
+            .unwrap();
+        next.write_all(format!("{id}\n").as_bytes()).unwrap();
+        folder
+    }
+
+    /// Runs a script and gives its result and console.
+    fn script(&self, id: &str, script: &str) -> (String, String) {
+        let folder = self.give(id, json!({ "params": { "script": script } }));
+        (result(&folder), console(&folder))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.worker.kill();
+        let _ = self.worker.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "{what} did not happen");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+fn result(folder: &Path) -> String {
+    let read = || fs::read_to_string(folder.join("result")).unwrap();
+    until("a result", || !read().is_empty());
+    read()
+}
+
+fn console(folder: &Path) -> String {
+    fs::read_to_string(folder.join("console")).unwrap()
+}
+
+/// Whether a process with these words in its command line lives.
+fn lives(words: &str) -> bool {
+    let alive = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line)
+            .replace('\0', " ")
+            .contains(words)
+    };
+    fs::read_dir("/proc").unwrap().flatten().any(alive)
+}
+
+#[test]
+fn results_and_consoles() {
+    let bench = Bench::new("results");
+    assert_eq!(
+        bench.script("a", "echo out; echo err >&2"),
+        ("0\n".into(), "out\nerr\n".into())
+    );
+    assert_eq!(
+        bench.script("b", "false; echo not"),
+        ("1\nexit 1\n".into(), String::new())
+    );
+    assert_eq!(bench.script("c", "exit 42").0, "42\nexit 42\n");
+    assert_eq!(
+        bench.script("d", "kill -9 $$").0,
+        "137\nkilled by signal 9 (SIGKILL)\n"
+    );
+    assert_eq!(
+        bench.script("e", "cat; cat <<X\nhere\nX\n"),
+        ("0\n".into(), "here\n".into())
+    );
+    assert_eq!(
+        bench
+            .script("f", "pwd >&2; ls -l \"$0\" | cut -c1-10")
+            .1
+            .lines()
+            .last(),
+        Some("-rwx------")
+    );
+    let (result, all) = bench.script(
+        "g",
+        "i=0; while [ $i -lt 50000 ]; do echo line $i; i=$((i+1)); done",
+    );
+    assert_eq!(
+        (
+            result.as_str(),
+            all.lines().count(),
+            all.ends_with("line 49999\n")
+        ),
+        ("0\n", 50_000, true)
+    );
+}
+
+#[test]
+fn the_environment_is_what_the_contract_says() {
+    let bench = Bench::new("environment");
+    let ticket = json!({ "job": "j", "build": 3, "task": 0, "environment": { "X": "y", "N": 1 },
+        "params": { "script": "env", "working_directory": "." } });
+    let folder = bench.give("a", ticket);
+    assert_eq!(result(&folder), "0\n");
+    let console = console(&folder);
+    let workspace = format!("WORKSPACE={}", folder.join("workspace").display());
+    let artifacts = format!("ARTIFACTS={}", folder.join("artifacts").display());
+    for line in [
+        "JOB_NAME=j",
+        "BUILD_NUMBER=3",
+        "TASK_NAME=unit",
+        "PARAM_ref=a b",
+        "PARAM_git_ref=x",
+        "X=y",
+        "N=1",
+        &workspace,
+        &artifacts,
+    ] {
+        assert!(
+            console.lines().any(|l| l == line),
+            "{line} is missing in {console}"
+        );
+    }
+    assert!(
+        !console.contains("CARGO"),
+        "the worker's own environment leaks: {console}"
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_an_error_and_says_why() {
+    let bench = Bench::new("errors");
+    for (id, ticket, why) in [
+        ("a", json!({ "params": {} }), "script is missing"),
+        (
+            "b",
+            json!({ "isolation": "vm", "params": { "script": "touch /tmp/unconfined" } }),
+            "isolation 'vm'",
+        ),
+        (
+            "c",
+            json!({ "params": { "script": ":", "working_directory": "../artifacts" } }),
+            "out of the workspace",
+        ),
+        (
+            "d",
+            json!({ "params": { "script": ":", "working_directory": "nope" } }),
+            "no such folder",
+        ),
+        (
+            "e",
+            json!({ "limits": { "cpus": 1 }, "params": { "script": ":" } }),
+            "need an isolation",
+        ),
+    ] {
+        let result = result(&bench.give(id, ticket));
+        assert!(
+            result.starts_with("error\n") && result.contains(why),
+            "{result}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_left_running() {
+    let bench = Bench::new("leftovers");
+    let start = Instant::now();
+    let script = "setsid sh -c 'trap \"\" TERM; sleep 4.4301; sleep 4.4302' & sleep 4.4303 & (sleep 4.4304 &) & echo done";
+    assert_eq!(bench.script("a", script), ("0\n".into(), "done\n".into()));
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "leftovers hold up the result"
+    );
+    assert!(!lives("sleep 4.430"));
+}
+
+#[test]
+fn a_timeout_is_a_failure_with_a_message() {
+    let bench = Bench::new("timeout");
+    let folder = bench.give(
+        "a",
+        json!({ "timeout": 0.5, "params": { "script": "sleep 4.4401" } }),
+    );
+    assert_eq!(result(&folder), "failure\ntimed out after 0.5 s\n");
+    assert!(!lives("sleep 4.4401"));
+}
+
+#[test]
+fn an_abort_ends_the_script_and_writes_nothing() {
+    let bench = Bench::new("abort");
+    let folder = bench.give("a", json!({ "params": { "script": "sleep 44.501" } }));
+    until("the script's start", || lives("sleep 44.501"));
+    fs::write(folder.join(".wait"), "aborted\n").unwrap();
+    until("the script's end", || !lives("sleep 44.501"));
+    assert_eq!(bench.script("b", "echo next").1, "next\n");
+    assert_eq!(fs::read_to_string(folder.join("result")).unwrap(), "");
+}
+
+#[test]
+fn term_gives_the_ticket_back() {
+    let mut bench = Bench::new("term");
+    let folder = bench.give("a", json!({ "params": { "script": "sleep 44.601" } }));
+    until("the script's start", || lives("sleep 44.601"));
+    kill(
+        Pid::from_raw(bench.worker.id().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    until("the claim's end", || !folder.join("claim").exists());
+    assert!(!lives("sleep 44.601"));
+    assert_eq!(fs::read_to_string(folder.join("result")).unwrap(), "");
+    let status = bench.worker.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+}
+
+#[test]
+fn no_tree_is_75() {
+    let status = Command::new(env!("CARGO_BIN_EXE_execute-shell"))
+        .arg("/nonexistent")
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(75));
+    let status = Command::new(env!("CARGO_BIN_EXE_build-control"))
+        .arg("/nonexistent")
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(75));
+}

@@ -1,0 +1,267 @@
+//! The workers in sh, under each shell that is there, on a plain folder laid out like the tree.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+/// How long one ticket may take here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
+
+struct Bench {
+    root: PathBuf,
+    queue: PathBuf,
+    worker: Child,
+}
+
+impl Bench {
+    fn new(shell: &[&str], queue: &str, worker: &str) -> Option<Self> {
+        let name = format!("{queue}.{}.{}", shell[0], std::process::id());
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&root);
+        let queue = root.join("tickets").join(queue);
+        fs::create_dir_all(&queue).unwrap();
+        mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(worker);
+        let worker = Command::new(shell[0])
+            .args(&shell[1..])
+            .arg(script)
+            .arg(&root)
+            .spawn()
+            .ok()?;
+        Some(Bench {
+            root,
+            queue,
+            worker,
+        })
+    }
+
+    /// Lays out a ticket with these parameters.
+    fn ticket(&self, id: &str, params: &[(&str, &str)]) -> PathBuf {
+        let folder = self.queue.join(id);
+        for inner in ["workspace", "artifacts", "params"] {
+            fs::create_dir_all(folder.join(inner)).unwrap();
+        }
+        for inner in ["console", "result", ".wait"] {
+            fs::write(folder.join(inner), "").unwrap();
+        }
+        for (name, value) in params {
+            fs::write(folder.join("params").join(name), value).unwrap();
+        }
+        folder
+    }
+
+    /// Gives a ticket to the worker and waits for its result.
+    fn work(&self, folder: &Path) -> String {
+        let mut next = OpenOptions::new()
+            .write(true)
+            .open(self.queue.join(".next"))
+            .unwrap();
+        writeln!(next, "{}", folder.file_name().unwrap().to_str().unwrap()).unwrap();
+        let start = Instant::now();
+        loop {
+            let result = fs::read_to_string(folder.join("result")).unwrap();
+            if !result.is_empty() {
+                return result;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "no result: {}",
+                fs::read_to_string(folder.join("console")).unwrap()
+            );
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.worker.kill();
+        let _ = self.worker.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn benches(queue: &str, worker: &str) -> Vec<Bench> {
+    let found: Vec<Bench> = SHELLS
+        .iter()
+        .filter_map(|shell| Bench::new(shell, queue, worker))
+        .collect();
+    assert!(!found.is_empty(), "no shell is there");
+    found
+}
+
+#[test]
+fn artifacts_keep_their_place_and_their_odd_names() {
+    for bench in benches("publish-artifacts", "publish-artifacts") {
+        let good = bench.ticket("good", &[("artifacts", "dist/\na b/*.txt\n-*")]);
+        let workspace = good.join("workspace");
+        let names = ["dist/sub/x y", "a b/new\nline.txt", "-rf"];
+        for name in names {
+            fs::create_dir_all(workspace.join(name).parent().unwrap()).unwrap();
+            fs::write(workspace.join(name), name).unwrap();
+        }
+        assert_eq!(bench.work(&good).trim(), "0");
+        for name in names {
+            assert_eq!(
+                fs::read_to_string(good.join("artifacts").join(name)).unwrap(),
+                name
+            );
+        }
+        for (id, pattern, why) in [
+            ("none", "nope*", "matches 'nope*'"),
+            ("up", "a/../../x", "no .."),
+            ("root", "/etc/passwd", "no leading /"),
+            ("link", "etc/pass*", "leads out"),
+        ] {
+            let bad = bench.ticket(id, &[("artifacts", pattern)]);
+            symlink("/etc", bad.join("workspace/etc")).unwrap();
+            let result = bench.work(&bad);
+            assert!(
+                result.starts_with("1\n") && result.contains(why),
+                "{result}"
+            );
+            assert_eq!(fs::read_dir(bad.join("artifacts")).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn artifacts_of_another_build_are_copied() {
+    for bench in benches("copy-artifacts", "copy-artifacts") {
+        let from = bench.root.join("jobs/lib/builds/last-success/artifacts");
+        fs::create_dir_all(from.join("dist")).unwrap();
+        fs::write(from.join("dist/a b"), "x").unwrap();
+        fs::write(from.join(".hidden"), "y").unwrap();
+        let all = bench.ticket("all", &[("job", "lib"), ("target_directory", "in/here")]);
+        assert_eq!(bench.work(&all).trim(), "0");
+        assert_eq!(
+            fs::read_to_string(all.join("workspace/in/here/dist/a b")).unwrap(),
+            "x"
+        );
+        assert_eq!(
+            fs::read_to_string(all.join("workspace/in/here/.hidden")).unwrap(),
+            "y"
+        );
+        for (id, params, why) in [
+            (
+                "job",
+                [("job", "../lib"), ("build", "1")],
+                "not the name of a job",
+            ),
+            ("build", [("job", "lib"), ("build", "7")], "has no build 7"),
+            (
+                "none",
+                [("job", "lib"), ("artifacts", "nope")],
+                "matches 'nope'",
+            ),
+        ] {
+            let result = bench.work(&bench.ticket(id, &params));
+            assert!(
+                result.starts_with("1\n") && result.contains(why),
+                "{result}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_commit_is_checked_out_and_recorded() {
+    for bench in benches("git-checkout", "git-checkout") {
+        let upstream = bench.root.join("up");
+        let script = "git init -q -b main \"$0\" && cd \"$0\" && echo 1 >f && git add f && \
+            git -c user.name=a -c user.email=a@b commit -qm one && git tag v1 && git rev-parse HEAD";
+        let made = Command::new("sh")
+            .args(["-c", script])
+            .arg(&upstream)
+            .output()
+            .unwrap();
+        let commit = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let repository = upstream.to_str().unwrap();
+        for (id, name) in [
+            "HEAD",
+            "main",
+            "v1",
+            "refs/heads/main",
+            &commit,
+            &commit[..9],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let params = [
+                ("repository", repository),
+                ("ref", name),
+                ("checkout-dir", "src"),
+            ];
+            let ticket = bench.ticket(&format!("t{id}"), &params);
+            fs::create_dir_all(ticket.join("workspace/src")).unwrap();
+            fs::write(ticket.join("workspace/src/f"), "in the way").unwrap();
+            assert_eq!(bench.work(&ticket).trim(), "0", "{name}");
+            assert_eq!(
+                fs::read_to_string(ticket.join("workspace/src/f")).unwrap(),
+                "1\n"
+            );
+            assert_eq!(
+                fs::read_to_string(ticket.join("params/git_commit")).unwrap(),
+                commit
+            );
+        }
+        for (id, params, why) in [
+            (
+                "gone",
+                [("repository", "/nonexistent"), ("ref", "main")],
+                "can't read the repository",
+            ),
+            (
+                "ref",
+                [("repository", repository), ("ref", "nope")],
+                "has no nope",
+            ),
+            (
+                "option",
+                [("repository", repository), ("ref", "--upload-pack=x")],
+                "not the name of a branch",
+            ),
+            (
+                "ext",
+                [("repository", "ext::sh -c true"), ("ref", "main")],
+                "can't read the repository",
+            ),
+            (
+                "out",
+                [("repository", repository), ("checkout-dir", "../x")],
+                "must be a folder in the workspace",
+            ),
+        ] {
+            let result = bench.work(&bench.ticket(id, &params));
+            assert!(
+                result.starts_with("1\n") && result.contains(why),
+                "{result}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_example_lints() {
+    for bench in benches("lint", "examples/lint") {
+        let ticket = bench.ticket("a", &[]);
+        fs::write(ticket.join("workspace/a b.sh"), "if\n").unwrap();
+        fs::write(ticket.join("workspace/c.sh"), ":\n").unwrap();
+        assert!(bench.work(&ticket).starts_with("1\n1 of 2 scripts"));
+    }
+}

@@ -1,0 +1,152 @@
+# The part that workers in sh share: claiming, supervising, and writing the result.
+#
+# A worker defines `queue`, `usage` and a function `work`, and sources this file with its own
+# arguments. `work` runs once for each ticket, in a process group of its own, with the ticket's
+# folder as working directory, $mount and $ticket (absolute paths) set, and its output going to
+# the console. Its exit status is the result; `fail "why"` ends it with status 1 and a message.
+# shellcheck shell=sh
+# shellcheck disable=SC2154,SC2317 # the worker sets queue and usage, and calls the functions
+
+set -u
+
+# How often a result is tried while the store is away or full, 3 s apart; then the ticket is given back.
+tries_max=10
+# Seconds from TERM to KILL for work that was aborted.
+grace=10
+
+fail() {
+    printf '%s: %s\n' "$queue" "$1" >&2
+    printf '%s\n' "$1" >"$worker_message"
+    exit 1
+}
+
+# param NAME [DEFAULT]: the value of a parameter of the ticket.
+param() {
+    if [ -s "$ticket/params/$1" ]; then cat "$ticket/params/$1"; else printf '%s' "${2-}"; fi
+}
+
+# inside PATH: whether it is relative and has no `..`.
+inside() {
+    case /$1/ in //* | */../*) return 1 ;; esac
+}
+
+# copy_matches PATTERN FROM TO: copies what matches to the same place below TO. A pattern is one
+# argument of a glob, relative to FROM; folders are taken whole. Status 2: nothing matches.
+copy_matches() {
+    inside "$1" || fail "'$1' is not a pattern below the folder: no leading / and no .. please"
+    cd "$2" || fail "can't enter $2"
+    root=$(pwd -P) pattern=$1 to=$3
+    # `cp` takes `dir/` into a `dir` that is there already.
+    while [ "$pattern" != "${pattern%/}" ]; do pattern=${pattern%/}; done
+    old_ifs=$IFS IFS=
+    # With IFS empty this is globbing without splitting: names may hold anything.
+    # shellcheck disable=SC2086
+    set -- ./$pattern
+    IFS=$old_ifs
+    for found; do
+        [ -e "$found" ] || [ -L "$found" ] || return 2
+        parent=${found%/*}
+        case $(cd "$parent" && pwd -P)/ in
+        "$root"/*) ;;
+        *) fail "'$found' leads out of the folder" ;;
+        esac
+        { mkdir -p "$to/$parent" && cp -a "$found" "$to/$parent/"; } || fail "can't copy '$found'"
+    done
+}
+
+# What a worker's own process does with one ticket: run `work` here, and nothing else.
+if [ "${1-}" = --work ]; then
+    mount=$2 ticket=$3 worker_message=$4
+    cd "$ticket" || exit 1
+    work
+    exit
+fi
+
+case ${1-} in
+'' | -*)
+    printf 'Usage: %s MOUNT [label...]\n%s\n\n' "${0##*/}" "$usage"
+    echo 'Ends with status 0 on TERM or INT, and with 75 when the tree is away.'
+    [ "${1-}" = --help ]
+    exit
+    ;;
+esac
+
+mount=$(cd "$1" && pwd) || exit 75
+shift
+self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+worker_message=$(mktemp) || exit 1
+ticket='' worker_pid='' stopping=''
+trap 'rm -f "$worker_message"' EXIT
+trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
+
+# end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
+end_group() {
+    kill -s TERM -- "-$1" 2>/dev/null || kill -s TERM "$1" 2>/dev/null
+    left=$grace
+    while [ "$left" -gt 0 ] && kill -s 0 -- "-$1" 2>/dev/null; do
+        sleep 1
+        left=$((left - 1))
+    done
+    kill -s KILL -- "-$1" 2>/dev/null
+}
+
+# watch PID: ends the group when the ticket gets a result from elsewhere or the claim is lost.
+watch() {
+    while said=$(cat .wait 2>/dev/null) && [ -z "$said" ]; do :; done
+    # From here on the work's end is this function's doing, and its status says so.
+    trap '' TERM
+    end_group "$1"
+    exit 0
+}
+
+# supervise: runs `work` and sets $status; empty if the claim was lost.
+supervise() {
+    : >"$worker_message"
+    setsid sh "$self" --work "$mount" "$ticket" "$worker_message" >>console 2>&1 &
+    worker_pid=$!
+    watch "$worker_pid" 3>&- &
+    watcher=$!
+    wait "$worker_pid"
+    status=$?
+    if [ -n "$stopping" ]; then
+        end_group "$worker_pid"
+        status=''
+    fi
+    kill "$watcher" 2>/dev/null
+    wait "$watcher" 2>/dev/null
+    # The watcher ends by itself only when it had to end the work.
+    if [ $? -le 128 ]; then status=''; fi
+    kill -s KILL -- "-$worker_pid" 2>/dev/null
+    worker_pid=''
+}
+
+# finish: writes the result. The shell does not see what close says: while the claim is still there,
+# the result is not.
+finish() {
+    message=$(head -c 4000 "$worker_message")
+    tries=0
+    while [ -n "$status" ] && [ "$tries" -lt "$tries_max" ]; do
+        printf '%s\n%s\n' "$status" "$message" 2>/dev/null >result
+        [ -e claim ] || return 0
+        tries=$((tries + 1))
+        sleep 3
+    done
+    rm -f claim 2>/dev/null
+}
+
+mkdir "$mount/tickets/$queue" 2>/dev/null
+# `command`: a failed exec would end the shell with a status of its own.
+command exec 3<>"$mount/tickets/$queue/.next" || exit 75
+echo "$*" >&3
+while [ -z "$stopping" ]; do
+    # An empty line says "nothing yet"; a failing read says that the stream is over.
+    read -r id <&3 || { [ -n "$stopping" ] || exit 75; }
+    [ -n "$id" ] || continue
+    ticket=$mount/tickets/$queue/$id
+    cd "$ticket" 2>/dev/null || continue
+    status=''
+    [ -n "$stopping" ] || supervise
+    finish
+    cd / || exit 1
+done
+exit 0
