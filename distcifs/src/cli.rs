@@ -267,9 +267,7 @@ fn as_mount_helper(mut args: Vec<OsString>) -> Vec<OsString> {
         && flag == "-o"
         && !is_flag(source)
         && !is_flag(mountpoint)
-        && !Cli::command()
-            .get_subcommands()
-            .any(|known| source == known.get_name())
+        && !Cli::command().get_subcommands().any(|known| source == known.get_name())
     {
         args.insert(1, "mount".into());
     }
@@ -291,8 +289,7 @@ mod tests {
 
     #[test]
     fn the_mount_helpers_form_is_a_mount_and_no_other_is() {
-        let Ok(Command::Mount(mount)) = parsed("distcifs /var/lib/distci /ci -o rw,dev,suid")
-        else {
+        let Ok(Command::Mount(mount)) = parsed("distcifs /var/lib/distci /ci -o rw,dev,suid") else {
             panic!()
         };
         assert_eq!(
@@ -300,27 +297,16 @@ mod tests {
             ("/var/lib/distci".into(), "/ci".into())
         );
         assert_eq!(mount.options, ["rw,dev,suid"]);
-        assert!(matches!(
-            parsed("distcifs umount /ci"),
-            Ok(Command::Umount(_))
-        ));
+        assert!(matches!(parsed("distcifs umount /ci"), Ok(Command::Umount(_))));
         assert!(parsed("distcifs chek file").is_err());
         assert!(parsed("distcifs a b -o").is_err());
-        assert!(
-            parsed("distcifs up /s /m -o ro")
-                .is_ok_and(|command| matches!(command, Command::Up(_)))
-        );
+        assert!(parsed("distcifs up /s /m -o ro").is_ok_and(|command| matches!(command, Command::Up(_))));
     }
 
     #[test]
     fn usage_errors_exit_with_2_and_help_with_0() {
         assert_eq!(parsed("distcifs mount").unwrap_err().exit_code(), 2);
-        assert_eq!(
-            parsed("distcifs up /s /m --workers 0")
-                .unwrap_err()
-                .exit_code(),
-            2
-        );
+        assert_eq!(parsed("distcifs up /s /m --workers 0").unwrap_err().exit_code(), 2);
         assert_eq!(parsed("distcifs mount --help").unwrap_err().exit_code(), 0);
         assert_eq!(parsed("distcifs -V").unwrap_err().exit_code(), 0);
     }

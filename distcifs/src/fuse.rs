@@ -12,10 +12,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -106,13 +106,7 @@ impl Filesystem for Mount {
         self.tree.forget(ino(number), count);
     }
 
-    fn getattr(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        handle: Option<FileHandle>,
-        reply: ReplyAttr,
-    ) {
+    fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
         ask!(self, reply, asked; getattr(who, ino(number), handle) => attributes);
@@ -137,11 +131,7 @@ impl Filesystem for Mount {
         reply: ReplyAttr,
     ) {
         let (who, asked) = (caller(request), Asked::node("setattr", request, number));
-        let (handle, atime, mtime) = (
-            handle.map(u64::from),
-            time_to_set(atime),
-            time_to_set(mtime),
-        );
+        let (handle, atime, mtime) = (handle.map(u64::from), time_to_set(atime), time_to_set(mtime));
         let set = SetAttr {
             mode,
             uid,
@@ -175,15 +165,7 @@ impl Filesystem for Mount {
         ask!(self, reply, asked; mknod(who, ino(parent), name, mode, rdev) => entry);
     }
 
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (who, asked) = (caller(request), Asked::name("mkdir", request, parent, name));
         let (name, mode) = (name.to_owned(), mode & !umask);
         ask!(self, reply, asked; mkdir(who, ino(parent), name, mode) => entry);
@@ -202,14 +184,7 @@ impl Filesystem for Mount {
         ask!(self, reply, asked; rmdir(who, ino(parent), name) => done);
     }
 
-    fn symlink(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let who = caller(request);
         let asked = Asked::name("symlink", request, parent, name);
         let (name, target) = (name.to_owned(), target.as_os_str().to_owned());
@@ -234,14 +209,7 @@ impl Filesystem for Mount {
             => done);
     }
 
-    fn link(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        parent: INodeNo,
-        name: &OsStr,
-        reply: ReplyEntry,
-    ) {
+    fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (who, asked) = (caller(request), Asked::name("link", request, parent, name));
         let name = name.to_owned();
         ask!(self, reply, asked; link(who, ino(number), ino(parent), name) => entry);
@@ -307,14 +275,7 @@ impl Filesystem for Mount {
             => |reply, written| reply.written(written));
     }
 
-    fn flush(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, request: &Request, number: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let (who, asked) = (caller(request), Asked::node("flush", request, number));
         ask!(self, reply, asked; flush(who, ino(number), handle.0) => done);
     }
@@ -339,14 +300,7 @@ impl Filesystem for Mount {
         }
     }
 
-    fn fsync(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, request: &Request, number: INodeNo, handle: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let (who, asked) = (caller(request), Asked::node("fsync", request, number));
         ask!(self, reply, asked; fsync(who, ino(number), handle.0, datasync) => done);
     }
@@ -356,14 +310,7 @@ impl Filesystem for Mount {
         ask!(self, reply, asked; opendir(who, ino(number)) => replies::opened_folder);
     }
 
-    fn readdir(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
         ask!(self, reply, asked;
             readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
@@ -398,14 +345,7 @@ impl Filesystem for Mount {
         reply.ok();
     }
 
-    fn fsyncdir(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, request: &Request, number: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (who, asked) = (caller(request), Asked::node("fsyncdir", request, number));
         ask!(self, reply, asked; fsyncdir(who, ino(number), handle.0) => done);
     }
@@ -431,14 +371,7 @@ impl Filesystem for Mount {
         ask!(self, reply, asked; setxattr(who, ino(number), name, value, flags) => done);
     }
 
-    fn getxattr(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        name: &OsStr,
-        size: u32,
-        reply: ReplyXattr,
-    ) {
+    fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let who = caller(request);
         let asked = Asked::name("getxattr", request, number, name);
         let name = name.to_owned();
@@ -483,15 +416,13 @@ impl Filesystem for Mount {
         reply: ReplyPoll,
     ) {
         let (who, asked) = (caller(request), Asked::node("poll", request, number));
-        let wake = flags
-            .contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY)
-            .then(|| -> Waker {
-                Box::new(move || {
-                    if let Err(error) = notifier.notify() {
-                        tracing::debug!("a poll was not woken: {error}");
-                    }
-                })
-            });
+        let wake = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| -> Waker {
+            Box::new(move || {
+                if let Err(error) = notifier.notify() {
+                    tracing::debug!("a poll was not woken: {error}");
+                }
+            })
+        });
         ask!(self, reply, asked;
             poll(who, ino(number), handle.0, events.bits(), wake)
             => |reply, ready| { reply.poll(PollEvents::from_bits_truncate(ready)) });

@@ -1,8 +1,24 @@
 //! The verbs of a CI: configure, trigger, post, claim, append, finish, abort.
 
+pub mod attempts;
+pub mod board;
+pub mod builds;
+pub mod claims;
 pub mod config;
+pub mod configure;
+pub mod consoles;
+pub mod control;
+pub mod core;
 pub mod error;
+pub mod jobs;
 pub mod names;
+pub mod records;
 pub mod snapshot;
+pub mod summary;
+pub mod tickets;
+pub mod view;
 
+pub use core::{Repository, Setup};
 pub use error::{Error, Result};
+
+pub use crate::storage::Digest;

@@ -23,7 +23,10 @@ mod umount;
 mod up;
 mod workers;
 
+use crate::backend::embedded::Embedded;
 use crate::cli::{self, Cli};
+use crate::repository::names::Name;
+use crate::repository::{Repository, Setup};
 use crate::tree::requests::Tree;
 use options::MountOptions;
 
@@ -78,8 +81,19 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 /// Opens the store and makes the tree on it.
-fn open_tree(_options: &MountOptions, _runtime: &Handle) -> Result<Arc<Tree>, String> {
-    Ok(Arc::new(Tree {}))
+fn open_tree(options: &MountOptions, runtime: &Handle) -> Result<Arc<Tree>, String> {
+    let store = Embedded::open(&options.source).map_err(|error| error.to_string())?;
+    let node = Name::new(&options.node)
+        .ok_or_else(|| format!("node={}: no valid name: give one with -o node=NAME", options.node))?;
+    let setup = Setup {
+        coordination: store.coordination(),
+        contents: store.contents(),
+        node,
+        attempts: options.cache.clone(),
+        store: format!("embedded {}", options.source.display()),
+    };
+    let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?) });
+    tree.map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// Ends what the tree has under way; no request comes any more.
@@ -94,16 +108,11 @@ fn leash(arguments: &cli::Leash) -> Outcome {
     set_pdeathsig(Signal::SIGTERM).map_err(explain)?;
     // The parent may have died before we asked.
     if getppid() != Pid::from_raw(arguments.parent) {
-        return Err(Failure::Refused(
-            "the process that started me is gone".into(),
-        ));
+        return Err(Failure::Refused("the process that started me is gone".into()));
     }
     let Some((program, rest)) = arguments.program.split_first() else {
         return Err(Failure::Usage("no program".into()));
     };
     let error = Command::new(program).args(rest).exec();
-    Err(Failure::Refused(format!(
-        "{}: {error}",
-        program.to_string_lossy()
-    )))
+    Err(Failure::Refused(format!("{}: {error}", program.to_string_lossy())))
 }

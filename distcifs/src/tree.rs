@@ -5,8 +5,23 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub mod claim;
+pub mod content;
+pub mod files;
+pub mod handles;
+pub mod job;
+pub mod list;
+pub mod look;
+pub mod modify;
+pub mod node;
+pub mod process;
+pub mod published;
 pub mod requests;
+pub mod scratch;
+pub mod stream;
 pub mod work;
+
+pub use requests::Tree;
 
 pub use crate::repository::{Error, Result};
 

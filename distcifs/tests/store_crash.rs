@@ -20,9 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use distcifs::backend::embedded::Embedded;
-use distcifs::storage::{
-    Appended, Commit, Contents, Coordination, Digest, Object, Op, Page, Updated,
-};
+use distcifs::storage::{Appended, Commit, Contents, Coordination, Digest, Object, Op, Page, Updated};
 use tokio::runtime::{Builder, Runtime};
 
 /// Times that the child is killed.
@@ -82,9 +80,7 @@ fn told(what: &str, number: u64) {
 /// The number that an entry holds; 0 if there is none.
 async fn number(store: &Embedded, path: &str) -> u64 {
     let entry = store.get(path).await.unwrap();
-    entry.map_or(0, |entry| {
-        String::from_utf8_lossy(&entry.data).parse().unwrap_or(0)
-    })
+    entry.map_or(0, |entry| String::from_utf8_lossy(&entry.data).parse().unwrap_or(0))
 }
 
 async fn page(store: &Embedded) -> Page {
@@ -94,11 +90,7 @@ async fn page(store: &Embedded) -> Page {
 /// Pairs of entries that are set together, and a new one with each.
 async fn write_pairs(store: Embedded) {
     for i in number(&store, "/pair/a").await + 1.. {
-        let ops = vec![
-            set("/pair/a", i),
-            create(&format!("/pair/{i}")),
-            set("/pair/b", i),
-        ];
+        let ops = vec![set("/pair/a", i), create(&format!("/pair/{i}")), set("/pair/b", i)];
         assert_eq!(store.commit(ops).await, Ok(Commit::Done));
         told("pair", i);
     }
@@ -124,43 +116,25 @@ async fn write_pipeline(store: Embedded) {
 async fn write_record(store: Embedded) {
     for i in page(&store).await.revision + 1.. {
         let text = Bytes::from(i.to_string());
-        let changes = vec![
-            (format!("k{i:08}"), Some(text.clone())),
-            ("last".into(), Some(text)),
-        ];
+        let changes = vec![(format!("k{i:08}"), Some(text.clone())), ("last".into(), Some(text))];
         let object = record();
         let both = (
             store.commit(vec![set("/ahead", i)]),
             store.update(&object, None, changes),
         );
         let (commit, update) = tokio::join!(biased; both.0, both.1);
-        assert_eq!(
-            (commit, update),
-            (Ok(Commit::Done), Ok(Updated::Done { revision: i }))
-        );
+        assert_eq!((commit, update), (Ok(Commit::Done), Ok(Updated::Done { revision: i })));
         told("record", i);
     }
 }
 
 async fn write_console(store: Embedded) {
     let object = console();
-    let whole = store
-        .read(&object, 0, usize::MAX)
-        .await
-        .unwrap()
-        .unwrap_or_default();
-    let mut sequence = if whole.is_empty() {
-        0
-    } else {
-        whole.len() as u64 + 1
-    };
+    let whole = store.read(&object, 0, usize::MAX).await.unwrap().unwrap_or_default();
+    let mut sequence = if whole.is_empty() { 0 } else { whole.len() as u64 + 1 };
     let first = whole.iter().filter(|b| **b == b'\n').count() as u64;
     for i in first.. {
-        match store
-            .append(&object, sequence, line(i).into())
-            .await
-            .unwrap()
-        {
+        match store.append(&object, sequence, line(i).into()).await.unwrap() {
             Appended::Done { sequence: next, .. } => sequence = next,
             other => panic!("{other:?}"),
         }
@@ -228,8 +202,7 @@ fn run_and_kill(dir: &Path, life: Duration) -> BTreeMap<String, u64> {
         let mut last = BTreeMap::new();
         for text in output.split(b'\n') {
             let text = String::from_utf8_lossy(&text.unwrap()).into_owned();
-            let Some((what, number)) = text.strip_prefix("ack ").and_then(|t| t.split_once(' '))
-            else {
+            let Some((what, number)) = text.strip_prefix("ack ").and_then(|t| t.split_once(' ')) else {
                 continue;
             };
             let known = last.entry(what.to_owned()).or_insert(0_u64);
@@ -252,11 +225,7 @@ fn run_and_kill(dir: &Path, life: Duration) -> BTreeMap<String, u64> {
 async fn verify(store: &Embedded, told: &BTreeMap<String, u64>) {
     let told = |what: &str| told.get(what).copied().unwrap_or(0);
     let pair = number(store, "/pair/a").await;
-    assert!(
-        pair >= told("pair"),
-        "pair {pair}, acknowledged {}",
-        told("pair")
-    );
+    assert!(pair >= told("pair"), "pair {pair}, acknowledged {}", told("pair"));
     assert_eq!(number(store, "/pair/b").await, pair, "one half of a pair");
     let pairs = store.children("/pair").await.unwrap().len() as u64;
     assert_eq!(pairs, pair + 2);
@@ -268,11 +237,7 @@ async fn verify(store: &Embedded, told: &BTreeMap<String, u64>) {
         lines.len(),
         told("line")
     );
-    let last = lines
-        .iter()
-        .map(|name| name.parse::<u64>().unwrap())
-        .max()
-        .unwrap_or(0);
+    let last = lines.iter().map(|name| name.parse::<u64>().unwrap()).max().unwrap_or(0);
     assert_eq!(last, lines.len() as u64, "what is durable is a prefix");
     assert_eq!(store.get("/mine").await.unwrap(), None, "its owner is dead");
 
@@ -280,11 +245,7 @@ async fn verify(store: &Embedded, told: &BTreeMap<String, u64>) {
     assert!(page.revision >= told("record"));
     assert_eq!(
         page.entries.len() as u64,
-        if page.revision == 0 {
-            0
-        } else {
-            page.revision + 1
-        }
+        if page.revision == 0 { 0 } else { page.revision + 1 }
     );
     let wanted = page.revision.to_string();
     assert!(
@@ -297,11 +258,7 @@ async fn verify(store: &Embedded, told: &BTreeMap<String, u64>) {
         "an update without its commit"
     );
 
-    let text = store
-        .read(&console(), 0, usize::MAX)
-        .await
-        .unwrap()
-        .unwrap_or_default();
+    let text = store.read(&console(), 0, usize::MAX).await.unwrap().unwrap_or_default();
     let text = String::from_utf8(text.to_vec()).unwrap();
     let count = text.lines().count() as u64;
     assert!(count >= told("console"));
@@ -322,10 +279,7 @@ async fn verify(store: &Embedded, told: &BTreeMap<String, u64>) {
 
 /// Every file that has the name of a blob has its bytes, and no unfinished one is left.
 async fn verify_files(store: &Embedded) {
-    assert_eq!(
-        std::fs::read_dir(store.dir().join("tmp")).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(store.dir().join("tmp")).unwrap().count(), 0);
     for object in store.list("chunk", "", usize::MAX).await.unwrap() {
         store.read(&object, 0, usize::MAX).await.unwrap().unwrap();
     }
@@ -333,19 +287,12 @@ async fn verify_files(store: &Embedded) {
 
 /// Completes the console's last line, if the kill has cut it, as the next writer expects.
 async fn complete(store: &Embedded) {
-    let text = store
-        .read(&console(), 0, usize::MAX)
-        .await
-        .unwrap()
-        .unwrap_or_default();
+    let text = store.read(&console(), 0, usize::MAX).await.unwrap().unwrap_or_default();
     if text.last().is_none_or(|last| *last == b'\n') {
         return;
     }
     let lines = text.iter().filter(|b| **b == b'\n').count() as u64;
-    let start = text
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |at| at + 1);
+    let start = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     let rest = line(lines)[text.len() - start..].to_owned();
     store
         .append(&console(), text.len() as u64 + 1, rest.into())
@@ -375,11 +322,7 @@ fn what_was_acknowledged_survives_kill() {
             complete(&opened).await;
         });
     }
-    assert_eq!(
-        all.len(),
-        5,
-        "every kind of write was acknowledged: {all:?}"
-    );
+    assert_eq!(all.len(), 5, "every kind of write was acknowledged: {all:?}");
     println!("acknowledged in {ROUNDS} rounds: {all:?}");
 }
 
@@ -393,16 +336,10 @@ fn a_second_process_is_told_of_the_first() {
     let mut text = String::new();
     while !text.starts_with("ack ") {
         text.clear();
-        assert!(
-            output.read_line(&mut text).unwrap() > 0,
-            "the child has ended"
-        );
+        assert!(output.read_line(&mut text).unwrap() > 0, "the child has ended");
     }
     let error = Embedded::open(dir.path()).err().unwrap().to_string();
-    let wanted = format!(
-        "is mounted already by process {}; unmount it first",
-        child.id()
-    );
+    let wanted = format!("is mounted already by process {}; unmount it first", child.id());
     assert!(error.ends_with(&wanted), "{error}");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -434,19 +371,11 @@ fn entries_are_small() {
     const CACHE_BYTES: usize = 16 << 20;
     let dir = tempfile::tempdir().unwrap();
     let measure = || {
-        let child = start(dir.path(), "measuring_child")
-            .wait_with_output()
-            .unwrap();
+        let child = start(dir.path(), "measuring_child").wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&child.stdout).into_owned();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("ack "))
-            .unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("ack ")).unwrap();
         let (count, bytes) = line.split_once(' ').unwrap();
-        (
-            count.parse::<usize>().unwrap(),
-            bytes.parse::<usize>().unwrap(),
-        )
+        (count.parse::<usize>().unwrap(), bytes.parse::<usize>().unwrap())
     };
     let fill = |from: usize| {
         let store = Embedded::open(dir.path()).unwrap();

@@ -46,23 +46,17 @@ impl Default for Folder {
 /// Whether something is mounted there.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|at| Path::new(at) == path)
-    })
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == path))
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         let kill = |pid| process::signal(pid, Signal::SIGKILL);
-        process::working_below(self.0.path())
-            .into_iter()
-            .for_each(kill);
+        process::working_below(self.0.path()).into_iter().for_each(kill);
         // Whoever was told the folder's name relatively ends with its mount.
         let _ = umount2(&self.mount_point(), MntFlags::MNT_DETACH);
-        process::daemons(&self.mount_point())
-            .into_iter()
-            .for_each(kill);
+        process::daemons(&self.mount_point()).into_iter().for_each(kill);
     }
 }

@@ -12,8 +12,7 @@ use crate::wait::{USUAL, wait_some};
 impl Mount {
     /// Makes a job with this configuration.
     pub fn job(&self, name: &str, config: &str) {
-        fs::create_dir(self.path(&format!("jobs/{name}")))
-            .unwrap_or_else(|error| panic!("mkdir jobs/{name}: {error}"));
+        fs::create_dir(self.path(&format!("jobs/{name}"))).unwrap_or_else(|error| panic!("mkdir jobs/{name}: {error}"));
         self.configure(name, config);
     }
 
@@ -21,8 +20,7 @@ impl Mount {
     pub fn configure(&self, name: &str, config: &str) {
         let path = format!("jobs/{name}/config.json");
         if let Err(error) = self.write(&path, config) {
-            let why = fs::read_to_string(self.path(&format!("jobs/{name}/config.error")))
-                .unwrap_or_default();
+            let why = fs::read_to_string(self.path(&format!("jobs/{name}/config.error"))).unwrap_or_default();
             panic!("{path}: {error}: {why}");
         }
     }
@@ -63,8 +61,7 @@ impl Mount {
     pub fn wait_state_within(&self, job: &str, build: u64, bound: Duration) -> String {
         let path = self.path(&format!("jobs/{job}/builds/{build}/.wait"));
         wait_some(&format!("{job}/{build} to end"), bound, || {
-            let state = fs::read_to_string(&path)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let state = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             Some(state.trim().to_owned()).filter(|state| !state.is_empty())
         })
     }
@@ -133,10 +130,7 @@ impl Mount {
 
     /// Writes a result, looking at what the close says.
     pub fn result(&self, queue: &str, id: &str, words: &str) -> io::Result<()> {
-        self.write(
-            &format!("tickets/{queue}/{id}/result"),
-            format!("{words}\n"),
-        )
+        self.write(&format!("tickets/{queue}/{id}/result"), format!("{words}\n"))
     }
 
     /// Claims, writes the result and lets go.

@@ -20,15 +20,12 @@ pub use worker::Worker;
 use std::io;
 
 /// A job of one execute-shell task that says hello.
-pub const HELLO: &str =
-    r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo hello\n"}}]}"#;
+pub const HELLO: &str = r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo hello\n"}}]}"#;
 
 /// The errno of what must fail; panics if it did not.
 pub fn errno<T>(result: io::Result<T>) -> i32 {
     match result {
         Ok(_) => panic!("it was done, though it must be refused"),
-        Err(error) => error
-            .raw_os_error()
-            .unwrap_or_else(|| panic!("no errno in {error}")),
+        Err(error) => error.raw_os_error().unwrap_or_else(|| panic!("no errno in {error}")),
     }
 }

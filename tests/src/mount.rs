@@ -62,8 +62,7 @@ impl Mount {
         for name in ["mnt", "store", "out"] {
             fs::create_dir(folder.path().join(name)).expect("own folder");
         }
-        fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777))
-            .expect("own folder");
+        fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777)).expect("own folder");
         let (keep, gone) = channel();
         watch(root.clone(), gone, limit);
         let options = options.iter().map(|word| (*word).to_owned()).collect();
@@ -120,17 +119,11 @@ impl Mount {
             .arg(&self.root)
             .output()
             .expect("distcifs runs");
-        assert!(
-            output.status.success(),
-            "distcifs umount failed: {output:?}"
-        );
+        assert!(output.status.success(), "distcifs umount failed: {output:?}");
         wait_for("the daemon to end", END_LIMIT, || {
             process::daemons(&self.root).is_empty()
         });
-        assert!(
-            !self.is_mounted(),
-            "umount said yes and it is still mounted"
-        );
+        assert!(!self.is_mounted(), "umount said yes and it is still mounted");
     }
 
     /// Unmounts and mounts again.
@@ -143,9 +136,7 @@ impl Mount {
     pub fn kill9(&self) {
         let daemons = process::daemons(&self.root);
         assert!(!daemons.is_empty(), "no daemon to kill");
-        daemons
-            .iter()
-            .for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        daemons.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
         wait_for("the killed daemon to be gone", END_LIMIT, || {
             process::daemons(&self.root).is_empty()
         });
@@ -153,9 +144,7 @@ impl Mount {
 
     /// The daemon's process id.
     pub fn daemon(&self) -> nix::unistd::Pid {
-        *process::daemons(&self.root)
-            .first()
-            .expect("a mount has a daemon")
+        *process::daemons(&self.root).first().expect("a mount has a daemon")
     }
 
     /// The mount point.
@@ -186,9 +175,7 @@ impl Mount {
     /// The text of a file of the mount, without the last line's end; panics if it can't be read.
     pub fn read(&self, name: &str) -> String {
         let text = fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        String::from_utf8_lossy(&text)
-            .trim_end_matches('\n')
-            .to_owned()
+        String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
     }
 
     /// Whether there is such a path; a path that can't be looked at is none.
@@ -211,16 +198,9 @@ impl Mount {
 
     /// The names in a folder, sorted.
     pub fn list(&self, name: &str) -> Vec<String> {
-        let entries =
-            fs::read_dir(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let entries = fs::read_dir(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut names: Vec<String> = entries
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
         names
@@ -256,9 +236,7 @@ impl Mount {
 
     /// Runs a script under `dash -eu`; panics unless it succeeds. Gives what it wrote.
     pub fn run(&self, script: &str) -> String {
-        self.start_words(&["dash", "-euc", script])
-            .finish()
-            .expect_ok()
+        self.start_words(&["dash", "-euc", script]).finish().expect_ok()
     }
 
     /// Whether something is mounted at the mount point.
@@ -270,11 +248,7 @@ impl Mount {
     pub fn log_tail(&self) -> String {
         let log = fs::read(self.source().join("log")).unwrap_or_default();
         let said = fs::read(self.out().join("mount.out")).unwrap_or_default();
-        let text = [
-            String::from_utf8_lossy(&said),
-            String::from_utf8_lossy(&log),
-        ]
-        .concat();
+        let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(&log)].concat();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
@@ -302,9 +276,7 @@ impl Drop for Mount {
             .for_each(|pid| process::signal(pid, Signal::SIGKILL));
         if self.is_mounted() && umount2(&self.root, MntFlags::empty()).is_err() {
             let _ = umount2(&self.root, MntFlags::MNT_DETACH);
-            let _ = Command::new("fusermount3")
-                .args(["-uzq", self.root_text()])
-                .status();
+            let _ = Command::new("fusermount3").args(["-uzq", self.root_text()]).status();
         }
         let begun = Instant::now();
         while !process::daemons(&self.root).is_empty() && begun.elapsed() < END_LIMIT {

@@ -12,9 +12,7 @@ pub fn daemons(mount_point: &Path) -> Vec<Pid> {
     let serves = |pid: &Pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        let program = words
-            .first()
-            .is_some_and(|word| word.ends_with(b"distcifs"));
+        let program = words.first().is_some_and(|word| word.ends_with(b"distcifs"));
         let verb = words.iter().any(|word| matches!(*word, b"mount" | b"up"));
         program && verb && words.contains(&mount_point.as_os_str().as_bytes()) && is_alive(*pid)
     };
@@ -23,18 +21,14 @@ pub fn daemons(mount_point: &Path) -> Vec<Pid> {
 
 /// Processes whose working directory is below this path.
 pub fn working_below(path: &Path) -> Vec<Pid> {
-    let below = |pid: &Pid| {
-        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(path))
-    };
+    let below = |pid: &Pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(path));
     all().into_iter().filter(below).collect()
 }
 
 /// Whether the process runs: neither gone nor a zombie.
 pub fn is_alive(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
@@ -42,10 +36,7 @@ pub fn is_alive(pid: Pid) -> bool {
 pub fn runs(words: &str) -> bool {
     let has = |pid: Pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line)
-            .replace('\0', " ")
-            .contains(words)
-            && is_alive(pid)
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(words) && is_alive(pid)
     };
     all().into_iter().any(has)
 }
@@ -101,11 +92,7 @@ pub fn resident_mib(pid: Pid) -> f64 {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .unwrap_or_default()
         .to_owned();
-    line.trim()
-        .trim_end_matches(" kB")
-        .parse::<f64>()
-        .unwrap_or_default()
-        / 1024.0
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0
 }
 
 fn all() -> Vec<Pid> {
@@ -113,14 +100,6 @@ fn all() -> Vec<Pid> {
         return Vec::new();
     };
     entries
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .to_str()?
-                .parse()
-                .ok()
-                .map(Pid::from_raw)
-        })
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw))
         .collect()
 }

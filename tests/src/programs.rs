@@ -34,10 +34,7 @@ pub fn distcifs() -> PathBuf {
 
 /// The folder of the binaries.
 pub fn bin_dir() -> PathBuf {
-    distcifs()
-        .parent()
-        .expect("a file has a folder")
-        .to_path_buf()
+    distcifs().parent().expect("a file has a folder").to_path_buf()
 }
 
 /// A worker that comes with distcifs: beside the binary, or a script in workers/.
@@ -57,9 +54,7 @@ pub fn installed(name: &str) -> bool {
         .status();
     let installed = found.is_ok_and(|status| status.success());
     if !installed {
-        skipped(&format!(
-            "{name} is not installed here; scripts/setup installs it"
-        ));
+        skipped(&format!("{name} is not installed here; scripts/setup installs it"));
     }
     installed
 }

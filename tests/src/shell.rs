@@ -65,11 +65,7 @@ impl Sh {
             .envs(environment.iter().copied())
             .env(
                 "PATH",
-                format!(
-                    "{}:{}:{path}",
-                    programs::bin_dir().display(),
-                    workers.display()
-                ),
+                format!("{}:{}:{path}", programs::bin_dir().display(), workers.display()),
             )
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("the scratch folder is writable"))
@@ -114,17 +110,9 @@ impl Sh {
             }
         };
         self.kill9();
-        let text =
-            |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-        let (stdout, stderr) = (
-            text(&self.out).trim_end_matches('\n').to_owned(),
-            text(&self.err),
-        );
-        Output {
-            status,
-            stdout,
-            stderr,
-        }
+        let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let (stdout, stderr) = (text(&self.out).trim_end_matches('\n').to_owned(), text(&self.err));
+        Output { status, stdout, stderr }
     }
 
     /// Kills the process and its group with SIGKILL and reaps it.

@@ -68,11 +68,7 @@ fn is_shell(_: &str, text: &str) -> bool {
 }
 
 /// Files below the folders that `wanted` accepts by path and text; what is no text is left out.
-fn files(
-    root: &Path,
-    folders: &[&str],
-    wanted: impl Fn(&str, &str) -> bool,
-) -> Vec<(String, String)> {
+fn files(root: &Path, folders: &[&str], wanted: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
     while let Some(folder) = open.pop() {
@@ -83,11 +79,7 @@ fn files(
             if path.is_dir() {
                 open.push(path);
             } else if let Ok(text) = fs::read_to_string(&path) {
-                let name = path
-                    .strip_prefix(root)
-                    .unwrap_or(&path)
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
                 if wanted(&name, &text) {
                     found.push((name, text));
                 }
@@ -100,9 +92,7 @@ fn files(
 fn check_source(source: &Source, found: &mut Vec<String>) {
     let Source { path, text, code } = source;
     if !text.starts_with("//!") {
-        found.push(format!(
-            "{path}:1: a module begins with //! and says what it is"
-        ));
+        found.push(format!("{path}:1: a module begins with //! and says what it is"));
     }
     let lines = text.lines().count();
     if lines > FILE_LINES_MAX {
@@ -130,23 +120,13 @@ fn check_source(source: &Source, found: &mut Vec<String>) {
 /// Words that no committed file has: notes to oneself and paths of one machine.
 fn check_words(path: &str, text: &str, found: &mut Vec<String>) {
     let note = concat!("FIX", "ME");
-    let machines = [
-        concat!("/ro", "ot/"),
-        concat!("/ho", "me/"),
-        concat!("/wo", "rk/"),
-    ];
+    let machines = [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/wo", "rk/")];
     for (number, line) in text.lines().enumerate() {
         if line.contains(note) {
             found.push(format!("{path}:{}: unfinished work ({note})", number + 1));
         }
-        for machine in machines
-            .iter()
-            .filter(|machine| begins_a_path(line, machine))
-        {
-            found.push(format!(
-                "{path}:{}: {machine} is a path of one machine",
-                number + 1
-            ));
+        for machine in machines.iter().filter(|machine| begins_a_path(line, machine)) {
+            found.push(format!("{path}:{}: {machine} is a path of one machine", number + 1));
         }
     }
 }
@@ -167,9 +147,7 @@ fn check_shell(path: &str, text: &str, found: &mut Vec<String>) {
         Some((_, line)) if line.trim() == "set -eu" => {}
         other => {
             let number = other.map_or(1, |(number, _)| number + 1);
-            found.push(format!(
-                "{path}:{number}: a script begins with set -eu after its head"
-            ));
+            found.push(format!("{path}:{number}: a script begins with set -eu after its head"));
         }
     }
 }
@@ -177,8 +155,7 @@ fn check_shell(path: &str, text: &str, found: &mut Vec<String>) {
 /// Functions over the bound: the line of their `fn` and their length.
 fn long_functions(code: &str) -> Vec<(usize, usize)> {
     let bytes = code.as_bytes();
-    let word =
-        |at: usize| at == 0 || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
+    let word = |at: usize| at == 0 || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
     let line_of = |at: usize| bytes[..at].iter().filter(|b| **b == b'\n').count() + 1;
     let mut found = Vec::new();
     for (at, _) in code.match_indices("fn ").filter(|(at, _)| word(*at)) {

@@ -20,10 +20,7 @@ pub fn wait_some<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Optio
         if let Some(value) = look() {
             return value;
         }
-        assert!(
-            begun.elapsed() < bound,
-            "waited {bound:?} in vain for: {what}"
-        );
+        assert!(begun.elapsed() < bound, "waited {bound:?} in vain for: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }

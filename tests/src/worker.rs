@@ -22,10 +22,7 @@ impl Worker {
     /// Starts `<name> MOUNT [label…]`.
     pub fn start(mount: &Mount, name: &str, labels: &[&str]) -> Worker {
         let program = programs::worker(name);
-        let mut words = vec![
-            program.to_str().expect("the path is text"),
-            mount.root_text(),
-        ];
+        let mut words = vec![program.to_str().expect("the path is text"), mount.root_text()];
         words.extend(labels);
         Worker {
             process: Sh::start(&words, &mount.out(), &mount.out(), &[]),
@@ -70,8 +67,7 @@ impl Drop for Worker {
         self.process.signal(Signal::SIGCONT);
         self.process.signal(Signal::SIGTERM);
         let begun = std::time::Instant::now();
-        while process::is_alive(self.pid()) && begun.elapsed() < LEAVE && !std::thread::panicking()
-        {
+        while process::is_alive(self.pid()) && begun.elapsed() < LEAVE && !std::thread::panicking() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }

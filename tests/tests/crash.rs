@@ -39,11 +39,7 @@ fn three_tasks(mount: &Mount, name: &str) {
         ))
     };
     let seen = |steps: &str| format!("[ \"$(cat steps)\" = \"{steps}\" ]");
-    let tasks = [
-        task(0, "[ ! -e steps ]"),
-        task(1, &seen("0")),
-        task(2, &seen("0\n1")),
-    ];
+    let tasks = [task(0, "[ ! -e steps ]"), task(1, &seen("0")), task(2, &seen("0\n1"))];
     mount.job(
         name,
         &json!({"tasks": tasks.map(|mut task| { task["attempts"] = json!(50); task })}).to_string(),
@@ -116,8 +112,7 @@ fn the_daemon_dies_again_and_again() {
         assert_whole(&mount, "a", build);
     }
     wait_for("the tickets to be tidied away", USUAL, || {
-        mount.list("tickets/execute-shell").is_empty()
-            && mount.list("tickets/build-control").is_empty()
+        mount.list("tickets/execute-shell").is_empty() && mount.list("tickets/build-control").is_empty()
     });
 }
 
@@ -142,11 +137,7 @@ fn a_final_state_stays() {
     let count = lines.len();
     lines.sort_unstable();
     lines.dedup();
-    assert_eq!(
-        (lines.len(), count),
-        (15, 15),
-        "a finished task was done again"
-    );
+    assert_eq!((lines.len(), count), (15, 15), "a finished task was done again");
 }
 
 /// Promise 3: "Every ticket gets a result as long as one able worker lives … of a dead process
@@ -163,10 +154,7 @@ fn a_worker_dies_at_each_stage() {
     for stage in [0, 50, 150, 300, 500, 700, 800, 900] {
         let name = format!("job{stage}");
         mount.shell_job(&name, &[&script, "[ -e file ]"]);
-        let (begun, mut first) = (
-            mount.out().join("begun"),
-            Worker::start(&mount, "execute-shell", &[]),
-        );
+        let (begun, mut first) = (mount.out().join("begun"), Worker::start(&mount, "execute-shell", &[]));
         let _ = fs::remove_file(&begun);
         let build = mount.trigger(&name, "");
         wait_for("the script to begin", USUAL, || begun.exists());
@@ -188,9 +176,7 @@ fn a_worker_dies_at_each_stage() {
 fn the_controller_dies_and_another_goes_on() {
     let mount = Mount::with(&[], LIMIT);
     three_tasks(&mount, "a");
-    let _shells: Vec<Worker> = (0..2)
-        .map(|_| Worker::start(&mount, "execute-shell", &[]))
-        .collect();
+    let _shells: Vec<Worker> = (0..2).map(|_| Worker::start(&mount, "execute-shell", &[])).collect();
     let mut dice = Dice(11);
     for round in 1..=12 {
         let mut first = Worker::start(&mount, "build-control", &[]);
@@ -207,11 +193,7 @@ fn the_controller_dies_and_another_goes_on() {
     lines.sort_unstable();
     let count = lines.len();
     lines.dedup();
-    assert_eq!(
-        (count, lines.len()),
-        (36, 36),
-        "a task was done twice:\n{history}"
-    );
+    assert_eq!((count, lines.len()), (36, 36), "a task was done twice:\n{history}");
 }
 
 /// Promise 2: "At most one claimant of a ticket can publish, whatever is paused": a worker that
@@ -231,11 +213,7 @@ fn a_zombie_publishes_nothing() {
     zombie.signal(nix::sys::signal::Signal::SIGCONT);
     let said = zombie.finish();
     assert!(!said.ok(), "{said:?}");
-    assert_eq!(
-        mount.read("tickets/q/t/.wait"),
-        "",
-        "it has no result of the zombie"
-    );
+    assert_eq!(mount.read("tickets/q/t/.wait"), "", "it has no result of the zombie");
     fs::write(mount.path("tickets/q/t/artifacts/c"), "c").expect("the second's own");
     mount.result("q", "t", "failure").expect("the second's");
     drop(claim);
@@ -261,20 +239,13 @@ fn results_are_whole_or_absent() {
         mount.kill9();
         let said = finishing.finish();
         mount.mount();
-        let result =
-            fs::read_to_string(mount.path(&format!("tickets/q/{id}/result"))).unwrap_or_default();
+        let result = fs::read_to_string(mount.path(&format!("tickets/q/{id}/result"))).unwrap_or_default();
         if said.stdout.contains("acknowledged") {
-            assert!(
-                result.starts_with('0'),
-                "round {round}: an acknowledged result is lost"
-            );
+            assert!(result.starts_with('0'), "round {round}: an acknowledged result is lost");
         }
         if result.is_empty() {
             mount.finish("q", &id, "0");
-            assert_eq!(
-                mount.list(&format!("tickets/q/{id}/artifacts")),
-                Vec::<String>::new()
-            );
+            assert_eq!(mount.list(&format!("tickets/q/{id}/artifacts")), Vec::<String>::new());
         } else {
             assert_eq!(
                 mount.list(&format!("tickets/q/{id}/artifacts")).len(),
@@ -295,22 +266,13 @@ fn what_was_acknowledged_is_durable() {
         assert_eq!(mount.trigger(&name, "@key=once"), 1);
         mount.kill9();
         mount.mount();
-        assert_eq!(
-            mount.read(&format!("jobs/{name}/config.json")),
-            distcifs_tests::HELLO
-        );
-        assert_eq!(
-            mount.trigger(&name, "@key=once"),
-            1,
-            "the key outlives the daemon"
-        );
+        assert_eq!(mount.read(&format!("jobs/{name}/config.json")), distcifs_tests::HELLO);
+        assert_eq!(mount.trigger(&name, "@key=once"), 1, "the key outlives the daemon");
         assert!(mount.has(&format!("tickets/build-control/{name}.1.control")));
     }
     mount.queue("q");
     mount.post("q", &json!({"id": "t"}));
-    let writer = mount.start(
-        "exec 9>tickets/q/t/claim; echo kept > tickets/q/t/console; echo written; exec sleep 20",
-    );
+    let writer = mount.start("exec 9>tickets/q/t/claim; echo kept > tickets/q/t/console; echo written; exec sleep 20");
     wait_for("the line", USUAL, || writer.so_far().contains("written"));
     mount.kill9();
     mount.mount();

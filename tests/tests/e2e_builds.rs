@@ -23,14 +23,8 @@ fn hello() {
     assert_eq!(mount.state("hello", build), "success");
     assert!(mount.console("hello", build).contains("hello"));
     assert_eq!(mount.list("jobs/hello/builds/1/tasks"), ["0-execute-shell"]);
-    assert_eq!(
-        mount.read("jobs/hello/builds/1/tasks/0-execute-shell/state"),
-        "success"
-    );
-    assert_eq!(
-        mount.read("jobs/hello/builds/1/tasks/0-execute-shell/exit"),
-        "0"
-    );
+    assert_eq!(mount.read("jobs/hello/builds/1/tasks/0-execute-shell/state"), "success");
+    assert_eq!(mount.read("jobs/hello/builds/1/tasks/0-execute-shell/exit"), "0");
     assert!(
         mount
             .read("jobs/hello/builds/1/tasks/0-execute-shell/console")
@@ -42,8 +36,7 @@ fn hello() {
     );
     assert!(!mount.has("jobs/hello/builds/last-failure"));
     wait_for("the tickets to be tidied away", USUAL, || {
-        mount.list("tickets/execute-shell").is_empty()
-            && mount.list("tickets/build-control").is_empty()
+        mount.list("tickets/execute-shell").is_empty() && mount.list("tickets/build-control").is_empty()
     });
 }
 
@@ -55,10 +48,7 @@ fn a_failure_ends_the_build() {
     mount.job_of("a", &[failing(), shell_task("echo never\n")]);
     let build = mount.build("a", "", "failure");
     assert!(!mount.console("a", build).contains("never"));
-    assert_eq!(
-        mount.read("jobs/a/builds/1/tasks/0-execute-shell/exit"),
-        "3"
-    );
+    assert_eq!(mount.read("jobs/a/builds/1/tasks/0-execute-shell/exit"), "3");
     assert!(!mount.why("a", build).is_empty());
     assert_eq!(mount.run("readlink jobs/a/builds/last-failure"), "1");
 }
@@ -78,10 +68,7 @@ fn always_and_allow_failure() {
     mount.job_of("b", &[failing(), shell_task("echo never\n"), always]);
     let build = mount.build("b", "", "failure");
     let console = mount.console("b", build);
-    assert!(
-        console.contains("clean") && !console.contains("never"),
-        "{console}"
-    );
+    assert!(console.contains("clean") && !console.contains("never"), "{console}");
 }
 
 /// "`needs` names the tasks to wait for instead, so that independent tasks run side by side": two
@@ -124,28 +111,18 @@ fn needs_let_tasks_run_side_by_side() {
 #[test]
 fn concurrency_holds_builds_back() {
     let mount = Mount::new();
-    let _controls: Vec<Worker> = (0..3)
-        .map(|_| Worker::start(&mount, "build-control", &[]))
-        .collect();
-    let _shells: Vec<Worker> = (0..3)
-        .map(|_| Worker::start(&mount, "execute-shell", &[]))
-        .collect();
+    let _controls: Vec<Worker> = (0..3).map(|_| Worker::start(&mount, "build-control", &[])).collect();
+    let _shells: Vec<Worker> = (0..3).map(|_| Worker::start(&mount, "execute-shell", &[])).collect();
     let out = mount.out().display().to_string();
-    let script = format!(
-        "mkdir '{out}/alone'; sleep 0.3; rmdir '{out}/alone'; echo \"$BUILD_NUMBER\" >> '{out}/order'"
-    );
+    let script =
+        format!("mkdir '{out}/alone'; sleep 0.3; rmdir '{out}/alone'; echo \"$BUILD_NUMBER\" >> '{out}/order'");
     mount.job(
         "a",
         &json!({"concurrency": 1, "tasks": [shell_task(&script)]}).to_string(),
     );
     let builds: Vec<u64> = (0..4).map(|_| mount.trigger("a", "")).collect();
     for build in builds {
-        assert_eq!(
-            mount.wait_state("a", build),
-            "success",
-            "{}",
-            mount.console("a", build)
-        );
+        assert_eq!(mount.wait_state("a", build), "success", "{}", mount.console("a", build));
     }
     assert_eq!(
         fs::read_to_string(mount.out().join("order")).expect("the script wrote it"),
@@ -164,9 +141,7 @@ fn downstream_jobs_are_triggered_once() {
         &json!({"tasks": [shell_task("true\n")], "downstream_jobs": ["down"]}).to_string(),
     );
     let build = mount.build("up", "", "success");
-    wait_for("the downstream build", USUAL, || {
-        mount.has("jobs/down/builds/1")
-    });
+    wait_for("the downstream build", USUAL, || mount.has("jobs/down/builds/1"));
     assert_eq!(mount.wait_state("down", 1), "success");
     assert!(mount.console("down", 1).contains(&format!("up/{build}")));
     std::thread::sleep(Duration::from_millis(500));
@@ -183,15 +158,10 @@ fn abort() {
     assert_eq!(mount.wait_state("a", 1), "aborted", "while it was queued");
     let _workers = Worker::usual(&mount, 1);
     let build = mount.trigger("a", "");
-    wait_for("the script", USUAL, || {
-        mount.console("a", build).contains("begun")
-    });
+    wait_for("the script", USUAL, || mount.console("a", build).contains("begun"));
     mount.run(&format!("echo abort > jobs/a/builds/{build}/ctl"));
     assert_eq!(mount.wait_state("a", build), "aborted");
-    assert_eq!(
-        errno(mount.write("jobs/a/builds/1/ctl", "explode\n")),
-        libc::EINVAL
-    );
+    assert_eq!(errno(mount.write("jobs/a/builds/1/ctl", "explode\n")), libc::EINVAL);
     mount.job("b", HELLO);
     mount.build("b", "", "success");
 }
@@ -202,21 +172,22 @@ fn retry() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
     let out = mount.out().display().to_string();
-    mount.shell_job("a", &[&format!("echo one >> '{out}/ran'; echo made > file"), &format!("echo two >> '{out}/ran'; [ \"$(cat file)\" = made ]; echo spoilt > file; [ -e '{out}/good' ]")]);
+    mount.shell_job(
+        "a",
+        &[
+            &format!("echo one >> '{out}/ran'; echo made > file"),
+            &format!("echo two >> '{out}/ran'; [ \"$(cat file)\" = made ]; echo spoilt > file; [ -e '{out}/good' ]"),
+        ],
+    );
     let build = mount.build("a", "", "failure");
     fs::write(mount.out().join("good"), "").expect("own folder");
     mount.run(&format!("echo retry > jobs/a/builds/{build}/ctl"));
-    wait_for("the retry's success", USUAL, || {
-        mount.state("a", build) == "success"
-    });
+    wait_for("the retry's success", USUAL, || mount.state("a", build) == "success");
     assert_eq!(
         fs::read_to_string(mount.out().join("ran")).expect("written"),
         "one\ntwo\ntwo\n"
     );
-    assert_eq!(
-        mount.run("readlink jobs/a/builds/last-success"),
-        build.to_string()
-    );
+    assert_eq!(mount.run("readlink jobs/a/builds/last-success"), build.to_string());
 }
 
 /// "keep": a kept build is not removed by pruning; the word is taken and read back in the record.
@@ -240,9 +211,7 @@ fn keep_and_unkeep() {
 fn publish_and_copy_artifacts() {
     let mount = Mount::new();
     let mut workers = Worker::usual(&mount, 1);
-    workers.extend(
-        ["publish-artifacts", "copy-artifacts"].map(|name| Worker::start(&mount, name, &[])),
-    );
+    workers.extend(["publish-artifacts", "copy-artifacts"].map(|name| Worker::start(&mount, name, &[])));
     let publish = json!({"type": "publish-artifacts", "params": {"artifacts": ["*.txt"]}});
     mount.job_of(
         "make",
@@ -252,22 +221,12 @@ fn publish_and_copy_artifacts() {
         ],
     );
     let build = mount.build("make", "", "success");
-    assert_eq!(
-        mount.list(&format!("jobs/make/builds/{build}/artifacts")),
-        ["a.txt"]
-    );
-    assert_eq!(
-        mount.read(&format!("jobs/make/builds/{build}/artifacts/a.txt")),
-        "made"
-    );
-    let copy =
-        json!({"type": "copy-artifacts", "params": {"job": "make", "target_directory": "in"}});
+    assert_eq!(mount.list(&format!("jobs/make/builds/{build}/artifacts")), ["a.txt"]);
+    assert_eq!(mount.read(&format!("jobs/make/builds/{build}/artifacts/a.txt")), "made");
+    let copy = json!({"type": "copy-artifacts", "params": {"job": "make", "target_directory": "in"}});
     mount.job_of(
         "use",
-        &[
-            copy,
-            shell_task("cat in/a.txt; [ \"$(stat -c %a in/a.txt)\" = 750 ]\n"),
-        ],
+        &[copy, shell_task("cat in/a.txt; [ \"$(stat -c %a in/a.txt)\" = 750 ]\n")],
     );
     let build = mount.build("use", "", "success");
     assert!(mount.console("use", build).contains("made"));
@@ -283,28 +242,16 @@ fn git_checkout_records_its_commit() {
     let checkout = json!({"type": "git-checkout", "params": {"repository": mount.out().join("src"), "ref": "refs/heads/main", "checkout-dir": "src"}});
     mount.job_of(
         "a",
-        &[
-            checkout,
-            shell_task("cat src/file; echo \"took $PARAM_git_commit\"\n"),
-        ],
+        &[checkout, shell_task("cat src/file; echo \"took $PARAM_git_commit\"\n")],
     );
     let build = mount.build("a", "", "success");
-    assert_eq!(
-        mount.read(&format!("jobs/a/builds/{build}/params/git_commit")),
-        commit
-    );
-    assert!(
-        mount
-            .console("a", build)
-            .contains(&format!("took {commit}"))
-    );
-    let option = json!({"type": "git-checkout", "params": {"repository": mount.out().join("src"), "ref": "--upload-pack=true"}});
+    assert_eq!(mount.read(&format!("jobs/a/builds/{build}/params/git_commit")), commit);
+    assert!(mount.console("a", build).contains(&format!("took {commit}")));
+    let option =
+        json!({"type": "git-checkout", "params": {"repository": mount.out().join("src"), "ref": "--upload-pack=true"}});
     fs::create_dir(mount.path("jobs/bad")).expect("a job");
     if mount
-        .write(
-            "jobs/bad/config.json",
-            json!({"tasks": [option]}).to_string(),
-        )
+        .write("jobs/bad/config.json", json!({"tasks": [option]}).to_string())
         .is_ok()
     {
         mount.build("bad", "", "failure");
@@ -320,9 +267,7 @@ fn why_says_what_is_missing() {
     task["labels"] = json!(["gpu"]);
     mount.job_of("a", &[task]);
     let build = mount.trigger("a", "");
-    wait_for("the label to be named", USUAL, || {
-        mount.why("a", build).contains("gpu")
-    });
+    wait_for("the label to be named", USUAL, || mount.why("a", build).contains("gpu"));
     let _gpu = Worker::start(&mount, "execute-shell", &["gpu"]);
     assert_eq!(mount.wait_state("a", build), "success");
 }
@@ -337,25 +282,18 @@ fn consoles_grow_and_have_a_limit() {
     wait_for("the first line, while it runs", USUAL, || {
         mount.console("a", build).contains("first")
     });
-    let tail = mount.start(&format!(
-        "timeout 10 tail -n +1 -f jobs/a/builds/{build}/console"
-    ));
-    wait_for("tail to show the last line", USUAL, || {
-        tail.so_far().contains("last")
-    });
+    let tail = mount.start(&format!("timeout 10 tail -n +1 -f jobs/a/builds/{build}/console"));
+    wait_for("tail to show the last line", USUAL, || tail.so_far().contains("last"));
     assert_eq!(mount.wait_state("a", build), "success");
     mount.job(
         "b",
-        &json!({"console_limit": 10_000, "tasks": [shell_task("yes | head -c 1000000\n")]})
-            .to_string(),
+        &json!({"console_limit": 10_000, "tasks": [shell_task("yes | head -c 1000000\n")]}).to_string(),
     );
     let build = mount.build("b", "", "success");
     let console = mount.console("b", build);
     assert!(console.len() < 12_000, "{} bytes", console.len());
     assert!(
-        console
-            .lines()
-            .any(|line| line != "y" && line.contains("limit")),
+        console.lines().any(|line| line != "y" && line.contains("limit")),
         "{}",
         &console[console.len().saturating_sub(300)..]
     );
@@ -372,13 +310,13 @@ fn a_worker_of_ones_own() {
         while read -r id <&3 && [ -z \"$id\" ]; do :; done; [ -n \"$id\" ] || exit 75
         cd \"tickets/lint/$id\"; echo \"linting $(cat params/what)\" > console; echo ok > artifacts/report; echo 0 > result",
     );
-    mount.job("a", r#"{"parameters":{"who":"me"},"tasks":[{"type":"lint","params":{"what":"${who}","deep":{"any":[1,2]}}}]}"#);
+    mount.job(
+        "a",
+        r#"{"parameters":{"who":"me"},"tasks":[{"type":"lint","params":{"what":"${who}","deep":{"any":[1,2]}}}]}"#,
+    );
     let build = mount.build("a", "", "success");
     assert!(mount.console("a", build).contains("linting me"));
-    assert_eq!(
-        mount.read(&format!("jobs/a/builds/{build}/artifacts/report")),
-        "ok"
-    );
+    assert_eq!(mount.read(&format!("jobs/a/builds/{build}/artifacts/report")), "ok");
 }
 
 /// Writing a new name below `params` of one's own ticket records a parameter of the build.
@@ -388,16 +326,10 @@ fn a_task_records_a_parameter() {
     let _workers = Worker::usual(&mount, 1);
     mount.shell_job(
         "a",
-        &[
-            "echo 1.2.3 > ../params/version",
-            "echo \"it is $PARAM_version\"",
-        ],
+        &["echo 1.2.3 > ../params/version", "echo \"it is $PARAM_version\""],
     );
     let build = mount.build("a", "", "success");
-    assert_eq!(
-        mount.read(&format!("jobs/a/builds/{build}/params/version")),
-        "1.2.3"
-    );
+    assert_eq!(mount.read(&format!("jobs/a/builds/{build}/params/version")), "1.2.3");
     assert!(mount.console("a", build).contains("it is 1.2.3"));
 }
 

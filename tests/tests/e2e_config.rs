@@ -34,11 +34,7 @@ fn written_by(script: &str) {
             mount.read("jobs/a/config.error")
         );
         assert_eq!(mount.trigger("a", ""), 1);
-        assert!(
-            mount
-                .read("jobs/a/builds/1/config.json")
-                .contains("echo other")
-        );
+        assert!(mount.read("jobs/a/builds/1/config.json").contains("echo other"));
     }
 }
 
@@ -85,9 +81,7 @@ fn written_by_sed() {
 #[test]
 fn written_by_jq() {
     if installed("jq") {
-        written_by(
-            "jq '.tasks[0].params.script = \"echo other\\n\"' config.json > tmp && mv tmp config.json",
-        );
+        written_by("jq '.tasks[0].params.script = \"echo other\\n\"' config.json > tmp && mv tmp config.json");
     }
 }
 
@@ -133,11 +127,7 @@ fn what_is_not_valid_is_refused_and_said_why() {
         ("{\"tasks\":[],\"nonsense\":1}", "nonsense"),
         ("\u{fffd}", ":1:"),
     ] {
-        assert_eq!(
-            errno(mount.write("jobs/a/config.json", text)),
-            libc::EINVAL,
-            "{text}"
-        );
+        assert_eq!(errno(mount.write("jobs/a/config.json", text)), libc::EINVAL, "{text}");
         let why = mount.read("jobs/a/config.error");
         assert!(why.contains(word), "{text}: {why}");
     }
@@ -152,10 +142,7 @@ fn a_refusal_is_seen_by_rename_and_fsync_and_cp() {
     mount.job("a", HELLO);
     fs::write(mount.path("jobs/a/new"), "{").expect("a scratch file");
     assert_eq!(
-        errno(fs::rename(
-            mount.path("jobs/a/new"),
-            mount.path("jobs/a/config.json")
-        )),
+        errno(fs::rename(mount.path("jobs/a/new"), mount.path("jobs/a/config.json"))),
         libc::EINVAL
     );
     let mut file = File::options()
@@ -194,12 +181,7 @@ fn the_lock_makes_writers_take_turns() {
     let holder = File::options().write(true).open(&path).expect("the lock");
     let begun = Instant::now();
     assert_eq!(
-        errno(
-            File::options()
-                .write(true)
-                .custom_flags(libc::O_NONBLOCK)
-                .open(&path)
-        ),
+        errno(File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path)),
         libc::EAGAIN
     );
     assert!(
@@ -216,10 +198,7 @@ fn the_lock_makes_writers_take_turns() {
     );
     fs::write(mount.path("jobs/a/new"), OTHER).expect("a scratch file");
     let begun = Instant::now();
-    assert_eq!(
-        errno(fs::rename(mount.path("jobs/a/new"), &path)),
-        libc::EBUSY
-    );
+    assert_eq!(errno(fs::rename(mount.path("jobs/a/new"), &path)), libc::EBUSY);
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "a rename never waits: {:?}",
@@ -278,9 +257,7 @@ fn a_reader_keeps_its_version() {
 fn renamed_away_it_stays_in_force() {
     let mount = Mount::new();
     mount.job("a", HELLO);
-    mount.run(
-        "cd jobs/a; mv config.json config.json~; cmp config.json config.json~; rm config.json~",
-    );
+    mount.run("cd jobs/a; mv config.json config.json~; cmp config.json config.json~; rm config.json~");
     assert_eq!(mount.trigger("a", ""), 1);
 }
 
@@ -289,10 +266,7 @@ fn renamed_away_it_stays_in_force() {
 fn over_a_mebibyte_is_too_big() {
     let mount = Mount::new();
     mount.job("a", HELLO);
-    let big = format!(
-        "{{\"description\":\"{}\",\"tasks\":[]}}",
-        "x".repeat(1 << 20)
-    );
+    let big = format!("{{\"description\":\"{}\",\"tasks\":[]}}", "x".repeat(1 << 20));
     assert_eq!(errno(mount.write("jobs/a/config.json", big)), libc::EFBIG);
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
 }

@@ -41,10 +41,7 @@ fn rm_r_removes_jobs_builds_and_tickets() {
     mount.build("a", "", "success");
     mount.run("rm jobs/a/builds/1/state; cat jobs/a/builds/1/state; rm -r jobs/a/builds/1");
     assert_eq!(mount.list("jobs/a/builds"), ["2", "last-success", "latest"]);
-    assert_eq!(
-        errno(fs::metadata(mount.path("jobs/a/builds/1"))),
-        libc::ENOENT
-    );
+    assert_eq!(errno(fs::metadata(mount.path("jobs/a/builds/1"))), libc::ENOENT);
     mount.run("rm -r jobs/a");
     assert_eq!(mount.list("jobs"), Vec::<String>::new());
     mount.queue("q");
@@ -65,13 +62,8 @@ fn what_runs_is_not_removed() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     mount.trigger("a", "");
-    let control = mount
-        .claim("build-control", "a.1.control")
-        .expect("the claim");
-    assert_eq!(
-        errno(fs::remove_dir(mount.path("jobs/a/builds/1"))),
-        libc::EBUSY
-    );
+    let control = mount.claim("build-control", "a.1.control").expect("the claim");
+    assert_eq!(errno(fs::remove_dir(mount.path("jobs/a/builds/1"))), libc::EBUSY);
     assert_eq!(errno(fs::remove_dir(mount.path("jobs/a"))), libc::EBUSY);
     assert!(!mount.sh("rm -r jobs/a").ok());
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
@@ -117,17 +109,10 @@ fn another_user_may_what_the_modes_say() {
     }
     let mount = Mount::new();
     mount.job("a", HELLO);
-    as_nobody(
-        &mount,
-        "cat jobs/a/config.json > /dev/null; ls tickets > /dev/null",
-    )
-    .expect_ok();
+    as_nobody(&mount, "cat jobs/a/config.json > /dev/null; ls tickets > /dev/null").expect_ok();
     assert!(!as_nobody(&mount, "echo > jobs/a/trigger").ok());
     assert!(!as_nobody(&mount, "echo '{\"tasks\":[]}' > jobs/a/config.json").ok());
-    assert!(
-        !as_nobody(&mount, "mkdir tickets/mine").ok()
-            || mount.run("stat -c %U tickets/mine") == "nobody"
-    );
+    assert!(!as_nobody(&mount, "mkdir tickets/mine").ok() || mount.run("stat -c %U tickets/mine") == "nobody");
     mount.run("chmod 666 jobs/a/trigger");
     as_nobody(&mount, "echo > jobs/a/trigger").expect_ok();
     mount.run("chmod 700 jobs/a");
@@ -151,7 +136,11 @@ fn a_queue_is_open_to_whom_its_mode_lets_in() {
     mount.post("q", &json!({"id": "t"}));
     assert!(!as_nobody(&mount, "exec 9>tickets/q/t/claim").ok());
     mount.run("chmod 777 tickets/q; [ -k tickets/q/t ]");
-    as_nobody(&mount, "cd tickets/q/t; echo $$ > claim; echo x > workspace/x; echo y > artifacts/y; echo 0 > result").expect_ok();
+    as_nobody(
+        &mount,
+        "cd tickets/q/t; echo $$ > claim; echo x > workspace/x; echo y > artifacts/y; echo 0 > result",
+    )
+    .expect_ok();
     assert_eq!(mount.read("tickets/q/t/artifacts/y"), "y");
 }
 
@@ -192,9 +181,7 @@ fn the_daemons_death() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     mount.kill9();
     assert_eq!(errno(fs::read_dir(mount.path("jobs"))), libc::ENOTCONN);
-    distcifs_tests::wait_for("the worker to end", distcifs_tests::wait::USUAL, || {
-        !worker.alive()
-    });
+    distcifs_tests::wait_for("the worker to end", distcifs_tests::wait::USUAL, || !worker.alive());
     mount.mount();
     assert!(!mount.has("tickets/q/t/claim"), "open again");
     drop((claim, inside));
@@ -227,9 +214,5 @@ fn a_second_mount_of_the_same_store_is_refused() {
     );
     let words = format!("{}{}", said.stdout, said.stderr);
     assert!(words.contains(&source), "it names the store: {words}");
-    assert_eq!(
-        mount.list("jobs"),
-        Vec::<String>::new(),
-        "the first is unharmed"
-    );
+    assert_eq!(mount.list("jobs"), Vec::<String>::new(), "the first is unharmed");
 }

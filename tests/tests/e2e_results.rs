@@ -73,26 +73,15 @@ fn one_result_and_no_second() {
 #[test]
 fn nobody_else_writes_a_result_or_the_console() {
     let mount = mount_with_ticket();
-    assert_eq!(
-        errno(mount.result("q", "t", "0")),
-        libc::EPERM,
-        "nobody has claimed it"
-    );
+    assert_eq!(errno(mount.result("q", "t", "0")), libc::EPERM, "nobody has claimed it");
     let holder = mount.start("exec 9>tickets/q/t/claim; echo held; sleep 1; dash -c 'echo below > tickets/q/t/console; echo 0 > tickets/q/t/result'");
     wait_for("the claim", USUAL, || holder.so_far().contains("held"));
     assert_eq!(errno(mount.result("q", "t", "0")), libc::EPERM);
     assert_eq!(
-        errno(
-            File::options()
-                .append(true)
-                .open(mount.path("tickets/q/t/console"))
-        ),
+        errno(File::options().append(true).open(mount.path("tickets/q/t/console"))),
         libc::EPERM
     );
-    assert!(
-        !mount.sh("echo 0 > tickets/q/t/result").ok(),
-        "another session"
-    );
+    assert!(!mount.sh("echo 0 > tickets/q/t/result").ok(), "another session");
     holder.finish().expect_ok();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
     assert!(mount.read("tickets/q/t/console").contains("below"));
@@ -132,9 +121,7 @@ fn the_loser_is_fenced() {
     let old = mount.path("tickets/q/t/workspace");
     let mut open = File::create(old.join("open")).expect("the first's own");
     let inside = mount.start("cd tickets/q/t/workspace; echo inside; while ! [ -e \"$OUT/go\" ]; do sleep 0.05; done; echo x > late; echo \"status $?\"; ls . ; echo \"status $?\"; mkdir d; echo \"status $?\"");
-    wait_for("the shell inside", USUAL, || {
-        inside.so_far().contains("inside")
-    });
+    wait_for("the shell inside", USUAL, || inside.so_far().contains("inside"));
     let result = File::options()
         .write(true)
         .open(mount.path("tickets/q/t/result"))
@@ -180,8 +167,7 @@ fn the_console_keeps_the_lines_of_a_lost_attempt() {
 #[test]
 fn wait_gives_the_result() {
     let mount = mount_with_ticket();
-    let waiter = mount
-        .start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
+    let waiter = mount.start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
     std::thread::sleep(Duration::from_millis(200));
     mount.finish("q", "t", "failure");
     assert!(waiter.finish().expect_ok().starts_with("failure"));
@@ -196,8 +182,5 @@ fn a_race_of_results_has_one_winner() {
     let said = mount.run(script);
     assert_eq!(said.lines().count(), 1, "{said}");
     let winner = said.trim_start_matches("won ").to_owned();
-    assert_eq!(
-        mount.read("tickets/q/t/result").lines().next(),
-        Some(winner.as_str())
-    );
+    assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some(winner.as_str()));
 }

@@ -41,24 +41,18 @@ fn the_environment_of_a_script() {
 fn a_working_directory() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
-    let second = json!({"type": "execute-shell", "params": {"script": "pwd; cat file", "working_directory": "src/deep"}});
+    let second =
+        json!({"type": "execute-shell", "params": {"script": "pwd; cat file", "working_directory": "src/deep"}});
     mount.job_of(
         "a",
-        &[
-            shell_task("mkdir -p src/deep; echo found > src/deep/file"),
-            second,
-        ],
+        &[shell_task("mkdir -p src/deep; echo found > src/deep/file"), second],
     );
     let build = mount.build("a", "", "success");
     assert!(mount.console("a", build).contains("found"));
-    let outside =
-        json!({"type": "execute-shell", "params": {"script": "pwd", "working_directory": "../.."}});
+    let outside = json!({"type": "execute-shell", "params": {"script": "pwd", "working_directory": "../.."}});
     fs::create_dir(mount.path("jobs/b")).expect("a job");
     if mount
-        .write(
-            "jobs/b/config.json",
-            json!({"tasks": [outside]}).to_string(),
-        )
+        .write("jobs/b/config.json", json!({"tasks": [outside]}).to_string())
         .is_ok()
     {
         mount.build("b", "", "failure");
@@ -70,14 +64,13 @@ fn a_working_directory() {
 fn what_is_left_in_the_background_ends() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
-    mount.shell_job("a", &["sleep 4321.1 & setsid sleep 4321.2 & (sleep 4321.3 &) ; nohup sleep 4321.4 >/dev/null 2>&1 & echo left"]);
+    mount.shell_job(
+        "a",
+        &["sleep 4321.1 & setsid sleep 4321.2 & (sleep 4321.3 &) ; nohup sleep 4321.4 >/dev/null 2>&1 & echo left"],
+    );
     let begun = Instant::now();
     mount.build("a", "", "success");
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     distcifs_tests::wait_for("the sleepers to end", Duration::from_secs(5), || {
         !process::runs("sleep 4321.")
     });
@@ -94,18 +87,14 @@ fn a_timeout_stops_even_what_ignores_term() {
     mount.job_of("a", &[task]);
     let begun = Instant::now();
     let build = mount.trigger("a", "");
-    assert_eq!(
-        mount.wait_state_within("a", build, Duration::from_secs(30)),
-        "failure"
-    );
+    assert_eq!(mount.wait_state_within("a", build, Duration::from_secs(30)), "failure");
     let took = begun.elapsed();
     assert!(
         took > Duration::from_secs(9) && took < Duration::from_secs(20),
         "{took:?}"
     );
-    let said = mount.console("a", build)
-        + &mount.why("a", build)
-        + &mount.read(&format!("jobs/a/builds/{build}/build.json"));
+    let said =
+        mount.console("a", build) + &mount.why("a", build) + &mount.read(&format!("jobs/a/builds/{build}/build.json"));
     assert!(said.contains("timed out after 1 s"), "{said}");
 }
 
@@ -120,11 +109,7 @@ fn a_timeout_is_quick_for_what_heeds_term() {
     let begun = Instant::now();
     let build = mount.trigger("a", "");
     assert_eq!(mount.wait_state("a", build), "failure");
-    assert!(
-        begun.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
 /// A script that removes its own workspace fails or not, but it ends, and the worker goes on.
@@ -151,21 +136,13 @@ fn any_output_arrives() {
     let script = "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf '\\000\\377\\n'; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo err >&2; printf 'no end'";
     mount.shell_job("a", &[script]);
     let build = mount.build("a", "", "success");
-    let console = fs::read(mount.path(&format!(
-        "jobs/a/builds/{build}/tasks/0-execute-shell/console"
-    )))
-    .expect("a console");
+    let console =
+        fs::read(mount.path(&format!("jobs/a/builds/{build}/tasks/0-execute-shell/console"))).expect("a console");
     let text = String::from_utf8_lossy(&console);
     assert!(
-        console.len() > 3_000_000
-            && text.contains("line 1999\n")
-            && text.contains("err\n")
-            && text.contains("no end")
+        console.len() > 3_000_000 && text.contains("line 1999\n") && text.contains("err\n") && text.contains("no end")
     );
-    let numbers: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("line "))
-        .collect();
+    let numbers: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("line ")).collect();
     assert_eq!(
         numbers,
         (0..2000).map(|n| n.to_string()).collect::<Vec<_>>(),

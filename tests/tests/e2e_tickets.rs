@@ -33,16 +33,11 @@ fn a_posted_ticket_is_there_as_files() {
     assert_eq!(id, "t");
     assert_eq!(mount.read("tickets/q/t/params/one"), "1");
     assert_eq!(mount.read("tickets/q/t/params/many"), "x\ny");
-    let mut labels: Vec<String> = mount
-        .read("tickets/q/t/labels")
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let mut labels: Vec<String> = mount.read("tickets/q/t/labels").lines().map(str::to_owned).collect();
     labels.sort();
     assert_eq!(labels, ["a", "b"]);
     assert_eq!(mount.read("tickets/q/t/attempt"), "1");
-    let ticket: serde_json::Value =
-        serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
+    let ticket: serde_json::Value = serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
     assert_eq!(ticket["id"], "t");
     let made_up = mount.post("q", &json!({}));
     assert!(!made_up.is_empty() && mount.has(&format!("tickets/q/{made_up}")));
@@ -84,9 +79,7 @@ fn tickets_that_are_refused() {
             .write(true)
             .open(mount.path("tickets/q/.post"))
             .expect(".post opens");
-        let written = file
-            .write_all(text.as_bytes())
-            .and_then(|()| file.read(&mut [0; 64]));
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.read(&mut [0; 64]));
         assert_eq!(errno(written), libc::EINVAL, "{text}");
     }
     let big = json!({"params": {"a": "x".repeat(256 << 10)}});
@@ -101,12 +94,9 @@ fn a_builds_ticket_is_posted_only_by_its_controller() {
     let mount = Mount::new();
     mount.job("a", HELLO);
     mount.trigger("a", "");
-    let ticket =
-        json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
+    let ticket = json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
     assert_eq!(errno(mount.try_post("execute-shell", &ticket)), libc::EPERM);
-    let control = mount
-        .claim("build-control", "a.1.control")
-        .expect("the claim");
+    let control = mount.claim("build-control", "a.1.control").expect("the claim");
     assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
     assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
     drop(control);
@@ -156,20 +146,13 @@ fn claimed_is_claimed() {
     let claim = mount.claim("q", "t").expect("the first claim");
     assert_eq!(errno(mount.claim("q", "t")), libc::EEXIST);
     assert_eq!(
-        errno(
-            File::options()
-                .write(true)
-                .open(mount.path("tickets/q/t/claim"))
-        ),
+        errno(File::options().write(true).open(mount.path("tickets/q/t/claim"))),
         libc::EEXIST
     );
     let other = mount.sh("touch tickets/q/t/claim");
     assert!(!other.ok() && other.stderr.contains("exists"), "{other:?}");
     assert!(!mount.sh("echo $$ > tickets/q/t/claim").ok());
-    assert!(
-        !mount.read("tickets/q/t/claim").is_empty(),
-        "node, process, time"
-    );
+    assert!(!mount.read("tickets/q/t/claim").is_empty(), "node, process, time");
     drop(claim);
 }
 
@@ -191,10 +174,7 @@ fn a_claim_by_descriptor_ends_with_its_process() {
         distcifs_tests::process::is_alive(nix::unistd::Pid::from_raw(child)),
         "the copy was still held"
     );
-    distcifs_tests::process::signal(
-        nix::unistd::Pid::from_raw(child),
-        nix::sys::signal::Signal::SIGKILL,
-    );
+    distcifs_tests::process::signal(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
     assert_eq!(mount.read("tickets/q/t/attempt"), "2");
 }
 
@@ -227,10 +207,7 @@ fn a_claim_by_touch_ends_with_the_session() {
     let mut session = mount.start("touch tickets/q/t/claim; sleep 60");
     wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim"));
     std::thread::sleep(Duration::from_millis(1200));
-    assert!(
-        mount.has("tickets/q/t/claim"),
-        "touch is gone, its session is not"
-    );
+    assert!(mount.has("tickets/q/t/claim"), "touch is gone, its session is not");
     session.kill9();
     wait_for("the ticket to be open again", OPEN_AGAIN, || {
         !mount.has("tickets/q/t/claim")
@@ -279,9 +256,7 @@ fn three_deaths_are_an_error() {
         let mut holder = mount.start("exec 9>tickets/q/t/claim; echo held; exec sleep 60");
         wait_for("the claim", USUAL, || holder.so_far().contains("held"));
         holder.kill9();
-        wait_for("the claim's end", OPEN_AGAIN, || {
-            !mount.has("tickets/q/t/claim")
-        });
+        wait_for("the claim's end", OPEN_AGAIN, || !mount.has("tickets/q/t/claim"));
     }
     wait_for("the outcome", USUAL, || {
         mount.read("tickets/q/t/.wait").starts_with("error")
@@ -316,10 +291,7 @@ fn next_gives_the_oldest() {
         echo \"$id\"; cd \"tickets/q/$id\"; echo 0 > result";
     for (shell, id) in [("dash", "z"), ("bash", "y"), ("busybox sh", "x")] {
         assert_eq!(mount.sh_with(shell, script).expect_ok(), id);
-        assert_eq!(
-            mount.read(&format!("tickets/q/{id}/result")).lines().next(),
-            Some("0")
-        );
+        assert_eq!(mount.read(&format!("tickets/q/{id}/result")).lines().next(), Some("0"));
     }
 }
 
@@ -337,11 +309,7 @@ fn next_gives_only_what_the_labels_allow() {
     let plain = ask("linux x86_64");
     assert_eq!(plain.finish().expect_ok(), "plain");
     std::thread::sleep(Duration::from_millis(1200));
-    assert!(
-        none.alive() && none.so_far().is_empty(),
-        "{}",
-        none.so_far()
-    );
+    assert!(none.alive() && none.so_far().is_empty(), "{}", none.so_far());
     assert_eq!(ask("gpu linux").finish().expect_ok(), "gpu");
 }
 
@@ -360,11 +328,7 @@ fn next_answers_within_a_second() {
         let (begun, mut line) = (Instant::now(), [0; 256]);
         assert_eq!(next.read(&mut line).expect("a line"), 1);
         assert_eq!(line[0], b'\n');
-        assert!(
-            begun.elapsed() < Duration::from_millis(1500),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     }
 }
 
@@ -373,7 +337,8 @@ fn next_answers_within_a_second() {
 fn a_hundred_waiters_and_one_gets_it() {
     let mount = Mount::new();
     mount.queue("q");
-    let script = "exec 3<>tickets/q/.next; echo >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; sleep 30";
+    let script =
+        "exec 3<>tickets/q/.next; echo >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; sleep 30";
     let waiting: Vec<_> = (0..100).map(|_| mount.start(script)).collect();
     std::thread::sleep(Duration::from_secs(2));
     mount.post("q", &json!({"id": "t"}));
@@ -381,13 +346,7 @@ fn a_hundred_waiters_and_one_gets_it() {
         waiting.iter().any(|script| script.so_far().contains('t'))
     });
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(
-        waiting
-            .iter()
-            .filter(|script| script.so_far().trim() == "t")
-            .count(),
-        1
-    );
+    assert_eq!(waiting.iter().filter(|script| script.so_far().trim() == "t").count(), 1);
 }
 
 /// "both support poll(2)": nothing is readable before a ticket is there.
@@ -406,16 +365,10 @@ fn poll_wakes_when_there_is_work() {
         poll(&mut fds, PollTimeout::from(milliseconds)).expect("poll") > 0
     };
     assert!(!ready(&next, 0));
-    let post = mount.start(
-        "sleep 0.5; exec 3<>tickets/q/.post; echo '{\"id\":\"t\"}' >&3; read -r id <&3; echo $id",
-    );
+    let post = mount.start("sleep 0.5; exec 3<>tickets/q/.post; echo '{\"id\":\"t\"}' >&3; read -r id <&3; echo $id");
     let begun = Instant::now();
     assert!(ready(&next, 10_000), "poll slept over the ticket");
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     post.finish().expect_ok();
     let mut line = String::new();
     wait_for("the ticket", USUAL, || {
@@ -432,7 +385,9 @@ fn poll_wakes_when_there_is_work() {
 #[test]
 fn a_stopped_claimant_keeps_its_claim() {
     let mount = mount_with_ticket();
-    let holder = mount.start("exec 9>tickets/q/t/claim; echo held; read -r x < \"$OUT/fifo\" || sleep 1; cd tickets/q/t; echo 0 > result");
+    let holder = mount.start(
+        "exec 9>tickets/q/t/claim; echo held; read -r x < \"$OUT/fifo\" || sleep 1; cd tickets/q/t; echo 0 > result",
+    );
     wait_for("the claim", USUAL, || holder.so_far().contains("held"));
     holder.signal(nix::sys::signal::Signal::SIGSTOP);
     std::thread::sleep(Duration::from_millis(1500));

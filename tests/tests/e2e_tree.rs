@@ -26,10 +26,7 @@ fn the_root_has_what_the_page_draws() {
         "git-checkout",
         "publish-artifacts",
     ] {
-        assert!(
-            queues.iter().any(|name| name == queue),
-            "{queue} is not in {queues:?}"
-        );
+        assert!(queues.iter().any(|name| name == queue), "{queue} is not in {queues:?}");
     }
     assert!(mount.read("README").len() > 100);
 }
@@ -40,10 +37,9 @@ fn status_is_lines_of_key_and_value() {
     let mount = Mount::new();
     let status = mount.read("status");
     for key in ["store", "coordinator", "session", "node", "version"] {
-        let found = status.lines().any(|line| {
-            line.split_once(' ')
-                .is_some_and(|(k, v)| k == key && !v.is_empty())
-        });
+        let found = status
+            .lines()
+            .any(|line| line.split_once(' ').is_some_and(|(k, v)| k == key && !v.is_empty()));
         assert!(found, "no {key} in:\n{status}");
     }
     let node = status
@@ -66,10 +62,7 @@ fn metrics_are_prometheus_text() {
     for sample in samples {
         let (name, value) = sample.rsplit_once(' ').expect("a name and a value");
         assert!(value.parse::<f64>().is_ok(), "{sample}");
-        assert!(
-            name.starts_with(|c: char| c.is_ascii_alphabetic()),
-            "{sample}"
-        );
+        assert!(name.starts_with(|c: char| c.is_ascii_alphabetic()), "{sample}");
     }
 }
 
@@ -84,10 +77,7 @@ fn a_new_job_has_its_fixed_names() {
         names.iter().any(|name| name == "trigger") && names.iter().any(|name| name == "builds"),
         "{names:?}"
     );
-    assert!(
-        !names.iter().any(|name| name == "config.error"),
-        "{names:?}"
-    );
+    assert!(!names.iter().any(|name| name == "config.error"), "{names:?}");
     assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
     assert_eq!(errno(fs::create_dir(mount.path("jobs/a"))), libc::EEXIST);
 }
@@ -112,30 +102,20 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
         "why",
         "workspace",
     ] {
-        assert!(
-            names.iter().any(|n| n == name),
-            "{name} is not in {names:?}"
-        );
+        assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
     }
     assert_eq!(mount.state("a", 1), "pending");
-    let build: serde_json::Value =
-        serde_json::from_str(&mount.read("jobs/a/builds/1/build.json")).expect("JSON");
+    let build: serde_json::Value = serde_json::from_str(&mount.read("jobs/a/builds/1/build.json")).expect("JSON");
     assert!(build.is_object());
     assert_eq!(mount.list("tickets/build-control"), ["a.1.control"]);
     let ticket = mount.list("tickets/build-control/a.1.control");
     for name in ["attempt", "build", "labels", "params", "ticket.json"] {
-        assert!(
-            ticket.iter().any(|n| n == name),
-            "{name} is not in {ticket:?}"
-        );
+        assert!(ticket.iter().any(|n| n == name), "{name} is not in {ticket:?}");
     }
     assert!(!ticket.iter().any(|n| n == "claim"), "absent until claimed");
     assert_eq!(mount.read("tickets/build-control/a.1.control/attempt"), "1");
     let link = mount.path("tickets/build-control/a.1.control/build");
-    assert_eq!(
-        fs::canonicalize(link).expect("a link"),
-        mount.path("jobs/a/builds/1")
-    );
+    assert_eq!(fs::canonicalize(link).expect("a link"), mount.path("jobs/a/builds/1"));
 }
 
 /// "Jobs, queues, labels and parameters: [A-Za-z0-9_][A-Za-z0-9_.-]*, at most 128 bytes. Anything
@@ -157,18 +137,8 @@ fn names_that_are_not_valid() {
     for folder in ["jobs", "tickets"] {
         for name in bad {
             let path = mount.path(folder).join(OsStr::from_bytes(name));
-            assert_eq!(
-                errno(fs::create_dir(&path)),
-                libc::EINVAL,
-                "mkdir {}",
-                path.display()
-            );
-            assert_eq!(
-                errno(fs::metadata(&path)),
-                libc::ENOENT,
-                "stat {}",
-                path.display()
-            );
+            assert_eq!(errno(fs::create_dir(&path)), libc::EINVAL, "mkdir {}", path.display());
+            assert_eq!(errno(fs::metadata(&path)), libc::ENOENT, "stat {}", path.display());
         }
         let path = mount.path(folder).join(OsStr::from_bytes(&long[1]));
         assert_eq!(errno(fs::create_dir(&path)), libc::ENAMETOOLONG);
@@ -218,10 +188,7 @@ fn hidden_files_are_there_by_name_only() {
     ] {
         assert!(mount.has(path), "{path} is not there");
         let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
-        assert!(
-            !mount.list(folder).iter().any(|n| n == name),
-            "{path} is listed"
-        );
+        assert!(!mount.list(folder).iter().any(|n| n == name), "{path} is listed");
     }
 }
 
@@ -262,9 +229,7 @@ fn sizes_are_exact() {
         let Ok(text) = fs::read(mount.path(name)) else {
             continue;
         };
-        let size = fs::metadata(mount.path(name))
-            .expect("it was listed")
-            .size();
+        let size = fs::metadata(mount.path(name)).expect("it was listed").size();
         assert_eq!(size, text.len() as u64, "{name}");
     }
 }
@@ -290,10 +255,7 @@ fn events_tell_each_change() {
     let mount = Mount::new();
     let listener = mount.start("exec 3<.events; while read -r line <&3; do echo \"$line\"; done");
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    assert!(
-        !listener.so_far().is_empty(),
-        "an empty line within a second"
-    );
+    assert!(!listener.so_far().is_empty(), "an empty line within a second");
     mount.job("a", distcifs_tests::HELLO);
     mount.trigger("a", "");
     mount.finish("build-control", "a.1.control", "aborted");

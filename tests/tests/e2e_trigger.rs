@@ -14,15 +14,11 @@ const WITH: &str = r#"{"parameters":{"ref":"main","who":null},"tasks":[]}"#;
 fn the_number_is_read_back_by_a_shell() {
     let mount = Mount::new();
     mount.job("hello", r#"{"parameters":{"ref":null},"tasks":[]}"#);
-    let script =
-        "exec 3<>jobs/hello/trigger; echo ref=refs/heads/main >&3; read -r n <&3; echo \"$n\"";
+    let script = "exec 3<>jobs/hello/trigger; echo ref=refs/heads/main >&3; read -r n <&3; echo \"$n\"";
     for (shell, number) in [("dash", "1"), ("bash", "2"), ("busybox sh", "3")] {
         assert_eq!(mount.sh_with(shell, script).expect_ok(), number, "{shell}");
     }
-    assert_eq!(
-        mount.read("jobs/hello/builds/2/params/ref"),
-        "refs/heads/main"
-    );
+    assert_eq!(mount.read("jobs/hello/builds/2/params/ref"), "refs/heads/main");
     assert_eq!(mount.run("readlink jobs/hello/builds/latest"), "3");
 }
 
@@ -34,11 +30,7 @@ fn echo_starts_one_build() {
     mount.run("echo > jobs/a/trigger");
     assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"]);
     mount.run(": > jobs/a/trigger; exec 3>jobs/a/trigger; exec 3>&-");
-    assert_eq!(
-        mount.list("jobs/a/builds"),
-        ["1", "latest"],
-        "no write, no build"
-    );
+    assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"], "no write, no build");
 }
 
 /// "key=value lines or one JSON object give parameters"; defaults come from the configuration.
@@ -70,11 +62,7 @@ fn parameters_that_are_refused() {
         "{\"who\":[1]}",
         "[\"who\"]",
     ] {
-        assert_eq!(
-            errno(mount.try_trigger("a", body)),
-            libc::EINVAL,
-            "{body:?}"
-        );
+        assert_eq!(errno(mount.try_trigger("a", body)), libc::EINVAL, "{body:?}");
     }
     assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
     assert_eq!(mount.trigger("a", "who=me"), 1);
@@ -86,11 +74,7 @@ fn without_a_configuration() {
     let mount = Mount::new();
     mount.run("mkdir jobs/a");
     assert_eq!(
-        errno(
-            File::options()
-                .write(true)
-                .open(mount.path("jobs/a/trigger"))
-        ),
+        errno(File::options().write(true).open(mount.path("jobs/a/trigger"))),
         libc::EINVAL
     );
     assert!(!mount.sh("echo > jobs/a/trigger").ok());
@@ -179,14 +163,8 @@ fn wait_answers_within_a_second() {
     mount.trigger("a", "");
     let begun = std::time::Instant::now();
     assert_eq!(mount.read("jobs/a/builds/1/.wait"), "");
-    assert!(
-        begun.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        begun.elapsed()
-    );
-    let waiter = mount.start(
-        "cd jobs/a/builds/1; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"",
-    );
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    let waiter = mount.start("cd jobs/a/builds/1; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
     mount.finish("build-control", "a.1.control", "failure");
     assert_eq!(waiter.finish().expect_ok(), "failure");
 }

@@ -12,23 +12,16 @@ use nix::sys::signal::Signal;
 fn up(folder: &Folder) -> Sh {
     let words = ["distcifs", "up", "store", "ci", "--workers", "2"];
     let up = Sh::start(&words, &folder.path(), &folder.out(), &[]);
-    wait_for("up", USUAL, || {
-        up.so_far().contains(" is up") || !up.alive()
-    });
+    wait_for("up", USUAL, || up.so_far().contains(" is up") || !up.alive());
     assert!(up.so_far().contains(" is up"), "{:#?}", up.finish());
     up
 }
 
 /// Runs a script in the mount point.
 fn run(folder: &Folder, script: &str) -> String {
-    Sh::start(
-        &["dash", "-euc", script],
-        &folder.mount_point(),
-        &folder.out(),
-        &[],
-    )
-    .finish()
-    .expect_ok()
+    Sh::start(&["dash", "-euc", script], &folder.mount_point(), &folder.out(), &[])
+        .finish()
+        .expect_ok()
 }
 
 /// A trigger, a wait for its end, and the state.

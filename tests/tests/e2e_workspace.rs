@@ -32,9 +32,8 @@ fn a_workspace_passes_from_task_to_task_unchanged() {
     mount.shell_job("a", &[&copy, &check, &check]);
     let _workers = Worker::usual(&mount, 1);
     let build = mount.build("a", "", "success");
-    let left = format!(
-        "rsync -aHSn --checksum --delete --itemize-changes '{reference}/' jobs/a/builds/{build}/workspace/d/"
-    );
+    let left =
+        format!("rsync -aHSn --checksum --delete --itemize-changes '{reference}/' jobs/a/builds/{build}/workspace/d/");
     assert_eq!(mount.run(&left), "", "the build's read-only workspace");
     assert!(
         !mount
@@ -141,10 +140,7 @@ fn git_clone_and_make() {
 #[test]
 fn fifos_are_left_behind_and_it_is_said() {
     let mount = Mount::new();
-    mount.shell_job(
-        "a",
-        &["mkfifo pipe; echo x > file", "[ ! -e pipe ] && [ -e file ]"],
-    );
+    mount.shell_job("a", &["mkfifo pipe; echo x > file", "[ ! -e pipe ] && [ -e file ]"]);
     let _workers = Worker::usual(&mount, 1);
     let build = mount.build("a", "", "success");
     assert!(
@@ -160,26 +156,15 @@ fn artifacts_are_published_with_the_result() {
     let mount = Mount::new();
     mount.job_of("a", &[shell_task("true\n")]);
     mount.trigger("a", "");
-    let control = mount
-        .claim("build-control", "a.1.control")
-        .expect("the control ticket");
+    let control = mount.claim("build-control", "a.1.control").expect("the control ticket");
     mount.post(
         "execute-shell",
         &json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0}),
     );
     let claim = mount.claim("execute-shell", "a.1.0").expect("the task's");
-    fs::write(
-        mount.path("tickets/execute-shell/a.1.0/artifacts/out.txt"),
-        "made",
-    )
-    .expect("own");
-    assert_eq!(
-        mount.list("jobs/a/builds/1/artifacts"),
-        Vec::<String>::new()
-    );
-    mount
-        .result("execute-shell", "a.1.0", "0")
-        .expect("the result");
+    fs::write(mount.path("tickets/execute-shell/a.1.0/artifacts/out.txt"), "made").expect("own");
+    assert_eq!(mount.list("jobs/a/builds/1/artifacts"), Vec::<String>::new());
+    mount.result("execute-shell", "a.1.0", "0").expect("the result");
     assert_eq!(mount.read("jobs/a/builds/1/artifacts/out.txt"), "made");
     drop(claim);
     mount

@@ -15,10 +15,7 @@ fn start(script: &str, folder: &Path) -> Sh {
 fn a_script_gives_its_output_and_status() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = start("echo out; echo err >&2; exit 3", folder.path()).finish();
-    assert_eq!(
-        (output.stdout.as_str(), output.stderr.as_str()),
-        ("out", "err\n")
-    );
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out", "err\n"));
     assert_eq!(output.status.and_then(|status| status.code()), Some(3));
     assert!(!output.ok());
 }
@@ -36,10 +33,7 @@ fn a_script_leads_its_own_session() {
 fn a_script_that_hangs_is_ended_with_its_children() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let begun = Instant::now();
-    let script = start(
-        "sleep 987.1 & trap '' TERM; while :; do sleep 1; done",
-        folder.path(),
-    );
+    let script = start("sleep 987.1 & trap '' TERM; while :; do sleep 1; done", folder.path());
     let output = script.finish_within(Duration::from_millis(300));
     assert!(output.status.is_none() && begun.elapsed() < Duration::from_secs(5));
     wait_for("the child to end", USUAL, || !process::runs("sleep 987.1"));
@@ -61,9 +55,7 @@ fn a_script_ends_with_its_guard() {
 #[test]
 fn waiting_is_bounded() {
     let begun = Instant::now();
-    let waited = std::panic::catch_unwind(|| {
-        wait_for("what never comes", Duration::from_millis(50), || false)
-    });
+    let waited = std::panic::catch_unwind(|| wait_for("what never comes", Duration::from_millis(50), || false));
     assert!(waited.is_err() && begun.elapsed() < Duration::from_secs(5));
     let mut looks = 0;
     let third = wait_some("the third look", USUAL, || {

@@ -97,12 +97,9 @@ impl Reference {
             | Op::RemoveJob(_)
             | Op::RemoveBuild(..)
             | Op::WriteGenerated(_) => self.apply_to_job(op),
-            Op::Post(..)
-            | Op::Claim(_)
-            | Op::GiveBack(_)
-            | Op::Write(..)
-            | Op::Result(..)
-            | Op::RemoveTicket(_) => self.apply_to_ticket(op),
+            Op::Post(..) | Op::Claim(_) | Op::GiveBack(_) | Op::Write(..) | Op::Result(..) | Op::RemoveTicket(_) => {
+                self.apply_to_ticket(op)
+            }
         }
     }
 
@@ -179,18 +176,9 @@ impl Reference {
                 body: *body,
                 ..Ticket::default()
             });
-            return if ticket.body == *body {
-                0
-            } else {
-                libc::EEXIST
-            };
+            return if ticket.body == *body { 0 } else { libc::EEXIST };
         }
-        let (Op::Claim(t)
-        | Op::GiveBack(t)
-        | Op::Write(t, _)
-        | Op::Result(t, _)
-        | Op::RemoveTicket(t)) = op
-        else {
+        let (Op::Claim(t) | Op::GiveBack(t) | Op::Write(t, _) | Op::Result(t, _) | Op::RemoveTicket(t)) = op else {
             return 0;
         };
         let Some(ticket) = self.tickets.get_mut(t) else {
@@ -255,19 +243,13 @@ impl Real<'_> {
     }
 
     fn apply(&mut self, op: &Op) -> Outcome {
-        let errno = |result: io::Result<()>| {
-            result
-                .err()
-                .map_or(0, |error| error.raw_os_error().unwrap_or(-1))
-        };
+        let errno = |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
         let (mount, queue) = (self.mount, self.queue());
         let ticket = |t: u8| mount.path(&format!("tickets/{queue}/t{t}"));
         let text = |good: bool| if good { HELLO } else { "{\"tasks\":7}" };
         errno(match op {
             Op::MakeJob(j) => fs::create_dir(mount.path(&format!("jobs/{}", self.job(*j)))),
-            Op::Configure(j, good) => {
-                mount.write(&format!("jobs/{}/config.json", self.job(*j)), text(*good))
-            }
+            Op::Configure(j, good) => mount.write(&format!("jobs/{}/config.json", self.job(*j)), text(*good)),
             Op::Scratch(j, good) => mount.write(&format!("jobs/{}/new", self.job(*j)), text(*good)),
             Op::RenameScratch(j) => {
                 let folder = mount.path(&format!("jobs/{}", self.job(*j)));
@@ -275,9 +257,7 @@ impl Real<'_> {
             }
             Op::Trigger(j, key) => self.trigger(*j, *key),
             Op::RemoveJob(j) => fs::remove_dir(mount.path(&format!("jobs/{}", self.job(*j)))),
-            Op::RemoveBuild(j, n) => {
-                fs::remove_dir(mount.path(&format!("jobs/{}/builds/{n}", self.job(*j))))
-            }
+            Op::RemoveBuild(j, n) => fs::remove_dir(mount.path(&format!("jobs/{}/builds/{n}", self.job(*j)))),
             Op::WriteGenerated(j) => {
                 let state = mount.path(&format!("jobs/{}/builds/1/state", self.job(*j)));
                 File::options().write(true).open(state).map(drop)
@@ -292,9 +272,7 @@ impl Real<'_> {
                 .claim(&queue, &format!("t{t}"))
                 .map(|file| drop(self.claims.insert(*t, file))),
             Op::GiveBack(t) => fs::remove_file(ticket(*t).join("claim")),
-            Op::Write(t, byte) => {
-                fs::write(ticket(*t).join(format!("artifacts/f{}", byte % 3)), [*byte])
-            }
+            Op::Write(t, byte) => fs::write(ticket(*t).join(format!("artifacts/f{}", byte % 3)), [*byte]),
             Op::Result(t, words) => mount.result(&queue, &format!("t{t}"), words),
             Op::RemoveTicket(t) => fs::remove_dir(ticket(*t)),
         })
@@ -303,10 +281,9 @@ impl Real<'_> {
     /// Triggers and brings the build to its end at once: nothing of it runs when the next step comes.
     fn trigger(&self, j: u8, key: Option<u8>) -> io::Result<()> {
         let job = self.job(j);
-        let build = self.mount.try_trigger(
-            &job,
-            &key.map_or(String::new(), |key| format!("@key=k{key}")),
-        )?;
+        let build = self
+            .mount
+            .try_trigger(&job, &key.map_or(String::new(), |key| format!("@key=k{key}")))?;
         let control = format!("{job}.{build}.control");
         if self.mount.has(&format!("tickets/build-control/{control}")) {
             self.mount.finish("build-control", &control, "aborted");
@@ -326,14 +303,7 @@ impl Real<'_> {
             .into_iter()
             .filter(|name| name.starts_with(&prefix))
             .collect();
-        assert_eq!(
-            jobs,
-            reference
-                .jobs
-                .keys()
-                .map(|j| self.job(*j))
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(jobs, reference.jobs.keys().map(|j| self.job(*j)).collect::<Vec<_>>());
         for (j, job) in &reference.jobs {
             let folder = format!("jobs/{}", self.job(*j));
             let config = fs::read_to_string(mount.path(&format!("{folder}/config.json")))
@@ -354,10 +324,7 @@ impl Real<'_> {
             expected.sort_unstable_by_key(ToString::to_string);
             assert_eq!(builds, expected, "{folder}");
             for (build, state) in &job.builds {
-                assert_eq!(
-                    mount.read(&format!("{folder}/builds/{build}/state")),
-                    *state
-                );
+                assert_eq!(mount.read(&format!("{folder}/builds/{build}/state")), *state);
             }
         }
     }
@@ -367,25 +334,13 @@ impl Real<'_> {
         let tickets: Vec<String> = mount.list(&format!("tickets/{queue}"));
         assert_eq!(
             tickets,
-            reference
-                .tickets
-                .keys()
-                .map(|t| format!("t{t}"))
-                .collect::<Vec<_>>()
+            reference.tickets.keys().map(|t| format!("t{t}")).collect::<Vec<_>>()
         );
         for (t, ticket) in &reference.tickets {
             let folder = format!("tickets/{queue}/t{t}");
-            assert_eq!(
-                mount.has(&format!("{folder}/claim")),
-                ticket.claimed,
-                "{folder}"
-            );
-            assert_eq!(
-                mount.read(&format!("{folder}/params/b")),
-                ticket.body.to_string()
-            );
-            let result =
-                fs::read_to_string(mount.path(&format!("{folder}/result"))).unwrap_or_default();
+            assert_eq!(mount.has(&format!("{folder}/claim")), ticket.claimed, "{folder}");
+            assert_eq!(mount.read(&format!("{folder}/params/b")), ticket.body.to_string());
+            let result = fs::read_to_string(mount.path(&format!("{folder}/result"))).unwrap_or_default();
             assert_eq!(result.lines().next(), ticket.result, "{folder}");
             if ticket.claimed || ticket.result.is_some() {
                 assert_eq!(

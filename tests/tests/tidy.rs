@@ -9,12 +9,7 @@ use distcifs_tests::tidy::{blank, check};
 #[test]
 fn the_project_is_tidy() {
     let found = check(&project());
-    assert!(
-        found.is_empty(),
-        "{} untidy places:\n{}",
-        found.len(),
-        found.join("\n")
-    );
+    assert!(found.is_empty(), "{} untidy places:\n{}", found.len(), found.join("\n"));
 }
 
 /// A test that no stage of scripts/test names is never run.
@@ -90,11 +85,7 @@ fn an_edge_that_is_not_drawn_is_found() {
         "//! A.\nuse distcifs::tree::Tree;\n",
         "main -> tree",
     );
-    assert_found(
-        "distcifs/src/cli.rs",
-        "//! A.\nuse crate::run;\n",
-        "cli -> run",
-    );
+    assert_found("distcifs/src/cli.rs", "//! A.\nuse crate::run;\n", "cli -> run");
 }
 
 #[test]
@@ -103,10 +94,7 @@ fn a_drawn_edge_and_a_test_are_left_alone() {
         "distcifs/src/tree/a.rs",
         "//! A.\nuse crate::repository::{Error, names::Name};\nuse super::Ino;\n",
     );
-    assert_clean(
-        "distcifs/src/run.rs",
-        "//! A.\nuse crate::{backend, fuse, storage};\n",
-    );
+    assert_clean("distcifs/src/run.rs", "//! A.\nuse crate::{backend, fuse, storage};\n");
     assert_clean(
         "distcifs/src/fuse/a.rs",
         "//! A. crate::storage\nuse crate::tree::Tree;\nuse fuser::Request;\n",
@@ -115,19 +103,12 @@ fn a_drawn_edge_and_a_test_are_left_alone() {
         "distcifs/src/tree/a.rs",
         "//! A.\n#[cfg(test)]\nmod tests {\n    use crate::backend::embedded;\n}\n",
     );
-    assert_clean(
-        "distcifs/src/tree/tests.rs",
-        "//! A.\nuse crate::backend::embedded;\n",
-    );
+    assert_clean("distcifs/src/tree/tests.rs", "//! A.\nuse crate::backend::embedded;\n");
 }
 
 #[test]
 fn a_client_crate_outside_its_room_is_found() {
-    assert_found(
-        "distcifs/src/tree.rs",
-        "//! A.\nuse fuser::Request;\n",
-        "fuser outside",
-    );
+    assert_found("distcifs/src/tree.rs", "//! A.\nuse fuser::Request;\n", "fuser outside");
     assert_found(
         "distcifs/src/repository/a.rs",
         "//! A.\nfn a() -> redb::Error { b() }\n",
@@ -138,10 +119,7 @@ fn a_client_crate_outside_its_room_is_found() {
         "//! A.\nuse zookeeper_client::Client;\n",
         "zookeeper_client outside",
     );
-    assert_clean(
-        "distcifs/src/backend/embedded/a.rs",
-        "//! A.\nuse redb::Database;\n",
-    );
+    assert_clean("distcifs/src/backend/embedded/a.rs", "//! A.\nuse redb::Database;\n");
 }
 
 #[test]
@@ -151,12 +129,7 @@ fn a_module_without_a_head_is_found() {
 
 #[test]
 fn long_functions_and_files_are_found() {
-    let body = |lines: usize| {
-        format!(
-            "//! A.\nfn a(b: [u8; 4]) {{\n{}}}\n",
-            "    b();\n".repeat(lines - 2)
-        )
-    };
+    let body = |lines: usize| format!("//! A.\nfn a(b: [u8; 4]) {{\n{}}}\n", "    b();\n".repeat(lines - 2));
     assert_clean("workers/src/a.rs", &body(70));
     assert_found("workers/src/a.rs", &body(71), "a function of 71 lines");
     let file = |lines: usize| format!("//! A.\n{}", "const A: u8 = b'{';\n".repeat(lines - 1));
@@ -166,11 +139,7 @@ fn long_functions_and_files_are_found() {
 
 #[test]
 fn unfinished_work_and_allow_are_found() {
-    assert_found(
-        "workers/src/a.rs",
-        "//! A.\n#[allow(dead_code)]\nfn a() {}\n",
-        "allow",
-    );
+    assert_found("workers/src/a.rs", "//! A.\n#[allow(dead_code)]\nfn a() {}\n", "allow");
     assert_found(
         "workers/src/a.rs",
         concat!("//! A.\nfn a() { todo", "!() }\n"),
@@ -186,10 +155,7 @@ fn unfinished_work_and_allow_are_found() {
         concat!("//! A.\n// FIX", "ME: soon\n"),
         "unfinished",
     );
-    assert_clean(
-        "workers/src/a.rs",
-        "//! A. #[allow is what we never write, nor todo!\n",
-    );
+    assert_clean("workers/src/a.rs", "//! A. #[allow is what we never write, nor todo!\n");
 }
 
 #[test]
@@ -219,8 +185,7 @@ fn a_script_without_set_eu_is_found() {
 
 #[test]
 fn comments_strings_and_characters_are_blanked() {
-    let text =
-        "a(\"}\\\"{\", '{', b'\\'', 'x'); // {\nlet b: &'a str = r#\"{\"# /* { /* */ { */;\n";
+    let text = "a(\"}\\\"{\", '{', b'\\'', 'x'); // {\nlet b: &'a str = r#\"{\"# /* { /* */ { */;\n";
     let code = blank::blank(text);
     assert_eq!(code.chars().count(), text.chars().count());
     assert!(!code.contains(['{', '}', '"']), "{code}");

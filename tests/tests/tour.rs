@@ -29,10 +29,7 @@ fn steps(page: &str) -> Vec<Step> {
                 body.push('\n');
             }
             (Some(_), Some(_)) => match (fence.take(), steps.last_mut()) {
-                (Some(("sh", script)), _) => steps.push(Step {
-                    script,
-                    expected: None,
-                }),
+                (Some(("sh", script)), _) => steps.push(Step { script, expected: None }),
                 (Some(("text", text)), Some(step)) => step.expected = Some(text),
                 (other, _) => panic!("a block of another kind: {other:?}"),
             },
@@ -44,9 +41,7 @@ fn steps(page: &str) -> Vec<Step> {
 }
 
 fn run(folder: &Folder, steps: &[Step]) -> Output {
-    let blocks = steps
-        .iter()
-        .map(|step| format!("{}echo '{END}'\n", step.script));
+    let blocks = steps.iter().map(|step| format!("{}echo '{END}'\n", step.script));
     let script = folder.out().join("tour.sh");
     fs::write(&script, format!("set -eu\n{}", blocks.collect::<String>())).expect("own folder");
     let script = script.to_str().expect("a temporary path is text");
@@ -55,8 +50,7 @@ fn run(folder: &Folder, steps: &[Step]) -> Output {
 
 #[test]
 fn the_readme_is_true() {
-    let page =
-        fs::read_to_string(project().join("README.md")).expect("the project has a README.md");
+    let page = fs::read_to_string(project().join("README.md")).expect("the project has a README.md");
     let steps = steps(&page);
     assert!(steps.len() >= 8, "the tour has {} blocks", steps.len());
     let folder = Folder::new();
@@ -91,11 +85,7 @@ fn the_readme_is_true() {
 fn every_link_of_the_pages_leads_somewhere() {
     for page in ["README.md", "CHANGELOG.md"] {
         let text = fs::read_to_string(project().join(page)).expect("the project has it");
-        for target in text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let local = !target.starts_with("http");
             assert!(
                 !local || project().join(target).exists(),

@@ -106,9 +106,7 @@ impl Copy<'_> {
             };
             let open_until = written.map(|at: Instant| at + COALESCE);
             while !end && self.block.len() < BLOCK_BYTES {
-                let rest = open_until.map_or(Duration::ZERO, |at| {
-                    at.saturating_duration_since(Instant::now())
-                });
+                let rest = open_until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
                 match self.fill(rest) {
                     Some(0) => end = true,
                     Some(_) => {}
@@ -174,9 +172,7 @@ impl Console {
             match Trouble::from_io("can't write the console", &error) {
                 Trouble::Lost(_) | Trouble::Away(_) => self.lost = true,
                 // Another has the ticket now.
-                Trouble::Refused(_) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    self.lost = true
-                }
+                Trouble::Refused(_) if error.kind() == io::ErrorKind::PermissionDenied => self.lost = true,
                 trouble if tries >= WRITE_TRIES_MAX => {
                     eprintln!(
                         "execute-shell: {}: {trouble}; {} bytes are dropped",

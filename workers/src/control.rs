@@ -164,19 +164,12 @@ fn changed(line: &str) -> Option<Key> {
     let (kind, place, state) = (words.next()?, words.next()?, words.next()?);
     let mut parts = place.split('/');
     let (job, build) = (parts.next()?, parts.next()?.parse().ok()?);
-    let ended = matches!(
-        state,
-        "success" | "failure" | "error" | "aborted" | "skipped"
-    );
+    let ended = matches!(state, "success" | "failure" | "error" | "aborted" | "skipped");
     let matters = (kind == "task" && ended) || kind == "control";
     matters.then(|| (job.to_owned(), build))
 }
 
-fn spawn_shard(
-    tree: Tree,
-    rx: Receiver<Message>,
-    end: SyncSender<End>,
-) -> std::io::Result<JoinHandle<()>> {
+fn spawn_shard(tree: Tree, rx: Receiver<Message>, end: SyncSender<End>) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().spawn(move || {
         let mut shard = Shard {
             tree,

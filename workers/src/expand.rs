@@ -41,10 +41,7 @@ pub fn expand(text: &str, build: &Map<String, Value>) -> Result<String, String> 
 }
 
 /// Expands all strings of a task's parameters, in lists and objects too, but not the script.
-pub fn expand_params(
-    params: &Map<String, Value>,
-    build: &Map<String, Value>,
-) -> Result<Map<String, Value>, String> {
+pub fn expand_params(params: &Map<String, Value>, build: &Map<String, Value>) -> Result<Map<String, Value>, String> {
     let one = |(key, value): (&String, &Value)| {
         let value = if key == SCRIPT {
             value.clone()
@@ -60,12 +57,7 @@ pub fn expand_params(
 fn expand_value(value: &Value, build: &Map<String, Value>) -> Result<Value, String> {
     Ok(match value {
         Value::String(text) => Value::String(expand(text, build)?),
-        Value::Array(items) => Value::Array(
-            items
-                .iter()
-                .map(|v| expand_value(v, build))
-                .collect::<Result<_, _>>()?,
-        ),
+        Value::Array(items) => Value::Array(items.iter().map(|v| expand_value(v, build)).collect::<Result<_, _>>()?),
         Value::Object(members) => {
             let one = |(k, v): (&String, &Value)| Ok((k.clone(), expand_value(v, build)?));
             Value::Object(members.iter().map(one).collect::<Result<_, String>>()?)
@@ -105,18 +97,13 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_an_error() {
-        assert!(
-            expand("x ${nope}", &build())
-                .unwrap_err()
-                .contains("'nope'")
-        );
+        assert!(expand("x ${nope}", &build()).unwrap_err().contains("'nope'"));
         assert!(expand("${}", &build()).is_err());
     }
 
     #[test]
     fn scripts_are_left_alone() {
-        let params =
-            json!({ "script": "echo ${nope}", "list": ["${ref}", 1], "o": { "script": "${n}" } });
+        let params = json!({ "script": "echo ${nope}", "list": ["${ref}", 1], "o": { "script": "${n}" } });
         let got = expand_params(params.as_object().unwrap(), &build()).unwrap();
         assert_eq!(
             Value::Object(got),

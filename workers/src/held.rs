@@ -61,10 +61,7 @@ impl Held {
     /// Gives the ticket back.
     pub fn give_back(&self) {
         if let Err(error) = std::fs::remove_file(self.folder.join("claim")) {
-            eprintln!(
-                "build-control: can't give {} back: {error}",
-                self.folder.display()
-            );
+            eprintln!("build-control: can't give {} back: {error}", self.folder.display());
         }
     }
 
@@ -105,8 +102,7 @@ impl Held {
                     self.overlay(&mut build);
                 }
                 Plan::Finish(state, line) => {
-                    let mut lines: Vec<String> =
-                        Some(line).filter(|l| !l.is_empty()).into_iter().collect();
+                    let mut lines: Vec<String> = Some(line).filter(|l| !l.is_empty()).into_iter().collect();
                     if state == State::Success {
                         lines.extend(self.trigger_downstream(tree, &build)?);
                     }
@@ -125,8 +121,7 @@ impl Held {
                 task.state = State::Error;
                 task.message = Some(why.clone());
                 task.run = Some(run);
-            } else if self.posted.contains(&task.index)
-                && (task.run.unwrap_or(0) < run || task.state == State::Waiting)
+            } else if self.posted.contains(&task.index) && (task.run.unwrap_or(0) < run || task.state == State::Waiting)
             {
                 task.state = State::Posted;
                 task.run = Some(run);
@@ -135,13 +130,8 @@ impl Held {
     }
 
     fn post(&mut self, tree: &Tree, build: &Build, index: usize) -> tree::Result<()> {
-        let made =
-            posting(build, index).and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
-        let queue = build
-            .tasks
-            .get(index)
-            .map(|t| t.kind.as_str())
-            .unwrap_or_default();
+        let made = posting(build, index).and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
+        let queue = build.tasks.get(index).map(|t| t.kind.as_str()).unwrap_or_default();
         let refused = match made.map(|body| tree.post(queue, &body)) {
             Ok(Ok(_)) => {
                 self.posted.insert(index);
@@ -158,9 +148,7 @@ impl Held {
     /// Triggers each downstream job once; gives a line for each that refused.
     fn trigger_downstream(&mut self, tree: &Tree, build: &Build) -> tree::Result<Vec<String>> {
         let (job, number) = (&build.job, build.build);
-        let body = format!(
-            "upstream_job={job}\nupstream_build={number}\n@key=downstream.{job}.{number}\n"
-        );
+        let body = format!("upstream_job={job}\nupstream_build={number}\n@key=downstream.{job}.{number}\n");
         for other in &build.downstream {
             if self.triggered.contains_key(other) {
                 continue;
@@ -185,8 +173,7 @@ impl Held {
 
     /// Writes a line to the build's console; the result says it again, so an error here costs nothing.
     fn say(&self, line: &str) {
-        let written = tree::open_console(&self.folder)
-            .and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        let written = tree::open_console(&self.folder).and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
         if let Err(error) = written {
             eprintln!("build-control: {}: console: {error}", self.folder.display());
         }
@@ -194,10 +181,7 @@ impl Held {
 
     fn finish(&self, state: State, lines: &str) -> tree::Result<Step> {
         let text = format!("{}\n{lines}", state.word());
-        match tree::commit(
-            &self.folder.join("result"),
-            &format!("{}\n", text.trim_end()),
-        ) {
+        match tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end())) {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Later(why)) => {
                 eprintln!("build-control: {why}; trying again");

@@ -40,10 +40,7 @@ pub fn plan(build: &Build) -> Plan {
         return Plan::Wait;
     }
     if let Some(task) = build.tasks.iter().find(|t| !ended(&t.index)) {
-        let line = format!(
-            "task {} can never start: what it needs does not end",
-            task.title()
-        );
+        let line = format!("task {} can never start: what it needs does not end", task.title());
         return Plan::Finish(State::Error, line);
     }
     outcome(build, &states)
@@ -125,10 +122,7 @@ pub struct Posting<'a> {
 
 /// Makes the ticket of a task; the error says why its parameters can't be expanded.
 pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
-    let task = build
-        .tasks
-        .get(index)
-        .ok_or_else(|| format!("no task {index}"))?;
+    let task = build.tasks.get(index).ok_or_else(|| format!("no task {index}"))?;
     Ok(Posting {
         id: build.ticket_id(index),
         job: &build.job,
@@ -207,17 +201,11 @@ mod tests {
         posts(&[("waiting", &[], none()), ("waiting", &[0], none())], &[0]);
         posts(&[("success", &[], none()), ("waiting", &[0], none())], &[1]);
         assert_eq!(
-            plan(&build(&[
-                ("posted", &[], none()),
-                ("waiting", &[0], none())
-            ])),
+            plan(&build(&[("posted", &[], none()), ("waiting", &[0], none())])),
             Plan::Wait
         );
         assert_eq!(
-            plan(&build(&[
-                ("running", &[], none()),
-                ("waiting", &[0], none())
-            ])),
+            plan(&build(&[("running", &[], none()), ("waiting", &[0], none())])),
             Plan::Wait
         );
         ends(
@@ -241,21 +229,13 @@ mod tests {
             plan(&diamond("success", "waiting", "waiting", "waiting")),
             Plan::Post(vec![1, 2])
         );
-        assert_eq!(
-            plan(&diamond("success", "success", "running", "waiting")),
-            Plan::Wait
-        );
+        assert_eq!(plan(&diamond("success", "success", "running", "waiting")), Plan::Wait);
         assert_eq!(
             plan(&diamond("success", "success", "success", "waiting")),
             Plan::Post(vec![3])
         );
-        assert_eq!(
-            plan(&diamond("success", "failure", "running", "waiting")),
-            Plan::Wait
-        );
-        let Plan::Finish(State::Failure, _) =
-            plan(&diamond("success", "failure", "success", "waiting"))
-        else {
+        assert_eq!(plan(&diamond("success", "failure", "running", "waiting")), Plan::Wait);
+        let Plan::Finish(State::Failure, _) = plan(&diamond("success", "failure", "success", "waiting")) else {
             panic!("a failure in one arm");
         };
     }
@@ -283,10 +263,7 @@ mod tests {
     #[test]
     fn allowed_failures_count_as_success() {
         let allowed = json!({ "allow_failure": true });
-        posts(
-            &[("failure", &[], allowed.clone()), ("waiting", &[0], none())],
-            &[1],
-        );
+        posts(&[("failure", &[], allowed.clone()), ("waiting", &[0], none())], &[1]);
         ends(&[("error", &[], allowed)], State::Success, "");
     }
 
@@ -333,10 +310,7 @@ mod tests {
         aborted.abort = true;
         assert_eq!(plan(&aborted), Plan::Post(vec![2]));
         aborted.tasks[2].state = State::Success;
-        assert_eq!(
-            plan(&aborted),
-            Plan::Finish(State::Aborted, "aborted".into())
-        );
+        assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
         aborted.tasks[0].state = State::Running;
         assert_eq!(plan(&aborted), Plan::Wait);
     }
@@ -361,10 +335,8 @@ mod tests {
 
     #[test]
     fn a_circle_ends_in_an_error() {
-        let Plan::Finish(State::Error, line) = plan(&build(&[
-            ("waiting", &[1], none()),
-            ("waiting", &[0], none()),
-        ])) else {
+        let Plan::Finish(State::Error, line) = plan(&build(&[("waiting", &[1], none()), ("waiting", &[0], none())]))
+        else {
             panic!("a circle must end");
         };
         assert!(line.contains("0-t"), "{line}");

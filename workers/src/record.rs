@@ -149,15 +149,10 @@ impl Build {
         let build: Build = serde_json::from_slice(bytes).map_err(|e| format!("build.json: {e}"))?;
         for (place, task) in build.tasks.iter().enumerate() {
             if task.index != place {
-                return Err(format!(
-                    "build.json: tasks[{place}] has index {}",
-                    task.index
-                ));
+                return Err(format!("build.json: tasks[{place}] has index {}", task.index));
             }
             if let Some(need) = task.needs.iter().find(|need| **need >= build.tasks.len()) {
-                return Err(format!(
-                    "build.json: tasks[{place}] needs {need}, which is not there"
-                ));
+                return Err(format!("build.json: tasks[{place}] needs {need}, which is not there"));
             }
         }
         Ok(build)

@@ -87,10 +87,7 @@ impl Scratch {
     fn write(&self, script: &str) -> io::Result<PathBuf> {
         let path = self.folder.join("script");
         // Something may have cleaned the folder for temporary files.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let _ = fs::remove_file(&path);
         let mut file = OpenOptions::new()
             .write(true)
@@ -161,16 +158,10 @@ impl Shell<'_> {
         let ticket = self.claimed.ticket()?;
         check_isolation(&ticket).map_err(Trouble::Refused)?;
         let Some(Value::String(script)) = ticket.params.get("script") else {
-            return Err(Trouble::Refused(
-                "params.script is missing or no string".to_owned(),
-            ));
+            return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
         };
         let workspace = self.claimed.folder.join("workspace");
-        let wanted = ticket
-            .params
-            .get("working_directory")
-            .map(plain)
-            .unwrap_or_default();
+        let wanted = ticket.params.get("working_directory").map(plain).unwrap_or_default();
         let cwd = working_directory(&workspace, &wanted)?;
         let (params, name) = match &ticket.job {
             Some(_) => of_build(&self.claimed.folder, ticket.task)?,
@@ -214,8 +205,7 @@ impl Shell<'_> {
             drop(command);
             Ok((copier, Processes::new(child.id())))
         };
-        let (copier, mut processes) =
-            start().map_err(|e| Trouble::Refused(format!("can't run /bin/sh: {e}")))?;
+        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run /bin/sh: {e}")))?;
         let over = self.supervise(&mut processes, &copier, deadline);
         let grace = if matches!(over, Over::Ended(_)) {
             LEFTOVER_GRACE
@@ -230,8 +220,7 @@ impl Shell<'_> {
         }
         let drained = Instant::now() + DRAIN_BOUND;
         while !copier.is_done() && Instant::now() < drained {
-            self.wake
-                .wait(Some(drained.saturating_duration_since(Instant::now())));
+            self.wake.wait(Some(drained.saturating_duration_since(Instant::now())));
         }
         let lost = copier.is_lost();
         copier.finish();
@@ -242,9 +231,7 @@ impl Shell<'_> {
                 self.claimed.give_back();
                 Ok(())
             }
-            Over::TimedOut => self
-                .claimed
-                .finish("failure", &format!("timed out after {timeout} s")),
+            Over::TimedOut => self.claimed.finish("failure", &format!("timed out after {timeout} s")),
             Over::Ended(exit) => {
                 let (status, message) = outcome(exit);
                 self.claimed.finish(&status.to_string(), &message)
@@ -253,12 +240,7 @@ impl Shell<'_> {
     }
 
     /// Waits for the first reason why the script is over.
-    fn supervise(
-        &self,
-        processes: &mut Processes,
-        copier: &Copier,
-        deadline: Option<Instant>,
-    ) -> Over {
+    fn supervise(&self, processes: &mut Processes, copier: &Copier, deadline: Option<Instant>) -> Over {
         let lost = Arc::new(AtomicBool::new(false));
         let mut watch_at = Some(Instant::now() + WATCH_AFTER);
         let over = loop {
@@ -280,8 +262,7 @@ impl Shell<'_> {
                 self.watch(&lost);
             }
             let until = [deadline, watch_at].into_iter().flatten().min();
-            self.wake
-                .wait(until.map(|at| at.saturating_duration_since(now)));
+            self.wake.wait(until.map(|at| at.saturating_duration_since(now)));
         };
         // The watcher ends: the only other owner of the flag is gone.
         drop(lost);
@@ -296,9 +277,7 @@ impl Shell<'_> {
             while weak.strong_count() > 0 {
                 let asked = Instant::now();
                 match tree::read(&path) {
-                    Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => {
-                        thread::sleep(WATCH_PAUSE)
-                    }
+                    Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
                     Ok(text) if text.is_empty() => {}
                     Err(Trouble::Later(_)) => thread::sleep(WATCH_PAUSE),
                     Ok(_) | Err(_) => {
@@ -331,9 +310,7 @@ fn check_isolation(ticket: &Ticket) -> Result<(), String> {
         .and_then(Value::as_object)
         .is_some_and(|l| !l.is_empty());
     if limits || ticket.image.as_ref().is_some_and(|i| !i.is_null()) {
-        return Err(
-            "limits and image need an isolation, which is not available on this worker".to_owned(),
-        );
+        return Err("limits and image need an isolation, which is not available on this worker".to_owned());
     }
     Ok(())
 }
@@ -379,8 +356,7 @@ fn environment(
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
             .collect();
-        all.entry(format!("PARAM_{readable}"))
-            .or_insert_with(|| plain(value));
+        all.entry(format!("PARAM_{readable}")).or_insert_with(|| plain(value));
         all.insert(format!("PARAM_{name}"), plain(value));
     }
     all.extend(
@@ -392,16 +368,10 @@ fn environment(
     all.insert("WORKSPACE".to_owned(), text(folder.join("workspace")));
     all.insert("ARTIFACTS".to_owned(), text(folder.join("artifacts")));
     all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
-    all.extend(
-        ticket
-            .build
-            .map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())),
-    );
+    all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
     all.extend(task.map(|name| ("TASK_NAME".to_owned(), name.to_owned())));
     // The kernel has no way to pass these.
-    all.retain(|name, value| {
-        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-    });
+    all.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
     all
 }
 

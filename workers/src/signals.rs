@@ -73,8 +73,9 @@ impl Wake {
         // A wait cut short or drawn out to whole milliseconds does no harm: the caller looks at its own clock.
         let timeout = match limit {
             None => PollTimeout::NONE,
-            Some(limit) => PollTimeout::try_from(limit.saturating_add(Duration::from_micros(999)))
-                .unwrap_or(PollTimeout::MAX),
+            Some(limit) => {
+                PollTimeout::try_from(limit.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
+            }
         };
         let mut fds = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, timeout);

@@ -146,12 +146,7 @@ fn descendants() -> Vec<Pid> {
 
 /// The parent in a line of /proc/<pid>/stat; the name before it may hold anything, `)` too.
 fn parent(stat: &str) -> Option<i32> {
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -87,18 +87,13 @@ impl Claimed {
     fn write_result(&self, outcome: &str, message: &str) -> Result<()> {
         let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let text = format!("{outcome}\n{message}");
-        tree::commit(
-            &self.folder.join("result"),
-            &format!("{}\n", text.trim_end()),
-        )
+        tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end()))
     }
 
     /// Gives the ticket back, so that another worker may claim it.
     pub fn give_back(&self) {
         let claim = self.folder.join("claim");
-        match std::fs::remove_file(&claim)
-            .map_err(|e| Trouble::from_io("can't give the ticket back", &e))
-        {
+        match std::fs::remove_file(&claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
             Ok(()) | Err(Trouble::Lost(_)) => {}
             Err(trouble) => eprintln!("{}: {trouble}", claim.display()),
         }
@@ -118,10 +113,7 @@ pub fn patiently<T>(operation: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// Reads the parameters of the build that a ticket belongs to, and the name of its task.
-pub fn of_build(
-    folder: &Path,
-    task: Option<usize>,
-) -> Result<(Map<String, Value>, Option<String>)> {
+pub fn of_build(folder: &Path, task: Option<usize>) -> Result<(Map<String, Value>, Option<String>)> {
     #[derive(Deserialize)]
     struct Part {
         #[serde(default, deserialize_with = "nullable")]
@@ -137,8 +129,7 @@ pub fn of_build(
         name: Option<String>,
     }
     let bytes = patiently(|| tree::read(&folder.join("build").join("build.json")))?;
-    let part: Part =
-        serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
+    let part: Part = serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
     let named = task.and_then(|i| part.tasks.into_iter().nth(i));
     Ok((part.params, named.map(|t| t.name.unwrap_or(t.kind))))
 }

@@ -39,9 +39,7 @@ impl Trouble {
     pub fn from_io(what: &str, error: &io::Error) -> Self {
         let text = format!("{what}: {error}");
         match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::ENOTCONN | Errno::ESHUTDOWN | Errno::ECONNABORTED | Errno::ENODEV => {
-                Trouble::Away(text)
-            }
+            Errno::ENOTCONN | Errno::ESHUTDOWN | Errno::ECONNABORTED | Errno::ENODEV => Trouble::Away(text),
             Errno::ESTALE | Errno::ENOENT | Errno::EEXIST => Trouble::Lost(text),
             Errno::EIO
             | Errno::ETIMEDOUT
@@ -191,10 +189,7 @@ impl Lines {
             .read_until(b'\n', &mut line)
             .map_err(|e| Trouble::Away(format!("{}: {e}", at("read", &self.path))))?;
         if count == 0 {
-            return Err(Trouble::Away(format!(
-                "{}: end of the stream",
-                self.path.display()
-            )));
+            return Err(Trouble::Away(format!("{}: end of the stream", self.path.display())));
         }
         Ok(String::from_utf8_lossy(&line).trim().to_owned())
     }

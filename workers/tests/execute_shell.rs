@@ -28,8 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new(name: &str) -> Self {
-        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("{name}.{}", std::process::id()));
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let queue = root.join("tickets/execute-shell");
         fs::create_dir_all(&queue).unwrap();
@@ -102,9 +101,7 @@ fn console(folder: &Path) -> String {
 fn lives(words: &str) -> bool {
     let alive = |entry: fs::DirEntry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line)
-            .replace('\0', " ")
-            .contains(words)
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(words)
     };
     fs::read_dir("/proc").unwrap().flatten().any(alive)
 }
@@ -121,32 +118,18 @@ fn results_and_consoles() {
         ("1\nexit 1\n".into(), String::new())
     );
     assert_eq!(bench.script("c", "exit 42").0, "42\nexit 42\n");
-    assert_eq!(
-        bench.script("d", "kill -9 $$").0,
-        "137\nkilled by signal 9 (SIGKILL)\n"
-    );
+    assert_eq!(bench.script("d", "kill -9 $$").0, "137\nkilled by signal 9 (SIGKILL)\n");
     assert_eq!(
         bench.script("e", "cat; cat <<X\nhere\nX\n"),
         ("0\n".into(), "here\n".into())
     );
     assert_eq!(
-        bench
-            .script("f", "pwd >&2; ls -l \"$0\" | cut -c1-10")
-            .1
-            .lines()
-            .last(),
+        bench.script("f", "pwd >&2; ls -l \"$0\" | cut -c1-10").1.lines().last(),
         Some("-rwx------")
     );
-    let (result, all) = bench.script(
-        "g",
-        "i=0; while [ $i -lt 50000 ]; do echo line $i; i=$((i+1)); done",
-    );
+    let (result, all) = bench.script("g", "i=0; while [ $i -lt 50000 ]; do echo line $i; i=$((i+1)); done");
     assert_eq!(
-        (
-            result.as_str(),
-            all.lines().count(),
-            all.ends_with("line 49999\n")
-        ),
+        (result.as_str(), all.lines().count(), all.ends_with("line 49999\n")),
         ("0\n", 50_000, true)
     );
 }
@@ -172,10 +155,7 @@ fn the_environment_is_what_the_contract_says() {
         &workspace,
         &artifacts,
     ] {
-        assert!(
-            console.lines().any(|l| l == line),
-            "{line} is missing in {console}"
-        );
+        assert!(console.lines().any(|l| l == line), "{line} is missing in {console}");
     }
     assert!(
         !console.contains("CARGO"),
@@ -210,10 +190,7 @@ fn what_cannot_be_run_is_an_error_and_says_why() {
         ),
     ] {
         let result = result(&bench.give(id, ticket));
-        assert!(
-            result.starts_with("error\n") && result.contains(why),
-            "{result}"
-        );
+        assert!(result.starts_with("error\n") && result.contains(why), "{result}");
     }
 }
 
@@ -221,22 +198,17 @@ fn what_cannot_be_run_is_an_error_and_says_why() {
 fn nothing_is_left_running() {
     let bench = Bench::new("leftovers");
     let start = Instant::now();
-    let script = "setsid sh -c 'trap \"\" TERM; sleep 4.4301; sleep 4.4302' & sleep 4.4303 & (sleep 4.4304 &) & echo done";
+    let script =
+        "setsid sh -c 'trap \"\" TERM; sleep 4.4301; sleep 4.4302' & sleep 4.4303 & (sleep 4.4304 &) & echo done";
     assert_eq!(bench.script("a", script), ("0\n".into(), "done\n".into()));
-    assert!(
-        start.elapsed() < Duration::from_secs(4),
-        "leftovers hold up the result"
-    );
+    assert!(start.elapsed() < Duration::from_secs(4), "leftovers hold up the result");
     assert!(!lives("sleep 4.430"));
 }
 
 #[test]
 fn a_timeout_is_a_failure_with_a_message() {
     let bench = Bench::new("timeout");
-    let folder = bench.give(
-        "a",
-        json!({ "timeout": 0.5, "params": { "script": "sleep 4.4401" } }),
-    );
+    let folder = bench.give("a", json!({ "timeout": 0.5, "params": { "script": "sleep 4.4401" } }));
     assert_eq!(result(&folder), "failure\ntimed out after 0.5 s\n");
     assert!(!lives("sleep 4.4401"));
 }
@@ -257,11 +229,7 @@ fn term_gives_the_ticket_back() {
     let mut bench = Bench::new("term");
     let folder = bench.give("a", json!({ "params": { "script": "sleep 44.601" } }));
     until("the script's start", || lives("sleep 44.601"));
-    kill(
-        Pid::from_raw(bench.worker.id().cast_signed()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    kill(Pid::from_raw(bench.worker.id().cast_signed()), Signal::SIGTERM).unwrap();
     until("the claim's end", || !folder.join("claim").exists());
     assert!(!lives("sleep 44.601"));
     assert_eq!(fs::read_to_string(folder.join("result")).unwrap(), "");

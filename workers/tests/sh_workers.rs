@@ -42,11 +42,7 @@ impl Bench {
             .arg(&root)
             .spawn()
             .ok()?;
-        Some(Bench {
-            root,
-            queue,
-            worker,
-        })
+        Some(Bench { root, queue, worker })
     }
 
     /// Lays out a ticket with these parameters.
@@ -66,10 +62,7 @@ impl Bench {
 
     /// Gives a ticket to the worker and waits for its result.
     fn work(&self, folder: &Path) -> String {
-        let mut next = OpenOptions::new()
-            .write(true)
-            .open(self.queue.join(".next"))
-            .unwrap();
+        let mut next = OpenOptions::new().write(true).open(self.queue.join(".next")).unwrap();
         writeln!(next, "{}", folder.file_name().unwrap().to_str().unwrap()).unwrap();
         let start = Instant::now();
         loop {
@@ -116,10 +109,7 @@ fn artifacts_keep_their_place_and_their_odd_names() {
         }
         assert_eq!(bench.work(&good).trim(), "0");
         for name in names {
-            assert_eq!(
-                fs::read_to_string(good.join("artifacts").join(name)).unwrap(),
-                name
-            );
+            assert_eq!(fs::read_to_string(good.join("artifacts").join(name)).unwrap(), name);
         }
         for (id, pattern, why) in [
             ("none", "nope*", "matches 'nope*'"),
@@ -130,10 +120,7 @@ fn artifacts_keep_their_place_and_their_odd_names() {
             let bad = bench.ticket(id, &[("artifacts", pattern)]);
             symlink("/etc", bad.join("workspace/etc")).unwrap();
             let result = bench.work(&bad);
-            assert!(
-                result.starts_with("1\n") && result.contains(why),
-                "{result}"
-            );
+            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
             assert_eq!(fs::read_dir(bad.join("artifacts")).unwrap().count(), 0);
         }
     }
@@ -148,32 +135,15 @@ fn artifacts_of_another_build_are_copied() {
         fs::write(from.join(".hidden"), "y").unwrap();
         let all = bench.ticket("all", &[("job", "lib"), ("target_directory", "in/here")]);
         assert_eq!(bench.work(&all).trim(), "0");
-        assert_eq!(
-            fs::read_to_string(all.join("workspace/in/here/dist/a b")).unwrap(),
-            "x"
-        );
-        assert_eq!(
-            fs::read_to_string(all.join("workspace/in/here/.hidden")).unwrap(),
-            "y"
-        );
+        assert_eq!(fs::read_to_string(all.join("workspace/in/here/dist/a b")).unwrap(), "x");
+        assert_eq!(fs::read_to_string(all.join("workspace/in/here/.hidden")).unwrap(), "y");
         for (id, params, why) in [
-            (
-                "job",
-                [("job", "../lib"), ("build", "1")],
-                "not the name of a job",
-            ),
+            ("job", [("job", "../lib"), ("build", "1")], "not the name of a job"),
             ("build", [("job", "lib"), ("build", "7")], "has no build 7"),
-            (
-                "none",
-                [("job", "lib"), ("artifacts", "nope")],
-                "matches 'nope'",
-            ),
+            ("none", [("job", "lib"), ("artifacts", "nope")], "matches 'nope'"),
         ] {
             let result = bench.work(&bench.ticket(id, &params));
-            assert!(
-                result.starts_with("1\n") && result.contains(why),
-                "{result}"
-            );
+            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
         }
     }
 }
@@ -184,41 +154,20 @@ fn a_commit_is_checked_out_and_recorded() {
         let upstream = bench.root.join("up");
         let script = "git init -q -b main \"$0\" && cd \"$0\" && echo 1 >f && git add f && \
             git -c user.name=a -c user.email=a@b commit -qm one && git tag v1 && git rev-parse HEAD";
-        let made = Command::new("sh")
-            .args(["-c", script])
-            .arg(&upstream)
-            .output()
-            .unwrap();
+        let made = Command::new("sh").args(["-c", script]).arg(&upstream).output().unwrap();
         let commit = String::from_utf8(made.stdout).unwrap().trim().to_owned();
         let repository = upstream.to_str().unwrap();
-        for (id, name) in [
-            "HEAD",
-            "main",
-            "v1",
-            "refs/heads/main",
-            &commit,
-            &commit[..9],
-        ]
-        .iter()
-        .enumerate()
+        for (id, name) in ["HEAD", "main", "v1", "refs/heads/main", &commit, &commit[..9]]
+            .iter()
+            .enumerate()
         {
-            let params = [
-                ("repository", repository),
-                ("ref", name),
-                ("checkout-dir", "src"),
-            ];
+            let params = [("repository", repository), ("ref", name), ("checkout-dir", "src")];
             let ticket = bench.ticket(&format!("t{id}"), &params);
             fs::create_dir_all(ticket.join("workspace/src")).unwrap();
             fs::write(ticket.join("workspace/src/f"), "in the way").unwrap();
             assert_eq!(bench.work(&ticket).trim(), "0", "{name}");
-            assert_eq!(
-                fs::read_to_string(ticket.join("workspace/src/f")).unwrap(),
-                "1\n"
-            );
-            assert_eq!(
-                fs::read_to_string(ticket.join("params/git_commit")).unwrap(),
-                commit
-            );
+            assert_eq!(fs::read_to_string(ticket.join("workspace/src/f")).unwrap(), "1\n");
+            assert_eq!(fs::read_to_string(ticket.join("params/git_commit")).unwrap(), commit);
         }
         for (id, params, why) in [
             (
@@ -226,11 +175,7 @@ fn a_commit_is_checked_out_and_recorded() {
                 [("repository", "/nonexistent"), ("ref", "main")],
                 "can't read the repository",
             ),
-            (
-                "ref",
-                [("repository", repository), ("ref", "nope")],
-                "has no nope",
-            ),
+            ("ref", [("repository", repository), ("ref", "nope")], "has no nope"),
             (
                 "option",
                 [("repository", repository), ("ref", "--upload-pack=x")],
@@ -248,10 +193,7 @@ fn a_commit_is_checked_out_and_recorded() {
             ),
         ] {
             let result = bench.work(&bench.ticket(id, &params));
-            assert!(
-                result.starts_with("1\n") && result.contains(why),
-                "{result}"
-            );
+            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
         }
     }
 }

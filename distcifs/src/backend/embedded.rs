@@ -100,9 +100,7 @@ impl Embedded {
         let syncing = Arc::clone(&shared);
         core.start("store-sync", move || syncing.syncer.run(&syncing.files))
             .map_err(failed)?;
-        Ok(Embedded {
-            core: Arc::new(core),
-        })
+        Ok(Embedded { core: Arc::new(core) })
     }
 
     /// This store as a coordination service.

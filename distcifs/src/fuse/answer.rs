@@ -10,9 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use fuser::{
-    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request,
+    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
 
@@ -75,12 +74,7 @@ impl Asked {
     }
 
     /// A request about a name in a folder.
-    pub(super) fn name(
-        operation: &'static str,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-    ) -> Self {
+    pub(super) fn name(operation: &'static str, request: &Request, parent: INodeNo, name: &OsStr) -> Self {
         Asked {
             operation,
             ino: parent.0,
@@ -274,13 +268,9 @@ mod tests {
         future: impl Future<Output = Result<i32>> + Send + 'static,
     ) -> Receiver<i32> {
         let (sender, receiver) = channel();
-        answer(
-            runtime.handle(),
-            Told(sender),
-            asked(),
-            future,
-            |told, value| told.0.send(value).unwrap(),
-        );
+        answer(runtime.handle(), Told(sender), asked(), future, |told, value| {
+            told.0.send(value).unwrap()
+        });
         receiver
     }
 
@@ -298,10 +288,7 @@ mod tests {
     fn what_waits_is_answered_later_and_holds_nobody_up() {
         let runtime = runtime();
         let (go, wait) = tokio::sync::oneshot::channel();
-        let receiver = ask(
-            &runtime,
-            async move { wait.await.map_err(|_| Error::NoData) },
-        );
+        let receiver = ask(&runtime, async move { wait.await.map_err(|_| Error::NoData) });
         assert!(receiver.try_recv().is_err());
         go.send(7).unwrap();
         assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(7));
@@ -310,10 +297,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_input_output_error_now_or_later() {
         let runtime = runtime();
-        assert_eq!(
-            ask(&runtime, async { panic!("now") }).try_recv(),
-            Ok(libc::EIO)
-        );
+        assert_eq!(ask(&runtime, async { panic!("now") }).try_recv(), Ok(libc::EIO));
         let later = ask(&runtime, async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             panic!("later")

@@ -78,10 +78,7 @@ mod tests {
             ctime: time,
         };
         let got = file_attr(&attr);
-        assert_eq!(
-            (got.perm, got.kind, got.ino),
-            (0o3777, FileType::Directory, INodeNo(7))
-        );
+        assert_eq!((got.perm, got.kind, got.ino), (0o3777, FileType::Directory, INodeNo(7)));
     }
 
     #[test]
@@ -89,9 +86,6 @@ mod tests {
         assert_eq!(time_to_set(None), None);
         assert_eq!(time_to_set(Some(TimeOrNow::Now)), Some(None));
         let time = SystemTime::UNIX_EPOCH;
-        assert_eq!(
-            time_to_set(Some(TimeOrNow::SpecificTime(time))),
-            Some(Some(time))
-        );
+        assert_eq!(time_to_set(Some(TimeOrNow::SpecificTime(time))), Some(Some(time)));
     }
 }

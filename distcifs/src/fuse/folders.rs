@@ -10,12 +10,7 @@ use crate::tree::{DirEntry, Found};
 /// Names only: as many as fit.
 pub(super) fn names(mut reply: ReplyDirectory, entries: Vec<DirEntry>) {
     for entry in entries {
-        if reply.add(
-            INodeNo(entry.ino.0),
-            entry.offset,
-            file_type(entry.kind),
-            &entry.name,
-        ) {
+        if reply.add(INodeNo(entry.ino.0), entry.offset, file_type(entry.kind), &entry.name) {
             break;
         }
     }
@@ -39,17 +34,10 @@ pub(super) fn entries(mut reply: ReplyDirectoryPlus, entries: Vec<DirEntry>, tre
 
 /// Adds an entry; true if it did not fit.
 fn add(reply: &mut ReplyDirectoryPlus, entry: &DirEntry) -> bool {
-    let Some(Found {
-        attributes,
-        name_ttl,
-    }) = entry.found
-    else {
+    let Some(Found { attributes, name_ttl }) = entry.found else {
         // fuser can't send a name without attributes: its inode number is also that of the
         // lookup. The tree gives `found` for every entry of a readdirplus, so this is not met.
-        tracing::error!(
-            "a defect: readdirplus has no attributes for {:?}",
-            entry.name
-        );
+        tracing::error!("a defect: readdirplus has no attributes for {:?}", entry.name);
         return false;
     };
     let attr = file_attr(&attributes.attr);

@@ -90,9 +90,7 @@ impl<B> Passthrough<B> {
             Ok(id) => Some(id),
             Err(error) => {
                 self.on.store(false, Ordering::Relaxed);
-                tracing::info!(
-                    "passthrough is off for this mount: the kernel refused a file: {error}"
-                );
+                tracing::info!("passthrough is off for this mount: the kernel refused a file: {error}");
                 None
             }
         }
@@ -138,48 +136,23 @@ mod tests {
     #[test]
     fn an_inode_has_one_backing_until_its_last_release() {
         let passthrough = on();
-        let first = passthrough
-            .opened(1, &opened(10), false, |_| Ok(100))
-            .unwrap();
-        let second = passthrough
-            .opened(1, &opened(11), true, |_| Ok(200))
-            .unwrap();
+        let first = passthrough.opened(1, &opened(10), false, |_| Ok(100)).unwrap();
+        let second = passthrough.opened(1, &opened(11), true, |_| Ok(200)).unwrap();
         assert_eq!((*first, *second), (100, 100));
         assert!(!passthrough.released(1, 10));
         assert!(passthrough.released(1, 11));
-        assert_eq!(
-            Arc::strong_count(&first),
-            2,
-            "only the two answers hold it now"
-        );
-        assert_eq!(
-            *passthrough
-                .opened(1, &opened(12), false, |_| Ok(300))
-                .unwrap(),
-            300
-        );
+        assert_eq!(Arc::strong_count(&first), 2, "only the two answers hold it now");
+        assert_eq!(*passthrough.opened(1, &opened(12), false, |_| Ok(300)).unwrap(), 300);
     }
 
     #[test]
     fn a_refusal_switches_it_off_but_not_for_what_is_open() {
         let passthrough = on();
-        assert!(
-            passthrough
-                .opened(1, &opened(10), false, |_| Ok(100))
-                .is_some()
-        );
+        assert!(passthrough.opened(1, &opened(10), false, |_| Ok(100)).is_some());
         let refused = |_: &File| Err(io::Error::from_raw_os_error(libc::EPERM));
         assert!(passthrough.opened(2, &opened(11), false, refused).is_none());
-        assert!(
-            passthrough
-                .opened(3, &opened(12), false, |_| Ok(300))
-                .is_none()
-        );
-        assert!(
-            passthrough
-                .opened(1, &opened(13), false, |_| Ok(400))
-                .is_some()
-        );
+        assert!(passthrough.opened(3, &opened(12), false, |_| Ok(300)).is_none());
+        assert!(passthrough.opened(1, &opened(13), false, |_| Ok(400)).is_some());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::{
-    BackingId, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    BackingId, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::attr::file_attr;
@@ -50,10 +50,7 @@ pub(super) fn xattr(size: u32) -> impl FnOnce(ReplyXattr, Bytes) + Send {
 fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags.set(
-        FopenFlags::FOPEN_KEEP_CACHE,
-        opened.keep_cache && !opened.direct_io,
-    );
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && !opened.direct_io);
     flags.set(FopenFlags::FOPEN_NONSEEKABLE, opened.nonseekable);
     flags
 }
@@ -73,9 +70,7 @@ pub(super) fn space(reply: ReplyStatfs, space: Space) {
         files_free,
         ..
     } = space;
-    reply.statfs(
-        blocks, free, available, files, files_free, block, name, block,
-    );
+    reply.statfs(blocks, free, available, files, files_free, block, name, block);
 }
 
 /// How much a copy_file_range copied, bytes.
@@ -109,9 +104,7 @@ pub(super) fn created(
         let (ttl, handle) = (ttl.min(found.name_ttl), FileHandle(opened.handle));
         let (ino, attr) = (attr.ino.0, file_attr(&attr));
         match passthrough.opened(ino, &opened, writable, |file| reply.open_backing(file)) {
-            Some(id) => {
-                reply.created_passthrough(&ttl, &attr, GENERATION, handle, PASSED_FLAGS, &id)
-            }
+            Some(id) => reply.created_passthrough(&ttl, &attr, GENERATION, handle, PASSED_FLAGS, &id),
             None => reply.created(&ttl, &attr, GENERATION, handle, open_flags(&opened)),
         }
     }
@@ -120,10 +113,6 @@ pub(super) fn created(
 /// An open folder; the kernel keeps its entries if they can't change.
 pub(super) fn opened_folder(reply: ReplyOpen, opened: Opened) {
     let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-    let flags = if opened.keep_cache {
-        cached
-    } else {
-        FopenFlags::empty()
-    };
+    let flags = if opened.keep_cache { cached } else { FopenFlags::empty() };
     reply.opened(FileHandle(opened.handle), flags);
 }

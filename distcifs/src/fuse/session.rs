@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use fuser::{
-    BackgroundSession, Config, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session,
-    SessionACL,
-};
+use fuser::{BackgroundSession, Config, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -150,10 +147,7 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     }
     // Each may be refused with the nearest value that is taken.
     if let Err(nearest) = config.set_max_write(REQUEST_BYTES_MAX) {
-        tracing::debug!(
-            "writes of {nearest} bytes at most: {:?}",
-            config.set_max_write(nearest)
-        );
+        tracing::debug!("writes of {nearest} bytes at most: {:?}", config.set_max_write(nearest));
     }
     if let Err(nearest) = config.set_max_readahead(REQUEST_BYTES_MAX) {
         tracing::debug!(
@@ -168,10 +162,7 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
     let passes = passthrough
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
         && config.set_max_stack_depth(1).is_ok();
-    tracing::info!(
-        "passthrough of local files: {}",
-        if passes { "on" } else { "off" }
-    );
+    tracing::info!("passthrough of local files: {}", if passes { "on" } else { "off" });
     passes
 }
 
@@ -217,9 +208,5 @@ pub fn advice(error: &io::Error, mountpoint: &Path) -> String {
     } else {
         ""
     };
-    format!(
-        "can't mount on {}: {}{remedy}",
-        mountpoint.display(),
-        text.trim_end()
-    )
+    format!("can't mount on {}: {}{remedy}", mountpoint.display(), text.trim_end())
 }

@@ -84,9 +84,7 @@ pub enum Error {
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         match &error {
-            storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => {
-                Error::Io(error.to_string())
-            }
+            storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => Error::Io(error.to_string()),
             storage::Error::Indeterminate { .. } => Error::TimedOut(error.to_string()),
             storage::Error::Full { .. } => Error::Full(error.to_string()),
             storage::Error::Expired { what } => Error::Stale(what.clone()),

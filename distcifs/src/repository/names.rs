@@ -32,9 +32,7 @@ impl Name {
 fn is_name(text: &str, max: usize) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let mut bytes = text.bytes();
-    text.len() <= max
-        && bytes.next().is_some_and(plain)
-        && bytes.all(|b| plain(b) || b == b'.' || b == b'-')
+    text.len() <= max && bytes.next().is_some_and(plain) && bytes.all(|b| plain(b) || b == b'.' || b == b'-')
 }
 
 /// Longest id of a ticket, bytes: a job's name, a build's number and a task fit in.

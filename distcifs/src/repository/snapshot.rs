@@ -27,9 +27,7 @@ mod tests;
 pub use browse::Browser;
 pub use capture::{Captured, capture};
 pub use error::{Result, SnapshotError};
-pub use format::{
-    Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, Xattrs, is_entry_name,
-};
+pub use format::{Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, Xattrs, is_entry_name};
 pub use manifest::Manifest;
 pub use merge::merge;
 pub use reach::reachable;
@@ -50,9 +48,7 @@ impl Snapshot {
     pub fn empty() -> Digest {
         static EMPTY: std::sync::LazyLock<Digest> = std::sync::LazyLock::new(|| {
             let objects = Folder::empty().encode().unwrap_or_default();
-            objects
-                .last()
-                .map_or(Digest::of(&[]), |(digest, _)| *digest)
+            objects.last().map_or(Digest::of(&[]), |(digest, _)| *digest)
         });
         *EMPTY
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Failure, Outcome};
 use crate::cli;
+use crate::repository::config;
 
 /// Checks configurations; prints a line for each fault.
 pub(super) fn check(arguments: &cli::Check) -> Outcome {
@@ -22,9 +23,6 @@ pub(super) fn check(arguments: &cli::Check) -> Outcome {
 
 /// The faults of a file, each as `line:column: what`.
 fn faults(file: &Path) -> Vec<String> {
-    // To be joined with repository::config, whose rules these are.
-    vec![format!(
-        "1:1: {} was not checked: this program has no rules yet",
-        file.display()
-    )]
+    let faults = config::check_file(file).err().unwrap_or_default();
+    faults.iter().map(ToString::to_string).collect()
 }

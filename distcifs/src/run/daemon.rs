@@ -40,11 +40,7 @@ const DETACHED_TIME: Duration = Duration::from_secs(1);
 const RUNTIME_END_TIME: Duration = Duration::from_secs(2);
 
 /// Mounts and serves until the mount is gone or a signal ends it.
-pub(super) fn serve(
-    options: &MountOptions,
-    told: Option<Child>,
-    foreground: bool,
-) -> Result<(), String> {
+pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: bool) -> Result<(), String> {
     if told == Some(Child::Background) {
         setsid().map_err(|error| format!("a session of my own: {error}"))?;
     }
@@ -55,11 +51,7 @@ pub(super) fn serve(
     prepare_process()?;
     let runtime = runtime()?;
     let tree = open_tree(options, runtime.handle())?;
-    let served = match mount(
-        Arc::clone(&tree),
-        &settings(options),
-        runtime.handle().clone(),
-    ) {
+    let served = match mount(Arc::clone(&tree), &settings(options), runtime.handle().clone()) {
         Ok(mounted) => run(&runtime, options, mounted, told, log.as_deref()),
         Err(error) => Err(advice(&error, &options.mountpoint)),
     };
@@ -160,11 +152,7 @@ fn run(
             place.display()
         ));
     }
-    tracing::info!(
-        "{} is mounted on {}",
-        options.source.display(),
-        place.display()
-    );
+    tracing::info!("{} is mounted on {}", options.source.display(), place.display());
     if let Some(child) = told {
         tell_answer(child)?;
     }

@@ -40,10 +40,7 @@ mod tests {
     #[test]
     fn a_held_source_is_waited_for_and_a_free_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(
-            wait_free(dir.path(), Duration::ZERO),
-            "no lock, nobody to wait for"
-        );
+        assert!(wait_free(dir.path(), Duration::ZERO), "no lock, nobody to wait for");
         let file = File::create(dir.path().join(FILE)).unwrap();
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
         assert!(!wait_free(dir.path(), Duration::from_millis(50)));

@@ -49,11 +49,7 @@ impl LogFile {
 
 fn open(path: &Path) -> io::Result<Open> {
     // Paths and pids of everybody's requests stand in it.
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)?;
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let bytes = file.metadata()?.len();
     Ok(Open { file, bytes })
 }
@@ -98,8 +94,7 @@ impl<'a> MakeWriter<'a> for Shared {
 
 /// Starts logging at a level, to a file or to standard error; panics go there too.
 pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFile>>, String> {
-    let filter =
-        EnvFilter::try_new(level).map_err(|error| format!("log_level={level}: {error}"))?;
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("log_level={level}: {error}"))?;
     let lines = tracing_subscriber::fmt()
         .compact()
         .with_target(false)
@@ -107,9 +102,7 @@ pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFi
         .with_env_filter(filter);
     let log = path.map(LogFile::open).transpose()?.map(Arc::new);
     let started = match &log {
-        Some(log) => tracing::subscriber::set_global_default(
-            lines.with_writer(Shared(Arc::clone(log))).finish(),
-        ),
+        Some(log) => tracing::subscriber::set_global_default(lines.with_writer(Shared(Arc::clone(log))).finish()),
         None => tracing::subscriber::set_global_default(lines.with_writer(io::stderr).finish()),
     };
     started.map_err(|error| error.to_string())?;
@@ -131,10 +124,7 @@ mod tests {
         for line in ["one\n", "two\n", "three\n", "four\n"] {
             log.make_writer().write_all(line.as_bytes()).unwrap();
         }
-        assert_eq!(
-            fs::read_to_string(dir.path().join("log.1")).unwrap(),
-            "one\ntwo\n"
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("log.1")).unwrap(), "one\ntwo\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\nfour\n");
         fs::rename(&path, dir.path().join("away")).unwrap();
         log.0.reopen().unwrap();

@@ -32,16 +32,10 @@ fn alone(source: &Path, work: fn(&Path) -> Result<(), String>) -> Outcome {
 
 /// The check itself; to be joined with the store.
 fn check_source(source: &Path) -> Result<(), String> {
-    Err(format!(
-        "{}: this program can't check a source yet",
-        source.display()
-    ))
+    Err(format!("{}: this program can't check a source yet", source.display()))
 }
 
 /// The sweep itself; to be joined with the store.
 fn sweep_source(source: &Path) -> Result<(), String> {
-    Err(format!(
-        "{}: this program can't sweep a source yet",
-        source.display()
-    ))
+    Err(format!("{}: this program can't sweep a source yet", source.display()))
 }

@@ -22,23 +22,19 @@ const REASON_BYTES_MAX: u64 = 64 * 1024;
 /// Mounts; returns when the mount answers, with `-f` when it has ended.
 pub(super) fn mount(arguments: cli::Mount) -> Outcome {
     // Wrong options are told before anything is touched.
-    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options)
-        .map_err(Failure::Usage)?;
+    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
     let told = arguments.child;
     if arguments.foreground || told.is_some() {
-        let served =
-            places(&arguments.source, &arguments.mountpoint).and_then(|(source, mountpoint)| {
-                let options = MountOptions::parse(source, mountpoint, &arguments.options)?;
-                daemon::serve(&options, told, arguments.foreground)
-            });
+        let served = places(&arguments.source, &arguments.mountpoint).and_then(|(source, mountpoint)| {
+            let options = MountOptions::parse(source, mountpoint, &arguments.options)?;
+            daemon::serve(&options, told, arguments.foreground)
+        });
         return served.or_else(|reason| daemon::tell_failure(told, reason));
     }
     let mut command = program()?;
     command.args(["mount", "--child", "background"]);
     command.args(arguments.options.iter().flat_map(|value| ["-o", value]));
-    command
-        .arg("--")
-        .args([&arguments.source, &arguments.mountpoint]);
+    command.arg("--").args([&arguments.source, &arguments.mountpoint]);
     let mut child = start(command)?;
     wait_answer(&mut child)?;
     Ok(())
@@ -46,8 +42,7 @@ pub(super) fn mount(arguments: cli::Mount) -> Outcome {
 
 /// This program, to be started again.
 pub(super) fn program() -> Result<Command, Failure> {
-    let path = std::env::current_exe()
-        .map_err(|error| Failure::Refused(format!("my own program: {error}")))?;
+    let path = std::env::current_exe().map_err(|error| Failure::Refused(format!("my own program: {error}")))?;
     // An upgrade may have replaced the file; the running one is still there under this name.
     let mut command = Command::new(if path.exists() {
         path
@@ -69,9 +64,7 @@ pub(super) fn start(mut command: Command) -> Result<Child, Failure> {
 /// Waits until the daemon's mount answers, or for its reason.
 pub(super) fn wait_answer(daemon: &mut Child) -> Result<(), Failure> {
     let Some(output) = daemon.stdout.take() else {
-        return Err(Failure::Refused(
-            "the daemon's output is not to be had".into(),
-        ));
+        return Err(Failure::Refused("the daemon's output is not to be had".into()));
     };
     let mut output = BufReader::new(output.take(REASON_BYTES_MAX));
     let mut text = String::new();

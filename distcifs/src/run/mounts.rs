@@ -52,8 +52,7 @@ impl MountEntry {
 
 /// The uppermost mount on exactly this path.
 pub(super) fn find(mountpoint: &Path) -> Result<Option<MountEntry>, String> {
-    let table = fs::read("/proc/self/mountinfo")
-        .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    let table = fs::read("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
     let mut lines = table.split(|byte| *byte == b'\n').filter_map(parse);
     Ok(lines.rfind(|entry| entry.mountpoint == mountpoint))
 }
@@ -112,9 +111,7 @@ pub(super) fn probe_for(mountpoint: &Path, limit: Duration) -> Probe {
     let asked = thread::Builder::new().name("probe".into()).spawn(move || {
         let answer = fs::metadata(path);
         // Nobody listens any more when it took too long.
-        sender
-            .send(answer.err().and_then(|error| error.raw_os_error()))
-            .ok();
+        sender.send(answer.err().and_then(|error| error.raw_os_error())).ok();
     });
     if asked.is_err() {
         return Probe::Silent;
@@ -146,11 +143,7 @@ impl fmt::Display for Refusal {
 
 /// Unmounts; lazily means at once, though somebody may still be inside.
 pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Refusal> {
-    let flags = if lazy {
-        MntFlags::MNT_DETACH
-    } else {
-        MntFlags::empty()
-    };
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match umount2(mountpoint, flags | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(Refusal::Busy),
@@ -172,11 +165,9 @@ fn by_fusermount(mountpoint: &Path, lazy: bool) -> Result<(), Refusal> {
         .arg(mountpoint)
         .stdin(Stdio::null())
         .env("LC_ALL", "C");
-    let output = command.output().map_err(|error| {
-        Refusal::Other(format!(
-            "can't run fusermount3: {error}; install the package fuse3"
-        ))
-    })?;
+    let output = command
+        .output()
+        .map_err(|error| Refusal::Other(format!("can't run fusermount3: {error}; install the package fuse3")))?;
     let text = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(()),
@@ -200,10 +191,7 @@ pub(super) fn detach_dead(mountpoint: &Path) -> Result<(), String> {
             )
         })?;
     }
-    Err(format!(
-        "{} holds too many dead mounts",
-        mountpoint.display()
-    ))
+    Err(format!("{} holds too many dead mounts", mountpoint.display()))
 }
 
 /// Dead mounts on one another that are detached before giving up.
@@ -228,36 +216,26 @@ pub(super) fn users(mountpoint: &Path, max: usize) -> Vec<User> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let using = pids.filter(|pid| uses(*pid, mountpoint));
-    using
-        .take(max)
-        .map(|pid| User {
-            pid,
-            name: name(pid),
-        })
-        .collect()
+    using.take(max).map(|pid| User { pid, name: name(pid) }).collect()
 }
 
 /// Whether a process is inside.
 fn uses(pid: u32, mountpoint: &Path) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    let inside =
-        |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(mountpoint));
+    let inside = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(mountpoint));
     if ["cwd", "root", "exe"]
         .into_iter()
         .any(|link| inside(process.join(link)))
     {
         return true;
     }
-    fs::read_dir(process.join("fd"))
-        .is_ok_and(|files| files.flatten().any(|file| inside(file.path())))
+    fs::read_dir(process.join("fd")).is_ok_and(|files| files.flatten().any(|file| inside(file.path())))
 }
 
 /// The name of a process, without what would upset a terminal.
 fn name(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    String::from_utf8_lossy(&name)
-        .trim_end()
-        .replace(char::is_control, "?")
+    String::from_utf8_lossy(&name).trim_end().replace(char::is_control, "?")
 }
 
 #[cfg(test)]
@@ -269,10 +247,7 @@ mod tests {
         let line = b"64 30 0:53 / /mnt/a\\040b\\134 rw,nosuid shared:9 master:1 - fuse.distcifs /var/lib/d\\011i rw,x";
         let entry = parse(line).unwrap();
         assert_eq!(entry.mountpoint, Path::new("/mnt/a b\\"));
-        assert_eq!(
-            (entry.kind.as_str(), entry.device.as_str()),
-            ("fuse.distcifs", "0:53")
-        );
+        assert_eq!((entry.kind.as_str(), entry.device.as_str()), ("fuse.distcifs", "0:53"));
         assert_eq!(entry.source, Path::new("/var/lib/d\ti"));
         assert!(entry.is_ours());
     }

@@ -113,10 +113,7 @@ impl MountOptions {
             ("log", Some(value)) => self.log = Some(absolute(key, value)?),
             ("log_level", Some(value)) if LEVELS.contains(&value) => self.log_level = value.into(),
             ("log_level", Some(value)) => {
-                return Err(format!(
-                    "-o log_level={value}: not one of {}",
-                    LEVELS.join(", ")
-                ));
+                return Err(format!("-o log_level={value}: not one of {}", LEVELS.join(", ")));
             }
             ("node" | "cache" | "log" | "log_level", None) => {
                 return Err(format!("-o {key}: it needs a value: {KNOWN}"));
@@ -163,8 +160,8 @@ fn node(value: &str) -> Result<String, String> {
 /// The host's name.
 fn host_name() -> Result<String, String> {
     let ask = |why: String| format!("{why}: name this mount with -o node=NAME");
-    let name = nix::unistd::gethostname()
-        .map_err(|error| ask(format!("the host's name is not to be had ({error})")))?;
+    let name =
+        nix::unistd::gethostname().map_err(|error| ask(format!("the host's name is not to be had ({error})")))?;
     let name = name.to_string_lossy();
     node(&name).map_err(|_| ask(format!("the host's name {name:?} can't be a file's")))
 }
@@ -207,20 +204,8 @@ pub fn places(source: &Path, mountpoint: &Path) -> Result<(PathBuf, PathBuf), St
 /// Absolute and without symbolic links, also if the last part is a dead mount or absent.
 pub fn resolve(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let through_parent = || {
-        Some(
-            absolute
-                .parent()?
-                .canonicalize()
-                .ok()?
-                .join(absolute.file_name()?),
-        )
-    };
-    absolute
-        .canonicalize()
-        .ok()
-        .or_else(through_parent)
-        .unwrap_or(absolute)
+    let through_parent = || Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?));
+    absolute.canonicalize().ok().or_else(through_parent).unwrap_or(absolute)
 }
 
 #[cfg(test)]
@@ -251,23 +236,12 @@ mod tests {
             "log_level=debug,rw,ro",
         ]);
         let options = options.unwrap();
-        assert_eq!(
-            (options.allow_other, options.passthrough),
-            (Some(false), false)
-        );
-        assert_eq!(
-            (options.node.as_str(), options.log_level.as_str()),
-            ("n.1", "debug")
-        );
-        assert_eq!(
-            (options.cache, options.log),
-            ("/c".into(), Some("/l".into()))
-        );
+        assert_eq!((options.allow_other, options.passthrough), (Some(false), false));
+        assert_eq!((options.node.as_str(), options.log_level.as_str()), ("n.1", "debug"));
+        assert_eq!((options.cache, options.log), ("/c".into(), Some("/l".into())));
         assert!(options.read_only);
         assert_eq!(
-            parse(&["node=a,noallow_other,allow_other"])
-                .unwrap()
-                .allow_other,
+            parse(&["node=a,noallow_other,allow_other"]).unwrap().allow_other,
             Some(true)
         );
     }
@@ -303,11 +277,7 @@ mod tests {
                 .unwrap_err()
                 .contains("inside the other")
         );
-        assert!(
-            places(&source, dir.path())
-                .unwrap_err()
-                .contains("inside the other")
-        );
+        assert!(places(&source, dir.path()).unwrap_err().contains("inside the other"));
         assert!(places(&source, &dir.path().join("m")).is_ok());
         assert!(
             places(&dir.path().join("no/s"), &dir.path().join("m"))

@@ -26,16 +26,13 @@ pub(super) fn man(arguments: &cli::Man) -> Outcome {
     let explain = |error: std::io::Error| Failure::Refused(format!("the manual: {error}"));
     match &arguments.dir {
         Some(dir) => {
-            let place =
-                |error: std::io::Error| Failure::Refused(format!("{}: {error}", dir.display()));
+            let place = |error: std::io::Error| Failure::Refused(format!("{}: {error}", dir.display()));
             std::fs::create_dir_all(dir).map_err(place)?;
             clap_mangen::generate_to(Cli::command(), dir).map_err(place)
         }
         None => {
             let mut page = Vec::new();
-            Man::new(Cli::command())
-                .render(&mut page)
-                .map_err(explain)?;
+            Man::new(Cli::command()).render(&mut page).map_err(explain)?;
             print(&page)
         }
     }

@@ -19,9 +19,7 @@ pub(super) fn umount(arguments: &cli::Umount) -> Outcome {
     let place = mountpoint.display();
     let found = mounts::find(&mountpoint).map_err(Failure::Refused)?;
     let Some(entry) = found else {
-        return Err(Failure::Refused(format!(
-            "{place}: nothing is mounted there"
-        )));
+        return Err(Failure::Refused(format!("{place}: nothing is mounted there")));
     };
     if !entry.is_ours() {
         return Err(Failure::Refused(format!(
@@ -58,12 +56,7 @@ fn busy(mountpoint: &std::path::Path) -> String {
         .collect();
     let place = mountpoint.display();
     match named.as_slice() {
-        [] => format!(
-            "{place} is busy, by processes that you may not see; --lazy detaches it all the same"
-        ),
-        _ => format!(
-            "{place} is busy: {}; end them, or use --lazy",
-            named.join(", ")
-        ),
+        [] => format!("{place} is busy, by processes that you may not see; --lazy detaches it all the same"),
+        _ => format!("{place} is busy: {}; end them, or use --lazy", named.join(", ")),
     }
 }

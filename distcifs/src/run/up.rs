@@ -28,19 +28,14 @@ const DAEMON_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Mounts, starts the workers, and keeps all of them alive until INT or TERM.
 pub(super) fn up(arguments: cli::Up) -> Outcome {
-    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options)
-        .map_err(Failure::Usage)?;
-    let (source, mountpoint) =
-        places(&arguments.source, &arguments.mountpoint).map_err(Failure::Refused)?;
+    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
+    let (source, mountpoint) = places(&arguments.source, &arguments.mountpoint).map_err(Failure::Refused)?;
     let plans = plans(&arguments, &mountpoint).map_err(Failure::Refused)?;
     mounts::detach_dead(&mountpoint).map_err(Failure::Refused)?;
-    std::fs::create_dir_all(&mountpoint).map_err(|error| {
-        Failure::Refused(format!("can't make {}: {error}", mountpoint.display()))
-    })?;
+    std::fs::create_dir_all(&mountpoint)
+        .map_err(|error| Failure::Refused(format!("can't make {}: {error}", mountpoint.display())))?;
     // One thread: the kernel takes a parent's thread for the parent when it tells of its death.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Refused(format!("signals: {error}")))?;
     let house = House {
         source,
@@ -72,9 +67,7 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
 fn machine_labels() -> Result<Vec<String>, String> {
     let name = uname().map_err(|error| format!("uname: {error}"))?;
     let words = [name.sysname(), name.machine()];
-    Ok(words
-        .map(|word| word.to_string_lossy().to_lowercase())
-        .into())
+    Ok(words.map(|word| word.to_string_lossy().to_lowercase()).into())
 }
 
 /// What is kept alive.
@@ -104,8 +97,7 @@ enum Ended {
 impl House {
     /// Life after life of the daemon, until a signal.
     async fn keep(&self) -> Outcome {
-        let mut signals =
-            Signals::new().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
+        let mut signals = Signals::new().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
         let mut daemon = self.start_daemon()?;
         loop {
             let place = self.mountpoint.display();
@@ -131,11 +123,7 @@ impl House {
         let program = program()?.get_program().to_owned();
         let mut line = vec![program, "mount".into(), "-f".into()];
         line.extend(["--child".into(), "supervised".into()]);
-        line.extend(
-            self.options
-                .iter()
-                .flat_map(|value| ["-o".into(), value.into()]),
-        );
+        line.extend(self.options.iter().flat_map(|value| ["-o".into(), value.into()]));
         line.extend([
             "--".into(),
             self.source.clone().into_os_string(),
@@ -195,9 +183,7 @@ impl Signals {
     async fn tend(&mut self, daemon: &mut Child, workers: &mut [Worker]) -> Ended {
         loop {
             if let Some(status) = reap(daemon) {
-                eprintln!(
-                    "distcifs: the daemon ended ({status}); it and the workers are started again"
-                );
+                eprintln!("distcifs: the daemon ended ({status}); it and the workers are started again");
                 return Ended::Daemon;
             }
             // A worker that has just died is given its next start by the same call.

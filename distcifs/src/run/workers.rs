@@ -13,12 +13,7 @@ use super::Failure;
 use super::mount::program;
 
 /// Workers of which a mount needs one.
-const SINGLE: [&str; 4] = [
-    "build-control",
-    "git-checkout",
-    "publish-artifacts",
-    "copy-artifacts",
-];
+const SINGLE: [&str; 4] = ["build-control", "git-checkout", "publish-artifacts", "copy-artifacts"];
 
 /// The worker of which there are many.
 const MANY: &str = "execute-shell";
@@ -63,10 +58,7 @@ fn find(folders: &[PathBuf], name: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(name))
         .find(|path| path.is_file());
     found.ok_or_else(|| {
-        let looked: Vec<String> = folders
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
+        let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         format!(
             "the worker {name} is not in {}; say where with --workers-dir DIR",
             looked.join(", ")
@@ -75,15 +67,9 @@ fn find(folders: &[PathBuf], name: &str) -> Result<PathBuf, String> {
 }
 
 /// The folders that are looked through, in order.
-pub(super) fn folders(
-    chosen: Option<&Path>,
-    variable: Option<OsString>,
-    program: &Path,
-) -> Vec<PathBuf> {
+pub(super) fn folders(chosen: Option<&Path>, variable: Option<OsString>, program: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();
-    folders.extend(
-        chosen.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())),
-    );
+    folders.extend(chosen.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())));
     folders.extend(
         variable
             .iter()
@@ -120,9 +106,7 @@ impl Worker {
     pub(super) fn new(plan: Plan) -> Self {
         Worker {
             plan,
-            life: Life::Waiting {
-                until: Instant::now(),
-            },
+            life: Life::Waiting { until: Instant::now() },
             pause: PAUSE_MIN,
         }
     }
@@ -193,9 +177,7 @@ impl Worker {
         if reap(child).is_none() {
             return true;
         }
-        self.life = Life::Waiting {
-            until: Instant::now(),
-        };
+        self.life = Life::Waiting { until: Instant::now() };
         false
     }
 
@@ -228,10 +210,7 @@ pub(super) fn pid(child: &Child) -> Pid {
 pub(super) fn reap(child: &mut Child) -> Option<String> {
     // While the dead child is not taken from the kernel's table nobody else can have its id.
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    if matches!(
-        waitid(Id::Pid(pid(child)), peek),
-        Ok(WaitStatus::StillAlive)
-    ) {
+    if matches!(waitid(Id::Pid(pid(child)), peek), Ok(WaitStatus::StillAlive)) {
         return None;
     }
     killpg(pid(child), Signal::SIGKILL).ok();

@@ -76,19 +76,14 @@ pub async fn all_contents(store: &dyn Contents) {
 /// A word that no other call has returned, on this machine or another.
 fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (pid, count) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     format!("t{:x}p{pid}c{count}", now.as_nanos())
 }
 
 /// Waits for all futures at once, on the caller's task.
 async fn join_all<T: Unpin>(futures: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> Vec<T> {
-    let mut running: Vec<_> = futures
-        .into_iter()
-        .map(|future| (Some(future), None))
-        .collect();
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Some(future), None)).collect();
     poll_fn(move |cx| {
         for (future, result) in &mut running {
             if let Some(Poll::Ready(value)) = future.as_mut().map(|f| f.as_mut().poll(cx)) {
@@ -98,12 +93,7 @@ async fn join_all<T: Unpin>(futures: Vec<Pin<Box<dyn Future<Output = T> + Send +
         if running.iter().any(|(future, _)| future.is_some()) {
             return Poll::Pending;
         }
-        Poll::Ready(
-            running
-                .iter_mut()
-                .filter_map(|(_, result)| result.take())
-                .collect(),
-        )
+        Poll::Ready(running.iter_mut().filter_map(|(_, result)| result.take()).collect())
     })
     .await
 }

@@ -138,12 +138,8 @@ pub trait Contents: Send + Sync + 'static {
     /// Sets (`Some`) and removes (`None`) keys of a record as one, durable when it returns.
     /// `revision`: the one it must have (0: there must be none); `None` for any.
     /// Every update counts the revision up by one.
-    fn update(
-        &self,
-        object: &Object,
-        revision: Option<u64>,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Fut<'_, Updated>;
+    fn update(&self, object: &Object, revision: Option<u64>, changes: Vec<(String, Option<Bytes>)>)
+    -> Fut<'_, Updated>;
 
     /// Reads at most `limit` keys of a record, those after `after` (exclusive; "" for the first)
     /// and beginning with `prefix`.

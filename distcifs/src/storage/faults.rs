@@ -7,10 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{
-    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Object, Op, Page, Session,
-    Updated, Watch,
-};
+use super::{Appended, Commit, Contents, Coordination, Entry, Error, Fut, Object, Op, Page, Session, Updated, Watch};
 
 /// Longest delay of a call: long enough for another call to overtake it.
 const DELAY_MAX: Duration = Duration::from_millis(2);
@@ -106,12 +103,7 @@ impl<S: Sync> Faulty<S> {
 
     /// Lets a call through, with what befalls it. The fault is drawn when the call is made, not
     /// when it is polled, so that the order of calls alone decides.
-    fn pass<'a, T: Send + 'a>(
-        &'a self,
-        what: &'static str,
-        kind: Kind,
-        call: Fut<'a, T>,
-    ) -> Fut<'a, T> {
+    fn pass<'a, T: Send + 'a>(&'a self, what: &'static str, kind: Kind, call: Fut<'a, T>) -> Fut<'a, T> {
         let fault = self.draw();
         Box::pin(async move {
             match fault {
@@ -183,11 +175,7 @@ impl<S: Contents> Contents for Faulty<S> {
     }
 
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.pass(
-            "append",
-            Kind::Writes,
-            self.inner.append(object, sequence, bytes),
-        )
+        self.pass("append", Kind::Writes, self.inner.append(object, sequence, bytes))
     }
 
     fn update(
@@ -196,19 +184,11 @@ impl<S: Contents> Contents for Faulty<S> {
         revision: Option<u64>,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Fut<'_, Updated> {
-        self.pass(
-            "update",
-            Kind::Writes,
-            self.inner.update(object, revision, changes),
-        )
+        self.pass("update", Kind::Writes, self.inner.update(object, revision, changes))
     }
 
     fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        self.pass(
-            "query",
-            Kind::Reads,
-            self.inner.query(object, prefix, after, limit),
-        )
+        self.pass("query", Kind::Reads, self.inner.query(object, prefix, after, limit))
     }
 
     fn remove(&self, object: &Object) -> Fut<'_, ()> {
@@ -308,9 +288,7 @@ mod tests {
             let before = wanted.len() as u64;
             let appended = insist(|| store.append(&object, sequence, line.clone().into())).await;
             let (length, next) = match appended {
-                Appended::Done { length, sequence } | Appended::Mismatch { length, sequence } => {
-                    (length, sequence)
-                }
+                Appended::Done { length, sequence } | Appended::Mismatch { length, sequence } => (length, sequence),
             };
             assert_eq!(length, before + line.len() as u64, "it was written once");
             sequence = next;
@@ -339,11 +317,7 @@ mod tests {
         assert_ne!(runs[0], runs[2]);
         let indeterminate = |end: &Result<bool>| end.as_ref().is_err_and(Error::is_indeterminate);
         assert!(runs[0].iter().any(indeterminate));
-        assert!(
-            runs[0]
-                .iter()
-                .any(|end| matches!(end, Err(Error::Unavailable { .. })))
-        );
+        assert!(runs[0].iter().any(|end| matches!(end, Err(Error::Unavailable { .. }))));
     }
 
     #[tokio::test]

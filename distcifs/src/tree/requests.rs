@@ -1,92 +1,257 @@
 //! The requests of the kernel, one method each: the node decides what they mean.
 
-use std::ffi::OsString;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{
-    Attributes, Caller, DirEntry, Found, Ino, Invalidation, Opened, Result, SetAttr, Space,
-};
-use crate::repository::Error;
+use super::claim::{Held, Loser};
+use super::handles::{Handles, OpenKind};
+use super::look::NAME_MAX;
+use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
+use super::published::Published;
+use super::scratch::Scratches;
+use super::work::Work;
+use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
+use crate::repository::Repository;
+use crate::repository::core::lock;
+use crate::repository::tickets::{Posted, TicketKey};
 
 /// Wakes whoever polls a file, once.
 pub type Waker = Box<dyn FnOnce() + Send + 'static>;
 
-/// The mounted tree.
-pub struct Tree {}
+/// First handle: small numbers are easier to read in a log, 0 is never one.
+const HANDLE_FIRST: u64 = 1;
 
-fn stub<T>() -> Result<T> {
-    Err(Error::Unsupported("stub".into()))
+/// Tickets that are gone and still answer those who have their folder open.
+const GONE_MAX: usize = 1024;
+
+/// The mounted tree.
+pub struct Tree {
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) numbers: Numbers,
+    pub(crate) handles: Handles,
+    pub(crate) work: Arc<Work>,
+    pub(crate) published: Published,
+    pub(crate) scratch: Scratches,
+    pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
+    pub(crate) losers: Arc<Mutex<VecDeque<Loser>>>,
+    pub(crate) gone: Gone,
+    pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
+    pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
+    invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
+    /// User and group of whoever mounted.
+    pub(crate) owner: (u32, u32),
+    pub(crate) started: SystemTime,
 }
 
-#[expect(unused_variables, missing_docs, reason = "being written")]
-impl Tree {
-    /// What the kernel must forget; can be taken once.
-    pub fn invalidations(&self) -> Option<mpsc::UnboundedReceiver<Invalidation>> {
-        None
+/// Tickets that were finished here lately, as they were last.
+#[derive(Default)]
+pub(crate) struct Gone(Mutex<VecDeque<(super::node::TicketRef, Posted)>>);
+
+impl Gone {
+    /// What a ticket was last.
+    pub(crate) fn get(&self, ticket: &super::node::TicketRef) -> Option<Posted> {
+        lock(&self.0)
+            .iter()
+            .rev()
+            .find(|(known, _)| known == ticket)
+            .map(|(_, posted)| posted.clone())
     }
 
+    /// Keeps it, within bounds.
+    pub(crate) fn remember(&self, ticket: &super::node::TicketRef, posted: Posted) {
+        let mut gone = lock(&self.0);
+        if gone.len() >= GONE_MAX {
+            gone.pop_front();
+        }
+        gone.push_back((ticket.clone(), posted));
+    }
+}
+
+impl Tree {
+    /// The tree of a repository; must be called inside the runtime, after any fork.
+    pub fn new(repository: Arc<Repository>) -> Result<Self> {
+        let next = Arc::new(AtomicU64::new(HANDLE_FIRST));
+        let (invalidate, invalidations) = mpsc::unbounded_channel();
+        Ok(Tree {
+            work: Arc::new(Work::new(WORK_FIRST, next.clone())?),
+            handles: Handles::new(next),
+            runtime: tokio::runtime::Handle::current(),
+            numbers: Numbers::default(),
+            published: Published::default(),
+            scratch: Scratches::default(),
+            held: Arc::default(),
+            losers: Arc::default(),
+            gone: Gone::default(),
+            config_errors: Mutex::default(),
+            invalidate,
+            invalidations: Mutex::new(Some(invalidations)),
+            owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+            started: SystemTime::now(),
+            repository,
+        })
+    }
+
+    /// What the kernel must forget; can be taken once.
+    pub fn invalidations(&self) -> Option<mpsc::UnboundedReceiver<Invalidation>> {
+        lock(&self.invalidations).take()
+    }
+
+    /// What a number stands for.
+    fn node(&self, ino: Ino) -> Result<Node> {
+        self.numbers
+            .node(ino)
+            .ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))
+    }
+
+    /// lookup(parent, name).
     pub async fn lookup(&self, caller: Caller, parent: Ino, name: OsString) -> Result<Found> {
-        stub()
+        if self.work.owns(parent) {
+            return self.work.lookup(parent, &name);
+        }
+        check_length(&name)?;
+        let node = match self.node(parent)? {
+            Node::Published(id) => self.find_published(id, name.as_bytes()).await?,
+            node => self.find(caller, &node, utf8(&name)?).await?,
+        };
+        self.found(&node).await
     }
-    pub fn forget(&self, ino: Ino, count: u64) {}
-    pub async fn getattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: Option<u64>,
-    ) -> Result<Attributes> {
-        stub()
+
+    /// The kernel has dropped this many lookups.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if self.work.owns(ino) {
+            return self.work.forget(ino, count);
+        }
+        match self.numbers.node(ino) {
+            Some(Node::Published(id)) => self.published.forget(id, count),
+            _ => self.numbers.forget(ino, count),
+        }
     }
-    pub async fn setattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: Option<u64>,
-        set: SetAttr,
-    ) -> Result<Attributes> {
-        stub()
+
+    /// getattr.
+    pub async fn getattr(&self, _caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
+        if self.work.owns(ino) {
+            return self.work.getattr(ino, handle);
+        }
+        let (attr, ttl) = match self.node(ino)? {
+            Node::Published(id) => self.published.attr(id)?,
+            node => self.attr(&node).await?,
+        };
+        Ok(Attributes { attr, ttl })
     }
-    pub async fn readlink(&self, caller: Caller, ino: Ino) -> Result<OsString> {
-        stub()
+
+    /// setattr.
+    pub async fn setattr(&self, caller: Caller, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
+        if self.work.owns(ino) {
+            return self.work.setattr(ino, handle, set);
+        }
+        let node = self.node(ino)?;
+        if let (Node::Published(id), Some(mode)) = (&node, set.mode)
+            && let Some(job) = self.published.artifacts_of(*id)
+        {
+            self.change_artifacts(&job, mode).await?;
+            self.published.set_mode(*id, mode & 0o777);
+        } else {
+            self.change(caller, &node, handle, &set).await?;
+        }
+        self.getattr(caller, ino, handle).await
     }
-    /// `mode` carries the type bits (S_IFMT); the umask is applied already.
-    pub async fn mknod(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: OsString,
-        mode: u32,
-        rdev: u32,
-    ) -> Result<Found> {
-        stub()
+
+    /// readlink.
+    pub async fn readlink(&self, _caller: Caller, ino: Ino) -> Result<OsString> {
+        if self.work.owns(ino) {
+            return self.work.readlink(ino);
+        }
+        match self.node(ino)? {
+            Node::Published(id) => self.published.target(id),
+            Node::Scratch(id) => Ok(OsStr::from_bytes(&self.scratch.bytes(id)?).to_owned()),
+            Node::Link(job, link) => Ok(super::modify::link_text(self.link_target(&job, link).await?, link)?.into()),
+            Node::TicketFile(ticket, TicketFile::Build) => Ok(self.build_link(&self.posted(&ticket).await?)?.into()),
+            _ => Err(Error::Invalid("no symbolic link".into())),
+        }
     }
-    pub async fn mkdir(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: OsString,
-        mode: u32,
-    ) -> Result<Found> {
-        stub()
+
+    /// The path from a ticket's folder to its build.
+    pub(crate) fn build_link(&self, posted: &Posted) -> Result<String> {
+        let part = posted
+            .ticket
+            .part
+            .as_ref()
+            .ok_or_else(|| Error::NotFound("build".into()))?;
+        Ok(format!("../../../jobs/{}/builds/{}", part.job, part.build))
     }
+
+    /// mknod; `mode` carries the type bits (S_IFMT); the umask is applied already.
+    pub async fn mknod(&self, caller: Caller, parent: Ino, name: OsString, mode: u32, _rdev: u32) -> Result<Found> {
+        if self.work.owns(parent) {
+            return self.work.mknod(caller, parent, &name, mode);
+        }
+        check_length(&name)?;
+        let plain = mode & libc::S_IFMT == libc::S_IFREG;
+        if !plain {
+            return Err(Error::NotPermitted(format!("{}: no devices here", name.display())));
+        }
+        let (found, opened) = self
+            .create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, libc::O_WRONLY)
+            .await?;
+        self.release_open(opened.handle);
+        Ok(found)
+    }
+
+    /// mkdir.
+    pub async fn mkdir(&self, caller: Caller, parent: Ino, name: OsString, mode: u32) -> Result<Found> {
+        if self.work.owns(parent) {
+            return self.work.mkdir(caller, parent, &name, mode);
+        }
+        check_length(&name)?;
+        let node = self
+            .make_folder(caller, &self.node(parent)?, utf8_new(&name)?, mode)
+            .await?;
+        self.found(&node).await
+    }
+
+    /// unlink.
     pub async fn unlink(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
-        stub()
+        if self.work.owns(parent) {
+            return self.work.unlink(parent, &name);
+        }
+        let parent = self.node(parent)?;
+        if let Node::Published(id) = parent {
+            return self.find_published(id, name.as_bytes()).await.map(|_| ());
+        }
+        self.remove_file(caller, &parent, utf8(&name)?).await
     }
+
+    /// rmdir.
     pub async fn rmdir(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
-        stub()
+        if self.work.owns(parent) {
+            return self.work.rmdir(parent, &name);
+        }
+        let parent = self.node(parent)?;
+        if let Node::Published(id) = parent {
+            return self.find_published(id, name.as_bytes()).await.map(|_| ());
+        }
+        self.remove_folder(caller, &parent, utf8(&name)?).await
     }
-    pub async fn symlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: OsString,
-        target: OsString,
-    ) -> Result<Found> {
-        stub()
+
+    /// symlink.
+    pub async fn symlink(&self, caller: Caller, parent: Ino, name: OsString, target: OsString) -> Result<Found> {
+        if self.work.owns(parent) {
+            return self.work.symlink(caller, parent, &name, &target);
+        }
+        check_length(&name)?;
+        let node = self.make_link(caller, &self.node(parent)?, utf8_new(&name)?, target.as_bytes())?;
+        self.found(&node).await
     }
-    /// `flags`: those of renameat2(2).
+
+    /// rename; `flags` are those of renameat2(2).
     pub async fn rename(
         &self,
         caller: Caller,
@@ -96,21 +261,52 @@ impl Tree {
         new_name: OsString,
         flags: u32,
     ) -> Result<()> {
-        stub()
+        match (self.work.owns(parent), self.work.owns(new_parent)) {
+            (true, true) => return self.work.rename(parent, &name, new_parent, &new_name, flags),
+            (false, false) => {}
+            _ => return Err(Error::CrossDevice(name.display().to_string())),
+        }
+        check_length(&new_name)?;
+        let from = self.node(parent)?;
+        let (Node::Job(job), true) = (&from, parent == new_parent) else {
+            let to = self.node(new_parent)?;
+            let other = matches!((&from, &to), (Node::Job(_), _) | (_, Node::Job(_)));
+            let what = name.display().to_string();
+            return Err(if other {
+                Error::CrossDevice(what)
+            } else {
+                Error::ReadOnly(what)
+            });
+        };
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Error::Invalid(
+                "rename: only RENAME_NOREPLACE is known in a job's folder".into(),
+            ));
+        }
+        let node = self.find(caller, &from, utf8(&name)?).await?;
+        let no_replace = flags & libc::RENAME_NOREPLACE != 0;
+        self.rename_in_job(caller, job, node, utf8_new(&new_name)?, no_replace)
+            .await
     }
-    pub async fn link(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        new_parent: Ino,
-        new_name: OsString,
-    ) -> Result<Found> {
-        stub()
+
+    /// link.
+    pub async fn link(&self, _caller: Caller, ino: Ino, new_parent: Ino, new_name: OsString) -> Result<Found> {
+        match (self.work.owns(ino), self.work.owns(new_parent)) {
+            (true, true) => self.work.link(ino, new_parent, &new_name),
+            (false, false) => Err(Error::NotPermitted(format!("{}: a hard link", new_name.display()))),
+            _ => Err(Error::CrossDevice(new_name.display().to_string())),
+        }
     }
-    /// `flags`: those of open(2).
+
+    /// open; `flags` are those of open(2).
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.open(ino, flags);
+        }
+        self.open_node(caller, self.node(ino)?, flags).await
     }
+
+    /// open with O_CREAT of a name that is not there.
     pub async fn create(
         &self,
         caller: Caller,
@@ -119,38 +315,65 @@ impl Tree {
         mode: u32,
         flags: i32,
     ) -> Result<(Found, Opened)> {
-        stub()
+        if self.work.owns(parent) {
+            return self.work.create(caller, parent, &name, mode, flags);
+        }
+        check_length(&name)?;
+        self.create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, flags)
+            .await
     }
-    pub async fn read(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: u64,
-        offset: u64,
-        size: u32,
-    ) -> Result<Bytes> {
-        stub()
+
+    /// read.
+    pub async fn read(&self, caller: Caller, ino: Ino, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
+        if self.work.owns(ino) {
+            return self.work.read(handle, offset, size);
+        }
+        self.read_open(caller, handle, offset, size as usize).await
     }
-    pub async fn write(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: u64,
-        offset: u64,
-        data: Bytes,
-    ) -> Result<u32> {
-        stub()
+
+    /// write.
+    pub async fn write(&self, caller: Caller, ino: Ino, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
+        if self.work.owns(ino) {
+            return self.work.write(handle, offset, &data);
+        }
+        self.write_open(caller, handle, offset, &data).await?;
+        Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
     }
+
+    /// close of one copy of a descriptor.
     pub async fn flush(&self, caller: Caller, ino: Ino, handle: u64) -> Result<()> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.flush(handle);
+        }
+        self.flush_open(caller, handle).await
     }
-    pub fn release(&self, ino: Ino, handle: u64) {}
+
+    /// close of the last copy.
+    pub fn release(&self, ino: Ino, handle: u64) {
+        if self.work.owns(ino) {
+            return self.work.release(handle);
+        }
+        self.release_open(handle);
+    }
+
+    /// fsync.
     pub async fn fsync(&self, caller: Caller, ino: Ino, handle: u64, datasync: bool) -> Result<()> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.fsync(handle, datasync);
+        }
+        self.fsync_open(caller, handle).await
     }
+
+    /// opendir.
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<Opened> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.opendir(ino);
+        }
+        let mut opened = self.opened(caller, self.node(ino)?, false, OpenKind::Folder(Mutex::default()))?;
+        (opened.direct_io, opened.keep_cache) = (false, false);
+        Ok(opened)
     }
+
     /// At most `limit` entries after `offset` (0: the first); with `plus` each carries `found`,
     /// which counts as a lookup.
     pub async fn readdir(
@@ -162,67 +385,110 @@ impl Tree {
         limit: usize,
         plus: bool,
     ) -> Result<Vec<DirEntry>> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.readdir(handle, offset, limit, plus);
+        }
+        self.list(caller, &self.node(ino)?, handle, offset, limit, plus).await
     }
-    pub fn releasedir(&self, ino: Ino, handle: u64) {}
-    /// Also for a folder's handle.
-    pub async fn fsyncdir(&self, caller: Caller, ino: Ino, handle: u64) -> Result<()> {
-        stub()
+
+    /// closedir.
+    pub fn releasedir(&self, ino: Ino, handle: u64) {
+        if self.work.owns(ino) {
+            return self.work.releasedir(handle);
+        }
+        self.handles.remove(handle);
     }
+
+    /// fsync of a folder.
+    pub async fn fsyncdir(&self, _caller: Caller, ino: Ino, handle: u64) -> Result<()> {
+        if self.work.owns(ino) {
+            return self.work.fsyncdir(handle);
+        }
+        Ok(())
+    }
+
+    /// statfs: of the disk that holds the claimants' folders.
     pub async fn statfs(&self, ino: Ino) -> Result<Space> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.statfs(ino);
+        }
+        self.space()
     }
-    /// `flags`: XATTR_CREATE, XATTR_REPLACE.
-    pub async fn setxattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        name: OsString,
-        value: Bytes,
-        flags: i32,
-    ) -> Result<()> {
-        stub()
+
+    /// setxattr; `flags`: XATTR_CREATE, XATTR_REPLACE.
+    pub async fn setxattr(&self, _caller: Caller, ino: Ino, name: OsString, value: Bytes, flags: i32) -> Result<()> {
+        if self.work.owns(ino) {
+            return self.work.setxattr(ino, &name, &value, flags);
+        }
+        Err(Error::Unsupported("extended attributes".into()))
     }
-    pub async fn getxattr(&self, caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
-        stub()
+
+    /// getxattr.
+    pub async fn getxattr(&self, _caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
+        if self.work.owns(ino) {
+            return self.work.getxattr(ino, &name);
+        }
+        self.published_xattr(ino, name.as_bytes())
     }
-    /// Names, each ended by NUL.
-    pub async fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Bytes> {
-        stub()
+
+    /// listxattr: names, each ended by NUL.
+    pub async fn listxattr(&self, _caller: Caller, ino: Ino) -> Result<Bytes> {
+        if self.work.owns(ino) {
+            return self.work.listxattr(ino);
+        }
+        self.published_xattrs(ino)
     }
-    pub async fn removexattr(&self, caller: Caller, ino: Ino, name: OsString) -> Result<()> {
-        stub()
+
+    /// removexattr.
+    pub async fn removexattr(&self, _caller: Caller, ino: Ino, name: OsString) -> Result<()> {
+        if self.work.owns(ino) {
+            return self.work.removexattr(ino, &name);
+        }
+        Err(Error::Unsupported("extended attributes".into()))
     }
+
     /// The poll(2) events that hold now; if none of `events` does, `wake` is kept and called once
     /// when one might.
-    pub async fn poll(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: u64,
-        events: u32,
-        wake: Option<Waker>,
-    ) -> Result<u32> {
-        stub()
+    pub async fn poll(&self, _caller: Caller, ino: Ino, handle: u64, events: u32, wake: Option<Waker>) -> Result<u32> {
+        let (input, output) = (libc::POLLIN.unsigned_abs(), libc::POLLOUT.unsigned_abs());
+        let (input, output) = (u32::from(input), u32::from(output));
+        if self.work.owns(ino) {
+            return Ok((input | output) & events);
+        }
+        let open = self.handles.get(handle)?;
+        let readable = events & input == 0 || self.poll_stream(&open, wake).await?;
+        Ok((output | if readable { input } else { 0 }) & events)
     }
+
+    /// fallocate.
     pub async fn fallocate(
         &self,
-        caller: Caller,
+        _caller: Caller,
         ino: Ino,
         handle: u64,
         offset: u64,
         length: u64,
         mode: i32,
     ) -> Result<()> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.fallocate(handle, offset, length, mode);
+        }
+        Err(Error::Unsupported("fallocate".into()))
     }
+
+    /// lseek: SEEK_DATA and SEEK_HOLE.
     pub async fn lseek(&self, ino: Ino, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        stub()
+        if self.work.owns(ino) {
+            return self.work.lseek(handle, offset, whence);
+        }
+        self.seek_published(handle, offset, whence)
     }
+
+    /// copy_file_range.
     #[expect(clippy::too_many_arguments, reason = "copy_file_range(2) has as many")]
     pub async fn copy_file_range(
         &self,
-        caller: Caller,
+        _caller: Caller,
         from: Ino,
         from_handle: u64,
         from_offset: u64,
@@ -231,6 +497,29 @@ impl Tree {
         to_offset: u64,
         length: u64,
     ) -> Result<u64> {
-        stub()
+        if self.work.owns(from) && self.work.owns(to) {
+            return self
+                .work
+                .copy_file_range((from_handle, from_offset), (to_handle, to_offset), length);
+        }
+        Err(Error::Unsupported("copy_file_range".into()))
     }
+}
+
+/// A name that may be looked up; what is not UTF-8 is nowhere.
+fn utf8(name: &OsStr) -> Result<&str> {
+    name.to_str().ok_or_else(|| Error::NotFound(name.display().to_string()))
+}
+
+/// A name that may be made.
+fn utf8_new(name: &OsStr) -> Result<&str> {
+    name.to_str()
+        .ok_or_else(|| Error::Invalid(format!("{}: the name is not UTF-8", name.display())))
+}
+
+fn check_length(name: &OsStr) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong(name.display().to_string()));
+    }
+    Ok(())
 }

@@ -89,9 +89,7 @@ impl Work {
 
     /// Begins an attempt, without folders so far.
     pub fn begin(&self) -> Arc<Attempt> {
-        Arc::new(Attempt::new(
-            self.next_attempt.fetch_add(1, Ordering::Relaxed),
-        ))
+        Arc::new(Attempt::new(self.next_attempt.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Shows a local directory as a root of the attempt. The inode stays known until `kill`.
@@ -199,8 +197,5 @@ fn system(what: impl Display, errno: Errno) -> Error {
 
 /// The error for what the standard library reports of the system.
 fn io_error(what: impl Display, error: &io::Error) -> Error {
-    system(
-        what,
-        Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-    )
+    system(what, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }

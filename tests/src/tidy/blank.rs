@@ -10,11 +10,7 @@ pub fn blank(text: &str) -> String {
             .or_else(|| string(rest));
         match skipped.or_else(|| character(rest)) {
             Some(length) => {
-                out.extend(
-                    rest[..length]
-                        .chars()
-                        .map(|c| if c == '\n' { c } else { ' ' }),
-                );
+                out.extend(rest[..length].chars().map(|c| if c == '\n' { c } else { ' ' }));
                 rest = &rest[length..];
             }
             None => {
@@ -63,10 +59,7 @@ fn raw_string(text: &str, before: Option<char>) -> Option<usize> {
     let body = rest[hashes..].strip_prefix('"')?;
     let end = format!("\"{}", "#".repeat(hashes));
     let head = text.len() - body.len();
-    Some(
-        body.find(&end)
-            .map_or(text.len(), |at| head + at + end.len()),
-    )
+    Some(body.find(&end).map_or(text.len(), |at| head + at + end.len()))
 }
 
 /// Length of the string that begins here.

@@ -5,10 +5,7 @@ use super::Source;
 /// Which module may name which others of the crate.
 const EDGES: [(&str, &[&str]); 8] = [
     ("main", &["cli", "run"]),
-    (
-        "run",
-        &["cli", "fuse", "tree", "repository", "storage", "backend"],
-    ),
+    ("run", &["cli", "fuse", "tree", "repository", "storage", "backend"]),
     ("cli", &[]),
     ("fuse", &["tree"]),
     ("tree", &["repository"]),
@@ -22,22 +19,13 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("fuser", &["distcifs/src/fuse.rs", "distcifs/src/fuse/"]),
     (
         "redb",
-        &[
-            "distcifs/src/backend/embedded.rs",
-            "distcifs/src/backend/embedded/",
-        ],
+        &["distcifs/src/backend/embedded.rs", "distcifs/src/backend/embedded/"],
     ),
     (
         "zookeeper_client",
-        &[
-            "distcifs/src/backend/zookeeper.rs",
-            "distcifs/src/backend/zookeeper/",
-        ],
+        &["distcifs/src/backend/zookeeper.rs", "distcifs/src/backend/zookeeper/"],
     ),
-    (
-        "ceph",
-        &["distcifs/src/backend/ceph.rs", "distcifs/src/backend/ceph/"],
-    ),
+    ("ceph", &["distcifs/src/backend/ceph.rs", "distcifs/src/backend/ceph/"]),
 ];
 
 /// Reports edges that are not drawn and client crates outside their room.
@@ -50,17 +38,10 @@ pub fn check(source: &Source, found: &mut Vec<String>) {
     let own = modules[0];
     // A test may put a real store under any layer.
     let tests = modules.contains(&"tests");
-    let code = source
-        .code
-        .split("#[cfg(test)]\nmod")
-        .next()
-        .unwrap_or_default();
+    let code = source.code.split("#[cfg(test)]\nmod").next().unwrap_or_default();
     for (krate, rooms) in ROOMS {
         let home = rooms.iter().any(|room| path.starts_with(room));
-        for line in lines_naming(&source.code, krate)
-            .into_iter()
-            .filter(|_| !home)
-        {
+        for line in lines_naming(&source.code, krate).into_iter().filter(|_| !home) {
             found.push(format!("{path}:{line}: {krate} outside of its room"));
         }
     }
@@ -107,11 +88,7 @@ fn named_modules(code: &str, depth: usize) -> Vec<(usize, String)> {
                 continue;
             }
             let line = code[..at].matches('\n').count() + 1;
-            found.extend(
-                heads(&code[at + root.len()..])
-                    .into_iter()
-                    .map(|head| (line, head)),
-            );
+            found.extend(heads(&code[at + root.len()..]).into_iter().map(|head| (line, head)));
         }
     }
     found

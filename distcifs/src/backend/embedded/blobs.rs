@@ -62,10 +62,7 @@ impl Blobs {
             return Err(refused(object.to_string(), "only a blob can be put"));
         };
         if bytes.len() > VALUE_BYTES_MAX {
-            let why = format!(
-                "a blob has {VALUE_BYTES_MAX} bytes at most, not {}",
-                bytes.len()
-            );
+            let why = format!("a blob has {VALUE_BYTES_MAX} bytes at most, not {}", bytes.len());
             return Err(refused(object.to_string(), why));
         }
         if Digest::of(bytes) != *digest {
@@ -109,12 +106,7 @@ impl Blobs {
     }
 
     /// Reads a range; the whole is verified.
-    pub(super) fn read(
-        &self,
-        object: &Object,
-        offset: u64,
-        length: usize,
-    ) -> Result<Option<Bytes>> {
+    pub(super) fn read(&self, object: &Object, offset: u64, length: usize) -> Result<Option<Bytes>> {
         let Some((kind, digest)) = blob(object) else {
             return Ok(None);
         };
@@ -143,20 +135,14 @@ impl Blobs {
             return Ok(());
         };
         match fs::remove_file(self.path(kind, digest)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(failed(format!("remove {object}"), &error))
-            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(format!("remove {object}"), &error)),
             _ => Ok(()),
         }
     }
 
     /// Lists blobs of a kind, in order of their names.
     pub(super) fn list(&self, kind: &str, after: &str, limit: usize) -> io::Result<Vec<Object>> {
-        let make = if kind == "chunk" {
-            Object::Chunk
-        } else {
-            Object::Tree
-        };
+        let make = if kind == "chunk" { Object::Chunk } else { Object::Tree };
         let mut found = Vec::new();
         for shard in 0..=u8::MAX {
             if found.len() >= limit {
@@ -169,10 +155,7 @@ impl Blobs {
             let from = found.len();
             for entry in fs::read_dir(self.objects.join(kind).join(&shard))? {
                 let name = entry?.file_name();
-                let digest = name
-                    .to_str()
-                    .filter(|n| n.starts_with(&shard))
-                    .and_then(Digest::parse);
+                let digest = name.to_str().filter(|n| n.starts_with(&shard)).and_then(Digest::parse);
                 let Some(object) = digest.map(make) else {
                     continue;
                 };

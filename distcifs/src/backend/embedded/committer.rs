@@ -118,12 +118,7 @@ impl Committer {
     }
 
     /// Queues work on records, behind every commit before it.
-    pub(super) fn queue(
-        &self,
-        what: String,
-        work: Work,
-        bytes: u64,
-    ) -> Result<oneshot::Receiver<Result<Outcome>>> {
+    pub(super) fn queue(&self, what: String, work: Work, bytes: u64) -> Result<oneshot::Receiver<Result<Outcome>>> {
         let mut state = lock(&self.state);
         state.check_room(&what)?;
         let waits = state.push(work, bytes, Undo::new(), what);
@@ -152,10 +147,7 @@ impl Committer {
             if state.closing {
                 return None;
             }
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
         let mut group = Vec::new();
@@ -230,13 +222,7 @@ impl State {
         })
     }
 
-    fn push(
-        &mut self,
-        work: Work,
-        bytes: u64,
-        undo: Undo,
-        what: String,
-    ) -> oneshot::Receiver<Result<Outcome>> {
+    fn push(&mut self, work: Work, bytes: u64, undo: Undo, what: String) -> oneshot::Receiver<Result<Outcome>> {
         let (done, waits) = oneshot::channel();
         let bytes = bytes + WORK_BYTES;
         self.queued_bytes += bytes;

@@ -93,9 +93,7 @@ impl Consoles {
         let mut shard = lock(self.shard(name));
         let path = self.path(name);
         let known = shard.find(name, &path)?;
-        let standing = known
-            .as_deref()
-            .map_or((0, 0), |open| (open.length, open.sequence()));
+        let standing = known.as_deref().map_or((0, 0), |open| (open.length, open.sequence()));
         let seal = sequence == SEALED && bytes.is_empty();
         if !seal && (standing.1 != sequence || sequence == SEALED) {
             return Ok(Appended::Mismatch {
@@ -108,11 +106,7 @@ impl Consoles {
             Some(open) => open,
             None => shard.keep(name, make(&path)?),
         };
-        let done = if seal {
-            set_sealed(open)
-        } else {
-            write(open, bytes)
-        };
+        let done = if seal { set_sealed(open) } else { write(open, bytes) };
         match done {
             Ok(()) => wrote(made),
             Err(error) => {
@@ -134,9 +128,7 @@ impl Consoles {
         let what = || format!("read {name}");
         let found = {
             let mut shard = lock(self.shard(name));
-            let found = shard
-                .find(name, &self.path(name))
-                .map_err(|e| failed(what(), &e))?;
+            let found = shard.find(name, &self.path(name)).map_err(|e| failed(what(), &e))?;
             found.map(|open| (Arc::clone(&open.file), open.length))
         };
         let Some((file, size)) = found else {
@@ -223,10 +215,7 @@ impl Shard {
 
 /// The uid in `console.<uid>.<rest>`, if it can be the name of a folder.
 fn uid_of(name: &str) -> Option<&str> {
-    let (uid, rest) = name
-        .strip_prefix(CONSOLE)?
-        .strip_prefix('.')?
-        .split_once('.')?;
+    let (uid, rest) = name.strip_prefix(CONSOLE)?.strip_prefix('.')?.split_once('.')?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     (!uid.is_empty() && !rest.is_empty() && uid.bytes().all(plain)).then_some(uid)
 }
@@ -271,17 +260,10 @@ fn open(path: &Path) -> io::Result<Option<Open>> {
 
 fn make(path: &Path) -> io::Result<Open> {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .append(true)
-        .create_new(true)
-        .mode(MODES[0]);
+    options.read(true).append(true).create_new(true).mode(MODES[0]);
     let mut made = options.open(path);
     for _ in 0..FOLDER_TRIES {
-        if !made
-            .as_ref()
-            .is_err_and(|e| e.kind() == ErrorKind::NotFound)
-        {
+        if !made.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
             break;
         }
         if let Some(folder) = path.parent() {
@@ -297,8 +279,7 @@ fn make(path: &Path) -> io::Result<Open> {
 }
 
 fn set_sealed(open: &mut Open) -> io::Result<()> {
-    open.file
-        .set_permissions(Permissions::from_mode(MODES[1]))?;
+    open.file.set_permissions(Permissions::from_mode(MODES[1]))?;
     open.sealed = true;
     Ok(())
 }

@@ -23,15 +23,11 @@ const UPDATE_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
 /// Runs file work here, or on a thread for blocking work if it is long and there is a runtime.
-async fn run<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+async fn run<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match Handle::try_current() {
-        Ok(runtime) if bytes > INLINE_BYTES_MAX => runtime
-            .spawn_blocking(work)
-            .await
-            .map_err(|_| closed("file work"))?,
+        Ok(runtime) if bytes > INLINE_BYTES_MAX => {
+            runtime.spawn_blocking(work).await.map_err(|_| closed("file work"))?
+        }
         _ => work(),
     }
 }
@@ -84,10 +80,7 @@ impl Contents for Embedded {
                 let why = format!("an append has {VALUE_BYTES_MAX} bytes at most");
                 return Err(refused(object.to_string(), why));
             }
-            run(bytes.len(), move || {
-                append(&shared, &object, sequence, &bytes)
-            })
-            .await
+            run(bytes.len(), move || append(&shared, &object, sequence, &bytes)).await
         })
     }
 
@@ -108,14 +101,7 @@ impl Contents for Embedded {
                 revision,
                 changes,
             };
-            match outcome(
-                self.core
-                    .shared
-                    .committer
-                    .queue(what.clone(), work, bytes)?,
-            )
-            .await?
-            {
+            match outcome(self.core.shared.committer.queue(what.clone(), work, bytes)?).await? {
                 Outcome::Updated(updated) => Ok(updated),
                 Outcome::Done => Err(closed(&what)),
             }
@@ -205,18 +191,12 @@ fn check_changes(name: &str, changes: &[(String, Option<Bytes>)]) -> Result<u64>
         check_key(name, key)?;
         let bytes = value.as_ref().map_or(0, Bytes::len);
         if bytes > VALUE_BYTES_MAX {
-            return Err(refused(
-                name,
-                format!("a value has {VALUE_BYTES_MAX} bytes at most"),
-            ));
+            return Err(refused(name, format!("a value has {VALUE_BYTES_MAX} bytes at most")));
         }
         sum += key.len() + bytes;
     }
     if sum > UPDATE_BYTES_MAX {
-        return Err(refused(
-            name,
-            format!("a change has {UPDATE_BYTES_MAX} bytes at most"),
-        ));
+        return Err(refused(name, format!("a change has {UPDATE_BYTES_MAX} bytes at most")));
     }
     Ok(sum as u64)
 }

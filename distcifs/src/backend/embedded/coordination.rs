@@ -13,11 +13,7 @@ impl Coordination for Embedded {
         let path = path.to_owned();
         Box::pin(async move {
             check_path(&path)?;
-            Ok(self
-                .core
-                .shared
-                .committer
-                .state(|state| state.entries.get(&path)))
+            Ok(self.core.shared.committer.state(|state| state.entries.get(&path)))
         })
     }
 
@@ -25,11 +21,7 @@ impl Coordination for Embedded {
         let path = path.to_owned();
         Box::pin(async move {
             check_path(&path)?;
-            Ok(self
-                .core
-                .shared
-                .committer
-                .state(|state| state.entries.children(&path)))
+            Ok(self.core.shared.committer.state(|state| state.entries.children(&path)))
         })
     }
 
@@ -51,11 +43,7 @@ impl Coordination for Embedded {
         let path = path.to_owned();
         Box::pin(async move {
             check_path(&path)?;
-            Ok(self
-                .core
-                .shared
-                .committer
-                .state(|state| state.watches.add(&path)))
+            Ok(self.core.shared.committer.state(|state| state.watches.add(&path)))
         })
     }
 
@@ -81,10 +69,7 @@ pub(super) fn closed(what: &str) -> Error {
 /// Checks the bounds, and gives the commit a name for errors: that of its first operation.
 fn check(ops: &[Op]) -> Result<String> {
     if ops.len() > COMMIT_OPS_MAX {
-        let why = format!(
-            "a commit has {COMMIT_OPS_MAX} operations at most, not {}",
-            ops.len()
-        );
+        let why = format!("a commit has {COMMIT_OPS_MAX} operations at most, not {}", ops.len());
         return Err(refused("commit", why));
     }
     for op in ops {

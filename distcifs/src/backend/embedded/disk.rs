@@ -120,10 +120,7 @@ impl Disk {
             for row in entries.iter()? {
                 let (path, row) = row?;
                 let damaged = || redb::Error::Corrupted(format!("entry {}", path.value()));
-                nodes.insert(
-                    path.value().into(),
-                    rows::decode(row.value()).ok_or_else(damaged)?,
-                );
+                nodes.insert(path.value().into(), rows::decode(row.value()).ok_or_else(damaged)?);
             }
             txn.open_table(RECORDS)?;
             txn.open_table(VALUES)?;
@@ -146,9 +143,7 @@ impl Disk {
         }
         let (error, before) = {
             let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            let database = guard
-                .as_ref()
-                .ok_or_else(|| self.break_for("it is closed"))?;
+            let database = guard.as_ref().ok_or_else(|| self.break_for("it is closed"))?;
             let before = groups(database).map_err(|e| self.break_for(&e.to_string()))?;
             let write = || write(database, group, before + 1);
             match panic::catch_unwind(AssertUnwindSafe(write)) {
@@ -167,15 +162,9 @@ impl Disk {
     fn check_room(&self, bytes: u64) -> Result<(), Failure> {
         let folder = self.path.parent().unwrap_or(&self.path);
         let free = super::files::free_bytes(folder);
-        let wanted = if self.reserve == 0 {
-            0
-        } else {
-            self.reserve + 2 * bytes
-        };
+        let wanted = if self.reserve == 0 { 0 } else { self.reserve + 2 * bytes };
         if free < wanted {
-            return Err(Failure::Full(format!(
-                "{free} bytes are free, {wanted} are needed"
-            )));
+            return Err(Failure::Full(format!("{free} bytes are free, {wanted} are needed")));
         }
         Ok(())
     }
@@ -191,10 +180,7 @@ impl Disk {
     /// After a write that failed, redb takes no other: opens the file again, where nothing of
     /// the failed group may be.
     fn reopen(&self, before: u64) -> Result<(), String> {
-        let mut guard = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
         drop(guard.take());
         let database = open(&self.path).map_err(|e| e.to_string())?;
         let found = groups(&database).map_err(|e| e.to_string())?;
@@ -206,18 +192,9 @@ impl Disk {
     }
 
     /// Reads a page of a record.
-    pub(super) fn query(
-        &self,
-        name: &str,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Page, redb::Error> {
+    pub(super) fn query(&self, name: &str, prefix: &str, after: &str, limit: usize) -> Result<Page, redb::Error> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let txn = guard
-            .as_ref()
-            .ok_or(redb::Error::PreviousIo)?
-            .begin_read()?;
+        let txn = guard.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?;
         let revision = txn.open_table(RECORDS)?.get(name)?.map_or(0, |n| n.value());
         let mut page = Page {
             revision,
@@ -243,17 +220,9 @@ impl Disk {
     }
 
     /// Names of records of one kind, in order.
-    pub(super) fn list(
-        &self,
-        kind: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<Object>, redb::Error> {
+    pub(super) fn list(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Object>, redb::Error> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let txn = guard
-            .as_ref()
-            .ok_or(redb::Error::PreviousIo)?
-            .begin_read()?;
+        let txn = guard.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?;
         let end = format!("{kind}/");
         let from = kind.max(after);
         let mut names = Vec::new();
@@ -278,9 +247,7 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
     let open = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
     match panic::catch_unwind(AssertUnwindSafe(open)) {
         Ok(opened) => opened.map_err(redb::Error::from),
-        Err(_) => Err(redb::Error::Corrupted(
-            "not a database that redb wrote".to_owned(),
-        )),
+        Err(_) => Err(redb::Error::Corrupted("not a database that redb wrote".to_owned())),
     }
 }
 

@@ -83,10 +83,7 @@ impl Entries {
     /// The first path at or after this one.
     fn next(&self, from: &str) -> Option<&str> {
         let range = (Bound::Included(from), Bound::Unbounded);
-        self.nodes
-            .range::<str, _>(range)
-            .next()
-            .map(|(key, _)| &**key)
+        self.nodes.range::<str, _>(range).next().map(|(key, _)| &**key)
     }
 
     fn has_children(&self, path: &str) -> bool {
@@ -109,11 +106,7 @@ impl Entries {
 
     fn step(&mut self, op: Op, position: u64, applied: &mut Applied) -> Option<()> {
         match op {
-            Op::Create {
-                path,
-                data,
-                ephemeral,
-            } => {
+            Op::Create { path, data, ephemeral } => {
                 let parent = self.nodes.get(parent(&path)?)?;
                 if parent.ephemeral || self.nodes.contains_key(path.as_str()) {
                     return None;
@@ -127,11 +120,7 @@ impl Entries {
                 };
                 self.put(path.into(), Some(node), Change::Created, applied);
             }
-            Op::Set {
-                path,
-                data,
-                version,
-            } => {
+            Op::Set { path, data, version } => {
                 let old = self.nodes.get(path.as_str()).filter(|n| is(n, version))?;
                 let data = Bytes::copy_from_slice(&data);
                 let node = Node {
@@ -149,9 +138,7 @@ impl Entries {
                 self.put(path.into(), None, Change::Deleted, applied);
             }
             Op::Check { path, version } => {
-                self.nodes
-                    .get(path.as_str())
-                    .filter(|n| is(n, Some(version)))?;
+                self.nodes.get(path.as_str()).filter(|n| is(n, Some(version)))?;
             }
         }
         Some(())

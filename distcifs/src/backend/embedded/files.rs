@@ -83,10 +83,7 @@ impl Files {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             }
-            let above = path
-                .ancestors()
-                .skip(1)
-                .take_while(|above| *above != self.dir);
+            let above = path.ancestors().skip(1).take_while(|above| *above != self.dir);
             if *named {
                 folders.extend(above.take(2).map(Path::to_owned));
             }
@@ -115,8 +112,7 @@ impl Files {
 
 /// Bytes that this user may still write on the file system; all of them if it does not say.
 pub(super) fn free_bytes(dir: &Path) -> u64 {
-    let free =
-        |s: nix::sys::statvfs::Statvfs| s.blocks_available().saturating_mul(s.fragment_size());
+    let free = |s: nix::sys::statvfs::Statvfs| s.blocks_available().saturating_mul(s.fragment_size());
     statvfs(dir).map_or(u64::MAX, free)
 }
 

@@ -140,12 +140,8 @@ impl Home {
 fn unusable(dir: &Path, error: &io::Error) -> OpenError {
     let (dir, why) = (dir.to_owned(), error.to_string());
     match error.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            OpenError::NotADirectory(dir)
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::NotWritable { dir, why }
-        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => OpenError::NotADirectory(dir),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => OpenError::NotWritable { dir, why },
         _ => OpenError::Unusable { dir, why },
     }
 }
@@ -168,12 +164,7 @@ fn check_empty(dir: &Path) -> Result<(), OpenError> {
 fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(|e| unusable(dir, &e))?;
     let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
@@ -196,9 +187,7 @@ fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
 /// The first line of a short file, without its end.
 fn read_line(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LINE_BYTES_MAX)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(LINE_BYTES_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }

@@ -24,24 +24,16 @@ pub(super) fn refused(what: impl Into<String>, why: impl Into<String>) -> Error 
 
 /// Checks the path of an entry.
 pub(super) fn check_path(path: &str) -> Result<()> {
-    let plain = |part: &str| {
-        !part.is_empty() && part != "." && part != ".." && !part.chars().any(char::is_control)
-    };
+    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.chars().any(char::is_control);
     let below = path.strip_prefix('/');
     if path.len() > PATH_BYTES_MAX {
         let start: String = path.chars().take(64).collect();
-        return Err(refused(
-            start,
-            format!("a path has {PATH_BYTES_MAX} bytes at most"),
-        ));
+        return Err(refused(start, format!("a path has {PATH_BYTES_MAX} bytes at most")));
     }
     if below.is_some_and(|below| below.is_empty() || below.split('/').all(plain)) {
         return Ok(());
     }
-    Err(refused(
-        format!("{path:?}"),
-        "not an absolute path of plain components",
-    ))
+    Err(refused(format!("{path:?}"), "not an absolute path of plain components"))
 }
 
 /// The kind of a name: its part before the first dot.
@@ -64,14 +56,10 @@ pub(super) fn check_object(object: &Object) -> Result<()> {
     }
     match (kind_of(name), console) {
         (CONSOLE, true) => Ok(()),
-        (_, true) => Err(refused(
-            name,
-            "the name of a console begins with \"console.\"",
-        )),
-        ("chunk" | "tree" | CONSOLE, false) => Err(refused(
-            name,
-            "the name of a record begins like that of another kind",
-        )),
+        (_, true) => Err(refused(name, "the name of a console begins with \"console.\"")),
+        ("chunk" | "tree" | CONSOLE, false) => {
+            Err(refused(name, "the name of a record begins like that of another kind"))
+        }
         (_, false) => Ok(()),
     }
 }

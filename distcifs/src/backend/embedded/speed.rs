@@ -35,10 +35,7 @@ async fn commits(store: &Embedded, committers: usize) -> f64 {
             assert_eq!(store.commit(vec![create]).await, Ok(Commit::Done));
             let mut count = 0;
             while begun.elapsed() < SPAN {
-                store
-                    .commit(vec![set(path.clone(), vec![b'x'; 200])])
-                    .await
-                    .unwrap();
+                store.commit(vec![set(path.clone(), vec![b'x'; 200])]).await.unwrap();
                 count += 1;
             }
             count
@@ -112,9 +109,7 @@ async fn large() {
         let object = Object::Record(format!("build.{:016x}.{}", build / 10, build % 10));
         let changes = (0..4).map(|i| (format!("key{i}"), Some(vec![b'x'; 250].into())));
         let (store, changes) = (store.clone(), changes.collect());
-        updates.push(tokio::spawn(async move {
-            store.update(&object, None, changes).await
-        }));
+        updates.push(tokio::spawn(async move { store.update(&object, None, changes).await }));
         if updates.len() == 1000 {
             for update in updates.drain(..) {
                 update.await.unwrap().unwrap();

@@ -83,10 +83,7 @@ impl Syncer {
             if queue.closing {
                 return None;
             }
-            queue = self
-                .wake
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         Some(mem::take(&mut queue.requests))
     }

@@ -10,9 +10,7 @@ use tempfile::TempDir;
 
 use super::{Embedded, OpenError};
 use crate::storage::contents::SEALED;
-use crate::storage::{
-    Appended, Change, Commit, Contents, Coordination, Digest, Error, Event, Object, Op, conformance,
-};
+use crate::storage::{Appended, Change, Commit, Contents, Coordination, Digest, Error, Event, Object, Op, conformance};
 
 fn store() -> (TempDir, Embedded) {
     let dir = tempfile::tempdir().unwrap();
@@ -61,10 +59,7 @@ async fn what_was_written_is_there_when_opened_again() {
     };
     let ops = vec![create(job, "1"), ephemeral, set(job, "2"), set("/", "root")];
     assert_eq!(store.commit(ops).await, Ok(Commit::Done));
-    let (record, console) = (
-        Object::Record("jobs".into()),
-        Object::Console("console.a.1".into()),
-    );
+    let (record, console) = (Object::Record("jobs".into()), Object::Console("console.a.1".into()));
     store
         .update(&record, None, vec![("a".to_owned(), Some("1".into()))])
         .await
@@ -73,10 +68,7 @@ async fn what_was_written_is_there_when_opened_again() {
     store.append(&console, SEALED, Bytes::new()).await.unwrap();
     let blob = Object::Chunk(Digest::of(b"blob"));
     store.put(&blob, "blob".into()).await.unwrap();
-    let before = (
-        store.get(job).await.unwrap().unwrap(),
-        *store.session().borrow(),
-    );
+    let before = (store.get(job).await.unwrap().unwrap(), *store.session().borrow());
     drop(store);
 
     let store = Embedded::open(&path).unwrap();
@@ -105,32 +97,18 @@ fn says_why_it_cannot_be_opened() {
     let (dir, store) = store();
     let path = dir.path().join("store");
     let said = |path: &Path| Embedded::open(path).err().unwrap().to_string();
-    let wanted = format!(
-        "is mounted already by process {}; unmount it first",
-        std::process::id()
-    );
+    let wanted = format!("is mounted already by process {}; unmount it first", std::process::id());
     assert!(said(&path).ends_with(&wanted), "{}", said(&path));
     drop(store);
     drop(Embedded::open(&path).unwrap());
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
 
     fs::write(path.join("format"), "distcifs embedded store, format 9\n").unwrap();
-    assert!(
-        said(&path).contains("made by another version"),
-        "{}",
-        said(&path)
-    );
+    assert!(said(&path).contains("made by another version"), "{}", said(&path));
     assert!(said(&path.join("lock")).contains("not a directory"));
     assert!(said(&path.join("lock/below")).contains("not a directory"));
     assert!(said(dir.path()).contains("holds other files (store) and no store"));
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "nothing was made there"
-    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made there");
     assert!(said(Path::new("/proc/none")).contains("can't be opened"));
 }
 
@@ -142,11 +120,7 @@ fn a_damaged_index_is_told() {
     drop(store);
     let index = path.join("index.redb");
     let whole = fs::read(&index).unwrap();
-    for damage in [
-        &b"no database"[..],
-        &whole[..whole.len() / 2],
-        &vec![7; 1 << 20],
-    ] {
+    for damage in [&b"no database"[..], &whole[..whole.len() / 2], &vec![7; 1 << 20]] {
         fs::write(&index, damage).unwrap();
         let error = Embedded::open(&path).err().unwrap();
         assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
@@ -184,9 +158,7 @@ async fn a_lost_index_stops_all_writing() {
     );
     let down = |end: &Result<_, Error>| matches!(end, Err(Error::Unavailable { .. }));
     assert!(ends[failed + 1..].iter().all(down));
-    let late = store
-        .commit(vec![set("/a", "late"), create("/b", "")])
-        .await;
+    let late = store.commit(vec![set("/a", "late"), create("/b", "")]).await;
     assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
     assert_eq!(store.get("/a").await.unwrap().unwrap().version, 0);
     assert_eq!(store.get("/b").await.unwrap(), None);
@@ -199,11 +171,7 @@ async fn a_damaged_blob_is_told() {
     let blob = Object::Chunk(Digest::of(b"blob"));
     store.put(&blob, "blob".into()).await.unwrap();
     let name = Digest::of(b"blob").to_string();
-    let file = store
-        .dir()
-        .join("objects/chunk")
-        .join(&name[..2])
-        .join(name);
+    let file = store.dir().join("objects/chunk").join(&name[..2]).join(name);
     fs::remove_file(&file).unwrap();
     fs::write(&file, "blot").unwrap();
     let read = store.read(&blob, 0, 100).await;
@@ -235,10 +203,7 @@ async fn many_consoles_at_once() {
             }
             let wanted: String = (0..20).map(|line| format!("{i}:{line}\n")).collect();
             Contents::sync(&store, vec![object.clone()]).await.unwrap();
-            assert_eq!(
-                store.read(&object, 0, 1 << 20).await.unwrap().unwrap(),
-                wanted
-            );
+            assert_eq!(store.read(&object, 0, 1 << 20).await.unwrap().unwrap(), wanted);
         })
     });
     for task in tasks.collect::<Vec<_>>() {
@@ -255,20 +220,11 @@ impl Small {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={bytes}");
         let flags = MsFlags::empty();
-        match mount(
-            Some("none"),
-            dir.path(),
-            Some("tmpfs"),
-            flags,
-            Some(options.as_str()),
-        ) {
+        match mount(Some("none"), dir.path(), Some("tmpfs"), flags, Some(options.as_str())) {
             Ok(()) => Some(Small(dir)),
             Err(errno) => {
                 eprintln!("SKIPPED, a full disk is not tested: mounting a tmpfs: {errno}");
-                assert!(
-                    !nix::unistd::geteuid().is_root(),
-                    "root must be able to test this"
-                );
+                assert!(!nix::unistd::geteuid().is_root(), "root must be able to test this");
                 None
             }
         }
@@ -351,10 +307,7 @@ async fn fills_and_recovers(small: &Small, store: &Embedded) {
     );
     assert_eq!(store.read(&console, 0, 1).await.unwrap(), None);
     small.relieve();
-    store
-        .commit(vec![set("/a", "again"), create("/b", "")])
-        .await
-        .unwrap();
+    store.commit(vec![set("/a", "again"), create("/b", "")]).await.unwrap();
     store
         .update(&record, Some(0), vec![("a".to_owned(), None)])
         .await
@@ -402,10 +355,7 @@ async fn a_full_disk_can_be_emptied() {
         version: None,
     };
     assert_eq!(store.commit(vec![delete]).await, Ok(Commit::Done));
-    store
-        .update(&record, None, vec![("a".to_owned(), None)])
-        .await
-        .unwrap();
+    store.update(&record, None, vec![("a".to_owned(), None)]).await.unwrap();
     store.remove(&record).await.unwrap();
     small.relieve();
     store.commit(vec![create("/b", "")]).await.unwrap();
@@ -419,9 +369,7 @@ fn a_short_append_is_cut_off_again() {
     };
     fs::create_dir(small.0.path().join("consoles")).unwrap();
     let consoles = super::consoles::Consoles::new(small.0.path());
-    consoles
-        .append("console.a.1", 0, b"line\n", |_| {})
-        .unwrap();
+    consoles.append("console.a.1", 0, b"line\n", |_| {}).unwrap();
     small.fill(64 << 10);
     let error = consoles
         .append("console.a.1", 6, &vec![b'x'; 1 << 20], |_| panic!())

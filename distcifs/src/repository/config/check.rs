@@ -50,9 +50,7 @@ fn read_top(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> JobCon
     let isolation_required = top.boolean("isolation_required", faults).unwrap_or(false);
     let names = parameters.iter().map(|(name, _)| name.as_str());
     let context = Context {
-        parameters: names
-            .chain(kinds::RECORDED_PARAMETERS)
-            .collect::<HashSet<_>>(),
+        parameters: names.chain(kinds::RECORDED_PARAMETERS).collect::<HashSet<_>>(),
         console_limit,
         isolation_required,
     };
@@ -83,7 +81,10 @@ fn job_id(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Option<N
     let job_id = top.name("job_id", faults)?;
     if let Some(job) = job.filter(|job| **job != job_id) {
         let at = top.get("job_id").map_or(top.at, |value| value.at);
-        faults.add(at, format!("job_id is {job_id}, but the job's folder is called {job}; write {job} or leave job_id out"));
+        faults.add(
+            at,
+            format!("job_id is {job_id}, but the job's folder is called {job}; write {job} or leave job_id out"),
+        );
     }
     Some(job_id)
 }
@@ -105,7 +106,10 @@ fn parameters(top: &Object<'_>, faults: &mut Faults) -> Vec<(Name, Option<String
         };
         let default = value.to_text();
         if default.is_none() && value.kind != Kind::Null {
-            faults.add(value.at, format!("parameters.{name} must be a string, its default, or null if a trigger must set it"));
+            faults.add(
+                value.at,
+                format!("parameters.{name} must be a string, its default, or null if a trigger must set it"),
+            );
         }
         let length = default.as_ref().map_or(0, String::len);
         bytes += name.as_str().len() + length;
@@ -131,10 +135,7 @@ fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) ->
     let mut list = Vec::new();
     for (at, name) in top.names("downstream_jobs", faults) {
         if Some(&name) == job {
-            faults.add(
-                at,
-                format!("downstream_jobs: {name} would trigger itself for ever"),
-            );
+            faults.add(at, format!("downstream_jobs: {name} would trigger itself for ever"));
         }
         if jobs.insert(name.clone()) {
             list.push(name);
@@ -175,10 +176,7 @@ fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {
     }
     let secret_file = github.string("secret_file", faults);
     if secret_file.is_some_and(|path| !path.starts_with('/') || path.contains('\n')) {
-        faults.add(
-            at("secret_file"),
-            "github.secret_file must be an absolute path",
-        );
+        faults.add(at("secret_file"), "github.secret_file must be an absolute path");
     }
     Some(Github {
         repository: repository?.to_owned(),
@@ -196,10 +194,7 @@ fn is_repository(name: &str) -> bool {
 fn schedule(top: &Object<'_>, faults: &mut Faults) -> Option<String> {
     let text = top.string("cron", faults)?;
     if let Err(why) = cron::check(text) {
-        faults.add(
-            top.get("cron").map_or(top.at, |value| value.at),
-            format!("cron {why}"),
-        );
+        faults.add(top.get("cron").map_or(top.at, |value| value.at), format!("cron {why}"));
     }
     Some(text.to_owned())
 }

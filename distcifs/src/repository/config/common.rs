@@ -82,10 +82,7 @@ impl Confinement {
                 let at = object.get("isolation").map_or(object.at, |value| value.at);
                 faults.add(
                     at,
-                    format!(
-                        "{} must be none, namespace, lxc or vm",
-                        object.path_of("isolation")
-                    ),
+                    format!("{} must be none, namespace, lxc or vm", object.path_of("isolation")),
                 );
                 Isolation::None
             }
@@ -111,10 +108,7 @@ impl Confinement {
         {
             faults.add(
                 at,
-                format!(
-                    "{} needs an isolation other than none",
-                    object.path_of("image")
-                ),
+                format!("{} needs an isolation other than none", object.path_of("image")),
             );
         }
         let limits = object
@@ -140,10 +134,7 @@ fn read_limits(object: &Object<'_>, faults: &mut Faults) -> Limits {
         if number.is_none() {
             faults.add(
                 value.at,
-                format!(
-                    "{} must be a number from 0.01 to 4096",
-                    object.path_of("cpus")
-                ),
+                format!("{} must be a number from 0.01 to 4096", object.path_of("cpus")),
             );
         }
         number
@@ -163,9 +154,7 @@ pub(super) fn timeout(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
 /// `attempts`, 3 if absent.
 pub(super) fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
     let attempts = object.integer("attempts", 1, ATTEMPTS_MAX, faults);
-    attempts
-        .and_then(|n| u32::try_from(n).ok())
-        .unwrap_or(ATTEMPTS_DEFAULT)
+    attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(ATTEMPTS_DEFAULT)
 }
 
 /// `console_limit` in bytes.
@@ -174,21 +163,13 @@ pub(super) fn console_limit(object: &Object<'_>, faults: &mut Faults) -> Option<
 }
 
 /// Adds the names of a list to the labels, each once.
-pub(super) fn add_labels(
-    labels: &mut Vec<Name>,
-    object: &Object<'_>,
-    key: &str,
-    faults: &mut Faults,
-) {
+pub(super) fn add_labels(labels: &mut Vec<Name>, object: &Object<'_>, key: &str, faults: &mut Faults) {
     for (at, label) in object.names(key, faults) {
         if labels.contains(&label) {
             continue;
         }
         if labels.len() >= LABELS_MAX {
-            faults.add(
-                at,
-                format!("{} has more than {LABELS_MAX} labels", object.path),
-            );
+            faults.add(at, format!("{} has more than {LABELS_MAX} labels", object.path));
             return;
         }
         labels.push(label);
@@ -211,22 +192,13 @@ pub(super) fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(Stri
                     quoted(&member.key)
                 ),
             );
-        } else if RESERVED_VARIABLES.contains(&member.key.as_str())
-            || member.key.starts_with("PARAM_")
-        {
+        } else if RESERVED_VARIABLES.contains(&member.key.as_str()) || member.key.starts_with("PARAM_") {
             faults.add(
                 member.at,
-                format!(
-                    "{path}: {} is set by distcifs itself; choose another name",
-                    member.key
-                ),
+                format!("{path}: {} is set by distcifs itself; choose another name", member.key),
             );
         }
-        match member
-            .value
-            .to_text()
-            .filter(|text| text.len() <= VALUE_BYTES_MAX)
-        {
+        match member.value.to_text().filter(|text| text.len() <= VALUE_BYTES_MAX) {
             Some(text) => variables.push((member.key.clone(), text)),
             None => faults.add(
                 member.value.at,

@@ -75,19 +75,13 @@ pub(super) fn check(text: &str) -> Result<(), String> {
 /// The name of a zone: `Europe/Berlin`. Whether a node knows it is found out there.
 fn check_zone(zone: &str) -> Result<(), String> {
     let plain = |part: &str| {
-        part.bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
+        part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
     };
     if zone.split('/').all(plain) {
         return Ok(());
     }
-    Err(format!(
-        "names no time zone such as TZ=Europe/Berlin: {zone:?}"
-    ))
+    Err(format!("names no time zone such as TZ=Europe/Berlin: {zone:?}"))
 }
 
 impl Field {
@@ -106,10 +100,7 @@ impl Field {
         if base == "*" || base == "H" {
             return Ok(());
         }
-        if let Some(range) = base
-            .strip_prefix("H(")
-            .and_then(|rest| rest.strip_suffix(')'))
-        {
+        if let Some(range) = base.strip_prefix("H(").and_then(|rest| rest.strip_suffix(')')) {
             let (low, high) = range.split_once('-').ok_or("H takes a range: H(a-b)")?;
             return self.check_range(low, high);
         }

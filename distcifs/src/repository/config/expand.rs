@@ -63,11 +63,7 @@ pub fn expand(
 }
 
 /// Expands one value, taking the bytes of its strings out of `room`.
-fn expand_value(
-    value: &Value,
-    values: &dyn Fn(&str) -> Option<String>,
-    room: &mut usize,
-) -> Result<Value, String> {
+fn expand_value(value: &Value, values: &dyn Fn(&str) -> Option<String>, room: &mut usize) -> Result<Value, String> {
     Ok(match value {
         Value::String(text) => Value::String(expand_text(text, values, room)?),
         Value::Array(items) => Value::Array(
@@ -86,11 +82,7 @@ fn expand_value(
     })
 }
 
-fn expand_text(
-    text: &str,
-    values: &dyn Fn(&str) -> Option<String>,
-    room: &mut usize,
-) -> Result<String, String> {
+fn expand_text(text: &str, values: &dyn Fn(&str) -> Option<String>, room: &mut usize) -> Result<String, String> {
     let mut out = String::new();
     for piece in pieces(text) {
         let before = out.len();
@@ -102,9 +94,9 @@ fn expand_text(
                 None => out.extend(["${", name, "}"]),
             },
         }
-        *room = room.checked_sub(out.len() - before).ok_or_else(|| {
-            format!("params have more than {EXPANDED_BYTES_MAX} bytes once parameters are put in")
-        })?;
+        *room = room
+            .checked_sub(out.len() - before)
+            .ok_or_else(|| format!("params have more than {EXPANDED_BYTES_MAX} bytes once parameters are put in"))?;
     }
     Ok(out)
 }
@@ -137,8 +129,7 @@ mod tests {
     #[test]
     fn what_grows_beyond_the_bound_is_refused() {
         assert!(expanded(json!({"a": "${big}".repeat(3)})).is_ok());
-        let error =
-            expanded(json!({"a": "${big}".repeat(3), "b": ["${big}", "${big}"]})).unwrap_err();
+        let error = expanded(json!({"a": "${big}".repeat(3), "b": ["${big}", "${big}"]})).unwrap_err();
         assert!(error.contains("more than 262144 bytes"), "{error}");
     }
 }

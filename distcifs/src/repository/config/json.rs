@@ -161,10 +161,7 @@ impl Reader<'_> {
 
     /// The fault of something else than `expected`.
     fn unexpected(&mut self, expected: &str) -> Fault {
-        let found = self
-            .text
-            .get(self.pos..)
-            .and_then(|rest| rest.chars().next());
+        let found = self.text.get(self.pos..).and_then(|rest| rest.chars().next());
         match found {
             None => self.fault(format!("the text ends where {expected} should be")),
             Some(c) if c.is_control() => self.fault(format!(
@@ -205,11 +202,7 @@ impl Reader<'_> {
     }
 
     fn word(&mut self, word: &str, kind: Kind) -> Result<Kind, Fault> {
-        if !self
-            .text
-            .get(self.pos..)
-            .is_some_and(|rest| rest.starts_with(word))
-        {
+        if !self.text.get(self.pos..).is_some_and(|rest| rest.starts_with(word)) {
             return Err(self.fault("this is no JSON value: text must stand in double quotes"));
         }
         self.pos += word.len();
@@ -219,9 +212,7 @@ impl Reader<'_> {
     /// Takes the opening bracket.
     fn open(&mut self, depth: usize) -> Result<(), Fault> {
         if depth >= NESTING_MAX {
-            return Err(self.fault(format!(
-                "lists and objects are nested deeper than {NESTING_MAX}"
-            )));
+            return Err(self.fault(format!("lists and objects are nested deeper than {NESTING_MAX}")));
         }
         self.pos += 1;
         self.skip_space();
@@ -298,10 +289,7 @@ impl Reader<'_> {
         let mut text = String::new();
         loop {
             let start = self.pos;
-            while self
-                .peek()
-                .is_some_and(|b| b >= 0x20 && b != b'"' && b != b'\\')
-            {
+            while self.peek().is_some_and(|b| b >= 0x20 && b != b'"' && b != b'\\') {
                 self.pos += 1;
             }
             text.push_str(self.text.get(start..self.pos).unwrap_or_default());
@@ -312,9 +300,7 @@ impl Reader<'_> {
                 }
                 Some(b'\\') => text.push(self.escape()?),
                 Some(b'\n' | b'\r') => {
-                    return Err(
-                        self.fault("the line ends within a string; a new line is written \\n")
-                    );
+                    return Err(self.fault("the line ends within a string; a new line is written \\n"));
                 }
                 Some(b'\t') => return Err(self.fault("a tab in a string is written \\t")),
                 Some(0) => return Err(self.fault("the text contains a NUL")),
@@ -350,29 +336,18 @@ impl Reader<'_> {
         let code = match first {
             0xd800..=0xdbff => {
                 if !(self.take(b'\\') && self.peek() == Some(b'u')) {
-                    return Err(Fault::new(
-                        at,
-                        "half a surrogate pair: \\uD8xx needs \\uDCxx after it",
-                    ));
+                    return Err(Fault::new(at, "half a surrogate pair: \\uD8xx needs \\uDCxx after it"));
                 }
                 let second = self.hex4(at)?;
                 if !(0xdc00..=0xdfff).contains(&second) {
-                    return Err(Fault::new(
-                        at,
-                        "half a surrogate pair: \\uD8xx needs \\uDCxx after it",
-                    ));
+                    return Err(Fault::new(at, "half a surrogate pair: \\uD8xx needs \\uDCxx after it"));
                 }
                 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)
             }
             0 => return Err(Fault::new(at, "a string can't contain NUL")),
             code => code,
         };
-        char::from_u32(code).ok_or_else(|| {
-            Fault::new(
-                at,
-                "half a surrogate pair: \\uDCxx without \\uD8xx before it",
-            )
-        })
+        char::from_u32(code).ok_or_else(|| Fault::new(at, "half a surrogate pair: \\uDCxx without \\uD8xx before it"))
     }
 
     /// Reads `u` and four hexadecimal digits.
@@ -390,18 +365,11 @@ impl Reader<'_> {
     /// Reads a number that starts at `at`: finds its end, and leaves the value to serde_json.
     fn number(&mut self, at: Place) -> Result<serde_json::Number, Fault> {
         let start = self.pos;
-        while matches!(
-            self.peek(),
-            Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
-        ) {
+        while matches!(self.peek(), Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
             self.pos += 1;
         }
         let text = self.text.get(start..self.pos).unwrap_or_default();
-        serde_json::from_str(text).map_err(|_| {
-            Fault::new(
-                at,
-                format!("{} is no JSON number, or too large a one", quoted(text)),
-            )
-        })
+        serde_json::from_str(text)
+            .map_err(|_| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))
     }
 }

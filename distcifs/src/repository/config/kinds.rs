@@ -51,14 +51,7 @@ pub(super) fn check(kind: &str, params: &Object<'_>, faults: &mut Faults) {
 fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
     only(
         params,
-        &[
-            "repository",
-            "ref",
-            "checkout-dir",
-            "depth",
-            "submodules",
-            "nodelabels",
-        ],
+        &["repository", "ref", "checkout-dir", "depth", "submodules", "nodelabels"],
         faults,
     );
     params.required("repository", faults);
@@ -70,11 +63,7 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
 }
 
 fn execute_shell(params: &Object<'_>, faults: &mut Faults) {
-    only(
-        params,
-        &["script", "working_directory", "nodelabels"],
-        faults,
-    );
+    only(params, &["script", "working_directory", "nodelabels"], faults);
     params.required("script", faults);
     params.string("script", faults);
     folder(params, "working_directory", faults);
@@ -89,13 +78,7 @@ fn publish_artifacts(params: &Object<'_>, faults: &mut Faults) {
 fn copy_artifacts(params: &Object<'_>, faults: &mut Faults) {
     only(
         params,
-        &[
-            "job",
-            "build",
-            "artifacts",
-            "target_directory",
-            "nodelabels",
-        ],
+        &["job", "build", "artifacts", "target_directory", "nodelabels"],
         faults,
     );
     if let Some(job) = params.required("job", faults).filter(|job| !has_name(job)) {
@@ -127,10 +110,7 @@ fn only(params: &Object<'_>, known: &[&str], faults: &mut Faults) {
     for member in misplaced {
         faults.add(
             member.at,
-            format!(
-                "{}: {} belongs to the task, beside params",
-                params.path, member.key
-            ),
+            format!("{}: {} belongs to the task, beside params", params.path, member.key),
         );
     }
     let rest: Vec<Member> = rest
@@ -161,10 +141,7 @@ fn argument(params: &Object<'_>, key: &str, faults: &mut Faults) {
             format!("{path} must not begin with -, or git would take it for an option"),
         );
     } else if text.chars().any(char::is_control) {
-        faults.add(
-            at,
-            format!("{path} must be one line without control characters"),
-        );
+        faults.add(at, format!("{path} must be one line without control characters"));
     }
 }
 
@@ -201,30 +178,21 @@ fn inside(text: &str, at: Place, path: &str, faults: &mut Faults) {
             format!("{path} must stay in the workspace: not begin with / and have no .. in it"),
         );
     } else if text.chars().any(char::is_control) {
-        faults.add(
-            at,
-            format!("{path} must be one line without control characters"),
-        );
+        faults.add(at, format!("{path} must be one line without control characters"));
     }
 }
 
 /// Whether the value holds a parameter, so that it is known only later.
 fn has_name(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| {
-        pieces(text)
-            .iter()
-            .any(|piece| matches!(piece, Piece::Name(_)))
-    })
+    value
+        .as_str()
+        .is_some_and(|text| pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_))))
 }
 
 /// Checks that each `${name}` in the strings of params names a known parameter; `script` is the
 /// shell's.
 pub(super) fn check_references(params: &Object<'_>, known: &HashSet<&str>, faults: &mut Faults) {
-    for member in params
-        .members
-        .iter()
-        .filter(|member| member.key != "script")
-    {
+    for member in params.members.iter().filter(|member| member.key != "script") {
         let path = params.path_of(&member.key);
         check_value(&member.value, &path, known, faults);
     }
@@ -233,12 +201,8 @@ pub(super) fn check_references(params: &Object<'_>, known: &HashSet<&str>, fault
 fn check_value(value: &Value, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
     match &value.kind {
         Kind::String(text) => check_text(text, value.at, path, known, faults),
-        Kind::List(items) => items
-            .iter()
-            .for_each(|item| check_value(item, path, known, faults)),
-        Kind::Object(members) => members
-            .iter()
-            .for_each(|m| check_value(&m.value, path, known, faults)),
+        Kind::List(items) => items.iter().for_each(|item| check_value(item, path, known, faults)),
+        Kind::Object(members) => members.iter().for_each(|m| check_value(&m.value, path, known, faults)),
         Kind::Null | Kind::Bool(_) | Kind::Number(_) => (),
     }
 }
@@ -255,10 +219,7 @@ fn check_text(text: &str, at: Place, path: &str, known: &HashSet<&str>, faults: 
             } else {
                 &near
             };
-            Some(format!(
-                "{path}: no parameter is called {}{literal}",
-                quoted(name)
-            ))
+            Some(format!("{path}: no parameter is called {}{literal}", quoted(name)))
         }
         Piece::Open => Some(format!(
             "{path}: ${{ without }} after it; a literal ${{ is written $${{"

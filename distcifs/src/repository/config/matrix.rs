@@ -39,33 +39,21 @@ pub(super) fn combinations(matrix: &Object<'_>, faults: &mut Faults) -> Vec<Comb
         .filter(|m| !TRIMS.contains(&m.key.as_str()))
         .collect();
     if written.len() > AXES_MAX {
-        faults.add(
-            matrix.at,
-            format!("{} has more than {AXES_MAX} axes", matrix.path),
-        );
+        faults.add(matrix.at, format!("{} has more than {AXES_MAX} axes", matrix.path));
         return Vec::new();
     }
-    let axes: Vec<_> = written
-        .iter()
-        .filter_map(|m| axis(matrix, m, faults))
-        .collect();
+    let axes: Vec<_> = written.iter().filter_map(|m| axis(matrix, m, faults)).collect();
     if written.is_empty() {
         faults.add(
             matrix.at,
-            format!(
-                "{} needs an axis: a name with a list of values",
-                matrix.path
-            ),
+            format!("{} needs an axis: a name with a list of values", matrix.path),
         );
     }
     if axes.is_empty() || axes.len() < written.len() {
         return Vec::new();
     }
     let Some(mut all) = product(&axes) else {
-        faults.add(
-            matrix.at,
-            format!("{} makes more than {MATRIX_MAX} tasks", matrix.path),
-        );
+        faults.add(matrix.at, format!("{} makes more than {MATRIX_MAX} tasks", matrix.path));
         return Vec::new();
     };
     for entry in entries(matrix, "exclude", &axes, faults) {
@@ -94,9 +82,8 @@ fn product(axes: &[(&str, Vec<String>)]) -> Option<Vec<Combination>> {
     count.filter(|n| *n <= MATRIX_MAX)?;
     let mut all: Vec<Combination> = vec![Vec::new()];
     for (name, values) in axes {
-        let with = |head: &Combination, value: &String| {
-            [head.as_slice(), &[((*name).to_owned(), value.clone())]].concat()
-        };
+        let with =
+            |head: &Combination, value: &String| [head.as_slice(), &[((*name).to_owned(), value.clone())]].concat();
         all = all
             .iter()
             .flat_map(|head| values.iter().map(move |value| with(head, value)))
@@ -106,11 +93,7 @@ fn product(axes: &[(&str, Vec<String>)]) -> Option<Vec<Combination>> {
 }
 
 /// Reads an axis and its values.
-fn axis<'a>(
-    matrix: &Object<'_>,
-    member: &'a Member,
-    faults: &mut Faults,
-) -> Option<(&'a str, Vec<String>)> {
+fn axis<'a>(matrix: &Object<'_>, member: &'a Member, faults: &mut Faults) -> Option<(&'a str, Vec<String>)> {
     if Name::new(&member.key).is_none() {
         faults.add(
             member.at,
@@ -145,33 +128,29 @@ fn axis<'a>(
 
 fn axis_value(item: &Value, path: &str, faults: &mut Faults) -> Option<String> {
     let good = |text: &String| {
-        (1..=AXIS_VALUE_BYTES_MAX).contains(&text.len())
-            && !text.chars().any(|c| c.is_control() || c == '$')
+        (1..=AXIS_VALUE_BYTES_MAX).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c == '$')
     };
     let value = item.to_text().filter(good);
     if value.is_none() {
-        faults.add(item.at, format!("values of {path} must be strings, numbers or bools of 1 to {AXIS_VALUE_BYTES_MAX} bytes without $"));
+        faults.add(
+            item.at,
+            format!(
+                "values of {path} must be strings, numbers or bools of 1 to {AXIS_VALUE_BYTES_MAX} bytes without $"
+            ),
+        );
     }
     value
 }
 
 /// The objects of `exclude` (some of the axes) or `include` (all of them), in the order of the axes.
-fn entries(
-    matrix: &Object<'_>,
-    key: &str,
-    axes: &[(&str, Vec<String>)],
-    faults: &mut Faults,
-) -> Vec<Combination> {
+fn entries(matrix: &Object<'_>, key: &str, axes: &[(&str, Vec<String>)], faults: &mut Faults) -> Vec<Combination> {
     let path = matrix.path_of(key);
     let items = matrix
         .get(key)
         .and_then(|value| as_list(value, &path, "objects", faults))
         .unwrap_or_default();
     if items.len() > MATRIX_MAX {
-        faults.add(
-            matrix.at,
-            format!("{path} must have at most {MATRIX_MAX} entries"),
-        );
+        faults.add(matrix.at, format!("{path} must have at most {MATRIX_MAX} entries"));
         return Vec::new();
     }
     let mut entries = Vec::new();
@@ -182,15 +161,9 @@ fn entries(
         let names: Vec<&str> = axes.iter().map(|(name, _)| *name).collect();
         object.only(&names, faults);
         let value = |name: &&str, faults: &mut Faults| {
-            Some((
-                (*name).to_owned(),
-                axis_value(object.get(name)?, &object.path, faults)?,
-            ))
+            Some(((*name).to_owned(), axis_value(object.get(name)?, &object.path, faults)?))
         };
-        let entry: Combination = names
-            .iter()
-            .filter_map(|name| value(name, faults))
-            .collect();
+        let entry: Combination = names.iter().filter_map(|name| value(name, faults)).collect();
         let enough = if key == "include" { names.len() } else { 1 };
         if entry.len() < enough {
             let which = if key == "include" {
@@ -198,10 +171,7 @@ fn entries(
             } else {
                 "at least one axis"
             };
-            faults.add(
-                object.at,
-                format!("{} must give a value for {which}", object.path),
-            );
+            faults.add(object.at, format!("{} must give a value for {which}", object.path));
         } else {
             entries.push(entry);
         }
@@ -249,13 +219,7 @@ impl Filler<'_> {
         })
     }
 
-    fn member(
-        &mut self,
-        member: &Member,
-        expanded: bool,
-        params: bool,
-        faults: &mut Faults,
-    ) -> Option<Member> {
+    fn member(&mut self, member: &Member, expanded: bool, params: bool, faults: &mut Faults) -> Option<Member> {
         self.take(VALUE_BYTES + member.key.len())?;
         let value = match &member.value.kind {
             Kind::Object(inner) if params => {

@@ -29,32 +29,17 @@ pub(super) struct Wish<'a> {
 }
 
 /// The indexes that each task waits for; `None`: the task before it.
-pub(super) fn resolve(
-    sources: &[Source],
-    wishes: &[Wish<'_>],
-    faults: &mut Faults,
-) -> Vec<Option<Vec<usize>>> {
+pub(super) fn resolve(sources: &[Source], wishes: &[Wish<'_>], faults: &mut Faults) -> Vec<Option<Vec<usize>>> {
     let mut names = Names {
         sources,
         by_base: HashMap::new(),
         by_name: HashMap::new(),
     };
-    for (i, source) in sources
-        .iter()
-        .enumerate()
-        .filter(|(_, source)| !source.base.is_empty())
-    {
+    for (i, source) in sources.iter().enumerate().filter(|(_, source)| !source.base.is_empty()) {
         names.by_base.entry(&source.base).or_default().push(i);
     }
-    names.by_name = wishes
-        .iter()
-        .enumerate()
-        .map(|(i, wish)| (wish.name, i))
-        .collect();
-    let needs: Vec<_> = wishes
-        .iter()
-        .map(|wish| names.needs_of(wish, faults))
-        .collect();
+    names.by_name = wishes.iter().enumerate().map(|(i, wish)| (wish.name, i)).collect();
+    let needs: Vec<_> = wishes.iter().map(|wish| names.needs_of(wish, faults)).collect();
     check_circles(sources, wishes, &needs, faults);
     needs
 }
@@ -72,8 +57,7 @@ impl Names<'_> {
             // Beside a matrix "the task before" is the whole of it, and its tasks run side by side.
             let before = wish.source.checked_sub(1).and_then(|i| self.sources.get(i));
             let beside = source.matrix || before.is_some_and(|before| before.matrix);
-            return beside
-                .then(|| before.map_or_else(Vec::new, |before| before.range.clone().collect()));
+            return beside.then(|| before.map_or_else(Vec::new, |before| before.range.clone().collect()));
         };
         let path = format!("{}.needs", source.path);
         let mut indexes = Vec::new();
@@ -98,29 +82,26 @@ impl Names<'_> {
 
     /// The tasks that a name stands for.
     fn find(&self, name: &str, at: Place, path: &str, faults: &mut Faults) -> Range<usize> {
-        match (
-            self.by_base.get(name).map(Vec::as_slice),
-            self.by_name.get(name),
-        ) {
+        match (self.by_base.get(name).map(Vec::as_slice), self.by_name.get(name)) {
             (Some([only]), _) => self
                 .sources
                 .get(*only)
                 .map(|source| source.range.clone())
                 .unwrap_or_default(),
             (Some(_), _) => {
-                faults.add(at, format!("{path}: several tasks are called {}; give the one that is meant a name of its own", quoted(name)));
+                faults.add(
+                    at,
+                    format!(
+                        "{path}: several tasks are called {}; give the one that is meant a name of its own",
+                        quoted(name)
+                    ),
+                );
                 0..0
             }
             (None, Some(index)) => *index..*index + 1,
             (None, None) => {
-                let near = faults.hint(
-                    name,
-                    self.by_base.keys().chain(self.by_name.keys()).copied(),
-                );
-                faults.add(
-                    at,
-                    format!("{path}: no task is called {}{near}", quoted(name)),
-                );
+                let near = faults.hint(name, self.by_base.keys().chain(self.by_name.keys()).copied());
+                faults.add(at, format!("{path}: no task is called {}{near}", quoted(name)));
                 0..0
             }
         }
@@ -128,12 +109,7 @@ impl Names<'_> {
 }
 
 /// Finds tasks that would wait for each other for ever.
-fn check_circles(
-    sources: &[Source],
-    wishes: &[Wish<'_>],
-    needs: &[Option<Vec<usize>>],
-    faults: &mut Faults,
-) {
+fn check_circles(sources: &[Source], wishes: &[Wish<'_>], needs: &[Option<Vec<usize>>], faults: &mut Faults) {
     let before: Vec<Vec<usize>> = needs
         .iter()
         .enumerate()
@@ -153,10 +129,7 @@ fn check_circles(
         task = next;
     }
     let circle = way.iter().skip_while(|&&t| t != task).chain([&task]);
-    let words: Vec<&str> = circle
-        .filter_map(|&t| wishes.get(t))
-        .map(|wish| wish.name)
-        .collect();
+    let words: Vec<&str> = circle.filter_map(|&t| wishes.get(t)).map(|wish| wish.name).collect();
     let source = wishes.get(task).and_then(|wish| sources.get(wish.source));
     let (Some(source), Some(wish)) = (source, wishes.get(task)) else {
         return;
@@ -184,9 +157,7 @@ fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
         }
     }
     let mut open: Vec<usize> = before.iter().map(Vec::len).collect();
-    let mut ready: Vec<usize> = (0..open.len())
-        .filter(|&i| open.get(i) == Some(&0))
-        .collect();
+    let mut ready: Vec<usize> = (0..open.len()).filter(|&i| open.get(i) == Some(&0)).collect();
     while let Some(task) = ready.pop() {
         for &next in after.get(task).into_iter().flatten() {
             let Some(count) = open.get_mut(next) else {
@@ -203,8 +174,5 @@ fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
 
 /// The indexes that a task waits for.
 pub(super) fn waits_for(index: usize, needs: Option<&[usize]>) -> Vec<usize> {
-    needs.map_or_else(
-        || index.checked_sub(1).into_iter().collect(),
-        <[usize]>::to_vec,
-    )
+    needs.map_or_else(|| index.checked_sub(1).into_iter().collect(), <[usize]>::to_vec)
 }

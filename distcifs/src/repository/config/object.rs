@@ -19,11 +19,7 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// The value as an object.
-    pub(super) fn new(
-        value: &'a Value,
-        path: impl Into<String>,
-        faults: &mut Faults,
-    ) -> Option<Self> {
+    pub(super) fn new(value: &'a Value, path: impl Into<String>, faults: &mut Faults) -> Option<Self> {
         let path = path.into();
         match &value.kind {
             Kind::Object(members) => Some(Object {
@@ -88,23 +84,14 @@ impl<'a> Object<'a> {
         match value.kind {
             Kind::Bool(flag) => Some(flag),
             _ => {
-                faults.add(
-                    value.at,
-                    format!("{} must be true or false", self.path_of(key)),
-                );
+                faults.add(value.at, format!("{} must be true or false", self.path_of(key)));
                 None
             }
         }
     }
 
     /// A member that is a whole number from `min` to `max`.
-    pub(super) fn integer(
-        &self,
-        key: &str,
-        min: u64,
-        max: u64,
-        faults: &mut Faults,
-    ) -> Option<u64> {
+    pub(super) fn integer(&self, key: &str, min: u64, max: u64, faults: &mut Faults) -> Option<u64> {
         let value = self.get(key)?;
         let number = match &value.kind {
             Kind::Number(number) => number.as_u64().filter(|n| (min..=max).contains(n)),
@@ -113,10 +100,7 @@ impl<'a> Object<'a> {
         if number.is_none() {
             faults.add(
                 value.at,
-                format!(
-                    "{} must be a whole number from {min} to {max}",
-                    self.path_of(key)
-                ),
+                format!("{} must be a whole number from {min} to {max}", self.path_of(key)),
             );
         }
         number
@@ -135,9 +119,7 @@ impl<'a> Object<'a> {
             let path = self.path_of(key);
             faults.add(
                 value.at,
-                format!(
-                    "{path} must be a number of bytes from 1 to {max}, or a string such as \"100M\""
-                ),
+                format!("{path} must be a number of bytes from 1 to {max}, or a string such as \"100M\""),
             );
         }
         bytes
@@ -155,10 +137,7 @@ impl<'a> Object<'a> {
             .get(key)
             .and_then(|value| as_list(value, &path, "names", faults))
             .unwrap_or_default();
-        let named = items
-            .iter()
-            .enumerate()
-            .map(|(i, item)| (item, format!("{path}[{i}]")));
+        let named = items.iter().enumerate().map(|(i, item)| (item, format!("{path}[{i}]")));
         named
             .filter_map(|(item, path)| Some((item.at, as_name(item, &path, faults)?)))
             .collect()
@@ -168,17 +147,11 @@ impl<'a> Object<'a> {
     pub(super) fn strings(&self, key: &str, faults: &mut Faults) -> Option<Vec<(Place, &'a str)>> {
         let value = self.get(key)?;
         let strings = match &value.kind {
-            Kind::List(items) => items
-                .iter()
-                .map(|item| Some((item.at, item.as_str()?)))
-                .collect(),
+            Kind::List(items) => items.iter().map(|item| Some((item.at, item.as_str()?))).collect(),
             _ => None,
         };
         if strings.is_none() {
-            faults.add(
-                value.at,
-                format!("{} must be a list of strings", self.path_of(key)),
-            );
+            faults.add(value.at, format!("{} must be a list of strings", self.path_of(key)));
         }
         strings
     }
@@ -195,10 +168,7 @@ impl<'a> Object<'a> {
                 format!("{}: ", self.path)
             };
             let hint = faults.hint(&member.key, known.iter().copied());
-            faults.add(
-                member.at,
-                format!("{place}unknown key {}{hint}", quoted(&member.key)),
-            );
+            faults.add(member.at, format!("{place}unknown key {}{hint}", quoted(&member.key)));
         }
     }
 }
@@ -224,12 +194,7 @@ impl Value {
 }
 
 /// The items of a list.
-pub(super) fn as_list<'a>(
-    value: &'a Value,
-    path: &str,
-    of: &str,
-    faults: &mut Faults,
-) -> Option<&'a [Value]> {
+pub(super) fn as_list<'a>(value: &'a Value, path: &str, of: &str, faults: &mut Faults) -> Option<&'a [Value]> {
     match &value.kind {
         Kind::List(items) => Some(items),
         _ => {
@@ -243,16 +208,17 @@ pub(super) fn as_list<'a>(
 pub(super) fn as_name(value: &Value, path: &str, faults: &mut Faults) -> Option<Name> {
     let name = value.as_str().and_then(Name::new);
     if name.is_none() {
-        faults.add(value.at, format!("{path} must be a name: letters, digits and _ . -, not first . or -, at most 128 bytes"));
+        faults.add(
+            value.at,
+            format!("{path} must be a name: letters, digits and _ . -, not first . or -, at most 128 bytes"),
+        );
     }
     name
 }
 
 /// A number of bytes with a unit: `100M`, `100 MiB`, `512K`, `2G`; units are powers of 1,024.
 fn parse_size(text: &str) -> Option<u64> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at_checked(split)?;
     let shift = match unit.trim_start().to_ascii_uppercase().as_str() {
         "" | "B" => 0,
@@ -271,8 +237,7 @@ pub(super) fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Stri
         .map(|k| (distance(word, k), k))
         .filter(|(d, _)| *d <= HINT_EDITS_MAX)
         .min();
-    near.map(|(_, k)| format!("; did you mean {k}?"))
-        .unwrap_or_default()
+    near.map(|(_, k)| format!("; did you mean {k}?")).unwrap_or_default()
 }
 
 /// Edits (one byte put in, taken out or changed) between two words; more than the hint's bound for
@@ -305,18 +270,11 @@ mod tests {
     #[test]
     fn hints_are_near_words_only() {
         let known = ["timeout", "type", "labels"];
-        assert_eq!(
-            hint("timeuot", known.into_iter()),
-            "; did you mean timeout?"
-        );
+        assert_eq!(hint("timeuot", known.into_iter()), "; did you mean timeout?");
         assert_eq!(hint("label", known.into_iter()), "; did you mean labels?");
         assert_eq!(hint("colour", known.into_iter()), "");
         assert_eq!(
-            (
-                distance("", "ab"),
-                distance("kitten", "sitten"),
-                distance("ab", "ba")
-            ),
+            (distance("", "ab"), distance("kitten", "sitten"), distance("ab", "ba")),
             (2, 1, 2)
         );
     }

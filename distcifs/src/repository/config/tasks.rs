@@ -173,14 +173,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
         let Some(object) = Object::new(&task.value, path, faults) else {
             continue;
         };
-        tasks.extend(read_task(
-            &object,
-            tasks.len(),
-            &task.name,
-            needs,
-            context,
-            faults,
-        ));
+        tasks.extend(read_task(&object, tasks.len(), &task.name, needs, context, faults));
     }
     tasks
 }
@@ -208,11 +201,7 @@ fn numbered<'a>(value: &'a Value, faults: &mut Faults) -> Vec<&'a Value> {
 }
 
 /// Makes the tasks that the matrices stand for. `None` if they are too many.
-fn expand<'a>(
-    items: &[&'a Value],
-    at: Place,
-    faults: &mut Faults,
-) -> Option<(Vec<Source>, Vec<Expanded<'a>>)> {
+fn expand<'a>(items: &[&'a Value], at: Place, faults: &mut Faults) -> Option<(Vec<Source>, Vec<Expanded<'a>>)> {
     let mut room = MATRIX_BYTES_MAX;
     let (mut sources, mut expanded) = (Vec::new(), Vec::new());
     for (i, item) in items.iter().take(TASKS_MAX + 1).enumerate() {
@@ -241,7 +230,10 @@ fn expand<'a>(
                     room: &mut room,
                 };
                 let Some(value) = filler.fill(&object, faults) else {
-                    faults.add(at, format!("the matrices of the tasks make more than {MATRIX_BYTES_MAX} bytes of configuration"));
+                    faults.add(
+                        at,
+                        format!("the matrices of the tasks make more than {MATRIX_BYTES_MAX} bytes of configuration"),
+                    );
                     return None;
                 };
                 expanded.push(Expanded {
@@ -307,11 +299,7 @@ fn check_names(sources: &[Source], expanded: &[Expanded<'_>], faults: &mut Fault
         if seen.insert(&task.name, task.source).is_some() {
             faults.add(
                 at,
-                format!(
-                    "{}: another task is called {} already",
-                    source.path,
-                    quoted(&task.name)
-                ),
+                format!("{}: another task is called {} already", source.path, quoted(&task.name)),
             );
         }
     }
@@ -330,13 +318,8 @@ fn read_task(
     object.name("name", faults);
     object.required("type", faults);
     let kind = object.name("type", faults);
-    let own = kind
-        .as_ref()
-        .is_some_and(|kind| kinds::is_own(kind.as_str()));
-    if kind
-        .as_ref()
-        .is_some_and(|kind| kind.as_str() == "build-control")
-    {
+    let own = kind.as_ref().is_some_and(|kind| kinds::is_own(kind.as_str()));
+    if kind.as_ref().is_some_and(|kind| kind.as_str() == "build-control") {
         let at = object.get("type").map_or(object.at, |value| value.at);
         faults.add(
             at,
@@ -418,10 +401,7 @@ fn check_confinement(
         if let Some(value) = object.get(key) {
             faults.add(
                 value.at,
-                format!(
-                    "{}: a task of type {kind} can't be isolated",
-                    object.path_of(key)
-                ),
+                format!("{}: a task of type {kind} can't be isolated", object.path_of(key)),
             );
         }
     }

@@ -16,8 +16,7 @@ fn name(text: &str) -> Name {
 /// Reads a configuration that must be good.
 fn good(config: &Value) -> JobConfig {
     let text = config.to_string();
-    JobConfig::read(text.as_bytes(), Some(&name("hello")))
-        .unwrap_or_else(|faults| panic!("{faults:?} in {text}"))
+    JobConfig::read(text.as_bytes(), Some(&name("hello"))).unwrap_or_else(|faults| panic!("{faults:?} in {text}"))
 }
 
 /// The words of the faults of a configuration, without their places.
@@ -72,20 +71,12 @@ fn a_configuration_of_2013_is_valid_as_it_is() {
     let kinds: Vec<_> = config.tasks.iter().map(|task| task.kind.as_str()).collect();
     assert_eq!(
         kinds,
-        [
-            "git-checkout",
-            "execute-shell",
-            "publish-artifacts",
-            "copy-artifacts"
-        ]
+        ["git-checkout", "execute-shell", "publish-artifacts", "copy-artifacts"]
     );
     assert_eq!(config.tasks[1].labels, [name("linux"), name("x86_64")]);
     assert_eq!(config.tasks[1].params["script"], "make ${TARGET}\n");
     assert_eq!(config.downstream_jobs, [name("package")]);
-    assert_eq!(
-        (config.tasks[0].attempts, config.tasks[0].console_limit),
-        (3, 64 << 20)
-    );
+    assert_eq!((config.tasks[0].attempts, config.tasks[0].console_limit), (3, 64 << 20));
 }
 
 #[test]
@@ -120,11 +111,7 @@ fn every_member_is_read() {
     );
     assert_eq!(config.github.unwrap().refs, ["refs/heads/*"]);
     assert_eq!(
-        (
-            config.cron_catch_up,
-            config.concurrency,
-            config.isolation_required
-        ),
+        (config.cron_catch_up, config.concurrency, config.isolation_required),
         (true, Some(2), true)
     );
     let resolved = config.tasks[0].resolved();
@@ -155,9 +142,7 @@ fn faults_say_where_and_come_sorted_and_all_at_once() {
 
 #[test]
 fn faults_are_bounded() {
-    let many: Vec<Value> = (0..900)
-        .map(|i| json!({"type": 1, "name": format!("t{i}")}))
-        .collect();
+    let many: Vec<Value> = (0..900).map(|i| json!({"type": 1, "name": format!("t{i}")})).collect();
     let faults = JobConfig::read(json!({"tasks": many}).to_string().as_bytes(), None).unwrap_err();
     assert_eq!(faults.len(), FAULTS_MAX);
     assert!(
@@ -179,13 +164,7 @@ fn the_job_is_the_folders() {
         ["downstream_jobs: hello would trigger itself for ever"]
     );
     assert!(JobConfig::read(br#"{"job_id": "other", "tasks": []}"#, None).is_ok());
-    assert!(
-        JobConfig::read(
-            br#"{"job_id": "o", "downstream_jobs": ["o"], "tasks": []}"#,
-            None
-        )
-        .is_err()
-    );
+    assert!(JobConfig::read(br#"{"job_id": "o", "downstream_jobs": ["o"], "tasks": []}"#, None).is_err());
     assert_eq!(faults(&json!([])), ["the whole must be an object {…}"]);
     assert_eq!(faults(&json!({})), ["tasks is missing"]);
 }
@@ -194,10 +173,7 @@ fn the_job_is_the_folders() {
 fn the_types_of_distcifs_are_checked() {
     let git = |params: Value| json!({"type": "git-checkout", "params": params});
     refused(git(json!({})), "params.repository is missing");
-    refused(
-        json!({"type": "git-checkout"}),
-        "params.repository is missing",
-    );
+    refused(json!({"type": "git-checkout"}), "params.repository is missing");
     refused(
         git(json!({"repository": "x", "ref": "--upload-pack=x"})),
         "params.ref must not begin with -",
@@ -280,10 +256,7 @@ fn queues_of_the_users_own_take_what_they_like() {
 #[test]
 fn common_members_have_ranges() {
     let with = |key: &str, value: Value| json!({"type": "lint", key: value});
-    refused(
-        with("timeout", json!(0)),
-        "timeout must be a whole number from 1",
-    );
+    refused(with("timeout", json!(0)), "timeout must be a whole number from 1");
     refused(
         with("attempts", json!(11)),
         "attempts must be a whole number from 1 to 10",
@@ -294,24 +267,15 @@ fn common_members_have_ranges() {
     );
     refused(with("labels", json!(["a b"])), "labels[0] must be a name");
     refused(with("labels", json!("a")), "labels must be a list of names");
-    refused(
-        with("environment", json!({"A-B": "x"})),
-        "can't name a variable",
-    );
+    refused(with("environment", json!({"A-B": "x"})), "can't name a variable");
     refused(
         with("environment", json!({"PARAM_x": "x"})),
         "is set by distcifs itself",
     );
     refused(with("environment", json!({"A": []})), "must be a string");
-    refused(
-        with("isolation", json!("docker")),
-        "must be none, namespace, lxc or vm",
-    );
+    refused(with("isolation", json!("docker")), "must be none, namespace, lxc or vm");
     refused(with("image", json!("job:base")), "needs an isolation");
-    refused(
-        with("limits", json!({"cpus": 0})),
-        "limits.cpus must be a number",
-    );
+    refused(with("limits", json!({"cpus": 0})), "limits.cpus must be a number");
     refused(with("limits", json!({"cpu": 1})), "did you mean cpus?");
     refused(
         json!({"type": "execute-shell", "params": {"script": ""}, "isolation": "vm", "image": "debian"}),
@@ -361,23 +325,11 @@ fn needs_are_resolved() {
 fn needs_are_refused_where_they_lead_nowhere() {
     let words = |tasks: Value| faults(&of_tasks(tasks)).join("; ");
     assert_eq!(
-        words(json!([
-            script("unit", json!(null)),
-            script("b", json!(["unti"]))
-        ])),
+        words(json!([script("unit", json!(null)), script("b", json!(["unti"]))])),
         "tasks[1].needs: no task is called \"unti\"; did you mean unit?"
     );
-    assert!(
-        words(json!([
-            script("a", json!(["b"])),
-            script("b", json!(["a"]))
-        ]))
-        .contains("in a circle: a → b → a")
-    );
-    assert!(
-        words(json!([script("a", json!(["b"])), script("b", json!(null))]))
-            .contains("in a circle: a → b → a")
-    );
+    assert!(words(json!([script("a", json!(["b"])), script("b", json!(["a"]))])).contains("in a circle: a → b → a"));
+    assert!(words(json!([script("a", json!(["b"])), script("b", json!(null))])).contains("in a circle: a → b → a"));
     assert!(words(json!([script("a", json!(["a"]))])).contains("in a circle: a → a"));
     assert!(
         words(json!([{"type": "lint"}, {"type": "lint"}, script("a", json!(["lint"]))]))
@@ -387,10 +339,7 @@ fn needs_are_refused_where_they_lead_nowhere() {
         words(json!([script("a", json!(null)), script("a", json!(null))]))
             .contains("another task is called \"a\" already")
     );
-    assert!(
-        words(json!([script("a", json!("b"))]))
-            .contains("tasks[0].needs must be a list of names of tasks")
-    );
+    assert!(words(json!([script("a", json!("b"))])).contains("tasks[0].needs must be a list of names of tasks"));
 }
 
 #[test]
@@ -446,10 +395,7 @@ fn a_matrix_makes_a_task_for_each_combination() {
         ]
     );
     assert_eq!(task.params["script"], "echo ${matrix.os}");
-    assert_eq!(
-        task.params["working_directory"],
-        "debian12/$${matrix.os}/${ref}"
-    );
+    assert_eq!(task.params["working_directory"], "debian12/$${matrix.os}/${ref}");
 }
 
 #[test]
@@ -472,10 +418,7 @@ fn a_matrix_is_refused_where_it_makes_no_sense() {
         "must give a value for every axis",
     );
     let axis: Vec<u32> = (0..17).collect();
-    refused(
-        with(json!({"a": axis, "b": axis})),
-        "makes more than 256 tasks",
-    );
+    refused(with(json!({"a": axis, "b": axis})), "makes more than 256 tasks");
     refused(
         json!({"type": "lint", "params": {"a": "${matrix.so}"}, "matrix": {"os": ["a"]}}),
         "the matrix has no axis \"so\"; did you mean os?",
@@ -488,7 +431,8 @@ fn tasks_and_matrices_are_bounded() {
     assert_eq!(good(&tasks(TASKS_MAX)).tasks.len(), TASKS_MAX);
     assert_eq!(faults(&tasks(TASKS_MAX + 1)), ["tasks are more than 1000"]);
     let axis: Vec<u32> = (0..256).collect();
-    let long = json!({"tasks": [{"type": "lint", "params": {"a": "${matrix.a}".repeat(50_000)}, "matrix": {"a": axis}}]});
+    let long =
+        json!({"tasks": [{"type": "lint", "params": {"a": "${matrix.a}".repeat(50_000)}, "matrix": {"a": axis}}]});
     assert_eq!(
         faults(&long),
         ["the matrices of the tasks make more than 16777216 bytes of configuration"]
@@ -500,8 +444,7 @@ fn texts_made_to_be_slow_are_not() {
     let start = Instant::now();
     let many = |item: &str, n: usize| vec![item.to_owned(); n];
     let names: Vec<String> = (0..40_000).map(|i| format!("p{i}")).collect();
-    let parameters: serde_json::Map<String, Value> =
-        names.iter().map(|name| (name.clone(), json!(""))).collect();
+    let parameters: serde_json::Map<String, Value> = names.iter().map(|name| (name.clone(), json!(""))).collect();
     let lint = |params: Value| json!({"type": "lint", "params": {"a": params}});
     for config in [
         json!({"tasks": [lint(json!("${".repeat(400_000)))]}),
@@ -513,11 +456,7 @@ fn texts_made_to_be_slow_are_not() {
     ] {
         assert!(!faults(&config).is_empty());
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -525,11 +464,7 @@ fn a_file_is_checked_where_it_lies() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     let missing = check_file(&path).unwrap_err();
-    assert!(
-        missing[0].to_string().starts_with("can't read "),
-        "{}",
-        missing[0]
-    );
+    assert!(missing[0].to_string().starts_with("can't read "), "{}", missing[0]);
     std::fs::write(&path, "{\"job_id\": \"any\", \"tasks\": []}").unwrap();
     assert!(check_file(&path).is_ok());
     std::fs::write(&path, vec![b' '; TEXT_BYTES_MAX + 10]).unwrap();

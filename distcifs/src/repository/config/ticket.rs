@@ -72,6 +72,27 @@ pub struct TicketRequest {
 }
 
 impl TicketRequest {
+    /// What stands beside the parameters and goes through to the worker as it is.
+    pub fn settings(&self) -> serde_json::Map<String, serde_json::Value> {
+        let environment: serde_json::Map<_, _> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect();
+        let confined = serde_json::json!({
+            "environment": environment,
+            "isolation": self.isolation,
+            "image": self.image,
+            "limits": self.limits,
+            "network": self.network,
+            "console_limit": self.console_limit,
+        });
+        match confined {
+            serde_json::Value::Object(settings) => settings,
+            _ => serde_json::Map::new(),
+        }
+    }
+
     /// Reads and checks a ticket's JSON. The error is for people: the first fault, and how many
     /// more there are.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
@@ -80,8 +101,7 @@ impl TicketRequest {
         }
         let value = json::parse(bytes).map_err(|fault| fault.to_string())?;
         let mut faults = Faults::default();
-        let ticket =
-            Object::new(&value, "", &mut faults).map(|object| read_ticket(&object, &mut faults));
+        let ticket = Object::new(&value, "", &mut faults).map(|object| read_ticket(&object, &mut faults));
         match (ticket, faults.into_sorted().as_slice()) {
             (Some(ticket), []) => Ok(ticket),
             (_, [only]) => Err(only.to_string()),
@@ -132,18 +152,9 @@ fn check_belonging(object: &Object<'_>, faults: &mut Faults) {
 }
 
 /// The id of a build's ticket.
-fn build_id(
-    job: Option<&Name>,
-    build: Option<u64>,
-    task: Option<u64>,
-    run: u64,
-) -> Option<TicketId> {
+fn build_id(job: Option<&Name>, build: Option<u64>, task: Option<u64>, run: u64) -> Option<TicketId> {
     let (job, build, task) = (job?, build?, task?);
-    let retry = if run == 0 {
-        String::new()
-    } else {
-        format!(".r{run}")
-    };
+    let retry = if run == 0 { String::new() } else { format!(".r{run}") };
     TicketId::new(&format!("{job}.{build}.{task}{retry}"))
 }
 
@@ -160,14 +171,10 @@ fn read_id(object: &Object<'_>, wanted: Option<TicketId>, faults: &mut Faults) -
         return wanted;
     };
     match &wanted {
-        Some(wanted) if *wanted != id => faults.add(
-            value.at,
-            format!("id must be {wanted} for this task, or absent"),
-        ),
-        None if id.is_build_shaped() => faults.add(
-            value.at,
-            format!("id {id} has the form kept for tickets of builds"),
-        ),
+        Some(wanted) if *wanted != id => faults.add(value.at, format!("id must be {wanted} for this task, or absent")),
+        None if id.is_build_shaped() => {
+            faults.add(value.at, format!("id {id} has the form kept for tickets of builds"))
+        }
         _ => (),
     }
     Some(id)
@@ -178,10 +185,7 @@ fn workspace(object: &Object<'_>, faults: &mut Faults) -> Option<Digest> {
     let digest = Digest::parse(text);
     if digest.is_none() {
         let at = object.get("workspace").map_or(object.at, |value| value.at);
-        faults.add(
-            at,
-            "workspace must be a digest: 64 lower-case hexadecimal digits",
-        );
+        faults.add(at, "workspace must be a digest: 64 lower-case hexadecimal digits");
     }
     digest
 }
@@ -193,13 +197,10 @@ pub fn param_file(value: &serde_json::Value) -> Vec<u8> {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) if text.ends_with('\n') => text.clone(),
         serde_json::Value::String(text) => format!("{text}\n"),
-        serde_json::Value::Array(items) => items
-            .iter()
-            .map(|item| format!("{}\n", line(item)))
-            .collect(),
-        serde_json::Value::Bool(_)
-        | serde_json::Value::Number(_)
-        | serde_json::Value::Object(_) => format!("{value}\n"),
+        serde_json::Value::Array(items) => items.iter().map(|item| format!("{}\n", line(item))).collect(),
+        serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_) => {
+            format!("{value}\n")
+        }
     };
     text.into_bytes()
 }

@@ -60,12 +60,8 @@ impl Given {
         for member in members {
             let (at, name) = (member.value.at, quoted(&member.key));
             let text = member.value.to_text();
-            let text = text.ok_or_else(|| {
-                format!(
-                    "{}:{}: {name} must be a string, a number or a bool",
-                    at.line, at.column
-                )
-            })?;
+            let text =
+                text.ok_or_else(|| format!("{}:{}: {name} must be a string, a number or a bool", at.line, at.column))?;
             self.add(&member.key, text)?;
         }
         Ok(())
@@ -73,18 +69,10 @@ impl Given {
 
     fn read_lines(&mut self, bytes: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "a trigger must be UTF-8 text")?;
-        for (i, line) in text
-            .split('\n')
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-        {
-            let (name, value) = line.split_once('=').ok_or_else(|| {
-                format!(
-                    "line {}: {} is not of the form key=value",
-                    i + 1,
-                    quoted(line)
-                )
-            })?;
+        for (i, line) in text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let (name, value) = line
+                .split_once('=')
+                .ok_or_else(|| format!("line {}: {} is not of the form key=value", i + 1, quoted(line)))?;
             self.add(name, value.to_owned())?;
         }
         Ok(())
@@ -110,9 +98,7 @@ impl Given {
             return Err(format!("{} can't name a parameter", quoted(name)));
         }
         if value.len() > VALUE_BYTES_MAX {
-            return Err(format!(
-                "the value of {name} has more than {VALUE_BYTES_MAX} bytes"
-            ));
+            return Err(format!("the value of {name} has more than {VALUE_BYTES_MAX} bytes"));
         }
         if self.parameters.insert(name.to_owned(), value).is_some() {
             return Err(format!("parameter {name} is given twice"));
@@ -126,11 +112,7 @@ impl Given {
         let mut parameters = Vec::new();
         let mut missing = Vec::new();
         for (name, default) in &config.parameters {
-            match self
-                .parameters
-                .remove(name.as_str())
-                .or_else(|| default.clone())
-            {
+            match self.parameters.remove(name.as_str()).or_else(|| default.clone()) {
                 Some(value) => parameters.push((name.clone(), value)),
                 None => missing.push(name.as_str()),
             }
@@ -142,19 +124,9 @@ impl Given {
             check_upstream(name, &value)?;
             parameters.extend(Name::new(name).map(|name| (name, value)));
         }
-        if let Some(unknown) = self
-            .order
-            .iter()
-            .find(|name| self.parameters.contains_key(*name))
-        {
-            let near = hint(
-                unknown,
-                config.parameters.iter().map(|(name, _)| name.as_str()),
-            );
-            return Err(format!(
-                "the job has no parameter {}{near}",
-                quoted(unknown)
-            ));
+        if let Some(unknown) = self.order.iter().find(|name| self.parameters.contains_key(*name)) {
+            let near = hint(unknown, config.parameters.iter().map(|(name, _)| name.as_str()));
+            return Err(format!("the job has no parameter {}{near}", quoted(unknown)));
         }
         if let [first, rest @ ..] = missing.as_slice() {
             let more = if rest.is_empty() {
@@ -187,10 +159,9 @@ impl Given {
 fn check_upstream(name: &str, value: &str) -> Result<(), String> {
     let number = value.len() <= 18 && value.parse::<u64>().is_ok_and(|n| n > 0);
     match name {
-        "upstream_job" if Name::new(value).is_none() => Err(format!(
-            "upstream_job must be the name of a job, not {}",
-            quoted(value)
-        )),
+        "upstream_job" if Name::new(value).is_none() => {
+            Err(format!("upstream_job must be the name of a job, not {}", quoted(value)))
+        }
         "upstream_build" if !number => Err(format!(
             "upstream_build must be the number of a build, not {}",
             quoted(value)

@@ -83,9 +83,7 @@ impl Browser {
         let Kind::File { size, segments } = &entry.kind else {
             return Ok(Bytes::new());
         };
-        let end = offset
-            .saturating_add(length.min(VALUE_BYTES_MAX) as u64)
-            .min(*size);
+        let end = offset.saturating_add(length.min(VALUE_BYTES_MAX) as u64).min(*size);
         let mut out = BytesMut::new();
         let mut at = 0u64;
         for segment in segments.iter() {
@@ -96,9 +94,7 @@ impl Browser {
                 let count = (to - from) as usize;
                 match segment {
                     Segment::Hole(_) => out.resize(out.len() + count, 0),
-                    Segment::Inline(bytes) => {
-                        out.extend_from_slice(bytes.get(range).unwrap_or_default())
-                    }
+                    Segment::Inline(bytes) => out.extend_from_slice(bytes.get(range).unwrap_or_default()),
                     Segment::Data { digest, length } => {
                         let bytes = self.chunk(*digest, *length, entry).await?;
                         if count as u64 == end - offset {
@@ -125,13 +121,7 @@ impl Browser {
         {
             return Ok(bytes);
         }
-        let bytes = read_chunk(
-            &*self.contents,
-            digest,
-            length,
-            &String::from_utf8_lossy(&entry.name),
-        )
-        .await?;
+        let bytes = read_chunk(&*self.contents, digest, length, &String::from_utf8_lossy(&entry.name)).await?;
         lock(&self.chunks).insert(digest, bytes.clone(), bytes.len());
         Ok(bytes)
     }
@@ -186,10 +176,7 @@ impl<T: Clone> Lately<T> {
         while self.bytes > self.bytes_max
             && let Some((_, oldest)) = self.order.pop_first()
         {
-            self.bytes -= self
-                .values
-                .remove(&oldest)
-                .map_or(0, |(_, weight, _)| weight);
+            self.bytes -= self.values.remove(&oldest).map_or(0, |(_, weight, _)| weight);
         }
     }
 }

@@ -61,11 +61,7 @@ pub struct Captured {
 /// `manifest` comes from an earlier capture or restore of this folder and saves reading what has
 /// not changed since. Captures may run side by side. What others change in the folder meanwhile may
 /// or may not be included.
-pub async fn capture(
-    contents: Arc<dyn Contents>,
-    dir: &Path,
-    manifest: Option<&Manifest>,
-) -> Result<Captured> {
+pub async fn capture(contents: Arc<dyn Contents>, dir: &Path, manifest: Option<&Manifest>) -> Result<Captured> {
     let (dir, known) = (dir.to_owned(), manifest.cloned().unwrap_or_default());
     let handle = Handle::current();
     on_thread(move |stop| run(Uploads::new(contents, handle), &dir, known, stop)).await
@@ -92,12 +88,7 @@ fn run(uploads: Uploads, dir: &Path, known: Manifest, stop: Stop) -> Result<Capt
     files.retain(|_, (known, proven)| *proven || known.ctime < safe);
     Ok(Captured {
         digest,
-        manifest: Manifest::new(
-            files
-                .into_iter()
-                .map(|(key, (known, _))| (key, known))
-                .collect(),
-        ),
+        manifest: Manifest::new(files.into_iter().map(|(key, (known, _))| (key, known)).collect()),
         files: walk.tally.files,
         bytes: walk.tally.bytes,
         new_bytes,
@@ -110,10 +101,7 @@ fn run(uploads: Uploads, dir: &Path, known: Manifest, stop: Stop) -> Result<Capt
 /// The latest change time that is far enough from `start`.
 fn earlier(start: Time) -> Time {
     match start.nanoseconds.checked_sub(RACY_NANOSECONDS) {
-        Some(nanoseconds) => Time {
-            nanoseconds,
-            ..start
-        },
+        Some(nanoseconds) => Time { nanoseconds, ..start },
         None => Time {
             seconds: start.seconds.saturating_sub(1),
             nanoseconds: start.nanoseconds + 1_000_000_000 - RACY_NANOSECONDS,
@@ -177,12 +165,7 @@ impl Walk {
 
     /// Ready for a second walk, with the counts of the first.
     fn again(&mut self) {
-        self.counts = Some(
-            self.links
-                .drain()
-                .map(|(key, link)| (key, link.found))
-                .collect(),
-        );
+        self.counts = Some(self.links.drain().map(|(key, link)| (key, link.found)).collect());
         self.next_group = 0;
         self.tally = Tally::default();
     }
@@ -221,9 +204,7 @@ impl Walk {
             self.path.pop();
         }
         for entry in &folder.entries {
-            folder.groups = folder
-                .groups
-                .max(entry.link.map_or(0, |link| link.group + 1));
+            folder.groups = folder.groups.max(entry.link.map_or(0, |link| link.group + 1));
         }
         for name in below {
             self.path.push(OsStr::from_bytes(&name));
@@ -240,8 +221,7 @@ impl Walk {
     /// The names in a folder, sorted.
     fn names(&self, dir: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
         let failed = |errno| self.failed("listing", errno);
-        let mut stream =
-            Dir::from_fd(dir.try_clone().map_err(|e| failed(errno_of(&e)))?).map_err(failed)?;
+        let mut stream = Dir::from_fd(dir.try_clone().map_err(|e| failed(errno_of(&e)))?).map_err(failed)?;
         let mut names = Vec::new();
         for entry in stream.iter() {
             let entry = entry.map_err(failed)?;
@@ -256,12 +236,7 @@ impl Walk {
 
     /// An entry for a folder within a folder, and the bound of its groups; `None` if it is gone by
     /// now or another filesystem is mounted there.
-    fn subfolder(
-        &mut self,
-        parent: &OwnedFd,
-        name: Box<[u8]>,
-        depth: usize,
-    ) -> Result<Option<(Entry, u32)>> {
+    fn subfolder(&mut self, parent: &OwnedFd, name: Box<[u8]>, depth: usize) -> Result<Option<(Entry, u32)>> {
         let dir = match local::open_folder(parent, &name) {
             Ok(dir) => dir,
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok(None),
@@ -338,32 +313,14 @@ impl Walk {
             self.links.insert(key, linked);
             self.next_group += 1;
         }
-        Ok(Some(Entry {
-            name,
-            meta,
-            kind,
-            link,
-        }))
+        Ok(Some(Entry { name, meta, kind, link }))
     }
 
     /// The bytes of a regular file, from what is known of it or from the disk.
-    fn regular(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        stat: FileStat,
-    ) -> Result<Option<(Meta, Kind)>> {
+    fn regular(&mut self, dir: &OwnedFd, name: &[u8], stat: FileStat) -> Result<Option<(Meta, Kind)>> {
         let key = local::key(&stat);
-        let proven = self
-            .known
-            .get(key, &stat)
-            .map(|known| (known.clone(), true));
-        let met = || {
-            self.fresh
-                .get(&key)
-                .filter(|(known, _)| known.matches(&stat))
-                .cloned()
-        };
+        let proven = self.known.get(key, &stat).map(|known| (known.clone(), true));
+        let met = || self.fresh.get(&key).filter(|(known, _)| known.matches(&stat)).cloned();
         if let Some((known, proven)) = proven.or_else(met) {
             let found = (
                 local::meta(&stat, known.xattrs.clone()),
@@ -383,10 +340,7 @@ impl Walk {
         }
         let xattrs = xattr::read(file.as_fd());
         let size = u64::try_from(before.st_size).unwrap_or(0);
-        let segments: Arc<[Segment]> = self
-            .cutter
-            .cut(&file, size, &mut self.uploads, &self.path)?
-            .into();
+        let segments: Arc<[Segment]> = self.cutter.cut(&file, size, &mut self.uploads, &self.path)?.into();
         let after = fstat(&file).map_err(|e| self.failed("looking at", e))?;
         let known = Known::new(&before, segments.clone(), xattrs.clone());
         if known.matches(&after) {

@@ -35,13 +35,7 @@ pub(super) struct Cutter {
 impl Cutter {
     /// Sends the bytes of a file that had `size` bytes a moment ago. What another process does to
     /// it meanwhile may or may not be included.
-    pub(super) fn cut(
-        &mut self,
-        file: &File,
-        size: u64,
-        uploads: &mut Uploads,
-        path: &Path,
-    ) -> Result<Vec<Segment>> {
+    pub(super) fn cut(&mut self, file: &File, size: u64, uploads: &mut Uploads, path: &Path) -> Result<Vec<Segment>> {
         if size <= INLINE_BYTES_MAX as u64 {
             let mut bytes = vec![0; size as usize];
             let length = fill(file, &mut bytes, 0, path)?;
@@ -118,13 +112,7 @@ impl Cutter {
     }
 
     /// Names and sends one chunk.
-    fn chunk(
-        &mut self,
-        bytes: Bytes,
-        segments: &mut Vec<Segment>,
-        uploads: &mut Uploads,
-        path: &Path,
-    ) -> Result<()> {
+    fn chunk(&mut self, bytes: Bytes, segments: &mut Vec<Segment>, uploads: &mut Uploads, path: &Path) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -148,10 +136,7 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64, path: &Path) -> Result<usiz
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-                return Err(SnapshotError::local(
-                    format!("reading {}", shown(path)),
-                    errno,
-                ));
+                return Err(SnapshotError::local(format!("reading {}", shown(path)), errno));
             }
         }
     }
@@ -166,9 +151,6 @@ fn seek(file: &File, at: u64, whence: Whence, size: u64, path: &Path) -> Result<
         Ok(found) => Ok(u64::try_from(found).unwrap_or(size).clamp(at, size)),
         Err(Errno::ENXIO) => Ok(size),
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(if data { at } else { size }),
-        Err(errno) => Err(SnapshotError::local(
-            format!("reading {}", shown(path)),
-            errno,
-        )),
+        Err(errno) => Err(SnapshotError::local(format!("reading {}", shown(path)), errno)),
     }
 }

@@ -81,10 +81,7 @@ impl SnapshotError {
     /// Whether it says that an object is missing or damaged, rather than that the store or the
     /// disk failed.
     pub fn is_broken_object(&self) -> bool {
-        matches!(
-            self,
-            SnapshotError::Missing { .. } | SnapshotError::Damaged { .. }
-        )
+        matches!(self, SnapshotError::Missing { .. } | SnapshotError::Damaged { .. })
     }
 }
 
@@ -93,9 +90,9 @@ impl From<SnapshotError> for repository::Error {
         match error {
             SnapshotError::Local { what, errno } => repository::Error::System { what, errno },
             SnapshotError::Store { error, .. } => repository::Error::from(error),
-            SnapshotError::Missing { .. }
-            | SnapshotError::Damaged { .. }
-            | SnapshotError::Stopped => repository::Error::Io(error.to_string()),
+            SnapshotError::Missing { .. } | SnapshotError::Damaged { .. } | SnapshotError::Stopped => {
+                repository::Error::Io(error.to_string())
+            }
             SnapshotError::TooLarge { .. } => repository::Error::TooBig(error.to_string()),
         }
     }

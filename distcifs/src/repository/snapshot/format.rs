@@ -116,9 +116,7 @@ pub enum Kind {
 impl Kind {
     /// A file of these segments.
     pub fn file(segments: Arc<[Segment]>) -> Self {
-        let size = segments
-            .iter()
-            .fold(0u64, |sum, s| sum.saturating_add(s.length()));
+        let size = segments.iter().fold(0u64, |sum, s| sum.saturating_add(s.length()));
         Kind::File { size, segments }
     }
 }
@@ -200,14 +198,9 @@ impl Folder {
         }
         match parts.as_slice() {
             [whole] => Ok(vec![named(self.head(WHOLE), whole)]),
-            _ if parts.len() > PARTS_MAX => Err(Malformed(
-                "a folder of too many entries: over 64 MiB of listing",
-            )),
+            _ if parts.len() > PARTS_MAX => Err(Malformed("a folder of too many entries: over 64 MiB of listing")),
             _ => {
-                let mut objects: Vec<_> = parts
-                    .iter()
-                    .map(|part| named(vec![VERSION, PART], part))
-                    .collect();
+                let mut objects: Vec<_> = parts.iter().map(|part| named(vec![VERSION, PART], part)).collect();
                 let mut digests = Vec::new();
                 put_number(&mut digests, objects.len() as u64);
                 objects
@@ -271,9 +264,7 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Listing> {
     }
     let mut input = Input::new(bytes);
     if input.byte()? != VERSION {
-        return Err(Malformed(
-            "a listing of another version; a newer distcifs may read it",
-        ));
+        return Err(Malformed("a listing of another version; a newer distcifs may read it"));
     }
     match input.byte()? {
         PART => Ok(Listing::Part(take_entries(input)?)),
@@ -334,11 +325,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
         Kind::Folder(_) => FOLDER,
         Kind::Symlink(_) => SYMLINK,
     };
-    out.push(if entry.link.is_some() {
-        kind | LINKED
-    } else {
-        kind
-    });
+    out.push(if entry.link.is_some() { kind | LINKED } else { kind });
     put_meta(out, &entry.meta);
     if let Some(link) = entry.link {
         put_number(out, u64::from(link.group));
@@ -347,9 +334,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     match &entry.kind {
         Kind::File { segments, .. } => {
             put_number(out, segments.len() as u64);
-            segments
-                .iter()
-                .for_each(|segment| put_segment(out, segment));
+            segments.iter().for_each(|segment| put_segment(out, segment));
         }
         Kind::Folder(digest) => out.extend_from_slice(digest.as_bytes()),
         Kind::Symlink(target) => put_bytes(out, target),
@@ -485,9 +470,7 @@ fn take_meta(input: &mut Input<'_>) -> Decoded<Meta> {
         room -= value.len();
         let after = xattrs.last().is_none_or(|(last, _)| last.as_ref() < name);
         if !after || !name.starts_with(b"user.") || name.contains(&0) {
-            return Err(Malformed(
-                "an extended attribute that is not kept, or out of order",
-            ));
+            return Err(Malformed("an extended attribute that is not kept, or out of order"));
         }
         xattrs.push((name.into(), value.into()));
     }

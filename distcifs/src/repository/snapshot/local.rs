@@ -21,8 +21,7 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 
 /// Opens the folder that a capture or restore works in.
 pub(super) fn open_root(dir: &Path) -> Result<OwnedFd> {
-    open(dir, FOLDER_FLAGS, Mode::empty())
-        .map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
+    open(dir, FOLDER_FLAGS, Mode::empty()).map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
 }
 
 /// Opens a folder within another.

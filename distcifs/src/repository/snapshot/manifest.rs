@@ -36,9 +36,7 @@ impl Known {
     /// Whether a file that looks like this now still has the same bytes. The change time moves
     /// with every write, chmod and utimens, and nobody can set it.
     pub(super) fn matches(&self, stat: &FileStat) -> bool {
-        self.size == stat.st_size as u64
-            && self.mtime == local::mtime(stat)
-            && self.ctime == local::ctime(stat)
+        self.size == stat.st_size as u64 && self.mtime == local::mtime(stat) && self.ctime == local::ctime(stat)
     }
 }
 
@@ -53,9 +51,7 @@ pub struct Manifest {
 
 impl Manifest {
     pub(super) fn new(files: HashMap<FileKey, Known>) -> Self {
-        Manifest {
-            files: Arc::new(files),
-        }
+        Manifest { files: Arc::new(files) }
     }
 
     /// How many files it knows.

@@ -77,9 +77,7 @@ impl Merge {
         for entry in over.entries {
             self.path.push(OsStr::from_bytes(&entry.name));
             let merged = match (entries.get(&entry.name).map(|old| &old.kind), &entry.kind) {
-                (Some(Kind::Folder(old)), Kind::Folder(new)) if old == new && over.groups == 0 => {
-                    entry
-                }
+                (Some(Kind::Folder(old)), Kind::Folder(new)) if old == new && over.groups == 0 => entry,
                 (Some(Kind::Folder(old)), Kind::Folder(new)) => {
                     let (old, new) = (self.load(*old)?, self.load(*new)?);
                     let folder = self.folders(old, new, depth + 1)?;
@@ -128,12 +126,10 @@ impl Merge {
     }
 
     fn shifted(&self, group: u32) -> Result<u32> {
-        group
-            .checked_add(self.shift)
-            .ok_or_else(|| SnapshotError::TooLarge {
-                place: shown(&self.path),
-                why: "too many groups of hard links".to_owned(),
-            })
+        group.checked_add(self.shift).ok_or_else(|| SnapshotError::TooLarge {
+            place: shown(&self.path),
+            why: "too many groups of hard links".to_owned(),
+        })
     }
 
     /// Checks the depth, and whether anybody still waits.

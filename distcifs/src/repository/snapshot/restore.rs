@@ -14,9 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{
-    FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat,
-};
+use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, geteuid, linkat, symlinkat};
 use tokio::runtime::Handle;
@@ -98,8 +96,7 @@ impl Layout {
         if digest == Snapshot::empty() {
             // Its time and owner say nothing: nobody made it.
             self.own(&root, None)?;
-            fchmod(&root, Mode::from_bits_truncate(0o755))
-                .map_err(|e| self.failed("changing the mode of", e))?;
+            fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(|e| self.failed("changing the mode of", e))?;
             return Ok(Manifest::default());
         }
         let folder = self.load(digest)?;
@@ -123,30 +120,23 @@ impl Layout {
             });
         }
         let pieces = self.pieces(&folder);
-        let mut ahead: Chunks =
-            ReadAhead::new(self, CHUNKS_AHEAD, pieces, |contents, (digest, length)| {
-                Box::pin(async move { read_chunk(&*contents, digest, length, "").await })
-            });
+        let mut ahead: Chunks = ReadAhead::new(self, CHUNKS_AHEAD, pieces, |contents, (digest, length)| {
+            Box::pin(async move { read_chunk(&*contents, digest, length, "").await })
+        });
         for entry in &folder.entries {
             self.stop.check()?;
             self.path.push(OsStr::from_bytes(&entry.name));
             match (
                 &entry.kind,
-                entry
-                    .link
-                    .and_then(|link| self.links.get(&link.group).cloned()),
+                entry.link.and_then(|link| self.links.get(&link.group).cloned()),
             ) {
                 (Kind::Folder(_), _) => {}
                 (_, Some(first)) => self.link(&dir, entry, &first)?,
-                (Kind::File { size, segments }, None) => {
-                    self.file(&dir, entry, *size, segments, &mut ahead)?
-                }
+                (Kind::File { size, segments }, None) => self.file(&dir, entry, *size, segments, &mut ahead)?,
                 (Kind::Symlink(target), None) => self.symlink(&dir, entry, target)?,
             }
             if let Some(link) = entry.link {
-                self.links
-                    .entry(link.group)
-                    .or_insert_with(|| self.path.clone());
+                self.links.entry(link.group).or_insert_with(|| self.path.clone());
             }
             self.path.pop();
         }
@@ -165,16 +155,11 @@ impl Layout {
         let mut ahead = ReadAhead::new(self, LISTINGS_AHEAD, wanted, |contents, digest| {
             Box::pin(async move { load_folder(&*contents, digest, "").await })
         });
-        for entry in folder
-            .entries
-            .iter()
-            .filter(|entry| listed(entry).is_some())
-        {
+        for entry in folder.entries.iter().filter(|entry| listed(entry).is_some()) {
             self.path.push(OsStr::from_bytes(&entry.name));
             let name = OsStr::from_bytes(&entry.name);
             mkdirat(dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
-            let below =
-                local::open_folder(dir, &entry.name).map_err(|e| self.failed("opening", e))?;
+            let below = local::open_folder(dir, &entry.name).map_err(|e| self.failed("opening", e))?;
             let listing = ahead.next(&self.path)?;
             self.folder(below, listing, depth + 1)?;
             self.path.pop();
@@ -208,8 +193,7 @@ impl Layout {
         segments: &Arc<[Segment]>,
         ahead: &mut Chunks,
     ) -> Result<()> {
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(
             dir,
             OsStr::from_bytes(&entry.name),
@@ -230,12 +214,8 @@ impl Layout {
                 }
             };
             sparse = matches!(segment, Segment::Hole(_));
-            file.write_all_at(bytes, at).map_err(|e| {
-                self.failed(
-                    "writing",
-                    e.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
-                )
-            })?;
+            file.write_all_at(bytes, at)
+                .map_err(|e| self.failed("writing", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
             at = at.saturating_add(segment.length());
         }
         if sparse {
@@ -259,24 +239,12 @@ impl Layout {
         let name = OsStr::from_bytes(&entry.name);
         symlinkat(OsStr::from_bytes(target), dir, name).map_err(|e| self.failed("making", e))?;
         if let Some((uid, gid)) = self.owner_of(Some(&entry.meta)) {
-            fchownat(
-                dir,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(|e| self.failed("changing the owner of", e))?;
+            fchownat(dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(|e| self.failed("changing the owner of", e))?;
         }
         let time = local::time_spec(entry.meta.mtime);
-        utimensat(
-            dir,
-            name,
-            &TimeSpec::UTIME_OMIT,
-            &time,
-            UtimensatFlags::NoFollowSymlink,
-        )
-        .map_err(|e| self.failed("changing the time of", e))
+        utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time, UtimensatFlags::NoFollowSymlink)
+            .map_err(|e| self.failed("changing the time of", e))
     }
 
     /// Gives a file that is already there one more name.
@@ -287,12 +255,8 @@ impl Layout {
         linkat(&there, old, dir, name, AtFlags::empty()).map_err(|e| self.failed("linking", e))?;
         if let Kind::File { segments, .. } = &entry.kind {
             // A new name moves the change time.
-            let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|e| self.failed("looking at", e))?;
-            let known = self
-                .files
-                .get(&local::key(&stat))
-                .map(|known| known.segments.clone());
+            let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| self.failed("looking at", e))?;
+            let known = self.files.get(&local::key(&stat)).map(|known| known.segments.clone());
             self.note(&stat, &known.unwrap_or_else(|| segments.clone()), entry);
         }
         Ok(())
@@ -310,8 +274,7 @@ impl Layout {
     /// Owner, attributes, mode and time, in the order in which none undoes another.
     fn finish(&mut self, fd: impl AsFd, meta: &Meta) -> Result<()> {
         self.own(&fd, Some(meta))?;
-        xattr::write(fd.as_fd(), &meta.xattrs)
-            .map_err(|e| self.failed("writing attributes of", e))?;
+        xattr::write(fd.as_fd(), &meta.xattrs).map_err(|e| self.failed("writing attributes of", e))?;
         let mode = Mode::from_bits_truncate(meta.mode);
         fchmod(&fd, mode).map_err(|e| self.failed("changing the mode of", e))?;
         futimens(&fd, &TimeSpec::UTIME_OMIT, &local::time_spec(meta.mtime))
@@ -320,8 +283,7 @@ impl Layout {
 
     fn own(&self, fd: impl AsFd, meta: Option<&Meta>) -> Result<()> {
         match self.owner_of(meta) {
-            Some((uid, gid)) => fchown(fd, Some(uid), Some(gid))
-                .map_err(|e| self.failed("changing the owner of", e)),
+            Some((uid, gid)) => fchown(fd, Some(uid), Some(gid)).map_err(|e| self.failed("changing the owner of", e)),
             None => Ok(()),
         }
     }
@@ -392,10 +354,7 @@ impl<W, T: Send + 'static> ReadAhead<W, T> {
             self.coming.push_back(self.handle.spawn(fetch));
         }
         let first = self.coming.pop_front().ok_or(SnapshotError::Stopped)?;
-        let read = self
-            .handle
-            .block_on(first)
-            .map_err(|_| SnapshotError::Stopped)?;
+        let read = self.handle.block_on(first).map_err(|_| SnapshotError::Stopped)?;
         read.map_err(|error| error.at(path))
     }
 }

@@ -83,12 +83,7 @@ where
 }
 
 /// Reads a whole blob of at most `length` bytes, verified by the store.
-pub(super) async fn read_blob(
-    contents: &dyn Contents,
-    object: Object,
-    length: usize,
-    place: &str,
-) -> Result<Bytes> {
+pub(super) async fn read_blob(contents: &dyn Contents, object: Object, length: usize, place: &str) -> Result<Bytes> {
     match contents.read(&object, 0, length).await {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(SnapshotError::Missing {
@@ -108,12 +103,7 @@ pub(super) async fn read_blob(
 }
 
 /// Reads a chunk that a listing says to have `length` bytes.
-pub(super) async fn read_chunk(
-    contents: &dyn Contents,
-    digest: Digest,
-    length: u32,
-    place: &str,
-) -> Result<Bytes> {
+pub(super) async fn read_chunk(contents: &dyn Contents, digest: Digest, length: u32, place: &str) -> Result<Bytes> {
     let object = Object::Chunk(digest);
     // One byte more than expected: so the store sees the whole blob and verifies it.
     let bytes = read_blob(contents, object.clone(), length as usize + 1, place).await?;
@@ -129,22 +119,14 @@ pub(super) async fn read_chunk(
 }
 
 /// Reads one `Tree` object, whichever it is.
-pub(super) async fn load_listing(
-    contents: &dyn Contents,
-    digest: Digest,
-    place: &str,
-) -> Result<Listing> {
+pub(super) async fn load_listing(contents: &dyn Contents, digest: Digest, place: &str) -> Result<Listing> {
     let object = Object::Tree(digest);
     let bytes = read_blob(contents, object, VALUE_BYTES_MAX, place).await?;
     decode(&bytes).map_err(|why| malformed(digest, place, why))
 }
 
 /// Reads a folder's whole listing; the empty snapshot without asking the store.
-pub(super) async fn load_folder(
-    contents: &dyn Contents,
-    digest: Digest,
-    place: &str,
-) -> Result<Folder> {
+pub(super) async fn load_folder(contents: &dyn Contents, digest: Digest, place: &str) -> Result<Folder> {
     if digest == Snapshot::empty() {
         return Ok(Folder::empty());
     }
@@ -152,24 +134,14 @@ pub(super) async fn load_folder(
         Listing::Whole(folder) => return Ok(folder),
         Listing::Head(folder, parts) => (folder, parts),
         Listing::Part(_) => {
-            return Err(malformed(
-                digest,
-                place,
-                Malformed("a part where a folder should be"),
-            ));
+            return Err(malformed(digest, place, Malformed("a part where a folder should be")));
         }
     };
     for part in parts {
         let Listing::Part(entries) = load_listing(contents, part, place).await? else {
-            return Err(malformed(
-                part,
-                place,
-                Malformed("a folder where a part should be"),
-            ));
+            return Err(malformed(part, place, Malformed("a folder where a part should be")));
         };
-        folder
-            .extend(entries)
-            .map_err(|why| malformed(part, place, why))?;
+        folder.extend(entries).map_err(|why| malformed(part, place, why))?;
     }
     Ok(folder)
 }
@@ -223,10 +195,7 @@ impl Uploads {
             .room
             .clone()
             .acquire_many_owned(cost.clamp(IN_FLIGHT_LEAST_KIB, IN_FLIGHT_KIB));
-        let permit = self
-            .handle
-            .block_on(room)
-            .map_err(|_| SnapshotError::Stopped)?;
+        let permit = self.handle.block_on(room).map_err(|_| SnapshotError::Stopped)?;
         self.failure()?;
         let (contents, sent, place) = (self.contents.clone(), self.sent.clone(), place.to_owned());
         self.handle.spawn(async move {
@@ -281,24 +250,17 @@ impl Uploads {
         if !self.objects.is_empty() {
             // Those that were there already, too: another capture may have put them a moment ago.
             let sync = self.contents.sync(self.objects.into_iter().collect());
-            self.handle
-                .block_on(sync)
-                .map_err(|error| SnapshotError::Store {
-                    place: "making a snapshot durable".to_owned(),
-                    error,
-                })?;
+            self.handle.block_on(sync).map_err(|error| SnapshotError::Store {
+                place: "making a snapshot durable".to_owned(),
+                error,
+            })?;
         }
         Ok(self.sent.new_bytes.load(Ordering::Relaxed))
     }
 
     /// The first failure of what was sent.
     fn failure(&self) -> Result<()> {
-        match &*self
-            .sent
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        match &*self.sent.failed.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }

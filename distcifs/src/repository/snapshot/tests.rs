@@ -42,21 +42,14 @@ struct Memory {
 impl Memory {
     fn blob(&self, object: &Object) -> Option<Bytes> {
         match &self.folder {
-            Some(folder) => fs::read(folder.join(object.to_string()))
-                .ok()
-                .map(Bytes::from),
+            Some(folder) => fs::read(folder.join(object.to_string())).ok().map(Bytes::from),
             None => self.blobs.lock().unwrap().get(object).cloned(),
         }
     }
 
     fn store(&self, object: &Object, bytes: Bytes) -> bool {
         let Some(folder) = &self.folder else {
-            return self
-                .blobs
-                .lock()
-                .unwrap()
-                .insert(object.clone(), bytes)
-                .is_none();
+            return self.blobs.lock().unwrap().insert(object.clone(), bytes).is_none();
         };
         let path = folder.join(object.to_string());
         let new = !path.exists();
@@ -119,10 +112,7 @@ impl Contents for Memory {
             let Some(bytes) = self.blob(&object) else {
                 return Ok(None);
             };
-            if offset == 0
-                && length >= bytes.len()
-                && digest_of(&object) != Some(Digest::of(&bytes))
-            {
+            if offset == 0 && length >= bytes.len() && digest_of(&object) != Some(Digest::of(&bytes)) {
                 return Err(storage::Error::Damaged {
                     what: object.to_string(),
                     why: "other bytes".to_owned(),
@@ -138,12 +128,7 @@ impl Contents for Memory {
         Box::pin(async move { refused(&object) })
     }
 
-    fn update(
-        &self,
-        object: &Object,
-        _: Option<u64>,
-        _: Vec<(String, Option<Bytes>)>,
-    ) -> Fut<'_, Updated> {
+    fn update(&self, object: &Object, _: Option<u64>, _: Vec<(String, Option<Bytes>)>) -> Fut<'_, Updated> {
         let object = object.clone();
         Box::pin(async move { refused(&object) })
     }
@@ -213,11 +198,7 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, (Seen, PathBuf)> {
             waiting.extend(names.into_iter().rev());
             Vec::new()
         } else if meta.is_symlink() {
-            fs::read_link(&path)
-                .unwrap()
-                .as_os_str()
-                .as_bytes()
-                .to_vec()
+            fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
         } else {
             fs::read(&path).unwrap()
         };
@@ -281,16 +262,11 @@ async fn round_trip(dir: &Path) -> (Arc<Memory>, Captured) {
         .await
         .unwrap();
     assert_eq!(seen(dir), seen(there.path()));
-    let again = capture(store.clone(), there.path(), Some(&manifest))
-        .await
-        .unwrap();
+    let again = capture(store.clone(), there.path(), Some(&manifest)).await.unwrap();
     assert_eq!(
         (again.digest, again.hashed_bytes, again.new_bytes),
         (captured.digest, 0, 0)
     );
-    assert_eq!(
-        *store.durable.lock().unwrap(),
-        store.objects().into_iter().collect()
-    );
+    assert_eq!(*store.durable.lock().unwrap(), store.objects().into_iter().collect());
     (store, captured)
 }

@@ -54,10 +54,7 @@ impl<'a> Input<'a> {
 
     /// The next byte.
     pub(super) fn byte(&mut self) -> Decoded<u8> {
-        let (&byte, rest) = self
-            .rest
-            .split_first()
-            .ok_or(Malformed("it ends too early"))?;
+        let (&byte, rest) = self.rest.split_first().ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(byte)
     }
@@ -97,8 +94,7 @@ impl<'a> Input<'a> {
 
     /// The next byte string, of at most `max` bytes.
     pub(super) fn bytes(&mut self, max: usize) -> Decoded<&'a [u8]> {
-        let count =
-            usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
+        let count = usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
         if count > max {
             return Err(Malformed("a name, target or value is too long"));
         }
@@ -107,9 +103,7 @@ impl<'a> Input<'a> {
 
     /// The next 32 bytes.
     pub(super) fn digest(&mut self) -> Decoded<[u8; 32]> {
-        self.take(32)?
-            .try_into()
-            .map_err(|_| Malformed("it ends too early"))
+        self.take(32)?.try_into().map_err(|_| Malformed("it ends too early"))
     }
 
     /// Whether nothing is left.

@@ -38,10 +38,7 @@ pub(super) fn read(fd: BorrowedFd<'_>) -> Xattrs {
         let cost = length + name.as_bytes().len();
         if cost <= room {
             room -= cost;
-            kept.push((
-                name.as_bytes().into(),
-                value.get(..length).unwrap_or_default().into(),
-            ));
+            kept.push((name.as_bytes().into(), value.get(..length).unwrap_or_default().into()));
         }
     }
     kept
@@ -69,28 +66,13 @@ fn list(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
 #[expect(unsafe_code, reason = "nix has no extended attributes")]
 fn get(fd: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the name ends with NUL, and the pointer and length are those of one live buffer.
-    let got = unsafe {
-        libc::fgetxattr(
-            fd.as_raw_fd(),
-            name.as_ptr(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-        )
-    };
+    let got = unsafe { libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
     Errno::result(got).map(|length| length as usize)
 }
 
 #[expect(unsafe_code, reason = "nix has no extended attributes")]
 fn set(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
     // SAFETY: the name ends with NUL, and the pointer and length are those of one live slice.
-    let got = unsafe {
-        libc::fsetxattr(
-            fd.as_raw_fd(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
+    let got = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(got).map(drop)
 }

@@ -30,28 +30,12 @@ async fn text(store: &dyn Contents, object: &Object) -> Option<String> {
 pub async fn appends_under_the_guard(store: &dyn Contents) {
     let object = console();
     assert_eq!(text(store, &object).await, None);
-    let none = store
-        .append(&object, 5, Bytes::from_static(b"x"))
-        .await
-        .unwrap();
-    assert_eq!(
-        none,
-        Appended::Mismatch {
-            length: 0,
-            sequence: 0
-        }
-    );
-    assert_eq!(
-        text(store, &object).await,
-        None,
-        "a refused append makes nothing"
-    );
+    let none = store.append(&object, 5, Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(none, Appended::Mismatch { length: 0, sequence: 0 });
+    assert_eq!(text(store, &object).await, None, "a refused append makes nothing");
     let first = append(store, &object, 0, "one\n").await;
     assert_ne!(first, 0);
-    let again = store
-        .append(&object, 0, Bytes::from_static(b"one\n"))
-        .await
-        .unwrap();
+    let again = store.append(&object, 0, Bytes::from_static(b"one\n")).await.unwrap();
     assert_eq!(
         again,
         Appended::Mismatch {
@@ -76,22 +60,10 @@ pub async fn appends_under_the_guard(store: &dyn Contents) {
         .append(&object, second, Bytes::from_static(b"three\n"))
         .await
         .unwrap();
-    assert!(
-        matches!(third, Appended::Done { length: 14, .. }),
-        "{third:?}"
-    );
-    assert_eq!(
-        text(store, &object).await.as_deref(),
-        Some("one\ntwo\nthree\n")
-    );
-    assert_eq!(
-        store.read(&object, 4, 3).await.unwrap().as_deref(),
-        Some(&b"two"[..])
-    );
-    assert_eq!(
-        store.read(&object, 100, 3).await.unwrap().as_deref(),
-        Some(&b""[..])
-    );
+    assert!(matches!(third, Appended::Done { length: 14, .. }), "{third:?}");
+    assert_eq!(text(store, &object).await.as_deref(), Some("one\ntwo\nthree\n"));
+    assert_eq!(store.read(&object, 4, 3).await.unwrap().as_deref(), Some(&b"two"[..]));
+    assert_eq!(store.read(&object, 100, 3).await.unwrap().as_deref(), Some(&b""[..]));
     store.sync(vec![object]).await.unwrap();
 }
 
@@ -99,10 +71,7 @@ pub async fn appends_under_the_guard(store: &dyn Contents) {
 pub async fn seals_consoles(store: &dyn Contents) {
     let (object, absent) = (console(), console());
     let next = append(store, &object, 0, "line\n").await;
-    let sealed = store
-        .append(&object, SEALED, Bytes::from_static(b"x"))
-        .await
-        .unwrap();
+    let sealed = store.append(&object, SEALED, Bytes::from_static(b"x")).await.unwrap();
     assert_eq!(
         sealed,
         Appended::Mismatch {
@@ -144,10 +113,7 @@ pub async fn seals_consoles(store: &dyn Contents) {
         },
         "before it was made"
     );
-    let late = store
-        .append(&absent, 0, Bytes::from_static(b"late"))
-        .await
-        .unwrap();
+    let late = store.append(&absent, 0, Bytes::from_static(b"late")).await.unwrap();
     assert_eq!(
         late,
         Appended::Mismatch {
@@ -178,17 +144,7 @@ pub async fn lets_one_appender_win(store: &dyn Contents) {
 /// Consoles are listed once, in order, and gone when removed, their sealing with them.
 pub async fn lists_and_removes_consoles(store: &dyn Contents) {
     let uid = unique();
-    let rest = [
-        "",
-        ".",
-        ".1",
-        ".1.control.1.0",
-        "-b.1",
-        "0.1",
-        ".~",
-        "..",
-        " x.1",
-    ];
+    let rest = ["", ".", ".1", ".1.control.1.0", "-b.1", "0.1", ".~", "..", " x.1"];
     let objects = rest.map(|rest| Object::Console(format!("console.{uid}{rest}")));
     for object in &objects {
         append(store, object, 0, "x").await;
@@ -196,17 +152,10 @@ pub async fn lists_and_removes_consoles(store: &dyn Contents) {
     for limit in [1, 2, 1000] {
         let listed = list_all(store, "console", limit).await;
         for object in &objects {
-            assert_eq!(
-                listed.iter().filter(|known| *known == object).count(),
-                1,
-                "{object}"
-            );
+            assert_eq!(listed.iter().filter(|known| *known == object).count(), 1, "{object}");
         }
     }
-    store
-        .append(&objects[2], SEALED, Bytes::new())
-        .await
-        .unwrap();
+    store.append(&objects[2], SEALED, Bytes::new()).await.unwrap();
     for object in &objects {
         store.remove(object).await.unwrap();
         store.remove(object).await.unwrap();
@@ -231,27 +180,11 @@ pub async fn refuses_odd_names(store: &dyn Contents) {
         &long,
     ];
     for name in names {
-        for object in [
-            Object::Console(name.to_owned()),
-            Object::Record(name.to_owned()),
-        ] {
+        for object in [Object::Console(name.to_owned()), Object::Record(name.to_owned())] {
             let refused = |error: Error| matches!(error, Error::Refused { .. });
-            assert!(
-                store.read(&object, 0, 1).await.is_err_and(refused),
-                "{object:?}"
-            );
-            assert!(
-                store
-                    .append(&object, 0, Bytes::new())
-                    .await
-                    .is_err_and(refused)
-            );
-            assert!(
-                store
-                    .update(&object, None, Vec::new())
-                    .await
-                    .is_err_and(refused)
-            );
+            assert!(store.read(&object, 0, 1).await.is_err_and(refused), "{object:?}");
+            assert!(store.append(&object, 0, Bytes::new()).await.is_err_and(refused));
+            assert!(store.update(&object, None, Vec::new()).await.is_err_and(refused));
             assert!(store.query(&object, "", "", 1).await.is_err_and(refused));
             assert!(store.remove(&object).await.is_err_and(refused));
         }

@@ -56,11 +56,7 @@ pub(super) async fn done(store: &dyn Coordination, ops: Vec<Op>) {
 /// Commits what must meet something else at operation `index`.
 pub(super) async fn mismatch(store: &dyn Coordination, index: usize, ops: Vec<Op>) {
     let shown = format!("{ops:?}");
-    assert_eq!(
-        store.commit(ops).await.unwrap(),
-        Commit::Mismatch { index },
-        "{shown}"
-    );
+    assert_eq!(store.commit(ops).await.unwrap(), Commit::Mismatch { index }, "{shown}");
 }
 
 /// An entry of this test's own, below the root.
@@ -73,10 +69,7 @@ pub(super) async fn home(store: &dyn Coordination) -> String {
 /// What the entry holds and its version; `None` if there is none.
 async fn look(store: &dyn Coordination, path: &str) -> Option<(String, u32)> {
     let entry = store.get(path).await.unwrap()?;
-    Some((
-        String::from_utf8(entry.data.to_vec()).unwrap(),
-        entry.version,
-    ))
+    Some((String::from_utf8(entry.data.to_vec()).unwrap(), entry.version))
 }
 
 /// An entry is what was written, and gone when deleted; the root always exists.
@@ -107,11 +100,7 @@ pub async fn lists_children(store: &dyn Coordination) {
     let names = ["a", "a-b", "a.b", "a0", "a00", "ab", "é", "b c"];
     for name in names {
         let path = format!("{home}/{name}");
-        done(
-            store,
-            vec![create(&path, ""), create(&format!("{path}/below"), "")],
-        )
-        .await;
+        done(store, vec![create(&path, ""), create(&format!("{path}/below"), "")]).await;
         done(store, vec![create(&format!("{path}/below/0"), "")]).await;
     }
     done(store, vec![create(&format!("{home}-not"), "")]).await;
@@ -120,29 +109,11 @@ pub async fn lists_children(store: &dyn Coordination) {
     let mut wanted = names.map(str::to_owned);
     wanted.sort();
     assert_eq!(found, wanted);
-    assert_eq!(
-        store.children(&format!("{home}/a/below")).await.unwrap(),
-        ["0"]
-    );
-    assert!(
-        store
-            .children(&format!("{home}/a/below/0"))
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert!(
-        store
-            .children(&format!("{home}/none"))
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(store.children(&format!("{home}/a/below")).await.unwrap(), ["0"]);
+    assert!(store.children(&format!("{home}/a/below/0")).await.unwrap().is_empty());
+    assert!(store.children(&format!("{home}/none")).await.unwrap().is_empty());
     let root = store.children("/").await.unwrap();
-    assert!(
-        root.iter().any(|name| home == format!("/{name}")),
-        "{root:?}"
-    );
+    assert!(root.iter().any(|name| home == format!("/{name}")), "{root:?}");
 }
 
 /// Set, delete and check compare the version; create wants none, and a parent.
@@ -161,11 +132,7 @@ pub async fn guards_by_version(store: &dyn Coordination) {
     done(store, vec![set(&path, "1", Some(0))]).await;
     mismatch(store, 0, vec![set(&path, "again", Some(0))]).await;
     done(store, vec![set(&path, "2", Some(1)), check(&path, 2)]).await;
-    for op in [
-        set(&other, "", None),
-        delete(&other, None),
-        check(&other, 0),
-    ] {
+    for op in [set(&other, "", None), delete(&other, None), check(&other, 0)] {
         mismatch(store, 0, vec![op]).await;
     }
     mismatch(store, 0, vec![delete(&home, None)]).await;
@@ -195,10 +162,7 @@ pub async fn commits_all_or_nothing(store: &dyn Coordination) {
     assert_eq!(look(store, &paths[1]).await, Some(("1".to_owned(), 0)));
     assert_eq!(store.children(&home).await.unwrap().len(), 2);
     done(store, ops[..4].to_vec()).await;
-    assert_eq!(
-        look(store, &paths[0]).await,
-        Some(("changed".to_owned(), 1))
-    );
+    assert_eq!(look(store, &paths[0]).await, Some(("changed".to_owned(), 1)));
     assert_eq!(look(store, &paths[1]).await, None);
     assert_eq!(store.children(&home).await.unwrap().len(), 3);
     done(store, vec![delete(&paths[3], None)]).await;
@@ -227,12 +191,7 @@ pub async fn sees_its_own_operations_in_order(store: &dyn Coordination) {
 pub async fn tells_the_first_mismatch(store: &dyn Coordination) {
     let home = home(store).await;
     let path = format!("{home}/a");
-    let ops = vec![
-        check(&home, 0),
-        create(&path, ""),
-        check(&home, 9),
-        create(&path, ""),
-    ];
+    let ops = vec![check(&home, 0), create(&path, ""), check(&home, 9), create(&path, "")];
     mismatch(store, 2, ops).await;
     mismatch(store, 0, vec![check(&path, 0), create(&home, "")]).await;
     done(store, Vec::new()).await;
@@ -283,19 +242,14 @@ pub async fn lets_one_racer_win(store: &dyn Coordination) {
             store.commit(vec![set(&home, &i.to_string(), Some(round)), claim])
         });
         let ends = join_all(racers.collect()).await;
-        let won: Vec<usize> = (0..RACERS)
-            .filter(|i| ends[*i] == Ok(Commit::Done))
-            .collect();
+        let won: Vec<usize> = (0..RACERS).filter(|i| ends[*i] == Ok(Commit::Done)).collect();
         assert_eq!(won.len(), 1, "{ends:?}");
         let lost = ends
             .iter()
             .filter(|end| **end == Ok(Commit::Mismatch { index: 0 }))
             .count();
         assert_eq!(lost, RACERS - 1, "{ends:?}");
-        assert_eq!(
-            look(store, &home).await,
-            Some((won[0].to_string(), round + 1))
-        );
+        assert_eq!(look(store, &home).await, Some((won[0].to_string(), round + 1)));
     }
 }
 
@@ -308,10 +262,7 @@ pub async fn refuses_entries_out_of_bounds(store: &dyn Coordination) {
     assert!(refused(store.commit(vec![create(&path, &large)]).await));
     done(store, vec![create(&path, &large[1..])]).await;
     assert!(refused(store.commit(vec![set(&path, &large, None)]).await));
-    assert_eq!(
-        look(store, &path).await.map(|(_, version)| version),
-        Some(0)
-    );
+    assert_eq!(look(store, &path).await.map(|(_, version)| version), Some(0));
     let many = vec![check(&home, 0); COMMIT_OPS_MAX + 1];
     assert!(refused(store.commit(many).await));
     done(store, vec![check(&home, 0); 100]).await;

@@ -21,11 +21,7 @@ pub async fn puts_and_reads_blobs(store: &dyn Contents) {
         assert_eq!(store.read(&chunk, 0, length).await.unwrap(), None);
         assert!(store.put(&chunk, bytes.clone()).await.unwrap(), "new");
         assert!(!store.put(&chunk, bytes.clone()).await.unwrap(), "known");
-        assert_eq!(
-            store.read(&tree, 0, length).await.unwrap(),
-            None,
-            "trees are no chunks"
-        );
+        assert_eq!(store.read(&tree, 0, length).await.unwrap(), None, "trees are no chunks");
         assert!(store.put(&tree, bytes.clone()).await.unwrap());
         store.sync(vec![chunk.clone(), tree.clone()]).await.unwrap();
         for object in [&chunk, &tree] {
@@ -44,18 +40,11 @@ pub async fn reads_ranges(store: &dyn Contents) {
     store.put(&object, bytes.clone()).await.unwrap();
     for (offset, length) in [(0, 10), (1, 9_999), (9_990, 100), (5_000, 0), (0, 20_000)] {
         let wanted = &bytes[offset..bytes.len().min(offset + length)];
-        let read = store
-            .read(&object, offset as u64, length)
-            .await
-            .unwrap()
-            .unwrap();
+        let read = store.read(&object, offset as u64, length).await.unwrap().unwrap();
         assert!(read == wanted, "{length} bytes from {offset}");
     }
     for offset in [10_000, 10_001, u64::MAX] {
-        assert_eq!(
-            store.read(&object, offset, 10).await.unwrap(),
-            Some(Bytes::new())
-        );
+        assert_eq!(store.read(&object, offset, 10).await.unwrap(), Some(Bytes::new()));
     }
 }
 
@@ -67,17 +56,11 @@ pub async fn refuses_wrong_blobs(store: &dyn Contents) {
         (object.clone(), Bytes::from_static(b"others")),
         (Object::Tree(Digest::of(&large)), large.into()),
         (Object::Record(unique()), Bytes::new()),
-        (
-            Object::Console(format!("console.{}.1", unique())),
-            Bytes::new(),
-        ),
+        (Object::Console(format!("console.{}.1", unique())), Bytes::new()),
     ];
     for (object, bytes) in cases {
         let put = store.put(&object, bytes).await;
-        assert!(
-            matches!(put, Err(Error::Refused { .. })),
-            "{object}: {put:?}"
-        );
+        assert!(matches!(put, Err(Error::Refused { .. })), "{object}: {put:?}");
     }
     assert_eq!(store.read(&object, 0, 100).await.unwrap(), None);
 }
@@ -135,10 +118,7 @@ pub(super) async fn list_all(store: &dyn Contents, kind: &str, limit: usize) -> 
 pub async fn syncs_what_is_there_and_what_is_not(store: &dyn Contents) {
     store.sync(Vec::new()).await.unwrap();
     let (absent, _) = blob(10);
-    store
-        .sync(vec![absent, Object::Record(unique())])
-        .await
-        .unwrap();
+    store.sync(vec![absent, Object::Record(unique())]).await.unwrap();
     let mut objects = Vec::new();
     for _ in 0..100 {
         let (object, bytes) = blob(10);

@@ -13,10 +13,7 @@ fn record() -> Object {
 
 /// A change that sets a key.
 fn put(key: &str, value: &str) -> (String, Option<Bytes>) {
-    (
-        key.to_owned(),
-        Some(Bytes::copy_from_slice(value.as_bytes())),
-    )
+    (key.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes())))
 }
 
 /// All keys and values.
@@ -40,31 +37,16 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 pub async fn guards_records_by_revision(store: &dyn Contents) {
     let object = record();
     assert_eq!(store.query(&object, "", "", 10).await.unwrap().revision, 0);
-    let early = store
-        .update(&object, Some(1), vec![put("a", "x")])
-        .await
-        .unwrap();
+    let early = store.update(&object, Some(1), vec![put("a", "x")]).await.unwrap();
     assert_eq!(early, Updated::Mismatch { revision: 0 });
     assert_eq!(store.query(&object, "", "", 10).await.unwrap().revision, 0);
-    let made = store
-        .update(&object, Some(0), vec![put("a", "1")])
-        .await
-        .unwrap();
+    let made = store.update(&object, Some(0), vec![put("a", "1")]).await.unwrap();
     assert_eq!(made, Updated::Done { revision: 1 });
-    let again = store
-        .update(&object, Some(0), vec![put("a", "x")])
-        .await
-        .unwrap();
+    let again = store.update(&object, Some(0), vec![put("a", "x")]).await.unwrap();
     assert_eq!(again, Updated::Mismatch { revision: 1 });
-    let next = store
-        .update(&object, Some(1), vec![put("a", "2")])
-        .await
-        .unwrap();
+    let next = store.update(&object, Some(1), vec![put("a", "2")]).await.unwrap();
     assert_eq!(next, Updated::Done { revision: 2 });
-    let any = store
-        .update(&object, None, vec![put("b", "3")])
-        .await
-        .unwrap();
+    let any = store.update(&object, None, vec![put("b", "3")]).await.unwrap();
     assert_eq!(any, Updated::Done { revision: 3 });
     let nothing = store.update(&object, Some(3), Vec::new()).await.unwrap();
     assert_eq!(nothing, Updated::Done { revision: 4 });
@@ -77,29 +59,13 @@ pub async fn changes_keys_together(store: &dyn Contents) {
     let (object, other) = (record(), record());
     let changes = vec![put("a", "1"), put("b", ""), put("c/é", "3")];
     store.update(&object, None, changes).await.unwrap();
-    store
-        .update(&other, None, vec![put("a", "other")])
-        .await
-        .unwrap();
-    let changes = vec![
-        ("b".to_owned(), None),
-        ("none".to_owned(), None),
-        put("a", "2"),
-    ];
-    let refused = store
-        .update(&object, Some(9), changes.clone())
-        .await
-        .unwrap();
+    store.update(&other, None, vec![put("a", "other")]).await.unwrap();
+    let changes = vec![("b".to_owned(), None), ("none".to_owned(), None), put("a", "2")];
+    let refused = store.update(&object, Some(9), changes.clone()).await.unwrap();
     assert_eq!(refused, Updated::Mismatch { revision: 1 });
-    assert_eq!(
-        all(store, &object).await,
-        pairs(&[("a", "1"), ("b", ""), ("c/é", "3")])
-    );
+    assert_eq!(all(store, &object).await, pairs(&[("a", "1"), ("b", ""), ("c/é", "3")]));
     store.update(&object, Some(1), changes).await.unwrap();
-    assert_eq!(
-        all(store, &object).await,
-        pairs(&[("a", "2"), ("c/é", "3")])
-    );
+    assert_eq!(all(store, &object).await, pairs(&[("a", "2"), ("c/é", "3")]));
     assert_eq!(all(store, &other).await, pairs(&[("a", "other")]));
 }
 
@@ -107,14 +73,8 @@ pub async fn changes_keys_together(store: &dyn Contents) {
 pub async fn pages_through_a_record(store: &dyn Contents) {
     let object = record();
     let keys: Vec<String> = (0..2500).map(|i| format!("k.{i:05}")).collect();
-    let changes = keys
-        .iter()
-        .map(|key| put(key, key))
-        .chain([put("j", ""), put("l", "")]);
-    store
-        .update(&object, None, changes.collect())
-        .await
-        .unwrap();
+    let changes = keys.iter().map(|key| put(key, key)).chain([put("j", ""), put("l", "")]);
+    store.update(&object, None, changes.collect()).await.unwrap();
     for limit in [1000, 1024, 2500, 5000] {
         let (mut found, mut after) = (Vec::new(), String::new());
         loop {
@@ -131,10 +91,7 @@ pub async fn pages_through_a_record(store: &dyn Contents) {
     }
     let query = async |prefix, after, limit| {
         let page = store.query(&object, prefix, after, limit).await.unwrap();
-        page.entries
-            .into_iter()
-            .map(|(key, _)| key)
-            .collect::<Vec<_>>()
+        page.entries.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
     };
     assert_eq!(query("", "", 2).await, ["j", "k.00000"]);
     assert_eq!(query("", "k.02499", 9).await, ["l"]);
@@ -149,21 +106,14 @@ pub async fn pages_through_a_record(store: &dyn Contents) {
 pub async fn lets_one_updater_win(store: &dyn Contents) {
     let object = record();
     for round in 0..8 {
-        let racers = (0..16).map(|i| {
-            store.update(
-                &object,
-                Some(round),
-                vec![put("a", &i.to_string()), put("round", "")],
-            )
-        });
+        let racers =
+            (0..16).map(|i| store.update(&object, Some(round), vec![put("a", &i.to_string()), put("round", "")]));
         let ends = join_all(racers.collect()).await;
         let won = ends
             .iter()
             .filter(|end| matches!(end, Ok(Updated::Done { .. })))
             .count();
-        let lost = Ok(Updated::Mismatch {
-            revision: round + 1,
-        });
+        let lost = Ok(Updated::Mismatch { revision: round + 1 });
         assert_eq!(
             (won, ends.iter().filter(|end| **end == lost).count()),
             (1, 15),
@@ -194,15 +144,8 @@ pub async fn lists_and_removes_records(store: &dyn Contents) {
         assert_eq!((page.revision, page.entries.len()), (0, 0));
     }
     assert_eq!(list_all(store, &kind, 10).await, objects[..1]);
-    assert_eq!(
-        all(store, &objects[0]).await.len(),
-        2,
-        "its neighbours stay"
-    );
-    let anew = store
-        .update(&objects[1], Some(0), vec![put("c", "")])
-        .await
-        .unwrap();
+    assert_eq!(all(store, &objects[0]).await.len(), 2, "its neighbours stay");
+    let anew = store.update(&objects[1], Some(0), vec![put("c", "")]).await.unwrap();
     assert_eq!(anew, Updated::Done { revision: 1 });
     assert_eq!(all(store, &objects[1]).await, pairs(&[("c", "")]));
 }
@@ -212,9 +155,7 @@ pub async fn refuses_records_out_of_bounds(store: &dyn Contents) {
     let object = record();
     let long = "k".repeat(1 << 16);
     for key in ["", "a\0b", &long] {
-        let update = store
-            .update(&object, None, vec![put("a", ""), put(key, "")])
-            .await;
+        let update = store.update(&object, None, vec![put("a", ""), put(key, "")]).await;
         assert!(matches!(update, Err(Error::Refused { .. })), "{update:?}");
     }
     let large = vec![(String::from("a"), Some(vec![0; VALUE_BYTES_MAX + 1].into()))];

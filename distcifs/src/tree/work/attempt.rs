@@ -43,10 +43,7 @@ impl Attempt {
 
     /// The inodes of its folders, in the order in which they were attached.
     pub fn roots(&self) -> Vec<Ino> {
-        self.roots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Begins a path operation; `Stale` once the attempt is over. Never to be taken twice by one

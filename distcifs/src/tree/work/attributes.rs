@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, futimens, utimensat,
-};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, futimens, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
@@ -49,8 +47,7 @@ impl Work {
                 .and_then(|file| truncate(&file, size))
                 .map_err(|errno| system(inode.what(), errno))?;
         }
-        self.change(&fd, &set)
-            .map_err(|errno| system(inode.what(), errno))?;
+        self.change(&fd, &set).map_err(|errno| system(inode.what(), errno))?;
         self.attributes(&inode)
     }
 
@@ -107,12 +104,7 @@ impl Work {
     /// Sets the permission bits of what an `O_PATH` descriptor names.
     pub(super) fn chmod(&self, fd: &OwnedFd, mode: u32) -> nix::Result<()> {
         let mode = Mode::from_bits_truncate(mode & 0o7777);
-        fchmodat(
-            &self.proc_fds,
-            fd_name(fd).as_str(),
-            mode,
-            FchmodatFlags::FollowSymlink,
-        )
+        fchmodat(&self.proc_fds, fd_name(fd).as_str(), mode, FchmodatFlags::FollowSymlink)
     }
 }
 

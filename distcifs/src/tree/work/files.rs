@@ -82,18 +82,10 @@ impl Work {
 
     /// Makes and opens a regular file, or opens the one that is there unless O_EXCL is among the
     /// flags. Counts as a lookup.
-    pub fn create(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &OsStr,
-        mode: u32,
-        flags: i32,
-    ) -> Result<(Found, Opened)> {
+    pub fn create(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32, flags: i32) -> Result<(Found, Opened)> {
         match self.create_new(caller, parent, name, mode) {
             Err(Error::System {
-                errno: libc::EEXIST,
-                ..
+                errno: libc::EEXIST, ..
             }) if flags & libc::O_EXCL == 0 => {}
             done => return done,
         }
@@ -103,13 +95,7 @@ impl Work {
             Ok(opened) if flags & libc::O_TRUNC == 0 => Ok((found, opened)),
             Ok(opened) => {
                 let attributes = self.getattr(ino, Some(opened.handle))?;
-                Ok((
-                    Found {
-                        attributes,
-                        ..found
-                    },
-                    opened,
-                ))
+                Ok((Found { attributes, ..found }, opened))
             }
             Err(error) => {
                 self.forget(ino, 1);
@@ -118,21 +104,14 @@ impl Work {
         }
     }
 
-    fn create_new(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &OsStr,
-        mode: u32,
-    ) -> Result<(Found, Opened)> {
+    fn create_new(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<(Found, Opened)> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter()?;
         let dir = folder(&parent, name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
-        let file = openat(&dir, name, flags, new.first_mode())
-            .map_err(|errno| system(name.display(), errno))?;
+        let file = openat(&dir, name, flags, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
         let path = self.reopen(&file, OFlag::O_PATH).map(Into::into);
         let path = path.and_then(|path| self.adopt(&dir, &path, &new).map(|()| path));
         let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
@@ -151,17 +130,11 @@ impl Work {
     /// Reads at most `size` bytes; fewer only at the end of the file.
     pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
         let open = self.file(handle)?;
-        let size = usize::try_from(size)
-            .unwrap_or(READ_BYTES_MAX)
-            .min(READ_BYTES_MAX);
+        let size = usize::try_from(size).unwrap_or(READ_BYTES_MAX).min(READ_BYTES_MAX);
         let at = self::offset(offset)?;
         let mut data = pread(&open, size, at)?;
         while data.len() < size {
-            let more = pread(
-                &open,
-                size - data.len(),
-                at.saturating_add_unsigned(data.len() as u64),
-            )?;
+            let more = pread(&open, size - data.len(), at.saturating_add_unsigned(data.len() as u64))?;
             if more.is_empty() {
                 break;
             }
@@ -175,10 +148,7 @@ impl Work {
         let open = self.file(handle)?;
         let mut written = 0;
         while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-            match open
-                .file
-                .write_at(rest, offset.saturating_add(written as u64))
-            {
+            match open.file.write_at(rest, offset.saturating_add(written as u64)) {
                 Ok(0) => break,
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -242,10 +212,7 @@ impl Work {
     /// bytes, 0 at the end of the source. `Unsupported` where the system can't: copy by hand.
     pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<u64> {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
-        let (from, to) = (
-            (&source.file, offset(from.1)?),
-            (&target.file, offset(to.1)?),
-        );
+        let (from, to) = ((&source.file, offset(from.1)?), (&target.file, offset(to.1)?));
         let length = usize::try_from(length.min(COPY_BYTES_MAX)).unwrap_or(usize::MAX);
         sys::copy_file_range(from, to, length)
             .map(|count| count as u64)

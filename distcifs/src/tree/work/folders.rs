@@ -93,13 +93,7 @@ impl Work {
 
     /// At most `limit` names after `offset` (0: the first), `.` and `..` among them; none: the
     /// end. With `plus`, names that can be are looked up, which counts.
-    pub fn readdir(
-        &self,
-        handle: u64,
-        offset: u64,
-        limit: usize,
-        plus: bool,
-    ) -> Result<Vec<DirEntry>> {
+    pub fn readdir(&self, handle: u64, offset: u64, limit: usize, plus: bool) -> Result<Vec<DirEntry>> {
         let open = self.folder(handle)?;
         let _gate = open.inode.attempt.enter()?;
         let mut stream = open.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,10 +132,7 @@ impl Work {
     /// Lets go of the open folders of an attempt.
     pub(super) fn close_folders(&self, attempt: &Attempt) {
         let folders = self.folders.read().unwrap_or_else(PoisonError::into_inner);
-        for open in folders
-            .values()
-            .filter(|open| open.inode.attempt.id == attempt.id)
-        {
+        for open in folders.values().filter(|open| open.inode.attempt.id == attempt.id) {
             *open.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
@@ -164,10 +155,7 @@ impl Work {
         };
         let (ino, kind) = match &found {
             Some(found) => (found.attributes.attr.ino, found.attributes.attr.kind),
-            None => (
-                self.listed_ino(folder, &record),
-                listed_kind(folder, &record),
-            ),
+            None => (self.listed_ino(folder, &record), listed_kind(folder, &record)),
         };
         DirEntry {
             name: record.name,
@@ -183,9 +171,7 @@ impl Work {
         if is_self {
             return folder.ino;
         }
-        let known = self
-            .table()
-            .known(&folder.attempt, folder.dev, record.number);
+        let known = self.table().known(&folder.attempt, folder.dev, record.number);
         known.unwrap_or(UNKNOWN_INO)
     }
 }

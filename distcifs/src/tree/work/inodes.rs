@@ -127,12 +127,7 @@ impl Table {
 
     /// The inode of a local file, new or known; counts a lookup. While an entry lives its
     /// descriptor does too, so the system can't have given its number to another file.
-    pub(super) fn look_up(
-        &mut self,
-        attempt: &Arc<Attempt>,
-        path: OwnedFd,
-        stat: &FileStat,
-    ) -> Arc<Inode> {
+    pub(super) fn look_up(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> Arc<Inode> {
         let entry = self.entry(attempt, path, stat);
         entry.lookups = entry.lookups.saturating_add(1);
         entry.inode.clone()
@@ -203,12 +198,7 @@ impl Table {
                 return true;
             }
             entry.pinned = false;
-            let path = entry
-                .inode
-                .path
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let path = entry.inode.path.lock().unwrap_or_else(PoisonError::into_inner).take();
             known.push((entry.inode.ino, path));
             entry.lookups > 0
         });

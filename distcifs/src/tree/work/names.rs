@@ -62,9 +62,7 @@ impl Work {
             _ => return Err(Error::NotPermitted(format!("{}: a device", name.display()))),
         };
         let new = NewNode::new(caller, Some(mode), kind_of(kind.bits()));
-        self.make(parent, name, &new, |fd, first| {
-            mknodat(fd, name, kind, first, 0)
-        })
+        self.make(parent, name, &new, |fd, first| mknodat(fd, name, kind, first, 0))
     }
 
     /// Makes a folder.
@@ -74,13 +72,7 @@ impl Work {
     }
 
     /// Makes a symbolic link.
-    pub fn symlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &OsStr,
-        target: &OsStr,
-    ) -> Result<Found> {
+    pub fn symlink(&self, caller: Caller, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Found> {
         let new = NewNode::new(caller, None, Kind::Symlink);
         self.make(parent, name, &new, |fd, _| symlinkat(target, fd, name))
     }
@@ -97,16 +89,8 @@ impl Work {
 
     /// Moves a name, within one attempt; `flags` of renameat2(2): RENAME_NOREPLACE,
     /// RENAME_EXCHANGE.
-    pub fn rename(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new_parent: Ino,
-        new_name: &OsStr,
-        flags: u32,
-    ) -> Result<()> {
-        let invalid =
-            || Error::Invalid(format!("{}: rename with flags {flags:#x}", name.display()));
+    pub fn rename(&self, parent: Ino, name: &OsStr, new_parent: Ino, new_name: &OsStr, flags: u32) -> Result<()> {
+        let invalid = || Error::Invalid(format!("{}: rename with flags {flags:#x}", name.display()));
         let flags = RenameFlags::from_bits(flags).ok_or_else(invalid)?;
         if !(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE).contains(flags) {
             return Err(invalid());
@@ -217,10 +201,7 @@ pub(super) fn folder(parent: &Inode, name: &OsStr) -> Result<Arc<OwnedFd>> {
         return Err(Error::NameTooLong(name.display().to_string()));
     }
     if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
-        return Err(Error::Invalid(format!(
-            "{:?}: not a name in a folder",
-            name.display()
-        )));
+        return Err(Error::Invalid(format!("{:?}: not a name in a folder", name.display())));
     }
     expect_kind(parent, Kind::Directory)?;
     parent.path()

@@ -14,10 +14,7 @@ fn count(result: libc::ssize_t) -> io::Result<usize> {
 }
 
 /// One pread(2) of at most `size` bytes.
-#[expect(
-    unsafe_code,
-    reason = "reads into memory that is not initialised before"
-)]
+#[expect(unsafe_code, reason = "reads into memory that is not initialised before")]
 pub(super) fn pread(file: impl AsFd, size: usize, offset: i64) -> io::Result<Vec<u8>> {
     let mut data: Vec<u8> = Vec::with_capacity(size);
     // SAFETY: the vector has room for `size` bytes, and as many as the call says it wrote become
@@ -31,10 +28,7 @@ pub(super) fn pread(file: impl AsFd, size: usize, offset: i64) -> io::Result<Vec
 }
 
 /// One getdents64(2) of at most `size` bytes of records.
-#[expect(
-    unsafe_code,
-    reason = "the C library has no function for it that keeps no state"
-)]
+#[expect(unsafe_code, reason = "the C library has no function for it that keeps no state")]
 pub(super) fn getdents(folder: impl AsFd, size: usize) -> io::Result<Vec<u8>> {
     let mut records: Vec<u8> = Vec::with_capacity(size);
     // SAFETY: as in `pread`.
@@ -54,12 +48,7 @@ pub(super) fn getxattr(path: &CStr, name: &CStr) -> io::Result<Vec<u8>> {
     // SAFETY: the strings end with NUL; the vector as in `pread`.
     unsafe {
         let at = value.as_mut_ptr().cast();
-        let got = count(libc::getxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            at,
-            XATTR_BYTES_MAX,
-        ))?;
+        let got = count(libc::getxattr(path.as_ptr(), name.as_ptr(), at, XATTR_BYTES_MAX))?;
         value.set_len(got.min(XATTR_BYTES_MAX));
     }
     value.shrink_to_fit();
@@ -108,11 +97,7 @@ pub(super) fn removexattr(path: &CStr, name: &CStr) -> io::Result<()> {
 
 /// One copy_file_range(2) of at most `size` bytes at explicit offsets; bytes copied.
 #[expect(unsafe_code, reason = "no safe wrapper at hand")]
-pub(super) fn copy_file_range(
-    from: (impl AsFd, i64),
-    to: (impl AsFd, i64),
-    size: usize,
-) -> io::Result<usize> {
+pub(super) fn copy_file_range(from: (impl AsFd, i64), to: (impl AsFd, i64), size: usize) -> io::Result<usize> {
     let (mut from_at, mut to_at) = (from.1, to.1);
     // SAFETY: both offsets live until the call returns; no memory besides is touched.
     unsafe {

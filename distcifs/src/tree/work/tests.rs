@@ -41,12 +41,8 @@ impl Bench {
         for name in ["workspace", "artifacts"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let root = work
-            .attach(&attempt, &dir.path().join("workspace"))
-            .unwrap();
-        let artifacts = work
-            .attach(&attempt, &dir.path().join("artifacts"))
-            .unwrap();
+        let root = work.attach(&attempt, &dir.path().join("workspace")).unwrap();
+        let artifacts = work.attach(&attempt, &dir.path().join("artifacts")).unwrap();
         Bench {
             work,
             attempt,
@@ -69,20 +65,14 @@ impl Bench {
     fn create(&self, name: &str, contents: &[u8]) -> (Ino, u64) {
         let name = OsStr::new(name);
         let flags = libc::O_RDWR | libc::O_CREAT;
-        let (found, opened) = self
-            .work
-            .create(me(), self.root, name, 0o644, flags)
-            .unwrap();
+        let (found, opened) = self.work.create(me(), self.root, name, 0o644, flags).unwrap();
         let written = self.work.write(opened.handle, 0, contents).unwrap();
         assert_eq!(written as usize, contents.len());
         (ino(&found), opened.handle)
     }
 
     fn mkdir(&self, parent: Ino, name: &str) -> Ino {
-        ino(&self
-            .work
-            .mkdir(me(), parent, OsStr::new(name), 0o755)
-            .unwrap())
+        ino(&self.work.mkdir(me(), parent, OsStr::new(name), 0o755).unwrap())
     }
 
     /// Descriptors of this process on files below the bench's folder.
@@ -178,18 +168,9 @@ fn times_of_a_symbolic_link_are_its_own() {
         mtime: Some(Some(mtime)),
         ..SetAttr::default()
     };
-    assert_eq!(
-        bench.work.setattr(link, None, set).unwrap().attr.mtime,
-        mtime
-    );
-    assert_eq!(
-        std::fs::symlink_metadata(bench.path("l")).unwrap().mtime(),
-        1000
-    );
-    assert_ne!(
-        std::fs::metadata(bench.path("target")).unwrap().mtime(),
-        1000
-    );
+    assert_eq!(bench.work.setattr(link, None, set).unwrap().attr.mtime, mtime);
+    assert_eq!(std::fs::symlink_metadata(bench.path("l")).unwrap().mtime(), 1000);
+    assert_ne!(std::fs::metadata(bench.path("target")).unwrap().mtime(), 1000);
     assert_eq!(bench.work.readlink(link).unwrap(), "target");
 }
 
@@ -210,9 +191,7 @@ fn new_nodes_belong_to_the_caller() {
     let name = OsString::from;
     let work = &bench.work;
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    let (file, _) = work
-        .create(caller, bench.root, &name("f"), 0o6755, flags)
-        .unwrap();
+    let (file, _) = work.create(caller, bench.root, &name("f"), 0o6755, flags).unwrap();
     let link = work
         .symlink(caller, bench.root, &name("l"), OsStr::new("/etc"))
         .unwrap();
@@ -256,9 +235,7 @@ fn new_nodes_belong_to_the_caller() {
         .attributes
         .attr;
     assert_eq!((below.gid, below.mode), (owner.1, 0o2700));
-    let (file, _) = work
-        .create(other, ino(&dir), &name("g"), 0o600, flags)
-        .unwrap();
+    let (file, _) = work.create(other, ino(&dir), &name("g"), 0o600, flags).unwrap();
     assert_eq!(file.attributes.attr.gid, owner.1);
     assert_eq!(
         errno(work.mknod(caller, bench.root, &name("c"), libc::S_IFCHR | 0o600)),
@@ -301,23 +278,13 @@ fn extended_attributes_of_users_pass_through() {
     assert_eq!(&work.getxattr(file, name).unwrap()[..], b"one\0two");
     let again = work.setxattr(file, name, b"x", libc::XATTR_CREATE);
     assert_eq!(errno(again), libc::EEXIST);
-    work.setxattr(bench.root, OsStr::new("user.empty"), b"", 0)
-        .unwrap();
-    assert!(
-        work.getxattr(bench.root, OsStr::new("user.empty"))
-            .unwrap()
-            .is_empty()
-    );
+    work.setxattr(bench.root, OsStr::new("user.empty"), b"", 0).unwrap();
+    assert!(work.getxattr(bench.root, OsStr::new("user.empty")).unwrap().is_empty());
     assert_eq!(&work.listxattr(file).unwrap()[..], b"user.mark\0");
     work.removexattr(file, name).unwrap();
     assert!(work.listxattr(file).unwrap().is_empty());
     assert_eq!(errno(work.removexattr(file, name)), libc::ENODATA);
-    for name in [
-        "security.capability",
-        "system.posix_acl_access",
-        "trusted.x",
-        "us\0er.",
-    ] {
+    for name in ["security.capability", "system.posix_acl_access", "trusted.x", "us\0er."] {
         let name = OsStr::new(name);
         assert_eq!(errno(work.setxattr(file, name, b"", 0)), libc::EOPNOTSUPP);
         assert_eq!(errno(work.getxattr(file, name)), libc::EOPNOTSUPP);

@@ -36,9 +36,7 @@ impl Work {
     /// The names of the attributes, each ended by NUL.
     pub fn listxattr(&self, ino: Ino) -> Result<Bytes> {
         let names = self.with_xattrs(ino, sys::listxattr)?.unwrap_or_default();
-        let of_user = names
-            .split_inclusive(|byte| *byte == 0)
-            .filter(|n| n.starts_with(USER));
+        let of_user = names.split_inclusive(|byte| *byte == 0).filter(|n| n.starts_with(USER));
         Ok(of_user.flatten().copied().collect())
     }
 
@@ -51,22 +49,16 @@ impl Work {
 
     /// Calls with a path that leads to the inode and nowhere else; `None` for a node that has no
     /// attributes of users (links, pipes, sockets).
-    fn with_xattrs<T>(
-        &self,
-        ino: Ino,
-        call: impl FnOnce(&CStr) -> io::Result<T>,
-    ) -> Result<Option<T>> {
+    fn with_xattrs<T>(&self, ino: Ino, call: impl FnOnce(&CStr) -> io::Result<T>) -> Result<Option<T>> {
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter()?;
         if !matches!(inode.kind, Kind::File | Kind::Directory) {
             return Ok(None);
         }
         let fd = inode.path()?;
-        let path = CString::new(format!("/proc/self/fd/{}", fd_name(&fd)))
-            .map_err(|_| system(inode.what(), Errno::EINVAL))?;
-        call(&path)
-            .map(Some)
-            .map_err(|error| io_error(inode.what(), &error))
+        let path =
+            CString::new(format!("/proc/self/fd/{}", fd_name(&fd))).map_err(|_| system(inode.what(), Errno::EINVAL))?;
+        call(&path).map(Some).map_err(|error| io_error(inode.what(), &error))
     }
 }
 

@@ -25,10 +25,7 @@ fn main() -> ExitCode {
         .find(|name| !MEASURES.iter().any(|(known, _)| known == name))
     {
         let names: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
-        eprintln!(
-            "bench: {unknown} is no measure; there are: {}",
-            names.join(" ")
-        );
+        eprintln!("bench: {unknown} is no measure; there are: {}", names.join(" "));
         return ExitCode::from(2);
     }
     for (_, measure) in MEASURES

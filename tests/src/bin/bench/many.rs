@@ -41,11 +41,7 @@ pub(crate) fn jobs_and_builds() {
     make(&next, total, begun, |number| {
         let job = format!("job-{:05}", number % jobs);
         let build = mount.trigger(&job, "");
-        mount.finish(
-            "build-control",
-            &format!("{job}.{build}.control"),
-            "success",
-        );
+        mount.finish("build-control", &format!("{job}.{build}.control"), "success");
         built.fetch_add(1, Ordering::Relaxed);
     });
     let built = built.load(Ordering::Relaxed);
@@ -73,12 +69,7 @@ pub(crate) fn jobs_and_builds() {
     mount.unmount();
     let begun = Instant::now();
     mount.mount();
-    made(Measure::new(
-        "many.mount",
-        begun.elapsed().as_secs_f64(),
-        "s",
-        "<= 1",
-    ));
+    made(Measure::new("many.mount", begun.elapsed().as_secs_f64(), "s", "<= 1"));
     made(Measure::new(
         "many.rss-after-mount",
         process::resident_mib(mount.daemon()),
@@ -107,11 +98,7 @@ fn make(next: &AtomicUsize, bound: usize, begun: Instant, one: impl Fn(usize) + 
 /// `ls` of a folder, seconds.
 fn timed(words: &[&str], folder: &Path) -> f64 {
     let begun = Instant::now();
-    let output = Command::new("ls")
-        .args(words)
-        .arg(folder)
-        .output()
-        .expect("ls runs");
+    let output = Command::new("ls").args(words).arg(folder).output().expect("ls runs");
     assert!(output.status.success(), "ls: {output:?}");
     begun.elapsed().as_secs_f64()
 }
@@ -132,17 +119,11 @@ pub(crate) fn warm_stat() {
 }
 
 fn stats_a_second(folder: &Path) -> Vec<f64> {
-    let names: Vec<_> = (0..NAMES)
-        .map(|number| folder.join(format!("name-{number}")))
-        .collect();
-    names
-        .iter()
-        .for_each(|name| fs::write(name, "").expect("own folder"));
+    let names: Vec<_> = (0..NAMES).map(|number| folder.join(format!("name-{number}"))).collect();
+    names.iter().for_each(|name| fs::write(name, "").expect("own folder"));
     let all = || {
         let begun = Instant::now();
-        names
-            .iter()
-            .for_each(|name| assert!(fs::metadata(name).is_ok()));
+        names.iter().for_each(|name| assert!(fs::metadata(name).is_ok()));
         NAMES as f64 / (milliseconds(begun.elapsed()) / 1000.0)
     };
     all();

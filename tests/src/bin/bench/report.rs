@@ -27,11 +27,7 @@ impl Measure {
 
     /// The single runs, in the measure's unit.
     pub(crate) fn runs(mut self, runs: &[f64]) -> Self {
-        self.line["runs"] = runs
-            .iter()
-            .take(RUNS_SHOWN)
-            .map(|run| json!(round(*run)))
-            .collect();
+        self.line["runs"] = runs.iter().take(RUNS_SHOWN).map(|run| json!(round(*run))).collect();
         self
     }
 
@@ -75,10 +71,7 @@ pub(crate) fn sync_and_spawn(folder: &Path) -> f64 {
         let mut file = File::create(folder.join(format!("sync-{number}"))).expect("own folder");
         file.write_all(&[7; 512]).expect("a write");
         file.sync_data().expect("fdatasync");
-        Command::new("sh")
-            .args(["-c", "true"])
-            .status()
-            .expect("sh runs");
+        Command::new("sh").args(["-c", "true"]).status().expect("sh runs");
         milliseconds(begun.elapsed())
     };
     median(&(0..30).map(once).collect::<Vec<f64>>())

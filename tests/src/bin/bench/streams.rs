@@ -64,11 +64,7 @@ pub(crate) fn waiters() {
 fn wait_for_work(mount: &Mount, told: &Sender<Instant>, stop: &AtomicBool) {
     let path = mount.path("tickets/q/.next");
     while !stop.load(Ordering::Relaxed) {
-        let mut next = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .expect(".next opens");
+        let mut next = File::options().read(true).write(true).open(&path).expect(".next opens");
         next.write_all(b"linux\n").expect("labels");
         let mut line = [0; 256];
         while !stop.load(Ordering::Relaxed) {
@@ -89,32 +85,21 @@ pub(crate) fn console() {
     mount.shell_job("a", &["true"]);
     mount.trigger("a", "");
     // The controller and the worker of this build are we.
-    let control = mount
-        .claim("build-control", "a.1.control")
-        .expect("the control ticket");
+    let control = mount.claim("build-control", "a.1.control").expect("the control ticket");
     mount.post(
         "execute-shell",
         &json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0}),
     );
-    let claim = mount
-        .claim("execute-shell", "a.1.0")
-        .expect("the task's ticket");
+    let claim = mount.claim("execute-shell", "a.1.0").expect("the task's ticket");
     let ticket = mount.path("tickets/execute-shell/a.1.0/console");
-    let mut writer = File::options()
-        .append(true)
-        .open(ticket)
-        .expect("the claimant may");
+    let mut writer = File::options().append(true).open(ticket).expect("the claimant may");
     let path = mount.path("jobs/a/builds/1/console");
-    let runs: Vec<f64> = (0..LINES)
-        .map(|number| one_line(&mut writer, &path, number))
-        .collect();
+    let runs: Vec<f64> = (0..LINES).map(|number| one_line(&mut writer, &path, number)).collect();
     Measure::new("console.line", median(&runs), "ms", "<= 2")
         .runs(&runs)
         .print();
     drop(writer);
-    mount
-        .result("execute-shell", "a.1.0", "0")
-        .expect("the result");
+    mount.result("execute-shell", "a.1.0", "0").expect("the result");
     mount
         .result("build-control", "a.1.control", "success")
         .expect("the end");
@@ -126,12 +111,7 @@ pub(crate) fn console() {
     mount.wait_state_within("b", build, Duration::from_secs(60));
     let seconds = begun.elapsed().as_secs_f64();
     let lines = mount.console("b", build).lines().count();
-    let measure = Measure::new(
-        "console.flood",
-        lines as f64 / seconds,
-        "lines/s",
-        ">= 50000",
-    );
+    let measure = Measure::new("console.flood", lines as f64 / seconds, "lines/s", ">= 50000");
     measure.note("lines", lines).print();
 }
 
@@ -147,9 +127,6 @@ fn one_line(writer: &mut File, path: &Path, number: usize) -> f64 {
         if seen[..length].ends_with(line.as_bytes()) {
             return milliseconds(begun.elapsed());
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "the line never came"
-        );
+        assert!(begun.elapsed() < Duration::from_secs(10), "the line never came");
     }
 }

@@ -21,10 +21,7 @@ fn places_are_those_of_the_text() {
     };
     let place = |line, column| Place { line, column };
     assert_eq!(value.at, place(1, 1));
-    assert_eq!(
-        (members[0].at, members[0].value.at),
-        (place(2, 3), place(2, 8))
-    );
+    assert_eq!((members[0].at, members[0].value.at), (place(2, 3), place(2, 8)));
     let Kind::List(items) = &members[0].value.kind else {
         panic!("a list")
     };
@@ -32,35 +29,17 @@ fn places_are_those_of_the_text() {
         items.iter().map(|item| item.at).collect::<Vec<_>>(),
         [place(2, 9), place(2, 12), place(2, 17)]
     );
-    assert_eq!(
-        (members[1].at, members[1].value.at),
-        (place(3, 2), place(3, 7))
-    );
+    assert_eq!((members[1].at, members[1].value.at), (place(3, 2), place(3, 7)));
 }
 
 #[test]
 fn faults_have_places_and_words() {
-    assert_eq!(
-        fault("{\"a\": 1,\n \"a\": 2}"),
-        "2:2: the key \"a\" stands here twice"
-    );
+    assert_eq!(fault("{\"a\": 1,\n \"a\": 2}"), "2:2: the key \"a\" stands here twice");
     assert_eq!(fault("[1, 2,]"), "1:7: found `]` where a value should be");
-    assert_eq!(
-        fault("[1 2]"),
-        "1:4: found `2` where a comma or ] should be"
-    );
-    assert_eq!(
-        fault("{a: 1}"),
-        "1:2: found `a` where a key in double quotes should be"
-    );
-    assert_eq!(
-        fault("{} x"),
-        "1:4: something follows after the end of the value"
-    );
-    assert_eq!(
-        fault(" \n"),
-        "2:1: the text is empty; a JSON value is needed"
-    );
+    assert_eq!(fault("[1 2]"), "1:4: found `2` where a comma or ] should be");
+    assert_eq!(fault("{a: 1}"), "1:2: found `a` where a key in double quotes should be");
+    assert_eq!(fault("{} x"), "1:4: something follows after the end of the value");
+    assert_eq!(fault(" \n"), "2:1: the text is empty; a JSON value is needed");
     assert_eq!(
         fault("[\"a\nb\"]"),
         "1:4: the line ends within a string; a new line is written \\n"
@@ -75,10 +54,7 @@ fn faults_have_places_and_words() {
         fault("\u{feff}{}"),
         "1:1: the text begins with a byte order mark; save it as UTF-8 without BOM"
     );
-    assert_eq!(
-        fault(b"[\"\xc3\xa4\xff\"]"),
-        "1:4: the text is not valid UTF-8 here"
-    );
+    assert_eq!(fault(b"[\"\xc3\xa4\xff\"]"), "1:4: the text is not valid UTF-8 here");
     assert_eq!(
         fault("[\"\\ud800x\"]"),
         "1:3: half a surrogate pair: \\uD8xx needs \\uDCxx after it"
@@ -87,27 +63,15 @@ fn faults_have_places_and_words() {
         fault("[\"\\udc00\"]"),
         "1:3: half a surrogate pair: \\uDCxx without \\uD8xx before it"
     );
-    assert_eq!(
-        fault("[01]"),
-        "1:2: \"01\" is no JSON number, or too large a one"
-    );
-    assert_eq!(
-        fault("[1e999]"),
-        "1:2: \"1e999\" is no JSON number, or too large a one"
-    );
-    assert_eq!(
-        fault("{\"a\""),
-        "1:5: the text ends where a colon should be"
-    );
+    assert_eq!(fault("[01]"), "1:2: \"01\" is no JSON number, or too large a one");
+    assert_eq!(fault("[1e999]"), "1:2: \"1e999\" is no JSON number, or too large a one");
+    assert_eq!(fault("{\"a\""), "1:5: the text ends where a colon should be");
 }
 
 #[test]
 fn escapes_become_what_they_stand_for() {
     let text = r#"["\"\\\/\b\f\n\r\t\u00e4\ud83d\ude00\uFFFF"]"#;
-    assert_eq!(
-        read(text),
-        serde_json::from_str::<serde_json::Value>(text).unwrap()
-    );
+    assert_eq!(read(text), serde_json::from_str::<serde_json::Value>(text).unwrap());
 }
 
 #[test]
@@ -157,9 +121,7 @@ fn has_nul(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.contains('\0'),
         serde_json::Value::Array(items) => items.iter().any(has_nul),
-        serde_json::Value::Object(members) => members
-            .iter()
-            .any(|(key, value)| key.contains('\0') || has_nul(value)),
+        serde_json::Value::Object(members) => members.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
         _ => false,
     }
 }
@@ -171,8 +133,7 @@ fn compare(text: &str) -> Result<(), TestCaseError> {
         (Ok(ours), Ok(theirs)) => prop_assert_eq!(ours.to_json(), theirs),
         (Ok(_), Err(error)) => prop_assert!(false, "only ours takes {:?}: {}", text, error),
         (Err(fault), Ok(theirs)) => {
-            let ours =
-                fault.what.contains("twice") || fault.what.contains("NUL") && has_nul(&theirs);
+            let ours = fault.what.contains("twice") || fault.what.contains("NUL") && has_nul(&theirs);
             prop_assert!(ours, "only serde_json takes {:?}: {}", text, fault);
         }
         (Err(_), Err(_)) => (),

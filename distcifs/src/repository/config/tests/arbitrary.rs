@@ -63,13 +63,7 @@ fn near_config() -> impl Strategy<Value = Value> {
 fn read_by_all(bytes: &[u8]) -> Result<(), TestCaseError> {
     match JobConfig::read(bytes, Some(&name("hello"))) {
         Ok(config) => {
-            prop_assert!(
-                config
-                    .tasks
-                    .iter()
-                    .enumerate()
-                    .all(|(i, task)| task.index == i)
-            );
+            prop_assert!(config.tasks.iter().enumerate().all(|(i, task)| task.index == i));
             prop_assert!(
                 config
                     .tasks
@@ -81,10 +75,7 @@ fn read_by_all(bytes: &[u8]) -> Result<(), TestCaseError> {
         Err(faults) => prop_assert!((1..=FAULTS_MAX).contains(&faults.len()) && faults.is_sorted()),
     }
     if let Ok(ticket) = TicketRequest::read(bytes) {
-        ticket
-            .params
-            .values()
-            .for_each(|value| drop(param_file(value)));
+        ticket.params.values().for_each(|value| drop(param_file(value)));
     }
     let config = good(&of_tasks(json!([])));
     let trigger = TriggerRequest::read(bytes, &config);

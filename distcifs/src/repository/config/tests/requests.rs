@@ -70,10 +70,7 @@ fn a_bad_trigger_is_refused_with_words() {
             "the job has no parameter \"reff\"; did you mean ref?",
         ),
         ("token=x\ntoken=y", "parameter token is given twice"),
-        (
-            "token=x\nhello",
-            "line 2: \"hello\" is not of the form key=value",
-        ),
+        ("token=x\nhello", "line 2: \"hello\" is not of the form key=value"),
         ("token=x\na b=c", "\"a b\" can't name a parameter"),
         ("token=x\0", "contains a NUL"),
         ("token=x\n@key=", "@key must be 1 to 200 printable"),
@@ -83,10 +80,7 @@ fn a_bad_trigger_is_refused_with_words() {
             "token=x\nupstream_build=0",
             "upstream_build must be the number of a build",
         ),
-        (
-            "token=x\nupstream_job=a/b",
-            "upstream_job must be the name of a job",
-        ),
+        ("token=x\nupstream_job=a/b", "upstream_job must be the name of a job"),
         (&long, "more than 65536 bytes"),
         (
             "{\"token\": []}",
@@ -109,16 +103,12 @@ fn a_bad_trigger_is_refused_with_words() {
 #[test]
 fn all_parameters_together_are_bounded() {
     let value = "x".repeat(65_000);
-    let config = good(
-        &json!({"parameters": {"a": value, "b": value, "c": value, "d": "", "e": ""}, "tasks": []}),
-    );
+    let config = good(&json!({"parameters": {"a": value, "b": value, "c": value, "d": "", "e": ""}, "tasks": []}));
     assert!(TriggerRequest::read(format!("d={value}").as_bytes(), &config).is_ok());
-    let error =
-        TriggerRequest::read(format!("d={value}\ne={value}").as_bytes(), &config).unwrap_err();
+    let error = TriggerRequest::read(format!("d={value}\ne={value}").as_bytes(), &config).unwrap_err();
     assert_eq!(error, "the parameters have more than 262144 bytes in all");
-    let found = faults(
-        &json!({"parameters": {"a": value, "b": value, "c": value, "d": value, "e": value}, "tasks": []}),
-    );
+    let found =
+        faults(&json!({"parameters": {"a": value, "b": value, "c": value, "d": value, "e": value}, "tasks": []}));
     assert_eq!(found, ["parameters have more than 262144 bytes in all"]);
 }
 
@@ -160,10 +150,7 @@ fn a_ticket_is_read_whole() {
 fn a_bad_ticket_is_refused_with_words() {
     for (value, words) in [
         (json!([]), "the whole must be an object"),
-        (
-            json!({"id": "hello.7.3"}),
-            "has the form kept for tickets of builds",
-        ),
+        (json!({"id": "hello.7.3"}), "has the form kept for tickets of builds"),
         (
             json!({"id": "x", "job": "hello", "build": 7, "task": 3}),
             "id must be hello.7.3 for this task",
@@ -172,10 +159,7 @@ fn a_bad_ticket_is_refused_with_words() {
         (json!({"build": 7}), "build needs job beside it"),
         (json!({"job": "a", "task": 7}), "task needs build beside it"),
         (json!({"run": 1}), "run needs task beside it"),
-        (
-            json!({"workspace": "ABC"}),
-            "64 lower-case hexadecimal digits",
-        ),
+        (json!({"workspace": "ABC"}), "64 lower-case hexadecimal digits"),
         (json!({"label": []}), "did you mean labels?"),
         (
             json!({"labels": 1, "timeout": 0}),

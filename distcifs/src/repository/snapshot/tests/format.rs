@@ -3,8 +3,7 @@
 use super::*;
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(any::<u8>(), 1..20)
-        .prop_filter("a name of a file", |name| is_entry_name(name))
+    prop::collection::vec(any::<u8>(), 1..20).prop_filter("a name of a file", |name| is_entry_name(name))
 }
 
 fn meta() -> impl Strategy<Value = Meta> {
@@ -22,17 +21,12 @@ fn meta() -> impl Strategy<Value = Meta> {
         xattrs,
     )
         .prop_map(|(mode, uid, gid, seconds, nanoseconds, xattrs)| {
-            let named = |(name, value): (Vec<u8>, Vec<u8>)| {
-                ([b"user.", &name[..]].concat().into(), value.into())
-            };
+            let named = |(name, value): (Vec<u8>, Vec<u8>)| ([b"user.", &name[..]].concat().into(), value.into());
             Meta {
                 mode,
                 uid,
                 gid,
-                mtime: Time {
-                    seconds,
-                    nanoseconds,
-                },
+                mtime: Time { seconds, nanoseconds },
                 xattrs: xattrs.into_iter().map(named).collect(),
             }
         })
@@ -164,19 +158,9 @@ fn hostile_listings_are_refused() {
         .unwrap();
         assert!(decode(&objects[0].1).is_err(), "{objects:?}");
     }
-    assert!(
-        decode(&[2, 0])
-            .unwrap_err()
-            .to_string()
-            .contains("another version")
-    );
+    assert!(decode(&[2, 0]).unwrap_err().to_string().contains("another version"));
     // A count of pieces that the input does not hold is no reason to make room for them.
-    assert!(
-        decode(
-            b"\x01\x02\x01a\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
-        )
-        .is_err()
-    );
+    assert!(decode(b"\x01\x02\x01a\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01").is_err());
 }
 
 #[test]

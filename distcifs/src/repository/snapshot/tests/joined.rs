@@ -14,17 +14,12 @@ async fn captured(store: &Arc<Memory>, files: &[&str]) -> Digest {
             _ => fs::hard_link(dir.path().join(target), &path).unwrap(),
         }
     }
-    capture(store.clone(), dir.path(), None)
-        .await
-        .unwrap()
-        .digest
+    capture(store.clone(), dir.path(), None).await.unwrap().digest
 }
 
 async fn restored(store: &Arc<Memory>, digest: Digest) -> BTreeMap<PathBuf, (Seen, PathBuf)> {
     let dir = TempDir::new().unwrap();
-    restore(store.clone(), digest, dir.path(), None)
-        .await
-        .unwrap();
+    restore(store.clone(), digest, dir.path(), None).await.unwrap();
     seen(dir.path())
 }
 
@@ -97,14 +92,8 @@ async fn a_merge_is_the_union_and_links_stay_apart() {
     );
     assert_eq!(same("first"), "dir/two");
     assert_eq!(found[Path::new("both")].0.links, 2);
-    assert_eq!(
-        found[Path::new("thing")].0.bytes,
-        "thing".repeat(300).as_bytes()
-    );
-    assert_eq!(
-        *store.durable.lock().unwrap(),
-        store.objects().into_iter().collect()
-    );
+    assert_eq!(found[Path::new("thing")].0.bytes, "thing".repeat(300).as_bytes());
+    assert_eq!(*store.durable.lock().unwrap(), store.objects().into_iter().collect());
 }
 
 #[tokio::test]
@@ -116,10 +105,7 @@ async fn files_are_read_in_place() {
     file.write_all_at(&bytes[..2 << 20], 0).unwrap();
     file.write_all_at(&bytes[3 << 20..], 3 << 20).unwrap();
     fs::write(dir.path().join("small"), "small").unwrap();
-    let digest = capture(store.clone(), dir.path(), None)
-        .await
-        .unwrap()
-        .digest;
+    let digest = capture(store.clone(), dir.path(), None).await.unwrap().digest;
     let browser = Browser::new(store.clone());
     let folder = browser.folder(digest).await.unwrap();
     let entry = folder.get(b"file").unwrap();
@@ -133,37 +119,18 @@ async fn files_are_read_in_place() {
         (0, 0),
     ] {
         let end = (offset + length).min(bytes.len());
-        let read = browser
-            .read_file(entry, offset as u64, length)
-            .await
-            .unwrap();
-        assert!(
-            read == bytes[offset..end],
-            "{offset} {length}: {} bytes",
-            read.len()
-        );
+        let read = browser.read_file(entry, offset as u64, length).await.unwrap();
+        assert!(read == bytes[offset..end], "{offset} {length}: {} bytes", read.len());
     }
-    assert_eq!(
-        browser.read_file(entry, u64::MAX, 1).await.unwrap().len(),
-        0
-    );
+    assert_eq!(browser.read_file(entry, u64::MAX, 1).await.unwrap().len(), 0);
     assert_eq!(
         browser.read_file(entry, 0, usize::MAX).await.unwrap().len(),
         VALUE_BYTES_MAX
     );
     let reads = store.reads.load(Ordering::SeqCst);
-    let small = browser
-        .folder(digest)
-        .await
-        .unwrap()
-        .get(b"small")
-        .unwrap()
-        .clone();
+    let small = browser.folder(digest).await.unwrap().get(b"small").unwrap().clone();
     assert_eq!(browser.read_file(&small, 1, 3).await.unwrap()[..], *b"mal");
-    assert_eq!(
-        browser.read_file(entry, 77, 1000).await.unwrap()[..],
-        bytes[77..1077]
-    );
+    assert_eq!(browser.read_file(entry, 77, 1000).await.unwrap()[..], bytes[77..1077]);
     assert_eq!(
         store.reads.load(Ordering::SeqCst),
         reads,
@@ -178,14 +145,9 @@ async fn every_object_is_reached_and_what_is_broken_is_named() {
     let digest = captured(&store, &["chunk", "one/b", "one/two/chunk", "three/d"]).await;
     let (mut all, mut broken) = (BTreeSet::new(), Vec::new());
     let mut failed = |object, error| broken.push((object, error));
-    reachable(
-        store.clone(),
-        digest,
-        &mut |object| all.insert(object),
-        &mut failed,
-    )
-    .await
-    .unwrap();
+    reachable(store.clone(), digest, &mut |object| all.insert(object), &mut failed)
+        .await
+        .unwrap();
     assert_eq!(all, store.objects());
     reachable(
         store.clone(),
@@ -211,21 +173,10 @@ async fn every_object_is_reached_and_what_is_broken_is_named() {
         .insert(Object::Tree(three), Bytes::from_static(b"other"));
     let (mut left, mut broken) = (BTreeSet::new(), BTreeMap::new());
     let mut failed = |object, error| drop(broken.insert(object, error));
-    reachable(
-        store.clone(),
-        digest,
-        &mut |object| left.insert(object),
-        &mut failed,
-    )
-    .await
-    .unwrap();
+    reachable(store.clone(), digest, &mut |object| left.insert(object), &mut failed)
+        .await
+        .unwrap();
     assert_eq!(left.len(), 4, "{left:?}");
-    assert!(matches!(
-        broken[&Object::Tree(one)],
-        SnapshotError::Missing { .. }
-    ));
-    assert!(matches!(
-        broken[&Object::Tree(three)],
-        SnapshotError::Damaged { .. }
-    ));
+    assert!(matches!(broken[&Object::Tree(one)], SnapshotError::Missing { .. }));
+    assert!(matches!(broken[&Object::Tree(three)], SnapshotError::Damaged { .. }));
 }

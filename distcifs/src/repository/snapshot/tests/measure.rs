@@ -15,16 +15,12 @@ async fn measured(what: &str, dir: &Path) {
     let first = capture(store.clone(), dir, None).await.unwrap();
     let captured = start.elapsed();
     let start = Instant::now();
-    let again = capture(store.clone(), dir, Some(&first.manifest))
-        .await
-        .unwrap();
+    let again = capture(store.clone(), dir, Some(&first.manifest)).await.unwrap();
     let recaptured = start.elapsed();
     assert_eq!((again.hashed_bytes, again.digest), (0, first.digest));
     let there = TempDir::new().unwrap();
     let start = Instant::now();
-    restore(store, first.digest, there.path(), None)
-        .await
-        .unwrap();
+    restore(store, first.digest, there.path(), None).await.unwrap();
     println!(
         "{what}: capture {captured:?}, again {recaptured:?}, restore {:?}",
         start.elapsed()

@@ -11,24 +11,13 @@ async fn the_empty_folder_costs_nothing() {
     };
     assert_eq!(captured.digest, Snapshot::empty());
     let there = TempDir::new().unwrap();
-    restore(
-        store.clone(),
-        Snapshot::empty(),
-        there.path(),
-        Some((1234, 1235)),
-    )
-    .await
-    .unwrap();
+    restore(store.clone(), Snapshot::empty(), there.path(), Some((1234, 1235)))
+        .await
+        .unwrap();
     let meta = fs::metadata(there.path()).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o755, 1234, 1235));
     assert_eq!(
-        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
-        (0o755, 1234, 1235)
-    );
-    assert_eq!(
-        (
-            store.puts.load(Ordering::SeqCst),
-            store.reads.load(Ordering::SeqCst)
-        ),
+        (store.puts.load(Ordering::SeqCst), store.reads.load(Ordering::SeqCst)),
         (0, 0)
     );
     assert!(store.durable.lock().unwrap().is_empty());
@@ -39,14 +28,7 @@ async fn the_empty_folder_costs_nothing() {
 async fn names_modes_times_and_links_come_back() {
     let dir = TempDir::new().unwrap();
     let root = dir.path();
-    for name in [
-        &b"\xff\xfe\x80 \n"[..],
-        &[b'x'; 255],
-        b"-rf",
-        b"\\",
-        b"...",
-        b"a\tb",
-    ] {
+    for name in [&b"\xff\xfe\x80 \n"[..], &[b'x'; 255], b"-rf", b"\\", b"...", b"a\tb"] {
         fs::write(root.join(OsStr::from_bytes(name)), name).unwrap();
     }
     for mode in [0o4755, 0o2755, 0o1777, 0o000, 0o444, 0o777] {
@@ -91,10 +73,7 @@ async fn large_and_sparse_files_come_back() {
     sparse.write_all_at(b"first", 4 << 20).unwrap();
     sparse.write_all_at(&noise(10_000, 3), 200 << 20).unwrap();
     sparse.set_len(300 << 20).unwrap();
-    File::create(dir.path().join("hole"))
-        .unwrap()
-        .set_len(1 << 30)
-        .unwrap();
+    File::create(dir.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
     let (store, captured) = round_trip(dir.path()).await;
     assert!(
         captured.hashed_bytes < 30 << 20,
@@ -102,16 +81,10 @@ async fn large_and_sparse_files_come_back() {
         captured.hashed_bytes
     );
     let there = TempDir::new().unwrap();
-    restore(store, captured.digest, there.path(), None)
-        .await
-        .unwrap();
+    restore(store, captured.digest, there.path(), None).await.unwrap();
     for (name, blocks) in [("sparse", 64), ("hole", 0)] {
         let meta = fs::metadata(there.path().join(name)).unwrap();
-        assert!(
-            meta.blocks() <= blocks,
-            "{name} takes {} blocks",
-            meta.blocks()
-        );
+        assert!(meta.blocks() <= blocks, "{name} takes {} blocks", meta.blocks());
     }
 }
 
@@ -145,9 +118,7 @@ async fn deep_folders_have_a_bound() {
         );
     }
     let there = TempDir::new().unwrap();
-    let error = restore(store.clone(), digest, there.path(), None)
-        .await
-        .unwrap_err();
+    let error = restore(store.clone(), digest, there.path(), None).await.unwrap_err();
     assert!(matches!(error, SnapshotError::TooLarge { .. }), "{error}");
 }
 
@@ -169,19 +140,12 @@ async fn what_is_known_is_not_read_again() {
     settle().await;
     let first = capture(store.clone(), dir.path(), None).await.unwrap();
     assert_eq!(
-        (
-            first.files,
-            first.bytes,
-            first.hashed_bytes,
-            first.manifest.len()
-        ),
+        (first.files, first.bytes, first.hashed_bytes, first.manifest.len()),
         (20, 100_000, 100_000, 20)
     );
     let moved = dir.path().with_extension("moved");
     fs::rename(dir.path(), &moved).unwrap();
-    let second = capture(store.clone(), &moved, Some(&first.manifest))
-        .await
-        .unwrap();
+    let second = capture(store.clone(), &moved, Some(&first.manifest)).await.unwrap();
     assert_eq!(
         (second.digest, second.hashed_bytes, second.new_bytes),
         (first.digest, 0, 0)
@@ -190,9 +154,7 @@ async fn what_is_known_is_not_read_again() {
     let meta = fs::metadata(moved.join("f3")).unwrap();
     fs::write(moved.join("f3"), noise(5000, 99)).unwrap();
     set_time(&moved.join("f3"), meta.mtime(), meta.mtime_nsec());
-    let third = capture(store.clone(), &moved, Some(&second.manifest))
-        .await
-        .unwrap();
+    let third = capture(store.clone(), &moved, Some(&second.manifest)).await.unwrap();
     assert_eq!(third.hashed_bytes, 5000);
     assert_ne!(third.digest, second.digest);
     // Too new to be trusted, it is read again, and found again; on a slow machine it is not that new.
@@ -212,16 +174,12 @@ async fn a_write_right_after_a_restore_is_seen() {
     let first = capture(store.clone(), dir.path(), None).await.unwrap();
     for seed in 10..30 {
         let there = TempDir::new().unwrap();
-        let manifest = restore(store.clone(), first.digest, there.path(), None)
-            .await
-            .unwrap();
+        let manifest = restore(store.clone(), first.digest, there.path(), None).await.unwrap();
         assert_eq!(manifest.len(), 1);
         let meta = fs::metadata(there.path().join("f")).unwrap();
         fs::write(there.path().join("f"), noise(5000, seed)).unwrap();
         set_time(&there.path().join("f"), meta.mtime(), meta.mtime_nsec());
-        let again = capture(store.clone(), there.path(), Some(&manifest))
-            .await
-            .unwrap();
+        let again = capture(store.clone(), there.path(), Some(&manifest)).await.unwrap();
         assert_eq!(again.hashed_bytes, 5000);
     }
 }
@@ -237,17 +195,10 @@ async fn fifos_and_sockets_are_named_and_skipped() {
     fs::write(dir.path().join("file"), "x").unwrap();
     let captured = capture(memory(), dir.path(), None).await.unwrap();
     assert_eq!(
-        (
-            captured.files,
-            captured.skipped_count,
-            captured.skipped.len()
-        ),
+        (captured.files, captured.skipped_count, captured.skipped.len()),
         (1, 26, 20)
     );
-    assert_eq!(
-        captured.skipped[..2],
-        ["socket".to_owned(), "sub/fifo00".to_owned()]
-    );
+    assert_eq!(captured.skipped[..2], ["socket".to_owned(), "sub/fifo00".to_owned()]);
 }
 
 #[tokio::test]
@@ -265,10 +216,7 @@ async fn names_outside_of_the_folder_are_no_links() {
     assert_eq!((captured.files, captured.hashed_bytes), (3, 6000));
     let folder = Folder::load(&*store, captured.digest).await.unwrap();
     assert_eq!(folder.get(b"alone").unwrap().link, None);
-    assert_eq!(
-        folder.get(b"pair2").unwrap().link,
-        Some(Link { group: 0, count: 2 })
-    );
+    assert_eq!(folder.get(b"pair2").unwrap().link, Some(Link { group: 0, count: 2 }));
 }
 
 #[tokio::test]
@@ -313,18 +261,11 @@ async fn missing_and_damaged_objects_are_named() {
         .await
         .unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.starts_with(&format!("sub/file: {chunk} is damaged")),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("sub/file: {chunk} is damaged")), "{text}");
     store.forget(&chunk);
     let there = TempDir::new().unwrap();
-    let error = restore(store, captured.digest, there.path(), None)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, SnapshotError::Missing { place, object } if place == "sub/file" && *object == chunk)
-    );
+    let error = restore(store, captured.digest, there.path(), None).await.unwrap_err();
+    assert!(matches!(&error, SnapshotError::Missing { place, object } if place == "sub/file" && *object == chunk));
     assert!(matches!(Error::from(error), Error::Io(_)));
 }
 
@@ -341,9 +282,7 @@ async fn a_full_store_is_said_to_be_full() {
     let error = capture(store.clone(), dir.path(), None).await.unwrap_err();
     assert!(matches!(Error::from(error), Error::Full(_)));
     assert!(store.durable.lock().unwrap().is_empty());
-    let error = capture(store, &dir.path().join("nowhere"), None)
-        .await
-        .unwrap_err();
+    let error = capture(store, &dir.path().join("nowhere"), None).await.unwrap_err();
     assert!(matches!(
         Error::from(error),
         Error::System {
@@ -408,8 +347,7 @@ fn make(root: &Path, plan: &[(usize, Made)]) {
                 time,
             } => {
                 let file = File::create(&path).unwrap();
-                file.write_all_at(&noise(*length, i as u64), hole << 16)
-                    .unwrap();
+                file.write_all_at(&noise(*length, i as u64), hole << 16).unwrap();
                 file.set_len((hole << 17) + *length as u64).unwrap();
                 set_mode(&path, *mode);
                 set_time(&path, time.0, time.1);
@@ -471,9 +409,7 @@ async fn what_changes_meanwhile_does_no_harm() {
     let store = memory();
     let mut manifest = Manifest::default();
     for _ in 0..30 {
-        let captured = capture(store.clone(), dir.path(), Some(&manifest))
-            .await
-            .unwrap();
+        let captured = capture(store.clone(), dir.path(), Some(&manifest)).await.unwrap();
         let there = TempDir::new().unwrap();
         restore(store.clone(), captured.digest, there.path(), None)
             .await
@@ -482,9 +418,7 @@ async fn what_changes_meanwhile_does_no_harm() {
     }
     over.store(1, Ordering::SeqCst);
     writer.join().unwrap();
-    let last = capture(store.clone(), dir.path(), Some(&manifest))
-        .await
-        .unwrap();
+    let last = capture(store.clone(), dir.path(), Some(&manifest)).await.unwrap();
     let afresh = capture(store, dir.path(), None).await.unwrap();
     assert_eq!(last.digest, afresh.digest);
 }
@@ -498,9 +432,5 @@ async fn a_change_in_a_large_file_sends_little() {
     bytes.splice(10 << 20..10 << 20, *b"inserted");
     fs::write(dir.path().join("large"), &bytes).unwrap();
     let again = capture(store, dir.path(), None).await.unwrap();
-    assert!(
-        again.new_bytes < 9 << 20,
-        "{} bytes are new",
-        again.new_bytes
-    );
+    assert!(again.new_bytes < 9 << 20, "{} bytes are new", again.new_bytes);
 }

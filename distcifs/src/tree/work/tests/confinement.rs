@@ -22,27 +22,16 @@ fn a_symbolic_link_is_never_followed() {
     let secret = OsStr::new("secret");
     assert_eq!(errno(work.lookup(link, secret)), libc::ENOTDIR);
     assert_eq!(errno(work.unlink(link, secret)), libc::ENOTDIR);
-    assert_eq!(
-        errno(work.mkdir(me(), link, OsStr::new("d"), 0o700)),
-        libc::ENOTDIR
-    );
+    assert_eq!(errno(work.mkdir(me(), link, OsStr::new("d"), 0o700)), libc::ENOTDIR);
     assert_eq!(
         errno(work.create(me(), link, secret, 0o600, libc::O_RDWR)),
         libc::ENOTDIR
     );
     assert_eq!(errno(work.opendir(link)), libc::ENOTDIR);
     assert_eq!(errno(work.open(link, libc::O_RDONLY)), libc::ELOOP);
-    let file = work.symlink(
-        me(),
-        bench.root,
-        OsStr::new("b"),
-        outside.join("secret").as_os_str(),
-    );
+    let file = work.symlink(me(), bench.root, OsStr::new("b"), outside.join("secret").as_os_str());
     let file = ino(&file.unwrap());
-    assert_eq!(
-        errno(work.open(file, libc::O_RDWR | libc::O_TRUNC)),
-        libc::ELOOP
-    );
+    assert_eq!(errno(work.open(file, libc::O_RDWR | libc::O_TRUNC)), libc::ELOOP);
     assert_eq!(
         errno(work.create(me(), bench.root, OsStr::new("b"), 0o6, libc::O_RDWR)),
         libc::ELOOP
@@ -56,16 +45,9 @@ fn a_symbolic_link_is_never_followed() {
         mode: Some(0o777),
         ..SetAttr::default()
     };
-    let before = std::fs::metadata(outside.join("secret"))
-        .unwrap()
-        .permissions();
+    let before = std::fs::metadata(outside.join("secret")).unwrap().permissions();
     assert!(work.setattr(file, None, mode).is_err());
-    assert_eq!(
-        std::fs::metadata(outside.join("secret"))
-            .unwrap()
-            .permissions(),
-        before
-    );
+    assert_eq!(std::fs::metadata(outside.join("secret")).unwrap().permissions(), before);
     let hard = ino(&work.link(file, bench.root, OsStr::new("c")).unwrap());
     assert_eq!(hard, file);
     assert_eq!(std::fs::read(outside.join("secret")).unwrap(), b"s");
@@ -76,47 +58,18 @@ fn names_are_single_components() {
     let bench = Bench::new();
     let sub = bench.mkdir(bench.root, "d");
     let work = &bench.work;
-    for name in [
-        "",
-        ".",
-        "..",
-        "/",
-        "../outside",
-        "d/",
-        "/etc/passwd",
-        "a\0b",
-    ] {
+    for name in ["", ".", "..", "/", "../outside", "d/", "/etc/passwd", "a\0b"] {
         let name = OsStr::new(name);
         assert_eq!(errno(work.lookup(sub, name)), libc::EINVAL, "{name:?}");
-        assert_eq!(
-            errno(work.mkdir(me(), sub, name, 0o700)),
-            libc::EINVAL,
-            "{name:?}"
-        );
-        assert_eq!(
-            errno(work.create(me(), sub, name, 0o600, 0)),
-            libc::EINVAL,
-            "{name:?}"
-        );
+        assert_eq!(errno(work.mkdir(me(), sub, name, 0o700)), libc::EINVAL, "{name:?}");
+        assert_eq!(errno(work.create(me(), sub, name, 0o600, 0)), libc::EINVAL, "{name:?}");
         assert_eq!(errno(work.unlink(sub, name)), libc::EINVAL, "{name:?}");
         assert_eq!(errno(work.rmdir(sub, name)), libc::EINVAL, "{name:?}");
         assert_eq!(errno(work.link(sub, sub, name)), libc::EINVAL, "{name:?}");
         let there = OsStr::new("there");
-        assert_eq!(
-            errno(work.symlink(me(), sub, name, there)),
-            libc::EINVAL,
-            "{name:?}"
-        );
-        assert_eq!(
-            errno(work.rename(sub, name, sub, there, 0)),
-            libc::EINVAL,
-            "{name:?}"
-        );
-        assert_eq!(
-            errno(work.rename(sub, there, sub, name, 0)),
-            libc::EINVAL,
-            "{name:?}"
-        );
+        assert_eq!(errno(work.symlink(me(), sub, name, there)), libc::EINVAL, "{name:?}");
+        assert_eq!(errno(work.rename(sub, name, sub, there, 0)), libc::EINVAL, "{name:?}");
+        assert_eq!(errno(work.rename(sub, there, sub, name, 0)), libc::EINVAL, "{name:?}");
     }
 }
 
@@ -129,10 +82,7 @@ fn a_race_of_folder_and_link_leads_nowhere() {
     std::fs::write(outside.join("f"), "outside").unwrap();
     let inside = bench.mkdir(bench.root, "x");
     let flags = libc::O_RDWR | libc::O_CREAT;
-    let (_, opened) = bench
-        .work
-        .create(me(), inside, OsStr::new("f"), 0o644, flags)
-        .unwrap();
+    let (_, opened) = bench.work.create(me(), inside, OsStr::new("f"), 0o644, flags).unwrap();
     bench.work.write(opened.handle, 0, b"inside").unwrap();
     bench
         .work
@@ -146,10 +96,7 @@ fn a_race_of_folder_and_link_leads_nowhere() {
             while !over.load(Ordering::Relaxed) && Instant::now() < until {
                 let (x, y) = (OsStr::new("x"), OsStr::new("y"));
                 let flags = libc::RENAME_EXCHANGE;
-                bench
-                    .work
-                    .rename(bench.root, x, bench.root, y, flags)
-                    .unwrap();
+                bench.work.rename(bench.root, x, bench.root, y, flags).unwrap();
             }
         });
         while (folders < 500 || links < 500) && Instant::now() < until {
@@ -160,14 +107,8 @@ fn a_race_of_folder_and_link_leads_nowhere() {
                 links += 1;
                 continue;
             }
-            let opened = bench
-                .work
-                .open(ino(&file.unwrap()), libc::O_RDONLY)
-                .unwrap();
-            assert_eq!(
-                &bench.work.read(opened.handle, 0, 100).unwrap()[..],
-                b"inside"
-            );
+            let opened = bench.work.open(ino(&file.unwrap()), libc::O_RDONLY).unwrap();
+            assert_eq!(&bench.work.read(opened.handle, 0, 100).unwrap()[..], b"inside");
             bench.work.release(opened.handle);
             folders += 1;
         }

@@ -59,10 +59,7 @@ fn path_operations_are_stale_after_the_end() {
         errno(work.removexattr(file, OsStr::new("user.x"))),
         errno(work.attach(&bench.attempt, bench.dir.path())),
     ];
-    assert!(
-        errors.iter().all(|errno| *errno == libc::ESTALE),
-        "{errors:?}"
-    );
+    assert!(errors.iter().all(|errno| *errno == libc::ESTALE), "{errors:?}");
     work.releasedir(list);
 }
 
@@ -89,10 +86,7 @@ fn open_files_outlive_their_attempt() {
         mtime: Some(Some(mtime)),
         ..size
     };
-    assert_eq!(
-        work.setattr(file, Some(handle), time).unwrap().attr.mtime,
-        mtime
-    );
+    assert_eq!(work.setattr(file, Some(handle), time).unwrap().attr.mtime, mtime);
     assert_eq!(errno(work.setattr(file, Some(second), time)), libc::ESTALE);
     work.fallocate(handle, 0, 8192, 0).unwrap();
     assert_eq!(work.lseek(handle, 0, libc::SEEK_END).unwrap(), 8192);
@@ -119,15 +113,9 @@ fn the_next_attempt_has_inodes_of_its_own() {
     assert_eq!(work.attempt_of(theirs).map(|a| a.roots()), Some(vec![root]));
     let name = OsStr::new("f");
     assert_eq!(errno(work.link(file, root, OsStr::new("g"))), libc::EXDEV);
-    assert_eq!(
-        errno(work.rename(bench.root, name, root, name, 0)),
-        libc::EXDEV
-    );
+    assert_eq!(errno(work.rename(bench.root, name, root, name, 0)), libc::EXDEV);
     work.kill(&bench.attempt);
-    assert_eq!(
-        errno(work.rename(root, name, bench.root, name, 0)),
-        libc::ESTALE
-    );
+    assert_eq!(errno(work.rename(root, name, bench.root, name, 0)), libc::ESTALE);
     assert_eq!(errno(work.getattr(file, None)), libc::ESTALE);
     assert_eq!(work.getattr(theirs, None).unwrap().attr.size, 1);
     assert!(work.inodes_of(&bench.attempt).contains(&file));
@@ -144,10 +132,7 @@ fn forgetting_drops_descriptors() {
     for number in 0..100 {
         let (file, handle) = bench.create(&format!("f{number}"), b"");
         work.release(handle);
-        assert_eq!(
-            ino(&bench.lookup(bench.root, &format!("f{number}")).unwrap()),
-            file
-        );
+        assert_eq!(ino(&bench.lookup(bench.root, &format!("f{number}")).unwrap()), file);
         inodes.push(file);
     }
     assert_eq!(bench.descriptors(), before + 100);
@@ -220,11 +205,7 @@ fn descriptors_run_out() {
             .env(FEW, "1")
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stdout)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         return;
     }
     let bench = Bench::new();
@@ -250,6 +231,5 @@ fn descriptors_run_out() {
     assert_eq!(errno(made), libc::EMFILE, "a file takes two");
     work.forget(known[1], 1);
     assert!(!bench.path(format!("{number}")).exists() && !bench.path("f").exists());
-    work.create(me(), bench.root, OsStr::new("f"), 0o600, flags)
-        .unwrap();
+    work.create(me(), bench.root, OsStr::new("f"), 0o600, flags).unwrap();
 }

@@ -37,18 +37,14 @@ fn a_read_only_file_is_written_by_who_made_it() {
     let bench = Bench::new();
     let work = &bench.work;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-    let (found, opened) = work
-        .create(me(), bench.root, OsStr::new("f"), 0o444, flags)
-        .unwrap();
+    let (found, opened) = work.create(me(), bench.root, OsStr::new("f"), 0o444, flags).unwrap();
     assert_eq!(found.attributes.attr.mode, 0o444);
     work.write(opened.handle, 0, b"object").unwrap();
     let size = SetAttr {
         size: Some(3),
         ..SetAttr::default()
     };
-    let set = work
-        .setattr(ino(&found), Some(opened.handle), size)
-        .unwrap();
+    let set = work.setattr(ino(&found), Some(opened.handle), size).unwrap();
     assert_eq!((set.attr.size, set.attr.mode), (3, 0o444));
     work.fsync(opened.handle, false).unwrap();
     assert_eq!(std::fs::read(bench.path("f")).unwrap(), b"obj");
@@ -88,20 +84,12 @@ fn o_trunc_empties_and_o_excl_refuses() {
     work.write(opened.handle, 0, b"abc").unwrap();
     let name = OsStr::new("f");
     let excl = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    assert_eq!(
-        errno(work.create(me(), bench.root, name, 0o600, excl)),
-        libc::EEXIST
-    );
-    let (found, _) = work
-        .create(me(), bench.root, name, 0o600, libc::O_RDWR)
-        .unwrap();
+    assert_eq!(errno(work.create(me(), bench.root, name, 0o600, excl)), libc::EEXIST);
+    let (found, _) = work.create(me(), bench.root, name, 0o600, libc::O_RDWR).unwrap();
     assert_eq!((ino(&found), found.attributes.attr.size), (file, 3));
     let flags = libc::O_RDWR | libc::O_TRUNC;
     let (found, _) = work.create(me(), bench.root, name, 0o600, flags).unwrap();
-    assert_eq!(
-        (found.attributes.attr.size, found.attributes.attr.mode),
-        (0, 0o644)
-    );
+    assert_eq!((found.attributes.attr.size, found.attributes.attr.mode), (0, 0o644));
     bench.mkdir(bench.root, "d");
     let folder = work.create(me(), bench.root, OsStr::new("d"), 0o600, libc::O_RDWR);
     assert_eq!(errno(folder), libc::EISDIR);
@@ -115,15 +103,10 @@ fn o_trunc_empties_and_o_excl_refuses() {
 fn large_files_and_far_offsets() {
     let bench = Bench::new();
     let work = &bench.work;
-    let data: Vec<u8> = (0..3_000_000u32)
-        .map(|n| n as u8 ^ (n >> 8) as u8)
-        .collect();
+    let data: Vec<u8> = (0..3_000_000u32).map(|n| n as u8 ^ (n >> 8) as u8).collect();
     let (file, handle) = bench.create("f", &data);
     assert_eq!(&work.read(handle, 0, 4 << 20).unwrap()[..], &data[..]);
-    assert_eq!(
-        &work.read(handle, 2_999_990, 1 << 20).unwrap()[..],
-        &data[2_999_990..]
-    );
+    assert_eq!(&work.read(handle, 2_999_990, 1 << 20).unwrap()[..], &data[2_999_990..]);
     assert!(work.read(handle, 1 << 50, 10).unwrap().is_empty());
     assert_eq!(errno(work.read(handle, u64::MAX, 10)), libc::EINVAL);
     assert!(work.write(handle, u64::MAX, b"x").is_err());
@@ -153,10 +136,7 @@ fn holes_are_found_and_kept() {
     work.fallocate(handle, 10 << 20, 4096, punch).unwrap();
     let attr = work.getattr(file, None).unwrap().attr;
     assert_eq!(attr.size, end as u64);
-    assert_eq!(
-        attr.blocks,
-        std::fs::metadata(bench.path("f")).unwrap().blocks()
-    );
+    assert_eq!(attr.blocks, std::fs::metadata(bench.path("f")).unwrap().blocks());
     assert!(attr.blocks < 100);
 }
 
@@ -167,29 +147,13 @@ fn ranges_are_copied_by_the_system() {
     let data: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
     let (_, from) = bench.create("from", &data);
     let (_, to) = bench.create("to", b"head");
-    let copied = work
-        .copy_file_range((from, 1000), (to, 4), 150_000)
-        .unwrap();
+    let copied = work.copy_file_range((from, 1000), (to, 4), 150_000).unwrap();
     assert_eq!(copied, 150_000);
     let result = std::fs::read(bench.path("to")).unwrap();
     assert_eq!(&result[..4], b"head");
     assert_eq!(&result[4..], &data[1000..151_000]);
-    assert_eq!(
-        work.copy_file_range((from, 500_000), (to, 0), u64::MAX)
-            .unwrap(),
-        0
-    );
-    assert_eq!(
-        work.copy_file_range((from, 199_999), (to, 0), u64::MAX)
-            .unwrap(),
-        1
-    );
-    assert_eq!(
-        errno(work.copy_file_range((from, 0), (from, 10), 100)),
-        libc::EINVAL
-    );
-    assert_eq!(
-        errno(work.copy_file_range((from, 0), (u64::MAX, 0), 1)),
-        libc::EBADF
-    );
+    assert_eq!(work.copy_file_range((from, 500_000), (to, 0), u64::MAX).unwrap(), 0);
+    assert_eq!(work.copy_file_range((from, 199_999), (to, 0), u64::MAX).unwrap(), 1);
+    assert_eq!(errno(work.copy_file_range((from, 0), (from, 10), 100)), libc::EINVAL);
+    assert_eq!(errno(work.copy_file_range((from, 0), (u64::MAX, 0), 1)), libc::EBADF);
 }

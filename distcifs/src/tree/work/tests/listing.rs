@@ -8,12 +8,7 @@ use crate::tree::Kind;
 
 impl Bench {
     /// All names of a folder, read a few at a time; `between` runs after each portion.
-    fn list(
-        &self,
-        handle: u64,
-        limit: usize,
-        mut between: impl FnMut(&[OsString]),
-    ) -> Vec<OsString> {
+    fn list(&self, handle: u64, limit: usize, mut between: impl FnMut(&[OsString])) -> Vec<OsString> {
         let (mut names, mut offset) = (Vec::new(), 0);
         loop {
             let entries = self.work.readdir(handle, offset, limit, false).unwrap();
@@ -63,16 +58,9 @@ fn an_offset_leads_back_to_where_it_came_from() {
     let all = bench.work.readdir(handle, 0, usize::MAX, false).unwrap();
     assert_eq!(all.len(), 502);
     for at in [400, 3, 250, 0] {
-        let rest = bench
-            .work
-            .readdir(handle, all[at].offset, 10, false)
-            .unwrap();
-        let names = |entries: &[crate::tree::DirEntry]| {
-            entries
-                .iter()
-                .map(|entry| entry.name.clone())
-                .collect::<Vec<_>>()
-        };
+        let rest = bench.work.readdir(handle, all[at].offset, 10, false).unwrap();
+        let names =
+            |entries: &[crate::tree::DirEntry]| entries.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&rest), names(&all[at + 1..at + 11]));
     }
     assert!(

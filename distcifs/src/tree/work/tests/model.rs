@@ -118,9 +118,7 @@ impl Bench {
             }),
             Op::Write(place, at, byte) => self.with(place, |ino| {
                 let handle = work.open(ino, libc::O_WRONLY)?.handle;
-                let written = work
-                    .write(handle, u64::from(*at), &[*byte; 100])
-                    .map(|_| ());
+                let written = work.write(handle, u64::from(*at), &[*byte; 100]).map(|_| ());
                 work.release(handle);
                 written
             }),
@@ -134,20 +132,17 @@ impl Bench {
                 work.release(handle);
                 done
             }),
-            Op::Mkdir(place) => self.within(place, |dir, name| {
-                work.mkdir(me(), dir, name, 0o750).map(forget)
-            }),
+            Op::Mkdir(place) => self.within(place, |dir, name| work.mkdir(me(), dir, name, 0o750).map(forget)),
             Op::Unlink(place) => self.within(place, |dir, name| work.unlink(dir, name)),
             Op::Rmdir(place) => self.within(place, |dir, name| work.rmdir(dir, name)),
-            Op::Rename(from, to) => self.within(from, |a, old| {
-                self.within(to, |b, new| work.rename(a, old, b, new, 0))
-            }),
+            Op::Rename(from, to) => {
+                self.within(from, |a, old| self.within(to, |b, new| work.rename(a, old, b, new, 0)))
+            }
             Op::Link(from, to) => self.with(from, |ino| {
                 self.within(to, |dir, name| work.link(ino, dir, name).map(forget))
             }),
             Op::Symlink(place) => self.within(place, |dir, name| {
-                work.symlink(me(), dir, name, OsStr::new("nowhere"))
-                    .map(forget)
+                work.symlink(me(), dir, name, OsStr::new("nowhere")).map(forget)
             }),
             Op::Chmod(place, mode) => self.with(place, |ino| {
                 let set = SetAttr {
@@ -181,15 +176,8 @@ impl Bench {
                     format!("{:?}", blake3::hash(&data))
                 }
             };
-            let size = if attr.kind == Kind::Directory {
-                0
-            } else {
-                attr.size
-            };
-            into.insert(
-                path,
-                format!("{:o} {} {size} {contents}", attr.mode, attr.nlink),
-            );
+            let size = if attr.kind == Kind::Directory { 0 } else { attr.size };
+            into.insert(path, format!("{:o} {} {size} {contents}", attr.mode, attr.nlink));
             self.work.forget(attr.ino, 1);
         }
     }
@@ -203,15 +191,10 @@ fn apply_plain(root: &Path, op: &Op) -> io::Result<()> {
     };
     match op {
         Op::Create(place) => {
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(at(place))?;
+            let file = OpenOptions::new().write(true).create_new(true).open(at(place))?;
             file.set_permissions(Permissions::from_mode(0o640))
         }
-        Op::Write(place, offset, byte) => {
-            write(place)?.write_all_at(&[*byte; 100], u64::from(*offset))
-        }
+        Op::Write(place, offset, byte) => write(place)?.write_all_at(&[*byte; 100], u64::from(*offset)),
         Op::Truncate(place, size) => write(place)?.set_len(u64::from(*size)),
         Op::Mkdir(place) => {
             fs::create_dir(at(place))?;
@@ -222,9 +205,7 @@ fn apply_plain(root: &Path, op: &Op) -> io::Result<()> {
         Op::Rename(from, to) => fs::rename(at(from), at(to)),
         Op::Link(from, to) => fs::hard_link(at(from), at(to)),
         Op::Symlink(place) => std::os::unix::fs::symlink("nowhere", at(place)),
-        Op::Chmod(place, mode) => {
-            fs::set_permissions(at(place), Permissions::from_mode(u32::from(*mode)))
-        }
+        Op::Chmod(place, mode) => fs::set_permissions(at(place), Permissions::from_mode(u32::from(*mode))),
     }
 }
 

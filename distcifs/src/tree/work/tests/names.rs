@@ -17,17 +17,11 @@ fn hard_links_are_one_inode() {
     assert_eq!(ino(&bench.lookup(bench.root, "f").unwrap()), file);
     let over = work.link(file, bench.root, OsStr::new("f"));
     assert_eq!(errno(over), libc::EEXIST);
-    assert_eq!(
-        errno(work.link(sub, bench.root, OsStr::new("e"))),
-        libc::EPERM
-    );
+    assert_eq!(errno(work.link(sub, bench.root, OsStr::new("e"))), libc::EPERM);
     work.unlink(bench.root, OsStr::new("f")).unwrap();
     assert_eq!(work.getattr(file, None).unwrap().attr.nlink, 1);
     work.unlink(sub, OsStr::new("g")).unwrap();
-    assert_eq!(
-        errno(work.link(file, bench.root, OsStr::new("h"))),
-        libc::ENOENT
-    );
+    assert_eq!(errno(work.link(file, bench.root, OsStr::new("h"))), libc::ENOENT);
 }
 
 #[test]
@@ -57,26 +51,14 @@ fn renames_keep_the_inode() {
     let inner = bench.mkdir(outer, "inner");
     let loop_ = work.rename(bench.root, OsStr::new("outer"), inner, OsStr::new("x"), 0);
     assert_eq!(errno(loop_), libc::EINVAL);
-    let whiteout = work.rename(
-        bench.artifacts,
-        h,
-        bench.artifacts,
-        f,
-        libc::RENAME_WHITEOUT,
-    );
+    let whiteout = work.rename(bench.artifacts, h, bench.artifacts, f, libc::RENAME_WHITEOUT);
     assert_eq!(errno(whiteout), libc::EINVAL);
     assert_eq!(
         errno(work.rename(bench.artifacts, h, bench.artifacts, f, 1 << 30)),
         libc::EINVAL
     );
-    assert_eq!(
-        errno(work.rmdir(bench.root, OsStr::new("outer"))),
-        libc::ENOTEMPTY
-    );
-    assert_eq!(
-        errno(work.unlink(bench.root, OsStr::new("outer"))),
-        libc::EISDIR
-    );
+    assert_eq!(errno(work.rmdir(bench.root, OsStr::new("outer"))), libc::ENOTEMPTY);
+    assert_eq!(errno(work.unlink(bench.root, OsStr::new("outer"))), libc::EISDIR);
     assert_eq!(errno(work.rmdir(bench.artifacts, h)), libc::ENOTDIR);
 }
 
@@ -85,13 +67,7 @@ fn any_bytes_make_a_name() {
     let bench = Bench::new();
     let work = &bench.work;
     let long = "n".repeat(255);
-    for name in [
-        &b"\xff\xfe caf\xe9"[..],
-        b"-rf",
-        b"new\nline",
-        b"...",
-        long.as_bytes(),
-    ] {
+    for name in [&b"\xff\xfe caf\xe9"[..], b"-rf", b"new\nline", b"...", long.as_bytes()] {
         let name = OsStr::from_bytes(name);
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let (found, _) = work.create(me(), bench.root, name, 0o600, flags).unwrap();
@@ -100,11 +76,7 @@ fn any_bytes_make_a_name() {
     }
     let list = work.opendir(bench.root).unwrap().handle;
     let entries = work.readdir(list, 0, 100, false).unwrap();
-    assert!(
-        entries
-            .iter()
-            .any(|entry| entry.name.as_bytes() == b"\xff\xfe caf\xe9")
-    );
+    assert!(entries.iter().any(|entry| entry.name.as_bytes() == b"\xff\xfe caf\xe9"));
     let longer = "n".repeat(256);
     assert_eq!(errno(bench.lookup(bench.root, &longer)), libc::ENAMETOOLONG);
     let made = work.mkdir(me(), bench.root, OsStr::new(&longer), 0o700);
@@ -113,9 +85,7 @@ fn any_bytes_make_a_name() {
     let link = work.symlink(me(), bench.root, OsStr::new("l"), OsStr::new(&target));
     assert_eq!(errno(link), libc::ENAMETOOLONG);
     let target = OsStr::from_bytes(&[0xff; 4000]);
-    let link = work
-        .symlink(me(), bench.root, OsStr::new("l"), target)
-        .unwrap();
+    let link = work.symlink(me(), bench.root, OsStr::new("l"), target).unwrap();
     assert_eq!(work.readlink(ino(&link)).unwrap(), target);
     assert_eq!(errno(work.readlink(bench.root)), libc::EINVAL);
 }

@@ -1,0 +1,308 @@
+//! The claimants' own folders on local disk: prepared at the claim, captured with the result.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::OnceCell;
+
+use super::claims::Claim;
+use super::core::{CAPTURE_TIMEOUT, lock};
+use super::snapshot::{self, Manifest, Snapshot};
+use super::tickets::Ticket;
+use super::{Error, Repository, Result};
+use crate::storage::Digest;
+
+/// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
+/// concurrent builds need; each is a folder that would be deleted otherwise.
+const WARM_MAX: usize = 256;
+
+/// Where the claimants' folders live.
+pub struct AttemptDirs {
+    root: PathBuf,
+    next: AtomicU64,
+    warm: Mutex<VecDeque<Warm>>,
+}
+
+/// A finished workspace that nobody has open.
+struct Warm {
+    digest: Digest,
+    dir: PathBuf,
+    manifest: Manifest,
+    owner: (u32, u32),
+}
+
+/// The two folders of one claim, made when they are first needed.
+pub(crate) struct Folders {
+    start: Option<Digest>,
+    workspace: OnceCell<(PathBuf, Mutex<Option<Manifest>>)>,
+    artifacts: OnceCell<PathBuf>,
+}
+
+/// What a result keeps of the folders.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// Digest of the workspace.
+    pub(crate) workspace: Option<Digest>,
+    /// Digest of the artifacts; `None` if there are none.
+    pub(crate) artifacts: Option<Digest>,
+    /// What the workspace's folder looks like, for the next capture.
+    manifest: Option<Manifest>,
+}
+
+impl Folders {
+    /// The folders of a ticket's next claimant.
+    pub(crate) fn new(ticket: &Ticket) -> Self {
+        let start = ticket.workspace.as_deref().and_then(Digest::parse);
+        Folders {
+            start,
+            workspace: OnceCell::new(),
+            artifacts: OnceCell::new(),
+        }
+    }
+}
+
+impl AttemptDirs {
+    /// Takes the folder over, throwing away what a former mount left in it.
+    pub fn open(root: PathBuf) -> Result<Self> {
+        let failed = |what: &str, path: &Path, error: &std::io::Error| Error::System {
+            what: format!("{what} {}", path.display()),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        std::fs::create_dir_all(&root).map_err(|e| failed("make the folder", &root, &e))?;
+        let trash = root.with_extension("trash");
+        if std::fs::rename(&root, &trash).is_err() {
+            remove_tree(&root);
+        } else {
+            std::thread::spawn(move || remove_tree(&trash));
+        }
+        std::fs::create_dir_all(&root).map_err(|e| failed("make the folder", &root, &e))?;
+        Ok(AttemptDirs {
+            root,
+            next: AtomicU64::new(0),
+            warm: Mutex::default(),
+        })
+    }
+
+    /// A new path for a folder.
+    fn fresh(&self) -> PathBuf {
+        self.root.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// A kept folder with that content, taken out of the store of them.
+    fn take_warm(&self, digest: Digest) -> Option<Warm> {
+        let mut warm = lock(&self.warm);
+        let at = warm.iter().rposition(|w| w.digest == digest)?;
+        warm.remove(at)
+    }
+
+    /// Where the folders are, for statfs.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+impl Repository {
+    /// The claimant's workspace, as the task before left it.
+    pub async fn workspace_dir(&self, claim: &Claim) -> Result<PathBuf> {
+        claim.check()?;
+        let owner = (claim.uid, claim.gid);
+        let made = claim.folders.workspace.get_or_try_init(|| async {
+            let dir = self.attempts.fresh();
+            let digest = claim.folders.start.filter(|d| *d != Snapshot::empty());
+            let manifest = match digest.and_then(|d| self.attempts.take_warm(d)) {
+                Some(warm) => Some(adopt(warm, dir.clone(), owner).await?),
+                None => self.fill(&dir, digest, owner).await?,
+            };
+            Ok::<_, Error>((dir, Mutex::new(manifest)))
+        });
+        Ok(made.await?.0.clone())
+    }
+
+    /// Makes a folder and fills it from the store.
+    async fn fill(&self, dir: &Path, digest: Option<Digest>, owner: (u32, u32)) -> Result<Option<Manifest>> {
+        make_dir(dir, owner)?;
+        let Some(digest) = digest else { return Ok(None) };
+        // Root sees the recorded owners; anybody else owns what he works on.
+        let owner = (owner.0 != 0).then_some(owner);
+        let restored = snapshot::restore(self.contents.clone(), digest, dir, owner);
+        let manifest = tokio::time::timeout(CAPTURE_TIMEOUT, restored)
+            .await
+            .map_err(|_| Error::TimedOut(format!("{}: restoring it took too long", dir.display())))??;
+        Ok(Some(manifest))
+    }
+
+    /// The claimant's artifacts folder, empty at first.
+    pub async fn artifacts_dir(&self, claim: &Claim) -> Result<PathBuf> {
+        claim.check()?;
+        let made = claim.folders.artifacts.get_or_try_init(|| async {
+            let dir = self.attempts.fresh();
+            make_dir(&dir, (claim.uid, claim.gid))?;
+            Ok::<_, Error>(dir)
+        });
+        Ok(made.await?.clone())
+    }
+
+    /// Stores what stands in the folders.
+    pub(crate) async fn capture_folders(&self, claim: &Claim) -> Result<Kept> {
+        let mut kept = Kept {
+            workspace: claim.folders.start,
+            ..Kept::default()
+        };
+        if let Some((dir, manifest)) = claim.folders.workspace.get() {
+            let known = lock(manifest).take();
+            let captured = self.capture(claim, dir, known.as_ref()).await?;
+            kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
+            kept.manifest = Some(captured.manifest);
+        }
+        if let Some(dir) = claim.folders.artifacts.get() {
+            let captured = self.capture(claim, dir, None).await?;
+            kept.artifacts = Some(captured.digest).filter(|d| *d != Snapshot::empty());
+        }
+        Ok(kept)
+    }
+
+    /// Stores one folder, and says in the console what can't be kept.
+    async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
+        let capture = snapshot::capture(self.contents.clone(), dir, known);
+        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
+            .await
+            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;
+        if !captured.skipped.is_empty() {
+            let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
+            claim.console.lock().await.append(self, text.as_bytes()).await?;
+        }
+        Ok(captured)
+    }
+
+    /// After a result: the workspace is kept for the next task if nobody has a file of it open.
+    pub(crate) fn retire_folders(&self, claim: &Claim, kept: Kept, open_files: usize) {
+        if let Some(dir) = claim.folders.artifacts.get() {
+            self.discard(dir.clone());
+        }
+        let Some((dir, _)) = claim.folders.workspace.get() else {
+            return;
+        };
+        match (kept.workspace, kept.manifest) {
+            (Some(digest), Some(manifest)) if open_files == 0 => {
+                let mut warm = lock(&self.attempts.warm);
+                warm.push_back(Warm {
+                    digest,
+                    dir: dir.clone(),
+                    manifest,
+                    owner: (claim.uid, claim.gid),
+                });
+                if warm.len() > WARM_MAX
+                    && let Some(oldest) = warm.pop_front()
+                {
+                    self.discard(oldest.dir);
+                }
+            }
+            _ => self.discard(dir.clone()),
+        }
+    }
+
+    /// After a loss: the folders go.
+    pub(crate) fn discard_folders(&self, claim: &Claim) {
+        let workspace = claim.folders.workspace.get().map(|(dir, _)| dir);
+        for dir in workspace.into_iter().chain(claim.folders.artifacts.get()) {
+            self.discard(dir.clone());
+        }
+    }
+
+    /// Deletes a folder in the background.
+    fn discard(&self, dir: PathBuf) {
+        self.runtime.spawn_blocking(move || remove_tree(&dir));
+    }
+
+    /// Throws away the kept workspaces of a build that is over: no task will go on in them.
+    pub(crate) fn forget_warm(&self, digests: &[Digest]) {
+        let mut gone = Vec::new();
+        lock(&self.attempts.warm).retain(|warm| {
+            let drop = digests.contains(&warm.digest);
+            if drop {
+                gone.push(warm.dir.clone());
+            }
+            !drop
+        });
+        for dir in gone {
+            self.discard(dir);
+        }
+    }
+}
+
+/// Moves a kept workspace to its next claimant.
+async fn adopt(warm: Warm, dir: PathBuf, owner: (u32, u32)) -> Result<Manifest> {
+    let moved = tokio::task::spawn_blocking(move || {
+        std::fs::rename(&warm.dir, &dir)?;
+        if warm.owner != owner && owner.0 != 0 {
+            give_to(&dir, owner)?;
+        }
+        Ok::<_, std::io::Error>(warm.manifest)
+    });
+    let moved = moved.await.map_err(|e| Error::Io(format!("workspace: {e}")))?;
+    moved.map_err(|e| Error::System {
+        what: "workspace".into(),
+        errno: e.raw_os_error().unwrap_or(libc::EIO),
+    })
+}
+
+/// Gives a folder and all below it to a user; symbolic links are not followed.
+fn give_to(dir: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        std::os::unix::fs::lchown(&folder, Some(uid), Some(gid))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                std::os::unix::fs::lchown(entry.path(), Some(uid), Some(gid))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that belongs to the claimant.
+fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    let failed = |error: std::io::Error| Error::System {
+        what: format!("make the folder {}", dir.display()),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    std::fs::create_dir(dir).map_err(failed)?;
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(dir, Some(uid), Some(gid)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Deletes a folder with all below it, whatever the modes in it.
+fn remove_tree(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        // As an ordinary user, folders without write permission stand in the way.
+        open_up(dir);
+        if let Err(error) = std::fs::remove_dir_all(dir) {
+            tracing::warn!(dir = %dir.display(), %error, "not deleted; the next mount tries again");
+        }
+    }
+}
+
+/// Makes every folder below writable for its owner.
+fn open_up(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // What can't be changed shows when it can't be deleted.
+        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(
+            entries
+                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+                .map(|e| e.path()),
+        );
+    }
+}

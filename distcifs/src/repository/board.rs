@@ -1,0 +1,529 @@
+//! The board: open tickets as this mount knows them, who waits for one, and who wants to hear.
+//!
+//! It follows the coordinator's notices and is never asked what is true: claims are made against
+//! the store, and a board that lags costs a lost race, nothing else.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, oneshot};
+
+use super::claims::{Cause, Claim, Claimant};
+use super::core::{from_json, lock};
+use super::names::{Name, TicketId};
+use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, ticket_of};
+use super::{Error, Repository, Result};
+use crate::storage::{Change, Event};
+
+/// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
+const EVENTS_LAG_MAX: usize = 4096;
+
+/// Pause before a failed round of the follower is tried again.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the board knows of a ticket.
+#[derive(Debug, Clone)]
+struct Line {
+    state: TicketState,
+    created: u64,
+    labels: String,
+    /// The job's uid, for tickets that wait for a slot of its concurrency.
+    job: Option<String>,
+}
+
+/// How often a waiter whose time is up looks whether a claim for it came to nothing.
+const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
+
+/// Somebody who waits in `.next`.
+pub struct Waiter {
+    /// Its place among the waiters.
+    place: u64,
+    /// Its labels.
+    labels: HashSet<String>,
+    who: Claimant,
+    /// Whether it may be given a ticket at this moment: its process lives.
+    alive: Box<dyn Fn() -> bool + Send + Sync>,
+    give: Mutex<Option<oneshot::Sender<Arc<Claim>>>>,
+}
+
+/// One queue.
+#[derive(Default)]
+struct Queue {
+    tickets: HashMap<TicketId, Line>,
+    /// Open tickets by the labels that they need (sorted, one a line), oldest first.
+    open: HashMap<String, BTreeMap<u64, TicketId>>,
+    /// Open tickets that wait for a slot, by the job's uid.
+    parked: HashMap<String, Vec<TicketId>>,
+    /// By the order in which they came.
+    waiters: BTreeMap<u64, Arc<Waiter>>,
+}
+
+/// See the module.
+pub struct Board {
+    queues: Mutex<HashMap<Name, Queue>>,
+    waiting: Mutex<HashMap<String, Weak<Notify>>>,
+    events: broadcast::Sender<Arc<str>>,
+    poked: Notify,
+    places: AtomicU64,
+    dirty: Mutex<HashSet<Name>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Board {
+            queues: Mutex::default(),
+            waiting: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS_LAG_MAX),
+            poked: Notify::new(),
+            places: AtomicU64::new(0),
+            dirty: Mutex::default(),
+        }
+    }
+}
+
+impl Board {
+    /// Says a line to everybody who reads `.events`.
+    pub(crate) fn announce(&self, line: String) {
+        // Nobody listening is no error.
+        let _ = self.events.send(line.into());
+    }
+
+    /// The lines said from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Arc<str>> {
+        self.events.subscribe()
+    }
+
+    /// Something to wait on until `notify` is called for this key; made before the look that
+    /// decides to wait.
+    pub fn waiter(&self, key: &str) -> Arc<Notify> {
+        let mut waiting = lock(&self.waiting);
+        if let Some(known) = waiting.get(key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if waiting.len() >= 1024 && waiting.len().is_power_of_two() {
+            waiting.retain(|_, weak| weak.strong_count() > 0);
+        }
+        let fresh = Arc::new(Notify::new());
+        waiting.insert(key.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
+
+    /// Wakes whoever waits on this key.
+    pub(crate) fn notify(&self, key: &str) {
+        let known = lock(&self.waiting).remove(key).and_then(|weak| weak.upgrade());
+        if let Some(known) = known {
+            known.notify_waiters();
+        }
+    }
+
+    /// Marks a queue for the dispatcher.
+    fn poke(&self, queue: &Name) {
+        lock(&self.dirty).insert(queue.clone());
+        self.poked.notify_one();
+    }
+
+    /// Takes the line of a ticket in, or out.
+    fn place(&self, key: &TicketKey, line: Option<Line>) -> Option<TicketState> {
+        let mut queues = lock(&self.queues);
+        let queue = queues.entry(key.queue.clone()).or_default();
+        let old = match &line {
+            Some(line) => queue.tickets.insert(key.id.clone(), line.clone()),
+            None => queue.tickets.remove(&key.id),
+        };
+        if let Some(old) = &old
+            && let Some(open) = queue.open.get_mut(&old.labels)
+        {
+            open.remove(&old.created);
+            if open.is_empty() {
+                queue.open.remove(&old.labels);
+            }
+        }
+        let open = line.filter(|line| line.state == TicketState::Open);
+        if let Some(line) = open {
+            queue
+                .open
+                .entry(line.labels)
+                .or_default()
+                .insert(line.created, key.id.clone());
+            drop(queues);
+            self.poke(&key.queue);
+            self.notify(&format!("open:{}", key.queue));
+        }
+        old.map(|line| line.state)
+    }
+
+    /// Opens what waited for a slot of this job.
+    fn unpark(&self, uid: &str) {
+        let Some(control) = Name::new(CONTROL_QUEUE) else {
+            return;
+        };
+        let mut queues = lock(&self.queues);
+        let Some(queue) = queues.get_mut(&control) else { return };
+        for id in queue.parked.remove(uid).unwrap_or_default() {
+            if let Some(line) = queue.tickets.get(&id)
+                && line.state == TicketState::Open
+            {
+                queue
+                    .open
+                    .entry(line.labels.clone())
+                    .or_default()
+                    .insert(line.created, id);
+            }
+        }
+        drop(queues);
+        self.poke(&control);
+    }
+
+    /// Sets a ticket aside until a slot of its job is free.
+    fn park(&self, key: &TicketKey) {
+        let mut queues = lock(&self.queues);
+        let Some(queue) = queues.get_mut(&key.queue) else {
+            return;
+        };
+        let Some(line) = queue.tickets.get(&key.id) else { return };
+        if let Some(open) = queue.open.get_mut(&line.labels) {
+            open.remove(&line.created);
+        }
+        let uid = line.job.clone().unwrap_or_default();
+        queue.parked.entry(uid).or_default().push(key.id.clone());
+    }
+
+    /// The next waiter with the oldest ticket that its labels allow; both leave their lists.
+    fn pair(&self, name: &Name) -> Option<(Arc<Waiter>, TicketKey)> {
+        let mut queues = lock(&self.queues);
+        let queue = queues.get_mut(name)?;
+        if queue.open.is_empty() {
+            return None;
+        }
+        for (place, waiter) in &queue.waiters {
+            let fits = |labels: &str| labels.lines().all(|label| waiter.labels.contains(label));
+            let oldest = queue
+                .open
+                .iter()
+                .filter(|(labels, open)| !open.is_empty() && fits(labels));
+            let oldest = oldest
+                .filter_map(|(labels, open)| open.first_key_value().map(|(k, id)| (*k, labels.clone(), id.clone())));
+            let Some((created, labels, id)) = oldest.min() else {
+                continue;
+            };
+            let place = *place;
+            let waiter = queue.waiters.remove(&place)?;
+            if let Some(open) = queue.open.get_mut(&labels) {
+                open.remove(&created);
+            }
+            return Some((
+                waiter,
+                TicketKey {
+                    queue: name.clone(),
+                    id,
+                },
+            ));
+        }
+        None
+    }
+
+    /// Lets a waiter in; whether there is any open ticket to look at.
+    fn enter(&self, queue: &Name, waiter: &Arc<Waiter>) -> bool {
+        let mut queues = lock(&self.queues);
+        let queue = queues.entry(queue.clone()).or_default();
+        queue.waiters.insert(waiter.place, waiter.clone());
+        !queue.open.is_empty()
+    }
+
+    /// Lets a waiter go.
+    fn leave(&self, queue: &Name, place: u64) {
+        if let Some(queue) = lock(&self.queues).get_mut(queue) {
+            queue.waiters.remove(&place);
+        }
+    }
+
+    /// Puts a waiter back at its place.
+    fn put_back(&self, queue: &Name, waiter: Arc<Waiter>) {
+        lock(&self.queues)
+            .entry(queue.clone())
+            .or_default()
+            .waiters
+            .insert(waiter.place, waiter);
+    }
+
+    /// Waiters of a queue, and how many of them have all these labels.
+    pub fn waiters(&self, queue: &str, labels: &[String]) -> (usize, usize) {
+        let queues = lock(&self.queues);
+        let Some(queue) = queues.get(queue) else { return (0, 0) };
+        let able = queue
+            .waiters
+            .values()
+            .filter(|w| labels.iter().all(|label| w.labels.contains(label)));
+        (queue.waiters.len(), able.count())
+    }
+
+    /// Whether a ticket stands open that a worker with these labels may take.
+    pub fn has_open(&self, queue: &Name, labels: &[Name]) -> bool {
+        let queues = lock(&self.queues);
+        let Some(queue) = queues.get(queue) else { return false };
+        let able = |needs: &str| {
+            needs
+                .lines()
+                .all(|need| labels.iter().any(|label| label.as_str() == need))
+        };
+        queue.open.iter().any(|(needs, open)| !open.is_empty() && able(needs))
+    }
+
+    /// Open, claimed and finished tickets of each queue.
+    pub fn figures(&self) -> Vec<(Name, [usize; 3], usize)> {
+        let queues = lock(&self.queues);
+        let mut figures: Vec<_> = queues
+            .iter()
+            .map(|(name, queue)| {
+                let count = |state| queue.tickets.values().filter(|line| line.state == state).count();
+                let counts = [TicketState::Open, TicketState::Claimed, TicketState::Finished].map(count);
+                (name.clone(), counts, queue.waiters.len())
+            })
+            .collect();
+        figures.sort();
+        figures
+    }
+}
+
+impl Repository {
+    /// Waits for a ticket, at most `patience`; the claim on it.
+    pub async fn next(
+        self: &Arc<Self>,
+        queue: &Name,
+        labels: &[Name],
+        who: Claimant,
+        alive: Box<dyn Fn() -> bool + Send + Sync>,
+        patience: Duration,
+    ) -> Result<Option<Arc<Claim>>> {
+        let (give, mut given) = oneshot::channel();
+        let labels = labels.iter().map(Name::to_string).collect();
+        let place = self.board.places.fetch_add(1, Ordering::Relaxed);
+        let waiter = Arc::new(Waiter {
+            place,
+            labels,
+            who,
+            alive,
+            give: Mutex::new(Some(give)),
+        });
+        if self.board.enter(queue, &waiter) {
+            self.board.poke(queue);
+        }
+        let mut patience = patience;
+        loop {
+            if let Ok(done) = tokio::time::timeout(patience, &mut given).await {
+                return Ok(done.ok());
+            }
+            // Time is up: withdraw, unless a ticket is being claimed for us right now.
+            if lock(&waiter.give).take().is_some() {
+                self.board.leave(queue, place);
+                return Ok(None);
+            }
+            patience = WITHDRAW_LOOK;
+        }
+    }
+
+    /// Reads what the coordinator has and follows it from then on.
+    pub(crate) async fn follow(self: &Arc<Self>) -> Result<()> {
+        let mut watch = super::core::bounded("watch", self.coordination.watch("/")).await?;
+        self.look_around().await?;
+        let follower = self.clone();
+        self.runtime.spawn(async move {
+            while let Some(event) = watch.events.recv().await {
+                let mut done = follower.heard(&event).await;
+                while let Err(error) = done {
+                    tracing::warn!(%error, ?event, "following the coordinator");
+                    tokio::time::sleep(FOLLOW_PAUSE).await;
+                    done = follower.heard(&event).await;
+                }
+            }
+        });
+        let dispatcher = self.clone();
+        self.runtime.spawn(async move {
+            loop {
+                dispatcher.board.poked.notified().await;
+                let queues: Vec<Name> = lock(&dispatcher.board.dirty).drain().collect();
+                for queue in queues {
+                    dispatcher.dispatch(&queue);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Reads all tickets and unfinished builds: at the start, and when notices were lost.
+    async fn look_around(self: &Arc<Self>) -> Result<()> {
+        let mut known: Vec<TicketKey> = Vec::new();
+        for queue in self.queues().await? {
+            for id in self.children(&format!("/tickets/{queue}")).await? {
+                if let Some(id) = TicketId::new(&id) {
+                    known.push(TicketKey {
+                        queue: queue.clone(),
+                        id,
+                    });
+                }
+            }
+        }
+        for key in known {
+            self.reopen_orphan(&key).await?;
+            self.look_at(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Acts on one notice.
+    async fn heard(self: &Arc<Self>, event: &Event) -> Result<()> {
+        let Event::Changed { path, change } = event else {
+            self.board.announce("resync".into());
+            return self.look_around().await;
+        };
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match (parts.as_slice(), change) {
+            (["tickets", queue, id, "claim"], Change::Deleted) => match ticket_key(queue, id) {
+                Some(key) => self.reopen_orphan(&key).await,
+                None => Ok(()),
+            },
+            (["tickets", queue, id], _) => match ticket_key(queue, id) {
+                Some(key) => self.look_at(&key).await,
+                None => Ok(()),
+            },
+            (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
+                self.board.unpark(uid);
+                Ok(())
+            }
+            (["jobs", ..] | ["locks", _], _) => {
+                self.board.notify(path);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
+    async fn look_at(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+        let entry = self.get(&key.path()).await?;
+        let Some(entry) = entry else {
+            if self.board.place(key, None).is_some() {
+                self.board.announce(format!("ticket {}/{} removed", key.queue, key.id));
+            }
+            self.board.notify(&key.path());
+            return Ok(());
+        };
+        let posted = ticket_of(&key.to_string(), &entry)?;
+        let ticket = posted.ticket;
+        let mut labels = ticket.labels.clone();
+        labels.sort();
+        let line = Line {
+            state: ticket.state,
+            created: posted.created,
+            labels: labels.join("\n"),
+            job: ticket.part.as_ref().map(|part| part.uid.clone()),
+        };
+        let before = self.board.place(key, Some(line));
+        if let Some(claim) = self.claims.get(key)
+            && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
+            && claim.version().is_some_and(|version| version < posted.version)
+        {
+            self.end_claim(&claim, Cause::Taken).await;
+        }
+        if before != Some(ticket.state) {
+            self.tell(key, &ticket, before);
+        }
+        Ok(())
+    }
+
+    /// Says what became of a ticket.
+    fn tell(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket, before: Option<TicketState>) {
+        let word = match ticket.state {
+            TicketState::Open => "open",
+            TicketState::Claimed => "claimed",
+            TicketState::Finished => "finished",
+        };
+        self.board.announce(format!("ticket {}/{} {word}", key.queue, key.id));
+        self.board.notify(&key.path());
+        let Some(part) = &ticket.part else { return };
+        let build = format!("{}/{}", part.job, part.build);
+        let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict.as_str());
+        let state = match ticket.state {
+            TicketState::Open => "posted",
+            TicketState::Claimed => "running",
+            TicketState::Finished => verdict.unwrap_or("error"),
+        };
+        match part.task {
+            Some(task) => self
+                .board
+                .announce(format!("task {build}/{task}-{} {state}", key.queue)),
+            None => {
+                let state = if state == "posted" { "pending" } else { state };
+                if !(state == "pending" && before == Some(TicketState::Claimed)) {
+                    self.board.announce(format!("build {build} {state}"));
+                }
+            }
+        }
+        self.board.notify(&super::builds::live_path(&part.uid, part.build));
+        if part.task.is_none() && ticket.state == TicketState::Finished {
+            self.record_later(part.clone());
+        }
+    }
+
+    /// Pairs waiters with tickets as long as there are both.
+    fn dispatch(self: &Arc<Self>, queue: &Name) {
+        while let Some((waiter, key)) = self.board.pair(queue) {
+            let repository = self.clone();
+            self.runtime.spawn(async move { repository.deal(waiter, key).await });
+        }
+    }
+
+    /// Claims a ticket for a waiter and gives it to it.
+    async fn deal(self: &Arc<Self>, waiter: Arc<Waiter>, key: TicketKey) {
+        if !(waiter.alive)() {
+            // Its process is gone: the ticket is for the next.
+            return self.offer_again(&key).await;
+        }
+        // Taken out first: from here on the waiter's time-out waits for us.
+        let Some(give) = lock(&waiter.give).take() else {
+            return self.offer_again(&key).await;
+        };
+        match self.claim(&key, waiter.who).await {
+            Ok(claim) => {
+                if let Err(unread) = give.send(claim) {
+                    self.end_claim(&unread, Cause::GivenBack).await;
+                }
+                return;
+            }
+            Err(Error::Busy(_)) => self.board.park(&key),
+            Err(Error::Exists(_) | Error::NotFound(_)) => {}
+            Err(error) => {
+                tracing::warn!(ticket = %key, %error, "claiming for .next");
+                tokio::time::sleep(FOLLOW_PAUSE).await;
+                self.offer_again(&key).await;
+            }
+        }
+        self.board.put_back(&key.queue, waiter.clone());
+        *lock(&waiter.give) = Some(give);
+        self.board.poke(&key.queue);
+    }
+
+    /// Looks at a ticket that left the board's list without being claimed.
+    async fn offer_again(self: &Arc<Self>, key: &TicketKey) {
+        if let Err(error) = self.look_at(key).await {
+            tracing::warn!(ticket = %key, %error, "offering it again");
+        }
+        self.board.poke(&key.queue);
+    }
+
+    /// Claims made by a ticket's entry, for the file `claim`.
+    pub async fn claim_entry_of(&self, key: &TicketKey) -> Result<Option<super::claims::ClaimEntry>> {
+        let entry = self.get(&key.claim_path()).await?;
+        entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
+    }
+}
+
+/// A ticket's key from the parts of its entry's path.
+fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
+    Some(TicketKey {
+        queue: Name::new(queue)?,
+        id: TicketId::new(id)?,
+    })
+}

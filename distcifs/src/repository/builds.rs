@@ -1,0 +1,501 @@
+//! Builds: triggered, looked at, listed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::config::{JobConfig, TriggerRequest};
+use super::configure::{ConfigHead, ParsedConfigs};
+use super::core::{bounded, create, from_json, lock, now, set, to_json};
+use super::jobs::{Counter, Job};
+use super::names::Name;
+use super::records::Record;
+use super::tickets::{Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Digest, Entry, Object};
+
+/// Races lost against other triggers of the same job before one gives up.
+const RACES_MAX: u32 = 1000;
+
+/// How long an idempotence key is remembered, milliseconds: the seven days promised, and one more
+/// so that clocks may differ.
+const KEY_LIFE: u64 = 8 * 24 * 3600 * 1000;
+
+/// Keys of one job looked at for their age at once.
+const KEYS_SWEPT: usize = 8;
+
+/// Words that a parameter may carry though the job does not declare them.
+pub const UPSTREAM: [&str; 2] = ["upstream_job", "upstream_build"];
+
+/// A build that is not finished, as its entry has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Live {
+    /// The configuration's text.
+    pub(crate) config: ConfigEntry,
+    /// Parameters, if they are short; else `params_digest` names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params: Option<Vec<(String, String)>>,
+    /// Digest of the parameters' JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params_digest: Option<String>,
+    /// 0, or the number of the retry.
+    #[serde(default)]
+    pub(crate) run: u32,
+    /// Whether somebody wants it stopped.
+    #[serde(default)]
+    pub(crate) abort: bool,
+    /// Whether pruning must leave it.
+    #[serde(default)]
+    pub(crate) keep: bool,
+    /// When it was triggered, milliseconds since 1970.
+    pub(crate) triggered: u64,
+    /// Who triggered it.
+    pub(crate) uid: u32,
+}
+
+/// The configuration of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigEntry {
+    /// Digest of its text.
+    pub digest: String,
+    /// Length of its text, bytes.
+    pub size: u64,
+}
+
+/// A ticket of a build, as the build looks at it.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub(crate) queue: Name,
+    pub(crate) posted: Posted,
+}
+
+/// Everything known of a build at one moment.
+#[derive(Clone)]
+pub struct Build {
+    /// Its job.
+    pub job: Job,
+    /// Its number.
+    pub n: u64,
+    /// The configuration it runs with.
+    pub config: Arc<JobConfig>,
+    /// Its entry, while it is not finished.
+    pub(crate) live: Option<(Live, u32)>,
+    /// The ticket for build-control, while there is one.
+    pub(crate) control: Option<Piece>,
+    /// Tickets of its tasks, by index.
+    pub(crate) tickets: BTreeMap<usize, Piece>,
+    /// The record: of the whole build, or of earlier runs.
+    pub(crate) record: Option<Arc<Record>>,
+    /// Its parameters as they were triggered.
+    pub(crate) params: Vec<(String, String)>,
+}
+
+/// Parsed configurations and finished builds' records, bounded.
+#[derive(Default)]
+pub struct RecordCache {
+    pub(crate) configs: ParsedConfigs,
+    pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
+    /// Digests of merged artifacts, by what they were merged of.
+    pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
+}
+
+/// The entry of an unfinished build.
+pub(crate) fn live_path(uid: &str, n: u64) -> String {
+    format!("/jobs/{uid}/{n}")
+}
+
+/// The record of a build.
+pub(crate) fn build_record(uid: &str, n: u64) -> Object {
+    Object::Record(format!("build.{uid}.{n}"))
+}
+
+impl Repository {
+    /// Starts a build: its entry and its ticket are made in one step, durably; its number.
+    pub async fn trigger(&self, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
+        let (head, config) = self.current_config(job).await?;
+        let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
+        let live = self
+            .new_live(
+                &head,
+                request
+                    .parameters
+                    .into_iter()
+                    .map(|(name, value)| (name.to_string(), value))
+                    .collect(),
+                who,
+            )
+            .await?;
+        let key = request.key.map(|token| {
+            format!(
+                "/keys/{}/{}",
+                job.uid(),
+                &Digest::of(token.as_bytes()).to_string()[..32]
+            )
+        });
+        for _ in 0..RACES_MAX {
+            if let Some(n) = self.keyed(key.as_deref()).await? {
+                return Ok(n);
+            }
+            let path = job.path();
+            let entry = self
+                .get(&path)
+                .await?
+                .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            let n = from_json::<Counter>(&path, &entry.data)?.next;
+            let control = control_key(job.name.as_str(), n, 0)?;
+            let ticket = control_ticket(job, n, 0, who);
+            let mut ops = vec![
+                set(&path, to_json(&Counter { next: n + 1 }), entry.version),
+                create(live_path(job.uid(), n), to_json(&live)),
+                create(control.path(), to_json(&ticket)),
+            ];
+            ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
+            let nonce = ticket.body.clone();
+            let ours = |entry: Option<&Entry>| {
+                entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.body == nonce))
+            };
+            if self.commit_settled(ops, &control.path(), ours).await? == Commit::Done {
+                self.counts.triggered.fetch_add(1, Ordering::Relaxed);
+                self.sweep_keys(job, key.is_some()).await?;
+                return Ok(n);
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/trigger: too many others trigger it",
+            job.name
+        )))
+    }
+
+    /// The configuration in force, parsed.
+    pub async fn current_config(&self, job: &Job) -> Result<(ConfigHead, Arc<JobConfig>)> {
+        let head = self.config_head(job).await?.0;
+        let head = head.ok_or_else(|| {
+            Error::Invalid(format!(
+                "jobs/{}: it has no valid configuration: write config.json first",
+                job.name
+            ))
+        })?;
+        let config = self.parsed_config(&job.name, &head.digest).await?;
+        Ok((head, config))
+    }
+
+    /// The build that an idempotence key stands for.
+    async fn keyed(&self, key: Option<&str>) -> Result<Option<u64>> {
+        let Some(key) = key else { return Ok(None) };
+        let Some(entry) = self.get(key).await? else {
+            return Ok(None);
+        };
+        let (n, _): (u64, u64) = from_json(key, &entry.data)?;
+        Ok(Some(n))
+    }
+
+    /// Removes some keys that are old enough; each new key pays for a few.
+    async fn sweep_keys(&self, job: &Job, keyed: bool) -> Result<()> {
+        if !keyed {
+            return Ok(());
+        }
+        let folder = format!("/keys/{}", job.uid());
+        let mut names = self.children(&folder).await?;
+        names.sort();
+        // Each call begins elsewhere: the names are digests.
+        let start = names.partition_point(|name| *name < format!("{:x}", now() % 0xffff));
+        for name in names.iter().cycle().skip(start).take(names.len().min(KEYS_SWEPT)) {
+            let path = format!("{folder}/{name}");
+            let Some(entry) = self.get(&path).await? else { continue };
+            let (_, made): (u64, u64) = from_json(&path, &entry.data)?;
+            if now().saturating_sub(made) > KEY_LIFE {
+                self.commit(vec![super::core::delete(path, Some(entry.version))])
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of a new build.
+    async fn new_live(&self, head: &ConfigHead, params: Vec<(String, String)>, who: Poster) -> Result<Live> {
+        let config = ConfigEntry {
+            digest: head.digest.clone(),
+            size: head.size,
+        };
+        let (params, params_digest) = self.short_params(&params).await?;
+        let (triggered, uid) = (now(), who.uid);
+        let live = Live {
+            config,
+            params,
+            params_digest,
+            run: 0,
+            abort: false,
+            keep: false,
+            triggered,
+            uid,
+        };
+        Ok(live)
+    }
+
+    /// The parameters of an unfinished build.
+    pub(crate) async fn live_params(&self, live: &Live) -> Result<Vec<(String, String)>> {
+        if let Some(params) = &live.params {
+            return Ok(params.clone());
+        }
+        let digest = live.params_digest.as_deref().and_then(Digest::parse);
+        let digest = digest.ok_or_else(|| Error::Io("build: its parameters are missing".into()))?;
+        from_json("parameters", &self.body(digest).await?)
+    }
+
+    /// Numbers of the builds that are not finished, ascending.
+    pub(crate) async fn live_numbers(&self, job: &Job) -> Result<Vec<u64>> {
+        let mut numbers: Vec<u64> = self
+            .children(&job.path())
+            .await?
+            .iter()
+            .filter_map(|n| n.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Numbers of all builds, ascending.
+    pub async fn build_numbers(&self, job: &Job) -> Result<Vec<u64>> {
+        let mut numbers = self.live_numbers(job).await?;
+        numbers.extend(self.finished_numbers(job).await?);
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+
+    /// Whether there is such a build.
+    pub async fn has_build(&self, job: &Job, n: u64) -> Result<bool> {
+        Ok(self.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
+    }
+
+    /// Everything known of a build: the tickets first, the record second, so that nobody sees it
+    /// go backwards.
+    pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
+        let live_path = live_path(job.uid(), n);
+        let live = match self.get(&live_path).await? {
+            Some(entry) => Some((from_json::<Live>(&live_path, &entry.data)?, entry.version)),
+            None => None,
+        };
+        let Some((live, version)) = live else {
+            let record = self
+                .record(job, n)
+                .await?
+                .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
+            let config = self.parsed_config(&job.name, &record.config.digest).await?;
+            let params = record.params.clone();
+            return Ok(Build {
+                job: job.clone(),
+                n,
+                config,
+                live: None,
+                control: None,
+                tickets: BTreeMap::new(),
+                record: Some(record),
+                params,
+            });
+        };
+        let config = self.parsed_config(&job.name, &live.config.digest).await?;
+        let control = self.piece("build-control", job, n, "control", live.run).await?;
+        let mut tickets = BTreeMap::new();
+        for task in &config.tasks {
+            let index = task.index.to_string();
+            if let Some(piece) = self.piece(task.kind.as_str(), job, n, &index, live.run).await? {
+                tickets.insert(task.index, piece);
+            }
+        }
+        let record = if live.run > 0 || control.is_none() {
+            self.record(job, n).await?
+        } else {
+            None
+        };
+        let params = self.live_params(&live).await?;
+        Ok(Build {
+            job: job.clone(),
+            n,
+            config,
+            live: Some((live, version)),
+            control,
+            tickets,
+            record,
+            params,
+        })
+    }
+
+    /// One ticket of a build.
+    async fn piece(&self, queue: &str, job: &Job, n: u64, task: &str, run: u32) -> Result<Option<Piece>> {
+        let key = part_key(queue, job.name.as_str(), n, task, run)?;
+        let posted = self.ticket(&key).await?;
+        let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
+        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {
+            queue: key.queue,
+            posted,
+        }))
+    }
+
+    /// The bound of `concurrency` for a build's job.
+    pub(crate) async fn concurrency_of(&self, part: &Part) -> Result<Option<u32>> {
+        let path = live_path(&part.uid, part.build);
+        let Some(entry) = self.get(&path).await? else {
+            return Ok(None);
+        };
+        let live: Live = from_json(&path, &entry.data)?;
+        let Some(name) = Name::new(&part.job) else {
+            return Ok(None);
+        };
+        Ok(self.parsed_config(&name, &live.config.digest).await?.concurrency)
+    }
+
+    /// The text of a build's configuration.
+    pub async fn build_config_text(&self, build: &Build) -> Result<Bytes> {
+        let config = build.config_entry();
+        let head = ConfigHead {
+            digest: config.digest,
+            size: config.size,
+            written: 0,
+        };
+        self.config_text(&head).await
+    }
+
+    /// A finished build's record, from the cache or the store.
+    pub(crate) async fn record(&self, job: &Job, n: u64) -> Result<Option<Arc<Record>>> {
+        let key = (job.uid().to_owned(), n);
+        if let Some(record) = lock(&self.records.records).get(&key) {
+            return Ok(Some(record.clone()));
+        }
+        let page = bounded(
+            "build",
+            self.contents.query(&build_record(job.uid(), n), "record", "", 1),
+        )
+        .await?;
+        let Some((_, value)) = page.entries.first() else {
+            return Ok(None);
+        };
+        let record: Arc<Record> = Arc::new(from_json(&format!("jobs/{}/builds/{n}", job.name), value)?);
+        self.remember_record(key, record.clone());
+        Ok(Some(record))
+    }
+}
+
+impl Build {
+    /// The configuration's digest and size.
+    pub fn config_entry(&self) -> ConfigEntry {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.config.clone(),
+            (None, Some(record)) => record.config.clone(),
+            (None, None) => ConfigEntry {
+                digest: String::new(),
+                size: 0,
+            },
+        }
+    }
+
+    /// Number of the retry, 0 for the first run.
+    pub fn run(&self) -> u32 {
+        self.live
+            .as_ref()
+            .map(|(live, _)| live.run)
+            .or_else(|| self.record.as_ref().map(|r| r.run))
+            .unwrap_or(0)
+    }
+
+    /// How it ended, if it did.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match (&self.live, &self.control) {
+            (Some(_), Some(piece)) => piece.posted.ticket.outcome.as_ref().map(|o| o.verdict),
+            _ => self.record.as_ref().map(|record| record.state),
+        }
+    }
+
+    /// The word of the file `state`.
+    pub fn state(&self) -> &'static str {
+        if let Some(verdict) = self.verdict() {
+            return verdict.as_str();
+        }
+        let claimed = self
+            .control
+            .as_ref()
+            .is_some_and(|piece| piece.posted.ticket.state == TicketState::Claimed);
+        if claimed || !self.tickets.is_empty() {
+            "running"
+        } else {
+            "pending"
+        }
+    }
+
+    /// When it was triggered, milliseconds since 1970.
+    pub fn triggered(&self) -> u64 {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.triggered,
+            (None, Some(record)) => record.triggered,
+            (None, None) => 0,
+        }
+    }
+
+    /// Its parameters: as triggered, then what tasks recorded.
+    pub fn all_params(&self) -> Vec<(String, String)> {
+        let mut all = self.params.clone();
+        let recorded = self
+            .record
+            .iter()
+            .flat_map(|r| r.tasks.iter())
+            .flat_map(|t| t.recorded.iter());
+        let fresh = self
+            .tickets
+            .values()
+            .filter_map(|p| p.posted.ticket.outcome.as_ref())
+            .flat_map(|o| o.recorded.iter());
+        for (name, value) in recorded.chain(fresh) {
+            match all.iter_mut().find(|(known, _)| known == name) {
+                Some((_, old)) => old.clone_from(value),
+                None => all.push((name.clone(), value.clone())),
+            }
+        }
+        all
+    }
+}
+
+/// A new ticket for build-control.
+pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket {
+    let part = Part {
+        job: job.name.to_string(),
+        uid: job.uid().to_owned(),
+        build: n,
+        task: None,
+        run,
+    };
+    let id = super::core::random_id();
+    let body = serde_json::json!({
+        "id": format!("{}.{n}.control{}", job.name, if run == 0 { String::new() } else { format!(".r{run}") }),
+        "queue": super::tickets::CONTROL_QUEUE,
+        "job": part.job, "build": n, "run": run, "labels": [], "params": {}, "nonce": id,
+    });
+    Ticket {
+        state: TicketState::Open,
+        attempt: 1,
+        given: 0,
+        nonce: String::new(),
+        part: Some(part),
+        labels: Vec::new(),
+        timeout: Some(CONTROL_TIMEOUT_SECS),
+        attempts: CONTROL_ATTEMPTS,
+        console_limit: None,
+        workspace: None,
+        body: Some(body.to_string()),
+        body_digest: None,
+        slot: None,
+        uid: who.uid,
+        posted: now(),
+        claimed: 0,
+        node: String::new(),
+        outcome: None,
+    }
+}
+
+/// A build may take this long in all, seconds: ten days.
+const CONTROL_TIMEOUT_SECS: u64 = 10 * 24 * 3600;
+
+/// Deaths of build-control during one build before it is given up.
+const CONTROL_ATTEMPTS: u32 = 10;

@@ -1,0 +1,596 @@
+//! Claims held by this mount: made, ended, finished with a result.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::attempts::{Folders, Kept};
+use super::consoles::Appender;
+use super::core::{create, delete, lock, now, random_id, set, to_json};
+use super::tickets::{CONTROL_QUEUE, MESSAGE_BYTES_MAX, Outcome, Part, Ticket, TicketKey, TicketState, Verdict};
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Entry, Op};
+
+/// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
+/// task by itself and say so.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(60);
+
+/// Timeout of a ticket that names none.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
+const GIVEN_MAX: u32 = 10;
+
+/// Pauses between tries to give a ticket back while the coordinator is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Tries: five minutes of them; what is left then is repaired by the next mount.
+const RETRIES_MAX: u32 = 600;
+
+/// Most parameters that one claimant may record.
+const RECORDED_MAX: usize = 16;
+
+/// Longest recorded parameter, bytes: all of them stand in the ticket's entry.
+pub const RECORDED_BYTES_MAX: usize = 1024;
+
+/// Who claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimant {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// Why a claim ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its claimant died.
+    Died,
+    /// It was given back, or its id was never read.
+    GivenBack,
+    /// It was older than its ticket allows.
+    TimedOut,
+    /// The ticket was taken by somebody else: aborted, or lost with the session.
+    Taken,
+}
+
+/// Where a claim stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// Held.
+    Live,
+    /// Its result is being written.
+    Finishing,
+    /// Over, with its result.
+    Finished,
+    /// Over, without.
+    Lost,
+}
+
+/// What the tree keeps of a claim: the open files below its folders.
+pub trait View: Send + Sync {
+    /// From now on every path operation below the folders is refused.
+    fn kill(&self);
+    /// Files that are still open.
+    fn open_files(&self) -> usize;
+}
+
+/// The claim's entry with the coordinator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimEntry {
+    /// Tells this claim from every other.
+    pub nonce: String,
+    /// The node.
+    pub node: String,
+    /// The claimant's process, on that node.
+    pub pid: u32,
+    /// When, milliseconds since 1970.
+    pub since: u64,
+    /// The claimant's user.
+    pub uid: u32,
+    /// The claimant's group.
+    #[serde(default)]
+    pub gid: u32,
+}
+
+/// A claim held by this mount.
+pub struct Claim {
+    /// The ticket.
+    pub key: TicketKey,
+    /// The ticket as it was claimed.
+    pub ticket: Ticket,
+    /// Tells this claim from every other.
+    pub nonce: String,
+    /// Whose it is.
+    pub uid: u32,
+    /// The claimant's group.
+    pub gid: u32,
+    /// The claimant's process.
+    pub pid: u32,
+    /// Whether the claimant has touched the ticket's folder since.
+    pub touched: AtomicBool,
+    /// What it wrote into the file claim.
+    pub text: Mutex<String>,
+    /// The console it appends to.
+    pub console: tokio::sync::Mutex<Appender>,
+    /// Its folders.
+    pub(crate) folders: Folders,
+    version: u32,
+    stand: watch::Sender<Stand>,
+    ended: Mutex<Option<Cause>>,
+    recorded: Mutex<Vec<(String, String)>>,
+    view: OnceLock<Arc<dyn View>>,
+}
+
+impl Claim {
+    /// Where it stands.
+    pub fn stand(&self) -> Stand {
+        *self.stand.borrow()
+    }
+
+    /// Notices of where it stands.
+    pub fn watch(&self) -> watch::Receiver<Stand> {
+        self.stand.subscribe()
+    }
+
+    /// The version of the ticket's entry that this claim made, while it is held.
+    pub(crate) fn version(&self) -> Option<u32> {
+        (self.stand() == Stand::Live).then_some(self.version)
+    }
+
+    /// Gives the claim the tree's view of its folders, once.
+    pub fn set_view(&self, view: Arc<dyn View>) {
+        if self.view.set(view.clone()).is_ok() && matches!(self.stand(), Stand::Lost | Stand::Finished) {
+            view.kill();
+        }
+    }
+
+    /// `Stale` unless the claim is held.
+    pub fn check(&self) -> Result<()> {
+        match self.stand() {
+            Stand::Live | Stand::Finishing => Ok(()),
+            Stand::Finished | Stand::Lost => Err(Error::Stale(self.key.to_string())),
+        }
+    }
+
+    /// Records a parameter of the build; it takes effect with the result.
+    pub fn record(&self, name: &str, value: &str) -> Result<()> {
+        self.check()?;
+        if value.len() > RECORDED_BYTES_MAX {
+            return Err(Error::TooBig(format!(
+                "{}/params/{name}: over {RECORDED_BYTES_MAX} bytes",
+                self.key
+            )));
+        }
+        let mut recorded = lock(&self.recorded);
+        if let Some((_, old)) = recorded.iter_mut().find(|(known, _)| known == name) {
+            value.clone_into(old);
+        } else if recorded.len() >= RECORDED_MAX {
+            return Err(Error::TooBig(format!(
+                "{}: over {RECORDED_MAX} recorded parameters",
+                self.key
+            )));
+        } else {
+            recorded.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What was recorded so far.
+    pub fn recorded(&self) -> Vec<(String, String)> {
+        lock(&self.recorded).clone()
+    }
+
+    /// Ends it here, before anybody else learns of it.
+    fn over(&self, stand: Stand) {
+        self.stand.send_replace(stand);
+        if let Some(view) = self.view.get() {
+            view.kill();
+        }
+    }
+}
+
+/// The claims of this mount, by ticket.
+#[derive(Default)]
+pub struct Claims(Mutex<HashMap<TicketKey, Arc<Claim>>>);
+
+impl Claims {
+    /// The claim held here on a ticket.
+    pub fn get(&self, key: &TicketKey) -> Option<Arc<Claim>> {
+        lock(&self.0).get(key).cloned()
+    }
+
+    /// Number of claims held here.
+    pub fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets a claim, unless another has taken its place.
+    fn remove(&self, claim: &Claim) {
+        let mut claims = lock(&self.0);
+        if claims.get(&claim.key).is_some_and(|held| held.nonce == claim.nonce) {
+            claims.remove(&claim.key);
+        }
+    }
+}
+
+/// A result as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdicts {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The exit status, if a number was written.
+    pub exit: Option<u8>,
+    /// The lines after the first.
+    pub message: String,
+}
+
+impl Verdicts {
+    /// Reads what is written into `result`.
+    pub fn read(text: &[u8]) -> Result<Self> {
+        let wrong = |what: &str| {
+            Error::Invalid(format!(
+                "result {what:?}: write an exit status 0 to 255, or success, failure, error or aborted"
+            ))
+        };
+        let text = std::str::from_utf8(text).map_err(|_| wrong("(not UTF-8)"))?;
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let word = first.trim();
+        let message = cut(rest.trim(), MESSAGE_BYTES_MAX).to_owned();
+        if let Some(verdict) = Verdict::parse(word) {
+            return Ok(Verdicts {
+                verdict,
+                exit: None,
+                message,
+            });
+        }
+        let digits = word.len() <= 3 && !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        let exit: u8 = digits
+            .then(|| word.parse().ok())
+            .flatten()
+            .ok_or_else(|| wrong(cut(word, 40)))?;
+        let verdict = if exit == 0 { Verdict::Success } else { Verdict::Failure };
+        Ok(Verdicts {
+            verdict,
+            exit: Some(exit),
+            message,
+        })
+    }
+}
+
+/// At most `max` bytes of a text, cut between characters.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+impl Repository {
+    /// Claims an open ticket.
+    ///
+    /// # Errors
+    /// `Exists` if somebody else has it, `NotFound` if there is none or it is finished, `Busy`
+    /// if its job's `concurrency` is used up.
+    pub async fn claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Arc<Claim>> {
+        let posted = self
+            .ticket(key)
+            .await?
+            .ok_or_else(|| Error::NotFound(key.to_string()))?;
+        match posted.ticket.state {
+            TicketState::Open => {}
+            TicketState::Claimed => return Err(Error::Exists(format!("{key} is claimed already"))),
+            TicketState::Finished => return Err(Error::NotFound(format!("{key} is finished"))),
+        }
+        let mut ticket = posted.ticket;
+        ticket.state = TicketState::Claimed;
+        ticket.nonce = random_id();
+        ticket.claimed = now();
+        ticket.node = self.node.to_string();
+        let mut ops = Vec::new();
+        if key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none() {
+            ops.extend(self.slot_for(&mut ticket).await?);
+        }
+        ops.push(set(key.path(), to_json(&ticket), posted.version));
+        ops.push(Op::Create {
+            path: key.claim_path(),
+            data: self.claim_entry(&ticket, who),
+            ephemeral: true,
+        });
+        let nonce = ticket.nonce.clone();
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
+        match self.commit_settled(ops, &key.path(), ours).await? {
+            Commit::Done => Ok(self.hold(key.clone(), ticket, posted.version + 1, who)),
+            Commit::Mismatch { .. } => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
+        }
+    }
+
+    /// The data of a claim's entry.
+    fn claim_entry(&self, ticket: &Ticket, who: Claimant) -> bytes::Bytes {
+        to_json(&ClaimEntry {
+            nonce: ticket.nonce.clone(),
+            node: self.node.to_string(),
+            pid: who.pid,
+            since: ticket.claimed,
+            uid: who.uid,
+            gid: who.gid,
+        })
+    }
+
+    /// A free slot of the job's `concurrency`, written into the ticket; nothing if it has none.
+    async fn slot_for(&self, ticket: &mut Ticket) -> Result<Option<Op>> {
+        let Some(part) = &ticket.part else { return Ok(None) };
+        let Some(bound) = self.concurrency_of(part).await? else {
+            return Ok(None);
+        };
+        let path = format!("/jobs/{}", part.uid);
+        let taken: Vec<String> = self.children(&path).await?;
+        let free = (0..bound).find(|i| !taken.contains(&format!("slot-{i}")));
+        let slot =
+            free.ok_or_else(|| Error::Busy(format!("jobs/{}: {bound} builds run already (concurrency)", part.job)))?;
+        ticket.slot = Some(slot);
+        Ok(Some(create(format!("{path}/slot-{slot}"), to_json(&part.build))))
+    }
+
+    /// Keeps a claim that was committed, and sees to its timeout.
+    fn hold(self: &Arc<Self>, key: TicketKey, ticket: Ticket, version: u32, who: Claimant) -> Arc<Claim> {
+        let patience = ticket.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs) + TIMEOUT_GRACE;
+        let claim = Arc::new(Claim {
+            nonce: ticket.nonce.clone(),
+            uid: who.uid,
+            gid: who.gid,
+            pid: who.pid,
+            touched: AtomicBool::new(false),
+            text: Mutex::default(),
+            console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
+            folders: Folders::new(&ticket),
+            version,
+            stand: watch::Sender::new(Stand::Live),
+            ended: Mutex::new(None),
+            recorded: Mutex::default(),
+            view: OnceLock::new(),
+            key,
+            ticket,
+        });
+        lock(&self.claims.0).insert(claim.key.clone(), claim.clone());
+        self.counts.claims.fetch_add(1, Ordering::Relaxed);
+        let (repository, held) = (self.clone(), claim.clone());
+        self.runtime.spawn(async move {
+            let mut stand = held.watch();
+            let over = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost));
+            if tokio::time::timeout(patience, over).await.is_err() {
+                repository.end_claim(&held, Cause::TimedOut).await;
+            }
+        });
+        claim
+    }
+
+    /// Ends a claim without a result: the ticket is open again, or finished when it has used up
+    /// its attempts or its time. While its result is being written, that decides.
+    pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
+        *lock(&claim.ended) = Some(cause);
+        let began = claim.stand.send_if_modified(|stand| {
+            let live = *stand == Stand::Live;
+            if live {
+                *stand = Stand::Lost;
+            }
+            live
+        });
+        if began {
+            self.give_up(claim, cause).await;
+        }
+    }
+
+    /// What follows the end of a claim: its folders go, its ticket is given back.
+    async fn give_up(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
+        claim.over(Stand::Lost);
+        self.claims.remove(claim);
+        self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
+        self.discard_folders(claim);
+        if cause == Cause::Taken {
+            return;
+        }
+        let mut ticket = claim.ticket.clone();
+        reopen(&mut ticket, cause);
+        let mut ops = vec![
+            set(claim.key.path(), to_json(&ticket), claim.version),
+            delete(claim.key.claim_path(), None),
+        ];
+        ops.extend(free_slot(&ticket));
+        for _ in 0..RETRIES_MAX {
+            match self.commit(ops.clone()).await {
+                // A mismatch: somebody else did it, or the result was in.
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(ticket = %claim.key, %error, "giving the ticket back failed, trying again")
+                }
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Commits a result: workspace, artifacts, console and outcome become visible as one.
+    ///
+    /// # Errors
+    /// `Stale` if the claim is lost, `Exists` if there is a result; after any other the claim
+    /// still holds and nothing is visible.
+    pub async fn finish(self: &Arc<Self>, claim: &Arc<Claim>, result: Verdicts) -> Result<()> {
+        let mut met = Stand::Live;
+        claim.stand.send_if_modified(|stand| {
+            met = *stand;
+            if *stand == Stand::Live {
+                *stand = Stand::Finishing;
+            }
+            met == Stand::Live
+        });
+        match met {
+            Stand::Live => {}
+            Stand::Finishing | Stand::Finished => {
+                return Err(Error::Exists(format!("{}: it has its result", claim.key)));
+            }
+            Stand::Lost => return Err(Error::Stale(claim.key.to_string())),
+        }
+        let done = self.commit_result(claim, result).await;
+        match done {
+            Ok(kept) => {
+                claim.over(Stand::Finished);
+                self.claims.remove(claim);
+                self.counts.results.fetch_add(1, Ordering::Relaxed);
+                let open = claim.view.get().map_or(0, |view| view.open_files());
+                self.retire_folders(claim, kept, open);
+                Ok(())
+            }
+            Err(Error::Stale(what)) => {
+                self.give_up(claim, Cause::Taken).await;
+                Err(Error::Stale(what))
+            }
+            Err(error) => {
+                claim.stand.send_replace(Stand::Live);
+                let ended = *lock(&claim.ended);
+                if let Some(cause) = ended {
+                    self.end_claim(claim, cause).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes what the claimant made, then the one commit.
+    async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
+        let began = Instant::now();
+        let kept = self.capture_folders(claim).await?;
+        claim.console.lock().await.settle(self).await?;
+        let mut ticket = claim.ticket.clone();
+        ticket.state = TicketState::Finished;
+        ticket.outcome = Some(Outcome {
+            verdict: result.verdict,
+            exit: result.exit,
+            message: result.message,
+            workspace: kept.workspace.map(|d| d.to_string()),
+            artifacts: kept.artifacts.map(|d| d.to_string()),
+            recorded: claim.recorded(),
+            finished: now(),
+        });
+        shorten(&mut ticket);
+        let mut ops = vec![
+            set(claim.key.path(), to_json(&ticket), claim.version),
+            delete(claim.key.claim_path(), None),
+        ];
+        ops.extend(free_slot(&ticket));
+        let nonce = &claim.nonce;
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| {
+                has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
+            })
+        };
+        let commit = self.commit_settled(ops, &claim.key.path(), ours).await?;
+        tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
+        match commit {
+            Commit::Done => Ok(kept),
+            Commit::Mismatch { .. } => Err(Error::Stale(claim.key.to_string())),
+        }
+    }
+
+    /// Takes back a ticket whose claim is gone with its mount.
+    pub(crate) async fn reopen_orphan(&self, key: &TicketKey) -> Result<()> {
+        let Some(posted) = self.ticket(key).await? else {
+            return Ok(());
+        };
+        let held = self
+            .claims
+            .get(key)
+            .is_some_and(|claim| claim.nonce == posted.ticket.nonce);
+        if posted.ticket.state != TicketState::Claimed || held || self.get(&key.claim_path()).await?.is_some() {
+            return Ok(());
+        }
+        let mut ticket = posted.ticket;
+        reopen(&mut ticket, Cause::GivenBack);
+        let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
+        ops.extend(free_slot(&ticket));
+        tracing::info!(ticket = %key, node = %ticket.node, "its claim is gone with its mount: open again");
+        // A mismatch: another mount was first.
+        self.commit(ops).await.map(|_| ())
+    }
+}
+
+/// Whether the entry is a ticket that carries this nonce.
+fn has_nonce(entry: &Entry, nonce: &str) -> bool {
+    serde_json::from_slice(&entry.data).is_ok_and(|ticket: Ticket| ticket.nonce == nonce)
+}
+
+/// The removal of the slot that a finished build-control ticket held.
+fn free_slot(ticket: &Ticket) -> Option<Op> {
+    let (Some(Part { uid, .. }), Some(slot), TicketState::Finished) = (&ticket.part, ticket.slot, ticket.state) else {
+        return None;
+    };
+    Some(delete(format!("/jobs/{uid}/slot-{slot}"), None))
+}
+
+/// Makes a claimed ticket open again, or finished where a bound is reached.
+fn reopen(ticket: &mut Ticket, cause: Cause) {
+    let mut finish = |verdict, message: String| {
+        ticket.outcome = Some(Outcome {
+            verdict,
+            exit: None,
+            message,
+            workspace: ticket.workspace.clone(),
+            artifacts: None,
+            recorded: Vec::new(),
+            finished: now(),
+        });
+        ticket.state = TicketState::Finished;
+    };
+    match cause {
+        Cause::TimedOut => {
+            let seconds = ticket.timeout.unwrap_or(TIMEOUT_DEFAULT.as_secs());
+            finish(
+                Verdict::Failure,
+                format!("timed out after {seconds} s; its worker did not end it"),
+            );
+        }
+        Cause::Died if ticket.attempt >= ticket.attempts => {
+            let times = ticket.attempt;
+            finish(
+                Verdict::Error,
+                format!("its worker died {times} times, the last one on {}", ticket.node),
+            );
+        }
+        Cause::GivenBack if ticket.given >= GIVEN_MAX => {
+            finish(
+                Verdict::Error,
+                format!("given back or lost with its node {} times", GIVEN_MAX + 1),
+            );
+        }
+        Cause::Died => ticket.attempt += 1,
+        Cause::GivenBack | Cause::Taken => ticket.given += 1,
+    }
+    if ticket.state != TicketState::Finished {
+        ticket.state = TicketState::Open;
+        ticket.nonce.clear();
+    }
+}
+
+/// Cuts the message so that the entry fits its bound.
+pub(crate) fn shorten(ticket: &mut Ticket) {
+    let over = to_json(ticket)
+        .len()
+        .saturating_sub(crate::storage::coordination::ENTRY_BYTES_MAX);
+    if let (true, Some(outcome)) = (over > 0, ticket.outcome.as_mut()) {
+        let keep = outcome.message.len().saturating_sub(over * 2 + 8);
+        outcome.message = cut(&outcome.message, keep).to_owned();
+    }
+}

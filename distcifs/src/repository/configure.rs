@@ -1,0 +1,194 @@
+//! A job's configuration: its lock, its text, its commit.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Fault, JobConfig};
+use super::core::{bounded, delete, from_json, lock, now, to_json};
+use super::jobs::Job;
+use super::names::Name;
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Digest, Op, Updated};
+
+/// How long a second writer waits for the lock.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a waiting writer looks, should no notice reach it.
+const LOCK_LOOK: Duration = Duration::from_millis(500);
+
+/// Largest configuration, bytes.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+/// Parsed configurations kept, by digest of their text; each is some kilobytes.
+const PARSED_MAX: usize = 256;
+
+/// Which text is a job's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigHead {
+    /// Digest of the text, 64 hexadecimal digits.
+    pub digest: String,
+    /// Its length, bytes.
+    pub size: u64,
+    /// When it was written, milliseconds since 1970.
+    pub written: u64,
+}
+
+/// Parsed configurations, by digest.
+#[derive(Default)]
+pub struct ParsedConfigs(Mutex<HashMap<String, Arc<JobConfig>>>);
+
+/// A job's lock; dropping it gives it back.
+pub struct ConfigLock {
+    repository: Arc<Repository>,
+    path: String,
+    /// The revision of the job's record that was read under the lock.
+    revision: u64,
+}
+
+impl Drop for ConfigLock {
+    fn drop(&mut self) {
+        let (repository, path) = (self.repository.clone(), std::mem::take(&mut self.path));
+        let runtime = repository.runtime.clone();
+        runtime.spawn(async move {
+            // The entry dies with the session if this fails; a later writer then waits as long.
+            if let Err(error) = repository.commit(vec![delete(&path, None)]).await {
+                tracing::warn!(%path, %error, "the lock is given back by the session's end only");
+            }
+            repository.board.notify(&path);
+        });
+    }
+}
+
+impl Repository {
+    /// The head of a job's configuration and the record's revision; `None` if it has none yet.
+    pub async fn config_head(&self, job: &Job) -> Result<(Option<ConfigHead>, u64)> {
+        let page = bounded("configuration", self.contents.query(&job.record(), "config", "", 1)).await?;
+        let head = match page.entries.first() {
+            Some((key, value)) if key == "config" => Some(from_json(&format!("configuration of {}", job.name), value)?),
+            _ => None,
+        };
+        Ok((head, page.revision))
+    }
+
+    /// The text of a configuration.
+    pub async fn config_text(&self, head: &ConfigHead) -> Result<Bytes> {
+        let digest = Digest::parse(&head.digest).ok_or_else(|| Error::Io("configuration: damaged digest".into()))?;
+        if head.size == 0 {
+            return Ok(Bytes::new());
+        }
+        self.body(digest).await
+    }
+
+    /// A stored configuration, parsed.
+    pub(crate) async fn parsed_config(&self, job: &Name, digest: &str) -> Result<Arc<JobConfig>> {
+        let key = format!("{job}/{digest}");
+        if let Some(config) = lock(&self.records.configs.0).get(&key) {
+            return Ok(config.clone());
+        }
+        let damaged = || Error::Io(format!("configuration {digest} of {job}: damaged; run distcifs fsck"));
+        let text = self.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
+        let config = Arc::new(JobConfig::read(&text, Some(job)).map_err(|_| damaged())?);
+        let mut parsed = lock(&self.records.configs.0);
+        if parsed.len() >= PARSED_MAX {
+            parsed.clear();
+        }
+        parsed.insert(key, config.clone());
+        Ok(config)
+    }
+
+    /// Takes a job's lock. It makes writers take turns; what makes the write right is the
+    /// revision that the commit compares.
+    pub async fn lock_config(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
+        let path = format!("/locks/{}", job.uid());
+        let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+        loop {
+            let freed = self.board.waiter(&path);
+            let data = Bytes::from(self.node.as_str().to_owned());
+            let made = self
+                .commit(vec![Op::Create {
+                    path: path.clone(),
+                    data,
+                    ephemeral: true,
+                }])
+                .await?;
+            if made == Commit::Done {
+                let mut taken = ConfigLock {
+                    repository: self.clone(),
+                    path,
+                    revision: 0,
+                };
+                taken.revision = self.config_head(job).await?.1;
+                return Ok(taken);
+            }
+            let held = format!("config.json of {}: somebody else is writing it", job.name);
+            if !wait {
+                return Err(Error::WouldBlock(held));
+            }
+            let now = tokio::time::Instant::now();
+            if now >= deadline {
+                return Err(Error::Busy(format!(
+                    "{held} and has been for {} s: try again",
+                    LOCK_WAIT.as_secs()
+                )));
+            }
+            // Timing out is no error: look again.
+            let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed.notified()).await;
+        }
+    }
+
+    /// Checks a text and makes it the job's configuration.
+    ///
+    /// # Errors
+    /// The faults, if it is not valid: the old one stays in force.
+    pub async fn write_config(
+        &self,
+        job: &Job,
+        held: &mut ConfigLock,
+        text: Bytes,
+    ) -> Result<std::result::Result<ConfigHead, Vec<Fault>>> {
+        if let Err(faults) = JobConfig::read(&text, Some(&job.name)) {
+            return Ok(Err(faults));
+        }
+        let size = text.len() as u64;
+        let digest = self.keep_body(text).await?;
+        let head = ConfigHead {
+            digest: digest.to_string(),
+            size,
+            written: now(),
+        };
+        let change = vec![("config".to_owned(), Some(to_json(&head)))];
+        let mut guard = held.revision;
+        loop {
+            match bounded(
+                "configuration",
+                self.contents.update(&job.record(), Some(guard), change.clone()),
+            )
+            .await?
+            {
+                Updated::Done { revision } => {
+                    held.revision = revision;
+                    self.board.announce(format!("job {} configured", job.name));
+                    return Ok(Ok(head));
+                }
+                Updated::Mismatch { revision } => {
+                    // The record also holds the index of builds: only another *configuration*
+                    // since the lock was taken is a conflict.
+                    guard = self.unchanged_config(job, held, revision).await?;
+                }
+            }
+        }
+    }
+
+    /// The record's revision if only its index of builds moved on since the lock was taken.
+    async fn unchanged_config(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
+        let mine = self.get(&held.path).await?;
+        if mine.is_none() {
+            return Err(Error::Stale(format!("config.json of {}: the lock", job.name)));
+        }
+        Ok(revision)
+    }
+}

@@ -1,0 +1,290 @@
+//! Consoles: what tasks write, kept as objects that are appended to.
+//!
+//! Each attempt of a task has a console of its own, so that a late append can't reach the next
+//! attempt's; a build has one more, in which all that its tasks wrote stands in order of arrival.
+//! A console is a row of objects ("parts") of [`PART_BYTES`].
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+
+use super::core::{bounded, lock};
+use super::tickets::{Part, Ticket, TicketKey};
+use super::{Error, Repository, Result};
+use crate::storage::contents::SEALED;
+use crate::storage::{Appended, Digest, Object};
+
+/// Bytes of a part; all but the last are this long.
+pub const PART_BYTES: u64 = 64 << 20;
+
+/// Bytes kept of a ticket's console unless its configuration says otherwise.
+pub const CONSOLE_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Bytes read at once while looking for the end of a console written elsewhere.
+const LOOK_BYTES: usize = 1 << 20;
+
+/// Bytes appended at once.
+const APPEND_BYTES_MAX: usize = 4 << 20;
+
+/// Races lost against other appenders before an append gives up.
+const RACES_MAX: u32 = 1000;
+
+/// Where a console ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct End {
+    part: u64,
+    length: u64,
+    sequence: u64,
+}
+
+impl End {
+    fn total(self) -> u64 {
+        self.part * PART_BYTES + self.length
+    }
+}
+
+/// One console that is written or read here.
+#[derive(Default)]
+pub(crate) struct Stream {
+    name: String,
+    end: tokio::sync::Mutex<End>,
+}
+
+impl Stream {
+    fn object(&self, part: u64) -> Object {
+        part_object(&self.name, part)
+    }
+}
+
+/// The object of one part.
+fn part_object(name: &str, part: u64) -> Object {
+    Object::Console(format!("{name}.{part}"))
+}
+
+/// The consoles in use on this mount, by name.
+#[derive(Default)]
+pub struct Consoles(Mutex<HashMap<String, Arc<Stream>>>);
+
+impl Consoles {
+    /// The console of that name.
+    fn stream(&self, name: &str) -> Arc<Stream> {
+        let mut streams = lock(&self.0);
+        let fresh = || {
+            Arc::new(Stream {
+                name: name.to_owned(),
+                ..Stream::default()
+            })
+        };
+        streams.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    /// Forgets consoles that nobody will append to any more.
+    pub(crate) fn forget(&self, names: &[String]) {
+        let mut streams = lock(&self.0);
+        for name in names {
+            streams.remove(name);
+        }
+    }
+}
+
+/// The name of a build's console.
+pub(crate) fn build_console(uid: &str, build: u64) -> String {
+    format!("console.{uid}.{build}.all")
+}
+
+/// The name of the console of one claim on a ticket.
+pub(crate) fn attempt_console(key: &TicketKey, ticket: &Ticket, ordinal: u32) -> String {
+    match &ticket.part {
+        Some(Part {
+            uid, build, task, run, ..
+        }) => {
+            let task = task.map_or("control".to_owned(), |i| i.to_string());
+            format!("console.{uid}.{build}.{task}-{run}.{ordinal}")
+        }
+        None => {
+            let name = format!("{key} {}", ticket.posted);
+            let digest = Digest::of(name.as_bytes()).to_string();
+            format!("console.t{}.{ordinal}", &digest[..24])
+        }
+    }
+}
+
+/// The names of all consoles of a ticket, in order of its attempts.
+pub(crate) fn scope_of(key: &TicketKey, ticket: &Ticket) -> Vec<String> {
+    (1..=ticket.ordinal())
+        .map(|ordinal| attempt_console(key, ticket, ordinal))
+        .collect()
+}
+
+/// What one claimant appends to.
+pub struct Appender {
+    names: Vec<String>,
+    limit: u64,
+    written: u64,
+    cut: bool,
+    dirty: bool,
+}
+
+impl Appender {
+    /// For the claim that this ticket stands at.
+    pub(crate) fn new(key: &TicketKey, ticket: &Ticket) -> Self {
+        let mut names = vec![attempt_console(key, ticket, ticket.ordinal())];
+        names.extend(ticket.part.as_ref().map(|part| build_console(&part.uid, part.build)));
+        let limit = ticket.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT);
+        Appender {
+            names,
+            limit,
+            written: 0,
+            cut: false,
+            dirty: false,
+        }
+    }
+
+    /// Appends; past the limit a line says so once and the rest is dropped.
+    pub async fn append(&mut self, repository: &Repository, bytes: &[u8]) -> Result<()> {
+        if self.cut || bytes.is_empty() {
+            return Ok(());
+        }
+        let room = usize::try_from(self.limit - self.written).unwrap_or(usize::MAX);
+        let kept = &bytes[..bytes.len().min(room)];
+        self.put(repository, Bytes::copy_from_slice(kept)).await?;
+        self.written += kept.len() as u64;
+        if kept.len() < bytes.len() {
+            self.cut = true;
+            let line = format!("\n[console cut: over {} bytes; the rest is not kept]\n", self.limit);
+            self.put(repository, Bytes::from(line)).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends to the attempt's console and the build's.
+    async fn put(&mut self, repository: &Repository, bytes: Bytes) -> Result<()> {
+        self.dirty = true;
+        repository
+            .counts
+            .console_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        for name in &self.names {
+            repository.append(name, bytes.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything appended is durable.
+    pub async fn settle(&mut self, repository: &Repository) -> Result<()> {
+        if !self.dirty {
+            return Ok(());
+        }
+        let mut objects = Vec::new();
+        for name in &self.names {
+            let stream = repository.consoles.stream(name);
+            let end = *stream.end.lock().await;
+            // A burst may have crossed into a new part: the one before it too.
+            objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
+        }
+        bounded("console", repository.contents.sync(objects)).await?;
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// Appends to a console, whoever else does.
+    async fn append(&self, name: &str, mut bytes: Bytes) -> Result<()> {
+        let stream = self.consoles.stream(name);
+        let mut end = stream.end.lock().await;
+        let mut races = 0;
+        while !bytes.is_empty() {
+            if end.length >= PART_BYTES {
+                *end = End {
+                    part: end.part + 1,
+                    ..End::default()
+                };
+            }
+            let room = usize::try_from(PART_BYTES - end.length).unwrap_or(usize::MAX);
+            let piece = bytes.slice(..bytes.len().min(room).min(APPEND_BYTES_MAX));
+            let object = stream.object(end.part);
+            match bounded(name, self.contents.append(&object, end.sequence, piece.clone())).await? {
+                Appended::Done { length, sequence } => {
+                    *end = End {
+                        length,
+                        sequence,
+                        ..*end
+                    };
+                    bytes = bytes.slice(piece.len()..);
+                }
+                Appended::Mismatch { sequence: SEALED, .. } => return Err(Error::Stale(name.to_owned())),
+                Appended::Mismatch { length, sequence } => {
+                    *end = End {
+                        length,
+                        sequence,
+                        ..*end
+                    };
+                    races += 1;
+                    if races > RACES_MAX {
+                        return Err(Error::Busy(format!("{name}: too many others append to it")));
+                    }
+                }
+            }
+        }
+        drop(end);
+        self.board.notify(name);
+        Ok(())
+    }
+
+    /// The length of a console, bytes.
+    pub async fn console_length(&self, name: &str) -> Result<u64> {
+        let stream = self.consoles.stream(name);
+        let mut end = stream.end.lock().await;
+        if end.sequence > 0 {
+            return Ok(end.total());
+        }
+        loop {
+            let object = stream.object(end.part);
+            let more = bounded(name, self.contents.read(&object, end.length, LOOK_BYTES)).await?;
+            let got = more.map_or(0, |bytes| bytes.len() as u64);
+            end.length += got;
+            if end.length >= PART_BYTES {
+                *end = End {
+                    part: end.part + 1,
+                    ..End::default()
+                };
+            } else if got < LOOK_BYTES as u64 {
+                return Ok(end.total());
+            }
+        }
+    }
+
+    /// Reads up to `size` bytes of a console from `offset`.
+    pub async fn read_console(&self, name: &str, offset: u64, size: usize) -> Result<Bytes> {
+        let mut read = BytesMut::new();
+        while read.len() < size {
+            let at = offset + read.len() as u64;
+            let object = part_object(name, at / PART_BYTES);
+            let room = usize::try_from(PART_BYTES - at % PART_BYTES).unwrap_or(usize::MAX);
+            let want = (size - read.len()).min(room);
+            let Some(piece) = bounded(name, self.contents.read(&object, at % PART_BYTES, want)).await? else {
+                break;
+            };
+            read.extend_from_slice(&piece);
+            if piece.len() < want {
+                break;
+            }
+        }
+        Ok(read.freeze())
+    }
+
+    /// Removes consoles.
+    pub(crate) async fn drop_consoles(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            let parts = self.console_length(name).await?.div_ceil(PART_BYTES).max(1);
+            for part in 0..parts {
+                bounded(name, self.contents.remove(&part_object(name, part))).await?;
+            }
+        }
+        self.consoles.forget(names);
+        Ok(())
+    }
+}

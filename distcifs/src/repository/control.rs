@@ -1,0 +1,244 @@
+//! `ctl`: abort, retry, keep, unkeep.
+
+use std::sync::Arc;
+
+use super::builds::{Build, Live, control_ticket, live_path};
+use super::core::{create, delete, now, set, to_json};
+use super::jobs::Job;
+use super::tickets::{Outcome, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
+use super::{Error, Repository, Result};
+use crate::storage::Commit;
+
+/// Races lost before a control word is given up.
+const RACES_MAX: u32 = 100;
+
+/// Retries of one build.
+const RETRIES_MAX: u32 = 1000;
+
+/// What may be written into ctl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Stop it, or do not start it.
+    Abort,
+    /// Run again what did not succeed.
+    Retry,
+    /// Pruning must leave it.
+    Keep,
+    /// Pruning may take it.
+    Unkeep,
+}
+
+impl Word {
+    /// Reads a control word.
+    pub fn read(text: &[u8]) -> Result<Self> {
+        let text = String::from_utf8_lossy(text);
+        match text.trim() {
+            "abort" => Ok(Word::Abort),
+            "retry" => Ok(Word::Retry),
+            "keep" => Ok(Word::Keep),
+            "unkeep" => Ok(Word::Unkeep),
+            other => Err(Error::Invalid(format!(
+                "ctl {:?}: write abort, retry, keep or unkeep",
+                super::claims::cut(other, 40)
+            ))),
+        }
+    }
+}
+
+impl Repository {
+    /// Does what was written into a build's ctl.
+    pub async fn control(self: &Arc<Self>, job: &Job, n: u64, word: Word, who: Poster) -> Result<()> {
+        match word {
+            Word::Abort => self.abort(job, n).await,
+            Word::Retry => self.retry(job, n, who).await,
+            Word::Keep => self.keep(job, n, true).await,
+            Word::Unkeep => self.keep(job, n, false).await,
+        }
+    }
+
+    /// Stops a build: what is queued or running of it ends as aborted. Its `always` tasks still
+    /// run where build-control is at it; a second abort ends it at once.
+    async fn abort(self: &Arc<Self>, job: &Job, n: u64) -> Result<()> {
+        let mut again = false;
+        for _ in 0..RACES_MAX {
+            let build = self.unfinished(job, n).await?;
+            let Some((live, version)) = &build.live else { continue };
+            if live.abort {
+                again = true;
+                break;
+            }
+            let live = Live {
+                abort: true,
+                ..live.clone()
+            };
+            if self
+                .commit(vec![set(live_path(job.uid(), n), to_json(&live), *version)])
+                .await?
+                == Commit::Done
+            {
+                break;
+            }
+        }
+        self.abort_tickets(job, n, again).await?;
+        self.board.announce(format!("control {}/{n} abort", job.name));
+        Ok(())
+    }
+
+    /// Ends the open and claimed tickets of a build; its own too, if nothing of it was begun or
+    /// somebody insists.
+    async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            let build = self.build(job, n).await?;
+            if build.live.is_none() || build.verdict().is_some() {
+                return Ok(());
+            }
+            let mut lost_race = false;
+            for (index, piece) in &build.tickets {
+                let key = part_key(
+                    piece.queue.as_str(),
+                    job.name.as_str(),
+                    n,
+                    &index.to_string(),
+                    build.run(),
+                )?;
+                lost_race |= !self
+                    .abort_ticket(&key, &piece.posted.ticket, piece.posted.version)
+                    .await?;
+            }
+            let Some(control) = &build.control else { return Ok(()) };
+            let claimed = control.posted.ticket.state == TicketState::Claimed;
+            if (insist || (!claimed && build.tickets.is_empty())) && !lost_race {
+                let key = control_key(job.name.as_str(), n, build.run())?;
+                lost_race = !self
+                    .abort_ticket(&key, &control.posted.ticket, control.posted.version)
+                    .await?;
+            }
+            if !lost_race {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast: try again",
+            job.name
+        )))
+    }
+
+    /// Ends one ticket as aborted, whoever holds it; `false` if it changed meanwhile.
+    async fn abort_ticket(&self, key: &TicketKey, ticket: &Ticket, version: u32) -> Result<bool> {
+        if ticket.state == TicketState::Finished {
+            return Ok(true);
+        }
+        let mut ended = ticket.clone();
+        ended.state = TicketState::Finished;
+        ended.nonce.clear();
+        ended.outcome = Some(Outcome {
+            verdict: Verdict::Aborted,
+            exit: None,
+            message: "somebody aborted it".into(),
+            workspace: ticket.workspace.clone(),
+            artifacts: None,
+            recorded: Vec::new(),
+            finished: now(),
+        });
+        let mut ops = vec![set(key.path(), to_json(&ended), version)];
+        if ticket.state == TicketState::Claimed {
+            ops.push(delete(key.claim_path(), None));
+        }
+        if let (Some(part), Some(slot)) = (&ticket.part, ticket.slot) {
+            ops.push(delete(format!("/jobs/{}/slot-{slot}", part.uid), None));
+        }
+        Ok(self.commit(ops).await? == Commit::Done)
+    }
+
+    /// Runs again what did not succeed, in the state in which it ran.
+    async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
+        let Some(record) = self.record(job, n).await? else {
+            self.build(job, n).await?;
+            return Err(Error::Busy(format!(
+                "jobs/{}/builds/{n} is not finished: it can't be retried yet",
+                job.name
+            )));
+        };
+        if record.run >= RETRIES_MAX {
+            return Err(Error::Busy(format!(
+                "jobs/{}/builds/{n}: retried {RETRIES_MAX} times",
+                job.name
+            )));
+        }
+        let run = record.run + 1;
+        let (params, params_digest) = self.short_params(&record.params).await?;
+        let live = Live {
+            config: record.config.clone(),
+            params,
+            params_digest,
+            run,
+            abort: false,
+            keep: record.keep,
+            triggered: record.triggered,
+            uid: record.uid,
+        };
+        let control = control_key(job.name.as_str(), n, run)?;
+        let ops = vec![
+            create(live_path(job.uid(), n), to_json(&live)),
+            create(control.path(), to_json(&control_ticket(job, n, run, who))),
+        ];
+        match self.commit(ops).await? {
+            Commit::Done => {
+                self.board.announce(format!("control {}/{n} retry", job.name));
+                Ok(())
+            }
+            Commit::Mismatch { .. } => Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name))),
+        }
+    }
+
+    /// Parameters for an entry: themselves if they are short, else the digest of their JSON.
+    pub(crate) async fn short_params(
+        &self,
+        params: &[(String, String)],
+    ) -> Result<(Option<Vec<(String, String)>>, Option<String>)> {
+        let json = to_json(&params);
+        if json.len() <= super::core::INLINE_BYTES_MAX {
+            return Ok((Some(params.to_vec()), None));
+        }
+        Ok((None, Some(self.keep_body(json).await?.to_string())))
+    }
+
+    /// Sets whether pruning must leave a build.
+    async fn keep(&self, job: &Job, n: u64, keep: bool) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            let build = self.build(job, n).await?;
+            match (&build.live, &build.record) {
+                (Some((live, version)), _) => {
+                    let live = Live { keep, ..live.clone() };
+                    let ops = vec![set(live_path(job.uid(), n), to_json(&live), *version)];
+                    if self.commit(ops).await? == Commit::Done {
+                        return Ok(());
+                    }
+                }
+                (None, Some(record)) => {
+                    let mut kept = (**record).clone();
+                    kept.keep = keep;
+                    return self.save_record(job, n, Arc::new(kept)).await;
+                }
+                (None, None) => return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name))),
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast: try again",
+            job.name
+        )))
+    }
+
+    /// A build that is not finished; `Busy` if it is.
+    async fn unfinished(&self, job: &Job, n: u64) -> Result<Build> {
+        let build = self.build(job, n).await?;
+        if build.live.is_none() || build.verdict().is_some() {
+            return Err(Error::Busy(format!(
+                "jobs/{}/builds/{n} is finished ({})",
+                job.name,
+                build.state()
+            )));
+        }
+        Ok(build)
+    }
+}

@@ -1,0 +1,277 @@
+//! The repository: the stores, what is known of them here, and how calls to them are bounded.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::attempts::AttemptDirs;
+use super::board::Board;
+use super::claims::Claims;
+use super::consoles::Consoles;
+use super::jobs::JobTable;
+use super::names::Name;
+use super::records::RecordCache;
+use super::snapshot::Browser;
+use super::{Error, Result};
+use crate::storage::{self, Commit, Contents, Coordination, Digest, Entry, Object, Op};
+
+/// Longest wait for one call of a store, as the contract's promise 5 has it.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time a commit of a result may take: it writes a whole workspace.
+pub const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Bodies up to this many bytes stand in their coordination entry; longer ones are objects.
+pub const INLINE_BYTES_MAX: usize = 1536;
+
+/// What a mount needs to know to open a repository.
+pub struct Setup {
+    /// Locks, tickets, claims, live builds.
+    pub coordination: Arc<dyn Coordination>,
+    /// Everything that is kept.
+    pub contents: Arc<dyn Contents>,
+    /// Name of this node.
+    pub node: Name,
+    /// Folder for the claimants' own folders; its contents are thrown away at each start.
+    pub attempts: PathBuf,
+    /// What the store calls itself, for `status`.
+    pub store: String,
+}
+
+/// A CI repository, as one mount sees it.
+pub struct Repository {
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) contents: Arc<dyn Contents>,
+    pub(crate) node: Name,
+    pub(crate) store: String,
+    pub(crate) jobs: JobTable,
+    pub(crate) board: Board,
+    pub(crate) claims: Claims,
+    pub(crate) consoles: Consoles,
+    pub(crate) attempts: AttemptDirs,
+    pub(crate) records: RecordCache,
+    /// Reads published folders.
+    pub(crate) browser: Browser,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) started: Instant,
+    pub(crate) counts: Counts,
+}
+
+/// What `metrics` counts since the mount was made.
+#[derive(Default)]
+pub struct Counts {
+    /// Builds triggered here.
+    pub triggered: AtomicU64,
+    /// Builds recorded here.
+    pub recorded: AtomicU64,
+    /// Claims made here.
+    pub claims: AtomicU64,
+    /// Claims lost here, by any cause but a result.
+    pub claims_lost: AtomicU64,
+    /// Results committed here.
+    pub results: AtomicU64,
+    /// Bytes appended to consoles here.
+    pub console_bytes: AtomicU64,
+}
+
+impl Repository {
+    /// Opens the repository: reads the list of jobs, starts following the coordinator and
+    /// repairs what a former mount left behind.
+    pub async fn open(setup: Setup) -> Result<Arc<Self>> {
+        let attempts = AttemptDirs::open(setup.attempts)?;
+        let repository = Arc::new(Repository {
+            jobs: JobTable::default(),
+            board: Board::default(),
+            claims: Claims::default(),
+            consoles: Consoles::default(),
+            records: RecordCache::default(),
+            runtime: tokio::runtime::Handle::current(),
+            started: Instant::now(),
+            counts: Counts::default(),
+            browser: Browser::new(setup.contents.clone()),
+            coordination: setup.coordination,
+            contents: setup.contents,
+            node: setup.node,
+            store: setup.store,
+            attempts,
+        });
+        repository.lay_out().await?;
+        repository.load_jobs().await?;
+        repository.follow().await?;
+        Ok(repository)
+    }
+
+    /// Makes the entries that everything else stands below.
+    async fn lay_out(&self) -> Result<()> {
+        let format = Bytes::from_static(br#"{"version":1,"least_reader":1,"least_writer":1}"#);
+        for (path, data) in [
+            ("/format", format),
+            ("/nodes", Bytes::new()),
+            ("/locks", Bytes::new()),
+            ("/jobs", Bytes::new()),
+            ("/keys", Bytes::new()),
+            ("/tickets", Bytes::new()),
+        ] {
+            self.commit(vec![create(path, data)]).await?;
+        }
+        let node = format!("/nodes/{}", self.node);
+        let data = to_json(&serde_json::json!({ "pid": std::process::id(), "since": now() }));
+        let made = self
+            .commit(vec![Op::Create {
+                path: node.clone(),
+                data,
+                ephemeral: true,
+            }])
+            .await?;
+        match made {
+            Commit::Done => Ok(()),
+            Commit::Mismatch { .. } => Err(Error::Busy(format!(
+                "another mount of this repository is called {}: give this one another name with -o node=NAME",
+                self.node
+            ))),
+        }
+    }
+
+    /// Commits within the bound.
+    pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
+        bounded("commit", self.coordination.commit(ops)).await
+    }
+
+    /// Commits; when nobody knows whether it happened, reads the entry back and lets `ours`
+    /// tell our write from anybody else's.
+    pub(crate) async fn commit_settled(
+        &self,
+        ops: Vec<Op>,
+        path: &str,
+        ours: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<Commit> {
+        match tokio::time::timeout(STORE_TIMEOUT, self.coordination.commit(ops)).await {
+            Ok(Err(error)) if error.is_indeterminate() => {}
+            Ok(other) => return Ok(other?),
+            Err(_) => {}
+        }
+        bounded(path, self.coordination.sync()).await?;
+        let entry = self.get(path).await?;
+        Ok(if ours(entry.as_ref()) {
+            Commit::Done
+        } else {
+            Commit::Mismatch { index: 0 }
+        })
+    }
+
+    /// Reads an entry within the bound.
+    pub(crate) async fn get(&self, path: &str) -> Result<Option<Entry>> {
+        bounded(path, self.coordination.get(path)).await
+    }
+
+    /// Names below an entry, within the bound.
+    pub(crate) async fn children(&self, path: &str) -> Result<Vec<String>> {
+        bounded(path, self.coordination.children(path)).await
+    }
+
+    /// Stores a body as an object, durably; its digest.
+    pub(crate) async fn keep_body(&self, bytes: Bytes) -> Result<Digest> {
+        let digest = Digest::of(&bytes);
+        let object = Object::Chunk(digest);
+        if bounded("body", self.contents.put(&object, bytes)).await? {
+            bounded("body", self.contents.sync(vec![object])).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Reads a body whole.
+    pub(crate) async fn body(&self, digest: Digest) -> Result<Bytes> {
+        let object = Object::Chunk(digest);
+        bounded(
+            "body",
+            self.contents.read(&object, 0, storage::contents::VALUE_BYTES_MAX),
+        )
+        .await?
+        .ok_or_else(|| Error::Io(format!("{object}: missing from the store; run distcifs fsck")))
+    }
+}
+
+/// Waits for a storage call, at most [`STORE_TIMEOUT`].
+pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(STORE_TIMEOUT, call).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::TimedOut(format!(
+            "{what}: no answer from the store within {} s",
+            STORE_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// An operation that makes a lasting entry.
+pub(crate) fn create(path: impl Into<String>, data: Bytes) -> Op {
+    Op::Create {
+        path: path.into(),
+        data,
+        ephemeral: false,
+    }
+}
+
+/// An operation that replaces the data of an entry of that version.
+pub(crate) fn set(path: impl Into<String>, data: Bytes, version: u32) -> Op {
+    Op::Set {
+        path: path.into(),
+        data,
+        version: Some(version),
+    }
+}
+
+/// An operation that removes an entry, of that version if one is given.
+pub(crate) fn delete(path: impl Into<String>, version: Option<u32>) -> Op {
+    Op::Delete {
+        path: path.into(),
+        version,
+    }
+}
+
+/// The JSON text of plain data of ours.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Bytes {
+    // Plain structs of strings and numbers: serialisation to memory cannot fail.
+    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// Plain data of ours out of an entry or record.
+pub(crate) fn from_json<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T> {
+    serde_json::from_slice(data).map_err(|e| Error::Io(format!("{what}: damaged: {e}; run distcifs fsck")))
+}
+
+/// Seconds and milliseconds since 1970, for people: no rule compares it with another node's.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `now`'s milliseconds as a time.
+pub(crate) fn time_of(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// 64 random bits as 16 hexadecimal digits: uids of jobs and nonces of claims.
+pub(crate) fn random_id() -> String {
+    let mut bytes = [0u8; 8];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
+    if read.is_err() {
+        // Without /dev (a bare chroot): the hasher's keys are random for each process and call.
+        use std::hash::{BuildHasher, Hasher};
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u64(now());
+        bytes = hasher.finish().to_ne_bytes();
+    }
+    format!("{:016x}", u64::from_ne_bytes(bytes))
+}
+
+/// Locks, also after a panic elsewhere: what the locks guard is kept consistent by single
+/// assignments.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

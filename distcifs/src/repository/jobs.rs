@@ -1,0 +1,234 @@
+//! Jobs: made, listed, owned and removed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::core::{bounded, create, delete, from_json, lock, now, random_id, to_json};
+use super::names::Name;
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Object, Op, Updated};
+
+/// Keys read from the list of jobs at once.
+const PAGE: usize = 1000;
+
+/// Owner and permissions of a job, a queue or one of the two top folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits of the folder.
+    pub mode: u32,
+}
+
+/// The permission bits of a job's files, where they were set apart from the folder's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileModes {
+    /// Of config.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<u32>,
+    /// Of trigger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<u32>,
+    /// Of ctl, in each build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctl: Option<u32>,
+    /// Of the folder artifacts, in each build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<u32>,
+}
+
+/// A job, as the list of jobs has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEntry {
+    /// Random, made with the job: a job removed and made again has another.
+    pub uid: String,
+    /// Owner and mode of its folder.
+    #[serde(flatten)]
+    pub access: Access,
+    /// Modes of its files.
+    #[serde(default)]
+    pub files: FileModes,
+    /// When it was made, milliseconds since 1970.
+    pub created: u64,
+}
+
+/// A job that exists, or did when this was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its name.
+    pub name: Name,
+    /// The rest.
+    pub entry: Arc<JobEntry>,
+}
+
+impl Job {
+    /// Its uid.
+    pub fn uid(&self) -> &str {
+        &self.entry.uid
+    }
+
+    /// The record that holds its configuration and the index of its builds.
+    pub(crate) fn record(&self) -> Object {
+        Object::Record(format!("job.{}", self.entry.uid))
+    }
+
+    /// Its entry with the coordinator.
+    pub(crate) fn path(&self) -> String {
+        format!("/jobs/{}", self.entry.uid)
+    }
+}
+
+/// All jobs, by name: one small entry each.
+#[derive(Default)]
+pub struct JobTable {
+    jobs: Mutex<BTreeMap<Name, Arc<JobEntry>>>,
+}
+
+/// The record that lists the jobs.
+fn jobs_record() -> Object {
+    Object::Record("jobs".into())
+}
+
+impl Repository {
+    /// Reads the list of jobs.
+    pub(crate) async fn load_jobs(&self) -> Result<()> {
+        let mut after = String::new();
+        loop {
+            let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
+            let full = page.entries.len() == PAGE;
+            for (key, value) in page.entries {
+                let entry: JobEntry = from_json(&format!("job {key}"), &value)?;
+                if let Some(name) = Name::new(&key) {
+                    lock(&self.jobs.jobs).insert(name, Arc::new(entry));
+                }
+                after = key;
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A job by its name.
+    pub fn job(&self, name: &str) -> Option<Job> {
+        let jobs = lock(&self.jobs.jobs);
+        jobs.get_key_value(name).map(|(name, entry)| Job {
+            name: name.clone(),
+            entry: entry.clone(),
+        })
+    }
+
+    /// At most `limit` jobs after a name, in order of their names.
+    pub fn jobs_after(&self, after: Option<&Name>, limit: usize) -> Vec<Job> {
+        use std::ops::Bound;
+        let lower = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
+        let jobs = lock(&self.jobs.jobs);
+        jobs.range::<str, _>((lower, Bound::Unbounded))
+            .take(limit)
+            .map(|(name, entry)| Job {
+                name: name.clone(),
+                entry: entry.clone(),
+            })
+            .collect()
+    }
+
+    /// Number of jobs.
+    pub fn job_count(&self) -> usize {
+        lock(&self.jobs.jobs).len()
+    }
+
+    /// Makes a job without a configuration.
+    pub async fn make_job(&self, name: &Name, access: Access) -> Result<Job> {
+        if self.job(name.as_str()).is_some() {
+            return Err(Error::Exists(format!("job {name} exists")));
+        }
+        let entry = JobEntry {
+            uid: random_id(),
+            access,
+            files: FileModes::default(),
+            created: now(),
+        };
+        let job = Job {
+            name: name.clone(),
+            entry: Arc::new(entry),
+        };
+        let counter = to_json(&Counter { next: 1 });
+        self.commit(vec![
+            create(job.path(), counter),
+            create(format!("/keys/{}", job.uid()), Bytes::new()),
+        ])
+        .await?;
+        self.save_job(&job, Some(to_json(&*job.entry))).await?;
+        lock(&self.jobs.jobs).insert(name.clone(), job.entry.clone());
+        self.board.announce(format!("job {name} created"));
+        Ok(job)
+    }
+
+    /// Writes or removes a job's line in the list of jobs.
+    async fn save_job(&self, job: &Job, line: Option<Bytes>) -> Result<()> {
+        let change = vec![(job.name.as_str().to_owned(), line)];
+        match bounded("jobs", self.contents.update(&jobs_record(), None, change)).await? {
+            Updated::Done { .. } => Ok(()),
+            Updated::Mismatch { .. } => Err(Error::Io("jobs: an unguarded write was refused".into())),
+        }
+    }
+
+    /// Changes owner or modes of a job.
+    pub async fn change_job(&self, job: &Job, change: impl FnOnce(&mut JobEntry)) -> Result<Job> {
+        let mut entry = (*job.entry).clone();
+        change(&mut entry);
+        let changed = Job {
+            name: job.name.clone(),
+            entry: Arc::new(entry),
+        };
+        self.save_job(&changed, Some(to_json(&*changed.entry))).await?;
+        lock(&self.jobs.jobs).insert(job.name.clone(), changed.entry.clone());
+        Ok(changed)
+    }
+
+    /// Removes a job with its builds; `Busy` while one of them runs.
+    pub async fn remove_job(&self, job: &Job) -> Result<()> {
+        let live = self.live_numbers(job).await?;
+        if let Some(n) = live.first() {
+            return Err(Error::Busy(format!(
+                "job {} has {} unfinished builds (build {n} is one): abort them first",
+                job.name,
+                live.len()
+            )));
+        }
+        let counter = self.get(&job.path()).await?;
+        let keys = format!("/keys/{}", job.uid());
+        let mut ops: Vec<Op> = Vec::new();
+        for key in self.children(&keys).await? {
+            ops.push(delete(format!("{keys}/{key}"), None));
+        }
+        ops.push(delete(keys, None));
+        // The counter's version is the guard: a trigger in between makes this a mismatch.
+        ops.push(delete(job.path(), counter.map(|c| c.version)));
+        match self.commit(ops).await? {
+            Commit::Done => {}
+            Commit::Mismatch { .. } => {
+                return Err(Error::Busy(format!("job {}: a build was started just now", job.name)));
+            }
+        }
+        self.save_job(job, None).await?;
+        lock(&self.jobs.jobs).remove(job.name.as_str());
+        self.board.announce(format!("job {} removed", job.name));
+        for n in self.finished_numbers(job).await? {
+            self.drop_build_objects(job, n).await?;
+        }
+        bounded("job", self.contents.remove(&job.record())).await
+    }
+}
+
+/// The data of a job's entry: the number of its next build.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Counter {
+    /// Number of the next build.
+    pub(crate) next: u64,
+}

@@ -1,0 +1,339 @@
+//! What is kept of finished builds: their records, the job's index, pruning, removal.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use super::builds::RecordCache;
+use super::builds::{Build, ConfigEntry, build_record, live_path};
+use super::consoles::build_console;
+use super::core::{bounded, delete, from_json, lock, now, to_json};
+use super::jobs::Job;
+use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
+use super::view::TaskState;
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Digest, Updated};
+
+/// Records of finished builds kept in memory.
+const RECORDS_MAX: usize = 512;
+
+/// Keys of the index read at once.
+const PAGE: usize = 1000;
+
+/// Pause before recording a build is tried again.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tries to record a build before the next mount is left to do it.
+const RECORD_TRIES: u32 = 120;
+
+/// What is kept of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// How it stands.
+    pub state: TaskState,
+    /// The run in which it had its last ticket.
+    pub run: u32,
+    /// Its exit status, if its worker gave one.
+    pub exit: Option<u8>,
+    /// Its worker's words.
+    pub message: String,
+    /// Its last attempt, counted from 1; 0 if it never had a ticket.
+    pub attempt: u32,
+    /// The node of its last claim.
+    pub node: String,
+    /// When it was claimed last, milliseconds since 1970; 0 if never.
+    pub started: u64,
+    /// When it ended; 0 if it has not.
+    pub finished: u64,
+    /// Digest of its workspace.
+    pub workspace: Option<String>,
+    /// Digest of what it published.
+    pub artifacts: Option<String>,
+    /// Parameters that it recorded.
+    pub recorded: Vec<(String, String)>,
+    /// Names of its consoles.
+    pub consoles: Vec<String>,
+}
+
+impl Default for TaskRecord {
+    fn default() -> Self {
+        TaskRecord {
+            state: TaskState::Waiting,
+            run: 0,
+            exit: None,
+            message: String::new(),
+            attempt: 0,
+            node: String::new(),
+            started: 0,
+            finished: 0,
+            workspace: None,
+            artifacts: None,
+            recorded: Vec::new(),
+            consoles: Vec::new(),
+        }
+    }
+}
+
+/// What is kept of a finished build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// How it ended.
+    pub state: Verdict,
+    /// Why, for people.
+    pub message: String,
+    /// Number of the last retry.
+    pub run: u32,
+    /// When it was triggered, milliseconds since 1970.
+    pub triggered: u64,
+    /// When it ended.
+    pub finished: u64,
+    /// Whether pruning must leave it.
+    pub keep: bool,
+    /// Who triggered it.
+    pub uid: u32,
+    /// Its configuration.
+    pub config: ConfigEntry,
+    /// Its parameters as triggered.
+    pub params: Vec<(String, String)>,
+    /// Its tasks.
+    pub tasks: Vec<TaskRecord>,
+}
+
+/// What the index of a job has of a finished build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// How it ended.
+    pub state: Verdict,
+    /// When, milliseconds since 1970.
+    pub finished: u64,
+    /// Whether pruning must leave it.
+    pub keep: bool,
+}
+
+/// The key of a build in its job's index: in order of the numbers.
+fn index_key(n: u64) -> String {
+    format!("b{n:020}")
+}
+
+impl Repository {
+    /// Records a build that ended, in the background, and tidies its tickets up.
+    pub(crate) fn record_later(self: &Arc<Self>, part: Part) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            for _ in 0..RECORD_TRIES {
+                match repository.record_build(&part).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(job = %part.job, build = part.build, %error, "recording the build"),
+                }
+                tokio::time::sleep(RECORD_PAUSE).await;
+            }
+        });
+    }
+
+    /// Writes the record, then the index, then removes the tickets. Any mount may, any number
+    /// of times.
+    async fn record_build(&self, part: &Part) -> Result<()> {
+        let Some(job) = self.job(&part.job).filter(|job| job.uid() == part.uid) else {
+            return Ok(());
+        };
+        let build = match self.build(&job, part.build).await {
+            Ok(build) => build,
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some((live, version)) = &build.live else {
+            return Ok(());
+        };
+        let (Some(state), Some(outcome)) = (build.verdict(), build.control_outcome()) else {
+            return Ok(());
+        };
+        let record = Record {
+            state,
+            message: outcome.message.clone(),
+            run: live.run,
+            triggered: live.triggered,
+            finished: outcome.finished,
+            keep: live.keep,
+            uid: live.uid,
+            config: live.config.clone(),
+            params: build.params.clone(),
+            tasks: (0..build.config.tasks.len()).map(|i| build.task(i)).collect(),
+        };
+        self.save_record(&job, part.build, Arc::new(record)).await?;
+        self.tidy(&build, *version).await?;
+        self.counts.recorded.fetch_add(1, Ordering::Relaxed);
+        self.forget_build(&build);
+        self.prune(&job, &build).await
+    }
+
+    /// Writes a record and its line in the index.
+    pub(crate) async fn save_record(&self, job: &Job, n: u64, record: Arc<Record>) -> Result<()> {
+        let change = vec![("record".to_owned(), Some(to_json(&*record)))];
+        bounded("build", self.contents.update(&build_record(job.uid(), n), None, change)).await?;
+        let indexed = Indexed {
+            state: record.state,
+            finished: record.finished,
+            keep: record.keep,
+        };
+        self.index(job, vec![(index_key(n), Some(to_json(&indexed)))]).await?;
+        self.remember_record((job.uid().to_owned(), n), record);
+        Ok(())
+    }
+
+    /// Keeps a record in memory, within bounds.
+    pub(crate) fn remember_record(&self, key: (String, u64), record: Arc<Record>) {
+        let mut records = lock(&self.records.records);
+        if records.len() >= RECORDS_MAX {
+            records.clear();
+        }
+        records.insert(key, record);
+    }
+
+    /// Changes the job's index.
+    async fn index(&self, job: &Job, changes: Vec<(String, Option<bytes::Bytes>)>) -> Result<()> {
+        match bounded("index of builds", self.contents.update(&job.record(), None, changes)).await? {
+            Updated::Done { .. } => Ok(()),
+            Updated::Mismatch { .. } => Err(Error::Io("index of builds: an unguarded write was refused".into())),
+        }
+    }
+
+    /// Removes the tickets and the entry of a build whose record stands.
+    async fn tidy(&self, build: &Build, version: u32) -> Result<()> {
+        let mut ops = Vec::new();
+        let mut remove = |queue: &str, task: &str, posted: &Posted| -> Result<()> {
+            let key = part_key(queue, build.job.name.as_str(), build.n, task, build.run())?;
+            if posted.ticket.state == TicketState::Claimed {
+                ops.push(delete(key.claim_path(), None));
+            }
+            ops.push(delete(key.path(), Some(posted.version)));
+            Ok(())
+        };
+        for (index, piece) in &build.tickets {
+            remove(piece.queue.as_str(), &index.to_string(), &piece.posted)?;
+        }
+        if let Some(piece) = &build.control {
+            remove(CONTROL_QUEUE, "control", &piece.posted)?;
+        }
+        ops.push(delete(live_path(build.job.uid(), build.n), Some(version)));
+        match self.commit(ops).await? {
+            Commit::Done => Ok(()),
+            Commit::Mismatch { .. } => Err(Error::Busy("its tickets changed while it was recorded".into())),
+        }
+    }
+
+    /// Lets go of what memory and disk hold for a build that is over.
+    fn forget_build(&self, build: &Build) {
+        let tasks: Vec<_> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
+        let digests: Vec<Digest> = tasks
+            .iter()
+            .filter_map(|t| t.workspace.as_deref().and_then(Digest::parse))
+            .collect();
+        self.forget_warm(&digests);
+        let mut consoles: Vec<String> = tasks.into_iter().flat_map(|t| t.consoles).collect();
+        consoles.push(build_console(build.job.uid(), build.n));
+        self.consoles.forget(&consoles);
+    }
+
+    /// The index of a job's finished builds, ascending.
+    pub async fn indexed(&self, job: &Job) -> Result<Vec<(u64, Indexed)>> {
+        let mut builds = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page = bounded("index of builds", self.contents.query(&job.record(), "b", &after, PAGE)).await?;
+            for (key, value) in &page.entries {
+                if let Some(n) = key.strip_prefix('b').and_then(|n| n.parse().ok()) {
+                    builds.push((n, from_json(key, value)?));
+                }
+            }
+            match page.entries.last() {
+                Some((key, _)) if page.entries.len() == PAGE => after.clone_from(key),
+                _ => return Ok(builds),
+            }
+        }
+    }
+
+    /// Numbers of a job's finished builds, ascending.
+    pub(crate) async fn finished_numbers(&self, job: &Job) -> Result<Vec<u64>> {
+        Ok(self.indexed(job).await?.into_iter().map(|(n, _)| n).collect())
+    }
+
+    /// The builds that `latest`, `last-success` and `last-failure` lead to.
+    pub async fn links(&self, job: &Job) -> Result<[Option<u64>; 3]> {
+        let mut ended: Vec<(u64, Verdict)> = self
+            .indexed(job)
+            .await?
+            .into_iter()
+            .map(|(n, i)| (n, i.state))
+            .collect();
+        let mut latest = ended.last().map(|(n, _)| *n);
+        for n in self.live_numbers(job).await? {
+            latest = latest.max(Some(n));
+            let control = super::tickets::control_key(job.name.as_str(), n, 0)?;
+            let outcome = self.ticket(&control).await?.and_then(|posted| posted.ticket.outcome);
+            ended.extend(outcome.map(|outcome| (n, outcome.verdict)));
+        }
+        let last = |success: bool| {
+            ended
+                .iter()
+                .filter(|(_, v)| (*v == Verdict::Success) == success && *v != Verdict::Aborted)
+                .map(|(n, _)| *n)
+                .max()
+        };
+        Ok([latest, last(true), last(false)])
+    }
+
+    /// Removes what the job's `keep` does not ask for.
+    async fn prune(&self, job: &Job, build: &Build) -> Result<()> {
+        let keep = &build.config.keep;
+        if keep.builds.is_none() && keep.days.is_none() {
+            return Ok(());
+        }
+        let [latest, success, _] = self.links(job).await?;
+        let spared: BTreeSet<u64> = latest.into_iter().chain(success).collect();
+        let builds = self.indexed(job).await?;
+        let oldest = keep
+            .days
+            .map(|days| now().saturating_sub(days.saturating_mul(24 * 3600 * 1000)));
+        let surplus = keep.builds.map_or(0, |most| {
+            builds.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX))
+        });
+        for (at, (n, indexed)) in builds.iter().enumerate() {
+            let old = oldest.is_some_and(|oldest| indexed.finished < oldest);
+            if (old || at < surplus) && !indexed.keep && !spared.contains(n) {
+                self.remove_build(job, *n).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a finished build.
+    pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
+        if self.get(&live_path(job.uid(), n)).await?.is_some() {
+            return Err(Error::Busy(format!(
+                "jobs/{}/builds/{n} is not finished: write abort into its ctl first",
+                job.name
+            )));
+        }
+        if self.record(job, n).await?.is_none() {
+            return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
+        }
+        self.index(job, vec![(index_key(n), None)]).await?;
+        self.drop_build_objects(job, n).await?;
+        self.board.announce(format!("build {}/{n} removed", job.name));
+        Ok(())
+    }
+
+    /// Removes a build's record and consoles; its files go with the next gc.
+    pub(crate) async fn drop_build_objects(&self, job: &Job, n: u64) -> Result<()> {
+        let record = self.record(job, n).await?;
+        bounded("build", self.contents.remove(&build_record(job.uid(), n))).await?;
+        lock(&self.records.records).remove(&(job.uid().to_owned(), n));
+        let tasks = record.iter().flat_map(|record| record.tasks.iter());
+        let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();
+        consoles.push(build_console(job.uid(), n));
+        self.drop_consoles(&consoles).await
+    }
+}

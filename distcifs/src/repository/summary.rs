@@ -1,0 +1,93 @@
+//! What a repository says of itself and of who is alive; owners of the top folders; merged views.
+
+use serde_json::Value;
+
+use super::builds::Build;
+use super::core::{bounded, from_json, lock, to_json};
+use super::jobs::Access;
+use super::names::Name;
+use super::snapshot;
+use super::{Repository, Result};
+use crate::storage::{Digest, Object, Session};
+
+/// Merged artifacts kept by what they were merged of.
+pub(crate) const MERGED_MAX: usize = 1024;
+
+/// The record that holds owner and mode of the top folders.
+fn settings() -> Object {
+    Object::Record("settings".into())
+}
+
+impl Repository {
+    /// The mounts that are alive, in order of their names.
+    pub async fn nodes(&self) -> Result<Vec<Name>> {
+        let mut nodes: Vec<Name> = self
+            .children("/nodes")
+            .await?
+            .iter()
+            .filter_map(|name| Name::new(name))
+            .collect();
+        nodes.sort();
+        Ok(nodes)
+    }
+
+    /// What a mount says of itself.
+    pub async fn node_facts(&self, node: &Name) -> Result<Option<Value>> {
+        let path = format!("/nodes/{node}");
+        let entry = self.get(&path).await?;
+        entry.map(|entry| from_json(&path, &entry.data)).transpose()
+    }
+
+    /// The state of the session, in a word.
+    pub fn session_word(&self) -> String {
+        match *self.coordination.session().borrow() {
+            Session::Live { id } => format!("{id:#x} live"),
+            Session::Doubtful { id } => format!("{id:#x} doubtful"),
+            Session::Lost { id } => format!("{id:#x} lost"),
+        }
+    }
+
+    /// Owner and mode of a top folder, if they were ever set.
+    pub async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
+        let page = bounded("settings", self.contents.query(&settings(), folder, "", 1)).await?;
+        let found = page.entries.iter().find(|(key, _)| key == folder);
+        found.map(|(_, value)| from_json("settings", value)).transpose()
+    }
+
+    /// Sets owner and mode of a top folder.
+    pub async fn set_top_access(&self, folder: &str, access: Access) -> Result<()> {
+        let change = vec![(folder.to_owned(), Some(to_json(&access)))];
+        bounded("settings", self.contents.update(&settings(), None, change))
+            .await
+            .map(|_| ())
+    }
+
+    /// The digest of a build's artifacts: those of its tasks, the later over the earlier.
+    pub async fn merged_artifacts(&self, build: &Build) -> Result<Option<String>> {
+        let parts = build.artifacts();
+        let Some((first, rest)) = parts.split_first() else {
+            return Ok(None);
+        };
+        if rest.is_empty() {
+            return Ok(Some(first.clone()));
+        }
+        if let Some(known) = lock(&self.records.merged).get(&parts) {
+            return Ok(Some(known.clone()));
+        }
+        let mut merged = Digest::parse(first);
+        for part in rest {
+            if let (Some(base), Some(over)) = (merged, Digest::parse(part)) {
+                merged = Some(snapshot::merge(self.contents.clone(), base, over).await?);
+            }
+        }
+        let text = merged.map(|digest| digest.to_string());
+        if let Some(text) = &text {
+            let mut known = lock(&self.records.merged);
+            if known.len() >= MERGED_MAX {
+                known.clear();
+            }
+            known.insert(parts, text.clone());
+        }
+        Ok(text)
+    }
+}

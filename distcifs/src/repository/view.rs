@@ -1,0 +1,283 @@
+//! What a build shows of itself: its tasks' states, why it waits, its JSON.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::builds::{Build, Piece};
+use super::consoles::scope_of;
+use super::records::TaskRecord;
+use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, part_key};
+use super::{Repository, Result};
+
+/// Where a task of a build stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// It waits for others.
+    Waiting,
+    /// Its ticket is open.
+    Posted,
+    /// Its ticket is claimed.
+    Running,
+    /// It ended well.
+    Success,
+    /// It ran and failed.
+    Failure,
+    /// It could not be run.
+    Error,
+    /// It was stopped.
+    Aborted,
+    /// The build ended without it.
+    Skipped,
+}
+
+impl TaskState {
+    /// The word of the file `state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Waiting => "waiting",
+            TaskState::Posted => "posted",
+            TaskState::Running => "running",
+            TaskState::Success => "success",
+            TaskState::Failure => "failure",
+            TaskState::Error => "error",
+            TaskState::Aborted => "aborted",
+            TaskState::Skipped => "skipped",
+        }
+    }
+}
+
+impl From<Verdict> for TaskState {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Success => TaskState::Success,
+            Verdict::Failure => TaskState::Failure,
+            Verdict::Error => TaskState::Error,
+            Verdict::Aborted => TaskState::Aborted,
+        }
+    }
+}
+
+impl Build {
+    /// What became of a task, of this run or the last one in which it had a ticket.
+    pub fn task(&self, index: usize) -> TaskRecord {
+        if let Some(piece) = self.tickets.get(&index) {
+            return self.task_of(index, piece);
+        }
+        let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
+        let mut task = known.unwrap_or_default();
+        let again = self.live.is_some() && self.verdict().is_none() && task.state != TaskState::Success;
+        if again {
+            task.state = TaskState::Waiting;
+        } else if task.state == TaskState::Waiting {
+            task.state = if self.verdict().is_some() {
+                TaskState::Skipped
+            } else {
+                TaskState::Waiting
+            };
+        }
+        task
+    }
+
+    /// A task as its ticket shows it.
+    fn task_of(&self, index: usize, piece: &Piece) -> TaskRecord {
+        let ticket = &piece.posted.ticket;
+        let state = match (&ticket.outcome, ticket.state) {
+            (Some(outcome), _) => outcome.verdict.into(),
+            (None, TicketState::Claimed) => TaskState::Running,
+            (None, _) => TaskState::Posted,
+        };
+        let earlier = self.record.as_ref().and_then(|record| record.tasks.get(index));
+        let mut consoles: Vec<String> = earlier.map(|task| task.consoles.clone()).unwrap_or_default();
+        if let Ok(key) = self.key_of(index, piece) {
+            consoles.extend(
+                scope_of(&key, ticket)
+                    .into_iter()
+                    .filter(|name| !consoles.contains(name))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let outcome = ticket.outcome.as_ref();
+        TaskRecord {
+            state,
+            run: self.run(),
+            exit: outcome.and_then(|o| o.exit),
+            message: outcome.map(|o| o.message.clone()).unwrap_or_default(),
+            attempt: ticket.attempt,
+            node: ticket.node.clone(),
+            started: ticket.claimed,
+            finished: outcome.map_or(0, |o| o.finished),
+            workspace: outcome.and_then(|o| o.workspace.clone()),
+            artifacts: outcome.and_then(|o| o.artifacts.clone()),
+            recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
+            consoles,
+        }
+    }
+
+    /// The key of a task's ticket.
+    fn key_of(&self, index: usize, piece: &Piece) -> Result<TicketKey> {
+        part_key(
+            piece.queue.as_str(),
+            self.job.name.as_str(),
+            self.n,
+            &index.to_string(),
+            self.run(),
+        )
+    }
+
+    /// The names of a task's consoles, in order.
+    pub fn task_consoles(&self, index: usize) -> Vec<String> {
+        self.task(index).consoles
+    }
+
+    /// The folder name of a task: its index and its type.
+    pub fn task_name(&self, index: usize) -> Option<String> {
+        self.config
+            .tasks
+            .get(index)
+            .map(|task| format!("{index}-{}", task.kind))
+    }
+
+    /// The workspace as the task that finished last left it.
+    pub fn workspace(&self) -> Option<String> {
+        let tasks = (0..self.config.tasks.len())
+            .map(|i| self.task(i))
+            .filter(|t| t.finished > 0);
+        tasks.max_by_key(|task| task.finished).and_then(|task| task.workspace)
+    }
+
+    /// What each finished task published, in order of their indexes.
+    pub fn artifacts(&self) -> Vec<String> {
+        (0..self.config.tasks.len())
+            .filter_map(|i| self.task(i).artifacts)
+            .collect()
+    }
+
+    /// Whether somebody asked for it to stop.
+    pub fn aborting(&self) -> bool {
+        self.live.as_ref().is_some_and(|(live, _)| live.abort)
+    }
+
+    /// Whether pruning must leave it.
+    pub fn kept(&self) -> bool {
+        self.live
+            .as_ref()
+            .map(|(live, _)| live.keep)
+            .or_else(|| self.record.as_ref().map(|r| r.keep))
+            .unwrap_or(false)
+    }
+
+    /// When it ended, milliseconds since 1970; 0 while it has not.
+    pub fn finished(&self) -> u64 {
+        match (&self.live, &self.record) {
+            (None, Some(record)) => record.finished,
+            _ => self.control_outcome().map_or(0, |outcome| outcome.finished),
+        }
+    }
+
+    /// The outcome of its build-control ticket.
+    pub(crate) fn control_outcome(&self) -> Option<&Outcome> {
+        self.control
+            .as_ref()
+            .and_then(|piece| piece.posted.ticket.outcome.as_ref())
+    }
+}
+
+impl Repository {
+    /// One line: what a build waits for, or why it ended as it did.
+    pub fn why(&self, build: &Build) -> String {
+        if build.verdict().is_some() {
+            return why_ended(build);
+        }
+        if build.aborting() {
+            return "is being aborted".into();
+        }
+        let running = |piece: &&Piece| piece.posted.ticket.state == TicketState::Claimed;
+        let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
+        let name = |index: usize| build.task_name(index).unwrap_or_default();
+        if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
+            return format!(
+                "{} {}",
+                name(*index),
+                self.why_open(&piece.posted.ticket, piece.queue.as_str())
+            );
+        }
+        if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| running(piece)) {
+            let ticket = &piece.posted.ticket;
+            return format!("{} runs on {} (attempt {})", name(*index), ticket.node, ticket.attempt);
+        }
+        match &build.control {
+            Some(piece) if open(&piece) => match build.config.concurrency {
+                Some(bound) if self.board.waiters(piece.queue.as_str(), &[]).0 > 0 => {
+                    format!("waits for one of {bound} builds of this job to end (concurrency)")
+                }
+                _ => format!(
+                    "the build {}",
+                    self.why_open(&piece.posted.ticket, piece.queue.as_str())
+                ),
+            },
+            _ => "build-control is choosing the next task".into(),
+        }
+    }
+
+    /// Why an open ticket is not claimed.
+    fn why_open(&self, ticket: &Ticket, queue: &str) -> String {
+        let (waiting, able) = self.board.waiters(queue, &ticket.labels);
+        let labels = ticket.labels.join(" ");
+        match (waiting, able) {
+            (0, _) => format!("waits for a worker of {queue}: none is free"),
+            (_, 0) => format!("needs labels {labels}; {waiting} workers wait, none has them"),
+            _ => format!("waits for a worker of {queue}"),
+        }
+    }
+
+    /// A build as build.json shows it.
+    pub fn build_json(&self, build: &Build) -> Value {
+        let params: serde_json::Map<String, Value> = build
+            .all_params()
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        let tasks = build.config.tasks.iter().map(|task| {
+            let mut json = task.resolved();
+            let done = serde_json::to_value(build.task(task.index)).unwrap_or_default();
+            if let (Some(json), Value::Object(done)) = (json.as_object_mut(), done) {
+                json.extend(done);
+            }
+            json
+        });
+        let tasks = tasks.collect();
+        json!({
+            "job": build.job.name.as_str(),
+            "build": build.n,
+            "state": build.state(),
+            "why": self.why(build),
+            "run": build.run(),
+            "abort": build.aborting(),
+            "keep": build.kept(),
+            "triggered": build.triggered(),
+            "finished": if build.finished() == 0 { Value::Null } else { build.finished().into() },
+            "config": build.config_entry().digest,
+            "params": params,
+            "downstream": build.config.downstream_jobs.iter().map(|d| d.as_str()).collect::<Vec<_>>(),
+            "tasks": Value::Array(tasks),
+        })
+    }
+}
+
+/// Why a build ended as it did.
+fn why_ended(build: &Build) -> String {
+    let message = match (&build.live, build.control_outcome(), &build.record) {
+        (Some(_), Some(outcome), _) => outcome.message.clone(),
+        (_, _, Some(record)) => record.message.clone(),
+        _ => String::new(),
+    };
+    match message.lines().next() {
+        Some(line) if !line.is_empty() => line.to_owned(),
+        _ => match build.verdict() {
+            Some(Verdict::Success) => "all tasks ended well".into(),
+            Some(Verdict::Aborted) => "somebody aborted it".into(),
+            _ => "a task failed".into(),
+        },
+    }
+}

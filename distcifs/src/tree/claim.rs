@@ -1,0 +1,396 @@
+//! Claims as the tree makes them: who the claimant is, how long it lives, what is its own.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OnceCell};
+
+use super::node::{Area, Node, TicketRef};
+use super::process::{self, Process};
+use super::published::Whose;
+use super::work::{Attempt, Work};
+use super::{Caller, Error, Ino, Invalidation, Result, Tree};
+use crate::repository::claims::{Cause, Claim, Claimant, Stand, View};
+use crate::repository::core::{lock, time_of};
+use crate::repository::jobs::Access;
+use crate::repository::tickets::{Posted, TicketKey, TicketState};
+
+/// A descriptor that is closed sooner than this after the claim was made belonged to one command
+/// (`touch claim`, `echo $$ > claim`); one that is held longer is the claim.
+const ONE_COMMAND: Duration = Duration::from_millis(500);
+
+/// How long the release of a descriptor may follow the death of the process that closed it.
+const RELEASE_LAG: Duration = Duration::from_millis(100);
+
+/// Claimants that lost their claim and are told so instead of being taken for strangers.
+const LOSERS_MAX: usize = 1024;
+
+/// The process that a claim lives by.
+pub(crate) struct Holder {
+    process: Mutex<Arc<Process>>,
+    /// Whether it left on its own with the descriptor open.
+    exiting: AtomicBool,
+    /// Wakes whoever watches the former process.
+    moved: Notify,
+}
+
+impl Holder {
+    /// Held by this process.
+    pub(crate) fn new(process: Process) -> Self {
+        Holder {
+            process: Mutex::new(Arc::new(process)),
+            exiting: AtomicBool::new(false),
+            moved: Notify::new(),
+        }
+    }
+
+    /// The process it lives by now.
+    pub(crate) fn process(&self) -> Arc<Process> {
+        lock(&self.process).clone()
+    }
+
+    /// From now on it lives by another.
+    fn pass_to(&self, process: Process) {
+        *lock(&self.process) = Arc::new(process);
+        self.moved.notify_waiters();
+    }
+}
+
+/// A claim of this mount, with its claimant and its folders.
+pub(crate) struct Held {
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) holder: Arc<Holder>,
+    /// The leader of the session of the process that made it.
+    leader: Mutex<Option<Process>>,
+    /// The process named in the file, once one was.
+    named: AtomicBool,
+    since: Instant,
+    roots: OnceCell<Roots>,
+    work: Arc<Work>,
+}
+
+/// The roots of a claimant's folders.
+#[derive(Clone)]
+struct Roots {
+    workspace: Ino,
+    artifacts: Ino,
+}
+
+/// Ends path operations below a claim's folders when it is over.
+struct AttemptView {
+    work: Arc<Work>,
+    attempt: Arc<Attempt>,
+    invalidate: tokio::sync::mpsc::UnboundedSender<Invalidation>,
+}
+
+impl View for AttemptView {
+    fn kill(&self) {
+        for ino in self.work.kill(&self.attempt) {
+            // Nobody to tell: the mount is ending.
+            let _ = self.invalidate.send(Invalidation::Node(ino));
+        }
+    }
+
+    fn open_files(&self) -> usize {
+        self.attempt.open_files()
+    }
+}
+
+/// A claimant that lost its claim.
+pub(crate) struct Loser {
+    key: TicketKey,
+    process: Arc<Process>,
+}
+
+impl Tree {
+    /// Claims a ticket for the process that makes the file `claim`.
+    pub(crate) async fn make_claim(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Held>> {
+        let unseen = || Error::NotClaimant(format!("{}: your process can't be seen from here", ticket.key));
+        let pid = process::process_of(caller.tid).ok_or_else(unseen)?;
+        let opener = Process::hold(pid).ok_or_else(unseen)?;
+        let leader = if opener.session == pid {
+            None
+        } else {
+            Process::hold(opener.session)
+        };
+        let who = Claimant {
+            uid: caller.uid,
+            gid: caller.gid,
+            pid,
+        };
+        let claim = self.repository.claim(&ticket.key, who).await?;
+        claim.touched.store(true, Ordering::Relaxed);
+        let held = self.keep_claim(claim, Arc::new(Holder::new(opener)), leader);
+        self.follow_holder(held.clone());
+        Ok(held)
+    }
+
+    /// Keeps a claim with its holder until it is over.
+    pub(crate) fn keep_claim(&self, claim: Arc<Claim>, holder: Arc<Holder>, leader: Option<Process>) -> Arc<Held> {
+        let held = Arc::new(Held {
+            claim: claim.clone(),
+            holder,
+            leader: Mutex::new(leader),
+            named: AtomicBool::new(false),
+            since: Instant::now(),
+            roots: OnceCell::new(),
+            work: self.work.clone(),
+        });
+        lock(&self.held).insert(claim.key.clone(), held.clone());
+        let (kept, all, losers) = (held.clone(), self.held.clone(), self.losers.clone());
+        self.runtime.spawn(async move {
+            let mut stand = kept.claim.watch();
+            let over = stand
+                .wait_for(|s| matches!(s, Stand::Finished | Stand::Lost))
+                .await
+                .map(|s| *s);
+            let mut all = lock(&all);
+            if all
+                .get(&kept.claim.key)
+                .is_some_and(|now| now.claim.nonce == kept.claim.nonce)
+            {
+                all.remove(&kept.claim.key);
+            }
+            drop(all);
+            if matches!(over, Ok(Stand::Lost)) {
+                remember(
+                    &losers,
+                    Loser {
+                        key: kept.claim.key.clone(),
+                        process: kept.holder.process(),
+                    },
+                );
+            }
+        });
+        held
+    }
+
+    /// Ends a claim when the process that it lives by does.
+    fn follow_holder(&self, held: Arc<Held>) {
+        let repository = self.repository.clone();
+        self.runtime.spawn(async move {
+            let mut stand = held.claim.watch();
+            loop {
+                let process = held.holder.process();
+                let moved = held.holder.moved.notified();
+                tokio::select! {
+                    () = process.ended() => {}
+                    () = moved => continue,
+                    _ = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost)) => return,
+                }
+                // A process that closed its descriptor and ended at once (touch): the release is
+                // still on its way and passes the claim on.
+                if !held.holder.exiting.load(Ordering::Relaxed) {
+                    let _ = tokio::time::timeout(RELEASE_LAG, held.holder.moved.notified()).await;
+                }
+                if held.holder.process().pid == process.pid {
+                    repository.end_claim(&held.claim, Cause::Died).await;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// A process on its way out flushed the claim's descriptor.
+    pub(crate) fn claim_flushed(&self, held: &Held, caller: Caller) {
+        let dying = process::stat(caller.tid).is_none_or(|stat| stat.exiting);
+        let process = held.holder.process();
+        if dying && (caller.tid == process.pid || process::process_of(caller.tid) == Some(process.pid)) {
+            held.holder.exiting.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The last copy of the claim's descriptor was closed: the claim passes on, or ends.
+    pub(crate) fn claim_released(&self, held: &Arc<Held>, by_exit: bool) {
+        if held.named.load(Ordering::Relaxed) || held.claim.check().is_err() {
+            return;
+        }
+        let died = held.holder.exiting.load(Ordering::Relaxed);
+        let cause = if died || by_exit { Cause::Died } else { Cause::GivenBack };
+        let brief = !died && held.since.elapsed() < ONE_COMMAND;
+        match lock(&held.leader).take() {
+            Some(leader) if brief => held.holder.pass_to(leader),
+            // Without a living leader, the process that made it.
+            None if brief => {}
+            _ => {
+                let (repository, claim) = (self.repository.clone(), held.claim.clone());
+                self.runtime
+                    .spawn(async move { repository.end_claim(&claim, cause).await });
+            }
+        }
+    }
+
+    /// What the claimant writes into the file `claim`: a process id that it lives by from then
+    /// on, or any words.
+    pub(crate) async fn write_claim(&self, held: &Arc<Held>, caller: Caller, text: &[u8]) -> Result<()> {
+        held.claim.check()?;
+        let text = String::from_utf8_lossy(text);
+        let word = text.trim();
+        if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
+            let process = word.parse().ok().and_then(|pid| process::translate(caller.tid, pid));
+            let living = process
+                .and_then(Process::hold)
+                .filter(|p| process::user_of(p.pid) == Some(caller.uid) || caller.uid == 0);
+            let Some(living) = living else {
+                // The writer believes that nothing was claimed: so be it.
+                self.repository.end_claim(&held.claim, Cause::GivenBack).await;
+                return Err(Error::Invalid(format!(
+                    "{}/claim: {word} is no living process of yours",
+                    held.claim.key
+                )));
+            };
+            held.named.store(true, Ordering::Relaxed);
+            held.holder.pass_to(living);
+        }
+        let mut kept = lock(&held.claim.text);
+        let room = CLAIM_TEXT_MAX.saturating_sub(kept.len());
+        kept.push_str(text.get(..text.len().min(room)).unwrap_or_default());
+        Ok(())
+    }
+
+    /// The claim on a ticket, if the caller is its claimant, below it or of its session.
+    ///
+    /// # Errors
+    /// `Stale` for one who lost it, `Exists` if there is a result, `NotClaimant` for all others.
+    pub(crate) async fn claim_of(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Claim>> {
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        if let Some(held) = held.filter(|held| held.claim.check().is_ok())
+            && held.holder.process().covers(caller.tid)
+        {
+            return Ok(held.claim.clone());
+        }
+        let lost = {
+            let mut losers = lock(&self.losers);
+            losers.retain(|loser| process::stat(loser.process.pid).is_some_and(|now| now.began == loser.process.began));
+            losers
+                .iter()
+                .any(|loser| loser.key == ticket.key && loser.process.covers(caller.tid))
+        };
+        if lost {
+            return Err(Error::Stale(ticket.key.to_string()));
+        }
+        let posted = self.posted(ticket).await?;
+        if posted.ticket.state == TicketState::Finished {
+            return Err(Error::Exists(format!("{}: it has its result", ticket.key)));
+        }
+        Err(Error::NotClaimant(format!(
+            "{}: only its claimant may do this; claim it first",
+            ticket.key
+        )))
+    }
+
+    /// Notes that the claimant looks into its ticket's folder.
+    pub(crate) fn touch(&self, caller: Caller, ticket: &TicketRef) {
+        let Some(claim) = self.repository.claims.get(&ticket.key) else {
+            return;
+        };
+        if claim.touched.load(Ordering::Relaxed) {
+            return;
+        }
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        if held.is_some_and(|held| held.holder.process().covers(caller.tid)) {
+            claim.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// `workspace` or `artifacts` of a ticket: the claimant's own, or what was published.
+    pub(crate) async fn ticket_area(&self, caller: Caller, ticket: &Arc<TicketRef>, area: Area) -> Result<Node> {
+        self.touch(caller, ticket);
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        if let Some(held) = held.filter(|held| held.claim.check().is_ok()) {
+            let roots = self.roots(&held).await?;
+            return Ok(Node::Work(match area {
+                Area::Workspace => roots.workspace,
+                Area::Artifacts => roots.artifacts,
+            }));
+        }
+        let posted = self.posted(ticket).await?;
+        let queue = self.queue_access(&ticket.key.queue).await?;
+        let access = Access {
+            mode: queue.mode & 0o555,
+            ..queue
+        };
+        let time = time_of(posted.ticket.posted);
+        let digest = digest_of(&posted, area);
+        let parent = self.numbers.ino(&Node::Ticket(ticket.clone()));
+        Ok(self.published_root(Whose::Ticket(ticket.clone(), area), digest, access, time, parent))
+    }
+
+    /// Prepares the claimant's folders, once.
+    async fn roots(&self, held: &Arc<Held>) -> Result<Roots> {
+        let made = held.roots.get_or_try_init(|| async {
+            let workspace = self.repository.workspace_dir(&held.claim).await?;
+            let artifacts = self.repository.artifacts_dir(&held.claim).await?;
+            let attempt = held.work.begin();
+            let workspace = held.work.attach(&attempt, &workspace)?;
+            let artifacts = held.work.attach(&attempt, &artifacts)?;
+            let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
+            held.claim.set_view(Arc::new(AttemptView {
+                work,
+                attempt,
+                invalidate,
+            }));
+            Ok::<_, Error>(Roots { workspace, artifacts })
+        });
+        made.await.cloned()
+    }
+
+    /// Prepares the claimant's folders before it asks for them.
+    pub(crate) async fn prepare(&self, held: &Arc<Held>) -> Result<()> {
+        self.roots(held).await.map(|_| ())
+    }
+
+    /// `workspace` or `artifacts` of a build.
+    pub(crate) async fn build_area(&self, build: &crate::repository::builds::Build, area: Area) -> Result<Node> {
+        let entry = &build.job.entry;
+        let time = match build.finished() {
+            0 => build.triggered(),
+            finished => finished,
+        };
+        let job = Arc::new(super::look::job_ref(&build.job));
+        let (digest, mode) = match area {
+            Area::Workspace => (build.workspace(), entry.access.mode & 0o555),
+            Area::Artifacts => {
+                let merged = self.repository.merged_artifacts(build).await?;
+                (merged, entry.files.artifacts.unwrap_or(entry.access.mode & 0o555))
+            }
+        };
+        let access = Access { mode, ..entry.access };
+        let parent = self.numbers.ino(&Node::Build(job.clone(), build.n));
+        let whose = Whose::Build(job, build.n, area);
+        Ok(self.published_root(whose, digest.as_deref(), access, time_of(time), parent))
+    }
+
+    /// Whether this process made the claim and still has its descriptor: `touch` sets times on it.
+    pub(crate) fn is_opener(&self, caller: Caller, ticket: &TicketRef) -> bool {
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        held.is_some_and(|held| {
+            let pid = held.claim.pid;
+            held.since.elapsed() < ONE_COMMAND && (pid == caller.tid || process::process_of(caller.tid) == Some(pid))
+        })
+    }
+}
+
+/// Longest text kept of what a claimant writes into `claim`, bytes.
+const CLAIM_TEXT_MAX: usize = 1024;
+
+/// The digest that an unclaimed ticket's folder shows.
+fn digest_of(posted: &Posted, area: Area) -> Option<&str> {
+    let outcome = posted.ticket.outcome.as_ref();
+    match (area, outcome) {
+        (Area::Workspace, Some(outcome)) => outcome.workspace.as_deref(),
+        (Area::Workspace, None) => posted.ticket.workspace.as_deref(),
+        (Area::Artifacts, outcome) => outcome.and_then(|outcome| outcome.artifacts.as_deref()),
+    }
+}
+
+/// Keeps a loser, within bounds.
+fn remember(losers: &Mutex<VecDeque<Loser>>, loser: Loser) {
+    let mut losers = lock(losers);
+    if losers.len() >= LOSERS_MAX {
+        losers.pop_front();
+    }
+    losers.push_back(loser);
+}

@@ -1,0 +1,377 @@
+//! What generated files say.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::node::{BuildFile, JobFile, Node, TaskFile, TicketFile, TicketRef, Top};
+use super::{Error, Result, Tree};
+use crate::repository::Repository;
+use crate::repository::builds::Build;
+use crate::repository::config::param_file;
+use crate::repository::consoles::{attempt_console, build_console};
+use crate::repository::core::time_of;
+use crate::repository::names::Name;
+use crate::repository::tickets::Posted;
+
+/// What a file holds.
+pub(crate) enum Content {
+    /// These bytes.
+    Bytes(Bytes),
+    /// These consoles, one after another; the last may grow.
+    Consoles(Vec<String>),
+}
+
+impl Content {
+    fn text(text: impl Into<String>) -> Self {
+        Content::Bytes(Bytes::from(text.into()))
+    }
+
+    /// A word or line, with its end; nothing if there is none.
+    fn line(text: impl std::fmt::Display) -> Self {
+        let text = text.to_string();
+        if text.is_empty() {
+            Content::text(text)
+        } else {
+            Content::text(text + "\n")
+        }
+    }
+
+    /// Its size, bytes.
+    pub(crate) async fn size(&self, repository: &Repository) -> Result<u64> {
+        match self {
+            Content::Bytes(bytes) => Ok(bytes.len() as u64),
+            Content::Consoles(names) => {
+                let mut size = 0;
+                for name in names {
+                    size += repository.console_length(name).await?;
+                }
+                Ok(size)
+            }
+        }
+    }
+}
+
+/// What the file README at the top says.
+const README: &str = include_str!("readme.txt");
+
+impl Tree {
+    /// What a generated file holds now.
+    pub(crate) async fn content(&self, node: &Node) -> Result<Content> {
+        match node {
+            Node::Top(Top::Readme) => Ok(Content::text(README)),
+            Node::Top(Top::Status) => Ok(Content::text(self.status().await?)),
+            Node::Top(Top::Metrics) => Ok(Content::text(self.metrics())),
+            Node::Alive(name) => self.alive(name).await,
+            Node::JobFile(job, JobFile::Config) => {
+                let (head, _) = self.repository.config_head(&self.job(job)?).await?;
+                match head {
+                    Some(head) => Ok(Content::Bytes(self.repository.config_text(&head).await?)),
+                    None => Ok(Content::text("")),
+                }
+            }
+            Node::JobFile(job, JobFile::ConfigError) => self
+                .config_error(job)
+                .map(Content::Bytes)
+                .ok_or_else(|| Error::NotFound("config.error".into())),
+            Node::BuildFile(job, n, _) | Node::BuildParam(job, n, _) | Node::TaskFile(job, n, ..) => {
+                let build = self.build(job, *n).await?;
+                self.content_of_build(&build, node).await
+            }
+            Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
+                let posted = self.posted(ticket).await?;
+                self.content_of_ticket(ticket, &posted, node).await
+            }
+            _ => Ok(Content::text("")),
+        }
+    }
+
+    /// What a file of a build holds.
+    pub(crate) async fn content_of_build(&self, build: &Build, node: &Node) -> Result<Content> {
+        match node {
+            Node::BuildFile(_, _, file) => match file {
+                BuildFile::State => Ok(Content::line(build.state())),
+                BuildFile::Why => Ok(Content::line(self.repository.why(build))),
+                BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
+                BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
+                BuildFile::Console => Ok(Content::Consoles(vec![build_console(build.job.uid(), build.n)])),
+                BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::Wait => Ok(Content::text("")),
+            },
+            Node::BuildParam(_, _, at) => {
+                let params = build.all_params();
+                let (_, value) = params.get(*at).ok_or_else(|| Error::NotFound("parameter".into()))?;
+                Ok(Content::Bytes(param_file(&Value::String(value.clone())).into()))
+            }
+            Node::TaskFile(_, _, index, file) => {
+                let task = build.task(*index);
+                Ok(match file {
+                    TaskFile::State => Content::line(task.state.as_str()),
+                    TaskFile::Exit => Content::line(task.exit.map(|exit| exit.to_string()).unwrap_or_default()),
+                    TaskFile::Console => Content::Consoles(task.consoles),
+                    TaskFile::Started => Content::line(moment(task.started)),
+                    TaskFile::Finished => Content::line(moment(task.finished)),
+                    TaskFile::Node => Content::line(task.node),
+                    TaskFile::Attempt => Content::line(task.attempt),
+                })
+            }
+            _ => Ok(Content::text("")),
+        }
+    }
+
+    /// What a file of a ticket holds.
+    pub(crate) async fn content_of_ticket(
+        &self,
+        ticket: &Arc<TicketRef>,
+        posted: &Posted,
+        node: &Node,
+    ) -> Result<Content> {
+        match node {
+            Node::TicketFile(_, file) => match file {
+                TicketFile::Json => Ok(Content::text(pretty(&self.ticket_json(posted).await?))),
+                TicketFile::Labels => Ok(Content::text(
+                    posted
+                        .ticket
+                        .labels
+                        .iter()
+                        .map(|label| format!("{label}\n"))
+                        .collect::<String>(),
+                )),
+                TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
+                TicketFile::Claim => self.claim_text(ticket).await,
+                TicketFile::Console => {
+                    let name = |ordinal| attempt_console(&ticket.key, &posted.ticket, ordinal);
+                    Ok(Content::Consoles((1..=posted.ticket.ordinal()).map(name).collect()))
+                }
+                TicketFile::Result => Ok(Content::text(result_text(posted))),
+                TicketFile::Params | TicketFile::Build | TicketFile::Wait => Ok(Content::text("")),
+            },
+            Node::TicketParam(_, at) => {
+                let params = self.ticket_params(ticket).await?;
+                let (_, value) = params.get(*at).ok_or_else(|| Error::NotFound("parameter".into()))?;
+                Ok(Content::Bytes(param_file(value).into()))
+            }
+            _ => Ok(Content::text("")),
+        }
+    }
+
+    /// The ticket's JSON with what has become of it since it was posted.
+    async fn ticket_json(&self, posted: &Posted) -> Result<Value> {
+        let body = self.repository.ticket_body(&posted.ticket).await?;
+        let mut json: Value = serde_json::from_slice(&body).map_err(|e| Error::Io(format!("ticket: damaged: {e}")))?;
+        if let Some(object) = json.as_object_mut() {
+            object.insert("attempt".into(), posted.ticket.attempt.into());
+            object.remove("nonce");
+        }
+        Ok(json)
+    }
+
+    /// A ticket's parameters in the order of its JSON, then what its claimant recorded.
+    pub(crate) async fn ticket_params(&self, ticket: &TicketRef) -> Result<Vec<(String, Value)>> {
+        let posted = self.posted(ticket).await?;
+        let json = self.ticket_json(&posted).await?;
+        let own = json.get("params").and_then(Value::as_object);
+        let mut params: Vec<(String, Value)> = own
+            .into_iter()
+            .flatten()
+            .filter(|(k, _)| Name::new(k).is_some())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        if let Some(claim) = self.repository.claims.get(&ticket.key) {
+            params.extend(
+                claim
+                    .recorded()
+                    .into_iter()
+                    .map(|(name, value)| (name, Value::String(value))),
+            );
+        }
+        Ok(params)
+    }
+
+    /// Node, process, time and what the claimant wrote.
+    async fn claim_text(&self, ticket: &TicketRef) -> Result<Content> {
+        let entry = self.repository.claim_entry_of(&ticket.key).await?;
+        let entry = entry.ok_or_else(|| Error::NotFound(format!("{}/claim", ticket.key)))?;
+        let held = self
+            .repository
+            .claims
+            .get(&ticket.key)
+            .filter(|claim| claim.nonce == entry.nonce);
+        let text = held
+            .map(|claim| crate::repository::core::lock(&claim.text).clone())
+            .unwrap_or_default();
+        let since = moment(entry.since);
+        Ok(Content::text(format!(
+            "node {}\npid {}\nsince {since}\n{text}",
+            entry.node, entry.pid
+        )))
+    }
+
+    async fn alive(&self, name: &Name) -> Result<Content> {
+        let facts = self
+            .repository
+            .node_facts(name)
+            .await?
+            .ok_or_else(|| Error::NotFound(format!("nodes/{name}")))?;
+        let mut text = format!("node {name}\n");
+        for (key, value) in facts.as_object().into_iter().flatten() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{key} {value}");
+        }
+        Ok(Content::text(text))
+    }
+
+    /// `status`: key and value lines.
+    async fn status(&self) -> Result<String> {
+        let repository = &self.repository;
+        let figures = repository.board.figures();
+        let total = |at: usize| figures.iter().map(|(_, counts, _)| counts[at]).sum::<usize>();
+        let lines = [
+            ("store", repository.store.clone()),
+            ("coordinator", "embedded".into()),
+            ("session", repository.session_word()),
+            ("node", repository.node.to_string()),
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("pid", std::process::id().to_string()),
+            ("uptime_seconds", repository.started.elapsed().as_secs().to_string()),
+            ("nodes", repository.nodes().await?.len().to_string()),
+            ("jobs", repository.job_count().to_string()),
+            ("queues", figures.len().to_string()),
+            ("tickets_open", total(0).to_string()),
+            ("tickets_claimed", total(1).to_string()),
+            (
+                "workers_waiting",
+                figures.iter().map(|(_, _, waiting)| waiting).sum::<usize>().to_string(),
+            ),
+            ("claims_held", repository.claims.len().to_string()),
+        ];
+        Ok(lines.iter().map(|(key, value)| format!("{key} {value}\n")).collect())
+    }
+
+    /// `metrics`: Prometheus text.
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        let counts = &self.repository.counts;
+        let counters = [
+            (
+                "builds_triggered_total",
+                "Builds triggered on this mount",
+                &counts.triggered,
+            ),
+            (
+                "builds_recorded_total",
+                "Finished builds recorded by this mount",
+                &counts.recorded,
+            ),
+            ("claims_total", "Claims made on this mount", &counts.claims),
+            (
+                "claims_lost_total",
+                "Claims that ended without a result",
+                &counts.claims_lost,
+            ),
+            ("results_total", "Results committed on this mount", &counts.results),
+            (
+                "console_bytes_total",
+                "Bytes appended to consoles",
+                &counts.console_bytes,
+            ),
+        ];
+        // Writing to a string cannot fail.
+        for (name, help, count) in counters {
+            let value = count.load(Ordering::Relaxed);
+            let _ = write!(
+                text,
+                "# HELP distcifs_{name} {help}.\n# TYPE distcifs_{name} counter\ndistcifs_{name} {value}\n"
+            );
+        }
+        let _ = write!(
+            text,
+            "# HELP distcifs_jobs Jobs.\n# TYPE distcifs_jobs gauge\ndistcifs_jobs {}\n",
+            self.repository.job_count()
+        );
+        let _ = text.write_str("# HELP distcifs_tickets Tickets by queue and state.\n# TYPE distcifs_tickets gauge\n");
+        let figures = self.repository.board.figures();
+        for (queue, counts, _) in &figures {
+            for (state, count) in ["open", "claimed", "finished"].iter().zip(counts) {
+                let _ = writeln!(text, "distcifs_tickets{{queue=\"{queue}\",state=\"{state}\"}} {count}");
+            }
+        }
+        let _ = text.write_str("# HELP distcifs_waiting Workers waiting by queue.\n# TYPE distcifs_waiting gauge\n");
+        for (queue, _, waiting) in &figures {
+            let _ = writeln!(text, "distcifs_waiting{{queue=\"{queue}\"}} {waiting}");
+        }
+        text
+    }
+}
+
+/// The text of a result: the outcome as it was written, then its message.
+pub(crate) fn result_text(posted: &Posted) -> String {
+    let Some(outcome) = &posted.ticket.outcome else {
+        return String::new();
+    };
+    let word = outcome
+        .exit
+        .map_or_else(|| outcome.verdict.as_str().to_owned(), |exit| exit.to_string());
+    if outcome.message.is_empty() {
+        format!("{word}\n")
+    } else {
+        format!("{word}\n{}\n", outcome.message)
+    }
+}
+
+/// JSON for people too.
+fn pretty(json: &Value) -> String {
+    serde_json::to_string_pretty(json).unwrap_or_default() + "\n"
+}
+
+/// A time as `2026-01-31T12:00:00.123Z`; nothing for 0.
+pub(crate) fn moment(millis: u64) -> String {
+    if millis == 0 {
+        return String::new();
+    }
+    let since = time_of(millis)
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        since.subsec_millis()
+    )
+}
+
+/// Year, month and day of a day counted from 1970-01-01.
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_read_as_dates() {
+        assert_eq!(moment(0), "");
+        assert_eq!(moment(951_782_400_123), "2000-02-29T00:00:00.123Z");
+        assert_eq!(moment(1_798_761_599_000), "2026-12-31T23:59:59.000Z");
+    }
+}

@@ -1,0 +1,384 @@
+//! Opening, reading, writing, flushing and closing generated files.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::claim::Holder;
+use super::content::Content;
+use super::handles::{Asking, Committing, Following, Open, OpenKind};
+use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
+use super::process::{self, Process};
+use super::stream::take;
+use super::{Caller, Error, Opened, Result, Tree};
+use crate::repository::builds::UPSTREAM;
+use crate::repository::claims::{RECORDED_BYTES_MAX, Verdicts};
+use crate::repository::config::TicketRequest;
+use crate::repository::control::Word;
+use crate::repository::core::lock;
+use crate::repository::names::Name;
+use crate::repository::tickets::Poster;
+
+/// Largest text of a trigger, a ticket, a control word or a result, bytes.
+const COMMIT_BYTES_MAX: usize = 256 << 10;
+
+impl Tree {
+    /// Opens a generated file.
+    pub(crate) async fn open_node(&self, caller: Caller, node: Node, flags: i32) -> Result<Opened> {
+        let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let both = flags & libc::O_ACCMODE == libc::O_RDWR;
+        let kind = match &node {
+            Node::Top(Top::Events) => {
+                let lines = self.repository.board.listen();
+                OpenKind::Events(tokio::sync::Mutex::new(Following {
+                    lines,
+                    rest: Bytes::new(),
+                }))
+            }
+            Node::QueueFile(_, QueueFile::Next) => {
+                let pid = process::process_of(caller.tid).and_then(Process::hold);
+                let process =
+                    pid.ok_or_else(|| Error::NotClaimant(".next: your process can't be seen from here".into()))?;
+                OpenKind::Next(
+                    tokio::sync::Mutex::new(Asking::default()),
+                    Arc::new(Holder::new(process)),
+                )
+            }
+            Node::QueueFile(_, QueueFile::Post) if write => OpenKind::Commit(Default::default()),
+            Node::BuildFile(_, _, BuildFile::Wait) | Node::TicketFile(_, TicketFile::Wait) if !write => {
+                OpenKind::Wait(Default::default())
+            }
+            Node::BuildFile(_, _, BuildFile::Ctl) if write => OpenKind::Commit(Default::default()),
+            Node::JobFile(job, JobFile::Trigger) if write => {
+                self.repository.current_config(&self.job(job)?).await?;
+                OpenKind::Commit(Default::default())
+            }
+            Node::JobFile(job, JobFile::Config) if write => {
+                let (truncate, wait) = (flags & libc::O_TRUNC != 0, flags & libc::O_NONBLOCK == 0);
+                OpenKind::Config(tokio::sync::Mutex::new(self.open_config(job, truncate, wait).await?))
+            }
+            Node::TicketFile(ticket, TicketFile::Claim) if write => {
+                return Err(Error::Exists(format!("{} is claimed already", ticket.key)));
+            }
+            Node::TicketFile(ticket, TicketFile::Console) if write => {
+                OpenKind::Append(self.claim_of(caller, ticket).await?)
+            }
+            Node::TicketFile(ticket, TicketFile::Result) if write => {
+                self.claim_of(caller, ticket).await?;
+                OpenKind::Commit(Default::default())
+            }
+            Node::TicketParam(ticket, at) if write => self.open_recorded(caller, ticket, *at).await?,
+            Node::Scratch(id) => {
+                if flags & libc::O_TRUNC != 0 {
+                    self.scratch.change(
+                        *id,
+                        &super::SetAttr {
+                            size: Some(0),
+                            ..super::SetAttr::default()
+                        },
+                    )?;
+                }
+                OpenKind::Scratch(*id)
+            }
+            Node::Published(id) if !write => {
+                let (folder, at) = self.published.file(*id)?;
+                OpenKind::Published(folder, at)
+            }
+            _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
+            _ => match self.content(&node).await? {
+                Content::Bytes(bytes) => OpenKind::Bytes(bytes),
+                Content::Consoles(names) => OpenKind::Consoles(names),
+            },
+        };
+        self.opened(caller, node, both, kind)
+    }
+
+    /// A recorded parameter is written again by its claimant.
+    async fn open_recorded(&self, caller: Caller, ticket: &TicketRef, at: usize) -> Result<OpenKind> {
+        let claim = self.claim_of(caller, ticket).await?;
+        let params = self.ticket_params(ticket).await?;
+        let recorded = claim.recorded();
+        let name = params
+            .get(at)
+            .map(|(name, _)| name.clone())
+            .filter(|name| recorded.iter().any(|(known, _)| known == name));
+        let name = name
+            .as_deref()
+            .and_then(Name::new)
+            .ok_or_else(|| Error::ReadOnly(format!("{}/params", ticket.key)))?;
+        Ok(OpenKind::Record(claim, name, Mutex::default()))
+    }
+
+    /// Keeps an open file.
+    pub(crate) fn opened(&self, caller: Caller, node: Node, both: bool, kind: OpenKind) -> Result<Opened> {
+        let published = matches!(kind, OpenKind::Published(..));
+        let nonseekable = matches!(kind, OpenKind::Next(..) | OpenKind::Events(_) | OpenKind::Wait(_));
+        let asker = match &kind {
+            OpenKind::Next(_, holder) => Some(holder.clone()),
+            _ => None,
+        };
+        let open = Open {
+            node,
+            caller,
+            both,
+            exiting: AtomicBool::new(false),
+            claims: Mutex::default(),
+            kind,
+        };
+        let handle = self.handles.insert(open);
+        if let Some(holder) = asker {
+            self.follow_asker(&self.handles.get(handle)?, &holder);
+        }
+        Ok(Opened {
+            handle,
+            direct_io: !published,
+            keep_cache: published,
+            nonseekable,
+            backing: None,
+        })
+    }
+
+    /// Reads from an open generated file.
+    pub(crate) async fn read_open(&self, caller: Caller, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
+        let open = self.handles.get(handle)?;
+        match &open.kind {
+            OpenKind::Bytes(bytes) => Ok(part(bytes, offset, size)),
+            OpenKind::Consoles(names) => self.read_consoles(names, offset, size).await,
+            OpenKind::Config(write) => {
+                let write = write.lock().await;
+                Ok(part(&Bytes::copy_from_slice(write.text()), offset, size))
+            }
+            OpenKind::Commit(committing) => {
+                let mut committing = committing.lock().await;
+                if !committing.text.is_empty() && open.both {
+                    self.commit(&open, caller, &mut committing).await?;
+                }
+                Ok(take(&mut committing.answer, size))
+            }
+            OpenKind::Next(asking, holder) => {
+                let Node::QueueFile(queue, _) = &open.node else {
+                    return Ok(Bytes::new());
+                };
+                let mut asking = asking.lock().await;
+                self.read_next(&open, caller, queue, &mut asking, holder, size).await
+            }
+            OpenKind::Events(following) => self.read_events(&mut *following.lock().await, size).await,
+            OpenKind::Wait(given) => self.read_wait(&open.node, &mut *given.lock().await, size).await,
+            OpenKind::Scratch(id) => Ok(part(&self.scratch.bytes(*id)?, offset, size)),
+            OpenKind::Published(folder, at) => {
+                let entry = folder
+                    .entries
+                    .get(*at)
+                    .ok_or_else(|| Error::Stale("a published file".into()))?;
+                Ok(self.repository.browser.read_file(entry, offset, size).await?)
+            }
+            OpenKind::Claim(held) => match self.content(&open.node).await {
+                Ok(Content::Bytes(bytes)) => Ok(part(&bytes, offset, size)),
+                _ => Err(Error::Stale(held.claim.key.to_string())),
+            },
+            OpenKind::Append(_) | OpenKind::Record(..) | OpenKind::Folder(_) => Ok(Bytes::new()),
+        }
+    }
+
+    /// Reads across consoles that stand one after another.
+    async fn read_consoles(&self, names: &[String], mut offset: u64, size: usize) -> Result<Bytes> {
+        for (at, name) in names.iter().enumerate() {
+            if at + 1 < names.len() {
+                let length = self.repository.console_length(name).await?;
+                if offset >= length {
+                    offset -= length;
+                    continue;
+                }
+            }
+            return self.repository.read_console(name, offset, size).await;
+        }
+        Ok(Bytes::new())
+    }
+
+    /// Writes to an open generated file.
+    pub(crate) async fn write_open(&self, caller: Caller, handle: u64, offset: u64, data: &Bytes) -> Result<()> {
+        let open = self.handles.get(handle)?;
+        match &open.kind {
+            OpenKind::Config(write) => write.lock().await.write(offset, data),
+            OpenKind::Commit(committing) => {
+                let mut committing = committing.lock().await;
+                if committing.text.len() + data.len() > COMMIT_BYTES_MAX {
+                    committing.text.clear();
+                    return Err(Error::TooBig(format!("over {COMMIT_BYTES_MAX} bytes")));
+                }
+                committing.text.extend_from_slice(data);
+                committing.answer = Bytes::new();
+                let checked = self.check_early(&open, caller, &mut committing).await;
+                if checked.is_err() {
+                    committing.text.clear();
+                }
+                checked
+            }
+            OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
+            OpenKind::Claim(held) => self.write_claim(held, caller, data).await,
+            OpenKind::Append(claim) => {
+                claim.check()?;
+                claim.console.lock().await.append(&self.repository, data).await
+            }
+            OpenKind::Record(claim, name, text) => {
+                let mut text = lock(text);
+                if text.len() + data.len() > RECORDED_BYTES_MAX {
+                    return Err(Error::TooBig(format!(
+                        "{}/params/{name}: over {RECORDED_BYTES_MAX} bytes",
+                        claim.key
+                    )));
+                }
+                text.extend_from_slice(data);
+                let value =
+                    std::str::from_utf8(&text).map_err(|_| Error::Invalid(format!("params/{name}: not UTF-8")))?;
+                claim.record(name.as_str(), value.strip_suffix('\n').unwrap_or(value))
+            }
+            OpenKind::Scratch(id) => self.scratch.write(*id, offset, data),
+            _ => Err(Error::ReadOnly("a generated or published file".into())),
+        }
+    }
+
+    /// Refuses at the write what can be known to be wrong then: a shell sees that and not what
+    /// close returns. A whole control word is done at once for the same reason.
+    async fn check_early(&self, open: &Arc<Open>, caller: Caller, committing: &mut Committing) -> Result<()> {
+        let whole = committing.text.ends_with(b"\n");
+        match &open.node {
+            Node::BuildFile(_, _, BuildFile::Ctl) if whole => self.commit(open, caller, committing).await,
+            Node::TicketFile(ticket, _) => {
+                self.claim_of(caller, ticket).await?.check()?;
+                if whole {
+                    Verdicts::read(&committing.text).map(|_| ())
+                } else {
+                    Ok(())
+                }
+            }
+            Node::JobFile(job, _) if whole => {
+                let (_, config) = self.repository.current_config(&self.job(job)?).await?;
+                let known = |name: &str| {
+                    name == "@key"
+                        || UPSTREAM.contains(&name)
+                        || config.parameters.iter().any(|(known, _)| known.as_str() == name)
+                };
+                let text = String::from_utf8_lossy(&committing.text);
+                let names = text
+                    .lines()
+                    .filter_map(|line| line.split_once('='))
+                    .map(|(name, _)| name.trim());
+                match names
+                    .filter(|_| !text.trim_start().starts_with('{'))
+                    .find(|name| !known(name))
+                {
+                    Some(name) => Err(Error::Invalid(format!(
+                        "jobs/{}/trigger: no parameter is called {name}",
+                        job.name
+                    ))),
+                    None => Ok(()),
+                }
+            }
+            Node::QueueFile(..) if serde_json::from_slice::<serde_json::Value>(&committing.text).is_ok() => {
+                TicketRequest::read(&committing.text)
+                    .map(|_| ())
+                    .map_err(Error::Invalid)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Commits what was written since the last commit.
+    async fn commit(&self, open: &Arc<Open>, caller: Caller, committing: &mut Committing) -> Result<()> {
+        let text = std::mem::take(&mut committing.text);
+        if text.is_empty() {
+            return Ok(());
+        }
+        let poster = Poster {
+            uid: caller.uid,
+            gid: caller.gid,
+        };
+        match &open.node {
+            Node::JobFile(job, _) => {
+                let n = self.repository.trigger(&self.job(job)?, &text, poster).await?;
+                committing.answer = Bytes::from(format!("{n}\n"));
+            }
+            Node::QueueFile(queue, _) => {
+                let request = TicketRequest::read(&text).map_err(Error::Invalid)?;
+                let id = self.repository.post(queue, request, poster).await?;
+                committing.answer = Bytes::from(format!("{id}\n"));
+            }
+            Node::BuildFile(job, n, _) => {
+                let word = Word::read(&text)?;
+                self.repository.control(&self.job(job)?, *n, word, poster).await?;
+            }
+            Node::TicketFile(ticket, _) => {
+                let result = Verdicts::read(&text)?;
+                let claim = self.claim_of(caller, ticket).await?;
+                self.repository.finish(&claim, result).await?;
+                if let Ok(posted) = self.posted(ticket).await {
+                    self.gone.remember(ticket, posted);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A copy of the descriptor is closed.
+    pub(crate) async fn flush_open(&self, caller: Caller, handle: u64) -> Result<()> {
+        let open = self.handles.get(handle)?;
+        match &open.kind {
+            OpenKind::Config(write) => self.commit_config(&mut *write.lock().await).await,
+            OpenKind::Commit(committing) => {
+                let asks = matches!(open.node, Node::JobFile(..) | Node::QueueFile(..));
+                if open.both && asks {
+                    return Ok(());
+                }
+                self.commit(&open, caller, &mut *committing.lock().await).await
+            }
+            OpenKind::Claim(held) => {
+                self.claim_flushed(held, caller);
+                self.note_exit(&open, caller);
+                Ok(())
+            }
+            OpenKind::Next(..) => {
+                self.note_exit(&open, caller);
+                Ok(())
+            }
+            OpenKind::Append(claim) => claim.console.lock().await.settle(&self.repository).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes whether the process that closes its copy is on its way out.
+    fn note_exit(&self, open: &Open, caller: Caller) {
+        let exiting = process::stat(caller.tid).is_none_or(|stat| stat.exiting);
+        open.exiting.store(exiting, Ordering::Relaxed);
+    }
+
+    /// What was written is durable, or refused.
+    pub(crate) async fn fsync_open(&self, caller: Caller, handle: u64) -> Result<()> {
+        let open = self.handles.get(handle)?;
+        match &open.kind {
+            OpenKind::Claim(_) | OpenKind::Next(..) => Ok(()),
+            _ => self.flush_open(caller, handle).await,
+        }
+    }
+
+    /// The last copy of the descriptor is closed.
+    pub(crate) fn release_open(&self, handle: u64) {
+        let Some(open) = self.handles.remove(handle) else {
+            return;
+        };
+        let exiting = open.exiting.load(Ordering::Relaxed);
+        match &open.kind {
+            OpenKind::Claim(held) => self.claim_released(held, exiting),
+            OpenKind::Next(..) => self.asker_released(&open, exiting),
+            _ => {}
+        }
+    }
+}
+
+/// A piece of bytes.
+fn part(bytes: &Bytes, offset: u64, size: usize) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(start..start.saturating_add(size).min(bytes.len()))
+}

@@ -1,0 +1,141 @@
+//! Open files and folders.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use super::claim::{Held, Holder};
+use super::job::ConfigWrite;
+use super::node::Node;
+use super::{Caller, Error, Kind, Result};
+use crate::repository::claims::Claim;
+use crate::repository::core::lock;
+use crate::repository::names::Name;
+use crate::repository::snapshot::Folder;
+
+/// An open file.
+pub(crate) struct Open {
+    /// What it is of.
+    pub(crate) node: Node,
+    /// Who opened it.
+    pub(crate) caller: Caller,
+    /// Whether it was opened for reading and writing.
+    pub(crate) both: bool,
+    /// Whether a process on its way out flushed it last.
+    pub(crate) exiting: AtomicBool,
+    /// Claims made by reading it (`.next`).
+    pub(crate) claims: Mutex<Vec<Weak<Claim>>>,
+    /// What it does.
+    pub(crate) kind: OpenKind,
+}
+
+/// Notes a claim that was made by reading this file.
+pub(crate) fn remember_claim(open: &Open, claim: &Arc<Claim>) {
+    let mut claims = lock(&open.claims);
+    claims.retain(|known| known.upgrade().is_some_and(|known| known.check().is_ok()));
+    claims.push(Arc::downgrade(claim));
+}
+
+/// The claims made by reading this file that are still held.
+pub(crate) fn claims_of(open: &Open) -> Vec<Arc<Claim>> {
+    lock(&open.claims)
+        .iter()
+        .filter_map(Weak::upgrade)
+        .filter(|claim| claim.check().is_ok())
+        .collect()
+}
+
+/// What an open file does.
+pub(crate) enum OpenKind {
+    /// Reads these bytes.
+    Bytes(Bytes),
+    /// Reads these consoles, which may grow.
+    Consoles(Vec<String>),
+    /// Writes a configuration.
+    Config(tokio::sync::Mutex<ConfigWrite>),
+    /// Writes a text that is committed: trigger, .post, ctl, result.
+    Commit(tokio::sync::Mutex<Committing>),
+    /// Made a claim.
+    Claim(Arc<Held>),
+    /// Appends to a claimant's console.
+    Append(Arc<Claim>),
+    /// Records a parameter.
+    Record(Arc<Claim>, Name, Mutex<Vec<u8>>),
+    /// Asks for work.
+    Next(tokio::sync::Mutex<Asking>, Arc<Holder>),
+    /// Follows the changes.
+    Events(tokio::sync::Mutex<Following>),
+    /// Waits for an end.
+    Wait(tokio::sync::Mutex<Option<Bytes>>),
+    /// Reads and writes a scratch file.
+    Scratch(u64),
+    /// Reads a published file.
+    Published(Arc<Folder>, usize),
+    /// Lists a folder.
+    Folder(Mutex<Option<Arc<Vec<(String, Kind)>>>>),
+}
+
+/// A text on its way to a commit.
+#[derive(Default)]
+pub(crate) struct Committing {
+    /// Written since the last commit.
+    pub(crate) text: Vec<u8>,
+    /// What a read gives back of the last commit.
+    pub(crate) answer: Bytes,
+}
+
+/// A reader of `.next`.
+#[derive(Default)]
+pub(crate) struct Asking {
+    /// Its labels; absent until it wrote them.
+    pub(crate) labels: Vec<Name>,
+    /// What was not read yet of the last line.
+    pub(crate) rest: Bytes,
+}
+
+/// A reader of `.events`.
+pub(crate) struct Following {
+    /// The lines.
+    pub(crate) lines: broadcast::Receiver<Arc<str>>,
+    /// What was not read yet of the last line.
+    pub(crate) rest: Bytes,
+}
+
+/// The open files of the generated tree.
+pub(crate) struct Handles {
+    next: Arc<AtomicU64>,
+    open: Mutex<HashMap<u64, Arc<Open>>>,
+}
+
+impl Handles {
+    /// Handles are numbered by a counter shared with the claimants' own files.
+    pub(crate) fn new(next: Arc<AtomicU64>) -> Self {
+        Handles {
+            next,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Keeps an open file; its number.
+    pub(crate) fn insert(&self, open: Open) -> u64 {
+        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.open).insert(handle, Arc::new(open));
+        handle
+    }
+
+    /// An open file by its number.
+    pub(crate) fn get(&self, handle: u64) -> Result<Arc<Open>> {
+        lock(&self.open)
+            .get(&handle)
+            .cloned()
+            .ok_or_else(|| Error::Invalid("no such open file".into()))
+    }
+
+    /// Lets it go.
+    pub(crate) fn remove(&self, handle: u64) -> Option<Arc<Open>> {
+        lock(&self.open).remove(&handle)
+    }
+}

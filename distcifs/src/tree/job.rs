@@ -1,0 +1,164 @@
+//! A job's folder: config.json with its lock and its check, and the scratch files beside it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::node::{JobFile, JobRef, Node};
+use super::{Caller, Error, Result, Tree};
+use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
+use crate::repository::core::lock;
+
+/// An open config.json that is written.
+pub(crate) struct ConfigWrite {
+    job: Arc<JobRef>,
+    held: ConfigLock,
+    text: Vec<u8>,
+    dirty: bool,
+}
+
+impl ConfigWrite {
+    /// Its text as it stands, not committed yet.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Writes at an offset.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(data.len());
+        self.check_size(end)?;
+        if self.text.len() < end {
+            self.text.resize(end, 0);
+        }
+        if let Some(room) = self.text.get_mut(start..end) {
+            room.copy_from_slice(data);
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Cuts or extends; that alone commits nothing.
+    pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        self.check_size(size)?;
+        self.text.resize(size, 0);
+        Ok(())
+    }
+
+    fn check_size(&self, size: usize) -> Result<()> {
+        if size > CONFIG_BYTES_MAX {
+            return Err(Error::TooBig(format!(
+                "jobs/{}/config.json: over {CONFIG_BYTES_MAX} bytes",
+                self.job.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// What was wrong with the last configuration written on this mount.
+    pub(crate) fn config_error(&self, job: &JobRef) -> Option<Bytes> {
+        lock(&self.config_errors).get(&job.uid).cloned()
+    }
+
+    /// Opens config.json for writing: takes the lock.
+    pub(crate) async fn open_config(&self, job: &Arc<JobRef>, truncate: bool, wait: bool) -> Result<ConfigWrite> {
+        let now = self.job(job)?;
+        let held = self.repository.lock_config(&now, wait).await?;
+        let text = match self.repository.config_head(&now).await?.0 {
+            Some(head) if !truncate => self.repository.config_text(&head).await?.to_vec(),
+            _ => Vec::new(),
+        };
+        Ok(ConfigWrite {
+            job: job.clone(),
+            held,
+            text,
+            dirty: false,
+        })
+    }
+
+    /// Commits what was written since the last flush.
+    pub(crate) async fn commit_config(&self, write: &mut ConfigWrite) -> Result<()> {
+        if !std::mem::take(&mut write.dirty) {
+            return Ok(());
+        }
+        let text = Bytes::copy_from_slice(&write.text);
+        let job = write.job.clone();
+        self.set_config(&job, &mut write.held, text).await
+    }
+
+    /// Checks a text and puts it in force, or leaves word of what is wrong in config.error.
+    async fn set_config(&self, job: &Arc<JobRef>, held: &mut ConfigLock, text: Bytes) -> Result<()> {
+        let now = self.job(job)?;
+        let faults = match self.repository.write_config(&now, held, text).await? {
+            Ok(_) => {
+                lock(&self.config_errors).remove(&job.uid);
+                return Ok(());
+            }
+            Err(faults) => faults,
+        };
+        let lines: String = faults.iter().map(|fault| format!("config.json:{fault}\n")).collect();
+        let first = faults.first().map(ToString::to_string).unwrap_or_default();
+        lock(&self.config_errors).insert(job.uid.clone(), Bytes::from(lines));
+        Err(Error::Invalid(format!(
+            "jobs/{}/config.json:{first} (see config.error)",
+            job.name
+        )))
+    }
+
+    /// Renames in a job's folder: onto config.json is a write of it, away from it a copy.
+    pub(crate) async fn rename_in_job(
+        &self,
+        caller: Caller,
+        job: &Arc<JobRef>,
+        from: Node,
+        name: &str,
+        no_replace: bool,
+    ) -> Result<()> {
+        let there = self.find(caller, &Node::Job(job.clone()), name).await;
+        if no_replace && there.is_ok() {
+            return Err(Error::Exists(format!("{name} exists")));
+        }
+        match (from, JobFile::parse(name)) {
+            (Node::Scratch(id), Some(JobFile::Config)) => {
+                let now = self.job(job)?;
+                let text = self.scratch.bytes(id)?;
+                if text.len() > CONFIG_BYTES_MAX {
+                    return Err(Error::TooBig(format!(
+                        "jobs/{}/config.json: over {CONFIG_BYTES_MAX} bytes",
+                        job.name
+                    )));
+                }
+                let mut held = self
+                    .repository
+                    .lock_config(&now, false)
+                    .await
+                    .map_err(|error| match error {
+                        Error::WouldBlock(what) => Error::Busy(what),
+                        other => other,
+                    })?;
+                self.set_config(job, &mut held, text).await?;
+                self.scratch.remove(id);
+                Ok(())
+            }
+            (Node::JobFile(_, JobFile::Config), None) => {
+                let now = self.job(job)?;
+                let head = self.repository.config_head(&now).await?.0;
+                let text = match &head {
+                    Some(head) => self.repository.config_text(head).await?,
+                    None => return Err(Error::NotFound("config.json".into())),
+                };
+                if let Some(old) = self.scratch.find(&job.uid, name) {
+                    self.scratch.remove(old);
+                }
+                let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
+                let copy = self.scratch.make(caller, &job.uid, name, mode, None)?;
+                self.scratch.write(copy, 0, &text)
+            }
+            (Node::Scratch(id), None) => self.scratch.rename(id, name),
+            _ => Err(Error::ReadOnly(format!("jobs/{}/{name}", job.name))),
+        }
+    }
+}

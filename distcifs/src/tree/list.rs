@@ -1,0 +1,228 @@
+//! Listings of generated folders.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use super::handles::OpenKind;
+use super::node::{Area, BuildFile, JobFile, JobRef, Link, Node, TaskFile, TicketFile, TicketRef, Top};
+use super::{Caller, DirEntry, Error, Ino, Kind, Result, Tree};
+
+/// Jobs read at once while they are listed.
+const PAGE: usize = 1000;
+
+/// Shown by plain listings for nodes that get their number when they are looked up.
+const NUMBERED_LATER: Ino = Ino(u32::MAX as u64);
+
+impl Tree {
+    /// Entries of a generated folder after an offset: `.` is 1, `..` is 2, the rest follow.
+    pub(crate) async fn list(
+        &self,
+        caller: Caller,
+        node: &Node,
+        handle: u64,
+        offset: u64,
+        limit: usize,
+        plus: bool,
+    ) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for (at, name, ino) in [(1, ".", self.numbers.ino(node)), (2, "..", self.parent_of(node))] {
+            if offset < at {
+                entries.push(DirEntry {
+                    name: name.into(),
+                    ino,
+                    kind: Kind::Directory,
+                    offset: at,
+                    found: None,
+                });
+            }
+        }
+        let skip = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let room = limit.saturating_sub(entries.len());
+        if let Node::Published(id) = node {
+            entries.extend(self.list_published(*id, skip, room, plus).await?);
+            return Ok(entries);
+        }
+        let names = self.names_of(node, handle).await?;
+        for (at, (name, kind)) in names.iter().enumerate().skip(skip).take(room) {
+            let mut entry = DirEntry {
+                name: OsString::from(name),
+                ino: NUMBERED_LATER,
+                kind: *kind,
+                offset: at as u64 + 3,
+                found: None,
+            };
+            if plus {
+                // What went away since the folder was opened is left out.
+                let Ok(child) = self.find(caller, node, name).await else {
+                    continue;
+                };
+                let Ok(found) = self.found(&child).await else { continue };
+                entry.ino = found.attributes.attr.ino;
+                entry.kind = found.attributes.attr.kind;
+                entry.found = Some(found);
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn parent_of(&self, node: &Node) -> Ino {
+        match node {
+            Node::Published(id) => self.published.parent(*id),
+            node => self.parent(node),
+        }
+    }
+
+    /// The names of a folder as they were when its listing began.
+    async fn names_of(&self, node: &Node, handle: u64) -> Result<Arc<Vec<(String, Kind)>>> {
+        let open = self.handles.get(handle)?;
+        let OpenKind::Folder(kept) = &open.kind else {
+            return Err(Error::NotDirectory("an open file".into()));
+        };
+        if let Some(names) = crate::repository::core::lock(kept).clone() {
+            return Ok(names);
+        }
+        let names = Arc::new(self.read_names(node).await?);
+        *crate::repository::core::lock(kept) = Some(names.clone());
+        Ok(names)
+    }
+
+    async fn read_names(&self, node: &Node) -> Result<Vec<(String, Kind)>> {
+        let folders = |names: Vec<String>| names.into_iter().map(|name| (name, Kind::Directory)).collect();
+        Ok(match node {
+            Node::Root => Top::ALL
+                .iter()
+                .filter(|top| **top != Top::Events)
+                .map(|top| {
+                    let folder = matches!(top, Top::Jobs | Top::Tickets | Top::Nodes);
+                    (top.name().to_owned(), if folder { Kind::Directory } else { Kind::File })
+                })
+                .collect(),
+            Node::Top(Top::Jobs) => folders(self.job_names()),
+            Node::Top(Top::Tickets) => folders(
+                self.repository
+                    .queues()
+                    .await?
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
+            Node::Top(Top::Nodes) => files(self.repository.nodes().await?.iter().map(ToString::to_string)),
+            Node::Job(job) => self.names_in_job(job),
+            Node::JobFile(job, JobFile::Builds) => self.names_in_builds(job).await?,
+            Node::Build(..) => names_in_build(),
+            Node::BuildFile(job, n, BuildFile::Params) => files(
+                self.build(job, *n)
+                    .await?
+                    .all_params()
+                    .into_iter()
+                    .map(|(name, _)| name),
+            ),
+            Node::BuildFile(job, n, BuildFile::Tasks) => {
+                let build = self.build(job, *n).await?;
+                folders(
+                    (0..build.config.tasks.len())
+                        .filter_map(|i| build.task_name(i))
+                        .collect(),
+                )
+            }
+            Node::Task(..) => files(TaskFile::ALL.iter().map(|file| file.name().to_owned())),
+            Node::Queue(queue) => folders(
+                self.repository
+                    .ticket_ids(queue)
+                    .await?
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
+            Node::Ticket(ticket) => self.names_in_ticket(ticket).await?,
+            Node::TicketFile(ticket, TicketFile::Params) => {
+                files(self.ticket_params(ticket).await?.into_iter().map(|(name, _)| name))
+            }
+            _ => return Err(Error::NotDirectory("a file".into())),
+        })
+    }
+
+    fn job_names(&self) -> Vec<String> {
+        let mut names = Vec::with_capacity(self.repository.job_count());
+        let mut page = self.repository.jobs_after(None, PAGE);
+        while let Some(last) = page.last().map(|job| job.name.clone()) {
+            names.extend(page.iter().map(|job| job.name.to_string()));
+            page = self.repository.jobs_after(Some(&last), PAGE);
+        }
+        names
+    }
+
+    fn names_in_job(&self, job: &Arc<JobRef>) -> Vec<(String, Kind)> {
+        let there = |file: &&JobFile| **file != JobFile::ConfigError || self.config_error(job).is_some();
+        let fixed = JobFile::ALL.iter().filter(there).map(|file| {
+            let kind = if *file == JobFile::Builds {
+                Kind::Directory
+            } else {
+                Kind::File
+            };
+            (file.name().to_owned(), kind)
+        });
+        let scratch = self
+            .scratch
+            .list(&job.uid)
+            .into_iter()
+            .map(|(name, _, kind)| (name, kind));
+        fixed.chain(scratch).collect()
+    }
+
+    async fn names_in_builds(&self, job: &JobRef) -> Result<Vec<(String, Kind)>> {
+        let now = self.job(job)?;
+        let links = self.repository.links(&now).await?;
+        let there = Link::ALL.iter().zip(links).filter(|(_, target)| target.is_some());
+        let mut names: Vec<(String, Kind)> = there.map(|(link, _)| (link.name().to_owned(), Kind::Symlink)).collect();
+        let numbers = self.repository.build_numbers(&now).await?;
+        names.extend(numbers.into_iter().map(|n| (n.to_string(), Kind::Directory)));
+        Ok(names)
+    }
+
+    async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {
+        let posted = self.posted(ticket).await?;
+        let claimed = self.repository.claim_entry_of(&ticket.key).await?.is_some();
+        let there = |file: &&TicketFile| match file {
+            TicketFile::Wait => false,
+            TicketFile::Claim => claimed,
+            TicketFile::Build => posted.ticket.part.is_some(),
+            _ => true,
+        };
+        let mut names: Vec<(String, Kind)> = TicketFile::ALL
+            .iter()
+            .filter(there)
+            .map(|file| {
+                let kind = match file {
+                    TicketFile::Params => Kind::Directory,
+                    TicketFile::Build => Kind::Symlink,
+                    _ => Kind::File,
+                };
+                (file.name().to_owned(), kind)
+            })
+            .collect();
+        names.extend(Area::ALL.iter().map(|area| (area.name().to_owned(), Kind::Directory)));
+        Ok(names)
+    }
+}
+
+fn files(names: impl Iterator<Item = String>) -> Vec<(String, Kind)> {
+    names.map(|name| (name, Kind::File)).collect()
+}
+
+fn names_in_build() -> Vec<(String, Kind)> {
+    let fixed = BuildFile::ALL
+        .iter()
+        .filter(|file| **file != BuildFile::Wait)
+        .map(|file| {
+            let folder = matches!(file, BuildFile::Params | BuildFile::Tasks);
+            (
+                file.name().to_owned(),
+                if folder { Kind::Directory } else { Kind::File },
+            )
+        });
+    fixed
+        .chain(Area::ALL.iter().map(|area| (area.name().to_owned(), Kind::Directory)))
+        .collect()
+}

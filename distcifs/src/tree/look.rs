@@ -1,0 +1,523 @@
+//! Lookups and attributes of generated nodes.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::content::Content;
+use super::node::{
+    Area, BUILD_MAX, BuildFile, JobFile, JobRef, Link, Node, PARAMS_MAX, QueueFile, TaskFile, TicketFile, TicketRef,
+    Top,
+};
+use super::{Attr, Attributes, Caller, Error, Found, Ino, Kind, Result, Tree};
+use crate::repository::builds::Build;
+use crate::repository::core::time_of;
+use crate::repository::jobs::{Access, Job};
+use crate::repository::names::{Name, TicketId};
+use crate::repository::tickets::{Posted, TicketKey};
+
+/// How long the kernel may believe what only this mount changes, or what it is told of.
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
+
+/// How long it may believe what may change at any moment.
+pub(crate) const NOT_AT_ALL: Duration = Duration::ZERO;
+
+/// Longest name of a file.
+pub(crate) const NAME_MAX: usize = 255;
+
+/// What the attributes of a generated node are made of.
+pub(crate) struct Facts {
+    pub(crate) kind: Kind,
+    pub(crate) access: Access,
+    pub(crate) size: u64,
+    pub(crate) time: SystemTime,
+    pub(crate) ttl: Duration,
+    pub(crate) nlink: u32,
+}
+
+impl Tree {
+    /// What a name in a folder leads to.
+    pub(crate) async fn find(&self, caller: Caller, parent: &Node, name: &str) -> Result<Node> {
+        let missing = || Error::NotFound(name.to_owned());
+        match parent {
+            Node::Root => Top::parse(name).map(Node::Top).ok_or_else(missing),
+            Node::Top(Top::Jobs) => {
+                let job = self.repository.job(name).ok_or_else(missing)?;
+                Ok(Node::Job(Arc::new(job_ref(&job))))
+            }
+            Node::Top(Top::Tickets) => {
+                self.repository.queue_access(name).await?.ok_or_else(missing)?;
+                Ok(Node::Queue(Arc::new(Name::new(name).ok_or_else(missing)?)))
+            }
+            Node::Top(Top::Nodes) => {
+                let alive = self.repository.nodes().await?.into_iter().find(|n| n.as_str() == name);
+                Ok(Node::Alive(Arc::new(alive.ok_or_else(missing)?)))
+            }
+            Node::Job(job) => self.find_in_job(job, name),
+            Node::JobFile(job, JobFile::Builds) => self.find_build(job, name).await,
+            Node::Build(job, n) => self.find_in_build(job, *n, name).await,
+            Node::BuildFile(job, n, BuildFile::Params) => {
+                let build = self.build(job, *n).await?;
+                let at = build
+                    .all_params()
+                    .iter()
+                    .position(|(known, _)| known == name)
+                    .filter(|at| *at < PARAMS_MAX);
+                Ok(Node::BuildParam(job.clone(), *n, at.ok_or_else(missing)?))
+            }
+            Node::BuildFile(job, n, BuildFile::Tasks) => {
+                let build = self.build(job, *n).await?;
+                let index: usize = name
+                    .split_once('-')
+                    .and_then(|(i, _)| i.parse().ok())
+                    .ok_or_else(missing)?;
+                build
+                    .task_name(index)
+                    .filter(|known| known == name)
+                    .ok_or_else(missing)?;
+                Ok(Node::Task(job.clone(), *n, index))
+            }
+            Node::Task(job, n, task) => {
+                let file = TaskFile::parse(name).ok_or_else(missing)?;
+                Ok(Node::TaskFile(job.clone(), *n, *task, file))
+            }
+            Node::Queue(queue) => self.find_in_queue(queue, name).await,
+            Node::Ticket(ticket) => self.find_in_ticket(caller, ticket, name).await,
+            Node::TicketFile(ticket, TicketFile::Params) => {
+                let names = self.ticket_params(ticket).await?;
+                let at = names
+                    .iter()
+                    .position(|(known, _)| known == name)
+                    .filter(|at| *at < PARAMS_MAX);
+                Ok(Node::TicketParam(ticket.clone(), at.ok_or_else(missing)?))
+            }
+            _ => Err(Error::NotDirectory(name.to_owned())),
+        }
+    }
+
+    /// A name in a job's folder: one of the fixed ones, or a scratch file.
+    fn find_in_job(&self, job: &Arc<JobRef>, name: &str) -> Result<Node> {
+        match JobFile::parse(name) {
+            Some(JobFile::ConfigError) if self.config_error(job).is_none() => Err(Error::NotFound(name.to_owned())),
+            Some(file) => Ok(Node::JobFile(job.clone(), file)),
+            None => self
+                .scratch
+                .find(&job.uid, name)
+                .map(Node::Scratch)
+                .ok_or_else(|| Error::NotFound(name.to_owned())),
+        }
+    }
+
+    /// A build, or one of the links.
+    async fn find_build(&self, job: &Arc<JobRef>, name: &str) -> Result<Node> {
+        let missing = || Error::NotFound(format!("jobs/{}/builds/{name}", job.name));
+        if let Some(link) = Link::parse(name) {
+            self.link_target(job, link).await?.ok_or_else(missing)?;
+            return Ok(Node::Link(job.clone(), link));
+        }
+        let plain = !name.starts_with('0') && name.bytes().all(|b| b.is_ascii_digit());
+        let n: u64 = plain
+            .then(|| name.parse().ok())
+            .flatten()
+            .filter(|n| *n <= BUILD_MAX)
+            .ok_or_else(missing)?;
+        if !self.repository.has_build(&self.job(job)?, n).await? {
+            return Err(missing());
+        }
+        Ok(Node::Build(job.clone(), n))
+    }
+
+    /// A name in a build's folder.
+    async fn find_in_build(&self, job: &Arc<JobRef>, n: u64, name: &str) -> Result<Node> {
+        if let Some(area) = Area::parse(name) {
+            let build = self.build(job, n).await?;
+            return self.build_area(&build, area).await;
+        }
+        let file = BuildFile::parse(name).ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        Ok(Node::BuildFile(job.clone(), n, file))
+    }
+
+    /// A name in a queue's folder.
+    async fn find_in_queue(&self, queue: &Arc<Name>, name: &str) -> Result<Node> {
+        if let Some(file) = QueueFile::parse(name) {
+            return Ok(Node::QueueFile(queue.clone(), file));
+        }
+        let missing = || Error::NotFound(format!("tickets/{queue}/{name}"));
+        let key = TicketKey {
+            queue: (**queue).clone(),
+            id: TicketId::new(name).ok_or_else(missing)?,
+        };
+        let posted = self.repository.ticket(&key).await?.ok_or_else(missing)?;
+        Ok(Node::Ticket(Arc::new(TicketRef {
+            key,
+            created: posted.created,
+        })))
+    }
+
+    /// A name in a ticket's folder.
+    async fn find_in_ticket(&self, caller: Caller, ticket: &Arc<TicketRef>, name: &str) -> Result<Node> {
+        let missing = || Error::NotFound(format!("{}/{name}", ticket.key));
+        if let Some(area) = Area::parse(name) {
+            return self.ticket_area(caller, ticket, area).await;
+        }
+        let file = TicketFile::parse(name).ok_or_else(missing)?;
+        let posted = self.posted(ticket).await?;
+        let there = match file {
+            TicketFile::Claim => self.repository.claim_entry_of(&ticket.key).await?.is_some(),
+            TicketFile::Build => posted.ticket.part.is_some(),
+            _ => true,
+        };
+        if there {
+            Ok(Node::TicketFile(ticket.clone(), file))
+        } else {
+            Err(missing())
+        }
+    }
+
+    /// The answer to a lookup that found this node.
+    pub(crate) async fn found(&self, node: &Node) -> Result<Found> {
+        match node {
+            Node::Published(id) => return self.published.found(*id),
+            Node::Work(ino) => return self.work.found(*ino),
+            _ => {}
+        }
+        let (attr, ttl) = self.attr(node).await?;
+        self.numbers.looked_up(attr.ino);
+        let name_ttl = match node {
+            Node::Root | Node::Top(_) | Node::Job(_) | Node::Queue(_) | Node::QueueFile(..) | Node::Build(..) => LONG,
+            Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
+            Node::Task(..) | Node::TaskFile(..) => LONG,
+            _ => NOT_AT_ALL,
+        };
+        Ok(Found {
+            attributes: Attributes { attr, ttl },
+            name_ttl,
+        })
+    }
+
+    /// Attributes of a generated node.
+    pub(crate) async fn attr(&self, node: &Node) -> Result<(Attr, Duration)> {
+        let facts = self.facts(node).await?;
+        let attr = Attr {
+            ino: self.numbers.ino(node),
+            kind: facts.kind,
+            mode: facts.access.mode,
+            nlink: facts.nlink,
+            uid: facts.access.uid,
+            gid: facts.access.gid,
+            rdev: 0,
+            size: facts.size,
+            blocks: facts.size.div_ceil(512),
+            atime: facts.time,
+            mtime: facts.time,
+            ctime: facts.time,
+        };
+        Ok((attr, facts.ttl))
+    }
+
+    async fn facts(&self, node: &Node) -> Result<Facts> {
+        match node {
+            Node::Root => Ok(self.folder(self.top_access(None).await?, self.started, LONG)),
+            Node::Top(top @ (Top::Jobs | Top::Tickets)) => {
+                Ok(self.folder(self.top_access(Some(*top)).await?, self.started, LONG))
+            }
+            Node::Top(Top::Nodes) => Ok(self.folder(self.owned(0o755), self.started, LONG)),
+            Node::Top(Top::Events) => Ok(file(self.owned(0o444), 0, self.started)),
+            Node::Top(_) | Node::Alive(_) => {
+                let size = self.size(node).await?;
+                Ok(file(self.owned(0o444), size, SystemTime::now()))
+            }
+            Node::Job(job) => {
+                let job = self.job(job)?;
+                Ok(self.folder(job.entry.access, time_of(job.entry.created), LONG))
+            }
+            Node::JobFile(job, of) => self.job_file_facts(job, *of).await,
+            Node::Link(job, link) => {
+                let target = self
+                    .link_target(job, *link)
+                    .await?
+                    .ok_or_else(|| Error::NotFound(link.name().into()))?;
+                Ok(link_facts(self.job(job)?.entry.access, target.to_string().len()))
+            }
+            Node::Scratch(id) => self.scratch.facts(*id),
+            Node::Build(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::Task(..) | Node::TaskFile(..) => {
+                self.build_facts(node).await
+            }
+            Node::Queue(queue) => Ok(self.folder(self.queue_access(queue).await?, self.started, LONG)),
+            Node::QueueFile(queue, _) => {
+                // Whoever may write the folder may ask and post.
+                let access = self.queue_access(queue).await?;
+                let write = access.mode & 0o222;
+                Ok(file(
+                    Access {
+                        mode: write | write << 1,
+                        ..access
+                    },
+                    0,
+                    self.started,
+                ))
+            }
+            Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
+                self.ticket_facts(ticket, node).await
+            }
+            Node::Published(id) => self.published.facts(*id),
+            Node::Work(_) => Err(Error::Stale("workspace".into())),
+        }
+    }
+
+    async fn job_file_facts(&self, job: &Arc<JobRef>, of: JobFile) -> Result<Facts> {
+        let job_now = self.job(job)?;
+        let entry = &job_now.entry;
+        let plain = entry.access.mode & 0o666;
+        let with = |mode| Access { mode, ..entry.access };
+        let created = time_of(entry.created);
+        match of {
+            JobFile::Builds => Ok(self.folder(with(entry.access.mode & 0o7777), created, NOT_AT_ALL)),
+            JobFile::Trigger => Ok(file(with(entry.files.trigger.unwrap_or(plain)), 0, created)),
+            JobFile::Config => {
+                let (head, _) = self.repository.config_head(&job_now).await?;
+                let time = head.as_ref().map_or(created, |head| time_of(head.written));
+                Ok(file(
+                    with(entry.files.config.unwrap_or(plain)),
+                    head.map_or(0, |h| h.size),
+                    time,
+                ))
+            }
+            JobFile::ConfigError => {
+                let text = self
+                    .config_error(job)
+                    .ok_or_else(|| Error::NotFound("config.error".into()))?;
+                Ok(file(with(plain & 0o444), text.len() as u64, SystemTime::now()))
+            }
+        }
+    }
+
+    async fn build_facts(&self, node: &Node) -> Result<Facts> {
+        let (Node::Build(job, n)
+        | Node::BuildFile(job, n, _)
+        | Node::BuildParam(job, n, _)
+        | Node::Task(job, n, _)
+        | Node::TaskFile(job, n, ..)) = node
+        else {
+            return Err(Error::NotFound("build".into()));
+        };
+        let build = self.build(job, *n).await?;
+        let access = build.job.entry.access;
+        let done = build.live.is_none();
+        let time = time_of(if build.finished() > 0 {
+            build.finished()
+        } else {
+            build.triggered()
+        });
+        let read_only = Access {
+            mode: access.mode & 0o555,
+            ..access
+        };
+        let text = Access {
+            mode: access.mode & 0o444,
+            ..access
+        };
+        match node {
+            // Removing a build needs write permission on its folder: rm -r asks.
+            Node::Build(..) => Ok(self.folder(access, time, if done { LONG } else { NOT_AT_ALL })),
+            Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
+            Node::Task(..) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
+            Node::BuildFile(_, _, BuildFile::Ctl) => {
+                let mode = build.job.entry.files.ctl.unwrap_or(access.mode & 0o666);
+                Ok(file(Access { mode, ..access }, 0, time))
+            }
+            Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, 0, time)),
+            _ => {
+                let size = self
+                    .content_of_build(&build, node)
+                    .await?
+                    .size(&self.repository)
+                    .await?;
+                Ok(file(text, size, time))
+            }
+        }
+    }
+
+    async fn ticket_facts(&self, ticket: &Arc<TicketRef>, node: &Node) -> Result<Facts> {
+        let posted = self.posted(ticket).await?;
+        let queue = self.queue_access(&ticket.key.queue).await?;
+        let time = time_of(posted.ticket.claimed.max(posted.ticket.posted));
+        // While it is claimed, its files belong to the claimant.
+        let entry = self.repository.claim_entry_of(&ticket.key).await?;
+        let owner = entry
+            .as_ref()
+            .map_or((queue.uid, queue.gid), |claim| (claim.uid, claim.gid));
+        let of = |mode| Access {
+            uid: owner.0,
+            gid: owner.1,
+            mode,
+        };
+        let readable = queue.mode & 0o444;
+        match node {
+            Node::Ticket(_) => Ok(self.folder(
+                Access {
+                    mode: queue.mode | 0o1000,
+                    ..queue
+                },
+                time,
+                NOT_AT_ALL,
+            )),
+            Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(of(queue.mode & 0o777), time, NOT_AT_ALL)),
+            Node::TicketFile(_, TicketFile::Build) => {
+                let size = self.build_link(&posted)?.len();
+                Ok(link_facts(queue, size))
+            }
+            Node::TicketFile(_, TicketFile::Wait) => Ok(file(of(readable), 0, time)),
+            _ => {
+                let size = self
+                    .content_of_ticket(ticket, &posted, node)
+                    .await?
+                    .size(&self.repository)
+                    .await?;
+                let mode = match node {
+                    Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => {
+                        0o200 | readable
+                    }
+                    _ => readable,
+                };
+                Ok(file(of(mode), size, time))
+            }
+        }
+    }
+
+    /// The size of a generated file.
+    async fn size(&self, node: &Node) -> Result<u64> {
+        match self.content(node).await? {
+            Content::Bytes(bytes) => Ok(bytes.len() as u64),
+            console => console.size(&self.repository).await,
+        }
+    }
+
+    fn folder(&self, access: Access, time: SystemTime, ttl: Duration) -> Facts {
+        Facts {
+            kind: Kind::Directory,
+            access,
+            size: 0,
+            time,
+            ttl,
+            nlink: 2,
+        }
+    }
+
+    /// Something that belongs to whoever mounted.
+    pub(crate) fn owned(&self, mode: u32) -> Access {
+        Access {
+            uid: self.owner.0,
+            gid: self.owner.1,
+            mode,
+        }
+    }
+
+    /// A job as it is now; `Stale` if it was removed, also when another has its name.
+    pub(crate) fn job(&self, job: &JobRef) -> Result<Job> {
+        let now = self
+            .repository
+            .job(job.name.as_str())
+            .filter(|now| now.uid() == &*job.uid);
+        now.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))
+    }
+
+    /// A build as it is now.
+    pub(crate) async fn build(&self, job: &JobRef, n: u64) -> Result<Build> {
+        self.repository.build(&self.job(job)?, n).await
+    }
+
+    /// A ticket as it is now, or as it was last if it is gone and somebody is still looking.
+    pub(crate) async fn posted(&self, ticket: &TicketRef) -> Result<Posted> {
+        match self.repository.ticket(&ticket.key).await? {
+            Some(posted) if posted.created == ticket.created => Ok(posted),
+            _ => self
+                .gone
+                .get(ticket)
+                .ok_or_else(|| Error::NotFound(ticket.key.to_string())),
+        }
+    }
+
+    /// Owner and mode of a queue.
+    pub(crate) async fn queue_access(&self, queue: &Name) -> Result<Access> {
+        let access = self.repository.queue_access(queue.as_str()).await?;
+        access.ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))
+    }
+
+    /// Owner and mode of the mount point or one of the two top folders that can be given away.
+    pub(crate) async fn top_access(&self, top: Option<Top>) -> Result<Access> {
+        let name = top.map_or("root", Top::name);
+        Ok(self
+            .repository
+            .top_access(name)
+            .await?
+            .unwrap_or_else(|| self.owned(0o755)))
+    }
+
+    /// Changes owner or mode of one of them.
+    pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access)) -> Result<()> {
+        let top = if let Node::Top(top) = node { Some(*top) } else { None };
+        let mut access = self.top_access(top).await?;
+        change(&mut access);
+        self.repository
+            .set_top_access(top.map_or("root", Top::name), access)
+            .await
+    }
+
+    /// The build that a link leads to.
+    pub(crate) async fn link_target(&self, job: &JobRef, link: Link) -> Result<Option<u64>> {
+        let [latest, success, failure] = self.repository.links(&self.job(job)?).await?;
+        Ok(match link {
+            Link::Latest => latest,
+            Link::LastSuccess => success,
+            Link::LastFailure => failure,
+        })
+    }
+
+    /// The inode number of a node's folder, for `..`.
+    pub(crate) fn parent(&self, node: &Node) -> Ino {
+        let parent = match node {
+            Node::Top(_) | Node::Root => Node::Root,
+            Node::Job(_) => Node::Top(Top::Jobs),
+            Node::JobFile(job, _) => Node::Job(job.clone()),
+            Node::Build(job, _) | Node::Link(job, _) => Node::JobFile(job.clone(), JobFile::Builds),
+            Node::BuildFile(job, n, _) => Node::Build(job.clone(), *n),
+            Node::Task(job, n, _) => Node::BuildFile(job.clone(), *n, BuildFile::Tasks),
+            Node::Queue(_) => Node::Top(Top::Tickets),
+            Node::Ticket(ticket) => Node::Queue(Arc::new(ticket.key.queue.clone())),
+            Node::TicketFile(ticket, _) => Node::Ticket(ticket.clone()),
+            _ => Node::Root,
+        };
+        self.numbers.ino(&parent)
+    }
+}
+
+/// The job as the numbers know it.
+pub(crate) fn job_ref(job: &Job) -> JobRef {
+    JobRef {
+        name: job.name.clone(),
+        uid: job.uid().into(),
+    }
+}
+
+pub(crate) fn file(access: Access, size: u64, time: SystemTime) -> Facts {
+    Facts {
+        kind: Kind::File,
+        access,
+        size,
+        time,
+        ttl: NOT_AT_ALL,
+        nlink: 1,
+    }
+}
+
+fn link_facts(access: Access, size: usize) -> Facts {
+    let access = Access { mode: 0o777, ..access };
+    Facts {
+        kind: Kind::Symlink,
+        access,
+        size: size as u64,
+        time: SystemTime::now(),
+        ttl: NOT_AT_ALL,
+        nlink: 1,
+    }
+}

@@ -1,0 +1,264 @@
+//! Making, removing, renaming and owning generated nodes.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use super::handles::OpenKind;
+use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
+use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
+use crate::repository::jobs::{Access, JobEntry};
+use crate::repository::names::Name;
+
+impl Tree {
+    /// mkdir: a job or a queue.
+    pub(crate) async fn make_folder(&self, caller: Caller, parent: &Node, name: &str, mode: u32) -> Result<Node> {
+        let access = Access {
+            uid: caller.uid,
+            gid: caller.gid,
+            mode: mode & 0o7777,
+        };
+        let valid = || {
+            Name::new(name).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{name:?}: names are letters, digits, _ . and - (not first), 128 bytes at most"
+                ))
+            })
+        };
+        match parent {
+            Node::Top(Top::Jobs) => {
+                let job = self.repository.make_job(&valid()?, access).await?;
+                Ok(Node::Job(Arc::new(super::look::job_ref(&job))))
+            }
+            Node::Top(Top::Tickets) => {
+                let name = valid()?;
+                self.repository.make_queue(&name, access).await?;
+                Ok(Node::Queue(Arc::new(name)))
+            }
+            Node::Job(_) | Node::JobFile(..) => Err(Error::NotPermitted(format!("a folder {name} in a job's folder"))),
+            _ => Err(Error::ReadOnly(name.to_owned())),
+        }
+    }
+
+    /// open with O_CREAT of a name that is not there.
+    pub(crate) async fn create_file(
+        &self,
+        caller: Caller,
+        parent: &Node,
+        name: &str,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, Opened)> {
+        let both = flags & libc::O_ACCMODE == libc::O_RDWR;
+        match parent {
+            Node::Job(job) => match JobFile::parse(name) {
+                None => {
+                    self.job(job)?;
+                    let id = self.scratch.make(caller, &job.uid, name, mode, None)?;
+                    let node = Node::Scratch(id);
+                    let found = self.found(&node).await?;
+                    Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
+                }
+                Some(file) => {
+                    let node = Node::JobFile(job.clone(), file);
+                    let opened = self.open_node(caller, node.clone(), flags).await?;
+                    Ok((self.found(&node).await?, opened))
+                }
+            },
+            Node::Ticket(ticket) => match TicketFile::parse(name) {
+                Some(TicketFile::Claim) => {
+                    let held = self.make_claim(caller, ticket).await?;
+                    let node = Node::TicketFile(ticket.clone(), TicketFile::Claim);
+                    let found = self.found(&node).await?;
+                    Ok((found, self.opened(caller, node, both, OpenKind::Claim(held))?))
+                }
+                Some(file) => {
+                    let node = Node::TicketFile(ticket.clone(), file);
+                    let opened = self.open_node(caller, node.clone(), flags).await?;
+                    Ok((self.found(&node).await?, opened))
+                }
+                None => Err(Error::NotPermitted(format!("{}/{name}", ticket.key))),
+            },
+            Node::TicketFile(ticket, TicketFile::Params) => self.create_param(caller, ticket, name, both).await,
+            _ => Err(Error::ReadOnly(name.to_owned())),
+        }
+    }
+
+    /// The claimant records a parameter of the build.
+    async fn create_param(
+        &self,
+        caller: Caller,
+        ticket: &Arc<TicketRef>,
+        name: &str,
+        both: bool,
+    ) -> Result<(Found, Opened)> {
+        let claim = self.claim_of(caller, ticket).await?;
+        let name =
+            Name::new(name).ok_or_else(|| Error::Invalid(format!("{name:?} is no valid name of a parameter")))?;
+        claim.record(name.as_str(), "")?;
+        let node = self
+            .find(
+                caller,
+                &Node::TicketFile(ticket.clone(), TicketFile::Params),
+                name.as_str(),
+            )
+            .await?;
+        let found = self.found(&node).await?;
+        Ok((
+            found,
+            self.opened(caller, node, both, OpenKind::Record(claim, name, Mutex::default()))?,
+        ))
+    }
+
+    /// symlink: editors lock with one.
+    pub(crate) fn make_link(&self, caller: Caller, parent: &Node, name: &str, target: &[u8]) -> Result<Node> {
+        match parent {
+            Node::Job(job) if JobFile::parse(name).is_none() => Ok(Node::Scratch(self.scratch.make(
+                caller,
+                &job.uid,
+                name,
+                0o777,
+                Some(target),
+            )?)),
+            Node::Job(_) => Err(Error::Exists(format!("{name} exists"))),
+            _ => Err(Error::ReadOnly(name.to_owned())),
+        }
+    }
+
+    /// unlink: a claim, a scratch file; what is generated stays and says nothing, so that rm -r
+    /// works.
+    pub(crate) async fn remove_file(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
+        match self.find_any(caller, parent, name).await? {
+            Node::Scratch(id) => {
+                self.scratch.remove(id);
+                Ok(())
+            }
+            Node::TicketFile(ticket, TicketFile::Claim) => match self.repository.claims.get(&ticket.key) {
+                Some(claim) => {
+                    self.repository
+                        .end_claim(&claim, crate::repository::claims::Cause::GivenBack)
+                        .await;
+                    Ok(())
+                }
+                None => Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key))),
+            },
+            node if matches!(node, Node::Top(_) | Node::Alive(_)) => Err(Error::NotPermitted(name.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// rmdir: a job, a build, a finished ticket, a queue without tickets; what is generated stays.
+    pub(crate) async fn remove_folder(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
+        match self.find_any(caller, parent, name).await? {
+            Node::Job(job) => {
+                self.repository.remove_job(&self.job(&job)?).await?;
+                self.scratch.remove_all(&job.uid);
+                crate::repository::core::lock(&self.config_errors).remove(&job.uid);
+                Ok(())
+            }
+            Node::Build(job, n) => self.repository.remove_build(&self.job(&job)?, n).await,
+            Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await,
+            Node::Queue(queue) => self.repository.remove_queue(&queue).await,
+            Node::Top(_) => Err(Error::NotPermitted(name.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// A name in any folder but a claimant's own.
+    pub(crate) async fn find_any(&self, caller: Caller, parent: &Node, name: &str) -> Result<Node> {
+        match parent {
+            Node::Published(id) => self.find_published(*id, name.as_bytes()).await,
+            _ => self.find(caller, parent, name).await,
+        }
+    }
+
+    /// setattr of a generated node: owner and mode of what has them; sizes and times are taken
+    /// without effect where editors and `touch` set them.
+    pub(crate) async fn change(&self, caller: Caller, node: &Node, handle: Option<u64>, set: &SetAttr) -> Result<()> {
+        let owns = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        match node {
+            Node::Scratch(id) => return self.scratch.change(*id, set),
+            Node::TicketFile(ticket, TicketFile::Claim) if !owns => {
+                return if self.is_opener(caller, ticket) {
+                    Ok(())
+                } else {
+                    Err(Error::Exists(format!("{} is claimed already", ticket.key)))
+                };
+            }
+            Node::Published(_) => return Err(Error::ReadOnly("a published file".into())),
+            _ => {}
+        }
+        if let Some(size) = set.size {
+            self.truncate(node, handle, size).await?;
+        }
+        if !owns {
+            return Ok(());
+        }
+        let apply = |access: &mut Access| {
+            access.mode = set.mode.map_or(access.mode, |mode| mode & 0o7777);
+            access.uid = set.uid.unwrap_or(access.uid);
+            access.gid = set.gid.unwrap_or(access.gid);
+        };
+        match node {
+            Node::Root | Node::Top(Top::Jobs | Top::Tickets) => self.change_top(node, apply).await,
+            Node::Job(job) => self
+                .repository
+                .change_job(&self.job(job)?, |entry| apply(&mut entry.access))
+                .await
+                .map(|_| ()),
+            Node::Queue(queue) => self.repository.change_queue(queue, apply).await.map(|_| ()),
+            _ => self.change_file(node, set).await,
+        }
+    }
+
+    /// ftruncate and truncate of what takes writes.
+    async fn truncate(&self, node: &Node, handle: Option<u64>, size: u64) -> Result<()> {
+        if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok())
+            && let OpenKind::Config(write) = &open.kind
+        {
+            return write.lock().await.resize(size);
+        }
+        match node {
+            // Truncation alone commits nothing.
+            Node::JobFile(_, JobFile::Config | JobFile::Trigger) | Node::QueueFile(..) => Ok(()),
+            Node::BuildFile(_, _, super::node::BuildFile::Ctl) => Ok(()),
+            Node::TicketFile(_, TicketFile::Result | TicketFile::Console) | Node::TicketParam(..) => Ok(()),
+            _ => Err(Error::ReadOnly("a generated file".into())),
+        }
+    }
+
+    /// chmod and chown of a job's files; a build's stand for those of all its job's builds.
+    async fn change_file(&self, node: &Node, set: &SetAttr) -> Result<()> {
+        use super::node::BuildFile;
+        let (job, place): (&Arc<JobRef>, fn(&mut JobEntry) -> &mut Option<u32>) = match node {
+            Node::JobFile(job, JobFile::Config) => (job, |entry| &mut entry.files.config),
+            Node::JobFile(job, JobFile::Trigger) => (job, |entry| &mut entry.files.trigger),
+            Node::BuildFile(job, _, BuildFile::Ctl) => (job, |entry| &mut entry.files.ctl),
+            _ => return Err(Error::NotPermitted("changing owner or mode of a generated file".into())),
+        };
+        let (mode, uid, gid) = (set.mode, set.uid, set.gid);
+        let job = self.job(job)?;
+        let changed = self.repository.change_job(&job, |entry| {
+            if let Some(mode) = mode {
+                *place(entry) = Some(mode & 0o777);
+            }
+            entry.access.uid = uid.unwrap_or(entry.access.uid);
+            entry.access.gid = gid.unwrap_or(entry.access.gid);
+        });
+        changed.await.map(|_| ())
+    }
+
+    /// chmod of a build's `artifacts` folder: of all the job's builds.
+    pub(crate) async fn change_artifacts(&self, job: &Arc<JobRef>, mode: u32) -> Result<()> {
+        self.repository
+            .change_job(&self.job(job)?, |entry| entry.files.artifacts = Some(mode & 0o777))
+            .await
+            .map(|_| ())
+    }
+}
+
+/// Where a link in `builds` leads, as text.
+pub(crate) fn link_text(target: Option<u64>, link: Link) -> Result<String> {
+    target
+        .map(|n| n.to_string())
+        .ok_or_else(|| Error::NotFound(link.name().to_owned()))
+}

@@ -1,0 +1,506 @@
+//! Nodes of the generated tree and the arithmetic of their inode numbers.
+//!
+//! A number says what it stands for: its class (3 bits), then for a job's things the job (22),
+//! the build (25, 0: the job itself) and the slot (14); so millions of builds can be walked
+//! without keeping anything for them. Only jobs, queues, tickets and nodes are numbered, in the
+//! order in which they are met.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+
+use super::Ino;
+use crate::repository::core::lock;
+use crate::repository::names::Name;
+use crate::repository::tickets::TicketKey;
+
+const CLASS_SHIFT: u32 = 61;
+const CLASS_JOB: u64 = 2;
+const CLASS_QUEUE: u64 = 3;
+const CLASS_TICKET: u64 = 4;
+const CLASS_SCRATCH: u64 = 1;
+const CLASS_PUBLISHED: u64 = 6;
+const CLASS_NODE: u64 = 5;
+const SLOT_BITS: u32 = 14;
+const BUILD_BITS: u32 = 25;
+const JOB_BITS: u32 = 22;
+
+/// First slot of parameters; the fixed ones stand below.
+const SLOT_PARAMS: u64 = 256;
+/// Most parameters that can be shown: those of a build and a ticket are far fewer.
+pub(crate) const PARAMS_MAX: usize = 4096;
+/// First slot of tasks, eight each.
+const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
+/// Largest number of a build that has an inode number.
+pub(crate) const BUILD_MAX: u64 = (1 << BUILD_BITS) - 1;
+
+/// First number of the claimants' own files.
+pub const WORK_FIRST: u64 = 7 << CLASS_SHIFT;
+
+/// A job as it was met: its name and its uid, so that one removed and made again is another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JobRef {
+    /// Its name.
+    pub name: Name,
+    /// Its uid.
+    pub uid: Arc<str>,
+}
+
+/// A ticket as it was met: one removed and made again is another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TicketRef {
+    /// Queue and id.
+    pub key: TicketKey,
+    /// Its place in the order of all tickets.
+    pub created: u64,
+}
+
+/// Declares an enum of files with their slots and names.
+macro_rules! slots {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $slot:literal, $name:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $type { $($(#[$vdoc])* $variant,)* }
+
+        impl $type {
+            /// All of them, in the order in which they are listed.
+            pub const ALL: &'static [$type] = &[$($type::$variant,)*];
+
+            /// The name.
+            pub fn name(self) -> &'static str {
+                match self { $($type::$variant => $name,)* }
+            }
+
+            /// From the name.
+            pub fn parse(name: &str) -> Option<Self> {
+                match name { $($name => Some($type::$variant),)* _ => None }
+            }
+
+            fn slot(self) -> u64 {
+                match self { $($type::$variant => $slot,)* }
+            }
+
+            fn from_slot(slot: u64) -> Option<Self> {
+                match slot { $($slot => Some($type::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+slots! {
+    /// What stands at the top.
+    Top {
+        /// How to use the tree.
+        Readme = 2, "README";
+        /// Key and value lines.
+        Status = 3, "status";
+        /// Prometheus text.
+        Metrics = 4, "metrics";
+        /// One file for each mount.
+        Nodes = 6, "nodes";
+        /// The jobs.
+        Jobs = 7, "jobs";
+        /// The queues.
+        Tickets = 8, "tickets";
+        /// The stream of changes; not listed.
+        Events = 5, ".events";
+    }
+}
+
+slots! {
+    /// What stands in a job's folder.
+    JobFile {
+        /// The configuration.
+        Config = 1, "config.json";
+        /// What was wrong with the last one written here; there only then.
+        ConfigError = 2, "config.error";
+        /// Starts a build.
+        Trigger = 3, "trigger";
+        /// The builds.
+        Builds = 4, "builds";
+    }
+}
+
+slots! {
+    /// The links in `builds`.
+    Link {
+        /// The newest build.
+        Latest = 5, "latest";
+        /// The newest that succeeded.
+        LastSuccess = 6, "last-success";
+        /// The newest that failed.
+        LastFailure = 7, "last-failure";
+    }
+}
+
+slots! {
+    /// What stands in a build's folder, workspace and artifacts apart.
+    BuildFile {
+        /// One word.
+        State = 1, "state";
+        /// One line.
+        Why = 2, "why";
+        /// The whole record.
+        BuildJson = 3, "build.json";
+        /// The configuration as it was.
+        Config = 4, "config.json";
+        /// One file for each parameter.
+        Params = 5, "params";
+        /// All that the tasks wrote.
+        Console = 6, "console";
+        /// Takes control words.
+        Ctl = 7, "ctl";
+        /// One folder for each task.
+        Tasks = 8, "tasks";
+        /// The final state, once there is one; not listed.
+        Wait = 9, ".wait";
+    }
+}
+
+slots! {
+    /// What stands in a task's folder.
+    TaskFile {
+        /// One word.
+        State = 1, "state";
+        /// Its exit status.
+        Exit = 2, "exit";
+        /// What it wrote.
+        Console = 3, "console";
+        /// When it was claimed.
+        Started = 4, "started";
+        /// When it ended.
+        Finished = 5, "finished";
+        /// Where it ran.
+        Node = 6, "node";
+        /// Its attempt.
+        Attempt = 7, "attempt";
+    }
+}
+
+slots! {
+    /// The hidden files of a queue.
+    QueueFile {
+        /// Asks for work.
+        Next = 1, ".next";
+        /// Posts a ticket.
+        Post = 2, ".post";
+    }
+}
+
+slots! {
+    /// What stands in a ticket's folder, workspace and artifacts apart.
+    TicketFile {
+        /// The whole ticket.
+        Json = 1, "ticket.json";
+        /// One file for each parameter.
+        Params = 2, "params";
+        /// Labels a worker must have.
+        Labels = 3, "labels";
+        /// Counts lost claims.
+        Attempt = 4, "attempt";
+        /// Link to the build; absent for a ticket that stands alone.
+        Build = 5, "build";
+        /// Absent until claimed.
+        Claim = 6, "claim";
+        /// The claimant appends to it.
+        Console = 7, "console";
+        /// The claimant writes the outcome.
+        Result = 8, "result";
+        /// The result, once there is one; not listed.
+        Wait = 9, ".wait";
+    }
+}
+
+/// A folder of files that tasks made: workspace or artifacts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Area {
+    /// The working folder.
+    Workspace,
+    /// What is published.
+    Artifacts,
+}
+
+impl Area {
+    /// Both.
+    pub const ALL: [Area; 2] = [Area::Workspace, Area::Artifacts];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Area::Workspace => "workspace",
+            Area::Artifacts => "artifacts",
+        }
+    }
+
+    /// From the name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Area::ALL.into_iter().find(|area| area.name() == name)
+    }
+}
+
+/// What an inode number stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// The mount point.
+    Root,
+    /// Something at the top.
+    Top(Top),
+    /// `nodes/<node>`.
+    Alive(Arc<Name>),
+    /// A job's folder.
+    Job(Arc<JobRef>),
+    /// A file in it.
+    JobFile(Arc<JobRef>, JobFile),
+    /// A link in its `builds`.
+    Link(Arc<JobRef>, Link),
+    /// A scratch file.
+    Scratch(u64),
+    /// A build's folder.
+    Build(Arc<JobRef>, u64),
+    /// A file in it.
+    BuildFile(Arc<JobRef>, u64, BuildFile),
+    /// A parameter of a build, by its place.
+    BuildParam(Arc<JobRef>, u64, usize),
+    /// A task's folder.
+    Task(Arc<JobRef>, u64, usize),
+    /// A file in it.
+    TaskFile(Arc<JobRef>, u64, usize, TaskFile),
+    /// A queue's folder.
+    Queue(Arc<Name>),
+    /// A hidden file in it.
+    QueueFile(Arc<Name>, QueueFile),
+    /// A ticket's folder.
+    Ticket(Arc<TicketRef>),
+    /// A file in it.
+    TicketFile(Arc<TicketRef>, TicketFile),
+    /// A parameter of a ticket, by its place.
+    TicketParam(Arc<TicketRef>, usize),
+    /// A published file or folder.
+    Published(u64),
+    /// A claimant's own file.
+    Work(Ino),
+}
+
+/// Things numbered in the order in which they are met.
+struct Numbered<T> {
+    by_number: HashMap<u64, (Arc<T>, u64)>,
+    by_value: HashMap<Arc<T>, u64>,
+    next: u64,
+}
+
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Numbered {
+            by_number: HashMap::new(),
+            by_value: HashMap::new(),
+            next: 1,
+        }
+    }
+}
+
+impl<T: Hash + Eq> Numbered<T> {
+    fn number(&mut self, value: &Arc<T>) -> u64 {
+        if let Some(number) = self.by_value.get(value) {
+            return *number;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.by_value.insert(value.clone(), number);
+        self.by_number.insert(number, (value.clone(), 0));
+        number
+    }
+
+    fn value(&self, number: u64) -> Option<Arc<T>> {
+        self.by_number.get(&number).map(|(value, _)| value.clone())
+    }
+
+    fn count(&mut self, number: u64, more: u64) {
+        if let Some((_, lookups)) = self.by_number.get_mut(&number) {
+            *lookups += more;
+        }
+    }
+
+    fn forget(&mut self, number: u64, less: u64) {
+        let Some((value, lookups)) = self.by_number.get_mut(&number) else {
+            return;
+        };
+        *lookups = lookups.saturating_sub(less);
+        if *lookups == 0 {
+            let value = value.clone();
+            self.by_value.remove(&value);
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+/// The numbers given so far.
+#[derive(Default)]
+pub struct Numbers {
+    jobs: Mutex<Numbered<JobRef>>,
+    queues: Mutex<Numbered<Name>>,
+    tickets: Mutex<Numbered<TicketRef>>,
+    nodes: Mutex<Numbered<Name>>,
+}
+
+fn pack(class: u64, thing: u64, slot: u64) -> Ino {
+    Ino(class << CLASS_SHIFT | thing << SLOT_BITS | slot)
+}
+
+impl Numbers {
+    /// The inode number of a node; 0 for one that has none of this arithmetic.
+    pub fn ino(&self, node: &Node) -> Ino {
+        let job = |job: &Arc<JobRef>, n: u64, slot: u64| {
+            pack(CLASS_JOB, lock(&self.jobs).number(job) << BUILD_BITS | n, slot)
+        };
+        let ticket = |ticket: &Arc<TicketRef>, slot| pack(CLASS_TICKET, lock(&self.tickets).number(ticket), slot);
+        let queue = |queue: &Arc<Name>, slot| pack(CLASS_QUEUE, lock(&self.queues).number(queue), slot);
+        match node {
+            Node::Root => Ino(1),
+            Node::Top(top) => Ino(top.slot()),
+            Node::Alive(name) => pack(CLASS_NODE, lock(&self.nodes).number(name), 0),
+            Node::Job(j) => job(j, 0, 0),
+            Node::JobFile(j, file) => job(j, 0, file.slot()),
+            Node::Link(j, link) => job(j, 0, link.slot()),
+            Node::Scratch(id) => pack(CLASS_SCRATCH, *id, 0),
+            Node::Build(j, n) => job(j, *n, 0),
+            Node::BuildFile(j, n, file) => job(j, *n, file.slot()),
+            Node::BuildParam(j, n, at) => job(j, *n, SLOT_PARAMS + *at as u64),
+            Node::Task(j, n, task) => job(j, *n, SLOT_TASKS + 8 * *task as u64),
+            Node::TaskFile(j, n, task, file) => job(j, *n, SLOT_TASKS + 8 * *task as u64 + file.slot()),
+            Node::Queue(q) => queue(q, 0),
+            Node::QueueFile(q, file) => queue(q, file.slot()),
+            Node::Ticket(t) => ticket(t, 0),
+            Node::TicketFile(t, file) => ticket(t, file.slot()),
+            Node::TicketParam(t, at) => ticket(t, SLOT_PARAMS + *at as u64),
+            Node::Published(id) => pack(CLASS_PUBLISHED, *id, 0),
+            Node::Work(ino) => *ino,
+        }
+    }
+
+    /// What a number stands for; `None` if it was never given or is forgotten.
+    pub fn node(&self, ino: Ino) -> Option<Node> {
+        let slot = ino.0 & ((1 << SLOT_BITS) - 1);
+        let thing = (ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS;
+        match ino.0 >> CLASS_SHIFT {
+            0 if ino.0 == 1 => Some(Node::Root),
+            0 => Top::from_slot(ino.0).map(Node::Top),
+            CLASS_SCRATCH => Some(Node::Scratch(thing)),
+            CLASS_JOB => self.job_node(thing, slot),
+            CLASS_QUEUE => {
+                let queue = lock(&self.queues).value(thing)?;
+                Some(if slot == 0 {
+                    Node::Queue(queue)
+                } else {
+                    Node::QueueFile(queue, QueueFile::from_slot(slot)?)
+                })
+            }
+            CLASS_TICKET => {
+                let ticket = lock(&self.tickets).value(thing)?;
+                Some(match slot {
+                    0 => Node::Ticket(ticket),
+                    SLOT_PARAMS.. => Node::TicketParam(ticket, usize::try_from(slot - SLOT_PARAMS).ok()?),
+                    _ => Node::TicketFile(ticket, TicketFile::from_slot(slot)?),
+                })
+            }
+            CLASS_NODE => lock(&self.nodes).value(thing).map(Node::Alive),
+            CLASS_PUBLISHED => Some(Node::Published(thing)),
+            _ => Some(Node::Work(ino)),
+        }
+    }
+
+    /// A node of a job or of one of its builds.
+    fn job_node(&self, thing: u64, slot: u64) -> Option<Node> {
+        let n = thing & BUILD_MAX;
+        let job = lock(&self.jobs).value(thing >> BUILD_BITS & ((1 << JOB_BITS) - 1))?;
+        Some(match (n, slot) {
+            (0, 0) => Node::Job(job),
+            (0, slot) => match Link::from_slot(slot) {
+                Some(link) => Node::Link(job, link),
+                None => Node::JobFile(job, JobFile::from_slot(slot)?),
+            },
+            (n, 0) => Node::Build(job, n),
+            (n, SLOT_TASKS..) => {
+                let task = usize::try_from((slot - SLOT_TASKS) / 8).ok()?;
+                match (slot - SLOT_TASKS) % 8 {
+                    0 => Node::Task(job, n, task),
+                    file => Node::TaskFile(job, n, task, TaskFile::from_slot(file)?),
+                }
+            }
+            (n, SLOT_PARAMS..) => Node::BuildParam(job, n, usize::try_from(slot - SLOT_PARAMS).ok()?),
+            (n, slot) => Node::BuildFile(job, n, BuildFile::from_slot(slot)?),
+        })
+    }
+
+    /// Counts a lookup of a ticket's node: those are many and go again.
+    pub fn looked_up(&self, ino: Ino) {
+        if ino.0 >> CLASS_SHIFT == CLASS_TICKET {
+            lock(&self.tickets).count((ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS, 1);
+        }
+    }
+
+    /// Takes lookups back.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if ino.0 >> CLASS_SHIFT == CLASS_TICKET {
+            lock(&self.tickets).forget((ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::names::TicketId;
+
+    #[test]
+    fn a_number_says_what_it_stands_for() {
+        let numbers = Numbers::default();
+        let job = Arc::new(JobRef {
+            name: Name::new("hello").unwrap(),
+            uid: "0123".into(),
+        });
+        let queue = Arc::new(Name::new("execute-shell").unwrap());
+        let key = TicketKey {
+            queue: (*queue).clone(),
+            id: TicketId::new("hello.7.0").unwrap(),
+        };
+        let ticket = Arc::new(TicketRef { key, created: 9 });
+        let nodes = [
+            Node::Root,
+            Node::Top(Top::Jobs),
+            Node::Job(job.clone()),
+            Node::JobFile(job.clone(), JobFile::Trigger),
+            Node::Link(job.clone(), Link::LastFailure),
+            Node::Build(job.clone(), BUILD_MAX),
+            Node::BuildFile(job.clone(), 7, BuildFile::Wait),
+            Node::BuildParam(job.clone(), 7, PARAMS_MAX - 1),
+            Node::Task(job.clone(), 7, 999),
+            Node::TaskFile(job, 7, 999, TaskFile::Attempt),
+            Node::Queue(queue.clone()),
+            Node::QueueFile(queue, QueueFile::Post),
+            Node::Ticket(ticket.clone()),
+            Node::TicketFile(ticket.clone(), TicketFile::Wait),
+            Node::TicketParam(ticket, 12),
+            Node::Published(77),
+            Node::Scratch(3),
+        ];
+        for node in &nodes {
+            assert_eq!(numbers.node(numbers.ino(node)).as_ref(), Some(node));
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_forgotten_with_its_last_lookup() {
+        let numbers = Numbers::default();
+        let key = TicketKey {
+            queue: Name::new("q").unwrap(),
+            id: TicketId::new("t").unwrap(),
+        };
+        let ino = numbers.ino(&Node::Ticket(Arc::new(TicketRef { key, created: 1 })));
+        numbers.looked_up(ino);
+        numbers.looked_up(ino);
+        numbers.forget(ino, 1);
+        assert!(numbers.node(ino).is_some());
+        numbers.forget(ino, 1);
+        assert!(numbers.node(ino).is_none());
+    }
+}

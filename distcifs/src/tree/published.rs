@@ -1,0 +1,453 @@
+//! Published folders: read-only views of snapshots, numbered while the kernel remembers them.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::look::{Facts, LONG, NOT_AT_ALL};
+use super::node::{Area, JobRef, Node, Numbers, TicketRef};
+use bytes::Bytes;
+
+use super::handles::OpenKind;
+use super::{Attr, Attributes, DirEntry, Error, Found, Ino, Kind, Result, Space, Tree};
+use crate::repository::Digest;
+use crate::repository::core::lock;
+use crate::repository::jobs::Access;
+use crate::repository::snapshot::Snapshot;
+use crate::repository::snapshot::{self, Entry, Folder};
+
+/// Whose folder it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    /// A build's.
+    Build(Arc<JobRef>, u64, Area),
+    /// A ticket's.
+    Ticket(Arc<TicketRef>, Area),
+}
+
+/// What makes two lookups meet the same node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// A root: a build's workspace is another one after each task.
+    Root(Whose, Digest),
+    /// A name in a folder.
+    Child(u64, Box<[u8]>),
+    /// All names of a group of hard links.
+    Linked(u64, u32),
+}
+
+#[derive(Clone)]
+enum What {
+    Root {
+        digest: Digest,
+        access: Access,
+        time: SystemTime,
+    },
+    Entry {
+        folder: Arc<Folder>,
+        at: usize,
+    },
+}
+
+#[derive(Clone)]
+struct Item {
+    key: Key,
+    root: u64,
+    parent: Ino,
+    what: What,
+    lookups: u64,
+}
+
+#[derive(Default)]
+struct Table {
+    items: HashMap<u64, Item>,
+    numbers: HashMap<Key, u64>,
+    next: u64,
+}
+
+/// The published nodes that the kernel knows.
+#[derive(Default)]
+pub struct Published(Mutex<Table>);
+
+impl Published {
+    fn number(&self, key: Key, root: Option<u64>, parent: Ino, what: What) -> u64 {
+        let mut table = lock(&self.0);
+        if let Some(number) = table.numbers.get(&key) {
+            return *number;
+        }
+        table.next += 1;
+        let number = table.next;
+        table.numbers.insert(key.clone(), number);
+        table.items.insert(
+            number,
+            Item {
+                key,
+                root: root.unwrap_or(number),
+                parent,
+                what,
+                lookups: 0,
+            },
+        );
+        number
+    }
+
+    fn item(&self, id: u64) -> Result<Item> {
+        lock(&self.0)
+            .items
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| Error::Stale("a published file".into()))
+    }
+
+    /// Number of nodes that the kernel knows.
+    pub fn len(&self) -> usize {
+        lock(&self.0).items.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes lookups back.
+    pub fn forget(&self, id: u64, count: u64) {
+        let mut table = lock(&self.0);
+        let Some(item) = table.items.get_mut(&id) else { return };
+        item.lookups = item.lookups.saturating_sub(count);
+        if item.lookups == 0 {
+            let key = item.key.clone();
+            table.items.remove(&id);
+            table.numbers.remove(&key);
+        }
+    }
+
+    /// The answer to a lookup; it counts.
+    pub(crate) fn found(&self, id: u64) -> Result<Found> {
+        let (attr, ttl) = self.attr(id)?;
+        if let Some(item) = lock(&self.0).items.get_mut(&id) {
+            item.lookups += 1;
+        }
+        let root = matches!(self.item(id)?.what, What::Root { .. });
+        Ok(Found {
+            attributes: Attributes { attr, ttl },
+            name_ttl: if root { NOT_AT_ALL } else { LONG },
+        })
+    }
+
+    /// The folder that a node stands in.
+    pub(crate) fn parent(&self, id: u64) -> Ino {
+        self.item(id).map_or(Ino(1), |item| item.parent)
+    }
+
+    /// Attributes, as far as a generated node has them.
+    pub(crate) fn facts(&self, id: u64) -> Result<Facts> {
+        let (attr, ttl) = self.attr(id)?;
+        let access = Access {
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode,
+        };
+        Ok(Facts {
+            kind: attr.kind,
+            access,
+            size: attr.size,
+            time: attr.mtime,
+            ttl,
+            nlink: attr.nlink,
+        })
+    }
+
+    /// Attributes and how long they hold.
+    pub(crate) fn attr(&self, id: u64) -> Result<(Attr, Duration)> {
+        let item = self.item(id)?;
+        let ino = Numbers::default().ino(&Node::Published(id));
+        Ok(match &item.what {
+            What::Root { access, time, .. } => (attr_of_root(ino, *access, *time), NOT_AT_ALL),
+            What::Entry { folder, at } => (attr_of(ino, entry(folder, *at)?), LONG),
+        })
+    }
+
+    /// A file's place in its folder, for reading.
+    pub(crate) fn file(&self, id: u64) -> Result<(Arc<Folder>, usize)> {
+        match self.item(id)?.what {
+            What::Entry { folder, at } if matches!(entry(&folder, at)?.kind, snapshot::Kind::File { .. }) => {
+                Ok((folder, at))
+            }
+            _ => Err(Error::IsDirectory("a published folder".into())),
+        }
+    }
+
+    /// Where a symbolic link leads.
+    pub(crate) fn target(&self, id: u64) -> Result<OsString> {
+        match &self.item(id)?.what {
+            What::Entry { folder, at } => match &entry(folder, *at)?.kind {
+                snapshot::Kind::Symlink(target) => Ok(OsString::from_vec(target.to_vec())),
+                _ => Err(Error::Invalid("no symbolic link".into())),
+            },
+            What::Root { .. } => Err(Error::Invalid("no symbolic link".into())),
+        }
+    }
+
+    /// The job whose build's `artifacts` folder this is.
+    pub(crate) fn artifacts_of(&self, id: u64) -> Option<Arc<JobRef>> {
+        match self.item(id).ok()?.key {
+            Key::Root(Whose::Build(job, _, Area::Artifacts), _) => Some(job),
+            _ => None,
+        }
+    }
+
+    /// Shows another mode of a root from now on.
+    pub(crate) fn set_mode(&self, id: u64, mode: u32) {
+        if let Some(Item {
+            what: What::Root { access, .. },
+            ..
+        }) = lock(&self.0).items.get_mut(&id)
+        {
+            access.mode = mode;
+        }
+    }
+
+    /// The entry that a node is.
+    fn entry_of(&self, id: u64) -> Result<Option<(Arc<Folder>, usize)>> {
+        match self.item(id)?.what {
+            What::Entry { folder, at } => Ok(Some((folder, at))),
+            What::Root { .. } => Ok(None),
+        }
+    }
+
+    /// The digest of a folder's listing.
+    fn digest(&self, id: u64) -> Result<Digest> {
+        match &self.item(id)?.what {
+            What::Root { digest, .. } => Ok(*digest),
+            What::Entry { folder, at } => match &entry(folder, *at)?.kind {
+                snapshot::Kind::Folder(digest) => Ok(*digest),
+                _ => Err(Error::NotDirectory("a published file".into())),
+            },
+        }
+    }
+
+    /// The node of an entry of a folder.
+    fn child(&self, parent: u64, folder: &Arc<Folder>, at: usize) -> Result<u64> {
+        let found = entry(folder, at)?;
+        let root = self.item(parent)?.root;
+        let key = match found.link {
+            Some(link) => Key::Linked(root, link.group),
+            None => Key::Child(parent, found.name.clone()),
+        };
+        let above = Numbers::default().ino(&Node::Published(parent));
+        Ok(self.number(
+            key,
+            Some(root),
+            above,
+            What::Entry {
+                folder: folder.clone(),
+                at,
+            },
+        ))
+    }
+}
+
+impl Tree {
+    /// The root of a published folder; the empty one if there is no digest.
+    pub(crate) fn published_root(
+        &self,
+        whose: Whose,
+        digest: Option<&str>,
+        access: Access,
+        time: SystemTime,
+        parent: Ino,
+    ) -> Node {
+        let digest = digest.and_then(Digest::parse).unwrap_or_else(Snapshot::empty);
+        let what = What::Root { digest, access, time };
+        Node::Published(self.published.number(Key::Root(whose, digest), None, parent, what))
+    }
+
+    /// A name in a published folder.
+    pub(crate) async fn find_published(&self, parent: u64, name: &[u8]) -> Result<Node> {
+        let folder = self.repository.browser.folder(self.published.digest(parent)?).await?;
+        let at = folder.entries.binary_search_by(|entry| entry.name.as_ref().cmp(name));
+        let at = at.map_err(|_| Error::NotFound(String::from_utf8_lossy(name).into_owned()))?;
+        Ok(Node::Published(self.published.child(parent, &folder, at)?))
+    }
+
+    /// An extended attribute of a published file.
+    pub(crate) fn published_xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        let Some(Node::Published(id)) = self.numbers.node(ino) else {
+            return Err(Error::NoData);
+        };
+        let (folder, at) = self.published.entry_of(id)?.ok_or(Error::NoData)?;
+        let xattrs = &entry(&folder, at)?.meta.xattrs;
+        let found = xattrs.iter().find(|(known, _)| **known == *name).ok_or(Error::NoData)?;
+        Ok(Bytes::copy_from_slice(&found.1))
+    }
+
+    /// The names of a published file's extended attributes, each ended by NUL.
+    pub(crate) fn published_xattrs(&self, ino: Ino) -> Result<Bytes> {
+        let Some(Node::Published(id)) = self.numbers.node(ino) else {
+            return Ok(Bytes::new());
+        };
+        let Some((folder, at)) = self.published.entry_of(id)? else {
+            return Ok(Bytes::new());
+        };
+        let mut names = Vec::new();
+        for (name, _) in &entry(&folder, at)?.meta.xattrs {
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        Ok(names.into())
+    }
+
+    /// SEEK_DATA and SEEK_HOLE in a published file.
+    pub(crate) fn seek_published(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        let open = self.handles.get(handle)?;
+        let OpenKind::Published(folder, at) = &open.kind else {
+            return Err(Error::Unsupported("lseek".into()));
+        };
+        let snapshot::Kind::File { size, segments } = &entry(folder, *at)?.kind else {
+            return Err(Error::Invalid("lseek".into()));
+        };
+        let past = || Error::System {
+            what: "lseek".into(),
+            errno: libc::ENXIO,
+        };
+        let from = u64::try_from(offset).ok().filter(|from| from < size).ok_or_else(past)?;
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return Err(Error::Invalid("lseek: unknown whence".into())),
+        };
+        let mut start = 0;
+        for segment in segments.iter() {
+            let end = start + segment.length();
+            if end > from && matches!(segment, snapshot::Segment::Hole(_)) != data {
+                return i64::try_from(start.max(from)).map_err(|_| past());
+            }
+            start = end;
+        }
+        if data {
+            Err(past())
+        } else {
+            i64::try_from(*size).map_err(|_| past())
+        }
+    }
+
+    /// Figures of the disk that holds the claimants' folders.
+    pub(crate) fn space(&self) -> Result<Space> {
+        let failed = |errno: nix::Error| Error::System {
+            what: "statfs".into(),
+            errno: errno as i32,
+        };
+        let disk = nix::sys::statvfs::statvfs(self.repository.attempts.root()).map_err(failed)?;
+        Ok(Space {
+            block_size: u32::try_from(disk.fragment_size()).unwrap_or(4096),
+            blocks: disk.blocks(),
+            free: disk.blocks_free(),
+            available: disk.blocks_available(),
+            files: disk.files(),
+            files_free: disk.files_free(),
+        })
+    }
+
+    /// Entries of a published folder, after the first `skip`.
+    pub(crate) async fn list_published(&self, id: u64, skip: usize, limit: usize, plus: bool) -> Result<Vec<DirEntry>> {
+        let folder = self.repository.browser.folder(self.published.digest(id)?).await?;
+        let mut listed = Vec::new();
+        for at in skip..folder.entries.len().min(skip.saturating_add(limit)) {
+            let found = entry(&folder, at)?;
+            let (ino, found_now) = if plus {
+                let child = self.published.child(id, &folder, at)?;
+                let found = self.published.found(child)?;
+                (found.attributes.attr.ino, Some(found))
+            } else {
+                (Ino(u64::from(u32::MAX)), None)
+            };
+            listed.push(DirEntry {
+                name: OsString::from_vec(found.name.to_vec()),
+                ino,
+                kind: kind_of(found),
+                offset: at as u64 + 3,
+                found: found_now,
+            });
+        }
+        Ok(listed)
+    }
+}
+
+/// An entry that a node refers to.
+fn entry(folder: &Folder, at: usize) -> Result<&Entry> {
+    folder
+        .entries
+        .get(at)
+        .ok_or_else(|| Error::Stale("a published file".into()))
+}
+
+fn kind_of(entry: &Entry) -> Kind {
+    match &entry.kind {
+        snapshot::Kind::File { .. } => Kind::File,
+        snapshot::Kind::Folder(_) => Kind::Directory,
+        snapshot::Kind::Symlink(_) => Kind::Symlink,
+    }
+}
+
+fn attr_of_root(ino: Ino, access: Access, time: SystemTime) -> Attr {
+    Attr {
+        ino,
+        kind: Kind::Directory,
+        mode: access.mode,
+        nlink: 2,
+        uid: access.uid,
+        gid: access.gid,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+    }
+}
+
+fn attr_of(ino: Ino, entry: &Entry) -> Attr {
+    let (size, blocks) = match &entry.kind {
+        snapshot::Kind::File { size, segments } => {
+            let held = segments.iter().filter(|s| !matches!(s, snapshot::Segment::Hole(_)));
+            (*size, held.map(|s| s.length().div_ceil(512)).sum())
+        }
+        snapshot::Kind::Folder(_) => (0, 0),
+        snapshot::Kind::Symlink(target) => (target.len() as u64, 0),
+    };
+    let folder = matches!(entry.kind, snapshot::Kind::Folder(_));
+    let time = time_of(entry.meta.mtime);
+    Attr {
+        ino,
+        kind: kind_of(entry),
+        mode: entry.meta.mode,
+        nlink: if folder {
+            2
+        } else {
+            entry.link.map_or(1, |link| link.count)
+        },
+        uid: entry.meta.uid,
+        gid: entry.meta.gid,
+        rdev: 0,
+        size,
+        blocks,
+        atime: time,
+        mtime: time,
+        ctime: time,
+    }
+}
+
+/// A snapshot's time as the system has it.
+fn time_of(time: snapshot::Time) -> SystemTime {
+    let nanoseconds = Duration::from_nanos(u64::from(time.nanoseconds));
+    let whole = Duration::from_secs(time.seconds.unsigned_abs());
+    let base = if time.seconds >= 0 {
+        UNIX_EPOCH.checked_add(whole)
+    } else {
+        UNIX_EPOCH.checked_sub(whole)
+    };
+    base.and_then(|base| base.checked_add(nanoseconds))
+        .unwrap_or(UNIX_EPOCH)
+}

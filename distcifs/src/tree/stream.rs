@@ -1,0 +1,259 @@
+//! Held requests: `.wait`, `.next` and `.events`. None is held longer than a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::claim::Holder;
+use super::content::result_text;
+use super::handles::{Asking, Following, Open, OpenKind};
+use super::node::Node;
+use super::process;
+use super::requests::Waker;
+use super::{Caller, Error, Result, Tree};
+use crate::repository::builds::live_path;
+use crate::repository::claims::{Cause, Claimant};
+use crate::repository::names::Name;
+
+/// Longest time that a request is held: a process waiting in one can't be killed before.
+pub(crate) const HELD_MAX: Duration = Duration::from_millis(950);
+
+/// Most labels that a worker may have.
+const LABELS_MAX: usize = 64;
+
+/// Longest wait of one poll(2): the kernel asks again when it is woken.
+const POLL_MAX: Duration = Duration::from_secs(3600);
+
+/// The empty line that stands for "nothing yet".
+const NOTHING_YET: Bytes = Bytes::from_static(b"\n");
+
+impl Tree {
+    /// Reads `.wait`: what there is at the end, or nothing within a second.
+    pub(crate) async fn read_wait(&self, node: &Node, given: &mut Option<Bytes>, size: usize) -> Result<Bytes> {
+        if let Some(rest) = given {
+            return Ok(take(rest, size));
+        }
+        let deadline = Instant::now() + HELD_MAX;
+        loop {
+            let key = self.wait_key(node)?;
+            let told = self.repository.board.waiter(&key);
+            let told = told.notified();
+            if let Some(end) = self.end_of(node).await? {
+                let rest = given.insert(end);
+                return Ok(take(rest, size));
+            }
+            if timeout_at(deadline, told).await.is_err() {
+                return Ok(Bytes::new());
+            }
+        }
+    }
+
+    /// What the board calls a node when it tells of it.
+    fn wait_key(&self, node: &Node) -> Result<String> {
+        match node {
+            Node::TicketFile(ticket, _) => Ok(ticket.key.path()),
+            Node::BuildFile(job, n, _) => Ok(live_path(&job.uid, *n)),
+            _ => Err(Error::NotPermitted(".wait".into())),
+        }
+    }
+
+    /// The result of a ticket or the final state of a build, once there is one.
+    async fn end_of(&self, node: &Node) -> Result<Option<Bytes>> {
+        match node {
+            Node::TicketFile(ticket, _) => {
+                let posted = self.posted(ticket).await?;
+                Ok(posted
+                    .ticket
+                    .outcome
+                    .is_some()
+                    .then(|| Bytes::from(result_text(&posted))))
+            }
+            Node::BuildFile(job, n, _) => {
+                let build = self.build(job, *n).await?;
+                Ok(build
+                    .verdict()
+                    .map(|verdict| Bytes::from(format!("{}\n", verdict.as_str()))))
+            }
+            _ => Err(Error::NotPermitted(".wait".into())),
+        }
+    }
+
+    /// Takes the labels of a worker that asks for work.
+    pub(crate) fn write_labels(&self, asking: &mut Asking, text: &[u8]) -> Result<()> {
+        let text = std::str::from_utf8(text).map_err(|_| Error::Invalid(".next: labels are not UTF-8".into()))?;
+        let labels: Option<Vec<Name>> = text.split_whitespace().map(Name::new).collect();
+        let labels = labels.ok_or_else(|| Error::Invalid(format!(".next: {:?} has no valid label", text.trim())))?;
+        if labels.len() > LABELS_MAX {
+            return Err(Error::TooBig(format!(".next: over {LABELS_MAX} labels")));
+        }
+        asking.labels = labels;
+        Ok(())
+    }
+
+    /// Reads `.next`: the id of a ticket that is now claimed for the reader, or an empty line.
+    pub(crate) async fn read_next(
+        &self,
+        open: &Arc<Open>,
+        caller: Caller,
+        queue: &Name,
+        asking: &mut Asking,
+        holder: &Arc<Holder>,
+        size: usize,
+    ) -> Result<Bytes> {
+        if asking.rest.is_empty() {
+            let who = Claimant {
+                uid: open.caller.uid,
+                gid: open.caller.gid,
+                pid: holder.process().pid,
+            };
+            let alive = Box::new(move || !process::is_killed(caller.tid));
+            self.queue_access(queue).await?;
+            let claim = self
+                .repository
+                .next(queue, &asking.labels, who, alive, HELD_MAX)
+                .await?;
+            asking.rest = match claim {
+                None => NOTHING_YET,
+                Some(claim) => {
+                    let id = claim.key.id.to_string();
+                    let held = self.keep_claim(claim.clone(), holder.clone(), None);
+                    super::handles::remember_claim(open, &claim);
+                    if queue.as_str() != crate::repository::tickets::CONTROL_QUEUE
+                        && let Err(error) = self.prepare(&held).await
+                    {
+                        // Nobody knows of the claim yet.
+                        self.repository.end_claim(&claim, Cause::GivenBack).await;
+                        return Err(error);
+                    }
+                    Bytes::from(id + "\n")
+                }
+            };
+        }
+        Ok(take(&mut asking.rest, size))
+    }
+
+    /// Ends the claims of a reader of `.next` when its process dies.
+    pub(crate) fn follow_asker(&self, open: &Arc<Open>, holder: &Arc<Holder>) {
+        let (open, process) = (Arc::downgrade(open), holder.process());
+        let (repository, runtime) = (self.repository.clone(), self.runtime.clone());
+        runtime.spawn(async move {
+            // The file is let go of at its release: whoever looks a second later sees it.
+            while timeout(HELD_MAX, process.ended()).await.is_err() {
+                if open.strong_count() == 0 {
+                    return;
+                }
+            }
+            let Some(open) = open.upgrade() else { return };
+            for claim in super::handles::claims_of(&open) {
+                repository.end_claim(&claim, cause_of_death(&claim)).await;
+            }
+        });
+    }
+
+    /// Ends the claims of a reader of `.next` when it closes it.
+    pub(crate) fn asker_released(&self, open: &Arc<Open>, died: bool) {
+        let repository = self.repository.clone();
+        let open = open.clone();
+        self.runtime.spawn(async move {
+            for claim in super::handles::claims_of(&open) {
+                let cause = if died { cause_of_death(&claim) } else { Cause::GivenBack };
+                repository.end_claim(&claim, cause).await;
+            }
+        });
+    }
+
+    /// Reads `.events`: a line, or an empty one.
+    pub(crate) async fn read_events(&self, following: &mut Following, size: usize) -> Result<Bytes> {
+        if following.rest.is_empty() {
+            following.rest = match timeout(HELD_MAX, following.lines.recv()).await {
+                Err(_) => NOTHING_YET,
+                Ok(Ok(line)) => {
+                    let mut text = format!("{line}\n");
+                    // What is there already goes out in one read.
+                    while text.len() < size {
+                        match following.lines.try_recv() {
+                            Ok(line) => text = text + &line + "\n",
+                            Err(TryRecvError::Lagged(_)) => text += "resync\n",
+                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                        }
+                    }
+                    Bytes::from(text)
+                }
+                Ok(Err(RecvError::Lagged(_))) => Bytes::from_static(b"resync\n"),
+                Ok(Err(RecvError::Closed)) => return Ok(Bytes::new()),
+            };
+        }
+        Ok(take(&mut following.rest, size))
+    }
+
+    /// Whether a held file can be read now; if not, `wake` is called once when it might.
+    pub(crate) async fn poll_stream(&self, open: &Arc<Open>, wake: Option<Waker>) -> Result<bool> {
+        match &open.kind {
+            OpenKind::Next(asking, _) => {
+                let Node::QueueFile(queue, _) = &open.node else {
+                    return Ok(true);
+                };
+                let asking = asking.lock().await;
+                let key = open_key(queue);
+                let told = self.repository.board.waiter(&key);
+                if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {
+                    return Ok(true);
+                }
+                self.wake_later(wake, async move { told.notified().await });
+                Ok(false)
+            }
+            OpenKind::Events(following) => {
+                let following = following.lock().await;
+                if !following.rest.is_empty() || !following.lines.is_empty() {
+                    return Ok(true);
+                }
+                let mut lines = following.lines.resubscribe();
+                self.wake_later(wake, async move {
+                    // Any outcome is a reason to look again.
+                    let _ = lines.recv().await;
+                });
+                Ok(false)
+            }
+            OpenKind::Wait(given) => {
+                let told = self.repository.board.waiter(&self.wait_key(&open.node)?);
+                if given.lock().await.is_some() || self.end_of(&open.node).await?.is_some() {
+                    return Ok(true);
+                }
+                self.wake_later(wake, async move { told.notified().await });
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn wake_later(&self, wake: Option<Waker>, event: impl Future<Output = ()> + Send + 'static) {
+        let Some(wake) = wake else { return };
+        self.runtime.spawn(async move {
+            // Timing out wakes too: whoever polls looks again.
+            let _ = timeout(POLL_MAX, event).await;
+            wake();
+        });
+    }
+}
+
+/// What the board calls a queue when a ticket opens in it.
+pub(crate) fn open_key(queue: &Name) -> String {
+    format!("open:{queue}")
+}
+
+/// A dead worker's claim counts as an attempt only if it had begun with it.
+fn cause_of_death(claim: &crate::repository::claims::Claim) -> Cause {
+    if claim.touched.load(std::sync::atomic::Ordering::Relaxed) {
+        Cause::Died
+    } else {
+        Cause::GivenBack
+    }
+}
+
+/// Takes up to `size` bytes off the front.
+pub(crate) fn take(rest: &mut Bytes, size: usize) -> Bytes {
+    rest.split_to(rest.len().min(size))
+}
