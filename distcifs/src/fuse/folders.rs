@@ -1,11 +1,13 @@
 //! Entries of folders in the kernel's form.
 
+use std::time::{Duration, SystemTime};
+
 use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::attr::{file_attr, file_type};
 use super::replies::GENERATION;
 use crate::tree::requests::Tree;
-use crate::tree::{DirEntry, Found};
+use crate::tree::{Attr, Attributes, DirEntry, Found};
 
 /// Names only: as many as fit.
 pub(super) fn names(mut reply: ReplyDirectory, entries: Vec<DirEntry>) {
@@ -34,11 +36,14 @@ pub(super) fn entries(mut reply: ReplyDirectoryPlus, entries: Vec<DirEntry>, tre
 
 /// Adds an entry; true if it did not fit.
 fn add(reply: &mut ReplyDirectoryPlus, entry: &DirEntry) -> bool {
-    let Some(Found { attributes, name_ttl }) = entry.found else {
-        // fuser can't send a name without attributes: its inode number is also that of the
-        // lookup. The tree gives `found` for every entry of a readdirplus, so this is not met.
-        tracing::error!("a defect: readdirplus has no attributes for {:?}", entry.name);
-        return false;
+    let Found { attributes, name_ttl } = match entry.found {
+        Some(found) => found,
+        // fuser can't send a name without attributes. The kernel looks only at the number and
+        // type of `.` and `..`; the tree gives `found` for every other entry.
+        None => Found {
+            attributes: bare(entry),
+            name_ttl: Duration::ZERO,
+        },
     };
     let attr = file_attr(&attributes.attr);
     reply.add(
@@ -49,4 +54,27 @@ fn add(reply: &mut ReplyDirectoryPlus, entry: &DirEntry) -> bool {
         &attr,
         GENERATION,
     )
+}
+
+/// Attributes that say no more than the number and the type.
+fn bare(entry: &DirEntry) -> Attributes {
+    let now = SystemTime::now();
+    let attr = Attr {
+        ino: entry.ino,
+        kind: entry.kind,
+        mode: 0o555,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+    };
+    Attributes {
+        attr,
+        ttl: Duration::ZERO,
+    }
 }

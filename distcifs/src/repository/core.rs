@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use nix::unistd::{getgid, getuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +15,7 @@ use super::attempts::AttemptDirs;
 use super::board::Board;
 use super::claims::Claims;
 use super::consoles::Consoles;
-use super::jobs::JobTable;
+use super::jobs::{Access, JobTable};
 use super::names::Name;
 use super::records::RecordCache;
 use super::snapshot::Browser;
@@ -29,6 +30,15 @@ pub const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Bodies up to this many bytes stand in their coordination entry; longer ones are objects.
 pub const INLINE_BYTES_MAX: usize = 1536;
+
+/// The kinds of work that every repository knows.
+const QUEUES: [&str; 5] = [
+    "build-control",
+    "git-checkout",
+    "execute-shell",
+    "publish-artifacts",
+    "copy-artifacts",
+];
 
 /// What a mount needs to know to open a repository.
 pub struct Setup {
@@ -119,6 +129,15 @@ impl Repository {
             ("/tickets", Bytes::new()),
         ] {
             self.commit(vec![create(path, data)]).await?;
+        }
+        let owner = Access {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+            mode: 0o755,
+        };
+        for queue in QUEUES {
+            self.commit(vec![create(format!("/tickets/{queue}"), to_json(&owner))])
+                .await?;
         }
         let node = format!("/nodes/{}", self.node);
         let data = to_json(&serde_json::json!({ "pid": std::process::id(), "since": now() }));

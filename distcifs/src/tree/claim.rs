@@ -263,7 +263,7 @@ impl Tree {
         }
         let lost = {
             let mut losers = lock(&self.losers);
-            losers.retain(|loser| process::stat(loser.process.pid).is_some_and(|now| now.began == loser.process.began));
+            losers.retain(|loser| loser.process.lives());
             losers
                 .iter()
                 .any(|loser| loser.key == ticket.key && loser.process.covers(caller.tid))

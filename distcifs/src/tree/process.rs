@@ -1,55 +1,64 @@
 //! Who a caller is: its process, its session, whether it lives.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Generations of ancestors looked at before a caller is no descendant.
 const ANCESTORS_MAX: u32 = 128;
 
-/// The flag of a task that is on its way out (PF_EXITING of linux/sched.h, in /proc/PID/stat).
-const PF_EXITING: u64 = 0x4;
-
 /// SIGKILL's bit in the masks of /proc/PID/status.
 const SIGKILL_BIT: u64 = 1 << 8;
 
-/// The figures of /proc/PID/stat that matter here.
+/// What /proc/PID/status says of a process or thread.
+///
+/// Nothing else below /proc/PID is read while a request is served: a process that execs may wait
+/// for our answer with its exec lock held, and /proc/PID/stat waits for that lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
+    /// The process that the thread belongs to.
+    pub process: u32,
     /// Parent.
     pub parent: u32,
-    /// Session.
-    pub session: u32,
-    /// Whether it is on its way out.
+    /// Whether it is on its way out: its memory is gone before its files are closed.
     pub exiting: bool,
-    /// Whether it is dead already, but not waited for.
-    pub zombie: bool,
-    /// When it began, clock ticks since boot: with the id it names a process for ever.
-    pub began: u64,
 }
 
 /// Reads a process's (or thread's) figures; `None` if there is no such process.
 pub fn stat(pid: u32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything, parentheses and blanks too: the fields follow the last one.
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let text = status(pid)?;
     Some(Stat {
-        zombie: matches!(*fields.first()?, "Z" | "X"),
-        parent: fields.get(1)?.parse().ok()?,
-        session: fields.get(3)?.parse().ok()?,
-        exiting: fields.get(6)?.parse::<u64>().ok()? & PF_EXITING != 0,
-        began: fields.get(19)?.parse().ok()?,
+        process: line(&text, "Tgid")?.parse().ok()?,
+        parent: line(&text, "PPid")?.parse().ok()?,
+        exiting: line(&text, "VmSize").is_none(),
     })
+}
+
+fn status(pid: u32) -> Option<String> {
+    // A process's name may hold any bytes.
+    let text = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The value of one line of /proc/PID/status.
+fn line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .map(str::trim)
 }
 
 /// One line of /proc/PID/status.
 fn status_line(pid: u32, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(line.trim().to_owned())
+    line(&status(pid)?, key).map(str::to_owned)
+}
+
+/// The session of a process.
+fn session_of(pid: u32) -> Option<u32> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0)?;
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).ok()?;
+    u32::try_from(session.as_raw()).ok()
 }
 
 /// The process of a thread.
@@ -90,8 +99,6 @@ pub fn translate(writer: u32, pid: u32) -> Option<u32> {
 pub struct Process {
     /// Its id.
     pub pid: u32,
-    /// When it began.
-    pub began: u64,
     /// Its session.
     pub session: u32,
     end: AsyncFd<OwnedFd>,
@@ -101,13 +108,12 @@ impl Process {
     /// Takes hold of a living process; must be called inside the runtime.
     pub fn hold(pid: u32) -> Option<Process> {
         let fd = pidfd_open(pid)?;
-        let stat = stat(pid).filter(|stat| !stat.zombie)?;
-        Some(Process {
+        let process = Process {
             pid,
-            began: stat.began,
-            session: stat.session,
+            session: session_of(pid)?,
             end: watch(fd)?,
-        })
+        };
+        process.lives().then_some(process)
     }
 
     /// Returns when it is dead.
@@ -116,13 +122,19 @@ impl Process {
         let _ = self.end.readable().await;
     }
 
+    /// Whether it lives: then its id is still its own.
+    pub fn lives(&self) -> bool {
+        let mut wait = [PollFd::new(self.end.get_ref().as_fd(), PollFlags::POLLIN)];
+        poll(&mut wait, PollTimeout::ZERO) == Ok(0)
+    }
+
     /// Whether the caller is this process, one below it or one of its session.
     pub fn covers(&self, tid: u32) -> bool {
         if tid == self.pid {
             return true;
         }
         let Some(caller) = stat(tid) else { return false };
-        if caller.session == self.session || process_of(tid) == Some(self.pid) {
+        if caller.process == self.pid || session_of(caller.process) == Some(self.session) {
             return true;
         }
         let mut at = caller;

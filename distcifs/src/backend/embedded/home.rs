@@ -16,7 +16,7 @@ const LINE_BYTES_MAX: u64 = 256;
 
 /// What may lie in a directory that is no store yet: a new file system's folder, and what an
 /// opening that was killed has left.
-const NOT_YET_A_STORE: [&str; 3] = ["lock", "format.new", "lost+found"];
+const NOT_YET_A_STORE: [&str; 6] = ["lock", "format.new", "lost+found", "log", "log.1", "attempts"];
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
