@@ -1,6 +1,7 @@
 //! The claimants' own folders on local disk: prepared at the claim, captured with the result.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,9 @@ use crate::storage::Digest;
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
 /// concurrent builds need; each is a folder that would be deleted otherwise.
 const WARM_MAX: usize = 256;
+
+/// Mode of a claimant's folders: anybody on the node may look on.
+const WORK_MODE: u32 = 0o755;
 
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
@@ -271,7 +275,8 @@ fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
         what: format!("make the folder {}", dir.display()),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     };
-    std::fs::create_dir(dir).map_err(failed)?;
+    // The daemon's umask is 0: what it makes has the mode that it says.
+    std::fs::DirBuilder::new().mode(WORK_MODE).create(dir).map_err(failed)?;
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(dir, Some(uid), Some(gid)).map_err(failed)?;
     }
