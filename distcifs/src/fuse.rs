@@ -60,7 +60,9 @@ macro_rules! ask {
     ($mount:ident, $reply:ident, $asked:ident; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
         let future = async move { tree.$method($($argument),*).await };
-        answer(&$mount.runtime, $reply, $asked, future, $accept);
+        let tree = Arc::clone(&$mount.tree);
+        let path = move |number| tree.path_of(Ino(number));
+        answer(&$mount.runtime, $reply, $asked, path, future, $accept);
     }};
 }
 

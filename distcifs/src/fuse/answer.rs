@@ -60,6 +60,8 @@ pub(super) struct Asked {
     ino: u64,
     name: Option<OsString>,
     pid: u32,
+    /// The path of the node, once it is needed.
+    path: Option<String>,
 }
 
 impl Asked {
@@ -70,7 +72,14 @@ impl Asked {
             ino: ino.0,
             name: None,
             pid: request.pid(),
+            path: None,
         }
+    }
+
+    /// The same with the node's path, for a line that people read.
+    fn placed(mut self, path: impl FnOnce(u64) -> Option<String>) -> Self {
+        self.path = path(self.ino);
+        self
     }
 
     /// A request about a name in a folder.
@@ -80,17 +89,21 @@ impl Asked {
             ino: parent.0,
             name: Some(name.to_owned()),
             pid: request.pid(),
+            path: None,
         }
     }
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} refused: inode {}", self.operation, self.ino)?;
-        if let Some(name) = &self.name {
-            write!(f, " name {name:?}")?;
+        match &self.path {
+            Some(path) => write!(f, "{} refused: {path}", self.operation)?,
+            None => write!(f, "{} refused: inode {:#x}", self.operation, self.ino)?,
         }
-        write!(f, " pid {}", self.pid)
+        if let Some(name) = &self.name {
+            write!(f, "/{}", name.display())?;
+        }
+        write!(f, " (pid {})", self.pid)
     }
 }
 
@@ -101,6 +114,7 @@ pub(super) fn answer<R, T>(
     runtime: &Handle,
     reply: R,
     asked: Asked,
+    path: impl FnOnce(u64) -> Option<String> + Send + 'static,
     future: impl Future<Output = Result<T>> + Send + 'static,
     accept: impl FnOnce(R, T) + Send + 'static,
 ) where
@@ -111,18 +125,24 @@ pub(super) fn answer<R, T>(
     let _entered = runtime.enter();
     // Most requests are answered from memory: a task for each would cost more than the answer.
     match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => finish(reply, &asked, result, accept),
+        Poll::Ready(result) => finish(reply, asked, path, result, accept),
         Poll::Pending => {
             runtime.spawn(async move {
                 let result = future.await;
-                finish(reply, &asked, result, accept);
+                finish(reply, asked, path, result, accept);
             });
         }
     }
 }
 
 /// Accepts or refuses.
-fn finish<R: Refuse, T>(reply: R, asked: &Asked, result: Result<T>, accept: impl FnOnce(R, T)) {
+fn finish<R: Refuse, T>(
+    reply: R,
+    asked: Asked,
+    path: impl FnOnce(u64) -> Option<String>,
+    result: Result<T>,
+    accept: impl FnOnce(R, T),
+) {
     match result {
         // The reply is dropped when `accept` panics, and fuser answers EIO for a dropped reply.
         Ok(value) => {
@@ -131,8 +151,9 @@ fn finish<R: Refuse, T>(reply: R, asked: &Asked, result: Result<T>, accept: impl
             }
         }
         Err(error) => {
-            log(asked, &error);
+            // Answered first: who asked need not wait for the log.
             reply.refuse(errno(&error));
+            log(asked, path, &error);
         }
     }
 }
@@ -166,10 +187,15 @@ fn words(panic: &(dyn std::any::Any + Send)) -> &str {
 
 /// One line for a refusal. What every program does all day long (looking for what is not there,
 /// asking for attributes that nobody set) is not worth one.
-fn log(asked: &Asked, error: &Error) {
+fn log(asked: Asked, path: impl FnOnce(u64) -> Option<String>, error: &Error) {
     let everyday = match error {
         Error::NoData | Error::Range => true,
-        Error::NotFound(_) => matches!(asked.operation, "lookup" | "getattr"),
+        Error::NotFound(_)
+        | Error::System {
+            errno: libc::ENOENT, ..
+        } => {
+            matches!(asked.operation, "lookup" | "getattr")
+        }
         _ => false,
     };
     if everyday {
@@ -187,6 +213,7 @@ fn log(asked: &Asked, error: &Error) {
     else {
         return;
     };
+    let asked = asked.placed(path);
     if unlogged > 0 {
         tracing::info!("{unlogged} more refusals were not logged");
     }
@@ -268,9 +295,14 @@ mod tests {
         future: impl Future<Output = Result<i32>> + Send + 'static,
     ) -> Receiver<i32> {
         let (sender, receiver) = channel();
-        answer(runtime.handle(), Told(sender), asked(), future, |told, value| {
-            told.0.send(value).unwrap()
-        });
+        answer(
+            runtime.handle(),
+            Told(sender),
+            asked(),
+            |_| None,
+            future,
+            |told, value| told.0.send(value).unwrap(),
+        );
         receiver
     }
 

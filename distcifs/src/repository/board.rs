@@ -492,8 +492,13 @@ impl Repository {
                 }
                 return;
             }
-            Err(Error::Busy(_)) => self.board.park(&key),
-            Err(Error::Exists(_) | Error::NotFound(_)) => {}
+            Err(Error::Busy(_)) => {
+                self.board.park(&key);
+                // A slot may have become free before it was set aside.
+                self.unpark_if_free(&key).await;
+            }
+            // Somebody else has it, or has the slot that it was to have: then it is still open.
+            Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
             Err(error) => {
                 tracing::warn!(ticket = %key, %error, "claiming for .next");
                 tokio::time::sleep(FOLLOW_PAUSE).await;
@@ -503,6 +508,17 @@ impl Repository {
         self.board.put_back(&key.queue, waiter.clone());
         *lock(&waiter.give) = Some(give);
         self.board.poke(&key.queue);
+    }
+
+    /// Offers a ticket again if there is a slot for it after all.
+    async fn unpark_if_free(self: &Arc<Self>, key: &TicketKey) {
+        let Ok(Some(posted)) = self.ticket(key).await else {
+            return;
+        };
+        let Some(part) = &posted.ticket.part else { return };
+        if let Ok(true) = self.has_slot(part).await {
+            self.board.unpark(&part.uid);
+        }
     }
 
     /// Looks at a ticket that left the board's list without being claimed.

@@ -336,13 +336,27 @@ impl Repository {
         let Some(bound) = self.concurrency_of(part).await? else {
             return Ok(None);
         };
-        let path = format!("/jobs/{}", part.uid);
-        let taken: Vec<String> = self.children(&path).await?;
-        let free = (0..bound).find(|i| !taken.contains(&format!("slot-{i}")));
+        let slot = self.free_slot_of(part, bound).await?;
         let slot =
-            free.ok_or_else(|| Error::Busy(format!("jobs/{}: {bound} builds run already (concurrency)", part.job)))?;
+            slot.ok_or_else(|| Error::Busy(format!("jobs/{}: {bound} builds run already (concurrency)", part.job)))?;
+        let path = format!("/jobs/{}/slot-{slot}", part.uid);
+        let build = to_json(&part.build);
         ticket.slot = Some(slot);
-        Ok(Some(create(format!("{path}/slot-{slot}"), to_json(&part.build))))
+        Ok(Some(create(path, build)))
+    }
+
+    /// The first slot of a job's `concurrency` that nobody holds.
+    async fn free_slot_of(&self, part: &Part, bound: u32) -> Result<Option<u32>> {
+        let taken: Vec<String> = self.children(&format!("/jobs/{}", part.uid)).await?;
+        Ok((0..bound).find(|i| !taken.contains(&format!("slot-{i}"))))
+    }
+
+    /// Whether a build could begin as far as its job's `concurrency` goes.
+    pub(crate) async fn has_slot(&self, part: &Part) -> Result<bool> {
+        match self.concurrency_of(part).await? {
+            Some(bound) => Ok(self.free_slot_of(part, bound).await?.is_some()),
+            None => Ok(true),
+        }
     }
 
     /// Keeps a claim that was committed, and sees to its timeout.

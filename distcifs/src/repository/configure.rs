@@ -17,6 +17,10 @@ use crate::storage::{Commit, Digest, Op, Updated};
 /// How long a second writer waits for the lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
+/// How long one waits that would not: the kernel tells us of a close only after it returned, so
+/// the lock of the command before may still be there.
+const LOCK_GRACE: Duration = Duration::from_millis(200);
+
 /// How often a waiting writer looks, should no notice reach it.
 const LOCK_LOOK: Duration = Duration::from_millis(500);
 
@@ -104,9 +108,10 @@ impl Repository {
     /// revision that the commit compares.
     pub async fn lock_config(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
         let path = format!("/locks/{}", job.uid());
-        let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+        let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
         loop {
             let freed = self.board.waiter(&path);
+            let freed = freed.notified();
             let data = Bytes::from(self.node.as_str().to_owned());
             let made = self
                 .commit(vec![Op::Create {
@@ -125,10 +130,10 @@ impl Repository {
                 return Ok(taken);
             }
             let held = format!("config.json of {}: somebody else is writing it", job.name);
-            if !wait {
+            let now = tokio::time::Instant::now();
+            if now >= deadline && !wait {
                 return Err(Error::WouldBlock(held));
             }
-            let now = tokio::time::Instant::now();
             if now >= deadline {
                 return Err(Error::Busy(format!(
                     "{held} and has been for {} s: try again",
@@ -136,7 +141,7 @@ impl Repository {
                 )));
             }
             // Timing out is no error: look again.
-            let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed.notified()).await;
+            let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed).await;
         }
     }
 

@@ -12,6 +12,7 @@ use super::process::{self, Process};
 use super::published::Whose;
 use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
+use crate::repository::Repository;
 use crate::repository::claims::{Cause, Claim, Claimant, Stand, View};
 use crate::repository::core::{lock, time_of};
 use crate::repository::jobs::Access;
@@ -95,6 +96,40 @@ impl View for AttemptView {
 
     fn open_files(&self) -> usize {
         self.attempt.open_files()
+    }
+}
+
+/// A claimant's folders on their way.
+pub(crate) struct Preparing {
+    repository: Arc<Repository>,
+    invalidate: tokio::sync::mpsc::UnboundedSender<Invalidation>,
+    held: Arc<Held>,
+}
+
+impl Preparing {
+    /// Prepares the claimant's folders, once.
+    async fn roots(&self) -> Result<Roots> {
+        let held = &self.held;
+        let made = held.roots.get_or_try_init(|| async {
+            let workspace = self.repository.workspace_dir(&held.claim).await?;
+            let artifacts = self.repository.artifacts_dir(&held.claim).await?;
+            let attempt = held.work.begin();
+            let workspace = held.work.attach(&attempt, &workspace)?;
+            let artifacts = held.work.attach(&attempt, &artifacts)?;
+            let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
+            held.claim.set_view(Arc::new(AttemptView {
+                work,
+                attempt,
+                invalidate,
+            }));
+            Ok::<_, Error>(Roots { workspace, artifacts })
+        });
+        made.await.cloned()
+    }
+
+    /// Prepares them before anybody asks.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        self.roots().await.map(|_| ())
     }
 }
 
@@ -300,7 +335,7 @@ impl Tree {
         self.touch(caller, ticket);
         let held = lock(&self.held).get(&ticket.key).cloned();
         if let Some(held) = held.filter(|held| held.claim.check().is_ok()) {
-            let roots = self.roots(&held).await?;
+            let roots = self.folders(&held).roots().await?;
             return Ok(Node::Work(match area {
                 Area::Workspace => roots.workspace,
                 Area::Artifacts => roots.artifacts,
@@ -318,28 +353,13 @@ impl Tree {
         Ok(self.published_root(Whose::Ticket(ticket.clone(), area), digest, access, time, parent))
     }
 
-    /// Prepares the claimant's folders, once.
-    async fn roots(&self, held: &Arc<Held>) -> Result<Roots> {
-        let made = held.roots.get_or_try_init(|| async {
-            let workspace = self.repository.workspace_dir(&held.claim).await?;
-            let artifacts = self.repository.artifacts_dir(&held.claim).await?;
-            let attempt = held.work.begin();
-            let workspace = held.work.attach(&attempt, &workspace)?;
-            let artifacts = held.work.attach(&attempt, &artifacts)?;
-            let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
-            held.claim.set_view(Arc::new(AttemptView {
-                work,
-                attempt,
-                invalidate,
-            }));
-            Ok::<_, Error>(Roots { workspace, artifacts })
-        });
-        made.await.cloned()
-    }
-
-    /// Prepares the claimant's folders before it asks for them.
-    pub(crate) async fn prepare(&self, held: &Arc<Held>) -> Result<()> {
-        self.roots(held).await.map(|_| ())
+    /// What it takes to prepare a claimant's folders, also when nobody has asked for them yet.
+    pub(crate) fn folders(&self, held: &Arc<Held>) -> Preparing {
+        Preparing {
+            repository: self.repository.clone(),
+            invalidate: self.invalidate.clone(),
+            held: held.clone(),
+        }
     }
 
     /// `workspace` or `artifacts` of a build.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 use super::claim::{Held, Holder};
 use super::job::ConfigWrite;
@@ -94,6 +94,8 @@ pub(crate) struct Asking {
     pub(crate) labels: Vec<Name>,
     /// What was not read yet of the last line.
     pub(crate) rest: Bytes,
+    /// A claim whose folders are being prepared; its id is told when they are.
+    pub(crate) preparing: Option<(Arc<Held>, oneshot::Receiver<Result<()>>)>,
 }
 
 /// A reader of `.events`.

@@ -1,10 +1,12 @@
 //! A job's folder: config.json with its lock and its check, and the scratch files beside it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::node::{JobFile, JobRef, Node};
+use super::process::process_of;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::lock;
@@ -57,7 +59,31 @@ impl ConfigWrite {
     }
 }
 
+/// How long a process that unlinked config.json sees it gone: `mv` from another filesystem
+/// unlinks, then creates with O_EXCL.
+const UNLINKED: Duration = Duration::from_secs(1);
+
 impl Tree {
+    /// config.json stays in force when it is unlinked, but for this process it is gone for a
+    /// moment, so that it can make it anew.
+    pub(crate) fn unlink_config(&self, caller: Caller, job: &JobRef) {
+        let Some(pid) = process_of(caller.tid) else { return };
+        let mut unlinked = lock(&self.unlinked);
+        unlinked.retain(|_, (_, when)| when.elapsed() < UNLINKED);
+        unlinked.insert(job.uid.clone(), (pid, Instant::now()));
+    }
+
+    /// Whether this process unlinked config.json just now.
+    pub(crate) fn was_unlinked_by(&self, caller: Caller, job: &JobRef) -> bool {
+        let by = lock(&self.unlinked).get(&job.uid).copied();
+        by.is_some_and(|(pid, when)| when.elapsed() < UNLINKED && process_of(caller.tid) == Some(pid))
+    }
+
+    /// It was made anew.
+    pub(crate) fn forget_unlink(&self, job: &JobRef) {
+        lock(&self.unlinked).remove(&job.uid);
+    }
+
     /// What was wrong with the last configuration written on this mount.
     pub(crate) fn config_error(&self, job: &JobRef) -> Option<Bytes> {
         lock(&self.config_errors).get(&job.uid).cloned()

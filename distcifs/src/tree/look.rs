@@ -52,7 +52,7 @@ impl Tree {
                 let alive = self.repository.nodes().await?.into_iter().find(|n| n.as_str() == name);
                 Ok(Node::Alive(Arc::new(alive.ok_or_else(missing)?)))
             }
-            Node::Job(job) => self.find_in_job(job, name),
+            Node::Job(job) => self.find_in_job(caller, job, name),
             Node::JobFile(job, JobFile::Builds) => self.find_build(job, name).await,
             Node::Build(job, n) => self.find_in_build(job, *n, name).await,
             Node::BuildFile(job, n, BuildFile::Params) => {
@@ -95,8 +95,9 @@ impl Tree {
     }
 
     /// A name in a job's folder: one of the fixed ones, or a scratch file.
-    fn find_in_job(&self, job: &Arc<JobRef>, name: &str) -> Result<Node> {
+    fn find_in_job(&self, caller: Caller, job: &Arc<JobRef>, name: &str) -> Result<Node> {
         match JobFile::parse(name) {
+            Some(JobFile::Config) if self.was_unlinked_by(caller, job) => Err(Error::NotFound(name.to_owned())),
             Some(JobFile::ConfigError) if self.config_error(job).is_none() => Err(Error::NotFound(name.to_owned())),
             Some(file) => Ok(Node::JobFile(job.clone(), file)),
             None => self

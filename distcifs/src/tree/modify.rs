@@ -59,6 +59,7 @@ impl Tree {
                     Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
                 }
                 Some(file) => {
+                    self.forget_unlink(job);
                     let node = Node::JobFile(job.clone(), file);
                     let opened = self.open_node(caller, node.clone(), flags).await?;
                     Ok((self.found(&node).await?, opened))
@@ -141,6 +142,10 @@ impl Tree {
                 }
                 None => Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key))),
             },
+            Node::JobFile(job, JobFile::Config) => {
+                self.unlink_config(caller, &job);
+                Ok(())
+            }
             node if matches!(node, Node::Top(_) | Node::Alive(_)) => Err(Error::NotPermitted(name.to_owned())),
             _ => Ok(()),
         }

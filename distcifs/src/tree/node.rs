@@ -281,6 +281,33 @@ pub enum Node {
     Work(Ino),
 }
 
+impl Node {
+    /// Its path below the mount point, as far as the node itself tells.
+    pub fn path(&self) -> String {
+        match self {
+            Node::Root => String::new(),
+            Node::Top(top) => format!("/{}", top.name()),
+            Node::Alive(name) => format!("/nodes/{name}"),
+            Node::Job(job) => format!("/jobs/{}", job.name),
+            Node::JobFile(job, file) => format!("/jobs/{}/{}", job.name, file.name()),
+            Node::Link(job, link) => format!("/jobs/{}/builds/{}", job.name, link.name()),
+            Node::Scratch(_) => "/jobs/(a scratch file)".into(),
+            Node::Build(job, n) => format!("/jobs/{}/builds/{n}", job.name),
+            Node::BuildFile(job, n, file) => format!("/jobs/{}/builds/{n}/{}", job.name, file.name()),
+            Node::BuildParam(job, n, at) => format!("/jobs/{}/builds/{n}/params/(number {at})", job.name),
+            Node::Task(job, n, task) => format!("/jobs/{}/builds/{n}/tasks/{task}", job.name),
+            Node::TaskFile(job, n, task, file) => format!("/jobs/{}/builds/{n}/tasks/{task}/{}", job.name, file.name()),
+            Node::Queue(queue) => format!("/tickets/{queue}"),
+            Node::QueueFile(queue, file) => format!("/tickets/{queue}/{}", file.name()),
+            Node::Ticket(ticket) => format!("/{}", ticket.key),
+            Node::TicketFile(ticket, file) => format!("/{}/{}", ticket.key, file.name()),
+            Node::TicketParam(ticket, at) => format!("/{}/params/(number {at})", ticket.key),
+            Node::Published(id) => format!("(published file {id})"),
+            Node::Work(ino) => format!("(claimant's file {:#x})", ino.0),
+        }
+    }
+}
+
 /// Things numbered in the order in which they are met.
 struct Numbered<T> {
     by_number: HashMap<u64, (Arc<T>, u64)>,

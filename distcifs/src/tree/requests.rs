@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -44,6 +44,8 @@ pub struct Tree {
     pub(crate) losers: Arc<Mutex<VecDeque<Loser>>>,
     pub(crate) gone: Gone,
     pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
+    /// Who unlinked a config.json lately, by the job's uid.
+    pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
     invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
     /// User and group of whoever mounted.
@@ -91,6 +93,7 @@ impl Tree {
             losers: Arc::default(),
             gone: Gone::default(),
             config_errors: Mutex::default(),
+            unlinked: Mutex::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
             owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
@@ -109,6 +112,11 @@ impl Tree {
         self.numbers
             .node(ino)
             .ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))
+    }
+
+    /// A node's path below the mount point, for the log.
+    pub fn path_of(&self, ino: Ino) -> Option<String> {
+        self.numbers.node(ino).map(|node| node.path())
     }
 
     /// lookup(parent, name).

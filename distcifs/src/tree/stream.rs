@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::claim::Holder;
+use super::claim::{Held, Holder};
 use super::content::result_text;
 use super::handles::{Asking, Following, Open, OpenKind};
 use super::node::Node;
@@ -17,6 +18,7 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claimant};
 use crate::repository::names::Name;
+use crate::repository::tickets::CONTROL_QUEUE;
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
 pub(crate) const HELD_MAX: Duration = Duration::from_millis(950);
@@ -104,35 +106,68 @@ impl Tree {
         size: usize,
     ) -> Result<Bytes> {
         if asking.rest.is_empty() {
-            let who = Claimant {
-                uid: open.caller.uid,
-                gid: open.caller.gid,
-                pid: holder.process().pid,
-            };
-            let alive = Box::new(move || !process::is_killed(caller.tid));
-            self.queue_access(queue).await?;
-            let claim = self
-                .repository
-                .next(queue, &asking.labels, who, alive, HELD_MAX)
-                .await?;
-            asking.rest = match claim {
-                None => NOTHING_YET,
-                Some(claim) => {
-                    let id = claim.key.id.to_string();
-                    let held = self.keep_claim(claim.clone(), holder.clone(), None);
-                    super::handles::remember_claim(open, &claim);
-                    if queue.as_str() != crate::repository::tickets::CONTROL_QUEUE
-                        && let Err(error) = self.prepare(&held).await
-                    {
-                        // Nobody knows of the claim yet.
-                        self.repository.end_claim(&claim, Cause::GivenBack).await;
-                        return Err(error);
-                    }
-                    Bytes::from(id + "\n")
-                }
-            };
+            let deadline = Instant::now() + HELD_MAX;
+            if asking.preparing.is_none() {
+                asking.preparing = self.next_claim(open, caller, queue, &asking.labels, holder).await?;
+            }
+            asking.rest = self.prepared(asking, deadline).await?;
         }
         Ok(take(&mut asking.rest, size))
+    }
+
+    /// Waits for a ticket and begins to prepare its claimant's folders.
+    async fn next_claim(
+        &self,
+        open: &Arc<Open>,
+        caller: Caller,
+        queue: &Name,
+        labels: &[Name],
+        holder: &Arc<Holder>,
+    ) -> Result<Option<(Arc<Held>, oneshot::Receiver<Result<()>>)>> {
+        let who = Claimant {
+            uid: open.caller.uid,
+            gid: open.caller.gid,
+            pid: holder.process().pid,
+        };
+        let alive = Box::new(move || !process::is_killed(caller.tid));
+        self.queue_access(queue).await?;
+        let Some(claim) = self.repository.next(queue, labels, who, alive, HELD_MAX).await? else {
+            return Ok(None);
+        };
+        super::handles::remember_claim(open, &claim);
+        let held = self.keep_claim(claim, holder.clone(), None);
+        let (done, prepared) = oneshot::channel();
+        if queue.as_str() == CONTROL_QUEUE {
+            // build-control works on no files.
+            let _ = done.send(Ok(()));
+        } else {
+            let folders = self.folders(&held);
+            self.runtime.spawn(async move {
+                // Nobody waits any more: the claim is over, and its folders go with it.
+                let _ = done.send(folders.prepare().await);
+            });
+        }
+        Ok(Some((held, prepared)))
+    }
+
+    /// The line that tells of a claim once its folders are there; until then an empty one.
+    async fn prepared(&self, asking: &mut Asking, deadline: Instant) -> Result<Bytes> {
+        let Some((held, prepared)) = &mut asking.preparing else {
+            return Ok(NOTHING_YET);
+        };
+        let Ok(done) = timeout_at(deadline, prepared).await else {
+            return Ok(NOTHING_YET);
+        };
+        let claim = held.claim.clone();
+        asking.preparing = None;
+        match done.unwrap_or_else(|_| Err(Error::Io(".next: preparing the workspace ended without a word".into()))) {
+            Ok(()) => Ok(Bytes::from(format!("{}\n", claim.key.id))),
+            Err(error) => {
+                // Nobody knows of the claim yet.
+                self.repository.end_claim(&claim, Cause::GivenBack).await;
+                Err(error)
+            }
+        }
     }
 
     /// Ends the claims of a reader of `.next` when its process dies.
