@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::attempts::{Folders, Kept};
-use super::consoles::Appender;
+use super::consoles::{Appender, attempt_console};
 use super::core::{create, delete, lock, now, random_id, set, to_json};
 use super::tickets::{CONTROL_QUEUE, MESSAGE_BYTES_MAX, Outcome, Part, Ticket, TicketKey, TicketState, Verdict};
 use super::{Error, Repository, Result};
@@ -415,6 +415,7 @@ impl Repository {
         self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
         tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
         self.discard_folders(claim);
+        self.forget_console(claim);
         if cause == Cause::Taken {
             return;
         }
@@ -434,6 +435,14 @@ impl Repository {
                 }
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Lets go of the console of a claim that stands alone; a build's go with its record.
+    fn forget_console(&self, claim: &Claim) {
+        if claim.ticket.part.is_none() {
+            self.consoles
+                .forget(&[attempt_console(&claim.key, &claim.ticket, claim.ticket.ordinal())]);
         }
     }
 
@@ -463,6 +472,7 @@ impl Repository {
             Ok(kept) => {
                 claim.over(Stand::Finished);
                 self.claims.remove(claim);
+                self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
                 let open = claim.view.get().map_or(0, |view| view.open_files());
                 self.retire_folders(claim, kept, open);

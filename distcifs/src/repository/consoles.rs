@@ -63,6 +63,15 @@ fn part_object(name: &str, part: u64) -> Object {
     Object::Console(format!("{name}.{part}"))
 }
 
+/// A console, and its length if nothing will be appended to it any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub length: Option<u64>,
+}
+
 /// The consoles in use on this mount, by name.
 #[derive(Default)]
 pub struct Consoles(Mutex<HashMap<String, Arc<Stream>>>);
@@ -78,6 +87,11 @@ impl Consoles {
             })
         };
         streams.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    /// The console of that name, if it is appended to here.
+    fn known(&self, name: &str) -> Option<Arc<Stream>> {
+        lock(&self.0).get(name).cloned()
     }
 
     /// Forgets consoles that nobody will append to any more.
@@ -236,7 +250,14 @@ impl Repository {
 
     /// The length of a console, bytes.
     pub async fn console_length(&self, name: &str) -> Result<u64> {
-        let stream = self.consoles.stream(name);
+        // Kept only for what is appended to here: a walk over old builds must leave nothing.
+        let known = self.consoles.known(name);
+        let stream = known.unwrap_or_else(|| {
+            Arc::new(Stream {
+                name: name.to_owned(),
+                ..Stream::default()
+            })
+        });
         let mut end = stream.end.lock().await;
         if end.sequence > 0 {
             return Ok(end.total());
@@ -254,6 +275,14 @@ impl Repository {
             } else if got < LOOK_BYTES as u64 {
                 return Ok(end.total());
             }
+        }
+    }
+
+    /// The length of one that may be known already.
+    pub async fn extent_length(&self, extent: &Extent) -> Result<u64> {
+        match extent.length {
+            Some(length) => Ok(length),
+            None => self.console_length(&extent.name).await,
         }
     }
 

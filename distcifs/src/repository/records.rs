@@ -1,6 +1,6 @@
 //! What is kept of finished builds: their records, the job's index, pruning, removal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -100,6 +100,9 @@ pub struct Record {
     pub params: Vec<(String, String)>,
     /// Its tasks.
     pub tasks: Vec<TaskRecord>,
+    /// Lengths of its consoles, bytes, by name.
+    #[serde(default)]
+    pub lengths: BTreeMap<String, u64>,
 }
 
 /// What the index of a job has of a finished build.
@@ -150,6 +153,8 @@ impl Repository {
         let (Some(state), Some(outcome)) = (build.verdict(), build.control_outcome()) else {
             return Ok(());
         };
+        let tasks: Vec<TaskRecord> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
+        let lengths = self.lengths(&build, &tasks).await?;
         let record = Record {
             state,
             message: outcome.message.clone(),
@@ -160,13 +165,31 @@ impl Repository {
             uid: live.uid,
             config: live.config.clone(),
             params: build.params.clone(),
-            tasks: (0..build.config.tasks.len()).map(|i| build.task(i)).collect(),
+            tasks,
+            lengths,
         };
         self.save_record(&job, part.build, Arc::new(record)).await?;
         self.tidy(&build, *version).await?;
         self.counts.recorded.fetch_add(1, Ordering::Relaxed);
         self.forget_build(&build);
         self.prune(&job, &build).await
+    }
+
+    /// The lengths of a build's consoles; what is known of earlier runs is not asked again.
+    async fn lengths(&self, build: &Build, tasks: &[TaskRecord]) -> Result<BTreeMap<String, u64>> {
+        let mut lengths = build
+            .record
+            .as_ref()
+            .map(|record| record.lengths.clone())
+            .unwrap_or_default();
+        let own = build_console(build.job.uid(), build.n);
+        lengths.remove(&own);
+        for name in tasks.iter().flat_map(|task| &task.consoles).chain([&own]) {
+            if !lengths.contains_key(name) {
+                lengths.insert(name.clone(), self.console_length(name).await?);
+            }
+        }
+        Ok(lengths)
     }
 
     /// Writes a record and its line in the index.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::builds::{Build, Piece};
-use super::consoles::scope_of;
+use super::consoles::{Extent, build_console, scope_of};
 use super::records::TaskRecord;
 use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, part_key};
 use super::{Repository, Result};
@@ -125,9 +125,25 @@ impl Build {
         )
     }
 
-    /// The names of a task's consoles, in order.
-    pub fn task_consoles(&self, index: usize) -> Vec<String> {
-        self.task(index).consoles
+    /// A task's consoles, in order of its attempts.
+    pub fn task_extents(&self, index: usize) -> Vec<Extent> {
+        self.task(index)
+            .consoles
+            .into_iter()
+            .map(|name| self.extent(name))
+            .collect()
+    }
+
+    /// The build's own console.
+    pub fn extent_of_all(&self) -> Extent {
+        self.extent(build_console(self.job.uid(), self.n))
+    }
+
+    /// A console, with its length once nothing can be appended any more.
+    fn extent(&self, name: String) -> Extent {
+        let record = self.record.as_ref().filter(|_| self.live.is_none());
+        let length = record.and_then(|record| record.lengths.get(&name).copied());
+        Extent { name, length }
     }
 
     /// The folder name of a task: its index and its type.

@@ -12,7 +12,7 @@ use super::{Error, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::builds::Build;
 use crate::repository::config::param_file;
-use crate::repository::consoles::{attempt_console, build_console};
+use crate::repository::consoles::{Extent, attempt_console};
 use crate::repository::core::time_of;
 use crate::repository::names::Name;
 use crate::repository::tickets::Posted;
@@ -22,7 +22,7 @@ pub(crate) enum Content {
     /// These bytes.
     Bytes(Bytes),
     /// These consoles, one after another; the last may grow.
-    Consoles(Vec<String>),
+    Consoles(Vec<Extent>),
 }
 
 impl Content {
@@ -47,7 +47,7 @@ impl Content {
             Content::Consoles(names) => {
                 let mut size = 0;
                 for name in names {
-                    size += repository.console_length(name).await?;
+                    size += repository.extent_length(name).await?;
                 }
                 Ok(size)
             }
@@ -97,7 +97,7 @@ impl Tree {
                 BuildFile::Why => Ok(Content::line(self.repository.why(build))),
                 BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
-                BuildFile::Console => Ok(Content::Consoles(vec![build_console(build.job.uid(), build.n)])),
+                BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::Wait => Ok(Content::text("")),
             },
             Node::BuildParam(_, _, at) => {
@@ -110,7 +110,7 @@ impl Tree {
                 Ok(match file {
                     TaskFile::State => Content::line(task.state.as_str()),
                     TaskFile::Exit => Content::line(task.exit.map(|exit| exit.to_string()).unwrap_or_default()),
-                    TaskFile::Console => Content::Consoles(task.consoles),
+                    TaskFile::Console => Content::Consoles(build.task_extents(*index)),
                     TaskFile::Started => Content::line(moment(task.started)),
                     TaskFile::Finished => Content::line(moment(task.finished)),
                     TaskFile::Node => Content::line(task.node),
@@ -142,7 +142,10 @@ impl Tree {
                 TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
                 TicketFile::Claim => self.claim_text(ticket).await,
                 TicketFile::Console => {
-                    let name = |ordinal| attempt_console(&ticket.key, &posted.ticket, ordinal);
+                    let name = |ordinal| Extent {
+                        name: attempt_console(&ticket.key, &posted.ticket, ordinal),
+                        length: None,
+                    };
                     Ok(Content::Consoles((1..=posted.ticket.ordinal()).map(name).collect()))
                 }
                 TicketFile::Result => Ok(Content::text(result_text(posted))),

@@ -15,6 +15,7 @@ use super::{Caller, Error, Opened, Result, Tree};
 use crate::repository::builds::UPSTREAM;
 use crate::repository::claims::{RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::TicketRequest;
+use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
@@ -182,16 +183,16 @@ impl Tree {
     }
 
     /// Reads across consoles that stand one after another.
-    async fn read_consoles(&self, names: &[String], mut offset: u64, size: usize) -> Result<Bytes> {
+    async fn read_consoles(&self, names: &[Extent], mut offset: u64, size: usize) -> Result<Bytes> {
         for (at, name) in names.iter().enumerate() {
             if at + 1 < names.len() {
-                let length = self.repository.console_length(name).await?;
+                let length = self.repository.extent_length(name).await?;
                 if offset >= length {
                     offset -= length;
                     continue;
                 }
             }
-            return self.repository.read_console(name, offset, size).await;
+            return self.repository.read_console(&name.name, offset, size).await;
         }
         Ok(Bytes::new())
     }

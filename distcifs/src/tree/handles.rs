@@ -12,6 +12,7 @@ use super::job::ConfigWrite;
 use super::node::Node;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
+use crate::repository::consoles::Extent;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Folder;
@@ -53,7 +54,7 @@ pub(crate) enum OpenKind {
     /// Reads these bytes.
     Bytes(Bytes),
     /// Reads these consoles, which may grow.
-    Consoles(Vec<String>),
+    Consoles(Vec<Extent>),
     /// Writes a configuration.
     Config(tokio::sync::Mutex<ConfigWrite>),
     /// Writes a text that is committed: trigger, .post, ctl, result.
