@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nix::unistd::{getgid, getuid};
@@ -69,7 +69,8 @@ pub struct Repository {
     /// Reads published folders.
     pub(crate) browser: Browser,
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) started: Instant,
+    /// When it was mounted, milliseconds since 1970.
+    pub(crate) since: u64,
     pub(crate) counts: Counts,
 }
 
@@ -102,7 +103,7 @@ impl Repository {
             consoles: Consoles::default(),
             records: RecordCache::default(),
             runtime: tokio::runtime::Handle::current(),
-            started: Instant::now(),
+            since: now(),
             counts: Counts::default(),
             browser: Browser::new(setup.contents.clone()),
             coordination: setup.coordination,

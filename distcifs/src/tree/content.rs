@@ -239,7 +239,7 @@ impl Tree {
             ("node", repository.node.to_string()),
             ("version", env!("CARGO_PKG_VERSION").into()),
             ("pid", std::process::id().to_string()),
-            ("uptime_seconds", repository.started.elapsed().as_secs().to_string()),
+            ("since", moment(repository.since)),
             ("nodes", repository.nodes().await?.len().to_string()),
             ("jobs", repository.job_count().to_string()),
             ("queues", figures.len().to_string()),

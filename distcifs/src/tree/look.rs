@@ -225,7 +225,7 @@ impl Tree {
             Node::Top(Top::Events) => Ok(file(self.owned(0o444), 0, self.started)),
             Node::Top(_) | Node::Alive(_) => {
                 let size = self.size(node).await?;
-                Ok(file(self.owned(0o444), size, SystemTime::now()))
+                Ok(file(self.owned(0o444), size, self.started))
             }
             Node::Job(job) => {
                 let job = self.job(job)?;
