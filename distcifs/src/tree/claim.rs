@@ -264,7 +264,10 @@ impl Tree {
         let text = String::from_utf8_lossy(text);
         let word = text.trim();
         if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
-            let process = word.parse().ok().and_then(|pid| process::translate(caller.tid, pid));
+            let process = match word.parse() {
+                Ok(pid) => translated(caller.tid, pid).await,
+                Err(_) => None,
+            };
             let living = process
                 .and_then(Process::hold)
                 .filter(|p| process::user_of(p.pid) == Some(caller.uid) || caller.uid == 0);
@@ -392,6 +395,16 @@ impl Tree {
         })
     }
 }
+
+/// A process id as the writer sees it, in the ids of the daemon. It reads links below /proc/PID of
+/// strangers, which may exec and wait for us: never on a thread that serves requests, nor for ever.
+async fn translated(writer: u32, pid: u32) -> Option<u32> {
+    let found = tokio::task::spawn_blocking(move || process::translate(writer, pid));
+    tokio::time::timeout(TRANSLATE_MAX, found).await.ok()?.ok()?
+}
+
+/// Longest look for a process of another pid namespace.
+const TRANSLATE_MAX: Duration = Duration::from_secs(5);
 
 /// Longest text kept of what a claimant writes into `claim`, bytes.
 const CLAIM_TEXT_MAX: usize = 1024;

@@ -224,6 +224,11 @@ impl Tree {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{key} {value}");
         }
+        if *name == self.repository.node {
+            for (queue, _, waiting) in self.repository.board.figures() {
+                let _ = writeln!(text, "waiting {queue} {waiting}");
+            }
+        }
         Ok(Content::text(text))
     }
 
