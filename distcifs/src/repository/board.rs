@@ -20,8 +20,12 @@ use crate::storage::{Change, Event};
 /// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
 const EVENTS_LAG_MAX: usize = 4096;
 
-/// Pause before a failed round of the follower is tried again.
+/// Pause before acting on a notice is tried again; it doubles each time.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Tries: about ten minutes of them.
+const FOLLOW_TRIES: u32 = 120;
 
 /// What the board knows of a ticket.
 #[derive(Debug, Clone)]
@@ -331,11 +335,8 @@ impl Repository {
         let follower = self.clone();
         self.runtime.spawn(async move {
             while let Some(event) = watch.events.recv().await {
-                let mut done = follower.heard(&event).await;
-                while let Err(error) = done {
-                    tracing::warn!(%error, ?event, "following the coordinator");
-                    tokio::time::sleep(FOLLOW_PAUSE).await;
-                    done = follower.heard(&event).await;
+                if let Err(error) = follower.heard(&event).await {
+                    follower.hear_again(event, error);
                 }
             }
         });
@@ -352,6 +353,24 @@ impl Repository {
         Ok(())
     }
 
+    /// Acts on a notice later, when the store may answer; the others need not wait for it.
+    fn hear_again(self: &Arc<Self>, event: Event, mut error: Error) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            let mut pause = FOLLOW_PAUSE;
+            for _ in 0..FOLLOW_TRIES {
+                tracing::warn!(%error, ?event, "following the coordinator: trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
+                match repository.heard(&event).await {
+                    Ok(()) => return,
+                    Err(again) => error = again,
+                }
+            }
+            tracing::error!(%error, ?event, "given up; run distcifs fsck");
+        });
+    }
+
     /// Reads all tickets and unfinished builds: at the start, and when notices were lost.
     async fn look_around(self: &Arc<Self>) -> Result<()> {
         let mut known: Vec<TicketKey> = Vec::new();
@@ -366,10 +385,18 @@ impl Repository {
             }
         }
         for key in known {
-            self.reopen_orphan(&key).await?;
-            self.look_at(&key).await?;
+            // One that is damaged must not keep the others from being worked on.
+            if let Err(error) = self.look_into(&key).await {
+                tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
+            }
         }
         Ok(())
+    }
+
+    /// Repairs a ticket if its claim is gone, and takes it in.
+    async fn look_into(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+        self.reopen_orphan(key).await?;
+        self.look_at(key).await
     }
 
     /// Acts on one notice.

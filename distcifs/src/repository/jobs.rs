@@ -102,9 +102,10 @@ impl Repository {
             let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
             let full = page.entries.len() == PAGE;
             for (key, value) in page.entries {
-                let entry: JobEntry = from_json(&format!("job {key}"), &value)?;
-                if let Some(name) = Name::new(&key) {
-                    lock(&self.jobs.jobs).insert(name, Arc::new(entry));
+                match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
+                    (Some(name), Ok(entry)) => drop(lock(&self.jobs.jobs).insert(name, Arc::new(entry))),
+                    // One that is damaged must not keep the others from being seen.
+                    (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
                 after = key;
             }
