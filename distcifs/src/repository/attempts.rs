@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OnceCell;
 
-use super::claims::Claim;
+use super::claims::{Changes, Claim};
 use super::core::{CAPTURE_TIMEOUT, lock};
 use super::snapshot::{self, Manifest, Snapshot};
 use super::tickets::Ticket;
@@ -51,8 +51,11 @@ pub(crate) struct Kept {
     pub(crate) workspace: Option<Digest>,
     /// Digest of the artifacts; `None` if there are none.
     pub(crate) artifacts: Option<Digest>,
-    /// What the workspace's folder looks like, for the next capture.
+    /// What the workspace's folder looks like, for the next capture; absent if there is something
+    /// in it that was not kept.
     manifest: Option<Manifest>,
+    /// What had been done in the folders when the capture began.
+    changes: Changes,
 }
 
 impl Folders {
@@ -152,13 +155,14 @@ impl Repository {
     pub(crate) async fn capture_folders(&self, claim: &Claim) -> Result<Kept> {
         let mut kept = Kept {
             workspace: claim.folders.start,
+            changes: claim.changes(),
             ..Kept::default()
         };
         if let Some((dir, manifest)) = claim.folders.workspace.get() {
-            let known = lock(manifest).take();
+            let known = lock(manifest).take().map(|known| known.without(&kept.changes.written));
             let captured = self.capture(claim, dir, known.as_ref()).await?;
             kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
-            kept.manifest = Some(captured.manifest);
+            kept.manifest = (captured.skipped_count == 0).then_some(captured.manifest);
         }
         if let Some(dir) = claim.folders.artifacts.get() {
             let captured = self.capture(claim, dir, None).await?;
@@ -180,8 +184,9 @@ impl Repository {
         Ok(captured)
     }
 
-    /// After a result: the workspace is kept for the next task if nobody has a file of it open.
-    pub(crate) fn retire_folders(&self, claim: &Claim, kept: Kept, open_files: usize) {
+    /// After a result: the workspace is kept for the next task if it is still what was stored, and
+    /// nobody has a file of it open.
+    pub(crate) fn retire_folders(&self, claim: &Claim, kept: Kept) {
         if let Some(dir) = claim.folders.artifacts.get() {
             self.discard(dir.clone());
         }
@@ -189,7 +194,7 @@ impl Repository {
             return;
         };
         match (kept.workspace, kept.manifest) {
-            (Some(digest), Some(manifest)) if open_files == 0 => {
+            (Some(digest), Some(manifest)) if claim.is_quiet_since(&kept.changes) => {
                 let mut warm = lock(&self.attempts.warm);
                 warm.push_back(Warm {
                     digest,

@@ -429,15 +429,24 @@ impl Repository {
 
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
     async fn look_at(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+        // Before the look: a claim made after it is none of what is seen.
+        let claim = self.claims.get(key);
         let entry = self.get(&key.path()).await?;
         let Some(entry) = entry else {
             if self.board.place(key, None).is_some() {
                 self.board.announce(format!("ticket {}/{} removed", key.queue, key.id));
             }
             self.board.notify(&key.path());
+            // Tidied away with its build while somebody was at it.
+            if let Some(claim) = claim {
+                self.end_claim(&claim, Cause::Taken).await;
+            }
             return Ok(());
         };
         let posted = ticket_of(&key.to_string(), &entry)?;
+        if posted.ticket.state == TicketState::Finished {
+            self.gone.remember(key, posted.clone());
+        }
         let ticket = posted.ticket;
         let mut labels = ticket.labels.clone();
         labels.sort();

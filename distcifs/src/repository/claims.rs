@@ -1,6 +1,6 @@
 //! Claims held by this mount: made, ended, finished with a result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -74,12 +74,24 @@ pub enum Stand {
     Lost,
 }
 
+/// What was done below a claim's folders.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Grows with every change and every open file that may change something.
+    pub count: u64,
+    /// Device and inode number of files that were opened for writing: a mapping may have changed
+    /// them without a trace.
+    pub written: HashSet<(u64, u64)>,
+}
+
 /// What the tree keeps of a claim: the open files below its folders.
 pub trait View: Send + Sync {
     /// From now on every path operation below the folders is refused.
     fn kill(&self);
-    /// Files that are still open.
-    fn open_files(&self) -> usize;
+    /// How much was changed below the folders so far, and which files were opened for writing.
+    fn changes(&self) -> Changes;
+    /// Whether no file is open and nothing was changed since.
+    fn is_quiet_since(&self, changes: &Changes) -> bool;
 }
 
 /// The claim's entry with the coordinator.
@@ -160,6 +172,15 @@ impl Claim {
         }
     }
 
+    /// `Stale` if the claim is lost, `Exists` if it has its result.
+    pub fn open_for_result(&self) -> Result<()> {
+        match self.stand() {
+            Stand::Live => Ok(()),
+            Stand::Finishing | Stand::Finished => Err(Error::Exists(format!("{}: it has its result", self.key))),
+            Stand::Lost => Err(Error::Stale(self.key.to_string())),
+        }
+    }
+
     /// Records a parameter of the build; it takes effect with the result.
     pub fn record(&self, name: &str, value: &str) -> Result<()> {
         self.check()?;
@@ -186,6 +207,16 @@ impl Claim {
     /// What was recorded so far.
     pub fn recorded(&self) -> Vec<(String, String)> {
         lock(&self.recorded).clone()
+    }
+
+    /// What was done below its folders so far.
+    pub(crate) fn changes(&self) -> Changes {
+        self.view.get().map_or_else(Changes::default, |view| view.changes())
+    }
+
+    /// Whether nothing was done below its folders since, and nothing is left open.
+    pub(crate) fn is_quiet_since(&self, changes: &Changes) -> bool {
+        self.view.get().is_none_or(|view| view.is_quiet_since(changes))
     }
 
     /// Ends it here, before anybody else learns of it.
@@ -474,8 +505,7 @@ impl Repository {
                 self.claims.remove(claim);
                 self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
-                let open = claim.view.get().map_or(0, |view| view.open_files());
-                self.retire_folders(claim, kept, open);
+                self.retire_folders(claim, kept);
                 Ok(())
             }
             Err(Error::Stale(what)) => {

@@ -63,6 +63,8 @@ pub struct Repository {
     pub(crate) jobs: JobTable,
     pub(crate) board: Board,
     pub(crate) claims: Claims,
+    /// Tickets that were tidied away lately.
+    pub(crate) gone: super::tickets::Gone,
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
@@ -100,6 +102,7 @@ impl Repository {
             jobs: JobTable::default(),
             board: Board::default(),
             claims: Claims::default(),
+            gone: super::tickets::Gone::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),
             runtime: tokio::runtime::Handle::current(),

@@ -225,13 +225,14 @@ impl Repository {
 
     /// Removes the tickets and the entry of a build whose record stands.
     async fn tidy(&self, build: &Build, version: u32) -> Result<()> {
-        let mut ops = Vec::new();
+        let (mut ops, mut removed) = (Vec::new(), Vec::new());
         let mut remove = |queue: &str, task: &str, posted: &Posted| -> Result<()> {
             let key = part_key(queue, build.job.name.as_str(), build.n, task, build.run())?;
             if posted.ticket.state == TicketState::Claimed {
                 ops.push(delete(key.claim_path(), None));
             }
             ops.push(delete(key.path(), Some(posted.version)));
+            removed.push((key, posted.clone()));
             Ok(())
         };
         for (index, piece) in &build.tickets {
@@ -241,6 +242,9 @@ impl Repository {
             remove(CONTROL_QUEUE, "control", &piece.posted)?;
         }
         ops.push(delete(live_path(build.job.uid(), build.n), Some(version)));
+        for (key, posted) in removed {
+            self.gone.remember(&key, posted);
+        }
         match self.commit(ops).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy("its tickets changed while it was recorded".into())),

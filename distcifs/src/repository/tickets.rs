@@ -1,11 +1,14 @@
 //! Tickets: what stands with the coordinator, posting, reading, removing.
 
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::TicketRequest;
-use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, to_json};
+use super::core::{INLINE_BYTES_MAX, create, delete, from_json, lock, random_id, set, to_json};
 use super::jobs::Access;
 use super::names::{Name, TicketId};
 use super::{Error, Repository, Result};
@@ -219,6 +222,48 @@ pub struct Poster {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+}
+
+/// Tickets of builds that are kept after they were tidied away.
+const GONE_MAX: usize = 1024;
+
+/// Tickets of builds that ended lately, as they were last: they are removed with the end of their
+/// build, and whoever has their folder open still reads how they ended.
+#[derive(Default)]
+pub struct Gone(Mutex<VecDeque<(TicketKey, Posted)>>);
+
+impl Gone {
+    /// What a ticket was last; `created` tells it from another of its name.
+    pub fn get(&self, key: &TicketKey, created: u64) -> Option<Posted> {
+        lock(&self.0)
+            .iter()
+            .rev()
+            .find(|(known, posted)| posted.created == created && known == key)
+            .map(|(_, posted)| posted.clone())
+    }
+
+    /// Keeps a ticket, within bounds. One that never ended was aborted with its build.
+    pub fn remember(&self, key: &TicketKey, mut posted: Posted) {
+        if posted.ticket.part.is_none() {
+            return;
+        }
+        posted.ticket.state = TicketState::Finished;
+        posted.ticket.outcome.get_or_insert_with(|| Outcome {
+            verdict: Verdict::Aborted,
+            exit: None,
+            message: "its build is over".into(),
+            workspace: None,
+            artifacts: None,
+            recorded: Vec::new(),
+            finished: super::core::now(),
+        });
+        let mut gone = lock(&self.0);
+        gone.retain(|(known, old)| old.created != posted.created || known != key);
+        if gone.len() >= GONE_MAX {
+            gone.pop_front();
+        }
+        gone.push_back((key.clone(), posted));
+    }
 }
 
 impl Repository {

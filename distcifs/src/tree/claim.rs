@@ -13,7 +13,7 @@ use super::published::Whose;
 use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
-use crate::repository::claims::{Cause, Claim, Claimant, Stand, View};
+use crate::repository::claims::{Cause, Changes, Claim, Claimant, Stand, View};
 use crate::repository::core::{lock, time_of};
 use crate::repository::jobs::Access;
 use crate::repository::tickets::{Posted, TicketKey, TicketState};
@@ -94,8 +94,12 @@ impl View for AttemptView {
         }
     }
 
-    fn open_files(&self) -> usize {
-        self.attempt.open_files()
+    fn changes(&self) -> Changes {
+        self.attempt.changes()
+    }
+
+    fn is_quiet_since(&self, changes: &Changes) -> bool {
+        self.attempt.open_files() == 0 && self.attempt.change_count() == changes.count
     }
 }
 
@@ -319,6 +323,25 @@ impl Tree {
         )))
     }
 
+    /// Gives a ticket back: its claimant may, root, and whoever the queue belongs to.
+    pub(crate) async fn give_back(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        let owner = self.queue_access(&ticket.key.queue).await?.uid;
+        let entitled =
+            caller.uid == 0 || caller.uid == owner || held.is_some_and(|held| held.holder.process().covers(caller.tid));
+        if !entitled {
+            return Err(Error::NotClaimant(format!(
+                "{}/claim: it is not yours to give back",
+                ticket.key
+            )));
+        }
+        let Some(claim) = self.repository.claims.get(&ticket.key) else {
+            return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
+        };
+        self.repository.end_claim(&claim, Cause::GivenBack).await;
+        Ok(())
+    }
+
     /// Notes that the claimant looks into its ticket's folder.
     pub(crate) fn touch(&self, caller: Caller, ticket: &TicketRef) {
         let Some(claim) = self.repository.claims.get(&ticket.key) else {
@@ -353,7 +376,11 @@ impl Tree {
         let time = time_of(posted.ticket.posted);
         let digest = digest_of(&posted, area);
         let parent = self.numbers.ino(&Node::Ticket(ticket.clone()));
-        Ok(self.published_root(Whose::Ticket(ticket.clone(), area), digest, access, time, parent))
+        let whose = Whose::Ticket(ticket.clone(), area);
+        Ok(match area {
+            Area::Workspace => self.published_workspace(whose, digest, access, time, parent).await,
+            Area::Artifacts => self.published_root(whose, digest, access, time, parent),
+        })
     }
 
     /// What it takes to prepare a claimant's folders, also when nobody has asked for them yet.
@@ -383,7 +410,11 @@ impl Tree {
         let access = Access { mode, ..entry.access };
         let parent = self.numbers.ino(&Node::Build(job.clone(), build.n));
         let whose = Whose::Build(job, build.n, area);
-        Ok(self.published_root(whose, digest.as_deref(), access, time_of(time), parent))
+        let (digest, time) = (digest.as_deref(), time_of(time));
+        Ok(match area {
+            Area::Workspace => self.published_workspace(whose, digest, access, time, parent).await,
+            Area::Artifacts => self.published_root(whose, digest, access, time, parent),
+        })
     }
 
     /// Whether this process made the claim and still has its descriptor: `touch` sets times on it.

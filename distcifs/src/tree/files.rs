@@ -13,7 +13,7 @@ use super::process::{self, Process};
 use super::stream::take;
 use super::{Caller, Error, Opened, Result, Tree};
 use crate::repository::builds::UPSTREAM;
-use crate::repository::claims::{RECORDED_BYTES_MAX, Verdicts};
+use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::TicketRequest;
 use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
@@ -66,8 +66,12 @@ impl Tree {
                 OpenKind::Append(self.claim_of(caller, ticket).await?)
             }
             Node::TicketFile(ticket, TicketFile::Result) if write => {
-                self.claim_of(caller, ticket).await?;
-                OpenKind::Commit(Default::default())
+                // Bound to this claim: it writes no result of a later one.
+                let claim = Some(self.claim_of(caller, ticket).await?);
+                OpenKind::Commit(tokio::sync::Mutex::new(Committing {
+                    claim,
+                    ..Committing::default()
+                }))
             }
             Node::TicketParam(ticket, at) if write => self.open_recorded(caller, ticket, *at).await?,
             Node::Scratch(id) => {
@@ -125,6 +129,7 @@ impl Tree {
             both,
             exiting: AtomicBool::new(false),
             claims: Mutex::default(),
+            polled: Mutex::default(),
             kind,
         };
         let handle = self.handles.insert(open);
@@ -246,8 +251,8 @@ impl Tree {
         let whole = committing.text.ends_with(b"\n");
         match &open.node {
             Node::BuildFile(_, _, BuildFile::Ctl) if whole => self.commit(open, caller, committing).await,
-            Node::TicketFile(ticket, _) => {
-                self.claim_of(caller, ticket).await?.check()?;
+            Node::TicketFile(..) => {
+                claim_behind(committing)?.open_for_result()?;
                 if whole {
                     Verdicts::read(&committing.text).map(|_| ())
                 } else {
@@ -311,11 +316,11 @@ impl Tree {
                 self.repository.control(&self.job(job)?, *n, word, poster).await?;
             }
             Node::TicketFile(ticket, _) => {
-                let result = Verdicts::read(&text)?;
-                let claim = self.claim_of(caller, ticket).await?;
-                self.repository.finish(&claim, result).await?;
+                let claim = claim_behind(committing)?;
+                claim.open_for_result()?;
+                self.repository.finish(&claim, Verdicts::read(&text)?).await?;
                 if let Ok(posted) = self.posted(ticket).await {
-                    self.gone.remember(ticket, posted);
+                    self.repository.gone.remember(&ticket.key, posted);
                 }
             }
             _ => {}
@@ -376,6 +381,12 @@ impl Tree {
             _ => {}
         }
     }
+}
+
+/// The claim that an open `result` belongs to.
+fn claim_behind(committing: &Committing) -> Result<Arc<Claim>> {
+    let claim = committing.claim.clone();
+    claim.ok_or_else(|| Error::NotClaimant("result".into()))
 }
 
 /// A piece of bytes.

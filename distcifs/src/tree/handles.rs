@@ -29,8 +29,18 @@ pub(crate) struct Open {
     pub(crate) exiting: AtomicBool,
     /// Claims made by reading it (`.next`).
     pub(crate) claims: Mutex<Vec<Weak<Claim>>>,
+    /// Wakes whoever polls it.
+    pub(crate) polled: Mutex<Option<tokio::task::AbortHandle>>,
     /// What it does.
     pub(crate) kind: OpenKind,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(task) = lock(&self.polled).take() {
+            task.abort();
+        }
+    }
 }
 
 /// Notes a claim that was made by reading this file.
@@ -86,6 +96,8 @@ pub(crate) struct Committing {
     pub(crate) text: Vec<u8>,
     /// What a read gives back of the last commit.
     pub(crate) answer: Bytes,
+    /// The claim that it is the result of.
+    pub(crate) claim: Option<Arc<Claim>>,
 }
 
 /// A reader of `.next`.

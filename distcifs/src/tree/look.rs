@@ -13,7 +13,7 @@ use crate::repository::builds::Build;
 use crate::repository::core::time_of;
 use crate::repository::jobs::{Access, Job};
 use crate::repository::names::{Name, TicketId};
-use crate::repository::tickets::{Posted, TicketKey};
+use crate::repository::tickets::{Posted, TicketKey, TicketState};
 
 /// How long the kernel may believe what only this mount changes, or what it is told of.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
@@ -163,7 +163,10 @@ impl Tree {
         let file = TicketFile::parse(name).ok_or_else(missing)?;
         let posted = self.posted(ticket).await?;
         let there = match file {
-            TicketFile::Claim => self.repository.claim_entry_of(&ticket.key).await?.is_some(),
+            TicketFile::Claim => {
+                posted.ticket.state == TicketState::Claimed
+                    && self.repository.claim_entry_of(&ticket.key).await?.is_some()
+            }
             TicketFile::Build => posted.ticket.part.is_some(),
             _ => true,
         };
@@ -432,8 +435,9 @@ impl Tree {
         match self.repository.ticket(&ticket.key).await? {
             Some(posted) if posted.created == ticket.created => Ok(posted),
             _ => self
+                .repository
                 .gone
-                .get(ticket)
+                .get(&ticket.key, ticket.created)
                 .ok_or_else(|| Error::NotFound(ticket.key.to_string())),
         }
     }

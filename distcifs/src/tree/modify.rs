@@ -133,15 +133,7 @@ impl Tree {
                 self.scratch.remove(id);
                 Ok(())
             }
-            Node::TicketFile(ticket, TicketFile::Claim) => match self.repository.claims.get(&ticket.key) {
-                Some(claim) => {
-                    self.repository
-                        .end_claim(&claim, crate::repository::claims::Cause::GivenBack)
-                        .await;
-                    Ok(())
-                }
-                None => Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key))),
-            },
+            Node::TicketFile(ticket, TicketFile::Claim) => self.give_back(caller, &ticket).await,
             Node::JobFile(job, JobFile::Config) => {
                 self.unlink_config(caller, &job);
                 Ok(())

@@ -74,8 +74,12 @@ pub struct Published(Mutex<Table>);
 impl Published {
     fn number(&self, key: Key, root: Option<u64>, parent: Ino, what: What) -> u64 {
         let mut table = lock(&self.0);
-        if let Some(number) = table.numbers.get(&key) {
-            return *number;
+        if let Some(number) = table.numbers.get(&key).copied() {
+            // Owner and mode of a root follow those of its job or queue.
+            if let (What::Root { .. }, Some(item)) = (&what, table.items.get_mut(&number)) {
+                item.what = what;
+            }
+            return number;
         }
         table.next += 1;
         let number = table.next;
@@ -250,6 +254,29 @@ impl Published {
 }
 
 impl Tree {
+    /// The root of a published workspace: with the mode and time that it was left with, as far as
+    /// `access` lets it be read.
+    pub(crate) async fn published_workspace(
+        &self,
+        whose: Whose,
+        digest: Option<&str>,
+        access: Access,
+        time: SystemTime,
+        parent: Ino,
+    ) -> Node {
+        let root = match digest.and_then(Digest::parse) {
+            Some(digest) => self.repository.browser.folder(digest).await.ok(),
+            None => None,
+        };
+        let Some(root) = root else {
+            return self.published_root(whose, digest, access, time, parent);
+        };
+        // Write bits tell what they were; nobody writes here.
+        let mode = root.meta.mode & (access.mode | 0o222);
+        let time = time_of(root.meta.mtime);
+        self.published_root(whose, digest, Access { mode, ..access }, time, parent)
+    }
+
     /// The root of a published folder; the empty one if there is no digest.
     pub(crate) fn published_root(
         &self,

@@ -28,9 +28,6 @@ pub type Waker = Box<dyn FnOnce() + Send + 'static>;
 /// First handle: small numbers are easier to read in a log, 0 is never one.
 const HANDLE_FIRST: u64 = 1;
 
-/// Tickets that are gone and still answer those who have their folder open.
-const GONE_MAX: usize = 1024;
-
 /// The mounted tree.
 pub struct Tree {
     pub(crate) repository: Arc<Repository>,
@@ -42,7 +39,6 @@ pub struct Tree {
     pub(crate) scratch: Scratches,
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
     pub(crate) losers: Arc<Mutex<VecDeque<Loser>>>,
-    pub(crate) gone: Gone,
     pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
     /// Who unlinked a config.json lately, by the job's uid.
     pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
@@ -51,30 +47,6 @@ pub struct Tree {
     /// User and group of whoever mounted.
     pub(crate) owner: (u32, u32),
     pub(crate) started: SystemTime,
-}
-
-/// Tickets that were finished here lately, as they were last.
-#[derive(Default)]
-pub(crate) struct Gone(Mutex<VecDeque<(super::node::TicketRef, Posted)>>);
-
-impl Gone {
-    /// What a ticket was last.
-    pub(crate) fn get(&self, ticket: &super::node::TicketRef) -> Option<Posted> {
-        lock(&self.0)
-            .iter()
-            .rev()
-            .find(|(known, _)| known == ticket)
-            .map(|(_, posted)| posted.clone())
-    }
-
-    /// Keeps it, within bounds.
-    pub(crate) fn remember(&self, ticket: &super::node::TicketRef, posted: Posted) {
-        let mut gone = lock(&self.0);
-        if gone.len() >= GONE_MAX {
-            gone.pop_front();
-        }
-        gone.push_back((ticket.clone(), posted));
-    }
 }
 
 impl Tree {
@@ -91,7 +63,6 @@ impl Tree {
             scratch: Scratches::default(),
             held: Arc::default(),
             losers: Arc::default(),
-            gone: Gone::default(),
             config_errors: Mutex::default(),
             unlinked: Mutex::default(),
             invalidate,

@@ -17,6 +17,7 @@ use super::requests::Waker;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claimant};
+use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::CONTROL_QUEUE;
 
@@ -233,44 +234,53 @@ impl Tree {
                 };
                 let asking = asking.lock().await;
                 let key = open_key(queue);
-                let told = self.repository.board.waiter(&key);
+                let told = self.repository.board.waiter(&key).notified_owned();
                 if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {
                     return Ok(true);
                 }
-                self.wake_later(wake, async move { told.notified().await });
+                self.wake_later(open, wake, told);
                 Ok(false)
             }
             OpenKind::Events(following) => {
                 let following = following.lock().await;
+                let mut lines = following.lines.resubscribe();
                 if !following.rest.is_empty() || !following.lines.is_empty() {
                     return Ok(true);
                 }
-                let mut lines = following.lines.resubscribe();
-                self.wake_later(wake, async move {
+                self.wake_later(open, wake, async move {
                     // Any outcome is a reason to look again.
                     let _ = lines.recv().await;
                 });
                 Ok(false)
             }
             OpenKind::Wait(given) => {
-                let told = self.repository.board.waiter(&self.wait_key(&open.node)?);
+                let told = self
+                    .repository
+                    .board
+                    .waiter(&self.wait_key(&open.node)?)
+                    .notified_owned();
                 if given.lock().await.is_some() || self.end_of(&open.node).await?.is_some() {
                     return Ok(true);
                 }
-                self.wake_later(wake, async move { told.notified().await });
+                self.wake_later(open, wake, told);
                 Ok(false)
             }
             _ => Ok(true),
         }
     }
 
-    fn wake_later(&self, wake: Option<Waker>, event: impl Future<Output = ()> + Send + 'static) {
+    /// Wakes whoever polls this open file after the event, which was watched for before the look
+    /// that found nothing. One at a time: each poll(2) asks anew, and waking wakes all of them.
+    fn wake_later(&self, open: &Open, wake: Option<Waker>, event: impl Future<Output = ()> + Send + 'static) {
         let Some(wake) = wake else { return };
-        self.runtime.spawn(async move {
+        let task = self.runtime.spawn(async move {
             // Timing out wakes too: whoever polls looks again.
             let _ = timeout(POLL_MAX, event).await;
             wake();
         });
+        if let Some(former) = lock(&open.polled).replace(task.abort_handle()) {
+            former.abort();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is known of the files of a folder on the local disk, so that the next capture does not read
 //! again what has not changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
@@ -62,6 +62,14 @@ impl Manifest {
     /// Whether it knows none.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// Without what is known of these files (device and inode number).
+    pub fn without(mut self, files: &HashSet<(u64, u64)>) -> Self {
+        if files.iter().any(|key| self.files.contains_key(key)) {
+            Arc::make_mut(&mut self.files).retain(|key, _| !files.contains(key));
+        }
+        self
     }
 
     /// What is known of a file that looks like this, if that still holds.

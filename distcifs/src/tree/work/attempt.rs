@@ -1,9 +1,11 @@
 //! The life of one claim's folders.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::super::Ino;
+use crate::repository::claims::Changes;
 use crate::repository::{Error, Result};
 
 /// One claim's folders: they live and end together.
@@ -14,6 +16,10 @@ pub struct Attempt {
     /// Whether it goes on. Path operations hold this for reading; ending it waits for them.
     alive: RwLock<bool>,
     open: AtomicUsize,
+    /// Changes of names and attributes, and files opened for writing or closed after that.
+    changes: AtomicU64,
+    /// Device and number of each file that was opened for writing: as many as there are files.
+    written: Mutex<HashSet<(u64, u64)>>,
     roots: Mutex<Vec<Ino>>,
 }
 
@@ -27,6 +33,8 @@ impl Attempt {
             id,
             alive: RwLock::new(true),
             open: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
+            written: Mutex::default(),
             roots: Mutex::default(),
         }
     }
@@ -71,13 +79,45 @@ impl Attempt {
         }
     }
 
-    /// A file was opened.
-    pub(super) fn opened(&self) {
+    /// Begins a path operation that changes something.
+    pub(super) fn enter_to_change(&self) -> Result<Gate<'_>> {
+        let gate = self.enter()?;
+        self.changed();
+        Ok(gate)
+    }
+
+    /// Something was changed, or may be from now on.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How much was changed so far.
+    pub fn change_count(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What was done so far.
+    pub fn changes(&self) -> Changes {
+        Changes {
+            count: self.change_count(),
+            written: self.written.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// A file, of this device and number, was opened.
+    pub(super) fn opened(&self, file: (u64, u64), writable: bool) {
         self.open.fetch_add(1, Ordering::AcqRel);
+        if writable {
+            self.changed();
+            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
+        }
     }
 
     /// A file was closed.
-    pub(super) fn closed(&self) {
+    pub(super) fn closed(&self, writable: bool) {
+        if writable {
+            self.changed();
+        }
         self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }

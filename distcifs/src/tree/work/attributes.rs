@@ -39,7 +39,7 @@ impl Work {
             }
         }
         let inode = self.inode(ino)?;
-        let _gate = inode.attempt.enter()?;
+        let _gate = inode.attempt.enter_to_change()?;
         let fd = inode.path()?;
         if let Some(size) = set.size {
             expect_kind(&inode, Kind::File)?;

@@ -43,7 +43,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     fn new(inode: Arc<Inode>, file: Arc<File>, writable: bool, backing: Arc<File>) -> OpenFile {
-        inode.attempt.opened();
+        inode.attempt.opened(inode.place(), writable);
         OpenFile {
             inode,
             file,
@@ -59,7 +59,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.inode.attempt.closed();
+        self.inode.attempt.closed(self.writable);
     }
 }
 
@@ -106,7 +106,7 @@ impl Work {
 
     fn create_new(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<(Found, Opened)> {
         let parent = self.inode(parent)?;
-        let _gate = parent.attempt.enter()?;
+        let _gate = parent.attempt.enter_to_change()?;
         let dir = folder(&parent, name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -67,6 +67,11 @@ impl Inode {
         self.attempt.roots().contains(&self.ino)
     }
 
+    /// Its local device and number.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.dev, self.number)
+    }
+
     /// For messages.
     pub(super) fn what(&self) -> String {
         format!("inode {} of attempt {}", self.ino.0, self.attempt.id)

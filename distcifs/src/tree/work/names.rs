@@ -143,7 +143,7 @@ impl Work {
         call: impl FnOnce(&OwnedFd, Mode) -> nix::Result<()>,
     ) -> Result<Found> {
         let parent = self.inode(parent)?;
-        let _gate = parent.attempt.enter()?;
+        let _gate = parent.attempt.enter_to_change()?;
         let dir = folder(&parent, name)?;
         call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
         let adopted = open_name(&dir, name).and_then(|fd| self.adopt(&dir, &fd, new).map(|()| fd));
@@ -167,7 +167,7 @@ impl Work {
 
     fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {
         let parent = self.inode(parent)?;
-        let _gate = parent.attempt.enter()?;
+        let _gate = parent.attempt.enter_to_change()?;
         let dir = folder(&parent, name)?;
         unlinkat(dir, name, flag).map_err(|errno| system(name.display(), errno))
     }
@@ -209,7 +209,7 @@ pub(super) fn folder(parent: &Inode, name: &OsStr) -> Result<Arc<OwnedFd>> {
 
 /// Enters the attempt that both belong to.
 fn same_attempt<'a>(one: &'a Inode, other: &Inode, name: &OsStr) -> Result<Gate<'a>> {
-    let gate = one.attempt.enter()?;
+    let gate = one.attempt.enter_to_change()?;
     if one.attempt.id == other.attempt.id {
         return Ok(gate);
     }

@@ -19,7 +19,7 @@ impl Work {
     /// Sets an attribute; `flags`: XATTR_CREATE, XATTR_REPLACE.
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let name = user_name(name)?;
-        self.with_xattrs(ino, |path| sys::setxattr(path, &name, value, flags))?
+        self.with_xattrs(ino, true, |path| sys::setxattr(path, &name, value, flags))?
             .ok_or(Error::System {
                 what: format!("inode {}", ino.0),
                 errno: libc::EPERM,
@@ -29,13 +29,13 @@ impl Work {
     /// An attribute's value.
     pub fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Bytes> {
         let name = user_name(name)?;
-        let value = self.with_xattrs(ino, |path| sys::getxattr(path, &name))?;
+        let value = self.with_xattrs(ino, false, |path| sys::getxattr(path, &name))?;
         value.map(Bytes::from).ok_or(Error::NoData)
     }
 
     /// The names of the attributes, each ended by NUL.
     pub fn listxattr(&self, ino: Ino) -> Result<Bytes> {
-        let names = self.with_xattrs(ino, sys::listxattr)?.unwrap_or_default();
+        let names = self.with_xattrs(ino, false, sys::listxattr)?.unwrap_or_default();
         let of_user = names.split_inclusive(|byte| *byte == 0).filter(|n| n.starts_with(USER));
         Ok(of_user.flatten().copied().collect())
     }
@@ -43,15 +43,19 @@ impl Work {
     /// Removes an attribute.
     pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         let name = user_name(name)?;
-        self.with_xattrs(ino, |path| sys::removexattr(path, &name))?
+        self.with_xattrs(ino, true, |path| sys::removexattr(path, &name))?
             .ok_or(Error::NoData)
     }
 
     /// Calls with a path that leads to the inode and nowhere else; `None` for a node that has no
     /// attributes of users (links, pipes, sockets).
-    fn with_xattrs<T>(&self, ino: Ino, call: impl FnOnce(&CStr) -> io::Result<T>) -> Result<Option<T>> {
+    fn with_xattrs<T>(&self, ino: Ino, changes: bool, call: impl FnOnce(&CStr) -> io::Result<T>) -> Result<Option<T>> {
         let inode = self.inode(ino)?;
-        let _gate = inode.attempt.enter()?;
+        let _gate = if changes {
+            inode.attempt.enter_to_change()?
+        } else {
+            inode.attempt.enter()?
+        };
         if !matches!(inode.kind, Kind::File | Kind::Directory) {
             return Ok(None);
         }
