@@ -7,7 +7,8 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2154,SC2317 # the worker sets queue and usage, and calls the functions
 
-set -u
+# From here on each status is looked at where it matters.
+set +e -u
 
 # How often a result is tried while the store is away or full, 3 s apart; then the ticket is given back.
 tries_max=10

@@ -16,7 +16,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::errno;
-use crate::repository::{Error, Result};
+use crate::tree::{Error, Result};
 
 /// Refusals logged in each second; the rest is counted. A loop that is refused at full speed
 /// would fill the disk otherwise.
@@ -278,6 +278,7 @@ mod tests {
             ino: 1,
             name: None,
             pid: 1,
+            path: None,
         }
     }
 

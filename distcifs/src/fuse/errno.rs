@@ -2,7 +2,7 @@
 
 use fuser::Errno;
 
-use crate::repository::Error;
+use crate::tree::Error;
 
 /// The errno that a caller sees for an error; no arm is left open, so a new error must choose.
 pub(super) fn errno(error: &Error) -> Errno {

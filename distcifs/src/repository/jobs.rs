@@ -45,7 +45,9 @@ pub struct FileModes {
 /// A job, as the list of jobs has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobEntry {
-    /// Random, made with the job: a job removed and made again has another.
+    /// Random, made with the job: a job removed and made again has another. The owner's user id
+    /// stands in the same record as `uid`.
+    #[serde(rename = "id")]
     pub uid: String,
     /// Owner and mode of its folder.
     #[serde(flatten)]
@@ -232,4 +234,29 @@ impl Repository {
 pub(crate) struct Counter {
     /// Number of the next build.
     pub(crate) next: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_back_as_it_was_written() {
+        let access = Access {
+            uid: 1000,
+            gid: 1001,
+            mode: 0o2750,
+        };
+        let files = FileModes {
+            ctl: Some(0o660),
+            ..FileModes::default()
+        };
+        let entry = JobEntry {
+            uid: "j1".into(),
+            access,
+            files,
+            created: 7,
+        };
+        assert_eq!(from_json::<JobEntry>("job", &to_json(&entry)).unwrap(), entry);
+    }
 }

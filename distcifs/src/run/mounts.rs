@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::statvfs::statvfs;
 
 /// The type of our mounts in the mount table.
 const TYPE: &str = "fuse.distcifs";
@@ -98,7 +99,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
 
-/// Asks a mount point for its attributes, in a thread of its own: a stuck daemon never answers.
+/// Asks a mount point for its figures (statfs is the one request that the kernel never answers from
+/// what it remembers), in a thread of its own: a stuck daemon never answers.
 pub(super) fn probe(mountpoint: &Path) -> Probe {
     probe_for(mountpoint, PROBE_TIME)
 }
@@ -109,15 +111,15 @@ pub(super) fn probe_for(mountpoint: &Path, limit: Duration) -> Probe {
     let path = mountpoint.to_owned();
     // The thread of a silent mount stays behind until the kernel lets it go; it holds nothing.
     let asked = thread::Builder::new().name("probe".into()).spawn(move || {
-        let answer = fs::metadata(path);
+        let answer = statvfs(&path);
         // Nobody listens any more when it took too long.
-        sender.send(answer.err().and_then(|error| error.raw_os_error())).ok();
+        sender.send(answer.err()).ok();
     });
     if asked.is_err() {
         return Probe::Silent;
     }
     match receiver.recv_timeout(limit) {
-        Ok(Some(libc::ENOTCONN | libc::ECONNABORTED)) => Probe::Dead,
+        Ok(Some(Errno::ENOTCONN | Errno::ECONNABORTED)) => Probe::Dead,
         Ok(_) => Probe::Alive,
         Err(_) => Probe::Silent,
     }

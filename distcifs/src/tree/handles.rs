@@ -86,8 +86,11 @@ pub(crate) enum OpenKind {
     /// Reads a published file.
     Published(Arc<Folder>, usize),
     /// Lists a folder.
-    Folder(Mutex<Option<Arc<Vec<(String, Kind)>>>>),
+    Folder(Mutex<Option<Listing>>),
 }
+
+/// Names and types of a folder's entries, as they were at the first read of it.
+pub(crate) type Listing = Arc<Vec<(String, Kind)>>;
 
 /// A text on its way to a commit.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::handles::OpenKind;
 use super::node::{Area, BuildFile, JobFile, JobRef, Link, Node, TaskFile, TicketFile, TicketRef, Top};
-use super::{Caller, DirEntry, Error, Ino, Kind, Result, Tree};
+use super::{Caller, DirEntry, Error, Found, Ino, Kind, Result, Tree};
 
 /// Jobs read at once while they are listed.
 const PAGE: usize = 1000;
@@ -42,8 +42,11 @@ impl Tree {
             entries.extend(self.list_published(*id, skip, room, plus).await?);
             return Ok(entries);
         }
-        let names = self.names_of(node, handle).await?;
-        for (at, (name, kind)) in names.iter().enumerate().skip(skip).take(room) {
+        let names = self.names_of(node, handle, offset == 0).await?;
+        for (at, (name, kind)) in names.iter().enumerate().skip(skip) {
+            if entries.len() >= limit {
+                break;
+            }
             let mut entry = DirEntry {
                 name: OsString::from(name),
                 ino: NUMBERED_LATER,
@@ -52,18 +55,26 @@ impl Tree {
                 found: None,
             };
             if plus {
-                // What went away since the folder was opened is left out.
-                let Ok(child) = self.find(caller, node, name).await else {
-                    continue;
-                };
-                let Ok(found) = self.found(&child).await else { continue };
-                entry.ino = found.attributes.attr.ino;
-                entry.kind = found.attributes.attr.kind;
-                entry.found = Some(found);
+                match self.find_and_look(caller, node, name).await {
+                    Ok(found) => {
+                        entry.ino = found.attributes.attr.ino;
+                        entry.kind = found.attributes.attr.kind;
+                        entry.found = Some(found);
+                    }
+                    // What went away since the folder was opened is left out.
+                    Err(Error::NotFound(_) | Error::Stale(_)) => continue,
+                    Err(error) if entries.is_empty() => return Err(error),
+                    // What stands is told first, the error with the next request.
+                    Err(_) => break,
+                }
             }
             entries.push(entry);
         }
         Ok(entries)
+    }
+
+    async fn find_and_look(&self, caller: Caller, node: &Node, name: &str) -> Result<Found> {
+        self.found(&self.find(caller, node, name).await?).await
     }
 
     fn parent_of(&self, node: &Node) -> Ino {
@@ -73,13 +84,13 @@ impl Tree {
         }
     }
 
-    /// The names of a folder as they were when its listing began.
-    async fn names_of(&self, node: &Node, handle: u64) -> Result<Arc<Vec<(String, Kind)>>> {
+    /// The names of a folder as they were when its listing began; `again` begins it anew.
+    async fn names_of(&self, node: &Node, handle: u64, again: bool) -> Result<Arc<Vec<(String, Kind)>>> {
         let open = self.handles.get(handle)?;
         let OpenKind::Folder(kept) = &open.kind else {
             return Err(Error::NotDirectory("an open file".into()));
         };
-        if let Some(names) = crate::repository::core::lock(kept).clone() {
+        if let Some(names) = crate::repository::core::lock(kept).clone().filter(|_| !again) {
             return Ok(names);
         }
         let names = Arc::new(self.read_names(node).await?);

@@ -45,8 +45,9 @@ impl Tree {
                 Ok(Node::Job(Arc::new(job_ref(&job))))
             }
             Node::Top(Top::Tickets) => {
+                let queue = Name::new(name).ok_or_else(missing)?;
                 self.repository.queue_access(name).await?.ok_or_else(missing)?;
-                Ok(Node::Queue(Arc::new(Name::new(name).ok_or_else(missing)?)))
+                Ok(Node::Queue(Arc::new(queue)))
             }
             Node::Top(Top::Nodes) => {
                 let alive = self.repository.nodes().await?.into_iter().find(|n| n.as_str() == name);

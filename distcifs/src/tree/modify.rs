@@ -9,6 +9,9 @@ use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, JobEntry};
 use crate::repository::names::Name;
 
+/// Where a job's record keeps the mode of one of its files.
+type ModeOf = fn(&mut JobEntry) -> &mut Option<u32>;
+
 impl Tree {
     /// mkdir: a job or a queue.
     pub(crate) async fn make_folder(&self, caller: Caller, parent: &Node, name: &str, mode: u32) -> Result<Node> {
@@ -138,7 +141,7 @@ impl Tree {
                 self.unlink_config(caller, &job);
                 Ok(())
             }
-            node if matches!(node, Node::Top(_) | Node::Alive(_)) => Err(Error::NotPermitted(name.to_owned())),
+            Node::Top(_) | Node::Alive(_) => Err(Error::NotPermitted(name.to_owned())),
             _ => Ok(()),
         }
     }
@@ -226,7 +229,7 @@ impl Tree {
     /// chmod and chown of a job's files; a build's stand for those of all its job's builds.
     async fn change_file(&self, node: &Node, set: &SetAttr) -> Result<()> {
         use super::node::BuildFile;
-        let (job, place): (&Arc<JobRef>, fn(&mut JobEntry) -> &mut Option<u32>) = match node {
+        let (job, place): (_, ModeOf) = match node {
             Node::JobFile(job, JobFile::Config) => (job, |entry| &mut entry.files.config),
             Node::JobFile(job, JobFile::Trigger) => (job, |entry| &mut entry.files.trigger),
             Node::BuildFile(job, _, BuildFile::Ctl) => (job, |entry| &mut entry.files.ctl),

@@ -1,0 +1,57 @@
+//! What a claimant writes into `result`.
+
+use crate::repository::tickets::{MESSAGE_BYTES_MAX, Verdict};
+use crate::repository::{Error, Result};
+
+/// A result as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdicts {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The exit status, if a number was written.
+    pub exit: Option<u8>,
+    /// The lines after the first.
+    pub message: String,
+}
+
+impl Verdicts {
+    /// Reads what is written into `result`.
+    pub fn read(text: &[u8]) -> Result<Self> {
+        let wrong = |what: &str| {
+            Error::Invalid(format!(
+                "result {what:?}: write an exit status 0 to 255, or success, failure, error or aborted"
+            ))
+        };
+        let text = std::str::from_utf8(text).map_err(|_| wrong("(not UTF-8)"))?;
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let word = first.trim();
+        let message = cut(rest.trim(), MESSAGE_BYTES_MAX).to_owned();
+        if let Some(verdict) = Verdict::parse(word) {
+            return Ok(Verdicts {
+                verdict,
+                exit: None,
+                message,
+            });
+        }
+        let digits = word.len() <= 3 && !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        let exit: u8 = digits
+            .then(|| word.parse().ok())
+            .flatten()
+            .ok_or_else(|| wrong(cut(word, 40)))?;
+        let verdict = if exit == 0 { Verdict::Success } else { Verdict::Failure };
+        Ok(Verdicts {
+            verdict,
+            exit: Some(exit),
+            message,
+        })
+    }
+}
+
+/// At most `max` bytes of a text, cut between characters.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
