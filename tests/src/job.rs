@@ -128,6 +128,20 @@ impl Mount {
             .open(self.path(&format!("tickets/{queue}/{id}/claim")))
     }
 
+    /// Asks for work until there is some: the descriptor that holds the claim, and the ticket's id.
+    pub fn ask(&self, queue: &str, labels: &str) -> io::Result<(File, String)> {
+        let path = self.path(&format!("tickets/{queue}/.next"));
+        let mut next = File::options().read(true).write(true).open(path)?;
+        next.write_all(format!("{labels}\n").as_bytes())?;
+        let id = wait_some("a ticket", USUAL, || {
+            let mut line = [0_u8; 256];
+            let length = next.read(&mut line).unwrap_or_else(|error| panic!("{queue}/.next: {error}"));
+            let id = String::from_utf8_lossy(&line[..length]).trim().to_owned();
+            Some(id).filter(|id| !id.is_empty())
+        });
+        Ok((next, id))
+    }
+
     /// Writes a result, looking at what the close says.
     pub fn result(&self, queue: &str, id: &str, words: &str) -> io::Result<()> {
         self.write(&format!("tickets/{queue}/{id}/result"), format!("{words}\n"))

@@ -2,20 +2,26 @@
 //! is asserted: a machine that is busy measures itself.
 
 mod builds;
+mod load;
 mod many;
 mod report;
 mod streams;
+mod workspace;
 
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 6] = [
+const MEASURES: [(&str, fn()); 10] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
     ("waiters", streams::waiters),
     ("console", streams::console),
     ("stat", many::warm_stat),
+    ("load", load::builds),
+    ("tickets", load::tickets),
+    ("workspace", workspace::small_files),
+    ("large", workspace::large_file),
 ];
 
 fn main() -> ExitCode {
