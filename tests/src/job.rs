@@ -135,7 +135,9 @@ impl Mount {
         next.write_all(format!("{labels}\n").as_bytes())?;
         let id = wait_some("a ticket", USUAL, || {
             let mut line = [0_u8; 256];
-            let length = next.read(&mut line).unwrap_or_else(|error| panic!("{queue}/.next: {error}"));
+            let length = next
+                .read(&mut line)
+                .unwrap_or_else(|error| panic!("{queue}/.next: {error}"));
             let id = String::from_utf8_lossy(&line[..length]).trim().to_owned();
             Some(id).filter(|id| !id.is_empty())
         });

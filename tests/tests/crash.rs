@@ -42,7 +42,7 @@ fn three_tasks(mount: &Mount, name: &str) {
     let tasks = [task(0, "[ ! -e steps ]"), task(1, &seen("0")), task(2, &seen("0\n1"))];
     mount.job(
         name,
-        &json!({"tasks": tasks.map(|mut task| { task["attempts"] = json!(50); task })}).to_string(),
+        &json!({"tasks": tasks.map(|mut task| { task["attempts"] = json!(10); task })}).to_string(),
     );
 }
 
@@ -209,14 +209,19 @@ fn a_zombie_publishes_nothing() {
     );
     wait_for("the first", USUAL, || zombie.so_far().contains("held"));
     fs::remove_file(mount.path("tickets/q/t/claim")).expect("taken away");
-    let claim = mount.claim("q", "t").expect("the second");
+    // A process beside the zombie: to one above it, the zombie would be a part of the claimant.
+    let second = mount.start(
+        "exec 9>tickets/q/t/claim || exit 1; echo held
+        while ! [ -e \"$OUT/go\" ]; do sleep 0.02; done
+        echo c > tickets/q/t/artifacts/c; echo failure > tickets/q/t/result; cat tickets/q/t/result",
+    );
+    wait_for("the second", USUAL, || second.so_far().contains("held"));
     zombie.signal(nix::sys::signal::Signal::SIGCONT);
     let said = zombie.finish();
     assert!(!said.ok(), "{said:?}");
     assert_eq!(mount.read("tickets/q/t/.wait"), "", "it has no result of the zombie");
-    fs::write(mount.path("tickets/q/t/artifacts/c"), "c").expect("the second's own");
-    mount.result("q", "t", "failure").expect("the second's");
-    drop(claim);
+    fs::write(mount.out().join("go"), "").expect("own folder");
+    assert!(second.finish().expect_ok().contains("failure"));
     assert_eq!(mount.list("tickets/q/t/artifacts"), ["c"]);
     assert!(mount.read("tickets/q/t/result").starts_with("failure"));
 }

@@ -112,18 +112,29 @@ fn a_timeout_is_quick_for_what_heeds_term() {
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
-/// A script that removes its own workspace fails or not, but it ends, and the worker goes on.
+/// A script that removes its own workspace leaves an empty one to the next task.
 #[test]
 fn a_script_that_deletes_its_workspace() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
     mount.shell_job(
         "a",
-        &["echo x > file; cd ..; rm -rf workspace || true; rm -rf ./* || true"],
+        &[
+            "echo x > file; cd ..; rm -rf workspace",
+            "[ -z \"$(ls -A)\" ]; echo y > file",
+        ],
     );
-    let build = mount.trigger("a", "");
-    let state = mount.wait_state("a", build);
-    assert!(state == "success" || state == "failure", "{state}");
+    let build = mount.build("a", "", "success");
+    assert_eq!(mount.list(&format!("jobs/a/builds/{build}/workspace")), ["file"]);
+}
+
+/// One that removes the claim gives its ticket back: it is done again, but not for ever.
+#[test]
+fn a_script_that_deletes_its_ticket() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job("a", &["cd ..; rm -rf ./*; sleep 5"]);
+    mount.build("a", "", "error");
     mount.job("b", distcifs_tests::HELLO);
     mount.build("b", "", "success");
 }

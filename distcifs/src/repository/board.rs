@@ -58,8 +58,8 @@ struct Queue {
     tickets: HashMap<TicketId, Line>,
     /// Open tickets by the labels that they need (sorted, one a line), oldest first.
     open: HashMap<String, BTreeMap<u64, TicketId>>,
-    /// Open tickets that wait for a slot, by the job's uid.
-    parked: HashMap<String, Vec<TicketId>>,
+    /// Open tickets that wait for a slot, by the job's uid, oldest first.
+    parked: HashMap<String, BTreeMap<u64, TicketId>>,
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
 }
@@ -144,6 +144,7 @@ impl Board {
                 queue.open.remove(&old.labels);
             }
         }
+        let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
         let open = line.filter(|line| line.state == TicketState::Open);
         if let Some(line) = open {
             queue
@@ -154,27 +155,38 @@ impl Board {
             drop(queues);
             self.poke(&key.queue);
             self.notify(&format!("open:{}", key.queue));
+        } else if let Some(uid) = old.as_ref().and_then(|old| old.job.clone())
+            && was_open
+            && key.queue.as_str() == CONTROL_QUEUE
+        {
+            // It is out of the way of the next one of its job.
+            drop(queues);
+            self.unpark(&uid);
         }
         old.map(|line| line.state)
     }
 
-    /// Opens what waited for a slot of this job.
+    /// Opens the oldest ticket that waited for a slot of this job: each slot that becomes free, and
+    /// each that is taken or given up, lets one more try.
     fn unpark(&self, uid: &str) {
         let Some(control) = Name::new(CONTROL_QUEUE) else {
             return;
         };
         let mut queues = lock(&self.queues);
         let Some(queue) = queues.get_mut(&control) else { return };
-        for id in queue.parked.remove(uid).unwrap_or_default() {
+        let Some(parked) = queue.parked.get_mut(uid) else {
+            return;
+        };
+        while let Some((created, id)) = parked.pop_first() {
             if let Some(line) = queue.tickets.get(&id)
                 && line.state == TicketState::Open
             {
-                queue
-                    .open
-                    .entry(line.labels.clone())
-                    .or_default()
-                    .insert(line.created, id);
+                queue.open.entry(line.labels.clone()).or_default().insert(created, id);
+                break;
             }
+        }
+        if parked.is_empty() {
+            queue.parked.remove(uid);
         }
         drop(queues);
         self.poke(&control);
@@ -191,7 +203,23 @@ impl Board {
             open.remove(&line.created);
         }
         let uid = line.job.clone().unwrap_or_default();
-        queue.parked.entry(uid).or_default().push(key.id.clone());
+        queue
+            .parked
+            .entry(uid)
+            .or_default()
+            .insert(line.created, key.id.clone());
+    }
+
+    /// How many open tickets of this one's queue and job are older, counted up to `most`.
+    pub(crate) fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize {
+        let queues = lock(&self.queues);
+        let Some(queue) = queues.get(&key.queue) else { return 0 };
+        // One that the board has not heard of is younger than all that it has.
+        let created = queue.tickets.get(&key.id).map_or(u64::MAX, |line| line.created);
+        let before = |line: &&Line| {
+            line.state == TicketState::Open && line.created < created && line.job.as_deref() == Some(uid)
+        };
+        queue.tickets.values().filter(before).take(most).count()
     }
 
     /// The next waiter with the oldest ticket that its labels allow; both leave their lists.
@@ -552,7 +580,7 @@ impl Repository {
             return;
         };
         let Some(part) = &posted.ticket.part else { return };
-        if let Ok(true) = self.has_slot(part).await {
+        if let Ok(true) = self.has_slot(key, part).await {
             self.board.unpark(&part.uid);
         }
     }

@@ -20,6 +20,9 @@ use crate::storage::{Commit, Digest, Entry, Object};
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
 
+/// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
+const LOOKS_MAX: u32 = 100;
+
 /// How long an idempotence key is remembered, milliseconds: the seven days promised, and one more
 /// so that clocks may differ.
 const KEY_LIFE: u64 = 8 * 24 * 3600 * 1000;
@@ -271,11 +274,28 @@ impl Repository {
         Ok(self.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
     }
 
-    /// Everything known of a build: the tickets first, the record second, so that nobody sees it
-    /// go backwards.
+    /// Everything known of a build.
     pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
-        let live = match self.get(&live_path).await? {
+        for _ in 0..LOOKS_MAX {
+            let before = self.get(&live_path).await?;
+            let build = self.look_at_build(job, n, before.as_ref()).await;
+            // Its entry goes with its tickets: while it stands, none of them was tidied away.
+            if self.get(&live_path).await? == before {
+                return build;
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast: try again",
+            job.name
+        )))
+    }
+
+    /// One look at a build with this entry: the tickets first, the record second, so that nobody
+    /// sees it go backwards.
+    async fn look_at_build(&self, job: &Job, n: u64, live: Option<&Entry>) -> Result<Build> {
+        let live_path = live_path(job.uid(), n);
+        let live = match live {
             Some(entry) => Some((from_json::<Live>(&live_path, &entry.data)?, entry.version)),
             None => None,
         };

@@ -285,7 +285,7 @@ impl Repository {
         ticket.node = self.node.to_string();
         let mut ops = Vec::new();
         if key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none() {
-            ops.extend(self.slot_for(&mut ticket).await?);
+            ops.extend(self.slot_for(key, &mut ticket).await?);
         }
         ops.push(set(key.path(), to_json(&ticket), posted.version));
         ops.push(Op::Create {
@@ -314,12 +314,12 @@ impl Repository {
     }
 
     /// A free slot of the job's `concurrency`, written into the ticket; nothing if it has none.
-    async fn slot_for(&self, ticket: &mut Ticket) -> Result<Option<Op>> {
+    async fn slot_for(&self, key: &TicketKey, ticket: &mut Ticket) -> Result<Option<Op>> {
         let Some(part) = &ticket.part else { return Ok(None) };
         let Some(bound) = self.concurrency_of(part).await? else {
             return Ok(None);
         };
-        let slot = self.free_slot_of(part, bound).await?;
+        let slot = self.free_slot_of(key, part, bound).await?;
         let slot =
             slot.ok_or_else(|| Error::Busy(format!("jobs/{}: {bound} builds run already (concurrency)", part.job)))?;
         let path = format!("/jobs/{}/slot-{slot}", part.uid);
@@ -328,16 +328,20 @@ impl Repository {
         Ok(Some(create(path, build)))
     }
 
-    /// The first slot of a job's `concurrency` that nobody holds.
-    async fn free_slot_of(&self, part: &Part, bound: u32) -> Result<Option<u32>> {
+    /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
+    async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32) -> Result<Option<u32>> {
         let taken: Vec<String> = self.children(&format!("/jobs/{}", part.uid)).await?;
-        Ok((0..bound).find(|i| !taken.contains(&format!("slot-{i}"))))
+        let mut free = (0..bound).filter(|i| !taken.contains(&format!("slot-{i}")));
+        let older = self
+            .board
+            .older(key, &part.uid, usize::try_from(bound).unwrap_or(usize::MAX));
+        Ok(free.nth(older))
     }
 
     /// Whether a build could begin as far as its job's `concurrency` goes.
-    pub(crate) async fn has_slot(&self, part: &Part) -> Result<bool> {
+    pub(crate) async fn has_slot(&self, key: &TicketKey, part: &Part) -> Result<bool> {
         match self.concurrency_of(part).await? {
-            Some(bound) => Ok(self.free_slot_of(part, bound).await?.is_some()),
+            Some(bound) => Ok(self.free_slot_of(key, part, bound).await?.is_some()),
             None => Ok(true),
         }
     }

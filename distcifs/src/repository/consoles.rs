@@ -167,7 +167,10 @@ impl Appender {
         self.written += kept.len() as u64;
         if kept.len() < bytes.len() {
             self.cut = true;
-            let line = format!("\n[console cut: over {} bytes; the rest is not kept]\n", self.limit);
+            let line = format!(
+                "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
+                self.limit
+            );
             self.put(repository, Bytes::from(line)).await?;
         }
         Ok(())

@@ -41,8 +41,14 @@ pub(crate) fn small_files() {
     fs::create_dir(&outside).expect("own folder");
     let steps: [(&str, &str); 4] = [
         ("workspace.tar", "tar -xf $ORIGIN/../origin.tar"),
-        ("workspace.build", "for d in d*; do cat $d/* > $d.all; cp $d/f1* .; done; find . -size +0 > list"),
-        ("workspace.clone", "git clone -q --no-hardlinks $ORIGIN clone && git -C clone status --short"),
+        (
+            "workspace.build",
+            "for d in d*; do cat $d/* > $d.all; cp $d/f1* .; done; find . -size +0 > list",
+        ),
+        (
+            "workspace.clone",
+            "git clone -q --no-hardlinks $ORIGIN clone && git -C clone status --short",
+        ),
         ("workspace.remove", "rm -r -- *"),
     ];
     for (name, script) in steps {
