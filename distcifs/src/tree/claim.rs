@@ -52,6 +52,21 @@ impl Holder {
         lock(&self.process).clone()
     }
 
+    /// A copy of the descriptor was flushed: notes whether by this process on its way out, and not
+    /// by a child that has a copy.
+    pub(crate) fn flushed(&self, caller: Caller) {
+        let process = self.process();
+        let its_own = caller.tid == process.pid || process::process_of(caller.tid) == Some(process.pid);
+        if its_own && process::stat(caller.tid).is_none_or(|stat| stat.exiting) {
+            self.exiting.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it ended with the descriptor open.
+    pub(crate) fn died(&self) -> bool {
+        self.exiting.load(Ordering::Relaxed)
+    }
+
     /// From now on it lives by another.
     fn pass_to(&self, process: Process) {
         *lock(&self.process) = Arc::new(process);
@@ -67,6 +82,8 @@ pub(crate) struct Held {
     leader: Mutex<Option<Process>>,
     /// The process named in the file, once one was.
     named: AtomicBool,
+    /// Whether times were set on it: then it was made by one command, however slow.
+    by_touch: AtomicBool,
     since: Instant,
     roots: OnceCell<Roots>,
     work: Arc<Work>,
@@ -173,6 +190,7 @@ impl Tree {
             holder,
             leader: Mutex::new(leader),
             named: AtomicBool::new(false),
+            by_touch: AtomicBool::new(false),
             since: Instant::now(),
             roots: OnceCell::new(),
             work: self.work.clone(),
@@ -221,7 +239,7 @@ impl Tree {
                 }
                 // A process that closed its descriptor and ended at once (touch): the release is
                 // still on its way and passes the claim on.
-                if !held.holder.exiting.load(Ordering::Relaxed) {
+                if !held.holder.died() {
                     let _ = tokio::time::timeout(RELEASE_LAG, held.holder.moved.notified()).await;
                 }
                 if held.holder.process().pid == process.pid {
@@ -232,23 +250,15 @@ impl Tree {
         });
     }
 
-    /// A process on its way out flushed the claim's descriptor.
-    pub(crate) fn claim_flushed(&self, held: &Held, caller: Caller) {
-        let dying = process::stat(caller.tid).is_none_or(|stat| stat.exiting);
-        let process = held.holder.process();
-        if dying && (caller.tid == process.pid || process::process_of(caller.tid) == Some(process.pid)) {
-            held.holder.exiting.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// The last copy of the claim's descriptor was closed: the claim passes on, or ends.
-    pub(crate) fn claim_released(&self, held: &Arc<Held>, by_exit: bool) {
+    pub(crate) fn claim_released(&self, held: &Arc<Held>) {
         if held.named.load(Ordering::Relaxed) || held.claim.check().is_err() {
             return;
         }
-        let died = held.holder.exiting.load(Ordering::Relaxed);
-        let cause = if died || by_exit { Cause::Died } else { Cause::GivenBack };
-        let brief = !died && held.since.elapsed() < ONE_COMMAND;
+        let died = held.holder.died();
+        let cause = if died { Cause::Died } else { Cause::GivenBack };
+        let one_command = held.by_touch.load(Ordering::Relaxed) || held.since.elapsed() < ONE_COMMAND;
+        let brief = !died && one_command;
         match lock(&held.leader).take() {
             Some(leader) if brief => held.holder.pass_to(leader),
             // Without a living leader, the process that made it.
@@ -417,12 +427,16 @@ impl Tree {
         })
     }
 
-    /// Whether this process made the claim and still has its descriptor: `touch` sets times on it.
-    pub(crate) fn is_opener(&self, caller: Caller, ticket: &TicketRef) -> bool {
+    /// Notes that times were set on `claim`, as `touch` does; only the process that made it may.
+    pub(crate) fn touched_claim(&self, caller: Caller, ticket: &TicketRef) -> bool {
         let held = lock(&self.held).get(&ticket.key).cloned();
         held.is_some_and(|held| {
             let pid = held.claim.pid;
-            held.since.elapsed() < ONE_COMMAND && (pid == caller.tid || process::process_of(caller.tid) == Some(pid))
+            let opener = pid == caller.tid || process::process_of(caller.tid) == Some(pid);
+            if opener {
+                held.by_touch.store(true, Ordering::Relaxed);
+            }
+            opener
         })
     }
 }

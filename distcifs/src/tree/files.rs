@@ -1,6 +1,5 @@
 //! Opening, reading, writing, flushing and closing generated files.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -127,7 +126,6 @@ impl Tree {
             node,
             caller,
             both,
-            exiting: AtomicBool::new(false),
             claims: Mutex::default(),
             polled: Mutex::default(),
             kind,
@@ -341,23 +339,16 @@ impl Tree {
                 self.commit(&open, caller, &mut *committing.lock().await).await
             }
             OpenKind::Claim(held) => {
-                self.claim_flushed(held, caller);
-                self.note_exit(&open, caller);
+                held.holder.flushed(caller);
                 Ok(())
             }
-            OpenKind::Next(..) => {
-                self.note_exit(&open, caller);
+            OpenKind::Next(_, holder) => {
+                holder.flushed(caller);
                 Ok(())
             }
             OpenKind::Append(claim) => claim.console.lock().await.settle(&self.repository).await,
             _ => Ok(()),
         }
-    }
-
-    /// Notes whether the process that closes its copy is on its way out.
-    fn note_exit(&self, open: &Open, caller: Caller) {
-        let exiting = process::stat(caller.tid).is_none_or(|stat| stat.exiting);
-        open.exiting.store(exiting, Ordering::Relaxed);
     }
 
     /// What was written is durable, or refused.
@@ -374,10 +365,9 @@ impl Tree {
         let Some(open) = self.handles.remove(handle) else {
             return;
         };
-        let exiting = open.exiting.load(Ordering::Relaxed);
         match &open.kind {
-            OpenKind::Claim(held) => self.claim_released(held, exiting),
-            OpenKind::Next(..) => self.asker_released(&open, exiting),
+            OpenKind::Claim(held) => self.claim_released(held),
+            OpenKind::Next(_, holder) => self.asker_released(&open, holder.died()),
             _ => {}
         }
     }

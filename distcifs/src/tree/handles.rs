@@ -1,7 +1,7 @@
 //! Open files and folders.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -25,8 +25,6 @@ pub(crate) struct Open {
     pub(crate) caller: Caller,
     /// Whether it was opened for reading and writing.
     pub(crate) both: bool,
-    /// Whether a process on its way out flushed it last.
-    pub(crate) exiting: AtomicBool,
     /// Claims made by reading it (`.next`).
     pub(crate) claims: Mutex<Vec<Weak<Claim>>>,
     /// Wakes whoever polls it.

@@ -178,7 +178,7 @@ impl Tree {
         match node {
             Node::Scratch(id) => return self.scratch.change(*id, set),
             Node::TicketFile(ticket, TicketFile::Claim) if !owns => {
-                return if self.is_opener(caller, ticket) {
+                return if self.touched_claim(caller, ticket) {
                     Ok(())
                 } else {
                     Err(Error::Exists(format!("{} is claimed already", ticket.key)))
