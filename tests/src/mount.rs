@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use crate::folder::is_mounted;
@@ -137,8 +139,10 @@ impl Mount {
         let daemons = process::daemons(&self.root);
         assert!(!daemons.is_empty(), "no daemon to kill");
         daemons.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        // A process has no command line any more a moment before its files are closed.
         wait_for("the killed daemon to be gone", END_LIMIT, || {
-            process::daemons(&self.root).is_empty()
+            let gone = !self.is_mounted() || statvfs(&self.root) == Err(Errno::ENOTCONN);
+            process::daemons(&self.root).is_empty() && gone
         });
     }
 

@@ -103,6 +103,28 @@ pub struct RecordCache {
     pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
     /// Digests of merged artifacts, by what they were merged of.
     pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
+    /// Held while a build is recorded or removed.
+    turns: Turns,
+}
+
+/// Builds that may be recorded or removed at once; those whose numbers differ by a multiple of it
+/// take turns.
+const TURNS: usize = 64;
+
+struct Turns([tokio::sync::Mutex<()>; TURNS]);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns(std::array::from_fn(|_| tokio::sync::Mutex::default()))
+    }
+}
+
+impl RecordCache {
+    /// The turn to record or remove build `n` of any job.
+    pub(crate) async fn turn(&self, n: u64) -> tokio::sync::MutexGuard<'_, ()> {
+        let at = usize::try_from(n).unwrap_or(usize::MAX) % TURNS;
+        self.turns.0[at].lock().await
+    }
 }
 
 /// The entry of an unfinished build.

@@ -196,6 +196,7 @@ impl Repository {
 
     /// Removes a job with its builds; `Busy` while one of them runs.
     pub async fn remove_job(&self, job: &Job) -> Result<()> {
+        self.record_all(job).await?;
         let live = self.live_numbers(job).await?;
         if let Some(n) = live.first() {
             return Err(Error::Busy(format!(

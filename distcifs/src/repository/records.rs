@@ -136,22 +136,33 @@ impl Repository {
         });
     }
 
-    /// Writes the record, then the index, then removes the tickets. Any mount may, any number
-    /// of times.
+    /// Records a build that ended and prunes what is too old then.
     async fn record_build(&self, part: &Part) -> Result<()> {
+        let turn = self.records.turn(part.build).await;
+        let recorded = self.record_ended(part).await?;
+        drop(turn);
+        match recorded {
+            Some(build) => self.prune(&build.job, &build).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the record, then the index, then removes the tickets. Any mount may, any number
+    /// of times; on one mount in turn, so that none brings a removed build back.
+    async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
         let Some(job) = self.job(&part.job).filter(|job| job.uid() == part.uid) else {
-            return Ok(());
+            return Ok(None);
         };
         let build = match self.build(&job, part.build).await {
             Ok(build) => build,
-            Err(Error::NotFound(_)) => return Ok(()),
+            Err(Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
         let Some((live, version)) = &build.live else {
-            return Ok(());
+            return Ok(None);
         };
         let (Some(state), Some(outcome)) = (build.verdict(), build.control_outcome()) else {
-            return Ok(());
+            return Ok(None);
         };
         let tasks: Vec<TaskRecord> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
         let lengths = self.lengths(&build, &tasks).await?;
@@ -172,7 +183,7 @@ impl Repository {
         self.tidy(&build, *version).await?;
         self.counts.recorded.fetch_add(1, Ordering::Relaxed);
         self.forget_build(&build);
-        self.prune(&job, &build).await
+        Ok(Some(build))
     }
 
     /// The lengths of a build's consoles; what is known of earlier runs is not asked again.
@@ -330,7 +341,11 @@ impl Repository {
         for (at, (n, indexed)) in builds.iter().enumerate() {
             let old = oldest.is_some_and(|oldest| indexed.finished < oldest);
             if (old || at < surplus) && !indexed.keep && !spared.contains(n) {
-                self.remove_build(job, *n).await?;
+                match self.remove_build(job, *n).await {
+                    // It runs again, or is removed already.
+                    Ok(()) | Err(Error::Busy(_) | Error::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
@@ -338,6 +353,8 @@ impl Repository {
 
     /// Removes a finished build.
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
+        let _turn = self.records.turn(n).await;
+        self.record_now(job, n).await?;
         if self.get(&live_path(job.uid(), n)).await?.is_some() {
             return Err(Error::Busy(format!(
                 "jobs/{}/builds/{n} is not finished: write abort into its ctl first",
@@ -350,6 +367,27 @@ impl Repository {
         self.index(job, vec![(index_key(n), None)]).await?;
         self.drop_build_objects(job, n).await?;
         self.board.announce(format!("build {}/{n} removed", job.name));
+        Ok(())
+    }
+
+    /// Records a build that has ended and is not recorded yet: that it is so is nobody's business.
+    async fn record_now(&self, job: &Job, n: u64) -> Result<()> {
+        let part = Part {
+            job: job.name.to_string(),
+            uid: job.uid().to_owned(),
+            build: n,
+            task: None,
+            run: 0,
+        };
+        self.record_ended(&part).await.map(|_| ())
+    }
+
+    /// Records all builds of a job that have ended.
+    pub(crate) async fn record_all(&self, job: &Job) -> Result<()> {
+        for n in self.live_numbers(job).await? {
+            let _turn = self.records.turn(n).await;
+            self.record_now(job, n).await?;
+        }
         Ok(())
     }
 

@@ -333,6 +333,11 @@ impl Tree {
         )))
     }
 
+    /// The caller finished the ticket: that it lost an earlier claim on it no longer matters.
+    pub(crate) fn has_won(&self, caller: Caller, ticket: &TicketRef) {
+        lock(&self.losers).retain(|loser| loser.key != ticket.key || !loser.process.covers(caller.tid));
+    }
+
     /// Gives a ticket back: its claimant may, root, and whoever the queue belongs to.
     pub(crate) async fn give_back(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
         let held = lock(&self.held).get(&ticket.key).cloned();

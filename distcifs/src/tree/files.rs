@@ -317,6 +317,7 @@ impl Tree {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;
                 self.repository.finish(&claim, Verdicts::read(&text)?).await?;
+                self.has_won(caller, ticket);
                 if let Ok(posted) = self.posted(ticket).await {
                     self.repository.gone.remember(&ticket.key, posted);
                 }
