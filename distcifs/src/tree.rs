@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 pub mod claim;
 pub mod content;
 pub mod files;
+pub(crate) mod forget;
 pub mod handles;
 pub mod job;
 pub mod list;

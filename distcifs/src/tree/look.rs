@@ -307,7 +307,6 @@ impl Tree {
         };
         let build = self.build(job, *n).await?;
         let access = build.job.entry.access;
-        let done = build.live.is_none();
         let time = time_of(if build.finished() > 0 {
             build.finished()
         } else {
@@ -323,7 +322,8 @@ impl Tree {
         };
         match node {
             // Removing a build needs write permission on its folder: rm -r asks.
-            Node::Build(..) => Ok(self.folder(access, time, if done { LONG } else { NOT_AT_ALL })),
+            // Its owner and mode are the job's and change with those.
+            Node::Build(..) => Ok(self.folder(access, time, NOT_AT_ALL)),
             Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
             Node::Task(..) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
             Node::BuildFile(_, _, BuildFile::Ctl) => {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::handles::OpenKind;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
-use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
+use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, JobEntry};
 use crate::repository::names::Name;
 
@@ -236,6 +236,7 @@ impl Tree {
             _ => return Err(Error::NotPermitted("changing owner or mode of a generated file".into())),
         };
         let (mode, uid, gid) = (set.mode, set.uid, set.gid);
+        let job_ref = job.clone();
         let job = self.job(job)?;
         let changed = self.repository.change_job(&job, |entry| {
             if let Some(mode) = mode {
@@ -244,7 +245,13 @@ impl Tree {
             entry.access.uid = uid.unwrap_or(entry.access.uid);
             entry.access.gid = gid.unwrap_or(entry.access.gid);
         });
-        changed.await.map(|_| ())
+        changed.await?;
+        // The owner is the folder's too, and the kernel asked for the file only.
+        let invalidation = Invalidation::Node(self.numbers.ino(&Node::Job(job_ref)));
+        if (uid.is_some() || gid.is_some()) && self.invalidate.send(invalidation).is_err() {
+            tracing::debug!("the mount is gone");
+        }
+        Ok(())
     }
 
     /// chmod of a build's `artifacts` folder: of all the job's builds.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::claim::{Held, Loser};
+use super::forget::Forgetter;
 use super::handles::{Handles, OpenKind};
 use super::look::NAME_MAX;
 use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
@@ -32,7 +33,7 @@ const HANDLE_FIRST: u64 = 1;
 pub struct Tree {
     pub(crate) repository: Arc<Repository>,
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) numbers: Numbers,
+    pub(crate) numbers: Arc<Numbers>,
     pub(crate) handles: Handles,
     pub(crate) work: Arc<Work>,
     pub(crate) published: Published,
@@ -54,11 +55,18 @@ impl Tree {
     pub fn new(repository: Arc<Repository>) -> Result<Self> {
         let next = Arc::new(AtomicU64::new(HANDLE_FIRST));
         let (invalidate, invalidations) = mpsc::unbounded_channel();
+        let numbers: Arc<Numbers> = Arc::default();
+        let forgetter = Forgetter {
+            repository: Arc::downgrade(&repository),
+            numbers: numbers.clone(),
+            invalidate: invalidate.clone(),
+        };
+        tokio::spawn(forgetter.follow());
         Ok(Tree {
             work: Arc::new(Work::new(WORK_FIRST, next.clone())?),
             handles: Handles::new(next),
             runtime: tokio::runtime::Handle::current(),
-            numbers: Numbers::default(),
+            numbers,
             published: Published::default(),
             scratch: Scratches::default(),
             held: Arc::default(),

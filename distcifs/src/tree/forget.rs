@@ -1,0 +1,80 @@
+//! Has the kernel forget the names of what was removed behind its back.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::node::{JobFile, Node, Numbers, Top};
+use super::{Invalidation, look};
+use crate::repository::Repository;
+
+/// What it takes to say which name is gone.
+pub(crate) struct Forgetter {
+    /// Weak: following what happens keeps nothing open.
+    pub(crate) repository: Weak<Repository>,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) invalidate: UnboundedSender<Invalidation>,
+}
+
+impl Forgetter {
+    /// Follows the changes until the repository is closed.
+    pub(crate) async fn follow(self) {
+        let Some(mut lines) = self.repository.upgrade().map(|repository| repository.board.listen()) else {
+            return;
+        };
+        loop {
+            match lines.recv().await {
+                Ok(line) => self.heard(&line),
+                Err(RecvError::Lagged(_)) => self.missed(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// One change: a removed build (pruned, or by another mount) or job.
+    fn heard(&self, line: &str) {
+        if line == "resync" {
+            return self.missed();
+        }
+        let Some(what) = line.strip_suffix(" removed") else {
+            return;
+        };
+        match what.split_once(' ') {
+            Some(("job", job)) => self.forget(&Node::Top(Top::Jobs), job),
+            Some(("build", build)) => {
+                if let Some((job, n)) = build.rsplit_once('/') {
+                    self.forget_build(job, n);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_build(&self, job: &str, n: &str) {
+        let known = self.repository.upgrade().and_then(|repository| repository.job(job));
+        if let Some(job) = known {
+            let builds = Node::JobFile(Arc::new(look::job_ref(&job)), JobFile::Builds);
+            self.forget(&builds, n);
+        }
+    }
+
+    /// Too much happened at once: every job is looked up again, and all below it.
+    fn missed(&self) {
+        let Some(repository) = self.repository.upgrade() else {
+            return;
+        };
+        for job in repository.jobs_after(None, usize::MAX) {
+            self.forget(&Node::Top(Top::Jobs), job.name.as_str());
+        }
+    }
+
+    fn forget(&self, parent: &Node, name: &str) {
+        let parent = self.numbers.ino(parent);
+        // Nobody listens once the mount is gone.
+        let _ = self.invalidate.send(Invalidation::Name {
+            parent,
+            name: name.into(),
+        });
+    }
+}
