@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 /// The daemons that serve this mount point: `distcifs mount` or `up` with it among the arguments.
@@ -70,18 +72,10 @@ pub fn signal_group(pid: Pid, signal: Signal) {
 
 /// Processor time that a process took so far, seconds.
 pub fn cpu_seconds(pid: Pid) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat
-        .rsplit_once(") ")
-        .map(|(_, rest)| rest.to_owned())
-        .unwrap_or_default();
-    let ticks: f64 = rest
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .filter_map(|word| word.parse::<f64>().ok())
-        .sum();
-    ticks / 100.0
+    // The clock of the scheduler: /proc/PID/stat counts ticks, and misses what is shorter than one.
+    let clock = ClockId::pid_cpu_clock_id(pid);
+    let time = clock.and_then(|clock| clock.now()).expect("the process lives");
+    Duration::from(time).as_secs_f64()
 }
 
 /// Resident memory of a process, MiB.

@@ -12,7 +12,7 @@ use super::configure::{ConfigHead, ParsedConfigs};
 use super::core::{bounded, create, from_json, lock, now, set, to_json};
 use super::jobs::{Counter, Job};
 use super::names::Name;
-use super::records::Record;
+use super::records::{Indexes, Record};
 use super::tickets::{Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object};
@@ -101,6 +101,7 @@ pub struct Build {
 pub struct RecordCache {
     pub(crate) configs: ParsedConfigs,
     pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
+    pub(crate) indexes: Mutex<Indexes>,
     /// Digests of merged artifacts, by what they were merged of.
     pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
     /// Held while a build is recorded or removed.

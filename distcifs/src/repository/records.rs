@@ -20,6 +20,9 @@ use crate::storage::{Commit, Digest, Updated};
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
 
+/// Lines of indexes kept in memory, of all jobs together: 3 MB.
+const INDEXED_MAX: usize = 100_000;
+
 /// Keys of the index read at once.
 const PAGE: usize = 1000;
 
@@ -114,6 +117,35 @@ pub struct Indexed {
     pub finished: u64,
     /// Whether pruning must leave it.
     pub keep: bool,
+}
+
+/// Indexes of jobs as they were read last, each with the revision that it had.
+#[derive(Default)]
+pub struct Indexes {
+    jobs: BTreeMap<String, (u64, Arc<Vec<(u64, Indexed)>>)>,
+    lines: usize,
+}
+
+impl Indexes {
+    /// The index of a job, if it still has this revision.
+    fn get(&self, uid: &str, revision: u64) -> Option<Arc<Vec<(u64, Indexed)>>> {
+        let (known, builds) = self.jobs.get(uid)?;
+        (*known == revision).then(|| builds.clone())
+    }
+
+    /// Keeps the index of a job, within bounds.
+    fn keep(&mut self, uid: &str, revision: u64, builds: &Arc<Vec<(u64, Indexed)>>) {
+        // Each job counts one line more, so that those without builds have a bound too.
+        let cost = builds.len() + 1;
+        if self.lines + cost > INDEXED_MAX {
+            *self = Indexes::default();
+        }
+        if cost <= INDEXED_MAX {
+            let old = self.jobs.insert(uid.to_owned(), (revision, builds.clone()));
+            self.lines += cost;
+            self.lines -= old.map_or(0, |(_, old)| old.len() + 1);
+        }
+    }
 }
 
 /// The key of a build in its job's index: in order of the numbers.
@@ -276,11 +308,21 @@ impl Repository {
     }
 
     /// The index of a job's finished builds, ascending.
-    pub async fn indexed(&self, job: &Job) -> Result<Vec<(u64, Indexed)>> {
+    pub async fn indexed(&self, job: &Job) -> Result<Arc<Vec<(u64, Indexed)>>> {
+        let read = |after: String, limit| async move {
+            let object = job.record();
+            bounded("index of builds", self.contents.query(&object, "b", &after, limit)).await
+        };
+        let revision = read(String::new(), 1).await?.revision;
+        if let Some(known) = lock(&self.records.indexes).get(job.uid(), revision) {
+            return Ok(known);
+        }
         let mut builds = Vec::new();
         let mut after = String::new();
+        let mut settled = true;
         loop {
-            let page = bounded("index of builds", self.contents.query(&job.record(), "b", &after, PAGE)).await?;
+            let page = read(after.clone(), PAGE).await?;
+            settled &= page.revision == revision;
             for (key, value) in &page.entries {
                 if let Some(n) = key.strip_prefix('b').and_then(|n| n.parse().ok()) {
                     builds.push((n, from_json(key, value)?));
@@ -288,39 +330,44 @@ impl Repository {
             }
             match page.entries.last() {
                 Some((key, _)) if page.entries.len() == PAGE => after.clone_from(key),
-                _ => return Ok(builds),
+                _ => break,
             }
         }
+        let builds = Arc::new(builds);
+        if settled {
+            lock(&self.records.indexes).keep(job.uid(), revision, &builds);
+        }
+        Ok(builds)
     }
 
     /// Numbers of a job's finished builds, ascending.
     pub(crate) async fn finished_numbers(&self, job: &Job) -> Result<Vec<u64>> {
-        Ok(self.indexed(job).await?.into_iter().map(|(n, _)| n).collect())
+        Ok(self.indexed(job).await?.iter().map(|(n, _)| *n).collect())
     }
 
-    /// The builds that `latest`, `last-success` and `last-failure` lead to.
-    pub async fn links(&self, job: &Job) -> Result<[Option<u64>; 3]> {
-        let mut ended: Vec<(u64, Verdict)> = self
-            .indexed(job)
-            .await?
-            .into_iter()
-            .map(|(n, i)| (n, i.state))
-            .collect();
-        let mut latest = ended.last().map(|(n, _)| *n);
-        for n in self.live_numbers(job).await? {
-            latest = latest.max(Some(n));
+    /// The newest build.
+    pub async fn latest(&self, job: &Job) -> Result<Option<u64>> {
+        let live = self.live_numbers(job).await?.last().copied();
+        Ok(live.max(self.indexed(job).await?.last().map(|(n, _)| *n)))
+    }
+
+    /// The newest build that succeeded, or the newest that ended in failure or error.
+    pub async fn newest(&self, job: &Job, success: bool) -> Result<Option<u64>> {
+        let asked = |v: Verdict| (v == Verdict::Success) == success && v != Verdict::Aborted;
+        let indexed = self.indexed(job).await?;
+        let recorded = indexed.iter().rev().find(|(_, i)| asked(i.state)).map(|(n, _)| *n);
+        // Builds that have ended are recorded at once, so that few of these are looked at twice.
+        for n in self.live_numbers(job).await?.into_iter().rev() {
+            if recorded.is_some_and(|recorded| n < recorded) {
+                break;
+            }
             let control = super::tickets::control_key(job.name.as_str(), n, 0)?;
             let outcome = self.ticket(&control).await?.and_then(|posted| posted.ticket.outcome);
-            ended.extend(outcome.map(|outcome| (n, outcome.verdict)));
+            if outcome.is_some_and(|outcome| asked(outcome.verdict)) {
+                return Ok(Some(n));
+            }
         }
-        let last = |success: bool| {
-            ended
-                .iter()
-                .filter(|(_, v)| (*v == Verdict::Success) == success && *v != Verdict::Aborted)
-                .map(|(n, _)| *n)
-                .max()
-        };
-        Ok([latest, last(true), last(false)])
+        Ok(recorded)
     }
 
     /// Removes what the job's `keep` does not ask for.
@@ -329,9 +376,9 @@ impl Repository {
         if keep.builds.is_none() && keep.days.is_none() {
             return Ok(());
         }
-        let [latest, success, _] = self.links(job).await?;
-        let spared: BTreeSet<u64> = latest.into_iter().chain(success).collect();
         let builds = self.indexed(job).await?;
+        let success = builds.iter().rev().find(|(_, i)| i.state == Verdict::Success);
+        let spared: BTreeSet<u64> = builds.last().into_iter().chain(success).map(|(n, _)| *n).collect();
         let oldest = keep
             .days
             .map(|days| now().saturating_sub(days.saturating_mul(24 * 3600 * 1000)));

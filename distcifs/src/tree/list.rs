@@ -184,9 +184,12 @@ impl Tree {
 
     async fn names_in_builds(&self, job: &JobRef) -> Result<Vec<(String, Kind)>> {
         let now = self.job(job)?;
-        let links = self.repository.links(&now).await?;
-        let there = Link::ALL.iter().zip(links).filter(|(_, target)| target.is_some());
-        let mut names: Vec<(String, Kind)> = there.map(|(link, _)| (link.name().to_owned(), Kind::Symlink)).collect();
+        let mut names = Vec::new();
+        for link in Link::ALL {
+            if self.link_target(job, *link).await?.is_some() {
+                names.push((link.name().to_owned(), Kind::Symlink));
+            }
+        }
         let numbers = self.repository.build_numbers(&now).await?;
         names.extend(numbers.into_iter().map(|n| (n.to_string(), Kind::Directory)));
         Ok(names)

@@ -10,7 +10,7 @@ use super::node::{
 };
 use super::{Attr, Attributes, Caller, Error, Found, Ino, Kind, Result, Tree};
 use crate::repository::builds::Build;
-use crate::repository::core::time_of;
+use crate::repository::core::{lock, time_of};
 use crate::repository::jobs::{Access, Job};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::tickets::{Posted, TicketKey, TicketState};
@@ -20,6 +20,11 @@ pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// How long it may believe what may change at any moment.
 pub(crate) const NOT_AT_ALL: Duration = Duration::ZERO;
+
+/// How long it may believe in the folder of a ticket that is claimed here: every path into a
+/// claimant's workspace leads through it, and 10,000 `stat`s would look it up 10,000 times. If the
+/// ticket goes in that time, whoever passes through gets ESTALE, upon which the kernel looks again.
+const WHILE_CLAIMED: Duration = Duration::from_secs(1);
 
 /// Longest name of a file.
 pub(crate) const NAME_MAX: usize = 255;
@@ -191,6 +196,7 @@ impl Tree {
             Node::Root | Node::Top(_) | Node::Job(_) | Node::Queue(_) | Node::QueueFile(..) | Node::Build(..) => LONG,
             Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
+            Node::Ticket(ticket) => self.ticket_ttl(ticket),
             _ => NOT_AT_ALL,
         };
         Ok(Found {
@@ -364,7 +370,7 @@ impl Tree {
                     ..queue
                 },
                 time,
-                NOT_AT_ALL,
+                self.ticket_ttl(ticket),
             )),
             Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(of(queue.mode & 0o777), time, NOT_AT_ALL)),
             Node::TicketFile(_, TicketFile::Build) => {
@@ -431,15 +437,28 @@ impl Tree {
         self.repository.build(&self.job(job)?, n).await
     }
 
+    /// How long the kernel may believe in a ticket's folder.
+    fn ticket_ttl(&self, ticket: &TicketRef) -> Duration {
+        if lock(&self.held).contains_key(&ticket.key) {
+            WHILE_CLAIMED
+        } else {
+            NOT_AT_ALL
+        }
+    }
+
     /// A ticket as it is now, or as it was last if it is gone and somebody is still looking.
+    ///
+    /// # Errors
+    /// `Stale` if it is gone or another has its id: the kernel looks the name up again then.
     pub(crate) async fn posted(&self, ticket: &TicketRef) -> Result<Posted> {
         match self.repository.ticket(&ticket.key).await? {
             Some(posted) if posted.created == ticket.created => Ok(posted),
-            _ => self
+            Some(_) => Err(Error::Stale(ticket.key.to_string())),
+            None => self
                 .repository
                 .gone
                 .get(&ticket.key, ticket.created)
-                .ok_or_else(|| Error::NotFound(ticket.key.to_string())),
+                .ok_or_else(|| Error::Stale(ticket.key.to_string())),
         }
     }
 
@@ -471,12 +490,12 @@ impl Tree {
 
     /// The build that a link leads to.
     pub(crate) async fn link_target(&self, job: &JobRef, link: Link) -> Result<Option<u64>> {
-        let [latest, success, failure] = self.repository.links(&self.job(job)?).await?;
-        Ok(match link {
-            Link::Latest => latest,
-            Link::LastSuccess => success,
-            Link::LastFailure => failure,
-        })
+        let job = self.job(job)?;
+        match link {
+            Link::Latest => self.repository.latest(&job).await,
+            Link::LastSuccess => self.repository.newest(&job, true).await,
+            Link::LastFailure => self.repository.newest(&job, false).await,
+        }
     }
 
     /// The inode number of a node's folder, for `..`.

@@ -98,10 +98,15 @@ impl Tree {
         self.numbers.node(ino).map(|node| node.path())
     }
 
-    /// lookup(parent, name).
+    /// lookup(parent, name). Number 0: there is nothing, and that may be believed.
     pub async fn lookup(&self, caller: Caller, parent: Ino, name: OsString) -> Result<Found> {
         if self.work.owns(parent) {
-            return self.work.lookup(parent, &name);
+            return match self.work.lookup(parent, &name) {
+                Err(Error::System {
+                    errno: libc::ENOENT, ..
+                }) => Ok(Work::absent()),
+                done => done,
+            };
         }
         check_length(&name)?;
         let node = match self.node(parent)? {

@@ -22,7 +22,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
 
-use super::{Found, Ino};
+use super::{Attr, Attributes, Found, Ino, Kind};
 use crate::repository::{Error, Result};
 
 mod attempt;
@@ -45,6 +45,10 @@ use inodes::{Inode, Table};
 /// itself, so only the end of an attempt can make them wrong; then `kill` names the inodes to
 /// invalidate, and this bounds what an invalidation that got lost leaves behind.
 const TTL: Duration = Duration::from_secs(10);
+
+/// How long it may believe that a name is not there. Nothing names these to an invalidation, so
+/// this is how long a folder of an attempt that is over may go on saying ENOENT for ESTALE.
+const ABSENT_TTL: Duration = Duration::from_secs(1);
 
 /// The folders of all attempts of this mount.
 ///
@@ -114,6 +118,30 @@ impl Work {
             attributes,
             name_ttl: TTL,
         })
+    }
+
+    /// The answer to a lookup that led nowhere: a compiler looks for each header in a dozen folders,
+    /// and the kernel, which sees every new name, need not ask each time.
+    pub fn absent() -> Found {
+        let never = std::time::SystemTime::UNIX_EPOCH;
+        let attr = Attr {
+            ino: Ino(0),
+            kind: Kind::File,
+            mode: 0,
+            nlink: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: never,
+            mtime: never,
+            ctime: never,
+        };
+        Found {
+            attributes: Attributes { attr, ttl: ABSENT_TTL },
+            name_ttl: ABSENT_TTL,
+        }
     }
 
     /// Ends an attempt. When this returns no path operation of it is under way, none will be, and
