@@ -28,7 +28,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A test that still holds its mount after this hangs: its daemon is killed, so that every
 /// request fails with ENOTCONN and the test ends.
-const TEST_LIMIT: Duration = Duration::from_secs(180);
+pub const TEST_LIMIT: Duration = Duration::from_secs(180);
 
 /// How many lines of the daemon's log a failing test shows.
 const LOG_LINES: usize = 40;

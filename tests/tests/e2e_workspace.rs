@@ -43,6 +43,151 @@ fn a_workspace_passes_from_task_to_task_unchanged() {
     );
 }
 
+/// Further things that must arrive as they were left: no permissions at all, setuid and setgid,
+/// attributes of users, long names, a deep path, times before 1970, a mapping's stores, a file that
+/// was written after its name was removed.
+const MAKE_ODD: &str = "mkdir w; cd w; printf secret > none; chmod 0000 none; printf s > suid; chmod 6755 suid
+mkdir shut; printf in > shut/file; chmod 0000 shut; mkdir sticky; chmod 1777 sticky; mkdir setgid; chmod 2755 setgid
+printf x > attr; setfattr -n user.colour -v green attr; setfattr -n user.empty attr
+mkdir withattr; setfattr -n user.a -v b withattr
+long=$(printf '%0250d' 7); printf l > \"$long\"; p=.; i=0; while [ $i -lt 40 ]; do p=$p/folder$i; i=$((i+1)); done; mkdir -p $p; printf deep > $p/leaf
+touch -d '1960-01-02 03:04:05.123456789' attr; ln none none2; ln -s none soft; ln -s /etc/passwd absolute; ln -s .. up
+exec 5<>gone; rm gone; echo still >&5; exec 5>&-
+truncate -s 1G hole; printf mid | dd of=hole bs=1 seek=500000000 conv=notrunc 2>/dev/null
+truncate -s 3M mapped
+python3 -c 'import mmap
+f=open(\"mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"stored\"; m.flush(); m[2000000:2000005]=b\"dirty\"; m.close()'
+cd ..";
+
+/// The same for what is odd, with the kernel reading and writing by itself and with the daemon in
+/// between; and each task changes something that the next one must see.
+#[test]
+fn odd_files_pass_from_task_to_task() {
+    if !(installed("python3") && installed("setfattr")) {
+        return;
+    }
+    for passthrough in ["passthrough=yes", "passthrough=no"] {
+        let mount = Mount::with(&["-o", passthrough], distcifs_tests::mount::TEST_LIMIT);
+        let reference = mount.out().join("ref").display().to_string();
+        let compare = |folder: &str| {
+            format!(
+                "changes=$(rsync -aHSXn --checksum --delete --itemize-changes '{reference}/' {folder}/); [ -z \"$changes\" ] || {{ echo \"$changes\"; exit 1; }}"
+            )
+        };
+        let check = format!(
+            "{}; [ \"$(du -k w/hole | cut -f1)\" -lt 1000 ]; [ w/none -ef w/none2 ]; ! [ -e w/gone ]
+            [ \"$(getfattr --only-values -n user.colour w/attr)\" = green ]; [ \"$(stat -c %a w/shut)\" = 0 ]",
+            compare("w")
+        );
+        let change = format!(
+            "{check}
+            python3 -c 'import mmap
+f=open(\"w/mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"SECOND\"; m.close()'
+            [ \"$(tail -c +1000001 w/mapped | head -c 6)\" = SECOND ]; rsync -aHSX w/ '{reference}/'"
+        );
+        let copy = format!("{MAKE_ODD}\nrsync -aHSX w/ '{reference}/'");
+        mount.shell_job("a", &[&copy, &check, &change, &check, &check]);
+        let _workers = Worker::usual(&mount, 1);
+        let build = mount.build("a", "", "success");
+        mount.run(&compare(&format!("jobs/a/builds/{build}/workspace/w")));
+    }
+}
+
+/// A mapping that outlives its task changes nothing that anybody sees.
+#[test]
+fn a_mapping_that_outlives_its_task_is_cut_off() {
+    if !installed("python3") {
+        return;
+    }
+    for passthrough in ["passthrough=yes", "passthrough=no"] {
+        let mount = Mount::with(&["-o", passthrough], distcifs_tests::mount::TEST_LIMIT);
+        let out = mount.out().display().to_string();
+        let program = format!(
+            "import mmap,os,time
+f=open('m','r+b'); m=mmap.mmap(f.fileno(),0); f.close(); m[0:5]=b'first'; open('{out}/mapped','w')
+for i in range(400):
+    if os.path.exists('{out}/go'): break
+    time.sleep(0.05)
+m[0:5]=b'later'; m.flush(); open('{out}/done','w')
+"
+        );
+        fs::write(mount.out().join("map.py"), program).expect("own folder");
+        let until = |name: &str| format!("while ! [ -e '{out}/{name}' ]; do sleep 0.05; done");
+        let first = format!(
+            "truncate -s 1M m; setsid python3 '{out}/map.py' </dev/null >/dev/null 2>&1 & {}",
+            until("mapped")
+        );
+        let second = format!(
+            "[ \"$(head -c 5 m)\" = first ]; : > '{out}/go'; {}; [ \"$(head -c 5 m)\" = first ]; echo own > own",
+            until("done")
+        );
+        let third = "[ \"$(head -c 5 m)\" = first ]; cat own";
+        mount.shell_job("a", &[&first, &second, third]);
+        let _workers = Worker::usual(&mount, 1);
+        let build = mount.build("a", "", "success");
+        assert_eq!(
+            mount.run(&format!("head -c 5 jobs/a/builds/{build}/workspace/m")),
+            "first"
+        );
+    }
+}
+
+/// Copying out of published files into a workspace (copy_file_range), and with holes.
+#[test]
+fn published_files_are_copied_into_a_workspace() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    mount.run(
+        "cd tickets/q/t; echo $$ > claim; dd if=/dev/urandom of=artifacts/big bs=1M count=20 2>/dev/null
+        truncate -s 100M artifacts/sparse; printf end | dd of=artifacts/sparse bs=1 seek=50000000 conv=notrunc 2>/dev/null
+        : > artifacts/empty; echo 0 > result",
+    );
+    mount.post("q", &json!({"id": "u"}));
+    mount.run(
+        "cd tickets/q/u; echo $$ > claim; cp -a ../t/artifacts/. workspace/; diff -r ../t/artifacts workspace
+        [ \"$(du -k workspace/sparse | cut -f1)\" -lt 1000 ]; cp workspace/big artifacts/big; cmp workspace/big artifacts/big; echo 0 > result",
+    );
+    mount.run("diff -r tickets/q/t/artifacts tickets/q/u/workspace");
+}
+
+/// No symbolic link of a claimant leads the daemon anywhere: neither what it captures nor what it
+/// deletes; sockets are left behind and it is said.
+#[test]
+fn links_and_sockets_do_not_escape() {
+    let mount = Mount::new();
+    let out = mount.out().display().to_string();
+    fs::create_dir(mount.out().join("victim")).expect("own folder");
+    fs::write(mount.out().join("victim/file"), "whole").expect("own folder");
+    let first = format!(
+        "ln -s '{out}/victim' d; ln -s '{out}/victim/file' f; ln -s d/file through; mkfifo p
+        {}",
+        if installed("python3") {
+            "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'"
+        } else {
+            "mkfifo s"
+        }
+    );
+    mount.shell_job(
+        "a",
+        &[
+            &first,
+            "[ -L d ] && [ -L f ] && [ -L through ] && ! [ -e p ] && ! [ -e s ]; rm -r d f through",
+        ],
+    );
+    let _workers = Worker::usual(&mount, 1);
+    let build = mount.build("a", "", "success");
+    let console = mount.console("a", build);
+    assert!(
+        console.contains("not kept") && console.contains('p') && console.contains('s'),
+        "{console}"
+    );
+    assert_eq!(
+        fs::read_to_string(mount.out().join("victim/file")).expect("still there"),
+        "whole"
+    );
+}
+
 /// The same through tar, in and out.
 #[test]
 fn tar_in_and_out_leaves_the_same() {
