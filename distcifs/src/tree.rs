@@ -155,7 +155,7 @@ pub struct DirEntry {
 }
 
 /// What the kernel must forget because it changed without its knowing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Invalidation {
     /// A name in a folder.
     Name {
@@ -166,6 +166,9 @@ pub enum Invalidation {
     },
     /// Attributes and pages of a node.
     Node(Ino),
+    /// Pages of a node, after those that a mapping has changed were written; the sender is dropped
+    /// when they are.
+    Pages(Ino, tokio::sync::mpsc::Sender<()>),
 }
 
 /// Figures of statfs(2).

@@ -171,7 +171,8 @@ fn pass_on(mut invalidations: mpsc::UnboundedReceiver<Invalidation>, notifier: &
     while let Some(invalidation) = invalidations.blocking_recv() {
         let told = match &invalidation {
             Invalidation::Name { parent, name } => notifier.inval_entry(INodeNo(parent.0), name),
-            Invalidation::Node(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            // The kernel writes changed pages first, which other threads serve.
+            Invalidation::Node(ino) | Invalidation::Pages(ino, _) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
         };
         explain(told, &invalidation);
     }

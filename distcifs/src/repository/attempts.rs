@@ -153,6 +153,7 @@ impl Repository {
 
     /// Stores what stands in the folders.
     pub(crate) async fn capture_folders(&self, claim: &Claim) -> Result<Kept> {
+        claim.write_back().await;
         let mut kept = Kept {
             workspace: claim.folders.start,
             changes: claim.changes(),

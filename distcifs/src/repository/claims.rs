@@ -42,6 +42,9 @@ const RECORDED_MAX: usize = 16;
 /// Longest recorded parameter, bytes: all of them stand in the ticket's entry.
 pub const RECORDED_BYTES_MAX: usize = 1024;
 
+/// Longest wait for the kernel to write down what is stored in mappings.
+const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
+
 /// Who claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant {
@@ -93,6 +96,9 @@ pub struct Changes {
 pub trait View: Send + Sync {
     /// From now on every path operation below the folders is refused.
     fn kill(&self);
+    /// Has the kernel write down what was stored through mappings that are still there; the
+    /// receiver ends when that is done.
+    fn write_back(&self) -> tokio::sync::mpsc::Receiver<()>;
     /// How much was changed below the folders so far, and which files were opened for writing.
     fn changes(&self) -> Changes;
     /// Whether no file is open and nothing was changed since.
@@ -212,6 +218,15 @@ impl Claim {
     /// What was recorded so far.
     pub fn recorded(&self) -> Vec<(String, String)> {
         lock(&self.recorded).clone()
+    }
+
+    /// Has what was stored through mappings written into the folders' files.
+    pub(crate) async fn write_back(&self) {
+        let Some(view) = self.view.get() else { return };
+        let mut written = view.write_back();
+        if tokio::time::timeout(WRITE_BACK_MAX, written.recv()).await.is_err() {
+            tracing::warn!(ticket = %self.key, "the kernel has not written its mappings in time: their stores may miss");
+        }
     }
 
     /// What was done below its folders so far.

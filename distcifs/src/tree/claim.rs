@@ -111,6 +111,15 @@ impl View for AttemptView {
         }
     }
 
+    fn write_back(&self) -> tokio::sync::mpsc::Receiver<()> {
+        let (done, written) = tokio::sync::mpsc::channel(1);
+        for ino in self.work.being_written(&self.attempt) {
+            // Nobody to tell: the mount is ending.
+            let _ = self.invalidate.send(Invalidation::Pages(ino, done.clone()));
+        }
+        written
+    }
+
     fn changes(&self) -> Changes {
         self.attempt.changes()
     }

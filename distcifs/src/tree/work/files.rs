@@ -16,7 +16,7 @@ use super::super::{Caller, Found, Ino, Kind, Opened};
 use super::attributes::offset;
 use super::inodes::{Inode, expect_kind};
 use super::names::{NewNode, folder, undo};
-use super::{Work, io_error, sys, system};
+use super::{Attempt, Work, io_error, sys, system};
 use crate::repository::{Error, Result};
 
 /// Most that one read returns, bytes: above the 1 MiB that the kernel asks for at most
@@ -220,6 +220,15 @@ impl Work {
                 Some(libc::EXDEV | libc::ENOSYS) => Error::Unsupported(target.inode.what()),
                 _ => io_error(target.inode.what(), &error),
             })
+    }
+
+    /// The files of an attempt that are open for writing.
+    pub fn being_written(&self, attempt: &Attempt) -> Vec<Ino> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let written = files
+            .values()
+            .filter(|open| open.writable && open.inode.attempt.id == attempt.id);
+        written.map(|open| open.inode.ino).collect()
     }
 
     /// The open file of a handle.
