@@ -307,3 +307,19 @@ fn hostile_texts_are_refused() {
     }
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
 }
+
+/// "EFBIG: config.json over 1 MiB": promptly, and what came before the refused byte is not
+/// committed, though it may be valid by itself.
+#[test]
+fn a_configuration_that_is_too_large_is_refused_whole() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    let padded = mount.sh(&format!(
+        "{{ printf '%s' '{OTHER}'; head -c 100000000 /dev/zero | tr '\\0' ' '; }} | dd of=jobs/a/config.json bs=4096"
+    ));
+    assert!(!padded.ok(), "{padded:?}");
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+    assert!(mount.read("jobs/a/config.error").contains("bytes"));
+    mount.configure("a", OTHER);
+    assert!(!mount.has("jobs/a/config.error"));
+}

@@ -101,7 +101,8 @@ impl fmt::Display for Asked {
             None => write!(f, "{} refused: inode {:#x}", self.operation, self.ino)?,
         }
         if let Some(name) = &self.name {
-            write!(f, "/{}", name.display())?;
+            // A name may hold anything; a line of the log is one line.
+            write!(f, "/{}", name.to_string_lossy().escape_debug())?;
         }
         write!(f, " (pid {})", self.pid)
     }

@@ -11,9 +11,8 @@ use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, To
 use super::process::{self, Process};
 use super::stream::take;
 use super::{Caller, Error, Opened, Result, Tree};
-use crate::repository::builds::UPSTREAM;
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
-use crate::repository::config::TicketRequest;
+use crate::repository::config::{TicketRequest, TriggerRequest};
 use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
 use crate::repository::core::lock;
@@ -22,6 +21,10 @@ use crate::repository::tickets::Poster;
 
 /// Largest text of a trigger, a ticket, a control word or a result, bytes.
 const COMMIT_BYTES_MAX: usize = 256 << 10;
+
+/// Largest text that is checked after each write already: many small writes of a larger one would
+/// have it read over and over.
+const EARLY_BYTES_MAX: usize = 16 << 10;
 
 impl Tree {
     /// Opens a generated file.
@@ -257,30 +260,16 @@ impl Tree {
                     Ok(())
                 }
             }
-            Node::JobFile(job, _) if whole => {
+            Node::JobFile(job, _) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
                 let (_, config) = self.repository.current_config(&self.job(job)?).await?;
-                let known = |name: &str| {
-                    name == "@key"
-                        || UPSTREAM.contains(&name)
-                        || config.parameters.iter().any(|(known, _)| known.as_str() == name)
-                };
-                let text = String::from_utf8_lossy(&committing.text);
-                let names = text
-                    .lines()
-                    .filter_map(|line| line.split_once('='))
-                    .map(|(name, _)| name.trim());
-                match names
-                    .filter(|_| !text.trim_start().starts_with('{'))
-                    .find(|name| !known(name))
-                {
-                    Some(name) => Err(Error::Invalid(format!(
-                        "jobs/{}/trigger: no parameter is called {name}",
-                        job.name
-                    ))),
-                    None => Ok(()),
-                }
+                TriggerRequest::check_beginning(&committing.text, &config)
+                    .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
             }
-            Node::QueueFile(..) if serde_json::from_slice::<serde_json::Value>(&committing.text).is_ok() => {
+            Node::QueueFile(..)
+                if whole
+                    && committing.text.len() <= EARLY_BYTES_MAX
+                    && serde_json::from_slice::<serde_json::Value>(&committing.text).is_ok() =>
+            {
                 TicketRequest::read(&committing.text)
                     .map(|_| ())
                     .map_err(Error::Invalid)

@@ -17,6 +17,8 @@ pub(crate) struct ConfigWrite {
     held: ConfigLock,
     text: Vec<u8>,
     dirty: bool,
+    /// A write was refused: what was written is not all of it.
+    refused: bool,
 }
 
 impl ConfigWrite {
@@ -44,18 +46,28 @@ impl ConfigWrite {
     pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.check_size(size)?;
+        // Whoever begins anew is not held to what went before.
+        self.refused &= size > 0;
         self.text.resize(size, 0);
         Ok(())
     }
 
-    fn check_size(&self, size: usize) -> Result<()> {
+    fn check_size(&mut self, size: usize) -> Result<()> {
         if size > CONFIG_BYTES_MAX {
-            return Err(Error::TooBig(format!(
-                "jobs/{}/config.json: over {CONFIG_BYTES_MAX} bytes",
-                self.job.name
-            )));
+            self.refused = true;
+            self.text = Vec::new();
+        }
+        if self.refused && size > 0 {
+            return Err(self.too_big());
         }
         Ok(())
+    }
+
+    fn too_big(&self) -> Error {
+        Error::TooBig(format!(
+            "jobs/{}/config.json: over {CONFIG_BYTES_MAX} bytes",
+            self.job.name
+        ))
     }
 }
 
@@ -102,11 +114,17 @@ impl Tree {
             held,
             text,
             dirty: false,
+            refused: false,
         })
     }
 
     /// Commits what was written since the last flush.
     pub(crate) async fn commit_config(&self, write: &mut ConfigWrite) -> Result<()> {
+        if write.refused {
+            let words = format!("config.json:1:1: it has over {CONFIG_BYTES_MAX} bytes\n");
+            lock(&self.config_errors).insert(write.job.uid.clone(), Bytes::from(words));
+            return Err(write.too_big());
+        }
         if !std::mem::take(&mut write.dirty) {
             return Ok(());
         }

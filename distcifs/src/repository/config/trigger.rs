@@ -32,13 +32,19 @@ impl TriggerRequest {
         if bytes.len() > REQUEST_BYTES_MAX {
             return Err(format!("a trigger has at most {REQUEST_BYTES_MAX} bytes"));
         }
-        let mut given = Given::default();
-        match bytes.trim_ascii_start().first() {
-            None => (),
-            Some(b'{') => given.read_json(bytes)?,
-            Some(_) => given.read_lines(bytes)?,
+        let given = Given::read(bytes)?;
+        given.check(config, true)
+    }
+
+    /// Whether text that ends with a whole line can still become a good trigger when more is
+    /// written after it; if not, why.
+    pub fn check_beginning(bytes: &[u8], config: &JobConfig) -> Result<(), String> {
+        let object = bytes.trim_ascii_start().first() == Some(&b'{');
+        // An object that can't be read may not be whole yet.
+        if object && json::parse(bytes).is_err() {
+            return Ok(());
         }
-        given.check(config)
+        Given::read(bytes)?.check(config, object).map(|_| ())
     }
 }
 
@@ -52,6 +58,16 @@ struct Given {
 }
 
 impl Given {
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let mut given = Given::default();
+        match bytes.trim_ascii_start().first() {
+            None => (),
+            Some(b'{') => given.read_json(bytes)?,
+            Some(_) => given.read_lines(bytes)?,
+        }
+        Ok(given)
+    }
+
     fn read_json(&mut self, bytes: &[u8]) -> Result<(), String> {
         let value = json::parse(bytes).map_err(|fault| fault.to_string())?;
         let Kind::Object(members) = value.kind else {
@@ -107,8 +123,8 @@ impl Given {
         Ok(())
     }
 
-    /// Puts what was given and the defaults together.
-    fn check(mut self, config: &JobConfig) -> Result<TriggerRequest, String> {
+    /// Puts what was given and the defaults together; unless it is all, more may be given later.
+    fn check(mut self, config: &JobConfig, all: bool) -> Result<TriggerRequest, String> {
         let mut parameters = Vec::new();
         let mut missing = Vec::new();
         for (name, default) in &config.parameters {
@@ -128,7 +144,7 @@ impl Given {
             let near = hint(unknown, config.parameters.iter().map(|(name, _)| name.as_str()));
             return Err(format!("the job has no parameter {}{near}", quoted(unknown)));
         }
-        if let [first, rest @ ..] = missing.as_slice() {
+        if let ([first, rest @ ..], true) = (missing.as_slice(), all) {
             let more = if rest.is_empty() {
                 String::new()
             } else {
