@@ -50,6 +50,7 @@ pub async fn all_coordination(store: &dyn Coordination) {
     notifies_in_order(store).await;
     watches_whole_components(store).await;
     notifies_nothing_of_a_mismatch(store).await;
+    tells_a_laggard_to_look_again(store).await;
 }
 
 /// Runs everything that is asked of a store of contents.

@@ -11,6 +11,11 @@ pub const ENTRY_BYTES_MAX: usize = 4096;
 /// Largest number of operations in one commit.
 pub const COMMIT_OPS_MAX: usize = 4096;
 
+/// Events that a watch may have waiting: more than one commit can make, at some hundred bytes each.
+/// A receiver that lags further is sent [`Event::Resync`] and misses what follows until it has
+/// read that.
+pub const WATCH_LAG_MAX: usize = 16_384;
+
 /// An entry as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -100,11 +105,12 @@ pub enum Event {
 }
 
 /// Events of the watched path and everything below it, from the moment `watch` returned.
-/// Dropping it ends the watch. A receiver that lags is sent [`Event::Resync`], never blocked on.
+/// Dropping it ends the watch. A receiver that lags by [`WATCH_LAG_MAX`] is sent [`Event::Resync`],
+/// never blocked on.
 #[derive(Debug)]
 pub struct Watch {
     /// The events.
-    pub events: mpsc::UnboundedReceiver<Event>,
+    pub events: mpsc::Receiver<Event>,
 }
 
 /// The session that owns this mount's ephemeral entries.

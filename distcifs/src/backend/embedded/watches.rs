@@ -1,22 +1,43 @@
 //! Who wants to know of which entries.
-//!
-//! `Watch` has an unbounded receiver, whose sender cannot see how far it lags: whoever holds a
-//! watch has to read it or drop it.
 
 use std::collections::HashMap;
 
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::{self, Sender};
 
+use crate::storage::coordination::WATCH_LAG_MAX;
 use crate::storage::{Change, Event, Watch};
 
 /// Number of watches below which nobody looks for ended ones: a path where nothing happens would
 /// keep them for ever.
 const SWEEP_MIN: usize = 64;
 
+/// Whom a watch tells.
+#[derive(Debug)]
+struct Watcher {
+    sender: Sender<Event>,
+    /// Whether the last word sent was [`Event::Resync`], and it is not yet read.
+    lags: bool,
+}
+
+impl Watcher {
+    /// Tells an event, or once that some are lost; `false` if nobody listens any more.
+    ///
+    /// What is left out stands in the entries before the receiver reads the `Resync`: it can't
+    /// be missed by whoever looks at them after that.
+    fn tell(&mut self, event: impl FnOnce() -> Event) -> bool {
+        if self.lags && self.sender.capacity() < self.sender.max_capacity() {
+            return !self.sender.is_closed();
+        }
+        self.lags = self.sender.capacity() <= 1;
+        let event = if self.lags { Event::Resync } else { event() };
+        self.sender.try_send(event).is_ok()
+    }
+}
+
 /// The watches, by the path they were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    by_path: HashMap<Box<str>, Vec<UnboundedSender<Event>>>,
+    by_path: HashMap<Box<str>, Vec<Watcher>>,
     /// Watches added and not yet found ended.
     count: usize,
     /// The count at which to look for ended ones.
@@ -29,14 +50,15 @@ impl Watches {
         self.count += 1;
         if self.count > self.sweep_at {
             self.by_path.retain(|_, senders| {
-                senders.retain(|sender| !sender.is_closed());
+                senders.retain(|watcher| !watcher.sender.is_closed());
                 !senders.is_empty()
             });
             self.count = 1 + self.by_path.values().map(Vec::len).sum::<usize>();
             self.sweep_at = (2 * self.count).max(SWEEP_MIN);
         }
-        let (sender, events) = mpsc::unbounded_channel();
-        self.by_path.entry(path.into()).or_default().push(sender);
+        let (sender, events) = mpsc::channel(WATCH_LAG_MAX + 1);
+        let watcher = Watcher { sender, lags: false };
+        self.by_path.entry(path.into()).or_default().push(watcher);
         Watch { events }
     }
 
@@ -52,7 +74,7 @@ impl Watches {
                     path: path.to_owned(),
                     change,
                 };
-                senders.retain(|sender| sender.send(event()).is_ok());
+                senders.retain_mut(|watcher| watcher.tell(event));
                 if senders.is_empty() {
                     self.by_path.remove(at);
                 }

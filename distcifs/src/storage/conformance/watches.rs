@@ -4,6 +4,7 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 use super::entries::{create, delete, done, ephemeral, home, mismatch, set};
+use crate::storage::coordination::WATCH_LAG_MAX;
 use crate::storage::{Change, Coordination, Event, Watch};
 
 /// The next event.
@@ -65,4 +66,35 @@ pub async fn notifies_nothing_of_a_mismatch(store: &dyn Coordination) {
     mismatch(store, 1, vec![create(&path, ""), set(&home, "", Some(9))]).await;
     done(store, vec![create(&end, "")]).await;
     assert_eq!(next(&mut watch).await, (end, Change::Created));
+}
+
+/// Whoever does not read for long is sent `Resync` in place of what does not fit, and hears again
+/// of what happens after it has read that.
+pub async fn tells_a_laggard_to_look_again(store: &dyn Coordination) {
+    let home = home(store).await;
+    let path = format!("{home}/a");
+    done(store, vec![create(&path, "")]).await;
+    let mut watch = store.watch(&path).await.unwrap();
+    let burst = 1024;
+    for _ in 0..(2 * WATCH_LAG_MAX).div_ceil(burst) {
+        done(store, (0..burst).map(|_| set(&path, "x", None)).collect()).await;
+    }
+    let mut read = 0;
+    loop {
+        match timeout(PATIENCE, watch.events.recv()).await {
+            Ok(Some(Event::Changed { change, .. })) => assert_eq!(change, Change::Set),
+            Ok(Some(Event::Resync)) => break,
+            other => panic!("an event or a resync was expected, not {other:?}"),
+        }
+        read += 1;
+        assert!(read <= WATCH_LAG_MAX, "no resync among {read} events");
+    }
+    done(store, vec![delete(&path, None)]).await;
+    loop {
+        match timeout(PATIENCE, watch.events.recv()).await {
+            Ok(Some(Event::Changed { change, .. })) if change == Change::Deleted => return,
+            Ok(Some(_)) => {}
+            other => panic!("the removal was to be told, not {other:?}"),
+        }
+    }
 }
