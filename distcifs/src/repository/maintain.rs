@@ -1,0 +1,170 @@
+//! Looking after a repository that nobody serves: is everything whole that something refers to
+//! (`fsck`), and what does nothing refer to any more (`gc`).
+//!
+//! Both first gather every reference there is. In memory they keep 32 bytes (48 with the table
+//! around them) for each chunk and folder, and some hundred for each build and task: for a million
+//! objects and a hundred thousand builds well below 200 MiB.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Result;
+use super::consoles::PART_BYTES;
+use super::core::{bounded, lock};
+use crate::storage::{Contents, Coordination, Digest, Object};
+
+mod check;
+mod roots;
+mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::Checked;
+pub use sweep::Swept;
+
+/// Names of objects asked for at once.
+const PAGE: usize = 1000;
+
+/// A repository that nobody serves.
+pub struct Upkeep {
+    coordination: Arc<dyn Coordination>,
+    contents: Arc<dyn Contents>,
+    /// How far the work has come.
+    pub progress: Arc<Progress>,
+}
+
+/// How far the work has come, for whoever watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    doing: std::sync::Mutex<&'static str>,
+    done: AtomicU64,
+}
+
+impl Progress {
+    fn begin(&self, doing: &'static str) {
+        *lock(&self.doing) = doing;
+        self.done.store(0, Ordering::Relaxed);
+    }
+
+    fn step(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is being done, and how many things it is done with.
+    pub fn now(&self) -> (&'static str, u64) {
+        (*lock(&self.doing), self.done.load(Ordering::Relaxed))
+    }
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The object or entry, and what is wrong with it.
+    pub what: String,
+    /// What suffers by it.
+    pub affected: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Fault {
+    fn new(what: impl Into<String>, affected: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Fault {
+            what: what.into(),
+            affected: affected.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; affected: {}; remedy: {}", self.what, self.affected, self.remedy)
+    }
+}
+
+/// Chunks and folders, by digest.
+#[derive(Debug, Default)]
+struct Blobs {
+    chunks: HashSet<Digest>,
+    trees: HashSet<Digest>,
+}
+
+impl Blobs {
+    /// Whether it was not there. Other objects are none of ours.
+    fn insert(&mut self, object: &Object) -> bool {
+        match object {
+            Object::Chunk(digest) => self.chunks.insert(*digest),
+            Object::Tree(digest) => self.trees.insert(*digest),
+            Object::Record(_) | Object::Console(_) => false,
+        }
+    }
+
+    fn contains(&self, object: &Object) -> bool {
+        match object {
+            Object::Chunk(digest) => self.chunks.contains(digest),
+            Object::Tree(digest) => self.trees.contains(digest),
+            Object::Record(_) | Object::Console(_) => false,
+        }
+    }
+}
+
+impl Upkeep {
+    /// On these stores, which nobody else may be using.
+    pub fn new(coordination: Arc<dyn Coordination>, contents: Arc<dyn Contents>) -> Self {
+        Upkeep {
+            coordination,
+            contents,
+            progress: Arc::default(),
+        }
+    }
+
+    /// The next page of objects of a kind; empty at the end.
+    async fn page(&self, kind: &str, after: &mut String) -> Result<Vec<Object>> {
+        let page = bounded(kind, self.contents.list(kind, after, PAGE)).await?;
+        if let Some(last) = page.last() {
+            *after = last.to_string();
+        }
+        Ok(page)
+    }
+
+    /// Length of a blob or of a part of a console, bytes, found by looking at single bytes; `None`
+    /// if there is no such object.
+    async fn length(&self, object: &Object) -> Result<Option<u64>> {
+        let what = object.to_string();
+        if bounded(&what, self.contents.read(object, 0, 0)).await?.is_none() {
+            return Ok(None);
+        }
+        // It is at least `from` and at most `to` long.
+        let (mut from, mut to) = (0, PART_BYTES);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            let byte = bounded(&what, self.contents.read(object, middle, 1)).await?;
+            if byte.is_some_and(|byte| !byte.is_empty()) {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        Ok(Some(from))
+    }
+
+    /// Length of a console of one or more parts; `None` if there is no such console.
+    async fn console_length(&self, name: &str) -> Result<Option<u64>> {
+        let mut all = None;
+        for part in 0.. {
+            let object = Object::Console(format!("{name}.{part}"));
+            let Some(length) = self.length(&object).await? else {
+                break;
+            };
+            all = Some(all.unwrap_or(0) + length);
+            if length < PART_BYTES {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}

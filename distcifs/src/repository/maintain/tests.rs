@@ -1,0 +1,297 @@
+//! Real builds on a real store, damaged and orphaned in every way: all of it is named, and gc
+//! frees the orphans and nothing else.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::backend::embedded::Embedded;
+use crate::repository::Repository;
+use crate::repository::core::create;
+use crate::repository::jobs::Job;
+use crate::repository::tests::{assert_whole, build, job, open, poster};
+
+/// A store with a job that was built twice.
+struct Scene {
+    dir: TempDir,
+    store: Embedded,
+    repository: Arc<Repository>,
+    job: Job,
+    upkeep: Upkeep,
+}
+
+async fn scene() -> Scene {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store")).unwrap();
+    let repository = open(&store, dir.path()).await.unwrap();
+    let job = job(&repository, "hello").await.unwrap();
+    for n in [1, 2] {
+        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), n);
+        build(&repository, &job, n).await.unwrap();
+    }
+    let upkeep = Upkeep::new(store.coordination(), store.contents());
+    Scene {
+        dir,
+        store,
+        repository,
+        job,
+        upkeep,
+    }
+}
+
+impl Scene {
+    fn object(&self, kind: &str, digest: &str) -> PathBuf {
+        self.dir
+            .path()
+            .join("store/objects")
+            .join(kind)
+            .join(&digest[..2])
+            .join(digest)
+    }
+
+    /// The digest of the artifacts of a build.
+    async fn artifacts(&self, n: u64) -> String {
+        self.repository
+            .build(&self.job, n)
+            .await
+            .unwrap()
+            .task(0)
+            .artifacts
+            .unwrap()
+    }
+
+    /// The digests of the folders of a build, each once.
+    async fn folders(&self, n: u64) -> BTreeSet<String> {
+        let task = self.repository.build(&self.job, n).await.unwrap().task(0);
+        task.artifacts.into_iter().chain(task.workspace).collect()
+    }
+
+    async fn config(&self) -> String {
+        self.repository.config_head(&self.job).await.unwrap().0.unwrap().digest
+    }
+
+    async fn faults(&self) -> Vec<Fault> {
+        self.upkeep.check().await.unwrap().faults
+    }
+
+    async fn put(&self, object: Object, bytes: &'static str) -> Object {
+        self.store
+            .put(&object, Bytes::from_static(bytes.as_bytes()))
+            .await
+            .unwrap();
+        object
+    }
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_whole_has_no_faults_and_no_orphans() {
+    let scene = scene().await;
+    let checked = scene.upkeep.check().await.unwrap();
+    assert_eq!((checked.faults.len(), checked.orphans), (0, 0), "{checked}");
+    assert_eq!((checked.jobs, checked.builds, checked.tickets), (1, 2, 0));
+    assert!(
+        checked.consoles >= 4 && checked.objects >= 2 && checked.bytes > 0,
+        "{checked}"
+    );
+    let swept = scene.upkeep.sweep().await.unwrap();
+    let nothing = Swept {
+        kept: swept.kept,
+        ..Swept::default()
+    };
+    assert_eq!(swept, nothing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damage_is_named_with_what_suffers() {
+    let scene = scene().await;
+    let (config, artifacts) = (scene.config().await, scene.artifacts(1).await);
+    let whole = fs::read(scene.object("chunk", &config)).unwrap();
+    overwrite(&scene.object("chunk", &config), b"other bytes");
+    let faults = scene.faults().await;
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(
+        faults[0].what.split(':').next(),
+        Some(format!("chunk.{config}").as_str())
+    );
+    assert!(faults[0].what.contains("damaged"), "{}", faults[0]);
+    for affected in [
+        "config.json of jobs/hello",
+        "jobs/hello/builds/1",
+        "jobs/hello/builds/2",
+    ] {
+        assert!(faults[0].affected.contains(affected), "{}", faults[0]);
+    }
+    overwrite(&scene.object("chunk", &config), &whole);
+    assert_eq!(scene.faults().await, []);
+
+    fs::remove_file(scene.object("tree", &artifacts)).unwrap();
+    let build = scene.repository.build(&scene.job, 1).await.unwrap();
+    let console = build.task(0).consoles[0].clone();
+    let uid = scene.job.uid();
+    scene
+        .store
+        .remove(&Object::Console(format!("{console}.0")))
+        .await
+        .unwrap();
+    let record = Object::Record(format!("build.{uid}.2"));
+    let faults = scene.faults().await;
+    let named = |what: &str, affected: &str| {
+        let found = faults
+            .iter()
+            .any(|f| f.what.starts_with(what) && f.affected.contains(affected));
+        assert!(found, "{what} is not among {faults:#?}");
+    };
+    named(
+        &format!("tree.{artifacts}: missing"),
+        "artifacts of task 0 of jobs/hello/builds/1",
+    );
+    named(&format!("{console}: missing"), "jobs/hello/builds/1");
+    assert_eq!(faults.len(), 2);
+
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!(
+        (swept.faults.is_empty(), swept.objects, swept.remains),
+        (false, 0, 0),
+        "gc touches nothing"
+    );
+    scene
+        .store
+        .update(&record, None, vec![("record".to_owned(), Some("{".into()))])
+        .await
+        .unwrap();
+    let faults = scene.faults().await;
+    assert!(
+        faults.iter().any(|f| f.what.contains(&record.to_string())),
+        "{faults:#?}"
+    );
+    scene.store.remove(&record).await.unwrap();
+    let faults = scene.faults().await;
+    let gone = |f: &Fault| f.what == format!("record {record}: missing") && f.affected == "jobs/hello/builds/2";
+    assert!(faults.iter().any(gone), "{faults:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_frees_the_orphans_and_nothing_else() {
+    let scene = scene().await;
+    let before = scene.upkeep.check().await.unwrap();
+    let chunk = scene.put(Object::Chunk(Digest::of(b"nobody's")), "nobody's").await;
+    let tree = scene.put(Object::Tree(Digest::of(b"no list")), "no list").await;
+    let mut stray = vec![chunk, tree];
+    for name in ["console.0123456789abcdef.1.all.0", "console.t0123.1.0"] {
+        let console = Object::Console(name.to_owned());
+        scene.store.append(&console, 0, "line\n".into()).await.unwrap();
+        stray.push(console);
+    }
+    for name in [
+        "build.0123456789abcdef.1".to_owned(),
+        format!("build.{}.77", scene.job.uid()),
+    ] {
+        let record = Object::Record(name);
+        scene
+            .store
+            .update(&record, None, vec![("record".to_owned(), Some("{}".into()))])
+            .await
+            .unwrap();
+    }
+    let entries = [
+        "/jobs/0123456789abcdef",
+        "/jobs/0123456789abcdef/1",
+        "/keys/0123456789abcdef",
+    ];
+    let slot = format!("/jobs/{}/slot-0", scene.job.uid());
+    let ops = entries
+        .iter()
+        .copied()
+        .chain([slot.as_str()])
+        .map(|path| create(path, "1".into()));
+    scene.store.commit(ops.collect()).await.unwrap();
+    let checked = scene.upkeep.check().await.unwrap();
+    // A tree that is no listing is whole by its digest, and needed by nobody.
+    assert_eq!((checked.faults.len(), checked.orphans), (0, 4 + 2 + 3), "{checked}");
+
+    let swept = scene.upkeep.sweep().await.unwrap();
+    let wanted = Swept {
+        objects: 2,
+        consoles: 2,
+        bytes: 8 + 7 + 2 * 5,
+        remains: 5,
+        kept: before.objects,
+        faults: Vec::new(),
+    };
+    assert_eq!(swept, wanted);
+    for object in stray {
+        assert_eq!(
+            Contents::read(&scene.store, &object, 0, 9).await.unwrap(),
+            None,
+            "{object}"
+        );
+    }
+    let after = scene.upkeep.check().await.unwrap();
+    assert_eq!(
+        (after.faults.len(), after.orphans, after.objects),
+        (0, 0, before.objects),
+        "{after}"
+    );
+    for n in [1, 2] {
+        assert_whole(&scene.repository, &scene.job, n).await;
+    }
+}
+
+/// What only a removed build had goes; what it shared with another stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_build_is_freed() {
+    let scene = scene().await;
+    let wanted = scene.folders(2).await;
+    let lone = scene.put(Object::Chunk(Digest::of(b"lone")), "lone").await;
+    let mut folders = scene.folders(1).await;
+    folders.retain(|digest| !wanted.contains(digest));
+    scene.repository.remove_build(&scene.job, 1).await.unwrap();
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!(
+        (swept.faults.len(), swept.objects),
+        (0, 1 + folders.len() as u64),
+        "{swept}"
+    );
+    assert_eq!(Contents::read(&scene.store, &lone, 0, 9).await.unwrap(), None);
+    assert_whole(&scene.repository, &scene.job, 2).await;
+    scene.repository.remove_build(&scene.job, 2).await.unwrap();
+    scene.repository.remove_job(&scene.job).await.unwrap();
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!((swept.kept, swept.faults.len()), (0, 0), "{swept}");
+    for kind in ["chunk", "tree", "console", "job", "build"] {
+        assert_eq!(scene.store.list(kind, "", 9).await.unwrap(), [], "{kind}");
+    }
+}
+
+/// A job whose removal was cut short after its counter went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_cut_short_is_finished() {
+    let scene = scene().await;
+    let uid = scene.job.uid().to_owned();
+    let ops = [format!("/keys/{uid}"), format!("/jobs/{uid}")].map(|path| crate::repository::core::delete(path, None));
+    scene.store.commit(ops.into()).await.unwrap();
+    let faults = scene.faults().await;
+    assert!(
+        faults.len() == 1 && faults[0].what == "jobs/hello, half removed",
+        "{faults:?}"
+    );
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!((swept.kept, swept.faults.len()), (0, 0), "{swept}");
+    let checked = scene.upkeep.check().await.unwrap();
+    assert_eq!(
+        (checked.faults.len(), checked.orphans, checked.jobs),
+        (0, 0, 0),
+        "{checked}"
+    );
+}
