@@ -11,12 +11,16 @@ pub mod control;
 pub mod core;
 pub mod error;
 pub mod jobs;
+pub mod maintain;
 pub mod names;
 pub mod records;
 pub mod snapshot;
 pub mod summary;
 pub mod tickets;
 pub mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use core::{Repository, Setup};
 pub use error::{Error, Result};

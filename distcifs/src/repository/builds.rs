@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{JobConfig, TriggerRequest};
 use super::configure::{ConfigHead, ParsedConfigs};
-use super::core::{bounded, create, from_json, lock, now, set, to_json};
+use super::core::{bounded, create, from_json, lock, now, random_id, set, to_json};
 use super::jobs::{Counter, Job};
 use super::names::Name;
 use super::records::{Indexes, Record};
 use super::tickets::{Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Entry, Object};
+use crate::storage::{Commit, Digest, Entry, Object, Op};
 
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
@@ -57,6 +57,9 @@ pub(crate) struct Live {
     pub(crate) triggered: u64,
     /// Who triggered it.
     pub(crate) uid: u32,
+    /// Tells this trigger or retry from every other.
+    #[serde(default)]
+    pub(crate) nonce: String,
 }
 
 /// The configuration of a build.
@@ -179,13 +182,12 @@ impl Repository {
                 create(control.path(), to_json(&ticket)),
             ];
             ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
-            let nonce = ticket.body.clone();
-            let ours = |entry: Option<&Entry>| {
-                entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.body == nonce))
-            };
-            if self.commit_settled(ops, &control.path(), ours).await? == Commit::Done {
+            if self.began(job, n, &live.nonce, ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
-                self.sweep_keys(job, key.is_some()).await?;
+                // The build is there, whatever becomes of the sweep.
+                if let Err(error) = self.sweep_keys(job, key.is_some()).await {
+                    tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
+                }
                 return Ok(n);
             }
         }
@@ -193,6 +195,18 @@ impl Repository {
             "jobs/{}/trigger: too many others trigger it",
             job.name
         )))
+    }
+
+    /// Commits the entry and the ticket of a build or a retry; `false` if another was first.
+    pub(crate) async fn began(&self, job: &Job, n: u64, nonce: &str, ops: Vec<Op>) -> Result<bool> {
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|live: Live| live.nonce == nonce))
+        };
+        if self.commit_settled(ops, &live_path(job.uid(), n), ours).await? == Commit::Done {
+            return Ok(true);
+        }
+        // It may have begun, unknown to us, and be over by now.
+        Ok(self.record(job, n).await?.is_some_and(|record| record.nonce == nonce))
     }
 
     /// The configuration in force, parsed.
@@ -257,6 +271,7 @@ impl Repository {
             keep: false,
             triggered,
             uid,
+            nonce: random_id(),
         };
         Ok(live)
     }

@@ -310,10 +310,44 @@ impl Repository {
         });
         let nonce = ticket.nonce.clone();
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
-        match self.commit_settled(ops, &key.path(), ours).await? {
-            Commit::Done => Ok(self.hold(key.clone(), ticket, posted.version + 1, who)),
-            Commit::Mismatch { .. } => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
+        match self.commit_settled(ops, &key.path(), ours).await {
+            Ok(Commit::Done) => Ok(self.hold(key.clone(), ticket, posted.version + 1, who)),
+            Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
+            Err(error) => {
+                if matches!(error, Error::TimedOut(_)) {
+                    self.disown(key.clone(), nonce);
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Gives a ticket back, in the background, that was claimed for somebody who could not be told:
+    /// the claim's entry would stand as long as this mount.
+    fn disown(self: &Arc<Self>, key: TicketKey, nonce: String) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            for _ in 0..RETRIES_MAX {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                let Ok(posted) = repository.ticket(&key).await else {
+                    continue;
+                };
+                let Some(posted) = posted.filter(|p| p.ticket.state == TicketState::Claimed && p.ticket.nonce == nonce)
+                else {
+                    return;
+                };
+                let mut ticket = posted.ticket;
+                reopen(&mut ticket, Cause::GivenBack);
+                let mut ops = vec![
+                    set(key.path(), to_json(&ticket), posted.version),
+                    delete(key.claim_path(), None),
+                ];
+                ops.extend(free_slot(&ticket));
+                if repository.commit(ops).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// The data of a claim's entry.
@@ -524,10 +558,29 @@ impl Repository {
         };
         let commit = self.commit_settled(ops, &claim.key.path(), ours).await?;
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
-        match commit {
-            Commit::Done => Ok(kept),
-            Commit::Mismatch { .. } => Err(Error::Stale(claim.key.to_string())),
+        // It may have been committed, unknown to us, and be recorded and tidied up by now.
+        if commit == Commit::Done || self.is_recorded(claim).await? {
+            return Ok(kept);
         }
+        Err(Error::Stale(claim.key.to_string()))
+    }
+
+    /// Whether the result of this very claim stands in its build's record.
+    async fn is_recorded(&self, claim: &Claim) -> Result<bool> {
+        let Some(part) = &claim.ticket.part else {
+            return Ok(false);
+        };
+        let Some(job) = self.job(&part.job).filter(|job| job.uid() == part.uid) else {
+            return Ok(false);
+        };
+        let Some(record) = self.record(&job, part.build).await? else {
+            return Ok(false);
+        };
+        let finisher = match part.task {
+            Some(task) => record.tasks.get(task).map(|task| &task.nonce),
+            None => Some(&record.finisher),
+        };
+        Ok(finisher == Some(&claim.nonce))
     }
 
     /// Takes back a ticket whose claim is gone with its mount.
@@ -605,8 +658,9 @@ fn reopen(ticket: &mut Ticket, cause: Cause) {
     }
     if ticket.state != TicketState::Finished {
         ticket.state = TicketState::Open;
-        ticket.nonce.clear();
     }
+    // Also of one that is finished by this: its claimant must not take the outcome for its own.
+    ticket.nonce.clear();
 }
 
 /// Cuts the message so that the entry fits its bound.

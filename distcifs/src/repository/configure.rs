@@ -8,11 +8,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Fault, JobConfig};
-use super::core::{bounded, delete, from_json, lock, now, to_json};
+use super::core::{Changes, bounded, delete, from_json, lock, now, random_id, to_json};
 use super::jobs::Job;
 use super::names::Name;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Op, Updated};
+use crate::storage::{Commit, Digest, Entry, Op, Updated};
 
 /// How long a second writer waits for the lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -23,6 +23,9 @@ const LOCK_GRACE: Duration = Duration::from_millis(200);
 
 /// How often a waiting writer looks, should no notice reach it.
 const LOCK_LOOK: Duration = Duration::from_millis(500);
+
+/// Tries to give a lock back: five minutes of them; then it goes with the session only.
+const UNLOCK_TRIES: u32 = 600;
 
 /// Largest configuration, bytes.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -49,6 +52,8 @@ pub struct ParsedConfigs(Mutex<HashMap<String, Arc<JobConfig>>>);
 pub struct ConfigLock {
     repository: Arc<Repository>,
     path: String,
+    /// What its entry holds: tells it from every other.
+    mark: Bytes,
     /// The revision of the job's record that was read under the lock.
     revision: u64,
 }
@@ -56,11 +61,16 @@ pub struct ConfigLock {
 impl Drop for ConfigLock {
     fn drop(&mut self) {
         let (repository, path) = (self.repository.clone(), std::mem::take(&mut self.path));
+        let mark = std::mem::take(&mut self.mark);
         let runtime = repository.runtime.clone();
         runtime.spawn(async move {
-            // The entry dies with the session if this fails; a later writer then waits as long.
-            if let Err(error) = repository.commit(vec![delete(&path, None)]).await {
-                tracing::warn!(%path, %error, "the lock is given back by the session's end only");
+            let gone = |entry: Option<&Entry>| entry.is_none_or(|entry| entry.data != mark);
+            for _ in 0..UNLOCK_TRIES {
+                match repository.commit_settled(vec![delete(&path, None)], &path, gone).await {
+                    Ok(_) => break,
+                    Err(error) => tracing::warn!(%path, %error, "giving a lock back failed, trying again"),
+                }
+                tokio::time::sleep(LOCK_LOOK).await;
             }
             repository.board.notify(&path);
         });
@@ -112,18 +122,19 @@ impl Repository {
         loop {
             let freed = self.board.waiter(&path);
             let freed = freed.notified();
-            let data = Bytes::from(self.node.as_str().to_owned());
-            let made = self
-                .commit(vec![Op::Create {
-                    path: path.clone(),
-                    data,
-                    ephemeral: true,
-                }])
-                .await?;
+            let mark = Bytes::from(format!("{} {}", self.node, random_id()));
+            let take = Op::Create {
+                path: path.clone(),
+                data: mark.clone(),
+                ephemeral: true,
+            };
+            let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == mark);
+            let made = self.commit_settled(vec![take], &path, ours).await?;
             if made == Commit::Done {
                 let mut taken = ConfigLock {
                     repository: self.clone(),
                     path,
+                    mark,
                     revision: 0,
                 };
                 taken.revision = self.config_head(job).await?.1;
@@ -168,12 +179,7 @@ impl Repository {
         let change = vec![("config".to_owned(), Some(to_json(&head)))];
         let mut guard = held.revision;
         loop {
-            match bounded(
-                "configuration",
-                self.contents.update(&job.record(), Some(guard), change.clone()),
-            )
-            .await?
-            {
+            match self.replace_config(job, guard, &head, change.clone()).await? {
                 Updated::Done { revision } => {
                     held.revision = revision;
                     self.board.announce(format!("job {} configured", job.name));
@@ -186,6 +192,22 @@ impl Repository {
                 }
             }
         }
+    }
+
+    /// The guarded write; when nobody knows whether it happened, looks.
+    async fn replace_config(&self, job: &Job, guard: u64, head: &ConfigHead, change: Changes) -> Result<Updated> {
+        let update = self.contents.update(&job.record(), Some(guard), change);
+        match bounded("configuration", update).await {
+            Err(Error::TimedOut(_)) => {}
+            other => return other,
+        }
+        let (found, revision) = self.config_head(job).await?;
+        let ours = |found: ConfigHead| (&found.digest, found.written) == (&head.digest, head.written);
+        Ok(if found.is_some_and(ours) {
+            Updated::Done { revision }
+        } else {
+            Updated::Mismatch { revision }
+        })
     }
 
     /// The record's revision if only its index of builds moved on since the lock was taken.

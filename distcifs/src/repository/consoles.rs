@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 
-use super::core::{bounded, lock};
+use super::core::{bounded, lock, settled};
 use super::tickets::{Part, Ticket, TicketKey};
 use super::{Error, Repository, Result};
 use crate::storage::contents::SEALED;
@@ -201,7 +201,7 @@ impl Appender {
             // A burst may have crossed into a new part: the one before it too.
             objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
         }
-        bounded("console", repository.contents.sync(objects)).await?;
+        settled("console", || repository.contents.sync(objects.clone())).await?;
         self.dirty = false;
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Repository {
             let room = usize::try_from(PART_BYTES - end.length).unwrap_or(usize::MAX);
             let piece = bytes.slice(..bytes.len().min(room).min(APPEND_BYTES_MAX));
             let object = stream.object(end.part);
-            match bounded(name, self.contents.append(&object, end.sequence, piece.clone())).await? {
+            match self.append_settled(&object, *end, &piece).await? {
                 Appended::Done { length, sequence } => {
                     *end = End {
                         length,
@@ -249,6 +249,27 @@ impl Repository {
         drop(end);
         self.board.notify(name);
         Ok(())
+    }
+
+    /// One guarded append; when nobody knows whether it happened, looks whether the bytes are there.
+    async fn append_settled(&self, object: &Object, end: End, piece: &Bytes) -> Result<Appended> {
+        let what = object.to_string();
+        let append = || self.contents.append(object, end.sequence, piece.clone());
+        match bounded(&what, append()).await {
+            Err(Error::TimedOut(_)) => {}
+            other => return other,
+        }
+        let again = settled(&what, append).await?;
+        let Appended::Mismatch { length, sequence } = again else {
+            return Ok(again);
+        };
+        let read = || self.contents.read(object, end.length, piece.len());
+        let there = settled(&what, read).await?;
+        Ok(if there.is_some_and(|there| there == *piece) {
+            Appended::Done { length, sequence }
+        } else {
+            again
+        })
     }
 
     /// The length of a console, bytes.
@@ -313,7 +334,8 @@ impl Repository {
         for name in names {
             let parts = self.console_length(name).await?.div_ceil(PART_BYTES).max(1);
             for part in 0..parts {
-                bounded(name, self.contents.remove(&part_object(name, part))).await?;
+                let object = part_object(name, part);
+                settled(name, || self.contents.remove(&object)).await?;
             }
         }
         self.consoles.forget(names);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::builds::{Build, Live, control_ticket, live_path};
-use super::core::{create, delete, now, set, to_json};
+use super::core::{create, delete, now, random_id, set, to_json};
 use super::jobs::Job;
 use super::tickets::{Outcome, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
-use crate::storage::Commit;
+use crate::storage::{Commit, Entry};
 
 /// Races lost before a control word is given up.
 const RACES_MAX: u32 = 100;
@@ -71,11 +71,10 @@ impl Repository {
                 abort: true,
                 ..live.clone()
             };
-            if self
-                .commit(vec![set(live_path(job.uid(), n), to_json(&live), *version)])
-                .await?
-                == Commit::Done
-            {
+            let (path, data) = (live_path(job.uid(), n), to_json(&live));
+            let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
+            let ops = vec![set(&path, data.clone(), *version)];
+            if self.commit_settled(ops, &path, ours).await? == Commit::Done {
                 break;
             }
         }
@@ -140,14 +139,16 @@ impl Repository {
             recorded: Vec::new(),
             finished: now(),
         });
-        let mut ops = vec![set(key.path(), to_json(&ended), version)];
+        let data = to_json(&ended);
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
+        let mut ops = vec![set(key.path(), data.clone(), version)];
         if ticket.state == TicketState::Claimed {
             ops.push(delete(key.claim_path(), None));
         }
         if let (Some(part), Some(slot)) = (&ticket.part, ticket.slot) {
             ops.push(delete(format!("/jobs/{}/slot-{slot}", part.uid), None));
         }
-        Ok(self.commit(ops).await? == Commit::Done)
+        Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
     }
 
     /// Runs again what did not succeed, in the state in which it ran.
@@ -176,19 +177,18 @@ impl Repository {
             keep: record.keep,
             triggered: record.triggered,
             uid: record.uid,
+            nonce: random_id(),
         };
         let control = control_key(job.name.as_str(), n, run)?;
         let ops = vec![
             create(live_path(job.uid(), n), to_json(&live)),
             create(control.path(), to_json(&control_ticket(job, n, run, who))),
         ];
-        match self.commit(ops).await? {
-            Commit::Done => {
-                self.board.announce(format!("control {}/{n} retry", job.name));
-                Ok(())
-            }
-            Commit::Mismatch { .. } => Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name))),
+        if self.began(job, n, &live.nonce, ops).await? {
+            self.board.announce(format!("control {}/{n} retry", job.name));
+            return Ok(());
         }
+        Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
     }
 
     /// Parameters for an entry: themselves if they are short, else the digest of their JSON.

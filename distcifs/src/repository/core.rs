@@ -20,10 +20,16 @@ use super::names::Name;
 use super::records::RecordCache;
 use super::snapshot::Browser;
 use super::{Error, Result};
-use crate::storage::{self, Commit, Contents, Coordination, Digest, Entry, Object, Op};
+use crate::storage::{self, Commit, Contents, Coordination, Digest, Entry, Fut, Object, Op, Updated};
 
 /// Longest wait for one call of a store, as the contract's promise 5 has it.
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before a call is made again of which nobody knows whether it happened.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Keys of a record with what they are set to; `None` removes one.
+pub(crate) type Changes = Vec<(String, Option<Bytes>)>;
 
 /// Longest time a commit of a result may take: it writes a whole workspace.
 pub const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -145,14 +151,13 @@ impl Repository {
         }
         let node = format!("/nodes/{}", self.node);
         let data = to_json(&serde_json::json!({ "pid": std::process::id(), "since": now() }));
-        let made = self
-            .commit(vec![Op::Create {
-                path: node.clone(),
-                data,
-                ephemeral: true,
-            }])
-            .await?;
-        match made {
+        let me = Op::Create {
+            path: node.clone(),
+            data: data.clone(),
+            ephemeral: true,
+        };
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
+        match self.commit_settled(vec![me], &node, ours).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy(format!(
                 "another mount of this repository is called {}: give this one another name with -o node=NAME",
@@ -166,26 +171,65 @@ impl Repository {
         bounded("commit", self.coordination.commit(ops)).await
     }
 
-    /// Commits; when nobody knows whether it happened, reads the entry back and lets `ours`
-    /// tell our write from anybody else's.
+    /// Commits a change that its guards let happen once. Where nobody knows whether it did, asks
+    /// for the entry until `ours` tells our write from anybody else's, and commits again if it is
+    /// not there; a mismatch is looked at in the same way, as an earlier try may be its cause.
+    ///
+    /// # Errors
+    /// `TimedOut` if it is still unknown after [`STORE_TIMEOUT`]; after any other it did not happen.
     pub(crate) async fn commit_settled(
         &self,
         ops: Vec<Op>,
         path: &str,
         ours: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<Commit> {
-        match tokio::time::timeout(STORE_TIMEOUT, self.coordination.commit(ops)).await {
-            Ok(Err(error)) if error.is_indeterminate() => {}
-            Ok(other) => return Ok(other?),
-            Err(_) => {}
+        let mut unknown = false;
+        let settle = async {
+            loop {
+                match self.coordination.commit(ops.clone()).await {
+                    Ok(Commit::Done) => return Ok(Commit::Done),
+                    Ok(Commit::Mismatch { index }) => match self.get_settled(path, unknown).await {
+                        Ok(entry) if ours(entry.as_ref()) => return Ok(Commit::Done),
+                        Ok(_) => return Ok(Commit::Mismatch { index }),
+                        Err(error) if !unknown => return Err(error),
+                        Err(_) => {}
+                    },
+                    Err(error) if !unknown && !error.is_indeterminate() => return Err(error.into()),
+                    Err(_) => {
+                        unknown = true;
+                        if self
+                            .get_settled(path, true)
+                            .await
+                            .is_ok_and(|entry| ours(entry.as_ref()))
+                        {
+                            return Ok(Commit::Done);
+                        }
+                    }
+                }
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+        };
+        match tokio::time::timeout(STORE_TIMEOUT, settle).await {
+            Ok(settled) => settled,
+            Err(_) => Err(Error::TimedOut(format!("{path}: nobody knows whether it was changed"))),
         }
-        bounded(path, self.coordination.sync()).await?;
-        let entry = self.get(path).await?;
-        Ok(if ours(entry.as_ref()) {
-            Commit::Done
-        } else {
-            Commit::Mismatch { index: 0 }
-        })
+    }
+
+    /// Reads an entry as it is everywhere.
+    async fn get_settled(&self, path: &str, elsewhere: bool) -> Result<Option<Entry>> {
+        if elsewhere {
+            self.coordination.sync().await?;
+        }
+        Ok(self.coordination.get(path).await?)
+    }
+
+    /// Changes keys of a record, whatever its revision. What it sets is the same however often it
+    /// is done: so it is done again when nobody knows.
+    pub(crate) async fn update(&self, what: &str, object: &Object, changes: Changes) -> Result<()> {
+        match settled(what, || self.contents.update(object, None, changes.clone())).await? {
+            Updated::Done { .. } => Ok(()),
+            Updated::Mismatch { .. } => Err(Error::Io(format!("{what}: an unguarded write was refused"))),
+        }
     }
 
     /// Reads an entry within the bound.
@@ -202,9 +246,9 @@ impl Repository {
     pub(crate) async fn keep_body(&self, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of(&bytes);
         let object = Object::Chunk(digest);
-        if bounded("body", self.contents.put(&object, bytes)).await? {
-            bounded("body", self.contents.sync(vec![object])).await?;
-        }
+        settled("body", || self.contents.put(&object, bytes.clone())).await?;
+        // One that was there already, too: whoever put it may not have made it durable yet.
+        settled("body", || self.contents.sync(vec![object.clone()])).await?;
         Ok(digest)
     }
 
@@ -218,6 +262,19 @@ impl Repository {
         .await?
         .ok_or_else(|| Error::Io(format!("{object}: missing from the store; run distcifs fsck")))
     }
+}
+
+/// Makes a call that may be made any number of times, again while nobody knows whether it happened.
+pub(crate) async fn settled<'a, T>(what: &str, call: impl Fn() -> Fut<'a, T>) -> Result<T> {
+    let settle = async {
+        loop {
+            match call().await {
+                Err(error) if error.is_indeterminate() => tokio::time::sleep(SETTLE_PAUSE).await,
+                other => return other,
+            }
+        }
+    };
+    bounded(what, settle).await
 }
 
 /// Waits for a storage call, at most [`STORE_TIMEOUT`].

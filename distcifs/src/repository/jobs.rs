@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::core::{bounded, create, delete, from_json, lock, now, random_id, to_json};
+use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
 use super::names::Name;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Object, Op, Updated};
+use crate::storage::{Commit, Object, Op};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
@@ -161,11 +161,11 @@ impl Repository {
             entry: Arc::new(entry),
         };
         let counter = to_json(&Counter { next: 1 });
-        self.commit(vec![
+        let ops = vec![
             create(job.path(), counter),
             create(format!("/keys/{}", job.uid()), Bytes::new()),
-        ])
-        .await?;
+        ];
+        self.commit_settled(ops, &job.path(), |entry| entry.is_some()).await?;
         self.save_job(&job, Some(to_json(&*job.entry))).await?;
         lock(&self.jobs.jobs).insert(name.clone(), job.entry.clone());
         self.board.announce(format!("job {name} created"));
@@ -174,11 +174,8 @@ impl Repository {
 
     /// Writes or removes a job's line in the list of jobs.
     async fn save_job(&self, job: &Job, line: Option<Bytes>) -> Result<()> {
-        let change = vec![(job.name.as_str().to_owned(), line)];
-        match bounded("jobs", self.contents.update(&jobs_record(), None, change)).await? {
-            Updated::Done { .. } => Ok(()),
-            Updated::Mismatch { .. } => Err(Error::Io("jobs: an unguarded write was refused".into())),
-        }
+        self.update("jobs", &jobs_record(), vec![(job.name.as_str().to_owned(), line)])
+            .await
     }
 
     /// Changes owner or modes of a job.
@@ -205,20 +202,9 @@ impl Repository {
                 live.len()
             )));
         }
-        let counter = self.get(&job.path()).await?;
-        let keys = format!("/keys/{}", job.uid());
-        let mut ops: Vec<Op> = Vec::new();
-        for key in self.children(&keys).await? {
-            ops.push(delete(format!("{keys}/{key}"), None));
-        }
-        ops.push(delete(keys, None));
-        // The counter's version is the guard: a trigger in between makes this a mismatch.
-        ops.push(delete(job.path(), counter.map(|c| c.version)));
-        match self.commit(ops).await? {
-            Commit::Done => {}
-            Commit::Mismatch { .. } => {
-                return Err(Error::Busy(format!("job {}: a build was started just now", job.name)));
-            }
+        // Without a counter, an earlier removal came to this point and no further.
+        if let Some(counter) = self.get(&job.path()).await? {
+            self.remove_counter(job, counter.version).await?;
         }
         self.save_job(job, None).await?;
         lock(&self.jobs.jobs).remove(job.name.as_str());
@@ -226,7 +212,24 @@ impl Repository {
         for n in self.finished_numbers(job).await? {
             self.drop_build_objects(job, n).await?;
         }
-        bounded("job", self.contents.remove(&job.record())).await
+        let record = job.record();
+        settled("job", || self.contents.remove(&record)).await
+    }
+
+    /// Removes a job's entries: from then on nothing can be triggered.
+    async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
+        let keys = format!("/keys/{}", job.uid());
+        let mut ops: Vec<Op> = Vec::new();
+        for key in self.children(&keys).await? {
+            ops.push(delete(format!("{keys}/{key}"), None));
+        }
+        ops.push(delete(keys, None));
+        // The counter's version is the guard: a trigger in between makes this a mismatch.
+        ops.push(delete(job.path(), Some(version)));
+        match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
+            Commit::Done => Ok(()),
+            Commit::Mismatch { .. } => Err(Error::Busy(format!("job {}: a build was started just now", job.name))),
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 pub use super::builds::RecordCache;
 use super::builds::{Build, ConfigEntry, build_record, live_path};
 use super::consoles::build_console;
-use super::core::{bounded, delete, from_json, lock, now, to_json};
+use super::core::{Changes, bounded, delete, from_json, lock, now, settled, to_json};
 use super::jobs::Job;
 use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::view::TaskState;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Updated};
+use crate::storage::{Commit, Digest};
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
@@ -59,6 +59,9 @@ pub struct TaskRecord {
     pub recorded: Vec<(String, String)>,
     /// Names of its consoles.
     pub consoles: Vec<String>,
+    /// The nonce of the claim that finished it.
+    #[serde(default)]
+    pub nonce: String,
 }
 
 impl Default for TaskRecord {
@@ -76,6 +79,7 @@ impl Default for TaskRecord {
             artifacts: None,
             recorded: Vec::new(),
             consoles: Vec::new(),
+            nonce: String::new(),
         }
     }
 }
@@ -101,6 +105,12 @@ pub struct Record {
     pub config: ConfigEntry,
     /// Its parameters as triggered.
     pub params: Vec<(String, String)>,
+    /// The nonce of its last trigger or retry.
+    #[serde(default)]
+    pub nonce: String,
+    /// The nonce of the claim that finished it.
+    #[serde(default)]
+    pub finisher: String,
     /// Its tasks.
     pub tasks: Vec<TaskRecord>,
     /// Lengths of its consoles, bytes, by name.
@@ -208,6 +218,12 @@ impl Repository {
             uid: live.uid,
             config: live.config.clone(),
             params: build.params.clone(),
+            nonce: live.nonce.clone(),
+            finisher: build
+                .control
+                .as_ref()
+                .map(|c| c.posted.ticket.nonce.clone())
+                .unwrap_or_default(),
             tasks,
             lengths,
         };
@@ -238,7 +254,7 @@ impl Repository {
     /// Writes a record and its line in the index.
     pub(crate) async fn save_record(&self, job: &Job, n: u64, record: Arc<Record>) -> Result<()> {
         let change = vec![("record".to_owned(), Some(to_json(&*record)))];
-        bounded("build", self.contents.update(&build_record(job.uid(), n), None, change)).await?;
+        self.update("build", &build_record(job.uid(), n), change).await?;
         let indexed = Indexed {
             state: record.state,
             finished: record.finished,
@@ -259,11 +275,8 @@ impl Repository {
     }
 
     /// Changes the job's index.
-    async fn index(&self, job: &Job, changes: Vec<(String, Option<bytes::Bytes>)>) -> Result<()> {
-        match bounded("index of builds", self.contents.update(&job.record(), None, changes)).await? {
-            Updated::Done { .. } => Ok(()),
-            Updated::Mismatch { .. } => Err(Error::Io("index of builds: an unguarded write was refused".into())),
-        }
+    async fn index(&self, job: &Job, changes: Changes) -> Result<()> {
+        self.update("index of builds", &job.record(), changes).await
     }
 
     /// Removes the tickets and the entry of a build whose record stands.
@@ -284,11 +297,12 @@ impl Repository {
         if let Some(piece) = &build.control {
             remove(CONTROL_QUEUE, "control", &piece.posted)?;
         }
-        ops.push(delete(live_path(build.job.uid(), build.n), Some(version)));
+        let live = live_path(build.job.uid(), build.n);
+        ops.push(delete(&live, Some(version)));
         for (key, posted) in removed {
             self.gone.remember(&key, posted);
         }
-        match self.commit(ops).await? {
+        match self.commit_settled(ops, &live, |entry| entry.is_none()).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy("its tickets changed while it was recorded".into())),
         }
@@ -441,7 +455,8 @@ impl Repository {
     /// Removes a build's record and consoles; its files go with the next gc.
     pub(crate) async fn drop_build_objects(&self, job: &Job, n: u64) -> Result<()> {
         let record = self.record(job, n).await?;
-        bounded("build", self.contents.remove(&build_record(job.uid(), n))).await?;
+        let object = build_record(job.uid(), n);
+        settled("build", || self.contents.remove(&object)).await?;
         lock(&self.records.records).remove(&(job.uid().to_owned(), n));
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();

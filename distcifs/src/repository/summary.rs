@@ -57,9 +57,7 @@ impl Repository {
     /// Sets owner and mode of a top folder.
     pub async fn set_top_access(&self, folder: &str, access: Access) -> Result<()> {
         let change = vec![(folder.to_owned(), Some(to_json(&access)))];
-        bounded("settings", self.contents.update(&settings(), None, change))
-            .await
-            .map(|_| ())
+        self.update("settings", &settings(), change).await
     }
 
     /// The digest of a build's artifacts: those of its tasks, the later over the earlier.

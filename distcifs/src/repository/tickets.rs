@@ -358,7 +358,10 @@ impl Repository {
         }
         let guarded = guard.is_some();
         let ops = guard.into_iter().chain([create(key.path(), data)]).collect();
-        let ours = |entry: Option<&Entry>| entry.is_some();
+        let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
+        };
         if self.commit_settled(ops, &key.path(), ours).await? == Commit::Done {
             return Ok(());
         }
@@ -447,7 +450,8 @@ impl Repository {
         if posted.ticket.state == TicketState::Claimed {
             return Err(Error::Busy(format!("{key}: somebody is working on it")));
         }
-        let removed = self.commit(vec![delete(key.path(), Some(posted.version))]).await?;
+        let ops = vec![delete(key.path(), Some(posted.version))];
+        let removed = self.commit_settled(ops, &key.path(), |entry| entry.is_none()).await?;
         if removed != Commit::Done {
             return Err(Error::Busy(format!("{key}: it was claimed just now")));
         }

@@ -111,6 +111,7 @@ impl Build {
             artifacts: outcome.and_then(|o| o.artifacts.clone()),
             recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
             consoles,
+            nonce: ticket.nonce.clone(),
         }
     }
 

@@ -1,0 +1,183 @@
+//! The verbs driven on a real store that fails, or that is cut off, as a network and a power cut do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::{Builder, Runtime};
+
+use super::claims::{Claim, Claimant, Verdicts};
+use super::config::TicketRequest;
+use super::jobs::{Access, Job};
+use super::names::Name;
+use super::snapshot::{self, Snapshot};
+use super::tickets::{Poster, TicketKey, TicketState, Verdict};
+use super::{Digest, Error, Repository, Result, Setup};
+use crate::storage::{Contents, Coordination};
+
+mod crash;
+mod faults;
+
+/// How long anything may take that goes on in the background.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the task writes to its console, and publishes.
+const LINE: &str = "one line of the console\n";
+
+/// A configuration of one task.
+const CONFIG: &str = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+
+pub(super) fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+pub(super) async fn open<S: Coordination + Contents + Clone>(store: &S, dir: &Path) -> Result<Arc<Repository>> {
+    Repository::open(Setup {
+        coordination: Arc::new(store.clone()),
+        contents: Arc::new(store.clone()),
+        node: Name::new("here").unwrap(),
+        attempts: dir.join("attempts"),
+        store: "test".into(),
+    })
+    .await
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn me() -> (u32, u32) {
+    (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw())
+}
+
+pub(super) fn poster() -> Poster {
+    let (uid, gid) = me();
+    Poster { uid, gid }
+}
+
+fn claimant() -> Claimant {
+    let (uid, gid) = me();
+    let pid = std::process::id();
+    Claimant { uid, gid, pid }
+}
+
+/// A job with a configuration.
+pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job> {
+    let (uid, gid) = me();
+    let job = repository
+        .make_job(&name(text), Access { uid, gid, mode: 0o755 })
+        .await?;
+    let mut held = repository.lock_config(&job, true).await?;
+    let written = repository
+        .write_config(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()))
+        .await?;
+    assert!(written.is_ok(), "{written:?}");
+    Ok(job)
+}
+
+pub(super) fn control_key(job: &Job, n: u64) -> TicketKey {
+    super::tickets::control_key(job.name.as_str(), n, 0).unwrap()
+}
+
+pub(super) fn task_key(job: &Job, n: u64) -> TicketKey {
+    super::tickets::part_key("execute-shell", job.name.as_str(), n, "0", 0).unwrap()
+}
+
+/// Posts the one task of a build, as build-control does.
+async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
+    let text = format!(
+        r#"{{"job": "{}", "build": {n}, "task": 0, "params": {{"script": "true"}}}}"#,
+        job.name
+    );
+    let request = TicketRequest::read(text.as_bytes()).unwrap();
+    repository
+        .post(&name("execute-shell"), request, poster())
+        .await
+        .map(|_| ())
+}
+
+/// Does the work of the task: a file in the workspace, one in the artifacts, a line of console.
+async fn work(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
+    for dir in [
+        repository.workspace_dir(claim).await?,
+        repository.artifacts_dir(claim).await?,
+    ] {
+        std::fs::write(dir.join("made"), LINE).unwrap();
+    }
+    let mut console = claim.console.lock().await;
+    console.append(repository, LINE.as_bytes()).await?;
+    console.settle(repository).await
+}
+
+fn success() -> Verdicts {
+    Verdicts::read(b"0").unwrap()
+}
+
+/// Goes through a whole build, or what is left of it to do.
+pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
+    let control = control_key(job, n);
+    if repository
+        .ticket(&control)
+        .await?
+        .is_some_and(|t| t.ticket.state == TicketState::Open)
+    {
+        let controller = repository.claim(&control, claimant()).await?;
+        post(repository, job, n).await?;
+        let task = task_key(job, n);
+        if repository
+            .ticket(&task)
+            .await?
+            .is_some_and(|t| t.ticket.state == TicketState::Open)
+        {
+            let claim = repository.claim(&task, claimant()).await?;
+            work(repository, &claim).await?;
+            repository.finish(&claim, success()).await?;
+        }
+        repository.finish(&controller, success()).await?;
+    }
+    let started = Instant::now();
+    while repository.get(&super::builds::live_path(job.uid(), n)).await?.is_some() {
+        if started.elapsed() > PATIENCE {
+            return Err(Error::TimedOut("recording the build".into()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// A finished build as everybody must see it: its result, its files, its console; no ticket of it
+/// is left.
+pub(super) async fn assert_whole(repository: &Arc<Repository>, job: &Job, n: u64) {
+    let build = repository.build(job, n).await.unwrap();
+    assert_eq!(build.verdict(), Some(Verdict::Success));
+    assert!(build.live.is_none());
+    let task = build.task(0);
+    for digest in [&task.workspace, &task.artifacts] {
+        let digest = Digest::parse(digest.as_deref().unwrap()).unwrap();
+        assert_ne!(digest, Snapshot::empty());
+        let dir = tempfile::tempdir().unwrap();
+        snapshot::restore(repository.contents.clone(), digest, dir.path(), None)
+            .await
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("made")).unwrap(), LINE);
+    }
+    let last = task.consoles.last().unwrap();
+    assert_eq!(repository.read_console(last, 0, 1 << 20).await.unwrap(), LINE);
+    for key in [control_key(job, n), task_key(job, n)] {
+        assert!(repository.ticket(&key).await.unwrap().is_none(), "{key} is left");
+    }
+    assert!(repository.indexed(job).await.unwrap().iter().any(|(i, _)| *i == n));
+}
+
+/// Nothing is wrong with the repository.
+pub(super) async fn assert_sound(repository: &Arc<Repository>) -> usize {
+    let upkeep = super::maintain::Upkeep::new(repository.coordination.clone(), repository.contents.clone());
+    let checked = upkeep.check().await.unwrap();
+    assert_eq!(checked.faults, [], "{checked}");
+    checked.orphans
+}

@@ -1,0 +1,265 @@
+//! A store of which calls fail at random, done or not: no build twice, no result lost, one
+//! claimant at most that finishes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::backend::embedded::Embedded;
+use crate::repository::claims::Cause;
+use crate::storage::faults::{Faulty, Rates};
+use crate::storage::{Appended, Commit, Entry, Fut, Object, Op, Page, Session, Updated, Watch};
+
+/// One call in sixteen fails, every second of them having taken effect.
+const RATES: Rates = Rates {
+    before: 30,
+    after: 30,
+    delay: 50,
+};
+
+/// Builds in each round.
+const BUILDS: usize = 24;
+
+/// Workers, half of them for each queue.
+const WORKERS: usize = 6;
+
+/// What happened to each ticket, as its workers were told.
+#[derive(Default)]
+struct Log {
+    finished: Mutex<HashMap<TicketKey, usize>>,
+    deaths: Mutex<HashMap<TicketKey, u32>>,
+}
+
+/// Calls until it is done; what may be done twice only.
+async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Err(Error::Io(_) | Error::TimedOut(_)) if started.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Works a ticket, if it is to be had; every third worker dies at it once.
+async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, key: &TicketKey, turn: usize) {
+    let Ok(claim) = insist(async || repository.claim(key, claimant()).await).await else {
+        return;
+    };
+    if turn % 3 == 0 && log.deaths.lock().unwrap().insert(key.clone(), 1).is_none() {
+        repository.end_claim(&claim, Cause::Died).await;
+        return;
+    }
+    if key.queue.as_str() == super::super::tickets::CONTROL_QUEUE {
+        insist(async || post(repository, job, n).await).await.unwrap();
+        let task = task_key(job, n);
+        let started = Instant::now();
+        let open = async || {
+            let ticket = insist(async || repository.ticket(&task).await).await.unwrap();
+            ticket.is_some_and(|t| t.ticket.state != TicketState::Finished)
+        };
+        while open().await {
+            assert!(started.elapsed() < PATIENCE, "{task} is never finished");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    } else {
+        insist(async || work_once(repository, &claim).await).await.unwrap();
+    }
+    match insist(async || repository.finish(&claim, success()).await).await {
+        Ok(()) => *log.finished.lock().unwrap().entry(key.clone()).or_default() += 1,
+        Err(error) => panic!("{key}: {error}"),
+    }
+}
+
+/// The work, whose console line must not be written again when only the settling failed.
+async fn work_once(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
+    for dir in [
+        repository.workspace_dir(claim).await?,
+        repository.artifacts_dir(claim).await?,
+    ] {
+        std::fs::write(dir.join("made"), LINE).unwrap();
+    }
+    let mut console = claim.console.lock().await;
+    if !claim.touched.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        // A write that failed may be there in part; here it counts only once it went well.
+        let appended = console.append(repository, LINE.as_bytes()).await;
+        if appended.is_err() {
+            claim.touched.store(false, std::sync::atomic::Ordering::SeqCst);
+        }
+        appended?;
+    }
+    console.settle(repository).await
+}
+
+/// Works all tickets of a queue until all builds are over.
+async fn worker(repository: Arc<Repository>, log: Arc<Log>, jobs: Vec<Job>, queue: &'static str, mut turn: usize) {
+    let started = Instant::now();
+    loop {
+        let mut live = 0;
+        for job in &jobs {
+            for n in insist(async || repository.live_numbers(job).await).await.unwrap() {
+                live += 1;
+                turn += 1;
+                let key = match queue {
+                    "execute-shell" => task_key(job, n),
+                    _ => control_key(job, n),
+                };
+                try_ticket(&repository, &log, job, n, &key, turn).await;
+            }
+        }
+        if live == 0 {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE * 3, "{live} builds are never over");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A store that can be shared; `Faulty` itself is not cloned.
+#[derive(Clone)]
+struct Shared(Arc<Faulty<Embedded>>);
+
+impl Coordination for Shared {
+    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
+        self.0.get(path)
+    }
+    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
+        self.0.children(path)
+    }
+    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
+        self.0.commit(ops)
+    }
+    fn watch(&self, path: &str) -> Fut<'_, Watch> {
+        self.0.watch(path)
+    }
+    fn sync(&self) -> Fut<'_, ()> {
+        Coordination::sync(&*self.0)
+    }
+    fn session(&self) -> tokio::sync::watch::Receiver<Session> {
+        self.0.session()
+    }
+}
+
+impl Contents for Shared {
+    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
+        self.0.put(object, bytes)
+    }
+    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
+        self.0.read(object, offset, length)
+    }
+    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
+        self.0.append(object, sequence, bytes)
+    }
+    fn update(
+        &self,
+        object: &Object,
+        revision: Option<u64>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Fut<'_, Updated> {
+        self.0.update(object, revision, changes)
+    }
+    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
+        self.0.query(object, prefix, after, limit)
+    }
+    fn remove(&self, object: &Object) -> Fut<'_, ()> {
+        self.0.remove(object)
+    }
+    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
+        self.0.list(kind, after, limit)
+    }
+    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
+        Contents::sync(&*self.0, objects)
+    }
+}
+
+/// Triggers with and without a key; the builds that were told, by job.
+async fn trigger_all(repository: &Arc<Repository>, jobs: &[Job]) -> Vec<(String, u64)> {
+    let mut told = Vec::new();
+    for i in 0..BUILDS {
+        let job = &jobs[i % jobs.len()];
+        let token = format!("@key=token-{i}");
+        let keyed = i % 2 == 0;
+        let text = if keyed { token.as_bytes() } else { b"".as_slice() };
+        // An error means that it did not happen: so this, too, makes one build.
+        let n = insist(async || repository.trigger(job, text, poster()).await)
+            .await
+            .unwrap();
+        if keyed {
+            let again = insist(async || repository.trigger(job, text, poster()).await)
+                .await
+                .unwrap();
+            assert_eq!(again, n, "the same token again is the same build");
+        }
+        told.push((job.name.to_string(), n));
+    }
+    told
+}
+
+async fn round(seed: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store")).unwrap();
+    let store = Shared(Arc::new(Faulty::new(store, seed, RATES)));
+    store.0.set_on(false);
+    let repository = open(&store, dir.path()).await.unwrap();
+    let mut jobs = Vec::new();
+    for text in ["a", "b.1", "c"] {
+        jobs.push(job(&repository, text).await.unwrap());
+    }
+    store.0.set_on(true);
+    let told = trigger_all(&repository, &jobs).await;
+    let log = Arc::<Log>::default();
+    let workers = LocalSet::new();
+    let mut ends = Vec::new();
+    for (i, queue) in ["build-control", "execute-shell"]
+        .into_iter()
+        .cycle()
+        .take(WORKERS)
+        .enumerate()
+    {
+        ends.push(workers.spawn_local(worker(repository.clone(), log.clone(), jobs.clone(), queue, i)));
+    }
+    workers.await;
+    for end in ends {
+        end.await.unwrap();
+    }
+    assert!(store.0.faults() > 50, "only {} calls failed", store.0.faults());
+    store.0.set_on(false);
+    judge(&repository, &jobs, &told, &log).await;
+}
+
+/// Compares what was told with what is there.
+async fn judge(repository: &Arc<Repository>, jobs: &[Job], told: &[(String, u64)], log: &Log) {
+    let mut builds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (job, n) in told {
+        builds.entry(job).or_default().push(*n);
+    }
+    for job in jobs {
+        let told = &builds[job.name.as_str()];
+        assert_eq!(
+            repository.build_numbers(job).await.unwrap(),
+            *told,
+            "of job {}",
+            job.name
+        );
+        for n in told {
+            assert_whole(repository, job, *n).await;
+            let deaths = log.deaths.lock().unwrap().get(&task_key(job, *n)).copied().unwrap_or(0);
+            assert_eq!(repository.build(job, *n).await.unwrap().task(0).attempt, 1 + deaths);
+            for key in [control_key(job, *n), task_key(job, *n)] {
+                assert_eq!(log.finished.lock().unwrap().get(&key), Some(&1), "results of {key}");
+            }
+        }
+    }
+    assert_sound(repository).await;
+}
+
+#[test]
+fn nothing_is_lost_or_done_twice_when_calls_fail() {
+    for seed in [1, 2, 3] {
+        runtime().block_on(round(seed));
+    }
+}
