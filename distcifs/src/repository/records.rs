@@ -129,10 +129,13 @@ pub struct Indexed {
     pub keep: bool,
 }
 
+/// The lines of an index, by the builds' numbers.
+type Lines = Arc<Vec<(u64, Indexed)>>;
+
 /// Indexes of jobs as they were read last, each with the revision that it had.
 #[derive(Default)]
 pub struct Indexes {
-    jobs: BTreeMap<String, (u64, Arc<Vec<(u64, Indexed)>>)>,
+    jobs: BTreeMap<String, (u64, Lines)>,
     lines: usize,
 }
 

@@ -239,13 +239,14 @@ impl Upkeep {
             let n = key.strip_prefix('b').and_then(|n| n.parse::<u64>().ok());
             let what = format!("line {key} in the index of {whose}");
             let read = roots.read::<Indexed>(&what, &whose, &indexed);
-            if let (Some(n), Some(_)) = (n, read) {
-                if !self.finished(roots, &whose, &uid, n).await? {
-                    let what = format!("record build.{uid}.{n}: missing");
-                    let remedy = "restore the source from a backup, or let distcifs gc forget the build";
-                    roots.lost.push(Fault::new(what, format!("{whose}/builds/{n}"), remedy));
-                    roots.orphans.push(Orphan::Build(uid.clone(), key));
-                }
+            if let (Some(n), Some(_)) = (n, read)
+                && !self.finished(roots, &whose, &uid, n).await?
+            {
+                let what = format!("record build.{uid}.{n}: missing");
+                let remedy = "restore the source from a backup, or let distcifs gc forget the build";
+                let affected = format!("{whose}/builds/{n}");
+                roots.lost.push(Fault::new(what, affected, remedy));
+                roots.orphans.push(Orphan::Build(uid.clone(), key));
             }
         }
         self.unfinished(roots, &whose, name, &uid).await

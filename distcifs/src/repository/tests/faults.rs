@@ -50,7 +50,7 @@ async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, 
     let Ok(claim) = insist(async || repository.claim(key, claimant()).await).await else {
         return;
     };
-    if turn % 3 == 0 && log.deaths.lock().unwrap().insert(key.clone(), 1).is_none() {
+    if turn.is_multiple_of(3) && log.deaths.lock().unwrap().insert(key.clone(), 1).is_none() {
         repository.end_claim(&claim, Cause::Died).await;
         return;
     }

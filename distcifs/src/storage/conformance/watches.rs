@@ -92,7 +92,10 @@ pub async fn tells_a_laggard_to_look_again(store: &dyn Coordination) {
     done(store, vec![delete(&path, None)]).await;
     loop {
         match timeout(PATIENCE, watch.events.recv()).await {
-            Ok(Some(Event::Changed { change, .. })) if change == Change::Deleted => return,
+            Ok(Some(Event::Changed {
+                change: Change::Deleted,
+                ..
+            })) => return,
             Ok(Some(_)) => {}
             other => panic!("the removal was to be told, not {other:?}"),
         }
