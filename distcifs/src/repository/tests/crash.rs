@@ -195,6 +195,12 @@ async fn go_on(store: &Embedded, dir: &Path, told: &Told) {
     assert_eq!(repository.build_numbers(&job).await.unwrap(), [1]);
     let task = repository.build(&job, 1).await.unwrap().task(0);
     assert_eq!(task.attempt, 1, "the loss of a mount is nobody's attempt");
+    let console = repository.read_console(task.consoles.last().unwrap(), 0, 1 << 20).await;
+    assert_eq!(
+        console.unwrap(),
+        LINE,
+        "what a lost claim wrote has a console of its own"
+    );
     assert_sound(&repository).await;
     let upkeep = Upkeep::new(repository.coordination.clone(), repository.contents.clone());
     let swept = upkeep.sweep().await.unwrap();
