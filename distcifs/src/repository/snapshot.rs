@@ -18,6 +18,7 @@ mod merge;
 mod reach;
 mod restore;
 mod store;
+mod unlock;
 mod wire;
 mod xattr;
 

@@ -20,12 +20,17 @@ use super::format::{Entry, Folder, Kind, Link, Meta, Segment, Time, Xattrs};
 use super::local::{self, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, Uploads, on_thread};
+use super::unlock::Unlocked;
 use super::{DEPTH_MAX, Snapshot, xattr};
 use crate::storage::{Contents, Digest};
 
 /// A change time nearer to the capture's start than this is not trusted the next time,
 /// nanoseconds: two ticks of the slowest kernel's clock (100 Hz).
 const RACY_NANOSECONDS: u32 = 20_000_000;
+/// What a folder's owner needs to see what is in it.
+const FOLDER_NEEDS: u32 = 0o500;
+/// What a file's owner needs to read it.
+const FILE_NEEDS: u32 = 0o400;
 /// Most names of skipped files that are kept: enough for a console's line.
 const SKIPPED_NAMES_MAX: usize = 20;
 /// Flags of every file that is read. Nonblocking: it may have become a fifo since it was looked at.
@@ -237,12 +242,16 @@ impl Walk {
     /// An entry for a folder within a folder, and the bound of its groups; `None` if it is gone by
     /// now or another filesystem is mounted there.
     fn subfolder(&mut self, parent: &OwnedFd, name: Box<[u8]>, depth: usize) -> Result<Option<(Entry, u32)>> {
+        let unlocked = Unlocked::new(parent, &name, SFlag::S_IFDIR, FOLDER_NEEDS);
         let dir = match local::open_folder(parent, &name) {
             Ok(dir) => dir,
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok(None),
             Err(errno) => return Err(self.failed("opening", errno)),
         };
-        let stat = fstat(&dir).map_err(|e| self.failed("looking at", e))?;
+        let mut stat = fstat(&dir).map_err(|e| self.failed("looking at", e))?;
+        if let Some(unlocked) = &unlocked {
+            stat.st_mode = (stat.st_mode & !0o7777) | unlocked.mode;
+        }
         if stat.st_dev != self.device {
             self.skip();
             return Ok(None);
@@ -329,7 +338,14 @@ impl Walk {
             self.fresh.insert(key, (known, proven));
             return Ok(Some(found));
         }
-        let file = match openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty()) {
+        let opened = match openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty()) {
+            Err(Errno::EACCES) => {
+                let _unlocked = Unlocked::new(dir, name, SFlag::S_IFREG, FILE_NEEDS);
+                openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty())
+            }
+            opened => opened,
+        };
+        let file = match opened {
             Ok(file) => File::from(file),
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => return Ok(None),
             Err(errno) => return Err(self.failed("opening", errno)),
