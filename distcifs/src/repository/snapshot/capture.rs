@@ -61,12 +61,32 @@ pub struct Captured {
     pub skipped_count: u64,
 }
 
+impl Captured {
+    /// An empty folder, of which nothing is stored.
+    fn nothing() -> Self {
+        Captured {
+            digest: Snapshot::empty(),
+            manifest: Manifest::default(),
+            files: 0,
+            bytes: 0,
+            new_bytes: 0,
+            hashed_bytes: 0,
+            skipped: Vec::new(),
+            skipped_count: 0,
+        }
+    }
+}
+
 /// Takes all that is in `dir` into the store, durably. Symbolic links are kept, never followed.
 ///
 /// `manifest` comes from an earlier capture or restore of this folder and saves reading what has
 /// not changed since. Captures may run side by side. What others change in the folder meanwhile may
 /// or may not be included.
 pub async fn capture(contents: Arc<dyn Contents>, dir: &Path, manifest: Option<&Manifest>) -> Result<Captured> {
+    // Most tasks leave one of their two folders empty, and that is not worth a thread.
+    if std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none()) {
+        return Ok(Captured::nothing());
+    }
     let (dir, known) = (dir.to_owned(), manifest.cloned().unwrap_or_default());
     let handle = Handle::current();
     on_thread(move |stop| run(Uploads::new(contents, handle), &dir, known, stop)).await
