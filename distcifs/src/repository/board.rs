@@ -69,6 +69,7 @@ pub struct Board {
     queues: Mutex<HashMap<Name, Queue>>,
     waiting: Mutex<HashMap<String, Weak<Notify>>>,
     events: broadcast::Sender<Arc<str>>,
+    removed: broadcast::Sender<Arc<str>>,
     poked: Notify,
     places: AtomicU64,
     dirty: Mutex<HashSet<Name>>,
@@ -80,6 +81,7 @@ impl Default for Board {
             queues: Mutex::default(),
             waiting: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_LAG_MAX),
+            removed: broadcast::Sender::new(EVENTS_LAG_MAX),
             poked: Notify::new(),
             places: AtomicU64::new(0),
             dirty: Mutex::default(),
@@ -90,13 +92,24 @@ impl Default for Board {
 impl Board {
     /// Says a line to everybody who reads `.events`.
     pub(crate) fn announce(&self, line: String) {
-        // Nobody listening is no error.
-        let _ = self.events.send(line.into());
+        let line: Arc<str> = line.into();
+        let removal = line.ends_with(" removed") && !line.starts_with("ticket ");
+        if removal || &*line == "resync" {
+            // Nobody listening is no error.
+            let _ = self.removed.send(line.clone());
+        }
+        let _ = self.events.send(line);
     }
 
     /// The lines said from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<str>> {
         self.events.subscribe()
+    }
+
+    /// Those among them that tell of removed builds and jobs: few, so that nobody falls behind
+    /// for all that happens to tickets.
+    pub(crate) fn listen_removed(&self) -> broadcast::Receiver<Arc<str>> {
+        self.removed.subscribe()
     }
 
     /// Something to wait on until `notify` is called for this key; made before the look that

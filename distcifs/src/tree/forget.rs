@@ -20,7 +20,11 @@ pub(crate) struct Forgetter {
 impl Forgetter {
     /// Follows the changes until the repository is closed.
     pub(crate) async fn follow(self) {
-        let Some(mut lines) = self.repository.upgrade().map(|repository| repository.board.listen()) else {
+        let Some(mut lines) = self
+            .repository
+            .upgrade()
+            .map(|repository| repository.board.listen_removed())
+        else {
             return;
         };
         loop {
