@@ -124,6 +124,30 @@ fn another_user_may_what_the_modes_say() {
     assert_eq!(mount.run("stat -c '%U %a' jobs/a"), "nobody 755");
 }
 
+/// "So that `rm -r` works": for the owner, who need not be root. An old configuration is as secret
+/// as the one in force.
+#[test]
+fn an_owner_removes_a_build_with_all_in_it() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.trigger("a", "");
+    mount.finish("build-control", "a.1.control", "aborted");
+    mount.trigger("a", "");
+    mount.finish("build-control", "a.2.control", "aborted");
+    mount.run("chown nobody jobs/a; chmod 600 jobs/a/config.json; stat jobs/a/builds/2 > /dev/null");
+    assert_eq!(mount.run("stat -c %a jobs/a/builds/1/config.json"), "400");
+    as_nobody(&mount, "rm -r jobs/a/builds/1").expect_ok();
+    assert!(!mount.has("jobs/a/builds/1") && mount.has("jobs/a/builds/2/state"));
+    let made = as_nobody(&mount, "touch jobs/a/builds/2/tasks/x");
+    assert!(!made.ok() && made.stderr.contains("Read-only"), "{made:?}");
+    mount.run("chmod 1777 jobs");
+    as_nobody(&mount, "rm -r jobs/a").expect_ok();
+    assert!(!mount.has("jobs/a"));
+}
+
 /// "write and search on a queue's folder to claim from it. Ticket folders take the queue's owner
 /// and mode, with the sticky bit."
 #[test]

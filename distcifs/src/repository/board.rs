@@ -17,6 +17,8 @@ use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, ticket_of};
 use super::{Error, Repository, Result};
 use crate::storage::{Change, Event};
 
+mod figures;
+
 /// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
 const EVENTS_LAG_MAX: usize = 4096;
 
@@ -291,44 +293,6 @@ impl Board {
             .or_default()
             .waiters
             .insert(waiter.place, waiter);
-    }
-
-    /// Waiters of a queue, and how many of them have all these labels.
-    pub fn waiters(&self, queue: &str, labels: &[String]) -> (usize, usize) {
-        let queues = lock(&self.queues);
-        let Some(queue) = queues.get(queue) else { return (0, 0) };
-        let able = queue
-            .waiters
-            .values()
-            .filter(|w| labels.iter().all(|label| w.labels.contains(label)));
-        (queue.waiters.len(), able.count())
-    }
-
-    /// Whether a ticket stands open that a worker with these labels may take.
-    pub fn has_open(&self, queue: &Name, labels: &[Name]) -> bool {
-        let queues = lock(&self.queues);
-        let Some(queue) = queues.get(queue) else { return false };
-        let able = |needs: &str| {
-            needs
-                .lines()
-                .all(|need| labels.iter().any(|label| label.as_str() == need))
-        };
-        queue.open.iter().any(|(needs, open)| !open.is_empty() && able(needs))
-    }
-
-    /// Open, claimed and finished tickets of each queue.
-    pub fn figures(&self) -> Vec<(Name, [usize; 3], usize)> {
-        let queues = lock(&self.queues);
-        let mut figures: Vec<_> = queues
-            .iter()
-            .map(|(name, queue)| {
-                let count = |state| queue.tickets.values().filter(|line| line.state == state).count();
-                let counts = [TicketState::Open, TicketState::Claimed, TicketState::Finished].map(count);
-                (name.clone(), counts, queue.waiters.len())
-            })
-            .collect();
-        figures.sort();
-        figures
     }
 }
 

@@ -11,12 +11,15 @@ use tokio::sync::watch;
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
 use super::core::{create, delete, lock, now, random_id, set, to_json};
-use super::tickets::{CONTROL_QUEUE, Outcome, Part, Ticket, TicketKey, TicketState, Verdict};
+use super::tickets::{CONTROL_QUEUE, Outcome, Part, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
+mod reopen;
 mod verdicts;
 
+use reopen::reopen;
+pub(crate) use reopen::shorten;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
 
@@ -616,60 +619,4 @@ fn free_slot(ticket: &Ticket) -> Option<Op> {
         return None;
     };
     Some(delete(format!("/jobs/{uid}/slot-{slot}"), None))
-}
-
-/// Makes a claimed ticket open again, or finished where a bound is reached.
-fn reopen(ticket: &mut Ticket, cause: Cause) {
-    let mut finish = |verdict, message: String| {
-        ticket.outcome = Some(Outcome {
-            verdict,
-            exit: None,
-            message,
-            workspace: ticket.workspace.clone(),
-            artifacts: None,
-            recorded: Vec::new(),
-            finished: now(),
-        });
-        ticket.state = TicketState::Finished;
-    };
-    match cause {
-        Cause::TimedOut => {
-            let seconds = ticket.timeout.unwrap_or(TIMEOUT_DEFAULT.as_secs());
-            finish(
-                Verdict::Failure,
-                format!("timed out after {seconds} s; its worker did not end it"),
-            );
-        }
-        Cause::Died if ticket.attempt >= ticket.attempts => {
-            let times = ticket.attempt;
-            finish(
-                Verdict::Error,
-                format!("its worker died {times} times, the last one on {}", ticket.node),
-            );
-        }
-        Cause::GivenBack if ticket.given >= GIVEN_MAX => {
-            finish(
-                Verdict::Error,
-                format!("given back or lost with its node {} times", GIVEN_MAX + 1),
-            );
-        }
-        Cause::Died => ticket.attempt += 1,
-        Cause::GivenBack | Cause::Taken => ticket.given += 1,
-    }
-    if ticket.state != TicketState::Finished {
-        ticket.state = TicketState::Open;
-    }
-    // Also of one that is finished by this: its claimant must not take the outcome for its own.
-    ticket.nonce.clear();
-}
-
-/// Cuts the message so that the entry fits its bound.
-pub(crate) fn shorten(ticket: &mut Ticket) {
-    let over = to_json(ticket)
-        .len()
-        .saturating_sub(crate::storage::coordination::ENTRY_BYTES_MAX);
-    if let (true, Some(outcome)) = (over > 0, ticket.outcome.as_mut()) {
-        let keep = outcome.message.len().saturating_sub(over * 2 + 8);
-        outcome.message = cut(&outcome.message, keep).to_owned();
-    }
 }

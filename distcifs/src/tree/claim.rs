@@ -394,7 +394,7 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let queue = self.queue_access(&ticket.key.queue).await?;
         let access = Access {
-            mode: queue.mode & 0o555,
+            mode: queue.mode & 0o777,
             ..queue
         };
         let time = time_of(posted.ticket.posted);
@@ -425,10 +425,10 @@ impl Tree {
         };
         let job = Arc::new(super::look::job_ref(&build.job));
         let (digest, mode) = match area {
-            Area::Workspace => (build.workspace(), entry.access.mode & 0o555),
+            Area::Workspace => (build.workspace(), entry.access.mode & 0o777),
             Area::Artifacts => {
                 let merged = self.repository.merged_artifacts(build).await?;
-                (merged, entry.files.artifacts.unwrap_or(entry.access.mode & 0o555))
+                (merged, entry.files.artifacts.unwrap_or(entry.access.mode & 0o777))
             }
         };
         let access = Access { mode, ..entry.access };

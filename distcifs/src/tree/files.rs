@@ -39,15 +39,7 @@ impl Tree {
                     rest: Bytes::new(),
                 }))
             }
-            Node::QueueFile(_, QueueFile::Next) => {
-                let pid = process::process_of(caller.tid).and_then(Process::hold);
-                let process =
-                    pid.ok_or_else(|| Error::NotClaimant(".next: your process can't be seen from here".into()))?;
-                OpenKind::Next(
-                    tokio::sync::Mutex::new(Asking::default()),
-                    Arc::new(Holder::new(process)),
-                )
-            }
+            Node::QueueFile(_, QueueFile::Next) => open_next(caller)?,
             Node::QueueFile(_, QueueFile::Post) if write => OpenKind::Commit(Default::default()),
             Node::BuildFile(_, _, BuildFile::Wait) | Node::TicketFile(_, TicketFile::Wait) if !write => {
                 OpenKind::Wait(Default::default())
@@ -367,6 +359,16 @@ impl Tree {
 fn claim_behind(committing: &Committing) -> Result<Arc<Claim>> {
     let claim = committing.claim.clone();
     claim.ok_or_else(|| Error::NotClaimant("result".into()))
+}
+
+/// A process asks for work: a claim made for it lives by it.
+fn open_next(caller: Caller) -> Result<OpenKind> {
+    let process = process::process_of(caller.tid).and_then(Process::hold);
+    let process = process.ok_or_else(|| Error::NotClaimant(".next: your process can't be seen from here".into()))?;
+    Ok(OpenKind::Next(
+        tokio::sync::Mutex::new(Asking::default()),
+        Arc::new(Holder::new(process)),
+    ))
 }
 
 /// A piece of bytes.

@@ -318,8 +318,9 @@ impl Tree {
         } else {
             build.triggered()
         });
-        let read_only = Access {
-            mode: access.mode & 0o555,
+        // Nothing can be made in them (EROFS), but rm -r asks for permission to write.
+        let inner = Access {
+            mode: access.mode & 0o777,
             ..access
         };
         let text = Access {
@@ -330,13 +331,19 @@ impl Tree {
             // Removing a build needs write permission on its folder: rm -r asks.
             // Its owner and mode are the job's and change with those.
             Node::Build(..) => Ok(self.folder(access, time, NOT_AT_ALL)),
-            Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
-            Node::Task(..) => Ok(self.folder(read_only, time, NOT_AT_ALL)),
+            Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => Ok(self.folder(inner, time, NOT_AT_ALL)),
+            Node::Task(..) => Ok(self.folder(inner, time, NOT_AT_ALL)),
             Node::BuildFile(_, _, BuildFile::Ctl) => {
                 let mode = build.job.entry.files.ctl.unwrap_or(access.mode & 0o666);
                 Ok(file(Access { mode, ..access }, 0, time))
             }
             Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, 0, time)),
+            Node::BuildFile(_, _, BuildFile::Config) => {
+                // Whoever may not read the job's configuration may not read an old one.
+                let mode = build.job.entry.files.config.unwrap_or(access.mode) & 0o444;
+                let size = self.size(node).await?;
+                Ok(file(Access { mode, ..access }, size, time))
+            }
             _ => {
                 let size = self
                     .content_of_build(&build, node)

@@ -1,0 +1,61 @@
+//! What a ticket becomes when its claim is over without a result.
+
+use super::{Cause, GIVEN_MAX, TIMEOUT_DEFAULT, cut};
+use crate::repository::core::{now, to_json};
+use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
+
+/// Makes a claimed ticket open again, or finished where a bound is reached.
+pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
+    let mut finish = |verdict, message: String| {
+        ticket.outcome = Some(Outcome {
+            verdict,
+            exit: None,
+            message,
+            workspace: ticket.workspace.clone(),
+            artifacts: None,
+            recorded: Vec::new(),
+            finished: now(),
+        });
+        ticket.state = TicketState::Finished;
+    };
+    match cause {
+        Cause::TimedOut => {
+            let seconds = ticket.timeout.unwrap_or(TIMEOUT_DEFAULT.as_secs());
+            finish(
+                Verdict::Failure,
+                format!("timed out after {seconds} s; its worker did not end it"),
+            );
+        }
+        Cause::Died if ticket.attempt >= ticket.attempts => {
+            let times = ticket.attempt;
+            finish(
+                Verdict::Error,
+                format!("its worker died {times} times, the last one on {}", ticket.node),
+            );
+        }
+        Cause::GivenBack if ticket.given >= GIVEN_MAX => {
+            finish(
+                Verdict::Error,
+                format!("given back or lost with its node {} times", GIVEN_MAX + 1),
+            );
+        }
+        Cause::Died => ticket.attempt += 1,
+        Cause::GivenBack | Cause::Taken => ticket.given += 1,
+    }
+    if ticket.state != TicketState::Finished {
+        ticket.state = TicketState::Open;
+    }
+    // Also of one that is finished by this: its claimant must not take the outcome for its own.
+    ticket.nonce.clear();
+}
+
+/// Cuts the message so that the entry fits its bound.
+pub(crate) fn shorten(ticket: &mut Ticket) {
+    let over = to_json(ticket)
+        .len()
+        .saturating_sub(crate::storage::coordination::ENTRY_BYTES_MAX);
+    if let (true, Some(outcome)) = (over > 0, ticket.outcome.as_mut()) {
+        let keep = outcome.message.len().saturating_sub(over * 2 + 8);
+        outcome.message = cut(&outcome.message, keep).to_owned();
+    }
+}
