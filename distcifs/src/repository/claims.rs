@@ -15,6 +15,7 @@ use super::tickets::{CONTROL_QUEUE, Outcome, Part, Ticket, TicketKey, TicketStat
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
+mod recorded;
 mod reopen;
 mod verdicts;
 
@@ -193,34 +194,6 @@ impl Claim {
             Stand::Finishing | Stand::Finished => Err(Error::Exists(format!("{}: it has its result", self.key))),
             Stand::Lost => Err(Error::Stale(self.key.to_string())),
         }
-    }
-
-    /// Records a parameter of the build; it takes effect with the result.
-    pub fn record(&self, name: &str, value: &str) -> Result<()> {
-        self.check()?;
-        if value.len() > RECORDED_BYTES_MAX {
-            return Err(Error::TooBig(format!(
-                "{}/params/{name}: over {RECORDED_BYTES_MAX} bytes",
-                self.key
-            )));
-        }
-        let mut recorded = lock(&self.recorded);
-        if let Some((_, old)) = recorded.iter_mut().find(|(known, _)| known == name) {
-            value.clone_into(old);
-        } else if recorded.len() >= RECORDED_MAX {
-            return Err(Error::TooBig(format!(
-                "{}: over {RECORDED_MAX} recorded parameters",
-                self.key
-            )));
-        } else {
-            recorded.push((name.to_owned(), value.to_owned()));
-        }
-        Ok(())
-    }
-
-    /// What was recorded so far.
-    pub fn recorded(&self) -> Vec<(String, String)> {
-        lock(&self.recorded).clone()
     }
 
     /// Has what was stored through mappings written into the folders' files.
