@@ -258,6 +258,47 @@ fn git_checkout_records_its_commit() {
     }
 }
 
+/// A job as DistCI had them in 2013, with the five workers: checkout, make, publish.
+#[test]
+fn a_job_of_2013() {
+    let mount = Mount::new();
+    let mut workers = Worker::usual(&mount, 1);
+    workers
+        .extend(["git-checkout", "publish-artifacts", "copy-artifacts"].map(|name| Worker::start(&mount, name, &[])));
+    mount.run(
+        "git init -q -b master \"$OUT/src\"; cd \"$OUT/src\"
+        printf 'all:\\n\\tmkdir -p dist\\n\\techo egg > dist/a.egg\\n\\techo log > build.log\\ntests:\\n\\techo tested\\n' > Makefile
+        git add .; git -c user.name=a -c user.email=a@b commit -qm first",
+    );
+    let config = json!({"configuration-version": "2013-02-26", "job_id": "distci", "tasks": [
+        {"type": "git-checkout", "params": {"repository": mount.out().join("src"), "ref": "refs/heads/master", "checkout-dir": "distci"}},
+        {"type": "execute-shell", "params": {"working_directory": "distci", "script": "make tests\nmake all\n"}},
+        {"type": "publish-artifacts", "params": {"artifacts": ["distci/dist/*.egg", "distci/build.log"]}},
+    ]});
+    mount.job("distci", &config.to_string());
+    let build = mount.build("distci", "", "success");
+    assert!(mount.console("distci", build).contains("tested"));
+    let artifacts = format!("jobs/distci/builds/{build}/artifacts/distci");
+    assert_eq!(mount.read(&format!("{artifacts}/dist/a.egg")), "egg");
+    assert_eq!(mount.read(&format!("{artifacts}/build.log")), "log");
+}
+
+/// A repository that is not there is a failure that names it.
+#[test]
+fn a_checkout_of_nothing() {
+    let mount = Mount::new();
+    let mut workers = Worker::usual(&mount, 1);
+    workers.push(Worker::start(&mount, "git-checkout", &[]));
+    let checkout = json!({"type": "git-checkout", "params": {"repository": mount.out().join("nothing")}});
+    mount.job_of("a", &[checkout]);
+    let build = mount.build("a", "", "failure");
+    assert!(
+        mount.why("a", build).contains("can't read the repository"),
+        "{}",
+        mount.why("a", build)
+    );
+}
+
 /// "why: what it waits for": a build that nobody can take says which label is missing.
 #[test]
 fn why_says_what_is_missing() {

@@ -128,12 +128,51 @@ fn a_script_that_deletes_its_workspace() {
     assert_eq!(mount.list(&format!("jobs/a/builds/{build}/workspace")), ["file"]);
 }
 
+/// kill -9 of the worker, or of the process above it: its script ends too, and runs once more under
+/// another worker, never twice at a time.
+#[test]
+fn a_killed_worker_leaves_no_script() {
+    let mount = Mount::new();
+    let _control = Worker::start(&mount, "build-control", &[]);
+    let out = mount.out().display().to_string();
+    let script = format!(
+        "mkdir '{out}/alone'; trap \"rmdir '{out}/alone'\" TERM; (exec setsid sleep 4322.1) & [ -e '{out}/again' ] || sleep 4322.2; rmdir '{out}/alone'"
+    );
+    for above in [true, false] {
+        let _ = fs::remove_file(mount.out().join("again"));
+        let name = if above { "above" } else { "below" };
+        mount.shell_job(name, &[&script]);
+        let mut first = Worker::start(&mount, "execute-shell", &[]);
+        let build = mount.trigger(name, "");
+        let sleeps = |yes: bool| {
+            distcifs_tests::wait_for("the sleepers", Duration::from_secs(10), || {
+                process::runs("sleep 4322.") == yes
+            });
+        };
+        sleeps(true);
+        fs::write(mount.out().join("again"), "").expect("own folder");
+        match process::children(first.pid()).first() {
+            Some(worker) if !above => process::signal(*worker, nix::sys::signal::Signal::SIGKILL),
+            _ => first.kill9(),
+        }
+        sleeps(false);
+        let _ = fs::remove_dir(mount.out().join("alone"));
+        let _second = Worker::start(&mount, "execute-shell", &[]);
+        assert_eq!(
+            mount.wait_state(name, build),
+            "success",
+            "{}",
+            mount.console(name, build)
+        );
+    }
+}
+
 /// One that removes the claim gives its ticket back: it is done again, but not for ever.
 #[test]
 fn a_script_that_deletes_its_ticket() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
-    mount.shell_job("a", &["cd ..; rm -rf ./*; sleep 5"]);
+    mount.shell_job("a", &["cd ..; rm -rf ./*"]);
     mount.build("a", "", "error");
     mount.job("b", distcifs_tests::HELLO);
     mount.build("b", "", "success");

@@ -4,6 +4,7 @@ pub mod console;
 pub mod control;
 pub mod expand;
 pub mod held;
+pub mod keeper;
 pub mod plan;
 pub mod record;
 pub mod shell;

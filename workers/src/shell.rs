@@ -272,11 +272,20 @@ impl Shell<'_> {
     /// Watches for the end of the claim, in a thread that ends with the ticket.
     fn watch(&self, lost: &Arc<AtomicBool>) {
         let weak = Arc::downgrade(lost);
-        let path = self.claimed.folder.join(".wait");
+        let (path, claim) = (self.claimed.folder.join(".wait"), self.claimed.folder.join("claim"));
         let spawned = thread::Builder::new().spawn(move || {
+            let mut ours = None;
             while weak.strong_count() > 0 {
                 let asked = Instant::now();
-                match tree::read(&path) {
+                // The ticket may be open again, or another's: then it has no result, but another claim.
+                let answer = tree::read(&claim).and_then(|text| {
+                    if *ours.get_or_insert_with(|| text.clone()) == text {
+                        tree::read(&path)
+                    } else {
+                        Err(Trouble::Lost("another has the ticket".to_owned()))
+                    }
+                });
+                match answer {
                     Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
                     Ok(text) if text.is_empty() => {}
                     Err(Trouble::Later(_)) => thread::sleep(WATCH_PAUSE),

@@ -153,6 +153,9 @@ impl Repository {
 
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
+        let turn = self.records.turn(n).await;
+        self.record_now(job, n).await?;
+        drop(turn);
         let Some(record) = self.record(job, n).await? else {
             self.build(job, n).await?;
             return Err(Error::Busy(format!(

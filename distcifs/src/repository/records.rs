@@ -435,7 +435,7 @@ impl Repository {
     }
 
     /// Records a build that has ended and is not recorded yet: that it is so is nobody's business.
-    async fn record_now(&self, job: &Job, n: u64) -> Result<()> {
+    pub(crate) async fn record_now(&self, job: &Job, n: u64) -> Result<()> {
         let part = Part {
             job: job.name.to_string(),
             uid: job.uid().to_owned(),

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use distcifs_workers::keeper::{Role, keep};
 use distcifs_workers::shell;
-use distcifs_workers::tree::{Tree, Trouble};
+use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 
 /// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
 ///
 /// Ends with status 0 on TERM or INT, and with 75 when the tree is away. Start several for scripts
-/// side by side.
+/// side by side. A second process of the same name stands above the worker and ends the script if
+/// the worker is killed.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -22,6 +24,18 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match keep() {
+        Ok(Role::Worker) => {}
+        // Killed: a supervisor may start it again.
+        Ok(Role::Kept(status)) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return ExitCode::from(code.unwrap_or(EXIT_TREE_AWAY));
+        }
+        Err(error) => {
+            eprintln!("execute-shell: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     let ended = Tree::new(&arguments.mount)
         .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
         .and_then(|tree| shell::run(&tree, &arguments.labels));
