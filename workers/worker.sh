@@ -57,9 +57,23 @@ copy_matches() {
 
 # What a worker's own process does with one ticket: run `work` here, and nothing else.
 if [ "${1-}" = --work ]; then
+    # The guard knows its group before anything is begun.
+    echo "$$" >&4
+    exec 4>&-
     mount=$2 ticket=$3 worker_message=$4
     cd "$ticket" || exit 1
     work
+    exit
+fi
+
+# The guard, in a session of its own: reads the group that works now (0: none) from a fifo that only
+# the worker holds open, and ends the last one when the worker was killed.
+if [ "${1-}" = --guard ]; then
+    trap '' TERM INT HUP
+    group=0
+    while read -r said; do group=$said; done <"$2"
+    [ "$group" = 0 ] || kill -s KILL -- "-$group" 2>/dev/null
+    rm -rf "${2%/*}"
     exit
 fi
 
@@ -75,9 +89,12 @@ esac
 mount=$(cd "$1" && pwd) || exit 75
 shift
 self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
-worker_message=$(mktemp) || exit 1
+private=$(mktemp -d) && mkfifo "$private/guard" || exit 1
+worker_message=$private/message
 ticket='' worker_pid='' stopping=''
-trap 'rm -f "$worker_message"' EXIT
+command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
+setsid sh "$self" --guard "$private/guard" >/dev/null 2>&1 &
+exec 4>"$private/guard"
 trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
 
 # end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
@@ -93,7 +110,9 @@ end_group() {
 
 # watch PID: ends the group when the ticket gets a result from elsewhere or the claim is lost.
 watch() {
-    while said=$(cat .wait 2>/dev/null) && [ -z "$said" ]; do :; done
+    # Without a result the ticket may be another's by now.
+    ours=$(cat claim 2>/dev/null)
+    while said=$(cat .wait 2>/dev/null) && [ -z "$said" ] && [ "$(cat claim 2>/dev/null)" = "$ours" ]; do :; done
     # From here on the work's end is this function's doing, and its status says so.
     trap '' TERM
     end_group "$1"
@@ -105,7 +124,7 @@ supervise() {
     : >"$worker_message"
     setsid sh "$self" --work "$mount" "$ticket" "$worker_message" >>console 2>&1 &
     worker_pid=$!
-    watch "$worker_pid" 3>&- &
+    watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
     wait "$worker_pid"
     status=$?
@@ -118,6 +137,7 @@ supervise() {
     # The watcher ends by itself only when it had to end the work.
     if [ $? -le 128 ]; then status=''; fi
     kill -s KILL -- "-$worker_pid" 2>/dev/null
+    echo 0 >&4
     worker_pid=''
 }
 

@@ -167,6 +167,37 @@ fn a_killed_worker_leaves_no_script() {
     }
 }
 
+/// kill -9 of a worker in sh ends its work too.
+#[test]
+fn a_killed_sh_worker_leaves_no_work() {
+    let mount = Mount::new();
+    let library = distcifs_tests::programs::project().join("workers/worker.sh");
+    let text = format!(
+        "queue=slow usage=slow\nwork() {{ sleep 4323.1 & sleep 4323.2; }}\n. '{}'\n",
+        library.display()
+    );
+    let worker = mount.out().join("slow");
+    fs::write(&worker, text).expect("own folder");
+    mount.queue("slow");
+    mount.post("slow", &json!({"id": "t"}));
+    let script = worker.display().to_string();
+    for way in ["alone", "with its group"] {
+        let mut worker = mount.start_words(&["sh", &script, mount.root_text()]);
+        let sleeps = |yes: bool| {
+            distcifs_tests::wait_for("the sleepers", Duration::from_secs(10), || {
+                process::runs("sleep 4323.") == yes
+            });
+        };
+        sleeps(true);
+        if way == "alone" {
+            worker.kill9_alone();
+        } else {
+            worker.kill9();
+        }
+        sleeps(false);
+    }
+}
+
 /// One that removes the claim gives its ticket back: it is done again, but not for ever.
 #[test]
 fn a_script_that_deletes_its_ticket() {
