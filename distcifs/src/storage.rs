@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+pub mod bounds;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod contents;
@@ -15,6 +16,7 @@ pub mod coordination;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;
+pub(crate) mod watcher;
 
 pub use contents::{Appended, Contents, Digest, Object, Page, Updated};
 pub use coordination::{Change, Commit, Coordination, Entry, Event, Op, Session, Watch};

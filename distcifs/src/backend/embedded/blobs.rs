@@ -14,7 +14,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::dirty::Dirty;
 use super::files::{failed, read_at};
 use super::lock;
-use super::names::{is_past, refused};
+use super::names::is_past;
+use crate::storage::bounds::refused;
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{Digest, Error, Object, Result};
 

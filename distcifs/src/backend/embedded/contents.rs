@@ -10,8 +10,9 @@ use super::blobs::Blobs;
 use super::coordination::closed;
 use super::disk::{Outcome, Work};
 use super::files::failed;
-use super::names::{CONSOLE, check_key, check_object, refused};
+use super::names::{CONSOLE, check_key, check_object};
 use super::{Embedded, Shared};
+use crate::storage::bounds::refused;
 use crate::storage::contents::{SEALED, VALUE_BYTES_MAX};
 use crate::storage::{Appended, Contents, Error, Fut, Object, Page, Result, Updated};
 

@@ -4,9 +4,8 @@ use tokio::sync::watch;
 
 use super::Embedded;
 use super::committer::Accepted;
-use super::names::{check_path, refused};
-use crate::storage::coordination::{COMMIT_OPS_MAX, ENTRY_BYTES_MAX};
-use crate::storage::{Commit, Coordination, Entry, Error, Fut, Op, Result, Session, Watch};
+use crate::storage::bounds::{check_commit, check_path};
+use crate::storage::{Commit, Coordination, Entry, Error, Fut, Op, Session, Watch};
 
 impl Coordination for Embedded {
     fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
@@ -28,7 +27,7 @@ impl Coordination for Embedded {
     /// The commit goes on when its future is dropped after the first poll.
     fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
         Box::pin(async move {
-            let what = check(&ops)?;
+            let what = check_commit(&ops)?;
             match self.core.shared.committer.commit(what, ops)? {
                 Accepted::Ended(commit) => Ok(commit),
                 Accepted::Waits(done) => {
@@ -64,30 +63,4 @@ pub(super) fn closed(what: &str) -> Error {
         what: what.to_owned(),
         why,
     }
-}
-
-/// Checks the bounds, and gives the commit a name for errors: that of its first operation.
-fn check(ops: &[Op]) -> Result<String> {
-    if ops.len() > COMMIT_OPS_MAX {
-        let why = format!("a commit has {COMMIT_OPS_MAX} operations at most, not {}", ops.len());
-        return Err(refused("commit", why));
-    }
-    for op in ops {
-        let (path, data) = match op {
-            Op::Create { path, data, .. } | Op::Set { path, data, .. } => (path, data.len()),
-            Op::Delete { path, .. } | Op::Check { path, .. } => (path, 0),
-        };
-        check_path(path)?;
-        if data > ENTRY_BYTES_MAX {
-            let why = format!("an entry has {ENTRY_BYTES_MAX} bytes at most, not {data}");
-            return Err(refused(path, why));
-        }
-    }
-    Ok(match ops.first() {
-        Some(Op::Create { path, .. }) => format!("create {path}"),
-        Some(Op::Set { path, .. }) => format!("set {path}"),
-        Some(Op::Delete { path, .. }) => format!("delete {path}"),
-        Some(Op::Check { path, .. }) => format!("check {path}"),
-        None => "commit".to_owned(),
-    })
 }

@@ -1,9 +1,7 @@
-//! What names the store takes: stricter than a file system, as the cluster's stores are.
+//! What names of objects the store takes: stricter than a file system, as the cluster's stores are.
 
-use crate::storage::{Error, Object, Result};
-
-/// Longest path of an entry, bytes: ours have 300 at most.
-pub(super) const PATH_BYTES_MAX: usize = 1024;
+use crate::storage::bounds::refused;
+use crate::storage::{Object, Result};
 
 /// Longest name of a record or console, bytes.
 pub(super) const NAME_BYTES_MAX: usize = 200;
@@ -13,28 +11,6 @@ pub(super) const KEY_BYTES_MAX: usize = 1024;
 
 /// The kind that consoles have in `list`, and how their names begin.
 pub(super) const CONSOLE: &str = "console";
-
-/// An error for an argument outside what the store takes.
-pub(super) fn refused(what: impl Into<String>, why: impl Into<String>) -> Error {
-    Error::Refused {
-        what: what.into(),
-        why: why.into(),
-    }
-}
-
-/// Checks the path of an entry.
-pub(super) fn check_path(path: &str) -> Result<()> {
-    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.chars().any(char::is_control);
-    let below = path.strip_prefix('/');
-    if path.len() > PATH_BYTES_MAX {
-        let start: String = path.chars().take(64).collect();
-        return Err(refused(start, format!("a path has {PATH_BYTES_MAX} bytes at most")));
-    }
-    if below.is_some_and(|below| below.is_empty() || below.split('/').all(plain)) {
-        return Ok(());
-    }
-    Err(refused(format!("{path:?}"), "not an absolute path of plain components"))
-}
 
 /// The kind of a name: its part before the first dot.
 pub(super) fn kind_of(name: &str) -> &str {
