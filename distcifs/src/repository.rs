@@ -9,6 +9,7 @@ pub mod configure;
 pub mod consoles;
 pub mod control;
 pub mod core;
+mod downstream;
 pub mod error;
 pub mod jobs;
 pub mod maintain;

@@ -15,6 +15,10 @@ pub const QUEUE: &str = "build-control";
 /// long enough for an election of a coordinator, short enough not to hold up the build's end.
 const TRIGGER_TRIES_MAX: u32 = 15;
 
+/// Builds that may stand in a row, each triggered by the one before. Pipelines have a handful; a
+/// circle that two writers closed at the same moment ends here.
+const DEPTH_MAX: u64 = 32;
+
 /// How a step ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -147,8 +151,20 @@ impl Held {
 
     /// Triggers each downstream job once; gives a line for each that refused.
     fn trigger_downstream(&mut self, tree: &Tree, build: &Build) -> tree::Result<Vec<String>> {
-        let (job, number) = (&build.job, build.build);
-        let body = format!("upstream_job={job}\nupstream_build={number}\n@key=downstream.{job}.{number}\n");
+        let depth = build.upstream_depth() + 1;
+        if depth > DEPTH_MAX && !build.downstream.is_empty() {
+            let line = format!(
+                "{} not triggered: {DEPTH_MAX} builds stand before this one, each triggered by the one before; \
+                 is it a circle?",
+                build.downstream.join(", ")
+            );
+            self.say(&line);
+            return Ok(vec![line]);
+        }
+        let (job, number, when) = (&build.job, build.build, build.triggered);
+        // The time tells a job that was removed and made again from the one before.
+        let key = format!("downstream.{job}.{number}.{when}");
+        let body = format!("upstream_job={job}\nupstream_build={number}\nupstream_depth={depth}\n@key={key}\n");
         for other in &build.downstream {
             if self.triggered.contains_key(other) {
                 continue;

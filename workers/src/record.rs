@@ -13,6 +13,9 @@ pub struct Build {
     /// 0 at first, one more with each retry.
     #[serde(default, deserialize_with = "nullable")]
     pub run: u64,
+    /// When it was triggered, milliseconds since 1970; a retry changes nothing of it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub triggered: u64,
     /// Whether somebody wants it to end.
     #[serde(default, deserialize_with = "nullable")]
     pub abort: bool,
@@ -156,6 +159,12 @@ impl Build {
             }
         }
         Ok(build)
+    }
+
+    /// How many builds stand before it in a row, each triggered by the one before.
+    pub fn upstream_depth(&self) -> u64 {
+        let text = self.params.get("upstream_depth").and_then(Value::as_str);
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// The id of a task's ticket in this run.

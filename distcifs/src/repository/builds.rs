@@ -30,9 +30,6 @@ const KEY_LIFE: u64 = 8 * 24 * 3600 * 1000;
 /// Keys of one job looked at for their age at once.
 const KEYS_SWEPT: usize = 8;
 
-/// Words that a parameter may carry though the job does not declare them.
-pub const UPSTREAM: [&str; 2] = ["upstream_job", "upstream_build"];
-
 /// A build that is not finished, as its entry has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Live {

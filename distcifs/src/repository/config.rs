@@ -49,7 +49,7 @@ pub struct JobConfig {
     /// What a build does.
     pub tasks: Vec<Task>,
     /// Jobs triggered on success.
-    pub downstream_jobs: Vec<Name>,
+    pub downstream_jobs: Vec<Downstream>,
     /// Which pushes start builds.
     pub github: Option<Github>,
     /// When builds start by themselves; five fields, perhaps with `TZ=…` in front.
@@ -64,6 +64,15 @@ pub struct JobConfig {
     pub console_limit: u64,
     /// No script may run without isolation.
     pub isolation_required: bool,
+}
+
+/// An entry of `downstream_jobs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Downstream {
+    /// Where it stands in the text.
+    pub at: Place,
+    /// The job that is triggered.
+    pub job: Name,
 }
 
 /// `github`: which pushes start builds.

@@ -166,8 +166,12 @@ impl Repository {
         held: &mut ConfigLock,
         text: Bytes,
     ) -> Result<std::result::Result<ConfigHead, Vec<Fault>>> {
-        if let Err(faults) = JobConfig::read(&text, Some(&job.name)) {
-            return Ok(Err(faults));
+        let config = match JobConfig::read(&text, Some(&job.name)) {
+            Ok(config) => config,
+            Err(faults) => return Ok(Err(faults)),
+        };
+        if let Some(fault) = self.circle(job, &config).await? {
+            return Ok(Err(vec![fault]));
         }
         let size = text.len() as u64;
         let digest = self.keep_body(text).await?;

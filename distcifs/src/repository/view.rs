@@ -276,7 +276,7 @@ impl Repository {
             "finished": if build.finished() == 0 { Value::Null } else { build.finished().into() },
             "config": build.config_entry().digest,
             "params": params,
-            "downstream": build.config.downstream_jobs.iter().map(|d| d.as_str()).collect::<Vec<_>>(),
+            "downstream": build.config.downstream_jobs.iter().map(|d| d.job.as_str()).collect::<Vec<_>>(),
             "tasks": Value::Array(tasks),
         })
     }

@@ -10,7 +10,7 @@ use super::fault::{Fault, Faults, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, cron, kinds};
+use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, cron, kinds};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
@@ -130,7 +130,7 @@ fn parameters(top: &Object<'_>, faults: &mut Faults) -> Vec<(Name, Option<String
     parameters
 }
 
-fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Vec<Name> {
+fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Vec<Downstream> {
     let mut jobs = HashSet::new();
     let mut list = Vec::new();
     for (at, name) in top.names("downstream_jobs", faults) {
@@ -138,7 +138,7 @@ fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) ->
             faults.add(at, format!("downstream_jobs: {name} would trigger itself for ever"));
         }
         if jobs.insert(name.clone()) {
-            list.push(name);
+            list.push(Downstream { at, job: name });
         }
     }
     list

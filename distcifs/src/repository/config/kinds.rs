@@ -8,7 +8,7 @@ use super::json::{Kind, Member, Value};
 use super::object::{Object, as_name};
 
 /// Parameters that distcifs records itself; `${…}` may name them though no trigger sets them.
-pub const RECORDED_PARAMETERS: [&str; 3] = ["git_commit", "upstream_job", "upstream_build"];
+pub const RECORDED_PARAMETERS: [&str; 4] = ["git_commit", "upstream_job", "upstream_build", "upstream_depth"];
 
 /// Deepest history that git-checkout may be asked for: what git takes.
 const DEPTH_MAX: u64 = i32::MAX as u64;
@@ -81,17 +81,25 @@ fn copy_artifacts(params: &Object<'_>, faults: &mut Faults) {
         &["job", "build", "artifacts", "target_directory", "nodelabels"],
         faults,
     );
-    if let Some(job) = params.required("job", faults).filter(|job| !has_name(job)) {
+    let build = params.get("build");
+    // The build that triggered this one says by itself of which job it is.
+    let upstream = build.and_then(Value::as_str) == Some("upstream");
+    let job = if upstream {
+        params.get("job")
+    } else {
+        params.required("job", faults)
+    };
+    if let Some(job) = job.filter(|job| !has_name(job)) {
         as_name(job, &params.path_of("job"), faults);
     }
-    if let Some(build) = params.get("build").filter(|build| !has_name(build)) {
+    if let Some(build) = build.filter(|build| !has_name(build) && !upstream) {
         let text = build.to_text().unwrap_or_default();
         let number = text.len() <= 18 && text.parse::<u64>().is_ok_and(|n| n > 0);
         if !number && text != "latest" && text != "last-success" {
             faults.add(
                 build.at,
                 format!(
-                    "{} must be a build's number, latest or last-success",
+                    "{} must be a build's number, latest, last-success or upstream",
                     params.path_of("build")
                 ),
             );

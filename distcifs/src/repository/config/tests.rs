@@ -75,7 +75,7 @@ fn a_configuration_of_2013_is_valid_as_it_is() {
     );
     assert_eq!(config.tasks[1].labels, [name("linux"), name("x86_64")]);
     assert_eq!(config.tasks[1].params["script"], "make ${TARGET}\n");
-    assert_eq!(config.downstream_jobs, [name("package")]);
+    assert_eq!(config.downstream_jobs[0].job, name("package"));
     assert_eq!((config.tasks[0].attempts, config.tasks[0].console_limit), (3, 64 << 20));
 }
 
@@ -218,24 +218,36 @@ fn the_types_of_distcifs_are_checked() {
         json!({"type": "publish-artifacts", "params": {"artifacts": [1]}}),
         "tasks[0].params.artifacts must be a list of strings",
     );
+    refused(json!({"type": "build-control"}), "it can't be a task");
+    refused(
+        json!({"type": "copy-artifacts", "params": {"job": "a"}, "isolation": "vm"}),
+        "can't be isolated",
+    );
+}
+
+#[test]
+fn copy_artifacts_names_a_build() {
     refused(
         json!({"type": "copy-artifacts", "params": {"job": "a/b"}}),
         "params.job must be a name",
     );
     refused(
         json!({"type": "copy-artifacts", "params": {"job": "a", "build": "first"}}),
-        "must be a build's number, latest or last-success",
-    );
-    refused(json!({"type": "build-control"}), "it can't be a task");
-    refused(
-        json!({"type": "copy-artifacts", "params": {"job": "a"}, "isolation": "vm"}),
-        "can't be isolated",
+        "must be a build's number, latest, last-success or upstream",
     );
     for build in [json!(7), json!("7"), json!("latest"), json!("${ref}")] {
         good(&of_tasks(
             json!([{"type": "copy-artifacts", "params": {"job": "a${ref}", "build": build}}]),
         ));
     }
+    good(&of_tasks(json!([
+        {"type": "copy-artifacts", "params": {"build": "upstream"}},
+        {"type": "copy-artifacts", "params": {"build": "upstream", "job": "a"}}
+    ])));
+    refused(
+        json!({"type": "copy-artifacts", "params": {"build": "latest"}}),
+        "job is missing",
+    );
 }
 
 #[test]
@@ -294,7 +306,7 @@ fn references_name_known_parameters() {
     for text in [
         "${ref}${token}",
         "$${anything}",
-        "${git_commit} ${upstream_job} ${upstream_build}",
+        "${git_commit} ${upstream_job} ${upstream_build} ${upstream_depth}",
         "$ref $5 $$ {ref}",
     ] {
         good(&of_tasks(json!([lint(text)])));

@@ -14,13 +14,13 @@ use crate::repository::names::Name;
 const TOKEN_BYTES_MAX: usize = 200;
 
 /// Parameters that build-control hands to a downstream job, which need not declare them.
-const UPSTREAM_PARAMETERS: [&str; 2] = ["upstream_job", "upstream_build"];
+const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
 
 /// A trigger that holds to the job's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerRequest {
     /// Every parameter of the build: those of the configuration in its order, defaults filled in,
-    /// then upstream_job and upstream_build where they were given.
+    /// then upstream_job, upstream_build and upstream_depth where they were given.
     pub parameters: Vec<(Name, String)>,
     /// The token of `@key`, 1 to 200 printable bytes.
     pub key: Option<String>,
@@ -182,6 +182,7 @@ fn check_upstream(name: &str, value: &str) -> Result<(), String> {
             "upstream_build must be the number of a build, not {}",
             quoted(value)
         )),
+        "upstream_depth" if !number => Err(format!("upstream_depth must be a number from 1, not {}", quoted(value))),
         _ => Ok(()),
     }
 }

@@ -81,6 +81,7 @@ fn a_bad_trigger_is_refused_with_words() {
             "upstream_build must be the number of a build",
         ),
         ("token=x\nupstream_job=a/b", "upstream_job must be the name of a job"),
+        ("token=x\nupstream_depth=-1", "upstream_depth must be a number"),
         (&long, "more than 65536 bytes"),
         (
             "{\"token\": []}",

@@ -1,0 +1,145 @@
+//! Builds after builds: what the triggered build knows, what it may copy, and no circle.
+
+use std::fs;
+
+use distcifs_tests::job::shell_task;
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
+use serde_json::json;
+
+/// A job that does nothing and triggers these.
+fn before(jobs: &[&str]) -> String {
+    json!({"tasks": [], "downstream_jobs": jobs}).to_string()
+}
+
+/// "copy-artifacts: build: upstream: the build that triggered this one", not the newest one.
+#[test]
+fn a_build_copies_from_the_one_that_triggered_it() {
+    let mount = Mount::new();
+    let mut workers = Worker::usual(&mount, 1);
+    workers.extend(["publish-artifacts", "copy-artifacts"].map(|name| Worker::start(&mount, name, &[])));
+    mount.job(
+        "make",
+        &json!({
+            "tasks": [
+                shell_task("echo \"of build $BUILD_NUMBER\" > made\n"),
+                {"type": "publish-artifacts", "params": {"artifacts": ["made"]}},
+            ],
+            "downstream_jobs": ["use"],
+        })
+        .to_string(),
+    );
+    mount.job_of(
+        "use",
+        &[
+            json!({"type": "copy-artifacts", "params": {"build": "upstream", "target_directory": "in"}}),
+            shell_task("echo \"have: $(cat in/made), depth $PARAM_upstream_depth\"\n"),
+        ],
+    );
+    for number in 1..=2 {
+        mount.build("make", "", "success");
+        wait_for("the build after it", USUAL, || {
+            mount.has(&format!("jobs/use/builds/{number}"))
+        });
+        assert_eq!(
+            mount.wait_state("use", number),
+            "success",
+            "{}",
+            mount.console("use", number)
+        );
+        let said = mount.console("use", number);
+        assert!(said.contains(&format!("have: of build {number}, depth 1")), "{said}");
+    }
+    // Again, with what the first one knows, though there is a newer build by now.
+    mount.build(
+        "use",
+        "upstream_job=make\nupstream_build=1\nupstream_depth=1",
+        "success",
+    );
+    assert!(mount.console("use", 3).contains("have: of build 1"));
+    mount.build("use", "", "failure");
+    assert!(
+        mount.why("use", 4).contains("no other build triggered this one"),
+        "{}",
+        mount.why("use", 4)
+    );
+}
+
+/// "A circle is refused when the configuration that would close it is written, with the whole
+/// circle in words"; the one before stays in force.
+#[test]
+fn a_circle_is_refused_at_the_write() {
+    let mount = Mount::new();
+    mount.job("a", &before(&["b", "x"]));
+    mount.job("b", &before(&["c"]));
+    mount.job("x", HELLO);
+    mount.job("c", HELLO);
+    let circle = "{\n  \"tasks\": [],\n  \"downstream_jobs\": [\"x\", \"a\"]\n}\n";
+    assert_eq!(errno(mount.write("jobs/c/config.json", circle)), libc::EINVAL);
+    assert_eq!(
+        mount.read("jobs/c/config.error"),
+        "config.json:3:28: downstream_jobs: a circle: c -> a -> b -> c"
+    );
+    assert_eq!(mount.read("jobs/c/config.json"), HELLO, "the one before");
+    // By a rename, as an editor does it, as well.
+    fs::write(mount.out().join("circle"), circle).expect("own folder");
+    assert!(
+        !mount
+            .sh("cp $OUT/circle jobs/c/new && mv jobs/c/new jobs/c/config.json")
+            .ok()
+    );
+    // No circle: a diamond, and a job that is not there yet.
+    mount.configure("x", &before(&["c", "later"]));
+    // What closes it may also be a job that comes later.
+    mount.run("mkdir jobs/later");
+    assert_eq!(
+        errno(mount.write("jobs/later/config.json", before(&["a"]))),
+        libc::EINVAL
+    );
+    // Once the other sides are cut it may be written.
+    mount.configure("b", HELLO);
+    mount.configure("x", HELLO);
+    mount.configure("c", circle);
+}
+
+/// "upstream_depth is 1 for a build that another triggered, 2 for what that one triggers …; after
+/// 32 nothing more is triggered", and the build says so.
+#[test]
+fn builds_in_a_row_are_bounded() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.job("a", &before(&["b"]));
+    mount.job("b", &before(&["c"]));
+    mount.job("c", r#"{"tasks":[]}"#);
+    mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=30", "success");
+    wait_for("the third in the row", USUAL, || mount.has("jobs/c/builds/1"));
+    assert_eq!(mount.read("jobs/b/builds/1/params/upstream_depth"), "31");
+    assert_eq!(mount.read("jobs/c/builds/1/params/upstream_depth"), "32");
+    mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=31", "success");
+    wait_for("the second in the row", USUAL, || mount.has("jobs/b/builds/2"));
+    assert_eq!(mount.wait_state("b", 2), "success");
+    assert!(
+        mount.why("b", 2).contains("c not triggered: 32 builds stand before"),
+        "{}",
+        mount.why("b", 2)
+    );
+    assert!(mount.console("b", 2).contains("is it a circle?"));
+    assert!(!mount.has("jobs/c/builds/2"));
+}
+
+/// A job that was removed and made again has builds of the same numbers; what they trigger is
+/// not taken for what the old ones triggered.
+#[test]
+fn a_job_made_again_triggers_again() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.job("down", r#"{"tasks":[]}"#);
+    for number in 1..=2 {
+        mount.job("up", &before(&["down"]));
+        assert_eq!(mount.build("up", "", "success"), 1);
+        wait_for("the build after it", USUAL, || {
+            mount.has(&format!("jobs/down/builds/{number}"))
+        });
+        mount.run("rm -r jobs/up");
+    }
+}
