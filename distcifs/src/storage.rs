@@ -18,7 +18,7 @@ pub mod error;
 pub mod faults;
 pub(crate) mod watcher;
 
-pub use contents::{Appended, Contents, Digest, Object, Page, Updated};
+pub use contents::{Appended, Contents, Digest, Listing, Object, Page, Updated};
 pub use coordination::{Change, Commit, Coordination, Entry, Event, Op, Session, Watch};
 pub use error::{Error, Result};
 

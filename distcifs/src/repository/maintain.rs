@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Result;
 use super::consoles::PART_BYTES;
 use super::core::{bounded, lock};
-use crate::storage::{Contents, Coordination, Digest, Object};
+use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod check;
 mod roots;
@@ -25,7 +25,7 @@ mod tests;
 pub use check::Checked;
 pub use sweep::Swept;
 
-/// Names of objects asked for at once.
+/// Keys of a record asked for at once.
 const PAGE: usize = 1000;
 
 /// A repository that nobody serves.
@@ -112,6 +112,19 @@ impl Blobs {
     }
 }
 
+/// All objects of a kind, page by page.
+struct Objects {
+    kind: String,
+    listing: Listing,
+}
+
+impl Objects {
+    /// The next page; empty at the end.
+    async fn page(&mut self) -> Result<Vec<Object>> {
+        bounded(&self.kind, Box::pin(self.listing.next())).await
+    }
+}
+
 impl Upkeep {
     /// On these stores, which nobody else may be using.
     pub fn new(coordination: Arc<dyn Coordination>, contents: Arc<dyn Contents>) -> Self {
@@ -122,13 +135,13 @@ impl Upkeep {
         }
     }
 
-    /// The next page of objects of a kind; empty at the end.
-    async fn page(&self, kind: &str, after: &mut String) -> Result<Vec<Object>> {
-        let page = bounded(kind, self.contents.list(kind, after, PAGE)).await?;
-        if let Some(last) = page.last() {
-            *after = last.to_string();
-        }
-        Ok(page)
+    /// All objects of a kind.
+    async fn list(&self, kind: &str) -> Result<Objects> {
+        let listing = bounded(kind, self.contents.list(kind)).await?;
+        Ok(Objects {
+            kind: kind.to_owned(),
+            listing,
+        })
     }
 
     /// Length of a blob or of a part of a console, bytes, found by looking at single bytes; `None`

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::Fut;
+use super::{Error, Fut, Result};
 
 /// Largest blob, record value or single append, bytes.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;
@@ -119,6 +120,70 @@ pub struct Page {
     pub entries: Vec<(String, Bytes)>,
 }
 
+/// Names in one page of a [`Listing`], at most: 1,000 names are 100 KB.
+pub const LISTING_PAGE_MAX: usize = 1000;
+
+/// Pages of a [`Listing`] that are read ahead of whoever takes them.
+const PAGES_AHEAD: usize = 1;
+
+/// The names of all objects of one kind, page by page, in no order. What is there all the while is
+/// given exactly once; what is made or removed meanwhile, once or not at all. Dropping it ends it.
+#[derive(Debug)]
+pub struct Listing {
+    what: String,
+    pages: mpsc::Receiver<Result<Vec<Object>>>,
+    ended: bool,
+}
+
+impl Listing {
+    /// Lists by a thread of its own that calls `page` for one page after the other, up to an
+    /// empty one or an error. `what`: the verb and the kind.
+    ///
+    /// # Errors
+    /// `Unavailable` if no thread can be started.
+    pub fn by_thread(what: String, mut page: impl FnMut() -> Result<Vec<Object>> + Send + 'static) -> Result<Listing> {
+        let (sender, pages) = mpsc::channel(PAGES_AHEAD);
+        let work = move || {
+            loop {
+                let next = page();
+                let last = next.as_ref().map_or(true, Vec::is_empty);
+                if sender.blocking_send(next).is_err() || last {
+                    return;
+                }
+            }
+        };
+        match std::thread::Builder::new().name("store-list".to_owned()).spawn(work) {
+            Ok(_detached) => Ok(Listing {
+                what,
+                pages,
+                ended: false,
+            }),
+            Err(error) => Err(Error::Unavailable {
+                what,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    /// The next page, empty only at the end. After an error there is nothing more.
+    ///
+    /// # Errors
+    /// `Unavailable` if the rest can't be listed now; `Damaged`.
+    pub async fn next(&mut self) -> Result<Vec<Object>> {
+        if self.ended {
+            return Ok(Vec::new());
+        }
+        let page = self.pages.recv().await.unwrap_or_else(|| {
+            Err(Error::Unavailable {
+                what: self.what.clone(),
+                why: "the listing was cut short".to_owned(),
+            })
+        });
+        self.ended = page.as_ref().map_or(true, Vec::is_empty);
+        page
+    }
+}
+
 /// What is kept. Blobs never change. Records and consoles change only under their guard.
 pub trait Contents: Send + Sync + 'static {
     /// Stores a blob under the digest of its bytes; `true` if it was not there. Not durable
@@ -148,9 +213,9 @@ pub trait Contents: Send + Sync + 'static {
     /// Removes an object; nothing if there is none. A blob is removed by gc only.
     fn remove(&self, object: &Object) -> Fut<'_, ()>;
 
-    /// Names of at most `limit` objects of one kind after `after` (exclusive, "" for the first),
-    /// in order: for fsck and gc. `kind`: the prefix up to the first dot, such as `chunk`.
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>>;
+    /// Lists all objects of one kind: for fsck and gc. `kind`: the prefix up to the first dot, such
+    /// as `chunk`.
+    fn list(&self, kind: &str) -> Fut<'_, Listing>;
 
     /// Returns when everything put or appended to these objects before the call is durable.
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()>;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Appended, Commit, Contents, Coordination, Entry, Error, Fut, Object, Op, Page, Session, Updated, Watch};
+use super::{
+    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Listing, Object, Op, Page, Session, Updated, Watch,
+};
 
 /// Longest delay of a call: long enough for another call to overtake it.
 const DELAY_MAX: Duration = Duration::from_millis(2);
@@ -195,8 +197,8 @@ impl<S: Contents> Contents for Faulty<S> {
         self.pass("remove", Kind::Writes, self.inner.remove(object))
     }
 
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
-        self.pass("list", Kind::Reads, self.inner.list(kind, after, limit))
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        self.pass("list", Kind::Reads, self.inner.list(kind))
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {

@@ -13,8 +13,8 @@ use super::files::failed;
 use super::names::{CONSOLE, check_key, check_object};
 use super::{Embedded, Shared};
 use crate::storage::bounds::refused;
-use crate::storage::contents::{SEALED, VALUE_BYTES_MAX};
-use crate::storage::{Appended, Contents, Error, Fut, Object, Page, Result, Updated};
+use crate::storage::contents::{LISTING_PAGE_MAX, SEALED, VALUE_BYTES_MAX};
+use crate::storage::{Appended, Contents, Error, Fut, Listing, Object, Page, Result, Updated};
 
 /// Most bytes that one change of a record may carry: two of the largest values.
 const UPDATE_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
@@ -137,20 +137,15 @@ impl Contents for Embedded {
         })
     }
 
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
-        let (kind, after, shared) = (kind.to_owned(), after.to_owned(), self.shared());
-        Box::pin(run(usize::MAX, move || {
-            let what = || format!("list {kind}");
-            let listed = match kind.as_str() {
-                "chunk" | "tree" => shared.files.blobs.list(&kind, &after, limit),
-                CONSOLE => shared.files.consoles.list(&after, limit),
-                _ => {
-                    let listed = shared.committer.disk.list(&kind, &after, limit);
-                    return listed.map_err(|e| unreadable(what(), &e));
-                }
-            };
-            listed.map_err(|e| failed(what(), &e))
-        }))
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        let (kind, shared) = (kind.to_owned(), self.shared());
+        let mut after = String::new();
+        let listing = Listing::by_thread(format!("list {kind}"), move || {
+            let page = list(&shared, &kind, &after)?;
+            after = page.last().map(Object::to_string).unwrap_or_default();
+            Ok(page)
+        });
+        Box::pin(async { listing })
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
@@ -162,6 +157,20 @@ impl Contents for Embedded {
             waits.await.map_err(|_| closed("sync"))?
         })
     }
+}
+
+/// The objects of a kind after `after`, in order of their names; empty at the end.
+fn list(shared: &Shared, kind: &str, after: &str) -> Result<Vec<Object>> {
+    let what = || format!("list {kind}");
+    let listed = match kind {
+        "chunk" | "tree" => shared.files.blobs.list(kind, after, LISTING_PAGE_MAX),
+        CONSOLE => shared.files.consoles.list(after, LISTING_PAGE_MAX),
+        _ => {
+            let listed = shared.committer.disk.list(kind, after, LISTING_PAGE_MAX);
+            return listed.map_err(|e| unreadable(what(), &e));
+        }
+    };
+    listed.map_err(|e| failed(what(), &e))
 }
 
 fn append(shared: &Shared, object: &Object, sequence: u64, bytes: &[u8]) -> Result<Appended> {

@@ -98,9 +98,9 @@ impl Upkeep {
         self.progress.begin("reading chunks and folders");
         let (mut good, mut broken) = (Blobs::default(), Broken::new());
         for kind in ["tree", "chunk"] {
-            let mut after = String::new();
+            let mut objects = self.list(kind).await?;
             loop {
-                let page = self.page(kind, &mut after).await?;
+                let page = objects.page().await?;
                 if page.is_empty() {
                     break;
                 }
@@ -225,9 +225,9 @@ impl Upkeep {
             let remedy = "restore the source from a backup, or remove the build";
             checked.faults.push(Fault::new(what, need.to_string(), remedy));
         }
-        let mut after = String::new();
+        let mut objects = self.list("console").await?;
         loop {
-            let page = self.page("console", &mut after).await?;
+            let page = objects.page().await?;
             if page.is_empty() {
                 return Ok(());
             }

@@ -383,9 +383,9 @@ impl Upkeep {
             }
         }
         for kind in ["job", "build"] {
-            let mut after = String::new();
+            let mut objects = self.list(kind).await?;
             loop {
-                let page = self.page(kind, &mut after).await?;
+                let page = objects.page().await?;
                 if page.is_empty() {
                     break;
                 }

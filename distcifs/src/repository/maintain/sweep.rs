@@ -125,9 +125,9 @@ impl Upkeep {
 
     async fn sweep_consoles(&self, roots: &Roots, swept: &mut Swept) -> Result<()> {
         self.progress.begin("removing consoles");
-        let mut after = String::new();
+        let mut objects = self.list("console").await?;
         loop {
-            let page = self.page("console", &mut after).await?;
+            let page = objects.page().await?;
             if page.is_empty() {
                 return Ok(());
             }
@@ -145,9 +145,9 @@ impl Upkeep {
         self.progress.begin("removing chunks and folders");
         // Folders first: what is left of one that is cut short here could not be read.
         for kind in ["tree", "chunk"] {
-            let mut after = String::new();
+            let mut objects = self.list(kind).await?;
             loop {
-                let page = self.page(kind, &mut after).await?;
+                let page = objects.page().await?;
                 if page.is_empty() {
                     break;
                 }

@@ -146,20 +146,9 @@ impl Contents for Memory {
         })
     }
 
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
-        let (kind, after) = (format!("{kind}."), after.to_owned());
-        Box::pin(async move {
-            let mut names: Vec<_> = self
-                .objects()
-                .into_iter()
-                .map(|object| (object.to_string(), object))
-                .collect();
-            names.sort();
-            let wanted = names
-                .into_iter()
-                .filter(|(name, _)| name.starts_with(&kind) && *name > after);
-            Ok(wanted.take(limit).map(|(_, object)| object).collect())
-        })
+    fn list(&self, _: &str) -> Fut<'_, storage::Listing> {
+        let mut pages = vec![Vec::new(), self.objects().into_iter().collect()];
+        Box::pin(async { storage::Listing::by_thread("list".to_owned(), move || Ok(pages.pop().unwrap_or_default())) })
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {

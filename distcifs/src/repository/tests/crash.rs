@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::maintain::Upkeep;
-use crate::storage::{self, Appended, Commit, Entry, Fut, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::{self, Appended, Commit, Entry, Fut, Listing, Object, Op, Page, Session, Updated, Watch};
 
 /// The rows of the table.
 const ROWS: [&str; 8] = [
@@ -145,8 +145,8 @@ impl Contents for Doomed {
     fn remove(&self, object: &Object) -> Fut<'_, ()> {
         self.write("removal", self.inner.remove(object))
     }
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
-        Doomed::read(self, self.inner.list(kind, after, limit))
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        Doomed::read(self, self.inner.list(kind))
     }
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
         self.write("output", Contents::sync(&self.inner, objects))

@@ -10,7 +10,7 @@ use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::claims::Cause;
 use crate::storage::faults::{Faulty, Rates};
-use crate::storage::{Appended, Commit, Entry, Fut, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::{Appended, Commit, Entry, Fut, Listing, Object, Op, Page, Session, Updated, Watch};
 
 /// One call in sixteen fails, every second of them having taken effect.
 const RATES: Rates = Rates {
@@ -168,8 +168,8 @@ impl Contents for Shared {
     fn remove(&self, object: &Object) -> Fut<'_, ()> {
         self.0.remove(object)
     }
-    fn list(&self, kind: &str, after: &str, limit: usize) -> Fut<'_, Vec<Object>> {
-        self.0.list(kind, after, limit)
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        self.0.list(kind)
     }
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
         Contents::sync(&*self.0, objects)

@@ -141,7 +141,7 @@ pub async fn lets_one_appender_win(store: &dyn Contents) {
     }
 }
 
-/// Consoles are listed once, in order, and gone when removed, their sealing with them.
+/// Consoles are listed once, and gone when removed, their sealing with them.
 pub async fn lists_and_removes_consoles(store: &dyn Contents) {
     let uid = unique();
     let rest = ["", ".", ".1", ".1.control.1.0", "-b.1", "0.1", ".~", "..", " x.1"];
@@ -149,11 +149,9 @@ pub async fn lists_and_removes_consoles(store: &dyn Contents) {
     for object in &objects {
         append(store, object, 0, "x").await;
     }
-    for limit in [1, 2, 1000] {
-        let listed = list_all(store, "console", limit).await;
-        for object in &objects {
-            assert_eq!(listed.iter().filter(|known| *known == object).count(), 1, "{object}");
-        }
+    let listed = list_all(store, "console").await;
+    for object in &objects {
+        assert!(listed.contains(object), "{object}");
     }
     store.append(&objects[2], SEALED, Bytes::new()).await.unwrap();
     for object in &objects {
@@ -161,7 +159,7 @@ pub async fn lists_and_removes_consoles(store: &dyn Contents) {
         store.remove(object).await.unwrap();
         assert_eq!(text(store, object).await, None);
     }
-    let listed = list_all(store, "console", 100).await;
+    let listed = list_all(store, "console").await;
     assert!(!listed.iter().any(|object| objects.contains(object)));
     append(store, &objects[2], 0, "anew").await;
     assert_eq!(text(store, &objects[2]).await.as_deref(), Some("anew"));

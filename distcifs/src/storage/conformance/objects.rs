@@ -1,9 +1,11 @@
 //! Blobs: named by their bytes, whole or not there.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
-use super::unique;
-use crate::storage::contents::VALUE_BYTES_MAX;
+use super::{join_all, unique};
+use crate::storage::contents::{LISTING_PAGE_MAX, VALUE_BYTES_MAX};
 use crate::storage::{Contents, Digest, Error, Object};
 
 /// A blob that nobody else has.
@@ -77,40 +79,49 @@ pub async fn removes_blobs(store: &dyn Contents) {
     assert_eq!(store.read(&object, 0, 100).await.unwrap(), Some(bytes));
 }
 
-/// Every blob is listed once, in order, in pages of any size.
+/// Every blob is listed once, though others go meanwhile; a listing may be dropped half-way.
 pub async fn lists_blobs(store: &dyn Contents) {
-    let mut wanted = Vec::new();
-    for _ in 0..50 {
-        let (object, bytes) = blob(1);
-        store.put(&object, bytes).await.unwrap();
-        wanted.push(object);
+    let blobs: Vec<_> = (0..2 * LISTING_PAGE_MAX + 10).map(|_| blob(1)).collect();
+    let puts = blobs.iter().map(|(object, bytes)| store.put(object, bytes.clone()));
+    assert!(join_all(puts.collect()).await.iter().all(|put| *put == Ok(true)));
+    let wanted: Vec<Object> = blobs.into_iter().map(|(object, _)| object).collect();
+    let listed = list_all(store, "chunk").await;
+    assert!(wanted.iter().all(|object| listed.contains(object)));
+    let mut early = store.list("chunk").await.unwrap();
+    assert!(!early.next().await.unwrap().is_empty());
+    drop(early);
+    let mut listing = store.list("chunk").await.unwrap();
+    let mut left: HashSet<Object> = wanted.iter().skip(1).step_by(2).cloned().collect();
+    for object in wanted.iter().step_by(2) {
+        store.remove(object).await.unwrap();
     }
-    for limit in [1, 7, 10_000] {
-        let listed = list_all(store, "chunk", limit).await;
-        assert!(
-            wanted.iter().all(|object| listed.contains(object)),
-            "in pages of {limit}"
-        );
+    loop {
+        let page = listing.next().await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        for object in page.iter().filter(|object| left.remove(*object)).collect::<Vec<_>>() {
+            store.remove(object).await.unwrap();
+        }
     }
-    assert!(store.list("chunk", "chunk.g", 10).await.unwrap().is_empty());
-    assert!(store.list("chunk", "", 0).await.unwrap().is_empty());
+    assert!(left.is_empty(), "{} were passed over", left.len());
+    let listed = list_all(store, "chunk").await;
+    assert!(!wanted.iter().any(|object| listed.contains(object)));
 }
 
-/// Lists all objects of a kind, and checks their order.
-pub(super) async fn list_all(store: &dyn Contents, kind: &str, limit: usize) -> Vec<Object> {
-    let (mut listed, mut after) = (Vec::new(), String::new());
+/// Lists all objects of a kind, and checks that each is there once.
+pub(super) async fn list_all(store: &dyn Contents, kind: &str) -> HashSet<Object> {
+    let (mut listed, mut listing) = (HashSet::new(), store.list(kind).await.unwrap());
     loop {
-        let page = store.list(kind, &after, limit).await.unwrap();
-        assert!(page.len() <= limit);
-        for object in page.iter() {
-            let name = object.to_string();
-            assert!(name > after, "{name} after {after}");
-            after = name;
-        }
+        let page = listing.next().await.unwrap();
+        assert!(page.len() <= LISTING_PAGE_MAX);
         if page.is_empty() {
+            assert!(listing.next().await.unwrap().is_empty(), "the end is the end");
             return listed;
         }
-        listed.extend(page);
+        for object in page {
+            assert!(listed.insert(object.clone()), "{object} is listed twice");
+        }
     }
 }
 

@@ -134,16 +134,14 @@ pub async fn lists_and_removes_records(store: &dyn Contents) {
             .await
             .unwrap();
     }
-    for limit in [1, 2, 100] {
-        assert_eq!(list_all(store, &kind, limit).await, objects);
-    }
+    assert_eq!(list_all(store, &kind).await, objects.iter().cloned().collect());
     for object in &objects[1..] {
         store.remove(object).await.unwrap();
         store.remove(object).await.unwrap();
         let page = store.query(object, "", "", 10).await.unwrap();
         assert_eq!((page.revision, page.entries.len()), (0, 0));
     }
-    assert_eq!(list_all(store, &kind, 10).await, objects[..1]);
+    assert_eq!(list_all(store, &kind).await, objects[..1].iter().cloned().collect());
     assert_eq!(all(store, &objects[0]).await.len(), 2, "its neighbours stay");
     let anew = store.update(&objects[1], Some(0), vec![put("c", "")]).await.unwrap();
     assert_eq!(anew, Updated::Done { revision: 1 });
