@@ -1,6 +1,7 @@
 //! Shared pieces of the tests on real mounts: a mount that never outlives its test, scripts with
-//! a time limit, workers, jobs and bounded waiting; and the checker of the tidy test.
+//! a time limit, workers, jobs and bounded waiting, a cluster; and the checker of the tidy test.
 
+pub mod cluster;
 pub mod folder;
 pub mod job;
 pub mod mount;
@@ -11,6 +12,7 @@ pub mod tidy;
 pub mod wait;
 pub mod worker;
 
+pub use cluster::Cluster;
 pub use folder::Folder;
 pub use mount::Mount;
 pub use shell::{Output, Sh};
