@@ -91,6 +91,8 @@ fn open_tree(options: &MountOptions, runtime: &Handle) -> Result<Arc<Tree>, Stri
         node,
         attempts: options.cache.clone(),
         store: format!("embedded {}", options.source.display()),
+        coordinator: "embedded".into(),
+        shared: false,
     };
     let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?) });
     tree.map(Arc::new).map_err(|error| error.to_string())

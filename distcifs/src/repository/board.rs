@@ -13,30 +13,37 @@ use tokio::sync::{Notify, broadcast, oneshot};
 use super::claims::{Cause, Claim, Claimant};
 use super::core::{from_json, lock};
 use super::names::{Name, TicketId};
-use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, ticket_of};
+use super::notices::FOLLOW_PAUSE;
+use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, queue_path};
 use super::{Error, Repository, Result};
-use crate::storage::{Change, Event};
 
 mod figures;
 
 /// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
 const EVENTS_LAG_MAX: usize = 4096;
 
-/// Pause before acting on a notice is tried again; it doubles each time.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
-/// Longest such pause.
-const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Tries: about ten minutes of them.
-const FOLLOW_TRIES: u32 = 120;
-
 /// What the board knows of a ticket.
 #[derive(Debug, Clone)]
-struct Line {
+pub(super) struct Line {
     state: TicketState,
     created: u64,
     labels: String,
     /// The job's uid, for tickets that wait for a slot of its concurrency.
     job: Option<String>,
+}
+
+impl Line {
+    /// A ticket as its entry has it; `created`: its place in the order of all tickets.
+    pub(super) fn of(ticket: &Ticket, created: u64) -> Self {
+        let mut labels = ticket.labels.clone();
+        labels.sort();
+        Line {
+            state: ticket.state,
+            created,
+            labels: labels.join("\n"),
+            job: ticket.part.as_ref().map(|part| part.uid.clone()),
+        }
+    }
 }
 
 /// How often a waiter whose time is up looks whether a claim for it came to nothing.
@@ -64,6 +71,27 @@ struct Queue {
     parked: HashMap<String, BTreeMap<u64, TicketId>>,
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
+}
+
+impl Queue {
+    /// Takes a ticket's line out.
+    fn take_out(&mut self, id: &str) -> Option<Line> {
+        let old = self.tickets.remove(id)?;
+        if let Some(open) = self.open.get_mut(&old.labels) {
+            open.remove(&old.created);
+            if open.is_empty() {
+                self.open.remove(&old.labels);
+            }
+        }
+        Some(old)
+    }
+
+    /// Forgets all tickets; who waits goes on waiting.
+    fn forget(&mut self) {
+        self.tickets.clear();
+        self.open.clear();
+        self.parked.clear();
+    }
 }
 
 /// See the module.
@@ -144,20 +172,12 @@ impl Board {
     }
 
     /// Takes the line of a ticket in, or out.
-    fn place(&self, key: &TicketKey, line: Option<Line>) -> Option<TicketState> {
+    pub(super) fn place(&self, key: &TicketKey, line: Option<Line>) -> Option<TicketState> {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(key.queue.clone()).or_default();
-        let old = match &line {
-            Some(line) => queue.tickets.insert(key.id.clone(), line.clone()),
-            None => queue.tickets.remove(&key.id),
-        };
-        if let Some(old) = &old
-            && let Some(open) = queue.open.get_mut(&old.labels)
-        {
-            open.remove(&old.created);
-            if open.is_empty() {
-                queue.open.remove(&old.labels);
-            }
+        let old = queue.take_out(key.id.as_str());
+        if let Some(line) = &line {
+            queue.tickets.insert(key.id.clone(), line.clone());
         }
         let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
         let open = line.filter(|line| line.state == TicketState::Open);
@@ -183,7 +203,7 @@ impl Board {
 
     /// Opens the oldest ticket that waited for a slot of this job: each slot that becomes free, and
     /// each that is taken or given up, lets one more try.
-    fn unpark(&self, uid: &str) {
+    pub(super) fn unpark(&self, uid: &str) {
         let Some(control) = Name::new(CONTROL_QUEUE) else {
             return;
         };
@@ -235,6 +255,42 @@ impl Board {
             line.state == TicketState::Open && line.created < created && line.job.as_deref() == Some(uid)
         };
         queue.tickets.values().filter(before).take(most).count()
+    }
+
+    /// The tickets of a queue that the board knows of.
+    pub(super) fn ids(&self, queue: &Name) -> Vec<TicketId> {
+        let queues = lock(&self.queues);
+        queues
+            .get(queue)
+            .map(|queue| queue.tickets.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Whether a ticket stands open, as far as the board knows.
+    fn is_open(&self, key: &TicketKey) -> bool {
+        let queues = lock(&self.queues);
+        let line = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
+        line.is_some_and(|line| line.state == TicketState::Open)
+    }
+
+    /// Forgets the tickets below a path that is not followed any more: they may be anything soon.
+    pub(super) fn forget_below(&self, path: &str) {
+        let mut queues = lock(&self.queues);
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match parts.as_slice() {
+            ["tickets"] => queues.values_mut().for_each(Queue::forget),
+            ["tickets", queue] => {
+                if let Some(queue) = queues.get_mut(*queue) {
+                    queue.forget();
+                }
+            }
+            ["tickets", queue, id] => {
+                if let Some(queue) = queues.get_mut(*queue) {
+                    queue.take_out(id);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The next waiter with the oldest ticket that its labels allow; both leave their lists.
@@ -306,6 +362,8 @@ impl Repository {
         alive: Box<dyn Fn() -> bool + Send + Sync>,
         patience: Duration,
     ) -> Result<Option<Arc<Claim>>> {
+        // Only while it is followed its tickets are known here.
+        let _attendance = self.attend(&queue_path(queue)).await?;
         let (give, mut given) = oneshot::channel();
         let labels = labels.iter().map(Name::to_string).collect();
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
@@ -333,178 +391,14 @@ impl Repository {
         }
     }
 
-    /// Reads what the coordinator has and follows it from then on.
-    pub(crate) async fn follow(self: &Arc<Self>) -> Result<()> {
-        let mut watch = super::core::bounded("watch", self.coordination.watch("/")).await?;
-        self.look_around().await?;
-        let follower = self.clone();
-        self.runtime.spawn(async move {
-            while let Some(event) = watch.events.recv().await {
-                if let Err(error) = follower.heard(&event).await {
-                    follower.hear_again(event, error);
-                }
+    /// Pairs waiters with tickets until the store is closed.
+    pub(crate) async fn keep_dispatching(self: Arc<Self>) {
+        loop {
+            self.board.poked.notified().await;
+            let queues: Vec<Name> = lock(&self.board.dirty).drain().collect();
+            for queue in queues {
+                self.dispatch(&queue);
             }
-        });
-        let dispatcher = self.clone();
-        self.runtime.spawn(async move {
-            loop {
-                dispatcher.board.poked.notified().await;
-                let queues: Vec<Name> = lock(&dispatcher.board.dirty).drain().collect();
-                for queue in queues {
-                    dispatcher.dispatch(&queue);
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Acts on a notice later, when the store may answer; the others need not wait for it.
-    fn hear_again(self: &Arc<Self>, event: Event, mut error: Error) {
-        let repository = self.clone();
-        self.runtime.spawn(async move {
-            let mut pause = FOLLOW_PAUSE;
-            for _ in 0..FOLLOW_TRIES {
-                tracing::warn!(%error, ?event, "following the coordinator: trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
-                match repository.heard(&event).await {
-                    Ok(()) => return,
-                    Err(again) => error = again,
-                }
-            }
-            tracing::error!(%error, ?event, "given up; run distcifs fsck");
-        });
-    }
-
-    /// Reads all tickets and unfinished builds: at the start, and when notices were lost.
-    async fn look_around(self: &Arc<Self>) -> Result<()> {
-        let mut known: Vec<TicketKey> = Vec::new();
-        for queue in self.queues().await? {
-            for id in self.children(&format!("/tickets/{queue}")).await? {
-                if let Some(id) = TicketId::new(&id) {
-                    known.push(TicketKey {
-                        queue: queue.clone(),
-                        id,
-                    });
-                }
-            }
-        }
-        for key in known {
-            // One that is damaged must not keep the others from being worked on.
-            if let Err(error) = self.look_into(&key).await {
-                tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
-            }
-        }
-        Ok(())
-    }
-
-    /// Repairs a ticket if its claim is gone, and takes it in.
-    async fn look_into(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
-        self.reopen_orphan(key).await?;
-        self.look_at(key).await
-    }
-
-    /// Acts on one notice.
-    async fn heard(self: &Arc<Self>, event: &Event) -> Result<()> {
-        let Event::Changed { path, change } = event else {
-            self.board.announce("resync".into());
-            return self.look_around().await;
-        };
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        match (parts.as_slice(), change) {
-            (["tickets", queue, id, "claim"], Change::Deleted) => match ticket_key(queue, id) {
-                Some(key) => self.reopen_orphan(&key).await,
-                None => Ok(()),
-            },
-            (["tickets", queue, id], _) => match ticket_key(queue, id) {
-                Some(key) => self.look_at(&key).await,
-                None => Ok(()),
-            },
-            (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
-                self.board.unpark(uid);
-                Ok(())
-            }
-            (["jobs", ..] | ["locks", _], _) => {
-                self.board.notify(path);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
-    async fn look_at(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
-        // Before the look: a claim made after it is none of what is seen.
-        let claim = self.claims.get(key);
-        let entry = self.get(&key.path()).await?;
-        let Some(entry) = entry else {
-            if self.board.place(key, None).is_some() {
-                self.board.announce(format!("ticket {}/{} removed", key.queue, key.id));
-            }
-            self.board.notify(&key.path());
-            // Tidied away with its build while somebody was at it.
-            if let Some(claim) = claim {
-                self.end_claim(&claim, Cause::Taken).await;
-            }
-            return Ok(());
-        };
-        let posted = ticket_of(&key.to_string(), &entry)?;
-        if posted.ticket.state == TicketState::Finished {
-            self.gone.remember(key, posted.clone());
-        }
-        let ticket = posted.ticket;
-        let mut labels = ticket.labels.clone();
-        labels.sort();
-        let line = Line {
-            state: ticket.state,
-            created: posted.created,
-            labels: labels.join("\n"),
-            job: ticket.part.as_ref().map(|part| part.uid.clone()),
-        };
-        let before = self.board.place(key, Some(line));
-        if let Some(claim) = self.claims.get(key)
-            && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
-            && claim.version().is_some_and(|version| version < posted.version)
-        {
-            self.end_claim(&claim, Cause::Taken).await;
-        }
-        if before != Some(ticket.state) {
-            self.tell(key, &ticket, before);
-        }
-        Ok(())
-    }
-
-    /// Says what became of a ticket.
-    fn tell(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket, before: Option<TicketState>) {
-        let word = match ticket.state {
-            TicketState::Open => "open",
-            TicketState::Claimed => "claimed",
-            TicketState::Finished => "finished",
-        };
-        self.board.announce(format!("ticket {}/{} {word}", key.queue, key.id));
-        self.board.notify(&key.path());
-        let Some(part) = &ticket.part else { return };
-        let build = format!("{}/{}", part.job, part.build);
-        let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict.as_str());
-        let state = match ticket.state {
-            TicketState::Open => "posted",
-            TicketState::Claimed => "running",
-            TicketState::Finished => verdict.unwrap_or("error"),
-        };
-        match part.task {
-            Some(task) => self
-                .board
-                .announce(format!("task {build}/{task}-{} {state}", key.queue)),
-            None => {
-                let state = if state == "posted" { "pending" } else { state };
-                if !(state == "pending" && before == Some(TicketState::Claimed)) {
-                    self.board.announce(format!("build {build} {state}"));
-                }
-            }
-        }
-        self.board.notify(&super::builds::live_path(&part.uid, part.build));
-        if part.task.is_none() && ticket.state == TicketState::Finished {
-            self.record_later(part.clone());
         }
     }
 
@@ -526,6 +420,16 @@ impl Repository {
         let Some(give) = lock(&waiter.give).take() else {
             return self.offer_again(&key).await;
         };
+        let delay = self.claim_delay(&key);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if !self.board.is_open(&key) {
+            // Another mount has it.
+            self.board.put_back(&key.queue, waiter.clone());
+            *lock(&waiter.give) = Some(give);
+            return self.board.poke(&key.queue);
+        }
         match self.claim(&key, waiter.who).await {
             Ok(claim) => {
                 if let Err(unread) = give.send(claim) {
@@ -575,12 +479,4 @@ impl Repository {
         let entry = self.get(&key.claim_path()).await?;
         entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
     }
-}
-
-/// A ticket's key from the parts of its entry's path.
-fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
-    Some(TicketKey {
-        queue: Name::new(queue)?,
-        id: TicketId::new(id)?,
-    })
 }

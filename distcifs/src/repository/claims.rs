@@ -69,8 +69,10 @@ pub enum Cause {
     GivenBack,
     /// It was older than its ticket allows.
     TimedOut,
-    /// The ticket was taken by somebody else: aborted, or lost with the session.
+    /// The ticket was taken by somebody else.
     Taken,
+    /// The session with the coordinator that it belonged to is over.
+    Session,
 }
 
 /// Where a claim stands.
@@ -149,6 +151,8 @@ pub struct Claim {
     pub console: tokio::sync::Mutex<Appender>,
     /// Its folders.
     pub(crate) folders: Folders,
+    /// The session that it lives in.
+    pub(crate) session: u64,
     version: u32,
     stand: watch::Sender<Stand>,
     ended: Mutex<Option<Cause>>,
@@ -244,6 +248,13 @@ impl Claims {
         self.len() == 0
     }
 
+    /// Those that belong to another session than this one.
+    pub(crate) fn not_of(&self, session: Option<u64>) -> Vec<Arc<Claim>> {
+        let claims = lock(&self.0);
+        let lost = claims.values().filter(|claim| Some(claim.session) != session);
+        lost.cloned().collect()
+    }
+
     /// Forgets a claim, unless another has taken its place.
     fn remove(&self, claim: &Claim) {
         let mut claims = lock(&self.0);
@@ -269,6 +280,7 @@ impl Repository {
             TicketState::Claimed => return Err(Error::Exists(format!("{key} is claimed already"))),
             TicketState::Finished => return Err(Error::NotFound(format!("{key} is finished"))),
         }
+        let session = self.current_session()?;
         let mut ticket = posted.ticket;
         ticket.state = TicketState::Claimed;
         ticket.nonce = random_id();
@@ -287,7 +299,7 @@ impl Repository {
         let nonce = ticket.nonce.clone();
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
         match self.commit_settled(ops, &key.path(), ours).await {
-            Ok(Commit::Done) => Ok(self.hold(key.clone(), ticket, posted.version + 1, who)),
+            Ok(Commit::Done) => self.hold(key.clone(), ticket, posted.version + 1, who, session).await,
             Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
             Err(error) => {
                 if matches!(error, Error::TimedOut(_)) {
@@ -372,7 +384,17 @@ impl Repository {
     }
 
     /// Keeps a claim that was committed, and sees to its timeout.
-    fn hold(self: &Arc<Self>, key: TicketKey, ticket: Ticket, version: u32, who: Claimant) -> Arc<Claim> {
+    ///
+    /// # Errors
+    /// `Stale` if the session was lost meanwhile: then nobody knows in which one it was made.
+    async fn hold(
+        self: &Arc<Self>,
+        key: TicketKey,
+        ticket: Ticket,
+        version: u32,
+        who: Claimant,
+        session: u64,
+    ) -> Result<Arc<Claim>> {
         let patience = ticket.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs) + TIMEOUT_GRACE;
         let claim = Arc::new(Claim {
             nonce: ticket.nonce.clone(),
@@ -383,6 +405,7 @@ impl Repository {
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
             folders: Folders::new(&ticket),
+            session,
             version,
             stand: watch::Sender::new(Stand::Live),
             ended: Mutex::new(None),
@@ -393,15 +416,45 @@ impl Repository {
         });
         lock(&self.claims.0).insert(claim.key.clone(), claim.clone());
         self.counts.claims.fetch_add(1, Ordering::Relaxed);
+        if self.current_session().ok() != Some(session) {
+            self.disown(claim.key.clone(), claim.nonce.clone());
+            self.end_claim(&claim, Cause::Session).await;
+            return Err(Error::Stale(claim.key.to_string()));
+        }
+        self.fence_earlier(&claim).await?;
         let (repository, held) = (self.clone(), claim.clone());
         self.runtime.spawn(async move {
+            // Whoever takes it away writes its ticket: so that is followed.
+            let _attendance = repository.attend(&held.key.path()).await;
             let mut stand = held.watch();
             let over = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost));
             if tokio::time::timeout(patience, over).await.is_err() {
                 repository.end_claim(&held, Cause::TimedOut).await;
             }
         });
-        claim
+        Ok(claim)
+    }
+
+    /// Seals the consoles of the claims before this one, and says in the build's console that
+    /// another begins: what a former claimant that was cut off still writes is refused then.
+    async fn fence_earlier(self: &Arc<Self>, claim: &Arc<Claim>) -> Result<()> {
+        let ticket = &claim.ticket;
+        if ticket.ordinal() == 1 {
+            return Ok(());
+        }
+        let earlier = (1..ticket.ordinal()).map(|ordinal| attempt_console(&claim.key, ticket, ordinal));
+        let fenced = async {
+            for name in earlier {
+                self.seal_console(&name).await?;
+            }
+            let line = format!("[claim {} of {}, on {}]\n", ticket.ordinal(), claim.key.id, self.node);
+            claim.console.lock().await.announce(self, &line).await
+        };
+        let fenced = fenced.await;
+        if fenced.is_err() {
+            self.end_claim(claim, Cause::GivenBack).await;
+        }
+        fenced
     }
 
     /// Ends a claim without a result: the ticket is open again, or finished when it has used up
@@ -428,7 +481,9 @@ impl Repository {
         tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
         self.discard_folders(claim);
         self.forget_console(claim);
-        if cause == Cause::Taken {
+        if matches!(cause, Cause::Taken | Cause::Session) {
+            // Whoever took it wrote the ticket; one that was lost with its session is open again
+            // once the coordinator has noticed, too.
             return;
         }
         let mut ticket = claim.ticket.clone();
@@ -532,6 +587,7 @@ impl Repository {
                 has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
             })
         };
+        self.certain(claim).await?;
         let commit = self.commit_settled(ops, &claim.key.path(), ours).await?;
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
@@ -546,7 +602,7 @@ impl Repository {
         let Some(part) = &claim.ticket.part else {
             return Ok(false);
         };
-        let Some(job) = self.job(&part.job).filter(|job| job.uid() == part.uid) else {
+        let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(false);
         };
         let Some(record) = self.record(&job, part.build).await? else {
@@ -570,6 +626,14 @@ impl Repository {
             .is_some_and(|claim| claim.nonce == posted.ticket.nonce);
         if posted.ticket.state != TicketState::Claimed || held || self.get(&key.claim_path()).await?.is_some() {
             return Ok(());
+        }
+        let delay = self.repair_delay(key);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+            // Another mount has done it by now, as a rule.
+            if self.ticket(key).await?.is_none_or(|now| now.version != posted.version) {
+                return Ok(());
+            }
         }
         let mut ticket = posted.ticket;
         reopen(&mut ticket, Cause::GivenBack);

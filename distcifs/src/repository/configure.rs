@@ -118,6 +118,7 @@ impl Repository {
     /// revision that the commit compares.
     pub async fn lock_config(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
         let path = format!("/locks/{}", job.uid());
+        let mut attendance = None;
         let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
         loop {
             let freed = self.board.waiter(&path);
@@ -150,6 +151,10 @@ impl Repository {
                     "{held} and has been for {} s: try again",
                     LOCK_WAIT.as_secs()
                 )));
+            }
+            if attendance.is_none() {
+                attendance = Some(self.attend(&path).await?);
+                continue;
             }
             // Timing out is no error: look again.
             let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed).await;
@@ -217,7 +222,7 @@ impl Repository {
     /// The record's revision if only its index of builds moved on since the lock was taken.
     async fn unchanged_config(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
         let mine = self.get(&held.path).await?;
-        if mine.is_none() {
+        if mine.is_none_or(|entry| entry.data != held.mark) {
             return Err(Error::Stale(format!("config.json of {}: the lock", job.name)));
         }
         Ok(revision)

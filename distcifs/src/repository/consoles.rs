@@ -176,6 +176,14 @@ impl Appender {
         Ok(())
     }
 
+    /// Says something in the build's console, if it is a build's ticket.
+    pub(crate) async fn announce(&self, repository: &Repository, line: &str) -> Result<()> {
+        for name in self.names.iter().skip(1) {
+            repository.append(name, Bytes::copy_from_slice(line.as_bytes())).await?;
+        }
+        Ok(())
+    }
+
     /// Appends to the attempt's console and the build's.
     async fn put(&mut self, repository: &Repository, bytes: Bytes) -> Result<()> {
         self.dirty = true;
@@ -248,6 +256,15 @@ impl Repository {
         }
         drop(end);
         self.board.notify(name);
+        Ok(())
+    }
+
+    /// Refuses every later append to a console.
+    pub(crate) async fn seal_console(&self, name: &str) -> Result<()> {
+        let part = self.console_length(name).await? / PART_BYTES;
+        let object = part_object(name, part);
+        settled(name, || self.contents.append(&object, SEALED, Bytes::new())).await?;
+        self.consoles.forget(&[name.to_owned()]);
         Ok(())
     }
 

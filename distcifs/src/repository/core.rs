@@ -58,6 +58,10 @@ pub struct Setup {
     pub attempts: PathBuf,
     /// What the store calls itself, for `status`.
     pub store: String,
+    /// What the coordinator calls itself, for `status`.
+    pub coordinator: String,
+    /// Whether other mounts may be on the same store.
+    pub shared: bool,
 }
 
 /// A CI repository, as one mount sees it.
@@ -66,6 +70,10 @@ pub struct Repository {
     pub(crate) contents: Arc<dyn Contents>,
     pub(crate) node: Name,
     pub(crate) store: String,
+    pub(crate) coordinator: String,
+    pub(crate) shared: bool,
+    pub(crate) peers: super::nodes::Peers,
+    pub(crate) followed: super::follow::Followed,
     pub(crate) jobs: JobTable,
     pub(crate) board: Board,
     pub(crate) claims: Claims,
@@ -79,6 +87,8 @@ pub struct Repository {
     pub(crate) runtime: tokio::runtime::Handle,
     /// When it was mounted, milliseconds since 1970.
     pub(crate) since: u64,
+    /// Tells this mount from an earlier one of its name.
+    pub(crate) nonce: String,
     pub(crate) counts: Counts,
 }
 
@@ -113,18 +123,44 @@ impl Repository {
             records: RecordCache::default(),
             runtime: tokio::runtime::Handle::current(),
             since: now(),
+            nonce: random_id(),
+            peers: super::nodes::Peers::default(),
+            followed: super::follow::Followed::default(),
             counts: Counts::default(),
             browser: Browser::new(setup.contents.clone()),
             coordination: setup.coordination,
             contents: setup.contents,
             node: setup.node,
             store: setup.store,
+            coordinator: setup.coordinator,
+            shared: setup.shared,
             attempts,
         });
         repository.lay_out().await?;
+        let session = repository.current_session()?;
+        repository.enter_node().await?;
         repository.load_jobs().await?;
-        repository.follow().await?;
+        repository.begin(session).await?;
         Ok(repository)
+    }
+
+    /// Starts what goes on as long as the store is open.
+    async fn begin(self: &Arc<Self>, session: u64) -> Result<()> {
+        // Alone, all that happens is ours; of many, each follows what somebody here waits for.
+        let always: &[&str] = if self.shared { &["/nodes", "/jobs"] } else { &["/"] };
+        for path in always {
+            let attendance = self.attend(path).await?;
+            attendance.looked(STORE_TIMEOUT).await;
+            self.runtime.spawn(async move {
+                let _kept = attendance;
+                std::future::pending::<()>().await;
+            });
+        }
+        self.runtime.spawn(self.clone().keep_dispatching());
+        self.runtime.spawn(self.clone().keep_node(Some(session)));
+        self.runtime.spawn(self.clone().keep_session());
+        self.runtime.spawn(self.clone().unfollow_idle());
+        Ok(())
     }
 
     /// Makes the entries that everything else stands below.
@@ -149,21 +185,7 @@ impl Repository {
             self.commit(vec![create(format!("/tickets/{queue}"), to_json(&owner))])
                 .await?;
         }
-        let node = format!("/nodes/{}", self.node);
-        let data = to_json(&serde_json::json!({ "pid": std::process::id(), "since": now() }));
-        let me = Op::Create {
-            path: node.clone(),
-            data: data.clone(),
-            ephemeral: true,
-        };
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
-        match self.commit_settled(vec![me], &node, ours).await? {
-            Commit::Done => Ok(()),
-            Commit::Mismatch { .. } => Err(Error::Busy(format!(
-                "another mount of this repository is called {}: give this one another name with -o node=NAME",
-                self.node
-            ))),
-        }
+        Ok(())
     }
 
     /// Commits within the bound.

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
 use super::names::Name;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Object, Op};
+use crate::storage::{Commit, Object, Op, Updated};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
+
+/// Races lost against others who change the list of jobs before one gives up.
+const RACES_MAX: u32 = 1000;
 
 /// Owner and permissions of a job, a queue or one of the two top folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,24 +100,90 @@ fn jobs_record() -> Object {
 }
 
 impl Repository {
-    /// Reads the list of jobs.
+    /// Reads the list of jobs, and tells of what came and went since it was read last.
     pub(crate) async fn load_jobs(&self) -> Result<()> {
+        let mut all = BTreeMap::new();
         let mut after = String::new();
         loop {
             let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
             let full = page.entries.len() == PAGE;
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
-                    (Some(name), Ok(entry)) => drop(lock(&self.jobs.jobs).insert(name, Arc::new(entry))),
+                    (Some(name), Ok(entry)) => drop(all.insert(name, Arc::new(entry))),
                     // One that is damaged must not keep the others from being seen.
                     (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
                 after = key;
             }
             if !full {
-                return Ok(());
+                break;
             }
         }
+        let old = std::mem::replace(&mut *lock(&self.jobs.jobs), all);
+        let mut lines = Vec::new();
+        let jobs = lock(&self.jobs.jobs);
+        for (name, entry) in &old {
+            if jobs.get(name).is_none_or(|now| now.uid != entry.uid) {
+                lines.push(format!("job {name} removed"));
+            }
+        }
+        for (name, entry) in &*jobs {
+            if old.get(name).is_none_or(|before| before.uid != entry.uid) {
+                lines.push(format!("job {name} created"));
+            }
+        }
+        drop(jobs);
+        lines.into_iter().for_each(|line| self.board.announce(line));
+        Ok(())
+    }
+
+    /// A job by its name, though another mount made it a moment ago.
+    pub async fn find_job(&self, name: &str) -> Result<Option<Job>> {
+        let known = self.job(name);
+        let Some(valid) = Name::new(name).filter(|_| known.is_none() && self.shared) else {
+            return Ok(known);
+        };
+        let (entry, _) = self.job_line(&valid).await?;
+        Ok(entry.map(|entry| {
+            let entry = Arc::new(entry);
+            lock(&self.jobs.jobs).insert(valid.clone(), entry.clone());
+            Job { name: valid, entry }
+        }))
+    }
+
+    /// A job's line in the list of jobs as it is now, and the list's revision.
+    async fn job_line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
+        let page = bounded("jobs", self.contents.query(&jobs_record(), name.as_str(), "", 1)).await?;
+        let found = page.entries.iter().find(|(key, _)| key == name.as_str());
+        let entry = found.map(|(key, value)| from_json(&format!("job {key}"), value));
+        Ok((entry.transpose()?, page.revision))
+    }
+
+    /// Changes a job's line in the list of jobs, whoever else changes others: `edit` gets the line
+    /// as it is and gives what it is to be. It is called again after a lost race, and when nobody
+    /// knows whether the write happened.
+    async fn edit_job(
+        &self,
+        name: &Name,
+        mut edit: impl FnMut(Option<JobEntry>) -> Result<Option<JobEntry>>,
+    ) -> Result<Option<JobEntry>> {
+        for _ in 0..RACES_MAX {
+            let (now, revision) = self.job_line(name).await?;
+            let next = edit(now.clone())?;
+            if next == now {
+                return Ok(next);
+            }
+            let change = vec![(name.as_str().to_owned(), next.as_ref().map(to_json))];
+            let update = self.contents.update(&jobs_record(), Some(revision), change);
+            match bounded("jobs", update).await {
+                Ok(Updated::Done { .. }) => return Ok(next),
+                Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Busy(
+            "jobs: too many others make and change jobs: try again".into(),
+        ))
     }
 
     /// A job by its name.
@@ -166,27 +235,35 @@ impl Repository {
             create(format!("/keys/{}", job.uid()), Bytes::new()),
         ];
         self.commit_settled(ops, &job.path(), |entry| entry.is_some()).await?;
-        self.save_job(&job, Some(to_json(&*job.entry))).await?;
+        let made = self.edit_job(name, |known| match known {
+            Some(known) if known.uid != job.entry.uid => Err(Error::Exists(format!("job {name} exists"))),
+            _ => Ok(Some((*job.entry).clone())),
+        });
+        if let Err(error) = made.await {
+            // What nobody will ever find must not stay; gc would find it.
+            if let Err(left) = self.remove_counter(&job, 0).await {
+                tracing::warn!(job = %name, error = %left, "its entries are left for gc");
+            }
+            return Err(error);
+        }
         lock(&self.jobs.jobs).insert(name.clone(), job.entry.clone());
         self.board.announce(format!("job {name} created"));
         Ok(job)
     }
 
-    /// Writes or removes a job's line in the list of jobs.
-    async fn save_job(&self, job: &Job, line: Option<Bytes>) -> Result<()> {
-        self.update("jobs", &jobs_record(), vec![(job.name.as_str().to_owned(), line)])
-            .await
-    }
-
     /// Changes owner or modes of a job.
-    pub async fn change_job(&self, job: &Job, change: impl FnOnce(&mut JobEntry)) -> Result<Job> {
-        let mut entry = (*job.entry).clone();
-        change(&mut entry);
+    pub async fn change_job(&self, job: &Job, mut change: impl FnMut(&mut JobEntry)) -> Result<Job> {
+        let gone = || Error::NotFound(format!("jobs/{}", job.name));
+        let edited = self.edit_job(&job.name, |known| {
+            let mut entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
+            change(&mut entry);
+            Ok(Some(entry))
+        });
+        let entry = edited.await?.ok_or_else(gone)?;
         let changed = Job {
             name: job.name.clone(),
             entry: Arc::new(entry),
         };
-        self.save_job(&changed, Some(to_json(&*changed.entry))).await?;
         lock(&self.jobs.jobs).insert(job.name.clone(), changed.entry.clone());
         Ok(changed)
     }
@@ -206,8 +283,12 @@ impl Repository {
         if let Some(counter) = self.get(&job.path()).await? {
             self.remove_counter(job, counter.version).await?;
         }
-        self.save_job(job, None).await?;
-        lock(&self.jobs.jobs).remove(job.name.as_str());
+        // Another job may have its name already.
+        let others = |known: &JobEntry| known.uid != job.uid();
+        let left = self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
+        if left.is_none() {
+            lock(&self.jobs.jobs).remove(job.name.as_str());
+        }
         self.board.announce(format!("job {} removed", job.name));
         for n in self.finished_numbers(job).await? {
             self.drop_build_objects(job, n).await?;

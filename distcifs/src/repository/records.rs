@@ -168,9 +168,10 @@ fn index_key(n: u64) -> String {
 
 impl Repository {
     /// Records a build that ended, in the background, and tidies its tickets up.
-    pub(crate) fn record_later(self: &Arc<Self>, part: Part) {
+    pub(crate) fn record_later(self: &Arc<Self>, part: Part, delay: Duration) {
         let repository = self.clone();
         self.runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
             for _ in 0..RECORD_TRIES {
                 match repository.record_build(&part).await {
                     Ok(()) => return,
@@ -195,7 +196,7 @@ impl Repository {
     /// Writes the record, then the index, then removes the tickets. Any mount may, any number
     /// of times; on one mount in turn, so that none brings a removed build back.
     async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
-        let Some(job) = self.job(&part.job).filter(|job| job.uid() == part.uid) else {
+        let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
         };
         let build = match self.build(&job, part.build).await {

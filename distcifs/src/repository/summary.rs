@@ -1,11 +1,8 @@
 //! What a repository says of itself and of who is alive; owners of the top folders; merged views.
 
-use serde_json::Value;
-
 use super::builds::Build;
 use super::core::{bounded, from_json, lock, to_json};
 use super::jobs::Access;
-use super::names::Name;
 use super::snapshot;
 use super::{Repository, Result};
 use crate::storage::{Digest, Object, Session};
@@ -19,25 +16,6 @@ fn settings() -> Object {
 }
 
 impl Repository {
-    /// The mounts that are alive, in order of their names.
-    pub async fn nodes(&self) -> Result<Vec<Name>> {
-        let mut nodes: Vec<Name> = self
-            .children("/nodes")
-            .await?
-            .iter()
-            .filter_map(|name| Name::new(name))
-            .collect();
-        nodes.sort();
-        Ok(nodes)
-    }
-
-    /// What a mount says of itself.
-    pub async fn node_facts(&self, node: &Name) -> Result<Option<Value>> {
-        let path = format!("/nodes/{node}");
-        let entry = self.get(&path).await?;
-        entry.map(|entry| from_json(&path, &entry.data)).transpose()
-    }
-
     /// The state of the session, in a word.
     pub fn session_word(&self) -> String {
         match *self.coordination.session().borrow() {

@@ -43,6 +43,8 @@ pub(super) async fn open<S: Coordination + Contents + Clone>(store: &S, dir: &Pa
         node: Name::new("here").unwrap(),
         attempts: dir.join("attempts"),
         store: "test".into(),
+        coordinator: "test".into(),
+        shared: false,
     })
     .await
 }

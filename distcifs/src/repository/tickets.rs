@@ -1,7 +1,7 @@
 //! Tickets: what stands with the coordinator, posting, reading, removing.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,12 @@ use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, create, delete, from_json, lock, random_id, set, to_json};
 use super::jobs::Access;
 use super::names::{Name, TicketId};
+use super::notices::in_parallel;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
+
+/// Above all queues, with the coordinator.
+pub(crate) const TICKETS: &str = "/tickets";
 
 /// The queue that build-control works.
 pub const CONTROL_QUEUE: &str = "build-control";
@@ -283,22 +287,34 @@ impl Repository {
     }
 
     /// Ids in a queue, those of finished parts of builds left out, oldest first.
-    pub async fn ticket_ids(&self, queue: &Name) -> Result<Vec<TicketId>> {
-        let mut ids = Vec::new();
-        for name in self.children(&format!("/tickets/{queue}")).await? {
-            let Some(id) = TicketId::new(&name) else { continue };
-            let key = TicketKey {
+    pub async fn ticket_ids(self: &Arc<Self>, queue: &Name) -> Result<Vec<TicketId>> {
+        let names = self.children(&queue_path(queue)).await?;
+        let ids = names.iter().filter_map(|name| TicketId::new(name));
+        let keys: Vec<TicketKey> = ids
+            .map(|id| TicketKey {
                 queue: queue.clone(),
                 id,
-            };
-            let Some(posted) = self.ticket(&key).await? else {
-                continue;
-            };
-            let hidden = posted.ticket.state == TicketState::Finished && posted.ticket.part.is_some();
-            if !hidden {
-                ids.push((posted.created, key.id));
+            })
+            .collect();
+        let found: Arc<Mutex<Vec<Result<(u64, TicketId)>>>> = Arc::default();
+        let (repository, all) = (self.clone(), found.clone());
+        in_parallel(keys, move |key| {
+            let (repository, all) = (repository.clone(), all.clone());
+            async move {
+                let line = match repository.ticket(&key).await {
+                    Ok(Some(posted)) => {
+                        let hidden = posted.ticket.state == TicketState::Finished && posted.ticket.part.is_some();
+                        (!hidden).then_some(Ok((posted.created, key.id)))
+                    }
+                    Ok(None) => None,
+                    Err(error) => Some(Err(error)),
+                };
+                lock(&all).extend(line);
             }
-        }
+        })
+        .await;
+        let found = std::mem::take(&mut *lock(&found));
+        let mut ids = found.into_iter().collect::<Result<Vec<_>>>()?;
         ids.sort();
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }
@@ -315,7 +331,7 @@ impl Repository {
             queue: queue.clone(),
             id,
         };
-        let part = self.part_of(&key, &request)?;
+        let part = self.part_of(&key, &request).await?;
         let guard = match &part {
             Some(part) => Some(self.control_guard(part, poster).await?),
             None => None,
@@ -388,7 +404,7 @@ impl Repository {
     }
 
     /// What the ticket is of a build, checked against the claim that entitles to post it.
-    fn part_of(&self, key: &TicketKey, request: &TicketRequest) -> Result<Option<Part>> {
+    async fn part_of(&self, key: &TicketKey, request: &TicketRequest) -> Result<Option<Part>> {
         let (Some(job), Some(build), Some(task)) = (&request.job, request.build, request.task) else {
             if request.build.is_some() || request.task.is_some() {
                 return Err(Error::Invalid(format!(
@@ -403,7 +419,8 @@ impl Repository {
             )));
         }
         let job = self
-            .job(job.as_str())
+            .find_job(job.as_str())
+            .await?
             .ok_or_else(|| Error::NotFound(format!("jobs/{job}")))?;
         let (uid, job) = (job.uid().to_owned(), job.name.to_string());
         Ok(Some(Part {
@@ -513,6 +530,11 @@ impl Repository {
             Commit::Mismatch { .. } => Err(Error::NotEmpty(format!("tickets/{queue} has tickets"))),
         }
     }
+}
+
+/// A queue's entry with the coordinator.
+pub(crate) fn queue_path(queue: &Name) -> String {
+    format!("{TICKETS}/{queue}")
 }
 
 /// The key of a build's build-control ticket.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::builds::{Build, Piece};
 use super::consoles::{Extent, build_console, scope_of};
 use super::records::TaskRecord;
-use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, part_key};
+use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Repository, Result};
 
 /// Where a task of a build stands.
@@ -163,6 +163,13 @@ impl Build {
         tasks.max_by_key(|task| task.finished).and_then(|task| task.workspace)
     }
 
+    /// The entry of the ticket whose end is the build's; `None` once it has ended.
+    pub(crate) fn control_path(&self) -> Option<String> {
+        self.live.as_ref()?;
+        let key = control_key(self.job.name.as_str(), self.n, self.run()).ok()?;
+        Some(key.path())
+    }
+
     /// What each finished task published, in order of their indexes.
     pub fn artifacts(&self) -> Vec<String> {
         (0..self.config.tasks.len())
@@ -225,7 +232,7 @@ impl Repository {
         }
         match &build.control {
             Some(piece) if open(&piece) => match build.config.concurrency {
-                Some(bound) if self.board.waiters(piece.queue.as_str(), &[]).0 > 0 => {
+                Some(bound) if self.waiters(piece.queue.as_str(), &[]).0 > 0 => {
                     format!("waits for one of {bound} builds of this job to end (concurrency)")
                 }
                 _ => format!(
@@ -239,7 +246,7 @@ impl Repository {
 
     /// Why an open ticket is not claimed.
     fn why_open(&self, ticket: &Ticket, queue: &str) -> String {
-        let (waiting, able) = self.board.waiters(queue, &ticket.labels);
+        let (waiting, able) = self.waiters(queue, &ticket.labels);
         let labels = ticket.labels.join(" ");
         match (waiting, able) {
             (0, _) => format!("waits for a worker of {queue}: none is free"),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::repository::config::param_file;
 use crate::repository::consoles::{Extent, attempt_console};
 use crate::repository::core::time_of;
 use crate::repository::names::Name;
-use crate::repository::tickets::Posted;
+use crate::repository::tickets::{Posted, TICKETS};
 
 /// What a file holds.
 pub(crate) enum Content {
@@ -55,6 +56,9 @@ impl Content {
     }
 }
 
+/// How long figures wait until all queues have been looked at: a request is held for a second.
+const FIGURES_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What the file README at the top says.
 const README: &str = include_str!("readme.txt");
 
@@ -64,7 +68,7 @@ impl Tree {
         match node {
             Node::Top(Top::Readme) => Ok(Content::text(README)),
             Node::Top(Top::Status) => Ok(Content::text(self.status().await?)),
-            Node::Top(Top::Metrics) => Ok(Content::text(self.metrics())),
+            Node::Top(Top::Metrics) => Ok(Content::text(self.metrics().await?)),
             Node::Alive(name) => self.alive(name).await,
             Node::JobFile(job, JobFile::Config) => {
                 let (head, _) = self.repository.config_head(&self.job(job)?).await?;
@@ -218,15 +222,21 @@ impl Tree {
             .node_facts(name)
             .await?
             .ok_or_else(|| Error::NotFound(format!("nodes/{name}")))?;
-        let mut text = format!("node {name}\n");
-        for (key, value) in facts.as_object().into_iter().flatten() {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{key} {value}");
-        }
+        let mut text = format!(
+            "node {name}\npid {}\nsince {}\nversion {}\n",
+            facts.pid,
+            moment(facts.since),
+            facts.version
+        );
+        let mut waiting = facts.waiting;
         if *name == self.repository.node {
-            for (queue, _, waiting) in self.repository.board.figures() {
-                let _ = writeln!(text, "waiting {queue} {waiting}");
+            waiting = self.repository.waiting_here();
+        }
+        for (queue, sets) in waiting {
+            for (labels, count) in sets {
+                let line = format!("waiting {queue} {count} {labels}");
+                text.push_str(line.trim_end());
+                text.push('\n');
             }
         }
         Ok(Content::text(text))
@@ -235,11 +245,11 @@ impl Tree {
     /// `status`: key and value lines.
     async fn status(&self) -> Result<String> {
         let repository = &self.repository;
-        let figures = repository.board.figures();
+        let figures = self.figures().await?;
         let total = |at: usize| figures.iter().map(|(_, counts, _)| counts[at]).sum::<usize>();
         let lines = [
             ("store", repository.store.clone()),
-            ("coordinator", "embedded".into()),
+            ("coordinator", repository.coordinator.clone()),
             ("session", repository.session_word()),
             ("node", repository.node.to_string()),
             ("version", env!("CARGO_PKG_VERSION").into()),
@@ -260,7 +270,7 @@ impl Tree {
     }
 
     /// `metrics`: Prometheus text.
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> Result<String> {
         let mut text = String::new();
         let counts = &self.repository.counts;
         let counters = [
@@ -301,7 +311,7 @@ impl Tree {
             self.repository.job_count()
         );
         let _ = text.write_str("# HELP distcifs_tickets Tickets by queue and state.\n# TYPE distcifs_tickets gauge\n");
-        let figures = self.repository.board.figures();
+        let figures = self.figures().await?;
         for (queue, counts, _) in &figures {
             for (state, count) in ["open", "claimed", "finished"].iter().zip(counts) {
                 let _ = writeln!(text, "distcifs_tickets{{queue=\"{queue}\",state=\"{state}\"}} {count}");
@@ -311,7 +321,14 @@ impl Tree {
         for (queue, _, waiting) in &figures {
             let _ = writeln!(text, "distcifs_waiting{{queue=\"{queue}\"}} {waiting}");
         }
-        text
+        Ok(text)
+    }
+
+    /// Figures of all queues: from now on all are followed, and for a while after.
+    async fn figures(&self) -> Result<Vec<(Name, [usize; 3], usize)>> {
+        let tickets = self.repository.attend(TICKETS).await?;
+        tickets.looked(FIGURES_PATIENCE).await;
+        Ok(self.repository.board.figures())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
-use crate::repository::tickets::Poster;
+use crate::repository::tickets::{Poster, TICKETS};
 
 /// Largest text of a trigger, a ticket, a control word or a result, bytes.
 const COMMIT_BYTES_MAX: usize = 256 << 10;
@@ -35,6 +35,7 @@ impl Tree {
             Node::Top(Top::Events) => {
                 let lines = self.repository.board.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
+                    _attendance: self.repository.attend(TICKETS).await?,
                     lines,
                     rest: Bytes::new(),
                 }))

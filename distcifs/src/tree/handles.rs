@@ -14,6 +14,7 @@ use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
 use crate::repository::consoles::Extent;
 use crate::repository::core::lock;
+use crate::repository::follow::Attendance;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Folder;
 
@@ -114,6 +115,8 @@ pub(crate) struct Asking {
 
 /// A reader of `.events`.
 pub(crate) struct Following {
+    /// Has everything told.
+    pub(crate) _attendance: Attendance,
     /// The lines.
     pub(crate) lines: broadcast::Receiver<Arc<str>>,
     /// What was not read yet of the last line.

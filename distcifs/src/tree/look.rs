@@ -26,6 +26,9 @@ pub(crate) const NOT_AT_ALL: Duration = Duration::ZERO;
 /// ticket goes in that time, whoever passes through gets ESTALE, upon which the kernel looks again.
 const WHILE_CLAIMED: Duration = Duration::from_secs(1);
 
+/// How long it may believe what other mounts change seldom, and tell of only by the store.
+const WHILE_SHARED: Duration = Duration::from_secs(1);
+
 /// Longest name of a file.
 pub(crate) const NAME_MAX: usize = 255;
 
@@ -46,7 +49,7 @@ impl Tree {
         match parent {
             Node::Root => Top::parse(name).map(Node::Top).ok_or_else(missing),
             Node::Top(Top::Jobs) => {
-                let job = self.repository.job(name).ok_or_else(missing)?;
+                let job = self.repository.find_job(name).await?.ok_or_else(missing)?;
                 Ok(Node::Job(Arc::new(job_ref(&job))))
             }
             Node::Top(Top::Tickets) => {
@@ -193,7 +196,8 @@ impl Tree {
         let (attr, ttl) = self.attr(node).await?;
         self.numbers.looked_up(attr.ino);
         let name_ttl = match node {
-            Node::Root | Node::Top(_) | Node::Job(_) | Node::Queue(_) | Node::QueueFile(..) | Node::Build(..) => LONG,
+            Node::Queue(_) => self.shared_ttl(),
+            Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) | Node::Build(..) => LONG,
             Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
             Node::Ticket(ticket) => self.ticket_ttl(ticket),
@@ -227,9 +231,9 @@ impl Tree {
 
     async fn facts(&self, node: &Node) -> Result<Facts> {
         match node {
-            Node::Root => Ok(self.folder(self.top_access(None).await?, self.started, LONG)),
+            Node::Root => Ok(self.folder(self.top_access(None).await?, self.started, self.shared_ttl())),
             Node::Top(top @ (Top::Jobs | Top::Tickets)) => {
-                Ok(self.folder(self.top_access(Some(*top)).await?, self.started, LONG))
+                Ok(self.folder(self.top_access(Some(*top)).await?, self.started, self.shared_ttl()))
             }
             Node::Top(Top::Nodes) => Ok(self.folder(self.owned(0o755), self.started, LONG)),
             Node::Top(Top::Events) => Ok(file(self.owned(0o444), 0, self.started)),
@@ -239,7 +243,7 @@ impl Tree {
             }
             Node::Job(job) => {
                 let job = self.job(job)?;
-                Ok(self.folder(job.entry.access, time_of(job.entry.created), LONG))
+                Ok(self.folder(job.entry.access, time_of(job.entry.created), self.shared_ttl()))
             }
             Node::JobFile(job, of) => self.job_file_facts(job, *of).await,
             Node::Link(job, link) => {
@@ -253,7 +257,7 @@ impl Tree {
             Node::Build(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::Task(..) | Node::TaskFile(..) => {
                 self.build_facts(node).await
             }
-            Node::Queue(queue) => Ok(self.folder(self.queue_access(queue).await?, self.started, LONG)),
+            Node::Queue(queue) => Ok(self.folder(self.queue_access(queue).await?, self.started, self.shared_ttl())),
             Node::QueueFile(queue, _) => {
                 // Whoever may write the folder may ask and post.
                 let access = self.queue_access(queue).await?;
@@ -442,6 +446,12 @@ impl Tree {
     /// A build as it is now.
     pub(crate) async fn build(&self, job: &JobRef, n: u64) -> Result<Build> {
         self.repository.build(&self.job(job)?, n).await
+    }
+
+    /// How long the kernel may believe owners and modes, and names of queues: alone, until this mount
+    /// changes them; else others may.
+    fn shared_ttl(&self) -> Duration {
+        if self.repository.shared { WHILE_SHARED } else { LONG }
     }
 
     /// How long the kernel may believe in a ticket's folder.

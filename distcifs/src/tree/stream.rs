@@ -18,8 +18,9 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claimant};
 use crate::repository::core::lock;
+use crate::repository::follow::Attendance;
 use crate::repository::names::Name;
-use crate::repository::tickets::CONTROL_QUEUE;
+use crate::repository::tickets::{CONTROL_QUEUE, queue_path};
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
 pub(crate) const HELD_MAX: Duration = Duration::from_millis(950);
@@ -40,6 +41,7 @@ impl Tree {
             return Ok(take(rest, size));
         }
         let deadline = Instant::now() + HELD_MAX;
+        let _attendance = self.attend_end(node).await?;
         loop {
             let key = self.wait_key(node)?;
             let told = self.repository.board.waiter(&key);
@@ -60,6 +62,19 @@ impl Tree {
             Node::TicketFile(ticket, _) => Ok(ticket.key.path()),
             Node::BuildFile(job, n, _) => Ok(live_path(&job.uid, *n)),
             _ => Err(Error::NotPermitted(".wait".into())),
+        }
+    }
+
+    /// Follows the ticket whose end is the end of this node.
+    async fn attend_end(&self, node: &Node) -> Result<Option<Attendance>> {
+        let path = match node {
+            Node::TicketFile(ticket, _) => Some(ticket.key.path()),
+            Node::BuildFile(job, n, _) => self.build(job, *n).await?.control_path(),
+            _ => None,
+        };
+        match path {
+            Some(path) => Ok(Some(self.repository.attend(&path).await?)),
+            None => Ok(None),
         }
     }
 
@@ -233,12 +248,16 @@ impl Tree {
                     return Ok(true);
                 };
                 let asking = asking.lock().await;
+                let attendance = self.repository.attend(&queue_path(queue)).await?;
                 let key = open_key(queue);
                 let told = self.repository.board.waiter(&key).notified_owned();
                 if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {
                     return Ok(true);
                 }
-                self.wake_later(open, wake, told);
+                self.wake_later(open, wake, async move {
+                    let _attendance = attendance;
+                    told.await;
+                });
                 Ok(false)
             }
             OpenKind::Events(following) => {
@@ -254,6 +273,7 @@ impl Tree {
                 Ok(false)
             }
             OpenKind::Wait(given) => {
+                let attendance = self.attend_end(&open.node).await?;
                 let told = self
                     .repository
                     .board
@@ -262,7 +282,10 @@ impl Tree {
                 if given.lock().await.is_some() || self.end_of(&open.node).await?.is_some() {
                     return Ok(true);
                 }
-                self.wake_later(open, wake, told);
+                self.wake_later(open, wake, async move {
+                    let _attendance = attendance;
+                    told.await;
+                });
                 Ok(false)
             }
             _ => Ok(true),

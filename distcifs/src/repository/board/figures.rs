@@ -1,5 +1,7 @@
 //! What the board can tell of its queues.
 
+use std::collections::BTreeMap;
+
 use super::Board;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
@@ -15,6 +17,29 @@ impl Board {
             .values()
             .filter(|w| labels.iter().all(|label| w.labels.contains(label)));
         (queue.waiters.len(), able.count())
+    }
+
+    /// Who waits in each queue, by their labels; the first `sets` of them, of `bytes` in all.
+    pub(crate) fn waiting_sets(&self, sets: usize, bytes: usize) -> BTreeMap<String, BTreeMap<String, usize>> {
+        let mut all: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        let (mut sets, mut bytes) = (sets, bytes);
+        for (name, queue) in lock(&self.queues).iter() {
+            for waiter in queue.waiters.values() {
+                let mut labels: Vec<&str> = waiter.labels.iter().map(String::as_str).collect();
+                labels.sort_unstable();
+                let labels = labels.join(" ");
+                let cost = name.as_str().len() + labels.len() + 16;
+                let known = all.get(name.as_str()).is_some_and(|queue| queue.contains_key(&labels));
+                if !known && (sets == 0 || bytes < cost) {
+                    continue;
+                }
+                if !known {
+                    (sets, bytes) = (sets - 1, bytes - cost);
+                }
+                *all.entry(name.to_string()).or_default().entry(labels).or_default() += 1;
+            }
+        }
+        all
     }
 
     /// Whether a ticket stands open that a worker with these labels may take.

@@ -40,7 +40,7 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
             );
         }
         Cause::Died => ticket.attempt += 1,
-        Cause::GivenBack | Cause::Taken => ticket.given += 1,
+        Cause::GivenBack | Cause::Taken | Cause::Session => ticket.given += 1,
     }
     if ticket.state != TicketState::Finished {
         ticket.state = TicketState::Open;

@@ -1,0 +1,184 @@
+//! What is followed of the coordinator, and for how long.
+//!
+//! A mount that is alone follows everything. One of many follows what somebody here waits for: the
+//! queues of its workers, the tickets of its claims, what a reader of `.wait` or `.events` asks
+//! about. Whoever needs a path attends it; a while after the last one has left it is let go.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, watch};
+use tokio::task::AbortHandle;
+
+use super::core::{bounded, lock};
+use super::{Repository, Result};
+use crate::storage::{Event, Watch};
+
+/// How long a path is followed after the last one has left: workers come back each second.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Notices acted upon together: enough to make a burst one round of reads.
+const BATCH_MAX: usize = 256;
+
+/// Everything that is followed, by path.
+#[derive(Default)]
+pub(crate) struct Followed(Mutex<HashMap<String, Followee>>);
+
+/// One path that is followed, with all below it.
+struct Followee {
+    /// Who attends it now.
+    users: usize,
+    /// When the last one left.
+    left: Instant,
+    start: Arc<Start>,
+}
+
+/// The beginning of following a path.
+#[derive(Default)]
+struct Start {
+    /// Set once the watch stands.
+    watching: OnceCell<AbortHandle>,
+    /// Whether what was there at that time has been looked at.
+    looked: watch::Sender<bool>,
+}
+
+/// Keeps a path followed while it lives.
+pub(crate) struct Attendance {
+    repository: Arc<Repository>,
+    path: String,
+    start: Arc<Start>,
+}
+
+impl Attendance {
+    /// Returns when what was there at the beginning has been looked at, or after `patience`.
+    pub(crate) async fn looked(&self, patience: Duration) {
+        let mut looked = self.start.looked.subscribe();
+        // What is missing then comes with the notices.
+        let _ = tokio::time::timeout(patience, looked.wait_for(|looked| *looked)).await;
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        if let Some(followee) = lock(&self.repository.followed.0).get_mut(&self.path) {
+            followee.users -= 1;
+            followee.left = Instant::now();
+        }
+    }
+}
+
+impl Followed {
+    /// Whether a path above this one is followed, which then tells the same.
+    fn is_covered(&self, path: &str) -> bool {
+        let followed = lock(&self.0);
+        above(path).any(|wider| followed.get(wider).is_some_and(|f| f.start.watching.initialized()))
+    }
+
+    /// Takes out what nobody has attended for a while.
+    fn take_idle(&self) -> Vec<String> {
+        let mut idle = Vec::new();
+        lock(&self.0).retain(|path, followee| {
+            let keep = followee.users > 0 || followee.left.elapsed() < LINGER;
+            if !keep {
+                if let Some(task) = followee.start.watching.get() {
+                    task.abort();
+                }
+                idle.push(path.clone());
+            }
+            keep
+        });
+        idle
+    }
+}
+
+/// The paths above this one, the nearest first.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| match path.rsplit_once('/') {
+        Some(("", rest)) if !rest.is_empty() => Some("/"),
+        Some((parent, _)) if !parent.is_empty() => Some(parent),
+        _ => None,
+    })
+    .skip(1)
+}
+
+impl Repository {
+    /// Follows a path with all below it, until the last attendance of it is dropped. When this
+    /// returns, no later change is missed.
+    pub(crate) async fn attend(self: &Arc<Self>, path: &str) -> Result<Attendance> {
+        let attendance = self.enter(path);
+        let start = attendance.start.clone();
+        let watching = start.watching.get_or_try_init(|| async {
+            let watch = bounded("watch", self.coordination.watch(&attendance.path)).await?;
+            let (repository, path, start) = (self.clone(), attendance.path.clone(), start.clone());
+            let task = self.runtime.spawn(async move {
+                repository.look_below(&path).await;
+                start.looked.send_replace(true);
+                repository.hear(&path, watch).await;
+            });
+            Ok::<_, super::Error>(task.abort_handle())
+        });
+        watching.await?;
+        Ok(attendance)
+    }
+
+    /// Counts a user in, at the path itself or at one above it that is followed already.
+    fn enter(self: &Arc<Self>, path: &str) -> Attendance {
+        let mut followed = lock(&self.followed.0);
+        let known = |path: &&str| followed.get(*path).is_some_and(|f| f.start.watching.initialized());
+        let path = above(path).find(known).unwrap_or(path).to_owned();
+        let followee = followed.entry(path.clone()).or_insert_with(|| Followee {
+            users: 0,
+            left: Instant::now(),
+            start: Arc::default(),
+        });
+        followee.users += 1;
+        let start = followee.start.clone();
+        Attendance {
+            repository: self.clone(),
+            path,
+            start,
+        }
+    }
+
+    /// Acts on the notices of a path until the store is closed.
+    async fn hear(self: &Arc<Self>, path: &str, mut watch: Watch) {
+        let mut events: Vec<Event> = Vec::new();
+        while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
+            if self.followed.is_covered(path) {
+                // They come twice then, and are acted upon there.
+                events.clear();
+                continue;
+            }
+            if events.contains(&Event::Resync) {
+                self.board.announce("resync".into());
+                self.look_below(path).await;
+            }
+            self.heard(std::mem::take(&mut events)).await;
+        }
+    }
+
+    /// Lets go of what nobody attends, now and then.
+    pub(crate) async fn unfollow_idle(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(LINGER / 2);
+        loop {
+            tick.tick().await;
+            for path in self.followed.take_idle() {
+                self.board.forget_below(&path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paths_above_end_at_the_root() {
+        let all: Vec<&str> = above("/tickets/q/t").collect();
+        assert_eq!(all, ["/tickets/q", "/tickets", "/"]);
+        assert_eq!(above("/jobs").collect::<Vec<_>>(), ["/"]);
+        assert_eq!(above("/").count(), 0);
+    }
+}

@@ -1,0 +1,273 @@
+//! What is done when the coordinator tells of a change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::board::Line;
+use super::claims::Cause;
+use super::names::{Name, TicketId};
+use super::tickets::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
+use super::{Error, Repository, Result};
+use crate::storage::{Change, Event};
+
+/// Pause before acting on a notice is tried again; it doubles each time.
+pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Tries: about ten minutes of them.
+const FOLLOW_TRIES: u32 = 120;
+
+/// Reads under way at once while many tickets are looked at.
+pub(crate) const READS_MAX: usize = 64;
+
+/// Notices in the order in which they are acted upon.
+#[derive(Default)]
+struct Sorted {
+    /// Tickets that changed, and whether a claim went.
+    tickets: BTreeMap<TicketKey, bool>,
+    /// Jobs of which a slot became free.
+    slots: BTreeSet<String>,
+    /// Mounts that came, went or told of themselves.
+    nodes: BTreeSet<Name>,
+    /// Paths that somebody may wait for.
+    paths: BTreeSet<String>,
+}
+
+impl Sorted {
+    fn take(&mut self, path: &str, change: Change) {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match (parts.as_slice(), change) {
+            (["tickets", queue, id], _) => {
+                if let Some(key) = ticket_key(queue, id) {
+                    self.tickets.entry(key).or_default();
+                }
+            }
+            (["tickets", queue, id, "claim"], Change::Deleted) => {
+                if let Some(key) = ticket_key(queue, id) {
+                    self.tickets.insert(key, true);
+                }
+            }
+            (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
+                self.slots.insert((*uid).to_owned());
+            }
+            (["nodes", node], _) => self.nodes.extend(Name::new(node)),
+            (["jobs", ..] | ["locks", _], _) => {
+                self.paths.insert(path.to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Repository {
+    /// Acts on notices that came together.
+    pub(super) async fn heard(self: &Arc<Self>, events: Vec<Event>) {
+        let mut sorted = Sorted::default();
+        for event in events {
+            if let Event::Changed { path, change } = event {
+                sorted.take(&path, change);
+            }
+        }
+        for path in &sorted.paths {
+            self.board.notify(path);
+        }
+        for node in sorted.nodes {
+            self.look_at_node(&node).await;
+        }
+        let repository = self.clone();
+        in_parallel(sorted.tickets, move |(key, unclaimed)| {
+            let repository = repository.clone();
+            async move {
+                if let Err(error) = repository.look_into(&key, unclaimed).await {
+                    repository.look_again(key, unclaimed, error);
+                }
+            }
+        })
+        .await;
+        for uid in sorted.slots {
+            self.board.unpark(&uid);
+        }
+    }
+
+    /// Acts on a notice later, when the store may answer; the others need not wait for it.
+    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, mut error: Error) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            let mut pause = FOLLOW_PAUSE;
+            for _ in 0..FOLLOW_TRIES {
+                tracing::warn!(%error, ticket = %key, "following the coordinator: trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
+                match repository.look_into(&key, unclaimed).await {
+                    Ok(()) => return,
+                    Err(again) => error = again,
+                }
+            }
+            tracing::error!(%error, ticket = %key, "given up; run distcifs fsck");
+        });
+    }
+
+    /// Looks at all that is below a path: when it is followed from now on, and when notices of it
+    /// were lost.
+    pub(super) async fn look_below(self: &Arc<Self>, path: &str) {
+        let parts: Vec<&str> = path.split('/').skip(1).filter(|part| !part.is_empty()).collect();
+        match parts.as_slice() {
+            [] => {
+                self.look_at_nodes().await;
+                self.look_around(None).await;
+            }
+            ["nodes"] => self.look_at_nodes().await,
+            ["tickets"] => self.look_around(None).await,
+            ["tickets", queue] => self.look_around(Name::new(queue)).await,
+            ["tickets", queue, id] => {
+                if let Some(key) = ticket_key(queue, id) {
+                    self.look_at_all(vec![key]).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads all tickets of a queue, or of all queues.
+    async fn look_around(self: &Arc<Self>, queue: Option<Name>) {
+        let queues = match queue {
+            Some(queue) => Ok(vec![queue]),
+            None => self.queues().await,
+        };
+        let queues = queues.unwrap_or_else(|error| {
+            tracing::warn!(%error, "looking at the queues");
+            Vec::new()
+        });
+        for queue in queues {
+            let mut ids: BTreeSet<TicketId> = self.board.ids(&queue).into_iter().collect();
+            match self.children(&queue_path(&queue)).await {
+                Ok(names) => ids.extend(names.iter().filter_map(|name| TicketId::new(name))),
+                Err(error) => tracing::warn!(%queue, %error, "looking at its tickets"),
+            }
+            let keys = ids.into_iter().map(|id| TicketKey {
+                queue: queue.clone(),
+                id,
+            });
+            self.look_at_all(keys.collect()).await;
+        }
+    }
+
+    /// Repairs and takes in tickets. One that is damaged must not keep the others from being
+    /// worked on.
+    async fn look_at_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
+        let repository = self.clone();
+        in_parallel(keys, move |key| {
+            let repository = repository.clone();
+            async move {
+                if let Err(error) = repository.look_into(&key, true).await {
+                    tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Repairs a ticket if its claim is gone, and takes it in.
+    async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> Result<()> {
+        if unclaimed {
+            self.reopen_orphan(key).await?;
+        }
+        self.look_at(key).await
+    }
+
+    /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
+    pub(super) async fn look_at(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+        // Before the look: a claim made after it is none of what is seen.
+        let claim = self.claims.get(key);
+        let entry = self.get(&key.path()).await?;
+        let Some(entry) = entry else {
+            if self.board.place(key, None).is_some() {
+                self.board.announce(format!("ticket {}/{} removed", key.queue, key.id));
+            }
+            self.board.notify(&key.path());
+            // Tidied away with its build while somebody was at it.
+            if let Some(claim) = claim {
+                self.end_claim(&claim, Cause::Taken).await;
+            }
+            return Ok(());
+        };
+        let posted = ticket_of(&key.to_string(), &entry)?;
+        if posted.ticket.state == TicketState::Finished {
+            self.gone.remember(key, posted.clone());
+        }
+        let ticket = posted.ticket;
+        let before = self.board.place(key, Some(Line::of(&ticket, posted.created)));
+        if let Some(claim) = self.claims.get(key)
+            && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
+            && claim.version().is_some_and(|version| version < posted.version)
+        {
+            self.end_claim(&claim, Cause::Taken).await;
+        }
+        if before != Some(ticket.state) {
+            self.tell(key, &ticket, before);
+        }
+        Ok(())
+    }
+
+    /// Says what became of a ticket.
+    fn tell(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket, before: Option<TicketState>) {
+        let word = match ticket.state {
+            TicketState::Open => "open",
+            TicketState::Claimed => "claimed",
+            TicketState::Finished => "finished",
+        };
+        self.board.announce(format!("ticket {}/{} {word}", key.queue, key.id));
+        self.board.notify(&key.path());
+        let Some(part) = &ticket.part else { return };
+        let build = format!("{}/{}", part.job, part.build);
+        let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict.as_str());
+        let state = match ticket.state {
+            TicketState::Open => "posted",
+            TicketState::Claimed => "running",
+            TicketState::Finished => verdict.unwrap_or("error"),
+        };
+        match part.task {
+            Some(task) => self
+                .board
+                .announce(format!("task {build}/{task}-{} {state}", key.queue)),
+            None => {
+                let state = if state == "posted" { "pending" } else { state };
+                if !(state == "pending" && before == Some(TicketState::Claimed)) {
+                    self.board.announce(format!("build {build} {state}"));
+                }
+            }
+        }
+        self.board.notify(&super::builds::live_path(&part.uid, part.build));
+        if part.task.is_none() && ticket.state == TicketState::Finished {
+            self.record_later(part.clone(), self.record_delay(key, ticket));
+        }
+    }
+}
+
+/// A ticket's key from the parts of its entry's path.
+fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
+    Some(TicketKey {
+        queue: Name::new(queue)?,
+        id: TicketId::new(id)?,
+    })
+}
+
+/// Does something for each item, [`READS_MAX`] of them at once; ends when all are done.
+pub(crate) async fn in_parallel<I, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    for item in items {
+        if running.len() >= READS_MAX {
+            // A task of ours that panicked was logged by the runtime's hook.
+            let _ = running.join_next().await;
+        }
+        running.spawn(action(item));
+    }
+    while running.join_next().await.is_some() {}
+}

@@ -1,0 +1,60 @@
+//! The session with the coordinator, and what its loss takes with it.
+
+use std::sync::Arc;
+
+use super::claims::{Cause, Claim};
+use super::core::STORE_TIMEOUT;
+use super::nodes::session_of;
+use super::{Error, Repository, Result};
+use crate::storage::Session;
+
+impl Repository {
+    /// The session in which a claim is made now.
+    ///
+    /// # Errors
+    /// `Io` while there is none.
+    pub(crate) fn current_session(&self) -> Result<u64> {
+        let session = *self.coordination.session().borrow();
+        session_of(&session)
+            .ok_or_else(|| Error::Io("the session with the coordinator is over; a new one is on its way".into()))
+    }
+
+    /// Ends the claims of sessions that are over, as long as the store is open.
+    pub(crate) async fn keep_session(self: Arc<Self>) {
+        let mut session = self.coordination.session();
+        loop {
+            let now = session_of(&session.borrow_and_update());
+            for claim in self.claims.not_of(now) {
+                self.end_claim(&claim, Cause::Session).await;
+            }
+            if session.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits, before a result is committed, until it is certain whether the claim's session lives.
+    ///
+    /// # Errors
+    /// `Stale` if it does not, `TimedOut` if that stays unknown: the claim may still hold.
+    pub(crate) async fn certain(&self, claim: &Claim) -> Result<()> {
+        let mut session = self.coordination.session();
+        let known = session.wait_for(|now| !matches!(now, Session::Doubtful { .. }));
+        let now = match tokio::time::timeout(STORE_TIMEOUT, known).await {
+            Ok(Ok(now)) => *now,
+            // The store is being closed, and its session with it.
+            Ok(Err(_)) => return Err(Error::Stale(claim.key.to_string())),
+            Err(_) => {
+                return Err(Error::TimedOut(format!(
+                    "{}: nothing was heard of the coordinator within {} s",
+                    claim.key,
+                    STORE_TIMEOUT.as_secs()
+                )));
+            }
+        };
+        match now {
+            Session::Live { id } if id == claim.session => Ok(()),
+            _ => Err(Error::Stale(claim.key.to_string())),
+        }
+    }
+}
