@@ -1,0 +1,140 @@
+//! Claims that end without a result: given up here, or found to be gone with their mount.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::reopen::reopen;
+use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot};
+use crate::repository::consoles::attempt_console;
+use crate::repository::core::{delete, lock, set, to_json};
+use crate::repository::tickets::{TicketKey, TicketState};
+use crate::repository::{Repository, Result};
+
+impl Repository {
+    /// Ends a claim without a result: the ticket is open again, or finished when it has used up
+    /// its attempts or its time. While its result is being written, that decides.
+    pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
+        *lock(&claim.ended) = Some(cause);
+        let began = claim.stand.send_if_modified(|stand| {
+            let live = *stand == Stand::Live;
+            if live {
+                *stand = Stand::Lost;
+            }
+            live
+        });
+        if began {
+            self.give_up(claim, cause).await;
+        }
+    }
+
+    /// What follows the end of a claim: its folders go, its ticket is given back.
+    pub(super) async fn give_up(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
+        claim.over(Stand::Lost);
+        self.claims.remove(claim);
+        self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
+        self.discard_folders(claim);
+        self.forget_console(claim);
+        if matches!(cause, Cause::Taken | Cause::Session) {
+            // Whoever took it wrote the ticket; one that was lost with its session is open again
+            // once the coordinator has noticed, too.
+            return;
+        }
+        let mut ticket = claim.ticket.clone();
+        reopen(&mut ticket, cause);
+        let mut ops = vec![
+            set(claim.key.path(), to_json(&ticket), claim.version),
+            delete(claim.key.claim_path(), None),
+        ];
+        ops.extend(free_slot(&ticket));
+        for _ in 0..RETRIES_MAX {
+            match self.commit(ops.clone()).await {
+                // A mismatch: somebody else did it, or the result was in.
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(ticket = %claim.key, %error, "giving the ticket back failed, trying again")
+                }
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Gives a ticket back, in the background, that was claimed for somebody who could not be told:
+    /// the claim's entry would stand as long as this mount.
+    pub(super) fn disown(self: &Arc<Self>, key: TicketKey, nonce: String) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            for _ in 0..RETRIES_MAX {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                let Ok(posted) = repository.ticket(&key).await else {
+                    continue;
+                };
+                let Some(posted) = posted.filter(|p| p.ticket.state == TicketState::Claimed && p.ticket.nonce == nonce)
+                else {
+                    return;
+                };
+                let mut ticket = posted.ticket;
+                reopen(&mut ticket, Cause::GivenBack);
+                let mut ops = vec![
+                    set(key.path(), to_json(&ticket), posted.version),
+                    delete(key.claim_path(), None),
+                ];
+                ops.extend(free_slot(&ticket));
+                if repository.commit(ops).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Seals the consoles of the claims before this one, and says in the build's console that
+    /// another begins: what a former claimant that was cut off still writes is refused then.
+    pub(super) async fn fence_earlier(self: &Arc<Self>, claim: &Arc<Claim>) -> Result<()> {
+        let ticket = &claim.ticket;
+        if ticket.ordinal() == 1 {
+            return Ok(());
+        }
+        let earlier = (1..ticket.ordinal()).map(|ordinal| attempt_console(&claim.key, ticket, ordinal));
+        let fenced = async {
+            for name in earlier {
+                self.seal_console(&name).await?;
+            }
+            let line = format!("[claim {} of {}, on {}]\n", ticket.ordinal(), claim.key.id, self.node);
+            claim.console.lock().await.announce(self, &line).await
+        };
+        let fenced = fenced.await;
+        if fenced.is_err() {
+            self.end_claim(claim, Cause::GivenBack).await;
+        }
+        fenced
+    }
+
+    /// Takes back a ticket whose claim is gone with its mount.
+    pub(crate) async fn reopen_orphan(&self, key: &TicketKey) -> Result<()> {
+        let Some(posted) = self.ticket(key).await? else {
+            return Ok(());
+        };
+        let held = self
+            .claims
+            .get(key)
+            .is_some_and(|claim| claim.nonce == posted.ticket.nonce);
+        if posted.ticket.state != TicketState::Claimed || held || self.get(&key.claim_path()).await?.is_some() {
+            return Ok(());
+        }
+        let delay = self.repair_delay(key);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+            // Another mount has done it by now, as a rule.
+            if self.ticket(key).await?.is_none_or(|now| now.version != posted.version) {
+                return Ok(());
+            }
+        }
+        let mut ticket = posted.ticket;
+        reopen(&mut ticket, Cause::GivenBack);
+        let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
+        ops.extend(free_slot(&ticket));
+        tracing::info!(ticket = %key, node = %ticket.node, "its claim is gone with its mount: open again");
+        // A mismatch: another mount was first.
+        self.commit(ops).await.map(|_| ())
+    }
+}
