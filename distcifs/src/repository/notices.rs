@@ -11,7 +11,7 @@ use super::board::Line;
 use super::claims::Cause;
 use super::names::{Name, TicketId};
 use super::tickets::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
-use super::{Error, Repository, Result};
+use super::{Error, Repository};
 use crate::storage::{Change, Event};
 
 /// Pause before acting on a notice is tried again; it doubles each time.
@@ -172,7 +172,7 @@ impl Repository {
     }
 
     /// Repairs a ticket if its claim is gone, and takes it in.
-    async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> Result<()> {
+    async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
         if unclaimed {
             self.reopen_orphan(key).await?;
         }
@@ -180,7 +180,7 @@ impl Repository {
     }
 
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
-    pub(super) async fn look_at(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+    pub(super) async fn look_at(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
         // Before the look: a claim made after it is none of what is seen.
         let claim = self.claims.get(key);
         let entry = self.get(&key.path()).await?;
@@ -256,18 +256,23 @@ fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
     })
 }
 
-/// Does something for each item, [`READS_MAX`] of them at once; ends when all are done.
-pub(crate) async fn in_parallel<I, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F)
+/// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.
+pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F) -> Vec<T>
 where
-    F: Future<Output = ()> + Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
 {
     let mut running = JoinSet::new();
+    let mut done = Vec::new();
     for item in items {
         if running.len() >= READS_MAX {
-            // A task of ours that panicked was logged by the runtime's hook.
-            let _ = running.join_next().await;
+            done.extend(running.join_next().await.and_then(Result::ok));
         }
         running.spawn(action(item));
     }
-    while running.join_next().await.is_some() {}
+    while let Some(ended) = running.join_next().await {
+        // One that panicked gives nothing; the runtime has said so.
+        done.extend(ended);
+    }
+    done
 }

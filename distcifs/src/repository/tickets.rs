@@ -296,25 +296,20 @@ impl Repository {
                 id,
             })
             .collect();
-        let found: Arc<Mutex<Vec<Result<(u64, TicketId)>>>> = Arc::default();
-        let (repository, all) = (self.clone(), found.clone());
-        in_parallel(keys, move |key| {
-            let (repository, all) = (repository.clone(), all.clone());
+        let repository = self.clone();
+        let looks = in_parallel(keys, move |key| {
+            let repository = repository.clone();
             async move {
-                let line = match repository.ticket(&key).await {
-                    Ok(Some(posted)) => {
-                        let hidden = posted.ticket.state == TicketState::Finished && posted.ticket.part.is_some();
-                        (!hidden).then_some(Ok((posted.created, key.id)))
-                    }
-                    Ok(None) => None,
-                    Err(error) => Some(Err(error)),
-                };
-                lock(&all).extend(line);
+                let posted = repository.ticket(&key).await?;
+                let shown = posted.filter(|p| p.ticket.state != TicketState::Finished || p.ticket.part.is_none());
+                Ok::<_, Error>(shown.map(|posted| (posted.created, key.id)))
             }
-        })
-        .await;
-        let found = std::mem::take(&mut *lock(&found));
-        let mut ids = found.into_iter().collect::<Result<Vec<_>>>()?;
+        });
+        let mut ids: Vec<_> = looks
+            .await
+            .into_iter()
+            .filter_map(Result::transpose)
+            .collect::<Result<_>>()?;
         ids.sort();
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }
