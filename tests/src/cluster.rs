@@ -59,13 +59,18 @@ impl Cluster {
 
     /// A new one, whatever the environment says.
     pub fn fresh() -> Cluster {
+        Cluster::fresh_at("127.0.0.1")
+    }
+
+    /// The same at another address of this machine, which a network namespace can reach.
+    pub fn fresh_at(address: &str) -> Cluster {
         let folder = tempfile::Builder::new()
             .prefix("distcifs-cluster-")
             .tempdir()
             .expect("a temporary folder");
         let dir = folder.path().to_path_buf();
         let owner = std::process::id().to_string();
-        let output = dev_cluster("up", &dir, &["--watch", &owner]);
+        let output = dev_cluster("up", &dir, &["--watch", &owner, "--address", address]);
         assert!(output.status.success(), "no cluster: {}", text(&output));
         Cluster::at(dir, Some(folder))
     }
