@@ -17,7 +17,13 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
 
 /// Where Rust sources are.
-const RUST_FOLDERS: [&str; 4] = ["distcifs/src", "workers/src", "tests/src", "tests/tests"];
+const RUST_FOLDERS: [&str; 5] = [
+    "distcifs/src",
+    "schedule/src",
+    "workers/src",
+    "tests/src",
+    "tests/tests",
+];
 
 /// Where shell scripts are.
 const SHELL_FOLDERS: [&str; 3] = ["scripts", "workers", ".ci"];

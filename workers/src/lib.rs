@@ -2,8 +2,10 @@
 
 pub mod console;
 pub mod control;
+pub mod cron;
 pub mod expand;
 pub mod held;
+pub mod jobs;
 pub mod keeper;
 pub mod plan;
 pub mod record;

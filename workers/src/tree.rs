@@ -102,9 +102,14 @@ impl Tree {
         self.job(job).join("builds").join(build.to_string())
     }
 
+    /// The folder of all jobs.
+    pub fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
     /// The folder of a job.
     pub fn job(&self, job: &str) -> PathBuf {
-        self.root.join("jobs").join(job)
+        self.jobs().join(job)
     }
 
     /// The stream of changes.

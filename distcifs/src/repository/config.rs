@@ -9,7 +9,6 @@ use crate::repository::names::Name;
 
 mod check;
 mod common;
-mod cron;
 mod expand;
 mod fault;
 pub mod json;

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use distcifs_schedule::Schedule;
+
 use super::common::{self, VALUE_BYTES_MAX};
-use super::fault::{Fault, Faults, quoted};
+use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, cron, kinds};
+use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, kinds};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
@@ -65,7 +67,7 @@ fn read_top(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> JobCon
         github: top
             .object("github", faults)
             .and_then(|github| read_github(&github, faults)),
-        cron: schedule(top, faults),
+        cron: schedule(top, job.or(job_id.as_ref()), &parameters, faults),
         cron_catch_up: top.boolean("cron_catch_up", faults).unwrap_or(false),
         concurrency: top
             .integer("concurrency", 1, u64::from(u32::MAX), faults)
@@ -191,10 +193,28 @@ fn is_repository(name: &str) -> bool {
     (1..=100).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
 }
 
-fn schedule(top: &Object<'_>, faults: &mut Faults) -> Option<String> {
+fn schedule(
+    top: &Object<'_>,
+    job: Option<&Name>,
+    parameters: &[(Name, Option<String>)],
+    faults: &mut Faults,
+) -> Option<String> {
     let text = top.string("cron", faults)?;
-    if let Err(why) = cron::check(text) {
-        faults.add(top.get("cron").map_or(top.at, |value| value.at), format!("cron {why}"));
+    let at = top.get("cron").map_or(top.at, |value| value.at);
+    if let Err(fault) = Schedule::parse(text, job.map_or("", Name::as_str)) {
+        // After the quote that begins the string.
+        let before = text.get(..fault.at).unwrap_or_default().chars().count();
+        let column = at
+            .column
+            .saturating_add(1)
+            .saturating_add(u32::try_from(before).unwrap_or(0));
+        faults.add(Place { column, ..at }, format!("cron {fault}"));
+    }
+    if let Some((name, _)) = parameters.iter().find(|(_, default)| default.is_none()) {
+        faults.add(
+            at,
+            format!("cron can't start a build: the parameter {name} has no default"),
+        );
     }
     Some(text.to_owned())
 }

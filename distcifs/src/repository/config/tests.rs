@@ -92,7 +92,7 @@ fn the_early_form_with_numbered_tasks_is_valid_too() {
 #[test]
 fn every_member_is_read() {
     let config = good(&json!({
-        "description": "d", "parameters": {"ref": "refs/heads/master", "n": 3, "must": null},
+        "description": "d", "parameters": {"ref": "refs/heads/master", "n": 3},
         "tasks": [{"type": "execute-shell", "name": "unit", "params": {"script": "x", "nodelabels": ["linux"]}, "labels": ["x86_64", "linux"],
             "timeout": 600, "attempts": 5, "environment": {"A": "b", "N": 1}, "always": true, "allow_failure": true, "isolation": "lxc",
             "image": "job:base", "limits": {"cpus": 0.5, "memory": "1G", "processes": 100}, "network": true, "x-mine": {}}],
@@ -101,7 +101,6 @@ fn every_member_is_read() {
         "console_limit": "1M", "isolation_required": true, "x-note": 1
     }));
     assert_eq!(config.parameters[1], (name("n"), Some("3".into())));
-    assert_eq!(config.parameters[2], (name("must"), None));
     assert_eq!(
         config.keep,
         Keep {
@@ -167,6 +166,33 @@ fn the_job_is_the_folders() {
     assert!(JobConfig::read(br#"{"job_id": "o", "downstream_jobs": ["o"], "tasks": []}"#, None).is_err());
     assert_eq!(faults(&json!([])), ["the whole must be an object {…}"]);
     assert_eq!(faults(&json!({})), ["tasks is missing"]);
+}
+
+#[test]
+fn a_schedule_that_can_start_nothing_is_refused_with_the_column() {
+    let places = |text: &str| {
+        let faults = JobConfig::read(text.as_bytes(), Some(&name("hello"))).expect_err(text);
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        places("{\"tasks\": [],\n \"cron\": \"H 25 * * *\"}"),
+        ["2:13: cron has a bad hour \"25\": numbers go from 0 to 23"]
+    );
+    assert_eq!(
+        places("{\"tasks\": [], \"cron\": \"TZ=Europe/Berlim 0 0 * * *\"}"),
+        ["1:24: cron names no time zone such as TZ=Europe/Berlin: \"Europe/Berlim\""]
+    );
+    assert_eq!(
+        places("{\"tasks\": [], \"cron\": \"0 0 31 2,4 *\"}"),
+        ["1:28: cron never comes: no such month has a day 31"]
+    );
+    assert_eq!(
+        places("{\"tasks\": [], \"cron\": \"@daily\", \"parameters\": {\"ref\": null}}"),
+        [
+            "1:23: cron can't start a build: the parameter ref has no default",
+            "1:30: cron must have five fields (minute, hour, day, month, weekday), not 1"
+        ]
+    );
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! What schedules may be, and when they come, across changes of the clock.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+use super::*;
+
+fn second(text: &str) -> i64 {
+    text.parse::<Timestamp>().unwrap().as_second()
+}
+
+/// The times of a schedule after a moment, in its zone, as `day hour:minute offset`.
+fn times(schedule: &str, after: &str, count: usize) -> Vec<String> {
+    let schedule = Schedule::parse(schedule, "job").unwrap();
+    let mut at = second(after);
+    let mut found = Vec::new();
+    for _ in 0..count {
+        at = schedule.next(at).unwrap();
+        found.push(schedule.at(at).unwrap().strftime("%d %H:%M %:z").to_string());
+    }
+    found
+}
+
+#[test]
+fn good_schedules() {
+    for text in [
+        "H 3 * * 1-5",
+        "TZ=Europe/Berlin H(0-29) */2 1,15 jan-JUN mon",
+        "H/15 H(9-17)/2 * * *",
+        "0 0 31 12 7",
+        "TZ=UTC * * * * *",
+        "0-10/5,30 1 1 1 0",
+        "0 0 * * fri-SUN",
+        "0 0 29 2 *",
+        "0 0 30,31 2 mon",
+        "TZ=america/new_york 0 0 * * *",
+        "H H H H H",
+        "H/30 H/23 H/31 H/12 H/7",
+    ] {
+        let schedule = Schedule::parse(text, "job").unwrap_or_else(|fault| panic!("{text}: {fault}"));
+        assert!(schedule.next(second("2026-01-01T00:00:00Z")).is_some(), "{text}");
+    }
+}
+
+#[test]
+fn bad_schedules_and_where() {
+    for (text, at, words) in [
+        ("", 0, "must have five fields"),
+        ("* * * *", 7, "five fields"),
+        ("* * * * * *", 10, "five fields"),
+        ("60 * * * *", 0, "minute"),
+        ("* 24 * * *", 2, "hour"),
+        ("* * 0 * *", 4, "day of the month"),
+        ("* * * 13 *", 6, "month"),
+        ("* * * * 8", 8, "day of the week"),
+        ("5-1 * * * *", 0, "backwards"),
+        ("*/0 * * * *", 0, "a step is from 1 to 59"),
+        ("*/99 * * * *", 0, "a step"),
+        ("5/2 * * * *", 0, "stands after"),
+        ("H( * * * *", 0, "numbers go"),
+        ("H(1) * * * *", 0, "H takes a range"),
+        ("H(5-1) * * * *", 0, "backwards"),
+        (", * * * *", 0, "numbers go"),
+        ("1,2,x * * * *", 4, "numbers go from 0 to 59"),
+        ("* * * foo *", 6, "numbers go"),
+        ("@daily", 6, "five fields"),
+        ("TZ= * * * * *", 0, "names no time zone"),
+        ("TZ=../x * * * * *", 0, "names no time zone"),
+        ("TZ=Europe/Nowhere * * * * *", 0, "\"Europe/Nowhere\""),
+        ("+1 * * * *", 0, "numbers go"),
+        ("001 * * * *", 0, "numbers go"),
+        ("0 0 30 2 *", 4, "never comes"),
+        ("0 0 31 4,6,9,11 *", 4, "never comes"),
+    ] {
+        let fault = Schedule::parse(text, "job").expect_err(text);
+        assert!(fault.at == at && fault.what.contains(words), "{text}: {fault:?}");
+    }
+    let long = format!("{} * * * *", "1,".repeat(200));
+    assert!(Schedule::parse(&long, "job").unwrap_err().what.contains("at most 256"));
+}
+
+/// `H` never moves: whoever planned around it would be surprised.
+#[test]
+fn h_is_spread_by_the_name_and_stays() {
+    let first = |text: &str, job: &str| {
+        let schedule = Schedule::parse(text, job).unwrap();
+        readable(schedule.next(second("2026-01-01T00:00:00Z")).unwrap())
+    };
+    assert_eq!(first("H H * * *", "nightly"), "2026-01-01T02:53:00Z");
+    assert_eq!(first("H H H * *", "weekly"), "2026-01-15T23:04:00Z");
+    assert_eq!(first("H/15 * * * *", "often"), "2026-01-01T00:02:00Z");
+    let minutes: std::collections::BTreeSet<String> =
+        (0..600).map(|n| first("H 0 * * *", &format!("job-{n}"))).collect();
+    assert_eq!(minutes.len(), 60, "every minute is somebody's");
+    for n in 0..200 {
+        let time = first("H(10-12) H(3-4) * * *", &format!("job-{n}"));
+        assert!(
+            time >= "2026-01-01T03:10".into() && time < "2026-01-01T04:13".into(),
+            "{time}"
+        );
+    }
+}
+
+#[test]
+fn steps_ranges_and_weekdays() {
+    assert_eq!(
+        times("*/20 5 * * *", "2026-01-01T05:05:00Z", 3),
+        ["01 05:20 +00:00", "01 05:40 +00:00", "02 05:00 +00:00"]
+    );
+    // 2 and 3 January 2027 are a weekend.
+    for weekend in ["sat-sun", "6-7", "6,0", "0,6"] {
+        assert_eq!(
+            times(&format!("0 0 * * {weekend}"), "2027-01-01T00:00:00Z", 3),
+            ["02 00:00 +00:00", "03 00:00 +00:00", "09 00:00 +00:00"],
+            "{weekend}"
+        );
+    }
+    // Both given: a day that fits either.
+    assert_eq!(
+        times("0 0 13 * fri", "2026-11-01T00:00:00Z", 3),
+        ["06 00:00 +00:00", "13 00:00 +00:00", "20 00:00 +00:00"]
+    );
+    assert_eq!(times("0 0 29 2 *", "2097-01-01T00:00:00Z", 1), ["29 00:00 +00:00"]);
+}
+
+/// On 29 March 2026 the clocks of Berlin went from 2:00 to 3:00, on 25 October from 3:00 to 2:00.
+#[test]
+fn when_the_clocks_change() {
+    let berlin = |fields: &str, after: &str, count| times(&format!("TZ=Europe/Berlin {fields}"), after, count);
+    assert_eq!(
+        berlin("30 2 * * *", "2026-03-28T10:00:00Z", 2),
+        ["29 03:00 +02:00", "30 02:30 +02:00"],
+        "what is left out comes at the first moment after, once"
+    );
+    assert_eq!(
+        berlin("30 2 * * *", "2026-10-24T10:00:00Z", 2),
+        ["25 02:30 +02:00", "26 02:30 +01:00"],
+        "a given time comes once"
+    );
+    assert_eq!(
+        berlin("30 * * * *", "2026-10-24T23:40:00Z", 3),
+        ["25 02:30 +02:00", "25 02:30 +01:00", "25 03:30 +01:00"],
+        "every hour is every hour"
+    );
+}
+
+/// Asked at any moment, the last time is the same one that asking forward gives: it is the key
+/// by which many workers make one build.
+#[test]
+fn last_agrees_with_next_at_every_minute() {
+    for fields in [
+        "30 2 * * *",
+        "*/30 * * * *",
+        "15 2,3 * * *",
+        "0 3 * * *",
+        "*/20 2 * * *",
+        "59 1 * * *",
+    ] {
+        for (zone, from) in [
+            ("Europe/Berlin", "2026-03-28T20:00:00Z"),
+            ("Europe/Berlin", "2026-10-24T20:00:00Z"),
+            ("Australia/Lord_Howe", "2026-04-04T10:00:00Z"),
+            ("Australia/Lord_Howe", "2026-10-03T10:00:00Z"),
+            ("America/Sao_Paulo", "2018-11-03T20:00:00Z"),
+            ("Asia/Kathmandu", "2026-10-03T10:00:00Z"),
+        ] {
+            let schedule = Schedule::parse(&format!("TZ={zone} {fields}"), "job").unwrap();
+            let from = second(from);
+            let forward: Vec<i64> = std::iter::successors(schedule.next(from), |at| schedule.next(*at))
+                .take_while(|at| *at <= from + 2 * 86_400)
+                .collect();
+            for until in (from..from + 2 * 86_400).step_by(60) {
+                let wanted = forward.iter().rev().find(|at| **at <= until).copied();
+                for ago in [0, 30] {
+                    let found = schedule.last(from, until + ago);
+                    assert_eq!(found, wanted, "{zone} {fields} at {}", readable(until + ago));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn last_is_within_its_bounds() {
+    let schedule = Schedule::parse("0 12 * * *", "job").unwrap();
+    let noon = second("2026-05-05T12:00:00Z");
+    assert_eq!(schedule.last(noon - 1, noon), Some(noon));
+    assert_eq!(schedule.last(noon, noon + 3600), None);
+    assert_eq!(schedule.last(noon - 86_400, noon - 1), None);
+    assert_eq!(schedule.last(i64::MIN, i64::MAX), None, "no such moment");
+    assert_eq!(schedule.next(i64::MAX), None);
+}

@@ -1,0 +1,258 @@
+//! cron: starts builds when their job's schedule says so.
+//!
+//! Any number of them may run: each start carries the scheduled time as its key, so that the first
+//! one makes the build and the others find it made.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use distcifs_schedule::{Schedule, readable};
+use serde::Deserialize;
+
+use crate::jobs::{self, Change};
+use crate::record::nullable;
+use crate::signals;
+use crate::tree::{self, Tree, Trouble};
+
+/// How far back a missed time is made up for, seconds: as long as the tree surely remembers the
+/// key of a build that was made.
+const CATCH_UP: i64 = 7 * 86_400;
+
+/// What a configuration says of its schedule.
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    cron: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    cron_catch_up: bool,
+}
+
+/// A job's schedule and how far it was carried out. Times are seconds since 1970.
+#[derive(Debug)]
+struct Planned {
+    schedule: Schedule,
+    /// How long after its time a build may still be started.
+    window: i64,
+    /// Times up to this one are done, or were before the configuration.
+    after: i64,
+    /// When to look again.
+    next: i64,
+    /// What is due and could not be started yet.
+    pending: Option<i64>,
+}
+
+impl Planned {
+    fn new(schedule: Schedule, window: i64, written: i64) -> Self {
+        Planned {
+            schedule,
+            window,
+            after: written,
+            next: i64::MIN,
+            pending: None,
+        }
+    }
+
+    /// The time for which a build is to be started now, if there is one: of several that were
+    /// missed, the last.
+    fn due(&mut self, now: i64) -> Option<i64> {
+        let oldest = self.after.max(now.saturating_sub(self.window + 1));
+        if let Some(found) = self.schedule.last(oldest, now) {
+            self.after = found;
+            self.pending = Some(found);
+        }
+        self.next = self.schedule.next(now.max(self.after)).unwrap_or(i64::MAX);
+        self.pending = self
+            .pending
+            .filter(|pending| *pending >= now.saturating_sub(self.window));
+        self.pending
+    }
+
+    /// The build for what was due is there, or will never be.
+    fn done(&mut self) {
+        self.pending = None;
+    }
+}
+
+/// Every job that has a schedule.
+struct Table<'a> {
+    tree: &'a Tree,
+    late: i64,
+    jobs: BTreeMap<String, Planned>,
+    /// Before this moment nothing is due.
+    earliest: i64,
+}
+
+impl Table<'_> {
+    /// Reads the configurations of all jobs; what is known of a job that did not change is kept.
+    fn read_all(&mut self) -> tree::Result<()> {
+        let names = jobs::names(self.tree)?;
+        self.jobs.retain(|job, _| names.contains(job));
+        names.iter().try_for_each(|job| self.read(job))
+    }
+
+    /// Reads one job's configuration.
+    fn read(&mut self, job: &str) -> tree::Result<()> {
+        let planned = jobs::configuration(self.tree, job)?.and_then(|(text, written)| {
+            let part: Part = serde_json::from_slice(&text).ok()?;
+            let schedule = Schedule::parse(&part.cron?, job);
+            let schedule = schedule
+                .inspect_err(|fault| eprintln!("cron: {job}: cron {fault}"))
+                .ok()?;
+            let window = if part.cron_catch_up { CATCH_UP } else { self.late };
+            Some(Planned::new(schedule, window, seconds(written)))
+        });
+        let known = self.jobs.remove(job);
+        if let Some(mut planned) = planned {
+            if let Some(known) = known {
+                // Done stays done, and due stays due.
+                planned.after = known.after.max(planned.after);
+                planned.pending = known.pending;
+            }
+            self.jobs.insert(job.to_owned(), planned);
+            self.earliest = i64::MIN;
+        }
+        Ok(())
+    }
+
+    /// Starts every build that is due. Errors: only `Away`.
+    fn fire(&mut self, now: i64) -> tree::Result<()> {
+        if now < self.earliest {
+            return Ok(());
+        }
+        let mut again = false;
+        for (job, planned) in &mut self.jobs {
+            let Some(due) = planned.due(now) else { continue };
+            if signals::stopping() {
+                return Ok(());
+            }
+            if start(self.tree, job, due)? {
+                planned.done();
+            } else {
+                again = true;
+            }
+        }
+        let next = self.jobs.values().map(|planned| planned.next).min();
+        self.earliest = if again { now + 1 } else { next.unwrap_or(i64::MAX) };
+        Ok(())
+    }
+}
+
+/// Starts a job's build for a time; false if it has to be tried again. Errors: only `Away`.
+fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
+    let time = readable(due);
+    match tree.trigger(job, format!("@key=cron.{due}\n").as_bytes()) {
+        Ok(build) => eprintln!("cron: {job}: build {build} for {time}"),
+        Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
+        Err(Trouble::Later(why)) => {
+            eprintln!("cron: {job}: no build yet for {time}: {why}");
+            return Ok(false);
+        }
+        Err(Trouble::Lost(why) | Trouble::Refused(why)) => eprintln!("cron: {job}: no build for {time}: {why}"),
+    }
+    Ok(true)
+}
+
+/// Runs until TERM or INT (`Ok`) or until the tree is away (`Err`). A time that is at most `late`
+/// seconds old when it is seen is on time.
+pub fn run(tree: &Tree, late: u32) -> tree::Result<()> {
+    let _wake = signals::install().map_err(|e| Trouble::Refused(format!("can't start: {e}")))?;
+    // First, so that no change is lost between reading and following.
+    let mut events = tree.events()?;
+    let mut table = Table {
+        tree,
+        late: i64::from(late),
+        jobs: BTreeMap::new(),
+        earliest: i64::MIN,
+    };
+    table.read_all()?;
+    eprintln!("cron: {} jobs have a schedule", table.jobs.len());
+    while !signals::stopping() {
+        table.fire(now())?;
+        // Within a second, if only with an empty line: that is the clock's tick.
+        let line = events.next_line()?;
+        match jobs::change(&line) {
+            Change::None => {}
+            Change::Job(job) => {
+                // What was due before the change is done by what was said then.
+                table.fire(now())?;
+                table.read(job)?;
+            }
+            Change::All => {
+                table.fire(now())?;
+                table.read_all()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn now() -> i64 {
+    seconds(SystemTime::now())
+}
+
+/// Seconds since 1970; 0 before.
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-01-01T12:00:00Z.
+    const NOON: i64 = 1_767_268_800;
+
+    fn planned(text: &str, window: i64, written: i64) -> Planned {
+        Planned::new(Schedule::parse(text, "job").unwrap(), window, written)
+    }
+
+    #[test]
+    fn each_time_is_due_once() {
+        let mut every = planned("* * * * *", 120, NOON);
+        let due: Vec<i64> = (NOON..NOON + 300)
+            .filter_map(|now| {
+                let due = every.due(now);
+                every.done();
+                due
+            })
+            .collect();
+        assert_eq!(due, [60, 120, 180, 240].map(|s| NOON + s));
+    }
+
+    #[test]
+    fn what_could_not_be_started_stays_due_within_the_window() {
+        let mut noon = planned("0 12 * * *", 120, 0);
+        assert_eq!(noon.due(NOON - 1), None);
+        for late in [0, 1, 60, 120] {
+            assert_eq!(noon.due(NOON + late), Some(NOON), "{late} s late");
+        }
+        assert_eq!(noon.due(NOON + 121), None);
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_starts_the_last_one_only() {
+        assert_eq!(planned("* * * * *", 120, 0).due(NOON + 130), Some(NOON + 120));
+        assert_eq!(planned("0 12 * * *", 120, 0).due(NOON + 119), Some(NOON));
+        assert_eq!(planned("0 12 * * *", 120, 0).due(NOON + 121), None);
+        assert_eq!(planned("0 12 * * *", CATCH_UP, 0).due(NOON + 80_000), Some(NOON));
+        assert_eq!(planned("0 12 1 * *", CATCH_UP, 0).due(NOON + CATCH_UP), Some(NOON));
+        assert_eq!(planned("0 12 1 * *", CATCH_UP, 0).due(NOON + CATCH_UP + 1), None);
+    }
+
+    #[test]
+    fn times_before_the_configuration_do_not_count() {
+        assert_eq!(planned("0 12 * * *", CATCH_UP, NOON).due(NOON + 60), None);
+        assert_eq!(planned("0 12 * * *", CATCH_UP, NOON - 1).due(NOON + 60), Some(NOON));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_starts_nothing_twice() {
+        let mut noon = planned("0 12 * * *", 120, 0);
+        assert_eq!(noon.due(NOON), Some(NOON));
+        noon.done();
+        assert_eq!(noon.due(NOON - 3600), None);
+        assert_eq!(noon.due(NOON), None);
+        assert_eq!(noon.due(NOON + 86_400), Some(NOON + 86_400));
+    }
+}

@@ -1,0 +1,81 @@
+//! The configurations of all jobs, for whoever has to know them: read once, then followed by events.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::time::SystemTime;
+
+use crate::tree::{Result, Tree, Trouble};
+
+/// Longest configuration read, bytes: the tree takes no longer one.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// What an event means for somebody who knows all configurations.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// This job was made, configured or removed.
+    Job(&'a str),
+    /// Events were lost: look at every job again.
+    All,
+    /// Nothing.
+    None,
+}
+
+/// Reads a line of `.events`.
+pub fn change(line: &str) -> Change<'_> {
+    let mut words = line.split_ascii_whitespace();
+    match (words.next(), words.next(), words.next()) {
+        (Some("resync"), ..) => Change::All,
+        (Some("job"), Some(job), Some("created" | "configured" | "removed")) => Change::Job(job),
+        _ => Change::None,
+    }
+}
+
+/// The names of all jobs.
+pub fn names(tree: &Tree) -> Result<Vec<String>> {
+    let folder = tree.jobs();
+    let away = |e: io::Error| Trouble::Away(format!("can't list {}: {e}", folder.display()));
+    let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    fs::read_dir(&folder)
+        .map_err(away)?
+        .map(name)
+        .collect::<io::Result<_>>()
+        .map_err(away)
+}
+
+/// A job's configuration and when it was written; `None` if there is none that may be read.
+pub fn configuration(tree: &Tree, job: &str) -> Result<Option<(Vec<u8>, SystemTime)>> {
+    let path = tree.job(job).join("config.json");
+    let read = || -> io::Result<_> {
+        let file = File::open(&path)?;
+        let written = file.metadata()?.modified()?;
+        let mut text = Vec::new();
+        file.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
+        Ok((text, written))
+    };
+    match read().map_err(|e| Trouble::from_io(&format!("can't read {}", path.display()), &e)) {
+        Ok(found) => Ok(Some(found)),
+        Err(Trouble::Lost(_) | Trouble::Refused(_)) => Ok(None),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_configurations_and_lost_events_matter() {
+        for (line, want) in [
+            ("job a.b created", Change::Job("a.b")),
+            ("job a.b configured", Change::Job("a.b")),
+            ("job a.b removed", Change::Job("a.b")),
+            ("resync", Change::All),
+            ("", Change::None),
+            ("job", Change::None),
+            ("job a", Change::None),
+            ("build a/1 running", Change::None),
+        ] {
+            assert_eq!(change(line), want, "{line}");
+        }
+    }
+}
