@@ -53,11 +53,14 @@ EXIT STATUS
 
 const UP_HELP: &str = "\
 Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
-colons), the folder of the program, ../lib/distcifs and ../../workers from there.
+colons), the folder of the program, ../lib/distcifs and ../../workers from there. So are the
+programs of --with; their lines are cut at spaces, without quoting.
 
 EXAMPLES
   distcifs up /var/lib/distci /ci
   distcifs up ./state ./ci --workers 8 --labels linux,x86_64,gpu -o log_level=debug
+  distcifs up /var/lib/distci /ci --with cron --with 'github-webhook --listen 127.0.0.1:8080'
+  distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci     a worker of one's own
 
 EXIT STATUS
   0  ended by Ctrl-C (INT) or TERM, and unmounted
@@ -185,6 +188,9 @@ pub struct Up {
     /// Labels of this machine's workers (default: system and processor, such as linux,x86_64).
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub labels: Vec<String>,
+    /// A further program to keep alive, with its arguments after the mount point; may be repeated.
+    #[arg(long = "with", value_name = "PROGRAM [ARG...]")]
+    pub with: Vec<String>,
     /// Where the workers' programs are.
     #[arg(long, value_name = "DIR")]
     pub workers_dir: Option<PathBuf>,

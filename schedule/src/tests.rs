@@ -1,10 +1,5 @@
 //! What schedules may be, and when they come, across changes of the clock.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test ends at the first thing that is not as it should be"
-)]
-
 use super::*;
 
 fn second(text: &str) -> i64 {

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod folder;
 pub mod job;
 pub mod mount;
+pub mod page;
 pub mod process;
 pub mod programs;
 pub mod shell;

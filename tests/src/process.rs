@@ -36,11 +36,19 @@ pub fn is_alive(pid: Pid) -> bool {
 
 /// Whether a process with these words in its command line runs.
 pub fn runs(words: &str) -> bool {
-    let has = |pid: Pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).replace('\0', " ").contains(words) && is_alive(pid)
-    };
-    all().into_iter().any(has)
+    all().into_iter().any(|pid| line(pid).contains(words) && is_alive(pid))
+}
+
+/// The processes whose command line ends with these words and is no `distcifs`.
+pub fn find(words: &str) -> Vec<Pid> {
+    let is = |pid: &Pid| line(*pid).trim_end().ends_with(words) && !line(*pid).contains("distcifs ") && is_alive(*pid);
+    all().into_iter().filter(is).collect()
+}
+
+/// The words of a process's command line.
+fn line(pid: Pid) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
 /// The children of a process.

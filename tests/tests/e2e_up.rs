@@ -52,6 +52,32 @@ fn up_builds_and_ends_cleanly() {
     assert!(second.finish_within(Duration::from_secs(20)).ok());
 }
 
+/// "--with": a further program gets its arguments after the mount point, and is kept alive.
+#[test]
+fn up_keeps_further_programs_alive() {
+    let folder = Folder::new();
+    let words = [
+        "distcifs",
+        "up",
+        "store",
+        "ci",
+        "--workers",
+        "1",
+        "--with",
+        "cron --late 77",
+    ];
+    let up = Sh::start(&words, &folder.path(), &folder.out(), &[]);
+    let cron = format!("cron {} --late 77", folder.mount_point().display());
+    let found = || process::find(&cron);
+    wait_for("cron", USUAL, || found().len() == 1);
+    let first = found()[0];
+    process::signal(first, Signal::SIGKILL);
+    wait_for("another cron", USUAL, || found().len() == 1 && found()[0] != first);
+    up.signal(Signal::SIGTERM);
+    assert!(up.finish_within(Duration::from_secs(20)).ok());
+    assert!(found().is_empty());
+}
+
 /// SIGKILL for `up` itself: the next one starts all the same, and builds.
 #[test]
 fn up_again_after_sigkill() {

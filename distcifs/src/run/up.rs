@@ -60,7 +60,7 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
     } else {
         arguments.labels.clone()
     };
-    workers::plans(&folders, mountpoint, shells, &labels)
+    workers::plans(&folders, mountpoint, shells, &labels, &arguments.with)
 }
 
 /// System and processor, such as `linux x86_64`.

@@ -29,26 +29,41 @@ const PROVEN_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Its name, for messages.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Program and arguments.
     pub(super) line: Vec<OsString>,
 }
 
-/// The workers of a mount.
+/// The workers of a mount: one of each kind, so many shells with these labels, and the programs
+/// of the lines in `with`.
 pub(super) fn plans(
     folders: &[PathBuf],
     mountpoint: &Path,
     shells: usize,
     labels: &[String],
+    with: &[String],
 ) -> Result<Vec<Plan>, String> {
-    let plan = |name: &'static str, labels: &[String]| -> Result<Plan, String> {
+    let plan = |name: &str, arguments: &[&str]| -> Result<Plan, String> {
         let mut line = vec![find(folders, name)?.into_os_string(), mountpoint.into()];
-        line.extend(labels.iter().map(OsString::from));
-        Ok(Plan { name, line })
+        line.extend(arguments.iter().map(OsString::from));
+        Ok(Plan {
+            name: name.to_owned(),
+            line,
+        })
     };
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     let singles = SINGLE.into_iter().map(|name| plan(name, &[]));
-    let many = std::iter::repeat_with(|| plan(MANY, labels)).take(shells);
-    singles.chain(many).collect()
+    let many = std::iter::repeat_with(|| plan(MANY, &labels)).take(shells);
+    let further = with.iter().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [name, arguments @ ..] if !name.contains('/') => plan(name, arguments),
+            _ => Err(format!(
+                "--with {line:?} must begin with the name of a program, without a folder"
+            )),
+        }
+    });
+    singles.chain(many).chain(further).collect()
 }
 
 /// Where a worker's program is.
@@ -244,7 +259,7 @@ mod tests {
     #[test]
     fn a_missing_worker_is_named_with_where_it_was_looked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let error = plans(&[dir.path().into()], Path::new("/ci"), 1, &[]).unwrap_err();
+        let error = plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[]).unwrap_err();
         assert!(
             error.contains("build-control") && error.contains(&dir.path().display().to_string()),
             "{error}"
@@ -262,11 +277,28 @@ mod tests {
             Path::new("/ci"),
             3,
             &["linux".into(), "gpu".into()],
+            &[],
         )
         .unwrap();
         assert_eq!(plans.len(), 7);
         let last = &plans.last().unwrap().line;
         assert_eq!(last[1..], ["/ci", "linux", "gpu"].map(OsString::from));
         assert_eq!(plans[0].line.len(), 2);
+    }
+
+    #[test]
+    fn further_programs_get_their_arguments_after_the_mount_point() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in SINGLE.into_iter().chain([MANY, "lint"]) {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let with = |line: &str| plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[line.into()]);
+        let plans = with("lint  linux --fast").unwrap();
+        let last = plans.last().unwrap();
+        assert_eq!((last.name.as_str(), plans.len()), ("lint", 6));
+        assert_eq!(last.line[1..], ["/ci", "linux", "--fast"].map(OsString::from));
+        assert!(with("absent").unwrap_err().contains("absent is not in"));
+        assert!(with("").unwrap_err().contains("must begin with the name"));
+        assert!(with("../lint").is_err());
     }
 }
