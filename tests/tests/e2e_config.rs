@@ -11,6 +11,9 @@ use distcifs_tests::{HELLO, Mount, Sh, errno, wait_for};
 /// A second configuration, told from HELLO by its script.
 const OTHER: &str = r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo other\n"}}]}"#;
 
+/// The one that is written over: longer than any of the others, so that nothing of it may stay.
+const LONG: &str = r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo hello\n"}}],"description":"a job whose configuration has more bytes than what is written over it"}"#;
+
 /// "vim, nano, emacs, sed -i, cp, mv, jq … > tmp && mv tmp config.json, tee and echo > all work."
 fn written_by(script: &str) {
     for shell in ["dash", "bash", "busybox sh"] {
@@ -18,7 +21,7 @@ fn written_by(script: &str) {
             continue;
         }
         let mount = Mount::new();
-        mount.job("a", HELLO);
+        mount.job("a", LONG);
         fs::write(mount.out().join("other.json"), OTHER).expect("own folder");
         mount
             .sh_with(shell, &format!("set -eu\ncd jobs/a\n{script}"))
@@ -61,6 +64,33 @@ fn written_by_mv() {
 #[test]
 fn written_by_mv_from_outside() {
     written_by("mv \"$OUT/other.json\" config.json");
+}
+
+#[test]
+fn written_by_install() {
+    written_by("install -m 644 \"$OUT/other.json\" config.json");
+}
+
+#[test]
+fn written_by_rsync() {
+    written_by("rsync -a \"$OUT/other.json\" config.json");
+    written_by("rsync -a --inplace \"$OUT/other.json\" config.json");
+}
+
+#[test]
+fn written_by_ed() {
+    if installed("ed") {
+        written_by("printf '%s\\n' 's/echo hello/echo other/' w q | ed config.json > /dev/null");
+    }
+}
+
+#[test]
+fn written_by_emacs() {
+    if installed("emacs") {
+        // An edit as a person makes it, with the lock file and the backup that come with it.
+        let edit = "(progn (find-file \"config.json\") (while (search-forward \"echo hello\" nil t) (replace-match \"echo other\")) (save-buffer))";
+        written_by(&format!("emacs -Q --batch --eval '{edit}'"));
+    }
 }
 
 #[test]

@@ -64,7 +64,8 @@ impl Tree {
                 Some(file) => {
                     self.forget_unlink(job);
                     let node = Node::JobFile(job.clone(), file);
-                    let opened = self.open_node(caller, node.clone(), flags).await?;
+                    // What was unlinked and is made anew begins empty, though it stays in force.
+                    let opened = self.open_node(caller, node.clone(), flags | libc::O_TRUNC).await?;
                     Ok((self.found(&node).await?, opened))
                 }
             },
