@@ -182,7 +182,8 @@ fn a_refusal_is_seen_by_rename_and_fsync_and_cp() {
         .expect("the lock");
     file.write_all(b"{").expect("a write");
     assert_eq!(errno(file.sync_all()), libc::EINVAL);
-    drop(file);
+    let closed = nix::unistd::close(file).map_err(std::io::Error::from);
+    assert_eq!(errno(closed), libc::EINVAL, "emacs asks the close alone");
     assert!(
         !mount
             .sh("echo { > \"$OUT/bad\"; cp \"$OUT/bad\" jobs/a/config.json")

@@ -48,6 +48,7 @@ impl ConfigWrite {
         self.check_size(size)?;
         // Whoever begins anew is not held to what went before.
         self.refused &= size > 0;
+        self.dirty &= size > 0;
         self.text.resize(size, 0);
         Ok(())
     }
@@ -118,19 +119,23 @@ impl Tree {
         })
     }
 
-    /// Commits what was written since the last flush.
+    /// Commits what was written since the last flush that did.
     pub(crate) async fn commit_config(&self, write: &mut ConfigWrite) -> Result<()> {
         if write.refused {
             let words = format!("config.json:1:1: it has over {CONFIG_BYTES_MAX} bytes\n");
             lock(&self.config_errors).insert(write.job.uid.clone(), Bytes::from(words));
             return Err(write.too_big());
         }
-        if !std::mem::take(&mut write.dirty) {
+        if !write.dirty {
             return Ok(());
         }
         let text = Bytes::copy_from_slice(&write.text);
         let job = write.job.clone();
-        self.set_config(&job, &mut write.held, text).await
+        self.set_config(&job, &mut write.held, text).await?;
+        // What was refused is refused again at the close: emacs takes EINVAL from fsync for "this
+        // file system has no fsync" and looks at what close says alone.
+        write.dirty = false;
+        Ok(())
     }
 
     /// Checks a text and puts it in force, or leaves word of what is wrong in config.error.
