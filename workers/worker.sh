@@ -141,18 +141,29 @@ supervise() {
     worker_pid=''
 }
 
-# finish: writes the result. The shell does not see what close says: while the claim is still there,
-# the result is not.
-finish() {
-    message=$(head -c 4000 "$worker_message")
+# write_result TEXT: whether the result stands. The shell does not see what close says: while the
+# claim is still there, the result is not.
+write_result() {
     tries=0
-    while [ -n "$status" ] && [ "$tries" -lt "$tries_max" ]; do
-        printf '%s\n%s\n' "$status" "$message" 2>/dev/null >result
+    while [ "$tries" -lt "$tries_max" ]; do
+        printf '%s\n' "$1" 2>/dev/null >result
         [ -e claim ] || return 0
         tries=$((tries + 1))
         sleep 3
     done
-    rm -f claim 2>/dev/null
+    return 1
+}
+
+# finish: writes the result. Where there is no room for what the work left, that is removed: the next
+# attempt would fill the store again.
+finish() {
+    [ -z "$status" ] || write_result "$status
+$(head -c 4000 "$worker_message")" || {
+        rm -rf workspace artifacts
+        write_result 'error
+the workspace could not be stored and is lost: is the store full?'
+    } || status=''
+    [ -n "$status" ] || rm -f claim 2>/dev/null
 }
 
 mkdir "$mount/tickets/$queue" 2>/dev/null

@@ -1,10 +1,13 @@
 //! execute-shell: what a script finds, and that nothing of it outlives its task.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use distcifs_tests::job::shell_task;
+use distcifs_tests::programs::skipped;
 use distcifs_tests::{Mount, Worker, process};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 /// "script runs under `sh -e` in the workspace with JOB_NAME, BUILD_NUMBER, WORKSPACE, each
@@ -242,4 +245,56 @@ fn a_script_that_dies_by_a_signal() {
         mount.read(&format!("jobs/a/builds/{build}/tasks/0-execute-shell/exit")),
         "137"
     );
+}
+
+/// A small file system below a folder, gone when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(folder: PathBuf, bytes: u64) -> Small {
+        let options = format!("size={bytes}");
+        mount(
+            Some("none"),
+            &folder,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("a tmpfs");
+        Small(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// "ENOSPC: the store is full; nothing half-written is visible." A script that fills the disk ends its
+/// build with `error` and gives the room back; all others go on.
+#[test]
+fn a_script_that_fills_the_disk() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("a full disk: only root mounts a small file system");
+    }
+    let mount = Mount::new();
+    mount.unmount();
+    let _small = Small::mount(mount.source(), 64 << 20);
+    mount.mount();
+    let _workers = Worker::usual(&mount, 2);
+    mount.shell_job("small", &["echo fine"]);
+    mount.shell_job("full", &["head -c 100000000 /dev/urandom > big"]);
+    mount.build("small", "", "success");
+    let build = mount.trigger("full", "");
+    // The worker tries for half a minute, as others may give room back.
+    let state = mount.wait_state_within("full", build, Duration::from_secs(90));
+    assert_eq!(state, "error", "{}", mount.why("full", build));
+    let why = mount.why("full", build);
+    assert!(
+        why.contains("could not be stored") && why.contains("No space left"),
+        "{why}"
+    );
+    assert_eq!(mount.list(&format!("jobs/full/builds/{build}/workspace")), [""; 0]);
+    mount.build("small", "", "success");
 }

@@ -65,12 +65,18 @@ impl Claimed {
     }
 
     /// Writes the outcome (an exit status or a word) and a message. A ticket that has an outcome
-    /// already, or another claimant, is let go silently. Where the store has no room the outcome
-    /// becomes `error`; where nothing can be written at all the ticket is given back. Errors: only `Away`.
+    /// already, or another claimant, is let go silently. Where the store has no room for what the task
+    /// left, that is removed and the outcome becomes `error`: the next attempt would fill the store
+    /// again. Where nothing can be written at all the ticket is given back. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
-        let written = patiently(|| self.write_result(outcome, message));
-        let written = match written {
-            Err(Trouble::Later(why)) => self.write_result("error", &why),
+        let written = match patiently(|| self.write_result(outcome, message)) {
+            Err(Trouble::Later(why)) => {
+                eprintln!("{why}; the workspace is removed");
+                self.remove_output();
+                let why = format!("the workspace could not be stored and is lost: {why}");
+                // The kernel lets go of removed files a moment later.
+                patiently(|| self.write_result("error", &why))
+            }
             other => other,
         };
         match written {
@@ -81,6 +87,16 @@ impl Claimed {
                 Ok(())
             }
             Ok(()) | Err(Trouble::Lost(_)) => Ok(()),
+        }
+    }
+
+    /// Removes what is in the workspace and among the artifacts; the folders themselves stay.
+    fn remove_output(&self) {
+        for folder in ["workspace", "artifacts"] {
+            let folder = self.folder.join(folder);
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                eprintln!("can't remove {}: {error}", folder.display());
+            }
         }
     }
 
