@@ -82,6 +82,8 @@ fn each_minute_makes_one_build_whoever_dies() {
     sleep_until(minute + 70.0);
     let counts = ["every", "once", "other", "zone", "plain", "unset"].map(|job| builds(&mount, job));
     assert_eq!(counts, [2, 1, 0, 1, 0, 0]);
+    let cause = mount.read("jobs/once/builds/1/cause");
+    assert!(cause.starts_with("cron 20") && cause.ends_with(":00Z"), "{cause}");
     assert!(workers.iter().all(Worker::alive));
 }
 

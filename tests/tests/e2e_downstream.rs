@@ -113,6 +113,7 @@ fn builds_in_a_row_are_bounded() {
     mount.job("c", r#"{"tasks":[]}"#);
     mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=30", "success");
     wait_for("the third in the row", USUAL, || mount.has("jobs/c/builds/1"));
+    assert_eq!(mount.read("jobs/b/builds/1/cause"), "build a/1");
     assert_eq!(mount.read("jobs/b/builds/1/params/upstream_depth"), "31");
     assert_eq!(mount.read("jobs/c/builds/1/params/upstream_depth"), "32");
     mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=31", "success");

@@ -84,6 +84,7 @@ fn generated_files_are_not_written() {
     for name in [
         "state",
         "why",
+        "cause",
         "build.json",
         "config.json",
         "console",

@@ -93,6 +93,7 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
     for name in [
         "artifacts",
         "build.json",
+        "cause",
         "config.json",
         "console",
         "ctl",

@@ -95,6 +95,33 @@ fn a_key_gives_the_same_build_again() {
     assert_eq!(mount.trigger("a", "who=me"), 3);
 }
 
+/// "A line `@cause=<text>` says why": it is shown while the build lives, after its end and after a
+/// retry; one that is no line is refused.
+#[test]
+fn a_cause_is_shown() {
+    let mount = Mount::new();
+    mount.job("a", r#"{"tasks":[]}"#);
+    mount.trigger("a", "@cause=somebody wanted é\n@key=k");
+    mount.trigger("a", r#"{"@cause": "another", "@key": "k"}"#);
+    let cause = || mount.read("jobs/a/builds/1/cause");
+    assert_eq!(cause(), "somebody wanted é");
+    mount.finish("build-control", "a.1.control", "failure");
+    assert_eq!(mount.wait_state("a", 1), "failure");
+    assert_eq!(cause(), "somebody wanted é");
+    mount.remount();
+    mount.run("echo retry > jobs/a/builds/1/ctl; [ $(wc -c < jobs/a/builds/1/cause) = 19 ]");
+    assert_eq!(cause(), "somebody wanted é");
+    for bad in [
+        r#"{"@cause": "a\nb"}"#.to_owned(),
+        "@cause=".into(),
+        format!("@cause={}", "x".repeat(513)),
+    ] {
+        assert_eq!(errno(mount.try_trigger("a", &bad)), libc::EINVAL, "{bad}");
+    }
+    assert_eq!(mount.trigger("a", ""), 2);
+    assert_eq!(mount.read("jobs/a/builds/2/cause"), "");
+}
+
 /// Fifty at once, from as many processes, all with the same key: one build.
 #[test]
 fn a_race_with_one_key_makes_one_build() {

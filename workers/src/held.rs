@@ -164,7 +164,9 @@ impl Held {
         let (job, number, when) = (&build.job, build.build, build.triggered);
         // The time tells a job that was removed and made again from the one before.
         let key = format!("downstream.{job}.{number}.{when}");
-        let body = format!("upstream_job={job}\nupstream_build={number}\nupstream_depth={depth}\n@key={key}\n");
+        let body = format!(
+            "upstream_job={job}\nupstream_build={number}\nupstream_depth={depth}\n@key={key}\n@cause=build {job}/{number}\n"
+        );
         for other in &build.downstream {
             if self.triggered.contains_key(other) {
                 continue;

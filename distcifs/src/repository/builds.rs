@@ -54,6 +54,9 @@ pub(crate) struct Live {
     pub(crate) triggered: u64,
     /// Who triggered it.
     pub(crate) uid: u32,
+    /// Why, if the trigger said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<String>,
     /// Tells this trigger or retry from every other.
     #[serde(default)]
     pub(crate) nonce: String,
@@ -143,18 +146,16 @@ impl Repository {
     pub async fn trigger(&self, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
         let (head, config) = self.current_config(job).await?;
         let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
-        let live = self
-            .new_live(
-                &head,
-                request
-                    .parameters
-                    .into_iter()
-                    .map(|(name, value)| (name.to_string(), value))
-                    .collect(),
-                who,
-            )
-            .await?;
-        let key = request.key.map(|token| {
+        let TriggerRequest { parameters, key, cause } = request;
+        let parameters = parameters
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect();
+        let live = Live {
+            cause,
+            ..self.new_live(&head, parameters, who).await?
+        };
+        let key = key.map(|token| {
             format!(
                 "/keys/{}/{}",
                 job.uid(),
@@ -268,6 +269,7 @@ impl Repository {
             keep: false,
             triggered,
             uid,
+            cause: None,
             nonce: random_id(),
         };
         Ok(live)
@@ -487,6 +489,15 @@ impl Build {
             (None, Some(record)) => record.triggered,
             (None, None) => 0,
         }
+    }
+
+    /// Why it was triggered; empty if nobody said.
+    pub fn cause(&self) -> &str {
+        let cause = match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.cause.as_deref(),
+            (None, record) => record.as_ref().and_then(|record| record.cause.as_deref()),
+        };
+        cause.unwrap_or_default()
     }
 
     /// Its parameters: as triggered, then what tasks recorded.

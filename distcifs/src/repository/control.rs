@@ -180,6 +180,7 @@ impl Repository {
             keep: record.keep,
             triggered: record.triggered,
             uid: record.uid,
+            cause: record.cause.clone(),
             nonce: random_id(),
         };
         let control = control_key(job.name.as_str(), n, run)?;

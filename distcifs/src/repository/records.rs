@@ -101,6 +101,9 @@ pub struct Record {
     pub keep: bool,
     /// Who triggered it.
     pub uid: u32,
+    /// Why, if the trigger said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// Its configuration.
     pub config: ConfigEntry,
     /// Its parameters as triggered.
@@ -220,6 +223,7 @@ impl Repository {
             finished: outcome.finished,
             keep: live.keep,
             uid: live.uid,
+            cause: live.cause.clone(),
             config: live.config.clone(),
             params: build.params.clone(),
             nonce: live.nonce.clone(),

@@ -276,6 +276,7 @@ impl Repository {
             "build": build.n,
             "state": build.state(),
             "why": self.why(build),
+            "cause": build.cause(),
             "run": build.run(),
             "abort": build.aborting(),
             "keep": build.kept(),

@@ -98,6 +98,8 @@ impl Tree {
         match node {
             Node::BuildFile(_, _, file) => match file {
                 BuildFile::State => Ok(Content::line(build.state())),
+                BuildFile::Cause if build.cause().is_empty() => Ok(Content::text("")),
+                BuildFile::Cause => Ok(Content::line(build.cause())),
                 BuildFile::Why => Ok(Content::line(self.repository.why(build))),
                 BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),

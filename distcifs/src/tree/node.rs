@@ -154,6 +154,8 @@ slots! {
         Tasks = 8, "tasks";
         /// The final state, once there is one; not listed.
         Wait = 9, ".wait";
+        /// One line.
+        Cause = 10, "cause";
     }
 }
 

@@ -13,6 +13,9 @@ use crate::repository::names::Name;
 /// Longest idempotency token, bytes.
 const TOKEN_BYTES_MAX: usize = 200;
 
+/// Longest cause, bytes: a line for people.
+const CAUSE_BYTES_MAX: usize = 512;
+
 /// Parameters that build-control hands to a downstream job, which need not declare them.
 const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
 
@@ -24,6 +27,8 @@ pub struct TriggerRequest {
     pub parameters: Vec<(Name, String)>,
     /// The token of `@key`, 1 to 200 printable bytes.
     pub key: Option<String>,
+    /// The line of `@cause`, 1 to 512 bytes: why the build was started.
+    pub cause: Option<String>,
 }
 
 impl TriggerRequest {
@@ -55,6 +60,7 @@ struct Given {
     /// The same names in the order they came, so that of many faults the first is told.
     order: Vec<String>,
     key: Option<String>,
+    cause: Option<String>,
 }
 
 impl Given {
@@ -109,6 +115,15 @@ impl Given {
                 .key
                 .replace(value)
                 .map_or(Ok(()), |_| Err("@key is given twice".into()));
+        }
+        if name == "@cause" {
+            if value.is_empty() || value.len() > CAUSE_BYTES_MAX || value.chars().any(char::is_control) {
+                return Err(format!("@cause must be one line of 1 to {CAUSE_BYTES_MAX} bytes"));
+            }
+            return self
+                .cause
+                .replace(value)
+                .map_or(Ok(()), |_| Err("@cause is given twice".into()));
         }
         if Name::new(name).is_none() {
             return Err(format!("{} can't name a parameter", quoted(name)));
@@ -167,6 +182,7 @@ impl Given {
         Ok(TriggerRequest {
             parameters,
             key: self.key,
+            cause: self.cause,
         })
     }
 }
