@@ -16,6 +16,7 @@ pub mod coordination;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;
+pub(crate) mod names;
 pub(crate) mod watcher;
 
 pub use contents::{Appended, Contents, Digest, Listing, Object, Page, Updated};

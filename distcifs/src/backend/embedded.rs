@@ -31,7 +31,6 @@ mod disk;
 mod entries;
 mod files;
 mod home;
-mod names;
 mod rows;
 #[cfg(test)]
 mod speed;

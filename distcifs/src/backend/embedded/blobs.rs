@@ -12,9 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::dirty::Dirty;
-use super::files::{failed, read_at};
+use super::files::{failed, is_past, read_at};
 use super::lock;
-use super::names::is_past;
 use crate::storage::bounds::refused;
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{Digest, Error, Object, Result};
@@ -55,21 +54,6 @@ impl Blobs {
     pub(super) fn path(&self, kind: &str, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         self.objects.join(kind).join(&name[..2]).join(name)
-    }
-
-    /// Checks what is to be put.
-    pub(super) fn check(object: &Object, bytes: &Bytes) -> Result<()> {
-        let Some((_, digest)) = blob(object) else {
-            return Err(refused(object.to_string(), "only a blob can be put"));
-        };
-        if bytes.len() > VALUE_BYTES_MAX {
-            let why = format!("a blob has {VALUE_BYTES_MAX} bytes at most, not {}", bytes.len());
-            return Err(refused(object.to_string(), why));
-        }
-        if Digest::of(bytes) != *digest {
-            return Err(refused(object.to_string(), "its bytes have another digest"));
-        }
-        Ok(())
     }
 
     /// Whether there is a file of this length, which has its mark then; another length is what a

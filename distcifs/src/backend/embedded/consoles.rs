@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::files::{failed, read_at};
+use super::files::{failed, is_past, read_at};
 use super::lock;
-use super::names::{CONSOLE, is_past};
 use crate::storage::contents::SEALED;
+use crate::storage::names::CONSOLE;
 use crate::storage::{Appended, Object, Result};
 
 /// Parts that the consoles are divided into, each with a lock of its own: a few more than the

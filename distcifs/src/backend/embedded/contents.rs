@@ -3,35 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::blobs::Blobs;
 use super::coordination::closed;
 use super::disk::{Outcome, Work};
 use super::files::failed;
-use super::names::{CONSOLE, check_key, check_object};
 use super::{Embedded, Shared};
+use crate::backend::work::run;
 use crate::storage::bounds::refused;
-use crate::storage::contents::{LISTING_PAGE_MAX, SEALED, VALUE_BYTES_MAX};
+use crate::storage::contents::{LISTING_PAGE_MAX, SEALED};
+use crate::storage::names::{CONSOLE, check_append, check_blob, check_changes, check_object, check_record};
 use crate::storage::{Appended, Contents, Error, Fut, Listing, Object, Page, Result, Updated};
-
-/// Most bytes that one change of a record may carry: two of the largest values.
-const UPDATE_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
-
-/// Bytes that are read, written and hashed where the caller polls; more of them go to a thread for
-/// blocking work. At this size it takes less than a tenth of a millisecond.
-const INLINE_BYTES_MAX: usize = 128 << 10;
-
-/// Runs file work here, or on a thread for blocking work if it is long and there is a runtime.
-async fn run<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match Handle::try_current() {
-        Ok(runtime) if bytes > INLINE_BYTES_MAX => {
-            runtime.spawn_blocking(work).await.map_err(|_| closed("file work"))?
-        }
-        _ => work(),
-    }
-}
 
 async fn outcome(waits: oneshot::Receiver<Result<Outcome>>) -> Result<Outcome> {
     waits.await.map_err(|_| closed("update"))?
@@ -47,7 +29,7 @@ impl Contents for Embedded {
     fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
         let (object, shared) = (object.clone(), self.shared());
         Box::pin(run(bytes.len(), move || {
-            Blobs::check(&object, &bytes)?;
+            check_blob(&object, &bytes)?;
             let files = &shared.files;
             if files.blobs.has(&object, bytes.len()) {
                 return Ok(false);
@@ -73,14 +55,7 @@ impl Contents for Embedded {
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
         let (object, shared) = (object.clone(), self.shared());
         Box::pin(async move {
-            check_object(&object)?;
-            let Object::Console(_) = &object else {
-                return Err(refused(object.to_string(), "only a console is appended to"));
-            };
-            if bytes.len() > VALUE_BYTES_MAX {
-                let why = format!("an append has {VALUE_BYTES_MAX} bytes at most");
-                return Err(refused(object.to_string(), why));
-            }
+            check_append(&object, &bytes)?;
             run(bytes.len(), move || append(&shared, &object, sequence, &bytes)).await
         })
     }
@@ -94,7 +69,7 @@ impl Contents for Embedded {
     ) -> Fut<'_, Updated> {
         let object = object.clone();
         Box::pin(async move {
-            let name = record(object)?;
+            let name = check_record(object)?;
             let bytes = check_changes(&name, &changes)?;
             let what = format!("update {name}");
             let work = Work::Update {
@@ -113,7 +88,7 @@ impl Contents for Embedded {
         let (object, shared) = (object.clone(), self.shared());
         let (prefix, after) = (prefix.to_owned(), after.to_owned());
         Box::pin(async move {
-            let name = record(object)?;
+            let name = check_record(object)?;
             let page = shared.committer.disk.query(&name, &prefix, &after, limit);
             page.map_err(|e| unreadable(format!("query {name}"), &e))
         })
@@ -183,32 +158,6 @@ fn append(shared: &Shared, object: &Object, sequence: u64, bytes: &[u8]) -> Resu
     let wrote = |named| shared.files.dirty.mark(object, named);
     let appended = shared.files.consoles.append(name, sequence, bytes, wrote);
     appended.map_err(|e| failed(format!("append {name}"), &e))
-}
-
-/// The name of a record.
-fn record(object: Object) -> Result<String> {
-    check_object(&object)?;
-    match object {
-        Object::Record(name) => Ok(name),
-        other => Err(refused(other.to_string(), "not a record")),
-    }
-}
-
-/// Checks the bounds of a change, and says how large it is.
-fn check_changes(name: &str, changes: &[(String, Option<Bytes>)]) -> Result<u64> {
-    let mut sum = name.len();
-    for (key, value) in changes {
-        check_key(name, key)?;
-        let bytes = value.as_ref().map_or(0, Bytes::len);
-        if bytes > VALUE_BYTES_MAX {
-            return Err(refused(name, format!("a value has {VALUE_BYTES_MAX} bytes at most")));
-        }
-        sum += key.len() + bytes;
-    }
-    if sum > UPDATE_BYTES_MAX {
-        return Err(refused(name, format!("a change has {UPDATE_BYTES_MAX} bytes at most")));
-    }
-    Ok(sum as u64)
 }
 
 /// The error of an index that cannot be read.

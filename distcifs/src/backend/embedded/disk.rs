@@ -10,8 +10,8 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::entries::Node;
-use super::names::kind_of;
 use super::rows;
+use crate::storage::names::kind_of;
 use crate::storage::{Object, Page, Updated};
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");

@@ -125,6 +125,11 @@ pub(super) fn failed(what: impl Into<String>, error: &io::Error) -> Error {
     }
 }
 
+/// Whether every name that begins with `prefix` comes before or at `after`.
+pub(super) fn is_past(prefix: &str, after: &str) -> bool {
+    after > prefix && !after.starts_with(prefix)
+}
+
 /// Reads up to `length` bytes from `offset` of a file that has `size` bytes.
 pub(super) fn read_at(file: &File, size: u64, offset: u64, length: usize) -> io::Result<Bytes> {
     let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
