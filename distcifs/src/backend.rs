@@ -1,3 +1,5 @@
 //! The stores behind the traits; each client crate is named in one folder only.
+#[cfg(feature = "ceph")]
+pub mod ceph;
 pub mod embedded;
 mod work;

@@ -1,0 +1,192 @@
+//! Blobs, and ranges of blobs and consoles.
+
+use std::ffi::CStr;
+
+use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
+
+use super::errors::Kind;
+use super::rados::{Answer, Outcome, Read, Write};
+use super::{Core, ROUNDS_MAX};
+use crate::backend::work::run;
+use crate::storage::bounds::refused;
+use crate::storage::contents::VALUE_BYTES_MAX;
+use crate::storage::names::check_blob;
+use crate::storage::{Digest, Error, Object, Result};
+
+/// The attribute with the epoch in which a blob was put last.
+const EPOCH: &CStr = c"epoch";
+
+/// Blobs up to this many bytes are sent without asking whether they are there: asking costs as much
+/// as sending them does.
+const SEND_BYTES_MAX: usize = 16 << 10;
+
+/// Most bytes read by one operation: a chunk of the largest kind, and one byte that shows its end.
+const STEP_BYTES_MAX: usize = (4 << 20) + 1;
+
+/// Bytes read first where more than a step is asked for: nearly all folders are smaller.
+const FIRST_BYTES: usize = 1 << 20;
+
+/// An offset past which no object reaches.
+const OFFSET_MAX: u64 = 1 << 40;
+
+/// How a blob stands before it is put.
+enum Standing {
+    Absent,
+    /// It is there, of this epoch.
+    Whole(bool),
+    /// It has another length: somebody else has been there.
+    Broken,
+}
+
+impl Core {
+    /// Stores a blob; `true` if it was not there.
+    pub(super) async fn put(&self, what: &str, object: Object, bytes: Bytes) -> Result<bool> {
+        let (name, length) = (object.to_string(), bytes.len());
+        let checked = bytes.clone();
+        run(length, move || check_blob(&object, &checked)).await?;
+        let epoch = self.epoch.to_string();
+        let stored = async {
+            let mut send = length <= SEND_BYTES_MAX;
+            for _ in 0..ROUNDS_MAX {
+                if send {
+                    match self.send(&name, &bytes, &epoch, true).await {
+                        Ok(()) => return Ok(true),
+                        Err(Errno::EEXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                }
+                match self.standing(&name, length, &epoch).await? {
+                    Standing::Whole(true) => return Ok(false),
+                    Standing::Whole(false) => {
+                        let touch = Write::new().assert_exists().set(EPOCH, epoch.as_bytes());
+                        match self.write(&name, touch, 0).await {
+                            Ok(()) => return Ok(false),
+                            Err(Errno::ENOENT) => {}
+                            Err(errno) => return Err(errno),
+                        }
+                    }
+                    Standing::Broken => {
+                        self.send(&name, &bytes, &epoch, false).await?;
+                        return Ok(true);
+                    }
+                    Standing::Absent => {}
+                }
+                send = true;
+            }
+            Err(Errno::EBUSY)
+        };
+        stored.await.map_err(|errno| self.fault(what, Kind::Writes, errno))
+    }
+
+    /// Sends a blob's bytes: as a new object, or in place of what is there.
+    async fn send(&self, name: &str, bytes: &Bytes, epoch: &str, new: bool) -> Outcome<()> {
+        let length = bytes.len();
+        // Before the copy that the operation makes.
+        let room = self.room(length).await?;
+        let (bytes, epoch) = (bytes.clone(), epoch.to_owned());
+        let write = run(length, move || {
+            let write = if new { Write::new().create() } else { Write::new() };
+            Ok(write.replace(&bytes).set(EPOCH, epoch.as_bytes()))
+        });
+        let write = write.await.map_err(|_| Errno::ECANCELED)?;
+        self.pool()?.write(name, write, room).await
+    }
+
+    async fn standing(&self, name: &str, length: usize, epoch: &str) -> Outcome<Standing> {
+        let read = Read {
+            attributes: true,
+            ..Read::default()
+        };
+        Ok(match self.read(name, read).await? {
+            None => Standing::Absent,
+            Some(found) if found.size != length as u64 => Standing::Broken,
+            Some(found) => Standing::Whole(found.text("epoch") == epoch),
+        })
+    }
+
+    /// Reads a range of a blob or console.
+    pub(super) async fn read_range(
+        &self,
+        what: &str,
+        object: Object,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>> {
+        let digest = match &object {
+            Object::Chunk(digest) | Object::Tree(digest) => Some(*digest),
+            Object::Console(_) => None,
+            Object::Record(name) => return Err(refused(name, "a record is queried, not read")),
+        };
+        let name = object.to_string();
+        let failed = |errno| self.fault(what, Kind::Reads, errno);
+        let first = if length > STEP_BYTES_MAX { FIRST_BYTES } else { length };
+        let Some(answer) = self.read_some(&name, offset, first).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let size = answer.size;
+        if digest.is_some() && size > VALUE_BYTES_MAX as u64 {
+            let why = format!("it has {size} bytes, more than any blob");
+            return Err(damaged(what, why));
+        }
+        let mut bytes = Bytes::from(answer.bytes);
+        let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if bytes.len() < left.min(length) {
+            let rest = self
+                .read_rest(&name, offset, bytes, left.min(length))
+                .await
+                .map_err(failed)?;
+            let Some(all) = rest else { return Ok(None) };
+            bytes = all;
+        }
+        match digest {
+            Some(digest) if offset == 0 && bytes.len() as u64 == size => verify(what, digest, bytes).await.map(Some),
+            _ => Ok(Some(bytes)),
+        }
+    }
+
+    async fn read_some(&self, name: &str, offset: u64, length: usize) -> Outcome<Option<Answer>> {
+        let read = Read {
+            range: (length > 0 && offset < OFFSET_MAX).then_some((offset, length)),
+            ..Read::default()
+        };
+        self.read(name, read).await
+    }
+
+    /// Reads on, up to `wanted` bytes; `None` if the object has gone meanwhile.
+    async fn read_rest(&self, name: &str, offset: u64, start: Bytes, wanted: usize) -> Outcome<Option<Bytes>> {
+        let mut all = BytesMut::with_capacity(wanted);
+        all.extend_from_slice(&start);
+        drop(start);
+        while all.len() < wanted {
+            let length = (wanted - all.len()).min(STEP_BYTES_MAX);
+            let Some(answer) = self.read_some(name, offset + all.len() as u64, length).await? else {
+                return Ok(None);
+            };
+            if answer.bytes.is_empty() {
+                break;
+            }
+            all.extend_from_slice(&answer.bytes);
+        }
+        Ok(Some(all.freeze()))
+    }
+}
+
+fn damaged(what: &str, why: String) -> Error {
+    Error::Damaged {
+        what: what.to_owned(),
+        why,
+    }
+}
+
+async fn verify(what: &str, digest: Digest, bytes: Bytes) -> Result<Bytes> {
+    let what = what.to_owned();
+    run(bytes.len(), move || {
+        if Digest::of(&bytes) == digest {
+            Ok(bytes)
+        } else {
+            Err(damaged(&what, "its bytes have another digest".to_owned()))
+        }
+    })
+    .await
+}

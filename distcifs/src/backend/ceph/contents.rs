@@ -1,0 +1,87 @@
+//! The pool as a store of contents.
+
+use bytes::Bytes;
+
+use super::errors::Kind;
+use super::rados::Write;
+use super::{Ceph, limited};
+use crate::storage::names::{check_append, check_changes, check_object, check_record};
+use crate::storage::{Appended, Contents, Fut, Listing, Object, Page, Updated};
+
+impl Contents for Ceph {
+    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
+        let object = object.clone();
+        Box::pin(async move {
+            let what = format!("put {object}");
+            limited(&what, Kind::Writes, self.core.put(&what, object, bytes)).await
+        })
+    }
+
+    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
+        let object = object.clone();
+        Box::pin(async move {
+            check_object(&object)?;
+            let what = format!("read {object}");
+            limited(&what, Kind::Reads, self.core.read_range(&what, object, offset, length)).await
+        })
+    }
+
+    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
+        let object = object.clone();
+        Box::pin(async move {
+            check_append(&object, &bytes)?;
+            let (name, what) = (object.to_string(), format!("append {object}"));
+            limited(&what, Kind::Writes, self.core.append(&what, &name, sequence, &bytes)).await
+        })
+    }
+
+    fn update(
+        &self,
+        object: &Object,
+        revision: Option<u64>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Fut<'_, Updated> {
+        let object = object.clone();
+        Box::pin(async move {
+            let name = check_record(object)?;
+            check_changes(&name, &changes)?;
+            let what = format!("update {name}");
+            limited(&what, Kind::Writes, self.core.update(&what, &name, revision, &changes)).await
+        })
+    }
+
+    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
+        let object = object.clone();
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        Box::pin(async move {
+            let name = check_record(object)?;
+            let what = format!("query {name}");
+            limited(&what, Kind::Reads, self.core.query(&what, &name, prefix, after, limit)).await
+        })
+    }
+
+    fn remove(&self, object: &Object) -> Fut<'_, ()> {
+        let object = object.clone();
+        Box::pin(async move {
+            check_object(&object)?;
+            let (name, what) = (object.to_string(), format!("remove {object}"));
+            let remove = async {
+                match self.core.write(&name, Write::new().remove(), 0).await {
+                    Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
+                    Err(errno) => Err(self.core.fault(&what, Kind::Writes, errno)),
+                }
+            };
+            limited(&what, Kind::Writes, remove).await
+        })
+    }
+
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        let listing = self.core.list(kind);
+        Box::pin(async { listing })
+    }
+
+    /// Whatever was written was durable when its call returned.
+    fn sync(&self, _: Vec<Object>) -> Fut<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,57 @@
+//! Declarations of librados that the crate lacks, as /usr/include/rados/librados.h (16.2) has them.
+
+use ceph::rados::{rados_ioctx_t, rados_omap_iter_t, rados_read_op_t};
+use libc::{c_char, c_int, c_uchar, c_void, size_t};
+
+/// `LIBRADOS_OPERATION_FULL_TRY`: a full pool or cluster is an error at once; without it, a write
+/// waits until there is room.
+pub(super) const FULL_TRY: c_int = 64;
+
+/// A place in the order of a pool's objects.
+pub(super) type Cursor = *mut c_void;
+
+/// A name that a listing found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    pub(super) oid_length: size_t,
+    pub(super) oid: *mut c_char,
+    pub(super) nspace_length: size_t,
+    pub(super) nspace: *mut c_char,
+    pub(super) locator_length: size_t,
+    pub(super) locator: *mut c_char,
+}
+
+#[link(name = "rados", kind = "dylib")]
+unsafe extern "C" {
+    pub(super) fn rados_read_op_omap_get_vals2(
+        read_op: rados_read_op_t,
+        start_after: *const c_char,
+        filter_prefix: *const c_char,
+        max_return: u64,
+        iter: *mut rados_omap_iter_t,
+        pmore: *mut c_uchar,
+        prval: *mut c_int,
+    );
+
+    pub(super) fn rados_object_list_begin(io: rados_ioctx_t) -> Cursor;
+
+    pub(super) fn rados_object_list_end(io: rados_ioctx_t) -> Cursor;
+
+    pub(super) fn rados_object_list_is_end(io: rados_ioctx_t, cursor: Cursor) -> c_int;
+
+    pub(super) fn rados_object_list_cursor_free(io: rados_ioctx_t, cursor: Cursor);
+
+    pub(super) fn rados_object_list(
+        io: rados_ioctx_t,
+        start: Cursor,
+        finish: Cursor,
+        result_size: size_t,
+        filter_buf: *const c_char,
+        filter_buf_len: size_t,
+        results: *mut Item,
+        next: *mut Cursor,
+    ) -> c_int;
+
+    pub(super) fn rados_object_list_free(result_size: size_t, results: *mut Item);
+}
