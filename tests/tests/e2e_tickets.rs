@@ -400,3 +400,20 @@ fn a_stopped_claimant_keeps_its_claim() {
     holder.finish().expect_ok();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
 }
+
+/// "A worker that names labels of this form takes tickets of these isolations only; one that names
+/// none takes any."
+#[test]
+fn next_gives_only_the_isolations_that_the_worker_names() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "plain"}));
+    mount.post("q", &json!({"id": "boxed", "isolation": "lxc", "labels": ["linux"]}));
+    let (_held, id) = mount.ask("q", "linux isolation.lxc isolation.vm").expect("work");
+    assert_eq!(id, "boxed", "the oldest is not isolated");
+    mount.post("q", &json!({"id": "own", "isolation": "mine"}));
+    let (_other, id) = mount.ask("q", "isolation.mine isolation.none").expect("work");
+    assert_eq!(id, "plain");
+    let (_any, id) = mount.ask("q", "linux").expect("work");
+    assert_eq!(id, "own");
+}

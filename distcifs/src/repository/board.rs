@@ -18,6 +18,9 @@ use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, queue_path};
 use super::{Error, Repository, Result};
 
 mod figures;
+mod skills;
+
+pub use skills::{Skills, isolation_label};
 
 /// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
 const EVENTS_LAG_MAX: usize = 4096;
@@ -35,12 +38,10 @@ pub(super) struct Line {
 impl Line {
     /// A ticket as its entry has it; `created`: its place in the order of all tickets.
     pub(super) fn of(ticket: &Ticket, created: u64) -> Self {
-        let mut labels = ticket.labels.clone();
-        labels.sort();
         Line {
             state: ticket.state,
             created,
-            labels: labels.join("\n"),
+            labels: ticket.needs(),
             job: ticket.part.as_ref().map(|part| part.uid.clone()),
         }
     }
@@ -53,8 +54,8 @@ const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
 pub struct Waiter {
     /// Its place among the waiters.
     place: u64,
-    /// Its labels.
-    labels: HashSet<String>,
+    /// What it can do.
+    skills: Skills,
     who: Claimant,
     /// Whether it may be given a ticket at this moment: its process lives.
     alive: Box<dyn Fn() -> bool + Send + Sync>,
@@ -301,7 +302,7 @@ impl Board {
             return None;
         }
         for (place, waiter) in &queue.waiters {
-            let fits = |labels: &str| labels.lines().all(|label| waiter.labels.contains(label));
+            let fits = |needs: &str| waiter.skills.meet(needs);
             let oldest = queue
                 .open
                 .iter()
@@ -365,11 +366,10 @@ impl Repository {
         // Only while it is followed its tickets are known here.
         let _attendance = self.attend(&queue_path(queue)).await?;
         let (give, mut given) = oneshot::channel();
-        let labels = labels.iter().map(Name::to_string).collect();
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
             place,
-            labels,
+            skills: Skills::new(labels.iter().map(Name::as_str)),
             who,
             alive,
             give: Mutex::new(Some(give)),

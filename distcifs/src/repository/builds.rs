@@ -545,6 +545,7 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
         nonce: String::new(),
         part: Some(part),
         labels: Vec::new(),
+        isolation: None,
         timeout: Some(CONTROL_TIMEOUT_SECS),
         attempts: CONTROL_ATTEMPTS,
         console_limit: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::board::Skills;
 use super::core::{from_json, lock, to_json};
 use super::names::Name;
 use super::tickets::{Ticket, TicketKey};
@@ -178,14 +179,17 @@ impl Repository {
         }
     }
 
-    /// Waiters of a queue on all mounts, and how many of them have all these labels.
-    pub fn waiters(&self, queue: &str, labels: &[String]) -> (usize, usize) {
-        let (mut all, mut able) = self.board.waiters(queue, labels);
+    /// Waiters of a queue on all mounts, and how many of them have all that a ticket needs, one a line.
+    pub fn waiters(&self, queue: &str, needs: &str) -> (usize, usize) {
+        let (mut all, mut able) = self.board.waiters(queue, needs);
         for facts in lock(&self.peers.0).values() {
             for (has, count) in facts.waiting.get(queue).into_iter().flatten() {
                 all += count;
-                let fits = labels.iter().all(|label| has.split(' ').any(|h| h == label));
-                able += if fits { *count } else { 0 };
+                able += if Skills::new(has.split(' ')).meet(needs) {
+                    *count
+                } else {
+                    0
+                };
             }
         }
         (all, able)

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::board::isolation_label;
 use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, create, delete, from_json, lock, random_id, set, to_json};
 use super::jobs::Access;
@@ -156,6 +157,9 @@ pub struct Ticket {
     /// Labels a worker must have.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// The environment it is to be worked in; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
     /// Seconds from the claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
@@ -192,6 +196,14 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// All that a worker must have, one a line: the labels in order, and the isolation.
+    pub fn needs(&self) -> String {
+        let mut needs = self.labels.clone();
+        needs.sort();
+        needs.push(isolation_label(self.isolation.as_deref().unwrap_or("none")));
+        needs.join("\n")
+    }
+
     /// Which claim this is, counting all: names the console of the attempt.
     pub fn ordinal(&self) -> u32 {
         self.attempt + self.given
@@ -339,6 +351,7 @@ impl Repository {
             nonce: String::new(),
             part,
             labels: request.labels.iter().map(Name::to_string).collect(),
+            isolation: (!request.isolation.is_none()).then(|| request.isolation.as_str().to_owned()),
             timeout: request.timeout,
             attempts: request.attempts,
             console_limit: request.console_limit,

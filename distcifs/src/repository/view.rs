@@ -232,7 +232,7 @@ impl Repository {
         }
         match &build.control {
             Some(piece) if open(&piece) => match build.config.concurrency {
-                Some(bound) if self.waiters(piece.queue.as_str(), &[]).0 > 0 => {
+                Some(bound) if self.waiters(piece.queue.as_str(), "").0 > 0 => {
                     format!("waits for one of {bound} builds of this job to end (concurrency)")
                 }
                 _ => format!(
@@ -246,8 +246,12 @@ impl Repository {
 
     /// Why an open ticket is not claimed.
     fn why_open(&self, ticket: &Ticket, queue: &str) -> String {
-        let (waiting, able) = self.waiters(queue, &ticket.labels);
-        let labels = ticket.labels.join(" ");
+        let needs = ticket.needs();
+        let (waiting, able) = self.waiters(queue, &needs);
+        let labels = match needs.strip_suffix("\nisolation.none") {
+            Some(others) => others.replace('\n', " "),
+            None => needs.replace('\n', " "),
+        };
         match (waiting, able) {
             (0, _) => format!("waits for a worker of {queue}: none is free"),
             (_, 0) => format!("needs labels {labels}; {waiting} workers wait, none has them"),

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::Board;
+use super::{Board, Skills};
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::TicketState;
 
 impl Board {
-    /// Waiters of a queue, and how many of them have all these labels.
-    pub fn waiters(&self, queue: &str, labels: &[String]) -> (usize, usize) {
+    /// Waiters of a queue, and how many of them have all that a ticket needs, one a line.
+    pub fn waiters(&self, queue: &str, needs: &str) -> (usize, usize) {
         let queues = lock(&self.queues);
         let Some(queue) = queues.get(queue) else { return (0, 0) };
-        let able = queue
-            .waiters
-            .values()
-            .filter(|w| labels.iter().all(|label| w.labels.contains(label)));
+        let able = queue.waiters.values().filter(|waiter| waiter.skills.meet(needs));
         (queue.waiters.len(), able.count())
     }
 
@@ -25,7 +22,7 @@ impl Board {
         let (mut sets, mut bytes) = (sets, bytes);
         for (name, queue) in lock(&self.queues).iter() {
             for waiter in queue.waiters.values() {
-                let mut labels: Vec<&str> = waiter.labels.iter().map(String::as_str).collect();
+                let mut labels: Vec<&str> = waiter.skills.labels().collect();
                 labels.sort_unstable();
                 let labels = labels.join(" ");
                 let cost = name.as_str().len() + labels.len() + 16;
@@ -46,12 +43,11 @@ impl Board {
     pub fn has_open(&self, queue: &Name, labels: &[Name]) -> bool {
         let queues = lock(&self.queues);
         let Some(queue) = queues.get(queue) else { return false };
-        let able = |needs: &str| {
-            needs
-                .lines()
-                .all(|need| labels.iter().any(|label| label.as_str() == need))
-        };
-        queue.open.iter().any(|(needs, open)| !open.is_empty() && able(needs))
+        let skills = Skills::new(labels.iter().map(Name::as_str));
+        queue
+            .open
+            .iter()
+            .any(|(needs, open)| !open.is_empty() && skills.meet(needs))
     }
 
     /// Open, claimed and finished tickets of each queue.

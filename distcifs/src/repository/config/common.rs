@@ -1,6 +1,6 @@
 //! Members that tasks and tickets share: labels, environment, isolation.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Map;
 
 use super::fault::{Faults, quoted};
@@ -30,19 +30,38 @@ const LABELS_MAX: usize = 64;
 /// Variables that distcifs sets itself.
 const RESERVED_VARIABLES: [&str; 3] = ["JOB_NAME", "BUILD_NUMBER", "WORKSPACE"];
 
-/// What stands between a script and its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// Nothing.
-    #[default]
-    None,
-    /// Own mount, pid, network and user namespaces.
-    Namespace,
-    /// An LXC container.
-    Lxc,
-    /// A virtual machine.
-    Vm,
+/// What stands between a script and its node: the name of an environment, which the workers know;
+/// nothing by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Isolation(Option<Name>);
+
+/// The word for no isolation.
+const NO_ISOLATION: &str = "none";
+
+impl Isolation {
+    /// Reads the name of an environment; `None` if it is no name.
+    pub fn new(text: &str) -> Option<Self> {
+        match text {
+            NO_ISOLATION => Some(Isolation(None)),
+            _ => Name::new(text).map(|name| Isolation(Some(name))),
+        }
+    }
+
+    /// The environment's name.
+    pub fn as_str(&self) -> &str {
+        self.0.as_ref().map_or(NO_ISOLATION, Name::as_str)
+    }
+
+    /// Whether nothing stands between.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Serialize for Isolation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// What an isolated task may use at most.
@@ -73,20 +92,19 @@ pub(super) const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", 
 
 impl Confinement {
     pub(super) fn read(object: &Object<'_>, faults: &mut Faults) -> Self {
-        let isolation = match object.string("isolation", faults) {
-            None | Some("none") => Isolation::None,
-            Some("namespace") => Isolation::Namespace,
-            Some("lxc") => Isolation::Lxc,
-            Some("vm") => Isolation::Vm,
-            Some(_) => {
-                let at = object.get("isolation").map_or(object.at, |value| value.at);
-                faults.add(
-                    at,
-                    format!("{} must be none, namespace, lxc or vm", object.path_of("isolation")),
-                );
-                Isolation::None
-            }
-        };
+        let text = object.string("isolation", faults).unwrap_or(NO_ISOLATION);
+        let isolation = Isolation::new(text);
+        if isolation.is_none() {
+            let at = object.get("isolation").map_or(object.at, |value| value.at);
+            faults.add(
+                at,
+                format!(
+                    "{} must be none, namespace, lxc, vm or the name of an environment of your own",
+                    object.path_of("isolation")
+                ),
+            );
+        }
+        let isolation = isolation.unwrap_or_default();
         let image = object.string("image", faults).map(str::to_owned);
         let at = object.get("image").map_or(object.at, |value| value.at);
         if image
@@ -101,11 +119,7 @@ impl Confinement {
                 ),
             );
         }
-        if image.is_some()
-            && object
-                .get("isolation")
-                .is_none_or(|value| value.as_str() == Some("none"))
-        {
+        if image.is_some() && isolation.is_none() {
             faults.add(
                 at,
                 format!("{} needs an isolation other than none", object.path_of("image")),

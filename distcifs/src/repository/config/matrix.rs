@@ -26,7 +26,15 @@ const VALUE_BYTES: usize = 64;
 const TRIMS: [&str; 2] = ["exclude", "include"];
 
 /// Parts of a task in which the axes are put in.
-const EXPANDED_KEYS: [&str; 5] = ["params", "environment", "labels", "nodelabels", "needs"];
+const EXPANDED_KEYS: [&str; 7] = [
+    "params",
+    "environment",
+    "labels",
+    "nodelabels",
+    "needs",
+    "isolation",
+    "image",
+];
 
 /// A value for each axis, in the order of the axes.
 pub(super) type Combination = Vec<(String, String)>;

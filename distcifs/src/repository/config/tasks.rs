@@ -87,7 +87,7 @@ struct Resolved<'a> {
     needs: Vec<usize>,
     always: bool,
     allow_failure: bool,
-    isolation: Isolation,
+    isolation: &'a Isolation,
     image: Option<&'a str>,
     limits: Limits,
     network: bool,
@@ -113,7 +113,7 @@ impl Task {
             needs: needs::waits_for(self.index, self.needs.as_deref()),
             always: self.always,
             allow_failure: self.allow_failure,
-            isolation: self.isolation,
+            isolation: &self.isolation,
             image: self.image.as_deref(),
             limits: self.limits,
             network: self.network,
@@ -405,11 +405,11 @@ fn check_confinement(
             );
         }
     }
-    if script && context.isolation_required && confinement.isolation == Isolation::None {
+    if script && context.isolation_required && confinement.isolation.is_none() {
         faults.add(
             object.at,
             format!(
-                "{}: the job has isolation_required, so isolation must be namespace, lxc or vm",
+                "{}: the job has isolation_required, so isolation must be namespace, lxc, vm or one of your own",
                 object.path
             ),
         );

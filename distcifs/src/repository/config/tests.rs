@@ -311,7 +311,10 @@ fn common_members_have_ranges() {
         "is set by distcifs itself",
     );
     refused(with("environment", json!({"A": []})), "must be a string");
-    refused(with("isolation", json!("docker")), "must be none, namespace, lxc or vm");
+    refused(
+        with("isolation", json!("no such")),
+        "must be none, namespace, lxc, vm or the name",
+    );
     refused(with("image", json!("job:base")), "needs an isolation");
     refused(with("limits", json!({"cpus": 0})), "limits.cpus must be a number");
     refused(with("limits", json!({"cpu": 1})), "did you mean cpus?");
@@ -322,7 +325,7 @@ fn common_members_have_ranges() {
     let config = json!({"isolation_required": true, "tasks": [script("a", json!(null))]});
     assert_eq!(
         faults(&config),
-        ["tasks[0]: the job has isolation_required, so isolation must be namespace, lxc or vm"]
+        ["tasks[0]: the job has isolation_required, so isolation must be namespace, lxc, vm or one of your own"]
     );
 }
 

@@ -136,8 +136,8 @@ fn a_ticket_is_read_whole() {
         (vec![name("linux")], Some(digest), true)
     );
     assert_eq!(
-        (read.isolation, read.limits.memory, read.console_limit),
-        (Isolation::Namespace, Some(1024), Some(5))
+        (read.isolation.as_str(), read.limits.memory, read.console_limit),
+        ("namespace", Some(1024), Some(5))
     );
     assert_eq!(read.params["script"], "${x}");
     let empty = ticket(json!({})).unwrap();
