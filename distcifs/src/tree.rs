@@ -10,6 +10,7 @@ pub mod content;
 pub mod files;
 pub(crate) mod forget;
 pub mod handles;
+pub(crate) mod handover;
 pub mod job;
 pub mod list;
 pub mod look;

@@ -32,13 +32,18 @@ fn open_queue() -> Mount {
 
 /// Runs a script as a user that owns nothing.
 fn as_user(mount: &Mount, user: u32, script: &str) -> distcifs_tests::shell::Sh {
-    let id = user.to_string();
+    as_user_of(mount, user, user, script)
+}
+
+/// The same with a group.
+fn as_user_of(mount: &Mount, user: u32, group: u32, script: &str) -> distcifs_tests::shell::Sh {
+    let (user, group) = (user.to_string(), group.to_string());
     let words = [
         "setpriv",
         "--reuid",
-        &id,
+        &user,
         "--regid",
-        &id,
+        &group,
         "--clear-groups",
         "bash",
         "-c",
@@ -348,4 +353,54 @@ fn a_descriptor_of_result_belongs_to_its_claim() {
     assert_eq!(errno(std::io::Write::write_all(&mut &result, b"0\n")), libc::ESTALE);
     mount.result("q", "t", "1").expect("the second's");
     drop((claim, again));
+}
+
+/// "A claimant that is root can hand its ticket over": owners are shown elsewhere, and kept as they
+/// were.
+#[test]
+fn a_ticket_handed_over_shows_its_owners_elsewhere() {
+    let mount = Mount::new();
+    mount.queue("q");
+    let start = json!({"id": "t"});
+    mount.post("q", &start);
+    let _claim = mount.claim("q", "t").expect("an open ticket");
+    mount.run("cd tickets/q/t; echo a > workspace/old; chown 7:8 workspace/old; mkdir -m 700 workspace/own; stat workspace/own");
+    let before = mount.run("stat -c %u:%g tickets/q/t");
+    mount.run("chown 500000:600000 tickets/q/t");
+    let owners = |names: &str| mount.run(&format!("cd tickets/q/t/workspace; stat -c %u:%g {names}"));
+    assert_eq!(
+        owners(". ../artifacts old own .."),
+        "500000:600000\n500000:600000\n500007:600008\n500000:600000\n500000:600000"
+    );
+    let script = "cd tickets/q/t/workspace/own; echo b > new; ln -s new link; ln new hard; mkdir d; chmod 4755 new; \
+        touch -d @1000000 new; echo x > ../../artifacts/out; stat -c %u:%g new link d; chown 5 new || echo no chown";
+    let said = as_user_of(&mount, 500_000, 600_000, script).finish().stdout;
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        ["500000:600000", "500000:600000", "500000:600000", "no chown"],
+        "{said}"
+    );
+    let said = as_user_of(&mount, 500_001, 600_000, "cat tickets/q/t/workspace/own/new").finish();
+    assert!(!said.ok(), "a folder of mode 700 is its owner's alone");
+    mount.run("chown 0:0 tickets/q/t");
+    assert_eq!(owners(". old own own/new own/link"), "0:0\n7:8\n0:0\n0:0\n0:0");
+    assert_eq!(mount.run("stat -c %u:%g tickets/q/t"), before);
+    mount.run("chown 500000:500000 tickets/q/t");
+    mount.result("q", "t", "success").expect("the claim");
+    assert_eq!(
+        mount.run("cd tickets/q/t; stat -c '%u:%g %a %h' workspace/own/new artifacts/out"),
+        "0:0 4755 2\n0:0 644 1"
+    );
+}
+
+/// Only root can, and only while it holds the claim.
+#[test]
+fn a_ticket_is_handed_over_by_its_claimant_only() {
+    let mount = open_queue();
+    let refused = |who: &str| assert!(!mount.sh("chown 500000 tickets/q/t").ok(), "{who}");
+    refused("nobody has the claim");
+    let user = as_user(&mount, 1234, "exec 9> tickets/q/t/claim; sleep 30");
+    wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim"));
+    refused("another has the claim");
+    drop(user);
 }

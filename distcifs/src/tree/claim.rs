@@ -92,8 +92,16 @@ pub(crate) struct Held {
 /// The roots of a claimant's folders.
 #[derive(Clone)]
 struct Roots {
+    attempt: Arc<Attempt>,
     workspace: Ino,
     artifacts: Ino,
+}
+
+impl Held {
+    /// Its folders, once they are made.
+    pub(crate) fn attempt(&self) -> Option<Arc<Attempt>> {
+        self.roots.get().map(|roots| roots.attempt.clone())
+    }
 }
 
 /// Ends path operations below a claim's folders when it is over.
@@ -149,12 +157,21 @@ impl Preparing {
             let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
             held.claim.set_view(Arc::new(AttemptView {
                 work,
-                attempt,
+                attempt: attempt.clone(),
                 invalidate,
             }));
-            Ok::<_, Error>(Roots { workspace, artifacts })
+            Ok::<_, Error>(Roots {
+                attempt,
+                workspace,
+                artifacts,
+            })
         });
         made.await.cloned()
+    }
+
+    /// What they belong to.
+    pub(crate) async fn attempt(&self) -> Result<Arc<Attempt>> {
+        Ok(self.roots().await?.attempt)
     }
 
     /// Prepares them before anybody asks.

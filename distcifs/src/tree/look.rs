@@ -375,14 +375,11 @@ impl Tree {
         };
         let readable = queue.mode & 0o444;
         match node {
-            Node::Ticket(_) => Ok(self.folder(
-                Access {
-                    mode: queue.mode | 0o1000,
-                    ..queue
-                },
-                time,
-                self.ticket_ttl(ticket),
-            )),
+            Node::Ticket(_) => {
+                let (uid, gid) = self.handed_to(ticket).unwrap_or((queue.uid, queue.gid));
+                let mode = queue.mode | 0o1000;
+                Ok(self.folder(Access { uid, gid, mode }, time, self.ticket_ttl(ticket)))
+            }
             Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(of(queue.mode & 0o777), time, NOT_AT_ALL)),
             Node::TicketFile(_, TicketFile::Build) => {
                 let size = self.build_link(&posted)?.len();

@@ -207,6 +207,7 @@ impl Tree {
                 .await
                 .map(|_| ()),
             Node::Queue(queue) => self.repository.change_queue(queue, apply).await.map(|_| ()),
+            Node::Ticket(ticket) if set.mode.is_none() => self.hand_over(caller, ticket, set).await,
             _ => self.change_file(node, set).await,
         }
     }

@@ -36,7 +36,7 @@ mod sys;
 mod tests;
 mod xattrs;
 
-pub use attempt::Attempt;
+pub use attempt::{Attempt, Shift};
 use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};

@@ -8,6 +8,41 @@ use super::super::Ino;
 use crate::repository::claims::Changes;
 use crate::repository::{Error, Result};
 
+/// Ids from 0 that a claim's folders can show in another place: as many as a container has.
+const SHIFTED_IDS: u32 = 1 << 16;
+
+/// The one among them that stands for those beyond: nobody.
+const SHIFTED_NOBODY: u32 = SHIFTED_IDS - 2;
+
+/// Where the owners of a claim's files are shown: id 0 as `uid` or `gid`, 1 as the next one, and so
+/// on. What stands on the disk, and in the result, knows nothing of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shift {
+    /// What user 0 is shown as.
+    pub uid: u32,
+    /// What group 0 is shown as.
+    pub gid: u32,
+}
+
+impl Shift {
+    /// How an id of the disk is shown, counted from `first`.
+    pub(super) fn shown(self, first: u32, id: u32) -> u32 {
+        if first == 0 {
+            return id;
+        }
+        let place = if id < SHIFTED_IDS { id } else { SHIFTED_NOBODY };
+        first.saturating_add(place)
+    }
+
+    /// The id of the disk for one that is shown; one from elsewhere stays what it is.
+    pub(super) fn kept(self, first: u32, id: u32) -> u32 {
+        match id.checked_sub(first) {
+            Some(kept) if first != 0 && kept < SHIFTED_IDS => kept,
+            _ => id,
+        }
+    }
+}
+
 /// One claim's folders: they live and end together.
 #[derive(Debug)]
 pub struct Attempt {
@@ -21,6 +56,7 @@ pub struct Attempt {
     /// Device and number of each file that was opened for writing: as many as there are files.
     written: Mutex<HashSet<(u64, u64)>>,
     roots: Mutex<Vec<Ino>>,
+    shift: RwLock<Shift>,
 }
 
 /// Held while a path operation is under way.
@@ -36,7 +72,18 @@ impl Attempt {
             changes: AtomicU64::new(0),
             written: Mutex::default(),
             roots: Mutex::default(),
+            shift: RwLock::default(),
         }
+    }
+
+    /// Where its owners are shown.
+    pub fn shift(&self) -> Shift {
+        *self.shift.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows its owners elsewhere from now on; the kernel is to be told.
+    pub fn set_shift(&self, shift: Shift) {
+        *self.shift.write().unwrap_or_else(PoisonError::into_inner) = shift;
     }
 
     /// Whether it has not been killed.

@@ -40,6 +40,9 @@ impl Work {
         }
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter_to_change()?;
+        let shift = inode.attempt.shift();
+        set.uid = set.uid.map(|uid| shift.kept(shift.uid, uid));
+        set.gid = set.gid.map(|gid| shift.kept(shift.gid, gid));
         let fd = inode.path()?;
         if let Some(size) = set.size {
             expect_kind(&inode, Kind::File)?;
@@ -81,7 +84,7 @@ impl Work {
     pub(super) fn attributes(&self, inode: &Inode) -> Result<Attributes> {
         let fd = inode.path()?;
         let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
-        Ok(attributes_of(inode.ino, &stat))
+        Ok(attributes_of(inode, &stat))
     }
 
     /// Owner, mode and times. The owner first: giving a file away clears its set-id bits.
@@ -123,7 +126,7 @@ fn truncate(file: impl AsFd, size: u64) -> nix::Result<()> {
 /// Attributes of an open file.
 fn open_attributes(open: &OpenFile) -> Result<Attributes> {
     let stat = fstat(&open.file).map_err(|errno| system(open.inode.what(), errno))?;
-    Ok(attributes_of(open.inode.ino, &stat))
+    Ok(attributes_of(&open.inode, &stat))
 }
 
 /// Takes from a change what the descriptor of an open file is enough for: size and times.
@@ -141,14 +144,15 @@ fn change_open(open: &OpenFile, set: &mut SetAttr) -> nix::Result<()> {
 }
 
 /// What the kernel is told of a local file.
-pub(super) fn attributes_of(ino: Ino, stat: &FileStat) -> Attributes {
+pub(super) fn attributes_of(inode: &Inode, stat: &FileStat) -> Attributes {
+    let shift = inode.attempt.shift();
     let attr = Attr {
-        ino,
+        ino: inode.ino,
         kind: kind_of(stat.st_mode),
         mode: stat.st_mode & 0o7777,
         nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid: shift.shown(shift.uid, stat.st_uid),
+        gid: shift.shown(shift.gid, stat.st_gid),
         rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         blocks: u64::try_from(stat.st_blocks).unwrap_or(0),

@@ -113,7 +113,7 @@ impl Work {
         let new = NewNode::new(caller, Some(mode), Kind::File);
         let file = openat(&dir, name, flags, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
         let path = self.reopen(&file, OFlag::O_PATH).map(Into::into);
-        let path = path.and_then(|path| self.adopt(&dir, &path, &new).map(|()| path));
+        let path = path.and_then(|path| self.adopt(&parent, &path, &new).map(|()| path));
         let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
         let found = self.meet(&parent, path, name)?;
         let inode = self.inode(found.attributes.attr.ino)?;

@@ -129,7 +129,7 @@ impl Work {
         let stat = fstat(&fd).map_err(|errno| system(name.display(), errno))?;
         let inode = self.table_mut().look_up(&parent.attempt, fd, &stat);
         Ok(Found {
-            attributes: attributes_of(inode.ino, &stat),
+            attributes: attributes_of(&inode, &stat),
             name_ttl: TTL,
         })
     }
@@ -146,17 +146,19 @@ impl Work {
         let _gate = parent.attempt.enter_to_change()?;
         let dir = folder(&parent, name)?;
         call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
-        let adopted = open_name(&dir, name).and_then(|fd| self.adopt(&dir, &fd, new).map(|()| fd));
+        let adopted = open_name(&dir, name).and_then(|fd| self.adopt(&parent, &fd, new).map(|()| fd));
         let fd = adopted.map_err(|errno| undo(&dir, name, new.kind, errno))?;
         self.meet(&parent, fd, name)
     }
 
     /// Gives a new node its owner and mode, as the system would have if the caller had made it.
-    pub(super) fn adopt(&self, dir: &OwnedFd, fd: &OwnedFd, new: &NewNode) -> nix::Result<()> {
-        let inherits = fstat(dir)?.st_mode & libc::S_ISGID;
+    pub(super) fn adopt(&self, parent: &Inode, fd: &OwnedFd, new: &NewNode) -> nix::Result<()> {
+        let dir = parent.path().map_err(|_| Errno::ESTALE)?;
+        let inherits = fstat(&dir)?.st_mode & libc::S_ISGID;
         if self.root {
-            let gid = (inherits == 0).then_some(new.caller.gid);
-            give(fd, Some(new.caller.uid), gid)?;
+            let shift = parent.attempt.shift();
+            let gid = (inherits == 0).then_some(shift.kept(shift.gid, new.caller.gid));
+            give(fd, Some(shift.kept(shift.uid, new.caller.uid)), gid)?;
         }
         match new.mode {
             Some(mode) if new.kind == Kind::Directory => self.chmod(fd, mode | inherits),
