@@ -3,3 +3,4 @@
 pub mod ceph;
 pub mod embedded;
 mod work;
+pub mod zookeeper;

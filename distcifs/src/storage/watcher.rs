@@ -25,6 +25,12 @@ impl Watcher {
         self.sender.is_closed()
     }
 
+    /// Returns when nobody listens any more.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let sender = self.sender.clone();
+        async move { sender.closed().await }
+    }
+
     /// Tells an event, or once that some are lost; `false` if nobody listens any more.
     ///
     /// What is left out stands in the entries before the receiver reads the `Resync`: it can't

@@ -1,0 +1,193 @@
+//! ZooKeeper as a coordination service.
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use zookeeper_client::{Client, CreateMode, Error as ClientError, MultiWriteError, MultiWriter};
+
+use super::calls::{CALL_MAX, is_lost, refusal, slow, unavailable};
+use super::{Shared, Zookeeper, clock};
+use crate::storage::bounds::{check_commit, check_path, refused};
+use crate::storage::{Commit, Coordination, Entry, Error, Fut, Op, Result, Session, Watch};
+
+/// Most bytes of a commit. A server ends the connection of a client that sends more than its
+/// jute.maxbuffer, 1,048,575 bytes unless it was changed.
+const COMMIT_BYTES_MAX: usize = 1_000_000;
+
+/// Bytes that an operation takes beside its path and data: lengths, versions and the owner.
+const OP_BYTES: usize = 64;
+
+impl Coordination for Zookeeper {
+    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            check_path(&path)?;
+            let get = |client: Client| {
+                let path = path.clone();
+                async move {
+                    match client.get_data(&path).await {
+                        Ok((data, stat)) => Ok(Some(Entry {
+                            data: Bytes::from(data),
+                            version: stat.version.cast_unsigned(),
+                            created: stat.czxid.cast_unsigned(),
+                            ephemeral: stat.ephemeral_owner != 0,
+                        })),
+                        Err(ClientError::NoNode) => Ok(None),
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            self.shared().read(&format!("get {path}"), get).await
+        })
+    }
+
+    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            check_path(&path)?;
+            let list = |client: Client| {
+                let path = path.clone();
+                async move {
+                    match client.list_children(&path).await {
+                        Err(ClientError::NoNode) => Ok(Vec::new()),
+                        other => other,
+                    }
+                }
+            };
+            self.shared().read(&format!("list {path}"), list).await
+        })
+    }
+
+    /// The commit goes on when its future is dropped after it was sent.
+    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
+        Box::pin(async move {
+            let what = check_commit(&ops)?;
+            self.shared().check_bytes(&what, &ops)?;
+            self.shared().commit(&what, &ops).await
+        })
+    }
+
+    fn watch(&self, path: &str) -> Fut<'_, Watch> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            check_path(&path)?;
+            super::watches::add(self.shared(), &path).await
+        })
+    }
+
+    fn sync(&self) -> Fut<'_, ()> {
+        Box::pin(self.shared().catch_up())
+    }
+
+    fn session(&self) -> watch::Receiver<Session> {
+        self.shared().session.subscribe()
+    }
+}
+
+impl Shared {
+    /// A commit can't be split, so one that no server takes is refused here.
+    fn check_bytes(&self, what: &str, ops: &[Op]) -> Result<()> {
+        let root = self.access.options.chroot.len();
+        let bytes = ops.iter().map(|op| {
+            root + OP_BYTES
+                + match op {
+                    Op::Create { path, data, .. } | Op::Set { path, data, .. } => path.len() + data.len(),
+                    Op::Delete { path, .. } | Op::Check { path, .. } => path.len(),
+                }
+        });
+        match bytes.sum::<usize>() {
+            bytes if bytes <= COMMIT_BYTES_MAX => Ok(()),
+            bytes => Err(refused(
+                what,
+                format!("a commit has {COMMIT_BYTES_MAX} bytes at most, not {bytes}"),
+            )),
+        }
+    }
+
+    /// Commits under the session that lives now, and under no other.
+    async fn commit(&self, what: &str, ops: &[Op]) -> Result<Commit> {
+        let (link, client) = self.reach(what).await?;
+        let mut writer = client.new_multi_writer();
+        for op in ops {
+            self.add(&mut writer, op).map_err(|error| refusal(what, &error))?;
+        }
+        let sent = clock::now();
+        let ended = match timeout(CALL_MAX, writer.commit()).await {
+            Ok(ended) => ended,
+            Err(_) => return Err(indeterminate(what, slow())),
+        };
+        match ended {
+            Ok(_) => {
+                link.hear(sent);
+                Ok(Commit::Done)
+            }
+            Err(MultiWriteError::OperationFailed { index, source }) => {
+                link.hear(sent);
+                mismatch(what, index, &source)
+            }
+            Err(MultiWriteError::RequestFailed { source }) => Err(failed(what, &source)),
+        }
+    }
+
+    fn add(&self, writer: &mut MultiWriter<'_>, op: &Op) -> std::result::Result<(), ClientError> {
+        match op {
+            Op::Create { path, data, ephemeral } => {
+                let mode = if *ephemeral {
+                    CreateMode::Ephemeral
+                } else {
+                    CreateMode::Persistent
+                };
+                writer.add_create(path, data, &mode.with_acls(self.access.acls()))
+            }
+            Op::Set { path, data, version } => writer.add_set_data(path, data, version.map(guard)),
+            // The client refuses this by itself, but the operation's turn may not come: so it is
+            // made one that the server can't do either.
+            Op::Delete { path, .. } if path == "/" => {
+                let mode = CreateMode::Persistent.with_acls(self.access.acls());
+                writer.add_create(path, b"", &mode)
+            }
+            Op::Delete { path, version } => writer.add_delete(path, version.map(guard)),
+            Op::Check { path, version } => writer.add_check_version(path, guard(*version)),
+        }
+    }
+}
+
+/// A version as ZooKeeper counts it. It takes -1 for any, so that becomes a version that no entry
+/// has.
+fn guard(version: u32) -> i32 {
+    match version.cast_signed() {
+        -1 => i32::MIN,
+        version => version,
+    }
+}
+
+/// How a commit ended of which one operation failed.
+fn mismatch(what: &str, index: usize, error: &ClientError) -> Result<Commit> {
+    use ClientError as E;
+    match error {
+        E::NoNode | E::NodeExists | E::BadVersion | E::NotEmpty | E::NoChildrenForEphemerals => {
+            Ok(Commit::Mismatch { index })
+        }
+        other => Err(refusal(what, other)),
+    }
+}
+
+/// The error of a commit that failed as a whole.
+fn failed(what: &str, error: &ClientError) -> Error {
+    use ClientError as E;
+    match error {
+        // Requests are served in their order: one that meets the end of its session has not been,
+        // and neither has one that was never sent.
+        E::SessionExpired | E::ClientClosed => Error::Expired { what: what.to_owned() },
+        E::SessionMoved | E::NotReadOnly | E::Throttled | E::NoHosts => unavailable(what, &error.to_string()),
+        other if is_lost(other) => indeterminate(what, other.to_string()),
+        other => refusal(what, other),
+    }
+}
+
+fn indeterminate(what: &str, why: String) -> Error {
+    Error::Indeterminate {
+        what: what.to_owned(),
+        why,
+    }
+}
