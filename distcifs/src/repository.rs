@@ -12,6 +12,7 @@ pub mod core;
 mod downstream;
 pub mod error;
 pub(crate) mod follow;
+pub mod format;
 pub mod jobs;
 pub mod maintain;
 pub mod names;

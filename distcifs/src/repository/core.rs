@@ -15,6 +15,7 @@ use super::attempts::AttemptDirs;
 use super::board::Board;
 use super::claims::Claims;
 use super::consoles::Consoles;
+use super::format;
 use super::jobs::{Access, JobTable};
 use super::names::Name;
 use super::records::RecordCache;
@@ -163,18 +164,13 @@ impl Repository {
         Ok(())
     }
 
-    /// Makes the entries that everything else stands below.
+    /// Makes sure that there is a repository, and that every kind of work has its queue.
     async fn lay_out(&self) -> Result<()> {
-        let format = Bytes::from_static(br#"{"version":1,"least_reader":1,"least_writer":1}"#);
-        for (path, data) in [
-            ("/format", format),
-            ("/nodes", Bytes::new()),
-            ("/locks", Bytes::new()),
-            ("/jobs", Bytes::new()),
-            ("/keys", Bytes::new()),
-            ("/tickets", Bytes::new()),
-        ] {
-            self.commit(vec![create(path, data)]).await?;
+        if self.shared {
+            // One that many share is made on purpose: a mistyped address makes none.
+            format::check(&self.coordination, &self.contents).await?;
+        } else {
+            format::make(&self.coordination, &self.contents, false).await?;
         }
         let owner = Access {
             uid: getuid().as_raw(),
@@ -182,8 +178,7 @@ impl Repository {
             mode: 0o755,
         };
         for queue in QUEUES {
-            self.commit(vec![create(format!("/tickets/{queue}"), to_json(&owner))])
-                .await?;
+            format::lay(&*self.coordination, &format!("/tickets/{queue}"), to_json(&owner)).await?;
         }
         Ok(())
     }

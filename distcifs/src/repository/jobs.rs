@@ -7,9 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
+use super::format;
 use super::names::Name;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Object, Op, Updated};
+use crate::storage::{Commit, Contents, Coordination, Object, Op, Updated};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
@@ -95,7 +96,7 @@ pub struct JobTable {
 }
 
 /// The record that lists the jobs.
-fn jobs_record() -> Object {
+pub(super) fn jobs_record() -> Object {
     Object::Record("jobs".into())
 }
 
@@ -310,6 +311,28 @@ impl Repository {
         match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy(format!("job {}: a build was started just now", job.name))),
+        }
+    }
+}
+
+/// Makes the entries of jobs anew of which only the contents are left: the next build of each is
+/// numbered after all that are known.
+pub(super) async fn adopt(coordination: &dyn Coordination, contents: &dyn Contents) -> Result<()> {
+    let mut after = String::new();
+    loop {
+        let page = bounded("jobs", contents.query(&jobs_record(), "", &after, PAGE)).await?;
+        let full = page.entries.len() == PAGE;
+        for (name, value) in page.entries {
+            let entry: JobEntry = from_json(&format!("job {name}"), &value)?;
+            let object = Object::Record(format!("job.{}", entry.uid));
+            let last = super::records::last_indexed(contents, &object).await?;
+            let counter = to_json(&Counter { next: last + 1 });
+            format::lay(coordination, &format!("/jobs/{}", entry.uid), counter).await?;
+            format::lay(coordination, &format!("/keys/{}", entry.uid), Bytes::new()).await?;
+            after = name;
+        }
+        if !full {
+            return Ok(());
         }
     }
 }

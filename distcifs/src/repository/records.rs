@@ -15,7 +15,7 @@ use super::jobs::Job;
 use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::view::TaskState;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest};
+use crate::storage::{Commit, Contents, Digest, Object};
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
@@ -167,6 +167,22 @@ impl Indexes {
 /// The key of a build in its job's index: in order of the numbers.
 fn index_key(n: u64) -> String {
     format!("b{n:020}")
+}
+
+/// The number of the newest build in a job's index; 0 if there is none.
+pub(super) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
+    let (mut last, mut after) = (0, String::new());
+    loop {
+        let page = bounded("index of builds", contents.query(job, "b", &after, PAGE)).await?;
+        let full = page.entries.len() == PAGE;
+        for (key, _) in page.entries {
+            last = key.strip_prefix('b').and_then(|n| n.parse().ok()).unwrap_or(last);
+            after = key;
+        }
+        if !full {
+            return Ok(last);
+        }
+    }
 }
 
 impl Repository {
