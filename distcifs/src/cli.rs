@@ -29,15 +29,32 @@ OPTIONS OF -o
                          user_allow_other in /etc/fuse.conf
   passthrough=yes|no     the kernel reads and writes workspaces without asking, if it can (yes)
   node=NAME              the name of this mount among all mounts (the host's name)
-  cache=DIR              where claimants' workspaces live (SOURCE/attempts)
-  log=FILE               the log (SOURCE/log; standard error with -f)
+  cache=DIR              where claimants' workspaces live (STATE/attempts)
+  log=FILE               the log (STATE/log; standard error with -f)
   log_level=LEVEL        error, warn, info, debug or trace (info)
   ro, noexec, noatime    as for any mount. Options that only mean something in /etc/fstab
                          (noauto, nofail, _netdev, user, x-...) are taken and ignored. A mount
                          is always nodev and nosuid.
 
+FOR A CLUSTER, a source of the form zk://HOST:PORT,HOST:PORT/PATH
+  pool=NAME              the pool of Ceph that holds the contents (needed)
+  namespace=NAME         the namespace in it (distcifs)
+  ceph_conf=FILE         Ceph's configuration (where Ceph looks for it)
+  ceph_user=NAME         the user of Ceph (admin)
+  ceph_keyring=FILE      the user's key (where Ceph's configuration says)
+  zk_auth=FILE           a line user:password for ZooKeeper
+  zk_ca=FILE             certificates that sign the ZooKeeper servers': encrypts the connection
+  zk_cert=FILE, zk_key=FILE
+                         our own certificate and its key, where servers ask for them
+  session_timeout=SECONDS
+                         claims of a dead node are open again after it (10)
+  state=DIR              where this mount keeps its log, session and workspaces
+                         (/var/lib/distcifs/NODE-..., ~/.local/state/distcifs/NODE-...).
+                         STATE is SOURCE itself where that is a folder
+
 EXAMPLES
   distcifs mount /var/lib/distci /ci
+  distcifs mount zk://a:2181,b:2181,c:2181/distci /ci -o pool=distci,ceph_user=distci
   distcifs mount /var/lib/distci /ci -f -o log_level=debug
   mount -t fuse.distcifs /var/lib/distci /ci
   in /etc/fstab:  /var/lib/distci  /ci  fuse.distcifs  _netdev,nofail  0  0
@@ -75,6 +92,28 @@ EXAMPLES
 EXIT STATUS
   0  unmounted, and the source can be mounted again
   1  refused (busy: it says by whom) or failed
+  2  the command line is not valid";
+
+const INIT_HELP: &str = "\
+EXAMPLES
+  distcifs init zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
+  distcifs init --adopt zk://a:2181/distci -o pool=distci    after ZooKeeper lost its entries
+
+A folder needs no init: its first mount makes it.
+
+EXIT STATUS
+  0  the repository is there
+  1  refused or failed; standard error says why
+  2  the command line is not valid";
+
+const STATUS_HELP: &str = "\
+EXAMPLES
+  distcifs status /ci
+  distcifs status zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
+
+EXIT STATUS
+  0  both stores answer
+  1  one does not; standard error says which
   2  the command line is not valid";
 
 const CHECK_HELP: &str = "\
@@ -128,10 +167,16 @@ pub enum Command {
     /// Unmount, and wait until the source is free again.
     #[command(after_help = UMOUNT_HELP)]
     Umount(Umount),
+    /// Make a repository in a cluster, once, before it is mounted.
+    #[command(after_help = INIT_HELP)]
+    Init(Init),
+    /// Say how a source or a mount fares: stores, mounts, what waits.
+    #[command(after_help = STATUS_HELP)]
+    Status(Status),
     /// Check job configurations without a mount.
     #[command(after_help = CHECK_HELP)]
     Check(Check),
-    /// Check everything in a source that is not mounted.
+    /// Check everything in a source: a folder that is not mounted, or a cluster.
     #[command(after_help = EXIT_STATUS)]
     Fsck(Source),
     /// Remove from a source that is not mounted what nothing needs any more.
@@ -151,7 +196,7 @@ pub enum Command {
 /// `distcifs mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// The folder that holds everything; made if its parent is there.
+    /// The folder that holds everything, made if its parent is there; or zk://HOST:PORT,.../PATH.
     pub source: PathBuf,
     /// An empty folder.
     pub mountpoint: PathBuf,
@@ -178,7 +223,7 @@ pub enum Child {
 /// `distcifs up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// The folder that holds everything; made if its parent is there.
+    /// The folder that holds everything, made if its parent is there; or zk://HOST:PORT,.../PATH.
     pub source: PathBuf,
     /// Where to mount; made if absent.
     pub mountpoint: PathBuf,
@@ -209,6 +254,29 @@ pub struct Umount {
     pub lazy: bool,
 }
 
+/// `distcifs init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The cluster's address, zk://HOST:PORT,.../PATH, or a folder.
+    pub source: PathBuf,
+    /// Mount options, as for `distcifs mount`.
+    #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
+    /// Take over a pool's contents of which ZooKeeper knows nothing, because it lost them.
+    #[arg(long)]
+    pub adopt: bool,
+}
+
+/// `distcifs status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// A cluster's address, or a mount point.
+    pub place: PathBuf,
+    /// Mount options, as for `distcifs mount`.
+    #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
+}
+
 /// `distcifs check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -220,8 +288,11 @@ pub struct Check {
 /// A source.
 #[derive(Debug, Args)]
 pub struct Source {
-    /// The folder that holds everything.
+    /// The folder that holds everything, or a cluster's address.
     pub source: PathBuf,
+    /// Mount options, as for `distcifs mount`.
+    #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
 }
 
 /// `distcifs completion`.

@@ -11,24 +11,28 @@ use nix::unistd::{Pid, getppid, setsid};
 use tokio::runtime::Handle;
 
 mod check;
+mod cluster;
 mod daemon;
 mod lock;
 mod log;
 mod maintain;
+mod make;
 mod mount;
 mod mounts;
 pub mod options;
 mod pages;
+mod status;
+mod stores;
 mod umount;
 mod up;
 mod workers;
 
-use crate::backend::embedded::Embedded;
 use crate::cli::{self, Cli};
 use crate::repository::names::Name;
 use crate::repository::{Repository, Setup};
 use crate::tree::requests::Tree;
 use options::MountOptions;
+use stores::Stores;
 
 /// How a command can fail.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Mount(arguments) => mount::mount(arguments),
         cli::Command::Up(arguments) => up::up(arguments),
         cli::Command::Umount(arguments) => umount::umount(&arguments),
+        cli::Command::Init(arguments) => make::init(&arguments),
+        cli::Command::Status(arguments) => status::status(&arguments),
         cli::Command::Check(arguments) => check::check(&arguments),
         cli::Command::Fsck(arguments) => maintain::fsck(&arguments),
         cli::Command::Gc(arguments) => maintain::gc(&arguments),
@@ -80,27 +86,21 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// Opens the store and makes the tree on it.
-fn open_tree(options: &MountOptions, runtime: &Handle) -> Result<Arc<Tree>, String> {
-    let store = Embedded::open(&options.source).map_err(|error| error.to_string())?;
+/// Makes the tree on its stores.
+fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Result<Arc<Tree>, String> {
     let node = Name::new(&options.node)
         .ok_or_else(|| format!("node={}: no valid name: give one with -o node=NAME", options.node))?;
     let setup = Setup {
-        coordination: store.coordination(),
-        contents: store.contents(),
+        coordination: stores.coordination.clone(),
+        contents: stores.contents.clone(),
         node,
         attempts: options.cache.clone(),
-        store: format!("embedded {}", options.source.display()),
-        coordinator: "embedded".into(),
-        shared: false,
+        store: stores.store.clone(),
+        coordinator: stores.coordinator.clone(),
+        shared: stores.are_shared(),
     };
     let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?) });
     tree.map(Arc::new).map_err(|error| error.to_string())
-}
-
-/// Ends what the tree has under way; no request comes any more.
-fn shutdown(tree: Arc<Tree>) {
-    drop(tree);
 }
 
 /// Becomes another program, in a session of its own, that gets TERM when its parent dies.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{JobConfig, TriggerRequest};
 use super::configure::{ConfigHead, ParsedConfigs};
-use super::core::{bounded, create, from_json, lock, now, random_id, set, to_json};
+use super::core::{create, from_json, now, random_id, set, to_json};
 use super::jobs::{Counter, Job};
 use super::names::Name;
 use super::records::{Indexes, Record};
@@ -414,25 +414,6 @@ impl Repository {
             written: 0,
         };
         self.config_text(&head).await
-    }
-
-    /// A finished build's record, from the cache or the store.
-    pub(crate) async fn record(&self, job: &Job, n: u64) -> Result<Option<Arc<Record>>> {
-        let key = (job.uid().to_owned(), n);
-        if let Some(record) = lock(&self.records.records).get(&key) {
-            return Ok(Some(record.clone()));
-        }
-        let page = bounded(
-            "build",
-            self.contents.query(&build_record(job.uid(), n), "record", "", 1),
-        )
-        .await?;
-        let Some((_, value)) = page.entries.first() else {
-            return Ok(None);
-        };
-        let record: Arc<Record> = Arc::new(from_json(&format!("jobs/{}/builds/{n}", job.name), value)?);
-        self.remember_record(key, record.clone());
-        Ok(Some(record))
     }
 }
 

@@ -13,17 +13,14 @@ use bytes::{Bytes, BytesMut};
 use super::core::{bounded, lock, settled};
 use super::tickets::{Part, Ticket, TicketKey};
 use super::{Error, Repository, Result};
-use crate::storage::contents::SEALED;
-use crate::storage::{Appended, Digest, Object};
+use crate::storage::contents::{SEALED, standing};
+use crate::storage::{Appended, Digest, Fut, Object};
 
 /// Bytes of a part; all but the last are this long.
 pub const PART_BYTES: u64 = 64 << 20;
 
 /// Bytes kept of a ticket's console unless its configuration says otherwise.
 pub const CONSOLE_BYTES_DEFAULT: u64 = 64 << 20;
-
-/// Bytes read at once while looking for the end of a console written elsewhere.
-const LOOK_BYTES: usize = 1 << 20;
 
 /// Bytes appended at once.
 const APPEND_BYTES_MAX: usize = 4 << 20;
@@ -300,22 +297,21 @@ impl Repository {
             })
         });
         let mut end = stream.end.lock().await;
-        if end.sequence > 0 {
+        // Alone, nobody else appends to it.
+        if end.sequence > 0 && !self.shared {
             return Ok(end.total());
         }
         loop {
             let object = stream.object(end.part);
-            let more = bounded(name, self.contents.read(&object, end.length, LOOK_BYTES)).await?;
-            let got = more.map_or(0, |bytes| bytes.len() as u64);
-            end.length += got;
-            if end.length >= PART_BYTES {
-                *end = End {
-                    part: end.part + 1,
-                    ..End::default()
-                };
-            } else if got < LOOK_BYTES as u64 {
+            let standing = || Box::pin(standing(&*self.contents, &object)) as Fut<'_, _>;
+            (end.length, end.sequence) = settled(name, standing).await?;
+            if end.length < PART_BYTES {
                 return Ok(end.total());
             }
+            *end = End {
+                part: end.part + 1,
+                ..End::default()
+            };
         }
     }
 

@@ -156,7 +156,7 @@ impl Repository {
         let turn = self.records.turn(n).await;
         self.record_now(job, n).await?;
         drop(turn);
-        let Some(record) = self.record(job, n).await? else {
+        let Some(record) = self.stored_record(job, n).await?.0 else {
             self.build(job, n).await?;
             return Err(Error::Busy(format!(
                 "jobs/{}/builds/{n} is not finished: it can't be retried yet",
@@ -219,10 +219,15 @@ impl Repository {
                         return Ok(());
                     }
                 }
-                (None, Some(record)) => {
-                    let mut kept = (**record).clone();
+                (None, Some(_)) => {
+                    let (Some(record), revision) = self.stored_record(job, n).await? else {
+                        continue;
+                    };
+                    let mut kept = (*record).clone();
                     kept.keep = keep;
-                    return self.save_record(job, n, Arc::new(kept)).await;
+                    if self.save_record(job, n, revision, Arc::new(kept)).await? {
+                        return Ok(());
+                    }
                 }
                 (None, None) => return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name))),
             }

@@ -135,6 +135,30 @@ impl Upkeep {
         }
     }
 
+    /// Names of the mounts that are alive.
+    pub async fn alive(&self) -> Result<Vec<String>> {
+        bounded("/nodes", self.coordination.children("/nodes")).await
+    }
+
+    /// What can be said of a repository without mounting it: keys and values.
+    pub async fn figures(&self) -> Result<Vec<(String, String)>> {
+        let alive = self.alive().await?;
+        let jobs = bounded("/jobs", self.coordination.children("/jobs")).await?;
+        let mut figures = vec![
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("nodes".to_owned(), alive.len().to_string()),
+            ("jobs".to_owned(), jobs.len().to_string()),
+        ];
+        let mut queues = bounded("/tickets", self.coordination.children("/tickets")).await?;
+        queues.sort();
+        for queue in queues {
+            let path = format!("/tickets/{queue}");
+            let tickets = bounded(&path, self.coordination.children(&path)).await?;
+            figures.push((format!("tickets.{queue}"), tickets.len().to_string()));
+        }
+        Ok(figures)
+    }
+
     /// All objects of a kind.
     async fn list(&self, kind: &str) -> Result<Objects> {
         let listing = bounded(kind, self.contents.list(kind)).await?;

@@ -15,7 +15,7 @@ use super::jobs::Job;
 use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::view::TaskState;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Contents, Digest, Object};
+use crate::storage::{Commit, Contents, Digest, Object, Updated};
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
@@ -132,6 +132,16 @@ pub struct Indexed {
     pub keep: bool,
 }
 
+impl Indexed {
+    fn of(record: &Record) -> Self {
+        Indexed {
+            state: record.state,
+            finished: record.finished,
+            keep: record.keep,
+        }
+    }
+}
+
 /// The lines of an index, by the builds' numbers.
 type Lines = Arc<Vec<(u64, Indexed)>>;
 
@@ -163,6 +173,9 @@ impl Indexes {
         }
     }
 }
+
+/// The key that holds a build's record in its object.
+const RECORD: &str = "record";
 
 /// The key of a build in its job's index: in order of the numbers.
 fn index_key(n: u64) -> String {
@@ -212,12 +225,14 @@ impl Repository {
         }
     }
 
-    /// Writes the record, then the index, then removes the tickets. Any mount may, any number
-    /// of times; on one mount in turn, so that none brings a removed build back.
+    /// Writes the record, then the index, then removes the tickets. Any mount may, any number of
+    /// times: the record is written under the revision that was read before the build was looked
+    /// at, and a removed build leaves one, so that nobody who is late brings it back.
     async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
         let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
         };
+        let (_, revision) = self.stored_record(&job, part.build).await?;
         let build = match self.build(&job, part.build).await {
             Ok(build) => build,
             Err(Error::NotFound(_)) => return Ok(None),
@@ -251,7 +266,9 @@ impl Repository {
             tasks,
             lengths,
         };
-        self.save_record(&job, part.build, Arc::new(record)).await?;
+        if !self.save_record(&job, part.build, revision, Arc::new(record)).await? {
+            return Err(Error::Busy("another mount records it just now".into()));
+        }
         self.tidy(&build, *version).await?;
         self.counts.recorded.fetch_add(1, Ordering::Relaxed);
         self.forget_build(&build);
@@ -275,18 +292,61 @@ impl Repository {
         Ok(lengths)
     }
 
-    /// Writes a record and its line in the index.
-    pub(crate) async fn save_record(&self, job: &Job, n: u64, record: Arc<Record>) -> Result<()> {
-        let change = vec![("record".to_owned(), Some(to_json(&*record)))];
-        self.update("build", &build_record(job.uid(), n), change).await?;
-        let indexed = Indexed {
-            state: record.state,
-            finished: record.finished,
-            keep: record.keep,
+    /// Writes a record that is to follow on this revision, and its line in the index; `false` if
+    /// it has another revision.
+    pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
+        let object = build_record(job.uid(), n);
+        let change = vec![(RECORD.to_owned(), Some(to_json(&*record)))];
+        let updated = bounded("build", self.contents.update(&object, Some(revision), change)).await;
+        let written = match updated {
+            Ok(Updated::Done { .. }) => true,
+            // Nobody knows, or it is ours from an earlier try.
+            Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => self
+                .stored_record(job, n)
+                .await?
+                .0
+                .is_some_and(|stored| *stored == *record),
+            Err(error) => return Err(error),
         };
-        self.index(job, vec![(index_key(n), Some(to_json(&indexed)))]).await?;
-        self.remember_record((job.uid().to_owned(), n), record);
-        Ok(())
+        if written {
+            let line = to_json(&Indexed::of(&record));
+            self.index(job, vec![(index_key(n), Some(line))]).await?;
+            self.remember_record((job.uid().to_owned(), n), record);
+        }
+        Ok(written)
+    }
+
+    /// A finished build's record as it is in the store, and its revision.
+    pub(crate) async fn stored_record(&self, job: &Job, n: u64) -> Result<(Option<Arc<Record>>, u64)> {
+        let object = build_record(job.uid(), n);
+        let page = bounded("build", self.contents.query(&object, RECORD, "", 1)).await?;
+        let what = || format!("jobs/{}/builds/{n}", job.name);
+        let record = page.entries.first().map(|(_, value)| from_json(&what(), value));
+        Ok((record.transpose()?.map(Arc::new), page.revision))
+    }
+
+    /// A finished build's record, from memory while it is what the index says.
+    pub(crate) async fn record(&self, job: &Job, n: u64) -> Result<Option<Arc<Record>>> {
+        let key = (job.uid().to_owned(), n);
+        let known = lock(&self.records.records).get(&key).cloned();
+        if let Some(known) = known
+            && (!self.shared || self.index_line(job, n).await? == Some(Indexed::of(&known)))
+        {
+            return Ok(Some(known));
+        }
+        let (record, _) = self.stored_record(job, n).await?;
+        match &record {
+            Some(record) => self.remember_record(key, record.clone()),
+            None => drop(lock(&self.records.records).remove(&key)),
+        }
+        Ok(record)
+    }
+
+    /// What the index has of a build.
+    async fn index_line(&self, job: &Job, n: u64) -> Result<Option<Indexed>> {
+        let indexed = self.indexed(job).await?;
+        let found = indexed.binary_search_by_key(&n, |(n, _)| *n);
+        Ok(found.ok().and_then(|at| indexed.get(at)).map(|(_, line)| *line))
     }
 
     /// Keeps a record in memory, within bounds.
@@ -480,7 +540,12 @@ impl Repository {
     pub(crate) async fn drop_build_objects(&self, job: &Job, n: u64) -> Result<()> {
         let record = self.record(job, n).await?;
         let object = build_record(job.uid(), n);
-        settled("build", || self.contents.remove(&object)).await?;
+        if self.shared {
+            // What is left keeps its revision, until gc: a mount that is late finds another one.
+            self.update("build", &object, vec![(RECORD.to_owned(), None)]).await?;
+        } else {
+            settled("build", || self.contents.remove(&object)).await?;
+        }
         lock(&self.records.records).remove(&(job.uid().to_owned(), n));
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();

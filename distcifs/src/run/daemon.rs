@@ -1,11 +1,14 @@
 //! The process that serves a mount, from the lock of its source to the unmount.
 
+use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{dup2_stderr, dup2_stdout, geteuid, setsid};
@@ -13,11 +16,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::cluster::is_cluster;
 use super::log::{self, LogFile};
 use super::mount::ANSWERS;
 use super::mounts::{self, Probe, Refusal};
 use super::options::MountOptions;
-use super::{Failure, Outcome, lock, open_tree, shutdown};
+use super::stores::Stores;
+use super::{Failure, Outcome, lock, open_tree};
 use crate::cli::Child;
 use crate::fuse::session::{Mounted, Settings, advice, mount};
 
@@ -45,17 +50,25 @@ pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: boo
         setsid().map_err(|error| format!("a session of my own: {error}"))?;
     }
     free_place(&options.mountpoint)?;
-    // A free source is not needed to go on: the store refuses a second opening by itself.
-    lock::wait_free(&options.source, SOURCE_PATIENCE);
+    let _own = own_state(options)?;
     let log = log::start(log_path(options, foreground).as_deref(), &options.log_level)?;
     prepare_process()?;
     let runtime = runtime()?;
-    let tree = open_tree(options, runtime.handle())?;
+    let session_file = is_cluster(&options.source).then(|| options.state.join("session"));
+    let stores = Stores::open(
+        &options.source,
+        &options.cluster,
+        session_file.as_deref(),
+        runtime.handle(),
+    )?;
+    let tree = open_tree(options, &stores, runtime.handle())?;
     let served = match mount(Arc::clone(&tree), &settings(options), runtime.handle().clone()) {
         Ok(mounted) => run(&runtime, options, mounted, told, log.as_deref()),
         Err(error) => Err(advice(&error, &options.mountpoint)),
     };
-    shutdown(tree);
+    // No request comes any more.
+    drop(tree);
+    stores.close(runtime.handle());
     runtime.shutdown_timeout(RUNTIME_END_TIME);
     served
 }
@@ -89,12 +102,31 @@ fn free_place(mountpoint: &Path) -> Result<(), String> {
     }
 }
 
+/// Takes the folder in which the mount keeps what is its own; it is let go with the process.
+///
+/// A source that is a folder has a lock of its own in its store, which is waited for only.
+fn own_state(options: &MountOptions) -> Result<Option<Flock<File>>, String> {
+    let free = lock::wait_free(&options.state, SOURCE_PATIENCE);
+    if !is_cluster(&options.source) {
+        return Ok(None);
+    }
+    let place = options.state.display();
+    if !free {
+        return Err(format!(
+            "{place}: another mount of this machine uses it; give this one another name with -o node=NAME"
+        ));
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.state);
+    made.map_err(|error| format!("{place}: {error}; say with -o state=DIR where this mount may keep what is its own"))?;
+    lock::take(&options.state).map(Some)
+}
+
 /// Where the log goes; `None` is standard error.
 fn log_path(options: &MountOptions, foreground: bool) -> Option<std::path::PathBuf> {
     match (&options.log, foreground) {
         (Some(path), _) => Some(path.clone()),
         (None, true) => None,
-        (None, false) => Some(options.source.join("log")),
+        (None, false) => Some(options.state.join("log")),
     }
 }
 
@@ -171,7 +203,7 @@ fn tell_answer(child: Child) -> Result<(), String> {
     // Whoever started us may be gone; the mount stands all the same.
     writeln!(std::io::stdout(), "{ANSWERS}").ok();
     let explain = |error: &dyn std::fmt::Display| format!("/dev/null: {error}");
-    let null = std::fs::File::options()
+    let null = File::options()
         .write(true)
         .open("/dev/null")
         .map_err(|error| explain(&error))?;

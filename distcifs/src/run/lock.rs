@@ -4,6 +4,7 @@
 //! and makes errors clear.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,6 +31,21 @@ pub(super) fn wait_free(source: &Path, patience: Duration) -> bool {
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => sleep(TRY_EVERY),
             Ok(_) | Err(_) => return true,
         }
+    }
+}
+
+/// Takes the lock of a folder until the file is closed, and writes the process into it.
+pub(super) fn take(folder: &Path) -> Result<Flock<File>, String> {
+    let path = folder.join(FILE);
+    let place = path.display();
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| format!("{place}: {error}"))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut held) => {
+            let written = held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id()));
+            written.map_err(|error| format!("{place}: {error}")).map(|()| held)
+        }
+        Err((_, error)) => Err(format!("{place}: another mount of this machine holds it ({error})")),
     }
 }
 

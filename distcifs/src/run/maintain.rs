@@ -1,4 +1,4 @@
-//! `distcifs fsck` and `distcifs gc`: work on a source that nobody serves.
+//! `distcifs fsck` and `distcifs gc`.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::cluster::is_cluster;
+use super::options::MountOptions;
+use super::stores::Stores;
 use super::{Failure, Outcome, lock};
 use crate::backend::embedded::Embedded;
 use crate::cli;
@@ -27,13 +30,14 @@ const LEFTOVERS: [&str; 2] = ["attempts", "attempts.trash"];
 
 /// Checks everything in a source; prints what is wrong.
 pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
-    let (_source, store, runtime) = open(&arguments.source)?;
-    let upkeep = Upkeep::new(store.coordination(), store.contents());
+    let (_source, stores, runtime) = open(arguments)?;
+    let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
     let checked = watched(&runtime, &upkeep.progress, upkeep.check())?;
     for fault in &checked.faults {
         say(fault)?;
     }
     say(&checked)?;
+    stores.close(runtime.handle());
     if checked.faults.is_empty() {
         Ok(())
     } else {
@@ -43,8 +47,11 @@ pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
 
 /// Removes what nothing needs; prints what it freed.
 pub(super) fn gc(arguments: &cli::Source) -> Outcome {
-    let (source, store, runtime) = open(&arguments.source)?;
-    let upkeep = Upkeep::new(store.coordination(), store.contents());
+    let (source, stores, runtime) = open(arguments)?;
+    let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
+    if stores.are_shared() {
+        refuse_mounted(&upkeep, &runtime)?;
+    }
     let swept = watched(&runtime, &upkeep.progress, upkeep.sweep())?;
     for fault in &swept.faults {
         say(fault)?;
@@ -56,6 +63,11 @@ pub(super) fn gc(arguments: &cli::Source) -> Outcome {
         )));
     }
     say(&swept)?;
+    let shared = stores.are_shared();
+    stores.close(runtime.handle());
+    if shared {
+        return Ok(());
+    }
     // The store's lock is ours: nobody works in these folders.
     for folder in LEFTOVERS.map(|name| source.join(name)) {
         let left = remove_below(&folder);
@@ -70,8 +82,41 @@ pub(super) fn gc(arguments: &cli::Source) -> Outcome {
     Ok(())
 }
 
-/// Opens a source that nobody else has open.
-fn open(source: &Path) -> Result<(PathBuf, Embedded, Runtime), Failure> {
+/// While a cluster is mounted nothing may be removed.
+fn refuse_mounted(upkeep: &Upkeep, runtime: &Runtime) -> Outcome {
+    let alive = runtime
+        .block_on(upkeep.alive())
+        .map_err(|error| Failure::Refused(error.to_string()))?;
+    if alive.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "it is mounted on {}: unmount it there first",
+        alive.join(", ")
+    )))
+}
+
+/// Opens a source: a cluster, or a folder that nobody else has open.
+fn open(arguments: &cli::Source) -> Result<(PathBuf, Stores, Runtime), Failure> {
+    let source = arguments.source.as_path();
+    let options = MountOptions::parse(source.to_owned(), PathBuf::from("/"), &arguments.options);
+    let options = options.map_err(Failure::Usage)?;
+    options.cluster.check(source).map_err(Failure::Usage)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Refused(format!("can't start threads: {error}")))?;
+    if is_cluster(source) {
+        let stores = Stores::open(source, &options.cluster, None, runtime.handle()).map_err(Failure::Refused)?;
+        return Ok((source.to_owned(), stores, runtime));
+    }
+    let (source, stores) = open_folder(source)?;
+    Ok((source, stores, runtime))
+}
+
+/// Opens a folder that nobody else has open.
+fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
     let explain = |error| Failure::Refused(format!("{}: {error}", source.display()));
     let source = source.canonicalize().map_err(explain)?;
     let place = source.display();
@@ -83,12 +128,8 @@ fn open(source: &Path) -> Result<(PathBuf, Embedded, Runtime), Failure> {
     }
     // Whoever comes between is refused by the store's lock, or we are.
     let store = Embedded::open(&source).map_err(|error| Failure::Refused(error.to_string()))?;
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Refused(format!("can't start threads: {error}")))?;
-    Ok((source, store, runtime))
+    let stores = Stores::embedded(&store, &source);
+    Ok((source, stores))
 }
 
 /// Does the work, and shows on a terminal how far it is.

@@ -3,9 +3,13 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::cluster::{ClusterOptions, is_cluster, state_of};
+
 /// The options that are ours, for the error that names them.
-const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no, node=NAME, cache=DIR, log=FILE, log_level=LEVEL, \
-                     ro, rw, noexec, exec, noatime, relatime";
+const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no, node=NAME, cache=DIR, state=DIR, log=FILE, \
+                     log_level=LEVEL, ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
+                     namespace=NAME, ceph_conf=FILE, ceph_user=NAME, ceph_keyring=FILE, zk_auth=FILE, zk_ca=FILE, \
+                     zk_cert=FILE, zk_key=FILE, session_timeout=SECONDS";
 
 /// Levels of the log.
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
@@ -43,8 +47,12 @@ const IGNORED: [&str; 25] = [
 /// Everything that decides a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
-    /// The folder that holds everything; absolute, without symbolic links.
+    /// The folder that holds everything (absolute, without symbolic links), or a cluster's address.
     pub source: PathBuf,
+    /// What is said of a cluster.
+    pub cluster: ClusterOptions,
+    /// Where the mount keeps what is its own: the source itself, if that is a folder; absolute.
+    pub state: PathBuf,
     /// Where to mount; absolute.
     pub mountpoint: PathBuf,
     /// Other users may enter; `None`: if we are root.
@@ -55,7 +63,7 @@ pub struct MountOptions {
     pub node: String,
     /// Where claimants' folders live; absolute.
     pub cache: PathBuf,
-    /// The log; absolute. `None`: SOURCE/log, or standard error in the foreground.
+    /// The log; absolute. `None`: `log` in the state's folder, or standard error in the foreground.
     pub log: Option<PathBuf>,
     /// error, warn, info, debug or trace.
     pub log_level: String,
@@ -71,7 +79,9 @@ impl MountOptions {
     /// Reads the values of all `-o`; both paths must be absolute.
     pub fn parse(source: PathBuf, mountpoint: PathBuf, values: &[String]) -> Result<Self, String> {
         let mut options = MountOptions {
-            cache: source.join("attempts"),
+            cache: PathBuf::new(),
+            state: PathBuf::new(),
+            cluster: ClusterOptions::default(),
             source,
             mountpoint,
             allow_other: None,
@@ -93,6 +103,21 @@ impl MountOptions {
         if options.node.is_empty() {
             options.node = host_name()?;
         }
+        let shared = is_cluster(&options.source);
+        if !shared && !options.state.as_os_str().is_empty() {
+            return Err(format!(
+                "-o state=DIR: a mount of a folder keeps what is its own in it ({})",
+                options.source.display()
+            ));
+        }
+        if !shared {
+            options.state.clone_from(&options.source);
+        } else if options.state.as_os_str().is_empty() {
+            options.state = state_of(&options.source, &options.node)?;
+        }
+        if options.cache.as_os_str().is_empty() {
+            options.cache = options.state.join("attempts");
+        }
         Ok(options)
     }
 
@@ -110,12 +135,13 @@ impl MountOptions {
             ("passthrough", Some(value)) => self.passthrough = yes_or_no(key, value)?,
             ("node", Some(value)) => self.node = node(value)?,
             ("cache", Some(value)) => self.cache = absolute(key, value)?,
+            ("state", Some(value)) => self.state = absolute(key, value)?,
             ("log", Some(value)) => self.log = Some(absolute(key, value)?),
             ("log_level", Some(value)) if LEVELS.contains(&value) => self.log_level = value.into(),
             ("log_level", Some(value)) => {
                 return Err(format!("-o log_level={value}: not one of {}", LEVELS.join(", ")));
             }
-            ("node" | "cache" | "log" | "log_level", None) => {
+            ("node" | "cache" | "state" | "log" | "log_level", None) => {
                 return Err(format!("-o {key}: it needs a value: {KNOWN}"));
             }
             ("ro", None) => self.read_only = true,
@@ -127,7 +153,13 @@ impl MountOptions {
             ("comment" | "user" | "subtype" | "fsname", Some(_)) => {}
             (key, None) if IGNORED.contains(&key) => {}
             (key, _) if key.starts_with("x-") || key.starts_with("X-") => {}
-            _ => return Err(format!("-o {option}: no such option; known are {KNOWN}")),
+            (key, value) => match self.cluster.set(key, value.unwrap_or_default()) {
+                Some(_) if value.is_none_or(str::is_empty) => {
+                    return Err(format!("-o {key}: it needs a value: {KNOWN}"));
+                }
+                Some(taken) => taken?,
+                None => return Err(format!("-o {option}: no such option; known are {KNOWN}")),
+            },
         }
         Ok(())
     }
@@ -168,13 +200,16 @@ fn host_name() -> Result<String, String> {
 
 /// Both paths as the mount needs them; the source is made if only it is missing.
 pub fn places(source: &Path, mountpoint: &Path) -> Result<(PathBuf, PathBuf), String> {
+    let mountpoint = resolve(mountpoint);
+    if is_cluster(source) {
+        return Ok((source.to_owned(), mountpoint));
+    }
     if source.to_string_lossy().contains("://") {
         return Err(format!(
-            "{}: only folders can be mounted by this program",
+            "{}: a source is a folder, or zk://HOST:PORT,…/PATH for a cluster",
             source.display()
         ));
     }
-    let mountpoint = resolve(mountpoint);
     if !source.exists() {
         // Who may see what is decided by the mount: nobody else needs to look behind it.
         let made = std::fs::DirBuilder::new().mode(0o700).create(source);
@@ -261,7 +296,9 @@ mod tests {
             ("log_level=loud", "log_level=loud"),
             ("cache", "needs a value"),
             ("node=a/b", "node=a/b"),
-            ("session_timeout=5", "known are"),
+            ("session_timeout=5s", "seconds"),
+            ("pool", "needs a value"),
+            ("pool=", "needs a value"),
         ] {
             let error = parse(&[option]).unwrap_err();
             assert!(error.contains(word), "{option}: {error}");

@@ -62,6 +62,7 @@ pub async fn all_contents(store: &dyn Contents) {
     lists_blobs(store).await;
     syncs_what_is_there_and_what_is_not(store).await;
     appends_under_the_guard(store).await;
+    tells_where_consoles_stand(store).await;
     seals_consoles(store).await;
     lets_one_appender_win(store).await;
     lists_and_removes_consoles(store).await;

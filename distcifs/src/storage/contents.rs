@@ -111,6 +111,17 @@ pub enum Appended {
 /// The sequence number of a console that refuses every append.
 pub const SEALED: u64 = u64::MAX;
 
+/// Where a console stands: its length in bytes and its sequence number; 0 and 0 if there is none.
+/// It is asked by an append that no console takes.
+///
+/// # Errors
+/// Those of `append`; none of them has changed anything.
+pub async fn standing(contents: &dyn Contents, object: &Object) -> super::Result<(u64, u64)> {
+    match contents.append(object, SEALED, Bytes::from_static(b"?")).await? {
+        Appended::Done { length, sequence } | Appended::Mismatch { length, sequence } => Ok((length, sequence)),
+    }
+}
+
 /// A piece of a record, in order of its keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
@@ -197,7 +208,7 @@ pub trait Contents: Send + Sync + 'static {
 
     /// Appends to a console that stands at `sequence` (0: it is made by this). Empty bytes with
     /// `sequence` [`SEALED`] seal it, whatever it stands at, so that every later append is
-    /// refused. Not durable before `sync`.
+    /// refused; other bytes with it are always refused, which [`standing`] makes use of. Not durable before `sync`.
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended>;
 
     /// Sets (`Some`) and removes (`None`) keys of a record as one, durable when it returns.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::objects::list_all;
 use super::{join_all, unique};
-use crate::storage::contents::{SEALED, VALUE_BYTES_MAX};
+use crate::storage::contents::{SEALED, VALUE_BYTES_MAX, standing};
 use crate::storage::{Appended, Contents, Error, Object};
 
 fn console() -> Object {
@@ -65,6 +65,18 @@ pub async fn appends_under_the_guard(store: &dyn Contents) {
     assert_eq!(store.read(&object, 4, 3).await.unwrap().as_deref(), Some(&b"two"[..]));
     assert_eq!(store.read(&object, 100, 3).await.unwrap().as_deref(), Some(&b""[..]));
     store.sync(vec![object]).await.unwrap();
+}
+
+/// Where a console stands can be asked, and asking changes nothing.
+pub async fn tells_where_consoles_stand(store: &dyn Contents) {
+    let object = console();
+    assert_eq!(standing(store, &object).await.unwrap(), (0, 0));
+    assert_eq!(text(store, &object).await, None, "asking makes nothing");
+    let next = append(store, &object, 0, "one\n").await;
+    assert_eq!(standing(store, &object).await.unwrap(), (4, next));
+    store.append(&object, SEALED, Bytes::new()).await.unwrap();
+    assert_eq!(standing(store, &object).await.unwrap(), (4, SEALED));
+    assert_eq!(text(store, &object).await.as_deref(), Some("one\n"));
 }
 
 /// A sealed console takes nothing more from anybody, and is read as before.
