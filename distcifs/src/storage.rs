@@ -16,10 +16,11 @@ pub mod coordination;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;
+pub(crate) mod listeners;
 pub(crate) mod names;
 pub(crate) mod watcher;
 
-pub use contents::{Appended, Contents, Digest, Listing, Object, Page, Updated};
+pub use contents::{Appended, Contents, Digest, Listing, Notices, Object, Page, Updated};
 pub use coordination::{Change, Commit, Coordination, Entry, Event, Op, Session, Watch};
 pub use error::{Error, Result};
 

@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::bells::{Bells, may_have_happened};
 use self::errors::{Kind, fault, timed_out};
 use self::rados::{Answer, Outcome, Pool, Read, Write};
 use crate::storage::{Contents, Error, Result};
 
+mod bells;
 mod blobs;
 mod connect;
 mod consoles;
@@ -61,6 +63,8 @@ pub struct Ceph {
 struct Core {
     /// Taken at the end.
     pool: Option<Pool>,
+    /// Taken before that.
+    bells: Option<Bells>,
     room: Arc<Semaphore>,
     /// What blobs are marked with when they are put, for a collector of garbage to compare.
     epoch: u64,
@@ -76,9 +80,14 @@ impl Ceph {
     /// When the pool can't be used, with the reason and the remedy.
     pub fn connect(options: Options) -> std::result::Result<Ceph, OpenError> {
         let opened = connect::connect(options)?;
+        let bells = Bells::new(opened.pool.clone()).map_err(|error| OpenError::Other {
+            what: "starting a thread".to_owned(),
+            why: error.to_string(),
+        })?;
         Ok(Ceph {
             core: Arc::new(Core {
                 pool: Some(opened.pool),
+                bells: Some(bells),
                 room: Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize)),
                 epoch: opened.epoch,
                 user: opened.user,
@@ -98,6 +107,10 @@ impl Core {
         self.pool.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
     }
 
+    fn bells(&self) -> Outcome<&Bells> {
+        self.bells.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
+    }
+
     /// Room for a call that carries so many bytes.
     async fn room(&self, bytes: usize) -> Outcome<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(IN_FLIGHT_KIB);
@@ -115,10 +128,22 @@ impl Core {
         }
     }
 
-    /// Writes so many bytes.
-    async fn write(&self, object: &str, write: Write, bytes: usize) -> Outcome<()> {
+    /// Changes something that never changes for whoever reads it.
+    async fn write(&self, object: &str, write: Write) -> Outcome<()> {
+        let room = self.room(0).await?;
+        self.pool()?.write(object, write, room, drop).await
+    }
+
+    /// Changes a record or console by so many bytes, and tells everybody of it.
+    async fn change(&self, object: &str, write: Write, bytes: usize) -> Outcome<()> {
         let room = self.room(bytes).await?;
-        self.pool()?.write(object, write, room).await
+        let ring = self.bells()?.ringer(object);
+        let landed = move |ended| {
+            if may_have_happened(ended) {
+                ring();
+            }
+        };
+        self.pool()?.write(object, write, room, landed).await
     }
 
     /// The error for an answer that the call has no use for.
@@ -139,6 +164,7 @@ async fn limited<T>(what: &str, kind: Kind, call: impl Future<Output = Result<T>
 impl Drop for Core {
     fn drop(&mut self) {
         self.room.close();
+        drop(self.bells.take());
         drop(self.pool.take());
         let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Nothing is ever sent: an error is the end, or that it takes too long.

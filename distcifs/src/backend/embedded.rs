@@ -19,6 +19,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::watch;
 
+use crate::storage::listeners::Listeners;
 use crate::storage::{Contents, Coordination, Session};
 
 mod blobs;
@@ -57,6 +58,7 @@ struct Core {
 /// What the threads and the calls work on.
 struct Shared {
     committer: committer::Committer,
+    listeners: Arc<Listeners>,
     files: files::Files,
     syncer: syncer::Syncer,
     session: watch::Sender<Session>,
@@ -81,8 +83,10 @@ impl Embedded {
         let loaded = disk.load().map_err(|e| home.damaged(&e))?;
         home.settle().map_err(|e| home.unusable(e))?;
         let id = loaded.epoch;
+        let listeners = Arc::<Listeners>::default();
         let shared = Arc::new(Shared {
-            committer: committer::Committer::new(disk, loaded),
+            committer: committer::Committer::new(disk, loaded, Arc::clone(&listeners)),
+            listeners,
             files: files::Files::new(home.dir()),
             syncer: syncer::Syncer::default(),
             session: watch::Sender::new(Session::Live { id }),

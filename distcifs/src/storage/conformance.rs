@@ -20,12 +20,14 @@ use super::{Contents, Coordination};
 
 mod consoles;
 mod entries;
+mod notices;
 mod objects;
 mod records;
 mod watches;
 
 pub use consoles::*;
 pub use entries::*;
+pub use notices::*;
 pub use objects::*;
 pub use records::*;
 pub use watches::*;
@@ -73,6 +75,10 @@ pub async fn all_contents(store: &dyn Contents) {
     lets_one_updater_win(store).await;
     lists_and_removes_records(store).await;
     refuses_records_out_of_bounds(store).await;
+    tells_of_every_kind_of_change(store).await;
+    tells_many_changes_as_one(store).await;
+    tells_every_listener_and_no_other(store).await;
+    refuses_to_listen_to_what_never_changes(store).await;
 }
 
 /// A word that no other call has returned, on this machine or another.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Error, Fut, Result};
 
@@ -195,6 +195,32 @@ impl Listing {
     }
 }
 
+/// Tells whenever an object may have changed, whoever did it, on any mount. Several changes may be
+/// told as one; what is told can be read. After the store was away it tells once, as changes may
+/// have been missed. Dropping it ends that.
+#[derive(Debug)]
+pub struct Notices {
+    heard: watch::Receiver<()>,
+}
+
+impl Notices {
+    pub(super) fn new(heard: watch::Receiver<()>) -> Self {
+        Notices { heard }
+    }
+
+    /// Returns when the object may have changed since the last return, or since
+    /// `listen` returned. It may be dropped and called again; nothing is missed by that.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store is closed.
+    pub async fn next(&mut self) -> Result<()> {
+        self.heard.changed().await.map_err(|_| Error::Unavailable {
+            what: "listen".to_owned(),
+            why: "the store is closed".to_owned(),
+        })
+    }
+}
+
 /// What is kept. Blobs never change. Records and consoles change only under their guard.
 pub trait Contents: Send + Sync + 'static {
     /// Stores a blob under the digest of its bytes; `true` if it was not there. Not durable
@@ -227,6 +253,10 @@ pub trait Contents: Send + Sync + 'static {
     /// Lists all objects of one kind: for fsck and gc. `kind`: the prefix up to the first dot, such
     /// as `chunk`.
     fn list(&self, kind: &str) -> Fut<'_, Listing>;
+
+    /// Listens to a record or console, be it there or not, from the moment this returns.
+    /// `Refused` for a blob, and past the number of objects that a mount may listen to.
+    fn listen(&self, object: &Object) -> Fut<'_, Notices>;
 
     /// Returns when everything put or appended to these objects before the call is durable.
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()>;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Listing, Object, Op, Page, Session, Updated, Watch,
+    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Listing, Notices, Object, Op, Page, Session, Updated,
+    Watch,
 };
 
 /// Longest delay of a call: long enough for another call to overtake it.
@@ -199,6 +200,10 @@ impl<S: Contents> Contents for Faulty<S> {
 
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         self.pass("list", Kind::Reads, self.inner.list(kind))
+    }
+
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        self.pass("listen", Kind::Reads, self.inner.listen(object))
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {

@@ -60,7 +60,7 @@ impl Core {
                     Standing::Whole(true) => return Ok(false),
                     Standing::Whole(false) => {
                         let touch = Write::new().assert_exists().set(EPOCH, epoch.as_bytes());
-                        match self.write(&name, touch, 0).await {
+                        match self.write(&name, touch).await {
                             Ok(()) => return Ok(false),
                             Err(Errno::ENOENT) => {}
                             Err(errno) => return Err(errno),
@@ -90,7 +90,7 @@ impl Core {
             Ok(write.replace(&bytes).set(EPOCH, epoch.as_bytes()))
         });
         let write = write.await.map_err(|_| Errno::ECANCELED)?;
-        self.pool()?.write(name, write, room).await
+        self.pool()?.write(name, write, room, drop).await
     }
 
     async fn standing(&self, name: &str, length: usize, epoch: &str) -> Outcome<Standing> {

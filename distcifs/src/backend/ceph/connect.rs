@@ -325,7 +325,7 @@ async fn read_epoch(pool: &Pool) -> Outcome<Option<String>> {
 }
 
 async fn write_probe(pool: &Pool) -> Outcome<()> {
-    pool.write(PROBE, Write::new().assert_exists().remove(), room().await?)
+    pool.write(PROBE, Write::new().assert_exists().remove(), room().await?, drop)
         .await
 }
 

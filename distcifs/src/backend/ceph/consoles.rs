@@ -29,7 +29,7 @@ impl Core {
                     return Ok(Appended::Mismatch { length, sequence });
                 }
                 let seal = Write::new().set(SEQUENCE, SEALED_TEXT.as_bytes());
-                self.write(name, seal, 0).await.map_err(failed)?;
+                self.change(name, seal, 0).await.map_err(failed)?;
                 let (length, sequence) = self.console(what, name).await?;
                 return Ok(Appended::Done { length, sequence });
             }
@@ -58,7 +58,7 @@ impl Core {
             _ => Write::new().guard(SEQUENCE, sequence.to_string().as_bytes()),
         };
         let write = guarded.append(bytes).set(SEQUENCE, next.to_string().as_bytes());
-        self.write(name, write, bytes.len()).await
+        self.change(name, write, bytes.len()).await
     }
 
     /// Where a console stands: its length and sequence number; 0 and 0 if there is none.

@@ -6,7 +6,7 @@ use super::errors::Kind;
 use super::rados::Write;
 use super::{Ceph, limited};
 use crate::storage::names::{check_append, check_changes, check_object, check_record};
-use crate::storage::{Appended, Contents, Fut, Listing, Object, Page, Updated};
+use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
 impl Contents for Ceph {
     fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
@@ -66,7 +66,12 @@ impl Contents for Ceph {
             check_object(&object)?;
             let (name, what) = (object.to_string(), format!("remove {object}"));
             let remove = async {
-                match self.core.write(&name, Write::new().remove(), 0).await {
+                let removal = Write::new().remove();
+                let removed = match &object {
+                    Object::Chunk(_) | Object::Tree(_) => self.core.write(&name, removal).await,
+                    Object::Record(_) | Object::Console(_) => self.core.change(&name, removal, 0).await,
+                };
+                match removed {
                     Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
                     Err(errno) => Err(self.core.fault(&what, Kind::Writes, errno)),
                 }
@@ -78,6 +83,16 @@ impl Contents for Ceph {
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         let listing = self.core.list(kind);
         Box::pin(async { listing })
+    }
+
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        let object = object.clone();
+        Box::pin(async move {
+            let what = format!("listen to {object}");
+            let failed = |errno| self.core.fault(&what, Kind::Reads, errno);
+            let bells = self.core.bells().map_err(failed)?;
+            limited(&what, Kind::Reads, bells.listen(&object)).await
+        })
     }
 
     /// Whatever was written was durable when its call returned.

@@ -22,8 +22,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use ceph::rados::{
-    rados_conf_get, rados_conf_read_file, rados_conf_set, rados_connect, rados_create, rados_ioctx_create,
-    rados_ioctx_destroy, rados_ioctx_set_namespace, rados_ioctx_t, rados_shutdown, rados_t,
+    rados_conf_get, rados_conf_read_file, rados_conf_set, rados_connect, rados_create, rados_get_instance_id,
+    rados_ioctx_create, rados_ioctx_destroy, rados_ioctx_set_namespace, rados_ioctx_t, rados_shutdown, rados_t,
 };
 use nix::errno::Errno;
 
@@ -31,9 +31,11 @@ mod extra;
 mod flight;
 mod list;
 mod read;
+mod watch;
 mod write;
 
 pub(super) use read::{Answer, Keys, Read};
+pub(super) use watch::{Heard, Watch};
 pub(super) use write::Write;
 
 /// Longest value of a setting that is read back, bytes.
@@ -162,6 +164,15 @@ impl Drop for Inner {
         if let Err(error) = thread::Builder::new().name("ceph-shutdown".to_owned()).spawn(end) {
             tracing::warn!(%error, "no thread to shut the connection to Ceph down");
         }
+    }
+}
+
+impl Pool {
+    /// The number that this connection has in the cluster.
+    pub(super) fn id(&self) -> u64 {
+        let cluster = self.inner.cluster.as_ref();
+        // SAFETY: the handle is connected and lives as long as the pool.
+        cluster.map_or(0, |cluster| unsafe { rados_get_instance_id(cluster.handle) })
     }
 }
 

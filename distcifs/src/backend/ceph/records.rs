@@ -75,7 +75,7 @@ impl Core {
         if !sets.is_empty() {
             write = write.set_keys(&sets)?;
         }
-        self.write(name, write, bytes).await
+        self.change(name, write, bytes).await
     }
 
     /// The revision of a record, 0 if there is none.

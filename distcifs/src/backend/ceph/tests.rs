@@ -7,6 +7,8 @@ use distcifs_tests::cluster::Cluster;
 use super::{Ceph, Options};
 use crate::storage::conformance;
 
+mod notices;
+
 /// The cluster of this process; `None`, loudly, where its servers are not installed.
 fn cluster() -> Option<&'static Cluster> {
     Cluster::available().then(Cluster::shared)

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -11,7 +11,8 @@ use super::disk::{Disk, Failure, Loaded, Outcome, Work};
 use super::entries::{Entries, Undo};
 use super::lock;
 use super::watches::Watches;
-use crate::storage::{Commit, Error, Op, Result};
+use crate::storage::listeners::Listeners;
+use crate::storage::{Commit, Error, Op, Result, Updated};
 
 /// Most work that may wait, pieces: far more than all readers of a mount can have in flight. Past
 /// it a caller is told at once instead of waiting behind a disk that does not keep up.
@@ -58,6 +59,8 @@ pub(super) struct Committer {
     state: Mutex<State>,
     wake: Condvar,
     pub(super) disk: Disk,
+    /// Who is told of records that changed.
+    listeners: Arc<Listeners>,
 }
 
 /// A commit that was accepted.
@@ -70,7 +73,7 @@ pub(super) enum Accepted {
 
 impl Committer {
     /// With what was read from the disk.
-    pub(super) fn new(disk: Disk, loaded: Loaded) -> Committer {
+    pub(super) fn new(disk: Disk, loaded: Loaded, listeners: Arc<Listeners>) -> Committer {
         let state = State {
             entries: Entries::new(loaded.nodes),
             watches: Watches::default(),
@@ -84,6 +87,7 @@ impl Committer {
             state: Mutex::new(state),
             wake: Condvar::new(),
             disk,
+            listeners,
         }
     }
 
@@ -175,6 +179,10 @@ impl Committer {
         match self.disk.write(&works, bytes) {
             Ok(outcomes) => {
                 for (queued, outcome) in group.into_iter().zip(outcomes) {
+                    match (&queued.work, &outcome) {
+                        (Work::Rows(_), _) | (_, Outcome::Updated(Updated::Mismatch { .. })) => {}
+                        (Work::Update { name, .. } | Work::Remove { name }, _) => self.listeners.tell(name),
+                    }
                     let _gone = queued.done.send(Ok(outcome));
                 }
             }

@@ -13,7 +13,7 @@ use crate::backend::work::run;
 use crate::storage::bounds::refused;
 use crate::storage::contents::{LISTING_PAGE_MAX, SEALED};
 use crate::storage::names::{CONSOLE, check_append, check_blob, check_changes, check_object, check_record};
-use crate::storage::{Appended, Contents, Error, Fut, Listing, Object, Page, Result, Updated};
+use crate::storage::{Appended, Contents, Error, Fut, Listing, Notices, Object, Page, Result, Updated};
 
 async fn outcome(waits: oneshot::Receiver<Result<Outcome>>) -> Result<Outcome> {
     waits.await.map_err(|_| closed("update"))?
@@ -104,7 +104,10 @@ impl Contents for Embedded {
                     let waits = shared.committer.queue(format!("remove {name}"), work, 0)?;
                     outcome(waits).await?;
                 }
-                Object::Console(name) => shared.files.consoles.remove(name)?,
+                Object::Console(name) => {
+                    shared.files.consoles.remove(name)?;
+                    shared.listeners.tell(name);
+                }
                 blob => shared.files.blobs.remove(blob)?,
             }
             shared.files.dirty.forget(&object);
@@ -121,6 +124,11 @@ impl Contents for Embedded {
             Ok(page)
         });
         Box::pin(async { listing })
+    }
+
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        let notices = self.core.shared.listeners.listen(object);
+        Box::pin(async { notices })
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
@@ -157,6 +165,9 @@ fn append(shared: &Shared, object: &Object, sequence: u64, bytes: &[u8]) -> Resu
     }
     let wrote = |named| shared.files.dirty.mark(object, named);
     let appended = shared.files.consoles.append(name, sequence, bytes, wrote);
+    if !matches!(appended, Ok(Appended::Mismatch { .. })) {
+        shared.listeners.tell(name);
+    }
     appended.map_err(|e| failed(format!("append {name}"), &e))
 }
 

@@ -151,6 +151,11 @@ impl Contents for Memory {
         Box::pin(async { storage::Listing::by_thread("list".to_owned(), move || Ok(pages.pop().unwrap_or_default())) })
     }
 
+    fn listen(&self, object: &Object) -> Fut<'_, storage::Notices> {
+        let object = object.clone();
+        Box::pin(async move { refused(&object) })
+    }
+
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
         Box::pin(async move {
             self.durable.lock().unwrap().extend(objects);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::maintain::Upkeep;
-use crate::storage::{self, Appended, Commit, Entry, Fut, Listing, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::{self, Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
 
 /// The rows of the table.
 const ROWS: [&str; 8] = [
@@ -147,6 +147,9 @@ impl Contents for Doomed {
     }
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         Doomed::read(self, self.inner.list(kind))
+    }
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        Doomed::read(self, self.inner.listen(object))
     }
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
         self.write("output", Contents::sync(&self.inner, objects))

@@ -10,7 +10,7 @@ use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::claims::Cause;
 use crate::storage::faults::{Faulty, Rates};
-use crate::storage::{Appended, Commit, Entry, Fut, Listing, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::{Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
 
 /// One call in sixteen fails, every second of them having taken effect.
 const RATES: Rates = Rates {
@@ -170,6 +170,9 @@ impl Contents for Shared {
     }
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         self.0.list(kind)
+    }
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        self.0.listen(object)
     }
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
         Contents::sync(&*self.0, objects)

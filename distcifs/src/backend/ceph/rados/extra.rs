@@ -1,6 +1,8 @@
 //! Declarations of librados that the crate lacks, as /usr/include/rados/librados.h (16.2) has them.
 
-use ceph::rados::{rados_ioctx_t, rados_omap_iter_t, rados_read_op_t};
+use ceph::rados::{
+    rados_completion_t, rados_ioctx_t, rados_omap_iter_t, rados_read_op_t, rados_watchcb2_t, rados_watcherrcb_t,
+};
 use libc::{c_char, c_int, c_uchar, c_void, size_t};
 
 /// `LIBRADOS_OPERATION_FULL_TRY`: a full pool or cluster is an error at once; without it, a write
@@ -33,6 +35,30 @@ unsafe extern "C" {
         pmore: *mut c_uchar,
         prval: *mut c_int,
     );
+
+    pub(super) fn rados_aio_watch2(
+        io: rados_ioctx_t,
+        object: *const c_char,
+        completion: rados_completion_t,
+        cookie: *mut u64,
+        watchcb: rados_watchcb2_t,
+        watcherrcb: rados_watcherrcb_t,
+        timeout: u32,
+        arg: *mut c_void,
+    ) -> c_int;
+
+    pub(super) fn rados_aio_unwatch(io: rados_ioctx_t, cookie: u64, completion: rados_completion_t) -> c_int;
+
+    pub(super) fn rados_aio_notify(
+        io: rados_ioctx_t,
+        object: *const c_char,
+        completion: rados_completion_t,
+        buf: *const c_char,
+        buf_len: c_int,
+        timeout_ms: u64,
+        reply_buffer: *mut *mut c_char,
+        reply_buffer_len: *mut size_t,
+    ) -> c_int;
 
     pub(super) fn rados_object_list_begin(io: rados_ioctx_t) -> Cursor;
 

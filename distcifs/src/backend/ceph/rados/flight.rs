@@ -16,18 +16,21 @@ pub(super) trait Cargo: Send + 'static {
     /// What the caller gets.
     type Goods: Send + 'static;
 
-    /// Takes the results out of a call that succeeded with this value.
-    fn unload(self, value: usize) -> Outcome<Self::Goods>;
+    /// Takes the results out of a call that ended so. Runs on a thread of librados: it must not wait.
+    fn unload(self, value: Outcome<usize>) -> Outcome<Self::Goods>;
 }
 
-/// Nothing but success.
-pub(super) struct Nothing;
+/// Nothing but how the call ended, which is told to this before the caller hears of it, and though
+/// the caller has gone.
+pub(super) struct Told<F>(pub(super) F);
 
-impl Cargo for Nothing {
+impl<F: FnOnce(Outcome<()>) + Send + 'static> Cargo for Told<F> {
     type Goods = ();
 
-    fn unload(self, _: usize) -> Outcome<()> {
-        Ok(())
+    fn unload(self, value: Outcome<usize>) -> Outcome<()> {
+        let ended = value.map(drop);
+        self.0(ended);
+        ended
     }
 }
 
@@ -49,12 +52,11 @@ pub(super) async fn fly<C: Cargo>(
     cargo: C,
     start: impl FnOnce(*mut C, rados_completion_t) -> c_int + Send,
 ) -> Outcome<C::Goods> {
-    // An extra function, so that no pointer lives across the await.
-    let arrives = launch(pool, room, cargo, start);
-    arrives.await.unwrap_or(Err(Errno::ECANCELED))
+    launch(pool, room, cargo, start).await.unwrap_or(Err(Errno::ECANCELED))
 }
 
-fn launch<C: Cargo>(
+/// Starts a call at once. Nobody need wait for it.
+pub(super) fn launch<C: Cargo>(
     pool: &Arc<Inner>,
     room: Option<OwnedSemaphorePermit>,
     cargo: C,
@@ -103,10 +105,6 @@ extern "C" fn landed<C: Cargo>(completion: rados_completion_t, flight: *mut c_vo
 
 fn land<C: Cargo>(flight: Flight<C>, value: Outcome<usize>) {
     let Flight { cargo, told, .. } = flight;
-    let goods = match value {
-        Ok(value) => cargo.unload(value),
-        Err(errno) => Err(errno),
-    };
     // Nobody listens any more if the caller is gone.
-    let _gone = told.send(goods);
+    let _gone = told.send(cargo.unload(value));
 }

@@ -159,7 +159,8 @@ unsafe fn copy_bytes(bytes: *const c_char, length: usize) -> Vec<u8> {
 impl Cargo for Places {
     type Goods = Answer;
 
-    fn unload(mut self, _: usize) -> Outcome<Answer> {
+    fn unload(mut self, value: Outcome<usize>) -> Outcome<Answer> {
+        value?;
         if let Some(failed) = self.results.into_iter().find(|result| *result < 0) {
             return Err(Errno::from_raw(failed.saturating_neg()));
         }

@@ -4,17 +4,20 @@ use std::ffi::{CStr, CString};
 use std::ptr;
 
 use ceph::rados::{
-    XattrFlags, rados_aio_write_op_operate, rados_create_write_op, rados_release_write_op, rados_write_op_append,
-    rados_write_op_assert_exists, rados_write_op_cmpxattr, rados_write_op_create, rados_write_op_omap_rm_keys,
-    rados_write_op_omap_set, rados_write_op_remove, rados_write_op_setxattr, rados_write_op_t,
-    rados_write_op_write_full,
+    XattrFlags, rados_aio_write_op_operate, rados_completion_t, rados_create_write_op, rados_release_write_op,
+    rados_write_op_append, rados_write_op_assert_exists, rados_write_op_cmpxattr, rados_write_op_create,
+    rados_write_op_omap_rm_keys, rados_write_op_omap_set, rados_write_op_remove, rados_write_op_setxattr,
+    rados_write_op_t, rados_write_op_write_full,
 };
 use libc::{c_char, c_int};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::extra::FULL_TRY;
-use super::flight::{Nothing, fly};
+use super::flight::{Told, fly, launch};
 use super::{Outcome, Pool, text};
+
+/// Does nothing if the object is there.
+const IF_ABSENT: c_int = 0;
 
 /// Fails if the object is there.
 const EXCLUSIVE: c_int = 1;
@@ -43,6 +46,13 @@ impl Write {
     pub(in crate::backend::ceph) fn create(self) -> Write {
         // SAFETY: the operation is ours; a category is not used any more and may be null.
         unsafe { rados_write_op_create(self.op, EXCLUSIVE, ptr::null()) };
+        self
+    }
+
+    /// Makes the object if it is not there.
+    pub(in crate::backend::ceph) fn make(self) -> Write {
+        // SAFETY: the operation is ours; a category is not used any more and may be null.
+        unsafe { rados_write_op_create(self.op, IF_ABSENT, ptr::null()) };
         self
     }
 
@@ -125,16 +135,38 @@ fn names<'a>(keys: impl Iterator<Item = &'a str>) -> Outcome<Vec<CString>> {
 }
 
 impl Pool {
-    /// Changes an object; durable when it returns.
+    /// Changes an object; durable when it returns. `landed` is told how it ended, though nobody
+    /// waits for that any more; on a thread of librados, so it must not wait.
     pub(in crate::backend::ceph) async fn write(
         &self,
         object: &str,
         write: Write,
         room: OwnedSemaphorePermit,
+        landed: impl FnOnce(Outcome<()>) + Send + 'static,
     ) -> Outcome<()> {
-        let name = text(object)?;
+        fly(&self.inner, Some(room), Told(landed), self.start(text(object)?, write)).await
+    }
+
+    /// The same, for which nobody waits.
+    pub(in crate::backend::ceph) fn write_alone(
+        &self,
+        object: &str,
+        write: Write,
+        landed: impl FnOnce(Outcome<()>) + Send + 'static,
+    ) {
+        match text(object) {
+            Ok(name) => drop(launch(&self.inner, None, Told(landed), self.start(name, write))),
+            Err(errno) => landed(Err(errno)),
+        }
+    }
+
+    fn start<C>(
+        &self,
+        name: CString,
+        write: Write,
+    ) -> impl FnOnce(*mut C, rados_completion_t) -> c_int + Send + use<C> {
         let io = self.inner.io();
-        let start = move |_, completion| {
+        move |_, completion| {
             // SAFETY: the pool outlives the flight; operation and name are valid during the call,
             // which takes over the one and copies the other; no time means now.
             unsafe {
@@ -147,7 +179,6 @@ impl Pool {
                     FULL_TRY,
                 )
             }
-        };
-        fly(&self.inner, Some(room), Nothing, start).await
+        }
     }
 }

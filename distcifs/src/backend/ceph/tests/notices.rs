@@ -1,0 +1,160 @@
+//! Notices between two mounts, and what must not hold them up.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use distcifs_tests::cluster::Cluster;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::timeout;
+
+use super::{Ceph, Options, cluster, options};
+use crate::backend::ceph::bells::bell_object;
+use crate::storage::{Appended, Contents, Notices, Object};
+
+/// Longest time for a notice while all is well: these machines are busy.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Time in which a cluster has noticed and mended the loss of one server.
+const MENDED: Duration = Duration::from_secs(60);
+
+async fn append(store: &Ceph, object: &Object, sequence: u64, text: &str) -> u64 {
+    match store
+        .append(object, sequence, Bytes::copy_from_slice(text.as_bytes()))
+        .await
+    {
+        Ok(Appended::Done { sequence, .. }) => sequence,
+        other => panic!("append to {object} at {sequence}: {other:?}"),
+    }
+}
+
+/// The time until a notice has come.
+async fn told(notices: &mut Notices, patience: Duration) -> Duration {
+    let begun = Instant::now();
+    let notice = timeout(patience, notices.next()).await;
+    assert_eq!(notice, Ok(Ok(())), "nothing was told");
+    begun.elapsed()
+}
+
+async fn drain(notices: &mut Notices) {
+    while timeout(Duration::from_millis(100), notices.next()).await.is_ok() {}
+}
+
+/// Another mount's changes are told, each before another mount could know of it by itself, and the
+/// last of many is never swallowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_mount_hears_of_another() {
+    let Some(cluster) = cluster() else { return };
+    let options = options(cluster);
+    let (writer, reader) = (Ceph::connect(options.clone()).unwrap(), Ceph::connect(options).unwrap());
+    let console = Object::Console("console.uid.1.0-1.1.0".to_owned());
+    let record = Object::Record("job.uid".to_owned());
+    let mut console_notices = reader.listen(&console).await.unwrap();
+    let mut record_notices = reader.listen(&record).await.unwrap();
+    let mut sequence = append(&writer, &console, 0, "line\n").await;
+    told(&mut console_notices, SOON).await;
+    for _ in 0..300 {
+        sequence = append(&writer, &console, sequence, "line\n").await;
+    }
+    drain(&mut console_notices).await;
+    let read = reader.read(&console, 0, 4096).await.unwrap().unwrap();
+    assert_eq!(read.len(), 301 * 5);
+    writer.update(&record, None, Vec::new()).await.unwrap();
+    told(&mut record_notices, SOON).await;
+    writer.remove(&record).await.unwrap();
+    told(&mut record_notices, SOON).await;
+    // Hundreds of others in one go: more than a notice can name.
+    for i in 0..300 {
+        let other = Object::Record(format!("build.uid.{i}"));
+        writer.update(&other, None, Vec::new()).await.unwrap();
+    }
+    writer.update(&record, None, Vec::new()).await.unwrap();
+    told(&mut record_notices, SOON).await;
+}
+
+/// `rados watch` on a bell, by the same user.
+fn watcher(cluster: &Cluster, options: &Options, object: &str) -> Child {
+    let mut command = Command::new("rados");
+    command.args(["-n", "client.distci", "-p", &options.pool, "-N", &options.namespace]);
+    command
+        .args(["watch", object])
+        .env("CEPH_CONF", cluster.dir().join("ceph.conf"));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Whether `rados listwatchers` names so many.
+fn watchers(cluster: &Cluster, options: &Options, object: &str) -> usize {
+    let said = cluster.rados(&["-N", &options.namespace, "listwatchers", object]);
+    said.map_or(0, |said| said.lines().count())
+}
+
+async fn until(patience: Duration, what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < patience, "not after {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A watcher that is stopped, and one that was killed, hold up neither the writer nor the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_watcher_holds_up_nobody() {
+    let Some(cluster) = cluster() else { return };
+    let options = options(cluster);
+    let (writer, reader) = (
+        Ceph::connect(options.clone()).unwrap(),
+        Ceph::connect(options.clone()).unwrap(),
+    );
+    let console = Object::Console("console.uid.1.0-1.1.0".to_owned());
+    let mut notices = reader.listen(&console).await.unwrap();
+    let bell = bell_object(&console.to_string());
+    let mut dead = watcher(cluster, &options, &bell);
+    until(SOON * 5, "rados watch watches", || {
+        watchers(cluster, &options, &bell) == 2
+    })
+    .await;
+    kill(Pid::from_raw(dead.id() as i32), Signal::SIGSTOP).unwrap();
+    let (mut sequence, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..60 {
+        let begun = Instant::now();
+        sequence = append(&writer, &console, sequence, "line\n").await;
+        assert!(begun.elapsed() < SOON, "an append waited for a watcher");
+        slowest = slowest.max(told(&mut notices, SOON).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(
+        slowest < Duration::from_secs(1),
+        "a notice waited {slowest:?} for a watcher"
+    );
+    dead.kill().unwrap();
+    dead.wait().unwrap();
+    append(&writer, &console, sequence, "line\n").await;
+    told(&mut notices, SOON).await;
+}
+
+/// The watch of a mount that has gone is gone too; so is one that nobody needs any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_takes_its_watches_along() {
+    let Some(cluster) = cluster() else { return };
+    let options = options(cluster);
+    let store = Ceph::connect(options.clone()).unwrap();
+    let object = Object::Record("jobs".to_owned());
+    let bell = bell_object(&object.to_string());
+    let first = store.listen(&object).await.unwrap();
+    let second = store.listen(&object).await.unwrap();
+    assert_eq!(watchers(cluster, &options, &bell), 1);
+    drop((first, second));
+    until(MENDED, "the watch ends", || watchers(cluster, &options, &bell) == 0).await;
+    let _listening = store.listen(&object).await.unwrap();
+    assert_eq!(watchers(cluster, &options, &bell), 1);
+    let begun = Instant::now();
+    tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
+    assert!(begun.elapsed() < SOON, "the end took {:?}", begun.elapsed());
+    assert_eq!(watchers(cluster, &options, &bell), 0);
+}
