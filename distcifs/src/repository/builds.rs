@@ -318,9 +318,13 @@ impl Repository {
             let before = self.get(&live_path).await?;
             let build = self.look_at_build(job, n, before.as_ref()).await;
             // Its entry goes with its tickets: while it stands, none of them was tidied away.
-            if self.get(&live_path).await? == before {
-                return build;
+            if self.get(&live_path).await? != before {
+                continue;
             }
+            if before.is_some() && build.as_ref().is_ok_and(|build| build.verdict().is_some()) {
+                self.seen_for_good().await?;
+            }
+            return build;
         }
         Err(Error::Busy(format!(
             "jobs/{}/builds/{n}: it changes too fast: try again",

@@ -249,6 +249,15 @@ impl Repository {
         }
     }
 
+    /// Returns when what was seen of an end is durable, so that nobody who was told of it ever sees
+    /// it undone. A coordinator that many share shows nothing else.
+    pub(crate) async fn seen_for_good(&self) -> Result<()> {
+        if self.shared {
+            return Ok(());
+        }
+        bounded("sync", self.coordination.sync()).await
+    }
+
     /// Reads an entry within the bound.
     pub(crate) async fn get(&self, path: &str) -> Result<Option<Entry>> {
         bounded(path, self.coordination.get(path)).await

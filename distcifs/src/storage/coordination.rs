@@ -154,7 +154,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// Watches an entry and everything below it.
     fn watch(&self, path: &str) -> Fut<'_, Watch>;
 
-    /// Returns when reads on this mount see everything committed anywhere before the call.
+    /// Returns when reads on this mount see everything committed anywhere before the call, and when
+    /// what they saw before it is durable.
     fn sync(&self) -> Fut<'_, ()>;
 
     /// The session's state and its changes.

@@ -466,7 +466,12 @@ impl Tree {
     /// `Stale` if it is gone or another has its id: the kernel looks the name up again then.
     pub(crate) async fn posted(&self, ticket: &TicketRef) -> Result<Posted> {
         match self.repository.ticket(&ticket.key).await? {
-            Some(posted) if posted.created == ticket.created => Ok(posted),
+            Some(posted) if posted.created == ticket.created => {
+                if posted.ticket.outcome.is_some() {
+                    self.repository.seen_for_good().await?;
+                }
+                Ok(posted)
+            }
             Some(_) => Err(Error::Stale(ticket.key.to_string())),
             None => self
                 .repository

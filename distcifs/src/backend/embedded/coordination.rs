@@ -46,9 +46,15 @@ impl Coordination for Embedded {
         })
     }
 
-    /// There is no other mount, and reads here see every commit at once.
+    /// There is no other mount, and reads here see every commit at once: what is waited for is that
+    /// they are durable.
     fn sync(&self) -> Fut<'_, ()> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async move {
+            match self.core.shared.committer.commit("sync".to_owned(), Vec::new())? {
+                Accepted::Ended(_) => Ok(()),
+                Accepted::Waits(done) => done.await.map_err(|_| closed("sync"))?.map(|_| ()),
+            }
+        })
     }
 
     fn session(&self) -> watch::Receiver<Session> {
