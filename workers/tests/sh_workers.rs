@@ -111,8 +111,18 @@ fn artifacts_keep_their_place_and_their_odd_names() {
         for name in names {
             assert_eq!(fs::read_to_string(good.join("artifacts").join(name)).unwrap(), name);
         }
+        let some = bench.ticket("some", &[("artifacts", "*.log\nkept")]);
+        fs::write(some.join("workspace/kept"), "").unwrap();
+        assert_eq!(bench.work(&some).trim(), "0");
+        assert!(some.join("artifacts/kept").exists());
+        assert!(
+            fs::read_to_string(some.join("console"))
+                .unwrap()
+                .contains("matches '*.log'")
+        );
         for (id, pattern, why) in [
             ("none", "nope*", "matches 'nope*'"),
+            ("two", "nope*\nnever", "matches 'nope*' 'never'"),
             ("up", "a/../../x", "no .."),
             ("root", "/etc/passwd", "no leading /"),
             ("link", "etc/pass*", "leads out"),
