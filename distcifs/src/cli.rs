@@ -69,9 +69,10 @@ EXIT STATUS
   2  the command line is not valid";
 
 const UP_HELP: &str = "\
-Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
-colons), the folder of the program, ../lib/distcifs and ../../workers from there. So are the
-programs of --with; their lines are cut at spaces, without quoting.
+WHERE WORKERS ARE
+  Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
+  colons), the folder of the program, ../lib/distcifs and ../../workers from there. So are the
+  programs of --with; their lines are cut at spaces, without quoting.
 
 EXAMPLES
   distcifs up /var/lib/distci /ci

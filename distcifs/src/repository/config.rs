@@ -104,7 +104,6 @@ impl JobConfig {
 
 /// Reads and checks the configuration in a file; never more than a byte beyond 1 MiB of it.
 pub fn check_file(path: &Path) -> Result<JobConfig, Vec<Fault>> {
-    let text = check::read_bounded(path)
-        .map_err(|error| vec![Fault::of_file(format!("can't read {}: {error}", path.display()))])?;
+    let text = check::read_bounded(path).map_err(|error| vec![Fault::of_file(format!("can't be read: {error}"))])?;
     JobConfig::read(&text, None)
 }

@@ -505,7 +505,7 @@ fn a_file_is_checked_where_it_lies() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     let missing = check_file(&path).unwrap_err();
-    assert!(missing[0].to_string().starts_with("can't read "), "{}", missing[0]);
+    assert!(missing[0].to_string().starts_with("can't be read: "), "{}", missing[0]);
     std::fs::write(&path, "{\"job_id\": \"any\", \"tasks\": []}").unwrap();
     assert!(check_file(&path).is_ok());
     std::fs::write(&path, vec![b' '; TEXT_BYTES_MAX + 10]).unwrap();
