@@ -100,7 +100,8 @@ EXAMPLES
   distcifs init zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
   distcifs init --adopt zk://a:2181/distci -o pool=distci    after ZooKeeper lost its entries
 
-A folder needs no init: its first mount makes it.
+NOTES
+  A folder needs no init: its first mount makes it.
 
 EXIT STATUS
   0  the repository is there

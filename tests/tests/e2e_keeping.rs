@@ -1,6 +1,7 @@
 //! What is removed, who may do what, and what outlives the mount.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use distcifs_tests::programs::skipped;
 use distcifs_tests::{HELLO, Mount, Worker, errno};
@@ -240,4 +241,22 @@ fn a_second_mount_of_the_same_store_is_refused() {
     let words = format!("{}{}", said.stdout, said.stderr);
     assert!(words.contains(&source), "it names the store: {words}");
     assert_eq!(mount.list("jobs"), Vec::<String>::new(), "the first is unharmed");
+}
+
+/// Users are outside: nothing of the store can be read or changed by another user, whatever the mode
+/// of the folder that it was made in.
+#[test]
+fn the_store_is_shut() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.shell_job("a", &["echo secret > file"]);
+    mount.build("a", "", "success");
+    let open = |path: &std::path::Path| {
+        let mode = fs::metadata(path).expect("own store").permissions().mode();
+        mode & 0o007 != 0
+    };
+    for entry in fs::read_dir(mount.source()).expect("own store") {
+        let path = entry.expect("own store").path();
+        assert!(!open(&path), "{} is open to anybody", path.display());
+    }
 }

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OnceCell;
 
+mod room;
+
+use self::room::Room;
 use super::claims::{Changes, Claim};
 use super::core::{CAPTURE_TIMEOUT, lock};
 use super::snapshot::{self, Manifest, Snapshot};
@@ -24,7 +27,7 @@ const WORK_MODE: u32 = 0o755;
 
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
-    root: PathBuf,
+    room: Room,
     next: AtomicU64,
     warm: Mutex<VecDeque<Warm>>,
 }
@@ -71,22 +74,14 @@ impl Folders {
 }
 
 impl AttemptDirs {
-    /// Takes the folder over, throwing away what a former mount left in it.
-    pub fn open(root: PathBuf) -> Result<Self> {
-        let failed = |what: &str, path: &Path, error: &std::io::Error| Error::System {
-            what: format!("{what} {}", path.display()),
+    /// Takes room for a mount's folders below `cache`, throwing away what dead mounts left there.
+    pub fn open(cache: &Path) -> Result<Self> {
+        let room = Room::take(cache).map_err(|error| Error::System {
+            what: format!("make room for workspaces in {}", cache.display()),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        std::fs::create_dir_all(&root).map_err(|e| failed("make the folder", &root, &e))?;
-        let trash = root.with_extension("trash");
-        if std::fs::rename(&root, &trash).is_err() {
-            remove_tree(&root);
-        } else {
-            std::thread::spawn(move || remove_tree(&trash));
-        }
-        std::fs::create_dir_all(&root).map_err(|e| failed("make the folder", &root, &e))?;
+        })?;
         Ok(AttemptDirs {
-            root,
+            room,
             next: AtomicU64::new(0),
             warm: Mutex::default(),
         })
@@ -94,7 +89,9 @@ impl AttemptDirs {
 
     /// A new path for a folder.
     fn fresh(&self) -> PathBuf {
-        self.root.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+        self.room
+            .path()
+            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// A kept folder with that content, taken out of the store of them.
@@ -106,7 +103,7 @@ impl AttemptDirs {
 
     /// Where the folders are, for statfs.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.room.path()
     }
 }
 

@@ -114,7 +114,7 @@ impl Repository {
     /// Opens the repository: reads the list of jobs, starts following the coordinator and
     /// repairs what a former mount left behind.
     pub async fn open(setup: Setup) -> Result<Arc<Self>> {
-        let attempts = AttemptDirs::open(setup.attempts)?;
+        let attempts = AttemptDirs::open(&setup.attempts)?;
         let repository = Arc::new(Repository {
             jobs: JobTable::default(),
             board: Board::default(),

@@ -25,8 +25,8 @@ const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// Threads that read objects.
 const THREADS: usize = 2;
 
-/// Folders in a source that hold claimants' folders, or what is left of them.
-const LEFTOVERS: [&str; 2] = ["attempts", "attempts.trash"];
+/// The folder in a source that holds what mounts have left of claimants' folders.
+const LEFTOVERS: &str = "attempts";
 
 /// Checks everything in a source; prints what is wrong.
 pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
@@ -69,15 +69,13 @@ pub(super) fn gc(arguments: &cli::Source) -> Outcome {
         return Ok(());
     }
     // The store's lock is ours: nobody works in these folders.
-    for folder in LEFTOVERS.map(|name| source.join(name)) {
-        let left = remove_below(&folder);
-        let left = left.map_err(|error| Failure::Refused(format!("{}: {error}", folder.display())))?;
-        if left > 0 {
-            say(&format!(
-                "removed {left} folders of former workers from {}",
-                folder.display()
-            ))?;
-        }
+    let folder = source.join(LEFTOVERS);
+    let left = remove_below(&folder).map_err(|error| Failure::Refused(format!("{}: {error}", folder.display())))?;
+    if left > 0 {
+        say(&format!(
+            "removed {left} folders of former mounts from {}",
+            folder.display()
+        ))?;
     }
     Ok(())
 }

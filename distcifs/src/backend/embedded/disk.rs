@@ -1,12 +1,15 @@
 //! The index on disk: entries and records in redb, one durable transaction for a group of work.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::entries::Node;
@@ -244,7 +247,15 @@ impl Disk {
 
 /// Opens the file. redb may panic on a file that others have changed.
 fn open(path: &Path) -> Result<Database, redb::Error> {
-    let open = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    let open = move || {
+        let file = FileBackend::new(file)?;
+        Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(file)
+    };
     match panic::catch_unwind(AssertUnwindSafe(open)) {
         Ok(opened) => opened.map_err(redb::Error::from),
         Err(_) => Err(redb::Error::Corrupted("not a database that redb wrote".to_owned())),

@@ -205,7 +205,9 @@ fn check_format(dir: &Path, format: &Path) -> Result<(), OpenError> {
 
 fn write_format(dir: &Path, format: &Path) -> io::Result<()> {
     let new = dir.join("format.new");
-    let mut file = File::create(&new)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
     writeln!(file, "{FORMAT}")?;
     file.sync_all()?;
     fs::rename(&new, format)?;
