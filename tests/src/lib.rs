@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod folder;
+pub mod github;
 pub mod job;
 pub mod mount;
 pub mod page;
