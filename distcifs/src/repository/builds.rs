@@ -1,7 +1,7 @@
 //! Builds: triggered, looked at, listed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -28,7 +28,11 @@ const LOOKS_MAX: u32 = 100;
 const KEY_LIFE: u64 = 8 * 24 * 3600 * 1000;
 
 /// Keys of one job looked at for their age at once.
-const KEYS_SWEPT: usize = 8;
+const KEYS_SWEPT: usize = 1000;
+
+/// Pause between two such looks on a mount, milliseconds: listing the keys of a job takes the longer
+/// the more there are, and a hundred new ones a second are more than any job has for long.
+const SWEEP_PAUSE: u64 = 10_000;
 
 /// A build that is not finished, as its entry has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +113,8 @@ pub struct RecordCache {
     pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
     /// Held while a build is recorded or removed.
     turns: Turns,
+    /// When keys were looked at for their age, milliseconds since 1970.
+    swept: AtomicU64,
 }
 
 /// Builds that may be recorded or removed at once; those whose numbers differ by a multiple of it
@@ -143,7 +149,7 @@ pub(crate) fn build_record(uid: &str, n: u64) -> Object {
 
 impl Repository {
     /// Starts a build: its entry and its ticket are made in one step, durably; its number.
-    pub async fn trigger(&self, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
+    pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
         let (head, config) = self.current_config(job).await?;
         let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
@@ -182,9 +188,8 @@ impl Repository {
             ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
             if self.began(job, n, &live.nonce, ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
-                // The build is there, whatever becomes of the sweep.
-                if let Err(error) = self.sweep_keys(job, key.is_some()).await {
-                    tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
+                if key.is_some() {
+                    self.sweep_keys_sometimes(job);
                 }
                 return Ok(n);
             }
@@ -230,16 +235,33 @@ impl Repository {
         Ok(Some(n))
     }
 
-    /// Removes some keys that are old enough; each new key pays for a few.
-    async fn sweep_keys(&self, job: &Job, keyed: bool) -> Result<()> {
-        if !keyed {
-            return Ok(());
+    /// Removes some old keys of a job in the background, unless that was done a moment ago.
+    fn sweep_keys_sometimes(self: &Arc<Self>, job: &Job) {
+        let (swept, now) = (&self.records.swept, now());
+        let last = swept.load(Ordering::Relaxed);
+        let due = now.saturating_sub(last) >= SWEEP_PAUSE;
+        if !due
+            || swept
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
         }
+        let (repository, job) = (self.clone(), job.clone());
+        self.runtime.spawn(async move {
+            if let Err(error) = repository.sweep_keys(&job).await {
+                tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
+            }
+        });
+    }
+
+    /// Removes some keys that are old enough.
+    async fn sweep_keys(&self, job: &Job) -> Result<()> {
         let folder = format!("/keys/{}", job.uid());
         let mut names = self.children(&folder).await?;
         names.sort();
         // Each call begins elsewhere: the names are digests.
-        let start = names.partition_point(|name| *name < format!("{:x}", now() % 0xffff));
+        let start = names.partition_point(|name| *name < format!("{:04x}", now() % 0x1_0000));
         for name in names.iter().cycle().skip(start).take(names.len().min(KEYS_SWEPT)) {
             let path = format!("{folder}/{name}");
             let Some(entry) = self.get(&path).await? else { continue };
