@@ -255,7 +255,7 @@ fn the_store_is_shut() {
         let mode = fs::metadata(path).expect("own store").permissions().mode();
         mode & 0o007 != 0
     };
-    for entry in fs::read_dir(mount.source()).expect("own store") {
+    for entry in fs::read_dir(mount.own_folder()).expect("own store") {
         let path = entry.expect("own store").path();
         assert!(!open(&path), "{} is open to anybody", path.display());
     }
