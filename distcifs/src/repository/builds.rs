@@ -12,8 +12,9 @@ use super::configure::{ConfigHead, ParsedConfigs};
 use super::core::{create, from_json, now, random_id, set, to_json};
 use super::jobs::{Counter, Job};
 use super::names::Name;
+use super::notices::join_all;
 use super::records::{Indexes, Record};
-use super::tickets::{Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
+use super::tickets::{CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object, Op};
 
@@ -381,14 +382,7 @@ impl Repository {
             });
         };
         let config = self.parsed_config(&job.name, &live.config.digest).await?;
-        let control = self.piece("build-control", job, n, "control", live.run).await?;
-        let mut tickets = BTreeMap::new();
-        for task in &config.tasks {
-            let index = task.index.to_string();
-            if let Some(piece) = self.piece(task.kind.as_str(), job, n, &index, live.run).await? {
-                tickets.insert(task.index, piece);
-            }
-        }
+        let (control, tickets) = self.pieces(job, n, &config, live.run).await?;
         let record = if live.run > 0 || control.is_none() {
             self.record(job, n).await?
         } else {
@@ -407,9 +401,33 @@ impl Repository {
         })
     }
 
+    /// The tickets of a build, read side by side: its own, and those of its tasks by index.
+    async fn pieces(
+        &self,
+        job: &Job,
+        n: u64,
+        config: &JobConfig,
+        run: u32,
+    ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
+        let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
+        let tasks = config
+            .tasks
+            .iter()
+            .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
+        let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
+        let control = pieces.next().transpose()?.flatten();
+        let mut tickets = BTreeMap::new();
+        for (task, piece) in config.tasks.iter().zip(pieces) {
+            if let Some(piece) = piece? {
+                tickets.insert(task.index, piece);
+            }
+        }
+        Ok((control, tickets))
+    }
+
     /// One ticket of a build.
-    async fn piece(&self, queue: &str, job: &Job, n: u64, task: &str, run: u32) -> Result<Option<Piece>> {
-        let key = part_key(queue, job.name.as_str(), n, task, run)?;
+    async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
+        let key = part_key(queue, job.name.as_str(), n, &task, run)?;
         let posted = self.ticket(&key).await?;
         let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
         Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {

@@ -1,8 +1,9 @@
 //! What is done when the coordinator tells of a change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -291,6 +292,27 @@ fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
         queue: Name::new(queue)?,
         id: TicketId::new(id)?,
     })
+}
+
+/// Waits for all futures side by side, on the caller's task; what came of them, in their order.
+pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(move |cx| {
+        let mut waits = false;
+        for (future, done) in &mut running {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *done = Some(value),
+                    Poll::Pending => waits = true,
+                }
+            }
+        }
+        if waits {
+            return Poll::Pending;
+        }
+        Poll::Ready(running.iter_mut().filter_map(|(_, done)| done.take()).collect())
+    })
+    .await
 }
 
 /// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.
