@@ -77,6 +77,7 @@ WHERE WORKERS ARE
 EXAMPLES
   distcifs up /var/lib/distci /ci
   distcifs up ./state ./ci --workers 8 --labels linux,x86_64,gpu -o log_level=debug
+  distcifs up /var/lib/distci /ci --isolation lxc,vm     no script runs unconfined here
   distcifs up /var/lib/distci /ci --with cron --with 'github-webhook --listen 127.0.0.1:8080'
   distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci     a worker of one's own
 
@@ -235,6 +236,9 @@ pub struct Up {
     /// Labels of this machine's workers (default: system and processor, such as linux,x86_64).
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub labels: Vec<String>,
+    /// Isolations whose tickets this machine's workers take, and no others (default: all that work).
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub isolation: Vec<String>,
     /// A further program to keep alive, with its arguments after the mount point; may be repeated.
     #[arg(long = "with", value_name = "PROGRAM [ARG...]")]
     pub with: Vec<String>,

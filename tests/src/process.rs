@@ -51,6 +51,13 @@ fn line(pid: Pid) -> String {
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
+/// The user that a process is outside of all namespaces.
+pub fn owner(pid: Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
 /// The children of a process.
 pub fn children(pid: Pid) -> Vec<Pid> {
     let parent = |child: &Pid| {

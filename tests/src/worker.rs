@@ -24,6 +24,11 @@ impl Worker {
         let program = programs::worker(name);
         let mut words = vec![program.to_str().expect("the path is text"), mount.root_text()];
         words.extend(labels);
+        // What its scripts need while they run goes with the mount's folder.
+        let state = mount.out().join("shell").display().to_string();
+        if name == "execute-shell" {
+            words.extend(["--state", &state]);
+        }
         Worker {
             process: Sh::start(&words, &mount.out(), &mount.out(), &[]),
         }
@@ -39,11 +44,6 @@ impl Worker {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.process.pid()
-    }
-
-    /// What it wrote to standard error so far.
-    pub fn complaints(&self) -> String {
-        self.process.complaints()
     }
 
     /// Whether it runs.

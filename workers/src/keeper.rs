@@ -36,6 +36,7 @@ pub enum Role {
 /// # Errors
 /// If this program can't be started again.
 pub fn keep() -> io::Result<Role> {
+    signals::seal_descriptors()?;
     if let Some(keeper) = env::var(VARIABLE).ok().and_then(|pid| pid.parse().ok()) {
         set_pdeathsig(Signal::SIGTERM)?;
         // It may have died before the kernel was asked to tell.
@@ -71,7 +72,7 @@ fn stand_over(worker: u32, wake: &Wake) -> ExitStatus {
         }
         wake.wait(None);
     };
-    processes.end_all(Duration::ZERO, wake);
+    processes.end_all(Duration::ZERO, wake, || {});
     match exit {
         Exit::Status(status) => ExitStatus::from_raw(status << 8),
         Exit::Signal(signal) => ExitStatus::from_raw(signal as i32),

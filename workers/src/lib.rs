@@ -14,4 +14,3 @@ pub mod signals;
 pub mod supervise;
 pub mod ticket;
 pub mod tree;
-pub mod webhook;

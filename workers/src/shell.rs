@@ -1,25 +1,30 @@
 //! execute-shell: runs the script of one ticket after the other.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write, pipe};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fs;
+use std::io::{self, Read, pipe};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
 use crate::console::Copier;
-use crate::expand::plain;
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, Processes, become_subreaper};
-use crate::ticket::{Claimed, Ticket, of_build};
+use crate::ticket::Claimed;
 use crate::tree::{self, Tree, Trouble};
+
+pub mod cgroup;
+pub mod environment;
+pub mod isolation;
+pub mod limits;
+mod prepare;
+pub mod state;
+
+use cgroup::{Cgroups, Group};
+use isolation::{Ids, Isolations, Tools};
+use state::{Run, State};
 
 /// The queue of this worker.
 pub const QUEUE: &str = "execute-shell";
@@ -40,19 +45,41 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// and a tree that does not hold them must not be asked thousands of times.
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
 
-/// Variables that a script inherits from the worker.
-const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "USER", "TZ", "TMPDIR"];
+/// Longest reason that an environment can give, bytes: it becomes the message of a result.
+const REASON_BYTES_MAX: u64 = 4096;
 
-/// Where programs are looked for if the worker has no PATH.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How a worker is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// What it has, besides its isolations.
+    pub labels: Vec<String>,
+    /// The isolations it takes; none named: all that work here.
+    pub isolation: Vec<String>,
+    /// Folders with environments, before the usual ones.
+    pub environments: Vec<PathBuf>,
+    /// Where it keeps its state; `None`: the usual folder.
+    pub state: Option<PathBuf>,
+}
 
 /// Runs until TERM or INT (`Ok`) or until the tree is away (`Err`).
-pub fn run(tree: &Tree, labels: &[String]) -> tree::Result<()> {
+///
+/// # Errors
+/// `Refused` if it can't work here at all, else `Away`.
+pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     let cant = |e: io::Error| Trouble::Refused(format!("can't start: {e}"));
     let wake = signals::install().map_err(cant)?;
     become_subreaper().map_err(cant)?;
-    let scratch = Scratch::new().map_err(cant)?;
-    let mut next = tree.next(QUEUE, labels)?;
+    let state = State::open(setup.state.as_deref()).map_err(cant)?;
+    let run = state.begin().map_err(cant)?;
+    let cache = state.cache();
+    let tools = Tools {
+        ids: Ids::find(),
+        cache: &cache,
+    };
+    let isolations = Isolations::find(&setup.environments, &setup.isolation, &tools).map_err(Trouble::Refused)?;
+    let cgroups = Cgroups::find();
+    let labels: Vec<String> = setup.labels.iter().cloned().chain(isolations.labels()).collect();
+    let mut next = tree.next(QUEUE, &labels)?;
     while !signals::stopping() {
         let id = next.next_line()?;
         if id.is_empty() {
@@ -61,48 +88,25 @@ pub fn run(tree: &Tree, labels: &[String]) -> tree::Result<()> {
         let claimed = Claimed {
             folder: tree.ticket(QUEUE, &id),
         };
-        Shell {
+        let shell = Shell {
             claimed,
             since: Instant::now(),
-            scratch: &scratch,
+            run: &run,
+            tools,
+            isolations: &isolations,
+            cgroups: &cgroups,
             wake: &wake,
-        }
-        .work()?;
+        };
+        shell.work()?;
     }
     Ok(())
 }
 
-/// A private folder for the text of scripts, removed at the end.
-#[derive(Debug)]
-struct Scratch {
-    folder: PathBuf,
-}
-
-impl Scratch {
-    fn new() -> io::Result<Self> {
-        let folder = nix::unistd::mkdtemp(&std::env::temp_dir().join("execute-shell.XXXXXX"))?;
-        Ok(Scratch { folder })
-    }
-
-    fn write(&self, script: &str) -> io::Result<PathBuf> {
-        let path = self.folder.join("script");
-        // Something may have cleaned the folder for temporary files.
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let _ = fs::remove_file(&path);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o700)
-            .open(&path)?;
-        file.write_all(script.as_bytes())?;
-        Ok(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nobody else writes there; what is left is a private folder in /tmp.
-        let _ = fs::remove_dir_all(&self.folder);
+/// Removes what workers that were killed left on this node.
+pub fn sweep(setup: &Setup) {
+    let swept = State::open(setup.state.as_deref()).and_then(|state| state.sweep());
+    if let Err(error) = swept {
+        eprintln!("execute-shell: what the killed worker left is not removed: {error}");
     }
 }
 
@@ -121,6 +125,8 @@ enum Over {
 /// A script about to start.
 struct Prepared {
     command: Command,
+    isolated: bool,
+    group: Option<Group>,
     deadline: Option<Instant>,
     timeout: f64,
 }
@@ -129,7 +135,10 @@ struct Prepared {
 struct Shell<'a> {
     claimed: Claimed,
     since: Instant,
-    scratch: &'a Scratch,
+    run: &'a Run,
+    tools: Tools<'a>,
+    isolations: &'a Isolations,
+    cgroups: &'a Cgroups,
     wake: &'a Wake,
 }
 
@@ -140,7 +149,14 @@ impl Shell<'_> {
             self.claimed.give_back();
             return Ok(());
         }
-        match self.prepare().and_then(|prepared| self.run(prepared)) {
+        let done = self.prepare().and_then(|prepared| self.carry_out(prepared));
+        if !self.run.clean() {
+            eprintln!(
+                "execute-shell: {}: something of it can't be removed yet",
+                self.claimed.folder.display()
+            );
+        }
+        match done {
             Ok(()) => Ok(()),
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => Ok(()),
@@ -149,50 +165,24 @@ impl Shell<'_> {
                 self.claimed.give_back();
                 Ok(())
             }
-            Err(Trouble::Refused(why)) => self.claimed.finish("error", &why),
+            Err(Trouble::Refused(why)) => self.refuse(&why),
         }
     }
 
-    /// `Refused` becomes the outcome `error`.
-    fn prepare(&self) -> tree::Result<Prepared> {
-        let ticket = self.claimed.ticket()?;
-        check_isolation(&ticket).map_err(Trouble::Refused)?;
-        let Some(Value::String(script)) = ticket.params.get("script") else {
-            return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
-        };
-        let workspace = self.claimed.folder.join("workspace");
-        let wanted = ticket.params.get("working_directory").map(plain).unwrap_or_default();
-        let cwd = working_directory(&workspace, &wanted)?;
-        let (params, name) = match &ticket.job {
-            Some(_) => of_build(&self.claimed.folder, ticket.task)?,
-            None => (Map::new(), None),
-        };
-        let environment = environment(&self.claimed.folder, &ticket, &params, name.as_deref());
-        let script = self
-            .scratch
-            .write(script)
-            .map_err(|e| Trouble::Later(format!("can't write the script: {e}")))?;
-        let mut command = Command::new("/bin/sh");
-        command
-            .arg("-e")
-            .arg(script)
-            .current_dir(cwd)
-            .env_clear()
-            .envs(environment);
-        command.stdin(Stdio::null()).process_group(0);
-        let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
-        let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
-        let deadline = limit.and_then(|limit| self.since.checked_add(limit));
-        Ok(Prepared {
-            command,
-            deadline,
-            timeout: timeout.unwrap_or(0.0),
-        })
+    /// The outcome `error`, with the reason in the console too.
+    fn refuse(&self, why: &str) -> tree::Result<()> {
+        let written = tree::open_console(&self.claimed.folder)
+            .and_then(|mut console| io::Write::write_all(&mut console, format!("{why}\n").as_bytes()));
+        // The result says it as well.
+        drop(written);
+        self.claimed.finish("error", why)
     }
 
-    fn run(&self, prepared: Prepared) -> tree::Result<()> {
+    fn carry_out(&self, prepared: Prepared) -> tree::Result<()> {
         let Prepared {
             mut command,
+            isolated,
+            group,
             deadline,
             timeout,
         } = prepared;
@@ -203,16 +193,19 @@ impl Shell<'_> {
             // If this fails the writer is dropped with the command, and the copier ends.
             let child = command.spawn()?;
             drop(command);
-            Ok((copier, Processes::new(child.id())))
+            let processes = if isolated { Processes::isolated } else { Processes::new };
+            Ok((copier, processes(child.id())))
         };
-        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run /bin/sh: {e}")))?;
+        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run the script: {e}")))?;
         let over = self.supervise(&mut processes, &copier, deadline);
         let grace = if matches!(over, Over::Ended(_)) {
             LEFTOVER_GRACE
         } else {
             GRACE
         };
-        if !processes.end_all(grace, self.wake) {
+        let killed_for_memory = group.as_ref().map_or(0, Group::killed_for_memory);
+        let over_forking = || group.iter().for_each(Group::stop_forking);
+        if !processes.end_all(grace, self.wake, over_forking) {
             eprintln!(
                 "execute-shell: {}: a process can't be killed",
                 self.claimed.folder.display()
@@ -232,11 +225,23 @@ impl Shell<'_> {
                 Ok(())
             }
             Over::TimedOut => self.claimed.finish("failure", &format!("timed out after {timeout} s")),
-            Over::Ended(exit) => {
-                let (status, message) = outcome(exit);
-                self.claimed.finish(&status.to_string(), &message)
-            }
+            Over::Ended(exit) => match self.reason() {
+                Some(why) => self.claimed.finish("error", &why),
+                None => {
+                    let (status, message) = outcome(exit, killed_for_memory);
+                    self.claimed.finish(&status.to_string(), &message)
+                }
+            },
         }
+    }
+
+    /// Why the environment could not do its work, if it says so.
+    fn reason(&self) -> Option<String> {
+        let mut text = Vec::new();
+        let file = fs::File::open(self.run.error()).ok()?;
+        file.take(REASON_BYTES_MAX).read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     /// Waits for the first reason why the script is over.
@@ -305,93 +310,18 @@ impl Shell<'_> {
     }
 }
 
-/// This worker runs scripts as they are; anything that asks for more is refused, never run unconfined.
-fn check_isolation(ticket: &Ticket) -> Result<(), String> {
-    let isolation = ticket.isolation.as_deref().unwrap_or("none");
-    if isolation != "none" {
-        return Err(format!(
-            "isolation '{isolation}' is not available on this worker, only 'none'"
-        ));
-    }
-    let limits = ticket
-        .limits
-        .as_ref()
-        .and_then(Value::as_object)
-        .is_some_and(|l| !l.is_empty());
-    if limits || ticket.image.as_ref().is_some_and(|i| !i.is_null()) {
-        return Err("limits and image need an isolation, which is not available on this worker".to_owned());
-    }
-    Ok(())
-}
-
-/// The folder to run in: inside the workspace after all symbolic links.
-fn working_directory(workspace: &Path, wanted: &str) -> tree::Result<PathBuf> {
-    if wanted.is_empty() || wanted == "." {
-        return Ok(workspace.to_owned());
-    }
-    let refused = |why: &str| Trouble::Refused(format!("working_directory '{wanted}': {why}"));
-    let io = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => refused("no such folder in the workspace"),
-        _ => Trouble::from_io(&format!("working_directory '{wanted}'"), &error),
-    };
-    let root = workspace
-        .canonicalize()
-        .map_err(|e| Trouble::from_io("workspace", &e))?;
-    let found = root.join(wanted).canonicalize().map_err(io)?;
-    if !found.starts_with(&root) {
-        return Err(refused("leads out of the workspace"));
-    }
-    if !found.is_dir() {
-        return Err(refused("not a folder"));
-    }
-    Ok(found)
-}
-
-/// What the script finds in its environment.
-fn environment(
-    folder: &Path,
-    ticket: &Ticket,
-    params: &Map<String, Value>,
-    task: Option<&str>,
-) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::from([("PATH".to_owned(), PATH_DEFAULT.to_owned())]);
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    let inherited = INHERITED
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-    all.extend(inherited);
-    for (name, value) in params {
-        let readable: String = name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-            .collect();
-        all.entry(format!("PARAM_{readable}")).or_insert_with(|| plain(value));
-        all.insert(format!("PARAM_{name}"), plain(value));
-    }
-    all.extend(
-        ticket
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), plain(value))),
-    );
-    all.insert("WORKSPACE".to_owned(), text(folder.join("workspace")));
-    all.insert("ARTIFACTS".to_owned(), text(folder.join("artifacts")));
-    all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
-    all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
-    all.extend(task.map(|name| ("TASK_NAME".to_owned(), name.to_owned())));
-    // The kernel has no way to pass these.
-    all.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
-    all
-}
-
 /// Exit status and message of a script.
-fn outcome(exit: Exit) -> (i32, String) {
-    match exit {
-        Exit::Status(0) => (0, String::new()),
+fn outcome(exit: Exit, killed_for_memory: u64) -> (i32, String) {
+    let (status, mut message) = match exit {
+        Exit::Status(0) => return (0, String::new()),
         Exit::Status(status) => (status, format!("exit {status}")),
         Exit::Signal(signal) => (
             128 + signal as i32,
             format!("killed by signal {} ({signal})", signal as i32),
         ),
+    };
+    if killed_for_memory > 0 {
+        message += "; the kernel killed a process of it, its limit of memory being used up";
     }
+    (status, message)
 }

@@ -46,6 +46,21 @@ pub fn install() -> io::Result<Wake> {
     Ok(Wake { reader })
 }
 
+/// Lets no program that is started here inherit what was open when this one began.
+///
+/// # Errors
+/// Of close_range(2).
+#[expect(unsafe_code, reason = "no safe wrapper at hand")]
+pub fn seal_descriptors() -> io::Result<()> {
+    // SAFETY: it closes nothing; only what later exec calls take along changes.
+    let done = unsafe { nix::libc::close_range(3, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 #[expect(
     unsafe_code,
     reason = "sigaction; the handler uses an atomic flag, write(2) and errno only"

@@ -33,6 +33,8 @@ pub struct Processes {
     leader: Pid,
     ended: Option<Exit>,
     any_left: bool,
+    /// Whether the leader is an environment with the script somewhere below it.
+    isolated: bool,
 }
 
 /// How the script itself ended.
@@ -51,6 +53,16 @@ impl Processes {
             leader: Pid::from_raw(leader.cast_signed()),
             ended: None,
             any_left: true,
+            isolated: false,
+        }
+    }
+
+    /// The same in an environment: TERM is for its leader, which may hand it on, and for processes
+    /// in pid namespaces of their own. The helpers between would take the script along at once.
+    pub fn isolated(leader: u32) -> Self {
+        Processes {
+            isolated: true,
+            ..Processes::new(leader)
         }
     }
 
@@ -81,12 +93,16 @@ impl Processes {
     }
 
     /// Ends all that is left: TERM, then KILL after `grace`. False if something would not die.
-    pub fn end_all(&mut self, grace: Duration, wake: &Wake) -> bool {
+    /// `no_more` is called before KILL: it may see to it that nothing is forked any more.
+    pub fn end_all(&mut self, grace: Duration, wake: &Wake, no_more: impl Fn()) -> bool {
         self.reap();
         if self.any_left {
             self.signal(Signal::SIGTERM);
             self.signal(Signal::SIGCONT);
             self.wait_until(Instant::now() + grace, grace, wake);
+        }
+        if self.any_left {
+            no_more();
         }
         let bound = Instant::now() + KILL_BOUND;
         while self.any_left && Instant::now() < bound {
@@ -110,12 +126,20 @@ impl Processes {
     }
 
     fn signal(&self, signal: Signal) {
+        let gently = self.isolated && signal == Signal::SIGTERM;
         // Until it is waited for, the leader's number can't be anybody else's.
         if self.ended.is_none() {
-            let _ = killpg(self.leader, signal);
+            let _ = if gently {
+                kill(self.leader, signal)
+            } else {
+                killpg(self.leader, signal)
+            };
         }
+        let depth = namespaces(getpid());
         for pid in descendants() {
-            let _ = kill(pid, signal);
+            if !gently || namespaces(pid) > depth {
+                let _ = kill(pid, signal);
+            }
         }
     }
 }
@@ -142,6 +166,13 @@ fn descendants() -> Vec<Pid> {
         }
     }
     found
+}
+
+/// How many pid namespaces a process is in that can be seen from here.
+fn namespaces(pid: Pid) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.map_or(0, |ids| ids.split_ascii_whitespace().count())
 }
 
 /// The parent in a line of /proc/<pid>/stat; the name before it may hold anything, `)` too.

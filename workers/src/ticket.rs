@@ -48,6 +48,9 @@ pub struct Ticket {
     /// cpus, memory, processes.
     #[serde(default)]
     pub limits: Option<Value>,
+    /// Whether it has a network, isolated as it is.
+    #[serde(default, deserialize_with = "nullable")]
+    pub network: bool,
 }
 
 /// A claimed ticket's folder.

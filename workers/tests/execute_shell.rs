@@ -35,6 +35,8 @@ impl Bench {
         mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
         let worker = Command::new(env!("CARGO_BIN_EXE_execute-shell"))
             .arg(&root)
+            .arg("--state")
+            .arg(root.join("state"))
             .spawn()
             .unwrap();
         Bench { root, worker }
@@ -180,8 +182,8 @@ fn what_cannot_be_run_is_an_error_and_says_why() {
         ("a", json!({ "params": {} }), "script is missing"),
         (
             "b",
-            json!({ "isolation": "vm", "params": { "script": "touch /tmp/unconfined" } }),
-            "isolation 'vm'",
+            json!({ "isolation": "no-such", "params": { "script": "touch /tmp/unconfined" } }),
+            "isolation 'no-such'",
         ),
         (
             "c",
@@ -195,12 +197,14 @@ fn what_cannot_be_run_is_an_error_and_says_why() {
         ),
         (
             "e",
-            json!({ "limits": { "cpus": 1 }, "params": { "script": ":" } }),
-            "need an isolation",
+            json!({ "limits": { "memory": 0.5 }, "params": { "script": ":" } }),
+            "limits.memory must be a whole number",
         ),
     ] {
-        let result = result(&bench.give(id, ticket));
+        let folder = bench.give(id, ticket);
+        let result = result(&folder);
         assert!(result.starts_with("error\n") && result.contains(why), "{result}");
+        assert!(console(&folder).contains(why), "the console says it too");
     }
 }
 

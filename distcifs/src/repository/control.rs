@@ -79,9 +79,7 @@ impl Repository {
             }
         }
         self.abort_tickets(job, n, again).await?;
-        if !self.shared {
-            self.board.announce(format!("control {}/{n} abort", job.name));
-        }
+        self.board.announce(format!("control {}/{n} abort", job.name));
         Ok(())
     }
 

@@ -28,7 +28,7 @@ const DAEMON_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Mounts, starts the workers, and keeps all of them alive until INT or TERM.
 pub(super) fn up(arguments: cli::Up) -> Outcome {
-    MountOptions::parse(arguments.source.clone(), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
+    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
     let (source, mountpoint) = places(&arguments.source, &arguments.mountpoint).map_err(Failure::Refused)?;
     let plans = plans(&arguments, &mountpoint).map_err(Failure::Refused)?;
     mounts::detach_dead(&mountpoint).map_err(Failure::Refused)?;
@@ -60,7 +60,11 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
     } else {
         arguments.labels.clone()
     };
-    workers::plans(&folders, mountpoint, shells, &labels, &arguments.with)
+    let mut words = labels;
+    if !arguments.isolation.is_empty() {
+        words.push(format!("--isolation={}", arguments.isolation.join(",")));
+    }
+    workers::plans(&folders, mountpoint, shells, &words, &arguments.with)
 }
 
 /// System and processor, such as `linux x86_64`.

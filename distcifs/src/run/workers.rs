@@ -40,7 +40,7 @@ pub(super) fn plans(
     folders: &[PathBuf],
     mountpoint: &Path,
     shells: usize,
-    labels: &[String],
+    words: &[String],
     with: &[String],
 ) -> Result<Vec<Plan>, String> {
     let plan = |name: &str, arguments: &[&str]| -> Result<Plan, String> {
@@ -51,9 +51,9 @@ pub(super) fn plans(
             line,
         })
     };
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let singles = SINGLE.into_iter().map(|name| plan(name, &[]));
-    let many = std::iter::repeat_with(|| plan(MANY, &labels)).take(shells);
+    let many = std::iter::repeat_with(|| plan(MANY, &words)).take(shells);
     let further = with.iter().map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {

@@ -12,7 +12,7 @@ use super::job::ConfigWrite;
 use super::node::Node;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
-use crate::repository::consoles::{Extent, Stream};
+use crate::repository::consoles::Extent;
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
 use crate::repository::names::Name;
@@ -62,11 +62,8 @@ pub(crate) fn claims_of(open: &Open) -> Vec<Arc<Claim>> {
 pub(crate) enum OpenKind {
     /// Reads these bytes.
     Bytes(Bytes),
-    /// Reads these consoles; those that may grow are kept in mind.
-    Consoles {
-        names: Vec<Extent>,
-        _kept: Vec<Arc<Stream>>,
-    },
+    /// Reads these consoles, which may grow.
+    Consoles(Vec<Extent>),
     /// Writes a configuration.
     Config(tokio::sync::Mutex<ConfigWrite>),
     /// Writes a text that is committed: trigger, .post, ctl, result.
@@ -119,7 +116,7 @@ pub(crate) struct Asking {
 /// A reader of `.events`.
 pub(crate) struct Following {
     /// Has everything told.
-    pub(crate) _attendances: [Attendance; 2],
+    pub(crate) _attendance: Attendance,
     /// The lines.
     pub(crate) lines: broadcast::Receiver<Arc<str>>,
     /// What was not read yet of the last line.

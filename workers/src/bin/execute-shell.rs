@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::keeper::{Role, keep};
-use distcifs_workers::shell;
+use distcifs_workers::shell::{self, Setup};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 
 /// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
@@ -20,15 +20,34 @@ struct Arguments {
     mount: PathBuf,
     /// What this worker has: a ticket goes to it only if all the ticket's labels are among these
     labels: Vec<String>,
+    /// The isolations whose tickets it takes, and no others (default: all that work here)
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    isolation: Vec<String>,
+    /// A folder with environments of one's own; may be repeated
+    #[arg(long, value_name = "DIR")]
+    environments: Vec<PathBuf>,
+    /// Where it keeps images and what its scripts need while they run; workers of a node share it
+    /// (default: /var/lib/distcifs/shell, or ~/.local/state/distcifs/shell)
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let setup = Setup {
+        labels: arguments.labels,
+        isolation: arguments.isolation,
+        environments: arguments.environments,
+        state: arguments.state,
+    };
     match keep() {
         Ok(Role::Worker) => {}
-        // Killed: a supervisor may start it again.
         Ok(Role::Kept(status)) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
+            if code.is_none() {
+                shell::sweep(&setup);
+            }
+            // Killed: a supervisor may start it again.
             return ExitCode::from(code.unwrap_or(EXIT_TREE_AWAY));
         }
         Err(error) => {
@@ -38,6 +57,6 @@ fn main() -> ExitCode {
     }
     let ended = Tree::new(&arguments.mount)
         .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
-        .and_then(|tree| shell::run(&tree, &arguments.labels));
+        .and_then(|tree| shell::run(&tree, &setup));
     Trouble::report("execute-shell", ended)
 }

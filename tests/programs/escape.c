@@ -1,0 +1,184 @@
+/* Tries to get out of where it runs, one way for each word of its command line, and says
+ * "escaped: WORD ..." for each that worked. Linked statically, so that it runs in any image.
+ *
+ *   ptrace PID…        attach to other processes
+ *   raw                open raw and packet sockets
+ *   mount DIR          mount something there, also in a user namespace of its own
+ *   device DIR         make a device there and read it
+ *   root               become user 0 of the outside: whether files of it can be opened
+ *   kernel             load a module, kexec, set the clock, reboot's switch
+ *   keys               find the key that stands in the keyring of the worker's session
+ *   handle DIR         open a file by its handle, past all folders
+ *   fork N             start N processes; says how many there were
+ *   memory MIB         use that much memory; says how much there was
+ *
+ * And one that prepares the worker:
+ *
+ *   with-key PROGRAM…  put a key into a session keyring of its own and go on as the program
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/keyctl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Of the key that a worker must keep to itself. */
+#define KEY_NAME "distcifs-test"
+
+static void report(int worked, const char *what)
+{
+	if (worked)
+		printf("escaped: %s\n", what);
+	fflush(stdout);
+}
+
+static void try_mount(const char *dir, const char *how)
+{
+	char what[64];
+	snprintf(what, sizeof what, "mount %s", how);
+	int worked = mount("none", dir, "tmpfs", 0, NULL) == 0;
+	report(worked, what);
+	if (worked)
+		umount2(dir, MNT_DETACH);
+	snprintf(what, sizeof what, "bind mount %s", how);
+	worked = mount(dir, dir, NULL, MS_BIND, NULL) == 0;
+	report(worked, what);
+	if (worked)
+		umount2(dir, MNT_DETACH);
+}
+
+static void in_own_namespace(const char *dir)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) {
+			report(1, "user namespace");
+			try_mount(dir, "in a user namespace");
+		}
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+}
+
+static void by_handle(const char *dir)
+{
+	char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	struct file_handle *handle = (struct file_handle *)room;
+	int id, at = open(dir, O_RDONLY | O_DIRECTORY);
+	handle->handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(at, "", handle, &id, AT_EMPTY_PATH) != 0)
+		return;
+	report(open_by_handle_at(at, handle, O_RDONLY) >= 0, "file handle");
+}
+
+static void forks(long wanted)
+{
+	long count = 0;
+	signal(SIGCHLD, SIG_IGN);
+	for (; count < wanted; count++) {
+		pid_t pid = fork();
+		if (pid < 0)
+			break;
+		if (pid == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			pause();
+			_exit(0);
+		}
+	}
+	printf("processes: %ld\n", count);
+	report(count >= wanted, "processes");
+}
+
+static void memory(long wanted)
+{
+	long mib = 0;
+	for (; mib < wanted; mib++) {
+		char *block = malloc(1 << 20);
+		if (block == NULL)
+			break;
+		memset(block, 1, 1 << 20);
+		if (mib % 64 == 0) {
+			printf("memory: %ld MiB\n", mib);
+			fflush(stdout);
+		}
+	}
+	report(mib >= wanted, "memory");
+}
+
+static void kernel(void)
+{
+	struct timeval now;
+	report(syscall(SYS_init_module, NULL, 0, "") == 0 || errno == ENOEXEC || errno == EFAULT, "module");
+	report(syscall(SYS_kexec_load, 0, 0, NULL, 0) == 0, "kexec");
+	gettimeofday(&now, NULL);
+	report(settimeofday(&now, NULL) == 0, "clock");
+	report(syscall(SYS_reboot, 0xfee1dead, 672274793, 0x89abcdef, NULL) == 0, "ctrl-alt-del");
+}
+
+int main(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		const char *word = argv[i], *next = i + 1 < argc ? argv[i + 1] : "";
+		if (!strcmp(word, "with-key")) {
+			syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+			syscall(SYS_add_key, "user", KEY_NAME, "secret", 6, KEY_SPEC_SESSION_KEYRING);
+			execvp(next, argv + i + 1);
+			return 127;
+		}
+		if (!strcmp(word, "ptrace")) {
+			while (i + 1 < argc && atoi(argv[i + 1]) > 0) {
+				char what[64];
+				pid_t pid = atoi(argv[++i]);
+				snprintf(what, sizeof what, "ptrace %d", pid);
+				report(ptrace(PTRACE_SEIZE, pid, 0, 0) == 0, what);
+				snprintf(what, sizeof what, "signal %d", pid);
+				report(kill(pid, 0) == 0, what);
+			}
+		} else if (!strcmp(word, "raw")) {
+			report(socket(AF_INET, SOCK_RAW, 1) >= 0, "raw socket");
+			report(socket(AF_PACKET, SOCK_RAW, 0) >= 0, "packet socket");
+		} else if (!strcmp(word, "mount")) {
+			try_mount(next, "");
+			in_own_namespace(next);
+		} else if (!strcmp(word, "device")) {
+			char path[4096];
+			int fd;
+			snprintf(path, sizeof path, "%s/device", next);
+			fd = mknod(path, S_IFBLK | 0600, makedev(254, 0)) == 0 ? open(path, O_RDONLY) : -1;
+			report(fd >= 0, "device");
+			unlink(path);
+		} else if (!strcmp(word, "root")) {
+			report(open("/proc/sys/kernel/core_pattern", O_WRONLY) >= 0, "sysctl");
+			report(open("/proc/sysrq-trigger", O_WRONLY) >= 0, "sysrq");
+			report(open("/proc/kcore", O_RDONLY) >= 0, "kcore");
+			report(open("/dev/mem", O_RDONLY) >= 0, "memory device");
+		} else if (!strcmp(word, "kernel")) {
+			kernel();
+		} else if (!strcmp(word, "keys")) {
+			report(syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", KEY_NAME, 0) > 0,
+			       "keyring");
+		} else if (!strcmp(word, "handle")) {
+			by_handle(next);
+		} else if (!strcmp(word, "fork")) {
+			forks(atol(next));
+		} else if (!strcmp(word, "memory")) {
+			memory(atol(next));
+		}
+	}
+	puts("done");
+	return 0;
+}

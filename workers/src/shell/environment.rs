@@ -1,0 +1,179 @@
+//! What a script finds: its variables, and the file that sets them and starts it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::expand::plain;
+use crate::ticket::Ticket;
+
+/// Variables that a script inherits from the worker if nothing stands between them.
+const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "USER", "TZ", "TMPDIR"];
+
+/// Variables that a script in an environment takes from that, if it sets them.
+const OFFERED: [&str; 3] = ["HOME", "USER", "LANG"];
+
+/// Where programs are looked for if nobody says otherwise.
+pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The script's folders inside an environment that says nothing of them.
+const WORKSPACE: &str = "/workspace";
+const ARTIFACTS: &str = "/artifacts";
+
+/// The variables of a script, but for those that depend on where it runs.
+pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str>) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for (name, value) in params {
+        let readable: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
+        all.entry(format!("PARAM_{readable}")).or_insert_with(|| plain(value));
+        all.insert(format!("PARAM_{name}"), plain(value));
+    }
+    all.extend(
+        ticket
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), plain(value))),
+    );
+    for name in ["WORKSPACE", "ARTIFACTS"] {
+        all.remove(name);
+    }
+    all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
+    all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
+    all.extend(task.map(|name| ("TASK_NAME".to_owned(), name.to_owned())));
+    // The kernel has no way to pass these.
+    all.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
+    all
+}
+
+/// What is to be started.
+pub struct Start<'a> {
+    /// Its variables.
+    pub variables: &'a BTreeMap<String, String>,
+    /// Where it runs, below the workspace.
+    pub folder: &'a Path,
+    /// Whether it is in an environment, which has variables of its own; else it has the worker's.
+    pub isolated: bool,
+    /// Processes that it may have, where nothing but the shell bounds them.
+    pub processes: Option<u64>,
+}
+
+impl Start<'_> {
+    /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
+    /// the workspace and the artifacts, if these are not `/workspace` and `/artifacts`. What comes
+    /// from outside stands in it as quoted words, each of them the whole value of a variable.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = format!("PATH=${{PATH:-{PATH_DEFAULT}}}\n");
+        text += &format!("w=${{1:-{WORKSPACE}}} a=${{2:-{ARTIFACTS}}}\n");
+        if let Some(processes) = self.processes {
+            // The letter is -p in dash and busybox, -u in bash.
+            text += &format!("ulimit -p {processes} 2>/dev/null || ulimit -u {processes} || exit\n");
+        }
+        let mut text = text.into_bytes();
+        text.extend(b"cd \"$w\"");
+        if !self.folder.as_os_str().is_empty() {
+            text.extend(b"/");
+            text.extend(quoted(self.folder.as_os_str().as_encoded_bytes()));
+        }
+        text.extend(b" || exit\nexec env -i");
+        let mut word = |word: &[u8]| {
+            text.extend(b" \\\n");
+            text.extend(word);
+        };
+        word(b"PATH=\"$PATH\"");
+        for name in OFFERED.iter().filter(|_| self.isolated) {
+            word(format!("${{{name}:+\"{name}=${name}\"}}").as_bytes());
+        }
+        let inherited = INHERITED.iter().filter(|_| !self.isolated);
+        for (name, value) in inherited.filter_map(|name| Some((name, std::env::var(name).ok()?))) {
+            word(&quoted(format!("{name}={value}").as_bytes()));
+        }
+        for (name, value) in self.variables {
+            word(&quoted(format!("{name}={value}").as_bytes()));
+        }
+        word(b"\"WORKSPACE=$w\" \"ARTIFACTS=$a\" /bin/sh -e \"${0%/*}/script\"\n");
+        text
+    }
+}
+
+/// A word for a shell that stands for just these bytes.
+fn quoted(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![b'\''];
+    for byte in bytes {
+        match byte {
+            b'\'' => out.extend(br"'\''"),
+            byte => out.push(*byte),
+        }
+    }
+    out.push(b'\'');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::process::Command;
+
+    fn ticket(value: Value) -> Ticket {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_script_finds_what_its_ticket_says() {
+        let ticket = ticket(json!({"job": "j", "build": 2, "environment": {"A": "b", "WORKSPACE": "no"}}));
+        let params = json!({"git-ref": "x", "git_ref": "y"});
+        let found = variables(&ticket, params.as_object().unwrap(), Some("unit"));
+        let expected = [
+            ("A", "b"),
+            ("BUILD_NUMBER", "2"),
+            ("JOB_NAME", "j"),
+            ("PARAM_git-ref", "x"),
+            ("PARAM_git_ref", "y"),
+            ("TASK_NAME", "unit"),
+        ];
+        assert_eq!(found, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+
+    /// Whatever a value holds, it arrives as it is and nothing in it is carried out.
+    #[test]
+    fn values_arrive_in_every_shell_as_they_are() {
+        let folder = std::env::temp_dir().join(format!("distcifs-start-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("it's $(x)")).unwrap();
+        let odd = "a'b\"c $(touch hit) `touch hit`\n\\'; touch hit; '\t$HOME\u{e9}*";
+        let variables = BTreeMap::from([("PARAM_a_b".to_owned(), odd.to_owned())]);
+        let start = Start {
+            variables: &variables,
+            folder: Path::new("it's $(x)"),
+            isolated: true,
+            processes: Some(5000),
+        };
+        std::fs::write(folder.join("start"), start.text()).unwrap();
+        std::fs::write(folder.join("script"), "env -0; pwd").unwrap();
+        for shell in [&["dash"][..], &["bash"], &["busybox", "sh"]] {
+            let Ok(output) = Command::new(shell[0])
+                .args(&shell[1..])
+                .arg(folder.join("start"))
+                .args([&folder, &folder])
+                .env_clear()
+                .env("HOME", "/tmp/x")
+                .output()
+            else {
+                continue;
+            };
+            let said = String::from_utf8_lossy(&output.stdout);
+            let lines: Vec<&str> = said.split('\0').collect();
+            assert!(
+                lines.contains(&format!("PARAM_a_b={odd}").as_str()),
+                "{shell:?}: {output:?}"
+            );
+            assert!(lines.contains(&"HOME=/tmp/x"), "{said}");
+            assert!(said.ends_with("it's $(x)\n"), "{said}");
+            assert!(!folder.join("it's $(x)/hit").exists());
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

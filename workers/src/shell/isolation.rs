@@ -1,0 +1,366 @@
+//! Environments: programs that keep a script apart from its node (doc/environments.md).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, geteuid};
+
+use super::environment::PATH_DEFAULT;
+use super::limits::Limits;
+use super::state::Run;
+
+/// The environment of a script that asks for none.
+pub const NONE: &str = "none";
+
+/// Where a node's owner puts environments of his own; what stands there goes before ours.
+const OWN_FOLDER: &str = "/etc/distcifs/isolate";
+
+/// How long environments may take to say whether they work here.
+const CHECK_MAX: Duration = Duration::from_secs(20);
+
+/// Pause between two looks meanwhile.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Longest reason that is taken from an environment, bytes.
+const REASON_BYTES_MAX: u64 = 4096;
+
+/// KEYCTL_JOIN_SESSION_KEYRING of keyctl(2): a new keyring without a name.
+const JOIN_SESSION_KEYRING: libc::c_long = 1;
+
+/// First of the ids that stand for those of an environment if /etc/subuid gives root none.
+const IDS_DEFAULT: u32 = 1_000_000;
+
+/// Ids that an environment has.
+const IDS_COUNT: u32 = 1 << 16;
+
+/// User and group that stand for the inner ones from 0, for a worker that is root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// Stands for user 0.
+    pub uid: u32,
+    /// Stands for group 0.
+    pub gid: u32,
+}
+
+impl Ids {
+    /// Those of this worker; `None` for an ordinary user, who can be nobody but himself.
+    pub fn find() -> Option<Self> {
+        let first = |path: &str| first_id(&fs::read_to_string(path).unwrap_or_default());
+        geteuid().is_root().then(|| Ids {
+            uid: first("/etc/subuid").unwrap_or(IDS_DEFAULT),
+            gid: first("/etc/subgid").unwrap_or(IDS_DEFAULT),
+        })
+    }
+}
+
+/// The first id of root's first range that is large enough.
+fn first_id(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut parts = line.split(':');
+        let (name, first, count) = (parts.next()?, parts.next()?, parts.next()?);
+        let count: u32 = count.trim().parse().ok()?;
+        let first: u32 = first.parse().ok()?;
+        (matches!(name, "root" | "0") && count >= IDS_COUNT && first > 0).then_some(first)
+    })
+}
+
+/// The environments that this worker offers, by name.
+#[derive(Debug, Default)]
+pub struct Isolations {
+    programs: BTreeMap<String, PathBuf>,
+}
+
+impl Isolations {
+    /// Those that are wanted, or without a wish all that work here.
+    ///
+    /// # Errors
+    /// For people: a wanted one is not there, or does not work here.
+    pub fn find(chosen: &[PathBuf], wanted: &[String], tools: &Tools<'_>) -> Result<Self, String> {
+        let folders = folders(chosen, std::env::current_exe().ok().as_deref());
+        let mut programs = BTreeMap::new();
+        for name in wanted {
+            let path = folders
+                .iter()
+                .map(|folder| folder.join(name))
+                .find(|path| is_program(path));
+            let path = path.ok_or_else(|| {
+                let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+                format!("isolation {name}: no program of this name in {}", looked.join(", "))
+            })?;
+            programs.insert(name.clone(), path);
+        }
+        if wanted.is_empty() {
+            for folder in folders.iter().rev() {
+                let names = fs::read_dir(folder).into_iter().flatten().flatten();
+                let names = names.filter(|entry| is_program(&entry.path()));
+                programs.extend(names.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))));
+            }
+        }
+        let refused = check(&programs, tools);
+        if let Some((name, why)) = refused.iter().find(|_| !wanted.is_empty()) {
+            return Err(format!("isolation {name} does not work here: {why}"));
+        }
+        programs.retain(|name, _| !refused.contains_key(name));
+        Ok(Isolations { programs })
+    }
+
+    /// The labels by which tickets are asked for.
+    pub fn labels(&self) -> impl Iterator<Item = String> {
+        self.programs.keys().map(|name| format!("isolation.{name}"))
+    }
+
+    /// The program of an environment.
+    ///
+    /// # Errors
+    /// For people: what there is instead.
+    pub fn program(&self, name: &str) -> Result<&Path, String> {
+        self.programs.get(name).map(PathBuf::as_path).ok_or_else(|| {
+            let known: Vec<&str> = self.programs.keys().map(String::as_str).collect();
+            format!(
+                "isolation '{name}' is not available on this worker, only {}",
+                known.join(", ")
+            )
+        })
+    }
+}
+
+/// The folders that are looked through, in order.
+fn folders(chosen: &[PathBuf], program: Option<&Path>) -> Vec<PathBuf> {
+    let absolute = |folder: &PathBuf| std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+    let mut folders: Vec<PathBuf> = chosen.iter().map(absolute).collect();
+    folders.push(OWN_FOLDER.into());
+    let beside = program.and_then(Path::parent);
+    folders.extend(beside.map(|folder| folder.join("isolate")));
+    folders.extend(
+        beside
+            .and_then(Path::parent)
+            .map(|above| above.join("lib/distcifs/isolate")),
+    );
+    let project = beside.and_then(Path::parent).and_then(Path::parent);
+    folders.extend(project.map(|above| above.join("workers/isolate")));
+    folders
+}
+
+/// Whether it can be started, and its name can be a label.
+fn is_program(path: &Path) -> bool {
+    let plain = |name: &str| {
+        name.bytes()
+            .enumerate()
+            .all(|(at, b)| b.is_ascii_alphanumeric() || b == b'_' || (at > 0 && matches!(b, b'.' | b'-')))
+    };
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let executable = |meta: fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o111 != 0;
+    !name.is_empty() && name.len() <= 64 && plain(name) && path.metadata().is_ok_and(executable)
+}
+
+/// What environments need of their worker, the same for all scripts.
+#[derive(Debug, Clone, Copy)]
+pub struct Tools<'a> {
+    /// Whose ids an environment has.
+    pub ids: Option<Ids>,
+    /// Where they may keep what is of use again.
+    pub cache: &'a Path,
+}
+
+impl Tools<'_> {
+    /// A call of an environment, with nothing of the worker's own variables but PATH: none that a
+    /// job names may ever come near it.
+    fn command(&self, program: &Path, verb: &str) -> Command {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
+        let mut command = Command::new(program);
+        command
+            .arg(verb)
+            .env_clear()
+            .env("PATH", path)
+            .env("LC_ALL", "C.UTF-8")
+            .env("ISOLATE_CACHE", self.cache)
+            .current_dir("/")
+            .stdin(Stdio::null());
+        if let Some(ids) = self.ids {
+            command
+                .env("ISOLATE_UID", ids.uid.to_string())
+                .env("ISOLATE_GID", ids.gid.to_string());
+        }
+        command
+    }
+}
+
+/// Asks all whether they work here, side by side; who does not, with the reason.
+fn check(programs: &BTreeMap<String, PathBuf>, tools: &Tools<'_>) -> BTreeMap<String, String> {
+    let start = |program: &PathBuf| {
+        let mut command = tools.command(program, "check");
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command.spawn()
+    };
+    let started: Vec<_> = programs.iter().map(|(name, program)| (name, start(program))).collect();
+    let bound = Instant::now() + CHECK_MAX;
+    let verdict = |(name, child): (&String, io::Result<Child>)| {
+        let why = match child {
+            Ok(child) => reason(child, bound)?,
+            Err(error) => error.to_string(),
+        };
+        Some((name.clone(), why))
+    };
+    started.into_iter().filter_map(verdict).collect()
+}
+
+/// Why it says no; `None` if it says yes.
+fn reason(mut child: Child, bound: Instant) -> Option<String> {
+    let group = Pid::from_raw(child.id().cast_signed());
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < bound => std::thread::sleep(CHECK_PAUSE),
+            Ok(None) => {
+                let _ = killpg(group, Signal::SIGKILL);
+                let _ = child.wait();
+                return Some(format!("its check did not end within {CHECK_MAX:?}"));
+            }
+            Err(error) => return Some(error.to_string()),
+        }
+    };
+    // What it left would hold up the end of its words.
+    let _ = killpg(group, Signal::SIGKILL);
+    if status.success() {
+        return None;
+    }
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        // Nobody to tell that it can't be read.
+        let _ = stderr.take(REASON_BYTES_MAX).read_to_string(&mut said);
+    }
+    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+    Some(line.map_or_else(|| status.to_string(), str::to_owned))
+}
+
+/// What one script is run with.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The environment's program.
+    pub program: &'a Path,
+    /// Whether the script is kept apart at all.
+    pub isolated: bool,
+    /// The claimant's folders.
+    pub workspace: &'a Path,
+    /// The claimant's folder for artifacts.
+    pub artifacts: &'a Path,
+    /// An unpacked root file system.
+    pub root: Option<&'a Path>,
+    /// What the job names.
+    pub limits: Limits,
+    /// How many processes there may be.
+    pub processes: Option<u64>,
+    /// The file with that bound.
+    pub pids_max: Option<&'a Path>,
+    /// Whether it has a network.
+    pub network: bool,
+}
+
+impl Call<'_> {
+    /// The command for it; what it starts is in the groups behind these doors.
+    pub fn command(&self, run: &Run, tools: &Tools<'_>, doors: Vec<File>) -> Command {
+        let mut command = tools.command(self.program, "run");
+        let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default();
+        command
+            .env("ISOLATE_NAME", run.name())
+            .env("ISOLATE_FILES", run.files())
+            .env("ISOLATE_SPACE", run.space())
+            .env("ISOLATE_ERROR", run.error())
+            .env("ISOLATE_WORKSPACE", self.workspace)
+            .env("ISOLATE_ARTIFACTS", self.artifacts)
+            .env("ISOLATE_ROOT", self.root.unwrap_or(Path::new("")))
+            .env("ISOLATE_NETWORK", if self.network { "true" } else { "" })
+            .env("ISOLATE_MEMORY", number(self.limits.memory))
+            .env("ISOLATE_PROCESSES", number(self.processes))
+            .env("ISOLATE_PIDS_MAX", self.pids_max.unwrap_or(Path::new("")))
+            .env(
+                "ISOLATE_CPUS",
+                self.limits.cpus.map(|n| n.to_string()).unwrap_or_default(),
+            )
+            .process_group(0);
+        enter(&mut command, doors, self.isolated);
+        command
+    }
+}
+
+/// Has the command's process enter its control groups before it begins, and what isolates end with
+/// the worker and know none of its keys.
+#[expect(
+    unsafe_code,
+    reason = "between fork and exec there is no other way to do this in time"
+)]
+fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
+    if doors.is_empty() && !isolated {
+        return;
+    }
+    let prepare = move || {
+        for mut door in &doors {
+            // 0 is whoever writes it.
+            door.write_all(b"0")?;
+        }
+        if isolated {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // SAFETY: a system call that takes numbers only. It fails where the kernel has no keys.
+            unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: write(2), prctl(2) and keyctl(2) only, safe after a fork; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_that_the_system_gives_root() {
+        assert_eq!(
+            first_id("ci:100000:65536\nroot:100:10\nroot:200000:65536\n"),
+            Some(200_000)
+        );
+        assert_eq!(first_id("0:300000:70000"), Some(300_000));
+        assert_eq!(first_id("root:0:65536\nnonsense\n"), None);
+    }
+
+    #[test]
+    fn environments_are_asked_whether_they_work() {
+        let folder = std::env::temp_dir().join(format!("distcifs-isolate-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        for (name, program) in [("good", "/bin/true"), ("bad", "/bin/cat"), ("plain.txt", "/etc/passwd")] {
+            std::os::unix::fs::symlink(program, folder.join(name)).unwrap();
+        }
+        let tools = Tools {
+            ids: None,
+            cache: &folder,
+        };
+        let find = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            Isolations::find(std::slice::from_ref(&folder), &wanted, &tools)
+        };
+        let all = find(&[]).unwrap();
+        assert!(all.program("good").is_ok());
+        assert!(all.program("bad").unwrap_err().contains("'bad' is not available"));
+        assert!(all.program("plain.txt").is_err());
+        assert_eq!(
+            find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
+            ["isolation.good"]
+        );
+        // What it says last is the reason: here that there is no file of the verb that it was asked with.
+        let why = find(&["bad"]).unwrap_err();
+        assert!(
+            why.starts_with("isolation bad does not work here: ") && why.ends_with("check: No such file or directory"),
+            "{why}"
+        );
+        assert!(find(&["../good"]).unwrap_err().contains("no program"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

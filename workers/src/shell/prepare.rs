@@ -1,0 +1,143 @@
+//! What stands before a script: where it runs, with what, and in which environment.
+
+use std::io;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::cgroup::Group;
+use super::environment::{Start, variables};
+use super::isolation::{Call, Ids, NONE};
+use super::limits::Limits;
+use super::{Prepared, Shell};
+use crate::expand::plain;
+use crate::ticket::{Ticket, of_build};
+use crate::tree::{self, Trouble};
+
+impl Shell<'_> {
+    /// Prepares the script; `Refused` becomes the outcome `error`.
+    pub(super) fn prepare(&self) -> tree::Result<Prepared> {
+        let ticket = self.claimed.ticket()?;
+        let name = ticket.isolation.as_deref().unwrap_or(NONE);
+        let program = self.isolations.program(name).map_err(Trouble::Refused)?;
+        let isolated = name != NONE;
+        let named = Limits::read(ticket.limits.as_ref()).map_err(Trouble::Refused)?;
+        named.check(self.cgroups, isolated).map_err(Trouble::Refused)?;
+        let limits = if isolated { named.or_default() } else { named };
+        let workspace = self.claimed.folder.join("workspace");
+        let artifacts = self.claimed.folder.join("artifacts");
+        let unbounded = limits.processes.filter(|_| !self.cgroups.has("pids"));
+        self.write_files(&ticket, &workspace, isolated, unbounded)?;
+        if let Some(ids) = self.tools.ids.filter(|_| isolated) {
+            self.hand_over(ids)?;
+        }
+        let group = self.group(&limits)?;
+        let doors = group.as_ref().map(Group::doors).transpose();
+        let doors = doors.map_err(|e| Trouble::Later(format!("control group: {e}")))?;
+        let call = Call {
+            program,
+            isolated,
+            workspace: &workspace,
+            artifacts: &artifacts,
+            root: None,
+            limits: named,
+            processes: limits.processes,
+            pids_max: group.as_ref().and_then(Group::pids_max),
+            network: ticket.network,
+        };
+        let command = call.command(self.run, &self.tools, doors.unwrap_or_default());
+        let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
+        let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
+        Ok(Prepared {
+            command,
+            isolated,
+            group,
+            deadline: limit.and_then(|limit| self.since.checked_add(limit)),
+            timeout: timeout.unwrap_or(0.0),
+        })
+    }
+
+    /// Writes the script, and the file that starts it.
+    fn write_files(
+        &self,
+        ticket: &Ticket,
+        workspace: &Path,
+        isolated: bool,
+        processes: Option<u64>,
+    ) -> tree::Result<()> {
+        let Some(Value::String(script)) = ticket.params.get("script") else {
+            return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
+        };
+        let wanted = ticket.params.get("working_directory").map(plain).unwrap_or_default();
+        let folder = working_directory(workspace, &wanted)?;
+        let (params, name) = match &ticket.job {
+            Some(_) => of_build(&self.claimed.folder, ticket.task)?,
+            None => (Map::new(), None),
+        };
+        let start = Start {
+            variables: &variables(ticket, &params, name.as_deref()),
+            folder: &folder,
+            isolated,
+            processes,
+        };
+        let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));
+        self.run.write("script", script.as_bytes()).map_err(later)?;
+        self.run.write("start", &start.text()).map_err(later)?;
+        Ok(())
+    }
+
+    /// Gives script and workspace to those who stand for the inner root.
+    fn hand_over(&self, Ids { uid, gid }: Ids) -> tree::Result<()> {
+        let give = |path: &Path| chown(path, Some(uid), Some(gid));
+        let files = self.run.files();
+        let given = [files.join("script"), files.join("start"), files]
+            .iter()
+            .try_for_each(|path| give(path));
+        given.map_err(|e| Trouble::Later(format!("can't give the script to its user: {e}")))?;
+        give(&self.claimed.folder).map_err(|error| {
+            match error.kind() {
+            io::ErrorKind::PermissionDenied => Trouble::Refused(
+                "the ticket can't be handed over to another user: isolation needs a mount of root, or a worker that is \
+                 not root"
+                    .to_owned(),
+            ),
+            _ => Trouble::from_io("can't hand the ticket over", &error),
+        }
+        })
+    }
+
+    /// The control group for what is bounded; none if nothing is.
+    fn group(&self, limits: &Limits) -> tree::Result<Option<Group>> {
+        if limits.is_empty() {
+            return Ok(None);
+        }
+        let note = |group: &Path| self.run.note_group(group);
+        let made = self.cgroups.group(&self.run.name(), limits, note);
+        made.map(Some).map_err(Trouble::Refused)
+    }
+}
+
+/// The folder to run in, below the workspace: inside it after all symbolic links.
+fn working_directory(workspace: &Path, wanted: &str) -> tree::Result<PathBuf> {
+    if wanted.is_empty() || wanted == "." {
+        return Ok(PathBuf::new());
+    }
+    let refused = |why: &str| Trouble::Refused(format!("working_directory '{wanted}': {why}"));
+    let io = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => refused("no such folder in the workspace"),
+        _ => Trouble::from_io(&format!("working_directory '{wanted}'"), &error),
+    };
+    let root = workspace
+        .canonicalize()
+        .map_err(|e| Trouble::from_io("workspace", &e))?;
+    let found = root.join(wanted).canonicalize().map_err(io)?;
+    let Ok(below) = found.strip_prefix(&root) else {
+        return Err(refused("leads out of the workspace"));
+    };
+    if !found.is_dir() {
+        return Err(refused("not a folder"));
+    }
+    Ok(below.to_owned())
+}

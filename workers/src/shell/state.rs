@@ -1,0 +1,394 @@
+//! What workers keep on their node: a folder of its own for each worker that runs, and the images.
+//!
+//! A worker's folder belongs to whoever holds the lock on the file in it, which the kernel lets go
+//! with the process. What has no owner is removed by the next worker that starts: the processes in
+//! the control groups noted there, the groups, what is mounted below it, and the files.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::geteuid;
+
+use super::cgroup;
+
+/// How long a worker waits for others that start or sweep at this moment.
+const TURN_MAX: Duration = Duration::from_secs(30);
+
+/// Pause between two looks meanwhile.
+const TURN_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where root's workers keep their state.
+const ROOT_FOLDER: &str = "/var/lib/distcifs/shell";
+
+/// The folder of a node's workers.
+#[derive(Debug, Clone)]
+pub struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    /// In this folder, which is made; without one in `/var/lib/distcifs/shell`, or for ordinary
+    /// users in `$XDG_STATE_HOME/distcifs/shell` or `~/.local/state/distcifs/shell`.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub fn open(chosen: Option<&Path>) -> io::Result<Self> {
+        let folder = match chosen {
+            Some(folder) => std::path::absolute(folder)?,
+            None if geteuid().is_root() => ROOT_FOLDER.into(),
+            None => user_folder(),
+        };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder.parent().unwrap_or(&folder))
+            .map_err(named)?;
+        make_private(&folder).map_err(named)?;
+        for inner in ["runs", "cache"] {
+            make_private(&folder.join(inner)).map_err(named)?;
+        }
+        Ok(State { folder })
+    }
+
+    /// Where environments keep what is of use again.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.join("cache")
+    }
+
+    /// Removes what dead workers left.
+    ///
+    /// # Errors
+    /// If it is not this worker's turn for half a minute, or the folder can't be read.
+    pub fn sweep(&self) -> io::Result<()> {
+        let _turn = self.turn()?;
+        self.sweep_in_turn()
+    }
+
+    fn sweep_in_turn(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.folder.join("runs"))? {
+            let folder = entry?.path();
+            let owned = match File::open(folder.join("lock")) {
+                Ok(file) => try_lock(file)?.is_none(),
+                // Its owner makes the lock within its turn, and this is ours.
+                Err(_) => false,
+            };
+            if !owned && !remove_run(&folder) {
+                eprintln!(
+                    "execute-shell: {}: something left by a dead worker can't be removed yet",
+                    folder.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder for this worker, after sweeping.
+    ///
+    /// # Errors
+    /// As `sweep`, and if it can't be made.
+    pub fn begin(&self) -> io::Result<Run> {
+        let _turn = self.turn()?;
+        self.sweep_in_turn()?;
+        let folder = nix::unistd::mkdtemp(&self.folder.join("runs").join("XXXXXX"))?;
+        let lock = lock_file(&folder.join("lock"))?;
+        let lock = try_lock(lock)?.ok_or_else(|| io::Error::other("somebody else locked our own folder"))?;
+        let run = Run { folder, _lock: lock };
+        run.make_folders()?;
+        Ok(run)
+    }
+
+    /// Waits until no other worker starts or sweeps.
+    fn turn(&self) -> io::Result<Flock<File>> {
+        let bound = Instant::now() + TURN_MAX;
+        let path = self.folder.join("lock");
+        loop {
+            if let Some(turn) = try_lock(lock_file(&path)?)? {
+                return Ok(turn);
+            }
+            if Instant::now() >= bound {
+                let why = format!("{} is locked by another worker for {TURN_MAX:?}", path.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            thread::sleep(TURN_PAUSE);
+        }
+    }
+}
+
+/// Where an ordinary user's state is.
+fn user_folder() -> PathBuf {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let base = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    match base {
+        Some(base) if base.exists() || base.ancestors().nth(2).is_some_and(Path::is_dir) => base.join("distcifs/shell"),
+        _ => std::env::temp_dir().join(format!("distcifs-shell-{}", geteuid())),
+    }
+}
+
+/// Makes a folder that is this user's alone, or takes the one that is there if it is.
+fn make_private(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("is not a folder of this user"));
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Locks a file that nobody else has locked.
+pub fn try_lock(file: File) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// The folder of one worker, used for one script after the other.
+#[derive(Debug)]
+pub struct Run {
+    folder: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Run {
+    fn make_folders(&self) -> io::Result<()> {
+        for inner in [self.files(), self.space()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(inner)?;
+        }
+        Ok(())
+    }
+
+    /// A name that nothing else on this node has.
+    pub fn name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        format!("distcifs-{}-{}", std::process::id(), name.to_string_lossy())
+    }
+
+    /// What the script's environment shows it: the script, and what starts it.
+    pub fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    /// Room for the environment itself.
+    pub fn space(&self) -> PathBuf {
+        self.folder.join("space")
+    }
+
+    /// Where the environment says why it can't do its work.
+    pub fn error(&self) -> PathBuf {
+        self.folder.join("error")
+    }
+
+    /// Writes a file into `files`.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn write(&self, name: &str, text: &[u8]) -> io::Result<PathBuf> {
+        let path = self.files().join(name);
+        // Something may have cleaned the folder.
+        self.make_folders()?;
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&path)?;
+        file.write_all(text)?;
+        Ok(path)
+    }
+
+    /// Notes a control group that is about to be made.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn note_group(&self, group: &Path) -> io::Result<()> {
+        let mut notes = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(self.folder.join("groups"))?;
+        notes.write_all(&[group.as_os_str().as_bytes(), b"\n"].concat())
+    }
+
+    /// Removes what the last script left. False if something would not go.
+    pub fn clean(&self) -> bool {
+        let groups = self.folder.join("groups");
+        if groups.exists() {
+            if !cgroup::remove(&noted(&self.folder)) {
+                return false;
+            }
+            let _ = fs::remove_file(groups);
+        }
+        let _ = fs::remove_file(self.error());
+        let unused = fs::read_dir(self.space()).is_ok_and(|mut entries| entries.next().is_none());
+        unused || (remove_tree(&self.space()) && self.make_folders().is_ok())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // What does not go now is swept by the next worker.
+        remove_run(&self.folder);
+    }
+}
+
+/// The control groups noted in a worker's folder.
+fn noted(folder: &Path) -> Vec<PathBuf> {
+    let text = fs::read(folder.join("groups")).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| PathBuf::from(std::ffi::OsStr::from_bytes(line)))
+        .collect()
+}
+
+/// Removes a worker's folder with all that belongs to it; true if it is gone.
+fn remove_run(folder: &Path) -> bool {
+    cgroup::remove(&noted(folder)) && remove_tree(folder)
+}
+
+/// Removes a folder; what is mounted below it is detached first, and never looked into.
+pub fn remove_tree(folder: &Path) -> bool {
+    detach_below(folder);
+    match fs::remove_dir_all(folder) {
+        Ok(()) => return true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+        Err(_) => open_up(folder),
+    }
+    // Folders within folders by the thousand use up the descriptors here, but not of rm.
+    let status = Command::new("rm")
+        .args(["-rf", "--"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .status();
+    let gone = status.is_ok_and(|status| status.success());
+    if !gone {
+        eprintln!("execute-shell: can't remove {}", folder.display());
+    }
+    gone
+}
+
+/// Makes every folder below writable for its owner.
+fn open_up(folder: &Path) {
+    // What can't be changed shows when it can't be removed.
+    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        open_up(&entry.path());
+    }
+}
+
+/// Detaches all mounts below a folder, the last one first.
+fn detach_below(folder: &Path) {
+    let Ok(folder) = folder.canonicalize() else { return };
+    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let points = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    let below: Vec<PathBuf> = points
+        .map(unescaped)
+        .filter(|point| point.starts_with(&folder))
+        .collect();
+    for point in below.iter().rev() {
+        if let Err(errno) = umount2(point, MntFlags::MNT_DETACH) {
+            eprintln!("execute-shell: can't unmount {}: {errno}", point.display());
+        }
+    }
+}
+
+/// A path of mountinfo: blanks, tabs, line ends and backslashes are in octal.
+fn unescaped(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let code = text.get(at + 1..at + 4).filter(|_| *byte == b'\\');
+        let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
+        out.push(code.unwrap_or(*byte));
+        at += if code.is_some() { 4 } else { 1 };
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(name: &str) -> State {
+        let folder = std::env::temp_dir().join(format!("distcifs-state-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        State::open(Some(&folder)).unwrap()
+    }
+
+    #[test]
+    fn a_dead_workers_folder_is_removed_and_a_living_ones_is_not() {
+        let state = state("sweep");
+        let living = state.begin().unwrap();
+        let dead = state.folder.join("runs/dead");
+        fs::create_dir_all(dead.join("space/sub")).unwrap();
+        fs::write(dead.join("lock"), "").unwrap();
+        fs::write(dead.join("groups"), "/nowhere/at-all\n").unwrap();
+        fs::set_permissions(dead.join("space"), fs::Permissions::from_mode(0o000)).unwrap();
+        let second = state.begin().unwrap();
+        assert!(living.files().is_dir() && second.files().is_dir() && !dead.exists());
+        drop((living, second));
+        assert_eq!(fs::read_dir(state.folder.join("runs")).unwrap().count(), 0);
+        fs::remove_dir_all(&state.folder).unwrap();
+    }
+
+    #[test]
+    fn a_run_is_clean_for_the_next_script() {
+        let state = state("clean");
+        let run = state.begin().unwrap();
+        fs::write(run.space().join("x"), "").unwrap();
+        fs::write(run.error(), "why").unwrap();
+        assert!(run.clean());
+        assert!(run.space().is_dir() && !run.space().join("x").exists() && !run.error().exists());
+        fs::remove_dir_all(run.files()).unwrap();
+        let path = run.write("script", b"echo\n").unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(run);
+        fs::remove_dir_all(&state.folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_not_taken() {
+        let link = std::env::temp_dir().join(format!("distcifs-state-link-{}", std::process::id()));
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink("/tmp", &link).unwrap();
+        assert!(State::open(Some(&link)).is_err());
+        fs::remove_file(&link).unwrap();
+    }
+
+    #[test]
+    fn paths_of_mountinfo() {
+        assert_eq!(unescaped(br"/a\040b\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescaped(br"/a\9"), Path::new(r"/a\9"));
+    }
+}
