@@ -7,6 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
 use crate::process;
+use crate::repository::Repository;
 
 /// A temporary folder; what was mounted at `ci` in it, and whatever works in it, ends with it.
 pub struct Folder(tempfile::TempDir);
@@ -29,6 +30,17 @@ impl Folder {
     /// The folder to work in.
     pub fn path(&self) -> PathBuf {
         self.0.path().join("run")
+    }
+
+    /// What to mount: `store` in the folder to work in, or a repository on a cluster, whichever the
+    /// environment says; then the options that it needs.
+    pub fn repository(&self) -> Vec<String> {
+        let repository = Repository::new(&self.path().join("store"));
+        let mut words = vec![repository.source().to_owned()];
+        if let Some(options) = repository.options("first", &self.path().join("state")) {
+            words.extend(["-o".to_owned(), options]);
+        }
+        words
     }
 
     /// Where to mount: `ci` in the folder to work in; not made yet.

@@ -3,12 +3,14 @@
 
 pub mod cluster;
 pub mod folder;
+pub mod github;
 pub mod isolation;
 pub mod job;
 pub mod mount;
 pub mod page;
 pub mod process;
 pub mod programs;
+pub mod repository;
 pub mod shell;
 pub mod tidy;
 pub mod wait;
@@ -17,6 +19,7 @@ pub mod worker;
 pub use cluster::Cluster;
 pub use folder::Folder;
 pub use mount::Mount;
+pub use repository::Repository;
 pub use shell::{Output, Sh};
 pub use wait::{wait_for, wait_some};
 pub use worker::Worker;

@@ -1,5 +1,6 @@
 //! A real mount of a fresh repository, gone with the test that made it.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use crate::folder::is_mounted;
 use crate::process;
 use crate::programs;
+use crate::repository::Repository;
 use crate::shell::{Output, Sh};
 use crate::wait::wait_for;
 
@@ -30,15 +32,42 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// request fails with ENOTCONN and the test ends.
 pub const TEST_LIMIT: Duration = Duration::from_secs(180);
 
+/// The name of the mount of a test that has one.
+const FIRST: &str = "first";
+
+/// What is the mount's own, in its folder.
+const STATE: &str = "store";
+
 /// How many lines of the daemon's log a failing test shows.
 const LOG_LINES: usize = 40;
 
-/// A mount, its store and a scratch folder beside it, all in one folder of their own.
+/// Words before `distcifs mount` and after it.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// A command that runs another, such as `nsenter --net=FILE`.
+    pub before: Vec<String>,
+    /// Further arguments.
+    pub after: Vec<String>,
+}
+
+/// A mount, what it keeps for itself and a scratch folder beside it, all in one folder of their own.
 pub struct Mount {
     folder: TempDir,
     root: PathBuf,
-    options: Vec<String>,
+    repository: Repository,
+    node: String,
+    words: Words,
     _watchdog: Sender<()>,
+}
+
+impl Words {
+    /// Further arguments only.
+    pub fn after(words: &[&str]) -> Words {
+        Words {
+            before: Vec::new(),
+            after: words.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
 }
 
 impl Default for Mount {
@@ -55,23 +84,35 @@ impl Mount {
 
     /// The same with further arguments for `distcifs mount` and another limit for the test.
     pub fn with(options: &[&str], limit: Duration) -> Mount {
-        let folder = tempfile::Builder::new()
-            .prefix("distcifs-test-")
-            .tempdir()
-            .expect("a temporary folder");
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("own folder");
+        Mount::at(new_folder(), Repository::new, FIRST, Words::after(options), limit)
+    }
+
+    /// Mounts a new repository in a folder, whatever the environment says.
+    pub fn of_folder() -> Mount {
+        Mount::at(new_folder(), Repository::in_folder, FIRST, Words::default(), TEST_LIMIT)
+    }
+
+    /// One of several mounts of a repository, by the name of its node.
+    pub fn of(repository: &Repository, node: &str, words: Words, limit: Duration) -> Mount {
+        Mount::at(new_folder(), |_| repository.clone(), node, words, limit)
+    }
+
+    fn at(
+        folder: TempDir,
+        repository: impl FnOnce(&Path) -> Repository,
+        node: &str,
+        words: Words,
+        limit: Duration,
+    ) -> Mount {
         let root = folder.path().join("mnt");
-        for name in ["mnt", "store", "out"] {
-            fs::create_dir(folder.path().join(name)).expect("own folder");
-        }
-        fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777)).expect("own folder");
         let (keep, gone) = channel();
         watch(root.clone(), gone, limit);
-        let options = options.iter().map(|word| (*word).to_owned()).collect();
         let mount = Mount {
+            repository: repository(&folder.path().join(STATE)),
+            node: node.to_owned(),
+            words,
             folder,
             root,
-            options,
             _watchdog: keep,
         };
         mount.mount();
@@ -86,10 +127,8 @@ impl Mount {
             .append(true)
             .open(&out)
             .expect("own folder");
-        let mut child = Command::new(programs::distcifs())
-            .arg("mount")
-            .args(&self.options)
-            .args([self.source(), self.root.clone()])
+        let mut child = self
+            .command()
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
@@ -112,6 +151,17 @@ impl Mount {
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::spawn(move || child.wait());
+    }
+
+    fn command(&self) -> Command {
+        let distcifs = programs::distcifs().into_os_string();
+        let mut line = self.words.before.iter().map(OsString::from).chain([distcifs]);
+        let mut command = Command::new(line.next().expect("at least distcifs"));
+        command.args(line).arg("mount").args(&self.words.after);
+        let options = self.repository.options(&self.node, &self.own_folder());
+        command.args(options.iter().flat_map(|options| ["-o", options]));
+        command.arg(self.repository.source()).arg(&self.root);
+        command
     }
 
     /// Unmounts with `distcifs umount` and waits for the daemon's end; panics if it refuses.
@@ -161,9 +211,19 @@ impl Mount {
         self.root.to_str().expect("a temporary path is text")
     }
 
-    /// The store's folder.
-    pub fn source(&self) -> PathBuf {
-        self.folder.path().join("store")
+    /// What is mounted.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// The name of this mount among others.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The folder of what is this mount's own: log, workspaces, and the store if it is a folder.
+    pub fn own_folder(&self) -> PathBuf {
+        self.folder.path().join(STATE)
     }
 
     /// A folder outside the mount, writable by everybody.
@@ -250,12 +310,26 @@ impl Mount {
 
     /// The last lines of the daemon's log.
     pub fn log_tail(&self) -> String {
-        let log = fs::read(self.source().join("log")).unwrap_or_default();
+        let log = fs::read(self.own_folder().join("log")).unwrap_or_default();
         let said = fs::read(self.out().join("mount.out")).unwrap_or_default();
         let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(&log)].concat();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
+}
+
+/// The folder for one mount.
+fn new_folder() -> TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("distcifs-test-")
+        .tempdir()
+        .expect("a temporary folder");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("own folder");
+    for name in ["mnt", STATE, "out"] {
+        fs::create_dir(folder.path().join(name)).expect("own folder");
+    }
+    fs::set_permissions(folder.path().join("out"), Permissions::from_mode(0o777)).expect("own folder");
+    folder
 }
 
 /// Kills the daemon if the test has not let go of its mount within the limit.

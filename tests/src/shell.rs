@@ -94,6 +94,11 @@ impl Sh {
         String::from_utf8_lossy(&fs::read(&self.out).unwrap_or_default()).into_owned()
     }
 
+    /// What it complained of so far.
+    pub fn complaints(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.err).unwrap_or_default()).into_owned()
+    }
+
     /// Waits for its end, within the limit of a script.
     pub fn finish(self) -> Output {
         self.finish_within(SCRIPT_LIMIT)

@@ -46,6 +46,11 @@ impl Worker {
         self.process.pid()
     }
 
+    /// What it wrote to standard error so far.
+    pub fn complaints(&self) -> String {
+        self.process.complaints()
+    }
+
     /// Whether it runs.
     pub fn alive(&self) -> bool {
         self.process.alive()

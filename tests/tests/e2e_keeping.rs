@@ -220,10 +220,10 @@ fn the_daemons_death() {
 /// "The embedded store takes one mount at a time (a second gets a clear error)."
 #[test]
 fn a_second_mount_of_the_same_store_is_refused() {
-    let mount = Mount::new();
+    let mount = Mount::of_folder();
     let second = mount.out().join("second");
     fs::create_dir(&second).expect("own folder");
-    let source = mount.source().display().to_string();
+    let source = mount.repository().source().to_owned();
     let said = mount
         .start_words(&[
             "timeout",
@@ -255,7 +255,7 @@ fn the_store_is_shut() {
         let mode = fs::metadata(path).expect("own store").permissions().mode();
         mode & 0o007 != 0
     };
-    for entry in fs::read_dir(mount.source()).expect("own store") {
+    for entry in fs::read_dir(mount.own_folder()).expect("own store") {
         let path = entry.expect("own store").path();
         assert!(!open(&path), "{} is open to anybody", path.display());
     }

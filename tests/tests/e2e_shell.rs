@@ -280,7 +280,7 @@ fn a_script_that_fills_the_disk() {
     }
     let mount = Mount::new();
     mount.unmount();
-    let _small = Small::mount(mount.source(), 64 << 20);
+    let _small = Small::mount(mount.own_folder(), 64 << 20);
     mount.mount();
     let _workers = Worker::usual(&mount, 2);
     mount.shell_job("small", &["echo fine"]);

@@ -8,9 +8,14 @@ use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Folder, HELLO, Sh, process, wait_for};
 use nix::sys::signal::Signal;
 
-/// Starts it and waits until it says that it is up.
-fn up(folder: &Folder) -> Sh {
-    let words = ["distcifs", "up", "store", "ci", "--workers", "2"];
+/// How many shell steps run at once.
+const USUAL_WORKERS: [&str; 2] = ["--workers", "2"];
+
+/// Starts it on a repository and waits until it says that it is up.
+fn up(folder: &Folder, repository: &[String], more: &[&str]) -> Sh {
+    let mut words = vec!["distcifs", "up", "ci"];
+    words.splice(2..2, repository.iter().map(String::as_str));
+    words.extend(more);
     let up = Sh::start(&words, &folder.path(), &folder.out(), &[]);
     wait_for("up", USUAL, || up.so_far().contains(" is up") || !up.alive());
     assert!(up.so_far().contains(" is up"), "{:#?}", up.finish());
@@ -33,7 +38,8 @@ const BUILD: &str = "exec 3<>jobs/a/trigger; echo >&3; read -r n <&3
 #[test]
 fn up_builds_and_ends_cleanly() {
     let folder = Folder::new();
-    let first = up(&folder);
+    let repository = folder.repository();
+    let first = up(&folder, &repository, &USUAL_WORKERS);
     fs::create_dir(folder.mount_point().join("jobs/a")).expect("a job");
     fs::write(folder.mount_point().join("jobs/a/config.json"), HELLO).expect("a configuration");
     assert_eq!(run(&folder, BUILD), "success");
@@ -45,7 +51,7 @@ fn up_builds_and_ends_cleanly() {
         !process::runs(&folder.mount_point().display().to_string()),
         "a worker is left"
     );
-    let second = up(&folder);
+    let second = up(&folder, &repository, &USUAL_WORKERS);
     assert_eq!(run(&folder, "cat jobs/a/builds/1/state"), "success");
     assert_eq!(run(&folder, BUILD), "success");
     second.signal(Signal::SIGINT);
@@ -56,17 +62,11 @@ fn up_builds_and_ends_cleanly() {
 #[test]
 fn up_keeps_further_programs_alive() {
     let folder = Folder::new();
-    let words = [
-        "distcifs",
-        "up",
-        "store",
-        "ci",
-        "--workers",
-        "1",
-        "--with",
-        "cron --late 77",
-    ];
-    let up = Sh::start(&words, &folder.path(), &folder.out(), &[]);
+    let up = up(
+        &folder,
+        &folder.repository(),
+        &["--workers", "1", "--with", "cron --late 77"],
+    );
     let cron = format!("cron {} --late 77", folder.mount_point().display());
     let found = || process::find(&cron);
     wait_for("cron", USUAL, || found().len() == 1);
@@ -82,10 +82,11 @@ fn up_keeps_further_programs_alive() {
 #[test]
 fn up_again_after_sigkill() {
     let folder = Folder::new();
-    let mut first = up(&folder);
+    let repository = folder.repository();
+    let mut first = up(&folder, &repository, &USUAL_WORKERS);
     first.kill9_alone();
     std::thread::sleep(Duration::from_secs(1));
-    let second = up(&folder);
+    let second = up(&folder, &repository, &USUAL_WORKERS);
     fs::create_dir(folder.mount_point().join("jobs/a")).expect("a job");
     fs::write(folder.mount_point().join("jobs/a/config.json"), HELLO).expect("a configuration");
     assert_eq!(run(&folder, BUILD), "success");

@@ -14,3 +14,4 @@ pub mod signals;
 pub mod supervise;
 pub mod ticket;
 pub mod tree;
+pub mod webhook;

@@ -115,7 +115,10 @@ impl Tree {
     /// The stream of changes.
     pub fn events(&self) -> Result<Lines> {
         let path = self.root.join(".events");
-        let file = File::open(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e))?;
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Trouble::Away(format!("nothing is mounted at {}", self.root.display())),
+            _ => Trouble::from_io(&at("open", &path), &e),
+        })?;
         Ok(Lines {
             stream: BufReader::new(file),
             path,

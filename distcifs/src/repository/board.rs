@@ -132,6 +132,11 @@ impl Board {
         let _ = self.events.send(line);
     }
 
+    /// Whether anybody reads `.events`.
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.events.receiver_count() > 0
+    }
+
     /// The lines said from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<str>> {
         self.events.subscribe()

@@ -1,7 +1,7 @@
 //! Builds: triggered, looked at, listed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -12,8 +12,9 @@ use super::configure::{ConfigHead, ParsedConfigs};
 use super::core::{create, from_json, now, random_id, set, to_json};
 use super::jobs::{Counter, Job};
 use super::names::Name;
+use super::notices::join_all;
 use super::records::{Indexes, Record};
-use super::tickets::{Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
+use super::tickets::{CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object, Op};
 
@@ -28,7 +29,11 @@ const LOOKS_MAX: u32 = 100;
 const KEY_LIFE: u64 = 8 * 24 * 3600 * 1000;
 
 /// Keys of one job looked at for their age at once.
-const KEYS_SWEPT: usize = 8;
+const KEYS_SWEPT: usize = 1000;
+
+/// Pause between two such looks on a mount, milliseconds: listing the keys of a job takes the longer
+/// the more there are, and a hundred new ones a second are more than any job has for long.
+const SWEEP_PAUSE: u64 = 10_000;
 
 /// A build that is not finished, as its entry has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +114,8 @@ pub struct RecordCache {
     pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
     /// Held while a build is recorded or removed.
     turns: Turns,
+    /// When keys were looked at for their age, milliseconds since 1970.
+    swept: AtomicU64,
 }
 
 /// Builds that may be recorded or removed at once; those whose numbers differ by a multiple of it
@@ -143,7 +150,7 @@ pub(crate) fn build_record(uid: &str, n: u64) -> Object {
 
 impl Repository {
     /// Starts a build: its entry and its ticket are made in one step, durably; its number.
-    pub async fn trigger(&self, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
+    pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
         let (head, config) = self.current_config(job).await?;
         let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
@@ -182,9 +189,8 @@ impl Repository {
             ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
             if self.began(job, n, &live.nonce, ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
-                // The build is there, whatever becomes of the sweep.
-                if let Err(error) = self.sweep_keys(job, key.is_some()).await {
-                    tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
+                if key.is_some() {
+                    self.sweep_keys_sometimes(job);
                 }
                 return Ok(n);
             }
@@ -230,16 +236,33 @@ impl Repository {
         Ok(Some(n))
     }
 
-    /// Removes some keys that are old enough; each new key pays for a few.
-    async fn sweep_keys(&self, job: &Job, keyed: bool) -> Result<()> {
-        if !keyed {
-            return Ok(());
+    /// Removes some old keys of a job in the background, unless that was done a moment ago.
+    fn sweep_keys_sometimes(self: &Arc<Self>, job: &Job) {
+        let (swept, now) = (&self.records.swept, now());
+        let last = swept.load(Ordering::Relaxed);
+        let due = now.saturating_sub(last) >= SWEEP_PAUSE;
+        if !due
+            || swept
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
         }
+        let (repository, job) = (self.clone(), job.clone());
+        self.runtime.spawn(async move {
+            if let Err(error) = repository.sweep_keys(&job).await {
+                tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
+            }
+        });
+    }
+
+    /// Removes some keys that are old enough.
+    async fn sweep_keys(&self, job: &Job) -> Result<()> {
         let folder = format!("/keys/{}", job.uid());
         let mut names = self.children(&folder).await?;
         names.sort();
         // Each call begins elsewhere: the names are digests.
-        let start = names.partition_point(|name| *name < format!("{:x}", now() % 0xffff));
+        let start = names.partition_point(|name| *name < format!("{:04x}", now() % 0x1_0000));
         for name in names.iter().cycle().skip(start).take(names.len().min(KEYS_SWEPT)) {
             let path = format!("{folder}/{name}");
             let Some(entry) = self.get(&path).await? else { continue };
@@ -359,14 +382,7 @@ impl Repository {
             });
         };
         let config = self.parsed_config(&job.name, &live.config.digest).await?;
-        let control = self.piece("build-control", job, n, "control", live.run).await?;
-        let mut tickets = BTreeMap::new();
-        for task in &config.tasks {
-            let index = task.index.to_string();
-            if let Some(piece) = self.piece(task.kind.as_str(), job, n, &index, live.run).await? {
-                tickets.insert(task.index, piece);
-            }
-        }
+        let (control, tickets) = self.pieces(job, n, &config, live.run).await?;
         let record = if live.run > 0 || control.is_none() {
             self.record(job, n).await?
         } else {
@@ -385,9 +401,33 @@ impl Repository {
         })
     }
 
+    /// The tickets of a build, read side by side: its own, and those of its tasks by index.
+    async fn pieces(
+        &self,
+        job: &Job,
+        n: u64,
+        config: &JobConfig,
+        run: u32,
+    ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
+        let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
+        let tasks = config
+            .tasks
+            .iter()
+            .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
+        let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
+        let control = pieces.next().transpose()?.flatten();
+        let mut tickets = BTreeMap::new();
+        for (task, piece) in config.tasks.iter().zip(pieces) {
+            if let Some(piece) = piece? {
+                tickets.insert(task.index, piece);
+            }
+        }
+        Ok((control, tickets))
+    }
+
     /// One ticket of a build.
-    async fn piece(&self, queue: &str, job: &Job, n: u64, task: &str, run: u32) -> Result<Option<Piece>> {
-        let key = part_key(queue, job.name.as_str(), n, task, run)?;
+    async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
+        let key = part_key(queue, job.name.as_str(), n, &task, run)?;
         let posted = self.ticket(&key).await?;
         let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
         Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {

@@ -191,7 +191,7 @@ impl Repository {
             match self.replace_config(job, guard, &head, change.clone()).await? {
                 Updated::Done { revision } => {
                     held.revision = revision;
-                    self.board.announce(format!("job {} configured", job.name));
+                    self.tell_configured(job).await;
                     return Ok(Ok(head));
                 }
                 Updated::Mismatch { revision } => {
@@ -200,6 +200,19 @@ impl Repository {
                     guard = self.unchanged_config(job, held, revision).await?;
                 }
             }
+        }
+    }
+
+    /// Says that a job was configured; to other mounts by an entry that they follow. Who misses that
+    /// has missed a line of `.events`, and opens the right configuration all the same.
+    async fn tell_configured(&self, job: &Job) {
+        if !self.shared {
+            return self.board.announce(format!("job {} configured", job.name));
+        }
+        let (path, version) = (format!("/keys/{}", job.uid()), None);
+        let data = Bytes::new();
+        if let Err(error) = self.commit(vec![Op::Set { path, data, version }]).await {
+            tracing::debug!(job = %job.name, %error, "telling that it was configured");
         }
     }
 

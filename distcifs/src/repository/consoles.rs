@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,7 +14,7 @@ use super::core::{bounded, lock, settled};
 use super::tickets::{Part, Ticket, TicketKey};
 use super::{Error, Repository, Result};
 use crate::storage::contents::{SEALED, standing};
-use crate::storage::{Appended, Digest, Fut, Object};
+use crate::storage::{Appended, Digest, Fut, Notices, Object};
 
 /// Bytes of a part; all but the last are this long.
 pub const PART_BYTES: u64 = 64 << 20;
@@ -47,6 +47,23 @@ impl End {
 pub(crate) struct Stream {
     name: String,
     end: tokio::sync::Mutex<End>,
+    /// Tells of appends to its first part by other mounts, once somebody reads it here.
+    notices: Mutex<Option<Notices>>,
+}
+
+impl Stream {
+    fn new(name: &str) -> Arc<Self> {
+        Arc::new(Stream {
+            name: name.to_owned(),
+            ..Stream::default()
+        })
+    }
+
+    /// Whether the end is known, as nothing was told since it was asked for.
+    fn is_unchanged(&self) -> bool {
+        let mut notices = lock(&self.notices);
+        notices.as_mut().is_some_and(|notices| !notices.heard())
+    }
 }
 
 impl Stream {
@@ -71,32 +88,64 @@ pub struct Extent {
 
 /// The consoles in use on this mount, by name.
 #[derive(Default)]
-pub struct Consoles(Mutex<HashMap<String, Arc<Stream>>>);
+pub struct Consoles(Mutex<HashMap<String, Kept>>);
+
+/// How long a console is kept.
+enum Kept {
+    /// Until it is forgotten: it is appended to here.
+    Appended(Arc<Stream>),
+    /// As long as somebody has it open.
+    Read(Weak<Stream>),
+}
+
+impl Kept {
+    fn stream(&self) -> Option<Arc<Stream>> {
+        match self {
+            Kept::Appended(stream) => Some(stream.clone()),
+            Kept::Read(stream) => stream.upgrade(),
+        }
+    }
+}
 
 impl Consoles {
-    /// The console of that name.
+    /// The console of that name, to append to.
     fn stream(&self, name: &str) -> Arc<Stream> {
         let mut streams = lock(&self.0);
-        let fresh = || {
-            Arc::new(Stream {
-                name: name.to_owned(),
-                ..Stream::default()
-            })
-        };
-        streams.entry(name.to_owned()).or_insert_with(fresh).clone()
+        let known = streams.get(name).and_then(Kept::stream);
+        let stream = known.unwrap_or_else(|| Stream::new(name));
+        streams.insert(name.to_owned(), Kept::Appended(stream.clone()));
+        stream
     }
 
-    /// The console of that name, if it is appended to here.
+    /// The console of that name, kept while the caller has it.
+    fn reader(&self, name: &str) -> Arc<Stream> {
+        let mut streams = lock(&self.0);
+        if let Some(known) = streams.get(name).and_then(Kept::stream) {
+            return known;
+        }
+        if streams.len() >= 1024 && streams.len().is_power_of_two() {
+            streams.retain(|_, kept| kept.stream().is_some());
+        }
+        let stream = Stream::new(name);
+        streams.insert(name.to_owned(), Kept::Read(Arc::downgrade(&stream)));
+        stream
+    }
+
+    /// The console of that name, if it is in use here.
     fn known(&self, name: &str) -> Option<Arc<Stream>> {
-        lock(&self.0).get(name).cloned()
+        lock(&self.0).get(name).and_then(Kept::stream)
     }
 
     /// Forgets consoles that nobody will append to any more.
     pub(crate) fn forget(&self, names: &[String]) {
         let mut streams = lock(&self.0);
         for name in names {
-            streams.remove(name);
+            if let Some(Kept::Appended(stream)) = streams.remove(name) {
+                // Whoever has it open goes on with it.
+                streams.insert(name.clone(), Kept::Read(Arc::downgrade(&stream)));
+            }
         }
+        streams.retain(|_, kept| kept.stream().is_some());
     }
 }
 
@@ -290,17 +339,14 @@ impl Repository {
     pub async fn console_length(&self, name: &str) -> Result<u64> {
         // Kept only for what is appended to here: a walk over old builds must leave nothing.
         let known = self.consoles.known(name);
-        let stream = known.unwrap_or_else(|| {
-            Arc::new(Stream {
-                name: name.to_owned(),
-                ..Stream::default()
-            })
-        });
+        let stream = known.unwrap_or_else(|| Stream::new(name));
         let mut end = stream.end.lock().await;
         // Alone, nobody else appends to it.
-        if end.sequence > 0 && !self.shared {
+        if end.sequence > 0 && (!self.shared || (end.part == 0 && stream.is_unchanged())) {
             return Ok(end.total());
         }
+        // Not to be believed if asking fails.
+        end.sequence = 0;
         loop {
             let object = stream.object(end.part);
             let standing = || Box::pin(standing(&*self.contents, &object)) as Fut<'_, _>;
@@ -323,8 +369,28 @@ impl Repository {
         }
     }
 
+    /// Keeps a console in mind that somebody has open, and is told of appends by other mounts.
+    pub(crate) async fn open_console(&self, name: &str) -> Result<Arc<Stream>> {
+        let stream = self.consoles.reader(name);
+        if self.shared && lock(&stream.notices).is_none() {
+            match self.contents.listen(&stream.object(0)).await {
+                Ok(notices) => *lock(&stream.notices) = Some(notices),
+                // Past the bound of what may be listened to: it is asked at each read then.
+                Err(crate::storage::Error::Refused { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // From here on all is told: what was known before may be less.
+            stream.end.lock().await.sequence = 0;
+        }
+        Ok(stream)
+    }
+
     /// Reads up to `size` bytes of a console from `offset`.
     pub async fn read_console(&self, name: &str, offset: u64, size: usize) -> Result<Bytes> {
+        // Whoever waits at the end for more does not ask the store each time.
+        if self.shared && self.consoles.known(name).is_some() && offset >= self.console_length(name).await? {
+            return Ok(Bytes::new());
+        }
         let mut read = BytesMut::new();
         while read.len() < size {
             let at = offset + read.len() as u64;

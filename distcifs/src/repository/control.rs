@@ -79,7 +79,9 @@ impl Repository {
             }
         }
         self.abort_tickets(job, n, again).await?;
-        self.board.announce(format!("control {}/{n} abort", job.name));
+        if !self.shared {
+            self.board.announce(format!("control {}/{n} abort", job.name));
+        }
         Ok(())
     }
 

@@ -140,6 +140,10 @@ impl Repository {
         repository.lay_out().await?;
         let session = repository.current_session()?;
         repository.enter_node().await?;
+        if repository.shared {
+            let notices = bounded("jobs", repository.contents.listen(&super::jobs::jobs_record())).await?;
+            repository.runtime.spawn(repository.clone().keep_jobs(notices));
+        }
         repository.load_jobs().await?;
         repository.begin(session).await?;
         Ok(repository)

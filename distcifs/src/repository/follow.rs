@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{bounded, lock};
+use super::tickets::TICKETS;
 use super::{Repository, Result};
 use crate::storage::{Event, Watch};
 
@@ -120,6 +121,11 @@ impl Repository {
         });
         watching.await?;
         Ok(attendance)
+    }
+
+    /// Follows all that `.events` tells of, beside what is followed always.
+    pub(crate) async fn attend_events(self: &Arc<Self>) -> Result<[Attendance; 2]> {
+        Ok([self.attend(TICKETS).await?, self.attend("/keys").await?])
     }
 
     /// Counts a user in, at the path itself or at one above it that is followed already.

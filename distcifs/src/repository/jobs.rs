@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,10 +11,17 @@ use super::core::{bounded, create, delete, from_json, lock, now, random_id, sett
 use super::format;
 use super::names::Name;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Contents, Coordination, Object, Op, Updated};
+use crate::storage::{Commit, Contents, Coordination, Notices, Object, Op, Updated};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
+
+/// Time that passes after the list of jobs was read before it is read again, in parts of the time
+/// that it took.
+const LOAD_SHARE: u32 = 4;
+
+/// The same at least: a burst of changes is one.
+const LOAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Races lost against others who change the list of jobs before one gives up.
 const RACES_MAX: u32 = 1000;
@@ -93,6 +101,35 @@ impl Job {
 #[derive(Default)]
 pub struct JobTable {
     jobs: Mutex<BTreeMap<Name, Arc<JobEntry>>>,
+    /// What was changed here, with the revision that the list had then: a list that was begun to be
+    /// read before does not have it.
+    edits: Mutex<BTreeMap<Name, (u64, Option<Arc<JobEntry>>)>>,
+}
+
+impl JobTable {
+    /// Takes in a change that was made here.
+    fn edited(&self, name: &Name, revision: u64, entry: Option<Arc<JobEntry>>) {
+        let mut edits = lock(&self.edits);
+        edits.insert(name.clone(), (revision, entry.clone()));
+        let mut jobs = lock(&self.jobs);
+        match entry {
+            Some(entry) => drop(jobs.insert(name.clone(), entry)),
+            None => drop(jobs.remove(name)),
+        }
+    }
+
+    /// Takes the list as it was read at a revision; what it was before.
+    fn replace(&self, mut all: BTreeMap<Name, Arc<JobEntry>>, revision: u64) -> BTreeMap<Name, Arc<JobEntry>> {
+        let mut edits = lock(&self.edits);
+        edits.retain(|_, (edited, _)| *edited > revision);
+        for (name, (_, entry)) in &*edits {
+            match entry {
+                Some(entry) => drop(all.insert(name.clone(), entry.clone())),
+                None => drop(all.remove(name)),
+            }
+        }
+        std::mem::replace(&mut *lock(&self.jobs), all)
+    }
 }
 
 /// The record that lists the jobs.
@@ -105,8 +142,10 @@ impl Repository {
     pub(crate) async fn load_jobs(&self) -> Result<()> {
         let mut all = BTreeMap::new();
         let mut after = String::new();
+        let mut revision = None;
         loop {
             let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
+            revision.get_or_insert(page.revision);
             let full = page.entries.len() == PAGE;
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
@@ -120,7 +159,7 @@ impl Repository {
                 break;
             }
         }
-        let old = std::mem::replace(&mut *lock(&self.jobs.jobs), all);
+        let old = self.jobs.replace(all, revision.unwrap_or_default());
         let mut lines = Vec::new();
         let jobs = lock(&self.jobs.jobs);
         for (name, entry) in &old {
@@ -138,16 +177,38 @@ impl Repository {
         Ok(())
     }
 
+    /// Reads the list of jobs whenever another mount may have changed it.
+    pub(crate) async fn keep_jobs(self: Arc<Self>, mut notices: Notices) {
+        while notices.next().await.is_ok() {
+            let begun = Instant::now();
+            if let Err(error) = self.load_jobs().await {
+                tracing::warn!(%error, "reading the list of jobs");
+            }
+            // Many changes are read as one, so that reading takes a small part of the time.
+            tokio::time::sleep((begun.elapsed() * LOAD_SHARE).max(LOAD_PAUSE)).await;
+        }
+    }
+
+    /// A job by its uid.
+    pub(crate) fn job_of_uid(&self, uid: &str) -> Option<Job> {
+        let jobs = lock(&self.jobs.jobs);
+        let (name, entry) = jobs.iter().find(|(_, entry)| entry.uid == uid)?;
+        Some(Job {
+            name: name.clone(),
+            entry: entry.clone(),
+        })
+    }
+
     /// A job by its name, though another mount made it a moment ago.
     pub async fn find_job(&self, name: &str) -> Result<Option<Job>> {
         let known = self.job(name);
         let Some(valid) = Name::new(name).filter(|_| known.is_none() && self.shared) else {
             return Ok(known);
         };
-        let (entry, _) = self.job_line(&valid).await?;
+        let (entry, revision) = self.job_line(&valid).await?;
         Ok(entry.map(|entry| {
             let entry = Arc::new(entry);
-            lock(&self.jobs.jobs).insert(valid.clone(), entry.clone());
+            self.jobs.edited(&valid, revision, Some(entry.clone()));
             Job { name: valid, entry }
         }))
     }
@@ -172,12 +233,16 @@ impl Repository {
             let (now, revision) = self.job_line(name).await?;
             let next = edit(now.clone())?;
             if next == now {
+                self.jobs.edited(name, revision, next.clone().map(Arc::new));
                 return Ok(next);
             }
             let change = vec![(name.as_str().to_owned(), next.as_ref().map(to_json))];
             let update = self.contents.update(&jobs_record(), Some(revision), change);
             match bounded("jobs", update).await {
-                Ok(Updated::Done { .. }) => return Ok(next),
+                Ok(Updated::Done { revision }) => {
+                    self.jobs.edited(name, revision, next.clone().map(Arc::new));
+                    return Ok(next);
+                }
                 Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -247,7 +312,6 @@ impl Repository {
             }
             return Err(error);
         }
-        lock(&self.jobs.jobs).insert(name.clone(), job.entry.clone());
         self.board.announce(format!("job {name} created"));
         Ok(job)
     }
@@ -265,7 +329,6 @@ impl Repository {
             name: job.name.clone(),
             entry: Arc::new(entry),
         };
-        lock(&self.jobs.jobs).insert(job.name.clone(), changed.entry.clone());
         Ok(changed)
     }
 
@@ -286,10 +349,7 @@ impl Repository {
         }
         // Another job may have its name already.
         let others = |known: &JobEntry| known.uid != job.uid();
-        let left = self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
-        if left.is_none() {
-            lock(&self.jobs.jobs).remove(job.name.as_str());
-        }
+        self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
         self.board.announce(format!("job {} removed", job.name));
         for n in self.finished_numbers(job).await? {
             self.drop_build_objects(job, n).await?;

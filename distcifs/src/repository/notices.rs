@@ -1,8 +1,9 @@
 //! What is done when the coordinator tells of a change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -31,6 +32,10 @@ struct Sorted {
     tickets: BTreeMap<TicketKey, bool>,
     /// Jobs of which a slot became free.
     slots: BTreeSet<String>,
+    /// Unfinished builds whose entry was set: somebody controls them. By the job's uid.
+    builds: BTreeSet<(String, u64)>,
+    /// Jobs that were configured, by their uid.
+    configured: BTreeSet<String>,
     /// Mounts that came, went or told of themselves.
     nodes: BTreeSet<Name>,
     /// Paths that somebody may wait for.
@@ -54,8 +59,17 @@ impl Sorted {
             (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
                 self.slots.insert((*uid).to_owned());
             }
+            (["keys", uid], Change::Set) => {
+                self.configured.insert((*uid).to_owned());
+            }
             (["nodes", node], _) => self.nodes.extend(Name::new(node)),
-            (["jobs", ..] | ["locks", _], _) => {
+            (["jobs", rest @ ..], _) => {
+                self.paths.insert(path.to_owned());
+                if let ([uid, n], Change::Set) = (rest, change) {
+                    self.builds.extend(n.parse().ok().map(|n| ((*uid).to_owned(), n)));
+                }
+            }
+            (["locks", _], _) => {
                 self.paths.insert(path.to_owned());
             }
             _ => {}
@@ -78,6 +92,9 @@ impl Repository {
         for node in sorted.nodes {
             self.look_at_node(&node).await;
         }
+        if self.shared {
+            self.tell_controls(sorted.builds, sorted.configured).await;
+        }
         let repository = self.clone();
         in_parallel(sorted.tickets, move |(key, unclaimed)| {
             let repository = repository.clone();
@@ -90,6 +107,27 @@ impl Repository {
         .await;
         for uid in sorted.slots {
             self.board.unpark(&uid);
+        }
+    }
+
+    /// Says what was done to builds and jobs, here or on another mount.
+    async fn tell_controls(self: &Arc<Self>, builds: BTreeSet<(String, u64)>, configured: BTreeSet<String>) {
+        if !self.board.is_listened_to() {
+            return;
+        }
+        for uid in configured {
+            if let Some(job) = self.job_of_uid(&uid) {
+                self.board.announce(format!("job {} configured", job.name));
+            }
+        }
+        for (uid, n) in builds {
+            let Some(job) = self.job_of_uid(&uid) else { continue };
+            match self.build(&job, n).await {
+                Ok(build) if build.aborting() => self.board.announce(format!("control {}/{n} abort", job.name)),
+                // Kept or not, or over by now.
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => tracing::warn!(job = %job.name, build = n, %error, "looking what was done to it"),
+            }
         }
     }
 
@@ -254,6 +292,27 @@ fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
         queue: Name::new(queue)?,
         id: TicketId::new(id)?,
     })
+}
+
+/// Waits for all futures side by side, on the caller's task; what came of them, in their order.
+pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(move |cx| {
+        let mut waits = false;
+        for (future, done) in &mut running {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *done = Some(value),
+                    Poll::Pending => waits = true,
+                }
+            }
+        }
+        if waits {
+            return Poll::Pending;
+        }
+        Poll::Ready(running.iter_mut().filter_map(|(_, done)| done.take()).collect())
+    })
+    .await
 }
 
 /// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.

@@ -10,21 +10,15 @@ use serde::{Deserialize, Serialize};
 pub use super::builds::RecordCache;
 use super::builds::{Build, ConfigEntry, build_record, live_path};
 use super::consoles::build_console;
-use super::core::{Changes, bounded, delete, from_json, lock, now, settled, to_json};
+use super::core::{bounded, delete, from_json, lock, now, settled, to_json};
 use super::jobs::Job;
 use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::view::TaskState;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Contents, Digest, Object, Updated};
+use crate::storage::{Commit, Digest, Updated};
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
-
-/// Lines of indexes kept in memory, of all jobs together: 3 MB.
-const INDEXED_MAX: usize = 100_000;
-
-/// Keys of the index read at once.
-const PAGE: usize = 1000;
 
 /// Pause before recording a build is tried again.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
@@ -121,82 +115,13 @@ pub struct Record {
     pub lengths: BTreeMap<String, u64>,
 }
 
-/// What the index of a job has of a finished build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Indexed {
-    /// How it ended.
-    pub state: Verdict,
-    /// When, milliseconds since 1970.
-    pub finished: u64,
-    /// Whether pruning must leave it.
-    pub keep: bool,
-}
+mod index;
 
-impl Indexed {
-    fn of(record: &Record) -> Self {
-        Indexed {
-            state: record.state,
-            finished: record.finished,
-            keep: record.keep,
-        }
-    }
-}
-
-/// The lines of an index, by the builds' numbers.
-type Lines = Arc<Vec<(u64, Indexed)>>;
-
-/// Indexes of jobs as they were read last, each with the revision that it had.
-#[derive(Default)]
-pub struct Indexes {
-    jobs: BTreeMap<String, (u64, Lines)>,
-    lines: usize,
-}
-
-impl Indexes {
-    /// The index of a job, if it still has this revision.
-    fn get(&self, uid: &str, revision: u64) -> Option<Arc<Vec<(u64, Indexed)>>> {
-        let (known, builds) = self.jobs.get(uid)?;
-        (*known == revision).then(|| builds.clone())
-    }
-
-    /// Keeps the index of a job, within bounds.
-    fn keep(&mut self, uid: &str, revision: u64, builds: &Arc<Vec<(u64, Indexed)>>) {
-        // Each job counts one line more, so that those without builds have a bound too.
-        let cost = builds.len() + 1;
-        if self.lines + cost > INDEXED_MAX {
-            *self = Indexes::default();
-        }
-        if cost <= INDEXED_MAX {
-            let old = self.jobs.insert(uid.to_owned(), (revision, builds.clone()));
-            self.lines += cost;
-            self.lines -= old.map_or(0, |(_, old)| old.len() + 1);
-        }
-    }
-}
+pub(super) use index::last_indexed;
+pub use index::{Indexed, Indexes};
 
 /// The key that holds a build's record in its object.
 const RECORD: &str = "record";
-
-/// The key of a build in its job's index: in order of the numbers.
-fn index_key(n: u64) -> String {
-    format!("b{n:020}")
-}
-
-/// The number of the newest build in a job's index; 0 if there is none.
-pub(super) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
-    let (mut last, mut after) = (0, String::new());
-    loop {
-        let page = bounded("index of builds", contents.query(job, "b", &after, PAGE)).await?;
-        let full = page.entries.len() == PAGE;
-        for (key, _) in page.entries {
-            last = key.strip_prefix('b').and_then(|n| n.parse().ok()).unwrap_or(last);
-            after = key;
-        }
-        if !full {
-            return Ok(last);
-        }
-    }
-}
 
 impl Repository {
     /// Records a build that ended, in the background, and tidies its tickets up.
@@ -309,8 +234,7 @@ impl Repository {
             Err(error) => return Err(error),
         };
         if written {
-            let line = to_json(&Indexed::of(&record));
-            self.index(job, vec![(index_key(n), Some(line))]).await?;
+            self.change_index(job, n, Some(Indexed::of(&record))).await?;
             self.remember_record((job.uid().to_owned(), n), record);
         }
         Ok(written)
@@ -342,13 +266,6 @@ impl Repository {
         Ok(record)
     }
 
-    /// What the index has of a build.
-    async fn index_line(&self, job: &Job, n: u64) -> Result<Option<Indexed>> {
-        let indexed = self.indexed(job).await?;
-        let found = indexed.binary_search_by_key(&n, |(n, _)| *n);
-        Ok(found.ok().and_then(|at| indexed.get(at)).map(|(_, line)| *line))
-    }
-
     /// Keeps a record in memory, within bounds.
     pub(crate) fn remember_record(&self, key: (String, u64), record: Arc<Record>) {
         let mut records = lock(&self.records.records);
@@ -356,11 +273,6 @@ impl Repository {
             records.clear();
         }
         records.insert(key, record);
-    }
-
-    /// Changes the job's index.
-    async fn index(&self, job: &Job, changes: Changes) -> Result<()> {
-        self.update("index of builds", &job.record(), changes).await
     }
 
     /// Removes the tickets and the entry of a build whose record stands.
@@ -403,44 +315,6 @@ impl Repository {
         let mut consoles: Vec<String> = tasks.into_iter().flat_map(|t| t.consoles).collect();
         consoles.push(build_console(build.job.uid(), build.n));
         self.consoles.forget(&consoles);
-    }
-
-    /// The index of a job's finished builds, ascending.
-    pub async fn indexed(&self, job: &Job) -> Result<Arc<Vec<(u64, Indexed)>>> {
-        let read = |after: String, limit| async move {
-            let object = job.record();
-            bounded("index of builds", self.contents.query(&object, "b", &after, limit)).await
-        };
-        let revision = read(String::new(), 1).await?.revision;
-        if let Some(known) = lock(&self.records.indexes).get(job.uid(), revision) {
-            return Ok(known);
-        }
-        let mut builds = Vec::new();
-        let mut after = String::new();
-        let mut settled = true;
-        loop {
-            let page = read(after.clone(), PAGE).await?;
-            settled &= page.revision == revision;
-            for (key, value) in &page.entries {
-                if let Some(n) = key.strip_prefix('b').and_then(|n| n.parse().ok()) {
-                    builds.push((n, from_json(key, value)?));
-                }
-            }
-            match page.entries.last() {
-                Some((key, _)) if page.entries.len() == PAGE => after.clone_from(key),
-                _ => break,
-            }
-        }
-        let builds = Arc::new(builds);
-        if settled {
-            lock(&self.records.indexes).keep(job.uid(), revision, &builds);
-        }
-        Ok(builds)
-    }
-
-    /// Numbers of a job's finished builds, ascending.
-    pub(crate) async fn finished_numbers(&self, job: &Job) -> Result<Vec<u64>> {
-        Ok(self.indexed(job).await?.iter().map(|(n, _)| *n).collect())
     }
 
     /// The newest build.
@@ -509,7 +383,7 @@ impl Repository {
         if self.record(job, n).await?.is_none() {
             return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
         }
-        self.index(job, vec![(index_key(n), None)]).await?;
+        self.change_index(job, n, None).await?;
         self.drop_build_objects(job, n).await?;
         self.board.announce(format!("build {}/{n} removed", job.name));
         Ok(())

@@ -189,3 +189,36 @@ pub(super) async fn assert_sound(repository: &Arc<Repository>) -> usize {
     assert_eq!(checked.faults, [], "{checked}");
     checked.orphans
 }
+
+/// A key is remembered for at least seven days; older ones go when new ones come.
+#[test]
+fn keys_are_remembered_for_a_week_and_then_swept() {
+    use super::core::{create, now, to_json};
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let store = crate::backend::embedded::Embedded::open(&dir.path().join("store")).unwrap();
+        let repository = open(&store, dir.path()).await.unwrap();
+        let job = job(&repository, "hello").await.unwrap();
+        let folder = format!("/keys/{}", job.uid());
+        let day = 24 * 3600 * 1000;
+        for (name, days) in [("0old", 9), ("fold", 9), ("8young", 7)] {
+            let data = to_json(&(1_u64, now() - days * day));
+            repository
+                .commit(vec![create(format!("{folder}/{name}"), data)])
+                .await
+                .unwrap();
+        }
+        assert_eq!(repository.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
+        let begun = Instant::now();
+        let names = loop {
+            let names = repository.children(&folder).await.unwrap();
+            if !names.iter().any(|name| name.ends_with("old")) {
+                break names;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{names:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert!(names.len() == 2 && names.contains(&"8young".to_owned()), "{names:?}");
+        assert_eq!(repository.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
+    });
+}

@@ -95,7 +95,8 @@ impl<'a> MakeWriter<'a> for Shared {
 /// Starts logging at a level, to a file or to standard error; panics go there too.
 pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFile>>, String> {
     // What clients of the stores say of each request is for their developers.
-    let filter = EnvFilter::try_new(format!("warn,distcifs={level}")).map_err(|error| format!("log_level={level}: {error}"))?;
+    let filter =
+        EnvFilter::try_new(format!("warn,distcifs={level}")).map_err(|error| format!("log_level={level}: {error}"))?;
     let lines = tracing_subscriber::fmt()
         .compact()
         .with_target(false)

@@ -22,7 +22,7 @@ const REASON_BYTES_MAX: u64 = 64 * 1024;
 /// Mounts; returns when the mount answers, with `-f` when it has ended.
 pub(super) fn mount(arguments: cli::Mount) -> Outcome {
     // Wrong options are told before anything is touched.
-    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
+    MountOptions::parse(arguments.source.clone(), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
     let told = arguments.child;
     if arguments.foreground || told.is_some() {
         let served = places(&arguments.source, &arguments.mountpoint).and_then(|(source, mountpoint)| {

@@ -28,7 +28,7 @@ const DAEMON_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Mounts, starts the workers, and keeps all of them alive until INT or TERM.
 pub(super) fn up(arguments: cli::Up) -> Outcome {
-    MountOptions::parse(PathBuf::from("/"), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
+    MountOptions::parse(arguments.source.clone(), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
     let (source, mountpoint) = places(&arguments.source, &arguments.mountpoint).map_err(Failure::Refused)?;
     let plans = plans(&arguments, &mountpoint).map_err(Failure::Refused)?;
     mounts::detach_dead(&mountpoint).map_err(Failure::Refused)?;

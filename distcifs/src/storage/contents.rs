@@ -208,6 +208,18 @@ impl Notices {
         Notices { heard }
     }
 
+    /// Whether the object may have changed since the last return of this or of `next`, or since
+    /// `listen` returned. Once the store is closed it always may.
+    pub fn heard(&mut self) -> bool {
+        match self.heard.has_changed() {
+            Ok(changed) => {
+                self.heard.mark_unchanged();
+                changed
+            }
+            Err(_) => true,
+        }
+    }
+
     /// Returns when the object may have changed since the last return, or since
     /// `listen` returned. It may be dropped and called again; nothing is missed by that.
     ///

@@ -17,7 +17,7 @@ use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
-use crate::repository::tickets::{Poster, TICKETS};
+use crate::repository::tickets::Poster;
 
 /// Largest text of a trigger, a ticket, a control word or a result, bytes.
 const COMMIT_BYTES_MAX: usize = 256 << 10;
@@ -35,7 +35,7 @@ impl Tree {
             Node::Top(Top::Events) => {
                 let lines = self.repository.board.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
-                    _attendance: self.repository.attend(TICKETS).await?,
+                    _attendances: self.repository.attend_events().await?,
                     lines,
                     rest: Bytes::new(),
                 }))
@@ -88,10 +88,19 @@ impl Tree {
             _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
             _ => match self.content(&node).await? {
                 Content::Bytes(bytes) => OpenKind::Bytes(bytes),
-                Content::Consoles(names) => OpenKind::Consoles(names),
+                Content::Consoles(names) => self.open_consoles(names).await?,
             },
         };
         self.opened(caller, node, both, kind)
+    }
+
+    /// Opens consoles to read; those that may grow are kept in mind.
+    async fn open_consoles(&self, names: Vec<Extent>) -> Result<OpenKind> {
+        let mut kept = Vec::new();
+        for growing in names.iter().filter(|name| name.length.is_none()) {
+            kept.push(self.repository.open_console(&growing.name).await?);
+        }
+        Ok(OpenKind::Consoles { names, _kept: kept })
     }
 
     /// A recorded parameter is written again by its claimant.
@@ -144,7 +153,7 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Bytes(bytes) => Ok(part(bytes, offset, size)),
-            OpenKind::Consoles(names) => self.read_consoles(names, offset, size).await,
+            OpenKind::Consoles { names, .. } => self.read_consoles(names, offset, size).await,
             OpenKind::Config(write) => {
                 let write = write.lock().await;
                 Ok(part(&Bytes::copy_from_slice(write.text()), offset, size))

@@ -12,7 +12,7 @@ use super::job::ConfigWrite;
 use super::node::Node;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
-use crate::repository::consoles::Extent;
+use crate::repository::consoles::{Extent, Stream};
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
 use crate::repository::names::Name;
@@ -62,8 +62,11 @@ pub(crate) fn claims_of(open: &Open) -> Vec<Arc<Claim>> {
 pub(crate) enum OpenKind {
     /// Reads these bytes.
     Bytes(Bytes),
-    /// Reads these consoles, which may grow.
-    Consoles(Vec<Extent>),
+    /// Reads these consoles; those that may grow are kept in mind.
+    Consoles {
+        names: Vec<Extent>,
+        _kept: Vec<Arc<Stream>>,
+    },
     /// Writes a configuration.
     Config(tokio::sync::Mutex<ConfigWrite>),
     /// Writes a text that is committed: trigger, .post, ctl, result.
@@ -116,7 +119,7 @@ pub(crate) struct Asking {
 /// A reader of `.events`.
 pub(crate) struct Following {
     /// Has everything told.
-    pub(crate) _attendance: Attendance,
+    pub(crate) _attendances: [Attendance; 2],
     /// The lines.
     pub(crate) lines: broadcast::Receiver<Arc<str>>,
     /// What was not read yet of the last line.

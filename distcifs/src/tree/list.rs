@@ -1,11 +1,11 @@
 //! Listings of generated folders.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::handles::OpenKind;
 use super::node::{Area, BuildFile, JobFile, JobRef, Link, Node, TaskFile, TicketFile, TicketRef, Top};
-use super::{Caller, DirEntry, Error, Found, Ino, Kind, Result, Tree};
+use super::{Caller, DirEntry, Error, Ino, Kind, Result, Tree};
 
 /// Jobs read at once while they are listed.
 const PAGE: usize = 1000;
@@ -55,7 +55,7 @@ impl Tree {
                 found: None,
             };
             if plus {
-                match self.find_and_look(caller, node, name).await {
+                match self.find_and_look(caller, node, OsStr::new(name)).await {
                     Ok(found) => {
                         entry.ino = found.attributes.attr.ino;
                         entry.kind = found.attributes.attr.kind;
@@ -71,10 +71,6 @@ impl Tree {
             entries.push(entry);
         }
         Ok(entries)
-    }
-
-    async fn find_and_look(&self, caller: Caller, node: &Node, name: &str) -> Result<Found> {
-        self.found(&self.find(caller, node, name).await?).await
     }
 
     fn parent_of(&self, node: &Node) -> Ino {

@@ -196,8 +196,8 @@ impl Tree {
         let (attr, ttl) = self.attr(node).await?;
         self.numbers.looked_up(attr.ino);
         let name_ttl = match node {
-            Node::Queue(_) => self.shared_ttl(),
-            Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) | Node::Build(..) => LONG,
+            Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
+            Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) => LONG,
             Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
             Node::Ticket(ticket) => self.ticket_ttl(ticket),

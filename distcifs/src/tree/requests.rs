@@ -30,6 +30,9 @@ pub type Waker = Box<dyn FnOnce() + Send + 'static>;
 /// asks again for the rest.
 const COPY_BYTES_MAX: usize = 4 << 20;
 
+/// Tries of one lookup, each of which met a node that the kernel dropped at that moment.
+const LOOKS_MAX: u32 = 8;
+
 /// First handle: small numbers are easier to read in a log, 0 is never one.
 const HANDLE_FIRST: u64 = 1;
 
@@ -113,11 +116,25 @@ impl Tree {
             };
         }
         check_length(&name)?;
-        let node = match self.node(parent)? {
-            Node::Published(id) => self.find_published(id, name.as_bytes()).await?,
-            node => self.find(caller, &node, utf8(&name)?).await?,
-        };
-        self.found(&node).await
+        let parent = self.node(parent)?;
+        self.find_and_look(caller, &parent, &name).await
+    }
+
+    /// Finds a name and looks at it. The kernel may drop its last lookup of a published node between
+    /// the two, which then has another number.
+    pub(crate) async fn find_and_look(&self, caller: Caller, parent: &Node, name: &OsStr) -> Result<Found> {
+        let mut found = Err(Error::Stale("a published file".into()));
+        for _ in 0..LOOKS_MAX {
+            let node = match parent {
+                Node::Published(id) => self.find_published(*id, name.as_bytes()).await?,
+                parent => self.find(caller, parent, utf8(name)?).await?,
+            };
+            found = self.found(&node).await;
+            if !matches!((&node, &found), (Node::Published(_), Err(Error::Stale(_)))) {
+                break;
+            }
+        }
+        found
     }
 
     /// The kernel has dropped this many lookups.

@@ -204,13 +204,19 @@ fn open(options: &Options) -> Result<Opened, OpenError> {
             why: "it names no monitor (mon_host)".to_owned(),
         });
     }
+    let keyring = cluster.get("keyring").unwrap_or_default();
     cluster.connect().map_err(|errno| match errno {
-        Errno::ENOENT => OpenError::Keyring {
-            path: cluster.get("keyring").unwrap_or_default(),
+        Errno::ENOENT | Errno::EPERM | Errno::EACCES if !has_key(&keyring, &options.user) => OpenError::Keyring {
+            path: keyring,
             why: format!("no key of client.{} there", options.user),
             user: options.user.clone(),
         },
-        Errno::EPERM | Errno::EACCES | Errno::EINVAL => OpenError::User {
+        Errno::EIO | Errno::EINVAL => OpenError::Keyring {
+            path: keyring,
+            why: "not a keyring of Ceph".to_owned(),
+            user: options.user.clone(),
+        },
+        Errno::EPERM | Errno::EACCES => OpenError::User {
             user: options.user.clone(),
             monitors,
         },
@@ -272,6 +278,16 @@ fn configure(cluster: &Cluster, options: &Options) -> Result<(), OpenError> {
             .map_err(|e| other(format!("setting {option}"), e))?;
     }
     Ok(())
+}
+
+/// Whether one of the files in a list has a key of this user.
+fn has_key(files: &str, user: &str) -> bool {
+    let section = format!("[client.{user}]");
+    let has = |text: String| text.lines().any(|line| line.trim() == section);
+    files
+        .split([',', ';', ' '])
+        .filter(|file| !file.is_empty())
+        .any(|file| std::fs::read_to_string(file).is_ok_and(has))
 }
 
 fn denied(options: &Options, verb: &'static str) -> OpenError {

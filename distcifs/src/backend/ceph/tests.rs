@@ -7,7 +7,9 @@ use distcifs_tests::cluster::Cluster;
 use super::{Ceph, Options};
 use crate::storage::conformance;
 
+mod faults;
 mod notices;
+mod opening;
 
 /// The cluster of this process; `None`, loudly, where its servers are not installed.
 fn cluster() -> Option<&'static Cluster> {

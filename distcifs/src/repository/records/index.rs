@@ -1,0 +1,222 @@
+//! The index of a job's finished builds: how each ended, by its number.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::repository::core::{Changes, bounded, from_json, lock, settled};
+use crate::repository::jobs::Job;
+use crate::repository::tickets::Verdict;
+use crate::repository::{Repository, Result};
+use crate::storage::{Contents, Notices, Object, Updated};
+
+/// Lines of indexes kept in memory, of all jobs together: 3 MB.
+const INDEXED_MAX: usize = 100_000;
+
+/// Keys of the index read at once.
+const PAGE: usize = 1000;
+
+/// What the index of a job has of a finished build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// How it ended.
+    pub state: Verdict,
+    /// When, milliseconds since 1970.
+    pub finished: u64,
+    /// Whether pruning must leave it.
+    pub keep: bool,
+}
+
+impl Indexed {
+    pub(super) fn of(record: &Record) -> Self {
+        Indexed {
+            state: record.state,
+            finished: record.finished,
+            keep: record.keep,
+        }
+    }
+}
+
+/// The lines of an index, by the builds' numbers.
+type Lines = Arc<Vec<(u64, Indexed)>>;
+
+/// Indexes of jobs as they were read last.
+#[derive(Default)]
+pub struct Indexes {
+    jobs: BTreeMap<String, Known>,
+    lines: usize,
+}
+
+/// An index as it was read last.
+struct Known {
+    /// The revision that it had.
+    revision: u64,
+    lines: Lines,
+    /// Tells of changes by other mounts; none where nobody else makes any.
+    notices: Option<Notices>,
+    /// Whether nothing was told since it was read.
+    trusted: bool,
+}
+
+impl Indexes {
+    /// The index of a job, if nothing was told since it was read.
+    fn unchanged(&mut self, uid: &str) -> Option<Lines> {
+        let known = self.jobs.get_mut(uid)?;
+        let heard = known.notices.as_mut().is_none_or(Notices::heard);
+        known.trusted &= !heard;
+        known.trusted.then(|| known.lines.clone())
+    }
+
+    /// The index of a job, if it still has this revision.
+    fn of_revision(&mut self, uid: &str, revision: u64) -> Option<Lines> {
+        let known = self.jobs.get_mut(uid).filter(|known| known.revision == revision)?;
+        known.trusted = true;
+        Some(known.lines.clone())
+    }
+
+    /// Whether changes of an index are told.
+    fn is_told(&self, uid: &str) -> bool {
+        self.jobs.get(uid).is_some_and(|known| known.notices.is_some())
+    }
+
+    /// Keeps the index of a job, within bounds.
+    fn keep(&mut self, uid: &str, revision: u64, lines: &Lines, notices: Option<Notices>) {
+        // Each job counts one line more, so that those without builds have a bound too.
+        let cost = lines.len() + 1;
+        if self.lines + cost > INDEXED_MAX {
+            *self = Indexes::default();
+        }
+        if cost > INDEXED_MAX {
+            return;
+        }
+        let old = self.jobs.remove(uid);
+        self.lines += cost;
+        self.lines -= old.as_ref().map_or(0, |old| old.lines.len() + 1);
+        let known = Known {
+            revision,
+            lines: lines.clone(),
+            notices: notices.or_else(|| old.and_then(|old| old.notices)),
+            trusted: true,
+        };
+        self.jobs.insert(uid.to_owned(), known);
+    }
+
+    /// Takes in a change that was made here, if it followed on what is known.
+    fn follow(&mut self, uid: &str, revision: u64, changes: &[(u64, Option<Indexed>)]) {
+        let Some(known) = self.jobs.get_mut(uid).filter(|known| known.revision + 1 == revision) else {
+            return;
+        };
+        known.revision = revision;
+        let before = known.lines.len();
+        let lines = Arc::make_mut(&mut known.lines);
+        for (n, change) in changes {
+            match (lines.binary_search_by_key(n, |(n, _)| *n), change) {
+                (Ok(at), Some(line)) => lines[at].1 = *line,
+                (Ok(at), None) => drop(lines.remove(at)),
+                (Err(at), Some(line)) => lines.insert(at, (*n, *line)),
+                (Err(_), None) => {}
+            }
+        }
+        self.lines = self.lines + known.lines.len() - before;
+    }
+}
+
+/// The key of a build in its job's index: in order of the numbers.
+fn index_key(n: u64) -> String {
+    format!("b{n:020}")
+}
+
+/// The number of the newest build in a job's index; 0 if there is none.
+pub(in crate::repository) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
+    let (mut last, mut after) = (0, String::new());
+    loop {
+        let page = bounded("index of builds", contents.query(job, "b", &after, PAGE)).await?;
+        let full = page.entries.len() == PAGE;
+        for (key, _) in page.entries {
+            last = key.strip_prefix('b').and_then(|n| n.parse().ok()).unwrap_or(last);
+            after = key;
+        }
+        if !full {
+            return Ok(last);
+        }
+    }
+}
+
+impl Repository {
+    /// What the index has of a build.
+    pub(super) async fn index_line(&self, job: &Job, n: u64) -> Result<Option<Indexed>> {
+        let indexed = self.indexed(job).await?;
+        let found = indexed.binary_search_by_key(&n, |(n, _)| *n);
+        Ok(found.ok().and_then(|at| indexed.get(at)).map(|(_, line)| *line))
+    }
+
+    /// Changes the index of a job: what is set to `None` is removed.
+    pub(super) async fn change_index(&self, job: &Job, n: u64, line: Option<Indexed>) -> Result<()> {
+        let value = line.as_ref().map(crate::repository::core::to_json);
+        let changes: Changes = vec![(index_key(n), value)];
+        let object = job.record();
+        let update = || self.contents.update(&object, None, changes.clone());
+        if let Updated::Done { revision } = settled("index of builds", update).await? {
+            lock(&self.records.indexes).follow(job.uid(), revision, &[(n, line)]);
+        }
+        Ok(())
+    }
+
+    /// The index of a job's finished builds, ascending.
+    pub async fn indexed(&self, job: &Job) -> Result<Lines> {
+        if let Some(known) = lock(&self.records.indexes).unchanged(job.uid()) {
+            return Ok(known);
+        }
+        let object = job.record();
+        let notices = self.notices_of(job, &object).await?;
+        let read = |after: String, limit| {
+            let query = self.contents.query(&object, "b", &after, limit);
+            async move { bounded("index of builds", query).await }
+        };
+        let revision = read(String::new(), 1).await?.revision;
+        if let Some(known) = lock(&self.records.indexes).of_revision(job.uid(), revision) {
+            return Ok(known);
+        }
+        let mut builds = Vec::new();
+        let mut after = String::new();
+        let mut settled = true;
+        loop {
+            let page = read(after.clone(), PAGE).await?;
+            settled &= page.revision == revision;
+            for (key, value) in &page.entries {
+                if let Some(n) = key.strip_prefix('b').and_then(|n| n.parse().ok()) {
+                    builds.push((n, from_json(key, value)?));
+                }
+            }
+            match page.entries.last() {
+                Some((key, _)) if page.entries.len() == PAGE => after.clone_from(key),
+                _ => break,
+            }
+        }
+        let builds = Arc::new(builds);
+        if settled {
+            lock(&self.records.indexes).keep(job.uid(), revision, &builds, notices);
+        }
+        Ok(builds)
+    }
+
+    /// Numbers of a job's finished builds, ascending.
+    pub(crate) async fn finished_numbers(&self, job: &Job) -> Result<Vec<u64>> {
+        Ok(self.indexed(job).await?.iter().map(|(n, _)| *n).collect())
+    }
+
+    /// Begins to listen to a job's record, unless that is done already or there is nobody to hear of.
+    async fn notices_of(&self, job: &Job, object: &Object) -> Result<Option<Notices>> {
+        if !self.shared || lock(&self.records.indexes).is_told(job.uid()) {
+            return Ok(None);
+        }
+        match self.contents.listen(object).await {
+            Ok(notices) => Ok(Some(notices)),
+            // Past the bound of what may be listened to: it is asked each time then.
+            Err(crate::storage::Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The webhook receiver: what GitHub sends makes the builds that it should, once.
+
+use std::fs;
+
+use distcifs_tests::github::{COMMIT, Receiver, SECRET, create, fresh_id, job, ping, pull_request, push, sign};
+use distcifs_tests::job::shell_task;
+use distcifs_tests::{Mount, Worker};
+use serde_json::{Value, json};
+
+/// The parameters that a delivery can give, all declared.
+fn all_parameters() -> Value {
+    json!({ "ref": "", "commit": "", "repository": "", "sender": "", "pull_request": "" })
+}
+
+fn param(mount: &Mount, build: u64, name: &str) -> String {
+    mount.read(&format!("jobs/a/builds/{build}/params/{name}"))
+}
+
+/// A push is built, and the build knows what was pushed.
+#[test]
+fn a_push_makes_a_build_that_knows_it() {
+    let mount = Mount::new();
+    mount.job("a", &job(&json!({ "parameters": all_parameters() })));
+    let receiver = Receiver::start(&mount, &[]);
+    let answered = receiver.deliver("push", &push("refs/heads/master"));
+    assert_eq!(
+        (answered.status, &answered.body),
+        (201, &json!({ "builds": [{ "job": "a", "build": 1 }] }))
+    );
+    assert_eq!(param(&mount, 1, "ref"), "refs/heads/master");
+    assert_eq!(param(&mount, 1, "commit"), COMMIT);
+    assert_eq!(param(&mount, 1, "repository"), "Codertocat/Hello-World");
+    assert_eq!(param(&mount, 1, "sender"), "Codertocat");
+    assert_eq!(param(&mount, 1, "pull_request"), "");
+    assert_eq!(
+        mount.read("jobs/a/builds/1/cause"),
+        format!("github push Codertocat/Hello-World {COMMIT} refs/heads/master Codertocat")
+    );
+    let (status, page) = receiver.get("/metrics");
+    assert!(
+        status == 200 && page.contains("github_webhook_deliveries_total{status=\"201\"} 1"),
+        "{page}"
+    );
+    assert!(receiver.log().contains("201 push"), "{}", receiver.log());
+}
+
+/// Pull requests, tags and pings; what is none of these, or asks for no build, makes none.
+#[test]
+fn what_is_built_and_what_is_not() {
+    let mount = Mount::new();
+    let refs = json!({ "repository": "codertocat/hello-world", "refs": ["refs/heads/*", "refs/tags/*"] });
+    mount.job("a", &job(&json!({ "parameters": all_parameters(), "github": refs })));
+    let receiver = Receiver::start(&mount, &[]);
+    for action in ["opened", "synchronize", "reopened"] {
+        let answered = receiver.deliver("pull_request", &pull_request(action, "Codertocat/Hello-World"));
+        assert_eq!(answered.status, 201, "{action}: {answered:?}");
+    }
+    assert_eq!(param(&mount, 3, "ref"), "refs/pull/2/head");
+    assert_eq!(param(&mount, 3, "commit"), "ec26c3e57ca3a959ca5aad62de7213c562f8c821");
+    assert_eq!(param(&mount, 3, "pull_request"), "2");
+    assert_eq!(receiver.deliver("create", &create("tag", "simple-tag")).status, 201);
+    assert_eq!(param(&mount, 4, "ref"), "refs/tags/simple-tag");
+    assert_eq!(param(&mount, 4, "commit"), "");
+    let answered = receiver.deliver("ping", &ping());
+    assert_eq!((answered.status, answered.body["ok"].as_str()), (200, Some("pong")));
+    let mut deleted = push("refs/heads/master");
+    deleted["deleted"] = true.into();
+    deleted["after"] = "0000000000000000000000000000000000000000".into();
+    deleted["head_commit"] = Value::Null;
+    let mut skipped = push("refs/heads/master");
+    skipped["head_commit"]["message"] = "Mend a comment [skip ci]".into();
+    let mut other = push("refs/heads/master");
+    other["repository"]["full_name"] = "Codertocat/Other".into();
+    for (event, payload) in [
+        ("push", &deleted),
+        ("push", &skipped),
+        ("push", &other),
+        ("push", &push("refs/notes/x")),
+        ("create", &create("branch", "x")),
+        ("pull_request", &pull_request("closed", "Codertocat/Hello-World")),
+        ("pull_request", &pull_request("opened", "stranger/Hello-World")),
+        ("issues", &push("refs/heads/master")),
+    ] {
+        let answered = receiver.deliver(event, payload);
+        assert!(
+            answered.status == 202 && answered.body["why"].is_string(),
+            "{event}: {answered:?}"
+        );
+    }
+    assert_eq!(mount.list("jobs/a/builds").len(), 5, "four builds and latest");
+}
+
+/// "A delivery that comes twice (X-GitHub-Delivery), to any of several receivers, makes one build."
+#[test]
+fn the_same_delivery_makes_one_build() {
+    let mount = Mount::new();
+    mount.job("a", &job(&json!({})));
+    let receivers = [Receiver::start(&mount, &[]), Receiver::start(&mount, &[])];
+    let (id, payload) = (fresh_id(), push("refs/heads/master"));
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let (receivers, id, payload) = (&receivers, &id, &payload);
+            scope.spawn(move || {
+                let answered = receivers[number % 2].deliver_to("/github", "push", payload, id, SECRET);
+                assert_eq!(
+                    (answered.status, &answered.body["builds"][0]["build"]),
+                    (201, &json!(1))
+                );
+            });
+        }
+    });
+    assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"]);
+    mount.kill9();
+    mount.mount();
+    receivers.iter().for_each(Receiver::wait_healthy);
+    let again = receivers[0].deliver_to("/github", "push", &payload, &id, SECRET);
+    assert_eq!(again.body["builds"][0]["build"], 1);
+    assert_eq!(
+        receivers[1].deliver("push", &payload).body["builds"][0]["build"],
+        2,
+        "another delivery"
+    );
+    // Without an id the same body is the same delivery.
+    let body = payload.to_string();
+    let signature = format!("X-Hub-Signature-256: {}", sign(SECRET, body.as_bytes()));
+    let headers = ["X-GitHub-Event: push", "Content-Type: application/json", &signature];
+    for receiver in &receivers {
+        assert_eq!(
+            receiver.send("/github", &headers, body.as_bytes()).body["builds"][0]["build"],
+            3
+        );
+    }
+}
+
+/// Each job is triggered only by its own secret; a job without one takes the receiver's.
+#[test]
+fn whose_secret_it_is() {
+    let mount = Mount::new();
+    let file = mount.out().join("own");
+    fs::write(&file, "own secret\n").expect("own folder");
+    let own = json!({ "repository": "Codertocat/Hello-World", "secret_file": file });
+    mount.job("own", &job(&json!({ "github": own })));
+    mount.job("shared", &job(&json!({})));
+    let lost = json!({ "repository": "Codertocat/Hello-World", "secret_file": mount.out().join("absent") });
+    mount.job("lost", &job(&json!({ "github": lost })));
+    let receiver = Receiver::start(&mount, &[]);
+    let payload = push("refs/heads/master");
+    let built = |path: &str, secret: &str| {
+        let answered = receiver.deliver_to(path, "push", &payload, &fresh_id(), secret);
+        let builds = answered.body["builds"].as_array().cloned().unwrap_or_default();
+        let jobs = builds
+            .iter()
+            .map(|build| build["job"].as_str().unwrap_or_default().to_owned());
+        (answered.status, jobs.collect::<Vec<_>>())
+    };
+    assert_eq!(built("/github", SECRET), (201, vec!["shared".into()]));
+    assert_eq!(built("/github", "own secret"), (201, vec!["own".into()]));
+    assert_eq!(built("/github", "other"), (401, vec![]));
+    assert_eq!(
+        built("/jobs/own/github-webhook", "own secret"),
+        (201, vec!["own".into()])
+    );
+    assert_eq!(built("/jobs/own/github-webhook", SECRET), (401, vec![]));
+    assert_eq!(
+        built("/jobs/shared/github-webhook", SECRET),
+        (201, vec!["shared".into()])
+    );
+    assert_eq!(built("/jobs/nobody/github-webhook", "x"), (401, vec![]));
+    assert_eq!(built("/jobs/nobody/github-webhook", SECRET), (404, vec![]));
+    assert_eq!(
+        built("/jobs/..%2f..%2fjobs%2fown/github-webhook", SECRET),
+        (404, vec![])
+    );
+    // A secret can be changed while it runs.
+    fs::write(&file, "new secret").expect("own folder");
+    assert_eq!(
+        built("/jobs/own/github-webhook", "new secret"),
+        (201, vec!["own".into()])
+    );
+    assert_eq!(built("/jobs/own/github-webhook", "own secret"), (401, vec![]));
+}
+
+/// DistCI's own: its address, a git-checkout task instead of an entry, a payload in a form.
+#[test]
+fn as_distci_did_it() {
+    let mount = Mount::new();
+    mount.job(
+        "a",
+        r#"{ "configuration-version": "2013-02-26", "tasks": { "1": { "type": "git-checkout", "params": {
+            "repository": "https://github.com/codertocat/hello-world", "ref": "refs/heads/master", "checkout-dir": "x" } } } }"#,
+    );
+    let receiver = Receiver::start(&mount, &[]);
+    let body = encode(&push("refs/heads/master").to_string());
+    let signature = format!("X-Hub-Signature-256: {}", sign(SECRET, body.as_bytes()));
+    let headers = [
+        "X-GitHub-Event: push",
+        "Content-Type: application/x-www-form-urlencoded",
+        &signature,
+    ];
+    let answered = receiver.send("/jobs/a/github-webhook", &headers, body.as_bytes());
+    assert_eq!(
+        (answered.status, &answered.body["builds"][0]["build"]),
+        (201, &json!(1))
+    );
+    let answered = receiver.deliver_to(
+        "/jobs/a/github-webhook",
+        "push",
+        &push("refs/heads/dev"),
+        &fresh_id(),
+        SECRET,
+    );
+    assert_eq!(answered.status, 202);
+}
+
+/// The text as a field of a form, the hard way: every byte with a percent sign.
+fn encode(text: &str) -> String {
+    let bytes: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    format!("payload={bytes}")
+}
+
+/// "They reach scripts only as environment values and files, never as text that a shell reads."
+#[test]
+fn odd_refs_reach_scripts_as_they_are() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let script = "printf '%s' \"$PARAM_ref\" > got; [ \"$PARAM_ref\" = \"$(cat got)\" ]; cat got\n";
+    mount.job(
+        "a",
+        &job(&json!({ "parameters": { "ref": "" }, "tasks": [shell_task(script)] })),
+    );
+    let receiver = Receiver::start(&mount, &[]);
+    let trap = mount.out().join("trap");
+    let odd = [
+        format!("refs/heads/$(touch {})", trap.display()),
+        format!("refs/heads/`touch {}`;touch {};\"'&|", trap.display(), trap.display()),
+        "refs/heads/../../../etc/passwd".to_owned(),
+        "refs/heads/a\nsender=evil\n@key=x\ntouch y".to_owned(),
+        "refs/heads/--upload-pack=touch -x *".to_owned(),
+    ];
+    for (build, name) in (1..).zip(&odd) {
+        let answered = receiver.deliver("push", &push(name));
+        assert_eq!(
+            (answered.status, &answered.body["builds"][0]["build"]),
+            (201, &json!(build)),
+            "{name}"
+        );
+        assert_eq!(mount.wait_state("a", build), "success", "{}", mount.console("a", build));
+        assert_eq!(&param(&mount, build, "ref"), name);
+        assert!(
+            mount.console("a", build).contains(name),
+            "{}",
+            mount.console("a", build)
+        );
+        assert_eq!(mount.list(&format!("jobs/a/builds/{build}/params")), ["ref"]);
+    }
+    assert!(!trap.exists());
+}
+
+/// A trigger that the job refuses is told, and does not keep others from being triggered.
+#[test]
+fn a_job_that_refuses_is_named() {
+    let mount = Mount::new();
+    mount.job("a", &job(&json!({ "parameters": { "token": null } })));
+    let receiver = Receiver::start(&mount, &[]);
+    let answered = receiver.deliver("push", &push("refs/heads/master"));
+    assert_eq!(
+        (answered.status, &answered.body["refused"][0]["job"]),
+        (422, &json!("a")),
+        "{answered:?}"
+    );
+    mount.job("b", &job(&json!({})));
+    receiver.wait_jobs(2);
+    let answered = receiver.deliver("push", &push("refs/heads/master"));
+    assert_eq!(
+        (answered.status, &answered.body["builds"][0]["job"]),
+        (201, &json!("b")),
+        "{answered:?}"
+    );
+    mount.run("rmdir jobs/a");
+    receiver.wait_jobs(1);
+    assert!(receiver.deliver("push", &push("refs/heads/master")).body["refused"].is_null());
+}

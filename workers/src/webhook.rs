@@ -1,0 +1,97 @@
+//! github-webhook: receives GitHub's deliveries over HTTP and triggers the jobs that wait for them.
+//!
+//! Any number of receivers may run: each trigger carries the delivery's id as its key, so that a
+//! delivery which comes twice, to whichever of them, makes one build.
+
+pub mod body;
+pub mod connections;
+pub mod deliver;
+pub mod event;
+pub mod metrics;
+pub mod payload;
+pub mod requests;
+pub mod signature;
+pub mod table;
+pub mod watched;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::tree::Tree;
+use connections::Connections;
+use requests::App;
+
+/// How long requests that arrived may still take when the receiver is told to end.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// Connections that the kernel holds until they are accepted; beyond it clients try again after a
+/// second. The kernel's own bound (net.core.somaxconn) is as high by default.
+const BACKLOG: u32 = 4096;
+
+/// Threads that read and write sockets: what takes time is done by others.
+const SOCKET_THREADS: usize = 2;
+
+/// What a receiver is told at its start.
+pub struct Settings {
+    /// The tree.
+    pub tree: Tree,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The secret of jobs that have none of their own.
+    pub secret_file: Option<PathBuf>,
+    /// Proxies whose X-Forwarded-For is believed.
+    pub proxies: Vec<IpAddr>,
+    /// Connections at once, at most.
+    pub connections: usize,
+}
+
+/// Serves until TERM or INT. The tree may come and go meanwhile.
+///
+/// # Errors
+/// It can't listen, or can't start threads.
+pub fn run(settings: Settings) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SOCKET_THREADS)
+        .max_blocking_threads(requests::PLACES)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("can't start: {error}"))?;
+    let ended = runtime.block_on(serve(settings));
+    // Threads that wait for a tree that hangs can't be waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if at.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // So that the next receiver can begin while connections of the last one linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
+}
+
+async fn serve(settings: Settings) -> Result<(), String> {
+    let broken = |error: std::io::Error| format!("can't start: {error}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    let listener = listen(settings.listen).map_err(|error| format!("can't listen on {}: {error}", settings.listen))?;
+    let at = listener.local_addr().map_err(broken)?;
+    let app = App::new(settings.tree, settings.secret_file, settings.proxies).map_err(broken)?;
+    eprintln!("github-webhook: listening on {at}");
+    let connections = Connections::new(settings.connections, app);
+    tokio::select! {
+        () = connections.accept(listener) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    connections.end(END_TIME).await;
+    Ok(())
+}

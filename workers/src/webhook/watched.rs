@@ -1,0 +1,268 @@
+//! Which deliveries a job waits for: by its `github` entry, or else by its git-checkout tasks.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::event::{Event, Repository};
+use crate::expand::expand;
+
+/// The host of repositories whose payload gives no address.
+const HOST: &str = "github.com";
+
+/// Parameters that an event can give, where a job declares them.
+const PARAMETERS: [&str; 5] = ["ref", "commit", "repository", "sender", "pull_request"];
+
+/// Of those the ones that say what is to be built.
+const TELLING: [&str; 3] = ["ref", "commit", "pull_request"];
+
+/// Longest word of a cause, characters: it is for people, and refs may be anything.
+const WORD_CHARS_MAX: usize = 140;
+
+/// A job that waits for deliveries.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Where its secret is; absent: the receiver's.
+    pub secret_file: Option<PathBuf>,
+    declared: Vec<&'static str>,
+    wanted: Wanted,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// `github`: full refs, `*` standing for anything.
+    Entry { repository: String, refs: Vec<String> },
+    /// git-checkout tasks.
+    Checkouts(Vec<Checkout>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Checkout {
+    host: String,
+    path: String,
+    name: Name,
+}
+
+/// The ref of a git-checkout.
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    /// `refs/…`.
+    Full(String),
+    /// A branch or tag.
+    Short(String),
+    /// What HEAD is.
+    Default,
+    /// A parameter that whoever triggers must give.
+    AnyBranch,
+}
+
+impl Watched {
+    /// Reads a configuration; `None` if it waits for no delivery.
+    pub fn read(text: &[u8]) -> Option<Self> {
+        let config: Value = serde_json::from_slice(text).ok()?;
+        let parameters = config.get("parameters").and_then(Value::as_object);
+        let declared = |name: &&str| parameters.is_some_and(|all| all.contains_key(*name));
+        let github = config.get("github");
+        let wanted = match github {
+            Some(github) => entry(github)?,
+            None => Wanted::Checkouts(checkouts(&config, parameters)),
+        };
+        if wanted == Wanted::Checkouts(Vec::new()) {
+            return None;
+        }
+        Some(Watched {
+            secret_file: github.and_then(|github| Some(github.get("secret_file")?.as_str()?.into())),
+            declared: PARAMETERS.into_iter().filter(declared).collect(),
+            wanted,
+        })
+    }
+
+    /// Under which repositories it is to be found, `owner/name` in small letters.
+    pub fn repositories(&self) -> Vec<String> {
+        match &self.wanted {
+            Wanted::Entry { repository, .. } => vec![repository.to_ascii_lowercase()],
+            Wanted::Checkouts(all) => all.iter().map(|checkout| checkout.path.clone()).collect(),
+        }
+    }
+
+    /// Whether it builds this. Commits from another repository are a stranger's: a pull request
+    /// with such is only built by a job whose refs name pull requests.
+    pub fn takes(&self, event: &Event) -> bool {
+        match &self.wanted {
+            Wanted::Entry { repository, refs } => {
+                let base = event.base.as_deref().filter(|_| !event.foreign);
+                let names = std::iter::once(event.name.as_str()).chain(base);
+                repository.eq_ignore_ascii_case(&event.repository.full_name)
+                    && names
+                        .into_iter()
+                        .any(|name| refs.iter().any(|pattern| fits(pattern, name)))
+            }
+            Wanted::Checkouts(all) => {
+                // What it checks out is fixed, unless it can be told.
+                let told = event.base.is_none() || TELLING.iter().any(|name| self.declared.contains(name));
+                told && !event.foreign && all.iter().any(|checkout| checkout.takes(event))
+            }
+        }
+    }
+
+    /// What is written to the job's trigger: the parameters that it declares, and the key.
+    pub fn trigger(&self, event: &Event, key: &str) -> Vec<u8> {
+        let mut text = Map::new();
+        for name in &self.declared {
+            let value = match *name {
+                "ref" => Some(event.name.clone()),
+                "commit" => event.commit.clone(),
+                "repository" => Some(event.repository.full_name.clone()),
+                "sender" => Some(event.sender.clone()),
+                _ => event.pull_request.map(|number| number.to_string()),
+            };
+            text.extend(value.map(|value| ((*name).to_owned(), Value::String(value))));
+        }
+        text.insert("@key".into(), key.into());
+        text.insert("@cause".into(), cause(event).into());
+        Value::Object(text).to_string().into_bytes()
+    }
+}
+
+/// `github push octo/hello 6113728f… refs/heads/main octocat`: a line that programs can read, too.
+fn cause(event: &Event) -> String {
+    let commit = event.commit.as_deref().unwrap_or("-");
+    let words = [
+        event.kind,
+        &event.repository.full_name,
+        commit,
+        &event.name,
+        &event.sender,
+    ];
+    let plain = |c: char| if c.is_whitespace() || c.is_control() { '?' } else { c };
+    let word = |word: &&str| word.chars().take(WORD_CHARS_MAX).map(plain).collect::<String>();
+    // Characters may be of four bytes: cut so that the tree takes it.
+    let mut line = format!("github {}", words.iter().map(word).collect::<Vec<_>>().join(" "));
+    let end = (0..=line.len().min(512)).rev().find(|at| line.is_char_boundary(*at));
+    line.truncate(end.unwrap_or(0));
+    line
+}
+
+/// The `github` entry.
+fn entry(github: &Value) -> Option<Wanted> {
+    let refs = github.get("refs").and_then(Value::as_array);
+    let refs = match refs {
+        Some(refs) => refs
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
+        None => vec!["refs/heads/*".to_owned()],
+    };
+    Some(Wanted::Entry {
+        repository: github.get("repository")?.as_str()?.to_owned(),
+        refs,
+    })
+}
+
+/// The git-checkout tasks whose repository has an address with a host.
+fn checkouts(config: &Value, parameters: Option<&Map<String, Value>>) -> Vec<Checkout> {
+    let tasks: Vec<&Value> = match config.get("tasks") {
+        Some(Value::Array(tasks)) => tasks.iter().collect(),
+        // The form of 2013.
+        Some(Value::Object(tasks)) => tasks.values().collect(),
+        _ => Vec::new(),
+    };
+    let none = Map::new();
+    let parameters = parameters.unwrap_or(&none);
+    let given: Map<String, Value> = parameters
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let one = |task: &&Value| {
+        if task.get("type")?.as_str()? != "git-checkout" {
+            return None;
+        }
+        let params = task.get("params")?;
+        let (host, path) = address(&expand(params.get("repository")?.as_str()?, &given).ok()?)?;
+        let text = params.get("ref").and_then(Value::as_str).unwrap_or("HEAD");
+        let parameter = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        let name = match parameter.and_then(|name| parameters.get(name)) {
+            Some(Value::Null) => Name::AnyBranch,
+            _ => name_of(expand(text, &given).ok()?),
+        };
+        Some(Checkout { host, path, name })
+    };
+    tasks.iter().filter_map(one).collect()
+}
+
+fn name_of(text: String) -> Name {
+    match text.as_str() {
+        "HEAD" => Name::Default,
+        name if name.starts_with("refs/") => Name::Full(text),
+        _ => Name::Short(text),
+    }
+}
+
+impl Checkout {
+    fn takes(&self, event: &Event) -> bool {
+        let name = event.base.as_deref().unwrap_or(&event.name);
+        let named = match &self.name {
+            Name::Full(full) => full == name,
+            Name::Short(short) => ["refs/heads/", "refs/tags/"]
+                .iter()
+                .any(|folder| name.strip_prefix(folder) == Some(short)),
+            Name::Default => {
+                let branch = event.repository.default_branch.as_deref();
+                branch.is_some_and(|branch| name.strip_prefix("refs/heads/") == Some(branch))
+            }
+            Name::AnyBranch => name.starts_with("refs/heads/"),
+        };
+        named && self.is_of(&event.repository)
+    }
+
+    fn is_of(&self, repository: &Repository) -> bool {
+        let mut addresses = repository.addresses().filter_map(address).peekable();
+        if addresses.peek().is_none() {
+            return self.host == HOST && self.path == repository.full_name.to_ascii_lowercase();
+        }
+        addresses.any(|(host, path)| host == self.host && path == self.path)
+    }
+}
+
+/// Host and path of a repository's address, in small letters: `https://host/path.git`,
+/// `ssh://git@host:22/path`, `git@host:path`. `None`: one of another form, such as a folder.
+fn address(text: &str) -> Option<(String, String)> {
+    let (authority, path) = match text.split_once("://") {
+        Some((_, rest)) => rest.split_once('/')?,
+        None => text.split_once(':').filter(|(authority, _)| !authority.contains('/'))?,
+    };
+    let host = authority.rsplit('@').next()?;
+    let host = host.split(':').next()?;
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    (!host.is_empty() && !path.is_empty()).then(|| (host.to_ascii_lowercase(), path.to_ascii_lowercase()))
+}
+
+/// Whether a name fits a pattern in which `*` stands for anything. Takes at most the product of
+/// their lengths.
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    // Where to go on if what follows the last star did not fit.
+    let mut back: Option<(usize, usize)> = None;
+    while n < name.len() {
+        if pattern.get(p) == Some(&b'*') {
+            back = Some((p + 1, n));
+            p += 1;
+        } else if pattern.get(p) == name.get(n) {
+            p += 1;
+            n += 1;
+        } else if let Some((after, at)) = back {
+            back = Some((after, at + 1));
+            p = after;
+            n = at + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! What jobs wait for, and what they are told.
+
+use serde_json::json;
+
+use super::*;
+use crate::webhook::event::{Payload, Told};
+use crate::webhook::payload::Form;
+
+fn event(kind: &str, payload: &Value) -> Event {
+    let payload = Payload::read(payload.to_string().as_bytes(), Form::Json).unwrap();
+    match payload.told(kind) {
+        Ok(Told::Event(event)) => *event,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn repository() -> Value {
+    json!({
+        "full_name": "Octo/hello", "default_branch": "main", "clone_url": "https://github.com/Octo/hello.git",
+        "ssh_url": "git@github.com:Octo/hello.git", "html_url": "https://github.com/Octo/hello"
+    })
+}
+
+fn push(name: &str) -> Event {
+    event(
+        "push",
+        &json!({ "ref": name, "after": "abc", "repository": repository(), "sender": { "login": "cat" } }),
+    )
+}
+
+fn pull_request(from: &str) -> Event {
+    let pull =
+        json!({ "number": 7, "head": { "sha": "def", "repo": { "full_name": from } }, "base": { "ref": "main" } });
+    event(
+        "pull_request",
+        &json!({ "action": "opened", "pull_request": pull, "repository": repository(), "sender": { "login": "cat" } }),
+    )
+}
+
+fn watched(config: &Value) -> Watched {
+    Watched::read(config.to_string().as_bytes()).unwrap()
+}
+
+/// A job with a `github` entry of these refs.
+fn entry_of(refs: Value) -> Watched {
+    watched(&json!({ "tasks": [], "github": { "repository": "octo/Hello", "refs": refs } }))
+}
+
+/// A job that checks this out.
+fn checkout(repository: &str, name: Value, parameters: Value) -> Option<Watched> {
+    let mut params = json!({ "repository": repository });
+    if !name.is_null() {
+        params["ref"] = name;
+    }
+    let tasks = json!([{ "type": "lint" }, { "type": "git-checkout", "params": params }]);
+    Watched::read(
+        json!({ "tasks": tasks, "parameters": parameters })
+            .to_string()
+            .as_bytes(),
+    )
+}
+
+#[test]
+fn an_entry_takes_the_refs_that_it_names() {
+    let plain = watched(&json!({ "tasks": [], "github": { "repository": "octo/Hello" } }));
+    assert_eq!(plain.repositories(), ["octo/hello"]);
+    for (name, takes) in [
+        ("refs/heads/main", true),
+        ("refs/heads/a/b", true),
+        ("refs/tags/v1", false),
+    ] {
+        assert_eq!(plain.takes(&push(name)), takes, "{name}");
+    }
+    let releases = entry_of(json!(["refs/tags/v*", "refs/heads/release-*-fix"]));
+    for (name, takes) in [
+        ("refs/tags/v1", true),
+        ("refs/tags/w1", false),
+        ("refs/heads/release-1-fix", true),
+        ("refs/heads/release--fix", true),
+        ("refs/heads/release-fix", false),
+        ("refs/heads/release-1-fix2", false),
+    ] {
+        assert_eq!(releases.takes(&push(name)), takes, "{name}");
+    }
+    let mut other = push("refs/heads/main");
+    other.repository.full_name = "octo/hello2".into();
+    assert!(!plain.takes(&other));
+}
+
+#[test]
+fn a_strangers_pull_request_must_be_asked_for() {
+    let branches = entry_of(json!(["refs/heads/*"]));
+    assert!(branches.takes(&pull_request("octo/hello")), "by the branch it goes to");
+    assert!(!branches.takes(&pull_request("stranger/hello")));
+    assert!(!entry_of(json!(["refs/heads/other"])).takes(&pull_request("octo/hello")));
+    let pulls = entry_of(json!(["refs/pull/*"]));
+    assert!(pulls.takes(&pull_request("octo/hello")));
+    assert!(pulls.takes(&pull_request("stranger/hello")));
+    assert!(!pulls.takes(&push("refs/heads/main")));
+}
+
+#[test]
+fn a_checkout_takes_its_repository_and_ref() {
+    let takes = |repository: &str, name: Value, event: &Event| {
+        checkout(repository, name, json!({})).is_some_and(|watched| watched.takes(event))
+    };
+    let main = push("refs/heads/main");
+    for address in [
+        "https://github.com/octo/hello.git",
+        "https://token@GitHub.com/Octo/Hello/",
+        "git@github.com:octo/hello.git",
+        "ssh://git@github.com:22/octo/hello",
+        "git://github.com/octo/hello",
+    ] {
+        assert!(takes(address, json!("main"), &main), "{address}");
+    }
+    for address in [
+        "https://github.com/octo/hello2",
+        "https://example.org/octo/hello",
+        "/srv/git/octo/hello",
+        "file:///octo/hello",
+        "octo/hello",
+        "https://github.com",
+        "",
+    ] {
+        assert!(!takes(address, json!("main"), &main), "{address}");
+    }
+    let hello = "https://github.com/octo/hello";
+    for (name, takes_main, takes_tag) in [
+        (json!(null), true, false),
+        (json!("HEAD"), true, false),
+        (json!("refs/heads/main"), true, false),
+        (json!("refs/tags/main"), false, true),
+        (json!("main"), true, true),
+        (json!("other"), false, false),
+        (json!("6113728f27ae82c7b1a177c8d03f9e96e0adf246"), false, false),
+    ] {
+        assert_eq!(takes(hello, name.clone(), &main), takes_main, "{name}");
+        assert_eq!(takes(hello, name.clone(), &push("refs/tags/main")), takes_tag, "{name}");
+    }
+}
+
+#[test]
+fn a_checkout_of_a_parameter_stands_for_its_default() {
+    let hello = "https://github.com/${who}/hello";
+    let job = |default: Value| checkout(hello, json!("${ref}"), json!({ "who": "octo", "ref": default })).unwrap();
+    assert!(job(json!("refs/heads/main")).takes(&push("refs/heads/main")));
+    assert!(!job(json!("refs/heads/main")).takes(&push("refs/heads/dev")));
+    assert!(
+        job(json!(null)).takes(&push("refs/heads/dev")),
+        "whoever triggers must say it"
+    );
+    assert!(!job(json!(null)).takes(&push("refs/tags/v1")));
+    assert!(checkout("https://github.com/${nobody}/hello", json!("x"), json!({})).is_none());
+}
+
+#[test]
+fn a_checkout_builds_pull_requests_only_if_it_can_be_told() {
+    let hello = "https://github.com/octo/hello";
+    let own = pull_request("octo/hello");
+    assert!(!checkout(hello, json!("main"), json!({})).unwrap().takes(&own));
+    let told = checkout(hello, json!("${ref}"), json!({ "ref": "main" })).unwrap();
+    assert!(told.takes(&own));
+    assert!(!told.takes(&pull_request("stranger/hello")));
+}
+
+#[test]
+fn an_entry_goes_before_the_tasks_and_the_form_of_2013_is_read() {
+    let task = json!({ "type": "git-checkout", "params": { "repository": "https://github.com/octo/hello" } });
+    let both = watched(&json!({ "tasks": [task], "github": { "repository": "octo/other" } }));
+    assert!(!both.takes(&push("refs/heads/main")));
+    let old = watched(&json!({ "tasks": { "1": task } }));
+    assert!(old.takes(&push("refs/heads/main")));
+    for none in ["{\"tasks\": []}", "{\"tasks\": [{\"type\": \"lint\"}]}", "{", ""] {
+        assert_eq!(Watched::read(none.as_bytes()), None, "{none}");
+    }
+}
+
+#[test]
+fn a_trigger_has_what_the_job_declares() {
+    let job = |parameters: Value| {
+        watched(&json!({ "tasks": [], "github": { "repository": "octo/hello" }, "parameters": parameters }))
+    };
+    let trigger =
+        |watched: &Watched, event: &Event| -> Value { serde_json::from_slice(&watched.trigger(event, "k")).unwrap() };
+    let all = job(json!({ "ref": "", "commit": "", "repository": "", "sender": "", "pull_request": "", "other": "" }));
+    assert_eq!(
+        trigger(&all, &pull_request("octo/hello")),
+        json!({ "ref": "refs/pull/7/head", "commit": "def", "repository": "Octo/hello", "sender": "cat", "pull_request": "7",
+            "@key": "k", "@cause": "github pull_request Octo/hello def refs/pull/7/head cat" })
+    );
+    assert_eq!(
+        trigger(&job(json!({})), &push("refs/heads/main")),
+        json!({ "@key": "k", "@cause": "github push Octo/hello abc refs/heads/main cat" })
+    );
+    let odd = "refs/heads/$(touch x)\n@key=y;`z`";
+    let found = trigger(&job(json!({ "ref": "" })), &push(odd));
+    assert_eq!(found["ref"], odd);
+    assert_eq!(
+        found["@cause"],
+        "github push Octo/hello abc refs/heads/$(touch?x)?@key=y;`z` cat"
+    );
+    let long = push(&"é".repeat(4000));
+    assert!(trigger(&all, &long)["@cause"].as_str().unwrap().len() <= 512);
+}
+
+#[test]
+fn patterns_take_no_longer_than_their_lengths() {
+    assert!(fits("*", "") && fits("**", "a") && fits("", "") && !fits("", "a") && fits("a*c*e", "abcde"));
+    let (pattern, name) = ("a*".repeat(50) + "b", "a".repeat(60_000));
+    let begun = std::time::Instant::now();
+    assert!(!fits(&pattern, &name));
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+}
