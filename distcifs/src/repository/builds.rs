@@ -589,5 +589,6 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
 /// A build may take this long in all, seconds: ten days.
 const CONTROL_TIMEOUT_SECS: u64 = 10 * 24 * 3600;
 
-/// Deaths of build-control during one build before it is given up.
-const CONTROL_ATTEMPTS: u32 = 10;
+/// Deaths of build-control during one build before it is given up. Far more than of a task: each death
+/// counts against all the builds that the process held, and a build may last for days.
+const CONTROL_ATTEMPTS: u32 = 100;

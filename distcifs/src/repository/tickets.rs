@@ -204,6 +204,11 @@ impl Ticket {
         needs.join("\n")
     }
 
+    /// Whether it is the one that build-control works, not one of a task.
+    pub fn is_control(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| part.task.is_none())
+    }
+
     /// Which claim this is, counting all: names the console of the attempt.
     pub fn ordinal(&self) -> u32 {
         self.attempt + self.given

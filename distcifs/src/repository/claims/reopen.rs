@@ -6,6 +6,8 @@ use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
 
 /// Makes a claimed ticket open again, or finished where a bound is reached.
 pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
+    // A build's own ticket is held as long as the build lasts, over any number of restarts.
+    let bounded = !ticket.is_control();
     let mut finish = |verdict, message: String| {
         ticket.outcome = Some(Outcome {
             verdict,
@@ -33,7 +35,7 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
                 format!("its worker died {times} times, the last one on {}", ticket.node),
             );
         }
-        Cause::GivenBack if ticket.given >= GIVEN_MAX => {
+        Cause::GivenBack if ticket.given >= GIVEN_MAX && bounded => {
             finish(
                 Verdict::Error,
                 format!("given back or lost with its node {} times", GIVEN_MAX + 1),
