@@ -106,7 +106,7 @@ impl Node {
     pub fn job(&self, name: &str, tasks: &[Value]) {
         let pids: Vec<String> = self.pids().iter().map(|pid| pid.to_string()).collect();
         let parameters = json!({
-            "store": self.mount.source(), "mount": self.mount.root(), "state": self.state(),
+            "store": self.mount.own_folder(), "mount": self.mount.root(), "state": self.state(),
             "helper": self.helper(), "pids": pids.join(" "), "odd": "a'b\"c $(exit 3) `x`\n; *",
         });
         let config = json!({ "parameters": parameters, "tasks": tasks });
