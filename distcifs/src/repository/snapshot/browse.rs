@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::OnceCell;
 
 use super::error::Result;
 use super::format::{Entry, Folder, Kind, Segment};
@@ -13,9 +14,14 @@ use crate::storage::{Contents, Digest};
 
 /// Listings kept, bytes: some 100,000 entries.
 const FOLDERS_BYTES_MAX: usize = 16 << 20;
-/// Chunks kept, bytes: eight of the largest, so that files read side by side in pieces of 128 KiB
-/// fetch and verify each chunk once.
-const CHUNKS_BYTES_MAX: usize = 32 << 20;
+/// Chunks kept, bytes: sixteen of the largest, so that files read side by side in pieces of 128 KiB
+/// fetch and verify each chunk once, and what is fetched ahead for two of them is still there.
+const CHUNKS_BYTES_MAX: usize = 64 << 20;
+/// Bytes fetched ahead of whoever reads a file from its beginning to its end: as much as keeps
+/// several disks of a cluster busy.
+const AHEAD_BYTES: u64 = 16 << 20;
+/// The same of whoever has just begun: most files are short, and some are looked into only.
+const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 
 impl Folder {
     /// Reads a folder's listing; `Snapshot::empty()` without asking the store.
@@ -53,7 +59,21 @@ impl Folder {
 pub struct Browser {
     contents: Arc<dyn Contents>,
     folders: Mutex<Lately<Arc<Folder>>>,
-    chunks: Mutex<Lately<Bytes>>,
+    chunks: Mutex<Lately<Arc<Fetch>>>,
+}
+
+/// A chunk that is there, or on its way for all who want it.
+struct Fetch {
+    length: u32,
+    bytes: OnceCell<Bytes>,
+}
+
+impl Fetch {
+    /// The bytes; whoever asks first reads them.
+    async fn get(&self, contents: &dyn Contents, digest: Digest, place: &str) -> Result<Bytes> {
+        let read = || read_chunk(contents, digest, self.length, place);
+        self.bytes.get_or_try_init(read).await.cloned()
+    }
 }
 
 impl Browser {
@@ -84,6 +104,7 @@ impl Browser {
             return Ok(Bytes::new());
         };
         let end = offset.saturating_add(length.min(VALUE_BYTES_MAX) as u64).min(*size);
+        self.fetch_ahead(segments, offset, end);
         let mut out = BytesMut::new();
         let mut at = 0u64;
         for segment in segments.iter() {
@@ -114,16 +135,58 @@ impl Browser {
 
     /// A whole chunk of a file.
     async fn chunk(&self, digest: Digest, length: u32, entry: &Entry) -> Result<Bytes> {
+        let (fetch, _) = self.fetch(digest, length);
+        fetch
+            .get(&*self.contents, digest, &String::from_utf8_lossy(&entry.name))
+            .await
+    }
+
+    /// A chunk as it is kept, and whether it was not before.
+    fn fetch(&self, digest: Digest, length: u32) -> (Arc<Fetch>, bool) {
+        let mut chunks = lock(&self.chunks);
         // One chunk may be named with one length only, or the other listing is damaged.
-        if let Some(bytes) = lock(&self.chunks)
-            .get(&digest)
-            .filter(|bytes| bytes.len() == length as usize)
-        {
-            return Ok(bytes);
+        if let Some(known) = chunks.get(&digest).filter(|known| known.length == length) {
+            return (known, false);
         }
-        let bytes = read_chunk(&*self.contents, digest, length, &String::from_utf8_lossy(&entry.name)).await?;
-        lock(&self.chunks).insert(digest, bytes.clone(), bytes.len());
-        Ok(bytes)
+        let bytes = OnceCell::new();
+        let fetch = Arc::new(Fetch { length, bytes });
+        chunks.insert(digest, fetch.clone(), length as usize);
+        (fetch, true)
+    }
+
+    /// Begins to fetch what whoever reads a file in order will want next: so many chunks are on
+    /// their way at once. Must be called inside the runtime.
+    fn fetch_ahead(&self, segments: &[Segment], offset: u64, end: u64) {
+        let mut until = end.saturating_add(AHEAD_BYTES_FIRST);
+        let (mut at, mut before) = (0u64, None);
+        for segment in segments {
+            let next = at.saturating_add(segment.length());
+            if let Segment::Data { digest, length } = segment {
+                if next <= offset {
+                    before = Some(digest);
+                } else if at >= until {
+                    return;
+                } else if at >= end {
+                    self.fetch_later(*digest, *length);
+                } else if let Some(before) = before.take() {
+                    // In order, if what stands before was read lately; a look into the middle else.
+                    let in_order = lock(&self.chunks).get(before).is_some();
+                    until = end.saturating_add(if in_order { AHEAD_BYTES } else { 0 });
+                }
+            }
+            at = next;
+        }
+    }
+
+    /// Fetches a chunk in the background, unless it is there or on its way.
+    fn fetch_later(&self, digest: Digest, length: u32) {
+        if let (fetch, true) = self.fetch(digest, length) {
+            let contents = self.contents.clone();
+            tokio::spawn(async move {
+                // Whoever reads it tries again, and is told of the error.
+                let _ = fetch.get(&*contents, digest, "").await;
+            });
+        }
     }
 }
 
