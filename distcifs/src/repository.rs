@@ -19,6 +19,7 @@ pub mod names;
 pub mod nodes;
 mod notices;
 pub mod records;
+mod remembered;
 mod session;
 pub mod snapshot;
 pub mod summary;

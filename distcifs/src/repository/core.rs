@@ -75,6 +75,7 @@ pub struct Repository {
     pub(crate) shared: bool,
     pub(crate) peers: super::nodes::Peers,
     pub(crate) followed: super::follow::Followed,
+    pub(crate) remembered: super::remembered::Remembered,
     pub(crate) jobs: JobTable,
     pub(crate) board: Board,
     pub(crate) claims: Claims,
@@ -127,6 +128,7 @@ impl Repository {
             nonce: random_id(),
             peers: super::nodes::Peers::default(),
             followed: super::follow::Followed::default(),
+            remembered: super::remembered::Remembered::default(),
             counts: Counts::default(),
             browser: Browser::new(setup.contents.clone()),
             coordination: setup.coordination,
@@ -189,7 +191,10 @@ impl Repository {
 
     /// Commits within the bound.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
-        bounded("commit", self.coordination.commit(ops)).await
+        let paths = paths_of(&ops);
+        let committed = bounded("commit", self.coordination.commit(ops)).await;
+        paths.iter().for_each(|path| self.remembered.forget(path));
+        committed
     }
 
     /// Commits a change that its guards let happen once. Where nobody knows whether it did, asks
@@ -230,7 +235,9 @@ impl Repository {
                 tokio::time::sleep(SETTLE_PAUSE).await;
             }
         };
-        match tokio::time::timeout(STORE_TIMEOUT, settle).await {
+        let settled = tokio::time::timeout(STORE_TIMEOUT, settle).await;
+        paths_of(&ops).iter().for_each(|path| self.remembered.forget(path));
+        match settled {
             Ok(settled) => settled,
             Err(_) => Err(Error::TimedOut(format!("{path}: nobody knows whether it was changed"))),
         }
@@ -262,14 +269,37 @@ impl Repository {
         bounded("sync", self.coordination.sync()).await
     }
 
-    /// Reads an entry within the bound.
+    /// Reads an entry within the bound; one that is followed from memory, while nothing is told.
     pub(crate) async fn get(&self, path: &str) -> Result<Option<Entry>> {
-        bounded(path, self.coordination.get(path)).await
+        if !self.is_told_of(path) {
+            return bounded(path, self.coordination.get(path)).await;
+        }
+        let question = match self.remembered.entry(path) {
+            Ok(entry) => return Ok(entry),
+            Err(question) => question,
+        };
+        let entry = bounded(path, self.coordination.get(path)).await?;
+        self.remembered.keep_entry(path, &question, &entry);
+        Ok(entry)
     }
 
-    /// Names below an entry, within the bound.
+    /// Names below an entry, like `get`.
     pub(crate) async fn children(&self, path: &str) -> Result<Vec<String>> {
-        bounded(path, self.coordination.children(path)).await
+        if !self.is_told_of(path) {
+            return bounded(path, self.coordination.children(path)).await;
+        }
+        let question = match self.remembered.children(path) {
+            Ok(names) => return Ok(names),
+            Err(question) => question,
+        };
+        let names = bounded(path, self.coordination.children(path)).await?;
+        self.remembered.keep_children(path, &question, &names);
+        Ok(names)
+    }
+
+    /// Whether changes of an entry are told. Alone, asking costs no more than remembering.
+    fn is_told_of(&self, path: &str) -> bool {
+        self.shared && self.followed.tells(path)
     }
 
     /// Stores a body as an object, durably; its digest.
@@ -316,6 +346,15 @@ pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::R
             STORE_TIMEOUT.as_secs()
         ))),
     }
+}
+
+/// The entries that operations change.
+fn paths_of(ops: &[Op]) -> Vec<String> {
+    let path = |op: &Op| match op {
+        Op::Create { path, .. } | Op::Set { path, .. } | Op::Delete { path, .. } => Some(path.clone()),
+        Op::Check { .. } => None,
+    };
+    ops.iter().filter_map(path).collect()
 }
 
 /// An operation that makes a lasting entry.

@@ -19,8 +19,11 @@ use crate::storage::{Event, Watch};
 /// How long a path is followed after the last one has left: workers come back each second.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Notices acted upon together: enough to make a burst one round of reads.
+/// Notices taken in together.
 const BATCH_MAX: usize = 256;
+
+/// Notices that wait while those before are acted upon; past it everything is looked at again.
+const WAITING_MAX: usize = crate::storage::coordination::WATCH_LAG_MAX;
 
 /// Everything that is followed, by path.
 #[derive(Default)]
@@ -70,6 +73,13 @@ impl Drop for Attendance {
 }
 
 impl Followed {
+    /// Whether changes of this path are told.
+    pub(crate) fn tells(&self, path: &str) -> bool {
+        let followed = lock(&self.0);
+        let mut all = std::iter::once(path).chain(above(path));
+        all.any(|path| followed.get(path).is_some_and(|f| f.start.watching.initialized()))
+    }
+
     /// Whether a path above this one is followed, which then tells the same.
     fn is_covered(&self, path: &str) -> bool {
         let followed = lock(&self.0);
@@ -111,6 +121,8 @@ impl Repository {
         let start = attendance.start.clone();
         let watching = start.watching.get_or_try_init(|| async {
             let watch = bounded("watch", self.coordination.watch(&attendance.path)).await?;
+            // From here on all is told; what was asked before may be older.
+            self.remembered.forget_below(&attendance.path);
             let (repository, path, start) = (self.clone(), attendance.path.clone(), start.clone());
             let task = self.runtime.spawn(async move {
                 repository.look_below(&path).await;
@@ -147,21 +159,45 @@ impl Repository {
         }
     }
 
-    /// Acts on the notices of a path until the store is closed.
+    /// Takes in the notices of a path until the store is closed: what is remembered is forgotten at
+    /// once, however long it takes to act on the notices before.
     async fn hear(self: &Arc<Self>, path: &str, mut watch: Watch) {
+        let mut waiting: Vec<Event> = Vec::new();
         let mut events: Vec<Event> = Vec::new();
-        while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
-            if self.followed.is_covered(path) {
-                // They come twice then, and are acted upon there.
-                events.clear();
-                continue;
+        let mut acting = std::pin::pin!(None);
+        loop {
+            if acting.is_none() && !waiting.is_empty() {
+                acting.set(Some(self.act(path, std::mem::take(&mut waiting))));
             }
-            if events.contains(&Event::Resync) {
-                self.board.announce("resync".into());
-                self.look_below(path).await;
+            tokio::select! {
+                heard = watch.events.recv_many(&mut events, BATCH_MAX) => {
+                    if heard == 0 {
+                        return;
+                    }
+                    self.remembered.heard(path, &events);
+                    waiting.append(&mut events);
+                    if waiting.len() > WAITING_MAX {
+                        waiting = vec![Event::Resync];
+                    }
+                }
+                () = async { if let Some(acting) = acting.as_mut().as_pin_mut() { acting.await } }, if acting.is_some() => {
+                    acting.set(None);
+                }
             }
-            self.heard(std::mem::take(&mut events)).await;
         }
+    }
+
+    /// Acts on notices that came together.
+    async fn act(self: &Arc<Self>, path: &str, events: Vec<Event>) {
+        if self.followed.is_covered(path) {
+            // They come twice then, and are acted upon there.
+            return;
+        }
+        if events.contains(&Event::Resync) {
+            self.board.announce("resync".into());
+            self.look_below(path).await;
+        }
+        self.heard(events).await;
     }
 
     /// Lets go of what nobody attends, now and then.
@@ -170,6 +206,7 @@ impl Repository {
         loop {
             tick.tick().await;
             for path in self.followed.take_idle() {
+                self.remembered.forget_below(&path);
                 self.board.forget_below(&path);
             }
         }

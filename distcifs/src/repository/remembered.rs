@@ -1,0 +1,200 @@
+//! Entries of the coordinator that are remembered: what is followed need not be asked for again
+//! until a change of it is told.
+//!
+//! What is remembered may be behind by the time that a notice takes. That is what every reader of
+//! a shared tree must reckon with; a commit that is based on it carries its guard, and whoever has
+//! to know for certain asks the coordinator itself.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use super::core::lock;
+use crate::storage::{Change, Entry, Event};
+
+/// Entries and listings that are remembered, some hundred bytes each; past it all are dropped.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// What is known of a path.
+#[derive(Debug, Clone)]
+enum Known<T> {
+    /// It is being read: nothing was told of it since that began.
+    Asked(u64),
+    /// It was this when it was read.
+    Is(T),
+}
+
+/// What is remembered.
+#[derive(Default)]
+pub(crate) struct Remembered(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<String, Known<Option<Entry>>>,
+    children: HashMap<String, Known<Vec<String>>>,
+    /// The number of the next question.
+    next: u64,
+}
+
+/// A question under way; its answer is kept if nothing was told meanwhile.
+pub(crate) struct Question(u64);
+
+impl Remembered {
+    /// An entry, or the question to answer.
+    pub(crate) fn entry(&self, path: &str) -> Result<Option<Entry>, Question> {
+        let mut table = lock(&self.0);
+        let next = table.question();
+        ask(&mut table.entries, path, next)
+    }
+
+    /// Keeps the answer.
+    pub(crate) fn keep_entry(&self, path: &str, question: &Question, entry: &Option<Entry>) {
+        answer(&mut lock(&self.0).entries, path, question, entry);
+    }
+
+    /// The names below an entry, or the question to answer.
+    pub(crate) fn children(&self, path: &str) -> Result<Vec<String>, Question> {
+        let mut table = lock(&self.0);
+        let next = table.question();
+        ask(&mut table.children, path, next)
+    }
+
+    /// Keeps the answer.
+    pub(crate) fn keep_children(&self, path: &str, question: &Question, names: &Vec<String>) {
+        answer(&mut lock(&self.0).children, path, question, names);
+    }
+
+    /// Takes note of what was told of a path.
+    pub(crate) fn heard(&self, path: &str, events: &[Event]) {
+        let mut table = lock(&self.0);
+        for event in events {
+            match event {
+                Event::Changed { path, change } => table.forget(path, *change != Change::Set),
+                Event::Resync => table.forget_below(path),
+            }
+        }
+    }
+
+    /// Forgets an entry that is changed here, and the listing that it stands in.
+    pub(crate) fn forget(&self, path: &str) {
+        lock(&self.0).forget(path, true);
+    }
+
+    /// Forgets all below a path, of which nothing is told any more.
+    pub(crate) fn forget_below(&self, path: &str) {
+        lock(&self.0).forget_below(path);
+    }
+}
+
+impl Table {
+    /// A number for a question; makes room.
+    fn question(&mut self) -> u64 {
+        if self.entries.len() + self.children.len() >= REMEMBERED_MAX {
+            (self.entries, self.children) = Default::default();
+        }
+        self.next += 1;
+        self.next
+    }
+
+    fn forget(&mut self, path: &str, listing: bool) {
+        self.entries.remove(path);
+        if listing && let Some((parent, _)) = path.rsplit_once('/') {
+            self.children.remove(parent);
+        }
+        // An entry that goes takes its listing along.
+        self.children.remove(path);
+    }
+
+    fn forget_below(&mut self, path: &str) {
+        let below = |known: &str| {
+            known
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.entries.retain(|known, _| path != "/" && !below(known));
+        self.children.retain(|known, _| path != "/" && !below(known));
+    }
+}
+
+fn ask<T: Clone>(table: &mut HashMap<String, Known<T>>, path: &str, next: u64) -> Result<T, Question> {
+    match table.get(path) {
+        Some(Known::Is(value)) => Ok(value.clone()),
+        // Whoever asked before has a claim of its own on the place: the later answer is kept.
+        Some(Known::Asked(_)) | None => {
+            table.insert(path.to_owned(), Known::Asked(next));
+            Err(Question(next))
+        }
+    }
+}
+
+fn answer<T: Clone>(table: &mut HashMap<String, Known<T>>, path: &str, question: &Question, value: &T) {
+    if let Some(known) = table.get_mut(path)
+        && matches!(known, Known::Asked(asked) if *asked == question.0)
+    {
+        *known = Known::Is(value.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(path: &str, change: Change) -> Event {
+        let path = path.to_owned();
+        Event::Changed { path, change }
+    }
+
+    #[test]
+    fn what_was_answered_is_known_until_a_change_is_told() {
+        let remembered = Remembered::default();
+        let question = remembered.entry("/t/a").unwrap_err();
+        remembered.keep_entry("/t/a", &question, &None);
+        assert_eq!(remembered.entry("/t/a").ok(), Some(None));
+        remembered.heard("/t", &[changed("/t/b", Change::Set)]);
+        assert!(remembered.entry("/t/a").is_ok());
+        remembered.heard("/t", &[changed("/t/a", Change::Created)]);
+        assert!(remembered.entry("/t/a").is_err());
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
+        let remembered = Remembered::default();
+        let question = remembered.entry("/t/a").unwrap_err();
+        remembered.heard("/t", &[changed("/t/a", Change::Created)]);
+        remembered.keep_entry("/t/a", &question, &None);
+        assert!(remembered.entry("/t/a").is_err());
+    }
+
+    #[test]
+    fn listings_change_with_what_comes_and_goes_only() {
+        let remembered = Remembered::default();
+        let question = remembered.children("/t").unwrap_err();
+        remembered.keep_children("/t", &question, &vec!["a".to_owned()]);
+        remembered.heard("/t", &[changed("/t/a", Change::Set)]);
+        assert!(remembered.children("/t").is_ok());
+        remembered.heard("/t", &[changed("/t/a", Change::Deleted)]);
+        assert!(remembered.children("/t").is_err());
+    }
+
+    #[test]
+    fn lost_notices_forget_all_below_and_nothing_beside() {
+        let remembered = Remembered::default();
+        for path in ["/t/a", "/tb"] {
+            let question = remembered.entry(path).unwrap_err();
+            remembered.keep_entry(path, &question, &None);
+        }
+        remembered.heard("/t", &[Event::Resync]);
+        assert!(remembered.entry("/t/a").is_err());
+        assert!(remembered.entry("/tb").is_ok());
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let remembered = Remembered::default();
+        for i in 0..2 * REMEMBERED_MAX {
+            let path = format!("/t/{i}");
+            let question = remembered.entry(&path).unwrap_err();
+            remembered.keep_entry(&path, &question, &None);
+        }
+        assert!(lock(&remembered.0).entries.len() <= REMEMBERED_MAX);
+    }
+}
