@@ -103,8 +103,11 @@ pub struct JobTable {
     jobs: Mutex<BTreeMap<Name, Arc<JobEntry>>>,
     /// What was changed here, with the revision that the list had then: a list that was begun to be
     /// read before does not have it.
-    edits: Mutex<BTreeMap<Name, (u64, Option<Arc<JobEntry>>)>>,
+    edits: Mutex<BTreeMap<Name, Edit>>,
 }
+
+/// A revision of the list of jobs, and what a job became with it; `None`: it was removed.
+type Edit = (u64, Option<Arc<JobEntry>>);
 
 impl JobTable {
     /// Takes in a change that was made here.
