@@ -85,16 +85,17 @@ impl Isolations {
     /// For people: a wanted one is not there, or does not work here.
     pub fn find(chosen: &[PathBuf], wanted: &[String], tools: &Tools<'_>) -> Result<Self, String> {
         let folders = folders(chosen, std::env::current_exe().ok().as_deref());
+        let looked = || {
+            let names: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            names.join(", ")
+        };
         let mut programs = BTreeMap::new();
         for name in wanted {
             let path = folders
                 .iter()
                 .map(|folder| folder.join(name))
                 .find(|path| is_program(path));
-            let path = path.ok_or_else(|| {
-                let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-                format!("isolation {name}: no program of this name in {}", looked.join(", "))
-            })?;
+            let path = path.ok_or_else(|| format!("isolation {name}: no program of this name in {}", looked()))?;
             programs.insert(name.clone(), path);
         }
         if wanted.is_empty() {
@@ -109,6 +110,13 @@ impl Isolations {
             return Err(format!("isolation {name} does not work here: {why}"));
         }
         programs.retain(|name, _| !refused.contains_key(name));
+        if programs.is_empty() {
+            // It would take tickets and have no way to run them.
+            return Err(format!(
+                "no isolation works here, not even none; looked in {}",
+                looked()
+            ));
+        }
         Ok(Isolations { programs })
     }
 
@@ -361,6 +369,8 @@ mod tests {
             "{why}"
         );
         assert!(find(&["../good"]).unwrap_err().contains("no program"));
+        fs::remove_file(folder.join("good")).unwrap();
+        assert!(find(&[]).unwrap_err().contains("no isolation works here"));
         fs::remove_dir_all(&folder).unwrap();
     }
 }
