@@ -212,12 +212,12 @@ impl<S: Contents> Contents for Faulty<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::backend::embedded::Embedded;
     use crate::storage::{Digest, Result, conformance};
 
-    const RATES: Rates = Rates {
+    pub(crate) const RATES: Rates = Rates {
         before: 200,
         after: 200,
         delay: 100,
@@ -264,9 +264,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_client_that_reads_back_counts_right_through_a_thousand_faults() {
-        let (_dir, store) = faulty(11, RATES);
+    /// Counts through a thousand faults, reading back what is unknown, and compares.
+    pub(crate) async fn counts_right<S: Coordination>(store: &Faulty<S>) {
         let path = "/counter".to_owned();
         let create = Op::Create {
             path,
@@ -277,12 +276,18 @@ mod tests {
         let mut marks = 0;
         while store.faults() < 1000 {
             marks += 1;
-            increment(&store, marks).await;
+            increment(store, marks).await;
         }
         store.set_on(false);
         let entry = store.get("/counter").await.unwrap().unwrap();
         assert_eq!(&entry.data[..], format!("{marks} {marks}").as_bytes());
         assert_eq!(entry.version, marks, "each was done exactly once");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_back_counts_right_through_a_thousand_faults() {
+        let (_dir, store) = faulty(11, RATES);
+        counts_right(&store).await;
     }
 
     #[tokio::test]

@@ -121,10 +121,11 @@ impl Shared {
                 link.hear(sent);
                 Ok(Commit::Done)
             }
-            Err(MultiWriteError::OperationFailed { index, source }) => {
+            Err(MultiWriteError::OperationFailed { index, source }) if is_mismatch(&source) => {
                 link.hear(sent);
-                mismatch(what, index, &source)
+                Ok(Commit::Mismatch { index })
             }
+            Err(MultiWriteError::OperationFailed { source, .. }) => Err(refused_whole(what, &source)),
             Err(MultiWriteError::RequestFailed { source }) => Err(failed(what, &source)),
         }
     }
@@ -161,14 +162,21 @@ fn guard(version: u32) -> i32 {
     }
 }
 
-/// How a commit ended of which one operation failed.
-fn mismatch(what: &str, index: usize, error: &ClientError) -> Result<Commit> {
+/// Whether an operation met something else than it asked for.
+fn is_mismatch(error: &ClientError) -> bool {
     use ClientError as E;
+    matches!(
+        error,
+        E::NoNode | E::NodeExists | E::BadVersion | E::NotEmpty | E::NoChildrenForEphemerals
+    )
+}
+
+/// The error of a commit that a server refused: none of it happened, whatever the reason.
+fn refused_whole(what: &str, error: &ClientError) -> Error {
     match error {
-        E::NoNode | E::NodeExists | E::BadVersion | E::NotEmpty | E::NoChildrenForEphemerals => {
-            Ok(Commit::Mismatch { index })
-        }
-        other => Err(refusal(what, other)),
+        ClientError::SessionExpired => expired(what),
+        other if is_lost(other) => unavailable(what, &other.to_string()),
+        other => refusal(what, other),
     }
 }
 
@@ -178,16 +186,62 @@ fn failed(what: &str, error: &ClientError) -> Error {
     match error {
         // Requests are served in their order: one that meets the end of its session has not been,
         // and neither has one that was never sent.
-        E::SessionExpired | E::ClientClosed => Error::Expired { what: what.to_owned() },
-        E::SessionMoved | E::NotReadOnly | E::Throttled | E::NoHosts => unavailable(what, &error.to_string()),
+        E::SessionExpired | E::ClientClosed => expired(what),
+        E::SessionMoved | E::NotReadOnly | E::Throttled => unavailable(what, &error.to_string()),
         other if is_lost(other) => indeterminate(what, other.to_string()),
         other => refusal(what, other),
     }
+}
+
+fn expired(what: &str) -> Error {
+    Error::Expired { what: what.to_owned() }
 }
 
 fn indeterminate(what: &str, why: String) -> Error {
     Error::Indeterminate {
         what: what.to_owned(),
         why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a server refuses did not happen; what nobody answered may have.
+    #[test]
+    fn each_error_says_whether_it_happened() {
+        use ClientError as E;
+        let lost = [E::ConnectionLoss, E::Timeout, E::UnexpectedErrorCode(-1), E::AuthFailed];
+        for error in lost {
+            assert!(failed("a", &error).is_indeterminate(), "{error}");
+            assert!(
+                matches!(refused_whole("a", &error), Error::Unavailable { .. }),
+                "{error}"
+            );
+        }
+        for error in [E::SessionMoved, E::NotReadOnly, E::Throttled] {
+            assert!(matches!(failed("a", &error), Error::Unavailable { .. }), "{error}");
+        }
+        let both = |error: &E| [failed("a", error), refused_whole("a", error)];
+        for error in both(&E::SessionExpired) {
+            assert_eq!(error, expired("a"));
+        }
+        for error in both(&E::QuotaExceeded) {
+            assert!(matches!(error, Error::Full { .. }), "{error}");
+        }
+        for error in [E::NoAuth, E::InvalidAcl, E::BadArguments(&"path"), E::Unimplemented] {
+            assert!(
+                both(&error).iter().all(|error| matches!(error, Error::Refused { .. })),
+                "{error}"
+            );
+        }
+    }
+
+    /// No version that is asked for means any to ZooKeeper.
+    #[test]
+    fn no_guard_is_lost_on_the_way() {
+        assert_eq!([guard(0), guard(7), guard(u32::MAX >> 1)], [0, 7, i32::MAX]);
+        assert!([u32::MAX, 1 << 31].iter().all(|version| guard(*version) != -1));
     }
 }

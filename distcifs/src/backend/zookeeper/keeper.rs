@@ -30,7 +30,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     loop {
         let link = shared.link();
         tokio::select! {
-            () = beat(&link) => {}
+            () = beat(&shared, &link) => {}
             () = tend(&shared, &link) => {}
         }
         let client = link.retire();
@@ -47,7 +47,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 
 /// Asks for signs of life until the session is over. A sync goes through the leader and changes
 /// nothing; a read would prove only that one server lives.
-async fn beat(link: &Link) {
+async fn beat(shared: &Shared, link: &Link) {
     let every = link.timeout() / BEATS;
     while let Some(client) = link.client() {
         let due = every.saturating_sub(link.silence());
@@ -62,6 +62,7 @@ async fn beat(link: &Link) {
                 .is_ok_and(|answer| answer.is_ok());
         if answered {
             link.hear(sent);
+            shared.publish(link);
         } else {
             sleep(BEAT_PAUSE).await;
         }
@@ -103,6 +104,7 @@ async fn renew(access: &Access, former: Option<Client>) -> Link {
         open.then(|| client.session().clone())
     });
     let [mut pause, longest] = RENEW_PAUSES;
+    let mut failures = 0_u64;
     loop {
         let ended = match &former {
             Some(session) => opening::end(access, session.clone()).await,
@@ -117,8 +119,10 @@ async fn renew(access: &Access, former: Option<Client>) -> Link {
         };
         match opened {
             Ok(link) => return link,
-            Err(error) => tracing::debug!(%error, "no new session with ZooKeeper yet"),
+            Err(error) if failures == 0 => tracing::warn!(%error, "no new session with ZooKeeper yet; trying on"),
+            Err(error) => tracing::debug!(%error, failures, "no new session with ZooKeeper yet"),
         }
+        failures += 1;
         sleep(pause).await;
         pause = (pause * 2).min(longest);
     }

@@ -1,7 +1,9 @@
 //! Making sessions and ending them, each within a bound.
 
+use std::io;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zookeeper_client::{Client, CreateMode, Error, SessionInfo, SessionState};
@@ -14,7 +16,7 @@ use super::options::Access;
 /// Longest wait for a first session: with what follows, a mount has its answer within 10 s.
 const FIRST_SESSION_MAX: Duration = Duration::from_secs(5);
 
-/// Longest wait for each of the checks after that.
+/// Longest wait for the look around after that.
 const CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Longest wait for a session, or for the end of one, when there was one before.
@@ -23,8 +25,11 @@ pub(super) const SESSION_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a server to confirm the end of a session.
 pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
-/// Longest wait for a host to say why it gives no session.
+/// Longest wait for a host to say how it is.
 const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// Most of that which is read, bytes.
+const SAID_BYTES_MAX: u64 = 4096;
 
 /// Makes the first session, and looks whether we may work there.
 pub(super) async fn open(access: &Access) -> Result<Link, OpenError> {
@@ -54,49 +59,54 @@ pub(super) async fn make_root(access: &Access) -> Result<(), OpenError> {
 
 async fn connect(access: &Access, chroot: &str) -> Result<Client, OpenError> {
     let target = access.target(chroot);
-    let why = match timeout(FIRST_SESSION_MAX, access.connector().connect(&target)).await {
-        Ok(Ok(client)) => return Ok(client),
-        Ok(Err(Error::AuthFailed)) => return Err(failed(access, Error::AuthFailed)),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("none within {} s", FIRST_SESSION_MAX.as_secs()),
-    };
-    Err(OpenError::Unreachable {
-        address: access.options.to_string(),
-        why: probe(&access.options.hosts).await.unwrap_or(why),
-    })
+    match timeout(FIRST_SESSION_MAX, access.connector().connect(&target)).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(Error::AuthFailed)) => Err(failed(access, Error::AuthFailed)),
+        Ok(Err(_)) | Err(_) => Err(OpenError::Unreachable {
+            address: access.options.to_string(),
+            why: probe(&access.options.hosts).await,
+        }),
+    }
 }
 
-/// What the hosts say to a bare connection; `None` if all take it.
-async fn probe(hosts: &[String]) -> Option<String> {
+/// What each host says when it is asked how it is.
+async fn probe(hosts: &[String]) -> String {
+    let asked: Vec<_> = hosts.iter().map(|host| tokio::spawn(ask(host.clone()))).collect();
     let mut said = Vec::new();
-    for host in hosts {
-        let host = host.clone();
-        said.push(tokio::spawn(async move {
-            match timeout(PROBE_MAX, TcpStream::connect(host.as_str())).await {
-                Ok(Ok(_)) => (true, format!("{host}: connects, but serves no session")),
-                Ok(Err(error)) => (false, format!("{host}: {error}")),
-                Err(_) => (false, format!("{host}: no answer")),
-            }
-        }));
+    for task in asked {
+        said.extend(task.await);
     }
-    let mut lines = Vec::new();
-    for task in said {
-        lines.extend(task.await.ok());
-    }
-    let all = lines.iter().all(|(connects, _)| *connects);
-    let lines: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
-    (!all).then(|| lines.join("; "))
+    said.join("; ")
+}
+
+async fn ask(host: String) -> String {
+    let asking = async {
+        let mut stream = TcpStream::connect(host.as_str()).await?;
+        let mut said = String::new();
+        // One that takes connections and ends them has said that it is no ZooKeeper.
+        if stream.write_all(b"srvr").await.is_ok() {
+            let _ended = stream.take(SAID_BYTES_MAX).read_to_string(&mut said).await;
+        }
+        Ok::<_, io::Error>(said)
+    };
+    let said = match timeout(PROBE_MAX, asking).await {
+        Ok(Ok(said)) if said.starts_with("Zookeeper version") => "serves, but gives us no session".to_owned(),
+        Ok(Ok(said)) if !said.is_empty() => said.lines().next().unwrap_or_default().to_owned(),
+        Ok(Ok(_)) => "takes connections, but is no ZooKeeper or speaks TLS".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer".to_owned(),
+    };
+    format!("{host}: {said}")
 }
 
 /// Looks whether the entry is there, and whether we may read and change it: by a change that its
 /// guard never lets happen.
 async fn check(access: &Access, client: &Client) -> Result<(), OpenError> {
-    let read = bounded(client.get_data("/")).await.map(drop);
-    let change = match read {
-        Ok(()) => bounded(client.set_data("/", b"", Some(i32::MIN))).await.map(drop),
-        Err(error) => Err(error),
+    let looking = async {
+        client.get_data("/").await?;
+        client.set_data("/", b"", Some(i32::MIN)).await.map(drop)
     };
-    match change {
+    match bounded(looking).await {
         Ok(()) | Err(Error::BadVersion) => Ok(()),
         Err(error) => Err(failed(access, error)),
     }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use super::{Options, Zookeeper};
 use crate::storage::{Op, conformance};
 
+mod limits;
+mod opening;
 mod processes;
 mod proxy;
 mod server;
@@ -41,6 +43,11 @@ fn set(path: &str, data: &str) -> Op {
         data: Bytes::copy_from_slice(data.as_bytes()),
         version: None,
     }
+}
+
+fn delete(path: &str) -> Op {
+    let path = path.to_owned();
+    Op::Delete { path, version: None }
 }
 
 /// How to reach servers, below a chroot.

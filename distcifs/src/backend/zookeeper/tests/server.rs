@@ -106,7 +106,7 @@ impl Ensemble {
         ]);
         command.args([
             "-Dzookeeper.admin.enableServer=false",
-            "-Dzookeeper.4lw.commands.whitelist=srvr",
+            "-Dzookeeper.4lw.commands.whitelist=srvr,wchs",
         ]);
         command.args(["-cp", JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain"]);
         command.arg(&server.config).stdin(Stdio::null());
@@ -132,6 +132,13 @@ impl Ensemble {
                 sleep(START_PAUSE);
             }
         }
+    }
+
+    /// Number of watches that a server holds.
+    pub(super) fn watches(&self, index: usize) -> usize {
+        let said = self.servers[index].ask("wchs").unwrap();
+        let total = said.lines().find_map(|line| line.strip_prefix("Total watches:"));
+        total.unwrap().trim().parse().unwrap()
     }
 
     /// The server that leads.
@@ -182,13 +189,19 @@ impl Server {
 
     /// What it does in the ensemble, if it serves.
     fn mode(&self) -> Option<String> {
+        let said = self.ask("srvr")?;
+        let mode = said.lines().find_map(|line| line.strip_prefix("Mode: "))?;
+        Some(mode.to_owned())
+    }
+
+    /// What it answers to a command of four letters.
+    fn ask(&self, command: &str) -> Option<String> {
         let address = SocketAddr::from((self.address, PORT));
         let mut stream = TcpStream::connect_timeout(&address, START_PAUSE).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-        stream.write_all(b"srvr").ok()?;
+        stream.write_all(command.as_bytes()).ok()?;
         let mut said = String::new();
         stream.read_to_string(&mut said).ok()?;
-        let mode = said.lines().find_map(|line| line.strip_prefix("Mode: "))?;
-        Some(mode.to_owned())
+        Some(said)
     }
 }
