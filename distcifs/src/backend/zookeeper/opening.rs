@@ -1,6 +1,5 @@
 //! Making sessions and ending them, each within a bound.
 
-use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,14 +63,15 @@ async fn connect(access: &Access, chroot: &str) -> Result<Client, OpenError> {
         Ok(Err(Error::AuthFailed)) => Err(failed(access, Error::AuthFailed)),
         Ok(Err(_)) | Err(_) => Err(OpenError::Unreachable {
             address: access.options.to_string(),
-            why: probe(&access.options.hosts).await,
+            why: probe(access).await,
         }),
     }
 }
 
 /// What each host says when it is asked how it is.
-async fn probe(hosts: &[String]) -> String {
-    let asked: Vec<_> = hosts.iter().map(|host| tokio::spawn(ask(host.clone()))).collect();
+async fn probe(access: &Access) -> String {
+    let ask = |host: &String| tokio::spawn(ask(host.clone(), access.options.tls.is_some()));
+    let asked: Vec<_> = access.options.hosts.iter().map(ask).collect();
     let mut said = Vec::new();
     for task in asked {
         said.extend(task.await);
@@ -79,24 +79,26 @@ async fn probe(hosts: &[String]) -> String {
     said.join("; ")
 }
 
-async fn ask(host: String) -> String {
+async fn ask(host: String, encrypted: bool) -> String {
+    let mut stream = match timeout(PROBE_MAX, TcpStream::connect(host.as_str())).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return format!("{host}: {error}"),
+        Err(_) => return format!("{host}: no answer"),
+    };
+    let mut said = String::new();
     let asking = async {
-        let mut stream = TcpStream::connect(host.as_str()).await?;
-        let mut said = String::new();
-        // One that takes connections and ends them has said that it is no ZooKeeper.
-        if stream.write_all(b"srvr").await.is_ok() {
-            let _ended = stream.take(SAID_BYTES_MAX).read_to_string(&mut said).await;
-        }
-        Ok::<_, io::Error>(said)
+        stream.write_all(b"srvr").await?;
+        stream.take(SAID_BYTES_MAX).read_to_string(&mut said).await
     };
-    let said = match timeout(PROBE_MAX, asking).await {
-        Ok(Ok(said)) if said.starts_with("Zookeeper version") => "serves, but gives us no session".to_owned(),
-        Ok(Ok(said)) if !said.is_empty() => said.lines().next().unwrap_or_default().to_owned(),
-        Ok(Ok(_)) => "takes connections, but is no ZooKeeper or speaks TLS".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer".to_owned(),
-    };
-    format!("{host}: {said}")
+    // Whoever takes a connection and says nothing on it has said what it is not.
+    let _unanswered = timeout(PROBE_MAX, asking).await;
+    let line = said.lines().next().unwrap_or_default();
+    match line {
+        "" if encrypted => format!("{host}: no TLS with it; see whether each side knows the other's certificate"),
+        "" => format!("{host}: takes connections, but is no ZooKeeper or speaks TLS"),
+        line if line.starts_with("Zookeeper version") => format!("{host}: serves, but gives us no session"),
+        line => format!("{host}: {line}"),
+    }
 }
 
 /// Looks whether the entry is there, and whether we may read and change it: by a change that its

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use super::{Options, Zookeeper};
 use crate::storage::{Op, conformance};
 
+#[cfg(feature = "tls")]
+mod encrypted;
 mod limits;
 mod opening;
 mod processes;

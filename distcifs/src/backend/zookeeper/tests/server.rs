@@ -14,6 +14,11 @@ use tempfile::TempDir;
 /// Where Debian's package has the server.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
+/// What it needs beside: Debian's jar forgets what encryption is made of, and logs nothing without
+/// a logger.
+const JARS: &str =
+    "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:/usr/share/java/slf4j-simple.jar";
+
 /// How long servers may take until they serve: a busy machine with two cores needs 5 s for three.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -43,11 +48,11 @@ struct Server {
 impl Ensemble {
     /// Starts servers and waits until they serve.
     pub(super) fn start(count: usize) -> Ensemble {
-        Self::start_with(count, "")
+        Self::start_with(count, |_, _| String::new())
     }
 
-    /// Starts servers with some more lines of configuration.
-    pub(super) fn start_with(count: usize, more: &str) -> Ensemble {
+    /// Starts servers with some more lines of configuration, made for a folder and an address.
+    pub(super) fn start_with(count: usize, more: impl Fn(&Path, Ipv4Addr) -> String) -> Ensemble {
         assert!(
             Path::new(JAR).exists(),
             "{JAR} is missing: install zookeeper (scripts/setup --cluster)"
@@ -60,19 +65,13 @@ impl Ensemble {
         let members: String = (0..count)
             .map(|i| format!("server.{}={}:2888:3888;{}:{PORT}\n", i + 1, address(i), address(i)))
             .collect();
-        let servers = (0..count).map(|i| {
-            Server::new(
-                dir.path(),
-                i + 1,
-                address(i),
-                if count == 1 { "" } else { &members },
-                more,
-            )
-        });
-        let mut ensemble = Ensemble {
-            servers: servers.collect(),
-            dir,
+        let members = if count == 1 { "" } else { &members };
+        let server = |i| {
+            let more = more(dir.path(), address(i));
+            Server::new(dir.path(), i + 1, address(i), members, &more)
         };
+        let servers = (0..count).map(server).collect();
+        let mut ensemble = Ensemble { dir, servers };
         for i in 0..count {
             ensemble.run(i);
         }
@@ -108,7 +107,12 @@ impl Ensemble {
             "-Dzookeeper.admin.enableServer=false",
             "-Dzookeeper.4lw.commands.whitelist=srvr,wchs",
         ]);
-        command.args(["-cp", JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain"]);
+        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+        command.args([
+            "-cp",
+            &format!("{JAR}:{JARS}"),
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+        ]);
         command.arg(&server.config).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         server.process = Some(command.spawn().unwrap());
