@@ -17,6 +17,7 @@ mod processes;
 mod proxy;
 mod server;
 mod sessions;
+mod speed;
 
 use server::Ensemble;
 
