@@ -1,4 +1,4 @@
-//! Tests of the coordinator on real ZooKeeper servers: `scripts/test cluster` runs them.
+//! Tests of the coordinator on real ZooKeeper servers: `scripts/test conformance` runs them.
 //!
 //! Each starts servers of its own, on a loopback address of its own, and ends them.
 
@@ -68,7 +68,7 @@ async fn store(hosts: &[String], timeout: Duration) -> Zookeeper {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn coordination_conforms() {
     let ensemble = Ensemble::start(1);
     let store = store(&ensemble.hosts(), Duration::from_secs(10)).await;
@@ -76,7 +76,7 @@ async fn coordination_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn coordination_conforms_on_three_servers() {
     let ensemble = Ensemble::start(3);
     let store = store(&ensemble.hosts(), Duration::from_secs(10)).await;

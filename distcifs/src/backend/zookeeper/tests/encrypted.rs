@@ -59,7 +59,7 @@ fn secure(dir: &Path, address: Ipv4Addr) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn both_sides_know_each_other_or_there_is_no_session() {
     let ensemble = Ensemble::start_with(1, secure);
     let host = ensemble.hosts()[0].replace(":2181", &format!(":{SECURE_PORT}"));

@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A commit that is too large for ZooKeeper is refused here, as it can't be split; one just below
 /// passes, on all three servers. The session notices nothing of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn commits_are_as_large_as_servers_take() {
     let ensemble = Ensemble::start(3);
     let mut options = super::options(&ensemble.hosts(), TIMEOUT);
@@ -43,7 +43,7 @@ async fn commits_are_as_large_as_servers_take() {
 
 /// Lists are read whole though they are longer than the largest request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn long_lists_are_read_whole() {
     let ensemble = Ensemble::start(1);
     let store = store(&ensemble.hosts(), TIMEOUT).await;
@@ -59,7 +59,7 @@ async fn long_lists_are_read_whole() {
 
 /// A path has one of ZooKeeper's watches, however many listen, and none when the last has gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn watches_are_shared_and_go() {
     let ensemble = Ensemble::start(1);
     let store = store(&ensemble.hosts(), TIMEOUT).await;
@@ -96,7 +96,7 @@ async fn watches_are_shared_and_go() {
 
 /// Thousands of calls at a time are all served, and quickly: none waits for another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn many_calls_are_in_flight() {
     let ensemble = Ensemble::start(1);
     let store = store(&ensemble.hosts(), TIMEOUT).await;
@@ -119,7 +119,7 @@ async fn many_calls_are_in_flight() {
 
 /// With faults around it, it passes what every store passes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn conforms_late_and_counts_right_through_faults() {
     let ensemble = Ensemble::start(1);
     let store = store(&ensemble.hosts(), TIMEOUT).await;

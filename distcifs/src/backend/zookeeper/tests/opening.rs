@@ -110,7 +110,7 @@ async fn hosts_that_give_no_session_say_why() {
 }
 
 #[tokio::test]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_server_without_a_majority_says_so() {
     let mut ensemble = Ensemble::start(3);
     ensemble.kill(0);
@@ -121,7 +121,7 @@ async fn a_server_without_a_majority_says_so() {
 
 /// A chroot is made once, with those above it; without it the line says how to make it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_missing_chroot_is_told_and_made() {
     let ensemble = Ensemble::start(1);
     let mut options = options(&ensemble.hosts(), TIMEOUT);
@@ -150,7 +150,7 @@ async fn a_missing_chroot_is_told_and_made() {
 /// What is made with credentials is its identity's alone; the wrong ones, and none, are told apart
 /// from the right ones at once, and never shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn entries_belong_to_the_credentials_that_made_them() {
     let ensemble = Ensemble::start(1);
     let mut with = options(&ensemble.hosts(), TIMEOUT);
@@ -223,7 +223,7 @@ async fn entries_belong_to_the_credentials_that_made_them() {
 
 /// Without credentials everybody may do everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn entries_made_without_credentials_are_open() {
     let ensemble = Ensemble::start(1);
     let store = super::store(&ensemble.hosts(), TIMEOUT).await;

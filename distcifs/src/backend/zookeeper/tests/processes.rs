@@ -108,7 +108,7 @@ async fn log(store: &Zookeeper) -> Vec<(u64, String)> {
 /// A process that was stopped for longer than its session timeout, and whose claim another has
 /// taken meanwhile, writes nothing more under its old session when it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_stopped_process_is_fenced() {
     if other_process().await.is_some() {
         return;
@@ -149,7 +149,7 @@ async fn a_stopped_process_is_fenced() {
 /// A mount that was killed leaves its session behind; when it comes again it ends that at once. It
 /// leaves alone what is in use, what is another place's and what it can't read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_restarted_mount_ends_its_former_session() {
     const NAME: &str = "a_restarted_mount_ends_its_former_session";
     if other_process().await.is_some() {

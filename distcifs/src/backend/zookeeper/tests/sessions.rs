@@ -41,7 +41,7 @@ async fn stands(store: &Zookeeper, wanted: impl Fn(&Session) -> bool) -> (Instan
 /// A cut of the TCP connection alone costs neither the session nor what is ephemeral, and reads go
 /// on; watches are set again, and whoever watches is told to look again before anything else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_short_cut_costs_nothing_but_a_resync() {
     let ensemble = Ensemble::start(1);
     let proxy = Proxy::start(&ensemble.hosts()[0]).await;
@@ -80,7 +80,7 @@ async fn a_short_cut_costs_nothing_but_a_resync() {
 /// timeout, while the server still can't be asked; what was ephemeral goes, and a new session
 /// comes by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn a_long_stall_ends_the_session_on_time() {
     let ensemble = Ensemble::start(1);
     let proxy = Proxy::start(&ensemble.hosts()[0]).await;
@@ -125,7 +125,7 @@ async fn a_long_stall_ends_the_session_on_time() {
 /// Whatever happens to the connection, a commit that is said to be done is there, and one that is
 /// said not to have happened is not, then and ever after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn what_is_said_of_a_commit_is_so() {
     const ROUNDS: u32 = 12;
     let ensemble = Ensemble::start(1);
@@ -189,7 +189,7 @@ async fn what_is_said_of_a_commit_is_so() {
 /// Of three servers one may die, the leader too, while all write: what was acknowledged stays, and
 /// the session with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn the_death_of_the_leader_loses_nothing() {
     let mut ensemble = Ensemble::start(3);
     let here = store(&ensemble.hosts(), Duration::from_secs(20)).await;
@@ -239,7 +239,7 @@ async fn the_death_of_the_leader_loses_nothing() {
 
 /// Ending in peace ends the session, and what is ephemeral goes at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs ZooKeeper: scripts/test cluster"]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
 async fn closing_ends_the_session_at_once() {
     let ensemble = Ensemble::start(1);
     let other = store(&ensemble.hosts(), Duration::from_secs(10)).await;
