@@ -108,13 +108,15 @@ pub enum OpenError {
     /// The user may not use the pool.
     #[error(
         "pool {pool}: client.{user} may not {verb} there; let it: ceph auth caps client.{user} mon 'allow r' \
-         osd 'allow rw pool={pool}'"
+         osd 'allow rw pool={pool}{scope}'"
     )]
     Denied {
         /// The pool.
         pool: String,
         /// The user.
         user: String,
+        /// The namespace, as rights name it.
+        scope: String,
         /// What it may not.
         verb: &'static str,
     },
@@ -291,9 +293,14 @@ fn has_key(files: &str, user: &str) -> bool {
 }
 
 fn denied(options: &Options, verb: &'static str) -> OpenError {
+    let scope = match options.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(" namespace={namespace}"),
+    };
     OpenError::Denied {
         pool: options.pool.clone(),
         user: options.user.clone(),
+        scope,
         verb,
     }
 }

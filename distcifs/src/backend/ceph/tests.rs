@@ -10,6 +10,7 @@ use crate::storage::conformance;
 mod faults;
 mod notices;
 mod opening;
+mod speed;
 
 /// The cluster of this process; `None`, loudly, where its servers are not installed.
 fn cluster() -> Option<&'static Cluster> {
