@@ -14,12 +14,13 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::bells::{Bells, may_have_happened};
 use self::errors::{Kind, fault, timed_out};
+use self::health::Health;
 use self::rados::{Answer, Outcome, Pool, Read, Write};
 use crate::storage::{Contents, Error, Result};
 
@@ -29,6 +30,7 @@ mod connect;
 mod consoles;
 mod contents;
 mod errors;
+mod health;
 mod list;
 mod rados;
 mod records;
@@ -66,6 +68,7 @@ struct Core {
     /// Taken before that.
     bells: Option<Bells>,
     room: Arc<Semaphore>,
+    health: Arc<Health>,
     /// What blobs are marked with when they are put, for a collector of garbage to compare.
     epoch: u64,
     /// The user, for errors.
@@ -89,6 +92,7 @@ impl Ceph {
                 pool: Some(opened.pool),
                 bells: Some(bells),
                 room: Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize)),
+                health: Health::new(),
                 epoch: opened.epoch,
                 user: opened.user,
                 ended: opened.ended.into(),
@@ -111,8 +115,9 @@ impl Core {
         self.bells.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
     }
 
-    /// Room for a call that carries so many bytes.
+    /// Room for a call that carries so many bytes; none while the cluster is known to be away.
     async fn room(&self, bytes: usize) -> Outcome<OwnedSemaphorePermit> {
+        self.health.check()?;
         let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(IN_FLIGHT_KIB);
         let room = Arc::clone(&self.room).acquire_many_owned(kib.clamp(IN_FLIGHT_LEAST_KIB, IN_FLIGHT_KIB));
         room.await.map_err(|_| nix::errno::Errno::ESHUTDOWN)
@@ -121,7 +126,7 @@ impl Core {
     /// Reads; `None` if there is no such object.
     async fn read(&self, object: &str, read: Read) -> Outcome<Option<Answer>> {
         let room = self.room(read.range.map_or(0, |(_, length)| length)).await?;
-        match self.pool()?.read(object, read, room).await {
+        match self.fly(self.pool()?.read(object, read, room)).await {
             Ok(answer) => Ok(Some(answer)),
             Err(nix::errno::Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno),
@@ -131,7 +136,7 @@ impl Core {
     /// Changes something that never changes for whoever reads it.
     async fn write(&self, object: &str, write: Write) -> Outcome<()> {
         let room = self.room(0).await?;
-        self.pool()?.write(object, write, room, drop).await
+        self.fly(self.pool()?.write(object, write, room, drop)).await
     }
 
     /// Changes a record or console by so many bytes, and tells everybody of it.
@@ -143,21 +148,30 @@ impl Core {
                 ring();
             }
         };
-        self.pool()?.write(object, write, room, landed).await
+        self.fly(self.pool()?.write(object, write, room, landed)).await
+    }
+
+    /// Makes a call, and sees whether it is answered.
+    async fn fly<T>(&self, call: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let outcome = call.await;
+        self.health.ended(&outcome);
+        outcome
+    }
+
+    /// Waits for what a caller asked for, up to the longest time of a call. What it has sent by
+    /// then is still under way: a write may happen or not.
+    async fn limited<T>(&self, what: &str, kind: Kind, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let result = tokio::time::timeout(CALL_TIME_MAX, call).await;
+        if let Ok(pool) = self.pool() {
+            self.health.waited(begun, pool);
+        }
+        result.unwrap_or_else(|_| Err(timed_out(what, kind, CALL_TIME_MAX)))
     }
 
     /// The error for an answer that the call has no use for.
     fn fault(&self, what: &str, kind: Kind, errno: nix::errno::Errno) -> Error {
         fault(what, kind, errno, &self.user)
-    }
-}
-
-/// Waits for a call, up to its longest time. What it has sent by then is still under way: a write
-/// may happen or not.
-async fn limited<T>(what: &str, kind: Kind, call: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(CALL_TIME_MAX, call).await {
-        Ok(result) => result,
-        Err(_) => Err(timed_out(what, kind, CALL_TIME_MAX)),
     }
 }
 

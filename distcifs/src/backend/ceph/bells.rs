@@ -99,12 +99,17 @@ fn bell_name(number: usize) -> String {
     format!("distcifs/bell.{group}.{}", number % BELLS_OF_EACH)
 }
 
+/// The names of all bells.
+pub(super) fn bell_names() -> impl Iterator<Item = String> + Clone {
+    (0..2 * BELLS_OF_EACH).map(bell_name)
+}
+
 impl Bells {
     /// Hangs them up.
     pub(super) fn new(pool: Pool) -> std::io::Result<Bells> {
         let now = Instant::now();
-        let bells = (0..2 * BELLS_OF_EACH).map(|number| Bell {
-            object: bell_name(number),
+        let bells = bell_names().map(|object| Bell {
+            object,
             ringing: Ringing::default(),
             hearing: Hearing::new(now),
         });

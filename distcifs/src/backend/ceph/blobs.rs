@@ -83,7 +83,7 @@ impl Core {
             Ok(write.replace(&bytes).set(EPOCH, epoch.as_bytes()))
         });
         let write = write.await.map_err(|_| Errno::ECANCELED)?;
-        self.pool()?.write(name, write, room, drop).await
+        self.fly(self.pool()?.write(name, write, room, drop)).await
     }
 
     async fn standing(&self, name: &str, length: usize, epoch: &str) -> Outcome<Standing> {

@@ -353,7 +353,7 @@ async fn write_probe(pool: &Pool) -> Outcome<()> {
 }
 
 /// Room for a single call.
-async fn room() -> Outcome<OwnedSemaphorePermit> {
+pub(super) async fn room() -> Outcome<OwnedSemaphorePermit> {
     let room = Arc::new(Semaphore::new(1)).acquire_owned();
     room.await.map_err(|_| Errno::ECANCELED)
 }

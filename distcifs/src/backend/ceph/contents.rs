@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
+use super::Ceph;
 use super::errors::Kind;
 use super::rados::Write;
-use super::{Ceph, limited};
 use crate::storage::names::{check_append, check_changes, check_object, check_record};
 use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
@@ -13,7 +13,9 @@ impl Contents for Ceph {
         let object = object.clone();
         Box::pin(async move {
             let what = format!("put {object}");
-            limited(&what, Kind::Writes, self.core.put(&what, object, bytes)).await
+            self.core
+                .limited(&what, Kind::Writes, self.core.put(&what, object, bytes))
+                .await
         })
     }
 
@@ -22,7 +24,9 @@ impl Contents for Ceph {
         Box::pin(async move {
             check_object(&object)?;
             let what = format!("read {object}");
-            limited(&what, Kind::Reads, self.core.read_range(&what, object, offset, length)).await
+            self.core
+                .limited(&what, Kind::Reads, self.core.read_range(&what, object, offset, length))
+                .await
         })
     }
 
@@ -31,7 +35,9 @@ impl Contents for Ceph {
         Box::pin(async move {
             check_append(&object, &bytes)?;
             let (name, what) = (object.to_string(), format!("append {object}"));
-            limited(&what, Kind::Writes, self.core.append(&what, &name, sequence, &bytes)).await
+            self.core
+                .limited(&what, Kind::Writes, self.core.append(&what, &name, sequence, &bytes))
+                .await
         })
     }
 
@@ -46,7 +52,9 @@ impl Contents for Ceph {
             let name = check_record(object)?;
             check_changes(&name, &changes)?;
             let what = format!("update {name}");
-            limited(&what, Kind::Writes, self.core.update(&what, &name, revision, &changes)).await
+            self.core
+                .limited(&what, Kind::Writes, self.core.update(&what, &name, revision, &changes))
+                .await
         })
     }
 
@@ -56,7 +64,9 @@ impl Contents for Ceph {
         Box::pin(async move {
             let name = check_record(object)?;
             let what = format!("query {name}");
-            limited(&what, Kind::Reads, self.core.query(&what, &name, prefix, after, limit)).await
+            self.core
+                .limited(&what, Kind::Reads, self.core.query(&what, &name, prefix, after, limit))
+                .await
         })
     }
 
@@ -76,7 +86,7 @@ impl Contents for Ceph {
                     Err(errno) => Err(self.core.fault(&what, Kind::Writes, errno)),
                 }
             };
-            limited(&what, Kind::Writes, remove).await
+            self.core.limited(&what, Kind::Writes, remove).await
         })
     }
 
@@ -91,7 +101,7 @@ impl Contents for Ceph {
             let what = format!("listen to {object}");
             let failed = |errno| self.core.fault(&what, Kind::Reads, errno);
             let bells = self.core.bells().map_err(failed)?;
-            limited(&what, Kind::Reads, bells.listen(&object)).await
+            self.core.limited(&what, Kind::Reads, bells.listen(&object)).await
         })
     }
 

@@ -31,6 +31,10 @@ pub(super) fn fault(what: &str, kind: Kind, errno: Errno, user: &str) -> Error {
             what,
             why: format!("client.{user} may not do that: see `ceph auth get client.{user}` and doc/deploy.md"),
         },
+        Errno::EHOSTDOWN => Error::Unavailable {
+            what,
+            why: "the cluster does not answer, and was not asked again: see `ceph -s`".to_owned(),
+        },
         Errno::EIO if kind == Kind::Reads => Error::Damaged {
             what,
             why: "the OSD can't read it: see `ceph health detail`".to_owned(),

@@ -257,6 +257,45 @@ async fn nothing_is_lost_while_osds_hang() {
     survives(cluster, osds).await;
 }
 
+/// While no OSD answers, who comes first waits for its bound, who comes later not at all; when they
+/// are back all goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_fail_at_once_while_the_cluster_is_away() {
+    let Some((cluster, _turn)) = breakable().await else {
+        return;
+    };
+    let store = Ceph::connect(options(cluster)).unwrap();
+    let object = Object::Record("job.x".into());
+    let change = || vec![("key".to_owned(), Some(Bytes::from_static(b"value")))];
+    store.update(&object, None, change()).await.unwrap();
+    let signal = |signal| {
+        for osd in ["osd0", "osd1", "osd2"] {
+            kill(cluster.pid(osd), signal).unwrap();
+        }
+    };
+    signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    let first = store.update(&object, Some(1), change()).await;
+    let took = begun.elapsed();
+    sleep(Duration::from_secs(3)).await;
+    let begun = Instant::now();
+    let second = store.update(&object, Some(1), change()).await;
+    let read = store.query(&object, "", "", 1).await;
+    let later = begun.elapsed();
+    signal(Signal::SIGCONT);
+    assert!(matches!(first, Err(Error::Indeterminate { .. })), "{first:?}");
+    assert!(took < BOUND, "{took:?}");
+    assert!(matches!(second, Err(Error::Unavailable { .. })), "{second:?}");
+    assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
+    assert!(later < Duration::from_millis(500), "{later:?}");
+    let begun = Instant::now();
+    while store.query(&object, "", "", 1).await.is_err() {
+        assert!(begun.elapsed() < MENDED, "it does not recover");
+        sleep(Duration::from_millis(100)).await;
+    }
+    store.update(&object, None, change()).await.unwrap();
+}
+
 /// Waits until puts end so.
 async fn until(store: &Ceph, what: &str, done: impl Fn(&Result<bool>) -> bool) {
     static NUMBER: AtomicU64 = AtomicU64::new(0);

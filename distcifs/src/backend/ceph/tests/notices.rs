@@ -1,5 +1,6 @@
 //! Notices between two mounts, and what must not hold them up.
 
+use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -157,4 +158,77 @@ async fn a_mount_takes_its_watches_along() {
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     assert!(begun.elapsed() < SOON, "the end took {:?}", begun.elapsed());
     assert_eq!(watchers(cluster, &options, &bell), 0);
+}
+
+/// Names the namespace and the console for `listens_apart`.
+const LISTEN: &str = "DISTCIFS_TEST_LISTEN";
+
+/// No test by itself: the process that the next test stops.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a part of a_mount_that_was_stopped_is_told_what_it_missed"]
+async fn listens_apart() {
+    let Ok(place) = std::env::var(LISTEN) else { return };
+    let (namespace, console) = place.split_once(' ').unwrap();
+    let store = Ceph::connect(Options {
+        namespace: namespace.to_owned(),
+        ..options(Cluster::shared())
+    });
+    let store = store.unwrap();
+    let console = Object::Console(console.to_owned());
+    let mut notices = store.listen(&console).await.unwrap();
+    println!("\nlistens");
+    while notices.next().await.is_ok() {
+        println!("told");
+    }
+}
+
+/// A mount that is stopped until the cluster has forgotten its watch is told when it goes on, and
+/// hears as before after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_was_stopped_is_told_what_it_missed() {
+    let Some(cluster) = cluster() else { return };
+    let options = options(cluster);
+    let store = Ceph::connect(options.clone()).unwrap();
+    let console = Object::Console("console.uid.1.0-1.1.0".to_owned());
+    let bell = bell_object(&console.to_string());
+    let test = "backend::ceph::tests::notices::listens_apart";
+    let mut listener = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("DISTCIFS_CLUSTER", cluster.dir())
+        .env(LISTEN, format!("{} {console}", options.namespace))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let output = std::io::BufReader::new(listener.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        output
+            .lines()
+            .map_while(Result::ok)
+            .all(|line| sender.send(line).is_ok())
+    });
+    let mut next = async |wanted: &str| {
+        let wait = async { while lines.recv().await.expect("the listener lives") != wanted {} };
+        timeout(MENDED, wait).await.expect("the listener says so");
+    };
+    next("listens").await;
+    let mut sequence = append(&store, &console, 0, "line\n").await;
+    next("told").await;
+    let process = Pid::from_raw(listener.id() as i32);
+    kill(process, Signal::SIGSTOP).unwrap();
+    sequence = append(&store, &console, sequence, "line\n").await;
+    until(MENDED, "the watch is forgotten", || {
+        watchers(cluster, &options, &bell) == 0
+    })
+    .await;
+    kill(process, Signal::SIGCONT).unwrap();
+    next("told").await;
+    until(MENDED, "there is a watch again", || {
+        watchers(cluster, &options, &bell) == 1
+    })
+    .await;
+    append(&store, &console, sequence, "line\n").await;
+    next("told").await;
+    listener.kill().unwrap();
+    listener.wait().unwrap();
 }
