@@ -135,12 +135,17 @@ fn failed(access: &Access, error: Error) -> OpenError {
     }
 }
 
-/// Makes a session after another; the hosts are tried once each.
+/// Makes a session after another; the hosts are tried once each. Nothing is read under it before
+/// its server has caught up: what this mount has seen it must not see undone.
 pub(super) async fn reopen(access: &Access) -> Result<Link, Error> {
     let sent = clock::now();
     let target = access.target(&access.options.chroot);
-    let connecting = access.connector().with_fail_eagerly().connect(&target);
-    let client = timeout(SESSION_MAX, connecting).await.unwrap_or(Err(Error::Timeout))?;
+    let opening = async {
+        let client = access.connector().with_fail_eagerly().connect(&target).await?;
+        client.sync("/").await?;
+        Ok(client)
+    };
+    let client = timeout(SESSION_MAX, opening).await.unwrap_or(Err(Error::Timeout))?;
     Ok(Link::new(client, sent))
 }
 

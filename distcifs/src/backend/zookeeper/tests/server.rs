@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Where Debian's package has the server.
@@ -124,6 +126,12 @@ impl Ensemble {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Sends a server a signal.
+    pub(super) fn signal(&self, index: usize, signal: Signal) {
+        let process = self.servers[index].process.as_ref().expect("a running server");
+        kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), signal).unwrap();
     }
 
     /// Waits until all that run serve.

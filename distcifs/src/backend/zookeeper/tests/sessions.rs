@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::proxy::{Mode, Proxy};
@@ -120,6 +121,95 @@ async fn a_long_stall_ends_the_session_on_time() {
     assert_eq!(other.get("/late").await.unwrap(), None);
     assert_eq!(here.commit(vec![create("/after", "")]).await, Ok(Commit::Done));
     until(&mut watch, &changed("/after", Change::Created)).await;
+}
+
+/// Doubt that ends in time costs nothing: the same session lives on with what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
+async fn doubt_passes_when_the_server_is_heard_again() {
+    let ensemble = Ensemble::start(1);
+    let proxy = Proxy::start(&ensemble.hosts()[0]).await;
+    let here = store(&proxy.hosts(), 3 * SHORT).await;
+    let before = *here.session().borrow();
+    here.commit(vec![ephemeral("/mine")]).await.unwrap();
+    proxy.set(Mode::Stall);
+    let (_, doubt) = stands(&here, |session| !matches!(session, Session::Live { .. })).await;
+    assert!(matches!(doubt, Session::Doubtful { .. }), "{doubt:?}");
+    proxy.set(Mode::Pass);
+    let (_, after) = stands(&here, |session| !matches!(session, Session::Doubtful { .. })).await;
+    assert_eq!(after, before);
+    here.sync().await.unwrap();
+    assert!(here.get("/mine").await.unwrap().is_some());
+}
+
+/// A server that is cut off from the others answers reads for some time. They prove nothing: the
+/// others may have ended the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
+async fn a_server_that_is_cut_off_keeps_no_session_alive() {
+    let ensemble = Ensemble::start(3);
+    let follower = (ensemble.leader() + 1) % 3;
+    let host = ensemble.hosts().swap_remove(follower);
+    let bare = zookeeper_client::Client::connect(&host).await.unwrap();
+    let here = store(&[host], SHORT).await;
+    let stopped = Instant::now();
+    for other in (0..3).filter(|server| *server != follower) {
+        ensemble.signal(other, Signal::SIGSTOP);
+    }
+    let mut read = stopped;
+    let lost = async {
+        while !matches!(*here.session().borrow(), Session::Lost { .. }) {
+            let reading = timeout(Duration::from_millis(100), bare.get_data("/"));
+            if let Ok(Ok(_)) = reading.await {
+                read = Instant::now();
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Instant::now()
+    };
+    let lost = timeout(PATIENCE, lost).await.unwrap();
+    assert!(lost - stopped < SHORT + LATE, "{:?}", lost - stopped);
+    assert!(
+        read - stopped > SHORT / 2,
+        "reads were answered for {:?} only",
+        read - stopped
+    );
+    for other in (0..3).filter(|server| *server != follower) {
+        ensemble.signal(other, Signal::SIGCONT);
+    }
+    stands(&here, |session| matches!(session, Session::Live { .. })).await;
+}
+
+/// While no server is there nothing hangs, and when they are back the mount recovers by itself.
+/// The servers would count the timeout anew: but the former session is ended before the next
+/// begins, and what it held is free at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs ZooKeeper: scripts/test conformance"]
+async fn an_outage_ends_the_session_and_then_all_goes_on() {
+    let mut ensemble = Ensemble::start(1);
+    let here = store(&ensemble.hosts(), SHORT).await;
+    here.commit(vec![create("/kept", ""), ephemeral("/mine")])
+        .await
+        .unwrap();
+    let mut watch = here.watch("/").await.unwrap();
+    ensemble.kill(0);
+    stands(&here, |session| matches!(session, Session::Lost { .. })).await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert!(matches!(here.get("/kept").await, Err(Error::Unavailable { .. })));
+        assert!(matches!(here.sync().await, Err(Error::Unavailable { .. })));
+        assert!(matches!(here.watch("/kept").await, Err(Error::Unavailable { .. })));
+        let end = here.commit(vec![set("/kept", "")]).await;
+        assert!(matches!(end, Err(Error::Expired { .. })), "{end:?}");
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    }
+    ensemble.run(0);
+    stands(&here, |session| matches!(session, Session::Live { .. })).await;
+    assert_eq!(here.get("/mine").await.unwrap(), None);
+    assert!(here.get("/kept").await.unwrap().is_some());
+    until(&mut watch, &Event::Resync).await;
+    assert_eq!(here.commit(vec![set("/kept", "1")]).await, Ok(Commit::Done));
+    until(&mut watch, &changed("/kept", Change::Set)).await;
 }
 
 /// Whatever happens to the connection, a commit that is said to be done is there, and one that is
