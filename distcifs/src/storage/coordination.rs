@@ -39,7 +39,8 @@ pub enum Op {
         path: String,
         /// What it holds.
         data: Bytes,
-        /// Whether it vanishes with this session. An ephemeral entry has no children.
+        /// Whether it vanishes with the session that lives when the commit is sent, which a caller
+        /// who waited may find to be another than before. An ephemeral entry has no children.
         ephemeral: bool,
     },
     /// Replaces the data; mismatch if the entry is absent or has another version.
@@ -158,6 +159,7 @@ pub trait Coordination: Send + Sync + 'static {
     /// what they saw before it is durable.
     fn sync(&self) -> Fut<'_, ()>;
 
-    /// The session's state and its changes.
+    /// The session's state and its changes. A look at it (`borrow`) is not to be held across an
+    /// await: it holds up whoever publishes the next state.
     fn session(&self) -> watch::Receiver<Session>;
 }

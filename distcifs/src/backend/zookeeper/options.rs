@@ -43,7 +43,9 @@ pub struct Options {
     pub chroot: String,
     /// How long the session outlives us.
     pub session_timeout: Duration,
-    /// A file with one line `user:password`, for the scheme `digest`.
+    /// A file with one line `user:password`, for the scheme `digest`: entries are made for that
+    /// user alone. Without it all who may connect may do everything: a client's certificate is
+    /// another on each node, so entries can't belong to it.
     pub credentials: Option<PathBuf>,
     /// Encryption; none without.
     pub tls: Option<Tls>,
