@@ -95,10 +95,19 @@ pub fn cpu_seconds(pid: Pid) -> f64 {
 
 /// Resident memory of a process, MiB.
 pub fn resident_mib(pid: Pid) -> f64 {
+    status_mib(pid, "VmRSS:")
+}
+
+/// The most that its resident memory ever was, MiB.
+pub fn peak_resident_mib(pid: Pid) -> f64 {
+    status_mib(pid, "VmHWM:")
+}
+
+fn status_mib(pid: Pid, key: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(key))
         .unwrap_or_default()
         .to_owned();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0

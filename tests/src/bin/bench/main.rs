@@ -6,12 +6,13 @@ mod load;
 mod many;
 mod report;
 mod streams;
+mod webhook;
 mod workspace;
 
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 10] = [
+const MEASURES: [(&str, fn()); 12] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -22,6 +23,8 @@ const MEASURES: [(&str, fn()); 10] = [
     ("tickets", load::tickets),
     ("workspace", workspace::small_files),
     ("large", workspace::large_file),
+    ("webhook", webhook::push_to_build),
+    ("deliveries", webhook::many_deliveries),
 ];
 
 fn main() -> ExitCode {
