@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod folder;
 pub mod github;
+pub mod github_api;
 pub mod isolation;
 pub mod job;
 pub mod mount;

@@ -27,6 +27,12 @@ pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
 }
 
+/// Has the whole process end, as TERM would.
+pub fn stop() {
+    STOPPING.store(true, Ordering::Relaxed);
+    wake();
+}
+
 /// Wakes whoever waits; a full pipe wakes it as well. Safe in a signal handler.
 pub fn wake() {
     if let Some(writer) = WRITER.get() {

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::body::Whole;
 use super::event::{Event, Payload, Told};
 use super::payload::Form;
-use super::signature::{Signature, digest, secret};
+use super::signature::{Signature, digest};
 use super::table::{Candidate, Table};
+use crate::secret::secret;
 use crate::tree::{Tree, Trouble};
 
 /// Bytes hashed at most for a delivery that is of no job that we know, only to tell a stranger
