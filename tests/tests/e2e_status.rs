@@ -171,8 +171,7 @@ fn only_builds_from_github_are_told() {
     assert_eq!(
         api.told()
             .iter()
-            .filter(|line| line.starts_with("failure"))
-            .next_back()
+            .rfind(|line| line.starts_with("failure"))
             .map(String::as_str),
         Some("failure success")
     );
