@@ -105,7 +105,8 @@ pub enum Event {
     Resync,
 }
 
-/// Events of the watched path and everything below it, from the moment `watch` returned.
+/// Events of the watched path and everything below it, from the moment `watch` returned, each once
+/// what it tells of is durable.
 /// Dropping it ends the watch. A receiver that lags by [`WATCH_LAG_MAX`] is sent [`Event::Resync`],
 /// never blocked on.
 #[derive(Debug)]

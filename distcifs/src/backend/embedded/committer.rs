@@ -12,7 +12,7 @@ use super::entries::{Entries, Undo};
 use super::lock;
 use super::watches::Watches;
 use crate::storage::listeners::Listeners;
-use crate::storage::{Commit, Error, Op, Result, Updated};
+use crate::storage::{Change, Commit, Error, Op, Result, Updated};
 
 /// Most work that may wait, pieces: far more than all readers of a mount can have in flight. Past
 /// it a caller is told at once instead of waiting behind a disk that does not keep up.
@@ -31,12 +31,17 @@ const POSITION_BITS: u32 = 40;
 /// Bytes counted for a piece of work beside its own.
 const WORK_BYTES: u64 = 128;
 
+/// What a commit's entries were before, and what watchers will be told of it.
+type Changes = (Undo, Vec<(Box<str>, Change)>);
+
 /// What waits to be written.
 struct Queued {
     work: Work,
     bytes: u64,
     /// What the entries were before.
     undo: Undo,
+    /// What watchers are told once it is durable.
+    events: Vec<(Box<str>, Change)>,
     what: String,
     done: oneshot::Sender<Result<Outcome>>,
 }
@@ -107,16 +112,14 @@ impl Committer {
             Err(index) => return Ok(Accepted::Ended(Commit::Mismatch { index })),
         };
         state.position += 1;
-        for (path, change) in &applied.events {
-            state.watches.notify(path, *change);
-        }
         if applied.rows.is_empty() && state.queue.is_empty() && !state.writing {
+            state.tell(applied.events);
             return Ok(Accepted::Ended(Commit::Done));
         }
         let data = |node: &super::entries::Node| node.data.len();
         let size = |(path, node): &super::entries::Row| path.len() + node.as_ref().map_or(0, data);
         let bytes = applied.rows.iter().map(size).sum::<usize>() as u64;
-        let waits = state.push(Work::Rows(applied.rows), bytes, applied.undo, what);
+        let waits = state.push(Work::Rows(applied.rows), bytes, (applied.undo, applied.events), what);
         self.wake.notify_one();
         Ok(Accepted::Waits(waits))
     }
@@ -125,7 +128,7 @@ impl Committer {
     pub(super) fn queue(&self, what: String, work: Work, bytes: u64) -> Result<oneshot::Receiver<Result<Outcome>>> {
         let mut state = lock(&self.state);
         state.check_room(&what)?;
-        let waits = state.push(work, bytes, Undo::new(), what);
+        let waits = state.push(work, bytes, Default::default(), what);
         self.wake.notify_one();
         Ok(waits)
     }
@@ -166,27 +169,30 @@ impl Committer {
         Some(group)
     }
 
-    fn write(&self, group: Vec<Queued>) {
+    fn write(&self, mut group: Vec<Queued>) {
         let empty = |queued: &Queued| matches!(&queued.work, Work::Rows(rows) if rows.is_empty());
-        if group.iter().all(empty) {
-            for queued in group {
-                let _gone = queued.done.send(Ok(Outcome::Done));
+        let written = if group.iter().all(empty) {
+            Ok(group.iter().map(|_| Outcome::Done).collect())
+        } else {
+            let works: Vec<&Work> = group.iter().map(|queued| &queued.work).collect();
+            let bytes = group.iter().map(|queued| queued.bytes).sum();
+            self.disk.write(&works, bytes)
+        };
+        let outcomes = match written {
+            Ok(outcomes) => outcomes,
+            Err(failure) => return self.fail(group, &failure),
+        };
+        self.state(|state| {
+            for queued in &mut group {
+                state.tell(mem::take(&mut queued.events));
             }
-            return;
-        }
-        let works: Vec<&Work> = group.iter().map(|queued| &queued.work).collect();
-        let bytes = group.iter().map(|queued| queued.bytes).sum();
-        match self.disk.write(&works, bytes) {
-            Ok(outcomes) => {
-                for (queued, outcome) in group.into_iter().zip(outcomes) {
-                    match (&queued.work, &outcome) {
-                        (Work::Rows(_), _) | (_, Outcome::Updated(Updated::Mismatch { .. })) => {}
-                        (Work::Update { name, .. } | Work::Remove { name }, _) => self.listeners.tell(name),
-                    }
-                    let _gone = queued.done.send(Ok(outcome));
-                }
+        });
+        for (queued, outcome) in group.into_iter().zip(outcomes) {
+            match (&queued.work, &outcome) {
+                (Work::Rows(_), _) | (_, Outcome::Updated(Updated::Mismatch { .. })) => {}
+                (Work::Update { name, .. } | Work::Remove { name }, _) => self.listeners.tell(name),
             }
-            Err(failure) => self.fail(group, &failure),
+            let _gone = queued.done.send(Ok(outcome));
         }
     }
 
@@ -201,9 +207,9 @@ impl Committer {
             state.queued_bytes = 0;
             let all: Vec<Queued> = group.into_iter().chain(later).collect();
             for queued in all.into_iter().rev() {
-                for (path, change) in state.entries.revert(queued.undo) {
-                    state.watches.notify(&path, change);
-                }
+                let events = state.entries.revert(queued.undo);
+                // Whoever read what never was reads again.
+                state.tell(events);
                 failed.push((queued.done, queued.what));
             }
         }
@@ -230,14 +236,23 @@ impl State {
         })
     }
 
-    fn push(&mut self, work: Work, bytes: u64, undo: Undo, what: String) -> oneshot::Receiver<Result<Outcome>> {
+    /// Tells watchers of what is durable.
+    fn tell(&mut self, events: Vec<(Box<str>, Change)>) {
+        for (path, change) in events {
+            self.watches.notify(&path, change);
+        }
+    }
+
+    fn push(&mut self, work: Work, bytes: u64, applied: Changes, what: String) -> oneshot::Receiver<Result<Outcome>> {
         let (done, waits) = oneshot::channel();
         let bytes = bytes + WORK_BYTES;
+        let (undo, events) = applied;
         self.queued_bytes += bytes;
         self.queue.push_back(Queued {
             work,
             bytes,
             undo,
+            events,
             what,
             done,
         });
