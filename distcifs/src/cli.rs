@@ -206,7 +206,7 @@ pub struct Mount {
     /// Mount options, separated by commas; see below.
     #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
-    /// Stay in the foreground and log to standard error.
+    /// Stay in the foreground, log to standard error, and tell systemd when the mount answers.
     #[arg(short = 'f', long)]
     pub foreground: bool,
     /// Tells the parent on standard output when the mount answers, or why it doesn't.

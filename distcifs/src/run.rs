@@ -19,6 +19,7 @@ mod maintain;
 mod make;
 mod mount;
 mod mounts;
+mod notify;
 pub mod options;
 mod pages;
 mod status;

@@ -22,7 +22,7 @@ use super::mount::ANSWERS;
 use super::mounts::{self, Probe, Refusal};
 use super::options::MountOptions;
 use super::stores::Stores;
-use super::{Failure, Outcome, lock, open_tree};
+use super::{Failure, Outcome, lock, notify, open_tree};
 use crate::cli::Child;
 use crate::fuse::session::{Mounted, Settings, advice, mount};
 
@@ -185,11 +185,15 @@ fn run(
         ));
     }
     tracing::info!("{} is mounted on {}", options.source.display(), place.display());
-    if let Some(child) = told {
-        tell_answer(child)?;
+    match told {
+        Some(child) => tell_answer(child)?,
+        None => notify::ready(),
     }
     let mut ended = mounted.ended;
     if runtime.block_on(signals.wait(&mut ended, log)) == Ended::Signal {
+        if told.is_none() {
+            notify::stopping();
+        }
         unmount(place);
         // A detached mount goes on while somebody is inside; they get ENOTCONN when we end.
         runtime.block_on(async { tokio::time::timeout(DETACHED_TIME, &mut ended).await.ok() });
