@@ -80,7 +80,7 @@ fi
 case ${1-} in
 '' | -*)
     printf 'Usage: %s MOUNT [label...]\n%s\n\n' "${0##*/}" "$usage"
-    echo 'Ends with status 0 on TERM or INT, and with 75 when the tree is away.'
+    echo 'Ends with status 0 on TERM or INT, after the ticket at hand on USR1, and with 75 when the tree is away.'
     [ "${1-}" = --help ]
     exit
     ;;
@@ -91,11 +91,12 @@ shift
 self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 private=$(mktemp -d) && mkfifo "$private/guard" || exit 1
 worker_message=$private/message
-ticket='' worker_pid='' stopping=''
+ticket='' worker_pid='' stopping='' finishing=''
 command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
 setsid sh "$self" --guard "$private/guard" >/dev/null 2>&1 &
 exec 4>"$private/guard"
 trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
+trap 'finishing=1 interrupted=1' USR1
 
 # end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
 end_group() {
@@ -126,8 +127,13 @@ supervise() {
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
-    wait "$worker_pid"
-    status=$?
+    # USR1 interrupts a wait, too.
+    while
+        interrupted=''
+        wait "$worker_pid"
+        status=$?
+        [ -n "$interrupted" ] && [ "$status" -gt 128 ] && [ -z "$stopping" ]
+    do :; done
     if [ -n "$stopping" ]; then
         end_group "$worker_pid"
         status=''
@@ -170,9 +176,9 @@ mkdir "$mount/tickets/$queue" 2>/dev/null
 # `command`: a failed exec would end the shell with a status of its own.
 command exec 3<>"$mount/tickets/$queue/.next" || exit 75
 echo "$*" >&3
-while [ -z "$stopping" ]; do
+while [ -z "$stopping$finishing" ]; do
     # An empty line says "nothing yet"; a failing read says that the stream is over.
-    read -r id <&3 || { [ -n "$stopping" ] || exit 75; }
+    read -r id <&3 || { [ -n "$stopping$finishing" ] || exit 75; }
     [ -n "$id" ] || continue
     ticket=$mount/tickets/$queue/$id
     cd "$ticket" 2>/dev/null || continue

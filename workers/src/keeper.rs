@@ -57,18 +57,23 @@ pub fn keep() -> io::Result<Role> {
     Ok(Role::Kept(stand_over(worker.id(), &wake)))
 }
 
-/// Waits for the worker's end, hands TERM and INT on, and ends what it left.
+/// Waits for the worker's end, hands TERM, INT and USR1 on, and ends what it left.
 fn stand_over(worker: u32, wake: &Wake) -> ExitStatus {
     let mut processes = Processes::new(worker);
-    let mut told = false;
+    let (mut told, mut told_to_finish) = (false, false);
+    // It is not waited for yet, so the number is still its own.
+    let tell = |signal| kill(Pid::from_raw(worker.cast_signed()), signal).ok();
     let exit = loop {
         if let Some(exit) = processes.ended() {
             break exit;
         }
         if signals::stopping() && !told {
             told = true;
-            // It is not waited for yet, so the number is still its own.
-            let _ = kill(Pid::from_raw(worker.cast_signed()), Signal::SIGTERM);
+            tell(Signal::SIGTERM);
+        }
+        if signals::finishing() && !told_to_finish {
+            told_to_finish = true;
+            tell(Signal::SIGUSR1);
         }
         wake.wait(None);
     };

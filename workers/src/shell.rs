@@ -61,7 +61,7 @@ pub struct Setup {
     pub state: Option<PathBuf>,
 }
 
-/// Runs until TERM or INT (`Ok`) or until the tree is away (`Err`).
+/// Runs until TERM or INT, or to the end of a script after USR1 (`Ok`), or until the tree is away (`Err`).
 ///
 /// # Errors
 /// `Refused` if it can't work here at all, else `Away`.
@@ -80,7 +80,7 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     let cgroups = Cgroups::find();
     let labels: Vec<String> = setup.labels.iter().cloned().chain(isolations.labels()).collect();
     let mut next = tree.next(QUEUE, &labels)?;
-    while !signals::stopping() {
+    while !signals::stopping() && !signals::finishing() {
         let id = next.next_line()?;
         if id.is_empty() {
             continue;

@@ -1,4 +1,4 @@
-//! TERM, INT and CHLD, turned into a flag and a byte in a pipe that can be polled.
+//! TERM, INT, USR1 and CHLD, turned into flags and a byte in a pipe that can be polled.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,6 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{pipe2, read, write};
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
+static FINISHING: AtomicBool = AtomicBool::new(false);
 static WRITER: OnceLock<OwnedFd> = OnceLock::new();
 
 /// Wakes up when a signal came, a child ended, or another thread asks for it.
@@ -33,6 +34,11 @@ pub fn stop() {
     wake();
 }
 
+/// Whether USR1 came: end when what is under way is done.
+pub fn finishing() -> bool {
+    FINISHING.load(Ordering::Relaxed)
+}
+
 /// Wakes whoever waits; a full pipe wakes it as well. Safe in a signal handler.
 pub fn wake() {
     if let Some(writer) = WRITER.get() {
@@ -46,7 +52,7 @@ pub fn install() -> io::Result<Wake> {
     WRITER
         .set(writer)
         .map_err(|_| io::Error::other("signal handlers are installed already"))?;
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGCHLD] {
         handle(signal)?;
     }
     Ok(Wake { reader })
@@ -69,7 +75,7 @@ pub fn seal_descriptors() -> io::Result<()> {
 
 #[expect(
     unsafe_code,
-    reason = "sigaction; the handler uses an atomic flag, write(2) and errno only"
+    reason = "sigaction; the handler uses atomic flags, write(2) and errno only"
 )]
 fn handle(signal: Signal) -> io::Result<()> {
     let flags = SaFlags::SA_RESTART | SaFlags::SA_NOCLDSTOP;
@@ -81,7 +87,9 @@ fn handle(signal: Signal) -> io::Result<()> {
 
 extern "C" fn on_signal(signal: c_int) {
     let errno = Errno::last_raw();
-    if signal != Signal::SIGCHLD as c_int {
+    if signal == Signal::SIGUSR1 as c_int {
+        FINISHING.store(true, Ordering::Relaxed);
+    } else if signal != Signal::SIGCHLD as c_int {
         STOPPING.store(true, Ordering::Relaxed);
     }
     wake();

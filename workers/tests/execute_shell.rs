@@ -252,6 +252,17 @@ fn term_gives_the_ticket_back() {
 }
 
 #[test]
+fn usr1_lets_the_script_end_and_then_the_worker() {
+    let mut bench = Bench::new("usr1");
+    let folder = bench.give("a", json!({ "params": { "script": "sleep 1.701" } }));
+    until("the script's start", || lives("sleep 1.701"));
+    kill(Pid::from_raw(bench.worker.id().cast_signed()), Signal::SIGUSR1).unwrap();
+    let status = bench.worker.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert_eq!(fs::read_to_string(folder.join("result")).unwrap(), "0\n");
+}
+
+#[test]
 fn no_tree_is_75() {
     let status = Command::new(env!("CARGO_BIN_EXE_execute-shell"))
         .arg("/nonexistent")

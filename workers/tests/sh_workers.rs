@@ -13,8 +13,9 @@ use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 
 /// How long one ticket may take here.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -216,4 +217,31 @@ fn the_example_lints() {
         fs::write(ticket.join("workspace/c.sh"), ":\n").unwrap();
         assert!(bench.work(&ticket).starts_with("1\n1 of 2 scripts"));
     }
+}
+
+#[test]
+fn usr1_lets_the_work_end_and_then_the_worker() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("slow.{}", std::process::id()));
+    let text = format!(
+        "queue=slow usage=slow\nwork() {{ echo begun; sleep 2; echo ended; return 7; }}\n. {}\n",
+        library.display()
+    );
+    fs::write(&script, text).unwrap();
+    for mut bench in benches("slow", script.to_str().unwrap()) {
+        let ticket = bench.ticket("a", &[]);
+        let mut next = OpenOptions::new().write(true).open(bench.queue.join(".next")).unwrap();
+        writeln!(next, "a").unwrap();
+        let console = || fs::read_to_string(ticket.join("console")).unwrap();
+        let start = Instant::now();
+        while console() != "begun\n" {
+            assert!(start.elapsed() < PATIENCE, "not begun");
+            sleep(Duration::from_millis(5));
+        }
+        kill(Pid::from_raw(bench.worker.id().cast_signed()), Signal::SIGUSR1).unwrap();
+        assert_eq!(bench.worker.wait().unwrap().code(), Some(0));
+        assert_eq!(console(), "begun\nended\n");
+        assert!(fs::read_to_string(ticket.join("result")).unwrap().starts_with("7\n"));
+    }
+    fs::remove_file(script).unwrap();
 }
