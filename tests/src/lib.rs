@@ -7,6 +7,7 @@ pub mod github;
 pub mod github_api;
 pub mod isolation;
 pub mod job;
+pub mod machine;
 pub mod mount;
 pub mod page;
 pub mod process;
@@ -19,6 +20,7 @@ pub mod worker;
 
 pub use cluster::Cluster;
 pub use folder::Folder;
+pub use machine::Machine;
 pub use mount::Mount;
 pub use repository::Repository;
 pub use shell::{Output, Sh};

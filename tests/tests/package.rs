@@ -1,0 +1,254 @@
+//! The Debian package and the units, on machines of their own with a real systemd.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use distcifs_tests::programs::{self, installed, project};
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{HELLO, Machine};
+
+/// Units as an administrator of one machine enables them.
+const WORKERS: &str = "distcifs-control@build-control distcifs-worker@execute-shell-1 distcifs-worker@execute-shell-2";
+
+/// Makes a package of the programs under test in a folder.
+fn package(output: &Path, revision: u32) -> PathBuf {
+    let made = Command::new(project().join("scripts/package"))
+        .args(["--bin".as_ref(), programs::bin_dir().as_os_str()])
+        .args(["--output".as_ref(), output.as_os_str()])
+        .args(["--revision", &revision.to_string()])
+        // Packed for a moment, not for a long way.
+        .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
+        .output()
+        .expect("scripts/package runs");
+    assert!(made.status.success(), "no package: {made:?}");
+    PathBuf::from(String::from_utf8_lossy(&made.stdout).trim_end())
+}
+
+/// A machine with the package; `None`, and said so, where none can be booted.
+fn machine() -> Option<Machine> {
+    if !Machine::available() || !installed("dpkg-shlibdeps") {
+        return None;
+    }
+    let machine = Machine::boot();
+    package(&machine.share(), 1);
+    machine.run("dpkg -i /mnt/distcifs_*-1_*.deb");
+    Some(machine)
+}
+
+/// A machine with a mount on /ci and its workers, all by the units.
+fn node() -> Option<Machine> {
+    let machine = machine()?;
+    machine.run(
+        "useradd --system --create-home --home-dir /var/lib/distci-home distci
+         cp /usr/share/doc/distcifs/examples/ci.conf /etc/distcifs/
+         systemctl enable --now distcifs@ci
+         chown distci: /ci/tickets/*",
+    );
+    machine.run(&format!("systemctl enable --now {WORKERS}"));
+    machine.run(&format!(
+        "mkdir /ci/jobs/a; printf %s '{HELLO}' > /ci/jobs/a/config.json"
+    ));
+    Some(machine)
+}
+
+/// A build of the job `a`, to its end.
+fn build(machine: &Machine) -> String {
+    let script = "exec 3<>/ci/jobs/a/trigger; echo >&3; read -r n <&3
+        while s=$(cat /ci/jobs/a/builds/$n/.wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"";
+    machine.run(script).trim_end().to_owned()
+}
+
+fn main_pid(machine: &Machine, unit: &str) -> String {
+    machine.run(&format!("systemctl show -P MainPID {unit}"))
+}
+
+/// Configures the job `slow`, starts a build of it, and waits until its script runs. The script
+/// goes on when /tmp/go is there, as everybody sees it.
+fn begin_slow_build(machine: &Machine) {
+    let config =
+        r#"{"tasks":[{"type":"execute-shell","params":{"script":"until [ -e /ci/jobs/a/go ]; do sleep 0.1; done"}}]}"#;
+    machine.run(&format!(
+        "mkdir -p /ci/jobs/slow; printf %s '{config}' > /ci/jobs/slow/config.json; echo > /ci/jobs/slow/trigger"
+    ));
+    let state = "[ \"$(cat /ci/jobs/slow/builds/latest/tasks/0-execute-shell/state)\" = running ]";
+    machine.until("the slow build to run", USUAL, state);
+}
+
+/// Everything of the package is there, works, and goes again without a trace.
+#[test]
+fn it_installs_and_is_purged_without_a_trace() {
+    let Some(machine) = machine() else { return };
+    let version = machine.run("distcifs --version");
+    assert!(version.starts_with("distcifs "), "{version}");
+    machine.run("man -w distcifs distcifs-mount distcifs-fsck > /dev/null");
+    machine.run("man distcifs-mount | grep -q 'cache=DIR'");
+    machine.run("dpkg --verify distcifs");
+    machine.run(
+        "/usr/lib/distcifs/build-control --help > /dev/null; /usr/share/doc/distcifs/examples/workers/lint --help > /dev/null",
+    );
+    // Each program that workers/ has.
+    for name in [
+        "build-control",
+        "execute-shell",
+        "git-checkout",
+        "publish-artifacts",
+        "copy-artifacts",
+    ] {
+        machine.run(&format!("test -x /usr/lib/distcifs/{name}"));
+    }
+    let files = machine.run("dpkg -L distcifs");
+    assert!(files.lines().count() > 40, "{files}");
+    machine.run("mkdir /var/lib/distci; touch /etc/distcifs/mine.conf; dpkg -r distcifs; dpkg -P distcifs");
+    let shared = |path: &str| Path::new(path).is_dir() && !path.contains("distcifs");
+    let left: Vec<&str> = files
+        .lines()
+        .filter(|path| !shared(path) && machine.try_run(&format!("test ! -e '{path}'")).is_err())
+        .collect();
+    assert_eq!(
+        left,
+        ["/etc/distcifs"],
+        "left after purge, beside what is the administrator's"
+    );
+    machine.run("rm -r /etc/distcifs");
+    let left = machine.run(
+        "find / -xdev -name '*distcifs*' -newer /etc/machine-id ! -path '/proc/*' ! -path '/mnt*' ! -path '/tmp/*'",
+    );
+    assert_eq!(left, "");
+}
+
+#[test]
+fn lintian_finds_nothing() {
+    if !installed("lintian") || !installed("dpkg-shlibdeps") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let package = package(folder.path(), 1);
+    let found = Command::new("lintian")
+        .args(["--allow-root", "--fail-on", "error,warning"])
+        // As above.
+        .args([
+            "--suppress-tags",
+            "uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball",
+        ])
+        .arg(package)
+        .output()
+        .expect("lintian runs");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
+}
+
+/// systemd understands every line of every unit, in the version that is here.
+#[test]
+fn the_units_are_valid() {
+    let Some(machine) = machine() else { return };
+    let units = "distcifs@ci.service distcifs-worker@execute-shell-1.service distcifs-control@build-control.service \
+                 distcifs-gc@ci.service distcifs-gc@ci.timer";
+    let said = machine.run(&format!("systemd-analyze verify {units} 2>&1"));
+    assert_eq!(said, "");
+    // A check that can't fail is none.
+    machine
+        .run("sed 's/^Type=notify/Type=notify\\nTypo=yes/' /lib/systemd/system/distcifs@.service > /tmp/typo@.service");
+    let said = machine.run("systemd-analyze verify /tmp/typo@ci.service 2>&1 || true");
+    assert!(said.contains("Typo"), "{said}");
+}
+
+/// What is told of the needrestart file holds for perl as well.
+#[test]
+fn services_are_left_alone_after_the_upgrade_of_a_library() {
+    let script = "our %nrconf; do shift or die; exit((grep { 'distcifs@ci.service' =~ $_ } keys %{$nrconf{override_rc}}) ? 0 : 1)";
+    let status = Command::new("perl")
+        .args(["-e", script])
+        .arg(project().join("scripts/systemd/needrestart.conf"))
+        .status()
+        .expect("perl runs");
+    assert!(status.success());
+}
+
+/// Workers run as the user `distci` beside a daemon of root, and everything comes back by itself.
+#[test]
+fn a_node_builds_and_recovers() {
+    let Some(machine) = node() else { return };
+    assert_eq!(build(&machine), "success");
+    let users = machine.run(
+        "for unit in distcifs@ci distcifs-control@build-control distcifs-worker@execute-shell-1; do
+        stat -c %U /proc/$(systemctl show -P MainPID $unit); done",
+    );
+    assert_eq!(users, "root\ndistci\ndistci\n");
+
+    machine.run("kill -9 $(systemctl show -P MainPID distcifs@ci)");
+    machine.until("the mount to come back", USUAL, "[ -e /ci/status ]");
+    assert_eq!(build(&machine), "success");
+    let worker = main_pid(&machine, "distcifs-worker@execute-shell-1");
+    machine.run(&format!("kill -9 {worker}"));
+    assert_eq!(build(&machine), "success");
+
+    // The nightly gc takes the mount and brings it back, with the workers.
+    machine.run("systemctl start distcifs-gc@ci");
+    machine.until("the mount to come back", USUAL, "[ -e /ci/status ]");
+    assert_eq!(build(&machine), "success");
+    machine.run("journalctl -u distcifs-gc@ci | grep -q freed");
+
+    // All of a stopped node is stopped, and starts with its mount.
+    machine.run("systemctl stop distcifs@ci");
+    machine.run("! mountpoint -q /ci; ! pgrep -f '/usr/lib/distcif[s]/'");
+    machine.run("systemctl start distcifs@ci");
+    assert_eq!(build(&machine), "success");
+}
+
+/// An upgrade touches nothing that runs; a reload takes the new programs when the script has ended.
+#[test]
+fn builds_survive_an_upgrade() {
+    let Some(machine) = node() else { return };
+    begin_slow_build(&machine);
+    let before = [
+        main_pid(&machine, "distcifs@ci"),
+        main_pid(&machine, "distcifs-control@build-control"),
+    ];
+    package(&machine.share(), 2);
+    machine.run("dpkg -i /mnt/distcifs_*-2_*.deb");
+    let after = [
+        main_pid(&machine, "distcifs@ci"),
+        main_pid(&machine, "distcifs-control@build-control"),
+    ];
+    assert_eq!(before, after);
+    machine.run("systemctl reload 'distcifs-worker@*'");
+    assert_eq!(build(&machine), "success");
+    machine.run("touch /ci/jobs/a/go");
+    machine.until(
+        "the slow build's end",
+        USUAL,
+        "[ \"$(cat /ci/jobs/slow/builds/1/state)\" = success ]",
+    );
+    assert_eq!(
+        machine.run("cat /ci/jobs/slow/builds/1/tasks/0-execute-shell/attempt"),
+        "1\n"
+    );
+    machine.run("systemctl restart distcifs@ci");
+    assert_eq!(build(&machine), "success");
+}
+
+/// Lines of /etc/fstab, and a removal while all runs.
+#[test]
+fn fstab_and_removal() {
+    let Some(machine) = node() else { return };
+    machine.run(
+        "mkdir /other; echo '/var/lib/other /other fuse.distcifs nofail,x-systemd.mount-timeout=60 0 0' >> /etc/fstab
+        systemctl daemon-reload; systemctl start other.mount; ls /other/jobs /other/status
+        systemctl stop other.mount; ! mountpoint -q /other
+        mount /other; ls /other/status; umount /other",
+    );
+    begin_slow_build(&machine);
+    machine.run("dpkg -r distcifs");
+    machine.run("! mountpoint -q /ci; ! pgrep -f '/usr/lib/distcif[s]/'");
+    machine.run("dpkg -P distcifs");
+    let left = machine.run("find /etc -name '*distcifs*'");
+    assert_eq!(left, "/etc/distcifs\n");
+    // What was stored is there for another day.
+    machine.run("dpkg -i /mnt/distcifs_*-1_*.deb; distcifs mount /var/lib/distci /ci");
+    machine.until(
+        "the build to be open again",
+        Duration::from_secs(5),
+        "grep -q 'pending\\|running' /ci/jobs/slow/builds/1/state",
+    );
+    machine.run("distcifs umount /ci");
+}
