@@ -22,8 +22,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: &str = "100";
 
 /// Makes the machine's root in the folder `$1` and becomes its first process. Only units that are
-/// started by name run there: which ones this system has enabled must not matter. What the kernel
-/// has for all (its settings, modules, clock) can't be changed from there.
+/// started by name run there: which ones this system has enabled, and what was mounted here, must
+/// not matter. What the kernel has for all (its settings, modules, clock) can't be changed from there.
 const BOOT: &str = r#"
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 machine "$1/disk"
@@ -31,6 +31,7 @@ mkdir "$1/disk/upper" "$1/disk/work" "$1/disk/root"
 root=$1/disk/root
 mount -t overlay -o "lowerdir=/,upperdir=$1/disk/upper,workdir=$1/disk/work" overlay "$root"
 rm -rf "$root"/etc/systemd/system/*.wants "$root"/etc/fstab "$root"/etc/machine-id
+rm -rf "$root"/etc/distcifs "$root"/var/lib/distci "$root"/var/lib/distcifs
 : > "$root/etc/machine-id"
 # Building the index of all manuals takes longer than the rest of an installation.
 rm -f "$root/var/lib/man-db/auto-update"

@@ -1,7 +1,9 @@
 //! The Debian package and the units, on machines of their own with a real systemd.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use distcifs_tests::programs::{self, installed, project};
@@ -10,6 +12,12 @@ use distcifs_tests::{HELLO, Machine};
 
 /// Units as an administrator of one machine enables them.
 const WORKERS: &str = "distcifs-control@build-control distcifs-worker@execute-shell-1 distcifs-worker@execute-shell-2";
+
+/// The package of the programs under test, made once for all tests, in the target folder.
+fn first_package() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| package(Path::new(env!("CARGO_TARGET_TMPDIR")), 1))
+}
 
 /// Makes a package of the programs under test in a folder.
 fn package(output: &Path, revision: u32) -> PathBuf {
@@ -25,14 +33,32 @@ fn package(output: &Path, revision: u32) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&made.stdout).trim_end())
 }
 
+/// The names of all programs that workers/ has.
+fn workers() -> Vec<String> {
+    let listed = |folder: &str| fs::read_dir(project().join(folder)).expect("the project has it");
+    let built = listed("workers/src/bin").filter_map(|entry| {
+        let path = entry.ok()?.path();
+        Some(path.file_stem()?.to_str()?.to_owned())
+    });
+    let scripts = listed("workers").filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let text = fs::read_to_string(&path).ok()?;
+        let name = path.file_name()?.to_str()?.to_owned();
+        text.starts_with("#!").then_some(name)
+    });
+    let found: Vec<String> = built.chain(scripts).collect();
+    assert!(found.len() >= 5, "{found:?}");
+    found
+}
+
 /// A machine with the package; `None`, and said so, where none can be booted.
 fn machine() -> Option<Machine> {
     if !Machine::available() || !installed("dpkg-shlibdeps") {
         return None;
     }
     let machine = Machine::boot();
-    package(&machine.share(), 1);
-    machine.run("dpkg -i /mnt/distcifs_*-1_*.deb");
+    fs::copy(first_package(), machine.share().join("first.deb")).expect("own folder");
+    machine.run("dpkg -i /mnt/first.deb");
     Some(machine)
 }
 
@@ -87,19 +113,15 @@ fn it_installs_and_is_purged_without_a_trace() {
     machine.run(
         "/usr/lib/distcifs/build-control --help > /dev/null; /usr/share/doc/distcifs/examples/workers/lint --help > /dev/null",
     );
-    // Each program that workers/ has.
-    for name in [
-        "build-control",
-        "execute-shell",
-        "git-checkout",
-        "publish-artifacts",
-        "copy-artifacts",
-    ] {
+    for name in workers() {
         machine.run(&format!("test -x /usr/lib/distcifs/{name}"));
     }
     let files = machine.run("dpkg -L distcifs");
     assert!(files.lines().count() > 40, "{files}");
-    machine.run("mkdir /var/lib/distci; touch /etc/distcifs/mine.conf; dpkg -r distcifs; dpkg -P distcifs");
+    machine.run(
+        "mkdir -p /var/lib/distci /var/lib/distcifs/node-0123abcd/attempts; touch /etc/distcifs/mine.conf
+        dpkg -r distcifs; dpkg -P distcifs",
+    );
     let shared = |path: &str| Path::new(path).is_dir() && !path.contains("distcifs");
     let left: Vec<&str> = files
         .lines()
@@ -122,8 +144,6 @@ fn lintian_finds_nothing() {
     if !installed("lintian") || !installed("dpkg-shlibdeps") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let package = package(folder.path(), 1);
     let found = Command::new("lintian")
         .args(["--allow-root", "--fail-on", "error,warning"])
         // As above.
@@ -131,7 +151,7 @@ fn lintian_finds_nothing() {
             "--suppress-tags",
             "uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball",
         ])
-        .arg(package)
+        .arg(first_package())
         .output()
         .expect("lintian runs");
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
@@ -244,7 +264,7 @@ fn fstab_and_removal() {
     let left = machine.run("find /etc -name '*distcifs*'");
     assert_eq!(left, "/etc/distcifs\n");
     // What was stored is there for another day.
-    machine.run("dpkg -i /mnt/distcifs_*-1_*.deb; distcifs mount /var/lib/distci /ci");
+    machine.run("dpkg -i /mnt/first.deb; distcifs mount /var/lib/distci /ci");
     machine.until(
         "the build to be open again",
         Duration::from_secs(5),

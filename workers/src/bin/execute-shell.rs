@@ -11,8 +11,8 @@ use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 /// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
 ///
 /// Ends with status 0 on TERM or INT, after the script that runs on USR1, and with 75 when the tree
-/// is away. Start several for scripts side by side. A second process of the same name stands above the worker and ends the script if
-/// the worker is killed.
+/// is away. Start several for scripts side by side. A second process of the same name stands above
+/// the worker and ends the script if the worker is killed.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
