@@ -162,7 +162,7 @@ fn lintian_finds_nothing() {
 fn the_units_are_valid() {
     let Some(machine) = machine() else { return };
     let units = "distcifs@ci.service distcifs-worker@execute-shell-1.service distcifs-control@build-control.service \
-                 distcifs-gc@ci.service distcifs-gc@ci.timer";
+                 distcifs-control@github-webhook.service distcifs-gc@ci.service distcifs-gc@ci.timer";
     let said = machine.run(&format!("systemd-analyze verify {units} 2>&1"));
     assert_eq!(said, "");
     // A check that can't fail is none.
@@ -213,6 +213,34 @@ fn a_node_builds_and_recovers() {
     machine.run("! mountpoint -q /ci; ! pgrep -f '/usr/lib/distcif[s]/'");
     machine.run("systemctl start distcifs@ci");
     assert_eq!(build(&machine), "success");
+}
+
+/// Programs that steer builds are confined, and yet reach the jobs of everybody: a root's job is
+/// triggered by another's build, and the receiver answers.
+#[test]
+fn control_programs_run_confined() {
+    let Some(machine) = node() else { return };
+    let config = r#"{"tasks":[],"downstream_jobs":["a"]}"#;
+    machine.run(&format!(
+        "chgrp distci /ci/jobs/a; chmod 750 /ci/jobs/a; mkdir -m 700 /ci/jobs/first; printf %s '{config}' > /ci/jobs/first/config.json
+        cp /usr/share/doc/distcifs/examples/github-*.conf /etc/distcifs/
+        echo secret > /etc/distcifs/github-secret; echo token > /etc/distcifs/github-token
+        chown distci: /etc/distcifs/github-secret /etc/distcifs/github-token; chmod 600 /etc/distcifs/github-*t /etc/distcifs/github-token
+        ip link set lo up 2> /dev/null || true
+        systemctl enable --now distcifs-control@cron distcifs-control@github-status
+        echo > /ci/jobs/first/trigger"
+    ));
+    let done = "[ \"$(cat /ci/jobs/a/builds/1/state)\" = success ]";
+    machine.until("the downstream build", USUAL, done);
+    machine.run("systemctl is-active distcifs-control@cron distcifs-control@github-status");
+    machine.run("! systemctl show -P NRestarts distcifs-control@cron distcifs-control@github-status | grep '[1-9]'");
+    let script = "echo mine > /etc/mine";
+    let as_unit =
+        "systemd-run -q --wait -p User=distci -p AmbientCapabilities=CAP_DAC_OVERRIDE -p ProtectSystem=full sh -c";
+    assert!(
+        machine.try_run(&format!("{as_unit} '{script}'")).is_err(),
+        "a confined program wrote to /etc"
+    );
 }
 
 /// An upgrade touches nothing that runs; a reload takes the new programs when the script has ended.
