@@ -405,3 +405,69 @@ fn tickets_and_events_of_tasks_and_retries() {
         "what succeeded is not done again"
     );
 }
+
+/// "`matrix` makes one task for each combination, with `${matrix.os}` in its strings": each goes to a
+/// worker with its labels, from the workspace before; what comes after waits for them all.
+#[test]
+fn a_matrix_runs_each_combination_on_a_worker_that_has_its_labels() {
+    let mount = Mount::new();
+    let _control = Worker::start(&mount, "build-control", &[]);
+    let _workers = ["debian12", "debian11"].map(|os| Worker::start(&mount, "execute-shell", &[os]));
+    let combination = json!({
+        "type": "execute-shell", "name": "unit",
+        "matrix": {
+            "os": ["debian12", "debian11"], "cc": ["gcc", "clang"],
+            "exclude": [{"os": "debian11", "cc": "clang"}], "include": [{"os": "debian12", "cc": "tcc"}],
+        },
+        "labels": ["${matrix.os}"],
+        "environment": {"CC": "${matrix.cc}"},
+        "params": {"script": "[ \"$(cat start)\" = begun ]; echo \"$CC\" '${matrix.os}' > \"$ARTIFACTS/$TASK_NAME\"; [ \"$CC\" != tcc ]"},
+        "allow_failure": true,
+    });
+    let clang =
+        json!({"type": "execute-shell", "needs": ["unit.debian12.clang"], "params": {"script": "echo after clang"}});
+    let all = json!({"type": "execute-shell", "needs": ["unit"], "params": {"script": "echo after all"}});
+    let tasks = json!([
+        distcifs_tests::job::shell_task("echo begun > start"),
+        combination,
+        clang,
+        all
+    ]);
+    mount.job("a", &json!({"tasks": tasks}).to_string());
+    let build = mount.build("a", "", "success");
+    let folder = format!("jobs/a/builds/{build}");
+    let names = [
+        "unit.debian11.gcc",
+        "unit.debian12.clang",
+        "unit.debian12.gcc",
+        "unit.debian12.tcc",
+    ];
+    assert_eq!(mount.list(&format!("{folder}/artifacts")), names);
+    // A script is never expanded; what it needs of the combination is in its environment.
+    assert_eq!(
+        mount.read(&format!("{folder}/artifacts/unit.debian12.clang")),
+        "clang ${matrix.os}"
+    );
+    let states: Vec<String> = (1..=4)
+        .map(|task| mount.read(&format!("{folder}/tasks/{task}-execute-shell/state")))
+        .collect();
+    assert_eq!(states, ["success", "success", "success", "failure"], "only tcc fails");
+    let console = mount.console("a", build);
+    assert!(
+        console.contains("after clang") && console.ends_with("after all"),
+        "{console}"
+    );
+}
+
+/// A combination that no worker can take says which label it waits for.
+#[test]
+fn a_combination_that_nobody_can_take_says_why() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let task = json!({"type": "execute-shell", "matrix": {"os": ["plan9"]}, "labels": ["${matrix.os}"], "params": {"script": "true"}});
+    mount.job_of("a", &[task]);
+    let build = mount.trigger("a", "");
+    wait_for("the reason", USUAL, || {
+        mount.why("a", build).contains("needs labels plan9")
+    });
+}
