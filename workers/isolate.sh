@@ -44,6 +44,23 @@ set_stage() {
 	bind "$ISOLATE_FILES" isolate
 }
 
+# set_root: the image at $stage/root, with changes that are thrown away.
+set_root() {
+	mkdir "$stage/root"
+	over "$ISOLATE_SPACE" 2>/dev/null && return
+	# The node's own disk may be an overlay: then changes are kept in memory.
+	mkdir "$stage/changes"
+	mount -t tmpfs -o mode=755 distcifs "$stage/changes" || refuse "can't mount a tmpfs on $stage/changes"
+	over "$stage/changes" || refuse "can't mount an overlay over $ISOLATE_ROOT"
+}
+
+# over FOLDER: mounts the image with changes kept there.
+over() {
+	mkdir -p "$1/upper" "$1/work"
+	chown "$ISOLATE_UID:$ISOLATE_GID" "$1/upper" "$1/work"
+	mount -t overlay -o "lowerdir=$ISOLATE_ROOT,upperdir=$1/upper,workdir=$1/work" distcifs "$stage/root"
+}
+
 # helpers N: adds the processes that the environment itself has to the bound of the script's.
 helpers() {
 	[ -z "${ISOLATE_PIDS_MAX-}" ] || echo "$((ISOLATE_PROCESSES + $1))" >"$ISOLATE_PIDS_MAX" ||

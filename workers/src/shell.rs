@@ -1,52 +1,41 @@
 //! execute-shell: runs the script of one ticket after the other.
 
 use std::fs;
-use std::io::{self, Read, pipe};
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::console::Copier;
 use crate::signals::{self, Wake};
-use crate::supervise::{Exit, Processes, become_subreaper};
+use crate::supervise::{Exit, become_subreaper};
 use crate::ticket::Claimed;
 use crate::tree::{self, Tree, Trouble};
 
 pub mod cgroup;
 pub mod environment;
+mod execute;
+pub mod images;
 pub mod isolation;
 pub mod limits;
 mod prepare;
 pub mod state;
+pub mod unpack;
 
-use cgroup::{Cgroups, Group};
+use cgroup::Cgroups;
+use execute::{Ended, Over, Prepared};
+use images::{Images, Lease, Source};
 use isolation::{Ids, Isolations, Tools};
+use prepare::Order;
 use state::{Run, State};
 
 /// The queue of this worker.
 pub const QUEUE: &str = "execute-shell";
 
-/// From TERM to KILL for a script that must end before its time: what job.md promises.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// From TERM to KILL for what a script left behind; it had its time.
-const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
-
-/// How long output of processes out of our reach is waited for after the end.
-const DRAIN_BOUND: Duration = Duration::from_secs(1);
-
-/// How long a script runs before its claim is watched: most are over by then and cost no thread.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
-
-/// Pause of the watcher after an error or an answer that came at once: reads are held for a second,
-/// and a tree that does not hold them must not be asked thousands of times.
-const WATCH_PAUSE: Duration = Duration::from_millis(300);
-
 /// Longest reason that an environment can give, bytes: it becomes the message of a result.
 const REASON_BYTES_MAX: u64 = 4096;
+
+/// How often an image is unpacked for one task: it may be removed again before it is used, on a node
+/// with too little room.
+const IMAGE_TRIES_MAX: u32 = 3;
 
 /// How a worker is set up.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +48,8 @@ pub struct Setup {
     pub environments: Vec<PathBuf>,
     /// Where it keeps its state; `None`: the usual folder.
     pub state: Option<PathBuf>,
+    /// Most bytes of unpacked images.
+    pub image_bytes_max: u64,
 }
 
 /// Runs until TERM or INT, or to the end of a script after USR1 (`Ok`), or until the tree is away (`Err`).
@@ -71,6 +62,7 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     become_subreaper().map_err(cant)?;
     let state = State::open(setup.state.as_deref()).map_err(cant)?;
     let run = state.begin().map_err(cant)?;
+    let images = state.images(setup.image_bytes_max);
     let cache = state.cache();
     let tools = Tools {
         ids: Ids::find(),
@@ -89,8 +81,10 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
             folder: tree.ticket(QUEUE, &id),
         };
         let shell = Shell {
+            tree,
             claimed,
             since: Instant::now(),
+            images: &images,
             run: &run,
             tools,
             isolations: &isolations,
@@ -110,31 +104,12 @@ pub fn sweep(setup: &Setup) {
     }
 }
 
-/// Why a script is over.
-enum Over {
-    /// It ended.
-    Ended(Exit),
-    /// Its time was up.
-    TimedOut,
-    /// The ticket was aborted, or is another's.
-    Lost,
-    /// The worker was told to end.
-    Stopped,
-}
-
-/// A script about to start.
-struct Prepared {
-    command: Command,
-    isolated: bool,
-    group: Option<Group>,
-    deadline: Option<Instant>,
-    timeout: f64,
-}
-
 /// One claimed ticket.
 struct Shell<'a> {
+    tree: &'a Tree,
     claimed: Claimed,
     since: Instant,
+    images: &'a Images,
     run: &'a Run,
     tools: Tools<'a>,
     isolations: &'a Isolations,
@@ -149,7 +124,7 @@ impl Shell<'_> {
             self.claimed.give_back();
             return Ok(());
         }
-        let done = self.prepare().and_then(|prepared| self.carry_out(prepared));
+        let done = self.carry_out();
         if !self.run.clean() {
             eprintln!(
                 "execute-shell: {}: something of it can't be removed yet",
@@ -178,57 +153,55 @@ impl Shell<'_> {
         self.claimed.finish("error", why)
     }
 
-    fn carry_out(&self, prepared: Prepared) -> tree::Result<()> {
-        let Prepared {
-            mut command,
-            isolated,
-            group,
-            deadline,
-            timeout,
-        } = prepared;
-        let start = || -> io::Result<(Copier, Processes)> {
-            let (reader, writer) = pipe()?;
-            command.stdout(writer.try_clone()?).stderr(writer);
-            let copier = Copier::start(reader, self.claimed.folder.clone())?;
-            // If this fails the writer is dropped with the command, and the copier ends.
-            let child = command.spawn()?;
-            drop(command);
-            let processes = if isolated { Processes::isolated } else { Processes::new };
-            Ok((copier, processes(child.id())))
+    fn carry_out(&self) -> tree::Result<()> {
+        let order = self.order()?;
+        let lease = match &order.ticket.image {
+            None => None,
+            Some(image) => match self.image(image, &order)? {
+                Ok(lease) => Some(lease),
+                Err(ended) => return self.conclude(&ended, &order),
+            },
         };
-        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run the script: {e}")))?;
-        let over = self.supervise(&mut processes, &copier, deadline);
-        let grace = if matches!(over, Over::Ended(_)) {
-            LEFTOVER_GRACE
-        } else {
-            GRACE
-        };
-        let killed_for_memory = group.as_ref().map_or(0, Group::killed_for_memory);
-        let over_forking = || group.iter().for_each(Group::stop_forking);
-        if !processes.end_all(grace, self.wake, over_forking) {
-            eprintln!(
-                "execute-shell: {}: a process can't be killed",
-                self.claimed.folder.display()
-            );
+        let ended = self
+            .prepare(&order, lease.as_ref())
+            .and_then(|prepared| self.execute(prepared, &order))?;
+        self.conclude(&ended, &order)
+    }
+
+    /// The image, unpacked if it was not; else how that ended.
+    fn image(&self, image: &str, order: &Order<'_>) -> tree::Result<Result<Lease, Ended>> {
+        let source = Source::find(self.tree, image, self.tools.ids)?;
+        for _ in 0..IMAGE_TRIES_MAX {
+            let lease = self.images.lease(&source.key);
+            if let Some(lease) = lease.map_err(|e| Trouble::Later(format!("image {image}: {e}")))? {
+                return Ok(Ok(lease));
+            }
+            let unpack = Prepared::plain(unpack::command(self.images, &source, self.tools.ids, &self.run.error()));
+            let ended = self.execute(unpack, order)?;
+            if !matches!(ended.over, Over::Ended(Exit::Status(0))) {
+                return Ok(Err(ended));
+            }
         }
-        let drained = Instant::now() + DRAIN_BOUND;
-        while !copier.is_done() && Instant::now() < drained {
-            self.wake.wait(Some(drained.saturating_duration_since(Instant::now())));
-        }
-        let lost = copier.is_lost();
-        copier.finish();
-        match over {
+        Err(Trouble::Later(format!(
+            "image {image}: removed as often as it was unpacked"
+        )))
+    }
+
+    /// Writes what became of it.
+    fn conclude(&self, ended: &Ended, order: &Order<'_>) -> tree::Result<()> {
+        match ended.over {
             Over::Lost => Ok(()),
-            _ if lost => Ok(()),
             Over::Stopped => {
                 self.claimed.give_back();
                 Ok(())
             }
-            Over::TimedOut => self.claimed.finish("failure", &format!("timed out after {timeout} s")),
+            Over::TimedOut => self
+                .claimed
+                .finish("failure", &format!("timed out after {} s", order.timeout)),
             Over::Ended(exit) => match self.reason() {
                 Some(why) => self.claimed.finish("error", &why),
                 None => {
-                    let (status, message) = outcome(exit, killed_for_memory);
+                    let (status, message) = outcome(exit, ended.killed_for_memory);
                     self.claimed.finish(&status.to_string(), &message)
                 }
             },
@@ -242,71 +215,6 @@ impl Shell<'_> {
         file.take(REASON_BYTES_MAX).read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text);
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-    }
-
-    /// Waits for the first reason why the script is over.
-    fn supervise(&self, processes: &mut Processes, copier: &Copier, deadline: Option<Instant>) -> Over {
-        let lost = Arc::new(AtomicBool::new(false));
-        let mut watch_at = Some(Instant::now() + WATCH_AFTER);
-        let over = loop {
-            if let Some(exit) = processes.ended() {
-                break Over::Ended(exit);
-            }
-            let now = Instant::now();
-            if copier.is_lost() || lost.load(Ordering::Acquire) {
-                break Over::Lost;
-            }
-            if signals::stopping() {
-                break Over::Stopped;
-            }
-            if deadline.is_some_and(|at| now >= at) {
-                break Over::TimedOut;
-            }
-            if watch_at.is_some_and(|at| now >= at) {
-                watch_at = None;
-                self.watch(&lost);
-            }
-            let until = [deadline, watch_at].into_iter().flatten().min();
-            self.wake.wait(until.map(|at| at.saturating_duration_since(now)));
-        };
-        // The watcher ends: the only other owner of the flag is gone.
-        drop(lost);
-        over
-    }
-
-    /// Watches for the end of the claim, in a thread that ends with the ticket.
-    fn watch(&self, lost: &Arc<AtomicBool>) {
-        let weak = Arc::downgrade(lost);
-        let (path, claim) = (self.claimed.folder.join(".wait"), self.claimed.folder.join("claim"));
-        let spawned = thread::Builder::new().spawn(move || {
-            let mut ours = None;
-            while weak.strong_count() > 0 {
-                let asked = Instant::now();
-                // The ticket may be open again, or another's: then it has no result, but another claim.
-                let answer = tree::read(&claim).and_then(|text| {
-                    if *ours.get_or_insert_with(|| text.clone()) == text {
-                        tree::read(&path)
-                    } else {
-                        Err(Trouble::Lost("another has the ticket".to_owned()))
-                    }
-                });
-                match answer {
-                    Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
-                    Ok(text) if text.is_empty() => {}
-                    Err(Trouble::Later(_)) => thread::sleep(WATCH_PAUSE),
-                    Ok(_) | Err(_) => {
-                        if let Some(lost) = weak.upgrade() {
-                            lost.store(true, Ordering::Release);
-                        }
-                        signals::wake();
-                        return;
-                    }
-                }
-            }
-        });
-        if let Err(error) = spawned {
-            eprintln!("execute-shell: the claim is not watched: {error}");
-        }
     }
 }
 

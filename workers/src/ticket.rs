@@ -44,7 +44,7 @@ pub struct Ticket {
     pub isolation: Option<String>,
     /// What an isolated environment is made from.
     #[serde(default)]
-    pub image: Option<Value>,
+    pub image: Option<String>,
     /// cpus, memory, processes.
     #[serde(default)]
     pub limits: Option<Value>,

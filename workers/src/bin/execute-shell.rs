@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::keeper::{Role, keep};
-use distcifs_workers::shell::{self, Setup};
+use distcifs_workers::shell::{self, Setup, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 
 /// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
@@ -30,15 +30,36 @@ struct Arguments {
     /// (default: /var/lib/distcifs/shell, or ~/.local/state/distcifs/shell)
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// How much room unpacked images may take, such as 500M
+    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = size)]
+    image_cache: u64,
+}
+
+/// A number of bytes, with K, M, G or T after it for powers of 1,024.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = ["", "K", "M", "G", "T"].iter().position(|known| *known == unit);
+    let bytes = shift.and_then(|shift| number.parse::<u64>().ok()?.checked_mul(1 << (10 * shift)));
+    bytes.ok_or_else(|| "not a number of bytes such as 500M or 20G".to_owned())
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(ended) = unpack::main(&words) {
+        return ended;
+    }
     let arguments = Arguments::parse();
     let setup = Setup {
         labels: arguments.labels,
         isolation: arguments.isolation,
         environments: arguments.environments,
         state: arguments.state,
+        image_bytes_max: arguments.image_cache,
     };
     match keep() {
         Ok(Role::Worker) => {}

@@ -3,70 +3,94 @@
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use super::Shell;
 use super::cgroup::Group;
 use super::environment::{Start, variables};
+use super::execute::Prepared;
+use super::images::Lease;
 use super::isolation::{Call, Ids, NONE};
 use super::limits::Limits;
-use super::{Prepared, Shell};
 use crate::expand::plain;
 use crate::ticket::{Ticket, of_build};
 use crate::tree::{self, Trouble};
 
+/// What a ticket asks for.
+pub(super) struct Order<'a> {
+    pub(super) ticket: Ticket,
+    /// The environment's program.
+    program: &'a Path,
+    /// Whether the script is kept apart from the node.
+    isolated: bool,
+    /// The limits that it names.
+    named: Limits,
+    /// Those that hold.
+    limits: Limits,
+    pub(super) deadline: Option<Instant>,
+    /// Seconds.
+    pub(super) timeout: f64,
+}
+
 impl Shell<'_> {
-    /// Prepares the script; `Refused` becomes the outcome `error`.
-    pub(super) fn prepare(&self) -> tree::Result<Prepared> {
+    /// Reads what is to be done; `Refused` becomes the outcome `error`.
+    pub(super) fn order(&self) -> tree::Result<Order<'_>> {
         let ticket = self.claimed.ticket()?;
         let name = ticket.isolation.as_deref().unwrap_or(NONE);
         let program = self.isolations.program(name).map_err(Trouble::Refused)?;
         let isolated = name != NONE;
+        if ticket.image.is_some() && !isolated {
+            return Err(Trouble::Refused("image needs an isolation other than none".to_owned()));
+        }
         let named = Limits::read(ticket.limits.as_ref()).map_err(Trouble::Refused)?;
         named.check(self.cgroups, isolated).map_err(Trouble::Refused)?;
-        let limits = if isolated { named.or_default() } else { named };
+        let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
+        let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
+        Ok(Order {
+            program,
+            isolated,
+            named,
+            limits: if isolated { named.or_default() } else { named },
+            deadline: limit.and_then(|limit| self.since.checked_add(limit)),
+            timeout: timeout.unwrap_or(0.0),
+            ticket,
+        })
+    }
+
+    /// Prepares the script and the call of its environment.
+    pub(super) fn prepare(&self, order: &Order<'_>, image: Option<&Lease>) -> tree::Result<Prepared> {
         let workspace = self.claimed.folder.join("workspace");
         let artifacts = self.claimed.folder.join("artifacts");
-        let unbounded = limits.processes.filter(|_| !self.cgroups.has("pids"));
-        self.write_files(&ticket, &workspace, isolated, unbounded)?;
-        if let Some(ids) = self.tools.ids.filter(|_| isolated) {
+        self.write_files(order, &workspace)?;
+        if let Some(ids) = self.tools.ids.filter(|_| order.isolated) {
             self.hand_over(ids)?;
         }
-        let group = self.group(&limits)?;
+        let group = self.group(&order.limits)?;
         let doors = group.as_ref().map(Group::doors).transpose();
         let doors = doors.map_err(|e| Trouble::Later(format!("control group: {e}")))?;
         let call = Call {
-            program,
-            isolated,
+            program: order.program,
+            isolated: order.isolated,
             workspace: &workspace,
             artifacts: &artifacts,
-            root: None,
-            limits: named,
-            processes: limits.processes,
+            root: image.map(|image| image.root.as_path()),
+            limits: order.named,
+            processes: order.limits.processes,
             pids_max: group.as_ref().and_then(Group::pids_max),
-            network: ticket.network,
+            network: order.ticket.network,
         };
-        let command = call.command(self.run, &self.tools, doors.unwrap_or_default());
-        let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
-        let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
         Ok(Prepared {
-            command,
-            isolated,
+            command: call.command(self.run, &self.tools, doors.unwrap_or_default()),
+            isolated: order.isolated,
             group,
-            deadline: limit.and_then(|limit| self.since.checked_add(limit)),
-            timeout: timeout.unwrap_or(0.0),
         })
     }
 
     /// Writes the script, and the file that starts it.
-    fn write_files(
-        &self,
-        ticket: &Ticket,
-        workspace: &Path,
-        isolated: bool,
-        processes: Option<u64>,
-    ) -> tree::Result<()> {
+    fn write_files(&self, order: &Order<'_>, workspace: &Path) -> tree::Result<()> {
+        let ticket = &order.ticket;
         let Some(Value::String(script)) = ticket.params.get("script") else {
             return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
         };
@@ -79,8 +103,8 @@ impl Shell<'_> {
         let start = Start {
             variables: &variables(ticket, &params, name.as_deref()),
             folder: &folder,
-            isolated,
-            processes,
+            isolated: order.isolated,
+            processes: order.limits.processes.filter(|_| !self.cgroups.has("pids")),
         };
         let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));
         self.run.write("script", script.as_bytes()).map_err(later)?;

@@ -19,6 +19,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::geteuid;
 
 use super::cgroup;
+use super::images::Images;
 
 /// How long a worker waits for others that start or sweep at this moment.
 const TURN_MAX: Duration = Duration::from_secs(30);
@@ -54,10 +55,15 @@ impl State {
             .create(folder.parent().unwrap_or(&folder))
             .map_err(named)?;
         make_private(&folder).map_err(named)?;
-        for inner in ["runs", "cache"] {
+        for inner in ["runs", "cache", "images"] {
             make_private(&folder.join(inner)).map_err(named)?;
         }
         Ok(State { folder })
+    }
+
+    /// The images of this node, with at most so many bytes.
+    pub fn images(&self, bound: u64) -> Images {
+        Images::new(self.folder.join("images"), bound)
     }
 
     /// Where environments keep what is of use again.
@@ -75,6 +81,7 @@ impl State {
     }
 
     fn sweep_in_turn(&self) -> io::Result<()> {
+        self.images(0).sweep()?;
         for entry in fs::read_dir(self.folder.join("runs"))? {
             let folder = entry?.path();
             let owned = match File::open(folder.join("lock")) {

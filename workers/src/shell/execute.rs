@@ -1,0 +1,186 @@
+//! Running one command for a ticket: its output, its time, its claim, and its end.
+
+use std::io::{self, pipe};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Shell;
+use super::cgroup::Group;
+use super::prepare::Order;
+use crate::console::Copier;
+use crate::signals;
+use crate::supervise::{Exit, Processes};
+use crate::tree::{self, Trouble};
+
+/// From TERM to KILL for a script that must end before its time: what job.md promises.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// From TERM to KILL for what a script left behind; it had its time.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
+
+/// How long output of processes out of our reach is waited for after the end.
+const DRAIN_BOUND: Duration = Duration::from_secs(1);
+
+/// How long a script runs before its claim is watched: most are over by then and cost no thread.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+/// Pause of the watcher after an error or an answer that came at once: reads are held for a second,
+/// and a tree that does not hold them must not be asked thousands of times.
+const WATCH_PAUSE: Duration = Duration::from_millis(300);
+
+/// Why a command is over.
+pub(super) enum Over {
+    /// It ended.
+    Ended(Exit),
+    /// Its time was up.
+    TimedOut,
+    /// The ticket was aborted, or is another's.
+    Lost,
+    /// The worker was told to end.
+    Stopped,
+}
+
+/// How a command ended.
+pub(super) struct Ended {
+    /// Why.
+    pub(super) over: Over,
+    /// How many of its processes were killed because its memory was used up.
+    pub(super) killed_for_memory: u64,
+}
+
+/// A command about to start.
+pub(super) struct Prepared {
+    /// The command.
+    pub(super) command: Command,
+    /// Whether the script is somewhere below it.
+    pub(super) isolated: bool,
+    /// What bounds it.
+    pub(super) group: Option<Group>,
+}
+
+impl Prepared {
+    /// One of our own, without bounds.
+    pub(super) fn plain(command: Command) -> Self {
+        Prepared {
+            command,
+            isolated: false,
+            group: None,
+        }
+    }
+}
+
+impl Shell<'_> {
+    /// Runs a command until it ends, or until it must end; nothing of it is left then.
+    pub(super) fn execute(&self, prepared: Prepared, order: &Order<'_>) -> tree::Result<Ended> {
+        let Prepared {
+            mut command,
+            isolated,
+            group,
+        } = prepared;
+        let start = || -> io::Result<(Copier, Processes)> {
+            let (reader, writer) = pipe()?;
+            command.stdout(writer.try_clone()?).stderr(writer);
+            let copier = Copier::start(reader, self.claimed.folder.clone())?;
+            // If this fails the writer is dropped with the command, and the copier ends.
+            let child = command.spawn()?;
+            drop(command);
+            let processes = if isolated { Processes::isolated } else { Processes::new };
+            Ok((copier, processes(child.id())))
+        };
+        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run the script: {e}")))?;
+        let mut over = self.supervise(&mut processes, &copier, order.deadline);
+        let grace = if matches!(over, Over::Ended(_)) {
+            LEFTOVER_GRACE
+        } else {
+            GRACE
+        };
+        let killed_for_memory = group.as_ref().map_or(0, Group::killed_for_memory);
+        let no_more = || group.iter().for_each(Group::stop_forking);
+        if !processes.end_all(grace, self.wake, no_more) {
+            eprintln!(
+                "execute-shell: {}: a process can't be killed",
+                self.claimed.folder.display()
+            );
+        }
+        let drained = Instant::now() + DRAIN_BOUND;
+        while !copier.is_done() && Instant::now() < drained {
+            self.wake.wait(Some(drained.saturating_duration_since(Instant::now())));
+        }
+        if copier.is_lost() {
+            over = Over::Lost;
+        }
+        copier.finish();
+        Ok(Ended {
+            over,
+            killed_for_memory,
+        })
+    }
+
+    /// Waits for the first reason why the script is over.
+    fn supervise(&self, processes: &mut Processes, copier: &Copier, deadline: Option<Instant>) -> Over {
+        let lost = Arc::new(AtomicBool::new(false));
+        let mut watch_at = Some(Instant::now() + WATCH_AFTER);
+        let over = loop {
+            if let Some(exit) = processes.ended() {
+                break Over::Ended(exit);
+            }
+            let now = Instant::now();
+            if copier.is_lost() || lost.load(Ordering::Acquire) {
+                break Over::Lost;
+            }
+            if signals::stopping() {
+                break Over::Stopped;
+            }
+            if deadline.is_some_and(|at| now >= at) {
+                break Over::TimedOut;
+            }
+            if watch_at.is_some_and(|at| now >= at) {
+                watch_at = None;
+                self.watch(&lost);
+            }
+            let until = [deadline, watch_at].into_iter().flatten().min();
+            self.wake.wait(until.map(|at| at.saturating_duration_since(now)));
+        };
+        // The watcher ends: the only other owner of the flag is gone.
+        drop(lost);
+        over
+    }
+
+    /// Watches for the end of the claim, in a thread that ends with the ticket.
+    fn watch(&self, lost: &Arc<AtomicBool>) {
+        let weak = Arc::downgrade(lost);
+        let (path, claim) = (self.claimed.folder.join(".wait"), self.claimed.folder.join("claim"));
+        let spawned = thread::Builder::new().spawn(move || {
+            let mut ours = None;
+            while weak.strong_count() > 0 {
+                let asked = Instant::now();
+                // The ticket may be open again, or another's: then it has no result, but another claim.
+                let answer = tree::read(&claim).and_then(|text| {
+                    if *ours.get_or_insert_with(|| text.clone()) == text {
+                        tree::read(&path)
+                    } else {
+                        Err(Trouble::Lost("another has the ticket".to_owned()))
+                    }
+                });
+                match answer {
+                    Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
+                    Ok(text) if text.is_empty() => {}
+                    Err(Trouble::Later(_)) => thread::sleep(WATCH_PAUSE),
+                    Ok(_) | Err(_) => {
+                        if let Some(lost) = weak.upgrade() {
+                            lost.store(true, Ordering::Release);
+                        }
+                        signals::wake();
+                        return;
+                    }
+                }
+            }
+        });
+        if let Err(error) = spawned {
+            eprintln!("execute-shell: the claim is not watched: {error}");
+        }
+    }
+}
