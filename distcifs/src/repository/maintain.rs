@@ -168,33 +168,12 @@ impl Upkeep {
         })
     }
 
-    /// Length of a blob or of a part of a console, bytes, found by looking at single bytes; `None`
-    /// if there is no such object.
-    async fn length(&self, object: &Object) -> Result<Option<u64>> {
-        let what = object.to_string();
-        if bounded(&what, self.contents.read(object, 0, 0)).await?.is_none() {
-            return Ok(None);
-        }
-        // It is at least `from` and at most `to` long.
-        let (mut from, mut to) = (0, PART_BYTES);
-        while from < to {
-            let middle = from + (to - from) / 2;
-            let byte = bounded(&what, self.contents.read(object, middle, 1)).await?;
-            if byte.is_some_and(|byte| !byte.is_empty()) {
-                from = middle + 1;
-            } else {
-                to = middle;
-            }
-        }
-        Ok(Some(from))
-    }
-
     /// Length of a console of one or more parts; `None` if there is no such console.
     async fn console_length(&self, name: &str) -> Result<Option<u64>> {
         let mut all = None;
         for part in 0.. {
             let object = Object::Console(format!("{name}.{part}"));
-            let Some(length) = self.length(&object).await? else {
+            let Some(length) = bounded(name, self.contents.size(&object)).await? else {
                 break;
             };
             all = Some(all.unwrap_or(0) + length);

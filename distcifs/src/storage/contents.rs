@@ -244,6 +244,9 @@ pub trait Contents: Send + Sync + 'static {
     /// are not those of its name.
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>>;
 
+    /// The length of a blob or console, bytes, damaged or not; `None` if there is no such object.
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>>;
+
     /// Appends to a console that stands at `sequence` (0: it is made by this). Empty bytes with
     /// `sequence` [`SEALED`] seal it, whatever it stands at, so that every later append is
     /// refused; other bytes with it are always refused, which [`standing`] makes use of. Not durable before `sync`.

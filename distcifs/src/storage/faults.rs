@@ -177,6 +177,10 @@ impl<S: Contents> Contents for Faulty<S> {
         self.pass("read", Kind::Reads, self.inner.read(object, offset, length))
     }
 
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        self.pass("size", Kind::Reads, self.inner.size(object))
+    }
+
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
         self.pass("append", Kind::Writes, self.inner.append(object, sequence, bytes))
     }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::Ceph;
 use super::errors::Kind;
-use super::rados::Write;
+use super::rados::{Read, Write};
+use crate::storage::bounds::refused;
 use crate::storage::names::{check_append, check_changes, check_object, check_record};
 use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
@@ -27,6 +28,23 @@ impl Contents for Ceph {
             self.core
                 .limited(&what, Kind::Reads, self.core.read_range(&what, object, offset, length))
                 .await
+        })
+    }
+
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        let object = object.clone();
+        Box::pin(async move {
+            check_object(&object)?;
+            if let Object::Record(name) = &object {
+                return Err(refused(name, "a record has no length"));
+            }
+            let (name, what) = (object.to_string(), format!("size of {object}"));
+            let size = async {
+                let found = self.core.read(&name, Read::default()).await;
+                let found = found.map_err(|errno| self.core.fault(&what, Kind::Reads, errno))?;
+                Ok(found.map(|answer| answer.size))
+            };
+            self.core.limited(&what, Kind::Reads, size).await
         })
     }
 

@@ -114,6 +114,18 @@ impl Blobs {
         Ok(Some(bytes))
     }
 
+    /// The length of a blob.
+    pub(super) fn size(&self, object: &Object) -> Result<Option<u64>> {
+        let Some((kind, digest)) = blob(object) else {
+            return Ok(None);
+        };
+        match fs::metadata(self.path(kind, digest)) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(format!("size of {object}"), &error)),
+        }
+    }
+
     /// Removes a blob.
     pub(super) fn remove(&self, object: &Object) -> Result<()> {
         let Some((kind, digest)) = blob(object) else {

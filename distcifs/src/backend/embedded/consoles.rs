@@ -139,6 +139,15 @@ impl Consoles {
             .map_err(|e| failed(what(), &e))
     }
 
+    /// The length of what was appended whole.
+    pub(super) fn size(&self, name: &str) -> Result<Option<u64>> {
+        let mut shard = lock(self.shard(name));
+        match shard.find(name, &self.path(name)) {
+            Ok(found) => Ok(found.map(|open| open.length)),
+            Err(error) => Err(failed(format!("size of {name}"), &error)),
+        }
+    }
+
     /// Removes a console, and its folder if that was the last one.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         let mut shard = lock(self.shard(name));

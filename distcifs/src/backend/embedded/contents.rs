@@ -52,6 +52,18 @@ impl Contents for Embedded {
         })
     }
 
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(async move {
+            check_object(&object)?;
+            match &object {
+                Object::Console(name) => shared.files.consoles.size(name),
+                Object::Record(name) => Err(refused(name, "a record has no length")),
+                blob => shared.files.blobs.size(blob),
+            }
+        })
+    }
+
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
         let (object, shared) = (object.clone(), self.shared());
         Box::pin(async move {

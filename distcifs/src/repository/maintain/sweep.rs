@@ -4,6 +4,9 @@
 //! left goes the next time.
 
 use std::fmt;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
 
 use super::roots::{Orphan, Roots, is_wanted};
 use super::{Blobs, Fault, Upkeep};
@@ -11,7 +14,10 @@ use crate::repository::core::{bounded, delete, settled};
 use crate::repository::snapshot;
 use crate::repository::{Error, Result};
 use crate::storage::coordination::COMMIT_OPS_MAX;
-use crate::storage::{Commit, Object, Op};
+use crate::storage::{Commit, Contents, Object, Op};
+
+/// Objects removed at once.
+const REMOVALS: usize = 32;
 
 /// What was freed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -131,13 +137,10 @@ impl Upkeep {
             if page.is_empty() {
                 return Ok(());
             }
-            for object in page {
-                self.progress.step();
-                if !is_wanted(roots, &object.to_string()) {
-                    swept.bytes += self.discard(&object).await?;
-                    swept.consoles += 1;
-                }
-            }
+            let of_nothing = |object: &Object| !is_wanted(roots, &object.to_string());
+            let unwanted: Vec<Object> = page.into_iter().filter(of_nothing).collect();
+            swept.consoles += unwanted.len() as u64;
+            swept.bytes += self.discard(unwanted).await?;
         }
     }
 
@@ -151,25 +154,39 @@ impl Upkeep {
                 if page.is_empty() {
                     break;
                 }
-                for object in page {
-                    self.progress.step();
-                    if wanted.contains(&object) {
-                        swept.kept += 1;
-                    } else {
-                        swept.bytes += self.discard(&object).await?;
-                        swept.objects += 1;
-                    }
-                }
+                let (kept, unwanted): (Vec<Object>, Vec<Object>) =
+                    page.into_iter().partition(|object| wanted.contains(object));
+                swept.kept += kept.len() as u64;
+                swept.objects += unwanted.len() as u64;
+                swept.bytes += self.discard(unwanted).await?;
             }
         }
         Ok(())
     }
 
-    /// Removes an object; how long it was.
-    async fn discard(&self, object: &Object) -> Result<u64> {
-        // One that is damaged has no length to speak of.
-        let length = self.length(object).await.ok().flatten().unwrap_or(0);
-        settled(&object.to_string(), || self.contents.remove(object)).await?;
-        Ok(length)
+    /// Removes objects, some side by side; how long they were.
+    async fn discard(&self, objects: Vec<Object>) -> Result<u64> {
+        let (mut objects, mut running, mut bytes) = (objects.into_iter(), JoinSet::new(), 0);
+        loop {
+            while running.len() < REMOVALS
+                && let Some(object) = objects.next()
+            {
+                running.spawn(discard(self.contents.clone(), object));
+            }
+            match running.join_next().await {
+                Some(done) => bytes += done.map_err(|error| Error::Io(format!("removing objects: {error}")))??,
+                None => return Ok(bytes),
+            }
+            self.progress.step();
+        }
     }
+}
+
+/// Removes an object; how long it was.
+async fn discard(contents: Arc<dyn Contents>, object: Object) -> Result<u64> {
+    let name = object.to_string();
+    // It goes though nobody can say how long it is.
+    let length = bounded(&name, contents.size(&object)).await.ok().flatten().unwrap_or(0);
+    settled(&name, || contents.remove(&object)).await?;
+    Ok(length)
 }

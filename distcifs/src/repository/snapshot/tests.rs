@@ -123,6 +123,11 @@ impl Contents for Memory {
         })
     }
 
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        let blob = self.blob(object);
+        Box::pin(async { Ok(blob.map(|bytes| bytes.len() as u64)) })
+    }
+
     fn append(&self, object: &Object, _: u64, _: Bytes) -> Fut<'_, Appended> {
         let object = object.clone();
         Box::pin(async move { refused(&object) })

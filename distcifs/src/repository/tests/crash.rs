@@ -128,6 +128,9 @@ impl Contents for Doomed {
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
         Doomed::read(self, Contents::read(&self.inner, object, offset, length))
     }
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        Doomed::read(self, self.inner.size(object))
+    }
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
         self.write("output", self.inner.append(object, sequence, bytes))
     }

@@ -151,6 +151,9 @@ impl Contents for Shared {
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
         self.0.read(object, offset, length)
     }
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        self.0.size(object)
+    }
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
         self.0.append(object, sequence, bytes)
     }

@@ -61,6 +61,7 @@ pub async fn appends_under_the_guard(store: &dyn Contents) {
         .await
         .unwrap();
     assert!(matches!(third, Appended::Done { length: 14, .. }), "{third:?}");
+    assert_eq!(store.size(&object).await, Ok(Some(14)));
     assert_eq!(text(store, &object).await.as_deref(), Some("one\ntwo\nthree\n"));
     assert_eq!(store.read(&object, 4, 3).await.unwrap().as_deref(), Some(&b"two"[..]));
     assert_eq!(store.read(&object, 100, 3).await.unwrap().as_deref(), Some(&b""[..]));
@@ -193,6 +194,7 @@ pub async fn refuses_odd_names(store: &dyn Contents) {
         for object in [Object::Console(name.to_owned()), Object::Record(name.to_owned())] {
             let refused = |error: Error| matches!(error, Error::Refused { .. });
             assert!(store.read(&object, 0, 1).await.is_err_and(refused), "{object:?}");
+            assert!(store.size(&object).await.is_err_and(refused));
             assert!(store.append(&object, 0, Bytes::new()).await.is_err_and(refused));
             assert!(store.update(&object, None, Vec::new()).await.is_err_and(refused));
             assert!(store.query(&object, "", "", 1).await.is_err_and(refused));

@@ -21,11 +21,13 @@ pub async fn puts_and_reads_blobs(store: &dyn Contents) {
         let (chunk, bytes) = blob(length);
         let tree = Object::Tree(Digest::of(&bytes));
         assert_eq!(store.read(&chunk, 0, length).await.unwrap(), None);
+        assert_eq!(store.size(&chunk).await, Ok(None));
         assert!(store.put(&chunk, bytes.clone()).await.unwrap(), "new");
         assert!(!store.put(&chunk, bytes.clone()).await.unwrap(), "known");
         assert_eq!(store.read(&tree, 0, length).await.unwrap(), None, "trees are no chunks");
         assert!(store.put(&tree, bytes.clone()).await.unwrap());
         store.sync(vec![chunk.clone(), tree.clone()]).await.unwrap();
+        assert_eq!(store.size(&chunk).await, Ok(Some(length.max(bytes.len()) as u64)));
         for object in [&chunk, &tree] {
             let read = store.read(object, 0, VALUE_BYTES_MAX).await.unwrap();
             assert!(read.as_ref() == Some(&bytes), "{object} differs");
