@@ -2,6 +2,7 @@
 //! is asserted: a machine that is busy measures itself.
 
 mod builds;
+mod cluster;
 mod load;
 mod many;
 mod report;
@@ -12,7 +13,7 @@ mod workspace;
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 12] = [
+const MEASURES: [(&str, fn()); 19] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -25,6 +26,13 @@ const MEASURES: [(&str, fn()); 12] = [
     ("large", workspace::large_file),
     ("webhook", webhook::push_to_build),
     ("deliveries", webhook::many_deliveries),
+    ("cluster-claim", cluster::claim),
+    ("cluster-claims", cluster::claims_together),
+    ("cluster-builds", cluster::builds),
+    ("cluster-console", cluster::console),
+    ("cluster-large", cluster::large),
+    ("cluster-many", cluster::many),
+    ("cluster-recovery", cluster::recovery),
 ];
 
 fn main() -> ExitCode {
