@@ -61,7 +61,7 @@ pub(crate) fn claim() {
         let begun = Instant::now();
         let claim = mount.claim("q", id).expect("a claim");
         let took = milliseconds(begun.elapsed());
-        mount.finish("q", id, "success");
+        mount.result("q", id, "success").expect("a result");
         drop(claim);
         took
     };
@@ -237,7 +237,7 @@ fn publish(mount: &Mount, source: &Path, id: &str) -> f64 {
     let claim = mount.claim("q", id).expect("a claim");
     fs::copy(source, mount.path(&format!("tickets/q/{id}/artifacts/large"))).expect("a copy");
     let begun = Instant::now();
-    mount.finish("q", id, "success");
+    mount.result("q", id, "success").expect("a result");
     drop(claim);
     begun.elapsed().as_secs_f64()
 }
