@@ -271,7 +271,16 @@ fn builds_survive_an_upgrade() {
         machine.run("cat /ci/jobs/slow/builds/1/tasks/0-execute-shell/attempt"),
         "1\n"
     );
-    machine.run("systemctl restart distcifs@ci");
+    let both = "systemctl -q is-active distcifs-worker@execute-shell-1 && systemctl -q is-active distcifs-worker@execute-shell-2";
+    machine.until("the new workers", USUAL, both);
+    // As doc/deploy.md has it: no new tickets, then the mount anew.
+    machine.run("touch /run/distcifs-drain; systemctl reload 'distcifs-worker@*'");
+    machine.until(
+        "the workers to end",
+        USUAL,
+        "! systemctl -q is-active 'distcifs-worker@*'",
+    );
+    machine.run("rm /run/distcifs-drain; systemctl restart distcifs@ci");
     assert_eq!(build(&machine), "success");
 }
 
