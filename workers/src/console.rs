@@ -5,7 +5,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,12 @@ const COALESCE: Duration = Duration::from_millis(2);
 /// How often the copier looks whether it shall stop while nothing comes.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Tries of one write while the store is away; each may take it 10 s. Then the block is dropped.
-const WRITE_TRIES_MAX: u32 = 3;
+/// How long a write is tried again while the store is away or full, as a result is: meanwhile the
+/// script waits at its pipe. Then the block is dropped, and those after it that fail at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Flags between the copier and whoever waits for it.
 #[derive(Debug, Default)]
@@ -34,6 +38,7 @@ struct Shared {
     stop: AtomicBool,
     done: AtomicBool,
     lost: AtomicBool,
+    dropped: AtomicU64,
 }
 
 /// A thread that copies.
@@ -53,6 +58,7 @@ impl Copier {
                 folder,
                 file: None,
                 lost: false,
+                dropped: 0,
             };
             Copy {
                 pipe,
@@ -77,12 +83,14 @@ impl Copier {
         self.shared.done.load(Ordering::Acquire)
     }
 
-    /// Copies no more than what is in the pipe now, and ends.
-    pub fn finish(self) {
+    /// Copies no more than what is in the pipe now, and ends; the number of bytes that the console
+    /// could not take.
+    pub fn finish(self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         if self.thread.join().is_err() {
             eprintln!("execute-shell: the console's copier ended by a panic");
         }
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -125,6 +133,7 @@ impl Copy<'_> {
             }
         }
         self.console.close();
+        self.shared.dropped.store(self.console.dropped, Ordering::Relaxed);
     }
 
     /// Reads what is there, waiting for at most `limit`; `None` if nothing came, 0 at the end.
@@ -153,37 +162,51 @@ struct Console {
     folder: PathBuf,
     file: Option<File>,
     lost: bool,
+    dropped: u64,
 }
 
 impl Console {
     fn append(&mut self, mut block: &[u8]) {
-        let mut tries = 0;
+        let mut patient_until = None;
         while !block.is_empty() && !self.lost {
             let error = match self.write(block) {
                 Ok(count) if count > 0 => {
                     block = &block[count.min(block.len())..];
+                    patient_until = None;
                     continue;
                 }
                 Ok(_) => io::Error::from(io::ErrorKind::WriteZero),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            tries += 1;
-            match Trouble::from_io("can't write the console", &error) {
-                Trouble::Lost(_) | Trouble::Away(_) => self.lost = true,
-                // Another has the ticket now.
-                Trouble::Refused(_) if error.kind() == io::ErrorKind::PermissionDenied => self.lost = true,
-                trouble if tries >= WRITE_TRIES_MAX => {
-                    eprintln!(
-                        "execute-shell: {}: {trouble}; {} bytes are dropped",
-                        self.folder.display(),
-                        block.len()
-                    );
-                    return;
-                }
-                _ => thread::sleep(LOOK),
+            self.file = None;
+            if !self.try_again(&error, &mut patient_until) {
+                self.dropped += block.len() as u64;
+                return;
             }
         }
+    }
+
+    /// Whether what failed is to be tried again, after a pause.
+    fn try_again(&mut self, error: &io::Error, patient_until: &mut Option<Instant>) -> bool {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return true;
+        }
+        let trouble = Trouble::from_io("can't write the console", error);
+        // Whoever may not write it is no claimant any more: another has the ticket.
+        let lost =
+            matches!(trouble, Trouble::Lost(_) | Trouble::Away(_)) || error.kind() == io::ErrorKind::PermissionDenied;
+        if lost {
+            self.lost = true;
+            return false;
+        }
+        let patience = if self.dropped == 0 { PATIENCE } else { Duration::ZERO };
+        let until = *patient_until.get_or_insert_with(|| Instant::now() + patience);
+        if matches!(trouble, Trouble::Refused(_)) || Instant::now() >= until {
+            eprintln!("execute-shell: {}: {trouble}", self.folder.display());
+            return false;
+        }
+        thread::sleep(TRY_AGAIN);
+        true
     }
 
     fn write(&mut self, block: &[u8]) -> io::Result<usize> {
@@ -194,12 +217,16 @@ impl Console {
         file.write(block)
     }
 
-    /// What was written is durable once close has returned.
+    /// What was written is durable once fsync has returned; what is not by the result is lost.
     fn close(&mut self) {
-        if let Some(file) = self.file.take()
-            && let Err(error) = nix::unistd::close(file)
+        let mut patient_until = None;
+        while let Some(file) = &self.file
+            && let Err(error) = file.sync_all()
         {
-            eprintln!("execute-shell: {}: console: {error}", self.folder.display());
+            if !self.try_again(&error, &mut patient_until) {
+                break;
+            }
         }
+        self.file = None;
     }
 }

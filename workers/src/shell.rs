@@ -201,7 +201,11 @@ impl Shell<'_> {
             Over::Ended(exit) => match self.reason() {
                 Some(why) => self.claimed.finish("error", &why),
                 None => {
-                    let (status, message) = outcome(exit, ended.killed_for_memory);
+                    let (status, mut message) = outcome(exit, ended.killed_for_memory);
+                    if ended.dropped > 0 {
+                        let (comma, dropped) = (if message.is_empty() { "" } else { "; " }, ended.dropped);
+                        message.push_str(&format!("{comma}{dropped} bytes of its console could not be stored"));
+                    }
                     self.claimed.finish(&status.to_string(), &message)
                 }
             },

@@ -119,6 +119,33 @@ fn lives(words: &str) -> bool {
 }
 
 #[test]
+fn a_console_that_takes_nothing_for_a_while_misses_nothing() {
+    let bench = Bench::new("full");
+    let folder = bench.ticket("t");
+    let script = "echo before; : > ../begun; echo after\n";
+    let ticket = json!({ "id": "t", "params": { "script": script } });
+    fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.join("console")).unwrap();
+    let folder = bench.give("t", ticket);
+    let begun = Instant::now();
+    while !folder.join("begun").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the script has not begun");
+        sleep(Duration::from_millis(10));
+    }
+    assert_eq!(
+        fs::read_to_string(folder.join("result")).unwrap(),
+        "",
+        "it waits for the console"
+    );
+    let room = bench.root.join("room");
+    fs::write(&room, "").unwrap();
+    fs::remove_file(folder.join("console")).unwrap();
+    fs::rename(&room, folder.join("console")).unwrap();
+    assert_eq!(result(&folder), "0\n");
+    assert_eq!(console(&folder), "before\nafter\n");
+}
+
+#[test]
 fn results_and_consoles() {
     let bench = Bench::new("results");
     assert_eq!(

@@ -49,6 +49,8 @@ pub(super) struct Ended {
     pub(super) over: Over,
     /// How many of its processes were killed because its memory was used up.
     pub(super) killed_for_memory: u64,
+    /// Bytes of its output that the console could not take.
+    pub(super) dropped: u64,
 }
 
 /// A command about to start.
@@ -112,10 +114,10 @@ impl Shell<'_> {
         if copier.is_lost() {
             over = Over::Lost;
         }
-        copier.finish();
         Ok(Ended {
             over,
             killed_for_memory,
+            dropped: copier.finish(),
         })
     }
 
