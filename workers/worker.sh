@@ -10,8 +10,10 @@
 # From here on each status is looked at where it matters.
 set +e -u
 
-# How often a result is tried while the store is away or full, 3 s apart; then the ticket is given back.
-tries_max=10
+# How often a result is tried, 3 s apart, while the store is full and while it is away: then the work
+# is removed, and the ticket given back.
+full_max=10
+away_max=300
 # Seconds from TERM to KILL for work that was aborted.
 grace=10
 
@@ -147,29 +149,46 @@ supervise() {
     worker_pid=''
 }
 
-# write_result TEXT: whether the result stands. The shell does not see what close says: while the
-# claim is still there, the result is not.
+# write_result TEXT: status 0 if there is nothing more to do: the result stands, here or from elsewhere,
+# or the claim is lost; 1 if the store is full, 2 if it is away, for longer than is waited.
 write_result() {
-    tries=0
-    while [ "$tries" -lt "$tries_max" ]; do
-        printf '%s\n' "$1" 2>/dev/null >result
-        [ -e claim ] || return 0
-        tries=$((tries + 1))
+    full=0 away=0
+    printf '%s\n' "$1" >"$private/result"
+    # Unlike a shell, cp says what close said.
+    until why=$(LC_ALL=C cp "$private/result" result 2>&1); do
+        case $why in
+        *'No space left'* | *'quota exceeded'*)
+            full=$((full + 1))
+            [ "$full" -lt "$full_max" ] || return 1
+            ;;
+        *'Input/output error'* | *'timed out'* | *'temporarily unavailable'* | *busy*)
+            away=$((away + 1))
+            [ "$away" -lt "$away_max" ] || return 2
+            [ "$away" -lt "$full_max" ] || [ -z "$stopping" ] || return 2
+            ;;
+        *) return 0 ;;
+        esac
+        echo "${0##*/}: $why; trying again" >&2
         sleep 3
     done
-    return 1
 }
 
 # finish: writes the result. Where there is no room for what the work left, that is removed: the next
 # attempt would fill the store again.
 finish() {
-    [ -z "$status" ] || write_result "$status
-$(head -c 4000 "$worker_message")" || {
-        rm -rf workspace artifacts
-        write_result 'error
+    if [ -n "$status" ]; then
+        write_result "$status
+$(head -c 4000 "$worker_message")"
+        written=$?
+        if [ "$written" -eq 1 ]; then
+            rm -rf workspace artifacts
+            write_result 'error
 the workspace could not be stored and is lost: is the store full?'
-    } || status=''
-    [ -n "$status" ] || rm -f claim 2>/dev/null
+            written=$?
+        fi
+        [ "$written" -ne 0 ] || return 0
+    fi
+    rm -f claim 2>/dev/null
 }
 
 mkdir "$mount/tickets/$queue" 2>/dev/null

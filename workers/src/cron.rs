@@ -143,7 +143,7 @@ fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
     match tree.trigger(job, format!("@key=cron.{due}\n@cause=cron {time}\n").as_bytes()) {
         Ok(build) => eprintln!("cron: {job}: build {build} for {time}"),
         Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
-        Err(Trouble::Later(why)) => {
+        Err(Trouble::Later(why) | Trouble::Full(why)) => {
             eprintln!("cron: {job}: no build yet for {time}: {why}");
             return Ok(false);
         }

@@ -75,7 +75,7 @@ impl Held {
             Ok(step) => return Ok(step),
             Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => return Ok(Step::Over),
-            Err(Trouble::Later(why)) => {
+            Err(Trouble::Later(why) | Trouble::Full(why)) => {
                 eprintln!("build-control: {why}; trying again");
                 return Ok(Step::Again);
             }
@@ -174,11 +174,11 @@ impl Held {
             let why = match tree.trigger(other, body.as_bytes()) {
                 Ok(_) => None,
                 Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
-                Err(Trouble::Later(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {
+                Err(Trouble::Later(why) | Trouble::Full(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {
                     self.trigger_tries += 1;
                     return Err(Trouble::Later(why));
                 }
-                Err(Trouble::Later(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
+                Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
                     let line = format!("job {other} could not be triggered: {why}");
                     self.say(&line);
                     Some(line)
@@ -201,7 +201,7 @@ impl Held {
         let text = format!("{}\n{lines}", state.word());
         match tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end())) {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
-            Err(Trouble::Later(why)) => {
+            Err(Trouble::Later(why) | Trouble::Full(why)) => {
                 eprintln!("build-control: {why}; trying again");
                 Ok(Step::Again)
             }

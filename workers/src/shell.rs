@@ -135,7 +135,7 @@ impl Shell<'_> {
             Ok(()) => Ok(()),
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => Ok(()),
-            Err(Trouble::Later(why)) => {
+            Err(Trouble::Later(why) | Trouble::Full(why)) => {
                 eprintln!("execute-shell: {why}; the ticket is given back");
                 self.claimed.give_back();
                 Ok(())

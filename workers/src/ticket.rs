@@ -8,12 +8,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::record::nullable;
+use crate::signals;
 use crate::tree::{self, Result, Trouble};
 
 /// How often an operation is tried while the store is away or full, and how long is waited between:
 /// half a minute together, then the ticket is given back for somebody else.
 const TRIES_MAX: u32 = 10;
 const TRY_AGAIN: Duration = Duration::from_secs(3);
+
+/// How often a result is tried while the store is away, a quarter of an hour together: the work is
+/// done, and whoever did it again would be no sooner. The end of the claim ends this too.
+const RESULT_TRIES_MAX: u32 = 300;
 
 /// Longest message that goes with a result, characters: it is for people.
 const MESSAGE_CHARS_MAX: usize = 4096;
@@ -72,19 +77,19 @@ impl Claimed {
     /// left, that is removed and the outcome becomes `error`: the next attempt would fill the store
     /// again. Where nothing can be written at all the ticket is given back. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
-        let written = match patiently(|| self.write_result(outcome, message)) {
-            Err(Trouble::Later(why)) => {
+        let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
+            Err(Trouble::Full(why)) => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
                 // The kernel lets go of removed files a moment later.
-                patiently(|| self.write_result("error", &why))
+                tried(RESULT_TRIES_MAX, || self.write_result("error", &why))
             }
             other => other,
         };
         match written {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
-            Err(Trouble::Later(why) | Trouble::Refused(why)) => {
+            Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Refused(why)) => {
                 eprintln!("{why}; the ticket is given back");
                 self.give_back();
                 Ok(())
@@ -119,16 +124,29 @@ impl Claimed {
     }
 }
 
-/// Tries again while the answer is `Later`.
+/// Tries again for half a minute while the store is away or full.
 pub fn patiently<T>(operation: impl Fn() -> Result<T>) -> Result<T> {
-    for _ in 1..TRIES_MAX {
-        match operation() {
-            Err(Trouble::Later(why)) => eprintln!("{why}; trying again"),
-            other => return other,
+    tried(TRIES_MAX, operation)
+}
+
+/// Tries again while the store is full, for half a minute, or away, up to `away_max` times; none
+/// is made after the first half minute once this process is told to end.
+fn tried<T>(away_max: u32, operation: impl Fn() -> Result<T>) -> Result<T> {
+    let (mut full, mut away) = (0, 0);
+    loop {
+        let ended = operation();
+        let (count, max, why) = match &ended {
+            Err(Trouble::Full(why)) => (&mut full, TRIES_MAX, why),
+            Err(Trouble::Later(why)) => (&mut away, away_max, why),
+            _ => return ended,
+        };
+        *count += 1;
+        if *count >= max || (*count > TRIES_MAX && signals::stopping()) {
+            return ended;
         }
+        eprintln!("{why}; trying again");
         thread::sleep(TRY_AGAIN);
     }
-    operation()
 }
 
 /// Reads the parameters of the build that a ticket belongs to, and the name of its task.

@@ -26,9 +26,12 @@ pub enum Trouble {
     /// The claim, the ticket or the build is gone: drop it silently.
     #[error("the claim is lost: {0}")]
     Lost(String),
-    /// The store is full or can't be reached just now: try again later.
+    /// The store can't be reached just now: try again later.
     #[error("{0}")]
     Later(String),
+    /// The store has no room: try again when others have given some back, or write less.
+    #[error("{0}")]
+    Full(String),
     /// It will be refused however often it is tried.
     #[error("{0}")]
     Refused(String),
@@ -46,11 +49,10 @@ impl Trouble {
             | Errno::EAGAIN
             | Errno::EBUSY
             | Errno::EINTR
-            | Errno::ENOSPC
-            | Errno::EDQUOT
             | Errno::EMFILE
             | Errno::ENFILE
             | Errno::ENOMEM => Trouble::Later(text),
+            Errno::ENOSPC | Errno::EDQUOT => Trouble::Full(text),
             _ => Trouble::Refused(text),
         }
     }

@@ -170,7 +170,7 @@ impl Shell<'_> {
                 match answer {
                     Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
                     Ok(text) if text.is_empty() => {}
-                    Err(Trouble::Later(_)) => thread::sleep(WATCH_PAUSE),
+                    Err(Trouble::Later(_) | Trouble::Full(_)) => thread::sleep(WATCH_PAUSE),
                     Ok(_) | Err(_) => {
                         if let Some(lost) = weak.upgrade() {
                             lost.store(true, Ordering::Release);

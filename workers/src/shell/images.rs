@@ -59,7 +59,7 @@ impl Source {
         let build = builds.join(&last);
         let record = tree::read(&build.join("build.json")).map_err(|trouble| match trouble {
             Trouble::Away(why) => Trouble::Away(why),
-            Trouble::Later(why) => Trouble::Later(why),
+            Trouble::Later(why) | Trouble::Full(why) => Trouble::Later(why),
             Trouble::Lost(why) | Trouble::Refused(why) => refused(&why),
         })?;
         let digests = published(&record).map_err(|why| refused(&why))?;

@@ -193,7 +193,7 @@ impl Deliverer {
             match self.tree.trigger(job, &watched.trigger(event, key)) {
                 Ok(build) => builds.push(json!({ "job": job, "build": build.parse::<u64>().unwrap_or_default() })),
                 Err(Trouble::Lost(why) | Trouble::Refused(why)) => refused.push(json!({ "job": job, "why": why })),
-                Err(Trouble::Away(why) | Trouble::Later(why)) => away = Some(why),
+                Err(Trouble::Away(why) | Trouble::Later(why) | Trouble::Full(why)) => away = Some(why),
             }
         }
         let status = match (&away, builds.is_empty()) {
