@@ -280,6 +280,7 @@ impl Repository {
             TicketState::Claimed => return Err(Error::Exists(format!("{key} is claimed already"))),
             TicketState::Finished => return Err(Error::NotFound(format!("{key} is finished"))),
         }
+        self.fence_earlier(key, &posted.ticket).await?;
         let session = self.current_session()?;
         let mut ticket = posted.ticket;
         ticket.state = TicketState::Claimed;
@@ -393,7 +394,7 @@ impl Repository {
             self.end_claim(&claim, Cause::Session).await;
             return Err(Error::Stale(claim.key.to_string()));
         }
-        self.fence_earlier(&claim).await?;
+        self.announce(&claim).await;
         let (repository, held) = (self.clone(), claim.clone());
         self.runtime.spawn(async move {
             // Whoever takes it away writes its ticket: so that is followed.

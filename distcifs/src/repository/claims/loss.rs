@@ -7,7 +7,7 @@ use super::reopen::reopen;
 use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot};
 use crate::repository::consoles::attempt_console;
 use crate::repository::core::{delete, lock, set, to_json};
-use crate::repository::tickets::{TicketKey, TicketState};
+use crate::repository::tickets::{Ticket, TicketKey, TicketState};
 use crate::repository::{Repository, Result};
 
 impl Repository {
@@ -87,26 +87,27 @@ impl Repository {
         });
     }
 
-    /// Seals the consoles of the claims before this one, and says in the build's console that
-    /// another begins: what a former claimant that was cut off still writes is refused then.
-    pub(super) async fn fence_earlier(self: &Arc<Self>, claim: &Arc<Claim>) -> Result<()> {
-        let ticket = &claim.ticket;
-        if ticket.ordinal() == 1 {
-            return Ok(());
+    /// Seals the consoles of the claims before one that is to be made on this open ticket: what a
+    /// former claimant that was cut off still writes is refused then. It is done before the claim, which
+    /// so is not made, and not counted, while the store can't do it.
+    pub(super) async fn fence_earlier(&self, key: &TicketKey, ticket: &Ticket) -> Result<()> {
+        for ordinal in 1..ticket.ordinal() {
+            self.seal_console(&attempt_console(key, ticket, ordinal)).await?;
         }
-        let earlier = (1..ticket.ordinal()).map(|ordinal| attempt_console(&claim.key, ticket, ordinal));
-        let fenced = async {
-            for name in earlier {
-                self.seal_console(&name).await?;
-            }
-            let line = format!("[claim {} of {}, on {}]\n", ticket.ordinal(), claim.key.id, self.node);
-            claim.console.lock().await.announce(self, &line).await
-        };
-        let fenced = fenced.await;
-        if fenced.is_err() {
-            self.end_claim(claim, Cause::GivenBack).await;
+        Ok(())
+    }
+
+    /// Says in the build's console that another claim begins. It is for people: one that can't be
+    /// said is left out.
+    pub(super) async fn announce(&self, claim: &Claim) {
+        let ordinal = claim.ticket.ordinal();
+        if ordinal == 1 {
+            return;
         }
-        fenced
+        let line = format!("[claim {ordinal} of {}, on {}]\n", claim.key.id, self.node);
+        if let Err(error) = claim.console.lock().await.announce(self, &line).await {
+            tracing::warn!(ticket = %claim.key, %error, "the console does not say that another claim begins");
+        }
     }
 
     /// Takes back a ticket whose claim is gone with its mount.

@@ -269,3 +269,49 @@ fn nothing_is_lost_or_done_twice_when_calls_fail() {
         runtime().block_on(round(seed));
     }
 }
+
+/// A store that takes nothing uses up no ticket: what was claimed before can't be fenced then, and so
+/// is not claimed again, however often that is tried.
+#[test]
+fn a_ticket_outlasts_a_store_that_is_away() {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let all_fail = Rates {
+            before: 1000,
+            after: 0,
+            delay: 0,
+        };
+        let contents = Shared(Arc::new(Faulty::new(store.clone(), 1, all_fail)));
+        contents.0.set_on(false);
+        let repository = Repository::open(Setup {
+            coordination: Arc::new(store),
+            contents: Arc::new(contents.clone()),
+            node: name("here"),
+            attempts: dir.path().join("attempts"),
+            store: "test".into(),
+            coordinator: "test".into(),
+            shared: false,
+        });
+        let repository = repository.await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        let n = repository.trigger(&job, b"", poster()).await.unwrap();
+        let controller = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+        post(&repository, &job, n).await.unwrap();
+        let key = task_key(&job, n);
+        let first = repository.claim(&key, claimant()).await.unwrap();
+        repository.end_claim(&first, Cause::GivenBack).await;
+        contents.0.set_on(true);
+        for _ in 0..20 {
+            assert!(repository.claim(&key, claimant()).await.is_err());
+        }
+        contents.0.set_on(false);
+        let ticket = repository.ticket(&key).await.unwrap().unwrap().ticket;
+        assert_eq!((ticket.state, ticket.given), (TicketState::Open, 1));
+        let claim = repository.claim(&key, claimant()).await.unwrap();
+        work(&repository, &claim).await.unwrap();
+        repository.finish(&claim, success()).await.unwrap();
+        repository.finish(&controller, success()).await.unwrap();
+    });
+}
