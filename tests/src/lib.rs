@@ -2,6 +2,7 @@
 //! a time limit, workers, jobs and bounded waiting, a cluster; and the checker of the tidy test.
 
 pub mod cluster;
+pub mod faults;
 pub mod folder;
 pub mod github;
 pub mod github_api;

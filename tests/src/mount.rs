@@ -119,8 +119,13 @@ impl Mount {
         mount
     }
 
-    /// Mounts, after an unmount or the daemon's death.
+    /// Mounts, after an unmount or the daemon's death; panics if it can't.
     pub fn mount(&self) {
+        self.try_mount().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The same; or why not.
+    pub fn try_mount(&self) -> Result<(), String> {
         let (out, started) = (self.out().join("mount.out"), Instant::now());
         let log = File::options()
             .create(true)
@@ -136,21 +141,22 @@ impl Mount {
             .expect("distcifs runs");
         loop {
             // A daemon goes into the background or stays: both are a mount.
-            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            if let Some(status) = child.try_wait().expect("a child can be waited for")
+                && !status.success()
+            {
                 let said = fs::read_to_string(&out).unwrap_or_default();
-                assert!(status.success(), "distcifs mount failed ({status}): {said}");
+                return Err(format!("distcifs mount failed ({status}): {said}"));
             }
             if self.is_mounted() && fs::read_dir(self.path("jobs")).is_ok() {
                 break;
             }
-            assert!(
-                started.elapsed() < MOUNT_LIMIT,
-                "no mount after {MOUNT_LIMIT:?}: {}",
-                self.log_tail()
-            );
+            if started.elapsed() > MOUNT_LIMIT {
+                return Err(format!("no mount after {MOUNT_LIMIT:?}: {}", self.log_tail()));
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::spawn(move || child.wait());
+        Ok(())
     }
 
     fn command(&self) -> Command {

@@ -26,7 +26,7 @@ const RUST_FOLDERS: [&str; 5] = [
 ];
 
 /// Where shell scripts are.
-const SHELL_FOLDERS: [&str; 3] = ["scripts", "workers", ".ci"];
+const SHELL_FOLDERS: [&str; 4] = ["scripts", "workers", "tests/workers", ".ci"];
 
 /// A source file: its path from the project's folder, its text, and that text with comments,
 /// strings and characters blanked.

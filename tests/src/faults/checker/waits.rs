@@ -1,0 +1,75 @@
+//! How long everybody waited.
+
+use super::{Call, Case, Kind, Millis, Operation};
+
+/// Promise 5: "nothing hangs for more than 10 s".
+pub const REQUEST_MAX: Millis = 10_000;
+
+/// A call of several requests, each of which is made only if the one before went well: two of them
+/// may have waited for what is away or came back just then. (Who opens a config.json may wait for
+/// its lock as well.)
+pub const CALL_MAX: Millis = 2 * REQUEST_MAX;
+
+/// For a machine whose processors are all busy: a request that is over may be told so late.
+pub const GRACE: Millis = 3_000;
+
+impl Case<'_> {
+    /// Each call was answered within its bound, and what was stopped could not answer.
+    pub(super) fn waits(&mut self) {
+        let history = self.history;
+        let last = history
+            .operations
+            .iter()
+            .filter_map(|operation| Some(operation.end.as_ref()?.0));
+        let last = last.max().unwrap_or(0);
+        for operation in &history.operations {
+            let Some(bound) = bound(&operation.call) else { continue };
+            if operation.end.is_none() && self.killed(operation) {
+                continue;
+            }
+            let end = operation.ended().min(last);
+            let waited = end.saturating_sub(operation.begin);
+            if waited > bound && waited > bound + self.stopped(operation, end) {
+                let Operation { who, node, call, .. } = operation;
+                self.violates(Kind::Waited, format!("{call} by {who} on {node}: {waited} ms"));
+            }
+        }
+    }
+
+    /// For how long of a call its caller or its mount was stopped.
+    fn stopped(&self, operation: &Operation, end: Millis) -> Millis {
+        let faults = self.history.operations.iter();
+        let stops = faults.filter(|fault| match &fault.call {
+            Call::Fault { kind, target } if kind == "stop-mount" => *target == operation.node,
+            Call::Fault { kind, target } if kind == "stop-worker" => *target == operation.who,
+            _ => false,
+        });
+        stops
+            .map(|stop| {
+                let (begin, end) = (stop.begin.max(operation.begin), stop.ended().min(end));
+                end.saturating_sub(begin)
+            })
+            .sum()
+    }
+
+    /// Whether the caller was killed in the middle of it.
+    fn killed(&self, operation: &Operation) -> bool {
+        self.history.operations.iter().any(|fault| match &fault.call {
+            Call::Fault { kind, target } => {
+                kind == "kill-worker" && *target == operation.who && fault.ended() >= operation.begin
+            }
+            _ => false,
+        })
+    }
+}
+
+/// How long a call may take; `None`: as long as it likes.
+fn bound(call: &Call) -> Option<Millis> {
+    match call {
+        Call::Fault { .. } => None,
+        Call::Next { .. } | Call::State { .. } | Call::Config { .. } | Call::Before { .. } => Some(REQUEST_MAX + GRACE),
+        Call::Trigger { .. } | Call::Configure { .. } | Call::Line { .. } | Call::Result { .. } => {
+            Some(CALL_MAX + GRACE)
+        }
+    }
+}

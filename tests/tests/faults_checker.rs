@@ -1,0 +1,295 @@
+//! The checker of the faults finds what it must: a history in which all is well passes, and each
+//! kind of violation, planted in it, is refused.
+
+use distcifs_tests::faults::checker::{Kind, Numbers, check};
+use distcifs_tests::faults::found::{ARTIFACT_LINES, Build, Found, judge};
+use distcifs_tests::faults::history::{Call, History, Recorder};
+
+/// One build of two tasks. The first claimant of the second was stopped and lost its claim.
+const HISTORY: &str = "\
+1.00 maker n1 begin configure a 1
+1.10 maker n1 end ok
+1.20 client n1 begin trigger a t1 keyed
+1.30 client n1 end Input/output-error
+1.40 client n2 begin trigger a t1 keyed
+1.50 client n2 end ok 1
+2.00 w1 n1 begin next hand
+2.10 w1 n1 end ok a.1.0
+2.20 w1 n1 begin before a.1.0
+2.21 w1 n1 end ok
+2.30 w1 n1 begin line a.1.0 w1.1 says hello
+2.31 w1 n1 end ok
+2.40 w1 n1 begin result a.1.0 w1.1
+2.50 w1 n1 end ok
+3.00 w1 n1 begin next hand
+3.10 w1 n1 end ok a.1.1
+3.15 w1 n1 begin line a.1.1 w1.2 says hello
+3.16 w1 n1 end ok
+3.20 injector - begin fault stop-worker w1
+3.25 w1 n1 begin result a.1.1 w1.2
+4.00 look n2 begin state a 1
+4.01 look n2 end ok running
+15.00 w2 n2 begin next hand
+15.10 w2 n2 end ok a.1.1
+15.20 w2 n2 begin before a.1.1
+15.21 w2 n2 end ok w1.1
+15.30 w2 n2 begin result a.1.1 w2.1
+15.40 w2 n2 end ok
+20.00 look n2 begin state a 1
+20.01 look n2 end ok success
+29.00 injector - end ok
+29.10 w1 n1 end cp:-Stale-file-handle
+30.00 maker n2 begin configure a 2
+30.10 maker n2 end ok
+31.00 look n1 begin config a
+31.01 look n1 end ok 2
+32.00 look n1 begin state a 1
+32.01 look n1 end ok success
+";
+
+fn build() -> Build {
+    Build {
+        state: "success".into(),
+        why: String::new(),
+        token: "t1".into(),
+        console: "w1.1 says hello\nw1.2 says hello\nw2.1 says hello\n".into(),
+        artifacts: [(0, Ok("w1.1".into())), (1, Ok("w2.1".into()))].into(),
+        steps: vec!["w1.1".into(), "w2.1".into()],
+    }
+}
+
+fn found(build: Build) -> Found {
+    Found {
+        builds: [(("a".to_owned(), 1), build)].into(),
+        configs: [("a".to_owned(), "2".to_owned())].into(),
+        tickets: Vec::new(),
+    }
+}
+
+fn kinds(history: &str, found: &Found) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = check(&History::parse(history), found).iter().map(|v| v.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// What is told is changed; what is there is not.
+#[track_caller]
+fn planted_in_history(from: &str, to: &str, kind: Kind) {
+    assert_eq!(HISTORY.matches(from).count(), 1, "{from:?} stands there once");
+    let history = HISTORY.replace(from, to);
+    assert_eq!(kinds(&history, &found(build())), [kind], "{from:?} -> {to:?}");
+}
+
+/// What is there is changed; what is told is not.
+#[track_caller]
+fn planted_in_found(change: impl FnOnce(&mut Found), kind: Kind) {
+    let mut found = found(build());
+    change(&mut found);
+    assert!(kinds(HISTORY, &found).contains(&kind), "{found:?}");
+}
+
+fn the_build(found: &mut Found) -> &mut Build {
+    found.builds.values_mut().next().expect("there is one")
+}
+
+#[test]
+fn a_history_in_which_all_is_well_passes() {
+    assert_eq!(check(&History::parse(HISTORY), &found(build())), []);
+    let numbers = Numbers::of(&History::parse(HISTORY));
+    assert_eq!((numbers.triggers, numbers.triggers_failed, numbers.claims), (1, 1, 3));
+    assert_eq!((numbers.results, numbers.results_failed, numbers.lines), (2, 1, 2));
+    assert_eq!((numbers.configs, numbers.looks, numbers.faults), (2, 4, 1));
+}
+
+#[test]
+fn two_who_published_are_found() {
+    planted_in_history(
+        "29.10 w1 n1 end cp:-Stale-file-handle",
+        "29.10 w1 n1 end ok",
+        Kind::TwoPublished,
+    );
+    planted_in_found(
+        |found| the_build(found).steps = vec!["w1.1".into(), "w1.2".into()],
+        Kind::TwoPublished,
+    );
+    planted_in_found(
+        |found| _ = the_build(found).artifacts.insert(1, Ok("w1.2".into())),
+        Kind::TwoPublished,
+    );
+}
+
+/// Who was told that its claim is lost must not have published, even if nobody else did.
+#[test]
+fn one_who_published_after_its_claim_is_found() {
+    let history = HISTORY.replace("15.40 w2 n2 end ok\n", "");
+    let mut found = found(build());
+    let build = the_build(&mut found);
+    build.artifacts.insert(1, Ok("w1.2".into()));
+    build.steps[1] = "w1.2".into();
+    assert_eq!(kinds(&history, &found), [Kind::LostPublished]);
+}
+
+#[test]
+fn what_is_lost_is_found() {
+    planted_in_found(|found| found.builds.clear(), Kind::LostTrigger);
+    planted_in_found(|found| the_build(found).token = "t2".into(), Kind::LostTrigger);
+    planted_in_history(
+        "32.01 look n1 end ok success",
+        "32.01 look n1 end No-such-file",
+        Kind::LostTrigger,
+    );
+    let unmounted = HISTORY.replace("32.01 look n1 end ok success", "32.01 look n1 end No-such-file")
+        + "25.00 injector.2 - begin fault kill-mount n1\n32.50 injector.2 - end ok\n";
+    assert_eq!(kinds(&unmounted, &found(build())), []);
+    planted_in_found(|found| _ = the_build(found).artifacts.remove(&1), Kind::LostResult);
+    planted_in_found(|found| the_build(found).console.truncate(32), Kind::LostLine);
+    planted_in_found(
+        |found| the_build(found).console = "w1.1 says hello\nw2.1 says hello\n".into(),
+        Kind::LostLine,
+    );
+    planted_in_found(
+        |found| _ = found.configs.insert("a".into(), "1".into()),
+        Kind::LostConfig,
+    );
+}
+
+#[test]
+fn what_is_there_once_too_often_is_found() {
+    planted_in_found(
+        |found| {
+            let again = the_build(found).clone();
+            found.builds.insert(("a".into(), 2), again);
+        },
+        Kind::ExtraBuild,
+    );
+    planted_in_found(|found| the_build(found).token = "nobody's".into(), Kind::ExtraBuild);
+    planted_in_found(
+        |found| the_build(found).console.push_str("w1.1 says hello\n"),
+        Kind::LineTwice,
+    );
+}
+
+#[test]
+fn what_never_ended_is_found() {
+    for word in ["running", "error", "failure", "aborted", ""] {
+        planted_in_found(|found| the_build(found).state = word.into(), Kind::NotEnded);
+    }
+    planted_in_found(|found| found.tickets.push("hand/a.1.1".into()), Kind::TicketLeft);
+}
+
+#[test]
+fn bytes_that_differ_are_found() {
+    let damaged = Err("line 7 is of another".to_owned());
+    planted_in_found(|found| _ = the_build(found).artifacts.insert(1, damaged), Kind::Differs);
+    planted_in_found(|found| the_build(found).artifacts.clear(), Kind::Differs);
+    planted_in_history("begin result a.1.1 w2.1", "begin result a.1.1 w2.9", Kind::Differs);
+    let whole = "w1.1\n".repeat(ARTIFACT_LINES);
+    assert_eq!(judge(&whole), Ok("w1.1".to_owned()));
+    let bad = [
+        whole.replacen("w1.1\nw1.1", "w1.1\nw1.2", 1),
+        whole.replacen("w1.1\n", "", 1),
+        whole.trim_end().to_owned(),
+        whole.replacen("\nw", "\n\0", 1),
+        String::new(),
+    ];
+    assert!(bad.iter().all(|text| judge(text).is_err()));
+}
+
+#[test]
+fn an_attempt_that_began_elsewhere_is_found() {
+    planted_in_history(
+        "15.21 w2 n2 end ok w1.1",
+        "15.21 w2 n2 end ok w1.1,w1.2",
+        Kind::BeganElsewhere,
+    );
+    planted_in_history("15.21 w2 n2 end ok w1.1", "15.21 w2 n2 end ok", Kind::BeganElsewhere);
+}
+
+#[test]
+fn what_goes_back_is_found() {
+    planted_in_history(
+        "32.01 look n1 end ok success",
+        "32.01 look n1 end ok running",
+        Kind::WentBack,
+    );
+    planted_in_history(
+        "20.01 look n2 end ok success",
+        "20.01 look n2 end ok error",
+        Kind::WentBack,
+    );
+    // Within a second another mount may not know.
+    let soon = HISTORY
+        .replace("32.00 look n1", "20.50 late n1")
+        .replace("32.01 look n1 end ok success", "20.51 late n1 end ok running");
+    assert_eq!(kinds(&soon, &found(build())), []);
+}
+
+#[test]
+fn an_old_configuration_is_found() {
+    planted_in_history("31.01 look n1 end ok 2", "31.01 look n1 end ok 1", Kind::LostConfig);
+    planted_in_history("31.01 look n1 end ok 2", "31.01 look n1 end ok 7", Kind::LostConfig);
+    // A write that nobody knows of may be seen, or not.
+    let unknown = HISTORY.replace("30.10 maker n2 end ok", "30.10 maker n2 end Input/output-error");
+    for version in ["1", "2"] {
+        let mut found = found(build());
+        found.configs.insert("a".into(), version.into());
+        let history = unknown.replace("31.01 look n1 end ok 2", &format!("31.01 look n1 end ok {version}"));
+        assert_eq!(kinds(&history, &found), [], "{version}");
+    }
+}
+
+#[test]
+fn what_waited_too_long_is_found() {
+    planted_in_history(
+        "32.01 look n1 end ok success",
+        "49.00 look n1 end ok success",
+        Kind::Waited,
+    );
+    planted_in_history("15.40 w2 n2 end ok", "49.00 w2 n2 end ok", Kind::Waited);
+    planted_in_history("fault stop-worker w1", "fault stop-worker w7", Kind::Waited);
+    let hangs = format!("{HISTORY}5.00 late n2 begin state a 1\n");
+    assert_eq!(kinds(&hangs, &found(build())), [Kind::Waited]);
+    let stopped = format!("{hangs}4.00 injector.2 - begin fault stop-mount n2\n");
+    assert_eq!(kinds(&stopped, &found(build())), []);
+    let killed = format!("{hangs}7.00 injector.2 - begin fault kill-worker late\n");
+    assert_eq!(kinds(&killed, &found(build())), []);
+}
+
+/// What is written is what is read.
+#[test]
+fn a_history_is_written_and_read() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recorder = Recorder::new(&folder.path().join("history"));
+    let call = Call::State {
+        job: "a".into(),
+        build: 7,
+    };
+    let told = recorder.call("look", "n1", &call, || Ok("running"));
+    assert_eq!(told.ok(), Some("running"));
+    let refused = std::io::Error::from_raw_os_error(libc::ESTALE);
+    assert!(
+        recorder
+            .call("look", "n1", &call, || Err::<String, _>(refused))
+            .is_err()
+    );
+    recorder.begin("other", "n2", &call);
+    let history = History::read(recorder.path());
+    assert_eq!(history.operations.len(), 3);
+    assert!(history.operations.iter().all(|operation| operation.call == call));
+    assert_eq!(history.operations[0].told(), Some("running"));
+    assert!(history.operations[1].told().is_none() && history.operations[1].end.is_some());
+    assert_eq!(
+        (history.operations[2].who.as_str(), &history.operations[2].end),
+        ("other", &None)
+    );
+    for line in [
+        "1.00 a n end ok",
+        "1.00 a n begin jump a",
+        "hello",
+        "1 a n begin config a",
+        "1.00 a n middle",
+    ] {
+        assert!(std::panic::catch_unwind(|| History::parse(line)).is_err(), "{line}");
+    }
+}
