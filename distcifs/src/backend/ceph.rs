@@ -117,7 +117,7 @@ impl Core {
 
     /// Room for a call that carries so many bytes; none while the cluster is known to be away.
     async fn room(&self, bytes: usize) -> Outcome<OwnedSemaphorePermit> {
-        self.health.check()?;
+        self.health.check().await?;
         let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(IN_FLIGHT_KIB);
         let room = Arc::clone(&self.room).acquire_many_owned(kib.clamp(IN_FLIGHT_LEAST_KIB, IN_FLIGHT_KIB));
         room.await.map_err(|_| nix::errno::Errno::ESHUTDOWN)

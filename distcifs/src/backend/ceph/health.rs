@@ -20,6 +20,9 @@ const IN_VAIN: Duration = Duration::from_secs(9);
 /// How long a suspect has to answer before it counts as away.
 const DOUBT: Duration = Duration::from_secs(1);
 
+/// Between two looks whether a suspect has answered.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Time between two questions.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -51,11 +54,18 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `EHOSTDOWN` while the cluster is known to be away.
-    pub(super) fn check(&self) -> Outcome<()> {
-        match self.state().suspect {
-            Some(since) if since.elapsed() >= DOUBT => Err(Errno::EHOSTDOWN),
-            _ => Ok(()),
+    /// `EHOSTDOWN` while the cluster is known to be away. While it is suspect this waits until it
+    /// answers or is away: the kernel asks for a name twice, and would wait in vain for both.
+    pub(super) async fn check(&self) -> Outcome<()> {
+        loop {
+            let doubt = match self.state().suspect {
+                None => return Ok(()),
+                Some(since) => DOUBT.saturating_sub(since.elapsed()),
+            };
+            if doubt.is_zero() {
+                return Err(Errno::EHOSTDOWN);
+            }
+            sleep(doubt.min(LOOK)).await;
         }
     }
 
