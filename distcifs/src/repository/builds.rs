@@ -1,6 +1,7 @@
 //! Builds: triggered, looked at, listed.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -118,8 +119,7 @@ pub struct RecordCache {
     swept: AtomicU64,
 }
 
-/// Builds that may be recorded or removed at once; those whose numbers differ by a multiple of it
-/// take turns.
+/// Builds that may be recorded or removed at once; those that fall on the same number take turns.
 const TURNS: usize = 64;
 
 struct Turns([tokio::sync::Mutex<()>; TURNS]);
@@ -131,9 +131,12 @@ impl Default for Turns {
 }
 
 impl RecordCache {
-    /// The turn to record or remove build `n` of any job.
-    pub(crate) async fn turn(&self, n: u64) -> tokio::sync::MutexGuard<'_, ()> {
-        let at = usize::try_from(n).unwrap_or(usize::MAX) % TURNS;
+    /// The turn to record or remove build `n` of the job with this uid. Not of the number alone: the
+    /// first builds of thousands of jobs would wait for each other.
+    pub(crate) async fn turn(&self, uid: &str, n: u64) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        (uid, n).hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
         self.turns.0[at].lock().await
     }
 }

@@ -155,7 +155,7 @@ impl Repository {
 
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
-        let turn = self.records.turn(n).await;
+        let turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
         drop(turn);
         let Some(record) = self.stored_record(job, n).await?.0 else {

@@ -141,7 +141,7 @@ impl Repository {
 
     /// Records a build that ended and prunes what is too old then.
     async fn record_build(&self, part: &Part) -> Result<()> {
-        let turn = self.records.turn(part.build).await;
+        let turn = self.records.turn(&part.uid, part.build).await;
         let recorded = self.record_ended(part).await?;
         drop(turn);
         match recorded {
@@ -372,7 +372,7 @@ impl Repository {
 
     /// Removes a finished build.
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
-        let _turn = self.records.turn(n).await;
+        let _turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
         if self.get(&live_path(job.uid(), n)).await?.is_some() {
             return Err(Error::Busy(format!(
@@ -404,7 +404,7 @@ impl Repository {
     /// Records all builds of a job that have ended.
     pub(crate) async fn record_all(&self, job: &Job) -> Result<()> {
         for n in self.live_numbers(job).await? {
-            let _turn = self.records.turn(n).await;
+            let _turn = self.records.turn(job.uid(), n).await;
             self.record_now(job, n).await?;
         }
         Ok(())
