@@ -78,6 +78,11 @@ impl Fault {
             remedy: remedy.into(),
         }
     }
+
+    /// The object or entry alone: what is wrong with it may show differently the next time.
+    fn subject(&self) -> &str {
+        self.what.split(": ").next().unwrap_or(&self.what)
+    }
 }
 
 impl fmt::Display for Fault {

@@ -22,6 +22,10 @@ use crate::repository::maintain::{Progress, Upkeep};
 const QUIET_TIME: Duration = Duration::from_secs(2);
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
+/// How long fsck lets builds go on before it looks again at what seems wrong in a cluster: no single call
+/// of a mount takes longer, so that what was half written is nearly always whole or gone by then.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
 /// Threads that read objects.
 const THREADS: usize = 2;
 
@@ -32,7 +36,13 @@ const LEFTOVERS: &str = "attempts";
 pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
     let (_source, stores, runtime) = open(arguments)?;
     let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
-    let checked = watched(&runtime, &upkeep.progress, upkeep.check())?;
+    let checked = if stores.are_shared() {
+        // The pause begins when it is waited for, not here.
+        let settle = async { tokio::time::sleep(SETTLE_TIME).await };
+        watched(&runtime, &upkeep.progress, upkeep.check_live(settle))?
+    } else {
+        watched(&runtime, &upkeep.progress, upkeep.check())?
+    };
     for fault in &checked.faults {
         say(fault)?;
     }

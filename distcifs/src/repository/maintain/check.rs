@@ -1,7 +1,8 @@
 //! `fsck`: every object is read whole, every reference is followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::future::Future;
 
 use tokio::task::JoinSet;
 
@@ -90,6 +91,21 @@ impl Upkeep {
         for (object, (why, needs, count)) in broken {
             checked.faults.push(fault_of(&object, &why, &needs, count));
         }
+        Ok(checked)
+    }
+
+    /// Checks everything while builds may run: what shows is a fault only if it is still there after
+    /// `settle`, when every object and reference is looked at again.
+    pub async fn check_live(&self, settle: impl Future<Output = ()>) -> Result<Checked> {
+        let first = self.check().await?;
+        if first.faults.is_empty() {
+            return Ok(first);
+        }
+        self.progress.begin("waiting to look at faults again");
+        settle.await;
+        let seen: HashSet<&str> = first.faults.iter().map(Fault::subject).collect();
+        let mut checked = self.check().await?;
+        checked.faults.retain(|fault| seen.contains(fault.subject()));
         Ok(checked)
     }
 

@@ -182,6 +182,35 @@ async fn every_damage_is_named_with_what_suffers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_builds_run_only_what_stays_wrong_is_a_fault() {
+    let scene = scene().await;
+    let config = scene.object("chunk", &scene.config().await);
+    let whole = fs::read(&config).unwrap();
+    let artifacts = scene.artifacts(1).await;
+    // Wrong at the first look only.
+    overwrite(&config, b"other bytes");
+    let settle = async { overwrite(&config, &whole) };
+    let checked = scene.upkeep.check_live(settle).await.unwrap();
+    assert_eq!(checked.faults, [], "{checked}");
+    // Wrong at the second look only: perhaps something that a build is about to write.
+    let settle = async { overwrite(&config, b"other bytes") };
+    let checked = scene.upkeep.check_live(settle).await.unwrap();
+    assert_eq!(checked.faults, [], "{checked}");
+    overwrite(&config, &whole);
+    // Wrong at both, even if it shows differently, beside what is wrong at one only.
+    let tree = scene.object("tree", &artifacts);
+    overwrite(&tree, b"other bytes");
+    overwrite(&config, b"other bytes");
+    let settle = async {
+        fs::remove_file(&tree).unwrap();
+        overwrite(&config, &whole);
+    };
+    let checked = scene.upkeep.check_live(settle).await.unwrap();
+    assert_eq!(checked.faults.len(), 1, "{:?}", checked.faults);
+    assert_eq!(checked.faults[0].what, format!("tree.{artifacts}: missing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gc_frees_the_orphans_and_nothing_else() {
     let scene = scene().await;
     let before = scene.upkeep.check().await.unwrap();
