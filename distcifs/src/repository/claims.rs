@@ -271,10 +271,13 @@ impl Repository {
     /// `Exists` if somebody else has it, `NotFound` if there is none or it is finished, `Busy`
     /// if its job's `concurrency` is used up.
     pub async fn claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Arc<Claim>> {
-        let posted = self
-            .ticket(key)
-            .await?
-            .ok_or_else(|| Error::NotFound(key.to_string()))?;
+        let missing = || Error::NotFound(key.to_string());
+        let mut posted = self.ticket(key).await?.ok_or_else(missing)?;
+        if posted.ticket.state == TicketState::Claimed {
+            // Nobody may have followed its queue when its claim went with a mount.
+            self.reopen_orphan(key).await?;
+            posted = self.ticket(key).await?.ok_or_else(missing)?;
+        }
         match posted.ticket.state {
             TicketState::Open => {}
             TicketState::Claimed => return Err(Error::Exists(format!("{key} is claimed already"))),
