@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Map, Value};
 
@@ -62,6 +63,27 @@ pub struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// The script as it is, where nothing is to stand between it and the worker: one program is
+    /// started, where the file of `text` takes two more.
+    pub fn command(&self, script: &Path, workspace: &Path, artifacts: &Path) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-e")
+            .arg(script)
+            .current_dir(workspace.join(self.folder))
+            .env_clear()
+            .env("PATH", PATH_DEFAULT)
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var(name).ok()?))),
+            )
+            .envs(self.variables)
+            .env("WORKSPACE", workspace)
+            .env("ARTIFACTS", artifacts);
+        command
+    }
+
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
     /// the workspace and the artifacts, if these are not `/workspace` and `/artifacts`. What comes
     /// from outside stands in it as quoted words, each of them the whole value of a variable.
@@ -116,7 +138,6 @@ fn quoted(bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::process::Command;
 
     fn ticket(value: Value) -> Ticket {
         serde_json::from_value(value).unwrap()

@@ -76,6 +76,8 @@ fn first_id(text: &str) -> Option<u32> {
 #[derive(Debug, Default)]
 pub struct Isolations {
     programs: BTreeMap<String, PathBuf>,
+    /// Where those lie that come with the worker.
+    ours: Vec<PathBuf>,
 }
 
 impl Isolations {
@@ -117,12 +119,19 @@ impl Isolations {
                 looked()
             ));
         }
-        Ok(Isolations { programs })
+        let ours = folders.into_iter().skip(chosen.len() + 1).collect();
+        Ok(Isolations { programs, ours })
     }
 
     /// The labels by which tickets are asked for.
     pub fn labels(&self) -> impl Iterator<Item = String> {
         self.programs.keys().map(|name| format!("isolation.{name}"))
+    }
+
+    /// Whether this is our own program for scripts that ask for no environment: it does nothing that
+    /// the worker can't do without it.
+    pub fn is_nothing(&self, program: &Path) -> bool {
+        self.ours.iter().any(|folder| folder.join(NONE) == program)
     }
 
     /// The program of an environment.
@@ -273,8 +282,8 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The command for it; what it starts is in the groups behind these doors.
-    pub fn command(&self, run: &Run, tools: &Tools<'_>, doors: Vec<File>) -> Command {
+    /// The command for it.
+    pub fn command(&self, run: &Run, tools: &Tools<'_>) -> Command {
         let mut command = tools.command(self.program, "run");
         let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default();
         command
@@ -292,11 +301,17 @@ impl Call<'_> {
             .env(
                 "ISOLATE_CPUS",
                 self.limits.cpus.map(|n| n.to_string()).unwrap_or_default(),
-            )
-            .process_group(0);
-        enter(&mut command, doors, self.isolated);
+            );
         command
     }
+}
+
+/// Makes a command ready: without input, in a group of its own, and what it starts in the control
+/// groups behind these doors.
+pub fn begin(mut command: Command, doors: Vec<File>, isolated: bool) -> Command {
+    command.stdin(Stdio::null()).process_group(0);
+    enter(&mut command, doors, isolated);
+    command
 }
 
 /// Has the command's process enter its control groups before it begins, and what isolates end with
@@ -343,7 +358,12 @@ mod tests {
     fn environments_are_asked_whether_they_work() {
         let folder = std::env::temp_dir().join(format!("distcifs-isolate-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        for (name, program) in [("good", "/bin/true"), ("bad", "/bin/cat"), ("plain.txt", "/etc/passwd")] {
+        for (name, program) in [
+            ("good", "/bin/true"),
+            ("none", "/bin/true"),
+            ("bad", "/bin/cat"),
+            ("plain.txt", "/etc/passwd"),
+        ] {
             std::os::unix::fs::symlink(program, folder.join(name)).unwrap();
         }
         let tools = Tools {
@@ -358,6 +378,8 @@ mod tests {
         assert!(all.program("good").is_ok());
         assert!(all.program("bad").unwrap_err().contains("'bad' is not available"));
         assert!(all.program("plain.txt").is_err());
+        // Somebody's own is called, whatever it is called.
+        assert!(!all.is_nothing(all.program(NONE).unwrap()));
         assert_eq!(
             find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
             ["isolation.good"]
@@ -369,7 +391,9 @@ mod tests {
             "{why}"
         );
         assert!(find(&["../good"]).unwrap_err().contains("no program"));
-        fs::remove_file(folder.join("good")).unwrap();
+        for name in ["good", "none"] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
         assert!(find(&[]).unwrap_err().contains("no isolation works here"));
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use super::cgroup::Group;
 use super::environment::{Start, variables};
 use super::execute::Prepared;
 use super::images::Lease;
-use super::isolation::{Call, Ids, NONE};
+use super::isolation::{Call, Ids, NONE, begin};
 use super::limits::Limits;
 use crate::expand::plain;
 use crate::ticket::{Ticket, of_build};
@@ -63,7 +64,7 @@ impl Shell<'_> {
     pub(super) fn prepare(&self, order: &Order<'_>, image: Option<&Lease>) -> tree::Result<Prepared> {
         let workspace = self.claimed.folder.join("workspace");
         let artifacts = self.claimed.folder.join("artifacts");
-        self.write_files(order, &workspace)?;
+        let direct = self.write_files(order, &workspace, &artifacts)?;
         if let Some(ids) = self.tools.ids.filter(|_| order.isolated) {
             self.hand_over(ids)?;
         }
@@ -81,15 +82,17 @@ impl Shell<'_> {
             pids_max: group.as_ref().and_then(Group::pids_max),
             network: order.ticket.network,
         };
+        let command = direct.unwrap_or_else(|| call.command(self.run, &self.tools));
         Ok(Prepared {
-            command: call.command(self.run, &self.tools, doors.unwrap_or_default()),
+            command: begin(command, doors.unwrap_or_default(), order.isolated),
             isolated: order.isolated,
             group,
         })
     }
 
-    /// Writes the script, and the file that starts it.
-    fn write_files(&self, order: &Order<'_>, workspace: &Path) -> tree::Result<()> {
+    /// Writes the script, and the file that starts it for its environment; where none is between, the
+    /// command that starts it.
+    fn write_files(&self, order: &Order<'_>, workspace: &Path, artifacts: &Path) -> tree::Result<Option<Command>> {
         let ticket = &order.ticket;
         let Some(Value::String(script)) = ticket.params.get("script") else {
             return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
@@ -107,9 +110,12 @@ impl Shell<'_> {
             processes: order.limits.processes.filter(|_| !self.cgroups.has("pids")),
         };
         let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));
-        self.run.write("script", script.as_bytes()).map_err(later)?;
+        let script = self.run.write("script", script.as_bytes()).map_err(later)?;
+        if self.isolations.is_nothing(order.program) && start.processes.is_none() {
+            return Ok(Some(start.command(&script, workspace, artifacts)));
+        }
         self.run.write("start", &start.text()).map_err(later)?;
-        Ok(())
+        Ok(None)
     }
 
     /// Gives script and workspace to those who stand for the inner root.
