@@ -75,7 +75,7 @@ if [ "${1-}" = --guard ]; then
     group=0
     while read -r said; do group=$said; done
     [ "$group" = 0 ] || kill -s KILL -- "-$group" 2>/dev/null
-    rm -rf "${2%/*}"
+    rm -rf "$2"
     exit
 fi
 
@@ -97,7 +97,7 @@ ticket='' worker_pid='' stopping='' finishing=''
 command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
 # Opened for both first: so nobody waits for an end of it that died before it came to opening it.
 exec 4<>"$private/guard"
-setsid sh "$self" --guard "$private/guard" <"$private/guard" 4>&- >/dev/null 2>&1 &
+setsid sh "$self" --guard "$private" <"$private/guard" 4>&- >/dev/null 2>&1 &
 trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
 trap 'finishing=1 interrupted=1' USR1
 
