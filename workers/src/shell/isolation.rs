@@ -361,7 +361,7 @@ mod tests {
         for (name, program) in [
             ("good", "/bin/true"),
             ("none", "/bin/true"),
-            ("bad", "/bin/cat"),
+            ("bad", "/bin/date"),
             ("plain.txt", "/etc/passwd"),
         ] {
             std::os::unix::fs::symlink(program, folder.join(name)).unwrap();
@@ -384,10 +384,10 @@ mod tests {
             find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
             ["isolation.good"]
         );
-        // What it says last is the reason: here that there is no file of the verb that it was asked with.
+        // What it says last is the reason: here that the verb that it was asked with is no date, wherever the test runs.
         let why = find(&["bad"]).unwrap_err();
         assert!(
-            why.starts_with("isolation bad does not work here: ") && why.ends_with("check: No such file or directory"),
+            why.starts_with("isolation bad does not work here: ") && why.contains("check") && why.contains("date"),
             "{why}"
         );
         assert!(find(&["../good"]).unwrap_err().contains("no program"));
