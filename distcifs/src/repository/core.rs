@@ -297,9 +297,10 @@ impl Repository {
         Ok(names)
     }
 
-    /// Whether changes of an entry are told. Alone, asking costs no more than remembering.
+    /// Whether changes of an entry are told. Alone, asking costs no more than remembering; and while
+    /// nothing is heard of the coordinator, what is remembered may be as old as that silence.
     fn is_told_of(&self, path: &str) -> bool {
-        self.shared && self.followed.tells(path)
+        self.shared && self.followed.tells(path) && self.is_in_touch()
     }
 
     /// Stores a body as an object, durably; its digest.

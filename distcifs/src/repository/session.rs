@@ -19,11 +19,28 @@ impl Repository {
             .ok_or_else(|| Error::Io("the session with the coordinator is over; a new one is on its way".into()))
     }
 
+    /// `Stale` unless the claim is held in a session that lives: for what is written without the
+    /// coordinator. A mount that was stopped for long meets this before it has noticed anything.
+    pub fn check_claim(&self, claim: &Claim) -> Result<()> {
+        claim.check()?;
+        match session_of(&self.coordination.session().borrow()) {
+            Some(id) if id == claim.session => Ok(()),
+            _ => Err(Error::Stale(claim.key.to_string())),
+        }
+    }
+
+    /// Whether the session is beyond doubt.
+    pub(crate) fn is_in_touch(&self) -> bool {
+        matches!(*self.coordination.session().borrow(), Session::Live { .. })
+    }
+
     /// Ends the claims of sessions that are over, as long as the store is open.
     pub(crate) async fn keep_session(self: Arc<Self>) {
         let mut session = self.coordination.session();
         loop {
             let now = session_of(&session.borrow_and_update());
+            // It comes out of a doubt, or is another: what was told meanwhile was not heard here.
+            self.remembered.forget_below("/");
             for claim in self.claims.not_of(now) {
                 self.end_claim(&claim, Cause::Session).await;
             }

@@ -160,7 +160,7 @@ pub trait Coordination: Send + Sync + 'static {
     /// what they saw before it is durable.
     fn sync(&self) -> Fut<'_, ()>;
 
-    /// The session's state and its changes. A look at it (`borrow`) is not to be held across an
+    /// The session's state, right at this moment, and its changes. A look at it (`borrow`) is not to be held across an
     /// await: it holds up whoever publishes the next state.
     fn session(&self) -> watch::Receiver<Session>;
 }

@@ -227,7 +227,7 @@ impl Tree {
             OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
             OpenKind::Claim(held) => self.write_claim(held, caller, data).await,
             OpenKind::Append(claim) => {
-                claim.check()?;
+                self.repository.check_claim(claim)?;
                 claim.console.lock().await.append(&self.repository, data).await
             }
             OpenKind::Record(claim, name, text) => {

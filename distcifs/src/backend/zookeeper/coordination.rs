@@ -79,8 +79,11 @@ impl Coordination for Zookeeper {
         Box::pin(self.shared().catch_up())
     }
 
+    /// It stands as the clock says now: after a stop of the process timers are behind.
     fn session(&self) -> watch::Receiver<Session> {
-        self.shared().session.subscribe()
+        let shared = self.shared();
+        shared.publish(&shared.link());
+        shared.session.subscribe()
     }
 }
 
