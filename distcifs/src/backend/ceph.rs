@@ -35,7 +35,7 @@ mod list;
 mod rados;
 mod records;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use connect::{OpenError, Options};
 

@@ -22,7 +22,7 @@ mod opening;
 mod options;
 mod recall;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watches;
 
 pub use open_error::OpenError;

@@ -16,8 +16,11 @@ use super::tickets::{Poster, TicketKey, TicketState, Verdict};
 use super::{Digest, Error, Repository, Result, Setup};
 use crate::storage::{Contents, Coordination};
 
+#[cfg(feature = "ceph")]
+mod cluster;
 mod crash;
 mod faults;
+mod holes;
 
 /// How long anything may take that goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,17 +39,48 @@ pub(super) fn runtime() -> Runtime {
         .unwrap()
 }
 
+/// The two stores of a repository, and whether other mounts may be on them.
+#[derive(Clone)]
+pub(super) struct Stores {
+    coordination: Arc<dyn Coordination>,
+    contents: Arc<dyn Contents>,
+    shared: bool,
+}
+
+impl Stores {
+    /// One store that is both, and one process's alone.
+    fn alone<S: Coordination + Contents + Clone>(store: &S) -> Stores {
+        Stores {
+            coordination: Arc::new(store.clone()),
+            contents: Arc::new(store.clone()),
+            shared: false,
+        }
+    }
+
+    /// Opens the repository as the mount of a node, which works on every queue.
+    async fn open(self, node: &str, dir: &Path) -> Result<Arc<Repository>> {
+        let repository = Repository::open(Setup {
+            coordination: self.coordination,
+            contents: self.contents,
+            node: name(node),
+            attempts: dir.join(format!("attempts-{node}")),
+            store: "test".into(),
+            coordinator: "test".into(),
+            shared: self.shared,
+        });
+        let repository = repository.await?;
+        // As its workers do, who wait for tickets.
+        let attendance = repository.attend(super::tickets::TICKETS).await?;
+        repository.runtime.spawn(async move {
+            let _kept = attendance;
+            std::future::pending::<()>().await;
+        });
+        Ok(repository)
+    }
+}
+
 pub(super) async fn open<S: Coordination + Contents + Clone>(store: &S, dir: &Path) -> Result<Arc<Repository>> {
-    Repository::open(Setup {
-        coordination: Arc::new(store.clone()),
-        contents: Arc::new(store.clone()),
-        node: Name::new("here").unwrap(),
-        attempts: dir.join("attempts"),
-        store: "test".into(),
-        coordinator: "test".into(),
-        shared: false,
-    })
-    .await
+    Stores::alone(store).open("here", dir).await
 }
 
 fn name(text: &str) -> Name {
@@ -120,23 +154,28 @@ fn success() -> Verdicts {
     Verdicts::read(b"0").unwrap()
 }
 
+/// Claims a ticket as soon as nobody else has it; `None` if it is finished.
+async fn claim(repository: &Arc<Repository>, key: &TicketKey) -> Result<Option<Arc<Claim>>> {
+    let started = Instant::now();
+    loop {
+        match repository.ticket(key).await? {
+            Some(posted) if posted.ticket.state != TicketState::Finished => {}
+            _ => return Ok(None),
+        }
+        match repository.claim(key, claimant()).await {
+            Err(Error::Exists(_)) if started.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other.map(Some),
+        }
+    }
+}
+
 /// Goes through a whole build, or what is left of it to do.
 pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
-    let control = control_key(job, n);
-    if repository
-        .ticket(&control)
-        .await?
-        .is_some_and(|t| t.ticket.state == TicketState::Open)
-    {
-        let controller = repository.claim(&control, claimant()).await?;
+    if let Some(controller) = claim(repository, &control_key(job, n)).await? {
         post(repository, job, n).await?;
-        let task = task_key(job, n);
-        if repository
-            .ticket(&task)
-            .await?
-            .is_some_and(|t| t.ticket.state == TicketState::Open)
-        {
-            let claim = repository.claim(&task, claimant()).await?;
+        if let Some(claim) = claim(repository, &task_key(job, n)).await? {
             work(repository, &claim).await?;
             repository.finish(&claim, success()).await?;
         }

@@ -18,7 +18,7 @@ fn cluster() -> Option<&'static Cluster> {
 }
 
 /// Options for a namespace that nobody else has.
-fn options(cluster: &Cluster) -> Options {
+pub(crate) fn options(cluster: &Cluster) -> Options {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     Options {

@@ -14,7 +14,7 @@ mod encrypted;
 mod limits;
 mod opening;
 mod processes;
-mod proxy;
+pub(crate) mod proxy;
 mod server;
 mod sessions;
 mod speed;

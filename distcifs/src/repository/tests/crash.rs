@@ -18,17 +18,39 @@ const ROWS: [&str; 8] = [
 /// Most writes of one row that a build may need.
 const WRITES_MAX: u64 = 50;
 
-/// A store that is gone after some write, as for a process that ended there.
+/// Where a repository is, whoever has it open.
+pub(super) trait Place: Send + Sync + 'static {
+    /// The stores, as the first process opens them.
+    async fn first(&self) -> Stores;
+    /// The same for the one after it.
+    async fn next(&self) -> Stores;
+    /// Cuts the first off from the coordinator.
+    fn cut(&self);
+    /// Lets it through again.
+    fn heal(&self);
+}
+
+/// How the first process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is killed.
+    Killed,
+    /// It is cut off from the coordinator, and does what it can until that is over.
+    Cut,
+}
+
+/// Stores of a process that ends after some write.
 #[derive(Clone)]
 struct Doomed {
-    inner: Embedded,
+    inner: Stores,
     fate: Arc<Fate>,
 }
 
-#[derive(Default)]
 struct Fate {
     /// The row of the table whose writes are counted.
     row: &'static str,
+    end: End,
+    cut: Box<dyn Fn() + Send + Sync>,
     /// Writes until the end; 0: no end.
     left: AtomicU64,
     over: AtomicBool,
@@ -37,8 +59,12 @@ struct Fate {
 }
 
 impl Fate {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
     fn check(&self) -> storage::Result<()> {
-        if !self.over.load(Ordering::SeqCst) {
+        if self.end == End::Cut || !self.is_over() {
             return Ok(());
         }
         let (what, why) = ("any call".to_owned(), "the process has ended".to_owned());
@@ -54,6 +80,7 @@ impl Fate {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if ends == Ok(1) {
             self.over.store(true, Ordering::SeqCst);
+            (self.cut)();
         }
     }
 }
@@ -102,37 +129,37 @@ fn row_of(ops: &[Op]) -> &'static str {
 
 impl Coordination for Doomed {
     fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.read(self.inner.get(path))
+        self.read(self.inner.coordination.get(path))
     }
     fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.read(self.inner.children(path))
+        self.read(self.inner.coordination.children(path))
     }
     fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.write(row_of(&ops), self.inner.commit(ops))
+        self.write(row_of(&ops), self.inner.coordination.commit(ops))
     }
     fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.read(self.inner.watch(path))
+        self.read(self.inner.coordination.watch(path))
     }
     fn sync(&self) -> Fut<'_, ()> {
-        self.read(Coordination::sync(&self.inner))
+        self.read(self.inner.coordination.sync())
     }
     fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
+        self.inner.coordination.session()
     }
 }
 
 impl Contents for Doomed {
     fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
-        self.write("output", self.inner.put(object, bytes))
+        self.write("output", self.inner.contents.put(object, bytes))
     }
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        Doomed::read(self, Contents::read(&self.inner, object, offset, length))
+        Doomed::read(self, self.inner.contents.read(object, offset, length))
     }
     fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
-        Doomed::read(self, self.inner.size(object))
+        Doomed::read(self, self.inner.contents.size(object))
     }
     fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.write("output", self.inner.append(object, sequence, bytes))
+        self.write("output", self.inner.contents.append(object, sequence, bytes))
     }
     fn update(
         &self,
@@ -140,22 +167,22 @@ impl Contents for Doomed {
         revision: Option<u64>,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Fut<'_, Updated> {
-        self.write("record", self.inner.update(object, revision, changes))
+        self.write("record", self.inner.contents.update(object, revision, changes))
     }
     fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        Doomed::read(self, self.inner.query(object, prefix, after, limit))
+        Doomed::read(self, self.inner.contents.query(object, prefix, after, limit))
     }
     fn remove(&self, object: &Object) -> Fut<'_, ()> {
-        self.write("removal", self.inner.remove(object))
+        self.write("removal", self.inner.contents.remove(object))
     }
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
-        Doomed::read(self, self.inner.list(kind))
+        Doomed::read(self, self.inner.contents.list(kind))
     }
     fn listen(&self, object: &Object) -> Fut<'_, Notices> {
-        Doomed::read(self, self.inner.listen(object))
+        Doomed::read(self, self.inner.contents.listen(object))
     }
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
-        self.write("output", Contents::sync(&self.inner, objects))
+        self.write("output", self.inner.contents.sync(objects))
     }
 }
 
@@ -166,27 +193,39 @@ struct Told {
     finished: bool,
 }
 
-/// One life of a process: makes a job unless there is one, then triggers and builds, up to its end.
-async fn live(store: &Doomed, dir: &Path, writes: u64) -> Told {
-    let repository = open(store, dir).await.unwrap();
+/// The first life of a process: makes a job, then triggers and builds, up to its end.
+async fn live(inner: Stores, fate: &Arc<Fate>, dir: &Path, writes: u64) -> (Arc<Repository>, Told) {
+    let (shared, fate) = (inner.shared, fate.clone());
+    let store = Doomed { inner, fate };
+    let stores = Stores {
+        shared,
+        ..Stores::alone(&store)
+    };
+    let repository = stores.open("first", dir).await.unwrap();
     let job = job(&repository, "hello").await.unwrap();
     let mut told = Told::default();
     store.fate.left.store(writes, Ordering::SeqCst);
     let Ok(n) = repository.trigger(&job, b"@key=once", poster()).await else {
-        return told;
+        return (repository, told);
     };
     told.triggered = true;
+    let began = Instant::now();
     told.finished = build(&repository, &job, n).await.is_ok();
+    assert!(
+        began.elapsed() < PATIENCE / 2,
+        "it does not notice that it is cut off from all that happens"
+    );
     // The last write is seen before it is durable.
     while store.fate.under_way.load(Ordering::SeqCst) > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    told
+    store.fate.left.store(0, Ordering::SeqCst);
+    (repository, told)
 }
 
 /// The life after: everything that was told is there, and the build comes to its one end.
-async fn go_on(store: &Embedded, dir: &Path, told: &Told) {
-    let repository = open(store, dir).await.unwrap();
+async fn go_on(stores: Stores, dir: &Path, told: &Told) -> Arc<Repository> {
+    let repository = stores.open("next", dir).await.unwrap();
     let job = repository.job("hello").unwrap();
     let before = repository.build_numbers(&job).await.unwrap();
     assert_eq!(
@@ -197,9 +236,21 @@ async fn go_on(store: &Embedded, dir: &Path, told: &Told) {
     let n = repository.trigger(&job, b"@key=once", poster()).await.unwrap();
     assert_eq!(n, 1, "the same token again is the same build");
     build(&repository, &job, n).await.unwrap();
+    assert_once(&repository, &job).await;
+    assert_sound(&repository).await;
+    let upkeep = Upkeep::new(repository.coordination.clone(), repository.contents.clone());
+    let swept = upkeep.sweep().await.unwrap();
+    assert_eq!(swept.faults, []);
+    assert_eq!(assert_sound(&repository).await, 0, "gc leaves nothing: {swept}");
     assert_whole(&repository, &job, n).await;
-    assert_eq!(repository.build_numbers(&job).await.unwrap(), [1]);
-    let task = repository.build(&job, 1).await.unwrap().task(0);
+    repository
+}
+
+/// There is one build, and each of its lines was written once.
+async fn assert_once(repository: &Arc<Repository>, job: &Job) {
+    assert_whole(repository, job, 1).await;
+    assert_eq!(repository.build_numbers(job).await.unwrap(), [1]);
+    let task = repository.build(job, 1).await.unwrap().task(0);
     assert_eq!(task.attempt, 1, "the loss of a mount is nobody's attempt");
     let console = repository.read_console(task.consoles.last().unwrap(), 0, 1 << 20).await;
     assert_eq!(
@@ -207,53 +258,103 @@ async fn go_on(store: &Embedded, dir: &Path, told: &Told) {
         LINE,
         "what a lost claim wrote has a console of its own"
     );
-    assert_sound(&repository).await;
-    let upkeep = Upkeep::new(repository.coordination.clone(), repository.contents.clone());
-    let swept = upkeep.sweep().await.unwrap();
-    assert_eq!(swept.faults, []);
-    assert_eq!(assert_sound(&repository).await, 0, "gc leaves nothing: {swept}");
-    assert_whole(&repository, &job, n).await;
+}
+
+/// A process that was cut off sees, once it is let through, what the other one did, holds nothing
+/// any more, and works.
+async fn come_back(repository: &Arc<Repository>) {
+    let mut session = repository.coordination.session();
+    let live = session.wait_for(|now| matches!(now, Session::Live { .. }));
+    tokio::time::timeout(PATIENCE, live).await.unwrap().unwrap();
+    let job = repository.job("hello").unwrap();
+    let started = Instant::now();
+    while !repository.live_numbers(&job).await.unwrap().is_empty() || !repository.claims.is_empty() {
+        assert!(started.elapsed() < PATIENCE, "it does not see the end of the build");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_once(repository, &job).await;
+    assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
+    build(repository, &job, 2).await.unwrap();
+    assert_whole(repository, &job, 2).await;
 }
 
 /// Two lives, the first of which ends after so many writes of a row; whether it had as many.
-fn two_lives(row: &'static str, writes: u64) -> bool {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    let fate = Arc::new(Fate { row, ..Fate::default() });
-    let told = {
-        let (runtime, inner) = (runtime(), Embedded::open(&path).unwrap());
-        let fate = fate.clone();
-        let store = Doomed { inner, fate };
-        runtime.block_on(live(&store, dir.path(), writes))
+fn two_lives<P: Place>(place: P, end: End, row: &'static str, writes: u64) -> bool {
+    let (dir, place) = (tempfile::tempdir().unwrap(), Arc::new(place));
+    let cut = place.clone();
+    let fate = Arc::new(Fate {
+        row,
+        end,
+        cut: Box::new(move || cut.cut()),
+        left: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+        under_way: AtomicU64::new(0),
+    });
+    let first = runtime();
+    let (repository, told) = first.block_on(async { live(place.first().await, &fate, dir.path(), writes).await });
+    assert!(fate.is_over() || told.finished, "{told:?}");
+    let first = match end {
+        End::Killed => {
+            drop((repository, first));
+            None
+        }
+        End::Cut => Some((first, repository)),
     };
-    let store = reopen(&path);
-    runtime().block_on(go_on(&store, dir.path(), &told));
-    let ended = fate.over.load(Ordering::SeqCst);
-    assert!(ended || told.finished, "{told:?}");
-    ended
+    let next = runtime();
+    let after = next.block_on(async { go_on(place.next().await, dir.path(), &told).await });
+    if let Some((first, repository)) = first {
+        place.heal();
+        first.block_on(come_back(&repository));
+        next.block_on(assert_sound(&after));
+    }
+    fate.is_over()
 }
 
-/// Ends the process after the first, second, third … write of each row.
-#[test]
-fn a_process_that_ends_after_any_write_loses_nothing() {
-    for row in ROWS {
+/// Ends a process after the first, second, third … write of each row, each time at a new place.
+pub(super) fn after_each_write<P: Place>(end: End, place: impl Fn() -> P + Sync) {
+    let lives = |row| {
         let mut writes = 1;
-        while two_lives(row, writes) {
+        while two_lives(place(), end, row, writes) {
             writes += 1;
             assert!(writes < WRITES_MAX, "{row}: a build has no end");
         }
         assert!(writes > 1, "{row}: no such write was met");
-    }
+    };
+    std::thread::scope(|scope| {
+        for row in ROWS {
+            let thread = std::thread::Builder::new().name(row.to_owned());
+            thread.spawn_scoped(scope, move || lives(row)).unwrap();
+        }
+    });
 }
 
-/// Opens the store once the tasks of the life before have let go of it.
-fn reopen(path: &Path) -> Embedded {
-    let started = Instant::now();
-    loop {
-        match Embedded::open(path) {
-            Ok(store) => return store,
-            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
+/// A folder, which one process has at a time.
+struct Folder(tempfile::TempDir);
+
+impl Place for Folder {
+    async fn first(&self) -> Stores {
+        Stores::alone(&Embedded::open(&self.0.path().join("store")).unwrap())
     }
+
+    /// Once the tasks of the life before have let go of it.
+    async fn next(&self) -> Stores {
+        let started = Instant::now();
+        loop {
+            match Embedded::open(&self.0.path().join("store")) {
+                Ok(store) => return Stores::alone(&store),
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Who has it is not apart from it.
+    fn cut(&self) {}
+
+    fn heal(&self) {}
+}
+
+#[test]
+fn a_process_that_ends_after_any_write_loses_nothing() {
+    after_each_write(End::Killed, || Folder(tempfile::tempdir().unwrap()));
 }

@@ -10,7 +10,6 @@ use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::claims::Cause;
 use crate::storage::faults::{Faulty, Rates};
-use crate::storage::{Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
 
 /// One call in sixteen fails, every second of them having taken effect.
 const RATES: Rates = Rates {
@@ -119,69 +118,6 @@ async fn worker(repository: Arc<Repository>, log: Arc<Log>, jobs: Vec<Job>, queu
     }
 }
 
-/// A store that can be shared; `Faulty` itself is not cloned.
-#[derive(Clone)]
-struct Shared(Arc<Faulty<Embedded>>);
-
-impl Coordination for Shared {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.0.get(path)
-    }
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.0.children(path)
-    }
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.0.commit(ops)
-    }
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.0.watch(path)
-    }
-    fn sync(&self) -> Fut<'_, ()> {
-        Coordination::sync(&*self.0)
-    }
-    fn session(&self) -> tokio::sync::watch::Receiver<Session> {
-        self.0.session()
-    }
-}
-
-impl Contents for Shared {
-    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
-        self.0.put(object, bytes)
-    }
-    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        self.0.read(object, offset, length)
-    }
-    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
-        self.0.size(object)
-    }
-    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.0.append(object, sequence, bytes)
-    }
-    fn update(
-        &self,
-        object: &Object,
-        revision: Option<u64>,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Fut<'_, Updated> {
-        self.0.update(object, revision, changes)
-    }
-    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        self.0.query(object, prefix, after, limit)
-    }
-    fn remove(&self, object: &Object) -> Fut<'_, ()> {
-        self.0.remove(object)
-    }
-    fn list(&self, kind: &str) -> Fut<'_, Listing> {
-        self.0.list(kind)
-    }
-    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
-        self.0.listen(object)
-    }
-    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
-        Contents::sync(&*self.0, objects)
-    }
-}
-
 /// Triggers with and without a key; the builds that were told, by job.
 async fn trigger_all(repository: &Arc<Repository>, jobs: &[Job]) -> Vec<(String, u64)> {
     let mut told = Vec::new();
@@ -205,17 +141,27 @@ async fn trigger_all(repository: &Arc<Repository>, jobs: &[Job]) -> Vec<(String,
     told
 }
 
-async fn round(seed: u64) {
+/// Builds while calls of both stores fail.
+pub(super) async fn round(coordination: impl Coordination, contents: impl Contents, shared: bool, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&dir.path().join("store")).unwrap();
-    let store = Shared(Arc::new(Faulty::new(store, seed, RATES)));
-    store.0.set_on(false);
-    let repository = open(&store, dir.path()).await.unwrap();
+    let coordination = Arc::new(Faulty::new(coordination, seed, RATES));
+    let contents = Arc::new(Faulty::new(contents, !seed, RATES));
+    let set_on = |on| {
+        coordination.set_on(on);
+        contents.set_on(on);
+    };
+    set_on(false);
+    let stores = Stores {
+        coordination: coordination.clone(),
+        contents: contents.clone(),
+        shared,
+    };
+    let repository = stores.open("here", dir.path()).await.unwrap();
     let mut jobs = Vec::new();
     for text in ["a", "b.1", "c"] {
         jobs.push(job(&repository, text).await.unwrap());
     }
-    store.0.set_on(true);
+    set_on(true);
     let told = trigger_all(&repository, &jobs).await;
     let log = Arc::<Log>::default();
     let workers = LocalSet::new();
@@ -232,8 +178,10 @@ async fn round(seed: u64) {
     for end in ends {
         end.await.unwrap();
     }
-    assert!(store.0.faults() > 50, "only {} calls failed", store.0.faults());
-    store.0.set_on(false);
+    for faults in [coordination.faults(), contents.faults()] {
+        assert!(faults > 25, "only {faults} calls failed");
+    }
+    set_on(false);
     judge(&repository, &jobs, &told, &log).await;
 }
 
@@ -266,52 +214,56 @@ async fn judge(repository: &Arc<Repository>, jobs: &[Job], told: &[(String, u64)
 #[test]
 fn nothing_is_lost_or_done_twice_when_calls_fail() {
     for seed in [1, 2, 3] {
-        runtime().block_on(round(seed));
+        runtime().block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Embedded::open(&dir.path().join("store")).unwrap();
+            round(store.clone(), store, false, seed).await;
+        });
     }
 }
 
 /// A store that takes nothing uses up no ticket: what was claimed before can't be fenced then, and so
 /// is not claimed again, however often that is tried.
+pub(super) async fn outlasts(coordination: impl Coordination, contents: impl Contents, shared: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let all_fail = Rates {
+        before: 1000,
+        after: 0,
+        delay: 0,
+    };
+    let contents = Arc::new(Faulty::new(contents, 1, all_fail));
+    contents.set_on(false);
+    let stores = Stores {
+        coordination: Arc::new(coordination),
+        contents: contents.clone(),
+        shared,
+    };
+    let repository = stores.open("here", dir.path()).await.unwrap();
+    let job = job(&repository, "a").await.unwrap();
+    let n = repository.trigger(&job, b"", poster()).await.unwrap();
+    let controller = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+    post(&repository, &job, n).await.unwrap();
+    let key = task_key(&job, n);
+    let first = repository.claim(&key, claimant()).await.unwrap();
+    repository.end_claim(&first, Cause::GivenBack).await;
+    contents.set_on(true);
+    for _ in 0..20 {
+        assert!(repository.claim(&key, claimant()).await.is_err());
+    }
+    contents.set_on(false);
+    let ticket = repository.ticket(&key).await.unwrap().unwrap().ticket;
+    assert_eq!((ticket.state, ticket.given), (TicketState::Open, 1));
+    let claim = repository.claim(&key, claimant()).await.unwrap();
+    work(&repository, &claim).await.unwrap();
+    repository.finish(&claim, success()).await.unwrap();
+    repository.finish(&controller, success()).await.unwrap();
+}
+
 #[test]
 fn a_ticket_outlasts_a_store_that_is_away() {
-    let runtime = runtime();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = Embedded::open(&dir.path().join("store")).unwrap();
-        let all_fail = Rates {
-            before: 1000,
-            after: 0,
-            delay: 0,
-        };
-        let contents = Shared(Arc::new(Faulty::new(store.clone(), 1, all_fail)));
-        contents.0.set_on(false);
-        let repository = Repository::open(Setup {
-            coordination: Arc::new(store),
-            contents: Arc::new(contents.clone()),
-            node: name("here"),
-            attempts: dir.path().join("attempts"),
-            store: "test".into(),
-            coordinator: "test".into(),
-            shared: false,
-        });
-        let repository = repository.await.unwrap();
-        let job = job(&repository, "a").await.unwrap();
-        let n = repository.trigger(&job, b"", poster()).await.unwrap();
-        let controller = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
-        post(&repository, &job, n).await.unwrap();
-        let key = task_key(&job, n);
-        let first = repository.claim(&key, claimant()).await.unwrap();
-        repository.end_claim(&first, Cause::GivenBack).await;
-        contents.0.set_on(true);
-        for _ in 0..20 {
-            assert!(repository.claim(&key, claimant()).await.is_err());
-        }
-        contents.0.set_on(false);
-        let ticket = repository.ticket(&key).await.unwrap().unwrap().ticket;
-        assert_eq!((ticket.state, ticket.given), (TicketState::Open, 1));
-        let claim = repository.claim(&key, claimant()).await.unwrap();
-        work(&repository, &claim).await.unwrap();
-        repository.finish(&claim, success()).await.unwrap();
-        repository.finish(&controller, success()).await.unwrap();
+        outlasts(store.clone(), store, false).await;
     });
 }

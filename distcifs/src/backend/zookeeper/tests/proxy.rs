@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// What is done to connections, those that are there and new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Bytes pass.
     Pass,
     /// Bytes wait, and pass when that is over.
@@ -19,14 +19,14 @@ pub(super) enum Mode {
 }
 
 /// A proxy that runs until it is dropped.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     host: String,
     mode: Arc<watch::Sender<Mode>>,
 }
 
 impl Proxy {
     /// Stands before a server.
-    pub(super) async fn start(server: &str) -> Proxy {
+    pub(crate) async fn start(server: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let mode = Arc::new(watch::Sender::new(Mode::Pass));
@@ -40,12 +40,12 @@ impl Proxy {
     }
 
     /// Where clients connect to.
-    pub(super) fn hosts(&self) -> Vec<String> {
+    pub(crate) fn hosts(&self) -> Vec<String> {
         vec![self.host.clone()]
     }
 
     /// From now on.
-    pub(super) fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }
