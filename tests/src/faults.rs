@@ -16,3 +16,4 @@ pub mod history;
 pub mod injector;
 pub mod network;
 pub mod run;
+pub mod stage;

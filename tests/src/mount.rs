@@ -355,6 +355,10 @@ impl Drop for Mount {
         if std::thread::panicking() {
             eprintln!("the daemon's last words:\n{}", self.log_tail());
         }
+        // One that a test has stopped would have everything below wait for it.
+        process::daemons(&self.root)
+            .into_iter()
+            .for_each(|pid| process::signal(pid, Signal::SIGCONT));
         process::working_below(&self.root)
             .into_iter()
             .for_each(|pid| process::signal(pid, Signal::SIGKILL));
