@@ -13,6 +13,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -69,8 +70,8 @@ struct Core {
     bells: Option<Bells>,
     room: Arc<Semaphore>,
     health: Arc<Health>,
-    /// What blobs are marked with when they are put, for a collector of garbage to compare.
-    epoch: u64,
+    /// What blobs are marked with when they are put, for gc to compare.
+    epoch: AtomicU64,
     /// The user, for errors.
     user: String,
     ended: std::sync::Mutex<Receiver<()>>,
@@ -93,7 +94,7 @@ impl Ceph {
                 bells: Some(bells),
                 room: Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize)),
                 health: Health::new(),
-                epoch: opened.epoch,
+                epoch: AtomicU64::new(0),
                 user: opened.user,
                 ended: opened.ended.into(),
             }),

@@ -262,8 +262,26 @@ pub trait Contents: Send + Sync + 'static {
     /// and beginning with `prefix`.
     fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page>;
 
-    /// Removes an object; nothing if there is none. A blob is removed by gc only.
+    /// Removes an object; nothing if there is none. A blob is removed by gc only, which sweeps it.
     fn remove(&self, object: &Object) -> Fut<'_, ()>;
+
+    /// From now on blobs that are put get this epoch as their mark, unless they have a later one.
+    /// A store that nobody sweeps while others use it keeps no marks.
+    fn enter(&self, epoch: u64) {
+        let _no_marks = epoch;
+    }
+
+    /// Removes a blob whose mark is older than `epoch`, compared and removed as one; its length if
+    /// it was removed. A store without marks removes it.
+    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
+        let (object, _no_marks) = (object.clone(), epoch);
+        Box::pin(async move {
+            // It goes though nobody can say how long it is.
+            let length = self.size(&object).await.unwrap_or(Some(0));
+            self.remove(&object).await?;
+            Ok(length)
+        })
+    }
 
     /// Lists all objects of one kind: for fsck and gc. `kind`: the prefix up to the first dot, such
     /// as `chunk`.

@@ -202,6 +202,14 @@ impl<S: Contents> Contents for Faulty<S> {
         self.pass("remove", Kind::Writes, self.inner.remove(object))
     }
 
+    fn enter(&self, epoch: u64) {
+        self.inner.enter(epoch);
+    }
+
+    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
+        self.pass("sweep", Kind::Writes, self.inner.sweep(object, epoch))
+    }
+
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         self.pass("list", Kind::Reads, self.inner.list(kind))
     }

@@ -1,6 +1,7 @@
 //! Blobs, and ranges of blobs and consoles.
 
 use std::ffi::CStr;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
@@ -29,10 +30,33 @@ const OFFSET_MAX: u64 = 1 << 40;
 /// How a blob stands before it is put.
 enum Standing {
     Absent,
-    /// It is there, of this epoch.
-    Whole(bool),
+    /// It is there, with this mark.
+    Whole(Mark),
     /// It has another length: somebody else has been there.
-    Broken,
+    Broken(Mark),
+}
+
+/// The epoch in which a blob was put last, as its attribute has it; empty if it has none.
+struct Mark(String);
+
+impl Mark {
+    /// The epoch; what is no number is older than all.
+    fn epoch(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
+    /// Whether it is older than an epoch.
+    fn is_before(&self, epoch: u64) -> bool {
+        self.epoch() < Some(epoch)
+    }
+
+    /// The start of a change that is made only while the mark is still this one.
+    fn guard(&self) -> Write {
+        match self.0.as_str() {
+            "" => Write::new().assert_exists(),
+            mark => Write::new().assert_exists().guard(EPOCH, mark.as_bytes()),
+        }
+    }
 }
 
 impl Core {
@@ -41,26 +65,32 @@ impl Core {
         let (name, length) = (object.to_string(), bytes.len());
         let checked = bytes.clone();
         run(length, move || check_blob(&object, &checked)).await?;
-        let epoch = self.epoch.to_string();
+        let epoch = self.epoch.load(Ordering::SeqCst);
         let stored = async {
             for _ in 0..ROUNDS_MAX {
                 // Asking costs a fifth of a write, and a write that is refused as much as one that is
                 // done: OSDs keep a log of both.
-                match self.standing(&name, length, &epoch).await? {
-                    Standing::Whole(true) => return Ok(false),
-                    Standing::Whole(false) => {
-                        let touch = Write::new().assert_exists().set(EPOCH, epoch.as_bytes());
+                match self.standing(&name, length).await? {
+                    // A later mark is another mount's: it must never be lowered.
+                    Standing::Whole(mark) if !mark.is_before(epoch) => return Ok(false),
+                    Standing::Whole(mark) => {
+                        let touch = mark.guard().set(EPOCH, epoch.to_string().as_bytes());
                         match self.write(&name, touch).await {
                             Ok(()) => return Ok(false),
-                            Err(Errno::ENOENT) => {}
+                            // It was swept, or somebody else marked it.
+                            Err(Errno::ENOENT | Errno::ECANCELED) => {}
                             Err(errno) => return Err(errno),
                         }
                     }
-                    Standing::Broken => {
-                        self.send(&name, &bytes, &epoch, false).await?;
-                        return Ok(true);
+                    Standing::Broken(mark) => {
+                        let later = mark.epoch().unwrap_or(0).max(epoch);
+                        match self.send(&name, &bytes, later, mark.guard()).await {
+                            Ok(()) => return Ok(true),
+                            Err(Errno::ENOENT | Errno::ECANCELED) => {}
+                            Err(errno) => return Err(errno),
+                        }
                     }
-                    Standing::Absent => match self.send(&name, &bytes, &epoch, true).await {
+                    Standing::Absent => match self.send(&name, &bytes, epoch, Write::new().create()).await {
                         Ok(()) => return Ok(true),
                         Err(Errno::EEXIST) => {}
                         Err(errno) => return Err(errno),
@@ -72,30 +102,57 @@ impl Core {
         stored.await.map_err(|errno| self.fault(what, Kind::Writes, errno))
     }
 
-    /// Sends a blob's bytes: as a new object, or in place of what is there.
-    async fn send(&self, name: &str, bytes: &Bytes, epoch: &str, new: bool) -> Outcome<()> {
+    /// Sends a blob's bytes with their mark, if what `start` asks for holds.
+    async fn send(&self, name: &str, bytes: &Bytes, epoch: u64, start: Write) -> Outcome<()> {
         let length = bytes.len();
         // Before the copy that the operation makes.
         let room = self.room(length).await?;
-        let (bytes, epoch) = (bytes.clone(), epoch.to_owned());
-        let write = run(length, move || {
-            let write = if new { Write::new().create() } else { Write::new() };
-            Ok(write.replace(&bytes).set(EPOCH, epoch.as_bytes()))
-        });
+        let (bytes, epoch) = (bytes.clone(), epoch.to_string());
+        let write = run(length, move || Ok(start.replace(&bytes).set(EPOCH, epoch.as_bytes())));
         let write = write.await.map_err(|_| Errno::ECANCELED)?;
         self.fly(self.pool()?.write(name, write, room, drop)).await
     }
 
-    async fn standing(&self, name: &str, length: usize, epoch: &str) -> Outcome<Standing> {
+    async fn standing(&self, name: &str, length: usize) -> Outcome<Standing> {
+        Ok(match self.marked(name).await? {
+            None => Standing::Absent,
+            Some((size, mark)) if size != length as u64 => Standing::Broken(mark),
+            Some((_, mark)) => Standing::Whole(mark),
+        })
+    }
+
+    /// The length and the mark of a blob.
+    async fn marked(&self, name: &str) -> Outcome<Option<(u64, Mark)>> {
         let read = Read {
             attributes: true,
             ..Read::default()
         };
-        Ok(match self.read(name, read).await? {
-            None => Standing::Absent,
-            Some(found) if found.size != length as u64 => Standing::Broken,
-            Some(found) => Standing::Whole(found.text("epoch") == epoch),
-        })
+        let found = self.read(name, read).await?;
+        Ok(found.map(|found| (found.size, Mark(found.text("epoch")))))
+    }
+
+    /// Removes a blob whose mark is older than an epoch; its length if it was removed. One without
+    /// a mark stays: that it has none can't be compared in the operation that removes it.
+    pub(super) async fn sweep(&self, what: &str, name: &str, epoch: u64) -> Result<Option<u64>> {
+        let swept = async {
+            for _ in 0..ROUNDS_MAX {
+                let Some((size, mark)) = self.marked(name).await? else {
+                    return Ok(None);
+                };
+                if mark.0.is_empty() || !mark.is_before(epoch) {
+                    return Ok(None);
+                }
+                match self.write(name, mark.guard().remove()).await {
+                    Ok(()) => return Ok(Some(size)),
+                    Err(Errno::ENOENT) => return Ok(None),
+                    // Somebody put it just now.
+                    Err(Errno::ECANCELED) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Err(Errno::EBUSY)
+        };
+        swept.await.map_err(|errno| self.fault(what, Kind::Writes, errno))
     }
 
     /// Reads a range of a blob or console.

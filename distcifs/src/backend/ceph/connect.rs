@@ -33,11 +33,8 @@ const SETTINGS: [(&str, &str); 9] = [
     ("admin_socket", ""),
 ];
 
-/// An object that nobody makes, to see whether we may write.
+/// An object that nobody makes, to see whether we may read and write.
 const PROBE: &str = "distcifs/probe";
-
-/// The object whose attribute `epoch` blobs are marked with.
-const EPOCH: &str = "distcifs/epoch";
 
 /// Where the contents are, and who we are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,18 +125,6 @@ pub enum OpenError {
         /// librados' words.
         why: String,
     },
-    /// What says how the pool is used can't be understood.
-    #[error(
-        "pool {pool}: {object} has no epoch that this version can read ({found:?}); was it made by another version?"
-    )]
-    OtherVersion {
-        /// The pool.
-        pool: String,
-        /// The object.
-        object: &'static str,
-        /// What it has.
-        found: String,
-    },
     /// Something else.
     #[error("Ceph: {what}: {why}")]
     Other {
@@ -153,7 +138,6 @@ pub enum OpenError {
 /// An open pool.
 pub(super) struct Opened {
     pub(super) pool: Pool,
-    pub(super) epoch: u64,
     pub(super) user: String,
     pub(super) ended: Receiver<()>,
 }
@@ -237,10 +221,9 @@ fn open(options: &Options) -> Result<Opened, OpenError> {
             Errno::EPERM | Errno::EACCES => denied(options, "look for pools"),
             errno => silent(options, errno),
         })?;
-    let epoch = try_out(&pool, options)?;
+    try_out(&pool, options)?;
     Ok(Opened {
         pool,
-        epoch,
         user: options.user.clone(),
         ended,
     })
@@ -312,39 +295,19 @@ fn silent(options: &Options, errno: Errno) -> OpenError {
     }
 }
 
-/// Finds out whether we may read and write, and in which epoch we live.
-fn try_out(pool: &Pool, options: &Options) -> Result<u64, OpenError> {
-    let epoch = wait(read_epoch(pool)).map_err(|errno| match errno {
-        Errno::EPERM | Errno::EACCES => denied(options, "read"),
-        errno => silent(options, errno),
-    })?;
-    // Permission is looked at first; the object is not there.
-    match wait(write_probe(pool)) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(Errno::EPERM | Errno::EACCES) => return Err(denied(options, "write")),
-        Err(errno) => return Err(silent(options, errno)),
-    }
-    let Some(found) = epoch else {
-        // Nobody has ever collected garbage here.
-        return Ok(0);
+/// Finds out whether we may read and write. Permission is looked at first; the object is not there.
+fn try_out(pool: &Pool, options: &Options) -> Result<(), OpenError> {
+    let judge = |verb, tried| match tried {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EPERM | Errno::EACCES) => Err(denied(options, verb)),
+        Err(errno) => Err(silent(options, errno)),
     };
-    found.parse().map_err(|_| OpenError::OtherVersion {
-        pool: options.pool.clone(),
-        object: EPOCH,
-        found: found.clone(),
-    })
+    judge("read", wait(read_probe(pool)))?;
+    judge("write", wait(write_probe(pool)))
 }
 
-async fn read_epoch(pool: &Pool) -> Outcome<Option<String>> {
-    let read = Read {
-        attributes: true,
-        ..Read::default()
-    };
-    match pool.read(EPOCH, read, room().await?).await {
-        Ok(answer) => Ok(Some(answer.text("epoch"))),
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+async fn read_probe(pool: &Pool) -> Outcome<()> {
+    pool.read(PROBE, Read::default(), room().await?).await.map(drop)
 }
 
 async fn write_probe(pool: &Pool) -> Outcome<()> {

@@ -1,5 +1,7 @@
 //! The pool as a store of contents.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::Ceph;
@@ -105,6 +107,22 @@ impl Contents for Ceph {
                 }
             };
             self.core.limited(&what, Kind::Writes, remove).await
+        })
+    }
+
+    fn enter(&self, epoch: u64) {
+        self.core.epoch.fetch_max(epoch, Ordering::SeqCst);
+    }
+
+    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
+        let object = object.clone();
+        Box::pin(async move {
+            let (Object::Chunk(_) | Object::Tree(_)) = &object else {
+                return Err(refused(object.to_string(), "only a blob is swept"));
+            };
+            let (name, what) = (object.to_string(), format!("sweep {object}"));
+            let sweep = self.core.sweep(&what, &name, epoch);
+            self.core.limited(&what, Kind::Writes, sweep).await
         })
     }
 

@@ -8,6 +8,7 @@ use super::{Ceph, Options};
 use crate::storage::conformance;
 
 mod faults;
+mod marks;
 mod notices;
 mod opening;
 mod speed;
