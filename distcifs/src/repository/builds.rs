@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{JobConfig, TriggerRequest};
 use super::configure::{ConfigHead, ParsedConfigs};
 use super::core::{create, from_json, now, random_id, set, to_json};
+use super::epochs::Hold;
 use super::jobs::{Counter, Job};
 use super::names::Name;
 use super::notices::join_all;
@@ -154,6 +155,7 @@ pub(crate) fn build_record(uid: &str, n: u64) -> Object {
 impl Repository {
     /// Starts a build: its entry and its ticket are made in one step, durably; its number.
     pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
+        let hold = self.hold_epoch().await?;
         let (head, config) = self.current_config(job).await?;
         let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
@@ -190,7 +192,7 @@ impl Repository {
                 create(control.path(), to_json(&ticket)),
             ];
             ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
-            if self.began(job, n, &live.nonce, ops).await? {
+            if self.began(&hold, job, n, &live.nonce, ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
                 if key.is_some() {
                     self.sweep_keys_sometimes(job);
@@ -205,11 +207,11 @@ impl Repository {
     }
 
     /// Commits the entry and the ticket of a build or a retry; `false` if another was first.
-    pub(crate) async fn began(&self, job: &Job, n: u64, nonce: &str, ops: Vec<Op>) -> Result<bool> {
+    pub(crate) async fn began(&self, hold: &Hold, job: &Job, n: u64, nonce: &str, ops: Vec<Op>) -> Result<bool> {
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|live: Live| live.nonce == nonce))
         };
-        if self.commit_settled(ops, &live_path(job.uid(), n), ours).await? == Commit::Done {
+        if self.commit_held(hold, ops, &live_path(job.uid(), n), ours).await? == Commit::Done {
             return Ok(true);
         }
         // It may have begun, unknown to us, and be over by now.
@@ -454,13 +456,7 @@ impl Repository {
 
     /// The text of a build's configuration.
     pub async fn build_config_text(&self, build: &Build) -> Result<Bytes> {
-        let config = build.config_entry();
-        let head = ConfigHead {
-            digest: config.digest,
-            size: config.size,
-            written: 0,
-        };
-        self.config_text(&head).await
+        self.text_of(&build.config_entry()).await
     }
 }
 

@@ -467,7 +467,7 @@ impl Repository {
 
     /// Writes what the claimant made, then the one commit.
     async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
-        let began = Instant::now();
+        let (began, hold) = (Instant::now(), self.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
         claim.console.lock().await.settle(self).await?;
         let mut ticket = claim.ticket.clone();
@@ -494,7 +494,7 @@ impl Repository {
             })
         };
         self.certain(claim).await?;
-        let commit = self.commit_settled(ops, &claim.key.path(), ours).await?;
+        let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await?;
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
         if commit == Commit::Done || self.is_recorded(claim).await? {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::builds::ConfigEntry;
 use super::config::{Fault, JobConfig};
 use super::core::{Changes, bounded, delete, from_json, lock, now, random_id, to_json};
 use super::jobs::Job;
@@ -88,10 +89,16 @@ impl Repository {
         Ok((head, page.revision))
     }
 
-    /// The text of a configuration.
+    /// The text of the configuration in force.
     pub async fn config_text(&self, head: &ConfigHead) -> Result<Bytes> {
-        let digest = Digest::parse(&head.digest).ok_or_else(|| Error::Io("configuration: damaged digest".into()))?;
-        if head.size == 0 {
+        let (digest, size) = (head.digest.clone(), head.size);
+        self.text_of(&ConfigEntry { digest, size }).await
+    }
+
+    /// The text of a configuration.
+    pub(crate) async fn text_of(&self, config: &ConfigEntry) -> Result<Bytes> {
+        let digest = Digest::parse(&config.digest).ok_or_else(|| Error::Io("configuration: damaged digest".into()))?;
+        if config.size == 0 {
             return Ok(Bytes::new());
         }
         self.body(digest).await
@@ -178,6 +185,7 @@ impl Repository {
         if let Some(fault) = self.circle(job, &config).await? {
             return Ok(Err(vec![fault]));
         }
+        let _hold = self.hold_epoch().await?;
         let size = text.len() as u64;
         let digest = self.keep_body(text).await?;
         let head = ConfigHead {
@@ -234,7 +242,9 @@ impl Repository {
 
     /// The record's revision if only its index of builds moved on since the lock was taken.
     async fn unchanged_config(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
-        let mine = self.get(&held.path).await?;
+        // Not what is remembered: a session that was lost unnoticed took the lock along.
+        bounded("lock", self.coordination.sync()).await?;
+        let mine = bounded(&held.path, self.coordination.get(&held.path)).await?;
         if mine.is_none_or(|entry| entry.data != held.mark) {
             return Err(Error::Stale(format!("config.json of {}: the lock", job.name)));
         }

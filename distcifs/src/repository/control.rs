@@ -155,6 +155,7 @@ impl Repository {
 
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
+        let hold = self.hold_epoch().await?;
         let turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
         drop(turn);
@@ -172,6 +173,8 @@ impl Repository {
             )));
         }
         let run = record.run + 1;
+        // The record may be removed meanwhile: put anew, the text is nobody's garbage.
+        self.keep_body(self.text_of(&record.config).await?).await?;
         let (params, params_digest) = self.short_params(&record.params).await?;
         let live = Live {
             config: record.config.clone(),
@@ -190,7 +193,7 @@ impl Repository {
             create(live_path(job.uid(), n), to_json(&live)),
             create(control.path(), to_json(&control_ticket(job, n, run, who))),
         ];
-        if self.began(job, n, &live.nonce, ops).await? {
+        if self.began(&hold, job, n, &live.nonce, ops).await? {
             self.board.announce(format!("control {}/{n} retry", job.name));
             return Ok(());
         }

@@ -15,6 +15,7 @@ use super::attempts::AttemptDirs;
 use super::board::Board;
 use super::claims::Claims;
 use super::consoles::Consoles;
+use super::epochs::{EPOCH, Epochs, LEASES};
 use super::format;
 use super::jobs::{Access, JobTable};
 use super::names::Name;
@@ -74,6 +75,7 @@ pub struct Repository {
     pub(crate) coordinator: String,
     pub(crate) shared: bool,
     pub(crate) peers: super::nodes::Peers,
+    pub(crate) epochs: Epochs,
     pub(crate) followed: super::follow::Followed,
     pub(crate) remembered: super::remembered::Remembered,
     pub(crate) jobs: JobTable,
@@ -127,6 +129,11 @@ impl Repository {
             since: now(),
             nonce: random_id(),
             peers: super::nodes::Peers::default(),
+            epochs: if setup.shared {
+                Epochs::shared()
+            } else {
+                Epochs::alone()
+            },
             followed: super::follow::Followed::default(),
             remembered: super::remembered::Remembered::default(),
             counts: Counts::default(),
@@ -154,7 +161,11 @@ impl Repository {
     /// Starts what goes on as long as the store is open.
     async fn begin(self: &Arc<Self>, session: u64) -> Result<()> {
         // Alone, all that happens is ours; of many, each follows what somebody here waits for.
-        let always: &[&str] = if self.shared { &["/nodes", "/jobs"] } else { &["/"] };
+        let always: &[&str] = if self.shared {
+            &["/nodes", "/jobs", EPOCH]
+        } else {
+            &["/"]
+        };
         for path in always {
             let attendance = self.attend(path).await?;
             attendance.looked(STORE_TIMEOUT).await;
@@ -175,6 +186,9 @@ impl Repository {
         if self.shared {
             // One that many share is made on purpose: a mistyped address makes none.
             format::check(&self.coordination, &self.contents).await?;
+            // Earlier versions made none.
+            format::lay(&*self.coordination, EPOCH, Bytes::from_static(b"0")).await?;
+            format::lay(&*self.coordination, LEASES, Bytes::new()).await?;
         } else {
             format::make(&self.coordination, &self.contents, false).await?;
         }
@@ -364,6 +378,15 @@ pub(crate) fn create(path: impl Into<String>, data: Bytes) -> Op {
         path: path.into(),
         data,
         ephemeral: false,
+    }
+}
+
+/// An operation that makes an entry which goes with the session.
+pub(crate) fn create_ephemeral(path: impl Into<String>, data: Bytes) -> Op {
+    Op::Create {
+        path: path.into(),
+        data,
+        ephemeral: true,
     }
 }
 

@@ -298,6 +298,8 @@ impl Repository {
             name: name.clone(),
             entry: Arc::new(entry),
         };
+        // Until the job stands in the list, its entries look like what is left of one.
+        let _hold = self.hold_epoch().await?;
         let counter = to_json(&Counter { next: 1 });
         let ops = vec![
             create(job.path(), counter),

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::board::Skills;
-use super::core::{from_json, lock, to_json};
+use super::core::{bounded, create_ephemeral, delete, from_json, lock, random_id, to_json};
+use super::epochs::{EPOCH, LEASES};
 use super::names::Name;
 use super::tickets::{Ticket, TicketKey};
 use super::{Error, Repository, Result};
@@ -35,6 +38,9 @@ const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// Mounts that wait for their turn; those after them don't wait longer.
 const TURNS_MAX: u32 = 16;
 
+/// Tries to enter while gc begins epochs or a former session ends.
+const RACES_MAX: u32 = 100;
+
 /// Workers that wait: by queue, then by their labels (sorted, with a blank between).
 pub type Waiting = BTreeMap<String, BTreeMap<String, usize>>;
 
@@ -54,6 +60,13 @@ pub struct NodeFacts {
     /// Who waits there.
     #[serde(default)]
     pub waiting: Waiting,
+    /// The smallest epoch in which something is under way there; none of a version that does not
+    /// tell, or where nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The entry of the session's lease.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lease: String,
 }
 
 /// The other mounts, as they told last.
@@ -61,26 +74,68 @@ pub struct NodeFacts {
 pub struct Peers(Mutex<HashMap<Name, NodeFacts>>);
 
 impl Repository {
-    /// Tells that this mount is alive.
+    /// Tells that this mount is alive, in the present session.
     ///
     /// # Errors
     /// `Busy` if another mount has its name.
-    pub(crate) async fn enter_node(&self) -> Result<()> {
+    pub(crate) async fn enter_node(self: &Arc<Self>) -> Result<()> {
         let path = self.node_path();
-        let data = to_json(&self.facts(Waiting::new()));
-        let me = Op::Create {
-            path: path.clone(),
-            data: data.clone(),
-            ephemeral: true,
-        };
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
-        match self.commit_settled(vec![me], &path, ours).await? {
-            Commit::Done => Ok(()),
-            Commit::Mismatch { .. } => Err(Error::Busy(format!(
-                "another mount of this repository is called {}: give this one another name with -o node=NAME",
-                self.node
-            ))),
+        for _ in 0..RACES_MAX {
+            let mut facts = self.facts(Waiting::new());
+            let mut ops = Vec::new();
+            if self.shared {
+                let (epoch, version) = self.read_epoch().await?;
+                // Either gc sees this mount, or this mount has seen the epoch that gc began.
+                let (path, lease) = (EPOCH.to_owned(), format!("{LEASES}/{}", random_id()));
+                ops.push(Op::Check { path, version });
+                ops.extend(self.leave_former().await?);
+                ops.push(create_ephemeral(&lease, Bytes::new()));
+                (facts.epoch, facts.lease) = (Some(epoch), lease);
+            }
+            let data = to_json(&facts);
+            ops.push(create_ephemeral(&path, data.clone()));
+            let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
+            if self.commit_settled(ops, &path, ours).await? == Commit::Done {
+                if let Some(epoch) = facts.epoch {
+                    self.contents.enter(epoch);
+                    self.epochs.enter(facts.lease, epoch);
+                    // One that began since was told to nobody.
+                    self.look_at_epoch();
+                }
+                return Ok(());
+            }
+            if !self.shared {
+                break;
+            }
         }
+        Err(self.name_is_taken())
+    }
+
+    /// The removal of what this mount entered in a former session that is still there, or in this one
+    /// when nobody knew whether it did.
+    ///
+    /// # Errors
+    /// `Busy` if another mount has its name.
+    async fn leave_former(&self) -> Result<Vec<Op>> {
+        let path = self.node_path();
+        let Some(entry) = bounded(&path, self.coordination.get(&path)).await? else {
+            return Ok(Vec::new());
+        };
+        let former: NodeFacts = from_json(&path, &entry.data)?;
+        if former.nonce != self.nonce {
+            return Err(self.name_is_taken());
+        }
+        let mut ops = vec![delete(path, Some(entry.version))];
+        let lease = bounded(&former.lease, self.coordination.get(&former.lease)).await?;
+        ops.extend(lease.map(|lease| delete(former.lease, Some(lease.version))));
+        Ok(ops)
+    }
+
+    fn name_is_taken(&self) -> Error {
+        Error::Busy(format!(
+            "another mount of this repository is called {}: give this one another name with -o node=NAME",
+            self.node
+        ))
     }
 
     fn node_path(&self) -> String {
@@ -94,39 +149,56 @@ impl Repository {
             nonce: self.nonce.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             waiting,
+            epoch: None,
+            lease: String::new(),
         }
     }
 
     /// Keeps this mount's entry there and right, as long as it is mounted.
     /// `entered`: the session in which it was made.
     pub(crate) async fn keep_node(self: Arc<Self>, mut entered: Option<u64>) {
-        let mut told = Waiting::new();
+        let mut told = None;
         let mut tick = tokio::time::interval(TELL_EVERY);
         let mut session = self.coordination.session();
+        let mut least = self.epochs.stay().map(|stay| stay.least());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 changed = session.changed() => if changed.is_err() { return },
+                () = changed(&mut least) => {}
             }
-            let Session::Live { id } = *session.borrow_and_update() else {
-                continue;
-            };
+            let now = *session.borrow_and_update();
+            if self.shared && session_of(&now) != entered {
+                self.epochs.leave();
+                (entered, least) = (None, None);
+            }
+            let Session::Live { id } = now else { continue };
             if entered != Some(id) {
                 // Its entry went with the former session, or will in a moment.
                 match self.enter_node().await {
-                    Ok(()) => (entered, told) = (Some(id), Waiting::new()),
+                    Ok(()) => (entered, told) = (Some(id), None),
                     Err(error) => tracing::warn!(node = %self.node, %error, "telling that this mount is alive"),
                 }
+                least = self.epochs.stay().map(|stay| stay.least());
             }
-            let waiting = self.waiting_here();
-            if self.shared && waiting != told {
-                let data = to_json(&self.facts(waiting.clone()));
-                let (path, version) = (self.node_path(), None);
-                match self.commit(vec![Op::Set { path, data, version }]).await {
-                    Ok(_) => told = waiting,
-                    Err(error) => tracing::debug!(%error, "telling who waits here"),
-                }
+            if self.shared && entered == Some(id) {
+                self.tell_node(&mut told).await;
             }
+        }
+    }
+
+    /// Tells the others who waits here, and what is under way, if they have been told otherwise.
+    async fn tell_node(&self, told: &mut Option<NodeFacts>) {
+        let Some(stay) = self.epochs.stay() else { return };
+        let mut facts = self.facts(self.waiting_here());
+        (facts.epoch, facts.lease) = (Some(*stay.least().borrow()), stay.lease());
+        if told.as_ref() == Some(&facts) {
+            return;
+        }
+        let (path, version, data) = (self.node_path(), None, to_json(&facts));
+        match self.commit(vec![Op::Set { path, data, version }]).await {
+            Ok(_) => *told = Some(facts),
+            Err(error) => tracing::debug!(%error, "telling what goes on here"),
         }
     }
 
@@ -224,6 +296,18 @@ impl Repository {
             return Duration::ZERO;
         }
         RECORD_GRACE * (1 + self.rank(key, |_| true))
+    }
+}
+
+/// Returns when the smallest epoch in which something is under way is another one.
+async fn changed(least: &mut Option<watch::Receiver<u64>>) {
+    let told = match least {
+        Some(least) => least.changed().await,
+        None => std::future::pending().await,
+    };
+    // Of a stay that is over nothing more is told.
+    if told.is_err() {
+        *least = None;
     }
 }
 

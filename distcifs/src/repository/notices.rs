@@ -38,6 +38,8 @@ struct Sorted {
     configured: BTreeSet<String>,
     /// Mounts that came, went or told of themselves.
     nodes: BTreeSet<Name>,
+    /// Whether gc began an epoch.
+    epoch: bool,
     /// Paths that somebody may wait for.
     paths: BTreeSet<String>,
 }
@@ -62,6 +64,7 @@ impl Sorted {
             (["keys", uid], Change::Set) => {
                 self.configured.insert((*uid).to_owned());
             }
+            (["epoch"], _) => self.epoch = true,
             (["nodes", node], _) => self.nodes.extend(Name::new(node)),
             (["jobs", rest @ ..], _) => {
                 self.paths.insert(path.to_owned());
@@ -88,6 +91,9 @@ impl Repository {
         }
         for path in &sorted.paths {
             self.board.notify(path);
+        }
+        if sorted.epoch {
+            self.look_at_epoch();
         }
         for node in sorted.nodes {
             self.look_at_node(&node).await;
@@ -159,6 +165,7 @@ impl Repository {
                 self.look_around(None).await;
             }
             ["nodes"] => self.look_at_nodes().await,
+            ["epoch"] => self.look_at_epoch(),
             ["tickets"] => self.look_around(None).await,
             ["tickets", queue] => self.look_around(Name::new(queue)).await,
             ["tickets", queue, id] => {

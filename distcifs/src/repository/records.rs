@@ -154,6 +154,7 @@ impl Repository {
     /// times: the record is written under the revision that was read before the build was looked
     /// at, and a removed build leaves one, so that nobody who is late brings it back.
     async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
+        let _hold = self.hold_epoch().await?;
         let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
         };
@@ -224,6 +225,9 @@ impl Repository {
         let change = vec![(RECORD.to_owned(), Some(to_json(&*record)))];
         let updated = bounded("build", self.contents.update(&object, Some(revision), change)).await;
         let written = match updated {
+            // Whoever is so late that others have recorded and removed the build, and gc what was left
+            // of it, meets no other revision: without a line in the index, gc takes the record again.
+            Ok(Updated::Done { .. }) if revision == 0 && self.shared => self.is_unfinished(job, n).await?,
             Ok(Updated::Done { .. }) => true,
             // Nobody knows, or it is ours from an earlier try.
             Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => self
@@ -238,6 +242,12 @@ impl Repository {
             self.remember_record((job.uid().to_owned(), n), record);
         }
         Ok(written)
+    }
+
+    /// Whether a build's entry stands, as the coordinator has it.
+    async fn is_unfinished(&self, job: &Job, n: u64) -> Result<bool> {
+        let path = live_path(job.uid(), n);
+        Ok(bounded(&path, self.coordination.get(&path)).await?.is_some())
     }
 
     /// A finished build's record as it is in the store, and its revision.

@@ -349,7 +349,7 @@ impl Repository {
             None => None,
         };
         let body = to_json(&ticket_json(&key, &request, part.as_ref()));
-        let mut ticket = Ticket {
+        let ticket = Ticket {
             state: TicketState::Open,
             attempt: 1,
             given: 0,
@@ -370,18 +370,19 @@ impl Repository {
             node: String::new(),
             outcome: None,
         };
-        if body.len() <= INLINE_BYTES_MAX {
-            ticket.body = Some(String::from_utf8_lossy(&body).into_owned());
-        } else {
-            ticket.body_digest = Some(self.keep_body(body.clone()).await?.to_string());
-        }
-        self.post_ticket(&key, &ticket, guard, &body).await?;
+        self.post_ticket(&key, ticket, guard, &body).await?;
         Ok(key.id)
     }
 
     /// Makes the entry, or finds that it was made by the same request before.
-    async fn post_ticket(&self, key: &TicketKey, ticket: &Ticket, guard: Option<Op>, body: &Bytes) -> Result<()> {
-        let data = to_json(ticket);
+    async fn post_ticket(&self, key: &TicketKey, mut ticket: Ticket, guard: Option<Op>, body: &Bytes) -> Result<()> {
+        let hold = self.hold_epoch().await?;
+        if body.len() <= INLINE_BYTES_MAX {
+            ticket.body = Some(String::from_utf8_lossy(body).into_owned());
+        } else {
+            ticket.body_digest = Some(self.keep_body(body.clone()).await?.to_string());
+        }
+        let data = to_json(&ticket);
         if data.len() > crate::storage::coordination::ENTRY_BYTES_MAX {
             return Err(Error::TooBig(format!("{key}: too many labels")));
         }
@@ -391,7 +392,7 @@ impl Repository {
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
         };
-        if self.commit_settled(ops, &key.path(), ours).await? == Commit::Done {
+        if self.commit_held(&hold, ops, &key.path(), ours).await? == Commit::Done {
             return Ok(());
         }
         match self.ticket(key).await? {
