@@ -128,6 +128,22 @@ EXIT STATUS
   1  one is not; each fault is a line FILE:LINE:COLUMN: WHAT
   2  the command line is not valid";
 
+const GC_HELP: &str = "\
+NOTES
+  A cluster may be mounted and build meanwhile. What was removed while gc runs goes the next time.
+  gc waits for results that are being stored when it begins; if one of them takes longer than
+  --wait, or a mount is stopped, nothing is removed. It may be killed at any moment and run again.
+  One gc runs at a time.
+
+EXAMPLES
+  distcifs gc /var/lib/distci
+  distcifs gc zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
+
+EXIT STATUS
+  0  done
+  1  refused or failed, and nothing more was removed; standard error says why
+  2  the command line is not valid";
+
 const MAN_HELP: &str = "\
 EXAMPLES
   distcifs man | man -l -
@@ -182,9 +198,9 @@ pub enum Command {
     /// Check everything in a source: a folder that is not mounted, or a cluster.
     #[command(after_help = EXIT_STATUS)]
     Fsck(Source),
-    /// Remove from a source that is not mounted what nothing needs any more.
-    #[command(after_help = EXIT_STATUS)]
-    Gc(Source),
+    /// Remove what nothing needs any more: from a folder that is not mounted, or a cluster.
+    #[command(after_help = GC_HELP)]
+    Gc(Gc),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_HELP)]
     Completion(Completion),
@@ -299,6 +315,17 @@ pub struct Source {
     /// Mount options, as for `distcifs mount`.
     #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
+}
+
+/// `distcifs gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// What it is done to.
+    #[command(flatten)]
+    pub source: Source,
+    /// How long to wait, twice, for what is under way on the mounts of a cluster.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
+    pub wait: u64,
 }
 
 /// `distcifs completion`.

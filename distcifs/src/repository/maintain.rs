@@ -1,5 +1,5 @@
-//! Looking after a repository that nobody serves: is everything whole that something refers to
-//! (`fsck`), and what does nothing refer to any more (`gc`).
+//! Looking after a repository: is everything whole that something refers to (`fsck`), and what does
+//! nothing refer to any more (`gc`).
 //!
 //! Both first gather every reference there is. In memory they keep 32 bytes (48 with the table
 //! around them) for each chunk and folder, and some hundred for each build and task: for a million
@@ -15,9 +15,11 @@ use super::consoles::PART_BYTES;
 use super::core::{bounded, lock};
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
+mod beside;
 mod check;
 mod roots;
 mod sweep;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,7 @@ pub use sweep::Swept;
 /// Keys of a record asked for at once.
 const PAGE: usize = 1000;
 
-/// A repository that nobody serves.
+/// A repository from outside.
 pub struct Upkeep {
     coordination: Arc<dyn Coordination>,
     contents: Arc<dyn Contents>,
@@ -39,14 +41,18 @@ pub struct Upkeep {
 /// How far the work has come, for whoever watches it.
 #[derive(Debug, Default)]
 pub struct Progress {
-    doing: std::sync::Mutex<&'static str>,
+    doing: std::sync::Mutex<String>,
     done: AtomicU64,
 }
 
 impl Progress {
-    fn begin(&self, doing: &'static str) {
-        *lock(&self.doing) = doing;
-        self.done.store(0, Ordering::Relaxed);
+    fn begin(&self, doing: impl Into<String>) {
+        *lock(&self.doing) = doing.into();
+        self.count(0);
+    }
+
+    fn count(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
     }
 
     fn step(&self) {
@@ -54,8 +60,8 @@ impl Progress {
     }
 
     /// What is being done, and how many things it is done with.
-    pub fn now(&self) -> (&'static str, u64) {
-        (*lock(&self.doing), self.done.load(Ordering::Relaxed))
+    pub fn now(&self) -> (String, u64) {
+        (lock(&self.doing).clone(), self.done.load(Ordering::Relaxed))
     }
 }
 
@@ -131,7 +137,7 @@ impl Objects {
 }
 
 impl Upkeep {
-    /// On these stores, which nobody else may be using.
+    /// On these stores.
     pub fn new(coordination: Arc<dyn Coordination>, contents: Arc<dyn Contents>) -> Self {
         Upkeep {
             coordination,

@@ -5,13 +5,15 @@
 //! place, [`merge`] joins two and [`reachable`] names every object that one needs.
 //!
 //! What the caller owes: as long as a [`Manifest`] is in use, the snapshots it came from are roots
-//! for gc, because a capture with it does not send again what it knows to be stored.
+//! for gc, because a capture with it does not send again what it knows to be stored. So is what it
+//! captured before and has not committed: it holds the epoch meanwhile.
 
 mod browse;
 mod capture;
 mod cut;
 mod error;
 mod format;
+mod joined;
 mod local;
 mod manifest;
 mod merge;
@@ -29,6 +31,7 @@ pub use browse::Browser;
 pub use capture::{Captured, capture};
 pub use error::{Result, SnapshotError};
 pub use format::{Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, Xattrs, is_entry_name};
+pub use joined::joined;
 pub use manifest::Manifest;
 pub use merge::merge;
 pub use reach::reachable;

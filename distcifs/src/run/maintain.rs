@@ -56,13 +56,18 @@ pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
 }
 
 /// Removes what nothing needs; prints what it freed.
-pub(super) fn gc(arguments: &cli::Source) -> Outcome {
-    let (source, stores, runtime) = open(arguments)?;
+pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
+    let (source, stores, runtime) = open(&arguments.source)?;
     let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
-    if stores.are_shared() {
-        refuse_mounted(&upkeep, &runtime)?;
-    }
-    let swept = watched(&runtime, &upkeep.progress, upkeep.sweep())?;
+    let shared = stores.are_shared();
+    let swept = if shared {
+        let patience = Duration::from_secs(arguments.wait);
+        watched(&runtime, &upkeep.progress, upkeep.sweep_beside(&whoami(), patience))
+    } else {
+        watched(&runtime, &upkeep.progress, upkeep.sweep())
+    };
+    stores.close(runtime.handle());
+    let swept = swept?;
     for fault in &swept.faults {
         say(fault)?;
     }
@@ -73,8 +78,6 @@ pub(super) fn gc(arguments: &cli::Source) -> Outcome {
         )));
     }
     say(&swept)?;
-    let shared = stores.are_shared();
-    stores.close(runtime.handle());
     if shared {
         return Ok(());
     }
@@ -90,18 +93,10 @@ pub(super) fn gc(arguments: &cli::Source) -> Outcome {
     Ok(())
 }
 
-/// While a cluster is mounted nothing may be removed.
-fn refuse_mounted(upkeep: &Upkeep, runtime: &Runtime) -> Outcome {
-    let alive = runtime
-        .block_on(upkeep.alive())
-        .map_err(|error| Failure::Refused(error.to_string()))?;
-    if alive.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Refused(format!(
-        "it is mounted on {}: unmount it there first",
-        alive.join(", ")
-    )))
+/// Who runs gc, for those who want to run another.
+fn whoami() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("process {} on {}", std::process::id(), host.to_string_lossy())
 }
 
 /// Opens a source: a cluster, or a folder that nobody else has open.

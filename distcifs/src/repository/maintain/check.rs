@@ -6,7 +6,8 @@ use std::future::Future;
 
 use tokio::task::JoinSet;
 
-use super::roots::{Need, Orphan, Roots, is_wanted};
+use super::roots::{Heads, Need, Orphan, Roots, is_wanted};
+use super::sweep::Wanted;
 use super::{Blobs, Fault, Upkeep};
 use crate::repository::snapshot::{self, Snapshot};
 use crate::repository::{Error, Result};
@@ -64,7 +65,7 @@ type Broken = BTreeMap<Object, (String, Vec<String>, usize)>;
 impl Upkeep {
     /// Checks everything.
     pub async fn check(&self) -> Result<Checked> {
-        let mut roots = self.roots().await?;
+        let mut roots = self.roots(Heads::Read).await?;
         let mut checked = Checked {
             jobs: roots.jobs.len(),
             builds: roots.builds.len(),
@@ -76,7 +77,7 @@ impl Upkeep {
         checked.faults.append(&mut roots.faults);
         checked.faults.append(&mut roots.lost);
         for orphan in &roots.orphans {
-            if let Orphan::Job(_) = orphan {
+            if let Orphan::Job(..) = orphan {
                 let (what, remedy) = (orphan.to_string(), "distcifs gc, or rmdir it on a mount");
                 checked
                     .faults
@@ -189,8 +190,11 @@ impl Upkeep {
         }
         if missing {
             self.blame(roots, good, broken).await?;
+            return Ok(wanted);
         }
-        Ok(wanted)
+        let mut all = Wanted::from(wanted);
+        self.mark_joined(roots, &mut all).await?;
+        Ok(all.blobs)
     }
 
     /// Goes through every reference by itself, to name all that need a broken object.

@@ -1,21 +1,21 @@
 //! Every reference that a repository holds, and what in it belongs to nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use super::{Fault, PAGE, Upkeep};
-use crate::repository::Result;
 use crate::repository::builds::Live;
 use crate::repository::configure::ConfigHead;
 use crate::repository::consoles::scope_of;
-use crate::repository::core::bounded;
+use crate::repository::core::{bounded, settled};
 use crate::repository::jobs::{Access, Counter, JobEntry};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::records::{Indexed, Record};
 use crate::repository::tickets::{Part, Ticket, TicketKey, control_key};
+use crate::repository::{Error, Result};
 use crate::storage::{Digest, Object};
 
 /// Who needs something.
@@ -41,12 +41,13 @@ impl fmt::Display for Need {
 /// Something that belongs to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Orphan {
-    /// An entry with all below it: what is left of a removed or half-made job, build or claim.
-    Entry(String),
+    /// An entry with all below it, and when it was made: what is left of a removed or half-made job,
+    /// build or claim.
+    Entry(String, u64),
     /// A record of a job or build that is gone.
     Record(String),
-    /// A line in the list of jobs, whose removal was begun.
-    Job(String),
+    /// A line in the list of jobs (its key, its uid), whose removal was begun.
+    Job(String, String),
     /// A line in the index of builds of a job (its uid; the key) without a record.
     Build(String, String),
 }
@@ -54,9 +55,9 @@ pub(super) enum Orphan {
 impl fmt::Display for Orphan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Orphan::Entry(path) => write!(f, "entry {path}"),
+            Orphan::Entry(path, _) => write!(f, "entry {path}"),
             Orphan::Record(name) => write!(f, "record {name}"),
-            Orphan::Job(name) => write!(f, "jobs/{name}, half removed"),
+            Orphan::Job(name, _) => write!(f, "jobs/{name}, half removed"),
             Orphan::Build(uid, key) => write!(f, "line {key} of record job.{uid}"),
         }
     }
@@ -75,14 +76,25 @@ pub(super) struct Roots {
     pub(super) snapshots: Vec<(Digest, Need)>,
     /// Consoles that a record tells the length of.
     pub(super) consoles: Vec<(String, u64, Need)>,
-    pub(super) orphans: Vec<Orphan>,
+    pub(super) orphans: BTreeSet<Orphan>,
     /// Uids of jobs, by name.
     pub(super) jobs: BTreeMap<String, String>,
     /// All builds, by their job's uid.
     pub(super) builds: HashSet<(String, u64)>,
+    /// What the tasks of each build published; merged, it is what the build shows.
+    pub(super) artifacts: BTreeMap<(String, u64), BTreeMap<usize, Option<Digest>>>,
     /// Consoles of tickets that stand alone.
     pub(super) lone: HashSet<String>,
     pub(super) tickets: u64,
+}
+
+/// How the heads of configurations are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    /// As they are.
+    Read,
+    /// So that nobody who has read them before can change them any more without reading again.
+    Fenced,
 }
 
 /// What one may do where something of a job is damaged.
@@ -117,14 +129,14 @@ impl Roots {
         }
     }
 
-    fn snapshot(&mut self, text: Option<&str>, need: Need) {
-        if let Some(digest) = text.and_then(|text| self.digest(text, &need)) {
-            self.snapshots.push((digest, need));
-        }
+    fn snapshot(&mut self, text: Option<&str>, need: Need) -> Option<Digest> {
+        let digest = text.and_then(|text| self.digest(text, &need))?;
+        self.snapshots.push((digest, need));
+        Some(digest)
     }
 
-    /// Takes in what a finished build's record refers to.
-    fn record(&mut self, whose: &Arc<str>, record: &Record) {
+    /// Takes in what the record of a build refers to.
+    fn record(&mut self, whose: &Arc<str>, build: &(String, u64), record: &Record) {
         let need = |what, task| Need {
             whose: whose.clone(),
             what,
@@ -133,7 +145,10 @@ impl Roots {
         self.body(&record.config.digest, need("config.json", None));
         for (index, task) in record.tasks.iter().enumerate() {
             self.snapshot(task.workspace.as_deref(), need("workspace", Some(index)));
-            self.snapshot(task.artifacts.as_deref(), need("artifacts", Some(index)));
+            let digest = self.snapshot(task.artifacts.as_deref(), need("artifacts", Some(index)));
+            let known = self.artifacts.entry(build.clone()).or_default();
+            // A ticket of a later run stands over it.
+            known.entry(index).or_insert(digest);
         }
         for (name, length) in record.lengths.iter().filter(|(_, length)| **length > 0) {
             self.consoles.push((name.clone(), *length, need("console", None)));
@@ -158,9 +173,20 @@ impl Roots {
             }
         }
         self.snapshot(ticket.workspace.as_deref(), need("workspace to start from"));
+        let mut artifacts = None;
         if let Some(outcome) = &ticket.outcome {
             self.snapshot(outcome.workspace.as_deref(), need("workspace"));
-            self.snapshot(outcome.artifacts.as_deref(), need("artifacts"));
+            artifacts = self.snapshot(outcome.artifacts.as_deref(), need("artifacts"));
+        }
+        if let Some(Part {
+            uid,
+            build,
+            task: Some(task),
+            ..
+        }) = &ticket.part
+        {
+            let known = self.artifacts.entry((uid.clone(), *build)).or_default();
+            known.insert(*task, artifacts);
         }
         if ticket.part.is_none() {
             self.lone.extend(scope_of(key, ticket));
@@ -169,15 +195,20 @@ impl Roots {
 }
 
 impl Upkeep {
-    /// Gathers everything.
-    pub(super) async fn roots(&self) -> Result<Roots> {
-        self.progress.begin("reading jobs and builds");
-        let mut roots = Roots::default();
-        let jobs = Object::Record("jobs".into());
-        for (name, line) in self.record(&jobs, "").await? {
-            self.job(&mut roots, &name, &line).await?;
+    /// Gathers everything. What builds and tickets refer to moves from the coordinator to the
+    /// records: so, in case they go on meanwhile, the coordinator is read first.
+    pub(super) async fn roots(&self, heads: Heads) -> Result<Roots> {
+        self.progress.begin("reading builds and tickets");
+        let (mut roots, mut jobs) = (Roots::default(), Vec::new());
+        let list = Object::Record("jobs".into());
+        for (name, line) in self.record(&list, "").await? {
+            jobs.extend(self.job(&mut roots, &name, &line).await?);
         }
         self.tickets(&mut roots).await?;
+        self.progress.begin("reading records");
+        for (whose, uid) in jobs {
+            self.kept(&mut roots, &whose, &uid, heads).await?;
+        }
         self.strays(&mut roots).await?;
         Ok(roots)
     }
@@ -197,19 +228,20 @@ impl Upkeep {
         }
     }
 
-    /// A job: its line, its counter, its configuration, its builds.
-    async fn job(&self, roots: &mut Roots, name: &str, line: &[u8]) -> Result<()> {
+    /// A job: its line, its counter, its unfinished builds. What the rest is read by: whose it is,
+    /// and its uid.
+    async fn job(&self, roots: &mut Roots, name: &str, line: &[u8]) -> Result<Option<(Arc<str>, String)>> {
         self.progress.step();
         let whose: Arc<str> = format!("jobs/{name}").into();
         let Some(entry) = roots.read::<JobEntry>(&format!("line {name} in the list of jobs"), &whose, line) else {
-            return Ok(());
+            return Ok(None);
         };
         let uid = entry.uid;
         let path = format!("/jobs/{uid}");
         let Some(counter) = bounded(&path, self.coordination.get(&path)).await? else {
             // Its removal begins with the counter: all that is left of it belongs to nothing.
-            roots.orphans.push(Orphan::Job(name.to_owned()));
-            return Ok(());
+            roots.orphans.insert(Orphan::Job(name.to_owned(), uid));
+            return Ok(None);
         };
         roots.read::<Counter>(&format!("entry {path}"), &whose, &counter.data);
         roots.jobs.insert(name.to_owned(), uid.clone());
@@ -221,35 +253,46 @@ impl Upkeep {
             );
             roots.lost.push(Fault::new(what, affected, "make the job anew"));
         }
+        self.unfinished(roots, &whose, name, &uid).await?;
+        Ok(Some((whose, uid)))
+    }
+
+    /// What is kept of a job: its configuration, its finished builds.
+    async fn kept(&self, roots: &mut Roots, whose: &Arc<str>, uid: &str, heads: Heads) -> Result<()> {
+        self.progress.step();
         let record = Object::Record(format!("job.{uid}"));
+        if heads == Heads::Fenced {
+            // With another revision, what somebody still writes who was cut off long ago is refused.
+            match settled(&record.to_string(), || self.contents.update(&record, None, Vec::new())).await {
+                // In a full store what is there changes; what is not, nobody else makes either.
+                Ok(_) | Err(Error::Full(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         for (_, head) in self.record(&record, "config").await? {
-            if let Some(head) = roots.read::<ConfigHead>(&format!("record {record}"), &whose, &head) {
-                let what = "config.json";
-                roots.body(
-                    &head.digest,
-                    Need {
-                        whose: whose.clone(),
-                        what,
-                        task: None,
-                    },
-                );
+            if let Some(head) = roots.read::<ConfigHead>(&format!("record {record}"), whose, &head) {
+                let (whose, what) = (whose.clone(), "config.json");
+                let task = None;
+                roots.body(&head.digest, Need { whose, what, task });
             }
         }
         for (key, indexed) in self.record(&record, "b").await? {
             let n = key.strip_prefix('b').and_then(|n| n.parse::<u64>().ok());
             let what = format!("line {key} in the index of {whose}");
-            let read = roots.read::<Indexed>(&what, &whose, &indexed);
+            let read = roots.read::<Indexed>(&what, whose, &indexed);
             if let (Some(n), Some(_)) = (n, read)
-                && !self.finished(roots, &whose, &uid, n).await?
+                && !self.finished(roots, whose, uid, n).await?
             {
                 let what = format!("record build.{uid}.{n}: missing");
                 let remedy = "restore the source from a backup, or let distcifs gc forget the build";
                 let affected = format!("{whose}/builds/{n}");
                 roots.lost.push(Fault::new(what, affected, remedy));
-                roots.orphans.push(Orphan::Build(uid.clone(), key));
+                if !roots.builds.contains(&(uid.to_owned(), n)) {
+                    roots.orphans.insert(Orphan::Build(uid.to_owned(), key));
+                }
             }
         }
-        self.unfinished(roots, &whose, name, &uid).await
+        Ok(())
     }
 
     /// What a build's record refers to; `false` if there is none.
@@ -261,10 +304,11 @@ impl Upkeep {
         let Some((_, record)) = found.first() else {
             return Ok(false);
         };
-        roots.builds.insert((uid.to_owned(), n));
+        let build = (uid.to_owned(), n);
         if let Some(record) = roots.read::<Record>(&format!("record {object}"), &whose, record) {
-            roots.record(&whose, &record);
+            roots.record(&whose, &build, &record);
         }
+        roots.builds.insert(build);
         Ok(true)
     }
 
@@ -277,7 +321,9 @@ impl Upkeep {
                 continue;
             };
             if child.starts_with("slot-") {
-                self.slot(roots, name, &path, &child, &entry.data).await?;
+                if !self.is_held(name, &path, &child, &entry.data).await? {
+                    roots.orphans.insert(Orphan::Entry(path, entry.created));
+                }
                 continue;
             }
             let Ok(n) = child.parse::<u64>() else { continue };
@@ -298,10 +344,9 @@ impl Upkeep {
                 roots.body(digest, need("parameters"));
             }
             let control = control_key(name, n, live.run)?;
-            if bounded("ticket", self.coordination.get(&control.path()))
-                .await?
-                .is_none()
-            {
+            let ticket = bounded("ticket", self.coordination.get(&control.path())).await?;
+            // Both go as one: if the build has just ended, its entry is another one or gone.
+            if ticket.is_none() && bounded(&path, self.coordination.get(&path)).await? == Some(entry) {
                 let what = format!("{control}: missing");
                 let remedy = "restore the source from a backup; the build can't go on";
                 roots.faults.push(Fault::new(what, &*whose, remedy));
@@ -310,22 +355,21 @@ impl Upkeep {
         Ok(())
     }
 
-    /// A slot of a job's `concurrency`: its build must know of it.
-    async fn slot(&self, roots: &mut Roots, job: &str, path: &str, slot: &str, data: &[u8]) -> Result<()> {
-        let held = async {
-            let n: u64 = serde_json::from_slice(data).ok()?;
-            let folder = path.rsplit_once('/')?.0;
-            let live = self.coordination.get(&format!("{folder}/{n}")).await.ok()??;
-            let live: Live = serde_json::from_slice(&live.data).ok()?;
-            let control = control_key(job, n, live.run).ok()?;
-            let ticket = self.coordination.get(&control.path()).await.ok()??;
-            let ticket: Ticket = serde_json::from_slice(&ticket.data).ok()?;
-            (slot == format!("slot-{}", ticket.slot?)).then_some(())
+    /// Whether the build that a slot of a job's `concurrency` is held for knows of it.
+    async fn is_held(&self, job: &str, path: &str, slot: &str, data: &[u8]) -> Result<bool> {
+        let (Ok(n), Some((folder, _))) = (serde_json::from_slice::<u64>(data), path.rsplit_once('/')) else {
+            return Ok(false);
         };
-        if held.await.is_none() {
-            roots.orphans.push(Orphan::Entry(path.to_owned()));
-        }
-        Ok(())
+        let live = format!("{folder}/{n}");
+        let entry = bounded(&live, self.coordination.get(&live)).await?;
+        let Some(live) = entry.and_then(|entry| serde_json::from_slice::<Live>(&entry.data).ok()) else {
+            return Ok(false);
+        };
+        let control = control_key(job, n, live.run)?.path();
+        let entry = bounded(&control, self.coordination.get(&control)).await?;
+        let ticket = entry.and_then(|entry| serde_json::from_slice::<Ticket>(&entry.data).ok());
+        let held = ticket.and_then(|ticket| ticket.slot);
+        Ok(held.is_some_and(|held| slot == format!("slot-{held}")))
     }
 
     /// All tickets.
@@ -364,7 +408,7 @@ impl Upkeep {
         if let Some(Part { uid, build, .. }) = &ticket.part {
             let live = format!("/jobs/{uid}/{build}");
             if bounded(&live, self.coordination.get(&live)).await?.is_none() {
-                roots.orphans.push(Orphan::Entry(path));
+                roots.orphans.insert(Orphan::Entry(path, entry.created));
                 return Ok(());
             }
         }
@@ -377,8 +421,11 @@ impl Upkeep {
         let uids: HashSet<String> = roots.jobs.values().cloned().collect();
         for folder in ["/jobs", "/keys"] {
             for uid in bounded(folder, self.coordination.children(folder)).await? {
-                if !uids.contains(&uid) {
-                    roots.orphans.push(Orphan::Entry(format!("{folder}/{uid}")));
+                let path = format!("{folder}/{uid}");
+                if !uids.contains(&uid)
+                    && let Some(entry) = bounded(&path, self.coordination.get(&path)).await?
+                {
+                    roots.orphans.insert(Orphan::Entry(path, entry.created));
                 }
             }
         }
@@ -398,7 +445,7 @@ impl Upkeep {
                         _ => true,
                     };
                     if !known {
-                        roots.orphans.push(Orphan::Record(name));
+                        roots.orphans.insert(Orphan::Record(name));
                     }
                 }
             }

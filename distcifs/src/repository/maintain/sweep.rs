@@ -3,21 +3,29 @@
 //! Nothing that is removed can be reached any more, so being killed half-way costs nothing: what is
 //! left goes the next time.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::roots::{Orphan, Roots, is_wanted};
+use super::roots::{Heads, Orphan, Roots, is_wanted};
+use super::turn::Turn;
 use super::{Blobs, Fault, Upkeep};
 use crate::repository::core::{bounded, delete, settled};
+use crate::repository::jobs::JobEntry;
 use crate::repository::snapshot;
 use crate::repository::{Error, Result};
+use crate::storage::contents::LISTING_PAGE_MAX;
 use crate::storage::coordination::COMMIT_OPS_MAX;
-use crate::storage::{Commit, Contents, Object, Op};
+use crate::storage::{Commit, Contents, Digest, Object, Op, Updated};
 
 /// Objects removed at once.
 const REMOVALS: usize = 32;
+
+/// Races lost against others who change the list of jobs before one gives up.
+const RACES_MAX: u32 = 1000;
 
 /// What was freed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -46,70 +54,193 @@ impl fmt::Display for Swept {
     }
 }
 
+/// What is needed.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) blobs: Blobs,
+    /// Artifacts of builds whose union is among them.
+    joined: HashSet<Vec<Digest>>,
+}
+
+impl From<Blobs> for Wanted {
+    fn from(blobs: Blobs) -> Self {
+        let joined = HashSet::new();
+        Wanted { blobs, joined }
+    }
+}
+
+/// What a sweep goes by.
+pub(super) struct Plan<'a> {
+    pub(super) orphans: &'a BTreeSet<Orphan>,
+    pub(super) consoles: Vec<Object>,
+    pub(super) wanted: &'a Wanted,
+    /// Blobs with a mark of this epoch or a later one stay.
+    pub(super) epoch: u64,
+    /// What makes it ours to sweep, where others may be there.
+    pub(super) turn: Option<&'a Turn>,
+}
+
 impl Upkeep {
-    /// Removes what nothing refers to; nothing at all if something can't be read that may refer
-    /// to it.
+    /// Removes what nothing refers to from stores that nobody else uses; nothing at all if
+    /// something can't be read that may refer to it.
     pub async fn sweep(&self) -> Result<Swept> {
-        let mut roots = self.roots().await?;
-        let mut swept = Swept::default();
+        let mut roots = self.roots(Heads::Read).await?;
+        let (mut swept, mut wanted) = (Swept::default(), Wanted::default());
         swept.faults.append(&mut roots.faults);
-        let wanted = self.mark(&roots, &mut swept).await?;
-        if !swept.faults.is_empty() {
-            return Ok(swept);
+        self.mark(&roots, &mut wanted, &mut swept.faults).await?;
+        if swept.faults.is_empty() {
+            let plan = Plan {
+                orphans: &roots.orphans,
+                consoles: self.unwanted_consoles(&roots).await?,
+                wanted: &wanted,
+                epoch: u64::MAX,
+                turn: None,
+            };
+            self.carry_out(plan, &mut swept).await?;
         }
-        self.progress.begin("removing what is left of jobs and builds");
-        for orphan in &roots.orphans {
-            self.remove_orphan(orphan).await?;
-            swept.remains += 1;
-            self.progress.step();
-        }
-        self.sweep_consoles(&roots, &mut swept).await?;
-        self.sweep_blobs(&wanted, &mut swept).await?;
         Ok(swept)
     }
 
-    /// Marks what is needed.
-    async fn mark(&self, roots: &Roots, swept: &mut Swept) -> Result<Blobs> {
+    /// Removes what was found to be needed by nobody.
+    pub(super) async fn carry_out(&self, plan: Plan<'_>, swept: &mut Swept) -> Result<()> {
+        self.progress.begin("removing what is left of jobs and builds");
+        for orphan in plan.orphans {
+            stands(plan.turn)?;
+            self.remove_orphan(orphan, plan.turn).await?;
+            swept.remains += 1;
+            self.progress.step();
+        }
+        self.progress.begin("removing consoles");
+        for page in plan.consoles.chunks(LISTING_PAGE_MAX) {
+            stands(plan.turn)?;
+            swept.consoles += page.len() as u64;
+            let contents = self.contents.clone();
+            let removed = self.side_by_side(page.to_vec(), move |object| remove(contents.clone(), object));
+            swept.bytes += removed.await?.into_iter().flatten().sum::<u64>();
+        }
+        self.progress.begin("removing chunks and folders");
+        // Folders first: what is left of one that is cut short here could not be read.
+        for kind in ["tree", "chunk"] {
+            let mut objects = self.list(kind).await?;
+            loop {
+                let page = objects.page().await?;
+                if page.is_empty() {
+                    break;
+                }
+                stands(plan.turn)?;
+                self.sweep_page(page, &plan, swept).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those of some blobs that nobody needs.
+    async fn sweep_page(&self, page: Vec<Object>, plan: &Plan<'_>, swept: &mut Swept) -> Result<()> {
+        let (kept, unwanted): (Vec<Object>, Vec<Object>) =
+            page.into_iter().partition(|object| plan.wanted.blobs.contains(object));
+        let (contents, epoch, all) = (self.contents.clone(), plan.epoch, unwanted.len());
+        let removed = self.side_by_side(unwanted, move |object| sweep(contents.clone(), object, epoch));
+        let lengths: Vec<u64> = removed.await?.into_iter().flatten().collect();
+        swept.kept += (kept.len() + all - lengths.len()) as u64;
+        swept.objects += lengths.len() as u64;
+        swept.bytes += lengths.iter().sum::<u64>();
+        Ok(())
+    }
+
+    /// Marks what is needed, in addition to what is marked.
+    pub(super) async fn mark(&self, roots: &Roots, wanted: &mut Wanted, faults: &mut Vec<Fault>) -> Result<()> {
         self.progress.begin("following references");
-        let mut wanted = Blobs::default();
         for (digest, _) in &roots.bodies {
-            wanted.insert(&Object::Chunk(*digest));
+            wanted.blobs.insert(&Object::Chunk(*digest));
         }
         for (digest, need) in &roots.snapshots {
             let mut told = |object: Object, error: snapshot::SnapshotError| {
                 let remedy = "restore it from a backup, or remove what is affected; distcifs fsck names all";
-                swept
-                    .faults
-                    .push(Fault::new(format!("{object}: {error}"), need.to_string(), remedy));
+                faults.push(Fault::new(format!("{object}: {error}"), need.to_string(), remedy));
             };
-            let mut visit = |object: Object| wanted.insert(&object);
+            let mut visit = |object: Object| wanted.blobs.insert(&object);
             snapshot::reachable(self.contents.clone(), *digest, &mut visit, &mut told).await?;
             self.progress.step();
         }
-        Ok(wanted)
+        if faults.is_empty() {
+            self.mark_joined(roots, wanted).await?;
+        }
+        Ok(())
     }
 
-    async fn remove_orphan(&self, orphan: &Orphan) -> Result<()> {
+    /// Marks the folders that mounts make where several tasks of a build publish into one: no
+    /// record has them, and whoever reads the build's artifacts has their digests.
+    pub(super) async fn mark_joined(&self, roots: &Roots, wanted: &mut Wanted) -> Result<()> {
+        for tasks in roots.artifacts.values() {
+            let parts: Vec<Digest> = tasks.values().copied().flatten().collect();
+            if parts.len() > 1 && wanted.joined.insert(parts.clone()) {
+                for digest in snapshot::joined(self.contents.clone(), &parts).await? {
+                    wanted.blobs.insert(&Object::Tree(digest));
+                }
+                self.progress.step();
+            }
+        }
+        Ok(())
+    }
+
+    /// Consoles that are there and belong to nothing.
+    pub(super) async fn unwanted_consoles(&self, roots: &Roots) -> Result<Vec<Object>> {
+        self.progress.begin("looking for consoles of nothing");
+        let (mut objects, mut unwanted) = (self.list("console").await?, Vec::new());
+        loop {
+            let page = objects.page().await?;
+            if page.is_empty() {
+                return Ok(unwanted);
+            }
+            unwanted.extend(page.into_iter().filter(|object| !is_wanted(roots, &object.to_string())));
+        }
+    }
+
+    async fn remove_orphan(&self, orphan: &Orphan, turn: Option<&Turn>) -> Result<()> {
         match orphan {
-            Orphan::Entry(path) => self.remove_entries(path).await,
+            Orphan::Entry(path, created) => self.remove_entries(path, *created, turn).await,
             Orphan::Record(name) => {
                 let object = Object::Record(name.clone());
                 settled(name, || self.contents.remove(&object)).await
             }
-            Orphan::Job(name) => self.remove_key(Object::Record("jobs".into()), name).await,
-            Orphan::Build(uid, key) => self.remove_key(Object::Record(format!("job.{uid}")), key).await,
+            Orphan::Job(name, uid) => self.remove_line(name, uid).await,
+            Orphan::Build(uid, key) => {
+                let (record, change) = (Object::Record(format!("job.{uid}")), vec![(key.clone(), None)]);
+                let removed = settled(key, || self.contents.update(&record, None, change.clone()));
+                removed.await.map(|_| ())
+            }
         }
     }
 
-    async fn remove_key(&self, object: Object, key: &str) -> Result<()> {
-        let change = vec![(key.to_owned(), None)];
-        settled(key, || self.contents.update(&object, None, change.clone()))
-            .await
-            .map(|_| ())
+    /// Removes a line from the list of jobs, unless another job has the name by now.
+    async fn remove_line(&self, name: &str, uid: &str) -> Result<()> {
+        let list = Object::Record("jobs".into());
+        for _ in 0..RACES_MAX {
+            let page = bounded("jobs", self.contents.query(&list, name, "", 1)).await?;
+            let line = page.entries.first().filter(|(key, _)| key == name);
+            let found = line.and_then(|(_, line)| serde_json::from_slice::<JobEntry>(line).ok());
+            if found.is_none_or(|found| found.uid != uid) {
+                return Ok(());
+            }
+            let change = vec![(name.to_owned(), None)];
+            let removed = settled(name, || {
+                self.contents.update(&list, Some(page.revision), change.clone())
+            });
+            if let Updated::Done { .. } = removed.await? {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy(
+            "jobs: too many others make and change jobs: try again".into(),
+        ))
     }
 
-    /// Removes an entry with all below it.
-    async fn remove_entries(&self, path: &str) -> Result<()> {
+    /// Removes an entry that was made then, with everything below it.
+    async fn remove_entries(&self, path: &str, created: u64, turn: Option<&Turn>) -> Result<()> {
+        let entry = bounded(path, self.coordination.get(path)).await?;
+        if entry.is_none_or(|entry| entry.created != created) {
+            return Ok(());
+        }
         let mut all = vec![path.to_owned()];
         let mut at = 0;
         while at < all.len() {
@@ -120,73 +251,56 @@ impl Upkeep {
         }
         // Children before their parents.
         all.reverse();
-        for some in all.chunks(COMMIT_OPS_MAX) {
-            let ops: Vec<Op> = some.iter().map(|path| delete(path, None)).collect();
+        for some in all.chunks(COMMIT_OPS_MAX - 1) {
+            let ops = some.iter().map(|path| delete(path, None));
+            let ops: Vec<Op> = turn.map(Turn::check).into_iter().chain(ops).collect();
             if bounded(path, self.coordination.commit(ops)).await? != Commit::Done {
-                return Err(Error::Busy(format!("{path}: it changes: is the source in use?")));
+                stands(turn)?;
+                // Beside mounts it is left for the next time.
+                let busy = || Error::Busy(format!("{path}: it changes: is the source in use?"));
+                return turn.map(|_| ()).ok_or_else(busy);
             }
         }
         Ok(())
     }
 
-    async fn sweep_consoles(&self, roots: &Roots, swept: &mut Swept) -> Result<()> {
-        self.progress.begin("removing consoles");
-        let mut objects = self.list("console").await?;
-        loop {
-            let page = objects.page().await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            let of_nothing = |object: &Object| !is_wanted(roots, &object.to_string());
-            let unwanted: Vec<Object> = page.into_iter().filter(of_nothing).collect();
-            swept.consoles += unwanted.len() as u64;
-            swept.bytes += self.discard(unwanted).await?;
-        }
-    }
-
-    async fn sweep_blobs(&self, wanted: &Blobs, swept: &mut Swept) -> Result<()> {
-        self.progress.begin("removing chunks and folders");
-        // Folders first: what is left of one that is cut short here could not be read.
-        for kind in ["tree", "chunk"] {
-            let mut objects = self.list(kind).await?;
-            loop {
-                let page = objects.page().await?;
-                if page.is_empty() {
-                    break;
-                }
-                let (kept, unwanted): (Vec<Object>, Vec<Object>) =
-                    page.into_iter().partition(|object| wanted.contains(object));
-                swept.kept += kept.len() as u64;
-                swept.objects += unwanted.len() as u64;
-                swept.bytes += self.discard(unwanted).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes objects, some side by side; how long they were.
-    async fn discard(&self, objects: Vec<Object>) -> Result<u64> {
-        let (mut objects, mut running, mut bytes) = (objects.into_iter(), JoinSet::new(), 0);
+    /// Does something to objects, some side by side; what came of each, in no order.
+    async fn side_by_side<T, F>(&self, objects: Vec<Object>, act: impl Fn(Object) -> F) -> Result<Vec<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (mut objects, mut running, mut all) = (objects.into_iter(), JoinSet::new(), Vec::new());
         loop {
             while running.len() < REMOVALS
                 && let Some(object) = objects.next()
             {
-                running.spawn(discard(self.contents.clone(), object));
+                running.spawn(act(object));
             }
             match running.join_next().await {
-                Some(done) => bytes += done.map_err(|error| Error::Io(format!("removing objects: {error}")))??,
-                None => return Ok(bytes),
+                Some(done) => all.push(done.map_err(|error| Error::Io(format!("removing objects: {error}")))??),
+                None => return Ok(all),
             }
             self.progress.step();
         }
     }
 }
 
-/// Removes an object; how long it was.
-async fn discard(contents: Arc<dyn Contents>, object: Object) -> Result<u64> {
+/// Whether it is still ours to sweep.
+fn stands(turn: Option<&Turn>) -> Result<()> {
+    turn.map_or(Ok(()), Turn::stands)
+}
+
+/// Removes a console's part; how long it was.
+async fn remove(contents: Arc<dyn Contents>, object: Object) -> Result<Option<u64>> {
     let name = object.to_string();
     // It goes though nobody can say how long it is.
-    let length = bounded(&name, contents.size(&object)).await.ok().flatten().unwrap_or(0);
+    let length = bounded(&name, contents.size(&object)).await.ok().flatten();
     settled(&name, || contents.remove(&object)).await?;
     Ok(length)
+}
+
+/// Removes a blob if its mark is older than an epoch; how long it was then.
+async fn sweep(contents: Arc<dyn Contents>, object: Object, epoch: u64) -> Result<Option<u64>> {
+    settled(&object.to_string(), || contents.sweep(&object, epoch)).await
 }

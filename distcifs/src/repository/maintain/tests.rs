@@ -17,6 +17,9 @@ use crate::repository::core::create;
 use crate::repository::jobs::Job;
 use crate::repository::tests::{assert_whole, build, job, open, poster};
 
+mod beside;
+mod marked;
+
 /// A store with a job that was built twice.
 struct Scene {
     dir: TempDir,

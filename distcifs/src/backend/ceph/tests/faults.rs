@@ -328,6 +328,13 @@ async fn no_room_is_told_at_once() {
     store.put(&object, bytes.clone()).await.unwrap();
     let console = Object::Console("console.x.1".into());
     store.append(&console, 0, "line\n".into()).await.unwrap();
+    let record = Object::Record("job.x".into());
+    let key = || vec![("key".to_owned(), Some(Bytes::from_static(b"value")))];
+    store.update(&record, None, key()).await.unwrap();
+    let garbage = [chunk("garbage 0", 1000), chunk("garbage 1", 1000)];
+    for (object, bytes) in &garbage {
+        store.put(object, bytes.clone()).await.unwrap();
+    }
     let ceph = |lines: &str| {
         for line in lines.split("; ") {
             let words: Vec<&str> = line.split(' ').collect();
@@ -360,6 +367,10 @@ async fn no_room_is_told_at_once() {
             !store.put(&object, bytes.clone()).await.unwrap(),
             "what is there needs no room"
         );
+        // Nor does anything that gc does on its way to room.
+        let fenced = store.update(&record, None, Vec::new()).await;
+        assert!(matches!(fenced, Ok(Updated::Done { .. })), "{fenced:?}");
+        assert_eq!(store.sweep(&garbage[number].0, 1).await, Ok(Some(1000)));
         if number == 0 {
             let other = chunk("0", 100_000).0;
             store.remove(&other).await.unwrap();
