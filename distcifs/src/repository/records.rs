@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::builds::RecordCache;
-use super::builds::{Build, ConfigEntry, build_record, live_path};
+use super::builds::{Build, ConfigEntry, Live, build_record, live_path};
 use super::consoles::build_console;
 use super::core::{bounded, delete, from_json, lock, now, settled, to_json};
 use super::jobs::Job;
@@ -336,20 +336,35 @@ impl Repository {
     /// The newest build that succeeded, or the newest that ended in failure or error.
     pub async fn newest(&self, job: &Job, success: bool) -> Result<Option<u64>> {
         let asked = |v: Verdict| (v == Verdict::Success) == success && v != Verdict::Aborted;
-        let indexed = self.indexed(job).await?;
-        let recorded = indexed.iter().rev().find(|(_, i)| asked(i.state)).map(|(n, _)| *n);
+        let newest = |indexed: &[(u64, Indexed)]| indexed.iter().rev().find(|(_, i)| asked(i.state)).map(|(n, _)| *n);
+        let recorded = newest(&self.indexed(job).await?);
+        let mut ended = None;
         // Builds that have ended are recorded at once, so that few of these are looked at twice.
         for n in self.live_numbers(job).await?.into_iter().rev() {
             if recorded.is_some_and(|recorded| n < recorded) {
                 break;
             }
-            let control = super::tickets::control_key(job.name.as_str(), n, 0)?;
-            let outcome = self.ticket(&control).await?.and_then(|posted| posted.ticket.outcome);
-            if outcome.is_some_and(|outcome| asked(outcome.verdict)) {
-                return Ok(Some(n));
+            if self.live_verdict(job, n).await?.is_some_and(asked) {
+                ended = Some(n);
+                break;
             }
         }
-        Ok(recorded)
+        // One that was recorded and tidied up meanwhile is in the index by now.
+        Ok(ended.max(newest(&self.indexed(job).await?)))
+    }
+
+    /// How a build ended that is not recorded yet.
+    async fn live_verdict(&self, job: &Job, n: u64) -> Result<Option<Verdict>> {
+        let path = live_path(job.uid(), n);
+        let Some(entry) = self.get(&path).await? else {
+            return Ok(None);
+        };
+        let live: Live = from_json(&path, &entry.data)?;
+        let control = super::tickets::control_key(job.name.as_str(), n, live.run)?;
+        let posted = self.ticket(&control).await?;
+        Ok(posted
+            .and_then(|posted| posted.ticket.outcome)
+            .map(|outcome| outcome.verdict))
     }
 
     /// Removes what the job's `keep` does not ask for.
