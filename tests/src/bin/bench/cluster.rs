@@ -29,7 +29,7 @@ const AT_ONCE: usize = 200;
 
 /// Mounts that claim from one queue together, and claims that each of them makes.
 const CLAIMANTS: usize = 8;
-const CLAIMS: usize = 50;
+const CLAIMS: usize = 250;
 
 /// Bytes of the large artifact.
 const LARGE: u64 = 1 << 30;
@@ -57,6 +57,9 @@ pub(crate) fn claim() {
     let ids: Vec<String> = (0..RUNS)
         .map(|i| mount.post("q", &json!({ "id": format!("t{i}") })))
         .collect();
+    // As whoever claims by hand does, who learns of them so.
+    let listed = fs::read_dir(mount.path("tickets/q")).expect("the queue").count();
+    assert!(listed >= RUNS, "{listed} names in the queue");
     let once = |id: &String| {
         let begun = Instant::now();
         let claim = mount.claim("q", id).expect("a claim");
