@@ -20,6 +20,7 @@ pub mod names;
 pub mod nodes;
 mod notices;
 pub mod records;
+mod regard;
 mod remembered;
 mod session;
 pub mod snapshot;

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
+use super::builds::live_path;
 use super::claims::{Cause, Claim, Claimant};
 use super::core::{from_json, lock};
 use super::names::{Name, TicketId};
+use super::nodes::CLAIM_TURN;
 use super::notices::FOLLOW_PAUSE;
 use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, queue_path};
 use super::{Error, Repository, Result};
@@ -33,6 +35,10 @@ pub(super) struct Line {
     labels: String,
     /// The job's uid, for tickets that wait for a slot of its concurrency.
     job: Option<String>,
+    /// The build that it is a part of, as its entry with the coordinator is called.
+    build: Option<String>,
+    /// Whether it is claimed, as was told and not read.
+    told: bool,
 }
 
 impl Line {
@@ -43,9 +49,18 @@ impl Line {
             created,
             labels: ticket.needs(),
             job: ticket.part.as_ref().map(|part| part.uid.clone()),
+            build: ticket.part.as_ref().map(|part| live_path(&part.uid, part.build)),
+            told: false,
         }
     }
 }
+
+/// Open tickets among which one of many mounts chooses, oldest first. Each takes one whose turn is
+/// its own: if all took the oldest, all but one would wait and ask in vain.
+const CHOICE_MAX: usize = 32;
+
+/// Longest wait until all tickets of a queue are known, before the oldest of those that are is given.
+const LOOKED_MAX: Duration = Duration::from_millis(500);
 
 /// How often a waiter whose time is up looks whether a claim for it came to nothing.
 const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
@@ -60,6 +75,14 @@ pub struct Waiter {
     /// Whether it may be given a ticket at this moment: its process lives.
     alive: Box<dyn Fn() -> bool + Send + Sync>,
     give: Mutex<Option<oneshot::Sender<Arc<Claim>>>>,
+}
+
+/// A ticket for a waiter.
+struct Pair {
+    waiter: Arc<Waiter>,
+    key: TicketKey,
+    /// How many mounts come before this one.
+    turn: u32,
 }
 
 /// One queue.
@@ -85,6 +108,32 @@ impl Queue {
             }
         }
         Some(old)
+    }
+
+    /// The open ticket that a waiter is to have, with the labels that it needs: the first whose
+    /// turn is ours among the oldest `choice` that its skills allow, else the one with the nearest turn.
+    fn choose(
+        &self,
+        skills: &Skills,
+        choice: usize,
+        turn: impl Fn(&TicketId, &str) -> u32,
+    ) -> Option<(u32, u64, String)> {
+        let fitting = self.open.iter().filter(|(labels, _)| skills.meet(labels));
+        let mut oldest: Vec<(u64, &TicketId, &str)> = fitting
+            .flat_map(|(labels, open)| open.iter().take(choice).map(move |(at, id)| (*at, id, labels.as_str())))
+            .collect();
+        oldest.sort_unstable_by_key(|(created, ..)| *created);
+        let mut best: Option<(u32, u64, &str)> = None;
+        for (created, id, labels) in oldest.into_iter().take(choice) {
+            let turn = turn(id, labels);
+            if best.is_none_or(|(least, ..)| turn < least) {
+                best = Some((turn, created, labels));
+            }
+            if turn == 0 {
+                break;
+            }
+        }
+        best.map(|(turn, created, labels)| (turn, created, labels.to_owned()))
     }
 
     /// Forgets all tickets; who waits goes on waiting.
@@ -163,6 +212,11 @@ impl Board {
         fresh
     }
 
+    /// Whether anybody waits on this key.
+    fn is_awaited(&self, key: &str) -> bool {
+        lock(&self.waiting).get(key).is_some_and(|weak| weak.strong_count() > 0)
+    }
+
     /// Wakes whoever waits on this key.
     pub(crate) fn notify(&self, key: &str) {
         let known = lock(&self.waiting).remove(key).and_then(|weak| weak.upgrade());
@@ -205,6 +259,45 @@ impl Board {
             self.unpark(&uid);
         }
         old.map(|line| line.state)
+    }
+
+    /// Takes in that a ticket is claimed, without reading it, unless somebody here wants to know more of it.
+    pub(super) fn claimed(&self, key: &TicketKey) {
+        let mut queues = lock(&self.queues);
+        let Some(queue) = queues.get_mut(&key.queue) else {
+            return;
+        };
+        let is_open = |line: &&Line| line.state == TicketState::Open;
+        let Some(line) = queue.tickets.get(&key.id).filter(is_open) else {
+            return;
+        };
+        if self.is_of_interest(key, line) {
+            return;
+        }
+        let Some(mut line) = queue.take_out(key.id.as_str()) else {
+            return;
+        };
+        (line.state, line.told) = (TicketState::Claimed, true);
+        let job = line.job.clone().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
+        queue.tickets.insert(key.id.clone(), line);
+        drop(queues);
+        if let Some(uid) = job {
+            // It is out of the way of the next one of its job.
+            self.unpark(&uid);
+        }
+    }
+
+    /// Whether a ticket need not be read again though its entry has changed: it is claimed, and
+    /// whatever becomes of it, that claim goes.
+    pub(super) fn is_known(&self, key: &TicketKey) -> bool {
+        let queues = lock(&self.queues);
+        let line = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
+        line.is_some_and(|line| line.told && !self.is_of_interest(key, line))
+    }
+
+    /// Whether somebody here waits for what becomes of a ticket, or of its build.
+    fn is_of_interest(&self, key: &TicketKey, line: &Line) -> bool {
+        self.is_listened_to() || self.is_awaited(&key.path()) || line.build.as_ref().is_some_and(|b| self.is_awaited(b))
     }
 
     /// Opens the oldest ticket that waited for a slot of this job: each slot that becomes free, and
@@ -299,38 +392,27 @@ impl Board {
         }
     }
 
-    /// The next waiter with the oldest ticket that its labels allow; both leave their lists.
-    fn pair(&self, name: &Name) -> Option<(Arc<Waiter>, TicketKey)> {
+    /// The next waiter with a ticket that its labels allow; both leave their lists.
+    /// `turn`: how many mounts come before this one for a ticket that needs these labels.
+    fn pair(&self, name: &Name, choice: usize, turn: impl Fn(&TicketKey, &str) -> u32) -> Option<Pair> {
         let mut queues = lock(&self.queues);
         let queue = queues.get_mut(name)?;
         if queue.open.is_empty() {
             return None;
         }
-        for (place, waiter) in &queue.waiters {
-            let fits = |needs: &str| waiter.skills.meet(needs);
-            let oldest = queue
-                .open
-                .iter()
-                .filter(|(labels, open)| !open.is_empty() && fits(labels));
-            let oldest = oldest
-                .filter_map(|(labels, open)| open.first_key_value().map(|(k, id)| (*k, labels.clone(), id.clone())));
-            let Some((created, labels, id)) = oldest.min() else {
-                continue;
-            };
-            let place = *place;
-            let waiter = queue.waiters.remove(&place)?;
-            if let Some(open) = queue.open.get_mut(&labels) {
-                open.remove(&created);
-            }
-            return Some((
-                waiter,
-                TicketKey {
-                    queue: name.clone(),
-                    id,
-                },
-            ));
-        }
-        None
+        let key = |id: &TicketId| TicketKey {
+            queue: name.clone(),
+            id: id.clone(),
+        };
+        let found = queue.waiters.iter().find_map(|(place, waiter)| {
+            let chosen = queue.choose(&waiter.skills, choice, |id, labels| turn(&key(id), labels));
+            chosen.map(|chosen| (*place, chosen))
+        });
+        let (place, (turn, created, labels)) = found?;
+        let waiter = queue.waiters.remove(&place)?;
+        let id = queue.open.get_mut(&labels)?.remove(&created)?;
+        let key = key(&id);
+        Some(Pair { waiter, key, turn })
     }
 
     /// Lets a waiter in; whether there is any open ticket to look at.
@@ -369,7 +451,9 @@ impl Repository {
         patience: Duration,
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
-        let _attendance = self.attend(&queue_path(queue)).await?;
+        let attendance = self.attend(&queue_path(queue)).await?;
+        // The first ticket that is read need not be the oldest.
+        attendance.looked(patience.min(LOOKED_MAX)).await;
         let (give, mut given) = oneshot::channel();
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
@@ -409,14 +493,17 @@ impl Repository {
 
     /// Pairs waiters with tickets as long as there are both.
     fn dispatch(self: &Arc<Self>, queue: &Name) {
-        while let Some((waiter, key)) = self.board.pair(queue) {
+        let choice = if self.has_peers() { CHOICE_MAX } else { 1 };
+        let turn = |key: &TicketKey, needs: &str| self.claim_turn(key, needs);
+        while let Some(pair) = self.board.pair(queue, choice, turn) {
             let repository = self.clone();
-            self.runtime.spawn(async move { repository.deal(waiter, key).await });
+            self.runtime.spawn(async move { repository.deal(pair).await });
         }
     }
 
     /// Claims a ticket for a waiter and gives it to it.
-    async fn deal(self: &Arc<Self>, waiter: Arc<Waiter>, key: TicketKey) {
+    async fn deal(self: &Arc<Self>, pair: Pair) {
+        let Pair { waiter, key, turn } = pair;
         if !(waiter.alive)() {
             // Its process is gone: the ticket is for the next.
             return self.offer_again(&key).await;
@@ -425,9 +512,8 @@ impl Repository {
         let Some(give) = lock(&waiter.give).take() else {
             return self.offer_again(&key).await;
         };
-        let delay = self.claim_delay(&key);
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+        if turn > 0 {
+            tokio::time::sleep(CLAIM_TURN * turn).await;
         }
         if !self.board.is_open(&key) {
             // Another mount has it.
@@ -481,6 +567,9 @@ impl Repository {
 
     /// Claims made by a ticket's entry, for the file `claim`.
     pub async fn claim_entry_of(&self, key: &TicketKey) -> Result<Option<super::claims::ClaimEntry>> {
+        if let Some(claim) = self.claims.get(key).filter(|claim| claim.version().is_some()) {
+            return Ok(Some(self.entry_of(&claim.ticket, claim.who())));
+        }
         let entry = self.get(&key.claim_path()).await?;
         entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
     }

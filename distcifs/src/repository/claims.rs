@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
 use super::core::{create, delete, lock, now, random_id, set, to_json};
-use super::tickets::{CONTROL_QUEUE, Outcome, Part, Ticket, TicketKey, TicketState};
+use super::tickets::{CONTROL_QUEUE, Outcome, Part, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
@@ -154,6 +154,8 @@ pub struct Claim {
     /// The session that it lives in.
     pub(crate) session: u64,
     version: u32,
+    /// The ticket's place in the order of all tickets.
+    created: u64,
     stand: watch::Sender<Stand>,
     ended: Mutex<Option<Cause>>,
     recorded: Mutex<Vec<(String, String)>>,
@@ -174,6 +176,24 @@ impl Claim {
     /// The version of the ticket's entry that this claim made, while it is held.
     pub(crate) fn version(&self) -> Option<u32> {
         (self.stand() == Stand::Live).then_some(self.version)
+    }
+
+    /// Whose it is.
+    pub(crate) fn who(&self) -> Claimant {
+        Claimant {
+            uid: self.uid,
+            gid: self.gid,
+            pid: self.pid,
+        }
+    }
+
+    /// The ticket as it stands while this claim is held: nobody else can change it.
+    pub(crate) fn posted(&self) -> Option<Posted> {
+        self.version().map(|version| Posted {
+            ticket: self.ticket.clone(),
+            version,
+            created: self.created,
+        })
     }
 
     /// Gives the claim the tree's view of its folders, once.
@@ -294,16 +314,24 @@ impl Repository {
         if key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none() {
             ops.extend(self.slot_for(key, &mut ticket).await?);
         }
-        ops.push(set(key.path(), to_json(&ticket), posted.version));
+        // Told first, as it says that the ticket need not be read.
         ops.push(Op::Create {
             path: key.claim_path(),
-            data: self.claim_entry(&ticket, who),
+            data: to_json(&self.entry_of(&ticket, who)),
             ephemeral: true,
         });
+        ops.push(set(key.path(), to_json(&ticket), posted.version));
         let nonce = ticket.nonce.clone();
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
         match self.commit_settled(ops, &key.path(), ours).await {
-            Ok(Commit::Done) => self.hold(key.clone(), ticket, posted.version + 1, who, session).await,
+            Ok(Commit::Done) => {
+                let posted = Posted {
+                    ticket,
+                    version: posted.version + 1,
+                    created: posted.created,
+                };
+                self.hold(key.clone(), posted, who, session).await
+            }
             Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
             Err(error) => {
                 if matches!(error, Error::TimedOut(_)) {
@@ -314,16 +342,16 @@ impl Repository {
         }
     }
 
-    /// The data of a claim's entry.
-    fn claim_entry(&self, ticket: &Ticket, who: Claimant) -> bytes::Bytes {
-        to_json(&ClaimEntry {
+    /// A claim's entry.
+    pub(crate) fn entry_of(&self, ticket: &Ticket, who: Claimant) -> ClaimEntry {
+        ClaimEntry {
             nonce: ticket.nonce.clone(),
             node: self.node.to_string(),
             pid: who.pid,
             since: ticket.claimed,
             uid: who.uid,
             gid: who.gid,
-        })
+        }
     }
 
     /// A free slot of the job's `concurrency`, written into the ticket; nothing if it has none.
@@ -363,14 +391,12 @@ impl Repository {
     ///
     /// # Errors
     /// `Stale` if the session was lost meanwhile: then nobody knows in which one it was made.
-    async fn hold(
-        self: &Arc<Self>,
-        key: TicketKey,
-        ticket: Ticket,
-        version: u32,
-        who: Claimant,
-        session: u64,
-    ) -> Result<Arc<Claim>> {
+    async fn hold(self: &Arc<Self>, key: TicketKey, posted: Posted, who: Claimant, session: u64) -> Result<Arc<Claim>> {
+        let Posted {
+            ticket,
+            version,
+            created,
+        } = posted;
         let patience = ticket.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs) + TIMEOUT_GRACE;
         let claim = Arc::new(Claim {
             nonce: ticket.nonce.clone(),
@@ -383,6 +409,7 @@ impl Repository {
             folders: Folders::new(&ticket),
             session,
             version,
+            created,
             stand: watch::Sender::new(Stand::Live),
             ended: Mutex::new(None),
             recorded: Mutex::default(),

@@ -77,6 +77,7 @@ pub struct Repository {
     pub(crate) peers: super::nodes::Peers,
     pub(crate) epochs: Epochs,
     pub(crate) followed: super::follow::Followed,
+    pub(crate) regarded: super::regard::Regarded,
     pub(crate) remembered: super::remembered::Remembered,
     pub(crate) jobs: JobTable,
     pub(crate) board: Board,
@@ -135,6 +136,7 @@ impl Repository {
                 Epochs::alone()
             },
             followed: super::follow::Followed::default(),
+            regarded: super::regard::Regarded::default(),
             remembered: super::remembered::Remembered::default(),
             counts: Counts::default(),
             browser: Browser::new(setup.contents.clone()),
@@ -314,7 +316,7 @@ impl Repository {
     /// Whether changes of an entry are told. Alone, asking costs no more than remembering; and while
     /// nothing is heard of the coordinator, what is remembered may be as old as that silence.
     fn is_told_of(&self, path: &str) -> bool {
-        self.shared && self.followed.tells(path) && self.is_in_touch()
+        self.shared && (self.followed.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
     }
 
     /// Stores a body as an object, durably; its digest.

@@ -205,6 +205,7 @@ impl Repository {
         let mut tick = tokio::time::interval(LINGER / 2);
         loop {
             tick.tick().await;
+            self.disregard_idle();
             for path in self.followed.take_idle() {
                 self.remembered.forget_below(&path);
                 self.board.forget_below(&path);

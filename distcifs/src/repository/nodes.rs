@@ -27,7 +27,7 @@ const TOLD_BYTES_MAX: usize = 2500;
 
 /// Between the turns of two mounts that might claim the same ticket for a waiter: a multi that is
 /// lost costs the coordinator as much as one that is won.
-const CLAIM_TURN: Duration = Duration::from_millis(5);
+pub(super) const CLAIM_TURN: Duration = Duration::from_millis(5);
 
 /// Between the turns of two mounts that might repair the same ticket.
 const REPAIR_TURN: Duration = Duration::from_millis(50);
@@ -279,9 +279,17 @@ impl Repository {
         u32::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
     }
 
-    /// How long to wait before this ticket is claimed for somebody here.
-    pub(crate) fn claim_delay(&self, key: &TicketKey) -> Duration {
-        CLAIM_TURN * self.rank(key, |facts| facts.waiting.contains_key(key.queue.as_str()))
+    /// Whether other mounts are alive.
+    pub(crate) fn has_peers(&self) -> bool {
+        !lock(&self.peers.0).is_empty()
+    }
+
+    /// How many mounts with a waiter that has all that this ticket needs, one a line, come before this one.
+    pub(crate) fn claim_turn(&self, key: &TicketKey, needs: &str) -> u32 {
+        self.rank(key, |facts| {
+            let mut sets = facts.waiting.get(key.queue.as_str()).into_iter().flatten();
+            sets.any(|(has, _)| Skills::new(has.split(' ')).meet(needs))
+        })
     }
 
     /// How long to wait before this ticket is repaired here.
@@ -291,8 +299,7 @@ impl Repository {
 
     /// How long to wait before the build that this ticket ended is recorded here.
     pub(crate) fn record_delay(&self, key: &TicketKey, ticket: &Ticket) -> Duration {
-        let nobody_else = lock(&self.peers.0).is_empty();
-        if nobody_else || ticket.node == self.node.as_str() {
+        if !self.has_peers() || ticket.node == self.node.as_str() {
             return Duration::ZERO;
         }
         RECORD_GRACE * (1 + self.rank(key, |_| true))

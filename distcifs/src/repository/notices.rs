@@ -28,8 +28,10 @@ pub(crate) const READS_MAX: usize = 64;
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]
 struct Sorted {
-    /// Tickets that changed, and whether a claim went.
+    /// Tickets that changed, and whether their claim went, or they.
     tickets: BTreeMap<TicketKey, bool>,
+    /// Tickets that were claimed.
+    claimed: BTreeSet<TicketKey>,
     /// Jobs of which a slot became free.
     slots: BTreeSet<String>,
     /// Unfinished builds whose entry was set: somebody controls them. By the job's uid.
@@ -48,16 +50,17 @@ impl Sorted {
     fn take(&mut self, path: &str, change: Change) {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match (parts.as_slice(), change) {
+            (["tickets", queue, id] | ["tickets", queue, id, "claim"], Change::Deleted) => {
+                if let Some(key) = ticket_key(queue, id) {
+                    self.tickets.insert(key, true);
+                }
+            }
             (["tickets", queue, id], _) => {
                 if let Some(key) = ticket_key(queue, id) {
                     self.tickets.entry(key).or_default();
                 }
             }
-            (["tickets", queue, id, "claim"], Change::Deleted) => {
-                if let Some(key) = ticket_key(queue, id) {
-                    self.tickets.insert(key, true);
-                }
-            }
+            (["tickets", queue, id, "claim"], Change::Created) => self.claimed.extend(ticket_key(queue, id)),
             (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
                 self.slots.insert((*uid).to_owned());
             }
@@ -89,6 +92,7 @@ impl Repository {
                 sorted.take(&path, change);
             }
         }
+        self.leave_out_claimed(&mut sorted);
         for path in &sorted.paths {
             self.board.notify(path);
         }
@@ -114,6 +118,16 @@ impl Repository {
         for uid in sorted.slots {
             self.board.unpark(&uid);
         }
+    }
+
+    /// Takes tickets out that are just claimed: with many mounts, most notices are of these.
+    fn leave_out_claimed(&self, sorted: &mut Sorted) {
+        for key in &sorted.claimed {
+            if sorted.tickets.get(key) != Some(&true) {
+                self.board.claimed(key);
+            }
+        }
+        sorted.tickets.retain(|key, gone| *gone || !self.board.is_known(key));
     }
 
     /// Says what was done to builds and jobs, here or on another mount.

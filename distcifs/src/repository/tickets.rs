@@ -290,6 +290,9 @@ impl Gone {
 impl Repository {
     /// A ticket by its key.
     pub async fn ticket(&self, key: &TicketKey) -> Result<Option<Posted>> {
+        if let Some(posted) = self.claims.get(key).and_then(|claim| claim.posted()) {
+            return Ok(Some(posted));
+        }
         let entry = self.get(&key.path()).await?;
         entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()
     }

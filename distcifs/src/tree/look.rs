@@ -156,7 +156,7 @@ impl Tree {
             queue: (**queue).clone(),
             id: TicketId::new(name).ok_or_else(missing)?,
         };
-        let posted = self.repository.ticket(&key).await?.ok_or_else(missing)?;
+        let posted = self.repository.look_up_ticket(&key).await?.ok_or_else(missing)?;
         Ok(Node::Ticket(Arc::new(TicketRef {
             key,
             created: posted.created,

@@ -1,0 +1,141 @@
+//! Queues that somebody looks into without waiting there: what is read of them is remembered as
+//! long as a watch tells of its changes, and nothing else is done about these.
+//!
+//! A claim made by hand reads its ticket and its queue eight times on the way through the tree.
+//! Following the queue would read all its tickets for that.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use super::core::{bounded, lock};
+use super::tickets::{Posted, TicketKey, queue_path};
+use super::{Repository, Result};
+use crate::storage::Event;
+
+/// How long a queue is watched after the last look into it.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Queues that are watched at once: looks into others are answered by the coordinator.
+const REGARDED_MAX: usize = 64;
+
+/// Notices taken in together.
+const BATCH_MAX: usize = 256;
+
+/// What is watched, by path.
+#[derive(Default)]
+pub(crate) struct Regarded(Mutex<HashMap<String, Regard>>);
+
+struct Regard {
+    /// When somebody looked last.
+    looked: Instant,
+    /// Whether the watch stands.
+    stands: bool,
+    task: AbortHandle,
+}
+
+impl Regarded {
+    /// Whether changes of this queue or ticket are told.
+    pub(crate) fn tells(&self, path: &str) -> bool {
+        let queue = queue_of(path);
+        lock(&self.0).get(queue).is_some_and(|regard| regard.stands)
+    }
+
+    /// Takes out what nobody has looked into for a while.
+    fn take_idle(&self) -> Vec<String> {
+        let mut idle = Vec::new();
+        lock(&self.0).retain(|path, regard| {
+            let keep = regard.looked.elapsed() < LINGER;
+            if !keep {
+                regard.task.abort();
+                idle.push(path.clone());
+            }
+            keep
+        });
+        idle
+    }
+
+    /// Forgets a queue whose watch came to nothing.
+    fn remove(&self, path: &str) {
+        lock(&self.0).remove(path);
+    }
+}
+
+/// The queue's part of a path below `/tickets`.
+fn queue_of(path: &str) -> &str {
+    let end = path.match_indices('/').nth(2).map_or(path.len(), |(at, _)| at);
+    &path[..end]
+}
+
+impl Repository {
+    /// A ticket that somebody asks for by name, who will ask for more of it.
+    pub async fn look_up_ticket(self: &Arc<Self>, key: &TicketKey) -> Result<Option<Posted>> {
+        self.regard(&queue_path(&key.queue));
+        self.ticket(key).await
+    }
+
+    /// Somebody looks into a queue: from soon on, what is read of it is remembered.
+    fn regard(self: &Arc<Self>, queue: &str) {
+        if !self.shared || self.followed.tells(queue) {
+            return;
+        }
+        let mut regarded = lock(&self.regarded.0);
+        if let Some(regard) = regarded.get_mut(queue) {
+            regard.looked = Instant::now();
+        } else if regarded.len() < REGARDED_MAX {
+            let task = self.runtime.spawn(self.clone().watch_regarded(queue.to_owned()));
+            let regard = Regard {
+                looked: Instant::now(),
+                stands: false,
+                task: task.abort_handle(),
+            };
+            regarded.insert(queue.to_owned(), regard);
+        }
+    }
+
+    /// Forgets what is told to have changed.
+    async fn watch_regarded(self: Arc<Self>, queue: String) {
+        let mut watch = match bounded("watch", self.coordination.watch(&queue)).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::debug!(%error, %queue, "looking into it without a watch");
+                return self.regarded.remove(&queue);
+            }
+        };
+        // From here on all is told; what was asked before may be older.
+        self.remembered.forget_below(&queue);
+        if let Some(regard) = lock(&self.regarded.0).get_mut(&queue) {
+            regard.stands = true;
+        }
+        let mut events: Vec<Event> = Vec::new();
+        while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
+            self.remembered.heard(&queue, &events);
+            events.clear();
+        }
+        self.regarded.remove(&queue);
+        self.remembered.forget_below(&queue);
+    }
+
+    /// Lets go of queues that nobody looks into any more.
+    pub(super) fn disregard_idle(&self) {
+        for queue in self.regarded.take_idle() {
+            self.remembered.forget_below(&queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_queue_is_its_own() {
+        for path in ["/tickets/q", "/tickets/q/t", "/tickets/q/t/claim"] {
+            assert_eq!(queue_of(path), "/tickets/q");
+        }
+        assert_eq!(queue_of("/tickets"), "/tickets");
+        assert_eq!(queue_of("/"), "/");
+    }
+}
