@@ -567,7 +567,7 @@ impl Repository {
 
     /// Claims made by a ticket's entry, for the file `claim`.
     pub async fn claim_entry_of(&self, key: &TicketKey) -> Result<Option<super::claims::ClaimEntry>> {
-        if let Some(claim) = self.claims.get(key).filter(|claim| claim.version().is_some()) {
+        if let Some(claim) = self.held(key) {
             return Ok(Some(self.entry_of(&claim.ticket, claim.who())));
         }
         let entry = self.get(&key.claim_path()).await?;

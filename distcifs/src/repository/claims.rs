@@ -188,12 +188,12 @@ impl Claim {
     }
 
     /// The ticket as it stands while this claim is held: nobody else can change it.
-    pub(crate) fn posted(&self) -> Option<Posted> {
-        self.version().map(|version| Posted {
+    pub(crate) fn posted(&self) -> Posted {
+        Posted {
             ticket: self.ticket.clone(),
-            version,
+            version: self.version,
             created: self.created,
-        })
+        }
     }
 
     /// Gives the claim the tree's view of its folders, once.
@@ -340,6 +340,12 @@ impl Repository {
                 Err(error)
             }
         }
+    }
+
+    /// The claim on a ticket, if it is held here beyond doubt.
+    pub(crate) fn held(&self, key: &TicketKey) -> Option<Arc<Claim>> {
+        let held = |claim: &Arc<Claim>| claim.stand() == Stand::Live && self.is_in_touch();
+        self.claims.get(key).filter(held)
     }
 
     /// A claim's entry.

@@ -1,7 +1,6 @@
 //! Tickets: what stands with the coordinator, posting, reading, removing.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,12 +8,16 @@ use serde_json::{Value, json};
 
 use super::board::isolation_label;
 use super::config::TicketRequest;
-use super::core::{INLINE_BYTES_MAX, create, delete, from_json, lock, random_id, set, to_json};
+use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, to_json};
 use super::jobs::Access;
 use super::names::{Name, TicketId};
 use super::notices::in_parallel;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
+
+mod gone;
+
+pub use gone::Gone;
 
 /// Above all queues, with the coordinator.
 pub(crate) const TICKETS: &str = "/tickets";
@@ -245,53 +248,11 @@ pub struct Poster {
     pub gid: u32,
 }
 
-/// Tickets of builds that are kept after they were tidied away.
-const GONE_MAX: usize = 1024;
-
-/// Tickets of builds that ended lately, as they were last: they are removed with the end of their
-/// build, and whoever has their folder open still reads how they ended.
-#[derive(Default)]
-pub struct Gone(Mutex<VecDeque<(TicketKey, Posted)>>);
-
-impl Gone {
-    /// What a ticket was last; `created` tells it from another of its name.
-    pub fn get(&self, key: &TicketKey, created: u64) -> Option<Posted> {
-        lock(&self.0)
-            .iter()
-            .rev()
-            .find(|(known, posted)| posted.created == created && known == key)
-            .map(|(_, posted)| posted.clone())
-    }
-
-    /// Keeps a ticket, within bounds. One that never ended was aborted with its build.
-    pub fn remember(&self, key: &TicketKey, mut posted: Posted) {
-        if posted.ticket.part.is_none() {
-            return;
-        }
-        posted.ticket.state = TicketState::Finished;
-        posted.ticket.outcome.get_or_insert_with(|| Outcome {
-            verdict: Verdict::Aborted,
-            exit: None,
-            message: "its build is over".into(),
-            workspace: None,
-            artifacts: None,
-            recorded: Vec::new(),
-            finished: super::core::now(),
-        });
-        let mut gone = lock(&self.0);
-        gone.retain(|(known, old)| old.created != posted.created || known != key);
-        if gone.len() >= GONE_MAX {
-            gone.pop_front();
-        }
-        gone.push_back((key.clone(), posted));
-    }
-}
-
 impl Repository {
     /// A ticket by its key.
     pub async fn ticket(&self, key: &TicketKey) -> Result<Option<Posted>> {
-        if let Some(posted) = self.claims.get(key).and_then(|claim| claim.posted()) {
-            return Ok(Some(posted));
+        if let Some(claim) = self.held(key) {
+            return Ok(Some(claim.posted()));
         }
         let entry = self.get(&key.path()).await?;
         entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()

@@ -1,0 +1,49 @@
+//! Tickets that were tidied away lately, for whoever still looks at them.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::{Outcome, Posted, TicketKey, TicketState, Verdict};
+use crate::repository::core::{lock, now};
+
+/// Tickets of builds that are kept after they were tidied away.
+const GONE_MAX: usize = 1024;
+
+/// Tickets of builds that ended lately, as they were last: they are removed with the end of their
+/// build, and whoever has their folder open still reads how they ended.
+#[derive(Default)]
+pub struct Gone(Mutex<VecDeque<(TicketKey, Posted)>>);
+
+impl Gone {
+    /// What a ticket was last; `created` tells it from another of its name.
+    pub fn get(&self, key: &TicketKey, created: u64) -> Option<Posted> {
+        lock(&self.0)
+            .iter()
+            .rev()
+            .find(|(known, posted)| posted.created == created && known == key)
+            .map(|(_, posted)| posted.clone())
+    }
+
+    /// Keeps a ticket, within bounds. One that never ended was aborted with its build.
+    pub fn remember(&self, key: &TicketKey, mut posted: Posted) {
+        if posted.ticket.part.is_none() {
+            return;
+        }
+        posted.ticket.state = TicketState::Finished;
+        posted.ticket.outcome.get_or_insert_with(|| Outcome {
+            verdict: Verdict::Aborted,
+            exit: None,
+            message: "its build is over".into(),
+            workspace: None,
+            artifacts: None,
+            recorded: Vec::new(),
+            finished: now(),
+        });
+        let mut gone = lock(&self.0);
+        gone.retain(|(known, old)| old.created != posted.created || known != key);
+        if gone.len() >= GONE_MAX {
+            gone.pop_front();
+        }
+        gone.push_back((key.clone(), posted));
+    }
+}
