@@ -21,7 +21,7 @@ use crate::tree::requests::Tree;
 const READER_THREADS: usize = 4;
 
 /// Bytes of one write request, and of readahead: what the kernel's default limit of 256 pages holds.
-const REQUEST_BYTES_MAX: u32 = 1024 * 1024;
+pub const REQUEST_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Readahead and asynchronous direct requests that the kernel keeps under way at most; the
 /// default of 16 leaves a store with a round trip of some milliseconds idle.

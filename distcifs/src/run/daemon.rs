@@ -184,6 +184,12 @@ fn run(
             place.display()
         ));
     }
+    if nix::unistd::geteuid().is_root()
+        && let Err(error) = mounts::widen_readahead(place)
+    {
+        // A container may withhold it; it is slower so, and no more.
+        tracing::debug!("the kernel reads 128 KiB ahead: {error}");
+    }
     tracing::info!("{} is mounted on {}", options.source.display(), place.display());
     match told {
         Some(child) => tell_answer(child)?,

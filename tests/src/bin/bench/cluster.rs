@@ -260,14 +260,14 @@ fn rados_bench(cluster: &Cluster, words: &[&str]) -> f64 {
         .unwrap_or_default()
 }
 
-/// Bytes that the pool holds.
+/// Bytes that clients have sent to the OSDs since these began.
 fn bytes_written(cluster: &Cluster) -> u64 {
-    let said = cluster.ceph(&["df", "--format", "json"]).expect("ceph df");
-    let json: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
-    let pools = json["pools"].as_array().cloned().unwrap_or_default();
-    let ours = pools.iter().find(|pool| pool["name"] == "distci");
-    ours.and_then(|pool| pool["stats"]["stored"].as_u64())
-        .unwrap_or_default()
+    let sent = ["osd.0", "osd.1", "osd.2"].map(|osd| {
+        let said = cluster.ceph(&["tell", osd, "perf", "dump", "osd", "op_in_bytes"]);
+        let json: serde_json::Value = serde_json::from_str(&said.expect("the OSD's counters")).unwrap_or_default();
+        json["osd"]["op_in_bytes"].as_u64().expect("a counter of bytes")
+    });
+    sent.iter().sum()
 }
 
 /// Ten thousand jobs, listed warm and on a fresh mount.
