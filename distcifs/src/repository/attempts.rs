@@ -177,7 +177,7 @@ impl Repository {
             .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;
         if !captured.skipped.is_empty() {
             let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
-            claim.console.lock().await.append(self, text.as_bytes()).await?;
+            claim.console.lock().await.append(self, claim, text.as_bytes()).await?;
         }
         Ok(captured)
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use bytes::{Bytes, BytesMut};
 
+use super::claims::Claim;
 use super::core::{bounded, lock, settled};
 use super::tickets::{Part, Ticket, TicketKey};
 use super::{Error, Repository, Result};
@@ -202,14 +203,19 @@ impl Appender {
         }
     }
 
-    /// Appends; past the limit a line says so once and the rest is dropped.
-    pub async fn append(&mut self, repository: &Repository, bytes: &[u8]) -> Result<()> {
+    /// Appends for the claim that this belongs to; past the limit a line says so once and the rest is
+    /// dropped.
+    ///
+    /// # Errors
+    /// `Stale` if the claim is lost, whoever knows of it: nothing is appended then.
+    pub async fn append(&mut self, repository: &Repository, claim: &Claim, bytes: &[u8]) -> Result<()> {
+        repository.check_claim(claim)?;
         if self.cut || bytes.is_empty() {
             return Ok(());
         }
         let room = usize::try_from(self.limit - self.written).unwrap_or(usize::MAX);
         let kept = &bytes[..bytes.len().min(room)];
-        self.put(repository, Bytes::copy_from_slice(kept)).await?;
+        self.put(repository, claim, Bytes::copy_from_slice(kept)).await?;
         self.written += kept.len() as u64;
         if kept.len() < bytes.len() {
             self.cut = true;
@@ -217,28 +223,30 @@ impl Appender {
                 "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
                 self.limit
             );
-            self.put(repository, Bytes::from(line)).await?;
+            self.put(repository, claim, Bytes::from(line)).await?;
         }
         Ok(())
     }
 
     /// Says something in the build's console, if it is a build's ticket.
-    pub(crate) async fn announce(&self, repository: &Repository, line: &str) -> Result<()> {
+    pub(crate) async fn announce(&self, repository: &Repository, claim: &Claim, line: &str) -> Result<()> {
         for name in self.names.iter().skip(1) {
-            repository.append(name, Bytes::copy_from_slice(line.as_bytes())).await?;
+            repository
+                .append(claim, name, Bytes::copy_from_slice(line.as_bytes()))
+                .await?;
         }
         Ok(())
     }
 
     /// Appends to the attempt's console and the build's.
-    async fn put(&mut self, repository: &Repository, bytes: Bytes) -> Result<()> {
+    async fn put(&mut self, repository: &Repository, claim: &Claim, bytes: Bytes) -> Result<()> {
         self.dirty = true;
         repository
             .counts
             .console_bytes
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         for name in &self.names {
-            repository.append(name, bytes.clone()).await?;
+            repository.append(claim, name, bytes.clone()).await?;
         }
         Ok(())
     }
@@ -262,12 +270,14 @@ impl Appender {
 }
 
 impl Repository {
-    /// Appends to a console, whoever else does.
-    async fn append(&self, name: &str, mut bytes: Bytes) -> Result<()> {
+    /// Appends to a console, whoever else does, for as long as the claim holds.
+    async fn append(&self, claim: &Claim, name: &str, mut bytes: Bytes) -> Result<()> {
         let stream = self.consoles.stream(name);
         let mut end = stream.end.lock().await;
         let mut races = 0;
         while !bytes.is_empty() {
+            // Anew each time: who was refused after a long wait may not be whom the console is for.
+            self.check_claim(claim)?;
             if end.length >= PART_BYTES {
                 *end = End {
                     part: end.part + 1,

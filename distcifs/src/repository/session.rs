@@ -21,7 +21,7 @@ impl Repository {
 
     /// `Stale` unless the claim is held in a session that lives: for what is written without the
     /// coordinator. A mount that was stopped for long meets this before it has noticed anything.
-    pub fn check_claim(&self, claim: &Claim) -> Result<()> {
+    pub(crate) fn check_claim(&self, claim: &Claim) -> Result<()> {
         claim.check()?;
         match session_of(&self.coordination.session().borrow()) {
             Some(id) if id == claim.session => Ok(()),

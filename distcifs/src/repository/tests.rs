@@ -146,7 +146,7 @@ async fn work(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
         std::fs::write(dir.join("made"), LINE).unwrap();
     }
     let mut console = claim.console.lock().await;
-    console.append(repository, LINE.as_bytes()).await?;
+    console.append(repository, claim, LINE.as_bytes()).await?;
     console.settle(repository).await
 }
 

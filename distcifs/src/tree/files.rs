@@ -227,8 +227,8 @@ impl Tree {
             OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
             OpenKind::Claim(held) => self.write_claim(held, caller, data).await,
             OpenKind::Append(claim) => {
-                self.repository.check_claim(claim)?;
-                claim.console.lock().await.append(&self.repository, data).await
+                let mut console = claim.console.lock().await;
+                console.append(&self.repository, claim, data).await
             }
             OpenKind::Record(claim, name, text) => {
                 let mut text = lock(text);

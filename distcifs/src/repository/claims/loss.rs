@@ -105,7 +105,7 @@ impl Repository {
             return;
         }
         let line = format!("[claim {ordinal} of {}, on {}]\n", claim.key.id, self.node);
-        if let Err(error) = claim.console.lock().await.announce(self, &line).await {
+        if let Err(error) = claim.console.lock().await.announce(self, claim, &line).await {
             tracing::warn!(ticket = %claim.key, %error, "the console does not say that another claim begins");
         }
     }

@@ -85,7 +85,7 @@ async fn work_once(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<(
     let mut console = claim.console.lock().await;
     if !claim.touched.swap(true, std::sync::atomic::Ordering::SeqCst) {
         // A write that failed may be there all the same: then it is there twice.
-        let appended = console.append(repository, LINE.as_bytes()).await;
+        let appended = console.append(repository, claim, LINE.as_bytes()).await;
         if appended.is_err() {
             claim.touched.store(false, std::sync::atomic::Ordering::SeqCst);
         }
