@@ -58,6 +58,7 @@ pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
     let queue = name("execute-shell");
     let id = second.post(&queue, request, poster()).await.unwrap();
     let key = TicketKey { queue, id };
+    first.coordination.sync().await.unwrap();
     let lost = first.claim(&key, claimant()).await.unwrap();
     work(&first, &lost).await.unwrap();
     // As the end of its session would.
