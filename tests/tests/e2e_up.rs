@@ -72,7 +72,11 @@ fn up_keeps_further_programs_alive() {
     wait_for("cron", USUAL, || found().len() == 1);
     let first = found()[0];
     process::signal(first, Signal::SIGKILL);
-    wait_for("another cron", USUAL, || found().len() == 1 && found()[0] != first);
+    wait_for(
+        "another cron",
+        USUAL,
+        || matches!(found().as_slice(), [next] if *next != first),
+    );
     up.signal(Signal::SIGTERM);
     assert!(up.finish_within(Duration::from_secs(20)).ok());
     assert!(found().is_empty());
