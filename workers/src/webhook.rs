@@ -7,6 +7,7 @@ pub mod body;
 pub mod connections;
 pub mod deliver;
 pub mod event;
+pub mod matrix;
 pub mod metrics;
 pub mod payload;
 pub mod requests;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
+use super::matrix::combinations;
 use crate::expand::expand;
 
 /// The host of repositories whose payload gives no address.
@@ -169,26 +170,38 @@ fn checkouts(config: &Value, parameters: Option<&Map<String, Value>>) -> Vec<Che
     };
     let none = Map::new();
     let parameters = parameters.unwrap_or(&none);
-    let given: Map<String, Value> = parameters
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let one = |task: &&Value| {
-        if task.get("type")?.as_str()? != "git-checkout" {
-            return None;
+    let given = parameters.iter().filter(|(_, value)| !value.is_null());
+    let mut values: Map<String, Value> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut all: Vec<Checkout> = Vec::new();
+    for task in tasks.into_iter().filter(|task| is_checkout(task)) {
+        let others = all.len();
+        // No parameter has such a name.
+        values.retain(|name, _| !name.starts_with("matrix."));
+        for combination in combinations(task) {
+            values.extend(combination);
+            let one = checkout(task, parameters, &values);
+            // Combinations may differ in other things.
+            all.extend(one.filter(|one| !all[others..].contains(one)));
         }
-        let params = task.get("params")?;
-        let (host, path) = address(&expand(params.get("repository")?.as_str()?, &given).ok()?)?;
-        let text = params.get("ref").and_then(Value::as_str).unwrap_or("HEAD");
-        let parameter = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-        let name = match parameter.and_then(|name| parameters.get(name)) {
-            Some(Value::Null) => Name::AnyBranch,
-            _ => name_of(expand(text, &given).ok()?),
-        };
-        Some(Checkout { host, path, name })
+    }
+    all
+}
+
+fn is_checkout(task: &Value) -> bool {
+    task.get("type").and_then(Value::as_str) == Some("git-checkout")
+}
+
+/// What a task checks out, with these values of its parameters and its matrix.
+fn checkout(task: &Value, parameters: &Map<String, Value>, values: &Map<String, Value>) -> Option<Checkout> {
+    let params = task.get("params")?;
+    let (host, path) = address(&expand(params.get("repository")?.as_str()?, values).ok()?)?;
+    let text = params.get("ref").and_then(Value::as_str).unwrap_or("HEAD");
+    let parameter = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    let name = match parameter.and_then(|name| parameters.get(name)) {
+        Some(Value::Null) => Name::AnyBranch,
+        _ => name_of(expand(text, values).ok()?),
     };
-    tasks.iter().filter_map(one).collect()
+    Some(Checkout { host, path, name })
 }
 
 fn name_of(text: String) -> Name {

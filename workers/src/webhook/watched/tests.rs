@@ -155,6 +155,39 @@ fn a_checkout_of_a_parameter_stands_for_its_default() {
 }
 
 #[test]
+fn a_checkout_stands_for_each_combination_of_its_matrix() {
+    let task = json!({
+        "type": "git-checkout",
+        "params": { "repository": "https://github.com/octo/${matrix.what}", "ref": "${matrix.branch}-${to}" },
+        "matrix": { "what": ["hello", "world"], "branch": ["main", 2],
+            "exclude": [{ "what": "world", "branch": "2" }], "include": [{ "what": "hello", "branch": "x" }] }
+    });
+    let job = watched(&json!({ "tasks": [{ "type": "lint" }, task], "parameters": { "to": "fix" } }));
+    let of = |what: &str, name: &str| {
+        let repository = json!({ "full_name": format!("Octo/{what}"), "default_branch": "main" });
+        let push = json!({ "ref": format!("refs/heads/{name}"), "after": "abc", "repository": repository,
+            "sender": { "login": "cat" } });
+        event("push", &push)
+    };
+    for (what, name, takes) in [
+        ("hello", "main-fix", true),
+        ("hello", "2-fix", true),
+        ("hello", "x-fix", true),
+        ("world", "main-fix", true),
+        ("world", "2-fix", false),
+        ("world", "x-fix", false),
+        ("hello", "main", false),
+        ("other", "main-fix", false),
+    ] {
+        assert_eq!(job.takes(&of(what, name)), takes, "{what} {name}");
+    }
+    // Three branches of one and one of the other.
+    let mut repositories = job.repositories();
+    repositories.sort();
+    assert_eq!(repositories, ["octo/hello", "octo/hello", "octo/hello", "octo/world"]);
+}
+
+#[test]
 fn a_checkout_builds_pull_requests_only_if_it_can_be_told() {
     let hello = "https://github.com/octo/hello";
     let own = pull_request("octo/hello");
