@@ -1,10 +1,15 @@
 //! The webhook receiver: what GitHub sends makes the builds that it should, once.
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 
 use distcifs_tests::github::{COMMIT, Receiver, SECRET, create, fresh_id, job, ping, pull_request, push, sign};
 use distcifs_tests::job::shell_task;
-use distcifs_tests::{Mount, Worker};
+use distcifs_tests::programs::{installed, project};
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, Sh, Worker, wait_for};
 use serde_json::{Value, json};
 
 /// The parameters that a delivery can give, all declared.
@@ -279,4 +284,95 @@ fn a_job_that_refuses_is_named() {
     mount.run("rmdir jobs/a");
     receiver.wait_jobs(1);
     assert!(receiver.deliver("push", &push("refs/heads/master")).body["refused"].is_null());
+}
+
+/// nginx as doc/deploy.md configures it, with its own port, certificate and log.
+fn nginx(folder: &Path, port: u16, receiver: u16) -> Sh {
+    let page = fs::read_to_string(project().join("doc/deploy.md")).expect("the project's page");
+    let begin = page.find("    limit_req_zone").expect("the page shows nginx");
+    let lines = page[begin..]
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("    "));
+    let block = lines.map(|line| format!("{line}\n")).collect::<String>();
+    let certificates = "/etc/letsencrypt/live/ci.example.org";
+    assert!(block.contains("listen 443 ssl;") && block.contains(certificates) && block.contains("127.0.0.1:8080;"));
+    let block = block
+        .replace("listen 443 ssl", &format!("listen 127.0.0.1:{port} ssl"))
+        .replace(certificates, &folder.display().to_string())
+        .replace("127.0.0.1:8080", &format!("127.0.0.1:{receiver}"));
+    let here = folder.display();
+    let kept: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {here}/{name};\n"))
+        .concat();
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{kept}{block}}}\n"
+    );
+    fs::write(folder.join("nginx.conf"), text).expect("own folder");
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ci.example.org -keyout privkey.pem -out fullchain.pem
+        nginx -t -q -p . -c \"$PWD/nginx.conf\" && exec nginx -p . -c \"$PWD/nginx.conf\"";
+    Sh::start(&["dash", "-c", script], folder, folder, &[])
+}
+
+/// Through nginx a delivery comes in, and its log names who sent it; nothing else is passed on.
+#[test]
+fn nginx_brings_deliveries() {
+    if !installed("nginx") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.job("a", &job(&json!({})));
+    let receiver = Receiver::start(&mount, &["--proxy", "127.0.0.1"]);
+    receiver.wait_jobs(1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = port.expect("a port that is free now").port();
+    let server = nginx(folder.path(), port, receiver.port());
+    let address = format!("https://127.0.0.1:{port}");
+    let status = |words: &[&str], path: &str| {
+        let output = Command::new("curl")
+            .args(["-sk", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}"])
+            .args(words)
+            .arg(format!("{address}{path}"))
+            .output();
+        String::from_utf8_lossy(&output.expect("curl runs; scripts/setup installs it").stdout).into_owned()
+    };
+    wait_for("nginx", USUAL, || {
+        assert!(server.alive(), "nginx takes what the page says");
+        status(&[], "/") == "404"
+    });
+    let body = push("refs/heads/main").to_string();
+    let signature = format!("X-Hub-Signature-256: {}", sign(SECRET, body.as_bytes()));
+    let delivery = format!("X-GitHub-Delivery: {}", fresh_id());
+    let words = [
+        "-H",
+        "X-GitHub-Event: push",
+        "-H",
+        &delivery,
+        "-H",
+        &signature,
+        "-d",
+        &body,
+    ];
+    let words = [
+        &words[..],
+        &[
+            "-H",
+            "Content-Type: application/json",
+            "-H",
+            "X-Forwarded-For: 192.0.2.9",
+        ],
+    ]
+    .concat();
+    assert_eq!(status(&words, "/github"), "201");
+    assert_eq!(status(&words, "/jobs/a/github-webhook"), "201", "the same again");
+    let log = receiver.log();
+    assert!(log.contains("127.0.0.1") && !log.contains("192.0.2.9"), "{log}");
+    for (words, path, want) in [
+        (&[][..], "/healthz", "404"),
+        (&[], "/metrics", "404"),
+        (&[], "/github", "403"),
+    ] {
+        assert_eq!(status(words, path), want, "{path}");
+    }
+    assert!(!mount.has("jobs/a/builds/2"));
 }
