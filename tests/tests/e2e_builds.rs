@@ -166,6 +166,34 @@ fn abort() {
     mount.build("b", "", "success");
 }
 
+/// The same for what is posted by a build-control that has not heard of it yet; what runs `always`
+/// still runs.
+#[test]
+fn abort_while_tickets_are_posted() {
+    let mount = Mount::new();
+    let mut always = shell_task("true\n");
+    always["always"] = json!(true);
+    mount.job_of("a", &[shell_task("true\n"), always]);
+    mount.trigger("a", "");
+    let control = mount.claim("build-control", "a.1.control").expect("the control ticket");
+    mount.run("echo abort > jobs/a/builds/1/ctl");
+    for task in [0, 1] {
+        let id = format!("a.1.{task}");
+        mount.post(
+            "execute-shell",
+            &json!({"id": id, "job": "a", "build": 1, "task": task}),
+        );
+    }
+    assert_eq!(mount.read("jobs/a/builds/1/tasks/0-execute-shell/state"), "aborted");
+    assert_eq!(mount.read("jobs/a/builds/1/tasks/1-execute-shell/state"), "posted");
+    assert_eq!(mount.list("tickets/execute-shell"), ["a.1.1"]);
+    mount
+        .result("build-control", "a.1.control", "aborted")
+        .expect("the end");
+    drop(control);
+    assert_eq!(mount.wait_state("a", 1), "aborted");
+}
+
 /// "retry": a finished build runs again from the task that failed, in the state in which it ran.
 #[test]
 fn retry() {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::builds::{Build, Live, control_ticket, live_path};
-use super::core::{create, delete, now, random_id, set, to_json};
+use super::core::{bounded, create, delete, now, random_id, set, to_json};
 use super::jobs::Job;
-use super::tickets::{Outcome, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
+use super::tickets::{Outcome, Part, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
@@ -151,6 +151,34 @@ impl Repository {
             ops.push(delete(format!("/jobs/{}/slot-{slot}", part.uid), None));
         }
         Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
+    }
+
+    /// Ends a ticket that was posted while its build was aborted: whoever did that looked for the
+    /// build's tickets before this one was there. What runs `always` stays.
+    pub(super) async fn heed_abort(&self, key: &TicketKey, part: Option<&Part>) -> Result<()> {
+        let Some(part) = part else { return Ok(()) };
+        // As the store has it: what is remembered may be from before the abort.
+        let path = live_path(&part.uid, part.build);
+        let entry = bounded(&path, self.coordination.get(&path)).await?;
+        let live: Option<Live> = entry.and_then(|entry| serde_json::from_slice(&entry.data).ok());
+        if !live.is_some_and(|live| live.abort && live.run == part.run) {
+            return Ok(());
+        }
+        let Some(job) = self.find_job(&part.job).await? else {
+            return Ok(());
+        };
+        let build = self.build(&job, part.build).await?;
+        let task = part.task.and_then(|index| build.config.tasks.get(index));
+        if task.is_some_and(|task| task.always) {
+            return Ok(());
+        }
+        for _ in 0..RACES_MAX {
+            let Some(posted) = self.ticket(key).await? else { break };
+            if self.abort_ticket(key, &posted.ticket, posted.version).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Runs again what did not succeed, in the state in which it ran.

@@ -334,7 +334,8 @@ impl Repository {
             node: String::new(),
             outcome: None,
         };
-        self.post_ticket(&key, ticket, guard, &body).await?;
+        self.post_ticket(&key, ticket.clone(), guard, &body).await?;
+        self.heed_abort(&key, ticket.part.as_ref()).await?;
         Ok(key.id)
     }
 
@@ -400,10 +401,9 @@ impl Repository {
             .find_job(job.as_str())
             .await?
             .ok_or_else(|| Error::NotFound(format!("jobs/{job}")))?;
-        let (uid, job) = (job.uid().to_owned(), job.name.to_string());
         Ok(Some(Part {
-            job,
-            uid,
+            job: job.name.to_string(),
+            uid: job.uid().to_owned(),
             build,
             task: Some(task),
             run: request.run,
