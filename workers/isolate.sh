@@ -8,6 +8,17 @@
 # The one folder that is everywhere and nobody's: in a mount namespace of its own it is ours.
 stage=/mnt
 
+# Ids that an environment has, from 0.
+ids=65536
+
+# Folders of the node that hold programs, and what of its /etc they need to run: folders, and files
+# that are copied. Nothing of it could be a secret.
+node_folders='/usr /bin /sbin /lib /lib32 /lib64 /libx32 /opt'
+node_etc_folders='alternatives ca-certificates fonts java-* ld.so.conf.d maven perl pki python3* ssl/certs terminfo xml'
+node_etc_files='bash.bashrc ca-certificates.conf debian_version default/locale gai.conf host.conf ld.so.cache
+	ld.so.conf locale.* localtime login.defs lsb-release magic* mime.types networks nsswitch.conf os-release
+	protocols rpc services shells ssl/openssl.cnf timezone'
+
 # Where programs are inside: the worker's own PATH may lead to what is not shown.
 inner_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -23,25 +34,74 @@ need() {
 	command -v "$1" >/dev/null || refuse "$1 is missing: install the package $2"
 }
 
-# own_mounts ARG…: goes on with these arguments in a mount namespace of its own, so that every mount
-# ends with the last process.
+# own_mounts: goes on as `staged`, in a mount namespace of its own, so that every mount ends with the
+# last process. execute-shell gives root's environments one; others make it with a user namespace.
 own_mounts() {
-	exec unshare --mount --propagation private -- "$0" "$@"
+	[ -n "${ISOLATE_UID-}" ] || exec unshare --user --map-root-user --mount --propagation private -- "$0" staged
 }
 
-# bind FROM TO: shows a folder at a place below the stage.
-bind() {
-	mkdir -p "$stage/$2"
-	mount --bind "$1" "$stage/$2" || refuse "can't show $1 at $stage/$2"
+# link_of PATH: sets $target to where a link to a folder leads, from /.
+link_of() {
+	cd -P "$1" || return
+	target=${PWD#/}
+	cd /
 }
 
-# set_stage: an empty place in which everything can be reached by anybody, with the folders that the
-# script is to find. Where they come from may be closed to who runs the script.
+# forget: takes our own variables away, so that they are not seen in a process inside.
+forget() {
+	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_ROOT \
+		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE
+}
+
+# show FROM TO [ro]: notes that a folder is to be seen at a place below the stage.
+show() {
+	from=$1 flags=${3-}
+	case $from in
+	# A table of mounts has these in octal.
+	*[[:space:]\\]*) from=$(printf %s "$1" | sed -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g') ;;
+	esac
+	if [ -n "$flags" ] && [ -z "${ISOLATE_UID-}" ]; then
+		# In a user namespace no flag that a mount has can be taken away.
+		flags=$(findmnt -n -o VFS-OPTIONS -T "$1")
+		flags=ro${flags#r[ow]}
+	fi
+	mounts="$mounts$from $stage/$2 none bind,X-mount.mkdir${flags:+,$flags} 0 0
+"
+}
+
+# begin_stage FOLDER: an empty place in which everything can be reached by anybody, with the folders
+# that the script is to find, in a folder of it. Where they come from may be closed to others.
+begin_stage() {
+	mounts="distcifs $stage tmpfs mode=755,size=64m,nosuid,nodev 0 0
+"
+	show "$ISOLATE_WORKSPACE" "$1/workspace"
+	show "$ISOLATE_ARTIFACTS" "$1/artifacts"
+	show "$ISOLATE_FILES" "$1/isolate"
+}
+
+# show_node_etc TO: the folders of the node's /etc; copy_node_etc TO, once they are mounted: its files.
+show_node_etc() {
+	cd /etc || return
+	for name in $node_etc_folders; do [ ! -d "$name" ] || show "/etc/$name" "$1/$name"; done
+	cd /
+}
+copy_node_etc() {
+	cd /etc || return
+	files=''
+	for name in $node_etc_files; do [ ! -f "$name" ] || files="$files $name"; done
+	# shellcheck disable=SC2086 # names without blanks
+	cp -L --parents $files "$stage/$1"
+	cd /
+	# Who the users are, for programs that ask for a name.
+	printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'ci:x:1000:1000:ci:/tmp:/bin/sh' \
+		'nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin' >"$stage/$1/passwd"
+	printf '%s\n' root:x:0: ci:x:1000: nogroup:x:65534: >"$stage/$1/group"
+}
+
+# set_stage: mounts all that was noted, by one program.
 set_stage() {
-	mount -t tmpfs -o mode=755,size=64m,nosuid,nodev distcifs "$stage" || refuse "can't mount a tmpfs on $stage"
-	bind "$ISOLATE_WORKSPACE" workspace
-	bind "$ISOLATE_ARTIFACTS" artifacts
-	bind "$ISOLATE_FILES" isolate
+	printf %s "$mounts" >"$ISOLATE_SPACE/mounts"
+	mount --all --fstab "$ISOLATE_SPACE/mounts" || refuse "can't show the script its folders"
 }
 
 # set_root: the image at $stage/root, with changes that are thrown away.
@@ -57,8 +117,42 @@ set_root() {
 # over FOLDER: mounts the image with changes kept there.
 over() {
 	mkdir -p "$1/upper" "$1/work"
+	# shellcheck disable=SC2153 # execute-shell sets it
 	chown "$ISOLATE_UID:$ISOLATE_GID" "$1/upper" "$1/work"
 	mount -t overlay -o "lowerdir=$ISOLATE_ROOT,upperdir=$1/upper,workdir=$1/work" distcifs "$stage/root"
+}
+
+# check_ids: whether this worker may give an environment ids of its own.
+check_ids() {
+	if [ -n "${ISOLATE_UID-}" ]; then
+		need lxc-usernsexec lxc
+		# Where newuidmap is installed root gets only ids that are noted as its own.
+		in_ids true 2>/dev/null ||
+			refuse "no ids for it: add the line root:$ISOLATE_UID:$ids to /etc/subuid and /etc/subgid"
+	else
+		unshare --user --map-root-user --mount -- true 2>/dev/null || refuse 'no user namespaces here'
+	fi
+}
+
+# in_ids COMMAND…: as root of a user namespace with the ids of the environment; an ordinary user's
+# environment is in one already.
+in_ids() {
+	if [ -n "${ISOLATE_UID-}" ]; then
+		setpriv --pdeathsig KILL lxc-usernsexec -m "u:0:$ISOLATE_UID:$ids" -m "g:0:$ISOLATE_GID:$ids" -- "$@"
+	else
+		"$@"
+	fi
+}
+
+# wait_for PID: waits for its end whatever signals come; its status.
+wait_for() {
+	ended=0
+	wait "$1" || ended=$?
+	while kill -0 "$1" 2>/dev/null; do
+		ended=0
+		wait "$1" || ended=$?
+	done
+	return "$ended"
 }
 
 # helpers N: adds the processes that the environment itself has to the bound of the script's.

@@ -314,8 +314,9 @@ pub fn begin(mut command: Command, doors: Vec<File>, isolated: bool) -> Command 
     command
 }
 
-/// Has the command's process enter its control groups before it begins, and what isolates end with
-/// the worker and know none of its keys.
+/// Has the command's process enter its control groups before it begins. What isolates ends with the
+/// worker, knows none of its keys and, if that is root, has a mount namespace of its own: its mounts
+/// end with its last process.
 #[expect(
     unsafe_code,
     reason = "between fork and exec there is no other way to do this in time"
@@ -324,6 +325,7 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
     if doors.is_empty() && !isolated {
         return;
     }
+    let own_mounts = isolated && geteuid().is_root();
     let prepare = move || {
         for mut door in &doors {
             // 0 is whoever writes it.
@@ -334,9 +336,20 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
             // SAFETY: a system call that takes numbers only. It fails where the kernel has no keys.
             unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0) };
         }
+        if own_mounts {
+            let (root, none) = (c"/".as_ptr(), std::ptr::null());
+            // SAFETY: the one string lives for ever; the others may be absent.
+            let done = unsafe {
+                libc::unshare(libc::CLONE_NEWNS) == 0
+                    && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0
+            };
+            if !done {
+                return Err(io::Error::last_os_error());
+            }
+        }
         Ok(())
     };
-    // SAFETY: write(2), prctl(2) and keyctl(2) only, safe after a fork; nothing is allocated.
+    // SAFETY: system calls only, which are safe after a fork; nothing is allocated.
     unsafe { command.pre_exec(prepare) };
 }
 
