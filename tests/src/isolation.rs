@@ -1,5 +1,7 @@
 //! Environments of scripts: a mount whose worker offers them, and what must be gone after each.
 
+pub mod checks;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,12 +30,13 @@ pub const GONE_MAX: Duration = Duration::from_secs(10);
 
 /// A mount with build-control and one execute-shell that takes certain isolations.
 pub struct Node {
-    /// The mount.
-    pub mount: Mount,
-    /// What isolations are offered, separated by commas.
-    pub isolations: String,
+    // In this order they go: the workers before the mount, which they keep busy.
     _control: Worker,
     shell: Option<Sh>,
+    /// What isolations are offered, separated by commas.
+    pub isolations: String,
+    /// The mount.
+    pub mount: Mount,
 }
 
 impl Node {
@@ -124,6 +127,12 @@ impl Node {
     pub fn run(&self, job: &str, isolation: &Value, script: &str) -> (String, String, String) {
         self.job(job, &[isolated(isolation, script)]);
         self.build(job)
+    }
+
+    /// Whether a process is below this node's worker.
+    pub fn holds(&self, pid: Pid) -> bool {
+        let worker = self.pids()[1];
+        std::iter::successors(Some(pid), |pid| process::parent(*pid)).any(|pid| pid == worker)
     }
 
     /// What the worker has left so far: control groups, mounts, files.

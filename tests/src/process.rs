@@ -51,6 +51,12 @@ fn line(pid: Pid) -> String {
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
+/// The processes of this name, of which the kernel keeps 15 bytes.
+pub fn named(name: &str) -> Vec<Pid> {
+    let is = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    all().into_iter().filter(is).collect()
+}
+
 /// The user that a process is outside of all namespaces.
 pub fn owner(pid: Pid) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -60,19 +66,14 @@ pub fn owner(pid: Pid) -> Option<u32> {
 
 /// The children of a process.
 pub fn children(pid: Pid) -> Vec<Pid> {
-    let parent = |child: &Pid| {
-        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        let rest = stat
-            .rsplit_once(") ")
-            .map(|(_, rest)| rest.to_owned())
-            .unwrap_or_default();
-        rest.split(' ')
-            .nth(1)
-            .and_then(|word| word.parse().ok())
-            .map(Pid::from_raw)
-            == Some(pid)
-    };
-    all().into_iter().filter(parent).collect()
+    all().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
+}
+
+/// The parent of a process.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
 /// Sends a signal; a process that is gone is no error.
