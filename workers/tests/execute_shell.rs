@@ -302,3 +302,38 @@ fn no_tree_is_75() {
         .unwrap();
     assert_eq!(status.code(), Some(75));
 }
+
+/// Limits hold without an environment too, whatever version of control groups there is. Without any
+/// they are refused, and the script does not run.
+#[test]
+fn limits_hold_or_are_refused() {
+    let bench = Bench::new("limits");
+    let limited = |id: &str, limits: Value, script: &str| {
+        let folder = bench.give(id, json!({ "limits": limits, "params": { "script": script } }));
+        (result(&folder), console(&folder))
+    };
+    let (first, said) = limited("a", json!({ "memory": 50 << 20 }), "echo begun; tail /dev/zero");
+    if first.starts_with("error") {
+        assert!(
+            first.contains("can't be enforced") && first.contains("Delegate=yes"),
+            "{first}"
+        );
+        assert!(!said.contains("begun"), "{said}");
+        eprintln!("SKIPPED: no control groups for this user: {first}");
+        return;
+    }
+    assert!(
+        first.starts_with("137\n") && first.contains("limit of memory"),
+        "{first}"
+    );
+    let forks = "i=0; while [ $i -lt 100 ]; do sleep 44.7 & i=$((i + 1)); done";
+    let (second, said) = limited("b", json!({ "processes": 20 }), forks);
+    assert!(second.starts_with("2\n") && said.contains("fork"), "{second} {said}");
+    assert!(!lives("sleep 44.7"));
+    // The shell waits for its turn: a tenth of a second of work takes a second.
+    let begun = Instant::now();
+    let work = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; times";
+    let (third, _) = limited("c", json!({ "cpus": 0.05 }), work);
+    assert_eq!(third, "0\n");
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+}
