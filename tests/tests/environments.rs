@@ -4,11 +4,14 @@
 use std::fs;
 
 use distcifs_tests::isolation::checks::{
-    EACH_AND_BOTH, a_node_survives_any_script, escapes, it_is_gone_after_every_end,
+    EACH_AND_BOTH, a_node_survives_any_script, abort, escapes, it_is_gone_after_every_end,
     it_is_gone_when_its_worker_is_killed, it_is_gone_whenever_its_worker_is_killed, leaves_the_same_as_none,
-    limits_hold, make_image, node_with_image, nothing_leads_out, of_image, try_all,
+    limits_hold, make_image, node_with_image, nothing_leads_out, of_image, try_all, try_with, while_it_runs, with,
 };
 use distcifs_tests::isolation::{BUILD_MAX, Node, isolated};
+use distcifs_tests::job::shell_task;
+use distcifs_tests::{Folder, Sh, process, wait_for};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// The attempts are real: as root and without an environment most of them work.
@@ -38,7 +41,7 @@ fn a_script_in_no_environment_can_do_what_its_worker_can() {
 
 #[test]
 fn the_examples_of_environments_are_true() {
-    distcifs_tests::page::check("doc/environments.md", 7, BUILD_MAX);
+    distcifs_tests::page::check("doc/environments.md", 8, BUILD_MAX);
 }
 
 #[test]
@@ -235,4 +238,246 @@ fn images_that_are_good_and_bad() {
     let (state, why, _) = node.run("no-image", &json!("lxc"), "true");
     assert_eq!(state, "error");
     assert!(why.contains("needs an image"), "{why}");
+}
+
+#[test]
+fn vm_leaves_the_same_as_none() {
+    leaves_the_same_as_none(&node_with_image("none,vm"), &of_image("vm"));
+}
+
+/// In a machine the script is root, but of nothing else: the node is not there.
+#[test]
+fn nothing_leads_out_of_a_machine() {
+    let node = node_with_image("none,vm");
+    let console = try_with(&node, "escape", &of_image("vm"), "");
+    let real: Vec<&str> = escapes(&console)
+        .into_iter()
+        .filter(|line| !of_its_own_kernel(line))
+        .collect();
+    assert_eq!(real, Vec::<&str>::new(), "{console}");
+    while_it_runs(&node, &of_image("vm"), |pids| {
+        let owners: Vec<u32> = pids.iter().copied().filter_map(process::owner).collect();
+        assert!(!owners.is_empty() && !owners.contains(&0), "{owners:?}");
+        // Root of a kernel of its own may ask for anything that is shared with it.
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pids[0])).expect("of our own process");
+        let image = mounts.lines().find(|line| line.contains(" /mnt/share/root "));
+        assert!(
+            image.is_some_and(|line| line.contains(" /mnt/share/root ro")),
+            "{mounts}"
+        );
+    });
+}
+
+/// What a script may do to the kernel that is its own.
+fn of_its_own_kernel(line: &str) -> bool {
+    ["sysrq", "sysctl", "core pattern", "write to /sys"]
+        .iter()
+        .any(|what| line.ends_with(what))
+}
+
+/// A machine has the node's programs without an image, the memory and processes that it may have, and
+/// a crash of its kernel is an error of the task and nothing else.
+#[test]
+fn a_machine_has_bounds_and_may_crash() {
+    let node = Node::new("none,vm");
+    let helper = shell_task("cp \"$PARAM_helper\" escape");
+    let limits = json!({"isolation": "vm", "limits": {"memory": "512M", "processes": 40, "cpus": 1.5}});
+    let script = "nproc; gcc --version | head -n 1; ./escape fork 100000; ./escape memory 100000 || echo killed";
+    node.job("bounds", &[helper, isolated(&limits, script)]);
+    let (state, why, console) = node.build("bounds");
+    assert_eq!(state, "success", "{why}\n{console}");
+    assert!(console.starts_with("2\n") && console.contains("gcc"), "{console}");
+    assert!(
+        console.contains("processes: 38") && escapes(&console).is_empty(),
+        "{console}"
+    );
+    let mib = console
+        .lines()
+        .filter_map(|line| line.strip_prefix("memory: ")?.strip_suffix(" MiB")?.parse::<u32>().ok())
+        .max();
+    assert!(mib.is_some_and(|mib| (64..512).contains(&mib)), "{console}");
+    assert!(
+        console.contains("killed") && console.contains("the memory of the machine was used up"),
+        "{console}"
+    );
+    let (state, why, console) = node.run(
+        "crash",
+        &json!("vm"),
+        "echo begun; echo c > /proc/sysrq-trigger; sleep 60",
+    );
+    assert_eq!(state, "error", "{why}\n{console}");
+    assert!(
+        why.contains("the machine ended without a result") && why.contains("panic"),
+        "{why}"
+    );
+    node.wait_gone("sysrq-trigger");
+}
+
+#[test]
+fn a_machine_is_gone_after_every_end() {
+    let mut node = node_with_image("none,vm");
+    let isolation = of_image("vm");
+    let heeds = "trap 'echo heard; exit 1' TERM\n(setsid sleep 4552.1 &); echo begun\nwhile :; do sleep 0.1; done";
+    node.job("aborted", &[isolated(&with(&isolation, "timeout", json!(60)), heeds)]);
+    let build = node.mount.trigger("aborted", "");
+    wait_for("the machine", BUILD_MAX, || {
+        node.mount.console("aborted", build).contains("begun")
+    });
+    process::signal(node.pids()[1], Signal::SIGTERM);
+    wait_for("TERM in the machine", BUILD_MAX, || {
+        node.mount.console("aborted", build).contains("heard")
+    });
+    abort(&node, "aborted", build);
+    node.start_worker();
+    node.wait_gone("qemu-system-x86_64 -nodefaults");
+    it_is_gone_when_its_worker_is_killed(&mut node, &isolation, &[&[0, 1]]);
+    it_is_gone_whenever_its_worker_is_killed(&mut node, &isolation, &[40, 90, 200, 1000]);
+}
+
+/// Adds the node's kernel to an image, with the modules that a machine needs.
+const WITH_KERNEL: &str = r#"
+kernel=$(ls /boot/vmlinuz-* | tail -n 1)
+version=${kernel#/boot/vmlinuz-}
+mkdir -p root/boot "root/lib/modules/$version"
+cp "$kernel" root/boot
+cp "/lib/modules/$version"/modules.* "root/lib/modules/$version"
+for name in virtio_pci virtio_console virtiofs overlay virtio_net; do modprobe -S "$version" --show-depends $name; done |
+    sed -n 's/^insmod //p' | xargs cp --parents -t root
+ln -s /etc/passwd root/boot/vmlinuz-zzz
+mkdir -p root/lib/modules/zzz
+touch root/lib/modules/zzz/modules.dep
+tar -c -C root -f "$ARTIFACTS/root.tar" .
+"#;
+
+/// A machine boots the kernel of its image, without one the node's, each with what it needs to begin
+/// of its own; a kernel that leads out of the image is none. If asked for there is a network.
+#[test]
+fn a_machine_boots_the_kernel_of_its_image() {
+    let node = Node::new("none,vm");
+    make_image(&node, WITH_KERNEL);
+    let script = "cat /proc/net/route /etc/resolv.conf || true; grep -c . /etc/passwd";
+    let begins = || {
+        let cache = fs::read_dir(node.state().join("cache")).expect("the cache");
+        let names = cache.map(|entry| entry.expect("its entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("initramfs-")).count()
+    };
+    for (name, isolation, count) in [
+        ("image", of_image("vm"), 1),
+        ("node", json!("vm"), 2),
+        ("again", of_image("vm"), 2),
+    ] {
+        let network = with(&isolation, "network", json!(name != "again"));
+        let (state, why, console) = node.run(&format!("of-{name}"), &network, script);
+        assert_eq!(state, "success", "{why}\n{console}");
+        assert_eq!(console.contains("nameserver 10.0.2.3"), name != "again", "{console}");
+        assert_eq!(console.contains("eth0"), name != "again", "{console}");
+        assert_eq!(begins(), count, "{name}");
+    }
+}
+
+/// A worker in a machine, which has control groups of version 2 only: root's, and one of an ordinary
+/// user to whom a group is delegated. It works on a folder laid out like the tree.
+const VERSION_2: &str = r#"
+mount -t cgroup2 none /sys/fs/cgroup
+give() {
+    folder=/tmp/$who/tickets/execute-shell/$1
+    mkdir -p "$folder/workspace" "$folder/artifacts"
+    for name in console result claim .wait; do : > "$folder/$name"; done
+    printf '{"limits": %s, "params": {"script": "%s"}}' "$2" "$3" > "$folder/ticket.json"
+    chown -R "$who" "/tmp/$who"
+    echo "$1" >&3
+    until [ -s "$folder/result" ]; do sleep 0.1; done
+    echo "$who $1: $(tr '\n' ' ' < "$folder/result")"
+}
+for who in 0 1000; do
+    mkdir -p "/tmp/$who/tickets/execute-shell" "/sys/fs/cgroup/of-$who"
+    mkfifo "/tmp/$who/tickets/execute-shell/.next"
+    chown -R "$who" "/tmp/$who" "/sys/fs/cgroup/of-$who"
+    sh -c 'echo 0 > /sys/fs/cgroup/of-$0/cgroup.procs
+        exec setpriv --reuid "$0" --clear-groups ./execute-shell "/tmp/$0" --isolation none --environments isolate --state "/tmp/$0/state"' "$who" &
+    exec 3> "/tmp/$who/tickets/execute-shell/.next"
+    give memory '{"memory": 52428800}' 'tail /dev/zero'
+    give processes '{"processes": 20}' 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 9 & done'
+    give all '{"cpus": 0.5, "memory": 52428800}' 'true'
+    echo "$who left: $(find /sys/fs/cgroup -name 'distcifs-[0-9]*' | wc -l)"
+done
+"#;
+
+#[test]
+fn limits_hold_in_control_groups_of_version_2() {
+    let node = Node::new("none,vm");
+    let worker = distcifs_tests::programs::worker("execute-shell").display().to_string();
+    let isolate = distcifs_tests::programs::project()
+        .join("workers/isolate")
+        .display()
+        .to_string();
+    let limits = json!({"isolation": "vm", "limits": {"memory": "1G"}, "timeout": 80});
+    node.job(
+        "two",
+        &[
+            shell_task(&format!("cp -r '{worker}' '{isolate}' .")),
+            isolated(&limits, VERSION_2),
+        ],
+    );
+    let (state, why, console) = node.build("two");
+    assert_eq!(state, "success", "{why}\n{console}");
+    for who in ["0", "1000"] {
+        for line in [
+            "memory: 137 exit 137; the kernel killed a process of it",
+            "processes: 2 exit 2",
+            "all: 0",
+            "left: 0",
+        ] {
+            assert!(console.contains(&format!("{who} {line}")), "{who} {line}: {console}");
+        }
+    }
+}
+
+/// An ordinary user's worker, on a folder laid out like the tree.
+const ORDINARY: &str = r#"
+set -eu
+worker=$1 isolate=$2
+cp "$worker" execute-shell
+cp -r "$isolate" "$isolate.sh" "${isolate%/*}/machine.sh" .
+mkdir -p tree/tickets/execute-shell/one tree/tickets/execute-shell/two
+mkfifo tree/tickets/execute-shell/.next
+for ticket in tree/tickets/execute-shell/*; do
+    mkdir "$ticket/workspace" "$ticket/artifacts"
+    for name in console result claim .wait; do : > "$ticket/$name"; done
+done
+script='id -u; if ls /etc/shadow 2>&1; then exit 9; fi; echo made > made'
+for pair in one:namespace two:vm; do
+    printf '{"isolation": "%s", "params": {"script": "%s"}}' "${pair#*:}" "$script" > "tree/tickets/execute-shell/${pair%:*}/ticket.json"
+done
+chmod 755 . ..
+chown -R 54321:54321 tree
+setpriv --reuid 54321 --regid 54321 --clear-groups \
+    ./execute-shell tree --isolation namespace,vm --environments isolate --state "$PWD/tree/state" & worker=$!
+trap 'kill -9 $worker 2> /dev/null || true' EXIT
+exec 3> tree/tickets/execute-shell/.next
+for id in one two; do
+    echo $id >&3
+    ticket=tree/tickets/execute-shell/$id
+    until [ -s "$ticket/result" ]; do kill -0 $worker; sleep 0.05; done
+    echo "$id: $(tr '\n' ' ' < "$ticket/result")$(head -n 1 "$ticket/console") $(stat -c %u "$ticket/workspace/made")"
+done
+until [ -z "$(ls tree/state/runs/*/space)" ]; do sleep 0.05; done
+"#;
+
+/// Namespaces and machines need no root.
+#[test]
+fn environments_of_an_ordinary_user() {
+    let folder = Folder::new();
+    let worker = distcifs_tests::programs::worker("execute-shell").display().to_string();
+    let isolate = distcifs_tests::programs::project()
+        .join("workers/isolate")
+        .display()
+        .to_string();
+    let words = ["dash", "-c", ORDINARY, "dash", &worker, &isolate];
+    let output = Sh::start(&words, &folder.path(), &folder.out(), &[]).finish_within(BUILD_MAX);
+    let said = output.stdout.as_str();
+    assert!(
+        output.ok() && said == "one: 0 1000 54321\ntwo: 0 0 54321",
+        "{output:#?}"
+    );
 }
