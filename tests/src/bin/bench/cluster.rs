@@ -40,7 +40,7 @@ const JOBS: usize = 10_000;
 /// Lines that are followed from one mount to the other.
 const LINES: usize = 200;
 
-fn mounts(number: usize) -> (Repository, Vec<Mount>) {
+pub(crate) fn mounts(number: usize) -> (Repository, Vec<Mount>) {
     let repository = Repository::on(Cluster::shared());
     let mounts = (0..number)
         .map(|i| Mount::of(&repository, &format!("n{i}"), Words::default(), LIMIT))

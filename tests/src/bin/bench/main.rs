@@ -3,6 +3,7 @@
 
 mod builds;
 mod cluster;
+mod crowd;
 mod load;
 mod many;
 mod report;
@@ -13,7 +14,7 @@ mod workspace;
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 19] = [
+const MEASURES: [(&str, fn()); 20] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -32,6 +33,7 @@ const MEASURES: [(&str, fn()); 19] = [
     ("cluster-console", cluster::console),
     ("cluster-large", cluster::large),
     ("cluster-many", cluster::many),
+    ("cluster-crowd", crowd::waiting),
     ("cluster-recovery", cluster::recovery),
 ];
 
