@@ -13,6 +13,9 @@ use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Contents, Coordination, Notices, Object, Op, Updated};
 
+/// Idempotence keys of a job removed by one commit: 200 KB of operations.
+const KEYS_AT_ONCE: usize = 1000;
+
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
 
@@ -366,17 +369,25 @@ impl Repository {
     /// Removes a job's entries: from then on nothing can be triggered.
     async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
         let keys = format!("/keys/{}", job.uid());
-        let mut ops: Vec<Op> = Vec::new();
-        for key in self.children(&keys).await? {
-            ops.push(delete(format!("{keys}/{key}"), None));
-        }
+        let names = self.children(&keys).await?;
+        let mut ops: Vec<Op> = names.iter().map(|key| delete(format!("{keys}/{key}"), None)).collect();
         ops.push(delete(keys, None));
+        // No commit takes the keys of a busy job all at once: those that are left over go after it,
+        // when no trigger makes any more.
+        let rest = ops.split_off(ops.len().min(KEYS_AT_ONCE));
         // The counter's version is the guard: a trigger in between makes this a mismatch.
         ops.push(delete(job.path(), Some(version)));
         match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
-            Commit::Done => Ok(()),
-            Commit::Mismatch { .. } => Err(Error::Busy(format!("job {}: a build was started just now", job.name))),
+            Commit::Done => {}
+            Commit::Mismatch { .. } => {
+                return Err(Error::Busy(format!("job {}: a build was started just now", job.name)));
+            }
         }
+        for some in rest.chunks(KEYS_AT_ONCE) {
+            // What somebody else has taken away, or what is left by this, is gc's.
+            self.commit(some.to_vec()).await?;
+        }
+        Ok(())
     }
 }
 

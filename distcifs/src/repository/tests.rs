@@ -14,6 +14,7 @@ use super::names::Name;
 use super::snapshot::{self, Snapshot};
 use super::tickets::{Poster, TicketKey, TicketState, Verdict};
 use super::{Digest, Error, Repository, Result, Setup};
+use crate::storage::coordination::COMMIT_OPS_MAX;
 use crate::storage::{Contents, Coordination};
 
 #[cfg(feature = "ceph")]
@@ -227,6 +228,28 @@ pub(super) async fn assert_sound(repository: &Arc<Repository>) -> usize {
     let checked = upkeep.check().await.unwrap();
     assert_eq!(checked.faults, [], "{checked}");
     checked.orphans
+}
+
+/// No commit takes all keys of a job that was triggered for days by a busy repository.
+#[test]
+fn a_job_with_thousands_of_keys_is_removed_whole() {
+    use super::core::{create, now, to_json};
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let store = crate::backend::embedded::Embedded::open(&dir.path().join("store")).unwrap();
+        let repository = open(&store, dir.path()).await.unwrap();
+        let job = job(&repository, "hello").await.unwrap();
+        let folder = format!("/keys/{}", job.uid());
+        let keys: Vec<_> = (0..COMMIT_OPS_MAX + 100)
+            .map(|i| create(format!("{folder}/{i:08x}"), to_json(&(1_u64, now()))))
+            .collect();
+        for some in keys.chunks(COMMIT_OPS_MAX) {
+            repository.commit(some.to_vec()).await.unwrap();
+        }
+        repository.remove_job(&job).await.unwrap();
+        assert!(repository.children("/keys").await.unwrap().is_empty());
+        assert!(repository.job("hello").is_none());
+    });
 }
 
 /// A key is remembered for at least seven days; older ones go when new ones come.
