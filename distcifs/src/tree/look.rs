@@ -21,6 +21,10 @@ pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// How long it may believe what may change at any moment.
 pub(crate) const NOT_AT_ALL: Duration = Duration::ZERO;
 
+/// The same of attributes that it would ask for again at once, only to check permissions on its way
+/// through a path: two requests of a claim.
+pub(crate) const ON_THE_WAY: Duration = Duration::from_millis(20);
+
 /// How long it may believe in the folder of a ticket that is claimed here: every path into a
 /// claimant's workspace leads through it, and 10,000 `stat`s would look it up 10,000 times. If the
 /// ticket goes in that time, whoever passes through gets ESTALE, upon which the kernel looks again.
@@ -378,7 +382,7 @@ impl Tree {
             Node::Ticket(_) => {
                 let (uid, gid) = self.handed_to(ticket).unwrap_or((queue.uid, queue.gid));
                 let mode = queue.mode | 0o1000;
-                Ok(self.folder(Access { uid, gid, mode }, time, self.ticket_ttl(ticket)))
+                Ok(self.folder(Access { uid, gid, mode }, time, self.ticket_ttl(ticket).max(ON_THE_WAY)))
             }
             Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(of(queue.mode & 0o777), time, NOT_AT_ALL)),
             Node::TicketFile(_, TicketFile::Build) => {
