@@ -125,9 +125,10 @@ fn a_container_is_made_anew_each_time() {
     let (state, why, console) = node.run(
         "third",
         &of_image("namespace"),
-        "[ -e /bin/vi ]\n! touch /bin/new\nid -u",
+        "[ -e /bin/vi ]\n! touch /bin/new\nid -un",
     );
     assert_eq!(state, "success", "{why}\n{console}");
+    assert!(console.ends_with("\nci"), "{console}");
 }
 
 /// Containers one after another leave nothing behind; scripts/bench has a hundred of them.
