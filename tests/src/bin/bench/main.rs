@@ -4,6 +4,7 @@
 mod builds;
 mod cluster;
 mod crowd;
+mod environments;
 mod load;
 mod many;
 mod report;
@@ -14,7 +15,7 @@ mod workspace;
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 20] = [
+const MEASURES: [(&str, fn()); 23] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -35,6 +36,9 @@ const MEASURES: [(&str, fn()); 20] = [
     ("cluster-many", cluster::many),
     ("cluster-crowd", crowd::waiting),
     ("cluster-recovery", cluster::recovery),
+    ("environments", environments::over_none),
+    ("containers", environments::containers),
+    ("machine", environments::machine),
 ];
 
 fn main() -> ExitCode {
