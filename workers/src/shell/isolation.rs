@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use super::environment::PATH_DEFAULT;
 use super::limits::Limits;
@@ -326,6 +327,7 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
         return;
     }
     let own_mounts = isolated && geteuid().is_root();
+    let worker = getpid();
     let prepare = move || {
         for mut door in &doors {
             // 0 is whoever writes it.
@@ -333,6 +335,10 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
         }
         if isolated {
             set_pdeathsig(Signal::SIGKILL)?;
+            if getppid() != worker {
+                // It died before: nobody is told of that any more.
+                return Err(Errno::ESRCH.into());
+            }
             // SAFETY: a system call that takes numbers only. It fails where the kernel has no keys.
             unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0) };
         }
