@@ -176,14 +176,14 @@ impl Repository {
         let mut stays = self.epochs.0.subscribe();
         let stay = tokio::time::timeout(SESSION_WAIT, stays.wait_for(Option::is_some)).await;
         let stay = stay.ok().and_then(std::result::Result::ok);
-        let hold = stay.and_then(|stay| stay.as_ref().map(Stay::hold));
-        hold.ok_or_else(|| Error::Io("the session with the coordinator is over; a new one is on its way".into()))
+        stay.and_then(|stay| stay.as_ref().map(Stay::hold)).ok_or_else(over)
     }
 
     /// Commits as `commit_settled` does, in the session in which the hold was begun.
     ///
     /// # Errors
-    /// `Stale` if that session is over: then it did not happen.
+    /// `Io` if that session is over: then it did not happen. What that costs is not for this to say:
+    /// a claim ends with its own session.
     pub(crate) async fn commit_held(
         &self,
         hold: &Hold,
@@ -194,7 +194,7 @@ impl Repository {
         let own = ops.len();
         ops.extend(hold.stay.lease.as_ref().map(|lease| check(lease)));
         match self.commit_settled(ops, path, ours).await? {
-            Commit::Mismatch { index } if index == own => Err(Error::Stale(path.to_owned())),
+            Commit::Mismatch { index } if index == own => Err(over()),
             committed => Ok(committed),
         }
     }
@@ -234,6 +234,10 @@ pub(super) fn check(lease: &str) -> Op {
         path: lease.to_owned(),
         version: 0,
     }
+}
+
+fn over() -> Error {
+    Error::Io("the session with the coordinator is over; a new one is on its way".into())
 }
 
 #[cfg(test)]

@@ -212,7 +212,7 @@ async fn what_was_begun_in_a_former_session_is_not_committed() {
     one.enter_node().await.unwrap();
     let ops = vec![create("/jobs/x", "1".into())];
     let committed = one.commit_held(&hold, ops, "/jobs/x", |_| false).await;
-    assert_eq!(committed, Err(Error::Stale("/jobs/x".into())));
+    assert!(matches!(committed, Err(Error::Io(_))), "{committed:?}");
     assert!(scene.store.get("/jobs/x").await.unwrap().is_none());
     drop(hold);
     assert_eq!(one.trigger(&job, b"", poster()).await.unwrap(), 1);
