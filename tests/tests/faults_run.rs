@@ -33,5 +33,10 @@ fn nothing_is_lost_stuck_or_done_twice() {
         "{numbers:?}"
     );
     assert!(numbers.faults >= 15, "{numbers:?}");
+    assert!(
+        report.collected.done > 0,
+        "gc never went to its end: {:?}",
+        report.collected
+    );
     assert!(report.ended.is_some_and(|time| time < Duration::from_secs(120)));
 }

@@ -9,18 +9,22 @@ use std::time::{Duration, Instant};
 
 use super::checker::{Numbers, Violation, check};
 use super::clients::JOBS;
+use super::collector::Collected;
 use super::dice::Dice;
 use super::farm::Farm;
 use super::found::Found;
 use super::history::{Call, History, Millis};
 use super::injector::{Fault, OF_MOUNTS, OF_STORES};
-use crate::programs;
+use crate::{process, programs, wait_for};
 
 /// Between two faults of a lane.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(3000));
 
 /// What a run takes beyond its faults: the start, the end, and the judgement.
 const BESIDE: Duration = Duration::from_secs(600);
+
+/// How long killed workers may stand in their last call: a call's bound, and some more.
+const WORKERS_GONE: Duration = Duration::from_secs(20);
 
 /// What is done.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +48,8 @@ pub struct Report {
     pub longest: BTreeMap<String, Millis>,
     /// How long the builds took to end after the last fault; `None`: they did not.
     pub ended: Option<Duration>,
+    /// What gc did meanwhile.
+    pub collected: Collected,
     /// Everything that is wrong.
     pub violations: Vec<Violation>,
     /// What `distcifs fsck` found wrong.
@@ -57,11 +63,12 @@ pub fn run(plan: Plan, folder: &Path) -> Report {
     std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let limit = plan.time.unwrap_or_default() + BESIDE;
     let farm = Farm::new(folder.join("history"), limit);
-    let (ended, found) = scope(|threads| {
+    let (ended, found, collected) = scope(|threads| {
         // However this ends, all the others must.
         let _over = Over(&farm);
         let seed = plan.seed;
         threads.spawn(|| farm.tend());
+        let collector = threads.spawn(|| farm.collect());
         for node in 0..farm.nodes().len() {
             let farm = &farm;
             threads.spawn(move || farm.trigger_on(node, seed));
@@ -79,7 +86,8 @@ pub fn run(plan: Plan, folder: &Path) -> Report {
         let judge = farm.judge(limit);
         let ended = farm.wait_ended(&judge);
         farm.end();
-        (ended, Found::read(&judge, &JOBS.map(str::to_owned)))
+        let collected = collector.join().expect("gc can be run");
+        (ended, Found::read(&judge, &JOBS.map(str::to_owned)), collected)
     });
     keep_logs(&farm, folder);
     let history = History::read(&folder.join("history"));
@@ -90,6 +98,7 @@ pub fn run(plan: Plan, folder: &Path) -> Report {
         faults: faults(&history),
         longest: longest(&history),
         ended,
+        collected,
         violations: check(&history, &found),
         fsck,
         folder: folder.to_owned(),
@@ -129,7 +138,14 @@ fn lane(farm: &Farm, plan: Plan, name: &str, faults: &[Fault]) {
 
 /// What is wrong with the repository as a whole, once nobody has it mounted.
 fn fsck(farm: Farm, folder: &Path) -> Option<String> {
-    farm.nodes().iter().for_each(|node| node.mount().unmount());
+    for node in farm.nodes() {
+        let root = node.mount().root();
+        // A killed worker is gone when what it asked the mount for is answered.
+        wait_for("killed workers to be gone", WORKERS_GONE, || {
+            process::working_below(root).is_empty()
+        });
+        node.mount().unmount();
+    }
     let mut command = Command::new(programs::distcifs());
     command.arg("fsck").arg(farm.repository().source());
     let options = farm.repository().options("fsck", &folder.join("fsck"));
@@ -191,6 +207,7 @@ impl fmt::Display for Report {
             Some(time) => writeln!(f, "every build had ended {} ms after the last fault", time.as_millis())?,
             None => writeln!(f, "NOT every build ended")?,
         }
+        writeln!(f, "{:?}", self.collected)?;
         for violation in &self.violations {
             writeln!(f, "VIOLATED {violation}")?;
         }
