@@ -172,12 +172,24 @@ impl Mount {
 
     /// Unmounts with `distcifs umount` and waits for the daemon's end; panics if it refuses.
     pub fn unmount(&self) {
-        let output = Command::new(programs::distcifs())
-            .arg("umount")
-            .arg(&self.root)
-            .output()
-            .expect("distcifs runs");
-        assert!(output.status.success(), "distcifs umount failed: {output:?}");
+        self.unmount_within(Duration::ZERO);
+    }
+
+    /// The same where somebody may still be on the way out.
+    pub fn unmount_within(&self, patience: Duration) {
+        let begun = Instant::now();
+        loop {
+            let output = Command::new(programs::distcifs())
+                .arg("umount")
+                .arg(&self.root)
+                .output()
+                .expect("distcifs runs");
+            if output.status.success() {
+                break;
+            }
+            assert!(begun.elapsed() < patience, "distcifs umount failed: {output:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
         wait_for("the daemon to end", END_LIMIT, || {
             process::daemons(&self.root).is_empty()
         });

@@ -15,7 +15,7 @@ use super::farm::Farm;
 use super::found::Found;
 use super::history::{Call, History, Millis};
 use super::injector::{Fault, OF_MOUNTS, OF_STORES};
-use crate::{process, programs, wait_for};
+use crate::programs;
 
 /// Between two faults of a lane.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(3000));
@@ -139,12 +139,8 @@ fn lane(farm: &Farm, plan: Plan, name: &str, faults: &[Fault]) {
 /// What is wrong with the repository as a whole, once nobody has it mounted.
 fn fsck(farm: Farm, folder: &Path) -> Option<String> {
     for node in farm.nodes() {
-        let root = node.mount().root();
-        // A killed worker is gone when what it asked the mount for is answered.
-        wait_for("killed workers to be gone", WORKERS_GONE, || {
-            process::working_below(root).is_empty()
-        });
-        node.mount().unmount();
+        // A killed worker is gone when what it asked the mount for is answered, and its keeper after it.
+        node.mount().unmount_within(WORKERS_GONE);
     }
     let mut command = Command::new(programs::distcifs());
     command.arg("fsck").arg(farm.repository().source());
