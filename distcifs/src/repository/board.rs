@@ -3,10 +3,11 @@
 //! It follows the coordinator's notices and is never asked what is true: claims are made against
 //! the store, and a board that lags costs a lost race, nothing else.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
@@ -57,10 +58,13 @@ impl Line {
 
 /// Open tickets among which one of many mounts chooses, oldest first. Each takes one whose turn is
 /// its own: if all took the oldest, all but one would wait and ask in vain.
-const CHOICE_MAX: usize = 32;
+const CHOICE_MAX: usize = 256;
 
 /// Longest wait until all tickets of a queue are known, before the oldest of those that are is given.
 const LOOKED_MAX: Duration = Duration::from_millis(500);
+
+/// Sets of labels kept of those who came lately, for each queue.
+const LATELY_MAX: usize = 1024;
 
 /// How often a waiter whose time is up looks whether a claim for it came to nothing.
 const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
@@ -95,6 +99,8 @@ struct Queue {
     parked: HashMap<String, BTreeMap<u64, TicketId>>,
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
+    /// When somebody with these labels (sorted, with a blank between) came last.
+    lately: HashMap<String, Instant>,
 }
 
 impl Queue {
@@ -420,6 +426,9 @@ impl Board {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(queue.clone()).or_default();
         queue.waiters.insert(waiter.place, waiter.clone());
+        if queue.lately.len() < LATELY_MAX {
+            queue.lately.insert(waiter.skills.text(), Instant::now());
+        }
         !queue.open.is_empty()
     }
 
@@ -494,7 +503,14 @@ impl Repository {
     /// Pairs waiters with tickets as long as there are both.
     fn dispatch(self: &Arc<Self>, queue: &Name) {
         let choice = if self.has_peers() { CHOICE_MAX } else { 1 };
-        let turn = |key: &TicketKey, needs: &str| self.claim_turn(key, needs);
+        let able: RefCell<HashMap<String, Vec<Name>>> = RefCell::default();
+        let turn = |key: &TicketKey, needs: &str| {
+            let mut able = able.borrow_mut();
+            if !able.contains_key(needs) {
+                able.insert(needs.to_owned(), self.able_peers(queue, needs));
+            }
+            able.get(needs).map_or(0, |peers| self.turn_among(key, peers))
+        };
         while let Some(pair) = self.board.pair(queue, choice, turn) {
             let repository = self.clone();
             self.runtime.spawn(async move { repository.deal(pair).await });

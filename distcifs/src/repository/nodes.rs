@@ -270,12 +270,15 @@ impl Repository {
     /// How many of the mounts that count come before this one when it is about this ticket: each
     /// orders them by the same digest, which is another for each ticket.
     fn rank(&self, key: &TicketKey, counts: impl Fn(&NodeFacts) -> bool) -> u32 {
-        let mine = weight(&self.node, key);
         let peers = lock(&self.peers.0);
-        let before = peers
-            .iter()
-            .filter(|(node, facts)| counts(facts) && weight(node, key) > mine)
-            .count();
+        let counting = peers.iter().filter(|(_, facts)| counts(facts));
+        self.turn_among(key, counting.map(|(node, _)| node))
+    }
+
+    /// How many of these mounts come before this one when it is about this ticket.
+    pub(crate) fn turn_among<'a>(&self, key: &TicketKey, peers: impl IntoIterator<Item = &'a Name>) -> u32 {
+        let mine = weight(&self.node, key);
+        let before = peers.into_iter().filter(|node| weight(node, key) > mine).count();
         u32::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
     }
 
@@ -284,12 +287,15 @@ impl Repository {
         !lock(&self.peers.0).is_empty()
     }
 
-    /// How many mounts with a waiter that has all that this ticket needs, one a line, come before this one.
-    pub(crate) fn claim_turn(&self, key: &TicketKey, needs: &str) -> u32 {
-        self.rank(key, |facts| {
-            let mut sets = facts.waiting.get(key.queue.as_str()).into_iter().flatten();
+    /// The other mounts with a waiter in this queue that has all of these labels, one a line.
+    pub(crate) fn able_peers(&self, queue: &Name, needs: &str) -> Vec<Name> {
+        let able = |facts: &NodeFacts| {
+            let mut sets = facts.waiting.get(queue.as_str()).into_iter().flatten();
             sets.any(|(has, _)| Skills::new(has.split(' ')).meet(needs))
-        })
+        };
+        let peers = lock(&self.peers.0);
+        let able = peers.iter().filter(|(_, facts)| able(facts));
+        able.map(|(node, _)| node.clone()).collect()
     }
 
     /// How long to wait before this ticket is repaired here.

@@ -1,11 +1,16 @@
 //! What the board can tell of its queues.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Board, Skills};
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::TicketState;
+
+/// How long after somebody came for a ticket it is expected back. While there are tickets for all,
+/// those who work are hardly ever seen to wait, and other mounts must reckon with them all the same.
+const LATELY: Duration = Duration::from_secs(3);
 
 impl Board {
     /// Waiters of a queue, and how many of them have all that a ticket needs, one a line.
@@ -16,15 +21,16 @@ impl Board {
         (queue.waiters.len(), able.count())
     }
 
-    /// Who waits in each queue, by their labels; the first `sets` of them, of `bytes` in all.
+    /// Who waits in each queue, by their labels; the first `sets` of them, of `bytes` in all. Whoever
+    /// came a moment ago and has a ticket by now is there with none who waits: it comes back for more.
     pub(crate) fn waiting_sets(&self, sets: usize, bytes: usize) -> BTreeMap<String, BTreeMap<String, usize>> {
         let mut all: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         let (mut sets, mut bytes) = (sets, bytes);
-        for (name, queue) in lock(&self.queues).iter() {
-            for waiter in queue.waiters.values() {
-                let mut labels: Vec<&str> = waiter.skills.labels().collect();
-                labels.sort_unstable();
-                let labels = labels.join(" ");
+        for (name, queue) in lock(&self.queues).iter_mut() {
+            queue.lately.retain(|_, came| came.elapsed() < LATELY);
+            let waiting = queue.waiters.values().map(|waiter| (waiter.skills.text(), 1));
+            let lately = queue.lately.keys().map(|labels| (labels.clone(), 0));
+            for (labels, count) in waiting.chain(lately) {
                 let cost = name.as_str().len() + labels.len() + 16;
                 let known = all.get(name.as_str()).is_some_and(|queue| queue.contains_key(&labels));
                 if !known && (sets == 0 || bytes < cost) {
@@ -33,7 +39,7 @@ impl Board {
                 if !known {
                     (sets, bytes) = (sets - 1, bytes - cost);
                 }
-                *all.entry(name.to_string()).or_default().entry(labels).or_default() += 1;
+                *all.entry(name.to_string()).or_default().entry(labels).or_default() += count;
             }
         }
         all

@@ -28,9 +28,11 @@ impl Skills {
         }
     }
 
-    /// The labels, in no order.
-    pub fn labels(&self) -> impl Iterator<Item = &str> {
-        self.labels.iter().map(String::as_str)
+    /// The labels in order, with a blank between.
+    pub fn text(&self) -> String {
+        let mut labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
+        labels.sort_unstable();
+        labels.join(" ")
     }
 
     /// Whether it has all that a ticket needs, one label a line.
