@@ -172,7 +172,11 @@ fn a_path_of_one_machine_is_found() {
     );
     assert_clean(
         "scripts/a",
-        "#!/bin/sh\n# A.\nset -eu\ncd \"$dir/work/x\" && cd \"${dir}/work/x\"\n",
+        concat!(
+            "#!/bin/sh\n# A.\nset -eu\ncd \"$dir/wo",
+            "rk/x\" && cd \"${dir}/wo",
+            "rk/x\"\n"
+        ),
     );
 }
 

@@ -16,7 +16,7 @@ use crate::wait::wait_for;
 /// Makes all kinds of things that a workspace may hold, with git and make where they are.
 const WORK: &str = r#"
 [ "$PWD" = "$WORKSPACE" ]
-[ "$JOB_NAME $BUILD_NUMBER $TASK_NAME" = "work 1 $EXPECTED_TASK" ]
+[ "$JOB_NAME $BUILD_NUMBER $TASK_NAME" = "same 1 $EXPECTED_TASK" ]
 [ "$PARAM_odd" = "$(cat expected)" ]
 [ "$EXTRA" = "x y" ]
 [ "$(cat before/deep/file)" = old ]
@@ -64,16 +64,16 @@ fn work(node: &Node, name: &str, isolation: &Value) -> String {
     let list = "find . -path ./clone/.git -prune -o -printf '%P %y %m %n %u:%g %l\\n' | LC_ALL=C sort; \
                 stat -c %Y made/program; cat before/deep/file; [ ! -d clone ] || git -C clone log --format=%s";
     let tasks = [shell_task(BEFORE), task, shell_task(list)];
-    node.job("work", &tasks);
-    let (state, why, console) = node.build("work");
+    node.job("same", &tasks);
+    let (state, why, console) = node.build("same");
     assert_eq!(state, "success", "{name}: {why}\n{console}");
     assert_eq!(
-        node.mount.read("jobs/work/builds/1/artifacts/result"),
+        node.mount.read("jobs/same/builds/1/artifacts/result"),
         "artifact",
         "{name}"
     );
-    let list = node.mount.read("jobs/work/builds/1/tasks/2-execute-shell/console");
-    fs::remove_dir_all(node.mount.path("jobs/work")).expect("rm -r of a job");
+    let list = node.mount.read("jobs/same/builds/1/tasks/2-execute-shell/console");
+    fs::remove_dir_all(node.mount.path("jobs/same")).expect("rm -r of a job");
     list
 }
 
