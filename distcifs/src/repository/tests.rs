@@ -230,16 +230,22 @@ pub(super) async fn assert_sound(repository: &Arc<Repository>) -> usize {
     checked.orphans
 }
 
+/// A repository with a job, and where the job's idempotence keys stand.
+async fn keyed_job(dir: &Path) -> (Arc<Repository>, Job, String) {
+    let store = crate::backend::embedded::Embedded::open(&dir.join("store")).unwrap();
+    let repository = open(&store, dir).await.unwrap();
+    let job = job(&repository, "hello").await.unwrap();
+    let folder = format!("/keys/{}", job.uid());
+    (repository, job, folder)
+}
+
 /// No commit takes all keys of a job that was triggered for days by a busy repository.
 #[test]
 fn a_job_with_thousands_of_keys_is_removed_whole() {
     use super::core::{create, now, to_json};
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
-        let store = crate::backend::embedded::Embedded::open(&dir.path().join("store")).unwrap();
-        let repository = open(&store, dir.path()).await.unwrap();
-        let job = job(&repository, "hello").await.unwrap();
-        let folder = format!("/keys/{}", job.uid());
+        let (repository, job, folder) = keyed_job(dir.path()).await;
         let keys: Vec<_> = (0..COMMIT_OPS_MAX + 100)
             .map(|i| create(format!("{folder}/{i:08x}"), to_json(&(1_u64, now()))))
             .collect();
@@ -258,10 +264,7 @@ fn keys_are_remembered_for_a_week_and_then_swept() {
     use super::core::{create, now, to_json};
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
-        let store = crate::backend::embedded::Embedded::open(&dir.path().join("store")).unwrap();
-        let repository = open(&store, dir.path()).await.unwrap();
-        let job = job(&repository, "hello").await.unwrap();
-        let folder = format!("/keys/{}", job.uid());
+        let (repository, job, folder) = keyed_job(dir.path()).await;
         let day = 24 * 3600 * 1000;
         for (name, days) in [("0old", 9), ("fold", 9), ("8young", 7)] {
             let data = to_json(&(1_u64, now() - days * day));
