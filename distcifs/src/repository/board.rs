@@ -100,7 +100,7 @@ struct Queue {
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
     /// When somebody with these labels (sorted, with a blank between) came last.
-    lately: HashMap<String, Instant>,
+    lately: BTreeMap<String, Instant>,
 }
 
 impl Queue {
@@ -426,8 +426,9 @@ impl Board {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(queue.clone()).or_default();
         queue.waiters.insert(waiter.place, waiter.clone());
-        if queue.lately.len() < LATELY_MAX {
-            queue.lately.insert(waiter.skills.text(), Instant::now());
+        let labels = waiter.skills.text();
+        if queue.lately.len() < LATELY_MAX || queue.lately.contains_key(&labels) {
+            queue.lately.insert(labels, Instant::now());
         }
         !queue.open.is_empty()
     }
@@ -460,6 +461,7 @@ impl Repository {
         patience: Duration,
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
+        let begun = Instant::now();
         let attendance = self.attend(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
         attendance.looked(patience.min(LOOKED_MAX)).await;
@@ -475,7 +477,7 @@ impl Repository {
         if self.board.enter(queue, &waiter) {
             self.board.poke(queue);
         }
-        let mut patience = patience;
+        let mut patience = patience.saturating_sub(begun.elapsed());
         loop {
             if let Ok(done) = tokio::time::timeout(patience, &mut given).await {
                 return Ok(done.ok());
