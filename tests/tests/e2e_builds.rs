@@ -8,6 +8,9 @@ use distcifs_tests::wait::USUAL;
 use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
 use serde_json::json;
 
+/// How often a job is made again; what it is about went wrong once in a hundred times.
+const AGAIN: u32 = 40;
+
 /// A task that fails.
 fn failing() -> serde_json::Value {
     shell_task("echo broken; exit 3\n")
@@ -38,6 +41,19 @@ fn hello() {
     wait_for("the tickets to be tidied away", USUAL, || {
         mount.list("tickets/execute-shell").is_empty() && mount.list("tickets/build-control").is_empty()
     });
+}
+
+/// Tickets of the same names come again while the kernel still believes in the folders of the former
+/// ones: it asks again, and drops what it knew at the same moment.
+#[test]
+fn a_job_that_is_made_again_at_once_builds_again() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    for _ in 0..AGAIN {
+        mount.job("hello", HELLO);
+        assert_eq!(mount.build("hello", "", "success"), 1);
+        fs::remove_dir_all(mount.path("jobs/hello")).expect("rm -r of a job");
+    }
 }
 
 /// "A task that ends with anything but success ends the build"; "why: why it ended as it did".

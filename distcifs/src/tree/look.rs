@@ -197,8 +197,8 @@ impl Tree {
             Node::Work(ino) => return self.work.found(*ino),
             _ => {}
         }
-        let (attr, ttl) = self.attr(node).await?;
-        self.numbers.looked_up(attr.ino);
+        let (mut attr, ttl) = self.attr(node).await?;
+        attr.ino = self.numbers.looked_up(node);
         let name_ttl = match node {
             Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
             Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) => LONG,

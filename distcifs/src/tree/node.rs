@@ -343,9 +343,11 @@ impl<T: Hash + Eq> Numbered<T> {
         self.by_number.get(&number).map(|(value, _)| value.clone())
     }
 
-    fn count(&mut self, number: u64, more: u64) {
+    /// Counts a lookup, which keeps the number until it is forgotten.
+    fn count(&mut self, value: &Arc<T>) {
+        let number = self.number(value);
         if let Some((_, lookups)) = self.by_number.get_mut(&number) {
-            *lookups += more;
+            *lookups += 1;
         }
     }
 
@@ -460,11 +462,14 @@ impl Numbers {
         })
     }
 
-    /// Counts a lookup of a ticket's node: those are many and go again.
-    pub fn looked_up(&self, ino: Ino) {
-        if ino.0 >> CLASS_SHIFT == CLASS_TICKET {
-            lock(&self.tickets).count((ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS, 1);
+    /// The inode number that answers a lookup. Those of a ticket's nodes are counted, for they are
+    /// many and go again. Counted first: a number that was asked for before may be forgotten
+    /// meanwhile, when the kernel drops an earlier lookup just as it looks again.
+    pub fn looked_up(&self, node: &Node) -> Ino {
+        if let Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) = node {
+            lock(&self.tickets).count(ticket);
         }
+        self.ino(node)
     }
 
     /// Takes lookups back.
@@ -524,12 +529,34 @@ mod tests {
             queue: Name::new("q").unwrap(),
             id: TicketId::new("t").unwrap(),
         };
-        let ino = numbers.ino(&Node::Ticket(Arc::new(TicketRef { key, created: 1 })));
-        numbers.looked_up(ino);
-        numbers.looked_up(ino);
+        let node = Node::Ticket(Arc::new(TicketRef { key, created: 1 }));
+        let ino = numbers.looked_up(&node);
+        assert_eq!(numbers.looked_up(&node), ino);
         numbers.forget(ino, 1);
         assert!(numbers.node(ino).is_some());
         numbers.forget(ino, 1);
         assert!(numbers.node(ino).is_none());
+    }
+
+    /// The kernel looks a name up again just as it drops what it knew of it: two threads serve that.
+    #[test]
+    fn a_number_that_answers_a_lookup_is_known_until_that_is_forgotten() {
+        let numbers = Numbers::default();
+        let key = TicketKey {
+            queue: Name::new("q").unwrap(),
+            id: TicketId::new("t").unwrap(),
+        };
+        let node = Node::Ticket(Arc::new(TicketRef { key, created: 1 }));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let ino = numbers.looked_up(&node);
+                        assert_eq!(numbers.node(ino).as_ref(), Some(&node));
+                        numbers.forget(ino, 1);
+                    }
+                });
+            }
+        });
     }
 }
