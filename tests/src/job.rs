@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::mount::Mount;
-use crate::wait::{USUAL, wait_some};
+use crate::stuck;
+use crate::wait::{USUAL, look_for, wait_some};
 
 impl Mount {
     /// Makes a job with this configuration.
@@ -53,17 +54,24 @@ impl Mount {
     }
 
     /// Waits for a build's end, by `.wait`, and gives its final state.
+    #[track_caller]
     pub fn wait_state(&self, job: &str, build: u64) -> String {
         self.wait_state_within(job, build, USUAL)
     }
 
-    /// The same with another bound.
+    /// The same with another bound; after it, it panics with all that can be seen of the build.
+    #[track_caller]
     pub fn wait_state_within(&self, job: &str, build: u64, bound: Duration) -> String {
         let path = self.path(&format!("jobs/{job}/builds/{build}/.wait"));
-        wait_some(&format!("{job}/{build} to end"), bound, || {
+        let ended = look_for(bound, || {
             let state = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             Some(state.trim().to_owned()).filter(|state| !state.is_empty())
-        })
+        });
+        let Some(state) = ended else {
+            let seen = stuck::report(self, job, build);
+            panic!("waited {bound:?} in vain for: {job}/{build} to end\n{seen}");
+        };
+        state
     }
 
     /// Triggers, waits for the end and asserts the state; gives the number.

@@ -15,6 +15,7 @@ pub mod process;
 pub mod programs;
 pub mod repository;
 pub mod shell;
+pub mod stuck;
 pub mod tidy;
 pub mod wait;
 pub mod worker;

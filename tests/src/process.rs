@@ -46,7 +46,7 @@ pub fn find(words: &str) -> Vec<Pid> {
 }
 
 /// The words of a process's command line.
-fn line(pid: Pid) -> String {
+pub fn line(pid: Pid) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
@@ -114,7 +114,8 @@ fn status_mib(pid: Pid, key: &str) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0
 }
 
-fn all() -> Vec<Pid> {
+/// All processes.
+pub fn all() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };

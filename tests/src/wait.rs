@@ -9,18 +9,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub const USUAL: Duration = Duration::from_secs(20);
 
 /// Waits until the condition holds; panics with the words after the bound.
+#[track_caller]
 pub fn wait_for(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     wait_some(what, bound, || condition().then_some(()));
 }
 
 /// Waits until there is a value; panics with the words after the bound.
-pub fn wait_some<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn wait_some<T>(what: &str, bound: Duration, look: impl FnMut() -> Option<T>) -> T {
+    let Some(value) = look_for(bound, look) else {
+        panic!("waited {bound:?} in vain for: {what}");
+    };
+    value
+}
+
+/// Waits until there is a value; `None` after the bound.
+pub fn look_for<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
     loop {
-        if let Some(value) = look() {
-            return value;
+        let found = look();
+        if found.is_some() || begun.elapsed() >= bound {
+            return found;
         }
-        assert!(begun.elapsed() < bound, "waited {bound:?} in vain for: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -1,10 +1,11 @@
 //! The harness does what the other tests rely on: limits end what hangs, nothing is left running.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use distcifs_tests::wait::USUAL;
-use distcifs_tests::{Sh, errno, process, wait_for, wait_some};
+use distcifs_tests::{Mount, Sh, Worker, errno, process, wait_for, wait_some};
 use nix::sys::signal::Signal;
 
 fn start(script: &str, folder: &Path) -> Sh {
@@ -63,6 +64,34 @@ fn waiting_is_bounded() {
         (looks == 3).then_some(looks)
     });
     assert_eq!(third, 3);
+}
+
+/// Who waits in vain for a build is told where it stands, and who is at work or dead.
+#[test]
+fn a_build_that_does_not_end_is_shown() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let dead = Worker::start(&mount, "execute-shell", &["--isolation", "none-such"]);
+    mount.shell_job("long", &["echo begun; sleep 987.3"]);
+    let build = mount.trigger("long", "");
+    wait_for("the script", USUAL, || mount.console("long", build).contains("begun"));
+    wait_for("the worker's end", USUAL, || !dead.alive());
+    let wait = AssertUnwindSafe(|| mount.wait_state_within("long", build, Duration::from_millis(50)));
+    let why = std::panic::catch_unwind(wait).expect_err("it sleeps");
+    let why = why.downcast_ref::<String>().expect("words");
+    for part in [
+        "waited 50ms in vain for: long/1 to end",
+        "jobs/long/builds/1/state: running",
+        "jobs/long/builds/1/console: begun",
+        "jobs/long/builds/1/tasks/0-execute-shell/attempt: 1",
+        "tickets/execute-shell/long.1.0/claim: ",
+        "isolation none-such: no program of this name",
+        "build-control",
+        "sleep 987.3",
+        "nanosleep",
+    ] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
 }
 
 #[test]
