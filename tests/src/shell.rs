@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::process::{is_alive, signal_group};
@@ -39,9 +40,11 @@ impl Output {
     }
 }
 
-/// A script that runs in the background, killed with its whole session when this is dropped.
+/// A script that runs in the background, killed with its whole session when this is dropped. Until
+/// then its number is nobody else's: a signal never goes to another test's process.
 pub struct Sh {
     child: Child,
+    reaped: bool,
     out: PathBuf,
     err: PathBuf,
 }
@@ -74,6 +77,7 @@ impl Sh {
             .expect("setsid of util-linux runs");
         Sh {
             child,
+            reaped: false,
             out: stdout,
             err: stderr,
         }
@@ -86,7 +90,7 @@ impl Sh {
 
     /// Whether it still runs.
     pub fn alive(&self) -> bool {
-        is_alive(self.pid())
+        !self.reaped && is_alive(self.pid())
     }
 
     /// What it wrote so far.
@@ -107,14 +111,12 @@ impl Sh {
     /// Waits for its end; after `limit` it is killed.
     pub fn finish_within(mut self, limit: Duration) -> Output {
         let begun = Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("a child can be waited for") {
-                Some(status) => break Some(status),
-                None if begun.elapsed() > limit => break None,
-                None => std::thread::sleep(Duration::from_millis(3)),
-            }
-        };
+        while self.alive() && begun.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        let ended = !self.alive();
         self.kill9();
+        let status = self.child.wait().ok().filter(|_| ended);
         let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
         let (stdout, stderr) = (text(&self.out).trim_end_matches('\n').to_owned(), text(&self.err));
         Output { status, stdout, stderr }
@@ -122,20 +124,27 @@ impl Sh {
 
     /// Kills the process and its group with SIGKILL and reaps it.
     pub fn kill9(&mut self) {
-        signal_group(self.pid(), Signal::SIGKILL);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.reaped {
+            signal_group(self.pid(), Signal::SIGKILL);
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            self.reaped = true;
+        }
     }
 
-    /// Kills the one process with SIGKILL, not its children.
+    /// Kills the one process with SIGKILL, not its children, and waits for its end.
     pub fn kill9_alone(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.reaped {
+            let _ = self.child.kill();
+            let _ = waitid(Id::Pid(self.pid()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        }
     }
 
     /// Sends a signal to the one process.
     pub fn signal(&self, signal: Signal) {
-        crate::process::signal(self.pid(), signal);
+        if !self.reaped {
+            crate::process::signal(self.pid(), signal);
+        }
     }
 }
 

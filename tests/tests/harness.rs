@@ -94,6 +94,24 @@ fn a_build_that_does_not_end_is_shown() {
     }
 }
 
+/// A number is nobody else's while a test may send a signal to it.
+#[test]
+fn a_killed_script_keeps_its_number() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut script = start("sleep 987.4 & exec sleep 987.4", folder.path());
+    wait_for("the script", USUAL, || process::find("sleep 987.4").len() == 2);
+    script.kill9_alone();
+    assert!(
+        !script.alive() && process::runs("sleep 987.4"),
+        "its child is not killed"
+    );
+    assert!(process::all().contains(&script.pid()));
+    let pid = script.pid();
+    drop(script);
+    assert!(!process::all().contains(&pid));
+    wait_for("the child to end", USUAL, || !process::runs("sleep 987.4"));
+}
+
 #[test]
 fn errno_is_that_of_the_failure() {
     assert_eq!(errno(std::fs::read("/nonexistent/file")), libc::ENOENT);
