@@ -16,10 +16,12 @@ full_max=10
 away_max=300
 # Seconds from TERM to KILL for work that was aborted.
 grace=10
+# The file of what `fail` said, and then of the result: open, without a name.
+worker_words=/proc/self/fd/6
 
 fail() {
     printf '%s: %s\n' "$queue" "$1" >&2
-    printf '%s\n' "$1" >"$worker_message"
+    printf '%s\n' "$1" >"$worker_words"
     exit 1
 }
 
@@ -62,7 +64,7 @@ if [ "${1-}" = --work ]; then
     # The guard knows its group before anything is begun.
     echo "$$" >&4
     exec 4>&-
-    mount=$2 ticket=$3 worker_message=$4
+    mount=$2 ticket=$3
     cd "$ticket" || exit 1
     work
     exit
@@ -75,7 +77,6 @@ if [ "${1-}" = --guard ]; then
     group=0
     while read -r said; do group=$said; done
     [ "$group" = 0 ] || kill -s KILL -- "-$group" 2>/dev/null
-    rm -rf "$2"
     exit
 fi
 
@@ -91,15 +92,19 @@ esac
 mount=$(cd "$1" && pwd) || exit 75
 shift
 self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
-private=$(mktemp -d) && mkfifo "$private/guard" || exit 1
-worker_message=$private/message
 ticket='' worker_pid='' stopping='' finishing=''
 command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
-# Opened for both first: so nobody waits for an end of it that died before it came to opening it.
-exec 4<>"$private/guard"
-setsid sh "$self" --guard "$private" <"$private/guard" 4>&- >/dev/null 2>&1 &
 trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
 trap 'finishing=1 interrupted=1' USR1
+
+private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/words" || exit 1
+# The fifo is opened for both first: so nobody waits for an end of it that died before it came to
+# opening it. What is open needs no name: nothing of it stays when the worker is killed.
+exec 4<>"$private/guard" 6<>"$private/words"
+exec 5<"$private/guard"
+rm -rf "$private"
+setsid sh "$self" --guard <&5 4>&- 5<&- 6>&- >/dev/null 2>&1 &
+exec 5<&-
 
 # end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
 end_group() {
@@ -125,8 +130,8 @@ watch() {
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
-    : >"$worker_message"
-    setsid sh "$self" --work "$mount" "$ticket" "$worker_message" >>console 2>&1 &
+    : >"$worker_words"
+    setsid sh "$self" --work "$mount" "$ticket" >>console 2>&1 &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
@@ -154,9 +159,9 @@ supervise() {
 # or the claim is lost; 1 if the store is full, 2 if it is away, for longer than is waited.
 write_result() {
     full=0 away=0
-    printf '%s\n' "$1" >"$private/result"
+    printf '%s\n' "$1" >"$worker_words"
     # Unlike a shell, cp says what close said.
-    until why=$(LC_ALL=C cp "$private/result" result 2>&1); do
+    until why=$(LC_ALL=C cp "$worker_words" result 2>&1); do
         case $why in
         *'No space left'* | *'quota exceeded'*)
             full=$((full + 1))
@@ -179,7 +184,7 @@ write_result() {
 finish() {
     if [ -n "$status" ]; then
         write_result "$status
-$(head -c 4000 "$worker_message")"
+$(head -c 4000 "$worker_words")"
         written=$?
         if [ "$written" -eq 1 ]; then
             rm -rf workspace artifacts

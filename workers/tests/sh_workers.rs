@@ -36,11 +36,13 @@ impl Bench {
         let queue = root.join("tickets").join(queue);
         fs::create_dir_all(&queue).unwrap();
         mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
+        fs::create_dir(root.join("tmp")).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(worker);
         let worker = Command::new(shell[0])
             .args(&shell[1..])
             .arg(script)
             .arg(&root)
+            .env("TMPDIR", root.join("tmp"))
             .spawn()
             .ok()?;
         Some(Bench { root, queue, worker })
@@ -69,6 +71,8 @@ impl Bench {
         loop {
             let result = fs::read_to_string(folder.join("result")).unwrap();
             if !result.is_empty() {
+                // Of what a worker keeps for itself nothing has a name: it is gone however the worker ends.
+                assert_eq!(fs::read_dir(self.root.join("tmp")).unwrap().count(), 0);
                 return result;
             }
             assert!(
