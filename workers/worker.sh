@@ -117,20 +117,28 @@ end_group() {
     kill -s KILL -- "-$1" 2>/dev/null
 }
 
+# still_ours: whether the claim is what it was, as far as can be seen while the store is away. Without
+# a result the ticket may be another's by now.
+still_ours() {
+    case $(LC_ALL=C cat claim 2>&1) in
+    "$ours" | *'Input/output error'* | *'timed out'*) ;;
+    *) return 1 ;;
+    esac
+}
+
 # watch PID: ends the group when the ticket gets a result from elsewhere or the claim is lost.
 watch() {
-    # Without a result the ticket may be another's by now.
-    ours=$(cat claim 2>/dev/null)
-    while said=$(cat .wait 2>/dev/null) && [ -z "$said" ] && [ "$(cat claim 2>/dev/null)" = "$ours" ]; do :; done
-    # From here on the work's end is this function's doing, and its status says so.
-    trap '' TERM
+    while still_ours; do
+        said=$(cat .wait 2>/dev/null) || { still_ours && sleep 1; }
+        [ -z "$said" ] || break
+    done
     end_group "$1"
-    exit 0
 }
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
     : >"$worker_words"
+    ours=$(LC_ALL=C cat claim 2>&1)
     setsid sh "$self" --work "$mount" "$ticket" >>console 2>&1 &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
@@ -146,10 +154,10 @@ supervise() {
         end_group "$worker_pid"
         status=''
     fi
-    kill "$watcher" 2>/dev/null
+    # TERM would be lost on a watcher that has not yet let go of this shell's traps. Where the claim is
+    # over it sees that by itself, and ends what is left of the work.
+    if still_ours; then kill -s KILL "$watcher" 2>/dev/null; else status=''; fi
     wait "$watcher" 2>/dev/null
-    # The watcher ends by itself only when it had to end the work.
-    if [ $? -le 128 ]; then status=''; fi
     kill -s KILL -- "-$worker_pid" 2>/dev/null
     echo 0 >&4
     worker_pid=''

@@ -249,3 +249,24 @@ fn usr1_lets_the_work_end_and_then_the_worker() {
     }
     fs::remove_file(script).unwrap();
 }
+
+/// Work that is over before its watcher has begun.
+#[test]
+fn no_work_is_too_short() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("short.{}", std::process::id()));
+    let text = format!("queue=short usage=short\nwork() {{ :; }}\n. {}\n", library.display());
+    fs::write(&script, text).unwrap();
+    let benches = benches("short", script.to_str().unwrap());
+    std::thread::scope(|scope| {
+        for bench in &benches {
+            scope.spawn(|| {
+                for number in 0..60 {
+                    let ticket = bench.ticket(&number.to_string(), &[]);
+                    assert_eq!(bench.work(&ticket).trim(), "0");
+                }
+            });
+        }
+    });
+    fs::remove_file(&script).unwrap();
+}
