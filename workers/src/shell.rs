@@ -69,7 +69,9 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
         cache: &cache,
     };
     let isolations = Isolations::find(&setup.environments, &setup.isolation, &tools).map_err(Trouble::Refused)?;
-    let cgroups = Cgroups::find();
+    let cgroups = Cgroups::find(&run.name(), |group| run.note_group(group));
+    // What of it would not go now goes after the first script, or with the worker.
+    run.clean();
     let labels: Vec<String> = setup.labels.iter().cloned().chain(isolations.labels()).collect();
     let mut next = tree.next(QUEUE, &labels)?;
     while !signals::stopping() && !signals::finishing() {

@@ -54,13 +54,13 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Looks what there is.
-    pub fn find() -> Self {
+    /// Looks what there is, by groups of this name. Each folder is noted before it is made.
+    pub fn find(name: &str, mut note: impl FnMut(&Path) -> io::Result<()>) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let found = places(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         let mut all = Cgroups::default();
         for mut place in found {
-            match prepare(&mut place) {
+            match prepare(&mut place, name, &mut note) {
                 Ok(()) => all.places.push(place),
                 Err(error) => all.faults.push(format!("{}: {error}", place.folder.display())),
             }
@@ -302,12 +302,13 @@ fn own_group<'a>(own: &'a str, controller: Option<&str>) -> Option<&'a str> {
 }
 
 /// Sees to it that groups can be made in a place, which moves to where they can.
-fn prepare(place: &mut Place) -> io::Result<()> {
+fn prepare(place: &mut Place, name: &str, note: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     if place.unified {
         prepare_unified(place)?;
     }
     // Trying is surer than asking: a container may have it mounted read-only.
-    let probe = place.folder.join(format!("distcifs-probe-{}", std::process::id()));
+    let probe = place.folder.join(name);
+    note(&probe)?;
     fs::create_dir(&probe)?;
     let usable = |name: &&'static str| {
         let file = match (*name, place.unified) {
@@ -452,6 +453,27 @@ mod tests {
         assert_eq!(
             texts(true),
             ["cpu.max=50000 100000", "memory.max=1048576", "pids.max=7"]
+        );
+    }
+
+    /// So a worker that is killed at any moment leaves no group that nobody knows of.
+    #[test]
+    fn groups_are_tried_only_after_they_are_noted() {
+        let name = format!("distcifs-test-{}", std::process::id());
+        let refused = Cgroups::find(&name, |group| {
+            assert!(!group.exists(), "{}", group.display());
+            Err(io::Error::other("no room for a note"))
+        });
+        assert!(CONTROLLERS.iter().all(|controller| !refused.has(controller)));
+        let mut noted = Vec::new();
+        let found = Cgroups::find(&name, |group| {
+            noted.push(group.to_owned());
+            Ok(())
+        });
+        assert!(noted.len() >= found.places.len());
+        assert!(
+            noted.iter().all(|group| group.ends_with(&name) && !group.exists()),
+            "{noted:?}"
         );
     }
 

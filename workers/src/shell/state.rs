@@ -346,6 +346,7 @@ fn unescaped(text: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shell::cgroup::Cgroups;
 
     fn state(name: &str) -> State {
         let folder = std::env::temp_dir().join(format!("distcifs-state-{name}-{}", std::process::id()));
@@ -366,6 +367,30 @@ mod tests {
         assert!(living.files().is_dir() && second.files().is_dir() && !dead.exists());
         drop((living, second));
         assert_eq!(fs::read_dir(state.folder.join("runs")).unwrap().count(), 0);
+        fs::remove_dir_all(&state.folder).unwrap();
+    }
+
+    /// What a worker leaves that is killed while it tries the control groups, which only root can.
+    #[test]
+    fn a_group_that_a_dead_worker_tried_is_removed() {
+        let state = state("groups");
+        let dead = state.folder.join("runs/dead");
+        fs::create_dir_all(&dead).unwrap();
+        let name = format!("distcifs-test-dead-{}", std::process::id());
+        let mut made = Vec::new();
+        // Where it is there already it can't be tried, and stays.
+        Cgroups::find(&name, |group| {
+            made.push(group.to_owned());
+            fs::create_dir(group)
+        });
+        let lines: Vec<u8> = made
+            .iter()
+            .flat_map(|group| [group.as_os_str().as_bytes(), b"\n"].concat())
+            .collect();
+        fs::write(dead.join("groups"), lines).unwrap();
+        drop(state.begin().unwrap());
+        assert!(!dead.exists() && made.iter().all(|group| !group.exists()), "{made:?}");
+        assert!(!made.is_empty() || !geteuid().is_root() || !Path::new("/sys/fs/cgroup").exists());
         fs::remove_dir_all(&state.folder).unwrap();
     }
 
