@@ -142,7 +142,7 @@ impl Node {
         let mut left = Vec::new();
         for run in &runs {
             let name = run.file_name().expect("a name").to_string_lossy().into_owned();
-            left.extend(groups(Path::new("/sys/fs/cgroup"), &name));
+            left.extend(groups(&name));
             for inner in ["space", "error", "groups"] {
                 let inner = run.join(inner);
                 let used = if inner.is_dir() {
@@ -196,20 +196,18 @@ fn compile(to: &Path) {
     );
 }
 
-/// Control groups whose name ends like this.
-fn groups(folder: &Path, name: &str) -> Vec<String> {
+/// Control groups in whose name this is.
+pub fn groups(part: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let path = entry.path();
-            if path
-                .file_name()
-                .is_some_and(|own| own.to_string_lossy().ends_with(name))
-            {
-                found.push(path.display().to_string());
-            }
-            found.extend(groups(&path, name));
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        let name = folder.file_name().unwrap_or_default();
+        if name.to_string_lossy().contains(part) {
+            found.push(folder.display().to_string());
         }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(inner.map(|entry| entry.path()));
     }
     found
 }

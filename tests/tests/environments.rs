@@ -2,13 +2,14 @@
 //! hold, and that nothing is left of it.
 
 use std::fs;
+use std::time::Duration;
 
 use distcifs_tests::isolation::checks::{
     EACH_AND_BOTH, a_node_survives_any_script, abort, escapes, it_is_gone_after_every_end,
     it_is_gone_when_its_worker_is_killed, it_is_gone_whenever_its_worker_is_killed, leaves_the_same_as_none,
     limits_hold, make_image, node_with_image, nothing_leads_out, of_image, try_all, try_with, while_it_runs, with,
 };
-use distcifs_tests::isolation::{BUILD_MAX, Node, isolated};
+use distcifs_tests::isolation::{BUILD_MAX, GONE_MAX, Node, groups, isolated};
 use distcifs_tests::job::shell_task;
 use distcifs_tests::{Folder, Sh, process, wait_for};
 use nix::sys::signal::Signal;
@@ -432,6 +433,30 @@ fn limits_hold_in_control_groups_of_version_2() {
             assert!(console.contains(&format!("{who} {line}")), "{who} {line}: {console}");
         }
     }
+}
+
+/// Whatever a worker tries when it is killed: the next one on the node removes it.
+#[test]
+fn nothing_is_left_of_a_worker_that_is_killed_as_it_starts() {
+    let mut node = Node::new("none");
+    for moment in [0, 3, 6, 10, 15, 20, 30] {
+        node.start_worker();
+        let pids = node.pids();
+        // The moment is what is tried: there is nothing to wait for.
+        std::thread::sleep(Duration::from_millis(moment));
+        pids.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        wait_for("their end", GONE_MAX, || {
+            pids.iter().all(|pid| !process::is_alive(*pid))
+        });
+        node.start_worker();
+        node.pids();
+        let own = format!("distcifs-{}-", pids[1]);
+        wait_for("its control groups to be gone", GONE_MAX, || groups(&own).is_empty());
+    }
+    assert_eq!(node.run("after", &json!("none"), "true").0, "success");
+    wait_for("the folders of all but the one that runs to be gone", GONE_MAX, || {
+        fs::read_dir(node.state().join("runs")).is_ok_and(|runs| runs.count() == 1)
+    });
 }
 
 /// An ordinary user's worker, on a folder laid out like the tree.
