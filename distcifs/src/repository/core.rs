@@ -1,9 +1,11 @@
 //! The repository: the stores, what is known of them here, and how calls to them are bounded.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use super::format;
 use super::jobs::{Access, JobTable};
 use super::names::Name;
 use super::records::RecordCache;
+use super::remembered::Question;
 use super::snapshot::Browser;
 use super::{Error, Result};
 use crate::storage::{self, Commit, Contents, Coordination, Digest, Entry, Fut, Object, Op, Updated};
@@ -299,6 +302,21 @@ impl Repository {
         Ok(entry)
     }
 
+    /// Reads entries together that somebody is about to look at one by one, where they are remembered.
+    pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) {
+        let unknown = |path: String| {
+            let question = self.is_told_of(&path).then(|| self.remembered.entry(&path).err())??;
+            Some((path, question))
+        };
+        let (paths, questions): (Vec<String>, Vec<Question>) = paths.into_iter().filter_map(unknown).unzip();
+        // What can't be read now is met, and said, by whoever looks at it.
+        if let Ok(entries) = bounded("get", self.coordination.get_all(paths.clone())).await {
+            for ((path, question), entry) in paths.iter().zip(&questions).zip(&entries) {
+                self.remembered.keep_entry(path, question, entry);
+            }
+        }
+    }
+
     /// Names below an entry, like `get`.
     pub(crate) async fn children(&self, path: &str) -> Result<Vec<String>> {
         if !self.is_told_of(path) {
@@ -433,9 +451,12 @@ pub(crate) fn time_of(millis: u64) -> SystemTime {
 
 /// 64 random bits as 16 hexadecimal digits: uids of jobs and nonces of claims.
 pub(crate) fn random_id() -> String {
+    static RANDOM: LazyLock<Option<File>> = LazyLock::new(|| File::open("/dev/urandom").ok());
     let mut bytes = [0u8; 8];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
-    if read.is_err() {
+    let read = RANDOM
+        .as_ref()
+        .is_some_and(|mut file| file.read_exact(&mut bytes).is_ok());
+    if !read {
         // Without /dev (a bare chroot): the hasher's keys are random for each process and call.
         use std::hash::{BuildHasher, Hasher};
         let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();

@@ -218,16 +218,19 @@ impl Repository {
     /// Repairs and takes in tickets. One that is damaged must not keep the others from being
     /// worked on.
     async fn look_at_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
-        let repository = self.clone();
-        in_parallel(keys, move |key| {
-            let repository = repository.clone();
-            async move {
-                if let Err(error) = repository.look_into(&key, true).await {
-                    tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
+        for keys in keys.chunks(READS_MAX) {
+            self.read_ahead(keys.iter().map(TicketKey::path)).await;
+            let repository = self.clone();
+            in_parallel(keys.to_vec(), move |key| {
+                let repository = repository.clone();
+                async move {
+                    if let Err(error) = repository.look_into(&key, true).await {
+                        tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
+                    }
                 }
-            }
-        })
-        .await;
+            })
+            .await;
+        }
     }
 
     /// Repairs a ticket if its claim is gone, and takes it in.

@@ -2,12 +2,14 @@
 //! long as a watch tells of its changes, and nothing else is done about these.
 //!
 //! A claim made by hand reads its ticket and its queue eight times on the way through the tree.
-//! Following the queue would read all its tickets for that.
+//! Following the queue would read all its tickets for that. A listing does so anyway, and whoever
+//! lists a queue looks at its tickets next: they are remembered from then on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::core::{bounded, lock};
@@ -17,6 +19,9 @@ use crate::storage::Event;
 
 /// How long a queue is watched after the last look into it.
 const LINGER: Duration = Duration::from_secs(30);
+
+/// Longest wait for the watch of a queue that is listed: it costs as much as one read of many.
+const WATCH_MAX: Duration = Duration::from_millis(500);
 
 /// Queues that are watched at once: looks into others are answered by the coordinator.
 const REGARDED_MAX: usize = 64;
@@ -32,7 +37,7 @@ struct Regard {
     /// When somebody looked last.
     looked: Instant,
     /// Whether the watch stands.
-    stands: bool,
+    stands: watch::Sender<bool>,
     task: AbortHandle,
 }
 
@@ -40,7 +45,7 @@ impl Regarded {
     /// Whether changes of this queue or ticket are told.
     pub(crate) fn tells(&self, path: &str) -> bool {
         let queue = queue_of(path);
-        lock(&self.0).get(queue).is_some_and(|regard| regard.stands)
+        lock(&self.0).get(queue).is_some_and(|regard| *regard.stands.borrow())
     }
 
     /// Takes out what nobody has looked into for a while.
@@ -72,27 +77,37 @@ fn queue_of(path: &str) -> &str {
 impl Repository {
     /// A ticket that somebody asks for by name, who will ask for more of it.
     pub async fn look_up_ticket(self: &Arc<Self>, key: &TicketKey) -> Result<Option<Posted>> {
-        self.regard(&queue_path(&key.queue));
+        let _told = self.regard(&queue_path(&key.queue));
         self.ticket(key).await
     }
 
-    /// Somebody looks into a queue: from soon on, what is read of it is remembered.
-    fn regard(self: &Arc<Self>, queue: &str) {
+    /// Somebody is about to read all tickets of a queue; returns when they will be remembered.
+    pub(super) async fn regard_all(self: &Arc<Self>, queue: &str) {
+        if let Some(mut told) = self.regard(queue) {
+            // Without a watch they are read all the same.
+            let _ = tokio::time::timeout(WATCH_MAX, told.wait_for(|told| *told)).await;
+        }
+    }
+
+    /// Somebody looks into a queue: from when this says so, what is read of it is remembered.
+    fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
         if !self.shared || self.followed.tells(queue) {
-            return;
+            return None;
         }
         let mut regarded = lock(&self.regarded.0);
-        if let Some(regard) = regarded.get_mut(queue) {
-            regard.looked = Instant::now();
-        } else if regarded.len() < REGARDED_MAX {
-            let task = self.runtime.spawn(self.clone().watch_regarded(queue.to_owned()));
-            let regard = Regard {
-                looked: Instant::now(),
-                stands: false,
-                task: task.abort_handle(),
-            };
-            regarded.insert(queue.to_owned(), regard);
+        if regarded.len() >= REGARDED_MAX && !regarded.contains_key(queue) {
+            return None;
         }
+        let regard = regarded.entry(queue.to_owned()).or_insert_with(|| Regard {
+            looked: Instant::now(),
+            stands: watch::Sender::new(false),
+            task: self
+                .runtime
+                .spawn(self.clone().watch_regarded(queue.to_owned()))
+                .abort_handle(),
+        });
+        regard.looked = Instant::now();
+        Some(regard.stands.subscribe())
     }
 
     /// Forgets what is told to have changed.
@@ -106,8 +121,8 @@ impl Repository {
         };
         // From here on all is told; what was asked before may be older.
         self.remembered.forget_below(&queue);
-        if let Some(regard) = lock(&self.regarded.0).get_mut(&queue) {
-            regard.stands = true;
+        if let Some(regard) = lock(&self.regarded.0).get(&queue) {
+            regard.stands.send_replace(true);
         }
         let mut events: Vec<Event> = Vec::new();
         while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {

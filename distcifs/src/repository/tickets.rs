@@ -11,7 +11,7 @@ use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, to_json};
 use super::jobs::Access;
 use super::names::{Name, TicketId};
-use super::notices::in_parallel;
+use super::notices::{READS_MAX, in_parallel};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
@@ -269,7 +269,9 @@ impl Repository {
 
     /// Ids in a queue, those of finished parts of builds left out, oldest first.
     pub async fn ticket_ids(self: &Arc<Self>, queue: &Name) -> Result<Vec<TicketId>> {
-        let names = self.children(&queue_path(queue)).await?;
+        let path = queue_path(queue);
+        self.regard_all(&path).await;
+        let names = self.children(&path).await?;
         let ids = names.iter().filter_map(|name| TicketId::new(name));
         let keys: Vec<TicketKey> = ids
             .map(|id| TicketKey {
@@ -277,20 +279,22 @@ impl Repository {
                 id,
             })
             .collect();
-        let repository = self.clone();
-        let looks = in_parallel(keys, move |key| {
-            let repository = repository.clone();
-            async move {
-                let posted = repository.ticket(&key).await?;
-                let shown = posted.filter(|p| p.ticket.state != TicketState::Finished || p.ticket.part.is_none());
-                Ok::<_, Error>(shown.map(|posted| (posted.created, key.id)))
+        let mut ids = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(READS_MAX) {
+            self.read_ahead(keys.iter().map(TicketKey::path)).await;
+            let repository = self.clone();
+            let looks = in_parallel(keys.to_vec(), move |key| {
+                let repository = repository.clone();
+                async move {
+                    let posted = repository.ticket(&key).await?;
+                    let shown = posted.filter(|p| p.ticket.state != TicketState::Finished || p.ticket.part.is_none());
+                    Ok::<_, Error>(shown.map(|posted| (posted.created, key.id)))
+                }
+            });
+            for look in looks.await {
+                ids.extend(look?);
             }
-        });
-        let mut ids: Vec<_> = looks
-            .await
-            .into_iter()
-            .filter_map(Result::transpose)
-            .collect::<Result<_>>()?;
+        }
         ids.sort();
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }

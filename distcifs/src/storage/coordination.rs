@@ -143,6 +143,18 @@ pub trait Coordination: Send + Sync + 'static {
     /// Reads an entry, `None` if there is none.
     fn get(&self, path: &str) -> Fut<'_, Option<Entry>>;
 
+    /// Reads entries that may be many, in the order of their paths: each as `get` does, in fewer round trips
+    /// where a round trip costs more than an entry.
+    fn get_all(&self, paths: Vec<String>) -> Fut<'_, Vec<Option<Entry>>> {
+        Box::pin(async move {
+            let mut entries = Vec::with_capacity(paths.len());
+            for path in &paths {
+                entries.push(self.get(path).await?);
+            }
+            Ok(entries)
+        })
+    }
+
     /// Names of the direct children, in no order; empty if there are none or no such entry.
     fn children(&self, path: &str) -> Fut<'_, Vec<String>>;
 

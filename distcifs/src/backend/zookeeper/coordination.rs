@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use zookeeper_client::{Client, CreateMode, Error as ClientError, MultiWriteError, MultiWriter};
+use zookeeper_client::{Client, CreateMode, Error as ClientError, MultiReadResult, MultiWriteError, MultiWriter, Stat};
 
 use super::calls::{CALL_MAX, is_lost, refusal, slow, unavailable};
 use super::{Shared, Zookeeper, clock};
@@ -17,6 +17,9 @@ const COMMIT_BYTES_MAX: usize = 1_000_000;
 /// Bytes that an operation takes beside its path and data: lengths, versions and the owner.
 const OP_BYTES: usize = 64;
 
+/// Entries read in one request: with the largest of each the answer has 256 KiB.
+const TOGETHER_MAX: usize = 64;
+
 impl Coordination for Zookeeper {
     fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
         let path = path.to_owned();
@@ -26,18 +29,26 @@ impl Coordination for Zookeeper {
                 let path = path.clone();
                 async move {
                     match client.get_data(&path).await {
-                        Ok((data, stat)) => Ok(Some(Entry {
-                            data: Bytes::from(data),
-                            version: stat.version.cast_unsigned(),
-                            created: stat.czxid.cast_unsigned(),
-                            ephemeral: stat.ephemeral_owner != 0,
-                        })),
+                        Ok((data, stat)) => Ok(Some(entry(data, &stat))),
                         Err(ClientError::NoNode) => Ok(None),
                         Err(error) => Err(error),
                     }
                 }
             };
             self.shared().read(&format!("get {path}"), get).await
+        })
+    }
+
+    fn get_all(&self, paths: Vec<String>) -> Fut<'_, Vec<Option<Entry>>> {
+        Box::pin(async move {
+            paths.iter().try_for_each(|path| check_path(path))?;
+            let mut entries = Vec::with_capacity(paths.len());
+            for paths in paths.chunks(TOGETHER_MAX) {
+                let what = format!("get {} and others", paths[0]);
+                let read = |client: Client| async move { read_together(&client, paths).await };
+                entries.append(&mut self.shared().read(&what, read).await?);
+            }
+            Ok(entries)
         })
     }
 
@@ -153,6 +164,39 @@ impl Shared {
             Op::Delete { path, version } => writer.add_delete(path, version.map(guard)),
             Op::Check { path, version } => writer.add_check_version(path, guard(*version)),
         }
+    }
+}
+
+/// Reads entries in one request.
+async fn read_together(client: &Client, paths: &[String]) -> std::result::Result<Vec<Option<Entry>>, ClientError> {
+    let mut reader = client.new_multi_reader();
+    for path in paths {
+        reader.add_get_data(path)?;
+    }
+    let read = reader.commit().await?.into_iter().map(|result| match result {
+        MultiReadResult::Data { data, stat } => Ok(Some(entry(data, &stat))),
+        MultiReadResult::Error {
+            err: ClientError::NoNode,
+        } => Ok(None),
+        MultiReadResult::Error { err } => Err(err),
+        other => Err(ClientError::UnexpectedError(format!("{other:?} in place of an entry"))),
+    });
+    let entries: Vec<_> = read.collect::<std::result::Result<_, _>>()?;
+    // Whoever asked takes the answers by their places.
+    if entries.len() == paths.len() {
+        Ok(entries)
+    } else {
+        let why = format!("{} answers to {} questions", entries.len(), paths.len());
+        Err(ClientError::UnexpectedError(why))
+    }
+}
+
+fn entry(data: Vec<u8>, stat: &Stat) -> Entry {
+    Entry {
+        data: Bytes::from(data),
+        version: stat.version.cast_unsigned(),
+        created: stat.czxid.cast_unsigned(),
+        ephemeral: stat.ephemeral_owner != 0,
     }
 }
 

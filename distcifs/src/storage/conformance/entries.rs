@@ -88,6 +88,15 @@ pub async fn makes_and_reads_entries(store: &dyn Coordination) {
     assert_eq!(look(store, &path).await, Some(("second".to_owned(), 1)));
     let again = store.get(&path).await.unwrap().unwrap();
     assert_eq!(again.created, entry.created, "setting is not making");
+    // Many at once are what each is by itself, more of them than fit into one request as well.
+    let paths: Vec<String> = (0..200).map(|i| format!("{home}/n{i}")).collect();
+    assert_eq!(store.get_all(paths).await.unwrap(), vec![None; 200]);
+    let mixed = vec![path.clone(), format!("{home}/none"), path.clone()];
+    assert_eq!(
+        store.get_all(mixed).await.unwrap(),
+        [Some(again.clone()), None, Some(again)]
+    );
+    assert_eq!(store.get_all(Vec::new()).await.unwrap(), []);
     done(store, vec![delete(&path, None)]).await;
     assert_eq!(store.get(&path).await.unwrap(), None);
     store.sync().await.unwrap();
