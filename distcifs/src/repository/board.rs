@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::builds::live_path;
-use super::claims::{Cause, Claim, Claimant};
+use super::claims::{Cause, Claim, ClaimEntry, Claimant};
 use super::core::{from_json, lock};
 use super::names::{Name, TicketId};
 use super::nodes::CLAIM_TURN;
 use super::notices::FOLLOW_PAUSE;
-use super::tickets::{CONTROL_QUEUE, Ticket, TicketKey, TicketState, queue_path};
+use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, queue_path};
 use super::{Error, Repository, Result};
 
 mod figures;
@@ -583,8 +583,11 @@ impl Repository {
         self.board.poke(&key.queue);
     }
 
-    /// Claims made by a ticket's entry, for the file `claim`.
-    pub async fn claim_entry_of(&self, key: &TicketKey) -> Result<Option<super::claims::ClaimEntry>> {
+    /// The claim on a ticket that was seen like this.
+    pub async fn claim_entry_of(&self, key: &TicketKey, posted: &Posted) -> Result<Option<ClaimEntry>> {
+        if posted.ticket.state != TicketState::Claimed {
+            return Ok(None);
+        }
         if let Some(claim) = self.held(key) {
             return Ok(Some(self.entry_of(&claim.ticket, claim.who())));
         }

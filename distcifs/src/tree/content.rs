@@ -146,7 +146,7 @@ impl Tree {
                         .collect::<String>(),
                 )),
                 TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
-                TicketFile::Claim => self.claim_text(ticket).await,
+                TicketFile::Claim => self.claim_text(ticket, posted).await,
                 TicketFile::Console => {
                     let name = |ordinal| Extent {
                         name: attempt_console(&ticket.key, &posted.ticket, ordinal),
@@ -200,8 +200,8 @@ impl Tree {
     }
 
     /// Node, process, time and what the claimant wrote.
-    async fn claim_text(&self, ticket: &TicketRef) -> Result<Content> {
-        let entry = self.repository.claim_entry_of(&ticket.key).await?;
+    async fn claim_text(&self, ticket: &TicketRef, posted: &Posted) -> Result<Content> {
+        let entry = self.repository.claim_entry_of(&ticket.key, posted).await?;
         let entry = entry.ok_or_else(|| Error::NotFound(format!("{}/claim", ticket.key)))?;
         let held = self
             .repository

@@ -193,7 +193,7 @@ impl Tree {
 
     async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {
         let posted = self.posted(ticket).await?;
-        let claimed = self.repository.claim_entry_of(&ticket.key).await?.is_some();
+        let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
         let there = |file: &&TicketFile| match file {
             TicketFile::Wait => false,
             TicketFile::Claim => claimed,

@@ -13,7 +13,7 @@ use crate::repository::builds::Build;
 use crate::repository::core::{lock, time_of};
 use crate::repository::jobs::{Access, Job};
 use crate::repository::names::{Name, TicketId};
-use crate::repository::tickets::{Posted, TicketKey, TicketState};
+use crate::repository::tickets::{Posted, TicketKey};
 
 /// How long the kernel may believe what only this mount changes, or what it is told of.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
@@ -176,10 +176,7 @@ impl Tree {
         let file = TicketFile::parse(name).ok_or_else(missing)?;
         let posted = self.posted(ticket).await?;
         let there = match file {
-            TicketFile::Claim => {
-                posted.ticket.state == TicketState::Claimed
-                    && self.repository.claim_entry_of(&ticket.key).await?.is_some()
-            }
+            TicketFile::Claim => self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some(),
             TicketFile::Build => posted.ticket.part.is_some(),
             _ => true,
         };
@@ -368,7 +365,7 @@ impl Tree {
         let queue = self.queue_access(&ticket.key.queue).await?;
         let time = time_of(posted.ticket.claimed.max(posted.ticket.posted));
         // While it is claimed, its files belong to the claimant.
-        let entry = self.repository.claim_entry_of(&ticket.key).await?;
+        let entry = self.repository.claim_entry_of(&ticket.key, &posted).await?;
         let owner = entry
             .as_ref()
             .map_or((queue.uid, queue.gid), |claim| (claim.uid, claim.gid));
