@@ -46,6 +46,10 @@ const RECORDED_MAX: usize = 16;
 /// Longest recorded parameter, bytes: all of them stand in the ticket's entry.
 pub const RECORDED_BYTES_MAX: usize = 1024;
 
+/// How long the claim of a ticket that stands alone is held before that is followed: many are over by then,
+/// and whoever takes one away is believed a little later.
+const ATTEND_AFTER: Duration = Duration::from_millis(250);
+
 /// Longest wait for the kernel to write down what is stored in mappings.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
 
@@ -171,6 +175,13 @@ impl Claim {
     /// Notices of where it stands.
     pub fn watch(&self) -> watch::Receiver<Stand> {
         self.stand.subscribe()
+    }
+
+    /// Waits until it is over, with a result or without, but no longer than this; whether it is.
+    async fn is_over_within(&self, time: Duration) -> bool {
+        let mut stand = self.watch();
+        let over = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost));
+        tokio::time::timeout(time, over).await.is_ok()
     }
 
     /// The version of the ticket's entry that this claim made, while it is held.
@@ -433,11 +444,13 @@ impl Repository {
         self.announce(&claim).await;
         let (repository, held) = (self.clone(), claim.clone());
         self.runtime.spawn(async move {
+            // What becomes of a part of a build has to be heard, whoever made it so.
+            if held.ticket.part.is_none() && held.is_over_within(ATTEND_AFTER).await {
+                return;
+            }
             // Whoever takes it away writes its ticket: so that is followed.
             let _attendance = repository.attend(&held.key.path()).await;
-            let mut stand = held.watch();
-            let over = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost));
-            if tokio::time::timeout(patience, over).await.is_err() {
+            if !held.is_over_within(patience).await {
                 repository.end_claim(&held, Cause::TimedOut).await;
             }
         });
@@ -530,10 +543,17 @@ impl Repository {
         let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await?;
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
-        if commit == Commit::Done || self.is_recorded(claim).await? {
-            return Ok(kept);
+        if commit != Commit::Done && !self.is_recorded(claim).await? {
+            return Err(Error::Stale(claim.key.to_string()));
         }
-        Err(Error::Stale(claim.key.to_string()))
+        // Whoever is in its folder may read how it ended when it is tidied up.
+        let finished = Posted {
+            ticket,
+            version: claim.version + 1,
+            created: claim.created,
+        };
+        self.gone.remember(&claim.key, finished);
+        Ok(kept)
     }
 
     /// Whether the result of this very claim stands in its build's record.

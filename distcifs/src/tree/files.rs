@@ -309,9 +309,6 @@ impl Tree {
                 claim.open_for_result()?;
                 self.repository.finish(&claim, Verdicts::read(&text)?).await?;
                 self.has_won(caller, ticket);
-                if let Ok(posted) = self.posted(ticket).await {
-                    self.repository.gone.remember(&ticket.key, posted);
-                }
             }
             _ => {}
         }

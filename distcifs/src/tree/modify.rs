@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use super::handles::OpenKind;
-use super::look::ON_THE_WAY;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, JobEntry};
@@ -74,8 +73,7 @@ impl Tree {
                 Some(TicketFile::Claim) => {
                     let held = self.make_claim(caller, ticket).await?;
                     let node = Node::TicketFile(ticket.clone(), TicketFile::Claim);
-                    let mut found = self.found(&node).await?;
-                    found.attributes.ttl = ON_THE_WAY;
+                    let found = self.found(&node).await?;
                     Ok((found, self.opened(caller, node, both, OpenKind::Claim(held))?))
                 }
                 Some(file) => {
