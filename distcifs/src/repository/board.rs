@@ -15,7 +15,7 @@ use super::builds::live_path;
 use super::claims::{Cause, Claim, ClaimEntry, Claimant};
 use super::core::{from_json, lock};
 use super::names::{Name, TicketId};
-use super::nodes::CLAIM_TURN;
+use super::nodes::{CLAIM_TURN, Turns};
 use super::notices::FOLLOW_PAUSE;
 use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, queue_path};
 use super::{Error, Repository, Result};
@@ -505,13 +505,13 @@ impl Repository {
     /// Pairs waiters with tickets as long as there are both.
     fn dispatch(self: &Arc<Self>, queue: &Name) {
         let choice = if self.has_peers() { CHOICE_MAX } else { 1 };
-        let able: RefCell<HashMap<String, Vec<Name>>> = RefCell::default();
+        let turns: RefCell<HashMap<String, Turns>> = RefCell::default();
         let turn = |key: &TicketKey, needs: &str| {
-            let mut able = able.borrow_mut();
-            if !able.contains_key(needs) {
-                able.insert(needs.to_owned(), self.able_peers(queue, needs));
+            let mut turns = turns.borrow_mut();
+            if !turns.contains_key(needs) {
+                turns.insert(needs.to_owned(), self.turns(queue, needs));
             }
-            able.get(needs).map_or(0, |peers| self.turn_among(key, peers))
+            turns.get(needs).map_or(0, |turns| turns.of(key))
         };
         while let Some(pair) = self.board.pair(queue, choice, turn) {
             let repository = self.clone();

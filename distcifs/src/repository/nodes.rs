@@ -267,19 +267,14 @@ impl Repository {
         (all, able)
     }
 
-    /// How many of the mounts that count come before this one when it is about this ticket: each
-    /// orders them by the same digest, which is another for each ticket.
-    fn rank(&self, key: &TicketKey, counts: impl Fn(&NodeFacts) -> bool) -> u32 {
-        let peers = lock(&self.peers.0);
-        let counting = peers.iter().filter(|(_, facts)| counts(facts));
-        self.turn_among(key, counting.map(|(node, _)| node))
-    }
-
-    /// How many of these mounts come before this one when it is about this ticket.
-    pub(crate) fn turn_among<'a>(&self, key: &TicketKey, peers: impl IntoIterator<Item = &'a Name>) -> u32 {
-        let mine = weight(&self.node, key);
-        let before = peers.into_iter().filter(|node| weight(node, key) > mine).count();
-        u32::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
+    /// How many mounts come before this one when it is about this ticket.
+    fn rank(&self, key: &TicketKey) -> u32 {
+        let peers = lock(&self.peers.0).keys().map(mark).collect();
+        Turns {
+            mine: mark(&self.node),
+            peers,
+        }
+        .of(key)
     }
 
     /// Whether other mounts are alive.
@@ -287,20 +282,24 @@ impl Repository {
         !lock(&self.peers.0).is_empty()
     }
 
-    /// The other mounts with a waiter in this queue that has all of these labels, one a line.
-    pub(crate) fn able_peers(&self, queue: &Name, needs: &str) -> Vec<Name> {
+    /// Whose turn it is among the mounts with a waiter in this queue that has all of these labels, one a
+    /// line.
+    pub(crate) fn turns(&self, queue: &Name, needs: &str) -> Turns {
         let able = |facts: &NodeFacts| {
             let mut sets = facts.waiting.get(queue.as_str()).into_iter().flatten();
             sets.any(|(has, _)| Skills::new(has.split(' ')).meet(needs))
         };
         let peers = lock(&self.peers.0);
         let able = peers.iter().filter(|(_, facts)| able(facts));
-        able.map(|(node, _)| node.clone()).collect()
+        Turns {
+            mine: mark(&self.node),
+            peers: able.map(|(node, _)| mark(node)).collect(),
+        }
     }
 
     /// How long to wait before this ticket is repaired here.
     pub(crate) fn repair_delay(&self, key: &TicketKey) -> Duration {
-        REPAIR_TURN * self.rank(key, |_| true)
+        REPAIR_TURN * self.rank(key)
     }
 
     /// How long to wait before the build that this ticket ended is recorded here.
@@ -308,7 +307,7 @@ impl Repository {
         if !self.has_peers() || ticket.node == self.node.as_str() {
             return Duration::ZERO;
         }
-        RECORD_GRACE * (1 + self.rank(key, |_| true))
+        RECORD_GRACE * (1 + self.rank(key))
     }
 }
 
@@ -324,9 +323,41 @@ async fn changed(least: &mut Option<watch::Receiver<u64>>) {
     }
 }
 
-/// The place of a mount in the order for a ticket: rendezvous hashing.
-fn weight(node: &Name, key: &TicketKey) -> Digest {
-    Digest::of(format!("{node}\n{key}").as_bytes())
+/// The order of some mounts: each mount has them in the same one, which is another for each ticket.
+pub(crate) struct Turns {
+    mine: u64,
+    peers: Vec<u64>,
+}
+
+impl Turns {
+    /// How many of the others come before this mount when it is about this ticket.
+    pub(crate) fn of(&self, key: &TicketKey) -> u32 {
+        if self.peers.is_empty() {
+            return 0;
+        }
+        let ticket = mark(key);
+        let mine = weight(self.mine, ticket);
+        let before = self.peers.iter().filter(|node| weight(**node, ticket) > mine).count();
+        u32::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
+    }
+}
+
+/// A number for a mount or a ticket, the same on all mounts.
+fn mark(name: &impl ToString) -> u64 {
+    let digest = Digest::of(name.to_string().as_bytes());
+    digest
+        .as_bytes()
+        .iter()
+        .take(8)
+        .fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+}
+
+/// The place of a mount in the order for a ticket: rendezvous hashing, by the last steps of splitmix64.
+fn weight(node: u64, ticket: u64) -> u64 {
+    let mixed = node ^ ticket;
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// The session that is alive, if one is.
@@ -344,7 +375,7 @@ mod tests {
 
     #[test]
     fn each_ticket_has_an_order_of_its_own_and_all_orders_come_up() {
-        let nodes = ["a", "b", "c"].map(|n| Name::new(n).unwrap());
+        let nodes = ["a", "b", "c"].map(|n| mark(&n));
         let mut first = [0; 3];
         for i in 0..300 {
             let id = TicketId::new(&format!("t{i}")).unwrap();
@@ -352,7 +383,7 @@ mod tests {
                 queue: Name::new("q").unwrap(),
                 id,
             };
-            let best = (0..3).max_by_key(|at| weight(&nodes[*at], &key)).unwrap();
+            let best = (0..3).max_by_key(|at| weight(nodes[*at], mark(&key))).unwrap();
             first[best] += 1;
         }
         assert!(first.iter().all(|count| *count > 60), "{first:?}");
