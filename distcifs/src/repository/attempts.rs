@@ -71,6 +71,11 @@ impl Folders {
             artifacts: OnceCell::new(),
         }
     }
+
+    /// Whether there is nothing to put into the workspace.
+    pub(crate) fn starts_empty(&self) -> bool {
+        self.start.is_none_or(|digest| digest == Snapshot::empty())
+    }
 }
 
 impl AttemptDirs {

@@ -184,6 +184,11 @@ impl Claim {
         tokio::time::timeout(time, over).await.is_ok()
     }
 
+    /// Whether there is nothing to put into its workspace.
+    pub(crate) fn starts_empty(&self) -> bool {
+        self.folders.starts_empty()
+    }
+
     /// The version of the ticket's entry that this claim made, while it is held.
     pub(crate) fn version(&self) -> Option<u32> {
         (self.stand() == Stand::Live).then_some(self.version)

@@ -45,7 +45,11 @@ impl Drop for Open {
 /// Notes a claim that was made by reading this file.
 pub(crate) fn remember_claim(open: &Open, claim: &Arc<Claim>) {
     let mut claims = lock(&open.claims);
-    claims.retain(|known| known.upgrade().is_some_and(|known| known.check().is_ok()));
+    // Those that are over are looked for when the list has doubled: a look at all for each claim would
+    // cost one who holds hundreds more than the claim does.
+    if claims.len() == claims.capacity() {
+        claims.retain(|known| known.upgrade().is_some_and(|known| known.check().is_ok()));
+    }
     claims.push(Arc::downgrade(claim));
 }
 
