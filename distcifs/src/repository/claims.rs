@@ -15,11 +15,13 @@ use super::tickets::{CONTROL_QUEUE, Outcome, Part, Posted, Ticket, TicketKey, Ti
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
+mod doubt;
 mod loss;
 mod recorded;
 mod reopen;
 mod verdicts;
 
+pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
@@ -545,19 +547,23 @@ impl Repository {
             })
         };
         self.certain(claim).await?;
-        let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await?;
-        tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
-        // It may have been committed, unknown to us, and be recorded and tidied up by now.
-        if commit != Commit::Done && !self.is_recorded(claim).await? {
-            return Err(Error::Stale(claim.key.to_string()));
-        }
-        // Whoever is in its folder may read how it ended when it is tidied up.
         let finished = Posted {
             ticket,
             version: claim.version + 1,
             created: claim.created,
         };
+        let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await;
+        if matches!(commit, Err(Error::TimedOut(_))) {
+            self.doubts.note(claim, finished.clone());
+        }
+        // It may have been committed, unknown to us, and be recorded and tidied up by now.
+        if commit? != Commit::Done && !self.is_recorded(claim).await? {
+            return Err(Error::Stale(claim.key.to_string()));
+        }
+        tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
+        // Whoever is in its folder may read how it ended when it is tidied up.
         self.gone.remember(&claim.key, finished);
+        self.doubts.settle(&claim.key);
         Ok(kept)
     }
 

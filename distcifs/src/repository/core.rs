@@ -87,6 +87,7 @@ pub struct Repository {
     pub(crate) claims: Claims,
     /// Tickets that were tidied away lately.
     pub(crate) gone: super::tickets::Gone,
+    pub(crate) doubts: super::claims::Doubts,
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
@@ -127,6 +128,7 @@ impl Repository {
             board: Board::default(),
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
+            doubts: super::claims::Doubts::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),
             runtime: tokio::runtime::Handle::current(),

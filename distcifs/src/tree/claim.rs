@@ -183,6 +183,7 @@ impl Preparing {
 /// A claimant that lost its claim.
 pub(crate) struct Loser {
     key: TicketKey,
+    nonce: String,
     process: Arc<Process>,
 }
 
@@ -244,6 +245,7 @@ impl Tree {
                     &losers,
                     Loser {
                         key: kept.claim.key.clone(),
+                        nonce: kept.claim.nonce.clone(),
                         process: kept.holder.process(),
                     },
                 );
@@ -344,14 +346,15 @@ impl Tree {
         let lost = {
             let mut losers = lock(&self.losers);
             losers.retain(|loser| loser.process.lives());
-            losers
-                .iter()
-                .any(|loser| loser.key == ticket.key && loser.process.covers(caller.tid))
+            let mut losers = losers.iter().rev();
+            let lost = losers.find(|loser| loser.key == ticket.key && loser.process.covers(caller.tid));
+            lost.map(|loser| loser.nonce.clone())
         };
-        if lost {
+        let posted = self.posted(ticket).await?;
+        // A result that was in doubt when the claim was lost may stand.
+        if lost.is_some_and(|nonce| nonce != posted.ticket.nonce || posted.ticket.state != TicketState::Finished) {
             return Err(Error::Stale(ticket.key.to_string()));
         }
-        let posted = self.posted(ticket).await?;
         if posted.ticket.state == TicketState::Finished {
             return Err(Error::Exists(format!("{}: it has its result", ticket.key)));
         }

@@ -474,11 +474,10 @@ impl Tree {
                 Ok(posted)
             }
             Some(_) => Err(Error::Stale(ticket.key.to_string())),
-            None => self
-                .repository
-                .gone
-                .get(&ticket.key, ticket.created)
-                .ok_or_else(|| Error::Stale(ticket.key.to_string())),
+            None => {
+                let gone = self.repository.gone_ticket(&ticket.key, ticket.created).await?;
+                gone.ok_or_else(|| Error::Stale(ticket.key.to_string()))
+            }
         }
     }
 

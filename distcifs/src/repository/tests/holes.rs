@@ -5,8 +5,10 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backend::embedded::Embedded;
+use crate::repository::claims::Cause;
 use crate::repository::core::delete;
 use crate::repository::format;
+use crate::storage;
 use crate::storage::watcher::Watcher;
 use crate::storage::{Commit, Entry, Fut, Op, Session, Watch};
 
@@ -92,5 +94,99 @@ fn a_claim_that_was_made_again_by_another_is_fenced() {
             ..Stores::alone(&store)
         };
         a_claim_made_again([stores(), stores()]).await;
+    });
+}
+
+/// A coordinator of which, once it is set off, no answer comes back: what is sent still takes effect.
+struct Mute {
+    inner: Arc<dyn Coordination>,
+    mute: std::sync::atomic::AtomicBool,
+}
+
+impl Mute {
+    fn pass<'a, T: Send + 'a>(&'a self, call: Fut<'a, T>) -> Fut<'a, T> {
+        Box::pin(async move {
+            let answer = call.await?;
+            if !self.mute.load(std::sync::atomic::Ordering::SeqCst) {
+                return Ok(answer);
+            }
+            Err(storage::Error::Indeterminate {
+                what: "a call".into(),
+                why: "no answer".into(),
+            })
+        })
+    }
+}
+
+impl Coordination for Mute {
+    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
+        self.pass(self.inner.get(path))
+    }
+    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
+        self.pass(self.inner.children(path))
+    }
+    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
+        self.pass(self.inner.commit(ops))
+    }
+    fn watch(&self, path: &str) -> Fut<'_, Watch> {
+        self.inner.watch(path)
+    }
+    fn sync(&self) -> Fut<'_, ()> {
+        self.pass(self.inner.sync())
+    }
+    fn session(&self) -> watch::Receiver<Session> {
+        self.inner.session()
+    }
+}
+
+/// The commit of a result takes effect and nobody hears so; its claim goes with the session, another
+/// mount records the build and tidies its tickets away. The claimant can still read that it is done.
+#[test]
+fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        format::make(&store.coordination(), &store.contents(), false)
+            .await
+            .unwrap();
+        let mute = Arc::new(Mute {
+            inner: store.coordination(),
+            mute: false.into(),
+        });
+        let shared = Stores {
+            shared: true,
+            ..Stores::alone(&store)
+        };
+        let first = Stores {
+            coordination: mute.clone(),
+            ..shared.clone()
+        };
+        let first = first.open("first", dir.path()).await.unwrap();
+        let second = shared.open("second", dir.path()).await.unwrap();
+        let job = job(&second, "a").await.unwrap();
+        let n = second.trigger(&job, b"", poster()).await.unwrap();
+        let control = claim(&second, &control_key(&job, n)).await.unwrap().unwrap();
+        post(&second, &job, n).await.unwrap();
+        let key = task_key(&job, n);
+        let held = claim(&first, &key).await.unwrap().unwrap();
+        let created = first.ticket(&key).await.unwrap().unwrap().created;
+        mute.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+        let unknown = first.finish(&held, Verdicts::read(b"7").unwrap()).await;
+        assert!(matches!(unknown, Err(Error::TimedOut(_))), "{unknown:?}");
+        first.end_claim(&held, Cause::Session).await;
+        second.finish(&control, success()).await.unwrap();
+        let started = Instant::now();
+        while second.ticket(&key).await.unwrap().is_some() {
+            assert!(started.elapsed() < PATIENCE, "{key} is never tidied away");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        mute.mute.store(false, std::sync::atomic::Ordering::SeqCst);
+        let gone = first.gone_ticket(&key, created).await.unwrap().expect("how it ended");
+        assert_eq!(gone.ticket.nonce, held.nonce);
+        assert_eq!(gone.ticket.outcome.unwrap().exit, Some(7));
+        assert!(
+            first.gone_ticket(&key, created + 1).await.unwrap().is_none(),
+            "another of its name"
+        );
     });
 }
