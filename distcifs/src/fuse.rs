@@ -27,6 +27,7 @@ mod folders;
 mod passthrough;
 mod replies;
 pub mod session;
+mod sleeper;
 
 use crate::tree::requests::{Tree, Waker};
 use crate::tree::{Caller, Ino, SetAttr};

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fuser::{
@@ -16,6 +16,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::errno;
+use super::sleeper::Sleeper;
 use crate::tree::{Error, Result};
 
 /// Refusals logged in each second; the rest is counted. A loop that is refused at full speed
@@ -124,15 +125,14 @@ pub(super) fn answer<R, T>(
 {
     let mut future = Guarded(Box::pin(future));
     let _entered = runtime.enter();
+    let (sleeper, waker) = Sleeper::new(runtime);
     // Most requests are answered from memory: a task for each would cost more than the answer.
-    match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
+    match Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
         Poll::Ready(result) => finish(reply, asked, path, result, accept),
-        Poll::Pending => {
-            runtime.spawn(async move {
-                let result = future.await;
-                finish(reply, asked, path, result, accept);
-            });
-        }
+        Poll::Pending => sleeper.lay_down(Box::pin(async move {
+            let result = future.await;
+            finish(reply, asked, path, result, accept);
+        })),
     }
 }
 
