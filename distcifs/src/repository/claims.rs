@@ -1,6 +1,6 @@
 //! Claims held by this mount: made, ended, finished with a result.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,11 +20,13 @@ mod loss;
 mod recorded;
 mod reopen;
 mod verdicts;
+mod view;
 
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
+pub use view::{Changes, View};
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
 /// task by itself and say so.
@@ -94,29 +96,6 @@ pub enum Stand {
     Lost,
 }
 
-/// What was done below a claim's folders.
-#[derive(Debug, Clone, Default)]
-pub struct Changes {
-    /// Grows with every change and every open file that may change something.
-    pub count: u64,
-    /// Device and inode number of files that were opened for writing: a mapping may have changed
-    /// them without a trace.
-    pub written: HashSet<(u64, u64)>,
-}
-
-/// What the tree keeps of a claim: the open files below its folders.
-pub trait View: Send + Sync {
-    /// From now on every path operation below the folders is refused.
-    fn kill(&self);
-    /// Has the kernel write down what was stored through mappings that are still there; the
-    /// receiver ends when that is done.
-    fn write_back(&self) -> tokio::sync::mpsc::Receiver<()>;
-    /// How much was changed below the folders so far, and which files were opened for writing.
-    fn changes(&self) -> Changes;
-    /// Whether no file is open and nothing was changed since.
-    fn is_quiet_since(&self, changes: &Changes) -> bool;
-}
-
 /// The claim's entry with the coordinator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClaimEntry {
@@ -166,7 +145,11 @@ pub struct Claim {
     ended: Mutex<Option<Cause>>,
     recorded: Mutex<Vec<(String, String)>>,
     view: OnceLock<Arc<dyn View>>,
+    at_end: Mutex<Option<AtEnd>>,
 }
+
+/// What is done when a claim is over.
+type AtEnd = Box<dyn FnOnce(Stand) + Send>;
 
 impl Claim {
     /// Where it stands.
@@ -262,6 +245,21 @@ impl Claim {
         self.stand.send_replace(stand);
         if let Some(view) = self.view.get() {
             view.kill();
+        }
+        self.act_at_end();
+    }
+
+    /// Does something when it is over, at once if it is. For one who does so once.
+    pub fn when_over(&self, act: impl FnOnce(Stand) + Send + 'static) {
+        *lock(&self.at_end) = Some(Box::new(act));
+        self.act_at_end();
+    }
+
+    fn act_at_end(&self) {
+        let stand = self.stand();
+        if matches!(stand, Stand::Finished | Stand::Lost) {
+            let act = lock(&self.at_end).take();
+            act.into_iter().for_each(|act| act(stand));
         }
     }
 }
@@ -438,6 +436,7 @@ impl Repository {
             ended: Mutex::new(None),
             recorded: Mutex::default(),
             view: OnceLock::new(),
+            at_end: Mutex::default(),
             key,
             ticket,
         });

@@ -226,29 +226,17 @@ impl Tree {
         });
         lock(&self.held).insert(claim.key.clone(), held.clone());
         let (kept, all, losers) = (held.clone(), self.held.clone(), self.losers.clone());
-        self.runtime.spawn(async move {
-            let mut stand = kept.claim.watch();
-            let over = stand
-                .wait_for(|s| matches!(s, Stand::Finished | Stand::Lost))
-                .await
-                .map(|s| *s);
+        claim.when_over(move |stand| {
+            let (key, nonce) = (&kept.claim.key, &kept.claim.nonce);
             let mut all = lock(&all);
-            if all
-                .get(&kept.claim.key)
-                .is_some_and(|now| now.claim.nonce == kept.claim.nonce)
-            {
-                all.remove(&kept.claim.key);
+            if all.get(key).is_some_and(|now| now.claim.nonce == *nonce) {
+                all.remove(key);
             }
             drop(all);
-            if matches!(over, Ok(Stand::Lost)) {
-                remember(
-                    &losers,
-                    Loser {
-                        key: kept.claim.key.clone(),
-                        nonce: kept.claim.nonce.clone(),
-                        process: kept.holder.process(),
-                    },
-                );
+            if stand == Stand::Lost {
+                let process = kept.holder.process();
+                let (key, nonce) = (key.clone(), nonce.clone());
+                remember(&losers, Loser { key, nonce, process });
             }
         });
         held
