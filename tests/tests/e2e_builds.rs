@@ -498,7 +498,7 @@ fn a_matrix_runs_each_combination_on_a_worker_that_has_its_labels() {
     assert_eq!(states, ["success", "success", "success", "failure"], "only tcc fails");
     let console = mount.console("a", build);
     assert!(
-        console.contains("after clang") && console.ends_with("after all"),
+        console.contains("after clang") && console.contains("after all"),
         "{console}"
     );
 }
