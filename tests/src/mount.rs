@@ -22,6 +22,9 @@ use crate::repository::Repository;
 use crate::shell::{Output, Sh};
 use crate::wait::wait_for;
 
+/// Longest time from a fork to its exec on a busy machine.
+const EXEC_MAX: Duration = Duration::from_secs(2);
+
 /// A mount takes milliseconds; this bounds a machine that is busy compiling.
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -170,9 +173,10 @@ impl Mount {
         command
     }
 
-    /// Unmounts with `distcifs umount` and waits for the daemon's end; panics if it refuses.
+    /// Unmounts with `distcifs umount` and waits for the daemon's end; panics if it refuses. What another
+    /// test starts at this moment has copies of our descriptors until its exec.
     pub fn unmount(&self) {
-        self.unmount_within(Duration::ZERO);
+        self.unmount_within(EXEC_MAX);
     }
 
     /// The same where somebody may still be on the way out.
