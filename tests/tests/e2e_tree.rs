@@ -258,8 +258,19 @@ fn events_tell_each_change() {
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert!(!listener.so_far().is_empty(), "an empty line within a second");
     mount.job("a", distcifs_tests::HELLO);
+    let told = |line: &str| {
+        let heard = || listener.so_far().lines().any(|seen| seen == line);
+        distcifs_tests::wait_for(line, distcifs_tests::wait::USUAL, heard);
+    };
     mount.trigger("a", "");
-    mount.finish("build-control", "a.1.control", "aborted");
+    // What follows at once may be all that is told of a ticket.
+    told("build a/1 pending");
+    let claim = mount.claim("build-control", "a.1.control").expect("it is open");
+    told("ticket build-control/a.1.control claimed");
+    mount
+        .result("build-control", "a.1.control", "aborted")
+        .expect("the claim holds");
+    drop(claim);
     mount.run("rmdir jobs/a");
     let expected = [
         "job a created",
