@@ -106,6 +106,7 @@ impl Browser {
         let end = offset.saturating_add(length.min(VALUE_BYTES_MAX) as u64).min(*size);
         self.fetch_ahead(segments, offset, end);
         let mut out = BytesMut::new();
+        let wanted = end.saturating_sub(offset) as usize;
         let mut at = 0u64;
         for segment in segments.iter() {
             let next = at.saturating_add(segment.length());
@@ -118,9 +119,10 @@ impl Browser {
                     Segment::Inline(bytes) => out.extend_from_slice(bytes.get(range).unwrap_or_default()),
                     Segment::Data { digest, length } => {
                         let bytes = self.chunk(*digest, *length, entry).await?;
-                        if count as u64 == end - offset {
+                        if count == wanted {
                             return Ok(bytes.slice(range));
                         }
+                        out.reserve(wanted.saturating_sub(out.len()));
                         out.extend_from_slice(bytes.get(range).unwrap_or_default());
                     }
                 }
