@@ -138,7 +138,6 @@ watch() {
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
     : >"$worker_words"
-    ours=$(LC_ALL=C cat claim 2>&1)
     setsid sh "$self" --work "$mount" "$ticket" >>console 2>&1 &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
@@ -202,7 +201,8 @@ the workspace could not be stored and is lost: is the store full?'
         fi
         [ "$written" -ne 0 ] || return 0
     fi
-    rm -f claim 2>/dev/null
+    # Root could take another's away.
+    ! still_ours || rm -f claim 2>/dev/null
 }
 
 mkdir "$mount/tickets/$queue" 2>/dev/null
@@ -215,6 +215,7 @@ while [ -z "$stopping$finishing" ]; do
     [ -n "$id" ] || continue
     ticket=$mount/tickets/$queue/$id
     cd "$ticket" 2>/dev/null || continue
+    ours=$(LC_ALL=C cat claim 2>&1)
     status=''
     [ -n "$stopping" ] || supervise
     finish

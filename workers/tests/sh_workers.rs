@@ -250,6 +250,47 @@ fn usr1_lets_the_work_end_and_then_the_worker() {
     fs::remove_file(script).unwrap();
 }
 
+/// Who lost a ticket ends its work, and leaves it to whoever has it by then.
+#[test]
+fn a_lost_ticket_is_left_alone() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("lost.{}", std::process::id()));
+    let text = format!(
+        "queue=lost usage=lost\nwork() {{ [ ! -e params/long ] || exec sleep 60; }}\n. {}\n",
+        library.display()
+    );
+    fs::write(&script, text).unwrap();
+    for bench in benches("lost", script.to_str().unwrap()) {
+        let lost = bench.ticket("a", &[("long", "")]);
+        fs::write(lost.join("claim"), "the first").unwrap();
+        let mut next = OpenOptions::new().write(true).open(bench.queue.join(".next")).unwrap();
+        writeln!(next, "a").unwrap();
+        let start = Instant::now();
+        while !works(&lost) {
+            assert!(start.elapsed() < PATIENCE, "not begun");
+            sleep(Duration::from_millis(5));
+        }
+        fs::write(lost.join("claim"), "another").unwrap();
+        assert_eq!(bench.work(&bench.ticket("b", &[])).trim(), "0");
+        assert!(!works(&lost), "its work has ended");
+        assert_eq!(fs::read_to_string(lost.join("claim")).unwrap(), "another");
+        assert_eq!(fs::read_to_string(lost.join("result")).unwrap(), "");
+    }
+    fs::remove_file(&script).unwrap();
+}
+
+/// Whether a sleep runs in a ticket's folder.
+fn works(ticket: &Path) -> bool {
+    let inside = |process: &Path| {
+        fs::read_link(process.join("cwd")).is_ok_and(|folder| folder == ticket)
+            && fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "sleep")
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .any(|entry| inside(&entry.path()))
+}
+
 /// Work that is over before its watcher has begun.
 #[test]
 fn no_work_is_too_short() {
