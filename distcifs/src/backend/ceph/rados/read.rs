@@ -100,7 +100,7 @@ impl Places {
             size: 0,
             modified: 0,
             got: 0,
-            buffer: vec![0; read.range.map_or(0, |(_, length)| length)],
+            buffer: Vec::with_capacity(read.range.map_or(0, |(_, length)| length)),
             attributes: ptr::null_mut(),
             entries: ptr::null_mut(),
             more: 0,
@@ -165,7 +165,8 @@ impl Cargo for Places {
             return Err(Errno::from_raw(failed.saturating_neg()));
         }
         let mut bytes = std::mem::take(&mut self.buffer);
-        bytes.truncate(self.got);
+        // SAFETY: librados has written so many bytes there, and was told that there is room for no more.
+        unsafe { bytes.set_len(self.got.min(bytes.capacity())) };
         if bytes.capacity() > 2 * bytes.len() {
             bytes.shrink_to_fit();
         }
@@ -209,7 +210,7 @@ impl Pool {
             // SAFETY: it makes a value that `Operation` frees.
             let op = Operation(unsafe { rados_create_read_op() });
             // SAFETY: the operation is ours; the places lie still and live until the call has
-            // completed, and the buffer has the length that is told.
+            // completed, and the buffer has room for the length that is told.
             unsafe {
                 let results = (&raw mut (*places).results).cast::<c_int>();
                 let (size, modified) = (&raw mut (*places).size, &raw mut (*places).modified);
