@@ -12,6 +12,14 @@ use crate::storage;
 use crate::storage::watcher::Watcher;
 use crate::storage::{Commit, Entry, Fut, Op, Session, Watch};
 
+/// A store with a repository in it.
+async fn fresh(dir: &Path) -> Embedded {
+    let store = Embedded::open(&dir.join("store")).unwrap();
+    let made = format::make(&store.coordination(), &store.contents(), false).await;
+    made.unwrap();
+    store
+}
+
 /// A coordinator whose notices are on their way for ever.
 struct Late {
     inner: Arc<dyn Coordination>,
@@ -85,10 +93,7 @@ pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
 fn a_claim_that_was_made_again_by_another_is_fenced() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&dir.path().join("store")).unwrap();
-        format::make(&store.coordination(), &store.contents(), false)
-            .await
-            .unwrap();
+        let store = fresh(dir.path()).await;
         let stores = || Stores {
             shared: true,
             ..Stores::alone(&store)
@@ -145,10 +150,7 @@ impl Coordination for Mute {
 fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&dir.path().join("store")).unwrap();
-        format::make(&store.coordination(), &store.contents(), false)
-            .await
-            .unwrap();
+        let store = fresh(dir.path()).await;
         let mute = Arc::new(Mute {
             inner: store.coordination(),
             mute: false.into(),
