@@ -17,6 +17,7 @@ pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;
 pub(crate) mod listeners;
+pub(crate) mod mix;
 pub(crate) mod names;
 pub(crate) mod watcher;
 

@@ -14,6 +14,7 @@ use super::epochs::{EPOCH, LEASES};
 use super::names::Name;
 use super::tickets::{Ticket, TicketKey};
 use super::{Error, Repository, Result};
+use crate::storage::mix::mix;
 use crate::storage::{Commit, Digest, Entry, Op, Session};
 
 /// How often a mount tells who waits on it, if that has changed.
@@ -269,12 +270,7 @@ impl Repository {
 
     /// How many mounts come before this one when it is about this ticket.
     fn rank(&self, key: &TicketKey) -> u32 {
-        let peers = lock(&self.peers.0).keys().map(mark).collect();
-        Turns {
-            mine: mark(&self.node),
-            peers,
-        }
-        .of(key)
+        self.turns_among(|_| true).of(key)
     }
 
     /// Whether other mounts are alive.
@@ -289,11 +285,16 @@ impl Repository {
             let mut sets = facts.waiting.get(queue.as_str()).into_iter().flatten();
             sets.any(|(has, _)| Skills::new(has.split(' ')).meet(needs))
         };
+        self.turns_among(able)
+    }
+
+    /// The order of this mount and those others that count.
+    fn turns_among(&self, counts: impl Fn(&NodeFacts) -> bool) -> Turns {
         let peers = lock(&self.peers.0);
-        let able = peers.iter().filter(|(_, facts)| able(facts));
+        let counting = peers.iter().filter(|(_, facts)| counts(facts));
         Turns {
             mine: mark(&self.node),
-            peers: able.map(|(node, _)| mark(node)).collect(),
+            peers: counting.map(|(node, _)| mark(node)).collect(),
         }
     }
 
@@ -347,17 +348,13 @@ fn mark(name: &impl ToString) -> u64 {
     let digest = Digest::of(name.to_string().as_bytes());
     digest
         .as_bytes()
-        .iter()
-        .take(8)
-        .fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The place of a mount in the order for a ticket: rendezvous hashing, by the last steps of splitmix64.
+/// The place of a mount in the order for a ticket: rendezvous hashing.
 fn weight(node: u64, ticket: u64) -> u64 {
-    let mixed = node ^ ticket;
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    mix(node ^ ticket)
 }
 
 /// The session that is alive, if one is.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::mix::mix;
 use super::{
     Appended, Commit, Contents, Coordination, Entry, Error, Fut, Listing, Notices, Object, Op, Page, Session, Updated,
     Watch,
@@ -132,14 +133,6 @@ impl<S: Sync> Faulty<S> {
             Kind::Writes => Error::Indeterminate { what, why },
         }
     }
-}
-
-/// Spreads a number over all 64 bits (the finalizer of splitmix64).
-fn mix(number: u64) -> u64 {
-    let n = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }
 
 impl<S: Coordination> Coordination for Faulty<S> {
