@@ -562,7 +562,7 @@ impl Repository {
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.
         self.gone.remember(&claim.key, finished);
-        self.doubts.settle(&claim.key);
+        self.doubts.settle(&claim.key, claim.created);
         Ok(kept)
     }
 

@@ -4,7 +4,7 @@
 //! seconds. If it took effect after all, and the claim ended with its session meanwhile, the claimant
 //! comes back to a ticket that it has finished.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use super::Claim;
@@ -12,29 +12,36 @@ use crate::repository::core::lock;
 use crate::repository::tickets::{Posted, TicketKey};
 use crate::repository::{Repository, Result};
 
-/// Results in doubt: each had a claimant that waited ten seconds for it.
+/// Results in doubt: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose
+/// claimant has not come back.
 const DOUBTS_MAX: usize = 1024;
 
 /// Results in doubt, with the ticket as it is if they stand.
 #[derive(Default)]
-pub(crate) struct Doubts(Mutex<HashMap<TicketKey, (Arc<Claim>, Posted)>>);
+pub(crate) struct Doubts(Mutex<VecDeque<(Arc<Claim>, Posted)>>);
 
 impl Doubts {
     /// Notes one.
     pub(super) fn note(&self, claim: &Arc<Claim>, finished: Posted) {
+        self.settle(&claim.key, claim.created);
         let mut doubts = lock(&self.0);
-        if doubts.len() < DOUBTS_MAX || doubts.contains_key(&claim.key) {
-            doubts.insert(claim.key.clone(), (claim.clone(), finished));
+        if doubts.len() >= DOUBTS_MAX {
+            doubts.pop_front();
         }
+        doubts.push_back((claim.clone(), finished));
     }
 
-    /// It is known now.
-    pub(super) fn settle(&self, key: &TicketKey) {
-        lock(&self.0).remove(key);
+    /// It is known now; `created` tells the ticket from another of its name.
+    pub(super) fn settle(&self, key: &TicketKey, created: u64) {
+        lock(&self.0).retain(|(claim, _)| claim.created != created || claim.key != *key);
     }
 
-    fn get(&self, key: &TicketKey) -> Option<(Arc<Claim>, Posted)> {
-        lock(&self.0).get(key).cloned()
+    fn get(&self, key: &TicketKey, created: u64) -> Option<(Arc<Claim>, Posted)> {
+        let doubts = lock(&self.0);
+        let found = doubts
+            .iter()
+            .find(|(claim, _)| claim.created == created && claim.key == *key);
+        found.cloned()
     }
 }
 
@@ -42,11 +49,11 @@ impl Repository {
     /// A ticket that is gone, as it was last, for whoever still looks at it; `created` tells it from
     /// another of its name. A result in doubt is looked for in the build's record.
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
-        if let Some((claim, finished)) = self.doubts.get(key) {
+        if let Some((claim, finished)) = self.doubts.get(key, created) {
             if self.is_recorded(&claim).await? {
                 self.gone.remember(key, finished);
             }
-            self.doubts.settle(key);
+            self.doubts.settle(key, created);
         }
         Ok(self.gone.get(key, created))
     }
