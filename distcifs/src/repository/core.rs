@@ -305,18 +305,18 @@ impl Repository {
     }
 
     /// Reads entries together that somebody is about to look at one by one, where they are remembered.
-    pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) {
+    pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let unknown = |path: String| {
             let question = self.is_told_of(&path).then(|| self.remembered.entry(&path).err())??;
             Some((path, question))
         };
         let (paths, questions): (Vec<String>, Vec<Question>) = paths.into_iter().filter_map(unknown).unzip();
-        // What can't be read now is met, and said, by whoever looks at it.
-        if let Ok(entries) = bounded("get", self.coordination.get_all(paths.clone())).await {
-            for ((path, question), entry) in paths.iter().zip(&questions).zip(&entries) {
-                self.remembered.keep_entry(path, question, entry);
-            }
+        let Some(first) = paths.first() else { return Ok(()) };
+        let entries = bounded(first, self.coordination.get_all(paths.clone())).await?;
+        for ((path, question), entry) in paths.iter().zip(&questions).zip(&entries) {
+            self.remembered.keep_entry(path, question, entry);
         }
+        Ok(())
     }
 
     /// Names below an entry, like `get`.

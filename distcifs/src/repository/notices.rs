@@ -219,7 +219,9 @@ impl Repository {
     /// worked on.
     async fn look_at_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
         for keys in keys.chunks(READS_MAX) {
-            self.read_ahead(keys.iter().map(TicketKey::path)).await;
+            if let Err(error) = self.read_ahead(keys.iter().map(TicketKey::path)).await {
+                tracing::warn!(%error, tickets = keys.len(), "reading them one by one");
+            }
             let repository = self.clone();
             in_parallel(keys.to_vec(), move |key| {
                 let repository = repository.clone();

@@ -281,7 +281,7 @@ impl Repository {
             .collect();
         let mut ids = Vec::with_capacity(keys.len());
         for keys in keys.chunks(READS_MAX) {
-            self.read_ahead(keys.iter().map(TicketKey::path)).await;
+            self.read_ahead(keys.iter().map(TicketKey::path)).await?;
             let repository = self.clone();
             let looks = in_parallel(keys.to_vec(), move |key| {
                 let repository = repository.clone();
