@@ -49,6 +49,8 @@ pub(crate) fn remember_claim(open: &Open, claim: &Arc<Claim>) {
     // cost one who holds hundreds more than the claim does.
     if claims.len() == claims.capacity() {
         claims.retain(|known| known.upgrade().is_some_and(|known| known.check().is_ok()));
+        let held = claims.len();
+        claims.reserve(held.max(1));
     }
     claims.push(Arc::downgrade(claim));
 }
