@@ -7,7 +7,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -86,14 +85,14 @@ pub(crate) fn claims_together() {
         mounts[0].post("q", &json!({ "id": format!("t{i}") }));
     }
     let before = creates_together();
-    let (taken, ready) = (AtomicUsize::new(0), Barrier::new(CLAIMANTS + 1));
+    let (taken, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let opened = Instant::now();
     let (shares, took, opening) = std::thread::scope(|scope| {
         let claimants = mounts
             .iter()
             .map(|mount| scope.spawn(|| claim_all(mount, &taken, &ready)));
         let claimants: Vec<_> = claimants.collect();
-        ready.wait();
+        all_ready(&ready);
         let begun = Instant::now();
         let shares: Vec<usize> = claimants
             .into_iter()
@@ -112,6 +111,13 @@ pub(crate) fn claims_together() {
         .print();
 }
 
+/// Waits until each mount has its first ticket.
+fn all_ready(ready: &AtomicUsize) {
+    wait_for("a ticket for each mount", Duration::from_secs(60), || {
+        ready.load(Ordering::SeqCst) == CLAIMANTS
+    });
+}
+
 /// Creates per second of eight bare clients.
 fn creates_together() -> f64 {
     std::thread::scope(|scope| {
@@ -127,7 +133,7 @@ fn creates_together() -> f64 {
 /// Takes tickets by `.next` until all are taken; how many were taken here. They are held until then. The
 /// first one comes with the look at the whole queue, as the session comes before a bare client's first
 /// create: then all begin together.
-fn claim_all(mount: &Mount, taken: &AtomicUsize, ready: &Barrier) -> usize {
+fn claim_all(mount: &Mount, taken: &AtomicUsize, ready: &AtomicUsize) -> usize {
     let path = mount.path("tickets/q/.next");
     let mut next = File::options().read(true).write(true).open(path).expect(".next");
     next.write_all(b"linux\n").expect("labels are taken");
@@ -137,7 +143,8 @@ fn claim_all(mount: &Mount, taken: &AtomicUsize, ready: &Barrier) -> usize {
             taken.fetch_add(1, Ordering::SeqCst);
             mine += 1;
             if mine == 1 {
-                ready.wait();
+                ready.fetch_add(1, Ordering::SeqCst);
+                all_ready(ready);
             }
         }
     }
