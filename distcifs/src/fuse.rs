@@ -25,15 +25,18 @@ mod attr;
 mod errno;
 mod folders;
 mod passthrough;
+mod patience;
 mod replies;
 pub mod session;
 mod sleeper;
 
+use crate::repository::patience::until;
 use crate::tree::requests::{Tree, Waker};
 use crate::tree::{Caller, Ino, SetAttr};
 use answer::{Asked, answer};
 use attr::time_to_set;
 use passthrough::Passthrough;
+use patience::Patience;
 use replies::{COPY_BYTES_MAX, attributes, copied, done, entry, xattr};
 
 /// Names in an answer to readdir: a page of the kernel's buffer holds about that many.
@@ -47,6 +50,7 @@ struct Mount {
     tree: Arc<Tree>,
     runtime: Handle,
     passthrough: Arc<Passthrough<fuser::BackingId>>,
+    patience: Arc<Patience>,
     /// Whether the mount's user wants passthrough.
     may_pass: bool,
     /// Inodes whose attributes the kernel may have wrong; they are told from another thread,
@@ -56,14 +60,23 @@ struct Mount {
     ended: Option<oneshot::Sender<()>>,
 }
 
-/// Answers with what a method of the tree gives, turned into a reply by the last argument.
+/// Answers with what a method of the tree gives, turned into a reply by the last argument; `by` a
+/// time, for what only looks.
 macro_rules! ask {
     ($mount:ident, $reply:ident, $asked:ident; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
         let future = async move { tree.$method($($argument),*).await };
+        ask!($mount, $reply, $asked, future, $accept);
+    }};
+    ($mount:ident, $reply:ident, $asked:ident; by $turn:expr; $method:ident($($argument:expr),*) => $accept:expr) => {{
+        let tree = Arc::clone(&$mount.tree);
+        let future = until($turn.end, async move { tree.$method($($argument),*).await });
+        ask!($mount, $reply, $asked, future, $accept);
+    }};
+    ($mount:ident, $reply:ident, $asked:ident, $future:ident, $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
         let path = move |number| tree.path_of(Ino(number));
-        answer(&$mount.runtime, $reply, $asked, path, future, $accept);
+        answer(&$mount.runtime, $reply, $asked, path, $future, $accept);
     }};
 }
 
@@ -102,7 +115,12 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("lookup", request, parent, name);
         let name = name.to_owned();
-        ask!(self, reply, asked; lookup(who, ino(parent), name) => entry);
+        let turn = self.patience.turn(who.tid, parent.0);
+        let patience = Arc::clone(&self.patience);
+        ask!(self, reply, asked; by turn; lookup(who, ino(parent), name) => move |reply, found| {
+            patience.reached(turn, found.attributes.attr.ino.0);
+            entry(reply, found);
+        });
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
@@ -112,7 +130,7 @@ impl Filesystem for Mount {
     fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        ask!(self, reply, asked; getattr(who, ino(number), handle) => attributes);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); getattr(who, ino(number), handle) => attributes);
     }
 
     fn setattr(
@@ -148,7 +166,7 @@ impl Filesystem for Mount {
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (who, asked) = (caller(request), Asked::node("readlink", request, number));
-        ask!(self, reply, asked;
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
             readlink(who, ino(number))
             => |reply, target| { reply.data(target.as_encoded_bytes()) });
     }
@@ -222,7 +240,7 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::node("open", request, number);
         let accept = replies::opened(Arc::clone(&self.passthrough), number.0, writable(flags.0));
-        ask!(self, reply, asked; open(who, ino(number), flags.0) => accept);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); open(who, ino(number), flags.0) => accept);
     }
 
     fn create(
@@ -254,7 +272,7 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        ask!(self, reply, asked;
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
             read(who, ino(number), handle.0, offset, size)
             => |reply, data: Bytes| reply.data(&data));
     }
@@ -310,12 +328,12 @@ impl Filesystem for Mount {
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (who, asked) = (caller(request), Asked::node("opendir", request, number));
-        ask!(self, reply, asked; opendir(who, ino(number)) => replies::opened_folder);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); opendir(who, ino(number)) => replies::opened_folder);
     }
 
     fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
-        ask!(self, reply, asked;
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
             readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
             => folders::names);
     }
@@ -331,7 +349,7 @@ impl Filesystem for Mount {
         let (who, asked) = (caller(request), Asked::node("readdirplus", request, number));
         let forgetter = Arc::clone(&self.tree);
         let limit = ENTRIES_PER_READDIRPLUS;
-        ask!(self, reply, asked;
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
             readdir(who, ino(number), handle.0, offset, limit, true)
             => move |reply, entries| { folders::entries(reply, entries, &forgetter) });
     }
@@ -378,12 +396,12 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("getxattr", request, number, name);
         let name = name.to_owned();
-        ask!(self, reply, asked; getxattr(who, ino(number), name) => xattr(size));
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); getxattr(who, ino(number), name) => xattr(size));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (who, asked) = (caller(request), Asked::node("listxattr", request, number));
-        ask!(self, reply, asked; listxattr(who, ino(number)) => xattr(size));
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); listxattr(who, ino(number)) => xattr(size));
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {

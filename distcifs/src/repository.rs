@@ -19,6 +19,7 @@ pub mod maintain;
 pub mod names;
 pub mod nodes;
 mod notices;
+pub(crate) mod patience;
 pub mod records;
 mod regard;
 mod remembered;

@@ -15,7 +15,7 @@ use super::claims::{Changes, Claim};
 use super::core::{CAPTURE_TIMEOUT, lock};
 use super::snapshot::{self, Manifest, Snapshot};
 use super::tickets::Ticket;
-use super::{Error, Repository, Result};
+use super::{Error, Repository, Result, patience};
 use crate::storage::Digest;
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
@@ -117,7 +117,7 @@ impl Repository {
     pub async fn workspace_dir(&self, claim: &Claim) -> Result<PathBuf> {
         claim.check()?;
         let owner = (claim.uid, claim.gid);
-        let made = claim.folders.workspace.get_or_try_init(|| async {
+        let made = patience::unhurried(claim.folders.workspace.get_or_try_init(|| async {
             let dir = self.attempts.fresh();
             let digest = claim.folders.start.filter(|d| *d != Snapshot::empty());
             let manifest = match digest.and_then(|d| self.attempts.take_warm(d)) {
@@ -125,7 +125,7 @@ impl Repository {
                 None => self.fill(&dir, digest, owner).await?,
             };
             Ok::<_, Error>((dir, Mutex::new(manifest)))
-        });
+        }));
         Ok(made.await?.0.clone())
     }
 

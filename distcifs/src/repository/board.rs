@@ -18,7 +18,7 @@ use super::names::{Name, TicketId};
 use super::nodes::{CLAIM_TURN, Turns};
 use super::notices::FOLLOW_PAUSE;
 use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, queue_path};
-use super::{Error, Repository, Result};
+use super::{Error, Repository, Result, patience};
 
 mod figures;
 mod skills;
@@ -440,31 +440,40 @@ impl Board {
         }
     }
 
-    /// Puts a waiter back at its place.
-    fn put_back(&self, queue: &Name, waiter: Arc<Waiter>) {
+    /// Puts a waiter back at its place, unless it has gone meanwhile.
+    fn let_wait(&self, queue: &Name, waiter: &Arc<Waiter>, give: oneshot::Sender<Arc<Claim>>) {
         lock(&self.queues)
             .entry(queue.clone())
             .or_default()
             .waiters
-            .insert(waiter.place, waiter);
+            .insert(waiter.place, waiter.clone());
+        let mut place = lock(&waiter.give);
+        // Looked at once it stands there: who goes takes itself out after it has stopped listening.
+        if place.insert(give).is_closed() {
+            drop(place);
+            self.leave(queue, waiter.place);
+        }
+        self.poke(queue);
     }
 }
 
 impl Repository {
-    /// Waits for a ticket, at most `patience`; the claim on it.
+    /// Waits for a ticket, at most `time`; the claim on it. A claim that is being made when the time is
+    /// up is waited for, as long as whoever asked may be kept waiting; then it is given back.
     pub async fn next(
         self: &Arc<Self>,
         queue: &Name,
         labels: &[Name],
         who: Claimant,
         alive: Box<dyn Fn() -> bool + Send + Sync>,
-        patience: Duration,
+        time: Duration,
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
         let begun = Instant::now();
+        let end = begun + patience::left();
         let attendance = self.attend(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
-        attendance.looked(patience.min(LOOKED_MAX)).await;
+        attendance.looked(time.min(LOOKED_MAX)).await;
         let (give, mut given) = oneshot::channel();
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
@@ -477,9 +486,9 @@ impl Repository {
         if self.board.enter(queue, &waiter) {
             self.board.poke(queue);
         }
-        let mut patience = patience.saturating_sub(begun.elapsed());
+        let mut time = time.saturating_sub(begun.elapsed());
         loop {
-            if let Ok(done) = tokio::time::timeout(patience, &mut given).await {
+            if let Ok(done) = tokio::time::timeout(time, &mut given).await {
                 return Ok(done.ok());
             }
             // Time is up: withdraw, unless a ticket is being claimed for us right now.
@@ -487,7 +496,13 @@ impl Repository {
                 self.board.leave(queue, place);
                 return Ok(None);
             }
-            patience = WITHDRAW_LOOK;
+            if Instant::now() >= end {
+                // The claim, if it comes, is given back, and the waiter with it: see `let_wait`.
+                drop(given);
+                self.board.leave(queue, place);
+                return Ok(None);
+            }
+            time = WITHDRAW_LOOK;
         }
     }
 
@@ -535,9 +550,7 @@ impl Repository {
         }
         if !self.board.is_open(&key) {
             // Another mount has it.
-            self.board.put_back(&key.queue, waiter.clone());
-            *lock(&waiter.give) = Some(give);
-            return self.board.poke(&key.queue);
+            return self.board.let_wait(&key.queue, &waiter, give);
         }
         match self.claim(&key, waiter.who).await {
             Ok(claim) => {
@@ -559,9 +572,7 @@ impl Repository {
                 self.offer_again(&key).await;
             }
         }
-        self.board.put_back(&key.queue, waiter.clone());
-        *lock(&waiter.give) = Some(give);
-        self.board.poke(&key.queue);
+        self.board.let_wait(&key.queue, &waiter, give);
     }
 
     /// Offers a ticket again if there is a slot for it after all.
@@ -593,5 +604,32 @@ impl Repository {
         }
         let entry = self.get(&key.claim_path()).await?;
         entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A waiter who listens, or does not any more.
+    fn waits(board: &Board, queue: &Name, listens: bool) -> usize {
+        let (give, given) = oneshot::channel();
+        let waiter = Arc::new(Waiter {
+            place: 1,
+            skills: Skills::new(std::iter::empty()),
+            who: Claimant { pid: 1, uid: 0, gid: 0 },
+            alive: Box::new(|| true),
+            give: Mutex::new(None),
+        });
+        let _given = listens.then_some(given);
+        board.let_wait(queue, &waiter, give);
+        lock(&board.queues).get(queue).map_or(0, |queue| queue.waiters.len())
+    }
+
+    #[test]
+    fn who_has_gone_while_a_ticket_was_claimed_for_him_waits_no_more() {
+        let (board, queue) = (Board::default(), Name::new("q").unwrap());
+        assert_eq!(waits(&board, &queue, true), 1);
+        assert_eq!(waits(&board, &queue, false), 0);
     }
 }

@@ -65,10 +65,9 @@ impl Drop for ConfigLock {
         let mark = std::mem::take(&mut self.mark);
         let runtime = repository.runtime.clone();
         runtime.spawn(async move {
-            let gone = |entry: Option<&Entry>| entry.is_none_or(|entry| entry.data != mark);
             for _ in 0..UNLOCK_TRIES {
-                match repository.commit_settled(vec![delete(&path, None)], &path, gone).await {
-                    Ok(_) => break,
+                match repository.unlock(&path, &mark).await {
+                    Ok(()) => break,
                     Err(error) => tracing::warn!(%path, %error, "giving a lock back failed, trying again"),
                 }
                 tokio::time::sleep(LOCK_LOOK).await;
@@ -137,17 +136,20 @@ impl Repository {
                 ephemeral: true,
             };
             let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == mark);
-            let made = self.commit_settled(vec![take], &path, ours).await?;
-            if made == Commit::Done {
+            let made = self.commit_settled(vec![take], &path, ours).await;
+            if matches!(made, Ok(Commit::Done) | Err(Error::TimedOut(_))) {
+                // Nobody knows in the second case: given back all the same.
                 let mut taken = ConfigLock {
                     repository: self.clone(),
                     path,
                     mark,
                     revision: 0,
                 };
+                made?;
                 taken.revision = self.config_head(job).await?.1;
                 return Ok(taken);
             }
+            made?;
             let held = format!("config.json of {}: somebody else is writing it", job.name);
             let now = tokio::time::Instant::now();
             if now >= deadline && !wait {
@@ -166,6 +168,17 @@ impl Repository {
             // Timing out is no error: look again.
             let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed).await;
         }
+    }
+
+    /// Removes a lock's entry unless it is another's, who may have taken it since a session was lost.
+    async fn unlock(&self, path: &str, mark: &Bytes) -> Result<()> {
+        let others = |entry: Option<&Entry>| entry.is_none_or(|entry| entry.data != *mark);
+        // Not what this server may not have heard of yet.
+        let found = self.get_settled(path, self.shared).await?;
+        if !others(found.as_ref()) {
+            self.commit_settled(vec![delete(path, None)], path, others).await?;
+        }
+        Ok(())
     }
 
     /// Checks a text and makes it the job's configuration.

@@ -24,7 +24,7 @@ use super::names::Name;
 use super::records::RecordCache;
 use super::remembered::Question;
 use super::snapshot::Browser;
-use super::{Error, Result};
+use super::{Error, Result, patience};
 use crate::storage::{self, Commit, Contents, Coordination, Digest, Entry, Fut, Object, Op, Updated};
 
 /// Longest wait for one call of a store, as the contract's promise 5 has it.
@@ -223,7 +223,7 @@ impl Repository {
     /// not there; a mismatch is looked at in the same way, as an earlier try may be its cause.
     ///
     /// # Errors
-    /// `TimedOut` if it is still unknown after [`STORE_TIMEOUT`]; after any other it did not happen.
+    /// `TimedOut` if it is still unknown after [`patience::left`]; after any other it did not happen.
     pub(crate) async fn commit_settled(
         &self,
         ops: Vec<Op>,
@@ -256,7 +256,7 @@ impl Repository {
                 tokio::time::sleep(SETTLE_PAUSE).await;
             }
         };
-        let settled = tokio::time::timeout(STORE_TIMEOUT, settle).await;
+        let settled = tokio::time::timeout(patience::left(), settle).await;
         paths_of(&ops).iter().for_each(|path| self.remembered.forget(path));
         match settled {
             Ok(settled) => settled,
@@ -265,7 +265,7 @@ impl Repository {
     }
 
     /// Reads an entry as it is everywhere.
-    async fn get_settled(&self, path: &str, elsewhere: bool) -> Result<Option<Entry>> {
+    pub(crate) async fn get_settled(&self, path: &str, elsewhere: bool) -> Result<Option<Entry>> {
         if elsewhere {
             self.coordination.sync().await?;
         }
@@ -374,9 +374,9 @@ pub(crate) async fn settled<'a, T>(what: &str, call: impl Fn() -> Fut<'a, T>) ->
     bounded(what, settle).await
 }
 
-/// Waits for a storage call, at most [`STORE_TIMEOUT`].
+/// Waits for a storage call, at most [`patience::left`].
 pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::Result<T>>) -> Result<T> {
-    match tokio::time::timeout(STORE_TIMEOUT, call).await {
+    match tokio::time::timeout(patience::left(), call).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(Error::TimedOut(format!(
             "{what}: no answer from the store within {} s",
