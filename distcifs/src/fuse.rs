@@ -36,7 +36,7 @@ use crate::tree::{Caller, Ino, SetAttr};
 use answer::{Asked, answer};
 use attr::time_to_set;
 use passthrough::Passthrough;
-use patience::Patience;
+use patience::{Next, Patience};
 use replies::{COPY_BYTES_MAX, attributes, copied, done, entry, xattr};
 
 /// Names in an answer to readdir: a page of the kernel's buffer holds about that many.
@@ -115,12 +115,18 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("lookup", request, parent, name);
         let name = name.to_owned();
-        let turn = self.patience.turn(who.tid, parent.0);
-        let patience = Arc::clone(&self.patience);
-        ask!(self, reply, asked; by turn; lookup(who, ino(parent), name) => move |reply, found| {
-            patience.reached(turn, found.attributes.attr.ino.0);
-            entry(reply, found);
-        });
+        let turn = self.patience.turn(who.tid, parent.0, Some(&name));
+        let (tree, patience) = (Arc::clone(&self.tree), Arc::clone(&self.patience));
+        let future = async move {
+            let found = until(turn.end, tree.lookup(who, ino(parent), name.clone())).await;
+            let next = match &found {
+                Ok(found) => Next::At(found.attributes.attr.ino.0),
+                Err(_) => Next::Again(parent.0, name),
+            };
+            patience.goes_on(turn, next);
+            found
+        };
+        ask!(self, reply, asked, future, entry);
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
@@ -130,7 +136,16 @@ impl Filesystem for Mount {
     fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); getattr(who, ino(number), handle) => attributes);
+        let turn = self.patience.turn(who.tid, number.0, None);
+        let (tree, patience) = (Arc::clone(&self.tree), Arc::clone(&self.patience));
+        let future = async move {
+            let told = until(turn.end, tree.getattr(who, ino(number), handle)).await;
+            if told.is_ok() {
+                patience.goes_on(turn, Next::At(number.0));
+            }
+            told
+        };
+        ask!(self, reply, asked, future, attributes);
     }
 
     fn setattr(
@@ -166,7 +181,7 @@ impl Filesystem for Mount {
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (who, asked) = (caller(request), Asked::node("readlink", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
             readlink(who, ino(number))
             => |reply, target| { reply.data(target.as_encoded_bytes()) });
     }
@@ -240,7 +255,7 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::node("open", request, number);
         let accept = replies::opened(Arc::clone(&self.passthrough), number.0, writable(flags.0));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); open(who, ino(number), flags.0) => accept);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); open(who, ino(number), flags.0) => accept);
     }
 
     fn create(
@@ -272,7 +287,7 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
             read(who, ino(number), handle.0, offset, size)
             => |reply, data: Bytes| reply.data(&data));
     }
@@ -328,12 +343,12 @@ impl Filesystem for Mount {
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (who, asked) = (caller(request), Asked::node("opendir", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); opendir(who, ino(number)) => replies::opened_folder);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); opendir(who, ino(number)) => replies::opened_folder);
     }
 
     fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
             readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
             => folders::names);
     }
@@ -349,7 +364,7 @@ impl Filesystem for Mount {
         let (who, asked) = (caller(request), Asked::node("readdirplus", request, number));
         let forgetter = Arc::clone(&self.tree);
         let limit = ENTRIES_PER_READDIRPLUS;
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0);
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
             readdir(who, ino(number), handle.0, offset, limit, true)
             => move |reply, entries| { folders::entries(reply, entries, &forgetter) });
     }
@@ -396,12 +411,12 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("getxattr", request, number, name);
         let name = name.to_owned();
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); getxattr(who, ino(number), name) => xattr(size));
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); getxattr(who, ino(number), name) => xattr(size));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (who, asked) = (caller(request), Asked::node("listxattr", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0); listxattr(who, ino(number)) => xattr(size));
+        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); listxattr(who, ino(number)) => xattr(size));
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -1,18 +1,20 @@
 //! How long a call of a process may still be kept waiting.
 //!
-//! open(2) and its like reach us as several requests: a lookup for each name of the path, then what was
-//! asked of its end. Promise 5 is about the call, so what a request answered slowly has taken is no longer
-//! there for the next one of the same walk. It is the same walk if the thread goes on at once from the very
-//! node that its last lookup led to.
+//! open(2) and its like reach us as several requests: a lookup for each name of the path, a getattr for the
+//! permissions of each folder, then what was asked of its end. Promise 5 is about the call, so what a slow
+//! answer has taken is no longer there for the next request of the same walk. It is the same walk if the
+//! thread goes on at once at the very node that its last request led to, or looks the same name up again:
+//! the kernel does, once, where it knew the name and was refused.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::repository::core::STORE_TIMEOUT;
 
-/// A lookup that takes longer counts against what follows it.
+/// A request that takes longer counts against what follows it.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// Longest pause within a walk: the kernel makes none of its own accord.
@@ -24,12 +26,20 @@ const LEAST: Duration = Duration::from_secs(1);
 /// Walks remembered; the rest have all the time.
 const WALKS_MAX: usize = 4096;
 
+/// Where a walk goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// At this node.
+    At(u64),
+    /// With this name in this folder once more.
+    Again(u64, OsString),
+}
+
 /// A thread's way through a path.
-#[derive(Clone, Copy)]
 struct Walk {
     begun: Instant,
-    /// The node that the last lookup led to, and when.
-    reached: u64,
+    next: Next,
+    /// When its last request was answered.
     at: Instant,
 }
 
@@ -46,44 +56,62 @@ pub(super) struct Patience {
 pub(super) struct Turn {
     tid: u32,
     begun: Instant,
+    /// It has been refused before.
+    again: bool,
     /// When it is to be answered at the latest.
     pub(super) end: Instant,
 }
 
 impl Patience {
-    /// The time of a request of this thread about this node.
-    pub(super) fn turn(&self, tid: u32, ino: u64) -> Turn {
+    /// The time of a request of this thread about this node, or a name in it.
+    pub(super) fn turn(&self, tid: u32, ino: u64, name: Option<&OsStr>) -> Turn {
         let now = Instant::now();
-        let before = if self.count.load(Ordering::Relaxed) == 0 {
-            None
-        } else {
-            let mut walks = self.lock();
-            let walk = walks.remove(&tid);
-            self.count.store(walks.len(), Ordering::Relaxed);
-            walk
+        let goes_on = |walk: &Walk| {
+            let there = match &walk.next {
+                Next::At(reached) => *reached == ino,
+                Next::Again(parent, missed) => *parent == ino && name == Some(missed),
+            };
+            there && now.duration_since(walk.at) <= PAUSE_MAX
         };
-        let goes_on = |walk: &Walk| walk.reached == ino && now.duration_since(walk.at) <= PAUSE_MAX;
-        let begun = before.filter(goes_on).map_or(now, |walk| walk.begun);
+        let walk = self.take(tid).filter(goes_on);
+        let begun = walk.as_ref().map_or(now, |walk| walk.begun);
+        let again = walk.is_some_and(|walk| matches!(walk.next, Next::Again(..)));
         let end = (begun + STORE_TIMEOUT).max(now + LEAST);
-        Turn { tid, begun, end }
+        Turn { tid, begun, again, end }
     }
 
-    /// Takes in that a lookup has led to this node, before its thread hears of it.
-    pub(super) fn reached(&self, turn: Turn, ino: u64) {
+    /// Takes in where a walk goes on, before its thread hears of it.
+    pub(super) fn goes_on(&self, turn: Turn, next: Next) {
         let at = Instant::now();
-        // 0: the kernel itself, which walks for nobody.
-        if turn.tid == 0 || at.duration_since(turn.begun) < SLOW {
+        let refused = matches!(next, Next::Again(..));
+        // 0: the kernel itself, which walks for nobody. Who is refused twice is told, and begins anew.
+        if turn.tid == 0 || at.duration_since(turn.begun) < SLOW || (turn.again && refused) {
             return;
         }
+        let walk = Walk {
+            begun: turn.begun,
+            next,
+            at,
+        };
         let mut walks = self.lock();
         if walks.len() >= WALKS_MAX {
             walks.retain(|_, walk| at.duration_since(walk.at) <= PAUSE_MAX);
         }
         if walks.len() < WALKS_MAX {
-            let (begun, reached) = (turn.begun, ino);
-            walks.insert(turn.tid, Walk { begun, reached, at });
+            walks.insert(turn.tid, walk);
         }
         self.count.store(walks.len(), Ordering::Relaxed);
+    }
+
+    /// The walk that a thread is on.
+    fn take(&self, tid: u32) -> Option<Walk> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut walks = self.lock();
+        let walk = walks.remove(&tid);
+        self.count.store(walks.len(), Ordering::Relaxed);
+        walk
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Walk>> {
@@ -95,14 +123,23 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// A turn of a thread that began so long ago.
-    fn slow(tid: u32, ago: Duration) -> Turn {
-        let begun = Instant::now().checked_sub(ago).unwrap();
-        let end = begun + STORE_TIMEOUT;
-        Turn { tid, begun, end }
+    /// A thread whose lookup of a name took so long and led there.
+    fn walked(patience: &Patience, tid: u32, ago: u64, next: Next) {
+        let begun = Instant::now().checked_sub(Duration::from_secs(ago)).unwrap();
+        let turn = Turn {
+            tid,
+            begun,
+            again: false,
+            end: begun + STORE_TIMEOUT,
+        };
+        patience.goes_on(turn, next);
     }
 
-    /// What is left of it, in whole seconds.
+    fn refused() -> Next {
+        Next::Again(1, "name".into())
+    }
+
+    /// What is left of a turn, in whole seconds.
     fn left(turn: Turn) -> u64 {
         let left = turn.end.saturating_duration_since(Instant::now());
         (left + Duration::from_millis(500)).as_secs()
@@ -111,37 +148,49 @@ mod tests {
     #[test]
     fn a_walk_has_one_time() {
         let patience = Patience::default();
-        patience.reached(slow(7, Duration::from_secs(4)), 70);
-        let second = patience.turn(7, 70);
+        walked(&patience, 7, 4, Next::At(70));
+        let second = patience.turn(7, 70, Some("more".as_ref()));
         assert_eq!(left(second), 6);
-        patience.reached(second, 71);
-        assert_eq!(left(patience.turn(7, 71)), 6);
-        assert_eq!(left(patience.turn(7, 71)), 10, "a walk is over with what it led to");
+        patience.goes_on(second, Next::At(71));
+        assert_eq!(left(patience.turn(7, 71, None)), 6);
+        assert_eq!(left(patience.turn(7, 71, None)), 10, "it is over with what it led to");
+    }
+
+    #[test]
+    fn a_name_that_is_looked_up_again_has_what_is_left_once() {
+        let patience = Patience::default();
+        walked(&patience, 7, 10, refused());
+        assert_eq!(left(patience.turn(7, 1, Some("other".as_ref()))), 10, "another name");
+        walked(&patience, 7, 10, refused());
+        let again = patience.turn(7, 1, Some("name".as_ref()));
+        assert_eq!(left(again), 1);
+        patience.goes_on(again, refused());
+        assert_eq!(left(patience.turn(7, 1, Some("name".as_ref()))), 10, "a try of its own");
     }
 
     #[test]
     fn each_request_of_it_has_a_second() {
         let patience = Patience::default();
-        patience.reached(slow(7, Duration::from_secs(30)), 70);
-        assert_eq!(left(patience.turn(7, 70)), 1);
+        walked(&patience, 7, 30, Next::At(70));
+        assert_eq!(left(patience.turn(7, 70, None)), 1);
     }
 
     #[test]
     fn others_and_other_places_have_theirs() {
         let patience = Patience::default();
-        patience.reached(slow(7, Duration::from_secs(4)), 70);
-        assert_eq!(left(patience.turn(8, 70)), 10, "another thread");
-        assert_eq!(left(patience.turn(7, 69)), 10, "another node");
-        patience.reached(slow(7, Duration::from_secs(4)), 70);
+        walked(&patience, 7, 4, Next::At(70));
+        assert_eq!(left(patience.turn(8, 70, None)), 10, "another thread");
+        assert_eq!(left(patience.turn(7, 69, None)), 10, "another node");
+        walked(&patience, 7, 4, Next::At(70));
         std::thread::sleep(PAUSE_MAX * 2);
-        assert_eq!(left(patience.turn(7, 70)), 10, "a call of its own, later");
+        assert_eq!(left(patience.turn(7, 70, None)), 10, "a call of its own, later");
     }
 
     #[test]
     fn what_was_quick_and_what_the_kernel_does_is_not_remembered() {
         let patience = Patience::default();
-        patience.reached(patience.turn(7, 1), 70);
-        patience.reached(slow(0, Duration::from_secs(4)), 70);
+        walked(&patience, 7, 0, Next::At(70));
+        walked(&patience, 0, 4, Next::At(70));
         assert_eq!(patience.lock().len(), 0);
     }
 
@@ -149,7 +198,7 @@ mod tests {
     fn walks_are_bounded() {
         let patience = Patience::default();
         for tid in 1..=WALKS_MAX as u32 + 10 {
-            patience.reached(slow(tid, Duration::from_secs(4)), 70);
+            walked(&patience, tid, 4, Next::At(70));
         }
         assert!(patience.lock().len() <= WALKS_MAX);
     }
