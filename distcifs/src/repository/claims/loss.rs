@@ -8,11 +8,12 @@ use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot};
 use crate::repository::consoles::attempt_console;
 use crate::repository::core::{delete, lock, set, to_json};
 use crate::repository::tickets::{Ticket, TicketKey, TicketState};
-use crate::repository::{Repository, Result};
+use crate::repository::{Repository, Result, patience};
 
 impl Repository {
     /// Ends a claim without a result: the ticket is open again, or finished when it has used up
-    /// its attempts or its time. While its result is being written, that decides.
+    /// its attempts or its time. While its result is being written, that decides. Where the
+    /// coordinator is away this goes on in the background.
     pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
         *lock(&claim.ended) = Some(cause);
         let began = claim.stand.send_if_modified(|stand| {
@@ -23,7 +24,12 @@ impl Repository {
             live
         });
         if began {
-            self.give_up(claim, cause).await;
+            let (repository, claim) = (self.clone(), claim.clone());
+            let given_up = self
+                .runtime
+                .spawn(async move { repository.give_up(&claim, cause).await });
+            // Whoever asked is told that it is over, which it is here.
+            let _ = tokio::time::timeout(patience::left(), given_up).await;
         }
     }
 
