@@ -30,9 +30,8 @@ mod replies;
 pub mod session;
 mod sleeper;
 
-use crate::repository::patience::until;
 use crate::tree::requests::{Tree, Waker};
-use crate::tree::{Caller, Ino, SetAttr};
+use crate::tree::{Caller, Ino, SetAttr, until};
 use answer::{Asked, answer};
 use attr::time_to_set;
 use passthrough::Passthrough;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::repository::core::STORE_TIMEOUT;
+use crate::tree::STORE_TIMEOUT;
 
 /// A request that takes longer counts against what follows it.
 const SLOW: Duration = Duration::from_millis(100);

@@ -3,24 +3,22 @@
 //! It follows the coordinator's notices and is never asked what is true: claims are made against
 //! the store, and a board that lags costs a lost race, nothing else.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::builds::live_path;
-use super::claims::{Cause, Claim, ClaimEntry, Claimant};
+use super::claims::{Claim, ClaimEntry, Claimant};
 use super::core::{from_json, lock};
 use super::names::{Name, TicketId};
-use super::nodes::{CLAIM_TURN, Turns};
-use super::notices::FOLLOW_PAUSE;
-use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, queue_path};
-use super::{Error, Repository, Result, patience};
+use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
+use super::{Repository, Result};
 
 mod figures;
+mod next;
 mod skills;
 
 pub use skills::{Skills, isolation_label};
@@ -56,18 +54,8 @@ impl Line {
     }
 }
 
-/// Open tickets among which one of many mounts chooses, oldest first. Each takes one whose turn is
-/// its own: if all took the oldest, all but one would wait and ask in vain.
-const CHOICE_MAX: usize = 256;
-
-/// Longest wait until all tickets of a queue are known, before the oldest of those that are is given.
-const LOOKED_MAX: Duration = Duration::from_millis(500);
-
 /// Sets of labels kept of those who came lately, for each queue.
 const LATELY_MAX: usize = 1024;
-
-/// How often a waiter whose time is up looks whether a claim for it came to nothing.
-const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
 
 /// Somebody who waits in `.next`.
 pub struct Waiter {
@@ -458,142 +446,6 @@ impl Board {
 }
 
 impl Repository {
-    /// Waits for a ticket, at most `time`; the claim on it. A claim that is being made when the time is
-    /// up is waited for, as long as whoever asked may be kept waiting; then it is given back.
-    pub async fn next(
-        self: &Arc<Self>,
-        queue: &Name,
-        labels: &[Name],
-        who: Claimant,
-        alive: Box<dyn Fn() -> bool + Send + Sync>,
-        time: Duration,
-    ) -> Result<Option<Arc<Claim>>> {
-        // Only while it is followed its tickets are known here.
-        let begun = Instant::now();
-        let end = begun + patience::left();
-        let attendance = self.attend(&queue_path(queue)).await?;
-        // The first ticket that is read need not be the oldest.
-        attendance.looked(time.min(LOOKED_MAX)).await;
-        let (give, mut given) = oneshot::channel();
-        let place = self.board.places.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::new(Waiter {
-            place,
-            skills: Skills::new(labels.iter().map(Name::as_str)),
-            who,
-            alive,
-            give: Mutex::new(Some(give)),
-        });
-        if self.board.enter(queue, &waiter) {
-            self.board.poke(queue);
-        }
-        let mut time = time.saturating_sub(begun.elapsed());
-        loop {
-            if let Ok(done) = tokio::time::timeout(time, &mut given).await {
-                return Ok(done.ok());
-            }
-            // Time is up: withdraw, unless a ticket is being claimed for us right now.
-            if lock(&waiter.give).take().is_some() {
-                self.board.leave(queue, place);
-                return Ok(None);
-            }
-            if Instant::now() >= end {
-                // The claim, if it comes, is given back, and the waiter with it: see `let_wait`.
-                drop(given);
-                self.board.leave(queue, place);
-                return Ok(None);
-            }
-            time = WITHDRAW_LOOK;
-        }
-    }
-
-    /// Pairs waiters with tickets until the store is closed.
-    pub(crate) async fn keep_dispatching(self: Arc<Self>) {
-        loop {
-            self.board.poked.notified().await;
-            let queues: Vec<Name> = lock(&self.board.dirty).drain().collect();
-            for queue in queues {
-                self.dispatch(&queue);
-            }
-        }
-    }
-
-    /// Pairs waiters with tickets as long as there are both.
-    fn dispatch(self: &Arc<Self>, queue: &Name) {
-        let choice = if self.has_peers() { CHOICE_MAX } else { 1 };
-        let turns: RefCell<HashMap<String, Turns>> = RefCell::default();
-        let turn = |key: &TicketKey, needs: &str| {
-            let mut turns = turns.borrow_mut();
-            if !turns.contains_key(needs) {
-                turns.insert(needs.to_owned(), self.turns(queue, needs));
-            }
-            turns.get(needs).map_or(0, |turns| turns.of(key))
-        };
-        while let Some(pair) = self.board.pair(queue, choice, turn) {
-            let repository = self.clone();
-            self.runtime.spawn(async move { repository.deal(pair).await });
-        }
-    }
-
-    /// Claims a ticket for a waiter and gives it to it.
-    async fn deal(self: &Arc<Self>, pair: Pair) {
-        let Pair { waiter, key, turn } = pair;
-        if !(waiter.alive)() {
-            // Its process is gone: the ticket is for the next.
-            return self.offer_again(&key).await;
-        }
-        // Taken out first: from here on the waiter's time-out waits for us.
-        let Some(give) = lock(&waiter.give).take() else {
-            return self.offer_again(&key).await;
-        };
-        if turn > 0 {
-            tokio::time::sleep(CLAIM_TURN * turn).await;
-        }
-        if !self.board.is_open(&key) {
-            // Another mount has it.
-            return self.board.let_wait(&key.queue, &waiter, give);
-        }
-        match self.claim(&key, waiter.who).await {
-            Ok(claim) => {
-                if let Err(unread) = give.send(claim) {
-                    self.end_claim(&unread, Cause::GivenBack).await;
-                }
-                return;
-            }
-            Err(Error::Busy(_)) => {
-                self.board.park(&key);
-                // A slot may have become free before it was set aside.
-                self.unpark_if_free(&key).await;
-            }
-            // Somebody else has it, or has the slot that it was to have: then it is still open.
-            Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
-            Err(error) => {
-                tracing::warn!(ticket = %key, %error, "claiming for .next");
-                tokio::time::sleep(FOLLOW_PAUSE).await;
-                self.offer_again(&key).await;
-            }
-        }
-        self.board.let_wait(&key.queue, &waiter, give);
-    }
-
-    /// Offers a ticket again if there is a slot for it after all.
-    async fn unpark_if_free(self: &Arc<Self>, key: &TicketKey) {
-        let Ok(Some(posted)) = self.ticket(key).await else {
-            return;
-        };
-        let Some(part) = &posted.ticket.part else { return };
-        if let Ok(true) = self.has_slot(key, part).await {
-            self.board.unpark(&part.uid);
-        }
-    }
-
-    /// Looks at a ticket that left the board's list without being claimed.
-    async fn offer_again(self: &Arc<Self>, key: &TicketKey) {
-        if let Err(error) = self.look_at(key).await {
-            tracing::warn!(ticket = %key, %error, "offering it again");
-        }
-        self.board.poke(&key.queue);
-    }
-
     /// The claim on a ticket that was seen like this.
     pub async fn claim_entry_of(&self, key: &TicketKey, posted: &Posted) -> Result<Option<ClaimEntry>> {
         if posted.ticket.state != TicketState::Claimed {
