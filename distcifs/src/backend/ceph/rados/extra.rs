@@ -2,12 +2,17 @@
 
 use ceph::rados::{
     rados_completion_t, rados_ioctx_t, rados_omap_iter_t, rados_read_op_t, rados_watchcb2_t, rados_watcherrcb_t,
+    rados_write_op_t,
 };
 use libc::{c_char, c_int, c_uchar, c_void, size_t};
 
 /// `LIBRADOS_OPERATION_FULL_TRY`: a full pool or cluster is an error at once; without it, a write
 /// waits until there is room.
 pub(super) const FULL_TRY: c_int = 64;
+
+/// `LIBRADOS_ALLOC_HINT_FLAG_SEQUENTIAL_WRITE`, `_SEQUENTIAL_READ`, `_APPEND_ONLY` and `_IMMUTABLE`: what is
+/// written once, from its beginning to its end, and read so.
+pub(super) const WRITTEN_ONCE: u32 = 1 | 4 | 16 | 32;
 
 /// A place in the order of a pool's objects.
 pub(super) type Cursor = *mut c_void;
@@ -34,6 +39,13 @@ unsafe extern "C" {
         iter: *mut rados_omap_iter_t,
         pmore: *mut c_uchar,
         prval: *mut c_int,
+    );
+
+    pub(super) fn rados_write_op_set_alloc_hint2(
+        write_op: rados_write_op_t,
+        expected_object_size: u64,
+        expected_write_size: u64,
+        flags: u32,
     );
 
     pub(super) fn rados_aio_watch2(

@@ -12,7 +12,7 @@ use ceph::rados::{
 use libc::{c_char, c_int};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::extra::FULL_TRY;
+use super::extra::{FULL_TRY, WRITTEN_ONCE, rados_write_op_set_alloc_hint2};
 use super::flight::{Told, fly, launch};
 use super::{Outcome, Pool, text};
 
@@ -78,8 +78,13 @@ impl Write {
         self
     }
 
-    /// Makes these the object's bytes.
+    /// Makes these the object's bytes, for good: the OSDs keep them in the largest pieces that they have, and
+    /// with the fewest checksums.
     pub(in crate::backend::ceph) fn replace(self, bytes: &[u8]) -> Write {
+        // A checksum is of as many bytes as the largest power of two that divides the size of a write.
+        let (size, write_size) = (bytes.len() as u64, bytes.len().next_power_of_two() as u64);
+        // SAFETY: the operation is ours.
+        unsafe { rados_write_op_set_alloc_hint2(self.op, size, write_size, WRITTEN_ONCE) };
         // SAFETY: the operation is ours; the bytes are valid during the call, which copies them.
         unsafe { rados_write_op_write_full(self.op, bytes.as_ptr().cast(), bytes.len()) };
         self
