@@ -19,6 +19,9 @@ pub(super) const ANSWERS: &str = "mounted";
 /// Bytes of a reason that are read from the daemon at most.
 const REASON_BYTES_MAX: u64 = 64 * 1024;
 
+/// How glibc is told the number of its memory arenas: mallopt(3).
+const ARENAS: &str = "MALLOC_ARENA_MAX";
+
 /// Mounts; returns when the mount answers, with `-f` when it has ended.
 pub(super) fn mount(arguments: cli::Mount) -> Outcome {
     // Wrong options are told before anything is touched.
@@ -56,6 +59,10 @@ pub(super) fn program() -> Result<Command, Failure> {
 /// Starts a daemon that tells on its standard output how it fares.
 pub(super) fn start(mut command: Command) -> Result<Child, Failure> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
+    // Chunks pass from thread to thread: what one has freed another is to use again, not new pages.
+    if std::env::var_os(ARENAS).is_none() {
+        command.env(ARENAS, "1");
+    }
     command
         .spawn()
         .map_err(|error| Failure::Refused(format!("can't start the daemon: {error}")))
