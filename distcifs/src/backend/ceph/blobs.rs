@@ -18,10 +18,10 @@ use crate::storage::{Digest, Error, Object, Result};
 /// The attribute with the epoch in which a blob was put last.
 const EPOCH: &CStr = c"epoch";
 
-/// Most bytes read by one operation: a chunk of the largest kind, and one byte that shows its end.
-const STEP_BYTES_MAX: usize = (4 << 20) + 1;
+/// Most bytes read by one operation: the largest chunk, and one byte that shows its end.
+const STEP_BYTES_MAX: usize = VALUE_BYTES_MAX + 1;
 
-/// Bytes read first where more than a step is asked for: nearly all folders are smaller.
+/// Bytes read first of a folder, whose length nobody knows: nearly all are smaller.
 const FIRST_BYTES: usize = 1 << 20;
 
 /// An offset past which no object reaches.
@@ -168,9 +168,9 @@ impl Core {
             Object::Console(_) => None,
             Object::Record(name) => return Err(refused(name, "a record is queried, not read")),
         };
-        let name = object.to_string();
+        let (name, folder) = (object.to_string(), matches!(object, Object::Tree(_)));
         let failed = |errno| self.fault(what, Kind::Reads, errno);
-        let first = if length > STEP_BYTES_MAX { FIRST_BYTES } else { length };
+        let first = length.min(if folder { FIRST_BYTES } else { STEP_BYTES_MAX });
         let Some(answer) = self.read_some(&name, offset, first).await.map_err(failed)? else {
             return Ok(None);
         };

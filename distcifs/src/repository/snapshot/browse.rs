@@ -14,12 +14,12 @@ use crate::storage::{Contents, Digest};
 
 /// Listings kept, bytes: some 100,000 entries.
 const FOLDERS_BYTES_MAX: usize = 16 << 20;
-/// Chunks kept, bytes: a dozen of the largest and what is fetched ahead for two files, so that files read
+/// Chunks kept, bytes: what is fetched ahead for two files and four of the largest, so that files read
 /// side by side in small pieces fetch and verify each chunk once.
-const CHUNKS_BYTES_MAX: usize = 96 << 20;
+const CHUNKS_BYTES_MAX: usize = 128 << 20;
 /// Bytes fetched ahead of whoever reads a file from its beginning to its end: as much as keeps
 /// several disks of a cluster busy.
-const AHEAD_BYTES: u64 = 32 << 20;
+const AHEAD_BYTES: u64 = 48 << 20;
 /// The same of whoever has just begun: most files are short, and some are looked into only.
 const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 

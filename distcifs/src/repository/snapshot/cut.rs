@@ -1,6 +1,7 @@
 //! Files cut into pieces: holes as the filesystem tells them, data where its content says.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -13,16 +14,48 @@ use super::error::{Result, SnapshotError};
 use super::format::{INLINE_BYTES_MAX, Segment};
 use super::local::shown;
 use super::store::Uploads;
+use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{Digest, Object};
 
-/// Smallest chunk, bytes, but for the last of a run of data: bounds the number of objects.
-const CHUNK_BYTES_MIN: usize = 256 << 10;
-/// Usual chunk, bytes: a change in a large file sends about this much.
-const CHUNK_BYTES_USUAL: usize = 1 << 20;
-/// Largest chunk, bytes: half of what a store takes.
-const CHUNK_BYTES_MAX: usize = 4 << 20;
-/// Read ahead of the cutter, bytes: two of the largest chunks, so few bytes are moved.
-const BUFFER_BYTES: usize = 2 * CHUNK_BYTES_MAX;
+/// Bytes of the chunks of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sizes {
+    /// Smallest, but for the last of a run of data: bounds the number of objects.
+    min: usize,
+    /// Usual: a change sends about this much.
+    usual: usize,
+    /// Largest; no more than a store takes.
+    max: usize,
+}
+
+impl Sizes {
+    const SMALL: Sizes = Sizes {
+        min: 256 << 10,
+        usual: 1 << 20,
+        max: 4 << 20,
+    };
+    /// As large as the pieces in which Ceph is read best; a change sends a 64th of the file at most.
+    const LARGE: Sizes = Sizes {
+        min: 2 << 20,
+        usual: 4 << 20,
+        max: VALUE_BYTES_MAX,
+    };
+    /// A file of so many bytes has large chunks.
+    const LARGE_FILE_BYTES: u64 = 256 << 20;
+
+    /// For a file of so many bytes.
+    fn of(file_bytes: u64) -> Sizes {
+        match file_bytes {
+            ..Self::LARGE_FILE_BYTES => Self::SMALL,
+            _ => Self::LARGE,
+        }
+    }
+
+    /// What is read ahead of the cutter, bytes: two of the largest chunks, so few bytes are moved.
+    fn buffer(self) -> usize {
+        2 * self.max
+    }
+}
 
 /// Cuts one file after another; keeps the buffer between them.
 #[derive(Default)]
@@ -47,7 +80,7 @@ impl Cutter {
                 vec![Segment::Inline(Bytes::from(bytes))]
             });
         }
-        let mut segments = Vec::new();
+        let (sizes, mut segments) = (Sizes::of(size), Vec::new());
         let mut at = 0;
         while at < size {
             let data = seek(file, at, Whence::SeekData, size, path)?;
@@ -59,7 +92,7 @@ impl Cutter {
             }
             // Never at `data` itself, or a hole punched just now would keep us here.
             let end = seek(file, data, Whence::SeekHole, size, path)?.max(data + 1);
-            let reached = self.data(file, data, end, &mut segments, uploads, path)?;
+            let reached = self.data(file, sizes, data..end, &mut segments, uploads, path)?;
             if reached < end {
                 break;
             }
@@ -72,26 +105,26 @@ impl Cutter {
     fn data(
         &mut self,
         file: &File,
-        start: u64,
-        end: u64,
+        sizes: Sizes,
+        Range { start, end }: Range<u64>,
         segments: &mut Vec<Segment>,
         uploads: &mut Uploads,
         path: &Path,
     ) -> Result<u64> {
-        if end - start <= CHUNK_BYTES_MIN as u64 {
+        if end - start <= sizes.min as u64 {
             let mut bytes = vec![0; (end - start) as usize];
             let length = fill(file, &mut bytes, start, path)?;
             bytes.truncate(length);
             self.chunk(Bytes::from(bytes), segments, uploads, path)?;
             return Ok(start + length as u64);
         }
-        self.buffer.resize(BUFFER_BYTES, 0);
+        self.buffer.resize(sizes.buffer(), 0);
         let (mut at, mut from, mut to, mut ended) = (start, 0, 0, false);
         loop {
-            if to - from < CHUNK_BYTES_MAX && !ended {
+            if to - from < sizes.max && !ended {
                 self.buffer.copy_within(from..to, 0);
                 (from, to) = (0, to - from);
-                let want = (end - at).min((BUFFER_BYTES - to) as u64) as usize;
+                let want = (end - at).min((sizes.buffer() - to) as u64) as usize;
                 let room = self.buffer.get_mut(to..to + want).unwrap_or_default();
                 let got = fill(file, room, at, path)?;
                 at += got as u64;
@@ -102,7 +135,7 @@ impl Cutter {
             if window.is_empty() {
                 return Ok(at);
             }
-            let cutter = FastCDC::new(window, CHUNK_BYTES_MIN, CHUNK_BYTES_USUAL, CHUNK_BYTES_MAX);
+            let cutter = FastCDC::new(window, sizes.min, sizes.usual, sizes.max);
             let (_, length) = cutter.cut(0, window.len());
             let length = length.clamp(1, window.len());
             let bytes = Bytes::copy_from_slice(window.get(..length).unwrap_or(window));
@@ -152,5 +185,20 @@ fn seek(file: &File, at: u64, whence: Whence, size: u64, path: &Path) -> Result<
         Err(Errno::ENXIO) => Ok(size),
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(if data { at } else { size }),
         Err(errno) => Err(SnapshotError::local(format!("reading {}", shown(path)), errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_sends_a_64th_of_a_large_file_at_most() {
+        assert_eq!(Sizes::of(Sizes::LARGE_FILE_BYTES - 1), Sizes::SMALL);
+        assert_eq!(Sizes::of(Sizes::LARGE_FILE_BYTES), Sizes::LARGE);
+        assert!(Sizes::LARGE.usual as u64 <= Sizes::LARGE_FILE_BYTES / 64);
+        for sizes in [Sizes::SMALL, Sizes::LARGE] {
+            assert!(sizes.min < sizes.usual && sizes.usual < sizes.max && sizes.max <= VALUE_BYTES_MAX);
+        }
     }
 }

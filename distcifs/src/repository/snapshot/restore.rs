@@ -28,8 +28,10 @@ use super::store::{Stop, load_folder, on_thread, read_chunk};
 use super::{DEPTH_MAX, Snapshot, xattr};
 use crate::storage::{Contents, Digest};
 
-/// Chunks on their way from the store at once: with the largest, 64 MiB.
+/// Chunks on their way from the store at once, where none is larger than 4 MiB.
 const CHUNKS_AHEAD: usize = 16;
+/// Bytes on their way at once.
+const CHUNKS_AHEAD_BYTES: usize = 64 << 20;
 /// Listings of folders side by side on their way at once: few, because each level may have as many.
 const LISTINGS_AHEAD: usize = 4;
 /// Longest wait, at the end, for the clock of the files to move on: two ticks of the slowest
@@ -120,7 +122,7 @@ impl Layout {
             });
         }
         let pieces = self.pieces(&folder);
-        let mut ahead: Chunks = ReadAhead::new(self, CHUNKS_AHEAD, pieces, |contents, (digest, length)| {
+        let mut ahead: Chunks = ReadAhead::new(self, window(&pieces), pieces, |contents, (digest, length)| {
             Box::pin(async move { read_chunk(&*contents, digest, length, "").await })
         });
         for entry in &folder.entries {
@@ -327,6 +329,12 @@ struct ReadAhead<W, T> {
     window: usize,
     wanted: VecDeque<W>,
     coming: VecDeque<JoinHandle<Result<T>>>,
+}
+
+/// How many of these chunks may be on their way at once.
+fn window(pieces: &VecDeque<(Digest, u32)>) -> usize {
+    let largest = pieces.iter().map(|(_, length)| *length).max().unwrap_or(1);
+    (CHUNKS_AHEAD_BYTES / largest.max(1) as usize).clamp(1, CHUNKS_AHEAD)
 }
 
 /// Chunks by digest and length.

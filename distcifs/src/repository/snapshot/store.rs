@@ -18,7 +18,7 @@ use super::wire::Malformed;
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{self, Contents, Digest, Object};
 
-/// Bytes on their way to the store at once, in KiB: eight of the largest chunks.
+/// Bytes on their way to the store at once, in KiB: eight of the usual chunks of large files.
 const IN_FLIGHT_KIB: u32 = 32 << 10;
 /// What an object on its way counts at least, KiB: so at most 1,024 calls are under way.
 const IN_FLIGHT_LEAST_KIB: u32 = 32;
@@ -47,7 +47,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Walks under way at once in this process; more wait their turn. Each takes up to 40 MiB (restores:
+/// Walks under way at once in this process; more wait their turn. Each takes up to 48 MiB (restores:
 /// 64 MiB) of chunks, and more of them than this gain nothing on one disk.
 const WALKS_MAX: usize = 8;
 /// Stack of a walk, bytes: 32 KiB for each level of folders down to `DEPTH_MAX`. Only what is
