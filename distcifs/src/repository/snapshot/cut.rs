@@ -34,9 +34,10 @@ impl Sizes {
         usual: 1 << 20,
         max: 4 << 20,
     };
-    /// As large as the pieces in which Ceph is read best; a change sends a 64th of the file at most.
+    /// As large as the pieces in which Ceph is read best, and as the cutter can make them; a change
+    /// sends a 64th of the file at most.
     const LARGE: Sizes = Sizes {
-        min: 2 << 20,
+        min: 1 << 20,
         usual: 4 << 20,
         max: VALUE_BYTES_MAX,
     };

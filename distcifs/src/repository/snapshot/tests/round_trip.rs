@@ -88,6 +88,33 @@ async fn large_and_sparse_files_come_back() {
     }
 }
 
+/// Chunks of the large kind, those of a file of 256 MiB, most of which is a hole.
+#[tokio::test]
+async fn files_with_large_chunks_come_back() {
+    let dir = TempDir::new().unwrap();
+    let file = File::create(dir.path().join("large")).unwrap();
+    let bytes = noise(40 << 20, 7);
+    file.write_all_at(&bytes, 0).unwrap();
+    file.set_len(256 << 20).unwrap();
+    let (store, captured) = round_trip(dir.path()).await;
+    let chunks = store
+        .objects()
+        .into_iter()
+        .filter(|object| matches!(object, Object::Chunk(_)));
+    let mut lengths: Vec<usize> = chunks.map(|object| store.blob(&object).unwrap().len()).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths.iter().sum::<usize>(), bytes.len());
+    assert!(lengths[1..].iter().all(|length| *length >= 1 << 20), "{lengths:?}");
+    assert!(lengths.last() > Some(&(4 << 20)), "{lengths:?}");
+    let browser = Browser::new(store);
+    let folder = browser.folder(captured.digest).await.unwrap();
+    let entry = folder.get(b"large").unwrap();
+    for (i, piece) in bytes.chunks(1 << 20).enumerate() {
+        let read = browser.read_file(entry, (i as u64) << 20, piece.len()).await.unwrap();
+        assert!(read == piece, "MiB {i} differs");
+    }
+}
+
 #[tokio::test]
 async fn deep_folders_have_a_bound() {
     let dir = TempDir::new().unwrap();
