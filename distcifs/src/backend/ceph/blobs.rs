@@ -21,7 +21,8 @@ const EPOCH: &CStr = c"epoch";
 /// Most bytes read by one operation: the largest chunk, and one byte that shows its end.
 const STEP_BYTES_MAX: usize = VALUE_BYTES_MAX + 1;
 
-/// Bytes read first of a folder, whose length nobody knows: nearly all are smaller.
+/// Bytes read first by whoever does not know the length and asks for [`VALUE_BYTES_MAX`]: most blobs
+/// are smaller, and room is taken for what is asked for.
 const FIRST_BYTES: usize = 1 << 20;
 
 /// An offset past which no object reaches.
@@ -168,9 +169,12 @@ impl Core {
             Object::Console(_) => None,
             Object::Record(name) => return Err(refused(name, "a record is queried, not read")),
         };
-        let (name, folder) = (object.to_string(), matches!(object, Object::Tree(_)));
+        let name = object.to_string();
         let failed = |errno| self.fault(what, Kind::Reads, errno);
-        let first = length.min(if folder { FIRST_BYTES } else { STEP_BYTES_MAX });
+        let first = match length {
+            VALUE_BYTES_MAX => FIRST_BYTES,
+            known => known.min(STEP_BYTES_MAX),
+        };
         let Some(answer) = self.read_some(&name, offset, first).await.map_err(failed)? else {
             return Ok(None);
         };
