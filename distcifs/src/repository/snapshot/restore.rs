@@ -28,10 +28,10 @@ use super::store::{Stop, load_folder, on_thread, read_chunk};
 use super::{DEPTH_MAX, Snapshot, xattr};
 use crate::storage::{Contents, Digest};
 
-/// Chunks on their way from the store at once, where none is larger than 4 MiB.
+/// Chunks on their way from the store at once.
 const CHUNKS_AHEAD: usize = 16;
-/// Bytes on their way at once.
-const CHUNKS_AHEAD_BYTES: usize = 64 << 20;
+/// Bytes on their way, from which on no more are asked for: with one of the largest, 64 MiB.
+const AHEAD_BYTES: usize = 56 << 20;
 /// Listings of folders side by side on their way at once: few, because each level may have as many.
 const LISTINGS_AHEAD: usize = 4;
 /// Longest wait, at the end, for the clock of the files to move on: two ticks of the slowest
@@ -122,8 +122,9 @@ impl Layout {
             });
         }
         let pieces = self.pieces(&folder);
-        let mut ahead: Chunks = ReadAhead::new(self, window(&pieces), pieces, |contents, (digest, length)| {
-            Box::pin(async move { read_chunk(&*contents, digest, length, "").await })
+        let mut ahead: Chunks = ReadAhead::new(self, CHUNKS_AHEAD, pieces, |contents, (digest, length)| {
+            let read = async move { read_chunk(&*contents, digest, length, "").await };
+            (Box::pin(read), length as usize)
         });
         for entry in &folder.entries {
             self.stop.check()?;
@@ -155,7 +156,7 @@ impl Layout {
         };
         let wanted = folder.entries.iter().filter_map(listed).collect();
         let mut ahead = ReadAhead::new(self, LISTINGS_AHEAD, wanted, |contents, digest| {
-            Box::pin(async move { load_folder(&*contents, digest, "").await })
+            (Box::pin(async move { load_folder(&*contents, digest, "").await }), 0)
         });
         for entry in folder.entries.iter().filter(|entry| listed(entry).is_some()) {
             self.path.push(OsStr::from_bytes(&entry.name));
@@ -318,23 +319,21 @@ impl Layout {
     }
 }
 
-/// How one thing is read from the store.
-type Fetch<W, T> = fn(Arc<dyn Contents>, W) -> Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+/// A read that will end.
+type Coming<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// Things asked for before they are needed, a bounded number of them.
+/// How one thing is read from the store, and the bytes that are bounded of it.
+type Fetch<W, T> = fn(Arc<dyn Contents>, W) -> (Coming<T>, usize);
+
+/// Things asked for before they are needed, a bounded number of them and of their bytes.
 struct ReadAhead<W, T> {
     contents: Arc<dyn Contents>,
     handle: Handle,
     fetch: Fetch<W, T>,
     window: usize,
     wanted: VecDeque<W>,
-    coming: VecDeque<JoinHandle<Result<T>>>,
-}
-
-/// How many of these chunks may be on their way at once.
-fn window(pieces: &VecDeque<(Digest, u32)>) -> usize {
-    let largest = pieces.iter().map(|(_, length)| *length).max().unwrap_or(1);
-    (CHUNKS_AHEAD_BYTES / largest.max(1) as usize).clamp(1, CHUNKS_AHEAD)
+    coming: VecDeque<(JoinHandle<Result<T>>, usize)>,
+    bytes: usize,
 }
 
 /// Chunks by digest and length.
@@ -350,18 +349,22 @@ impl<W, T: Send + 'static> ReadAhead<W, T> {
             window,
             wanted,
             coming: VecDeque::new(),
+            bytes: 0,
         }
     }
 
     /// The next one, for the file or folder at `path`.
     fn next(&mut self, path: &Path) -> Result<T> {
         while self.coming.len() < self.window
+            && self.bytes < AHEAD_BYTES
             && let Some(wanted) = self.wanted.pop_front()
         {
-            let fetch = (self.fetch)(self.contents.clone(), wanted);
-            self.coming.push_back(self.handle.spawn(fetch));
+            let (fetch, bytes) = (self.fetch)(self.contents.clone(), wanted);
+            self.bytes += bytes;
+            self.coming.push_back((self.handle.spawn(fetch), bytes));
         }
-        let first = self.coming.pop_front().ok_or(SnapshotError::Stopped)?;
+        let (first, bytes) = self.coming.pop_front().ok_or(SnapshotError::Stopped)?;
+        self.bytes -= bytes;
         let read = self.handle.block_on(first).map_err(|_| SnapshotError::Stopped)?;
         read.map_err(|error| error.at(path))
     }
@@ -369,6 +372,6 @@ impl<W, T: Send + 'static> ReadAhead<W, T> {
 
 impl<W, T> Drop for ReadAhead<W, T> {
     fn drop(&mut self) {
-        self.coming.iter().for_each(JoinHandle::abort);
+        self.coming.iter().for_each(|(read, _)| read.abort());
     }
 }
