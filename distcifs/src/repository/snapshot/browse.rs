@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::time::timeout;
 
 use super::error::Result;
 use super::format::{Entry, Folder, Kind, Segment};
@@ -14,9 +16,14 @@ use crate::storage::{Contents, Digest};
 
 /// Listings kept, bytes: some 100,000 entries.
 const FOLDERS_BYTES_MAX: usize = 16 << 20;
-/// Chunks kept, bytes: what is fetched ahead for two files and four of the largest, so that files read
-/// side by side in small pieces fetch and verify each chunk once.
+/// Chunks kept, bytes: what is fetched ahead and a dozen that are being read, so that files read side
+/// by side in small pieces fetch and verify each chunk once.
 const CHUNKS_BYTES_MAX: usize = 128 << 20;
+/// Fetched ahead and not read yet, KiB, for all readers together: what comes later must not drive it
+/// out, or it is fetched twice.
+const AHEAD_KIB_MAX: usize = 80 << 10;
+/// How long it takes up that room: whoever has not come for it by then may have gone.
+const AHEAD_TIME: Duration = Duration::from_secs(10);
 /// Bytes fetched ahead of whoever reads a file from its beginning to its end: as much as keeps
 /// several disks of a cluster busy.
 const AHEAD_BYTES: u64 = 48 << 20;
@@ -60,12 +67,16 @@ pub struct Browser {
     contents: Arc<dyn Contents>,
     folders: Mutex<Lately<Arc<Folder>>>,
     chunks: Mutex<Lately<Arc<Fetch>>>,
+    /// What may still be fetched ahead, KiB.
+    ahead: Arc<Semaphore>,
 }
 
 /// A chunk that is there, or on its way for all who want it.
 struct Fetch {
     length: u32,
     bytes: OnceCell<Bytes>,
+    /// Told when somebody reads it.
+    wanted: Arc<Notify>,
 }
 
 impl Fetch {
@@ -84,6 +95,7 @@ impl Browser {
             contents,
             folders,
             chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX)),
+            ahead: Arc::new(Semaphore::new(AHEAD_KIB_MAX)),
         }
     }
 
@@ -119,6 +131,9 @@ impl Browser {
                     Segment::Inline(bytes) => out.extend_from_slice(bytes.get(range).unwrap_or_default()),
                     Segment::Data { digest, length } => {
                         let bytes = self.chunk(*digest, *length, entry).await?;
+                        if to == next {
+                            lock(&self.chunks).demote(digest);
+                        }
                         if count == wanted {
                             return Ok(bytes.slice(range));
                         }
@@ -138,6 +153,7 @@ impl Browser {
     /// A whole chunk of a file.
     async fn chunk(&self, digest: Digest, length: u32, entry: &Entry) -> Result<Bytes> {
         let (fetch, _) = self.fetch(digest, length);
+        fetch.wanted.notify_one();
         fetch
             .get(&*self.contents, digest, &String::from_utf8_lossy(&entry.name))
             .await
@@ -150,8 +166,8 @@ impl Browser {
         if let Some(known) = chunks.get(&digest).filter(|known| known.length == length) {
             return (known, false);
         }
-        let bytes = OnceCell::new();
-        let fetch = Arc::new(Fetch { length, bytes });
+        let (bytes, wanted) = (OnceCell::new(), Arc::default());
+        let fetch = Arc::new(Fetch { length, bytes, wanted });
         chunks.insert(digest, fetch.clone(), length as usize);
         (fetch, true)
     }
@@ -169,10 +185,12 @@ impl Browser {
                 } else if at >= until {
                     return;
                 } else if at >= end {
-                    self.fetch_later(*digest, *length);
+                    if !self.fetch_later(*digest, *length) {
+                        return;
+                    }
                 } else if let Some(before) = before.take() {
                     // In order, if what stands before was read lately; a look into the middle else.
-                    let in_order = lock(&self.chunks).get(before).is_some();
+                    let in_order = lock(&self.chunks).has(before);
                     until = end.saturating_add(if in_order { AHEAD_BYTES } else { 0 });
                 }
             }
@@ -180,15 +198,26 @@ impl Browser {
         }
     }
 
-    /// Fetches a chunk in the background, unless it is there or on its way.
-    fn fetch_later(&self, digest: Digest, length: u32) {
+    /// Fetches a chunk in the background, unless it is there or on its way; `false` if there is no
+    /// room for it.
+    fn fetch_later(&self, digest: Digest, length: u32) -> bool {
+        if lock(&self.chunks).has(&digest) {
+            return true;
+        }
+        let room = self.ahead.clone().try_acquire_many_owned(length.div_ceil(1 << 10));
+        let Ok(room) = room else { return false };
         if let (fetch, true) = self.fetch(digest, length) {
-            let contents = self.contents.clone();
+            let (contents, wanted) = (self.contents.clone(), fetch.wanted.clone());
             tokio::spawn(async move {
                 // Whoever reads it tries again, and is told of the error.
                 let _ = fetch.get(&*contents, digest, "").await;
+                // Without its bytes, which may be let go of meanwhile.
+                drop(fetch);
+                let _in_time_or_not = timeout(AHEAD_TIME, wanted.notified()).await;
+                drop(room);
             });
         }
+        true
     }
 }
 
@@ -198,10 +227,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Values used lately, bounded by the bytes that they take.
 struct Lately<T> {
-    values: HashMap<Digest, (T, usize, u64)>,
-    /// The order of use: a counter's value, and what was used then.
-    order: BTreeMap<u64, Digest>,
-    clock: u64,
+    values: HashMap<Digest, (T, usize, i64)>,
+    /// The order of use: a counter's value, and what was used then. What is to go first stands below
+    /// zero, in order, too.
+    order: BTreeMap<i64, Digest>,
+    clock: i64,
     bytes: usize,
     bytes_max: usize,
 }
@@ -224,6 +254,22 @@ impl<T: Clone> Lately<T> {
         self.order.insert(self.clock, *digest);
         *used = self.clock;
         Some(value.clone())
+    }
+
+    /// Whether it is kept; looking is no use.
+    fn has(&self, digest: &Digest) -> bool {
+        self.values.contains_key(digest)
+    }
+
+    /// Lets go of this before anything else, as whoever read it to its end has no more use for it. It
+    /// stays as long as there is room: the kernel's requests may come out of order.
+    fn demote(&mut self, digest: &Digest) {
+        if let Some((_, _, used)) = self.values.get_mut(digest) {
+            self.clock += 1;
+            self.order.remove(used);
+            *used = i64::MIN + self.clock;
+            self.order.insert(*used, *digest);
+        }
     }
 
     /// Keeps a value, and lets go of those used longest ago; one over half of the room is not kept.

@@ -139,6 +139,54 @@ async fn files_are_read_in_place() {
     assert!(folder.get(b"other").is_none());
 }
 
+/// "slow copying of artifacts": more is read side by side than there is room for, each in order.
+#[tokio::test]
+async fn what_is_fetched_ahead_of_several_readers_is_fetched_once() {
+    for readers in 1..=6 {
+        read_side_by_side(readers).await;
+    }
+}
+
+async fn read_side_by_side(readers: u64) {
+    const CHUNKS: u64 = 24;
+    const LENGTH: usize = 4 << 20;
+    let store = memory();
+    let entry = |reader: u64| {
+        let segments: Vec<Segment> = (0..CHUNKS)
+            .map(|i| {
+                let bytes = Bytes::from(noise(LENGTH, reader * CHUNKS + i));
+                let digest = Digest::of(&bytes);
+                store.store(&Object::Chunk(digest), bytes);
+                Segment::Data {
+                    digest,
+                    length: LENGTH as u32,
+                }
+            })
+            .collect();
+        Entry {
+            name: b"file"[..].into(),
+            meta: Meta::default(),
+            kind: Kind::File {
+                size: CHUNKS * LENGTH as u64,
+                segments: segments.into(),
+            },
+            link: None,
+        }
+    };
+    let entries: Vec<Entry> = (0..readers).map(entry).collect();
+    let browser = Browser::new(store.clone());
+    for mib in 0..CHUNKS * (LENGTH as u64 >> 20) {
+        for entry in &entries {
+            let read = browser.read_file(entry, mib << 20, 1 << 20).await.unwrap();
+            assert_eq!(read.len(), 1 << 20);
+            // So that what is fetched ahead comes.
+            tokio::task::yield_now().await;
+        }
+    }
+    let reads = store.reads.load(Ordering::SeqCst);
+    assert_eq!(reads, readers * CHUNKS, "{readers} readers");
+}
+
 #[tokio::test]
 async fn every_object_is_reached_and_what_is_broken_is_named() {
     let store = memory();
