@@ -1,7 +1,7 @@
 //! Contents on RADOS: objects in a pool's namespace, through one connection (doc/storage.md).
 //!
 //! ```text
-//! chunk.<digest>, tree.<digest>   the blob's bytes; attribute `epoch`: when it was last put
+//! chunk.<digest>, tree.<digest>   the blob's bytes; attributes `epoch`: when it was last put, and `sum`
 //! console.…                       what was appended; attribute `sequence`: length + 1, or `sealed`
 //! any other name without a slash  a record: keys and values; attribute `revision`
 //! distcifs/…                      this backend's own; `/` is in no object's name
@@ -35,6 +35,7 @@ mod health;
 mod list;
 mod rados;
 mod records;
+mod sums;
 #[cfg(test)]
 pub(crate) mod tests;
 

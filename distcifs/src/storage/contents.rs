@@ -64,6 +64,16 @@ pub enum Object {
     Console(String),
 }
 
+impl Object {
+    /// The digest of a blob's bytes; `None` for what is no blob.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Object::Chunk(digest) | Object::Tree(digest) => Some(digest),
+            Object::Record(_) | Object::Console(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -241,7 +251,8 @@ pub trait Contents: Send + Sync + 'static {
 
     /// Reads up to `length` bytes from `offset` of a blob or console: fewer only at its end,
     /// `None` if there is no such object. A blob read whole is verified: `Damaged` if its bytes
-    /// are not those of its name.
+    /// are not those of its name. Less than the digest may do to know them again, if no accident
+    /// gets past it; who wants the digest's word computes it.
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>>;
 
     /// The length of a blob or console, bytes, damaged or not; `None` if there is no such object.

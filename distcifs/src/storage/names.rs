@@ -61,12 +61,12 @@ pub(crate) fn check_record(object: Object) -> Result<String> {
     }
 }
 
-/// Checks what is to be put.
+/// Checks what is to be put; its digest.
 ///
 /// # Errors
 /// `Refused` if it is no blob, too large, or its bytes have another digest.
-pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<()> {
-    let (Object::Chunk(digest) | Object::Tree(digest)) = object else {
+pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<Digest> {
+    let Some(digest) = object.digest() else {
         return Err(refused(object.to_string(), "only a blob can be put"));
     };
     if bytes.len() > VALUE_BYTES_MAX {
@@ -76,7 +76,7 @@ pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<()> {
     if Digest::of(bytes) != *digest {
         return Err(refused(object.to_string(), "its bytes have another digest"));
     }
-    Ok(())
+    Ok(*digest)
 }
 
 /// Checks what is to be appended.

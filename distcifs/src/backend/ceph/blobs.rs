@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::errors::Kind;
 use super::rados::{Answer, Outcome, Read, Write};
+use super::sums::{SUM, Sum};
 use super::{Core, ROUNDS_MAX};
 use crate::backend::work::run;
 use crate::storage::bounds::refused;
@@ -65,7 +66,7 @@ impl Core {
     pub(super) async fn put(&self, what: &str, object: Object, bytes: Bytes) -> Result<bool> {
         let (name, length) = (object.to_string(), bytes.len());
         let checked = bytes.clone();
-        run(length, move || check_blob(&object, &checked)).await?;
+        let digest = run(length, move || check_blob(&object, &checked)).await?;
         let epoch = self.epoch.load(Ordering::SeqCst);
         let stored = async {
             for _ in 0..ROUNDS_MAX {
@@ -85,13 +86,13 @@ impl Core {
                     }
                     Standing::Broken(mark) => {
                         let later = mark.epoch().unwrap_or(0).max(epoch);
-                        match self.send(&name, &bytes, later, mark.guard()).await {
+                        match self.send(&name, digest, &bytes, later, mark.guard()).await {
                             Ok(()) => return Ok(true),
                             Err(Errno::ENOENT | Errno::ECANCELED) => {}
                             Err(errno) => return Err(errno),
                         }
                     }
-                    Standing::Absent => match self.send(&name, &bytes, epoch, Write::new().create()).await {
+                    Standing::Absent => match self.send(&name, digest, &bytes, epoch, Write::new().create()).await {
                         Ok(()) => return Ok(true),
                         Err(Errno::EEXIST) => {}
                         Err(errno) => return Err(errno),
@@ -103,13 +104,19 @@ impl Core {
         stored.await.map_err(|errno| self.fault(what, Kind::Writes, errno))
     }
 
-    /// Sends a blob's bytes with their mark, if what `start` asks for holds.
-    async fn send(&self, name: &str, bytes: &Bytes, epoch: u64, start: Write) -> Outcome<()> {
+    /// Sends a blob's bytes with their mark and sum, if what `start` asks for holds.
+    async fn send(&self, name: &str, digest: Digest, bytes: &Bytes, epoch: u64, start: Write) -> Outcome<()> {
         let length = bytes.len();
         // Before the copy that the operation makes.
         let room = self.room(length).await?;
         let (bytes, epoch) = (bytes.clone(), epoch.to_string());
-        let write = run(length, move || Ok(start.replace(&bytes).set(EPOCH, epoch.as_bytes())));
+        let write = run(length, move || {
+            let sum = Sum::of(&digest, &bytes).text();
+            Ok(start
+                .replace(&bytes)
+                .set(EPOCH, epoch.as_bytes())
+                .set(SUM, sum.as_bytes()))
+        });
         let write = write.await.map_err(|_| Errno::ECANCELED)?;
         self.fly(self.pool()?.write(name, write, room, drop)).await
     }
@@ -164,20 +171,21 @@ impl Core {
         offset: u64,
         length: usize,
     ) -> Result<Option<Bytes>> {
-        let digest = match &object {
-            Object::Chunk(digest) | Object::Tree(digest) => Some(*digest),
-            Object::Console(_) => None,
-            Object::Record(name) => return Err(refused(name, "a record is queried, not read")),
-        };
+        if let Object::Record(name) = &object {
+            return Err(refused(name, "a record is queried, not read"));
+        }
+        let digest = object.digest().copied();
         let name = object.to_string();
         let failed = |errno| self.fault(what, Kind::Reads, errno);
         let first = match length {
             VALUE_BYTES_MAX => FIRST_BYTES,
             known => known.min(STEP_BYTES_MAX),
         };
-        let Some(answer) = self.read_some(&name, offset, first).await.map_err(failed)? else {
+        let sums = digest.is_some() && offset == 0;
+        let Some(answer) = self.read_some(&name, offset, first, sums).await.map_err(failed)? else {
             return Ok(None);
         };
+        let sum = Sum::parse(&answer.text("sum"));
         let size = answer.size;
         if digest.is_some() && size > VALUE_BYTES_MAX as u64 {
             let why = format!("it has {size} bytes, more than any blob");
@@ -194,14 +202,17 @@ impl Core {
             bytes = all;
         }
         match digest {
-            Some(digest) if offset == 0 && bytes.len() as u64 == size => verify(what, digest, bytes).await.map(Some),
+            Some(digest) if offset == 0 && bytes.len() as u64 == size => {
+                verify(what, digest, sum, bytes).await.map(Some)
+            }
             _ => Ok(Some(bytes)),
         }
     }
 
-    async fn read_some(&self, name: &str, offset: u64, length: usize) -> Outcome<Option<Answer>> {
+    async fn read_some(&self, name: &str, offset: u64, length: usize, attributes: bool) -> Outcome<Option<Answer>> {
         let read = Read {
             range: (length > 0 && offset < OFFSET_MAX).then_some((offset, length)),
+            attributes,
             ..Read::default()
         };
         self.read(name, read).await
@@ -214,7 +225,7 @@ impl Core {
         drop(start);
         while all.len() < wanted {
             let length = (wanted - all.len()).min(STEP_BYTES_MAX);
-            let Some(answer) = self.read_some(name, offset + all.len() as u64, length).await? else {
+            let Some(answer) = self.read_some(name, offset + all.len() as u64, length, false).await? else {
                 return Ok(None);
             };
             if answer.bytes.is_empty() {
@@ -233,10 +244,10 @@ fn damaged(what: &str, why: String) -> Error {
     }
 }
 
-async fn verify(what: &str, digest: Digest, bytes: Bytes) -> Result<Bytes> {
+async fn verify(what: &str, digest: Digest, sum: Option<Sum>, bytes: Bytes) -> Result<Bytes> {
     let what = what.to_owned();
     run(bytes.len(), move || {
-        if Digest::of(&bytes) == digest {
+        if sum == Some(Sum::of(&digest, &bytes)) || Digest::of(&bytes) == digest {
             Ok(bytes)
         } else {
             Err(damaged(&what, "its bytes have another digest".to_owned()))

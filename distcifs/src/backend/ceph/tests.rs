@@ -12,6 +12,7 @@ mod marks;
 mod notices;
 mod opening;
 mod speed;
+mod sums;
 
 /// The cluster of this process; `None`, loudly, where its servers are not installed.
 fn cluster() -> Option<&'static Cluster> {

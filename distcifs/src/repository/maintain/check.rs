@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::future::Future;
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::roots::{Heads, Need, Orphan, Roots, is_wanted};
@@ -12,7 +13,7 @@ use super::{Blobs, Fault, Upkeep};
 use crate::repository::snapshot::{self, Snapshot};
 use crate::repository::{Error, Result};
 use crate::storage::contents::VALUE_BYTES_MAX;
-use crate::storage::{self, Object};
+use crate::storage::{self, Digest, Object};
 
 /// Objects read at once: enough to keep a disk busy, at most 128 MiB of them in memory.
 const READS: usize = 16;
@@ -148,6 +149,9 @@ impl Upkeep {
             let (object, contents) = (object.clone(), self.contents.clone());
             reads.spawn(async move {
                 let read = contents.read(&object, 0, VALUE_BYTES_MAX).await;
+                // A store may know bytes again by less than their digest.
+                let whole = |bytes: &Bytes| object.digest() == Some(&Digest::of(bytes));
+                let read = read.map(|found| found.map(|bytes| (bytes.len() as u64, whole(&bytes))));
                 (object, read)
             });
         }
@@ -155,7 +159,8 @@ impl Upkeep {
         while let Some(done) = reads.join_next().await {
             let (object, read) = done.map_err(|error| Error::Io(format!("reading objects: {error}")))?;
             let read = match read {
-                Ok(Some(bytes)) => Ok(bytes.len() as u64),
+                Ok(Some((length, true))) => Ok(length),
+                Ok(Some((_, false))) => Err("damaged: its bytes have another digest".to_owned()),
                 Ok(None) => Err("vanished while it was read".to_owned()),
                 Err(storage::Error::Damaged { why, .. }) => Err(format!("damaged: {why}")),
                 // A disk that can't read it is what fsck is to find.

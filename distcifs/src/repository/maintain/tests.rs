@@ -185,6 +185,29 @@ async fn every_damage_is_named_with_what_suffers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_takes_for_whole_is_hashed_all_the_same() {
+    let scene = scene().await;
+    let config = scene.config().await;
+    let (path, store) = (scene.object("chunk", &config), marked::Marked::new(&scene.store));
+    store.believe();
+    let upkeep = Upkeep::new(Arc::new(store.clone()), Arc::new(store.clone()));
+    assert_eq!(upkeep.check().await.unwrap().faults, []);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    overwrite(&path, &bytes);
+    let object = Object::Chunk(Digest::parse(&config).unwrap());
+    let believed = Contents::read(&store, &object, 0, bytes.len() + 1).await.unwrap();
+    assert_eq!(believed, Some(bytes.into()));
+    let faults = upkeep.check().await.unwrap().faults;
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(
+        faults[0].what.starts_with(&format!("chunk.{config}: damaged")),
+        "{}",
+        faults[0]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_builds_run_only_what_stays_wrong_is_a_fault() {
     let scene = scene().await;
     let config = scene.object("chunk", &scene.config().await);

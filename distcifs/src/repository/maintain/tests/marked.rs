@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -22,6 +22,7 @@ pub(super) struct Marked {
     marks: Arc<Mutex<HashMap<Object, u64>>>,
     epoch: Arc<AtomicU64>,
     hook: Arc<std::sync::Mutex<Option<Hook>>>,
+    credulous: Arc<AtomicBool>,
 }
 
 impl Marked {
@@ -31,7 +32,14 @@ impl Marked {
             marks: Arc::default(),
             epoch: Arc::default(),
             hook: Arc::default(),
+            credulous: Arc::default(),
         }
+    }
+
+    /// From now on whatever is read is taken for what was put, as a shared store takes what has a
+    /// forged sum.
+    pub(super) fn believe(&self) {
+        self.credulous.store(true, Ordering::SeqCst);
     }
 
     /// Has this done before the next head of a configuration is read through what this mount has.
@@ -95,7 +103,22 @@ impl Contents for Marked {
         })
     }
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        self.store.read(object, offset, length)
+        if !self.credulous.load(Ordering::SeqCst) {
+            return self.store.read(object, offset, length);
+        }
+        let object = object.clone();
+        Box::pin(async move {
+            // What is not read as a whole is not verified.
+            let parts = [(offset, 1), (offset + 1, length.saturating_sub(1))];
+            let mut all = Vec::new();
+            for (offset, length) in parts {
+                match self.store.read(&object, offset, length).await? {
+                    Some(part) => all.extend_from_slice(&part),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(all.into()))
+        })
     }
     fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
         self.store.size(object)
