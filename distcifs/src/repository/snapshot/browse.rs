@@ -19,6 +19,10 @@ const FOLDERS_BYTES_MAX: usize = 16 << 20;
 /// Chunks kept, bytes: what is fetched ahead and a dozen that are being read, so that files read side
 /// by side in small pieces fetch and verify each chunk once.
 const CHUNKS_BYTES_MAX: usize = 128 << 20;
+/// Of these, bytes of chunks that were read to their end: what the kernel asks for out of order, and
+/// the last of each of several files, by which it shows that they are read in order. The files' pages
+/// are kept by the kernel itself.
+const SPENT_BYTES_MAX: usize = 32 << 20;
 /// Fetched ahead and not read yet, KiB, for all readers together: what comes later must not drive it
 /// out, or it is fetched twice.
 const AHEAD_KIB_MAX: usize = 80 << 10;
@@ -26,7 +30,7 @@ const AHEAD_KIB_MAX: usize = 80 << 10;
 const AHEAD_TIME: Duration = Duration::from_secs(10);
 /// Bytes fetched ahead of whoever reads a file from its beginning to its end: as much as keeps
 /// several disks of a cluster busy.
-const AHEAD_BYTES: u64 = 48 << 20;
+const AHEAD_BYTES: u64 = 64 << 20;
 /// The same of whoever has just begun: most files are short, and some are looked into only.
 const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 
@@ -90,11 +94,11 @@ impl Fetch {
 impl Browser {
     /// A browser of this store, with nothing kept yet.
     pub fn new(contents: Arc<dyn Contents>) -> Self {
-        let folders = Mutex::new(Lately::new(FOLDERS_BYTES_MAX));
+        let folders = Mutex::new(Lately::new(FOLDERS_BYTES_MAX, 0));
         Browser {
             contents,
             folders,
-            chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX)),
+            chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX, SPENT_BYTES_MAX)),
             ahead: Arc::new(Semaphore::new(AHEAD_KIB_MAX)),
         }
     }
@@ -132,7 +136,7 @@ impl Browser {
                     Segment::Data { digest, length } => {
                         let bytes = self.chunk(*digest, *length, entry).await?;
                         if to == next {
-                            lock(&self.chunks).demote(digest);
+                            lock(&self.chunks).spend(digest);
                         }
                         if count == wanted {
                             return Ok(bytes.slice(range));
@@ -227,33 +231,49 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Values used lately, bounded by the bytes that they take.
 struct Lately<T> {
-    values: HashMap<Digest, (T, usize, i64)>,
-    /// The order of use: a counter's value, and what was used then. What is to go first stands below
-    /// zero, in order, too.
+    values: HashMap<Digest, Kept<T>>,
+    /// The order of use: a counter's value, and what was used then. What is spent stands below zero,
+    /// in order, too: it goes first.
     order: BTreeMap<i64, Digest>,
     clock: i64,
     bytes: usize,
     bytes_max: usize,
+    /// Of the bytes, those that are spent.
+    spent: usize,
+    spent_max: usize,
+}
+
+struct Kept<T> {
+    value: T,
+    bytes: usize,
+    used: i64,
+}
+
+impl<T> Kept<T> {
+    fn spent(&self) -> usize {
+        if self.used < 0 { self.bytes } else { 0 }
+    }
 }
 
 impl<T: Clone> Lately<T> {
-    fn new(bytes_max: usize) -> Self {
+    fn new(bytes_max: usize, spent_max: usize) -> Self {
         Lately {
             values: HashMap::new(),
             order: BTreeMap::new(),
             clock: 0,
             bytes: 0,
             bytes_max,
+            spent: 0,
+            spent_max,
         }
     }
 
     fn get(&mut self, digest: &Digest) -> Option<T> {
-        let (value, _, used) = self.values.get_mut(digest)?;
-        self.clock += 1;
-        self.order.remove(used);
-        self.order.insert(self.clock, *digest);
-        *used = self.clock;
-        Some(value.clone())
+        let mut kept = self.take(digest)?;
+        let value = kept.value.clone();
+        kept.used = self.clock;
+        self.keep(*digest, kept);
+        Some(value)
     }
 
     /// Whether it is kept; looking is no use.
@@ -262,32 +282,46 @@ impl<T: Clone> Lately<T> {
     }
 
     /// Lets go of this before anything else, as whoever read it to its end has no more use for it. It
-    /// stays as long as there is room: the kernel's requests may come out of order.
-    fn demote(&mut self, digest: &Digest) {
-        if let Some((_, _, used)) = self.values.get_mut(digest) {
-            self.clock += 1;
-            self.order.remove(used);
-            *used = i64::MIN + self.clock;
-            self.order.insert(*used, *digest);
+    /// stays for a while: the kernel's requests may come out of order.
+    fn spend(&mut self, digest: &Digest) {
+        if let Some(mut kept) = self.take(digest) {
+            kept.used = i64::MIN + self.clock;
+            self.keep(*digest, kept);
         }
     }
 
     /// Keeps a value, and lets go of those used longest ago; one over half of the room is not kept.
-    fn insert(&mut self, digest: Digest, value: T, weight: usize) {
-        if weight > self.bytes_max / 2 {
+    fn insert(&mut self, digest: Digest, value: T, bytes: usize) {
+        if bytes > self.bytes_max / 2 {
             return;
         }
+        self.take(&digest);
+        let used = self.clock;
+        self.keep(digest, Kept { value, bytes, used });
+    }
+
+    /// Takes a value out, if it is there, and counts the clock up.
+    fn take(&mut self, digest: &Digest) -> Option<Kept<T>> {
         self.clock += 1;
-        if let Some((_, old, used)) = self.values.insert(digest, (value, weight, self.clock)) {
-            self.bytes -= old;
-            self.order.remove(&used);
-        }
-        self.bytes += weight;
-        self.order.insert(self.clock, digest);
-        while self.bytes > self.bytes_max
-            && let Some((_, oldest)) = self.order.pop_first()
+        let kept = self.values.remove(digest)?;
+        self.order.remove(&kept.used);
+        self.bytes -= kept.bytes;
+        self.spent -= kept.spent();
+        Some(kept)
+    }
+
+    /// Puts a value at its place in the order; what stands first goes while there is too much.
+    fn keep(&mut self, digest: Digest, kept: Kept<T>) {
+        self.bytes += kept.bytes;
+        self.spent += kept.spent();
+        self.order.insert(kept.used, digest);
+        self.values.insert(digest, kept);
+        while (self.bytes > self.bytes_max || self.spent > self.spent_max)
+            && let Some((_, first)) = self.order.pop_first()
         {
-            self.bytes -= self.values.remove(&oldest).map_or(0, |(_, weight, _)| weight);
+            let gone = self.values.remove(&first);
+            self.bytes -= gone.as_ref().map_or(0, |gone| gone.bytes);
+            self.spent -= gone.as_ref().map_or(0, Kept::spent);
         }
     }
 }
