@@ -18,7 +18,7 @@ const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 const MONITOR_SECONDS: &str = "8";
 
 /// Settings of librados. By default it waits for ever, and talks to standard error.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("client_mount_timeout", MONITOR_SECONDS),
     ("rados_mon_op_timeout", MONITOR_SECONDS),
     // Seconds until an operation on an object is given up.
@@ -26,6 +26,9 @@ const SETTINGS: [(&str, &str); 9] = [
     // More than we ever have under way: librados would make the caller's thread wait.
     ("objecter_inflight_ops", "4096"),
     ("objecter_inflight_op_bytes", "536870912"),
+    // Threads that send and receive, each some GiB/s: more than a network gives, and fewer that wake
+    // one another than the default of three.
+    ("ms_async_op_threads", "2"),
     ("log_to_stderr", "false"),
     ("err_to_stderr", "false"),
     ("clog_to_monitors", "false"),
