@@ -18,6 +18,13 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where it must survive a connection that is silent for half of it.
 const LONGER: Duration = Duration::from_secs(8);
 
+/// How long Ceph is away where that shall not make its return take longer.
+const AWAY: Duration = Duration::from_secs(14);
+
+/// What a way that is back may take to be used again: attempts to connect are up to four seconds apart,
+/// and what was asked then is asked again.
+const WELL_WITHIN: Duration = Duration::from_secs(6);
+
 /// ZooKeeper's tick in scripts/dev-cluster.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -341,6 +348,47 @@ fn a_mount_that_is_cut_off() {
         });
         assert_eq!(errno(pair.first.claim("q", "t")), libc::ENOENT, "{cut:?}");
     }
+}
+
+/// "The mount recovers by itself when it is back": also where TCP would try again after as long as it
+/// was away, and whichever OSD has what is asked for.
+#[test]
+fn a_mount_is_well_soon_after_its_way_is_back() {
+    let Some(stage) = Stage::enter() else { return };
+    let pair = stage.pair(LONGER);
+    let jobs: Vec<String> = (0..12).map(|n| format!("j{n}")).collect();
+    for job in &jobs {
+        pair.first.shell_job(job, &["true"]);
+    }
+    pair.network.cut(Cut::Answers, &stage.cluster().zookeepers());
+    let back = Instant::now() + AWAY;
+    std::thread::scope(|scope| {
+        let read_until_back = |job| {
+            let path = pair.first.path(&format!("jobs/{job}/config.json"));
+            // Asked for all the while, so that there is something to be sent again.
+            let mut refused = 0;
+            loop {
+                match fs::read_to_string(&path) {
+                    Ok(_) if Instant::now() >= back => break,
+                    Ok(_) => {}
+                    Err(_) => refused += 1,
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(refused > 0, "{job} was read without Ceph");
+            back.elapsed()
+        };
+        let readers: Vec<_> = jobs
+            .iter()
+            .map(|job| scope.spawn(move || read_until_back(job)))
+            .collect();
+        std::thread::sleep(back.saturating_duration_since(Instant::now()));
+        pair.network.heal(Cut::Answers);
+        for reader in readers {
+            let took = reader.join().expect("a reader");
+            assert!(took < WELL_WITHIN + GRACE, "{took:?}");
+        }
+    });
 }
 
 /// Someone on a mount who asks for work of `q` until there is some; how long that took.

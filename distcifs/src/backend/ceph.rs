@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::bells::{Bells, may_have_happened};
 use self::errors::{Kind, fault, timed_out};
 use self::health::Health;
-use self::rados::{Answer, Outcome, Pool, Read, Write};
+use self::rados::{Answer, Outcome, Pool, Read, Standstill, Write};
 use crate::storage::{Contents, Error, Result};
 
 mod bells;
@@ -84,8 +84,9 @@ impl Ceph {
     /// # Errors
     /// When the pool can't be used, with the reason and the remedy.
     pub fn connect(options: Options) -> std::result::Result<Ceph, OpenError> {
+        let standstill = Standstill::new(options.not_ceph.clone());
         let opened = connect::connect(options)?;
-        let bells = Bells::new(opened.pool.clone()).map_err(|error| OpenError::Other {
+        let bells = Bells::new(opened.pool.clone(), standstill.clone()).map_err(|error| OpenError::Other {
             what: "starting a thread".to_owned(),
             why: error.to_string(),
         })?;
@@ -94,7 +95,7 @@ impl Ceph {
                 pool: Some(opened.pool),
                 bells: Some(bells),
                 room: Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize)),
-                health: Health::new(),
+                health: Health::new(standstill),
                 epoch: AtomicU64::new(0),
                 user: opened.user,
                 ended: opened.ended.into(),
@@ -164,7 +165,7 @@ impl Core {
     /// then is still under way: a write may happen or not.
     async fn limited<T>(&self, what: &str, kind: Kind, call: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();
-        let result = tokio::time::timeout(CALL_TIME_MAX, call).await;
+        let result = tokio::time::timeout(CALL_TIME_MAX, self.health.hurried(call)).await;
         if let Ok(pool) = self.pool() {
             self.health.waited(begun, pool);
         }

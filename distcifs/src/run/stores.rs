@@ -42,7 +42,7 @@ impl Stores {
         options.check(source)?;
         let mut coordinator = coordinator_of(source, options)?;
         coordinator.session_file = session_file.map(Path::to_owned);
-        let contents = contents_of(options)?;
+        let contents = contents_of(options, coordinator.ports())?;
         let zookeeper = runtime
             .block_on(Zookeeper::connect(&coordinator))
             .map_err(|error| error.to_string())?;
@@ -105,7 +105,7 @@ fn coordinator_of(source: &Path, options: &ClusterOptions) -> Result<zookeeper::
 }
 
 #[cfg(feature = "ceph")]
-fn contents_of(options: &ClusterOptions) -> Result<Arc<dyn Contents>, String> {
+fn contents_of(options: &ClusterOptions, not_ceph: Vec<u16>) -> Result<Arc<dyn Contents>, String> {
     use crate::backend::ceph::{Ceph, Options};
     let ceph = Ceph::connect(Options {
         conf: options.ceph_conf.clone(),
@@ -113,12 +113,13 @@ fn contents_of(options: &ClusterOptions) -> Result<Arc<dyn Contents>, String> {
         keyring: options.ceph_keyring.clone(),
         pool: options.pool.clone().unwrap_or_default(),
         namespace: options.namespace.clone(),
+        not_ceph,
     });
     Ok(ceph.map_err(|error| error.to_string())?.contents())
 }
 
 #[cfg(not(feature = "ceph"))]
-fn contents_of(_options: &ClusterOptions) -> Result<Arc<dyn Contents>, String> {
+fn contents_of(_options: &ClusterOptions, _not_ceph: Vec<u16>) -> Result<Arc<dyn Contents>, String> {
     Err("this distcifs was built without Ceph, and can mount folders only: \
          build it with: cargo build --release --features ceph (it needs librados-dev)"
         .into())

@@ -37,6 +37,8 @@ pub enum Cut {
     Zookeeper,
     /// Everything but the coordinator.
     Ceph,
+    /// The same, but what is sent arrives: only the answers are lost, as if on the way.
+    Answers,
     /// All.
     Both,
 }
@@ -93,15 +95,19 @@ impl Network {
         let ports = ports.join(", ");
         let (to, from) = match cut {
             Cut::Both => return self.run("ip link set store down", ""),
-            Cut::Zookeeper => (format!("tcp dport {{ {ports} }}"), format!("tcp sport {{ {ports} }}")),
+            Cut::Zookeeper => (
+                format!("tcp dport {{ {ports} }} drop;"),
+                format!("tcp sport {{ {ports} }}"),
+            ),
             Cut::Ceph => (
-                format!("tcp dport != {{ {ports} }}"),
+                format!("tcp dport != {{ {ports} }} drop;"),
                 format!("tcp sport != {{ {ports} }}"),
             ),
+            Cut::Answers => (String::new(), format!("tcp sport != {{ {ports} }}")),
         };
         let rules = format!(
             "table inet cut {{
-                chain to {{ type filter hook output priority 0; {to} drop; }}
+                chain to {{ type filter hook output priority 0; {to} }}
                 chain from {{ type filter hook input priority 0; {from} drop; }}
             }}\n"
         );

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 
 use self::hearing::Hearing;
 use self::ringing::{Names, Ringing};
-use super::rados::{Heard, Outcome, Pool, Watch, Write};
+use super::rados::{Heard, Outcome, Pool, Standstill, Watch, Write};
 use crate::storage::listeners::Listeners;
 use crate::storage::{Notices, Object, Result};
 
@@ -106,7 +106,7 @@ pub(super) fn bell_names() -> impl Iterator<Item = String> + Clone {
 
 impl Bells {
     /// Hangs them up.
-    pub(super) fn new(pool: Pool) -> std::io::Result<Bells> {
+    pub(super) fn new(pool: Pool, standstill: Standstill) -> std::io::Result<Bells> {
         let now = Instant::now();
         let bells = bell_names().map(|object| Bell {
             object,
@@ -127,7 +127,7 @@ impl Bells {
         let serving = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("ceph-bells".to_owned())
-            .spawn(move || serving.serve(&pool))?;
+            .spawn(move || serving.serve(&pool, &standstill))?;
         Ok(Bells {
             shared,
             thread: Some(thread),
@@ -175,13 +175,19 @@ impl Shared {
     }
 
     /// The thread. What it asks librados for is answered on other threads.
-    fn serve(self: Arc<Self>, pool: &Pool) {
+    fn serve(self: Arc<Self>, pool: &Pool, standstill: &Standstill) {
         let mut state = self.state();
         while !state.closed {
             let now = Instant::now();
             if now.duration_since(state.ticked) >= TICK {
                 state.ticked = now;
                 self.tick(&mut state, now);
+                let doubtful = state.bells.iter().any(|bell| bell.hearing.is_doubtful());
+                if doubtful && standstill.is_due() {
+                    drop(state);
+                    standstill.end();
+                    state = self.state();
+                }
             }
             let (tasks, next) = state.due(now);
             if tasks.is_empty() {

@@ -18,7 +18,7 @@ const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 const MONITOR_SECONDS: &str = "8";
 
 /// Settings of librados. By default it waits for ever, and talks to standard error.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 11] = [
     ("client_mount_timeout", MONITOR_SECONDS),
     ("rados_mon_op_timeout", MONITOR_SECONDS),
     // Seconds until an operation on an object is given up.
@@ -29,6 +29,8 @@ const SETTINGS: [(&str, &str); 10] = [
     // Threads that send and receive, each some GiB/s: more than a network gives, and fewer that wake
     // one another than the default of three.
     ("ms_async_op_threads", "2"),
+    // Seconds after an attempt to connect that failed: by default up to fifteen.
+    ("ms_max_backoff", "1"),
     ("log_to_stderr", "false"),
     ("err_to_stderr", "false"),
     ("clog_to_monitors", "false"),
@@ -52,6 +54,8 @@ pub struct Options {
     pub pool: String,
     /// The namespace in it; empty for the pool's own.
     pub namespace: String,
+    /// Ports of servers that are not Ceph's: connections to them are let alone when Ceph's stand still.
+    pub not_ceph: Vec<u16>,
 }
 
 /// Why a pool can't be opened.

@@ -4,15 +4,18 @@
 //! on one object after the other is asked for, so that one OSD of many that is away is not taken
 //! for all of them; when none has answered within a while, the cluster is away until one does.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::bells::bell_names;
 use super::connect::room;
-use super::rados::{Outcome, Pool, Read};
+use super::rados::{Outcome, Pool, Read, Standstill};
 
 /// A call that took so long waited in vain: it was given up.
 const IN_VAIN: Duration = Duration::from_secs(9);
@@ -23,6 +26,9 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// Between two looks whether a suspect has answered.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A call that takes so long may wait for a connection that stands still.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// Time between two questions.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,6 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Health {
     state: Mutex<State>,
+    standstill: Standstill,
 }
 
 #[derive(Debug)]
@@ -42,12 +49,15 @@ struct State {
 
 impl Health {
     /// Of a cluster that has just answered.
-    pub(super) fn new() -> Arc<Health> {
+    pub(super) fn new(standstill: Standstill) -> Arc<Health> {
         let state = State {
             answered: Instant::now(),
             suspect: None,
         };
-        Arc::new(Health { state: state.into() })
+        Arc::new(Health {
+            state: state.into(),
+            standstill,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,6 +91,25 @@ impl Health {
         }
     }
 
+    /// Waits for a call; while it is slow, connections that stand still are ended.
+    pub(super) async fn hurried<T>(&self, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        loop {
+            match timeout(SLOW, &mut call).await {
+                Ok(done) => return done,
+                Err(_) => self.end_standing(),
+            }
+        }
+    }
+
+    /// Has librados make connections anew on which nothing moves.
+    fn end_standing(&self) {
+        if self.standstill.is_due() {
+            let standstill = self.standstill.clone();
+            drop(spawn_blocking(move || standstill.end()));
+        }
+    }
+
     /// A call that began then is over. If it waited in vain, and nobody else has had an answer, the
     /// cluster is asked until it answers.
     pub(super) fn waited(self: &Arc<Self>, begun: Instant, pool: &Pool) {
@@ -103,9 +132,12 @@ impl Health {
     async fn ask(&self, pool: Pool) {
         for object in bell_names().cycle() {
             let Ok(room) = room().await else { return };
-            if let Ok(answer) = timeout(PAUSE, pool.read(&object, Read::default(), room)).await {
-                self.ended(&answer);
-                sleep(PAUSE).await;
+            match timeout(PAUSE, pool.read(&object, Read::default(), room)).await {
+                Ok(answer) => {
+                    self.ended(&answer);
+                    sleep(PAUSE).await;
+                }
+                Err(_) => self.end_standing(),
             }
             if self.state().suspect.is_none() {
                 return;

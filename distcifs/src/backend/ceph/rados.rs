@@ -31,10 +31,12 @@ mod extra;
 mod flight;
 mod list;
 mod read;
+mod standstill;
 mod watch;
 mod write;
 
 pub(super) use read::{Answer, Keys, Read};
+pub(super) use standstill::Standstill;
 pub(super) use watch::{Heard, Watch};
 pub(super) use write::Write;
 

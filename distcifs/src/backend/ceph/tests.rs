@@ -12,6 +12,7 @@ mod marks;
 mod notices;
 mod opening;
 mod speed;
+mod standstill;
 mod sums;
 
 /// The cluster of this process; `None`, loudly, where its servers are not installed.
@@ -29,6 +30,7 @@ pub(crate) fn options(cluster: &Cluster) -> Options {
         keyring: Some(cluster.dir().join("ceph.client.distci.keyring")),
         pool: "distci".to_owned(),
         namespace: format!("test-{}-{number}", std::process::id()),
+        not_ceph: Vec::new(),
     }
 }
 

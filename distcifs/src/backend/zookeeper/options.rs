@@ -64,6 +64,12 @@ pub struct Tls {
 }
 
 impl Options {
+    /// The ports of the servers.
+    pub fn ports(&self) -> Vec<u16> {
+        let port = |host: &String| host.rsplit_once(':')?.1.parse().ok();
+        self.hosts.iter().filter_map(port).collect()
+    }
+
     /// Reads `host:port,host:port/chroot`, with or without `zk://` before it.
     ///
     /// # Errors

@@ -172,6 +172,12 @@ impl Hearing {
         }
     }
 
+    /// Whether the cluster has not confirmed the watch for long, or is asked for one: its connection may
+    /// stand still.
+    pub(super) fn is_doubtful(&self) -> bool {
+        matches!(self.state, State::Busy | State::Stands(_, true))
+    }
+
     /// Ends it for good.
     pub(super) fn close(&mut self) -> Option<Watch> {
         match std::mem::replace(&mut self.state, State::Busy) {
