@@ -35,7 +35,7 @@ use crate::tree::{Caller, Ino, SetAttr, until};
 use answer::{Asked, answer};
 use attr::time_to_set;
 use passthrough::Passthrough;
-use patience::{Next, Patience};
+use patience::{Next, Patience, Turn};
 use replies::{COPY_BYTES_MAX, attributes, copied, done, entry, xattr};
 
 /// Names in an answer to readdir: a page of the kernel's buffer holds about that many.
@@ -60,7 +60,7 @@ struct Mount {
 }
 
 /// Answers with what a method of the tree gives, turned into a reply by the last argument; `by` a
-/// time, for what only looks.
+/// time, for what only looks; `through` a node, at which whoever asks may go on.
 macro_rules! ask {
     ($mount:ident, $reply:ident, $asked:ident; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
@@ -70,6 +70,18 @@ macro_rules! ask {
     ($mount:ident, $reply:ident, $asked:ident; by $turn:expr; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
         let future = until($turn.end, async move { tree.$method($($argument),*).await });
+        ask!($mount, $reply, $asked, future, $accept);
+    }};
+    ($mount:ident, $reply:ident, $asked:ident; through $number:ident by $turn:expr;
+     $method:ident($($argument:expr),*) => $accept:expr) => {{
+        let (tree, patience, turn) = (Arc::clone(&$mount.tree), Arc::clone(&$mount.patience), $turn);
+        let future = async move {
+            let told = until(turn.end, tree.$method($($argument),*)).await;
+            if told.is_ok() {
+                patience.goes_on(turn, Next::At($number.0));
+            }
+            told
+        };
         ask!($mount, $reply, $asked, future, $accept);
     }};
     ($mount:ident, $reply:ident, $asked:ident, $future:ident, $accept:expr) => {{
@@ -135,16 +147,8 @@ impl Filesystem for Mount {
     fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        let turn = self.patience.turn(who.tid, number.0, None);
-        let (tree, patience) = (Arc::clone(&self.tree), Arc::clone(&self.patience));
-        let future = async move {
-            let told = until(turn.end, tree.getattr(who, ino(number), handle)).await;
-            if told.is_ok() {
-                patience.goes_on(turn, Next::At(number.0));
-            }
-            told
-        };
-        ask!(self, reply, asked, future, attributes);
+        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+            getattr(who, ino(number), handle) => attributes);
     }
 
     fn setattr(
@@ -254,7 +258,8 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::node("open", request, number);
         let accept = replies::opened(Arc::clone(&self.passthrough), number.0, writable(flags.0));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); open(who, ino(number), flags.0) => accept);
+        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+            open(who, ino(number), flags.0) => accept);
     }
 
     fn create(
@@ -286,7 +291,7 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; by Turn::alone(who.tid);
             read(who, ino(number), handle.0, offset, size)
             => |reply, data: Bytes| reply.data(&data));
     }
@@ -342,7 +347,8 @@ impl Filesystem for Mount {
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (who, asked) = (caller(request), Asked::node("opendir", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); opendir(who, ino(number)) => replies::opened_folder);
+        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+            opendir(who, ino(number)) => replies::opened_folder);
     }
 
     fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
