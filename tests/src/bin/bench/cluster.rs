@@ -31,6 +31,9 @@ const AT_ONCE: usize = 200;
 const CLAIMANTS: usize = 8;
 const CLAIMS: usize = 500;
 
+/// Before each claim and create that is measured by itself: what the one before it left to be done is over.
+const QUIET: Duration = Duration::from_millis(5);
+
 /// Bytes of the large artifact.
 const LARGE: u64 = 1 << 30;
 
@@ -51,7 +54,7 @@ pub(crate) fn mounts(number: usize) -> (Repository, Vec<Mount>) {
     (repository, mounts)
 }
 
-/// The time that a claim takes, beside a bare create on the same ensemble.
+/// The time that a claim takes, by turns with a bare create on the server that the mount is connected to.
 pub(crate) fn claim() {
     let (_repository, mounts) = mounts(1);
     let mount = &mounts[0];
@@ -63,21 +66,45 @@ pub(crate) fn claim() {
     // As whoever claims by hand does, who learns of them so.
     let listed = fs::read_dir(mount.path("tickets/q")).expect("the queue").count();
     assert!(listed >= RUNS, "{listed} names in the queue");
-    let once = |id: &String| {
+    let mut bare = Bare::connect(&server_of(mount));
+    let (mut claims, mut runs, mut creates) = (Vec::new(), Vec::new(), Vec::new());
+    for id in &ids {
+        std::thread::sleep(QUIET);
         let begun = Instant::now();
-        let claim = mount.claim("q", id).expect("a claim");
-        let took = milliseconds(begun.elapsed());
-        mount.result("q", id, "success").expect("a result");
-        drop(claim);
-        took
-    };
-    let before = Bare::connect().create_time(RUNS);
-    let runs: Vec<f64> = ids.iter().map(once).collect();
-    let create = (before + Bare::connect().create_time(RUNS)) / 2.0;
+        claims.push(mount.claim("q", id).expect("a claim"));
+        runs.push(milliseconds(begun.elapsed()));
+        std::thread::sleep(QUIET);
+        creates.push(bare.create_time());
+    }
     Measure::new("cluster.claim", median(&runs), "ms", "<= 1.5 creates")
         .runs(&runs)
-        .peer("create of ZooKeeper", create)
+        .peer("create of ZooKeeper", median(&creates))
         .print();
+}
+
+/// The server of ZooKeeper that a mount is connected to, `address:port`.
+fn server_of(mount: &Mount) -> String {
+    let servers = Cluster::shared().zookeepers();
+    let table = format!("/proc/{}/net/tcp", mount.daemon());
+    let table = fs::read_to_string(table).expect("the kernel has it");
+    let files = fs::read_dir(format!("/proc/{}/fd", mount.daemon())).expect("its files");
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    let sockets: Vec<String> = links
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    // Number, own and other address, state, …, and the tenth: the inode.
+    let port = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ours = sockets.iter().any(|inode| words.get(9) == Some(&inode.as_str()));
+        let port = u16::from_str_radix(words.get(2)?.rsplit(':').next()?, 16).ok()?;
+        ours.then_some(port)
+    };
+    let ports: Vec<u16> = table.lines().filter_map(port).collect();
+    let connected = servers.into_iter().find(|server| {
+        let wanted = server.rsplit(':').next().and_then(|port| port.parse().ok());
+        wanted.is_some_and(|port| ports.contains(&port))
+    });
+    connected.expect("the mount is connected")
 }
 
 /// Claims of eight mounts from one queue, beside the creates of eight bare clients.
@@ -126,9 +153,19 @@ fn creates_together() -> f64 {
     std::thread::scope(|scope| {
         let begun = Instant::now();
         let clients: Vec<_> = (0..CLAIMANTS)
-            .map(|_| scope.spawn(|| Bare::connect().create_time(CLAIMS)))
+            .zip(Cluster::shared().zookeepers().into_iter().cycle())
+            .map(|(_, server)| {
+                scope.spawn(move || {
+                    let mut bare = Bare::connect(&server);
+                    for _ in 0..CLAIMS {
+                        bare.create_time();
+                    }
+                })
+            })
             .collect();
-        clients.into_iter().for_each(|client| drop(client.join()));
+        for client in clients {
+            client.join().expect("a client");
+        }
         (CLAIMANTS * CLAIMS) as f64 / begun.elapsed().as_secs_f64()
     })
 }
@@ -169,7 +206,9 @@ pub(crate) fn builds() {
     once();
     let runs: Vec<f64> = (0..RUNS).map(|_| once()).collect();
     // Six changes stand one after another on the way.
-    let peer = 6.0 * Bare::connect().create_time(RUNS);
+    let mut bare = Bare::connect(&server_of(mount));
+    let creates: Vec<f64> = (0..RUNS).map(|_| bare.create_time()).collect();
+    let peer = 6.0 * median(&creates);
     Measure::new("cluster.build.p50", median(&runs), "ms", "<= 60")
         .runs(&runs)
         .peer("six creates of ZooKeeper", peer)
@@ -386,9 +425,8 @@ struct Bare {
 }
 
 impl Bare {
-    /// Connects to the first server, and makes an entry to work below.
-    fn connect() -> Bare {
-        let server = Cluster::shared().zookeepers().into_iter().next().expect("a server");
+    /// Connects to a server, and makes an entry to work below.
+    fn connect(server: &str) -> Bare {
         let stream = TcpStream::connect(server).expect("ZooKeeper answers");
         stream.set_nodelay(true).expect("a socket");
         let mut hello = Vec::new();
@@ -416,16 +454,11 @@ impl Bare {
         bare
     }
 
-    /// Middle time of a create, milliseconds.
-    fn create_time(mut self, number: usize) -> f64 {
-        let once = |i| {
-            let begun = Instant::now();
-            let path = format!("{}/{i}", self.path);
-            self.create(&path);
-            milliseconds(begun.elapsed())
-        };
-        let runs: Vec<f64> = (0..number).map(once).collect();
-        median(&runs)
+    /// The time of a create, milliseconds.
+    fn create_time(&mut self) -> f64 {
+        let begun = Instant::now();
+        self.create(&format!("{}/{}", self.path, self.number));
+        milliseconds(begun.elapsed())
     }
 
     fn create(&mut self, path: &str) {
