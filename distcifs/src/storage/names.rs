@@ -61,11 +61,11 @@ pub(crate) fn check_record(object: Object) -> Result<String> {
     }
 }
 
-/// Checks what is to be put; its digest.
+/// Checks what is to be put.
 ///
 /// # Errors
 /// `Refused` if it is no blob, too large, or its bytes have another digest.
-pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<Digest> {
+pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<()> {
     let Some(digest) = object.digest() else {
         return Err(refused(object.to_string(), "only a blob can be put"));
     };
@@ -76,7 +76,7 @@ pub(crate) fn check_blob(object: &Object, bytes: &Bytes) -> Result<Digest> {
     if Digest::of(bytes) != *digest {
         return Err(refused(object.to_string(), "its bytes have another digest"));
     }
-    Ok(*digest)
+    Ok(())
 }
 
 /// Checks what is to be appended.

@@ -1,4 +1,4 @@
-//! Sums: by what a blob's bytes are known again at a twentieth of what its digest costs
+//! Sums: by what a blob's bytes are known again at a fifth of what its digest costs
 //! (doc/decisions/033-sums.md).
 //!
 //! Whoever puts a blob has computed its digest, and stores this sum beside the bytes in the same

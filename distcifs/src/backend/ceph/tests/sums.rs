@@ -112,6 +112,8 @@ async fn damage_is_found_by_the_sum_that_stayed() {
     for (object, bytes) in blobs() {
         scene.store.put(&object, bytes.clone()).await.unwrap();
         scene.damage(&object, &flipped(&bytes));
+        let sum = Sum::of(object.digest().unwrap(), &bytes);
+        assert_eq!(scene.sum(&object), sum.text(), "attributes stay");
         assert!(scene.is_damaged(&object).await, "a flipped bit");
         scene.damage(&object, &bytes[..bytes.len() - 1]);
         assert!(scene.is_damaged(&object).await, "cut short");
