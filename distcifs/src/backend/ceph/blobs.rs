@@ -140,7 +140,7 @@ impl Core {
             ..Read::default()
         };
         let found = self.read(name, read).await?;
-        Ok(found.map(|found| (found.size, Mark(found.text("epoch")))))
+        Ok(found.map(|found| (found.size, Mark(found.text(EPOCH)))))
     }
 
     /// Removes a blob whose mark is older than an epoch; its length if it was removed. One without
@@ -189,7 +189,7 @@ impl Core {
         let Some(answer) = self.read_some(&name, offset, first, sums).await.map_err(failed)? else {
             return Ok(None);
         };
-        let sum = Sum::parse(&answer.text("sum"));
+        let sum = Sum::parse(&answer.text(SUM));
         let size = answer.size;
         if digest.is_some() && size > VALUE_BYTES_MAX as u64 {
             let why = format!("it has {size} bytes, more than any blob");

@@ -71,7 +71,7 @@ impl Core {
         let Some(answer) = found.map_err(|errno| self.fault(what, Kind::Reads, errno))? else {
             return Ok((0, 0));
         };
-        let text = answer.text("sequence");
+        let text = answer.text(SEQUENCE);
         if text == SEALED_TEXT {
             return Ok((answer.size, SEALED));
         }

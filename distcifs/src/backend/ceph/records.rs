@@ -141,7 +141,7 @@ impl Core {
 }
 
 fn revision_of(what: &str, answer: &Answer) -> Result<u64> {
-    let text = answer.text("revision");
+    let text = answer.text(REVISION);
     text.parse().map_err(|_| Error::Damaged {
         what: what.to_owned(),
         why: format!("its attribute revision is {text:?}"),

@@ -59,8 +59,11 @@ pub(in crate::backend::ceph) struct Answer {
 
 impl Answer {
     /// An attribute as text; empty if there is none.
-    pub(in crate::backend::ceph) fn text(&self, name: &str) -> String {
-        let found = self.attributes.iter().find(|(known, _)| known == name);
+    pub(in crate::backend::ceph) fn text(&self, name: &CStr) -> String {
+        let found = self
+            .attributes
+            .iter()
+            .find(|(known, _)| known.as_bytes() == name.to_bytes());
         found.map_or(String::new(), |(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 }
