@@ -72,13 +72,6 @@ impl Memory {
 }
 
 /// The digest in a blob's name.
-fn digest_of(object: &Object) -> Option<Digest> {
-    match object {
-        Object::Chunk(digest) | Object::Tree(digest) => Some(*digest),
-        Object::Record(_) | Object::Console(_) => None,
-    }
-}
-
 fn refused<T>(object: &Object) -> storage::Result<T> {
     Err(storage::Error::Refused {
         what: object.to_string(),
@@ -91,7 +84,7 @@ impl Contents for Memory {
         let object = object.clone();
         Box::pin(async move {
             tokio::task::yield_now().await;
-            if bytes.len() > VALUE_BYTES_MAX || digest_of(&object) != Some(Digest::of(&bytes)) {
+            if bytes.len() > VALUE_BYTES_MAX || object.digest() != Some(&Digest::of(&bytes)) {
                 return refused(&object);
             }
             let before = self.puts.fetch_add(1, Ordering::SeqCst);
@@ -112,7 +105,7 @@ impl Contents for Memory {
             let Some(bytes) = self.blob(&object) else {
                 return Ok(None);
             };
-            if offset == 0 && length >= bytes.len() && digest_of(&object) != Some(Digest::of(&bytes)) {
+            if offset == 0 && length >= bytes.len() && object.digest() != Some(&Digest::of(&bytes)) {
                 return Err(storage::Error::Damaged {
                     what: object.to_string(),
                     why: "other bytes".to_owned(),
