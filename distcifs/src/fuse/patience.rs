@@ -4,9 +4,9 @@
 //! permissions of each folder, then what was asked of its end. Promise 5 is about the call, so what a slow
 //! answer has taken is no longer there for the next request of the same walk. It is the same walk if the
 //! thread goes on at once at the very node that its last request led to, or looks the same name up again:
-//! the kernel does, once, where it knew the name and was refused. Asking for the size
-//! of what was opened just now belongs to that, too: whoever reads a file does, and waits for the file and
-//! not for each call. A read is a call by itself.
+//! the kernel does, once, where it knew the name and was refused. Asking for the size of what was opened
+//! just now belongs to it, too: whoever reads a file does, and waits for the file and not for each call. A
+//! read is a call by itself.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
