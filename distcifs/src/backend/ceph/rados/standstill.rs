@@ -21,6 +21,9 @@ const ESTABLISHED: u8 = 1;
 /// proportionally longer where it does.
 const IN_VAIN: u8 = 3;
 
+/// Where the kernel lists our open files.
+const FILES: &str = "/proc/self/fd";
+
 /// Between two looks, however many ask for one: it costs a call for each open file.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -54,8 +57,12 @@ impl Standstill {
     /// Ends the connections on which nothing moves. Whoever has one is told as of an end by the peer.
     /// Blocks for less than a millisecond.
     pub(in crate::backend::ceph) fn end(&self) {
-        let Ok(files) = fs::read_dir("/proc/self/fd") else {
-            return;
+        let files = match fs::read_dir(FILES) {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!("{FILES}: {error}: connections to Ceph that stand still are not found");
+                return;
+            }
         };
         let numbers = files.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok());
         let standing = numbers.filter(|file| stands_still(*file) && !self.is_spared(*file));
