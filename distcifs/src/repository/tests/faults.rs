@@ -18,6 +18,13 @@ const RATES: Rates = Rates {
     delay: 50,
 };
 
+/// One in eight of the contents: they are called a few hundred times only, and enough of that must fail.
+const CONTENTS_RATES: Rates = Rates {
+    before: 60,
+    after: 60,
+    delay: 50,
+};
+
 /// Builds in each round.
 const BUILDS: usize = 24;
 
@@ -145,7 +152,7 @@ async fn trigger_all(repository: &Arc<Repository>, jobs: &[Job]) -> Vec<(String,
 pub(super) async fn round(coordination: impl Coordination, contents: impl Contents, shared: bool, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
     let coordination = Arc::new(Faulty::new(coordination, seed, RATES));
-    let contents = Arc::new(Faulty::new(contents, !seed, RATES));
+    let contents = Arc::new(Faulty::new(contents, !seed, CONTENTS_RATES));
     let set_on = |on| {
         coordination.set_on(on);
         contents.set_on(on);
