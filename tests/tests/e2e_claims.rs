@@ -393,11 +393,48 @@ fn a_ticket_handed_over_shows_its_owners_elsewhere() {
     );
 }
 
+/// "`chown USER:GROUP` of `claim` hands the ticket to one user": everything in the folders is that
+/// user's, whoever made it, and stands in the result as of 0.
+#[test]
+fn a_ticket_handed_to_a_user_is_all_that_users() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    let _claim = mount.claim("q", "t").expect("an open ticket");
+    mount.run("cd tickets/q/t; echo a > workspace/old; chown 7:8 workspace/old; mkdir -m 700 workspace/own; stat workspace/own");
+    mount.run("chown 500000:600000 tickets/q/t/claim");
+    assert_eq!(
+        mount.run("cd tickets/q/t/workspace; stat -c %u:%g . ../artifacts old own"),
+        "500000:600000\n500000:600000\n500000:600000\n500000:600000"
+    );
+    let script = "cd tickets/q/t/workspace/own; echo b > new; echo c >> ../old; echo x > ../../artifacts/out; cat new";
+    let said = as_user_of(&mount, 500_000, 600_000, script).finish();
+    assert_eq!(said.expect_ok(), "b");
+    let said = as_user_of(&mount, 500_001, 600_000, "cat tickets/q/t/workspace/own/new").finish();
+    assert!(!said.ok(), "a folder of mode 700 is its owner's alone");
+    mount.run("chown 500001:600001 tickets/q/t/claim");
+    assert_eq!(
+        mount.run("stat -c %u:%g tickets/q/t/workspace/own/new"),
+        "500001:600001"
+    );
+    mount.run("chown 0:0 tickets/q/t/claim");
+    assert_eq!(mount.run("stat -c %u:%g tickets/q/t/workspace/own/new"), "0:0");
+    mount.run("chown 500000:600000 tickets/q/t/claim");
+    mount.result("q", "t", "success").expect("the claim");
+    assert_eq!(
+        mount.run("cd tickets/q/t; stat -c %u:%g workspace/own/new artifacts/out"),
+        "0:0\n0:0"
+    );
+}
+
 /// Only root can, and only while it holds the claim.
 #[test]
 fn a_ticket_is_handed_over_by_its_claimant_only() {
     let mount = open_queue();
-    let refused = |who: &str| assert!(!mount.sh("chown 500000 tickets/q/t").ok(), "{who}");
+    let refused = |who: &str| {
+        assert!(!mount.sh("chown 500000 tickets/q/t").ok(), "{who}");
+        assert!(!mount.sh("chown 500000 tickets/q/t/claim").ok(), "{who}");
+    };
     refused("nobody has the claim");
     let user = as_user(&mount, 1234, "exec 9> tickets/q/t/claim; sleep 30");
     wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim"));

@@ -39,6 +39,11 @@ fn a_posted_ticket_is_there_as_files() {
     assert_eq!(mount.read("tickets/q/t/attempt"), "1");
     let ticket: serde_json::Value = serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
     assert_eq!(ticket["id"], "t");
+    // "owner: the user with whose rights the work is done": whoever posted one that stands alone.
+    assert_eq!(
+        (mount.read("tickets/q/t/owner"), &ticket["owner"]),
+        ("0".into(), &json!(0))
+    );
     let made_up = mount.post("q", &json!({}));
     assert!(!made_up.is_empty() && mount.has(&format!("tickets/q/{made_up}")));
 }

@@ -146,6 +146,7 @@ impl Tree {
                         .collect::<String>(),
                 )),
                 TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
+                TicketFile::Owner => Ok(Content::line(self.owner_of(posted)?)),
                 TicketFile::Claim => self.claim_text(ticket, posted).await,
                 TicketFile::Console => {
                     let name = |ordinal| Extent {
@@ -172,9 +173,21 @@ impl Tree {
         let mut json: Value = serde_json::from_slice(&body).map_err(|e| Error::Io(format!("ticket: damaged: {e}")))?;
         if let Some(object) = json.as_object_mut() {
             object.insert("attempt".into(), posted.ticket.attempt.into());
+            object.insert("owner".into(), self.owner_of(posted)?.into());
             object.remove("nonce");
         }
         Ok(json)
+    }
+
+    /// The user with whose rights a ticket's work is done: the owner of its job, or whoever posted one
+    /// that stands alone.
+    pub(crate) fn owner_of(&self, posted: &Posted) -> Result<u32> {
+        let Some(part) = &posted.ticket.part else {
+            return Ok(posted.ticket.uid);
+        };
+        let job = self.repository.job(&part.job).filter(|job| job.uid() == part.uid);
+        let job = job.ok_or_else(|| Error::Stale(format!("jobs/{}", part.job)))?;
+        Ok(job.entry.access.uid)
     }
 
     /// A ticket's parameters in the order of its JSON, then what its claimant recorded.

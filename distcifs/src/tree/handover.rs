@@ -3,6 +3,9 @@
 //! A worker that is root keeps a foreign script from being root by running it under other ids. The
 //! script must own the files that it works on, and they must come back as the worker's: so the ids
 //! are moved as they are shown, and not on the disk, as an idmapped mount would do it.
+//!
+//! Work outside an isolation is done as the job's owner: everything is shown as that user's, and what
+//! is made stands as of 0, so that tasks of different users can follow each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +18,19 @@ use crate::repository::core::lock;
 /// How long the kernel may take to forget the owners it knows: it writes back what was changed.
 const FORGET_MAX: Duration = Duration::from_secs(5);
 
+/// What a ticket is handed over to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Ids of an isolation: user and group 0 are shown as the ones given, 1 as the next ones, and so on.
+    Range,
+    /// One user, to whom everything belongs.
+    User,
+}
+
 impl Tree {
-    /// chown of a ticket's folder, by the claimant: its workspace and artifacts show user and group
-    /// 0 as the ones given, 1 as the next ones, and so on; 0 takes that back.
-    pub(crate) async fn hand_over(&self, caller: Caller, ticket: &Arc<TicketRef>, set: &SetAttr) -> Result<()> {
+    /// chown by the claimant: of a ticket's folder (a range of ids), or of its `claim` (one user).
+    /// User and group 0 take it back.
+    pub(crate) async fn hand_over(&self, caller: Caller, ticket: &Arc<TicketRef>, to: To, set: &SetAttr) -> Result<()> {
         let refused = |why: &str| Error::NotPermitted(format!("{}: chown: {why}", ticket.key));
         let claim = self.claim_of(caller, ticket).await?;
         if caller.uid != 0 || claim.uid != 0 || self.owner.0 != 0 {
@@ -29,20 +41,21 @@ impl Tree {
         let held = lock(&self.held).get(&ticket.key).cloned();
         let held = held.ok_or_else(|| Error::Stale(ticket.key.to_string()))?;
         let attempt = self.folders(&held).attempt().await?;
-        let before = attempt.shift();
-        attempt.set_shift(Shift {
-            uid: set.uid.unwrap_or(before.uid),
-            gid: set.gid.unwrap_or(before.gid),
+        let (uid, gid) = attempt.shift().handed_to().unwrap_or_default();
+        let (uid, gid) = (set.uid.unwrap_or(uid), set.gid.unwrap_or(gid));
+        attempt.set_shift(match to {
+            _ if (uid, gid) == (0, 0) => Shift::None,
+            To::Range => Shift::Range { uid, gid },
+            To::User => Shift::All { uid, gid },
         });
         self.forget_owners(&attempt).await;
         Ok(())
     }
 
-    /// User and group that a claimed ticket is handed over to: its folder is shown as theirs.
+    /// User and group that a claimed ticket is handed over to.
     pub(crate) fn handed_to(&self, ticket: &TicketRef) -> Option<(u32, u32)> {
         let held = lock(&self.held).get(&ticket.key).cloned()?;
-        let shift = held.attempt()?.shift();
-        (shift != Shift::default()).then_some((shift.uid, shift.gid))
+        held.attempt()?.shift().handed_to()
     }
 
     /// Has the kernel forget the attributes of an attempt's files, and waits until it has.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use super::handles::OpenKind;
+use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, JobEntry};
@@ -207,7 +208,10 @@ impl Tree {
                 .await
                 .map(|_| ()),
             Node::Queue(queue) => self.repository.change_queue(queue, apply).await.map(|_| ()),
-            Node::Ticket(ticket) if set.mode.is_none() => self.hand_over(caller, ticket, set).await,
+            Node::Ticket(ticket) if set.mode.is_none() => self.hand_over(caller, ticket, To::Range, set).await,
+            Node::TicketFile(ticket, TicketFile::Claim) if set.mode.is_none() => {
+                self.hand_over(caller, ticket, To::User, set).await
+            }
             _ => self.change_file(node, set).await,
         }
     }

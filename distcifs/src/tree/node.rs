@@ -210,6 +210,8 @@ slots! {
         Result = 8, "result";
         /// The result, once there is one; not listed.
         Wait = 9, ".wait";
+        /// The user with whose rights the work is done.
+        Owner = 10, "owner";
     }
 }
 

@@ -14,32 +14,75 @@ const SHIFTED_IDS: u32 = 1 << 16;
 /// The one among them that stands for those beyond: nobody.
 const SHIFTED_NOBODY: u32 = SHIFTED_IDS - 2;
 
-/// Where the owners of a claim's files are shown: id 0 as `uid` or `gid`, 1 as the next one, and so
-/// on. What stands on the disk, and in the result, knows nothing of it.
+/// Whom a claim's files are shown as belonging to. What stands on the disk, and in the result, knows
+/// nothing of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Shift {
-    /// What user 0 is shown as.
-    pub uid: u32,
-    /// What group 0 is shown as.
-    pub gid: u32,
+pub enum Shift {
+    /// As it stands on the disk.
+    #[default]
+    None,
+    /// Id 0 as `uid` or `gid`, 1 as the next one, and so on: for an isolation with ids of its own.
+    Range {
+        /// What user 0 is shown as.
+        uid: u32,
+        /// What group 0 is shown as.
+        gid: u32,
+    },
+    /// All as one user's, whoever made it; what that user makes stands as of 0.
+    All {
+        /// The user.
+        uid: u32,
+        /// The user's group.
+        gid: u32,
+    },
 }
 
 impl Shift {
-    /// How an id of the disk is shown, counted from `first`.
-    pub(super) fn shown(self, first: u32, id: u32) -> u32 {
-        if first == 0 {
-            return id;
+    /// User and group that the folders were handed to.
+    pub fn handed_to(self) -> Option<(u32, u32)> {
+        match self {
+            Shift::None => None,
+            Shift::Range { uid, gid } | Shift::All { uid, gid } => Some((uid, gid)),
         }
-        let place = if id < SHIFTED_IDS { id } else { SHIFTED_NOBODY };
-        first.saturating_add(place)
     }
 
-    /// The id of the disk for one that is shown; one from elsewhere stays what it is.
-    pub(super) fn kept(self, first: u32, id: u32) -> u32 {
-        match id.checked_sub(first) {
-            Some(kept) if first != 0 && kept < SHIFTED_IDS => kept,
-            _ => id,
+    /// How a user and a group of the disk are shown.
+    pub(super) fn shown(self, user: u32, group: u32) -> (u32, u32) {
+        let place = |first: u32, id| first.saturating_add(if id < SHIFTED_IDS { id } else { SHIFTED_NOBODY });
+        match self {
+            Shift::None => (user, group),
+            Shift::Range { uid, gid } => (
+                if uid == 0 { user } else { place(uid, user) },
+                if gid == 0 { group } else { place(gid, group) },
+            ),
+            Shift::All { uid, gid } => (uid, gid),
         }
+    }
+
+    /// The user of the disk for one that is shown; one from elsewhere stays what it is.
+    pub(super) fn kept_user(self, id: u32) -> u32 {
+        match self {
+            Shift::None => id,
+            Shift::Range { uid, .. } => kept(uid, id),
+            Shift::All { .. } => 0,
+        }
+    }
+
+    /// The same for a group.
+    pub(super) fn kept_group(self, id: u32) -> u32 {
+        match self {
+            Shift::None => id,
+            Shift::Range { gid, .. } => kept(gid, id),
+            Shift::All { .. } => 0,
+        }
+    }
+}
+
+/// The id of the disk for one of a range that begins with `first`.
+fn kept(first: u32, id: u32) -> u32 {
+    match id.checked_sub(first) {
+        Some(kept) if first != 0 && kept < SHIFTED_IDS => kept,
+        _ => id,
     }
 }
 

@@ -41,8 +41,8 @@ impl Work {
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter_to_change()?;
         let shift = inode.attempt.shift();
-        set.uid = set.uid.map(|uid| shift.kept(shift.uid, uid));
-        set.gid = set.gid.map(|gid| shift.kept(shift.gid, gid));
+        set.uid = set.uid.map(|uid| shift.kept_user(uid));
+        set.gid = set.gid.map(|gid| shift.kept_group(gid));
         let fd = inode.path()?;
         if let Some(size) = set.size {
             expect_kind(&inode, Kind::File)?;
@@ -145,14 +145,14 @@ fn change_open(open: &OpenFile, set: &mut SetAttr) -> nix::Result<()> {
 
 /// What the kernel is told of a local file.
 pub(super) fn attributes_of(inode: &Inode, stat: &FileStat) -> Attributes {
-    let shift = inode.attempt.shift();
+    let (uid, gid) = inode.attempt.shift().shown(stat.st_uid, stat.st_gid);
     let attr = Attr {
         ino: inode.ino,
         kind: kind_of(stat.st_mode),
         mode: stat.st_mode & 0o7777,
         nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        uid: shift.shown(shift.uid, stat.st_uid),
-        gid: shift.shown(shift.gid, stat.st_gid),
+        uid,
+        gid,
         rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         blocks: u64::try_from(stat.st_blocks).unwrap_or(0),

@@ -157,8 +157,8 @@ impl Work {
         let inherits = fstat(&dir)?.st_mode & libc::S_ISGID;
         if self.root {
             let shift = parent.attempt.shift();
-            let gid = (inherits == 0).then_some(shift.kept(shift.gid, new.caller.gid));
-            give(fd, Some(shift.kept(shift.uid, new.caller.uid)), gid)?;
+            let gid = (inherits == 0).then_some(shift.kept_group(new.caller.gid));
+            give(fd, Some(shift.kept_user(new.caller.uid)), gid)?;
         }
         match new.mode {
             Some(mode) if new.kind == Kind::Directory => self.chmod(fd, mode | inherits),
