@@ -5,6 +5,7 @@ pub mod control;
 pub mod cron;
 pub mod expand;
 pub mod held;
+pub mod identity;
 pub mod jobs;
 pub mod keeper;
 pub mod plan;

@@ -35,6 +35,9 @@ pub struct Ticket {
     /// The task's place in the build.
     #[serde(default)]
     pub task: Option<usize>,
+    /// The user who owns the job, or who posted a ticket that stands alone.
+    #[serde(default)]
+    pub owner: Option<u32>,
     /// The task's parameters.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,

@@ -16,7 +16,7 @@ const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "USER", "TZ", "TMPDIR"];
 const OFFERED: [&str; 3] = ["HOME", "USER", "LANG"];
 
 /// Where programs are looked for if nobody says otherwise.
-pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub use crate::identity::program::PATH_DEFAULT;
 
 /// The script's folders inside an environment that says nothing of them.
 const WORKSPACE: &str = "/workspace";
