@@ -11,6 +11,7 @@ pub mod job;
 pub mod machine;
 pub mod mount;
 pub mod page;
+pub mod permissions;
 pub mod process;
 pub mod programs;
 pub mod repository;

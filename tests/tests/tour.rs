@@ -28,6 +28,7 @@ fn every_link_of_the_pages_leads_somewhere() {
         "doc/triggers.md",
         "doc/deploy.md",
         "doc/environments.md",
+        "doc/permissions.md",
     ];
     for page in pages {
         let path = project().join(page);

@@ -1,0 +1,293 @@
+//! The matrix of permissions: everybody tries everything, and doc/permissions.md says how it went.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use distcifs_tests::permissions::{Caller, Item, Table};
+use distcifs_tests::programs::project;
+use distcifs_tests::{Mount, Worker};
+use serde_json::json;
+
+/// Ids of nobody on this machine. What each stands for is said in doc/permissions.md.
+const OWNER: u32 = 3001;
+const GROUP: u32 = 3002;
+const OTHER: u32 = 3003;
+const QUEUE_OWNER: u32 = 3004;
+const QUEUE_GROUP: u32 = 3005;
+const CLAIMANT: u32 = 3006;
+const CONTROL: u32 = 3007;
+
+/// A group of that number in which nobody else is.
+const OWN: u32 = 100_000;
+
+/// Jobs by the mode of their folder and, if it has one of its own, of config.json.
+const MODES: [(&str, u32, Option<u32>); 4] = [
+    ("700", 0o700, None),
+    ("750", 0o750, None),
+    ("755", 0o755, None),
+    ("755/600", 0o755, Some(0o600)),
+];
+
+/// Where the table stands in the page.
+const BEGIN: &str =
+    "<!-- table begin: DISTCIFS_BLESS=1 cargo test -p distcifs-tests --test e2e_permissions writes it -->\n";
+const END: &str = "<!-- table end -->\n";
+
+/// Stands in a job's configuration and nowhere else.
+const IN_CONFIG: &str = "word-of-the-configuration";
+
+/// A tree with all kinds of files, and the callers.
+struct Tree {
+    mount: Mount,
+    callers: Vec<Caller>,
+    /// Root's, that hands a ticket over.
+    _worker: Caller,
+    _control: Worker,
+}
+
+/// The matrix means nothing without other users; to skip it would be to promise what was not seen.
+fn need_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "the matrix of permissions is made by several users: run it as root"
+    );
+}
+
+impl Tree {
+    fn new() -> Tree {
+        need_root();
+        let mount = Mount::new();
+        // Everybody can run it there.
+        let probe = mount.out().join("probe");
+        fs::copy(env!("CARGO_BIN_EXE_probe"), &probe).expect("own folder");
+        fs::set_permissions(&probe, Permissions::from_mode(0o755)).expect("own folder");
+        let control = Worker::start(&mount, "build-control", &[]);
+        mount.queue("q");
+        mount.queue("open");
+        mount.run(&format!(
+            "chown {QUEUE_OWNER}:{QUEUE_GROUP} tickets/q; chmod 775 tickets/q; chmod 777 tickets/open"
+        ));
+        let start = |name, uid, gid, groups: &[u32]| Caller::start(name, &probe, (uid, gid, groups), &[]);
+        let callers = vec![
+            start("root", 0, 0, &[]),
+            start("owner", OWNER, GROUP, &[]),
+            start("group", OWN, OWN, &[GROUP]),
+            start("other", OTHER, OTHER, &[]),
+            start("q-owner", QUEUE_OWNER, OWN + 1, &[]),
+            start("q-group", OWN + 2, QUEUE_GROUP, &[]),
+            start("claimant", CLAIMANT, QUEUE_GROUP, &[]),
+            start("beside", CLAIMANT, QUEUE_GROUP, &[]),
+            start("control", CONTROL, CONTROL, &[]),
+        ];
+        let worker = start("worker", 0, 0, &[]);
+        Tree {
+            mount,
+            callers,
+            _worker: worker,
+            _control: control,
+        }
+    }
+
+    fn caller(&mut self, name: &str) -> &mut Caller {
+        self.callers
+            .iter_mut()
+            .find(|caller| caller.name == name)
+            .expect("a caller of that name")
+    }
+
+    /// Makes the job of a mode: its first build has ended, a ticket of the second is open, one of
+    /// the third is claimed.
+    fn job(&mut self, mode: &str) -> String {
+        let (_, folder, config) = MODES.iter().find(|(name, ..)| *name == mode).expect("a mode");
+        let job = format!("j{}", mode.replace('/', "-"));
+        let mount = &self.mount;
+        let task = json!({ "type": "q", "params": { "word": "${p}" }, "environment": { "WORD": IN_CONFIG } });
+        mount.job(&job, &json!({ "parameters": { "p": "" }, "tasks": [task] }).to_string());
+        let trigger = |n: u32| {
+            assert_eq!(mount.trigger(&job, "p=parameter\n@cause=somebody"), u64::from(n));
+            let id = format!("{job}.{n}.0");
+            distcifs_tests::wait_for(&id, distcifs_tests::wait::USUAL, || {
+                mount.has(&format!("tickets/q/{id}"))
+            });
+            id
+        };
+        let id = trigger(1);
+        mount.run(&format!(
+            "cd tickets/q/{id}; echo $$ > claim; echo line > console; mkdir workspace/d artifacts/d
+             echo w > workspace/d/file; echo a > artifacts/d/file; echo v > params/recorded; echo 0 > result"
+        ));
+        mount.wait_state(&job, 1);
+        trigger(2);
+        let claimed = trigger(3);
+        mount.run(&format!(
+            "echo bad > $OUT/bad; ! cp $OUT/bad jobs/{job}/config.json 2> /dev/null
+             chown {OWNER}:{GROUP} jobs/{job}; chmod {folder:o} jobs/{job}"
+        ));
+        if let Some(config) = config {
+            mount.run(&format!("chmod {config:o} jobs/{job}/config.json"));
+        }
+        self.hold(&format!("q/{claimed}"));
+        job
+    }
+
+    /// Tickets that stand alone, posted by the job's owner in the queue that is open to all.
+    fn tickets_alone(&mut self) {
+        let posted = |id: &str| json!({ "id": id, "params": { "word": "alone" } }).to_string();
+        for id in ["alone", "alone-claimed", "alone-done"] {
+            let words = [
+                "setpriv",
+                "--reuid=3001",
+                "--regid=3002",
+                "--clear-groups",
+                "dash",
+                "-euc",
+            ];
+            let script = format!("exec 3<>tickets/open/.post; echo '{}' >&3; read -r id <&3", posted(id));
+            let words: Vec<&str> = words.into_iter().chain([script.as_str()]).collect();
+            self.mount.start_words(&words).finish().expect_ok();
+        }
+        self.hold("open/alone-claimed");
+        self.mount.run(
+            "cd tickets/open/alone-done; echo $$ > claim; echo line > console
+             echo w > workspace/file; echo a > artifacts/file; echo 0 > result",
+        );
+    }
+
+    /// The claimant claims a ticket and keeps the descriptor.
+    fn hold(&mut self, ticket: &str) {
+        let path = self.mount.path(&format!("tickets/{ticket}/claim"));
+        let errno = self.caller("claimant").try_it("hold", "", &path);
+        assert_eq!(errno, 0, "the claimant can't claim {}", path.display());
+        self.mount.run(&format!("ls tickets/{ticket}/workspace > /dev/null"));
+    }
+
+    fn item(&self, label: &str, name: &str) -> Item {
+        Item::there(label, &self.mount.path(name))
+    }
+}
+
+/// What everybody found.
+fn table() -> String {
+    let mut tree = Tree::new();
+    let mut table = Table::default();
+    let all = |_: &str| false;
+    tree.tickets_alone();
+    let jobs: Vec<(&str, String)> = MODES.iter().map(|(mode, ..)| (*mode, tree.job(mode))).collect();
+    for name in ["", "README", "status", "metrics", ".events", "nodes", "jobs", "tickets"] {
+        let item = tree.item(&format!("/{name}"), name);
+        table.add(("", ""), &item, &mut tree.callers);
+    }
+    let node = format!("nodes/{}", tree.mount.list("nodes")[0]);
+    let item = tree.item("/nodes/<node>", &node);
+    table.add(("", ""), &item, &mut tree.callers);
+    for id in ["alone", "alone-claimed", "alone-done"] {
+        let path = tree.mount.path(&format!("tickets/open/{id}"));
+        one_ticket(&mut tree, &mut table, (id, ""), &path);
+    }
+    for queue in ["build-control", "q", "open"] {
+        for (label, name) in [("", ""), ("/.next", "/.next"), ("/.post", "/.post")] {
+            let item = tree.item(&format!("/tickets/<queue>{label}"), &format!("tickets/{queue}{name}"));
+            table.add((queue, ""), &item, &mut tree.callers);
+        }
+    }
+    for (mode, job) in &jobs {
+        for (which, path) in [("", ""), ("done", "/builds/1"), ("runs", "/builds/2")] {
+            let path = tree.mount.path(&format!("jobs/{job}{path}"));
+            let label = if which.is_empty() {
+                "/jobs/<job>"
+            } else {
+                "/jobs/<job>/builds/<n>"
+            };
+            let stop = |label: &str| label == "/jobs/<job>/builds";
+            for item in Item::walk(label, &path, if which.is_empty() { &stop } else { &all }) {
+                let item = if which == "done" && item.label == label {
+                    item.kept()
+                } else {
+                    item
+                };
+                table.add((which, mode), &item, &mut tree.callers);
+            }
+        }
+        let latest = tree.item("/jobs/<job>/builds/latest", &format!("jobs/{job}/builds/latest"));
+        table.add(("", mode), &latest, &mut tree.callers);
+        tickets(&mut tree, &mut table, mode, job);
+    }
+    table.render()
+}
+
+/// The tickets of a job.
+fn tickets(tree: &mut Tree, table: &mut Table, mode: &str, job: &str) {
+    for (which, ticket) in [
+        ("open", format!("q/{job}.2.0")),
+        ("claimed", format!("q/{job}.3.0")),
+        ("control", format!("build-control/{job}.2.control")),
+    ] {
+        let path = tree.mount.path(&format!("tickets/{ticket}"));
+        one_ticket(tree, table, (which, mode), &path);
+    }
+}
+
+/// One ticket. What a claimant made would be gone after the first caller that may remove it: its
+/// folders are tried, not what is in them. Who may remove a claim would give the ticket back.
+fn one_ticket(tree: &mut Tree, table: &mut Table, which: (&str, &str), path: &Path) {
+    let label = "/tickets/<queue>/<ticket>";
+    let claimed = which.0 == "claimed" || which.0 == "alone-claimed";
+    let stop = |label: &str| {
+        label.ends_with("/jobs") || (claimed && (label.ends_with("/workspace") || label.ends_with("/artifacts")))
+    };
+    let claim = format!("{label}/claim");
+    let mut items = Item::walk(label, path, &stop);
+    if !items.iter().any(|item| item.label == claim) {
+        items.push(Item::absent(&claim, &path.join("claim")));
+    }
+    for item in items {
+        let kept = item.label == claim || (item.label == label && which.0.starts_with("alone"));
+        let item = if kept { item.kept() } else { item };
+        table.add(which, &item, &mut tree.callers);
+    }
+}
+
+/// doc/permissions.md says what each caller may do with each file; the table in it is made by this
+/// test, and every change of it is to be looked at.
+#[test]
+fn everybody_may_what_the_page_says_and_no_more() {
+    let found = table();
+    let page = project().join("doc/permissions.md");
+    let text = fs::read_to_string(&page).expect("the project has it");
+    let (head, rest) = text.split_once(BEGIN).expect("the page has a table");
+    let (told, tail) = rest.split_once(END).expect("the table ends");
+    let block = format!(
+        "\n{}\n",
+        found
+            .lines()
+            .map(|line| if line.is_empty() {
+                "\n".into()
+            } else {
+                format!("    {line}\n")
+            })
+            .collect::<String>()
+    );
+    if std::env::var_os("DISTCIFS_BLESS").is_some() {
+        fs::write(&page, [head, BEGIN, &block, END, tail].concat()).expect("the project can be written");
+        return;
+    }
+    assert!(told == block, "{}", difference(told, &block));
+}
+
+/// The lines that differ.
+fn difference(told: &str, found: &str) -> String {
+    let (told, found): (Vec<&str>, Vec<&str>) = (told.lines().collect(), found.lines().collect());
+    let gone = told
+        .iter()
+        .filter(|line| !found.contains(line))
+        .map(|line| format!("-{line}\n"));
+    let new = found
+        .iter()
+        .filter(|line| !told.contains(line))
+        .map(|line| format!("+{line}\n"));
+    let lines: String = gone.chain(new).collect();
+    format!(
+        "who may do what has changed (- doc/permissions.md, + now). Look at each line; DISTCIFS_BLESS=1 takes them over.\n{lines}"
+    )
+}
