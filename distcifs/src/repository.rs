@@ -20,6 +20,7 @@ pub mod names;
 pub mod nodes;
 mod notices;
 pub(crate) mod patience;
+pub mod people;
 pub mod records;
 mod regard;
 mod remembered;

@@ -87,6 +87,7 @@ fn generated_files_are_not_written() {
         "why",
         "cause",
         "build.json",
+        "by",
         "config.json",
         "console",
         "params/x",

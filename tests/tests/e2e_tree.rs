@@ -82,7 +82,7 @@ fn a_new_job_has_its_fixed_names() {
     assert_eq!(errno(fs::create_dir(mount.path("jobs/a"))), libc::EEXIST);
 }
 
-/// "builds/<n>: state, why, build.json, config.json, params/, console, ctl, tasks/, workspace/,
+/// "builds/<n>: state, why, by, build.json, config.json, params/, console, ctl, tasks/, workspace/,
 /// artifacts/"; and its ticket: "ticket.json, params/, labels, attempt, build, console, result".
 #[test]
 fn a_build_and_its_ticket_have_what_the_page_draws() {
@@ -93,6 +93,7 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
     for name in [
         "artifacts",
         "build.json",
+        "by",
         "cause",
         "config.json",
         "console",

@@ -15,10 +15,15 @@ use super::epochs::Hold;
 use super::jobs::{Counter, Job};
 use super::names::Name;
 use super::notices::join_all;
+use super::people::{Deed, Did, and, or_trigger};
 use super::records::{Indexes, Record};
 use super::tickets::{CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object, Op};
+
+mod opening;
+
+pub(crate) use opening::control_ticket;
 
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
@@ -61,6 +66,9 @@ pub(crate) struct Live {
     pub(crate) triggered: u64,
     /// Who triggered it.
     pub(crate) uid: u32,
+    /// Who did what to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) by: Vec<Deed>,
     /// Why, if the trigger said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
@@ -288,6 +296,7 @@ impl Repository {
         };
         let (params, params_digest) = self.short_params(&params).await?;
         let (triggered, uid) = (now(), who.uid);
+        let by = and(&[], Did::Triggered, self.person(uid).await);
         let live = Live {
             config,
             params,
@@ -297,6 +306,7 @@ impl Repository {
             keep: false,
             triggered,
             uid,
+            by,
             cause: None,
             nonce: random_id(),
         };
@@ -524,6 +534,15 @@ impl Build {
         cause.unwrap_or_default()
     }
 
+    /// Who did what to it, in order.
+    pub fn deeds(&self) -> Vec<Deed> {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => or_trigger(&live.by, live.uid),
+            (None, Some(record)) => or_trigger(&record.by, record.uid),
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// Its parameters: as triggered, then what tasks recorded.
     pub fn all_params(&self) -> Vec<(String, String)> {
         let mut all = self.params.clone();
@@ -546,48 +565,3 @@ impl Build {
         all
     }
 }
-
-/// A new ticket for build-control.
-pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket {
-    let part = Part {
-        job: job.name.to_string(),
-        uid: job.uid().to_owned(),
-        build: n,
-        task: None,
-        run,
-    };
-    let id = super::core::random_id();
-    let body = serde_json::json!({
-        "id": format!("{}.{n}.control{}", job.name, if run == 0 { String::new() } else { format!(".r{run}") }),
-        "queue": super::tickets::CONTROL_QUEUE,
-        "job": part.job, "build": n, "run": run, "labels": [], "params": {}, "nonce": id,
-    });
-    Ticket {
-        state: TicketState::Open,
-        attempt: 1,
-        given: 0,
-        nonce: String::new(),
-        part: Some(part),
-        labels: Vec::new(),
-        isolation: None,
-        timeout: Some(CONTROL_TIMEOUT_SECS),
-        attempts: CONTROL_ATTEMPTS,
-        console_limit: None,
-        workspace: None,
-        body: Some(body.to_string()),
-        body_digest: None,
-        slot: None,
-        uid: who.uid,
-        posted: now(),
-        claimed: 0,
-        node: String::new(),
-        outcome: None,
-    }
-}
-
-/// A build may take this long in all, seconds: ten days.
-const CONTROL_TIMEOUT_SECS: u64 = 10 * 24 * 3600;
-
-/// Deaths of build-control during one build before it is given up. Far more than of a task: each death
-/// counts against all the builds that the process held, and a build may last for days.
-const CONTROL_ATTEMPTS: u32 = 100;

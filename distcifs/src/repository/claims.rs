@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
-use super::core::{create, delete, lock, now, random_id, set, to_json};
-use super::tickets::{CONTROL_QUEUE, Outcome, Part, Posted, Ticket, TicketKey, TicketState};
+use super::core::{delete, lock, now, random_id, set, to_json};
+use super::tickets::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
@@ -19,11 +19,13 @@ mod doubt;
 mod loss;
 mod recorded;
 mod reopen;
+mod slots;
 mod verdicts;
 mod view;
 
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
+use slots::free_slot;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
 pub use view::{Changes, View};
@@ -326,6 +328,7 @@ impl Repository {
         ticket.nonce = random_id();
         ticket.claimed = now();
         ticket.node = self.node.to_string();
+        ticket.by = Some(self.person(who.uid).await);
         let mut ops = Vec::new();
         if key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none() {
             ops.extend(self.slot_for(key, &mut ticket).await?);
@@ -373,39 +376,6 @@ impl Repository {
             since: ticket.claimed,
             uid: who.uid,
             gid: who.gid,
-        }
-    }
-
-    /// A free slot of the job's `concurrency`, written into the ticket; nothing if it has none.
-    async fn slot_for(&self, key: &TicketKey, ticket: &mut Ticket) -> Result<Option<Op>> {
-        let Some(part) = &ticket.part else { return Ok(None) };
-        let Some(bound) = self.concurrency_of(part).await? else {
-            return Ok(None);
-        };
-        let slot = self.free_slot_of(key, part, bound).await?;
-        let slot =
-            slot.ok_or_else(|| Error::Busy(format!("jobs/{}: {bound} builds run already (concurrency)", part.job)))?;
-        let path = format!("/jobs/{}/slot-{slot}", part.uid);
-        let build = to_json(&part.build);
-        ticket.slot = Some(slot);
-        Ok(Some(create(path, build)))
-    }
-
-    /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
-    async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32) -> Result<Option<u32>> {
-        let taken: Vec<String> = self.children(&format!("/jobs/{}", part.uid)).await?;
-        let mut free = (0..bound).filter(|i| !taken.contains(&format!("slot-{i}")));
-        let older = self
-            .board
-            .older(key, &part.uid, usize::try_from(bound).unwrap_or(usize::MAX));
-        Ok(free.nth(older))
-    }
-
-    /// Whether a build could begin as far as its job's `concurrency` goes.
-    pub(crate) async fn has_slot(&self, key: &TicketKey, part: &Part) -> Result<bool> {
-        match self.concurrency_of(part).await? {
-            Some(bound) => Ok(self.free_slot_of(key, part, bound).await?.is_some()),
-            None => Ok(true),
         }
     }
 
@@ -588,12 +558,4 @@ impl Repository {
 /// Whether the entry is a ticket that carries this nonce.
 fn has_nonce(entry: &Entry, nonce: &str) -> bool {
     serde_json::from_slice(&entry.data).is_ok_and(|ticket: Ticket| ticket.nonce == nonce)
-}
-
-/// The removal of the slot that a finished build-control ticket held.
-fn free_slot(ticket: &Ticket) -> Option<Op> {
-    let (Some(Part { uid, .. }), Some(slot), TicketState::Finished) = (&ticket.part, ticket.slot, ticket.state) else {
-        return None;
-    };
-    Some(delete(format!("/jobs/{uid}/slot-{slot}"), None))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::builds::{Build, Live, control_ticket, live_path};
 use super::core::{bounded, create, delete, now, random_id, set, to_json};
 use super::jobs::Job;
+use super::people::{Did, and, or_trigger};
 use super::tickets::{Outcome, Part, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
@@ -49,16 +50,17 @@ impl Repository {
     /// Does what was written into a build's ctl.
     pub async fn control(self: &Arc<Self>, job: &Job, n: u64, word: Word, who: Poster) -> Result<()> {
         match word {
-            Word::Abort => self.abort(job, n).await,
+            Word::Abort => self.abort(job, n, who).await,
             Word::Retry => self.retry(job, n, who).await,
-            Word::Keep => self.keep(job, n, true).await,
-            Word::Unkeep => self.keep(job, n, false).await,
+            Word::Keep => self.keep(job, n, Did::Kept, who).await,
+            Word::Unkeep => self.keep(job, n, Did::Unkept, who).await,
         }
     }
 
     /// Stops a build: what is queued or running of it ends as aborted. Its `always` tasks still
     /// run where build-control is at it; a second abort ends it at once.
-    async fn abort(self: &Arc<Self>, job: &Job, n: u64) -> Result<()> {
+    async fn abort(self: &Arc<Self>, job: &Job, n: u64, who: Poster) -> Result<()> {
+        let who = self.person(who.uid).await;
         let mut again = false;
         for _ in 0..RACES_MAX {
             let build = self.unfinished(job, n).await?;
@@ -69,6 +71,7 @@ impl Repository {
             }
             let live = Live {
                 abort: true,
+                by: and(&build.deeds(), Did::Aborted, who.clone()),
                 ..live.clone()
             };
             let (path, data) = (live_path(job.uid(), n), to_json(&live));
@@ -213,6 +216,11 @@ impl Repository {
             keep: record.keep,
             triggered: record.triggered,
             uid: record.uid,
+            by: and(
+                &or_trigger(&record.by, record.uid),
+                Did::Retried,
+                self.person(who.uid).await,
+            ),
             cause: record.cause.clone(),
             nonce: random_id(),
         };
@@ -241,12 +249,18 @@ impl Repository {
     }
 
     /// Sets whether pruning must leave a build.
-    async fn keep(&self, job: &Job, n: u64, keep: bool) -> Result<()> {
+    async fn keep(&self, job: &Job, n: u64, did: Did, who: Poster) -> Result<()> {
+        let (keep, who) = (did == Did::Kept, self.person(who.uid).await);
         for _ in 0..RACES_MAX {
             let build = self.build(job, n).await?;
             match (&build.live, &build.record) {
                 (Some((live, version)), _) => {
-                    let live = Live { keep, ..live.clone() };
+                    let by = and(&build.deeds(), did, who.clone());
+                    let live = Live {
+                        keep,
+                        by,
+                        ..live.clone()
+                    };
                     let ops = vec![set(live_path(job.uid(), n), to_json(&live), *version)];
                     if self.commit(ops).await? == Commit::Done {
                         return Ok(());
@@ -258,6 +272,7 @@ impl Repository {
                     };
                     let mut kept = (*record).clone();
                     kept.keep = keep;
+                    kept.by = and(&or_trigger(&kept.by, kept.uid), did, who.clone());
                     if self.save_record(job, n, revision, Arc::new(kept)).await? {
                         return Ok(());
                     }

@@ -91,6 +91,7 @@ pub struct Repository {
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
+    pub(crate) people: super::people::People,
     /// Reads published folders.
     pub(crate) browser: Browser,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -131,6 +132,7 @@ impl Repository {
             doubts: super::claims::Doubts::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),
+            people: super::people::People::default(),
             runtime: tokio::runtime::Handle::current(),
             since: now(),
             nonce: random_id(),

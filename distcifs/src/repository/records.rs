@@ -12,6 +12,7 @@ use super::builds::{Build, ConfigEntry, Live, build_record, live_path};
 use super::consoles::build_console;
 use super::core::{bounded, delete, from_json, lock, now, settled, to_json};
 use super::jobs::Job;
+use super::people::{Deed, Person};
 use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::view::TaskState;
 use super::{Error, Repository, Result};
@@ -56,6 +57,9 @@ pub struct TaskRecord {
     /// The nonce of the claim that finished it.
     #[serde(default)]
     pub nonce: String,
+    /// Who claimed it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Person>,
 }
 
 impl Default for TaskRecord {
@@ -74,6 +78,7 @@ impl Default for TaskRecord {
             recorded: Vec::new(),
             consoles: Vec::new(),
             nonce: String::new(),
+            by: None,
         }
     }
 }
@@ -95,6 +100,9 @@ pub struct Record {
     pub keep: bool,
     /// Who triggered it.
     pub uid: u32,
+    /// Who did what to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<Deed>,
     /// Why, if the trigger said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -180,6 +188,7 @@ impl Repository {
             finished: outcome.finished,
             keep: live.keep,
             uid: live.uid,
+            by: build.deeds(),
             cause: live.cause.clone(),
             config: live.config.clone(),
             params: build.params.clone(),

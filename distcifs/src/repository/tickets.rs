@@ -12,6 +12,7 @@ use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, t
 use super::jobs::Access;
 use super::names::{Name, TicketId};
 use super::notices::{READS_MAX, in_parallel};
+use super::people::Person;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
@@ -193,6 +194,9 @@ pub struct Ticket {
     /// The node that claimed it last.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
+    /// Who claimed it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Person>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -336,6 +340,7 @@ impl Repository {
             posted: super::core::now(),
             claimed: 0,
             node: String::new(),
+            by: None,
             outcome: None,
         };
         self.post_ticket(&key, ticket.clone(), guard, &body).await?;

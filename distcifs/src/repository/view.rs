@@ -112,6 +112,7 @@ impl Build {
             recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
             consoles,
             nonce: ticket.nonce.clone(),
+            by: ticket.by.clone(),
         }
     }
 
@@ -281,6 +282,7 @@ impl Repository {
             "state": build.state(),
             "why": self.why(build),
             "cause": build.cause(),
+            "by": build.deeds(),
             "run": build.run(),
             "abort": build.aborting(),
             "keep": build.kept(),

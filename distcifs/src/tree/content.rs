@@ -16,6 +16,7 @@ use crate::repository::config::param_file;
 use crate::repository::consoles::{Extent, attempt_console};
 use crate::repository::core::time_of;
 use crate::repository::names::Name;
+use crate::repository::people::Deed;
 use crate::repository::tickets::{Posted, TICKETS};
 
 /// What a file holds.
@@ -100,6 +101,7 @@ impl Tree {
                 BuildFile::State => Ok(Content::line(build.state())),
                 BuildFile::Cause if build.cause().is_empty() => Ok(Content::text("")),
                 BuildFile::Cause => Ok(Content::line(build.cause())),
+                BuildFile::By => Ok(Content::text(deeds(build))),
                 BuildFile::Why => Ok(Content::line(self.repository.why(build))),
                 BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
@@ -121,6 +123,7 @@ impl Tree {
                     TaskFile::Finished => Content::line(moment(task.finished)),
                     TaskFile::Node => Content::line(task.node),
                     TaskFile::Attempt => Content::line(task.attempt),
+                    TaskFile::By => Content::line(task.by.map(|who| who.to_string()).unwrap_or_default()),
                 })
             }
             _ => Ok(Content::text("")),
@@ -360,6 +363,12 @@ pub(crate) fn result_text(posted: &Posted) -> String {
     } else {
         format!("{word}\n{}\n", outcome.message)
     }
+}
+
+/// Who did what to a build, one a line.
+fn deeds(build: &Build) -> String {
+    let line = |deed: &Deed| format!("{} {}\n", deed.did.as_str(), deed.who);
+    build.deeds().iter().map(line).collect()
 }
 
 /// JSON for people too.

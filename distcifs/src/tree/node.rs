@@ -29,8 +29,10 @@ const JOB_BITS: u32 = 22;
 const SLOT_PARAMS: u64 = 256;
 /// Most parameters that can be shown: those of a build and a ticket are far fewer.
 pub(crate) const PARAMS_MAX: usize = 4096;
-/// First slot of tasks, eight each.
+/// First slot of tasks.
 const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
+/// Slots of each task: 1,000 tasks fit.
+const SLOTS_PER_TASK: u64 = 12;
 /// Largest number of a build that has an inode number.
 pub(crate) const BUILD_MAX: u64 = (1 << BUILD_BITS) - 1;
 
@@ -156,6 +158,8 @@ slots! {
         Wait = 9, ".wait";
         /// One line.
         Cause = 10, "cause";
+        /// Who did what to it, one a line.
+        By = 11, "by";
     }
 }
 
@@ -176,6 +180,8 @@ slots! {
         Node = 6, "node";
         /// Its attempt.
         Attempt = 7, "attempt";
+        /// Who claimed it.
+        By = 8, "by";
     }
 }
 
@@ -398,8 +404,8 @@ impl Numbers {
             Node::Build(j, n) => job(j, *n, 0),
             Node::BuildFile(j, n, file) => job(j, *n, file.slot()),
             Node::BuildParam(j, n, at) => job(j, *n, SLOT_PARAMS + *at as u64),
-            Node::Task(j, n, task) => job(j, *n, SLOT_TASKS + 8 * *task as u64),
-            Node::TaskFile(j, n, task, file) => job(j, *n, SLOT_TASKS + 8 * *task as u64 + file.slot()),
+            Node::Task(j, n, task) => job(j, *n, SLOT_TASKS + SLOTS_PER_TASK * *task as u64),
+            Node::TaskFile(j, n, task, file) => job(j, *n, SLOT_TASKS + SLOTS_PER_TASK * *task as u64 + file.slot()),
             Node::Queue(q) => queue(q, 0),
             Node::QueueFile(q, file) => queue(q, file.slot()),
             Node::Ticket(t) => ticket(t, 0),
@@ -453,8 +459,8 @@ impl Numbers {
             },
             (n, 0) => Node::Build(job, n),
             (n, SLOT_TASKS..) => {
-                let task = usize::try_from((slot - SLOT_TASKS) / 8).ok()?;
-                match (slot - SLOT_TASKS) % 8 {
+                let task = usize::try_from((slot - SLOT_TASKS) / SLOTS_PER_TASK).ok()?;
+                match (slot - SLOT_TASKS) % SLOTS_PER_TASK {
                     0 => Node::Task(job, n, task),
                     file => Node::TaskFile(job, n, task, TaskFile::from_slot(file)?),
                 }
@@ -510,7 +516,7 @@ mod tests {
             Node::BuildFile(job.clone(), 7, BuildFile::Wait),
             Node::BuildParam(job.clone(), 7, PARAMS_MAX - 1),
             Node::Task(job.clone(), 7, 999),
-            Node::TaskFile(job, 7, 999, TaskFile::Attempt),
+            Node::TaskFile(job, 7, 999, TaskFile::By),
             Node::Queue(queue.clone()),
             Node::QueueFile(queue, QueueFile::Post),
             Node::Ticket(ticket.clone()),
