@@ -88,7 +88,7 @@ impl Copier {
     pub fn finish(self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         if self.thread.join().is_err() {
-            eprintln!("execute-shell: the console's copier ended by a panic");
+            eprintln!("the console's copier ended by a panic");
         }
         self.shared.dropped.load(Ordering::Relaxed)
     }
@@ -202,7 +202,7 @@ impl Console {
         let patience = if self.dropped == 0 { PATIENCE } else { Duration::ZERO };
         let until = *patient_until.get_or_insert_with(|| Instant::now() + patience);
         if matches!(trouble, Trouble::Refused(_)) || Instant::now() >= until {
-            eprintln!("execute-shell: {}: {trouble}", self.folder.display());
+            eprintln!("{}: {trouble}", self.folder.display());
             return false;
         }
         thread::sleep(TRY_AGAIN);

@@ -1,4 +1,4 @@
-//! The process that stands over execute-shell, so that no script outlives its worker.
+//! The process that stands over a worker, so that nothing it began for a ticket outlives it.
 //!
 //! The claim of a worker that dies is over within a second, and another worker starts the script
 //! anew: what the dead one started must be gone by then. Each of the two processes ends with the
@@ -20,7 +20,7 @@ use crate::signals::{self, Wake};
 use crate::supervise::{Exit, Processes, become_subreaper};
 
 /// Carries the keeper's process id to the worker.
-const VARIABLE: &str = "EXECUTE_SHELL_KEEPER";
+const VARIABLE: &str = "DISTCIFS_WORKER_KEEPER";
 
 /// Who this process is.
 pub enum Role {
@@ -48,7 +48,7 @@ pub fn keep() -> io::Result<Role> {
     let wake = signals::install()?;
     become_subreaper()?;
     let worker = Command::new("/proc/self/exe")
-        .arg0(env::args_os().next().unwrap_or_else(|| "execute-shell".into()))
+        .arg0(env::args_os().next().unwrap_or_else(|| "worker".into()))
         .args(env::args_os().skip(1))
         .env(VARIABLE, std::process::id().to_string())
         // Who kills the keeper's group lets the worker end its script itself.

@@ -3,6 +3,7 @@
 pub mod console;
 pub mod control;
 pub mod cron;
+pub mod execute;
 pub mod expand;
 pub mod held;
 pub mod identity;

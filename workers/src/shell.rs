@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
 use crate::ticket::Claimed;
@@ -12,7 +13,6 @@ use crate::tree::{self, Tree, Trouble};
 
 pub mod cgroup;
 pub mod environment;
-mod execute;
 pub mod images;
 pub mod isolation;
 pub mod limits;
@@ -21,7 +21,6 @@ pub mod state;
 pub mod unpack;
 
 use cgroup::Cgroups;
-use execute::{Ended, Over, Prepared};
 use images::{Images, Lease, Source};
 use isolation::{Ids, Isolations, Tools};
 use prepare::Order;
@@ -155,6 +154,14 @@ impl Shell<'_> {
         self.claimed.finish("error", why)
     }
 
+    fn runner(&self) -> Runner<'_> {
+        Runner {
+            worker: QUEUE,
+            claimed: &self.claimed,
+            wake: self.wake,
+        }
+    }
+
     fn carry_out(&self) -> tree::Result<()> {
         let order = self.order()?;
         let lease = match &order.ticket.image {
@@ -166,7 +173,7 @@ impl Shell<'_> {
         };
         let ended = self
             .prepare(&order, lease.as_ref())
-            .and_then(|prepared| self.execute(prepared, &order))?;
+            .and_then(|prepared| self.runner().execute(prepared, order.deadline))?;
         self.conclude(&ended, &order)
     }
 
@@ -179,7 +186,7 @@ impl Shell<'_> {
                 return Ok(Ok(lease));
             }
             let unpack = Prepared::plain(unpack::command(self.images, &source, self.tools.ids, &self.run.error()));
-            let ended = self.execute(unpack, order)?;
+            let ended = self.runner().execute(unpack, order.deadline)?;
             if !matches!(ended.over, Over::Ended(Exit::Status(0))) {
                 return Ok(Err(ended));
             }
@@ -203,11 +210,7 @@ impl Shell<'_> {
             Over::Ended(exit) => match self.reason() {
                 Some(why) => self.claimed.finish("error", &why),
                 None => {
-                    let (status, mut message) = outcome(exit, ended.killed_for_memory);
-                    if ended.dropped > 0 {
-                        let (comma, dropped) = (if message.is_empty() { "" } else { "; " }, ended.dropped);
-                        message.push_str(&format!("{comma}{dropped} bytes of its console could not be stored"));
-                    }
+                    let (status, message) = ended.outcome(exit);
                     self.claimed.finish(&status.to_string(), &message)
                 }
             },
@@ -222,20 +225,4 @@ impl Shell<'_> {
         let text = String::from_utf8_lossy(&text);
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
-}
-
-/// Exit status and message of a script.
-fn outcome(exit: Exit, killed_for_memory: u64) -> (i32, String) {
-    let (status, mut message) = match exit {
-        Exit::Status(0) => return (0, String::new()),
-        Exit::Status(status) => (status, format!("exit {status}")),
-        Exit::Signal(signal) => (
-            128 + signal as i32,
-            format!("killed by signal {} ({signal})", signal as i32),
-        ),
-    };
-    if killed_for_memory > 0 {
-        message += "; the kernel killed a process of it, its limit of memory being used up";
-    }
-    (status, message)
 }

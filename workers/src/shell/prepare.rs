@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use super::Shell;
 use super::cgroup::Group;
 use super::environment::{Start, variables};
-use super::execute::Prepared;
 use super::images::Lease;
 use super::isolation::{Call, Ids, NONE, begin};
 use super::limits::Limits;
+use crate::execute::Prepared;
 use crate::expand::plain;
 use crate::ticket::{Ticket, of_build};
 use crate::tree::{self, Trouble};
@@ -87,6 +87,7 @@ impl Shell<'_> {
             command: begin(command, doors.unwrap_or_default(), order.isolated),
             isolated: order.isolated,
             group,
+            report: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Running one command for a ticket: its output, its time, its claim, and its end.
 
+use std::fs::File;
 use std::io::{self, pipe};
 use std::process::Command;
 use std::sync::Arc;
@@ -7,12 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Shell;
-use super::cgroup::Group;
-use super::prepare::Order;
 use crate::console::Copier;
-use crate::signals;
+use crate::shell::cgroup::Group;
+use crate::signals::{self, Wake};
 use crate::supervise::{Exit, Processes};
+use crate::ticket::Claimed;
 use crate::tree::{self, Trouble};
 
 /// From TERM to KILL for a script that must end before its time: what job.md promises.
@@ -32,7 +32,7 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
 
 /// Why a command is over.
-pub(super) enum Over {
+pub enum Over {
     /// It ended.
     Ended(Exit),
     /// Its time was up.
@@ -44,47 +44,92 @@ pub(super) enum Over {
 }
 
 /// How a command ended.
-pub(super) struct Ended {
+pub struct Ended {
     /// Why.
-    pub(super) over: Over,
+    pub over: Over,
     /// How many of its processes were killed because its memory was used up.
-    pub(super) killed_for_memory: u64,
+    pub killed_for_memory: u64,
     /// Bytes of its output that the console could not take.
-    pub(super) dropped: u64,
+    pub dropped: u64,
+}
+
+impl Ended {
+    /// Exit status and message of a command that ended so.
+    pub fn outcome(&self, exit: Exit) -> (i32, String) {
+        let (status, mut message) = match exit {
+            Exit::Status(0) => (0, String::new()),
+            Exit::Status(status) => (status, format!("exit {status}")),
+            Exit::Signal(signal) => (
+                128 + signal as i32,
+                format!("killed by signal {} ({signal})", signal as i32),
+            ),
+        };
+        if self.killed_for_memory > 0 && status != 0 {
+            message += "; the kernel killed a process of it, its limit of memory being used up";
+        }
+        if self.dropped > 0 {
+            let (comma, dropped) = (if message.is_empty() { "" } else { "; " }, self.dropped);
+            message.push_str(&format!("{comma}{dropped} bytes of its console could not be stored"));
+        }
+        (status, message)
+    }
 }
 
 /// A command about to start.
-pub(super) struct Prepared {
+pub struct Prepared {
     /// The command.
-    pub(super) command: Command,
+    pub command: Command,
     /// Whether the script is somewhere below it.
-    pub(super) isolated: bool,
+    pub isolated: bool,
     /// What bounds it.
-    pub(super) group: Option<Group>,
+    pub group: Option<Group>,
+    /// Where its standard output goes instead of the console.
+    pub report: Option<File>,
 }
 
 impl Prepared {
     /// One of our own, without bounds.
-    pub(super) fn plain(command: Command) -> Self {
+    pub fn plain(command: Command) -> Self {
         Prepared {
             command,
             isolated: false,
             group: None,
+            report: None,
         }
     }
 }
 
-impl Shell<'_> {
-    /// Runs a command until it ends, or until it must end; nothing of it is left then.
-    pub(super) fn execute(&self, prepared: Prepared, order: &Order<'_>) -> tree::Result<Ended> {
+/// Who runs commands, and for which ticket.
+#[derive(Debug, Clone, Copy)]
+pub struct Runner<'a> {
+    /// The worker's name, for messages.
+    pub worker: &'static str,
+    /// The ticket; its console takes what a command says.
+    pub claimed: &'a Claimed,
+    /// Wakes up when a child ended.
+    pub wake: &'a Wake,
+}
+
+impl Runner<'_> {
+    /// Runs a command until it ends, or until it must end, at the latest at the deadline; nothing of
+    /// it is left then.
+    ///
+    /// # Errors
+    /// `Refused` if it can't be started.
+    pub fn execute(&self, prepared: Prepared, deadline: Option<Instant>) -> tree::Result<Ended> {
         let Prepared {
             mut command,
             isolated,
             group,
+            report,
         } = prepared;
         let start = || -> io::Result<(Copier, Processes)> {
             let (reader, writer) = pipe()?;
-            command.stdout(writer.try_clone()?).stderr(writer);
+            match report {
+                Some(report) => command.stdout(report),
+                None => command.stdout(writer.try_clone()?),
+            };
+            command.stderr(writer);
             let copier = Copier::start(reader, self.claimed.folder.clone())?;
             // If this fails the writer is dropped with the command, and the copier ends.
             let child = command.spawn()?;
@@ -92,8 +137,8 @@ impl Shell<'_> {
             let processes = if isolated { Processes::isolated } else { Processes::new };
             Ok((copier, processes(child.id())))
         };
-        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't run the script: {e}")))?;
-        let mut over = self.supervise(&mut processes, &copier, order.deadline);
+        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't begin: {e}")))?;
+        let mut over = self.supervise(&mut processes, &copier, deadline);
         let grace = if matches!(over, Over::Ended(_)) {
             LEFTOVER_GRACE
         } else {
@@ -103,7 +148,8 @@ impl Shell<'_> {
         let no_more = || group.iter().for_each(Group::stop_forking);
         if !processes.end_all(grace, self.wake, no_more) {
             eprintln!(
-                "execute-shell: {}: a process can't be killed",
+                "{}: {}: a process can't be killed",
+                self.worker,
                 self.claimed.folder.display()
             );
         }
@@ -182,7 +228,7 @@ impl Shell<'_> {
             }
         });
         if let Err(error) = spawned {
-            eprintln!("execute-shell: the claim is not watched: {error}");
+            eprintln!("{}: the claim is not watched: {error}", self.worker);
         }
     }
 }
