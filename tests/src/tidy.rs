@@ -1,11 +1,13 @@
 //! Style that matters, checked: the layers' edges, the rooms of the client crates, a head line
-//! on every module, bounded functions and files, no unfinished work, no machine's own paths.
+//! on every module, bounded functions and files, no unfinished work, no machine's own paths; and the tests that
+//! doc/security.md names.
 //!
 //! It reads text, not syntax: comments, strings and characters are blanked first, then a few
 //! words and braces are enough.
 
 pub mod blank;
 pub mod layers;
+mod named;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,7 @@ pub fn check(root: &Path) -> Vec<String> {
         check_shell(&path, &text, &mut found);
         check_words(&path, &text, &mut found);
     }
+    named::check(root, &mut found);
     found.sort();
     found
 }

@@ -158,6 +158,35 @@ fn unfinished_work_and_allow_are_found() {
     assert_clean("workers/src/a.rs", "//! A. #[allow is what we never write, nor todo!\n");
 }
 
+/// doc/security.md names the test that holds each promise.
+#[test]
+fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (path, text) in [
+        (
+            "tests/tests/a.rs",
+            "//! A.\n#[test]\nfn there() {}\nfn helper() {}\n#[test]\n#[ignore]\nfn idle() {}\n",
+        ),
+        ("workers/src/b.rs", "//! B.\n#[tokio::test]\nasync fn inside() {}\n"),
+        (
+            "doc/security.md",
+            "`a::there` `workers/src/b::inside`\n`a::gone`\n`a::helper` and `c::there`\n`a::idle`\n",
+        ),
+    ] {
+        fs::create_dir_all(folder.path().join(path).parent().expect("a folder")).expect("own folder");
+        fs::write(folder.path().join(path), text).expect("own folder");
+    }
+    assert_eq!(
+        check(folder.path()),
+        [
+            "doc/security.md:2: a::gone: tests/tests/a.rs has no function gone",
+            "doc/security.md:3: a::helper: it is no test",
+            "doc/security.md:3: c::there: there is no tests/tests/c.rs",
+            "doc/security.md:4: a::idle: it is never run",
+        ]
+    );
+}
+
 #[test]
 fn a_path_of_one_machine_is_found() {
     assert_found(
