@@ -130,7 +130,8 @@ EXIT STATUS
 
 const GC_HELP: &str = "\
 NOTES
-  A cluster may be mounted and build meanwhile. What was removed while gc runs goes the next time.
+  The source may be mounted and build meanwhile: for a folder the daemon does the work, at the
+  wish of root or the user who mounted. What was removed while gc runs goes the next time.
   gc waits for results that are being stored when it begins; if one of them takes longer than
   --wait, or a mount is stopped, nothing is removed. It may be killed at any moment and run again.
   One gc runs at a time.
@@ -195,10 +196,10 @@ pub enum Command {
     /// Check job configurations without a mount.
     #[command(after_help = CHECK_HELP)]
     Check(Check),
-    /// Check everything in a source: a folder that is not mounted, or a cluster.
+    /// Check everything in a source: a folder or a cluster, mounted or not.
     #[command(after_help = EXIT_STATUS)]
     Fsck(Source),
-    /// Remove what nothing needs any more: from a folder that is not mounted, or a cluster.
+    /// Remove what nothing needs any more from a folder or a cluster, mounted or not.
     #[command(after_help = GC_HELP)]
     Gc(Gc),
     /// Print a completion script for a shell.
@@ -323,7 +324,7 @@ pub struct Gc {
     /// What it is done to.
     #[command(flatten)]
     pub source: Source,
-    /// How long to wait, twice, for what is under way on the mounts of a cluster.
+    /// How long to wait, twice, for what is under way on the mounts.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub wait: u64,
 }

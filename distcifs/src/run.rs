@@ -10,9 +10,11 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, setsid};
 use tokio::runtime::Handle;
 
+mod ask;
 mod check;
 mod cluster;
 mod daemon;
+mod desk;
 mod lock;
 mod log;
 mod maintain;
@@ -26,6 +28,7 @@ mod status;
 mod stores;
 mod umount;
 mod up;
+mod wire;
 mod workers;
 
 use crate::cli::{self, Cli};

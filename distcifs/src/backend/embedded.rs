@@ -32,6 +32,7 @@ mod disk;
 mod entries;
 mod files;
 mod home;
+mod marks;
 mod rows;
 #[cfg(test)]
 mod speed;

@@ -81,8 +81,13 @@ impl Stay {
         }
     }
 
+    /// The epoch as it is known here.
+    pub(super) fn epoch(&self) -> u64 {
+        lock(&self.held).epoch
+    }
+
     /// Takes in a later epoch.
-    fn raise(&self, epoch: u64) {
+    pub(super) fn raise(&self, epoch: u64) {
         self.change(|held| held.epoch = held.epoch.max(epoch));
     }
 
@@ -134,7 +139,7 @@ impl Drop for Hold {
 }
 
 impl Epochs {
-    /// Of a mount that has the store alone: its gc finds nothing under way.
+    /// Of a mount that has the store alone: its own gc raises the epoch.
     pub(super) fn alone() -> Epochs {
         Epochs(watch::Sender::new(Some(Stay::new(None, 0))))
     }

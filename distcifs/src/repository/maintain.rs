@@ -59,6 +59,12 @@ impl Progress {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Tells what is being done, and how far it is.
+    pub fn tell(&self, doing: &str, done: u64) {
+        self.begin(doing);
+        self.count(done);
+    }
+
     /// What is being done, and how many things it is done with.
     pub fn now(&self) -> (String, u64) {
         (lock(&self.doing).clone(), self.done.load(Ordering::Relaxed))

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::cluster::is_cluster;
+use super::desk::Desk;
 use super::log::{self, LogFile};
 use super::mount::ANSWERS;
 use super::mounts::{self, Probe, Refusal};
@@ -62,11 +63,16 @@ pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: boo
         runtime.handle(),
     )?;
     let tree = open_tree(options, &stores, runtime.handle())?;
+    let desk = stores.folder.as_ref();
+    let desk = desk
+        .map(|store| Desk::open(&options.source, store, &tree.repository))
+        .transpose()?;
     let served = match mount(Arc::clone(&tree), &settings(options), runtime.handle().clone()) {
         Ok(mounted) => run(&runtime, options, mounted, told, log.as_deref()),
         Err(error) => Err(advice(&error, &options.mountpoint)),
     };
     // No request comes any more.
+    desk.into_iter().for_each(Desk::close);
     drop(tree);
     stores.close(runtime.handle());
     runtime.shutdown_timeout(RUNTIME_END_TIME);

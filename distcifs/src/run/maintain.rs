@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::ask::{Asked, ask, whoami};
 use super::cluster::is_cluster;
 use super::options::MountOptions;
 use super::stores::Stores;
-use super::{Failure, Outcome, lock};
+use super::wire::{Answer, Verdict, Work};
+use super::{Failure, Outcome};
 use crate::backend::embedded::Embedded;
 use crate::cli;
 use crate::repository::maintain::{Progress, Upkeep};
@@ -34,6 +36,9 @@ const LEFTOVERS: &str = "attempts";
 
 /// Checks everything in a source; prints what is wrong.
 pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
+    if let Some(mut asked) = ask_folder(arguments, Work::Fsck, 0)? {
+        return if asked.print()? { Ok(()) } else { Err(Failure::Told) };
+    }
     let (_source, stores, runtime) = open(arguments)?;
     let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
     let checked = if stores.are_shared() {
@@ -43,20 +48,15 @@ pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
     } else {
         watched(&runtime, &upkeep.progress, upkeep.check())?
     };
-    for fault in &checked.faults {
-        say(fault)?;
-    }
-    say(&checked)?;
     stores.close(runtime.handle());
-    if checked.faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Told)
-    }
+    print(Verdict::from(&checked))
 }
 
 /// Removes what nothing needs; prints what it freed.
 pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
+    if let Some(mut asked) = ask_folder(&arguments.source, Work::Gc, arguments.wait)? {
+        return if asked.print()? { Ok(()) } else { Err(Failure::Told) };
+    }
     let (source, stores, runtime) = open(&arguments.source)?;
     let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
     let shared = stores.are_shared();
@@ -67,17 +67,7 @@ pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
         watched(&runtime, &upkeep.progress, upkeep.sweep())
     };
     stores.close(runtime.handle());
-    let swept = swept?;
-    for fault in &swept.faults {
-        say(fault)?;
-    }
-    if !swept.faults.is_empty() {
-        return Err(Failure::Refused(format!(
-            "{}: nothing was removed, as what is damaged may need it; run distcifs fsck",
-            source.display()
-        )));
-    }
-    say(&swept)?;
+    print(Verdict::of_gc(&source, &swept?))?;
     if shared {
         return Ok(());
     }
@@ -93,10 +83,33 @@ pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
     Ok(())
 }
 
-/// Who runs gc, for those who want to run another.
-fn whoami() -> String {
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    format!("process {} on {}", std::process::id(), host.to_string_lossy())
+/// Asks the daemon of a folder that is mounted; `None` for a cluster, and for a folder that nobody
+/// has.
+fn ask_folder(arguments: &cli::Source, work: Work, wait: u64) -> Result<Option<Asked>, Failure> {
+    let source = &arguments.source;
+    MountOptions::parse(source.clone(), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
+    if is_cluster(source) {
+        return Ok(None);
+    }
+    ask(&canonical(source)?, work, wait)
+}
+
+/// A folder without symbolic links on the way.
+pub(super) fn canonical(source: &Path) -> Result<PathBuf, Failure> {
+    let explain = |error| Failure::Refused(format!("{}: {error}", source.display()));
+    source.canonicalize().map_err(explain)
+}
+
+/// Prints what came of it.
+fn print(verdict: Verdict) -> Outcome {
+    for line in &verdict.lines {
+        say(line)?;
+    }
+    match verdict.end {
+        Answer::Failed(reason) => Err(Failure::Refused(reason)),
+        Answer::End(false) => Err(Failure::Told),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a source: a cluster, or a folder that nobody else has open.
@@ -120,15 +133,7 @@ fn open(arguments: &cli::Source) -> Result<(PathBuf, Stores, Runtime), Failure> 
 
 /// Opens a folder that nobody else has open.
 fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
-    let explain = |error| Failure::Refused(format!("{}: {error}", source.display()));
-    let source = source.canonicalize().map_err(explain)?;
-    let place = source.display();
-    if !source.join("format").exists() {
-        return Err(Failure::Refused(format!("{place}: holds no store of distcifs")));
-    }
-    if !lock::wait_free(&source, Duration::ZERO) {
-        return Err(Failure::Refused(format!("{place} is mounted: unmount it first")));
-    }
+    let source = canonical(source)?;
     // Whoever comes between is refused by the store's lock, or we are.
     let store = Embedded::open(&source).map_err(|error| Failure::Refused(error.to_string()))?;
     let stores = Stores::embedded(&store, &source);
@@ -162,7 +167,7 @@ fn watched<T>(
 }
 
 /// Prints a line.
-fn say(line: &dyn Display) -> Outcome {
+pub(super) fn say(line: &dyn Display) -> Outcome {
     writeln!(std::io::stdout(), "{line}").map_err(|error| Failure::Refused(format!("standard output: {error}")))
 }
 

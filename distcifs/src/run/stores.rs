@@ -20,6 +20,8 @@ pub(super) struct Stores {
     pub(super) store: String,
     /// What the coordinator calls itself, for `status`.
     pub(super) coordinator: String,
+    /// The store of a folder.
+    pub(super) folder: Option<Embedded>,
     /// The session of a cluster, to be ended on purpose.
     zookeeper: Option<Zookeeper>,
 }
@@ -55,6 +57,7 @@ impl Stores {
                 options.namespace
             ),
             coordinator: format!("zookeeper {coordinator}"),
+            folder: None,
             zookeeper: Some(zookeeper),
         })
     }
@@ -66,6 +69,7 @@ impl Stores {
             contents: store.contents(),
             store: format!("embedded {}", source.display()),
             coordinator: "embedded".into(),
+            folder: Some(store.clone()),
             zookeeper: None,
         }
     }

@@ -277,13 +277,13 @@ pub trait Contents: Send + Sync + 'static {
     fn remove(&self, object: &Object) -> Fut<'_, ()>;
 
     /// From now on blobs that are put get this epoch as their mark, unless they have a later one.
-    /// A store that nobody sweeps while others use it keeps no marks.
+    /// 0: nobody sweeps any more; a store that one process has for itself forgets all marks then.
     fn enter(&self, epoch: u64) {
         let _no_marks = epoch;
     }
 
     /// Removes a blob whose mark is older than `epoch`, compared and removed as one; its length if
-    /// it was removed. A store without marks removes it.
+    /// it was removed. `u64::MAX`: whatever its mark. A store without marks removes it.
     fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
         let (object, _no_marks) = (object.clone(), epoch);
         Box::pin(async move {

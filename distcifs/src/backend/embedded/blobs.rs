@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -12,8 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::dirty::Dirty;
-use super::files::{failed, is_past, read_at};
-use super::lock;
+use super::files::{failed, read_at};
+use super::marks::Marks;
 use crate::storage::bounds::refused;
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{Digest, Error, Object, Result};
@@ -24,9 +23,9 @@ pub(super) struct Blobs {
     objects: PathBuf,
     tmp: PathBuf,
     next: AtomicU64,
-    /// Held while a file gets its name and its mark, so that nobody meets the one without the
-    /// other, and takes for durable what is not.
-    naming: Mutex<()>,
+    /// Held while a file gets its name and its mark of not being durable, so that nobody meets the
+    /// one without the other, and while one is swept.
+    marks: Marks,
 }
 
 /// The folder and the digest of a blob; `None` for another object.
@@ -46,7 +45,7 @@ impl Blobs {
             objects,
             tmp,
             next: AtomicU64::new(0),
-            naming: Mutex::new(()),
+            marks: Marks::default(),
         }
     }
 
@@ -62,12 +61,44 @@ impl Blobs {
         let Some((kind, digest)) = blob(object) else {
             return false;
         };
-        let found = fs::metadata(self.path(kind, digest));
-        let has = found.is_ok_and(|found| found.is_file() && found.len() == length as u64);
-        if has {
-            drop(lock(&self.naming));
+        let path = self.path(kind, digest);
+        let has = || fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == length as u64);
+        if !has() {
+            return false;
         }
-        has
+        let mut shard = self.marks.hold(digest);
+        // It may have been swept in between.
+        if self.marks.are_kept() && !has() {
+            return false;
+        }
+        self.marks.mark(&mut shard, object);
+        true
+    }
+
+    /// From now on what is put has this mark; with 0 marks are forgotten.
+    pub(super) fn enter(&self, epoch: u64) {
+        self.marks.enter(epoch);
+    }
+
+    /// Removes a blob that was put last before an epoch; how long it was.
+    pub(super) fn sweep(&self, object: &Object, epoch: u64) -> Result<Option<u64>> {
+        let Some((kind, digest)) = blob(object) else {
+            return Err(refused(object.to_string(), "only a blob is swept"));
+        };
+        let path = self.path(kind, digest);
+        // It goes though nobody can say how long it is.
+        let length = match fs::metadata(&path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(_) => 0,
+        };
+        let mut shard = self.marks.hold(digest);
+        if !self.marks.is_older(&shard, object, epoch) {
+            return Ok(None);
+        }
+        self.remove(object)?;
+        shard.remove(object);
+        Ok(Some(length))
     }
 
     /// Stores a checked blob; `false` if somebody else just did. `dirty` gets its mark.
@@ -79,9 +110,10 @@ impl Blobs {
         let new = self.tmp.join(number.to_string());
         let path = self.path(kind, digest);
         let stored = write_new(&new, bytes).and_then(|()| {
-            let _naming = lock(&self.naming);
+            let mut shard = self.marks.hold(digest);
             let stored = name(&new, &path, bytes.len());
             dirty.mark(object, true);
+            self.marks.mark(&mut shard, object);
             stored
         });
         if !matches!(stored, Ok(true)) {
@@ -137,32 +169,16 @@ impl Blobs {
         }
     }
 
-    /// Lists blobs of a kind, in order of their names.
-    pub(super) fn list(&self, kind: &str, after: &str, limit: usize) -> io::Result<Vec<Object>> {
+    /// Lists blobs of a kind whose digest begins with this byte.
+    pub(super) fn list(&self, kind: &str, first: u8) -> io::Result<Vec<Object>> {
         let make = if kind == "chunk" { Object::Chunk } else { Object::Tree };
+        let shard = format!("{first:02x}");
         let mut found = Vec::new();
-        for shard in 0..=u8::MAX {
-            if found.len() >= limit {
-                break;
-            }
-            let shard = format!("{shard:02x}");
-            if is_past(&format!("{kind}.{shard}"), after) {
-                continue;
-            }
-            let from = found.len();
-            for entry in fs::read_dir(self.objects.join(kind).join(&shard))? {
-                let name = entry?.file_name();
-                let digest = name.to_str().filter(|n| n.starts_with(&shard)).and_then(Digest::parse);
-                let Some(object) = digest.map(make) else {
-                    continue;
-                };
-                if object.to_string().as_str() > after {
-                    found.push(object);
-                }
-            }
-            found[from..].sort_unstable();
+        for entry in fs::read_dir(self.objects.join(kind).join(&shard))? {
+            let name = entry?.file_name();
+            let digest = name.to_str().filter(|n| n.starts_with(&shard)).and_then(Digest::parse);
+            found.extend(digest.map(make));
         }
-        found.truncate(limit);
         Ok(found)
     }
 }

@@ -127,8 +127,28 @@ impl Contents for Embedded {
         })
     }
 
+    fn enter(&self, epoch: u64) {
+        self.core.shared.files.blobs.enter(epoch);
+    }
+
+    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
+        let (object, shared) = (object.clone(), self.shared());
+        Box::pin(async move {
+            check_object(&object)?;
+            let swept = shared.files.blobs.sweep(&object, epoch)?;
+            if swept.is_some() {
+                shared.files.dirty.forget(&object);
+            }
+            Ok(swept)
+        })
+    }
+
     fn list(&self, kind: &str) -> Fut<'_, Listing> {
         let (kind, shared) = (kind.to_owned(), self.shared());
+        if let "chunk" | "tree" = kind.as_str() {
+            let listing = list_blobs(shared, kind);
+            return Box::pin(async { listing });
+        }
         let mut after = String::new();
         let listing = Listing::by_thread(format!("list {kind}"), move || {
             let page = list(&shared, &kind, &after)?;
@@ -154,11 +174,25 @@ impl Contents for Embedded {
     }
 }
 
+/// Blobs of a kind, folder by folder: each is read once.
+fn list_blobs(shared: Arc<Shared>, kind: String) -> Result<Listing> {
+    let (mut folders, mut found) = (0..=u8::MAX, Vec::new());
+    Listing::by_thread(format!("list {kind}"), move || {
+        while found.is_empty()
+            && let Some(first) = folders.next()
+        {
+            let listed = shared.files.blobs.list(&kind, first);
+            found = listed.map_err(|error| failed(format!("list {kind}"), &error))?;
+        }
+        let from = found.len().saturating_sub(LISTING_PAGE_MAX);
+        Ok(found.split_off(from))
+    })
+}
+
 /// The objects of a kind after `after`, in order of their names; empty at the end.
 fn list(shared: &Shared, kind: &str, after: &str) -> Result<Vec<Object>> {
     let what = || format!("list {kind}");
     let listed = match kind {
-        "chunk" | "tree" => shared.files.blobs.list(kind, after, LISTING_PAGE_MAX),
         CONSOLE => shared.files.consoles.list(after, LISTING_PAGE_MAX),
         _ => {
             let listed = shared.committer.disk.list(kind, after, LISTING_PAGE_MAX);

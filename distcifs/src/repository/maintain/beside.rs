@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::roots::{Heads, Roots, is_wanted};
 use super::sweep::{Plan, Wanted};
-use super::turn::Turn;
+use super::turn::{Own, Shared, Turn};
 use super::{Fault, Swept, Upkeep};
-use crate::repository::Result;
 use crate::repository::core::bounded;
+use crate::repository::{Error, Repository, Result};
 
 /// Times that everything is read anew while something seems to be damaged.
 const LOOKS_MAX: u32 = 3;
@@ -24,7 +24,21 @@ impl Upkeep {
     /// # Errors
     /// `Busy` if another gc runs or a mount is waited for in vain.
     pub async fn sweep_beside(&self, who: &str, patience: Duration) -> Result<Swept> {
-        let turn = Turn::take(self.coordination.clone(), who).await?;
+        let turn = Turn::Shared(Shared::take(self.coordination.clone(), who).await?);
+        let swept = self.sweep_in(&turn, patience).await;
+        turn.end().await;
+        swept
+    }
+
+    /// The same within the process of the one mount of a folder, by what that mount has under way.
+    /// One at a time: the caller sees to that.
+    ///
+    /// # Errors
+    /// `Busy` if the mount is waited for in vain.
+    pub async fn sweep_own(&self, mount: &Repository, patience: Duration) -> Result<Swept> {
+        let stay = mount.epochs.stay().filter(|_| !mount.shared);
+        let stay = stay.ok_or_else(|| Error::Io("a mount of a cluster sweeps with the others".into()))?;
+        let turn = Turn::Own(Own::take(stay, self.contents.clone()));
         let swept = self.sweep_in(&turn, patience).await;
         turn.end().await;
         swept
@@ -46,7 +60,7 @@ impl Upkeep {
         let mut consoles = self.unwanted_consoles(&before).await?;
         let second = turn.begin().await?;
         turn.wait(second, patience, &self.progress).await?;
-        let after = self.settled_roots(Heads::Fenced).await?;
+        let after = self.settled_roots(turn.heads()).await?;
         swept.faults.clone_from(&after.faults);
         self.mark(&after, &mut wanted, &mut swept.faults).await?;
         if !swept.faults.is_empty() {

@@ -253,7 +253,7 @@ impl Upkeep {
         all.reverse();
         for some in all.chunks(COMMIT_OPS_MAX - 1) {
             let ops = some.iter().map(|path| delete(path, None));
-            let ops: Vec<Op> = turn.map(Turn::check).into_iter().chain(ops).collect();
+            let ops: Vec<Op> = turn.and_then(Turn::check).into_iter().chain(ops).collect();
             if bounded(path, self.coordination.commit(ops)).await? != Commit::Done {
                 stands(turn)?;
                 // Beside mounts it is left for the next time.

@@ -1,5 +1,6 @@
 //! The turn to sweep beside mounts: one gc at a time, which begins epochs and waits for the mounts
-//! to have ended what they began before.
+//! to have ended what they began before. On a cluster it is taken with the coordinator; the one
+//! mount of a folder gives it to its own gc.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Progress;
+use super::roots::Heads;
 use crate::repository::core::{bounded, create_ephemeral, delete, from_json, now, random_id, set};
-use crate::repository::epochs::{EPOCH, LEASES, check, epoch_of};
+use crate::repository::epochs::{EPOCH, LEASES, Stay, check, epoch_of};
 use crate::repository::nodes::{NodeFacts, session_of};
 use crate::repository::{Error, Result, format};
-use crate::storage::{Commit, Coordination, Op};
+use crate::storage::{Commit, Contents, Coordination, Op};
 
 /// The entry of whoever has the turn.
 const TURN: &str = "/locks/gc";
@@ -26,19 +28,131 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 const TRIES: u32 = 50;
 const TRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The turn, as long as the session lives in which it was taken.
-pub(super) struct Turn {
+/// The turn.
+pub(super) enum Turn {
+    /// Among all mounts of a cluster.
+    Shared(Shared),
+    /// Of the one mount of a folder.
+    Own(Own),
+}
+
+impl Turn {
+    /// Gives it back.
+    pub(super) async fn end(self) {
+        match self {
+            Turn::Shared(turn) => turn.end().await,
+            // Dropping it does.
+            Turn::Own(_) => {}
+        }
+    }
+
+    /// What keeps a commit from happening once the turn is another's.
+    pub(super) fn check(&self) -> Option<Op> {
+        match self {
+            Turn::Shared(turn) => Some(turn.check()),
+            Turn::Own(_) => None,
+        }
+    }
+
+    /// Whether the turn is still ours.
+    pub(super) fn stands(&self) -> Result<()> {
+        match self {
+            Turn::Shared(turn) => turn.stands(),
+            // It goes with the process, and the process with the store.
+            Turn::Own(_) => Ok(()),
+        }
+    }
+
+    /// How the heads of configurations are read the second time: who is late in a session that was
+    /// lost long ago must be refused. The mount of a folder has one session, and holds do that.
+    pub(super) fn heads(&self) -> Heads {
+        match self {
+            Turn::Shared(_) => Heads::Fenced,
+            Turn::Own(_) => Heads::Read,
+        }
+    }
+
+    /// Begins an epoch.
+    pub(super) async fn begin(&self) -> Result<u64> {
+        match self {
+            Turn::Shared(turn) => turn.begin().await,
+            Turn::Own(turn) => Ok(turn.begin()),
+        }
+    }
+
+    /// Waits until nothing is under way that was begun before an epoch.
+    ///
+    /// # Errors
+    /// `Busy` if that takes longer than `patience`, or can't be told of a mount.
+    pub(super) async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
+        match self {
+            Turn::Shared(turn) => turn.wait(epoch, patience, progress).await,
+            Turn::Own(turn) => turn.wait(epoch, patience, progress).await,
+        }
+    }
+}
+
+/// The turn of the one mount of a folder. Dropping it ends it.
+pub(super) struct Own {
+    stay: Arc<Stay>,
+    contents: Arc<dyn Contents>,
+}
+
+impl Own {
+    /// Takes it; that nobody else has it is the caller's affair.
+    pub(super) fn take(stay: Arc<Stay>, contents: Arc<dyn Contents>) -> Own {
+        Own { stay, contents }
+    }
+
+    fn begin(&self) -> u64 {
+        let epoch = self.stay.epoch() + 1;
+        // Marks first: what is begun in an epoch has no older ones.
+        self.contents.enter(epoch);
+        self.stay.raise(epoch);
+        epoch
+    }
+
+    async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
+        let (began, mut least) = (Instant::now(), self.stay.least());
+        loop {
+            if *least.borrow_and_update() >= epoch {
+                return Ok(());
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(Error::Busy(format!(
+                    "nothing was removed: the mount has not ended within {} s what was under way there (results \
+                     being stored, configurations being written); try again later, or with a longer --wait",
+                    patience.as_secs()
+                )));
+            }
+            progress.begin("waiting for what is under way on the mount, seconds");
+            progress.count(began.elapsed().as_secs());
+            // Timing out is no error: look again, and tell how long it has been.
+            let _ = tokio::time::timeout(left.min(LOOK_EVERY), least.changed()).await;
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.contents.enter(0);
+    }
+}
+
+/// The turn on a cluster, as long as the session lives in which it was taken.
+pub(super) struct Shared {
     coordination: Arc<dyn Coordination>,
     session: u64,
     lease: String,
 }
 
-impl Turn {
+impl Shared {
     /// Takes the turn; `who` is told to those who come meanwhile.
     ///
     /// # Errors
     /// `Busy` if another has it.
-    pub(super) async fn take(coordination: Arc<dyn Coordination>, who: &str) -> Result<Turn> {
+    pub(super) async fn take(coordination: Arc<dyn Coordination>, who: &str) -> Result<Shared> {
         // Where no mount of this version has been yet.
         format::lay(&*coordination, EPOCH, Bytes::from_static(b"0")).await?;
         format::lay(&*coordination, LEASES, Bytes::new()).await?;
@@ -50,7 +164,7 @@ impl Turn {
             create_ephemeral(&lease, Bytes::new()),
         ];
         if bounded(TURN, coordination.commit(ops)).await? == Commit::Done {
-            return Ok(Turn {
+            return Ok(Shared {
                 coordination,
                 session,
                 lease,
@@ -65,7 +179,7 @@ impl Turn {
     }
 
     /// Gives the turn back. Where that fails it goes with the session.
-    pub(super) async fn end(self) {
+    async fn end(self) {
         let ops = vec![self.check(), delete(&self.lease, None), delete(TURN, None)];
         if let Err(error) = bounded(TURN, self.coordination.commit(ops)).await {
             tracing::warn!(%error, "giving the turn to sweep back");
@@ -73,12 +187,12 @@ impl Turn {
     }
 
     /// The check that keeps a commit from happening in another session.
-    pub(super) fn check(&self) -> Op {
+    fn check(&self) -> Op {
         check(&self.lease)
     }
 
     /// Whether the turn is still ours.
-    pub(super) fn stands(&self) -> Result<()> {
+    fn stands(&self) -> Result<()> {
         match session_of(&self.coordination.session().borrow()) {
             Some(id) if id == self.session => Ok(()),
             _ => Err(lost()),
@@ -87,7 +201,7 @@ impl Turn {
 
     /// Begins an epoch. Its number follows the clock as well, so that it stays above all marks even
     /// if the coordinator loses its entries.
-    pub(super) async fn begin(&self) -> Result<u64> {
+    async fn begin(&self) -> Result<u64> {
         let mut sent = None;
         for _ in 0..TRIES {
             let entry = bounded(EPOCH, self.coordination.get(EPOCH)).await?;
@@ -115,7 +229,7 @@ impl Turn {
     ///
     /// # Errors
     /// `Busy` if that takes longer than `patience`, or can't be told of a mount.
-    pub(super) async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
+    async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
         let began = Instant::now();
         let mut watch = bounded("/nodes", self.coordination.watch("/nodes")).await?;
         loop {
