@@ -103,7 +103,7 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
         coordinator: stores.coordinator.clone(),
         shared: stores.are_shared(),
     };
-    let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?) });
+    let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?, options.control.clone()) });
     tree.map(Arc::new).map_err(|error| error.to_string())
 }
 

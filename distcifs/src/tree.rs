@@ -19,6 +19,7 @@ pub mod node;
 pub mod process;
 pub mod published;
 pub mod requests;
+pub(crate) mod rights;
 pub mod scratch;
 pub mod stream;
 pub mod work;

@@ -140,6 +140,7 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_ASYNC_DIO,
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_POSIX_ACL,
     ];
     for flag in wanted {
         if config.add_capabilities(flag).is_err() {

@@ -74,6 +74,14 @@ pub struct JobEntry {
     pub created: u64,
 }
 
+impl JobEntry {
+    /// Who may read what the configuration says, wherever it stands: as many as may read config.json,
+    /// and none that may not read the job.
+    pub fn settings_mode(&self) -> u32 {
+        self.files.config.unwrap_or(self.access.mode) & self.access.mode & 0o444
+    }
+}
+
 /// A job that exists, or did when this was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {

@@ -53,20 +53,22 @@ impl TicketId {
         &self.0
     }
 
-    /// Whether it has the shape kept for the tickets of builds:
+    /// The job of a build's ticket, which is the only one whose id has this shape:
     /// `<job>.<build>.<task>` or `<job>.<build>.<task>.r<k>`, the task a number or `control`.
-    pub fn is_build_shaped(&self) -> bool {
+    pub fn job(&self) -> Option<&str> {
         let text = match self.0.rsplit_once(".r") {
             Some((head, run)) if is_number(run) => head,
             _ => &self.0,
         };
-        let Some((head, task)) = text.rsplit_once('.') else {
-            return false;
-        };
-        let Some((job, build)) = head.rsplit_once('.') else {
-            return false;
-        };
-        !job.is_empty() && is_number(build) && (task == "control" || is_number(task))
+        let (head, task) = text.rsplit_once('.')?;
+        let (job, build) = head.rsplit_once('.')?;
+        let shaped = !job.is_empty() && is_number(build) && (task == "control" || is_number(task));
+        shaped.then_some(job)
+    }
+
+    /// Whether it is one of a build's ticket.
+    pub fn is_build_shaped(&self) -> bool {
+        self.job().is_some()
     }
 }
 

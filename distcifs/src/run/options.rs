@@ -7,7 +7,7 @@ use super::cluster::{ClusterOptions, is_cluster, state_of};
 
 /// The options that are ours, for the error that names them.
 const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no, node=NAME, cache=DIR, state=DIR, log=FILE, \
-                     log_level=LEVEL, ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
+                     log_level=LEVEL, control=USER[:USER…], ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
                      namespace=NAME, ceph_conf=FILE, ceph_user=NAME, ceph_keyring=FILE, zk_auth=FILE, zk_ca=FILE, \
                      zk_cert=FILE, zk_key=FILE, session_timeout=SECONDS";
 
@@ -67,6 +67,8 @@ pub struct MountOptions {
     pub log: Option<PathBuf>,
     /// error, warn, info, debug or trace.
     pub log_level: String,
+    /// Users of programs that look at all jobs and trigger them.
+    pub control: Vec<u32>,
     /// Mount read-only.
     pub read_only: bool,
     /// Nothing can be executed.
@@ -89,6 +91,7 @@ impl MountOptions {
             node: String::new(),
             log: None,
             log_level: "info".into(),
+            control: Vec::new(),
             read_only: false,
             no_exec: false,
             no_atime: false,
@@ -141,7 +144,8 @@ impl MountOptions {
             ("log_level", Some(value)) => {
                 return Err(format!("-o log_level={value}: not one of {}", LEVELS.join(", ")));
             }
-            ("node" | "cache" | "state" | "log" | "log_level", None) => {
+            ("control", Some(value)) => self.control.extend(users(value)?),
+            ("node" | "cache" | "state" | "log" | "log_level" | "control", None) => {
                 return Err(format!("-o {key}: it needs a value: {KNOWN}"));
             }
             ("ro", None) => self.read_only = true,
@@ -172,6 +176,16 @@ fn yes_or_no(key: &str, value: &str) -> Result<bool, String> {
         "no" => Ok(false),
         _ => Err(format!("-o {key}={value}: say yes or no")),
     }
+}
+
+/// The ids of users that are named, or given by number, with colons between.
+fn users(value: &str) -> Result<Vec<u32>, String> {
+    let user = |name: &str| match (name.parse(), nix::unistd::User::from_name(name)) {
+        (Ok(id), _) => Ok(id),
+        (_, Ok(Some(user))) => Ok(user.uid.as_raw()),
+        _ => Err(format!("-o control={value}: there is no user {name:?} on this node")),
+    };
+    value.split(':').map(user).collect()
 }
 
 /// A path that survives the daemon's move to `/`.

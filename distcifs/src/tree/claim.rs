@@ -290,19 +290,20 @@ impl Tree {
     }
 
     /// What the claimant writes into the file `claim`: a process id that it lives by from then
-    /// on, or any words.
-    pub(crate) async fn write_claim(&self, held: &Arc<Held>, caller: Caller, text: &[u8]) -> Result<()> {
+    /// on, or any words. The process must be of the user who opened the file; its id is one of the pid
+    /// namespace of the thread that writes.
+    pub(crate) async fn write_claim(&self, held: &Arc<Held>, opener: u32, writer: u32, text: &[u8]) -> Result<()> {
         held.claim.check()?;
         let text = String::from_utf8_lossy(text);
         let word = text.trim();
         if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
             let process = match word.parse() {
-                Ok(pid) => translated(caller.tid, pid).await,
+                Ok(pid) => translated(writer, pid).await,
                 Err(_) => None,
             };
             let living = process
                 .and_then(Process::hold)
-                .filter(|p| process::user_of(p.pid) == Some(caller.uid) || caller.uid == 0);
+                .filter(|p| process::user_of(p.pid) == Some(opener) || opener == 0);
             let Some(living) = living else {
                 // The writer believes that nothing was claimed: so be it.
                 self.repository.end_claim(&held.claim, Cause::GivenBack).await;
@@ -402,10 +403,12 @@ impl Tree {
             }));
         }
         let posted = self.posted(ticket).await?;
-        let queue = self.queue_access(&ticket.key.queue).await?;
+        let (access, _) = self
+            .ticket_access(ticket, &posted, &Node::Ticket(ticket.clone()))
+            .await?;
         let access = Access {
-            mode: queue.mode & 0o777,
-            ..queue
+            mode: access.mode & 0o777,
+            ..access
         };
         let time = time_of(posted.ticket.posted);
         let digest = digest_of(&posted, area);

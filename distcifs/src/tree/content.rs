@@ -185,12 +185,8 @@ impl Tree {
     /// The user with whose rights a ticket's work is done: the owner of its job, or whoever posted one
     /// that stands alone.
     pub(crate) fn owner_of(&self, posted: &Posted) -> Result<u32> {
-        let Some(part) = &posted.ticket.part else {
-            return Ok(posted.ticket.uid);
-        };
-        let job = self.repository.job(&part.job).filter(|job| job.uid() == part.uid);
-        let job = job.ok_or_else(|| Error::Stale(format!("jobs/{}", part.job)))?;
-        Ok(job.entry.access.uid)
+        let job = self.job_of(&posted.ticket)?;
+        Ok(job.map_or(posted.ticket.uid, |job| job.entry.access.uid))
     }
 
     /// A ticket's parameters in the order of its JSON, then what its claimant recorded.

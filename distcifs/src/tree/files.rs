@@ -9,6 +9,7 @@ use super::content::Content;
 use super::handles::{Asking, Committing, Following, Open, OpenKind};
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
+use super::rights::Reader;
 use super::stream::take;
 use super::{Caller, Error, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
@@ -36,6 +37,7 @@ impl Tree {
                 let lines = self.repository.board.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
                     _attendances: self.repository.attend_events().await?,
+                    reader: Reader::of(caller),
                     lines,
                     rest: Bytes::new(),
                 }))
@@ -161,7 +163,7 @@ impl Tree {
             OpenKind::Commit(committing) => {
                 let mut committing = committing.lock().await;
                 if !committing.text.is_empty() && open.both {
-                    self.commit(&open, caller, &mut committing).await?;
+                    self.commit(&open, &mut committing).await?;
                 }
                 Ok(take(&mut committing.answer, size))
             }
@@ -218,14 +220,14 @@ impl Tree {
                 }
                 committing.text.extend_from_slice(data);
                 committing.answer = Bytes::new();
-                let checked = self.check_early(&open, caller, &mut committing).await;
+                let checked = self.check_early(&open, &mut committing).await;
                 if checked.is_err() {
                     committing.text.clear();
                 }
                 checked
             }
             OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
-            OpenKind::Claim(held) => self.write_claim(held, caller, data).await,
+            OpenKind::Claim(held) => self.write_claim(held, open.caller.uid, caller.tid, data).await,
             OpenKind::Append(claim) => {
                 let mut console = claim.console.lock().await;
                 console.append(&self.repository, claim, data).await
@@ -250,10 +252,10 @@ impl Tree {
 
     /// Refuses at the write what can be known to be wrong then: a shell sees that and not what
     /// close returns. A whole control word is done at once for the same reason.
-    async fn check_early(&self, open: &Arc<Open>, caller: Caller, committing: &mut Committing) -> Result<()> {
+    async fn check_early(&self, open: &Arc<Open>, committing: &mut Committing) -> Result<()> {
         let whole = committing.text.ends_with(b"\n");
         match &open.node {
-            Node::BuildFile(_, _, BuildFile::Ctl) if whole => self.commit(open, caller, committing).await,
+            Node::BuildFile(_, _, BuildFile::Ctl) if whole => self.commit(open, committing).await,
             Node::TicketFile(..) => {
                 claim_behind(committing)?.open_for_result()?;
                 if whole {
@@ -280,12 +282,14 @@ impl Tree {
         }
     }
 
-    /// Commits what was written since the last commit.
-    async fn commit(&self, open: &Arc<Open>, caller: Caller, committing: &mut Committing) -> Result<()> {
+    /// Commits what was written since the last commit, as whoever opened the file: a descriptor may be
+    /// closed by a set-user-id program that inherited it.
+    async fn commit(&self, open: &Arc<Open>, committing: &mut Committing) -> Result<()> {
         let text = std::mem::take(&mut committing.text);
         if text.is_empty() {
             return Ok(());
         }
+        let caller = open.caller;
         let poster = Poster {
             uid: caller.uid,
             gid: caller.gid,
@@ -325,7 +329,7 @@ impl Tree {
                 if open.both && asks {
                     return Ok(());
                 }
-                self.commit(&open, caller, &mut *committing.lock().await).await
+                self.commit(&open, &mut *committing.lock().await).await
             }
             OpenKind::Claim(held) => {
                 held.holder.flushed(caller);

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, oneshot};
 use super::claim::{Held, Holder};
 use super::job::ConfigWrite;
 use super::node::Node;
+use super::rights::Reader;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
 use crate::repository::consoles::{Extent, Stream};
@@ -126,6 +127,8 @@ pub(crate) struct Asking {
 pub(crate) struct Following {
     /// Has everything told.
     pub(crate) _attendances: [Attendance; 2],
+    /// Who reads it, as at the open.
+    pub(crate) reader: Reader,
     /// The lines.
     pub(crate) lines: broadcast::Receiver<Arc<str>>,
     /// What was not read yet of the last line.

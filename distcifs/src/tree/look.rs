@@ -216,7 +216,7 @@ impl Tree {
         let attr = Attr {
             ino: self.numbers.ino(node),
             kind: facts.kind,
-            mode: facts.access.mode,
+            mode: self.control_grants(node).shown(facts.access.mode),
             nlink: facts.nlink,
             uid: facts.access.uid,
             gid: facts.access.gid,
@@ -230,7 +230,7 @@ impl Tree {
         Ok((attr, facts.ttl))
     }
 
-    async fn facts(&self, node: &Node) -> Result<Facts> {
+    pub(crate) async fn facts(&self, node: &Node) -> Result<Facts> {
         match node {
             Node::Root => Ok(self.folder(self.top_access(None).await?, self.started, self.shared_ttl())),
             Node::Top(top @ (Top::Jobs | Top::Tickets)) => {
@@ -332,6 +332,11 @@ impl Tree {
             mode: access.mode & 0o444,
             ..access
         };
+        // Whoever may not read the job's configuration may not read what an old one said.
+        let settings = Access {
+            mode: build.job.entry.settings_mode(),
+            ..access
+        };
         match node {
             // Removing a build needs write permission on its folder: rm -r asks.
             // Its owner and mode are the job's and change with those.
@@ -344,12 +349,12 @@ impl Tree {
             }
             Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, 0, time)),
             Node::BuildFile(_, _, BuildFile::Config) => {
-                // Whoever may not read the job's configuration may not read an old one.
-                let mode = build.job.entry.files.config.unwrap_or(access.mode) & 0o444;
                 let size = self.size(node).await?;
-                Ok(file(Access { mode, ..access }, size, time))
+                Ok(file(settings, size, time))
             }
             _ => {
+                let says_settings = matches!(node, Node::BuildFile(_, _, BuildFile::BuildJson) | Node::BuildParam(..));
+                let text = if says_settings { settings } else { text };
                 let size = self
                     .content_of_build(&build, node)
                     .await?
@@ -362,44 +367,32 @@ impl Tree {
 
     async fn ticket_facts(&self, ticket: &Arc<TicketRef>, node: &Node) -> Result<Facts> {
         let posted = self.posted(ticket).await?;
-        let queue = self.queue_access(&ticket.key.queue).await?;
         let time = time_of(posted.ticket.claimed.max(posted.ticket.posted));
-        // While it is claimed, its files belong to the claimant.
-        let entry = self.repository.claim_entry_of(&ticket.key, &posted).await?;
-        let owner = entry
-            .as_ref()
-            .map_or((queue.uid, queue.gid), |claim| (claim.uid, claim.gid));
-        let of = |mode| Access {
-            uid: owner.0,
-            gid: owner.1,
-            mode,
+        let (access, grants) = self.ticket_access(ticket, &posted, node).await?;
+        let access = Access {
+            mode: grants.shown(access.mode),
+            ..access
         };
-        let readable = queue.mode & 0o444;
         match node {
             Node::Ticket(_) => {
-                let (uid, gid) = self.handed_to(ticket).unwrap_or((queue.uid, queue.gid));
-                let mode = queue.mode | 0o1000;
-                Ok(self.folder(Access { uid, gid, mode }, time, self.ticket_ttl(ticket).max(ON_THE_WAY)))
+                // What is made and removed in it is decided by who holds the claim.
+                let sticky = if posted.ticket.part.is_none() { 0o1000 } else { 0 };
+                let mode = access.mode | sticky;
+                Ok(self.folder(Access { mode, ..access }, time, self.ticket_ttl(ticket).max(ON_THE_WAY)))
             }
-            Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(of(queue.mode & 0o777), time, NOT_AT_ALL)),
+            Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(access, time, NOT_AT_ALL)),
             Node::TicketFile(_, TicketFile::Build) => {
                 let size = self.build_link(&posted)?.len();
-                Ok(link_facts(queue, size))
+                Ok(link_facts(access, size))
             }
-            Node::TicketFile(_, TicketFile::Wait) => Ok(file(of(readable), 0, time)),
+            Node::TicketFile(_, TicketFile::Wait) => Ok(file(access, 0, time)),
             _ => {
                 let size = self
                     .content_of_ticket(ticket, &posted, node)
                     .await?
                     .size(&self.repository)
                     .await?;
-                let mode = match node {
-                    Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => {
-                        0o200 | readable
-                    }
-                    _ => readable,
-                };
-                Ok(file(of(mode), size, time))
+                Ok(file(access, size, time))
             }
         }
     }

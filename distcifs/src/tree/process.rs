@@ -71,6 +71,12 @@ pub fn user_of(pid: u32) -> Option<u32> {
     status_line(pid, "Uid")?.split_whitespace().next()?.parse().ok()
 }
 
+/// The supplementary groups of a process or thread.
+pub fn groups_of(tid: u32) -> Vec<u32> {
+    let line = status_line(tid, "Groups").unwrap_or_default();
+    line.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+}
+
 /// Whether somebody has killed it already, though it may not know yet.
 pub fn is_killed(tid: u32) -> bool {
     let pending = |key| {

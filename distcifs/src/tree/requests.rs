@@ -16,6 +16,7 @@ use super::handles::{Handles, OpenKind};
 use super::look::NAME_MAX;
 use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
 use super::published::Published;
+use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
@@ -54,12 +55,16 @@ pub struct Tree {
     invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
     /// User and group of whoever mounted.
     pub(crate) owner: (u32, u32),
+    /// Users of programs that look at all jobs and trigger them.
+    pub(crate) control: Vec<u32>,
     pub(crate) started: SystemTime,
 }
 
 impl Tree {
     /// The tree of a repository; must be called inside the runtime, after any fork.
-    pub fn new(repository: Arc<Repository>) -> Result<Self> {
+    ///
+    /// Users of `control` may search all jobs, read their configurations and builds, and trigger them.
+    pub fn new(repository: Arc<Repository>, control: Vec<u32>) -> Result<Self> {
         let next = Arc::new(AtomicU64::new(HANDLE_FIRST));
         let (invalidate, invalidations) = mpsc::unbounded_channel();
         let numbers: Arc<Numbers> = Arc::default();
@@ -83,6 +88,7 @@ impl Tree {
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
             owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+            control,
             started: SystemTime::now(),
             repository,
         })
@@ -438,6 +444,12 @@ impl Tree {
 
     /// getxattr.
     pub async fn getxattr(&self, _caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
+        if name.as_bytes().starts_with(ACL_PREFIX) {
+            if name.as_bytes() != ACL_NAME || self.work.owns(ino) {
+                return Err(Error::NoData);
+            }
+            return self.acl(&self.node(ino)?).await?.ok_or(Error::NoData);
+        }
         if self.work.owns(ino) {
             return self.work.getxattr(ino, &name);
         }

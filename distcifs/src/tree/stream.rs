@@ -14,6 +14,7 @@ use super::handles::{Asking, Following, Open, OpenKind};
 use super::node::Node;
 use super::process;
 use super::requests::Waker;
+use super::rights::Reader;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claimant};
@@ -216,28 +217,39 @@ impl Tree {
         });
     }
 
-    /// Reads `.events`: a line, or an empty one.
+    /// Reads `.events`: a line of what its reader may read, or an empty one.
     pub(crate) async fn read_events(&self, following: &mut Following, size: usize) -> Result<Bytes> {
         if following.rest.is_empty() {
-            following.rest = match timeout(HELD_MAX, following.lines.recv()).await {
-                Err(_) => NOTHING_YET,
-                Ok(Ok(line)) => {
-                    let mut text = format!("{line}\n");
-                    // What is there already goes out in one read.
-                    while text.len() < size {
-                        match following.lines.try_recv() {
-                            Ok(line) => text = text + &line + "\n",
-                            Err(TryRecvError::Lagged(_)) => text += "resync\n",
-                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                        }
-                    }
-                    Bytes::from(text)
+            let deadline = Instant::now() + HELD_MAX;
+            let mut text = String::new();
+            while text.is_empty() {
+                match timeout_at(deadline, following.lines.recv()).await {
+                    Err(_) => text.push('\n'),
+                    Ok(Ok(line)) => self.tell_line(&following.reader, &line, &mut text).await?,
+                    Ok(Err(RecvError::Lagged(_))) => text += "resync\n",
+                    Ok(Err(RecvError::Closed)) => return Ok(Bytes::new()),
                 }
-                Ok(Err(RecvError::Lagged(_))) => Bytes::from_static(b"resync\n"),
-                Ok(Err(RecvError::Closed)) => return Ok(Bytes::new()),
-            };
+            }
+            // What is there already goes out in one read.
+            while text.len() < size {
+                match following.lines.try_recv() {
+                    Ok(line) => self.tell_line(&following.reader, &line, &mut text).await?,
+                    Err(TryRecvError::Lagged(_)) => text += "resync\n",
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            following.rest = Bytes::from(text);
         }
         Ok(take(&mut following.rest, size))
+    }
+
+    /// Adds a line to what a reader of `.events` gets, if it may read what the line tells of.
+    async fn tell_line(&self, reader: &Reader, line: &str, text: &mut String) -> Result<()> {
+        if self.may_hear(reader, line).await? {
+            text.push_str(line);
+            text.push('\n');
+        }
+        Ok(())
     }
 
     /// Whether a held file can be read now; if not, `wake` is called once when it might.

@@ -1,0 +1,334 @@
+//! Who may what: rights beyond owner, group and others, as POSIX ACLs that the kernel enforces, and the
+//! rights that a user has on a node.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::node::{BuildFile, JobFile, Node, TicketFile, TicketRef};
+use super::process;
+use super::{Caller, Error, Result, Tree};
+use crate::repository::jobs::{Access, Job};
+use crate::repository::names::TicketId;
+use crate::repository::tickets::{Posted, Ticket};
+
+/// The extended attribute that the kernel asks for an ACL by.
+pub(crate) const ACL_NAME: &[u8] = b"system.posix_acl_access";
+
+/// What the names of all ACLs begin with.
+pub(crate) const ACL_PREFIX: &[u8] = b"system.posix_acl_";
+
+/// The version and the tags of an ACL as the attribute has it: linux/posix_acl_xattr.h.
+const ACL_VERSION: u32 = 2;
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+/// The id of entries that name nobody.
+const NO_ID: u32 = u32::MAX;
+
+/// Bits of a right.
+pub(crate) const READ: u32 = 4;
+const WRITE: u32 = 2;
+pub(crate) const SEARCH: u32 = 1;
+
+/// A right that one user or one group has beside those of owner, group and others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// A user.
+    User(u32),
+    /// A group.
+    Group(u32),
+}
+
+/// The grants of a node; none: it has no ACL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Grants(Vec<(Who, u32)>);
+
+impl Grants {
+    /// Gives somebody these bits, beside those given already.
+    fn give(&mut self, who: Who, bits: u32) {
+        match self.0.iter_mut().find(|(known, _)| *known == who) {
+            Some((_, given)) => *given |= bits,
+            None => self.0.push((who, bits)),
+        }
+        self.0.sort_unstable();
+    }
+
+    /// The mode that stat shows: with an ACL its group bits are the mask of all that is granted.
+    pub(crate) fn shown(&self, mode: u32) -> u32 {
+        self.0.iter().fold(mode, |mode, (_, bits)| mode | bits << 3)
+    }
+
+    /// The ACL of a node of this mode, as its attribute has it.
+    pub(crate) fn acl(&self, mode: u32) -> Option<Bytes> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(ACL_VERSION);
+        let mut entry = |tag: u16, bits: u32, id: u32| {
+            bytes.put_u16_le(tag);
+            // Three bits.
+            bytes.put_u16_le(u16::try_from(bits & 7).unwrap_or(0));
+            bytes.put_u32_le(id);
+        };
+        entry(USER_OBJ, mode >> 6, NO_ID);
+        for (who, bits) in &self.0 {
+            if let Who::User(id) = who {
+                entry(USER, *bits, *id);
+            }
+        }
+        entry(GROUP_OBJ, mode >> 3, NO_ID);
+        for (who, bits) in &self.0 {
+            if let Who::Group(id) = who {
+                entry(GROUP, *bits, *id);
+            }
+        }
+        entry(MASK, self.shown(mode) >> 3, NO_ID);
+        entry(OTHER, mode, NO_ID);
+        Some(bytes.freeze())
+    }
+}
+
+/// Rights of a user with these groups on something.
+pub(crate) fn rights_of(access: Access, uid: u32, groups: &[u32]) -> u32 {
+    let shift = if uid == 0 {
+        return READ | WRITE | SEARCH;
+    } else if uid == access.uid {
+        6
+    } else if groups.contains(&access.gid) {
+        3
+    } else {
+        0
+    };
+    access.mode >> shift & 7
+}
+
+/// Who reads something that shows each reader what it may read.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Reader {
+    /// Whoever asks, with the groups that its process has now.
+    pub(crate) fn of(caller: Caller) -> Self {
+        let mut groups = process::groups_of(caller.tid);
+        groups.push(caller.gid);
+        Reader {
+            uid: caller.uid,
+            groups,
+        }
+    }
+}
+
+/// What a node is to those who may write into its folder or read from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A folder.
+    Folder,
+    /// A file to read.
+    Text,
+    /// A file of the job's settings.
+    Settings,
+    /// A file that the claimant writes.
+    Claimed,
+}
+
+impl Tree {
+    /// What the programs named by `-o control=` may, beside all others: search jobs, read
+    /// configurations and builds, and trigger.
+    pub(crate) fn control_grants(&self, node: &Node) -> Grants {
+        let mut grants = Grants::default();
+        let bits = match node {
+            Node::Job(_) | Node::JobFile(_, JobFile::Builds) | Node::Build(..) | Node::Task(..) => READ | SEARCH,
+            Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => READ | SEARCH,
+            Node::JobFile(_, JobFile::Trigger) => READ | WRITE,
+            Node::BuildFile(_, _, BuildFile::Ctl) => return grants,
+            Node::JobFile(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::TaskFile(..) => READ,
+            _ => return grants,
+        };
+        for uid in &self.control {
+            grants.give(Who::User(*uid), bits);
+        }
+        grants
+    }
+
+    /// Whether a reader of `.events` may have a line: "only the lines of jobs that it may read", and of
+    /// queues for tickets that stand alone.
+    pub(crate) async fn may_hear(&self, reader: &Reader, line: &str) -> Result<bool> {
+        if reader.uid == 0 || reader.uid == self.owner.0 || self.control.contains(&reader.uid) {
+            return Ok(true);
+        }
+        let mut words = line.split(' ');
+        let (Some(kind), Some(object)) = (words.next(), words.next()) else {
+            return Ok(true);
+        };
+        let (first, rest) = object.split_once('/').unwrap_or((object, ""));
+        let ticket = TicketId::new(rest);
+        let job = match kind {
+            // The names of jobs are no secret.
+            "job" if line.ends_with(" removed") => return Ok(true),
+            "job" | "build" | "task" | "control" => first,
+            "ticket" => match ticket.as_ref().and_then(TicketId::job) {
+                Some(job) => job,
+                None => {
+                    let queue = self.repository.queue_access(first).await?;
+                    return Ok(queue.is_some_and(|queue| self.may_read(reader, queue)));
+                }
+            },
+            _ => return Ok(true),
+        };
+        let job = self.repository.job(job);
+        Ok(job.is_some_and(|job| self.may_read(reader, job.entry.access)))
+    }
+
+    fn may_read(&self, reader: &Reader, access: Access) -> bool {
+        rights_of(access, reader.uid, &reader.groups) & READ != 0
+    }
+
+    /// The job that a ticket belongs to; `None` for one that stands alone.
+    pub(crate) fn job_of(&self, ticket: &Ticket) -> Result<Option<Job>> {
+        let Some(part) = &ticket.part else { return Ok(None) };
+        let job = self.repository.job(&part.job).filter(|job| job.uid() == part.uid);
+        match job {
+            Some(job) => Ok(Some(job)),
+            None => Err(Error::Stale(format!("jobs/{}", part.job))),
+        }
+    }
+
+    /// Owner, mode and grants of a ticket's folder or of a file in it.
+    ///
+    /// A ticket of a build has its job's owner, group and mode. The owner and the group of the queue, and
+    /// the claimant, have what the queue gives them. One that stands alone has the queue's.
+    pub(crate) async fn ticket_access(
+        &self,
+        ticket: &Arc<TicketRef>,
+        posted: &Posted,
+        node: &Node,
+    ) -> Result<(Access, Grants)> {
+        let queue = self.queue_access(&ticket.key.queue).await?;
+        let entry = self.repository.claim_entry_of(&ticket.key, posted).await?;
+        let claimant = entry.map(|claim| (claim.uid, claim.gid));
+        let how = use_of(node);
+        let Some(job) = self.job_of(&posted.ticket)? else {
+            return Ok((self.standalone_access(ticket, how, queue, claimant), Grants::default()));
+        };
+        let (mut access, settings) = (job.entry.access, job.entry.settings_mode());
+        access.mode = match how {
+            Use::Folder => access.mode & 0o777,
+            Use::Text => access.mode & 0o444,
+            Use::Settings => settings,
+            Use::Claimed => access.mode & 0o444 | 0o200,
+        };
+        let bits = |given: u32| match how {
+            Use::Folder => given,
+            Use::Text | Use::Settings => given & READ,
+            Use::Claimed => given & (READ | WRITE),
+        };
+        let mut grants = Grants::default();
+        grants.give(Who::User(queue.uid), bits(queue.mode >> 6 & 7));
+        grants.give(Who::Group(queue.gid), bits(queue.mode >> 3 & 7));
+        if let Some((uid, gid)) = claimant {
+            // It claimed, so the queue let it, by whatever group.
+            grants.give(
+                Who::User(uid),
+                bits(rights_of(queue, uid, &[gid]) | READ | WRITE | SEARCH),
+            );
+        }
+        if let Some((uid, _)) = self.handed_to(ticket) {
+            grants.give(Who::User(uid), bits(READ | WRITE | SEARCH));
+        }
+        Ok((access, grants))
+    }
+
+    /// Owner and mode of what a ticket that stands alone has.
+    fn standalone_access(&self, ticket: &TicketRef, how: Use, queue: Access, claimant: Option<(u32, u32)>) -> Access {
+        let (uid, gid) = match how {
+            Use::Folder => self.handed_to(ticket),
+            _ => claimant,
+        }
+        .unwrap_or((queue.uid, queue.gid));
+        let mode = match how {
+            Use::Folder => queue.mode,
+            Use::Text | Use::Settings => queue.mode & 0o444,
+            Use::Claimed => queue.mode & 0o444 | 0o200,
+        };
+        Access { uid, gid, mode }
+    }
+
+    /// The ACL of a generated node.
+    pub(crate) async fn acl(&self, node: &Node) -> Result<Option<Bytes>> {
+        match node {
+            Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
+                let posted = self.posted(ticket).await?;
+                let (access, grants) = self.ticket_access(ticket, &posted, node).await?;
+                Ok(grants.acl(access.mode))
+            }
+            node => {
+                let grants = self.control_grants(node);
+                if grants == Grants::default() {
+                    return Ok(None);
+                }
+                let facts = self.facts(node).await?;
+                Ok(grants.acl(facts.access.mode))
+            }
+        }
+    }
+}
+
+/// What a ticket's node is.
+fn use_of(node: &Node) -> Use {
+    match node {
+        Node::TicketFile(_, TicketFile::Json | TicketFile::Labels) | Node::TicketParam(..) => Use::Settings,
+        Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => Use::Claimed,
+        Node::TicketFile(_, TicketFile::Params) | Node::Ticket(_) => Use::Folder,
+        _ => Use::Text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As linux/posix_acl_xattr.h has it: sorted by tag, the mask in the group's bits of the mode.
+    #[test]
+    fn an_acl_as_the_kernel_reads_it() {
+        let mut grants = Grants::default();
+        assert_eq!((grants.acl(0o700), grants.shown(0o750)), (None, 0o750));
+        grants.give(Who::Group(9), 5);
+        grants.give(Who::User(7), 4);
+        grants.give(Who::User(7), 1);
+        assert_eq!(grants.shown(0o700), 0o750);
+        let bytes = grants.acl(0o700).unwrap();
+        let expected: Vec<u8> = [
+            vec![2, 0, 0, 0],
+            vec![1, 0, 7, 0, 255, 255, 255, 255],
+            vec![2, 0, 5, 0, 7, 0, 0, 0],
+            vec![4, 0, 0, 0, 255, 255, 255, 255],
+            vec![8, 0, 5, 0, 9, 0, 0, 0],
+            vec![16, 0, 5, 0, 255, 255, 255, 255],
+            vec![32, 0, 0, 0, 255, 255, 255, 255],
+        ]
+        .concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn rights_are_those_of_the_first_class_that_fits() {
+        let access = Access {
+            uid: 1,
+            gid: 2,
+            mode: 0o741,
+        };
+        assert_eq!(rights_of(access, 0, &[]), 7);
+        assert_eq!(rights_of(access, 1, &[2]), 7);
+        assert_eq!(rights_of(access, 3, &[5, 2]), 4);
+        assert_eq!(rights_of(access, 3, &[5]), 1);
+        assert_eq!(rights_of(Access { mode: 0o077, ..access }, 1, &[2]), 0);
+    }
+}

@@ -1,0 +1,192 @@
+//! Whose rights hold: what the tickets and builds of a job show, and to whom.
+
+use std::fs::File;
+use std::time::Duration;
+
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, wait_for};
+use serde_json::json;
+
+/// Users that own nothing but what a test gives them.
+const OWNER: u32 = 54_001;
+const STRANGER: u32 = 54_002;
+const WORKER: u32 = 54_003;
+const CRON: u32 = 54_004;
+
+/// Runs a script as a user without further groups.
+fn as_user(mount: &Mount, user: u32, script: &str) -> distcifs_tests::shell::Sh {
+    let user = user.to_string();
+    let words = [
+        "setpriv",
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--clear-groups",
+        "bash",
+        "-c",
+        script,
+    ];
+    mount.start_words(&words)
+}
+
+fn may(mount: &Mount, user: u32, script: &str) -> bool {
+    as_user(mount, user, script).finish().ok()
+}
+
+/// A mount with a job of the owner's that has two tasks.
+fn mount_with_job(mode: &str) -> Mount {
+    let mount = Mount::new();
+    mount.shell_job("a", &["echo SECRET", "true"]);
+    mount.run(&format!("chown {OWNER}:{OWNER} jobs/a; chmod {mode} jobs/a"));
+    mount
+}
+
+/// Starts a build of it, whose build-control is this test, and posts its first task's ticket: the claim
+/// and the ticket's id.
+fn start_build(mount: &Mount) -> (File, String) {
+    let build = mount.trigger("a", "");
+    let control = mount
+        .claim("build-control", &format!("a.{build}.control"))
+        .expect("the claim");
+    let id = mount.post(
+        "execute-shell",
+        &json!({"job": "a", "build": build, "task": 0, "params": {"script": "echo SECRET"}}),
+    );
+    (control, id)
+}
+
+/// The names of the files in a ticket's folder that hold something of the job.
+const FILES: &str = "ticket.json params/script labels attempt owner console .wait";
+
+/// "A ticket of a build has its job's owner, group and mode": others read nothing of a private job's,
+/// its owner everything, and the claimant what it needs.
+#[test]
+fn tickets_of_a_private_job_are_private() {
+    let mount = mount_with_job("700");
+    let (_control, control) = start_build(&mount);
+    for file in FILES.split(' ') {
+        let read = format!("cat tickets/execute-shell/{control}/{file}");
+        assert!(may(&mount, OWNER, &read), "the owner reads {file}");
+        assert!(!may(&mount, STRANGER, &read), "a stranger reads {file}");
+    }
+    assert!(!may(&mount, STRANGER, &format!("ls tickets/execute-shell/{control}")));
+    assert!(!may(
+        &mount,
+        STRANGER,
+        &format!("touch tickets/execute-shell/{control}/claim")
+    ));
+    // "The queue's owner, its group and the claimant have what the queue gives them."
+    mount.run(&format!("chown {WORKER} tickets/execute-shell"));
+    let claim = as_user(
+        &mount,
+        WORKER,
+        &format!(
+            "cd tickets/execute-shell/{control} && exec 9>claim && cat params/script && echo said >console \
+             && echo file >workspace/f && echo 1 >params/found && sleep 2 && cat workspace/f && echo 0 >result && cat result"
+        ),
+    );
+    wait_for("the claim", USUAL, || {
+        mount.has(&format!("tickets/execute-shell/{control}/claim"))
+    });
+    for file in ["claim", "console", "workspace/f", "params/found", "workspace"] {
+        let read = format!("ls tickets/execute-shell/{control}/{file} && cat tickets/execute-shell/{control}/{file}");
+        assert!(!may(&mount, STRANGER, &read), "a stranger reads {file}");
+    }
+    assert_eq!(claim.finish().expect_ok(), "echo SECRET\nfile\n0");
+}
+
+/// "build.json and ticket.json have no more rights than config.json", nor has a parameter.
+#[test]
+fn what_a_configuration_says_is_read_by_its_readers_only() {
+    let mount = mount_with_job("755");
+    mount.run("chmod 600 jobs/a/config.json");
+    let (_control, ticket) = start_build(&mount);
+    for file in ["jobs/a/builds/1/build.json", "jobs/a/builds/1/config.json"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["ticket.json", "params/script", "labels"].map(|file| format!("tickets/execute-shell/{ticket}/{file}")))
+    {
+        assert!(may(&mount, OWNER, &format!("cat {file}")), "the owner reads {file}");
+        assert!(
+            !may(&mount, STRANGER, &format!("cat {file}")),
+            "a stranger reads {file}"
+        );
+    }
+    assert!(may(&mount, STRANGER, "cat jobs/a/builds/1/state jobs/a/builds/1/why"));
+}
+
+/// ".events gives a reader only the lines of jobs that it may read."
+#[test]
+fn events_tell_a_reader_of_what_it_may_read() {
+    let mount = mount_with_job("700");
+    mount.shell_job("open", &[]);
+    let listen = |user| as_user(&mount, user, "timeout 4 grep -a --line-buffered . .events || true");
+    let (owner, stranger) = (listen(OWNER), listen(STRANGER));
+    std::thread::sleep(Duration::from_secs(1));
+    let _build = start_build(&mount);
+    mount.trigger("open", "");
+    let (owner, stranger) = (owner.finish().stdout, stranger.finish().stdout);
+    for line in [
+        "build a/1 pending",
+        "task a/1/0-execute-shell posted",
+        "ticket execute-shell/a.1.0 open",
+    ] {
+        assert!(owner.contains(line), "{line}: {owner}");
+    }
+    assert!(
+        owner.contains("build open/1") && stranger.contains("build open/1"),
+        "{stranger}"
+    );
+    assert!(!stranger.contains("a/1") && !stranger.contains("a.1"), "{stranger}");
+}
+
+/// "Who acts through a descriptor is who opened it", though a set-user-id program that inherits it closes
+/// it: a stranger posts no ticket of another's build, which root's build-control could.
+#[test]
+fn a_descriptor_acts_as_who_opened_it() {
+    let mount = mount_with_job("700");
+    mount.queue("evil");
+    mount.run(&format!("chown {STRANGER} tickets/evil"));
+    let (_control, _id) = start_build(&mount);
+    let post = |ticket: &str| {
+        let script = format!(
+            "perl -e 'open(my $f, \">\", \"tickets/evil/.post\") or die; fcntl($f, 2, 0); \
+             syswrite($f, q({ticket})); exec \"su\", \"--version\"'"
+        );
+        as_user(&mount, STRANGER, &script).finish();
+    };
+    post(r#"{"id": "own"}"#);
+    assert!(
+        mount.has("tickets/evil/own"),
+        "what the queue's owner may post is posted"
+    );
+    assert_eq!(mount.read("tickets/evil/own/owner"), STRANGER.to_string());
+    post(r#"{"job": "a", "build": 1, "task": 1}"#);
+    assert!(!mount.has("tickets/evil/a.1.1"), "a ticket of another's build");
+}
+
+/// "Programs named in `-o control=USER` get search on jobs, read on config.json and builds, write on
+/// `trigger`", and nothing else.
+#[test]
+fn control_programs_look_at_all_jobs_and_trigger_them() {
+    let mount = Mount::with(&["-o", &format!("control={WORKER}:{CRON}")], USUAL);
+    mount.shell_job("a", &["true"]);
+    mount.run(&format!(
+        "chown {OWNER}:{OWNER} jobs/a; chmod 700 jobs/a; chmod 600 jobs/a/config.json"
+    ));
+    let read = "cat jobs/a/config.json && exec 3<>jobs/a/trigger && echo >&3 && read -r n <&3 && cd jobs/a/builds/$n && \
+                cat state why build.json config.json && ls params tasks";
+    for user in [WORKER, CRON] {
+        assert!(may(&mount, user, read), "user {user}");
+        for refused in [
+            "echo >jobs/a/config.json",
+            "echo abort >jobs/a/builds/1/ctl",
+            "touch jobs/a/x",
+            "rmdir jobs/a/builds/1",
+        ] {
+            assert!(!may(&mount, user, refused), "user {user}: {refused}");
+        }
+    }
+    assert!(!may(&mount, STRANGER, "cat jobs/a/config.json") && !may(&mount, STRANGER, "ls jobs/a"));
+}
