@@ -4,6 +4,8 @@
 # arguments. `work` runs once for each ticket, in a process group of its own, with the ticket's
 # folder as working directory, $mount and $ticket (absolute paths) set, and its output going to
 # the console. Its exit status is the result; `fail "why"` ends it with status 1 and a message.
+# Where the worker is root, `work` runs as the owner of the job, and this file and the worker's must be
+# readable by him.
 # shellcheck shell=sh
 # shellcheck disable=SC2154,SC2317 # the worker sets queue and usage, and calls the functions
 
@@ -82,7 +84,9 @@ fi
 
 case ${1-} in
 '' | -*)
-    printf 'Usage: %s MOUNT [label...]\n%s\n\n' "${0##*/}" "$usage"
+    printf 'Usage: %s MOUNT [label...] [--as USER] [--shared]\n%s\n\n' "${0##*/}" "$usage"
+    echo 'Root must say --as USER: whom jobs of root run as; all others run as their owners. A worker that is'
+    echo 'not root works for its own user, or with --shared for all, as its own user.'
     echo 'Ends with status 0 on TERM or INT, after the ticket at hand on USR1, and with 75 when the tree is away.'
     [ "${1-}" = --help ]
     exit
@@ -91,6 +95,32 @@ esac
 
 mount=$(cd "$1" && pwd) || exit 75
 shift
+labels='' as='' shared=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --as=*) as=${1#--as=} ;;
+    --as) as=${2-} && shift ;;
+    --shared) shared=1 ;;
+    *) labels="$labels $1" ;;
+    esac
+    shift
+done
+# die WHY: it can't start.
+die() {
+    echo "${0##*/}: $1" >&2
+    exit 1
+}
+me=$(id -u)
+if [ "$me" = 0 ]; then
+    as=${as:-${DISTCIFS_AS-}}
+    [ -n "$as" ] || die 'a worker that is root must be told whom jobs of root run as: --as USER (--as root if they are to be root here)'
+    [ -z "$shared" ] || die '--shared is for a worker that is not root: this one works as the owner of each job'
+    id -u -- "$as" >/dev/null 2>&1 || die "--as $as: this node has no user of this name"
+    [ "$as" = root ] || [ "$(id -u -- "$as")" != 0 ] || die "--as $as is root by another name: say --as root"
+    setpriv --version >/dev/null 2>&1 || die 'setpriv is missing: install util-linux'
+else
+    [ -z "$as" ] || die "--as $as is for a worker that is root, and this one is not"
+fi
 self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 ticket='' worker_pid='' stopping='' finishing=''
 command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
@@ -135,10 +165,48 @@ watch() {
     end_group "$1"
 }
 
+# find_user: sets $user to whom the work is done as; status 1, and the reason in $why, if that is nobody.
+find_user() {
+    user='' why=''
+    owner=$(cat owner 2>/dev/null) || owner=''
+    case $owner in
+    '' | *[!0-9]*) why='the ticket does not say who owns the job: the mount is older than this worker' ;;
+    "$me") [ "$me" != 0 ] || user=$as ;;
+    *)
+        if [ "$me" = 0 ]; then
+            user=$(id -un -- "$owner" 2>/dev/null) ||
+                why="the job belongs to user $owner, who has no account on this node: make one, or chown the job"
+        elif [ -z "$shared" ]; then
+            why="this worker runs as $(id -un), and the job belongs to user $owner: start the worker as root with --as USER, or with --shared"
+        fi
+        ;;
+    esac
+    [ "$user" != root ] || user=''
+    [ -z "$why" ]
+}
+
+# turn: sets $act to what runs a command as $user, who gets what it is to write.
+turn() {
+    [ -n "$user" ] || return 0
+    group=$(id -g -- "$user") && chown "$user:$group" claim "$worker_words" || return
+    # A home by name; names of users hold nothing that a shell looks at.
+    case $user in *[!A-Za-z0-9_.-]*) home=/ ;; *) home=$(eval "echo ~$user") ;; esac
+    act="setpriv --reuid $(id -u -- "$user") --regid $group --init-groups env"
+}
+
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
     : >"$worker_words"
-    setsid sh "$self" --work "$mount" "$ticket" >>console 2>&1 &
+    act='' home=${HOME-/}
+    if ! find_user || ! turn; then
+        why=${why:-"can't hand the ticket over to $user: is the mount one of root?"}
+        echo "$queue: $why" >>console
+        printf '%s\n' "$why" >"$worker_words"
+        status=error
+        return
+    fi
+    # shellcheck disable=SC2086 # a command and its options
+    setsid $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
@@ -208,7 +276,7 @@ the workspace could not be stored and is lost: is the store full?'
 mkdir "$mount/tickets/$queue" 2>/dev/null
 # `command`: a failed exec would end the shell with a status of its own.
 command exec 3<>"$mount/tickets/$queue/.next" || exit 75
-echo "$*" >&3
+echo "${labels# }" >&3
 while [ -z "$stopping$finishing" ]; do
     # An empty line says "nothing yet"; a failing read says that the stream is over.
     read -r id <&3 || { [ -n "$stopping$finishing" ] || exit 75; }

@@ -69,6 +69,10 @@ EXIT STATUS
   2  the command line is not valid";
 
 const UP_HELP: &str = "\
+WHO RUNS WHAT
+  Started by root, each task runs as the owner of its job, those of root's jobs as distci or
+  nobody (--as), and isolated scripts as nobody's ids; started by anybody else, all runs as him.
+
 WHERE WORKERS ARE
   Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
   colons), the folder of the program, ../lib/distcifs and ../../workers from there. So are the
@@ -78,6 +82,7 @@ EXAMPLES
   distcifs up /var/lib/distci /ci
   distcifs up ./state ./ci --workers 8 --labels linux,x86_64,gpu -o log_level=debug
   distcifs up /var/lib/distci /ci --isolation lxc,vm     no script runs unconfined here
+  distcifs up /var/lib/distci /ci --as root              scripts of root's jobs are root here
   distcifs up /var/lib/distci /ci --with cron --with 'github-webhook --listen 127.0.0.1:8080'
   distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci     a worker of one's own
 
@@ -256,6 +261,10 @@ pub struct Up {
     /// Isolations whose tickets this machine's workers take, and no others (default: all that work).
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub isolation: Vec<String>,
+    /// Whom tasks of root's jobs run as, if root starts it (default: distci, or nobody if there is
+    /// no distci; root must be named).
+    #[arg(long = "as", value_name = "USER")]
+    pub jobs_of_root: Option<String>,
     /// A further program to keep alive, with its arguments after the mount point; may be repeated.
     #[arg(long = "with", value_name = "PROGRAM [ARG...]")]
     pub with: Vec<String>,

@@ -1,6 +1,7 @@
 //! A folder for a program that mounts by itself, such as `distcifs up`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
@@ -16,6 +17,8 @@ impl Folder {
     /// Makes it, with a folder `out` for the output of scripts beside the one to work in.
     pub fn new() -> Folder {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        // Tasks do not run as root, whoever runs the test.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("own folder");
         for name in ["out", "run"] {
             fs::create_dir(folder.path().join(name)).expect("own folder");
         }

@@ -74,6 +74,7 @@ impl Node {
             &self.isolations,
             "--state",
             &state,
+            "--as=root",
         ];
         let environment = [("SECRET_TOKEN", secret)];
         self.shell = Some(Sh::start(&words, &self.mount.out(), &self.mount.out(), &environment));

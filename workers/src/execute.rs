@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, pipe};
+use std::os::unix::fs::fchown;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +82,8 @@ pub struct Prepared {
     pub command: Command,
     /// Whether the script is somewhere below it.
     pub isolated: bool,
+    /// Who may open its output by a name, such as /dev/stderr; none: the worker.
+    pub owner: Option<(u32, u32)>,
     /// What bounds it.
     pub group: Option<Group>,
     /// Where its standard output goes instead of the console.
@@ -93,6 +96,7 @@ impl Prepared {
         Prepared {
             command,
             isolated: false,
+            owner: None,
             group: None,
             report: None,
         }
@@ -120,11 +124,15 @@ impl Runner<'_> {
         let Prepared {
             mut command,
             isolated,
+            owner,
             group,
             report,
         } = prepared;
         let start = || -> io::Result<(Copier, Processes)> {
             let (reader, writer) = pipe()?;
+            if let Some((uid, gid)) = owner {
+                fchown(&writer, Some(uid), Some(gid))?;
+            }
             match report {
                 Some(report) => command.stdout(report),
                 None => command.stdout(writer.try_clone()?),

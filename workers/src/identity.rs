@@ -7,18 +7,20 @@
 //! In a worker's `main`, before anything else:
 //!
 //! ```no_run
+//! # fn main() -> std::process::ExitCode {
 //! if let Some(ended) = distcifs_workers::identity::program::main() {
-//!     std::process::exit(ended);
+//!     return std::process::ExitCode::from(ended);
 //! }
+//! # std::process::ExitCode::SUCCESS
+//! # }
 //! ```
 //!
-//! Then `Identity::find(&options)` once, for each ticket `identity.whom(&claimed, &ticket)`, then
+//! Then `Identity::find(&options)` once, for each ticket `identity.whom(&ticket)`, then
 //! `whom.hand_over(&claimed)` and as many `whom.program(…)` as are needed.
 
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -125,11 +127,10 @@ impl Identity {
     ///
     /// # Errors
     /// `Refused` with the remedy, if that is nobody; else as reading the ticket.
-    pub fn whom(&self, claimed: &Claimed, ticket: &Ticket) -> Result<Whom> {
-        let owner = match ticket.owner {
-            Some(owner) => Uid::from_raw(owner),
-            None => patiently(|| owner_by_folder(&claimed.folder))?,
-        };
+    pub fn whom(&self, ticket: &Ticket) -> Result<Whom> {
+        let owner = ticket.owner.map(Uid::from_raw).ok_or_else(|| {
+            Trouble::Refused("the ticket does not say who owns the job: the mount is older than this worker".to_owned())
+        })?;
         match self {
             Identity::Root { jobs_of_root } if owner.is_root() => Ok(jobs_of_root.clone()),
             Identity::Root { .. } => patiently(|| Account::of(owner)).map(Whom::Other),
@@ -142,17 +143,6 @@ impl Identity {
             ))),
         }
     }
-}
-
-/// The owner of the job, on a mount that does not say it in the ticket: that of the build's folder,
-/// or of the ticket that stands alone.
-fn owner_by_folder(folder: &Path) -> Result<Uid> {
-    let found = fs::metadata(folder.join("build")).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => fs::metadata(folder),
-        _ => Err(error),
-    });
-    let found = found.map_err(|e| Trouble::from_io("can't tell who owns the job", &e))?;
-    Ok(Uid::from_raw(found.uid()))
 }
 
 /// A user for messages.
@@ -187,6 +177,14 @@ impl Whom {
         Program::new(self, program.into(), folder)
     }
 
+    /// User and group of another; none for the worker's own.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        match self {
+            Whom::Myself => None,
+            Whom::Other(Account { uid, gid, .. }) => Some((uid.as_raw(), gid.as_raw())),
+        }
+    }
+
     /// Gives the folders of a claimed ticket to this user: all in them, whoever made it.
     ///
     /// # Errors
@@ -216,17 +214,14 @@ impl Whom {
     pub fn own(&self, path: &Path) -> io::Result<()> {
         match self {
             Whom::Myself => Ok(()),
-            Whom::Other(Account { uid, gid, .. }) => {
-                std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw()))
-            }
+            Whom::Other(Account { uid, gid, .. }) => lchown(path, Some(uid.as_raw()), Some(gid.as_raw())),
         }
     }
 }
 
-/// Hands a claimed ticket to one user; a mount that knows only the other way, by ids, does that.
+/// Hands a claimed ticket to one user.
 fn give(claimed: &Claimed, uid: Uid, gid: Gid) -> Result<()> {
-    let give = |path: &Path| chown(path, Some(uid.as_raw()), Some(gid.as_raw()));
-    let given = give(&claimed.folder.join("claim")).or_else(|_| give(&claimed.folder));
+    let given = chown(claimed.folder.join("claim"), Some(uid.as_raw()), Some(gid.as_raw()));
     given.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Trouble::Refused(format!(
             "the ticket can't be handed over to {}: that needs a mount of root, or a worker that is not root",
@@ -282,17 +277,14 @@ mod tests {
     /// with `--shared`."
     #[test]
     fn a_worker_that_is_not_root_works_for_its_user_alone() {
-        let claimed = Claimed {
-            folder: "/nowhere".into(),
-        };
         let alone = |shared| Identity::User {
             uid: Uid::from_raw(65_534),
             shared,
         };
-        assert_eq!(alone(false).whom(&claimed, &ticket(65_534)).unwrap(), Whom::Myself);
-        assert_eq!(alone(true).whom(&claimed, &ticket(1)).unwrap(), Whom::Myself);
+        assert_eq!(alone(false).whom(&ticket(65_534)).unwrap(), Whom::Myself);
+        assert_eq!(alone(true).whom(&ticket(1)).unwrap(), Whom::Myself);
         for owner in [0, 1, 4_000_000_000] {
-            let why = refused(alone(false).whom(&claimed, &ticket(owner)));
+            let why = refused(alone(false).whom(&ticket(owner)));
             assert!(why.contains("--shared") && why.contains("--as USER"), "{why}");
         }
     }
@@ -300,21 +292,18 @@ mod tests {
     /// "Jobs of root run as `--as USER`", all others as their owners; who has no account is refused.
     #[test]
     fn a_worker_that_is_root_works_as_the_owner() {
-        let claimed = Claimed {
-            folder: "/nowhere".into(),
-        };
         let root = Identity::Root {
             jobs_of_root: Whom::named("nobody").unwrap(),
         };
-        let Whom::Other(nobody) = root.whom(&claimed, &ticket(0)).unwrap() else {
+        let Whom::Other(nobody) = root.whom(&ticket(0)).unwrap() else {
             unreachable!("nobody is not this process");
         };
         assert_eq!(nobody.name, "nobody");
-        let Whom::Other(daemon) = root.whom(&claimed, &ticket(1)).unwrap() else {
+        let Whom::Other(daemon) = root.whom(&ticket(1)).unwrap() else {
             unreachable!("uid 1 is not root");
         };
         assert_eq!((daemon.uid.as_raw(), daemon.groups.contains(&daemon.gid)), (1, true));
-        let why = refused(root.whom(&claimed, &ticket(3_999_999_999)));
+        let why = refused(root.whom(&ticket(3_999_999_999)));
         assert!(why.contains("3999999999") && why.contains("no account"), "{why}");
     }
 
@@ -329,14 +318,11 @@ mod tests {
         );
     }
 
-    /// A mount that does not tell the owner in the ticket tells it by the build's folder.
     #[test]
-    fn an_owner_that_is_not_told_is_that_of_the_build() {
-        let folder = std::env::temp_dir().join(format!("distcifs-identity-{}", std::process::id()));
-        fs::create_dir_all(folder.join("build")).unwrap();
-        assert_eq!(owner_by_folder(&folder).unwrap(), geteuid());
-        fs::remove_dir(folder.join("build")).unwrap();
-        assert_eq!(owner_by_folder(&folder).unwrap(), geteuid());
-        fs::remove_dir_all(&folder).unwrap();
+    fn who_is_not_told_the_owner_works_for_nobody() {
+        let root = Identity::Root {
+            jobs_of_root: Whom::Myself,
+        };
+        assert!(refused(root.whom(&Ticket::default())).contains("who owns the job"));
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::execute::{Ended, Over, Prepared, Runner};
+use crate::identity::{self, Identity};
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
 use crate::ticket::Claimed;
@@ -49,6 +50,8 @@ pub struct Setup {
     pub state: Option<PathBuf>,
     /// Most bytes of unpacked images.
     pub image_bytes_max: u64,
+    /// Whom it works as.
+    pub identity: identity::Options,
 }
 
 /// Runs until TERM or INT, or to the end of a script after USR1 (`Ok`), or until the tree is away (`Err`).
@@ -57,6 +60,7 @@ pub struct Setup {
 /// `Refused` if it can't work here at all, else `Away`.
 pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     let cant = |e: io::Error| Trouble::Refused(format!("can't start: {e}"));
+    let identity = Identity::find(&setup.identity).map_err(Trouble::Refused)?;
     let wake = signals::install().map_err(cant)?;
     become_subreaper().map_err(cant)?;
     let state = State::open(setup.state.as_deref()).map_err(cant)?;
@@ -88,6 +92,7 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
             images: &images,
             run: &run,
             tools,
+            identity: &identity,
             isolations: &isolations,
             cgroups: &cgroups,
             wake: &wake,
@@ -113,6 +118,7 @@ struct Shell<'a> {
     images: &'a Images,
     run: &'a Run,
     tools: Tools<'a>,
+    identity: &'a Identity,
     isolations: &'a Isolations,
     cgroups: &'a Cgroups,
     wake: &'a Wake,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::{Pid, geteuid, mkfifo};
 use serde_json::{Value, json};
 
 /// How long anything may take here, seconds: machines that run tests may be slow.
@@ -37,6 +37,8 @@ impl Bench {
             .arg(&root)
             .arg("--state")
             .arg(root.join("state"))
+            // Here the scripts are to be whoever runs the tests.
+            .args(geteuid().is_root().then_some("--as=root"))
             .spawn()
             .unwrap();
         Bench { root, worker }
@@ -47,7 +49,8 @@ impl Bench {
     }
 
     /// Lays out a ticket and gives it to the worker.
-    fn give(&self, id: &str, ticket: Value) -> PathBuf {
+    fn give(&self, id: &str, mut ticket: Value) -> PathBuf {
+        ticket["owner"] = geteuid().as_raw().into();
         let folder = self.ticket(id);
         for inner in ["workspace", "artifacts", "build"] {
             fs::create_dir_all(folder.join(inner)).unwrap();

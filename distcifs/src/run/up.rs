@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as Number, kill};
 use nix::sys::utsname::uname;
+use nix::unistd::{Uid, User, geteuid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::mount::{program, start, wait_answer};
@@ -21,6 +22,9 @@ const END_TIME: Duration = Duration::from_secs(5);
 
 /// Between two looks at those who are ending: only then, and only for `END_TIME`.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Whom tasks of root's jobs run as if nobody says so: the first that this machine knows.
+const USERS: [&str; 2] = ["distci", "nobody"];
 
 /// Pauses before the daemon is started again when it can't be: at first, and at most.
 const DAEMON_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -64,7 +68,39 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
     if !arguments.isolation.is_empty() {
         words.push(format!("--isolation={}", arguments.isolation.join(",")));
     }
-    workers::plans(&folders, mountpoint, shells, &words, &arguments.with)
+    let user = jobs_of_root(arguments.jobs_of_root.as_deref(), geteuid(), known)?;
+    workers::plans(&folders, mountpoint, shells, &words, &arguments.with, user.as_deref())
+}
+
+/// Whom tasks of root's jobs run as, if the workers are root's: each worker must be told.
+fn jobs_of_root(
+    chosen: Option<&str>,
+    this: Uid,
+    known: impl Fn(&str) -> Result<bool, String>,
+) -> Result<Option<String>, String> {
+    match chosen {
+        Some(name) if !this.is_root() => Err(format!("--as {name} is for root, and you are not")),
+        Some(name) if !known(name)? => Err(format!("--as {name}: this machine has no user of this name")),
+        Some(name) => Ok(Some(name.to_owned())),
+        None if !this.is_root() => Ok(None),
+        None => {
+            for name in USERS {
+                if known(name)? {
+                    return Ok(Some(name.to_owned()));
+                }
+            }
+            let users = USERS.join(" or ");
+            Err(format!(
+                "say whom tasks of root's jobs run as: --as USER (there is no user {users})"
+            ))
+        }
+    }
+}
+
+/// Whether there is a user of this name.
+fn known(name: &str) -> Result<bool, String> {
+    let found = User::from_name(name).map_err(|errno| format!("can't look for the user {name}: {errno}"))?;
+    Ok(found.is_some())
 }
 
 /// System and processor, such as `linux x86_64`.
@@ -236,4 +272,29 @@ fn within(time: Duration, mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(LOOK_EVERY);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "`up` passes distci, else nobody; `--as root` asks for root by name."
+    #[test]
+    fn tasks_of_roots_jobs_are_not_root_unless_somebody_says_so() {
+        let root = Uid::from_raw(0);
+        let user = |chosen, this, there: &'static [&str]| jobs_of_root(chosen, this, |name| Ok(there.contains(&name)));
+        let everybody = &["root", "nobody", "distci", "ci"][..];
+        assert_eq!(user(None, root, everybody).unwrap().as_deref(), Some("distci"));
+        assert_eq!(
+            user(None, root, &["root", "nobody"]).unwrap().as_deref(),
+            Some("nobody")
+        );
+        assert_eq!(user(Some("ci"), root, everybody).unwrap().as_deref(), Some("ci"));
+        assert_eq!(user(Some("root"), root, everybody).unwrap().as_deref(), Some("root"));
+        assert!(user(None, root, &["root"]).unwrap_err().contains("--as USER"));
+        assert!(user(Some("x"), root, everybody).unwrap_err().contains("no user"));
+        let other = Uid::from_raw(1000);
+        assert_eq!(user(None, other, everybody).unwrap(), None);
+        assert!(user(Some("ci"), other, everybody).is_err());
+    }
 }

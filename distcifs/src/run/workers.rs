@@ -13,7 +13,13 @@ use super::Failure;
 use super::mount::program;
 
 /// Workers of which a mount needs one.
-const SINGLE: [&str; 4] = ["build-control", "git-checkout", "publish-artifacts", "copy-artifacts"];
+const SINGLE: [&str; 1] = ["build-control"];
+
+/// The same of those that do the tasks of jobs, as the owners of these.
+const SINGLE_OF_TASKS: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"];
+
+/// Tells a worker whom jobs of root run as.
+const JOBS_OF_ROOT: &str = "DISTCIFS_AS";
 
 /// The worker of which there are many.
 const MANY: &str = "execute-shell";
@@ -32,16 +38,19 @@ pub(super) struct Plan {
     pub(super) name: String,
     /// Program and arguments.
     pub(super) line: Vec<OsString>,
+    /// Whom it is to work as for jobs of root.
+    jobs_of_root: Option<String>,
 }
 
 /// The workers of a mount: one of each kind, so many shells with these labels, and the programs
-/// of the lines in `with`.
+/// of the lines in `with`. All learn whom jobs of root run as: ours by an option, others by a variable.
 pub(super) fn plans(
     folders: &[PathBuf],
     mountpoint: &Path,
     shells: usize,
     words: &[String],
     with: &[String],
+    jobs_of_root: Option<&str>,
 ) -> Result<Vec<Plan>, String> {
     let plan = |name: &str, arguments: &[&str]| -> Result<Plan, String> {
         let mut line = vec![find(folders, name)?.into_os_string(), mountpoint.into()];
@@ -49,10 +58,18 @@ pub(super) fn plans(
         Ok(Plan {
             name: name.to_owned(),
             line,
+            jobs_of_root: jobs_of_root.map(str::to_owned),
         })
     };
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let user = jobs_of_root.map(|user| format!("--as={user}"));
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words.extend(user.as_deref());
     let singles = SINGLE.into_iter().map(|name| plan(name, &[]));
+    let singles = singles.chain(
+        SINGLE_OF_TASKS
+            .into_iter()
+            .map(|name| plan(name, user.as_deref().as_slice())),
+    );
     let many = std::iter::repeat_with(|| plan(MANY, &words)).take(shells);
     let further = with.iter().map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -142,6 +159,7 @@ impl Worker {
             }
             Life::Waiting { until } if *until > Instant::now() => {}
             Life::Waiting { .. } => match leashed(&self.plan.line).and_then(|mut command| {
+                command.envs(self.plan.jobs_of_root.iter().map(|user| (JOBS_OF_ROOT, user)));
                 command
                     .stdin(Stdio::null())
                     .spawn()
@@ -259,7 +277,7 @@ mod tests {
     #[test]
     fn a_missing_worker_is_named_with_where_it_was_looked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let error = plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[]).unwrap_err();
+        let error = plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[], None).unwrap_err();
         assert!(
             error.contains("build-control") && error.contains(&dir.path().display().to_string()),
             "{error}"
@@ -269,7 +287,7 @@ mod tests {
     #[test]
     fn one_of_each_and_many_shells_with_labels() {
         let dir = tempfile::tempdir().unwrap();
-        for name in SINGLE.into_iter().chain([MANY]) {
+        for name in SINGLE.into_iter().chain(SINGLE_OF_TASKS).chain([MANY]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         let plans = plans(
@@ -278,21 +296,23 @@ mod tests {
             3,
             &["linux".into(), "gpu".into()],
             &[],
+            Some("distci"),
         )
         .unwrap();
         assert_eq!(plans.len(), 7);
         let last = &plans.last().unwrap().line;
-        assert_eq!(last[1..], ["/ci", "linux", "gpu"].map(OsString::from));
-        assert_eq!(plans[0].line.len(), 2);
+        assert_eq!(last[1..], ["/ci", "linux", "gpu", "--as=distci"].map(OsString::from));
+        assert_eq!(plans[0].line.len(), 2, "it does nobody's tasks");
+        assert!(plans[1..4].iter().all(|plan| plan.line[2..] == ["--as=distci"]));
     }
 
     #[test]
     fn further_programs_get_their_arguments_after_the_mount_point() {
         let dir = tempfile::tempdir().unwrap();
-        for name in SINGLE.into_iter().chain([MANY, "lint"]) {
+        for name in SINGLE.into_iter().chain(SINGLE_OF_TASKS).chain([MANY, "lint"]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let with = |line: &str| plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[line.into()]);
+        let with = |line: &str| plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[line.into()], None);
         let plans = with("lint  linux --fast").unwrap();
         let last = plans.last().unwrap();
         assert_eq!((last.name.as_str(), plans.len()), ("lint", 6));

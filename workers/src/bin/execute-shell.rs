@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use distcifs_workers::identity;
 use distcifs_workers::keeper::{Role, keep};
 use distcifs_workers::shell::{self, Setup, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
@@ -33,6 +34,8 @@ struct Arguments {
     /// How much room unpacked images may take, such as 500M
     #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = size)]
     image_cache: u64,
+    #[command(flatten)]
+    identity: identity::Options,
 }
 
 /// A number of bytes, with K, M, G or T after it for powers of 1,024.
@@ -47,6 +50,9 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = identity::program::main() {
+        return ExitCode::from(ended);
+    }
     let words: Vec<String> = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         environments: arguments.environments,
         state: arguments.state,
         image_bytes_max: arguments.image_cache,
+        identity: arguments.identity,
     };
     match keep() {
         Ok(Role::Worker) => {}

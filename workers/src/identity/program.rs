@@ -36,7 +36,7 @@ const OF_THE_NODE: [&str; 3] = ["PATH", "LANG", "TZ"];
 const OF_THE_USER: [&str; 4] = ["HOME", "USER", "LOGNAME", "TMPDIR"];
 
 /// What the status says if the other program could not be started, as shells have it.
-const CANT_RUN: i32 = 126;
+const CANT_RUN: u8 = 126;
 
 /// A program that is to run as somebody, built like a [`Command`].
 #[derive(Debug)]
@@ -161,7 +161,7 @@ fn prefixed(name: &OsStr) -> OsString {
 }
 
 /// What such a call of this program does, if it is one: it returns only if it failed, with a status.
-pub fn main() -> Option<i32> {
+pub fn main() -> Option<u8> {
     let mut words = env::args_os().skip(1);
     if words.next()? != WORD {
         return None;

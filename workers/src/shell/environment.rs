@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Map, Value};
 
 use crate::expand::plain;
+use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
 
-/// Variables that a script inherits from the worker if nothing stands between them.
-const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "USER", "TZ", "TMPDIR"];
+/// Variables that a script takes from whoever starts it, if they are set.
+const OFFERED: [&str; 5] = ["HOME", "USER", "LOGNAME", "LANG", "TZ"];
 
-/// Variables that a script in an environment takes from that, if it sets them.
-const OFFERED: [&str; 3] = ["HOME", "USER", "LANG"];
+/// One that it takes if nothing stands between it and the node.
+const OFFERED_ALSO: &str = "TMPDIR";
 
 /// Where programs are looked for if nobody says otherwise.
 pub use crate::identity::program::PATH_DEFAULT;
@@ -56,32 +56,22 @@ pub struct Start<'a> {
     pub variables: &'a BTreeMap<String, String>,
     /// Where it runs, below the workspace.
     pub folder: &'a Path,
-    /// Whether it is in an environment, which has variables of its own; else it has the worker's.
+    /// Whether it is in an environment.
     pub isolated: bool,
     /// Processes that it may have, where nothing but the shell bounds them.
     pub processes: Option<u64>,
 }
 
 impl Start<'_> {
-    /// The script as it is, where nothing is to stand between it and the worker: one program is
-    /// started, where the file of `text` takes two more.
-    pub fn command(&self, script: &Path, workspace: &Path, artifacts: &Path) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command
+    /// The script as it is, where nothing is to stand between it and the node: fewer programs are
+    /// started than by the file of `text`.
+    pub fn program(&self, whom: &Whom, script: &Path, workspace: &Path, artifacts: &Path) -> Program {
+        whom.program("/bin/sh", &workspace.join(self.folder))
             .arg("-e")
             .arg(script)
-            .current_dir(workspace.join(self.folder))
-            .env_clear()
-            .env("PATH", PATH_DEFAULT)
-            .envs(
-                INHERITED
-                    .iter()
-                    .filter_map(|name| Some((name, std::env::var(name).ok()?))),
-            )
             .envs(self.variables)
             .env("WORKSPACE", workspace)
-            .env("ARTIFACTS", artifacts);
-        command
+            .env("ARTIFACTS", artifacts)
     }
 
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
@@ -106,12 +96,9 @@ impl Start<'_> {
             text.extend(word);
         };
         word(b"PATH=\"$PATH\"");
-        for name in OFFERED.iter().filter(|_| self.isolated) {
+        let also = (!self.isolated).then_some(OFFERED_ALSO);
+        for name in OFFERED.into_iter().chain(also) {
             word(format!("${{{name}:+\"{name}=${name}\"}}").as_bytes());
-        }
-        let inherited = INHERITED.iter().filter(|_| !self.isolated);
-        for (name, value) in inherited.filter_map(|name| Some((name, std::env::var(name).ok()?))) {
-            word(&quoted(format!("{name}={value}").as_bytes()));
         }
         for (name, value) in self.variables {
             word(&quoted(format!("{name}={value}").as_bytes()));
@@ -138,6 +125,7 @@ fn quoted(bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::process::Command;
 
     fn ticket(value: Value) -> Ticket {
         serde_json::from_value(value).unwrap()

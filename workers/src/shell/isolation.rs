@@ -1,6 +1,7 @@
 //! Environments: programs that keep a script apart from its node (doc/environments.md).
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +18,7 @@ use nix::unistd::{Pid, geteuid, getpid, getppid};
 use super::environment::PATH_DEFAULT;
 use super::limits::Limits;
 use super::state::Run;
+use crate::identity::Whom;
 
 /// The environment of a script that asks for none.
 pub const NONE: &str = "none";
@@ -286,24 +288,37 @@ impl Call<'_> {
     /// The command for it.
     pub fn command(&self, run: &Run, tools: &Tools<'_>) -> Command {
         let mut command = tools.command(self.program, "run");
-        let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default();
+        command.envs(self.variables(run));
         command
-            .env("ISOLATE_NAME", run.name())
-            .env("ISOLATE_FILES", run.files())
-            .env("ISOLATE_SPACE", run.space())
-            .env("ISOLATE_ERROR", run.error())
-            .env("ISOLATE_WORKSPACE", self.workspace)
-            .env("ISOLATE_ARTIFACTS", self.artifacts)
-            .env("ISOLATE_ROOT", self.root.unwrap_or(Path::new("")))
-            .env("ISOLATE_NETWORK", if self.network { "true" } else { "" })
-            .env("ISOLATE_MEMORY", number(self.limits.memory))
-            .env("ISOLATE_PROCESSES", number(self.processes))
-            .env("ISOLATE_PIDS_MAX", self.pids_max.unwrap_or(Path::new("")))
-            .env(
+    }
+
+    /// The same as whoever the script is to be, where it is not kept apart.
+    pub fn command_as(&self, whom: &Whom, run: &Run) -> Command {
+        let program = whom.program(self.program, Path::new("/")).arg("run");
+        program.envs(self.variables(run)).command()
+    }
+
+    /// What it is told.
+    fn variables(&self, run: &Run) -> [(&'static str, OsString); 12] {
+        let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default().into();
+        let path = |path: Option<&Path>| path.map(OsString::from).unwrap_or_default();
+        [
+            ("ISOLATE_NAME", run.name().into()),
+            ("ISOLATE_FILES", run.files().into()),
+            ("ISOLATE_SPACE", run.space().into()),
+            ("ISOLATE_ERROR", run.error().into()),
+            ("ISOLATE_WORKSPACE", self.workspace.into()),
+            ("ISOLATE_ARTIFACTS", self.artifacts.into()),
+            ("ISOLATE_ROOT", path(self.root)),
+            ("ISOLATE_NETWORK", if self.network { "true" } else { "" }.into()),
+            ("ISOLATE_MEMORY", number(self.limits.memory)),
+            ("ISOLATE_PROCESSES", number(self.processes)),
+            ("ISOLATE_PIDS_MAX", path(self.pids_max)),
+            (
                 "ISOLATE_CPUS",
-                self.limits.cpus.map(|n| n.to_string()).unwrap_or_default(),
-            );
-        command
+                self.limits.cpus.map(|n| n.to_string()).unwrap_or_default().into(),
+            ),
+        ]
     }
 }
 

@@ -16,6 +16,7 @@ use super::isolation::{Call, Ids, NONE, begin};
 use super::limits::Limits;
 use crate::execute::Prepared;
 use crate::expand::plain;
+use crate::identity::Whom;
 use crate::ticket::{Ticket, of_build};
 use crate::tree::{self, Trouble};
 
@@ -24,8 +25,8 @@ pub(super) struct Order<'a> {
     pub(super) ticket: Ticket,
     /// The environment's program.
     program: &'a Path,
-    /// Whether the script is kept apart from the node.
-    isolated: bool,
+    /// Whom the script runs as, if it is not kept apart from the node.
+    whom: Option<Whom>,
     /// The limits that it names.
     named: Limits,
     /// Those that hold.
@@ -42,6 +43,7 @@ impl Shell<'_> {
         let name = ticket.isolation.as_deref().unwrap_or(NONE);
         let program = self.isolations.program(name).map_err(Trouble::Refused)?;
         let isolated = name != NONE;
+        let whom = (!isolated).then(|| self.identity.whom(&ticket)).transpose()?;
         if ticket.image.is_some() && !isolated {
             return Err(Trouble::Refused("image needs an isolation other than none".to_owned()));
         }
@@ -51,7 +53,7 @@ impl Shell<'_> {
         let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
         Ok(Order {
             program,
-            isolated,
+            whom,
             named,
             limits: if isolated { named.or_default() } else { named },
             deadline: limit.and_then(|limit| self.since.checked_add(limit)),
@@ -64,16 +66,24 @@ impl Shell<'_> {
     pub(super) fn prepare(&self, order: &Order<'_>, image: Option<&Lease>) -> tree::Result<Prepared> {
         let workspace = self.claimed.folder.join("workspace");
         let artifacts = self.claimed.folder.join("artifacts");
+        let isolated = order.whom.is_none();
         let direct = self.write_files(order, &workspace, &artifacts)?;
-        if let Some(ids) = self.tools.ids.filter(|_| order.isolated) {
-            self.hand_over(ids)?;
-        }
+        let owner = match &order.whom {
+            Some(whom) => {
+                whom.hand_over(&self.claimed)?;
+                whom.ids()
+            }
+            None => {
+                self.tools.ids.map_or(Ok(()), |ids| self.hand_over(ids))?;
+                self.tools.ids.map(|Ids { uid, gid }| (uid, gid))
+            }
+        };
         let group = self.group(&order.limits)?;
         let doors = group.as_ref().map(Group::doors).transpose();
         let doors = doors.map_err(|e| Trouble::Later(format!("control group: {e}")))?;
         let call = Call {
             program: order.program,
-            isolated: order.isolated,
+            isolated,
             workspace: &workspace,
             artifacts: &artifacts,
             root: image.map(|image| image.root.as_path()),
@@ -82,10 +92,15 @@ impl Shell<'_> {
             pids_max: group.as_ref().and_then(Group::pids_max),
             network: order.ticket.network,
         };
-        let command = direct.unwrap_or_else(|| call.command(self.run, &self.tools));
+        let command = match (direct, &order.whom) {
+            (Some(command), _) => command,
+            (None, Some(whom)) => call.command_as(whom, self.run),
+            (None, None) => call.command(self.run, &self.tools),
+        };
         Ok(Prepared {
-            command: begin(command, doors.unwrap_or_default(), order.isolated),
-            isolated: order.isolated,
+            command: begin(command, doors.unwrap_or_default(), isolated),
+            isolated,
+            owner,
             group,
             report: None,
         })
@@ -107,16 +122,37 @@ impl Shell<'_> {
         let start = Start {
             variables: &variables(ticket, &params, name.as_deref()),
             folder: &folder,
-            isolated: order.isolated,
+            isolated: order.whom.is_none(),
             processes: order.limits.processes.filter(|_| !self.cgroups.has("pids")),
         };
         let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));
         let script = self.run.write("script", script.as_bytes()).map_err(later)?;
-        if self.isolations.is_nothing(order.program) && start.processes.is_none() {
-            return Ok(Some(start.command(&script, workspace, artifacts)));
+        let plain = order
+            .whom
+            .as_ref()
+            .filter(|_| self.isolations.is_nothing(order.program));
+        if let Some(whom) = plain.filter(|_| start.processes.is_none()) {
+            self.give_files(whom, &[&script])?;
+            return Ok(Some(start.program(whom, &script, workspace, artifacts).command()));
         }
-        self.run.write("start", &start.text()).map_err(later)?;
-        Ok(None)
+        let text = self.run.write("start", &start.text()).map_err(later)?;
+        if let Some(whom) = &order.whom {
+            self.give_files(whom, &[&script, &text])?;
+        }
+        // The folder of our own program may be closed to whoever runs the script.
+        let program = plain.map(|whom| whom.program("/bin/sh", Path::new("/")).arg(&text));
+        Ok(program.map(|program| program.args([workspace, artifacts]).command()))
+    }
+
+    /// Gives what starts a script to the user whom it runs as.
+    fn give_files(&self, whom: &Whom, files: &[&Path]) -> tree::Result<()> {
+        let opened = if whom.ids().is_some() {
+            self.run.open_files()
+        } else {
+            Ok(())
+        };
+        let given = opened.and_then(|()| files.iter().try_for_each(|path| whom.own(path)));
+        given.map_err(cant_give)
     }
 
     /// Gives script and workspace to those who stand for the inner root.
@@ -126,7 +162,7 @@ impl Shell<'_> {
         let given = [files.join("script"), files.join("start"), files]
             .iter()
             .try_for_each(|path| give(path));
-        given.map_err(|e| Trouble::Later(format!("can't give the script to its user: {e}")))?;
+        given.map_err(cant_give)?;
         give(&self.claimed.folder).map_err(|error| {
             match error.kind() {
             io::ErrorKind::PermissionDenied => Trouble::Refused(
@@ -148,6 +184,10 @@ impl Shell<'_> {
         let made = self.cgroups.group(&self.run.name(), limits, note);
         made.map(Some).map_err(Trouble::Refused)
     }
+}
+
+fn cant_give(error: io::Error) -> Trouble {
+    Trouble::Later(format!("can't give the script to its user: {error}"))
 }
 
 /// The folder to run in, below the workspace: inside it after all symbolic links.

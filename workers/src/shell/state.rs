@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -54,9 +54,11 @@ impl State {
             .mode(0o755)
             .create(folder.parent().unwrap_or(&folder))
             .map_err(named)?;
-        make_private(&folder).map_err(named)?;
-        for inner in ["runs", "cache", "images"] {
-            make_private(&folder.join(inner)).map_err(named)?;
+        // Those whom root's scripts run as must come to them, by a name that they are told.
+        let passable = if geteuid().is_root() { 0o711 } else { 0o700 };
+        make_own(&folder, passable).map_err(named)?;
+        for (inner, mode) in [("runs", passable), ("cache", 0o700), ("images", 0o700)] {
+            make_own(&folder.join(inner), mode).map_err(named)?;
         }
         Ok(State { folder })
     }
@@ -145,8 +147,8 @@ fn user_folder() -> PathBuf {
     }
 }
 
-/// Makes a folder that is this user's alone, or takes the one that is there if it is.
-fn make_private(folder: &Path) -> io::Result<()> {
+/// Makes a folder of this user's with this mode, or takes the one that is there if it is his.
+fn make_own(folder: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -156,7 +158,7 @@ fn make_private(folder: &Path) -> io::Result<()> {
     if !found.is_dir() || found.uid() != geteuid().as_raw() {
         return Err(io::Error::other("is not a folder of this user"));
     }
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {
@@ -232,6 +234,18 @@ impl Run {
         Ok(path)
     }
 
+    /// Lets other users come to what is in `files`, if it is theirs, by its name.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub fn open_files(&self) -> io::Result<()> {
+        for folder in [&self.folder, &self.files()] {
+            chown(folder, Some(geteuid().as_raw()), None)?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+        }
+        Ok(())
+    }
+
     /// Notes a control group that is about to be made.
     ///
     /// # Errors
@@ -255,6 +269,9 @@ impl Run {
             let _ = fs::remove_file(groups);
         }
         let _ = fs::remove_file(self.error());
+        for name in ["script", "start"] {
+            let _ = fs::remove_file(self.files().join(name));
+        }
         let unused = fs::read_dir(self.space()).is_ok_and(|mut entries| entries.next().is_none());
         unused || (remove_tree(&self.space()) && self.make_folders().is_ok())
     }
