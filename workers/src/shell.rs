@@ -177,10 +177,20 @@ impl Shell<'_> {
                 Err(ended) => return self.conclude(&ended, &order),
             },
         };
+        self.begin()?;
         let ended = self
             .prepare(&order, lease.as_ref())
             .and_then(|prepared| self.runner().execute(prepared, order.deadline))?;
         self.conclude(&ended, &order)
+    }
+
+    /// Shows that the script begins from here on, whatever it does: opening the console says so. A ticket
+    /// that may be tried once is not open again then if it is given back.
+    fn begin(&self) -> tree::Result<()> {
+        let opened = tree::open_console(&self.claimed.folder);
+        opened
+            .map(drop)
+            .map_err(|e| Trouble::from_io("can't open the console", &e))
     }
 
     /// The image, unpacked if it was not; else how that ended.

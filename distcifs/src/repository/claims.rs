@@ -75,8 +75,10 @@ pub struct Claimant {
 pub enum Cause {
     /// Its claimant died.
     Died,
-    /// It was given back, or its id was never read.
+    /// It was given back, or let go of, by one who may have begun.
     GivenBack,
+    /// Nothing of it was begun: its id was never read, or its claimant gave it back untouched.
+    Unbegun,
     /// It was older than its ticket allows.
     TimedOut,
     /// The ticket was taken by somebody else.
@@ -132,6 +134,10 @@ pub struct Claim {
     pub pid: u32,
     /// Whether the claimant has touched the ticket's folder since.
     pub touched: AtomicBool,
+    /// Whether somebody was told of the claim.
+    pub told: AtomicBool,
+    /// Whether its console was opened to write.
+    pub begun: AtomicBool,
     /// What it wrote into the file claim.
     pub text: Mutex<String>,
     /// The console it appends to.
@@ -235,6 +241,12 @@ impl Claim {
     /// What was done below its folders so far.
     pub(crate) fn changes(&self) -> Changes {
         self.view.get().map_or_else(Changes::default, |view| view.changes())
+    }
+
+    /// Whether its claimant has begun, as far as can be seen: something was changed below its folders,
+    /// its console was opened to write, or a parameter was recorded.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) || self.changes().count > 0 || !self.recorded().is_empty()
     }
 
     /// Whether nothing was done below its folders since, and nothing is left open.
@@ -396,6 +408,8 @@ impl Repository {
             gid: who.gid,
             pid: who.pid,
             touched: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
             folders: Folders::new(&ticket),

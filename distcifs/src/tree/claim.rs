@@ -306,7 +306,7 @@ impl Tree {
                 .filter(|p| process::user_of(p.pid) == Some(opener) || opener == 0);
             let Some(living) = living else {
                 // The writer believes that nothing was claimed: so be it.
-                self.repository.end_claim(&held.claim, Cause::GivenBack).await;
+                self.repository.end_claim(&held.claim, Cause::Unbegun).await;
                 return Err(Error::Invalid(format!(
                     "{}/claim: {word} is no living process of yours",
                     held.claim.key
@@ -362,9 +362,8 @@ impl Tree {
     pub(crate) async fn give_back(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
         let held = lock(&self.held).get(&ticket.key).cloned();
         let owner = self.queue_access(&ticket.key.queue).await?.uid;
-        let entitled =
-            caller.uid == 0 || caller.uid == owner || held.is_some_and(|held| held.holder.process().covers(caller.tid));
-        if !entitled {
+        let its_own = held.is_some_and(|held| held.holder.process().covers(caller.tid));
+        if !its_own && caller.uid != 0 && caller.uid != owner {
             return Err(Error::NotClaimant(format!(
                 "{}/claim: it is not yours to give back",
                 ticket.key
@@ -373,7 +372,10 @@ impl Tree {
         let Some(claim) = self.repository.claims.get(&ticket.key) else {
             return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
         };
-        self.repository.end_claim(&claim, Cause::GivenBack).await;
+        // What somebody else takes away may have begun without a trace.
+        let unbegun = its_own && !claim.has_begun();
+        let cause = if unbegun { Cause::Unbegun } else { Cause::GivenBack };
+        self.repository.end_claim(&claim, cause).await;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Opening, reading, writing, flushing and closing generated files.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -60,7 +61,9 @@ impl Tree {
                 return Err(Error::Exists(format!("{} is claimed already", ticket.key)));
             }
             Node::TicketFile(ticket, TicketFile::Console) if write => {
-                OpenKind::Append(self.claim_of(caller, ticket).await?)
+                let claim = self.claim_of(caller, ticket).await?;
+                claim.begun.store(true, Ordering::Relaxed);
+                OpenKind::Append(claim)
             }
             Node::TicketFile(ticket, TicketFile::Result) if write => {
                 // Bound to this claim: it writes no result of a later one.

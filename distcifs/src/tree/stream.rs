@@ -1,6 +1,7 @@
 //! Held requests: `.wait`, `.next` and `.events`. None is held longer than a second.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use super::requests::Waker;
 use super::rights::Reader;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::builds::live_path;
-use crate::repository::claims::{Cause, Claimant};
+use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
 use crate::repository::names::Name;
@@ -127,7 +128,7 @@ impl Tree {
             if asking.preparing.is_none() {
                 asking.preparing = self.next_claim(open, caller, queue, &asking.labels, holder).await?;
             }
-            asking.rest = self.prepared(asking, deadline).await?;
+            asking.rest = self.prepared(caller, asking, deadline).await?;
         }
         Ok(take(&mut asking.rest, size))
     }
@@ -168,7 +169,7 @@ impl Tree {
     }
 
     /// The line that tells of a claim once its folders are there; until then an empty one.
-    async fn prepared(&self, asking: &mut Asking, deadline: Instant) -> Result<Bytes> {
+    async fn prepared(&self, caller: Caller, asking: &mut Asking, deadline: Instant) -> Result<Bytes> {
         let Some((held, prepared)) = &mut asking.preparing else {
             return Ok(NOTHING_YET);
         };
@@ -178,10 +179,14 @@ impl Tree {
         let claim = held.claim.clone();
         asking.preparing = None;
         match done.unwrap_or_else(|_| Err(Error::Io(".next: preparing the workspace ended without a word".into()))) {
-            Ok(()) => Ok(Bytes::from(format!("{}\n", claim.key.id))),
+            Ok(()) => {
+                // What is answered to a process that is killed meanwhile, nobody reads.
+                claim.told.fetch_or(!process::is_killed(caller.tid), Ordering::Relaxed);
+                Ok(Bytes::from(format!("{}\n", claim.key.id)))
+            }
             Err(error) => {
                 // Nobody knows of the claim yet.
-                self.repository.end_claim(&claim, Cause::GivenBack).await;
+                self.repository.end_claim(&claim, Cause::Unbegun).await;
                 Err(error)
             }
         }
@@ -211,7 +216,11 @@ impl Tree {
         let open = open.clone();
         self.runtime.spawn(async move {
             for claim in super::handles::claims_of(&open) {
-                let cause = if died { cause_of_death(&claim) } else { Cause::GivenBack };
+                let cause = if died {
+                    cause_of_death(&claim)
+                } else {
+                    cause_of_close(&claim)
+                };
                 repository.end_claim(&claim, cause).await;
             }
         });
@@ -324,12 +333,21 @@ pub(crate) fn open_key(queue: &Name) -> String {
     format!("open:{queue}")
 }
 
-/// A dead worker's claim counts as an attempt only if it had begun with it.
-fn cause_of_death(claim: &crate::repository::claims::Claim) -> Cause {
-    if claim.touched.load(std::sync::atomic::Ordering::Relaxed) {
+/// A dead worker's claim counts as an attempt only if it had looked at it.
+fn cause_of_death(claim: &Claim) -> Cause {
+    if claim.touched.load(Ordering::Relaxed) {
         Cause::Died
     } else {
+        cause_of_close(claim)
+    }
+}
+
+/// A claim that was let go of may have been begun once somebody knew of it.
+fn cause_of_close(claim: &Claim) -> Cause {
+    if claim.touched.load(Ordering::Relaxed) || claim.told.load(Ordering::Relaxed) {
         Cause::GivenBack
+    } else {
+        Cause::Unbegun
     }
 }
 

@@ -125,7 +125,7 @@ impl Repository {
         match self.claim(&key, waiter.who).await {
             Ok(claim) => {
                 if let Err(unread) = give.send(claim) {
-                    self.end_claim(&unread, Cause::GivenBack).await;
+                    self.end_claim(&unread, Cause::Unbegun).await;
                 }
                 return;
             }

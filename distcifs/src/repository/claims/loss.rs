@@ -80,7 +80,7 @@ impl Repository {
                     return;
                 };
                 let mut ticket = posted.ticket;
-                reopen(&mut ticket, Cause::GivenBack);
+                reopen(&mut ticket, Cause::Unbegun);
                 let mut ops = vec![
                     set(key.path(), to_json(&ticket), posted.version),
                     delete(key.claim_path(), None),
@@ -137,10 +137,10 @@ impl Repository {
             }
         }
         let mut ticket = posted.ticket;
-        reopen(&mut ticket, Cause::GivenBack);
+        reopen(&mut ticket, Cause::Session);
         let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
         ops.extend(free_slot(&ticket));
-        tracing::info!(ticket = %key, node = %ticket.node, "its claim is gone with its mount: open again");
+        tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
         self.commit(ops).await.map(|_| ())
     }

@@ -8,6 +8,8 @@ use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
 pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
     // A build's own ticket is held as long as the build lasts, over any number of restarts.
     let bounded = !ticket.is_control();
+    // Once means once: nobody can say what was done by then.
+    let once = (bounded && ticket.attempts == 1).then(|| ended_once(ticket, cause));
     let mut finish = |verdict, message: String| {
         ticket.outcome = Some(Outcome {
             verdict,
@@ -28,6 +30,9 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
                 format!("timed out after {seconds} s; its worker did not end it"),
             );
         }
+        Cause::Died | Cause::GivenBack | Cause::Session if once.is_some() => {
+            finish(Verdict::Error, once.unwrap_or_default());
+        }
         Cause::Died if ticket.attempt >= ticket.attempts => {
             let times = ticket.attempt;
             finish(
@@ -35,20 +40,35 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
                 format!("its worker died {times} times, the last one on {}", ticket.node),
             );
         }
-        Cause::GivenBack if ticket.given >= GIVEN_MAX && bounded => {
+        Cause::GivenBack | Cause::Unbegun | Cause::Session if ticket.given >= GIVEN_MAX && bounded => {
             finish(
                 Verdict::Error,
                 format!("given back or lost with its node {} times", GIVEN_MAX + 1),
             );
         }
         Cause::Died => ticket.attempt += 1,
-        Cause::GivenBack | Cause::Taken | Cause::Session => ticket.given += 1,
+        Cause::GivenBack | Cause::Unbegun | Cause::Taken | Cause::Session => ticket.given += 1,
     }
     if ticket.state != TicketState::Finished {
         ticket.state = TicketState::Open;
     }
     // Also of one that is finished by this: its claimant must not take the outcome for its own.
     ticket.nonce.clear();
+}
+
+/// Why a ticket of one attempt is over, and what to do about it, on one line.
+fn ended_once(ticket: &Ticket, cause: Cause) -> String {
+    let node = &ticket.node;
+    let what = match cause {
+        Cause::Died => format!("its worker on {node} died"),
+        Cause::Session => format!("its mount on {node} went away while it was claimed"),
+        _ => format!("its worker on {node} let it go without a result"),
+    };
+    let again = match &ticket.part {
+        Some(part) => format!("write retry into jobs/{}/builds/{}/ctl", part.job, part.build),
+        None => "post it again".to_owned(),
+    };
+    format!("{what}, and with attempts 1 it is not begun again by itself: {again} once it is sure that it may")
 }
 
 /// Cuts the message so that the entry fits its bound.
