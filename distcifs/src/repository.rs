@@ -37,3 +37,4 @@ pub use core::{Repository, Setup};
 pub use error::{Error, Result};
 
 pub use crate::storage::Digest;
+pub(crate) use crate::storage::descriptors;

@@ -13,6 +13,7 @@ pub mod bounds;
 pub mod conformance;
 pub mod contents;
 pub mod coordination;
+pub(crate) mod descriptors;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;

@@ -21,6 +21,7 @@ pub mod published;
 pub mod requests;
 pub(crate) mod rights;
 pub mod scratch;
+pub(crate) mod shares;
 pub mod stream;
 pub mod work;
 

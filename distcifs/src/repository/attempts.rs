@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OnceCell;
 
+mod remove;
 mod room;
 
 use self::room::Room;
@@ -293,29 +294,7 @@ fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
 
 /// Deletes a folder with all below it, whatever the modes in it.
 fn remove_tree(dir: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        // As an ordinary user, folders without write permission stand in the way.
-        open_up(dir);
-        if let Err(error) = std::fs::remove_dir_all(dir) {
-            tracing::warn!(dir = %dir.display(), %error, "not deleted; the next mount tries again");
-        }
-    }
-}
-
-/// Makes every folder below writable for its owner.
-fn open_up(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // What can't be changed shows when it can't be deleted.
-        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        folders.extend(
-            entries
-                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-                .map(|e| e.path()),
-        );
+    if let Err(error) = remove::remove_tree(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "not deleted; the next mount tries again");
     }
 }

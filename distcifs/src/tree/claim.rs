@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::node::{Area, Node, TicketRef};
 use super::process::{self, Process};
 use super::published::Whose;
+use super::shares::Lease;
 use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
@@ -57,7 +58,8 @@ impl Holder {
     pub(crate) fn flushed(&self, caller: Caller) {
         let process = self.process();
         let its_own = caller.tid == process.pid || process::process_of(caller.tid) == Some(process.pid);
-        if its_own && process::stat(caller.tid).is_none_or(|stat| stat.exiting) {
+        let exiting = || process::stat(caller.tid).map_or_else(|| process::is_gone(caller.tid), |stat| stat.exiting);
+        if its_own && exiting() {
             self.exiting.store(true, Ordering::Relaxed);
         }
     }
@@ -87,6 +89,8 @@ pub(crate) struct Held {
     since: Instant,
     roots: OnceCell<Roots>,
     work: Arc<Work>,
+    /// What holding on to its processes takes of the daemon's descriptors.
+    _leases: Vec<Lease>,
 }
 
 /// The roots of a claimant's folders.
@@ -200,6 +204,7 @@ impl Tree {
         } else {
             Process::hold(opener.session)
         };
+        let leases = vec![self.lease_process(caller)?, self.lease_process(caller)?];
         let who = Claimant {
             uid: caller.uid,
             gid: caller.gid,
@@ -207,13 +212,19 @@ impl Tree {
         };
         let claim = self.repository.claim(&ticket.key, who).await?;
         claim.touched.store(true, Ordering::Relaxed);
-        let held = self.keep_claim(claim, Arc::new(Holder::new(opener)), leader);
+        let held = self.keep_claim(claim, Arc::new(Holder::new(opener)), leader, leases);
         self.follow_holder(held.clone());
         Ok(held)
     }
 
     /// Keeps a claim with its holder until it is over.
-    pub(crate) fn keep_claim(&self, claim: Arc<Claim>, holder: Arc<Holder>, leader: Option<Process>) -> Arc<Held> {
+    pub(crate) fn keep_claim(
+        &self,
+        claim: Arc<Claim>,
+        holder: Arc<Holder>,
+        leader: Option<Process>,
+        leases: Vec<Lease>,
+    ) -> Arc<Held> {
         let held = Arc::new(Held {
             claim: claim.clone(),
             holder,
@@ -223,6 +234,7 @@ impl Tree {
             since: Instant::now(),
             roots: OnceCell::new(),
             work: self.work.clone(),
+            _leases: leases,
         });
         lock(&self.held).insert(claim.key.clone(), held.clone());
         let (kept, all, losers) = (held.clone(), self.held.clone(), self.losers.clone());

@@ -11,6 +11,7 @@ use super::handles::{Asking, Committing, Following, Open, OpenKind};
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
 use super::rights::Reader;
+use super::shares::{Lease, Party, out_of_descriptors};
 use super::stream::take;
 use super::{Caller, Error, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
@@ -132,11 +133,16 @@ impl Tree {
             OpenKind::Next(_, holder) => Some(holder.clone()),
             _ => None,
         };
+        let lease = match &kind {
+            OpenKind::Next(..) => Some(self.lease_process(caller)?),
+            _ => None,
+        };
         let open = Open {
             node,
             caller,
             both,
             claims: Mutex::default(),
+            _lease: lease,
             polled: Mutex::default(),
             kind,
         };
@@ -151,6 +157,12 @@ impl Tree {
             nonseekable,
             backing: None,
         })
+    }
+
+    /// Takes a descriptor of the caller's share, to hold on to a process.
+    pub(crate) fn lease_process(&self, caller: Caller) -> Result<Lease> {
+        let lease = self.descriptors.take(Party::User(caller.uid), 1);
+        lease.ok_or_else(|| out_of_descriptors("you hold"))
     }
 
     /// Reads from an open generated file.

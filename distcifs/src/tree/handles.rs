@@ -11,6 +11,7 @@ use super::claim::{Held, Holder};
 use super::job::ConfigWrite;
 use super::node::Node;
 use super::rights::Reader;
+use super::shares::Lease;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
 use crate::repository::consoles::{Extent, Stream};
@@ -29,6 +30,8 @@ pub(crate) struct Open {
     pub(crate) both: bool,
     /// Claims made by reading it (`.next`).
     pub(crate) claims: Mutex<Vec<Weak<Claim>>>,
+    /// What it has taken of the daemon's descriptors.
+    pub(crate) _lease: Option<Lease>,
     /// Wakes whoever polls it.
     pub(crate) polled: Mutex<Option<tokio::task::AbortHandle>>,
     /// What it does.

@@ -6,6 +6,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::repository::descriptors::spare_now;
+
 /// Generations of ancestors looked at before a caller is no descendant.
 const ANCESTORS_MAX: u32 = 128;
 
@@ -38,7 +40,7 @@ pub fn stat(pid: u32) -> Option<Stat> {
 
 fn status(pid: u32) -> Option<String> {
     // A process's name may hold any bytes.
-    let text = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let text = spare_now(|| std::fs::read(format!("/proc/{pid}/status"))).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -77,6 +79,12 @@ pub fn groups_of(tid: u32) -> Vec<u32> {
     line.split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
+/// Whether there is no such process or thread, whatever hinders us from reading about it.
+pub fn is_gone(tid: u32) -> bool {
+    let id = libc::pid_t::try_from(tid).map(nix::unistd::Pid::from_raw);
+    id.is_ok_and(|id| nix::sys::signal::kill(id, None) == Err(nix::errno::Errno::ESRCH))
+}
+
 /// Whether somebody has killed it already, though it may not know yet.
 pub fn is_killed(tid: u32) -> bool {
     let pending = |key| {
@@ -84,7 +92,7 @@ pub fn is_killed(tid: u32) -> bool {
             .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
             .unwrap_or(0)
     };
-    tid != 0 && (stat(tid).is_none() || (pending("SigPnd") | pending("ShdPnd")) & SIGKILL_BIT != 0)
+    tid != 0 && (is_gone(tid) || (pending("SigPnd") | pending("ShdPnd")) & SIGKILL_BIT != 0)
 }
 
 /// A process id as `writer` sees it, in the ids of the daemon.
@@ -169,9 +177,14 @@ fn watch(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
 fn pidfd_open(pid: u32) -> Option<OwnedFd> {
     use std::os::fd::FromRawFd;
     let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0)?;
-    // SAFETY: the call takes two numbers and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    let open = || {
+        // SAFETY: the call takes two numbers and returns a new descriptor or -1.
+        match unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            fd => Ok(fd),
+        }
+    };
+    let fd = i32::try_from(spare_now(open).ok()?).ok()?;
     // SAFETY: the descriptor was just made and belongs to nobody else.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -18,11 +18,12 @@ use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
 use super::published::Published;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
+use super::shares::{Lease, Party, Shares, adapt, out_of_descriptors};
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
-use crate::repository::Repository;
 use crate::repository::core::lock;
 use crate::repository::tickets::{Posted, TicketKey};
+use crate::repository::{Repository, descriptors};
 
 /// Wakes whoever polls a file, once.
 pub type Waker = Box<dyn FnOnce() + Send + 'static>;
@@ -46,6 +47,10 @@ pub struct Tree {
     pub(crate) work: Arc<Work>,
     pub(crate) published: Published,
     pub(crate) scratch: Scratches,
+    /// The daemon's descriptors that others cause to be open.
+    pub(crate) descriptors: Arc<Shares>,
+    /// What open files and folders of claimants have taken of them, by handle.
+    leases: Mutex<HashMap<u64, Lease>>,
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
     pub(crate) losers: Arc<Mutex<VecDeque<Loser>>>,
     pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
@@ -74,8 +79,13 @@ impl Tree {
             invalidate: invalidate.clone(),
         };
         tokio::spawn(forgetter.follow());
+        let work = Arc::new(Work::new(WORK_FIRST, next.clone())?);
+        let descriptors = Shares::new(descriptors::for_users() as u64);
+        tokio::spawn(adapt(Arc::downgrade(&work), descriptors.clone()));
         Ok(Tree {
-            work: Arc::new(Work::new(WORK_FIRST, next.clone())?),
+            work,
+            descriptors,
+            leases: Mutex::default(),
             handles: Handles::new(next),
             runtime: tokio::runtime::Handle::current(),
             numbers,
@@ -320,7 +330,7 @@ impl Tree {
     /// open; `flags` are those of open(2).
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.work.owns(ino) {
-            return self.work.open(ino, flags);
+            return self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
         }
         self.open_node(caller, self.node(ino)?, flags).await
     }
@@ -335,11 +345,24 @@ impl Tree {
         flags: i32,
     ) -> Result<(Found, Opened)> {
         if self.work.owns(parent) {
-            return self.work.create(caller, parent, &name, mode, flags);
+            let create = || self.work.create(caller, parent, &name, mode, flags);
+            return self.leased(parent, create, |(_, opened)| opened.handle);
         }
         check_length(&name)?;
         self.create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, flags)
             .await
+    }
+
+    /// Opens something in a claimant's folders, within the share that the claim has of the daemon's
+    /// descriptors.
+    fn leased<T>(&self, ino: Ino, open: impl FnOnce() -> Result<T>, handle: impl FnOnce(&T) -> u64) -> Result<T> {
+        let attempt = self.work.attempt_of(ino);
+        let attempt = attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))?;
+        let lease = self.descriptors.take(Party::Attempt(attempt.id()), 1);
+        let lease = lease.ok_or_else(|| out_of_descriptors("the tasks of this claim hold"))?;
+        let opened = open()?;
+        lock(&self.leases).insert(handle(&opened), lease);
+        Ok(opened)
     }
 
     /// read.
@@ -370,7 +393,9 @@ impl Tree {
     /// close of the last copy.
     pub fn release(&self, ino: Ino, handle: u64) {
         if self.work.owns(ino) {
-            return self.work.release(handle);
+            self.work.release(handle);
+            lock(&self.leases).remove(&handle);
+            return;
         }
         self.release_open(handle);
     }
@@ -386,7 +411,7 @@ impl Tree {
     /// opendir.
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<Opened> {
         if self.work.owns(ino) {
-            return self.work.opendir(ino);
+            return self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
         }
         let mut opened = self.opened(caller, self.node(ino)?, false, OpenKind::Folder(Mutex::default()))?;
         (opened.direct_io, opened.keep_cache) = (false, false);
@@ -413,7 +438,9 @@ impl Tree {
     /// closedir.
     pub fn releasedir(&self, ino: Ino, handle: u64) {
         if self.work.owns(ino) {
-            return self.work.releasedir(handle);
+            self.work.releasedir(handle);
+            lock(&self.leases).remove(&handle);
+            return;
         }
         self.handles.remove(handle);
     }

@@ -153,7 +153,7 @@ impl Tree {
             return Ok(None);
         };
         super::handles::remember_claim(open, &claim);
-        let held = self.keep_claim(claim, holder.clone(), None);
+        let held = self.keep_claim(claim, holder.clone(), None, Vec::new());
         let (done, prepared) = oneshot::channel();
         if held.claim.starts_empty() {
             // Two folders are made as fast as anybody asks for them, and many never do.

@@ -1,9 +1,9 @@
 //! The claimant's own folders on local disk: a loopback view of directories.
 //!
-//! An inode is an `O_PATH` descriptor, kept while the kernel remembers it. Names are single
-//! components that are resolved from such a descriptor with `O_NOFOLLOW`, so no symbolic link is
-//! ever followed here and nothing outside an attached directory can be named. Whether the caller
-//! may do what is asked is decided by the kernel from the attributes reported
+//! An inode is named by an `O_PATH` descriptor while that is in use, and by its names otherwise.
+//! Names are single components that are resolved from such a descriptor with `O_NOFOLLOW`, so no
+//! symbolic link is ever followed here and nothing outside an attached directory can be named.
+//! Whether the caller may do what is asked is decided by the kernel from the attributes reported
 //! (`default_permissions`).
 //!
 //! All calls are short local system calls; any number of threads may make them at once.
@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,10 +23,11 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
 
 use super::{Attr, Attributes, Found, Ino, Kind};
-use crate::repository::{Error, Result};
+use crate::repository::{Error, Result, descriptors};
 
 mod attempt;
 mod attributes;
+mod cache;
 mod files;
 mod folders;
 mod inodes;
@@ -34,12 +35,15 @@ mod names;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod way;
 mod xattrs;
 
 pub use attempt::{Attempt, Shift};
+use cache::Cache;
 use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};
+use way::spared;
 
 /// How long the kernel may believe names and attributes. It sees every change of a living attempt
 /// itself, so only the end of an attempt can make them wrong; then `kill` names the inodes to
@@ -67,6 +71,7 @@ pub struct Work {
     /// Attempts are numbered from this.
     next_attempt: AtomicU64,
     inodes: RwLock<Table>,
+    cache: Arc<Cache>,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
 }
@@ -79,6 +84,9 @@ impl Work {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc_fds = open("/proc/self/fd", flags, Mode::empty())
             .map_err(|errno| system("/proc/self/fd (is /proc mounted?)", errno))?;
+        let cache = Arc::new(Cache::new());
+        let known: Weak<Cache> = Arc::downgrade(&cache);
+        descriptors::register(known);
         Ok(Work {
             first_ino,
             proc_fds,
@@ -86,6 +94,7 @@ impl Work {
             next_handle,
             next_attempt: AtomicU64::new(1),
             inodes: RwLock::new(Table::new(first_ino)),
+            cache,
             files: RwLock::default(),
             folders: RwLock::default(),
         })
@@ -101,11 +110,14 @@ impl Work {
         let _gate = attempt.enter()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let place = dir.display();
-        let fd = open(dir, flags, Mode::empty()).map_err(|errno| system(&place, errno))?;
+        let fd = spared(|| open(dir, flags, Mode::empty())).map_err(|errno| system(&place, errno))?;
         let stat = fstat(&fd).map_err(|errno| system(&place, errno))?;
-        let ino = self.table_mut().pin(attempt, fd, &stat);
-        attempt.add_root(ino);
-        Ok(ino)
+        let inode = self.table_mut().pin(attempt, dir.to_owned(), &stat);
+        if inode.hold(&Arc::new(fd.into())) {
+            self.cache.keep(&inode);
+        }
+        attempt.add_root(inode.ino);
+        Ok(inode.ino)
     }
 
     /// The answer to a lookup that led to this inode, a root for instance; it counts as one.
@@ -164,6 +176,11 @@ impl Work {
         self.table().get(ino).map(|inode| inode.attempt.clone())
     }
 
+    /// Takes notice of a changed limit of the process's descriptors. To be called now and then.
+    pub fn adapt(&self) {
+        self.cache.adapt();
+    }
+
     /// Whether requests for this inode are to be answered here.
     pub fn owns(&self, ino: Ino) -> bool {
         ino.0 >= self.first_ino
@@ -198,10 +215,10 @@ impl Work {
     }
 
     /// Opens what an `O_PATH` descriptor names.
-    fn reopen(&self, fd: &OwnedFd, flags: OFlag) -> nix::Result<File> {
+    fn reopen(&self, fd: &File, flags: OFlag) -> nix::Result<File> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         let name = fd_name(fd);
-        openat(&self.proc_fds, name.as_str(), flags, Mode::empty()).map(File::from)
+        spared(|| openat(&self.proc_fds, name.as_str(), flags, Mode::empty())).map(File::from)
     }
 }
 

@@ -15,6 +15,7 @@ use super::files::{failed, read_at};
 use super::marks::Marks;
 use crate::storage::bounds::refused;
 use crate::storage::contents::VALUE_BYTES_MAX;
+use crate::storage::descriptors::spare_now;
 use crate::storage::{Digest, Error, Object, Result};
 
 /// The folders of blobs.
@@ -128,7 +129,7 @@ impl Blobs {
             return Ok(None);
         };
         let what = || format!("read {object}");
-        let file = match File::open(self.path(kind, digest)) {
+        let file = match spare_now(|| File::open(self.path(kind, digest))) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(what(), &error)),
@@ -186,7 +187,7 @@ impl Blobs {
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o400);
-    options.open(path)?.write_all(bytes)
+    spare_now(|| options.open(path))?.write_all(bytes)
 }
 
 /// Gives a new file its name; `false` if there is one of that name and length.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::files::{failed, is_past, read_at};
 use super::lock;
 use crate::storage::contents::SEALED;
+use crate::storage::descriptors::spare_now;
 use crate::storage::names::CONSOLE;
 use crate::storage::{Appended, Object, Result};
 
@@ -249,8 +250,8 @@ fn names(folder: &Path, prefix: &str, after: &str) -> io::Result<Vec<String>> {
 }
 
 fn open(path: &Path) -> io::Result<Option<Open>> {
-    let opened = match OpenOptions::new().read(true).append(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path),
+    let opened = match spare_now(|| OpenOptions::new().read(true).append(true).open(path)) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => spare_now(|| File::open(path)),
         opened => opened,
     };
     let file = match opened {
@@ -270,7 +271,7 @@ fn open(path: &Path) -> io::Result<Option<Open>> {
 fn make(path: &Path) -> io::Result<Open> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create_new(true).mode(MODES[0]);
-    let mut made = options.open(path);
+    let mut made = spare_now(|| options.open(path));
     for _ in 0..FOLDER_TRIES {
         if !made.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
             break;
@@ -278,7 +279,7 @@ fn make(path: &Path) -> io::Result<Open> {
         if let Some(folder) = path.parent() {
             let _exists = DirBuilder::new().mode(0o700).create(folder);
         }
-        made = options.open(path);
+        made = spare_now(|| options.open(path));
     }
     Ok(Open {
         file: Arc::new(made?),

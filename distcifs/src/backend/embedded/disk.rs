@@ -14,6 +14,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Wr
 
 use super::entries::Node;
 use super::rows;
+use crate::storage::descriptors::spare;
 use crate::storage::names::kind_of;
 use crate::storage::{Object, Page, Updated};
 
@@ -249,7 +250,7 @@ impl Disk {
 fn open(path: &Path) -> Result<Database, redb::Error> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path)?;
+    let file = spare(|| options.open(path))?;
     let open = move || {
         let file = FileBackend::new(file)?;
         Database::builder()

@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 use super::blobs::Blobs;
 use super::consoles::Consoles;
 use super::dirty::{Dirty, Todo};
+use crate::storage::descriptors::{self, spare};
 use crate::storage::{Error, Object, Result};
 
 /// Room that puts and appends leave on the disk, bytes: contents stop growing while results,
@@ -56,7 +57,7 @@ impl Files {
 
     /// Makes everything durable that was written before this process opened the store.
     pub(super) fn settle(&self) -> io::Result<()> {
-        Ok(nix::unistd::syncfs(File::open(&self.dir)?)?)
+        Ok(nix::unistd::syncfs(spare(|| File::open(&self.dir))?)?)
     }
 
     /// Makes these objects durable: the few that are not, one by one, or else all there is.
@@ -78,7 +79,7 @@ impl Files {
             let Some(path) = self.path(object) else {
                 continue;
             };
-            match File::open(&path) {
+            match spare(|| File::open(&path)) {
                 Ok(file) => file.sync_all()?,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
@@ -91,7 +92,7 @@ impl Files {
         folders.sort();
         folders.dedup();
         for folder in folders {
-            match File::open(folder) {
+            match spare(|| File::open(&folder)) {
                 Ok(folder) => folder.sync_all()?,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -121,6 +122,8 @@ pub(super) fn failed(what: impl Into<String>, error: &io::Error) -> Error {
     let (what, why) = (what.into(), error.to_string());
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { what, why },
+        // Nothing is wrong with the disk, and it may be tried again.
+        _ if descriptors::are_short(error) => Error::Full { what, why },
         _ => Error::Unavailable { what, why },
     }
 }

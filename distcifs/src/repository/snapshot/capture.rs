@@ -17,11 +17,12 @@ use tokio::runtime::Handle;
 use super::cut::Cutter;
 use super::error::{Result, SnapshotError};
 use super::format::{Entry, Folder, Kind, Link, Meta, Segment, Time, Xattrs};
-use super::local::{self, shown};
+use super::local::{self, Left, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, Uploads, on_thread};
 use super::unlock::Unlocked;
 use super::{DEPTH_MAX, Snapshot, xattr};
+use crate::storage::descriptors::{spare, spare_nix};
 use crate::storage::{Contents, Digest};
 
 /// A change time nearer to the capture's start than this is not trusted the next time,
@@ -199,11 +200,11 @@ impl Walk {
         let root = local::open_root(dir)?;
         let stat = fstat(&root).map_err(|e| self.failed("looking at", e))?;
         self.device = stat.st_dev;
-        self.folder(root, &stat, 0)
+        self.folder(root, &stat, 0).map(|(folder, _)| folder)
     }
 
-    /// One folder, with all below it sent.
-    fn folder(&mut self, dir: OwnedFd, stat: &FileStat, depth: usize) -> Result<Folder> {
+    /// One folder, with all below it sent; and a descriptor of it again.
+    fn folder(&mut self, mut dir: OwnedFd, stat: &FileStat, depth: usize) -> Result<(Folder, OwnedFd)> {
         if depth > DEPTH_MAX {
             let why = format!("folders nest deeper than {DEPTH_MAX}; remove or pack them");
             return Err(SnapshotError::TooLarge {
@@ -233,20 +234,23 @@ impl Walk {
         }
         for name in below {
             self.path.push(OsStr::from_bytes(&name));
-            if let Some((entry, groups)) = self.subfolder(&dir, name, depth)? {
+            let entered;
+            (entered, dir) = self.subfolder(dir, name, depth)?;
+            if let Some((entry, groups)) = entered {
                 folder.groups = folder.groups.max(groups);
                 folder.entries.push(entry);
             }
             self.path.pop();
         }
         folder.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(folder)
+        Ok((folder, dir))
     }
 
     /// The names in a folder, sorted.
     fn names(&self, dir: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
         let failed = |errno| self.failed("listing", errno);
-        let mut stream = Dir::from_fd(dir.try_clone().map_err(|e| failed(errno_of(&e)))?).map_err(failed)?;
+        let copy = spare(|| dir.try_clone()).map_err(|e| failed(errno_of(&e)))?;
+        let mut stream = Dir::from_fd(copy).map_err(failed)?;
         let mut names = Vec::new();
         for entry in stream.iter() {
             let entry = entry.map_err(failed)?;
@@ -260,12 +264,12 @@ impl Walk {
     }
 
     /// An entry for a folder within a folder, and the bound of its groups; `None` if it is gone by
-    /// now or another filesystem is mounted there.
-    fn subfolder(&mut self, parent: &OwnedFd, name: Box<[u8]>, depth: usize) -> Result<Option<(Entry, u32)>> {
-        let unlocked = Unlocked::new(parent, &name, SFlag::S_IFDIR, FOLDER_NEEDS);
-        let dir = match local::open_folder(parent, &name) {
+    /// now or another filesystem is mounted there. And the folder that it is in.
+    fn subfolder(&mut self, parent: OwnedFd, name: Box<[u8]>, depth: usize) -> Result<(Option<(Entry, u32)>, OwnedFd)> {
+        let unlocked = Unlocked::new(&parent, &name, SFlag::S_IFDIR, FOLDER_NEEDS);
+        let dir = match local::open_folder(&parent, &name) {
             Ok(dir) => dir,
-            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok(None),
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok((None, parent)),
             Err(errno) => return Err(self.failed("opening", errno)),
         };
         let mut stat = fstat(&dir).map_err(|e| self.failed("looking at", e))?;
@@ -274,9 +278,11 @@ impl Walk {
         }
         if stat.st_dev != self.device {
             self.skip();
-            return Ok(None);
+            return Ok((None, parent));
         }
-        let folder = self.folder(dir, &stat, depth + 1)?;
+        let left = Left::new(parent, depth).map_err(|e| self.failed("looking at", e))?;
+        let (folder, dir) = self.folder(dir, &stat, depth + 1)?;
+        let parent = left.enter(&dir).map_err(|e| self.failed("going up from", e))?;
         let digest = self.uploads.put_folder(&folder, &self.path)?;
         let entry = Entry {
             name,
@@ -284,7 +290,7 @@ impl Walk {
             kind: Kind::Folder(digest),
             link: None,
         };
-        Ok(Some((entry, folder.groups)))
+        Ok((Some((entry, folder.groups)), parent))
     }
 
     /// An entry for anything but a folder; `None` if it is gone by now or not carried over.
@@ -358,10 +364,11 @@ impl Walk {
             self.fresh.insert(key, (known, proven));
             return Ok(Some(found));
         }
-        let opened = match openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty()) {
+        let open = || spare_nix(|| openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty()));
+        let opened = match open() {
             Err(Errno::EACCES) => {
                 let _unlocked = Unlocked::new(dir, name, SFlag::S_IFREG, FILE_NEEDS);
-                openat(dir, OsStr::from_bytes(name), FILE_FLAGS, Mode::empty())
+                open()
             }
             opened => opened,
         };

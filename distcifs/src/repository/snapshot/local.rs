@@ -5,13 +5,14 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
 use super::error::{Result, SnapshotError};
 use super::format::{Meta, Time, Xattrs};
 use super::manifest::FileKey;
+use crate::storage::descriptors::spare_nix;
 
 /// Flags of every folder that is opened.
 const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
@@ -21,12 +22,48 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 
 /// Opens the folder that a capture or restore works in.
 pub(super) fn open_root(dir: &Path) -> Result<OwnedFd> {
-    open(dir, FOLDER_FLAGS, Mode::empty()).map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
+    spare_nix(|| open(dir, FOLDER_FLAGS, Mode::empty()))
+        .map_err(|e| SnapshotError::local(format!("opening {}", dir.display()), e))
 }
 
 /// Opens a folder within another.
 pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> std::result::Result<OwnedFd, Errno> {
-    openat(parent, name, FOLDER_FLAGS, Mode::empty())
+    spare_nix(|| openat(&parent, name, FOLDER_FLAGS, Mode::empty()))
+}
+
+/// Levels of folders that a walk holds open while it is below them; deeper ones are opened again
+/// afterwards. So a walk takes few descriptors however deep folders nest.
+const HELD_LEVELS: usize = 16;
+
+/// A folder that a walk has left for one below it.
+pub(super) enum Left {
+    /// It is held open.
+    Held(OwnedFd),
+    /// It is to be found again: its device and number.
+    Closed(u64, u64),
+}
+
+impl Left {
+    /// Leaves a folder that is so many levels deep.
+    pub(super) fn new(folder: OwnedFd, depth: usize) -> std::result::Result<Left, Errno> {
+        if depth < HELD_LEVELS {
+            return Ok(Left::Held(folder));
+        }
+        fstat(&folder).map(|stat| Left::Closed(stat.st_dev, stat.st_ino))
+    }
+
+    /// Goes back to it from the one below; `ESTALE` if that has been moved meanwhile.
+    pub(super) fn enter(self, below: impl AsFd) -> std::result::Result<OwnedFd, Errno> {
+        match self {
+            Left::Held(folder) => Ok(folder),
+            Left::Closed(device, number) => {
+                let folder = open_folder(below, b"..")?;
+                let stat = fstat(&folder)?;
+                let same = (stat.st_dev, stat.st_ino) == (device, number);
+                if same { Ok(folder) } else { Err(Errno::ESTALE) }
+            }
+        }
+    }
 }
 
 /// Time of modification.

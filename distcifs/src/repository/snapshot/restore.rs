@@ -22,10 +22,11 @@ use tokio::task::JoinHandle;
 
 use super::error::{Result, SnapshotError};
 use super::format::{Entry, Folder, Kind, Meta, Segment, Time};
-use super::local::{self, shown};
+use super::local::{self, Left, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, load_folder, on_thread, read_chunk};
 use super::{DEPTH_MAX, Snapshot, xattr};
+use crate::storage::descriptors::spare_nix;
 use crate::storage::{Contents, Digest};
 
 /// Chunks on their way from the store at once.
@@ -113,7 +114,7 @@ impl Layout {
     }
 
     /// Fills one folder: files, then folders, then its own mode and time.
-    fn folder(&mut self, dir: OwnedFd, folder: Folder, depth: usize) -> Result<()> {
+    fn folder(&mut self, mut dir: OwnedFd, folder: Folder, depth: usize) -> Result<OwnedFd> {
         if depth > DEPTH_MAX {
             let why = format!("folders nest deeper than {DEPTH_MAX}");
             return Err(SnapshotError::TooLarge {
@@ -144,12 +145,13 @@ impl Layout {
             self.path.pop();
         }
         drop(ahead);
-        self.subfolders(&dir, &folder, depth)?;
-        self.finish(&dir, &folder.meta)
+        dir = self.subfolders(dir, &folder, depth)?;
+        self.finish(&dir, &folder.meta)?;
+        Ok(dir)
     }
 
     /// Makes and fills the folders within a folder.
-    fn subfolders(&mut self, dir: &OwnedFd, folder: &Folder, depth: usize) -> Result<()> {
+    fn subfolders(&mut self, mut dir: OwnedFd, folder: &Folder, depth: usize) -> Result<OwnedFd> {
         let listed = |entry: &Entry| match entry.kind {
             Kind::Folder(digest) => Some(digest),
             _ => None,
@@ -161,13 +163,17 @@ impl Layout {
         for entry in folder.entries.iter().filter(|entry| listed(entry).is_some()) {
             self.path.push(OsStr::from_bytes(&entry.name));
             let name = OsStr::from_bytes(&entry.name);
-            mkdirat(dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
-            let below = local::open_folder(dir, &entry.name).map_err(|e| self.failed("opening", e))?;
+            mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
+            let below = local::open_folder(&dir, &entry.name).map_err(|e| self.failed("opening", e))?;
             let listing = ahead.next(&self.path)?;
-            self.folder(below, listing, depth + 1)?;
+            let left = Left::new(dir, depth).map_err(|e| self.failed("looking at", e))?;
+            let below = self.folder(below, listing, depth + 1)?;
+            // Its owner may have shut the folder below for himself, too.
+            let up = left.enter(&below).or_else(|_| self.parent(&self.path));
+            dir = up.map_err(|e| self.failed("going up from", e))?;
             self.path.pop();
         }
-        Ok(())
+        Ok(dir)
     }
 
     /// The chunks that a folder's files need, in the order in which they are written.
@@ -197,12 +203,8 @@ impl Layout {
         ahead: &mut Chunks,
     ) -> Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(
-            dir,
-            OsStr::from_bytes(&entry.name),
-            flags,
-            Mode::S_IRUSR | Mode::S_IWUSR,
-        );
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let made = spare_nix(|| openat(dir, OsStr::from_bytes(&entry.name), flags, mode));
         let file = File::from(made.map_err(|e| self.failed("making", e))?);
         let mut at = 0;
         let mut sparse = false;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::super::Ino;
 use crate::repository::claims::Changes;
@@ -99,6 +99,8 @@ pub struct Attempt {
     /// Device and number of each file that was opened for writing: as many as there are files.
     written: Mutex<HashSet<(u64, u64)>>,
     roots: Mutex<Vec<Ino>>,
+    /// Names move only while this is held alone.
+    still: RwLock<()>,
     shift: RwLock<Shift>,
 }
 
@@ -115,8 +117,14 @@ impl Attempt {
             changes: AtomicU64::new(0),
             written: Mutex::default(),
             roots: Mutex::default(),
+            still: RwLock::default(),
             shift: RwLock::default(),
         }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Where its owners are shown.
@@ -174,6 +182,16 @@ impl Attempt {
         let gate = self.enter()?;
         self.changed();
         Ok(gate)
+    }
+
+    /// While this is held no name of it moves.
+    pub(super) fn stand_still(&self) -> RwLockReadGuard<'_, ()> {
+        self.still.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held names of it move, and nobody follows them.
+    pub(super) fn move_names(&self) -> RwLockWriteGuard<'_, ()> {
+        self.still.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something was changed, or may be from now on.

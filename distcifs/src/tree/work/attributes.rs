@@ -1,7 +1,9 @@
 //! Attributes of nodes, and of the filesystem they are on.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -43,7 +45,7 @@ impl Work {
         let shift = inode.attempt.shift();
         set.uid = set.uid.map(|uid| shift.kept_user(uid));
         set.gid = set.gid.map(|gid| shift.kept_group(gid));
-        let fd = inode.path()?;
+        let fd = self.path(&inode)?;
         if let Some(size) = set.size {
             expect_kind(&inode, Kind::File)?;
             self.reopen(&fd, OFlag::O_WRONLY)
@@ -61,14 +63,14 @@ impl Work {
         if inode.kind != Kind::Symlink {
             return Err(system(inode.what(), Errno::EINVAL));
         }
-        readlinkat(inode.path()?, "").map_err(|errno| system(inode.what(), errno))
+        readlinkat(&*self.path(&inode)?, "").map_err(|errno| system(inode.what(), errno))
     }
 
     /// Figures of the filesystem that the folder is on.
     pub fn statfs(&self, ino: Ino) -> Result<Space> {
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter()?;
-        let fd = inode.path()?;
+        let fd = self.path(&inode)?;
         let figures = fstatvfs(&fd).map_err(|errno| system(inode.what(), errno))?;
         Ok(Space {
             block_size: u32::try_from(figures.fragment_size()).unwrap_or(u32::MAX),
@@ -81,14 +83,14 @@ impl Work {
     }
 
     /// Attributes of an inode, within its attempt's gate.
-    pub(super) fn attributes(&self, inode: &Inode) -> Result<Attributes> {
-        let fd = inode.path()?;
+    pub(super) fn attributes(&self, inode: &Arc<Inode>) -> Result<Attributes> {
+        let fd = self.path(inode)?;
         let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
         Ok(attributes_of(inode, &stat))
     }
 
     /// Owner, mode and times. The owner first: giving a file away clears its set-id bits.
-    fn change(&self, fd: &OwnedFd, set: &SetAttr) -> nix::Result<()> {
+    fn change(&self, fd: &File, set: &SetAttr) -> nix::Result<()> {
         if set.uid.is_some() || set.gid.is_some() {
             give(fd, set.uid, set.gid)?;
         }
@@ -105,14 +107,14 @@ impl Work {
     }
 
     /// Sets the permission bits of what an `O_PATH` descriptor names.
-    pub(super) fn chmod(&self, fd: &OwnedFd, mode: u32) -> nix::Result<()> {
+    pub(super) fn chmod(&self, fd: &File, mode: u32) -> nix::Result<()> {
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         fchmodat(&self.proc_fds, fd_name(fd).as_str(), mode, FchmodatFlags::FollowSymlink)
     }
 }
 
 /// Gives what an `O_PATH` descriptor names, a symbolic link itself included, to somebody.
-pub(super) fn give(fd: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
+pub(super) fn give(fd: &File, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
     fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)
 }

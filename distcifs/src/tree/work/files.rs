@@ -15,7 +15,8 @@ use nix::unistd::{Whence, ftruncate, lseek};
 use super::super::{Caller, Found, Ino, Kind, Opened};
 use super::attributes::offset;
 use super::inodes::{Inode, expect_kind};
-use super::names::{NewNode, folder, undo};
+use super::names::{NewNode, undo};
+use super::way::spared;
 use super::{Attempt, Work, io_error, sys, system};
 use crate::repository::{Error, Result};
 
@@ -107,17 +108,18 @@ impl Work {
     fn create_new(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<(Found, Opened)> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
-        let dir = folder(&parent, name)?;
+        let dir = self.folder_for(&parent, name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
-        let file = openat(&dir, name, flags, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
-        let path = self.reopen(&file, OFlag::O_PATH).map(Into::into);
-        let path = path.and_then(|path| self.adopt(&parent, &path, &new).map(|()| path));
+        let file = spared(|| openat(&*dir, name, flags, new.first_mode())).map(File::from);
+        let file = file.map_err(|errno| system(name.display(), errno))?;
+        let path = self.reopen(&file, OFlag::O_PATH);
+        let path = path.and_then(|path| self.adopt(&parent, &dir, &path, &new).map(|()| path));
         let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
         let found = self.meet(&parent, path, name)?;
         let inode = self.inode(found.attributes.attr.ino)?;
-        let file = Arc::new(File::from(file));
+        let file = Arc::new(file);
         let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
         let backing = shared
             .file
@@ -276,8 +278,11 @@ impl Work {
 
     /// Opens for reading and writing if possible, since the kernel's page cache reads what it
     /// writes; else for what was asked. Returns the access that it became.
-    fn open_as(&self, inode: &Inode, access: OFlag, writes: bool) -> nix::Result<(File, OFlag)> {
-        let path = inode.path().map_err(|_| Errno::ESTALE)?;
+    fn open_as(&self, inode: &Arc<Inode>, access: OFlag, writes: bool) -> nix::Result<(File, OFlag)> {
+        let path = self.path(inode).map_err(|error| match error {
+            Error::System { errno, .. } => Errno::from_raw(errno),
+            _ => Errno::ESTALE,
+        })?;
         match self.reopen(&path, OFlag::O_RDWR) {
             Ok(file) => Ok((file, OFlag::O_RDWR)),
             Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY)

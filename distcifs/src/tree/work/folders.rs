@@ -68,7 +68,7 @@ impl Work {
         let _gate = inode.attempt.enter()?;
         expect_kind(&inode, Kind::Directory)?;
         let folder = self
-            .reopen(&*inode.path()?, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+            .reopen(&*self.path(&inode)?, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
             .map_err(|errno| system(inode.what(), errno))?;
         let handle = self.handle();
         let stream = Stream {
@@ -145,7 +145,7 @@ impl Work {
 
     /// A record as the kernel is told of it. One that can't be looked up (it was removed
     /// meanwhile, or descriptors are short) is listed all the same: the stream had it.
-    fn entry(&self, folder: &Inode, record: Record, plus: bool) -> DirEntry {
+    fn entry(&self, folder: &Arc<Inode>, record: Record, plus: bool) -> DirEntry {
         let name = record.name.as_os_str();
         let dots = name == "." || name == "..";
         let found = if plus && !dots {
@@ -155,7 +155,7 @@ impl Work {
         };
         let (ino, kind) = match &found {
             Some(found) => (found.attributes.attr.ino, found.attributes.attr.kind),
-            None => (self.listed_ino(folder, &record), listed_kind(folder, &record)),
+            None => (self.listed_ino(folder, &record), self.listed_kind(folder, &record)),
         };
         DirEntry {
             name: record.name,
@@ -163,6 +163,27 @@ impl Work {
             kind,
             offset: record.offset,
             found,
+        }
+    }
+
+    /// The type of a record; some filesystems give it with the attributes only.
+    fn listed_kind(&self, folder: &Arc<Inode>, record: &Record) -> Kind {
+        match record.kind {
+            libc::DT_REG => Kind::File,
+            libc::DT_DIR => Kind::Directory,
+            libc::DT_LNK => Kind::Symlink,
+            libc::DT_FIFO => Kind::Fifo,
+            libc::DT_SOCK => Kind::Socket,
+            libc::DT_CHR => Kind::CharDevice,
+            libc::DT_BLK => Kind::BlockDevice,
+            _ => {
+                let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+                let stat = self
+                    .path(folder)
+                    .ok()
+                    .and_then(|fd| fstatat(&*fd, record.name.as_os_str(), nofollow).ok());
+                stat.map_or(Kind::File, |stat| kind_of(stat.st_mode))
+            }
         }
     }
 
@@ -241,25 +262,4 @@ fn parse(mut bytes: &[u8]) -> VecDeque<Record> {
         bytes = bytes.get(length..).unwrap_or_default();
     }
     records
-}
-
-/// The type of a record; some filesystems give it with the attributes only.
-fn listed_kind(folder: &Inode, record: &Record) -> Kind {
-    match record.kind {
-        libc::DT_REG => Kind::File,
-        libc::DT_DIR => Kind::Directory,
-        libc::DT_LNK => Kind::Symlink,
-        libc::DT_FIFO => Kind::Fifo,
-        libc::DT_SOCK => Kind::Socket,
-        libc::DT_CHR => Kind::CharDevice,
-        libc::DT_BLK => Kind::BlockDevice,
-        _ => {
-            let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
-            let stat = folder
-                .path()
-                .ok()
-                .and_then(|fd| fstatat(&*fd, record.name.as_os_str(), nofollow).ok());
-            stat.map_or(Kind::File, |stat| kind_of(stat.st_mode))
-        }
-    }
 }

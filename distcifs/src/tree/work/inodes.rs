@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
@@ -11,6 +12,7 @@ use nix::sys::stat::FileStat;
 use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::attributes::kind_of;
+use super::way::Names;
 use crate::repository::{Error, Result};
 
 /// What identifies a local file within an attempt.
@@ -31,10 +33,25 @@ pub(super) struct Inode {
     pub(super) dev: u64,
     /// The number on that device.
     number: u64,
-    /// Names it, opened with `O_PATH`; `None` once the attempt is over.
-    path: Mutex<Option<Arc<OwnedFd>>>,
+    /// How it is reached.
+    pub(super) way: Mutex<Way>,
+    /// Whether its descriptor was used since somebody asked.
+    used: AtomicBool,
     /// The file that all opens share while one lasts.
     pub(super) backing: Mutex<Backing>,
+}
+
+/// How an inode is reached.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Names it, opened with `O_PATH`; kept for a while.
+    pub(super) fd: Option<Arc<File>>,
+    /// Where it is found without.
+    pub(super) names: Names,
+    /// Nothing but the descriptor leads to it.
+    pub(super) alone: bool,
+    /// The attempt is over, and nothing leads to it.
+    pub(super) over: bool,
 }
 
 /// The shared open file of an inode.
@@ -56,10 +73,14 @@ impl Backing {
 }
 
 impl Inode {
-    /// The descriptor that names it. To be asked for within the attempt's gate.
-    pub(super) fn path(&self) -> Result<Arc<OwnedFd>> {
-        let path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
-        path.clone().ok_or_else(|| self.attempt.stale())
+    /// Notes that its descriptor is of use.
+    pub(super) fn use_it(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was since this was asked before.
+    pub(super) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// Whether it is a folder of the attempt itself.
@@ -130,45 +151,66 @@ impl Table {
             .copied()
     }
 
-    /// The inode of a local file, new or known; counts a lookup. While an entry lives its
-    /// descriptor does too, so the system can't have given its number to another file.
-    pub(super) fn look_up(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> Arc<Inode> {
-        let entry = self.entry(attempt, path, stat);
+    /// The inode of a local file, new or known; counts a lookup.
+    pub(super) fn look_up(&mut self, attempt: &Arc<Attempt>, stat: &FileStat) -> Arc<Inode> {
+        let entry = self.entry(attempt, stat);
         entry.lookups = entry.lookups.saturating_add(1);
         entry.inode.clone()
     }
 
-    /// The same for a root: it stays until the attempt ends.
-    pub(super) fn pin(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> Ino {
-        let entry = self.entry(attempt, path, stat);
+    /// The same for a root, with the path that leads to it: it stays until the attempt ends.
+    pub(super) fn pin(&mut self, attempt: &Arc<Attempt>, path: PathBuf, stat: &FileStat) -> Arc<Inode> {
+        let entry = self.entry(attempt, stat);
         entry.pinned = true;
-        entry.inode.ino
+        entry.inode.change_names(|names| *names = Names::Root(path));
+        entry.inode.clone()
     }
 
-    fn entry(&mut self, attempt: &Arc<Attempt>, path: OwnedFd, stat: &FileStat) -> &mut Entry {
+    fn entry(&mut self, attempt: &Arc<Attempt>, stat: &FileStat) -> &mut Entry {
         let key = Key {
             attempt: attempt.id,
             dev: stat.st_dev,
             number: stat.st_ino,
         };
-        let ino = *self.keys.entry(key).or_insert_with(|| {
+        let kind = kind_of(stat.st_mode);
+        let entries = &self.entries;
+        let known = self.keys.get(&key).copied();
+        let ino = known.filter(|ino| entries.get(ino).is_some_and(|entry| entry.inode.kind == kind));
+        let ino = ino.unwrap_or_else(|| {
             self.next += 1;
             Ino(self.next - 1)
         });
+        self.keys.insert(key, ino);
         let new = || Entry {
             inode: Arc::new(Inode {
                 ino,
-                kind: kind_of(stat.st_mode),
+                kind,
                 attempt: attempt.clone(),
                 dev: key.dev,
                 number: key.number,
-                path: Mutex::new(Some(Arc::new(path))),
+                way: Mutex::default(),
+                used: AtomicBool::new(false),
                 backing: Mutex::default(),
             }),
             lookups: 0,
             pinned: false,
         };
         self.entries.entry(ino).or_insert_with(new)
+    }
+
+    /// Forgets which file an inode is of, before the system may give its number to another.
+    pub(super) fn unkey(&mut self, inode: &Inode) {
+        let key = inode.key();
+        if self.keys.get(&key) == Some(&inode.ino) {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// Takes that back.
+    pub(super) fn rekey(&mut self, inode: &Inode) {
+        if self.entries.contains_key(&inode.ino) {
+            self.keys.entry(inode.key()).or_insert(inode.ino);
+        }
     }
 
     /// Counts one more lookup, unless it was forgotten meanwhile.
@@ -186,16 +228,13 @@ impl Table {
             return None;
         }
         let entry = self.entries.remove(&ino)?;
-        let key = entry.inode.key();
-        if self.keys.get(&key) == Some(&ino) {
-            self.keys.remove(&key);
-        }
+        self.unkey(&entry.inode);
         Some(entry.inode)
     }
 
     /// Parts the inodes of an attempt from its files; they stay by number until forgotten.
     /// Returns them with their descriptors, to be dropped without the lock.
-    pub(super) fn detach(&mut self, attempt: &Attempt) -> Vec<(Ino, Option<Arc<OwnedFd>>)> {
+    pub(super) fn detach(&mut self, attempt: &Attempt) -> Vec<(Ino, Option<Arc<File>>)> {
         self.keys.retain(|key, _| key.attempt != attempt.id);
         let mut known = Vec::new();
         self.entries.retain(|_, entry| {
@@ -203,8 +242,7 @@ impl Table {
                 return true;
             }
             entry.pinned = false;
-            let path = entry.inode.path.lock().unwrap_or_else(PoisonError::into_inner).take();
-            known.push((entry.inode.ino, path));
+            known.push((entry.inode.ino, entry.inode.end()));
             entry.lookups > 0
         });
         known

@@ -1,7 +1,7 @@
 //! Names in folders: looking up, making, moving, removing.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
 use super::inodes::{Inode, expect_kind};
+use super::way::{Leaving, spared};
 use super::{TTL, Work, fd_name, system};
 use crate::repository::{Error, Result};
 
@@ -97,18 +98,50 @@ impl Work {
         }
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let _gate = same_attempt(&from, &to, name)?;
-        let (from, to) = (folder(&from, name)?, folder(&to, new_name)?);
-        renameat2(from, name, to, new_name, flags).map_err(|errno| system(name.display(), errno))
+        let (from_dir, to_dir) = (self.folder_for(&from, name)?, self.folder_for(&to, new_name)?);
+        let moving = self.leaving(&from_dir, name, &from.attempt);
+        let replaced = self.leaving(&to_dir, new_name, &from.attempt);
+        let same = |a: &Leaving, b: &Leaving| a.inode.ino == b.inode.ino;
+        if moving.as_ref().zip(replaced.as_ref()).is_some_and(|(a, b)| same(a, b)) {
+            // Two names of one file: nothing happens, but for an error.
+            return renameat2(&*from_dir, name, &*to_dir, new_name, flags)
+                .map_err(|errno| system(name.display(), errno));
+        }
+        let exchanges = flags.contains(RenameFlags::RENAME_EXCHANGE);
+        let going = replaced.as_ref().filter(|_| !exchanges);
+        if let Some(going) = going {
+            self.before_leaving(going);
+        }
+        let names = from.attempt.move_names();
+        let moved = renameat2(&*from_dir, name, &*to_dir, new_name, flags);
+        if let (Some(Leaving { inode, .. }), Ok(())) = (&moving, &moved) {
+            inode.change_names(|names| {
+                names.lose(parent, name);
+                names.gain(inode.kind, new_parent, new_name);
+            });
+        }
+        if let (Some(Leaving { inode, .. }), true, Ok(())) = (&replaced, exchanges, &moved) {
+            inode.change_names(|names| {
+                names.lose(new_parent, new_name);
+                names.gain(inode.kind, parent, name);
+            });
+        }
+        drop(names);
+        if let Some(going) = going {
+            self.after_leaving(going, new_parent, new_name, moved.is_ok());
+        }
+        moved.map_err(|errno| system(name.display(), errno))
     }
 
     /// Gives a node one more name; counts as a lookup of it.
     pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &OsStr) -> Result<Found> {
         let (inode, parent) = (self.inode(ino)?, self.inode(new_parent)?);
         let _gate = same_attempt(&inode, &parent, new_name)?;
-        let (fd, to) = (inode.path()?, folder(&parent, new_name)?);
+        let (fd, to) = (self.path(&inode)?, self.folder_for(&parent, new_name)?);
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(&self.proc_fds, fd_name(&fd).as_str(), &to, new_name, follow)
+        linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow)
             .map_err(|errno| system(new_name.display(), errno))?;
+        inode.change_names(|names| names.gain(inode.kind, new_parent, new_name));
         let attributes = self.attributes(&inode)?;
         self.table_mut().count(&inode);
         Ok(Found {
@@ -118,16 +151,20 @@ impl Work {
     }
 
     /// `lookup`, within the attempt's gate.
-    pub(super) fn look_up(&self, parent: &Inode, name: &OsStr) -> Result<Found> {
-        let dir = folder(parent, name)?;
-        let fd = open_name(&dir, name).map_err(|errno| system(name.display(), errno))?;
+    pub(super) fn look_up(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Found> {
+        let dir = self.folder_for(parent, name)?;
+        let fd = spared(|| open_name(&dir, name)).map_err(|errno| system(name.display(), errno))?;
         self.meet(parent, fd, name)
     }
 
     /// The answer to a lookup that led to this descriptor.
-    pub(super) fn meet(&self, parent: &Inode, fd: OwnedFd, name: &OsStr) -> Result<Found> {
+    pub(super) fn meet(&self, parent: &Inode, fd: File, name: &OsStr) -> Result<Found> {
         let stat = fstat(&fd).map_err(|errno| system(name.display(), errno))?;
-        let inode = self.table_mut().look_up(&parent.attempt, fd, &stat);
+        let inode = self.table_mut().look_up(&parent.attempt, &stat);
+        inode.change_names(|names| names.gain(inode.kind, parent.ino, name));
+        if inode.hold(&Arc::new(fd)) {
+            self.cache.keep(&inode);
+        }
         Ok(Found {
             attributes: attributes_of(&inode, &stat),
             name_ttl: TTL,
@@ -140,21 +177,21 @@ impl Work {
         parent: Ino,
         name: &OsStr,
         new: &NewNode,
-        call: impl FnOnce(&OwnedFd, Mode) -> nix::Result<()>,
+        call: impl FnOnce(&File, Mode) -> nix::Result<()>,
     ) -> Result<Found> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
-        let dir = folder(&parent, name)?;
+        let dir = self.folder_for(&parent, name)?;
         call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
-        let adopted = open_name(&dir, name).and_then(|fd| self.adopt(&parent, &fd, new).map(|()| fd));
+        let adopted = spared(|| open_name(&dir, name));
+        let adopted = adopted.and_then(|fd| self.adopt(&parent, &dir, &fd, new).map(|()| fd));
         let fd = adopted.map_err(|errno| undo(&dir, name, new.kind, errno))?;
         self.meet(&parent, fd, name)
     }
 
     /// Gives a new node its owner and mode, as the system would have if the caller had made it.
-    pub(super) fn adopt(&self, parent: &Inode, fd: &OwnedFd, new: &NewNode) -> nix::Result<()> {
-        let dir = parent.path().map_err(|_| Errno::ESTALE)?;
-        let inherits = fstat(&dir)?.st_mode & libc::S_ISGID;
+    pub(super) fn adopt(&self, parent: &Inode, dir: &File, fd: &File, new: &NewNode) -> nix::Result<()> {
+        let inherits = fstat(dir)?.st_mode & libc::S_ISGID;
         if self.root {
             let shift = parent.attempt.shift();
             let gid = (inherits == 0).then_some(shift.kept_group(new.caller.gid));
@@ -170,13 +207,34 @@ impl Work {
     fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
-        let dir = folder(&parent, name)?;
-        unlinkat(dir, name, flag).map_err(|errno| system(name.display(), errno))
+        let dir = self.folder_for(&parent, name)?;
+        let leaving = self.leaving(&dir, name, &parent.attempt);
+        if let Some(leaving) = &leaving {
+            self.before_leaving(leaving);
+        }
+        let removed = unlinkat(&*dir, name, flag);
+        if let Some(leaving) = &leaving {
+            self.after_leaving(leaving, parent.ino, name, removed.is_ok());
+        }
+        removed.map_err(|errno| system(name.display(), errno))
+    }
+
+    /// A descriptor of a folder in which the name may be used.
+    pub(super) fn folder_for(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Arc<File>> {
+        let bytes = name.as_bytes();
+        if bytes.len() > NAME_BYTES_MAX {
+            return Err(Error::NameTooLong(name.display().to_string()));
+        }
+        if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+            return Err(Error::Invalid(format!("{:?}: not a name in a folder", name.display())));
+        }
+        expect_kind(parent, Kind::Directory)?;
+        self.path(parent)
     }
 }
 
 /// Takes back a node that could not be opened or given its owner, and passes on why.
-pub(super) fn undo(dir: &OwnedFd, name: &OsStr, kind: Kind, errno: Errno) -> Error {
+pub(super) fn undo(dir: &File, name: &OsStr, kind: Kind, errno: Errno) -> Error {
     let flag = match kind {
         Kind::Directory => UnlinkatFlags::RemoveDir,
         _ => UnlinkatFlags::NoRemoveDir,
@@ -191,22 +249,9 @@ pub(super) fn undo(dir: &OwnedFd, name: &OsStr, kind: Kind, errno: Errno) -> Err
 }
 
 /// Opens what a name stands for, without following it.
-pub(super) fn open_name(dir: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+pub(super) fn open_name(dir: &File, name: &OsStr) -> nix::Result<File> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir, name, flags, Mode::empty())
-}
-
-/// The descriptor of a folder in which the name may be used.
-pub(super) fn folder(parent: &Inode, name: &OsStr) -> Result<Arc<OwnedFd>> {
-    let bytes = name.as_bytes();
-    if bytes.len() > NAME_BYTES_MAX {
-        return Err(Error::NameTooLong(name.display().to_string()));
-    }
-    if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
-        return Err(Error::Invalid(format!("{:?}: not a name in a folder", name.display())));
-    }
-    expect_kind(parent, Kind::Directory)?;
-    parent.path()
+    openat(dir, name, flags, Mode::empty()).map(File::from)
 }
 
 /// Enters the attempt that both belong to.

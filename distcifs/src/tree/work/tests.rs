@@ -20,6 +20,7 @@ mod files;
 mod listing;
 mod model;
 mod names;
+mod ways;
 
 /// Where the inodes of these tests begin.
 const FIRST: u64 = 1 << 40;
@@ -30,6 +31,8 @@ struct Bench {
     attempt: Arc<Attempt>,
     root: Ino,
     artifacts: Ino,
+    /// Whether nothing is ever forgotten.
+    remembers: bool,
     dir: TempDir,
 }
 
@@ -48,6 +51,7 @@ impl Bench {
             attempt,
             root,
             artifacts,
+            remembers: false,
             dir,
         }
     }

@@ -59,9 +59,9 @@ impl Work {
         if !matches!(inode.kind, Kind::File | Kind::Directory) {
             return Ok(None);
         }
-        let fd = inode.path()?;
-        let path =
-            CString::new(format!("/proc/self/fd/{}", fd_name(&fd))).map_err(|_| system(inode.what(), Errno::EINVAL))?;
+        let fd = self.path(&inode)?;
+        let path = CString::new(format!("/proc/self/fd/{}", fd_name(&*fd)))
+            .map_err(|_| system(inode.what(), Errno::EINVAL))?;
         call(&path).map(Some).map_err(|error| io_error(inode.what(), &error))
     }
 }

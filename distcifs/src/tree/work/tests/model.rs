@@ -68,6 +68,13 @@ fn is_reachable(root: &Path, place: &[u8]) -> bool {
 }
 
 impl Bench {
+    /// Forgets a node, if this kernel does.
+    fn forget(&self, ino: Ino) {
+        if !self.remembers {
+            self.work.forget(ino, 1);
+        }
+    }
+
     /// Looks the folders of a place up, and forgets them again after `call`.
     fn within<T>(&self, place: &[u8], call: impl FnOnce(Ino, &OsStr) -> Result<T>) -> Result<T> {
         let (last, folders) = place.split_last().unwrap();
@@ -91,7 +98,7 @@ impl Bench {
             Some(error) => Err(error),
             None => call(at, OsStr::new(&name(*last))),
         };
-        met.into_iter().for_each(|ino| self.work.forget(ino, 1));
+        met.into_iter().for_each(|ino| self.forget(ino));
         result
     }
 
@@ -100,14 +107,14 @@ impl Bench {
         self.within(place, |parent, name| {
             let found = self.work.lookup(parent, name)?;
             let result = call(ino(&found));
-            self.work.forget(ino(&found), 1);
+            self.forget(ino(&found));
             result
         })
     }
 
     fn apply(&self, op: &Op) -> Result<()> {
         let work = &self.work;
-        let forget = |found: crate::tree::Found| work.forget(ino(&found), 1);
+        let forget = |found: crate::tree::Found| self.forget(ino(&found));
         match op {
             Op::Create(place) => self.within(place, |parent, name| {
                 let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
@@ -178,7 +185,7 @@ impl Bench {
             };
             let size = if attr.kind == Kind::Directory { 0 } else { attr.size };
             into.insert(path, format!("{:o} {} {size} {contents}", attr.mode, attr.nlink));
-            self.work.forget(attr.ino, 1);
+            self.forget(attr.ino);
         }
     }
 }
@@ -263,5 +270,42 @@ proptest! {
         let mut left = bench.work.inodes_of(&bench.attempt);
         left.sort();
         prop_assert_eq!(left, vec![bench.root, bench.artifacts]);
+    }
+
+    /// The same with one descriptor, and a kernel that remembers each node: what it knows by number
+    /// must be the node that has the name now, whatever was moved and removed meanwhile.
+    #[test]
+    fn is_like_a_plain_directory_with_one_descriptor(ops in prop::collection::vec(op(), 1..60)) {
+        let bench = Bench { remembers: true, ..Bench::new() };
+        bench.work.cache.resize(1);
+        let plain = bench.dir.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        for op in ops.iter().filter(|op| is_comparable(&plain, op)) {
+            let (ours, theirs) = (bench.apply(op), apply_plain(&plain, op));
+            match theirs {
+                Ok(()) => prop_assert!(ours.is_ok(), "{op:?}: {ours:?}"),
+                Err(error) => prop_assert_eq!(errno(ours), error.raw_os_error().unwrap(), "{:?}", op),
+            }
+        }
+        let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+        bench.survey(bench.root, "", &mut ours);
+        survey_plain(&plain, "", &mut theirs);
+        prop_assert_eq!(&ours, &theirs);
+        let mut known = BTreeMap::new();
+        for path in ours.keys() {
+            let names = path.split('/').skip(1);
+            let met = names.fold(bench.root, |at, name| ino(&bench.lookup(at, name).unwrap()));
+            let meta = fs::symlink_metadata(bench.path(&path[1..])).unwrap();
+            known.insert(met, meta);
+        }
+        for (ino, meta) in known.iter().chain(known.iter().rev()) {
+            let attr = bench.work.getattr(*ino, None).unwrap().attr;
+            prop_assert_eq!((attr.size, attr.mode), (meta.size(), meta.mode() & 0o7777));
+        }
+        let mut numbers: Vec<_> = known.values().map(MetadataExt::ino).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        prop_assert_eq!(numbers.len(), known.len());
+        prop_assert!(bench.descriptors() <= 3);
     }
 }
