@@ -101,6 +101,13 @@ pub fn fresh_id() -> String {
     format!("72d3162e-cc78-11e3-{:04x}-{number:012x}", std::process::id() & 0xffff)
 }
 
+/// The same payload as another delivery: bytes that nobody sent before.
+pub fn fresh(payload: &Value) -> Value {
+    let mut payload = payload.clone();
+    payload["x_delivery"] = fresh_id().into();
+    payload
+}
+
 /// The value of X-Hub-Signature-256, by openssl.
 pub fn sign(secret: &str, body: &[u8]) -> String {
     let mut openssl = Command::new("openssl")
@@ -143,7 +150,14 @@ impl Receiver {
     pub fn start(mount: &Mount, more: &[&str]) -> Receiver {
         let file = mount.out().join("secret");
         fs::write(&file, format!("{SECRET}\n")).expect("own folder");
-        let mut words = vec!["--listen", "127.0.0.1:0", "--secret-file", file.to_str().expect("text")];
+        let mut words = vec!["--secret-file", file.to_str().expect("text")];
+        words.extend(more);
+        Receiver::start_with(mount, &words)
+    }
+
+    /// The same with the arguments that say who signs for what.
+    pub fn start_with(mount: &Mount, more: &[&str]) -> Receiver {
+        let mut words = vec!["--listen", "127.0.0.1:0"];
         words.extend(more);
         let worker = Worker::start(mount, "github-webhook", &words);
         let port = wait_some("the receiver's port", USUAL, || {

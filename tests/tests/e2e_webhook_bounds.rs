@@ -5,12 +5,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use distcifs_tests::github::{Answered, Receiver, SECRET, fresh_id, job, push, sign};
+use distcifs_tests::github::{Answered, Receiver, SECRET, fresh, fresh_id, job, push, sign};
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, process, wait_for};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the receiver may take, MiB.
 const MEMORY_MIB: f64 = 64.0;
@@ -102,13 +102,10 @@ fn bodies_that_are_no_payload() {
     let body = push("refs/heads/master").to_string();
     let signature = format!("X-Hub-Signature-256: {}", sign(SECRET, body.as_bytes()));
     let json = "Content-Type: application/json";
-    let id = "X-GitHub-Delivery: a b";
     assert_eq!(
         receiver.send("/github", &[json, &signature], body.as_bytes()).status,
         400
     );
-    let odd = [json, &signature, id, "X-GitHub-Event: push"];
-    assert_eq!(receiver.send("/github", &odd, body.as_bytes()).status, 400);
     assert_eq!(receiver.get("/github").0, 405);
     assert_eq!(receiver.get("/elsewhere").0, 404);
     assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
@@ -148,7 +145,10 @@ fn large_bodies() {
     let memory = resident(&mut receiver);
     assert!(memory < MEMORY_MIB, "{memory} MiB");
     assert_eq!(receiver.deliver("push", &push("refs/heads/master")).status, 201);
-    assert!(receiver.get("/metrics").1.contains("github_webhook_body_bytes 0\n"));
+    // What was answered 503 for want of time is still worked on for a moment.
+    wait_for("the memory's return", USUAL, || {
+        receiver.get("/metrics").1.contains("github_webhook_body_bytes 0\n")
+    });
 }
 
 /// "A slow client that sends a byte a second": it is let go, and holds up nobody.
@@ -233,8 +233,7 @@ fn while_the_tree_is_away() {
     let mount = mount_with_job();
     let receiver = Receiver::start(&mount, &[]);
     let payload = push("refs/heads/master");
-    let id = fresh_id();
-    let deliver = || receiver.deliver_to("/github", "push", &payload, &id, SECRET);
+    let deliver = || receiver.deliver("push", &payload);
     assert_eq!(deliver().status, 201);
     mount.kill9();
     let answered = deliver();
@@ -245,7 +244,8 @@ fn while_the_tree_is_away() {
     wait_for("unhealthy", USUAL, || receiver.get("/healthz").0 == 503);
     mount.mount();
     receiver.wait_healthy();
-    assert_eq!(deliver().body["builds"][0]["build"], 1);
+    assert_eq!(deliver().body["builds"], 1);
+    assert_eq!(mount.list("jobs/a/builds"), ["1", "latest"]);
     process::signal(mount.daemon(), Signal::SIGSTOP);
     let begun = Instant::now();
     let statuses: Vec<u16> = std::thread::scope(|scope| {
@@ -267,17 +267,16 @@ fn while_the_tree_is_away() {
 #[test]
 fn killed_while_it_works() {
     let mount = mount_with_job();
-    let payload = push("refs/heads/master");
-    let ids: Vec<String> = (0..24).map(|_| fresh_id()).collect();
+    let payloads: Vec<Value> = (0..24).map(|_| fresh(&push("refs/heads/master"))).collect();
     let mut answered = 0;
     for (round, pause) in [3_u64, 10, 25, 60].into_iter().enumerate() {
         let mut receiver = Receiver::start(&mount, &[]);
         let pid = receiver.worker().pid();
         answered += std::thread::scope(|scope| {
-            let mine = &ids[round * 6..round * 6 + 6];
+            let mine = &payloads[round * 6..round * 6 + 6];
             let all: Vec<_> = mine
                 .iter()
-                .map(|id| scope.spawn(|| receiver.deliver_to("/github", "push", &payload, id, SECRET).status == 201))
+                .map(|payload| scope.spawn(|| receiver.deliver("push", payload).status == 201))
                 .collect();
             std::thread::sleep(Duration::from_millis(pause));
             process::signal(pid, Signal::SIGKILL);
@@ -290,15 +289,15 @@ fn killed_while_it_works() {
         receiver.worker().kill9();
     }
     let mut last = Receiver::start(&mount, &[]);
-    for id in &ids {
-        assert_eq!(last.deliver_to("/github", "push", &payload, id, SECRET).status, 201);
+    for payload in &payloads {
+        assert_eq!(last.deliver("push", payload).status, 201);
     }
     let builds = mount
         .list("jobs/a/builds")
         .iter()
         .filter(|name| name.parse::<u64>().is_ok())
         .count();
-    assert_eq!(builds, ids.len(), "{answered} were answered before");
+    assert_eq!(builds, payloads.len(), "{answered} were answered before");
     process::signal(last.worker().pid(), Signal::SIGTERM);
     wait_for("its end", USUAL, || !last.worker().alive());
 }

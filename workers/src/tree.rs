@@ -2,11 +2,13 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 /// Longest file read whole, bytes: a build's record of 1,000 tasks is well below it.
 const READ_BYTES_MAX: u64 = 64 << 20;
@@ -154,6 +156,22 @@ impl Tree {
         converse(file, &path, body)
     }
 
+    /// A job's folder as it is now.
+    pub fn open_job(&self, job: &str) -> Result<JobFolder> {
+        let path = self.job(job);
+        let open = || -> io::Result<JobFolder> {
+            let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY;
+            let folder = File::options().read(true).custom_flags(flags).open(&path)?;
+            let owner = folder.metadata()?.uid();
+            Ok(JobFolder {
+                folder,
+                owner,
+                path: path.clone(),
+            })
+        };
+        open().map_err(|e| Trouble::from_io(&at("look at", &path), &e))
+    }
+
     /// Opens a special file of a queue for reading and writing, making the queue if it is not there.
     fn open_in_queue(&self, queue: &str, path: &Path) -> Result<File> {
         let first = open_both(path);
@@ -180,6 +198,30 @@ impl Tree {
             Ok(_) => Ok(true),
             Err(error) => Err(Trouble::Away(format!("{}: {error}", path.display()))),
         }
+    }
+}
+
+/// The folder of a job that was looked at: what is done by way of it is done to that job, and to no
+/// other that gets its name meanwhile.
+#[derive(Debug)]
+pub struct JobFolder {
+    folder: File,
+    owner: u32,
+    path: PathBuf,
+}
+
+impl JobFolder {
+    /// The user whose job it is.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Writes parameters to the trigger and gives the number of the build back.
+    pub fn trigger(&self, body: &[u8]) -> Result<String> {
+        let path = self.path.join("trigger");
+        let opened = openat(&self.folder, "trigger", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+        let opened = opened.map_err(|e| Trouble::from_io(&at("open", &path), &e.into()))?;
+        converse(opened.into(), &path, body)
     }
 }
 

@@ -1,22 +1,23 @@
 //! github-webhook: receives GitHub's deliveries over HTTP and triggers the jobs that wait for them.
 //!
-//! Any number of receivers may run: each trigger carries the delivery's id as its key, so that a
-//! delivery which comes twice, to whichever of them, makes one build.
+//! Any number of receivers may run: each trigger carries the digest of the body as its key, so that
+//! a body which comes twice, to whichever of them and however often, makes one build.
 
 pub mod body;
 pub mod connections;
 pub mod deliver;
 pub mod event;
+pub mod grants;
 pub mod matrix;
 pub mod metrics;
 pub mod payload;
 pub mod requests;
 pub mod signature;
+pub mod source;
 pub mod table;
 pub mod watched;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -25,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::tree::Tree;
 use connections::Connections;
 use requests::App;
+use source::Source;
 
 /// How long requests that arrived may still take when the receiver is told to end.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -42,8 +44,8 @@ pub struct Settings {
     pub tree: Tree,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// The secret of jobs that have none of their own.
-    pub secret_file: Option<PathBuf>,
+    /// Who signs for which repositories, for whose jobs.
+    pub source: Source,
     /// Proxies whose X-Forwarded-For is believed.
     pub proxies: Vec<IpAddr>,
     /// Connections at once, at most.
@@ -83,13 +85,23 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let broken = |error: std::io::Error| format!("can't start: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(broken)?;
     let listener = listen(settings.listen).map_err(|error| format!("can't listen on {}: {error}", settings.listen))?;
     let at = listener.local_addr().map_err(broken)?;
-    let app = App::new(settings.tree, settings.secret_file, settings.proxies).map_err(broken)?;
+    let app = App::new(settings.tree, settings.source, settings.proxies).map_err(broken)?;
     eprintln!("github-webhook: listening on {at}");
-    let connections = Connections::new(settings.connections, app);
+    let connections = Connections::new(settings.connections, app.clone());
+    let rereading = async {
+        while hang_up.recv().await.is_some() {
+            let app = app.clone();
+            // Names of users may be looked up over a network.
+            let _ = tokio::task::spawn_blocking(move || app.reread()).await;
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = connections.accept(listener) => {}
+        () = rereading => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

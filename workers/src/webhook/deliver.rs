@@ -1,26 +1,37 @@
 //! One delivery, from its raw body to the builds: who signed it, what it tells, which jobs take it.
 //!
-//! It runs on a thread that may wait for the tree, one step after another.
+//! It runs on a thread that may wait for the tree, one step after another. What is answered goes to
+//! whoever sent the body, who may have caught it: it names no job. The log says all.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::body::Whole;
 use super::event::{Event, Payload, Told};
+use super::grants::{Grant, Grants};
 use super::payload::Form;
 use super::signature::{Signature, digest};
-use super::table::{Candidate, Table};
-use crate::secret::secret;
-use crate::tree::{Tree, Trouble};
+use super::source::Source;
+use super::table::Table;
+use super::watched::Watched;
+use crate::secret::Secret;
+use crate::tree::{JobFolder, Tree, Trouble};
 
-/// Bytes hashed at most for a delivery that is of no job that we know, only to tell a stranger
-/// from somebody who shares a secret with us: some tens of milliseconds.
+/// Bytes hashed at most for a delivery that names no repository, only to tell a stranger from
+/// somebody who shares a secret with us: some tens of milliseconds.
 const HASHED_FOR_NOBODY: usize = 64 << 20;
 
-/// Longest id of a delivery, bytes: GitHub's have 36.
-const ID_BYTES_MAX: usize = 100;
+/// Secrets read at most for such a delivery.
+const SECRETS_FOR_NOBODY: usize = 256;
+
+/// How long jobs are triggered: the request is answered after 8 s whatever happens.
+const TRIGGER_TIME: Duration = Duration::from_secs(7);
+
+/// Jobs that a line of the log names, at most.
+const NAMED_MAX: usize = 20;
 
 /// A request that arrived whole.
 pub struct Delivery {
@@ -28,8 +39,6 @@ pub struct Delivery {
     pub body: Whole,
     /// X-GitHub-Event.
     pub event: Option<String>,
-    /// X-GitHub-Delivery.
-    pub id: Option<String>,
     /// X-Hub-Signature-256.
     pub signature: Option<Vec<u8>>,
     /// Content-Type.
@@ -78,8 +87,8 @@ pub struct Deliverer {
     pub tree: Tree,
     /// The jobs.
     pub table: Table,
-    /// The secret of jobs that have none of their own.
-    pub secret_file: Option<PathBuf>,
+    /// Who signs for what, for whose jobs.
+    pub source: Source,
 }
 
 impl Deliverer {
@@ -103,142 +112,179 @@ impl Deliverer {
                 )
             })
             .and_then(|form| Payload::read(&delivery.body.bytes, form).map_err(|why| Answer::error(400, why)));
-        let candidates = self.candidates(delivery, payload.as_ref().ok());
-        let signed = self.signed(candidates, &signature, &delivery.body.bytes)?;
+        let repository = payload.as_ref().ok().and_then(|payload| payload.repository.as_ref());
+        let repository = repository.map(|repository| repository.full_name.as_str());
+        let signed = signed(&self.source.grants(), repository, &signature, &delivery.body.bytes)?;
         // What is wrong with the body is only told to who signed it.
         let payload = payload?;
-        if let Some(job) = &delivery.job
-            && !self.has_job(job)
-        {
-            return Err(Answer::error(404, format!("there is no job {job}")));
-        }
         let event = delivery.event.as_deref();
         let event = event.ok_or_else(|| Answer::error(400, "X-GitHub-Event is missing"))?;
         match payload.told(event).map_err(|why| Answer::error(400, why))? {
             Told::Ping => Ok(Answer::new(200, "ok", "pong")),
             Told::Nothing(why) => Ok(Answer::none(why)),
-            Told::Event(event) => self.build(&signed, &event, &key(delivery)?),
-        }
-    }
-
-    /// Whether there is such a job; its name came in an address.
-    fn has_job(&self, job: &str) -> bool {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        job.bytes().all(plain) && !job.starts_with(['.', '-']) && self.tree.job(job).is_dir()
-    }
-
-    /// The jobs that it may be for.
-    fn candidates(&self, delivery: &Delivery, payload: Option<&Payload>) -> Vec<Candidate> {
-        if let Some(job) = &delivery.job {
-            return self.table.job(job).into_iter().collect();
-        }
-        let repository = payload.and_then(|payload| payload.repository.as_ref());
-        repository.map_or_else(Vec::new, |repository| self.table.of_repository(&repository.full_name))
-    }
-
-    /// Those candidates whose secret made the signature; without a candidate, nobody, if it was made
-    /// by any secret that is known here.
-    fn signed(&self, candidates: Vec<Candidate>, signature: &Signature, body: &[u8]) -> Result<Vec<Candidate>, Answer> {
-        let stranger = || {
-            Answer::error(
-                401,
-                "the signature is not made with the secret of a job that this is for",
-            )
-        };
-        let own = |(_, watched): &Candidate| watched.secret_file.clone().or_else(|| self.secret_file.clone());
-        let is_by = |file: &Path| match secret(file) {
-            Ok(secret) => signature.is_by(&secret, body),
-            Err(why) => {
-                eprintln!("github-webhook: {why}");
-                false
+            Told::Event(event) => {
+                let key = format!("github.{}", digest(&delivery.body.bytes));
+                Ok(self.build(&signed, delivery.job.as_deref(), &event, &key))
             }
-        };
-        if candidates.is_empty() {
-            let others: BTreeSet<PathBuf> = self
-                .table
-                .all()
-                .iter()
-                .filter_map(own)
-                .chain(self.secret_file.clone())
-                .collect();
-            let most = HASHED_FOR_NOBODY / body.len().max(1) + 1;
-            let known = others.iter().take(most).any(|file| is_by(file));
-            return if known { Ok(Vec::new()) } else { Err(stranger()) };
         }
-        let files: BTreeSet<PathBuf> = candidates.iter().filter_map(own).collect();
-        let good: BTreeSet<PathBuf> = files.into_iter().filter(|file| is_by(file)).collect();
-        let signed: Vec<Candidate> = candidates
-            .into_iter()
-            .filter(|candidate| own(candidate).is_some_and(|file| good.contains(&file)))
-            .collect();
-        if signed.is_empty() { Err(stranger()) } else { Ok(signed) }
     }
 
-    /// Triggers the jobs that take an event.
-    fn build(&self, signed: &[Candidate], event: &Event, key: &str) -> Result<Answer, Answer> {
+    /// Triggers the jobs that take an event. All that is built from it is found again by the key,
+    /// which the body alone makes: not by what was said beside it.
+    fn build(&self, signed: &[Arc<Grant>], job: Option<&str>, event: &Event, key: &str) -> Answer {
         let what = format!(
             "{} of {}",
             event.name.escape_debug(),
             event.repository.full_name.escape_debug()
         );
-        let taken: Vec<&Candidate> = signed.iter().filter(|(_, watched)| watched.takes(event)).collect();
-        if taken.is_empty() {
-            return Ok(Answer::none(format!("no job builds {what}")));
-        }
-        if event.skip {
-            return Ok(Answer::none(format!("{what}: its author asked for no build")));
-        }
-        let (mut builds, mut refused, mut away) = (Vec::new(), Vec::new(), None);
-        for (job, watched) in taken {
-            match self.tree.trigger(job, &watched.trigger(event, key)) {
-                Ok(build) => builds.push(json!({ "job": job, "build": build.parse::<u64>().unwrap_or_default() })),
-                Err(Trouble::Lost(why) | Trouble::Refused(why)) => refused.push(json!({ "job": job, "why": why })),
-                Err(Trouble::Away(why) | Trouble::Later(why) | Trouble::Full(why)) => away = Some(why),
-            }
-        }
-        let status = match (&away, builds.is_empty()) {
-            (Some(_), _) => 503,
-            (None, false) => 201,
-            (None, true) => 422,
+        let mut candidates = match job {
+            Some(job) => self.table.job(job).into_iter().collect(),
+            None => self.table.of_repository(&event.repository.full_name),
         };
-        let count = builds.len();
-        let about = format!("{what}: {}", summary(&builds, &refused, away.as_deref()));
-        let mut body = json!({ "builds": builds });
-        if !refused.is_empty() {
-            body["refused"] = refused.into();
+        candidates.retain(|(_, watched)| watched.takes(event));
+        if event.skip && !candidates.is_empty() {
+            return Answer::none(format!("{what}: its author asked for no build"));
         }
-        if let Some(why) = away {
-            body["error"] = why.into();
+        let mut outcome = Outcome::default();
+        let begun = Instant::now();
+        for (job, watched) in candidates {
+            if begun.elapsed() > TRIGGER_TIME {
+                outcome.away = Some(format!("{TRIGGER_TIME:?} were not enough for all jobs"));
+                break;
+            }
+            outcome.note(&job, self.trigger(signed, &job, &watched, event, key));
         }
-        Ok(Answer {
-            status,
-            body,
-            about,
-            builds: count,
+        outcome.answer(&what)
+    }
+
+    /// Triggers one job, if its owner may use the repository.
+    fn trigger(
+        &self,
+        signed: &[Arc<Grant>],
+        job: &str,
+        watched: &Watched,
+        event: &Event,
+        key: &str,
+    ) -> Result<Option<String>, Trouble> {
+        let folder = self.tree.open_job(job)?;
+        if !self.may(signed, &folder, watched) {
+            return Ok(None);
+        }
+        folder.trigger(&watched.trigger(event, key)).map(Some)
+    }
+
+    /// Whether one of the lines whose secret made the signature is for jobs of this owner, and its
+    /// secret the one that the job wants, if it wants a certain one.
+    fn may(&self, signed: &[Arc<Grant>], folder: &JobFolder, watched: &Watched) -> bool {
+        let wanted = watched.secret_file.as_deref().map(|path| self.source.named(path));
+        signed.iter().any(|grant| {
+            let secret = match &wanted {
+                None => true,
+                Some(wanted) => wanted.as_ref() == Some(&grant.secret),
+            };
+            secret && grant.owners.include(folder.owner())
         })
     }
 }
 
-/// `hello/7, refused by other`, for the log.
-fn summary(builds: &[Value], refused: &[Value], away: Option<&str>) -> String {
-    let name = |value: &Value| value["job"].as_str().unwrap_or_default().to_owned();
-    let mut parts: Vec<String> = builds.iter().map(|b| format!("{}/{}", name(b), b["build"])).collect();
-    parts.extend(refused.iter().map(|r| format!("refused by {}: {}", name(r), r["why"])));
-    parts.extend(away.map(str::to_owned));
-    parts.join(", ")
+/// The lines for a repository whose secret made the signature; without a repository none, if any
+/// secret did. It takes as long whether they are right or wrong, and whether there are any or not.
+fn signed(
+    grants: &Grants,
+    repository: Option<&str>,
+    signature: &Signature,
+    body: &[u8],
+) -> Result<Vec<Arc<Grant>>, Answer> {
+    let is_by = |secret: &Secret| match secret.read() {
+        Ok(secret) => signature.is_by(&secret, body),
+        Err(why) => {
+            eprintln!("github-webhook: {why}");
+            false
+        }
+    };
+    let stranger = || Answer::error(401, "the signature is not made with a secret of what this is about");
+    let Some(repository) = repository else {
+        let most = (HASHED_FOR_NOBODY / body.len().max(1) + 1).min(SECRETS_FOR_NOBODY);
+        let good = grants.secrets().into_iter().take(most).filter(|secret| is_by(secret));
+        return if good.count() > 0 {
+            Ok(Vec::new())
+        } else {
+            Err(stranger())
+        };
+    };
+    let found = grants.of(repository);
+    let secrets: BTreeSet<&Secret> = found.iter().map(|grant| &grant.secret).collect();
+    let good: BTreeSet<&Secret> = secrets.into_iter().filter(|secret| is_by(secret)).collect();
+    if found.is_empty()
+        && let Some(any) = grants.secrets().first()
+    {
+        // So that the time does not tell whether somebody waits for this repository.
+        let _ = is_by(any);
+    }
+    if good.is_empty() {
+        return Err(stranger());
+    }
+    let signed = found.iter().filter(|grant| good.contains(&grant.secret));
+    Ok(signed.cloned().collect())
 }
 
-/// The key by which the same delivery makes the same builds.
-fn key(delivery: &Delivery) -> Result<String, Answer> {
-    let Some(id) = &delivery.id else {
-        return Ok(format!("github.body.{}", digest(&delivery.body.bytes)));
-    };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(plain) {
-        return Err(Answer::error(
-            400,
-            "X-GitHub-Delivery must be an id such as 72d3162e-cc78-11e3-81ab-4c9367dc0958",
-        ));
+/// What became of the jobs that take an event.
+#[derive(Default)]
+struct Outcome {
+    builds: BTreeMap<String, String>,
+    refused: BTreeMap<String, String>,
+    /// Jobs whose owner may not use the repository.
+    strangers: BTreeSet<String>,
+    away: Option<String>,
+}
+
+impl Outcome {
+    fn note(&mut self, job: &str, triggered: Result<Option<String>, Trouble>) {
+        match triggered {
+            Ok(Some(build)) => drop(self.builds.insert(job.to_owned(), build)),
+            Ok(None) => drop(self.strangers.insert(job.to_owned())),
+            Err(Trouble::Lost(why) | Trouble::Refused(why)) => drop(self.refused.insert(job.to_owned(), why)),
+            Err(Trouble::Away(why) | Trouble::Later(why) | Trouble::Full(why)) => self.away = Some(why),
+        }
     }
-    Ok(format!("github.{id}"))
+
+    /// `hello/7; refused by other: …`, for the log.
+    fn summary(&self) -> String {
+        let mut parts: Vec<String> = self.builds.iter().map(|(job, n)| format!("{job}/{n}")).collect();
+        parts.extend(self.refused.iter().map(|(job, why)| format!("refused by {job}: {why}")));
+        let stranger = |job: &String| format!("{job} is not told, as its owner may not use the repository");
+        parts.extend(self.strangers.iter().map(stranger));
+        let more = parts.len().saturating_sub(NAMED_MAX);
+        parts.truncate(NAMED_MAX);
+        if more > 0 {
+            parts.push(format!("and {more} more"));
+        }
+        parts.extend(self.away.clone());
+        if parts.is_empty() {
+            return "no job builds it".to_owned();
+        }
+        parts.join("; ")
+    }
+
+    /// What is answered: numbers only.
+    fn answer(&self, what: &str) -> Answer {
+        let about = format!("{what}: {}", self.summary());
+        let (builds, refused) = (self.builds.len(), self.refused.len());
+        let (status, body) = match (&self.away, builds, refused) {
+            (Some(_), ..) => (
+                503,
+                json!({ "error": "the tree does not take all of it just now", "builds": builds }),
+            ),
+            (None, 0, 0) => (202, json!({ "why": format!("no job builds {what}") })),
+            (None, 0, _) => (422, json!({ "builds": 0, "refused": refused })),
+            (None, _, 0) => (201, json!({ "builds": builds })),
+            (None, ..) => (201, json!({ "builds": builds, "refused": refused })),
+        };
+        Answer {
+            status,
+            body,
+            about,
+            builds,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a delivery tells of: a push, a pull request or a tag, of a repository.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::payload::{self, Form};
 
@@ -55,7 +56,7 @@ pub struct Event {
     pub foreign: bool,
     /// Of a pull request: its number.
     pub pull_request: Option<u64>,
-    /// The commit; a created tag does not tell it.
+    /// The commit; a created tag does not tell it, nor does a pushed one that is of no commit.
     pub commit: Option<String>,
     /// Who did it.
     pub sender: String,
@@ -66,6 +67,12 @@ pub struct Event {
 /// Words in the message of the newest commit, or the title of a pull request, that ask for no build.
 const SKIP: [&str; 3] = ["[skip ci]", "[ci skip]", "[no ci]"];
 
+/// Longest ref, bytes: git takes no part of one that is longer than a file's name.
+const NAME_BYTES_MAX: usize = 1024;
+
+/// Longest name of a repository or a user, bytes: GitHub's have 140 and 39.
+const WORD_BYTES_MAX: usize = 256;
+
 /// The members of a payload that matter; all others are skipped unread.
 #[derive(Default, Deserialize)]
 pub struct Payload {
@@ -75,6 +82,9 @@ pub struct Payload {
     name: Option<String>,
     #[serde(default)]
     ref_type: Option<String>,
+    /// What tells a new ref from one that was deleted.
+    #[serde(default)]
+    master_branch: Option<IgnoredAny>,
     #[serde(default)]
     after: Option<String>,
     #[serde(default)]
@@ -83,6 +93,15 @@ pub struct Payload {
     head_commit: Option<Commit>,
     #[serde(default)]
     pull_request: Option<PullRequest>,
+    /// Of what is said about a pull request.
+    #[serde(default)]
+    review: Option<IgnoredAny>,
+    #[serde(default)]
+    comment: Option<IgnoredAny>,
+    #[serde(default)]
+    thread: Option<IgnoredAny>,
+    #[serde(default)]
+    zen: Option<IgnoredAny>,
     /// The repository; a ping of an organisation's webhook has none.
     #[serde(default)]
     pub repository: Option<Repository>,
@@ -90,8 +109,44 @@ pub struct Payload {
     sender: Option<User>,
 }
 
+/// What a body is, by what stands in it: the name in the header is not signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ping,
+    Push,
+    Create,
+    PullRequest,
+    Other,
+}
+
+impl Kind {
+    /// GitHub's word.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Ping => "ping",
+            Kind::Push => "push",
+            Kind::Create => "create",
+            Kind::PullRequest => "pull_request",
+            Kind::Other => "another event",
+        }
+    }
+
+    /// By what it is known.
+    fn marks(self) -> &'static str {
+        match self {
+            Kind::Ping => "the zen of a ping",
+            Kind::Push => "the ref and after of a push",
+            Kind::Create => "the ref, ref_type and master_branch of a create",
+            Kind::PullRequest => "the pull_request of a pull_request",
+            Kind::Other => "what another event has",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Commit {
+    #[serde(default)]
+    id: Option<String>,
     #[serde(default)]
     message: Option<String>,
 }
@@ -115,8 +170,8 @@ struct PullRequest {
 struct Head {
     sha: String,
     /// Null once the fork it came from is gone.
-    #[serde(default, deserialize_with = "known")]
-    repo: Option<Option<Repository>>,
+    #[serde(default)]
+    repo: Option<Repository>,
 }
 
 #[derive(Deserialize)]
@@ -125,44 +180,79 @@ struct Base {
     name: String,
 }
 
-/// Tells a member that is null from one that is absent.
-fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Repository>>, D::Error> {
-    Deserialize::deserialize(deserializer).map(Some)
-}
-
 impl Payload {
     /// Reads a body.
     pub fn read(body: &[u8], form: Form) -> Result<Self, String> {
         payload::read(body, form)
     }
 
+    /// What it is; the error names two things that it could be.
+    fn kind(&self) -> Result<Kind, String> {
+        let talk = self.review.is_some() || self.comment.is_some() || self.thread.is_some();
+        let fits = [
+            (Kind::Ping, self.zen.is_some()),
+            (Kind::Push, self.name.is_some() && self.after.is_some()),
+            (
+                Kind::Create,
+                self.name.is_some() && self.ref_type.is_some() && self.master_branch.is_some(),
+            ),
+            (Kind::PullRequest, self.pull_request.is_some() && !talk),
+        ];
+        let mut found = fits.into_iter().filter(|(_, fits)| *fits).map(|(kind, _)| kind);
+        match (found.next(), found.next()) {
+            (Some(one), Some(other)) => Err(format!(
+                "the body could be that of {} and that of {}",
+                one.word(),
+                other.word()
+            )),
+            (found, _) => Ok(found.unwrap_or(Kind::Other)),
+        }
+    }
+
     /// What it tells, `event` being the header X-GitHub-Event. The error says what a payload of
     /// that kind would have.
     pub fn told(self, event: &str) -> Result<Told, String> {
+        let kind = self.kind()?;
+        let wanted = match event {
+            "ping" => Kind::Ping,
+            "push" => Kind::Push,
+            "create" => Kind::Create,
+            "pull_request" => Kind::PullRequest,
+            _ => Kind::Other,
+        };
+        if kind != wanted {
+            // Who caught a delivery must not make another of it.
+            return Err(match kind {
+                Kind::Other => format!("X-GitHub-Event is {event}, and the body has not {}", wanted.marks()),
+                _ => format!("X-GitHub-Event is {event}, and the body is that of {}", kind.word()),
+            });
+        }
         let sender = self.sender.map(|user| user.login).unwrap_or_default();
         let repository = self.repository;
-        let event = match event {
-            "ping" => return Ok(Told::Ping),
-            "push" => {
-                if self.deleted == Some(true) {
-                    return Ok(Told::Nothing("a deleted ref is not built"));
-                }
-                let message = self.head_commit.and_then(|commit| commit.message);
+        let event = match kind {
+            Kind::Ping => return Ok(Told::Ping),
+            Kind::Other => return Ok(Told::Nothing("only push, pull_request and create are built")),
+            Kind::Push if self.deleted == Some(true) => return Ok(Told::Nothing("a deleted ref is not built")),
+            Kind::Push => {
+                let name = self.name.ok_or("a push has a ref")?;
+                let (id, message) = self.head_commit.map_or((None, None), |head| (head.id, head.message));
+                // `after` is what the ref names: of an annotated tag not the commit, but the tag.
+                let after = self.after.filter(|_| !name.starts_with("refs/tags/"));
                 Event {
                     kind: "push",
-                    name: self.name.ok_or("a push has a ref")?,
-                    commit: Some(self.after.ok_or("a push has an after")?),
+                    name,
+                    commit: id.or(after),
                     skip: asks_for_none(message.as_deref()),
                     ..Event::default()
                 }
             }
-            "create" if self.ref_type.as_deref() == Some("tag") => Event {
+            Kind::Create if self.ref_type.as_deref() == Some("tag") => Event {
                 kind: "create",
                 name: format!("refs/tags/{}", self.name.ok_or("a created tag has a ref")?),
                 ..Event::default()
             },
-            "create" => return Ok(Told::Nothing("a new branch is told by its push")),
-            "pull_request" => match self.action.as_deref() {
+            Kind::Create => return Ok(Told::Nothing("a new branch is told by its push")),
+            Kind::PullRequest => match self.action.as_deref() {
                 Some("opened" | "synchronize" | "reopened") => {
                     let pull = self.pull_request.ok_or("a pull_request has a pull_request")?;
                     pull.event(repository.as_ref())
@@ -173,15 +263,44 @@ impl Payload {
                     ));
                 }
             },
-            _ => return Ok(Told::Nothing("only push, pull_request and create are built")),
         };
         let repository = repository.filter(|repository| !repository.full_name.is_empty());
-        Ok(Told::Event(Box::new(Event {
+        let event = Event {
             repository: repository.ok_or("the payload names no repository.full_name")?,
             sender,
             ..event
-        })))
+        };
+        event.check()?;
+        Ok(Told::Event(Box::new(event)))
     }
+}
+
+impl Event {
+    /// Whether everything has the form that GitHub gives it: it goes on to jobs.
+    fn check(&self) -> Result<(), String> {
+        let long = |what: &str, text: &str, most: usize| {
+            (text.len() > most).then(|| format!("{what} has more than {most} bytes"))
+        };
+        let base = self.base.as_deref().unwrap_or_default();
+        let faults = [
+            long("the ref", &self.name, NAME_BYTES_MAX),
+            long("the ref", base, NAME_BYTES_MAX),
+            long("repository.full_name", &self.repository.full_name, WORD_BYTES_MAX),
+            long("sender.login", &self.sender, WORD_BYTES_MAX),
+        ];
+        if let Some(fault) = faults.into_iter().flatten().next() {
+            return Err(fault);
+        }
+        match &self.commit {
+            Some(commit) if !is_commit(commit) => Err("a commit has 40 or 64 hexadecimal digits".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a text is the whole id of a commit.
+pub fn is_commit(text: &str) -> bool {
+    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl PullRequest {
@@ -191,7 +310,8 @@ impl PullRequest {
             kind: "pull_request",
             name: format!("refs/pull/{}/head", self.number),
             base: Some(format!("refs/heads/{}", self.base.name)),
-            foreign: self.head.repo.is_some_and(|head| !head.as_ref().is_some_and(own)),
+            // Where it is not said from which repository it is, it is a stranger's.
+            foreign: !self.head.repo.as_ref().is_some_and(own),
             pull_request: Some(self.number),
             commit: Some(self.head.sha),
             skip: asks_for_none(self.title.as_deref()),
@@ -225,7 +345,8 @@ mod tests {
         json!({
             "ref": "refs/heads/main", "after": "6113728f27ae82c7b1a177c8d03f9e96e0adf246", "deleted": false,
             "repository": { "full_name": "octo/hello", "default_branch": "main", "clone_url": "https://github.com/octo/hello.git" },
-            "head_commit": { "message": "Say hello" }, "sender": { "login": "octocat" }
+            "head_commit": { "id": "6113728f27ae82c7b1a177c8d03f9e96e0adf246", "message": "Say hello" },
+            "sender": { "login": "octocat" }
         })
     }
 
@@ -273,11 +394,16 @@ mod tests {
             (json!({ "full_name": "stranger/hello" }), true),
             (Value::Null, true),
             (json!({ "full_name": "octo/hello" }), false),
+            (json!({ "full_name": "" }), true),
+            (json!({}), true),
         ] {
             let mut other = pull_request();
             other["pull_request"]["head"]["repo"] = repo.clone();
             assert_eq!(event("pull_request", &other).foreign, foreign, "{repo}");
         }
+        let mut unknown = pull_request();
+        unknown["pull_request"]["head"].as_object_mut().unwrap().remove("repo");
+        assert!(event("pull_request", &unknown).foreign, "from where is not said");
         for action in ["closed", "edited", "labeled"] {
             let mut other = pull_request();
             other["action"] = action.into();
@@ -287,7 +413,8 @@ mod tests {
 
     #[test]
     fn a_tag_and_a_ping_and_others() {
-        let mut tag = json!({ "ref": "v1.0", "ref_type": "tag", "repository": { "full_name": "octo/hello" } });
+        let mut tag = json!({ "ref": "v1.0", "ref_type": "tag", "master_branch": "main",
+            "repository": { "full_name": "octo/hello" } });
         let found = event("create", &tag);
         assert_eq!((found.name.as_str(), found.commit), ("refs/tags/v1.0", None));
         tag["ref_type"] = "branch".into();
@@ -296,11 +423,97 @@ mod tests {
             told("ping", &json!({ "zen": "Keep it logically awesome." })),
             Ok(Told::Ping)
         );
-        assert!(matches!(told("issues", &push()), Ok(Told::Nothing(_))));
+        assert!(matches!(
+            told("issues", &json!({ "action": "opened" })),
+            Ok(Told::Nothing(_))
+        ));
+    }
+
+    /// "`commit` is the commit, not the tag object."
+    #[test]
+    fn a_push_of_a_tag_tells_its_commit() {
+        let (tag, commit) = ("a".repeat(40), "c".repeat(40));
+        let mut body = push();
+        body["ref"] = "refs/tags/v1".into();
+        body["after"] = tag.into();
+        body["head_commit"]["id"] = commit.clone().into();
+        assert_eq!(event("push", &body).commit, Some(commit));
+        // A tag of something else than a commit.
+        body["head_commit"] = Value::Null;
+        assert_eq!(event("push", &body).commit, None);
+        body["ref"] = "refs/heads/main".into();
+        assert_eq!(event("push", &body).commit, Some("a".repeat(40)));
+    }
+
+    /// "An event name that does not fit the body is refused."
+    #[test]
+    fn a_body_is_what_it_is_under_every_name() {
+        let create =
+            json!({ "ref": "v1", "ref_type": "tag", "master_branch": "main", "repository": { "full_name": "o/r" } });
+        let delete =
+            json!({ "ref": "v1", "ref_type": "tag", "pusher_type": "user", "repository": { "full_name": "o/r" } });
+        let mut review = pull_request();
+        review["review"] = json!({ "id": 1 });
+        let bodies = [
+            ("push", push()),
+            ("pull_request", pull_request()),
+            ("create", create),
+            ("ping", json!({ "zen": "x", "repository": { "full_name": "o/r" } })),
+            ("delete", delete),
+            ("pull_request_review", review),
+        ];
+        let names = [
+            "push",
+            "pull_request",
+            "create",
+            "ping",
+            "delete",
+            "issues",
+            "Push",
+            "push ",
+            "",
+        ];
+        for (own, body) in &bodies {
+            assert!(told(own, body).is_ok(), "{own}");
+            let ours = ["push", "pull_request", "create", "ping"].contains(own);
+            for name in names.iter().filter(|name| *name != own) {
+                let theirs = ["push", "pull_request", "create", "ping"].contains(name);
+                // Between two that are not built there is no difference.
+                assert_eq!(told(name, body).is_err(), ours || theirs, "{own} as {name}");
+            }
+        }
+        let mut both = push();
+        both["zen"] = "x".into();
+        for name in names {
+            assert!(told(name, &both).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_goes_on_to_jobs_has_the_form_that_github_gives_it() {
+        let changed = |path: &str, value: Value| {
+            let mut body = push();
+            *body.pointer_mut(path).unwrap() = value;
+            told("push", &body)
+        };
+        for (path, value) in [
+            ("/ref", "x".repeat(1025)),
+            ("/head_commit/id", "HEAD".into()),
+            ("/head_commit/id", "c".repeat(41)),
+            ("/head_commit/id", "--upload-pack=x".into()),
+            ("/repository/full_name", "x".repeat(257)),
+            ("/sender/login", "x".repeat(257)),
+        ] {
+            assert!(changed(path, value.clone().into()).is_err(), "{path} {value}");
+        }
+        assert!(changed("/ref", "x".repeat(1024).into()).is_ok());
+        assert!(changed("/head_commit/id", "C".repeat(64).into()).is_ok());
     }
 
     #[test]
     fn payloads_that_lack_something_are_errors() {
+        let lacking = told("push", &json!({ "ref": "refs/heads/x" })).unwrap_err();
+        assert!(lacking.contains("the ref and after of a push"), "{lacking}");
         for (kind, member) in [
             ("push", "ref"),
             ("push", "after"),

@@ -1,7 +1,6 @@
 //! What is answered to each request; the work is done on a few threads that may wait for the tree.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use super::body::{BODY_BYTES_MAX, Memory, Refused};
 use super::connections::Peer;
 use super::deliver::{Answer, Deliverer, Delivery};
 use super::metrics::{Gauges, Metrics};
+use super::source::Source;
 use super::table::Table;
 use crate::tree::Tree;
 
@@ -46,15 +46,11 @@ pub struct App {
 
 impl App {
     /// Starts following the tree.
-    pub fn new(tree: Tree, secret_file: Option<PathBuf>, proxies: Vec<IpAddr>) -> std::io::Result<Arc<Self>> {
+    pub fn new(tree: Tree, source: Source, proxies: Vec<IpAddr>) -> std::io::Result<Arc<Self>> {
         let table = Table::default();
         table.follow(tree.clone())?;
         Ok(Arc::new(App {
-            deliverer: Arc::new(Deliverer {
-                tree,
-                table,
-                secret_file,
-            }),
+            deliverer: Arc::new(Deliverer { tree, table, source }),
             places: Arc::new(Semaphore::new(PLACES)),
             memory: Memory::default(),
             metrics: Metrics::default(),
@@ -70,6 +66,11 @@ impl App {
             .route("/healthz", get(healthz))
             .route("/metrics", get(metrics))
             .with_state(self.clone())
+    }
+
+    /// Reads the administrator's file again.
+    pub fn reread(&self) {
+        self.deliverer.source.reread();
     }
 
     /// The counters.
@@ -130,7 +131,6 @@ impl App {
         let delivery = Delivery {
             body,
             event: text(headers, "x-github-event"),
-            id: text(headers, "x-github-delivery"),
             signature: bytes("x-hub-signature-256"),
             content_type: bytes("content-type"),
             job,
@@ -229,7 +229,8 @@ mod tests {
     fn only_proxies_that_are_named_are_believed() {
         let tree = Tree::new(std::path::Path::new("/nonexistent/tree")).unwrap();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let app = App::new(tree, None, vec![address("127.0.0.1"), address("10.0.0.2")]).unwrap();
+        let source = Source::single(None, &[], "/nonexistent".into()).unwrap();
+        let app = App::new(tree, source, vec![address("127.0.0.1"), address("10.0.0.2")]).unwrap();
         for (peer, headers, client) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("127.0.0.1", &["203.0.113.9"], "203.0.113.9"),

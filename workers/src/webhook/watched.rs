@@ -1,7 +1,5 @@
 //! Which deliveries a job waits for: by its `github` entry, or else by its git-checkout tasks.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
@@ -17,14 +15,17 @@ const PARAMETERS: [&str; 5] = ["ref", "commit", "repository", "sender", "pull_re
 /// Of those the ones that say what is to be built.
 const TELLING: [&str; 3] = ["ref", "commit", "pull_request"];
 
+/// Where pull requests are.
+const PULLS: &str = "refs/pull/";
+
 /// Longest word of a cause, characters: it is for people, and refs may be anything.
 const WORD_CHARS_MAX: usize = 140;
 
 /// A job that waits for deliveries.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// Where its secret is; absent: the receiver's.
-    pub secret_file: Option<PathBuf>,
+    /// The secret that it wants deliveries to be signed with; absent: any that they may be.
+    pub secret_file: Option<String>,
     declared: Vec<&'static str>,
     wanted: Wanted,
 }
@@ -72,7 +73,7 @@ impl Watched {
             return None;
         }
         Some(Watched {
-            secret_file: github.and_then(|github| Some(github.get("secret_file")?.as_str()?.into())),
+            secret_file: github.and_then(|github| Some(github.get("secret_file")?.as_str()?.to_owned())),
             declared: PARAMETERS.into_iter().filter(declared).collect(),
             wanted,
         })
@@ -96,7 +97,7 @@ impl Watched {
                 repository.eq_ignore_ascii_case(&event.repository.full_name)
                     && names
                         .into_iter()
-                        .any(|name| refs.iter().any(|pattern| fits(pattern, name)))
+                        .any(|name| refs.iter().any(|pattern| means(pattern, name)))
             }
             Wanted::Checkouts(all) => {
                 // What it checks out is fixed, unless it can be told.
@@ -252,29 +253,27 @@ fn address(text: &str) -> Option<(String, String)> {
     (!host.is_empty() && !path.is_empty()).then(|| (host.to_ascii_lowercase(), path.to_ascii_lowercase()))
 }
 
-/// Whether a name fits a pattern in which `*` stands for anything. Takes at most the product of
-/// their lengths.
+/// Whether a pattern of `refs` means a ref. The commits of a pull request are anybody's: only a
+/// pattern that says so from its beginning means them, not one that happens to fit.
+fn means(pattern: &str, name: &str) -> bool {
+    (!name.starts_with(PULLS) || pattern.starts_with(PULLS)) && fits(pattern, name)
+}
+
+/// Whether a name fits a pattern in which `*` stands for anything. Each part is looked for once, so
+/// it takes as long as both are.
 fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    // Where to go on if what follows the last star did not fit.
-    let mut back: Option<(usize, usize)> = None;
-    while n < name.len() {
-        if pattern.get(p) == Some(&b'*') {
-            back = Some((p + 1, n));
-            p += 1;
-        } else if pattern.get(p) == name.get(n) {
-            p += 1;
-            n += 1;
-        } else if let Some((after, at)) = back {
-            back = Some((after, at + 1));
-            p = after;
-            n = at + 1;
-        } else {
-            return false;
-        }
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let between = name.strip_prefix(head).and_then(|name| name.strip_suffix(tail));
+    let Some(mut between) = between else { return false };
+    for part in middle.split('*') {
+        // The first place is the best: it leaves most for those that follow.
+        let Some(at) = between.find(part) else { return false };
+        between = &between[at + part.len()..];
     }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+    true
 }
 
 #[cfg(test)]

@@ -6,6 +6,10 @@ use super::*;
 use crate::webhook::event::{Payload, Told};
 use crate::webhook::payload::Form;
 
+/// Commits.
+const ABC: &str = "abcabcabcabcabcabcabcabcabcabcabcabcabca";
+const DEF: &str = "defdefdefdefdefdefdefdefdefdefdefdefdefd";
+
 fn event(kind: &str, payload: &Value) -> Event {
     let payload = Payload::read(payload.to_string().as_bytes(), Form::Json).unwrap();
     match payload.told(kind) {
@@ -24,13 +28,13 @@ fn repository() -> Value {
 fn push(name: &str) -> Event {
     event(
         "push",
-        &json!({ "ref": name, "after": "abc", "repository": repository(), "sender": { "login": "cat" } }),
+        &json!({ "ref": name, "after": ABC, "head_commit": { "id": ABC }, "repository": repository(),
+            "sender": { "login": "cat" } }),
     )
 }
 
 fn pull_request(from: &str) -> Event {
-    let pull =
-        json!({ "number": 7, "head": { "sha": "def", "repo": { "full_name": from } }, "base": { "ref": "main" } });
+    let pull = json!({ "number": 7, "head": { "sha": DEF, "repo": { "full_name": from } }, "base": { "ref": "main" } });
     event(
         "pull_request",
         &json!({ "action": "opened", "pull_request": pull, "repository": repository(), "sender": { "login": "cat" } }),
@@ -93,6 +97,30 @@ fn a_strangers_pull_request_must_be_asked_for() {
     assert!(branches.takes(&pull_request("octo/hello")), "by the branch it goes to");
     assert!(!branches.takes(&pull_request("stranger/hello")));
     assert!(!entry_of(json!(["refs/heads/other"])).takes(&pull_request("octo/hello")));
+    for pattern in [
+        "refs/*",
+        "refs/**",
+        "refs/p*",
+        "refs/pull*",
+        "refs/*/head",
+        "*",
+        "refs/*pull/*",
+        "refs/pul*/7/head",
+    ] {
+        let wide = entry_of(json!([pattern]));
+        assert!(
+            !wide.takes(&pull_request("stranger/hello")),
+            "{pattern} does not write them out"
+        );
+        assert!(!wide.takes(&push("refs/pull/7/head")), "{pattern}");
+    }
+    assert!(
+        entry_of(json!(["refs/*"])).takes(&pull_request("octo/hello")),
+        "by the branch it goes to"
+    );
+    assert!(!entry_of(json!(["refs/p*"])).takes(&pull_request("octo/hello")));
+    assert!(entry_of(json!(["refs/pull/7/head"])).takes(&pull_request("stranger/hello")));
+    assert!(!entry_of(json!(["refs/pull/8/*"])).takes(&pull_request("stranger/hello")));
     let pulls = entry_of(json!(["refs/pull/*"]));
     assert!(pulls.takes(&pull_request("octo/hello")));
     assert!(pulls.takes(&pull_request("stranger/hello")));
@@ -165,7 +193,7 @@ fn a_checkout_stands_for_each_combination_of_its_matrix() {
     let job = watched(&json!({ "tasks": [{ "type": "lint" }, task], "parameters": { "to": "fix" } }));
     let of = |what: &str, name: &str| {
         let repository = json!({ "full_name": format!("Octo/{what}"), "default_branch": "main" });
-        let push = json!({ "ref": format!("refs/heads/{name}"), "after": "abc", "repository": repository,
+        let push = json!({ "ref": format!("refs/heads/{name}"), "after": ABC, "repository": repository,
             "sender": { "login": "cat" } });
         event("push", &push)
     };
@@ -219,30 +247,56 @@ fn a_trigger_has_what_the_job_declares() {
     let all = job(json!({ "ref": "", "commit": "", "repository": "", "sender": "", "pull_request": "", "other": "" }));
     assert_eq!(
         trigger(&all, &pull_request("octo/hello")),
-        json!({ "ref": "refs/pull/7/head", "commit": "def", "repository": "Octo/hello", "sender": "cat", "pull_request": "7",
-            "@key": "k", "@cause": "github pull_request Octo/hello def refs/pull/7/head cat" })
+        json!({ "ref": "refs/pull/7/head", "commit": DEF, "repository": "Octo/hello", "sender": "cat", "pull_request": "7",
+            "@key": "k", "@cause": format!("github pull_request Octo/hello {DEF} refs/pull/7/head cat") })
     );
     assert_eq!(
         trigger(&job(json!({})), &push("refs/heads/main")),
-        json!({ "@key": "k", "@cause": "github push Octo/hello abc refs/heads/main cat" })
+        json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat") })
     );
     let odd = "refs/heads/$(touch x)\n@key=y;`z`";
     let found = trigger(&job(json!({ "ref": "" })), &push(odd));
     assert_eq!(found["ref"], odd);
     assert_eq!(
         found["@cause"],
-        "github push Octo/hello abc refs/heads/$(touch?x)?@key=y;`z` cat"
+        format!("github push Octo/hello {ABC} refs/heads/$(touch?x)?@key=y;`z` cat")
     );
-    let long = push(&"é".repeat(4000));
+    let mut long = push(&"é".repeat(500));
+    long.sender = "é".repeat(100);
     assert!(trigger(&all, &long)["@cause"].as_str().unwrap().len() <= 512);
 }
 
 #[test]
 fn patterns_take_no_longer_than_their_lengths() {
-    assert!(fits("*", "") && fits("**", "a") && fits("", "") && !fits("", "a") && fits("a*c*e", "abcde"));
-    let (pattern, name) = ("a*".repeat(50) + "b", "a".repeat(60_000));
+    for (pattern, name, want) in [
+        ("*", "", true),
+        ("**", "a", true),
+        ("", "", true),
+        ("", "a", false),
+        ("a*c*e", "abcde", true),
+        ("a*c*e", "abcd", false),
+        ("a*a", "a", false),
+        ("a*a", "aa", true),
+        ("a*b*a", "aba", true),
+        ("a*b*b*a", "aba", false),
+        ("*b", "ab", true),
+        ("*b", "ba", false),
+        ("b*", "ba", true),
+        ("a*ab", "aab", true),
+        ("é*é", "ééé", true),
+        ("*a*b*", "xbxa", false),
+        ("*a*b*", "xaxbx", true),
+        ("***", "", true),
+    ] {
+        assert_eq!(fits(pattern, name), want, "{pattern} {name}");
+    }
+    let (pattern, name) = ("a*".repeat(400_000) + "b", "a".repeat(1 << 20));
     let begun = std::time::Instant::now();
     assert!(!fits(&pattern, &name));
+    assert!(!fits(
+        &("*".to_owned() + &"ab".repeat(400_000) + "*c*"),
+        &"ab".repeat(500_000)
+    ));
     assert!(
         begun.elapsed() < std::time::Duration::from_secs(2),
         "{:?}",
