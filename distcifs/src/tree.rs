@@ -23,6 +23,7 @@ pub(crate) mod rights;
 pub mod scratch;
 pub(crate) mod shares;
 pub mod stream;
+pub mod view;
 pub mod work;
 
 pub use requests::Tree;

@@ -190,3 +190,138 @@ fn control_programs_look_at_all_jobs_and_trigger_them() {
     }
     assert!(!may(&mount, STRANGER, "cat jobs/a/config.json") && !may(&mount, STRANGER, "ls jobs/a"));
 }
+
+/// A mount with a job of the owner's in mode `mode` that published two files, and a ticket of the
+/// stranger's job, claimed by this test.
+fn mount_with_view(mode: &str) -> (Mount, File, File) {
+    let mount = Mount::new();
+    mount.shell_job("of-owner", &["true"]);
+    mount.run(&format!("chown {OWNER}:{OWNER} jobs/of-owner"));
+    let build = mount.trigger("of-owner", "");
+    let control = mount.claim("build-control", "of-owner.1.control").expect("the claim");
+    mount.post("execute-shell", &json!({"job": "of-owner", "build": build, "task": 0}));
+    let claim = mount.claim("execute-shell", "of-owner.1.0").expect("the claim");
+    mount.run("cd tickets/execute-shell/of-owner.1.0/artifacts; echo ARTIFACT >open; chmod 755 open; echo ARTIFACT >shut; chmod 600 shut; mkdir d; ln -s open link");
+    mount
+        .result("execute-shell", "of-owner.1.0", "success")
+        .expect("the claim");
+    mount
+        .result("build-control", "of-owner.1.control", "success")
+        .expect("the claim");
+    drop((control, claim));
+    mount.run(&format!("chmod {mode} jobs/of-owner"));
+    mount.shell_job("mine", &["true"]);
+    mount.run(&format!("chown {STRANGER}:{STRANGER} jobs/mine; chmod 700 jobs/mine"));
+    mount.trigger("mine", "");
+    let control = mount.claim("build-control", "mine.1.control").expect("the claim");
+    mount.post("execute-shell", &json!({"job": "mine", "build": 1, "task": 0}));
+    let claim = mount.claim("execute-shell", "mine.1.0").expect("the claim");
+    (mount, control, claim)
+}
+
+/// The view of the jobs through the stranger's ticket.
+const VIEW: &str = "tickets/execute-shell/mine.1.0/jobs";
+
+/// "`tickets/<queue>/<id>/jobs/` shows `/jobs` as the job's owner sees it, whoever the worker is": to root,
+/// and to the user that the ticket is handed to.
+#[test]
+fn a_ticket_shows_the_jobs_as_its_owner_sees_them() {
+    for (mode, readable) in [("755", true), ("700", false)] {
+        let (mount, _control, _claim) = mount_with_view(mode);
+        looked_through(&mount, 0, readable);
+        mount.run(&format!("chown {WORKER}:{WORKER} tickets/execute-shell/mine.1.0/claim"));
+        looked_through(&mount, WORKER, readable);
+        assert!(!may(&mount, OWNER, &format!("ls {VIEW}")), "only who runs the work");
+        assert_eq!(mount.read("jobs/mine/builds/3/state"), "pending");
+        let by = mount.read("jobs/mine/builds/3/by");
+        assert!(
+            by.contains(&format!("triggered {STRANGER}")),
+            "the owner triggers: {by}"
+        );
+        let names = mount.list("tickets/execute-shell/mine.1.0");
+        assert!(!names.contains(&"jobs".to_owned()), "it is not listed: {names:?}");
+        if readable {
+            assert_eq!(
+                mount.run(&format!(
+                    "stat -c '%u %a' {VIEW} {VIEW}/of-owner/builds/1/artifacts/open"
+                )),
+                format!("{WORKER} 500\n{WORKER} 755")
+            );
+        }
+    }
+}
+
+/// What whoever runs the work may do in the view, where others' jobs are `readable` or not.
+fn looked_through(mount: &Mount, who: u32, readable: bool) {
+    let worker = |script: &str| match who {
+        0 => mount.sh(script).ok(),
+        user => may(mount, user, script),
+    };
+    let told = format!("user {who}, readable {readable}");
+    for file in [
+        "config.json",
+        "builds/1/state",
+        "builds/1/artifacts/open",
+        "builds/last-success/artifacts/link",
+    ] {
+        assert_eq!(
+            worker(&format!("cat {VIEW}/of-owner/{file}")),
+            readable,
+            "{told}: {file}"
+        );
+    }
+    assert!(worker(&format!("cat {VIEW}/mine/config.json")), "{told}");
+    assert_eq!(
+        worker(&format!("ls {VIEW}/of-owner/builds/1/artifacts")),
+        readable,
+        "{told}"
+    );
+    // By hand the stranger could not read it either.
+    assert!(
+        !worker(&format!("cat {VIEW}/of-owner/builds/1/artifacts/shut")),
+        "{told}"
+    );
+    // "Triggering there needs the owner's right to write that trigger."
+    assert!(!worker(&format!("echo >{VIEW}/of-owner/trigger")), "{told}");
+    assert!(worker(&format!("echo >{VIEW}/mine/trigger")), "{told}");
+    for refused in [
+        "echo x >mine/config.json",
+        "echo abort >mine/builds/1/ctl",
+        "touch mine/x",
+        "mkdir x",
+        "rm -r mine/builds/1",
+        "chmod 777 mine",
+    ] {
+        assert!(!worker(&format!("cd {VIEW} && {refused}")), "{told}: {refused}");
+    }
+}
+
+/// "Tickets that stand alone have no such folder", nor have those that nobody works.
+#[test]
+fn only_a_claimed_ticket_of_a_build_shows_jobs() {
+    let (mount, _control, claim) = mount_with_view("755");
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    let _claim = mount.claim("q", "t").expect("an open ticket");
+    assert!(!mount.has("tickets/q/t/jobs"));
+    assert!(mount.has(VIEW));
+    std::thread::sleep(Duration::from_secs(1));
+    drop(claim);
+    wait_for("the view to go", USUAL, || !mount.has(VIEW));
+}
+
+/// What is recorded as of 0 belongs to the job's owner: a file of mode 600 can be read by him.
+#[test]
+fn published_files_belong_to_the_jobs_owner() {
+    let (mount, _control, _claim) = mount_with_view("755");
+    assert_eq!(
+        mount.run("stat -c %u:%g jobs/of-owner/builds/1/artifacts/shut"),
+        format!("{OWNER}:{OWNER}")
+    );
+    assert!(may(&mount, OWNER, "cat jobs/of-owner/builds/1/artifacts/shut"));
+    mount.run(&format!("chown {WORKER}:{WORKER} jobs/of-owner"));
+    assert_eq!(
+        mount.run("stat -c %u:%g jobs/of-owner/builds/1/artifacts/shut"),
+        format!("{WORKER}:{WORKER}")
+    );
+}

@@ -9,8 +9,9 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::node::{Area, Node, TicketRef};
 use super::process::{self, Process};
-use super::published::Whose;
+use super::published::{Place, Whose};
 use super::shares::Lease;
+use super::view::{Seen, Viewer};
 use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
@@ -427,10 +428,16 @@ impl Tree {
         let time = time_of(posted.ticket.posted);
         let digest = digest_of(&posted, area);
         let parent = self.numbers.ino(&Node::Ticket(ticket.clone()));
-        let whose = Whose::Ticket(ticket.clone(), area);
+        let place = Place {
+            whose: Whose::Ticket(ticket.clone(), area),
+            access,
+            viewer: None,
+            time,
+            parent,
+        };
         Ok(match area {
-            Area::Workspace => self.published_workspace(whose, digest, access, time, parent).await,
-            Area::Artifacts => self.published_root(whose, digest, access, time, parent),
+            Area::Workspace => self.published_workspace(place, digest).await,
+            Area::Artifacts => self.published_root(place, digest),
         })
     }
 
@@ -444,7 +451,12 @@ impl Tree {
     }
 
     /// `workspace` or `artifacts` of a build.
-    pub(crate) async fn build_area(&self, build: &crate::repository::builds::Build, area: Area) -> Result<Node> {
+    pub(crate) async fn build_area(
+        &self,
+        build: &crate::repository::builds::Build,
+        area: Area,
+        through: Option<(&Arc<TicketRef>, Viewer)>,
+    ) -> Result<Node> {
         let entry = &build.job.entry;
         let time = match build.finished() {
             0 => build.triggered(),
@@ -459,12 +471,25 @@ impl Tree {
             }
         };
         let access = Access { mode, ..entry.access };
-        let parent = self.numbers.ino(&Node::Build(job.clone(), build.n));
-        let whose = Whose::Build(job, build.n, area);
-        let (digest, time) = (digest.as_deref(), time_of(time));
+        let folder = Node::Build(job.clone(), build.n);
+        let (whose, parent, viewer) = match through {
+            None => (Whose::Build(job, build.n, area), folder, None),
+            Some((ticket, viewer)) => {
+                let (ticket, node) = (ticket.clone(), folder);
+                let whose = Whose::Seen(ticket.clone(), viewer.runner, job, build.n, area);
+                (whose, Node::Seen(Arc::new(Seen { ticket, node })), Some(viewer))
+            }
+        };
+        let place = Place {
+            whose,
+            access,
+            viewer,
+            time: time_of(time),
+            parent: self.numbers.ino(&parent),
+        };
         Ok(match area {
-            Area::Workspace => self.published_workspace(whose, digest, access, time, parent).await,
-            Area::Artifacts => self.published_root(whose, digest, access, time, parent),
+            Area::Workspace => self.published_workspace(place, digest.as_deref()).await,
+            Area::Artifacts => self.published_root(place, digest.as_deref()),
         })
     }
 

@@ -10,7 +10,7 @@ use super::content::Content;
 use super::handles::{Asking, Committing, Following, Open, OpenKind};
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
-use super::rights::Reader;
+use super::rights::{READ, Reader};
 use super::shares::{Lease, Party, out_of_descriptors};
 use super::stream::take;
 use super::{Caller, Error, Opened, Result, Tree};
@@ -87,7 +87,9 @@ impl Tree {
                 }
                 OpenKind::Scratch(*id)
             }
+            Node::Seen(seen) => return self.open_seen(caller, seen, flags).await,
             Node::Published(id) if !write => {
+                self.published.need(*id, READ)?;
                 let (folder, at) = self.published.file(*id)?;
                 OpenKind::Published(folder, at)
             }

@@ -146,6 +146,16 @@ impl Tree {
             Node::TicketFile(ticket, TicketFile::Params) => {
                 files(self.ticket_params(ticket).await?.into_iter().map(|(name, _)| name))
             }
+            Node::TicketFile(_, TicketFile::Jobs) => folders(self.job_names()),
+            Node::Seen(seen) => {
+                self.may_list_seen(seen).await?;
+                let mut names = Box::pin(self.read_names(&seen.node)).await?;
+                // Scratch files are their editors' own.
+                if let Node::Job(_) = &seen.node {
+                    names.retain(|(name, _)| JobFile::parse(name).is_some());
+                }
+                names
+            }
             _ => return Err(Error::NotDirectory("a file".into())),
         })
     }
@@ -195,7 +205,7 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
         let there = |file: &&TicketFile| match file {
-            TicketFile::Wait => false,
+            TicketFile::Wait | TicketFile::Jobs => false,
             TicketFile::Claim => claimed,
             TicketFile::Build => posted.ticket.part.is_some(),
             _ => true,

@@ -8,6 +8,7 @@ use super::node::{
     Area, BUILD_MAX, BuildFile, JobFile, JobRef, Link, Node, PARAMS_MAX, QueueFile, TaskFile, TicketFile, TicketRef,
     Top,
 };
+use super::view::Seen;
 use super::{Attr, Attributes, Caller, Error, Found, Ino, Kind, Result, Tree};
 use crate::repository::builds::Build;
 use crate::repository::core::{lock, time_of};
@@ -95,6 +96,11 @@ impl Tree {
             }
             Node::Queue(queue) => self.find_in_queue(queue, name).await,
             Node::Ticket(ticket) => self.find_in_ticket(caller, ticket, name).await,
+            Node::TicketFile(ticket, TicketFile::Jobs) => {
+                let (ticket, node) = (ticket.clone(), Node::Top(Top::Jobs));
+                self.find_seen(caller, &Seen { ticket, node }, name).await
+            }
+            Node::Seen(seen) => self.find_seen(caller, seen, name).await,
             Node::TicketFile(ticket, TicketFile::Params) => {
                 let names = self.ticket_params(ticket).await?;
                 let at = names
@@ -144,7 +150,7 @@ impl Tree {
     async fn find_in_build(&self, job: &Arc<JobRef>, n: u64, name: &str) -> Result<Node> {
         if let Some(area) = Area::parse(name) {
             let build = self.build(job, n).await?;
-            return self.build_area(&build, area).await;
+            return self.build_area(&build, area, None).await;
         }
         let file = BuildFile::parse(name).ok_or_else(|| Error::NotFound(name.to_owned()))?;
         Ok(Node::BuildFile(job.clone(), n, file))
@@ -178,6 +184,7 @@ impl Tree {
         let there = match file {
             TicketFile::Claim => self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some(),
             TicketFile::Build => posted.ticket.part.is_some(),
+            TicketFile::Jobs => self.viewer(ticket).await.is_ok(),
             _ => true,
         };
         if there {
@@ -275,6 +282,7 @@ impl Tree {
             Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
                 self.ticket_facts(ticket, node).await
             }
+            Node::Seen(seen) => self.seen_facts(seen).await,
             Node::Published(id) => self.published.facts(*id),
             Node::Work(_) => Err(Error::Stale("workspace".into())),
         }
@@ -381,6 +389,10 @@ impl Tree {
                 Ok(self.folder(Access { mode, ..access }, time, self.ticket_ttl(ticket).max(ON_THE_WAY)))
             }
             Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(access, time, NOT_AT_ALL)),
+            Node::TicketFile(_, TicketFile::Jobs) => {
+                let (uid, gid) = self.viewer(ticket).await?.runner;
+                Ok(self.folder(Access { uid, gid, mode: 0o500 }, time, NOT_AT_ALL))
+            }
             Node::TicketFile(_, TicketFile::Build) => {
                 let size = self.build_link(&posted)?.len();
                 Ok(link_facts(access, size))
@@ -512,19 +524,27 @@ impl Tree {
 
     /// The inode number of a node's folder, for `..`.
     pub(crate) fn parent(&self, node: &Node) -> Ino {
-        let parent = match node {
-            Node::Top(_) | Node::Root => Node::Root,
-            Node::Job(_) => Node::Top(Top::Jobs),
-            Node::JobFile(job, _) => Node::Job(job.clone()),
-            Node::Build(job, _) | Node::Link(job, _) => Node::JobFile(job.clone(), JobFile::Builds),
-            Node::BuildFile(job, n, _) => Node::Build(job.clone(), *n),
-            Node::Task(job, n, _) => Node::BuildFile(job.clone(), *n, BuildFile::Tasks),
-            Node::Queue(_) => Node::Top(Top::Tickets),
-            Node::Ticket(ticket) => Node::Queue(Arc::new(ticket.key.queue.clone())),
-            Node::TicketFile(ticket, _) => Node::Ticket(ticket.clone()),
-            _ => Node::Root,
-        };
-        self.numbers.ino(&parent)
+        self.numbers.ino(&parent_node(node))
+    }
+}
+
+/// A node's folder.
+fn parent_node(node: &Node) -> Node {
+    match node {
+        Node::Top(_) | Node::Root => Node::Root,
+        Node::Job(_) => Node::Top(Top::Jobs),
+        Node::JobFile(job, _) => Node::Job(job.clone()),
+        Node::Build(job, _) | Node::Link(job, _) => Node::JobFile(job.clone(), JobFile::Builds),
+        Node::BuildFile(job, n, _) => Node::Build(job.clone(), *n),
+        Node::Task(job, n, _) => Node::BuildFile(job.clone(), *n, BuildFile::Tasks),
+        Node::Queue(_) => Node::Top(Top::Tickets),
+        Node::Ticket(ticket) => Node::Queue(Arc::new(ticket.key.queue.clone())),
+        Node::TicketFile(ticket, _) => Node::Ticket(ticket.clone()),
+        Node::Seen(seen) => match parent_node(&seen.node) {
+            Node::Top(Top::Jobs) => Node::TicketFile(seen.ticket.clone(), TicketFile::Jobs),
+            parent => seen.beside(parent),
+        },
+        _ => Node::Root,
     }
 }
 

@@ -133,6 +133,9 @@ impl Tree {
     /// unlink: a claim, a scratch file; what is generated stays and says nothing, so that rm -r
     /// works.
     pub(crate) async fn remove_file(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
+        if let Node::Seen(seen) = parent {
+            return Err(Error::ReadOnly(seen.node.path()));
+        }
         match self.find_any(caller, parent, name).await? {
             Node::Scratch(id) => {
                 self.scratch.remove(id);
@@ -150,6 +153,9 @@ impl Tree {
 
     /// rmdir: a job, a build, a finished ticket, a queue without tickets; what is generated stays.
     pub(crate) async fn remove_folder(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
+        if let Node::Seen(_) | Node::TicketFile(_, TicketFile::Jobs) = parent {
+            return Err(Error::ReadOnly(name.to_owned()));
+        }
         match self.find_any(caller, parent, name).await? {
             Node::Job(job) => {
                 self.repository.remove_job(&self.job(&job)?).await?;
@@ -187,6 +193,9 @@ impl Tree {
                 };
             }
             Node::Published(_) => return Err(Error::ReadOnly("a published file".into())),
+            // Truncation of a trigger commits nothing.
+            Node::Seen(seen) if !owns && matches!(seen.node, Node::JobFile(_, JobFile::Trigger)) => return Ok(()),
+            Node::Seen(seen) => return Err(Error::ReadOnly(seen.node.path())),
             _ => {}
         }
         if let Some(size) = set.size {

@@ -10,6 +10,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use super::Ino;
+use super::view::Seen;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::TicketKey;
@@ -29,6 +30,8 @@ const JOB_BITS: u32 = 22;
 const SLOT_PARAMS: u64 = 256;
 /// Most parameters that can be shown: those of a build and a ticket are far fewer.
 pub(crate) const PARAMS_MAX: usize = 4096;
+/// Slot of what is seen through a ticket, in the class of nodes.
+const SLOT_SEEN: u64 = 1;
 /// First slot of tasks.
 const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
 /// Slots of each task: 1,000 tasks fit.
@@ -218,6 +221,8 @@ slots! {
         Wait = 9, ".wait";
         /// The user with whose rights the work is done.
         Owner = 10, "owner";
+        /// All jobs, as that user sees them; not listed.
+        Jobs = 11, "jobs";
     }
 }
 
@@ -285,6 +290,8 @@ pub enum Node {
     TicketFile(Arc<TicketRef>, TicketFile),
     /// A parameter of a ticket, by its place.
     TicketParam(Arc<TicketRef>, usize),
+    /// Something of a job, seen through a ticket.
+    Seen(Arc<Seen>),
     /// A published file or folder.
     Published(u64),
     /// A claimant's own file.
@@ -312,6 +319,7 @@ impl Node {
             Node::Ticket(ticket) => format!("/{}", ticket.key),
             Node::TicketFile(ticket, file) => format!("/{}/{}", ticket.key, file.name()),
             Node::TicketParam(ticket, at) => format!("/{}/params/(number {at})", ticket.key),
+            Node::Seen(seen) => format!("/{}{}", seen.ticket.key, seen.node.path()),
             Node::Published(id) => format!("(published file {id})"),
             Node::Work(ino) => format!("(claimant's file {:#x})", ino.0),
         }
@@ -379,6 +387,7 @@ pub struct Numbers {
     queues: Mutex<Numbered<Name>>,
     tickets: Mutex<Numbered<TicketRef>>,
     nodes: Mutex<Numbered<Name>>,
+    seen: Mutex<Numbered<Seen>>,
 }
 
 fn pack(class: u64, thing: u64, slot: u64) -> Ino {
@@ -411,6 +420,7 @@ impl Numbers {
             Node::Ticket(t) => ticket(t, 0),
             Node::TicketFile(t, file) => ticket(t, file.slot()),
             Node::TicketParam(t, at) => ticket(t, SLOT_PARAMS + *at as u64),
+            Node::Seen(seen) => pack(CLASS_NODE, lock(&self.seen).number(seen), SLOT_SEEN),
             Node::Published(id) => pack(CLASS_PUBLISHED, *id, 0),
             Node::Work(ino) => *ino,
         }
@@ -441,6 +451,7 @@ impl Numbers {
                     _ => Node::TicketFile(ticket, TicketFile::from_slot(slot)?),
                 })
             }
+            CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).value(thing).map(Node::Seen),
             CLASS_NODE => lock(&self.nodes).value(thing).map(Node::Alive),
             CLASS_PUBLISHED => Some(Node::Published(thing)),
             _ => Some(Node::Work(ino)),
@@ -474,16 +485,26 @@ impl Numbers {
     /// many and go again. Counted first: a number that was asked for before may be forgotten
     /// meanwhile, when the kernel drops an earlier lookup just as it looks again.
     pub fn looked_up(&self, node: &Node) -> Ino {
-        if let Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) = node {
-            lock(&self.tickets).count(ticket);
+        match node {
+            Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
+                lock(&self.tickets).count(ticket);
+            }
+            Node::Seen(seen) => lock(&self.seen).count(seen),
+            _ => {}
         }
         self.ino(node)
     }
 
     /// Takes lookups back.
     pub fn forget(&self, ino: Ino, count: u64) {
-        if ino.0 >> CLASS_SHIFT == CLASS_TICKET {
-            lock(&self.tickets).forget((ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS, count);
+        let (slot, thing) = (
+            ino.0 & ((1 << SLOT_BITS) - 1),
+            (ino.0 & ((1 << CLASS_SHIFT) - 1)) >> SLOT_BITS,
+        );
+        match ino.0 >> CLASS_SHIFT {
+            CLASS_TICKET => lock(&self.tickets).forget(thing, count),
+            CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).forget(thing, count),
+            _ => {}
         }
     }
 }

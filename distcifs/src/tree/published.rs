@@ -11,6 +11,8 @@ use super::node::{Area, JobRef, Node, Numbers, TicketRef};
 use bytes::Bytes;
 
 use super::handles::OpenKind;
+use super::rights::{READ, SEARCH};
+use super::view::Viewer;
 use super::{Attr, Attributes, DirEntry, Error, Found, Ino, Kind, Result, Space, Tree};
 use crate::repository::Digest;
 use crate::repository::core::lock;
@@ -25,13 +27,30 @@ pub(crate) enum Whose {
     Build(Arc<JobRef>, u64, Area),
     /// A ticket's.
     Ticket(Arc<TicketRef>, Area),
+    /// A build's, seen through a ticket by whoever runs its work.
+    Seen(Arc<TicketRef>, (u32, u32), Arc<JobRef>, u64, Area),
+}
+
+/// A published folder and where it stands.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// Whose it is.
+    pub(crate) whose: Whose,
+    /// Owner and mode of what it belongs to. What is recorded as of 0 is this owner's.
+    pub(crate) access: Access,
+    /// Who sees it, if that is not whoever asks.
+    pub(crate) viewer: Option<Viewer>,
+    /// When it was left like this.
+    pub(crate) time: SystemTime,
+    /// The folder that it stands in.
+    pub(crate) parent: Ino,
 }
 
 /// What makes two lookups meet the same node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    /// A root: a build's workspace is another one after each task.
-    Root(Whose, Digest),
+    /// A root: a build's workspace is another one after each task, and another's when the job is.
+    Root(Whose, (u32, u32), Digest),
     /// A name in a folder.
     Child(u64, Box<[u8]>),
     /// All names of a group of hard links.
@@ -40,15 +59,8 @@ enum Key {
 
 #[derive(Clone)]
 enum What {
-    Root {
-        digest: Digest,
-        access: Access,
-        time: SystemTime,
-    },
-    Entry {
-        folder: Arc<Folder>,
-        at: usize,
-    },
+    Root { digest: Digest, place: Place },
+    Entry { folder: Arc<Folder>, at: usize },
 }
 
 #[derive(Clone)]
@@ -168,9 +180,41 @@ impl Published {
         let item = self.item(id)?;
         let ino = Numbers::default().ino(&Node::Published(id));
         Ok(match &item.what {
-            What::Root { access, time, .. } => (attr_of_root(ino, *access, *time), NOT_AT_ALL),
-            What::Entry { folder, at } => (attr_of(ino, entry(folder, *at)?), LONG),
+            What::Root { place, .. } => {
+                let access = place.shown(place.access, true);
+                (attr_of_root(ino, access, place.time), NOT_AT_ALL)
+            }
+            What::Entry { folder, at } => {
+                let (entry, place) = (entry(folder, *at)?, self.place(item.root)?);
+                let folder = matches!(entry.kind, snapshot::Kind::Folder(_));
+                (attr_of(ino, entry, place.shown(place.recorded(entry), folder)), LONG)
+            }
         })
+    }
+
+    /// Where the folder stands that a node is in, by the number of its root.
+    fn place(&self, root: u64) -> Result<Place> {
+        match self.item(root)?.what {
+            What::Root { place, .. } => Ok(place),
+            What::Entry { .. } => Err(Error::Stale("a published folder".into())),
+        }
+    }
+
+    /// Refuses what the one may not do for whom it is shown.
+    pub(crate) fn need(&self, id: u64, rights: u32) -> Result<()> {
+        let item = self.item(id)?;
+        let (place, access) = match &item.what {
+            What::Root { place, .. } => (place.clone(), place.access),
+            What::Entry { folder, at } => {
+                let place = self.place(item.root)?;
+                let access = place.recorded(entry(folder, *at)?);
+                (place, access)
+            }
+        };
+        match &place.viewer {
+            Some(viewer) => viewer.need(rights, access, "a published file"),
+            None => Ok(()),
+        }
     }
 
     /// A file's place in its folder, for reading.
@@ -197,7 +241,7 @@ impl Published {
     /// The job whose build's `artifacts` folder this is.
     pub(crate) fn artifacts_of(&self, id: u64) -> Option<Arc<JobRef>> {
         match self.item(id).ok()?.key {
-            Key::Root(Whose::Build(job, _, Area::Artifacts), _) => Some(job),
+            Key::Root(Whose::Build(job, _, Area::Artifacts), ..) => Some(job),
             _ => None,
         }
     }
@@ -205,11 +249,11 @@ impl Published {
     /// Shows another mode of a root from now on.
     pub(crate) fn set_mode(&self, id: u64, mode: u32) {
         if let Some(Item {
-            what: What::Root { access, .. },
+            what: What::Root { place, .. },
             ..
         }) = lock(&self.0).items.get_mut(&id)
         {
-            access.mode = mode;
+            place.access.mode = mode;
         }
     }
 
@@ -256,43 +300,36 @@ impl Published {
 impl Tree {
     /// The root of a published workspace: with the mode and time that it was left with, as far as
     /// `access` lets it be read.
-    pub(crate) async fn published_workspace(
-        &self,
-        whose: Whose,
-        digest: Option<&str>,
-        access: Access,
-        time: SystemTime,
-        parent: Ino,
-    ) -> Node {
+    pub(crate) async fn published_workspace(&self, place: Place, digest: Option<&str>) -> Node {
         let root = match digest.and_then(Digest::parse) {
             Some(digest) => self.repository.browser.folder(digest).await.ok(),
             None => None,
         };
         let Some(root) = root else {
-            return self.published_root(whose, digest, access, time, parent);
+            return self.published_root(place, digest);
         };
         // Write bits tell what they were; nobody writes here.
-        let mode = root.meta.mode & (access.mode | 0o222);
-        let time = time_of(root.meta.mtime);
-        self.published_root(whose, digest, Access { mode, ..access }, time, parent)
+        let mode = root.meta.mode & (place.access.mode | 0o222);
+        let place = Place {
+            access: Access { mode, ..place.access },
+            time: time_of(root.meta.mtime),
+            ..place
+        };
+        self.published_root(place, digest)
     }
 
     /// The root of a published folder; the empty one if there is no digest.
-    pub(crate) fn published_root(
-        &self,
-        whose: Whose,
-        digest: Option<&str>,
-        access: Access,
-        time: SystemTime,
-        parent: Ino,
-    ) -> Node {
+    pub(crate) fn published_root(&self, place: Place, digest: Option<&str>) -> Node {
         let digest = digest.and_then(Digest::parse).unwrap_or_else(Snapshot::empty);
-        let what = What::Root { digest, access, time };
-        Node::Published(self.published.number(Key::Root(whose, digest), None, parent, what))
+        let (owner, parent) = ((place.access.uid, place.access.gid), place.parent);
+        let key = Key::Root(place.whose.clone(), owner, digest);
+        let what = What::Root { digest, place };
+        Node::Published(self.published.number(key, None, parent, what))
     }
 
     /// A name in a published folder.
     pub(crate) async fn find_published(&self, parent: u64, name: &[u8]) -> Result<Node> {
+        self.published.need(parent, SEARCH)?;
         let folder = self.repository.browser.folder(self.published.digest(parent)?).await?;
         let at = folder.entries.binary_search_by(|entry| entry.name.as_ref().cmp(name));
         let at = at.map_err(|_| Error::NotFound(String::from_utf8_lossy(name).into_owned()))?;
@@ -304,6 +341,7 @@ impl Tree {
         let Some(Node::Published(id)) = self.numbers.node(ino) else {
             return Err(Error::NoData);
         };
+        self.published.need(id, READ)?;
         let (folder, at) = self.published.entry_of(id)?.ok_or(Error::NoData)?;
         let xattrs = &entry(&folder, at)?.meta.xattrs;
         let found = xattrs.iter().find(|(known, _)| **known == *name).ok_or(Error::NoData)?;
@@ -379,6 +417,7 @@ impl Tree {
 
     /// Entries of a published folder, after the first `skip`.
     pub(crate) async fn list_published(&self, id: u64, skip: usize, limit: usize, plus: bool) -> Result<Vec<DirEntry>> {
+        self.published.need(id, READ)?;
         let folder = self.repository.browser.folder(self.published.digest(id)?).await?;
         let mut listed = Vec::new();
         for at in skip..folder.entries.len().min(skip.saturating_add(limit)) {
@@ -435,7 +474,27 @@ fn attr_of_root(ino: Ino, access: Access, time: SystemTime) -> Attr {
     }
 }
 
-fn attr_of(ino: Ino, entry: &Entry) -> Attr {
+impl Place {
+    /// Owner and mode of an entry below it: what is recorded as of 0 belongs to the owner.
+    fn recorded(&self, entry: &Entry) -> Access {
+        let of = |id, owner| if id == 0 { owner } else { id };
+        Access {
+            uid: of(entry.meta.uid, self.access.uid),
+            gid: of(entry.meta.gid, self.access.gid),
+            mode: entry.meta.mode,
+        }
+    }
+
+    /// How owner and mode are shown: through a ticket as the rights of its job's owner.
+    fn shown(&self, access: Access, folder: bool) -> Access {
+        match &self.viewer {
+            Some(viewer) => viewer.show_published(access, folder),
+            None => access,
+        }
+    }
+}
+
+fn attr_of(ino: Ino, entry: &Entry, access: Access) -> Attr {
     let (size, blocks) = match &entry.kind {
         snapshot::Kind::File { size, segments } => {
             let held = segments.iter().filter(|s| !matches!(s, snapshot::Segment::Hole(_)));
@@ -449,14 +508,14 @@ fn attr_of(ino: Ino, entry: &Entry) -> Attr {
     Attr {
         ino,
         kind: kind_of(entry),
-        mode: entry.meta.mode,
+        mode: access.mode,
         nlink: if folder {
             2
         } else {
             entry.link.map_or(1, |link| link.count)
         },
-        uid: entry.meta.uid,
-        gid: entry.meta.gid,
+        uid: access.uid,
+        gid: access.gid,
         rdev: 0,
         size,
         blocks,

@@ -19,6 +19,7 @@ use super::published::Published;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
 use super::shares::{Lease, Party, Shares, adapt, out_of_descriptors};
+use super::view::Persons;
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
 use crate::repository::core::lock;
@@ -62,6 +63,8 @@ pub struct Tree {
     pub(crate) owner: (u32, u32),
     /// Users of programs that look at all jobs and trigger them.
     pub(crate) control: Vec<u32>,
+    /// Users that were looked up lately.
+    pub(crate) persons: Persons,
     pub(crate) started: SystemTime,
 }
 
@@ -99,6 +102,7 @@ impl Tree {
             invalidations: Mutex::new(Some(invalidations)),
             owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
             control,
+            persons: Persons::default(),
             started: SystemTime::now(),
             repository,
         })
@@ -201,6 +205,12 @@ impl Tree {
         match self.node(ino)? {
             Node::Published(id) => self.published.target(id),
             Node::Scratch(id) => Ok(OsStr::from_bytes(&self.scratch.bytes(id)?).to_owned()),
+            Node::Seen(seen) => match &seen.node {
+                Node::Link(job, link) => {
+                    Ok(super::modify::link_text(self.link_target(job, *link).await?, *link)?.into())
+                }
+                _ => Err(Error::Invalid("no symbolic link".into())),
+            },
             Node::Link(job, link) => Ok(super::modify::link_text(self.link_target(&job, link).await?, link)?.into()),
             Node::TicketFile(ticket, TicketFile::Build) => Ok(self.build_link(&self.posted(&ticket).await?)?.into()),
             _ => Err(Error::Invalid("no symbolic link".into())),

@@ -31,7 +31,7 @@ const NO_ID: u32 = u32::MAX;
 
 /// Bits of a right.
 pub(crate) const READ: u32 = 4;
-const WRITE: u32 = 2;
+pub(crate) const WRITE: u32 = 2;
 pub(crate) const SEARCH: u32 = 1;
 
 /// A right that one user or one group has beside those of owner, group and others.
@@ -264,6 +264,8 @@ impl Tree {
     /// The ACL of a generated node.
     pub(crate) async fn acl(&self, node: &Node) -> Result<Option<Bytes>> {
         match node {
+            // It is that of whoever runs the work, alone.
+            Node::TicketFile(_, TicketFile::Jobs) => Ok(None),
             Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
                 let posted = self.posted(ticket).await?;
                 let (access, grants) = self.ticket_access(ticket, &posted, node).await?;
@@ -286,7 +288,7 @@ fn use_of(node: &Node) -> Use {
     match node {
         Node::TicketFile(_, TicketFile::Json | TicketFile::Labels) | Node::TicketParam(..) => Use::Settings,
         Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => Use::Claimed,
-        Node::TicketFile(_, TicketFile::Params) | Node::Ticket(_) => Use::Folder,
+        Node::TicketFile(_, TicketFile::Params | TicketFile::Jobs) | Node::Ticket(_) => Use::Folder,
         _ => Use::Text,
     }
 }
