@@ -325,3 +325,26 @@ fn published_files_belong_to_the_jobs_owner() {
         format!("{WORKER}:{WORKER}")
     );
 }
+
+/// "Error texts name what the job's owner may read and count the rest": a circle tells nobody what a
+/// private job triggers.
+#[test]
+fn a_circle_counts_the_jobs_that_its_owner_may_not_read() {
+    let mount = Mount::new();
+    let job = |name: &str, downstream: &str| {
+        mount.job(name, &json!({"tasks": [], "downstream_jobs": [downstream]}).to_string());
+    };
+    for (name, next) in [("secret-1", "secret-2"), ("secret-2", "known"), ("known", "mine")] {
+        job(name, next);
+    }
+    mount.shell_job("mine", &[]);
+    mount.run(&format!(
+        "chown {OWNER}:{OWNER} jobs/secret-*; chmod 700 jobs/secret-*; chown {STRANGER}:{STRANGER} jobs/mine"
+    ));
+    let circle = json!({"tasks": [], "downstream_jobs": ["secret-1"]}).to_string();
+    assert!(mount.write("jobs/mine/config.json", &circle).is_err());
+    assert_eq!(
+        mount.read("jobs/mine/config.error").split(": ").last(),
+        Some("mine -> (2 jobs that its owner may not read) -> known -> mine")
+    );
+}

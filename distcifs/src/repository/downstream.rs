@@ -26,7 +26,7 @@ impl Repository {
             while let Some(name) = open.pop_front() {
                 for next in self.downstream_of(&name).await? {
                     if next.job == job.name {
-                        return Ok(Some(closed(first, job, &name, &triggered_by)));
+                        return Ok(Some(self.closed(first, job, &name, &triggered_by)));
                     }
                     if triggered_by.contains_key(&next.job) {
                         continue;
@@ -58,17 +58,51 @@ impl Repository {
             }
         }
     }
+
+    /// The fault that names the circle, from the job round to itself. Jobs that its owner may not read
+    /// are counted: what they trigger is theirs to tell.
+    fn closed(&self, first: &Downstream, job: &Job, last: &Name, triggered_by: &HashMap<Name, Name>) -> Fault {
+        let mut back = vec![job.name.as_str(), last.as_str()];
+        let mut at = last;
+        while let Some(before) = triggered_by.get(at).filter(|before| **before != job.name) {
+            back.push(before.as_str());
+            at = before;
+        }
+        back.push(job.name.as_str());
+        let mut words = Vec::new();
+        let mut hidden = 0;
+        for name in back.into_iter().rev() {
+            if !self.owner_may_read(job, name) {
+                hidden += 1;
+                continue;
+            }
+            words.extend(hidden_jobs(std::mem::take(&mut hidden)));
+            words.push(name.to_owned());
+        }
+        Fault::new(first.at, format!("downstream_jobs: a circle: {}", words.join(" -> ")))
+    }
+
+    /// Whether the owner of a job may read another, as far as user and group of the two tell.
+    fn owner_may_read(&self, job: &Job, other: &str) -> bool {
+        let owner = job.entry.access;
+        self.job(other).is_some_and(|other| {
+            let access = other.entry.access;
+            let shift = match () {
+                () if owner.uid == 0 => return true,
+                () if owner.uid == access.uid => 6,
+                () if owner.gid == access.gid => 3,
+                () => 0,
+            };
+            access.mode >> shift & 4 != 0
+        })
+    }
 }
 
-/// The fault that names the whole circle, from the job round to itself.
-fn closed(first: &Downstream, job: &Job, last: &Name, triggered_by: &HashMap<Name, Name>) -> Fault {
-    let mut back = vec![job.name.as_str(), last.as_str()];
-    let mut at = last;
-    while let Some(before) = triggered_by.get(at).filter(|before| **before != job.name) {
-        back.push(before.as_str());
-        at = before;
+/// What stands for jobs that are not named.
+fn hidden_jobs(count: usize) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("(a job that its owner may not read)".into()),
+        count => Some(format!("({count} jobs that its owner may not read)")),
     }
-    back.push(job.name.as_str());
-    back.reverse();
-    Fault::new(first.at, format!("downstream_jobs: a circle: {}", back.join(" -> ")))
 }
