@@ -1,7 +1,10 @@
 //! Workers: small programs that know the mounted tree (doc/tree.md) and nothing of what is behind it.
 
+pub mod artifacts;
+pub mod beneath;
 pub mod console;
 pub mod control;
+pub mod copying;
 pub mod cron;
 pub mod execute;
 pub mod expand;
@@ -9,6 +12,7 @@ pub mod held;
 pub mod identity;
 pub mod jobs;
 pub mod keeper;
+pub mod pattern;
 pub mod plan;
 pub mod record;
 pub mod secret;
@@ -16,6 +20,7 @@ pub mod shell;
 pub mod signals;
 pub mod status;
 pub mod supervise;
+pub mod task;
 pub mod ticket;
 pub mod tree;
 pub mod webhook;

@@ -61,6 +61,19 @@ pub struct Ticket {
     pub network: bool,
 }
 
+impl Ticket {
+    /// How long its work may take from the claim on, if that is bounded.
+    pub fn limit(&self) -> Option<Duration> {
+        let timeout = self.timeout.filter(|t| t.is_finite() && *t > 0.0);
+        timeout.and_then(|t| Duration::try_from_secs_f64(t).ok())
+    }
+
+    /// The message of what took longer.
+    pub fn timed_out(&self) -> String {
+        format!("timed out after {} s", self.timeout.unwrap_or_default())
+    }
+}
+
 /// A claimed ticket's folder.
 #[derive(Debug, Clone)]
 pub struct Claimed {

@@ -7,7 +7,6 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -100,117 +99,6 @@ fn benches(queue: &str, worker: &str) -> Vec<Bench> {
         .collect();
     assert!(!found.is_empty(), "no shell is there");
     found
-}
-
-#[test]
-fn artifacts_keep_their_place_and_their_odd_names() {
-    for bench in benches("publish-artifacts", "publish-artifacts") {
-        let good = bench.ticket("good", &[("artifacts", "dist/\na b/*.txt\n-*")]);
-        let workspace = good.join("workspace");
-        let names = ["dist/sub/x y", "a b/new\nline.txt", "-rf"];
-        for name in names {
-            fs::create_dir_all(workspace.join(name).parent().unwrap()).unwrap();
-            fs::write(workspace.join(name), name).unwrap();
-        }
-        assert_eq!(bench.work(&good).trim(), "0");
-        for name in names {
-            assert_eq!(fs::read_to_string(good.join("artifacts").join(name)).unwrap(), name);
-        }
-        let some = bench.ticket("some", &[("artifacts", "*.log\nkept")]);
-        fs::write(some.join("workspace/kept"), "").unwrap();
-        assert_eq!(bench.work(&some).trim(), "0");
-        assert!(some.join("artifacts/kept").exists());
-        assert!(
-            fs::read_to_string(some.join("console"))
-                .unwrap()
-                .contains("matches '*.log'")
-        );
-        for (id, pattern, why) in [
-            ("none", "nope*", "matches 'nope*'"),
-            ("two", "nope*\nnever", "matches 'nope*' 'never'"),
-            ("up", "a/../../x", "no .."),
-            ("root", "/etc/passwd", "no leading /"),
-            ("link", "etc/pass*", "leads out"),
-        ] {
-            let bad = bench.ticket(id, &[("artifacts", pattern)]);
-            symlink("/etc", bad.join("workspace/etc")).unwrap();
-            let result = bench.work(&bad);
-            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
-            assert_eq!(fs::read_dir(bad.join("artifacts")).unwrap().count(), 0);
-        }
-    }
-}
-
-#[test]
-fn artifacts_of_another_build_are_copied() {
-    for bench in benches("copy-artifacts", "copy-artifacts") {
-        let from = bench.root.join("jobs/lib/builds/last-success/artifacts");
-        fs::create_dir_all(from.join("dist")).unwrap();
-        fs::write(from.join("dist/a b"), "x").unwrap();
-        fs::write(from.join(".hidden"), "y").unwrap();
-        let all = bench.ticket("all", &[("job", "lib"), ("target_directory", "in/here")]);
-        assert_eq!(bench.work(&all).trim(), "0");
-        assert_eq!(fs::read_to_string(all.join("workspace/in/here/dist/a b")).unwrap(), "x");
-        assert_eq!(fs::read_to_string(all.join("workspace/in/here/.hidden")).unwrap(), "y");
-        for (id, params, why) in [
-            ("job", [("job", "../lib"), ("build", "1")], "not the name of a job"),
-            ("build", [("job", "lib"), ("build", "7")], "has no build 7"),
-            ("none", [("job", "lib"), ("artifacts", "nope")], "matches 'nope'"),
-        ] {
-            let result = bench.work(&bench.ticket(id, &params));
-            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
-        }
-    }
-}
-
-#[test]
-fn a_commit_is_checked_out_and_recorded() {
-    for bench in benches("git-checkout", "git-checkout") {
-        let upstream = bench.root.join("up");
-        let script = "git init -q -b main \"$0\" && cd \"$0\" && echo 1 >f && git add f && \
-            git -c user.name=a -c user.email=a@b commit -qm one && git tag v1 && git rev-parse HEAD";
-        let made = Command::new("sh").args(["-c", script]).arg(&upstream).output().unwrap();
-        let commit = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        let repository = upstream.to_str().unwrap();
-        for (id, name) in ["HEAD", "main", "v1", "refs/heads/main", &commit, &commit[..9]]
-            .iter()
-            .enumerate()
-        {
-            let params = [("repository", repository), ("ref", name), ("checkout-dir", "src")];
-            let ticket = bench.ticket(&format!("t{id}"), &params);
-            fs::create_dir_all(ticket.join("workspace/src")).unwrap();
-            fs::write(ticket.join("workspace/src/f"), "in the way").unwrap();
-            assert_eq!(bench.work(&ticket).trim(), "0", "{name}");
-            assert_eq!(fs::read_to_string(ticket.join("workspace/src/f")).unwrap(), "1\n");
-            assert_eq!(fs::read_to_string(ticket.join("params/git_commit")).unwrap(), commit);
-        }
-        for (id, params, why) in [
-            (
-                "gone",
-                [("repository", "/nonexistent"), ("ref", "main")],
-                "can't read the repository",
-            ),
-            ("ref", [("repository", repository), ("ref", "nope")], "has no nope"),
-            (
-                "option",
-                [("repository", repository), ("ref", "--upload-pack=x")],
-                "not the name of a branch",
-            ),
-            (
-                "ext",
-                [("repository", "ext::sh -c true"), ("ref", "main")],
-                "can't read the repository",
-            ),
-            (
-                "out",
-                [("repository", repository), ("checkout-dir", "../x")],
-                "must be a folder in the workspace",
-            ),
-        ] {
-            let result = bench.work(&bench.ticket(id, &params));
-            assert!(result.starts_with("1\n") && result.contains(why), "{result}");
-        }
-    }
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! publish-artifacts and copy-artifacts: files of a workspace become artifacts, and those of another
+//! build come into a workspace.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+
+use crate::beneath::Folder;
+use crate::copying::Copying;
+use crate::pattern::Pattern;
+use crate::task::desk::{Desk, read, say};
+use crate::task::{Done, Kind};
+use crate::tree::{self, Trouble};
+
+/// The worker publish-artifacts. Parameters: `artifacts`, patterns of paths in the workspace; folders
+/// are taken whole.
+pub const PUBLISH: Kind = Kind {
+    name: "publish-artifacts",
+    about: "Publishes files from the workspaces of tickets as artifacts of their builds",
+    work: publish,
+};
+
+/// The worker copy-artifacts. Parameters: `job`, `build`, `artifacts` (patterns; default all),
+/// `target_directory`.
+pub const COPY: Kind = Kind {
+    name: "copy-artifacts",
+    about: "Copies artifacts of other builds into the workspaces of tickets",
+    work: copy,
+};
+
+fn publish(desk: &Desk) -> Done {
+    let patterns = desk.list("artifacts");
+    if patterns.is_empty() {
+        return Err(Trouble::Refused("params.artifacts is missing".to_owned()));
+    }
+    let workspace = desk.workspace()?;
+    let mut copying = Copying::new(desk.artifacts()?);
+    let mut missed = Vec::new();
+    for pattern in &patterns {
+        if !copy_matches(pattern, &workspace, &mut copying)? {
+            missed.push(format!("'{pattern}'"));
+        }
+    }
+    tell_left_out(desk, &copying);
+    // As in DistCI a pattern may match nothing; when none does, the names are wrong.
+    let why = format!("nothing in the workspace matches {}", missed.join(" "));
+    if missed.len() == patterns.len() {
+        return Err(Trouble::Refused(why));
+    }
+    if !missed.is_empty() {
+        say(&format!("{}: {why}", desk.name));
+    }
+    Ok(Vec::new())
+}
+
+fn copy(desk: &Desk) -> Done {
+    let jobs = desk.jobs()?;
+    let (job, build) = wanted(desk, &jobs)?;
+    let (number, artifacts) = source(&jobs, &job, &build)?;
+    let target = desk.make_folder("target_directory")?;
+    let mut copying = Copying::new(target);
+    let patterns = desk.list("artifacts");
+    if patterns.is_empty() {
+        copy_matches(".", &artifacts, &mut copying)?;
+    }
+    for pattern in &patterns {
+        if !copy_matches(pattern, &artifacts, &mut copying)? {
+            let why = format!("no artifact of {job} {build} matches '{pattern}'");
+            return Err(Trouble::Refused(why));
+        }
+    }
+    tell_left_out(desk, &copying);
+    say(&format!("{}: from build {number} of the job {job}", desk.name));
+    Ok(Vec::new())
+}
+
+/// Copies what matches to the same place; whether anything did.
+fn copy_matches(pattern: &str, from: &Folder, copying: &mut Copying) -> tree::Result<bool> {
+    Pattern::new(pattern)?.each(from, &mut |folder, name, way| copying.copy(folder, name, way))
+}
+
+fn tell_left_out(desk: &Desk, copying: &Copying) {
+    for line in &copying.left_out {
+        say(&format!("{}: {line}", desk.name));
+    }
+}
+
+/// Job and build that the parameters name.
+fn wanted(desk: &Desk, jobs: &Folder) -> tree::Result<(String, String)> {
+    let job = desk.param("job");
+    let build = desk.param("build").unwrap_or_else(|| "last-success".to_owned());
+    if build != "upstream" {
+        let job = job.unwrap_or_default();
+        if !is_job(&job) {
+            return Err(Trouble::Refused(format!("params.job '{job}' is not the name of a job")));
+        }
+        if !matches!(build.as_str(), "latest" | "last-success") && !is_number(&build) {
+            return Err(Trouble::Refused(format!(
+                "params.build '{build}' is not a number, latest, last-success or upstream"
+            )));
+        }
+        return Ok((job, build));
+    }
+    let by = |name| triggered_by(desk, jobs, name).filter(|value| !value.is_empty());
+    let (Some(upstream), Some(build)) = (by("upstream_job"), by("upstream_build")) else {
+        let why = "params.build is upstream, but no other build triggered this one";
+        return Err(Trouble::Refused(why.to_owned()));
+    };
+    if !is_job(&upstream) || !is_number(&build) {
+        let why = "upstream_job and upstream_build of this build name no build";
+        return Err(Trouble::Refused(why.to_owned()));
+    }
+    match job {
+        Some(job) if job != upstream => Err(Trouble::Refused(format!(
+            "this build was triggered by the job {upstream}, not by {job}"
+        ))),
+        _ => Ok((upstream, build)),
+    }
+}
+
+/// A parameter of the ticket's own build.
+fn triggered_by(desk: &Desk, jobs: &Folder, name: &str) -> Option<String> {
+    let (job, build) = (desk.ticket.job.as_ref()?, desk.ticket.build?);
+    let path = Path::new(job)
+        .join("builds")
+        .join(build.to_string())
+        .join("params")
+        .join(name);
+    let bytes = read(jobs, &path).ok()?;
+    Some(String::from_utf8(bytes).ok()?.trim().to_owned())
+}
+
+/// The number of a build that a link may name, and the folder of its artifacts.
+fn source(jobs: &Folder, job: &str, build: &str) -> tree::Result<(String, Folder)> {
+    let none = |error: io::Error| match Trouble::from_io("the job's artifacts", &error) {
+        Trouble::Refused(_) | Trouble::Lost(_) => Trouble::Refused(format!(
+            "the job {job} has no build {build}, or the owner of this job may not read it"
+        )),
+        other => other,
+    };
+    let builds = jobs.enter(Path::new(job).join("builds")).map_err(none)?;
+    let number = if is_number(build) {
+        build.to_owned()
+    } else {
+        let target = builds.target(OsStr::new(build)).map_err(none)?;
+        target.to_string_lossy().into_owned()
+    };
+    if !is_number(&number) {
+        return Err(none(io::ErrorKind::NotFound.into()));
+    }
+    let artifacts = builds.enter(Path::new(&number).join("artifacts")).map_err(none)?;
+    // Who may not list it is told so here, and not that nothing matches.
+    match artifacts.entries() {
+        Ok(_) => Ok((number, artifacts)),
+        Err(error) => Err(none(error)),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_job(name: &str) -> bool {
+    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    name.bytes().all(of_name) && name.bytes().next().is_some_and(|byte| !b".-".contains(&byte))
+}

@@ -1,0 +1,290 @@
+//! The loop of the workers that come with distcifs and do one thing with a ticket: claim, have a
+//! process do it as the owner of the job, and write how it went.
+//!
+//! The process is this program again, for one ticket ([`desk`]). So whatever a ticket makes it do it
+//! does with the rights of that owner, and it ends like a script: with its time, its claim or its
+//! worker. What it has to tell comes back in a few bytes of memory that both share.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::execute::{Ended, Over, Prepared, Runner};
+use crate::identity::{self, Identity, Options};
+use crate::keeper::{Role, keep};
+use crate::signals::{self, Wake};
+use crate::supervise::{Exit, become_subreaper};
+use crate::ticket::{Claimed, Ticket};
+use crate::tree::{self, EXIT_TREE_AWAY, Tree, Trouble};
+
+pub mod desk;
+
+use desk::Desk;
+
+/// The word that makes a worker's program do one ticket.
+const WORD: &str = "--work";
+
+/// Most bytes that the process for a ticket can tell: a reason and a few parameters.
+const REPORT_BYTES_MAX: usize = 16 << 10;
+
+/// Variables of the worker that its work needs beside those of every program: how the node reaches
+/// others, and the administrator's choice of a program for ssh.
+const OF_THE_NODE: [&str; 14] = [
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GIT_SSH_COMMAND",
+    "GIT_EXEC_PATH",
+    "SSH_AUTH_SOCK",
+];
+
+/// What the work of a ticket gives back: the parameters of the build that it found out.
+pub type Done = tree::Result<Vec<(String, String)>>;
+
+/// A kind of worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Its name, which is that of its queue.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+    /// How: as the owner of the job, in a process of its own.
+    pub work: fn(&Desk) -> Done,
+}
+
+/// Ends with status 0 on TERM or INT, after the ticket at hand on USR1, and with 75 when the tree is
+/// away. A second process of the same name stands above the worker and ends what it began if it is killed.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where the tree is mounted
+    mount: PathBuf,
+    /// What this worker has: a ticket goes to it only if all the ticket's labels are among these
+    labels: Vec<String>,
+    #[command(flatten)]
+    identity: Options,
+}
+
+/// What the process for a ticket tells.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Report {
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<String>,
+    /// Why it is to be tried again by somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    later: Option<String>,
+    /// Parameters of the build that it found out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recorded: Vec<(String, String)>,
+}
+
+/// All that such a worker's `main` does.
+pub fn main(kind: &Kind) -> ExitCode {
+    if let Some(ended) = identity::program::main() {
+        return ExitCode::from(ended);
+    }
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == WORD) {
+        return desk::main(kind, words.next().unwrap_or_default().as_ref());
+    }
+    let command = Arguments::command().name(kind.name).about(kind.about);
+    let arguments = Arguments::from_arg_matches(&command.get_matches());
+    let arguments = arguments.unwrap_or_else(|error| error.exit());
+    let identity = match Identity::find(&arguments.identity) {
+        Ok(identity) => identity,
+        Err(why) => {
+            eprintln!("{}: {why}", kind.name);
+            return ExitCode::FAILURE;
+        }
+    };
+    match keep() {
+        Ok(Role::Worker) => {}
+        Ok(Role::Kept(status)) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            // Killed: a supervisor may start it again.
+            return ExitCode::from(code.unwrap_or(EXIT_TREE_AWAY));
+        }
+        Err(error) => {
+            eprintln!("{}: can't start: {error}", kind.name);
+            return ExitCode::FAILURE;
+        }
+    }
+    let ended = Tree::new(&arguments.mount)
+        .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
+        .and_then(|tree| run(kind, &tree, &arguments.mount, &arguments.labels, &identity));
+    Trouble::report(kind.name, ended)
+}
+
+/// Runs until TERM or INT, or to the end of a ticket after USR1 (`Ok`), or until the tree is away.
+fn run(kind: &Kind, tree: &Tree, mount: &Path, labels: &[String], identity: &Identity) -> tree::Result<()> {
+    let cant = |e: io::Error| Trouble::Refused(format!("can't start: {e}"));
+    let mount = std::path::absolute(mount).map_err(cant)?;
+    let wake = signals::install().map_err(cant)?;
+    become_subreaper().map_err(cant)?;
+    let mut next = tree.next(kind.name, labels)?;
+    while !signals::stopping() && !signals::finishing() {
+        let id = next.next_line()?;
+        if id.is_empty() {
+            continue;
+        }
+        let task = Task {
+            kind,
+            mount: &mount,
+            identity,
+            wake: &wake,
+            claimed: Claimed {
+                folder: tree.ticket(kind.name, &id),
+            },
+            since: Instant::now(),
+        };
+        task.work()?;
+    }
+    Ok(())
+}
+
+/// One claimed ticket.
+struct Task<'a> {
+    kind: &'a Kind,
+    mount: &'a Path,
+    identity: &'a Identity,
+    wake: &'a Wake,
+    claimed: Claimed,
+    since: Instant,
+}
+
+impl Task<'_> {
+    /// Works on it to its end. Errors: only `Away`.
+    fn work(&self) -> tree::Result<()> {
+        if signals::stopping() {
+            self.claimed.give_back();
+            return Ok(());
+        }
+        match self.carry_out() {
+            Ok(()) => Ok(()),
+            Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
+            Err(Trouble::Lost(_)) => Ok(()),
+            Err(Trouble::Later(why) | Trouble::Full(why)) => {
+                eprintln!("{}: {why}; the ticket is given back", self.kind.name);
+                self.claimed.give_back();
+                Ok(())
+            }
+            Err(Trouble::Refused(why)) => {
+                let console = tree::open_console(&self.claimed.folder);
+                // The result says it as well.
+                drop(console.and_then(|mut console| console.write_all(format!("{why}\n").as_bytes())));
+                self.claimed.finish("error", &why)
+            }
+        }
+    }
+
+    fn carry_out(&self) -> tree::Result<()> {
+        let ticket = self.claimed.ticket()?;
+        let whom = self.identity.whom(&ticket)?;
+        whom.hand_over(&self.claimed)?;
+        let program = whom
+            .program("/proc/self/exe", Path::new("/"))
+            .arg(WORD)
+            .arg(self.mount)
+            .envs(
+                OF_THE_NODE
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .leashed();
+        let report = report().map_err(|e| Trouble::Later(format!("no memory to share: {e}")))?;
+        let prepared = self.prepare(program.command(), &report);
+        let prepared = prepared.map_err(|e| Trouble::from_io("can't enter the ticket", &e))?;
+        let runner = Runner {
+            worker: self.kind.name,
+            claimed: &self.claimed,
+            wake: self.wake,
+        };
+        let deadline = ticket.limit().and_then(|limit| self.since.checked_add(limit));
+        let ended = runner.execute(prepared, deadline)?;
+        self.conclude(&ended, &ticket, &read_report(&report))
+    }
+
+    /// The process gets the ticket's folder as its standard input: it need not be able to go there.
+    fn prepare(&self, mut command: Command, report: &File) -> io::Result<Prepared> {
+        let folder = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_DIRECTORY)
+            .open(&self.claimed.folder)?;
+        command.stdin(Stdio::from(folder)).process_group(0);
+        Ok(Prepared {
+            report: Some(report.try_clone()?),
+            ..Prepared::plain(command)
+        })
+    }
+
+    /// Writes what became of it.
+    fn conclude(&self, ended: &Ended, ticket: &Ticket, report: &Report) -> tree::Result<()> {
+        let exit = match ended.over {
+            Over::Lost => return Ok(()),
+            Over::Stopped => {
+                self.claimed.give_back();
+                return Ok(());
+            }
+            Over::TimedOut => return self.claimed.finish("failure", &ticket.timed_out()),
+            Over::Ended(exit) => exit,
+        };
+        if let Some(why) = &report.later {
+            return Err(Trouble::Later(why.clone()));
+        }
+        if exit == Exit::Status(0) {
+            for (name, value) in &report.recorded {
+                self.record(name, value)?;
+            }
+        }
+        let (status, message) = ended.outcome(exit);
+        let message = report.failed.as_ref().unwrap_or(&message);
+        self.claimed.finish(&status.to_string(), message)
+    }
+
+    /// Makes a parameter of the build, which takes effect with the result.
+    fn record(&self, name: &str, value: &str) -> tree::Result<()> {
+        let path = self.claimed.folder.join("params").join(name);
+        let written = std::fs::write(&path, value);
+        written.map_err(|e| Trouble::from_io(&format!("can't record {name}"), &e))
+    }
+}
+
+/// Memory for a report, of which the other process can't make more.
+fn report() -> io::Result<File> {
+    let file = File::from(memfd_create(
+        c"report",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?);
+    file.set_len(REPORT_BYTES_MAX as u64)?;
+    let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// What was told; whoever ended before telling anything told nothing.
+fn read_report(file: &File) -> Report {
+    let mut bytes = vec![0; REPORT_BYTES_MAX];
+    let read = file.read_exact_at(&mut bytes, 0);
+    let text = bytes.split(|byte| *byte == 0).next().filter(|_| read.is_ok());
+    text.and_then(|text| serde_json::from_slice(text).ok())
+        .unwrap_or_default()
+}
