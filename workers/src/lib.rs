@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod beneath;
+pub mod checkout;
 pub mod console;
 pub mod control;
 pub mod copying;

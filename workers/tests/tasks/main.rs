@@ -7,6 +7,8 @@
 )]
 
 mod artifacts;
+mod checkout;
+mod hostile;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -51,12 +51,21 @@ pub(super) fn check(kind: &str, params: &Object<'_>, faults: &mut Faults) {
 fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
     only(
         params,
-        &["repository", "ref", "checkout-dir", "depth", "submodules", "nodelabels"],
+        &[
+            "repository",
+            "ref",
+            "commit",
+            "checkout-dir",
+            "depth",
+            "submodules",
+            "nodelabels",
+        ],
         faults,
     );
     params.required("repository", faults);
     argument(params, "repository", faults);
     argument(params, "ref", faults);
+    commit(params, faults);
     folder(params, "checkout-dir", faults);
     params.integer("depth", 1, DEPTH_MAX, faults);
     params.boolean("submodules", faults);
@@ -132,6 +141,22 @@ fn only(params: &Object<'_>, known: &[&str], faults: &mut Faults) {
         members: &rest,
     }
     .only(known, faults);
+}
+
+/// The whole name of a commit, or nothing: a parameter that a trigger leaves empty.
+fn commit(params: &Object<'_>, faults: &mut Faults) {
+    let (text, value) = (params.string("commit", faults), params.get("commit"));
+    let (Some(text), Some(value)) = (text, value.filter(|value| !has_name(value))) else {
+        return;
+    };
+    let whole = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !whole && !text.is_empty() {
+        let path = params.path_of("commit");
+        faults.add(
+            value.at,
+            format!("{path} must be a commit: 40 or 64 hexadecimal digits"),
+        );
+    }
 }
 
 /// A string that a program gets as an argument: never empty, an option or more than a line.

@@ -221,6 +221,13 @@ fn the_types_of_distcifs_are_checked() {
         "did you mean checkout-dir?",
     );
     refused(
+        git(json!({"repository": "x", "commit": "main"})),
+        "params.commit must be a commit: 40 or 64 hexadecimal digits",
+    );
+    for commit in ["", "${git_commit}", &"0aF1".repeat(10), &"b".repeat(64)] {
+        good(&of_tasks(json!([git(json!({"repository": "x", "commit": commit}))])));
+    }
+    refused(
         git(json!({"repository": "x", "submodules": "yes"})),
         "must be true or false",
     );

@@ -1,0 +1,373 @@
+//! git-checkout: brings a commit of a git repository into the workspace.
+//!
+//! Nothing that stood in the workspace before steers git: `.git` goes and is made anew, and so do
+//! attributes that the commit does not have. Submodules are checked out by the same hands, one after
+//! the other, so none of git's own scripts runs in a folder that it did not make.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::beneath::{Folder, trouble};
+use crate::task::desk::{Desk, say};
+use crate::task::{Done, Kind};
+use crate::tree::{self, Trouble};
+
+mod address;
+mod before;
+mod git;
+mod submodules;
+
+use address::Address;
+use before::Before;
+use git::{Git, items};
+
+/// The worker git-checkout. Parameters: `repository`, `ref` (branch, tag, full ref or commit; default
+/// HEAD), `commit`, `checkout-dir`, `depth`, `submodules`.
+pub const CHECKOUT: Kind = Kind {
+    name: "git-checkout",
+    about: "Checks git repositories out into the workspaces of tickets",
+    work: checkout,
+};
+
+/// All history, as git's `--depth` says it.
+const DEPTH_OF_ALL: &str = "2147483647";
+
+/// Longest entry of a tree, bytes: a path and some numbers.
+const ENTRY_BYTES_MAX: u64 = 16 << 10;
+
+/// What is fetched of all branches.
+const BRANCHES: &str = "+refs/heads/*:refs/remotes/origin/*";
+
+/// Shortest beginning of a commit's name that is taken for one.
+const SHORT_MIN: usize = 4;
+
+fn checkout(desk: &Desk) -> Done {
+    let refused = |why: String| Err(Trouble::Refused(why));
+    let Some(text) = desk.param("repository") else {
+        return refused("params.repository is missing".to_owned());
+    };
+    // What was given is not said again: it may be anything, a password too.
+    let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
+    let address = Address::parse(&text).map_err(cant)?;
+    let wanted = Wanted::read(desk)?;
+    let folder = desk.make_folder("checkout-dir")?;
+    let submodules = match desk.param("submodules").as_deref() {
+        None | Some("false" | "0" | "no") => false,
+        Some(_) => true,
+    };
+    let repository = Repository {
+        folder: &folder,
+        address: &address,
+    };
+    let commit = repository.check_out(&wanted)?;
+    if submodules {
+        submodules::check_out(&repository, wanted.depth.as_deref())?;
+    }
+    let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
+    say(&format!("{} {name} is {commit}", address.shown));
+    Ok(vec![("git_commit".to_owned(), commit)])
+}
+
+/// What is to be checked out.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Branch, tag, full ref or commit; none: HEAD, or the commit.
+    name: Option<String>,
+    /// Exactly this commit.
+    commit: Option<String>,
+    /// How many commits of history; none: all.
+    depth: Option<String>,
+}
+
+impl Wanted {
+    fn read(desk: &Desk) -> tree::Result<Self> {
+        let refused = |why: String| Err(Trouble::Refused(why));
+        let name = desk.param("ref");
+        if let Some(name) = name.as_ref().filter(|name| !is_ref(name)) {
+            return refused(format!(
+                "params.ref '{name}' is not the name of a branch, tag or commit"
+            ));
+        }
+        let commit = desk.param("commit").map(|commit| commit.to_ascii_lowercase());
+        if let Some(commit) = commit.as_ref().filter(|commit| !is_commit(commit)) {
+            return refused(format!(
+                "params.commit '{commit}' is not a commit: 40 or 64 hexadecimal digits"
+            ));
+        }
+        let depth = desk.param("depth");
+        if let Some(depth) = depth
+            .as_ref()
+            .filter(|depth| !depth.bytes().all(|b| b.is_ascii_digit()))
+        {
+            return refused(format!("params.depth '{depth}' is not a number"));
+        }
+        let depth = depth.filter(|depth| depth.bytes().any(|b| b != b'0'));
+        Ok(Wanted { name, commit, depth })
+    }
+}
+
+/// A repository and the folder that its files come to.
+struct Repository<'a> {
+    folder: &'a Folder,
+    address: &'a Address,
+}
+
+impl Repository<'_> {
+    fn git(&self) -> Git<'_> {
+        Git {
+            folder: self.folder,
+            address: self.address,
+        }
+    }
+
+    /// Fetches what is wanted and checks it out; gives the commit.
+    fn check_out(&self, wanted: &Wanted) -> tree::Result<String> {
+        let before = Before::take(self.folder)?;
+        let long = wanted.commit.as_ref().or(wanted.name.as_ref());
+        let sha256 = long.is_some_and(|name| name.len() == 64 && is_commit(name));
+        self.init(sha256)?;
+        let commit = match self.bring(wanted)? {
+            Some(commit) => commit,
+            None => self.bring_again(wanted, sha256)?,
+        };
+        if before.had_files {
+            self.forget_attributes(&commit)?;
+        }
+        if !self.git().run(&["checkout", "-q", "-f", "--detach", &commit, "--"])? {
+            return Err(self.failed(&format!("can't check {commit} out")));
+        }
+        let is = self.git().line(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])?;
+        if is.as_deref() != Some(commit.as_str()) {
+            return Err(self.failed(&format!("{commit} was to be checked out, and was not")));
+        }
+        before.clean_up(self)?;
+        Ok(commit)
+    }
+
+    /// A repository that nobody has touched.
+    fn init(&self, sha256: bool) -> tree::Result<()> {
+        let format = if sha256 {
+            "--object-format=sha256"
+        } else {
+            "--object-format=sha1"
+        };
+        rustix::fs::mkdirat(self.folder, ".git", rustix::fs::Mode::from_raw_mode(0o777))
+            .map_err(|errno| cant_make(errno.into()))?;
+        let git = self.git();
+        let made = git.run(&["init", "-q", "--template=", format])?
+            && git.run(&["config", "remote.origin.url", &self.address.shown])?
+            && git.run(&["config", "remote.origin.fetch", BRANCHES])?;
+        if made {
+            return Ok(());
+        }
+        Err(self.failed("can't make a repository in the workspace"))
+    }
+
+    /// Fetches what is wanted and gives its commit; `None` if it could not be fetched.
+    fn bring(&self, wanted: &Wanted) -> tree::Result<Option<String>> {
+        let depth = wanted.depth.as_deref();
+        let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
+        let Some(mut found) = self.fetch_commit(name, depth)? else {
+            return Ok(None);
+        };
+        let Some(commit) = wanted.commit.as_deref() else {
+            return Ok(Some(found));
+        };
+        if found != commit && wanted.name.is_some() {
+            if depth.is_some() {
+                // It may be behind what was fetched; without all history nobody can tell.
+                self.fetch(&["--no-tags", "--depth", DEPTH_OF_ALL], &[name])?;
+                found = self.peeled("FETCH_HEAD")?.unwrap_or(found);
+            }
+            let within = found == commit
+                || self.peeled(commit)?.as_deref() == Some(commit)
+                    && self.git().run(&["merge-base", "--is-ancestor", commit, &found])?;
+            if !within {
+                return Err(self.failed(&format!(
+                    "{name} of {} does not have the commit {commit}: it is at {found}",
+                    self.address.shown
+                )));
+            }
+            commit.clone_into(&mut found);
+        }
+        if found == commit {
+            return Ok(Some(found));
+        }
+        Err(self.failed(&format!(
+            "params.commit {commit} names no commit, but something whose commit is {found}"
+        )))
+    }
+
+    /// What is done if nothing could be fetched: the repository may have names of the other kind.
+    fn bring_again(&self, wanted: &Wanted, sha256: bool) -> tree::Result<String> {
+        let reference = self.first_reference()?;
+        if !sha256 && reference.as_ref().is_some_and(|name| name.len() == 64) {
+            self.folder.remove(OsStr::new(".git")).map_err(cant_make)?;
+            self.init(true)?;
+            if let Some(commit) = self.bring(wanted)? {
+                return Ok(commit);
+            }
+        }
+        Err(self.no_such(wanted, reference.is_some()))
+    }
+
+    /// Fetches what a name means. A short commit, which no server looks up, comes with everything.
+    fn fetch_commit(&self, name: &str, depth: Option<&str>) -> tree::Result<Option<String>> {
+        let fetched = match depth {
+            Some(depth) => self.fetch(&["--no-tags", "--depth", depth], &[name])?,
+            None => self.fetch(&["--tags", "--force"], &[name, BRANCHES])?,
+        };
+        if fetched {
+            return self.peeled("FETCH_HEAD");
+        }
+        let short = name.len() >= SHORT_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if short && self.fetch(&["--tags", "--force"], &[BRANCHES])? {
+            return self.peeled(name);
+        }
+        Ok(None)
+    }
+
+    fn fetch(&self, options: &[&str], what: &[&str]) -> tree::Result<bool> {
+        let git = self.git();
+        let mut arguments = vec!["fetch", "-q", "--no-recurse-submodules", "--no-auto-maintenance"];
+        arguments.extend(git.reading());
+        arguments.extend(options);
+        arguments.extend(["--", &self.address.url]);
+        arguments.extend(what);
+        git.run(&arguments)
+    }
+
+    fn peeled(&self, name: &str) -> tree::Result<Option<String>> {
+        let commit = format!("{name}^{{commit}}");
+        self.git().line(&["rev-parse", "--verify", "-q", &commit])
+    }
+
+    /// The object that the repository names first; none if it can't be read or has nothing.
+    fn first_reference(&self) -> tree::Result<Option<String>> {
+        let git = self.git();
+        let mut arguments = vec!["ls-remote", "-q"];
+        arguments.extend(git.reading());
+        arguments.extend(["--", &self.address.url]);
+        let line = git.line(&arguments)?;
+        Ok(line.and_then(|line| Some(line.split_whitespace().next()?.to_owned())))
+    }
+
+    /// Removes attributes that somebody left where the commit has none: git would read them.
+    fn forget_attributes(&self, commit: &str) -> tree::Result<()> {
+        let (mut folders, mut tracked) = (vec![PathBuf::new()], HashSet::new());
+        let done = self.git().read(&["ls-tree", "-r", "-t", "-z", commit], |out| {
+            items(out, ENTRY_BYTES_MAX, |item| {
+                let Some(at) = item.iter().position(|byte| *byte == b'\t') else {
+                    return Ok(());
+                };
+                let path = Path::new(OsStr::from_bytes(&item[at + 1..]));
+                if item.starts_with(b"040000 ") {
+                    folders.push(path.to_owned());
+                } else if path.file_name() == Some(OsStr::new(".gitattributes")) {
+                    tracked.insert(path.to_owned());
+                }
+                Ok(())
+            })
+        })?;
+        if !done {
+            return Err(self.failed(&format!("can't read the commit {commit}")));
+        }
+        for path in folders {
+            // What is not there, or no folder, has none; git puts a folder in its place.
+            if let Ok(folder) = self.folder.enter(&path)
+                && !tracked.contains(&path.join(".gitattributes"))
+            {
+                let removed = folder.remove(OsStr::new(".gitattributes"));
+                removed.map_err(|e| trouble("can't remove .gitattributes", &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why nothing could be fetched.
+    fn no_such(&self, wanted: &Wanted, can_be_read: bool) -> Trouble {
+        let shown = &self.address.shown;
+        if can_be_read {
+            let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
+            return self.failed(&format!(
+                "the repository {shown} has no {name}, or it could not be fetched"
+            ));
+        }
+        self.failed(&format!(
+            "can't read the repository {shown}: is the address right, and may the owner of this job read it?"
+        ))
+    }
+
+    /// A reason, without what is secret.
+    fn failed(&self, why: &str) -> Trouble {
+        Trouble::Refused(self.address.masked(why))
+    }
+}
+
+fn cant_make(error: std::io::Error) -> Trouble {
+    trouble("can't make .git anew", &error)
+}
+
+/// Whether this can be the name of a ref or commit, by git's own rules; never an option or a pattern.
+fn is_ref(name: &str) -> bool {
+    let bad = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    !name.starts_with(['-', '+'])
+        && !name.ends_with('.')
+        && !name.contains(bad)
+        && !name.contains("..")
+        && !name.contains("@{")
+        && name != "@"
+        && name.split('/').all(part)
+}
+
+/// Whether this is the whole name of a commit.
+fn is_commit(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_refs_are_those_of_git() {
+        for name in ["main", "v1.0", "refs/heads/a/b", "HEAD", "0123abcd", "a@b", "ü"] {
+            assert!(is_ref(name), "{name}");
+        }
+        for name in [
+            "-x",
+            "+a",
+            "a..b",
+            "a:b",
+            "a b",
+            "^a",
+            "a~1",
+            "*",
+            "a?",
+            "a[",
+            "a\\b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.",
+            "@{u}",
+            "@",
+            "",
+            "a\n",
+            "--upload-pack=x",
+        ] {
+            assert!(!is_ref(name), "{name}");
+            let git = std::process::Command::new("git")
+                .args(["check-ref-format", "--allow-onelevel", name])
+                .output();
+            // Git takes one of them, which is a refspec for fetch.
+            assert!(name == "+a" || !git.unwrap().status.success(), "{name}");
+        }
+    }
+}
