@@ -150,6 +150,36 @@ EXIT STATUS
   1  refused or failed, and nothing more was removed; standard error says why
   2  the command line is not valid";
 
+const BACKUP_HELP: &str = "\
+NOTES
+  The source may be mounted and build meanwhile. What is saved is the source as it was at one
+  moment soon after the beginning: every configuration, build, ticket, console and file. The next
+  backup into the same folder copies only what is new, and removes what is not needed any more.
+  One that was interrupted leaves the former one as it was; the next goes on where it stood. On one
+  file system what never changes is linked and takes no room: it does not outlive the disk then.
+
+EXAMPLES
+  distcifs backup /var/lib/distci /backup/distci
+  distcifs fsck /backup/distci          reads all of it, and names what is damaged
+
+EXIT STATUS
+  0  saved
+  1  refused or failed, and the former backup is as it was; standard error says why
+  2  the command line is not valid";
+
+const RESTORE_HELP: &str = "\
+NOTES
+  Afterwards the folder is as after the loss of its mount at the moment that was saved: claims are
+  gone, and what was running begins anew when it is mounted.
+
+EXAMPLES
+  distcifs restore /backup/distci /var/lib/distci
+
+EXIT STATUS
+  0  restored, and everything in it is whole
+  1  refused, failed or damaged; standard output names what is damaged
+  2  the command line is not valid";
+
 const MAN_HELP: &str = "\
 EXAMPLES
   distcifs man | man -l -
@@ -207,6 +237,12 @@ pub enum Command {
     /// Remove what nothing needs any more from a folder or a cluster, mounted or not.
     #[command(after_help = GC_HELP)]
     Gc(Gc),
+    /// Save a folder, mounted or not, so that it can be restored as it was at one moment.
+    #[command(after_help = BACKUP_HELP)]
+    Backup(Backup),
+    /// Make a folder of what was saved, and check all of it.
+    #[command(after_help = RESTORE_HELP)]
+    Restore(Restore),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_HELP)]
     Completion(Completion),
@@ -336,6 +372,33 @@ pub struct Gc {
     /// How long to wait, twice, for what is under way on the mounts.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub wait: u64,
+}
+
+/// `distcifs backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The folder that holds everything.
+    pub source: PathBuf,
+    /// Where to save it: a folder for its backups alone, made if its parent is there.
+    pub dir: PathBuf,
+    /// Copy all bytes that are new, also where names on the same file system would do.
+    #[arg(long)]
+    pub copy: bool,
+    /// How long to wait for a gc that runs.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
+    pub wait: u64,
+}
+
+/// `distcifs restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The folder of the backup.
+    pub dir: PathBuf,
+    /// The folder to make: an empty one, or none yet.
+    pub source: PathBuf,
+    /// Copy all bytes, also where names on the same file system would do.
+    #[arg(long)]
+    pub copy: bool,
 }
 
 /// `distcifs completion`.

@@ -11,6 +11,7 @@ use nix::unistd::{Pid, getppid, setsid};
 use tokio::runtime::Handle;
 
 mod ask;
+mod backup;
 mod check;
 mod cluster;
 mod daemon;
@@ -72,6 +73,8 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Check(arguments) => check::check(&arguments),
         cli::Command::Fsck(arguments) => maintain::fsck(&arguments),
         cli::Command::Gc(arguments) => maintain::gc(&arguments),
+        cli::Command::Backup(arguments) => backup::backup(&arguments),
+        cli::Command::Restore(arguments) => backup::restore(&arguments),
         cli::Command::Completion(arguments) => pages::completion(&arguments),
         cli::Command::Man(arguments) => pages::man(&arguments),
         cli::Command::Leash(arguments) => leash(&arguments),

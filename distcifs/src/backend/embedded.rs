@@ -16,17 +16,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::storage::listeners::Listeners;
 use crate::storage::{Contents, Coordination, Session};
 
+mod archive;
 mod blobs;
 mod committer;
 mod consoles;
 mod contents;
 mod coordination;
+mod copy;
 mod dirty;
 mod disk;
 mod entries;
@@ -34,6 +37,7 @@ mod files;
 mod home;
 mod marks;
 mod rows;
+mod snapshot;
 #[cfg(test)]
 mod speed;
 mod syncer;
@@ -41,7 +45,15 @@ mod syncer;
 mod tests;
 mod watches;
 
+pub use archive::{Archive, Placed};
+pub use copy::{Copied, Copier};
 pub use home::OpenError;
+pub use snapshot::{Keeping, Rows, RowsError, Take};
+
+/// Tries to look at an index that a thread of this process, which has just listed it, is about to
+/// let go of, and the pause between: five seconds in all.
+const LOOKS_MAX: u32 = 2500;
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 /// An open embedded store; clones share it. The last clone to go waits until what is queued is
 /// written, and lets another process open the directory.
@@ -83,16 +95,7 @@ impl Embedded {
         let disk = disk::Disk::open(&home.index(), reserve).map_err(|e| home.damaged(&e))?;
         let loaded = disk.load().map_err(|e| home.damaged(&e))?;
         home.settle().map_err(|e| home.unusable(e))?;
-        let id = loaded.epoch;
-        let listeners = Arc::<Listeners>::default();
-        let shared = Arc::new(Shared {
-            committer: committer::Committer::new(disk, loaded, Arc::clone(&listeners)),
-            listeners,
-            files: files::Files::new(home.dir()),
-            syncer: syncer::Syncer::default(),
-            session: watch::Sender::new(Session::Live { id }),
-            home,
-        });
+        let shared = Arc::new(Shared::new(home, disk, loaded));
         let mut core = Core {
             shared: Arc::clone(&shared),
             threads: Vec::new(),
@@ -105,6 +108,30 @@ impl Embedded {
         core.start("store-sync", move || syncing.syncer.run(&syncing.files))
             .map_err(failed)?;
         Ok(Embedded { core: Arc::new(core) })
+    }
+
+    /// Looks at the files of a directory, which others may use meanwhile, by an index that nobody
+    /// writes. Whoever has the store so changes nothing in it: nothing would be written.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn look(dir: &Path, index: &Path) -> Result<Embedded, OpenError> {
+        let home = home::Home::frozen(dir, index);
+        let mut opened = disk::Disk::open(&home.index(), 0);
+        for _ in 1..LOOKS_MAX {
+            if !matches!(opened, Err(redb::Error::DatabaseAlreadyOpen)) {
+                break;
+            }
+            thread::sleep(LOOK_PAUSE);
+            opened = disk::Disk::open(&home.index(), 0);
+        }
+        let disk = opened.map_err(|e| home.damaged(&e))?;
+        let loaded = disk.look().map_err(|e| home.damaged(&e))?;
+        let shared = Arc::new(Shared::new(home, disk, loaded));
+        let threads = Vec::new();
+        Ok(Embedded {
+            core: Arc::new(Core { shared, threads }),
+        })
     }
 
     /// This store as a coordination service.
@@ -120,6 +147,21 @@ impl Embedded {
     /// The directory it lives in.
     pub fn dir(&self) -> PathBuf {
         self.core.shared.home.dir().to_owned()
+    }
+}
+
+impl Shared {
+    fn new(home: home::Home, disk: disk::Disk, loaded: disk::Loaded) -> Shared {
+        let id = loaded.epoch;
+        let listeners = Arc::<Listeners>::default();
+        Shared {
+            committer: committer::Committer::new(disk, loaded, Arc::clone(&listeners)),
+            listeners,
+            files: files::Files::new(home.dir()),
+            syncer: syncer::Syncer::default(),
+            session: watch::Sender::new(Session::Live { id }),
+            home,
+        }
     }
 }
 

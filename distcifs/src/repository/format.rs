@@ -86,6 +86,13 @@ impl Format {
     }
 }
 
+/// The repository's id; empty in one that was made before there was one.
+pub(crate) async fn id(coordination: &dyn Coordination) -> Result<String> {
+    let entry = bounded(ENTRY, coordination.get(ENTRY)).await?;
+    let entry: Option<Format> = entry.map(|entry| from_json(ENTRY, &entry.data)).transpose()?;
+    Ok(entry.map(|format| format.repository).unwrap_or_default())
+}
+
 /// Checks that both stores hold one repository that this program may use.
 ///
 /// # Errors

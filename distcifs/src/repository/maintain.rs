@@ -17,6 +17,7 @@ use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
 mod check;
+mod needed;
 mod roots;
 mod sweep;
 mod turn;
@@ -25,6 +26,7 @@ mod turn;
 mod tests;
 
 pub use check::Checked;
+pub use needed::Needed;
 pub use sweep::Swept;
 
 /// Keys of a record asked for at once.
@@ -55,7 +57,8 @@ impl Progress {
         self.done.store(done, Ordering::Relaxed);
     }
 
-    fn step(&self) {
+    /// Tells that one more is done.
+    pub fn step(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
@@ -17,7 +17,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore, mpsc};
 
 use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Verdict, Work, identity};
 use crate::backend::embedded::Embedded;
@@ -30,6 +31,9 @@ const THREADS: usize = 2;
 /// How much those threads are behind all others: a tenth of a processor where somebody else wants
 /// all of it, and otherwise as much as there is.
 const NICENESS: i32 = 10;
+
+/// Blocks of rows that wait to be sent, 256 KiB each.
+const BLOCKS_MAX: usize = 4;
 
 /// Commands served at once; others wait.
 const COMMANDS_MAX: usize = 8;
@@ -68,6 +72,21 @@ struct Room {
     turn: Arc<RwLock<()>>,
     /// Who has the turn.
     holders: Mutex<Vec<String>>,
+}
+
+/// The turn, of gc or of a backup.
+struct Turn<'a> {
+    _holder: Holder<'a>,
+    _guard: Guard,
+}
+
+/// What keeps others out.
+#[expect(dead_code, reason = "they are kept, and dropped")]
+enum Guard {
+    /// Everybody.
+    Alone(OwnedRwLockWriteGuard<()>),
+    /// gc.
+    Together(OwnedRwLockReadGuard<()>),
 }
 
 /// One who has the turn.
@@ -201,7 +220,7 @@ impl Room {
         &self,
         request: &Request,
         line: &mut Line,
-        reader: BufReader<OwnedReadHalf>,
+        mut reader: BufReader<OwnedReadHalf>,
     ) -> Result<Answer, String> {
         let here = self.source.display();
         match identity(&self.source) {
@@ -213,16 +232,18 @@ impl Room {
             }
         }
         tracing::info!("{:?} asked for by {}", request.work, request.who);
+        if request.work == Work::Backup {
+            return self.backup(request, line, reader).await;
+        }
         let upkeep = Upkeep::new(self.store.coordination(), self.store.contents());
         let progress = upkeep.progress.clone();
         let work = async {
             match request.work {
                 Work::Gc => self.gc(&upkeep, request).await,
-                Work::Fsck => self.fsck(&upkeep).await,
-                Work::Backup => Err("this version knows no backup".to_owned()),
+                Work::Fsck | Work::Backup => self.fsck(&upkeep).await,
             }
         };
-        let verdict = accompany(line, reader, &progress, work).await?;
+        let verdict = accompany(line, &mut reader, &progress, work).await?;
         for text in verdict.lines {
             line.tell(&Answer::Line(text)).await?;
         }
@@ -240,25 +261,43 @@ impl Room {
     }
 
     /// The turn of gc.
-    async fn alone(
+    async fn alone(&self, request: &Request, progress: &Progress, patience: Duration) -> Result<Turn<'_>, String> {
+        let who = format!("gc, {}", request.who);
+        let take = || Some(Guard::Alone(self.turn.clone().try_write_owned().ok()?));
+        self.take(who, take, progress, patience).await
+    }
+
+    /// The turn of a backup.
+    async fn together(&self, request: &Request, progress: &Progress) -> Result<Turn<'_>, String> {
+        let who = format!("backup, {}", request.who);
+        let take = || Some(Guard::Together(self.turn.clone().try_read_owned().ok()?));
+        self.take(who, take, progress, Duration::from_secs(request.wait)).await
+    }
+
+    async fn take(
         &self,
-        request: &Request,
+        who: String,
+        take: impl Fn() -> Option<Guard>,
         progress: &Progress,
         patience: Duration,
-    ) -> Result<(tokio::sync::OwnedRwLockWriteGuard<()>, Holder<'_>), String> {
-        let begun = std::time::Instant::now();
+    ) -> Result<Turn<'_>, String> {
+        let begun = Instant::now();
         loop {
-            if let Ok(guard) = self.turn.clone().try_write_owned() {
-                return Ok((guard, self.holder(&format!("gc, {}", request.who))));
+            if let Some(guard) = take() {
+                let holder = self.holder(who);
+                return Ok(Turn {
+                    _holder: holder,
+                    _guard: guard,
+                });
             }
             let others = self.others();
-            if others.starts_with("gc") {
+            if who.starts_with("gc") && others.starts_with("gc") {
                 return Err(format!("gc runs already ({others}): wait for its end"));
             }
             if begun.elapsed() >= patience {
-                let waited = patience.as_secs();
                 return Err(format!(
-                    "nothing was removed: {others} has not ended within {waited} s; try again later, or with a longer --wait"
+                    "nothing was done: {others} has not ended within {} s; try again later, or with a longer --wait",
+                    patience.as_secs()
                 ));
             }
             progress.tell(&format!("waiting for {others}, seconds"), begun.elapsed().as_secs());
@@ -266,13 +305,47 @@ impl Room {
         }
     }
 
-    fn holder(&self, who: &str) -> Holder<'_> {
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        holders.push(who.to_owned());
-        Holder {
-            room: self,
-            who: who.to_owned(),
+    /// Tells the index as it is now, and keeps what it refers to until the command hangs up.
+    async fn backup(
+        &self,
+        request: &Request,
+        line: &mut Line,
+        mut reader: BufReader<OwnedReadHalf>,
+    ) -> Result<Answer, String> {
+        let progress = Progress::default();
+        let turn = self.together(request, &progress);
+        let _turn = accompany(line, &mut reader, &progress, turn).await?;
+        let _keeping = self.store.keep().map_err(|error| error.to_string())?;
+        line.tell(&Answer::Rows).await?;
+        let (store, (blocks, mut told)) = (self.store.clone(), mpsc::channel(BLOCKS_MAX));
+        let telling = tokio::task::spawn_blocking(move || {
+            store.tell_rows(&mut |block| match blocks.try_reserve() {
+                Ok(place) => {
+                    place.send(std::mem::take(block));
+                    Some(true)
+                }
+                Err(TrySendError::Full(())) => Some(false),
+                Err(TrySendError::Closed(())) => None,
+            })
+        });
+        while let Some(block) = told.recv().await {
+            line.send(&block).await?;
         }
+        if let Err(error) = telling.await.map_err(|error| error.to_string())? {
+            // No word of ours is expected among the rows: it meets their end.
+            tracing::warn!("backup for {}: {error}", request.who);
+            return Err(error.to_string());
+        }
+        // It copies now, and says nothing more.
+        let _hung_up = reader.read_u8().await;
+        tracing::info!("backup for {} is over", request.who);
+        Ok(Answer::End(true))
+    }
+
+    fn holder(&self, who: String) -> Holder<'_> {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.push(who.clone());
+        Holder { room: self, who }
     }
 
     /// Who has the turn.
@@ -292,7 +365,7 @@ impl Room {
 /// Does the work, tells how far it is, and gives it up when the command hangs up.
 async fn accompany<T>(
     line: &mut Line,
-    mut reader: BufReader<OwnedReadHalf>,
+    reader: &mut BufReader<OwnedReadHalf>,
     progress: &Progress,
     work: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {

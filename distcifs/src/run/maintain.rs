@@ -16,7 +16,7 @@ use super::options::MountOptions;
 use super::stores::Stores;
 use super::wire::{Answer, Verdict, Work};
 use super::{Failure, Outcome};
-use crate::backend::embedded::Embedded;
+use crate::backend::embedded::{Embedded, Placed};
 use crate::cli;
 use crate::repository::maintain::{Progress, Upkeep};
 
@@ -36,6 +36,9 @@ const LEFTOVERS: &str = "attempts";
 
 /// Checks everything in a source; prints what is wrong.
 pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
+    if Placed::is_one(&arguments.source) {
+        return super::backup::fsck(&arguments.source);
+    }
     if let Some(mut asked) = ask_folder(arguments, Work::Fsck, 0)? {
         return if asked.print()? { Ok(()) } else { Err(Failure::Told) };
     }
@@ -101,7 +104,7 @@ pub(super) fn canonical(source: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Prints what came of it.
-fn print(verdict: Verdict) -> Outcome {
+pub(super) fn print(verdict: Verdict) -> Outcome {
     for line in &verdict.lines {
         say(line)?;
     }
@@ -118,11 +121,7 @@ fn open(arguments: &cli::Source) -> Result<(PathBuf, Stores, Runtime), Failure> 
     let options = MountOptions::parse(source.to_owned(), PathBuf::from("/"), &arguments.options);
     let options = options.map_err(Failure::Usage)?;
     options.cluster.check(source).map_err(Failure::Usage)?;
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Refused(format!("can't start threads: {error}")))?;
+    let runtime = runtime()?;
     if is_cluster(source) {
         let stores = Stores::open(source, &options.cluster, None, runtime.handle()).map_err(Failure::Refused)?;
         return Ok((source.to_owned(), stores, runtime));
@@ -131,8 +130,14 @@ fn open(arguments: &cli::Source) -> Result<(PathBuf, Stores, Runtime), Failure> 
     Ok((source, stores, runtime))
 }
 
+/// Threads for the work.
+pub(super) fn runtime() -> Result<Runtime, Failure> {
+    let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    runtime.map_err(|error| Failure::Refused(format!("can't start threads: {error}")))
+}
+
 /// Opens a folder that nobody else has open.
-fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
+pub(super) fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
     let source = canonical(source)?;
     // Whoever comes between is refused by the store's lock, or we are.
     let store = Embedded::open(&source).map_err(|error| Failure::Refused(error.to_string()))?;
@@ -141,7 +146,7 @@ fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
 }
 
 /// Does the work, and shows on a terminal how far it is.
-fn watched<T>(
+pub(super) fn watched<T>(
     runtime: &Runtime,
     progress: &Arc<Progress>,
     work: impl Future<Output = crate::repository::Result<T>>,

@@ -46,7 +46,7 @@ pub(super) enum Answer {
     Progress(String, u64),
     /// A line for standard output.
     Line(String),
-    /// Rows follow, up to an empty one; then nothing.
+    /// The rows of the index follow (see backend/embedded/snapshot.rs), and nothing after them.
     Rows,
     /// It is over; whether everything is well.
     End(bool),

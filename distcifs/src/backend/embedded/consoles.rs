@@ -26,6 +26,9 @@ const OPEN_MAX: usize = 8;
 /// Mode of a console that may be appended to, and of a sealed one.
 const MODES: [u32; 2] = [0o600, 0o400];
 
+/// Where removed consoles are kept, in the store's folder; like all of `tmp` emptied at open.
+const KEPT: &str = "tmp/kept";
+
 /// Times that a new console's folder is made again, if a removal takes it away in between.
 const FOLDER_TRIES: usize = 3;
 
@@ -33,6 +36,10 @@ const FOLDER_TRIES: usize = 3;
 #[derive(Debug)]
 pub(super) struct Consoles {
     folder: PathBuf,
+    /// Where those go that are removed while somebody keeps them.
+    kept: PathBuf,
+    /// How many keep them.
+    keepers: Mutex<usize>,
     shards: Vec<Mutex<Shard>>,
 }
 
@@ -62,6 +69,8 @@ impl Consoles {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Consoles {
             folder: dir.join("consoles"),
+            kept: dir.join(KEPT),
+            keepers: Mutex::default(),
             shards,
         }
     }
@@ -154,7 +163,7 @@ impl Consoles {
         let mut shard = lock(self.shard(name));
         shard.forget(name);
         let path = self.path(name);
-        match fs::remove_file(&path) {
+        match self.take_away(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(format!("remove {name}"), &error)),
             Ok(()) => {}
@@ -163,6 +172,58 @@ impl Consoles {
             let _not_empty = fs::remove_dir(folder);
         }
         Ok(())
+    }
+
+    /// Removes a file, or puts it aside while somebody keeps them.
+    fn take_away(&self, path: &Path) -> io::Result<()> {
+        let keepers = lock(&self.keepers);
+        match path.file_name().filter(|_| *keepers > 0) {
+            Some(name) => fs::rename(path, self.kept.join(name)),
+            None => fs::remove_file(path),
+        }
+    }
+
+    /// From now on what is removed is put aside.
+    pub(super) fn keep(&self) -> io::Result<()> {
+        let mut keepers = lock(&self.keepers);
+        match DirBuilder::new().mode(0o700).create(&self.kept) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => *keepers += 1,
+        }
+        Ok(())
+    }
+
+    /// Ends that; after the last one what was put aside is removed.
+    pub(super) fn let_go(&self) {
+        let mut keepers = lock(&self.keepers);
+        *keepers = keepers.saturating_sub(1);
+        if *keepers == 0 {
+            // What stays is removed when the store is opened.
+            let _left = fs::remove_dir_all(&self.kept);
+        }
+    }
+
+    /// The file of a console, wherever it is.
+    pub(super) fn find(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        match path.file_name().filter(|_| !path.exists()) {
+            Some(file) => self.kept.join(file),
+            None => path,
+        }
+    }
+
+    /// The names of those that were put aside.
+    pub(super) fn aside(&self) -> io::Result<Vec<Object>> {
+        let entries = match fs::read_dir(&self.kept) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name().into_string();
+            names.extend(name.map(|name| Object::Console(name.trim_start_matches('=').to_owned())));
+        }
+        Ok(names)
     }
 
     /// Lists consoles in order of their names.

@@ -149,10 +149,16 @@ impl Contents for Embedded {
             let listing = list_blobs(shared, kind);
             return Box::pin(async { listing });
         }
+        // Who looks at a store that another process has finds there what is removed meanwhile.
+        let mut aside = kind == CONSOLE && shared.home.is_frozen();
         let mut after = String::new();
         let listing = Listing::by_thread(format!("list {kind}"), move || {
             let page = list(&shared, &kind, &after)?;
-            after = page.last().map(Object::to_string).unwrap_or_default();
+            if page.is_empty() && std::mem::take(&mut aside) {
+                let kept = shared.files.consoles.aside();
+                return kept.map_err(|error| failed(format!("list {kind}"), &error));
+            }
+            after = page.last().map_or_else(|| after.clone(), Object::to_string);
             Ok(page)
         });
         Box::pin(async { listing })

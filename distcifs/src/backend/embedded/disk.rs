@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -55,6 +56,17 @@ pub(super) struct Loaded {
     pub(super) epoch: u64,
 }
 
+/// A row of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row<'a> {
+    /// The letter of its table.
+    pub(super) table: u8,
+    /// Its key.
+    pub(super) key: &'a str,
+    /// Its value; of a number eight bytes, little-endian.
+    pub(super) value: &'a [u8],
+}
+
 /// One piece of work of a group.
 #[derive(Debug)]
 pub(super) enum Work {
@@ -98,6 +110,8 @@ pub(super) struct Disk {
     database: RwLock<Option<Database>>,
     /// Why nothing can be written any more.
     broken: OnceLock<String>,
+    /// Whether it is to be opened again: then nobody may read it for long.
+    reopening: AtomicBool,
     /// [`RESERVE_BYTES`], or 0 to leave it to redb to find out that the disk is full.
     reserve: u64,
 }
@@ -109,8 +123,18 @@ impl Disk {
             path: path.to_owned(),
             database: RwLock::new(Some(open(path)?)),
             broken: OnceLock::new(),
+            reopening: AtomicBool::new(false),
             reserve,
         })
+    }
+
+    /// Reads every entry of an index that nobody writes.
+    pub(super) fn look(&self) -> Result<Loaded, redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = guard.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?;
+        let nodes = nodes(&txn.open_table(ENTRIES)?)?;
+        let epoch = txn.open_table(META)?.get(EPOCH)?.map_or(0, |n| n.value());
+        Ok(Loaded { nodes, epoch })
     }
 
     /// Reads every entry, and counts this opening.
@@ -118,14 +142,8 @@ impl Disk {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(redb::Error::PreviousIo)?;
         let txn = database.begin_write()?;
-        let mut nodes = BTreeMap::new();
+        let nodes = nodes(&txn.open_table(ENTRIES)?)?;
         let epoch = {
-            let entries = txn.open_table(ENTRIES)?;
-            for row in entries.iter()? {
-                let (path, row) = row?;
-                let damaged = || redb::Error::Corrupted(format!("entry {}", path.value()));
-                nodes.insert(path.value().into(), rows::decode(row.value()).ok_or_else(damaged)?);
-            }
             txn.open_table(RECORDS)?;
             txn.open_table(VALUES)?;
             let mut meta = txn.open_table(META)?;
@@ -184,7 +202,9 @@ impl Disk {
     /// After a write that failed, redb takes no other: opens the file again, where nothing of
     /// the failed group may be.
     fn reopen(&self, before: u64) -> Result<(), String> {
+        self.reopening.store(true, Ordering::SeqCst);
         let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.reopening.store(false, Ordering::SeqCst);
         drop(guard.take());
         let database = open(&self.path).map_err(|e| e.to_string())?;
         let found = groups(&database).map_err(|e| e.to_string())?;
@@ -192,6 +212,62 @@ impl Disk {
             return Err("a group that failed is on disk nevertheless".to_owned());
         }
         *guard = Some(database);
+        Ok(())
+    }
+
+    /// Tells all rows as they were at one moment: `take` gets the letter of the table, the key and the
+    /// value, and may end it; `wanted` says whether the index is wanted for something else.
+    pub(super) fn rows(&self, mut take: impl FnMut(&Row<'_>, &dyn Fn() -> bool) -> bool) -> Result<(), redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = guard.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?;
+        let wanted = || self.reopening.load(Ordering::SeqCst);
+        for (table, definition) in [(b'm', META), (b'r', RECORDS)] {
+            for row in txn.open_table(definition)?.iter()? {
+                let (key, value) = row?;
+                let value = value.value().to_le_bytes();
+                let (key, value) = (key.value(), &value[..]);
+                if !take(&Row { table, key, value }, &wanted) {
+                    return Ok(());
+                }
+            }
+        }
+        for (table, definition) in [(b'e', ENTRIES), (b'v', VALUES)] {
+            for row in txn.open_table(definition)?.iter()? {
+                let (key, value) = row?;
+                let (key, value) = (key.value(), value.value());
+                if !take(&Row { table, key, value }, &wanted) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an index of rows as [`Disk::rows`] tells them, durably.
+    pub(super) fn make(
+        path: &Path,
+        mut next: impl FnMut(&mut dyn FnMut(Row<'_>) -> Result<(), redb::Error>) -> Result<bool, redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let database = open(path)?;
+        let txn = database.begin_write()?;
+        {
+            let mut numbers = [txn.open_table(META)?, txn.open_table(RECORDS)?];
+            let mut texts = [txn.open_table(ENTRIES)?, txn.open_table(VALUES)?];
+            let mut put = |row: Row<'_>| -> Result<(), redb::Error> {
+                let number = || row.value.try_into().map(u64::from_le_bytes);
+                let odd = |_| redb::Error::Corrupted(format!("row {}", row.key));
+                match row.table {
+                    b'm' => drop(numbers[0].insert(row.key, number().map_err(odd)?)?),
+                    b'r' => drop(numbers[1].insert(row.key, number().map_err(odd)?)?),
+                    b'e' => drop(texts[0].insert(row.key, row.value)?),
+                    b'v' => drop(texts[1].insert(row.key, row.value)?),
+                    other => return Err(redb::Error::Corrupted(format!("a row of table {other}"))),
+                }
+                Ok(())
+            };
+            while next(&mut put)? {}
+        }
+        txn.commit()?;
         Ok(())
     }
 
@@ -261,6 +337,17 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
         Ok(opened) => opened.map_err(redb::Error::from),
         Err(_) => Err(redb::Error::Corrupted("not a database that redb wrote".to_owned())),
     }
+}
+
+/// All entries.
+fn nodes(entries: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<BTreeMap<Box<str>, Node>, redb::Error> {
+    let mut nodes = BTreeMap::new();
+    for row in entries.iter()? {
+        let (path, row) = row?;
+        let damaged = || redb::Error::Corrupted(format!("entry {}", path.value()));
+        nodes.insert(path.value().into(), rows::decode(row.value()).ok_or_else(damaged)?);
+    }
+    Ok(nodes)
 }
 
 fn groups(database: &Database) -> Result<u64, redb::Error> {

@@ -101,7 +101,8 @@ impl Files {
         Ok(())
     }
 
-    fn path(&self, object: &Object) -> Option<PathBuf> {
+    /// The file of an object; a record has none.
+    pub(super) fn path(&self, object: &Object) -> Option<PathBuf> {
         match object {
             Object::Chunk(digest) => Some(self.blobs.path("chunk", digest)),
             Object::Tree(digest) => Some(self.blobs.path("tree", digest)),

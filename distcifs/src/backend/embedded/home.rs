@@ -9,7 +9,16 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The first line of DIR/format; another line means another version.
-const FORMAT: &str = "distcifs embedded store, format 1";
+pub(super) const FORMAT: &str = "distcifs embedded store, format 1";
+
+/// How the first line of a backup begins; the repository's id follows.
+pub(super) const BACKUP: &str = "distcifs backup, format 1, of ";
+
+/// The index.
+pub(super) const INDEX: &str = "index.redb";
+
+/// Stands in a directory that a restore has not come to the end with.
+pub(super) const RESTORING: &str = "restoring";
 
 /// Longest part of DIR/format and DIR/lock that is read, bytes: both hold one short line.
 const LINE_BYTES_MAX: u64 = 256;
@@ -39,6 +48,36 @@ pub enum OpenError {
         dir: PathBuf,
         /// Its version line.
         found: String,
+    },
+    /// It is a backup.
+    #[error("{}: is a backup; restore it elsewhere: distcifs restore {} SOURCE", .0.display(), .0.display())]
+    Backup(PathBuf),
+    /// Somebody restores it, or did not come to the end of that.
+    #[error("{}: its restore was not finished; run distcifs restore again, or remove it", .0.display())]
+    HalfRestored(PathBuf),
+    /// A link might lead anywhere.
+    #[error("{}: is a symbolic link or no folder; name the folder itself", .0.display())]
+    Link(PathBuf),
+    /// What stands there might be changed by somebody else at any moment.
+    #[error("{}: belongs to user {owner}; give a folder of your own, or none yet", .dir.display())]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// It holds no backup that came to its end.
+    #[error("{}: holds no finished backup of distcifs", .0.display())]
+    NoBackup(PathBuf),
+    /// It holds the backup of something else.
+    #[error("{}: is the backup of another source (repository {found}, not {wanted}); give another folder", .dir.display())]
+    OtherSource {
+        /// The directory.
+        dir: PathBuf,
+        /// The repository that it is of.
+        found: String,
+        /// The one that was to be saved.
+        wanted: String,
     },
     /// Another process has it open.
     #[error("{}: is mounted already by process {process}; unmount it first", .dir.display())]
@@ -78,8 +117,10 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Home {
     dir: PathBuf,
-    /// Kept only to hold the lock.
-    _lock: Flock<File>,
+    /// The file of the index.
+    index: PathBuf,
+    /// Kept only to hold the lock; none where nothing is changed.
+    lock: Option<Flock<File>>,
 }
 
 impl Home {
@@ -93,19 +134,34 @@ impl Home {
         let dir = &fs::canonicalize(dir).map_err(|e| unusable(dir, &e))?;
         let format = dir.join("format");
         if !format.exists() {
+            if dir.join(RESTORING).exists() {
+                return Err(OpenError::HalfRestored(dir.clone()));
+            }
             check_empty(dir)?;
         }
         let lock = take_lock(dir)?;
         if format.exists() {
             check_format(dir, &format)?;
         } else {
-            write_format(dir, &format).map_err(|e| unusable(dir, &e))?;
+            write_format(dir, FORMAT).map_err(|e| unusable(dir, &e))?;
         }
         make_folders(dir).map_err(|e| unusable(dir, &e))?;
         Ok(Home {
             dir: dir.clone(),
-            _lock: lock,
+            index: dir.join(INDEX),
+            lock: Some(lock),
         })
+    }
+
+    /// A directory that others may use, or nobody: nothing in it is made or changed.
+    pub(super) fn frozen(dir: &Path, index: &Path) -> Home {
+        let (dir, index) = (dir.to_owned(), index.to_owned());
+        Home { dir, index, lock: None }
+    }
+
+    /// Whether nothing is changed in it by this process.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.lock.is_none()
     }
 
     /// The directory, absolute.
@@ -115,7 +171,7 @@ impl Home {
 
     /// The file of the index.
     pub(super) fn index(&self) -> PathBuf {
-        self.dir.join("index.redb")
+        self.index.clone()
     }
 
     /// Makes the name of a new index durable.
@@ -161,7 +217,8 @@ fn check_empty(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
+/// Takes a directory for this process.
+pub(super) fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -185,7 +242,7 @@ fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
 }
 
 /// The first line of a short file, without its end.
-fn read_line(path: &Path) -> io::Result<String> {
+pub(super) fn read_line(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LINE_BYTES_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -197,26 +254,30 @@ fn check_format(dir: &Path, format: &Path) -> Result<(), OpenError> {
     if found == FORMAT {
         return Ok(());
     }
+    if found.starts_with(BACKUP) {
+        return Err(OpenError::Backup(dir.to_owned()));
+    }
     Err(OpenError::OtherVersion {
         dir: dir.to_owned(),
         found,
     })
 }
 
-fn write_format(dir: &Path, format: &Path) -> io::Result<()> {
+/// Says, durably, what a directory is.
+pub(super) fn write_format(dir: &Path, line: &str) -> io::Result<()> {
     let new = dir.join("format.new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&new)?;
-    writeln!(file, "{FORMAT}")?;
+    writeln!(file, "{line}")?;
     file.sync_all()?;
-    fs::rename(&new, format)?;
+    fs::rename(&new, dir.join("format"))?;
     File::open(dir)?.sync_all()
 }
 
 /// Makes the folders of the objects all at once, so that making an object durable never needs
 /// more than its own folder.
-fn make_folders(dir: &Path) -> io::Result<()> {
+pub(super) fn make_folders(dir: &Path) -> io::Result<()> {
     let tmp = dir.join("tmp");
     match fs::remove_dir_all(&tmp) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

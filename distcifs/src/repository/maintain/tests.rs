@@ -20,6 +20,7 @@ use crate::repository::tests::{assert_whole, build, job, open, poster};
 mod beside;
 mod marked;
 mod own;
+mod saved;
 
 /// A store with a job that was built twice.
 struct Scene {
