@@ -172,6 +172,16 @@ impl Item {
         }
     }
 
+    /// What not even root may see there, as what it is; removing it is not tried.
+    pub fn unseen(label: &str, path: &Path, folder: bool) -> Item {
+        Item {
+            kind: if folder { Kind::Folder } else { Kind::File },
+            kept: true,
+            mode: if folder { 0o750 } else { 0o640 },
+            ..Item::absent(label, path)
+        }
+    }
+
     /// The same, without an attempt to remove it.
     #[must_use]
     pub fn kept(mut self) -> Item {

@@ -4,9 +4,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use distcifs_tests::mount::TEST_LIMIT;
 use distcifs_tests::permissions::{Caller, Item, Table};
 use distcifs_tests::programs::project;
-use distcifs_tests::{Mount, Worker};
+use distcifs_tests::{HELLO, Mount, Worker};
 use serde_json::json;
 
 /// Ids of nobody on this machine. What each stands for is said in doc/permissions.md.
@@ -17,6 +18,7 @@ const QUEUE_OWNER: u32 = 3004;
 const QUEUE_GROUP: u32 = 3005;
 const CLAIMANT: u32 = 3006;
 const CONTROL: u32 = 3007;
+const BUILDER: u32 = 3008;
 
 /// A group of that number in which nobody else is.
 const OWN: u32 = 100_000;
@@ -37,12 +39,13 @@ const END: &str = "<!-- table end -->\n";
 /// Stands in a job's configuration and nowhere else.
 const IN_CONFIG: &str = "word-of-the-configuration";
 
+/// The default value of its parameter.
+const DEFAULT: &str = "word-by-default";
+
 /// A tree with all kinds of files, and the callers.
 struct Tree {
     mount: Mount,
     callers: Vec<Caller>,
-    /// Root's, that hands a ticket over.
-    _worker: Caller,
     _control: Worker,
 }
 
@@ -57,7 +60,8 @@ fn need_root() {
 impl Tree {
     fn new() -> Tree {
         need_root();
-        let mount = Mount::new();
+        let control = format!("control={CONTROL}:{BUILDER}");
+        let mount = Mount::with(&["-o", &control], TEST_LIMIT);
         // Everybody can run it there.
         let probe = mount.out().join("probe");
         fs::copy(env!("CARGO_BIN_EXE_probe"), &probe).expect("own folder");
@@ -66,7 +70,7 @@ impl Tree {
         mount.queue("q");
         mount.queue("open");
         mount.run(&format!(
-            "chown {QUEUE_OWNER}:{QUEUE_GROUP} tickets/q; chmod 775 tickets/q; chmod 777 tickets/open"
+            "chown {BUILDER} tickets/build-control; chown {QUEUE_OWNER}:{QUEUE_GROUP} tickets/q; chmod 775 tickets/q; chmod 777 tickets/open"
         ));
         let start = |name, uid, gid, groups: &[u32]| Caller::start(name, &probe, (uid, gid, groups), &[]);
         let callers = vec![
@@ -79,14 +83,37 @@ impl Tree {
             start("claimant", CLAIMANT, QUEUE_GROUP, &[]),
             start("beside", CLAIMANT, QUEUE_GROUP, &[]),
             start("control", CONTROL, CONTROL, &[]),
+            start("builder", BUILDER, BUILDER, &[]),
         ];
-        let worker = start("worker", 0, 0, &[]);
         Tree {
             mount,
             callers,
-            _worker: worker,
             _control: control,
         }
+    }
+
+    /// A worker that is root claims tickets and hands them to the job's owner, as whom a process
+    /// below it joins the callers.
+    fn hand_over(&mut self, tickets: &[String]) {
+        let mut script = "cd \"$0\"".to_owned();
+        for (at, ticket) in tickets.iter().enumerate() {
+            let claim = format!("tickets/{ticket}/claim");
+            script.push_str(&format!(
+                " && exec {}> {claim} && chown {OWNER}:{GROUP} {claim}",
+                at + 4
+            ));
+        }
+        // Dash would become the last command.
+        script.push_str(" && \"$@\"; true");
+        let before = ["sh", "-c", &script, self.mount.root_text()];
+        let probe = self.mount.out().join("probe");
+        let mut task = Caller::start("task", &probe, (OWNER, GROUP, &[]), &before);
+        assert_eq!(
+            task.try_it("stat", "", self.mount.root()),
+            0,
+            "{tickets:?} can't be handed over"
+        );
+        self.callers.push(task);
     }
 
     fn caller(&mut self, name: &str) -> &mut Caller {
@@ -97,15 +124,18 @@ impl Tree {
     }
 
     /// Makes the job of a mode: its first build has ended, a ticket of the second is open, one of
-    /// the third is claimed.
+    /// the third is claimed, one of the fourth is left to be handed over.
     fn job(&mut self, mode: &str) -> String {
         let (_, folder, config) = MODES.iter().find(|(name, ..)| *name == mode).expect("a mode");
         let job = format!("j{}", mode.replace('/', "-"));
         let mount = &self.mount;
         let task = json!({ "type": "q", "params": { "word": "${p}" }, "environment": { "WORD": IN_CONFIG } });
-        mount.job(&job, &json!({ "parameters": { "p": "" }, "tasks": [task] }).to_string());
+        mount.job(
+            &job,
+            &json!({ "parameters": { "p": DEFAULT }, "tasks": [task] }).to_string(),
+        );
         let trigger = |n: u32| {
-            assert_eq!(mount.trigger(&job, "p=parameter\n@cause=somebody"), u64::from(n));
+            assert_eq!(mount.trigger(&job, "@cause=somebody"), u64::from(n));
             let id = format!("{job}.{n}.0");
             distcifs_tests::wait_for(&id, distcifs_tests::wait::USUAL, || {
                 mount.has(&format!("tickets/q/{id}"))
@@ -120,6 +150,7 @@ impl Tree {
         mount.wait_state(&job, 1);
         trigger(2);
         let claimed = trigger(3);
+        trigger(4);
         mount.run(&format!(
             "echo bad > $OUT/bad; ! cp $OUT/bad jobs/{job}/config.json 2> /dev/null
              chown {OWNER}:{GROUP} jobs/{job}; chmod {folder:o} jobs/{job}"
@@ -173,7 +204,11 @@ fn table() -> String {
     let mut table = Table::default();
     let all = |_: &str| false;
     tree.tickets_alone();
+    // Of root, and private: what tickets of the owner's jobs show of it.
+    tree.mount.job("roots", HELLO);
+    tree.mount.run("echo > jobs/roots/trigger; chmod 700 jobs/roots");
     let jobs: Vec<(&str, String)> = MODES.iter().map(|(mode, ..)| (*mode, tree.job(mode))).collect();
+    tree.hand_over(&jobs.iter().map(|(_, job)| format!("q/{job}.4.0")).collect::<Vec<_>>());
     for name in ["", "README", "status", "metrics", ".events", "nodes", "jobs", "tickets"] {
         let item = tree.item(&format!("/{name}"), name);
         table.add(("", ""), &item, &mut tree.callers);
@@ -221,6 +256,7 @@ fn tickets(tree: &mut Tree, table: &mut Table, mode: &str, job: &str) {
     for (which, ticket) in [
         ("open", format!("q/{job}.2.0")),
         ("claimed", format!("q/{job}.3.0")),
+        ("handed", format!("q/{job}.4.0")),
         ("control", format!("build-control/{job}.2.control")),
     ] {
         let path = tree.mount.path(&format!("tickets/{ticket}"));
@@ -232,7 +268,7 @@ fn tickets(tree: &mut Tree, table: &mut Table, mode: &str, job: &str) {
 /// folders are tried, not what is in them. Who may remove a claim would give the ticket back.
 fn one_ticket(tree: &mut Tree, table: &mut Table, which: (&str, &str), path: &Path) {
     let label = "/tickets/<queue>/<ticket>";
-    let claimed = which.0 == "claimed" || which.0 == "alone-claimed";
+    let claimed = ["claimed", "alone-claimed", "handed"].contains(&which.0);
     let stop = |label: &str| {
         label.ends_with("/jobs") || (claimed && (label.ends_with("/workspace") || label.ends_with("/artifacts")))
     };
@@ -245,6 +281,23 @@ fn one_ticket(tree: &mut Tree, table: &mut Table, which: (&str, &str), path: &Pa
         let kept = item.label == claim || (item.label == label && which.0.starts_with("alone"));
         let item = if kept { item.kept() } else { item };
         table.add(which, &item, &mut tree.callers);
+    }
+    if which.1 == "700" && ["claimed", "handed"].contains(&which.0) {
+        for (job, name) in [("<job>", "j700"), ("<root's>", "roots")] {
+            for (file, folder) in [
+                ("", true),
+                ("/config.json", false),
+                ("/trigger", false),
+                ("/builds/1/console", false),
+            ] {
+                let item = Item::unseen(
+                    &format!("{label}/jobs/{job}{file}"),
+                    &path.join(format!("jobs/{name}{file}")),
+                    folder,
+                );
+                table.add(which, &item, &mut tree.callers);
+            }
+        }
     }
 }
 
@@ -273,6 +326,86 @@ fn everybody_may_what_the_page_says_and_no_more() {
         return;
     }
     assert!(told == block, "{}", difference(told, &block));
+}
+
+/// "What a configuration says has no more readers than config.json, wherever it stands."
+#[test]
+fn what_a_configuration_says_has_no_more_readers_than_it() {
+    let mut tree = Tree::new();
+    let job = tree.job("755/600");
+    let mut found = Vec::new();
+    for place in [
+        format!("jobs/{job}"),
+        "tickets/q".into(),
+        "tickets/build-control".into(),
+    ] {
+        let path = tree.mount.path(&place);
+        for item in Item::walk(&place, &path, &|label| label.ends_with("/jobs")) {
+            for word in [IN_CONFIG, DEFAULT] {
+                if !item.is_text() || tree.caller("root").try_it("search", word, &item.path) != 0 {
+                    continue;
+                }
+                found.push(item.label.clone());
+                for name in ["group", "other"] {
+                    let errno = tree.caller(name).try_it("search", word, &item.path);
+                    assert_eq!(errno, libc::EACCES, "{name} finds {word} in {}", item.label);
+                }
+            }
+        }
+    }
+    for name in ["config.json", "build.json", "ticket.json", "params/p", "params/word"] {
+        let there = found.iter().any(|label| label.ends_with(&format!("/{name}")));
+        assert!(there, "it does not even stand in {name}: {found:?}");
+    }
+}
+
+/// A program that reads a mode and sets it again, changed or not, gives nobody more than before, though
+/// control programs have an ACL there; one that names the group's rights gives them.
+#[test]
+fn a_mode_that_is_read_and_set_again_gives_nobody_more() {
+    let mut tree = Tree::new();
+    let job = tree.job("700");
+    let (folder, trigger) = (format!("jobs/{job}"), format!("jobs/{job}/trigger"));
+    tree.mount.run(&format!(
+        "chmod 600 {trigger}; for file in {folder} {trigger} {folder}/config.json; do
+             chmod o-rwx $file; chmod u+w $file; chmod --reference=$file $file; chmod $(stat -c %a $file) $file
+         done"
+    ));
+    let mut errno = |caller: &str, operation, name: &str| {
+        let path = tree.mount.path(name);
+        tree.caller(caller).try_it(operation, "", &path)
+    };
+    assert_eq!(errno("group", "list", &folder), libc::EACCES);
+    assert_eq!(errno("group", "write", &trigger), libc::EACCES);
+    assert_eq!(errno("control", "list", &folder), 0);
+    assert_eq!(errno("control", "write", &trigger), 0);
+    tree.mount.run(&format!("chmod 750 {folder}; chmod g+r {trigger}"));
+    let mut errno = |caller: &str, operation, name: &str| {
+        let path = tree.mount.path(name);
+        tree.caller(caller).try_it(operation, "", &path)
+    };
+    assert_eq!(errno("group", "list", &folder), 0);
+    assert_eq!(errno("group", "open", &trigger), 0);
+    assert_eq!(errno("group", "write", &trigger), libc::EACCES);
+    assert_eq!(tree.mount.run(&format!("stat -c %a {folder} {trigger}")), "750\n640");
+    tree.mount.run(&format!("chmod g= {folder}"));
+    let path = tree.mount.path(&folder);
+    assert_eq!(tree.caller("group").try_it("list", "", &path), libc::EACCES);
+}
+
+/// "status and metrics name no job", and no more does what tells of the nodes.
+#[test]
+fn what_is_for_everybody_names_no_private_job() {
+    let mut tree = Tree::new();
+    let job = tree.job("700");
+    let node = format!("nodes/{}", tree.mount.list("nodes")[0]);
+    for name in ["status", "metrics", &node, "README"] {
+        let path = tree.mount.path(name);
+        for caller in ["other", "owner", "root"] {
+            let errno = tree.caller(caller).try_it("search", &job, &path);
+            assert_eq!(errno, libc::ENODATA, "{name} names {job}");
+        }
+    }
 }
 
 /// The lines that differ.

@@ -223,7 +223,7 @@ impl Tree {
         let attr = Attr {
             ino: self.numbers.ino(node),
             kind: facts.kind,
-            mode: self.control_grants(node).shown(facts.access.mode),
+            mode: self.grants(node).await?.shown(facts.access.mode),
             nlink: facts.nlink,
             uid: facts.access.uid,
             gid: facts.access.gid,
@@ -310,7 +310,8 @@ impl Tree {
                 let text = self
                     .config_error(job)
                     .ok_or_else(|| Error::NotFound("config.error".into()))?;
-                Ok(file(with(plain & 0o444), text.len() as u64, SystemTime::now()))
+                // It quotes what was written.
+                Ok(file(with(entry.settings_mode()), text.len() as u64, SystemTime::now()))
             }
         }
     }

@@ -204,6 +204,7 @@ impl Tree {
         if !owns {
             return Ok(());
         }
+        let set = &self.meant(node, set).await?;
         let apply = |access: &mut Access| {
             access.mode = set.mode.map_or(access.mode, |mode| mode & 0o7777);
             access.uid = set.uid.unwrap_or(access.uid);
@@ -223,6 +224,17 @@ impl Tree {
             }
             _ => self.change_file(node, set).await,
         }
+    }
+
+    /// The change that is meant: a mode that was read and set again gives nobody more than before.
+    async fn meant(&self, node: &Node, set: &SetAttr) -> Result<SetAttr> {
+        let Some(mode) = set.mode else { return Ok(*set) };
+        let facts = self.facts(node).await?;
+        let mode = self.grants(node).await?.meant(facts.kind, mode, facts.access.mode);
+        Ok(SetAttr {
+            mode: Some(mode),
+            ..*set
+        })
     }
 
     /// ftruncate and truncate of what takes writes.

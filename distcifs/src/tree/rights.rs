@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::node::{BuildFile, JobFile, Node, TicketFile, TicketRef};
+use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef};
 use super::process;
-use super::{Caller, Error, Result, Tree};
+use super::{Caller, Error, Kind, Result, Tree};
 use crate::repository::jobs::{Access, Job};
 use crate::repository::names::TicketId;
-use crate::repository::tickets::{Posted, Ticket};
+use crate::repository::tickets::{CONTROL_QUEUE, Posted, Ticket};
 
 /// The extended attribute that the kernel asks for an ACL by.
 pub(crate) const ACL_NAME: &[u8] = b"system.posix_acl_access";
@@ -28,6 +28,13 @@ const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 /// The id of entries that name nobody.
 const NO_ID: u32 = u32::MAX;
+
+/// The group's bits of a mode.
+const GROUP_BITS: u32 = 0o070;
+
+/// The one of them that is shown where the group has none: whoever adds read and search to it
+/// (`chmod g+rx`) gets what was meant.
+const SHOWN_ONLY: u32 = 0o010;
 
 /// Bits of a right.
 pub(crate) const READ: u32 = 4;
@@ -57,9 +64,31 @@ impl Grants {
         self.0.sort_unstable();
     }
 
-    /// The mode that stat shows: with an ACL its group bits are the mask of all that is granted.
+    /// The mode that stat shows.
+    ///
+    /// The kernel looks at an ACL only where the group has any bit: a mode without one shows search. The
+    /// mask of the ACL is not shown: who changes a mode takes what is shown and changes a part of it
+    /// (`chmod o-rwx`, cp -p), and would give the mask's bits to the group.
     pub(crate) fn shown(&self, mode: u32) -> u32 {
-        self.0.iter().fold(mode, |mode, (_, bits)| mode | bits << 3)
+        if self.0.is_empty() || mode & GROUP_BITS != 0 {
+            return mode;
+        }
+        mode | SHOWN_ONLY
+    }
+
+    /// The mode that is meant by one that somebody sets where `was` holds: the bit that only shows is no
+    /// right of the group.
+    pub(crate) fn meant(&self, kind: Kind, set: u32, was: u32) -> u32 {
+        let only_shown = self.shown(was) != was && set & SHOWN_ONLY != 0;
+        if only_shown && (set & GROUP_BITS == SHOWN_ONLY || kind != Kind::Directory) {
+            return set & !SHOWN_ONLY;
+        }
+        set
+    }
+
+    /// The bits of the mask: all that is granted, to the group too.
+    fn mask(&self, mode: u32) -> u32 {
+        self.0.iter().fold(mode >> 3, |mask, (_, bits)| mask | bits)
     }
 
     /// The ACL of a node of this mode, as its attribute has it.
@@ -87,7 +116,7 @@ impl Grants {
                 entry(GROUP, *bits, *id);
             }
         }
-        entry(MASK, self.shown(mode) >> 3, NO_ID);
+        entry(MASK, self.mask(mode), NO_ID);
         entry(OTHER, mode, NO_ID);
         Some(bytes.freeze())
     }
@@ -156,6 +185,29 @@ impl Tree {
             grants.give(Who::User(*uid), bits);
         }
         grants
+    }
+
+    /// What some users may beside owner, group and others, for a node that is not of a ticket.
+    ///
+    /// Whoever has the queue build-control works builds, and these have tasks of any type: so its owner
+    /// may post to every queue. The tickets of a build are posted by its controller alone.
+    pub(crate) async fn grants(&self, node: &Node) -> Result<Grants> {
+        let (queue, bits) = match node {
+            Node::Queue(queue) => (queue, SEARCH),
+            Node::QueueFile(queue, QueueFile::Post) => (queue, READ | WRITE),
+            node => return Ok(self.control_grants(node)),
+        };
+        let mut grants = Grants::default();
+        if queue.as_str() == CONTROL_QUEUE {
+            return Ok(grants);
+        }
+        let control = self.repository.queue_access(CONTROL_QUEUE).await?;
+        if let Some(uid) = control.map(|control| control.uid).filter(|uid| *uid != 0) {
+            // Whom an ACL names has nothing of what others have.
+            let others = rights_of(self.facts(node).await?.access, uid, &[]);
+            grants.give(Who::User(uid), bits | others);
+        }
+        Ok(grants)
     }
 
     /// Whether a reader of `.events` may have a line: "only the lines of jobs that it may read", and of
@@ -272,7 +324,7 @@ impl Tree {
                 Ok(grants.acl(access.mode))
             }
             node => {
-                let grants = self.control_grants(node);
+                let grants = self.grants(node).await?;
                 if grants == Grants::default() {
                     return Ok(None);
                 }
@@ -301,11 +353,11 @@ mod tests {
     #[test]
     fn an_acl_as_the_kernel_reads_it() {
         let mut grants = Grants::default();
-        assert_eq!((grants.acl(0o700), grants.shown(0o750)), (None, 0o750));
+        assert_eq!((grants.acl(0o700), grants.shown(0o700)), (None, 0o700));
         grants.give(Who::Group(9), 5);
         grants.give(Who::User(7), 4);
         grants.give(Who::User(7), 1);
-        assert_eq!(grants.shown(0o700), 0o750);
+        assert_eq!((grants.shown(0o704), grants.shown(0o740)), (0o714, 0o740));
         let bytes = grants.acl(0o700).unwrap();
         let expected: Vec<u8> = [
             vec![2, 0, 0, 0],
@@ -318,6 +370,20 @@ mod tests {
         ]
         .concat();
         assert_eq!(bytes, expected);
+    }
+
+    /// `chmod o-x` of what is shown leaves the group without a right; one that names rights gives them.
+    #[test]
+    fn a_mode_that_is_set_gives_no_more_than_it_says() {
+        let mut grants = Grants::default();
+        let folder = |grants: &Grants, set, was| grants.meant(Kind::Directory, set, was);
+        assert_eq!(folder(&grants, 0o710, 0o701), 0o710);
+        grants.give(Who::User(7), 5);
+        assert_eq!(folder(&grants, 0o710, 0o701), 0o700);
+        assert_eq!(folder(&grants, 0o750, 0o701), 0o750);
+        assert_eq!(folder(&grants, 0o710, 0o750), 0o710);
+        assert_eq!(grants.meant(Kind::File, 0o614, 0o604), 0o604);
+        assert_eq!(grants.meant(Kind::File, 0o650, 0o600), 0o640);
     }
 
     #[test]
