@@ -22,7 +22,7 @@ grace=10
 worker_words=/proc/self/fd/6
 
 fail() {
-    printf '%s: %s\n' "$queue" "$1" >&2
+    printf '%s: %s\n' "$queue" "$1" >&2 || true
     printf '%s\n' "$1" >"$worker_words"
     exit 1
 }
@@ -249,7 +249,7 @@ write_result() {
             ;;
         *) return 0 ;;
         esac
-        echo "${0##*/}: $why; trying again" >&2
+        echo "${0##*/}: $why; trying again" >&2 || true
         sleep 3
     done
 }

@@ -26,6 +26,7 @@ mod errno;
 mod folders;
 mod passthrough;
 mod patience;
+mod refusals;
 mod replies;
 pub mod session;
 mod sleeper;

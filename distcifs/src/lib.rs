@@ -3,6 +3,9 @@
 //! The modules stand in layer order; a request goes down this list once and its answer comes up
 //! once (doc/architecture.md).
 
+#[macro_use]
+mod say;
+
 pub mod cli;
 pub mod run;
 

@@ -110,3 +110,104 @@ fn a_deep_workspace_hurts_nobody() {
     assert_eq!(mount.daemon(), daemon);
     assert_eq!(mount.list("jobs"), Vec::<String>::new());
 }
+
+/// Runs a script of dash as this user.
+fn as_user(mount: &Mount, uid: u32, script: &str) -> std::process::Output {
+    Command::new("setpriv")
+        .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"])
+        .args(["dash", "-c", script])
+        .env("M", mount.root())
+        .output()
+        .unwrap()
+}
+
+/// "Each user may hold as much of it as he leaves to all others": scratch files.
+#[test]
+fn who_fills_his_scratch_files_stops_nobodys_editor() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mount = Mount::of_folder();
+    for (job, owner) in [("of_alice", 4001), ("of_mallory", 4002)] {
+        mount.job(job, r#"{ "description": "x", "tasks": [] }"#);
+        std::os::unix::fs::chown(mount.path(&format!("jobs/{job}")), Some(owner), Some(owner)).unwrap();
+    }
+    let fill = "cd $M/jobs/of_mallory && for i in $(seq 30); do head -c 4194304 /dev/zero > s$i || exit 9; done";
+    let filled = as_user(&mount, 4002, fill);
+    let said = String::from_utf8_lossy(&filled.stderr).into_owned();
+    assert_eq!(filled.status.code(), Some(9), "{said}");
+    assert!(said.contains("Disk quota exceeded"), "{said}");
+    let edit = "cd $M/jobs/of_alice && sed -i s/x/after/ config.json && grep -q after config.json";
+    let edited = as_user(&mount, 4001, edit);
+    assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
+    assert!(
+        mount.log_tail().contains("your scratch files hold your share"),
+        "{}",
+        mount.log_tail()
+    );
+}
+
+/// "The lock ends a minute after the last write or read through it; its holder gets ESTALE and nothing
+/// of his is committed."
+#[test]
+fn a_lock_that_nobody_uses_ends() {
+    use std::io::{Read, Write};
+    let mount = Mount::of_folder();
+    let (old, new) = (r#"{ "tasks": [] }"#, r#"{ "description": "new", "tasks": [] }"#);
+    mount.job("forgotten", old);
+    mount.job("used", old);
+    let open = |job: &str| {
+        let path = mount.path(&format!("jobs/{job}/config.json"));
+        File::options().read(true).append(true).open(path).unwrap()
+    };
+    let (mut forgotten, mut used) = (open("forgotten"), open("used"));
+    forgotten.write_all(b"nonsense").unwrap();
+    let begun = std::time::Instant::now();
+    while mount.write("jobs/forgotten/config.json", new).is_err() {
+        assert!(begun.elapsed().as_secs() < 75, "the lock goes on");
+        assert_eq!(used.read(&mut [0; 100]).map(|_| ()).ok(), Some(()));
+    }
+    assert!(
+        begun.elapsed().as_secs() >= 55,
+        "the lock ended after {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        forgotten.write_all(b"more").unwrap_err().raw_os_error(),
+        Some(nix::libc::ESTALE)
+    );
+    assert_eq!(
+        forgotten.sync_all().unwrap_err().raw_os_error(),
+        Some(nix::libc::ESTALE)
+    );
+    assert_eq!(nix::unistd::close(forgotten), Err(nix::errno::Errno::ESTALE));
+    assert_eq!(mount.read("jobs/forgotten/config.json"), new);
+    assert!(!mount.has("jobs/forgotten/config.error"));
+    used.write_all(b" ").unwrap();
+    assert_eq!(nix::unistd::close(used), Ok(()), "who goes on using it keeps it");
+    assert_eq!(mount.read("jobs/used/config.json"), format!("{old} "));
+}
+
+/// "Logging never ends a process": a worker whose standard error is a full disk, or closed, works on.
+#[test]
+fn a_worker_that_nobody_hears_works_on() {
+    let mount = Mount::of_folder();
+    mount.shell_job("hello", &["echo hello\n"]);
+    let program = |name| distcifs_tests::programs::worker(name).display().to_string();
+    let words = format!(
+        "{} $M 2>/dev/full & {} $M --as root --state $OUT/s1 2>&- & sleep 60",
+        program("build-control"),
+        program("execute-shell")
+    );
+    let _workers = mount.start(&words);
+    for round in 0..2 {
+        let n = mount.build("hello", "", "success");
+        assert_eq!(mount.console("hello", n), "hello", "{round}");
+    }
+    // A ticket that it has something to tell of.
+    let id = mount.post("execute-shell", &serde_json::json!({ "params": { "script": 7 } }));
+    distcifs_tests::wait_for("the odd ticket to end", distcifs_tests::wait::USUAL, || {
+        !mount.read(&format!("tickets/execute-shell/{id}/result")).is_empty()
+    });
+    mount.build("hello", "", "success");
+}

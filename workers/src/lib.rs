@@ -1,5 +1,8 @@
 //! Workers: small programs that know the mounted tree (doc/tree.md) and nothing of what is behind it.
 
+#[macro_use]
+mod say;
+
 pub mod artifacts;
 pub mod beneath;
 pub mod checkout;

@@ -5,9 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
@@ -16,12 +14,9 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::errno;
+use super::refusals::{self, Kind};
 use super::sleeper::Sleeper;
 use crate::tree::{Error, Result};
-
-/// Refusals logged in each second; the rest is counted. A loop that is refused at full speed
-/// would fill the disk otherwise.
-const REFUSALS_LOGGED_PER_SECOND: u32 = 100;
 
 /// A reply that can say no.
 pub(super) trait Refuse: Send + 'static {
@@ -61,6 +56,7 @@ pub(super) struct Asked {
     ino: u64,
     name: Option<OsString>,
     pid: u32,
+    uid: u32,
     /// The path of the node, once it is needed.
     path: Option<String>,
 }
@@ -73,6 +69,7 @@ impl Asked {
             ino: ino.0,
             name: None,
             pid: request.pid(),
+            uid: request.uid(),
             path: None,
         }
     }
@@ -90,6 +87,7 @@ impl Asked {
             ino: parent.0,
             name: Some(name.to_owned()),
             pid: request.pid(),
+            uid: request.uid(),
             path: None,
         }
     }
@@ -207,17 +205,15 @@ fn log(asked: Asked, path: impl FnOnce(u64) -> Option<String>, error: &Error) {
         tracing::debug!("{asked}: {error}");
         return;
     }
-    let Some(unlogged) = LIMIT
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take(Instant::now())
-    else {
-        return;
+    let kind = Kind {
+        operation: asked.operation,
+        errno: errno(error).into(),
+        uid: asked.uid,
     };
-    let asked = asked.placed(path);
-    if unlogged > 0 {
-        tracing::info!("{unlogged} more refusals were not logged");
+    if !refusals::has_line(kind) {
+        return;
     }
+    let asked = asked.placed(path);
     if matches!(error, Error::Io(_) | Error::TimedOut(_) | Error::Full(_)) {
         tracing::warn!("{asked}: {error}");
     } else {
@@ -225,42 +221,10 @@ fn log(asked: Asked, path: impl FnOnce(u64) -> Option<String>, error: &Error) {
     }
 }
 
-/// The log's limit; one for the process, for it protects the process's one log.
-static LIMIT: Mutex<Limit> = Mutex::new(Limit {
-    second: None,
-    lines: 0,
-    unlogged: 0,
-});
-
-/// Counts the lines of a second.
-struct Limit {
-    second: Option<Instant>,
-    lines: u32,
-    unlogged: u64,
-}
-
-impl Limit {
-    /// Whether a line may be written; if so, how many were not since the last one.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let fresh = self
-            .second
-            .is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1));
-        if fresh {
-            self.second = Some(now);
-            self.lines = 0;
-        }
-        if self.lines >= REFUSALS_LOGGED_PER_SECOND {
-            self.unlogged += 1;
-            return None;
-        }
-        self.lines += 1;
-        Some(std::mem::take(&mut self.unlogged))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
 
     use super::*;
 
@@ -279,6 +243,7 @@ mod tests {
             ino: 1,
             name: None,
             pid: 1,
+            uid: 1,
             path: None,
         }
     }
@@ -337,22 +302,5 @@ mod tests {
             panic!("later")
         });
         assert_eq!(later.recv_timeout(Duration::from_secs(10)), Ok(libc::EIO));
-    }
-
-    #[test]
-    fn the_log_says_how_much_it_left_out() {
-        let mut limit = Limit {
-            second: None,
-            lines: 0,
-            unlogged: 0,
-        };
-        let start = Instant::now();
-        for _ in 0..REFUSALS_LOGGED_PER_SECOND {
-            assert_eq!(limit.take(start), Some(0));
-        }
-        assert_eq!(limit.take(start), None);
-        assert_eq!(limit.take(start), None);
-        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(2));
-        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(0));
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         Error::NoData => Errno::ENODATA,
         Error::Range => Errno::ERANGE,
         Error::Full(_) => Errno::ENOSPC,
+        Error::Quota(_) => Errno::EDQUOT,
         Error::TimedOut(_) => Errno::ETIMEDOUT,
         Error::Io(_) => Errno::EIO,
         Error::System { errno, .. } => system(*errno),
@@ -76,6 +77,7 @@ mod tests {
             (Error::NoData, libc::ENODATA),
             (Error::Range, libc::ERANGE),
             (Error::Full(what()), libc::ENOSPC),
+            (Error::Quota(what()), libc::EDQUOT),
             (Error::TimedOut(what()), libc::ETIMEDOUT),
             (Error::Io(what()), libc::EIO),
         ];

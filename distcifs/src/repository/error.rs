@@ -65,6 +65,9 @@ pub enum Error {
     /// The store is full.
     #[error("{0}")]
     Full(String),
+    /// The caller holds his share of what there is.
+    #[error("{0}")]
+    Quota(String),
     /// Nothing was heard of the store or coordinator in time.
     #[error("{0}")]
     TimedOut(String),

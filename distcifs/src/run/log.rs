@@ -22,6 +22,8 @@ pub(super) struct LogFile {
 struct Open {
     file: File,
     bytes: u64,
+    /// Lines that could not be written since the last one that could.
+    lost: u64,
 }
 
 impl LogFile {
@@ -51,7 +53,7 @@ fn open(path: &Path) -> io::Result<Open> {
     // Paths and pids of everybody's requests stand in it.
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let bytes = file.metadata()?.len();
-    Ok(Open { file, bytes })
+    Ok(Open { file, bytes, lost: 0 })
 }
 
 /// Writes one line.
@@ -60,21 +62,72 @@ pub(super) struct Line<'a> {
     open: MutexGuard<'a, Open>,
 }
 
-impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.open.bytes >= self.log.bytes_max {
-            let mut old = self.log.path.clone().into_os_string();
-            old.push(".1");
-            fs::rename(&self.log.path, old)?;
-            *self.open = open(&self.log.path)?;
+impl LogFile {
+    /// Turns a log over that is big; while that can't be done, for there is no room or no descriptor,
+    /// it goes on in the same file up to twice its size.
+    fn turn_over(&self, log: &mut Open) -> io::Result<()> {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        fs::rename(&self.path, &old)?;
+        match open(&self.path) {
+            Ok(new) => *log = new,
+            Err(error) => {
+                fs::rename(old, &self.path)?;
+                return Err(error);
+            }
         }
-        let written = self.open.file.write(bytes)?;
-        self.open.bytes += u64::try_from(written).unwrap_or_default();
-        Ok(written)
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Writes a line, whole or not at all; and how many were lost before, once there is room again.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let lost = match self.lost {
+            0 => String::new(),
+            lost => format!("({lost} lines before this one could not be written)\n"),
+        };
+        let text = [lost.as_bytes(), line].concat();
+        let before = self.file.metadata()?.len();
+        if let Err(error) = self.file.write_all(&text) {
+            // What a full disk took of it is cut off again; if not, half a line stays.
+            let _half = self.file.set_len(before);
+            return Err(error);
+        }
+        self.bytes = before + text.len() as u64;
+        self.lost = 0;
+        Ok(())
+    }
+}
+
+impl Write for Line<'_> {
+    /// What can't be written is lost, and that is no error: nothing ends or waits for its log.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let most = self.log.bytes_max;
+        let stays = self.open.bytes >= most && self.log.turn_over(&mut self.open).is_err();
+        let room = !stays || self.open.bytes < 2 * most;
+        if !room || self.open.write(bytes).is_err() {
+            self.open.lost += 1;
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.open.file.flush()
+        Ok(())
+    }
+}
+
+/// Standard error, of which nobody may be left to hear.
+struct Unheard(io::Stderr);
+
+impl Write for Unheard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _unheard = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -101,11 +154,12 @@ pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFi
         .compact()
         .with_target(false)
         .with_ansi(false)
+        .log_internal_errors(false)
         .with_env_filter(filter);
     let log = path.map(LogFile::open).transpose()?.map(Arc::new);
     let started = match &log {
         Some(log) => tracing::subscriber::set_global_default(lines.with_writer(Shared(Arc::clone(log))).finish()),
-        None => tracing::subscriber::set_global_default(lines.with_writer(io::stderr).finish()),
+        None => tracing::subscriber::set_global_default(lines.with_writer(|| Unheard(io::stderr())).finish()),
     };
     started.map_err(|error| error.to_string())?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("a defect: {panic}")));
@@ -115,6 +169,44 @@ pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "Logging never ends a process": a full disk takes lines, and the log says how many.
+    #[test]
+    fn what_a_full_disk_takes_no_line_of_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Shared(Arc::new(LogFile::open(&path).unwrap()));
+        log.make_writer().write_all(b"one\n").unwrap();
+        let file = std::mem::replace(
+            &mut log.0.lock().file,
+            File::options().append(true).open("/dev/full").unwrap(),
+        );
+        log.make_writer().write_all(b"two\n").unwrap();
+        log.make_writer().write_all(b"three\n").unwrap();
+        log.0.lock().file = file;
+        log.make_writer().write_all(b"four\n").unwrap();
+        let said = fs::read_to_string(&path).unwrap();
+        assert_eq!(said, "one\n(2 lines before this one could not be written)\nfour\n");
+    }
+
+    /// The log goes on in its file when it can't be turned over, and not without bound.
+    #[test]
+    fn a_log_that_cannot_be_turned_over_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::create_dir(dir.path().join("log.1")).unwrap();
+        fs::write(dir.path().join("log.1/there"), "").unwrap();
+        let mut log = LogFile::open(&path).unwrap();
+        log.bytes_max = 8;
+        let log = Shared(Arc::new(log));
+        for _ in 0..100 {
+            log.make_writer().write_all(b"line\n").unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
+        fs::remove_dir_all(dir.path().join("log.1")).unwrap();
+        log.make_writer().write_all(b"next\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "next\n");
+    }
 
     #[test]
     fn a_big_log_is_turned_over_and_a_moved_one_opened_anew() {

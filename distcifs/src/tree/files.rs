@@ -135,6 +135,7 @@ impl Tree {
             OpenKind::Next(_, holder) => Some(holder.clone()),
             _ => None,
         };
+        let locks = matches!(kind, OpenKind::Config(_));
         let lease = match &kind {
             OpenKind::Next(..) => Some(self.lease_process(caller)?),
             _ => None,
@@ -149,6 +150,9 @@ impl Tree {
             kind,
         };
         let handle = self.handles.insert(open);
+        if locks {
+            self.follow_lock(&self.handles.get(handle)?);
+        }
         if let Some(holder) = asker {
             self.follow_asker(&self.handles.get(handle)?, &holder);
         }
@@ -174,8 +178,8 @@ impl Tree {
             OpenKind::Bytes(bytes) => Ok(part(bytes, offset, size)),
             OpenKind::Consoles { names, .. } => self.read_consoles(names, offset, size).await,
             OpenKind::Config(write) => {
-                let write = write.lock().await;
-                Ok(part(&Bytes::copy_from_slice(write.text()), offset, size))
+                let mut write = write.lock().await;
+                Ok(part(&Bytes::copy_from_slice(write.text()?), offset, size))
             }
             OpenKind::Commit(committing) => {
                 let mut committing = committing.lock().await;
@@ -193,7 +197,7 @@ impl Tree {
             }
             OpenKind::Events(following) => self.read_events(&mut *following.lock().await, size).await,
             OpenKind::Wait(given) => self.read_wait(&open.node, &mut *given.lock().await, size).await,
-            OpenKind::Scratch(id) => Ok(part(&self.scratch.bytes(*id)?, offset, size)),
+            OpenKind::Scratch(id) => self.scratch.read(*id, offset, size),
             OpenKind::Published(folder, at) => {
                 let entry = folder
                     .entries

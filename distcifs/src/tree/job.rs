@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::process::process_of;
 use super::{Caller, Error, Result, Tree};
@@ -14,7 +15,10 @@ use crate::repository::core::lock;
 /// An open config.json that is written.
 pub(crate) struct ConfigWrite {
     job: Arc<JobRef>,
-    held: ConfigLock,
+    /// `None` once it has ended because nobody used it.
+    held: Option<ConfigLock>,
+    /// When it was used last.
+    used: Instant,
     text: Vec<u8>,
     dirty: bool,
     /// A write was refused: what was written is not all of it.
@@ -23,12 +27,41 @@ pub(crate) struct ConfigWrite {
 
 impl ConfigWrite {
     /// Its text as it stands, not committed yet.
-    pub(crate) fn text(&self) -> &[u8] {
-        &self.text
+    pub(crate) fn text(&mut self) -> Result<&[u8]> {
+        self.in_use()?;
+        Ok(&self.text)
+    }
+
+    /// Somebody uses it: so the lock goes on for a while.
+    fn in_use(&mut self) -> Result<()> {
+        self.used = Instant::now();
+        self.lock().map(|_| ())
+    }
+
+    /// The lock, unless it has ended.
+    fn lock(&mut self) -> Result<&mut ConfigLock> {
+        let job = &self.job.name;
+        let unused = LOCK_IDLE_MAX.as_secs();
+        self.held.as_mut().ok_or_else(|| Error::System {
+            what: format!("jobs/{job}/config.json: nobody used its lock for {unused} s, so it ended; open it again"),
+            errno: libc::ESTALE,
+        })
+    }
+
+    /// How long the lock goes on if nobody uses it from now on; it is given back if that is over.
+    fn remaining(&mut self) -> Option<Duration> {
+        let left = LOCK_IDLE_MAX
+            .checked_sub(self.used.elapsed())
+            .filter(|left| !left.is_zero());
+        if left.is_none() {
+            (self.held, self.text, self.dirty) = (None, Vec::new(), false);
+        }
+        left
     }
 
     /// Writes at an offset.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.in_use()?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
         self.check_size(end)?;
@@ -44,6 +77,7 @@ impl ConfigWrite {
 
     /// Cuts or extends; that alone commits nothing.
     pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
+        self.in_use()?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.check_size(size)?;
         // Whoever begins anew is not held to what went before.
@@ -71,6 +105,10 @@ impl ConfigWrite {
         ))
     }
 }
+
+/// How long the lock goes on after the last write or read through it: a descriptor that somebody forgot
+/// keeps nobody from the configuration.
+const LOCK_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a process that unlinked config.json sees it gone: `mv` from another filesystem
 /// unlinks, then creates with O_EXCL.
@@ -112,15 +150,36 @@ impl Tree {
         };
         Ok(ConfigWrite {
             job: job.clone(),
-            held,
+            held: Some(held),
+            used: Instant::now(),
             text,
             dirty: false,
             refused: false,
         })
     }
 
+    /// Ends the lock of an open config.json when nobody has used it for a while.
+    pub(crate) fn follow_lock(&self, open: &Arc<Open>) {
+        let open = Arc::downgrade(open);
+        self.runtime.spawn(async move {
+            let mut wait = LOCK_IDLE_MAX;
+            loop {
+                tokio::time::sleep(wait).await;
+                let Some(open) = open.upgrade() else { return };
+                let OpenKind::Config(write) = &open.kind else { return };
+                let mut write = write.lock().await;
+                let Some(left) = write.remaining() else {
+                    tracing::info!("jobs/{}/config.json: its lock ends, as nobody uses it", write.job.name);
+                    return;
+                };
+                wait = left;
+            }
+        });
+    }
+
     /// Commits what was written since the last flush that did.
     pub(crate) async fn commit_config(&self, write: &mut ConfigWrite) -> Result<()> {
+        write.lock()?;
         if write.refused {
             let words = format!("config.json:1:1: it has over {CONFIG_BYTES_MAX} bytes\n");
             lock(&self.config_errors).insert(write.job.uid.clone(), Bytes::from(words));
@@ -131,7 +190,7 @@ impl Tree {
         }
         let text = Bytes::copy_from_slice(&write.text);
         let job = write.job.clone();
-        self.set_config(&job, &mut write.held, text).await?;
+        self.set_config(&job, write.lock()?, text).await?;
         // What was refused is refused again at the close: emacs takes EINVAL from fsync for "this
         // file system has no fsync" and looks at what close says alone.
         write.dirty = false;

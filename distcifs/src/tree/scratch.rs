@@ -7,19 +7,22 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::look::{Facts, NAME_MAX, NOT_AT_ALL};
+use super::shares::{Lease, Party, Shares};
 use super::{Caller, Error, Kind, Result, SetAttr};
 use crate::repository::core::lock;
 use crate::repository::jobs::Access;
 
 /// Largest scratch file, bytes: a configuration and an editor's notes on it.
 const FILE_BYTES_MAX: usize = 4 << 20;
-/// All of them together, bytes.
-const BYTES_MAX: usize = 64 << 20;
+/// All of them together, bytes; users share them.
+const BYTES_MAX: u64 = 64 << 20;
+/// What each file or link counts beside its bytes: its names and numbers.
+const FILE_BYTES: u64 = 4096;
 /// Scratch files of one job.
 const FILES_MAX: usize = 256;
 
 /// One of them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct File {
     job: Arc<str>,
     pub(crate) name: String,
@@ -33,24 +36,36 @@ pub(crate) struct File {
 #[derive(Default)]
 struct Table {
     files: HashMap<u64, File>,
+    /// What they take of the share of who made them.
+    leases: HashMap<u64, Lease>,
     names: BTreeMap<(Arc<str>, String), u64>,
-    bytes: usize,
     next: u64,
 }
 
 /// The scratch files of this mount.
-#[derive(Default)]
-pub struct Scratches(Mutex<Table>);
+pub struct Scratches {
+    table: Mutex<Table>,
+    room: Arc<Shares>,
+}
+
+impl Default for Scratches {
+    fn default() -> Self {
+        Scratches {
+            table: Mutex::default(),
+            room: Shares::new(BYTES_MAX),
+        }
+    }
+}
 
 impl Scratches {
     /// The file of that name in a job's folder.
     pub(crate) fn find(&self, job: &Arc<str>, name: &str) -> Option<u64> {
-        lock(&self.0).names.get(&(job.clone(), name.to_owned())).copied()
+        lock(&self.table).names.get(&(job.clone(), name.to_owned())).copied()
     }
 
     /// Names in a job's folder with their numbers and types.
     pub(crate) fn list(&self, job: &Arc<str>) -> Vec<(String, u64, Kind)> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let from = (job.clone(), String::new());
         let own = table.names.range(from..).take_while(|((of, _), _)| of == job);
         own.filter_map(|((_, name), id)| table.files.get(id).map(|f| (name.clone(), *id, kind(f))))
@@ -69,7 +84,7 @@ impl Scratches {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong(name.to_owned()));
         }
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let key = (job.clone(), name.to_owned());
         if table.names.contains_key(&key) {
             return Err(Error::Exists(format!("{name} exists")));
@@ -85,7 +100,11 @@ impl Scratches {
             )));
         }
         let data = target.unwrap_or_default().to_vec();
-        grow(&mut table, name, data.len())?;
+        let room = FILE_BYTES + data.len() as u64;
+        let lease = self
+            .room
+            .take(Party::User(caller.uid), room)
+            .ok_or_else(|| full(name))?;
         table.next += 1;
         let id = table.next;
         let access = Access {
@@ -102,15 +121,16 @@ impl Scratches {
             symlink: target.is_some(),
         };
         table.files.insert(id, file);
+        table.leases.insert(id, lease);
         table.names.insert(key, id);
         Ok(id)
     }
 
     /// Removes a name; open files keep their bytes until they are closed.
     pub(crate) fn remove(&self, id: u64) {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Some(file) = table.files.remove(&id) else { return };
-        table.bytes = table.bytes.saturating_sub(file.data.len());
+        table.leases.remove(&id);
         let key = (file.job, file.name);
         if table.names.get(&key) == Some(&id) {
             table.names.remove(&key);
@@ -122,11 +142,11 @@ impl Scratches {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong(name.to_owned()));
         }
-        let job = self.get(id)?.job;
+        let job = lock(&self.table).files.get(&id).ok_or_else(gone)?.job.clone();
         if let Some(old) = self.find(&job, name).filter(|old| *old != id) {
             self.remove(old);
         }
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Some(file) = table.files.get_mut(&id) else {
             return Err(gone());
         };
@@ -136,19 +156,23 @@ impl Scratches {
         Ok(())
     }
 
-    /// A copy of the file.
-    pub(crate) fn get(&self, id: u64) -> Result<File> {
-        lock(&self.0).files.get(&id).cloned().ok_or_else(gone)
-    }
-
     /// The bytes of a file, or the target of a link.
     pub(crate) fn bytes(&self, id: u64) -> Result<Bytes> {
-        Ok(Bytes::from(self.get(id)?.data))
+        self.read(id, 0, usize::MAX)
+    }
+
+    /// At most `size` bytes of a file from `offset`.
+    pub(crate) fn read(&self, id: u64, offset: u64, size: usize) -> Result<Bytes> {
+        let table = lock(&self.table);
+        let data = &table.files.get(&id).ok_or_else(gone)?.data;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
+        let end = start.saturating_add(size).min(data.len());
+        Ok(Bytes::copy_from_slice(data.get(start..end).unwrap_or_default()))
     }
 
     /// Attributes.
     pub(crate) fn facts(&self, id: u64) -> Result<Facts> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let file = table.files.get(&id).ok_or_else(gone)?;
         let (size, time, kind) = (file.data.len() as u64, file.modified, kind(file));
         Ok(Facts {
@@ -166,7 +190,7 @@ impl Scratches {
         if let Some(size) = set.size {
             self.resize(id, usize::try_from(size).unwrap_or(usize::MAX))?;
         }
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let file = table.files.get_mut(&id).ok_or_else(gone)?;
         file.access.mode = set.mode.unwrap_or(file.access.mode) & 0o7777;
         file.access.uid = set.uid.unwrap_or(file.access.uid);
@@ -178,16 +202,18 @@ impl Scratches {
     }
 
     fn resize(&self, id: u64, size: usize) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let file = table.files.get(&id).ok_or_else(gone)?;
-        let (name, old) = (file.name.clone(), file.data.len());
+        let name = file.name.clone();
         if size > FILE_BYTES_MAX {
             return Err(Error::TooBig(format!(
                 "{name}: scratch files hold {FILE_BYTES_MAX} bytes at most"
             )));
         }
-        grow(&mut table, &name, size.saturating_sub(old))?;
-        table.bytes = table.bytes.saturating_sub(old.saturating_sub(size));
+        let lease = table.leases.get_mut(&id).ok_or_else(gone)?;
+        if !lease.set(FILE_BYTES + size as u64) {
+            return Err(full(&name));
+        }
         if let Some(file) = table.files.get_mut(&id) {
             file.data.resize(size, 0);
             file.modified = SystemTime::now();
@@ -199,10 +225,11 @@ impl Scratches {
     pub(crate) fn write(&self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
-        if end > self.get(id)?.data.len() {
+        let length = lock(&self.table).files.get(&id).ok_or_else(gone)?.data.len();
+        if end > length {
             self.resize(id, end)?;
         }
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let file = table.files.get_mut(&id).ok_or_else(gone)?;
         if let Some(room) = file.data.get_mut(start..end) {
             room.copy_from_slice(data);
@@ -227,13 +254,66 @@ fn gone() -> Error {
     Error::Stale("a scratch file".into())
 }
 
-/// Counts bytes in, within the bound of all.
-fn grow(table: &mut Table, name: &str, more: usize) -> Result<()> {
-    if table.bytes.saturating_add(more) > BYTES_MAX {
-        return Err(Error::Full(format!(
-            "{name}: scratch files hold {BYTES_MAX} bytes together"
-        )));
+/// The refusal of one whose share is used up.
+fn full(name: &str) -> Error {
+    Error::Quota(format!(
+        "{name}: your scratch files hold your share of {BYTES_MAX} bytes; remove some"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(uid: u32) -> Caller {
+        Caller { tid: 1, uid, gid: 1 }
     }
-    table.bytes += more;
-    Ok(())
+
+    fn job(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    /// "Each user may hold as much of it as he leaves to all others": of bytes, files and links.
+    #[test]
+    fn who_fills_his_share_hinders_nobody() {
+        let scratches = Scratches::default();
+        let (mut made, mut refused) = (Vec::new(), None);
+        for number in 0..200 {
+            let job = job(&(number / 10).to_string());
+            let id = match scratches.make(user(1), &job, &number.to_string(), 0o644, None) {
+                Ok(id) => id,
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            };
+            made.push(id);
+            if let Err(error) = scratches.write(id, 0, &vec![0; FILE_BYTES_MAX]) {
+                refused = Some(error);
+                break;
+            }
+        }
+        assert!(matches!(refused, Some(Error::Quota(_))), "{refused:?}");
+        assert_eq!(made.len(), 8, "half of 64 MiB, less what the files themselves count");
+        let other = scratches.make(user(2), &job("x"), "a", 0o644, None).unwrap();
+        scratches.write(other, 0, &vec![1; FILE_BYTES_MAX]).unwrap();
+        scratches.write(other, 5, b"ab").unwrap();
+        assert_eq!(&scratches.read(other, 4, 4).unwrap()[..], b"\x01ab\x01");
+        scratches.remove(made[0]);
+        let again = scratches.make(user(1), &job("x"), "b", 0o644, None).unwrap();
+        scratches.write(again, 0, &vec![0; FILE_BYTES_MAX]).unwrap();
+        let shrink = SetAttr {
+            size: Some(0),
+            ..SetAttr::default()
+        };
+        scratches.change(again, &shrink).unwrap();
+        let links = (0..2000).take_while(|n| {
+            let job = job(&(n / 100).to_string());
+            scratches
+                .make(user(1), &job, &format!("l{n}"), 0o777, Some(b"there"))
+                .is_ok()
+        });
+        let links = links.count();
+        assert!((1000..1900).contains(&links), "{links}");
+    }
 }

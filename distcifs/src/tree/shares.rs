@@ -101,6 +101,16 @@ impl Lease {
         }
         had
     }
+
+    /// Holds exactly so much from now on; whether it could be had.
+    pub(crate) fn set(&mut self, amount: u64) -> bool {
+        if amount > self.amount {
+            return self.grow(amount - self.amount);
+        }
+        self.shares.subtract(self.party, self.amount - amount);
+        self.amount = amount;
+        true
+    }
 }
 
 impl Drop for Lease {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use distcifs_workers::identity;
 use distcifs_workers::keeper::{Role, keep};
 use distcifs_workers::shell::{self, Setup, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
+use distcifs_workers::{eprintln, identity};
 
 /// Runs the scripts of tickets, one after the other, each under `sh -e` in its workspace.
 ///

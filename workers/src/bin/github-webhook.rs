@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use distcifs_workers::eprintln;
 use distcifs_workers::tree::Tree;
 use distcifs_workers::webhook::source::Source;
 use distcifs_workers::webhook::{self, Settings};
