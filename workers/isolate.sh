@@ -50,7 +50,7 @@ link_of() {
 # forget: takes our own variables away, so that they are not seen in a process inside.
 forget() {
 	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_ROOT \
-		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE
+		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
 }
 
 # show FROM TO [ro]: notes that a folder is to be seen at a place below the stage.
@@ -120,6 +120,11 @@ over() {
 	# shellcheck disable=SC2153 # execute-shell sets it
 	chown "$ISOLATE_UID:$ISOLATE_GID" "$1/upper" "$1/work"
 	mount -t overlay -o "lowerdir=$ISOLATE_ROOT,upperdir=$1/upper,workdir=$1/work" distcifs "$stage/root"
+}
+
+# write_hosts FILE: what a node without a network knows: itself.
+write_hosts() {
+	printf '%s\n' '127.0.0.1 localhost' '::1 localhost ip6-localhost ip6-loopback' '127.0.1.1 distcifs' >"$1"
 }
 
 # check_ids: whether this worker may give an environment ids of its own.

@@ -8,6 +8,8 @@
  *   root               become user 0 of the outside: whether files of it can be opened
  *   kernel             load a module, kexec, set the clock, reboot's switch
  *   keys               find the key that stands in the keyring of the worker's session
+ *   calls              make system calls that no confined script has a use for
+ *   archs              make one as a program of another architecture
  *   handle DIR         open a file by its handle, past all folders
  *   fork N             start N processes; says how many there were
  *   memory MIB         use that much memory; says how much there was
@@ -25,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -119,6 +122,50 @@ static void memory(long wanted)
 	report(mib >= wanted, "memory");
 }
 
+/* Whether a call came as far as the kernel's own checks: a filter says no before it looks. */
+static int came_through(long result)
+{
+	return result >= 0 || (errno != EPERM && errno != ENOSYS && errno != EAFNOSUPPORT);
+}
+
+static void calls(void)
+{
+	char params[256] = { 0 };
+	report(came_through(socket(AF_VSOCK, SOCK_STREAM, 0)), "vsock");
+	report(came_through(socket(AF_ALG, SOCK_SEQPACKET, 0)), "ciphers of the kernel");
+	report(came_through(syscall(SYS_userfaultfd, 1)), "userfaultfd");
+	report(came_through(syscall(SYS_add_key, "user", "x", "y", 1, KEY_SPEC_SESSION_KEYRING)), "add_key");
+	report(came_through(syscall(SYS_request_key, "user", "x", NULL, 0)), "request_key");
+	report(came_through(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)), "keyctl");
+	report(came_through(syscall(SYS_bpf, 0, NULL, 0)), "bpf");
+	report(came_through(syscall(SYS_perf_event_open, NULL, 0, -1, -1, 0)), "perf_event_open");
+	report(came_through(syscall(SYS_io_uring_setup, 1, params)), "io_uring");
+	report(came_through(syscall(SYS_clone3, NULL, 0)), "clone3");
+	report(came_through(syscall(SYS_open_by_handle_at, -1, NULL, 0)), "open_by_handle_at");
+	report(came_through(ioctl(0, TIOCSTI, "x")), "TIOCSTI");
+	report(came_through(ioctl(0, TIOCLINUX, "x")), "TIOCLINUX");
+}
+
+#ifdef __x86_64__
+static void archs(void)
+{
+	int status;
+	report(came_through(syscall(0x40000000 | SYS_getpid)), "x32");
+	pid_t pid = fork();
+	if (pid == 0) {
+		long result;
+		__asm__ volatile("int $0x80" : "=a"(result) : "a"(20) : "memory");
+		_exit(result <= 0);
+	}
+	waitpid(pid, &status, 0);
+	report(WIFEXITED(status) && WEXITSTATUS(status) == 0, "32 bits");
+}
+#else
+static void archs(void)
+{
+}
+#endif
+
 static void kernel(void)
 {
 	struct timeval now;
@@ -171,6 +218,10 @@ int main(int argc, char **argv)
 		} else if (!strcmp(word, "keys")) {
 			report(syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", KEY_NAME, 0) > 0,
 			       "keyring");
+		} else if (!strcmp(word, "calls")) {
+			calls();
+		} else if (!strcmp(word, "archs")) {
+			archs();
 		} else if (!strcmp(word, "handle")) {
 			by_handle(next);
 		} else if (!strcmp(word, "fork")) {

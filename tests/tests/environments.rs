@@ -55,6 +55,81 @@ fn nothing_leads_out_of_a_namespace() {
     nothing_leads_out(&Node::new("none,namespace"), &json!("namespace"));
 }
 
+/// "seccomp for `namespace`": these calls do not come as far as the kernel's own checks, whose faults
+/// they would reach. Without the filter they do.
+#[test]
+fn calls_that_lead_out_are_refused_in_a_namespace() {
+    let node = Node::new("none,namespace");
+    let console = try_with(&node, "free", &json!("none"), "calls archs");
+    for what in ["keyctl", "TIOCSTI", "bpf"] {
+        assert!(
+            escapes(&console).iter().any(|line| line.contains(what)),
+            "{what}: {console}"
+        );
+    }
+    let console = try_with(&node, "confined", &json!("namespace"), "calls archs");
+    assert_eq!(escapes(&console), Vec::<&str>::new(), "{console}");
+}
+
+#[test]
+fn calls_that_lead_out_are_refused_in_a_container() {
+    let node = node_with_image("none,lxc");
+    let console = try_with(&node, "confined", &of_image("lxc"), "calls");
+    assert_eq!(escapes(&console), Vec::<&str>::new(), "{console}");
+}
+
+/// "Loopback with /etc/hosts inside, so a database on localhost works without `network`."
+#[test]
+fn a_server_on_localhost_works_without_a_network() {
+    let node = node_with_image("none,namespace,lxc");
+    let script = "grep -q '127.0.0.1.*localhost' /etc/hosts\n(echo data | nc -l -p 4471 >/dev/null &)\n\
+                  for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; said=$(nc localhost 4471 </dev/null) && break; done\n[ \"$said\" = data ]";
+    for (name, isolation) in [
+        ("plain", json!("namespace")),
+        ("rooted", of_image("namespace")),
+        ("container", of_image("lxc")),
+    ] {
+        let script = match name {
+            "plain" => script.replace("nc ", "busybox nc "),
+            _ => script.to_owned(),
+        };
+        let (state, why, console) = node.run(name, &isolation, &script);
+        assert_eq!(state, "success", "{name}: {why}\n{console}");
+    }
+}
+
+/// A link among the files of an image means something of the image, and never the node's.
+#[test]
+fn no_link_of_an_image_shows_the_node() {
+    let node = node_with_image("none,namespace");
+    let secret = node.mount.out().join("for-nobody");
+    fs::create_dir(&secret).expect("own folder");
+    fs::write(secret.join("file"), "of the node").expect("own folder");
+    for (name, link) in [("var", "var"), ("etc", "etc"), ("srv", "srv"), ("hosts", "etc/hosts")] {
+        let image = format!("image_{name}");
+        let script = format!(
+            "mkdir -p root/bin root/{0}\nrm -r root/{link} 2>/dev/null || true\ncp /bin/busybox root/bin\n\
+             for name in sh env cat ls; do ln -s busybox root/bin/$name; done\nln -s {1} root/{link}\n\
+             tar -c -C root -f $ARTIFACTS/i.tar .",
+            link.rsplit_once('/').map_or("tmp", |(folder, _)| folder),
+            if name == "hosts" {
+                format!("{}/file", secret.display())
+            } else {
+                secret.display().to_string()
+            },
+        );
+        node.job(&image, &[shell_task(&script)]);
+        assert_eq!(node.build(&image).0, "success");
+        let isolation = with(&json!("namespace"), "image", json!(format!("job:{image}")));
+        let script = format!("cat /{link}/* /{link} /{link}/file 2>&1 || true");
+        let (_, why, console) = node.run(name, &isolation, &script);
+        assert!(
+            !console.contains("of the node") && !why.contains("of the node"),
+            "{name}: {console}"
+        );
+    }
+}
+
 #[test]
 fn limits_hold_in_a_namespace() {
     let node = Node::new("none,namespace");

@@ -14,17 +14,21 @@ use crate::tree::{self, Tree, Trouble};
 
 pub mod cgroup;
 pub mod environment;
+mod filter;
+pub mod idmap;
 pub mod images;
 pub mod isolation;
 pub mod limits;
 mod prepare;
+pub mod ranges;
 pub mod state;
 pub mod unpack;
 
 use cgroup::Cgroups;
 use images::{Images, Lease, Source};
-use isolation::{Ids, Isolations, Tools};
+use isolation::{Isolations, Tools};
 use prepare::Order;
+use ranges::Ranges;
 use state::{Run, State};
 
 /// The queue of this worker.
@@ -67,9 +71,17 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     let run = state.begin().map_err(cant)?;
     let images = state.images(setup.image_bytes_max);
     let cache = state.cache();
+    let filter = filter::write(&run);
+    if let Err(error) = &filter {
+        eprintln!("execute-shell: scripts have no filter of system calls: {error}");
+    }
+    let ranges = Ranges::find();
+    let ids = ranges.as_ref().map(Ranges::any);
     let tools = Tools {
-        ids: Ids::find(),
+        ids,
+        idmap: ids.is_some_and(|ids| idmap::works(images.folder(), ids)),
         cache: &cache,
+        filter: filter.as_deref().ok(),
     };
     let isolations = Isolations::find(&setup.environments, &setup.isolation, &tools).map_err(Trouble::Refused)?;
     let cgroups = Cgroups::find(&run.name(), |group| run.note_group(group));
@@ -86,12 +98,12 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
             folder: tree.ticket(QUEUE, &id),
         };
         let shell = Shell {
-            tree,
             claimed,
             since: Instant::now(),
             images: &images,
             run: &run,
             tools,
+            ranges: ranges.as_ref(),
             identity: &identity,
             isolations: &isolations,
             cgroups: &cgroups,
@@ -112,12 +124,12 @@ pub fn sweep(setup: &Setup) {
 
 /// One claimed ticket.
 struct Shell<'a> {
-    tree: &'a Tree,
     claimed: Claimed,
     since: Instant,
     images: &'a Images,
     run: &'a Run,
     tools: Tools<'a>,
+    ranges: Option<&'a Ranges>,
     identity: &'a Identity,
     isolations: &'a Isolations,
     cgroups: &'a Cgroups,
@@ -195,13 +207,17 @@ impl Shell<'_> {
 
     /// The image, unpacked if it was not; else how that ended.
     fn image(&self, image: &str, order: &Order<'_>) -> tree::Result<Result<Lease, Ended>> {
-        let source = Source::find(self.tree, image, self.tools.ids)?;
+        let source = Source::find(
+            &self.claimed.folder.join("jobs"),
+            image,
+            order.tools.ids.filter(|_| !order.tools.idmap),
+        )?;
         for _ in 0..IMAGE_TRIES_MAX {
             let lease = self.images.lease(&source.key);
             if let Some(lease) = lease.map_err(|e| Trouble::Later(format!("image {image}: {e}")))? {
                 return Ok(Ok(lease));
             }
-            let unpack = Prepared::plain(unpack::command(self.images, &source, self.tools.ids, &self.run.error()));
+            let unpack = Prepared::plain(unpack::command(self.images, &source, &order.tools, &self.run.error()));
             let ended = self.runner().execute(unpack, order.deadline)?;
             if !matches!(ended.over, Over::Ended(Exit::Status(0))) {
                 return Ok(Err(ended));

@@ -53,9 +53,11 @@ fn main() -> ExitCode {
     if let Some(ended) = identity::program::main() {
         return ExitCode::from(ended);
     }
-    let words: Vec<String> = std::env::args_os()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some(ended) = shell::idmap::main(&words) {
+        return ended;
+    }
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     if let Some(ended) = unpack::main(&words) {
         return ended;
     }

@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
-use super::isolation::Ids;
+use super::ranges::Ids;
 use super::state::remove_tree;
 use crate::record::nullable;
-use crate::tree::{self, Tree, Trouble};
+use crate::tree::{self, Trouble};
 
 /// Ends the name of an image's lock; its text is the image's size, bytes.
 const LOCK: &str = ".lock";
@@ -40,22 +40,29 @@ pub struct Source {
 }
 
 impl Source {
-    /// Finds what `job:<job>` means now: its last successful build.
+    /// Finds what `job:<job>` means now: its last successful build, in a folder of jobs as the owner
+    /// of the task's job sees them.
     ///
     /// # Errors
     /// `Refused` with what is missing.
-    pub fn find(tree: &Tree, image: &str, ids: Option<Ids>) -> tree::Result<Self> {
+    pub fn find(jobs: &Path, image: &str, ids: Option<Ids>) -> tree::Result<Self> {
         let refused = |why: &str| Trouble::Refused(format!("image {image}: {why}"));
         let job = image
             .strip_prefix("job:")
-            .filter(|job| !job.is_empty() && !job.contains('/'));
+            .filter(|job| !job.is_empty() && !job.starts_with('.') && !job.contains('/'));
         let job = job.ok_or_else(|| refused("it must be job:<job>"))?;
-        let builds = tree.job(job).join("builds");
-        if !tree.job(job).is_dir() {
-            return Err(refused("there is no such job"));
+        if !jobs.is_dir() {
+            return Err(refused("a ticket that stands alone has no owner who could read it"));
         }
+        let builds = jobs.join(job).join("builds");
+        let seen = |error: io::Error, absent: &str| match error.kind() {
+            io::ErrorKind::NotFound => refused(absent),
+            io::ErrorKind::PermissionDenied => refused("the owner of this job may not read it"),
+            _ => Trouble::from_io(&format!("image {image}"), &error),
+        };
+        fs::metadata(jobs.join(job)).map_err(|e| seen(e, "there is no such job"))?;
         let last = fs::read_link(builds.join("last-success"));
-        let last = last.map_err(|_| refused("the job has no successful build yet"))?;
+        let last = last.map_err(|e| seen(e, "the job has no successful build yet"))?;
         let build = builds.join(&last);
         let record = tree::read(&build.join("build.json")).map_err(|trouble| match trouble {
             Trouble::Away(why) => Trouble::Away(why),

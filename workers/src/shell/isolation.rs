@@ -16,12 +16,17 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use super::environment::PATH_DEFAULT;
+use super::idmap;
 use super::limits::Limits;
+use super::ranges::Ids;
 use super::state::Run;
 use crate::identity::Whom;
 
 /// The environment of a script that asks for none.
 pub const NONE: &str = "none";
+
+/// What an environment is told to do with a script.
+const RUN: &str = "run";
 
 /// Where a node's owner puts environments of his own; what stands there goes before ours.
 const OWN_FOLDER: &str = "/etc/distcifs/isolate";
@@ -37,43 +42,6 @@ const REASON_BYTES_MAX: u64 = 4096;
 
 /// KEYCTL_JOIN_SESSION_KEYRING of keyctl(2): a new keyring without a name.
 const JOIN_SESSION_KEYRING: libc::c_long = 1;
-
-/// First of the ids that stand for those of an environment if /etc/subuid gives root none.
-const IDS_DEFAULT: u32 = 1_000_000;
-
-/// Ids that an environment has.
-const IDS_COUNT: u32 = 1 << 16;
-
-/// User and group that stand for the inner ones from 0, for a worker that is root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids {
-    /// Stands for user 0.
-    pub uid: u32,
-    /// Stands for group 0.
-    pub gid: u32,
-}
-
-impl Ids {
-    /// Those of this worker; `None` for an ordinary user, who can be nobody but himself.
-    pub fn find() -> Option<Self> {
-        let first = |path: &str| first_id(&fs::read_to_string(path).unwrap_or_default());
-        geteuid().is_root().then(|| Ids {
-            uid: first("/etc/subuid").unwrap_or(IDS_DEFAULT),
-            gid: first("/etc/subgid").unwrap_or(IDS_DEFAULT),
-        })
-    }
-}
-
-/// The first id of root's first range that is large enough.
-fn first_id(text: &str) -> Option<u32> {
-    text.lines().find_map(|line| {
-        let mut parts = line.split(':');
-        let (name, first, count) = (parts.next()?, parts.next()?, parts.next()?);
-        let count: u32 = count.trim().parse().ok()?;
-        let first: u32 = first.parse().ok()?;
-        (matches!(name, "root" | "0") && count >= IDS_COUNT && first > 0).then_some(first)
-    })
-}
 
 /// The environments that this worker offers, by name.
 #[derive(Debug, Default)]
@@ -188,20 +156,40 @@ pub struct Tools<'a> {
     pub ids: Option<Ids>,
     /// Where they may keep what is of use again.
     pub cache: &'a Path,
+    /// Begins the names of the files that say which system calls a script can't make; none if this
+    /// processor has no such filter.
+    pub filter: Option<&'a Path>,
+    /// Whether images are shown with the ids of each task; else they are unpacked with them.
+    pub idmap: bool,
 }
 
 impl Tools<'_> {
     /// A call of an environment, with nothing of the worker's own variables but PATH: none that a
     /// job names may ever come near it.
     fn command(&self, program: &Path, verb: &str) -> Command {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
         let mut command = Command::new(program);
+        command.arg(verb);
+        self.surround(command)
+    }
+
+    /// The same of an environment that sees this image.
+    fn command_of_image(&self, program: &Path, image: &Path) -> Command {
+        let Some(ids) = self.ids.filter(|_| self.idmap) else {
+            return self.command(program, RUN);
+        };
+        let mut command = idmap::shown_to(program, image, ids);
+        command.arg(RUN);
+        self.surround(command)
+    }
+
+    fn surround(&self, mut command: Command) -> Command {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
         command
-            .arg(verb)
             .env_clear()
             .env("PATH", path)
             .env("LC_ALL", "C.UTF-8")
             .env("ISOLATE_CACHE", self.cache)
+            .env("ISOLATE_SECCOMP", self.filter.unwrap_or(Path::new("")))
             .current_dir("/")
             .stdin(Stdio::null());
         if let Some(ids) = self.ids {
@@ -287,14 +275,17 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// The command for it.
     pub fn command(&self, run: &Run, tools: &Tools<'_>) -> Command {
-        let mut command = tools.command(self.program, "run");
+        let mut command = match self.root {
+            Some(image) => tools.command_of_image(self.program, image),
+            None => tools.command(self.program, RUN),
+        };
         command.envs(self.variables(run));
         command
     }
 
     /// The same as whoever the script is to be, where it is not kept apart.
     pub fn command_as(&self, whom: &Whom, run: &Run) -> Command {
-        let program = whom.program(self.program, Path::new("/")).arg("run");
+        let program = whom.program(self.program, Path::new("/")).arg(RUN);
         program.envs(self.variables(run)).command()
     }
 
@@ -379,16 +370,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_those_that_the_system_gives_root() {
-        assert_eq!(
-            first_id("ci:100000:65536\nroot:100:10\nroot:200000:65536\n"),
-            Some(200_000)
-        );
-        assert_eq!(first_id("0:300000:70000"), Some(300_000));
-        assert_eq!(first_id("root:0:65536\nnonsense\n"), None);
-    }
-
-    #[test]
     fn environments_are_asked_whether_they_work() {
         let folder = std::env::temp_dir().join(format!("distcifs-isolate-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -403,6 +384,8 @@ mod tests {
         let tools = Tools {
             ids: None,
             cache: &folder,
+            filter: None,
+            idmap: false,
         };
         let find = |wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();

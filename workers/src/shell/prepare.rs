@@ -12,8 +12,9 @@ use super::Shell;
 use super::cgroup::Group;
 use super::environment::{Start, variables};
 use super::images::Lease;
-use super::isolation::{Call, Ids, NONE, begin};
+use super::isolation::{Call, NONE, Tools, begin};
 use super::limits::Limits;
+use super::ranges::{Ids, Taken};
 use crate::execute::Prepared;
 use crate::expand::plain;
 use crate::identity::Whom;
@@ -27,6 +28,9 @@ pub(super) struct Order<'a> {
     program: &'a Path,
     /// Whom the script runs as, if it is not kept apart from the node.
     whom: Option<Whom>,
+    /// What its environment is given: the ids are its own.
+    pub(super) tools: Tools<'a>,
+    _ids: Option<Taken>,
     /// The limits that it names.
     named: Limits,
     /// Those that hold.
@@ -51,9 +55,16 @@ impl Shell<'_> {
         named.check(self.cgroups, isolated).map_err(Trouble::Refused)?;
         let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
         let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
+        let taken = self.ranges.filter(|_| isolated).map(|ranges| ranges.take());
+        let taken = taken.transpose().map_err(|e| Trouble::Later(format!("no ids: {e}")))?;
         Ok(Order {
             program,
             whom,
+            tools: Tools {
+                ids: taken.as_ref().map(|taken| taken.ids),
+                ..self.tools
+            },
+            _ids: taken,
             named,
             limits: if isolated { named.or_default() } else { named },
             deadline: limit.and_then(|limit| self.since.checked_add(limit)),
@@ -74,8 +85,8 @@ impl Shell<'_> {
                 whom.ids()
             }
             None => {
-                self.tools.ids.map_or(Ok(()), |ids| self.hand_over(ids))?;
-                self.tools.ids.map(|Ids { uid, gid }| (uid, gid))
+                order.tools.ids.map_or(Ok(()), |ids| self.hand_over(ids))?;
+                order.tools.ids.map(|Ids { uid, gid }| (uid, gid))
             }
         };
         let group = self.group(&order.limits)?;
@@ -95,7 +106,7 @@ impl Shell<'_> {
         let command = match (direct, &order.whom) {
             (Some(command), _) => command,
             (None, Some(whom)) => call.command_as(whom, self.run),
-            (None, None) => call.command(self.run, &self.tools),
+            (None, None) => call.command(self.run, &order.tools),
         };
         Ok(Prepared {
             command: begin(command, doors.unwrap_or_default(), isolated),

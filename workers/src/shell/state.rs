@@ -234,6 +234,21 @@ impl Run {
         Ok(path)
     }
 
+    /// Writes a file that no script sees.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub(super) fn write_own(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut open = OpenOptions::new();
+        let mut file = open.write(true).create_new(true).mode(0o600).open(self.own(name))?;
+        file.write_all(bytes)
+    }
+
+    /// Where such a file is.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Lets other users come to what is in `files`, if it is theirs, by its name.
     ///
     /// # Errors

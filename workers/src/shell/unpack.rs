@@ -1,19 +1,23 @@
 //! Unpacking an image, in a process of its own: it may take minutes, and a ticket may be aborted.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::unistd::syncfs;
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::{fchdir, syncfs};
 
+use super::idmap;
 use super::images::{Images, Source};
-use super::isolation::Ids;
+use super::isolation::Tools;
+use super::ranges::{IDS_COUNT, Ids};
 
 /// The word that makes execute-shell do this.
 pub const WORD: &str = "--unpack-image";
@@ -27,9 +31,6 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// How much of a file tells what it is packed with, bytes.
 const MAGIC_BYTES: u64 = 8;
 
-/// Ids that are unpacked as they are, counted from 0.
-const IDS_COUNT: u32 = 1 << 16;
-
 /// Programs that make a tar of what begins like this.
 const PACKERS: [(&[u8], &str); 4] = [
     (&[0x1f, 0x8b], "gzip"),
@@ -39,7 +40,8 @@ const PACKERS: [(&[u8], &str); 4] = [
 ];
 
 /// The call of this program that unpacks an image; why it failed is written into `error`.
-pub fn command(images: &Images, source: &Source, ids: Option<Ids>, error: &Path) -> Command {
+pub fn command(images: &Images, source: &Source, tools: &Tools<'_>, error: &Path) -> Command {
+    let ids = tools.ids;
     let number = |id: Option<u32>| id.map(|id| id.to_string()).unwrap_or_default();
     let mut command = Command::new("/proc/self/exe");
     command
@@ -51,6 +53,7 @@ pub fn command(images: &Images, source: &Source, ids: Option<Ids>, error: &Path)
         .arg(error)
         .arg(number(ids.map(|ids| ids.uid)))
         .arg(number(ids.map(|ids| ids.gid)))
+        .arg(tools.idmap.to_string())
         .stdin(Stdio::null())
         .process_group(0);
     command
@@ -58,7 +61,7 @@ pub fn command(images: &Images, source: &Source, ids: Option<Ids>, error: &Path)
 
 /// What that call does, if it is one.
 pub fn main(arguments: &[String]) -> Option<ExitCode> {
-    let [_, word, folder, bound, title, key, artifacts, error, uid, gid] = arguments else {
+    let [_, word, folder, bound, title, key, artifacts, error, uid, gid, idmap] = arguments else {
         return None;
     };
     if word != WORD {
@@ -74,7 +77,9 @@ pub fn main(arguments: &[String]) -> Option<ExitCode> {
         title,
         key,
         artifacts: Path::new(artifacts),
+        scratch: Path::new(error).parent().unwrap_or(Path::new("/nonexistent")),
         ids,
+        idmap: idmap == "true",
     };
     match job.run() {
         Ok(()) => Some(ExitCode::SUCCESS),
@@ -94,7 +99,11 @@ struct Job<'a> {
     title: &'a str,
     key: &'a str,
     artifacts: &'a Path,
+    /// Where files of its own go meanwhile.
+    scratch: &'a Path,
     ids: Option<Ids>,
+    /// Whether it lies on disk with its own ids, from 0.
+    idmap: bool,
 }
 
 /// Something that a tar comes out of.
@@ -127,10 +136,16 @@ impl Job<'_> {
         println!("[unpacking image {}]", self.title);
         let part = self.images.begin(self.key).map_err(text)?;
         let bytes = self.fill(&part)?;
-        check(&part)?;
+        if self.idmap {
+            // What is a mount can't be renamed.
+            umount2(&part, MntFlags::MNT_DETACH).map_err(|errno| text(errno.into()))?;
+        }
+        let made = File::open(&part).map_err(text)?;
+        check(&made)?;
         // A crash must not leave an image with empty files.
-        let made = File::open(&part).and_then(|folder| syncfs(&folder).map_err(io::Error::from));
-        made.and_then(|()| fs::rename(&part, self.images.root(self.key)))
+        let synced = syncfs(&made).map_err(io::Error::from);
+        synced
+            .and_then(|()| fs::rename(&part, self.images.root(self.key)))
             .map_err(text)?;
         let sized = lock
             .seek(SeekFrom::Start(0))
@@ -141,7 +156,10 @@ impl Job<'_> {
 
     /// Unpacks into the folder; how many bytes it was.
     fn fill(&self, part: &Path) -> Result<u64, String> {
-        if let Some(ids) = self.ids {
+        if let Some(ids) = self.ids.filter(|_| self.idmap) {
+            let shown = idmap::own_mounts().and_then(|()| idmap::show(part, ids));
+            shown.map_err(|e| format!("{}: {e}", part.display()))?;
+        } else if let Some(ids) = self.ids {
             chown(part, Some(ids.uid), Some(ids.gid)).map_err(|e| format!("{}: {e}", part.display()))?;
         }
         let mut stream = self.stream()?;
@@ -208,45 +226,63 @@ impl Job<'_> {
         command
     }
 
-    /// A tar of the artifacts: the one file among them, or the folder that is a root file system.
+    /// A tar of the artifacts: the one file among them, or the folder that is a root file system. What
+    /// is found is held open: no link among the artifacts leads to anything else, and nothing can be
+    /// put in its place meanwhile. This process changes to that folder.
     fn stream(&self) -> Result<Stream, String> {
         let unread = |e: io::Error| format!("its artifacts can't be read: {e}");
-        let entries: Vec<PathBuf> = fs::read_dir(self.artifacts)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        let artifacts = File::open(self.artifacts).map_err(unread)?;
+        let names: Vec<OsString> = fs::read_dir(self.artifacts)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
             .map_err(unread)?;
-        let folder = std::iter::once(self.artifacts.to_owned())
-            .chain(entries.iter().filter(|path| path.is_dir()).cloned())
-            .find(|folder| check(folder).is_ok());
+        let folders = names
+            .iter()
+            .filter_map(|name| beneath(&artifacts, name, OFlag::O_DIRECTORY).ok());
+        let own = artifacts.try_clone().map_err(unread)?;
+        let folder = std::iter::once(own).chain(folders).find(|folder| check(folder).is_ok());
         if let Some(folder) = folder {
+            fchdir(&folder).map_err(|errno| unread(errno.into()))?;
             let mut tar = Command::new("tar");
-            tar.args(["-c", "--numeric-owner", "--sort=name", "-C"])
-                .arg(folder)
-                .arg(".");
+            tar.args(["-c", "--numeric-owner", "--sort=name"]);
+            self.map_owners(&mut tar, &artifacts).map_err(unread)?;
+            tar.arg(".");
             return piped(tar, Stdio::null());
         }
-        match entries.as_slice() {
-            [file] if file.is_file() => self.unpacked(file),
-            _ => {
-                Err("its artifacts are no root file system: neither one tar nor a folder with bin/sh in it".to_owned())
-            }
+        let none = "its artifacts are no root file system: neither one tar nor a folder with bin/sh in it";
+        let [name] = names.as_slice() else {
+            return Err(none.to_owned());
+        };
+        let unread = |e: io::Error| format!("{}: {e}", name.display());
+        let file = beneath(&artifacts, name, OFlag::O_NONBLOCK).map_err(|_| none)?;
+        if !file.metadata().map_err(unread)?.is_file() {
+            return Err(none.to_owned());
         }
+        self.unpacked(file).map_err(unread)
+    }
+
+    /// What was published as root's is shown as the publishing job's owner's: in the tar it is root's again.
+    fn map_owners(&self, tar: &mut Command, artifacts: &File) -> io::Result<()> {
+        let owner = artifacts.metadata()?;
+        for (kind, id) in [("owner", owner.uid()), ("group", owner.gid())] {
+            let map = self.scratch.join(format!("{kind}-map"));
+            fs::write(&map, format!("+{id} root:0\n"))?;
+            let mut option = OsString::from(format!("--{kind}-map="));
+            option.push(map);
+            tar.arg(option);
+        }
+        Ok(())
     }
 
     /// A tar that may be packed.
-    fn unpacked(&self, path: &Path) -> Result<Stream, String> {
-        let unread = |e: io::Error| format!("{}: {e}", path.display());
-        let mut file = File::open(path).map_err(unread)?;
+    fn unpacked(&self, mut file: File) -> io::Result<Stream> {
         let mut head = Vec::new();
-        Read::by_ref(&mut file)
-            .take(MAGIC_BYTES)
-            .read_to_end(&mut head)
-            .map_err(unread)?;
-        file.seek(SeekFrom::Start(0)).map_err(unread)?;
+        Read::by_ref(&mut file).take(MAGIC_BYTES).read_to_end(&mut head)?;
+        file.seek(SeekFrom::Start(0))?;
         match PACKERS.iter().find(|(magic, _)| head.starts_with(magic)) {
             Some((_, program)) => {
                 let mut command = self.unprivileged(program);
                 command.arg("-dc");
-                piped(command, file.into())
+                piped(command, file.into()).map_err(io::Error::other)
             }
             None => Ok(Stream {
                 from: Box::new(file),
@@ -308,13 +344,20 @@ fn copy(from: &mut dyn Read, to: ChildStdin, bound: u64) -> Result<u64, Copy> {
     }
 }
 
+/// What has this name in a folder, if that is no link.
+fn beneath(folder: &File, name: &OsStr, flags: OFlag) -> io::Result<File> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | flags)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(folder, name, how)?.into())
+}
+
 /// Whether a folder is a root file system: it has a shell, whatever its links mean outside.
-fn check(folder: &Path) -> Result<(), String> {
+fn check(folder: &File) -> Result<(), String> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let open = File::open(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    match openat2(&open, "bin/sh", how) {
+    match openat2(folder, "bin/sh", how) {
         Ok(_) => Ok(()),
         Err(errno) => Err(format!("is no root file system: bin/sh: {errno}")),
     }
@@ -323,6 +366,7 @@ fn check(folder: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     /// Artifacts with one tar in it, and a folder for images.
     struct Bench {
@@ -353,7 +397,9 @@ mod tests {
                 title: "t",
                 key: "k",
                 artifacts: &artifacts,
+                scratch: &self.folder,
                 ids: None,
+                idmap: false,
             };
             let mut stream = job.stream()?;
             let mut sink = Command::new("cat")
@@ -383,15 +429,67 @@ mod tests {
         assert_eq!(bench.stream(5000).unwrap_err(), "too large");
     }
 
+    /// "No link among the artifacts leads to anything else": neither to a folder nor to a tar of the node.
+    #[test]
+    fn an_image_is_no_link_to_something_else() {
+        let bench = Bench::new("link", "root/bin");
+        let artifacts = bench.folder.join("artifacts");
+        fs::rename(artifacts.join("i"), bench.folder.join("i")).unwrap();
+        for target in [bench.folder.join("root"), bench.folder.join("i"), "/".into()] {
+            std::os::unix::fs::symlink(&target, artifacts.join("i")).unwrap();
+            let why = bench.stream(1 << 20).unwrap_err();
+            assert!(why.contains("no root file system"), "{}: {why}", target.display());
+            fs::remove_file(artifacts.join("i")).unwrap();
+        }
+        nix::unistd::mkfifo(&artifacts.join("i"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(bench.stream(1 << 20).is_err(), "and none waits for a fifo");
+    }
+
+    /// What a job's task made as root belongs to the job's owner where others look at it.
+    #[test]
+    fn what_was_published_as_roots_is_roots_in_an_image() {
+        let bench = Bench::new("owners", "root/bin");
+        let artifacts = bench.folder.join("artifacts");
+        fs::remove_file(artifacts.join("i")).unwrap();
+        fs::create_dir_all(artifacts.join("root/bin")).unwrap();
+        fs::write(artifacts.join("root/bin/sh"), "x").unwrap();
+        if nix::unistd::geteuid().is_root() {
+            for path in ["", "root", "root/bin", "root/bin/sh"] {
+                chown(artifacts.join(path), Some(1001), Some(1002)).unwrap();
+            }
+        }
+        let job = Job {
+            images: Images::new(bench.folder.join("images"), 1 << 20),
+            title: "t",
+            key: "k",
+            artifacts: &artifacts,
+            scratch: &bench.folder,
+            ids: None,
+            idmap: false,
+        };
+        let mut tar = Vec::new();
+        job.stream().unwrap().from.read_to_end(&mut tar).unwrap();
+        let text = String::from_utf8_lossy(&tar);
+        assert!(
+            text.contains("bin/sh") && text.contains("0000000\0"),
+            "{} bytes",
+            tar.len()
+        );
+        assert!(
+            !text.contains("0001751") && !text.contains("0001752"),
+            "1001 and 1002 in octal"
+        );
+    }
+
     #[test]
     fn a_root_file_system_has_a_shell_in_it_whatever_its_links_mean_outside() {
         let bench = Bench::new("root", "root/usr/bin");
-        let root = bench.folder.join("root");
-        assert!(check(&root).is_err());
-        std::os::unix::fs::symlink("/usr/bin", root.join("bin")).unwrap();
-        assert!(check(&root).is_ok());
-        fs::remove_file(root.join("usr/bin/sh")).unwrap();
-        assert!(check(&root).is_err(), "there is one outside, at /usr/bin/sh");
+        let root = |inner: &str| File::open(bench.folder.join("root").join(inner)).unwrap();
+        assert!(check(&root("")).is_err());
+        std::os::unix::fs::symlink("/usr/bin", bench.folder.join("root/bin")).unwrap();
+        assert!(check(&root("")).is_ok());
+        fs::remove_file(bench.folder.join("root/usr/bin/sh")).unwrap();
+        assert!(check(&root("")).is_err(), "there is one outside, at /usr/bin/sh");
     }
 
     #[test]

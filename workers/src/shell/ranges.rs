@@ -1,0 +1,176 @@
+//! Ids that stand for those of an environment: no account's, and no other task's.
+//!
+//! Root's lines in /etc/subuid and /etc/subgid say which there are. Each task that runs takes a range
+//! of them by a lock, which the kernel lets go with its worker. Where the lines have room for fewer
+//! than there are tasks, the further ones share the last range.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
+use nix::unistd::geteuid;
+
+use super::state::try_lock;
+
+/// Where the locks of a node are: they need not outlive it.
+const LOCKS: &str = "/run/distcifs/ids";
+
+/// First of the ids if /etc/subuid gives root none.
+const IDS_DEFAULT: u32 = 1_000_000;
+
+/// Ids that an environment has.
+pub const IDS_COUNT: u32 = 1 << 16;
+
+/// Most ranges that are looked at: more than tasks run on one node.
+const RANGES_MAX: usize = 1024;
+
+/// User and group that stand for the inner ones from 0, for a worker that is root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// Stands for user 0.
+    pub uid: u32,
+    /// Stands for group 0.
+    pub gid: u32,
+}
+
+/// All ranges of a node.
+#[derive(Debug, Clone)]
+pub struct Ranges {
+    all: Vec<Ids>,
+    last: Ids,
+    locks: PathBuf,
+}
+
+/// A range that a task has for as long as this lives.
+#[derive(Debug)]
+pub struct Taken {
+    /// The ids.
+    pub ids: Ids,
+    /// None: others have them too.
+    _lock: Option<Flock<fs::File>>,
+}
+
+impl Ranges {
+    /// Those of this node; `None` for an ordinary user, who can be nobody but himself.
+    pub fn find() -> Option<Self> {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        geteuid()
+            .is_root()
+            .then(|| Ranges::of(&text("/etc/subuid"), &text("/etc/subgid"), Path::new(LOCKS)))
+    }
+
+    fn of(users: &str, groups: &str, locks: &Path) -> Self {
+        let all: Vec<Ids> = starts(users)
+            .into_iter()
+            .zip(starts(groups))
+            .map(|(uid, gid)| Ids { uid, gid })
+            .take(RANGES_MAX)
+            .collect();
+        let alone = Ids {
+            uid: starts(users).first().copied().unwrap_or(IDS_DEFAULT),
+            gid: starts(groups).first().copied().unwrap_or(IDS_DEFAULT),
+        };
+        Ranges {
+            last: all.last().copied().unwrap_or(alone),
+            all,
+            locks: locks.to_owned(),
+        }
+    }
+
+    /// One of them, to try what works here.
+    pub fn any(&self) -> Ids {
+        self.all.first().copied().unwrap_or(self.last)
+    }
+
+    /// The first range that no other task has; the last one if all are taken.
+    ///
+    /// # Errors
+    /// If the locks can't be had.
+    pub fn take(&self) -> io::Result<Taken> {
+        DirBuilder::new().recursive(true).mode(0o755).create(&self.locks)?;
+        for ids in &self.all {
+            let mut open = OpenOptions::new();
+            open.read(true).write(true).create(true).truncate(false).mode(0o600);
+            if let Some(lock) = try_lock(open.open(self.locks.join(ids.uid.to_string()))?)? {
+                return Ok(Taken {
+                    ids: *ids,
+                    _lock: Some(lock),
+                });
+            }
+        }
+        Ok(Taken {
+            ids: self.last,
+            _lock: None,
+        })
+    }
+}
+
+/// Where root's ranges begin.
+fn starts(text: &str) -> Vec<u32> {
+    let line = |line: &str| {
+        let mut parts = line.split(':');
+        let (name, first, count) = (parts.next()?, parts.next()?, parts.next()?);
+        let count: u32 = count.trim().parse().ok()?;
+        let first: u32 = first.parse().ok()?;
+        // None reaches the number that stands for nobody at all.
+        let fits = first > 0 && first.checked_add(count).is_some();
+        (matches!(name, "root" | "0") && fits).then_some((first, count / IDS_COUNT))
+    };
+    let mut all = Vec::new();
+    for (first, number) in text.lines().filter_map(line) {
+        all.extend((0..number).map(|n| first + n * IDS_COUNT).take(RANGES_MAX));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(uid: u32, gid: u32) -> Ids {
+        Ids { uid, gid }
+    }
+
+    #[test]
+    fn ids_are_those_that_the_system_gives_root() {
+        assert_eq!(starts("ci:100000:65536\nroot:100:10\nroot:200000:65536\n"), [200_000]);
+        assert_eq!(starts("0:300000:140000"), [300_000, 365_536]);
+        assert!(starts("root:0:65536\nroot:4294960000:65536\nnonsense\n").is_empty());
+    }
+
+    /// "Each running task gets 65,536 ids of its own."
+    #[test]
+    fn tasks_have_ranges_of_their_own_while_there_are_some() {
+        let locks = std::env::temp_dir().join(format!("distcifs-ranges-{}", std::process::id()));
+        let ranges = Ranges::of("root:100000:131072\nroot:400000:65536", "root:500000:200000", &locks);
+        let first = ranges.take().unwrap();
+        let second = ranges.take().unwrap();
+        let third = ranges.take().unwrap();
+        assert_eq!(
+            [first.ids, second.ids, third.ids],
+            [ids(100_000, 500_000), ids(165_536, 565_536), ids(400_000, 631_072)]
+        );
+        assert_eq!(ranges.take().unwrap().ids, third.ids, "one too many shares the last");
+        drop(second);
+        assert_eq!(
+            ranges.take().unwrap().ids,
+            ids(165_536, 565_536),
+            "what is free is taken first"
+        );
+        drop((first, third));
+        fs::remove_dir_all(&locks).unwrap();
+    }
+
+    #[test]
+    fn a_node_without_lines_has_one_range_for_all() {
+        let locks = std::env::temp_dir().join(format!("distcifs-ranges-none-{}", std::process::id()));
+        let ranges = Ranges::of("", "", &locks);
+        let taken = (ranges.take().unwrap(), ranges.take().unwrap());
+        assert_eq!((taken.0.ids, taken.1.ids), (ranges.any(), ids(1_000_000, 1_000_000)));
+        let ranges = Ranges::of("root:200000:65536", "", &locks);
+        assert_eq!(ranges.take().unwrap().ids, ids(200_000, 1_000_000));
+        fs::remove_dir_all(&locks).unwrap();
+    }
+}
