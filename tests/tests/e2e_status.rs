@@ -9,7 +9,8 @@ use distcifs_tests::github_api::{Api, Reply};
 use distcifs_tests::job::shell_task;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, wait_for};
-use serde_json::{Value, json};
+use nix::unistd::geteuid;
+use serde_json::json;
 
 /// The token that the worker has.
 const TOKEN: &str = "ghp_notATokenOfAnybody";
@@ -21,6 +22,11 @@ fn token_file(mount: &Mount) -> PathBuf {
 
 /// Starts a worker that tells this server.
 fn start(mount: &Mount, api: &Api) -> Worker {
+    start_with(mount, api, &[])
+}
+
+/// The same with more arguments.
+fn start_with(mount: &Mount, api: &Api, more: &[&str]) -> Worker {
     if !token_file(mount).exists() {
         fs::write(token_file(mount), format!("{TOKEN}\n")).expect("own folder");
     }
@@ -36,14 +42,50 @@ fn start(mount: &Mount, api: &Api) -> Worker {
         "--target-url",
         "https://ci.example.org/{job}/{build}",
     ];
-    let worker = Worker::start(mount, "github-status", &words);
+    let worker = Worker::start(mount, "github-status", &[&words[..], more].concat());
     wait_for("the state's file", USUAL, || state.exists() || !worker.alive());
     worker
 }
 
-/// A job of GitHub's repository with these tasks.
-fn config(tasks: Value) -> String {
-    job(&json!({ "tasks": tasks }))
+/// A job of GitHub's repository that checks something out.
+fn config() -> String {
+    let checkout = json!({ "type": "git-checkout", "params": { "repository": "/srv/git/hello" } });
+    job(&json!({ "tasks": [checkout] }))
+}
+
+/// A repository with a commit, and that commit.
+fn repository(mount: &Mount) -> (String, String) {
+    let folder = mount.out().join("hello");
+    let script = "git init -q $OUT/hello && cd $OUT/hello && echo 1 > f && git add f
+        git -c user.name=n -c user.email=n@localhost commit -qm c && chmod -R a+rX . && git rev-parse HEAD";
+    (folder.display().to_string(), mount.run(script).trim().to_owned())
+}
+
+/// Ends a build by hand: its git-checkout brought this commit, and then it ended so.
+fn end_of(mount: &Mount, job: &str, build: u64, commit: Option<&str>, word: &str) {
+    let control = format!("{job}.{build}.control");
+    let held = mount.claim("build-control", &control).expect("the control ticket");
+    let id = format!("{job}.{build}.0");
+    mount.post(
+        "git-checkout",
+        &json!({ "id": id, "job": job, "build": build, "task": 0 }),
+    );
+    let claim = mount.claim("git-checkout", &id).expect("its ticket");
+    if let Some(commit) = commit {
+        let path = mount.path(&format!("tickets/git-checkout/{id}/params/git_commit"));
+        fs::write(path, commit).expect("a recorded parameter");
+    }
+    mount.result("git-checkout", &id, "0").expect("its result");
+    drop(claim);
+    mount
+        .result("build-control", &control, word)
+        .expect("the build's result");
+    drop(held);
+}
+
+/// Ends a build that was of the commit that it was triggered for.
+fn end(mount: &Mount, job: &str, build: u64, word: &str) {
+    end_of(mount, job, build, Some(COMMIT), word);
 }
 
 fn wait_told(api: &Api, worker: &Worker, wanted: &[&str]) {
@@ -79,16 +121,22 @@ fn a_push_is_told_from_its_build_to_its_end() {
     let worker = start(&mount, &api);
     let go = mount.out().join("go");
     let slow = format!("until [ -e {} ]; do sleep 0.05; done; exit 3\n", go.display());
-    mount.job("a", &config(json!([shell_task(&slow)])));
+    let (source, commit) = repository(&mount);
+    let _checkout = Worker::start(&mount, "git-checkout", &[]);
+    let checkout = json!({ "type": "git-checkout", "params": { "repository": source, "ref": "${commit}" } });
+    let tasks = json!([checkout, shell_task(&slow)]);
+    mount.job("a", &job(&json!({ "tasks": tasks, "parameters": { "commit": null } })));
     let receiver = Receiver::start(&mount, &[]);
-    assert_eq!(receiver.deliver("push", &push("refs/heads/master")).status, 201);
+    let mut pushed = push("refs/heads/master");
+    pushed["head_commit"]["id"] = commit.clone().into();
+    assert_eq!(receiver.deliver("push", &pushed).status, 201);
     wait_told(&api, &worker, &["a pending"]);
     fs::write(&go, "").expect("own folder");
     wait_told(&api, &worker, &["a pending", "a failure"]);
     let asked = api.asked();
     assert_eq!(
         asked[1].line,
-        format!("POST /repos/Codertocat/Hello-World/statuses/{COMMIT} HTTP/1.1")
+        format!("POST /repos/Codertocat/Hello-World/statuses/{commit} HTTP/1.1")
     );
     for header in [
         "authorization: bearer ghp_notatokenofanybody",
@@ -110,7 +158,7 @@ fn a_push_is_told_from_its_build_to_its_end() {
     assert_eq!(
         asked[1].body,
         json!({ "state": "failure", "context": "distcifs/a", "target_url": "https://ci.example.org/a/1",
-            "description": "task 0-execute-shell: exit 3" })
+            "description": "task 1-execute-shell: exit 3" })
     );
     assert!(!worker.complaints().contains(TOKEN), "the token is in the log");
 }
@@ -121,21 +169,17 @@ fn a_push_is_told_from_its_build_to_its_end() {
 fn only_builds_from_github_are_told() {
     let mount = Mount::new();
     let api = Api::new();
-    mount.job("old", &config(json!([])));
+    mount.job("old", &config());
     trigger(&mount, "old");
-    mount.finish("build-control", "old.1.control", "0");
+    end(&mount, "old", 1, "success");
     let worker = start(&mount, &api);
     for name in ["success", "failure", "error", "aborted", "other"] {
-        mount.job(name, &config(json!([])));
+        mount.job(name, &config());
         match name {
             "other" => drop(mount.trigger(name, &format!("@cause=github push evil/repo {COMMIT} x y"))),
             _ => drop(trigger(&mount, name)),
         }
-        mount.finish(
-            "build-control",
-            &format!("{name}.1.control"),
-            name.replace("other", "0").as_str(),
-        );
+        end(&mount, name, 1, name.replace("other", "success").as_str());
     }
     mount.trigger("success", "@cause=cron 2026-01-01T00:00:00Z");
     mount.trigger("success", "");
@@ -177,13 +221,116 @@ fn only_builds_from_github_are_told() {
     );
 }
 
+/// "Success and failure are only told of a commit that was built": what git-checkout recorded
+/// decides, not what the trigger said.
+#[test]
+fn a_commit_that_was_not_built_is_no_success() {
+    let mount = Mount::new();
+    let api = Api::new();
+    let worker = start(&mount, &api);
+    for (name, commit, word) in [
+        ("another", Some("0".repeat(40)), "success"),
+        ("fails", Some("1".repeat(40)), "failure"),
+        ("nothing", None, "success"),
+        ("early", None, "failure"),
+    ] {
+        mount.job(name, &config());
+        trigger(&mount, name);
+        end_of(&mount, name, 1, commit.as_deref(), word);
+        wait_for("its end", USUAL, || api.told().contains(&format!("{name} error")));
+    }
+    let told = api.told();
+    let ends = told.iter().filter(|line| !line.ends_with(" pending"));
+    assert_eq!(ends.count(), 4, "{told:?}");
+    let says = |name: &str, words: &str| {
+        let asked = api.asked();
+        let of = asked
+            .iter()
+            .rfind(|asked| asked.body["context"] == format!("distcifs/{name}"));
+        let said = of.expect("it was told").body["description"].to_string();
+        assert!(said.contains(words), "{name}: {said}");
+    };
+    says("another", "another commit was built: 000000000000");
+    says("fails", "another commit was built: 111111111111");
+    says("nothing", "no git-checkout says that this commit was built");
+    // A build that checks nothing out, and is told of not at all.
+    mount.job("script", &job(&json!({ "tasks": [shell_task("true\n")] })));
+    trigger(&mount, "script");
+    wait_for("its word", USUAL, || {
+        worker.complaints().contains("script/1: it has no git-checkout")
+    });
+    assert!(
+        !api.told().iter().any(|line| line.starts_with("script")),
+        "{:?}",
+        api.told()
+    );
+}
+
+/// "Only builds that github-webhook triggered": who may trigger a job, and writes the same cause, is
+/// told of by nobody; `--receiver` says who is believed.
+#[test]
+fn a_cause_is_believed_of_the_receiver_only() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    let api = Api::new();
+    mount.job("a", &config());
+    mount.run("chmod 755 jobs/a && chmod 666 jobs/a/trigger");
+    let worker = start(&mount, &api);
+    let as_nobody = |text: &str| {
+        let script = format!("printf '%s\\n' \"{text}\" > jobs/a/trigger");
+        let words = [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "dash",
+            "-euc",
+        ];
+        mount
+            .start_words(&[&words[..], &[&script]].concat())
+            .finish()
+            .expect_ok();
+    };
+    let cause = format!("@cause=github push Codertocat/Hello-World {COMMIT} refs/heads/master cat");
+    as_nobody(&cause);
+    end(&mount, "a", 1, "success");
+    // What was done to it later changes nothing of who began it.
+    mount.run("echo keep > jobs/a/builds/1/ctl");
+    assert_eq!(trigger(&mount, "a"), 2);
+    end(&mount, "a", 2, "failure");
+    wait_for("the second", USUAL, || api.told().contains(&"a failure".to_owned()));
+    assert!(!api.told().contains(&"a success".to_owned()), "{:?}", api.told());
+    let said = worker.complaints();
+    assert!(
+        said.contains("a/1: it was not triggered by github-webhook (triggered 65534"),
+        "{said}"
+    );
+    drop(worker);
+    // The receiver is nobody, and root is not.
+    let more = ["--receiver", "65534"];
+    let worker = start_with(&mount, &api, &more);
+    as_nobody(&cause);
+    trigger(&mount, "a");
+    end(&mount, "a", 3, "success");
+    end(&mount, "a", 4, "success");
+    wait_for("its word", USUAL, || {
+        worker.complaints().contains("a/4: it was not triggered")
+    });
+    wait_for("the third", USUAL, || api.told().contains(&"a success".to_owned()));
+    assert_eq!(api.told().iter().filter(|line| *line == "a success").count(), 1);
+}
+
 /// 500, 502, a reset connection, one that says nothing: tried again, and told in the end.
 #[test]
 fn what_passes_is_tried_again() {
     let mount = Mount::new();
     let api = Api::new();
     let worker = start(&mount, &api);
-    mount.job("a", &config(json!([])));
+    mount.job("a", &config());
     api.reply(&[
         Reply::of(500, "Server Error"),
         Reply::Reset,
@@ -224,7 +371,7 @@ fn limits_are_obeyed() {
         ),
     ]);
     for name in ["a", "b"] {
-        mount.job(name, &config(json!([])));
+        mount.job(name, &config());
         trigger(&mount, name);
     }
     wait_told(&api, &worker, &["a pending", "b pending"]);
@@ -256,7 +403,7 @@ fn a_new_token_is_used_at_once() {
     let mount = Mount::new();
     let api = Api::new();
     let worker = start(&mount, &api);
-    mount.job("a", &config(json!([])));
+    mount.job("a", &config());
     api.reply(&[Reply::of(401, "Bad credentials")]);
     trigger(&mount, "a");
     wait_for("a request", USUAL, || !api.asked().is_empty());
@@ -284,7 +431,7 @@ fn what_is_refused_holds_up_nobody() {
     let mount = Mount::new();
     let api = Api::new();
     for name in ["a", "b", "c", "d"] {
-        mount.job(name, &config(json!([])));
+        mount.job(name, &config());
     }
     let worker = start(&mount, &api);
     api.reply(&[
@@ -310,7 +457,7 @@ fn what_is_refused_holds_up_nobody() {
         assert!(said.contains(words), "{words}: {said}");
     }
     // What ends is told again, though its beginning was not taken.
-    mount.finish("build-control", "b.1.control", "0");
+    end(&mount, "b", 1, "success");
     wait_told(&api, &worker, &["d pending", "b success"]);
 }
 
@@ -320,14 +467,14 @@ fn redirects_are_followed_on_the_same_server_only() {
     let mount = Mount::new();
     let (api, other) = (Api::new(), Api::new());
     let worker = start(&mount, &api);
-    mount.job("a", &config(json!([])));
+    mount.job("a", &config());
     let to = |url: String| Reply::with(307, &[format!("location: {url}/repositories/1/statuses/x")], "Moved");
     api.reply(&[to(api.url())]);
     trigger(&mount, "a");
     wait_told(&api, &worker, &["a pending"]);
     assert_eq!(api.asked()[1].line, "POST /repositories/1/statuses/x HTTP/1.1");
     api.reply(&[to(other.url())]);
-    mount.finish("build-control", "a.1.control", "0");
+    end(&mount, "a", 1, "success");
     wait_for("its complaint", USUAL, || {
         worker.complaints().contains("success is not told: 307")
     });
@@ -341,16 +488,16 @@ fn killed_at_every_stage_nothing_is_lost() {
     let mount = Mount::new();
     let api = Api::new();
     for name in ["a", "b", "c", "d"] {
-        mount.job(name, &config(json!([])));
+        mount.job(name, &config());
     }
     let mut worker = start(&mount, &api);
     trigger(&mount, "a");
     wait_told(&api, &worker, &["a pending"]);
     worker.kill9();
     // Meanwhile one ends, one begins and ends, one begins, and one is made in the place of another.
-    mount.finish("build-control", "a.1.control", "failure");
+    end(&mount, "a", 1, "failure");
     trigger(&mount, "b");
-    mount.finish("build-control", "b.1.control", "0");
+    end(&mount, "b", 1, "success");
     trigger(&mount, "c");
     let mut worker = start(&mount, &api);
     let has = |line: &str| api.told().iter().any(|found| found == line);
@@ -359,7 +506,7 @@ fn killed_at_every_stage_nothing_is_lost() {
     }
     // Killed while a request is under way, and while it waits to try again.
     api.reply(&[Reply::Silence(Duration::from_secs(2))]);
-    mount.finish("build-control", "c.1.control", "0");
+    end(&mount, "c", 1, "success");
     wait_for("the request", USUAL, || {
         api.asked().iter().any(|asked| asked.status == 0)
     });
@@ -380,9 +527,9 @@ fn killed_at_every_stage_nothing_is_lost() {
     worker.kill9();
     mount.run("echo retry > jobs/a/builds/1/ctl");
     mount.finish("build-control", "a.1.control.r1", "success");
-    mount.finish("build-control", "d.1.control", "0");
+    end(&mount, "d", 1, "success");
     mount.run("rm -r jobs/d && mkdir jobs/d");
-    mount.configure("d", &config(json!([])));
+    mount.configure("d", &config());
     trigger(&mount, "d");
     let worker = start(&mount, &api);
     for line in ["a success", "d error"] {

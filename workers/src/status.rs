@@ -1,13 +1,16 @@
 //! github-status: tells GitHub how the builds stand that came from it.
 //!
-//! One thread follows the tree and notes what may have changed; another looks at each such build
+//! Only builds that the receiver triggered are told of, and only as what git-checkout says that they
+//! were of. One thread follows the tree and notes what may have changed; another looks at each such build
 //! and tells what is true at that moment. What was told is kept in a file.
 
+pub mod built;
 pub mod github;
 pub mod origin;
 pub mod sender;
 pub mod told;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -18,7 +21,7 @@ use crate::signals;
 use crate::ticket::patiently;
 use crate::tree::{self, Result, Tree, Trouble};
 use github::Api;
-use origin::Origin;
+use origin::{Origin, checks_out};
 use sender::Sender;
 use told::{Build, Job, Key, Store, Told};
 
@@ -29,6 +32,8 @@ const END_TIME: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// The tree.
     pub tree: Tree,
+    /// The users that github-webhook runs as.
+    pub receivers: BTreeSet<u32>,
     /// Where it keeps what was told.
     pub state: PathBuf,
     /// GitHub.
@@ -75,6 +80,7 @@ pub fn run(settings: Settings) -> Result<()> {
     });
     let follower = Follower {
         tree: settings.tree.clone(),
+        receivers: settings.receivers.clone(),
         shared: shared.clone(),
     };
     // First, so that no change is lost between reading and following.
@@ -108,6 +114,7 @@ pub fn run(settings: Settings) -> Result<()> {
 /// Follows the tree.
 struct Follower {
     tree: Tree,
+    receivers: BTreeSet<u32>,
     shared: Arc<Shared>,
 }
 
@@ -217,20 +224,37 @@ impl Follower {
         Ok(())
     }
 
-    /// Notes a build if it came from GitHub.
+    /// Notes a build if it came from GitHub and says what it is of.
     fn look_at(&self, key: Key) -> Result<()> {
         let folder = self.tree.build(&key.0, key.1);
-        let cause = there(patiently(|| tree::read(&folder.join("cause"))))?;
-        let Some(origin) = cause.and_then(|cause| Origin::read(&cause)) else {
+        let read = |name: &str| there(patiently(|| tree::read(&folder.join(name))));
+        let cause = read("cause")?.unwrap_or_default();
+        // Most builds: nothing more needs to be looked at.
+        if !cause.starts_with(b"github ") {
+            return Ok(());
+        }
+        let by = read("by")?.unwrap_or_default();
+        let (job, n) = &key;
+        let Some(origin) = Origin::of(&by, &cause, &self.receivers) else {
+            let by = String::from_utf8_lossy(&by)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .escape_debug()
+                .to_string();
+            eprintln!("github-status: {job}/{n}: it was not triggered by github-webhook ({by}), or not for a commit");
             return Ok(());
         };
-        let config = there(patiently(|| tree::read(&folder.join("config.json"))))?.unwrap_or_default();
+        let config = read("config.json")?.unwrap_or_default();
         if !origin.is_of(&config) {
-            let (job, n) = &key;
             eprintln!(
                 "github-status: {job}/{n}: its configuration does not name {}",
                 origin.repository
             );
+            return Ok(());
+        }
+        if !checks_out(&config) {
+            eprintln!("github-status: {job}/{n}: it has no git-checkout that says what was built");
             return Ok(());
         }
         let build = Build::new(&origin.repository, &origin.commit);

@@ -5,11 +5,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::built::{built, judge};
 use super::github::{Outcome, Status, Telling};
 use super::told::{Build, Key};
 use super::{Settings, Shared, line};
 use crate::signals;
-use crate::tree::{Result, Trouble};
+use crate::tree::{self, Result, Trouble};
 
 /// Pause between two requests: GitHub counts 5 points for each of ours, and allows 900 a minute.
 const PAUSE: Duration = Duration::from_millis(350);
@@ -38,6 +39,30 @@ struct Retry {
     tries: u32,
     since: Instant,
     until: Instant,
+}
+
+/// How a build stands.
+struct Stand {
+    /// `None`: a word that is not known.
+    status: Option<Status>,
+    removed: bool,
+    /// Why, if its own words do not say so.
+    why: Option<String>,
+}
+
+impl Stand {
+    fn now(status: Option<Status>, why: Option<String>) -> Self {
+        let removed = false;
+        Stand { status, removed, why }
+    }
+
+    fn removed() -> Self {
+        Stand {
+            status: Some(Status::Error),
+            removed: true,
+            why: Some("the build was removed".into()),
+        }
+    }
 }
 
 /// The thread that tells.
@@ -137,22 +162,30 @@ impl Sender {
         }
     }
 
-    /// How a build stands, and whether it was removed.
-    fn stand(&self, key: &Key, build: &Build) -> Result<(Option<Status>, bool)> {
-        let path = self.settings.tree.build(&key.0, key.1).join("state");
+    /// How a build stands.
+    fn stand(&self, key: &Key, build: &Build) -> Result<Stand> {
+        let folder = self.settings.tree.build(&key.0, key.1);
         if build.gone {
-            return Ok((Some(Status::Error), true));
+            return Ok(Stand::removed());
         }
-        match line(&path) {
-            Ok(word) => Ok((Status::of(&word), false)),
-            Err(Trouble::Lost(_)) => Ok((Some(Status::Error), true)),
-            Err(trouble) => Err(trouble),
+        let found = line(&folder.join("state")).and_then(|word| {
+            let Some(ended) = Status::of(&word).filter(|status| *status != Status::Pending) else {
+                return Ok(Stand::now(Status::of(&word), None));
+            };
+            let record = tree::read(&folder.join("build.json"))?;
+            let built = built(&record, &build.repository).map_err(Trouble::Refused)?;
+            let (status, why) = judge(ended, &build.commit, &built);
+            Ok(Stand::now(Some(status), why))
+        });
+        match found {
+            Err(Trouble::Lost(_)) => Ok(Stand::removed()),
+            found => found,
         }
     }
 
     /// Looks at a build and tells how it stands, if GitHub does not know.
     fn tell(&mut self, key: &Key, build: &Build, token: &str) -> Result<()> {
-        let (status, removed) = match self.stand(key, build) {
+        let stand = match self.stand(key, build) {
             Ok(found) => found,
             Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
             Err(trouble) => {
@@ -160,21 +193,22 @@ impl Sender {
                 return Ok(());
             }
         };
+        let removed = stand.removed;
         // Of what ended and was removed afterwards the end is known.
         let known = removed && build.told.is_some_and(|told| told != Status::Pending);
-        let Some(status) = status.filter(|status| build.told != Some(*status) && !known) else {
+        let Some(status) = stand.status.filter(|status| build.told != Some(*status) && !known) else {
             self.settle(key, build, build.told, removed);
             return Ok(());
         };
         let (job, n) = key;
-        let why = line(&self.settings.tree.build(job, *n).join("why")).unwrap_or_default();
+        let why = || line(&self.settings.tree.build(job, *n).join("why")).unwrap_or_default();
         let url = self.settings.target_url.as_deref();
         let url = url.map(|url| url.replace("{job}", job).replace("{build}", &n.to_string()));
         let telling = Telling {
             repository: &build.repository,
             commit: &build.commit,
             status,
-            description: if removed { "the build was removed" } else { &why },
+            description: &stand.why.unwrap_or_else(why),
             context: &format!("{}/{job}", self.settings.context),
             target_url: url.as_deref(),
         };

@@ -241,7 +241,7 @@ impl Checkout {
 
 /// Host and path of a repository's address, in small letters: `https://host/path.git`,
 /// `ssh://git@host:22/path`, `git@host:path`. `None`: one of another form, such as a folder.
-fn address(text: &str) -> Option<(String, String)> {
+pub fn address(text: &str) -> Option<(String, String)> {
     let (authority, path) = match text.split_once("://") {
         Some((_, rest)) => rest.split_once('/')?,
         None => text.split_once(':').filter(|(authority, _)| !authority.contains('/'))?,
