@@ -127,13 +127,13 @@ command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install uti
 trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
 trap 'finishing=1 interrupted=1' USR1
 
-private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/words" || exit 1
+private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/words" && : >"$private/told" || exit 1
 # The fifo is opened for both first: so nobody waits for an end of it that died before it came to
 # opening it. What is open needs no name: nothing of it stays when the worker is killed.
-exec 4<>"$private/guard" 6<>"$private/words"
+exec 4<>"$private/guard" 6<>"$private/words" 7<>"$private/told"
 exec 5<"$private/guard"
 rm -rf "$private"
-setsid sh "$self" --guard <&5 4>&- 5<&- 6>&- >/dev/null 2>&1 &
+setsid sh "$self" --guard <&5 4>&- 5<&- 6>&- 7>&- >/dev/null 2>&1 &
 exec 5<&-
 
 # end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
@@ -156,11 +156,12 @@ still_ours() {
     esac
 }
 
-# watch PID: ends the group when the ticket gets a result from elsewhere or the claim is lost.
+# watch PID: ends the group when the ticket is aborted or the claim is lost. Who was aborted holds its
+# claim until it has ended, so that what its traps say is kept, and nothing begins beside it.
 watch() {
     while still_ours; do
         said=$(cat .wait 2>/dev/null) || { still_ours && sleep 1; }
-        [ -z "$said" ] || break
+        [ -z "$said" ] || { echo aborted >/proc/self/fd/7; break; }
     done
     end_group "$1"
 }
@@ -197,6 +198,7 @@ turn() {
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
     : >"$worker_words"
+    : >/proc/self/fd/7
     act='' home=${HOME-/}
     if ! find_user || ! turn; then
         why=${why:-"can't hand the ticket over to $user: is the mount one of root?"}
@@ -206,7 +208,7 @@ supervise() {
         return
     fi
     # shellcheck disable=SC2086 # a command and its options
-    setsid $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- &
+    setsid $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
@@ -222,8 +224,14 @@ supervise() {
         status=''
     fi
     # TERM would be lost on a watcher that has not yet let go of this shell's traps. Where the claim is
-    # over it sees that by itself, and ends what is left of the work.
-    if still_ours; then kill -s KILL "$watcher" 2>/dev/null; else status=''; fi
+    # over, or the ticket aborted, it sees that by itself, and ends what is left of the work.
+    if ! still_ours; then
+        status=''
+    elif [ -s /proc/self/fd/7 ]; then
+        status=${status:+aborted}
+    else
+        kill -s KILL "$watcher" 2>/dev/null
+    fi
     wait "$watcher" 2>/dev/null
     kill -s KILL -- "-$worker_pid" 2>/dev/null
     echo 0 >&4

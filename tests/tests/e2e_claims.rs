@@ -304,9 +304,10 @@ fn the_ticket_folder_outlives_its_ticket() {
     assert_eq!(worker.finish().stdout, "first: 3\nthen: 3\nwaited: 3");
 }
 
-/// The same for whom the build was taken away: aborted, or over before its task was.
+/// The same for whom the build was taken away, being over before its task was; aborted first, it is
+/// told so at once.
 #[test]
-fn a_worker_of_an_aborted_build_is_told() {
+fn a_worker_of_a_build_that_is_over_is_told() {
     for end in ["abort", "control"] {
         let mount = Mount::new();
         mount.job_of("a", &[shell_task("true\n")]);
@@ -319,11 +320,13 @@ fn a_worker_of_an_aborted_build_is_told() {
         let worker = mount.start(
             "cd tickets/execute-shell/a.1.0; command exec 9>claim; echo held
             while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"waited: $s\" | head -n 1
+            while [ -e claim ]; do sleep 0.1; done
             echo 0 > result || echo refused; echo x > workspace/x || echo fenced; [ -e claim ] && echo claimed; true",
         );
         wait_for("the claim", USUAL, || worker.so_far().contains("held"));
         if end == "abort" {
             mount.run("echo abort > jobs/a/builds/1/ctl");
+            wait_for("the abort to be told", USUAL, || worker.so_far().contains("waited"));
         }
         mount
             .result("build-control", "a.1.control", "aborted")

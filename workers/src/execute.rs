@@ -5,7 +5,7 @@ use std::io::{self, pipe};
 use std::os::unix::fs::fchown;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,20 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// and a tree that does not hold them must not be asked thousands of times.
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
 
+/// What the watcher of a claim has seen: nothing, that the ticket was aborted, that it is not ours.
+const HELD: u8 = 0;
+const ABORTED: u8 = 1;
+const LOST: u8 = 2;
+
 /// Why a command is over.
 pub enum Over {
     /// It ended.
     Ended(Exit),
     /// Its time was up.
     TimedOut,
-    /// The ticket was aborted, or is another's.
+    /// The ticket was aborted: it is to be ended, while it is still ours.
+    Aborted,
+    /// The ticket is another's, or has its result.
     Lost,
     /// The worker was told to end.
     Stopped,
@@ -177,15 +184,17 @@ impl Runner<'_> {
 
     /// Waits for the first reason why the script is over.
     fn supervise(&self, processes: &mut Processes, copier: &Copier, deadline: Option<Instant>) -> Over {
-        let lost = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(AtomicU8::new(HELD));
         let mut watch_at = Some(Instant::now() + WATCH_AFTER);
         let over = loop {
             if let Some(exit) = processes.ended() {
                 break Over::Ended(exit);
             }
             let now = Instant::now();
-            if copier.is_lost() || lost.load(Ordering::Acquire) {
-                break Over::Lost;
+            match seen.load(Ordering::Acquire) {
+                HELD if !copier.is_lost() => {}
+                ABORTED => break Over::Aborted,
+                _ => break Over::Lost,
             }
             if signals::stopping() {
                 break Over::Stopped;
@@ -195,19 +204,19 @@ impl Runner<'_> {
             }
             if watch_at.is_some_and(|at| now >= at) {
                 watch_at = None;
-                self.watch(&lost);
+                self.watch(&seen);
             }
             let until = [deadline, watch_at].into_iter().flatten().min();
             self.wake.wait(until.map(|at| at.saturating_duration_since(now)));
         };
         // The watcher ends: the only other owner of the flag is gone.
-        drop(lost);
+        drop(seen);
         over
     }
 
-    /// Watches for the end of the claim, in a thread that ends with the ticket.
-    fn watch(&self, lost: &Arc<AtomicBool>) {
-        let weak = Arc::downgrade(lost);
+    /// Watches for an abort and for the end of the claim, in a thread that ends with the ticket.
+    fn watch(&self, seen: &Arc<AtomicU8>) {
+        let weak = Arc::downgrade(seen);
         let (path, claim) = (self.claimed.folder.join(".wait"), self.claimed.folder.join("claim"));
         let spawned = thread::Builder::new().spawn(move || {
             let mut ours = None;
@@ -225,9 +234,9 @@ impl Runner<'_> {
                     Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
                     Ok(text) if text.is_empty() => {}
                     Err(Trouble::Later(_) | Trouble::Full(_)) => thread::sleep(WATCH_PAUSE),
-                    Ok(_) | Err(_) => {
-                        if let Some(lost) = weak.upgrade() {
-                            lost.store(true, Ordering::Release);
+                    ended => {
+                        if let Some(seen) = weak.upgrade() {
+                            seen.store(if ended.is_ok() { ABORTED } else { LOST }, Ordering::Release);
                         }
                         signals::wake();
                         return;

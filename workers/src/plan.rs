@@ -21,13 +21,16 @@ pub enum Plan {
 pub fn plan(build: &Build) -> Plan {
     let states = in_this_run(build);
     let failing = build.abort || build.tasks.iter().any(|t| fails(t, states[t.index]));
-    let skipped = |t: &Task| failing && !t.always && states[t.index] == State::Waiting;
+    let skipped = |t: &Task| failing && (!t.always || build.abort_always) && states[t.index] == State::Waiting;
+    // What was aborted may still hold what the clean-up is to remove.
+    let ending = build.abort && build.tasks.iter().any(|t| !t.always && states[t.index].is_open());
     let ended = |i: &usize| states[*i].is_ended() || skipped(&build.tasks[*i]);
     let good = |i: &usize| states[*i].is_ended() && !fails(&build.tasks[*i], states[*i]);
     let ready = |t: &&Task| {
         states[t.index] == State::Waiting
+            && !ending
             && if t.always {
-                t.needs.iter().all(ended)
+                !build.abort_always && t.needs.iter().all(ended)
             } else {
                 !failing && t.needs.iter().all(good)
             }
@@ -313,6 +316,24 @@ mod tests {
         assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
         aborted.tasks[0].state = State::Running;
         assert_eq!(plan(&aborted), Plan::Wait);
+    }
+
+    #[test]
+    fn after_an_abort_nothing_begins_while_something_ends() {
+        let always = || json!({ "always": true });
+        let mut aborted = build(&[
+            ("running", &[], none()),
+            ("waiting", &[], always()),
+            ("running", &[], always()),
+        ]);
+        aborted.abort = true;
+        assert_eq!(plan(&aborted), Plan::Wait);
+        aborted.tasks[0].state = State::Aborted;
+        assert_eq!(plan(&aborted), Plan::Post(vec![1]));
+        aborted.abort_always = true;
+        assert_eq!(plan(&aborted), Plan::Wait);
+        aborted.tasks[2].state = State::Aborted;
+        assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub struct Build {
     /// Whether somebody wants it to end.
     #[serde(default, deserialize_with = "nullable")]
     pub abort: bool,
+    /// Whether somebody wants it to end with what runs `always`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub abort_always: bool,
     /// Parameters of the trigger and recorded ones.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,

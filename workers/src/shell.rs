@@ -232,6 +232,8 @@ impl Shell<'_> {
     fn conclude(&self, ended: &Ended, order: &Order<'_>) -> tree::Result<()> {
         match ended.over {
             Over::Lost => Ok(()),
+            // What its traps said stands in the console: only now it is over.
+            Over::Aborted => self.claimed.finish("aborted", ""),
             Over::Stopped => {
                 self.claimed.give_back();
                 Ok(())

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpgid, getpid};
 
 use crate::signals::Wake;
 
@@ -128,6 +128,7 @@ impl Processes {
     fn signal(&self, signal: Signal) {
         let gently = self.isolated && signal == Signal::SIGTERM;
         // Until it is waited for, the leader's number can't be anybody else's.
+        let to_group = self.ended.is_none() && !gently;
         if self.ended.is_none() {
             let _ = if gently {
                 kill(self.leader, signal)
@@ -137,7 +138,9 @@ impl Processes {
         }
         let depth = namespaces(getpid());
         for pid in descendants() {
-            if !gently || namespaces(pid) > depth {
+            // Each is told once: a trap would run twice, and a second TERM ends what heeds the first.
+            let told = to_group && getpgid(Some(pid)) == Ok(self.leader);
+            if !told && (!gently || namespaces(pid) > depth) {
                 let _ = kill(pid, signal);
             }
         }

@@ -240,6 +240,7 @@ impl Task<'_> {
     fn conclude(&self, ended: &Ended, ticket: &Ticket, report: &Report) -> tree::Result<()> {
         let exit = match ended.over {
             Over::Lost => return Ok(()),
+            Over::Aborted => return self.claimed.finish("aborted", ""),
             Over::Stopped => {
                 self.claimed.give_back();
                 return Ok(());

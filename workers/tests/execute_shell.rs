@@ -257,15 +257,18 @@ fn a_timeout_is_a_failure_with_a_message() {
     assert!(!lives("sleep 4.4401"));
 }
 
+/// "TERM, once; what the traps print is kept; then a result."
 #[test]
-fn an_abort_ends_the_script_and_writes_nothing() {
+fn an_abort_ends_the_script_and_then_the_claim() {
     let bench = Bench::new("abort");
-    let folder = bench.give("a", json!({ "params": { "script": "sleep 44.501" } }));
+    let script = "trap 'echo told; sleep 0.5; echo ended; exit 1' TERM; sleep 44.501 & wait; sleep 44.501";
+    let folder = bench.give("a", json!({ "params": { "script": script } }));
     until("the script's start", || lives("sleep 44.501"));
     fs::write(folder.join(".wait"), "aborted\n").unwrap();
-    until("the script's end", || !lives("sleep 44.501"));
+    assert_eq!(result(&folder), "aborted\n");
+    assert!(!lives("sleep 44.501"));
+    assert_eq!(fs::read_to_string(folder.join("console")).unwrap(), "told\nended\n");
     assert_eq!(bench.script("b", "echo next").1, "next\n");
-    assert_eq!(fs::read_to_string(folder.join("result")).unwrap(), "");
 }
 
 #[test]

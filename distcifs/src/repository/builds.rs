@@ -59,6 +59,9 @@ pub(crate) struct Live {
     /// Whether somebody wants it stopped.
     #[serde(default)]
     pub(crate) abort: bool,
+    /// Whether somebody wants it stopped with what runs `always`.
+    #[serde(default)]
+    pub(crate) insist: bool,
     /// Whether pruning must leave it.
     #[serde(default)]
     pub(crate) keep: bool,
@@ -303,6 +306,7 @@ impl Repository {
             params_digest,
             run: 0,
             abort: false,
+            insist: false,
             keep: false,
             triggered,
             uid,

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
 use super::core::{delete, lock, now, random_id, set, to_json};
-use super::tickets::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
+use super::tickets::{CONTROL_QUEUE, Outcome, Part, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
+mod abort;
 mod doubt;
 mod loss;
 mod recorded;
@@ -23,6 +24,7 @@ mod slots;
 mod verdicts;
 mod view;
 
+pub(crate) use abort::{ABORTED, Aborted};
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
 use slots::free_slot;
@@ -81,6 +83,8 @@ pub enum Cause {
     Unbegun,
     /// It was older than its ticket allows.
     TimedOut,
+    /// Its build was aborted.
+    Aborted,
     /// The ticket was taken by somebody else.
     Taken,
     /// The session with the coordinator that it belonged to is over.
@@ -138,6 +142,8 @@ pub struct Claim {
     pub told: AtomicBool,
     /// Whether its console was opened to write.
     pub begun: AtomicBool,
+    /// Whether it is to end because its build was aborted.
+    pub(crate) aborting: AtomicBool,
     /// What it wrote into the file claim.
     pub text: Mutex<String>,
     /// The console it appends to.
@@ -305,6 +311,22 @@ impl Claims {
         lost.cloned().collect()
     }
 
+    /// Those of a build's tasks.
+    pub(crate) fn of_build(&self, uid: &str, n: u64) -> Vec<Arc<Claim>> {
+        let of = |claim: &&Arc<Claim>| {
+            let part = claim.ticket.part.as_ref();
+            part.is_some_and(|part| part.task.is_some() && part.build == n && part.uid == uid)
+        };
+        lock(&self.0).values().filter(of).cloned().collect()
+    }
+
+    /// The tasks whose tickets are claimed here.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let claims = lock(&self.0);
+        let parts = claims.values().filter_map(|claim| claim.ticket.part.clone());
+        parts.filter(|part| part.task.is_some()).collect()
+    }
+
     /// Forgets a claim, unless another has taken its place.
     fn remove(&self, claim: &Claim) {
         let mut claims = lock(&self.0);
@@ -410,6 +432,7 @@ impl Repository {
             touched: AtomicBool::new(false),
             told: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            aborting: AtomicBool::new(false),
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
             folders: Folders::new(&ticket),
@@ -425,6 +448,7 @@ impl Repository {
             ticket,
         });
         lock(&self.claims.0).insert(claim.key.clone(), claim.clone());
+        self.look_for_abort_of(&claim);
         self.counts.claims.fetch_add(1, Ordering::Relaxed);
         if self.current_session().ok() != Some(session) {
             self.disown(claim.key.clone(), claim.nonce.clone());
@@ -506,6 +530,7 @@ impl Repository {
         let (began, hold) = (Instant::now(), self.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
         claim.console.lock().await.settle(self).await?;
+        let result = claim.counted(result);
         let mut ticket = claim.ticket.clone();
         ticket.state = TicketState::Finished;
         ticket.outcome = Some(Outcome {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::builds::{Build, Live, control_ticket, live_path};
-use super::core::{bounded, create, delete, now, random_id, set, to_json};
+use super::claims::ABORTED;
+use super::core::{create, delete, now, random_id, set, to_json};
 use super::jobs::Job;
 use super::people::{Did, and, or_trigger};
-use super::tickets::{Outcome, Part, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
+use super::tickets::{Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
@@ -57,20 +58,22 @@ impl Repository {
         }
     }
 
-    /// Stops a build: what is queued or running of it ends as aborted. Its `always` tasks still
-    /// run where build-control is at it; a second abort ends it at once.
+    /// Stops a build: what is queued of it ends as aborted at once, what is claimed when its claimant
+    /// has ended it, a minute later at most. Its `always` tasks still run where build-control is at it;
+    /// a second abort stops those, too.
     async fn abort(self: &Arc<Self>, job: &Job, n: u64, who: Poster) -> Result<()> {
         let who = self.person(who.uid).await;
-        let mut again = false;
+        let mut insist = false;
         for _ in 0..RACES_MAX {
             let build = self.unfinished(job, n).await?;
             let Some((live, version)) = &build.live else { continue };
-            if live.abort {
-                again = true;
+            insist = live.abort;
+            if live.insist {
                 break;
             }
             let live = Live {
                 abort: true,
+                insist,
                 by: and(&build.deeds(), Did::Aborted, who.clone()),
                 ..live.clone()
             };
@@ -81,37 +84,44 @@ impl Repository {
                 break;
             }
         }
-        self.abort_tickets(job, n, again).await?;
+        self.heed_abort_here(job.uid(), n).await?;
+        self.abort_tickets(job, n, insist).await?;
         if !self.shared {
             self.board.announce(format!("control {}/{n} abort", job.name));
         }
         Ok(())
     }
 
-    /// Ends the open and claimed tickets of a build; its own too, if nothing of it was begun or
-    /// somebody insists.
+    /// Ends the open tickets of a build; its own too, if nothing of it was begun or somebody insists
+    /// and nothing of it is claimed.
     async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
         for _ in 0..RACES_MAX {
             let build = self.build(job, n).await?;
             if build.live.is_none() || build.verdict().is_some() {
                 return Ok(());
             }
-            let mut lost_race = false;
+            let (mut lost_race, mut busy) = (false, false);
             for (index, piece) in &build.tickets {
-                let key = part_key(
-                    piece.queue.as_str(),
-                    job.name.as_str(),
-                    n,
-                    &index.to_string(),
-                    build.run(),
-                )?;
-                lost_race |= !self
-                    .abort_ticket(&key, &piece.posted.ticket, piece.posted.version)
-                    .await?;
+                let always = build.config.tasks.get(*index).is_some_and(|task| task.always);
+                let (queue, task) = (piece.queue.as_str(), index.to_string());
+                let key = part_key(queue, job.name.as_str(), n, &task, build.run())?;
+                let Posted { ticket, version, .. } = &piece.posted;
+                match ticket.state {
+                    TicketState::Open if insist || !always => {
+                        lost_race |= !self.abort_ticket(&key, ticket, *version).await?;
+                    }
+                    // Its claimant is told by the build's entry, if there is one.
+                    TicketState::Claimed => {
+                        self.reopen_orphan(&key).await?;
+                        busy = true;
+                    }
+                    TicketState::Open | TicketState::Finished => {}
+                }
             }
             let Some(control) = &build.control else { return Ok(()) };
             let claimed = control.posted.ticket.state == TicketState::Claimed;
-            if (insist || (!claimed && build.tickets.is_empty())) && !lost_race {
+            let over = (insist && !busy) || (!claimed && build.tickets.is_empty());
+            if over && !lost_race {
                 let key = control_key(job.name.as_str(), n, build.run())?;
                 lost_race = !self
                     .abort_ticket(&key, &control.posted.ticket, control.posted.version)
@@ -138,7 +148,7 @@ impl Repository {
         ended.outcome = Some(Outcome {
             verdict: Verdict::Aborted,
             exit: None,
-            message: "somebody aborted it".into(),
+            message: ABORTED.into(),
             workspace: ticket.workspace.clone(),
             artifacts: None,
             recorded: Vec::new(),
@@ -156,28 +166,18 @@ impl Repository {
         Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
     }
 
-    /// Ends a ticket that was posted while its build was aborted: whoever did that looked for the
-    /// build's tickets before this one was there. What runs `always` stays.
+    /// Ends a ticket that was posted, or is open again, while its build was aborted: whoever did that
+    /// looked for the build's open tickets before. What runs `always` stays.
     pub(super) async fn heed_abort(&self, key: &TicketKey, part: Option<&Part>) -> Result<()> {
         let Some(part) = part else { return Ok(()) };
-        // As the store has it: what is remembered may be from before the abort.
-        let path = live_path(&part.uid, part.build);
-        let entry = bounded(&path, self.coordination.get(&path)).await?;
-        let live: Option<Live> = entry.and_then(|entry| serde_json::from_slice(&entry.data).ok());
-        if !live.is_some_and(|live| live.abort && live.run == part.run) {
-            return Ok(());
-        }
-        let Some(job) = self.find_job(&part.job).await? else {
-            return Ok(());
-        };
-        let build = self.build(&job, part.build).await?;
-        let task = part.task.and_then(|index| build.config.tasks.get(index));
-        if task.is_some_and(|task| task.always) {
+        if !self.is_aborted(part).await? {
             return Ok(());
         }
         for _ in 0..RACES_MAX {
             let Some(posted) = self.ticket(key).await? else { break };
-            if self.abort_ticket(key, &posted.ticket, posted.version).await? {
+            // Who claimed it meanwhile is told.
+            let open = posted.ticket.state == TicketState::Open;
+            if !open || self.abort_ticket(key, &posted.ticket, posted.version).await? {
                 break;
             }
         }
@@ -191,9 +191,13 @@ impl Repository {
         self.record_now(job, n).await?;
         drop(turn);
         let Some(record) = self.stored_record(job, n).await?.0 else {
-            self.build(job, n).await?;
+            let stage = if self.build(job, n).await?.aborting() {
+                "is being aborted"
+            } else {
+                "is not finished"
+            };
             return Err(Error::Busy(format!(
-                "jobs/{}/builds/{n} is not finished: it can't be retried yet",
+                "jobs/{}/builds/{n} {stage}: it can be retried when it has ended (read .wait)",
                 job.name
             )));
         };
@@ -213,6 +217,7 @@ impl Repository {
             params_digest,
             run,
             abort: false,
+            insist: false,
             keep: record.keep,
             triggered: record.triggered,
             uid: record.uid,

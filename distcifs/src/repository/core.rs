@@ -88,6 +88,7 @@ pub struct Repository {
     /// Tickets that were tidied away lately.
     pub(crate) gone: super::tickets::Gone,
     pub(crate) doubts: super::claims::Doubts,
+    pub(crate) aborted: super::claims::Aborted,
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
@@ -130,6 +131,7 @@ impl Repository {
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
             doubts: super::claims::Doubts::default(),
+            aborted: super::claims::Aborted::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),
             people: super::people::People::default(),

@@ -102,6 +102,9 @@ impl Repository {
         for node in sorted.nodes {
             self.look_at_node(&node).await;
         }
+        for (uid, n) in &sorted.builds {
+            self.look_for_abort(uid.clone(), *n);
+        }
         if self.shared {
             self.tell_controls(sorted.builds, sorted.configured).await;
         }
@@ -175,10 +178,12 @@ impl Repository {
         let parts: Vec<&str> = path.split('/').skip(1).filter(|part| !part.is_empty()).collect();
         match parts.as_slice() {
             [] => {
+                self.look_for_aborts();
                 self.look_at_nodes().await;
                 self.look_around(None).await;
             }
             ["nodes"] => self.look_at_nodes().await,
+            ["jobs"] => self.look_for_aborts(),
             ["epoch"] => self.look_at_epoch(),
             ["tickets"] => self.look_around(None).await,
             ["tickets", queue] => self.look_around(Name::new(queue)).await,

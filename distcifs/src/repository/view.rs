@@ -215,7 +215,7 @@ impl Repository {
             return why_ended(build);
         }
         if build.aborting() {
-            return "is being aborted".into();
+            return self.why_aborting(build);
         }
         let running = |piece: &&Piece| piece.posted.ticket.state == TicketState::Claimed;
         let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
@@ -242,6 +242,43 @@ impl Repository {
                 ),
             },
             _ => "build-control is choosing the next task".into(),
+        }
+    }
+
+    /// What a build that is aborted waits for.
+    fn why_aborting(&self, build: &Build) -> String {
+        let name = |index: usize| build.task_name(index).unwrap_or_default();
+        let always = |index: usize| build.config.tasks.get(index).is_some_and(|task| task.always);
+        let insisted = build.live.as_ref().is_some_and(|(live, _)| live.insist);
+        let in_state = |state| {
+            build
+                .tickets
+                .iter()
+                .filter(move |(_, piece)| piece.posted.ticket.state == state)
+        };
+        let claimed: Vec<_> = in_state(TicketState::Claimed).collect();
+        let ending = claimed.iter().find(|(index, _)| insisted || !always(**index));
+        if let Some((index, piece)) = ending {
+            let node = &piece.posted.ticket.node;
+            return format!(
+                "aborting: waits for {} on {node} to end, for a minute at most",
+                name(**index)
+            );
+        }
+        if let Some((index, piece)) = claimed.first() {
+            let node = &piece.posted.ticket.node;
+            return format!(
+                "aborting: {} runs always, on {node}; abort again to end that, too",
+                name(**index)
+            );
+        }
+        match in_state(TicketState::Open).next() {
+            Some((index, piece)) => format!(
+                "aborting: {} runs always and {}; abort again to leave it out",
+                name(*index),
+                self.why_open(&piece.posted.ticket, piece.queue.as_str())
+            ),
+            None => "is being aborted".into(),
         }
     }
 
@@ -285,6 +322,7 @@ impl Repository {
             "by": build.deeds(),
             "run": build.run(),
             "abort": build.aborting(),
+            "abort_always": build.live.as_ref().is_some_and(|(live, _)| live.insist),
             "keep": build.kept(),
             "triggered": build.triggered(),
             "finished": if build.finished() == 0 { Value::Null } else { build.finished().into() },

@@ -33,6 +33,9 @@ const LABELS_MAX: usize = 64;
 /// Longest wait of one poll(2): the kernel asks again when it is woken.
 const POLL_MAX: Duration = Duration::from_secs(3600);
 
+/// What a claimant reads whose build was aborted, while it still holds its claim.
+const ABORTED: &[u8] = b"aborted\n";
+
 /// The empty line that stands for "nothing yet".
 const NOTHING_YET: Bytes = Bytes::from_static(b"\n");
 
@@ -84,6 +87,10 @@ impl Tree {
     async fn end_of(&self, node: &Node) -> Result<Option<Bytes>> {
         match node {
             Node::TicketFile(ticket, _) => {
+                let claim = self.repository.claims.get(&ticket.key);
+                if claim.is_some_and(|claim| claim.is_aborting() && claim.posted().created == ticket.created) {
+                    return Ok(Some(Bytes::from_static(ABORTED)));
+                }
                 let posted = self.posted(ticket).await?;
                 Ok(posted
                     .ticket

@@ -47,7 +47,7 @@ impl Repository {
             return;
         }
         let mut ticket = claim.ticket.clone();
-        reopen(&mut ticket, cause);
+        reopen(&mut ticket, claim.counted_cause(cause));
         let mut ops = vec![
             set(claim.key.path(), to_json(&ticket), claim.version),
             delete(claim.key.claim_path(), None),
@@ -56,7 +56,7 @@ impl Repository {
         for _ in 0..RETRIES_MAX {
             match self.commit(ops.clone()).await {
                 // A mismatch: somebody else did it, or the result was in.
-                Ok(_) => return,
+                Ok(_) => return self.heed_later(&claim.key, &ticket).await,
                 Err(error) => {
                     tracing::warn!(ticket = %claim.key, %error, "giving the ticket back failed, trying again")
                 }
@@ -87,7 +87,7 @@ impl Repository {
                 ];
                 ops.extend(free_slot(&ticket));
                 if repository.commit(ops).await.is_ok() {
-                    return;
+                    return repository.heed_later(&key, &ticket).await;
                 }
             }
         });
@@ -137,11 +137,28 @@ impl Repository {
             }
         }
         let mut ticket = posted.ticket;
-        reopen(&mut ticket, Cause::Session);
+        let aborted = match &ticket.part {
+            Some(part) => self.is_aborted(part).await?,
+            None => false,
+        };
+        reopen(&mut ticket, if aborted { Cause::Aborted } else { Cause::Session });
         let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
         ops.extend(free_slot(&ticket));
         tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
-        self.commit(ops).await.map(|_| ())
+        self.commit(ops).await?;
+        self.heed_later(key, &ticket).await;
+        Ok(())
+    }
+
+    /// Ends a ticket that is open again if its build was aborted meanwhile: whoever did that saw it
+    /// claimed.
+    async fn heed_later(&self, key: &TicketKey, ticket: &Ticket) {
+        if ticket.state != TicketState::Open {
+            return;
+        }
+        if let Err(error) = self.heed_abort(key, ticket.part.as_ref()).await {
+            tracing::warn!(ticket = %key, %error, "looking whether its build was aborted");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a ticket becomes when its claim is over without a result.
 
-use super::{Cause, GIVEN_MAX, TIMEOUT_DEFAULT, cut};
+use super::{ABORTED, Cause, GIVEN_MAX, TIMEOUT_DEFAULT, cut};
 use crate::repository::core::{now, to_json};
 use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
 
@@ -30,6 +30,7 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
                 format!("timed out after {seconds} s; its worker did not end it"),
             );
         }
+        Cause::Aborted => finish(Verdict::Aborted, ABORTED.to_owned()),
         Cause::Died | Cause::GivenBack | Cause::Session if once.is_some() => {
             finish(Verdict::Error, once.unwrap_or_default());
         }

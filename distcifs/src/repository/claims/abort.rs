@@ -1,0 +1,176 @@
+//! Aborts of what is claimed: its claimant is told, and has a while to end it.
+//!
+//! What says that a build is to stop is its entry, written once. Whoever holds a claim of it sees that
+//! there, so nothing is written for each claim, and none is missed that is made at the same moment.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{Cause, Claim, Verdicts};
+use crate::repository::builds::{Live, live_path};
+use crate::repository::core::{bounded, from_json, lock};
+use crate::repository::names::Name;
+use crate::repository::tickets::{Part, Verdict};
+use crate::repository::{Repository, Result};
+
+/// How long a claimant may take to end what was aborted: TERM, ten seconds, KILL, and the result.
+/// Then its claim is taken away.
+const ABORT_GRACE: Duration = Duration::from_secs(60);
+
+/// Aborted builds kept in mind for claims that are being made at that moment.
+const ABORTED_MAX: usize = 1024;
+
+/// Tries to look at a build that was aborted, and the pause between: two minutes of them.
+const LOOKS_MAX: u32 = 120;
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Builds that were aborted lately, by the job's uid and their number.
+#[derive(Default)]
+pub(crate) struct Aborted(Mutex<VecDeque<(String, u64)>>);
+
+impl Aborted {
+    fn note(&self, uid: &str, n: u64) {
+        let mut aborted = lock(&self.0);
+        if aborted
+            .iter()
+            .any(|(known, number)| (known.as_str(), *number) == (uid, n))
+        {
+            return;
+        }
+        if aborted.len() >= ABORTED_MAX {
+            aborted.pop_front();
+        }
+        aborted.push_back((uid.to_owned(), n));
+    }
+
+    fn has(&self, part: &Part) -> bool {
+        lock(&self.0)
+            .iter()
+            .any(|(uid, n)| (uid, *n) == (&part.uid, part.build))
+    }
+}
+
+impl Claim {
+    /// Whether its build was aborted: its claimant is to end, and the outcome is `aborted`.
+    pub fn is_aborting(&self) -> bool {
+        self.aborting.load(Ordering::Relaxed)
+    }
+
+    /// A result as it counts.
+    pub(super) fn counted(&self, result: Verdicts) -> Verdicts {
+        if !self.is_aborting() {
+            return result;
+        }
+        Verdicts {
+            verdict: Verdict::Aborted,
+            exit: None,
+            message: ABORTED.to_owned(),
+        }
+    }
+
+    /// Why it ended, as it counts.
+    pub(super) fn counted_cause(&self, cause: Cause) -> Cause {
+        if self.is_aborting() { Cause::Aborted } else { cause }
+    }
+}
+
+/// The message of a task that was aborted.
+pub(crate) const ABORTED: &str = "somebody aborted it";
+
+impl Repository {
+    /// Looks at a build's entry that was set, in the background: its claims here end if it was aborted.
+    pub(crate) fn look_for_abort(self: &Arc<Self>, uid: String, n: u64) {
+        let repository = self.clone();
+        self.runtime.spawn(async move {
+            for _ in 0..LOOKS_MAX {
+                match repository.heed_abort_here(&uid, n).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(job = %uid, build = n, %error, "looking whether it was aborted"),
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        });
+    }
+
+    /// Looks at the builds of all claims held here: notices of them were lost.
+    pub(crate) fn look_for_aborts(self: &Arc<Self>) {
+        for part in self.claims.parts() {
+            self.look_for_abort(part.uid, part.build);
+        }
+    }
+
+    /// The same for a claim that was made while its build was aborted, as far as was heard.
+    pub(super) fn look_for_abort_of(self: &Arc<Self>, claim: &Claim) {
+        if let Some(part) = &claim.ticket.part
+            && self.aborted.has(part)
+        {
+            self.look_for_abort(part.uid.clone(), part.build);
+        }
+    }
+
+    /// Tells the claimants here of an aborted build.
+    pub(crate) async fn heed_abort_here(self: &Arc<Self>, uid: &str, n: u64) -> Result<()> {
+        let Some(live) = self.live(uid, n).await? else {
+            return Ok(());
+        };
+        if !live.abort {
+            return Ok(());
+        }
+        // Noted first: a claim that is not there yet finds it.
+        self.aborted.note(uid, n);
+        for claim in self.claims.of_build(uid, n) {
+            let part = claim.ticket.part.as_ref();
+            let Some(part) = part else { continue };
+            if self.stops(&live, part).await? {
+                self.begin_abort(&claim);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells a claimant that it is to end, and takes the claim away after a while.
+    fn begin_abort(self: &Arc<Self>, claim: &Arc<Claim>) {
+        if claim.aborting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.board.notify(&claim.key.path());
+        let (repository, claim) = (self.clone(), claim.clone());
+        self.runtime.spawn(async move {
+            if !claim.is_over_within(ABORT_GRACE).await {
+                repository.end_claim(&claim, Cause::Aborted).await;
+            }
+        });
+    }
+
+    /// Whether the task of a ticket is to stop, as its build's entry has it now.
+    pub(crate) async fn is_aborted(&self, part: &Part) -> Result<bool> {
+        match self.live(&part.uid, part.build).await? {
+            Some(live) => self.stops(&live, part).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a build's abort is for this task: the first one leaves out what runs `always`.
+    async fn stops(&self, live: &Live, part: &Part) -> Result<bool> {
+        let (Some(task), Some(job)) = (part.task, Name::new(&part.job)) else {
+            return Ok(false);
+        };
+        if !live.abort || live.run != part.run {
+            return Ok(false);
+        }
+        if live.insist {
+            return Ok(true);
+        }
+        let config = self.parsed_config(&job, &live.config.digest).await?;
+        Ok(config.tasks.get(task).is_none_or(|task| !task.always))
+    }
+
+    /// A build's entry as the coordinator has it: what is remembered may be from before the abort.
+    async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
+        let path = live_path(uid, n);
+        let entry = bounded(&path, self.coordination.get(&path)).await?;
+        entry.map(|entry| from_json(&path, &entry.data)).transpose()
+    }
+}
