@@ -51,6 +51,8 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs shm "$root/dev/shm"
 mount --bind "$1/share" "$root/mnt"
+# As a system has it: credentials of a unit come from a namespace beside.
+mount --make-rshared "$root"
 cd "$root"
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     setpriv --bounding-set=-sys_module,-sys_time,-sys_rawio,-syslog chroot . /lib/systemd/systemd --unit=basic.target --show-status=no
