@@ -5,6 +5,7 @@ use std::fs;
 use distcifs_tests::job::shell_task;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
+use nix::unistd::geteuid;
 use serde_json::json;
 
 /// A job that does nothing and triggers these.
@@ -126,6 +127,59 @@ fn builds_in_a_row_are_bounded() {
     );
     assert!(mount.console("b", 2).contains("is it a circle?"));
     assert!(!mount.has("jobs/c/builds/2"));
+}
+
+/// "Triggering there needs the owner's right to write that `trigger`": `downstream_jobs` starts no
+/// job that the owner of the upstream job may not start; the console and `why` say so, and the build
+/// is no failure. What it starts, the owner started.
+#[test]
+fn only_jobs_that_the_owner_may_trigger_are_triggered() {
+    const ALICE: u32 = 61_001;
+    const MALLORY: u32 = 61_002;
+    if !geteuid().is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    for (name, owner, mode) in [
+        ("own", MALLORY, "700"),
+        ("private", ALICE, "700"),
+        ("seen", ALICE, "755"),
+        ("of-root", 0, "755"),
+        ("open", ALICE, "755"),
+    ] {
+        mount.job(name, r#"{"tasks":[]}"#);
+        mount.run(&format!("chown {owner}:{owner} jobs/{name}; chmod {mode} jobs/{name}"));
+    }
+    mount.run("chmod 666 jobs/open/trigger");
+    mount.job("up", &before(&["own", "private", "seen", "of-root", "open", "absent"]));
+    mount.run(&format!("chown {MALLORY}:{MALLORY} jobs/up"));
+    mount.build("up", "", "success");
+    for job in ["own", "open"] {
+        wait_for("the build after it", USUAL, || {
+            mount.has(&format!("jobs/{job}/builds/1"))
+        });
+        let by = mount.read(&format!("jobs/{job}/builds/1/by"));
+        assert!(by.starts_with(&format!("triggered {MALLORY} ")), "{job}: {by}");
+        assert_eq!(mount.read(&format!("jobs/{job}/builds/1/cause")), "build up/1");
+    }
+    let said = mount.console("up", 1);
+    for job in ["private", "seen", "of-root"] {
+        let line = format!(
+            "job {job} could not be triggered: the owner of up may not write its trigger, or it is switched off"
+        );
+        assert!(said.lines().any(|found| found == line), "{line}: {said}");
+        assert_eq!(mount.list(&format!("jobs/{job}/builds")), Vec::<String>::new());
+    }
+    assert!(
+        said.contains("job absent could not be triggered: there is no such job"),
+        "{said}"
+    );
+    assert!(
+        mount.why("up", 1).contains("could not be triggered"),
+        "{}",
+        mount.why("up", 1)
+    );
 }
 
 /// A job that was removed and made again has builds of the same numbers; what they trigger is

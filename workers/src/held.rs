@@ -1,8 +1,8 @@
 //! One build whose build-control ticket this process holds: look at the record, do what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use crate::plan::{Plan, plan, posting};
 use crate::record::{Build, State};
@@ -18,6 +18,19 @@ const TRIGGER_TRIES_MAX: u32 = 15;
 /// Builds that may stand in a row, each triggered by the one before. Pipelines have a handful; a
 /// circle that two writers closed at the same moment ends here.
 const DEPTH_MAX: u64 = 32;
+
+/// Starts a build by the trigger at this path. A refusal says what the owner of `job` would see, and
+/// no more.
+fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
+    let file = tree::open_both(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Trouble::Refused(format!(
+            "the owner of {job} may not write its trigger, or it is switched off"
+        )),
+        io::ErrorKind::NotFound => Trouble::Refused("there is no such job".to_owned()),
+        _ => Trouble::from_io(&format!("can't open {}", path.display()), &error),
+    })?;
+    tree::converse(file, path, body)
+}
 
 /// How a step ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +121,7 @@ impl Held {
                 Plan::Finish(state, line) => {
                     let mut lines: Vec<String> = Some(line).filter(|l| !l.is_empty()).into_iter().collect();
                     if state == State::Success {
-                        lines.extend(self.trigger_downstream(tree, &build)?);
+                        lines.extend(self.trigger_downstream(&build)?);
                     }
                     return self.finish(state, &lines.join("\n"));
                 }
@@ -149,8 +162,9 @@ impl Held {
         Ok(())
     }
 
-    /// Triggers each downstream job once; gives a line for each that refused.
-    fn trigger_downstream(&mut self, tree: &Tree, build: &Build) -> tree::Result<Vec<String>> {
+    /// Triggers each downstream job once, with the rights of the owner of this build's job: by the
+    /// jobs that its ticket shows. Gives a line for each that refused.
+    fn trigger_downstream(&mut self, build: &Build) -> tree::Result<Vec<String>> {
         let depth = build.upstream_depth() + 1;
         if depth > DEPTH_MAX && !build.downstream.is_empty() {
             let line = format!(
@@ -171,7 +185,8 @@ impl Held {
             if self.triggered.contains_key(other) {
                 continue;
             }
-            let why = match tree.trigger(other, body.as_bytes()) {
+            let path = self.folder.join("jobs").join(other).join("trigger");
+            let why = match trigger(&path, body.as_bytes(), job) {
                 Ok(_) => None,
                 Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
                 Err(Trouble::Later(why) | Trouble::Full(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {

@@ -289,12 +289,19 @@ fn at(verb: &str, path: &Path) -> String {
     format!("can't {verb} {}", path.display())
 }
 
-fn open_both(path: &Path) -> io::Result<File> {
+/// Opens a file for reading and writing.
+///
+/// # Errors
+/// As open(2).
+pub fn open_both(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
 /// Writes, then reads one line back: on such a descriptor the first read is what commits.
-fn converse(mut file: File, path: &Path, body: &[u8]) -> Result<String> {
+///
+/// # Errors
+/// It is refused, or the tree does not answer.
+pub fn converse(mut file: File, path: &Path, body: &[u8]) -> Result<String> {
     file.write_all(body)
         .map_err(|e| Trouble::from_io(&at("write", path), &e))?;
     let mut answer = vec![0; 4096];
