@@ -16,6 +16,7 @@ pub mod list;
 pub mod look;
 pub mod modify;
 pub mod node;
+pub(crate) mod past;
 pub mod process;
 pub mod published;
 pub mod requests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use distcifs_tests::job::shell_task;
 use distcifs_tests::programs::installed;
 use distcifs_tests::wait::USUAL;
-use distcifs_tests::{Mount, errno, wait_for};
+use distcifs_tests::{Mount, Worker, errno, wait_for};
 use serde_json::json;
 
 /// A claim ends "within 1 s after the claimant is gone"; the rest is for a busy machine.
@@ -443,4 +443,90 @@ fn a_ticket_is_handed_over_by_its_claimant_only() {
     wait_for("the claim", USUAL, || mount.has("tickets/q/t/claim"));
     refused("another has the claim");
     drop(user);
+}
+
+/// Enters a ticket's folder, claims by its own id and, when `$OUT/go` is there, reads back and writes
+/// `result`; what it was told stands in `$OUT/NAME.read` and `.write`.
+const ZOMBIE: &str = r#"cd tickets/q/ID; echo $$ > claim; : > $OUT/NAME.claimed
+AFTER{ until [ -e $OUT/go ]; do sleep 0.05; done; cat result > $OUT/NAME.read 2>&1
+(echo 0 > result) 2> $OUT/NAME.write; : > $OUT/NAME.done; }"#;
+
+/// "Reading back `result` by one who lost its claim is ESTALE, never another's outcome; so is writing":
+/// for the claimant, for one below it that outlives it, and in the winner's own session.
+#[test]
+fn who_lost_its_claim_sees_no_result_of_another() {
+    let mount = Mount::new();
+    mount.queue("q");
+    let id = mount.post("q", &json!({}));
+    let script = |name: &str, after: &str| {
+        let script = ZOMBIE.replace("ID", &id).replace("NAME", name);
+        script.replace("AFTER", after)
+    };
+    let claimed = |name: &str| mount.out().join(format!("{name}.claimed")).exists();
+    let lone = mount.start(&script("lone", ""));
+    wait_for("the first claim", USUAL, || claimed("lone"));
+    mount.run(&format!("rm tickets/q/{id}/claim"));
+    // One whose claimant dies, and which stands in its folder all the same.
+    let orphan = mount.start(&format!("{} & kill -9 $$", script("orphan", "")));
+    wait_for("the second claim to be lost", USUAL, || {
+        claimed("orphan") && !mount.has(&format!("tickets/q/{id}/claim"))
+    });
+    let child = script("child", "").replace('\'', "'\\''");
+    let winner = format!(
+        "dash -c '{child}' & until [ -e $OUT/child.claimed ]; do sleep 0.05; done; rm tickets/q/{id}/claim
+        cd tickets/q/{id}; echo $$ > claim; echo success > result; [ \"$(cat result)\" = success ] || exit 3
+        (echo 0 > result) 2>&1 | grep -q exists || exit 4; : > $OUT/go; for name in lone orphan child; do
+        until [ -e $OUT/$name.done ]; do sleep 0.05; done; done; cat result"
+    );
+    assert_eq!(mount.run(&winner).trim(), "success");
+    for name in ["lone", "orphan", "child"] {
+        for what in ["read", "write"] {
+            let told = fs::read_to_string(mount.out().join(format!("{name}.{what}"))).unwrap();
+            assert!(told.contains("Stale"), "{name} {what}: {told}");
+        }
+    }
+    assert_eq!(
+        mount.read(&format!("tickets/q/{id}/result")),
+        "success",
+        "others see it"
+    );
+    drop((lone, orphan));
+}
+
+/// "`result` is EEXIST only where its own result stands": who never had the claim is told so.
+#[test]
+fn a_stranger_is_not_told_that_there_is_a_result_of_his() {
+    let mount = Mount::new();
+    mount.queue("q");
+    let id = mount.post("q", &json!({}));
+    let place = format!("tickets/q/{id}");
+    mount.run(&format!("cd {place}; echo $$ > claim; echo 0 > result"));
+    let said = mount.sh(&format!("setsid -w dash -c 'echo 0 > {place}/result' 2>&1; true"));
+    assert!(said.stdout.contains("not permitted"), "{}", said.stdout);
+}
+
+/// "A ticket whose job was removed and made again under its name": the former claimant, still there, takes
+/// nothing from it when it dies, and it is worked.
+#[test]
+fn a_job_made_again_has_tickets_of_its_own() {
+    let mount = Mount::new();
+    let config = r#"{ "tasks": [ { "type": "q" } ] }"#;
+    mount.queue("q");
+    mount.job("again", config);
+    let _control = Worker::start(&mount, "build-control", &[]);
+    assert_eq!(mount.trigger("again", ""), 1);
+    wait_for("its ticket", USUAL, || mount.has("tickets/q/again.1.0"));
+    let mut holder = mount.start("cd tickets/q/again.1.0; echo $$ > claim; : > $OUT/held; exec sleep 170");
+    wait_for("its claim", USUAL, || mount.out().join("held").exists());
+    mount.run("rm tickets/q/again.1.0/claim; cd tickets/q/again.1.0; echo $$ > claim; echo 0 > result");
+    assert_eq!(mount.wait_state("again", 1), "success");
+    fs::remove_dir_all(mount.path("jobs/again")).unwrap();
+    mount.job("again", config);
+    assert_eq!(mount.trigger("again", ""), 1);
+    wait_for("its new ticket", USUAL, || mount.has("tickets/q/again.1.0/ticket.json"));
+    mount.run("cd tickets/q/again.1.0; echo $$ > claim; exec 3>&-; true");
+    holder.kill9_alone();
+    wait_for("it to be open again", USUAL, || !mount.has("tickets/q/again.1.0/claim"));
+    mount.run("cd tickets/q/again.1.0; echo $$ > claim; echo 0 > result");
+    assert_eq!(mount.wait_state("again", 1), "success");
 }

@@ -374,6 +374,7 @@ impl Repository {
             ephemeral: true,
         });
         ops.push(set(key.path(), to_json(&ticket), posted.version));
+        ops.extend(same_job(&ticket));
         let nonce = ticket.nonce.clone();
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
         match self.commit_settled(ops, &key.path(), ours).await {
@@ -548,6 +549,7 @@ impl Repository {
             delete(claim.key.claim_path(), None),
         ];
         ops.extend(free_slot(&ticket));
+        ops.extend(same_job(&ticket));
         let nonce = &claim.nonce;
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| {
@@ -592,6 +594,16 @@ impl Repository {
         };
         Ok(finisher == Some(&claim.nonce))
     }
+}
+
+/// The check that a ticket's job is the one that it was posted for. One that was removed and made again
+/// under its name has tickets of the same names, whose entries may have the same versions.
+fn same_job(ticket: &Ticket) -> Option<Op> {
+    let part = ticket.part.as_ref()?;
+    Some(Op::Check {
+        path: format!("/keys/{}", part.uid),
+        version: None,
+    })
 }
 
 /// Whether the entry is a ticket that carries this nonce.

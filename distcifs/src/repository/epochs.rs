@@ -237,7 +237,7 @@ impl Repository {
 pub(super) fn check(lease: &str) -> Op {
     Op::Check {
         path: lease.to_owned(),
-        version: 0,
+        version: Some(0),
     }
 }
 

@@ -87,7 +87,7 @@ impl Repository {
             if self.shared {
                 let (epoch, version) = self.read_epoch().await?;
                 // Either gc sees this mount, or this mount has seen the epoch that gc began.
-                let (path, lease) = (EPOCH.to_owned(), format!("{LEASES}/{}", random_id()));
+                let (path, version, lease) = (EPOCH.to_owned(), Some(version), format!("{LEASES}/{}", random_id()));
                 ops.push(Op::Check { path, version });
                 ops.extend(self.leave_former().await?);
                 ops.push(create_ephemeral(&lease, Bytes::new()));

@@ -436,7 +436,7 @@ impl Repository {
         let version = claim.version().ok_or_else(refused)?;
         Ok(Op::Check {
             path: key.path(),
-            version,
+            version: Some(version),
         })
     }
 

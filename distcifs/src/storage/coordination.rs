@@ -63,8 +63,8 @@ pub enum Op {
     Check {
         /// Where.
         path: String,
-        /// The version it must have.
-        version: u32,
+        /// The version it must have; `None` for any.
+        version: Option<u32>,
     },
 }
 

@@ -1,6 +1,5 @@
 //! Claims as the tree makes them: who the claimant is, how long it lives, what is its own.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::repository::Repository;
 use crate::repository::claims::{Cause, Changes, Claim, Claimant, Stand, View};
 use crate::repository::core::{lock, time_of};
 use crate::repository::jobs::Access;
-use crate::repository::tickets::{Posted, TicketKey, TicketState};
+use crate::repository::tickets::Posted;
 
 /// A descriptor that is closed sooner than this after the claim was made belonged to one command
 /// (`touch claim`, `echo $$ > claim`); one that is held longer is the claim.
@@ -26,9 +25,6 @@ const ONE_COMMAND: Duration = Duration::from_millis(500);
 
 /// How long the release of a descriptor may follow the death of the process that closed it.
 const RELEASE_LAG: Duration = Duration::from_millis(100);
-
-/// Claimants that lost their claim and are told so instead of being taken for strangers.
-const LOSERS_MAX: usize = 1024;
 
 /// The process that a claim lives by.
 pub(crate) struct Holder {
@@ -185,13 +181,6 @@ impl Preparing {
     }
 }
 
-/// A claimant that lost its claim.
-pub(crate) struct Loser {
-    key: TicketKey,
-    nonce: String,
-    process: Arc<Process>,
-}
-
 impl Tree {
     /// Claims a ticket for the process that makes the file `claim`.
     pub(crate) async fn make_claim(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Held>> {
@@ -238,7 +227,7 @@ impl Tree {
             _leases: leases,
         });
         lock(&self.held).insert(claim.key.clone(), held.clone());
-        let (kept, all, losers) = (held.clone(), self.held.clone(), self.losers.clone());
+        let (kept, all, past) = (held.clone(), self.held.clone(), self.past.clone());
         claim.when_over(move |stand| {
             let (key, nonce) = (&kept.claim.key, &kept.claim.nonce);
             let mut all = lock(&all);
@@ -246,11 +235,7 @@ impl Tree {
                 all.remove(key);
             }
             drop(all);
-            if stand == Stand::Lost {
-                let process = kept.holder.process();
-                let (key, nonce) = (key.clone(), nonce.clone());
-                remember(&losers, Loser { key, nonce, process });
-            }
+            past.remember(&kept.claim, kept.holder.process(), stand);
         });
         held
     }
@@ -332,43 +317,6 @@ impl Tree {
         let room = CLAIM_TEXT_MAX.saturating_sub(kept.len());
         kept.push_str(text.get(..text.len().min(room)).unwrap_or_default());
         Ok(())
-    }
-
-    /// The claim on a ticket, if the caller is its claimant, below it or of its session.
-    ///
-    /// # Errors
-    /// `Stale` for one who lost it, `Exists` if there is a result, `NotClaimant` for all others.
-    pub(crate) async fn claim_of(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Claim>> {
-        let held = lock(&self.held).get(&ticket.key).cloned();
-        if let Some(held) = held.filter(|held| held.claim.check().is_ok())
-            && held.holder.process().covers(caller.tid)
-        {
-            return Ok(held.claim.clone());
-        }
-        let lost = {
-            let mut losers = lock(&self.losers);
-            losers.retain(|loser| loser.process.lives());
-            let mut losers = losers.iter().rev();
-            let lost = losers.find(|loser| loser.key == ticket.key && loser.process.covers(caller.tid));
-            lost.map(|loser| loser.nonce.clone())
-        };
-        let posted = self.posted(ticket).await?;
-        // A result that was in doubt when the claim was lost may stand.
-        if lost.is_some_and(|nonce| nonce != posted.ticket.nonce || posted.ticket.state != TicketState::Finished) {
-            return Err(Error::Stale(ticket.key.to_string()));
-        }
-        if posted.ticket.state == TicketState::Finished {
-            return Err(Error::Exists(format!("{}: it has its result", ticket.key)));
-        }
-        Err(Error::NotClaimant(format!(
-            "{}: only its claimant may do this; claim it first",
-            ticket.key
-        )))
-    }
-
-    /// The caller finished the ticket: that it lost an earlier claim on it no longer matters.
-    pub(crate) fn has_won(&self, caller: Caller, ticket: &TicketRef) {
-        lock(&self.losers).retain(|loser| loser.key != ticket.key || !loser.process.covers(caller.tid));
     }
 
     /// Gives a ticket back: its claimant may, root, and whoever the queue belongs to.
@@ -528,13 +476,4 @@ fn digest_of(posted: &Posted, area: Area) -> Option<&str> {
         (Area::Workspace, None) => posted.ticket.workspace.as_deref(),
         (Area::Artifacts, outcome) => outcome.and_then(|outcome| outcome.artifacts.as_deref()),
     }
-}
-
-/// Keeps a loser, within bounds.
-fn remember(losers: &Mutex<VecDeque<Loser>>, loser: Loser) {
-    let mut losers = lock(losers);
-    if losers.len() >= LOSERS_MAX {
-        losers.pop_front();
-    }
-    losers.push_back(loser);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::claim::Holder;
-use super::content::Content;
+use super::content::{Content, result_text};
 use super::handles::{Asking, Committing, Following, Open, OpenKind};
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
@@ -94,6 +94,11 @@ impl Tree {
                 OpenKind::Published(folder, at)
             }
             _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
+            Node::TicketFile(ticket, TicketFile::Result) => {
+                self.check_reader(caller, ticket).await?;
+                let posted = self.posted(ticket).await?;
+                OpenKind::Bytes(Bytes::from(result_text(&posted)))
+            }
             _ => match self.content(&node).await? {
                 Content::Bytes(bytes) => OpenKind::Bytes(bytes),
                 Content::Consoles(names) => self.open_consoles(names).await?,
@@ -329,11 +334,10 @@ impl Tree {
                 let word = Word::read(&text)?;
                 self.repository.control(&self.job(job)?, *n, word, poster).await?;
             }
-            Node::TicketFile(ticket, _) => {
+            Node::TicketFile(..) => {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;
                 self.repository.finish(&claim, Verdicts::read(&text)?).await?;
-                self.has_won(caller, ticket);
             }
             _ => {}
         }

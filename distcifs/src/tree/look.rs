@@ -170,6 +170,7 @@ impl Tree {
         Ok(Node::Ticket(Arc::new(TicketRef {
             key,
             created: posted.created,
+            turn: posted.ticket.ordinal(),
         })))
     }
 

@@ -58,6 +58,9 @@ pub struct TicketRef {
     pub key: TicketKey,
     /// Its place in the order of all tickets.
     pub created: u64,
+    /// Which claim of it was the next, or the one at hand, when it was met: after one that was lost its
+    /// folder is another.
+    pub turn: u32,
 }
 
 /// Declares an enum of files with their slots and names.
@@ -526,7 +529,11 @@ mod tests {
             queue: (*queue).clone(),
             id: TicketId::new("hello.7.0").unwrap(),
         };
-        let ticket = Arc::new(TicketRef { key, created: 9 });
+        let ticket = Arc::new(TicketRef {
+            key,
+            created: 9,
+            turn: 1,
+        });
         let nodes = [
             Node::Root,
             Node::Top(Top::Jobs),
@@ -551,14 +558,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_ticket_is_forgotten_with_its_last_lookup() {
-        let numbers = Numbers::default();
+    fn a_ticket() -> Node {
         let key = TicketKey {
             queue: Name::new("q").unwrap(),
             id: TicketId::new("t").unwrap(),
         };
-        let node = Node::Ticket(Arc::new(TicketRef { key, created: 1 }));
+        let (created, turn) = (1, 1);
+        Node::Ticket(Arc::new(TicketRef { key, created, turn }))
+    }
+
+    #[test]
+    fn a_ticket_is_forgotten_with_its_last_lookup() {
+        let numbers = Numbers::default();
+        let node = a_ticket();
         let ino = numbers.looked_up(&node);
         assert_eq!(numbers.looked_up(&node), ino);
         numbers.forget(ino, 1);
@@ -571,11 +583,7 @@ mod tests {
     #[test]
     fn a_number_that_answers_a_lookup_is_known_until_that_is_forgotten() {
         let numbers = Numbers::default();
-        let key = TicketKey {
-            queue: Name::new("q").unwrap(),
-            id: TicketId::new("t").unwrap(),
-        };
-        let node = Node::Ticket(Arc::new(TicketRef { key, created: 1 }));
+        let node = a_ticket();
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {

@@ -144,24 +144,30 @@ impl Process {
 
     /// Whether the caller is this process, one below it or one of its session.
     pub fn covers(&self, tid: u32) -> bool {
+        self.distance(tid).is_some()
+    }
+
+    /// How many generations the caller is below this process: 0 for itself, `u32::MAX` for one that is
+    /// only of its session.
+    pub fn distance(&self, tid: u32) -> Option<u32> {
         if tid == self.pid {
-            return true;
+            return Some(0);
         }
-        let Some(caller) = stat(tid) else { return false };
-        if caller.process == self.pid || session_of(caller.process) == Some(self.session) {
-            return true;
+        let caller = stat(tid)?;
+        if caller.process == self.pid {
+            return Some(0);
         }
         let mut at = caller;
-        for _ in 0..ANCESTORS_MAX {
+        for generation in 1..=ANCESTORS_MAX {
             if at.parent == self.pid {
-                return true;
+                return Some(generation);
             }
             match stat(at.parent) {
                 Some(parent) if at.parent > 1 => at = parent,
-                _ => return false,
+                _ => break,
             }
         }
-        false
+        (session_of(caller.process) == Some(self.session)).then_some(u32::MAX)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The requests of the kernel, one method each: the node decides what they mean.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicU64;
@@ -10,11 +10,12 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::claim::{Held, Loser};
+use super::claim::Held;
 use super::forget::Forgetter;
 use super::handles::{Handles, OpenKind};
 use super::look::NAME_MAX;
 use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
+use super::past::Past;
 use super::published::Published;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
@@ -53,7 +54,7 @@ pub struct Tree {
     /// What open files and folders of claimants have taken of them, by handle.
     leases: Mutex<HashMap<u64, Lease>>,
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
-    pub(crate) losers: Arc<Mutex<VecDeque<Loser>>>,
+    pub(crate) past: Arc<Past>,
     pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
     /// Who unlinked a config.json lately, by the job's uid.
     pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
@@ -95,7 +96,7 @@ impl Tree {
             published: Published::default(),
             scratch: Scratches::default(),
             held: Arc::default(),
-            losers: Arc::default(),
+            past: Arc::default(),
             config_errors: Mutex::default(),
             unlinked: Mutex::default(),
             invalidate,

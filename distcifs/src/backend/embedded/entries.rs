@@ -138,7 +138,7 @@ impl Entries {
                 self.put(path.into(), None, Change::Deleted, applied);
             }
             Op::Check { path, version } => {
-                self.nodes.get(path.as_str()).filter(|n| is(n, Some(version)))?;
+                self.nodes.get(path.as_str()).filter(|n| is(n, version))?;
             }
         }
         Some(())

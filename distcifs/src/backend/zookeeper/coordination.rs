@@ -162,7 +162,7 @@ impl Shared {
                 writer.add_create(path, b"", &mode)
             }
             Op::Delete { path, version } => writer.add_delete(path, version.map(guard)),
-            Op::Check { path, version } => writer.add_check_version(path, guard(*version)),
+            Op::Check { path, version } => writer.add_check_version(path, version.map_or(ANY_VERSION, guard)),
         }
     }
 }
@@ -199,6 +199,9 @@ fn entry(data: Vec<u8>, stat: &Stat) -> Entry {
         ephemeral: stat.ephemeral_owner != 0,
     }
 }
+
+/// What ZooKeeper takes for "any version".
+const ANY_VERSION: i32 = -1;
 
 /// A version as ZooKeeper counts it. It takes -1 for any, so that becomes a version that no entry
 /// has.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::reopen::reopen;
-use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot};
+use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot, same_job};
 use crate::repository::consoles::attempt_console;
 use crate::repository::core::{delete, lock, set, to_json};
-use crate::repository::tickets::{Ticket, TicketKey, TicketState};
+use crate::repository::tickets::{Posted, Ticket, TicketKey, TicketState};
 use crate::repository::{Repository, Result, patience};
 
 impl Repository {
@@ -53,7 +53,17 @@ impl Repository {
             delete(claim.key.claim_path(), None),
         ];
         ops.extend(free_slot(&ticket));
+        ops.extend(same_job(&ticket));
         for _ in 0..RETRIES_MAX {
+            // One that was removed and posted again has nothing to do with this claim.
+            let another = |posted: Posted| posted.created != claim.created;
+            if self
+                .ticket(&claim.key)
+                .await
+                .is_ok_and(|posted| posted.is_some_and(another))
+            {
+                return;
+            }
             match self.commit(ops.clone()).await {
                 // A mismatch: somebody else did it, or the result was in.
                 Ok(_) => return self.heed_later(&claim.key, &ticket).await,
@@ -86,6 +96,7 @@ impl Repository {
                     delete(key.claim_path(), None),
                 ];
                 ops.extend(free_slot(&ticket));
+                ops.extend(same_job(&ticket));
                 if repository.commit(ops).await.is_ok() {
                     return repository.heed_later(&key, &ticket).await;
                 }
@@ -144,6 +155,7 @@ impl Repository {
         reopen(&mut ticket, if aborted { Cause::Aborted } else { Cause::Session });
         let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
         ops.extend(free_slot(&ticket));
+        ops.extend(same_job(&ticket));
         tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
         self.commit(ops).await?;

@@ -43,7 +43,7 @@ pub(super) fn delete(path: &str, version: Option<u32>) -> Op {
 pub(super) fn check(path: &str, version: u32) -> Op {
     Op::Check {
         path: path.to_owned(),
-        version,
+        version: Some(version),
     }
 }
 
@@ -138,6 +138,12 @@ pub async fn guards_by_version(store: &dyn Coordination) {
         mismatch(store, 0, vec![check(&path, wrong)]).await;
     }
     done(store, vec![check(&path, 0)]).await;
+    let any = |path: &str| Op::Check {
+        path: path.to_owned(),
+        version: None,
+    };
+    done(store, vec![any(&path)]).await;
+    mismatch(store, 0, vec![any(&format!("{path}-nowhere"))]).await;
     done(store, vec![set(&path, "1", Some(0))]).await;
     mismatch(store, 0, vec![set(&path, "again", Some(0))]).await;
     done(store, vec![set(&path, "2", Some(1)), check(&path, 2)]).await;

@@ -1,0 +1,175 @@
+//! Who held a ticket before: so that whoever lost a claim never takes another's result for its own.
+//!
+//! Two things tell. The processes of claims that are over are remembered while they live, a bounded
+//! number of them. And a ticket's folder has another inode after each claim that was lost: who has stood
+//! in it since before is shown no result but that of a claim which is its own, however long ago all else
+//! was forgotten.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::claim::Held;
+use super::node::TicketRef;
+use super::process::Process;
+use super::{Caller, Error, Result, Tree};
+use crate::repository::claims::{Claim, Stand};
+use crate::repository::core::lock;
+use crate::repository::descriptors;
+use crate::repository::tickets::{Posted, TicketKey, TicketState};
+
+/// Most claims that are remembered, and of the descriptors for caches one in so many: each holds on to a
+/// process by one.
+const PAST_MAX: usize = 1024;
+const PAST_SHARE: usize = 8;
+
+/// A claim that is over, while its process lives.
+struct Over {
+    key: TicketKey,
+    created: u64,
+    nonce: String,
+    process: Arc<Process>,
+    won: bool,
+}
+
+/// The claims of this mount that are over, oldest first.
+#[derive(Default)]
+pub(crate) struct Past(Mutex<VecDeque<Over>>);
+
+impl Past {
+    /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
+    pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, stand: Stand) {
+        let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
+        let created = claim.posted().created;
+        let mut past = lock(&self.0);
+        past.retain(|over| {
+            let again = over.process.pid == process.pid && over.key == claim.key && over.created == created;
+            !again && over.process.lives()
+        });
+        while past.len() >= most {
+            past.pop_front();
+        }
+        past.push_back(Over {
+            key: claim.key.clone(),
+            created,
+            nonce: claim.nonce.clone(),
+            process,
+            won: stand == Stand::Finished,
+        });
+    }
+}
+
+/// What a caller has to do with a ticket.
+pub(super) struct Relation {
+    /// Generations from the caller up to the claimant; 0 is the claimant itself.
+    distance: u32,
+    what: Stood,
+}
+
+enum Stood {
+    /// It holds the claim.
+    Holds(Arc<Held>),
+    /// It held the claim of this nonce, which has its result if `won`.
+    Held { nonce: String, won: bool },
+}
+
+/// The distance of one who is of the claimant's session, and no more.
+const BY_SESSION: u32 = u32::MAX;
+
+impl Relation {
+    /// Whether the result that the ticket has, if any, is of the caller's claim.
+    fn owns_result(&self, posted: &Posted) -> bool {
+        match &self.what {
+            Stood::Holds(_) => true,
+            // A result that was in doubt when the claim was lost may stand.
+            Stood::Held { nonce, .. } => *nonce == posted.ticket.nonce && posted.ticket.state == TicketState::Finished,
+        }
+    }
+
+    /// Whether the caller held a claim that was lost.
+    fn lost(&self) -> bool {
+        matches!(self.what, Stood::Held { won: false, .. })
+    }
+}
+
+impl Tree {
+    /// The claim, held or over, that the caller is nearest to: a process that claimed a ticket itself is no
+    /// part of the claim that its parent has made since.
+    fn relation(&self, caller: Caller, ticket: &TicketRef) -> Option<Relation> {
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        let held = held.filter(|held| held.claim.check().is_ok() && held.claim.posted().created == ticket.created);
+        let mut nearest = held.and_then(|held| {
+            let distance = held.holder.process().distance(caller.tid)?;
+            Some(Relation {
+                distance,
+                what: Stood::Holds(held),
+            })
+        });
+        let past = lock(&self.past.0);
+        let of_ticket = past.iter().rev();
+        for over in of_ticket.filter(|over| over.key == ticket.key && over.created == ticket.created) {
+            let nearer = |distance: &u32| nearest.as_ref().is_none_or(|nearest| *distance < nearest.distance);
+            if let Some(distance) = over.process.distance(caller.tid).filter(nearer)
+                && over.process.lives()
+            {
+                let (nonce, won) = (over.nonce.clone(), over.won);
+                nearest = Some(Relation {
+                    distance,
+                    what: Stood::Held { nonce, won },
+                });
+            }
+        }
+        nearest
+    }
+
+    /// The claim on a ticket, if the caller is its claimant, below it or of its session.
+    ///
+    /// # Errors
+    /// `Stale` for one who lost it, `Exists` if the caller's own result stands, `NotClaimant` for all
+    /// others.
+    pub(crate) async fn claim_of(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Claim>> {
+        let relation = self.relation(caller, ticket);
+        if let Some(Relation {
+            what: Stood::Holds(held),
+            ..
+        }) = &relation
+        {
+            return Ok(held.claim.clone());
+        }
+        let posted = self.posted(ticket).await?;
+        let stale = || Error::Stale(ticket.key.to_string());
+        match relation {
+            Some(relation) if relation.owns_result(&posted) => {
+                Err(Error::Exists(format!("{}: it has its result", ticket.key)))
+            }
+            Some(_) => Err(stale()),
+            None if posted.ticket.ordinal() != ticket.turn => Err(stale()),
+            None => Err(Error::NotClaimant(format!(
+                "{}: only its claimant may do this; claim it first",
+                ticket.key
+            ))),
+        }
+    }
+
+    /// Whether the caller may read the result.
+    ///
+    /// # Errors
+    /// `Stale` for one who lost a claim, and for one who stands in the folder since before a claim was lost
+    /// and has none of its own that won.
+    pub(crate) async fn check_reader(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
+        let posted = self.posted(ticket).await?;
+        let relation = self
+            .relation(caller, ticket)
+            .filter(|relation| relation.distance != BY_SESSION);
+        let since_before = posted.ticket.ordinal() != ticket.turn;
+        let may = match &relation {
+            Some(relation) if relation.owns_result(&posted) => true,
+            Some(relation) => !relation.lost() && !since_before,
+            None => !since_before,
+        };
+        if may {
+            Ok(())
+        } else {
+            Err(Error::Stale(ticket.key.to_string()))
+        }
+    }
+}
