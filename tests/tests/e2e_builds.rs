@@ -515,3 +515,23 @@ fn a_combination_that_nobody_can_take_says_why() {
         mount.why("a", build).contains("needs labels plan9")
     });
 }
+
+/// ".wait answers sendfile as it does read": busybox's cat uses it, and a script would wait for ever.
+#[test]
+fn busybox_cat_reads_wait() {
+    let mount = Mount::new();
+    mount.shell_job("a", &[]);
+    mount.trigger("a", "");
+    let cat = "i=0; while s=$(busybox cat jobs/a/builds/1/.wait) && [ -z \"$s\" ] && [ $i -lt 20 ]; do i=$((i+1)); done; echo \"$s\"";
+    let waiting = mount.start_words(&["busybox", "sh", "-c", cat]);
+    let control = mount.claim("build-control", "a.1.control").expect("the claim");
+    mount
+        .result("build-control", "a.1.control", "success")
+        .expect("the claim");
+    drop(control);
+    assert_eq!(waiting.finish().expect_ok(), "success");
+    for file in ["state", "build.json", "config.json", "why", "by"] {
+        let path = format!("jobs/a/builds/1/{file}");
+        assert_eq!(mount.run(&format!("busybox cat {path}")), mount.read(&path), "{file}");
+    }
+}

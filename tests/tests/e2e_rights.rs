@@ -201,7 +201,7 @@ fn mount_with_view(mode: &str) -> (Mount, File, File) {
     let control = mount.claim("build-control", "of-owner.1.control").expect("the claim");
     mount.post("execute-shell", &json!({"job": "of-owner", "build": build, "task": 0}));
     let claim = mount.claim("execute-shell", "of-owner.1.0").expect("the claim");
-    mount.run("cd tickets/execute-shell/of-owner.1.0/artifacts; echo ARTIFACT >open; chmod 755 open; echo ARTIFACT >shut; chmod 600 shut; mkdir d; ln -s open link");
+    mount.run("cd tickets/execute-shell/of-owner.1.0/artifacts; echo ARTIFACT >open; chmod 755 open; echo ARTIFACT >shut; chmod 600 shut; mkdir d; ln -s open link; mkdir of-33; echo x >of-33/f; chown -R 33:33 of-33");
     mount
         .result("execute-shell", "of-owner.1.0", "success")
         .expect("the claim");
@@ -310,7 +310,8 @@ fn only_a_claimed_ticket_of_a_build_shows_jobs() {
     wait_for("the view to go", USUAL, || !mount.has(VIEW));
 }
 
-/// What is recorded as of 0 belongs to the job's owner: a file of mode 600 can be read by him.
+/// "All of it belongs to the owner and group of the job", whoever's ids its tasks had: he reads a file of
+/// mode 600, and rm -r of a build is his.
 #[test]
 fn published_files_belong_to_the_jobs_owner() {
     let (mount, _control, _claim) = mount_with_view("755");
@@ -319,6 +320,15 @@ fn published_files_belong_to_the_jobs_owner() {
         format!("{OWNER}:{OWNER}")
     );
     assert!(may(&mount, OWNER, "cat jobs/of-owner/builds/1/artifacts/shut"));
+    assert_eq!(
+        mount.run("stat -c %u:%g jobs/of-owner/builds/1/artifacts/of-33"),
+        format!("{OWNER}:{OWNER}")
+    );
+    // To root, who makes images of it, a ticket shows the ids as they were recorded.
+    assert_eq!(
+        mount.run(&format!("stat -c %u:%g {VIEW}/of-owner/builds/1/artifacts/of-33")),
+        "33:33"
+    );
     mount.run(&format!("chown {WORKER}:{WORKER} jobs/of-owner"));
     assert_eq!(
         mount.run("stat -c %u:%g jobs/of-owner/builds/1/artifacts/shut"),

@@ -1,6 +1,6 @@
 //! Attributes of the tree in the kernel's form.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
@@ -50,9 +50,19 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 /// A time to set: `Some(None)` is now, `None` leaves alone.
 pub(super) fn time_to_set(time: Option<TimeOrNow>) -> Option<Option<SystemTime>> {
     time.map(|time| match time {
-        TimeOrNow::SpecificTime(time) => Some(time),
+        TimeOrNow::SpecificTime(time) => Some(as_set(time)),
         TimeOrNow::Now => None,
     })
+}
+
+/// A time as it was set. The kernel gives whole seconds and the nanoseconds after them; of a time before
+/// 1970 fuser takes the nanoseconds off instead.
+fn as_set(time: SystemTime) -> SystemTime {
+    let Err(before) = time.duration_since(SystemTime::UNIX_EPOCH) else {
+        return time;
+    };
+    let nanoseconds = Duration::from_nanos(u64::from(before.duration().subsec_nanos()));
+    time.checked_add(nanoseconds * 2).unwrap_or(time)
 }
 
 #[cfg(test)]
@@ -85,6 +95,13 @@ mod tests {
     fn now_is_told_from_leaving_alone() {
         assert_eq!(time_to_set(None), None);
         assert_eq!(time_to_set(Some(TimeOrNow::Now)), Some(None));
+        // -0.75 s is second -1 and 250,000,000 nanoseconds, of which fuser makes -1.25 s.
+        let (given, meant) = (Duration::from_millis(1250), Duration::from_millis(750));
+        let before = |time| SystemTime::UNIX_EPOCH - time;
+        assert_eq!(
+            time_to_set(Some(TimeOrNow::SpecificTime(before(given)))),
+            Some(Some(before(meant)))
+        );
         let time = SystemTime::UNIX_EPOCH;
         assert_eq!(time_to_set(Some(TimeOrNow::SpecificTime(time))), Some(Some(time)));
     }

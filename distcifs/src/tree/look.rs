@@ -34,6 +34,10 @@ const WHILE_CLAIMED: Duration = Duration::from_secs(1);
 /// How long it may believe what other mounts change seldom, and tell of only by the store.
 const WHILE_SHARED: Duration = Duration::from_secs(1);
 
+/// Size of `.wait`, bytes. It is not listed, and nobody knows how much there will be; of a file of 0 bytes
+/// sendfile, which busybox's cat uses, reads nothing.
+const WAIT_BYTES: u64 = 4096;
+
 /// Longest name of a file.
 pub(crate) const NAME_MAX: usize = 255;
 
@@ -357,7 +361,7 @@ impl Tree {
                 let mode = build.job.entry.files.ctl.unwrap_or(access.mode & 0o666);
                 Ok(file(Access { mode, ..access }, 0, time))
             }
-            Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, 0, time)),
+            Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, WAIT_BYTES, time)),
             Node::BuildFile(_, _, BuildFile::Config) => {
                 let size = self.size(node).await?;
                 Ok(file(settings, size, time))
@@ -399,7 +403,7 @@ impl Tree {
                 let size = self.build_link(&posted)?.len();
                 Ok(link_facts(access, size))
             }
-            Node::TicketFile(_, TicketFile::Wait) => Ok(file(access, 0, time)),
+            Node::TicketFile(_, TicketFile::Wait) => Ok(file(access, WAIT_BYTES, time)),
             _ => {
                 let size = self
                     .content_of_ticket(ticket, &posted, node)

@@ -36,7 +36,7 @@ pub(crate) enum Whose {
 pub(crate) struct Place {
     /// Whose it is.
     pub(crate) whose: Whose,
-    /// Owner and mode of what it belongs to. What is recorded as of 0 is this owner's.
+    /// Owner and mode of what it belongs to. All below it is this owner's.
     pub(crate) access: Access,
     /// Who sees it, if that is not whoever asks.
     pub(crate) viewer: Option<Viewer>,
@@ -181,13 +181,13 @@ impl Published {
         let ino = Numbers::default().ino(&Node::Published(id));
         Ok(match &item.what {
             What::Root { place, .. } => {
-                let access = place.shown(place.access, true);
+                let viewer = place.viewer.as_ref();
+                let access = viewer.map_or(place.access, |viewer| viewer.show_published(place.access, true));
                 (attr_of_root(ino, access, place.time), NOT_AT_ALL)
             }
             What::Entry { folder, at } => {
                 let (entry, place) = (entry(folder, *at)?, self.place(item.root)?);
-                let folder = matches!(entry.kind, snapshot::Kind::Folder(_));
-                (attr_of(ino, entry, place.shown(place.recorded(entry), folder)), LONG)
+                (attr_of(ino, entry, place.shown_entry(entry)), LONG)
             }
         })
     }
@@ -207,7 +207,7 @@ impl Published {
             What::Root { place, .. } => (place.clone(), place.access),
             What::Entry { folder, at } => {
                 let place = self.place(item.root)?;
-                let access = place.recorded(entry(folder, *at)?);
+                let access = place.access_of(entry(folder, *at)?);
                 (place, access)
             }
         };
@@ -475,21 +475,26 @@ fn attr_of_root(ino: Ino, access: Access, time: SystemTime) -> Attr {
 }
 
 impl Place {
-    /// Owner and mode of an entry below it: what is recorded as of 0 belongs to the owner.
-    fn recorded(&self, entry: &Entry) -> Access {
-        let of = |id, owner| if id == 0 { owner } else { id };
+    /// Owner and mode of an entry below it: whoever's ids a task had, what it left is the job's owner's.
+    fn access_of(&self, entry: &Entry) -> Access {
         Access {
-            uid: of(entry.meta.uid, self.access.uid),
-            gid: of(entry.meta.gid, self.access.gid),
             mode: entry.meta.mode,
+            ..self.access
         }
     }
 
-    /// How owner and mode are shown: through a ticket as the rights of its job's owner.
-    fn shown(&self, access: Access, folder: bool) -> Access {
+    /// How owner and mode of an entry are shown: through a ticket as the rights of its job's owner, to
+    /// root there as they were recorded.
+    fn shown_entry(&self, entry: &Entry) -> Access {
+        let folder = matches!(entry.kind, snapshot::Kind::Folder(_));
         match &self.viewer {
-            Some(viewer) => viewer.show_published(access, folder),
-            None => access,
+            Some(viewer) if viewer.runner.0 == 0 => Access {
+                uid: entry.meta.uid,
+                gid: entry.meta.gid,
+                mode: entry.meta.mode,
+            },
+            Some(viewer) => viewer.show_published(self.access_of(entry), folder),
+            None => self.access_of(entry),
         }
     }
 }
