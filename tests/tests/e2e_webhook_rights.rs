@@ -148,7 +148,7 @@ fn lines_are_read_again_and_each_stands_for_itself() {
     assert!(receiver.log().contains(&place), "{}", receiver.log());
     ci.lines(&format!("Codertocat/* hello {MALLORY}\n"));
     process::signal(receiver.worker().pid(), Signal::SIGHUP);
-    wait_for("its word", USUAL, || receiver.log().contains("1 lines are in force"));
+    wait_for("its word", USUAL, || receiver.log().contains("in force, with 1 lines"));
     assert_eq!(
         (status(&receiver, SECRET), status(&receiver, "mallory's own")),
         (201, 401)

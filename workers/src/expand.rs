@@ -14,56 +14,91 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
+/// Longest text that becomes of the parameters of a task, bytes: the tree takes no larger ticket. A
+/// short one may name a long parameter a hundred thousand times.
+const EXPANDED_BYTES_MAX: usize = 256 << 10;
+
 /// Replaces each `${name}` by the build's parameter and `$${` by a literal `${`.
-/// A `${` that is never closed stays; an unknown name is an error.
+/// A `${` that is never closed stays; an unknown name and a text that becomes too long are errors.
 pub fn expand(text: &str, build: &Map<String, Value>) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let (before, from) = rest.split_at(start);
-        if let Some(kept) = before.strip_suffix('$') {
-            out.push_str(kept);
-            out.push_str("${");
-            rest = &from[2..];
-            continue;
-        }
-        let Some(end) = from.find('}') else { break };
-        let name = &from[2..end];
-        let value = build
-            .get(name)
-            .ok_or_else(|| format!("no build parameter is called '{name}'"))?;
-        out.push_str(before);
-        out.push_str(&plain(value));
-        rest = &from[end + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
+    Room::default().expand(text, build)
 }
 
 /// Expands all strings of a task's parameters, in lists and objects too, but not the script.
 pub fn expand_params(params: &Map<String, Value>, build: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let mut room = Room::default();
     let one = |(key, value): (&String, &Value)| {
         let value = if key == SCRIPT {
             value.clone()
         } else {
-            expand_value(value, build)?
+            room.expand_value(value, build)?
         };
         Ok((key.clone(), value))
     };
     params.iter().map(one).collect()
 }
 
-/// Depth is bounded by the JSON reader's own limit of 128.
-fn expand_value(value: &Value, build: &Map<String, Value>) -> Result<Value, String> {
-    Ok(match value {
-        Value::String(text) => Value::String(expand(text, build)?),
-        Value::Array(items) => Value::Array(items.iter().map(|v| expand_value(v, build)).collect::<Result<_, _>>()?),
-        Value::Object(members) => {
-            let one = |(k, v): (&String, &Value)| Ok((k.clone(), expand_value(v, build)?));
-            Value::Object(members.iter().map(one).collect::<Result<_, String>>()?)
+/// What may still be made, bytes.
+struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Room(EXPANDED_BYTES_MAX)
+    }
+}
+
+impl Room {
+    fn push(&mut self, out: &mut String, text: &str) -> Result<(), String> {
+        self.0 = self
+            .0
+            .checked_sub(text.len())
+            .ok_or_else(|| format!("params have more than {EXPANDED_BYTES_MAX} bytes once their names are replaced"))?;
+        out.push_str(text);
+        Ok(())
+    }
+
+    fn expand(&mut self, text: &str, build: &Map<String, Value>) -> Result<String, String> {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let (before, from) = rest.split_at(start);
+            if let Some(kept) = before.strip_suffix('$') {
+                self.push(&mut out, kept)?;
+                self.push(&mut out, "${")?;
+                rest = &from[2..];
+                continue;
+            }
+            let Some(end) = from.find('}') else { break };
+            let name = &from[2..end];
+            let value = build
+                .get(name)
+                .ok_or_else(|| format!("no build parameter is called '{name}'"))?;
+            self.push(&mut out, before)?;
+            match value {
+                Value::String(text) => self.push(&mut out, text)?,
+                other => self.push(&mut out, &plain(other))?,
+            }
+            rest = &from[end + 1..];
         }
-        other => other.clone(),
-    })
+        self.push(&mut out, rest)?;
+        Ok(out)
+    }
+
+    /// Depth is bounded by the JSON reader's own limit of 128.
+    fn expand_value(&mut self, value: &Value, build: &Map<String, Value>) -> Result<Value, String> {
+        Ok(match value {
+            Value::String(text) => Value::String(self.expand(text, build)?),
+            Value::Array(items) => {
+                let all = items.iter().map(|item| self.expand_value(item, build));
+                Value::Array(all.collect::<Result<_, _>>()?)
+            }
+            Value::Object(members) => {
+                let one = |(k, v): (&String, &Value)| Ok((k.clone(), self.expand_value(v, build)?));
+                Value::Object(members.iter().map(one).collect::<Result<_, String>>()?)
+            }
+            other => other.clone(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +144,20 @@ mod tests {
             Value::Object(got),
             json!({ "script": "echo ${nope}", "list": ["main", 1], "o": { "script": "3" } })
         );
+    }
+
+    #[test]
+    fn a_short_text_makes_no_endless_one() {
+        let mut build = build();
+        build.insert("long".into(), "x".repeat(64 << 10).into());
+        assert_eq!(expand(&"${long}".repeat(4), &build).unwrap().len(), 256 << 10);
+        for text in ["${long}".repeat(100_000), "${long}".repeat(4) + "x"] {
+            assert!(expand(&text, &build).unwrap_err().contains("more than 262144 bytes"));
+        }
+        // All parameters together, too.
+        let params = json!({ "list": vec!["${long}"; 100_000], "script": "x".repeat(300 << 10) });
+        assert!(expand_params(params.as_object().unwrap(), &build).is_err());
+        let params = json!({ "list": ["${long}", "${long}"], "script": "x".repeat(300 << 10) });
+        assert!(expand_params(params.as_object().unwrap(), &build).is_ok());
     }
 }

@@ -117,12 +117,12 @@ mod tests {
         let script = json!({ "type": "execute-shell", "recorded": [["git_commit", COMMIT]] });
         let commit = || Built::Commit(COMMIT.into());
         assert_eq!(of(&[]), Built::NoCheckout);
-        assert_eq!(of(&[script.clone()]), Built::NoCheckout);
+        assert_eq!(of(std::slice::from_ref(&script)), Built::NoCheckout);
         assert_eq!(of(&[checkout("/srv/hello", None), script.clone()]), Built::Nothing);
         assert_eq!(of(&[script, checkout("/srv/hello", Some(COMMIT))]), commit());
         // The first, unless another is of the repository by its address.
         let tools = checkout("https://github.com/octo/tools", Some(OTHER));
-        assert_eq!(of(&[tools.clone()]), Built::Commit(OTHER.into()));
+        assert_eq!(of(std::slice::from_ref(&tools)), Built::Commit(OTHER.into()));
         assert_eq!(
             of(&[tools.clone(), checkout("/srv/hello", Some(COMMIT))]),
             Built::Commit(OTHER.into())

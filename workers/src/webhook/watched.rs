@@ -15,6 +15,10 @@ const PARAMETERS: [&str; 5] = ["ref", "commit", "repository", "sender", "pull_re
 /// Of those the ones that say what is to be built.
 const TELLING: [&str; 3] = ["ref", "commit", "pull_request"];
 
+/// Bytes of a job's refs and addresses that count: a hundred jobs of somebody's must not fill the
+/// memory of all.
+const WANTED_BYTES_MAX: usize = 64 << 10;
+
 /// Where pull requests are.
 const PULLS: &str = "refs/pull/";
 
@@ -148,10 +152,13 @@ fn cause(event: &Event) -> String {
 /// The `github` entry.
 fn entry(github: &Value) -> Option<Wanted> {
     let refs = github.get("refs").and_then(Value::as_array);
+    let mut room = WANTED_BYTES_MAX;
     let refs = match refs {
         Some(refs) => refs
             .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
+            .filter_map(Value::as_str)
+            .take_while(|name| takes_room(&mut room, name.len()))
+            .map(str::to_owned)
             .collect(),
         None => vec!["refs/heads/*".to_owned()],
     };
@@ -174,6 +181,7 @@ fn checkouts(config: &Value, parameters: Option<&Map<String, Value>>) -> Vec<Che
     let given = parameters.iter().filter(|(_, value)| !value.is_null());
     let mut values: Map<String, Value> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut all: Vec<Checkout> = Vec::new();
+    let mut room = WANTED_BYTES_MAX;
     for task in tasks.into_iter().filter(|task| is_checkout(task)) {
         let others = all.len();
         // No parameter has such a name.
@@ -182,10 +190,18 @@ fn checkouts(config: &Value, parameters: Option<&Map<String, Value>>) -> Vec<Che
             values.extend(combination);
             let one = checkout(task, parameters, &values);
             // Combinations may differ in other things.
-            all.extend(one.filter(|one| !all[others..].contains(one)));
+            let new = one.filter(|one| !all[others..].contains(one));
+            all.extend(new.filter(|one| takes_room(&mut room, one.len())));
         }
     }
     all
+}
+
+/// Takes so much room, and some for keeping it, if it is there.
+fn takes_room(room: &mut usize, bytes: usize) -> bool {
+    let rest = room.checked_sub(bytes + 32);
+    *room = rest.unwrap_or(*room);
+    rest.is_some()
 }
 
 fn is_checkout(task: &Value) -> bool {
@@ -214,6 +230,15 @@ fn name_of(text: String) -> Name {
 }
 
 impl Checkout {
+    /// Bytes of its texts.
+    fn len(&self) -> usize {
+        let name = match &self.name {
+            Name::Full(name) | Name::Short(name) => name.len(),
+            Name::Default | Name::AnyBranch => 0,
+        };
+        self.host.len() + self.path.len() + name
+    }
+
     fn takes(&self, event: &Event) -> bool {
         let name = event.base.as_deref().unwrap_or(&event.name);
         let named = match &self.name {

@@ -267,6 +267,28 @@ fn a_trigger_has_what_the_job_declares() {
 }
 
 #[test]
+fn a_job_takes_no_more_memory_than_its_share() {
+    let size = |watched: &Watched| match &watched.wanted {
+        Wanted::Entry { refs, .. } => refs.iter().map(String::len).sum::<usize>(),
+        Wanted::Checkouts(all) => all.iter().map(Checkout::len).sum(),
+    };
+    let refs: Vec<String> = (0..100_000).map(|n| format!("refs/heads/{n}*")).collect();
+    let many = entry_of(json!(refs));
+    assert!(size(&many) < WANTED_BYTES_MAX && many.takes(&push("refs/heads/7x")));
+    let long = entry_of(json!(["refs/heads/".to_owned() + &"x".repeat(1 << 20)]));
+    assert_eq!(size(&long), 0);
+    // One that makes a long text of a short one.
+    let address = "https://github.com/".to_owned() + &"${long}".repeat(100_000);
+    assert!(checkout(&address, json!("main"), json!({ "long": "x".repeat(64 << 10) })).is_none());
+    let task = |n: usize| {
+        json!({ "type": "git-checkout", "params": {
+        "repository": format!("https://github.com/octo/{n}{}", "x".repeat(1000)) } })
+    };
+    let tasks: Vec<Value> = (0..1000).map(task).collect();
+    assert!(size(&watched(&json!({ "tasks": tasks }))) < WANTED_BYTES_MAX);
+}
+
+#[test]
 fn patterns_take_no_longer_than_their_lengths() {
     for (pattern, name, want) in [
         ("*", "", true),
