@@ -38,6 +38,10 @@ rm -f "$root/var/lib/man-db/auto-update"
 mount -t proc proc "$root/proc"
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
+# Where no /proc can be seen whole, no user namespace may mount one.
+mkdir "$root/whole-proc"
+mount -t proc proc "$root/whole-proc"
+mount --bind "$root/whole-proc/sys/user" "$root/proc/sys/user"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 for folder in run tmp dev; do mount -t tmpfs -o mode=755 "$folder" "$root/$folder"; done
@@ -51,11 +55,16 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs shm "$root/dev/shm"
 mount --bind "$1/share" "$root/mnt"
-# As a system has it: credentials of a unit come from a namespace beside.
-mount --make-rshared "$root"
+# No chroot: whoever is in one makes no user namespace.
+mkdir "$root/outside"
 cd "$root"
+pivot_root . outside
+umount -l /outside
+rmdir /outside
+# As a system has it: credentials of a unit come from a namespace beside.
+mount --make-rshared /
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    setpriv --bounding-set=-sys_module,-sys_time,-sys_rawio,-syslog chroot . /lib/systemd/systemd --unit=basic.target --show-status=no
+    setpriv --bounding-set=-sys_module,-sys_time,-sys_rawio,-syslog /lib/systemd/systemd --unit=basic.target --show-status=no
 "#;
 
 /// A booted machine.

@@ -225,6 +225,15 @@ fn a_node_builds_and_recovers() {
         grep -qx distci /ci/jobs/roots/builds/1/console"#,
     );
 
+    let isolated = r#"mkdir /ci/jobs/isolated
+        echo '{"tasks":[{"type":"execute-shell","isolation":"namespace","params":{"script":"id -un; ls /ci || true"}}]}' > /ci/jobs/isolated/config.json
+        chown alice: /ci/jobs/isolated; [ ! -e /ci/jobs/isolated/enabled ] || setpriv --reuid=alice --regid=alice --init-groups sh -c 'echo on > /ci/jobs/isolated/enabled'
+        echo > /ci/jobs/isolated/trigger; while [ -z "$(cat /ci/jobs/isolated/builds/1/.wait)" ]; do :; done
+        cat /ci/jobs/isolated/builds/1/why /ci/jobs/isolated/builds/1/console"#;
+    if installed("bwrap") {
+        let said = machine.run(isolated);
+        assert!(said.contains("\nci\n") && said.contains("No such file"), "{said}");
+    }
     machine.run("kill -9 $(systemctl show -P MainPID distcifs@ci)");
     machine.until("the mount to come back", USUAL, "[ -e /ci/status ]");
     assert_eq!(build(&machine), "success");
