@@ -86,10 +86,33 @@ EXAMPLES
   distcifs up /var/lib/distci /ci --with cron --with 'github-webhook --listen 127.0.0.1:8080'
   distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci     a worker of one's own
 
+SIGNALS
+  TERM, INT  give work back, unmount and end
+  USR1       take no more work, finish what is worked for at most --drain-for, then end
+
 EXIT STATUS
   0  ended by Ctrl-C (INT) or TERM, and unmounted
   1  refused or failed; standard error says why
-  2  the command line is not valid";
+  2  the command line is not valid
+  3  ended after USR1 before all work was finished; standard error says what was left";
+
+const DRAIN_HELP: &str = "\
+NOTES
+  Before a restart: no ticket is claimed any more on this mount, whoever its workers are; those
+  that are claimed are worked to their end. build-control goes on meanwhile and begins no build;
+  the builds that it steers go on where they stand, on another mount or after the restart. The
+  mount stays drained until it is unmounted, or until drain --end.
+
+EXAMPLES
+  distcifs drain /ci && systemctl restart distcifs@ci
+  distcifs drain --for 0 /ci; cat /ci/.drain      begin, and see what is still worked
+  distcifs drain --end /ci
+
+EXIT STATUS
+  0  nothing is worked on this mount any more
+  1  refused or failed; standard error says why
+  2  the command line is not valid
+  3  at the end of --for something is still worked; standard error says what";
 
 const UMOUNT_HELP: &str = "\
 EXAMPLES
@@ -219,6 +242,9 @@ pub enum Command {
     /// Mount a source and run the workers on it, until it is told to end.
     #[command(after_help = UP_HELP)]
     Up(Up),
+    /// Take no more work on a mount, and wait until what is worked there is finished.
+    #[command(after_help = DRAIN_HELP)]
+    Drain(Drain),
     /// Unmount, and wait until the source is free again.
     #[command(after_help = UMOUNT_HELP)]
     Umount(Umount),
@@ -304,12 +330,28 @@ pub struct Up {
     /// A further program to keep alive, with its arguments after the mount point; may be repeated.
     #[arg(long = "with", value_name = "PROGRAM [ARG...]")]
     pub with: Vec<String>,
+    /// How long what is worked may take after USR1.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
+    pub drain_for: u64,
     /// Where the workers' programs are.
     #[arg(long, value_name = "DIR")]
     pub workers_dir: Option<PathBuf>,
     /// Mount options, as for `distcifs mount`.
     #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
+}
+
+/// `distcifs drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// The mount point.
+    pub mountpoint: PathBuf,
+    /// How long to wait for what is worked there.
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
+    pub time: u64,
+    /// Take work again instead.
+    #[arg(long)]
+    pub end: bool,
 }
 
 /// `distcifs umount`.

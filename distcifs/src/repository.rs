@@ -10,6 +10,7 @@ pub mod consoles;
 pub mod control;
 pub mod core;
 mod downstream;
+mod drain;
 mod epochs;
 pub mod error;
 pub(crate) mod follow;

@@ -16,6 +16,7 @@ mod check;
 mod cluster;
 mod daemon;
 mod desk;
+mod drain;
 mod lock;
 mod log;
 mod maintain;
@@ -48,12 +49,14 @@ enum Failure {
     Usage(String),
     /// Exit status 1; the reason has been told already.
     Told,
+    /// Exit status 3, with what is left to do.
+    Left(String),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Refused(reason) | Failure::Usage(reason) => f.write_str(reason),
+            Failure::Refused(reason) | Failure::Usage(reason) | Failure::Left(reason) => f.write_str(reason),
             Failure::Told => f.write_str("told already"),
         }
     }
@@ -67,6 +70,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         cli::Command::Mount(arguments) => mount::mount(arguments),
         cli::Command::Up(arguments) => up::up(arguments),
+        cli::Command::Drain(arguments) => drain::drain(&arguments),
         cli::Command::Umount(arguments) => umount::umount(&arguments),
         cli::Command::Init(arguments) => make::init(&arguments),
         cli::Command::Status(arguments) => status::status(&arguments),
@@ -85,6 +89,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(Failure::Refused(reason)) => {
             eprintln!("distcifs: {reason}");
             ExitCode::from(1)
+        }
+        Err(Failure::Left(reason)) => {
+            eprintln!("distcifs: {reason}");
+            ExitCode::from(3)
         }
         Err(Failure::Usage(reason)) => {
             eprintln!("distcifs: {reason}");

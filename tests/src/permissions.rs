@@ -17,7 +17,7 @@ const LETTERS: &str = "lrwckmau";
 const NOT_TRIED: char = '.';
 
 /// Names that no folder lists.
-const HIDDEN: [&str; 6] = [".events", ".next", ".post", ".wait", "claim", "jobs"];
+const HIDDEN: [&str; 7] = [".drain", ".events", ".next", ".post", ".wait", "claim", "jobs"];
 
 /// The names of the file and the folder that callers make and take away again.
 const MADE_FILE: &str = "probe-file";

@@ -209,7 +209,9 @@ fn table() -> String {
     tree.mount.run("echo > jobs/roots/trigger; chmod 700 jobs/roots");
     let jobs: Vec<(&str, String)> = MODES.iter().map(|(mode, ..)| (*mode, tree.job(mode))).collect();
     tree.hand_over(&jobs.iter().map(|(_, job)| format!("q/{job}.4.0")).collect::<Vec<_>>());
-    for name in ["", "README", "status", "metrics", ".events", "nodes", "jobs", "tickets"] {
+    for name in [
+        "", "README", "status", "metrics", ".drain", ".events", "nodes", "jobs", "tickets",
+    ] {
         let item = tree.item(&format!("/{name}"), name);
         table.add(("", ""), &item, &mut tree.callers);
     }

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 use super::builds::live_path;
 use super::claims::{Claim, ClaimEntry, Claimant};
 use super::core::{from_json, lock};
+use super::drain::Drain;
 use super::names::{Name, TicketId};
 use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::{Repository, Result};
@@ -147,6 +148,7 @@ pub struct Board {
     poked: Notify,
     places: AtomicU64,
     dirty: Mutex<HashSet<Name>>,
+    pub(crate) drain: Drain,
 }
 
 impl Default for Board {
@@ -159,6 +161,7 @@ impl Default for Board {
             poked: Notify::new(),
             places: AtomicU64::new(0),
             dirty: Mutex::default(),
+            drain: Drain::default(),
         }
     }
 }
@@ -391,7 +394,7 @@ impl Board {
     fn pair(&self, name: &Name, choice: usize, turn: impl Fn(&TicketKey, &str) -> u32) -> Option<Pair> {
         let mut queues = lock(&self.queues);
         let queue = queues.get_mut(name)?;
-        if queue.open.is_empty() {
+        if queue.open.is_empty() || self.drain.is_on() {
             return None;
         }
         let key = |id: &TicketId| TicketKey {
@@ -407,6 +410,13 @@ impl Board {
         let id = queue.open.get_mut(&labels)?.remove(&created)?;
         let key = key(&id);
         Some(Pair { waiter, key, turn })
+    }
+
+    /// Has all queues looked at in which somebody waits.
+    pub(super) fn poke_all(&self) {
+        let waited = |(name, queue): (&Name, &Queue)| (!queue.waiters.is_empty()).then(|| name.clone());
+        let names: Vec<Name> = lock(&self.queues).iter().filter_map(waited).collect();
+        names.iter().for_each(|name| self.poke(name));
     }
 
     /// Lets a waiter in; whether there is any open ticket to look at.

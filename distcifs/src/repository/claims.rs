@@ -294,6 +294,11 @@ impl Claims {
         lock(&self.0).get(key).cloned()
     }
 
+    /// The claims held here.
+    pub(crate) fn all(&self) -> Vec<Arc<Claim>> {
+        lock(&self.0).values().cloned().collect()
+    }
+
     /// Number of claims held here.
     pub fn len(&self) -> usize {
         lock(&self.0).len()

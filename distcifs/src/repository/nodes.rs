@@ -205,6 +205,10 @@ impl Repository {
 
     /// Who waits on this mount, as far as others are told.
     pub fn waiting_here(&self) -> Waiting {
+        if self.is_drained() {
+            // They are given nothing here.
+            return Waiting::new();
+        }
         self.board.waiting_sets(TOLD_MAX, TOLD_BYTES_MAX)
     }
 
@@ -254,7 +258,11 @@ impl Repository {
 
     /// Waiters of a queue on all mounts, and how many of them have all that a ticket needs, one a line.
     pub fn waiters(&self, queue: &str, needs: &str) -> (usize, usize) {
-        let (mut all, mut able) = self.board.waiters(queue, needs);
+        let (mut all, mut able) = if self.is_drained() {
+            (0, 0)
+        } else {
+            self.board.waiters(queue, needs)
+        };
         for facts in lock(&self.peers.0).values() {
             for (has, count) in facts.waiting.get(queue).into_iter().flatten() {
                 all += count;

@@ -291,6 +291,7 @@ impl Repository {
             None => needs.replace('\n', " "),
         };
         match (waiting, able) {
+            (0, _) if self.is_drained() => format!("waits for a worker of {queue}: mount {} is drained", self.node),
             (0, _) => format!("waits for a worker of {queue}: none is free"),
             (_, 0) => format!("needs labels {labels}; {waiting} workers wait, none has them"),
             _ => format!("waits for a worker of {queue}"),

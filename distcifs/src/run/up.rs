@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::mount::{program, start, wait_answer};
 use super::options::{MountOptions, places};
 use super::workers::{self, Plan, Worker, leashed, pid, reap};
-use super::{Failure, Outcome, mounts};
+use super::{Failure, Outcome, drain, mounts};
 use crate::cli;
 
 /// How long workers may take to give back what they have, and the daemon to unmount.
@@ -46,6 +46,7 @@ pub(super) fn up(arguments: cli::Up) -> Outcome {
         mountpoint,
         options: arguments.options,
         plans,
+        drain_for: Duration::from_secs(arguments.drain_for),
     };
     runtime.block_on(house.keep())
 }
@@ -116,6 +117,7 @@ struct House {
     mountpoint: PathBuf,
     options: Vec<String>,
     plans: Vec<Plan>,
+    drain_for: Duration,
 }
 
 /// The signals that `up` lives by.
@@ -123,6 +125,7 @@ struct Signals {
     child: Signal,
     interrupt: Signal,
     terminate: Signal,
+    drain: Signal,
 }
 
 /// What ended a life of the daemon.
@@ -132,6 +135,8 @@ enum Ended {
     Signal,
     /// Its own end.
     Daemon,
+    /// USR1 to us.
+    Drain,
 }
 
 impl House {
@@ -146,15 +151,49 @@ impl House {
                 self.plans.len()
             );
             let mut workers: Vec<Worker> = self.plans.iter().cloned().map(Worker::new).collect();
-            let ended = signals.tend(&mut daemon, &mut workers).await;
+            let mut left = None;
+            let mut ended = signals.tend(&mut daemon, &mut workers).await;
+            if ended == Ended::Drain {
+                left = self.drain(&mut signals, &mut daemon, &mut workers).await;
+                ended = Ended::Signal;
+            }
             end_workers(&mut workers);
             if ended == Ended::Signal {
-                return self.end_daemon(&mut daemon);
+                self.end_daemon(&mut daemon)?;
+                return left.map_or(Ok(()), |left| Err(Failure::Left(left)));
             }
             let Some(next) = self.start_again(&mut signals).await else {
                 return Ok(());
             };
             daemon = next;
+        }
+    }
+
+    /// Has the mount take no more work, and waits until what is worked is finished; what is left in
+    /// the end. The workers need not be told: they are given nothing any more.
+    async fn drain(&self, signals: &mut Signals, daemon: &mut Child, workers: &mut [Worker]) -> Option<String> {
+        let (place, begun) = (self.mountpoint.display(), Instant::now());
+        println!("distcifs: {place} takes no more work, and ends when what is worked is finished");
+        let mountpoint = self.mountpoint.clone();
+        if let Err(reason) = beside(move || drain::say(&mountpoint, "begin")).await {
+            return Some(reason);
+        }
+        loop {
+            let mountpoint = self.mountpoint.clone();
+            let left = match beside(move || drain::still_worked(&mountpoint)).await {
+                Ok(left) if left.is_empty() => return None,
+                Ok(left) => left,
+                Err(reason) => return Some(reason),
+            };
+            if begun.elapsed() >= self.drain_for {
+                return Some(drain::told(&self.mountpoint, &left, self.drain_for));
+            }
+            let tended = tokio::time::timeout(drain::LOOK_EVERY, signals.tend(daemon, workers)).await;
+            match tended {
+                Ok(Ended::Signal) => return Some(drain::told(&self.mountpoint, &left, begun.elapsed())),
+                Ok(Ended::Daemon) => return Some(format!("{place}: the daemon died; what was worked begins anew")),
+                Ok(Ended::Drain) | Err(_) => {}
+            }
         }
     }
 
@@ -216,6 +255,7 @@ impl Signals {
             child: signal(SignalKind::child())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            drain: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -233,6 +273,7 @@ impl Signals {
                 () = sleep_until(next) => {}
                 _ = self.interrupt.recv() => return Ended::Signal,
                 _ = self.terminate.recv() => return Ended::Signal,
+                _ = self.drain.recv() => return Ended::Drain,
             }
         }
     }
@@ -244,6 +285,15 @@ impl Signals {
             _ = self.interrupt.recv() => true,
             _ = self.terminate.recv() => true,
         }
+    }
+}
+
+/// Does what a stuck daemon might hold up on a thread of its own, for a while.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    match tokio::time::timeout(END_TIME, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the daemon did not answer within {END_TIME:?}")),
     }
 }
 

@@ -200,7 +200,9 @@ impl Tree {
             gid: caller.gid,
             pid,
         };
+        let claiming = self.repository.begin_claim()?;
         let claim = self.repository.claim(&ticket.key, who).await?;
+        drop(claiming);
         claim.touched.store(true, Ordering::Relaxed);
         let held = self.keep_claim(claim, Arc::new(Holder::new(opener)), leader, leases);
         self.follow_holder(held.clone());

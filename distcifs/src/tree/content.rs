@@ -70,6 +70,7 @@ impl Tree {
             Node::Top(Top::Readme) => Ok(Content::text(README)),
             Node::Top(Top::Status) => Ok(Content::text(self.status().await?)),
             Node::Top(Top::Metrics) => Ok(Content::text(self.metrics().await?)),
+            Node::Top(Top::Drain) => Ok(Content::text(self.repository.drain_text())),
             Node::Alive(name) => self.alive(name).await,
             Node::JobFile(job, JobFile::Config) => {
                 let (head, _) = self.repository.config_head(&self.job(job)?).await?;
@@ -279,6 +280,7 @@ impl Tree {
                 figures.iter().map(|(_, _, waiting)| waiting).sum::<usize>().to_string(),
             ),
             ("claims_held", repository.claims.len().to_string()),
+            ("drained", if repository.is_drained() { "yes" } else { "no" }.into()),
         ];
         Ok(lines.iter().map(|(key, value)| format!("{key} {value}\n")).collect())
     }

@@ -29,6 +29,14 @@ const COMMIT_BYTES_MAX: usize = 256 << 10;
 /// have it read over and over.
 const EARLY_BYTES_MAX: usize = 16 << 10;
 
+/// Whether a file takes words, each committed by its line's end or by a flush.
+fn takes_words(node: &Node) -> bool {
+    matches!(
+        node,
+        Node::QueueFile(_, QueueFile::Post) | Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain)
+    )
+}
+
 impl Tree {
     /// Opens a generated file.
     pub(crate) async fn open_node(&self, caller: Caller, node: Node, flags: i32) -> Result<Opened> {
@@ -45,11 +53,10 @@ impl Tree {
                 }))
             }
             Node::QueueFile(_, QueueFile::Next) => open_next(caller)?,
-            Node::QueueFile(_, QueueFile::Post) if write => OpenKind::Commit(Default::default()),
+            words if write && takes_words(words) => OpenKind::Commit(Default::default()),
             Node::BuildFile(_, _, BuildFile::Wait) | Node::TicketFile(_, TicketFile::Wait) if !write => {
                 OpenKind::Wait(Default::default())
             }
-            Node::BuildFile(_, _, BuildFile::Ctl) if write => OpenKind::Commit(Default::default()),
             Node::JobFile(job, JobFile::Trigger) if write => {
                 self.repository.current_config(&self.job(job)?).await?;
                 OpenKind::Commit(Default::default())
@@ -281,7 +288,9 @@ impl Tree {
     async fn check_early(&self, open: &Arc<Open>, committing: &mut Committing) -> Result<()> {
         let whole = committing.text.ends_with(b"\n");
         match &open.node {
-            Node::BuildFile(_, _, BuildFile::Ctl) if whole => self.commit(open, committing).await,
+            Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain) if whole => {
+                self.commit(open, committing).await
+            }
             Node::TicketFile(..) => {
                 claim_behind(committing)?.open_for_result()?;
                 if whole {
@@ -334,6 +343,11 @@ impl Tree {
                 let word = Word::read(&text)?;
                 self.repository.control(&self.job(job)?, *n, word, poster).await?;
             }
+            Node::Top(Top::Drain) => match text.trim_ascii() {
+                b"begin" => self.repository.drain(true),
+                b"end" => self.repository.drain(false),
+                _ => return Err(Error::Invalid(".drain takes the words begin and end".into())),
+            },
             Node::TicketFile(..) => {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;

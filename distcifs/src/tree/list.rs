@@ -99,7 +99,7 @@ impl Tree {
         Ok(match node {
             Node::Root => Top::ALL
                 .iter()
-                .filter(|top| **top != Top::Events)
+                .filter(|top| !matches!(top, Top::Events | Top::Drain))
                 .map(|top| {
                     let folder = matches!(top, Top::Jobs | Top::Tickets | Top::Nodes);
                     (top.name().to_owned(), if folder { Kind::Directory } else { Kind::File })

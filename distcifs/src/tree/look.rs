@@ -250,6 +250,8 @@ impl Tree {
             }
             Node::Top(Top::Nodes) => Ok(self.folder(self.owned(0o755), self.started, LONG)),
             Node::Top(Top::Events) => Ok(file(self.owned(0o444), 0, self.started)),
+            // Only root, and who mounted, may look and say.
+            Node::Top(Top::Drain) => Ok(file(self.owned(0o600), 0, self.started)),
             Node::Top(_) | Node::Alive(_) => {
                 let size = self.size(node).await?;
                 Ok(file(self.owned(0o444), size, self.started))

@@ -247,7 +247,7 @@ impl Tree {
         match node {
             // Truncation alone commits nothing.
             Node::JobFile(_, JobFile::Config | JobFile::Trigger) | Node::QueueFile(..) => Ok(()),
-            Node::BuildFile(_, _, super::node::BuildFile::Ctl) => Ok(()),
+            Node::BuildFile(_, _, super::node::BuildFile::Ctl) | Node::Top(Top::Drain) => Ok(()),
             Node::TicketFile(_, TicketFile::Result | TicketFile::Console) | Node::TicketParam(..) => Ok(()),
             _ => Err(Error::ReadOnly("a generated file".into())),
         }

@@ -112,6 +112,8 @@ slots! {
         Tickets = 8, "tickets";
         /// The stream of changes; not listed.
         Events = 5, ".events";
+        /// Whether the mount takes work; not listed.
+        Drain = 9, ".drain";
     }
 }
 

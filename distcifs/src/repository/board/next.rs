@@ -122,7 +122,14 @@ impl Repository {
             // Another mount has it.
             return self.board.let_wait(&key.queue, &waiter, give);
         }
-        match self.claim(&key, waiter.who).await {
+        let Ok(claiming) = self.begin_claim() else {
+            // Drained since they were paired.
+            self.offer_again(&key).await;
+            return self.board.let_wait(&key.queue, &waiter, give);
+        };
+        let claimed = self.claim(&key, waiter.who).await;
+        drop(claiming);
+        match claimed {
             Ok(claim) => {
                 if let Err(unread) = give.send(claim) {
                     self.end_claim(&unread, Cause::Unbegun).await;
