@@ -82,18 +82,7 @@ impl Tree {
                 }))
             }
             Node::TicketParam(ticket, at) if write => self.open_recorded(caller, ticket, *at).await?,
-            Node::Scratch(id) => {
-                if flags & libc::O_TRUNC != 0 {
-                    self.scratch.change(
-                        *id,
-                        &super::SetAttr {
-                            size: Some(0),
-                            ..super::SetAttr::default()
-                        },
-                    )?;
-                }
-                OpenKind::Scratch(*id)
-            }
+            Node::Scratch(id) => self.open_scratch(*id, flags)?,
             Node::Seen(seen) => return self.open_seen(caller, seen, flags).await,
             Node::Published(id) if !write => {
                 self.published.need(*id, READ)?;
@@ -112,6 +101,19 @@ impl Tree {
             },
         };
         self.opened(caller, node, both, kind)
+    }
+
+    /// Opens a scratch file, and cuts it if that is asked for.
+    fn open_scratch(&self, id: u64, flags: i32) -> Result<OpenKind> {
+        if flags & libc::O_TRUNC != 0 {
+            let size = Some(0);
+            let nothing = super::SetAttr {
+                size,
+                ..super::SetAttr::default()
+            };
+            self.scratch.change(id, &nothing)?;
+        }
+        Ok(OpenKind::Scratch(id))
     }
 
     /// Opens consoles to read; those that may grow are kept in mind.

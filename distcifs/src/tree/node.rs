@@ -1,9 +1,8 @@
 //! Nodes of the generated tree and the arithmetic of their inode numbers.
 //!
-//! A number says what it stands for: its class (3 bits), then for a job's things the job (22),
-//! the build (25, 0: the job itself) and the slot (14); so millions of builds can be walked
-//! without keeping anything for them. Only jobs, queues, tickets and nodes are numbered, in the
-//! order in which they are met.
+//! A number says what it stands for: its class (3 bits), then for a job's things the job (22), the
+//! build (25, 0: the job itself) and the slot (14); so millions of builds can be walked without keeping
+//! anything for them. Only jobs, queues, tickets and nodes are numbered, in the order they are met.
 
 use std::collections::HashMap;
 use std::hash::Hash;
