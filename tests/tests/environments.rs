@@ -456,11 +456,12 @@ fn a_machine_boots_the_kernel_of_its_image() {
 /// user to whom a group is delegated. It works on a folder laid out like the tree.
 const VERSION_2: &str = r#"
 mount -t cgroup2 none /sys/fs/cgroup
+export DISTCIFS_AS=root
 give() {
     folder=/tmp/$who/tickets/execute-shell/$1
     mkdir -p "$folder/workspace" "$folder/artifacts"
     for name in console result claim .wait; do : > "$folder/$name"; done
-    printf '{"limits": %s, "params": {"script": "%s"}}' "$2" "$3" > "$folder/ticket.json"
+    printf '{"owner": %s, "limits": %s, "params": {"script": "%s"}}' "$who" "$2" "$3" > "$folder/ticket.json"
     chown -R "$who" "/tmp/$who"
     echo "$1" >&3
     until [ -s "$folder/result" ]; do sleep 0.1; done

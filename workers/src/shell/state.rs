@@ -54,10 +54,8 @@ impl State {
             .mode(0o755)
             .create(folder.parent().unwrap_or(&folder))
             .map_err(named)?;
-        // Those whom root's scripts run as must come to them, by a name that they are told.
-        let passable = if geteuid().is_root() { 0o711 } else { 0o700 };
-        make_own(&folder, passable).map_err(named)?;
-        for (inner, mode) in [("runs", passable), ("cache", 0o700), ("images", 0o700)] {
+        make_own(&folder, passable()).map_err(named)?;
+        for (inner, mode) in [("runs", passable()), ("cache", 0o700), ("images", 0o700)] {
             make_own(&folder.join(inner), mode).map_err(named)?;
         }
         Ok(State { folder })
@@ -109,6 +107,7 @@ impl State {
         let _turn = self.turn()?;
         self.sweep_in_turn()?;
         let folder = nix::unistd::mkdtemp(&self.folder.join("runs").join("XXXXXX"))?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(passable()))?;
         let lock = lock_file(&folder.join("lock"))?;
         let lock = try_lock(lock)?.ok_or_else(|| io::Error::other("somebody else locked our own folder"))?;
         let run = Run { folder, _lock: lock };
@@ -131,6 +130,12 @@ impl State {
             thread::sleep(TURN_PAUSE);
         }
     }
+}
+
+/// The mode of folders on the way to a script: those whom root's scripts run as come to them by a name
+/// that they are told, and see nothing else there.
+fn passable() -> u32 {
+    if geteuid().is_root() { 0o711 } else { 0o700 }
 }
 
 /// Where an ordinary user's state is.
@@ -254,11 +259,8 @@ impl Run {
     /// # Errors
     /// Of the operating system.
     pub fn open_files(&self) -> io::Result<()> {
-        for folder in [&self.folder, &self.files()] {
-            chown(folder, Some(geteuid().as_raw()), None)?;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
-        }
-        Ok(())
+        chown(self.files(), Some(geteuid().as_raw()), None)?;
+        fs::set_permissions(self.files(), fs::Permissions::from_mode(0o711))
     }
 
     /// Notes a control group that is about to be made.
