@@ -117,7 +117,10 @@ if [ "$me" = 0 ]; then
     [ -z "$shared" ] || die '--shared is for a worker that is not root: this one works as the owner of each job'
     id -u -- "$as" >/dev/null 2>&1 || die "--as $as: this node has no user of this name"
     [ "$as" = root ] || [ "$(id -u -- "$as")" != 0 ] || die "--as $as is root by another name: say --as root"
-    setpriv --version >/dev/null 2>&1 || die 'setpriv is missing: install util-linux'
+    # By its path: busybox has a lesser one of its own.
+    setpriv=/usr/bin/setpriv
+    [ -x "$setpriv" ] || setpriv=setpriv
+    "$setpriv" --version >/dev/null 2>&1 || die 'setpriv is missing: install util-linux'
 else
     [ -z "$as" ] || die "--as $as is for a worker that is root, and this one is not"
 fi
@@ -192,7 +195,7 @@ turn() {
     group=$(id -g -- "$user") && chown "$user:$group" claim "$worker_words" || return
     # A home by name; names of users hold nothing that a shell looks at.
     case $user in *[!A-Za-z0-9_.-]*) home=/ ;; *) home=$(eval "echo ~$user") ;; esac
-    act="setpriv --reuid $(id -u -- "$user") --regid $group --init-groups env"
+    act="$setpriv --reuid $(id -u -- "$user") --regid $group --init-groups env"
 }
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.

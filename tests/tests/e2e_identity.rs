@@ -64,9 +64,9 @@ fn a_script_is_the_owner_of_its_job() {
             name = user.0
         );
         assert!(console.starts_with(&expected), "{console}");
-        // "the result records it as of 0"
+        // "The result records all of it as of user and group 0", which are shown as the job's owner's.
         let owners = mount.run(&format!("stat -c %u:%g jobs/{name}/builds/{build}/workspace/f"));
-        assert_eq!(owners.trim(), "0:0");
+        assert_eq!(owners.trim(), format!("{owner}:0"));
     }
 }
 

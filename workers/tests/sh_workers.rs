@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::{Pid, geteuid, mkfifo};
 
 /// How long one ticket may take here.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +42,8 @@ impl Bench {
             .arg(script)
             .arg(&root)
             .env("TMPDIR", root.join("tmp"))
+            // Here the work is to be done as whoever runs the tests.
+            .env("DISTCIFS_AS", "root")
             .spawn()
             .ok()?;
         Some(Bench { root, queue, worker })
@@ -56,6 +58,7 @@ impl Bench {
         for inner in ["console", "result", ".wait"] {
             fs::write(folder.join(inner), "").unwrap();
         }
+        fs::write(folder.join("owner"), format!("{}\n", geteuid())).unwrap();
         for (name, value) in params {
             fs::write(folder.join("params").join(name), value).unwrap();
         }
@@ -64,7 +67,9 @@ impl Bench {
 
     /// Gives a ticket to the worker and waits for its result.
     fn work(&self, folder: &Path) -> String {
-        let mut next = OpenOptions::new().write(true).open(self.queue.join(".next")).unwrap();
+        // For both, so that it does not wait for a worker that is gone.
+        let mut open = OpenOptions::new();
+        let mut next = open.read(true).write(true).open(self.queue.join(".next")).unwrap();
         writeln!(next, "{}", folder.file_name().unwrap().to_str().unwrap()).unwrap();
         let start = Instant::now();
         loop {
@@ -122,7 +127,8 @@ fn usr1_lets_the_work_end_and_then_the_worker() {
     fs::write(&script, text).unwrap();
     for mut bench in benches("slow", script.to_str().unwrap()) {
         let ticket = bench.ticket("a", &[]);
-        let mut next = OpenOptions::new().write(true).open(bench.queue.join(".next")).unwrap();
+        let mut open = OpenOptions::new();
+        let mut next = open.read(true).write(true).open(bench.queue.join(".next")).unwrap();
         writeln!(next, "a").unwrap();
         let console = || fs::read_to_string(ticket.join("console")).unwrap();
         let start = Instant::now();
@@ -151,7 +157,8 @@ fn a_lost_ticket_is_left_alone() {
     for bench in benches("lost", script.to_str().unwrap()) {
         let lost = bench.ticket("a", &[("long", "")]);
         fs::write(lost.join("claim"), "the first").unwrap();
-        let mut next = OpenOptions::new().write(true).open(bench.queue.join(".next")).unwrap();
+        let mut open = OpenOptions::new();
+        let mut next = open.read(true).write(true).open(bench.queue.join(".next")).unwrap();
         writeln!(next, "a").unwrap();
         let start = Instant::now();
         while !works(&lost) {
