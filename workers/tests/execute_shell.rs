@@ -299,6 +299,7 @@ fn usr1_lets_the_script_end_and_then_the_worker() {
 fn no_tree_is_75() {
     let status = Command::new(env!("CARGO_BIN_EXE_execute-shell"))
         .arg("/nonexistent")
+        .args(geteuid().is_root().then_some("--as=root"))
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(75));
