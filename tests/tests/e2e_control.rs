@@ -118,7 +118,8 @@ fn programs_that_steer_need_no_more_than_the_mount_gives_them() {
     if !geteuid().is_root() {
         return;
     }
-    let mount = Mount::with(&["-o", &format!("control={WEBHOOK}:{STATUS}:{CRON}")], USUAL);
+    let control = format!("control={WEBHOOK}:{STATUS}:{CRON}");
+    let mount = Mount::with(&["-o", &control], 6 * USUAL);
     let api = Api::new();
     mount.job("a", r#"{"tasks":[]}"#);
     mount.run(&format!(
