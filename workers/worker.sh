@@ -16,10 +16,17 @@ set +e -u
 # is removed, and the ticket given back.
 full_max=10
 away_max=300
-# Seconds from TERM to KILL for work that was aborted.
+# Seconds from TERM to KILL for work that was aborted, or whose time is over.
 grace=10
 # The file of what `fail` said, and then of the result: open, without a name.
 worker_words=/proc/self/fd/6
+
+# signal NAME GROUP: to all of a process group; dash wants a -- before it, which busybox does not know.
+if kill -s 0 -- "$$" 2>/dev/null; then
+    signal() { kill -s "$1" -- "-$2" 2>/dev/null; }
+else
+    signal() { kill -s "$1" "-$2" 2>/dev/null; }
+fi
 
 fail() {
     printf '%s: %s\n' "$queue" "$1" >&2 || true
@@ -35,30 +42,6 @@ param() {
 # inside PATH: whether it is relative and has no `..`.
 inside() {
     case /$1/ in //* | */../*) return 1 ;; esac
-}
-
-# copy_matches PATTERN FROM TO: copies what matches to the same place below TO. A pattern is one
-# argument of a glob, relative to FROM; folders are taken whole. Status 2: nothing matches.
-copy_matches() {
-    inside "$1" || fail "'$1' is not a pattern below the folder: no leading / and no .. please"
-    cd "$2" || fail "can't enter $2"
-    root=$(pwd -P) pattern=$1 to=$3
-    # `cp` takes `dir/` into a `dir` that is there already.
-    while [ "$pattern" != "${pattern%/}" ]; do pattern=${pattern%/}; done
-    old_ifs=$IFS IFS=
-    # With IFS empty this is globbing without splitting: names may hold anything.
-    # shellcheck disable=SC2086
-    set -- ./$pattern
-    IFS=$old_ifs
-    for found; do
-        [ -e "$found" ] || [ -L "$found" ] || return 2
-        parent=${found%/*}
-        case $(cd "$parent" && pwd -P)/ in
-        "$root"/*) ;;
-        *) fail "'$found' leads out of the folder" ;;
-        esac
-        { mkdir -p "$to/$parent" && cp -a "$found" "$to/$parent/"; } || fail "can't copy '$found'"
-    done
 }
 
 # What a worker's own process does with one ticket: run `work` here, and nothing else.
@@ -78,7 +61,7 @@ if [ "${1-}" = --guard ]; then
     trap '' TERM INT HUP
     group=0
     while read -r said; do group=$said; done
-    [ "$group" = 0 ] || kill -s KILL -- "-$group" 2>/dev/null
+    [ "$group" = 0 ] || signal KILL "$group"
     exit
 fi
 
@@ -127,7 +110,7 @@ fi
 self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 ticket='' worker_pid='' stopping='' finishing=''
 command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install util-linux" >&2; exit 1; }
-trap 'stopping=1; [ -z "$worker_pid" ] || kill -s TERM -- "-$worker_pid" 2>/dev/null' TERM INT HUP
+trap 'stopping=1; [ -z "$worker_pid" ] || signal TERM "$worker_pid"' TERM INT HUP
 trap 'finishing=1 interrupted=1' USR1
 
 private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/words" && : >"$private/told" || exit 1
@@ -139,15 +122,23 @@ rm -rf "$private"
 setsid sh "$self" --guard <&5 4>&- 5<&- 6>&- 7>&- >/dev/null 2>&1 &
 exec 5<&-
 
-# end_group PID: TERM, and KILL after the grace, until nothing of the process group is left.
+# now: hundredths of seconds, of a clock that nobody sets.
+now() {
+    read -r up _ </proc/uptime
+    echo "${up%.*}${up#*.}"
+}
+
+# late: whether the ticket's time is over.
+late() { [ -n "$limit" ] && [ "$(now)" -ge "$((claimed + limit * 100))" ]; }
+
+# end_group PID BEGUN: TERM, and KILL when the grace is over that began then, until nothing of the
+# process group is left.
 end_group() {
-    kill -s TERM -- "-$1" 2>/dev/null || kill -s TERM "$1" 2>/dev/null
-    left=$grace
-    while [ "$left" -gt 0 ] && kill -s 0 -- "-$1" 2>/dev/null; do
-        sleep 1
-        left=$((left - 1))
+    signal TERM "$1" || kill -s TERM "$1" 2>/dev/null
+    while [ "$(now)" -lt "$(($2 + grace * 100))" ] && signal 0 "$1"; do
+        sleep 0.2 2>/dev/null || sleep 1
     done
-    kill -s KILL -- "-$1" 2>/dev/null
+    signal KILL "$1"
 }
 
 # still_ours: whether the claim is what it was, as far as can be seen while the store is away. Without
@@ -159,14 +150,21 @@ still_ours() {
     esac
 }
 
-# watch PID: ends the group when the ticket is aborted or the claim is lost. Who was aborted holds its
-# claim until it has ended, so that what its traps say is kept, and nothing begins beside it.
+# watch PID: ends the group when the ticket is aborted, the claim is lost, or the ticket's time is over.
+# Who was aborted holds its claim until it has ended, so that what its traps say is kept, and nothing
+# begins beside it.
 watch() {
+    begun=''
     while still_ours; do
+        if late; then
+            begun=$((claimed + limit * 100))
+            break
+        fi
+        # Held for a second at most.
         said=$(cat .wait 2>/dev/null) || { still_ours && sleep 1; }
         [ -z "$said" ] || { echo aborted >/proc/self/fd/7; break; }
     done
-    end_group "$1"
+    end_group "$1" "${begun:-$(now)}"
 }
 
 # find_user: sets $user to whom the work is done as; status 1, and the reason in $why, if that is nobody.
@@ -223,20 +221,23 @@ supervise() {
         [ -n "$interrupted" ] && [ "$status" -gt 128 ] && [ -z "$stopping" ]
     do :; done
     if [ -n "$stopping" ]; then
-        end_group "$worker_pid"
+        end_group "$worker_pid" "$(now)"
         status=''
     fi
-    # TERM would be lost on a watcher that has not yet let go of this shell's traps. Where the claim is
-    # over, or the ticket aborted, it sees that by itself, and ends what is left of the work.
+    # TERM would be lost on a watcher that has not yet let go of this shell's traps. Where the claim or
+    # the time is over, or the ticket aborted, it sees that by itself, and ends what is left of the work.
     if ! still_ours; then
         status=''
     elif [ -s /proc/self/fd/7 ]; then
         status=${status:+aborted}
+    elif late && [ -n "$status" ]; then
+        status=failure
+        echo "timed out after $limit s" >"$worker_words"
     else
         kill -s KILL "$watcher" 2>/dev/null
     fi
     wait "$watcher" 2>/dev/null
-    kill -s KILL -- "-$worker_pid" 2>/dev/null
+    signal KILL "$worker_pid"
     echo 0 >&4
     worker_pid=''
 }
@@ -294,7 +295,10 @@ while [ -z "$stopping$finishing" ]; do
     [ -n "$id" ] || continue
     ticket=$mount/tickets/$queue/$id
     cd "$ticket" 2>/dev/null || continue
+    claimed=$(now)
     ours=$(LC_ALL=C cat claim 2>&1)
+    limit=$(cat timeout 2>/dev/null) || limit=''
+    case $limit in *[!0-9]* | ???????????*) limit='' ;; esac
     status=''
     [ -n "$stopping" ] || supervise
     finish

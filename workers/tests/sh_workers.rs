@@ -7,6 +7,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -42,8 +43,8 @@ impl Bench {
             .arg(script)
             .arg(&root)
             .env("TMPDIR", root.join("tmp"))
-            // Here the work is to be done as whoever runs the tests.
-            .env("DISTCIFS_AS", "root")
+            // For root: whom jobs of root run as.
+            .envs(geteuid().is_root().then_some(("DISTCIFS_AS", "root")))
             .spawn()
             .ok()?;
         Some(Bench { root, queue, worker })
@@ -65,12 +66,24 @@ impl Bench {
         folder
     }
 
+    /// Gives a ticket to the worker, which must be there to read of it.
+    fn give(&self, id: &str) {
+        let start = Instant::now();
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut next = loop {
+            match options.open(self.queue.join(".next")) {
+                Ok(next) => break next,
+                Err(error) => assert!(start.elapsed() < PATIENCE, "the worker does not read: {error}"),
+            }
+            sleep(Duration::from_millis(5));
+        };
+        writeln!(next, "{id}").unwrap();
+    }
+
     /// Gives a ticket to the worker and waits for its result.
     fn work(&self, folder: &Path) -> String {
-        // For both, so that it does not wait for a worker that is gone.
-        let mut open = OpenOptions::new();
-        let mut next = open.read(true).write(true).open(self.queue.join(".next")).unwrap();
-        writeln!(next, "{}", folder.file_name().unwrap().to_str().unwrap()).unwrap();
+        self.give(folder.file_name().unwrap().to_str().unwrap());
         let start = Instant::now();
         loop {
             let result = fs::read_to_string(folder.join("result")).unwrap();
@@ -127,9 +140,7 @@ fn usr1_lets_the_work_end_and_then_the_worker() {
     fs::write(&script, text).unwrap();
     for mut bench in benches("slow", script.to_str().unwrap()) {
         let ticket = bench.ticket("a", &[]);
-        let mut open = OpenOptions::new();
-        let mut next = open.read(true).write(true).open(bench.queue.join(".next")).unwrap();
-        writeln!(next, "a").unwrap();
+        bench.give("a");
         let console = || fs::read_to_string(ticket.join("console")).unwrap();
         let start = Instant::now();
         while console() != "begun\n" {
@@ -142,6 +153,49 @@ fn usr1_lets_the_work_end_and_then_the_worker() {
         assert!(fs::read_to_string(ticket.join("result")).unwrap().starts_with("7\n"));
     }
     fs::remove_file(script).unwrap();
+}
+
+/// "When the ticket's `timeout` is over it gets TERM, and KILL 10 s later; the outcome is failure":
+/// 2 s are 2 to 12, and what ends in time is not touched.
+#[test]
+fn timeouts_count() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("late.{}", std::process::id()));
+    let text = format!(
+        "queue=late usage=late\nwork() {{ case $(param how) in\n\
+         deaf) trap '' TERM; sleep 41.7 ;;\ntidy) trap 'echo tidied; exit 9' TERM; sleep 41.8 & wait ;;\n\
+         left) (trap 'sleep 2; echo left; exit' TERM; sleep 41.9 & wait) & wait ;;\nquick) sleep 1; return 3 ;;\n\
+         esac; }}\n. {}\n",
+        library.display()
+    );
+    fs::write(&script, text).unwrap();
+    let benches = benches("late", script.to_str().unwrap());
+    std::thread::scope(|scope| {
+        for bench in &benches {
+            scope.spawn(|| {
+                for (how, seconds, result, said) in [
+                    ("quick", 1..2, "3", ""),
+                    ("tidy", 2..5, "failure\ntimed out after 2 s", "tidied\n"),
+                    ("left", 4..7, "failure\ntimed out after 2 s", "left\n"),
+                    ("deaf", 11..13, "failure\ntimed out after 2 s", ""),
+                ] {
+                    let ticket = bench.ticket(how, &[("how", how)]);
+                    fs::write(ticket.join("timeout"), "2\n").unwrap();
+                    let begun = Instant::now();
+                    assert_eq!(bench.work(&ticket).trim(), result, "{how}");
+                    let took = begun.elapsed();
+                    assert!(seconds.contains(&took.as_secs()), "{how}: {took:?}");
+                    assert_eq!(
+                        fs::read_to_string(ticket.join("console")).unwrap(),
+                        said,
+                        "{how} in {:?}",
+                        bench.root
+                    );
+                }
+            });
+        }
+    });
+    fs::remove_file(&script).unwrap();
 }
 
 /// Who lost a ticket ends its work, and leaves it to whoever has it by then.
@@ -157,9 +211,7 @@ fn a_lost_ticket_is_left_alone() {
     for bench in benches("lost", script.to_str().unwrap()) {
         let lost = bench.ticket("a", &[("long", "")]);
         fs::write(lost.join("claim"), "the first").unwrap();
-        let mut open = OpenOptions::new();
-        let mut next = open.read(true).write(true).open(bench.queue.join(".next")).unwrap();
-        writeln!(next, "a").unwrap();
+        bench.give("a");
         let start = Instant::now();
         while !works(&lost) {
             assert!(start.elapsed() < PATIENCE, "not begun");

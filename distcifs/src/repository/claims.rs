@@ -37,9 +37,6 @@ pub use view::{Changes, View};
 /// task by itself and say so.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(60);
 
-/// Timeout of a ticket that names none.
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
-
 /// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
 const GIVEN_MAX: u32 = 10;
 
@@ -377,7 +374,7 @@ impl Repository {
             version,
             created,
         } = posted;
-        let patience = ticket.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs) + TIMEOUT_GRACE;
+        let patience = ticket.patience() + TIMEOUT_GRACE;
         let claim = Arc::new(Claim {
             nonce: ticket.nonce.clone(),
             uid: who.uid,

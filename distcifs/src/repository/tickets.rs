@@ -1,6 +1,7 @@
 //! Tickets: what stands with the coordinator, posting, reading, removing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -202,7 +203,15 @@ pub struct Ticket {
     pub outcome: Option<Outcome>,
 }
 
+/// Timeout of a ticket that names none.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
 impl Ticket {
+    /// How long its work may take from the claim on.
+    pub fn patience(&self) -> Duration {
+        self.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs)
+    }
+
     /// All that a worker must have, one a line: the labels in order, and the isolation.
     pub fn needs(&self) -> String {
         let mut needs = self.labels.clone();

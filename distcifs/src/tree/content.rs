@@ -151,6 +151,7 @@ impl Tree {
                 )),
                 TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
                 TicketFile::Owner => Ok(Content::line(self.owner_of(posted)?)),
+                TicketFile::Timeout => Ok(Content::line(posted.ticket.patience().as_secs())),
                 TicketFile::Claim => self.claim_text(ticket, posted).await,
                 TicketFile::Console => {
                     let name = |ordinal| Extent {

@@ -227,6 +227,8 @@ slots! {
         Owner = 10, "owner";
         /// All jobs, as that user sees them; not listed.
         Jobs = 11, "jobs";
+        /// How long its work may take, seconds from the claim.
+        Timeout = 12, "timeout";
     }
 }
 

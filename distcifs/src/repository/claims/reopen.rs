@@ -1,6 +1,6 @@
 //! What a ticket becomes when its claim is over without a result.
 
-use super::{ABORTED, Cause, GIVEN_MAX, TIMEOUT_DEFAULT, cut};
+use super::{ABORTED, Cause, GIVEN_MAX, cut};
 use crate::repository::core::{now, to_json};
 use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
 
@@ -10,6 +10,7 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
     let bounded = !ticket.is_control();
     // Once means once: nobody can say what was done by then.
     let once = (bounded && ticket.attempts == 1).then(|| ended_once(ticket, cause));
+    let seconds = ticket.patience().as_secs();
     let mut finish = |verdict, message: String| {
         ticket.outcome = Some(Outcome {
             verdict,
@@ -24,7 +25,6 @@ pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {
     };
     match cause {
         Cause::TimedOut => {
-            let seconds = ticket.timeout.unwrap_or(TIMEOUT_DEFAULT.as_secs());
             finish(
                 Verdict::Failure,
                 format!("timed out after {seconds} s; its worker did not end it"),
