@@ -91,8 +91,7 @@ impl Tree {
             }
             _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
             Node::TicketFile(ticket, TicketFile::Result) => {
-                self.check_reader(caller, ticket).await?;
-                let posted = self.posted(ticket).await?;
+                let posted = self.result_for(caller, ticket).await?;
                 OpenKind::Bytes(Bytes::from(result_text(&posted)))
             }
             _ => match self.content(&node).await? {

@@ -150,12 +150,12 @@ impl Tree {
         }
     }
 
-    /// Whether the caller may read the result.
+    /// The ticket with its result, for a caller who may read that.
     ///
     /// # Errors
     /// `Stale` for one who lost a claim, and for one who stands in the folder since before a claim was lost
     /// and has none of its own that won.
-    pub(crate) async fn check_reader(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
+    pub(crate) async fn result_for(&self, caller: Caller, ticket: &TicketRef) -> Result<Posted> {
         let posted = self.posted(ticket).await?;
         let relation = self
             .relation(caller, ticket)
@@ -167,7 +167,7 @@ impl Tree {
             None => !since_before,
         };
         if may {
-            Ok(())
+            Ok(posted)
         } else {
             Err(Error::Stale(ticket.key.to_string()))
         }
