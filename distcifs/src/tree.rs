@@ -24,6 +24,7 @@ pub(crate) mod rights;
 pub mod scratch;
 pub(crate) mod shares;
 pub mod stream;
+pub(crate) mod texts;
 pub mod view;
 pub mod work;
 

@@ -211,3 +211,33 @@ fn a_worker_that_nobody_hears_works_on() {
     });
     mount.build("hello", "", "success");
 }
+
+/// "Generated files that are open share memory: each version counts once", and who takes his whole share of
+/// different ones leaves others theirs.
+#[test]
+fn a_generated_file_takes_memory_once_however_often_it_is_open() {
+    let mount = Mount::of_folder();
+    let text = |n: usize| format!(r#"{{ "description": "{}", "tasks": [] }}"#, "x".repeat(900_000 + n));
+    for n in 0..70 {
+        mount.job(&format!("j{n}"), &text(n));
+    }
+    let path = |n: usize| mount.path(&format!("jobs/j{n}/config.json"));
+    drop(File::open(path(0)).unwrap());
+    let before = distcifs_tests::process::resident_mib(mount.daemon());
+    let held: Vec<File> = (0..300).map(|_| File::open(path(0)).unwrap()).collect();
+    let grown = distcifs_tests::process::resident_mib(mount.daemon()) - before;
+    assert!(grown < 40.0, "300 opens took {grown} MiB");
+    drop(held);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let all = "import os, sys\nheld = []\nfor n in range(70):\n    try: held.append(os.open(sys.argv[1] + '/jobs/j%d/config.json' % n, os.O_RDONLY))
+    except OSError as e: print(len(held), e.errno, flush=True); break\nimport time; time.sleep(60)\n";
+    let uid = ["--reuid=4002", "--regid=4002", "--clear-groups", "python3", "-uc", all];
+    let _hog = mount.start_words(&[&["setpriv"][..], &uid[..], &[mount.root_text()]].concat());
+    distcifs_tests::wait_for("its share to be used up", distcifs_tests::wait::USUAL, || {
+        mount.log_tail().contains("your share of")
+    });
+    let read = as_user(&mount, 4001, "cat $M/jobs/j69/config.json | wc -c");
+    assert!(String::from_utf8_lossy(&read.stdout).trim().parse::<usize>().unwrap() > 900_000);
+}

@@ -13,6 +13,7 @@ use super::process::{self, Process};
 use super::rights::{READ, Reader};
 use super::shares::{Lease, Party, out_of_descriptors};
 use super::stream::take;
+use super::texts::{hold, hold_all};
 use super::{Caller, Error, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::{TicketRequest, TriggerRequest};
@@ -92,10 +93,10 @@ impl Tree {
             _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
             Node::TicketFile(ticket, TicketFile::Result) => {
                 let posted = self.result_for(caller, ticket).await?;
-                OpenKind::Bytes(Bytes::from(result_text(&posted)))
+                OpenKind::Bytes(self.texts.share(caller, &node, result_text(&posted).into())?)
             }
             _ => match self.content(&node).await? {
-                Content::Bytes(bytes) => OpenKind::Bytes(bytes),
+                Content::Bytes(bytes) => OpenKind::Bytes(self.texts.share(caller, &node, bytes)?),
                 Content::Consoles(names) => self.open_consoles(names).await?,
             },
         };
@@ -141,7 +142,7 @@ impl Tree {
     }
 
     /// Keeps an open file.
-    pub(crate) fn opened(&self, caller: Caller, node: Node, both: bool, kind: OpenKind) -> Result<Opened> {
+    pub(crate) fn opened(&self, caller: Caller, node: Node, both: bool, mut kind: OpenKind) -> Result<Opened> {
         let published = matches!(kind, OpenKind::Published(..));
         let nonseekable = matches!(kind, OpenKind::Next(..) | OpenKind::Events(_) | OpenKind::Wait(_));
         let asker = match &kind {
@@ -153,11 +154,16 @@ impl Tree {
             OpenKind::Next(..) => Some(self.lease_process(caller)?),
             _ => None,
         };
+        let mut memory = self.texts.open(caller)?;
+        if let OpenKind::Config(write) = &mut kind {
+            memory = hold_all(memory, write.get_mut().size_after(0, &[]))?;
+        }
         let open = Open {
             node,
             caller,
             both,
             claims: Mutex::default(),
+            memory: Mutex::new(memory),
             _lease: lease,
             polled: Mutex::default(),
             kind,
@@ -188,7 +194,7 @@ impl Tree {
     pub(crate) async fn read_open(&self, caller: Caller, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
         let open = self.handles.get(handle)?;
         match &open.kind {
-            OpenKind::Bytes(bytes) => Ok(part(bytes, offset, size)),
+            OpenKind::Bytes(text) => Ok(part(&text.bytes, offset, size)),
             OpenKind::Consoles { names, .. } => self.read_consoles(names, offset, size).await,
             OpenKind::Config(write) => {
                 let mut write = write.lock().await;
@@ -245,13 +251,18 @@ impl Tree {
     pub(crate) async fn write_open(&self, caller: Caller, handle: u64, offset: u64, data: &Bytes) -> Result<()> {
         let open = self.handles.get(handle)?;
         match &open.kind {
-            OpenKind::Config(write) => write.lock().await.write(offset, data),
+            OpenKind::Config(write) => {
+                let mut write = write.lock().await;
+                hold(&open.memory, write.size_after(offset, data))?;
+                write.write(offset, data)
+            }
             OpenKind::Commit(committing) => {
                 let mut committing = committing.lock().await;
                 if committing.text.len() + data.len() > COMMIT_BYTES_MAX {
                     committing.text.clear();
                     return Err(Error::TooBig(format!("over {COMMIT_BYTES_MAX} bytes")));
                 }
+                hold(&open.memory, committing.text.len() + data.len())?;
                 committing.text.extend_from_slice(data);
                 committing.answer = Bytes::new();
                 let checked = self.check_early(&open, &mut committing).await;

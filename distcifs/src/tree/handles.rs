@@ -12,6 +12,7 @@ use super::job::ConfigWrite;
 use super::node::Node;
 use super::rights::Reader;
 use super::shares::Lease;
+use super::texts::Text;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
 use crate::repository::consoles::{Extent, Stream};
@@ -30,6 +31,8 @@ pub(crate) struct Open {
     pub(crate) both: bool,
     /// Claims made by reading it (`.next`).
     pub(crate) claims: Mutex<Vec<Weak<Claim>>>,
+    /// What it counts of its user's share of memory.
+    pub(crate) memory: Mutex<Lease>,
     /// What it has taken of the daemon's descriptors.
     pub(crate) _lease: Option<Lease>,
     /// Wakes whoever polls it.
@@ -71,7 +74,7 @@ pub(crate) fn claims_of(open: &Open) -> Vec<Arc<Claim>> {
 /// What an open file does.
 pub(crate) enum OpenKind {
     /// Reads these bytes.
-    Bytes(Bytes),
+    Bytes(Arc<Text>),
     /// Reads these consoles; those that may grow are kept in mind.
     Consoles {
         names: Vec<Extent>,

@@ -59,6 +59,12 @@ impl ConfigWrite {
         left
     }
 
+    /// How much it holds when this is written, bytes.
+    pub(crate) fn size_after(&self, offset: u64, data: &[u8]) -> usize {
+        let end = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(data.len());
+        self.text.len().max(end.min(CONFIG_BYTES_MAX))
+    }
+
     /// Writes at an offset.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.in_use()?;

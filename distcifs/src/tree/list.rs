@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use super::handles::OpenKind;
 use super::node::{Area, BuildFile, JobFile, JobRef, Link, Node, TaskFile, TicketFile, TicketRef, Top};
+use super::texts::hold;
 use super::{Caller, DirEntry, Error, Ino, Kind, Result, Tree};
 
 /// Jobs read at once while they are listed.
 const PAGE: usize = 1000;
+
+/// What a name in a listing takes beside its letters, bytes.
+const NAME_BYTES: usize = 32;
 
 /// Shown by plain listings for nodes that get their number when they are looked up.
 const NUMBERED_LATER: Ino = Ino(u32::MAX as u64);
@@ -90,6 +94,8 @@ impl Tree {
             return Ok(names);
         }
         let names = Arc::new(self.read_names(node).await?);
+        let name = |(name, _): &(String, Kind)| NAME_BYTES + name.len();
+        hold(&open.memory, names.iter().map(name).sum())?;
         *crate::repository::core::lock(kept) = Some(names.clone());
         Ok(names)
     }

@@ -20,6 +20,7 @@ use super::published::Published;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
 use super::shares::{Lease, Party, Shares, adapt, out_of_descriptors};
+use super::texts::Texts;
 use super::view::Persons;
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
@@ -49,6 +50,7 @@ pub struct Tree {
     pub(crate) work: Arc<Work>,
     pub(crate) published: Published,
     pub(crate) scratch: Scratches,
+    pub(crate) texts: Texts,
     /// The daemon's descriptors that others cause to be open.
     pub(crate) descriptors: Arc<Shares>,
     /// What open files and folders of claimants have taken of them, by handle.
@@ -95,6 +97,7 @@ impl Tree {
             numbers,
             published: Published::default(),
             scratch: Scratches::default(),
+            texts: Texts::default(),
             held: Arc::default(),
             past: Arc::default(),
             config_errors: Mutex::default(),

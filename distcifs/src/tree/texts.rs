@@ -1,0 +1,144 @@
+//! The bytes of generated files that are open: each version once, however often it is open.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+
+use super::node::Node;
+use super::shares::{Lease, Party, Shares};
+use super::{Caller, Error, Result};
+use crate::repository::core::lock;
+
+/// What open files may hold in all, bytes; users share them. The daemon as a whole stays small.
+const BYTES_MAX: u64 = 96 << 20;
+
+/// What each open file counts beside the bytes that it holds.
+const HANDLE_BYTES: u64 = 1 << 10;
+
+/// Versions that are looked through for those nobody has open any more, at least.
+const KNOWN_MIN: usize = 64;
+
+/// A version of a generated file, as long as somebody has it open.
+pub(crate) struct Text {
+    pub(crate) bytes: Bytes,
+    _lease: Lease,
+}
+
+/// The versions that are open, and the memory of all open files.
+pub(crate) struct Texts {
+    room: Arc<Shares>,
+    known: Mutex<HashMap<Node, Weak<Text>>>,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Texts {
+            room: Shares::new(BYTES_MAX),
+            known: Mutex::default(),
+        }
+    }
+}
+
+impl Texts {
+    /// Takes what an open file itself counts of its user's share.
+    pub(crate) fn open(&self, caller: Caller) -> Result<Lease> {
+        self.room.take(Party::User(caller.uid), HANDLE_BYTES).ok_or_else(full)
+    }
+
+    /// What a file holds, shared with all who have the same version open. Its bytes count for who opened
+    /// it first.
+    pub(crate) fn share(&self, caller: Caller, node: &Node, bytes: Bytes) -> Result<Arc<Text>> {
+        let mut known = lock(&self.known);
+        if let Some(text) = known.get(node).and_then(Weak::upgrade)
+            && text.bytes == bytes
+        {
+            return Ok(text);
+        }
+        let lease = self.room.take(Party::User(caller.uid), bytes.len() as u64);
+        let text = Arc::new(Text {
+            bytes,
+            _lease: lease.ok_or_else(full)?,
+        });
+        // Looked for when the list has doubled: so it costs each next to nothing.
+        if known.len() >= KNOWN_MIN && known.len() == known.capacity() {
+            known.retain(|_, text| text.strong_count() > 0);
+            let kept = known.len();
+            known.reserve(kept);
+        }
+        known.insert(node.clone(), Arc::downgrade(&text));
+        Ok(text)
+    }
+}
+
+/// Has an open file count so many bytes from now on.
+pub(crate) fn hold(lease: &Mutex<Lease>, bytes: usize) -> Result<()> {
+    if lock(lease).set(HANDLE_BYTES + bytes as u64) {
+        Ok(())
+    } else {
+        Err(full())
+    }
+}
+
+/// The same for one that is about to be opened.
+pub(crate) fn hold_all(mut lease: Lease, bytes: usize) -> Result<Lease> {
+    if lease.set(HANDLE_BYTES + bytes as u64) {
+        Ok(lease)
+    } else {
+        Err(full())
+    }
+}
+
+/// The refusal of one whose share is used up.
+fn full() -> Error {
+    Error::System {
+        what: format!("your open files hold your share of {BYTES_MAX} bytes of the daemon's memory; close some"),
+        errno: libc::ENOMEM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::Top;
+    use super::*;
+
+    fn user(uid: u32) -> Caller {
+        Caller { tid: 1, uid, gid: 1 }
+    }
+
+    fn text(byte: u8, mib: usize) -> Bytes {
+        Bytes::from(vec![byte; mib << 20])
+    }
+
+    #[test]
+    fn a_version_is_held_once_and_counts_for_who_opened_it_first() {
+        let texts = Texts::default();
+        let node = Node::Top(Top::Status);
+        let opened: Vec<_> = (0..1000)
+            .map(|_| texts.share(user(1), &node, text(1, 1)).unwrap())
+            .collect();
+        assert!(opened.iter().all(|text| Arc::ptr_eq(text, &opened[0])));
+        let other = texts.share(user(1), &node, text(2, 1)).unwrap();
+        assert!(!Arc::ptr_eq(&other, &opened[0]));
+        assert!(
+            texts.share(user(1), &Node::Root, text(3, 47)).is_err(),
+            "half of 96 MiB"
+        );
+        assert!(texts.share(user(2), &Node::Root, text(3, 46)).is_ok(), "others go on");
+        drop((opened, other));
+        assert!(texts.share(user(1), &Node::Root, text(3, 47)).is_ok());
+    }
+
+    #[test]
+    fn what_nobody_has_open_is_forgotten() {
+        let texts = Texts::default();
+        for n in 0..10_000 {
+            texts
+                .share(user(1), &Node::Published(n), Bytes::from_static(b"x"))
+                .unwrap();
+        }
+        assert!(lock(&texts.known).len() < 1000);
+        let lease = Mutex::new(texts.open(user(1)).unwrap());
+        assert!(hold(&lease, 47 << 20).is_ok() && hold(&lease, 48 << 20).is_err() && hold(&lease, 0).is_ok());
+    }
+}
