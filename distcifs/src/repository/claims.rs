@@ -28,7 +28,7 @@ mod view;
 pub(crate) use abort::{ABORTED, Aborted};
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
-use slots::free_slot;
+use slots::{free_slot, same_job};
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
 pub use view::{Changes, View};
@@ -544,16 +544,6 @@ impl Repository {
         };
         Ok(finisher == Some(&claim.nonce))
     }
-}
-
-/// The check that a ticket's job is the one that it was posted for. One that was removed and made again
-/// under its name has tickets of the same names, whose entries may have the same versions.
-fn same_job(ticket: &Ticket) -> Option<Op> {
-    let part = ticket.part.as_ref()?;
-    Some(Op::Check {
-        path: format!("/keys/{}", part.uid),
-        version: None,
-    })
 }
 
 /// Whether the entry is a ticket that carries this nonce.
