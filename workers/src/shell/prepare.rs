@@ -1,11 +1,15 @@
 //! What stands before a script: where it runs, with what, and in which environment.
 
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use serde_json::{Map, Value};
 
 use super::Shell;
@@ -201,7 +205,8 @@ fn cant_give(error: io::Error) -> Trouble {
     Trouble::Later(format!("can't give the script to its user: {error}"))
 }
 
-/// The folder to run in, below the workspace: inside it after all symbolic links.
+/// The folder to run in, below the workspace: inside it after all symbolic links. What a link names
+/// outside is not even looked at: this may be root, and the answer would tell what there is.
 fn working_directory(workspace: &Path, wanted: &str) -> tree::Result<PathBuf> {
     if wanted.is_empty() || wanted == "." {
         return Ok(PathBuf::new());
@@ -211,15 +216,63 @@ fn working_directory(workspace: &Path, wanted: &str) -> tree::Result<PathBuf> {
         io::ErrorKind::NotFound => refused("no such folder in the workspace"),
         _ => Trouble::from_io(&format!("working_directory '{wanted}'"), &error),
     };
-    let root = workspace
-        .canonicalize()
-        .map_err(|e| Trouble::from_io("workspace", &e))?;
-    let found = root.join(wanted).canonicalize().map_err(io)?;
-    let Ok(below) = found.strip_prefix(&root) else {
-        return Err(refused("leads out of the workspace"));
+    let root = File::open(workspace).map_err(|e| Trouble::from_io("workspace", &e))?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let found = match openat2(&root, wanted, how) {
+        Ok(found) => found,
+        Err(Errno::EXDEV) => return Err(refused("leads out of the workspace")),
+        Err(Errno::ENOTDIR) => return Err(refused("not a folder")),
+        Err(errno) => return Err(io(errno.into())),
     };
-    if !found.is_dir() {
-        return Err(refused("not a folder"));
+    let place = |fd: &dyn AsRawFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let (root, found) = place(&root).and_then(|root| Ok((root, place(&found)?))).map_err(io)?;
+    let below = found.strip_prefix(&root).map(Path::to_owned);
+    below.map_err(|_| refused("leads out of the workspace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A link that leads out says the same whether there is something or not.
+    #[test]
+    fn a_working_directory_is_in_the_workspace_and_tells_nothing_of_what_is_not() {
+        let workspace = std::env::temp_dir().join(format!("distcifs-working-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&workspace);
+        fs::create_dir_all(workspace.join("a/b")).unwrap();
+        fs::write(workspace.join("file"), "").unwrap();
+        for (name, target) in [
+            ("in", "a/../a/b"),
+            ("out", "/etc"),
+            ("nothing", "/no/such"),
+            ("up", "../.."),
+            ("loop", "loop"),
+        ] {
+            symlink(target, workspace.join(name)).unwrap();
+        }
+        let asked = |wanted: &str| match working_directory(&workspace, wanted) {
+            Ok(below) => below.display().to_string(),
+            Err(Trouble::Refused(why)) => why.rsplit(": ").next().unwrap_or_default().to_owned(),
+            Err(other) => other.to_string(),
+        };
+        for (wanted, expected) in [
+            (".", ""),
+            ("a/b", "a/b"),
+            ("in", "a/b"),
+            ("out", "leads out of the workspace"),
+            ("nothing", "leads out of the workspace"),
+            ("up", "leads out of the workspace"),
+            ("/etc", "leads out of the workspace"),
+            ("../x", "leads out of the workspace"),
+            ("file", "not a folder"),
+            ("absent", "no such folder in the workspace"),
+        ] {
+            assert_eq!(asked(wanted), expected, "{wanted}");
+        }
+        assert!(working_directory(&workspace, "loop").is_err());
+        fs::remove_dir_all(&workspace).unwrap();
     }
-    Ok(below.to_owned())
 }
