@@ -117,7 +117,7 @@ impl Source {
         match grants {
             Ok(grants) => {
                 eprintln!(
-                    "github-webhook: {}: {} lines are in force",
+                    "github-webhook: {}: in force, with {} lines",
                     file.display(),
                     grants.len()
                 );
