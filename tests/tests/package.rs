@@ -348,14 +348,9 @@ fn builds_survive_an_upgrade() {
     );
     let both = "systemctl -q is-active distcifs-worker@execute-shell-1 && systemctl -q is-active distcifs-worker@execute-shell-2";
     machine.until("the new workers", USUAL, both);
-    // As doc/deploy.md has it: no new tickets, then the mount anew.
-    machine.run("touch /run/distcifs-drain; systemctl reload 'distcifs-worker@*'");
-    machine.until(
-        "the workers to end",
-        USUAL,
-        "! systemctl -q is-active 'distcifs-worker@*'",
-    );
-    machine.run("rm /run/distcifs-drain; systemctl restart distcifs@ci");
+    // As doc/deploy.md has it: what is worked is finished, then the mount anew.
+    machine.run("distcifs drain /ci && systemctl restart distcifs@ci");
+    machine.until("the workers to come back", USUAL, both);
     assert_eq!(build(&machine), "success");
 }
 
