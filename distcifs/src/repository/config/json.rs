@@ -32,14 +32,47 @@ pub enum Kind {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// A number, as serde_json reads it.
-    Number(serde_json::Number),
+    /// A number.
+    Number(Number),
     /// A string, without its escapes.
     String(String),
     /// A list.
     List(Vec<Value>),
     /// An object, its members in the order of the text.
     Object(Vec<Member>),
+}
+
+/// A number with the digits that it was written with: version 3.10 is not 3.1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Number {
+    text: String,
+    value: serde_json::Number,
+}
+
+impl Number {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A whole number that is not negative.
+    pub fn as_u64(&self) -> Option<u64> {
+        self.value.as_u64()
+    }
+
+    /// The nearest number of 64 bits.
+    pub fn as_f64(&self) -> Option<f64> {
+        self.value.as_f64()
+    }
+
+    /// A number of JSON, or a string of its digits where that would change them.
+    fn to_json(&self) -> serde_json::Value {
+        if self.value.to_string() == self.text {
+            serde_json::Value::Number(self.value.clone())
+        } else {
+            serde_json::Value::String(self.text.clone())
+        }
+    }
 }
 
 /// A member of an object.
@@ -59,7 +92,7 @@ impl Value {
         match &self.kind {
             Kind::Null => serde_json::Value::Null,
             Kind::Bool(flag) => serde_json::Value::Bool(*flag),
-            Kind::Number(number) => serde_json::Value::Number(number.clone()),
+            Kind::Number(number) => number.to_json(),
             Kind::String(text) => serde_json::Value::String(text.clone()),
             Kind::List(items) => items.iter().map(Value::to_json).collect(),
             Kind::Object(members) => serde_json::Value::Object(to_map(members)),
@@ -363,13 +396,15 @@ impl Reader<'_> {
     }
 
     /// Reads a number that starts at `at`: finds its end, and leaves the value to serde_json.
-    fn number(&mut self, at: Place) -> Result<serde_json::Number, Fault> {
+    fn number(&mut self, at: Place) -> Result<Number, Fault> {
         let start = self.pos;
         while matches!(self.peek(), Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
             self.pos += 1;
         }
         let text = self.text.get(start..self.pos).unwrap_or_default();
-        serde_json::from_str(text)
-            .map_err(|_| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))
+        let value = serde_json::from_str(text)
+            .map_err(|_| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))?;
+        let text = text.to_owned();
+        Ok(Number { text, value })
     }
 }

@@ -186,7 +186,7 @@ impl Value {
     pub(super) fn to_text(&self) -> Option<String> {
         match &self.kind {
             Kind::String(text) => Some(text.clone()),
-            Kind::Number(number) => Some(number.to_string()),
+            Kind::Number(number) => Some(number.text().to_owned()),
             Kind::Bool(flag) => Some(flag.to_string()),
             Kind::Null | Kind::List(_) | Kind::Object(_) => None,
         }

@@ -12,6 +12,7 @@ use super::json::{Kind, Value};
 use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
 use super::needs::{self, Source, Wish};
 use super::object::Object;
+use super::ticket::REQUEST_BYTES_MAX;
 use super::{DEFAULT_CONSOLE_LIMIT, kinds};
 use crate::repository::names::Name;
 
@@ -124,6 +125,16 @@ impl Task {
     }
 }
 
+/// Bytes of a ticket beside what the task says: job, build, workspace and id.
+const TICKET_FRAME_BYTES: usize = 1024;
+
+/// The bytes of a task's ticket, if they are more than can be posted.
+fn too_large(task: &Task) -> Option<usize> {
+    let json = serde_json::to_vec(&task.resolved()).unwrap_or_default();
+    let bytes = json.len() + TICKET_FRAME_BYTES;
+    (bytes > REQUEST_BYTES_MAX).then_some(bytes)
+}
+
 /// What the tasks must know of the rest of the configuration.
 pub(super) struct Context<'a> {
     /// Names that `${…}` may have.
@@ -173,7 +184,19 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
         let Some(object) = Object::new(&task.value, path, faults) else {
             continue;
         };
-        tasks.extend(read_task(&object, tasks.len(), &task.name, needs, context, faults));
+        let read = read_task(&object, tasks.len(), &task.name, needs, context, faults);
+        if let Some(bytes) = read.as_ref().and_then(too_large) {
+            let at = object.get("params").map_or(object.at, |params| params.at);
+            faults.add(
+                at,
+                format!(
+                    "{}: its ticket would have {bytes} bytes, and may have {REQUEST_BYTES_MAX}: \
+                     put a long script into a file of the workspace",
+                    object.path_of("params")
+                ),
+            );
+        }
+        tasks.extend(read);
     }
     tasks
 }

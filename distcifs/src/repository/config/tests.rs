@@ -8,6 +8,7 @@ use super::*;
 
 mod arbitrary;
 mod requests;
+mod texts;
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a name")

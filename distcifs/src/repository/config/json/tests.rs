@@ -126,11 +126,26 @@ fn has_nul(value: &serde_json::Value) -> bool {
     }
 }
 
+/// A value whose numbers are what serde_json makes of them, also those that keep their text as strings.
+fn with_numbers(value: &Value) -> serde_json::Value {
+    match &value.kind {
+        Kind::Number(number) => serde_json::from_str(number.text()).expect("a number"),
+        Kind::List(items) => items.iter().map(with_numbers).collect(),
+        Kind::Object(members) => {
+            let members = members
+                .iter()
+                .map(|member| (member.key.clone(), with_numbers(&member.value)));
+            serde_json::Value::Object(members.collect())
+        }
+        _ => value.to_json(),
+    }
+}
+
 /// Both readers must agree, but for what ours refuses on purpose.
 fn compare(text: &str) -> Result<(), TestCaseError> {
     let theirs = serde_json::from_str::<serde_json::Value>(text);
     match (parse(text.as_bytes()), theirs) {
-        (Ok(ours), Ok(theirs)) => prop_assert_eq!(ours.to_json(), theirs),
+        (Ok(ours), Ok(theirs)) => prop_assert_eq!(with_numbers(&ours), theirs),
         (Ok(_), Err(error)) => prop_assert!(false, "only ours takes {:?}: {}", text, error),
         (Err(fault), Ok(theirs)) => {
             let ours = fault.what.contains("twice") || fault.what.contains("NUL") && has_nul(&theirs);
