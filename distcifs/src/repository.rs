@@ -11,6 +11,7 @@ pub mod control;
 pub mod core;
 mod downstream;
 mod drain;
+pub mod enabled;
 mod epochs;
 pub mod error;
 pub(crate) mod follow;

@@ -19,6 +19,7 @@ pub mod node;
 pub(crate) mod past;
 pub mod process;
 pub mod published;
+pub(crate) mod refused;
 pub mod requests;
 pub(crate) mod rights;
 pub mod scratch;

@@ -134,6 +134,8 @@ impl Tree {
             &job,
             &json!({ "parameters": { "p": DEFAULT }, "tasks": [task] }).to_string(),
         );
+        // Builds have the rights of who owned the job when they were triggered.
+        mount.run(&format!("chown {OWNER}:{GROUP} jobs/{job}"));
         let trigger = |n: u32| {
             assert_eq!(mount.trigger(&job, "@cause=somebody"), u64::from(n));
             let id = format!("{job}.{n}.0");
@@ -153,7 +155,7 @@ impl Tree {
         trigger(4);
         mount.run(&format!(
             "echo bad > $OUT/bad; ! cp $OUT/bad jobs/{job}/config.json 2> /dev/null
-             chown {OWNER}:{GROUP} jobs/{job}; chmod {folder:o} jobs/{job}"
+             chmod {folder:o} jobs/{job}"
         ));
         if let Some(config) = config {
             mount.run(&format!("chmod {config:o} jobs/{job}/config.json"));

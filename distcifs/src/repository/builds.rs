@@ -69,6 +69,9 @@ pub(crate) struct Live {
     pub(crate) triggered: u64,
     /// Who triggered it.
     pub(crate) uid: u32,
+    /// Who owned the job then: its tasks are done with that user's rights, whoever owns it later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<u32>,
     /// Who did what to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) by: Vec<Deed>,
@@ -168,6 +171,7 @@ impl Repository {
     pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
         let hold = self.hold_epoch().await?;
         let (head, config) = self.current_config(job).await?;
+        self.check_switch(job, &head)?;
         let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
         let parameters = parameters
@@ -176,7 +180,7 @@ impl Repository {
             .collect();
         let live = Live {
             cause,
-            ..self.new_live(&head, parameters, who).await?
+            ..self.new_live(job, &head, parameters, who).await?
         };
         let key = key.map(|token| {
             format!(
@@ -292,7 +296,7 @@ impl Repository {
     }
 
     /// The entry of a new build.
-    async fn new_live(&self, head: &ConfigHead, params: Vec<(String, String)>, who: Poster) -> Result<Live> {
+    async fn new_live(&self, job: &Job, head: &ConfigHead, params: Vec<(String, String)>, who: Poster) -> Result<Live> {
         let config = ConfigEntry {
             digest: head.digest.clone(),
             size: head.size,
@@ -310,6 +314,7 @@ impl Repository {
             keep: false,
             triggered,
             uid,
+            owner: Some(job.entry.access.uid),
             by,
             cause: None,
             nonce: random_id(),

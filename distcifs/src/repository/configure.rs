@@ -43,6 +43,19 @@ pub struct ConfigHead {
     pub size: u64,
     /// When it was written, milliseconds since 1970.
     pub written: u64,
+    /// Who wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<u32>,
+    /// Who owned the job when it was opened to write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
+}
+
+impl ConfigHead {
+    /// Tells it from every other of the job.
+    pub(crate) fn mark(&self) -> (String, u64) {
+        (self.digest.clone(), self.written)
+    }
 }
 
 /// Parsed configurations, by digest.
@@ -57,6 +70,8 @@ pub struct ConfigLock {
     mark: Bytes,
     /// The revision of the job's record that was read under the lock.
     revision: u64,
+    /// Who owned the job then.
+    owner: u32,
 }
 
 impl Drop for ConfigLock {
@@ -144,6 +159,7 @@ impl Repository {
                     path,
                     mark,
                     revision: 0,
+                    owner: job.entry.access.uid,
                 };
                 made?;
                 taken.revision = self.config_head(job).await?.1;
@@ -190,6 +206,7 @@ impl Repository {
         job: &Job,
         held: &mut ConfigLock,
         text: Bytes,
+        by: u32,
     ) -> Result<std::result::Result<ConfigHead, Vec<Fault>>> {
         let config = match JobConfig::read(&text, Some(&job.name)) {
             Ok(config) => config,
@@ -205,6 +222,8 @@ impl Repository {
             digest: digest.to_string(),
             size,
             written: now(),
+            by: Some(by),
+            owner: Some(held.owner),
         };
         let change = vec![("config".to_owned(), Some(to_json(&head)))];
         let mut guard = held.revision;

@@ -201,6 +201,7 @@ impl Repository {
                 job.name
             )));
         };
+        self.check_retry(job, n, &record).await?;
         if record.run >= RETRIES_MAX {
             return Err(Error::Busy(format!(
                 "jobs/{}/builds/{n}: retried {RETRIES_MAX} times",
@@ -221,6 +222,7 @@ impl Repository {
             keep: record.keep,
             triggered: record.triggered,
             uid: record.uid,
+            owner: record.owner,
             by: and(
                 &or_trigger(&record.by, record.uid),
                 Did::Retried,

@@ -72,6 +72,15 @@ pub struct JobEntry {
     pub files: FileModes,
     /// When it was made, milliseconds since 1970.
     pub created: u64,
+    /// Whether somebody switched it off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub off: bool,
+    /// The owner before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<u32>,
+    /// The configuration with which its owner, or root, switched it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouched: Option<(String, u64)>,
 }
 
 impl JobEntry {
@@ -304,6 +313,9 @@ impl Repository {
             access,
             files: FileModes::default(),
             created: now(),
+            off: false,
+            former: None,
+            vouched: None,
         };
         let job = Job {
             name: name.clone(),
@@ -337,7 +349,9 @@ impl Repository {
         let gone = || Error::NotFound(format!("jobs/{}", job.name));
         let edited = self.edit_job(&job.name, |known| {
             let mut entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
+            let owner = entry.access.uid;
             change(&mut entry);
+            entry.owner_changed(owner);
             Ok(Some(entry))
         });
         let entry = edited.await?.ok_or_else(gone)?;
@@ -448,6 +462,9 @@ mod tests {
             access,
             files,
             created: 7,
+            off: true,
+            former: Some(0),
+            vouched: Some(("d".into(), 1)),
         };
         assert_eq!(from_json::<JobEntry>("job", &to_json(&entry)).unwrap(), entry);
     }

@@ -100,6 +100,9 @@ pub struct Record {
     pub keep: bool,
     /// Who triggered it.
     pub uid: u32,
+    /// Who owned the job when it was triggered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
     /// Who did what to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<Deed>,
@@ -188,6 +191,7 @@ impl Repository {
             finished: outcome.finished,
             keep: live.keep,
             uid: live.uid,
+            owner: live.owner,
             by: build.deeds(),
             cause: live.cause.clone(),
             config: live.config.clone(),

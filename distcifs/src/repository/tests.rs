@@ -111,7 +111,7 @@ pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job>
         .await?;
     let mut held = repository.lock_config(&job, true).await?;
     let written = repository
-        .write_config(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()))
+        .write_config(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()), 0)
         .await?;
     assert!(written.is_ok(), "{written:?}");
     Ok(job)

@@ -187,6 +187,9 @@ pub struct Ticket {
     pub slot: Option<u32>,
     /// Who posted it.
     pub uid: u32,
+    /// Who owned its job when its build was triggered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
     /// When, milliseconds since 1970.
     pub posted: u64,
     /// When it was claimed last, milliseconds since 1970.
@@ -329,6 +332,7 @@ impl Repository {
             Some(part) => Some(self.control_guard(part, poster).await?),
             None => None,
         };
+        let owner = self.owner_of_build(part.as_ref()).await?;
         let body = to_json(&ticket_json(&key, &request, part.as_ref()));
         let ticket = Ticket {
             state: TicketState::Open,
@@ -346,6 +350,7 @@ impl Repository {
             body_digest: None,
             slot: None,
             uid: poster.uid,
+            owner,
             posted: super::core::now(),
             claimed: 0,
             node: String::new(),

@@ -9,12 +9,15 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::node::{BuildFile, JobFile, Node, TaskFile, TicketFile, TicketRef, Top};
+use super::refused::written_file;
 use super::{Error, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::builds::Build;
 use crate::repository::config::param_file;
 use crate::repository::consoles::{Extent, attempt_console};
 use crate::repository::core::time_of;
+use crate::repository::enabled::Switch;
+use crate::repository::jobs::Job;
 use crate::repository::names::Name;
 use crate::repository::people::Deed;
 use crate::repository::tickets::{Posted, TICKETS};
@@ -79,10 +82,14 @@ impl Tree {
                     None => Ok(Content::text("")),
                 }
             }
-            Node::JobFile(job, JobFile::ConfigError) => self
-                .config_error(job)
-                .map(Content::Bytes)
-                .ok_or_else(|| Error::NotFound("config.error".into())),
+            Node::JobFile(job, JobFile::Enabled) => match self.repository.switch(&self.job(job)?).await? {
+                Switch::On => Ok(Content::line("on")),
+                Switch::Off | Switch::Given => Ok(Content::line("off")),
+            },
+            node if written_file(node).is_some() => {
+                let text = self.refusal(node).map(Content::Bytes);
+                text.ok_or_else(|| Error::NotFound(node.path()))
+            }
             Node::BuildFile(job, n, _) | Node::BuildParam(job, n, _) | Node::TaskFile(job, n, ..) => {
                 let build = self.build(job, *n).await?;
                 self.content_of_build(&build, node).await
@@ -107,7 +114,9 @@ impl Tree {
                 BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
-                BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::Wait => Ok(Content::text("")),
+                BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {
+                    Ok(Content::text(""))
+                }
             },
             Node::BuildParam(_, _, at) => {
                 let params = build.all_params();
@@ -188,7 +197,8 @@ impl Tree {
     /// that stands alone.
     pub(crate) fn owner_of(&self, posted: &Posted) -> Result<u32> {
         let job = self.job_of(&posted.ticket)?;
-        Ok(job.map_or(posted.ticket.uid, |job| job.entry.access.uid))
+        let owner = |job: Job| posted.ticket.owner.unwrap_or(job.entry.access.uid);
+        Ok(job.map_or(posted.ticket.uid, owner))
     }
 
     /// A ticket's parameters in the order of its JSON, then what its claimant recorded.

@@ -59,12 +59,18 @@ impl Tree {
                 OpenKind::Wait(Default::default())
             }
             Node::JobFile(job, JobFile::Trigger) if write => {
-                self.repository.current_config(&self.job(job)?).await?;
+                let may = self.repository.may_trigger(&self.job(job)?).await;
+                self.heed_refusal(&node, &may, false);
+                may.map(|()| OpenKind::Commit(Default::default()))?
+            }
+            Node::BuildFile(_, _, BuildFile::Ctl) | Node::JobFile(_, JobFile::Enabled) if write => {
                 OpenKind::Commit(Default::default())
             }
             Node::JobFile(job, JobFile::Config) if write => {
                 let (truncate, wait) = (flags & libc::O_TRUNC != 0, flags & libc::O_NONBLOCK == 0);
-                OpenKind::Config(tokio::sync::Mutex::new(self.open_config(job, truncate, wait).await?))
+                OpenKind::Config(tokio::sync::Mutex::new(
+                    self.open_config(caller, job, truncate, wait).await?,
+                ))
             }
             Node::TicketFile(ticket, TicketFile::Claim) if write => {
                 return Err(Error::Exists(format!("{} is claimed already", ticket.key)));
@@ -266,6 +272,7 @@ impl Tree {
                 committing.text.extend_from_slice(data);
                 committing.answer = Bytes::new();
                 let checked = self.check_early(&open, &mut committing).await;
+                self.heed_refusal(&open.node, &checked, false);
                 if checked.is_err() {
                     committing.text.clear();
                 }
@@ -300,7 +307,9 @@ impl Tree {
     async fn check_early(&self, open: &Arc<Open>, committing: &mut Committing) -> Result<()> {
         let whole = committing.text.ends_with(b"\n");
         match &open.node {
-            Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain) if whole => {
+            Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain) | Node::JobFile(_, JobFile::Enabled)
+                if whole =>
+            {
                 self.commit(open, committing).await
             }
             Node::TicketFile(..) => {
@@ -311,7 +320,7 @@ impl Tree {
                     Ok(())
                 }
             }
-            Node::JobFile(job, _) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
+            Node::JobFile(job, JobFile::Trigger) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
                 let (_, config) = self.repository.current_config(&self.job(job)?).await?;
                 TriggerRequest::check_beginning(&committing.text, &config)
                     .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
@@ -336,23 +345,33 @@ impl Tree {
         if text.is_empty() {
             return Ok(());
         }
+        let done = self.commit_text(open, committing, &text).await;
+        self.heed_refusal(&open.node, &done, true);
+        done
+    }
+
+    async fn commit_text(&self, open: &Arc<Open>, committing: &mut Committing, text: &[u8]) -> Result<()> {
         let caller = open.caller;
         let poster = Poster {
             uid: caller.uid,
             gid: caller.gid,
         };
         match &open.node {
+            Node::JobFile(job, JobFile::Enabled) => {
+                let on = switch_word(text)?;
+                self.repository.set_switch(&self.job(job)?, on, poster).await?;
+            }
             Node::JobFile(job, _) => {
-                let n = self.repository.trigger(&self.job(job)?, &text, poster).await?;
+                let n = self.repository.trigger(&self.job(job)?, text, poster).await?;
                 committing.answer = Bytes::from(format!("{n}\n"));
             }
             Node::QueueFile(queue, _) => {
-                let request = TicketRequest::read(&text).map_err(Error::Invalid)?;
+                let request = TicketRequest::read(text).map_err(Error::Invalid)?;
                 let id = self.repository.post(queue, request, poster).await?;
                 committing.answer = Bytes::from(format!("{id}\n"));
             }
             Node::BuildFile(job, n, _) => {
-                let word = Word::read(&text)?;
+                let word = Word::read(text)?;
                 self.repository.control(&self.job(job)?, *n, word, poster).await?;
             }
             Node::Top(Top::Drain) => match text.trim_ascii() {
@@ -363,7 +382,7 @@ impl Tree {
             Node::TicketFile(..) => {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;
-                self.repository.finish(&claim, Verdicts::read(&text)?).await?;
+                self.repository.finish(&claim, Verdicts::read(text)?).await?;
             }
             _ => {}
         }
@@ -376,7 +395,7 @@ impl Tree {
         match &open.kind {
             OpenKind::Config(write) => self.commit_config(&mut *write.lock().await).await,
             OpenKind::Commit(committing) => {
-                let asks = matches!(open.node, Node::JobFile(..) | Node::QueueFile(..));
+                let asks = matches!(open.node, Node::JobFile(_, JobFile::Trigger) | Node::QueueFile(..));
                 if open.both && asks {
                     return Ok(());
                 }
@@ -413,6 +432,19 @@ impl Tree {
             OpenKind::Claim(held) => self.claim_released(held),
             OpenKind::Next(_, holder) => self.asker_released(&open, holder.died()),
             _ => {}
+        }
+    }
+}
+
+/// What is written into `enabled`.
+fn switch_word(text: &[u8]) -> Result<bool> {
+    match text.trim_ascii() {
+        b"on" => Ok(true),
+        b"off" => Ok(false),
+        other => {
+            let other = String::from_utf8_lossy(other);
+            let shown: String = other.chars().take(40).collect();
+            Err(Error::Invalid(format!("enabled {shown:?}: write on or off")))
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct ConfigWrite {
     dirty: bool,
     /// A write was refused: what was written is not all of it.
     refused: bool,
+    /// Who opened it.
+    by: u32,
 }
 
 impl ConfigWrite {
@@ -141,13 +143,14 @@ impl Tree {
         lock(&self.unlinked).remove(&job.uid);
     }
 
-    /// What was wrong with the last configuration written on this mount.
-    pub(crate) fn config_error(&self, job: &JobRef) -> Option<Bytes> {
-        lock(&self.config_errors).get(&job.uid).cloned()
-    }
-
     /// Opens config.json for writing: takes the lock.
-    pub(crate) async fn open_config(&self, job: &Arc<JobRef>, truncate: bool, wait: bool) -> Result<ConfigWrite> {
+    pub(crate) async fn open_config(
+        &self,
+        caller: Caller,
+        job: &Arc<JobRef>,
+        truncate: bool,
+        wait: bool,
+    ) -> Result<ConfigWrite> {
         let now = self.job(job)?;
         let held = self.repository.lock_config(&now, wait).await?;
         let text = match self.repository.config_head(&now).await?.0 {
@@ -161,6 +164,7 @@ impl Tree {
             text,
             dirty: false,
             refused: false,
+            by: caller.uid,
         })
     }
 
@@ -188,7 +192,7 @@ impl Tree {
         write.lock()?;
         if write.refused {
             let words = format!("config.json:1:1: it has over {CONFIG_BYTES_MAX} bytes\n");
-            lock(&self.config_errors).insert(write.job.uid.clone(), Bytes::from(words));
+            self.refusals.note(&config_of(&write.job), Bytes::from(words));
             return Err(write.too_big());
         }
         if !write.dirty {
@@ -196,7 +200,8 @@ impl Tree {
         }
         let text = Bytes::copy_from_slice(&write.text);
         let job = write.job.clone();
-        self.set_config(&job, write.lock()?, text).await?;
+        let by = write.by;
+        self.set_config(&job, write.lock()?, text, by).await?;
         // What was refused is refused again at the close: emacs takes EINVAL from fsync for "this
         // file system has no fsync" and looks at what close says alone.
         write.dirty = false;
@@ -204,18 +209,18 @@ impl Tree {
     }
 
     /// Checks a text and puts it in force, or leaves word of what is wrong in config.error.
-    async fn set_config(&self, job: &Arc<JobRef>, held: &mut ConfigLock, text: Bytes) -> Result<()> {
+    async fn set_config(&self, job: &Arc<JobRef>, held: &mut ConfigLock, text: Bytes, by: u32) -> Result<()> {
         let now = self.job(job)?;
-        let faults = match self.repository.write_config(&now, held, text).await? {
+        let faults = match self.repository.write_config(&now, held, text, by).await? {
             Ok(_) => {
-                lock(&self.config_errors).remove(&job.uid);
+                self.refusals.forget(&config_of(job));
                 return Ok(());
             }
             Err(faults) => faults,
         };
         let lines: String = faults.iter().map(|fault| format!("config.json:{fault}\n")).collect();
         let first = faults.first().map(ToString::to_string).unwrap_or_default();
-        lock(&self.config_errors).insert(job.uid.clone(), Bytes::from(lines));
+        self.refusals.note(&config_of(job), Bytes::from(lines));
         Err(Error::Invalid(format!(
             "jobs/{}/config.json:{first} (see config.error)",
             job.name
@@ -253,7 +258,7 @@ impl Tree {
                         Error::WouldBlock(what) => Error::Busy(what),
                         other => other,
                     })?;
-                self.set_config(job, &mut held, text).await?;
+                self.set_config(job, &mut held, text, caller.uid).await?;
                 self.scratch.remove(id);
                 Ok(())
             }
@@ -275,4 +280,9 @@ impl Tree {
             _ => Err(Error::ReadOnly(format!("jobs/{}/{name}", job.name))),
         }
     }
+}
+
+/// The file that a configuration is written to.
+fn config_of(job: &Arc<JobRef>) -> Node {
+    Node::JobFile(job.clone(), JobFile::Config)
 }

@@ -123,7 +123,7 @@ impl Tree {
             Node::Top(Top::Nodes) => files(self.repository.nodes().await?.iter().map(ToString::to_string)),
             Node::Job(job) => self.names_in_job(job),
             Node::JobFile(job, JobFile::Builds) => self.names_in_builds(job).await?,
-            Node::Build(..) => names_in_build(),
+            Node::Build(job, n) => self.names_in_build(job, *n),
             Node::BuildFile(job, n, BuildFile::Params) => files(
                 self.build(job, *n)
                     .await?
@@ -177,7 +177,7 @@ impl Tree {
     }
 
     fn names_in_job(&self, job: &Arc<JobRef>) -> Vec<(String, Kind)> {
-        let there = |file: &&JobFile| **file != JobFile::ConfigError || self.config_error(job).is_some();
+        let there = |file: &&JobFile| self.unless_absent(Node::JobFile(job.clone(), **file)).is_ok();
         let fixed = JobFile::ALL.iter().filter(there).map(|file| {
             let kind = if *file == JobFile::Builds {
                 Kind::Directory
@@ -205,6 +205,23 @@ impl Tree {
         let numbers = self.repository.build_numbers(&now).await?;
         names.extend(numbers.into_iter().map(|n| (n.to_string(), Kind::Directory)));
         Ok(names)
+    }
+
+    fn names_in_build(&self, job: &Arc<JobRef>, n: u64) -> Vec<(String, Kind)> {
+        let fixed = BuildFile::ALL
+            .iter()
+            .filter(|file| **file != BuildFile::Wait)
+            .filter(|file| self.unless_absent(Node::BuildFile(job.clone(), n, **file)).is_ok())
+            .map(|file| {
+                let folder = matches!(file, BuildFile::Params | BuildFile::Tasks);
+                (
+                    file.name().to_owned(),
+                    if folder { Kind::Directory } else { Kind::File },
+                )
+            });
+        fixed
+            .chain(Area::ALL.iter().map(|area| (area.name().to_owned(), Kind::Directory)))
+            .collect()
     }
 
     async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {
@@ -235,20 +252,4 @@ impl Tree {
 
 fn files(names: impl Iterator<Item = String>) -> Vec<(String, Kind)> {
     names.map(|name| (name, Kind::File)).collect()
-}
-
-fn names_in_build() -> Vec<(String, Kind)> {
-    let fixed = BuildFile::ALL
-        .iter()
-        .filter(|file| **file != BuildFile::Wait)
-        .map(|file| {
-            let folder = matches!(file, BuildFile::Params | BuildFile::Tasks);
-            (
-                file.name().to_owned(),
-                if folder { Kind::Directory } else { Kind::File },
-            )
-        });
-    fixed
-        .chain(Area::ALL.iter().map(|area| (area.name().to_owned(), Kind::Directory)))
-        .collect()
 }

@@ -8,6 +8,7 @@ use super::node::{
     Area, BUILD_MAX, BuildFile, JobFile, JobRef, Link, Node, PARAMS_MAX, QueueFile, TaskFile, TicketFile, TicketRef,
     Top,
 };
+use super::refused::{error_mode, written_file};
 use super::view::Seen;
 use super::{Attr, Attributes, Caller, Error, Found, Ino, Kind, Result, Tree};
 use crate::repository::builds::Build;
@@ -121,8 +122,7 @@ impl Tree {
     fn find_in_job(&self, caller: Caller, job: &Arc<JobRef>, name: &str) -> Result<Node> {
         match JobFile::parse(name) {
             Some(JobFile::Config) if self.was_unlinked_by(caller, job) => Err(Error::NotFound(name.to_owned())),
-            Some(JobFile::ConfigError) if self.config_error(job).is_none() => Err(Error::NotFound(name.to_owned())),
-            Some(file) => Ok(Node::JobFile(job.clone(), file)),
+            Some(file) => self.unless_absent(Node::JobFile(job.clone(), file)),
             None => self
                 .scratch
                 .find(&job.uid, name)
@@ -157,7 +157,7 @@ impl Tree {
             return self.build_area(&build, area, None).await;
         }
         let file = BuildFile::parse(name).ok_or_else(|| Error::NotFound(name.to_owned()))?;
-        Ok(Node::BuildFile(job.clone(), n, file))
+        self.unless_absent(Node::BuildFile(job.clone(), n, file))
     }
 
     /// A name in a queue's folder.
@@ -211,6 +211,7 @@ impl Tree {
         let name_ttl = match node {
             Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
             Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) => LONG,
+            node if written_file(node).is_some() => NOT_AT_ALL,
             Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
             Node::Ticket(ticket) => self.ticket_ttl(ticket),
@@ -313,12 +314,18 @@ impl Tree {
                     time,
                 ))
             }
-            JobFile::ConfigError => {
-                let text = self
-                    .config_error(job)
-                    .ok_or_else(|| Error::NotFound("config.error".into()))?;
+            JobFile::Enabled => {
+                let size = self.size(&Node::JobFile(job.clone(), of)).await?;
+                Ok(file(with(entry.files.config.unwrap_or(plain)), size, created))
+            }
+            JobFile::ConfigError | JobFile::TriggerError => {
+                let size = self.size(&Node::JobFile(job.clone(), of)).await?;
                 // It quotes what was written.
-                Ok(file(with(entry.settings_mode()), text.len() as u64, SystemTime::now()))
+                let mode = match of {
+                    JobFile::ConfigError => entry.settings_mode(),
+                    _ => error_mode(entry.files.trigger.unwrap_or(plain)),
+                };
+                Ok(file(with(mode), size, SystemTime::now()))
             }
         }
     }
@@ -362,6 +369,11 @@ impl Tree {
             Node::BuildFile(_, _, BuildFile::Ctl) => {
                 let mode = build.job.entry.files.ctl.unwrap_or(access.mode & 0o666);
                 Ok(file(Access { mode, ..access }, 0, time))
+            }
+            Node::BuildFile(_, _, BuildFile::CtlError) => {
+                let mode = error_mode(build.job.entry.files.ctl.unwrap_or(access.mode & 0o666));
+                let size = self.size(node).await?;
+                Ok(file(Access { mode, ..access }, size, SystemTime::now()))
             }
             Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, WAIT_BYTES, time)),
             Node::BuildFile(_, _, BuildFile::Config) => {

@@ -160,7 +160,7 @@ impl Tree {
             Node::Job(job) => {
                 self.repository.remove_job(&self.job(&job)?).await?;
                 self.scratch.remove_all(&job.uid);
-                crate::repository::core::lock(&self.config_errors).remove(&job.uid);
+                self.refusals.forget_job(&job.uid);
                 Ok(())
             }
             Node::Build(job, n) => self.repository.remove_build(&self.job(&job)?, n).await,
@@ -246,7 +246,7 @@ impl Tree {
         }
         match node {
             // Truncation alone commits nothing.
-            Node::JobFile(_, JobFile::Config | JobFile::Trigger) | Node::QueueFile(..) => Ok(()),
+            Node::JobFile(_, JobFile::Config | JobFile::Trigger | JobFile::Enabled) | Node::QueueFile(..) => Ok(()),
             Node::BuildFile(_, _, super::node::BuildFile::Ctl) | Node::Top(Top::Drain) => Ok(()),
             Node::TicketFile(_, TicketFile::Result | TicketFile::Console) | Node::TicketParam(..) => Ok(()),
             _ => Err(Error::ReadOnly("a generated file".into())),
@@ -257,7 +257,8 @@ impl Tree {
     async fn change_file(&self, node: &Node, set: &SetAttr) -> Result<()> {
         use super::node::BuildFile;
         let (job, place): (_, ModeOf) = match node {
-            Node::JobFile(job, JobFile::Config) => (job, |entry| &mut entry.files.config),
+            // Who may configure a job may switch it.
+            Node::JobFile(job, JobFile::Config | JobFile::Enabled) => (job, |entry| &mut entry.files.config),
             Node::JobFile(job, JobFile::Trigger) => (job, |entry| &mut entry.files.trigger),
             Node::BuildFile(job, _, BuildFile::Ctl) => (job, |entry| &mut entry.files.ctl),
             _ => return Err(Error::NotPermitted("changing owner or mode of a generated file".into())),

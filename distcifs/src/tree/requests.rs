@@ -17,6 +17,7 @@ use super::look::NAME_MAX;
 use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
 use super::past::Past;
 use super::published::Published;
+use super::refused::Refusals;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
 use super::shares::{Lease, Party, Shares, adapt, out_of_descriptors};
@@ -57,7 +58,7 @@ pub struct Tree {
     leases: Mutex<HashMap<u64, Lease>>,
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
     pub(crate) past: Arc<Past>,
-    pub(crate) config_errors: Mutex<HashMap<Arc<str>, Bytes>>,
+    pub(crate) refusals: Refusals,
     /// Who unlinked a config.json lately, by the job's uid.
     pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
@@ -100,7 +101,7 @@ impl Tree {
             texts: Texts::default(),
             held: Arc::default(),
             past: Arc::default(),
-            config_errors: Mutex::default(),
+            refusals: Refusals::default(),
             unlinked: Mutex::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),

@@ -129,7 +129,7 @@ impl Tree {
         let claim = self.repository.claim_entry_of(&ticket.key, &posted).await?;
         let claim = claim.ok_or_else(missing)?;
         Ok(Viewer {
-            owner: self.person(job.entry.access.uid).await?,
+            owner: self.person(posted.ticket.owner.unwrap_or(job.entry.access.uid)).await?,
             runner: self.handed_to(ticket).unwrap_or((claim.uid, claim.gid)),
         })
     }

@@ -35,6 +35,7 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
         body_digest: None,
         slot: None,
         uid: who.uid,
+        owner: Some(job.entry.access.uid),
         posted: now(),
         claimed: 0,
         node: String::new(),

@@ -167,6 +167,15 @@ impl Repository {
         Ok(config.tasks.get(task).is_none_or(|task| !task.always))
     }
 
+    /// Who owned the job of a build when that was triggered.
+    pub(crate) async fn owner_of_build(&self, part: Option<&Part>) -> Result<Option<u32>> {
+        let Some(part) = part else { return Ok(None) };
+        let path = live_path(&part.uid, part.build);
+        let entry = self.get(&path).await?;
+        let live = entry.map(|entry| from_json::<Live>(&path, &entry.data)).transpose()?;
+        Ok(live.and_then(|live| live.owner))
+    }
+
     /// A build's entry as the coordinator has it: what is remembered may be from before the abort.
     async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
         let path = live_path(uid, n);

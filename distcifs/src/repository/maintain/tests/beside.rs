@@ -237,7 +237,11 @@ async fn a_configuration_written_too_late_is_refused() {
     assert!(matches!(late, Updated::Mismatch { .. }), "{late:?}");
     // Whoever still has the lock writes all the same.
     let text = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "exit 3\n"}}]}"#;
-    let written = one.write_config(&job, &mut held, text.into()).await.unwrap().unwrap();
+    let written = one
+        .write_config(&job, &mut held, text.into(), 0)
+        .await
+        .unwrap()
+        .unwrap();
     assert_ne!(Some(written.digest), head.map(|head| head.digest));
 }
 
@@ -255,7 +259,11 @@ async fn what_moves_while_it_is_read_is_seen_the_second_time() {
             assert_eq!(mount.trigger(&of, b"", poster()).await.unwrap(), 1);
             let mut held = mount.lock_config(&of, true).await.unwrap();
             let other = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "false\n"}}]}"#;
-            mount.write_config(&of, &mut held, other.into()).await.unwrap().unwrap();
+            mount
+                .write_config(&of, &mut held, other.into(), 0)
+                .await
+                .unwrap()
+                .unwrap();
             Ok(())
         })
     }));

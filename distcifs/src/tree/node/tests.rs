@@ -1,0 +1,84 @@
+//! Numbers and what they stand for.
+
+use super::*;
+use crate::repository::names::TicketId;
+
+#[test]
+fn a_number_says_what_it_stands_for() {
+    let numbers = Numbers::default();
+    let job = Arc::new(JobRef {
+        name: Name::new("hello").unwrap(),
+        uid: "0123".into(),
+    });
+    let queue = Arc::new(Name::new("execute-shell").unwrap());
+    let key = TicketKey {
+        queue: (*queue).clone(),
+        id: TicketId::new("hello.7.0").unwrap(),
+    };
+    let ticket = Arc::new(TicketRef {
+        key,
+        created: 9,
+        turn: 1,
+    });
+    let nodes = [
+        Node::Root,
+        Node::Top(Top::Jobs),
+        Node::Job(job.clone()),
+        Node::JobFile(job.clone(), JobFile::Trigger),
+        Node::Link(job.clone(), Link::LastFailure),
+        Node::Build(job.clone(), BUILD_MAX),
+        Node::BuildFile(job.clone(), 7, BuildFile::Wait),
+        Node::BuildParam(job.clone(), 7, PARAMS_MAX - 1),
+        Node::Task(job.clone(), 7, 999),
+        Node::TaskFile(job, 7, 999, TaskFile::By),
+        Node::Queue(queue.clone()),
+        Node::QueueFile(queue, QueueFile::Post),
+        Node::Ticket(ticket.clone()),
+        Node::TicketFile(ticket.clone(), TicketFile::Wait),
+        Node::TicketParam(ticket, 12),
+        Node::Published(77),
+        Node::Scratch(3),
+    ];
+    for node in &nodes {
+        assert_eq!(numbers.node(numbers.ino(node)).as_ref(), Some(node));
+    }
+}
+
+fn a_ticket() -> Node {
+    let key = TicketKey {
+        queue: Name::new("q").unwrap(),
+        id: TicketId::new("t").unwrap(),
+    };
+    let (created, turn) = (1, 1);
+    Node::Ticket(Arc::new(TicketRef { key, created, turn }))
+}
+
+#[test]
+fn a_ticket_is_forgotten_with_its_last_lookup() {
+    let numbers = Numbers::default();
+    let node = a_ticket();
+    let ino = numbers.looked_up(&node);
+    assert_eq!(numbers.looked_up(&node), ino);
+    numbers.forget(ino, 1);
+    assert!(numbers.node(ino).is_some());
+    numbers.forget(ino, 1);
+    assert!(numbers.node(ino).is_none());
+}
+
+/// The kernel looks a name up again just as it drops what it knew of it: two threads serve that.
+#[test]
+fn a_number_that_answers_a_lookup_is_known_until_that_is_forgotten() {
+    let numbers = Numbers::default();
+    let node = a_ticket();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    let ino = numbers.looked_up(&node);
+                    assert_eq!(numbers.node(ino).as_ref(), Some(&node));
+                    numbers.forget(ino, 1);
+                }
+            });
+        }
+    });
+}

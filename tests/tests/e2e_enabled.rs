@@ -1,0 +1,248 @@
+//! Who may start a job: the switch of a job, what a new owner means for it, and refusals that are seen.
+
+use std::fs;
+use std::io::Write;
+
+use distcifs_tests::job::shell_task;
+use distcifs_tests::programs::installed;
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
+use nix::unistd::getuid;
+use serde_json::json;
+
+const ALICE: u32 = 4001;
+const MALLORY: u32 = 4002;
+
+/// Whether users can be had here.
+fn has_users() -> bool {
+    getuid().is_root() && installed("setpriv")
+}
+
+/// What a script says that a user runs; errors as well.
+fn by(mount: &Mount, user: u32, script: &str) -> String {
+    let id = user.to_string();
+    let words = [
+        "setpriv",
+        "--reuid",
+        &id,
+        "--regid",
+        &id,
+        "--clear-groups",
+        "dash",
+        "-c",
+        script,
+    ];
+    let said = mount.start_words(&words).finish();
+    format!("{}{}", said.stdout, said.stderr)
+}
+
+/// A mount where everybody may make jobs.
+fn open_mount() -> Mount {
+    let mount = Mount::new();
+    mount.run("chmod 1777 jobs");
+    mount
+}
+
+/// A job that a user made and wrote.
+fn job_of(mount: &Mount, user: u32) {
+    fs::write(mount.out().join("config"), HELLO).expect("own folder");
+    let said = by(
+        mount,
+        user,
+        "mkdir -m 755 jobs/a && cp \"$OUT/config\" jobs/a/config.json",
+    );
+    assert_eq!(said, "");
+}
+
+/// "`enabled`: write off or on; a trigger of one that is off is EACCES and says so", for root as well.
+#[test]
+fn a_job_that_is_off_is_not_triggered() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+    mount.trigger("a", "");
+    mount.run("echo off > jobs/a/enabled");
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    assert_eq!(errno(mount.write("jobs/a/trigger", "\n")), libc::EACCES);
+    let why = mount.read("jobs/a/trigger.error");
+    assert!(why.contains("switched off") && why.contains("jobs/a/enabled"), "{why}");
+    assert!(mount.log_tail().contains("switched off"), "{}", mount.log_tail());
+    assert_eq!(errno(mount.write("jobs/a/enabled", "maybe\n")), libc::EINVAL);
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    // What was triggered before goes on.
+    let workers = Worker::usual(&mount, 1);
+    assert_eq!(mount.wait_state("a", 1), "success");
+    wait_for("the record", USUAL, || mount.list("tickets/build-control").is_empty());
+    assert_eq!(errno(mount.write("jobs/a/builds/1/ctl", "retry\n")), libc::EACCES);
+    assert!(mount.read("jobs/a/builds/1/ctl.error").contains("switched off"));
+    mount.run("echo on > jobs/a/enabled; echo > jobs/a/trigger");
+    assert!(!mount.has("jobs/a/trigger.error"), "gone with the next good write");
+    assert_eq!(mount.wait_state("a", 2), "success");
+    mount.run("echo keep > jobs/a/builds/1/ctl");
+    assert!(!mount.has("jobs/a/builds/1/ctl.error"));
+    drop(workers);
+    mount.remount();
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+}
+
+/// "Whoever may write config.json may write `enabled`", and nobody else.
+#[test]
+fn the_switch_has_the_mode_of_the_configuration() {
+    if !has_users() {
+        return;
+    }
+    let mount = open_mount();
+    job_of(&mount, ALICE);
+    let said = by(&mount, MALLORY, "cat jobs/a/enabled; echo off > jobs/a/enabled");
+    assert!(said.starts_with("on") && said.contains("Permission denied"), "{said}");
+    by(&mount, ALICE, "chmod 600 jobs/a/config.json");
+    let said = by(&mount, MALLORY, "cat jobs/a/enabled");
+    assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(
+        by(&mount, ALICE, "echo off > jobs/a/enabled; cat jobs/a/enabled"),
+        "off"
+    );
+}
+
+/// "`chown` of a job switches it off until the new owner switches it on": what the former owner wrote
+/// would run with the new one's rights. He can't switch it on himself, whatever he may write.
+#[test]
+fn a_job_that_is_given_away_is_off() {
+    if !has_users() {
+        return;
+    }
+    let mount = open_mount();
+    job_of(&mount, MALLORY);
+    by(&mount, MALLORY, "chmod 777 jobs/a");
+    let open = fs::File::options()
+        .write(true)
+        .open(mount.path("jobs/a/config.json"))
+        .expect("the lock");
+    drop(open);
+    // He keeps a descriptor that was opened while the job was his.
+    let late = mount.start_words(&[
+        "setpriv", "--reuid", "4002", "--regid", "4002", "--clear-groups", "dash", "-c",
+        "exec 3<>jobs/a/config.json; echo opened; until [ -e \"$OUT/go\" ]; do sleep 0.05; done; cat \"$OUT/config\" >&3; exec 3>&-; : > \"$OUT/gone\"",
+    ]);
+    wait_for("the descriptor", USUAL, || late.so_far().contains("opened"));
+    mount.run(&format!("chown {ALICE} jobs/a"));
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    assert_eq!(errno(mount.write("jobs/a/trigger", "\n")), libc::EACCES);
+    let why = mount.read("jobs/a/trigger.error");
+    assert!(why.contains("was given to user 4001"), "{why}");
+    let said = by(&mount, MALLORY, "echo on > jobs/a/enabled; echo > jobs/a/trigger");
+    assert!(said.contains("echo:") && said.contains("Permission denied"), "{said}");
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    assert_eq!(by(&mount, ALICE, "echo on > jobs/a/enabled; cat jobs/a/enabled"), "on");
+    // What comes through the descriptor of before is not what she looked at.
+    fs::write(mount.out().join("go"), "").expect("own folder");
+    wait_for("the late write", USUAL, || mount.out().join("gone").exists());
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    by(&mount, ALICE, "cp \"$OUT/config\" jobs/a/config.json");
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+    // The owner can be changed through the files that stand for the job, too.
+    mount.run(&format!("chown {MALLORY} jobs/a/config.json"));
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+}
+
+/// "What root makes and gives away is on": mkdir, cp, chown, and it builds. Given on from there, it is
+/// off.
+#[test]
+fn what_root_makes_for_somebody_is_on() {
+    if !has_users() {
+        return;
+    }
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.run(&format!(
+        "chown {ALICE}:{ALICE} jobs/a; chmod 755 jobs/a; echo > jobs/a/trigger"
+    ));
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+    mount.run(&format!("chown {MALLORY} jobs/a"));
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    by(&mount, MALLORY, "echo on > jobs/a/enabled");
+    mount.run(&format!("chown {MALLORY} jobs/a; chmod 700 jobs/a"));
+    assert_eq!(mount.read("jobs/a/enabled"), "on", "it is the same owner");
+}
+
+/// "A build goes on with the rights of who owned the job when it was triggered; it is not retried under
+/// another."
+#[test]
+fn builds_of_the_former_owner_stay_his() {
+    if !has_users() {
+        return;
+    }
+    let mount = open_mount();
+    job_of(&mount, MALLORY);
+    mount.queue("hand");
+    mount.trigger("a", "");
+    mount.run(&format!("chown {ALICE} jobs/a"));
+    let control = mount.claim("build-control", "a.1.control").expect("the control ticket");
+    assert_eq!(mount.read("tickets/build-control/a.1.control/owner"), "4002");
+    mount.post(
+        "execute-shell",
+        &json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0}),
+    );
+    assert_eq!(mount.read("tickets/execute-shell/a.1.0/owner"), "4002");
+    mount
+        .result("build-control", "a.1.control", "failure")
+        .expect("the end");
+    drop(control);
+    assert_eq!(mount.wait_state("a", 1), "failure");
+    wait_for("the record", USUAL, || mount.list("tickets/build-control").is_empty());
+    by(&mount, ALICE, "echo on > jobs/a/enabled");
+    assert_eq!(errno(mount.write("jobs/a/builds/1/ctl", "retry\n")), libc::EACCES);
+    assert!(
+        mount
+            .read("jobs/a/builds/1/ctl.error")
+            .contains("when user 4002 owned the job")
+    );
+}
+
+/// "downstream, cron and webhooks say so in their logs": a job that is off is named in the result of the
+/// build that would trigger it, which ends all the same.
+#[test]
+fn a_downstream_job_that_is_off_is_named() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.job("down", HELLO);
+    mount.run("echo off > jobs/down/enabled");
+    let up = json!({"tasks": [shell_task("true\n")], "downstream_jobs": ["down"]});
+    mount.job("up", &up.to_string());
+    let build = mount.build("up", "", "success");
+    assert!(mount.console("up", build).contains("job down could not be triggered"));
+    assert!(!mount.has("jobs/down/builds/1"));
+}
+
+/// "`trigger.error` and `ctl.error` are there after a refused write on this mount, with what was wrong,
+/// for who may write trigger and ctl, until the next good write."
+#[test]
+fn refused_triggers_and_control_words_are_seen() {
+    let mount = Mount::new();
+    fs::create_dir(mount.path("jobs/a")).expect("a job");
+    assert!(!mount.has("jobs/a/trigger.error"));
+    assert_eq!(errno(mount.write("jobs/a/trigger", "\n")), libc::EINVAL);
+    let why = mount.read("jobs/a/trigger.error");
+    assert!(why.contains("no valid configuration"), "{why}");
+    assert!(mount.list("jobs/a").contains(&"trigger.error".to_owned()));
+    mount.configure("a", HELLO);
+    mount.run("chmod 640 jobs/a/trigger; ! echo nosuch=1 > jobs/a/trigger");
+    let why = mount.read("jobs/a/trigger.error");
+    assert!(why.starts_with("trigger: ") && why.contains("nosuch"), "{why}");
+    assert_eq!(mount.run("stat -c %a jobs/a/trigger.error"), "400");
+    mount.trigger("a", "");
+    assert!(!mount.has("jobs/a/trigger.error"));
+    let mut ctl = fs::File::options()
+        .write(true)
+        .open(mount.path("jobs/a/builds/1/ctl"))
+        .expect("ctl");
+    assert_eq!(errno(ctl.write_all(b"explode\n")), libc::EINVAL);
+    let why = mount.read("jobs/a/builds/1/ctl.error");
+    assert!(why.contains("write abort, retry, keep or unkeep"), "{why}");
+    assert_eq!(errno(mount.write("jobs/a/builds/1/ctl", "retry\n")), libc::EBUSY);
+    assert!(mount.read("jobs/a/builds/1/ctl.error").contains("not finished"));
+    mount.run("echo abort > jobs/a/builds/1/ctl");
+    assert!(!mount.has("jobs/a/builds/1/ctl.error"));
+    mount.run("! echo nosuch=1 > jobs/a/trigger; rm -r jobs/a; mkdir jobs/a");
+    assert!(!mount.has("jobs/a/trigger.error"), "it was another job's");
+}
