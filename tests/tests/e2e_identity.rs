@@ -208,3 +208,53 @@ fn a_worker_that_is_not_root_works_for_its_own_user() {
         assert_eq!(mount.console(name, build).trim(), OTHER.1.to_string());
     }
 }
+
+/// "`none`, git, copying": git-checkout and copy-artifacts give a job what its owner may read, through
+/// the ticket's `jobs/` and the node's files, and what they make belongs to him.
+#[test]
+fn checkouts_and_copies_have_the_owners_rights() {
+    need_root();
+    let mount = Mount::new();
+    let _control = Worker::start(&mount, "build-control", &[]);
+    let _workers = ["execute-shell", "git-checkout", "copy-artifacts", "publish-artifacts"]
+        .map(|name| Worker::start_as(&mount, name, &["--as", FOR_ROOT.0]));
+    let repository = |name: &str| {
+        mount.run(&format!(
+            "git init -q \"$OUT/{name}\"; cd \"$OUT/{name}\"; echo {name} >f; git add f; \
+             git -c user.name=a -c user.email=a@b commit -qm one"
+        ));
+        mount.out().join(name)
+    };
+    let (open, closed) = (repository("open"), repository("closed"));
+    mount.run("chmod 700 \"$OUT/closed\"");
+    let publish = json!({"type": "publish-artifacts", "params": {"artifacts": ["*"]}});
+    for (job, mode) in [("public", 755), ("private", 700)] {
+        job_of(&mount, 0, job, &[shell("echo made >a"), publish.clone()]);
+        mount.build(job, "", "success");
+        mount.run(&format!("chmod {mode} jobs/{job}"));
+    }
+    let checkout = |path: &std::path::Path| json!({"type": "git-checkout", "params": {"repository": path}});
+    let copy = |job: &str| json!({"type": "copy-artifacts", "params": {"job": job}});
+    for (name, task, why) in [
+        ("reads", checkout(&open), ""),
+        ("spies", checkout(&closed), "may the owner of this job read it?"),
+        ("copies", copy("public"), ""),
+        ("steals", copy("private"), "the owner of this job may not read it"),
+    ] {
+        job_of(
+            &mount,
+            OTHER.1,
+            name,
+            &[task, shell("for f in *; do [ -O \"$f\" ]; done")],
+        );
+        let state = if why.is_empty() { "success" } else { "failure" };
+        let build = mount.build(name, "", state);
+        if why.is_empty() {
+            let file = if name == "reads" { "f" } else { "a" };
+            let owner = mount.run(&format!("stat -c %u jobs/{name}/builds/{build}/workspace/{file}"));
+            assert_eq!(owner.trim(), OTHER.1.to_string());
+        } else {
+            assert!(mount.why(name, build).contains(why), "{}", mount.why(name, build));
+        }
+    }
+}

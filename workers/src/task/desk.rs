@@ -165,7 +165,9 @@ impl Desk {
         let cant = |e: io::Error| Trouble::from_io("jobs", &e);
         match self.folder.enter("jobs") {
             // A ticket that stands alone has none: this process is who posted it.
-            Err(error) if is(&error, Errno::NOENT) => Folder::open(&self.mount.join("jobs")).map_err(cant),
+            Err(error) if is(&error, Errno::NOENT) && self.ticket.job.is_none() => {
+                Folder::open(&self.mount.join("jobs")).map_err(cant)
+            }
             other => other.map_err(cant),
         }
     }
