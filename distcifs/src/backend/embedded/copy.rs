@@ -190,20 +190,23 @@ impl Copier {
                 },
             }
         }
-        let length = copy(from, &aside, mode).and_then(|length| {
-            fs::rename(&aside, to)?;
-            Ok(length)
-        });
-        if length.is_err() {
-            let _absent = fs::remove_file(&aside);
+        let length = copy(from, &aside, mode)?;
+        if let Err(error) = fs::rename(&aside, to) {
+            fs::remove_file(&aside)?;
+            return Err(error);
         }
-        length
+        Ok(length)
     }
 }
 
-/// Copies a file, sharing its blocks where the file system can (copy_file_range).
+/// Copies a file to where none is, sharing its blocks where the file system can (copy_file_range); what
+/// came of one that fails is removed.
 fn copy(from: &Path, to: &Path, mode: u32) -> io::Result<u64> {
     let mut source = File::open(from)?;
     let mut target = OpenOptions::new().write(true).create_new(true).mode(mode).open(to)?;
-    io::copy(&mut source, &mut target)
+    let copied = io::copy(&mut source, &mut target);
+    if copied.is_err() {
+        let _gone = fs::remove_file(to);
+    }
+    copied
 }

@@ -9,13 +9,14 @@ mod load;
 mod many;
 mod report;
 mod streams;
+mod upkeep;
 mod webhook;
 mod workspace;
 
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 23] = [
+const MEASURES: [(&str, fn()); 25] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -28,6 +29,8 @@ const MEASURES: [(&str, fn()); 23] = [
     ("large", workspace::large_file),
     ("webhook", webhook::push_to_build),
     ("deliveries", webhook::many_deliveries),
+    ("gc", upkeep::gc),
+    ("backup", upkeep::backup),
     ("cluster-claim", cluster::claim),
     ("cluster-claims", cluster::claims_together),
     ("cluster-builds", cluster::builds),
