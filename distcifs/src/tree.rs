@@ -144,6 +144,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// A stream: no offsets.
     pub nonseekable: bool,
+    /// Whether the kernel may do without asking what it can with `backing`.
+    pub passes: bool,
     /// A local file that the kernel may read and write without asking, if it can.
     pub backing: Option<Arc<File>>,
 }

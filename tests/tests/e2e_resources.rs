@@ -241,3 +241,45 @@ fn a_generated_file_takes_memory_once_however_often_it_is_open() {
     let read = as_user(&mount, 4001, "cat $M/jobs/j69/config.json | wc -c");
     assert!(String::from_utf8_lossy(&read.stdout).trim().parse::<usize>().unwrap() > 900_000);
 }
+
+/// "What claimants write stops before the disk is full": a task that fills it fails by itself, and jobs,
+/// triggers, results and small tasks of others go on.
+#[test]
+fn a_task_that_fills_the_disk_fails_by_itself() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let made = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=96m", "none"])
+        .arg(disk.path())
+        .status();
+    assert!(made.unwrap().success());
+    let store = disk.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let repository = Repository::in_folder(&store);
+    let mount = Mount::of(&repository, "first", Words::default(), TEST_LIMIT);
+    let fill = "! fallocate -l 200M big && ! head -c 200M /dev/zero > more && ! cp more again && echo full; sleep 30\n";
+    mount.shell_job("filler", &[fill]);
+    mount.shell_job("small", &["echo ok > f\n"]);
+    let _workers = Worker::usual(&mount, 2);
+    let n = mount.trigger("filler", "");
+    distcifs_tests::wait_for("the disk to be full", distcifs_tests::wait::USUAL, || {
+        mount.console("filler", n).contains("full")
+    });
+    for round in 0..3 {
+        mount.build("small", "", "success");
+        mount.job(&format!("new{round}"), "{ \"tasks\": [] }");
+    }
+    mount.write(&format!("jobs/filler/builds/{n}/ctl"), "abort\n").unwrap();
+    drop(_workers);
+    drop(mount);
+    assert!(
+        Command::new("umount")
+            .arg("-l")
+            .arg(disk.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+}

@@ -3,7 +3,7 @@
 //! The kernel wants one backing for an inode while it is open anywhere, and no cached open beside
 //! it: so the backing of an inode is kept from its first open to its last release.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,10 @@ struct Open<B> {
     inodes: HashMap<u64, Backed<B>>,
     /// By inode and handle: whether it may write.
     handles: HashMap<(u64, u64), bool>,
+    /// Handles, and how many of them each inode has, that the kernel asks for; no other of the inode may
+    /// be passed through meanwhile.
+    asking: HashSet<(u64, u64)>,
+    asked: HashMap<u64, usize>,
 }
 
 struct Backed<B> {
@@ -38,6 +42,8 @@ impl<B> Passthrough<B> {
             open: Mutex::new(Open {
                 inodes: HashMap::new(),
                 handles: HashMap::new(),
+                asking: HashSet::new(),
+                asked: HashMap::new(),
             }),
         }
     }
@@ -61,13 +67,18 @@ impl<B> Passthrough<B> {
             return None;
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = &mut *open;
         let id = match open.inodes.get_mut(&ino) {
             // Even if it was switched off since: a cached open beside this one would be refused.
             Some(backed) => {
                 backed.opens += 1;
                 Arc::clone(&backed.id)
             }
-            None if !self.on.load(Ordering::Relaxed) => return None,
+            None if !self.on.load(Ordering::Relaxed) || !opened.passes || open.asked.contains_key(&ino) => {
+                open.asking.insert((ino, opened.handle));
+                *open.asked.entry(ino).or_default() += 1;
+                return None;
+            }
             None => {
                 let id = Arc::new(self.make(file, make)?);
                 open.inodes.insert(
@@ -99,6 +110,14 @@ impl<B> Passthrough<B> {
     /// Ends an open; says whether it was passed through for writing.
     pub(super) fn released(&self, ino: u64, handle: u64) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.asking.remove(&(ino, handle))
+            && let Some(count) = open.asked.get_mut(&ino)
+        {
+            *count -= 1;
+            if *count == 0 {
+                open.asked.remove(&ino);
+            }
+        }
         let Some(writable) = open.handles.remove(&(ino, handle)) else {
             return false;
         };
@@ -123,6 +142,7 @@ mod tests {
             direct_io: false,
             keep_cache: true,
             nonseekable: false,
+            passes: true,
             backing: Some(Arc::new(file)),
         }
     }
@@ -155,11 +175,31 @@ mod tests {
         assert!(passthrough.opened(1, &opened(13), false, |_| Ok(400)).is_some());
     }
 
+    /// When the disk is nearly full the kernel asks; then for all opens of an inode, until the last is closed.
+    #[test]
+    fn an_inode_that_is_asked_for_is_not_passed_through_beside() {
+        let passthrough = on();
+        let asked = Opened {
+            passes: false,
+            ..opened(10)
+        };
+        assert!(passthrough.opened(1, &asked, true, |_| Ok(1)).is_none());
+        assert!(passthrough.opened(1, &opened(11), false, |_| Ok(1)).is_none());
+        assert!(!passthrough.released(1, 10) && !passthrough.released(1, 11));
+        assert!(passthrough.opened(1, &opened(12), false, |_| Ok(1)).is_some());
+        let beside = Opened {
+            passes: false,
+            ..opened(13)
+        };
+        assert!(passthrough.opened(1, &beside, true, |_| Ok(2)).is_some());
+    }
+
     #[test]
     fn without_the_kernel_or_a_file_there_is_none() {
         let off = Passthrough::new();
         assert!(off.opened(1, &opened(10), false, |_| Ok(1)).is_none());
         let generated = Opened {
+            passes: true,
             backing: None,
             ..opened(10)
         };

@@ -186,6 +186,7 @@ impl Tree {
             direct_io: !published,
             keep_cache: published,
             nonseekable,
+            passes: true,
             backing: None,
         })
     }

@@ -32,6 +32,7 @@ mod files;
 mod folders;
 mod inodes;
 mod names;
+mod room;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use cache::Cache;
 use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};
+use room::Room;
 use way::spared;
 
 /// How long the kernel may believe names and attributes. It sees every change of a living attempt
@@ -72,6 +74,7 @@ pub struct Work {
     next_attempt: AtomicU64,
     inodes: RwLock<Table>,
     cache: Arc<Cache>,
+    room: Room,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
 }
@@ -95,6 +98,7 @@ impl Work {
             next_attempt: AtomicU64::new(1),
             inodes: RwLock::new(Table::new(first_ino)),
             cache,
+            room: Room::default(),
             files: RwLock::default(),
             folders: RwLock::default(),
         })

@@ -99,6 +99,8 @@ pub struct Attempt {
     /// Device and number of each file that was opened for writing: as many as there are files.
     written: Mutex<HashSet<(u64, u64)>>,
     roots: Mutex<Vec<Ino>>,
+    /// Bytes written that the kernel asked for.
+    bytes: AtomicU64,
     /// Names move only while this is held alone.
     still: RwLock<()>,
     shift: RwLock<Shift>,
@@ -117,6 +119,7 @@ impl Attempt {
             changes: AtomicU64::new(0),
             written: Mutex::default(),
             roots: Mutex::default(),
+            bytes: AtomicU64::new(0),
             still: RwLock::default(),
             shift: RwLock::default(),
         }
@@ -125,6 +128,11 @@ impl Attempt {
     /// Its number.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Bytes written before, so many more being written now.
+    pub(super) fn writes(&self, bytes: u64) -> u64 {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed)
     }
 
     /// Where its owners are shown.

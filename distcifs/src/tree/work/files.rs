@@ -148,6 +148,7 @@ impl Work {
     /// Writes; the number of bytes, fewer only where the filesystem takes no more.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
         let open = self.file(handle)?;
+        self.need_room(&open, data.len() as u64)?;
         let mut written = 0;
         while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
             match open.file.write_at(rest, offset.saturating_add(written as u64)) {
@@ -195,6 +196,10 @@ impl Work {
         let open = self.file(handle)?;
         let (at, length) = (self::offset(offset)?, self::offset(length)?);
         let mode = FallocateFlags::from_bits(mode).ok_or_else(|| open.error(Errno::EOPNOTSUPP))?;
+        let frees = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_COLLAPSE_RANGE;
+        if !mode.intersects(frees) {
+            self.need_room(&open, length.unsigned_abs())?;
+        }
         fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
     }
 
@@ -216,12 +221,25 @@ impl Work {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
         let (from, to) = ((&source.file, offset(from.1)?), (&target.file, offset(to.1)?));
         let length = usize::try_from(length.min(COPY_BYTES_MAX)).unwrap_or(usize::MAX);
+        let there = source
+            .file
+            .metadata()
+            .map_or(u64::MAX, |meta| meta.len().saturating_sub(from.1.unsigned_abs()));
+        self.need_room(&target, there.min(length as u64))?;
         sys::copy_file_range(from, to, length)
             .map(|count| count as u64)
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::EXDEV | libc::ENOSYS) => Error::Unsupported(target.inode.what()),
                 _ => io_error(target.inode.what(), &error),
             })
+    }
+
+    /// Refuses what would leave too little room for everybody else.
+    fn need_room(&self, open: &OpenFile, bytes: u64) -> Result<()> {
+        let before = open.inode.attempt.writes(bytes);
+        self.room
+            .check(&open.file, before, bytes)
+            .map_err(|errno| open.error(errno))
     }
 
     /// The files of an attempt that are open for writing.
@@ -243,6 +261,7 @@ impl Work {
     fn insert(&self, open: OpenFile) -> Opened {
         let handle = self.handle();
         let backing = Some(open.backing.clone());
+        let passes = self.room.passes(&open.file);
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(handle, Arc::new(open));
         Opened {
@@ -250,6 +269,7 @@ impl Work {
             direct_io: false,
             keep_cache: true,
             nonseekable: false,
+            passes,
             backing,
         }
     }

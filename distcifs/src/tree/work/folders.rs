@@ -87,6 +87,7 @@ impl Work {
             direct_io: false,
             keep_cache: false,
             nonseekable: false,
+            passes: true,
             backing: None,
         })
     }

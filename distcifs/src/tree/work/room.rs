@@ -1,0 +1,86 @@
+//! Room on the disk: what claimants write stops before nothing is left for anybody else.
+//!
+//! The disk is looked at seldom: after a share of what was free the last time has been written.
+
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::statvfs::fstatvfs;
+
+/// What claimants leave on the disk, bytes, or a quarter of it if that is less: results, jobs, triggers and
+/// the files of small tasks go on in it.
+const RESERVE_BYTES: u64 = 64 << 20;
+const RESERVE_SHARE: u64 = 4;
+
+/// What a claim may write when only the reserve is left, bytes: then down to half of that.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// Most that is written between two looks at the disk, bytes, and the share of what is free.
+const UNSEEN_BYTES: u64 = 16 << 20;
+const UNSEEN_SHARE: u64 = 16;
+
+/// Free bytes from which on the kernel may write files without asking: it asks nobody for room either.
+const PASS_BYTES: u64 = 2 << 30;
+
+/// How long that is believed.
+const PASS_TTL: Duration = Duration::from_millis(200);
+
+/// What is known of the disk.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Bytes that may be written before the disk is looked at again.
+    unseen: AtomicU64,
+    passes: Mutex<Option<(Instant, bool)>>,
+}
+
+/// Free bytes, and those to be left, on the disk of a file.
+fn look(file: impl AsFd) -> Option<(u64, u64)> {
+    let figures = fstatvfs(file).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(figures.fragment_size());
+    let reserve = RESERVE_BYTES.min(bytes(figures.blocks()) / RESERVE_SHARE);
+    Some((bytes(figures.blocks_available()), reserve))
+}
+
+impl Room {
+    /// Whether so much may be written by a claim that has written `before`.
+    pub(super) fn check(&self, file: impl AsFd, before: u64, bytes: u64) -> nix::Result<()> {
+        let take = |left: u64| left.checked_sub(bytes);
+        if self
+            .unseen
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
+        {
+            return Ok(());
+        }
+        // A disk that does not tell how much is free finds out by itself.
+        let Some((free, reserve)) = look(file) else {
+            return Ok(());
+        };
+        let small = before.saturating_add(bytes) <= SMALL_BYTES;
+        let floor = if small { reserve / 2 } else { reserve };
+        if free < floor.saturating_add(bytes) {
+            self.unseen.store(0, Ordering::Relaxed);
+            return Err(Errno::ENOSPC);
+        }
+        let unseen = free.saturating_sub(reserve).saturating_sub(bytes) / UNSEEN_SHARE;
+        self.unseen.store(unseen.min(UNSEEN_BYTES), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the kernel may read and write a file that is opened now without asking.
+    pub(super) fn passes(&self, file: impl AsFd) -> bool {
+        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, passes)) = *passes
+            && when.elapsed() < PASS_TTL
+        {
+            return passes;
+        }
+        let now = look(file).is_none_or(|(free, _)| free >= PASS_BYTES);
+        *passes = Some((Instant::now(), now));
+        now
+    }
+}
