@@ -17,6 +17,7 @@ use crate::tree::{self, Trouble};
 pub const PUBLISH: Kind = Kind {
     name: "publish-artifacts",
     about: "Publishes files from the workspaces of tickets as artifacts of their builds",
+    records: &[],
     work: publish,
 };
 
@@ -25,6 +26,7 @@ pub const PUBLISH: Kind = Kind {
 pub const COPY: Kind = Kind {
     name: "copy-artifacts",
     about: "Copies artifacts of other builds into the workspaces of tickets",
+    records: &[],
     work: copy,
 };
 

@@ -28,8 +28,12 @@ use git::{Git, items};
 pub const CHECKOUT: Kind = Kind {
     name: "git-checkout",
     about: "Checks git repositories out into the workspaces of tickets",
+    records: &[COMMIT],
     work: checkout,
 };
+
+/// The parameter that says which commit was checked out.
+const COMMIT: &str = "git_commit";
 
 /// All history, as git's `--depth` says it.
 const DEPTH_OF_ALL: &str = "2147483647";
@@ -67,7 +71,7 @@ fn checkout(desk: &Desk) -> Done {
     }
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
     say(&format!("{} {name} is {commit}", address.shown));
-    Ok(vec![("git_commit".to_owned(), commit)])
+    Ok(vec![(COMMIT.to_owned(), commit)])
 }
 
 /// What is to be checked out.

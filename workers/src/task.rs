@@ -37,6 +37,9 @@ const WORD: &str = "--work";
 /// Most bytes that the process for a ticket can tell: a reason and a few parameters.
 const REPORT_BYTES_MAX: usize = 16 << 10;
 
+/// Most characters of a name that are shown.
+const NAME_CHARS_MAX: usize = 100;
+
 /// Variables of the worker that its work needs beside those of every program: how the node reaches
 /// others, and the administrator's choice of a program for ssh.
 const OF_THE_NODE: [&str; 14] = [
@@ -66,6 +69,9 @@ pub struct Kind {
     pub name: &'static str,
     /// What it does, in a sentence.
     pub about: &'static str,
+    /// The parameters of the build that it may record, and no others: whoever is the owner of the job
+    /// can write what the process tells.
+    pub records: &'static [&'static str],
     /// How: as the owner of the job, in a process of its own.
     pub work: fn(&Desk) -> Done,
 }
@@ -83,7 +89,8 @@ struct Arguments {
     identity: Options,
 }
 
-/// What the process for a ticket tells.
+/// What the process for a ticket tells. It runs as the owner of the job, who can trace it and write what
+/// it writes: this is believed no more than what a script says.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Report {
     /// Why it failed.
@@ -253,20 +260,27 @@ impl Task<'_> {
         }
         if exit == Exit::Status(0) {
             for (name, value) in &report.recorded {
-                self.record(name, value)?;
+                record(self.kind, &self.claimed, name, value)?;
             }
         }
         let (status, message) = ended.outcome(exit);
         let message = report.failed.as_ref().unwrap_or(&message);
         self.claimed.finish(&status.to_string(), message)
     }
+}
 
-    /// Makes a parameter of the build, which takes effect with the result.
-    fn record(&self, name: &str, value: &str) -> tree::Result<()> {
-        let path = self.claimed.folder.join("params").join(name);
-        let written = std::fs::write(&path, value);
-        written.map_err(|e| Trouble::from_io(&format!("can't record {name}"), &e))
+/// Makes a parameter of the build, which takes effect with the result. The name was told by a process of
+/// the job's owner, and this one may be root: it is one that this kind of worker records, or nothing.
+fn record(kind: &Kind, claimed: &Claimed, name: &str, value: &str) -> tree::Result<()> {
+    if !kind.records.contains(&name) {
+        let name: String = name.escape_debug().take(NAME_CHARS_MAX).collect();
+        return Err(Trouble::Refused(format!(
+            "{} records no parameter '{name}': somebody changed what it told",
+            kind.name
+        )));
     }
+    let written = std::fs::write(claimed.folder.join("params").join(name), value);
+    written.map_err(|e| Trouble::from_io(&format!("can't record {name}"), &e))
 }
 
 /// Memory for a report, of which the other process can't make more.
@@ -288,4 +302,44 @@ fn read_report(file: &File) -> Report {
     let text = bytes.split(|byte| *byte == 0).next().filter(|_| read.is_ok());
     text.and_then(|text| serde_json::from_slice(text).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "What the process for a ticket tells is believed no more than what a script says": a worker that is
+    /// root writes nothing but the parameters that it records.
+    #[test]
+    fn only_what_a_worker_records_is_recorded() {
+        let folder = std::env::temp_dir().join(format!("distcifs-record-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(folder.join("ticket/params")).unwrap();
+        let claimed = Claimed {
+            folder: folder.join("ticket"),
+        };
+        let kind = Kind {
+            name: "git-checkout",
+            about: "",
+            records: &["git_commit"],
+            work: |_| Ok(Vec::new()),
+        };
+        let outside = folder.join("outside");
+        for name in [
+            "../../outside",
+            outside.to_str().unwrap(),
+            "git_commit/../../../outside",
+            "other",
+            "",
+            ".",
+        ] {
+            let refused = record(&kind, &claimed, name, "x").unwrap_err();
+            assert!(matches!(refused, Trouble::Refused(_)), "{name}: {refused}");
+        }
+        assert!(!outside.exists());
+        assert_eq!(std::fs::read_dir(folder.join("ticket/params")).unwrap().count(), 0);
+        record(&kind, &claimed, "git_commit", "abc").unwrap();
+        assert_eq!(std::fs::read(folder.join("ticket/params/git_commit")).unwrap(), b"abc");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

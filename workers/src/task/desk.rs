@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::io::Errno;
 use serde_json::Value;
@@ -88,6 +89,8 @@ pub fn say(line: &str) {
 impl Desk {
     fn new(kind: &Kind, mount: &Path) -> tree::Result<Self> {
         let cant = |error: io::Error| Trouble::from_io("can't begin", &error);
+        // Other processes of this user have no business in this one, nor with what it holds open.
+        prctl::set_dumpable(false).map_err(|errno| cant(errno.into()))?;
         signals::seal_descriptors().map_err(cant)?;
         more_descriptors();
         let folder = Folder::of(io::stdin().as_fd().try_clone_to_owned().map_err(cant)?);
