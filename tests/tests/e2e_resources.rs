@@ -283,3 +283,20 @@ fn a_task_that_fills_the_disk_fails_by_itself() {
             .success()
     );
 }
+
+/// "So do texts that are being written": what was refused as too big is let go, and does not stay as spare
+/// room of a descriptor that counts next to nothing.
+#[test]
+fn a_refused_text_takes_no_memory() {
+    let mount = Mount::of_folder();
+    mount.job("many", r#"{ "tasks": [] }"#);
+    let before = distcifs_tests::process::resident_mib(mount.daemon());
+    let open = "ulimit -n 1024; for i in $(seq 10 600); do eval \"exec $i<>jobs/many/trigger\" || exit 9
+        head -c 262144 /dev/zero >&$i; echo x >&$i && exit 8; printf y >&$i || exit 7; done; touch $OUT/opened; sleep 60";
+    let _held = mount.start_words(&["bash", "-c", &format!("cd {} && {open} 2>/dev/null", mount.root_text())]);
+    distcifs_tests::wait_for("all to be written", distcifs_tests::wait::USUAL, || {
+        mount.out().join("opened").exists()
+    });
+    let grown = distcifs_tests::process::resident_mib(mount.daemon()) - before;
+    assert!(grown < 64.0, "{grown} MiB");
+}

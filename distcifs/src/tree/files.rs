@@ -266,7 +266,7 @@ impl Tree {
             OpenKind::Commit(committing) => {
                 let mut committing = committing.lock().await;
                 if committing.text.len() + data.len() > COMMIT_BYTES_MAX {
-                    committing.text.clear();
+                    committing.text = Vec::new();
                     return Err(Error::TooBig(format!("over {COMMIT_BYTES_MAX} bytes")));
                 }
                 hold(&open.memory, committing.text.len() + data.len())?;
@@ -275,7 +275,7 @@ impl Tree {
                 let checked = self.check_early(&open, &mut committing).await;
                 self.heed_refusal(&open.node, &checked, false);
                 if checked.is_err() {
-                    committing.text.clear();
+                    committing.text = Vec::new();
                 }
                 checked
             }

@@ -92,6 +92,8 @@ impl ConfigWrite {
         self.refused &= size > 0;
         self.dirty &= size > 0;
         self.text.resize(size, 0);
+        // What was cut off is counted no longer, so it must not be kept as spare room.
+        self.text.shrink_to(size);
         Ok(())
     }
 
