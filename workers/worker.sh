@@ -18,8 +18,11 @@ full_max=10
 away_max=300
 # Seconds from TERM to KILL for work that was aborted, or whose time is over.
 grace=10
-# The file of what `fail` said, and then of the result: open, without a name.
+# The file of what `fail` said: open, without a name, and another one for each ticket. Its user may keep it
+# open, and write it at any time.
 worker_words=/proc/self/fd/6
+# The file of the result, which no user comes to.
+worker_result=/proc/self/fd/8
 
 # signal NAME GROUP: to all of a process group; dash wants a -- before it, which busybox does not know.
 if kill -s 0 -- "$$" 2>/dev/null; then
@@ -46,9 +49,6 @@ inside() {
 
 # What a worker's own process does with one ticket: run `work` here, and nothing else.
 if [ "${1-}" = --work ]; then
-    # The guard knows its group before anything is begun.
-    echo "$$" >&4
-    exec 4>&-
     mount=$2 ticket=$3
     cd "$ticket" || exit 1
     work
@@ -113,13 +113,18 @@ command -v setsid >/dev/null || { echo "${0##*/}: setsid is missing: install uti
 trap 'stopping=1; [ -z "$worker_pid" ] || signal TERM "$worker_pid"' TERM INT HUP
 trap 'finishing=1 interrupted=1' USR1
 
-private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/words" && : >"$private/told" || exit 1
+# new_words: an empty file for what `fail` says.
+new_words() {
+    words=$(mktemp) && exec 6<>"$words" && rm -f "$words"
+}
+
+private=$(mktemp -d) && mkfifo "$private/guard" && : >"$private/result" && : >"$private/told" || exit 1
 # The fifo is opened for both first: so nobody waits for an end of it that died before it came to
 # opening it. What is open needs no name: nothing of it stays when the worker is killed.
-exec 4<>"$private/guard" 6<>"$private/words" 7<>"$private/told"
+exec 4<>"$private/guard" 7<>"$private/told" 8<>"$private/result"
 exec 5<"$private/guard"
 rm -rf "$private"
-setsid sh "$self" --guard <&5 4>&- 5<&- 6>&- 7>&- >/dev/null 2>&1 &
+setsid sh "$self" --guard <&5 4>&- 5<&- 7>&- 8>&- >/dev/null 2>&1 &
 exec 5<&-
 
 # now: hundredths of seconds, of a clock that nobody sets.
@@ -198,7 +203,11 @@ turn() {
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.
 supervise() {
-    : >"$worker_words"
+    new_words || {
+        status=''
+        sleep 3
+        return
+    }
     : >/proc/self/fd/7
     act='' home=${HOME-/}
     if ! find_user || ! turn; then
@@ -208,8 +217,11 @@ supervise() {
         status=error
         return
     fi
-    # shellcheck disable=SC2086 # a command and its options
-    setsid $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- &
+    # The guard knows its group before anything is begun, and nothing that is the user's ever holds its fifo:
+    # what is said there gets KILL.
+    # shellcheck disable=SC2016,SC2086 # the inner shell's; a command and its options
+    setsid sh -c 'echo "$$" >&4; exec "$@" 4>&-' sh $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} \
+        sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- 8>&- &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!
@@ -246,9 +258,9 @@ supervise() {
 # or the claim is lost; 1 if the store is full, 2 if it is away, for longer than is waited.
 write_result() {
     full=0 away=0
-    printf '%s\n' "$1" >"$worker_words"
+    printf '%s\n' "$1" >"$worker_result"
     # Unlike a shell, cp says what close said.
-    until why=$(LC_ALL=C cp "$worker_words" result 2>&1); do
+    until why=$(LC_ALL=C cp "$worker_result" result 2>&1); do
         case $why in
         *'No space left'* | *'quota exceeded'*)
             full=$((full + 1))

@@ -198,6 +198,32 @@ fn timeouts_count() {
     fs::remove_file(&script).unwrap();
 }
 
+/// The user whom work is done as has nothing of the worker: neither the fifo of what gets KILL, nor the file
+/// of the result, nor what the work of a later ticket says.
+#[test]
+fn work_holds_nothing_of_its_worker() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("holds.{}", std::process::id()));
+    let text = format!(
+        "queue=holds usage=holds\nwork() {{ for fd in 3 4 5 7 8; do\n\
+         [ ! -e \"/proc/$$/fd/$fd\" ] || fail \"it holds $fd: $(readlink \"/proc/$$/fd/$fd\")\"; done\n\
+         case $(param how) in\n\
+         keep) setsid sh -c 'i=0; while [ $i -lt 300 ]; do printf \"0\\n\" 1<>/proc/self/fd/6; i=$((i+1)); sleep 0.01; done' \
+         >/dev/null 2>&1 & ;;\n\
+         say) (fail \"what is wrong\"); sleep 1; return 5 ;;\nesac; }}\n. {}\n",
+        library.display()
+    );
+    fs::write(&script, text).unwrap();
+    for bench in benches("holds", script.to_str().unwrap()) {
+        assert!(bench.work(&bench.ticket("a", &[("how", "keep")])).starts_with("0\n"));
+        assert_eq!(
+            bench.work(&bench.ticket("b", &[("how", "say")])).trim(),
+            "5\nwhat is wrong"
+        );
+    }
+    fs::remove_file(script).unwrap();
+}
+
 /// Who lost a ticket ends its work, and leaves it to whoever has it by then.
 #[test]
 fn a_lost_ticket_is_left_alone() {
