@@ -28,7 +28,8 @@ mod view;
 pub(crate) use abort::{ABORTED, Aborted};
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
-use slots::{free_slot, same_job};
+use slots::free_slot;
+pub(crate) use slots::same_job;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
 pub use view::{Changes, View};
@@ -189,6 +190,13 @@ impl Claim {
     /// The version of the ticket's entry that this claim made, while it is held.
     pub(crate) fn version(&self) -> Option<u32> {
         (self.stand() == Stand::Live).then_some(self.version)
+    }
+
+    /// Whether it is held, and what was read of its ticket is later. One that was removed and posted again
+    /// begins anew with its versions.
+    pub(crate) fn precedes(&self, posted: &Posted) -> bool {
+        self.version()
+            .is_some_and(|version| (self.created, version) < (posted.created, posted.version))
     }
 
     /// Whose it is.

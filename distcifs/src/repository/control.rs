@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::builds::{Build, Live, control_ticket, live_path};
-use super::claims::ABORTED;
+use super::claims::{ABORTED, same_job};
 use super::core::{create, delete, now, random_id, set, to_json};
 use super::jobs::Job;
 use super::people::{Did, and, or_trigger};
@@ -163,6 +163,7 @@ impl Repository {
         if let (Some(part), Some(slot)) = (&ticket.part, ticket.slot) {
             ops.push(delete(format!("/jobs/{}/slot-{slot}", part.uid), None));
         }
+        ops.extend(same_job(ticket));
         Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
     }
 

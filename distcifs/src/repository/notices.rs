@@ -268,16 +268,16 @@ impl Repository {
         if posted.ticket.state == TicketState::Finished {
             self.gone.remember(key, posted.clone());
         }
-        let ticket = posted.ticket;
-        let before = self.board.place(key, Some(Line::of(&ticket, posted.created)));
+        let ticket = &posted.ticket;
+        let before = self.board.place(key, Some(Line::of(ticket, posted.created)));
         if let Some(claim) = self.claims.get(key)
             && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
-            && claim.version().is_some_and(|version| version < posted.version)
+            && claim.precedes(&posted)
         {
             self.end_claim(&claim, Cause::Taken).await;
         }
         if before != Some(ticket.state) {
-            self.tell(key, &ticket, before);
+            self.tell(key, ticket, before);
         }
         Ok(())
     }

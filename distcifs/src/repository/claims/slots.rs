@@ -50,7 +50,7 @@ pub(super) fn free_slot(ticket: &Ticket) -> Option<Op> {
 
 /// The check that a ticket's job is the one that it was posted for. One that was removed and made again
 /// under its name has tickets of the same names, whose entries may have the same versions.
-pub(super) fn same_job(ticket: &Ticket) -> Option<Op> {
+pub(crate) fn same_job(ticket: &Ticket) -> Option<Op> {
     let part = ticket.part.as_ref()?;
     Some(Op::Check {
         path: format!("/keys/{}", part.uid),

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::claims::Cause;
+use crate::repository::claims::{Cause, Stand};
 use crate::repository::core::delete;
 use crate::repository::format;
 use crate::storage;
@@ -99,6 +99,76 @@ fn a_claim_that_was_made_again_by_another_is_fenced() {
             ..Stores::alone(&store)
         };
         a_claim_made_again([stores(), stores()]).await;
+    });
+}
+
+/// Two mounts, a job, and a claim of its first build's task that the first mount believes in: the second
+/// has removed the job with the build, made it again, and posted a ticket of the same name.
+async fn a_job_made_again(dir: &Path) -> ([Arc<Repository>; 2], TicketKey, Arc<Claim>) {
+    let store = fresh(dir).await;
+    let shared = Stores {
+        shared: true,
+        ..Stores::alone(&store)
+    };
+    let late = Late {
+        inner: store.coordination(),
+        watchers: std::sync::Mutex::default(),
+    };
+    let first = Stores {
+        coordination: Arc::new(late),
+        ..shared.clone()
+    };
+    let first = first.open("first", dir).await.unwrap();
+    let second = shared.open("second", dir).await.unwrap();
+    let old = job(&second, "a").await.unwrap();
+    let n = second.trigger(&old, b"", poster()).await.unwrap();
+    let control = claim(&second, &control_key(&old, n)).await.unwrap().unwrap();
+    post(&second, &old, n).await.unwrap();
+    let key = task_key(&old, n);
+    let lost = claim(&first, &key).await.unwrap().unwrap();
+    work(&first, &lost).await.unwrap();
+    second.finish(&control, success()).await.unwrap();
+    second.remove_job(&old).await.unwrap();
+    let new = job(&second, "a").await.unwrap();
+    assert_eq!(second.trigger(&new, b"", poster()).await.unwrap(), n);
+    let control = claim(&second, &control_key(&new, n)).await.unwrap();
+    assert!(control.is_some(), "the new build is controlled");
+    post(&second, &new, n).await.unwrap();
+    let posted = second.ticket(&key).await.unwrap().unwrap();
+    assert_eq!((posted.ticket.state, posted.version), (TicketState::Open, 0));
+    assert_eq!(lost.stand(), Stand::Live);
+    ([first, second], key, lost)
+}
+
+/// "A ticket whose job was removed and made again under its name must not stay claimed with nobody
+/// working": the mount that held the former's claim ends it once it looks, and may claim the new one.
+#[test]
+fn a_claim_ends_when_its_ticket_is_another() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ([first, _second], key, lost) = a_job_made_again(dir.path()).await;
+        first.look_at(&key).await.unwrap();
+        assert_eq!(lost.stand(), Stand::Lost);
+        let held = first.claim(&key, claimant()).await.unwrap();
+        first.look_at(&key).await.unwrap();
+        assert_eq!(held.stand(), Stand::Live, "what is its own claim does not end it");
+        first.finish(&held, success()).await.unwrap();
+    });
+}
+
+/// The same, where the former claimant writes its result first: the new ticket has the same version.
+#[test]
+fn a_result_goes_to_no_other_ticket_of_its_name() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ([first, second], key, lost) = a_job_made_again(dir.path()).await;
+        let held = claim(&second, &key).await.unwrap().unwrap();
+        assert_eq!(lost.version(), held.version());
+        let refused = first.finish(&lost, success()).await;
+        assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
+        second.finish(&held, Verdicts::read(b"3").unwrap()).await.unwrap();
+        let ticket = second.ticket(&key).await.unwrap().unwrap().ticket;
+        assert_eq!(ticket.outcome.unwrap().exit, Some(3));
     });
 }
 
