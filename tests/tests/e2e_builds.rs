@@ -357,6 +357,31 @@ fn why_says_what_is_missing() {
     assert_eq!(mount.wait_state("a", build), "success");
 }
 
+/// "A task type that no queue has ever had says so": nobody works on it, until somebody does.
+#[test]
+fn why_asks_whether_a_type_is_misspelt() {
+    let mount = Mount::new();
+    let _control = Worker::start(&mount, "build-control", &[]);
+    mount.job_of("a", &[json!({"type": "execute-shel"})]);
+    mount.job_of("b", &[shell_task("true\n")]);
+    let (misspelt, usual) = (mount.trigger("a", ""), mount.trigger("b", ""));
+    let says = |job: &str, build, words: &str| mount.why(job, build).contains(words);
+    wait_for("the type to be doubted", USUAL, || {
+        says("a", misspelt, "is the type misspelt?")
+    });
+    assert!(
+        says("a", misspelt, "tickets/execute-shel has had no worker"),
+        "{}",
+        mount.why("a", misspelt)
+    );
+    wait_for("the worker to be missed", USUAL, || {
+        says("b", usual, "has had no worker")
+    });
+    assert!(!says("b", usual, "misspelt"), "{}", mount.why("b", usual));
+    mount.run("cd tickets/execute-shel/a.1.0; echo $$ > claim; rm claim");
+    wait_for("the queue to be known", USUAL, || !says("a", misspelt, "misspelt"));
+}
+
 /// "console: grows under tail -f", and console_limit cuts it with a line that says so.
 #[test]
 fn consoles_grow_and_have_a_limit() {

@@ -82,6 +82,28 @@ fn up_keeps_further_programs_alive() {
     assert!(found().is_empty());
 }
 
+/// "`umount` under `up` names the process to end": it would be mounted again at once.
+#[test]
+fn umount_names_the_up_that_keeps_the_mount() {
+    let folder = Folder::new();
+    let up = up(&folder, &folder.repository(), &["--workers", "1"]);
+    let umount = |more: &[&str]| {
+        let mut words = vec!["distcifs", "umount"];
+        words.extend(more);
+        words.push("ci");
+        Sh::start(&words, &folder.path(), &folder.out(), &[]).finish()
+    };
+    for more in [&[][..], &["--lazy"]] {
+        let refused = umount(more);
+        assert!(!refused.ok(), "{refused:#?}");
+        assert!(refused.stderr.contains(&format!("kill {}", up.pid())), "{refused:#?}");
+        assert!(is_mounted(&folder.mount_point()));
+    }
+    up.signal(Signal::SIGTERM);
+    assert!(up.finish_within(Duration::from_secs(20)).ok());
+    assert!(!is_mounted(&folder.mount_point()));
+}
+
 /// SIGKILL for `up` itself: the next one starts all the same, and builds.
 #[test]
 fn up_again_after_sigkill() {

@@ -90,6 +90,8 @@ struct Queue {
     waiters: BTreeMap<u64, Arc<Waiter>>,
     /// When somebody with these labels (sorted, with a blank between) came last.
     lately: BTreeMap<String, Instant>,
+    /// Whether anybody has come since this mount began, here or on another mount.
+    worked: bool,
 }
 
 impl Queue {
@@ -424,6 +426,7 @@ impl Board {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(queue.clone()).or_default();
         queue.waiters.insert(waiter.place, waiter.clone());
+        queue.worked = true;
         let labels = waiter.skills.text();
         if queue.lately.len() < LATELY_MAX || queue.lately.contains_key(&labels) {
             queue.lately.insert(labels, Instant::now());

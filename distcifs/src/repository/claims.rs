@@ -407,6 +407,7 @@ impl Repository {
             ticket,
         });
         lock(&self.claims.0).insert(claim.key.clone(), claim.clone());
+        self.board.note_worked(&claim.key.queue);
         self.look_for_abort_of(&claim);
         self.counts.claims.fetch_add(1, Ordering::Relaxed);
         if self.current_session().ok() != Some(session) {

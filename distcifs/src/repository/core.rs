@@ -43,7 +43,7 @@ pub const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const INLINE_BYTES_MAX: usize = 1536;
 
 /// The kinds of work that every repository knows.
-const QUEUES: [&str; 5] = [
+pub(super) const QUEUES: [&str; 5] = [
     "build-control",
     "git-checkout",
     "execute-shell",

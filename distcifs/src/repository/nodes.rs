@@ -250,7 +250,11 @@ impl Repository {
             return;
         }
         match self.node_facts(node).await {
-            Ok(Some(facts)) => drop(lock(&self.peers.0).insert(node.clone(), facts)),
+            Ok(Some(facts)) => {
+                let queues = facts.waiting.keys().filter_map(|queue| Name::new(queue));
+                queues.for_each(|queue| self.board.note_worked(&queue));
+                drop(lock(&self.peers.0).insert(node.clone(), facts));
+            }
             Ok(None) => drop(lock(&self.peers.0).remove(node)),
             Err(error) => tracing::warn!(%node, %error, "looking whether it is alive"),
         }

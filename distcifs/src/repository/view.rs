@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::builds::{Build, Piece};
 use super::consoles::{Extent, build_console, scope_of};
+use super::core::QUEUES;
 use super::records::TaskRecord;
 use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Repository, Result};
@@ -292,6 +293,17 @@ impl Repository {
         };
         match (waiting, able) {
             (0, _) if self.is_drained() => format!("waits for a worker of {queue}: mount {} is drained", self.node),
+            // One that was claimed before has had a worker, wherever that was.
+            (0, _) if ticket.ordinal() == 1 && !self.board.is_worked(queue) => {
+                let misspelt = if QUEUES.contains(&queue) {
+                    ""
+                } else {
+                    ", or is the type misspelt?"
+                };
+                format!(
+                    "waits: the queue tickets/{queue} has had no worker since this mount began: start one{misspelt}"
+                )
+            }
             (0, _) => format!("waits for a worker of {queue}: none is free"),
             (_, 0) => format!("needs labels {labels}; {waiting} workers wait, none has them"),
             _ => format!("waits for a worker of {queue}"),

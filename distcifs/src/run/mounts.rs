@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -246,6 +246,31 @@ fn uses(pid: u32, mountpoint: &Path) -> bool {
         return true;
     }
     fs::read_dir(process.join("fd")).is_ok_and(|files| files.flatten().any(|file| inside(file.path())))
+}
+
+/// The `distcifs up` that would mount this again at once: the parent of a daemon that it has started there,
+/// as far as we may look.
+pub(super) fn keeper(mountpoint: &Path) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find_map(|pid| {
+        let line = words(pid);
+        let kept = line.windows(2).any(|two| two == [b"--child".as_slice(), b"supervised"]);
+        if !kept || line.last()?.as_slice() != mountpoint.as_os_str().as_bytes() {
+            return None;
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything: the state, then the parent.
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        words(parent).iter().any(|word| word == b"up").then_some(parent)
+    })
+}
+
+/// The words of a process's command line.
+fn words(pid: u32) -> Vec<Vec<u8>> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
 }
 
 /// The name of a process, without what would upset a terminal.

@@ -27,6 +27,11 @@ pub(super) fn umount(arguments: &cli::Umount) -> Outcome {
             entry.kind
         )));
     }
+    if let Some(pid) = mounts::keeper(&mountpoint) {
+        return Err(Failure::Refused(format!(
+            "{place} is kept mounted by distcifs up, process {pid}: end that (kill {pid}); it unmounts"
+        )));
+    }
     let dead = mounts::probe(&mountpoint) == mounts::Probe::Dead;
     match mounts::unmount(&mountpoint, arguments.lazy || dead) {
         Ok(()) => {}

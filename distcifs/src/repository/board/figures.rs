@@ -21,6 +21,16 @@ impl Board {
         (queue.waiters.len(), able.count())
     }
 
+    /// Notes that somebody works on a queue.
+    pub(crate) fn note_worked(&self, queue: &Name) {
+        lock(&self.queues).entry(queue.clone()).or_default().worked = true;
+    }
+
+    /// Whether anybody has come for a queue's tickets since this mount began, as far as it has heard.
+    pub(crate) fn is_worked(&self, queue: &str) -> bool {
+        lock(&self.queues).get(queue).is_some_and(|queue| queue.worked)
+    }
+
     /// Who waits in each queue, by their labels; the first `sets` of them, of `bytes` in all. Whoever
     /// came a moment ago and has a ticket by now is there with none who waits: it comes back for more.
     pub(crate) fn waiting_sets(&self, sets: usize, bytes: usize) -> BTreeMap<String, BTreeMap<String, usize>> {
