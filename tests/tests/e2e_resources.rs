@@ -272,6 +272,7 @@ fn a_task_that_fills_the_disk_fails_by_itself() {
         mount.job(&format!("new{round}"), "{ \"tasks\": [] }");
     }
     mount.write(&format!("jobs/filler/builds/{n}/ctl"), "abort\n").unwrap();
+    a_full_store_refuses_at_open(&mount, &store);
     drop(_workers);
     drop(mount);
     assert!(
@@ -299,4 +300,32 @@ fn a_refused_text_takes_no_memory() {
     });
     let grown = distcifs_tests::process::resident_mib(mount.daemon()) - before;
     assert!(grown < 64.0, "{grown} MiB");
+}
+
+/// "A full store refuses at open and says so in `why` and `status`"; once there is room, all goes on.
+fn a_full_store_refuses_at_open(mount: &Mount, store: &std::path::Path) {
+    mount.job("waits", r#"{ "tasks": [ { "type": "nobodys" } ] }"#);
+    let n = mount.trigger("waits", "");
+    let fill = "head -c 200M /dev/zero > filling; true";
+    let filled = Command::new("sh").args(["-c", fill]).current_dir(store).status();
+    assert!(filled.unwrap().success());
+    for file in [
+        "jobs/small/trigger",
+        "jobs/small/config.json",
+        "tickets/execute-shell/.post",
+    ] {
+        let opened = fs::OpenOptions::new().write(true).open(mount.path(file));
+        assert_eq!(distcifs_tests::errno(opened), nix::libc::ENOSPC, "{file}");
+    }
+    assert!(mount.read("jobs/small/trigger.error").contains("bytes are free"));
+    assert!(
+        mount.why("waits", n).contains("bytes are free"),
+        "{}",
+        mount.why("waits", n)
+    );
+    assert!(mount.read("status").contains("room no: "), "{}", mount.read("status"));
+    fs::remove_file(store.join("filling")).unwrap();
+    assert!(mount.read("status").contains("room yes"), "{}", mount.read("status"));
+    mount.write(&format!("jobs/waits/builds/{n}/ctl"), "abort\n").unwrap();
+    mount.build("small", "", "success");
 }

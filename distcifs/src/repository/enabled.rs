@@ -90,10 +90,11 @@ impl Repository {
         changed.await.map(|_| ())
     }
 
-    /// Refuses to trigger a job that has no configuration or is off.
+    /// Refuses to trigger a job that has no configuration or is off, and any in a full store.
     pub async fn may_trigger(&self, job: &Job) -> Result<()> {
         let (head, _) = self.current_config(job).await?;
-        self.check_switch(job, &head)
+        self.check_switch(job, &head)?;
+        self.check_room().await
     }
 
     /// Refuses to begin a build of a job that is off.

@@ -25,6 +25,11 @@ impl Repository {
         }
     }
 
+    /// `Full` if the store has no room: what would begin more work is refused then before it is written.
+    pub async fn check_room(&self) -> Result<()> {
+        bounded("the store's room", self.contents.room()).await
+    }
+
     /// Owner and mode of a top folder, if they were ever set.
     pub async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
         let page = bounded("settings", self.contents.query(&settings(), folder, "", 1)).await?;

@@ -255,6 +255,11 @@ pub trait Contents: Send + Sync + 'static {
     /// gets past it; who wants the digest's word computes it.
     fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>>;
 
+    /// `Full` if there is no room for more, as far as that is known at once.
+    fn room(&self) -> Fut<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// The length of a blob or console, bytes, damaged or not; `None` if there is no such object.
     fn size(&self, object: &Object) -> Fut<'_, Option<u64>>;
 

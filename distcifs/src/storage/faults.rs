@@ -162,6 +162,10 @@ impl<S: Coordination> Coordination for Faulty<S> {
 }
 
 impl<S: Contents> Contents for Faulty<S> {
+    fn room(&self) -> Fut<'_, ()> {
+        self.inner.room()
+    }
+
     fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
         self.pass("put", Kind::Writes, self.inner.put(object, bytes))
     }

@@ -110,7 +110,13 @@ impl Tree {
                 BuildFile::Cause if build.cause().is_empty() => Ok(Content::text("")),
                 BuildFile::Cause => Ok(Content::line(build.cause())),
                 BuildFile::By => Ok(Content::text(deeds(build))),
-                BuildFile::Why => Ok(Content::line(self.repository.why(build))),
+                BuildFile::Why => {
+                    let why = self.repository.why(build);
+                    match self.repository.check_room().await {
+                        Err(full) if build.verdict().is_none() => Ok(Content::line(format!("{why}; {full}"))),
+                        _ => Ok(Content::line(why)),
+                    }
+                }
                 BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
@@ -291,6 +297,13 @@ impl Tree {
                 figures.iter().map(|(_, _, waiting)| waiting).sum::<usize>().to_string(),
             ),
             ("claims_held", repository.claims.len().to_string()),
+            (
+                "room",
+                match repository.check_room().await {
+                    Ok(()) => "yes".into(),
+                    Err(full) => format!("no: {full}"),
+                },
+            ),
             ("drained", if repository.is_drained() { "yes" } else { "no" }.into()),
         ];
         Ok(lines.iter().map(|(key, value)| format!("{key} {value}\n")).collect())

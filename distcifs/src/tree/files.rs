@@ -54,6 +54,7 @@ impl Tree {
                 }))
             }
             Node::QueueFile(_, QueueFile::Next) => open_next(caller)?,
+            Node::QueueFile(_, QueueFile::Post) if write => self.open_post().await?,
             words if write && takes_words(words) => OpenKind::Commit(Default::default()),
             Node::BuildFile(_, _, BuildFile::Wait) | Node::TicketFile(_, TicketFile::Wait) if !write => {
                 OpenKind::Wait(Default::default())

@@ -153,6 +153,7 @@ impl Tree {
         truncate: bool,
         wait: bool,
     ) -> Result<ConfigWrite> {
+        self.repository.check_room().await?;
         let now = self.job(job)?;
         let held = self.repository.lock_config(&now, wait).await?;
         let text = match self.repository.config_head(&now).await?.0 {
@@ -168,6 +169,12 @@ impl Tree {
             refused: false,
             by: caller.uid,
         })
+    }
+
+    /// Opens `.post`, unless the store is full.
+    pub(crate) async fn open_post(&self) -> Result<OpenKind> {
+        self.repository.check_room().await?;
+        Ok(OpenKind::Commit(Default::default()))
     }
 
     /// Ends the lock of an open config.json when nobody has used it for a while.

@@ -52,6 +52,11 @@ impl Contents for Embedded {
         })
     }
 
+    fn room(&self) -> Fut<'_, ()> {
+        let shared = self.shared();
+        Box::pin(async move { shared.files.check_room("the store", 0) })
+    }
+
     fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
         let (object, shared) = (object.clone(), self.shared());
         Box::pin(async move {

@@ -43,14 +43,14 @@ impl Files {
     }
 
     /// Refuses to grow the contents when little room is left.
-    pub(super) fn check_room(&self, object: &Object, bytes: usize) -> Result<()> {
+    pub(super) fn check_room(&self, what: &(impl ToString + ?Sized), bytes: usize) -> Result<()> {
         let (free, wanted) = (free_bytes(&self.dir), RESERVE_BYTES + bytes as u64);
         if free >= wanted {
             return Ok(());
         }
         let why = format!("{free} bytes are free, {wanted} are needed; remove old builds");
         Err(Error::Full {
-            what: object.to_string(),
+            what: what.to_string(),
             why,
         })
     }
