@@ -358,3 +358,17 @@ fn a_circle_counts_the_jobs_that_its_owner_may_not_read() {
         Some("mine -> (2 jobs that its owner may not read) -> known -> mine")
     );
 }
+
+/// "To claim tickets needs write and search on the queue's folder", for the owner of the build too: who
+/// claims says what was built.
+#[test]
+fn a_builds_owner_claims_its_tickets_only_where_the_queue_lets_it() {
+    let mount = mount_with_job("755");
+    let (_control, id) = start_build(&mount);
+    let claim = format!("exec 9>tickets/execute-shell/{id}/claim");
+    assert!(!may(&mount, OWNER, &claim) && !mount.has(&format!("tickets/execute-shell/{id}/claim")));
+    mount.run(&format!(
+        "chgrp {OWNER} tickets/execute-shell; chmod 770 tickets/execute-shell"
+    ));
+    assert!(may(&mount, OWNER, &claim), "with the right on the queue");
+}

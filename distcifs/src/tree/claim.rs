@@ -184,6 +184,7 @@ impl Preparing {
 impl Tree {
     /// Claims a ticket for the process that makes the file `claim`.
     pub(crate) async fn make_claim(&self, caller: Caller, ticket: &TicketRef) -> Result<Arc<Held>> {
+        self.may_claim(caller, ticket).await?;
         let unseen = || Error::NotClaimant(format!("{}: your process can't be seen from here", ticket.key));
         // Most callers are the first thread of their process, which goes by the same number.
         let opener = Process::hold(caller.tid).or_else(|| Process::hold(process::process_of(caller.tid)?));

@@ -239,6 +239,21 @@ impl Tree {
         Ok(job.is_some_and(|job| self.may_read(reader, job.entry.access)))
     }
 
+    /// Refuses a claim by who may not write to the queue's folder. The owner of a build may write to the
+    /// folder of its tickets, but who claims decides what was built, and as what worker.
+    pub(crate) async fn may_claim(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
+        let queue = self.queue_access(&ticket.key.queue).await?;
+        let claimant = Reader::of(caller);
+        if rights_of(queue, claimant.uid, &claimant.groups) & (WRITE | SEARCH) == WRITE | SEARCH {
+            return Ok(());
+        }
+        let queue = &ticket.key.queue;
+        Err(Error::Access(format!(
+            "{}/claim: to claim you need write and search on tickets/{queue}",
+            ticket.key
+        )))
+    }
+
     fn may_read(&self, reader: &Reader, access: Access) -> bool {
         rights_of(access, reader.uid, &reader.groups) & READ != 0
     }
