@@ -107,7 +107,7 @@ fn a_job_learns_of_a_repository_only_if_its_owner_may() {
     );
     // Who owns it when the push comes decides.
     ci.mount.run(&format!(
-        "chown {MALLORY} jobs/of-alice && chown {ALICE} jobs/by-checkout"
+        "chown {MALLORY} jobs/of-alice && chown {ALICE} jobs/by-checkout && echo on >jobs/by-checkout/enabled"
     ));
     receiver.deliver("push", &fresh(&push("refs/heads/master")));
     assert_eq!((ci.builds("of-alice"), ci.builds("by-checkout")), (1, 1));

@@ -160,6 +160,8 @@ impl Asked {
                 Ok(0) => return Err(lost("ended meanwhile")),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(lost("says nothing more")),
+                // What it had not read of us is lost with it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(lost("ended meanwhile")),
                 Err(error) => return Err(lost(&format!("can't be heard any more ({error})"))),
             }
             let answer = serde_json::from_str(&text);
