@@ -374,9 +374,7 @@ fn why_asks_whether_a_type_is_misspelt() {
         "{}",
         mount.why("a", misspelt)
     );
-    wait_for("the worker to be missed", USUAL, || {
-        says("b", usual, "has had no worker")
-    });
+    wait_for("the worker to be missed", USUAL, || says("b", usual, "none is free"));
     assert!(!says("b", usual, "misspelt"), "{}", mount.why("b", usual));
     mount.run("cd tickets/execute-shel/a.1.0; echo $$ > claim; rm claim");
     wait_for("the queue to be known", USUAL, || !says("a", misspelt, "misspelt"));

@@ -294,14 +294,10 @@ impl Repository {
         match (waiting, able) {
             (0, _) if self.is_drained() => format!("waits for a worker of {queue}: mount {} is drained", self.node),
             // One that was claimed before has had a worker, wherever that was.
-            (0, _) if ticket.ordinal() == 1 && !self.board.is_worked(queue) => {
-                let misspelt = if QUEUES.contains(&queue) {
-                    ""
-                } else {
-                    ", or is the type misspelt?"
-                };
+            (0, _) if ticket.ordinal() == 1 && !QUEUES.contains(&queue) && !self.board.is_worked(queue) => {
                 format!(
-                    "waits: the queue tickets/{queue} has had no worker since this mount began: start one{misspelt}"
+                    "waits: the queue tickets/{queue} has had no worker since this mount began: start one, \
+                     or is the type misspelt?"
                 )
             }
             (0, _) => format!("waits for a worker of {queue}: none is free"),

@@ -68,7 +68,10 @@ impl Crew {
             vec![program, root, HAND.to_owned(), history, name.clone(), node, lines]
         } else {
             let program = programs::worker(kind);
-            vec![program.to_str().expect("the path is text").to_owned(), root]
+            let mut words = vec![program.to_str().expect("the path is text").to_owned(), root];
+            // The jobs are root's, and their scripts write where only root may.
+            words.extend((kind == "execute-shell").then(|| "--as=root".to_owned()));
+            words
         };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let process = Sh::start(&words, &mount.out(), &mount.out(), &[]);
