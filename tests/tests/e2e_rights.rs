@@ -121,9 +121,18 @@ fn what_a_configuration_says_is_read_by_its_readers_only() {
 fn events_tell_a_reader_of_what_it_may_read() {
     let mount = mount_with_job("700");
     mount.shell_job("open", &[]);
-    let listen = |user| as_user(&mount, user, "timeout 4 grep -a --line-buffered . .events || true");
+    mount.run("chmod 1777 $OUT");
+    // The last thing that happens is for both.
+    let listen = |user| {
+        let script = "exec 9<.events && touch $OUT/listens.$(id -u) && timeout 60 sed -u '/^build open.1 /q' <&9";
+        as_user(&mount, user, script)
+    };
     let (owner, stranger) = (listen(OWNER), listen(STRANGER));
-    std::thread::sleep(Duration::from_secs(1));
+    for user in [OWNER, STRANGER] {
+        wait_for("a listener", USUAL, || {
+            mount.out().join(format!("listens.{user}")).exists()
+        });
+    }
     let _build = start_build(&mount);
     mount.trigger("open", "");
     let (owner, stranger) = (owner.finish().stdout, stranger.finish().stdout);
