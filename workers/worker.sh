@@ -5,12 +5,17 @@
 # folder as working directory, $mount and $ticket (absolute paths) set, and its output going to
 # the console. Its exit status is the result; `fail "why"` ends it with status 1 and a message.
 # Where the worker is root, `work` runs as the owner of the job, and this file and the worker's must be
-# readable by him.
+# readable by him. It gets an environment of its own; `keep` names further variables that it needs.
 # shellcheck shell=sh
 # shellcheck disable=SC2154,SC2317 # the worker sets queue and usage, and calls the functions
 
 # From here on each status is looked at where it matters.
 set +e -u
+
+# Variables of the worker that its work gets, beside PATH and those of the user: the node's. The workers
+# in Rust have the same list (workers/src/task.rs).
+of_the_node='LANG TZ http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY no_proxy NO_PROXY SSL_CERT_FILE
+    SSL_CERT_DIR GIT_SSL_CAINFO GIT_SSL_CAPATH GIT_SSH_COMMAND GIT_EXEC_PATH SSH_AUTH_SOCK'
 
 # How often a result is tried, 3 s apart, while the store is full and while it is away: then the work
 # is removed, and the ticket given back.
@@ -192,13 +197,36 @@ find_user() {
     [ -z "$why" ]
 }
 
-# turn: sets $act to what runs a command as $user, who gets what it is to write.
+# turn: sets $act to what runs a command as $user, who gets what it is to write, and $of_user to the
+# variables that tell of the user.
 turn() {
-    [ -n "$user" ] || return 0
+    [ -n "$user" ] || {
+        of_user='HOME USER LOGNAME TMPDIR'
+        return 0
+    }
     group=$(id -g -- "$user") && chown "$user:$group" claim "$worker_words" || return
     # A home by name; names of users hold nothing that a shell looks at.
     case $user in *[!A-Za-z0-9_.-]*) home=/ ;; *) home=$(eval "echo ~$user") ;; esac
-    act="$setpriv --reuid $(id -u -- "$user") --regid $group --init-groups env"
+    act="$setpriv --reuid $(id -u -- "$user") --regid $group --init-groups"
+}
+
+# begin COMMAND…: becomes it, as the user, in a session of its own, with the variables that work gets and
+# no others. The guard knows its group before anything is begun, and nothing that is the user's ever holds
+# its fifo: what is said there gets KILL.
+begin() {
+    count=$#
+    for name in $of_the_node $of_user ${keep-}; do
+        eval "[ -z \"\${$name+x}\" ] || set -- \"\$@\" \"$name=\${$name-}\""
+    done
+    [ -z "$user" ] || set -- "$@" HOME="$home" USER="$user" LOGNAME="$user"
+    # The command goes behind its variables.
+    while [ "$count" -gt 0 ]; do
+        set -- "$@" "$1"
+        shift
+        count=$((count - 1))
+    done
+    # shellcheck disable=SC2016,SC2086 # the inner shell's; a command and its options
+    exec setsid sh -c 'echo "$$" >&4; exec "$@" 4>&-' sh $act env -i PATH="$PATH" "$@"
 }
 
 # supervise: runs `work` and sets $status; empty if the claim was lost.
@@ -209,7 +237,7 @@ supervise() {
         return
     }
     : >/proc/self/fd/7
-    act='' home=${HOME-/}
+    act='' home='' of_user=''
     if ! find_user || ! turn; then
         why=${why:-"can't hand the ticket over to $user: is the mount one of root?"}
         echo "$queue: $why" >>console
@@ -217,11 +245,7 @@ supervise() {
         status=error
         return
     fi
-    # The guard knows its group before anything is begun, and nothing that is the user's ever holds its fifo:
-    # what is said there gets KILL.
-    # shellcheck disable=SC2016,SC2086 # the inner shell's; a command and its options
-    setsid sh -c 'echo "$$" >&4; exec "$@" 4>&-' sh $act ${act:+HOME="$home" USER="$user" LOGNAME="$user"} \
-        sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- 8>&- &
+    begin sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- 8>&- &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
     watcher=$!

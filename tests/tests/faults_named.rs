@@ -206,6 +206,39 @@ fn see_consoles(pair: &Pair, line: &str, absent: &[&str]) {
     }
 }
 
+/// "What a script writes while the store is away waits in a file of the worker's, and stands in the console
+/// before the result." The outage is longer than the half minute after which it once was dropped, and the
+/// script writes more than a pipe holds and ends meanwhile.
+#[test]
+fn output_while_ceph_is_away() {
+    let Some(stage) = Stage::enter() else { return };
+    let pair = stage.pair(LONGER);
+    let go = pair.first.out().join("go");
+    let ended = pair.first.out().join("ended");
+    let script = format!(
+        "echo early; until [ -e '{}' ]; do sleep 0.05; done; seq 1 20000; : > '{}'\n",
+        go.display(),
+        ended.display()
+    );
+    pair.first.shell_job("a", &[&script]);
+    let _control = Worker::start(&pair.second, "build-control", &[]);
+    let _shell = Worker::start(&pair.first, "execute-shell", &[]);
+    assert_eq!(pair.first.trigger("a", ""), 1);
+    wait_for("the first line", USUAL, || pair.first.console("a", 1).contains("early"));
+    pair.network.cut(Cut::Ceph, &stage.cluster().zookeepers());
+    fs::write(&go, "").expect("own folder");
+    wait_for("the script to end", USUAL, || ended.exists());
+    // How long the outage is, and nothing that is waited for.
+    std::thread::sleep(Duration::from_secs(35));
+    pair.network.heal(Cut::Ceph);
+    assert_eq!(pair.second.wait_state("a", 1), "success");
+    let whole: String = (1..=20000).map(|line| format!("{line}\n")).collect();
+    for console in ["console", "tasks/0-execute-shell/console"] {
+        let text = pair.second.read(&format!("jobs/a/builds/1/{console}"));
+        assert!(text == format!("early\n{whole}"), "{console}: {} bytes", text.len());
+    }
+}
+
 /// "A late console append": a line that was on its way when its mount was cut off from Ceph and stopped
 /// is sent again when it goes on. By then another has the ticket, and the console does not change.
 #[test]

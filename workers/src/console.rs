@@ -15,6 +15,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::signals;
 use crate::tree::{self, Trouble};
 
+mod spool;
+
+use spool::Spool;
+
+/// Where output waits that the console does not take, and how much of it counts.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// A folder of the worker's own.
+    pub folder: PathBuf,
+    /// Bytes that the console keeps of the ticket: what is beyond need not wait.
+    pub limit: u64,
+}
+
 /// Bytes of one write: what a pipe holds.
 const BLOCK_BYTES: usize = 64 << 10;
 
@@ -25,12 +38,21 @@ const COALESCE: Duration = Duration::from_millis(2);
 /// How often the copier looks whether it shall stop while nothing comes.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long a write is tried again while the store is away or full, as a result is: meanwhile the
-/// script waits at its pipe. Then the block is dropped, and those after it that fail at once.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Pause between two tries.
+/// Pause between two tries of what the console did not take.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// Bytes of output that wait on the node at most; a script that writes more waits at its pipe.
+const SPOOL_BYTES_MAX: u64 = 1 << 30;
+
+/// How long output is tried once the script has ended and the store is away: as long as the result would
+/// be, which comes after it. The end of the claim ends this too.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The same where the store is full, and where this process was told to end.
+const PATIENCE_SHORT: Duration = Duration::from_secs(30);
+
+/// Most bytes that a pipe holds, if the script made it as large as it may.
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// Flags between the copier and whoever waits for it.
 #[derive(Debug, Default)]
@@ -50,16 +72,11 @@ pub struct Copier {
 
 impl Copier {
     /// Starts copying from the pipe to the console in the ticket's folder, which is opened with the first byte.
-    pub fn start(pipe: PipeReader, folder: PathBuf) -> io::Result<Self> {
+    pub fn start(pipe: PipeReader, folder: PathBuf, shelf: Shelf) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().spawn(move || {
-            let console = Console {
-                folder,
-                file: None,
-                lost: false,
-                dropped: 0,
-            };
+            let console = Console::new(folder, shelf);
             Copy {
                 pipe,
                 console,
@@ -104,16 +121,17 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn run(mut self) {
         let mut written = None::<Instant>;
+        // Of what the pipe may hold when the script is over.
+        let mut left = PIPE_BYTES_MAX;
         loop {
             let stop = self.shared.stop.load(Ordering::Relaxed);
             let mut end = match self.fill(if stop { Duration::ZERO } else { LOOK }) {
                 Some(0) => true,
                 Some(_) => false,
-                None if stop => true,
-                None => continue,
+                None => stop,
             };
             let open_until = written.map(|at: Instant| at + COALESCE);
-            while !end && self.block.len() < BLOCK_BYTES {
+            while !end && !self.block.is_empty() && self.block.len() < BLOCK_BYTES {
                 let rest = open_until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
                 match self.fill(rest) {
                     Some(0) => end = true,
@@ -121,18 +139,26 @@ impl Copy<'_> {
                     None => break,
                 }
             }
-            self.console.append(&self.block);
-            self.block.clear();
-            written = Some(Instant::now());
+            if !self.block.is_empty() {
+                self.console.take(&self.block, &self.shared.stop);
+                left = left.saturating_sub(if stop { self.block.len() } else { 0 });
+                self.block.clear();
+                written = Some(Instant::now());
+            } else if !end {
+                self.console.deliver_if_due();
+            }
             if self.console.lost && !self.shared.lost.swap(true, Ordering::Relaxed) {
                 signals::wake();
             }
             // A writer that goes on for ever, out of reach, must not hold up the result.
-            if end || stop {
+            if end || left == 0 {
                 break;
             }
         }
         self.console.close();
+        if self.console.lost {
+            self.shared.lost.store(true, Ordering::Relaxed);
+        }
         self.shared.dropped.store(self.console.dropped, Ordering::Relaxed);
     }
 
@@ -163,50 +189,142 @@ struct Console {
     file: Option<File>,
     lost: bool,
     dropped: u64,
+    /// What waits, in front of everything that comes.
+    spool: Spool,
+    try_at: Instant,
+    /// Bytes that still count: one more than the console keeps, by which it says that it was cut.
+    room: u64,
 }
 
 impl Console {
-    fn append(&mut self, mut block: &[u8]) {
-        let mut patient_until = None;
+    fn new(folder: PathBuf, shelf: Shelf) -> Self {
+        Console {
+            folder,
+            file: None,
+            lost: false,
+            dropped: 0,
+            spool: Spool::new(shelf.folder),
+            try_at: Instant::now(),
+            room: shelf.limit.saturating_add(1),
+        }
+    }
+
+    /// Takes a block: to the console, or while that takes nothing behind what waits. Where it can't wait
+    /// either, the script does.
+    fn take(&mut self, block: &[u8], stop: &AtomicBool) {
+        let counts = usize::try_from(self.room).unwrap_or(usize::MAX).min(block.len());
+        self.room -= counts as u64;
+        let mut block = &block[..counts];
+        self.deliver_if_due();
+        if self.spool.is_empty() {
+            block = self.append(block);
+        }
+        let mut patience = Patience::default();
         while !block.is_empty() && !self.lost {
-            let error = match self.write(block) {
+            let waits = if self.spool.len() < SPOOL_BYTES_MAX {
+                self.spool.push(block).inspect_err(|error| {
+                    eprintln!("{}: its output can't wait here: {error}", self.spool.place());
+                })
+            } else {
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            if waits.is_ok() {
+                return;
+            }
+            // Nobody but the result waits for us any more.
+            if stop.load(Ordering::Relaxed) && patience.is_over(false) {
+                self.dropped += block.len() as u64;
+                return;
+            }
+            thread::sleep(TRY_AGAIN);
+            self.deliver_if_due();
+            if self.spool.is_empty() {
+                block = self.append(block);
+            }
+        }
+    }
+
+    /// Delivers what waits, if it is time to try again.
+    fn deliver_if_due(&mut self) {
+        if !self.spool.is_empty() && Instant::now() >= self.try_at {
+            let _ = self.deliver();
+        }
+    }
+
+    /// Delivers what waits, as much as the console takes; the trouble, if that is not all.
+    fn deliver(&mut self) -> Result<(), Trouble> {
+        let mut room = vec![0; BLOCK_BYTES];
+        while !self.spool.is_empty() && !self.lost {
+            let count = match self.spool.first(&mut room) {
+                Ok(count) if count > 0 => count,
+                unread => {
+                    eprintln!("{}: what waits can't be read: {unread:?}", self.spool.place());
+                    self.dropped += self.spool.len();
+                    self.spool.drop_first(u64::MAX);
+                    return Ok(());
+                }
+            };
+            let (taken, ended) = self.write_out(&room[..count]);
+            self.spool.drop_first(taken as u64);
+            if let Err(trouble) = ended {
+                if matches!(trouble, Trouble::Refused(_)) {
+                    self.dropped += self.spool.len();
+                    self.spool.drop_first(u64::MAX);
+                }
+                self.try_at = Instant::now() + TRY_AGAIN;
+                return Err(trouble);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a block; what of it has to wait.
+    fn append<'a>(&mut self, block: &'a [u8]) -> &'a [u8] {
+        let (taken, ended) = self.write_out(block);
+        let rest = &block[taken..];
+        match ended {
+            Err(Trouble::Refused(_)) => {
+                self.dropped += rest.len() as u64;
+                &[]
+            }
+            Err(_) => {
+                self.try_at = Instant::now() + TRY_AGAIN;
+                rest
+            }
+            Ok(()) => rest,
+        }
+    }
+
+    /// Writes until all is taken or something is in the way; how much was.
+    fn write_out(&mut self, block: &[u8]) -> (usize, Result<(), Trouble>) {
+        let mut taken = 0;
+        while taken < block.len() && !self.lost {
+            let error = match self.write(&block[taken..]) {
                 Ok(count) if count > 0 => {
-                    block = &block[count.min(block.len())..];
-                    patient_until = None;
+                    taken += count.min(block.len() - taken);
                     continue;
                 }
                 Ok(_) => io::Error::from(io::ErrorKind::WriteZero),
                 Err(error) => error,
             };
             self.file = None;
-            if !self.try_again(&error, &mut patient_until) {
-                self.dropped += block.len() as u64;
-                return;
+            if error.kind() != io::ErrorKind::Interrupted {
+                return (taken, Err(self.trouble(&error)));
             }
         }
+        (taken, Ok(()))
     }
 
-    /// Whether what failed is to be tried again, after a pause.
-    fn try_again(&mut self, error: &io::Error, patient_until: &mut Option<Instant>) -> bool {
-        if error.kind() == io::ErrorKind::Interrupted {
-            return true;
-        }
+    /// What an error means.
+    fn trouble(&mut self, error: &io::Error) -> Trouble {
         let trouble = Trouble::from_io("can't write the console", error);
         // Whoever may not write it is no claimant any more: another has the ticket.
-        let lost =
+        self.lost |=
             matches!(trouble, Trouble::Lost(_) | Trouble::Away(_)) || error.kind() == io::ErrorKind::PermissionDenied;
-        if lost {
-            self.lost = true;
-            return false;
-        }
-        let patience = if self.dropped == 0 { PATIENCE } else { Duration::ZERO };
-        let until = *patient_until.get_or_insert_with(|| Instant::now() + patience);
-        if matches!(trouble, Trouble::Refused(_)) || Instant::now() >= until {
+        if !self.lost && matches!(trouble, Trouble::Refused(_)) {
             eprintln!("{}: {trouble}", self.folder.display());
-            return false;
         }
-        thread::sleep(TRY_AGAIN);
-        true
+        trouble
     }
 
     fn write(&mut self, block: &[u8]) -> io::Result<usize> {
@@ -217,16 +335,64 @@ impl Console {
         file.write(block)
     }
 
-    /// What was written is durable once fsync has returned; what is not by the result is lost.
+    /// Delivers what waits, and has it stored: what was written is durable once fsync has returned.
     fn close(&mut self) {
-        let mut patient_until = None;
-        while let Some(file) = &self.file
-            && let Err(error) = file.sync_all()
-        {
-            if !self.try_again(&error, &mut patient_until) {
+        let mut patience = Patience::default();
+        while let Err(trouble) = self.deliver().and_then(|()| self.store()) {
+            if self.lost || matches!(trouble, Trouble::Refused(_)) || patience.is_over(is_full(&trouble)) {
                 break;
             }
+            if patience.is_new() {
+                eprintln!("{}: {trouble}; trying again", self.folder.display());
+            }
+            thread::sleep(TRY_AGAIN);
+        }
+        if !self.lost {
+            self.dropped += self.spool.len();
         }
         self.file = None;
+    }
+
+    fn store(&mut self) -> Result<(), Trouble> {
+        match self.file.as_ref().map_or(Ok(()), File::sync_all) {
+            Err(error) => Err(self.trouble(&error)),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+fn is_full(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Full(_))
+}
+
+/// How long something is tried that the store does not take.
+struct Patience {
+    since: Instant,
+    full_since: Option<Instant>,
+    told: bool,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            since: Instant::now(),
+            full_since: None,
+            told: false,
+        }
+    }
+}
+
+impl Patience {
+    /// Whether it is over, after another try in vain.
+    fn is_over(&mut self, full: bool) -> bool {
+        let now = Instant::now();
+        self.full_since = full.then(|| self.full_since.unwrap_or(now));
+        let (waited, waited_for_room) = (now - self.since, self.full_since.map_or(Duration::ZERO, |at| now - at));
+        waited >= PATIENCE || waited_for_room >= PATIENCE_SHORT || (waited >= PATIENCE_SHORT && signals::stopping())
+    }
+
+    /// Whether nothing was said yet.
+    fn is_new(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 }

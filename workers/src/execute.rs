@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::console::Copier;
+use crate::console::{Copier, Shelf};
 use crate::shell::cgroup::Group;
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, Processes};
@@ -111,7 +111,7 @@ impl Prepared {
 }
 
 /// Who runs commands, and for which ticket.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Runner<'a> {
     /// The worker's name, for messages.
     pub worker: &'static str,
@@ -119,6 +119,8 @@ pub struct Runner<'a> {
     pub claimed: &'a Claimed,
     /// Wakes up when a child ended.
     pub wake: &'a Wake,
+    /// Where its output waits while the console takes none.
+    pub shelf: Shelf,
 }
 
 impl Runner<'_> {
@@ -145,7 +147,7 @@ impl Runner<'_> {
                 None => command.stdout(writer.try_clone()?),
             };
             command.stderr(writer);
-            let copier = Copier::start(reader, self.claimed.folder.clone())?;
+            let copier = Copier::start(reader, self.claimed.folder.clone(), self.shelf.clone())?;
             // If this fails the writer is dropped with the command, and the copier ends.
             let child = command.spawn()?;
             drop(command);

@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::console::Shelf;
 use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::identity::{self, Identity};
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
-use crate::ticket::Claimed;
+use crate::ticket::{Claimed, Ticket};
 use crate::tree::{self, Tree, Trouble};
 
 pub mod cgroup;
@@ -172,11 +173,15 @@ impl Shell<'_> {
         self.claimed.finish("error", why)
     }
 
-    fn runner(&self) -> Runner<'_> {
+    fn runner(&self, ticket: &Ticket) -> Runner<'_> {
         Runner {
             worker: QUEUE,
             claimed: &self.claimed,
             wake: self.wake,
+            shelf: Shelf {
+                folder: self.run.folder().to_owned(),
+                limit: ticket.console_bytes(),
+            },
         }
     }
 
@@ -192,7 +197,7 @@ impl Shell<'_> {
         self.begin()?;
         let ended = self
             .prepare(&order, lease.as_ref())
-            .and_then(|prepared| self.runner().execute(prepared, order.deadline))?;
+            .and_then(|prepared| self.runner(&order.ticket).execute(prepared, order.deadline))?;
         self.conclude(&ended, &order)
     }
 
@@ -218,7 +223,7 @@ impl Shell<'_> {
                 return Ok(Ok(lease));
             }
             let unpack = Prepared::plain(unpack::command(self.images, &source, &order.tools, &self.run.error()));
-            let ended = self.runner().execute(unpack, order.deadline)?;
+            let ended = self.runner(&order.ticket).execute(unpack, order.deadline)?;
             if !matches!(ended.over, Over::Ended(Exit::Status(0))) {
                 return Ok(Err(ended));
             }

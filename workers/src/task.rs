@@ -19,6 +19,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::console::Shelf;
 use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::identity::{self, Identity, Options};
 use crate::keeper::{Role, keep};
@@ -40,9 +41,9 @@ const REPORT_BYTES_MAX: usize = 16 << 10;
 /// Most characters of a name that are shown.
 const NAME_CHARS_MAX: usize = 100;
 
-/// Variables of the worker that its work needs beside those of every program: how the node reaches
-/// others, and the administrator's choice of a program for ssh.
-const OF_THE_NODE: [&str; 14] = [
+/// Variables of the worker that its work needs beside those of every program, git among it: how the node
+/// reaches others, and the administrator's choice of a program for ssh. worker.sh has the same list.
+pub(crate) const OF_THE_NODE: [&str; 14] = [
     "http_proxy",
     "https_proxy",
     "HTTPS_PROXY",
@@ -224,6 +225,10 @@ impl Task<'_> {
             worker: self.kind.name,
             claimed: &self.claimed,
             wake: self.wake,
+            shelf: Shelf {
+                folder: std::env::temp_dir(),
+                limit: ticket.console_bytes(),
+            },
         };
         let deadline = ticket.limit().and_then(|limit| self.since.checked_add(limit));
         let ended = runner.execute(prepared, deadline)?;

@@ -20,6 +20,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// done, and whoever did it again would be no sooner. The end of the claim ends this too.
 const RESULT_TRIES_MAX: u32 = 300;
 
+/// Bytes of output that are kept of a ticket that does not say.
+const CONSOLE_BYTES_DEFAULT: u64 = 64 << 20;
+
 /// Longest message that goes with a result, characters: it is for people.
 const MESSAGE_CHARS_MAX: usize = 4096;
 
@@ -47,6 +50,9 @@ pub struct Ticket {
     /// Seconds from the claim.
     #[serde(default)]
     pub timeout: Option<f64>,
+    /// Bytes of its output that are kept.
+    #[serde(default)]
+    pub console_limit: Option<u64>,
     /// How it is to be kept apart from this machine.
     #[serde(default)]
     pub isolation: Option<String>,
@@ -66,6 +72,11 @@ impl Ticket {
     pub fn limit(&self) -> Option<Duration> {
         let timeout = self.timeout.filter(|t| t.is_finite() && *t > 0.0);
         timeout.and_then(|t| Duration::try_from_secs_f64(t).ok())
+    }
+
+    /// Bytes of its output that are kept.
+    pub fn console_bytes(&self) -> u64 {
+        self.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT)
     }
 
     /// The message of what took longer.

@@ -121,31 +121,55 @@ fn lives(words: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(alive)
 }
 
+/// A ticket whose console takes nothing, and then its file in place of that.
+fn without_room(bench: &Bench, id: &str, ticket: Value) -> PathBuf {
+    let folder = bench.ticket(id);
+    fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.join("console")).unwrap();
+    bench.give(id, ticket)
+}
+
+fn make_room(folder: &Path) {
+    let room = folder.with_extension("room");
+    fs::write(&room, "").unwrap();
+    fs::rename(&room, folder.join("console")).unwrap();
+}
+
+/// "What a script writes to its console while the store is away or full waits in a file of the worker's, and
+/// stands in the console before the result. The script does not wait."
 #[test]
 fn a_console_that_takes_nothing_for_a_while_misses_nothing() {
     let bench = Bench::new("full");
-    let folder = bench.ticket("t");
-    let script = "echo before; : > ../begun; echo after\n";
-    let ticket = json!({ "id": "t", "params": { "script": script } });
-    fs::create_dir_all(&folder).unwrap();
-    std::os::unix::fs::symlink("/dev/full", folder.join("console")).unwrap();
-    let folder = bench.give("t", ticket);
-    let begun = Instant::now();
-    while !folder.join("begun").exists() {
-        assert!(begun.elapsed() < PATIENCE, "the script has not begun");
-        sleep(Duration::from_millis(10));
-    }
+    // More than a pipe holds.
+    let script = "seq 1 60000; : > ../ended\n";
+    let folder = without_room(&bench, "t", json!({ "params": { "script": script } }));
+    until("the end of the script", || folder.join("ended").exists());
     assert_eq!(
         fs::read_to_string(folder.join("result")).unwrap(),
         "",
         "it waits for the console"
     );
-    let room = bench.root.join("room");
-    fs::write(&room, "").unwrap();
-    fs::remove_file(folder.join("console")).unwrap();
-    fs::rename(&room, folder.join("console")).unwrap();
+    make_room(&folder);
     assert_eq!(result(&folder), "0\n");
-    assert_eq!(console(&folder), "before\nafter\n");
+    let whole: String = (1..=60000).map(|line| format!("{line}\n")).collect();
+    assert!(
+        console(&folder) == whole,
+        "{} bytes of {}",
+        console(&folder).len(),
+        whole.len()
+    );
+}
+
+/// "… as many bytes as the console keeps": the daemon cuts there, and says so for one byte more.
+#[test]
+fn no_more_waits_than_the_console_keeps() {
+    let bench = Bench::new("limited");
+    let ticket = json!({ "console_limit": 1000, "params": { "script": "yes | head -n 200000; : > ../ended\n" } });
+    let folder = without_room(&bench, "t", ticket);
+    until("the end of the script", || folder.join("ended").exists());
+    make_room(&folder);
+    assert_eq!(result(&folder), "0\n");
+    assert_eq!(console(&folder).len(), 1001);
 }
 
 #[test]

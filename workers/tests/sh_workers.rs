@@ -43,6 +43,9 @@ impl Bench {
             .arg(script)
             .arg(&root)
             .env("TMPDIR", root.join("tmp"))
+            .env("TZ", "Europe/Berlin")
+            .env("DEPLOY_TOKEN", "secret")
+            .env("LINT_RULES", "a b'c\"$d")
             // For root: whom jobs of root run as.
             .envs(geteuid().is_root().then_some(("DISTCIFS_AS", "root")))
             .spawn()
@@ -222,6 +225,33 @@ fn work_holds_nothing_of_its_worker() {
         );
     }
     fs::remove_file(script).unwrap();
+}
+
+/// "`work` has PATH, LANG and TZ of the worker, the variables for proxies and certificates, and those that
+/// `keep` names, and no others."
+#[test]
+fn work_has_an_environment_of_its_own() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("clean.{}", std::process::id()));
+    let text = format!(
+        "queue=clean usage=clean keep='LINT_RULES NOT_THERE'\nwork() {{ env; }}\n. {}\n",
+        library.display()
+    );
+    fs::write(&script, text).unwrap();
+    for bench in benches("clean", script.to_str().unwrap()) {
+        let folder = bench.ticket("a", &[]);
+        assert_eq!(bench.work(&folder).trim(), "0");
+        let said = fs::read_to_string(folder.join("console")).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        for line in ["TZ=Europe/Berlin", "LINT_RULES=a b'c\"$d"] {
+            assert!(lines.contains(&line), "{line}: {said}");
+        }
+        assert!(lines.iter().any(|line| line.starts_with("PATH=")), "{said}");
+        for name in ["DEPLOY_TOKEN", "DISTCIFS_AS", "NOT_THERE"] {
+            assert!(!said.contains(name), "{name}: {said}");
+        }
+    }
+    fs::remove_file(&script).unwrap();
 }
 
 /// Who lost a ticket ends its work, and leaves it to whoever has it by then.

@@ -163,7 +163,9 @@ impl Repository {
             ..Kept::default()
         };
         if let Some((dir, manifest)) = claim.folders.workspace.get() {
-            let known = lock(manifest).take().map(|known| known.without(&kept.changes.written));
+            let known = lock(manifest).take();
+            let known = known.zip(kept.changes.written.as_ref());
+            let known = known.map(|(known, written)| known.without(written));
             let captured = self.capture(claim, dir, known.as_ref()).await?;
             kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
             kept.manifest = (captured.skipped_count == 0).then_some(captured.manifest);

@@ -44,8 +44,11 @@ pub fn config(history: &str, version: &str) -> String {
             "read -r up _ < /proc/uptime; token=s{task}-$$-$up
             write() {{ read -r up _ < /proc/uptime; echo \"$up $token - $*\" >> '{history}'; }}
             write begin before $JOB_NAME.$BUILD_NUMBER.{task}
-            if [ -e steps ]; then before=$(tr '\\n' ',' < steps); else before=; fi
-            write end ok \"$before\"
+            if before=$(LC_ALL=C cat steps 2>&1); then write end ok \"$(echo \"$before\" | tr '\\n' ',')\"
+            else case $before in
+            *'No such file'*) write end ok '' ;;
+            *) write end unread \"$before\"; exit 1 ;;
+            esac; fi
             echo \"{}\"
             yes $token | head -n {ARTIFACT_LINES} > ../artifacts/{task}.txt
             sleep 0.$((BUILD_NUMBER % 10))

@@ -12,33 +12,12 @@ use std::time::Duration;
 
 use super::address::{Address, Login, Way};
 use crate::beneath::Folder;
+use crate::task::OF_THE_NODE;
 use crate::task::desk::say;
 use crate::tree::{self, Trouble};
 
-/// Variables that git gets from this process, which has them from the worker or its user.
-const KEPT: [&str; 21] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "TMPDIR",
-    "TZ",
-    "GIT_EXEC_PATH",
-    "http_proxy",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "GIT_SSL_CAINFO",
-    "GIT_SSL_CAPATH",
-    "GIT_SSH_COMMAND",
-    "SSH_AUTH_SOCK",
-    "XDG_RUNTIME_DIR",
-];
+/// Variables that git gets from this process beside those of the node.
+const OF_THE_USER: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
 
 /// How ssh is called if the administrator does not say otherwise. A connection that is kept for others
 /// would outlive the task.
@@ -160,7 +139,8 @@ impl Git<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("git");
         command.args(arguments).stdin(Stdio::null()).env_clear();
-        command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        let kept = OF_THE_USER.iter().chain(&OF_THE_NODE);
+        command.envs(kept.filter_map(|name| Some((name, std::env::var_os(name)?))));
         let ways = match self.address.way {
             Way::Server(_) => "https:http:ssh:git",
             Way::Local => "file",

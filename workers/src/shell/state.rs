@@ -206,6 +206,11 @@ impl Run {
         format!("distcifs-{}-{}", std::process::id(), name.to_string_lossy())
     }
 
+    /// It, which nobody but the worker can write to.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What the script's environment shows it: the script, and what starts it.
     pub fn files(&self) -> PathBuf {
         self.folder.join("files")

@@ -3,13 +3,23 @@
 use std::collections::HashSet;
 
 /// What was done below a claim's folders.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Changes {
     /// Grows with every change and every open file that may change something.
     pub count: u64,
     /// Device and inode number of files that were opened for writing: a mapping may have changed
-    /// them without a trace.
-    pub written: HashSet<(u64, u64)>,
+    /// them without a trace. `None`: so many that nobody remembers which.
+    pub written: Option<HashSet<(u64, u64)>>,
+}
+
+impl Default for Changes {
+    /// Nothing was done.
+    fn default() -> Self {
+        Changes {
+            count: 0,
+            written: Some(HashSet::new()),
+        }
+    }
 }
 
 /// What the tree keeps of a claim: the open files below its folders.

@@ -14,6 +14,10 @@ const SHIFTED_IDS: u32 = 1 << 16;
 /// The one among them that stands for those beyond: nobody.
 const SHIFTED_NOBODY: u32 = SHIFTED_IDS - 2;
 
+/// Files opened for writing that one claim remembers, 24 bytes each: past that all count as changed when the
+/// result is stored.
+const WRITTEN_MAX: usize = 1 << 18;
+
 /// Whom a claim's files are shown as belonging to. What stands on the disk, and in the result, knows
 /// nothing of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -96,8 +100,8 @@ pub struct Attempt {
     open: AtomicUsize,
     /// Changes of names and attributes, and files opened for writing or closed after that.
     changes: AtomicU64,
-    /// Device and number of each file that was opened for writing: as many as there are files.
-    written: Mutex<HashSet<(u64, u64)>>,
+    /// Device and number of each file that was opened for writing; `None` past [`WRITTEN_MAX`].
+    written: Mutex<Option<HashSet<(u64, u64)>>>,
     roots: Mutex<Vec<Ino>>,
     /// Bytes written that the kernel asked for.
     bytes: AtomicU64,
@@ -117,7 +121,7 @@ impl Attempt {
             alive: RwLock::new(true),
             open: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
-            written: Mutex::default(),
+            written: Mutex::new(Some(HashSet::new())),
             roots: Mutex::default(),
             bytes: AtomicU64::new(0),
             still: RwLock::default(),
@@ -225,7 +229,13 @@ impl Attempt {
         self.open.fetch_add(1, Ordering::AcqRel);
         if writable {
             self.changed();
-            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(files) = written.as_mut() {
+                files.insert(file);
+                if files.len() > WRITTEN_MAX {
+                    *written = None;
+                }
+            }
         }
     }
 
@@ -235,5 +245,25 @@ impl Attempt {
             self.changed();
         }
         self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_written_files_is_bounded() {
+        let attempt = Attempt::new(1);
+        for file in 0..WRITTEN_MAX as u64 {
+            attempt.opened((1, file), true);
+            attempt.opened((1, file), true);
+        }
+        let written = attempt.changes().written.unwrap();
+        assert!(written.len() == WRITTEN_MAX && written.contains(&(1, 7)));
+        attempt.opened((2, 0), true);
+        assert!(attempt.changes().written.is_none());
+        attempt.opened((1, 7), true);
+        assert!(attempt.changes().written.is_none());
     }
 }
