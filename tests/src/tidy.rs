@@ -19,8 +19,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
 
 /// Where Rust sources are.
-const RUST_FOLDERS: [&str; 5] = [
+const RUST_FOLDERS: [&str; 6] = [
     "distcifs/src",
+    "patterns/src",
     "schedule/src",
     "workers/src",
     "tests/src",

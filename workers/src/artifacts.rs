@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::beneath::Folder;
 use crate::copying::Copying;
-use crate::pattern::Pattern;
+use crate::selecting::Selection;
 use crate::task::desk::{Desk, read, say};
 use crate::task::{Done, Kind};
 use crate::tree::{self, Trouble};
@@ -35,21 +35,15 @@ fn publish(desk: &Desk) -> Done {
     if patterns.is_empty() {
         return Err(Trouble::Refused("params.artifacts is missing".to_owned()));
     }
-    let workspace = desk.workspace()?;
+    let mut selection = Selection::new(&patterns)?;
     let mut copying = Copying::new(desk.artifacts()?);
-    let mut missed = Vec::new();
-    for pattern in &patterns {
-        if !copy_matches(pattern, &workspace, &mut copying)? {
-            missed.push(format!("'{pattern}'"));
-        }
-    }
+    selection.copy(&desk.workspace()?, &mut copying)?;
     tell_left_out(desk, &copying);
     // As in DistCI a pattern may match nothing; when none does, the names are wrong.
-    let why = format!("nothing in the workspace matches {}", missed.join(" "));
-    if missed.len() == patterns.len() {
-        return Err(Trouble::Refused(why));
-    }
-    if !missed.is_empty() {
+    if let Some(why) = nothing(&selection, "in the workspace") {
+        if selection.copied == 0 {
+            return Err(Trouble::Refused(why));
+        }
         say(&format!("{}: {why}", desk.name));
     }
     Ok(Vec::new())
@@ -61,24 +55,34 @@ fn copy(desk: &Desk) -> Done {
     let (number, artifacts) = source(&jobs, &job, &build)?;
     let target = desk.make_folder("target_directory")?;
     let mut copying = Copying::new(target);
-    let patterns = desk.list("artifacts");
-    if patterns.is_empty() {
-        copy_matches(".", &artifacts, &mut copying)?;
+    let mut patterns = desk.list("artifacts");
+    let all = patterns.is_empty();
+    if all {
+        patterns.push(".".to_owned());
     }
-    for pattern in &patterns {
-        if !copy_matches(pattern, &artifacts, &mut copying)? {
-            let why = format!("no artifact of {job} {build} matches '{pattern}'");
-            return Err(Trouble::Refused(why));
-        }
+    let mut selection = Selection::new(&patterns)?;
+    selection.copy(&artifacts, &mut copying)?;
+    if let Some(why) = nothing(&selection, &format!("among the artifacts of {job} {build}")).filter(|_| !all) {
+        return Err(Trouble::Refused(why));
     }
     tell_left_out(desk, &copying);
     say(&format!("{}: from build {number} of the job {job}", desk.name));
     Ok(Vec::new())
 }
 
-/// Copies what matches to the same place; whether anything did.
-fn copy_matches(pattern: &str, from: &Folder, copying: &mut Copying) -> tree::Result<bool> {
-    Pattern::new(pattern)?.each(from, &mut |folder, name, way| copying.copy(folder, name, way))
+/// What is said of patterns that name nothing, or nothing that is left.
+fn nothing(selection: &Selection, place: &str) -> Option<String> {
+    let missed = selection.missed();
+    if !missed.is_empty() {
+        let rest = if selection.excludes() {
+            " and is not excluded"
+        } else {
+            ""
+        };
+        return Some(format!("nothing {place} matches {}{rest}", missed.join(" ")));
+    }
+    let why = format!("all {place} that the patterns match is excluded by those with !");
+    (selection.copied == 0 && selection.excludes()).then_some(why)
 }
 
 fn tell_left_out(desk: &Desk, copying: &Copying) {

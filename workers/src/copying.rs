@@ -46,10 +46,13 @@ pub struct Copying {
 const LEFT_OUT_MAX: usize = 20;
 
 /// A folder that is being copied.
-struct Level {
-    from: Folder,
-    entries: Dir,
-    to: Folder,
+pub struct Level {
+    /// The original.
+    pub from: Folder,
+    /// What is in it.
+    pub entries: Dir,
+    /// The copy.
+    pub to: Folder,
     stat: Stat,
 }
 
@@ -65,32 +68,32 @@ impl Copying {
         }
     }
 
-    /// Copies what has this name in a folder to the same name in the folder `way` below the target;
-    /// folders with all that is in them.
+    /// Where copies come to.
+    pub fn target(&self) -> &Folder {
+        &self.to
+    }
+
+    /// Copies what has this name in a folder to the same name in a folder of the target; folders with
+    /// all that is in them. `path` is its place below the target.
     ///
     /// # Errors
     /// `Refused` with the place, if something can't be read or made.
-    pub fn copy(&mut self, from: &Folder, name: &OsStr, way: &Path) -> tree::Result<()> {
-        let to = self.to.make(way);
-        let to = to.map_err(|e| trouble(&format!("can't make the folder '{}'", way.display()), &e))?;
-        let mut path = way.join(name);
+    pub fn copy(&mut self, from: &Folder, name: &OsStr, to: &Folder, path: &Path) -> tree::Result<()> {
+        let mut path = path.to_owned();
         let mut levels: Vec<Level> = Vec::new();
-        levels.extend(self.one(from, name, &to, &path)?);
+        levels.extend(self.one(from, name, to, &path)?);
         while let Some(level) = levels.last_mut() {
             let cant = |error: io::Error| trouble(&format!("can't read '{}'", path.display()), &error);
             let Some((name, _)) = beneath::next_name(&mut level.entries).map_err(cant)? else {
-                self.settle(&level.to, &level.stat)
-                    .map_err(|e| trouble(&format!("can't make '{}'", path.display()), &e))?;
-                levels.pop();
+                if let Some(level) = levels.pop() {
+                    self.end(&level, &path)?;
+                }
                 path.pop();
                 continue;
             };
             path.push(&name);
             match self.one(&level.from, &name, &level.to, &path)? {
-                Some(_) if levels.len() >= DEPTH_MAX => {
-                    let why = format!("'{}': folders nest deeper than {DEPTH_MAX}", path.display());
-                    return Err(Trouble::Refused(why));
-                }
+                Some(_) if levels.len() >= DEPTH_MAX => return Err(too_deep(&path)),
                 Some(below) => levels.push(below),
                 None => {
                     path.pop();
@@ -98,6 +101,24 @@ impl Copying {
             }
         }
         Ok(())
+    }
+
+    /// Begins a folder, for a copy of some of what is in it.
+    ///
+    /// # Errors
+    /// `Refused` with the place, if it can't be read or made.
+    pub fn begin(&self, from: &Folder, name: &OsStr, to: &Folder, path: &Path) -> tree::Result<Level> {
+        let cant = |error: io::Error| trouble(&format!("can't copy '{}'", path.display()), &error);
+        self.folder(from, name, to).map_err(cant)
+    }
+
+    /// Gives a folder, when all is in it, what its original is beside that.
+    ///
+    /// # Errors
+    /// `Refused` with the place, if it can't be changed.
+    pub fn end(&self, level: &Level, path: &Path) -> tree::Result<()> {
+        let settled = self.settle(&level.to, &level.stat);
+        settled.map_err(|e| trouble(&format!("can't make '{}'", path.display()), &e))
     }
 
     /// Copies one name; of a folder, begins it.
@@ -228,6 +249,11 @@ impl Copying {
     fn changes_owner(&self, stat: &Stat) -> bool {
         self.me.0 == 0 && (stat.st_uid, stat.st_gid) != self.me
     }
+}
+
+/// What is said of folders that nest too deep.
+pub fn too_deep(path: &Path) -> Trouble {
+    Trouble::Refused(format!("'{}': folders nest deeper than {DEPTH_MAX}", path.display()))
 }
 
 fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use distcifs_patterns::{Rule, misplaced};
+
 use super::expand::{Piece, pieces};
 use super::fault::{Faults, Place, quoted};
 use super::json::{Kind, Member, Value};
@@ -187,32 +189,45 @@ fn folder(params: &Object<'_>, key: &str, faults: &mut Faults) {
     inside(text, at, &params.path_of(key), faults);
 }
 
-/// `artifacts`: patterns of paths in the workspace.
+/// `artifacts`: patterns of paths in the workspace. What a parameter brings is looked at by the worker.
 fn patterns(params: &Object<'_>, faults: &mut Faults) {
-    for (i, (at, text)) in params
-        .strings("artifacts", faults)
-        .unwrap_or_default()
-        .into_iter()
-        .enumerate()
-    {
+    let all = params.strings("artifacts", faults).unwrap_or_default();
+    for (i, (at, text)) in all.iter().enumerate() {
         let path = format!("{}[{i}]", params.path_of("artifacts"));
         if text.is_empty() {
-            faults.add(at, format!("{path} must not be empty"));
+            faults.add(*at, format!("{path} must not be empty"));
         }
-        inside(text, at, &path, faults);
+        let known = inside(text.strip_prefix('!').unwrap_or(text), *at, &path, faults);
+        let open = pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_)));
+        if known
+            && !open
+            && !text.is_empty()
+            && let Err(why) = Rule::parse(text)
+        {
+            faults.add(*at, format!("{path} {why}"));
+        }
+    }
+    if let Some(why) = misplaced(all.iter().map(|(_, text)| *text))
+        && let Some((at, _)) = all.first()
+    {
+        faults.add(*at, format!("{}[0] {why}", params.path_of("artifacts")));
     }
 }
 
-/// A path that doesn't lead out of the workspace.
-fn inside(text: &str, at: Place, path: &str, faults: &mut Faults) {
+/// Whether a path doesn't lead out of the workspace; else a fault.
+fn inside(text: &str, at: Place, path: &str, faults: &mut Faults) -> bool {
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
         faults.add(
             at,
             format!("{path} must stay in the workspace: not begin with / and have no .. in it"),
         );
-    } else if text.chars().any(char::is_control) {
-        faults.add(at, format!("{path} must be one line without control characters"));
+        return false;
     }
+    if text.chars().any(char::is_control) {
+        faults.add(at, format!("{path} must be one line without control characters"));
+        return false;
+    }
+    true
 }
 
 /// Whether the value holds a parameter, so that it is known only later.

@@ -259,6 +259,34 @@ fn the_types_of_distcifs_are_checked() {
     );
 }
 
+/// "What other tools know and this page does not is refused when the configuration is written."
+#[test]
+fn patterns_that_are_not_known_are_refused() {
+    for kind in ["publish-artifacts", "copy-artifacts"] {
+        for (patterns, expected) in [
+            (
+                json!(["a", "**.jar"]),
+                "artifacts[1] has '**.jar', but ** must stand alone",
+            ),
+            (json!(["!a", "b"]), "artifacts[0] excludes nothing"),
+            (json!(["!/etc"]), "artifacts[0] must stay in the workspace"),
+            (json!(["@(a|b)"]), "write {a,b} for either"),
+            (json!(["{1..3}"]), "sequences are not known"),
+            (json!(["a", "!"]), "artifacts[1] must not be empty"),
+        ] {
+            let task = json!({"type": kind, "params": {"job": "a", "artifacts": patterns}});
+            let found = faults(&json!({"tasks": [task]}));
+            assert!(
+                found.iter().any(|fault| fault.contains(expected)),
+                "{patterns}: {found:?}"
+            );
+        }
+    }
+    good(&json!({"parameters": {"ref": "x"}, "tasks": [
+        {"type": "publish-artifacts", "params": {"artifacts": ["**/*.{jar,war}", "!**/test/", "out/${ref}**"]}}
+    ]}));
+}
+
 #[test]
 fn copy_artifacts_names_a_build() {
     refused(

@@ -1,6 +1,7 @@
 //! Measures what doc/tree.md's promises cost on this machine, one JSON line per measure. Nothing
 //! is asserted: a machine that is busy measures itself.
 
+mod artifacts;
 mod builds;
 mod cluster;
 mod crowd;
@@ -16,7 +17,7 @@ mod workspace;
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 25] = [
+const MEASURES: [(&str, fn()); 26] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -27,6 +28,7 @@ const MEASURES: [(&str, fn()); 25] = [
     ("tickets", load::tickets),
     ("workspace", workspace::small_files),
     ("large", workspace::large_file),
+    ("artifacts", artifacts::by_pattern),
     ("webhook", webhook::push_to_build),
     ("deliveries", webhook::many_deliveries),
     ("gc", upkeep::gc),

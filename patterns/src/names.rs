@@ -1,163 +1,80 @@
-//! Patterns of paths, as a shell has them, looked for in a folder without a shell and without links.
-//!
-//! `*` and `?` stand for anything but `/`, `[a-z]`, `[!a]` and `[[:digit:]]` for one character of these;
-//! a dot in front of a name must be written. Where no path fits, the pattern may be the name itself:
-//! `a[1].txt`. All this is what `sh` does, and the tests compare it with `sh`; the glob crates differ in
-//! braces, in classes and in what an open bracket means.
+//! Names and parts of patterns, as `sh` has them: `*` and `?` stand for anything, `[a-z]`, `[!a]` and
+//! `[[:digit:]]` for one character of these. The tests compare all of it with `sh`; the glob crates differ
+//! in classes and in what an open bracket means.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::FileType;
-use rustix::io::Errno;
-
-use crate::beneath::{self, DEPTH_MAX, Folder, inside, is, trouble};
-use crate::tree::{self, Trouble};
-
-/// A pattern, split where its folders are.
-#[derive(Debug)]
-pub struct Pattern {
-    text: String,
-    parts: Vec<String>,
-}
-
-/// What is done with each place that fits: a name in a folder, and the way there from the top.
-pub type Found<'a> = dyn FnMut(&Folder, &OsStr, &Path) -> tree::Result<()> + 'a;
-
-impl Pattern {
-    /// Reads one.
-    ///
-    /// # Errors
-    /// `Refused` if it leads out of the folder, or is longer than any path.
-    pub fn new(text: &str) -> tree::Result<Self> {
-        let refused = |why: &str| Trouble::Refused(format!("'{text}' is not a pattern below the folder: {why}"));
-        let Some(path) = inside(text) else {
-            return Err(refused("no leading / and no .. please, and no more than 4,095 bytes"));
-        };
-        let parts: Vec<String> = path
-            .components()
-            .map(|part| part.as_os_str().to_string_lossy().into_owned())
-            .collect();
-        if parts.len() > DEPTH_MAX {
-            return Err(refused("folders do not nest that deep"));
-        }
-        Ok(Pattern {
-            text: text.to_owned(),
-            parts,
-        })
-    }
-
-    /// Does something with all that fits; whether there was anything. A pattern without a name, `.`,
-    /// fits all that is in the folder.
-    ///
-    /// # Errors
-    /// Those of `found`, and if a folder can't be read or is a link.
-    pub fn each(&self, root: &Folder, found: &mut Found<'_>) -> tree::Result<bool> {
-        if self.parts.is_empty() {
-            let top = Path::new("");
-            return in_folder(root, top, |_| true, |name, _| found(root, name, top).map(|()| true));
-        }
-        if self.walk(root, Path::new(""), 0, true, found)? {
-            return Ok(true);
-        }
-        let wild = self.parts.iter().any(|part| is_wild(part));
-        Ok(wild && self.walk(root, Path::new(""), 0, false, found)?)
-    }
-
-    /// Follows the pattern from its part `at` on; `wild`: whether characters have their meaning.
-    fn walk(&self, folder: &Folder, way: &Path, at: usize, wild: bool, found: &mut Found<'_>) -> tree::Result<bool> {
-        let Some(part) = self.parts.get(at) else {
-            return Ok(false);
-        };
-        let last = at + 1 == self.parts.len();
-        if !(wild && is_wild(part)) {
-            let name = OsStr::new(part);
-            if last {
-                return match folder.stat(name) {
-                    Ok(_) => found(folder, name, way).map(|()| true),
-                    Err(error) if is_nothing(&error) => Ok(false),
-                    Err(error) => Err(self.trouble(way, name, &error)),
-                };
-            }
-            return match folder.enter(name) {
-                Ok(below) => self.walk(&below, &way.join(name), at + 1, wild, found),
-                Err(error) if is_nothing(&error) => Ok(false),
-                Err(error) => Err(self.trouble(way, name, &error)),
-            };
-        }
-        let hidden = part.starts_with('.') || part.starts_with("\\.");
-        let fits = |name: &OsStr| {
-            let name = name.as_bytes();
-            (hidden || !name.starts_with(b".")) && matches(part.as_bytes(), name)
-        };
-        in_folder(folder, way, fits, |name, kind| {
-            if last {
-                return found(folder, name, way).map(|()| true);
-            }
-            if !matches!(kind, FileType::Directory | FileType::Unknown) {
-                return Ok(false);
-            }
-            match folder.enter(name) {
-                Ok(below) => self.walk(&below, &way.join(name), at + 1, wild, found),
-                Err(error) if is_nothing(&error) || is(&error, Errno::LOOP) => Ok(false),
-                Err(error) => Err(self.trouble(way, name, &error)),
-            }
-        })
-    }
-
-    fn trouble(&self, way: &Path, name: &OsStr, error: &std::io::Error) -> Trouble {
-        let place = way.join(name);
-        if self.text == place.to_string_lossy() {
-            return trouble(&format!("'{}'", self.text), error);
-        }
-        trouble(&format!("'{}', at '{}'", self.text, place.display()), error)
-    }
-}
-
-/// Does something with the names of a folder that fit; whether anything came of it.
-fn in_folder(
-    folder: &Folder,
-    way: &Path,
-    fits: impl Fn(&OsStr) -> bool,
-    mut then: impl FnMut(&OsStr, FileType) -> tree::Result<bool>,
-) -> tree::Result<bool> {
-    let cant = |error: std::io::Error| trouble(&format!("can't read the folder '{}'", shown(way).display()), &error);
-    let mut entries = folder.entries().map_err(cant)?;
-    let mut any = false;
-    while let Some((name, kind)) = beneath::next_name(&mut entries).map_err(cant)? {
-        if fits(&name) {
-            any |= then(&name, kind)?;
-        }
-    }
-    Ok(any)
-}
-
-fn shown(way: &Path) -> PathBuf {
-    if way.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        way.to_owned()
-    }
-}
-
-/// Whether there is nothing of that name.
-fn is_nothing(error: &std::io::Error) -> bool {
-    is(error, Errno::NOENT) || is(error, Errno::NOTDIR) || is(error, Errno::NAMETOOLONG)
-}
+/// The classes of characters, as `[[:digit:]]` names them.
+const CLASSES: [&str; 12] = [
+    "alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit",
+];
 
 /// Whether a part is more than a name.
-fn is_wild(part: &str) -> bool {
-    let mut escaped = false;
-    part.bytes().any(|byte| {
-        let wild = !escaped && matches!(byte, b'*' | b'?' | b'[');
-        escaped = !escaped && byte == b'\\';
-        wild
-    })
+pub(crate) fn is_wild(part: &str) -> bool {
+    part.contains(['*', '?', '[', '\\'])
+}
+
+/// Whether a part names a dot in front.
+pub(crate) fn is_hidden_named(part: &str) -> bool {
+    part.starts_with('.') || part.starts_with("\\.")
+}
+
+/// Refuses what shells and other tools know beside this, and what looks as if it were meant.
+pub(crate) fn check(part: &str) -> Result<(), String> {
+    let bare = without_escapes(part);
+    if bare.contains("**") {
+        let hint = match part.strip_prefix("**") {
+            Some(rest) if !rest.contains("**") => format!(": **/*{rest} for files at any depth"),
+            _ => String::new(),
+        };
+        return Err(format!(
+            "has '{part}', but ** must stand alone between two slashes{hint}"
+        ));
+    }
+    for opening in ["@(", "+(", "!(", "?(", "*("] {
+        if let Some((_, rest)) = bare.split_once(opening)
+            && rest.split_once(')').is_some_and(|(inner, _)| inner.contains('|'))
+        {
+            return Err(format!(
+                "has {opening}…|…), which is not known: write {{a,b}} for either"
+            ));
+        }
+    }
+    for (opening, closing) in [("[:", ":]"), ("[.", ".]"), ("[=", "=]")] {
+        for (at, _) in bare.match_indices(opening) {
+            let inside = bare[..at]
+                .rfind('[')
+                .is_some_and(|start| !bare[start..at].contains(']'));
+            let Some((name, _)) = bare[at + 2..].split_once(closing).filter(|_| inside) else {
+                continue;
+            };
+            if opening != "[:" || !CLASSES.contains(&name) {
+                let known = CLASSES.join(" ");
+                return Err(format!(
+                    "has {opening}{name}{closing}, which is not known: there are [: :] with {known}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The text with something without a meaning for each escaped character.
+fn without_escapes(part: &str) -> String {
+    let (mut out, mut escaped) = (String::new(), false);
+    for char in part.chars() {
+        if escaped {
+            escaped = false;
+            out.push('\0');
+        } else if char == '\\' {
+            escaped = true;
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// Whether a name fits one part of a pattern. It takes at most the product of both lengths in steps.
-pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     // Where to go on if what follows the last star does not fit: the star takes one more.
     let mut star: Option<(usize, usize)> = None;
@@ -306,20 +223,20 @@ mod tests {
             ("*a*b*c", &["abc", "xaybzc"], &["acb"]),
         ] {
             for name in yes {
-                assert!(matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+                assert!(fits(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
             }
             for name in no {
-                assert!(!matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+                assert!(!fits(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
             }
         }
-        assert!(matches(b"?x", b"\xffx"), "what is no UTF-8 is a character too");
+        assert!(fits(b"?x", b"\xffx"), "what is no UTF-8 is a character too");
     }
 
     /// A pattern costs no more than its length by the name's.
     #[test]
     fn a_hostile_pattern_is_no_work() {
         let pattern = "*a".repeat(100) + "b";
-        assert!(!matches(pattern.as_bytes(), "a".repeat(255).as_bytes()));
+        assert!(!fits(pattern.as_bytes(), "a".repeat(255).as_bytes()));
     }
 
     /// What `sh` matches is matched, and nothing else: all short patterns of these characters.
@@ -366,7 +283,7 @@ mod tests {
                 let ours: String = names
                     .iter()
                     .map(|name| {
-                        if matches(pattern.as_bytes(), name.as_bytes()) {
+                        if fits(pattern.as_bytes(), name.as_bytes()) {
                             '1'
                         } else {
                             '0'

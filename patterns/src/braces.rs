@@ -1,0 +1,92 @@
+//! Braces: `{a,b}` stands for either, as in bash. Braces without a comma, or without an end, stand for
+//! themselves.
+
+/// Most ways of one pattern.
+const WAYS_MAX: usize = 1000;
+
+/// Most bytes of all ways of one pattern.
+const BYTES_MAX: usize = 4 << 20;
+
+/// All that a pattern stands for, in its order.
+pub(crate) fn expand(text: &str) -> Result<Vec<String>, String> {
+    let mut ways = vec![String::new()];
+    let mut at = 0;
+    let bytes = text.as_bytes();
+    let mut plain = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'{' => {
+                let Some((choices, end)) = choices(text, at)? else {
+                    at += 1;
+                    continue;
+                };
+                ways = product(&ways, &[text[plain..at].to_owned()])?;
+                ways = product(&ways, &choices)?;
+                (at, plain) = (end, end);
+            }
+            _ => at += 1,
+        }
+    }
+    product(&ways, &[text[plain..].to_owned()])
+}
+
+/// What stands between the brace at a place and its end, and where that is; none if it stands for itself.
+fn choices(text: &str, start: usize) -> Result<Option<(Vec<String>, usize)>, String> {
+    let bytes = text.as_bytes();
+    let (mut depth, mut at, mut begun, mut found) = (0, start, start + 1, Vec::new());
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 1,
+            b'{' => depth += 1,
+            b',' if depth == 1 => {
+                found.push(&text[begun..at]);
+                begun = at + 1;
+            }
+            b'}' if depth == 1 => {
+                found.push(&text[begun..at]);
+                if let [only] = found[..] {
+                    return if only.contains("..") {
+                        Err(format!("has {{{only}}}, and sequences are not known: write {{a,b,c}}"))
+                    } else {
+                        Ok(None)
+                    };
+                }
+                let mut all = Vec::new();
+                for choice in found {
+                    all.extend(expand(choice)?);
+                    bounded(&all)?;
+                }
+                return Ok(Some((all, at + 1)));
+            }
+            b'}' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(None)
+}
+
+fn product(left: &[String], right: &[String]) -> Result<Vec<String>, String> {
+    if left.len().saturating_mul(right.len()) > WAYS_MAX {
+        return Err(too_many());
+    }
+    let all: Vec<String> = left
+        .iter()
+        .flat_map(|left| right.iter().map(move |right| format!("{left}{right}")))
+        .collect();
+    bounded(&all)?;
+    Ok(all)
+}
+
+fn bounded(ways: &[String]) -> Result<(), String> {
+    let bytes: usize = ways.iter().map(String::len).sum();
+    if ways.len() > WAYS_MAX || bytes > BYTES_MAX {
+        return Err(too_many());
+    }
+    Ok(())
+}
+
+fn too_many() -> String {
+    format!("must not stand for more than {WAYS_MAX} patterns by its braces")
+}

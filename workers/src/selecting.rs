@@ -1,0 +1,357 @@
+//! Copies what a list of patterns names, in one walk over the folder, without a shell and without links.
+//!
+//! A folder is read only if something in it may fit, and what fits is copied where it is met, once. Where
+//! nothing that is in a folder can be decided otherwise, it is copied whole. A pattern for which there is
+//! nothing may be a name itself, `a[1].txt`, as in `sh`: a second walk looks for these names.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use distcifs_patterns::{Part, Rule, misplaced};
+use rustix::fs::{Dir, FileType};
+use rustix::io::Errno;
+
+use crate::beneath::{self, DEPTH_MAX, Folder, is, trouble};
+use crate::copying::{Copying, Level, too_deep};
+use crate::tree::{self, Trouble};
+
+/// A list of patterns, and which of them fitted something.
+#[derive(Debug)]
+pub struct Selection {
+    rules: Vec<Rule>,
+    fitted: Vec<bool>,
+    /// How many files, links and folders were copied, each folder that was copied whole as one.
+    pub copied: u64,
+}
+
+/// What is decided of a place so far: by which pattern, and whether it is taken.
+type Decision = Option<(usize, bool)>;
+
+/// How far a pattern has come: which, which of its ways, and the part that is next.
+type State = (usize, usize, usize);
+
+/// A folder that is walked through.
+struct Here<'a> {
+    from: &'a Folder,
+    way: &'a Path,
+    states: Vec<State>,
+    decided: Decision,
+    depth: usize,
+}
+
+/// Where a folder's copies come to: made when there is the first.
+enum Target<'a> {
+    Made(&'a Folder),
+    Later(Option<Folder>),
+}
+
+impl Selection {
+    /// Reads the patterns.
+    ///
+    /// # Errors
+    /// `Refused` with the one that is wrong.
+    pub fn new(patterns: &[String]) -> tree::Result<Self> {
+        if let Some(why) = misplaced(patterns.iter().map(String::as_str)) {
+            return Err(refused(&patterns[0], why));
+        }
+        let rules: tree::Result<Vec<Rule>> = patterns
+            .iter()
+            .map(|text| Rule::parse(text).map_err(|why| refused(text, &why)))
+            .collect();
+        let rules = rules?;
+        Ok(Selection {
+            fitted: vec![false; rules.len()],
+            rules,
+            copied: 0,
+        })
+    }
+
+    /// The patterns that fitted nothing, those that exclude apart.
+    pub fn missed(&self) -> Vec<String> {
+        let missed = self.rules.iter().zip(&self.fitted);
+        missed
+            .filter(|(rule, fitted)| !rule.excludes && !**fitted)
+            .map(|(rule, _)| format!("'{}'", rule.text))
+            .collect()
+    }
+
+    /// Whether something is excluded.
+    pub fn excludes(&self) -> bool {
+        self.rules.iter().any(|rule| rule.excludes)
+    }
+
+    /// Copies from this folder what the patterns name.
+    ///
+    /// # Errors
+    /// `Refused` with the place, if something can't be read or made, or a pattern leads through a link.
+    pub fn copy(&mut self, from: &Folder, copying: &mut Copying) -> tree::Result<()> {
+        self.walk(from, copying, None)?;
+        let names: Vec<Option<Rule>> = self
+            .rules
+            .iter()
+            .zip(&self.fitted)
+            .map(|(rule, fitted)| rule.as_name().filter(|_| !rule.excludes && !fitted))
+            .collect();
+        if names.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let only: Vec<bool> = names.iter().map(Option::is_some).collect();
+        for (rule, name) in self.rules.iter_mut().zip(names) {
+            if let Some(name) = name {
+                *rule = name;
+            }
+        }
+        self.walk(from, copying, Some(&only))
+    }
+
+    /// Walks once; with `only`, copies nothing but what one of these decides.
+    fn walk(&mut self, from: &Folder, copying: &mut Copying, only: Option<&[bool]>) -> tree::Result<()> {
+        let mut states = Vec::new();
+        let mut decided = None;
+        for (rule, found) in self.rules.iter().enumerate() {
+            for (way, is) in found.ways.iter().enumerate() {
+                if is.parts.is_empty() {
+                    decided = Some((rule, !found.excludes));
+                    self.fitted[rule] = true;
+                } else {
+                    states.push((rule, way, 0));
+                }
+            }
+        }
+        let here = Here {
+            from,
+            way: Path::new(""),
+            states: self.spread(states),
+            decided,
+            depth: 0,
+        };
+        let to = copying.target().again();
+        let to = to.map_err(|e| Trouble::from_io("can't begin", &e))?;
+        let mut walk = Walk {
+            selection: self,
+            copying,
+            only,
+        };
+        if let Some((_, taken)) = decided
+            && !taken
+            && !walk.goes_on(&here.states, here.decided)
+        {
+            return Ok(());
+        }
+        walk.folder(&here, None, &mut Target::Made(&to))?;
+        if self.copied == 0 {
+            // A folder that is empty has nothing for a pattern without a name.
+            for (rule, fitted) in self.rules.iter().zip(&mut self.fitted) {
+                *fitted &= rule.ways.iter().all(|way| !way.parts.is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    /// `**` may stand for no folder at all.
+    fn spread(&self, mut states: Vec<State>) -> Vec<State> {
+        let mut at = 0;
+        while let Some(&(rule, way, part)) = states.get(at) {
+            let parts = &self.rules[rule].ways[way].parts;
+            if parts.get(part) == Some(&Part::Any) && part + 1 < parts.len() {
+                states.push((rule, way, part + 1));
+            }
+            at += 1;
+        }
+        states.sort_unstable();
+        states.dedup();
+        states
+    }
+
+    fn part(&self, (rule, way, part): State) -> &Part {
+        &self.rules[rule].ways[way].parts[part]
+    }
+}
+
+fn refused(text: &str, why: &str) -> Trouble {
+    Trouble::Refused(format!("the pattern '{text}' {why}"))
+}
+
+/// One walk.
+struct Walk<'a> {
+    selection: &'a mut Selection,
+    copying: &'a mut Copying,
+    only: Option<&'a [bool]>,
+}
+
+impl Walk<'_> {
+    /// Goes through a folder, whose entries may be open already.
+    fn folder(&mut self, here: &Here<'_>, entries: Option<&mut Dir>, to: &mut Target<'_>) -> tree::Result<()> {
+        if here.depth > DEPTH_MAX {
+            return Err(too_deep(here.way));
+        }
+        let takes = here.decided.is_some_and(|(_, taken)| taken);
+        let names: Option<BTreeSet<OsString>> = here
+            .states
+            .iter()
+            .map(|state| match self.selection.part(*state) {
+                Part::Name(name) => Some(OsString::from(name)),
+                _ => None,
+            })
+            .collect();
+        if let Some(names) = names.filter(|_| !takes) {
+            for name in names {
+                match here.from.stat(&name) {
+                    Ok(stat) => self.name(here, &name, FileType::from_raw_mode(stat.st_mode), to)?,
+                    Err(error) if is_nothing(&error) => {}
+                    Err(error) => return Err(trouble(&at(here.way, &name), &error)),
+                }
+            }
+            return Ok(());
+        }
+        let cant = |error| {
+            trouble(
+                &format!("can't read the folder '{}'", shown(here.way).display()),
+                &error,
+            )
+        };
+        let mut own;
+        let entries = if let Some(entries) = entries {
+            entries
+        } else {
+            own = here.from.entries().map_err(cant)?;
+            &mut own
+        };
+        while let Some((name, kind)) = beneath::next_name(entries).map_err(cant)? {
+            let kind = match kind {
+                FileType::Unknown => match here.from.stat(&name) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(error) if is_nothing(&error) => continue,
+                    Err(error) => return Err(trouble(&at(here.way, &name), &error)),
+                },
+                known => known,
+            };
+            self.name(here, &name, kind, to)?;
+        }
+        Ok(())
+    }
+
+    /// Decides about one name, and does it.
+    fn name(&mut self, here: &Here<'_>, name: &OsStr, kind: FileType, to: &mut Target<'_>) -> tree::Result<()> {
+        let is_folder = kind == FileType::Directory;
+        let (mut decided, mut below, mut led) = (here.decided, Vec::new(), false);
+        for state in &here.states {
+            let Selection { rules, fitted, .. } = &mut *self.selection;
+            let (number, way, at) = *state;
+            let (rule, of) = (&rules[number], &rules[number].ways[way]);
+            let part = &of.parts[at];
+            if !part.fits(name.as_bytes(), rule.excludes) {
+                continue;
+            }
+            let last = at + 1 == of.parts.len();
+            if last && (is_folder || !of.folders_only) {
+                decided = decided.max(Some((number, !rule.excludes)));
+                fitted[number] = true;
+            }
+            if *part == Part::Any {
+                below.push((number, way, at));
+            } else if !last {
+                led |= matches!(part, Part::Name(_)) && !rule.excludes && !of.parts[..at].contains(&Part::Any);
+                below.push((number, way, at + 1));
+            }
+        }
+        if kind == FileType::Symlink && led {
+            // Told as a link to a folder is; one to nothing or to a file is no way either.
+            let error = Errno::LOOP.into();
+            return Err(trouble(&at(here.way, name), &error));
+        }
+        let below = self.selection.spread(below);
+        let taken = self.takes(decided);
+        if is_folder && self.goes_on(&below, decided) {
+            return self.enter(here, name, (below, decided), to);
+        }
+        if taken {
+            let path = here.way.join(name);
+            let to = self.target(here, to)?;
+            self.copying.copy(here.from, name, to, &path)?;
+            self.selection.copied += 1;
+        }
+        Ok(())
+    }
+
+    fn takes(&self, decided: Decision) -> bool {
+        decided.is_some_and(|(rule, taken)| taken && self.only.is_none_or(|only| only[rule]))
+    }
+
+    /// Whether something in a folder can be decided otherwise than the folder, or be the first that fits
+    /// a pattern.
+    fn goes_on(&self, below: &[State], decided: Decision) -> bool {
+        let taken = decided.is_some_and(|(_, taken)| taken);
+        below.iter().any(|(number, _, _)| {
+            let later = decided.is_none_or(|(by, _)| *number > by);
+            match (self.selection.rules[*number].excludes, taken) {
+                (true, _) => later && taken,
+                (false, true) => !self.selection.fitted[*number],
+                (false, false) => later,
+            }
+        })
+    }
+
+    fn enter(
+        &mut self,
+        here: &Here<'_>,
+        name: &OsStr,
+        (states, decided): (Vec<State>, Decision),
+        to: &mut Target<'_>,
+    ) -> tree::Result<()> {
+        let way = here.way.join(name);
+        let inner = |from| Here {
+            from,
+            way: &way,
+            states,
+            decided,
+            depth: here.depth + 1,
+        };
+        if self.takes(decided) {
+            let above = self.target(here, to)?;
+            let mut level: Level = self.copying.begin(here.from, name, above, &way)?;
+            self.selection.copied += 1;
+            let Level { from, entries, to, .. } = &mut level;
+            self.folder(&inner(from), Some(entries), &mut Target::Made(to))?;
+            return self.copying.end(&level, &way);
+        }
+        match here.from.enter(name) {
+            Ok(from) => self.folder(&inner(&from), None, &mut Target::Later(None)),
+            // It went, or became something else, while this was looked at.
+            Err(error) if is_nothing(&error) || is(&error, Errno::LOOP) => Ok(()),
+            Err(error) => Err(trouble(&at(here.way, name), &error)),
+        }
+    }
+
+    /// The folder for copies of what is here.
+    fn target<'t>(&self, here: &Here<'_>, to: &'t mut Target<'_>) -> tree::Result<&'t Folder> {
+        match to {
+            Target::Made(to) => Ok(to),
+            Target::Later(Some(to)) => Ok(to),
+            Target::Later(later) => {
+                let made = self.copying.target().make(here.way);
+                let cant = |e| trouble(&format!("can't make the folder '{}'", here.way.display()), &e);
+                Ok(later.insert(made.map_err(cant)?))
+            }
+        }
+    }
+}
+
+/// Whether there is nothing of that name.
+fn is_nothing(error: &std::io::Error) -> bool {
+    is(error, Errno::NOENT) || is(error, Errno::NOTDIR) || is(error, Errno::NAMETOOLONG)
+}
+
+fn at(way: &Path, name: &OsStr) -> String {
+    format!("'{}'", way.join(name).display())
+}
+
+fn shown(way: &Path) -> PathBuf {
+    if way.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        way.to_owned()
+    }
+}
