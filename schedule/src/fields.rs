@@ -1,6 +1,6 @@
-//! The five fields: what each may hold, and `H` made into numbers.
+//! The five fields: what each may hold, `H` made into numbers, and the days that fit.
 
-use std::collections::BTreeSet;
+use jiff::civil::Date;
 
 use super::Fault;
 
@@ -62,41 +62,85 @@ const FIELDS: [Field; 5] = [
     },
 ];
 
-/// Places of the fields that make a date.
+/// Places of the fields.
+const MINUTE: usize = 0;
+const HOUR: usize = 1;
 const DAY: usize = 2;
 const MONTH: usize = 3;
 const WEEKDAY: usize = 4;
 
+/// Words that stand for five fields, as in cron.
+const NAMES: [(&str, [&str; 5]); 7] = [
+    ("@yearly", ["0", "0", "1", "1", "*"]),
+    ("@annually", ["0", "0", "1", "1", "*"]),
+    ("@monthly", ["0", "0", "1", "*", "*"]),
+    ("@weekly", ["0", "0", "*", "*", "0"]),
+    ("@daily", ["0", "0", "*", "*", "*"]),
+    ("@midnight", ["0", "0", "*", "*", "*"]),
+    ("@hourly", ["0", "*", "*", "*", "*"]),
+];
+
 /// What a field allows.
-enum Values {
-    /// `*`: the field says nothing.
-    Any,
-    /// These numbers.
-    Of(BTreeSet<u32>),
+#[derive(Debug, Clone)]
+struct Values {
+    /// A bit for each number.
+    bits: u64,
+    /// It begins with `*`: for the rule of days it says nothing, whatever its step.
+    starred: bool,
+    /// It is `*`, and every number will do.
+    any: bool,
+}
+
+impl Values {
+    fn has(&self, number: u32) -> bool {
+        self.bits >> number & 1 == 1
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u32> {
+        (0..u64::BITS).filter(|number| self.has(*number))
+    }
 }
 
 /// The fields of a schedule, understood.
-pub(super) struct Fields(Vec<Values>);
+#[derive(Debug, Clone)]
+pub(super) struct Fields([Values; 5]);
 
 impl Fields {
-    /// Reads the five words.
+    /// Reads the five words, or the one that stands for them.
     pub(super) fn parse(text: &str, words: &[&str], job: &str) -> Result<Self, Fault> {
-        if words.len() != FIELDS.len() {
-            let at = words.get(FIELDS.len()).copied().unwrap_or(&text[text.len()..]);
-            let found = words.len();
-            let what = format!("must have five fields (minute, hour, day, month, weekday), not {found}");
-            return Err(Fault::new(text, at, what));
-        }
+        let words = match words {
+            [word] if word.starts_with('@') => named(text, word)?,
+            words => <[&str; 5]>::try_from(words).map_err(|_| {
+                let at = words.get(FIELDS.len()).copied().unwrap_or(&text[text.len()..]);
+                let found = words.len();
+                Fault::new(
+                    text,
+                    at,
+                    format!("must have five fields (minute, hour, day, month, weekday), not {found}"),
+                )
+            })?,
+        };
         let mut values = Vec::new();
         for (number, (word, field)) in words.iter().zip(&FIELDS).enumerate() {
             let hash = spread(job, number);
-            let mut set = BTreeSet::new();
+            let mut bits = 0;
             for part in word.split(',') {
                 let bad = |why| Fault::new(text, part, format!("has a bad {} {word:?}: {why}", field.name));
-                set.extend(field.values(part, hash).map_err(bad)?);
+                for number in field.values(part, hash).map_err(bad)? {
+                    // 7 is Sunday, as 0 is.
+                    let number = if field.max == 7 { number % 7 } else { number };
+                    bits |= 1 << number;
+                }
             }
-            values.push(if *word == "*" { Values::Any } else { Values::Of(set) });
+            values.push(Values {
+                bits,
+                starred: word.starts_with('*'),
+                any: *word == "*",
+            });
         }
+        let Ok(values) = <[Values; 5]>::try_from(values) else {
+            return Err(Fault::new(text, text, "must have five fields"));
+        };
         let fields = Fields(values);
         if !fields.has_a_day() {
             let what = format!("never comes: no such month has a day {}", words[DAY]);
@@ -105,33 +149,67 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Whether some month has one of the days.
-    fn has_a_day(&self) -> bool {
-        let (Values::Of(days), Values::Any) = (&self.0[DAY], &self.0[WEEKDAY]) else {
-            return true;
-        };
-        let first = days.first().copied().unwrap_or(1);
-        (1..).zip(MONTH_DAYS).any(|(month, last)| {
-            let named = match &self.0[MONTH] {
-                Values::Any => true,
-                Values::Of(months) => months.contains(&month),
-            };
-            named && first <= last
-        })
+    /// Whether a day of the month and a weekday both say something; then a day that fits either
+    /// counts, else one that fits both.
+    fn either_day(&self) -> bool {
+        !self.0[DAY].starred && !self.0[WEEKDAY].starred
     }
 
-    /// The same as numbers and stars only, with Sunday as 0.
-    pub(super) fn plain(&self) -> String {
-        let field = |(number, values): (usize, &Values)| match values {
-            Values::Any => "*".to_owned(),
-            Values::Of(set) => {
-                let plain = |n: &u32| if number == WEEKDAY { n % 7 } else { *n };
-                let set: BTreeSet<u32> = set.iter().map(plain).collect();
-                set.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-            }
-        };
-        self.0.iter().enumerate().map(field).collect::<Vec<_>>().join(" ")
+    /// Whether some month has one of the days.
+    fn has_a_day(&self) -> bool {
+        let first = self.0[DAY].numbers().next().unwrap_or(1);
+        self.either_day()
+            || (1..)
+                .zip(MONTH_DAYS)
+                .any(|(month, last)| self.0[MONTH].has(month) && first <= last)
     }
+
+    /// Whether a day is one of the schedule.
+    pub(super) fn day_fits(&self, day: Date) -> bool {
+        let number = |number: i8| u32::try_from(number).unwrap_or(0);
+        let of_month = self.0[DAY].has(number(day.day()));
+        let of_week = self.0[WEEKDAY].has(number(day.weekday().to_sunday_zero_offset()));
+        let fits = if self.either_day() {
+            of_month || of_week
+        } else {
+            of_month && of_week
+        };
+        fits && self.0[MONTH].has(number(day.month()))
+    }
+
+    /// The times of a day, as hour and minute.
+    pub(super) fn times(&self) -> impl Iterator<Item = (i8, i8)> {
+        let small = |number: u32| i8::try_from(number).unwrap_or(0);
+        let minutes = move || self.0[MINUTE].numbers().map(small);
+        self.0[HOUR]
+            .numbers()
+            .map(small)
+            .flat_map(move |hour| minutes().map(move |minute| (hour, minute)))
+    }
+
+    /// Whether it comes in every hour, so that one that clocks leave out is no loss.
+    pub(super) fn comes_every_hour(&self) -> bool {
+        self.0[HOUR].any
+    }
+
+    /// Whether an hour that clocks show twice counts twice: where every hour or every minute does.
+    pub(super) fn goes_on_by_the_clock(&self) -> bool {
+        self.0[MINUTE].any || self.0[HOUR].any
+    }
+}
+
+/// The fields that a word such as `@daily` stands for.
+fn named(text: &str, word: &str) -> Result<[&'static str; 5], Fault> {
+    if let Some((_, fields)) = NAMES.iter().find(|(name, _)| *name == word) {
+        return Ok(*fields);
+    }
+    let known = NAMES.map(|(name, _)| name).join(", ");
+    let what = if word == "@reboot" {
+        format!("has no @reboot: a tree has no start that all its machines share; there are {known}")
+    } else {
+        format!("has no {word}; there are {known}")
+    };
+    Err(Fault::new(text, word, what))
 }
 
 impl Field {

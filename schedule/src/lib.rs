@@ -4,11 +4,10 @@
 //! so what is accepted is what is carried out.
 
 mod fields;
+mod times;
 
-use croner::Cron;
-use croner::parser::CronParser;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 
 use fields::Fields;
 
@@ -18,7 +17,7 @@ const TEXT_BYTES_MAX: usize = 256;
 /// When builds of a job start.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    cron: Cron,
+    fields: Fields,
     zone: TimeZone,
 }
 
@@ -44,7 +43,7 @@ impl Fault {
 }
 
 impl Schedule {
-    /// Reads `H 3 * * 1-5` or `TZ=Europe/Berlin H 3 * * 1-5`. `job` is what `H` is spread by; the
+    /// Reads `H 3 * * 1-5`, `TZ=Europe/Berlin H 3 * * 1-5` or `@daily`. `job` is what `H` is spread by; the
     /// zone is UTC if none is named.
     ///
     /// # Errors
@@ -66,10 +65,7 @@ impl Schedule {
             _ => TimeZone::UTC,
         };
         let fields = Fields::parse(text, &words, job)?;
-        let cron = CronParser::new()
-            .parse(&fields.plain())
-            .map_err(|error| Fault::new(text, text, format!("can't be understood: {error}")))?;
-        Ok(Schedule { cron, zone })
+        Ok(Schedule { fields, zone })
     }
 
     /// The last time that is later than `after` and not later than `until`, if there is one; all
@@ -78,20 +74,14 @@ impl Schedule {
     /// When clocks are put forward, a time that is left out comes at the first moment after; when
     /// they are put back, a given hour comes once, and `*` in the hour or minute goes on.
     pub fn last(&self, after: i64, until: i64) -> Option<i64> {
-        let found = self.cron.find_previous_occurrence(&self.at(until)?, true).ok()?;
-        let found = found.timestamp().as_second();
-        (found > after && found <= until).then_some(found)
+        let until = Timestamp::from_second(until).ok()?;
+        self.fields.last(&self.zone, after, until)
     }
 
     /// The first time that is later than `after`.
     pub fn next(&self, after: i64) -> Option<i64> {
-        let found = self.cron.find_next_occurrence(&self.at(after)?, false).ok()?;
-        Some(found.timestamp().as_second()).filter(|found| *found > after)
-    }
-
-    fn at(&self, second: i64) -> Option<Zoned> {
-        let moment = Timestamp::from_second(second).ok()?;
-        Some(moment.to_zoned(self.zone.clone()))
+        let after = Timestamp::from_second(after).ok()?;
+        self.fields.next(&self.zone, after)
     }
 }
 
