@@ -3,4 +3,5 @@
 pub mod ceph;
 pub mod embedded;
 mod work;
+#[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -106,7 +106,7 @@ fn it_installs_and_is_purged_without_a_trace() {
     let Some(machine) = machine() else { return };
     let version = machine.run("distcifs --version");
     assert!(version.starts_with("distcifs "), "{version}");
-    machine.run("man -w distcifs distcifs-mount distcifs-fsck > /dev/null");
+    machine.run("man -w distcifs distcifs-mount distcifs-fsck distcifs-cron > /dev/null");
     machine.run("man distcifs-mount | grep -q 'cache=DIR'");
     machine.run("dpkg --verify distcifs");
     machine.run(
@@ -137,6 +137,123 @@ fn it_installs_and_is_purged_without_a_trace() {
         "find /bin /boot /etc /lib* /opt /run /sbin /srv /usr /var -xdev -name '*distcifs*' -newer /etc/machine-id",
     );
     assert_eq!(left, "");
+}
+
+/// What scripts/install says, with a prefix and words; its status is good.
+fn install(prefix: &Path, words: &[&str]) -> String {
+    let ended = Command::new(project().join("scripts/install"))
+        .args(["--bin".as_ref(), programs::bin_dir().as_os_str()])
+        .args(words)
+        .env("PREFIX", prefix)
+        .env_remove("DESTDIR")
+        .output()
+        .expect("scripts/install runs");
+    assert!(ended.status.success(), "{words:?}: {ended:?}");
+    String::from_utf8_lossy(&ended.stdout).into_owned()
+}
+
+/// All below a folder, sorted.
+fn all_below(folder: &Path) -> String {
+    let found = Command::new("find").arg(folder).output().expect("find runs");
+    let mut lines: Vec<String> = String::from_utf8_lossy(&found.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}
+
+/// "Installs programs, workers, manual, completions and pages below PREFIX; done again it replaces what is
+/// there; --uninstall removes what was installed there, and nothing else."
+#[test]
+fn scripts_install_puts_all_under_a_prefix_and_takes_it_away() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let prefix = dir.path().join("of mine");
+    fs::create_dir_all(prefix.join("bin")).expect("own folder");
+    fs::write(prefix.join("bin/mine"), "").expect("own folder");
+    let before = all_below(&prefix);
+    let said = install(&prefix, &[]);
+    assert!(
+        said.contains("installing below") && said.contains("--uninstall"),
+        "{said}"
+    );
+    let there = all_below(&prefix);
+    for name in workers() {
+        assert!(there.contains(&format!("lib/distcifs/{name}\n")), "{name}: {there}");
+    }
+    let built = fs::read_dir(project().join("workers/src/bin")).expect("the project has it");
+    for worker in built.filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned())) {
+        let page = format!("share/man/man8/distcifs-{worker}.8.gz");
+        assert!(there.contains(&page), "{page}: {there}");
+    }
+    for file in [
+        "share/man/man1/distcifs-mount.1.gz",
+        "share/bash-completion/completions/distcifs",
+        "share/zsh/site-functions/_distcifs",
+        "share/fish/vendor_completions.d/distcifs.fish",
+        "share/doc/distcifs/doc/tree.md",
+        "share/doc/distcifs/examples/workers",
+    ] {
+        assert!(there.contains(file), "{file}: {there}");
+    }
+    // The workers are found where they are, and build.
+    let script = r#"
+        set -eu
+        export PATH="$PREFIX/bin:$PATH"
+        unset DISTCIFS_WORKERS
+        mkdir mnt
+        distcifs up store mnt > up 2>&1 & up=$!
+        trap 'kill $up; wait $up' EXIT
+        until grep -q ' is up' up; do kill -0 $up; sleep 0.1; done
+        mkdir mnt/jobs/a
+        echo '{"tasks":[{"type":"execute-shell","params":{"script":"echo built"}}]}' > mnt/jobs/a/config.json
+        echo > mnt/jobs/a/trigger
+        while [ -z "$(cat mnt/jobs/a/builds/1/.wait)" ]; do :; done
+        cat mnt/jobs/a/builds/1/console"#;
+    let ran = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(dir.path())
+        .env("PREFIX", &prefix)
+        .output()
+        .expect("sh runs");
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("built"), "{ran:?}");
+
+    let gone = prefix.join("lib/distcifs/of-before");
+    fs::write(&gone, "").expect("own folder");
+    let list = prefix.join("lib/distcifs/installed");
+    let names = fs::read_to_string(&list).expect("a list");
+    fs::write(&list, format!("{names}lib/distcifs/of-before\n")).expect("own file");
+    install(&prefix, &[]);
+    assert_eq!(
+        all_below(&prefix),
+        there,
+        "again: the same, without what is no longer part of it"
+    );
+    install(&prefix, &["--uninstall"]);
+    assert_eq!(all_below(&prefix), before);
+}
+
+/// A manual page for each worker that man understands, and no worker that does without its words.
+#[test]
+fn workers_have_manual_pages_and_completions() {
+    for name in workers().iter().filter(|name| programs::bin_dir().join(name).is_file()) {
+        let print = |words: &[&str]| {
+            let ended = Command::new(programs::worker(name))
+                .args(words)
+                .output()
+                .expect("it runs");
+            assert!(ended.status.success(), "{name} {words:?}: {ended:?}");
+            String::from_utf8_lossy(&ended.stdout).into_owned()
+        };
+        let page = print(&["--man"]);
+        let title = name.replace('-', "\\-");
+        assert!(page.contains(&format!(".SH NAME\ndistcifs\\-{title} \\- ")), "{page}");
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("MOUNT"), "{page}");
+        let completion = print(&["--completion", "bash"]);
+        let last = format!("-o bashdefault -o default {name}\n");
+        assert!(completion.contains(&last), "{name}: {completion}");
+        assert!(print(&["--version"]).starts_with(&format!("{name} ")), "{name}");
+    }
 }
 
 #[test]

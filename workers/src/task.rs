@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, Parser};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::console::Shelf;
 use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::identity::{self, Identity, Options};
 use crate::keeper::{Role, keep};
+use crate::pages;
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
 use crate::ticket::{Claimed, Ticket};
@@ -114,9 +115,16 @@ pub fn main(kind: &Kind) -> ExitCode {
     if words.next().is_some_and(|word| word == WORD) {
         return desk::main(kind, words.next().unwrap_or_default().as_ref());
     }
-    let command = Arguments::command().name(kind.name).about(kind.about);
-    let arguments = Arguments::from_arg_matches(&command.get_matches());
-    let arguments = arguments.unwrap_or_else(|error| error.exit());
+    let about = format!(
+        "{}\n\n{}",
+        kind.about,
+        Arguments::command()
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    );
+    let command = Arguments::command().about(kind.about).long_about(about);
+    let arguments: Arguments = pages::read(kind.name, command);
     let identity = match Identity::find(&arguments.identity) {
         Ok(identity) => identity,
         Err(why) => {

@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 /// Bytes of a log before it becomes FILE.1 and a new one begins; so a log takes twice that at most.
 const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -148,18 +150,26 @@ impl<'a> MakeWriter<'a> for Shared {
 /// Starts logging at a level, to a file or to standard error; panics go there too.
 pub(super) fn start(path: Option<&Path>, level: &str) -> Result<Option<Arc<LogFile>>, String> {
     // What clients of the stores say of each request is for their developers.
-    let filter =
-        EnvFilter::try_new(format!("warn,distcifs={level}")).map_err(|error| format!("log_level={level}: {error}"))?;
+    let level: LevelFilter = level.parse().map_err(|error| format!("log_level={level}: {error}"))?;
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("distcifs", level);
     let lines = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
         .compact()
         .with_target(false)
         .with_ansi(false)
-        .log_internal_errors(false)
-        .with_env_filter(filter);
+        .log_internal_errors(false);
     let log = path.map(LogFile::open).transpose()?.map(Arc::new);
     let started = match &log {
-        Some(log) => tracing::subscriber::set_global_default(lines.with_writer(Shared(Arc::clone(log))).finish()),
-        None => tracing::subscriber::set_global_default(lines.with_writer(|| Unheard(io::stderr())).finish()),
+        Some(log) => {
+            let lines = lines.with_writer(Shared(Arc::clone(log))).finish();
+            tracing::subscriber::set_global_default(lines.with(filter))
+        }
+        None => {
+            let lines = lines.with_writer(|| Unheard(io::stderr())).finish();
+            tracing::subscriber::set_global_default(lines.with(filter))
+        }
     };
     started.map_err(|error| error.to_string())?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("a defect: {panic}")));

@@ -26,6 +26,7 @@ impl Watcher {
     }
 
     /// Returns when nobody listens any more.
+    #[cfg(feature = "zookeeper")]
     pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let sender = self.sender.clone();
         async move { sender.closed().await }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::control;
+use distcifs_workers::pages;
 use distcifs_workers::tree::{Tree, Trouble};
 
 /// Carries builds through their tasks: posts a ticket for each task when its time has come,
@@ -19,7 +20,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = pages::arguments("build-control");
     let ended = Tree::new(&arguments.mount)
         .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
         .and_then(|tree| control::run(&tree));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::cron;
+use distcifs_workers::pages;
 use distcifs_workers::tree::{Tree, Trouble};
 
 /// Starts builds of the jobs that have a schedule (`"cron"` in config.json), each time once,
@@ -23,7 +24,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = pages::arguments("cron");
     let ended = Tree::new(&arguments.mount)
         .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
         .and_then(|tree| cron::run(&tree, arguments.late));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::keeper::{Role, keep};
+use distcifs_workers::pages;
 use distcifs_workers::shell::{self, Setup, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 use distcifs_workers::{eprintln, identity};
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     if let Some(ended) = unpack::main(&words) {
         return ended;
     }
-    let arguments = Arguments::parse();
+    let arguments: Arguments = pages::arguments("execute-shell");
     let setup = Setup {
         labels: arguments.labels,
         isolation: arguments.isolation,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use distcifs_workers::pages;
 use distcifs_workers::status::github::Api;
 use distcifs_workers::status::{self, Settings};
 use distcifs_workers::tree::{Tree, Trouble};
@@ -46,7 +47,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = pages::arguments("github-status");
     let ended = Tree::new(&arguments.mount)
         .map_err(|e| Trouble::Refused(format!("{}: {e}", arguments.mount.display())))
         .and_then(|tree| {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use distcifs_workers::eprintln;
+use distcifs_workers::pages;
 use distcifs_workers::tree::Tree;
 use distcifs_workers::webhook::source::Source;
 use distcifs_workers::webhook::{self, Settings};
@@ -53,7 +54,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = pages::arguments("github-webhook");
     let ended = Tree::new(&arguments.mount)
         .map_err(|error| format!("{}: {error}", arguments.mount.display()))
         .and_then(|tree| {
