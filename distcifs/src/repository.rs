@@ -26,6 +26,7 @@ pub mod people;
 pub mod records;
 mod regard;
 mod remembered;
+mod rename;
 mod session;
 pub mod snapshot;
 pub mod summary;

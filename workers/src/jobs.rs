@@ -14,7 +14,7 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub enum Change<'a> {
     /// This job was made, configured or removed.
     Job(&'a str),
-    /// Events were lost: look at every job again.
+    /// Events were lost, or a job was renamed: look at every job again.
     All,
     /// Nothing.
     None,
@@ -25,6 +25,8 @@ pub fn change(line: &str) -> Change<'_> {
     let mut words = line.split_ascii_whitespace();
     match (words.next(), words.next(), words.next()) {
         (Some("resync"), ..) => Change::All,
+        // Two names at once, and seldom.
+        (Some("job"), Some(_), Some("renamed")) => Change::All,
         (Some("job"), Some(job), Some("created" | "configured" | "removed")) => Change::Job(job),
         _ => Change::None,
     }
@@ -70,6 +72,7 @@ mod tests {
             ("job a.b configured", Change::Job("a.b")),
             ("job a.b removed", Change::Job("a.b")),
             ("resync", Change::All),
+            ("job a.b renamed c", Change::All),
             ("", Change::None),
             ("job", Change::None),
             ("job a", Change::None),

@@ -173,7 +173,8 @@ impl Board {
     pub(crate) fn announce(&self, line: String) {
         let line: Arc<str> = line.into();
         let removal = line.ends_with(" removed") && !line.starts_with("ticket ");
-        if removal || &*line == "resync" {
+        let renamed = line.starts_with("job ") && line.contains(" renamed ");
+        if removal || renamed || &*line == "resync" {
             // Nobody listening is no error.
             let _ = self.removed.send(line.clone());
         }
@@ -190,7 +191,7 @@ impl Board {
         self.events.subscribe()
     }
 
-    /// Those among them that tell of removed builds and jobs: few, so that nobody falls behind
+    /// Those among them that tell of removed builds and jobs and of renamed ones: few, so that nobody falls behind
     /// for all that happens to tickets.
     pub(crate) fn listen_removed(&self) -> broadcast::Receiver<Arc<str>> {
         self.removed.subscribe()

@@ -198,11 +198,17 @@ impl Repository {
                 .get(&path)
                 .await?
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            let n = from_json::<Counter>(&path, &entry.data)?.next;
+            let mut counter: Counter = from_json(&path, &entry.data)?;
+            if !counter.is_of(job) {
+                self.settle_name(job).await?;
+                continue;
+            }
+            let n = counter.next;
+            counter.next += 1;
             let control = control_key(job.name.as_str(), n, 0)?;
             let ticket = control_ticket(job, n, 0, who);
             let mut ops = vec![
-                set(&path, to_json(&Counter { next: n + 1 }), entry.version),
+                set(&path, to_json(&counter), entry.version),
                 create(live_path(job.uid(), n), to_json(&live)),
                 create(control.path(), to_json(&ticket)),
             ];

@@ -126,7 +126,8 @@ impl Repository {
         }
         let damaged = || Error::Io(format!("configuration {digest} of {job}: damaged; run distcifs fsck"));
         let text = self.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
-        let config = Arc::new(JobConfig::read(&text, Some(job)).map_err(|_| damaged())?);
+        // What was held against the job's name when it was written may be of a name that it had then.
+        let config = Arc::new(JobConfig::read_stored(&text).map_err(|_| damaged())?);
         let mut parsed = lock(&self.records.configs.0);
         if parsed.len() >= PARSED_MAX {
             parsed.clear();

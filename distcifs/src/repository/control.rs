@@ -233,13 +233,21 @@ impl Repository {
             nonce: random_id(),
         };
         let control = control_key(job.name.as_str(), n, run)?;
-        let ops = vec![
-            create(live_path(job.uid(), n), to_json(&live)),
-            create(control.path(), to_json(&control_ticket(job, n, run, who))),
-        ];
-        if self.began(&hold, job, n, &live.nonce, ops).await? {
-            self.board.announce(format!("control {}/{n} retry", job.name));
-            return Ok(());
+        for _ in 0..RACES_MAX {
+            let named = self.check_name(job).await?;
+            let ops = vec![
+                create(live_path(job.uid(), n), to_json(&live)),
+                create(control.path(), to_json(&control_ticket(job, n, run, who))),
+                named.clone(),
+            ];
+            if self.began(&hold, job, n, &live.nonce, ops).await? {
+                self.board.announce(format!("control {}/{n} retry", job.name));
+                return Ok(());
+            }
+            // Else another build was triggered meanwhile.
+            if self.check_name(job).await? == named {
+                break;
+            }
         }
         Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
     }

@@ -1,6 +1,6 @@
 //! Jobs: made, listed, owned and removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,11 @@ const LOAD_SHARE: u32 = 4;
 /// The same at least: a burst of changes is one.
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
 
+/// Readings of a list of many pages that changes meanwhile.
+const LOAD_TRIES: u32 = 3;
+
 /// Races lost against others who change the list of jobs before one gives up.
-const RACES_MAX: u32 = 1000;
+pub(super) const RACES_MAX: u32 = 1000;
 
 /// Owner and permissions of a job, a queue or one of the two top folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,10 +120,10 @@ impl Job {
     }
 }
 
-/// All jobs, by name: one small entry each.
+/// All jobs: one small entry each.
 #[derive(Default)]
 pub struct JobTable {
-    jobs: Mutex<BTreeMap<Name, Arc<JobEntry>>>,
+    jobs: Mutex<Lines>,
     /// What was changed here, with the revision that the list had then: a list that was begun to be
     /// read before does not have it.
     edits: Mutex<BTreeMap<Name, Edit>>,
@@ -129,29 +132,69 @@ pub struct JobTable {
 /// A revision of the list of jobs, and what a job became with it; `None`: it was removed.
 type Edit = (u64, Option<Arc<JobEntry>>);
 
-impl JobTable {
-    /// Takes in a change that was made here.
-    fn edited(&self, name: &Name, revision: u64, entry: Option<Arc<JobEntry>>) {
-        let mut edits = lock(&self.edits);
-        edits.insert(name.clone(), (revision, entry.clone()));
-        let mut jobs = lock(&self.jobs);
-        match entry {
-            Some(entry) => drop(jobs.insert(name.clone(), entry)),
-            None => drop(jobs.remove(name)),
+/// The list of jobs by name, and each job's name by its uid.
+#[derive(Default)]
+struct Lines {
+    by_name: BTreeMap<Name, Arc<JobEntry>>,
+    names: HashMap<String, Name>,
+}
+
+impl Lines {
+    /// Sets what has a name; `None`: nothing.
+    fn set(&mut self, name: &Name, entry: Option<Arc<JobEntry>>) {
+        let old = match entry {
+            Some(entry) => {
+                self.names.insert(entry.uid.clone(), name.clone());
+                self.by_name.insert(name.clone(), entry)
+            }
+            None => self.by_name.remove(name),
+        };
+        let kept = self.by_name.get(name).map(|now| now.uid.as_str());
+        if let Some(old) = old.filter(|old| kept != Some(&old.uid))
+            && self.names.get(&old.uid) == Some(name)
+        {
+            self.names.remove(&old.uid);
         }
     }
 
-    /// Takes the list as it was read at a revision; what it was before.
-    fn replace(&self, mut all: BTreeMap<Name, Arc<JobEntry>>, revision: u64) -> BTreeMap<Name, Arc<JobEntry>> {
+    /// What became of the jobs of an earlier list, a line for each.
+    fn changes_since(&self, old: &Lines) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (uid, name) in &old.names {
+            match self.names.get(uid) {
+                None => lines.push(format!("job {name} removed")),
+                Some(now) if now != name => lines.push(format!("job {name} renamed {now}")),
+                Some(_) => {}
+            }
+        }
+        let made = self.names.iter().filter(|(uid, _)| !old.names.contains_key(*uid));
+        lines.extend(made.map(|(_, name)| format!("job {name} created")));
+        lines
+    }
+}
+
+impl JobTable {
+    /// Takes in changes that were made here as one.
+    pub(super) fn edited(&self, revision: u64, changes: &[(&Name, Option<Arc<JobEntry>>)]) {
+        let mut edits = lock(&self.edits);
+        let mut jobs = lock(&self.jobs);
+        for (name, entry) in changes {
+            edits.insert((*name).clone(), (revision, entry.clone()));
+            jobs.set(name, entry.clone());
+        }
+    }
+
+    /// Takes the list as it was read at a revision; what became of the jobs that were known.
+    fn replace(&self, mut all: Lines, revision: u64) -> Vec<String> {
         let mut edits = lock(&self.edits);
         edits.retain(|_, (edited, _)| *edited > revision);
         for (name, (_, entry)) in &*edits {
-            match entry {
-                Some(entry) => drop(all.insert(name.clone(), entry.clone())),
-                None => drop(all.remove(name)),
-            }
+            all.set(name, entry.clone());
         }
-        std::mem::replace(&mut *lock(&self.jobs), all)
+        let mut jobs = lock(&self.jobs);
+        let changes = all.changes_since(&jobs);
+        *jobs = all;
+        changes
     }
 }
 
@@ -163,41 +206,39 @@ pub(super) fn jobs_record() -> Object {
 impl Repository {
     /// Reads the list of jobs, and tells of what came and went since it was read last.
     pub(crate) async fn load_jobs(&self) -> Result<()> {
-        let mut all = BTreeMap::new();
-        let mut after = String::new();
-        let mut revision = None;
+        let mut tries = 1;
+        let (all, revision) = loop {
+            let (all, first, last) = self.read_jobs().await?;
+            // A job that is renamed while pages are read may stand in none of them.
+            if first == last || tries == LOAD_TRIES {
+                break (all, first);
+            }
+            tries += 1;
+        };
+        let changes = self.jobs.replace(all, revision);
+        changes.into_iter().for_each(|line| self.board.announce(line));
+        Ok(())
+    }
+
+    /// The list of jobs page by page, with its revision at the first and the last.
+    async fn read_jobs(&self) -> Result<(Lines, u64, u64)> {
+        let (mut all, mut after, mut first) = (Lines::default(), String::new(), None);
         loop {
             let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
-            revision.get_or_insert(page.revision);
+            let first = *first.get_or_insert(page.revision);
             let full = page.entries.len() == PAGE;
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
-                    (Some(name), Ok(entry)) => drop(all.insert(name, Arc::new(entry))),
+                    (Some(name), Ok(entry)) => all.set(&name, Some(Arc::new(entry))),
                     // One that is damaged must not keep the others from being seen.
                     (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
                 after = key;
             }
             if !full {
-                break;
+                return Ok((all, first, page.revision));
             }
         }
-        let old = self.jobs.replace(all, revision.unwrap_or_default());
-        let mut lines = Vec::new();
-        let jobs = lock(&self.jobs.jobs);
-        for (name, entry) in &old {
-            if jobs.get(name).is_none_or(|now| now.uid != entry.uid) {
-                lines.push(format!("job {name} removed"));
-            }
-        }
-        for (name, entry) in &*jobs {
-            if old.get(name).is_none_or(|before| before.uid != entry.uid) {
-                lines.push(format!("job {name} created"));
-            }
-        }
-        drop(jobs);
-        lines.into_iter().for_each(|line| self.board.announce(line));
-        Ok(())
     }
 
     /// Reads the list of jobs whenever another mount may have changed it.
@@ -215,10 +256,10 @@ impl Repository {
     /// A job by its uid.
     pub(crate) fn job_of_uid(&self, uid: &str) -> Option<Job> {
         let jobs = lock(&self.jobs.jobs);
-        let (name, entry) = jobs.iter().find(|(_, entry)| entry.uid == uid)?;
+        let name = jobs.names.get(uid)?;
         Some(Job {
             name: name.clone(),
-            entry: entry.clone(),
+            entry: jobs.by_name.get(name)?.clone(),
         })
     }
 
@@ -231,13 +272,13 @@ impl Repository {
         let (entry, revision) = self.job_line(&valid).await?;
         Ok(entry.map(|entry| {
             let entry = Arc::new(entry);
-            self.jobs.edited(&valid, revision, Some(entry.clone()));
+            self.jobs.edited(revision, &[(&valid, Some(entry.clone()))]);
             Job { name: valid, entry }
         }))
     }
 
     /// A job's line in the list of jobs as it is now, and the list's revision.
-    async fn job_line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
+    pub(super) async fn job_line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
         let page = bounded("jobs", self.contents.query(&jobs_record(), name.as_str(), "", 1)).await?;
         let found = page.entries.iter().find(|(key, _)| key == name.as_str());
         let entry = found.map(|(key, value)| from_json(&format!("job {key}"), value));
@@ -256,14 +297,14 @@ impl Repository {
             let (now, revision) = self.job_line(name).await?;
             let next = edit(now.clone())?;
             if next == now {
-                self.jobs.edited(name, revision, next.clone().map(Arc::new));
+                self.jobs.edited(revision, &[(name, next.clone().map(Arc::new))]);
                 return Ok(next);
             }
             let change = vec![(name.as_str().to_owned(), next.as_ref().map(to_json))];
             let update = self.contents.update(&jobs_record(), Some(revision), change);
             match bounded("jobs", update).await {
                 Ok(Updated::Done { revision }) => {
-                    self.jobs.edited(name, revision, next.clone().map(Arc::new));
+                    self.jobs.edited(revision, &[(name, next.clone().map(Arc::new))]);
                     return Ok(next);
                 }
                 Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
@@ -278,7 +319,7 @@ impl Repository {
     /// A job by its name.
     pub fn job(&self, name: &str) -> Option<Job> {
         let jobs = lock(&self.jobs.jobs);
-        jobs.get_key_value(name).map(|(name, entry)| Job {
+        jobs.by_name.get_key_value(name).map(|(name, entry)| Job {
             name: name.clone(),
             entry: entry.clone(),
         })
@@ -289,7 +330,8 @@ impl Repository {
         use std::ops::Bound;
         let lower = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
         let jobs = lock(&self.jobs.jobs);
-        jobs.range::<str, _>((lower, Bound::Unbounded))
+        jobs.by_name
+            .range::<str, _>((lower, Bound::Unbounded))
             .take(limit)
             .map(|(name, entry)| Job {
                 name: name.clone(),
@@ -300,7 +342,7 @@ impl Repository {
 
     /// Number of jobs.
     pub fn job_count(&self) -> usize {
-        lock(&self.jobs.jobs).len()
+        lock(&self.jobs.jobs).by_name.len()
     }
 
     /// Makes a job without a configuration.
@@ -323,7 +365,7 @@ impl Repository {
         };
         // Until the job stands in the list, its entries look like what is left of one.
         let _hold = self.hold_epoch().await?;
-        let counter = to_json(&Counter { next: 1 });
+        let counter = to_json(&Counter { next: 1, name: None });
         let ops = vec![
             create(job.path(), counter),
             create(format!("/keys/{}", job.uid()), Bytes::new()),
@@ -424,7 +466,10 @@ pub(super) async fn adopt(coordination: &dyn Coordination, contents: &dyn Conten
             let entry: JobEntry = from_json(&format!("job {name}"), &value)?;
             let object = Object::Record(format!("job.{}", entry.uid));
             let last = super::records::last_indexed(contents, &object).await?;
-            let counter = to_json(&Counter { next: last + 1 });
+            let counter = to_json(&Counter {
+                next: last + 1,
+                name: None,
+            });
             format::lay(coordination, &format!("/jobs/{}", entry.uid), counter).await?;
             format::lay(coordination, &format!("/keys/{}", entry.uid), Bytes::new()).await?;
             after = name;
@@ -436,10 +481,13 @@ pub(super) async fn adopt(coordination: &dyn Coordination, contents: &dyn Conten
 }
 
 /// The data of a job's entry: the number of its next build.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counter {
     /// Number of the next build.
     pub(crate) next: u64,
+    /// The name under which builds may begin (rename.rs); absent: it never had another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
 }
 
 #[cfg(test)]

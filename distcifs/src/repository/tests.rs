@@ -22,6 +22,7 @@ mod cluster;
 mod crash;
 mod faults;
 mod holes;
+mod rename;
 
 /// How long anything may take that goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -36,10 +36,14 @@ impl Forgetter {
         }
     }
 
-    /// One change: a removed build (pruned, or by another mount) or job.
+    /// One change: a removed build (pruned, or by another mount) or job, or a renamed job.
     fn heard(&self, line: &str) {
         if line == "resync" {
             return self.missed();
+        }
+        // The new name is not known yet: whoever looks it up finds the folder that he stands in.
+        if let ["job", job, "renamed", _] = line.split(' ').collect::<Vec<_>>().as_slice() {
+            return self.forget(&Node::Top(Top::Jobs), job);
         }
         let Some(what) = line.strip_suffix(" removed") else {
             return;

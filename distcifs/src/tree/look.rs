@@ -457,12 +457,9 @@ impl Tree {
         }
     }
 
-    /// A job as it is now; `Stale` if it was removed, also when another has its name.
+    /// A job as it is now, by whatever name; `NotFound` if it was removed, also when another has its name.
     pub(crate) fn job(&self, job: &JobRef) -> Result<Job> {
-        let now = self
-            .repository
-            .job(job.name.as_str())
-            .filter(|now| now.uid() == &*job.uid);
+        let now = self.repository.job_of_uid(&job.uid);
         now.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))
     }
 

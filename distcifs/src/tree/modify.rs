@@ -1,5 +1,6 @@
 //! Making, removing, renaming and owning generated nodes.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -21,13 +22,7 @@ impl Tree {
             gid: caller.gid,
             mode: mode & 0o7777,
         };
-        let valid = || {
-            Name::new(name).ok_or_else(|| {
-                Error::Invalid(format!(
-                    "{name:?}: names are letters, digits, _ . and - (not first), 128 bytes at most"
-                ))
-            })
-        };
+        let valid = || Name::new(name).ok_or_else(|| no_name(name));
         match parent {
             Node::Top(Top::Jobs) => {
                 let job = self.repository.make_job(&valid()?, access).await?;
@@ -171,6 +166,33 @@ impl Tree {
         }
     }
 
+    /// Renames in `jobs`: a job gets another name there, and can be moved nowhere else.
+    pub(crate) async fn rename_job(&self, name: &OsStr, to: &Node, new_name: &OsStr, flags: u32) -> Result<()> {
+        let (shown, new) = (name.display(), new_name.display());
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Error::Invalid(format!(
+                "jobs/{shown}: two jobs don't change places: rename one after the other"
+            )));
+        }
+        let job = name.to_str().unwrap_or_default();
+        let job = self.repository.find_job(job).await?;
+        let job = job.ok_or_else(|| Error::NotFound(format!("jobs/{shown}")))?;
+        match to {
+            Node::Top(Top::Jobs) => {
+                let to = Name::from_os(new_name).ok_or_else(|| no_name(&new.to_string()))?;
+                self.repository.rename_job(&job, &to).await
+            }
+            // `mv` moves into what is a folder.
+            Node::Job(other) => Err(Error::Exists(format!(
+                "jobs/{} exists: remove it first, or choose another name for {shown}",
+                other.name
+            ))),
+            _ => Err(Error::NotPermitted(format!(
+                "jobs/{shown}: a job can be renamed in jobs, and moved nowhere else"
+            ))),
+        }
+    }
+
     /// A name in any folder but a claimant's own.
     pub(crate) async fn find_any(&self, caller: Caller, parent: &Node, name: &str) -> Result<Node> {
         match parent {
@@ -289,6 +311,12 @@ impl Tree {
             .await
             .map(|_| ())
     }
+}
+
+fn no_name(name: &str) -> Error {
+    Error::Invalid(format!(
+        "{name:?}: names are letters, digits, _ . and - (not first), 128 bytes at most"
+    ))
 }
 
 /// Where a link in `builds` leads, as text.

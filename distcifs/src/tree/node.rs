@@ -5,7 +5,7 @@
 //! anything for them. Only jobs, queues, tickets and nodes are numbered, in the order they are met.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use super::Ino;
@@ -41,13 +41,28 @@ pub(crate) const BUILD_MAX: u64 = (1 << BUILD_BITS) - 1;
 /// First number of the claimants' own files.
 pub const WORK_FIRST: u64 = 7 << CLASS_SHIFT;
 
-/// A job as it was met: its name and its uid, so that one removed and made again is another.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A job as it was met: its name then, and its uid. One that is renamed stays the same, one that is removed
+/// and made again is another.
+#[derive(Debug, Clone)]
 pub struct JobRef {
     /// Its name.
     pub name: Name,
     /// Its uid.
     pub uid: Arc<str>,
+}
+
+impl PartialEq for JobRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.uid == other.uid
+    }
+}
+
+impl Eq for JobRef {}
+
+impl Hash for JobRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.uid.hash(state);
+    }
 }
 
 /// A ticket as it was met: one removed and made again is another.
@@ -367,6 +382,16 @@ impl<T: Hash + Eq> Numbered<T> {
         number
     }
 
+    /// Has a number stand for what is equal and later.
+    fn renew(&mut self, value: &Arc<T>) {
+        let number = self.number(value);
+        self.by_value.remove(value);
+        self.by_value.insert(value.clone(), number);
+        if let Some((known, _)) = self.by_number.get_mut(&number) {
+            known.clone_from(value);
+        }
+    }
+
     fn value(&self, number: u64) -> Option<Arc<T>> {
         self.by_number.get(&number).map(|(value, _)| value.clone())
     }
@@ -502,6 +527,8 @@ impl Numbers {
                 lock(&self.tickets).count(ticket);
             }
             Node::Seen(seen) => lock(&self.seen).count(seen),
+            // It may have been renamed.
+            Node::Job(job) => lock(&self.jobs).renew(job),
             _ => {}
         }
         self.ino(node)

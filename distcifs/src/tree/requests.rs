@@ -14,7 +14,7 @@ use super::claim::Held;
 use super::forget::Forgetter;
 use super::handles::{Handles, OpenKind};
 use super::look::NAME_MAX;
-use super::node::{Node, Numbers, TicketFile, WORK_FIRST};
+use super::node::{Node, Numbers, TicketFile, Top, WORK_FIRST};
 use super::past::Past;
 use super::published::Published;
 use super::refused::Refusals;
@@ -312,6 +312,9 @@ impl Tree {
         }
         check_length(&new_name)?;
         let from = self.node(parent)?;
+        if matches!(from, Node::Top(Top::Jobs)) {
+            return self.rename_job(&name, &self.node(new_parent)?, &new_name, flags).await;
+        }
         let (Node::Job(job), true) = (&from, parent == new_parent) else {
             let to = self.node(new_parent)?;
             let other = matches!((&from, &to), (Node::Job(_), _) | (_, Node::Job(_)));

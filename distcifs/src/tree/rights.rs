@@ -235,6 +235,11 @@ impl Tree {
             },
             _ => return Ok(true),
         };
+        // A renamed one is there by its new name.
+        let job = match words.next() {
+            Some("renamed") if kind == "job" => words.next().unwrap_or_default(),
+            _ => job,
+        };
         let job = self.repository.job(job);
         Ok(job.is_some_and(|job| self.may_read(reader, job.entry.access)))
     }

@@ -33,19 +33,32 @@ const KEYS: [&str; 14] = [
     "isolation_required",
 ];
 
+/// What a configuration is held against besides itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Against<'a> {
+    /// The name of its job, if that is known.
+    Name(Option<&'a Name>),
+    /// Nothing: it was checked when it was written, whatever its job is called by now.
+    Nothing,
+}
+
 /// Reads a configuration and finds all that is wrong with it.
-pub(super) fn read(text: &[u8], job: Option<&Name>) -> Result<JobConfig, Vec<Fault>> {
+pub(super) fn read(text: &[u8], against: Against<'_>) -> Result<JobConfig, Vec<Fault>> {
     let value = json::parse(text).map_err(|fault| vec![fault])?;
     let mut faults = Faults::default();
-    let config = Object::new(&value, "", &mut faults).map(|top| read_top(&top, job, &mut faults));
+    let config = Object::new(&value, "", &mut faults).map(|top| read_top(&top, against, &mut faults));
     match config {
         Some(config) if faults.is_empty() => Ok(config),
         _ => Err(faults.into_sorted()),
     }
 }
 
-fn read_top(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> JobConfig {
+fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobConfig {
     top.only(&KEYS, faults);
+    let (job, spread) = match against {
+        Against::Name(job) => (job, true),
+        Against::Nothing => (None, false),
+    };
     let parameters = parameters(top, faults);
     let job_id = job_id(top, job, faults);
     let console_limit = common::console_limit(top, faults);
@@ -67,7 +80,12 @@ fn read_top(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> JobCon
         github: top
             .object("github", faults)
             .and_then(|github| read_github(&github, faults)),
-        cron: schedule(top, job.or(job_id.as_ref()), &parameters, faults),
+        cron: if spread {
+            schedule(top, job.or(job_id.as_ref()), &parameters, faults)
+        } else {
+            // What `H` stands for goes by the name.
+            top.string("cron", faults).map(str::to_owned)
+        },
         cron_catch_up: top.boolean("cron_catch_up", faults).unwrap_or(false),
         concurrency: top
             .integer("concurrency", 1, u64::from(u32::MAX), faults)

@@ -97,6 +97,9 @@ pub(super) enum Heads {
     Fenced,
 }
 
+/// Readings of a record that changes meanwhile.
+const WHOLE_TRIES: u32 = 100;
+
 /// What one may do where something of a job is damaged.
 const RESTORE: &str = "restore the source from a backup, or remove what is affected";
 
@@ -201,7 +204,7 @@ impl Upkeep {
         self.progress.begin("reading builds and tickets");
         let (mut roots, mut jobs) = (Roots::default(), Vec::new());
         let list = Object::Record("jobs".into());
-        for (name, line) in self.record(&list, "").await? {
+        for (name, line) in self.whole_record(&list).await? {
             jobs.extend(self.job(&mut roots, &name, &line).await?);
         }
         self.tickets(&mut roots).await?;
@@ -226,6 +229,21 @@ impl Upkeep {
                 _ => return Ok(all),
             }
         }
+    }
+
+    /// A record of which no key moved while it was read: what is renamed meanwhile stands in it once.
+    async fn whole_record(&self, object: &Object) -> Result<Vec<(String, bytes::Bytes)>> {
+        let what = object.to_string();
+        let revision =
+            || async { Ok::<_, Error>(bounded(&what, self.contents.query(object, "", "", 1)).await?.revision) };
+        for _ in 0..WHOLE_TRIES {
+            let before = revision().await?;
+            let all = self.record(object, "").await?;
+            if revision().await? == before {
+                return Ok(all);
+            }
+        }
+        Err(Error::Busy(format!("{what}: it changes too fast: try again")))
     }
 
     /// A job: its line, its counter, its unfinished builds. What the rest is read by: whose it is,
@@ -346,13 +364,24 @@ impl Upkeep {
             let control = control_key(name, n, live.run)?;
             let ticket = bounded("ticket", self.coordination.get(&control.path())).await?;
             // Both go as one: if the build has just ended, its entry is another one or gone.
-            if ticket.is_none() && bounded(&path, self.coordination.get(&path)).await? == Some(entry) {
+            if ticket.is_none()
+                && bounded(&path, self.coordination.get(&path)).await? == Some(entry)
+                && self.is_called(name, uid).await?
+            {
                 let what = format!("{control}: missing");
                 let remedy = "restore the source from a backup; the build can't go on";
                 roots.faults.push(Fault::new(what, &*whose, remedy));
             }
         }
         Ok(())
+    }
+
+    /// Whether a job has its name still: its builds' tickets are named after it.
+    async fn is_called(&self, name: &str, uid: &str) -> Result<bool> {
+        let page = bounded("jobs", self.contents.query(&Object::Record("jobs".into()), name, "", 1)).await?;
+        let line = page.entries.first().filter(|(key, _)| key == name);
+        let found = line.and_then(|(_, line)| serde_json::from_slice::<JobEntry>(line).ok());
+        Ok(found.is_some_and(|found| found.uid == uid))
     }
 
     /// Whether the build that a slot of a job's `concurrency` is held for knows of it.

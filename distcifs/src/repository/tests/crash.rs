@@ -41,7 +41,7 @@ pub(super) enum End {
 
 /// Stores of a process that ends after some write.
 #[derive(Clone)]
-struct Doomed {
+pub(super) struct Doomed {
     inner: Stores,
     fate: Arc<Fate>,
 }
@@ -119,6 +119,7 @@ fn row_of(ops: &[Op]) -> &'static str {
             Op::Create { path, .. } if path.ends_with("/claim") => return "claim",
             Op::Create { path, .. } if path.starts_with("/tickets/") => return "post",
             Op::Delete { path, .. } if live(path) => return "tidy",
+            Op::Set { path, .. } if path.starts_with("/jobs/") && ops.len() == 1 => return "name",
             Op::Set { path, .. } => control = path.starts_with("/tickets/build-control/"),
             Op::Delete { path, .. } if path.ends_with("/claim") => return if control { "final" } else { "result" },
             _ => {}
@@ -167,7 +168,11 @@ impl Contents for Doomed {
         revision: Option<u64>,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Fut<'_, Updated> {
-        self.write("record", self.inner.contents.update(object, revision, changes))
+        let row = match object {
+            Object::Record(name) if name == "jobs" => "name",
+            _ => "record",
+        };
+        self.write(row, self.inner.contents.update(object, revision, changes))
     }
     fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
         Doomed::read(self, self.inner.contents.query(object, prefix, after, limit))
@@ -328,8 +333,33 @@ pub(super) fn after_each_write<P: Place>(end: End, place: impl Fn() -> P + Sync)
     });
 }
 
+/// Stores of a process that is killed after some write of this row, once it is armed.
+pub(super) fn doomed(inner: Stores, row: &'static str) -> Doomed {
+    let fate = Arc::new(Fate {
+        row,
+        end: End::Killed,
+        cut: Box::new(|| {}),
+        left: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+        under_way: AtomicU64::new(0),
+    });
+    Doomed { inner, fate }
+}
+
+impl Doomed {
+    /// Has it end after so many more writes.
+    pub(super) fn arm(&self, writes: u64) {
+        self.fate.left.store(writes, Ordering::SeqCst);
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.fate.is_over()
+    }
+}
+
 /// A folder, which one process has at a time.
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(pub(super) tempfile::TempDir);
 
 impl Place for Folder {
     async fn first(&self) -> Stores {
