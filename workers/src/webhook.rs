@@ -11,6 +11,7 @@ pub mod grants;
 pub mod matrix;
 pub mod metrics;
 pub mod payload;
+pub mod quiet;
 pub mod requests;
 pub mod signature;
 pub mod source;

@@ -13,6 +13,7 @@ use super::body::Whole;
 use super::event::{Event, Payload, Told};
 use super::grants::{Grant, Grants};
 use super::payload::Form;
+use super::quiet::Quiet;
 use super::signature::{Signature, digest};
 use super::source::Source;
 use super::table::Table;
@@ -26,6 +27,10 @@ const HASHED_FOR_NOBODY: usize = 64 << 20;
 
 /// Secrets read at most for such a delivery.
 const SECRETS_FOR_NOBODY: usize = 256;
+
+/// What is tried in place of a secret that can't be read: nothing is ever signed with it, as what it
+/// gives is thrown away.
+const NO_SECRET: &[u8] = b"none";
 
 /// How long jobs are triggered: the request is answered after 8 s whatever happens.
 const TRIGGER_TIME: Duration = Duration::from_secs(7);
@@ -89,6 +94,8 @@ pub struct Deliverer {
     pub table: Table,
     /// Who signs for what, for whose jobs.
     pub source: Source,
+    /// What the log is told of secrets that can't be read.
+    pub faults: Quiet,
 }
 
 impl Deliverer {
@@ -114,7 +121,8 @@ impl Deliverer {
             .and_then(|form| Payload::read(&delivery.body.bytes, form).map_err(|why| Answer::error(400, why)));
         let repository = payload.as_ref().ok().and_then(|payload| payload.repository.as_ref());
         let repository = repository.map(|repository| repository.full_name.as_str());
-        let signed = signed(&self.source.grants(), repository, &signature, &delivery.body.bytes)?;
+        let body = &delivery.body.bytes;
+        let signed = signed(&self.source.grants(), repository, &signature, body, &self.faults)?;
         // What is wrong with the body is only told to who signed it.
         let payload = payload?;
         let event = delivery.event.as_deref();
@@ -188,17 +196,20 @@ impl Deliverer {
 }
 
 /// The lines for a repository whose secret made the signature; without a repository none, if any
-/// secret did. It takes as long whether they are right or wrong, and whether there are any or not.
+/// secret did. It takes as long whether they are right or wrong, whether there are any or not, and
+/// whether their secrets can be read: as many are tried as the repository with most of them has.
 fn signed(
     grants: &Grants,
     repository: Option<&str>,
     signature: &Signature,
     body: &[u8],
+    faults: &Quiet,
 ) -> Result<Vec<Arc<Grant>>, Answer> {
     let is_by = |secret: &Secret| match secret.read() {
         Ok(secret) => signature.is_by(&secret, body),
         Err(why) => {
-            eprintln!("github-webhook: {why}");
+            faults.say(&why);
+            let _ = signature.is_by(NO_SECRET, body);
             false
         }
     };
@@ -214,12 +225,12 @@ fn signed(
     };
     let found = grants.of(repository);
     let secrets: BTreeSet<&Secret> = found.iter().map(|grant| &grant.secret).collect();
+    let missing = grants.most_secrets().saturating_sub(secrets.len());
     let good: BTreeSet<&Secret> = secrets.into_iter().filter(|secret| is_by(secret)).collect();
-    if found.is_empty()
-        && let Some(any) = grants.secrets().first()
-    {
-        // So that the time does not tell whether somebody waits for this repository.
-        let _ = is_by(any);
+    if let Some(any) = grants.secrets().first() {
+        for _ in 0..missing {
+            let _ = is_by(any);
+        }
     }
     if good.is_empty() {
         return Err(stranger());

@@ -147,6 +147,15 @@ impl Grants {
         self.by_pattern.values().flatten().map(|grant| &grant.secret).collect()
     }
 
+    /// How many secrets the repository has that has most of them.
+    pub fn most_secrets(&self) -> usize {
+        let count = |pattern: &String| {
+            let all: BTreeSet<Secret> = self.of(pattern).iter().map(|grant| grant.secret.clone()).collect();
+            all.len()
+        };
+        self.by_pattern.keys().map(count).max().unwrap_or(0)
+    }
+
     /// How many lines there are.
     pub fn len(&self) -> usize {
         self.by_pattern.values().map(Vec::len).sum()
@@ -339,6 +348,15 @@ mod tests {
             "2:1: it is not UTF-8"
         );
         assert_eq!(located(Path::new("/m"), "1:2: a\n3:4: b"), "/m:1:2: a\n/m:3:4: b");
+    }
+
+    /// So many are tried for each delivery, whatever repository it names.
+    #[test]
+    fn the_repository_with_most_secrets_is_known() {
+        let most = |text: &str| parse(text).unwrap().most_secrets();
+        assert_eq!(most(""), 0);
+        assert_eq!(most("a/b s 0\na/b s 1\n"), 1, "one secret on two lines");
+        assert_eq!(most("a/b s 0\na/* t 1\n* u 1\nc/d x 0\nc/d y 0\n"), 3);
     }
 
     #[test]

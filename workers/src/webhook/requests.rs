@@ -16,6 +16,7 @@ use super::body::{BODY_BYTES_MAX, Memory, Refused};
 use super::connections::Peer;
 use super::deliver::{Answer, Deliverer, Delivery};
 use super::metrics::{Gauges, Metrics};
+use super::quiet::Quiet;
 use super::source::Source;
 use super::table::Table;
 use crate::tree::Tree;
@@ -42,6 +43,8 @@ pub struct App {
     memory: Memory,
     metrics: Metrics,
     proxies: Vec<IpAddr>,
+    /// What the log is told of requests that anybody could have sent.
+    refused: Quiet,
 }
 
 impl App {
@@ -50,11 +53,17 @@ impl App {
         let table = Table::default();
         table.follow(tree.clone())?;
         Ok(Arc::new(App {
-            deliverer: Arc::new(Deliverer { tree, table, source }),
+            deliverer: Arc::new(Deliverer {
+                tree,
+                table,
+                source,
+                faults: Quiet::default(),
+            }),
             places: Arc::new(Semaphore::new(PLACES)),
             memory: Memory::default(),
             metrics: Metrics::default(),
             proxies,
+            refused: Quiet::default(),
         }))
     }
 
@@ -107,14 +116,19 @@ impl App {
         let answer = self.answer(job, &head.headers, body, peer.as_ref()).await;
         self.metrics.answered(answer.status, answer.builds, begun.elapsed());
         let word = |name: &str| text(&head.headers, name).unwrap_or_else(|| "-".into());
-        eprintln!(
-            "github-webhook: {} {} {} from {}: {}",
+        let line = format!(
+            "{} {} {} from {}: {}",
             answer.status,
             word("x-github-event").escape_debug(),
             word("x-github-delivery").escape_debug(),
             client.map_or_else(|| "-".into(), |client| client.to_string()),
             answer.about,
         );
+        match answer.status {
+            // What was signed.
+            200..=202 | 422 => eprintln!("github-webhook: {line}"),
+            _ => self.refused.say(&line),
+        }
         respond(&answer)
     }
 

@@ -20,6 +20,8 @@ pub struct Source {
     /// Where secrets without a path are; what jobs name in `secret_file` begins with it.
     folder: PathBuf,
     now: Mutex<Now>,
+    /// Held by who reads the file: it, or whoever knows the names of users, may not answer for long.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Source {
                 grants: Arc::new(grants.unwrap_or_default()),
                 seen: None,
             }),
+            turn: Mutex::default(),
         })
     }
 
@@ -82,27 +85,30 @@ impl Source {
                 grants: Arc::new(grants?),
                 seen,
             }),
+            turn: Mutex::default(),
         })
     }
 
     /// What holds now. A file that has changed is read; if it is not good, the log says why, once,
-    /// and what it said before stays in force.
+    /// and what it said before stays in force. So it does for everybody else while it is read.
     pub fn grants(&self) -> Arc<Grants> {
-        let mut now = self.lock();
-        if let Some(file) = &self.file {
+        if let Some(file) = &self.file
+            && let Ok(_turn) = self.turn.try_lock()
+        {
             let stamp = file.metadata().ok().map(|facts| Stamp::of(&facts));
-            if stamp != now.seen {
-                self.take(file, &mut now);
-                now.seen = stamp;
+            if stamp != self.lock().seen {
+                self.take(file);
+                self.lock().seen = stamp;
             }
         }
-        now.grants.clone()
+        self.lock().grants.clone()
     }
 
     /// Reads the file again, though nothing seems to have changed: names of users may have.
     pub fn reread(&self) {
         if let Some(file) = &self.file {
-            self.take(file, &mut self.lock());
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.take(file);
         }
     }
 
@@ -111,8 +117,9 @@ impl Source {
         Secret::below(&self.folder, Path::new(path))
     }
 
-    fn take(&self, file: &Path, now: &mut Now) {
+    fn take(&self, file: &Path) {
         let (seen, grants) = read(file, &self.folder);
+        let mut now = self.lock();
         now.seen = seen;
         match grants {
             Ok(grants) => {
@@ -203,6 +210,21 @@ mod tests {
         source.reread();
         fs::write(&path, "a/b s 0\n").unwrap();
         assert_eq!((of("a/b"), of("c/d")), (1, 0));
+    }
+
+    /// A file that can't be read to its end for long holds up who reads it, and nobody else.
+    #[test]
+    fn who_reads_the_file_holds_nobody_up() {
+        let folder = Folder::new("turn");
+        let path = folder.0.join("repositories");
+        fs::write(&path, "a/b s 0\n").unwrap();
+        let source = Source::open(&path, folder.0.clone()).unwrap();
+        let of = |repository: &str| source.grants().of(repository).len();
+        let turn = source.turn.lock().unwrap();
+        fs::write(&path, "longer/name s 0\n").unwrap();
+        assert_eq!((of("a/b"), of("longer/name")), (1, 0), "as it was");
+        drop(turn);
+        assert_eq!((of("a/b"), of("longer/name")), (0, 1));
     }
 
     #[test]

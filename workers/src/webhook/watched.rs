@@ -255,10 +255,15 @@ impl Checkout {
         named && self.is_of(&event.repository)
     }
 
+    /// Whether it is the repository that the delivery is signed for. Its name decides whose secrets and
+    /// whose jobs count, so no address beside it stands for another one.
     fn is_of(&self, repository: &Repository) -> bool {
+        if !self.path.eq_ignore_ascii_case(&repository.full_name) {
+            return false;
+        }
         let mut addresses = repository.addresses().filter_map(address).peekable();
         if addresses.peek().is_none() {
-            return self.host == HOST && self.path == repository.full_name.to_ascii_lowercase();
+            return self.host == HOST;
         }
         addresses.any(|(host, path)| host == self.host && path == self.path)
     }

@@ -168,6 +168,28 @@ fn a_checkout_takes_its_repository_and_ref() {
     }
 }
 
+/// "Who signs with its secret speaks for its repositories": an address beside the name makes it no other.
+#[test]
+fn a_delivery_for_one_repository_does_not_speak_for_another() {
+    let signed = |name: &str, address: &str| {
+        let repository = json!({ "full_name": name, "default_branch": "main", "clone_url": address });
+        event(
+            "push",
+            &json!({ "ref": "refs/heads/main", "after": ABC, "repository": repository, "sender": { "login": "cat" } }),
+        )
+    };
+    let job = checkout("https://github.com/acme/app", json!("main"), json!({})).unwrap();
+    assert!(job.takes(&signed("Acme/App", "https://github.com/acme/app.git")));
+    for (name, address) in [
+        ("mal/any", "https://github.com/acme/app"),
+        ("acme/app", "https://github.com/mal/any"),
+        ("acme/app", "https://example.org/acme/app"),
+        ("mal/any", ""),
+    ] {
+        assert!(!job.takes(&signed(name, address)), "{name} {address}");
+    }
+}
+
 #[test]
 fn a_checkout_of_a_parameter_stands_for_its_default() {
     let hello = "https://github.com/${who}/hello";
