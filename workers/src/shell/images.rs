@@ -1,8 +1,11 @@
 //! Images: root file systems that jobs publish, unpacked on the node once and used many times.
 //!
 //! Each has a lock: whoever uses one holds it shared, whoever unpacks or removes one alone. It is
-//! kept under the digest of what was published, so a new build of an image is another image. What
-//! was used least lately goes when all together are larger than the bound.
+//! kept under the job, its owner and the digest of what was published, so a new build of an image is
+//! another image. The digest alone would not do: it is said by the build, and what is unpacked is read
+//! by name a moment later, when the job's owner may have put something else there. That must never
+//! become the image of another user's job. What was used least lately goes when all together are
+//! larger than the bound.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
@@ -60,7 +63,7 @@ impl Source {
             io::ErrorKind::PermissionDenied => refused("the owner of this job may not read it"),
             _ => Trouble::from_io(&format!("image {image}"), &error),
         };
-        fs::metadata(jobs.join(job)).map_err(|e| seen(e, "there is no such job"))?;
+        let owner = fs::metadata(jobs.join(job)).map_err(|e| seen(e, "there is no such job"))?.uid();
         let last = fs::read_link(builds.join("last-success"));
         let last = last.map_err(|e| seen(e, "the job has no successful build yet"))?;
         let build = builds.join(&last);
@@ -76,7 +79,7 @@ impl Source {
         Ok(Source {
             title: format!("{image}, build {}", last.display()),
             artifacts: build.join("artifacts"),
-            key: key(&digests, ids),
+            key: key(job, owner, &digests, ids),
         })
     }
 }
@@ -97,10 +100,10 @@ fn published(record: &[u8]) -> Result<Vec<String>, String> {
     Ok(build.tasks.into_iter().filter_map(|task| task.artifacts).collect())
 }
 
-/// A name for these contents, unpacked for these ids.
-fn key(digests: &[String], ids: Option<Ids>) -> String {
-    let owner = ids.map_or_else(String::new, |ids| format!("{}:{}", ids.uid, ids.gid));
-    let text = format!("{}\n{owner}", digests.join("\n"));
+/// A name for these contents of this job, which belongs to this user, unpacked for these ids.
+fn key(job: &str, owner: u32, digests: &[String], ids: Option<Ids>) -> String {
+    let ids = ids.map_or_else(String::new, |ids| format!("{}:{}", ids.uid, ids.gid));
+    let text = format!("{owner}/{job}\n{}\n{ids}", digests.join("\n"));
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
@@ -316,12 +319,23 @@ mod tests {
         fs::remove_dir_all(&images.folder).unwrap();
     }
 
+    /// "An image of one job is never taken for that of another, nor for that of another owner."
+    #[test]
+    fn an_image_is_that_of_one_job_and_owner() {
+        let digests = ["aa".to_owned()];
+        let alices = key("tiny", 1000, &digests, None);
+        assert_ne!(alices, key("tiny", 1001, &digests, None));
+        assert_ne!(alices, key("other", 1000, &digests, None));
+        assert_eq!(alices, key("tiny", 1000, &digests, None));
+    }
+
     #[test]
     fn an_image_is_named_by_all_that_was_published() {
         let record = br#"{"tasks":[{"artifacts":"aa"},{"artifacts":null},{},{"artifacts":"bb"}]}"#;
         let digests = published(record).unwrap();
         assert_eq!(digests, ["aa", "bb"]);
         let ids = Some(Ids { uid: 1, gid: 1 });
+        let key = |digests: &[String], ids| key("j", 1, digests, ids);
         assert_ne!(key(&digests, None), key(&digests, ids));
         assert_ne!(key(&digests, ids), key(&digests[..1], ids));
         assert!(published(b"{").is_err());
