@@ -54,7 +54,7 @@ fn checkout(desk: &Desk) -> Done {
     };
     // What was given is not said again: it may be anything, a password too.
     let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
-    let address = Address::parse(&text).map_err(cant)?;
+    let address = Address::parse(&text).and_then(Address::allowed).map_err(cant)?;
     let wanted = Wanted::read(desk)?;
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {
@@ -207,6 +207,15 @@ impl Repository<'_> {
     /// What is done if nothing could be fetched: the repository may have names of the other kind.
     fn bring_again(&self, wanted: &Wanted, sha256: bool) -> tree::Result<String> {
         let reference = self.first_reference()?;
+        if let Some(address) = self.address.with_ending().filter(|_| reference.is_none()) {
+            let other = Repository {
+                address: &address,
+                ..*self
+            };
+            if let Some(commit) = other.bring(wanted)? {
+                return Ok(commit);
+            }
+        }
         if !sha256 && reference.as_ref().is_some_and(|name| name.len() == 64) {
             self.folder.remove(OsStr::new(".git")).map_err(cant_make)?;
             self.init(true)?;
@@ -219,6 +228,8 @@ impl Repository<'_> {
 
     /// Fetches what a name means. A short commit, which no server looks up, comes with everything.
     fn fetch_commit(&self, name: &str, depth: Option<&str>) -> tree::Result<Option<String>> {
+        // This one alone is a word of git's own.
+        let name = if name == "tag" { "+tag" } else { name };
         let fetched = match depth {
             Some(depth) => self.fetch(&["--no-tags", "--depth", depth], &[name])?,
             None => self.fetch(&["--tags", "--force"], &[name, BRANCHES])?,

@@ -8,11 +8,18 @@ use std::path::Path;
 /// The shortest word that is hidden wherever it stands; shorter ones would hide half of what is said.
 const HIDDEN_BYTES_MIN: usize = 4;
 
+/// Ends the names of repositories on servers.
+const ENDING: &str = ".git";
+
+/// The variable of a worker by which its administrator lets http be a way: what comes by it can be
+/// read and changed by everybody on the way.
+pub(super) const HTTP: &str = "DISTCIFS_GIT_HTTP";
+
 /// What stands for what is hidden.
 const HIDDEN: &str = "***";
 
 /// The ways that are offered, for messages.
-const WAYS: &str = "https, ssh, git or http";
+const WAYS: &str = "https, ssh and git";
 
 /// How a repository is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +106,7 @@ impl Address {
         }
     }
 
-    /// `scheme://authority/path?query`.
+    /// `scheme://authority/path`.
     fn of_url(scheme: &str, protocol: &'static str, rest: &str) -> Result<Self, String> {
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host) = match authority.rsplit_once('@') {
@@ -140,26 +147,40 @@ impl Address {
             }
             (None, _) => (None, String::new()),
         };
-        let visible = path.split(['?', '#']).next().unwrap_or_default();
-        let hidden = &path[visible.len()..];
-        if !hidden.is_empty() {
-            secrets.add(&hidden[1..], &hidden[1..]);
-            for part in hidden[1..].split(['&', ';']) {
-                let value = part.split_once('=').map_or(part, |(_, value)| value);
-                secrets.add(value, &decoded(value)?);
-            }
+        if path.contains(['?', '#']) {
+            // git would show it to everybody on the node and keep it in .git/FETCH_HEAD.
+            return Err(format!(
+                "an address of a repository has no '?' and no '#': a token goes in front of the host, {scheme}://TOKEN@host/path"
+            ));
         }
-        let shown = format!("{scheme}://{kept}{host}{visible}");
+        let shown = format!("{scheme}://{kept}{host}{path}");
         Ok(Address {
-            url: format!("{scheme}://{kept}{host}{path}"),
-            shown: if hidden.is_empty() {
-                shown
-            } else {
-                format!("{shown}?{HIDDEN}")
-            },
+            url: shown.clone(),
+            shown,
             way: Way::Server(protocol),
             login,
             secrets: secrets.words,
+        })
+    }
+
+    /// Whether the administrator of this node lets this way be used.
+    pub(super) fn allowed(self) -> Result<Self, String> {
+        if self.way == Way::Server("http") && std::env::var_os(HTTP).is_none_or(|value| value.is_empty()) {
+            return Err(format!(
+                "http is neither secret nor safe from changes: use https, or have the administrator set {HTTP}=1 for \
+                 this worker"
+            ));
+        }
+        Ok(self)
+    }
+
+    /// The same with `.git` at its end, which is what some servers send everybody on to.
+    pub(super) fn with_ending(&self) -> Option<Self> {
+        let of_web = matches!(self.way, Way::Server("https" | "http"));
+        let url = self.url.trim_end_matches('/');
+        (of_web && !url.ends_with(ENDING)).then(|| Address {
+            url: format!("{url}{ENDING}"),
+            ..self.clone()
         })
     }
 
@@ -384,9 +405,15 @@ mod tests {
                 assert!(word.is_empty() || !masked.contains(word), "{masked}");
             }
         }
-        let found = address("https://example.org/a?private_token=gl%2Dpat&x=y#frag");
-        assert_eq!(found.shown, "https://example.org/a?***");
-        assert_eq!(found.masked("gl%2Dpat gl-pat"), "*** ***");
+        for text in [
+            "https://example.org/a?private_token=glpat&x=y",
+            "https://example.org/a#glpat",
+            "https://example.org?glpat",
+            "ssh://git@example.org/a?glpat",
+        ] {
+            let why = Address::parse(text).err().unwrap();
+            assert!(why.contains("TOKEN@host") && !why.contains("glpat"), "{why}");
+        }
         let found = address("ssh://git:hunter2@example.org/a");
         assert_eq!(
             (found.url.as_str(), found.login.is_none()),
@@ -395,6 +422,24 @@ mod tests {
         assert_eq!(found.masked("hunter2 git"), "*** git");
         let why = Address::parse("https://user:hunter2/3@example.org/a").err().unwrap();
         assert!(why.contains("%2F") && !why.contains("hunter2"), "{why}");
+    }
+
+    /// "A redirection is not followed; where a server knows the name with `.git` only, that is tried."
+    #[test]
+    fn names_on_servers_may_end_in_git() {
+        let ending = |text: &str| address(text).with_ending().map(|found| found.url);
+        assert_eq!(
+            ending("https://u:p@example.org/a/").unwrap(),
+            "https://example.org/a.git"
+        );
+        for text in [
+            "https://example.org/a.git",
+            "ssh://example.org/a",
+            "git@example.org:a",
+            "/srv/a",
+        ] {
+            assert_eq!(ending(text), None, "{text}");
+        }
     }
 
     #[test]

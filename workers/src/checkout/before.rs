@@ -6,10 +6,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::{ENTRY_BYTES_MAX, Repository, items};
-use crate::beneath::{Folder, inside, is, next_name, trouble};
+use crate::beneath::{Folder, is, next_name, trouble};
 use crate::tree;
 
 use rustix::fs::{AtFlags, unlinkat};
@@ -78,9 +78,17 @@ fn remove_file(top: &Folder, path: &Path) -> io::Result<()> {
         return Ok(());
     };
     let nothing = |error: &io::Error| {
-        [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::PERM]
-            .into_iter()
-            .any(|errno| is(error, errno))
+        [
+            Errno::NOENT,
+            Errno::NOTDIR,
+            Errno::LOOP,
+            Errno::ISDIR,
+            Errno::PERM,
+            Errno::XDEV,
+            Errno::ACCESS,
+        ]
+        .into_iter()
+        .any(|errno| is(error, errno))
     };
     let removed = top
         .enter(parent)
@@ -109,10 +117,10 @@ impl Repository<'_> {
         let git = self.git();
         git.read_with(&[("GIT_INDEX_FILE", &index)], &["ls-files", "-z"], |out| {
             items(out, ENTRY_BYTES_MAX, |item| {
-                if let Some(path) =
-                    std::str::from_utf8(item).map_or_else(|_| Some(PathBuf::from(OsStr::from_bytes(item))), inside)
-                {
-                    found.insert(path);
+                // A script may have written the list: no other way through the folder is taken.
+                let path = Path::new(OsStr::from_bytes(item));
+                if path.components().all(|part| matches!(part, Component::Normal(_))) {
+                    found.insert(path.to_owned());
                 }
                 Ok(())
             })

@@ -24,7 +24,7 @@ const OF_THE_USER: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ
 const SSH: &str = "ssh -o BatchMode=yes -o ControlMaster=no -o ControlPath=none";
 
 /// Settings of each call. Whatever git is told elsewhere, these win.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
@@ -39,6 +39,8 @@ const SETTINGS: [(&str, &str); 17] = [
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("protocol.allow", "never"),
+    // Nobody but the administrator of the job says which server is asked.
+    ("http.followRedirects", "false"),
     ("transfer.bundleURI", "false"),
     ("transfer.credentialsInUrl", "die"),
     ("init.defaultBranch", "master"),
@@ -116,14 +118,9 @@ impl Git<'_> {
     pub(super) fn line(&self, arguments: &[&str]) -> tree::Result<Option<String>> {
         let mut line = String::new();
         let done = self.read(arguments, |out| {
-            let mut text = Vec::new();
-            out.take(LINE_BYTES_MAX).read_to_end(&mut text)?;
-            line = String::from_utf8_lossy(&text)
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            Ok(())
+            line = next_line(out)?.unwrap_or_default();
+            // Who can say no more to anybody ends, and then it did not succeed.
+            io::copy(out, &mut io::sink()).map(drop)
         })?;
         Ok(Some(line).filter(|line| done && !line.is_empty()))
     }
@@ -142,7 +139,7 @@ impl Git<'_> {
         let kept = OF_THE_USER.iter().chain(&OF_THE_NODE);
         command.envs(kept.filter_map(|name| Some((name, std::env::var_os(name)?))));
         let ways = match self.address.way {
-            Way::Server(_) => "https:http:ssh:git",
+            Way::Server(protocol) => protocol,
             Way::Local => "file",
         };
         command.envs([
@@ -213,7 +210,7 @@ fn cant(error: io::Error) -> Trouble {
 }
 
 /// The next line, cut to what a line may have.
-fn next_line(from: &mut impl BufRead) -> io::Result<Option<String>> {
+fn next_line(from: &mut (impl BufRead + ?Sized)) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if from.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);

@@ -3,7 +3,6 @@
 //! What names them is read from the commit and not from the folder, and of it only path and address
 //! are used: no command of it is run, and no name of it becomes a path.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +20,7 @@ const SUBMODULES_MAX: usize = 1000;
 const LEVELS_MAX: usize = 16;
 
 /// Most bytes of one value in `.gitmodules`.
-const VALUE_BYTES_MAX: u64 = 64 << 10;
+const VALUE_BYTES_MAX: u64 = 16 << 10;
 
 /// A submodule that the commit has.
 struct Submodule {
@@ -58,7 +57,8 @@ fn of_one(
     for Submodule { path, commit } in found {
         let way = way.join(&path);
         let failed = |why: &str| parent.failed(&format!("the submodule {}: {why}", way.display()));
-        let Some((name, said)) = said.iter().find(|(_, said)| Path::new(&said.path) == path) else {
+        // Of several with one path the last counts, as git has it.
+        let Some((name, said)) = said.iter().rfind(|(_, said)| Path::new(&said.path) == path) else {
             return Err(failed(".gitmodules does not say where it comes from"));
         };
         if said.update == "none" {
@@ -70,7 +70,11 @@ fn of_one(
             )));
         }
         *left -= 1;
-        let address = parent.address.of_submodule(&said.url).map_err(|why| failed(&why))?;
+        let address = parent
+            .address
+            .of_submodule(&said.url)
+            .and_then(Address::allowed)
+            .map_err(|why| failed(&why))?;
         let folder = parent.folder.make(&path);
         let folder = folder.map_err(|e| trouble(&format!("the submodule {}", way.display()), &e))?;
         let repository = Repository {
@@ -117,9 +121,9 @@ impl Repository<'_> {
         Err(self.failed("can't tell which submodules there are"))
     }
 
-    /// What the commit's `.gitmodules` says, by the names in it.
-    fn said_of_submodules(&self) -> tree::Result<HashMap<String, Said>> {
-        let mut all: HashMap<String, Said> = HashMap::new();
+    /// What the commit's `.gitmodules` says, by the names in it, in its order.
+    fn said_of_submodules(&self) -> tree::Result<Vec<(String, Said)>> {
+        let mut all: Vec<(String, Said)> = Vec::new();
         let wanted = "^submodule\\..*\\.(path|url|update)$";
         let arguments = ["config", "-z", "--blob", "HEAD:.gitmodules", "--get-regexp", wanted];
         // Without the file it says nothing, and then no submodule has an address.
@@ -130,7 +134,19 @@ impl Repository<'_> {
                 let Some((name, key)) = key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.')) else {
                     return Ok(());
                 };
-                let said = all.entry(name.to_owned()).or_default();
+                let at = match all.iter().position(|(known, _)| known == name) {
+                    Some(at) => at,
+                    None if all.len() < SUBMODULES_MAX => {
+                        all.push((name.to_owned(), Said::default()));
+                        all.len() - 1
+                    }
+                    None => {
+                        return Err(io::Error::other(format!(
+                            ".gitmodules names more than {SUBMODULES_MAX} submodules"
+                        )));
+                    }
+                };
+                let said = &mut all[at].1;
                 match key {
                     "path" => said.path = value.trim_end_matches('/').to_owned(),
                     "url" => value.clone_into(&mut said.url),

@@ -345,10 +345,50 @@ fn passwords_are_told_to_the_server_alone() {
     let address = format!("http://127.0.0.1:{port}/x.git?private_token=glpat4711");
     let ticket = bench.ticket("query", json!({ "repository": address }));
     let result = bench.work(&ticket);
-    let config = fs::read_to_string(ticket.join("workspace/.git/config")).unwrap();
-    for text in [result, console(&ticket), config] {
+    assert!(result.contains("TOKEN@host"), "{result}");
+    for text in [result, console(&ticket)] {
         assert!(!text.contains("glpat4711"), "{text}");
     }
+}
+
+/// A server that sends everybody on to another; who asked that one.
+fn servers_that_send_on() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let (other, asked) = server_that_asks();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let path = head[0].split(' ').nth(1).unwrap();
+            let text = format!(
+                "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{other}{path}\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n"
+            );
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+    (port, asked)
+}
+
+/// "http is a way only where the worker's administrator says so, and no redirection is followed."
+#[test]
+fn a_server_is_the_one_that_was_named() {
+    let (port, asked) = servers_that_send_on();
+    let address = format!("http://127.0.0.1:{port}/x");
+    let bench = Bench::new(CHECKOUT, "redirected");
+    let result = bench.work(&bench.ticket("t", json!({ "repository": address })));
+    assert!(result.starts_with("1\ncan't read the repository"), "{result}");
+    assert!(asked.lock().unwrap().is_empty(), "another server was asked");
+    let bench = Bench::with(CHECKOUT, "no-http", &[("DISTCIFS_GIT_HTTP", "")]);
+    let result = bench.work(&bench.ticket("t", json!({ "repository": address })));
+    assert!(
+        result.contains("use https") && result.contains("DISTCIFS_GIT_HTTP=1"),
+        "{result}"
+    );
 }
 
 /// A daemon of git for all repositories below a folder.
