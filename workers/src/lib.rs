@@ -16,6 +16,7 @@ pub mod held;
 pub mod identity;
 pub mod jobs;
 pub mod keeper;
+pub mod keys;
 pub mod pages;
 pub mod plan;
 pub mod record;

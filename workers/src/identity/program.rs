@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getgroups, getppid, setgroups, setresgid, setresuid};
 
 use super::{Account, Whom};
+use crate::keys;
 use crate::signals;
 
 /// The word that makes a worker's program do this.
@@ -233,6 +234,7 @@ impl<'a> Order<'a> {
     fn turn(&self) -> io::Result<()> {
         signals::seal_descriptors()?;
         if let Some(groups) = &self.groups {
+            keys::forget()?;
             setgroups(groups)?;
             setresgid(self.gid, self.gid, self.gid)?;
             setresuid(self.uid, self.uid, self.uid)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid, getpid, getppid};
+use nix::unistd::{Pid, geteuid, getpid, getppid, setsid};
 
 use super::environment::PATH_DEFAULT;
 use super::idmap;
@@ -21,6 +21,7 @@ use super::limits::Limits;
 use super::ranges::Ids;
 use super::state::Run;
 use crate::identity::Whom;
+use crate::keys;
 
 /// The environment of a script that asks for none.
 pub const NONE: &str = "none";
@@ -39,9 +40,6 @@ const CHECK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Longest reason that is taken from an environment, bytes.
 const REASON_BYTES_MAX: u64 = 4096;
-
-/// KEYCTL_JOIN_SESSION_KEYRING of keyctl(2): a new keyring without a name.
-const JOIN_SESSION_KEYRING: libc::c_long = 1;
 
 /// The environments that this worker offers, by name.
 #[derive(Debug, Default)]
@@ -313,15 +311,16 @@ impl Call<'_> {
     }
 }
 
-/// Makes a command ready: without input, in a group of its own, and what it starts in the control
-/// groups behind these doors.
+/// Makes a command ready: without input, in a session of its own, and what it starts in the control
+/// groups behind these doors. In the session of a worker that somebody started by hand a script could
+/// type into his terminal.
 pub fn begin(mut command: Command, doors: Vec<File>, isolated: bool) -> Command {
-    command.stdin(Stdio::null()).process_group(0);
+    command.stdin(Stdio::null());
     enter(&mut command, doors, isolated);
     command
 }
 
-/// Has the command's process enter its control groups before it begins. What isolates ends with the
+/// Has the command's process begin a session and enter its control groups before it begins. What isolates ends with the
 /// worker, knows none of its keys and, if that is root, has a mount namespace of its own: its mounts
 /// end with its last process.
 #[expect(
@@ -329,12 +328,11 @@ pub fn begin(mut command: Command, doors: Vec<File>, isolated: bool) -> Command 
     reason = "between fork and exec there is no other way to do this in time"
 )]
 fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
-    if doors.is_empty() && !isolated {
-        return;
-    }
     let own_mounts = isolated && geteuid().is_root();
     let worker = getpid();
     let prepare = move || {
+        // Its group has the number of the process too.
+        setsid()?;
         for mut door in &doors {
             // 0 is whoever writes it.
             door.write_all(b"0")?;
@@ -345,8 +343,7 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
                 // It died before: nobody is told of that any more.
                 return Err(Errno::ESRCH.into());
             }
-            // SAFETY: a system call that takes numbers only. It fails where the kernel has no keys.
-            unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0) };
+            keys::forget()?;
         }
         if own_mounts {
             let (root, none) = (c"/".as_ptr(), std::ptr::null());
