@@ -15,6 +15,34 @@ const OFFERED: [&str; 5] = ["HOME", "USER", "LOGNAME", "LANG", "TZ"];
 /// One that it takes if nothing stands between it and the node.
 const OFFERED_ALSO: &str = "TMPDIR";
 
+/// Variables that mean something to one shell or another, besides those that begin like its name.
+const OF_SHELLS: [&str; 24] = [
+    "_",
+    "ATTY",
+    "DIRSTACK",
+    "ENV",
+    "EUID",
+    "FUNCNAME",
+    "GROUPS",
+    "HISTCMD",
+    "IFS",
+    "LINENO",
+    "OLDPWD",
+    "OPTARG",
+    "OPTERR",
+    "OPTIND",
+    "PIPESTATUS",
+    "POSIXLY_CORRECT",
+    "PPID",
+    "PWD",
+    "RANDOM",
+    "SECONDS",
+    "SHELLOPTS",
+    "SHLVL",
+    "SRANDOM",
+    "UID",
+];
+
 /// Where programs are looked for if nobody says otherwise.
 pub use crate::identity::program::PATH_DEFAULT;
 
@@ -76,10 +104,18 @@ impl Start<'_> {
 
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
     /// the workspace and the artifacts, if these are not `/workspace` and `/artifacts`. What comes
-    /// from outside stands in it as quoted words, each of them the whole value of a variable.
+    /// from outside stands in it as quoted words, each of them the whole value of a variable. Everybody on
+    /// a node sees the arguments of every process, so only names that a shell can't set are given by them.
     pub fn text(&self) -> Vec<u8> {
         let mut text = format!("PATH=${{PATH:-{PATH_DEFAULT}}}\n");
         text += &format!("w=${{1:-{WORKSPACE}}} a=${{2:-{ARTIFACTS}}}\n");
+        // Again, with nothing of whoever started it.
+        text += "[ \"${3-}\" = again ] || exec env -i PATH=\"$PATH\"";
+        let also = (!self.isolated).then_some(OFFERED_ALSO);
+        for name in OFFERED.into_iter().chain(also) {
+            text += &format!(" ${{{name}:+\"{name}=${name}\"}}");
+        }
+        text += " /bin/sh \"$0\" \"$w\" \"$a\" again\n";
         if let Some(processes) = self.processes {
             // The letter is -p in dash and busybox, -u in bash.
             text += &format!("ulimit -p {processes} 2>/dev/null || ulimit -u {processes} || exit\n");
@@ -90,22 +126,33 @@ impl Start<'_> {
             text.extend(b"/");
             text.extend(quoted(self.folder.as_os_str().as_encoded_bytes()));
         }
-        text.extend(b" || exit\nexec env -i");
-        let mut word = |word: &[u8]| {
+        text.extend(b" || exit\nset -- \"$(command -v env)\" \"${0%/*}/script\"\n");
+        text.extend(b"export WORKSPACE=\"$w\" ARTIFACTS=\"$a\"\nunset OLDPWD\n");
+        let (plain, odd): (Vec<_>, Vec<_>) = self.variables.iter().partition(|(name, _)| can_be_set(name));
+        for (name, value) in plain {
+            text.extend(format!("export {name}=").as_bytes());
+            text.extend(quoted(value.as_bytes()));
+            text.extend(b"\n");
+        }
+        text.extend(b"exec");
+        if !odd.is_empty() {
+            text.extend(b" \"$1\"");
+        }
+        for (name, value) in odd {
             text.extend(b" \\\n");
-            text.extend(word);
-        };
-        word(b"PATH=\"$PATH\"");
-        let also = (!self.isolated).then_some(OFFERED_ALSO);
-        for name in OFFERED.into_iter().chain(also) {
-            word(format!("${{{name}:+\"{name}=${name}\"}}").as_bytes());
+            text.extend(quoted(format!("{name}={value}").as_bytes()));
         }
-        for (name, value) in self.variables {
-            word(&quoted(format!("{name}={value}").as_bytes()));
-        }
-        word(b"\"WORKSPACE=$w\" \"ARTIFACTS=$a\" /bin/sh -e \"${0%/*}/script\"\n");
+        text.extend(b" /bin/sh -e \"$2\"\n");
         text
     }
+}
+
+/// Whether every shell sets a variable of this name as it is: others are no names to it, or mean something
+/// to it.
+fn can_be_set(name: &str) -> bool {
+    let plain = |(at, b): (usize, u8)| b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit());
+    let own = ["BASH", "COMP_", "EPOCH"].iter().any(|begin| name.starts_with(begin));
+    name.bytes().enumerate().all(plain) && !own && !OF_SHELLS.contains(&name)
 }
 
 /// A word for a shell that stands for just these bytes.
@@ -147,13 +194,32 @@ mod tests {
         assert_eq!(found, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
     }
 
+    /// "Everybody on a node sees the arguments of every process": values are not among them.
+    #[test]
+    fn values_are_no_arguments_of_a_program() {
+        let variables = BTreeMap::from([("PARAM_token".to_owned(), "s3cret".to_owned())]);
+        let start = Start {
+            variables: &variables,
+            folder: Path::new(""),
+            isolated: true,
+            processes: None,
+        };
+        let text = String::from_utf8(start.text()).unwrap();
+        let with: Vec<&str> = text.lines().filter(|line| line.contains("s3cret")).collect();
+        assert_eq!(with, ["export PARAM_token='s3cret'"]);
+        for name in ["", "1a", "a-b", "a b", "a=b", "é", "UID", "BASH_ENV", "IFS"] {
+            assert!(!can_be_set(name) || name.is_empty(), "{name}");
+        }
+    }
+
     /// Whatever a value holds, it arrives as it is and nothing in it is carried out.
     #[test]
     fn values_arrive_in_every_shell_as_they_are() {
         let folder = std::env::temp_dir().join(format!("distcifs-start-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("it's $(x)")).unwrap();
         let odd = "a'b\"c $(touch hit) `touch hit`\n\\'; touch hit; '\t$HOME\u{e9}*";
-        let variables = BTreeMap::from([("PARAM_a_b".to_owned(), odd.to_owned())]);
+        let names = ["PARAM_a_b", "PARAM_a-b", "w", "UID", "RANDOM", "IFS", "PATH_X", "PS4"];
+        let variables: BTreeMap<_, _> = names.map(|name| (name.to_owned(), odd.to_owned())).into();
         let start = Start {
             variables: &variables,
             folder: Path::new("it's $(x)"),
@@ -169,16 +235,25 @@ mod tests {
                 .args([&folder, &folder])
                 .env_clear()
                 .env("HOME", "/tmp/x")
+                .env("UNWANTED", "1")
                 .output()
             else {
                 continue;
             };
             let said = String::from_utf8_lossy(&output.stdout);
             let lines: Vec<&str> = said.split('\0').collect();
+            // dash takes over only what it can have in names.
+            for name in names.iter().filter(|name| can_be_set(name)) {
+                assert!(
+                    lines.contains(&format!("{name}={odd}").as_str()),
+                    "{name} in {shell:?}: {output:?}"
+                );
+            }
             assert!(
-                lines.contains(&format!("PARAM_a_b={odd}").as_str()),
-                "{shell:?}: {output:?}"
+                lines.contains(&format!("WORKSPACE={}", folder.display()).as_str()),
+                "{said}"
             );
+            assert!(!said.contains("UNWANTED"), "{said}");
             assert!(lines.contains(&"HOME=/tmp/x"), "{said}");
             assert!(said.ends_with("it's $(x)\n"), "{said}");
             assert!(!folder.join("it's $(x)/hit").exists());
