@@ -17,7 +17,7 @@ use super::state::try_lock;
 /// Where the locks of a node are: they need not outlive it.
 const LOCKS: &str = "/run/distcifs/ids";
 
-/// First of the ids if /etc/subuid gives root none.
+/// First of the ids if /etc/subuid gives root none and nobody these.
 const IDS_DEFAULT: u32 = 1_000_000;
 
 /// Ids that an environment has.
@@ -68,9 +68,10 @@ impl Ranges {
             .map(|(uid, gid)| Ids { uid, gid })
             .take(RANGES_MAX)
             .collect();
+        let first = |text: &str| starts(text).first().copied().unwrap_or_else(|| nobodys(text));
         let alone = Ids {
-            uid: starts(users).first().copied().unwrap_or(IDS_DEFAULT),
-            gid: starts(groups).first().copied().unwrap_or(IDS_DEFAULT),
+            uid: first(users),
+            gid: first(groups),
         };
         Ranges {
             last: all.last().copied().unwrap_or(alone),
@@ -104,6 +105,31 @@ impl Ranges {
             ids: self.last,
             _lock: None,
         })
+    }
+}
+
+/// The first range from the usual place on that no line gives to a user: his scripts would be those of
+/// all tasks.
+fn nobodys(text: &str) -> u32 {
+    let taken = |line: &str| {
+        let mut parts = line.split(':').skip(1);
+        let first: u32 = parts.next()?.trim().parse().ok()?;
+        let count: u32 = parts.next()?.trim().parse().ok()?;
+        Some((first, first.saturating_add(count)))
+    };
+    let mut taken: Vec<(u32, u32)> = text.lines().filter_map(taken).collect();
+    taken.sort_unstable();
+    let mut start = IDS_DEFAULT;
+    for (first, end) in taken {
+        if first < start.saturating_add(IDS_COUNT) && end > start {
+            start = end;
+        }
+    }
+    // Where the numbers end there is none that nobody has.
+    if start > u32::MAX - 2 * IDS_COUNT {
+        IDS_DEFAULT
+    } else {
+        start
     }
 }
 
@@ -169,6 +195,17 @@ mod tests {
         let ranges = Ranges::of("", "", &locks);
         let taken = (ranges.take().unwrap(), ranges.take().unwrap());
         assert_eq!((taken.0.ids, taken.1.ids), (ranges.any(), ids(1_000_000, 1_000_000)));
+        let ranges = Ranges::of(
+            "alice:100000:65536\nbob:1065000:65536\ncarol:990000:65536\n",
+            "dave:1000000:1",
+            &locks,
+        );
+        let none_of_theirs = ids(1_130_536, 1_000_001);
+        assert_eq!(
+            ranges.take().unwrap().ids,
+            none_of_theirs,
+            "what a user was given is his"
+        );
         let ranges = Ranges::of("root:200000:65536", "", &locks);
         assert_eq!(ranges.take().unwrap().ids, ids(200_000, 1_000_000));
         fs::remove_dir_all(&locks).unwrap();
