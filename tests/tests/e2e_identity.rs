@@ -153,8 +153,8 @@ fn a_worker_that_is_root_must_be_told_whom_jobs_of_root_run_as() {
     }
 }
 
-/// "A worker that is not root works `none` only for jobs of its own user, unless it is started with
-/// `--shared`"; isolated scripts it runs for all.
+/// "A worker that is not root works only for jobs of its own user, unless it is started with `--shared`":
+/// what it isolates runs as its user too.
 #[test]
 fn a_worker_that_is_not_root_works_for_its_own_user() {
     need_root();

@@ -136,11 +136,25 @@ impl Identity {
             Identity::Root { .. } => patiently(|| Account::of(owner)).map(Whom::Other),
             Identity::User { uid, shared } if *shared || owner == *uid => Ok(Whom::Myself),
             Identity::User { uid, .. } => Err(Trouble::Refused(format!(
-                "this worker runs as {}, and the job belongs to {}, who would act with the rights of another: give the \
-                 task an isolation, or start the worker as root with --as USER, or with --shared",
+                "this worker runs as {}, and the job belongs to {}, who would act with the rights of another: \
+                 start the worker as root with --as USER, or with --shared",
                 title(*uid),
                 title(owner)
             ))),
+        }
+    }
+}
+
+impl Identity {
+    /// Whether a ticket is for this worker at all, though its work is kept apart from the node: one that is
+    /// not root has no ids for that but its own.
+    ///
+    /// # Errors
+    /// As `whom`.
+    pub fn check(&self, ticket: &Ticket) -> Result<()> {
+        match self {
+            Identity::Root { .. } => Ok(()),
+            Identity::User { .. } => self.whom(ticket).map(drop),
         }
     }
 }

@@ -51,7 +51,12 @@ impl Shell<'_> {
         let name = ticket.isolation.as_deref().unwrap_or(NONE);
         let program = self.isolations.program(name).map_err(Trouble::Refused)?;
         let isolated = name != NONE;
-        let whom = (!isolated).then(|| self.identity.whom(&ticket)).transpose()?;
+        let whom = if isolated {
+            self.identity.check(&ticket)?;
+            None
+        } else {
+            Some(self.identity.whom(&ticket)?)
+        };
         if ticket.image.is_some() && !isolated {
             return Err(Trouble::Refused("image needs an isolation other than none".to_owned()));
         }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -167,13 +168,25 @@ impl Desk {
     pub fn jobs(&self) -> tree::Result<Folder> {
         let cant = |e: io::Error| Trouble::from_io("jobs", &e);
         match self.folder.enter("jobs") {
-            // A ticket that stands alone has none: this process is who posted it.
+            // A ticket that stands alone has none: it sees what this process does, if that is who posted it.
             Err(error) if is(&error, Errno::NOENT) && self.ticket.job.is_none() => {
+                if !is_for(self.ticket.owner, geteuid().as_raw()) {
+                    return Err(Trouble::Refused(
+                        "a ticket that stands alone sees the jobs of nobody but who posted it, and this worker is \
+                         another user"
+                            .to_owned(),
+                    ));
+                }
                 Folder::open(&self.mount.join("jobs")).map_err(cant)
             }
             other => other.map_err(cant),
         }
     }
+}
+
+/// Whether who posted a ticket may see what this user does. Root may see everything.
+fn is_for(owner: Option<u32>, user: u32) -> bool {
+    owner.is_some_and(|owner| owner == user || owner == 0)
 }
 
 /// Reads a small file.
@@ -191,5 +204,17 @@ pub fn read(folder: &Folder, path: &Path) -> io::Result<Vec<u8>> {
 fn more_descriptors() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "A worker with --shared shows a ticket that stands alone no jobs by its own rights."
+    #[test]
+    fn a_ticket_that_stands_alone_sees_what_its_poster_may() {
+        assert!(is_for(Some(1000), 1000) && is_for(Some(0), 1000));
+        assert!(!is_for(Some(1001), 1000) && !is_for(None, 1000));
     }
 }
