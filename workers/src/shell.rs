@@ -20,6 +20,7 @@ pub mod idmap;
 pub mod images;
 pub mod isolation;
 pub mod limits;
+mod names;
 mod prepare;
 pub mod ranges;
 pub mod state;

@@ -63,7 +63,9 @@ impl Source {
             io::ErrorKind::PermissionDenied => refused("the owner of this job may not read it"),
             _ => Trouble::from_io(&format!("image {image}"), &error),
         };
-        let owner = fs::metadata(jobs.join(job)).map_err(|e| seen(e, "there is no such job"))?.uid();
+        let owner = fs::metadata(jobs.join(job))
+            .map_err(|e| seen(e, "there is no such job"))?
+            .uid();
         let last = fs::read_link(builds.join("last-success"));
         let last = last.map_err(|e| seen(e, "the job has no successful build yet"))?;
         let build = builds.join(&last);
@@ -185,12 +187,12 @@ impl Images {
         Ok(same.then_some(lock))
     }
 
-    /// Removes those that were used least lately, until all together are within the bound. Those in
-    /// use stay, and so does `but`.
+    /// Removes those that were used least lately, until all together and `more` bytes are within the bound.
+    /// Those in use stay, and so does `but`.
     ///
     /// # Errors
     /// If the folder can't be read.
-    pub fn make_room(&self, but: &str) -> io::Result<()> {
+    pub fn make_room(&self, but: &str, more: u64) -> io::Result<()> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -200,7 +202,8 @@ impl Images {
             }
         }
         all.sort();
-        let mut total: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
+        let others: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut total = others.saturating_add(more);
         for (_, key, bytes) in all {
             if total <= self.bound {
                 break;
@@ -294,13 +297,15 @@ mod tests {
             add(&images, key, 40, age);
         }
         let lease = images.lease("used").unwrap().unwrap();
-        images.make_room("new").unwrap();
+        images.make_room("new", 0).unwrap();
         let left: Vec<bool> = ["old", "used", "young", "new"]
             .map(|key| images.root(key).exists())
             .into();
         assert_eq!(left, [false, true, false, true]);
         assert!(images.lease("old").unwrap().is_none());
         drop(lease);
+        images.make_room("new", 60).unwrap();
+        assert!(!images.root("used").exists(), "room for what is being unpacked");
         fs::remove_dir_all(&images.folder).unwrap();
     }
 

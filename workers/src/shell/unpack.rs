@@ -17,6 +17,7 @@ use nix::unistd::{fchdir, syncfs};
 use super::idmap;
 use super::images::{Images, Source};
 use super::isolation::Tools;
+use super::names::Names;
 use super::ranges::{IDS_COUNT, Ids};
 
 /// The word that makes execute-shell do this.
@@ -27,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How many bytes are passed on at a time.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// How much room is made at a time while an image is unpacked, bytes.
+const ROOM_BYTES: u64 = 256 << 20;
 
 /// How much of a file tells what it is packed with, bytes.
 const MAGIC_BYTES: u64 = 8;
@@ -151,7 +155,7 @@ impl Job<'_> {
             .seek(SeekFrom::Start(0))
             .and_then(|_| lock.write_all(format!("{bytes}\n").as_bytes()));
         sized.map_err(text)?;
-        self.images.make_room(self.key).map_err(text)
+        self.images.make_room(self.key, 0).map_err(text)
     }
 
     /// Unpacks into the folder; how many bytes it was.
@@ -168,7 +172,16 @@ impl Job<'_> {
         let mut tar = self.tar();
         let mut child = tar.stdin(Stdio::piped()).spawn().map_err(|e| cant_run(&tar, &e))?;
         let to = child.stdin.take().ok_or("tar has no input")?;
-        let copied = copy(&mut *stream.from, to, self.images.bound());
+        let names = Names::follow(child.stdout.take());
+        let mut reserved = 0;
+        let copied = copy(&mut *stream.from, to, self.images.bound(), |bytes| {
+            let total = bytes + names.bytes();
+            if total > reserved && total <= self.images.bound() {
+                reserved = total + ROOM_BYTES;
+                self.images.make_room(self.key, reserved).map_err(Copy::Failed)?;
+            }
+            Ok(total)
+        });
         drop(stream.from);
         stream.children.push(("tar".to_owned(), child));
         let mut failed = None;
@@ -183,9 +196,18 @@ impl Job<'_> {
                 Err(error) => failed = Some(format!("{name}: {error}")),
             }
         }
+        // tar has said all names.
+        let copied = copied.and_then(|bytes| {
+            let total = bytes + names.finish();
+            if total > self.images.bound() {
+                Err(Copy::TooLarge)
+            } else {
+                Ok(total)
+            }
+        });
         match (copied, failed) {
             (Err(Copy::TooLarge), _) => Err(format!(
-                "it has more than {} bytes, the bound of all images (--image-cache)",
+                "it has more than {} bytes (4096 for each name in it), the bound of all images (--image-cache)",
                 self.images.bound()
             )),
             (_, Some(why)) => Err(why),
@@ -196,7 +218,14 @@ impl Job<'_> {
 
     /// tar, as somebody who is not root: in a user namespace if owners can be kept so.
     fn tar(&self) -> Command {
-        let words = ["-x", "-p", "--numeric-owner", "--exclude=./dev/*", "--exclude=dev/*"];
+        let words = [
+            "-x",
+            "-v",
+            "-p",
+            "--numeric-owner",
+            "--exclude=./dev/*",
+            "--exclude=dev/*",
+        ];
         let inside = Path::new("/usr/bin/lxc-usernsexec");
         let mut tar = match self.ids {
             Some(ids) if inside.exists() => {
@@ -213,7 +242,8 @@ impl Job<'_> {
                 tar
             }
         };
-        tar.stdout(Stdio::null());
+        // Names that are unlike any other's in no way, one a line.
+        tar.env("LC_ALL", "C").stdout(Stdio::piped());
         tar
     }
 
@@ -316,8 +346,14 @@ enum Copy {
     Failed(io::Error),
 }
 
-/// Passes on at most `bound` bytes; how many there were.
-fn copy(from: &mut dyn Read, to: ChildStdin, bound: u64) -> Result<u64, Copy> {
+/// Passes on bytes for as long as `counted` says that what was made of so many is within the bound; how
+/// many there were.
+fn copy(
+    from: &mut dyn Read,
+    to: ChildStdin,
+    bound: u64,
+    mut counted: impl FnMut(u64) -> Result<u64, Copy>,
+) -> Result<u64, Copy> {
     let mut to = Some(to);
     let mut block = vec![0; BLOCK_BYTES];
     let mut total = 0u64;
@@ -329,7 +365,7 @@ fn copy(from: &mut dyn Read, to: ChildStdin, bound: u64) -> Result<u64, Copy> {
             Err(error) => return Err(Copy::Failed(error)),
         };
         total += count as u64;
-        if total > bound {
+        if counted(total)? > bound {
             return Err(Copy::TooLarge);
         }
         let written = to
@@ -407,7 +443,7 @@ mod tests {
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
-            let copied = copy(&mut *stream.from, sink.stdin.take().unwrap(), bound);
+            let copied = copy(&mut *stream.from, sink.stdin.take().unwrap(), bound, Ok);
             sink.wait().unwrap();
             copied.map_err(|why| match why {
                 Copy::TooLarge => "too large".to_owned(),
