@@ -11,10 +11,14 @@ stage=/mnt
 # Ids that an environment has, from 0.
 ids=65536
 
+# Most bytes that a container may change of its image.
+changes_max=8589934592
+
 # Folders of the node that hold programs, and what of its /etc they need to run: folders, and files
-# that are copied. Nothing of it could be a secret.
+# that are copied. Nothing of it may be a secret: no settings of programs that log in
+# somewhere (maven).
 node_folders='/usr /bin /sbin /lib /lib32 /lib64 /libx32 /opt'
-node_etc_folders='alternatives ca-certificates fonts java-* ld.so.conf.d maven perl pki python3* ssl/certs terminfo xml'
+node_etc_folders='alternatives ca-certificates fonts java-* ld.so.conf.d perl pki python3* ssl/certs terminfo xml'
 node_etc_files='bash.bashrc ca-certificates.conf debian_version default/locale gai.conf host.conf ld.so.cache
 	ld.so.conf locale.* localtime login.defs lsb-release magic* mime.types networks nsswitch.conf os-release
 	protocols rpc services shells ssl/openssl.cnf timezone'
@@ -104,22 +108,37 @@ set_stage() {
 	mount --all --fstab "$ISOLATE_SPACE/mounts" || refuse "can't show the script its folders"
 }
 
-# set_root: the image at $stage/root, with changes that are thrown away.
+# set_root: the image at $stage/root, with changes that are thrown away. They have a file system of their
+# own in a file, as large as the task may have it: not even root inside fills the node's disk.
 set_root() {
-	mkdir "$stage/root"
-	over "$ISOLATE_SPACE" 2>/dev/null && return
-	# The node's own disk may be an overlay: then changes are kept in memory.
-	mkdir "$stage/changes"
-	mount -t tmpfs -o mode=755 distcifs "$stage/changes" || refuse "can't mount a tmpfs on $stage/changes"
-	over "$stage/changes" || refuse "can't mount an overlay over $ISOLATE_ROOT"
+	mkdir "$stage/root" "$stage/changes"
+	if ! changes_on_disk || ! over 2>/dev/null; then
+		# No loop devices, or a node in a container: then changes are kept in memory.
+		umount "$stage/changes" 2>/dev/null || true
+		mount -t tmpfs -o "mode=755,size=$changes" distcifs "$stage/changes" ||
+			refuse "can't mount a tmpfs on $stage/changes"
+		over || refuse "can't mount an overlay over $ISOLATE_ROOT"
+	fi
 }
 
-# over FOLDER: mounts the image with changes kept there.
+# changes_on_disk: sets $changes to how many bytes they may have, half of what is free or the most that
+# they ever have, and mounts them from a file.
+changes_on_disk() {
+	changes=$(($(stat -f -c '%a * %S' "$ISOLATE_SPACE") / 2))
+	[ "$changes" -le "$changes_max" ] || changes=$changes_max
+	command -v mkfs.ext4 >/dev/null || return
+	truncate -s "$changes" "$ISOLATE_SPACE/changes" &&
+		mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$ISOLATE_SPACE/changes" 2>/dev/null &&
+		mount -o loop,nosuid,nodev "$ISOLATE_SPACE/changes" "$stage/changes" 2>/dev/null
+}
+
+# over: mounts the image with its changes.
 over() {
-	mkdir -p "$1/upper" "$1/work"
+	mkdir -p "$stage/changes/upper" "$stage/changes/work"
 	# shellcheck disable=SC2153 # execute-shell sets it
-	chown "$ISOLATE_UID:$ISOLATE_GID" "$1/upper" "$1/work"
-	mount -t overlay -o "lowerdir=$ISOLATE_ROOT,upperdir=$1/upper,workdir=$1/work" distcifs "$stage/root"
+	chown "$ISOLATE_UID:$ISOLATE_GID" "$stage/changes/upper" "$stage/changes/work"
+	mount -t overlay -o "lowerdir=$ISOLATE_ROOT,upperdir=$stage/changes/upper,workdir=$stage/changes/work" distcifs \
+		"$stage/root"
 }
 
 # write_hosts FILE: what a node without a network knows: itself.

@@ -207,6 +207,16 @@ fn a_container_is_made_anew_each_time() {
     assert!(console.ends_with("\nci"), "{console}");
 }
 
+/// "What a container changes has 8 GiB, or half of what is free on the disk if that is less": so a script
+/// that is root inside does not fill the node's disk.
+#[test]
+fn a_container_does_not_fill_the_disk() {
+    let node = node_with_image("none,lxc");
+    let script = "size=$(($(stat -f -c '%b * %S' /)))\necho $size\n[ $size -le 8589934592 ]\n[ $size -gt 1000000 ]";
+    let (state, why, console) = node.run("bounded", &of_image("lxc"), script);
+    assert_eq!(state, "success", "{why}\n{console}");
+}
+
 /// Containers one after another leave nothing behind; scripts/bench has a hundred of them.
 #[test]
 fn many_containers_leave_nothing() {
@@ -549,7 +559,7 @@ for ticket in tree/tickets/execute-shell/*; do
 done
 script='id -u; if ls /etc/shadow 2>&1; then exit 9; fi; echo made > made'
 for pair in one:namespace two:vm; do
-    printf '{"isolation": "%s", "params": {"script": "%s"}}' "${pair#*:}" "$script" > "tree/tickets/execute-shell/${pair%:*}/ticket.json"
+    printf '{"owner": 54321, "isolation": "%s", "params": {"script": "%s"}}' "${pair#*:}" "$script" > "tree/tickets/execute-shell/${pair%:*}/ticket.json"
 done
 chmod 755 . ..
 chown -R 54321:54321 tree
