@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,9 @@ const PATIENCE_SHORT: Duration = Duration::from_secs(30);
 /// Most bytes that a pipe holds, if the script made it as large as it may.
 const PIPE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of the last line that are kept.
+const LAST_BYTES_MAX: usize = 1 << 10;
+
 /// Flags between the copier and whoever waits for it.
 #[derive(Debug, Default)]
 struct Shared {
@@ -61,6 +64,7 @@ struct Shared {
     done: AtomicBool,
     lost: AtomicBool,
     dropped: AtomicU64,
+    last: Mutex<Vec<u8>>,
 }
 
 /// A thread that copies.
@@ -101,13 +105,16 @@ impl Copier {
     }
 
     /// Copies no more than what is in the pipe now, and ends; the number of bytes that the console
-    /// could not take.
-    pub fn finish(self) -> u64 {
+    /// could not take, and the last line that came, cut to what it may have.
+    pub fn finish(self) -> (u64, String) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if self.thread.join().is_err() {
             eprintln!("the console's copier ended by a panic");
         }
-        self.shared.dropped.load(Ordering::Relaxed)
+        let last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&last);
+        let line = text.trim_end().rsplit('\n').next().unwrap_or_default().to_owned();
+        (self.shared.dropped.load(Ordering::Relaxed), line)
     }
 }
 
@@ -123,6 +130,7 @@ impl Copy<'_> {
         let mut written = None::<Instant>;
         // Of what the pipe may hold when the script is over.
         let mut left = PIPE_BYTES_MAX;
+        let mut last = Vec::new();
         loop {
             let stop = self.shared.stop.load(Ordering::Relaxed);
             let mut end = match self.fill(if stop { Duration::ZERO } else { LOOK }) {
@@ -142,6 +150,8 @@ impl Copy<'_> {
             if !self.block.is_empty() {
                 self.console.take(&self.block, &self.shared.stop);
                 left = left.saturating_sub(if stop { self.block.len() } else { 0 });
+                last.clear();
+                last.extend(&self.block[self.block.len().saturating_sub(LAST_BYTES_MAX)..]);
                 self.block.clear();
                 written = Some(Instant::now());
             } else if !end {
@@ -160,6 +170,7 @@ impl Copy<'_> {
             self.shared.lost.store(true, Ordering::Relaxed);
         }
         self.shared.dropped.store(self.console.dropped, Ordering::Relaxed);
+        *self.shared.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
     /// Reads what is there, waiting for at most `limit`; `None` if nothing came, 0 at the end.

@@ -32,6 +32,10 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// and a tree that does not hold them must not be asked thousands of times.
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
 
+/// The status of a script that could not begin, and how the line that says why begins.
+const NOT_BEGUN: i32 = 127;
+const NOT_BEGUN_HEAD: &str = "execute-shell: ";
+
 /// What the watcher of a claim has seen: nothing, that the ticket was aborted, that it is not ours.
 const HELD: u8 = 0;
 const ABORTED: u8 = 1;
@@ -59,6 +63,8 @@ pub struct Ended {
     pub killed_for_memory: u64,
     /// Bytes of its output that the console could not take.
     pub dropped: u64,
+    /// The last line of its output.
+    pub last: String,
 }
 
 impl Ended {
@@ -72,6 +78,10 @@ impl Ended {
                 format!("killed by signal {} ({signal})", signal as i32),
             ),
         };
+        // A script that can say this line itself changes nothing but its own message.
+        if status == NOT_BEGUN && self.last.starts_with(NOT_BEGUN_HEAD) {
+            message = format!("{message}: {}", &self.last[NOT_BEGUN_HEAD.len()..]);
+        }
         if self.killed_for_memory > 0 && status != 0 {
             message += "; the kernel killed a process of it, its limit of memory being used up";
         }
@@ -177,10 +187,12 @@ impl Runner<'_> {
         if copier.is_lost() {
             over = Over::Lost;
         }
+        let (dropped, last) = copier.finish();
         Ok(Ended {
             over,
             killed_for_memory,
-            dropped: copier.finish(),
+            dropped,
+            last,
         })
     }
 

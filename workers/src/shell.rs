@@ -23,6 +23,7 @@ pub mod limits;
 mod names;
 mod prepare;
 pub mod ranges;
+mod script;
 pub mod state;
 pub mod unpack;
 

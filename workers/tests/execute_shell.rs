@@ -135,6 +135,104 @@ fn make_room(folder: &Path) {
     fs::rename(&room, folder.join("console")).unwrap();
 }
 
+/// "A script that begins with `#!` is run by the program that the line names"; "`script_file`, a file of the
+/// workspace instead"; what can't begin says why in the console and in the result.
+#[test]
+fn a_script_is_run_by_the_program_that_it_names() {
+    let bench = Bench::new("named");
+    let put = |folder: &Path| {
+        let workspace = folder.join("workspace");
+        fs::create_dir_all(workspace.join("ci it's/empty")).unwrap();
+        for (name, text) in [
+            ("plain", "echo plain $0; false; echo no"),
+            ("bash", "#! /bin/bash\na=(1 2); false; echo ${#a[@]} $-"),
+            ("awk", "#!/usr/bin/env -S awk -f\nBEGIN { print \"awk\" }"),
+            ("crlf", "#!/bin/sh\necho\r\n"),
+            ("gone", "#!/no/such  -x\n"),
+            ("gone-too", "#!/usr/bin/env no-such\n"),
+        ] {
+            fs::write(workspace.join("ci it's").join(name), text).unwrap();
+        }
+        std::os::unix::fs::symlink("bash", workspace.join("ci it's/link")).unwrap();
+        std::os::unix::fs::symlink("ci it's", workspace.join("way")).unwrap();
+    };
+    let file = |name: &str| json!({ "script_file": format!("ci it's/{name}") });
+    for (id, params, status, said) in [
+        (
+            "lines",
+            json!({ "script": ["a='x", "y'", "echo \"$a\""] }),
+            "0",
+            "x\ny\n",
+        ),
+        (
+            "bash",
+            json!({ "script": "#!/bin/bash\na=(1 2)\necho ${#a[@]}\nfalse\necho no" }),
+            "1",
+            "2\n",
+        ),
+        (
+            "env",
+            json!({ "script": "#!/usr/bin/env bash\n[[ $- == *e* ]] && echo e" }),
+            "0",
+            "e\n",
+        ),
+        (
+            "awk",
+            json!({ "script": ["#!/usr/bin/awk -f", "BEGIN { print 6 * 7 }"] }),
+            "0",
+            "42\n",
+        ),
+        (
+            "no",
+            json!({ "script": "#!/no/such\n" }),
+            "127",
+            "begins with #!/no/such, and there is no such program here",
+        ),
+        (
+            "no-env",
+            json!({ "script": "#!/usr/bin/env no-such\n" }),
+            "127",
+            "there is no program no-such here",
+        ),
+        ("short", json!({ "script": "#!bash\n" }), "127", "by its whole path"),
+        ("f-plain", file("plain"), "1", "plain "),
+        ("f-bash", file("bash"), "0", "2 "),
+        ("f-awk", file("awk"), "0", "awk\n"),
+        ("f-crlf", file("crlf"), "127", "has CR LF at the end of line 2"),
+        ("f-gone", file("gone"), "127", "there is no such program here"),
+        ("f-too", file("gone-too"), "127", "there is no program no-such here"),
+        ("f-none", file("nothing"), "127", "is not in the workspace"),
+        ("f-dir", file("empty"), "127", "is no file"),
+        ("f-link", file("link"), "127", "links are not followed"),
+        (
+            "f-way",
+            json!({ "script_file": "way/bash" }),
+            "127",
+            "links are not followed",
+        ),
+        (
+            "both",
+            json!({ "script": "x", "script_file": "y" }),
+            "error",
+            "both script and script_file",
+        ),
+        (
+            "crlf",
+            json!({ "script": "a\r\n" }),
+            "error",
+            "line 1 of the script ends with CR LF",
+        ),
+    ] {
+        put(&bench.ticket(id));
+        let folder = bench.give(id, json!({ "params": params }));
+        let (result, console) = (result(&folder), console(&folder));
+        assert_eq!(result.lines().next(), Some(status), "{id}: {result}{console}");
+        assert!(console.contains(said) && !console.contains("no\n"), "{id}: {console}");
+        // What kept it from beginning stands in the result too.
+        assert!(status != "127" || result.contains(said), "{id}: {result}");
+    }
+}
+
 /// "What a script writes to its console while the store is away or full waits in a file of the worker's, and
 /// stands in the console before the result. The script does not wait."
 #[test]

@@ -86,7 +86,33 @@ pub fn leaves_the_same_as_none(node: &Node, isolation: &Value) {
         "{plain}"
     );
     assert_eq!(work(node, "isolated", isolation), plain);
+    scripts_name_their_program(node, isolation);
     node.wait_gone("no process of these words");
+}
+
+/// "A script that begins with `#!` is run by the program that the line names", a file of the workspace too,
+/// and one whose program is not there says so.
+fn scripts_name_their_program(node: &Node, isolation: &Value) {
+    let make = "mkdir 'a b'; printf '#!/bin/sh -u\\necho file $-\\n' > 'a b/x'";
+    let mut file = isolated(isolation, "");
+    file["params"] = json!({ "script_file": "a b/x" });
+    file["allow_failure"] = json!(true);
+    let mut lines = isolated(isolation, "");
+    lines["params"]["script"] = json!(["#!/bin/sh -u", "echo text $-"]);
+    node.job(
+        "programs",
+        &[shell_task(make), file, lines, isolated(isolation, "#!/no/such\n")],
+    );
+    let (state, why, console) = node.build("programs");
+    assert_eq!(state, "failure", "{console}");
+    for said in ["file u", "text u", "the script begins with #!/no/such"] {
+        assert!(console.contains(said), "{said}: {console}");
+    }
+    assert!(
+        why.contains("begins with #!/no/such, and there is no such program here"),
+        "{why}"
+    );
+    fs::remove_dir_all(node.mount.path("jobs/programs")).expect("rm -r of a job");
 }
 
 /// What a script tries, and must not succeed in. `$1`: the words for the helper.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::script::Script;
 use crate::expand::plain;
 use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
@@ -80,6 +81,8 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
 
 /// What is to be started.
 pub struct Start<'a> {
+    /// What is run.
+    pub script: &'a Script,
     /// Its variables.
     pub variables: &'a BTreeMap<String, String>,
     /// Where it runs, below the workspace.
@@ -108,14 +111,14 @@ impl Start<'_> {
     /// a node sees the arguments of every process, so only names that a shell can't set are given by them.
     pub fn text(&self) -> Vec<u8> {
         let mut text = format!("PATH=${{PATH:-{PATH_DEFAULT}}}\n");
-        text += &format!("w=${{1:-{WORKSPACE}}} a=${{2:-{ARTIFACTS}}}\n");
+        text += &format!("w=${{1:-{WORKSPACE}}} o=${{2:-{ARTIFACTS}}}\n");
         // Again, with nothing of whoever started it.
         text += "[ \"${3-}\" = again ] || exec env -i PATH=\"$PATH\"";
         let also = (!self.isolated).then_some(OFFERED_ALSO);
         for name in OFFERED.into_iter().chain(also) {
             text += &format!(" ${{{name}:+\"{name}=${name}\"}}");
         }
-        text += " /bin/sh \"$0\" \"$w\" \"$a\" again\n";
+        text += " /bin/sh \"$0\" \"$w\" \"$o\" again\n";
         if let Some(processes) = self.processes {
             // The letter is -p in dash and busybox, -u in bash.
             text += &format!("ulimit -p {processes} 2>/dev/null || ulimit -u {processes} || exit\n");
@@ -126,8 +129,14 @@ impl Start<'_> {
             text.extend(b"/");
             text.extend(quoted(self.folder.as_os_str().as_encoded_bytes()));
         }
-        text.extend(b" || exit\nset -- \"$(command -v env)\" \"${0%/*}/script\"\n");
-        text.extend(b"export WORKSPACE=\"$w\" ARTIFACTS=\"$a\"\nunset OLDPWD\n");
+        text.extend(b" || exit\n");
+        let plain_script = self.script.is_plain();
+        text.extend(if plain_script {
+            b"set -- \"$(command -v env)\" \"${0%/*}/script\"\n".to_vec()
+        } else {
+            self.script.finding(self.variables.get("PATH").map(String::as_str))
+        });
+        text.extend(b"export WORKSPACE=\"$w\" ARTIFACTS=\"$o\"\nunset OLDPWD\n");
         let (plain, odd): (Vec<_>, Vec<_>) = self.variables.iter().partition(|(name, _)| can_be_set(name));
         for (name, value) in plain {
             text.extend(format!("export {name}=").as_bytes());
@@ -142,7 +151,11 @@ impl Start<'_> {
             text.extend(b" \\\n");
             text.extend(quoted(format!("{name}={value}").as_bytes()));
         }
-        text.extend(b" /bin/sh -e \"$2\"\n");
+        text.extend(if plain_script {
+            &b" /bin/sh -e \"$2\"\n"[..]
+        } else {
+            b" \"$3\" ${4:+\"$4\"} ${5:+\"$5\"} \"$2\"\n"
+        });
         text
     }
 }
@@ -156,7 +169,7 @@ fn can_be_set(name: &str) -> bool {
 }
 
 /// A word for a shell that stands for just these bytes.
-fn quoted(bytes: &[u8]) -> Vec<u8> {
+pub fn quoted(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![b'\''];
     for byte in bytes {
         match byte {
@@ -199,6 +212,7 @@ mod tests {
     fn values_are_no_arguments_of_a_program() {
         let variables = BTreeMap::from([("PARAM_token".to_owned(), "s3cret".to_owned())]);
         let start = Start {
+            script: &Script::Text("env -0; pwd".to_owned()),
             variables: &variables,
             folder: Path::new(""),
             isolated: true,
@@ -221,6 +235,7 @@ mod tests {
         let names = ["PARAM_a_b", "PARAM_a-b", "w", "UID", "RANDOM", "IFS", "PATH_X", "PS4"];
         let variables: BTreeMap<_, _> = names.map(|name| (name.to_owned(), odd.to_owned())).into();
         let start = Start {
+            script: &Script::Text("env -0; pwd".to_owned()),
             variables: &variables,
             folder: Path::new("it's $(x)"),
             isolated: true,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::Shell;
 use super::cgroup::Group;
@@ -19,6 +19,7 @@ use super::images::Lease;
 use super::isolation::{Call, NONE, Tools, begin};
 use super::limits::Limits;
 use super::ranges::{Ids, Taken};
+use super::script::Script;
 use crate::execute::Prepared;
 use crate::expand::plain;
 use crate::identity::Whom;
@@ -130,9 +131,7 @@ impl Shell<'_> {
     /// command that starts it.
     fn write_files(&self, order: &Order<'_>, workspace: &Path, artifacts: &Path) -> tree::Result<Option<Command>> {
         let ticket = &order.ticket;
-        let Some(Value::String(script)) = ticket.params.get("script") else {
-            return Err(Trouble::Refused("params.script is missing or no string".to_owned()));
-        };
+        let text = Script::read(&ticket.params)?;
         let wanted = ticket.params.get("working_directory").map(plain).unwrap_or_default();
         let folder = working_directory(workspace, &wanted)?;
         let (params, name) = match &ticket.job {
@@ -140,27 +139,28 @@ impl Shell<'_> {
             None => (Map::new(), None),
         };
         let start = Start {
+            script: &text,
             variables: &variables(ticket, &params, name.as_deref()),
             folder: &folder,
             isolated: order.whom.is_none(),
             processes: order.limits.processes.filter(|_| !self.cgroups.has("pids")),
         };
         let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));
-        let script = self.run.write("script", script.as_bytes()).map_err(later)?;
+        let script = self.run.write("script", text.text().as_bytes()).map_err(later)?;
         let plain = order
             .whom
             .as_ref()
             .filter(|_| self.isolations.is_nothing(order.program));
-        if let Some(whom) = plain.filter(|_| start.processes.is_none()) {
+        if let Some(whom) = plain.filter(|_| start.processes.is_none() && text.is_plain()) {
             self.give_files(whom, &[&script])?;
             return Ok(Some(start.program(whom, &script, workspace, artifacts).command()));
         }
-        let text = self.run.write("start", &start.text()).map_err(later)?;
+        let begin = self.run.write("start", &start.text()).map_err(later)?;
         if let Some(whom) = &order.whom {
-            self.give_files(whom, &[&script, &text])?;
+            self.give_files(whom, &[&script, &begin])?;
         }
         // The folder of our own program may be closed to whoever runs the script.
-        let program = plain.map(|whom| whom.program("/bin/sh", Path::new("/")).arg(&text));
+        let program = plain.map(|whom| whom.program("/bin/sh", Path::new("/")).arg(&begin));
         Ok(program.map(|program| program.args([workspace, artifacts]).command()))
     }
 

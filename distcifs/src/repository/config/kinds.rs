@@ -74,10 +74,57 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
 }
 
 fn execute_shell(params: &Object<'_>, faults: &mut Faults) {
-    only(params, &["script", "working_directory", "nodelabels"], faults);
-    params.required("script", faults);
-    params.string("script", faults);
+    only(
+        params,
+        &["script", "script_file", "working_directory", "nodelabels"],
+        faults,
+    );
+    match (params.get("script"), params.get("script_file")) {
+        (Some(_), Some(file)) => faults.add(
+            file.at,
+            format!(
+                "{}: script is there already: one of both, please",
+                params.path_of("script_file")
+            ),
+        ),
+        (_, None) => {
+            params.required("script", faults);
+        }
+        _ => {}
+    }
+    script(params, faults);
+    let path = folder(params, "script_file", faults).map(|text| text.split('/').any(|part| !matches!(part, "" | ".")));
+    if let (Some(false), Some(file)) = (path, params.get("script_file")) {
+        faults.add(
+            file.at,
+            format!("{} must name a file of the workspace", params.path_of("script_file")),
+        );
+    }
     folder(params, "working_directory", faults);
+}
+
+/// A text, or a list of its lines, without the line ends of Windows.
+fn script(params: &Object<'_>, faults: &mut Faults) {
+    let path = params.path_of("script");
+    let lines: Vec<(Place, &str)> = match params.get("script") {
+        None => return,
+        Some(value) => match &value.kind {
+            Kind::String(text) => text.split('\n').map(|line| (value.at, line)).collect(),
+            Kind::List(_) => params.strings("script", faults).unwrap_or_default(),
+            _ => {
+                faults.add(value.at, format!("{path} must be a string or a list of lines"));
+                return;
+            }
+        },
+    };
+    let found = lines.iter().enumerate().find(|(_, (_, line))| line.ends_with('\r'));
+    if let Some((line, (at, _))) = found {
+        let line = line + 1;
+        faults.add(
+            *at,
+            format!("{path}: its line {line} ends with CR LF, which no shell takes for a line end: take the CR away"),
+        );
+    }
 }
 
 fn publish_artifacts(params: &Object<'_>, faults: &mut Faults) {
@@ -181,12 +228,11 @@ fn argument(params: &Object<'_>, key: &str, faults: &mut Faults) {
 }
 
 /// A folder in the workspace.
-fn folder(params: &Object<'_>, key: &str, faults: &mut Faults) {
-    let Some(text) = params.string(key, faults) else {
-        return;
-    };
+fn folder<'a>(params: &Object<'a>, key: &str, faults: &mut Faults) -> Option<&'a str> {
+    let text = params.string(key, faults)?;
     let at = params.get(key).map_or(params.at, |value| value.at);
     inside(text, at, &params.path_of(key), faults);
+    Some(text)
 }
 
 /// `artifacts`: patterns of paths in the workspace. What a parameter brings is looked at by the worker.
