@@ -19,6 +19,7 @@ pub mod node;
 pub(crate) mod past;
 pub mod process;
 pub mod published;
+mod reason;
 pub(crate) mod refused;
 pub mod requests;
 pub(crate) mod rights;

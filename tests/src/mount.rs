@@ -264,6 +264,12 @@ impl Mount {
         String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
     }
 
+    /// The whole text of a file of the mount; panics if it can't be read.
+    pub fn raw(&self, name: &str) -> String {
+        let text = fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// Whether there is such a path; a path that can't be looked at is none.
     pub fn has(&self, name: &str) -> bool {
         fs::symlink_metadata(self.path(name)).is_ok()

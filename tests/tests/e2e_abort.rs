@@ -97,8 +97,11 @@ fn a_clean_up_waits_for_what_was_aborted() {
     mount.trigger("a", "");
     wait_for("the script", USUAL, || mark(&mount, "began.1") > 0);
     mount.run("echo abort > jobs/a/builds/1/ctl");
-    let state = |task: &str| mount.read(&format!("jobs/a/builds/1/tasks/{task}-execute-shell/state"));
-    assert_eq!((state("0"), state("1")), ("running".into(), "aborted".into()));
+    let state = |task: &str| mount.read(&format!("jobs/a/builds/1/tasks/{task}/state"));
+    assert_eq!(
+        (state("0-slow"), state("1-skipped")),
+        ("running".into(), "aborted".into())
+    );
     assert_eq!(mount.wait_state("a", 1), "aborted");
     assert!(mark(&mount, "always.1") >= mark(&mount, "ended"));
     assert!(mark(&mount, "ended") > 0);

@@ -250,7 +250,7 @@ mod tests {
             ("failure", &[0], json!({ "name": "unit", "exit": 2 })),
             ("waiting", &[1], none()),
         ];
-        ends(&tasks, State::Failure, "task 1-t (unit): exit 2");
+        ends(&tasks, State::Failure, "task 1-unit: exit 2");
         ends(
             &[("error", &[], json!({ "message": "no sh\nmore" }))],
             State::Error,

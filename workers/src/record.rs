@@ -182,13 +182,10 @@ impl Build {
 }
 
 impl Task {
-    /// `2-execute-shell (unit)`.
+    /// The name of its folder: `2-unit`.
     pub fn title(&self) -> String {
-        let title = format!("{}-{}", self.index, self.kind);
-        match &self.name {
-            Some(name) if !name.is_empty() && *name != self.kind => format!("{title} ({name})"),
-            _ => title,
-        }
+        let name = self.name.as_ref().filter(|name| !name.is_empty());
+        format!("{}-{}", self.index, name.unwrap_or(&self.kind))
     }
 }
 

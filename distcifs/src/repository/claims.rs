@@ -25,7 +25,7 @@ mod slots;
 mod verdicts;
 mod view;
 
-pub(crate) use abort::{ABORTED, Aborted};
+pub(crate) use abort::{ABORTED, Aborted, OfBuild};
 pub(crate) use doubt::Doubts;
 pub(crate) use reopen::shorten;
 use slots::free_slot;
@@ -489,7 +489,7 @@ impl Repository {
     async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
         let (began, hold) = (Instant::now(), self.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
-        claim.console.lock().await.settle(self).await?;
+        claim.console.lock().await.conclude(self, claim).await?;
         let result = claim.counted(result);
         let mut ticket = claim.ticket.clone();
         ticket.state = TicketState::Finished;

@@ -63,6 +63,8 @@ pub struct JobConfig {
     pub console_limit: u64,
     /// No script may run without isolation.
     pub isolation_required: bool,
+    /// Whether any two tasks may run at the same time.
+    pub side_by_side: bool,
 }
 
 /// An entry of `downstream_jobs`.
@@ -104,6 +106,18 @@ impl JobConfig {
     /// Reads a configuration that was checked when it was written, under whatever name its job had then.
     pub(crate) fn read_stored(text: &[u8]) -> Result<Self, Vec<Fault>> {
         check::read(text, check::Against::Nothing)
+    }
+
+    /// What the lines of a task begin with in the build's console: its name, with its index where others
+    /// are called so; nothing where tasks run one after another.
+    pub fn name_of_lines(&self, task: &Task) -> String {
+        if !self.side_by_side {
+            return String::new();
+        }
+        match self.tasks.iter().filter(|other| other.name == task.name).count() {
+            0 | 1 => task.name.to_string(),
+            _ => task.folder(),
+        }
     }
 }
 

@@ -5,17 +5,20 @@
 //! A console is a row of objects ("parts") of [`PART_BYTES`].
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::{Bytes, BytesMut};
 
-use super::claims::Claim;
 use super::core::{bounded, lock, settled};
 use super::tickets::{Part, Ticket, TicketKey};
-use super::{Error, Repository, Result};
+use super::{Repository, Result};
 use crate::storage::contents::{SEALED, standing};
-use crate::storage::{Appended, Digest, Fut, Notices, Object};
+use crate::storage::{Digest, Fut, Notices, Object};
+
+mod append;
+mod lines;
+
+pub use append::Appender;
 
 /// Bytes of a part; all but the last are this long.
 pub const PART_BYTES: u64 = 64 << 20;
@@ -30,16 +33,30 @@ const APPEND_BYTES_MAX: usize = 4 << 20;
 const RACES_MAX: u32 = 1000;
 
 /// Where a console ends.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct End {
     part: u64,
     length: u64,
     sequence: u64,
+    /// Its last byte, if that is known.
+    last: Option<u8>,
 }
 
 impl End {
     fn total(self) -> u64 {
         self.part * PART_BYTES + self.length
+    }
+
+    /// Goes on to the next part if this one is full; bytes that can be appended at once.
+    fn room(&mut self) -> usize {
+        if self.length >= PART_BYTES {
+            *self = End {
+                part: self.part + 1,
+                last: self.last,
+                ..End::default()
+            };
+        }
+        usize::try_from(PART_BYTES - self.length).map_or(APPEND_BYTES_MAX, |room| room.min(APPEND_BYTES_MAX))
     }
 }
 
@@ -179,142 +196,7 @@ pub(crate) fn scope_of(key: &TicketKey, ticket: &Ticket) -> Vec<String> {
         .collect()
 }
 
-/// What one claimant appends to.
-pub struct Appender {
-    names: Vec<String>,
-    limit: u64,
-    written: u64,
-    cut: bool,
-    dirty: bool,
-}
-
-impl Appender {
-    /// For the claim that this ticket stands at.
-    pub(crate) fn new(key: &TicketKey, ticket: &Ticket) -> Self {
-        let mut names = vec![attempt_console(key, ticket, ticket.ordinal())];
-        names.extend(ticket.part.as_ref().map(|part| build_console(&part.uid, part.build)));
-        let limit = ticket.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT);
-        Appender {
-            names,
-            limit,
-            written: 0,
-            cut: false,
-            dirty: false,
-        }
-    }
-
-    /// Appends for the claim that this belongs to; past the limit a line says so once and the rest is
-    /// dropped.
-    ///
-    /// # Errors
-    /// `Stale` if the claim is lost, whoever knows of it: nothing is appended then.
-    pub async fn append(&mut self, repository: &Repository, claim: &Claim, bytes: &[u8]) -> Result<()> {
-        repository.check_claim(claim)?;
-        if self.cut || bytes.is_empty() {
-            return Ok(());
-        }
-        let room = usize::try_from(self.limit - self.written).unwrap_or(usize::MAX);
-        let kept = &bytes[..bytes.len().min(room)];
-        self.put(repository, claim, Bytes::copy_from_slice(kept)).await?;
-        self.written += kept.len() as u64;
-        if kept.len() < bytes.len() {
-            self.cut = true;
-            let line = format!(
-                "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
-                self.limit
-            );
-            self.put(repository, claim, Bytes::from(line)).await?;
-        }
-        Ok(())
-    }
-
-    /// Says something in the build's console, if it is a build's ticket.
-    pub(crate) async fn announce(&self, repository: &Repository, claim: &Claim, line: &str) -> Result<()> {
-        for name in self.names.iter().skip(1) {
-            repository
-                .append(claim, name, Bytes::copy_from_slice(line.as_bytes()))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Appends to the attempt's console and the build's.
-    async fn put(&mut self, repository: &Repository, claim: &Claim, bytes: Bytes) -> Result<()> {
-        self.dirty = true;
-        repository
-            .counts
-            .console_bytes
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        for name in &self.names {
-            repository.append(claim, name, bytes.clone()).await?;
-        }
-        Ok(())
-    }
-
-    /// Returns when everything appended is durable.
-    pub async fn settle(&mut self, repository: &Repository) -> Result<()> {
-        if !self.dirty {
-            return Ok(());
-        }
-        let mut objects = Vec::new();
-        for name in &self.names {
-            let stream = repository.consoles.stream(name);
-            let end = *stream.end.lock().await;
-            // A burst may have crossed into a new part: the one before it too.
-            objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
-        }
-        settled("console", || repository.contents.sync(objects.clone())).await?;
-        self.dirty = false;
-        Ok(())
-    }
-}
-
 impl Repository {
-    /// Appends to a console, whoever else does, for as long as the claim holds.
-    async fn append(&self, claim: &Claim, name: &str, mut bytes: Bytes) -> Result<()> {
-        let stream = self.consoles.stream(name);
-        let mut end = stream.end.lock().await;
-        let mut races = 0;
-        while !bytes.is_empty() {
-            // Anew each time: who was refused after a long wait may not be whom the console is for.
-            self.check_claim(claim)?;
-            if end.length >= PART_BYTES {
-                *end = End {
-                    part: end.part + 1,
-                    ..End::default()
-                };
-            }
-            let room = usize::try_from(PART_BYTES - end.length).unwrap_or(usize::MAX);
-            let piece = bytes.slice(..bytes.len().min(room).min(APPEND_BYTES_MAX));
-            let object = stream.object(end.part);
-            match self.append_settled(&object, *end, &piece).await? {
-                Appended::Done { length, sequence } => {
-                    *end = End {
-                        length,
-                        sequence,
-                        ..*end
-                    };
-                    bytes = bytes.slice(piece.len()..);
-                }
-                Appended::Mismatch { sequence: SEALED, .. } => return Err(Error::Stale(name.to_owned())),
-                Appended::Mismatch { length, sequence } => {
-                    *end = End {
-                        length,
-                        sequence,
-                        ..*end
-                    };
-                    races += 1;
-                    if races > RACES_MAX {
-                        return Err(Error::Busy(format!("{name}: too many others append to it")));
-                    }
-                }
-            }
-        }
-        drop(end);
-        self.board.notify(name);
-        Ok(())
-    }
-
     /// Refuses every later append to a console.
     pub(crate) async fn seal_console(&self, name: &str) -> Result<()> {
         let part = self.console_length(name).await? / PART_BYTES;
@@ -322,27 +204,6 @@ impl Repository {
         settled(name, || self.contents.append(&object, SEALED, Bytes::new())).await?;
         self.consoles.forget(&[name.to_owned()]);
         Ok(())
-    }
-
-    /// One guarded append; when nobody knows whether it happened, looks whether the bytes are there.
-    async fn append_settled(&self, object: &Object, end: End, piece: &Bytes) -> Result<Appended> {
-        let what = object.to_string();
-        let append = || self.contents.append(object, end.sequence, piece.clone());
-        match bounded(&what, append()).await {
-            Err(Error::TimedOut(_)) => {}
-            other => return other,
-        }
-        let again = settled(&what, append).await?;
-        let Appended::Mismatch { length, sequence } = again else {
-            return Ok(again);
-        };
-        let read = || self.contents.read(object, end.length, piece.len());
-        let there = settled(&what, read).await?;
-        Ok(if there.is_some_and(|there| there == *piece) {
-            Appended::Done { length, sequence }
-        } else {
-            again
-        })
     }
 
     /// The length of a console, bytes.
@@ -356,7 +217,7 @@ impl Repository {
             return Ok(end.total());
         }
         // Not to be believed if asking fails.
-        end.sequence = 0;
+        (end.sequence, end.last) = (0, None);
         loop {
             let object = stream.object(end.part);
             let standing = || Box::pin(standing(&*self.contents, &object)) as Fut<'_, _>;
@@ -390,7 +251,8 @@ impl Repository {
                 Err(error) => return Err(error.into()),
             }
             // From here on all is told: what was known before may be less.
-            stream.end.lock().await.sequence = 0;
+            let mut end = stream.end.lock().await;
+            (end.sequence, end.last) = (0, None);
         }
         Ok(stream)
     }

@@ -84,6 +84,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the same may be done a while later: the store or coordinator is away, full or busy.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Error::TimedOut(_) | Error::Io(_) | Error::Full(_) | Error::Busy(_)
+        )
+    }
+}
+
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         match &error {

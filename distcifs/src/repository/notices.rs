@@ -300,9 +300,11 @@ impl Repository {
             TicketState::Finished => verdict.unwrap_or("error"),
         };
         match part.task {
-            Some(task) => self
-                .board
-                .announce(format!("task {build}/{task}-{} {state}", key.queue)),
+            Some(task) => {
+                let name = Some(ticket.name.as_str()).filter(|name| !name.is_empty());
+                let name = name.unwrap_or(key.queue.as_str());
+                self.board.announce(format!("task {build}/{task}-{name} {state}"));
+            }
             None => {
                 let state = if state == "posted" { "pending" } else { state };
                 if !(state == "pending" && before == Some(TicketState::Claimed)) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::board::isolation_label;
+use super::claims::OfBuild;
 use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, to_json};
 use super::jobs::Access;
@@ -159,6 +160,12 @@ pub struct Ticket {
     /// What it is of a build; absent: it stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// The name of its task; empty: one posted by an earlier version, which goes by its type.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// What its lines in the build's console begin with; empty where no task runs beside it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lines: String,
     /// Labels a worker must have.
     #[serde(default)]
     pub labels: Vec<String>,
@@ -332,7 +339,10 @@ impl Repository {
             Some(part) => Some(self.control_guard(part, poster).await?),
             None => None,
         };
-        let owner = self.owner_of_build(part.as_ref()).await?;
+        let OfBuild { owner, name, lines } = match &part {
+            Some(part) => self.of_build(part).await?,
+            None => OfBuild::default(),
+        };
         let body = to_json(&ticket_json(&key, &request, part.as_ref()));
         let ticket = Ticket {
             state: TicketState::Open,
@@ -340,6 +350,8 @@ impl Repository {
             given: 0,
             nonce: String::new(),
             part,
+            name,
+            lines,
             labels: request.labels.iter().map(Name::to_string).collect(),
             isolation: (!request.isolation.is_none()).then(|| request.isolation.as_str().to_owned()),
             timeout: request.timeout,

@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::builds::{Build, Piece};
+use super::config::Task;
 use super::consoles::{Extent, build_console, scope_of};
 use super::core::QUEUES;
 use super::records::TaskRecord;
 use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Repository, Result};
+
+/// Tasks that `why` names.
+const NAMES_MAX: usize = 12;
 
 /// Where a task of a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,12 +153,9 @@ impl Build {
         Extent { name, length }
     }
 
-    /// The folder name of a task: its index and its type.
+    /// The folder name of a task: its index and its name.
     pub fn task_name(&self, index: usize) -> Option<String> {
-        self.config
-            .tasks
-            .get(index)
-            .map(|task| format!("{index}-{}", task.kind))
+        self.config.tasks.get(index).map(Task::folder)
     }
 
     /// The workspace as the task that finished last left it.
@@ -244,6 +245,50 @@ impl Repository {
             },
             _ => "build-control is choosing the next task".into(),
         }
+    }
+
+    /// One line: what a task waits for, or how it ended.
+    pub fn why_of_task(&self, build: &Build, index: usize) -> String {
+        let task = build.task(index);
+        let line = task.message.lines().next().unwrap_or_default();
+        match task.state {
+            TaskState::Waiting => match self.waited_for(build, index).as_slice() {
+                [] => "waits for build-control to post it".into(),
+                names => format!("waits for {}", names.join(", ")),
+            },
+            TaskState::Posted => match build.tickets.get(&index) {
+                Some(piece) => self.why_open(&piece.posted.ticket, piece.queue.as_str()),
+                None => "waits for a worker".into(),
+            },
+            TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
+            TaskState::Skipped => "the build ended without it".into(),
+            _ if !line.is_empty() => line.to_owned(),
+            TaskState::Success => "it ended well".into(),
+            TaskState::Aborted => "it was aborted".into(),
+            TaskState::Failure | TaskState::Error => match task.exit {
+                Some(exit) => format!("exit {exit}"),
+                None => "it gave no reason".into(),
+            },
+        }
+    }
+
+    /// The tasks that one still waits for: a dozen of them at most, and how many more.
+    fn waited_for(&self, build: &Build, index: usize) -> Vec<String> {
+        let needs = build.config.tasks.get(index).map(Task::waits_for).unwrap_or_default();
+        let unfinished = |index: &usize| {
+            let state = build.task(*index).state;
+            matches!(state, TaskState::Waiting | TaskState::Posted | TaskState::Running)
+        };
+        let mut names: Vec<String> = needs
+            .into_iter()
+            .filter(unfinished)
+            .filter_map(|i| build.task_name(i))
+            .collect();
+        if names.len() > NAMES_MAX {
+            let more = names.split_off(NAMES_MAX).len();
+            names.push(format!("{more} more"));
+        }
+        names
     }
 
     /// What a build that is aborted waits for.

@@ -282,10 +282,7 @@ impl Tree {
             }
             OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
             OpenKind::Claim(held) => self.write_claim(held, open.caller.uid, caller.tid, data).await,
-            OpenKind::Append(claim) => {
-                let mut console = claim.console.lock().await;
-                console.append(&self.repository, claim, data).await
-            }
+            OpenKind::Append(claim) => self.repository.append_output(claim, data).await,
             OpenKind::Record(claim, name, text) => {
                 let mut text = lock(text);
                 if text.len() + data.len() > RECORDED_BYTES_MAX {
@@ -411,7 +408,7 @@ impl Tree {
                 holder.flushed(caller);
                 Ok(())
             }
-            OpenKind::Append(claim) => claim.console.lock().await.settle(&self.repository).await,
+            OpenKind::Append(claim) => claim.console.lock().await.settle(&self.repository, claim).await,
             _ => Ok(()),
         }
     }
@@ -421,6 +418,7 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Claim(_) | OpenKind::Next(..) => Ok(()),
+            OpenKind::Append(claim) => claim.console.lock().await.settle_all(&self.repository, claim).await,
             _ => self.flush_open(caller, handle).await,
         }
     }

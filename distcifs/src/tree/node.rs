@@ -210,6 +210,10 @@ slots! {
         Attempt = 7, "attempt";
         /// Who claimed it.
         By = 8, "by";
+        /// Its name.
+        Name = 9, "name";
+        /// What it waits for, or how it ended; then the last lines of one that failed.
+        Why = 10, "why";
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
         given: 0,
         nonce: String::new(),
         part: Some(part),
+        name: String::new(),
+        lines: String::new(),
         labels: Vec::new(),
         isolation: None,
         timeout: Some(CONTROL_TIMEOUT_SECS),

@@ -13,7 +13,7 @@ use crate::repository::builds::{Live, live_path};
 use crate::repository::core::{bounded, from_json, lock};
 use crate::repository::names::Name;
 use crate::repository::tickets::{Part, Verdict};
-use crate::repository::{Repository, Result};
+use crate::repository::{Error, Repository, Result};
 
 /// How long a claimant may take to end what was aborted: TERM, ten seconds, KILL, and the result.
 /// Then its claim is taken away.
@@ -25,6 +25,17 @@ const ABORTED_MAX: usize = 1024;
 /// Tries to look at a build that was aborted, and the pause between: two minutes of them.
 const LOOKS_MAX: u32 = 120;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the ticket of a task has of its build.
+#[derive(Debug, Default)]
+pub(crate) struct OfBuild {
+    /// Who owned the job when the build was triggered.
+    pub(crate) owner: Option<u32>,
+    /// The task's name.
+    pub(crate) name: String,
+    /// What its lines in the build's console begin with.
+    pub(crate) lines: String,
+}
 
 /// Builds that were aborted lately, by the job's uid and their number.
 #[derive(Default)]
@@ -167,13 +178,21 @@ impl Repository {
         Ok(config.tasks.get(task).is_none_or(|task| !task.always))
     }
 
-    /// Who owned the job of a build when that was triggered.
-    pub(crate) async fn owner_of_build(&self, part: Option<&Part>) -> Result<Option<u32>> {
-        let Some(part) = part else { return Ok(None) };
+    /// What the ticket of a task has of its build.
+    pub(crate) async fn of_build(&self, part: &Part) -> Result<OfBuild> {
         let path = live_path(&part.uid, part.build);
-        let entry = self.get(&path).await?;
-        let live = entry.map(|entry| from_json::<Live>(&path, &entry.data)).transpose()?;
-        Ok(live.and_then(|live| live.owner))
+        let Some(entry) = self.get(&path).await? else {
+            return Ok(OfBuild::default());
+        };
+        let live: Live = from_json(&path, &entry.data)?;
+        let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
+        let config = self.parsed_config(&job, &live.config.digest).await?;
+        let task = part.task.and_then(|index| config.tasks.get(index));
+        Ok(OfBuild {
+            owner: live.owner,
+            name: task.map(|task| task.name.to_string()).unwrap_or_default(),
+            lines: task.map(|task| config.name_of_lines(task)).unwrap_or_default(),
+        })
     }
 
     /// A build's entry as the coordinator has it: what is remembered may be from before the abort.

@@ -12,7 +12,7 @@ use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, kinds};
+use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, kinds, needs};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
@@ -74,6 +74,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         None => Vec::new(),
     };
     JobConfig {
+        side_by_side: needs::side_by_side(&tasks),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
         downstream_jobs: downstream_jobs(top, job.or(job_id.as_ref()), faults),

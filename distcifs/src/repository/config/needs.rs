@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::fault::{Faults, Place, quoted};
 use super::json::Value;
 use super::object::as_list;
+use super::tasks::Task;
 
 /// A task of the text: it stands for one task, or for all that its matrix makes.
 pub(super) struct Source {
@@ -172,7 +173,88 @@ fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
     open
 }
 
+/// Whether any two of these tasks may run at the same time: they do not where only one order is possible, and
+/// in that each waits for the one before it.
+pub(super) fn side_by_side(tasks: &[Task]) -> bool {
+    let waits: Vec<Vec<usize>> = tasks.iter().map(Task::waits_for).collect();
+    let mut followers = vec![Vec::new(); tasks.len()];
+    let mut missing: Vec<usize> = waits.iter().map(Vec::len).collect();
+    for (index, before) in waits.iter().enumerate() {
+        for before in before {
+            if let Some(followers) = followers.get_mut(*before) {
+                followers.push(index);
+            }
+        }
+    }
+    let mut ready: Vec<usize> = (0..tasks.len())
+        .filter(|index| missing.get(*index) == Some(&0))
+        .collect();
+    while let Some(index) = ready.pop() {
+        if !ready.is_empty() {
+            return true;
+        }
+        for follower in followers.get(index).into_iter().flatten() {
+            if let Some(missing) = missing.get_mut(*follower) {
+                *missing -= 1;
+                if *missing == 0 {
+                    ready.push(*follower);
+                }
+            }
+        }
+    }
+    false
+}
+
 /// The indexes that a task waits for.
 pub(super) fn waits_for(index: usize, needs: Option<&[usize]>) -> Vec<usize> {
     needs.map_or_else(|| index.checked_sub(1).into_iter().collect(), <[usize]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::repository::config::JobConfig;
+
+    fn config(tasks: &Value) -> JobConfig {
+        JobConfig::read(json!({ "tasks": tasks }).to_string().as_bytes(), None).unwrap()
+    }
+
+    #[test]
+    fn side_by_side_is_what_has_more_than_one_order() {
+        for (tasks, expected) in [
+            (json!([]), false),
+            (json!([{"type": "t"}, {"type": "t"}]), false),
+            (json!([{"type": "t"}, {"type": "t", "needs": []}]), true),
+            // A diamond, and one whose sides wait for each other.
+            (
+                json!([{"type": "a"}, {"type": "b", "needs": ["a"]}, {"type": "c", "needs": ["a"]}, {"type": "d", "needs": ["b", "c"]}]),
+                true,
+            ),
+            (
+                json!([{"type": "a"}, {"type": "b", "needs": ["a"]}, {"type": "c", "needs": ["a", "b"]}, {"type": "d", "needs": ["b", "c"]}]),
+                false,
+            ),
+            (
+                json!([{"type": "a", "needs": ["b"]}, {"type": "b", "needs": []}]),
+                false,
+            ),
+            (json!([{"type": "t", "matrix": {"x": [1]}}, {"type": "t"}]), false),
+            (json!([{"type": "t", "matrix": {"x": [1, 2]}}]), true),
+        ] {
+            assert_eq!(config(&tasks).side_by_side, expected, "{tasks}");
+        }
+    }
+
+    #[test]
+    fn lines_have_names_where_tasks_run_side_by_side() {
+        let names = |tasks: Value| {
+            let config = config(&tasks);
+            let names = config.tasks.iter().map(|task| config.name_of_lines(task));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(json!([{"type": "t"}, {"type": "t", "name": "u"}])), ["", ""]);
+        let beside = json!([{"type": "t"}, {"type": "t", "needs": []}, {"type": "t", "name": "u"}]);
+        assert_eq!(names(beside), ["0-t", "1-t", "u"]);
+    }
 }

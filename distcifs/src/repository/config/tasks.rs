@@ -96,6 +96,16 @@ struct Resolved<'a> {
 }
 
 impl Task {
+    /// The indexes of the tasks that it waits for.
+    pub fn waits_for(&self) -> Vec<usize> {
+        needs::waits_for(self.index, self.needs.as_deref())
+    }
+
+    /// The name of its folder in a build.
+    pub fn folder(&self) -> String {
+        format!("{}-{}", self.index, self.name)
+    }
+
     /// The task as it stands under `tasks` in build.json: every field, `needs` always a list.
     pub fn resolved(&self) -> serde_json::Value {
         let resolved = Resolved {
@@ -111,7 +121,7 @@ impl Task {
                 .iter()
                 .map(|(key, value)| (key.clone(), value.as_str().into()))
                 .collect(),
-            needs: needs::waits_for(self.index, self.needs.as_deref()),
+            needs: self.waits_for(),
             always: self.always,
             allow_failure: self.allow_failure,
             isolation: &self.isolation,

@@ -91,14 +91,14 @@ async fn work_once(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<(
     }
     let mut console = claim.console.lock().await;
     if !claim.touched.swap(true, std::sync::atomic::Ordering::SeqCst) {
-        // A write that failed may be there all the same: then it is there twice.
+        // A write that failed may be there all the same: written again, it is there once.
         let appended = console.append(repository, claim, LINE.as_bytes()).await;
         if appended.is_err() {
             claim.touched.store(false, std::sync::atomic::Ordering::SeqCst);
         }
         appended?;
     }
-    console.settle(repository).await
+    console.settle(repository, claim).await
 }
 
 /// Works all tickets of a queue until all builds are over.

@@ -1,0 +1,412 @@
+//! Appending: to a claim's own console byte for byte, and as lines to its build's.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::lines::{BEHIND_BYTES_MAX, Lines};
+use super::{CONSOLE_BYTES_DEFAULT, End, RACES_MAX, Stream, attempt_console, build_console};
+use crate::repository::claims::Claim;
+use crate::repository::core::{bounded, settled};
+use crate::repository::tickets::{Ticket, TicketKey};
+use crate::repository::{Error, Repository, Result};
+use crate::storage::contents::SEALED;
+use crate::storage::{Appended, Object};
+
+/// Pause between two tries of a line that was held back and can't be appended.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// An append of which nobody knows whether it happened: where, and what.
+type Doubt = Option<(End, Bytes)>;
+
+/// The console of the build, as one claim writes to it.
+struct OfBuild {
+    name: String,
+    lines: Lines,
+    doubt: Doubt,
+}
+
+/// What one claimant appends to.
+pub struct Appender {
+    own: String,
+    limit: u64,
+    written: u64,
+    cut: bool,
+    dirty: bool,
+    doubt: Doubt,
+    build: Option<OfBuild>,
+    /// Whether somebody sees to it that an incomplete line is not held back for too long.
+    watched: bool,
+}
+
+impl Appender {
+    /// For the claim that this ticket stands at.
+    pub(crate) fn new(key: &TicketKey, ticket: &Ticket) -> Self {
+        let limit = ticket.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT);
+        let lines = Lines::new(&ticket.lines, limit);
+        let build = ticket.part.as_ref().map(|part| build_console(&part.uid, part.build));
+        Appender {
+            own: attempt_console(key, ticket, ticket.ordinal()),
+            limit,
+            written: 0,
+            cut: false,
+            dirty: false,
+            doubt: None,
+            build: build.map(|name| OfBuild {
+                name,
+                lines,
+                doubt: None,
+            }),
+            watched: false,
+        }
+    }
+
+    /// Appends for the claim that this belongs to; past the limit a line says so once and the rest is
+    /// dropped. The build's console may lack an incomplete line of it when this returns.
+    ///
+    /// # Errors
+    /// `Stale` if the claim is lost, whoever knows of it: nothing is appended then.
+    pub async fn append(&mut self, repository: &Repository, claim: &Claim, bytes: &[u8]) -> Result<()> {
+        repository.check_claim(claim)?;
+        if self.cut || bytes.is_empty() {
+            return Ok(());
+        }
+        // What is behind stays bounded: a caller who is refused tries again.
+        if self.lines().is_some_and(|lines| lines.waiting() > BEHIND_BYTES_MAX) {
+            self.put_lines(repository, claim).await?;
+        }
+        let bytes = self.resolve(repository, bytes).await?;
+        let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let kept = &bytes[..bytes.len().min(room)];
+        self.put(repository, claim, Bytes::copy_from_slice(kept)).await?;
+        self.written += kept.len() as u64;
+        if kept.len() < bytes.len() {
+            self.cut = true;
+            let line = format!(
+                "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
+                self.limit
+            );
+            self.put(repository, claim, Bytes::from(line)).await?;
+        }
+        Ok(())
+    }
+
+    /// Says something in the build's console, if it is a build's ticket.
+    pub(crate) async fn announce(&mut self, repository: &Repository, claim: &Claim, line: &str) -> Result<()> {
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.take_line(line);
+        }
+        self.put_lines(repository, claim).await
+    }
+
+    /// Of an append that nobody knew of, finds out whether it happened; then the caller's bytes, if they are
+    /// the same ones again, need not be appended once more.
+    async fn resolve<'a>(&mut self, repository: &Repository, bytes: &'a [u8]) -> Result<&'a [u8]> {
+        let Some((end, piece)) = &self.doubt else {
+            return Ok(bytes);
+        };
+        let length = repository.length_anew(&self.own).await?;
+        let (happened, piece) = (length == end.total() + piece.len() as u64, piece.clone());
+        self.doubt = None;
+        if !happened {
+            return Ok(bytes);
+        }
+        self.written += piece.len() as u64;
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.take(&piece);
+        }
+        Ok(bytes.strip_prefix(&piece[..]).unwrap_or(bytes))
+    }
+
+    /// Appends to the attempt's console; then the build's, which may be behind.
+    async fn put(&mut self, repository: &Repository, claim: &Claim, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.dirty = true;
+        let counted = &repository.counts.console_bytes;
+        counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        repository
+            .append(claim, &self.own, bytes.clone(), &mut self.doubt)
+            .await?;
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.take(&bytes);
+        }
+        match self.put_lines(repository, claim).await {
+            // It was taken: refused, the caller would write it again. What is behind follows with the next.
+            Err(error) if error.is_passing() => {
+                tracing::debug!(ticket = %claim.key, %error, "the build's console is behind");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Appends to the build's console what is complete.
+    async fn put_lines(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+        match &mut self.build {
+            Some(build) if build.lines.is_pending() => {
+                self.dirty = true;
+                repository.append_lines(claim, build).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when everything appended is durable. An incomplete line may still be held back.
+    pub async fn settle(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+        self.put_lines(repository, claim).await?;
+        if !self.dirty {
+            return Ok(());
+        }
+        let mut objects = Vec::new();
+        for name in [Some(&self.own), self.build.as_ref().map(|build| &build.name)]
+            .into_iter()
+            .flatten()
+        {
+            let stream = repository.consoles.stream(name);
+            let end = *stream.end.lock().await;
+            // A burst may have crossed into a new part: the one before it too.
+            objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
+        }
+        settled("console", || repository.contents.sync(objects.clone())).await?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// The same, and nothing is held back.
+    pub(crate) async fn settle_all(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.let_go();
+        }
+        self.settle(repository, claim).await
+    }
+
+    /// The same when nothing more comes: the last line has its end.
+    pub(crate) async fn conclude(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+        self.resolve(repository, &[]).await?;
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.let_go();
+        }
+        self.put_lines(repository, claim).await?;
+        if let Some(build) = &mut self.build {
+            self.dirty |= repository.end_line(claim, build).await?;
+        }
+        self.settle(repository, claim).await
+    }
+
+    fn lines(&self) -> Option<&Lines> {
+        self.build.as_ref().map(|build| &build.lines)
+    }
+}
+
+impl Repository {
+    /// Appends what a claimant writes.
+    ///
+    /// # Errors
+    /// As [`Appender::append`].
+    pub async fn append_output(self: &Arc<Self>, claim: &Arc<Claim>, bytes: &[u8]) -> Result<()> {
+        let mut console = claim.console.lock().await;
+        console.append(self, claim, bytes).await?;
+        let holds = console.lines().and_then(Lines::holds_for);
+        if holds.is_some() && !std::mem::replace(&mut console.watched, true) {
+            let (repository, claim) = (self.clone(), claim.clone());
+            self.runtime.spawn(async move { repository.let_lines_go(&claim).await });
+        }
+        Ok(())
+    }
+
+    /// Appends incomplete lines of a claim when they were held back long enough, until there is none.
+    async fn let_lines_go(&self, claim: &Claim) {
+        let mut wait = super::lines::HELD_FOR;
+        loop {
+            tokio::time::sleep(wait).await;
+            let mut console = claim.console.lock().await;
+            let holds = console.lines().and_then(Lines::holds_for);
+            let behind = console.lines().is_some_and(Lines::is_pending);
+            match holds {
+                Some(rest) if !rest.is_zero() => {
+                    wait = rest;
+                    continue;
+                }
+                None if !behind => {
+                    console.watched = false;
+                    return;
+                }
+                _ => {}
+            }
+            if let Some(OfBuild { lines, .. }) = &mut console.build {
+                lines.let_go();
+            }
+            match console.put_lines(self, claim).await {
+                Err(error) if error.is_passing() => wait = TRY_AGAIN,
+                // The claim is over; or all is said.
+                _ => {
+                    console.watched = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Appends to a console, whoever else does, for as long as the claim holds.
+    async fn append(&self, claim: &Claim, name: &str, mut bytes: Bytes, doubt: &mut Doubt) -> Result<()> {
+        let stream = self.consoles.stream(name);
+        let mut end = stream.end.lock().await;
+        let mut races = 0;
+        while !bytes.is_empty() {
+            let room = end.room();
+            let (at, piece) = (*end, bytes.slice(..bytes.len().min(room)));
+            match self.append_at(claim, &stream, &mut end, &piece).await {
+                Ok(true) => bytes = bytes.slice(piece.len()..),
+                Ok(false) => lose_race(&mut races, name)?,
+                Err(error @ Error::TimedOut(_)) => {
+                    *doubt = Some((at, piece));
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        drop(end);
+        self.board.notify(name);
+        Ok(())
+    }
+
+    /// The same with lines: they begin behind the line of whoever wrote last.
+    async fn append_lines(&self, claim: &Claim, build: &mut OfBuild) -> Result<()> {
+        let OfBuild { name, lines, doubt } = build;
+        let stream = self.consoles.stream(name);
+        let mut end = stream.end.lock().await;
+        if let Some((at, piece)) = doubt {
+            let read = self.contents.read(&stream.object(at.part), at.length, piece.len());
+            if bounded(name, read).await?.is_some_and(|there| there == *piece) {
+                lines.appended(piece, at.total(), at.last, at.total() + piece.len() as u64);
+                (end.sequence, end.last) = (0, None);
+            }
+            *doubt = None;
+        }
+        let mut races = 0;
+        while lines.is_pending() {
+            let room = end.room();
+            if !lines.continues(end.total()) && end.last.is_none() && end.total() > 0 {
+                end.last = self.last_byte(&stream, *end).await?;
+            }
+            let at = *end;
+            let piece = lines.piece(at.total(), at.last, room);
+            match self.append_at(claim, &stream, &mut end, &piece).await {
+                Ok(true) => lines.appended(&piece, at.total(), at.last, end.total()),
+                Ok(false) => lose_race(&mut races, name)?,
+                Err(error) => {
+                    *doubt = matches!(error, Error::TimedOut(_)).then_some((at, piece));
+                    return Err(error);
+                }
+            }
+        }
+        drop(end);
+        self.board.notify(name);
+        Ok(())
+    }
+
+    /// Ends the line that a claim wrote last, unless somebody else has by now; whether it did.
+    async fn end_line(&self, claim: &Claim, build: &mut OfBuild) -> Result<bool> {
+        let stream = self.consoles.stream(&build.name);
+        let mut end = stream.end.lock().await;
+        end.room();
+        let missing = build.lines.missing_end(end.total());
+        let ended = !missing.is_empty()
+            && self
+                .append_at(claim, &stream, &mut end, &Bytes::from_static(missing))
+                .await?;
+        build.lines.ended();
+        drop(end);
+        if ended {
+            self.board.notify(&build.name);
+        }
+        Ok(ended)
+    }
+
+    /// Appends a piece at the end that is known; `false` if that is somewhere else, which is known then.
+    async fn append_at(&self, claim: &Claim, stream: &Stream, end: &mut End, piece: &Bytes) -> Result<bool> {
+        // Anew each time: who was refused after a long wait may not be whom the console is for.
+        self.check_claim(claim)?;
+        let object = stream.object(end.part);
+        match self.append_settled(&object, *end, piece).await? {
+            Appended::Done { length, sequence } => {
+                *end = End {
+                    length,
+                    sequence,
+                    last: piece.last().copied(),
+                    ..*end
+                };
+                Ok(true)
+            }
+            Appended::Mismatch { sequence: SEALED, .. } => Err(Error::Stale(stream.name.clone())),
+            Appended::Mismatch { length, sequence } => {
+                *end = End {
+                    length,
+                    sequence,
+                    last: None,
+                    ..*end
+                };
+                Ok(false)
+            }
+        }
+    }
+
+    /// The last byte of a console that ends here.
+    async fn last_byte(&self, stream: &Stream, end: End) -> Result<Option<u8>> {
+        let at = end.total().saturating_sub(1);
+        let (part, offset) = (at / super::PART_BYTES, at % super::PART_BYTES);
+        let object = stream.object(part);
+        let read = bounded(&stream.name, self.contents.read(&object, offset, 1)).await?;
+        Ok(read.and_then(|bytes| bytes.first().copied()))
+    }
+
+    /// The length of a console as the store has it.
+    async fn length_anew(&self, name: &str) -> Result<u64> {
+        let stream = self.consoles.stream(name);
+        stream.end.lock().await.sequence = 0;
+        self.console_length(name).await
+    }
+
+    /// One guarded append; when nobody knows whether it happened, looks whether the bytes are there. As long
+    /// as that can't be told either, it is `TimedOut`.
+    async fn append_settled(&self, object: &Object, end: End, piece: &Bytes) -> Result<Appended> {
+        let what = object.to_string();
+        let append = || self.contents.append(object, end.sequence, piece.clone());
+        match bounded(&what, append()).await {
+            Err(Error::TimedOut(_)) => {}
+            other => return other,
+        }
+        let look = async {
+            let again = settled(&what, append).await?;
+            let Appended::Mismatch { length, sequence } = again else {
+                return Ok(again);
+            };
+            let read = || self.contents.read(object, end.length, piece.len());
+            let there = settled(&what, read).await?;
+            Ok(if there.is_some_and(|there| there == *piece) {
+                Appended::Done { length, sequence }
+            } else {
+                again
+            })
+        };
+        look.await.map_err(|error: Error| {
+            if error.is_passing() {
+                Error::TimedOut(error.to_string())
+            } else {
+                error
+            }
+        })
+    }
+}
+
+/// Others were sooner once more.
+fn lose_race(races: &mut u32, name: &str) -> Result<()> {
+    *races += 1;
+    if *races > RACES_MAX {
+        return Err(Error::Busy(format!("{name}: too many others append to it")));
+    }
+    Ok(())
+}
