@@ -71,6 +71,24 @@ fn written_by_install() {
     written_by("install -m 644 \"$OUT/other.json\" config.json");
 }
 
+/// "The process that did either may make it anew within a second, with O_EXCL": and the backup is there.
+#[test]
+fn written_with_a_backup() {
+    let kept = "grep -q 'echo hello' config.json~ && rm config.json~";
+    written_by(&format!(
+        "/usr/bin/env cp --backup=simple \"$OUT/other.json\" config.json; {kept}"
+    ));
+    written_by(&format!(
+        "/usr/bin/env install -b -m 644 \"$OUT/other.json\" config.json; {kept}"
+    ));
+    written_by(&format!(
+        "cp \"$OUT/other.json\" new; /usr/bin/env mv -b new config.json; {kept}"
+    ));
+    written_by(&format!("/usr/bin/env mv -b \"$OUT/other.json\" config.json; {kept}"));
+    written_by(&format!("rsync -b \"$OUT/other.json\" config.json; {kept}"));
+    written_by("sed -i.old 's/echo hello/echo other/' config.json; grep -q 'echo hello' config.json.old");
+}
+
 #[test]
 fn written_by_rsync() {
     written_by("rsync -a \"$OUT/other.json\" config.json");

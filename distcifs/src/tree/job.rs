@@ -120,13 +120,13 @@ impl ConfigWrite {
 /// keeps nobody from the configuration.
 const LOCK_IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a process that unlinked config.json sees it gone: `mv` from another filesystem
-/// unlinks, then creates with O_EXCL.
+/// How long a process that unlinked config.json or renamed it away sees it gone: `mv` from another
+/// filesystem unlinks, `cp --backup` renames, and both then create with O_EXCL.
 const UNLINKED: Duration = Duration::from_secs(1);
 
 impl Tree {
-    /// config.json stays in force when it is unlinked, but for this process it is gone for a
-    /// moment, so that it can make it anew.
+    /// config.json stays in force when it is unlinked or renamed away, but for this process it is gone
+    /// for a moment, so that it can make it anew.
     pub(crate) fn unlink_config(&self, caller: Caller, job: &JobRef) {
         let Some(pid) = process_of(caller.tid) else { return };
         let mut unlinked = lock(&self.unlinked);
@@ -283,7 +283,9 @@ impl Tree {
                 }
                 let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
                 let copy = self.scratch.make(caller, &job.uid, name, mode, None)?;
-                self.scratch.write(copy, 0, &text)
+                self.scratch.write(copy, 0, &text)?;
+                self.unlink_config(caller, job);
+                Ok(())
             }
             (Node::Scratch(id), None) => self.scratch.rename(id, name),
             _ => Err(Error::ReadOnly(format!("jobs/{}/{name}", job.name))),
