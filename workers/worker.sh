@@ -279,7 +279,8 @@ supervise() {
 }
 
 # write_result TEXT: status 0 if there is nothing more to do: the result stands, here or from elsewhere,
-# or the claim is lost; 1 if the store is full, 2 if it is away, for longer than is waited.
+# or the claim is lost; 1 if the store is full, or can't take it at all, 2 if it is away, for longer than is
+# waited.
 write_result() {
     full=0 away=0
     printf '%s\n' "$1" >"$worker_result"
@@ -290,6 +291,7 @@ write_result() {
             full=$((full + 1))
             [ "$full" -lt "$full_max" ] || return 1
             ;;
+        *'File too large'*) return 1 ;;
         *'Input/output error'* | *'timed out'* | *'temporarily unavailable'* | *busy*)
             away=$((away + 1))
             [ "$away" -lt "$away_max" ] || return 2
@@ -311,8 +313,8 @@ $(head -c 4000 "$worker_words")"
         written=$?
         if [ "$written" -eq 1 ]; then
             rm -rf workspace artifacts
-            write_result 'error
-the workspace could not be stored and is lost: is the store full?'
+            write_result "error
+the workspace could not be stored and is lost: $why"
             written=$?
         fi
         [ "$written" -ne 0 ] || return 0

@@ -304,15 +304,18 @@ impl Filesystem for Mount {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        how: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (who, asked) = (caller(request), Asked::node("write", request, number));
-        let data = Bytes::copy_from_slice(data);
+        let (data, sheds) = (
+            Bytes::copy_from_slice(data),
+            how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        );
         ask!(self, reply, asked;
-            write(who, ino(number), handle.0, offset, data)
+            write(who, (ino(number), handle.0), offset, data, sheds)
             => |reply, written| reply.written(written));
     }
 

@@ -25,6 +25,7 @@ pub mod requests;
 pub(crate) mod rights;
 pub mod scratch;
 pub(crate) mod shares;
+mod spans;
 pub mod stream;
 pub(crate) mod texts;
 pub mod view;

@@ -78,14 +78,14 @@ fn each_claim_has_a_share_of_the_descriptors() {
     assert!(log.contains("close some"), "{log}");
 }
 
-/// A workspace of folders nested thousands deep can't end the daemon, when it is thrown away or else.
+/// A workspace of folders nested as deep as they may (2,048) can't end the daemon, when it is thrown away or else.
 #[test]
 fn a_deep_workspace_hurts_nobody() {
     let mount = Mount::of_folder();
     mount.queue("q");
     let id = mount.post("q", &serde_json::json!({}));
     let claim = mount.claim("q", &id);
-    let dig = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(6000):\n    os.mkdir('d'); os.chdir('d')\n";
+    let dig = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(2048):\n    os.mkdir('d'); os.chdir('d')\n";
     let place = mount.path(&format!("tickets/q/{id}/workspace"));
     assert!(
         Command::new("python3")
@@ -328,4 +328,50 @@ fn a_full_store_refuses_at_open(mount: &Mount, store: &std::path::Path) {
     assert!(mount.read("status").contains("room yes"), "{}", mount.read("status"));
     mount.write(&format!("jobs/waits/builds/{n}/ctl"), "abort\n").unwrap();
     mount.build("small", "", "success");
+}
+
+/// "`\"limits\": { \"disk\": \"2G\" }` bounds what a task's workspace and artifacts take of the disk, together.
+/// It may stand in a task of any type … Beyond it every write … is ENOSPC, and `why` … says …"; "What the
+/// tasks before left in the workspace counts too".
+#[test]
+fn a_task_takes_no_more_of_the_disk_than_its_limit() {
+    let mount = Mount::new();
+    let task = |script: &str, disk: &str| {
+        let mut task = distcifs_tests::job::shell_task(script);
+        task["limits"] = serde_json::json!({"disk": disk});
+        task
+    };
+    let floods = [
+        "head -c 20M /dev/zero > big",
+        "head -c 5M /dev/zero > half; cp half \"$ARTIFACTS/half\"",
+        "fallocate -l 100M big",
+        "i=0; while :; do mkdir \"d$i\"; i=$((i+1)); done",
+        "head -c 5M /dev/zero > a; rm a; head -c 5M /dev/zero > a; truncate -s 0 a; head -c 5M /dev/zero > a; ln a b; cp a c",
+    ];
+    for (number, flood) in floods.iter().enumerate() {
+        mount.job_of(&format!("flood{number}"), &[task(flood, "8M")]);
+    }
+    let left = [
+        task("head -c 6M /dev/zero > left", "8M"),
+        task(
+            "head -c 6M /dev/zero > more || { rm left; head -c 6M /dev/zero > more; }",
+            "8M",
+        ),
+        task("cp more \"$ARTIFACTS/more\"", "9M"),
+    ];
+    mount.job_of("left", &left);
+    let _workers = Worker::usual(&mount, 1);
+    for number in 0..floods.len() {
+        let job = format!("flood{number}");
+        let build = mount.build(&job, "", "failure");
+        let why = mount.why(&job, build);
+        assert!(
+            why.contains("its folder holds its limits.disk of 8 MiB"),
+            "{job}: {why}"
+        );
+        assert!(mount.console(&job, build).contains("No space left"), "{job}");
+    }
+    let build = mount.build("left", "", "failure");
+    let why = mount.why("left", build);
+    assert!(why.contains("limits.disk of 9 MiB"), "{why}");
 }

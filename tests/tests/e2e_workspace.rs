@@ -263,6 +263,99 @@ fn ordinary_programs_work_in_a_workspace() {
     );
 }
 
+/// "Folders nest 2,048 deep at most; a deeper one is ENAMETOOLONG": what could be made is stored, and the next
+/// task finds it.
+#[test]
+fn folders_as_deep_as_can_be_made_are_stored() {
+    if !installed("python3") {
+        return;
+    }
+    let make = "python3 -c 'import errno, os
+for level in range(3000):
+    try: os.mkdir(\"d\")
+    except OSError as e: assert (level, e.errno) == (2048, errno.ENAMETOOLONG), (level, e); break
+    os.chdir(\"d\")
+else: raise SystemExit(1)
+open(\"leaf\", \"w\").close()'";
+    let check = "[ \"$(find . -name leaf | tr -cd / | wc -c)\" = 2049 ]";
+    let mount = Mount::new();
+    mount.shell_job("a", &[make, check]);
+    let _workers = Worker::usual(&mount, 1);
+    let build = mount.trigger("a", "");
+    // Some ten thousand requests, one after another.
+    let state = mount.wait_state_within("a", build, 5 * USUAL);
+    assert_eq!(state, "success", "{}", mount.console("a", build));
+}
+
+/// "What is not kept is refused where it is made"; "a write by anybody but root takes the set-user-id bit".
+#[test]
+fn what_is_not_kept_is_refused_where_it_is_made() {
+    if !installed("python3") || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    for passthrough in ["passthrough=yes", "passthrough=no"] {
+        let mount = Mount::with(&["-o", passthrough], TEST_LIMIT);
+        mount.queue("q");
+        mount.post("q", &json!({"id": "t"}));
+        mount.run(
+            "cd tickets/q/t; echo $$ > claim; cd workspace; chmod 777 .
+            python3 -c 'import errno, os, stat, struct
+def refused(wanted, act):
+    try: act()
+    except OSError as e: assert e.errno == wanted, e
+    else: raise AssertionError(wanted)
+open(\"f\", \"w\").write(\"x\")
+refused(errno.EPERM, lambda: os.mknod(\"dev\", stat.S_IFCHR | 0o600, os.makedev(1, 3)))
+refused(errno.EPERM, lambda: os.mknod(\"dev\", stat.S_IFBLK | 0o600, os.makedev(7, 0)))
+acl = struct.pack(\"<I\", 2) + b\"\".join(struct.pack(\"<HHI\", tag, 7, who) for tag, who in
+    [(1, 2**32 - 1), (2, 1000), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1)])
+refused(errno.EOPNOTSUPP, lambda: os.setxattr(\"f\", \"system.posix_acl_access\", acl))
+refused(errno.EOPNOTSUPP, lambda: os.setxattr(\".\", \"system.posix_acl_default\", acl))
+refused(errno.EOPNOTSUPP, lambda: os.setxattr(\"f\", \"trusted.a\", b\"b\"))
+refused(errno.EOPNOTSUPP, lambda: os.setxattr(\"f\", \"security.capability\", struct.pack(\"<IIIII\", 0x02000001, 1, 0, 0, 0)))
+def by_another(act):
+    os.chmod(\"f\", 0o6777)
+    child = os.fork()
+    if child == 0:
+        os.setgid(1000); os.setuid(1000); act(); os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    return os.stat(\"f\").st_mode & 0o7777
+def append(): f = os.open(\"f\", os.O_WRONLY | os.O_APPEND); os.write(f, b\"y\")
+def held():
+    f = os.open(\"f\", os.O_WRONLY); os.pwrite(f, b\"z\", 0)
+assert by_another(lambda: open(\"f\").read()) == 0o6777
+for act in [append, held, lambda: os.truncate(\"f\", 1), lambda: open(\"f\", \"w\").close()]:
+    mode = by_another(act)
+    assert mode == 0o777, oct(mode)
+os.chmod(\"f\", 0o6777); append()
+assert os.stat(\"f\").st_mode & 0o7777 == 0o6777'
+            cd ..; echo 0 > result",
+        );
+    }
+}
+
+/// "They can be mapped to read, shared or private (Linux 6.6; before that private only)."
+#[test]
+fn consoles_and_configurations_can_be_mapped() {
+    if !installed("python3") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.shell_job("a", &["echo one; echo two"]);
+    let _workers = Worker::usual(&mount, 1);
+    mount.build("a", "", "success");
+    mount.run(
+        "python3 -c 'import mmap, platform
+shared = tuple(map(int, platform.release().split(\"-\")[0].split(\".\")[:2])) >= (6, 6)
+for name in [\"config.json\", \"builds/1/console\", \"builds/1/build.json\", \"builds/1/state\"]:
+    with open(\"jobs/a/\" + name, \"rb\") as file:
+        for flags in [mmap.MAP_PRIVATE] + [mmap.MAP_SHARED] * shared:
+            mapped = mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ)
+            assert mapped[:] == open(\"jobs/a/\" + name, \"rb\").read(), name
+            mapped.close()'",
+    );
+}
+
 /// `git clone` and `make` in a workspace; the next task finds everything up to date.
 #[test]
 fn git_clone_and_make() {

@@ -1,6 +1,7 @@
 //! A ticket as the worker that holds it sees it.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -101,11 +102,12 @@ impl Claimed {
 
     /// Writes the outcome (an exit status or a word) and a message. A ticket that has an outcome
     /// already, or another claimant, is let go silently. Where the store has no room for what the task
-    /// left, that is removed and the outcome becomes `error`: the next attempt would fill the store
-    /// again. Where nothing can be written at all the ticket is given back. Errors: only `Away`.
+    /// left, or can't take it at all, that is removed and the outcome becomes `error`: the next attempt
+    /// would come to the same. Where nothing can be written at all the ticket is given back. Errors:
+    /// only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
         let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
-            Err(Trouble::Full(why)) => {
+            Err(Trouble::Full(why) | Trouble::Refused(why)) => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
@@ -129,7 +131,13 @@ impl Claimed {
     fn remove_output(&self) {
         for folder in ["workspace", "artifacts"] {
             let folder = self.folder.join(folder);
-            if let Err(error) = std::fs::remove_dir_all(&folder) {
+            let Err(error) = std::fs::remove_dir_all(&folder) else {
+                continue;
+            };
+            // Folders within folders by the thousand use up the descriptors here, but not of rm.
+            let mut rm = Command::new("rm");
+            rm.args(["-rf", "--"]).arg(&folder).stdin(Stdio::null());
+            if !rm.status().is_ok_and(|status| status.success()) {
                 eprintln!("can't remove {}: {error}", folder.display());
             }
         }

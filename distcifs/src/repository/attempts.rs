@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OnceCell;
 
+mod give;
 mod remove;
 mod room;
 
+use self::give::give_to;
 use self::room::Room;
 use super::claims::{Changes, Claim};
 use super::core::{CAPTURE_TIMEOUT, lock};
@@ -263,23 +265,6 @@ async fn adopt(warm: Warm, dir: PathBuf, owner: (u32, u32)) -> Result<Manifest> 
     })
 }
 
-/// Gives a folder and all below it to a user; symbolic links are not followed.
-fn give_to(dir: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        std::os::unix::fs::lchown(&folder, Some(uid), Some(gid))?;
-        for entry in std::fs::read_dir(&folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                std::os::unix::fs::lchown(entry.path(), Some(uid), Some(gid))?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Makes a folder that belongs to the claimant.
 fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
     let failed = |error: std::io::Error| Error::System {
@@ -295,7 +280,7 @@ fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
 }
 
 /// Deletes a folder with all below it, whatever the modes in it.
-fn remove_tree(dir: &Path) {
+pub(crate) fn remove_tree(dir: &Path) {
     if let Err(error) = remove::remove_tree(dir) {
         tracing::warn!(dir = %dir.display(), %error, "not deleted; the next mount tries again");
     }

@@ -255,6 +255,11 @@ impl Claim {
         self.view.get().map_or_else(Changes::default, |view| view.changes())
     }
 
+    /// What is to be said of its folders with a result that is no success.
+    fn note(&self) -> Option<String> {
+        self.view.get()?.note()
+    }
+
     /// Whether its claimant has begun, as far as can be seen: something was changed below its folders,
     /// its console was opened to write, or a parameter was recorded.
     pub fn has_begun(&self) -> bool {

@@ -39,9 +39,9 @@ pub use restore::restore;
 
 use crate::storage::Digest;
 
-/// Deepest folder of a snapshot, counted from its root: paths of the system end at 4,096 bytes, and
-/// a walk holds one descriptor a level.
-pub const DEPTH_MAX: usize = 512;
+/// Deepest folder of a snapshot, counted from its root: paths of the system end at 4,096 bytes, so
+/// that none has more names. Deeper ones can be made step by step only, and are refused then.
+pub const DEPTH_MAX: usize = 2048;
 
 /// The snapshot that workspaces start from.
 #[derive(Debug, Clone, Copy)]

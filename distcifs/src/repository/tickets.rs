@@ -180,6 +180,9 @@ pub struct Ticket {
     /// Bytes of console that are kept of it; absent: the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_limit: Option<u64>,
+    /// Bytes of the disk that its folders may take; absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
     /// Digest of the workspace to start from; absent: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
@@ -357,6 +360,7 @@ impl Repository {
             timeout: request.timeout,
             attempts: request.attempts,
             console_limit: request.console_limit,
+            disk: request.limits.disk,
             workspace: request.workspace.map(|digest| digest.to_string()),
             body: None,
             body_digest: None,

@@ -133,6 +133,10 @@ impl View for AttemptView {
         self.attempt.changes()
     }
 
+    fn note(&self) -> Option<String> {
+        self.attempt.note()
+    }
+
     fn is_quiet_since(&self, changes: &Changes) -> bool {
         self.attempt.open_files() == 0 && self.attempt.change_count() == changes.count
     }
@@ -155,6 +159,13 @@ impl Preparing {
             let attempt = held.work.begin();
             let workspace = held.work.attach(&attempt, &workspace)?;
             let artifacts = held.work.attach(&attempt, &artifacts)?;
+            if let Some(limit) = held.claim.ticket.disk {
+                let (work, attempt) = (held.work.clone(), attempt.clone());
+                let counted = tokio::task::spawn_blocking(move || work.limit(&attempt, limit));
+                counted
+                    .await
+                    .map_err(|error| Error::Io(format!("counting a workspace: {error}")))??;
+            }
             let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
             held.claim.set_view(Arc::new(AttemptView {
                 work,

@@ -32,9 +32,8 @@ use crate::repository::{Repository, descriptors};
 /// Wakes whoever polls a file, once.
 pub type Waker = Box<dyn FnOnce() + Send + 'static>;
 
-/// Most that one copy out of a published file copies, bytes: it is in memory meanwhile. The caller
-/// asks again for the rest.
-const COPY_BYTES_MAX: usize = 4 << 20;
+/// Bits of a mode that a write takes away.
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// Tries of one lookup, each of which met a node that the kernel dropped at that moment.
 const LOOKS_MAX: u32 = 8;
@@ -119,7 +118,7 @@ impl Tree {
     }
 
     /// What a number stands for.
-    fn node(&self, ino: Ino) -> Result<Node> {
+    pub(super) fn node(&self, ino: Ino) -> Result<Node> {
         self.numbers
             .node(ino)
             .ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))
@@ -188,7 +187,13 @@ impl Tree {
     /// setattr.
     pub async fn setattr(&self, caller: Caller, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         if self.work.owns(ino) {
-            return self.work.setattr(ino, handle, set);
+            let attributes = self.work.setattr(ino, handle, set)?;
+            let cut = set.size.is_some() && attributes.attr.mode & SET_ID != 0;
+            if !cut || caller.uid == 0 {
+                return Ok(attributes);
+            }
+            self.written_by(caller, ino)?;
+            return self.work.getattr(ino, handle);
         }
         let node = self.node(ino)?;
         if let (Node::Published(id), Some(mode)) = (&node, set.mode)
@@ -348,6 +353,9 @@ impl Tree {
     /// open; `flags` are those of open(2).
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.work.owns(ino) {
+            if flags & libc::O_TRUNC != 0 {
+                self.written_by(caller, ino)?;
+            }
             return self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
         }
         self.open_node(caller, self.node(ino)?, flags).await
@@ -391,10 +399,15 @@ impl Tree {
         self.read_open(caller, handle, offset, size as usize).await
     }
 
-    /// write.
-    pub async fn write(&self, caller: Caller, ino: Ino, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
+    /// write; whether it takes set-id bits from a claimant's file.
+    pub async fn write(&self, caller: Caller, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
+        let (ino, handle) = at;
         if self.work.owns(ino) {
-            return self.work.write(handle, offset, &data);
+            let written = self.work.write(handle, offset, &data)?;
+            if sheds {
+                self.work.shed_set_id(ino)?;
+            }
+            return Ok(written);
         }
         self.write_open(caller, handle, offset, &data).await?;
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
@@ -528,56 +541,6 @@ impl Tree {
         let open = self.handles.get(handle)?;
         let readable = events & input == 0 || self.poll_stream(&open, wake).await?;
         Ok((output | if readable { input } else { 0 }) & events)
-    }
-
-    /// fallocate.
-    pub async fn fallocate(
-        &self,
-        _caller: Caller,
-        ino: Ino,
-        handle: u64,
-        offset: u64,
-        length: u64,
-        mode: i32,
-    ) -> Result<()> {
-        if self.work.owns(ino) {
-            return self.work.fallocate(handle, offset, length, mode);
-        }
-        Err(Error::Unsupported("fallocate".into()))
-    }
-
-    /// lseek: SEEK_DATA and SEEK_HOLE.
-    pub async fn lseek(&self, ino: Ino, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        if self.work.owns(ino) {
-            return self.work.lseek(handle, offset, whence);
-        }
-        self.seek_published(handle, offset, whence)
-    }
-
-    /// copy_file_range.
-    #[expect(clippy::too_many_arguments, reason = "copy_file_range(2) has as many")]
-    pub async fn copy_file_range(
-        &self,
-        caller: Caller,
-        from: Ino,
-        from_handle: u64,
-        from_offset: u64,
-        to: Ino,
-        to_handle: u64,
-        to_offset: u64,
-        length: u64,
-    ) -> Result<u64> {
-        if self.work.owns(from) && self.work.owns(to) {
-            return self
-                .work
-                .copy_file_range((from_handle, from_offset), (to_handle, to_offset), length);
-        }
-        if self.work.owns(to) && matches!(self.node(from)?, Node::Published(_)) {
-            let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
-            let data = self.read_open(caller, from_handle, from_offset, size).await?;
-            return self.work.write(to_handle, to_offset, &data).map(u64::from);
-        }
-        Err(Error::Unsupported("copy_file_range".into()))
     }
 }
 

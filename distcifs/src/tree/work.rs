@@ -32,10 +32,12 @@ mod files;
 mod folders;
 mod inodes;
 mod names;
+mod quota;
 mod room;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod through;
 mod way;
 mod xattrs;
 

@@ -32,6 +32,7 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
         timeout: Some(CONTROL_TIMEOUT_SECS),
         attempts: CONTROL_ATTEMPTS,
         console_limit: None,
+        disk: None,
         workspace: None,
         body: Some(body.to_string()),
         body_digest: None,

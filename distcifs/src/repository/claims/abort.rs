@@ -72,7 +72,7 @@ impl Claim {
     /// A result as it counts.
     pub(super) fn counted(&self, result: Verdicts) -> Verdicts {
         if !self.is_aborting() {
-            return result;
+            return self.noted(result);
         }
         Verdicts {
             verdict: Verdict::Aborted,

@@ -1,5 +1,6 @@
 //! What a claimant writes into `result`.
 
+use super::Claim;
 use crate::repository::tickets::{MESSAGE_BYTES_MAX, Verdict};
 use crate::repository::{Error, Result};
 
@@ -44,6 +45,18 @@ impl Verdicts {
             exit: Some(exit),
             message,
         })
+    }
+}
+
+impl Claim {
+    /// A result with what the tree knows of why it is no success.
+    pub(super) fn noted(&self, mut result: Verdicts) -> Verdicts {
+        let failed = matches!(result.verdict, Verdict::Failure | Verdict::Error);
+        if let Some(note) = self.note().filter(|_| failed) {
+            let joint = if result.message.is_empty() { "" } else { "; " };
+            result.message = cut(&format!("{note}{joint}{}", result.message), MESSAGE_BYTES_MAX).to_owned();
+        }
+        result
     }
 }
 

@@ -31,6 +31,8 @@ pub trait View: Send + Sync {
     fn write_back(&self) -> tokio::sync::mpsc::Receiver<()>;
     /// How much was changed below the folders so far, and which files were opened for writing.
     fn changes(&self) -> Changes;
+    /// What is to be said of the folders with a result that is no success.
+    fn note(&self) -> Option<String>;
     /// Whether no file is open and nothing was changed since.
     fn is_quiet_since(&self, changes: &Changes) -> bool;
 }

@@ -64,7 +64,7 @@ impl Serialize for Isolation {
     }
 }
 
-/// What an isolated task may use at most.
+/// What a task may use at most.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Limits {
     /// Processors; 0.5 is half of one.
@@ -76,6 +76,21 @@ pub struct Limits {
     /// Processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u64>,
+    /// Bytes of the disk that its workspace and artifacts may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
+}
+
+impl Limits {
+    /// Whether something else than the disk is bounded.
+    pub(super) fn bound_processes(&self) -> bool {
+        let disk = self.disk;
+        *self
+            != Limits {
+                disk,
+                ..Limits::default()
+            }
+    }
 }
 
 /// The four members that say how a task is shut off.
@@ -139,7 +154,7 @@ impl Confinement {
 }
 
 fn read_limits(object: &Object<'_>, faults: &mut Faults) -> Limits {
-    object.only(&["cpus", "memory", "processes"], faults);
+    object.only(&["cpus", "memory", "processes", "disk"], faults);
     let cpus = object.get("cpus").and_then(|value| {
         let number = match &value.kind {
             Kind::Number(number) => number.as_f64().filter(|n| (0.01..=4096.0).contains(n)),
@@ -157,6 +172,7 @@ fn read_limits(object: &Object<'_>, faults: &mut Faults) -> Limits {
         cpus,
         memory: object.size("memory", 1 << 50, faults),
         processes: object.integer("processes", 1, 1 << 22, faults),
+        disk: object.size("disk", 1 << 50, faults),
     }
 }
 

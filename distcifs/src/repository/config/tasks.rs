@@ -431,7 +431,9 @@ fn check_confinement(
     };
     let script = kind == "execute-shell";
     for key in CONFINEMENT_KEYS.iter().filter(|_| own && !script) {
-        if let Some(value) = object.get(key) {
+        // The disk is bounded by the tree, whoever works there.
+        let disk_alone = *key == "limits" && !confinement.limits.bound_processes();
+        if let Some(value) = object.get(key).filter(|_| !disk_alone) {
             faults.add(
                 value.at,
                 format!("{}: a task of type {kind} can't be isolated", object.path_of(key)),

@@ -96,7 +96,7 @@ fn every_member_is_read() {
         "description": "d", "parameters": {"ref": "refs/heads/master", "n": 3},
         "tasks": [{"type": "execute-shell", "name": "unit", "params": {"script": "x", "nodelabels": ["linux"]}, "labels": ["x86_64", "linux"],
             "timeout": 600, "attempts": 5, "environment": {"A": "b", "N": 1}, "always": true, "allow_failure": true, "isolation": "lxc",
-            "image": "job:base", "limits": {"cpus": 0.5, "memory": "1G", "processes": 100}, "network": true, "x-mine": {}}],
+            "image": "job:base", "limits": {"cpus": 0.5, "memory": "1G", "processes": 100, "disk": "2G"}, "network": true, "x-mine": {}}],
         "github": {"repository": "owner/.name", "secret_file": "/etc/distci/github"},
         "cron": "TZ=Europe/Berlin H 3 * * 1-5", "cron_catch_up": true, "concurrency": 2, "keep": {"builds": 50, "days": 30},
         "console_limit": "1M", "isolation_required": true, "x-note": 1
@@ -118,7 +118,7 @@ fn every_member_is_read() {
     let wanted = json!({
         "index": 0, "type": "execute-shell", "name": "unit", "params": {"script": "x", "nodelabels": ["linux"]}, "labels": ["linux", "x86_64"],
         "timeout": 600, "attempts": 5, "environment": {"A": "b", "N": "1"}, "needs": [], "always": true, "allow_failure": true,
-        "isolation": "lxc", "image": "job:base", "limits": {"cpus": 0.5, "memory": 1 << 30, "processes": 100}, "network": true,
+        "isolation": "lxc", "image": "job:base", "limits": {"cpus": 0.5, "memory": 1 << 30, "processes": 100, "disk": 2u64 << 30}, "network": true,
         "console_limit": 1 << 20
     });
     assert_eq!(resolved, wanted);
@@ -397,6 +397,13 @@ fn common_members_have_ranges() {
     refused(with("image", json!("job:base")), "needs an isolation");
     refused(with("limits", json!({"cpus": 0})), "limits.cpus must be a number");
     refused(with("limits", json!({"cpu": 1})), "did you mean cpus?");
+    refused(
+        with("limits", json!({"disk": 0})),
+        "limits.disk must be a number of bytes",
+    );
+    let checkout = |limits| json!({"type": "git-checkout", "params": {"repository": "https://x/y"}, "limits": limits});
+    good(&json!({"tasks": [checkout(json!({"disk": "1G"}))]}));
+    refused(checkout(json!({"disk": "1G", "memory": "1G"})), "can't be isolated");
     refused(
         json!({"type": "execute-shell", "params": {"script": ""}, "isolation": "vm", "image": "debian"}),
         "must be job:<job>",

@@ -52,7 +52,7 @@ impl Drop for StopOnDrop {
 const WALKS_MAX: usize = 8;
 /// Stack of a walk, bytes: 32 KiB for each level of folders down to `DEPTH_MAX`. Only what is
 /// used is ever real memory.
-const STACK_BYTES: usize = 32 << 10 << 9;
+const STACK_BYTES: usize = 32 << 10 << 11;
 
 static WALKS: Semaphore = Semaphore::const_new(WALKS_MAX);
 

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::super::Ino;
+use super::quota::Quota;
 use crate::repository::claims::Changes;
 use crate::repository::{Error, Result};
 
@@ -108,6 +109,10 @@ pub struct Attempt {
     /// Names move only while this is held alone.
     still: RwLock<()>,
     shift: RwLock<Shift>,
+    /// How deep folders nest that were made or moved.
+    deepest: AtomicUsize,
+    /// What its folders may take of the disk, if that is bounded.
+    quota: OnceLock<Quota>,
 }
 
 /// Held while a path operation is under way.
@@ -126,12 +131,39 @@ impl Attempt {
             bytes: AtomicU64::new(0),
             still: RwLock::default(),
             shift: RwLock::default(),
+            deepest: AtomicUsize::new(0),
+            quota: OnceLock::new(),
         }
     }
 
     /// Its number.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// How deep folders nest at most that were made or moved here.
+    pub(super) fn deepest(&self) -> usize {
+        self.deepest.load(Ordering::Relaxed)
+    }
+
+    /// A folder is made or moved that deep.
+    pub(super) fn reaches(&self, depth: usize) {
+        self.deepest.fetch_max(depth, Ordering::Relaxed);
+    }
+
+    /// Bounds what its folders take, once.
+    pub(super) fn bound(&self, quota: Quota) {
+        let _bounded = self.quota.set(quota);
+    }
+
+    /// What its folders may take, if that is bounded.
+    pub(super) fn quota(&self) -> Option<&Quota> {
+        self.quota.get()
+    }
+
+    /// What is to be said with a result that is no success: its folders were full.
+    pub fn note(&self) -> Option<String> {
+        self.quota()?.note()
     }
 
     /// Bytes written before, so many more being written now.

@@ -35,7 +35,8 @@ impl Work {
     pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         let mut set = set;
         if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
-            change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno))?;
+            let change = || change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno));
+            self.counting(&open.inode, &open.file, None, change)?;
             if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
                 return open_attributes(&open);
             }
@@ -48,9 +49,8 @@ impl Work {
         let fd = self.path(&inode)?;
         if let Some(size) = set.size {
             expect_kind(&inode, Kind::File)?;
-            self.reopen(&fd, OFlag::O_WRONLY)
-                .and_then(|file| truncate(&file, size))
-                .map_err(|errno| system(inode.what(), errno))?;
+            let cut = || self.reopen(&fd, OFlag::O_WRONLY).and_then(|file| truncate(&file, size));
+            self.counting(&inode, &fd, None, || cut().map_err(|errno| system(inode.what(), errno)))?;
         }
         self.change(&fd, &set).map_err(|errno| system(inode.what(), errno))?;
         self.attributes(&inode)
@@ -72,11 +72,14 @@ impl Work {
         let _gate = inode.attempt.enter()?;
         let fd = self.path(&inode)?;
         let figures = fstatvfs(&fd).map_err(|errno| system(inode.what(), errno))?;
+        let (limit, used) = inode.attempt.quota().map_or((u64::MAX, 0), |quota| quota.figures());
+        let bounded = |blocks: u64, bytes: u64| blocks.min(bytes / figures.fragment_size().max(1));
+        let left = limit.saturating_sub(used);
         Ok(Space {
             block_size: u32::try_from(figures.fragment_size()).unwrap_or(u32::MAX),
-            blocks: figures.blocks(),
-            free: figures.blocks_free(),
-            available: figures.blocks_available(),
+            blocks: bounded(figures.blocks(), limit),
+            free: bounded(figures.blocks_free(), left),
+            available: bounded(figures.blocks_available(), left),
             files: figures.files(),
             files_free: figures.files_free(),
         })
@@ -84,9 +87,32 @@ impl Work {
 
     /// Attributes of an inode, within its attempt's gate.
     pub(super) fn attributes(&self, inode: &Arc<Inode>) -> Result<Attributes> {
-        let fd = self.path(inode)?;
+        let fd = match self.path(inode) {
+            Ok(fd) => fd,
+            Err(error) => return inode.last().map(|stat| attributes_of(inode, &stat)).ok_or(error),
+        };
         let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
         Ok(attributes_of(inode, &stat))
+    }
+
+    /// A write by another than the owner takes the set-id bits from a file, as the system would.
+    pub fn shed_set_id(&self, ino: Ino) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter()?;
+        let fd = self.path(&inode)?;
+        let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
+        let of_group = libc::S_ISGID | libc::S_IXGRP;
+        let group = if stat.st_mode & of_group == of_group {
+            libc::S_ISGID
+        } else {
+            0
+        };
+        let shed = stat.st_mode & (libc::S_ISUID | group);
+        if inode.kind != Kind::File || shed == 0 {
+            return Ok(());
+        }
+        self.chmod(&fd, stat.st_mode & !shed)
+            .map_err(|errno| system(inode.what(), errno))
     }
 
     /// Owner, mode and times. The owner first: giving a file away clears its set-id bits.

@@ -10,12 +10,14 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::sys::stat::fstat;
 use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::super::{Caller, Found, Ino, Kind, Opened};
 use super::attributes::offset;
 use super::inodes::{Inode, expect_kind};
 use super::names::{NewNode, undo};
+use super::quota::Range;
 use super::way::spared;
 use super::{Attempt, Work, io_error, sys, system};
 use crate::repository::{Error, Result};
@@ -76,7 +78,8 @@ impl Work {
             .open_file(&inode, flags)
             .map_err(|errno| system(inode.what(), errno))?;
         if flags.contains(OFlag::O_TRUNC) {
-            ftruncate(&open.file, 0).map_err(|errno| open.error(errno))?;
+            let cut = || ftruncate(&open.file, 0).map_err(|errno| open.error(errno));
+            self.counting(&inode, &open.file, None, cut)?;
         }
         Ok(self.insert(open))
     }
@@ -112,12 +115,15 @@ impl Work {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
-        let file = spared(|| openat(&*dir, name, flags, new.first_mode())).map(File::from);
-        let file = file.map_err(|errno| system(name.display(), errno))?;
-        let path = self.reopen(&file, OFlag::O_PATH);
-        let path = path.and_then(|path| self.adopt(&parent, &dir, &path, &new).map(|()| path));
-        let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
-        let found = self.meet(&parent, path, name)?;
+        let (file, path) = self.naming(&parent, &dir, 0, || {
+            let file = spared(|| openat(&*dir, name, flags, new.first_mode())).map(File::from);
+            let file = file.map_err(|errno| system(name.display(), errno))?;
+            let path = self.reopen(&file, OFlag::O_PATH);
+            let path = path.and_then(|path| self.adopt(&parent, &dir, &path, &new).map(|()| path));
+            let path = path.map_err(|errno| undo(&dir, name, Kind::File, errno))?;
+            Ok((file, path))
+        })?;
+        let found = self.meet_new(&parent, path, name)?;
         let inode = self.inode(found.attributes.attr.ino)?;
         let file = Arc::new(file);
         let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,17 +155,11 @@ impl Work {
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
         let open = self.file(handle)?;
         self.need_room(&open, data.len() as u64)?;
-        let mut written = 0;
-        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-            match open.file.write_at(rest, offset.saturating_add(written as u64)) {
-                Ok(0) => break,
-                Ok(count) => written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) if written > 0 => break,
-                Err(error) => return Err(io_error(open.inode.what(), &error)),
-            }
-        }
-        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+        let range = Range {
+            at: offset,
+            length: data.len() as u64,
+        };
+        self.counting(&open.inode, &open.file, Some(range), || write(&open, offset, data))
     }
 
     /// One copy of the descriptor was closed: a local file has nothing to report then.
@@ -174,7 +174,11 @@ impl Work {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&handle);
+        let inode = open.as_ref().map(|open| open.inode.clone());
         drop(open);
+        if let Some(inode) = inode {
+            self.closed(&inode);
+        }
     }
 
     /// Makes a file's contents durable; `Stale` after the attempt, for they never count.
@@ -197,10 +201,17 @@ impl Work {
         let (at, length) = (self::offset(offset)?, self::offset(length)?);
         let mode = FallocateFlags::from_bits(mode).ok_or_else(|| open.error(Errno::EOPNOTSUPP))?;
         let frees = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_COLLAPSE_RANGE;
-        if !mode.intersects(frees) {
-            self.need_room(&open, length.unsigned_abs())?;
+        let range = Range {
+            at: offset,
+            length: length.unsigned_abs(),
+        };
+        let range = Some(range).filter(|_| !mode.intersects(frees));
+        if let Some(range) = range {
+            self.need_room(&open, range.length)?;
         }
-        fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
+        self.counting(&open.inode, &open.file, range, || {
+            fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
+        })
     }
 
     /// Finds data, a hole or the end of the file; `whence` of lseek(2).
@@ -226,12 +237,18 @@ impl Work {
             .metadata()
             .map_or(u64::MAX, |meta| meta.len().saturating_sub(from.1.unsigned_abs()));
         self.need_room(&target, there.min(length as u64))?;
-        sys::copy_file_range(from, to, length)
-            .map(|count| count as u64)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::EXDEV | libc::ENOSYS) => Error::Unsupported(target.inode.what()),
-                _ => io_error(target.inode.what(), &error),
-            })
+        let range = Range {
+            at: to.1.unsigned_abs(),
+            length: there.min(length as u64),
+        };
+        self.counting(&target.inode, &target.file, Some(range), || {
+            sys::copy_file_range(from, to, length)
+                .map(|count| count as u64)
+                .map_err(|error| match error.raw_os_error() {
+                    Some(libc::EXDEV | libc::ENOSYS) => Error::Unsupported(target.inode.what()),
+                    _ => io_error(target.inode.what(), &error),
+                })
+        })
     }
 
     /// Refuses what would leave too little room for everybody else.
@@ -261,7 +278,7 @@ impl Work {
     fn insert(&self, open: OpenFile) -> Opened {
         let handle = self.handle();
         let backing = Some(open.backing.clone());
-        let passes = self.room.passes(&open.file);
+        let passes = open.inode.attempt.quota().is_none() && self.room.passes(&open.file) && !has_set_id(&open.file);
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(handle, Arc::new(open));
         Opened {
@@ -313,6 +330,26 @@ impl Work {
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// Whether writes must take permissions from a file, which the kernel leaves to us.
+fn has_set_id(file: &File) -> bool {
+    fstat(file).is_ok_and(|stat| stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0)
+}
+
+/// Writes to an open file; the number of bytes.
+fn write(open: &OpenFile, offset: u64, data: &[u8]) -> Result<u32> {
+    let mut written = 0;
+    while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+        match open.file.write_at(rest, offset.saturating_add(written as u64)) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) if written > 0 => break,
+            Err(error) => return Err(io_error(open.inode.what(), &error)),
+        }
+    }
+    Ok(u32::try_from(written).unwrap_or(u32::MAX))
 }
 
 /// One pread(2) of an open file.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
@@ -39,6 +39,8 @@ pub(super) struct Inode {
     used: AtomicBool,
     /// The file that all opens share while one lasts.
     pub(super) backing: Mutex<Backing>,
+    /// Bytes of its blocks that count of its attempt's `limits.disk`, once that is known.
+    pub(super) counted: Mutex<Option<u64>>,
 }
 
 /// How an inode is reached.
@@ -52,6 +54,8 @@ pub(super) struct Way {
     pub(super) alone: bool,
     /// The attempt is over, and nothing leads to it.
     pub(super) over: bool,
+    /// What it was, once it is gone.
+    pub(super) last: Option<Box<FileStat>>,
 }
 
 /// The shared open file of an inode.
@@ -73,6 +77,12 @@ impl Backing {
 }
 
 impl Inode {
+    /// Whether somebody has it open.
+    pub(super) fn is_open(&self) -> bool {
+        let backing = self.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        backing.file.strong_count() > 0
+    }
+
     /// Notes that its descriptor is of use.
     pub(super) fn use_it(&self) {
         self.used.store(true, Ordering::Relaxed);
@@ -191,6 +201,7 @@ impl Table {
                 way: Mutex::default(),
                 used: AtomicBool::new(false),
                 backing: Mutex::default(),
+                counted: Mutex::default(),
             }),
             lookups: 0,
             pinned: false,

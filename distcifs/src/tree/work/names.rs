@@ -39,6 +39,11 @@ impl NewNode {
         }
     }
 
+    /// What it may take of the disk at first.
+    fn first_bytes(&self) -> u64 {
+        Work::first_bytes(matches!(self.kind, Kind::Directory | Kind::Symlink))
+    }
+
     /// Until it has its owner, nobody else may do anything with it.
     pub(super) fn first_mode(&self) -> Mode {
         Mode::from_bits_truncate(self.mode.unwrap_or(0) & 0o700)
@@ -69,6 +74,7 @@ impl Work {
     /// Makes a folder.
     pub fn mkdir(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<Found> {
         let new = NewNode::new(caller, Some(mode), Kind::Directory);
+        self.may_nest(None, &*self.inode(parent)?)?;
         self.make(parent, name, &new, |fd, first| mkdirat(fd, name, first))
     }
 
@@ -100,7 +106,7 @@ impl Work {
         let _gate = same_attempt(&from, &to, name)?;
         let (from_dir, to_dir) = (self.folder_for(&from, name)?, self.folder_for(&to, new_name)?);
         let moving = self.leaving(&from_dir, name, &from.attempt);
-        let replaced = self.leaving(&to_dir, new_name, &from.attempt);
+        let mut replaced = self.leaving(&to_dir, new_name, &from.attempt);
         let same = |a: &Leaving, b: &Leaving| a.inode.ino == b.inode.ino;
         if moving.as_ref().zip(replaced.as_ref()).is_some_and(|(a, b)| same(a, b)) {
             // Two names of one file: nothing happens, but for an error.
@@ -108,10 +114,20 @@ impl Work {
                 .map_err(|errno| system(name.display(), errno));
         }
         let exchanges = flags.contains(RenameFlags::RENAME_EXCHANGE);
-        let going = replaced.as_ref().filter(|_| !exchanges);
-        if let Some(going) = going {
+        if from.ino != to.ino {
+            let (depth, there) = (self.depth(&from) + 1, self.depth(&to) + 1);
+            let goes = moving.as_ref().map(|moving| (&moving.inode, depth));
+            let comes = replaced
+                .as_ref()
+                .filter(|_| exchanges)
+                .map(|other| (&other.inode, there));
+            goes.map_or(Ok(()), |moved| self.may_nest(Some(moved), &to))?;
+            comes.map_or(Ok(()), |moved| self.may_nest(Some(moved), &from))?;
+        }
+        if let Some(going) = replaced.as_mut().filter(|_| !exchanges) {
             self.before_leaving(going);
         }
+        let going = replaced.as_ref().filter(|_| !exchanges);
         let names = from.attempt.move_names();
         let moved = renameat2(&*from_dir, name, &*to_dir, new_name, flags);
         if let (Some(Leaving { inode, .. }), Ok(())) = (&moving, &moved) {
@@ -130,6 +146,7 @@ impl Work {
         if let Some(going) = going {
             self.after_leaving(going, new_parent, new_name, moved.is_ok());
         }
+        self.recount(&to, &to_dir);
         moved.map_err(|errno| system(name.display(), errno))
     }
 
@@ -139,8 +156,10 @@ impl Work {
         let _gate = same_attempt(&inode, &parent, new_name)?;
         let (fd, to) = (self.path(&inode)?, self.folder_for(&parent, new_name)?);
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow)
-            .map_err(|errno| system(new_name.display(), errno))?;
+        let link = || linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow);
+        self.naming(&parent, &to, 0, || {
+            link().map_err(|errno| system(new_name.display(), errno))
+        })?;
         inode.change_names(|names| names.gain(inode.kind, new_parent, new_name));
         let attributes = self.attributes(&inode)?;
         self.table_mut().count(&inode);
@@ -182,11 +201,23 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
-        call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
-        let adopted = spared(|| open_name(&dir, name));
-        let adopted = adopted.and_then(|fd| self.adopt(&parent, &dir, &fd, new).map(|()| fd));
-        let fd = adopted.map_err(|errno| undo(&dir, name, new.kind, errno))?;
-        self.meet(&parent, fd, name)
+        let fd = self.naming(&parent, &dir, new.first_bytes(), || {
+            call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
+            let adopted = spared(|| open_name(&dir, name));
+            let adopted = adopted.and_then(|fd| self.adopt(&parent, &dir, &fd, new).map(|()| fd));
+            adopted.map_err(|errno| undo(&dir, name, new.kind, errno))
+        })?;
+        self.meet_new(&parent, fd, name)
+    }
+
+    /// `meet` of what was made just now: what it takes counts.
+    pub(super) fn meet_new(&self, parent: &Inode, fd: File, name: &OsStr) -> Result<Found> {
+        let stat = fstat(&fd).ok().filter(|_| parent.attempt.quota().is_some());
+        let found = self.meet(parent, fd, name)?;
+        if let Some(stat) = stat {
+            self.count_new(&*self.inode(found.attributes.attr.ino)?, &stat);
+        }
+        Ok(found)
     }
 
     /// Gives a new node its owner and mode, as the system would have if the caller had made it.
@@ -208,8 +239,8 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
-        let leaving = self.leaving(&dir, name, &parent.attempt);
-        if let Some(leaving) = &leaving {
+        let mut leaving = self.leaving(&dir, name, &parent.attempt);
+        if let Some(leaving) = &mut leaving {
             self.before_leaving(leaving);
         }
         let removed = unlinkat(&*dir, name, flag);

@@ -20,6 +20,7 @@ mod files;
 mod listing;
 mod model;
 mod names;
+mod quota;
 mod ways;
 
 /// Where the inodes of these tests begin.

@@ -12,14 +12,15 @@ use std::sync::{Arc, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::inodes::Inode;
 use super::names::open_name;
+use super::through::through;
 use super::{Work, system};
-use crate::repository::{Result, descriptors};
+use crate::repository::{Error, Result, descriptors, snapshot};
 
 /// Names kept of a file that has many: one is enough to find it.
 const NAMES_MAX: usize = 8;
@@ -71,6 +72,15 @@ impl Names {
         }
     }
 
+    /// The folder that one of them is in.
+    fn parent(&self) -> Option<Ino> {
+        match self {
+            Names::None | Names::Root(_) => None,
+            Names::One(parent, _) => Some(*parent),
+            Names::Several(all) => all.last().map(|(parent, _)| *parent),
+        }
+    }
+
     /// All of them, the likeliest first.
     fn all(&self) -> Vec<(Ino, OsString)> {
         let owned = |(parent, name): &(Ino, Box<OsStr>)| (*parent, OsString::from(&**name));
@@ -87,6 +97,8 @@ pub(super) struct Leaving {
     pub(super) inode: Arc<Inode>,
     /// Whether it is its last.
     last: bool,
+    /// What counts of it, if it is its last.
+    weight: Option<u64>,
 }
 
 impl Work {
@@ -114,7 +126,7 @@ impl Work {
                 let parent = self.table().get(parent)?;
                 let found = self.find_folder(&parent).and_then(|dir| self.enter(&dir, inode, &name));
                 match found {
-                    Err(crate::repository::Error::Stale(_)) => None,
+                    Err(Error::Stale(_)) => None,
                     done => Some(done),
                 }
             })
@@ -181,15 +193,22 @@ impl Work {
         let table = self.table();
         let inode = table.get(table.known(attempt, stat.st_dev, stat.st_ino)?)?;
         let last = inode.kind == Kind::Directory || stat.st_nlink <= 1;
-        Some(Leaving { inode, last })
+        Some(Leaving {
+            inode,
+            last,
+            weight: None,
+        })
     }
 
     /// The name is about to go. Who has a node open, or works in it, goes on with it when it has no
     /// name any more; and its number is free for another file from then on.
-    pub(super) fn before_leaving(&self, leaving: &Leaving) {
+    pub(super) fn before_leaving(&self, leaving: &mut Leaving) {
         if leaving.last {
             // Out of descriptors even now: who has it open reads and writes on, and no more.
             let fd = self.path(&leaving.inode).ok();
+            if leaving.inode.attempt.quota().is_some() {
+                leaving.weight = Some(fd.as_ref().map_or(0, |fd| self.weight(&leaving.inode, fd)));
+            }
             leaving.inode.hold_alone(fd);
             self.table_mut().unkey(&leaving.inode);
         }
@@ -197,10 +216,15 @@ impl Work {
 
     /// The name was taken away, or not.
     pub(super) fn after_leaving(&self, leaving: &Leaving, parent: Ino, name: &OsStr, gone: bool) {
+        if gone {
+            self.uncount_name(&leaving.inode, leaving.weight);
+        }
         match (gone, leaving.last) {
             (true, true) => {
                 leaving.inode.change_names(|names| *names = Names::None);
-                self.cache.keep_nameless(&leaving.inode);
+                if !self.part_with(&leaving.inode) {
+                    self.cache.keep_nameless(&leaving.inode);
+                }
             }
             (true, false) => leaving.inode.change_names(|names| names.lose(parent, name)),
             (false, true) => {
@@ -211,6 +235,82 @@ impl Work {
             }
             (false, false) => {}
         }
+    }
+}
+
+impl Work {
+    /// Lets go of a file that has no name and that nobody has open, so that its room is free at once.
+    /// Whoever has found it before still sees its attributes. `false` if it may be used on.
+    pub(super) fn part_with(&self, inode: &Arc<Inode>) -> bool {
+        if inode.kind != Kind::File || inode.is_open() {
+            return false;
+        }
+        let (fd, nameless) = {
+            let mut way = inode.way.lock().unwrap_or_else(PoisonError::into_inner);
+            let nameless = way.alone && matches!(way.names, Names::None);
+            (if nameless { way.fd.take() } else { None }, nameless)
+        };
+        if let Some(stat) = fd.as_ref().and_then(|fd| fstat(fd).ok()) {
+            let mut way = inode.way.lock().unwrap_or_else(PoisonError::into_inner);
+            way.last = Some(Box::new(stat));
+        }
+        nameless
+    }
+
+    /// A file was closed for the last time: if it has no name either, it is gone.
+    pub(super) fn closed(&self, inode: &Arc<Inode>) {
+        if self.part_with(inode) {
+            self.uncount(inode);
+        } else if inode.attempt.quota().is_some()
+            && !inode.is_open()
+            && let Ok(_gate) = inode.attempt.enter()
+            && let Ok(fd) = self.path(inode)
+        {
+            // Some disks take back at the close what they kept ready for more.
+            self.recount(inode, &fd);
+        }
+    }
+}
+
+impl Work {
+    /// How many folders of its attempt a folder is in.
+    pub(super) fn depth(&self, folder: &Inode) -> usize {
+        let table = self.table();
+        let mut at = folder.with_names(Names::parent);
+        let mut depth = 0;
+        while let Some(above) = at.filter(|_| depth < DEPTH_MAX) {
+            depth += 1;
+            at = table.get(above).and_then(|inode| inode.with_names(Names::parent));
+        }
+        depth
+    }
+
+    /// Refuses what would be too deep to be stored: a folder made in another, or moved there.
+    pub(super) fn may_nest(&self, moved: Option<(&Arc<Inode>, usize)>, to: &Inode) -> Result<()> {
+        if moved.is_some_and(|(inode, _)| inode.kind != Kind::Directory) {
+            return Ok(());
+        }
+        let (attempt, depth) = (&to.attempt, self.depth(to) + 1);
+        let mut deepest = depth;
+        if let Some((inode, before)) = moved {
+            // At most as deep below it as anything that was made is below where it was.
+            deepest += attempt.deepest().saturating_sub(before);
+            if depth > before && deepest > snapshot::DEPTH_MAX {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+                let folder = self.path(inode).and_then(|fd| {
+                    let folder = self.reopen(&fd, flags);
+                    folder.map_err(|errno| system(inode.what(), errno))
+                })?;
+                let below = through(folder, |_, _, _| {});
+                deepest = depth + below.map_err(|errno| system(inode.what(), errno))?;
+            }
+        }
+        if deepest > snapshot::DEPTH_MAX && moved.is_none_or(|(_, before)| depth > before) {
+            let what = format!("{}: folders nest {} deep at most", to.what(), snapshot::DEPTH_MAX);
+            return Err(Error::NameTooLong(what));
+        }
+        attempt.reaches(deepest);
+        Ok(())
     }
 }
 
@@ -253,6 +353,12 @@ impl Inode {
             self.use_it();
         }
         Ok(way.fd.clone())
+    }
+
+    /// What it was, if it is gone.
+    pub(super) fn last(&self) -> Option<Box<FileStat>> {
+        let way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        way.last.clone().filter(|_| !way.over)
     }
 
     /// Keeps a descriptor, unless it has one; whether it did.

@@ -19,11 +19,16 @@ impl Work {
     /// Sets an attribute; `flags`: XATTR_CREATE, XATTR_REPLACE.
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let name = user_name(name)?;
-        self.with_xattrs(ino, true, |path| sys::setxattr(path, &name, value, flags))?
-            .ok_or(Error::System {
-                what: format!("inode {}", ino.0),
-                errno: libc::EPERM,
-            })
+        let inode = self.inode(ino)?;
+        let more = (name.as_bytes().len() + value.len()) as u64;
+        self.with_xattrs(ino, true, |path| {
+            let set = || sys::setxattr(path, &name, value, flags);
+            Work::attributing(&inode, (path, &name), more, set)?
+        })?
+        .ok_or(Error::System {
+            what: format!("inode {}", ino.0),
+            errno: libc::EPERM,
+        })
     }
 
     /// An attribute's value.
@@ -43,8 +48,12 @@ impl Work {
     /// Removes an attribute.
     pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         let name = user_name(name)?;
-        self.with_xattrs(ino, true, |path| sys::removexattr(path, &name))?
-            .ok_or(Error::NoData)
+        let inode = self.inode(ino)?;
+        self.with_xattrs(ino, true, |path| {
+            let remove = || sys::removexattr(path, &name);
+            Work::attributing(&inode, (path, &name), 0, remove)?
+        })?
+        .ok_or(Error::NoData)
     }
 
     /// Calls with a path that leads to the inode and nowhere else; `None` for a node that has no

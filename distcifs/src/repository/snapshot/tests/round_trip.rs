@@ -1,6 +1,11 @@
 //! Folders captured, restored and captured again.
 
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::mkdirat;
+use nix::unistd::symlinkat;
+
 use super::*;
+use crate::repository::attempts::remove_tree;
 
 #[tokio::test]
 async fn the_empty_folder_costs_nothing() {
@@ -117,17 +122,26 @@ async fn files_with_large_chunks_come_back() {
 
 #[tokio::test]
 async fn deep_folders_have_a_bound() {
-    let dir = TempDir::new().unwrap();
-    let mut path = dir.path().to_owned();
+    let (dir, there, store) = (TempDir::new().unwrap(), TempDir::new().unwrap(), memory());
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let mut at = open(dir.path(), flags, Mode::empty()).unwrap();
     for _ in 0..DEPTH_MAX {
-        path.push("d");
+        mkdirat(&at, "d", Mode::S_IRWXU).unwrap();
+        at = openat(&at, "d", flags, Mode::empty()).unwrap();
     }
-    fs::create_dir_all(&path).unwrap();
-    fs::write(path.join("f"), "deep").unwrap();
-    let (store, captured) = round_trip(dir.path()).await;
-    fs::create_dir(path.join("e")).unwrap();
+    symlinkat("deep", &at, "f").unwrap();
+    let captured = capture(store.clone(), dir.path(), None).await.unwrap();
+    let manifest = restore(store.clone(), captured.digest, there.path(), None)
+        .await
+        .unwrap();
+    let again = capture(store.clone(), there.path(), Some(&manifest)).await.unwrap();
+    assert_eq!(again.digest, captured.digest);
+    mkdirat(&at, "e", Mode::S_IRWXU).unwrap();
     let error = capture(store.clone(), dir.path(), None).await.unwrap_err();
     assert!(matches!(error, SnapshotError::TooLarge { .. }), "{error}");
+    for deep in [dir, there] {
+        remove_tree(&deep.keep());
+    }
     let mut digest = captured.digest;
     for _ in 0..3 {
         let entry = Entry {

@@ -31,6 +31,51 @@ fn a_removed_file_lives_while_it_is_open() {
     assert_eq!(&work.read(again.handle, 0, 100).unwrap()[..], b"hell");
 }
 
+/// "The space of a removed file is free when rm returns": no descriptor is left on it, and whoever has
+/// found it before still sees what it was.
+#[test]
+fn a_removed_file_that_nobody_has_open_is_gone_at_once() {
+    let bench = Bench::new();
+    let work = &bench.work;
+    let (kept, over) = (bench.create("kept", b"k"), bench.create("over", b"o"));
+    let (file, handle) = bench.create("f", b"hello");
+    work.release(over.1);
+    work.release(handle);
+    let before = bench.descriptors();
+    work.unlink(bench.root, OsStr::new("f")).unwrap();
+    work.rename(bench.root, OsStr::new("kept"), bench.root, OsStr::new("over"), 0)
+        .unwrap();
+    assert_eq!(bench.descriptors(), before - 2);
+    let attr = work.getattr(file, None).unwrap().attr;
+    assert_eq!((attr.ino, attr.nlink, attr.size), (file, 0, 5));
+    assert_eq!(errno(work.open(file, libc::O_RDONLY)), libc::ESTALE);
+    work.unlink(bench.root, OsStr::new("over")).unwrap();
+    assert_eq!(&work.read(kept.1, 0, 10).unwrap()[..], b"k");
+    work.release(kept.1);
+    assert_eq!(work.getattr(kept.0, None).unwrap().attr.nlink, 0);
+    assert_eq!(bench.descriptors(), before - 4);
+}
+
+/// "A write by another than the owner takes the set-id bits", and files with such are not passed through.
+#[test]
+fn set_id_bits_go_with_a_write() {
+    let bench = Bench::new();
+    let work = &bench.work;
+    for (mode, left) in [(0o6755, 0o755), (0o2745, 0o2745), (0o4644, 0o644), (0o1644, 0o1644)] {
+        let (file, handle) = bench.create(&mode.to_string(), b"hello");
+        work.release(handle);
+        let set = SetAttr {
+            mode: Some(mode),
+            ..SetAttr::default()
+        };
+        work.setattr(file, None, set).unwrap();
+        let opened = work.open(file, libc::O_RDWR).unwrap();
+        assert_eq!(opened.passes, mode & 0o6000 == 0);
+        work.shed_set_id(file).unwrap();
+        assert_eq!(work.getattr(file, None).unwrap().attr.mode, left);
+    }
+}
+
 /// git makes its objects with mode 0444 and writes them through the descriptor it has.
 #[test]
 fn a_read_only_file_is_written_by_who_made_it() {

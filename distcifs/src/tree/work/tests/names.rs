@@ -89,3 +89,28 @@ fn any_bytes_make_a_name() {
     assert_eq!(work.readlink(ino(&link)).unwrap(), target);
     assert_eq!(errno(work.readlink(bench.root)), libc::EINVAL);
 }
+
+/// "Folders nest 2,048 deep at most": what is made or moved deeper is ENAMETOOLONG, and can be removed.
+#[test]
+fn folders_nest_as_deep_as_can_be_stored() {
+    let bench = Bench::new();
+    let work = &bench.work;
+    let deepen = |mut at, levels: usize| {
+        for _ in 0..levels {
+            at = bench.mkdir(at, "d");
+        }
+        at
+    };
+    let short = bench.mkdir(bench.root, "short");
+    deepen(short, 99);
+    let end = deepen(bench.root, crate::repository::snapshot::DEPTH_MAX);
+    let deeper = work.mkdir(me(), end, OsStr::new("d"), 0o755);
+    assert_eq!(errno(deeper), libc::ENAMETOOLONG);
+    let top = ino(&bench.lookup(bench.root, "d").unwrap());
+    let rename = |name: &str, to| work.rename(bench.root, OsStr::new(name), to, OsStr::new("moved"), 0);
+    assert_eq!(errno(rename("d", short)), libc::ENAMETOOLONG);
+    rename("short", top).unwrap();
+    bench.create("file", b"x");
+    rename("file", end).unwrap();
+    crate::repository::attempts::remove_tree(&bench.dir.keep());
+}

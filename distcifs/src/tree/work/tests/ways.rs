@@ -176,7 +176,7 @@ fn a_way_is_not_lost_while_folders_move() {
 fn a_deep_folder_is_found() {
     let bench = narrow();
     let mut at = bench.root;
-    for _ in 0..3000 {
+    for _ in 0..2000 {
         at = bench.mkdir(at, "d");
     }
     let f = file(&bench, at, "f", 8);
@@ -184,7 +184,7 @@ fn a_deep_folder_is_found() {
     bench.work.kill(&bench.attempt);
     assert_eq!(bench.descriptors(), 0);
     let mut at = bench.path("");
-    for _ in 0..3000 {
+    for _ in 0..2000 {
         // Whole, the path is longer than the system takes.
         let next = bench.dir.path().join("next");
         std::fs::rename(at.join("d"), &next).unwrap();
