@@ -102,7 +102,8 @@ fn a_script_reaches_nothing_of_the_worker_or_of_other_scripts() {
     let script = format!(
         "! ls {state} {state}/runs {state}/images {state}/cache\n! kill -TERM $PPID\n\
          d=$(dirname \"$(tr '\\0' '\\n' </proc/$$/cmdline | tail -n 1)\"); ! ls $d $d/../space; ! touch $d/x\n\
-         (setsid sleep 98765 &)\n"
+         (setsid sleep 98765 &)\n\
+         read -r a b c d e session rest </proc/$$/stat; [ $session = $$ ]\n"
     );
     for (owner, name) in [(0, "a"), (OTHER.1, "b"), (0, "c")] {
         job_of(&mount, owner, name, &[shell(&script)]);
