@@ -10,13 +10,14 @@ use tokio::sync::watch;
 
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
-use super::core::{delete, lock, now, random_id, set, to_json};
+use super::core::{lock, now, random_id, set, to_json};
 use super::tickets::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
 mod abort;
 mod doubt;
+mod ending;
 mod held;
 mod loss;
 mod recorded;
@@ -27,6 +28,7 @@ mod view;
 
 pub(crate) use abort::{ABORTED, Aborted, OfBuild};
 pub(crate) use doubt::Doubts;
+pub(crate) use ending::end_of;
 pub(crate) use reopen::shorten;
 use slots::free_slot;
 pub(crate) use slots::same_job;
@@ -40,12 +42,6 @@ const TIMEOUT_GRACE: Duration = Duration::from_secs(60);
 
 /// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
 const GIVEN_MAX: u32 = 10;
-
-/// Pauses between tries to give a ticket back while the coordinator is away.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// Tries: five minutes of them; what is left then is repaired by the next mount.
-const RETRIES_MAX: u32 = 600;
 
 /// Most parameters that one claimant may record.
 const RECORDED_MAX: usize = 16;
@@ -508,12 +504,7 @@ impl Repository {
             finished: now(),
         });
         shorten(&mut ticket);
-        let mut ops = vec![
-            set(claim.key.path(), to_json(&ticket), claim.version),
-            delete(claim.key.claim_path(), None),
-        ];
-        ops.extend(free_slot(&ticket));
-        ops.extend(same_job(&ticket));
+        let ops = end_of(&claim.key, &ticket, claim.version, true);
         let nonce = &claim.nonce;
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::builds::{Build, Live, control_ticket, live_path};
-use super::claims::{ABORTED, same_job};
-use super::core::{create, delete, now, random_id, set, to_json};
+use super::claims::{ABORTED, end_of};
+use super::core::{create, now, random_id, set, to_json};
 use super::jobs::Job;
 use super::people::{Did, and, or_trigger};
 use super::tickets::{Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
@@ -156,14 +156,9 @@ impl Repository {
         });
         let data = to_json(&ended);
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
-        let mut ops = vec![set(key.path(), data.clone(), version)];
-        if ticket.state == TicketState::Claimed {
-            ops.push(delete(key.claim_path(), None));
-        }
-        if let (Some(part), Some(slot)) = (&ticket.part, ticket.slot) {
-            ops.push(delete(format!("/jobs/{}/slot-{slot}", part.uid), None));
-        }
-        ops.extend(same_job(ticket));
+        // One that is gone with its mount has no entry any more.
+        let claimed = ticket.state == TicketState::Claimed && self.get(&key.claim_path()).await?.is_some();
+        let ops = end_of(key, &ended, version, claimed);
         Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
 use super::format;
 use super::names::Name;
+use super::notices::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Contents, Coordination, Notices, Object, Op, Updated};
 
@@ -245,8 +246,12 @@ impl Repository {
     pub(crate) async fn keep_jobs(self: Arc<Self>, mut notices: Notices) {
         while notices.next().await.is_ok() {
             let begun = Instant::now();
-            if let Err(error) = self.load_jobs().await {
-                tracing::warn!(%error, "reading the list of jobs");
+            // Nobody tells again of what could not be read.
+            let mut pause = FOLLOW_PAUSE;
+            while let Err(error) = self.load_jobs().await {
+                tracing::warn!(%error, "reading the list of jobs; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
             }
             // Many changes are read as one, so that reading takes a small part of the time.
             tokio::time::sleep((begun.elapsed() * LOAD_SHARE).max(LOAD_PAUSE)).await;

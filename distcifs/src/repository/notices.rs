@@ -18,7 +18,7 @@ use crate::storage::{Change, Event};
 /// Pause before acting on a notice is tried again; it doubles each time.
 pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// Longest such pause.
-const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Tries: about ten minutes of them.
 const FOLLOW_TRIES: u32 = 120;
 
@@ -155,20 +155,37 @@ impl Repository {
     }
 
     /// Acts on a notice later, when the store may answer; the others need not wait for it.
-    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, mut error: Error) {
+    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: Error) {
+        self.again_later(format!("ticket {key}"), error, move |repository| {
+            let key = key.clone();
+            async move { repository.look_into(&key, unclaimed).await }
+        });
+    }
+
+    /// Looks at something again in the background, until the store answers.
+    pub(super) fn again_later<F>(
+        self: &Arc<Self>,
+        what: String,
+        mut error: Error,
+        look: impl Fn(Arc<Self>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = super::Result<()>> + Send,
+    {
         let repository = self.clone();
         self.runtime.spawn(async move {
             let mut pause = FOLLOW_PAUSE;
-            for _ in 0..FOLLOW_TRIES {
-                tracing::warn!(%error, ticket = %key, "following the coordinator: trying again");
+            for tries in 1..=FOLLOW_TRIES {
+                if tries.is_power_of_two() {
+                    tracing::warn!(%error, what, tries, "following the coordinator: trying again");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
-                match repository.look_into(&key, unclaimed).await {
+                match look(repository.clone()).await {
                     Ok(()) => return,
                     Err(again) => error = again,
                 }
             }
-            tracing::error!(%error, ticket = %key, "given up; run distcifs fsck");
+            tracing::error!(%error, what, "given up; run distcifs fsck");
         });
     }
 
@@ -196,28 +213,42 @@ impl Repository {
         }
     }
 
-    /// Reads all tickets of a queue, or of all queues.
+    /// Reads all tickets of a queue, or of all queues; later, what can't be read now.
     async fn look_around(self: &Arc<Self>, queue: Option<Name>) {
         let queues = match queue {
             Some(queue) => Ok(vec![queue]),
             None => self.queues().await,
         };
         let queues = queues.unwrap_or_else(|error| {
-            tracing::warn!(%error, "looking at the queues");
+            self.again_later("the queues".to_owned(), error, |repository| async move {
+                for queue in repository.queues().await? {
+                    repository.look_at_queue(&queue).await?;
+                }
+                Ok(())
+            });
             Vec::new()
         });
         for queue in queues {
-            let mut ids: BTreeSet<TicketId> = self.board.ids(&queue).into_iter().collect();
-            match self.children(&queue_path(&queue)).await {
-                Ok(names) => ids.extend(names.iter().filter_map(|name| TicketId::new(name))),
-                Err(error) => tracing::warn!(%queue, %error, "looking at its tickets"),
+            if let Err(error) = self.look_at_queue(&queue).await {
+                self.again_later(format!("the tickets of {queue}"), error, move |repository| {
+                    let queue = queue.clone();
+                    async move { repository.look_at_queue(&queue).await }
+                });
             }
-            let keys = ids.into_iter().map(|id| TicketKey {
-                queue: queue.clone(),
-                id,
-            });
-            self.look_at_all(keys.collect()).await;
         }
+    }
+
+    /// Reads all tickets of a queue that are there or were.
+    async fn look_at_queue(self: &Arc<Self>, queue: &Name) -> super::Result<()> {
+        let mut ids: BTreeSet<TicketId> = self.board.ids(queue).into_iter().collect();
+        let names = self.children(&queue_path(queue)).await;
+        ids.extend(names.iter().flatten().filter_map(|name| TicketId::new(name)));
+        let keys = ids.into_iter().map(|id| TicketKey {
+            queue: queue.clone(),
+            id,
+        });
+        self.look_at_all(keys.collect()).await;
+        names.map(drop)
     }
 
     /// Repairs and takes in tickets. One that is damaged must not keep the others from being
@@ -232,7 +263,7 @@ impl Repository {
                 let repository = repository.clone();
                 async move {
                     if let Err(error) = repository.look_into(&key, true).await {
-                        tracing::error!(ticket = %key, %error, "left out; run distcifs fsck");
+                        repository.look_again(key, true, error);
                     }
                 }
             })

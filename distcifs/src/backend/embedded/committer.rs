@@ -119,7 +119,12 @@ impl Committer {
         let data = |node: &super::entries::Node| node.data.len();
         let size = |(path, node): &super::entries::Row| path.len() + node.as_ref().map_or(0, data);
         let bytes = applied.rows.iter().map(size).sum::<usize>() as u64;
-        let waits = state.push(Work::Rows(applied.rows), bytes, (applied.undo, applied.events), what);
+        let waits = state.push(
+            Work::Rows(applied.rows, applied.ends),
+            bytes,
+            (applied.undo, applied.events),
+            what,
+        );
         self.wake.notify_one();
         Ok(Accepted::Waits(waits))
     }
@@ -170,7 +175,7 @@ impl Committer {
     }
 
     fn write(&self, mut group: Vec<Queued>) {
-        let empty = |queued: &Queued| matches!(&queued.work, Work::Rows(rows) if rows.is_empty());
+        let empty = |queued: &Queued| matches!(&queued.work, Work::Rows(rows, _) if rows.is_empty());
         let written = if group.iter().all(empty) {
             Ok(group.iter().map(|_| Outcome::Done).collect())
         } else {
@@ -189,7 +194,7 @@ impl Committer {
         });
         for (queued, outcome) in group.into_iter().zip(outcomes) {
             match (&queued.work, &outcome) {
-                (Work::Rows(_), _) | (_, Outcome::Updated(Updated::Mismatch { .. })) => {}
+                (Work::Rows(..), _) | (_, Outcome::Updated(Updated::Mismatch { .. })) => {}
                 (Work::Update { name, .. } | Work::Remove { name }, _) => self.listeners.tell(name),
             }
             let _gone = queued.done.send(Ok(outcome));

@@ -38,6 +38,9 @@ const CACHE_BYTES: usize = 16 << 20;
 /// size: redb's pages for a group, and what a repair at open needs.
 pub(super) const RESERVE_BYTES: u64 = 4 << 20;
 
+/// Share of the reserve that is left by the ends of claims, one in so many.
+const ENDS_SHARE: u64 = 4;
+
 /// Why a group could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -70,8 +73,8 @@ pub(super) struct Row<'a> {
 /// One piece of work of a group.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Entries as they are now, `None` for those that are gone.
-    Rows(Vec<(Box<str>, Option<Node>)>),
+    /// Entries as they are now, `None` for those that are gone; whether something ephemeral ends with it.
+    Rows(Vec<(Box<str>, Option<Node>)>, bool),
     /// A guarded change of a record.
     Update {
         name: String,
@@ -86,10 +89,16 @@ impl Work {
     /// Whether it only removes: that is how a full disk gets room, so it may use the reserve.
     fn frees(&self) -> bool {
         match self {
-            Work::Rows(rows) => rows.iter().all(|(_, node)| node.is_none()),
+            Work::Rows(rows, _) => rows.iter().all(|(_, node)| node.is_none()),
             Work::Update { changes, .. } => changes.iter().all(|(_, value)| value.is_none()),
             Work::Remove { .. } => true,
         }
+    }
+
+    /// Whether something ephemeral ends with it, as a claim does: each was made while there was room, and
+    /// work that is over must not stay claimed until there is some again.
+    fn ends(&self) -> bool {
+        matches!(self, Work::Rows(_, true))
     }
 }
 
@@ -161,7 +170,8 @@ impl Disk {
             return Err(Failure::Closed(why.clone()));
         }
         if !group.iter().all(|work| work.frees()) {
-            self.check_room(bytes)?;
+            let ends = group.iter().all(|work| work.frees() || work.ends());
+            self.check_room(bytes, if ends { ENDS_SHARE } else { 1 })?;
         }
         let (error, before) = {
             let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
@@ -181,10 +191,15 @@ impl Disk {
         Err(Failure::Full(error.to_string()))
     }
 
-    fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+    /// Whether a part of the reserve would be left, one in so many.
+    fn check_room(&self, bytes: u64, share: u64) -> Result<(), Failure> {
         let folder = self.path.parent().unwrap_or(&self.path);
         let free = super::files::free_bytes(folder);
-        let wanted = if self.reserve == 0 { 0 } else { self.reserve + 2 * bytes };
+        let wanted = if self.reserve == 0 {
+            0
+        } else {
+            self.reserve / share + 2 * bytes
+        };
         if free < wanted {
             return Err(Failure::Full(format!("{free} bytes are free, {wanted} are needed")));
         }
@@ -378,7 +393,7 @@ fn fill(txn: &WriteTransaction, group: &[&Work], number: u64) -> Result<Vec<Outc
     let mut outcomes = Vec::with_capacity(group.len());
     for work in group {
         outcomes.push(match work {
-            Work::Rows(changed) => {
+            Work::Rows(changed, _) => {
                 for (path, node) in changed {
                     match node {
                         Some(node) => entries.insert(&**path, rows::encode(node).as_slice())?,

@@ -28,6 +28,8 @@ pub(super) struct Applied {
     pub(super) rows: Vec<Row>,
     pub(super) undo: Undo,
     pub(super) events: Vec<(Box<str>, Change)>,
+    /// Whether something ephemeral was removed.
+    pub(super) ends: bool,
 }
 
 /// All entries.
@@ -148,6 +150,8 @@ impl Entries {
         let old = self.exchange(path.clone(), node.clone());
         if !node.as_ref().or(old.as_ref()).is_some_and(|n| n.ephemeral) {
             applied.rows.push((path.clone(), node));
+        } else if change == Change::Deleted {
+            applied.ends = true;
         }
         applied.undo.push((path.clone(), old));
         applied.events.push((path, change));

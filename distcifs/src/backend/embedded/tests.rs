@@ -362,6 +362,42 @@ async fn a_full_disk_can_be_emptied() {
     store.commit(vec![create("/b", "")]).await.unwrap();
 }
 
+/// The end of a claim may use a part of the reserve, or who died would keep a ticket for as long as the
+/// disk is full; what makes or changes something else may not.
+#[tokio::test]
+async fn claims_end_on_a_full_disk() {
+    let Some(small) = Small::mount(48 << 20) else {
+        return;
+    };
+    let store = Embedded::open(&small.0.path().join("store")).unwrap();
+    let claim = |path: &str| Op::Create {
+        path: path.to_owned(),
+        data: Bytes::new(),
+        ephemeral: true,
+    };
+    let end = |path: &str| Op::Delete {
+        path: path.to_owned(),
+        version: None,
+    };
+    store.commit(vec![create("/a", "open")]).await.unwrap();
+    store
+        .commit(vec![set("/a", "claimed"), claim("/a/claim")])
+        .await
+        .unwrap();
+    small.fill(2 << 20);
+    let full = |e: Error| matches!(e, Error::Full { .. });
+    assert!(store.commit(vec![set("/a", "changed")]).await.is_err_and(full));
+    assert!(
+        store
+            .commit(vec![create("/b", ""), claim("/b/claim")])
+            .await
+            .is_err_and(full)
+    );
+    let ended = store.commit(vec![set("/a", "ended"), end("/a/claim")]).await;
+    assert_eq!(ended, Ok(Commit::Done));
+    assert_eq!(store.get("/a").await.unwrap().unwrap().data, "ended");
+}
+
 /// Bytes of a console that a full disk took half of are not there, on disk neither.
 #[test]
 fn a_short_append_is_cut_off_again() {

@@ -22,7 +22,8 @@ const ABORT_GRACE: Duration = Duration::from_secs(60);
 /// Aborted builds kept in mind for claims that are being made at that moment.
 const ABORTED_MAX: usize = 1024;
 
-/// Tries to look at a build that was aborted, and the pause between: two minutes of them.
+/// Tries to look at a build that was aborted of which nothing is claimed here, and the pause between: two
+/// minutes of them.
 const LOOKS_MAX: u32 = 120;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -95,11 +96,17 @@ impl Repository {
     pub(crate) fn look_for_abort(self: &Arc<Self>, uid: String, n: u64) {
         let repository = self.clone();
         self.runtime.spawn(async move {
-            for _ in 0..LOOKS_MAX {
+            // As long as somebody here is at it, and a while for a claim that is being made.
+            let mut looks = 0_u32;
+            while looks < LOOKS_MAX || !repository.claims.of_build(&uid, n).is_empty() {
                 match repository.heed_abort_here(&uid, n).await {
                     Ok(()) => return,
-                    Err(error) => tracing::warn!(job = %uid, build = n, %error, "looking whether it was aborted"),
+                    Err(error) if looks.is_power_of_two() => {
+                        tracing::warn!(job = %uid, build = n, %error, "looking whether it was aborted");
+                    }
+                    Err(_) => {}
                 }
+                looks += 1;
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         });

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ending::{Over, end_of};
 use super::reopen::reopen;
-use super::{Cause, Claim, RETRIES_MAX, RETRY_PAUSE, Stand, free_slot, same_job};
+use super::{Cause, Claim, Stand};
 use crate::repository::consoles::attempt_console;
-use crate::repository::core::{delete, lock, set, to_json};
-use crate::repository::tickets::{Posted, Ticket, TicketKey, TicketState};
+use crate::repository::core::lock;
+use crate::repository::tickets::{Ticket, TicketKey, TicketState};
 use crate::repository::{Repository, Result, patience};
 
 impl Repository {
@@ -46,62 +47,20 @@ impl Repository {
             // once the coordinator has noticed, too.
             return;
         }
-        let mut ticket = claim.ticket.clone();
-        reopen(&mut ticket, claim.counted_cause(cause));
-        let mut ops = vec![
-            set(claim.key.path(), to_json(&ticket), claim.version),
-            delete(claim.key.claim_path(), None),
-        ];
-        ops.extend(free_slot(&ticket));
-        ops.extend(same_job(&ticket));
-        for _ in 0..RETRIES_MAX {
-            // One that was removed and posted again has nothing to do with this claim.
-            let another = |posted: Posted| posted.created != claim.created;
-            if self
-                .ticket(&claim.key)
-                .await
-                .is_ok_and(|posted| posted.is_some_and(another))
-            {
-                return;
-            }
-            match self.commit(ops.clone()).await {
-                // A mismatch: somebody else did it, or the result was in.
-                Ok(_) => return self.heed_later(&claim.key, &ticket).await,
-                Err(error) => {
-                    tracing::warn!(ticket = %claim.key, %error, "giving the ticket back failed, trying again")
-                }
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
+        self.let_go(Over::of(claim, cause)).await;
     }
 
     /// Gives a ticket back, in the background, that was claimed for somebody who could not be told:
     /// the claim's entry would stand as long as this mount.
     pub(super) fn disown(self: &Arc<Self>, key: TicketKey, nonce: String) {
         let repository = self.clone();
-        self.runtime.spawn(async move {
-            for _ in 0..RETRIES_MAX {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                let Ok(posted) = repository.ticket(&key).await else {
-                    continue;
-                };
-                let Some(posted) = posted.filter(|p| p.ticket.state == TicketState::Claimed && p.ticket.nonce == nonce)
-                else {
-                    return;
-                };
-                let mut ticket = posted.ticket;
-                reopen(&mut ticket, Cause::Unbegun);
-                let mut ops = vec![
-                    set(key.path(), to_json(&ticket), posted.version),
-                    delete(key.claim_path(), None),
-                ];
-                ops.extend(free_slot(&ticket));
-                ops.extend(same_job(&ticket));
-                if repository.commit(ops).await.is_ok() {
-                    return repository.heed_later(&key, &ticket).await;
-                }
-            }
-        });
+        let over = Over {
+            key,
+            nonce,
+            cause: Cause::Unbegun,
+            made: None,
+        };
+        self.runtime.spawn(async move { repository.let_go(over).await });
     }
 
     /// Seals the consoles of the claims before one that is to be made on this open ticket: what a
@@ -128,7 +87,7 @@ impl Repository {
     }
 
     /// Takes back a ticket whose claim is gone with its mount.
-    pub(crate) async fn reopen_orphan(&self, key: &TicketKey) -> Result<()> {
+    pub(crate) async fn reopen_orphan(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
         let Some(posted) = self.ticket(key).await? else {
             return Ok(());
         };
@@ -153,24 +112,10 @@ impl Repository {
             None => false,
         };
         reopen(&mut ticket, if aborted { Cause::Aborted } else { Cause::Session });
-        let mut ops = vec![set(key.path(), to_json(&ticket), posted.version)];
-        ops.extend(free_slot(&ticket));
-        ops.extend(same_job(&ticket));
         tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
-        self.commit(ops).await?;
+        self.commit(end_of(key, &ticket, posted.version, false)).await?;
         self.heed_later(key, &ticket).await;
         Ok(())
-    }
-
-    /// Ends a ticket that is open again if its build was aborted meanwhile: whoever did that saw it
-    /// claimed.
-    async fn heed_later(&self, key: &TicketKey, ticket: &Ticket) {
-        if ticket.state != TicketState::Open {
-            return;
-        }
-        if let Err(error) = self.heed_abort(key, ticket.part.as_ref()).await {
-            tracing::warn!(ticket = %key, %error, "looking whether its build was aborted");
-        }
     }
 }

@@ -1,0 +1,124 @@
+//! How a claim's ticket goes on without it: one commit for every end, tried until it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reopen::reopen;
+use super::{Cause, Claim, free_slot, same_job};
+use crate::repository::core::{bounded, delete, set, to_json};
+use crate::repository::tickets::{Ticket, TicketKey, TicketState, ticket_of};
+use crate::repository::{Error, Repository, Result};
+use crate::storage::{Commit, Op};
+
+/// Pause before a ticket is given back again that could not be; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
+/// Longest such pause.
+const PAUSE_MAX: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 5000 });
+
+/// Tries that met another entry than was read just before. There is no such end then: its job is gone,
+/// or its slot.
+const RACES_MAX: u32 = 20;
+
+/// What becomes of a ticket whose claim is over: with the claim's entry, if that stands, and the place
+/// of its build, if that is over.
+pub(crate) fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: bool) -> Vec<Op> {
+    let mut ops = vec![set(key.path(), to_json(ended), version)];
+    ops.extend(claimed.then(|| delete(key.claim_path(), None)));
+    ops.extend(free_slot(ended));
+    ops.extend(same_job(ended));
+    ops
+}
+
+/// A claim that is over without a result.
+pub(super) struct Over {
+    pub(super) key: TicketKey,
+    pub(super) nonce: String,
+    pub(super) cause: Cause,
+    /// The ticket's place in the order of all, and the version that the claim made; what is older was
+    /// read before it. `None`: nobody knows whether the claim was made.
+    pub(super) made: Option<(u64, u32)>,
+}
+
+impl Over {
+    /// The end of a claim that was held here.
+    pub(super) fn of(claim: &Claim, cause: Cause) -> Over {
+        Over {
+            key: claim.key.clone(),
+            nonce: claim.nonce.clone(),
+            cause: claim.counted_cause(cause),
+            made: Some((claim.created, claim.version)),
+        }
+    }
+}
+
+impl Repository {
+    /// Gives a ticket back, however long the stores take nothing: the claim's entry stands as long as
+    /// this mount, so nobody else can.
+    pub(super) async fn let_go(self: &Arc<Self>, over: Over) {
+        let (mut pause, mut tries, mut races) = (PAUSE, 0_u32, 0);
+        // What may still be under way is waited for, unless the claim was seen.
+        let mut settled = over.made.is_none();
+        loop {
+            match self.try_to_let_go(&over, settled).await {
+                Ok(Commit::Done) => return,
+                Ok(Commit::Mismatch { .. }) if races < RACES_MAX => races += 1,
+                Ok(Commit::Mismatch { index }) => {
+                    tracing::error!(ticket = %over.key, index, "it can't be given back; run distcifs fsck");
+                    return;
+                }
+                Err(error) => {
+                    tries += 1;
+                    if tries.is_power_of_two() {
+                        tracing::warn!(ticket = %over.key, tries, %error, "giving the ticket back failed, trying again");
+                    }
+                }
+            }
+            settled = true;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Gives a ticket back, unless somebody did, or it was removed.
+    async fn try_to_let_go(self: &Arc<Self>, over: &Over, settled: bool) -> Result<Commit> {
+        let (key, path) = (&over.key, over.key.path());
+        if settled {
+            bounded(&path, self.coordination.sync()).await?;
+            self.remembered.forget(&path);
+            self.remembered.forget(&key.claim_path());
+        }
+        let Some(entry) = self.get(&path).await? else {
+            return Ok(Commit::Done);
+        };
+        if !settled && over.made.is_some_and(|made| (entry.created, entry.version) < made) {
+            return Err(Error::Io(format!("{path}: what was read is from before the claim")));
+        }
+        let mut ticket = ticket_of(&key.to_string(), &entry)?.ticket;
+        if ticket.state != TicketState::Claimed || ticket.nonce != over.nonce {
+            return Ok(Commit::Done);
+        }
+        reopen(&mut ticket, over.cause);
+        let claimed = self.get(&key.claim_path()).await?.is_some();
+        let commit = self.commit(end_of(key, &ticket, entry.version, claimed)).await?;
+        if commit == Commit::Done {
+            self.heed_later(key, &ticket).await;
+        }
+        Ok(commit)
+    }
+
+    /// Ends a ticket that is open again if its build was aborted meanwhile: whoever did that saw it
+    /// claimed.
+    pub(super) async fn heed_later(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket) {
+        if ticket.state != TicketState::Open {
+            return;
+        }
+        if let Err(error) = self.heed_abort(key, ticket.part.as_ref()).await {
+            let (key, part) = (key.clone(), ticket.part.clone());
+            let what = format!("whether the build of {key} was aborted");
+            self.again_later(what, error, move |repository| {
+                let (key, part) = (key.clone(), part.clone());
+                async move { repository.heed_abort(&key, part.as_ref()).await }
+            });
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Claims end whatever the coordinator refuses meanwhile, and what was told of is acted upon though it
+//! could not be read at first.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::backend::embedded::Embedded;
+use crate::repository::builds::live_path;
+use crate::repository::claims::Cause;
+use crate::repository::control::Word;
+use crate::repository::core::{set, to_json};
+use crate::repository::patience;
+use crate::storage::{self, Commit, Entry, Fut, Op, Session, Watch};
+
+/// Tries that were made once, after which nobody gave the ticket back any more.
+const TRIES_ONCE: usize = 600;
+
+/// A coordinator that refuses some changes, as on a full disk, or that can't be read for a while.
+#[derive(Clone)]
+struct Ailing {
+    inner: Embedded,
+    refused: Arc<Mutex<Option<String>>>,
+    refusals: Arc<AtomicUsize>,
+    unread: Arc<Mutex<(String, usize)>>,
+}
+
+impl Ailing {
+    fn open(dir: &Path) -> Ailing {
+        Ailing {
+            inner: Embedded::open(&dir.join("store")).unwrap(),
+            refused: Arc::default(),
+            refusals: Arc::default(),
+            unread: Arc::default(),
+        }
+    }
+
+    /// Changes of this entry are refused from now on.
+    fn refuse(&self, path: Option<String>) {
+        *self.refused.lock().unwrap() = path;
+    }
+
+    /// So many of the next reads of what is below a path fail.
+    fn fail_reads(&self, below: &str, reads: usize) {
+        *self.unread.lock().unwrap() = (below.to_owned(), reads);
+    }
+
+    async fn repository(&self, dir: &Path) -> Arc<Repository> {
+        let stores = Stores {
+            coordination: Arc::new(self.clone()),
+            contents: Arc::new(self.inner.clone()),
+            shared: false,
+        };
+        stores.open("here", dir).await.unwrap()
+    }
+
+    fn read<'a, T: Send + 'a>(&'a self, path: &str, call: Fut<'a, T>) -> Fut<'a, T> {
+        let (below, left) = &mut *self.unread.lock().unwrap();
+        if *left == 0 || !path.starts_with(below.as_str()) {
+            return call;
+        }
+        *left -= 1;
+        Box::pin(async { Err(failed("read")) })
+    }
+}
+
+fn failed(what: &str) -> storage::Error {
+    storage::Error::Unavailable {
+        what: what.to_owned(),
+        why: "a fault of the test".to_owned(),
+    }
+}
+
+impl Coordination for Ailing {
+    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
+        self.read(path, self.inner.get(path))
+    }
+
+    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
+        self.read(path, self.inner.children(path))
+    }
+
+    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
+        let refused = self.refused.lock().unwrap().clone();
+        let changes = |op: &Op| matches!(op, Op::Set { path, .. } if Some(path) == refused.as_ref());
+        if !ops.iter().any(changes) {
+            return self.inner.commit(ops);
+        }
+        self.refusals.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            Err(storage::Error::Full {
+                what: "commit".to_owned(),
+                why: "a fault of the test".to_owned(),
+            })
+        })
+    }
+
+    fn watch(&self, path: &str) -> Fut<'_, Watch> {
+        self.inner.watch(path)
+    }
+
+    fn sync(&self) -> Fut<'_, ()> {
+        Coordination::sync(&self.inner)
+    }
+
+    fn session(&self) -> watch::Receiver<Session> {
+        self.inner.session()
+    }
+}
+
+/// A build whose task is claimed.
+async fn claimed(repository: &Arc<Repository>) -> (Job, u64, Arc<Claim>) {
+    let job = job(repository, "a").await.unwrap();
+    let n = repository.trigger(&job, b"", poster()).await.unwrap();
+    repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+    post(repository, &job, n).await.unwrap();
+    let claim = repository.claim(&task_key(&job, n), claimant()).await.unwrap();
+    (job, n, claim)
+}
+
+async fn becomes(repository: &Arc<Repository>, key: &TicketKey, is: impl Fn(TicketState, Option<Verdict>) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let ticket = repository.ticket(key).await.unwrap().unwrap().ticket;
+        if is(ticket.state, ticket.outcome.as_ref().map(|outcome| outcome.verdict)) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{key} stays {:?}", ticket.state);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ends a claim whose ticket can't be given back at present.
+async fn die(store: &Ailing, repository: &Arc<Repository>, claim: &Arc<Claim>) {
+    store.refuse(Some(claim.key.path()));
+    patience::until(Instant::now(), repository.end_claim(claim, Cause::Died)).await;
+}
+
+/// "A claim ends with its claimant" (doc/security.md), also of one who died while the disk was full for long.
+#[test]
+fn a_claim_ends_however_long_its_end_could_not_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = Ailing::open(dir.path());
+        let repository = store.repository(dir.path()).await;
+        let (_, _, claim) = claimed(&repository).await;
+        die(&store, &repository, &claim).await;
+        let begun = Instant::now();
+        while store.refusals.load(Ordering::SeqCst) < TRIES_ONCE * 2 {
+            assert!(begun.elapsed() < PATIENCE, "nobody tries any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        store.refuse(None);
+        becomes(&repository, &claim.key, |state, _| state == TicketState::Open).await;
+        let ticket = repository.ticket(&claim.key).await.unwrap().unwrap().ticket;
+        assert_eq!(ticket.attempt, 2);
+        assert!(repository.get(&claim.key.claim_path()).await.unwrap().is_none());
+        repository.claim(&claim.key, claimant()).await.unwrap();
+    });
+}
+
+/// An abort between the end of a claim and the moment when its ticket could be given back is heeded, though
+/// the build can't be read at first.
+#[test]
+fn an_abort_is_heeded_of_a_ticket_that_could_not_be_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = Ailing::open(dir.path());
+        let repository = store.repository(dir.path()).await;
+        let (job, n, claim) = claimed(&repository).await;
+        die(&store, &repository, &claim).await;
+        repository.control(&job, n, Word::Abort, poster()).await.unwrap();
+        store.fail_reads(&live_path(job.uid(), n), 2);
+        store.refuse(None);
+        becomes(&repository, &claim.key, |state, verdict| {
+            (state, verdict) == (TicketState::Finished, Some(Verdict::Aborted))
+        })
+        .await;
+    });
+}
+
+/// A ticket whose mount is dead, as it is found when all is looked at.
+async fn orphaned(repository: &Arc<Repository>) -> TicketKey {
+    let job = job(repository, "a").await.unwrap();
+    let n = repository.trigger(&job, b"", poster()).await.unwrap();
+    let key = control_key(&job, n);
+    let posted = repository.ticket(&key).await.unwrap().unwrap();
+    let mut ticket = posted.ticket;
+    ticket.state = TicketState::Claimed;
+    ticket.nonce = "of a dead mount".to_owned();
+    let commit = repository.commit(vec![set(key.path(), to_json(&ticket), posted.version)]);
+    assert_eq!(commit.await.unwrap(), Commit::Done);
+    key
+}
+
+/// "It never outlives the process, the mount or the node that made it" (doc/tree.md): neither a ticket nor
+/// a queue nor the list of queues that can't be read at first is left out for good.
+#[test]
+fn what_could_not_be_read_is_looked_at_again() {
+    for reads in 1..=8 {
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            let store = Ailing::open(dir.path());
+            let repository = store.repository(dir.path()).await;
+            let key = orphaned(&repository).await;
+            store.fail_reads("/tickets", reads);
+            repository.look_below("/tickets").await;
+            store.fail_reads("", 0);
+            becomes(&repository, &key, |state, _| state == TicketState::Open).await;
+        });
+    }
+}
