@@ -17,6 +17,7 @@ pub mod error;
 pub(crate) mod follow;
 pub mod format;
 pub mod jobs;
+pub(crate) mod lookups;
 pub mod maintain;
 pub mod names;
 pub mod nodes;

@@ -1,20 +1,12 @@
 //! People: who did what to a build, by user id and by the name that it has on this node.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::core::lock;
-
-/// How long a name is believed: users are renamed and made anew seldom.
-const BELIEVED: Duration = Duration::from_secs(60);
-
-/// Names remembered at once; past it those of long ago are forgotten.
-const NAMES_MAX: usize = 1024;
+use super::lookups::Lookups;
 
 /// Longest wait for the node to tell a name: it may ask a directory that is away. Nobody is refused
 /// for want of a name.
@@ -100,38 +92,19 @@ pub(crate) fn or_trigger(deeds: &[Deed], uid: u32) -> Vec<Deed> {
     and(&[], Did::Triggered, Person { uid, name })
 }
 
-/// Names that were asked for lately, by user id.
-#[derive(Default)]
-pub(crate) struct People(Mutex<HashMap<u32, (String, Instant)>>);
+/// Names that were asked for lately.
+pub(crate) type People = Lookups<String>;
 
 impl Repository {
     /// The user with this id, as this node knows it.
     pub(crate) async fn person(&self, uid: u32) -> Person {
-        let known = lock(&self.people.0).get(&uid).cloned();
-        if let Some((name, asked)) = known
-            && asked.elapsed() < BELIEVED
-        {
-            return Person { uid, name };
-        }
-        let asked = self.runtime.spawn_blocking(move || name_of(uid));
-        let name = match tokio::time::timeout(NAME_WAIT, asked).await {
-            Ok(Ok(name)) => name,
-            _ => {
-                tracing::warn!(
-                    uid,
-                    "this node does not tell the user's name in time: the build shows none"
-                );
-                String::new()
-            }
-        };
-        let mut names = lock(&self.people.0);
-        if names.len() >= NAMES_MAX {
-            names.retain(|_, (_, asked)| asked.elapsed() < BELIEVED);
-            if names.len() >= NAMES_MAX {
-                names.clear();
-            }
-        }
-        names.insert(uid, (name.clone(), Instant::now()));
+        let name = self.people.ask(uid, NAME_WAIT, name_of).await.unwrap_or_else(|| {
+            tracing::warn!(
+                uid,
+                "this node does not tell the user's name in time: the build shows none"
+            );
+            String::new()
+        });
         Person { uid, name }
     }
 }

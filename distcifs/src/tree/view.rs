@@ -4,10 +4,9 @@
 //! owner could not get by hand, whoever the worker is. The rights are looked at here, and shown to the
 //! kernel as those of whoever runs the work.
 
-use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
@@ -15,17 +14,11 @@ use super::look::{Facts, NOT_AT_ALL};
 use super::node::{Area, JobFile, Node, TicketRef, Top};
 use super::rights::{READ, SEARCH, WRITE, rights_of};
 use super::{Caller, Error, Kind, Opened, Result, Tree};
-use crate::repository::core::lock;
 use crate::repository::jobs::Access;
-
-/// How long a user's groups are believed.
-const PERSON_TTL: Duration = Duration::from_secs(60);
+use crate::repository::lookups::Lookups;
 
 /// Longest look at the node's users and groups, which may be asked for over the network.
 const PERSON_MAX: Duration = Duration::from_secs(5);
-
-/// Users that are kept in mind.
-const PERSONS_MAX: usize = 1024;
 
 /// A generated node as the owner of a ticket's job sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,28 +87,13 @@ impl Viewer {
 }
 
 /// The users that were looked up lately.
-#[derive(Default)]
-pub(crate) struct Persons(Mutex<HashMap<u32, (Instant, Arc<Person>)>>);
+pub(crate) type Persons = Lookups<Arc<Person>>;
 
 impl Tree {
     /// A user as this node's user database has him; one that it does not know has no groups.
     async fn person(&self, uid: u32) -> Result<Arc<Person>> {
-        if let Some((since, person)) = lock(&self.persons.0).get(&uid)
-            && since.elapsed() < PERSON_TTL
-        {
-            return Ok(person.clone());
-        }
-        let found = tokio::task::spawn_blocking(move || look_up(uid));
-        let person = match tokio::time::timeout(PERSON_MAX, found).await {
-            Ok(Ok(person)) => Arc::new(person),
-            _ => return Err(Error::TimedOut(format!("looking up user {uid} on this node"))),
-        };
-        let mut persons = lock(&self.persons.0);
-        if persons.len() >= PERSONS_MAX {
-            persons.clear();
-        }
-        persons.insert(uid, (Instant::now(), person.clone()));
-        Ok(person)
+        let person = self.persons.ask(uid, PERSON_MAX, |uid| Arc::new(look_up(uid))).await;
+        person.ok_or_else(|| Error::TimedOut(format!("looking up user {uid} on this node")))
     }
 
     /// Who looks through a ticket's `jobs/`.
