@@ -28,6 +28,7 @@ pub(crate) mod shares;
 mod spans;
 pub mod stream;
 pub(crate) mod texts;
+pub(crate) mod trust;
 pub mod view;
 pub mod work;
 

@@ -70,7 +70,7 @@ fn each_claim_has_a_share_of_the_descriptors() {
         Err(error) => error.raw_os_error(),
     });
     assert_eq!(refused, Some(nix::libc::EMFILE));
-    assert!((40..100).contains(&open.len()), "{}", open.len());
+    assert!((20..60).contains(&open.len()), "{}", open.len());
     mount.build("small", "", "success");
     drop(open.split_off(10));
     File::create(place.join("again")).unwrap();

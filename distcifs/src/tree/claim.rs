@@ -157,6 +157,7 @@ impl Preparing {
             let workspace = self.repository.workspace_dir(&held.claim).await?;
             let artifacts = self.repository.artifacts_dir(&held.claim).await?;
             let attempt = held.work.begin();
+            attempt.set_owner(held.claim.ticket.owner.unwrap_or(held.claim.uid));
             let workspace = held.work.attach(&attempt, &workspace)?;
             let artifacts = held.work.attach(&attempt, &artifacts)?;
             if let Some(limit) = held.claim.ticket.disk {

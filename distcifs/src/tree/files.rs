@@ -11,10 +11,10 @@ use super::handles::{Asking, Committing, Following, Open, OpenKind};
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
 use super::rights::{READ, Reader};
-use super::shares::{Lease, Party, out_of_descriptors};
+use super::shares::{Lease, out_of_descriptors};
 use super::stream::take;
 use super::texts::{hold, hold_all};
-use super::{Caller, Error, Opened, Result, Tree};
+use super::{Caller, Error, Ino, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::{TicketRequest, TriggerRequest};
 use crate::repository::consoles::Extent;
@@ -192,9 +192,26 @@ impl Tree {
         })
     }
 
+    /// Opens something in a claimant's folders, within the share that the claim has of the daemon's
+    /// descriptors.
+    pub(crate) fn leased<T>(
+        &self,
+        ino: Ino,
+        open: impl FnOnce() -> Result<T>,
+        handle: impl FnOnce(&T) -> u64,
+    ) -> Result<T> {
+        let attempt = self.work.attempt_of(ino);
+        let attempt = attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))?;
+        let lease = self.descriptors.take_of_claim(attempt.id(), attempt.owner(), 1);
+        let lease = lease.ok_or_else(|| out_of_descriptors("the tasks of this claim hold"))?;
+        let opened = open()?;
+        lock(&self.leases).insert(handle(&opened), lease);
+        Ok(opened)
+    }
+
     /// Takes a descriptor of the caller's share, to hold on to a process.
     pub(crate) fn lease_process(&self, caller: Caller) -> Result<Lease> {
-        let lease = self.descriptors.take(Party::User(caller.uid), 1);
+        let lease = self.descriptors.take(caller.uid, 1);
         lease.ok_or_else(|| out_of_descriptors("you hold"))
     }
 

@@ -20,8 +20,9 @@ use super::published::Published;
 use super::refused::Refusals;
 use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
-use super::shares::{Lease, Party, Shares, adapt, out_of_descriptors};
+use super::shares::{Lease, Shares, adapt};
 use super::texts::Texts;
+use super::trust::Trust;
 use super::view::Persons;
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
@@ -54,7 +55,7 @@ pub struct Tree {
     /// The daemon's descriptors that others cause to be open.
     pub(crate) descriptors: Arc<Shares>,
     /// What open files and folders of claimants have taken of them, by handle.
-    leases: Mutex<HashMap<u64, Lease>>,
+    pub(crate) leases: Mutex<HashMap<u64, Lease>>,
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
     pub(crate) past: Arc<Past>,
     pub(crate) refusals: Refusals,
@@ -86,7 +87,10 @@ impl Tree {
         };
         tokio::spawn(forgetter.follow());
         let work = Arc::new(Work::new(WORK_FIRST, next.clone())?);
-        let descriptors = Shares::new(descriptors::for_users() as u64);
+        let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+        let trusted: Vec<u32> = control.iter().copied().chain([owner.0]).collect();
+        let trust = Arc::new(Trust::new(&trusted));
+        let descriptors = Shares::new(descriptors::for_users() as u64, trust.clone());
         tokio::spawn(adapt(Arc::downgrade(&work), descriptors.clone()));
         Ok(Tree {
             work,
@@ -96,15 +100,15 @@ impl Tree {
             runtime: tokio::runtime::Handle::current(),
             numbers,
             published: Published::default(),
-            scratch: Scratches::default(),
-            texts: Texts::default(),
+            scratch: Scratches::new(trust.clone()),
+            texts: Texts::new(trust),
             held: Arc::default(),
             past: Arc::default(),
             refusals: Refusals::default(),
             unlinked: Mutex::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
-            owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+            owner,
             control,
             persons: Persons::default(),
             started: SystemTime::now(),
@@ -377,18 +381,6 @@ impl Tree {
         check_length(&name)?;
         self.create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, flags)
             .await
-    }
-
-    /// Opens something in a claimant's folders, within the share that the claim has of the daemon's
-    /// descriptors.
-    fn leased<T>(&self, ino: Ino, open: impl FnOnce() -> Result<T>, handle: impl FnOnce(&T) -> u64) -> Result<T> {
-        let attempt = self.work.attempt_of(ino);
-        let attempt = attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))?;
-        let lease = self.descriptors.take(Party::Attempt(attempt.id()), 1);
-        let lease = lease.ok_or_else(|| out_of_descriptors("the tasks of this claim hold"))?;
-        let opened = open()?;
-        lock(&self.leases).insert(handle(&opened), lease);
-        Ok(opened)
     }
 
     /// read.

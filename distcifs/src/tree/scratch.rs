@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::look::{Facts, NAME_MAX, NOT_AT_ALL};
-use super::shares::{Lease, Party, Shares};
+use super::shares::{Lease, Shares};
+use super::trust::Trust;
 use super::{Caller, Error, Kind, Result, SetAttr};
 use crate::repository::core::lock;
 use crate::repository::jobs::Access;
@@ -48,16 +49,15 @@ pub struct Scratches {
     room: Arc<Shares>,
 }
 
-impl Default for Scratches {
-    fn default() -> Self {
+impl Scratches {
+    /// None so far.
+    pub(crate) fn new(trust: Arc<Trust>) -> Scratches {
         Scratches {
             table: Mutex::default(),
-            room: Shares::new(BYTES_MAX),
+            room: Shares::new(BYTES_MAX, trust),
         }
     }
-}
 
-impl Scratches {
     /// The file of that name in a job's folder.
     pub(crate) fn find(&self, job: &Arc<str>, name: &str) -> Option<u64> {
         lock(&self.table).names.get(&(job.clone(), name.to_owned())).copied()
@@ -101,10 +101,7 @@ impl Scratches {
         }
         let data = target.unwrap_or_default().to_vec();
         let room = FILE_BYTES + data.len() as u64;
-        let lease = self
-            .room
-            .take(Party::User(caller.uid), room)
-            .ok_or_else(|| full(name))?;
+        let lease = self.room.take(caller.uid, room).ok_or_else(|| full(name))?;
         table.next += 1;
         let id = table.next;
         let access = Access {
@@ -276,7 +273,7 @@ mod tests {
     /// "Each user may hold as much of it as he leaves to all others": of bytes, files and links.
     #[test]
     fn who_fills_his_share_hinders_nobody() {
-        let scratches = Scratches::default();
+        let scratches = Scratches::new(Arc::default());
         let (mut made, mut refused) = (Vec::new(), None);
         for number in 0..200 {
             let job = job(&(number / 10).to_string());
@@ -294,7 +291,7 @@ mod tests {
             }
         }
         assert!(matches!(refused, Some(Error::Quota(_))), "{refused:?}");
-        assert_eq!(made.len(), 8, "half of 64 MiB, less what the files themselves count");
+        assert_eq!(made.len(), 6, "half of 48 MiB, less what the files themselves count");
         let other = scratches.make(user(2), &job("x"), "a", 0o644, None).unwrap();
         scratches.write(other, 0, &vec![1; FILE_BYTES_MAX]).unwrap();
         scratches.write(other, 5, b"ab").unwrap();

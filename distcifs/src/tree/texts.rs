@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::node::Node;
 use super::shares::{Lease, Party, Shares};
+use super::trust::Trust;
 use super::{Caller, Error, Result};
 use crate::repository::core::lock;
 
@@ -19,54 +20,64 @@ const HANDLE_BYTES: u64 = 1 << 10;
 /// Versions that are looked through for those nobody has open any more, at least.
 const KNOWN_MIN: usize = 64;
 
-/// A version of a generated file, as long as somebody has it open.
+/// A version of a generated file, as long as a user has it open: its bytes are shared with all others who
+/// have, and count for each of them.
 pub(crate) struct Text {
     pub(crate) bytes: Bytes,
     _lease: Lease,
 }
 
+/// The users who have a version of a file open.
+type Users = HashMap<Party, Weak<Text>>;
+
 /// The versions that are open, and the memory of all open files.
 pub(crate) struct Texts {
     room: Arc<Shares>,
-    known: Mutex<HashMap<Node, Weak<Text>>>,
-}
-
-impl Default for Texts {
-    fn default() -> Self {
-        Texts {
-            room: Shares::new(BYTES_MAX),
-            known: Mutex::default(),
-        }
-    }
+    known: Mutex<HashMap<Node, Users>>,
 }
 
 impl Texts {
-    /// Takes what an open file itself counts of its user's share.
-    pub(crate) fn open(&self, caller: Caller) -> Result<Lease> {
-        self.room.take(Party::User(caller.uid), HANDLE_BYTES).ok_or_else(full)
+    /// None so far.
+    pub(crate) fn new(trust: Arc<Trust>) -> Texts {
+        Texts {
+            room: Shares::new(BYTES_MAX, trust),
+            known: Mutex::default(),
+        }
     }
 
-    /// What a file holds, shared with all who have the same version open. Its bytes count for who opened
-    /// it first.
+    /// Takes what an open file itself counts of its user's share.
+    pub(crate) fn open(&self, caller: Caller) -> Result<Lease> {
+        self.room.take(caller.uid, HANDLE_BYTES).ok_or_else(full)
+    }
+
+    /// What a file holds, shared with all who have the same version open. It counts once for each user,
+    /// until he has closed it: nobody pays for what others hold open.
     pub(crate) fn share(&self, caller: Caller, node: &Node, bytes: Bytes) -> Result<Arc<Text>> {
+        let party = self.room.party(caller.uid);
         let mut known = lock(&self.known);
-        if let Some(text) = known.get(node).and_then(Weak::upgrade)
-            && text.bytes == bytes
-        {
-            return Ok(text);
+        let mut same = None;
+        if let Some(users) = known.get_mut(node) {
+            users.retain(|_, text| text.strong_count() > 0);
+            let own = users.get(&party).and_then(Weak::upgrade);
+            if let Some(text) = own.filter(|text| text.bytes == bytes) {
+                return Ok(text);
+            }
+            let others = users.values().filter_map(Weak::upgrade);
+            same = others.map(|text| text.bytes.clone()).find(|others| *others == bytes);
         }
-        let lease = self.room.take(Party::User(caller.uid), bytes.len() as u64);
+        let lease = self.room.take(caller.uid, bytes.len() as u64);
         let text = Arc::new(Text {
-            bytes,
+            bytes: same.unwrap_or(bytes),
             _lease: lease.ok_or_else(full)?,
         });
         // Looked for when the list has doubled: so it costs each next to nothing.
         if known.len() >= KNOWN_MIN && known.len() == known.capacity() {
-            known.retain(|_, text| text.strong_count() > 0);
+            known.retain(|_, users| users.values().any(|text| text.strong_count() > 0));
             let kept = known.len();
             known.reserve(kept);
         }
-        known.insert(node.clone(), Arc::downgrade(&text));
+        let users = known.entry(node.clone()).or_default();
+        users.insert(party, Arc::downgrade(&text));
         Ok(text)
     }
 }
@@ -110,9 +121,13 @@ mod tests {
         Bytes::from(vec![byte; mib << 20])
     }
 
+    fn texts() -> Texts {
+        Texts::new(Arc::default())
+    }
+
     #[test]
-    fn a_version_is_held_once_and_counts_for_who_opened_it_first() {
-        let texts = Texts::default();
+    fn a_version_is_held_once_and_counts_once_for_each_user() {
+        let texts = texts();
         let node = Node::Top(Top::Status);
         let opened: Vec<_> = (0..1000)
             .map(|_| texts.share(user(1), &node, text(1, 1)).unwrap())
@@ -121,17 +136,37 @@ mod tests {
         let other = texts.share(user(1), &node, text(2, 1)).unwrap();
         assert!(!Arc::ptr_eq(&other, &opened[0]));
         assert!(
-            texts.share(user(1), &Node::Root, text(3, 47)).is_err(),
-            "half of 96 MiB"
+            texts.share(user(1), &Node::Root, text(3, 35)).is_err(),
+            "half of 72 MiB"
         );
-        assert!(texts.share(user(2), &Node::Root, text(3, 46)).is_ok(), "others go on");
+        assert!(texts.share(user(2), &Node::Root, text(3, 35)).is_ok(), "others go on");
         drop((opened, other));
-        assert!(texts.share(user(1), &Node::Root, text(3, 47)).is_ok());
+        assert!(texts.share(user(1), &Node::Root, text(3, 35)).is_ok());
+    }
+
+    /// "nobody pays for what others hold open" (doc/tree.md)
+    #[test]
+    fn what_others_hold_open_counts_for_them() {
+        let texts = texts();
+        let node = Node::Top(Top::Status);
+        let first = texts.share(user(1), &node, text(1, 30)).unwrap();
+        let second = texts.share(user(2), &node, text(1, 30));
+        assert!(second.is_err(), "it is more than his own share");
+        drop(first);
+        let first = texts.share(user(1), &node, text(1, 20)).unwrap();
+        let second = texts.share(user(2), &node, text(1, 20)).unwrap();
+        assert_eq!(first.bytes.as_ptr(), second.bytes.as_ptr(), "the bytes are there once");
+        drop(first);
+        assert!(
+            texts.share(user(1), &Node::Root, text(3, 25)).is_ok(),
+            "the first is free again"
+        );
+        drop(second);
     }
 
     #[test]
     fn what_nobody_has_open_is_forgotten() {
-        let texts = Texts::default();
+        let texts = texts();
         for n in 0..10_000 {
             texts
                 .share(user(1), &Node::Published(n), Bytes::from_static(b"x"))
@@ -139,6 +174,6 @@ mod tests {
         }
         assert!(lock(&texts.known).len() < 1000);
         let lease = Mutex::new(texts.open(user(1)).unwrap());
-        assert!(hold(&lease, 47 << 20).is_ok() && hold(&lease, 48 << 20).is_err() && hold(&lease, 0).is_ok());
+        assert!(hold(&lease, 35 << 20).is_ok() && hold(&lease, 36 << 20).is_err() && hold(&lease, 0).is_ok());
     }
 }

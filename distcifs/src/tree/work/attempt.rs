@@ -1,7 +1,7 @@
 //! The life of one claim's folders.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::super::Ino;
@@ -113,6 +113,8 @@ pub struct Attempt {
     deepest: AtomicUsize,
     /// What its folders may take of the disk, if that is bounded.
     quota: OnceLock<Quota>,
+    /// With whose rights the work is done.
+    owner: AtomicU32,
 }
 
 /// Held while a path operation is under way.
@@ -133,6 +135,7 @@ impl Attempt {
             shift: RwLock::default(),
             deepest: AtomicUsize::new(0),
             quota: OnceLock::new(),
+            owner: AtomicU32::new(0),
         }
     }
 
@@ -164,6 +167,16 @@ impl Attempt {
     /// What is to be said with a result that is no success: its folders were full.
     pub fn note(&self) -> Option<String> {
         self.quota()?.note()
+    }
+
+    /// With whose rights the work is done.
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub(crate) fn set_owner(&self, uid: u32) {
+        self.owner.store(uid, Ordering::Relaxed);
     }
 
     /// Bytes written before, so many more being written now.
