@@ -16,7 +16,7 @@ use nix::unistd::{Whence, ftruncate, lseek};
 use super::super::{Caller, Found, Ino, Kind, Opened};
 use super::attributes::offset;
 use super::inodes::{Inode, expect_kind};
-use super::names::{NewNode, undo};
+use super::names::{NewNode, open_name, undo};
 use super::quota::Range;
 use super::way::spared;
 use super::{Attempt, Work, io_error, sys, system};
@@ -115,6 +115,15 @@ impl Work {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
+        if let Err(error) = self.need_inode(&parent, &dir, name) {
+            // One that is there needs no room to be opened.
+            let there = open_name(&dir, name).is_ok();
+            return Err(if there {
+                system(name.display(), Errno::EEXIST)
+            } else {
+                error
+            });
+        }
         let (file, path) = self.naming(&parent, &dir, 0, || {
             let file = spared(|| openat(&*dir, name, flags, new.first_mode())).map(File::from);
             let file = file.map_err(|errno| system(name.display(), errno))?;

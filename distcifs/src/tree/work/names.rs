@@ -14,6 +14,7 @@ use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
 use super::inodes::{Inode, expect_kind};
+use super::room::NAME_BYTES;
 use super::way::{Leaving, spared};
 use super::{TTL, Work, fd_name, system};
 use crate::repository::{Error, Result};
@@ -155,6 +156,7 @@ impl Work {
         let (inode, parent) = (self.inode(ino)?, self.inode(new_parent)?);
         let _gate = same_attempt(&inode, &parent, new_name)?;
         let (fd, to) = (self.path(&inode)?, self.folder_for(&parent, new_name)?);
+        self.need_name(&parent, &to, new_name)?;
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         let link = || linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow);
         self.naming(&parent, &to, 0, || {
@@ -201,6 +203,7 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
+        self.need_inode(&parent, &dir, name)?;
         let fd = self.naming(&parent, &dir, new.first_bytes(), || {
             call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
             let adopted = spared(|| open_name(&dir, name));
@@ -233,6 +236,22 @@ impl Work {
             Some(mode) => self.chmod(fd, mode),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a new node that would leave too little room, or too few inodes, for everybody else.
+    pub(super) fn need_inode(&self, parent: &Inode, dir: &File, name: &OsStr) -> Result<()> {
+        let before = parent.attempt.writes(NAME_BYTES);
+        self.room
+            .check_inode(dir, before)
+            .map_err(|errno| system(name.display(), errno))
+    }
+
+    /// The same for one more name of a node.
+    fn need_name(&self, parent: &Inode, dir: &File, name: &OsStr) -> Result<()> {
+        let before = parent.attempt.writes(NAME_BYTES);
+        self.room
+            .check(dir, before, NAME_BYTES)
+            .map_err(|errno| system(name.display(), errno))
     }
 
     fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {

@@ -19,6 +19,16 @@ const RESERVE_SHARE: u64 = 4;
 /// What a claim may write when only the reserve is left, bytes: then down to half of that.
 const SMALL_BYTES: u64 = 1 << 20;
 
+/// Inodes that claimants leave, or an eighth of the disk's if that is less: each result makes some.
+const RESERVE_INODES: u64 = 16 << 10;
+const RESERVE_INODES_SHARE: u64 = 8;
+
+/// Most inodes that are made between two looks at the disk.
+const UNSEEN_INODES: u64 = 4096;
+
+/// What a new name counts, bytes: a folder or a long link takes a block.
+pub(super) const NAME_BYTES: u64 = 4096;
+
 /// Most that is written between two looks at the disk, bytes, and the share of what is free.
 const UNSEEN_BYTES: u64 = 16 << 20;
 const UNSEEN_SHARE: u64 = 16;
@@ -34,6 +44,8 @@ const PASS_TTL: Duration = Duration::from_millis(200);
 pub(super) struct Room {
     /// Bytes that may be written before the disk is looked at again.
     unseen: AtomicU64,
+    /// Inodes that may be made before.
+    unseen_inodes: AtomicU64,
     passes: Mutex<Option<(Instant, bool)>>,
 }
 
@@ -68,6 +80,31 @@ impl Room {
         }
         let unseen = free.saturating_sub(reserve).saturating_sub(bytes) / UNSEEN_SHARE;
         self.unseen.store(unseen.min(UNSEEN_BYTES), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether an inode may be made by a claim that has written `before`.
+    pub(super) fn check_inode(&self, file: impl AsFd, before: u64) -> nix::Result<()> {
+        self.check(&file, before, NAME_BYTES)?;
+        let take = |left: u64| left.checked_sub(1);
+        let unseen = &self.unseen_inodes;
+        if unseen.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            return Ok(());
+        }
+        // A disk that does not count them makes as many as there is room for.
+        let Some(figures) = fstatvfs(file).ok().filter(|figures| figures.files() > 0) else {
+            return Ok(());
+        };
+        let free = figures.files_available();
+        let reserve = RESERVE_INODES.min(figures.files() / RESERVE_INODES_SHARE);
+        let small = before.saturating_add(NAME_BYTES) <= SMALL_BYTES;
+        let floor = if small { reserve / 2 } else { reserve };
+        if free <= floor {
+            unseen.store(0, Ordering::Relaxed);
+            return Err(Errno::ENOSPC);
+        }
+        let next = free.saturating_sub(reserve) / UNSEEN_SHARE;
+        unseen.store(next.min(UNSEEN_INODES), Ordering::Relaxed);
         Ok(())
     }
 

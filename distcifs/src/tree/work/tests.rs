@@ -21,6 +21,7 @@ mod listing;
 mod model;
 mod names;
 mod quota;
+mod room;
 mod ways;
 
 /// Where the inodes of these tests begin.

@@ -19,6 +19,7 @@ impl Work {
     /// Sets an attribute; `flags`: XATTR_CREATE, XATTR_REPLACE.
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let name = user_name(name)?;
+        self.need_room_for(ino, value)?;
         let inode = self.inode(ino)?;
         let more = (name.as_bytes().len() + value.len()) as u64;
         self.with_xattrs(ino, true, |path| {
@@ -29,6 +30,16 @@ impl Work {
             what: format!("inode {}", ino.0),
             errno: libc::EPERM,
         })
+    }
+
+    /// Refuses a value that would leave too little room for everybody else.
+    fn need_room_for(&self, ino: Ino, value: &[u8]) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let _gate = inode.attempt.enter_to_change()?;
+        let (fd, bytes) = (self.path(&inode)?, value.len() as u64);
+        self.room
+            .check(&*fd, inode.attempt.writes(bytes), bytes)
+            .map_err(|errno| system(inode.what(), errno))
     }
 
     /// An attribute's value.
