@@ -4,10 +4,13 @@
 //! attributes that the commit does not have. Submodules are checked out by the same hands, one after
 //! the other, so none of git's own scripts runs in a folder that it did not make.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::beneath::{Folder, trouble};
 use crate::task::desk::{Desk, say};
@@ -16,11 +19,13 @@ use crate::tree::{self, Trouble};
 
 mod address;
 mod before;
+mod failure;
 mod git;
 mod submodules;
 
 use address::Address;
 use before::Before;
+use failure::Failure;
 use git::{Git, items};
 
 /// The worker git-checkout. Parameters: `repository`, `ref` (branch, tag, full ref or commit; default
@@ -44,6 +49,9 @@ const ENTRY_BYTES_MAX: u64 = 16 << 10;
 /// What is fetched of all branches.
 const BRANCHES: &str = "+refs/heads/*:refs/remotes/origin/*";
 
+/// Pauses before a fetch is tried again that failed for what may pass.
+const TRY_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
+
 /// Shortest beginning of a commit's name that is taken for one.
 const SHORT_MIN: usize = 4;
 
@@ -64,10 +72,14 @@ fn checkout(desk: &Desk) -> Done {
     let repository = Repository {
         folder: &folder,
         address: &address,
+        failure: Cell::new(Failure::Unknown),
     };
     let commit = repository.check_out(&wanted)?;
     if submodules {
         submodules::check_out(&repository, wanted.depth.as_deref())?;
+    }
+    if repository.has_lfs()? {
+        say("git-checkout: files of LFS came as pointers: `git lfs pull` in a script fetches what they stand for");
     }
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
     say(&format!("{} {name} is {commit}", address.shown));
@@ -116,6 +128,8 @@ impl Wanted {
 struct Repository<'a> {
     folder: &'a Folder,
     address: &'a Address,
+    /// How the last fetch failed, if it did.
+    failure: Cell<Failure>,
 }
 
 impl Repository<'_> {
@@ -139,7 +153,10 @@ impl Repository<'_> {
         if before.had_files {
             self.forget_attributes(&commit)?;
         }
-        if !self.git().run(&["checkout", "-q", "-f", "--detach", &commit, "--"])? {
+        let branch = self.name_what_came(wanted)?;
+        let how = branch.as_deref().map_or(vec!["--detach"], |branch| vec!["-B", branch]);
+        let arguments = [&["checkout", "-q", "-f"], how.as_slice(), &[&commit, "--"]].concat();
+        if !self.git().run(&arguments)? {
             return Err(self.failed(&format!("can't check {commit} out")));
         }
         let is = self.git().line(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])?;
@@ -206,15 +223,24 @@ impl Repository<'_> {
 
     /// What is done if nothing could be fetched: the repository may have names of the other kind.
     fn bring_again(&self, wanted: &Wanted, sha256: bool) -> tree::Result<String> {
+        let failure = self.failure.get();
+        let because = |why| self.failed(&format!("can't read the repository {}: {why}", self.address.shown));
+        if let Failure::Passing(why) = failure {
+            return Err(because(why));
+        }
         let reference = self.first_reference()?;
         if let Some(address) = self.address.with_ending().filter(|_| reference.is_none()) {
             let other = Repository {
+                folder: self.folder,
                 address: &address,
-                ..*self
+                failure: Cell::new(Failure::Unknown),
             };
             if let Some(commit) = other.bring(wanted)? {
                 return Ok(commit);
             }
+        }
+        if let Some(why) = failure.why().filter(|_| reference.is_none()) {
+            return Err(because(why));
         }
         if !sha256 && reference.as_ref().is_some_and(|name| name.len() == 64) {
             self.folder.remove(OsStr::new(".git")).map_err(cant_make)?;
@@ -251,7 +277,56 @@ impl Repository<'_> {
         arguments.extend(options);
         arguments.extend(["--", &self.address.url]);
         arguments.extend(what);
-        git.run(&arguments)
+        let mut pauses = TRY_AGAIN.iter();
+        loop {
+            let (done, said) = git.run_heard(&arguments)?;
+            let failure = Failure::of(&said);
+            self.failure.set(failure);
+            let pause = match failure {
+                Failure::Passing(why) if !done => pauses.next().map(|pause| (pause, why)),
+                _ => None,
+            };
+            let Some((pause, why)) = pause else {
+                return Ok(done);
+            };
+            say(&format!("{why}: trying again in {} s", pause.as_secs()));
+            std::thread::sleep(*pause);
+        }
+    }
+
+    /// Gives a tag that was fetched its name, for `git describe`, and a branch the name under which the
+    /// repository has it; gives the branch.
+    fn name_what_came(&self, wanted: &Wanted) -> tree::Result<Option<String>> {
+        let Some(name) = wanted.name.as_deref() else {
+            return Ok(None);
+        };
+        let text = self.folder.read(".git/FETCH_HEAD").and_then(|file| {
+            let mut line = String::new();
+            BufReader::new(file.take(ENTRY_BYTES_MAX)).read_line(&mut line)?;
+            Ok(line)
+        });
+        let text = text.unwrap_or_default();
+        let Some((object, said)) = text.split_once('\t') else {
+            return Ok(None);
+        };
+        for (kind, there, here) in [
+            ("tag", "refs/tags/", "refs/tags/"),
+            ("branch", "refs/heads/", "refs/remotes/origin/"),
+        ] {
+            let short = name.strip_prefix(there).unwrap_or(name);
+            if short == "HEAD"
+                || short.starts_with('-')
+                || !said.trim_start().starts_with(&format!("{kind} '{short}' of "))
+            {
+                continue;
+            }
+            let place = format!("{here}{short}");
+            if !self.git().run(&["update-ref", &place, object])? {
+                return Err(self.failed(&format!("can't note {place}")));
+            }
+            return Ok((kind == "branch").then(|| short.to_owned()));
+        }
+        Ok(None)
     }
 
     fn peeled(&self, name: &str) -> tree::Result<Option<String>> {
@@ -299,6 +374,14 @@ impl Repository<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether attributes of the commit name LFS.
+    fn has_lfs(&self) -> tree::Result<bool> {
+        let places = [".gitattributes", "**/.gitattributes"].map(|place| format!(":(glob){place}"));
+        let mut arguments = vec!["grep", "-q", "-F", "-e", "filter=lfs", "HEAD", "--"];
+        arguments.extend(places.iter().map(String::as_str));
+        self.git().run(&arguments)
     }
 
     /// Why nothing could be fetched.

@@ -4,6 +4,7 @@
 //! read, the repository's own was made a moment before, and none of its hooks, filters, attributes or
 //! helpers is known. Git runs as this process's user in a folder that is held open.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, pipe};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -21,10 +22,11 @@ const OF_THE_USER: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ
 
 /// How ssh is called if the administrator does not say otherwise. A connection that is kept for others
 /// would outlive the task.
-const SSH: &str = "ssh -o BatchMode=yes -o ControlMaster=no -o ControlPath=none";
+const SSH: &str = "ssh -o BatchMode=yes -o ControlMaster=no -o ControlPath=none -o ConnectTimeout=30 \
+    -o ServerAliveInterval=15 -o ServerAliveCountMax=4";
 
 /// Settings of each call. Whatever git is told elsewhere, these win.
-const SETTINGS: [(&str, &str); 18] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
@@ -43,6 +45,9 @@ const SETTINGS: [(&str, &str); 18] = [
     ("http.followRedirects", "false"),
     ("transfer.bundleURI", "false"),
     ("transfer.credentialsInUrl", "die"),
+    // A server that sends less than 1 KB in a second for a minute is given up.
+    ("http.lowSpeedLimit", "1000"),
+    ("http.lowSpeedTime", "60"),
     ("init.defaultBranch", "master"),
     ("advice.detachedHead", "false"),
 ];
@@ -59,6 +64,9 @@ const UPLOAD_PACK: &str = "git -c 'safe.directory=*' upload-pack";
 /// Longest line of git that is shown, bytes; what is beyond is left out.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 
+/// Lines of git that are looked at when it failed.
+const LINES_HEARD: usize = 12;
+
 /// How long what git started may hold its output open after git's own end.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
 
@@ -72,6 +80,11 @@ pub(super) struct Git<'a> {
 impl Git<'_> {
     /// Runs a command of git whose output is for people; whether it succeeded.
     pub(super) fn run(&self, arguments: &[&str]) -> tree::Result<bool> {
+        Ok(self.run_heard(arguments)?.0)
+    }
+
+    /// The same, and the last of what it said.
+    pub(super) fn run_heard(&self, arguments: &[&str]) -> tree::Result<(bool, String)> {
         let (reader, writer) = pipe().map_err(cant)?;
         let mut command = self.command(arguments);
         command.stdout(writer.try_clone().map_err(cant)?).stderr(writer);
@@ -79,7 +92,8 @@ impl Git<'_> {
         // Its ends of the pipe would keep the other from ending.
         drop(command);
         let shown = self.show(reader);
-        Ok(finish(child, &shown)?.success())
+        let (status, said) = finish(child, &shown)?;
+        Ok((status.success(), said))
     }
 
     /// Runs one whose output is looked at as it comes; whether it succeeded.
@@ -109,7 +123,7 @@ impl Git<'_> {
         if let Some(out) = child.stdout.take() {
             looked = look(&mut BufReader::new(out));
         }
-        let status = finish(child, &shown)?;
+        let (status, _) = finish(child, &shown)?;
         looked.map_err(cant)?;
         Ok(status.success())
     }
@@ -184,25 +198,30 @@ impl Git<'_> {
     }
 
     /// Shows what it says, without what is secret; tells when that is all.
-    fn show(&self, said: io::PipeReader) -> Receiver<()> {
+    fn show(&self, said: io::PipeReader) -> Receiver<String> {
         let (done, ended) = mpsc::channel();
         let address = self.address.clone();
         thread::spawn(move || {
             let mut said = BufReader::new(said);
+            let mut last = VecDeque::new();
             while let Ok(Some(line)) = next_line(&mut said) {
-                say(&address.masked(&line));
+                let line = address.masked(&line);
+                say(&line);
+                last.push_back(line);
+                if last.len() > LINES_HEARD {
+                    last.pop_front();
+                }
             }
-            let _ = done.send(());
+            let _ = done.send(last.into_iter().collect::<Vec<_>>().join("\n"));
         });
         ended
     }
 }
 
 /// Waits for its end, and for what it said.
-fn finish(mut child: Child, shown: &Receiver<()>) -> tree::Result<ExitStatus> {
+fn finish(mut child: Child, shown: &Receiver<String>) -> tree::Result<(ExitStatus, String)> {
     let status = child.wait().map_err(cant)?;
-    let _ = shown.recv_timeout(DRAIN_BOUND);
-    Ok(status)
+    Ok((status, shown.recv_timeout(DRAIN_BOUND).unwrap_or_default()))
 }
 
 fn cant(error: io::Error) -> Trouble {

@@ -3,12 +3,14 @@
 //! What names them is read from the commit and not from the folder, and of it only path and address
 //! are used: no command of it is run, and no name of it becomes a path.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::address::Address;
+use super::failure::Failure;
 use super::{ENTRY_BYTES_MAX, Repository, Wanted, items};
 use crate::beneath::trouble;
 use crate::tree::{self, Trouble};
@@ -80,6 +82,7 @@ fn of_one(
         let repository = Repository {
             folder: &folder,
             address: &address,
+            failure: Cell::new(Failure::Unknown),
         };
         let wanted = Wanted {
             commit: Some(commit),

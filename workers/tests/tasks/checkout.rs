@@ -37,6 +37,66 @@ fn repository(folder: &Path) -> String {
     )
 }
 
+/// "HEAD is on a local branch of the ref's name", "the tag is there for `git describe`, with `depth` too", and
+/// pointers of LFS are told.
+#[test]
+fn what_was_asked_for_has_its_name() {
+    let bench = Bench::new(CHECKOUT, "names");
+    let upstream = bench.root.join("up");
+    repository(&upstream);
+    git(
+        &upstream,
+        "git tag light; git checkout -qb a/b; echo '*.bin filter=lfs' >.gitattributes; git add .; git commit -qm l",
+    );
+    let url = format!("file://{}", upstream.display());
+    for depth in [0, 1] {
+        for (number, (name, head, described)) in [
+            ("main", "main", ""),
+            ("refs/heads/a/b", "a/b", ""),
+            ("v1", "HEAD", "v1"),
+            ("refs/tags/light", "HEAD", "light"),
+            ("HEAD", "HEAD", ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut params = json!({ "repository": url, "ref": name });
+            if depth > 0 {
+                params["depth"] = depth.into();
+            }
+            let ticket = bench.ticket(&format!("t{depth}{number}"), params);
+            assert_eq!(bench.work(&ticket), "0", "{name}: {}", console(&ticket));
+            let here = ticket.join("workspace");
+            assert_eq!(git(&here, "git rev-parse --abbrev-ref HEAD"), head, "{name} {depth}");
+            if !described.is_empty() {
+                git(
+                    &here,
+                    &format!("git describe --tags --exact-match --match {described} HEAD"),
+                );
+            }
+            assert_eq!(git(&here, "git status --porcelain"), "", "{name}");
+            let lfs = console(&ticket).contains("LFS came as pointers");
+            assert_eq!(lfs, name.contains("a/b") || name == "HEAD", "{name}");
+        }
+    }
+}
+
+/// "What failed is said, and not something else": a fetch that may succeed later is tried again first.
+#[test]
+fn a_server_that_refuses_is_called_that() {
+    let bench = Bench::new(CHECKOUT, "refuses");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ticket = bench.ticket("t", json!({ "repository": format!("git://127.0.0.1:{port}/x.git") }));
+    let result = bench.work(&ticket);
+    assert!(result.contains("its server refuses the connection"), "{result}");
+    assert_eq!(
+        console(&ticket).matches("trying again in").count(),
+        2,
+        "{}",
+        console(&ticket)
+    );
+}
+
 /// A further commit, which it gives.
 fn commit(folder: &Path, file: &str, content: &str) -> String {
     fs::write(folder.join(file), content).unwrap();
