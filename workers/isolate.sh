@@ -11,7 +11,7 @@ stage=/mnt
 # Ids that an environment has, from 0.
 ids=65536
 
-# Most bytes that a container may change of its image.
+# Most bytes that a container may change of its image, if its job names no limits.disk.
 changes_max=8589934592
 
 # Folders of the node that hold programs, and what of its /etc they need to run: folders, and files
@@ -54,7 +54,7 @@ link_of() {
 # forget: takes our own variables away, so that they are not seen in a process inside.
 forget() {
 	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_ROOT \
-		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
+		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_DISK ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
 }
 
 # show FROM TO [ro]: notes that a folder is to be seen at a place below the stage.
@@ -121,11 +121,12 @@ set_root() {
 	fi
 }
 
-# changes_on_disk: sets $changes to how many bytes they may have, half of what is free or the most that
-# they ever have, and mounts them from a file.
+# changes_on_disk: sets $changes to how many bytes they may have, and mounts them from a file: what the job
+# names or the usual, and never more than half of what is free.
 changes_on_disk() {
 	changes=$(($(stat -f -c '%a * %S' "$ISOLATE_SPACE") / 2))
-	[ "$changes" -le "$changes_max" ] || changes=$changes_max
+	wanted=${ISOLATE_DISK:-$changes_max}
+	[ "$changes" -le "$wanted" ] || changes=$wanted
 	command -v mkfs.ext4 >/dev/null || return
 	truncate -s "$changes" "$ISOLATE_SPACE/changes" &&
 		mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$ISOLATE_SPACE/changes" 2>/dev/null &&

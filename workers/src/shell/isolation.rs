@@ -262,6 +262,8 @@ pub struct Call<'a> {
     pub root: Option<&'a Path>,
     /// What the job names.
     pub limits: Limits,
+    /// Bytes of disk that the job names.
+    pub disk: Option<u64>,
     /// How many processes there may be.
     pub processes: Option<u64>,
     /// The file with that bound.
@@ -288,7 +290,7 @@ impl Call<'_> {
     }
 
     /// What it is told.
-    fn variables(&self, run: &Run) -> [(&'static str, OsString); 12] {
+    fn variables(&self, run: &Run) -> [(&'static str, OsString); 13] {
         let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default().into();
         let path = |path: Option<&Path>| path.map(OsString::from).unwrap_or_default();
         [
@@ -301,6 +303,7 @@ impl Call<'_> {
             ("ISOLATE_ROOT", path(self.root)),
             ("ISOLATE_NETWORK", if self.network { "true" } else { "" }.into()),
             ("ISOLATE_MEMORY", number(self.limits.memory)),
+            ("ISOLATE_DISK", number(self.disk)),
             ("ISOLATE_PROCESSES", number(self.processes)),
             ("ISOLATE_PIDS_MAX", path(self.pids_max)),
             (

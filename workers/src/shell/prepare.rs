@@ -109,6 +109,11 @@ impl Shell<'_> {
             artifacts: &artifacts,
             root: image.map(|image| image.root.as_path()),
             limits: order.named,
+            disk: order
+                .ticket
+                .limits
+                .as_ref()
+                .and_then(|limits| limits.get("disk")?.as_u64()),
             processes: order.limits.processes,
             pids_max: group.as_ref().and_then(Group::pids_max),
             network: order.ticket.network,
