@@ -288,12 +288,13 @@ impl Filesystem for Mount {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _owner: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
         ask!(self, reply, asked; by Turn::alone(who.tid);
-            read(who, ino(number), handle.0, offset, size)
+            // The kernel names the owner of locks for whoever reads, and for no page that it keeps.
+            read_by(who, ino(number), handle.0, offset, size, owner.is_none())
             => |reply, data: Bytes| reply.data(&data));
     }
 

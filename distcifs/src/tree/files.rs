@@ -215,6 +215,29 @@ impl Tree {
         lease.ok_or_else(|| out_of_descriptors("you hold"))
     }
 
+    /// read; `paged`: the kernel wants a page to keep, for splice or sendfile. Of what can be read once there are
+    /// no pages: whoever is refused them reads.
+    pub async fn read_by(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        paged: bool,
+    ) -> Result<Bytes> {
+        let once = |open: &Open| {
+            matches!(
+                open.kind,
+                OpenKind::Next(..) | OpenKind::Events(_) | OpenKind::Commit(_)
+            )
+        };
+        if paged && !self.work.owns(ino) && once(&*self.handles.get(handle)?) {
+            return Err(Error::Invalid("splice: a stream is read by read(2)".into()));
+        }
+        self.read(caller, ino, handle, offset, size).await
+    }
+
     /// Reads from an open generated file.
     pub(crate) async fn read_open(&self, caller: Caller, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
         let open = self.handles.get(handle)?;

@@ -35,8 +35,8 @@ const WHILE_CLAIMED: Duration = Duration::from_secs(1);
 /// How long it may believe what other mounts change seldom, and tell of only by the store.
 const WHILE_SHARED: Duration = Duration::from_secs(1);
 
-/// Size of `.wait`, bytes. It is not listed, and nobody knows how much there will be; of a file of 0 bytes
-/// sendfile, which busybox's cat uses, reads nothing.
+/// Size of `.wait` and of streams, bytes. They are not listed, and nobody knows how much there will be; of a
+/// file of 0 bytes sendfile, which busybox's cat uses, reads nothing.
 const WAIT_BYTES: u64 = 4096;
 
 /// Longest name of a file.
@@ -250,9 +250,9 @@ impl Tree {
                 Ok(self.folder(self.top_access(Some(*top)).await?, self.started, self.shared_ttl()))
             }
             Node::Top(Top::Nodes) => Ok(self.folder(self.owned(0o755), self.started, LONG)),
-            Node::Top(Top::Events) => Ok(file(self.owned(0o444), 0, self.started)),
+            Node::Top(Top::Events) => Ok(file(self.owned(0o444), WAIT_BYTES, self.started)),
             // Only root, and who mounted, may look and say.
-            Node::Top(Top::Drain) => Ok(file(self.owned(0o600), 0, self.started)),
+            Node::Top(Top::Drain) => Ok(file(self.owned(0o600), WAIT_BYTES, self.started)),
             Node::Top(_) | Node::Alive(_) => {
                 let size = self.size(node).await?;
                 Ok(file(self.owned(0o444), size, self.started))
@@ -283,7 +283,7 @@ impl Tree {
                         mode: write | write << 1,
                         ..access
                     },
-                    0,
+                    WAIT_BYTES,
                     self.started,
                 ))
             }

@@ -1,0 +1,69 @@
+//! Every file answers sendfile and splice as it answers read: busybox's programs use them.
+
+use distcifs_tests::job::shell_task;
+use distcifs_tests::programs::skipped;
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, Worker, wait_for};
+use serde_json::json;
+
+/// "All files answer sendfile and splice as they answer read": each program of busybox reads from each kind of
+/// file what cat reads from it.
+#[test]
+fn busybox_reads_every_file() {
+    let mount = Mount::new();
+    if !mount.sh("busybox true").ok() {
+        skipped("busybox");
+        return;
+    }
+    let _workers = Worker::usual(&mount, 1);
+    let mut failing = shell_task("seq 1 9000; seq 1 40000 > \"$ARTIFACTS/list\"; mkdir d; echo a > d/f; exit 3");
+    (failing["name"], failing["allow_failure"]) = (json!("unit"), json!(true));
+    let config = json!({"parameters": {"ref": "main"}, "tasks": [failing, {"type": "publish-artifacts", "params": {"artifacts": ["d"]}}]});
+    // Programs that go by lines end the last one.
+    mount.job("a", &format!("{config}\n"));
+    let build = mount.trigger("a", "");
+    let _copy = Worker::start(&mount, "publish-artifacts", &[]);
+    assert_eq!(mount.wait_state("a", build), "success");
+    mount.queue("hand");
+    mount.post("hand", &json!({"id": "x", "params": {"list": ["a", "b"]}}));
+    let said = mount.run(
+        r#"mkdir "$OUT/busybox"
+        for file in $(find . -type f ! -path './nodes/*' ! -name status ! -name metrics ! -name trigger ! -name ctl) \
+            jobs/a/builds/1/.wait .drain; do
+            cat "$file" > "$OUT/busybox/whole"
+            for program in 'cat FILE' 'cat < FILE' 'dd if=FILE' 'sed -n p FILE' 'head -n 99999 FILE' 'tail -n +1 FILE' \
+                'tail -c 9999999 FILE' 'grep -a ^ FILE' 'awk 1 FILE'; do
+                command="busybox $(printf %s "$program" | sed "s|FILE|$file|")"
+                sh -c "$command" 2> "$OUT/busybox/why" | cat > "$OUT/busybox/part"
+                cmp -s "$OUT/busybox/whole" "$OUT/busybox/part" || echo "$command: $(head -n 1 "$OUT/busybox/why")"
+            done
+            busybox cp "$file" "$OUT/busybox/part" && cmp "$OUT/busybox/whole" "$OUT/busybox/part" || echo "cp $file"
+            [ "$(busybox md5sum < "$file")" = "$(md5sum < "$file")" ] || echo "md5sum $file"
+            [ "$(busybox wc -c < "$file")" -eq "$(wc -c < "$OUT/busybox/whole")" ] || echo "wc $file"
+        done
+        echo all done"#,
+    );
+    assert_eq!(said.trim(), "all done");
+}
+
+/// "`.events`, `.next` and `.post` answer them as they answer read, too": line after line into a pipe, which is
+/// where busybox's cat uses sendfile.
+#[test]
+fn busybox_cat_follows_streams() {
+    let mount = Mount::new();
+    if !mount.sh("busybox true").ok() {
+        skipped("busybox");
+        return;
+    }
+    mount.queue("hand");
+    let listener = mount.start("busybox cat .events | cat");
+    let posted = || mount.run("exec 3<>tickets/hand/.post; echo '{}' >&3; busybox cat <&3 | cat");
+    wait_for("an event", USUAL, || {
+        assert!(posted().starts_with('t'), "an id is told");
+        listener.so_far().contains("ticket hand/t")
+    });
+    let asker = mount.start("exec 3<>tickets/hand/.next; echo >&3; busybox cat <&3 | cat");
+    wait_for("an id", USUAL, || {
+        asker.so_far().lines().any(|line| line.starts_with('t'))
+    });
+}
