@@ -56,7 +56,7 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
     let program = std::env::current_exe().map_err(|error| format!("my own program: {error}"))?;
     let variable = std::env::var_os("DISTCIFS_WORKERS");
     let folders = workers::folders(arguments.workers_dir.as_deref(), variable, &program);
-    let shells = match arguments.workers {
+    let number = match arguments.workers {
         Some(number) => usize::from(number),
         None => available_parallelism().map_or(1, usize::from),
     };
@@ -70,7 +70,7 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
         words.push(format!("--isolation={}", arguments.isolation.join(",")));
     }
     let user = jobs_of_root(arguments.jobs_of_root.as_deref(), geteuid(), known)?;
-    workers::plans(&folders, mountpoint, shells, &words, &arguments.with, user.as_deref())
+    workers::plans(&folders, mountpoint, number, &words, &arguments.with, user.as_deref())
 }
 
 /// Whom tasks of root's jobs run as, if the workers are root's: each worker must be told.

@@ -12,17 +12,17 @@ use nix::unistd::Pid;
 use super::Failure;
 use super::mount::program;
 
-/// Workers of which a mount needs one.
-const SINGLE: [&str; 1] = ["build-control"];
+/// The worker that does nobody's tasks.
+const CONTROL: &str = "build-control";
 
-/// The same of those that do the tasks of jobs, as the owners of these.
-const SINGLE_OF_TASKS: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"];
+/// Workers that do the tasks of jobs, as the owners of these, whatever labels this machine has.
+const OF_TASKS: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"];
 
 /// Tells a worker whom jobs of root run as.
 const JOBS_OF_ROOT: &str = "DISTCIFS_AS";
 
-/// The worker of which there are many.
-const MANY: &str = "execute-shell";
+/// The worker that has this machine's labels.
+const SHELL: &str = "execute-shell";
 
 /// Pause before a worker that died is started again: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -42,12 +42,12 @@ pub(super) struct Plan {
     jobs_of_root: Option<String>,
 }
 
-/// The workers of a mount: one of each kind, so many shells with these labels, and the programs
+/// The workers of a mount: so many of each kind, the shells with these labels, and the programs
 /// of the lines in `with`. All learn whom jobs of root run as: ours by an option, others by a variable.
 pub(super) fn plans(
     folders: &[PathBuf],
     mountpoint: &Path,
-    shells: usize,
+    number: usize,
     words: &[String],
     with: &[String],
     jobs_of_root: Option<&str>,
@@ -64,13 +64,12 @@ pub(super) fn plans(
     let user = jobs_of_root.map(|user| format!("--as={user}"));
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     words.extend(user.as_deref());
-    let singles = SINGLE.into_iter().map(|name| plan(name, &[]));
-    let singles = singles.chain(
-        SINGLE_OF_TASKS
-            .into_iter()
-            .map(|name| plan(name, user.as_deref().as_slice())),
-    );
-    let many = std::iter::repeat_with(|| plan(MANY, &words)).take(shells);
+    let whose: Vec<&str> = user.as_deref().into_iter().collect();
+    let of_tasks = OF_TASKS.into_iter().map(|name| (name, whose.as_slice()));
+    let kinds = std::iter::once((CONTROL, [].as_slice())).chain(of_tasks);
+    let kinds = kinds.chain([(SHELL, words.as_slice())]);
+    let usual = kinds.flat_map(|(name, words)| (0..number).map(move |_| (name, words)));
+    let usual = usual.map(|(name, words)| plan(name, words));
     let further = with.iter().map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
@@ -80,7 +79,7 @@ pub(super) fn plans(
             )),
         }
     });
-    singles.chain(many).chain(further).collect()
+    usual.chain(further).collect()
 }
 
 /// Where a worker's program is.
@@ -285,9 +284,9 @@ mod tests {
     }
 
     #[test]
-    fn one_of_each_and_many_shells_with_labels() {
+    fn so_many_of_each_and_the_shells_with_labels() {
         let dir = tempfile::tempdir().unwrap();
-        for name in SINGLE.into_iter().chain(SINGLE_OF_TASKS).chain([MANY]) {
+        for name in OF_TASKS.into_iter().chain([CONTROL, SHELL]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         let plans = plans(
@@ -299,17 +298,20 @@ mod tests {
             Some("distci"),
         )
         .unwrap();
-        assert_eq!(plans.len(), 7);
+        assert_eq!(plans.len(), 15);
         let last = &plans.last().unwrap().line;
         assert_eq!(last[1..], ["/ci", "linux", "gpu", "--as=distci"].map(OsString::from));
-        assert_eq!(plans[0].line.len(), 2, "it does nobody's tasks");
-        assert!(plans[1..4].iter().all(|plan| plan.line[2..] == ["--as=distci"]));
+        assert!(
+            plans[..3].iter().all(|plan| plan.line.len() == 2),
+            "it does nobody's tasks"
+        );
+        assert!(plans[3..12].iter().all(|plan| plan.line[2..] == ["--as=distci"]));
     }
 
     #[test]
     fn further_programs_get_their_arguments_after_the_mount_point() {
         let dir = tempfile::tempdir().unwrap();
-        for name in SINGLE.into_iter().chain(SINGLE_OF_TASKS).chain([MANY, "lint"]) {
+        for name in OF_TASKS.into_iter().chain([CONTROL, SHELL, "lint"]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         let with = |line: &str| plans(&[dir.path().into()], Path::new("/ci"), 1, &[], &[line.into()], None);
