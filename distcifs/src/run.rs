@@ -114,7 +114,11 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
         coordinator: stores.coordinator.clone(),
         shared: stores.are_shared(),
     };
-    let tree = runtime.block_on(async { Tree::new(Repository::open(setup).await?, options.control.clone()) });
+    let tree = runtime.block_on(async {
+        let repository = Repository::open(setup).await?;
+        repository.steered_by(options.control.clone());
+        Tree::new(repository, options.control.clone())
+    });
     tree.map(Arc::new).map_err(|error| error.to_string())
 }
 

@@ -1,4 +1,4 @@
-//! A team that renames its jobs.
+//! A team that renames and reorders its jobs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +9,7 @@ use distcifs_tests::wait::USUAL;
 use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::getuid;
+use serde_json::json;
 
 const ALICE: u32 = 4001;
 const MALLORY: u32 = 4002;
@@ -156,4 +157,97 @@ fn who_may_rename() {
     mount.run("chmod 755 jobs");
     let said = by(&mount, ALICE, "mv jobs/b jobs/c");
     assert!(said.contains("Permission denied"), "{said}");
+}
+
+/// "Among tickets of equal priority the owners of the jobs take turns, whoever posted more": by order, as a
+/// worker is given them. "A worker that writes `only:gpu` takes no ticket that does not need it."
+#[test]
+fn owners_take_turns() {
+    if !getuid().is_root() || !installed("setpriv") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.run("mkdir -m 777 tickets/q");
+    for at in 0..20 {
+        mount.post("q", &json!({ "id": format!("much{at:02}") }));
+    }
+    let (_first, id) = mount.ask("q", "").expect(".next");
+    assert_eq!(id, "much00");
+    by(
+        &mount,
+        ALICE,
+        "for i in 1 2; do echo \"{ \\\"id\\\": \\\"little$i\\\" }\" > tickets/q/.post; done",
+    );
+    let mut held = Vec::new();
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        let (next, id) = mount.ask("q", "").expect(".next");
+        held.push(next);
+        given.push(id);
+    }
+    assert_eq!(given, ["little1", "much01", "little2", "much02"]);
+    mount.post("q", &json!({ "id": "special", "labels": ["gpu"] }));
+    let (_gpu, id) = mount.ask("q", "linux only:gpu").expect(".next");
+    assert_eq!(id, "special");
+    let refused = mount.sh("exec 3<>tickets/q/.next; printf 'only:\\n' >&3");
+    assert!(!refused.ok(), "{refused:#?}");
+}
+
+/// "`priority`: the higher go first." "Only the owner of `jobs`, or root, raises it above 0; what he raised,
+/// others may leave or lower." "`why` says in numbers what comes before it."
+#[test]
+fn a_priority_is_raised_by_the_owner_of_jobs_alone() {
+    if !getuid().is_root() || !installed("setpriv") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.run("chmod 1777 jobs; mkdir -m 777 tickets/q");
+    let config = |priority: i32| format!("{{ \"priority\": {priority},\n \"tasks\": [ {{ \"type\": \"q\" }} ] }}");
+    let write = |priority: i32| {
+        fs::write(mount.out().join("config"), config(priority)).expect("own folder");
+        by(&mount, ALICE, "cp \"$OUT/config\" jobs/a/config.json")
+    };
+    by(&mount, ALICE, "mkdir -m 755 jobs/a");
+    assert!(write(1).contains("Invalid argument"));
+    let why = mount.read("jobs/a/config.error");
+    assert!(
+        why.starts_with("config.json:1:15: priority: only the owner of jobs (user 0)"),
+        "{why}"
+    );
+    assert_eq!(write(-10), "");
+    assert!(write(11).contains("Invalid argument"), "it is from -10 to 10");
+    mount.configure("a", &config(5));
+    assert_eq!(write(5), "", "what was raised may stay");
+    assert!(write(6).contains("Invalid argument"));
+    mount.job("b", &config(0));
+    let _control = Worker::start(&mount, "build-control", &[]);
+    for (job, n) in [("b", 1), ("b", 2), ("a", 1)] {
+        assert_eq!(mount.trigger(job, ""), n);
+        let ticket = format!("tickets/q/{job}.{n}.0");
+        wait_for("its task", USUAL, || mount.has(&ticket));
+    }
+    let ahead = "; tickets before it: 1 of a higher priority, 1 older of the same owner";
+    wait_for("what comes before it", USUAL, || mount.why("b", 2).ends_with(ahead));
+    for expected in ["a.1.0", "b.1.0", "b.2.0"] {
+        let (_next, id) = mount.ask("q", "").expect(".next");
+        assert_eq!(id, expected);
+        mount.result("q", &id, "success").expect("a result");
+    }
+}
+
+/// "Tokens of different users never meet."
+#[test]
+fn equal_tokens_of_two_users_are_two() {
+    if !getuid().is_root() || !installed("setpriv") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.run("chmod 666 jobs/a/trigger");
+    let trigger = "exec 3<>jobs/a/trigger; echo @key=nightly >&3; read -r n <&3; echo $n";
+    let numbers = [MALLORY, ALICE, ALICE, MALLORY].map(|user| by(&mount, user, trigger));
+    assert_eq!(numbers, ["1", "2", "2", "1"]);
+    assert_eq!(mount.trigger("a", "@key=nightly"), 3, "root's is another");
+    mount.remount();
+    assert_eq!(by(&mount, ALICE, trigger), "2");
 }

@@ -21,8 +21,11 @@ use super::{Repository, Result};
 mod figures;
 mod next;
 mod skills;
+mod turns;
 
 pub use skills::{Skills, isolation_label};
+pub use turns::Ahead;
+use turns::{Lane, Open};
 
 /// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
 const EVENTS_LAG_MAX: usize = 4096;
@@ -32,7 +35,7 @@ const EVENTS_LAG_MAX: usize = 4096;
 pub(super) struct Line {
     state: TicketState,
     created: u64,
-    labels: String,
+    lane: Lane,
     /// The job's uid, for tickets that wait for a slot of its concurrency.
     job: Option<String>,
     /// The build that it is a part of, as its entry with the coordinator is called.
@@ -47,7 +50,7 @@ impl Line {
         Line {
             state: ticket.state,
             created,
-            labels: ticket.needs(),
+            lane: Lane::of(ticket),
             job: ticket.part.as_ref().map(|part| part.uid.clone()),
             build: ticket.part.as_ref().map(|part| live_path(&part.uid, part.build)),
             told: false,
@@ -82,8 +85,7 @@ struct Pair {
 #[derive(Default)]
 struct Queue {
     tickets: HashMap<TicketId, Line>,
-    /// Open tickets by the labels that they need (sorted, one a line), oldest first.
-    open: HashMap<String, BTreeMap<u64, TicketId>>,
+    open: Open,
     /// Open tickets that wait for a slot, by the job's uid, oldest first.
     parked: HashMap<String, BTreeMap<u64, TicketId>>,
     /// By the order in which they came.
@@ -98,39 +100,37 @@ impl Queue {
     /// Takes a ticket's line out.
     fn take_out(&mut self, id: &str) -> Option<Line> {
         let old = self.tickets.remove(id)?;
-        if let Some(open) = self.open.get_mut(&old.labels) {
-            open.remove(&old.created);
-            if open.is_empty() {
-                self.open.remove(&old.labels);
-            }
-        }
+        self.open.remove(&old.lane, old.created);
         Some(old)
     }
 
-    /// The open ticket that a waiter is to have, with the labels that it needs: the first whose
-    /// turn is ours among the oldest `choice` that its skills allow, else the one with the nearest turn.
+    /// Notes that a ticket is claimed: its owner has had his turn, if it was not given here.
+    fn note_claimed(&mut self, id: &str) {
+        let Some(line) = self.tickets.get(id) else { return };
+        if self.open.remove(&line.lane, line.created).is_some() {
+            self.open.served(line.lane.owner);
+        }
+    }
+
+    /// The open ticket that a waiter is to have: the first whose turn is ours among the first `choice`
+    /// that its skills allow, else the one with the nearest turn.
     fn choose(
         &self,
         skills: &Skills,
         choice: usize,
         turn: impl Fn(&TicketId, &str) -> u32,
-    ) -> Option<(u32, u64, String)> {
-        let fitting = self.open.iter().filter(|(labels, _)| skills.meet(labels));
-        let mut oldest: Vec<(u64, &TicketId, &str)> = fitting
-            .flat_map(|(labels, open)| open.iter().take(choice).map(move |(at, id)| (*at, id, labels.as_str())))
-            .collect();
-        oldest.sort_unstable_by_key(|(created, ..)| *created);
-        let mut best: Option<(u32, u64, &str)> = None;
-        for (created, id, labels) in oldest.into_iter().take(choice) {
-            let turn = turn(id, labels);
+    ) -> Option<(u32, u64, Lane)> {
+        let mut best: Option<(u32, u64, &Lane)> = None;
+        for (created, id, lane) in self.open.first(skills, choice) {
+            let turn = turn(id, &lane.needs);
             if best.is_none_or(|(least, ..)| turn < least) {
-                best = Some((turn, created, labels));
+                best = Some((turn, created, lane));
             }
             if turn == 0 {
                 break;
             }
         }
-        best.map(|(turn, created, labels)| (turn, created, labels.to_owned()))
+        best.map(|(turn, created, lane)| (turn, created, lane.clone()))
     }
 
     /// Forgets all tickets; who waits goes on waiting.
@@ -235,6 +235,9 @@ impl Board {
     pub(super) fn place(&self, key: &TicketKey, line: Option<Line>) -> Option<TicketState> {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(key.queue.clone()).or_default();
+        if line.as_ref().is_some_and(|line| line.state == TicketState::Claimed) {
+            queue.note_claimed(key.id.as_str());
+        }
         let old = queue.take_out(key.id.as_str());
         if let Some(line) = &line {
             queue.tickets.insert(key.id.clone(), line.clone());
@@ -242,11 +245,7 @@ impl Board {
         let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
         let open = line.filter(|line| line.state == TicketState::Open);
         if let Some(line) = open {
-            queue
-                .open
-                .entry(line.labels)
-                .or_default()
-                .insert(line.created, key.id.clone());
+            queue.open.insert(&line.lane, line.created, key.id.clone());
             drop(queues);
             self.poke(&key.queue);
             self.notify(&format!("open:{}", key.queue));
@@ -274,6 +273,7 @@ impl Board {
         if self.is_of_interest(key, line) {
             return;
         }
+        queue.note_claimed(key.id.as_str());
         let Some(mut line) = queue.take_out(key.id.as_str()) else {
             return;
         };
@@ -315,7 +315,7 @@ impl Board {
             if let Some(line) = queue.tickets.get(&id)
                 && line.state == TicketState::Open
             {
-                queue.open.entry(line.labels.clone()).or_default().insert(created, id);
+                queue.open.insert(&line.lane, created, id);
                 break;
             }
         }
@@ -333,9 +333,7 @@ impl Board {
             return;
         };
         let Some(line) = queue.tickets.get(&key.id) else { return };
-        if let Some(open) = queue.open.get_mut(&line.labels) {
-            open.remove(&line.created);
-        }
+        queue.open.remove(&line.lane, line.created);
         let uid = line.job.clone().unwrap_or_default();
         queue
             .parked
@@ -408,9 +406,10 @@ impl Board {
             let chosen = queue.choose(&waiter.skills, choice, |id, labels| turn(&key(id), labels));
             chosen.map(|chosen| (*place, chosen))
         });
-        let (place, (turn, created, labels)) = found?;
+        let (place, (turn, created, lane)) = found?;
         let waiter = queue.waiters.remove(&place)?;
-        let id = queue.open.get_mut(&labels)?.remove(&created)?;
+        let id = queue.open.remove(&lane, created)?;
+        queue.open.served(lane.owner);
         let key = key(&id);
         Some(Pair { waiter, key, turn })
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use nix::unistd::getuid;
 use serde::{Deserialize, Serialize};
 
 use super::config::{JobConfig, TriggerRequest};
@@ -17,7 +18,9 @@ use super::names::Name;
 use super::notices::join_all;
 use super::people::{Deed, Did, and, or_trigger};
 use super::records::{Indexes, Record};
-use super::tickets::{CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, part_key};
+use super::tickets::{
+    CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, is_zero, part_key,
+};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object, Op};
 
@@ -78,6 +81,9 @@ pub(crate) struct Live {
     /// Why, if the trigger said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
+    /// Which of waiting tickets go first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) priority: i8,
     /// Tells this trigger or retry from every other.
     #[serde(default)]
     pub(crate) nonce: String,
@@ -180,14 +186,13 @@ impl Repository {
             .collect();
         let live = Live {
             cause,
+            priority: config.priority.value,
             ..self.new_live(job, &head, parameters, who).await?
         };
         let key = key.map(|token| {
-            format!(
-                "/keys/{}/{}",
-                job.uid(),
-                &Digest::of(token.as_bytes()).to_string()[..32]
-            )
+            let token = self.scoped(&token, who.uid);
+            let digest = Digest::of(token.as_bytes()).to_string();
+            format!("/keys/{}/{}", job.uid(), &digest[..32])
         });
         for _ in 0..RACES_MAX {
             if let Some(n) = self.keyed(key.as_deref()).await? {
@@ -206,7 +211,7 @@ impl Repository {
             let n = counter.next;
             counter.next += 1;
             let control = control_key(job.name.as_str(), n, 0)?;
-            let ticket = control_ticket(job, n, 0, who);
+            let ticket = control_ticket(job, n, 0, who, live.priority);
             let mut ops = vec![
                 set(&path, to_json(&counter), entry.version),
                 create(live_path(job.uid(), n), to_json(&live)),
@@ -225,6 +230,17 @@ impl Repository {
             "jobs/{}/trigger: too many others trigger it",
             job.name
         )))
+    }
+
+    /// A token that no other user can give. Root, whoever mounted and the programs that steer have one set
+    /// of them in common: which of these runs on which node is nobody's business.
+    fn scoped(&self, token: &str, uid: u32) -> String {
+        let steers = self.steering.get().is_some_and(|uids| uids.contains(&uid));
+        if uid == 0 || uid == getuid().as_raw() || steers {
+            return token.to_owned();
+        }
+        // No token has a line end.
+        format!("{uid}\n{token}")
     }
 
     /// Commits the entry and the ticket of a build or a retry; `false` if another was first.
@@ -323,6 +339,7 @@ impl Repository {
             owner: Some(job.entry.access.uid),
             by,
             cause: None,
+            priority: 0,
             nonce: random_id(),
         };
         Ok(live)

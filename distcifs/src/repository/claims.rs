@@ -31,7 +31,7 @@ pub(crate) use doubt::Doubts;
 pub(crate) use ending::end_of;
 pub(crate) use reopen::shorten;
 use slots::free_slot;
-pub(crate) use slots::same_job;
+pub(crate) use slots::same_ticket;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::cut;
 pub use view::{Changes, View};
@@ -333,7 +333,7 @@ impl Repository {
             ephemeral: true,
         });
         ops.push(set(key.path(), to_json(&ticket), posted.version));
-        ops.extend(same_job(&ticket));
+        ops.extend(same_ticket(key, &ticket));
         let nonce = ticket.nonce.clone();
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
         match self.commit_settled(ops, &key.path(), ours).await {

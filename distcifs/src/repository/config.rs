@@ -57,6 +57,8 @@ pub struct JobConfig {
     pub cron_catch_up: bool,
     /// Builds that may run at once, 1 or more; `None`: any number.
     pub concurrency: Option<u32>,
+    /// Which of waiting tickets go first: −10 to 10.
+    pub priority: Priority,
     /// What pruning leaves.
     pub keep: Keep,
     /// Bytes of console that a task keeps unless it says otherwise.
@@ -85,6 +87,15 @@ pub struct Github {
     pub refs: Vec<String>,
     /// File that holds the webhook's secret.
     pub secret_file: Option<String>,
+}
+
+/// `priority`: 0 if it is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Priority {
+    /// Where it stands in the text.
+    pub at: Place,
+    /// From −10 to 10; the higher goes first.
+    pub value: i8,
 }
 
 /// `keep`: what pruning leaves; both absent: everything.

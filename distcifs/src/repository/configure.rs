@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::unistd::getuid;
 use serde::{Deserialize, Serialize};
 
 use super::builds::ConfigEntry;
-use super::config::{Fault, JobConfig};
+use super::config::{Fault, JobConfig, Priority};
 use super::core::{Changes, bounded, delete, from_json, lock, now, random_id, to_json};
 use super::jobs::Job;
 use super::names::Name;
@@ -216,6 +217,9 @@ impl Repository {
         if let Some(fault) = self.circle(job, &config).await? {
             return Ok(Err(vec![fault]));
         }
+        if let Some(fault) = self.raised(job, &config, by).await? {
+            return Ok(Err(vec![fault]));
+        }
         let _hold = self.hold_epoch().await?;
         let size = text.len() as u64;
         let digest = self.keep_body(text).await?;
@@ -242,6 +246,28 @@ impl Repository {
                 }
             }
         }
+    }
+
+    /// What is wrong with a priority above 0: only the owner of `jobs`, or root, raises one. Whoever else
+    /// writes the configuration may leave it, or lower it.
+    async fn raised(&self, job: &Job, config: &JobConfig, by: u32) -> Result<Option<Fault>> {
+        let Priority { at, value } = config.priority;
+        if value <= 0 || by == 0 {
+            return Ok(None);
+        }
+        let owner = self
+            .top_access("jobs")
+            .await?
+            .map_or(getuid().as_raw(), |access| access.uid);
+        if by == owner {
+            return Ok(None);
+        }
+        let now = match self.config_head(job).await?.0 {
+            Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value.max(0),
+            None => 0,
+        };
+        let words = format!("priority: only the owner of jobs (user {owner}) or root raises it above {now}");
+        Ok((value > now).then(|| Fault::new(at, words)))
     }
 
     /// Says that a job was configured; to other mounts by an entry that they follow. Who misses that

@@ -7,6 +7,7 @@ use super::claims::{ABORTED, end_of};
 use super::core::{create, now, random_id, set, to_json};
 use super::jobs::Job;
 use super::people::{Did, and, or_trigger};
+use super::records::Record;
 use super::tickets::{Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
@@ -225,6 +226,7 @@ impl Repository {
                 self.person(who.uid).await,
             ),
             cause: record.cause.clone(),
+            priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
         };
         let control = control_key(job.name.as_str(), n, run)?;
@@ -232,7 +234,10 @@ impl Repository {
             let named = self.check_name(job).await?;
             let ops = vec![
                 create(live_path(job.uid(), n), to_json(&live)),
-                create(control.path(), to_json(&control_ticket(job, n, run, who))),
+                create(
+                    control.path(),
+                    to_json(&control_ticket(job, n, run, who, live.priority)),
+                ),
                 named.clone(),
             ];
             if self.began(&hold, job, n, &live.nonce, ops).await? {
@@ -245,6 +250,23 @@ impl Repository {
             }
         }
         Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
+    }
+
+    /// The priority of a retry: that of the build, and no more than the job may have by now.
+    async fn priority_again(&self, job: &Job, record: &Record) -> Result<i8> {
+        let then = self
+            .parsed_config(&job.name, &record.config.digest)
+            .await?
+            .priority
+            .value;
+        if then <= 0 {
+            return Ok(then);
+        }
+        let now = match self.config_head(job).await?.0 {
+            Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value,
+            None => 0,
+        };
+        Ok(then.min(now.max(0)))
     }
 
     /// Parameters for an entry: themselves if they are short, else the digest of their JSON.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -93,6 +93,8 @@ pub struct Repository {
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
     pub(crate) people: super::people::People,
+    /// Users of the programs that steer, named at the mount.
+    pub(crate) steering: OnceLock<Vec<u32>>,
     /// Reads published folders.
     pub(crate) browser: Browser,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -135,6 +137,7 @@ impl Repository {
             consoles: Consoles::default(),
             records: RecordCache::default(),
             people: super::people::People::default(),
+            steering: OnceLock::new(),
             runtime: tokio::runtime::Handle::current(),
             since: now(),
             nonce: random_id(),
@@ -167,6 +170,13 @@ impl Repository {
         repository.load_jobs().await?;
         repository.begin(session).await?;
         Ok(repository)
+    }
+
+    /// Names the users of the programs that steer.
+    pub fn steered_by(&self, users: Vec<u32>) {
+        if self.steering.set(users).is_err() {
+            tracing::warn!("they were named before");
+        }
     }
 
     /// Starts what goes on as long as the store is open.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::board::isolation_label;
 use super::claims::OfBuild;
@@ -19,8 +18,11 @@ use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 mod gone;
+mod text;
 
 pub use gone::Gone;
+pub(crate) use text::is_zero;
+use text::{build_ticket_id, ticket_json};
 
 /// Above all queues, with the coordinator.
 pub(crate) const TICKETS: &str = "/tickets";
@@ -200,6 +202,13 @@ pub struct Ticket {
     /// Who owned its job when its build was triggered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<u32>,
+    /// That of its job when its build was triggered: the higher goes first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i8,
+    /// Names an entry below its own, which tells it from one that is posted later under its id; absent:
+    /// its build does that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post: Option<String>,
     /// When, milliseconds since 1970.
     pub posted: u64,
     /// When it was claimed last, milliseconds since 1970.
@@ -231,6 +240,12 @@ impl Ticket {
         needs.sort();
         needs.push(isolation_label(self.isolation.as_deref().unwrap_or("none")));
         needs.join("\n")
+    }
+
+    /// The entry that tells it from one that is posted later under its id.
+    pub(crate) fn post_path(&self, key: &TicketKey) -> Option<String> {
+        let post = self.post.as_ref()?;
+        Some(format!("{}/post-{post}", key.path()))
     }
 
     /// Whether it is the one that build-control works, not one of a task.
@@ -342,10 +357,16 @@ impl Repository {
             Some(part) => Some(self.control_guard(part, poster).await?),
             None => None,
         };
-        let OfBuild { owner, name, lines } = match &part {
+        let OfBuild {
+            owner,
+            priority,
+            name,
+            lines,
+        } = match &part {
             Some(part) => self.of_build(part).await?,
             None => OfBuild::default(),
         };
+        let post = part.is_none().then(random_id);
         let body = to_json(&ticket_json(&key, &request, part.as_ref()));
         let ticket = Ticket {
             state: TicketState::Open,
@@ -367,6 +388,8 @@ impl Repository {
             slot: None,
             uid: poster.uid,
             owner,
+            priority,
+            post,
             posted: super::core::now(),
             claimed: 0,
             node: String::new(),
@@ -391,7 +414,8 @@ impl Repository {
             return Err(Error::TooBig(format!("{key}: too many labels")));
         }
         let guarded = guard.is_some();
-        let ops = guard.into_iter().chain([create(key.path(), data)]).collect();
+        let mut ops: Vec<Op> = guard.into_iter().chain([create(key.path(), data)]).collect();
+        ops.extend(ticket.post_path(key).map(|path| create(path, Bytes::new())));
         let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
@@ -484,7 +508,9 @@ impl Repository {
         if posted.ticket.state == TicketState::Claimed {
             return Err(Error::Busy(format!("{key}: somebody is working on it")));
         }
-        let ops = vec![delete(key.path(), Some(posted.version))];
+        let mut ops: Vec<Op> = Vec::new();
+        ops.extend(posted.ticket.post_path(key).map(|path| delete(path, None)));
+        ops.push(delete(key.path(), Some(posted.version)));
         let removed = self.commit_settled(ops, &key.path(), |entry| entry.is_none()).await?;
         if removed != Commit::Done {
             return Err(Error::Busy(format!("{key}: it was claimed just now")));
@@ -567,37 +593,4 @@ pub(crate) fn part_key(queue: &str, job: &str, build: u64, task: &str, run: u32)
         (Some(queue), Some(id)) => Ok(TicketKey { queue, id }),
         _ => Err(Error::Invalid(format!("tickets/{queue}/{id}: no valid name"))),
     }
-}
-
-/// The id that a request for a build's ticket must have.
-fn build_ticket_id(request: &TicketRequest) -> Result<TicketId> {
-    let (Some(job), Some(build), Some(task)) = (&request.job, request.build, request.task) else {
-        return Err(Error::Invalid("a build's ticket needs job, build and task".into()));
-    };
-    Ok(part_key("x", job.as_str(), build, &task.to_string(), request.run)?.id)
-}
-
-/// The ticket's JSON as readers see it.
-fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&Part>) -> Value {
-    let mut json = json!({
-        "id": key.id.as_str(),
-        "queue": key.queue.as_str(),
-        "labels": request.labels.iter().map(Name::as_str).collect::<Vec<_>>(),
-        "params": request.params,
-        "timeout": request.timeout,
-        "attempts": request.attempts,
-    });
-    if let (Some(part), Some(object)) = (part, json.as_object_mut()) {
-        object.insert("job".into(), part.job.clone().into());
-        object.insert("build".into(), part.build.into());
-        object.insert("task".into(), part.task.into());
-        object.insert("run".into(), part.run.into());
-    }
-    if let Some(object) = json.as_object_mut() {
-        if let Some(digest) = &request.workspace {
-            object.insert("workspace".into(), digest.to_string().into());
-        }
-        object.extend(request.settings());
-    }
-    json
 }

@@ -223,10 +223,12 @@ impl Repository {
         let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
         let name = |index: usize| build.task_name(index).unwrap_or_default();
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
+            let ahead = build.key_of(*index, piece).ok().and_then(|key| self.board.ahead(&key));
             return format!(
-                "{} {}",
+                "{} {}{}",
                 name(*index),
-                self.why_open(&piece.posted.ticket, piece.queue.as_str())
+                self.why_open(&piece.posted.ticket, piece.queue.as_str()),
+                ahead.map(|ahead| ahead.to_string()).unwrap_or_default()
             );
         }
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| running(piece)) {

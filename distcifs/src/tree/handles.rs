@@ -122,7 +122,7 @@ pub(crate) struct Committing {
 #[derive(Default)]
 pub(crate) struct Asking {
     /// Its labels; absent until it wrote them.
-    pub(crate) labels: Vec<Name>,
+    pub(crate) labels: Vec<String>,
     /// What was not read yet of the last line.
     pub(crate) rest: Bytes,
     /// A claim whose folders are being prepared; its id is told when they are.

@@ -17,6 +17,7 @@ use super::process;
 use super::requests::Waker;
 use super::rights::Reader;
 use super::{Caller, Error, Result, Tree};
+use crate::repository::board::Skills;
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
@@ -111,8 +112,12 @@ impl Tree {
     /// Takes the labels of a worker that asks for work.
     pub(crate) fn write_labels(&self, asking: &mut Asking, text: &[u8]) -> Result<()> {
         let text = std::str::from_utf8(text).map_err(|_| Error::Invalid(".next: labels are not UTF-8".into()))?;
-        let labels: Option<Vec<Name>> = text.split_whitespace().map(Name::new).collect();
-        let labels = labels.ok_or_else(|| Error::Invalid(format!(".next: {:?} has no valid label", text.trim())))?;
+        let labels: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        if let Some(word) = labels.iter().find(|word| !Skills::is_word(word)) {
+            return Err(Error::Invalid(format!(
+                ".next: {word:?} is no label, nor only: before one"
+            )));
+        }
         if labels.len() > LABELS_MAX {
             return Err(Error::TooBig(format!(".next: over {LABELS_MAX} labels")));
         }
@@ -146,7 +151,7 @@ impl Tree {
         open: &Arc<Open>,
         caller: Caller,
         queue: &Name,
-        labels: &[Name],
+        labels: &[String],
         holder: &Arc<Holder>,
     ) -> Result<Option<(Arc<Held>, oneshot::Receiver<Result<()>>)>> {
         let who = Claimant {

@@ -56,14 +56,10 @@ impl Board {
     }
 
     /// Whether a ticket stands open that a worker with these labels may take.
-    pub fn has_open(&self, queue: &Name, labels: &[Name]) -> bool {
+    pub fn has_open(&self, queue: &Name, labels: &[String]) -> bool {
         let queues = lock(&self.queues);
         let Some(queue) = queues.get(queue) else { return false };
-        let skills = Skills::new(labels.iter().map(Name::as_str));
-        queue
-            .open
-            .iter()
-            .any(|(needs, open)| !open.is_empty() && skills.meet(needs))
+        queue.open.has_for(&Skills::new(labels.iter().map(String::as_str)))
     }
 
     /// Open, claimed and finished tickets of each queue.

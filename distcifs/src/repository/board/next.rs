@@ -17,8 +17,8 @@ use crate::repository::notices::FOLLOW_PAUSE;
 use crate::repository::tickets::{TicketKey, queue_path};
 use crate::repository::{Error, Repository, Result, patience};
 
-/// Open tickets among which one of many mounts chooses, oldest first. Each takes one whose turn is
-/// its own: if all took the oldest, all but one would wait and ask in vain.
+/// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is
+/// its own: if all took the first, all but one would wait and ask in vain.
 const CHOICE_MAX: usize = 256;
 
 /// Longest wait until all tickets of a queue are known, before the oldest of those that are is given.
@@ -33,7 +33,7 @@ impl Repository {
     pub async fn next(
         self: &Arc<Self>,
         queue: &Name,
-        labels: &[Name],
+        labels: &[String],
         who: Claimant,
         alive: Box<dyn Fn() -> bool + Send + Sync>,
         time: Duration,
@@ -48,7 +48,7 @@ impl Repository {
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
             place,
-            skills: Skills::new(labels.iter().map(Name::as_str)),
+            skills: Skills::new(labels.iter().map(String::as_str)),
             who,
             alive,
             give: Mutex::new(Some(give)),

@@ -2,8 +2,13 @@
 
 use std::collections::HashSet;
 
+use crate::repository::names::Name;
+
 /// Begins the label that a ticket of an isolation needs, and that a worker names who can give it.
 const ISOLATION: &str = "isolation.";
+
+/// Begins the word of a worker that takes tickets with this label only.
+const ONLY: &str = "only:";
 
 /// The label for an isolation.
 pub fn isolation_label(isolation: &str) -> String {
@@ -15,31 +20,45 @@ pub fn isolation_label(isolation: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Skills {
     labels: HashSet<String>,
+    /// Those of which a ticket must need one; empty: it need not.
+    only: HashSet<String>,
     any_isolation: bool,
 }
 
 impl Skills {
     /// Of a worker with these labels.
     pub fn new<'a>(labels: impl Iterator<Item = &'a str>) -> Self {
-        let labels: HashSet<String> = labels.map(str::to_owned).collect();
-        Skills {
-            any_isolation: !labels.iter().any(|label| label.starts_with(ISOLATION)),
-            labels,
+        let mut skills = Skills::default();
+        for word in labels {
+            if let Some(only) = word.strip_prefix(ONLY) {
+                skills.only.insert(only.to_owned());
+            }
+            skills.labels.insert(word.strip_prefix(ONLY).unwrap_or(word).to_owned());
         }
+        skills.any_isolation = !skills.labels.iter().any(|label| label.starts_with(ISOLATION));
+        skills
+    }
+
+    /// Whether a worker may say this: a label, or `only:` before one.
+    pub fn is_word(word: &str) -> bool {
+        Name::new(word.strip_prefix(ONLY).unwrap_or(word)).is_some()
     }
 
     /// The labels in order, with a blank between.
     pub fn text(&self) -> String {
-        let mut labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
-        labels.sort_unstable();
-        labels.join(" ")
+        let mut words: Vec<String> = self.labels.difference(&self.only).cloned().collect();
+        words.extend(self.only.iter().map(|label| format!("{ONLY}{label}")));
+        words.sort_unstable();
+        words.join(" ")
     }
 
     /// Whether it has all that a ticket needs, one label a line.
     pub fn meet(&self, needs: &str) -> bool {
-        needs
-            .lines()
-            .all(|need| self.labels.contains(need) || (self.any_isolation && need.starts_with(ISOLATION)))
+        let wanted = self.only.is_empty() || needs.lines().any(|need| self.only.contains(need));
+        wanted
+            && needs
+                .lines()
+                .all(|need| self.labels.contains(need) || (self.any_isolation && need.starts_with(ISOLATION)))
     }
 }
 
@@ -56,6 +75,22 @@ mod tests {
         assert!(skills(&["linux", "gpu"]).meet("gpu\nisolation.none"));
         assert!(!skills(&["linux"]).meet("gpu\nlinux\nisolation.none"));
         assert!(skills(&[]).meet("isolation.none"));
+    }
+
+    /// "A worker that writes `only:gpu` has the label gpu and takes tickets that need it, and no others."
+    #[test]
+    fn a_worker_may_be_for_a_label_only() {
+        let gpu = skills(&["linux", "only:gpu"]);
+        assert!(gpu.meet("gpu\nisolation.none") && gpu.meet("gpu\nlinux\nisolation.none"));
+        assert!(!gpu.meet("isolation.none") && !gpu.meet("linux\nisolation.none"));
+        assert!(!gpu.meet("arm\ngpu\nisolation.none"), "it must have the others, too");
+        let either = skills(&["only:gpu", "only:fpga"]);
+        assert!(either.meet("fpga\nisolation.none") && either.meet("gpu\nisolation.none"));
+        // As other mounts are told of it.
+        assert_eq!(gpu.text(), "linux only:gpu");
+        assert!(!skills(&gpu.text().split(' ').collect::<Vec<_>>()).meet("linux\nisolation.none"));
+        assert!(Skills::is_word("gpu") && Skills::is_word("only:gpu"));
+        assert!(!Skills::is_word("only:") && !Skills::is_word("gpu:only") && !Skills::is_word("only:only:a"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::repository::jobs::Job;
 use crate::repository::tickets::{CONTROL_QUEUE, Part, Poster, Ticket, TicketState};
 
 /// A new ticket for build-control.
-pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket {
+pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster, priority: i8) -> Ticket {
     let part = Part {
         job: job.name.to_string(),
         uid: job.uid().to_owned(),
@@ -39,6 +39,8 @@ pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster) -> Ticket
         slot: None,
         uid: who.uid,
         owner: Some(job.entry.access.uid),
+        priority,
+        post: None,
         posted: now(),
         claimed: 0,
         node: String::new(),

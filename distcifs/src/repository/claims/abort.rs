@@ -32,6 +32,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct OfBuild {
     /// Who owned the job when the build was triggered.
     pub(crate) owner: Option<u32>,
+    /// Which of waiting tickets go first.
+    pub(crate) priority: i8,
     /// The task's name.
     pub(crate) name: String,
     /// What its lines in the build's console begin with.
@@ -197,6 +199,7 @@ impl Repository {
         let task = part.task.and_then(|index| config.tasks.get(index));
         Ok(OfBuild {
             owner: live.owner,
+            priority: live.priority,
             name: task.map(|task| task.name.to_string()).unwrap_or_default(),
             lines: task.map(|task| config.name_of_lines(task)).unwrap_or_default(),
         })

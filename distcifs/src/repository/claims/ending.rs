@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reopen::reopen;
-use super::{Cause, Claim, free_slot, same_job};
+use super::{Cause, Claim, free_slot, same_ticket};
 use crate::repository::core::{bounded, delete, set, to_json};
 use crate::repository::tickets::{Ticket, TicketKey, TicketState, ticket_of};
 use crate::repository::{Error, Repository, Result};
@@ -25,7 +25,7 @@ pub(crate) fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: boo
     let mut ops = vec![set(key.path(), to_json(ended), version)];
     ops.extend(claimed.then(|| delete(key.claim_path(), None)));
     ops.extend(free_slot(ended));
-    ops.extend(same_job(ended));
+    ops.extend(same_ticket(key, ended));
     ops
 }
 

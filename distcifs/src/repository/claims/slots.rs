@@ -48,12 +48,14 @@ pub(super) fn free_slot(ticket: &Ticket) -> Option<Op> {
     Some(delete(format!("/jobs/{uid}/slot-{slot}"), None))
 }
 
-/// The check that a ticket's job is the one that it was posted for. One that was removed and made again
-/// under its name has tickets of the same names, whose entries may have the same versions.
-pub(crate) fn same_job(ticket: &Ticket) -> Option<Op> {
-    let part = ticket.part.as_ref()?;
-    Some(Op::Check {
-        path: format!("/keys/{}", part.uid),
-        version: None,
-    })
+/// The check that a ticket is the one that was read. A job that was removed and made again under its name has
+/// tickets of the same names, and one that stands alone can be posted again under its id: their entries may
+/// have the same versions.
+pub(crate) fn same_ticket(key: &TicketKey, ticket: &Ticket) -> Option<Op> {
+    let path = match &ticket.part {
+        Some(part) => format!("/keys/{}", part.uid),
+        None => ticket.post_path(key)?,
+    };
+    let version = None;
+    Some(Op::Check { path, version })
 }

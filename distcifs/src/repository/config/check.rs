@@ -12,11 +12,11 @@ use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, kinds, needs};
+use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, kinds, needs};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "configuration-version",
     "job_id",
     "description",
@@ -28,6 +28,7 @@ const KEYS: [&str; 14] = [
     "cron",
     "cron_catch_up",
     "concurrency",
+    "priority",
     "keep",
     "console_limit",
     "isolation_required",
@@ -41,6 +42,9 @@ pub(super) enum Against<'a> {
     /// Nothing: it was checked when it was written, whatever its job is called by now.
     Nothing,
 }
+
+/// Highest priority, and the lowest one below 0.
+const PRIORITY_MAX: i8 = 10;
 
 /// Reads a configuration and finds all that is wrong with it.
 pub(super) fn read(text: &[u8], against: Against<'_>) -> Result<JobConfig, Vec<Fault>> {
@@ -91,6 +95,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         concurrency: top
             .integer("concurrency", 1, u64::from(u32::MAX), faults)
             .and_then(|n| u32::try_from(n).ok()),
+        priority: priority(top, faults),
         keep: keep(top, faults),
         console_limit: console_limit.unwrap_or(super::DEFAULT_CONSOLE_LIMIT),
         isolation_required,
@@ -236,6 +241,25 @@ fn schedule(
         );
     }
     Some(text.to_owned())
+}
+
+fn priority(top: &Object<'_>, faults: &mut Faults) -> Priority {
+    let given = top.get("priority");
+    let at = given.map_or(top.at, |value| value.at);
+    let value = match given.map(|value| &value.kind) {
+        None => Some(0),
+        Some(Kind::Number(number)) => number.as_i64().and_then(|n| i8::try_from(n).ok()),
+        Some(_) => None,
+    };
+    let value = value.filter(|n| (-PRIORITY_MAX..=PRIORITY_MAX).contains(n));
+    if value.is_none() {
+        let bounds = format!("priority must be a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}");
+        faults.add(at, bounds);
+    }
+    Priority {
+        at,
+        value: value.unwrap_or_default(),
+    }
 }
 
 fn keep(top: &Object<'_>, faults: &mut Faults) -> Keep {

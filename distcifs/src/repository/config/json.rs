@@ -60,6 +60,11 @@ impl Number {
         self.value.as_u64()
     }
 
+    /// A whole number.
+    pub fn as_i64(&self) -> Option<i64> {
+        self.value.as_i64()
+    }
+
     /// The nearest number of 64 bits.
     pub fn as_f64(&self) -> Option<f64> {
         self.value.as_f64()

@@ -172,6 +172,55 @@ fn a_result_goes_to_no_other_ticket_of_its_name() {
     });
 }
 
+/// The same of a ticket that stands alone: it is removed and posted again under its id, and claimed, while
+/// the first mount believes in its claim on the one before.
+#[test]
+fn a_result_goes_to_no_later_post_of_its_id() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = fresh(dir.path()).await;
+        let shared = Stores {
+            shared: true,
+            ..Stores::alone(&store)
+        };
+        let late = Late {
+            inner: store.coordination(),
+            watchers: std::sync::Mutex::default(),
+        };
+        let first = Stores {
+            coordination: Arc::new(late),
+            ..shared.clone()
+        };
+        let first = first.open("first", dir.path()).await.unwrap();
+        let second = shared.open("second", dir.path()).await.unwrap();
+        let request = || TicketRequest::read(br#"{"id": "t"}"#).unwrap();
+        let queue = name("execute-shell");
+        let id = second.post(&queue, request(), poster()).await.unwrap();
+        let key = TicketKey {
+            queue: queue.clone(),
+            id,
+        };
+        let lost = first.claim(&key, claimant()).await.unwrap();
+        work(&first, &lost).await.unwrap();
+        // As the end of its session would; then the next one does the work, and removes the ticket.
+        second.commit(vec![delete(key.claim_path(), None)]).await.unwrap();
+        let held = claim(&second, &key).await.unwrap().unwrap();
+        second.finish(&held, success()).await.unwrap();
+        second.remove_ticket(&key).await.unwrap();
+        second.post(&queue, request(), poster()).await.unwrap();
+        let held = claim(&second, &key).await.unwrap().unwrap();
+        assert_eq!(lost.version(), held.version());
+        let refused = first.finish(&lost, success()).await;
+        assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
+        second.finish(&held, Verdicts::read(b"3").unwrap()).await.unwrap();
+        let ticket = second.ticket(&key).await.unwrap().unwrap().ticket;
+        assert_eq!(ticket.outcome.unwrap().exit, Some(3));
+        second.remove_ticket(&key).await.unwrap();
+        assert!(second.children(&key.path()).await.unwrap().is_empty());
+        assert_sound(&second).await;
+    });
+}
+
 /// A coordinator of which, once it is set off, no answer comes back: what is sent still takes effect.
 struct Mute {
     inner: Arc<dyn Coordination>,
