@@ -395,13 +395,6 @@ fn common_members_have_ranges() {
     refused(with("limits", json!({"cpus": 0})), "limits.cpus must be a number");
     refused(with("limits", json!({"cpu": 1})), "did you mean cpus?");
     refused(
-        with("limits", json!({"disk": 0})),
-        "limits.disk must be a number of bytes",
-    );
-    let checkout = |limits| json!({"type": "git-checkout", "params": {"repository": "https://x/y"}, "limits": limits});
-    good(&json!({"tasks": [checkout(json!({"disk": "1G"}))]}));
-    refused(checkout(json!({"disk": "1G", "memory": "1G"})), "can't be isolated");
-    refused(
         json!({"type": "execute-shell", "params": {"script": ""}, "isolation": "vm", "image": "debian"}),
         "must be job:<job>",
     );

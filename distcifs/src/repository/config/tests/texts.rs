@@ -37,3 +37,12 @@ fn a_task_whose_ticket_would_be_too_large_is_refused() {
         "put a long script into a file of the workspace",
     );
 }
+
+/// "`limits.disk` … may stand in a task of any type", and no other limit may.
+#[test]
+fn the_disk_is_bounded_whatever_the_type() {
+    let checkout = |limits| json!({"type": "git-checkout", "params": {"repository": "https://x/y"}, "limits": limits});
+    good(&json!({"tasks": [checkout(json!({"disk": "1G"}))]}));
+    refused(checkout(json!({"disk": "1G", "memory": "1G"})), "can't be isolated");
+    refused(checkout(json!({"disk": 0})), "limits.disk must be a number of bytes");
+}
