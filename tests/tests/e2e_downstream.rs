@@ -66,6 +66,56 @@ fn a_build_copies_from_the_one_that_triggered_it() {
     );
 }
 
+/// "downstream_jobs may give parameters: `${name}` is replaced by what the build has, recorded ones too"; what
+/// the other job did not declare is refused by its trigger, and said.
+#[test]
+fn a_build_gives_parameters_to_those_after_it() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.job(
+        "make",
+        &json!({
+            "parameters": {"ref": "main", "odd": "a\n${ref} \"b\""},
+            "tasks": [{"type": "note", "params": {}}],
+            "downstream_jobs": [
+                {"job": "deploy", "parameters": {"ref": "${ref}", "text": "${odd}$${x}", "commit": "${git_commit}", "n": 3}},
+                {"job": "strict", "parameters": {"nobody": "${ref}"}},
+                "plain",
+            ],
+        })
+        .to_string(),
+    );
+    mount.job(
+        "deploy",
+        &json!({"parameters": {"ref": null, "text": null, "commit": null, "n": "0"}, "tasks": []}).to_string(),
+    );
+    mount.job("strict", HELLO);
+    mount.job("plain", &json!({"tasks": []}).to_string());
+    mount.run("mkdir -p tickets/note");
+    assert_eq!(mount.trigger("make", "ref=dev"), 1);
+    wait_for("the ticket", USUAL, || mount.has("tickets/note/make.1.0"));
+    mount.run("cd tickets/note/make.1.0; echo $$ > claim; printf 0123abcd > params/git_commit; echo 0 > result");
+    assert_eq!(mount.wait_state("make", 1), "success", "{}", mount.console("make", 1));
+    assert_eq!(mount.wait_state("deploy", 1), "success");
+    for (name, value) in [
+        ("ref", "dev"),
+        ("text", "a\n${ref} \"b\"${x}"),
+        ("commit", "0123abcd"),
+        ("n", "3"),
+        ("upstream_job", "make"),
+        ("upstream_depth", "1"),
+    ] {
+        let found = mount.read(&format!("jobs/deploy/builds/1/params/{name}"));
+        assert_eq!(found, value, "{name}");
+    }
+    let said = mount.console("make", 1);
+    assert!(
+        said.contains("job strict could not be triggered") && said.contains("the job has no parameter \"nobody\""),
+        "{said}"
+    );
+    assert_eq!(mount.wait_state("plain", 1), "success");
+}
+
 /// "A circle is refused when the configuration that would close it is written, with the whole
 /// circle in words"; the one before stays in force.
 #[test]

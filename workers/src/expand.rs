@@ -38,6 +38,13 @@ pub fn expand_params(params: &Map<String, Value>, build: &Map<String, Value>) ->
     params.iter().map(one).collect()
 }
 
+/// Expands all strings, whatever they are called: values that a trigger is given.
+pub fn expand_values(values: &Map<String, Value>, build: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let mut room = Room::default();
+    let one = |(key, value): (&String, &Value)| Ok((key.clone(), room.expand_value(value, build)?));
+    values.iter().map(one).collect()
+}
+
 /// What may still be made, bytes.
 struct Room(usize);
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::plan::{Plan, plan, posting};
-use crate::record::{Build, State};
+use crate::record::{Build, Downstream, State};
 use crate::tree::{self, Tree, Trouble};
 
 /// Queue of the tickets that this module works on.
@@ -19,6 +19,21 @@ const TRIGGER_TRIES_MAX: u32 = 15;
 /// circle that two writers closed at the same moment ends here.
 const DEPTH_MAX: u64 = 32;
 
+/// What the trigger of a downstream job is told: the parameters that the configuration gives it, and what
+/// stands before it. The error says why there is no such text.
+fn told(build: &Build, other: &Downstream, depth: u64) -> Result<Vec<u8>, String> {
+    let (job, number, when) = (&build.job, build.build, build.triggered);
+    let mut members = other.parameters(&build.params)?;
+    let mut give = |name: &str, value: String| members.insert(name.to_owned(), value.into());
+    give("upstream_job", job.clone());
+    give("upstream_build", number.to_string());
+    give("upstream_depth", depth.to_string());
+    // The time tells a job that was removed and made again from the one before.
+    give("@key", format!("downstream.{job}.{number}.{when}"));
+    give("@cause", format!("build {job}/{number}"));
+    serde_json::to_vec(&members).map_err(|error| error.to_string())
+}
+
 /// Starts a build by the trigger at this path. A refusal says what the owner of `job` would see, and
 /// no more.
 fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
@@ -29,7 +44,17 @@ fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
         io::ErrorKind::NotFound => Trouble::Refused("there is no such job".to_owned()),
         _ => Trouble::from_io(&format!("can't open {}", path.display()), &error),
     })?;
-    tree::converse(file, path, body)
+    tree::converse(file, path, body).map_err(|error| match error {
+        Trouble::Refused(why) => Trouble::Refused(refusal(path).unwrap_or(why)),
+        other => other,
+    })
+}
+
+/// What the job says of the trigger that it has just refused.
+fn refusal(trigger: &Path) -> Option<String> {
+    let said = std::fs::read_to_string(trigger.with_extension("error")).ok()?;
+    let line = said.lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 /// How a step ended.
@@ -170,23 +195,23 @@ impl Held {
             let line = format!(
                 "{} not triggered: {DEPTH_MAX} builds stand before this one, each triggered by the one before; \
                  is it a circle?",
-                build.downstream.join(", ")
+                build
+                    .downstream
+                    .iter()
+                    .map(Downstream::job)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             );
             self.say(&line);
             return Ok(vec![line]);
         }
-        let (job, number, when) = (&build.job, build.build, build.triggered);
-        // The time tells a job that was removed and made again from the one before.
-        let key = format!("downstream.{job}.{number}.{when}");
-        let body = format!(
-            "upstream_job={job}\nupstream_build={number}\nupstream_depth={depth}\n@key={key}\n@cause=build {job}/{number}\n"
-        );
         for other in &build.downstream {
-            if self.triggered.contains_key(other) {
+            if self.triggered.contains_key(other.job()) {
                 continue;
             }
-            let path = self.folder.join("jobs").join(other).join("trigger");
-            let why = match trigger(&path, body.as_bytes(), job) {
+            let path = self.folder.join("jobs").join(other.job()).join("trigger");
+            let told = told(build, other, depth).map_err(Trouble::Refused);
+            let why = match told.and_then(|body| trigger(&path, &body, &build.job)) {
                 Ok(_) => None,
                 Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
                 Err(Trouble::Later(why) | Trouble::Full(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {
@@ -194,12 +219,12 @@ impl Held {
                     return Err(Trouble::Later(why));
                 }
                 Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
-                    let line = format!("job {other} could not be triggered: {why}");
+                    let line = format!("job {} could not be triggered: {why}", other.job());
                     self.say(&line);
                     Some(line)
                 }
             };
-            self.triggered.insert(other.clone(), why);
+            self.triggered.insert(other.job().to_owned(), why);
         }
         Ok(self.triggered.values().flatten().cloned().collect())
     }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::expand::expand_values;
+
 /// A build.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Build {
@@ -27,10 +29,45 @@ pub struct Build {
     pub params: Map<String, Value>,
     /// Jobs to trigger on success.
     #[serde(default, deserialize_with = "nullable")]
-    pub downstream: Vec<String>,
+    pub downstream: Vec<Downstream>,
     /// The tasks; each one's place is its index.
     #[serde(default, deserialize_with = "nullable")]
     pub tasks: Vec<Task>,
+}
+
+/// A job to trigger: its name, perhaps with parameters, `${name}` in them not yet replaced.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Downstream {
+    /// A name alone.
+    Named(String),
+    /// With what it is given.
+    Given {
+        /// The name.
+        job: String,
+        /// Its parameters.
+        parameters: Map<String, Value>,
+    },
+}
+
+impl Downstream {
+    /// The job's name.
+    pub fn job(&self) -> &str {
+        match self {
+            Downstream::Named(job) | Downstream::Given { job, .. } => job,
+        }
+    }
+
+    /// What it is given, of a build that has these parameters.
+    ///
+    /// # Errors
+    /// A name that the build has no value for, or more bytes than a trigger takes.
+    pub fn parameters(&self, build: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+        match self {
+            Downstream::Named(_) => Ok(Map::new()),
+            Downstream::Given { parameters, .. } => expand_values(parameters, build),
+        }
+    }
 }
 
 /// A task of a build: what the configuration says and how it stands.

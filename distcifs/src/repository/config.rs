@@ -9,6 +9,7 @@ use crate::repository::names::Name;
 
 mod check;
 mod common;
+mod downstream;
 mod expand;
 mod fault;
 pub mod json;
@@ -76,6 +77,8 @@ pub struct Downstream {
     pub at: Place,
     /// The job that is triggered.
     pub job: Name,
+    /// What it is given, `${name}` not yet replaced.
+    pub parameters: Vec<(Name, String)>,
 }
 
 /// `github`: which pushes start builds.

@@ -1,10 +1,10 @@
 //! What a build shows of itself: its tasks' states, why it waits, its JSON.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::builds::{Build, Piece};
-use super::config::Task;
+use super::config::{Downstream, Task};
 use super::consoles::{Extent, build_console, scope_of};
 use super::core::QUEUES;
 use super::records::TaskRecord;
@@ -384,10 +384,22 @@ impl Repository {
             "finished": if build.finished() == 0 { Value::Null } else { build.finished().into() },
             "config": build.config_entry().digest,
             "params": params,
-            "downstream": build.config.downstream_jobs.iter().map(|d| d.job.as_str()).collect::<Vec<_>>(),
+            "downstream": build.config.downstream_jobs.iter().map(downstream).collect::<Vec<_>>(),
             "tasks": Value::Array(tasks),
         })
     }
+}
+
+/// A job that a build triggers, as its configuration has it.
+fn downstream(entry: &Downstream) -> Value {
+    if entry.parameters.is_empty() {
+        return entry.job.as_str().into();
+    }
+    let parameters = entry.parameters.iter();
+    let parameters: Map<String, Value> = parameters
+        .map(|(name, text)| (name.as_str().to_owned(), text.as_str().into()))
+        .collect();
+    json!({"job": entry.job.as_str(), "parameters": parameters})
 }
 
 /// Why a build ended as it did.

@@ -65,7 +65,10 @@ pub struct Event {
 }
 
 /// Words in the message of the newest commit, or the title of a pull request, that ask for no build.
-const SKIP: [&str; 3] = ["[skip ci]", "[ci skip]", "[no ci]"];
+const SKIP: [&str; 5] = ["[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"];
+
+/// The trailer of a commit's message that asks for none.
+const SKIP_TRAILER: (&str, &str) = ("skip-checks", "true");
 
 /// Longest ref, bytes: git takes no part of one that is longer than a file's name.
 const NAME_BYTES_MAX: usize = 1024;
@@ -93,6 +96,9 @@ pub struct Payload {
     head_commit: Option<Commit>,
     #[serde(default)]
     pull_request: Option<PullRequest>,
+    /// What an edited pull request was before.
+    #[serde(default)]
+    changes: Option<Changes>,
     /// Of what is said about a pull request.
     #[serde(default)]
     review: Option<IgnoredAny>,
@@ -164,6 +170,13 @@ struct PullRequest {
     title: Option<String>,
     head: Head,
     base: Base,
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    /// The branch that it was to be merged into.
+    #[serde(default)]
+    base: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -242,7 +255,7 @@ impl Payload {
                     kind: "push",
                     name,
                     commit: id.or(after),
-                    skip: asks_for_none(message.as_deref()),
+                    skip: message.is_some_and(|message| asks_for_none(&message) || has_trailer(&message)),
                     ..Event::default()
                 }
             }
@@ -252,17 +265,20 @@ impl Payload {
                 ..Event::default()
             },
             Kind::Create => return Ok(Told::Nothing("a new branch is told by its push")),
-            Kind::PullRequest => match self.action.as_deref() {
-                Some("opened" | "synchronize" | "reopened") => {
-                    let pull = self.pull_request.ok_or("a pull_request has a pull_request")?;
-                    pull.event(repository.as_ref())
+            Kind::PullRequest => {
+                let new_base = self.changes.is_some_and(|changes| changes.base.is_some());
+                match self.action.as_deref() {
+                    Some("opened" | "synchronize" | "reopened") => {}
+                    Some("edited") if new_base => {}
+                    _ => {
+                        return Ok(Told::Nothing(
+                            "of pull requests only opened, synchronize, reopened and edited with a new base are built",
+                        ));
+                    }
                 }
-                _ => {
-                    return Ok(Told::Nothing(
-                        "of pull requests only opened, synchronize and reopened are built",
-                    ));
-                }
-            },
+                let pull = self.pull_request.ok_or("a pull_request has a pull_request")?;
+                pull.event(repository.as_ref())
+            }
         };
         let repository = repository.filter(|repository| !repository.full_name.is_empty());
         let event = Event {
@@ -314,15 +330,30 @@ impl PullRequest {
             foreign: !self.head.repo.as_ref().is_some_and(own),
             pull_request: Some(self.number),
             commit: Some(self.head.sha),
-            skip: asks_for_none(self.title.as_deref()),
+            skip: self.title.is_some_and(|title| asks_for_none(&title)),
             ..Event::default()
         }
     }
 }
 
-fn asks_for_none(text: Option<&str>) -> bool {
-    let text = text.unwrap_or_default();
+fn asks_for_none(text: &str) -> bool {
     SKIP.iter().any(|word| text.contains(word))
+}
+
+/// Whether the last paragraph of a message, which is not its first, has the trailer.
+fn has_trailer(message: &str) -> bool {
+    let (name, value) = SKIP_TRAILER;
+    let is_it = |line: &str| {
+        let halves = line.split_once(':');
+        halves.is_some_and(|(key, rest)| key.eq_ignore_ascii_case(name) && rest.trim().eq_ignore_ascii_case(value))
+    };
+    let trailers: Vec<&str> = message
+        .trim_end()
+        .lines()
+        .rev()
+        .take_while(|line| !line.trim().is_empty())
+        .collect();
+    trailers.len() < message.trim_end().lines().count() && trailers.into_iter().any(is_it)
 }
 
 #[cfg(test)]
@@ -375,10 +406,25 @@ mod tests {
         let mut deleted = push();
         deleted["deleted"] = true.into();
         assert!(matches!(told("push", &deleted), Ok(Told::Nothing(_))));
-        for message in ["x [skip ci]", "[ci skip]\n\nx", "[no ci]"] {
+        for (message, skip) in [
+            ("x [skip ci]", true),
+            ("[ci skip]\n\nx", true),
+            ("[no ci]", true),
+            ("x\n\n[skip actions]", true),
+            ("[actions skip] x", true),
+            ("x\n\nskip-checks: true", true),
+            ("x\r\n\r\n\r\nskip-checks:true\r\n", true),
+            ("x\n\nSigned-off-by: o\nSkip-Checks: true\nCo-authored-by: p\n", true),
+            // Not in the last paragraph, not a trailer, not the whole of it.
+            ("skip-checks: true", false),
+            ("x\n\nskip-checks: true\n\ny", false),
+            ("x\n\nto say skip-checks: true", false),
+            ("x\n\nskip-checks: true-ish", false),
+            ("skip actions", false),
+        ] {
             let mut skipped = push();
             skipped["head_commit"]["message"] = message.into();
-            assert!(event("push", &skipped).skip, "{message}");
+            assert_eq!(event("push", &skipped).skip, skip, "{message:?}");
         }
     }
 
@@ -409,6 +455,13 @@ mod tests {
             other["action"] = action.into();
             assert!(matches!(told("pull_request", &other), Ok(Told::Nothing(_))), "{action}");
         }
+        // "edited": another title is no reason to build, another base is.
+        let mut edited = pull_request();
+        edited["action"] = "edited".into();
+        edited["changes"] = json!({ "title": { "from": "Say" } });
+        assert!(matches!(told("pull_request", &edited), Ok(Told::Nothing(_))));
+        edited["changes"]["base"] = json!({ "ref": { "from": "old" }, "sha": { "from": "ec26c3e5" } });
+        assert_eq!(event("pull_request", &edited), found);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Downstream, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, kinds, needs};
+use super::{Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, downstream, kinds, needs};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
@@ -81,7 +81,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         side_by_side: needs::side_by_side(&tasks),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
-        downstream_jobs: downstream_jobs(top, job.or(job_id.as_ref()), faults),
+        downstream_jobs: downstream::read(top, job.or(job_id.as_ref()), &context.parameters, faults),
         github: top
             .object("github", faults)
             .and_then(|github| read_github(&github, faults)),
@@ -154,20 +154,6 @@ fn parameters(top: &Object<'_>, faults: &mut Faults) -> Vec<(Name, Option<String
         );
     }
     parameters
-}
-
-fn downstream_jobs(top: &Object<'_>, job: Option<&Name>, faults: &mut Faults) -> Vec<Downstream> {
-    let mut jobs = HashSet::new();
-    let mut list = Vec::new();
-    for (at, name) in top.names("downstream_jobs", faults) {
-        if Some(&name) == job {
-            faults.add(at, format!("downstream_jobs: {name} would trigger itself for ever"));
-        }
-        if jobs.insert(name.clone()) {
-            list.push(Downstream { at, job: name });
-        }
-    }
-    list
 }
 
 fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {

@@ -301,8 +301,8 @@ fn check_value(value: &Value, path: &str, known: &HashSet<&str>, faults: &mut Fa
     }
 }
 
-/// Notes the first fault of a text only: the others have the same place.
-fn check_text(text: &str, at: Place, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
+/// The same for one text. Notes its first fault only: the others have the same place.
+pub(super) fn check_text(text: &str, at: Place, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
     let fault = pieces(text).into_iter().find_map(|piece| match piece {
         Piece::Text(_) | Piece::Literal => None,
         Piece::Name(name) if known.contains(name) => None,

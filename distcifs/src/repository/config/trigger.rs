@@ -17,7 +17,7 @@ const TOKEN_BYTES_MAX: usize = 200;
 const CAUSE_BYTES_MAX: usize = 512;
 
 /// Parameters that build-control hands to a downstream job, which need not declare them.
-const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
+pub(super) const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
 
 /// A trigger that holds to the job's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
