@@ -140,6 +140,7 @@ EXIT STATUS
 const STATUS_HELP: &str = "\
 EXAMPLES
   distcifs status /ci
+  cd /ci/jobs/hello && distcifs status --json | jq -r .version
   distcifs status zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
 
 EXIT STATUS
@@ -150,6 +151,7 @@ EXIT STATUS
 const CHECK_HELP: &str = "\
 EXAMPLES
   distcifs check ci/config.json && cp ci/config.json /ci/jobs/hello/config.json
+  jq '.keep.days = 30' /ci/jobs/hello/config.json | distcifs check -
 
 EXIT STATUS
   0  all files are valid
@@ -381,8 +383,11 @@ pub struct Init {
 /// `distcifs status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// A cluster's address, or a mount point.
-    pub place: PathBuf,
+    /// A cluster's address, or a mount point; by default the mount of the folder at hand.
+    pub place: Option<PathBuf>,
+    /// As one JSON object; values stay strings.
+    #[arg(long)]
+    pub json: bool,
     /// Mount options, as for `distcifs mount`.
     #[arg(short = 'o', value_name = "KEY=VALUE,...", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
@@ -391,7 +396,7 @@ pub struct Status {
 /// `distcifs check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Configurations, as in config.json.
+    /// Configurations, as in config.json; - is standard input. On a terminal each good one is said.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }

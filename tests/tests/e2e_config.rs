@@ -372,3 +372,30 @@ fn a_configuration_that_is_too_large_is_refused_whole() {
     mount.configure("a", OTHER);
     assert!(!mount.has("jobs/a/config.error"));
 }
+
+/// "- is standard input. On a terminal each good one is said"; `status` without a place is that of the mount
+/// at hand, and with --json one object.
+#[test]
+fn the_command_line_says_what_it_found() {
+    let mount = Mount::new();
+    let checked = mount.sh("echo '{\"tasks\": 7}' | distcifs check - || echo refused; echo '{\"tasks\": []}' | distcifs check - && echo good");
+    assert_eq!(
+        checked.stdout, "standard input:1:11: tasks must be a list of objects\nrefused\ngood",
+        "{}",
+        checked.stderr
+    );
+    let seen = mount.sh("echo '{\"tasks\": []}' > ../good.json; script -qec 'distcifs check ../good.json' /dev/null");
+    assert_eq!(seen.stdout.trim_end(), "../good.json: ok", "{}", seen.stderr);
+    let status = mount.sh("mkdir jobs/a; cd jobs/a; distcifs status --json");
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("an object");
+    assert!(
+        status["store"].as_str().is_some_and(|store| store.contains(' ')),
+        "{status}"
+    );
+    let outside = mount.sh("cd /; distcifs status || echo refused");
+    assert!(
+        outside.stdout.contains("refused") && outside.stderr.contains("/ is in no mount"),
+        "{}",
+        outside.stderr
+    );
+}

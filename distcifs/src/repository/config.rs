@@ -137,6 +137,21 @@ impl JobConfig {
 
 /// Reads and checks the configuration in a file; never more than a byte beyond 1 MiB of it.
 pub fn check_file(path: &Path) -> Result<JobConfig, Vec<Fault>> {
-    let text = check::read_bounded(path).map_err(|error| vec![Fault::of_file(format!("can't be read: {error}"))])?;
+    match std::fs::File::open(path) {
+        Ok(mut file) => check_from(&mut file),
+        Err(error) => Err(unreadable(&error)),
+    }
+}
+
+/// The same for what can be read from somewhere.
+///
+/// # Errors
+/// As above.
+pub fn check_from(source: &mut dyn std::io::Read) -> Result<JobConfig, Vec<Fault>> {
+    let text = check::read_bounded(source).map_err(|error| unreadable(&error))?;
     JobConfig::read(&text, None)
+}
+
+fn unreadable(error: &std::io::Error) -> Vec<Fault> {
+    vec![Fault::of_file(format!("can't be read: {error}"))]
 }

@@ -1,9 +1,7 @@
 //! Checking a configuration's top level.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 
 use distcifs_schedule::Schedule;
 
@@ -260,11 +258,11 @@ fn keep(top: &Object<'_>, faults: &mut Faults) -> Keep {
 }
 
 /// The bytes of a file, one more than a configuration may have at most.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(source: &mut dyn Read) -> io::Result<Vec<u8>> {
     let bound = u64::try_from(json::TEXT_BYTES_MAX)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
     let mut text = Vec::new();
-    File::open(path)?.take(bound).read_to_end(&mut text)?;
+    source.take(bound).read_to_end(&mut text)?;
     Ok(text)
 }
