@@ -72,7 +72,7 @@ fn work(node: &Node, name: &str, isolation: &Value) -> String {
         "artifact",
         "{name}"
     );
-    let list = node.mount.read("jobs/same/builds/1/tasks/2-unit/console");
+    let list = node.mount.read("jobs/same/builds/1/tasks/2-execute-shell/console");
     fs::remove_dir_all(node.mount.path("jobs/same")).expect("rm -r of a job");
     list
 }
