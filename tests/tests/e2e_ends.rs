@@ -122,6 +122,30 @@ fn rm_claim_gives_back_what_was_not_begun() {
     }
 }
 
+/// "Two things alone open it again": a process id that is refused does so too only where nothing was begun.
+#[test]
+fn a_refused_process_id_ends_what_was_begun() {
+    let mount = Mount::new();
+    mount.queue("q");
+    // No process has such a number.
+    let refused = "echo 4194305 >&9 2> /dev/null";
+    for (id, begin) in [
+        ("unbegun", ":"),
+        ("begun", "echo deployed > console; : > workspace/file"),
+    ] {
+        mount.post("q", &json!({"id": id, "attempts": 1}));
+        let done = mount.sh(&format!("cd tickets/q/{id}; exec 9> claim; {begin}; {refused}"));
+        assert!(!done.ok(), "{id}: the number is refused");
+    }
+    let result = mount.read("tickets/q/begun/.wait");
+    assert!(
+        result.starts_with("error\n") && result.contains("post it again"),
+        "{result}"
+    );
+    assert_eq!(mount.read("tickets/q/unbegun/.wait"), "");
+    mount.finish("q", "unbegun", "success");
+}
+
 /// A descriptor of `.next` that is closed after an id was read ends that ticket; one that may be tried
 /// more often is open again.
 #[test]

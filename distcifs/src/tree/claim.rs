@@ -318,8 +318,8 @@ impl Tree {
                 .and_then(Process::hold)
                 .filter(|p| process::user_of(p.pid) == Some(opener) || opener == 0);
             let Some(living) = living else {
-                // The writer believes that nothing was claimed: so be it.
-                self.repository.end_claim(&held.claim, Cause::Unbegun).await;
+                // The writer believes that nothing was claimed: so be it, unless it has begun.
+                self.repository.end_claim(&held.claim, cause_of_end(&held.claim)).await;
                 return Err(Error::Invalid(format!(
                     "{}/claim: {word} is no living process of yours",
                     held.claim.key
@@ -349,8 +349,7 @@ impl Tree {
             return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
         };
         // What somebody else takes away may have begun without a trace.
-        let unbegun = its_own && !claim.has_begun();
-        let cause = if unbegun { Cause::Unbegun } else { Cause::GivenBack };
+        let cause = if its_own { cause_of_end(&claim) } else { Cause::GivenBack };
         self.repository.end_claim(&claim, cause).await;
         Ok(())
     }
@@ -467,6 +466,15 @@ impl Tree {
             }
             opener
         })
+    }
+}
+
+/// How a claim ends that its claimant ends.
+fn cause_of_end(claim: &Claim) -> Cause {
+    if claim.has_begun() {
+        Cause::GivenBack
+    } else {
+        Cause::Unbegun
     }
 }
 
