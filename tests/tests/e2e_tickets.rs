@@ -107,6 +107,24 @@ fn a_builds_ticket_is_posted_only_by_its_controller() {
     drop(control);
 }
 
+/// "A workspace is for a task of a build, and must be there": one that is nowhere would stop gc and backup,
+/// and whoever learnt the digest of another's would get its files.
+#[test]
+fn a_ticket_starts_from_no_workspace_of_others() {
+    let mount = Mount::new();
+    mount.queue("q");
+    let nowhere = "ab".repeat(32);
+    let alone = json!({"id": "x", "workspace": nowhere});
+    assert_eq!(errno(mount.try_post("q", &alone)), libc::EINVAL);
+    mount.job("a", HELLO);
+    mount.trigger("a", "");
+    let control = mount.claim("build-control", "a.1.control").expect("the claim");
+    let task = json!({"job": "a", "build": 1, "task": 0, "workspace": nowhere});
+    assert_eq!(errno(mount.try_post("q", &task)), libc::ENOENT);
+    assert!(mount.list("tickets/q").is_empty());
+    drop(control);
+}
+
 /// "Exactly one of any number of racing claimants succeeds", by each of the usual ways.
 #[test]
 fn fifty_claimants_and_one_succeeds() {

@@ -15,11 +15,11 @@ mod room;
 use self::give::give_to;
 use self::room::Room;
 use super::claims::{Changes, Claim};
-use super::core::{CAPTURE_TIMEOUT, lock};
+use super::core::{CAPTURE_TIMEOUT, bounded, lock};
 use super::snapshot::{self, Manifest, Snapshot};
-use super::tickets::Ticket;
+use super::tickets::{Ticket, TicketKey};
 use super::{Error, Repository, Result, patience};
-use crate::storage::Digest;
+use crate::storage::{Digest, Object};
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
 /// concurrent builds need; each is a folder that would be deleted otherwise.
@@ -130,6 +130,21 @@ impl Repository {
             Ok::<_, Error>((dir, Mutex::new(manifest)))
         }));
         Ok(made.await?.0.clone())
+    }
+
+    /// Refuses a ticket that starts from a workspace which is not there: gc and backup would stop at it.
+    pub(crate) async fn check_start(&self, key: &TicketKey, ticket: &Ticket) -> Result<()> {
+        let start = ticket.workspace.as_deref().and_then(Digest::parse);
+        let Some(digest) = start.filter(|digest| *digest != Snapshot::empty()) else {
+            return Ok(());
+        };
+        let object = Object::Tree(digest);
+        match bounded(&object.to_string(), self.contents.size(&object)).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::NotFound(format!(
+                "{key}: there is no workspace {digest} to start from"
+            ))),
+        }
     }
 
     /// Makes a folder and fills it from the store.

@@ -404,6 +404,7 @@ impl Repository {
     /// Makes the entry, or finds that it was made by the same request before.
     async fn post_ticket(&self, key: &TicketKey, mut ticket: Ticket, guard: Option<Op>, body: &Bytes) -> Result<()> {
         let hold = self.hold_epoch().await?;
+        self.check_start(key, &ticket).await?;
         if body.len() <= INLINE_BYTES_MAX {
             ticket.body = Some(String::from_utf8_lossy(body).into_owned());
         } else {

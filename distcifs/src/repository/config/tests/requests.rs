@@ -160,7 +160,14 @@ fn a_bad_ticket_is_refused_with_words() {
         (json!({"build": 7}), "build needs job beside it"),
         (json!({"job": "a", "task": 7}), "task needs build beside it"),
         (json!({"run": 1}), "run needs task beside it"),
-        (json!({"workspace": "ABC"}), "64 lower-case hexadecimal digits"),
+        (
+            json!({"job": "a", "build": 7, "task": 3, "workspace": "ABC"}),
+            "64 lower-case hexadecimal digits",
+        ),
+        (
+            json!({"workspace": Digest::of(b"of another").to_string()}),
+            "workspace needs build beside it",
+        ),
         (json!({"label": []}), "did you mean labels?"),
         (
             json!({"labels": 1, "timeout": 0}),
