@@ -27,6 +27,8 @@ const MADE_FOLDER: &str = "probe-folder";
 pub struct Caller {
     /// What its column is called.
     pub name: &'static str,
+    /// Its user.
+    pub uid: u32,
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
@@ -80,7 +82,13 @@ impl Caller {
             .expect("setsid and setpriv run");
         let to = child.stdin.take().expect("a pipe");
         let from = BufReader::new(child.stdout.take().expect("a pipe"));
-        Caller { name, child, to, from }
+        Caller {
+            name,
+            uid,
+            child,
+            to,
+            from,
+        }
     }
 
     /// Tries it: 0, or the number of the error.

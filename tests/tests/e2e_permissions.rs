@@ -3,8 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
-use distcifs_tests::mount::TEST_LIMIT;
 use distcifs_tests::permissions::{Caller, Item, Table};
 use distcifs_tests::programs::project;
 use distcifs_tests::{HELLO, Mount, Worker};
@@ -24,17 +24,21 @@ const BUILDER: u32 = 3008;
 const OWN: u32 = 100_000;
 
 /// Jobs by the mode of their folder and, if it has one of its own, of config.json.
-const MODES: [(&str, u32, Option<u32>); 4] = [
+const MODES: [(&str, u32, Option<u32>); 5] = [
     ("700", 0o700, None),
     ("750", 0o750, None),
     ("755", 0o755, None),
     ("755/600", 0o755, Some(0o600)),
+    ("775/600", 0o775, Some(0o600)),
 ];
 
 /// Where the table stands in the page.
 const BEGIN: &str =
     "<!-- table begin: DISTCIFS_BLESS=1 cargo test -p distcifs-tests --test e2e_permissions writes it -->\n";
 const END: &str = "<!-- table end -->\n";
+
+/// Ten callers try all of a tree, a second each on a quiet machine.
+const TABLE_LIMIT: Duration = Duration::from_secs(900);
 
 /// Stands in a job's configuration and nowhere else.
 const IN_CONFIG: &str = "word-of-the-configuration";
@@ -61,7 +65,7 @@ impl Tree {
     fn new() -> Tree {
         need_root();
         let control = format!("control={CONTROL}:{BUILDER}");
-        let mount = Mount::with(&["-o", &control], TEST_LIMIT);
+        let mount = Mount::with(&["-o", &control], TABLE_LIMIT);
         // Everybody can run it there.
         let probe = mount.out().join("probe");
         fs::copy(env!("CARGO_BIN_EXE_probe"), &probe).expect("own folder");
@@ -409,6 +413,111 @@ fn what_is_for_everybody_names_no_private_job() {
             let errno = tree.caller(caller).try_it("search", &job, &path);
             assert_eq!(errno, libc::ENODATA, "{name} names {job}");
         }
+    }
+}
+
+/// What a former owner tries through a descriptor that he kept, of each of these files.
+fn former_owner_tries(former: &mut Caller, mount: &Mount, files: &[&str]) {
+    for file in files {
+        let path = mount.path(file);
+        let stat = || mount.run(&format!("stat -c '%u %a' {file}"));
+        let before = stat();
+        let owner = former.uid.to_string();
+        for (operation, argument) in [("fchmod", "511"), ("fchown", &*owner)] {
+            let errno = former.try_it(operation, argument, &path);
+            // Nobody changes the owner of what is published.
+            let published = operation == "fchown" && file.ends_with("/artifacts");
+            let refused = if published { libc::EROFS } else { libc::EPERM };
+            assert_eq!(errno, refused, "{operation} of {file}, which is {before}");
+        }
+        assert_eq!(stat(), before, "{file}");
+    }
+}
+
+/// "Owner and mode are changed by the owner as it is at that moment, and root": a descriptor from before
+/// a chown changes nothing, though the kernel believes in the former owner; nor does it take the job back.
+#[test]
+fn a_descriptor_from_before_a_chown_changes_no_mode() {
+    let mut tree = Tree::new();
+    tree.mount.shell_job("x", &["true"]);
+    tree.mount.queue("own");
+    let own = format!("{OTHER}:{OTHER}");
+    tree.mount
+        .run(&format!("chown {own} jobs/x tickets/own; echo > jobs/x/trigger"));
+    let files = [
+        "jobs/x",
+        "jobs/x/config.json",
+        "jobs/x/trigger",
+        "jobs/x/enabled",
+        "jobs/x/builds/1/ctl",
+        "jobs/x/builds/1/artifacts",
+        "tickets/own",
+    ];
+    for given in ["jobs/x tickets/own", "jobs/x/config.json tickets/own"] {
+        for file in files {
+            let path = tree.mount.path(file);
+            let former = tree.caller("other");
+            assert_eq!(former.try_it("keep", "", &path), 0, "{file}");
+            assert_eq!(former.try_it("fchmod", "493", &path), 0, "his own: {file}");
+        }
+        tree.mount.run(&format!("chown {OWNER}:{GROUP} {given}"));
+        let (mount, callers) = (&tree.mount, &mut tree.callers);
+        let former = callers
+            .iter_mut()
+            .find(|caller| caller.name == "other")
+            .expect("a caller");
+        former_owner_tries(former, mount, &files);
+        let path = mount.path("jobs/x/config.json");
+        assert_eq!(
+            tree.caller("owner").try_it("chmod", "420", &path),
+            0,
+            "the new owner may"
+        );
+        tree.mount.run(&format!("chown {own} {given}"));
+    }
+}
+
+/// "Whoever may write a job's folder and not config.json neither reads nor writes that by a rename, nor by
+/// making it": as the group of a job of mode 775 whose config.json has mode 600.
+#[test]
+fn a_folder_that_is_written_gives_nobody_the_configuration() {
+    let mut tree = Tree::new();
+    let job = tree.job("775/600");
+    let mount = &tree.mount;
+    let config = format!("jobs/{job}/config.json");
+    let text = mount.read(&config);
+    mount.run("mkdir -m 777 $OUT/open");
+    let by = |user: u32, group: u32, script: &str| {
+        let words = [
+            "setpriv".to_owned(),
+            format!("--reuid={user}"),
+            format!("--regid={user}"),
+            format!("--groups={group}"),
+            "dash".to_owned(),
+            "-euc".to_owned(),
+            format!("cd jobs/{job}; {script}"),
+        ];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        mount.start_words(&words).finish()
+    };
+    let text_of = |name: &str| format!("echo '{{\"tasks\": []}}' > {name}");
+    let tried = [
+        "mv -f config.json copy".to_owned(),
+        format!("{}; mv -f new config.json", text_of("new")),
+        format!("{}; mv -f $OUT/open/new config.json", text_of("$OUT/open/new")),
+        format!("{}; cp --remove-destination new config.json", text_of("new")),
+    ];
+    for script in &tried {
+        let done = by(OWN, GROUP, script);
+        assert!(!done.ok(), "{script}");
+        assert!(done.stderr.contains("Permission denied"), "{script}: {}", done.stderr);
+        assert!(!mount.has(&format!("jobs/{job}/copy")), "{script}");
+        assert_eq!(mount.read(&config), text, "{script}");
+    }
+    // His own files there are his, and the owner may all of it.
+    by(OWN, GROUP, "echo x > notes; mv notes more; rm more new $OUT/open/new").expect_ok();
+    for script in &tried {
+        by(OWNER, GROUP, script).expect_ok();
     }
 }
 

@@ -381,3 +381,30 @@ fn a_builds_owner_claims_its_tickets_only_where_the_queue_lets_it() {
     ));
     assert!(may(&mount, OWNER, &claim), "with the right on the queue");
 }
+
+/// "`.next` and `.post` look at the queue's mode at each act, not at the open alone": a queue that is shut
+/// gives its tickets to nobody who held a descriptor before, and takes none from him.
+#[test]
+fn a_queue_that_is_shut_is_shut_for_who_has_it_open() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.run("chmod 777 tickets/q; chmod 1777 $OUT");
+    let script = r#"exec 3<>tickets/q/.next 4<>tickets/q/.post
+        echo x >&3; read -r id <&3 && echo "asked: $id"
+        echo '{"id": "let-in"}' >&4; read -r id <&4 && echo "posted: $id"
+        touch $OUT/open; while [ ! -e $OUT/shut ]; do sleep 0.1; done
+        read -r id <&3 && echo "claimed: $id"
+        echo '{"id": "shut-out"}' >&4; read -r id <&4 && echo "posted: $id"
+        echo end"#;
+    let asker = as_user(&mount, STRANGER, script);
+    wait_for("the descriptors", USUAL, || mount.out().join("open").exists());
+    mount.run("chmod 700 tickets/q");
+    mount.post("q", &json!({"id": "private"}));
+    mount.run("touch $OUT/shut");
+    let said = asker.finish();
+    assert_eq!(said.stdout, "asked: \nposted: let-in\nend", "{}", said.stderr);
+    assert_eq!(mount.list("tickets/q"), ["let-in", "private"]);
+    for ticket in ["let-in", "private"] {
+        assert!(!mount.has(&format!("tickets/q/{ticket}/claim")), "{ticket}");
+    }
+}

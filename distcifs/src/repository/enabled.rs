@@ -86,6 +86,7 @@ impl Repository {
             if on && entry.access.uid == owner {
                 entry.vouched.clone_from(&mark);
             }
+            Ok(())
         });
         changed.await.map(|_| ())
     }

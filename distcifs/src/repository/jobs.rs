@@ -391,13 +391,13 @@ impl Repository {
         Ok(job)
     }
 
-    /// Changes owner or modes of a job.
-    pub async fn change_job(&self, job: &Job, mut change: impl FnMut(&mut JobEntry)) -> Result<Job> {
+    /// Changes owner or modes of a job; `change` may refuse what it sees to be so.
+    pub async fn change_job(&self, job: &Job, mut change: impl FnMut(&mut JobEntry) -> Result<()>) -> Result<Job> {
         let gone = || Error::NotFound(format!("jobs/{}", job.name));
         let edited = self.edit_job(&job.name, |known| {
             let mut entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
             let owner = entry.access.uid;
-            change(&mut entry);
+            change(&mut entry)?;
             entry.owner_changed(owner);
             Ok(Some(entry))
         });

@@ -551,8 +551,8 @@ impl Repository {
         }
     }
 
-    /// Changes owner or mode of a queue.
-    pub async fn change_queue(&self, queue: &Name, change: impl Fn(&mut Access)) -> Result<Access> {
+    /// Changes owner or mode of a queue; `change` may refuse what it sees to be so.
+    pub async fn change_queue(&self, queue: &Name, change: impl Fn(&mut Access) -> Result<()>) -> Result<Access> {
         let path = format!("/tickets/{queue}");
         loop {
             let entry = self
@@ -560,7 +560,7 @@ impl Repository {
                 .await?
                 .ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))?;
             let mut access: Access = from_json(&path, &entry.data)?;
-            change(&mut access);
+            change(&mut access)?;
             if self.commit(vec![set(&path, to_json(&access), entry.version)]).await? == Commit::Done {
                 return Ok(access);
             }

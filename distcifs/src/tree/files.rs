@@ -118,7 +118,7 @@ impl Tree {
                 size,
                 ..super::SetAttr::default()
             };
-            self.scratch.change(id, &nothing)?;
+            self.scratch.change(id, &nothing, None)?;
         }
         Ok(OpenKind::Scratch(id))
     }
@@ -165,9 +165,11 @@ impl Tree {
         if let OpenKind::Config(write) = &mut kind {
             memory = hold_all(memory, write.get_mut().size_after(0, &[]))?;
         }
+        let reader = matches!(node, Node::QueueFile(..)).then(|| Reader::of(caller));
         let open = Open {
             node,
             caller,
+            reader,
             both,
             claims: Mutex::default(),
             memory: Mutex::new(memory),
@@ -406,6 +408,7 @@ impl Tree {
             }
             Node::QueueFile(queue, _) => {
                 let request = TicketRequest::read(text).map_err(Error::Invalid)?;
+                self.may_still(open, queue).await?;
                 let id = self.repository.post(queue, request, poster).await?;
                 committing.answer = Bytes::from(format!("{id}\n"));
             }

@@ -27,6 +27,8 @@ pub(crate) struct Open {
     pub(crate) node: Node,
     /// Who opened it.
     pub(crate) caller: Caller,
+    /// The same with the groups, for what asks again at each act.
+    pub(crate) reader: Option<Reader>,
     /// Whether it was opened for reading and writing.
     pub(crate) both: bool,
     /// Claims made by reading it (`.next`).

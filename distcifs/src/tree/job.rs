@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::process::process_of;
+use super::rights::{READ, WRITE};
 use super::{Caller, Error, Result, Tree};
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::lock;
@@ -251,6 +252,8 @@ impl Tree {
         }
         match (from, JobFile::parse(name)) {
             (Node::Scratch(id), Some(JobFile::Config)) => {
+                // The kernel looked at the folder alone.
+                self.need(caller, &config_of(job), WRITE).await?;
                 let now = self.job(job)?;
                 let text = self.scratch.bytes(id)?;
                 if text.len() > CONFIG_BYTES_MAX {
@@ -272,6 +275,7 @@ impl Tree {
                 Ok(())
             }
             (Node::JobFile(_, JobFile::Config), None) => {
+                self.need(caller, &config_of(job), READ).await?;
                 let now = self.job(job)?;
                 let head = self.repository.config_head(&now).await?.0;
                 let text = match &head {

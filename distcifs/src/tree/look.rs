@@ -520,10 +520,10 @@ impl Tree {
     }
 
     /// Changes owner or mode of one of them.
-    pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access)) -> Result<()> {
+    pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access) -> Result<()>) -> Result<()> {
         let top = if let Node::Top(top) = node { Some(*top) } else { None };
         let mut access = self.top_access(top).await?;
-        change(&mut access);
+        change(&mut access)?;
         self.repository
             .set_top_access(top.map_or("root", Top::name), access)
             .await

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use super::handles::OpenKind;
 use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
+use super::rights::{Reader, rights_to_open};
 use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, JobEntry};
 use crate::repository::names::Name;
@@ -58,8 +59,10 @@ impl Tree {
                     Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
                 }
                 Some(file) => {
-                    self.forget_unlink(job);
                     let node = Node::JobFile(job.clone(), file);
+                    // The kernel looked at the folder alone.
+                    self.need(caller, &node, rights_to_open(flags)).await?;
+                    self.forget_unlink(job);
                     // What was unlinked and is made anew begins empty, though it stays in force.
                     let opened = self.open_node(caller, node.clone(), flags | libc::O_TRUNC).await?;
                     Ok((self.found(&node).await?, opened))
@@ -206,7 +209,7 @@ impl Tree {
     pub(crate) async fn change(&self, caller: Caller, node: &Node, handle: Option<u64>, set: &SetAttr) -> Result<()> {
         let owns = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
         match node {
-            Node::Scratch(id) => return self.scratch.change(*id, set),
+            Node::Scratch(id) => return self.scratch.change(*id, set, owns.then(|| Reader::of(caller)).as_ref()),
             Node::TicketFile(ticket, TicketFile::Claim) if !owns => {
                 return if self.touched_claim(caller, ticket) {
                     Ok(())
@@ -227,10 +230,13 @@ impl Tree {
             return Ok(());
         }
         let set = &self.meant(node, set).await?;
+        let (changer, path) = (Reader::of(caller), node.path());
         let apply = |access: &mut Access| {
+            changer.may_change(*access, set, &path)?;
             access.mode = set.mode.map_or(access.mode, |mode| mode & 0o7777);
             access.uid = set.uid.unwrap_or(access.uid);
             access.gid = set.gid.unwrap_or(access.gid);
+            Ok(())
         };
         match node {
             Node::Root | Node::Top(Top::Jobs | Top::Tickets) => self.change_top(node, apply).await,
@@ -244,7 +250,7 @@ impl Tree {
             Node::TicketFile(ticket, TicketFile::Claim) if set.mode.is_none() => {
                 self.hand_over(caller, ticket, To::User, set).await
             }
-            _ => self.change_file(node, set).await,
+            _ => self.change_file(&changer, node, set).await,
         }
     }
 
@@ -276,7 +282,7 @@ impl Tree {
     }
 
     /// chmod and chown of a job's files; a build's stand for those of all its job's builds.
-    async fn change_file(&self, node: &Node, set: &SetAttr) -> Result<()> {
+    async fn change_file(&self, changer: &Reader, node: &Node, set: &SetAttr) -> Result<()> {
         use super::node::BuildFile;
         let (job, place): (_, ModeOf) = match node {
             // Who may configure a job may switch it.
@@ -289,11 +295,13 @@ impl Tree {
         let job_ref = job.clone();
         let job = self.job(job)?;
         let changed = self.repository.change_job(&job, |entry| {
+            changer.may_change(entry.access, set, &node.path())?;
             if let Some(mode) = mode {
                 *place(entry) = Some(mode & 0o777);
             }
             entry.access.uid = uid.unwrap_or(entry.access.uid);
             entry.access.gid = gid.unwrap_or(entry.access.gid);
+            Ok(())
         });
         changed.await?;
         // The owner is the folder's too, and the kernel asked for the file only.
@@ -305,11 +313,19 @@ impl Tree {
     }
 
     /// chmod of a build's `artifacts` folder: of all the job's builds.
-    pub(crate) async fn change_artifacts(&self, job: &Arc<JobRef>, mode: u32) -> Result<()> {
-        self.repository
-            .change_job(&self.job(job)?, |entry| entry.files.artifacts = Some(mode & 0o777))
-            .await
-            .map(|_| ())
+    pub(crate) async fn change_artifacts(&self, caller: Caller, job: &Arc<JobRef>, mode: u32) -> Result<()> {
+        let (changer, what) = (Reader::of(caller), format!("jobs/{}: artifacts", job.name));
+        let set = SetAttr {
+            mode: Some(mode & 0o777),
+            ..SetAttr::default()
+        };
+        let job = self.job(job)?;
+        let changed = self.repository.change_job(&job, |entry| {
+            changer.may_change(entry.access, &set, &what)?;
+            entry.files.artifacts = set.mode;
+            Ok(())
+        });
+        changed.await.map(|_| ())
     }
 }
 

@@ -203,7 +203,7 @@ impl Tree {
         if let (Node::Published(id), Some(mode)) = (&node, set.mode)
             && let Some(job) = self.published.artifacts_of(*id)
         {
-            self.change_artifacts(&job, mode).await?;
+            self.change_artifacts(caller, &job, mode).await?;
             self.published.set_mode(*id, mode & 0o777);
         } else {
             self.change(caller, &node, handle, &set).await?;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::handles::Open;
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef};
 use super::process;
-use super::{Caller, Error, Kind, Result, Tree};
+use super::{Caller, Error, Kind, Result, SetAttr, Tree};
 use crate::repository::jobs::{Access, Job};
-use crate::repository::names::TicketId;
+use crate::repository::names::{Name, TicketId};
 use crate::repository::tickets::{CONTROL_QUEUE, Posted, Ticket};
 
 /// The extended attribute that the kernel asks for an ACL by.
@@ -136,6 +137,15 @@ pub(crate) fn rights_of(access: Access, uid: u32, groups: &[u32]) -> u32 {
     access.mode >> shift & 7
 }
 
+/// The rights that open(2) with these flags needs.
+pub(crate) fn rights_to_open(flags: i32) -> u32 {
+    match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => READ,
+        libc::O_WRONLY => WRITE,
+        _ => READ | WRITE,
+    }
+}
+
 /// Who reads something that shows each reader what it may read.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -152,6 +162,30 @@ impl Reader {
             uid: caller.uid,
             groups,
         }
+    }
+
+    /// Whether all of these rights are there.
+    pub(crate) fn may(&self, access: Access, bits: u32) -> bool {
+        rights_of(access, self.uid, &self.groups) & bits == bits
+    }
+
+    /// Refuses a change of owner or mode by who does not own it as it is now: the kernel goes by the
+    /// owner that it saw last, and does not look again for a descriptor that somebody holds.
+    pub(crate) fn may_change(&self, now: Access, set: &SetAttr, what: &str) -> Result<()> {
+        let refused = |why: &str| Err(Error::NotPermitted(format!("{what}: {why}")));
+        if self.uid == 0 {
+            return Ok(());
+        }
+        if self.uid != now.uid {
+            return refused("only its owner and root change its owner and mode");
+        }
+        if set.uid.is_some_and(|uid| uid != now.uid) {
+            return refused("only root gives it away");
+        }
+        if set.gid.is_some_and(|gid| gid != now.gid && !self.groups.contains(&gid)) {
+            return refused("you are not in that group");
+        }
+        Ok(())
     }
 }
 
@@ -230,7 +264,7 @@ impl Tree {
                 Some(job) => job,
                 None => {
                     let queue = self.repository.queue_access(first).await?;
-                    return Ok(queue.is_some_and(|queue| self.may_read(reader, queue)));
+                    return Ok(queue.is_some_and(|queue| reader.may(queue, READ)));
                 }
             },
             _ => return Ok(true),
@@ -241,15 +275,14 @@ impl Tree {
             _ => job,
         };
         let job = self.repository.job(job);
-        Ok(job.is_some_and(|job| self.may_read(reader, job.entry.access)))
+        Ok(job.is_some_and(|job| reader.may(job.entry.access, READ)))
     }
 
     /// Refuses a claim by who may not write to the queue's folder. The owner of a build may write to the
     /// folder of its tickets, but who claims decides what was built, and as what worker.
     pub(crate) async fn may_claim(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
         let queue = self.queue_access(&ticket.key.queue).await?;
-        let claimant = Reader::of(caller);
-        if rights_of(queue, claimant.uid, &claimant.groups) & (WRITE | SEARCH) == WRITE | SEARCH {
+        if Reader::of(caller).may(queue, WRITE | SEARCH) {
             return Ok(());
         }
         let queue = &ticket.key.queue;
@@ -259,8 +292,33 @@ impl Tree {
         )))
     }
 
-    fn may_read(&self, reader: &Reader, access: Access) -> bool {
-        rights_of(access, reader.uid, &reader.groups) & READ != 0
+    /// Refuses `.next` and `.post` to who opened them when the queue let him in, and does not any more: such
+    /// a descriptor is held for days, and the queue may have been given away or made anew.
+    pub(crate) async fn may_still(&self, open: &Open, queue: &Name) -> Result<()> {
+        let access = self.queue_access(queue).await?;
+        let let_in = |access| open.reader.as_ref().is_some_and(|reader| reader.may(access, WRITE | SEARCH));
+        if let_in(access) {
+            return Ok(());
+        }
+        if matches!(open.node, Node::QueueFile(_, QueueFile::Post)) {
+            let control = self.repository.queue_access(CONTROL_QUEUE).await?;
+            if control.is_some_and(|control| control.uid == open.caller.uid) {
+                return Ok(());
+            }
+        }
+        Err(Error::Access(format!(
+            "{}: you need write and search on tickets/{queue}",
+            open.node.path()
+        )))
+    }
+
+    /// Refuses what the caller has no right to on a node that the kernel did not look at: one that a
+    /// rename comes onto or leaves, or that is made.
+    pub(crate) async fn need(&self, caller: Caller, node: &Node, bits: u32) -> Result<()> {
+        if Reader::of(caller).may(self.facts(node).await?.access, bits) {
+            return Ok(());
+        }
+        Err(Error::Access(format!("{}: its mode does not let you", node.path())))
     }
 
     /// The job that a ticket belongs to; `None` for one that stands alone.
@@ -404,6 +462,27 @@ mod tests {
         assert_eq!(folder(&grants, 0o710, 0o750), 0o710);
         assert_eq!(grants.meant(Kind::File, 0o614, 0o604), 0o604);
         assert_eq!(grants.meant(Kind::File, 0o650, 0o600), 0o640);
+    }
+
+    /// "Only its owner, as it is now, and root change owner and mode": as chmod(2) and chown(2) have it.
+    #[test]
+    fn an_owner_changes_the_mode_and_takes_a_group_of_his() {
+        let now = Access {
+            uid: 1,
+            gid: 2,
+            mode: 0o750,
+        };
+        let may = |uid, set: SetAttr| {
+            let groups = vec![5];
+            Reader { uid, groups }.may_change(now, &set, "x").is_ok()
+        };
+        let set = SetAttr::default();
+        let mode = SetAttr { mode: Some(0o777), ..set };
+        let user = |uid| SetAttr { uid: Some(uid), ..set };
+        let group = |gid| SetAttr { gid: Some(gid), ..set };
+        assert!(may(1, mode) && may(0, mode) && !may(3, mode));
+        assert!(may(1, user(1)) && may(0, user(3)) && !may(1, user(3)) && !may(3, user(3)));
+        assert!(may(1, group(2)) && may(1, group(5)) && may(0, group(9)) && !may(1, group(9)) && !may(3, group(5)));
     }
 
     #[test]

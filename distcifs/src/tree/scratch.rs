@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::look::{Facts, NAME_MAX, NOT_AT_ALL};
+use super::rights::Reader;
 use super::shares::{Lease, Shares};
 use super::trust::Trust;
 use super::{Caller, Error, Kind, Result, SetAttr};
@@ -182,8 +183,16 @@ impl Scratches {
         })
     }
 
-    /// Changes attributes.
-    pub(crate) fn change(&self, id: u64, set: &SetAttr) -> Result<()> {
+    /// Changes attributes; of owner and mode, `changer` what is his.
+    pub(crate) fn change(&self, id: u64, set: &SetAttr, changer: Option<&Reader>) -> Result<()> {
+        if let Some(changer) = changer {
+            let table = lock(&self.table);
+            let file = table.files.get(&id).ok_or_else(gone)?;
+            // The kernel takes set-user-id away when somebody else writes.
+            if !only_drops_ids(file.access.mode, set) {
+                changer.may_change(file.access, set, &file.name)?;
+            }
+        }
         if let Some(size) = set.size {
             self.resize(id, usize::try_from(size).unwrap_or(usize::MAX))?;
         }
@@ -241,6 +250,12 @@ impl Scratches {
             self.remove(id);
         }
     }
+}
+
+/// Whether nothing but set-user-id and set-group-id goes.
+fn only_drops_ids(was: u32, set: &SetAttr) -> bool {
+    let dropped = |mode: u32| mode & 0o7777 & !was == 0 && was & !mode & !0o6000 == 0;
+    set.uid.is_none() && set.gid.is_none() && set.mode.is_some_and(dropped)
 }
 
 fn kind(file: &File) -> Kind {
@@ -303,7 +318,7 @@ mod tests {
             size: Some(0),
             ..SetAttr::default()
         };
-        scratches.change(again, &shrink).unwrap();
+        scratches.change(again, &shrink, None).unwrap();
         let links = (0..2000).take_while(|n| {
             let job = job(&(n / 100).to_string());
             scratches

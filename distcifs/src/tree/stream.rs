@@ -160,7 +160,7 @@ impl Tree {
             pid: holder.process().pid,
         };
         let alive = Box::new(move || !process::is_killed(caller.tid));
-        self.queue_access(queue).await?;
+        self.may_still(open, queue).await?;
         let Some(claim) = self.repository.next(queue, labels, who, alive, HELD_MAX).await? else {
             return Ok(None);
         };

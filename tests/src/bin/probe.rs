@@ -2,12 +2,12 @@
 //! how it went: `ok`, or the number of the error. The matrix of permissions is made with it.
 //!
 //! A line is OPERATION, ARGUMENT and PATH with tabs between them. What an operation makes it takes
-//! away again, so that the next caller finds the same tree; `hold` alone keeps what it opened.
+//! away again, so that the next caller finds the same tree; `hold` and `keep` alone keep what they opened.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use rustix::fs::{XattrFlags, setxattr};
@@ -45,7 +45,7 @@ fn main() {
     }
 }
 
-fn run(operation: &str, argument: &str, path: &Path, held: &mut Vec<File>) -> io::Result<()> {
+fn run(operation: &str, argument: &str, path: &Path, held: &mut Vec<(PathBuf, File)>) -> io::Result<()> {
     match operation {
         "stat" => fs::symlink_metadata(path).map(|_| ()),
         "list" => fs::read_dir(path)?.try_for_each(|entry| entry.map(|_| ())),
@@ -81,12 +81,32 @@ fn run(operation: &str, argument: &str, path: &Path, held: &mut Vec<File>) -> io
             XattrFlags::empty(),
         )?),
         "hold" => {
-            held.push(OpenOptions::new().write(true).create(true).truncate(false).open(path)?);
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+            held.push((path.to_owned(), file));
             Ok(())
+        }
+        "keep" => {
+            held.push((path.to_owned(), File::open(path)?));
+            Ok(())
+        }
+        // Through what is kept of that path, whatever is there now.
+        "fchmod" => {
+            let mode = argument.parse().map_err(io::Error::other)?;
+            kept(path, held)?.set_permissions(Permissions::from_mode(mode))
+        }
+        "fchown" => {
+            let user = argument.parse().map_err(io::Error::other)?;
+            fchown(kept(path, held)?, Some(user), None)
         }
         "search" => search(argument, path),
         _ => panic!("no operation {operation}"),
     }
+}
+
+/// What was opened of a path and kept.
+fn kept<'a>(path: &Path, held: &'a [(PathBuf, File)]) -> io::Result<&'a File> {
+    let found = held.iter().rev().find(|(known, _)| known == path);
+    found.map(|(_, file)| file).ok_or_else(|| io::Error::other("not kept"))
 }
 
 /// Opens for writing as a shell does, without waiting for a lock, and without cutting anything.
