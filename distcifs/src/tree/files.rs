@@ -61,7 +61,7 @@ impl Tree {
             }
             Node::JobFile(job, JobFile::Trigger) if write => {
                 let may = self.repository.may_trigger(&self.job(job)?).await;
-                self.heed_refusal(&node, &may, false);
+                self.heed_refusal(&node, caller.uid, &may, false);
                 may.map(|()| OpenKind::Commit(Default::default()))?
             }
             Node::BuildFile(_, _, BuildFile::Ctl) | Node::JobFile(_, JobFile::Enabled) if write => {
@@ -316,7 +316,7 @@ impl Tree {
                 committing.text.extend_from_slice(data);
                 committing.answer = Bytes::new();
                 let checked = self.check_early(&open, &mut committing).await;
-                self.heed_refusal(&open.node, &checked, false);
+                self.heed_refusal(&open.node, open.caller.uid, &checked, false);
                 if checked.is_err() {
                     committing.text = Vec::new();
                 }
@@ -387,7 +387,7 @@ impl Tree {
             return Ok(());
         }
         let done = self.commit_text(open, committing, &text).await;
-        self.heed_refusal(&open.node, &done, true);
+        self.heed_refusal(&open.node, open.caller.uid, &done, true);
         done
     }
 

@@ -202,7 +202,7 @@ impl Tree {
         write.lock()?;
         if write.refused {
             let words = format!("config.json:1:1: it has over {CONFIG_BYTES_MAX} bytes\n");
-            self.refusals.note(&config_of(&write.job), Bytes::from(words));
+            self.refusals.note(&config_of(&write.job), write.by, Bytes::from(words));
             return Err(write.too_big());
         }
         if !write.dirty {
@@ -230,7 +230,7 @@ impl Tree {
         };
         let lines: String = faults.iter().map(|fault| format!("config.json:{fault}\n")).collect();
         let first = faults.first().map(ToString::to_string).unwrap_or_default();
-        self.refusals.note(&config_of(job), Bytes::from(lines));
+        self.refusals.note(&config_of(job), by, Bytes::from(lines));
         Err(Error::Invalid(format!(
             "jobs/{}/config.json:{first} (see config.error)",
             job.name

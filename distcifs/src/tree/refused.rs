@@ -10,8 +10,8 @@ use super::node::{BuildFile, JobFile, Node};
 use super::{Error, Result, Tree};
 use crate::repository::core::lock;
 
-/// Refusals that are kept; past it the oldest go. Each is some hundred bytes, of a configuration some
-/// kilobytes.
+/// Refusals that are kept; past it the oldest go of whoever has most. Each is some hundred bytes, of a
+/// configuration some kilobytes.
 const REFUSALS_MAX: usize = 4096;
 
 /// Refusals by the file that was written.
@@ -20,36 +20,48 @@ pub(crate) struct Refusals(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    texts: HashMap<Node, Bytes>,
-    order: VecDeque<Node>,
+    /// What was said, and to whom.
+    texts: HashMap<Node, (u32, Bytes)>,
+    /// Each user's, the oldest first.
+    orders: HashMap<u32, VecDeque<Node>>,
+}
+
+impl Kept {
+    fn remove(&mut self, of: &Node) {
+        let Some((by, _)) = self.texts.remove(of) else { return };
+        if let Some(order) = self.orders.get_mut(&by) {
+            order.retain(|node| node != of);
+            if order.is_empty() {
+                self.orders.remove(&by);
+            }
+        }
+    }
 }
 
 impl Refusals {
-    /// Notes one.
-    pub(crate) fn note(&self, of: &Node, text: Bytes) {
+    /// Notes one, of a user's write.
+    pub(crate) fn note(&self, of: &Node, by: u32, text: Bytes) {
         let mut kept = lock(&self.0);
-        if kept.texts.insert(of.clone(), text).is_some() {
+        kept.remove(of);
+        kept.texts.insert(of.clone(), (by, text));
+        kept.orders.entry(by).or_default().push_back(of.clone());
+        if kept.texts.len() <= REFUSALS_MAX {
             return;
         }
-        kept.order.push_back(of.clone());
-        if kept.order.len() > REFUSALS_MAX
-            && let Some(oldest) = kept.order.pop_front()
-        {
-            kept.texts.remove(&oldest);
+        let most = kept.orders.values().max_by_key(|order| order.len());
+        if let Some(oldest) = most.and_then(|order| order.front().cloned()) {
+            kept.remove(&oldest);
         }
     }
 
     /// A good write followed.
     pub(crate) fn forget(&self, of: &Node) {
-        let mut kept = lock(&self.0);
-        if kept.texts.remove(of).is_some() {
-            kept.order.retain(|node| node != of);
-        }
+        lock(&self.0).remove(of);
     }
 
     /// Why the last write was refused.
     pub(crate) fn of(&self, of: &Node) -> Option<Bytes> {
-        lock(&self.0).texts.get(of).cloned()
+        lock(&self.0).texts.get(of).map(|(_, text)| text.clone())
     }
 
     /// Forgets all of a job.
@@ -60,7 +72,10 @@ impl Refusals {
             _ => true,
         };
         kept.texts.retain(|node, _| other(node));
-        kept.order.retain(other);
+        kept.orders.retain(|_, order| {
+            order.retain(other);
+            !order.is_empty()
+        });
     }
 }
 
@@ -95,7 +110,7 @@ impl Tree {
     }
 
     /// Keeps word of a write of trigger or ctl that was refused, or forgets it when `good`.
-    pub(crate) fn heed_refusal<T>(&self, node: &Node, done: &Result<T>, good: bool) {
+    pub(crate) fn heed_refusal<T>(&self, node: &Node, by: u32, done: &Result<T>, good: bool) {
         let name = match node {
             Node::JobFile(_, JobFile::Trigger) => "trigger",
             Node::BuildFile(_, _, BuildFile::Ctl) => "ctl",
@@ -104,7 +119,7 @@ impl Tree {
         match done {
             Ok(_) if good => self.refusals.forget(node),
             Ok(_) => {}
-            Err(error) => self.refusals.note(node, said(name, error)),
+            Err(error) => self.refusals.note(node, by, said(name, error)),
         }
     }
 }
@@ -131,12 +146,16 @@ mod tests {
             Arc::new(JobRef { name, uid })
         };
         let ctl = |n| Node::BuildFile(job("1"), n, BuildFile::Ctl);
-        for n in 0..=REFUSALS_MAX as u64 {
-            refusals.note(&ctl(n), Bytes::from_static(b"no\n"));
+        // Who is refused a thousand times pushes out his own.
+        let config = Node::JobFile(job("3"), JobFile::Config);
+        refusals.note(&config, 8, Bytes::from_static(b"no\n"));
+        for n in 0..REFUSALS_MAX as u64 {
+            refusals.note(&ctl(n), 7, Bytes::from_static(b"no\n"));
         }
         assert_eq!((refusals.of(&ctl(0)), refusals.of(&ctl(1)).is_some()), (None, true));
+        assert_eq!(refusals.of(&config).unwrap(), "no\n");
         let trigger = Node::JobFile(job("2"), JobFile::Trigger);
-        refusals.note(&trigger, said("trigger", &Error::Invalid("a\nb".into())));
+        refusals.note(&trigger, 7, said("trigger", &Error::Invalid("a\nb".into())));
         assert_eq!(refusals.of(&trigger).unwrap(), "trigger: a b\n");
         refusals.forget_job("1");
         assert_eq!(refusals.of(&ctl(2)), None);
