@@ -140,17 +140,16 @@ impl Scratches {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong(name.to_owned()));
         }
-        let job = lock(&self.table).files.get(&id).ok_or_else(gone)?.job.clone();
-        if let Some(old) = self.find(&job, name).filter(|old| *old != id) {
-            self.remove(old);
-        }
+        // Under one lock: of two renames onto one name, the later finds what the earlier put there.
         let mut table = lock(&self.table);
-        let Some(file) = table.files.get_mut(&id) else {
-            return Err(gone());
-        };
+        let file = table.files.get_mut(&id).ok_or_else(gone)?;
+        let new = (file.job.clone(), name.to_owned());
         let old = (file.job.clone(), std::mem::replace(&mut file.name, name.to_owned()));
         table.names.remove(&old);
-        table.names.insert((job, name.to_owned()), id);
+        if let Some(replaced) = table.names.insert(new, id).filter(|replaced| *replaced != id) {
+            table.files.remove(&replaced);
+            table.leases.remove(&replaced);
+        }
         Ok(())
     }
 
@@ -283,6 +282,33 @@ mod tests {
 
     fn job(name: &str) -> Arc<str> {
         name.into()
+    }
+
+    /// What is renamed onto a name at once by many leaves one file, which goes with its job.
+    #[test]
+    fn renames_onto_one_name_leave_no_file_behind() {
+        let scratches = Scratches::new(Arc::default());
+        let made: Vec<u64> = (0..200)
+            .map(|n| {
+                let name = format!("f{n}");
+                scratches.make(user(1), &job("1"), &name, 0o644, None).unwrap()
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for some in made.chunks(50) {
+                let scratches = &scratches;
+                scope.spawn(move || {
+                    for id in some {
+                        // One that was replaced meanwhile is gone.
+                        let _ = scratches.rename(*id, "one");
+                    }
+                });
+            }
+        });
+        assert_eq!(scratches.list(&job("1")).len(), 1);
+        scratches.remove_all(&job("1"));
+        let table = lock(&scratches.table);
+        assert_eq!((table.files.len(), table.leases.len(), table.names.len()), (0, 0, 0));
     }
 
     /// "Each user may hold as much of it as he leaves to all others": of bytes, files and links.
