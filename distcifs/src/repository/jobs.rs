@@ -30,6 +30,9 @@ const LOAD_PAUSE: Duration = Duration::from_millis(20);
 /// Readings of a list of many pages that changes meanwhile.
 const LOAD_TRIES: u32 = 3;
 
+/// Changes of the list that may be made while one of them is told of.
+const EDITS_LATE: u64 = 1000;
+
 /// Races lost against others who change the list of jobs before one gives up.
 pub(super) const RACES_MAX: u32 = 1000;
 
@@ -125,9 +128,16 @@ impl Job {
 #[derive(Default)]
 pub struct JobTable {
     jobs: Mutex<Lines>,
+    edits: Mutex<Edits>,
+}
+
+#[derive(Default)]
+struct Edits {
     /// What was changed here, with the revision that the list had then: a list that was begun to be
     /// read before does not have it.
-    edits: Mutex<BTreeMap<Name, Edit>>,
+    by_name: BTreeMap<Name, Edit>,
+    /// The revision of the list that was read last.
+    loaded: u64,
 }
 
 /// A revision of the list of jobs, and what a job became with it; `None`: it was removed.
@@ -175,21 +185,34 @@ impl Lines {
 }
 
 impl JobTable {
-    /// Takes in changes that were made here as one.
+    /// Takes in changes that were made here as one, but where what is known is newer: of two changes, the
+    /// earlier may be told of last.
     pub(super) fn edited(&self, revision: u64, changes: &[(&Name, Option<Arc<JobEntry>>)]) {
         let mut edits = lock(&self.edits);
         let mut jobs = lock(&self.jobs);
         for (name, entry) in changes {
-            edits.insert((*name).clone(), (revision, entry.clone()));
+            let later = edits.by_name.get(*name).is_some_and(|(known, _)| *known > revision);
+            if later || edits.loaded > revision {
+                continue;
+            }
+            edits.by_name.insert((*name).clone(), (revision, entry.clone()));
             jobs.set(name, entry.clone());
+        }
+        if changes.iter().any(|(_, entry)| entry.is_none()) {
+            // Where nobody else makes jobs the list is never read again.
+            let kept = |edited: u64, removed: bool| !removed || edited + EDITS_LATE > revision;
+            edits
+                .by_name
+                .retain(|_, (edited, entry)| kept(*edited, entry.is_none()));
         }
     }
 
     /// Takes the list as it was read at a revision; what became of the jobs that were known.
     fn replace(&self, mut all: Lines, revision: u64) -> Vec<String> {
         let mut edits = lock(&self.edits);
-        edits.retain(|_, (edited, _)| *edited > revision);
-        for (name, (_, entry)) in &*edits {
+        edits.loaded = edits.loaded.max(revision);
+        edits.by_name.retain(|_, (edited, _)| *edited > revision);
+        for (name, (_, entry)) in &edits.by_name {
             all.set(name, entry.clone());
         }
         let mut jobs = lock(&self.jobs);
@@ -498,6 +521,47 @@ pub(crate) struct Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entry(uid: &str) -> Arc<JobEntry> {
+        let access = Access {
+            uid: 1,
+            gid: 1,
+            mode: 0o755,
+        };
+        Arc::new(JobEntry {
+            uid: uid.into(),
+            access,
+            files: FileModes::default(),
+            created: 7,
+            off: false,
+            former: None,
+            vouched: None,
+        })
+    }
+
+    /// A change that is told of late undoes none that came after it, and jobs that went take no memory.
+    #[test]
+    fn the_table_keeps_what_is_newest() {
+        let table = JobTable::default();
+        let now = |name: &str| lock(&table.jobs).by_name.get(name).map(|entry| entry.uid.clone());
+        let a = Name::new("a").unwrap();
+        table.edited(6, &[(&a, Some(entry("later")))]);
+        table.edited(5, &[(&a, Some(entry("earlier")))]);
+        assert_eq!(now("a").as_deref(), Some("later"));
+        table.edited(8, &[(&a, None)]);
+        table.edited(7, &[(&a, Some(entry("earlier")))]);
+        assert_eq!(now("a"), None);
+        let mut list = Lines::default();
+        list.set(&a, Some(entry("read")));
+        table.replace(list, 20);
+        table.edited(19, &[(&a, Some(entry("earlier")))]);
+        assert_eq!(now("a").as_deref(), Some("read"));
+        for revision in 21..10_000 {
+            let name = Name::new(&format!("j{revision}")).unwrap();
+            table.edited(revision, &[(&name, None)]);
+        }
+        assert!(lock(&table.edits).by_name.len() as u64 <= EDITS_LATE);
+    }
 
     #[test]
     fn an_entry_is_read_back_as_it_was_written() {

@@ -349,7 +349,11 @@ impl Tree {
             return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
         };
         // What somebody else takes away may have begun without a trace.
-        let cause = if its_own { cause_of_end(&claim) } else { Cause::GivenBack };
+        let cause = if its_own {
+            cause_of_end(&claim)
+        } else {
+            Cause::GivenBack
+        };
         self.repository.end_claim(&claim, cause).await;
         Ok(())
     }

@@ -4,10 +4,10 @@
 //! build (25, 0: the job itself) and the slot (14); so millions of builds can be walked without keeping
 //! anything for them. Only jobs, queues, tickets and nodes are numbered, in the order they are met.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
+use self::numbered::Numbered;
 use super::Ino;
 use super::view::Seen;
 use crate::repository::core::lock;
@@ -357,78 +357,28 @@ impl Node {
     }
 }
 
-/// Things numbered in the order in which they are met.
-struct Numbered<T> {
-    by_number: HashMap<u64, (Arc<T>, u64)>,
-    by_value: HashMap<Arc<T>, u64>,
-    next: u64,
-}
-
-impl<T> Default for Numbered<T> {
-    fn default() -> Self {
-        Numbered {
-            by_number: HashMap::new(),
-            by_value: HashMap::new(),
-            next: 1,
-        }
-    }
-}
-
-impl<T: Hash + Eq> Numbered<T> {
-    fn number(&mut self, value: &Arc<T>) -> u64 {
-        if let Some(number) = self.by_value.get(value) {
-            return *number;
-        }
-        let number = self.next;
-        self.next += 1;
-        self.by_value.insert(value.clone(), number);
-        self.by_number.insert(number, (value.clone(), 0));
-        number
-    }
-
-    /// Has a number stand for what is equal and later.
-    fn renew(&mut self, value: &Arc<T>) {
-        let number = self.number(value);
-        self.by_value.remove(value);
-        self.by_value.insert(value.clone(), number);
-        if let Some((known, _)) = self.by_number.get_mut(&number) {
-            known.clone_from(value);
-        }
-    }
-
-    fn value(&self, number: u64) -> Option<Arc<T>> {
-        self.by_number.get(&number).map(|(value, _)| value.clone())
-    }
-
-    /// Counts a lookup, which keeps the number until it is forgotten.
-    fn count(&mut self, value: &Arc<T>) {
-        let number = self.number(value);
-        if let Some((_, lookups)) = self.by_number.get_mut(&number) {
-            *lookups += 1;
-        }
-    }
-
-    fn forget(&mut self, number: u64, less: u64) {
-        let Some((value, lookups)) = self.by_number.get_mut(&number) else {
-            return;
-        };
-        *lookups = lookups.saturating_sub(less);
-        if *lookups == 0 {
-            let value = value.clone();
-            self.by_value.remove(&value);
-            self.by_number.remove(&number);
-        }
-    }
-}
+/// Numbers of jobs: more fit into no inode number.
+const JOBS_MAX: u64 = (1 << JOB_BITS) - 1;
 
 /// The numbers given so far.
-#[derive(Default)]
 pub struct Numbers {
     jobs: Mutex<Numbered<JobRef>>,
     queues: Mutex<Numbered<Name>>,
     tickets: Mutex<Numbered<TicketRef>>,
     nodes: Mutex<Numbered<Name>>,
     seen: Mutex<Numbered<Seen>>,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Numbers {
+            jobs: Mutex::new(Numbered::up_to(JOBS_MAX)),
+            queues: Mutex::default(),
+            tickets: Mutex::default(),
+            nodes: Mutex::default(),
+            seen: Mutex::default(),
+        }
+    }
 }
 
 fn pack(class: u64, thing: u64, slot: u64) -> Ino {
@@ -522,8 +472,8 @@ impl Numbers {
         })
     }
 
-    /// The inode number that answers a lookup. Those of a ticket's nodes are counted, for they are
-    /// many and go again. Counted first: a number that was asked for before may be forgotten
+    /// The inode number that answers a lookup. Those of nodes of jobs, queues and tickets are counted, for
+    /// they are many and go again. Counted first: a number that was asked for before may be forgotten
     /// meanwhile, when the kernel drops an earlier lookup just as it looks again.
     pub fn looked_up(&self, node: &Node) -> Ino {
         match node {
@@ -531,9 +481,21 @@ impl Numbers {
                 lock(&self.tickets).count(ticket);
             }
             Node::Seen(seen) => lock(&self.seen).count(seen),
-            // It may have been renamed.
-            Node::Job(job) => lock(&self.jobs).renew(job),
-            _ => {}
+            Node::Queue(queue) | Node::QueueFile(queue, _) => lock(&self.queues).count(queue),
+            Node::Job(job) => {
+                let mut jobs = lock(&self.jobs);
+                jobs.count(job);
+                // It may have been renamed.
+                jobs.renew(job);
+            }
+            Node::JobFile(job, _)
+            | Node::Link(job, _)
+            | Node::Build(job, _)
+            | Node::BuildFile(job, ..)
+            | Node::BuildParam(job, ..)
+            | Node::Task(job, ..)
+            | Node::TaskFile(job, ..) => lock(&self.jobs).count(job),
+            Node::Root | Node::Top(_) | Node::Alive(_) | Node::Scratch(_) | Node::Published(_) | Node::Work(_) => {}
         }
         self.ino(node)
     }
@@ -546,11 +508,14 @@ impl Numbers {
         );
         match ino.0 >> CLASS_SHIFT {
             CLASS_TICKET => lock(&self.tickets).forget(thing, count),
+            CLASS_QUEUE => lock(&self.queues).forget(thing, count),
+            CLASS_JOB => lock(&self.jobs).forget(thing >> BUILD_BITS, count),
             CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).forget(thing, count),
             _ => {}
         }
     }
 }
 
+mod numbered;
 #[cfg(test)]
 mod tests;

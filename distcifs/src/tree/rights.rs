@@ -296,7 +296,11 @@ impl Tree {
     /// a descriptor is held for days, and the queue may have been given away or made anew.
     pub(crate) async fn may_still(&self, open: &Open, queue: &Name) -> Result<()> {
         let access = self.queue_access(queue).await?;
-        let let_in = |access| open.reader.as_ref().is_some_and(|reader| reader.may(access, WRITE | SEARCH));
+        let let_in = |access| {
+            open.reader
+                .as_ref()
+                .is_some_and(|reader| reader.may(access, WRITE | SEARCH))
+        };
         if let_in(access) {
             return Ok(());
         }
@@ -477,7 +481,10 @@ mod tests {
             Reader { uid, groups }.may_change(now, &set, "x").is_ok()
         };
         let set = SetAttr::default();
-        let mode = SetAttr { mode: Some(0o777), ..set };
+        let mode = SetAttr {
+            mode: Some(0o777),
+            ..set
+        };
         let user = |uid| SetAttr { uid: Some(uid), ..set };
         let group = |gid| SetAttr { gid: Some(gid), ..set };
         assert!(may(1, mode) && may(0, mode) && !may(3, mode));

@@ -145,7 +145,12 @@ fn read_ticket(object: &Object<'_>, faults: &mut Faults) -> TicketRequest {
 /// A build needs its job, a task its build, a retry its task; and only builds hand a workspace on: by its
 /// digest anybody could claim the files of another's job.
 fn check_belonging(object: &Object<'_>, faults: &mut Faults) {
-    for (key, needed) in [("build", "job"), ("task", "build"), ("run", "task"), ("workspace", "build")] {
+    for (key, needed) in [
+        ("build", "job"),
+        ("task", "build"),
+        ("run", "task"),
+        ("workspace", "build"),
+    ] {
         if let (Some(value), None) = (object.get(key), object.get(needed)) {
             faults.add(value.at, format!("{key} needs {needed} beside it"));
         }

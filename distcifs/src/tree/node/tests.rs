@@ -65,6 +65,36 @@ fn a_ticket_is_forgotten_with_its_last_lookup() {
     assert!(numbers.node(ino).is_none());
 }
 
+/// Jobs come and go for ever: their numbers are kept as long as the kernel knows of them, and given again.
+#[test]
+fn numbers_of_jobs_that_went_are_free_again() {
+    let job = |n: u64| {
+        let (name, uid) = (Name::new("a").unwrap(), format!("{n}").into());
+        Arc::new(JobRef { name, uid })
+    };
+    let numbers = Numbers::default();
+    let kept = numbers.looked_up(&Node::Job(job(0)));
+    for n in 1..20_000 {
+        let build = numbers.looked_up(&Node::Build(job(n), 1));
+        let folder = numbers.looked_up(&Node::Job(job(n)));
+        numbers.forget(build, 1);
+        assert_eq!(numbers.node(folder), Some(Node::Job(job(n))));
+        numbers.forget(folder, 1);
+        assert_eq!(numbers.node(folder), None);
+        // Listed, and never looked up.
+        numbers.ino(&Node::Job(job(1_000_000 + n)));
+    }
+    assert!(lock(&numbers.jobs).len() <= super::numbered::SWEEP_MIN);
+    assert_eq!(numbers.node(kept), Some(Node::Job(job(0))));
+
+    let mut few = Numbered::up_to(3);
+    let of = |few: &mut Numbered<JobRef>, n| few.number(&job(n));
+    few.count(&job(1));
+    assert_eq!((of(&mut few, 2), of(&mut few, 3), of(&mut few, 4)), (2, 3, 0));
+    few.forget(1, 1);
+    assert_eq!((of(&mut few, 4), of(&mut few, 2), few.value(0)), (1, 2, None));
+}
+
 /// The kernel looks a name up again just as it drops what it knew of it: two threads serve that.
 #[test]
 fn a_number_that_answers_a_lookup_is_known_until_that_is_forgotten() {
