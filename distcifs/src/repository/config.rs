@@ -117,7 +117,8 @@ impl JobConfig {
         check::read(text, check::Against::Name(job))
     }
 
-    /// Reads a configuration that was checked when it was written, under whatever name its job had then.
+    /// Reads a configuration that was checked when it was written, under whatever name its job had then
+    /// and by whatever rules there were.
     pub(crate) fn read_stored(text: &[u8]) -> Result<Self, Vec<Fault>> {
         check::read(text, check::Against::Nothing)
     }

@@ -37,7 +37,8 @@ const KEYS: [&str; 15] = [
 pub(super) enum Against<'a> {
     /// The name of its job, if that is known.
     Name(Option<&'a Name>),
-    /// Nothing: it was checked when it was written, whatever its job is called by now.
+    /// Nothing: it was checked when it was written, whatever its job is called by now, by the rules of
+    /// that time.
     Nothing,
 }
 
@@ -47,7 +48,10 @@ const PRIORITY_MAX: i8 = 10;
 /// Reads a configuration and finds all that is wrong with it.
 pub(super) fn read(text: &[u8], against: Against<'_>) -> Result<JobConfig, Vec<Fault>> {
     let value = json::parse(text).map_err(|fault| vec![fault])?;
-    let mut faults = Faults::default();
+    let mut faults = match against {
+        Against::Name(_) => Faults::default(),
+        Against::Nothing => Faults::of_stored(),
+    };
     let config = Object::new(&value, "", &mut faults).map(|top| read_top(&top, against, &mut faults));
     match config {
         Some(config) if faults.is_empty() => Ok(config),

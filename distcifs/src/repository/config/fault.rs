@@ -62,21 +62,38 @@ impl fmt::Display for Fault {
 
 /// The faults found so far: the first ones by place, each once.
 #[derive(Debug, Default)]
-pub(super) struct Faults(BTreeSet<Fault>);
+pub(super) struct Faults {
+    found: BTreeSet<Fault>,
+    stored: bool,
+}
 
 impl Faults {
+    /// Of a text that was taken before, perhaps when there were fewer rules.
+    pub(super) fn of_stored() -> Self {
+        Faults {
+            stored: true,
+            ..Faults::default()
+        }
+    }
+
+    /// Whether the text was taken before: what only newer rules refuse is no fault of it then, or builds
+    /// that have it could not be read any more.
+    pub(super) fn is_stored(&self) -> bool {
+        self.stored
+    }
+
     /// Notes a fault.
     pub(super) fn add(&mut self, at: Place, what: impl Into<String>) {
-        self.0.insert(Fault::new(at, what));
-        if self.0.len() > FAULTS_MAX {
-            self.0.pop_last();
+        self.found.insert(Fault::new(at, what));
+        if self.found.len() > FAULTS_MAX {
+            self.found.pop_last();
         }
     }
 
     /// Words for a message about an unknown word: `; did you mean timeout?` if a known one is near.
     /// Nothing once there are enough faults: comparing costs time, and the text is a stranger's.
     pub(super) fn hint<'a>(&self, word: &str, known: impl Iterator<Item = &'a str>) -> String {
-        if self.0.len() >= FAULTS_MAX {
+        if self.found.len() >= FAULTS_MAX {
             return String::new();
         }
         hint(word, known)
@@ -84,12 +101,12 @@ impl Faults {
 
     /// Whether none was found.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     /// The faults, sorted by place.
     pub(super) fn into_sorted(self) -> Vec<Fault> {
-        self.0.into_iter().collect()
+        self.found.into_iter().collect()
     }
 }
 

@@ -118,7 +118,7 @@ fn script(params: &Object<'_>, faults: &mut Faults) {
         },
     };
     let found = lines.iter().enumerate().find(|(_, (_, line))| line.ends_with('\r'));
-    if let Some((line, (at, _))) = found {
+    if let Some((line, (at, _))) = found.filter(|_| !faults.is_stored()) {
         let line = line + 1;
         faults.add(
             *at,
@@ -235,7 +235,8 @@ fn folder<'a>(params: &Object<'a>, key: &str, faults: &mut Faults) -> Option<&'a
     Some(text)
 }
 
-/// `artifacts`: patterns of paths in the workspace. What a parameter brings is looked at by the worker.
+/// `artifacts`: patterns of paths in the workspace. What a parameter brings is looked at by the worker, and
+/// so is what was taken when there were no rules but that it stays in the workspace.
 fn patterns(params: &Object<'_>, faults: &mut Faults) {
     let all = params.strings("artifacts", faults).unwrap_or_default();
     for (i, (at, text)) in all.iter().enumerate() {
@@ -243,9 +244,11 @@ fn patterns(params: &Object<'_>, faults: &mut Faults) {
         if text.is_empty() {
             faults.add(*at, format!("{path} must not be empty"));
         }
-        let known = inside(text.strip_prefix('!').unwrap_or(text), *at, &path, faults);
+        let plain = text.strip_prefix('!').filter(|_| !faults.is_stored());
+        let known = inside(plain.unwrap_or(text), *at, &path, faults);
         let open = pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_)));
         if known
+            && !faults.is_stored()
             && !open
             && !text.is_empty()
             && let Err(why) = Rule::parse(text)
@@ -253,7 +256,8 @@ fn patterns(params: &Object<'_>, faults: &mut Faults) {
             faults.add(*at, format!("{path} {why}"));
         }
     }
-    if let Some(why) = misplaced(all.iter().map(|(_, text)| *text))
+    if !faults.is_stored()
+        && let Some(why) = misplaced(all.iter().map(|(_, text)| *text))
         && let Some((at, _)) = all.first()
     {
         faults.add(*at, format!("{}[0] {why}", params.path_of("artifacts")));

@@ -195,7 +195,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
             continue;
         };
         let read = read_task(&object, tasks.len(), &task.name, needs, context, faults);
-        if let Some(bytes) = read.as_ref().and_then(too_large) {
+        if let Some(bytes) = read.as_ref().and_then(too_large).filter(|_| !faults.is_stored()) {
             let at = object.get("params").map_or(object.at, |params| params.at);
             faults.add(
                 at,
