@@ -20,7 +20,7 @@ use crate::process;
 use crate::programs;
 use crate::repository::Repository;
 use crate::shell::{Output, Sh};
-use crate::wait::wait_for;
+use crate::wait::{USUAL, wait_for};
 
 /// Longest time from a fork to its exec on a busy machine.
 const EXEC_MAX: Duration = Duration::from_secs(2);
@@ -302,6 +302,14 @@ impl Mount {
     /// directory, `$M` naming it and `$OUT` a scratch folder outside.
     pub fn start(&self, script: &str) -> Sh {
         self.start_words(&["dash", "-c", script])
+    }
+
+    /// Starts to read `.events`; what happens from now on will be there.
+    pub fn listen(&self) -> Sh {
+        let listener = self.start("exec 9<.events; touch $OUT/listens.$$; exec cat <&9");
+        let listens = self.out().join(format!("listens.{}", listener.pid()));
+        wait_for("a listener", USUAL, || listens.exists());
+        listener
     }
 
     /// The same for any command.

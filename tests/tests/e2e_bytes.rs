@@ -31,11 +31,10 @@ fn busybox_reads_every_file() {
         for file in $(find . -type f ! -path './nodes/*' ! -name status ! -name metrics ! -name trigger ! -name ctl) \
             jobs/a/builds/1/.wait .drain; do
             cat "$file" > "$OUT/busybox/whole"
-            for program in 'cat FILE' 'cat < FILE' 'dd if=FILE' 'sed -n p FILE' 'head -n 99999 FILE' 'tail -n +1 FILE' \
-                'tail -c 9999999 FILE' 'grep -a ^ FILE' 'awk 1 FILE'; do
-                command="busybox $(printf %s "$program" | sed "s|FILE|$file|")"
-                sh -c "$command" 2> "$OUT/busybox/why" | cat > "$OUT/busybox/part"
-                cmp -s "$OUT/busybox/whole" "$OUT/busybox/part" || echo "$command: $(head -n 1 "$OUT/busybox/why")"
+            for program in 'cat $file' 'cat < $file' 'dd bs=64k if=$file' 'sed -n p $file' 'head -n 99999 $file' \
+                'tail -n +1 $file' 'tail -c 9999999 $file' 'grep -a ^ $file' 'awk 1 $file'; do
+                eval "busybox $program" 2> "$OUT/busybox/why" | cat > "$OUT/busybox/part"
+                cmp -s "$OUT/busybox/whole" "$OUT/busybox/part" || echo "$program, $file: $(head -n 1 "$OUT/busybox/why")"
             done
             busybox cp "$file" "$OUT/busybox/part" && cmp "$OUT/busybox/whole" "$OUT/busybox/part" || echo "cp $file"
             [ "$(busybox md5sum < "$file")" = "$(md5sum < "$file")" ] || echo "md5sum $file"

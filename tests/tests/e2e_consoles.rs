@@ -152,7 +152,7 @@ fn what_is_shown_live_is_what_is_kept() {
 fn folders_of_tasks_have_their_names_and_say_why() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
-    let listener = mount.start("exec cat .events");
+    let listener = mount.listen();
     let script = "for i in $(seq 30); do echo line $i; done; printf '10%%\\r20%%\\n'
         echo 'from https://me:secret@example.org/x'; printf '\\033[31mred\\033[0m\\007'; exit 4\n";
     let mut failing = shell_task(script);

@@ -50,7 +50,7 @@ fn a_renamed_job_is_the_same_job() {
     assert_eq!(mount.wait_state("a", n), "success");
     mount.run("echo keep > jobs/a/builds/1/ctl; chmod 750 jobs/a; chmod 640 jobs/a/config.json");
     let inode = fs::metadata(mount.path("jobs/a")).expect("the job").ino();
-    let mut events = mount.start("exec cat .events");
+    let mut events = mount.listen();
     let mut console = File::open(mount.path("jobs/a/builds/1/console")).expect("a console");
     let said = mount.run(
         "cd jobs/a/builds; exec 3< ../config.json; mv ../../a ../../b

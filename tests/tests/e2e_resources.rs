@@ -346,7 +346,7 @@ fn a_task_takes_no_more_of_the_disk_than_its_limit() {
         "head -c 20M /dev/zero > big",
         "head -c 5M /dev/zero > half; cp half \"$ARTIFACTS/half\"",
         "fallocate -l 100M big",
-        "i=0; while :; do mkdir \"d$i\"; i=$((i+1)); done",
+        "i=0; while mkdir $(seq -f d%g $i $((i+199))); do i=$((i+200)); done; exit 1",
         "head -c 5M /dev/zero > a; rm a; head -c 5M /dev/zero > a; truncate -s 0 a; head -c 5M /dev/zero > a; ln a b; cp a c",
     ];
     for (number, flood) in floods.iter().enumerate() {

@@ -208,7 +208,7 @@ fn scripts_install_puts_all_under_a_prefix_and_takes_it_away() {
         mkdir mnt/jobs/a
         echo '{"tasks":[{"type":"execute-shell","params":{"script":"echo built"}}]}' > mnt/jobs/a/config.json
         echo > mnt/jobs/a/trigger
-        while [ -z "$(cat mnt/jobs/a/builds/1/.wait)" ]; do :; done
+        timeout 120 sh -c 'while [ -z "$(cat mnt/jobs/a/builds/1/.wait)" ]; do :; done'
         cat mnt/jobs/a/builds/1/console"#;
     let ran = Command::new("sh")
         .args(["-c", script])
