@@ -12,6 +12,7 @@ use nix::sys::stat::FileStat;
 use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::attributes::kind_of;
+use super::quota::Counted;
 use super::way::Names;
 use crate::repository::{Error, Result};
 
@@ -39,8 +40,8 @@ pub(super) struct Inode {
     used: AtomicBool,
     /// The file that all opens share while one lasts.
     pub(super) backing: Mutex<Backing>,
-    /// Bytes of its blocks that count of its attempt's `limits.disk`, once that is known.
-    pub(super) counted: Mutex<Option<u64>>,
+    /// What counts of it of its attempt's `limits.disk`.
+    pub(super) counted: Mutex<Counted>,
 }
 
 /// How an inode is reached.

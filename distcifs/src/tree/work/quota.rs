@@ -10,8 +10,8 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -167,13 +167,35 @@ impl Range {
     }
 }
 
-impl Inode {
+/// What counts of a node.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// Bytes of its blocks, once that is known.
+    blocks: Option<u64>,
+    /// Bytes of its attributes, known from when its last name goes.
+    attributes: Option<u64>,
+    /// It had no name and nobody had it open: nothing counts any more.
+    gone: bool,
+}
+
+impl Counted {
     /// What counts of its blocks so far, or what they are now.
-    fn counted(known: &mut Option<u64>, file: impl AsFd) -> nix::Result<u64> {
-        match *known {
+    fn blocks(&self, file: impl AsFd) -> nix::Result<u64> {
+        match self.blocks {
             Some(known) => Ok(known),
             None => Ok(blocks(&fstat(file)?)),
         }
+    }
+
+    /// Its blocks are so many bytes from now on.
+    fn set(&mut self, blocks: u64) {
+        (self.blocks, self.gone) = (Some(blocks), false);
+    }
+
+    /// Whether what becomes of the node counts for nothing. Who found a file while it was there may have opened
+    /// it since.
+    fn is_over(&self, inode: &Inode) -> bool {
+        self.gone && !inode.is_open()
     }
 }
 
@@ -210,8 +232,11 @@ impl Work {
             return act();
         };
         let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.is_over(inode) {
+            return act();
+        }
         let stat = fstat(file).map_err(|errno| system(inode.what(), errno))?;
-        let before = counted.unwrap_or_else(|| blocks(&stat));
+        let before = counted.blocks.unwrap_or_else(|| blocks(&stat));
         let block = u64::try_from(stat.st_blksize)
             .unwrap_or(FIRST_BLOCK_BYTES)
             .max(BLOCK_BYTES);
@@ -226,7 +251,7 @@ impl Work {
         let done = act();
         let after = fstat(file).map_or(before, |stat| blocks(&stat));
         quota.change(before.saturating_add(taken), after);
-        *counted = Some(after);
+        counted.set(after);
         done
     }
 
@@ -243,7 +268,10 @@ impl Work {
         };
         let taken = NAME_BYTES + first;
         let mut counted = parent.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = Inode::counted(&mut counted, dir).map_err(|errno| system(parent.what(), errno))?;
+        if counted.is_over(parent) {
+            return act();
+        }
+        let before = counted.blocks(dir).map_err(|errno| system(parent.what(), errno))?;
         if !quota.take(taken) {
             return Err(system(parent.what(), quota.refuse()));
         }
@@ -251,7 +279,7 @@ impl Work {
         let after = fstat(dir).map_or(before, |stat| blocks(&stat));
         let kept = if done.is_ok() { NAME_BYTES } else { 0 };
         quota.change(before.saturating_add(taken), after.saturating_add(kept));
-        *counted = Some(after);
+        counted.set(after);
         done
     }
 
@@ -264,52 +292,53 @@ impl Work {
     pub(super) fn count_new(&self, inode: &Inode, stat: &FileStat) {
         let Some(quota) = inode.attempt.quota() else { return };
         let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.is_none() {
+        if counted.blocks.is_none() {
             quota.change(0, blocks(stat));
-            *counted = Some(blocks(stat));
+            counted.set(blocks(stat));
         }
     }
 
-    /// What has become of a folder's own blocks.
+    /// What has become of a node's own blocks, if it is not gone.
     pub(super) fn recount(&self, inode: &Inode, fd: &File) {
         let Some(quota) = inode.attempt.quota() else { return };
         let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let (Some(before), Ok(stat)) = (*counted, fstat(fd)) else {
+        let (Some(before), Ok(stat), false) = (counted.blocks, fstat(fd), counted.gone) else {
             return;
         };
         quota.change(before, blocks(&stat));
-        *counted = Some(blocks(&stat));
+        counted.set(blocks(&stat));
     }
 
-    /// One name is gone; with the last one, and nobody who has it open, the node itself.
-    pub(super) fn uncount_name(&self, inode: &Arc<Inode>, gone: Option<u64>) {
-        let Some(quota) = inode.attempt.quota() else { return };
-        quota.change(NAME_BYTES, 0);
-        if let Some(bytes) = gone {
-            let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            *counted = Some(bytes);
-            drop(counted);
-            if !inode.is_open() {
-                self.uncount(inode);
-            }
+    /// One name is gone.
+    pub(super) fn uncount_name(&self, inode: &Inode) {
+        if let Some(quota) = inode.attempt.quota() {
+            quota.change(NAME_BYTES, 0);
         }
+    }
+
+    /// Notes what counts of a node whose last name is gone: who has it open changes that on, and what it is then
+    /// goes with the node.
+    pub(super) fn weigh(&self, inode: &Inode, fd: Option<&File>) {
+        let Some(fd) = fd.filter(|_| inode.attempt.quota().is_some()) else {
+            return;
+        };
+        let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = CString::new(format!("/proc/self/fd/{}", fd_name(fd)));
+        counted.blocks = counted.blocks(fd).ok();
+        counted.attributes = path.ok().map(|path| attributes(&path));
     }
 
     /// A node without a name is gone.
     pub(super) fn uncount(&self, inode: &Inode) {
         let Some(quota) = inode.attempt.quota() else { return };
         let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        quota.change(counted.replace(0).unwrap_or(0), 0);
-    }
-
-    /// What counts of a node: its blocks and attributes.
-    pub(super) fn weight(&self, inode: &Inode, fd: &File) -> u64 {
-        let own = {
-            let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            Inode::counted(&mut counted, fd).unwrap_or(0)
+        let all = counted.blocks.unwrap_or(0) + counted.attributes.unwrap_or(0);
+        quota.change(all, 0);
+        *counted = Counted {
+            blocks: Some(0),
+            attributes: Some(0),
+            gone: true,
         };
-        let path = CString::new(format!("/proc/self/fd/{}", fd_name(fd)));
-        own + path.map_or(0, |path| attributes(&path))
     }
 
     /// Does what gives a node more attributes, or fewer; `more` bytes at most, of the one with this name.
@@ -323,17 +352,21 @@ impl Work {
             return Ok(act());
         };
         let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.is_over(inode) {
+            return Ok(act());
+        }
         // The disk may give them a block of their own.
         let blocks = || stat(path).map(|stat| blocks(&stat));
-        let (own, before) = (counted.map_or_else(blocks, Ok)?, attribute(path, name));
+        let (own, before) = (counted.blocks.map_or_else(blocks, Ok)?, attribute(path, name));
         let taken = more.saturating_sub(before);
         if !quota.take(taken) {
             return Err(quota.refuse());
         }
         let done = act();
-        let after = blocks().unwrap_or(own);
-        quota.change(own + before + taken, after + attribute(path, name));
-        *counted = Some(after);
+        let (after, with) = (blocks().unwrap_or(own), attribute(path, name));
+        quota.change(own + before + taken, after + with);
+        counted.set(after);
+        counted.attributes = counted.attributes.map(|all| (all + with).saturating_sub(before));
         Ok(done)
     }
 }

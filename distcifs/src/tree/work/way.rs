@@ -97,8 +97,8 @@ pub(super) struct Leaving {
     pub(super) inode: Arc<Inode>,
     /// Whether it is its last.
     last: bool,
-    /// What counts of it, if it is its last.
-    weight: Option<u64>,
+    /// A descriptor of it, if it is its last.
+    fd: Option<Arc<File>>,
 }
 
 impl Work {
@@ -193,11 +193,7 @@ impl Work {
         let table = self.table();
         let inode = table.get(table.known(attempt, stat.st_dev, stat.st_ino)?)?;
         let last = inode.kind == Kind::Directory || stat.st_nlink <= 1;
-        Some(Leaving {
-            inode,
-            last,
-            weight: None,
-        })
+        Some(Leaving { inode, last, fd: None })
     }
 
     /// The name is about to go. Who has a node open, or works in it, goes on with it when it has no
@@ -205,11 +201,8 @@ impl Work {
     pub(super) fn before_leaving(&self, leaving: &mut Leaving) {
         if leaving.last {
             // Out of descriptors even now: who has it open reads and writes on, and no more.
-            let fd = self.path(&leaving.inode).ok();
-            if leaving.inode.attempt.quota().is_some() {
-                leaving.weight = Some(fd.as_ref().map_or(0, |fd| self.weight(&leaving.inode, fd)));
-            }
-            leaving.inode.hold_alone(fd);
+            leaving.fd = self.path(&leaving.inode).ok();
+            leaving.inode.hold_alone(leaving.fd.clone());
             self.table_mut().unkey(&leaving.inode);
         }
     }
@@ -217,13 +210,20 @@ impl Work {
     /// The name was taken away, or not.
     pub(super) fn after_leaving(&self, leaving: &Leaving, parent: Ino, name: &OsStr, gone: bool) {
         if gone {
-            self.uncount_name(&leaving.inode, leaving.weight);
+            self.uncount_name(&leaving.inode);
         }
         match (gone, leaving.last) {
             (true, true) => {
-                leaving.inode.change_names(|names| *names = Names::None);
-                if !self.part_with(&leaving.inode) {
-                    self.cache.keep_nameless(&leaving.inode);
+                let inode = &leaving.inode;
+                self.weigh(inode, leaving.fd.as_deref());
+                inode.change_names(|names| *names = Names::None);
+                // Whoever closes it at this moment sees that it has no name, or is seen to have closed it.
+                let parted = self.part_with(inode);
+                if parted || inode.kind != Kind::File {
+                    self.uncount(inode);
+                }
+                if !parted {
+                    self.cache.keep_nameless(inode);
                 }
             }
             (true, false) => leaving.inode.change_names(|names| names.lose(parent, name)),

@@ -93,6 +93,42 @@ fn what_counts_is_what_stands_on_the_disk() {
     assert_eq!(bench.counted(), 0);
 }
 
+/// "What is removed gives its room back", also where it is closed at that moment, and with the attributes that
+/// it got without a name.
+#[test]
+fn what_is_closed_while_it_is_removed_gives_its_room_back() {
+    let bench = bounded(64 * MIB);
+    let work = &bench.work;
+    for _ in 0..300 {
+        let (_, handle) = bench.create("f", &[7; 20_000]);
+        std::thread::scope(|both| {
+            both.spawn(|| work.release(handle));
+            bench.remove(bench.root, "f");
+        });
+        assert_eq!(bench.counted(), 0);
+    }
+    // The close had found a name, and looks at what the file takes when it is gone.
+    let (file, handle) = bench.create("f", &[7; 20_000]);
+    let inode = work.inode(file).unwrap();
+    let fd = work.path(&inode).unwrap();
+    work.release(handle);
+    bench.remove(bench.root, "f");
+    work.recount(&inode, &fd);
+    assert_eq!(bench.counted(), 0);
+    let (kept, other) = (bench.create("kept", &[7; 20_000]), bench.create("other", &[7; 20_000]));
+    let set = |bytes: &[u8]| work.setxattr(other.0, OsStr::new("user.a"), bytes, 0).is_ok();
+    set(&[1; 100]);
+    bench.remove(bench.root, "other");
+    set(&[1; 300]);
+    work.write(other.1, 0, &[1; 40_000]).unwrap();
+    set(&[1; 200]);
+    work.release(other.1);
+    assert!(bench.counted() > 20_000);
+    work.release(kept.1);
+    bench.remove(bench.root, "kept");
+    assert_eq!(bench.counted(), 0);
+}
+
 /// "Beyond it: ENOSPC", whichever way it is tried; and what is there can be written over, cut and removed.
 #[test]
 fn nothing_goes_beyond_the_limit() {
