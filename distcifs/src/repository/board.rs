@@ -112,8 +112,8 @@ impl Queue {
         }
     }
 
-    /// The open ticket that a waiter is to have: the first whose turn is ours among the first `choice`
-    /// that its skills allow, else the one with the nearest turn.
+    /// The open ticket that a waiter is to have: of the highest priority among the first `choice` that its
+    /// skills allow the first whose turn is ours, else the one with the nearest turn.
     fn choose(
         &self,
         skills: &Skills,
@@ -122,6 +122,10 @@ impl Queue {
     ) -> Option<(u32, u64, Lane)> {
         let mut best: Option<(u32, u64, &Lane)> = None;
         for (created, id, lane) in self.open.first(skills, choice) {
+            if best.is_some_and(|(.., best)| lane.priority < best.priority) {
+                // Another mount is nearer to what goes first: that waits a moment for it, and goes first still.
+                break;
+            }
             let turn = turn(id, &lane.needs);
             if best.is_none_or(|(least, ..)| turn < least) {
                 best = Some((turn, created, lane));
@@ -489,6 +493,29 @@ mod tests {
         let _given = listens.then_some(given);
         board.let_wait(queue, &waiter, give);
         lock(&board.queues).get(queue).map_or(0, |queue| queue.waiters.len())
+    }
+
+    /// "Waiting tasks of the higher go first", whichever mount they are nearest to.
+    #[test]
+    fn a_higher_priority_goes_first_though_another_mount_is_nearer() {
+        let mut queue = Queue::default();
+        let (skills, mut ids) = (Skills::new(std::iter::empty()), Vec::new());
+        for (created, priority) in [(1, 0), (2, 5), (3, 5), (4, 0)] {
+            let id = TicketId::new(&format!("{created:016x}")).unwrap();
+            let needs = String::new();
+            let owner = 1;
+            let lane = Lane { priority, owner, needs };
+            queue.open.insert(&lane, created, id.clone());
+            ids.push(id);
+        }
+        let choose = |turns: [u32; 4]| {
+            let turn = |id: &TicketId, _: &str| turns[ids.iter().position(|other| other == id).unwrap()];
+            let chosen = queue.choose(&skills, 256, turn).unwrap();
+            (chosen.0, chosen.1)
+        };
+        assert_eq!(choose([0, 2, 1, 0]), (1, 3));
+        assert_eq!(choose([0, 2, 2, 0]), (2, 2));
+        assert_eq!(choose([0, 2, 0, 0]), (0, 3));
     }
 
     #[test]
