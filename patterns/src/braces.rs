@@ -5,10 +5,36 @@
 const WAYS_MAX: usize = 1000;
 
 /// Most bytes of all ways of one pattern.
-const BYTES_MAX: usize = 4 << 20;
+const BYTES_MAX: usize = 1 << 20;
+
+/// Most braces that are open at once, those without an end too. It bounds the stack, and how often a byte
+/// is looked at.
+const NESTED_MAX: usize = 16;
 
 /// All that a pattern stands for, in its order.
 pub(crate) fn expand(text: &str) -> Result<Vec<String>, String> {
+    if nested(text) > NESTED_MAX {
+        return Err(format!("must not nest braces deeper than {NESTED_MAX}"));
+    }
+    ways_of(text)
+}
+
+/// How many braces are open at once.
+fn nested(text: &str) -> usize {
+    let (mut open, mut most, mut bytes) = (0_usize, 0, text.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => _ = bytes.next(),
+            b'{' => open += 1,
+            b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}
+
+fn ways_of(text: &str) -> Result<Vec<String>, String> {
     let mut ways = vec![String::new()];
     let mut at = 0;
     let bytes = text.as_bytes();
@@ -54,7 +80,7 @@ fn choices(text: &str, start: usize) -> Result<Option<(Vec<String>, usize)>, Str
                 }
                 let mut all = Vec::new();
                 for choice in found {
-                    all.extend(expand(choice)?);
+                    all.extend(ways_of(choice)?);
                     bounded(&all)?;
                 }
                 return Ok(Some((all, at + 1)));

@@ -16,6 +16,15 @@ pub const PATH_BYTES_MAX: usize = 4095;
 /// Most folders of a pattern: no workspace that is deeper can be stored.
 pub const PARTS_MAX: usize = 512;
 
+/// Most patterns of a list.
+pub const PATTERNS_MAX: usize = 256;
+
+/// Most ways of all patterns of a list.
+pub const WAYS_MAX: usize = 4096;
+
+/// Most bytes of all ways of a list.
+pub const BYTES_MAX: usize = 4 << 20;
+
 /// One pattern of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -63,6 +72,9 @@ impl Rule {
         if excludes && rest.starts_with('!') {
             return Err("begins with !!: a name that begins with ! is written \\!".to_owned());
         }
+        if text.len() > PATH_BYTES_MAX {
+            return Err(format!("must be at most {PATH_BYTES_MAX} bytes long"));
+        }
         let ways = braces::expand(rest)?;
         let ways: Result<_, _> = ways.iter().map(|way| Way::parse(way)).collect();
         Ok(Rule {
@@ -87,6 +99,44 @@ impl Rule {
             ways: vec![way],
             ..self.clone()
         })
+    }
+}
+
+/// What the patterns of a list have together, so that no list is more work than it may be.
+#[derive(Debug, Default)]
+pub struct Together {
+    patterns: usize,
+    ways: usize,
+    bytes: usize,
+}
+
+impl Together {
+    /// Reads the next pattern of the list.
+    ///
+    /// # Errors
+    /// As [`Rule::parse`]; and if the list has too much with it, then of all that come after it too.
+    pub fn parse(&mut self, text: &str) -> Result<Rule, String> {
+        self.patterns += 1;
+        self.bounded()?;
+        let rule = Rule::parse(text)?;
+        self.ways += rule.ways.len();
+        self.bytes += rule.ways.iter().map(Way::bytes).sum::<usize>();
+        self.bounded()?;
+        Ok(rule)
+    }
+
+    fn bounded(&self) -> Result<(), String> {
+        if self.patterns > PATTERNS_MAX {
+            return Err(format!("is one too many: a list has at most {PATTERNS_MAX} patterns"));
+        }
+        if self.ways > WAYS_MAX || self.bytes > BYTES_MAX {
+            return Err(format!(
+                "is too much with those before it: by their braces the patterns of a list stand for at most \
+                 {WAYS_MAX} patterns, of {} MiB",
+                BYTES_MAX >> 20
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +171,14 @@ impl Way {
             parts,
             folders_only: text.ends_with('/'),
         })
+    }
+
+    fn bytes(&self) -> usize {
+        let bytes = |part: &Part| match part {
+            Part::Any => 2,
+            Part::Name(text) | Part::Wild(text) => text.len(),
+        };
+        self.parts.iter().map(|part| bytes(part) + 1).sum()
     }
 }
 
@@ -188,6 +246,47 @@ mod tests {
         ] {
             Rule::parse(text).unwrap();
         }
+    }
+
+    /// Whoever may write a configuration may write these; none costs a stack, or time that grows with the
+    /// square of its length.
+    #[test]
+    fn what_would_be_endless_work_is_refused_at_once() {
+        let nested = "{a,".repeat(100_000) + &"}".repeat(100_000);
+        for text in [
+            nested.as_str(),
+            &"{".repeat(1 << 20),
+            &"[:".repeat(1 << 19),
+            &"a".repeat(4096),
+        ] {
+            assert!(Rule::parse(text).unwrap_err().contains("at most 4095 bytes"));
+        }
+        let nested = |deep: usize| "{a,".repeat(deep) + &"}".repeat(deep);
+        assert!(Rule::parse(&nested(17)).unwrap_err().contains("deeper than 16"));
+        assert!(Rule::parse(&"{".repeat(4000)).unwrap_err().contains("deeper than 16"));
+        assert_eq!(Rule::parse(&nested(16)).unwrap().ways.len(), 17);
+        assert_eq!(Rule::parse(&"{a,b}".repeat(9)).unwrap().ways.len(), 512);
+        Rule::parse(&"\\{".repeat(2000)).unwrap();
+        Rule::parse(&"[:".repeat(2000)).unwrap();
+    }
+
+    #[test]
+    fn a_list_has_a_bound_too() {
+        let mut list = Together::default();
+        for _ in 0..8 {
+            list.parse(&"{a,b}".repeat(9)).unwrap();
+        }
+        for text in ["a", "b"] {
+            assert!(list.parse(text).unwrap_err().contains("at most 4096 patterns"));
+        }
+        let (mut list, wide) = (Together::default(), "x".repeat(4000) + &"{a,b}".repeat(8));
+        let refused = (0..5).find_map(|_| list.parse(&wide).err()).unwrap();
+        assert!(refused.contains("4 MiB"), "{refused}");
+        let mut list = Together::default();
+        for _ in 0..256 {
+            list.parse("a").unwrap();
+        }
+        assert!(list.parse("a").unwrap_err().contains("at most 256 patterns"));
     }
 
     #[test]

@@ -43,8 +43,12 @@ pub(crate) fn check(part: &str) -> Result<(), String> {
             let inside = bare[..at]
                 .rfind('[')
                 .is_some_and(|start| !bare[start..at].contains(']'));
-            let Some((name, _)) = bare[at + 2..].split_once(closing).filter(|_| inside) else {
+            if !inside {
                 continue;
+            }
+            // Without an end for this one there is none for those behind it.
+            let Some((name, _)) = bare[at + 2..].split_once(closing) else {
+                break;
             };
             if opening != "[:" || !CLASSES.contains(&name) {
                 let known = CLASSES.join(" ");
@@ -230,6 +234,13 @@ mod tests {
             }
         }
         assert!(fits(b"?x", b"\xffx"), "what is no UTF-8 is a character too");
+    }
+
+    /// Classes without an end are looked at once.
+    #[test]
+    fn a_mebibyte_of_openings_is_no_work() {
+        check(&"[:".repeat(1 << 19)).unwrap();
+        check(&("[:x]".repeat(1 << 18) + ":]")).unwrap();
     }
 
     /// A pattern costs no more than its length by the name's.

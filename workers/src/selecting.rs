@@ -9,13 +9,16 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use distcifs_patterns::{Part, Rule, misplaced};
+use distcifs_patterns::{Part, Rule, Together, misplaced};
 use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
 
 use crate::beneath::{self, DEPTH_MAX, Folder, is, trouble};
 use crate::copying::{Copying, Level, too_deep};
 use crate::tree::{self, Trouble};
+
+/// Characters of a pattern that a message shows.
+const SHOWN_MAX: usize = 200;
 
 /// A list of patterns, and which of them fitted something.
 #[derive(Debug)]
@@ -56,9 +59,10 @@ impl Selection {
         if let Some(why) = misplaced(patterns.iter().map(String::as_str)) {
             return Err(refused(&patterns[0], why));
         }
+        let mut together = Together::default();
         let rules: tree::Result<Vec<Rule>> = patterns
             .iter()
-            .map(|text| Rule::parse(text).map_err(|why| refused(text, &why)))
+            .map(|text| together.parse(text).map_err(|why| refused(text, &why)))
             .collect();
         let rules = rules?;
         Ok(Selection {
@@ -171,7 +175,11 @@ impl Selection {
 }
 
 fn refused(text: &str, why: &str) -> Trouble {
-    Trouble::Refused(format!("the pattern '{text}' {why}"))
+    let mut shown: String = text.chars().take(SHOWN_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    Trouble::Refused(format!("the pattern '{shown}' {why}"))
 }
 
 /// One walk.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use distcifs_patterns::{Rule, misplaced};
+use distcifs_patterns::{Together, misplaced};
 
 use super::expand::{Piece, pieces};
 use super::fault::{Faults, Place, quoted};
@@ -239,6 +239,7 @@ fn folder<'a>(params: &Object<'a>, key: &str, faults: &mut Faults) -> Option<&'a
 /// so is what was taken when there were no rules but that it stays in the workspace.
 fn patterns(params: &Object<'_>, faults: &mut Faults) {
     let all = params.strings("artifacts", faults).unwrap_or_default();
+    let mut together = Together::default();
     for (i, (at, text)) in all.iter().enumerate() {
         let path = format!("{}[{i}]", params.path_of("artifacts"));
         if text.is_empty() {
@@ -251,7 +252,7 @@ fn patterns(params: &Object<'_>, faults: &mut Faults) {
             && !faults.is_stored()
             && !open
             && !text.is_empty()
-            && let Err(why) = Rule::parse(text)
+            && let Err(why) = together.parse(text)
         {
             faults.add(*at, format!("{path} {why}"));
         }

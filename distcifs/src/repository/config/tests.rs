@@ -247,6 +247,14 @@ fn the_types_of_distcifs_are_checked() {
         "artifacts[0] must stay in the workspace",
     );
     refused(
+        json!({"type": "publish-artifacts", "params": {"artifacts": ["{a,".repeat(10_000)]}}),
+        "artifacts[0] must be at most 4095 bytes",
+    );
+    refused(
+        json!({"type": "publish-artifacts", "params": {"artifacts": vec!["a"; 257]}}),
+        "artifacts[256] is one too many",
+    );
+    refused(
         json!({"type": "publish-artifacts", "params": {"artifacts": [1]}}),
         "tasks[0].params.artifacts must be a list of strings",
     );
