@@ -62,7 +62,7 @@ fn checkout(desk: &Desk) -> Done {
     };
     // What was given is not said again: it may be anything, a password too.
     let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
-    let address = Address::parse(&text).and_then(Address::allowed).map_err(cant)?;
+    let address = Address::parse(&text).map_err(cant)?;
     let wanted = Wanted::read(desk)?;
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {

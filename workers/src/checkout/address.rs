@@ -11,15 +11,11 @@ const HIDDEN_BYTES_MIN: usize = 4;
 /// Ends the names of repositories on servers.
 const ENDING: &str = ".git";
 
-/// The variable of a worker by which its administrator lets http be a way: what comes by it can be
-/// read and changed by everybody on the way.
-pub(super) const HTTP: &str = "DISTCIFS_GIT_HTTP";
-
 /// What stands for what is hidden.
 const HIDDEN: &str = "***";
 
 /// The ways that are offered, for messages.
-const WAYS: &str = "https, ssh and git";
+const WAYS: &str = "https, http, ssh and git";
 
 /// How a repository is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,17 +159,6 @@ impl Address {
         })
     }
 
-    /// Whether the administrator of this node lets this way be used.
-    pub(super) fn allowed(self) -> Result<Self, String> {
-        if self.way == Way::Server("http") && std::env::var_os(HTTP).is_none_or(|value| value.is_empty()) {
-            return Err(format!(
-                "http is neither secret nor safe from changes: use https, or have the administrator set {HTTP}=1 for \
-                 this worker"
-            ));
-        }
-        Ok(self)
-    }
-
     /// The same with `.git` at its end, which is what some servers send everybody on to.
     pub(super) fn with_ending(&self) -> Option<Self> {
         let of_web = matches!(self.way, Way::Server("https" | "http"));
@@ -201,6 +186,9 @@ impl Address {
             return Err(format!(
                 "it is a path of this node, and submodules come from servers: {WAYS}"
             ));
+        }
+        if address.way == Way::Server("http") && self.way != address.way {
+            return Err("it is reached by http, which can be changed on its way, and its parent is not".to_owned());
         }
         address.secrets.sort_by_key(|word| std::cmp::Reverse(word.len()));
         Ok(address)
@@ -466,9 +454,19 @@ mod tests {
         assert!(other.login.is_none());
         let ssh = address("git@example.org:a/b.git");
         assert_eq!(ssh.of_submodule("../../c").unwrap().url, "git@example.org:c");
-        for text in ["../../../c", "../../../../c", "/etc", "file:///etc", "c", "ext::sh"] {
+        for text in [
+            "../../../c",
+            "../../../../c",
+            "/etc",
+            "file:///etc",
+            "c",
+            "ext::sh",
+            "http://other.org/x",
+        ] {
             assert!(parent.of_submodule(text).is_err(), "{text}");
         }
+        let http = address("http://example.org/a/b.git");
+        assert_eq!(http.of_submodule("../c.git").unwrap().url, "http://example.org/a/c.git");
         let local = address("/srv/a.git");
         assert!(local.of_submodule("../b.git").is_err());
     }

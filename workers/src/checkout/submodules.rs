@@ -72,11 +72,7 @@ fn of_one(
             )));
         }
         *left -= 1;
-        let address = parent
-            .address
-            .of_submodule(&said.url)
-            .and_then(Address::allowed)
-            .map_err(|why| failed(&why))?;
+        let address = parent.address.of_submodule(&said.url).map_err(|why| failed(&why))?;
         let folder = parent.folder.make(&path);
         let folder = folder.map_err(|e| trouble(&format!("the submodule {}", way.display()), &e))?;
         let repository = Repository {

@@ -434,7 +434,7 @@ fn servers_that_send_on() -> (u16, Arc<Mutex<Vec<String>>>) {
     (port, asked)
 }
 
-/// "http is a way only where the worker's administrator says so, and no redirection is followed."
+/// "No redirection is followed: neither the server nor the protocol becomes another."
 #[test]
 fn a_server_is_the_one_that_was_named() {
     let (port, asked) = servers_that_send_on();
@@ -443,12 +443,6 @@ fn a_server_is_the_one_that_was_named() {
     let result = bench.work(&bench.ticket("t", json!({ "repository": address })));
     assert!(result.starts_with("1\ncan't read the repository"), "{result}");
     assert!(asked.lock().unwrap().is_empty(), "another server was asked");
-    let bench = Bench::with(CHECKOUT, "no-http", &[("DISTCIFS_GIT_HTTP", "")]);
-    let result = bench.work(&bench.ticket("t", json!({ "repository": address })));
-    assert!(
-        result.contains("use https") && result.contains("DISTCIFS_GIT_HTTP=1"),
-        "{result}"
-    );
 }
 
 /// A daemon of git for all repositories below a folder.

@@ -35,12 +35,6 @@ pub(crate) struct Bench {
 impl Bench {
     /// `program` is the worker's, `name` the test's.
     pub(crate) fn new(program: &str, name: &str) -> Self {
-        // Servers of tests have no certificates.
-        Bench::with(program, name, &[("DISTCIFS_GIT_HTTP", "1")])
-    }
-
-    /// The same with these variables.
-    pub(crate) fn with(program: &str, name: &str, variables: &[(&str, &str)]) -> Self {
         let kind = Path::new(program).file_name().unwrap().to_str().unwrap();
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}.{name}.{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
@@ -49,7 +43,7 @@ impl Bench {
         fs::create_dir(root.join("jobs")).unwrap();
         mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
         let mut worker = Command::new(program);
-        worker.arg(&root).envs(variables.iter().copied());
+        worker.arg(&root);
         if geteuid().is_root() {
             worker.args(["--as", "root"]);
         }
