@@ -97,9 +97,7 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
         if id.is_empty() {
             continue;
         }
-        let claimed = Claimed {
-            folder: tree.ticket(QUEUE, &id),
-        };
+        let claimed = Claimed::new(tree.ticket(QUEUE, &id));
         let shell = Shell {
             claimed,
             since: Instant::now(),

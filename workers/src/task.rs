@@ -167,9 +167,7 @@ fn run(kind: &Kind, tree: &Tree, mount: &Path, labels: &[String], identity: &Ide
             mount: &mount,
             identity,
             wake: &wake,
-            claimed: Claimed {
-                folder: tree.ticket(kind.name, &id),
-            },
+            claimed: Claimed::new(tree.ticket(kind.name, &id)),
             since: Instant::now(),
         };
         task.work()?;
@@ -328,9 +326,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("distcifs-record-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("ticket/params")).unwrap();
-        let claimed = Claimed {
-            folder: folder.join("ticket"),
-        };
+        let claimed = Claimed::new(folder.join("ticket"));
         let kind = Kind {
             name: "git-checkout",
             about: "",

@@ -91,9 +91,27 @@ impl Ticket {
 pub struct Claimed {
     /// `tickets/<queue>/<id>`.
     pub folder: PathBuf,
+    /// What stood in `claim` when it was claimed; none if that could not be read.
+    ours: Option<Vec<u8>>,
 }
 
 impl Claimed {
+    /// A ticket that was just claimed.
+    pub fn new(folder: PathBuf) -> Self {
+        let ours = patiently(|| tree::read(&folder.join("claim"))).ok();
+        Claimed { folder, ours }
+    }
+
+    /// Whether the claim is what it was, as far as can be seen while the store is away. Without a result
+    /// the ticket may be another's by now.
+    fn still_ours(&self) -> bool {
+        match tree::read(&self.folder.join("claim")) {
+            Ok(text) => self.ours.as_ref() == Some(&text),
+            Err(Trouble::Later(_)) => true,
+            Err(_) => false,
+        }
+    }
+
     /// Reads `ticket.json`.
     pub fn ticket(&self) -> Result<Ticket> {
         let bytes = patiently(|| tree::read(&self.folder.join("ticket.json")))?;
@@ -103,11 +121,11 @@ impl Claimed {
     /// Writes the outcome (an exit status or a word) and a message. A ticket that has an outcome
     /// already, or another claimant, is let go silently. Where the store has no room for what the task
     /// left, or can't take it at all, that is removed and the outcome becomes `error`: the next attempt
-    /// would come to the same. Where nothing can be written at all the ticket is given back. Errors:
-    /// only `Away`.
+    /// would come to the same. Where nothing can be written at all the ticket is given back. Both are
+    /// done only while the claim is ours. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
         let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
-            Err(Trouble::Full(why) | Trouble::Refused(why)) => {
+            Ok(Some(why)) | Err(Trouble::Full(why)) if self.still_ours() => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
@@ -118,12 +136,12 @@ impl Claimed {
         };
         match written {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
-            Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Refused(why)) => {
+            Ok(Some(why)) | Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Refused(why)) => {
                 eprintln!("{why}; the ticket is given back");
                 self.give_back();
                 Ok(())
             }
-            Ok(()) | Err(Trouble::Lost(_)) => Ok(()),
+            Ok(None) | Err(Trouble::Lost(_)) => Ok(()),
         }
     }
 
@@ -143,14 +161,18 @@ impl Claimed {
         }
     }
 
-    fn write_result(&self, outcome: &str, message: &str) -> Result<()> {
+    /// Writes it; where the store can never take what the task left, the reason.
+    fn write_result(&self, outcome: &str, message: &str) -> Result<Option<String>> {
         let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let text = format!("{outcome}\n{message}");
-        tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end()))
+        tree::commit_unless_too_big(&self.folder.join("result"), &format!("{}\n", text.trim_end()))
     }
 
-    /// Gives the ticket back, so that another worker may claim it.
+    /// Gives the ticket back, so that another worker may claim it, unless one has already.
     pub fn give_back(&self) {
+        if !self.still_ours() {
+            return;
+        }
         let claim = self.folder.join("claim");
         match std::fs::remove_file(&claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
             Ok(()) | Err(Trouble::Lost(_)) => {}
@@ -204,4 +226,44 @@ pub fn of_build(folder: &Path, task: Option<usize>) -> Result<(Map<String, Value
     let part: Part = serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
     let named = task.and_then(|i| part.tasks.into_iter().nth(i));
     Ok((part.params, named.map(|t| t.name.unwrap_or(t.kind))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn ticket(name: &str) -> Claimed {
+        let folder = std::env::temp_dir().join(format!("distcifs-ticket-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("workspace")).unwrap();
+        fs::write(folder.join("workspace/file"), "x").unwrap();
+        fs::write(folder.join("claim"), "the first").unwrap();
+        Claimed::new(folder)
+    }
+
+    /// "So does a workspace that can't be stored at all: EFBIG, and the same is done": no other refusal
+    /// costs the workspace.
+    #[test]
+    fn a_refused_result_leaves_the_workspace() {
+        let claimed = ticket("refused");
+        // ELOOP: refused, and by nobody's rights.
+        symlink("result", claimed.folder.join("result")).unwrap();
+        claimed.finish("0", "").unwrap();
+        assert!(claimed.folder.join("workspace/file").exists());
+        assert!(!claimed.folder.join("claim").exists(), "given back");
+        fs::remove_dir_all(&claimed.folder).unwrap();
+    }
+
+    #[test]
+    fn who_lost_a_ticket_leaves_it_to_another() {
+        let claimed = ticket("lost");
+        symlink("result", claimed.folder.join("result")).unwrap();
+        fs::write(claimed.folder.join("claim"), "another").unwrap();
+        claimed.finish("0", "").unwrap();
+        assert!(claimed.folder.join("workspace/file").exists());
+        assert_eq!(fs::read_to_string(claimed.folder.join("claim")).unwrap(), "another");
+        fs::remove_dir_all(&claimed.folder).unwrap();
+    }
 }

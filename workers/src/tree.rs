@@ -268,12 +268,26 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes a file that exists in one piece and commits it: the answer of close is looked at.
 pub fn commit(path: &Path, text: &str) -> Result<()> {
+    match commit_unless_too_big(path, text)? {
+        None => Ok(()),
+        Some(why) => Err(Trouble::Refused(why)),
+    }
+}
+
+/// The same; where the store says that it can never take what there is to commit (EFBIG), the reason.
+pub fn commit_unless_too_big(path: &Path, text: &str) -> Result<Option<String>> {
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).open(path)?;
         file.write_all(text.as_bytes())?;
         nix::unistd::close(file).map_err(io::Error::from)
     };
-    write().map_err(|e| Trouble::from_io(&at("write", path), &e))
+    match write() {
+        Ok(()) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::EFBIG as i32) => {
+            Ok(Some(format!("{}: {error}", at("write", path))))
+        }
+        Err(error) => Err(Trouble::from_io(&at("write", path), &error)),
+    }
 }
 
 /// Opens a console for appending.
