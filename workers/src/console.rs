@@ -205,6 +205,8 @@ struct Console {
     try_at: Instant,
     /// Bytes that still count: one more than the console keeps, by which it says that it was cut.
     room: u64,
+    /// How long it is tried once the script has ended: one time for all that waits.
+    patience: Option<Patience>,
 }
 
 impl Console {
@@ -217,6 +219,7 @@ impl Console {
             spool: Spool::new(shelf.folder),
             try_at: Instant::now(),
             room: shelf.limit.saturating_add(1),
+            patience: None,
         }
     }
 
@@ -230,7 +233,6 @@ impl Console {
         if self.spool.is_empty() {
             block = self.append(block);
         }
-        let mut patience = Patience::default();
         while !block.is_empty() && !self.lost {
             let waits = if self.spool.len() < SPOOL_BYTES_MAX {
                 self.spool.push(block).inspect_err(|error| {
@@ -243,7 +245,7 @@ impl Console {
                 return;
             }
             // Nobody but the result waits for us any more.
-            if stop.load(Ordering::Relaxed) && patience.is_over(false) {
+            if stop.load(Ordering::Relaxed) && self.patience().is_over(false) {
                 self.dropped += block.len() as u64;
                 return;
             }
@@ -253,6 +255,11 @@ impl Console {
                 block = self.append(block);
             }
         }
+    }
+
+    /// The patience that begins when nobody but the result waits any more.
+    fn patience(&mut self) -> &mut Patience {
+        self.patience.get_or_insert_default()
     }
 
     /// Delivers what waits, if it is time to try again.
@@ -348,9 +355,10 @@ impl Console {
 
     /// Delivers what waits, and has it stored: what was written is durable once fsync has returned.
     fn close(&mut self) {
-        let mut patience = Patience::default();
         while let Err(trouble) = self.deliver().and_then(|()| self.store()) {
-            if self.lost || matches!(trouble, Trouble::Refused(_)) || patience.is_over(is_full(&trouble)) {
+            let lost = self.lost;
+            let patience = self.patience();
+            if lost || matches!(trouble, Trouble::Refused(_)) || patience.is_over(is_full(&trouble)) {
                 break;
             }
             if patience.is_new() {
