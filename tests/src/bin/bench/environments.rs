@@ -174,7 +174,7 @@ pub(crate) fn machine() {
 
 /// How the machines ran, as the environment found out.
 fn accelerator(bench: &Bench) -> &'static str {
-    let tried = fs::read_to_string(bench.mount.out().join("shell/cache/kvm")).unwrap_or_default();
+    let tried = fs::read_to_string(bench.mount.out().join("shell/cache/kvm-works")).unwrap_or_default();
     if tried.trim_end().ends_with("yes") {
         "kvm"
     } else {
