@@ -36,7 +36,7 @@ pub struct Appender {
     dirty: bool,
     doubt: Doubt,
     build: Option<OfBuild>,
-    /// Whether somebody sees to it that an incomplete line is not held back for too long.
+    /// Whether somebody sees to it that lines that are held back or behind are not so for too long.
     watched: bool,
 }
 
@@ -209,8 +209,9 @@ impl Repository {
     pub async fn append_output(self: &Arc<Self>, claim: &Arc<Claim>, bytes: &[u8]) -> Result<()> {
         let mut console = claim.console.lock().await;
         console.append(self, claim, bytes).await?;
-        let holds = console.lines().and_then(Lines::holds_for);
-        if holds.is_some() && !std::mem::replace(&mut console.watched, true) {
+        // Lines that the store did not take are tried again, though no more output comes.
+        let left = |lines: &Lines| lines.holds_for().is_some() || lines.is_pending();
+        if console.lines().is_some_and(left) && !std::mem::replace(&mut console.watched, true) {
             let (repository, claim) = (self.clone(), claim.clone());
             self.runtime.spawn(async move { repository.let_lines_go(&claim).await });
         }

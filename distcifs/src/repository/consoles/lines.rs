@@ -3,6 +3,7 @@
 //! Several tasks write to one console, on several mounts. Each begins on a line of its own; where they may
 //! run side by side each line says its task, and a line that is not complete is held back for a moment.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,6 +20,10 @@ pub(super) const BEHIND_BYTES_MAX: usize = 64 << 10;
 /// Bytes of names that any task may have in its build's console; one that keeps more may have as many as
 /// it may write.
 const NAMES_BYTES_MIN: u64 = 1 << 20;
+
+/// Bytes of lines past which no more are made before these are appended: with names, empty lines become many
+/// times the bytes that they were.
+const MADE_BYTES_MAX: usize = 4 << 20;
 
 /// Stands where they have taken their room.
 const CUT: &[u8] = b"[too many lines: the rest stands in the task's own console]\n";
@@ -67,7 +72,9 @@ pub(super) struct Lines {
     /// An incomplete line, as it came.
     held: BytesMut,
     since: Option<Instant>,
-    /// What is to be appended now.
+    /// What is to become lines, and whether it is ours and says itself what it is about.
+    queue: VecDeque<(Bytes, bool)>,
+    /// What is to be appended now; empty only if the queue is.
     pending: Bytes,
     /// Whether that begins a line.
     starts: bool,
@@ -90,6 +97,7 @@ impl Lines {
             at: At::Start,
             held: BytesMut::new(),
             since: None,
+            queue: VecDeque::new(),
             pending: Bytes::new(),
             starts: true,
             mine: None,
@@ -102,12 +110,15 @@ impl Lines {
             return;
         }
         if self.prefix.is_empty() {
-            return self.compose(bytes);
+            return self.enqueue(Bytes::copy_from_slice(bytes), false);
         }
         let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         if complete > 0 {
             self.held.extend_from_slice(&bytes[..complete]);
             self.let_go();
+            if self.cut {
+                return;
+            }
         }
         self.held.extend_from_slice(&bytes[complete..]);
         if self.held.len() > HELD_BYTES_MAX {
@@ -120,19 +131,14 @@ impl Lines {
     /// A line of ours and not of the task: it says itself what it is about.
     pub(super) fn take_line(&mut self, line: &str) {
         self.let_go();
-        let prefix = std::mem::take(&mut self.prefix);
-        if self.at != At::Start {
-            self.compose(b"\n");
-        }
-        self.compose(line.as_bytes());
-        self.prefix = prefix;
+        self.enqueue(Bytes::copy_from_slice(line.as_bytes()), true);
     }
 
     /// What is held back is to be appended, too.
     pub(super) fn let_go(&mut self) {
         self.since = None;
         let held = std::mem::take(&mut self.held);
-        self.compose(&held);
+        self.enqueue(held.freeze(), false);
     }
 
     /// How long the incomplete line may still be held back, if there is one.
@@ -142,7 +148,8 @@ impl Lines {
 
     /// Bytes that are to be appended or held back.
     pub(super) fn waiting(&self) -> usize {
-        self.pending.len() + self.held.len()
+        let queued = self.queue.iter().map(|(bytes, _)| bytes.len());
+        self.pending.len() + self.held.len() + queued.sum::<usize>()
     }
 
     /// Whether there is something to append.
@@ -181,6 +188,9 @@ impl Lines {
         self.pending = whole;
         self.mine = Some(length);
         self.starts = piece.last() == Some(&b'\n');
+        if self.pending.is_empty() {
+            self.make();
+        }
     }
 
     /// The line end that is missing behind what this claim wrote last; nothing where there is none missing.
@@ -197,28 +207,52 @@ impl Lines {
         self.at = At::Start;
     }
 
-    /// Makes lines of bytes, behind what is to be appended already.
-    fn compose(&mut self, bytes: &[u8]) {
-        let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
-            return;
-        };
-        if self.pending.is_empty() {
-            self.starts = self.at.begins(*first);
-        }
-        let mut lines = BytesMut::from(&self.pending[..]);
-        if self.prefix.is_empty() {
-            lines.extend_from_slice(bytes);
-            self.at = At::behind(*last);
-        } else {
-            self.name_lines(bytes, &mut lines);
-        }
-        self.pending = lines.freeze();
+    /// Bytes are to become lines, behind all that is there already.
+    fn enqueue(&mut self, bytes: Bytes, ours: bool) {
+        self.queue.push_back((bytes, ours));
+        self.make();
     }
 
-    /// The same where each line begins with a name.
-    fn name_lines(&mut self, bytes: &[u8], lines: &mut BytesMut) {
-        lines.reserve(bytes.len() + self.prefix.len());
-        for byte in bytes {
+    /// Makes lines of what is queued, as many as there may be.
+    fn make(&mut self) {
+        let mut lines = BytesMut::new();
+        while self.pending.len() + lines.len() < MADE_BYTES_MAX
+            && let Some((bytes, ours)) = self.queue.pop_front()
+        {
+            let Some(first) = bytes.first().filter(|_| ours || !self.cut) else {
+                continue;
+            };
+            if self.pending.is_empty() && lines.is_empty() {
+                self.starts = self.at.begins(*first);
+            }
+            if ours && self.at != At::Start {
+                lines.extend_from_slice(b"\n");
+            }
+            if ours || self.prefix.is_empty() {
+                lines.extend_from_slice(&bytes);
+                self.at = bytes.last().map_or(self.at, |last| At::behind(*last));
+                continue;
+            }
+            let room = MADE_BYTES_MAX.saturating_sub(self.pending.len());
+            let done = self.name_lines(&bytes, &mut lines, room);
+            if done < bytes.len() {
+                self.queue.push_front((bytes.slice(done..), false));
+            }
+        }
+        if !lines.is_empty() {
+            let mut all = BytesMut::with_capacity(self.pending.len() + lines.len());
+            all.extend_from_slice(&self.pending);
+            all.extend_from_slice(&lines);
+            self.pending = all.freeze();
+        }
+    }
+
+    /// Makes lines that begin with a name until they have so many bytes; of how many bytes it did.
+    fn name_lines(&mut self, bytes: &[u8], lines: &mut BytesMut, room: usize) -> usize {
+        for (done, byte) in bytes.iter().enumerate() {
+            if lines.len() >= room {
+                return done;
+            }
             if self.at.begins(*byte) {
                 lines.extend_from_slice(&self.prefix);
                 self.room = self.room.saturating_sub(self.prefix.len() as u64);
@@ -226,12 +260,13 @@ impl Lines {
                     // Empty lines would become a hundred times as many bytes.
                     lines.extend_from_slice(CUT);
                     (self.cut, self.at) = (true, At::Start);
-                    return;
+                    break;
                 }
             }
             lines.extend_from_slice(&[*byte]);
             self.at = At::behind(*byte);
         }
+        bytes.len()
     }
 }
 
@@ -342,6 +377,31 @@ mod tests {
         console.write(&mut a, "more\n");
         assert!(console.0.len() < 2 * NAMES_BYTES_MIN as usize, "{}", console.0.len());
         assert!(console.0.ends_with(CUT));
+        // What is behind the cut in the same write is not shown either; a line of ours is.
+        let mut console = Console::default();
+        let mut a = Lines::new(&"n".repeat(100), LIMIT);
+        console.write(&mut a, &format!("{}rest", "\n".repeat(1 << 20)));
+        assert!(a.holds_for().is_none());
+        console.end(&mut a);
+        a.take_line("ours\n");
+        console.put(&mut a, 1 << 20);
+        assert_eq!(console.text().matches("too many lines").count(), 1);
+        assert!(console.text().ends_with("\nours\n"));
+    }
+
+    #[test]
+    fn few_lines_are_made_before_they_are_appended() {
+        let mut console = Console::default();
+        let mut a = Lines::new(&"n".repeat(100), 64 << 20);
+        let text = format!("{}x\n", "\n".repeat(300_000));
+        a.take(text.as_bytes());
+        a.take_line("ours\n");
+        assert!(a.waiting() < MADE_BYTES_MAX + (1 << 20), "{}", a.waiting());
+        console.put(&mut a, 1 << 20);
+        console.write(&mut a, "y\n");
+        let name = format!("[{}] ", "n".repeat(100));
+        let lines: String = text.lines().map(|line| format!("{name}{line}\n")).collect();
+        assert!(console.text() == format!("{lines}ours\n{name}y\n"));
     }
 
     /// However they take turns and whatever the pieces, without names all bytes are there in order, no line
