@@ -537,9 +537,12 @@ impl Repository {
         let Some(part) = &claim.ticket.part else {
             return Ok(false);
         };
-        let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
-            return Ok(false);
+        // It may have another name by now; one that this mount has not heard of has the name of the ticket.
+        let job = match self.job_of_uid(&part.uid) {
+            Some(job) => Some(job),
+            None => self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid),
         };
+        let Some(job) = job else { return Ok(false) };
         let Some(record) = self.record(&job, part.build).await? else {
             return Ok(false);
         };
