@@ -210,7 +210,11 @@ impl JobTable {
     /// Takes the list as it was read at a revision; what became of the jobs that were known.
     fn replace(&self, mut all: Lines, revision: u64) -> Vec<String> {
         let mut edits = lock(&self.edits);
-        edits.loaded = edits.loaded.max(revision);
+        if revision < edits.loaded {
+            // It took long to read, and a newer one is known.
+            return Vec::new();
+        }
+        edits.loaded = revision;
         edits.by_name.retain(|_, (edited, _)| *edited > revision);
         for (name, (_, entry)) in &edits.by_name {
             all.set(name, entry.clone());
@@ -555,6 +559,7 @@ mod tests {
         list.set(&a, Some(entry("read")));
         table.replace(list, 20);
         table.edited(19, &[(&a, Some(entry("earlier")))]);
+        assert!(table.replace(Lines::default(), 19).is_empty());
         assert_eq!(now("a").as_deref(), Some("read"));
         for revision in 21..10_000 {
             let name = Name::new(&format!("j{revision}")).unwrap();
