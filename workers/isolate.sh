@@ -14,6 +14,9 @@ ids=65536
 # Most bytes that a container may change of its image, if its job names no limits.disk.
 changes_max=8589934592
 
+# Fewest that it begins with.
+changes_min=1048576
+
 # Folders of the node that hold programs, and what of its /etc they need to run: folders, and files
 # that are copied. Nothing of it may be a secret: no settings of programs that log in
 # somewhere (maven).
@@ -115,6 +118,8 @@ set_root() {
 	if ! changes_on_disk || ! over 2>/dev/null; then
 		# No loop devices, or a node in a container: then changes are kept in memory.
 		umount "$stage/changes" 2>/dev/null || true
+		memory_half=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo) * 512))
+		[ "$changes" -le "$memory_half" ] || changes=$memory_half
 		mount -t tmpfs -o "mode=755,size=$changes" distcifs "$stage/changes" ||
 			refuse "can't mount a tmpfs on $stage/changes"
 		over || refuse "can't mount an overlay over $ISOLATE_ROOT"
@@ -125,6 +130,8 @@ set_root() {
 # names or the usual, and never more than half of what is free.
 changes_on_disk() {
 	changes=$(($(stat -f -c '%a * %S' "$ISOLATE_SPACE") / 2))
+	# A tmpfs of no size would have no bound.
+	[ "$changes" -ge "$changes_min" ] || refuse "too little room for its changes: $changes bytes; free some of the node's disk"
 	wanted=${ISOLATE_DISK:-$changes_max}
 	[ "$changes" -le "$wanted" ] || changes=$wanted
 	command -v mkfs.ext4 >/dev/null || return
