@@ -63,6 +63,8 @@ pub struct Answer {
     pub about: String,
     /// How many builds were made or found made.
     pub builds: usize,
+    /// Whether it was signed, so that the log is told of it however often it comes.
+    pub signed: bool,
 }
 
 impl Answer {
@@ -74,6 +76,7 @@ impl Answer {
             body: json!({ key: why }),
             about: why,
             builds: 0,
+            signed: matches!(status, 200..=202 | 422),
         }
     }
 
@@ -296,6 +299,7 @@ impl Outcome {
             body,
             about,
             builds,
+            signed: true,
         }
     }
 }

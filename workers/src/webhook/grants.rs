@@ -59,6 +59,7 @@ pub struct Grant {
 pub struct Grants {
     /// By repository, organisation (`octo/*`) or `*`, in small letters.
     by_pattern: BTreeMap<String, Vec<Arc<Grant>>>,
+    most_secrets: usize,
 }
 
 /// Something wrong with a line.
@@ -81,6 +82,7 @@ impl Grants {
         let grant = Arc::new(Grant { secret, owners });
         Grants {
             by_pattern: BTreeMap::from([(ALL.to_owned(), vec![grant])]),
+            most_secrets: 1,
         }
     }
 
@@ -123,6 +125,7 @@ impl Grants {
             }
         }
         if faults.is_empty() {
+            grants.most_secrets = grants.count_secrets();
             return Ok(grants);
         }
         faults.truncate(FAULTS_MAX);
@@ -149,6 +152,10 @@ impl Grants {
 
     /// How many secrets the repository has that has most of them.
     pub fn most_secrets(&self) -> usize {
+        self.most_secrets
+    }
+
+    fn count_secrets(&self) -> usize {
         let count = |pattern: &String| {
             let all: BTreeSet<Secret> = self.of(pattern).iter().map(|grant| grant.secret.clone()).collect();
             all.len()

@@ -124,10 +124,10 @@ impl App {
             client.map_or_else(|| "-".into(), |client| client.to_string()),
             answer.about,
         );
-        match answer.status {
-            // What was signed.
-            200..=202 | 422 => eprintln!("github-webhook: {line}"),
-            _ => self.refused.say(&line),
+        if answer.signed {
+            eprintln!("github-webhook: {line}");
+        } else {
+            self.refused.say(&line);
         }
         respond(&answer)
     }
