@@ -1,13 +1,12 @@
 //! What the console could not take yet: a file without a name, that goes with its worker.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
 
-/// Numbers the spools of this process.
-static NEXT: AtomicU64 = AtomicU64::new(0);
+use rustix::fs::{Mode, OFlags};
 
 /// Bytes that wait, in order.
 #[derive(Debug)]
@@ -80,9 +79,14 @@ impl Spool {
 }
 
 /// A file that this process alone can open, and only by the descriptor.
-fn nameless(folder: &std::path::Path) -> io::Result<File> {
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = folder.join(format!(".console-{}-{number}", std::process::id()));
+fn nameless(folder: &Path) -> io::Result<File> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    if let Ok(fd) = rustix::fs::open(folder, OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, mode) {
+        return Ok(fd.into());
+    }
+    // Not every file system has these. Where others may write, nobody can take a name that he can't guess.
+    let random = RandomState::new().build_hasher().finish();
+    let path = folder.join(format!(".console-{random:016x}"));
     let mut options = OpenOptions::new();
     let file = options
         .read(true)

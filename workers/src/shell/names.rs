@@ -1,6 +1,6 @@
 //! How many names an image has: an empty file takes room on a disk too.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::ChildStdout;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,9 @@ pub(super) struct Names {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Bytes of a name that are looked at together: a longer one counts for several.
+const NAME_MAX: u64 = 64 << 10;
+
 impl Names {
     /// Of what a tar says.
     pub(super) fn follow(said: Option<ChildStdout>) -> Self {
@@ -26,7 +29,7 @@ impl Names {
                 let mut said = BufReader::new(said);
                 loop {
                     let mut name = Vec::new();
-                    if !matches!(said.read_until(b'\n', &mut name), Ok(1..)) {
+                    if !matches!((&mut said).take(NAME_MAX).read_until(b'\n', &mut name), Ok(1..)) {
                         return;
                     }
                     counted.fetch_add(new_names(&before, &name), Ordering::Relaxed);

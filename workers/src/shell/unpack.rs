@@ -177,7 +177,7 @@ impl Job<'_> {
         let copied = copy(&mut *stream.from, to, self.images.bound(), |bytes| {
             let total = bytes + names.bytes();
             if total > reserved && total <= self.images.bound() {
-                reserved = total + ROOM_BYTES;
+                reserved = (total + ROOM_BYTES).min(self.images.bound());
                 self.images.make_room(self.key, reserved).map_err(Copy::Failed)?;
             }
             Ok(total)
