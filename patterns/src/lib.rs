@@ -13,7 +13,7 @@ use names::{fits, is_hidden_named, is_wild};
 /// Longest path, bytes: what the kernel takes.
 pub const PATH_BYTES_MAX: usize = 4095;
 
-/// Most folders of a pattern: no workspace that is deeper can be stored.
+/// Most folders of a pattern: what is deeper is not copied.
 pub const PARTS_MAX: usize = 512;
 
 /// Most patterns of a list.

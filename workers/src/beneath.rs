@@ -20,7 +20,8 @@ use crate::tree::Trouble;
 /// Longest path, bytes: what the kernel takes.
 pub const PATH_BYTES_MAX: usize = 4095;
 
-/// Folders may nest this deep: no workspace that is deeper can be stored.
+/// Folders may nest this deep in what is copied or removed: each level holds descriptors. A workspace may
+/// be deeper.
 pub const DEPTH_MAX: usize = 512;
 
 /// How often a path is resolved again because something was renamed meanwhile, or made again because
