@@ -88,6 +88,7 @@ pub struct Repository {
     /// Tickets that were tidied away lately.
     pub(crate) gone: super::tickets::Gone,
     pub(crate) doubts: super::claims::Doubts,
+    pub(crate) unread: super::notices::Unread,
     pub(crate) aborted: super::claims::Aborted,
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
@@ -133,6 +134,7 @@ impl Repository {
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
             doubts: super::claims::Doubts::default(),
+            unread: super::notices::Unread::default(),
             aborted: super::claims::Aborted::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),

@@ -1,8 +1,8 @@
 //! What is done when the coordinator tells of a change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::board::Line;
 use super::claims::Cause;
+use super::core::lock;
 use super::names::{Name, TicketId};
 use super::tickets::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::{Error, Repository};
@@ -83,6 +84,36 @@ impl Sorted {
     }
 }
 
+/// Tickets of a queue, whether their claims are gone, and how often they were tried.
+type Tries = BTreeMap<TicketKey, (bool, u32)>;
+
+/// Tickets that could not be read, of each queue where somebody sees to them.
+#[derive(Default)]
+pub(crate) struct Unread(Mutex<HashMap<Name, Tries>>);
+
+impl Unread {
+    /// Notes one; whether nobody sees to those of its queue yet.
+    fn note(&self, key: TicketKey, unclaimed: bool, tries: u32) -> bool {
+        let mut unread = lock(&self.0);
+        let first = !unread.contains_key(&key.queue);
+        let known = unread.entry(key.queue.clone()).or_default();
+        let known = known.entry(key).or_insert((unclaimed, tries));
+        *known = (known.0 || unclaimed, known.1.min(tries));
+        first
+    }
+
+    /// Those that were noted since the last call; `None`: none, and nobody sees to the queue from now on.
+    fn take(&self, queue: &Name) -> Option<Tries> {
+        let mut unread = lock(&self.0);
+        let noted = std::mem::take(unread.get_mut(queue)?);
+        if noted.is_empty() {
+            unread.remove(queue);
+            return None;
+        }
+        Some(noted)
+    }
+}
+
 impl Repository {
     /// Acts on notices that came together.
     pub(super) async fn heard(self: &Arc<Self>, events: Vec<Event>) {
@@ -113,7 +144,7 @@ impl Repository {
             let repository = repository.clone();
             async move {
                 if let Err(error) = repository.look_into(&key, unclaimed).await {
-                    repository.look_again(key, unclaimed, error);
+                    repository.look_again(key, unclaimed, &error);
                 }
             }
         })
@@ -155,11 +186,40 @@ impl Repository {
     }
 
     /// Acts on a notice later, when the store may answer; the others need not wait for it.
-    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: Error) {
-        self.again_later(format!("ticket {key}"), error, move |repository| {
-            let key = key.clone();
-            async move { repository.look_into(&key, unclaimed).await }
-        });
+    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: &Error) {
+        let queue = key.queue.clone();
+        tracing::warn!(ticket = %key, %error, "following the coordinator: trying again");
+        if self.unread.note(key, unclaimed, 0) {
+            let repository = self.clone();
+            self.runtime
+                .spawn(async move { repository.look_at_unread(queue).await });
+        }
+    }
+
+    /// Looks at a queue's tickets that could not be read, until each is, or was tried often enough.
+    async fn look_at_unread(self: Arc<Self>, queue: Name) {
+        let mut pause = FOLLOW_PAUSE;
+        while let Some(unread) = self.unread.take(&queue) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
+            let repository = self.clone();
+            in_parallel(unread, move |(key, (unclaimed, tries))| {
+                let repository = repository.clone();
+                async move {
+                    match repository.look_into(&key, unclaimed).await {
+                        Ok(()) => {}
+                        Err(error) if tries >= FOLLOW_TRIES => {
+                            tracing::error!(ticket = %key, %error, "given up; run distcifs fsck");
+                        }
+                        Err(error) => {
+                            tracing::debug!(ticket = %key, %error, tries, "trying again");
+                            repository.unread.note(key, unclaimed, tries + 1);
+                        }
+                    }
+                }
+            })
+            .await;
+        }
     }
 
     /// Looks at something again in the background, until the store answers.
@@ -263,7 +323,7 @@ impl Repository {
                 let repository = repository.clone();
                 async move {
                     if let Err(error) = repository.look_into(&key, true).await {
-                        repository.look_again(key, true, error);
+                        repository.look_again(key, true, &error);
                     }
                 }
             })
@@ -271,12 +331,23 @@ impl Repository {
         }
     }
 
-    /// Repairs a ticket if its claim is gone, and takes it in.
+    /// Repairs a ticket if its claim is gone, and takes it in. One that is damaged is left out: it is no
+    /// other when it is read again.
     async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
-        if unclaimed {
-            self.reopen_orphan(key).await?;
+        let look = async {
+            if unclaimed {
+                self.reopen_orphan(key).await?;
+            }
+            self.look_at(key).await
+        };
+        let Err(error) = look.await else { return Ok(()) };
+        if let Ok(Some(entry)) = self.get(&key.path()).await
+            && let Err(damaged) = ticket_of(&key.to_string(), &entry)
+        {
+            tracing::error!(error = %damaged, "left out");
+            return Ok(());
         }
-        self.look_at(key).await
+        Err(error)
     }
 
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
@@ -398,4 +469,26 @@ where
         done.extend(ended);
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sees_to_what_could_not_be_read_of_a_queue() {
+        let unread = Unread::default();
+        let (a, b) = (ticket_key("q", "a").unwrap(), ticket_key("q", "b").unwrap());
+        assert!(unread.note(a.clone(), false, 0));
+        assert!(!unread.note(b.clone(), false, 0) && !unread.note(a.clone(), true, 0));
+        assert!(unread.note(ticket_key("other", "a").unwrap(), false, 0));
+        let both = unread.take(&a.queue).unwrap();
+        assert_eq!(both, BTreeMap::from([(a.clone(), (true, 0)), (b, (false, 0))]));
+        // Tried again, and noted by somebody else meanwhile.
+        assert!(!unread.note(a.clone(), true, 1) && !unread.note(a.clone(), false, 0));
+        let again = unread.take(&a.queue).unwrap();
+        assert_eq!(again, BTreeMap::from([(a.clone(), (true, 0))]));
+        assert!(unread.take(&a.queue).is_none());
+        assert!(unread.note(a, false, 0), "nobody sees to them any more");
+    }
 }
