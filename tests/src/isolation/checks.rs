@@ -244,9 +244,13 @@ pub fn limits_hold(node: &Node, isolation: &Value) {
         "{console}"
     );
     assert!(why.contains("limit of memory"), "{why}");
-    let (state, why, console) = run("disk", json!({"disk": "64M"}), "head -c 200M /dev/zero > big");
+    let (state, why, console) = run(
+        "disk",
+        json!({"disk": "64M"}),
+        "dd if=/dev/zero of=big bs=1048576 count=200",
+    );
     assert_eq!(state, "failure", "{why}\n{console}");
-    assert!(why.contains("limits.disk of 64 MiB"), "{why}");
+    assert!(why.contains("limits.disk of 64 MiB"), "{why}\n{console}");
     let busy = "p=; for i in 1 2 3 4; do (while :; do :; done) & p=\"$p $!\"; done; sleep 3; kill $p; wait $p || times > times; tail -n 1 times";
     let (state, why, console) = run("cpus", json!({"cpus": 0.3}), busy);
     assert_eq!(state, "success", "{why}\n{console}");
