@@ -234,7 +234,7 @@ fn output_while_ceph_is_away() {
     assert_eq!(pair.second.wait_state("a", 1), "success");
     let whole: String = (1..=20000).map(|line| format!("{line}\n")).collect();
     for console in ["console", "tasks/0-execute-shell/console"] {
-        let text = pair.second.read(&format!("jobs/a/builds/1/{console}"));
+        let text = pair.second.raw(&format!("jobs/a/builds/1/{console}"));
         assert!(text == format!("early\n{whole}"), "{console}: {} bytes", text.len());
     }
 }
