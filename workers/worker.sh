@@ -152,12 +152,14 @@ end_group() {
 }
 
 # still_ours: whether the claim is what it was, as far as can be seen while the store is away. Without
-# a result the ticket may be another's by now.
+# a result the ticket may be another's by now. What could not be read when it was claimed was ours: else
+# nobody would give the ticket back.
 still_ours() {
-    case $(LC_ALL=C cat claim 2>&1) in
-    "$ours" | *'Input/output error'* | *'timed out'*) ;;
+    seen=$(LC_ALL=C cat claim 2>&1) || case $seen in
+    *'Input/output error'* | *'timed out'*) return 0 ;;
     *) return 1 ;;
     esac
+    [ "$seen" = "${ours:=$seen}" ]
 }
 
 # watch PID: ends the group when the ticket is aborted, the claim is lost, or the ticket's time is over.
@@ -311,7 +313,7 @@ finish() {
         write_result "$status
 $(head -c 4000 "$worker_words")"
         written=$?
-        if [ "$written" -eq 1 ] && still_ours; then
+        if [ "$written" -eq 1 ] && [ -n "$ours" ] && still_ours; then
             rm -rf workspace artifacts
             write_result "error
 the workspace could not be stored and is lost: $why"
@@ -334,7 +336,7 @@ while [ -z "$stopping$finishing" ]; do
     ticket=$mount/tickets/$queue/$id
     cd "$ticket" 2>/dev/null || continue
     claimed=$(now)
-    ours=$(LC_ALL=C cat claim 2>&1)
+    ours=$(cat claim 2>/dev/null) || ours=''
     limit=$(cat timeout 2>/dev/null) || limit=''
     case $limit in *[!0-9]* | ???????????*) limit='' ;; esac
     status=''

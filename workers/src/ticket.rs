@@ -103,10 +103,11 @@ impl Claimed {
     }
 
     /// Whether the claim is what it was, as far as can be seen while the store is away. Without a result
-    /// the ticket may be another's by now.
+    /// the ticket may be another's by now. What could not be read then was ours: else nobody would give
+    /// the ticket back.
     fn still_ours(&self) -> bool {
         match tree::read(&self.folder.join("claim")) {
-            Ok(text) => self.ours.as_ref() == Some(&text),
+            Ok(text) => self.ours.as_ref().is_none_or(|ours| *ours == text),
             Err(Trouble::Later(_)) => true,
             Err(_) => false,
         }
@@ -125,7 +126,7 @@ impl Claimed {
     /// done only while the claim is ours. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
         let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
-            Ok(Some(why)) | Err(Trouble::Full(why)) if self.still_ours() => {
+            Ok(Some(why)) | Err(Trouble::Full(why)) if self.ours.is_some() && self.still_ours() => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
@@ -254,6 +255,18 @@ mod tests {
         assert!(claimed.folder.join("workspace/file").exists());
         assert!(!claimed.folder.join("claim").exists(), "given back");
         fs::remove_dir_all(&claimed.folder).unwrap();
+    }
+
+    /// A claim that could not be read when it was made, as while the store was away, is given back.
+    #[test]
+    fn a_claim_that_was_never_read_is_given_back() {
+        let read = ticket("unread");
+        fs::remove_file(read.folder.join("claim")).unwrap();
+        let unread = Claimed::new(read.folder.clone());
+        fs::write(unread.folder.join("claim"), "the first").unwrap();
+        unread.give_back();
+        assert!(!unread.folder.join("claim").exists());
+        fs::remove_dir_all(&unread.folder).unwrap();
     }
 
     #[test]

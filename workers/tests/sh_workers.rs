@@ -59,7 +59,7 @@ impl Bench {
         for inner in ["workspace", "artifacts", "params"] {
             fs::create_dir_all(folder.join(inner)).unwrap();
         }
-        for inner in ["console", "result", ".wait"] {
+        for inner in ["claim", "console", "result", ".wait"] {
             fs::write(folder.join(inner), "").unwrap();
         }
         fs::write(folder.join("owner"), format!("{}\n", geteuid())).unwrap();
