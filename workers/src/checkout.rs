@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,8 +52,9 @@ const BRANCHES: &str = "+refs/heads/*:refs/remotes/origin/*";
 /// Pauses before a fetch is tried again that failed for what may pass.
 const TRY_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
 
-/// Shortest beginning of a commit's name that is taken for one.
-const SHORT_MIN: usize = 4;
+/// Shortest beginning of a commit's name that is taken for one, which is what git shows of it. Of shorter
+/// ones a large repository has nearly all, and words and years are such.
+const SHORT_MIN: usize = 7;
 
 fn checkout(desk: &Desk) -> Done {
     let refused = |why: String| Err(Trouble::Refused(why));
@@ -67,7 +68,8 @@ fn checkout(desk: &Desk) -> Done {
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {
         None | Some("false" | "0" | "no") => false,
-        Some(_) => true,
+        Some("true" | "1" | "yes") => true,
+        Some(other) => return refused(format!("params.submodules '{other}' is neither true nor false")),
     };
     let repository = Repository {
         folder: &folder,
@@ -102,8 +104,10 @@ impl Wanted {
         let refused = |why: String| Err(Trouble::Refused(why));
         let name = desk.param("ref");
         if let Some(name) = name.as_ref().filter(|name| !is_ref(name)) {
+            let bare = name.strip_prefix("*/").filter(|bare| is_ref(bare));
+            let hint = bare.map_or(String::new(), |bare| format!(": write {bare}"));
             return refused(format!(
-                "params.ref '{name}' is not the name of a branch, tag or commit"
+                "params.ref '{name}' is not the name of a branch, tag or commit{hint}"
             ));
         }
         let commit = desk.param("commit").map(|commit| commit.to_ascii_lowercase());
@@ -224,32 +228,54 @@ impl Repository<'_> {
     /// What is done if nothing could be fetched: the repository may have names of the other kind.
     fn bring_again(&self, wanted: &Wanted, sha256: bool) -> tree::Result<String> {
         let failure = self.failure.get();
-        let because = |why| self.failed(&format!("can't read the repository {}: {why}", self.address.shown));
         if let Failure::Passing(why) = failure {
-            return Err(because(why));
+            return Err(self.unreadable(why));
         }
-        let reference = self.first_reference()?;
-        if let Some(address) = self.address.with_ending().filter(|_| reference.is_none()) {
+        let references = self.references()?;
+        let other = self.address.with_ending();
+        if let Some(address) = other.as_ref().filter(|_| references == References::Unreadable) {
             let other = Repository {
                 folder: self.folder,
-                address: &address,
+                address,
                 failure: Cell::new(Failure::Unknown),
             };
             if let Some(commit) = other.bring(wanted)? {
                 return Ok(commit);
             }
+            if failure == Failure::SentOn {
+                return Err(self.sent_on(&other)?);
+            }
         }
-        if let Some(why) = failure.why().filter(|_| reference.is_none()) {
-            return Err(because(why));
+        if failure == Failure::SentOn {
+            return Err(self.sent_on(self)?);
         }
-        if !sha256 && reference.as_ref().is_some_and(|name| name.len() == 64) {
+        if let Some(why) = failure.why() {
+            return Err(self.unreadable(why));
+        }
+        if !sha256 && matches!(&references, References::First(name) if name.len() == 64) {
             self.folder.remove(OsStr::new(".git")).map_err(cant_make)?;
             self.init(true)?;
             if let Some(commit) = self.bring(wanted)? {
                 return Ok(commit);
             }
         }
-        Err(self.no_such(wanted, reference.is_some()))
+        Err(self.no_such(wanted, &references))
+    }
+
+    /// What is said of a server that sends on: where to, if it tells. If that is the address which was tried
+    /// too, what came of it.
+    fn sent_on(&self, other: &Repository<'_>) -> tree::Result<Trouble> {
+        let Some(to) = self.git().sent_on_to()? else {
+            return Ok(self.unreadable(Failure::SentOn.why().unwrap_or_default()));
+        };
+        if to == other.address.url
+            && let Failure::Passing(why) | Failure::Lasting(why) = other.failure.get()
+        {
+            return Ok(other.unreadable(why));
+        }
+        Ok(self.unreadable(&format!(
+            "its server sends on to {to}, and that is not followed: write that address, if it is the right one"
+        )))
     }
 
     /// Fetches what a name means. A short commit, which no server looks up, comes with everything.
@@ -263,11 +289,17 @@ impl Repository<'_> {
         if fetched {
             return self.peeled("FETCH_HEAD");
         }
-        let short = name.len() >= SHORT_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if short && self.fetch(&["--tags", "--force"], &[BRANCHES])? {
-            return self.peeled(name);
+        let short = is_hexadecimal(name) && name.len() >= SHORT_MIN;
+        if !short || !self.fetch(&["--tags", "--force"], &[BRANCHES])? {
+            return Ok(None);
         }
-        Ok(None)
+        let found = self.peeled(name)?;
+        if let Some(commit) = found.as_ref().filter(|commit| *commit != name) {
+            say(&format!(
+                "git-checkout: there is no branch or tag {name}: it is taken for the beginning of the commit {commit}"
+            ));
+        }
+        Ok(found)
     }
 
     fn fetch(&self, options: &[&str], what: &[&str]) -> tree::Result<bool> {
@@ -280,7 +312,7 @@ impl Repository<'_> {
         let mut pauses = TRY_AGAIN.iter();
         loop {
             let (done, said) = git.run_heard(&arguments)?;
-            let failure = Failure::of(&said);
+            let failure = Failure::of(&said, self.address);
             self.failure.set(failure);
             let pause = match failure {
                 Failure::Passing(why) if !done => pauses.next().map(|pause| (pause, why)),
@@ -309,15 +341,18 @@ impl Repository<'_> {
         let Some((object, said)) = text.split_once('\t') else {
             return Ok(None);
         };
-        for (kind, there, here) in [
-            ("tag", "refs/tags/", "refs/tags/"),
-            ("branch", "refs/heads/", "refs/remotes/origin/"),
+        // Git takes a name as it is, then below refs/, and then as a tag or a branch.
+        let bare = name.strip_prefix("refs/").unwrap_or(name);
+        for (kind, short, here) in [
+            ("tag", Some(name), "refs/tags/"),
+            ("tag", bare.strip_prefix("tags/"), "refs/tags/"),
+            ("branch", Some(name), "refs/remotes/origin/"),
+            ("branch", bare.strip_prefix("heads/"), "refs/remotes/origin/"),
         ] {
-            let short = name.strip_prefix(there).unwrap_or(name);
-            if short == "HEAD"
-                || short.starts_with('-')
-                || !said.trim_start().starts_with(&format!("{kind} '{short}' of "))
-            {
+            let Some(short) = short.filter(|short| *short != "HEAD" && !short.starts_with('-')) else {
+                continue;
+            };
+            if !said.trim_start().starts_with(&format!("{kind} '{short}' of ")) {
                 continue;
             }
             let place = format!("{here}{short}");
@@ -334,14 +369,22 @@ impl Repository<'_> {
         self.git().line(&["rev-parse", "--verify", "-q", &commit])
     }
 
-    /// The object that the repository names first; none if it can't be read or has nothing.
-    fn first_reference(&self) -> tree::Result<Option<String>> {
+    /// What the repository names.
+    fn references(&self) -> tree::Result<References> {
         let git = self.git();
         let mut arguments = vec!["ls-remote", "-q"];
         arguments.extend(git.reading());
         arguments.extend(["--", &self.address.url]);
-        let line = git.line(&arguments)?;
-        Ok(line.and_then(|line| Some(line.split_whitespace().next()?.to_owned())))
+        let mut first = String::new();
+        let done = git.read(&arguments, |out| {
+            out.take(ENTRY_BYTES_MAX).read_line(&mut first)?;
+            io::copy(out, &mut io::sink()).map(drop)
+        })?;
+        Ok(match first.split_whitespace().next() {
+            _ if !done => References::Unreadable,
+            Some(object) => References::First(object.to_owned()),
+            None => References::None,
+        })
     }
 
     /// Removes attributes that somebody left where the commit has none: git would read them.
@@ -385,22 +428,53 @@ impl Repository<'_> {
     }
 
     /// Why nothing could be fetched.
-    fn no_such(&self, wanted: &Wanted, can_be_read: bool) -> Trouble {
+    fn no_such(&self, wanted: &Wanted, references: &References) -> Trouble {
         let shown = &self.address.shown;
-        if can_be_read {
-            let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
-            return self.failed(&format!(
+        let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
+        match references {
+            References::Unreadable => self.unreadable("is the address right, and may the owner of this job read it?"),
+            References::None => self.failed(&format!("the repository {shown} is empty: it has no branch yet")),
+            References::First(_) if self.failure.get() != Failure::NoSuchRef => self.failed(&format!(
                 "the repository {shown} has no {name}, or it could not be fetched"
-            ));
+            )),
+            References::First(_) => self.failed(&format!("the repository {shown} has no {name}{}", hint(name))),
         }
-        self.failed(&format!(
-            "can't read the repository {shown}: is the address right, and may the owner of this job read it?"
-        ))
+    }
+
+    fn unreadable(&self, why: &str) -> Trouble {
+        self.failed(&format!("can't read the repository {}: {why}", self.address.shown))
     }
 
     /// A reason, without what is secret.
     fn failed(&self, why: &str) -> Trouble {
         Trouble::Refused(self.address.masked(why))
+    }
+}
+
+/// What a repository names.
+#[derive(Debug, PartialEq, Eq)]
+enum References {
+    /// It can't be read.
+    Unreadable,
+    /// Nothing: it is empty.
+    None,
+    /// The object that it names first, and more.
+    First(String),
+}
+
+/// What may have been meant by a name that a repository does not have.
+fn hint(name: &str) -> String {
+    if name == "HEAD" {
+        return ": its HEAD is a branch that is not there, so say in params.ref which is meant".to_owned();
+    }
+    let short = name.strip_prefix("refs/").unwrap_or(name);
+    let short = short.strip_prefix("remotes/").unwrap_or(short);
+    match short.strip_prefix("origin/") {
+        Some(branch) => format!(": the branch itself is called {branch}"),
+        None if is_hexadecimal(name) && name.len() < SHORT_MIN => {
+            format!(", and the beginning of a commit has at least {SHORT_MIN} digits")
+        }
+        None => String::new(),
     }
 }
 
@@ -423,7 +497,11 @@ fn is_ref(name: &str) -> bool {
 
 /// Whether this is the whole name of a commit.
 fn is_commit(name: &str) -> bool {
-    matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    matches!(name.len(), 40 | 64) && is_hexadecimal(name)
+}
+
+fn is_hexadecimal(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

@@ -194,6 +194,35 @@ impl Address {
         Ok(address)
     }
 
+    /// What git said, without this address: that may hold any words.
+    pub(super) fn left_out_of(&self, said: &str) -> String {
+        let url = self.url.trim_end_matches('/');
+        let said = said.replace(url, "");
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        match rest.split_once(['/', ':']) {
+            // Who reads the path alone tells it alone.
+            Some((_, path)) if path.contains(' ') => said.replace(path, ""),
+            _ => said,
+        }
+    }
+
+    /// The address that a server sends on to, by where it says that what git asked for is.
+    pub(super) fn sent_on_to(&self, location: &str) -> Option<String> {
+        let end = location.find("/info/refs").or_else(|| location.find(['?', '#']));
+        let place = &location[..end.unwrap_or(location.len())];
+        let (scheme, rest) = self.url.split_once("://")?;
+        let host = rest.split('/').next()?;
+        let whole = if place.starts_with("//") {
+            format!("{scheme}:{place}")
+        } else if place.starts_with('/') {
+            format!("{scheme}://{host}{place}")
+        } else {
+            place.to_owned()
+        };
+        let found = Address::parse(&whole).ok()?;
+        (found.way != Way::Local).then(|| self.masked(&found.shown))
+    }
+
     /// A line without what is secret in this address.
     pub(super) fn masked(&self, line: &str) -> String {
         let mut line = line.to_owned();
@@ -427,6 +456,41 @@ mod tests {
             "/srv/a",
         ] {
             assert_eq!(ending(text), None, "{text}");
+        }
+    }
+
+    /// "`why` names the new address, if the server does": without what is secret in it, and never anything
+    /// but an address.
+    #[test]
+    fn where_a_server_sends_on_to_is_an_address() {
+        let from = address("http://u:hunter2@example.org:81/o/old");
+        let refs = "info/refs?service=git-upload-pack";
+        for (location, to) in [
+            (
+                format!("https://example.org/o/new.git/{refs}"),
+                Some("https://example.org/o/new.git"),
+            ),
+            (format!("/o/new/{refs}"), Some("http://example.org:81/o/new")),
+            (format!("//b.example.org/o/{refs}"), Some("http://b.example.org/o")),
+            (
+                "https://example.org/login?next=/o/old".to_owned(),
+                Some("https://example.org/login"),
+            ),
+            (
+                format!("https://a:secret99@example.org/o/{refs}"),
+                Some("https://example.org/o"),
+            ),
+            (
+                format!("https://example.org/hunter2/{refs}"),
+                Some("https://example.org/***"),
+            ),
+            ("file:///etc/passwd".to_owned(), None),
+            ("ext::sh".to_owned(), None),
+            ("o/new".to_owned(), None),
+            ("https://example.org/\u{1b}[31m".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(from.sent_on_to(&location).as_deref(), to, "{location}");
         }
     }
 

@@ -139,6 +139,24 @@ impl Git<'_> {
         Ok(Some(line).filter(|line| done && !line.is_empty()))
     }
 
+    /// Where the server says that the repository is, if it sends on. Git tells that to nobody but its trace,
+    /// which is not shown.
+    pub(super) fn sent_on_to(&self) -> tree::Result<Option<String>> {
+        let mut command = self.command(&["ls-remote", "-q", "--", &self.address.url]);
+        command.envs([("GIT_TRACE_CURL", "1"), ("GIT_TRACE_CURL_NO_DATA", "1")]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.start(&mut command)?;
+        let mut found = None;
+        if let Some(said) = child.stderr.take() {
+            let mut said = BufReader::new(said);
+            while let Ok(Some(line)) = next_line(&mut said) {
+                found = location(&line).map(str::to_owned).or(found);
+            }
+        }
+        child.wait().map_err(cant)?;
+        Ok(found.and_then(|place| self.address.sent_on_to(&place)))
+    }
+
     /// The arguments that go before the address of a repository to read from it.
     pub(super) fn reading(&self) -> &'static [&'static str] {
         match self.address.way {
@@ -226,6 +244,12 @@ fn finish(mut child: Child, shown: &Receiver<String>) -> tree::Result<(ExitStatu
 
 fn cant(error: io::Error) -> Trouble {
     Trouble::from_io("can't run git", &error)
+}
+
+/// The place that a line of git's trace says a server sent on to.
+fn location(line: &str) -> Option<&str> {
+    let (name, place) = line.split_once("Recv header: ")?.1.split_once(':')?;
+    name.eq_ignore_ascii_case("location").then(|| place.trim())
 }
 
 /// The next line, cut to what a line may have.

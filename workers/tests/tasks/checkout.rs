@@ -30,71 +30,11 @@ pub(crate) fn git(folder: &Path, script: &str) -> String {
 }
 
 /// A repository with one commit, which it gives, and the tag v1, which has a text.
-fn repository(folder: &Path) -> String {
+pub(crate) fn repository(folder: &Path) -> String {
     git(
         folder,
         "git init -q -b main .; echo 1 >f; git add f; git commit -qm one; git tag -am text v1; git rev-parse HEAD",
     )
-}
-
-/// "HEAD is on a local branch of the ref's name", "the tag is there for `git describe`, with `depth` too", and
-/// pointers of LFS are told.
-#[test]
-fn what_was_asked_for_has_its_name() {
-    let bench = Bench::new(CHECKOUT, "names");
-    let upstream = bench.root.join("up");
-    repository(&upstream);
-    git(
-        &upstream,
-        "git tag light; git checkout -qb a/b; echo '*.bin filter=lfs' >.gitattributes; git add .; git commit -qm l",
-    );
-    let url = format!("file://{}", upstream.display());
-    for depth in [0, 1] {
-        for (number, (name, head, described)) in [
-            ("main", "main", ""),
-            ("refs/heads/a/b", "a/b", ""),
-            ("v1", "HEAD", "v1"),
-            ("refs/tags/light", "HEAD", "light"),
-            ("HEAD", "HEAD", ""),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let mut params = json!({ "repository": url, "ref": name });
-            if depth > 0 {
-                params["depth"] = depth.into();
-            }
-            let ticket = bench.ticket(&format!("t{depth}{number}"), params);
-            assert_eq!(bench.work(&ticket), "0", "{name}: {}", console(&ticket));
-            let here = ticket.join("workspace");
-            assert_eq!(git(&here, "git rev-parse --abbrev-ref HEAD"), head, "{name} {depth}");
-            if !described.is_empty() {
-                git(
-                    &here,
-                    &format!("git describe --tags --exact-match --match {described} HEAD"),
-                );
-            }
-            assert_eq!(git(&here, "git status --porcelain"), "", "{name}");
-            let lfs = console(&ticket).contains("LFS came as pointers");
-            assert_eq!(lfs, name.contains("a/b") || name == "HEAD", "{name}");
-        }
-    }
-}
-
-/// "What failed is said, and not something else": a fetch that may succeed later is tried again first.
-#[test]
-fn a_server_that_refuses_is_called_that() {
-    let bench = Bench::new(CHECKOUT, "refuses");
-    // Nobody else listens on this address, whatever ports are in use.
-    let ticket = bench.ticket("t", json!({ "repository": "git://127.0.77.1:9418/x.git" }));
-    let result = bench.work(&ticket);
-    assert!(result.contains("its server refuses the connection"), "{result}");
-    assert_eq!(
-        console(&ticket).matches("trying again in").count(),
-        2,
-        "{}",
-        console(&ticket)
-    );
 }
 
 /// A further commit, which it gives.
@@ -411,8 +351,8 @@ fn passwords_are_told_to_the_server_alone() {
     }
 }
 
-/// A server that sends everybody on to another; who asked that one.
-fn servers_that_send_on() -> (u16, Arc<Mutex<Vec<String>>>) {
+/// A server that sends everybody on to another; which, and who asked that one.
+fn servers_that_send_on() -> (u16, u16, Arc<Mutex<Vec<String>>>) {
     let (other, asked) = server_that_asks();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
@@ -431,17 +371,19 @@ fn servers_that_send_on() -> (u16, Arc<Mutex<Vec<String>>>) {
             let _ = stream.write_all(text.as_bytes());
         }
     });
-    (port, asked)
+    (port, other, asked)
 }
 
-/// "No redirection is followed: neither the server nor the protocol becomes another."
+/// "No redirection is followed: neither the server nor the protocol becomes another." "`why` says where the
+/// server sends on to."
 #[test]
 fn a_server_is_the_one_that_was_named() {
-    let (port, asked) = servers_that_send_on();
+    let (port, other, asked) = servers_that_send_on();
     let address = format!("http://127.0.0.1:{port}/x");
     let bench = Bench::new(CHECKOUT, "redirected");
     let result = bench.work(&bench.ticket("t", json!({ "repository": address })));
-    assert!(result.starts_with("1\ncan't read the repository"), "{result}");
+    let why = format!("can't read the repository {address}: its server sends on to http://127.0.0.1:{other}/x, ");
+    assert!(result.starts_with("1\n") && result.contains(&why), "{result}");
     assert!(asked.lock().unwrap().is_empty(), "another server was asked");
 }
 

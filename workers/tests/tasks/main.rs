@@ -9,6 +9,7 @@
 mod artifacts;
 mod checkout;
 mod hostile;
+mod names;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
