@@ -8,7 +8,7 @@
 mod braces;
 mod names;
 
-use names::{fits, is_hidden_named, is_wild};
+use names::{fits, is_hidden_named, is_one_name, is_wild};
 
 /// Longest path, bytes: what the kernel takes.
 pub const PATH_BYTES_MAX: usize = 4095;
@@ -195,6 +195,16 @@ impl Part {
         })
     }
 
+    /// Whether a folder that this part fits is meant with all that is in it: it is named, or its dot is.
+    /// Else names with a dot in front stay out at any depth.
+    pub fn takes_whole(&self) -> bool {
+        match self {
+            Part::Any => false,
+            Part::Name(_) => true,
+            Part::Wild(pattern) => is_hidden_named(pattern) || is_one_name(pattern),
+        }
+    }
+
     /// Whether a name fits. `*`, `?` and `**` stand for a dot in front of it only where something is
     /// excluded.
     pub fn fits(&self, name: &[u8], excludes: bool) -> bool {
@@ -306,6 +316,17 @@ mod tests {
             assert!(part(text).fits(b".x", false), "{text}");
         }
         assert!(part("a[1]").fits(b"a[1]", true) && !part("a[1]").fits(b"a[1]", false));
+    }
+
+    #[test]
+    fn a_folder_is_whole_if_it_is_named() {
+        let part = |text: &str| Part::parse(text).unwrap();
+        for text in ["out", "\\!out", "a\\*", ".*", ".config", "\\.c*", "a[b", "a\\[b]"] {
+            assert!(part(text).takes_whole(), "{text}");
+        }
+        for text in ["*", "**", "o?t", "out*", "[o]ut", "[.]x", "\\a*"] {
+            assert!(!part(text).takes_whole(), "{text}");
+        }
     }
 
     #[test]

@@ -12,6 +12,13 @@ pub(crate) fn is_wild(part: &str) -> bool {
     part.contains(['*', '?', '[', '\\'])
 }
 
+/// Whether only one name fits a part.
+pub(crate) fn is_one_name(part: &str) -> bool {
+    let bare = without_escapes(part);
+    let set = bare.split_once('[').is_some_and(|(_, rest)| rest.contains(']'));
+    !set && !bare.contains(['*', '?'])
+}
+
 /// Whether a part names a dot in front.
 pub(crate) fn is_hidden_named(part: &str) -> bool {
     part.starts_with('.') || part.starts_with("\\.")

@@ -38,12 +38,14 @@ fn publish(desk: &Desk) -> Done {
     let mut selection = Selection::new(&patterns)?;
     let mut copying = Copying::new(desk.artifacts()?);
     selection.copy(&desk.workspace()?, &mut copying)?;
-    tell_left_out(desk, &copying);
+    tell(desk, &selection, &copying);
     // As in DistCI a pattern may match nothing; when none does, the names are wrong.
-    if let Some(why) = nothing(&selection, "in the workspace") {
-        if selection.copied == 0 {
-            return Err(Trouble::Refused(why));
-        }
+    let why = nothing(&selection, &copying, "in the workspace");
+    if copying.copied == 0 {
+        let empty = "what the patterns match in the workspace has no file in it, so nothing is published";
+        return Err(Trouble::Refused(why.unwrap_or_else(|| empty.to_owned())));
+    }
+    if let Some(why) = why {
         say(&format!("{}: {why}", desk.name));
     }
     Ok(Vec::new())
@@ -62,16 +64,17 @@ fn copy(desk: &Desk) -> Done {
     }
     let mut selection = Selection::new(&patterns)?;
     selection.copy(&artifacts, &mut copying)?;
-    if let Some(why) = nothing(&selection, &format!("among the artifacts of {job} {build}")).filter(|_| !all) {
+    let why = nothing(&selection, &copying, &format!("among the artifacts of {job} {build}"));
+    if let Some(why) = why.filter(|_| !all) {
         return Err(Trouble::Refused(why));
     }
-    tell_left_out(desk, &copying);
+    tell(desk, &selection, &copying);
     say(&format!("{}: from build {number} of the job {job}", desk.name));
     Ok(Vec::new())
 }
 
 /// What is said of patterns that name nothing, or nothing that is left.
-fn nothing(selection: &Selection, place: &str) -> Option<String> {
+fn nothing(selection: &Selection, copying: &Copying, place: &str) -> Option<String> {
     let missed = selection.missed();
     if !missed.is_empty() {
         let rest = if selection.excludes() {
@@ -82,11 +85,12 @@ fn nothing(selection: &Selection, place: &str) -> Option<String> {
         return Some(format!("nothing {place} matches {}{rest}", missed.join(" ")));
     }
     let why = format!("all {place} that the patterns match is excluded by those with !");
-    (selection.copied == 0 && selection.excludes()).then_some(why)
+    (copying.copied == 0 && selection.excludes()).then_some(why)
 }
 
-fn tell_left_out(desk: &Desk, copying: &Copying) {
-    for line in &copying.left_out {
+/// Tells what was left out, or may be otherwise than was meant.
+fn tell(desk: &Desk, selection: &Selection, copying: &Copying) {
+    for line in copying.left_out.iter().chain(&selection.odd(copying)) {
         say(&format!("{}: {line}", desk.name));
     }
 }

@@ -38,6 +38,8 @@ pub struct Copying {
     to: Folder,
     links: HashMap<(u64, u64), PathBuf>,
     me: (u32, u32),
+    /// How many files and links were copied.
+    pub copied: u64,
     /// What was left out, for people.
     pub left_out: Vec<String>,
 }
@@ -64,6 +66,7 @@ impl Copying {
             to,
             links: HashMap::new(),
             me,
+            copied: 0,
             left_out: Vec::new(),
         }
     }
@@ -135,8 +138,10 @@ impl Copying {
                     self.left_out
                         .push(format!("'{place}' is neither file, folder nor link: left out"));
                 }
+                return Ok(None);
             }
         }
+        self.copied += 1;
         Ok(None)
     }
 

@@ -1,13 +1,14 @@
 //! Copies what a list of patterns names, in one walk over the folder, without a shell and without links.
 //!
 //! A folder is read only if something in it may fit, and what fits is copied where it is met, once. Where
-//! nothing that is in a folder can be decided otherwise, it is copied whole. A pattern for which there is
-//! nothing may be a name itself, `a[1].txt`, as in `sh`: a second walk looks for these names.
+//! nothing that is in a folder can be decided otherwise, it is copied whole. A folder that `*` or `**` fitted
+//! is taken without the names in it that begin with a dot, at any depth. A pattern for which there is nothing
+//! may be a name itself, `a[1].txt`, as in `sh`: a second walk looks for these names.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use distcifs_patterns::{Part, Rule, Together, misplaced};
 use rustix::fs::{Dir, FileType};
@@ -24,13 +25,55 @@ const SHOWN_MAX: usize = 200;
 #[derive(Debug)]
 pub struct Selection {
     rules: Vec<Rule>,
+    /// Which fitted something; of those that exclude, which took something away.
     fitted: Vec<bool>,
-    /// How many files, links and folders were copied, each folder that was copied whole as one.
-    pub copied: u64,
+    /// Links that a pattern itself fitted, and what they say.
+    links: Vec<(PathBuf, PathBuf)>,
+    /// Links that a pattern for folders would have fitted.
+    no_folders: Vec<PathBuf>,
 }
 
-/// What is decided of a place so far: by which pattern, and whether it is taken.
+/// Most links that are looked at in the end, of each kind, and most that are told.
+const LINKS_MAX: usize = 1000;
+const TOLD_MAX: usize = 20;
+
+/// What is decided by one pattern: by which, and whether it is taken.
 type Decision = Option<(usize, bool)>;
+
+/// What is decided of a place so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Decided {
+    /// For whatever is there.
+    all: Decision,
+    /// For names without a dot in front alone, and what is below them: here nothing is excluded.
+    plain: Decision,
+}
+
+impl Decided {
+    /// For a place itself.
+    fn here(self) -> Decision {
+        self.all.max(self.plain)
+    }
+
+    fn add(&mut self, whole: bool, by: (usize, bool)) {
+        let kind = if whole { &mut self.all } else { &mut self.plain };
+        *kind = (*kind).max(Some(by));
+    }
+
+    /// The first pattern that takes, of those that count; none: beyond all.
+    fn first(self) -> usize {
+        let takers = [self.all, self.plain].into_iter().flatten().filter(|(_, taken)| *taken);
+        takers.map(|(rule, _)| rule).min().unwrap_or(usize::MAX)
+    }
+
+    /// For a name in a folder of which this is decided.
+    fn below(self, name: &OsStr) -> Self {
+        match name.as_bytes() {
+            [b'.', ..] => Decided { plain: None, ..self },
+            _ => self,
+        }
+    }
+}
 
 /// How far a pattern has come: which, which of its ways, and the part that is next.
 type State = (usize, usize, usize);
@@ -40,7 +83,7 @@ struct Here<'a> {
     from: &'a Folder,
     way: &'a Path,
     states: Vec<State>,
-    decided: Decision,
+    decided: Decided,
     depth: usize,
 }
 
@@ -68,7 +111,8 @@ impl Selection {
         Ok(Selection {
             fitted: vec![false; rules.len()],
             rules,
-            copied: 0,
+            links: Vec::new(),
+            no_folders: Vec::new(),
         })
     }
 
@@ -84,6 +128,42 @@ impl Selection {
     /// Whether something is excluded.
     pub fn excludes(&self) -> bool {
         self.rules.iter().any(|rule| rule.excludes)
+    }
+
+    /// What those who wrote the patterns may not expect, for people: exclusions that took nothing away, and
+    /// links whose targets are not among the copies.
+    pub fn odd(&self, copying: &Copying) -> Vec<String> {
+        let idle = self.rules.iter().zip(&self.fitted);
+        let idle = idle
+            .filter(|(rule, fitted)| rule.excludes && !**fitted)
+            .map(|(rule, _)| {
+                let name = rule.text.trim_start_matches('!');
+                let hint = if name.trim_end_matches('/').contains('/') {
+                    String::new()
+                } else {
+                    format!(": it stands for the topmost folder alone, and !**/{name} for any depth")
+                };
+                format!("the pattern '{}' excludes nothing{hint}", rule.text)
+            });
+        let links = self
+            .links
+            .iter()
+            .filter(|(path, target)| !is_copied(copying, path, target));
+        let links = links.map(|(path, target)| {
+            format!(
+                "'{}' is a link, and what it leads to, '{}', is not among the copies",
+                path.display(),
+                target.display()
+            )
+        });
+        let no_folders = self.no_folders.iter();
+        let no_folders = no_folders.map(|path| {
+            format!(
+                "'{}' is a link, and a pattern that ends with / takes folders only",
+                path.display()
+            )
+        });
+        no_folders.chain(links).chain(idle).take(TOLD_MAX).collect()
     }
 
     /// Copies from this folder what the patterns name.
@@ -113,11 +193,11 @@ impl Selection {
     /// Walks once; with `only`, copies nothing but what one of these decides.
     fn walk(&mut self, from: &Folder, copying: &mut Copying, only: Option<&[bool]>) -> tree::Result<()> {
         let mut states = Vec::new();
-        let mut decided = None;
+        let mut decided = Decided::default();
         for (rule, found) in self.rules.iter().enumerate() {
             for (way, is) in found.ways.iter().enumerate() {
                 if is.parts.is_empty() {
-                    decided = Some((rule, !found.excludes));
+                    decided.all = Some((rule, !found.excludes));
                     self.fitted[rule] = true;
                 } else {
                     states.push((rule, way, 0));
@@ -138,14 +218,14 @@ impl Selection {
             copying,
             only,
         };
-        if let Some((_, taken)) = decided
+        if let Some((_, taken)) = decided.here()
             && !taken
             && !walk.goes_on(&here.states, here.decided)
         {
             return Ok(());
         }
         walk.folder(&here, None, &mut Target::Made(&to))?;
-        if self.copied == 0 {
+        if copying.copied == 0 {
             // A folder that is empty has nothing for a pattern without a name.
             for (rule, fitted) in self.rules.iter().zip(&mut self.fitted) {
                 *fitted &= rule.ways.iter().all(|way| !way.parts.is_empty());
@@ -195,7 +275,7 @@ impl Walk<'_> {
         if here.depth > DEPTH_MAX {
             return Err(too_deep(here.way));
         }
-        let takes = here.decided.is_some_and(|(_, taken)| taken);
+        let takes = here.decided.here().is_some_and(|(_, taken)| taken);
         let names: Option<BTreeSet<OsString>> = here
             .states
             .iter()
@@ -244,9 +324,16 @@ impl Walk<'_> {
     /// Decides about one name, and does it.
     fn name(&mut self, here: &Here<'_>, name: &OsStr, kind: FileType, to: &mut Target<'_>) -> tree::Result<()> {
         let is_folder = kind == FileType::Directory;
-        let (mut decided, mut below, mut led) = (here.decided, Vec::new(), false);
+        let above = here.decided.below(name);
+        let (mut decided, mut below, mut led) = (above, Vec::new(), false);
+        let (mut first, mut excluding) = (above.first(), Vec::new());
         for state in &here.states {
-            let Selection { rules, fitted, .. } = &mut *self.selection;
+            let Selection {
+                rules,
+                fitted,
+                no_folders,
+                ..
+            } = &mut *self.selection;
             let (number, way, at) = *state;
             let (rule, of) = (&rules[number], &rules[number].ways[way]);
             let part = &of.parts[at];
@@ -255,8 +342,16 @@ impl Walk<'_> {
             }
             let last = at + 1 == of.parts.len();
             if last && (is_folder || !of.folders_only) {
-                decided = decided.max(Some((number, !rule.excludes)));
-                fitted[number] = true;
+                decided.add(rule.excludes || part.takes_whole(), (number, !rule.excludes));
+                if rule.excludes {
+                    excluding.push(number);
+                } else {
+                    fitted[number] = true;
+                    first = first.min(number);
+                }
+            } else if last && kind == FileType::Symlink && part.takes_whole() && !rule.excludes {
+                no_folders.push(here.way.join(name));
+                no_folders.truncate(LINKS_MAX);
             }
             if *part == Part::Any {
                 below.push((number, way, at));
@@ -270,18 +365,31 @@ impl Walk<'_> {
             let error = Errno::LOOP.into();
             return Err(trouble(&at(here.way, name), &error));
         }
+        if is_folder {
+            // What of it they would take is not looked for.
+            let takers = below.iter().map(|(number, _, _)| *number);
+            first = takers
+                .filter(|number| !self.selection.rules[*number].excludes)
+                .fold(first, usize::min);
+        }
+        for number in excluding {
+            self.selection.fitted[number] |= first < number;
+        }
         let below = self.selection.spread(below);
-        let taken = self.takes(decided);
-        if is_folder && self.goes_on(&below, decided) {
+        let (taken, taken_whole) = (self.takes(decided.here()), self.takes(decided.all));
+        if is_folder && (taken != taken_whole || self.goes_on(&below, decided)) {
             return self.enter(here, name, (below, decided), to);
         }
-        if taken {
-            let path = here.way.join(name);
-            let to = self.target(here, to)?;
-            self.copying.copy(here.from, name, to, &path)?;
-            self.selection.copied += 1;
+        if !taken {
+            return Ok(());
         }
-        Ok(())
+        let path = here.way.join(name);
+        let to = self.target(here, to)?;
+        if kind == FileType::Symlink && decided.here() != above.here() && self.selection.links.len() < LINKS_MAX {
+            let target = here.from.target(name).unwrap_or_default();
+            self.selection.links.push((path.clone(), PathBuf::from(target)));
+        }
+        self.copying.copy(here.from, name, to, &path)
     }
 
     fn takes(&self, decided: Decision) -> bool {
@@ -290,15 +398,17 @@ impl Walk<'_> {
 
     /// Whether something in a folder can be decided otherwise than the folder, or be the first that fits
     /// a pattern.
-    fn goes_on(&self, below: &[State], decided: Decision) -> bool {
-        let taken = decided.is_some_and(|(_, taken)| taken);
-        below.iter().any(|(number, _, _)| {
-            let later = decided.is_none_or(|(by, _)| *number > by);
-            match (self.selection.rules[*number].excludes, taken) {
-                (true, _) => later && taken,
-                (false, true) => !self.selection.fitted[*number],
-                (false, false) => later,
-            }
+    fn goes_on(&self, below: &[State], decided: Decided) -> bool {
+        [decided.all, decided.here()].into_iter().any(|decided| {
+            let taken = decided.is_some_and(|(_, taken)| taken);
+            below.iter().any(|(number, _, _)| {
+                let later = decided.is_none_or(|(by, _)| *number > by);
+                match (self.selection.rules[*number].excludes, taken) {
+                    (true, _) => later && taken,
+                    (false, true) => !self.selection.fitted[*number],
+                    (false, false) => later,
+                }
+            })
         })
     }
 
@@ -306,7 +416,7 @@ impl Walk<'_> {
         &mut self,
         here: &Here<'_>,
         name: &OsStr,
-        (states, decided): (Vec<State>, Decision),
+        (states, decided): (Vec<State>, Decided),
         to: &mut Target<'_>,
     ) -> tree::Result<()> {
         let way = here.way.join(name);
@@ -317,10 +427,9 @@ impl Walk<'_> {
             decided,
             depth: here.depth + 1,
         };
-        if self.takes(decided) {
+        if self.takes(decided.here()) {
             let above = self.target(here, to)?;
             let mut level: Level = self.copying.begin(here.from, name, above, &way)?;
-            self.selection.copied += 1;
             let Level { from, entries, to, .. } = &mut level;
             self.folder(&inner(from), Some(entries), &mut Target::Made(to))?;
             return self.copying.end(&level, &way);
@@ -344,6 +453,28 @@ impl Walk<'_> {
                 Ok(later.insert(made.map_err(cant)?))
             }
         }
+    }
+}
+
+/// Whether what a link leads to is where copies come to.
+fn is_copied(copying: &Copying, link: &Path, target: &Path) -> bool {
+    let mut place = link.parent().map(Path::to_owned).unwrap_or_default();
+    for part in target.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if place.pop() => {}
+            _ => return false,
+        }
+    }
+    let Some(name) = place.file_name() else {
+        return true;
+    };
+    let folder = copying.target().enter(place.parent().unwrap_or(Path::new("")));
+    match folder.and_then(|folder| folder.stat(name)) {
+        Ok(_) => true,
+        // By way of another link: that one is told if it leads nowhere.
+        Err(error) => is(&error, Errno::LOOP),
     }
 }
 

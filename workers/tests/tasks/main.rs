@@ -10,6 +10,7 @@ mod artifacts;
 mod checkout;
 mod hostile;
 mod names;
+mod patterns;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
