@@ -230,221 +230,196 @@ mod tests {
         Failure::of(said, &Address::parse(address).unwrap_or_else(|why| panic!("{why}")))
     }
 
+    /// How git says what curl says, which `@` stands for here.
+    const BY_HTTP: &str = "fatal: unable to access 'https://x/y/': ";
+
+    fn said(text: &str) -> String {
+        text.replacen('@', BY_HTTP, usize::from(text.starts_with('@')))
+    }
+
+    const PASSING: [(&str, &str); 38] = [
+        ("@Could not resolve host: x", "not known"),
+        ("@Resolving timed out after 5000 milliseconds", "not known"),
+        (
+            "ssh: Could not resolve hostname x: Name or service not known",
+            "not known",
+        ),
+        (
+            "ssh: Could not resolve hostname x: Temporary failure in name resolution",
+            "not known",
+        ),
+        (
+            "fatal: Unable to look up x (port 9418) (Name or service not known)",
+            "not known",
+        ),
+        (
+            "@Failed to connect to h port 1: Connection refused",
+            "refuses the connection",
+        ),
+        (
+            "ssh: connect to host x port 22: Connection refused",
+            "refuses the connection",
+        ),
+        (
+            "@Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server",
+            "can't be reached",
+        ),
+        (
+            "@Failed to connect to 127.0.0.1 port 1 after 0 ms: Could not connect to server",
+            "can't be reached",
+        ),
+        ("ssh: connect to host x port 22: No route to host", "can't be reached"),
+        (
+            "ssh: connect to host x port 22: Network is unreachable",
+            "can't be reached",
+        ),
+        (
+            "ssh: connect to host x port 22: Connection timed out",
+            "does not answer",
+        ),
+        (
+            "fatal: unable to connect to x:\nx[0: ::1]: errno=Connection timed out",
+            "does not answer",
+        ),
+        ("Connection timed out during banner exchange", "does not answer"),
+        ("Timeout, server x not responding.", "does not answer"),
+        ("@Connection timed out after 300000 milliseconds", "does not answer"),
+        ("@SSL connection timeout", "does not answer"),
+        ("@Recv failure: Connection reset by peer", "broke the connection off"),
+        (
+            "@OpenSSL SSL_connect: Connection reset by peer in connection to x:443 ",
+            "broke",
+        ),
+        (
+            "@OpenSSL SSL_connect: SSL_ERROR_SYSCALL in connection to x:443 ",
+            "broke",
+        ),
+        (
+            "@OpenSSL SSL_read: OpenSSL/3.0.15: error:0A000126:SSL routines::unexpected eof while reading, errno 0",
+            "broke",
+        ),
+        (
+            "@gnutls_handshake() failed: The TLS connection was non-properly terminated.",
+            "broke",
+        ),
+        ("@gnutls_handshake() failed: Error in the pull function.", "broke"),
+        (
+            "@GnuTLS recv error (-110): The TLS connection was non-properly terminated.",
+            "broke",
+        ),
+        ("@Empty reply from server", "broke"),
+        ("@Send failure: Broken pipe", "broke"),
+        (
+            "@HTTP/2 stream 1 was not closed cleanly: INTERNAL_ERROR (err 2)",
+            "broke",
+        ),
+        ("@Error in the HTTP2 framing layer", "broke"),
+        (
+            "error: RPC failed; curl 18 transfer closed with outstanding read data remaining\n\
+                 fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF",
+            "broke",
+        ),
+        ("kex_exchange_identification: read: Connection reset by peer", "broke"),
+        ("kex_exchange_identification: Connection closed by remote host", "broke"),
+        ("Connection closed by 140.82.121.4 port 22", "broke"),
+        ("client_loop: send disconnect: Broken pipe", "broke"),
+        ("fatal: the remote end hung up unexpectedly", "broke"),
+        ("@The requested URL returned error: 429", "asks to wait"),
+        (
+            "error: RPC failed; HTTP 503 curl 22 The requested URL returned error: 503",
+            "has an error",
+        ),
+        ("@CONNECT tunnel failed, response 503", "has an error"),
+        (
+            "error: RPC failed; curl 28 Operation too slow. Less than 1000 bytes/sec transferred the last 60 \
+              seconds",
+            "less than 1 KB",
+        ),
+    ];
+
+    const LASTING: [(&str, &str); 23] = [
+        ("fatal: Authentication failed for 'https://x/'", "not these"),
+        (
+            "fatal: could not read Username for 'https://x': terminal prompts disabled",
+            "a user and a password",
+        ),
+        ("x@y: Permission denied (publickey).", "ssh key"),
+        (
+            "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures\nDisconnected from \
+                 1.2.3.4 port 22",
+            "ssh key",
+        ),
+        ("Host key verification failed.", "key of its host"),
+        (
+            "Unable to negotiate with 1.2.3.4 port 22: no matching host key type found. Their offer: ssh-rsa",
+            "no algorithm",
+        ),
+        ("@SSL certificate problem: self-signed certificate", "certificate"),
+        (
+            "@server certificate verification failed. CAfile: none CRLfile: none",
+            "certificate of its server",
+        ),
+        (
+            "@SSL: no alternative certificate subject name matches target host name 'x'",
+            "certificate of its server",
+        ),
+        (
+            "@error setting certificate verify locations:  CAfile: /x",
+            "no authorities",
+        ),
+        (
+            "@OpenSSL/3.0.15: error:0A00010B:SSL routines::wrong version number",
+            "does not speak TLS",
+        ),
+        ("@gnutls_handshake() failed: Handshake failed", "does not speak TLS"),
+        ("fatal: repository 'https://x/y/' not found", "no such repository"),
+        (
+            "remote: Repository not found.\nERROR: Repository not found.\nfatal: Could not read from remote \
+                 repository.",
+            "no such repository",
+        ),
+        ("@The requested URL returned error: 403", "403"),
+        ("@The requested URL returned error: 404", "404"),
+        ("@The requested URL returned error: 418", "refuses what it is asked"),
+        ("@The requested URL returned error: 407", "proxy"),
+        ("sh: 1: ssh: not found", "no ssh on this node"),
+        ("bash: line 1: ssh: command not found", "no ssh on this node"),
+        (
+            "error: cannot run ssh: No such file or directory",
+            "no ssh on this node",
+        ),
+        (
+            "git: 'remote-https' is not a git command. See 'git --help'.",
+            "does not know how",
+        ),
+        (
+            "fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output",
+            "no room",
+        ),
+    ];
+
     /// "A fetch that failed for what may pass (no host, no connection, an error of the server) is tried twice
     /// more": in the words of git 2.39 to 2.49, of curl 7.88 to 8.14 and of OpenSSH 9 and 10.
     #[test]
     fn what_may_pass_is_known() {
-        let http = |why: &str| format!("fatal: unable to access 'https://x/y/': {why}");
-        for (said, why) in [
-            (http("Could not resolve host: x"), "not known"),
-            (http("Resolving timed out after 5000 milliseconds"), "not known"),
-            (
-                "ssh: Could not resolve hostname x: Name or service not known".to_owned(),
-                "not known",
-            ),
-            (
-                "ssh: Could not resolve hostname x: Temporary failure in name resolution".to_owned(),
-                "not known",
-            ),
-            (
-                "fatal: Unable to look up x (port 9418) (Name or service not known)".to_owned(),
-                "not known",
-            ),
-            (
-                http("Failed to connect to h port 1: Connection refused"),
-                "refuses the connection",
-            ),
-            (
-                "ssh: connect to host x port 22: Connection refused".to_owned(),
-                "refuses the connection",
-            ),
-            (
-                http("Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server"),
-                "can't be reached",
-            ),
-            (
-                http("Failed to connect to 127.0.0.1 port 1 after 0 ms: Could not connect to server"),
-                "can't be reached",
-            ),
-            (
-                "ssh: connect to host x port 22: No route to host".to_owned(),
-                "can't be reached",
-            ),
-            (
-                "ssh: connect to host x port 22: Network is unreachable".to_owned(),
-                "can't be reached",
-            ),
-            (
-                "ssh: connect to host x port 22: Connection timed out".to_owned(),
-                "does not answer",
-            ),
-            (
-                "fatal: unable to connect to x:\nx[0: ::1]: errno=Connection timed out".to_owned(),
-                "does not answer",
-            ),
-            (
-                "Connection timed out during banner exchange".to_owned(),
-                "does not answer",
-            ),
-            ("Timeout, server x not responding.".to_owned(), "does not answer"),
-            (
-                http("Connection timed out after 300000 milliseconds"),
-                "does not answer",
-            ),
-            (http("SSL connection timeout"), "does not answer"),
-            (
-                http("Recv failure: Connection reset by peer"),
-                "broke the connection off",
-            ),
-            (
-                http("OpenSSL SSL_connect: Connection reset by peer in connection to x:443 "),
-                "broke",
-            ),
-            (
-                http("OpenSSL SSL_connect: SSL_ERROR_SYSCALL in connection to x:443 "),
-                "broke",
-            ),
-            (
-                http(
-                    "OpenSSL SSL_read: OpenSSL/3.0.15: error:0A000126:SSL routines::unexpected eof while reading, errno 0",
-                ),
-                "broke",
-            ),
-            (
-                http("gnutls_handshake() failed: The TLS connection was non-properly terminated."),
-                "broke",
-            ),
-            (http("gnutls_handshake() failed: Error in the pull function."), "broke"),
-            (
-                http("GnuTLS recv error (-110): The TLS connection was non-properly terminated."),
-                "broke",
-            ),
-            (http("Empty reply from server"), "broke"),
-            (http("Send failure: Broken pipe"), "broke"),
-            (
-                http("HTTP/2 stream 1 was not closed cleanly: INTERNAL_ERROR (err 2)"),
-                "broke",
-            ),
-            (http("Error in the HTTP2 framing layer"), "broke"),
-            (
-                "error: RPC failed; curl 18 transfer closed with outstanding read data remaining\n\
-                 fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF"
-                    .to_owned(),
-                "broke",
-            ),
-            (
-                "kex_exchange_identification: read: Connection reset by peer".to_owned(),
-                "broke",
-            ),
-            (
-                "kex_exchange_identification: Connection closed by remote host".to_owned(),
-                "broke",
-            ),
-            ("Connection closed by 140.82.121.4 port 22".to_owned(), "broke"),
-            ("client_loop: send disconnect: Broken pipe".to_owned(), "broke"),
-            ("fatal: the remote end hung up unexpectedly".to_owned(), "broke"),
-            (http("The requested URL returned error: 429"), "asks to wait"),
-            (
-                "error: RPC failed; HTTP 503 curl 22 The requested URL returned error: 503".to_owned(),
-                "has an error",
-            ),
-            (http("CONNECT tunnel failed, response 503"), "has an error"),
-            (
-                "error: RPC failed; curl 28 Operation too slow. Less than 1000 bytes/sec transferred the last 60 \
-              seconds"
-                    .to_owned(),
-                "less than 1 KB",
-            ),
-        ] {
-            let failure = of(&said, "https://x/y");
+        for (text, why) in PASSING {
+            let failure = of(&said(text), "https://x/y");
             let fits = matches!(failure, Passing(found) if found.contains(why));
-            assert!(fits, "{said}: {failure:?}");
+            assert!(fits, "{text}: {failure:?}");
         }
     }
 
     /// "`why` says which of these it was; user and certificate are not tried again."
     #[test]
     fn what_stays_is_known() {
-        let http = |why: &str| format!("fatal: unable to access 'https://x/y/': {why}");
-        for (said, why) in [
-            ("fatal: Authentication failed for 'https://x/'".to_owned(), "not these"),
-            (
-                "fatal: could not read Username for 'https://x': terminal prompts disabled".to_owned(),
-                "a user and a password",
-            ),
-            ("x@y: Permission denied (publickey).".to_owned(), "ssh key"),
-            (
-                "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures\nDisconnected from \
-                 1.2.3.4 port 22"
-                    .to_owned(),
-                "ssh key",
-            ),
-            ("Host key verification failed.".to_owned(), "key of its host"),
-            (
-                "Unable to negotiate with 1.2.3.4 port 22: no matching host key type found. Their offer: ssh-rsa"
-                    .to_owned(),
-                "no algorithm",
-            ),
-            (http("SSL certificate problem: self-signed certificate"), "certificate"),
-            (
-                http("server certificate verification failed. CAfile: none CRLfile: none"),
-                "certificate of its server",
-            ),
-            (
-                http("SSL: no alternative certificate subject name matches target host name 'x'"),
-                "certificate of its server",
-            ),
-            (
-                http("error setting certificate verify locations:  CAfile: /x"),
-                "no authorities",
-            ),
-            (
-                http("OpenSSL/3.0.15: error:0A00010B:SSL routines::wrong version number"),
-                "does not speak TLS",
-            ),
-            (
-                http("gnutls_handshake() failed: Handshake failed"),
-                "does not speak TLS",
-            ),
-            (
-                "fatal: repository 'https://x/y/' not found".to_owned(),
-                "no such repository",
-            ),
-            (
-                "remote: Repository not found.\nERROR: Repository not found.\nfatal: Could not read from remote \
-                 repository."
-                    .to_owned(),
-                "no such repository",
-            ),
-            (http("The requested URL returned error: 403"), "403"),
-            (http("The requested URL returned error: 404"), "404"),
-            (
-                http("The requested URL returned error: 418"),
-                "refuses what it is asked",
-            ),
-            (http("The requested URL returned error: 407"), "proxy"),
-            ("sh: 1: ssh: not found".to_owned(), "no ssh on this node"),
-            ("bash: line 1: ssh: command not found".to_owned(), "no ssh on this node"),
-            (
-                "error: cannot run ssh: No such file or directory".to_owned(),
-                "no ssh on this node",
-            ),
-            (
-                "git: 'remote-https' is not a git command. See 'git --help'.".to_owned(),
-                "does not know how",
-            ),
-            (
-                "fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output".to_owned(),
-                "no room",
-            ),
-        ] {
-            let failure = of(&said, "https://x/y");
+        for (text, why) in LASTING {
+            let failure = of(&said(text), "https://x/y");
             let fits = matches!(failure, Lasting(found) if found.contains(why));
-            assert!(fits, "{said}: {failure:?}");
+            assert!(fits, "{text}: {failure:?}");
         }
         for code in [301, 302, 303, 307, 308] {
-            let said = http(&format!("The requested URL returned error: {code}"));
-            assert_eq!(of(&said, "https://x/y"), SentOn, "{said}");
+            let text = said(&format!("@The requested URL returned error: {code}"));
+            assert_eq!(of(&text, "https://x/y"), SentOn, "{text}");
         }
         let absent = "fatal: couldn't find remote ref nope";
         assert_eq!(of(absent, "/x"), NoSuchRef);
