@@ -28,6 +28,7 @@ pub mod records;
 mod regard;
 mod remembered;
 mod rename;
+pub mod schedules;
 mod session;
 pub mod snapshot;
 pub mod summary;

@@ -83,6 +83,14 @@ impl Schedule {
         let after = Timestamp::from_second(after).ok()?;
         self.fields.next(&self.zone, after)
     }
+
+    /// A time as the clock of the schedule's zone shows it: `2026-11-24T04:17:00+01:00 Europe/Berlin`;
+    /// `None` in UTC.
+    pub fn local(&self, second: i64) -> Option<String> {
+        let name = self.zone.iana_name().filter(|_| self.zone != TimeZone::UTC)?;
+        let moment = Timestamp::from_second(second).ok()?.to_zoned(self.zone.clone());
+        Some(format!("{} {name}", moment.strftime("%Y-%m-%dT%H:%M:%S%:z")))
+    }
 }
 
 /// A time as people read it: `2026-11-24T03:17:00Z`.

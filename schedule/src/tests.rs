@@ -80,6 +80,26 @@ fn bad_schedules_and_where() {
     assert!(Schedule::parse(&long, "job").unwrap_err().what.contains("at most 256"));
 }
 
+/// "`next` shows it in UTC, and a second line the same time by the clock of the zone."
+#[test]
+fn a_time_is_shown_by_the_clock_of_its_zone() {
+    let schedule = |text: &str| Schedule::parse(text, "job").unwrap();
+    let berlin = schedule("TZ=europe/berlin 30 2 * * *");
+    for (after, shown) in [
+        ("2026-10-24T10:00:00Z", "2026-10-25T02:30:00+02:00 Europe/Berlin"),
+        ("2026-10-25T10:00:00Z", "2026-10-26T02:30:00+01:00 Europe/Berlin"),
+        // 2:30 is left out that day.
+        ("2026-03-28T10:00:00Z", "2026-03-29T03:00:00+02:00 Europe/Berlin"),
+    ] {
+        let next = berlin.next(second(after)).unwrap();
+        assert_eq!(berlin.local(next).unwrap(), shown);
+    }
+    for text in ["@daily", "TZ=UTC @daily"] {
+        assert_eq!(schedule(text).local(0), None, "{text}");
+    }
+    assert_eq!(berlin.local(i64::MAX), None);
+}
+
 /// `H` never moves: whoever planned around it would be surprised.
 #[test]
 fn h_is_spread_by_the_name_and_stays() {

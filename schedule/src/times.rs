@@ -34,8 +34,10 @@ impl Fields {
 
     /// The moments of a day, in no order.
     fn moments(&self, zone: &TimeZone, day: Date) -> impl Iterator<Item = i64> {
-        let times = self.day_fits(day).then(|| self.times()).into_iter().flatten();
-        let even = even_offset(zone, day);
+        // Most days of most schedules do not fit, and a rare one is looked for through many years.
+        let fits = self.day_fits(day);
+        let times = fits.then(|| self.times()).into_iter().flatten();
+        let even = fits.then(|| even_offset(zone, day)).flatten();
         times.flat_map(move |(hour, minute)| {
             let time = day.at(hour, minute, 0, 0);
             match even {

@@ -246,3 +246,50 @@ fn refused_triggers_and_control_words_are_seen() {
     mount.run("! echo nosuch=1 > jobs/a/trigger; rm -r jobs/a; mkdir jobs/a");
     assert!(!mount.has("jobs/a/trigger.error"), "it was another job's");
 }
+
+/// "`builds/next` holds the time at which the job's schedule starts it next, in UTC"; "a second line has the
+/// same time by the clock there"; "absent without a schedule, and while the job is off".
+#[test]
+fn next_says_when_the_schedule_starts_the_job() {
+    let mount = Mount::new();
+    let scheduled = |cron: &str| json!({ "cron": cron, "tasks": [] }).to_string();
+    mount.job("plain", HELLO);
+    mount.run("mkdir jobs/bare");
+    let absent = |job: &str| {
+        let listed = mount.list(&format!("jobs/{job}/builds"));
+        !mount.has(&format!("jobs/{job}/builds/next")) && !listed.contains(&"next".to_owned())
+    };
+    assert!(absent("plain") && absent("bare"));
+    mount.job("year", &scheduled("@yearly"));
+    mount.job("zone", &scheduled("TZ=Europe/Berlin @yearly"));
+    let yearly = |job: &str| {
+        mount
+            .read(&format!("jobs/{job}/builds/next"))
+            .ends_with("-01-01T00:00:00Z")
+    };
+    assert!(yearly("year"), "{}", mount.read("jobs/year/builds/next"));
+    let zone = mount.read("jobs/zone/builds/next");
+    let (utc, local) = zone.split_once('\n').expect("two lines");
+    assert!(utc.ends_with("-12-31T23:00:00Z"), "{zone}");
+    assert!(local.ends_with("-01-01T00:00:00+01:00 Europe/Berlin"), "{zone}");
+    mount.run(
+        "cd jobs/zone/builds; ls | grep -qx next; test $(stat -c %s next) = $(cat next | wc -c)
+         for job in year zone; do
+            read -r first < ../../$job/builds/next
+            coming=$(($(date -d \"$first\" +%s) - $(date +%s)))
+            test $coming -gt -60 && test $coming -lt $((367 * 86400))
+         done",
+    );
+    assert_eq!(errno(mount.write("jobs/year/builds/next", "x")), libc::EROFS);
+    // What never comes is refused, and the schedule that there is stays in force.
+    fs::write(mount.out().join("never"), scheduled("0 0 30 2 *")).expect("own folder");
+    mount.run("cp $OUT/never jobs/year/config.json 2> /dev/null || grep -q 'never comes' jobs/year/config.error");
+    assert!(yearly("year"));
+    mount.run("echo off > jobs/year/enabled");
+    assert!(absent("year"));
+    mount.run("echo on > jobs/year/enabled; mv jobs/year jobs/annual");
+    assert!(yearly("annual"));
+    mount.configure("annual", HELLO);
+    assert!(absent("annual"));
+    mount.run("rm -r jobs/zone jobs/annual");
+}

@@ -136,7 +136,7 @@ impl Tree {
         let task = json!({ "type": "q", "params": { "word": "${p}" }, "environment": { "WORD": IN_CONFIG } });
         mount.job(
             &job,
-            &json!({ "parameters": { "p": DEFAULT }, "tasks": [task] }).to_string(),
+            &json!({ "parameters": { "p": DEFAULT }, "tasks": [task], "cron": "@yearly" }).to_string(),
         );
         // Builds have the rights of who owned the job when they were triggered.
         mount.run(&format!("chown {OWNER}:{GROUP} jobs/{job}"));
@@ -252,8 +252,13 @@ fn table() -> String {
                 table.add((which, mode), &item, &mut tree.callers);
             }
         }
-        let latest = tree.item("/jobs/<job>/builds/latest", &format!("jobs/{job}/builds/latest"));
-        table.add(("", mode), &latest, &mut tree.callers);
+        for name in ["latest", "next"] {
+            let item = tree.item(
+                &format!("/jobs/<job>/builds/{name}"),
+                &format!("jobs/{job}/builds/{name}"),
+            );
+            table.add(("", mode), &item, &mut tree.callers);
+        }
         tickets(&mut tree, &mut table, mode, job);
     }
     table.render()

@@ -86,6 +86,7 @@ impl Tree {
                 Switch::On => Ok(Content::line("on")),
                 Switch::Off | Switch::Given => Ok(Content::line("off")),
             },
+            Node::Next(job) => Ok(Content::text(self.next_text(job).await?)),
             node if written_file(node).is_some() => {
                 let text = self.refusal(node).map(Content::Bytes);
                 text.ok_or_else(|| Error::NotFound(node.path()))

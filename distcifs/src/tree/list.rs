@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::handles::OpenKind;
-use super::node::{Area, BuildFile, JobFile, JobRef, Link, Node, TaskFile, TicketFile, TicketRef, Top};
+use super::node::{Area, BuildFile, JobFile, JobRef, Node, TaskFile, TicketFile, TicketRef, Top};
 use super::texts::hold;
 use super::{Caller, DirEntry, Error, Ino, Kind, Result, Tree};
 
@@ -196,12 +196,7 @@ impl Tree {
 
     async fn names_in_builds(&self, job: &JobRef) -> Result<Vec<(String, Kind)>> {
         let now = self.job(job)?;
-        let mut names = Vec::new();
-        for link in Link::ALL {
-            if self.link_target(job, *link).await?.is_some() {
-                names.push((link.name().to_owned(), Kind::Symlink));
-            }
-        }
+        let mut names = self.names_beside_builds(job).await?;
         let numbers = self.repository.build_numbers(&now).await?;
         names.extend(numbers.into_iter().map(|n| (n.to_string(), Kind::Directory)));
         Ok(names)

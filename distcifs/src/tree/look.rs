@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::content::Content;
 use super::node::{
-    Area, BUILD_MAX, BuildFile, JobFile, JobRef, Link, Node, PARAMS_MAX, QueueFile, TaskFile, TicketFile, TicketRef,
-    Top,
+    Area, BUILD_MAX, BuildFile, JobFile, JobRef, Node, PARAMS_MAX, QueueFile, TaskFile, TicketFile, TicketRef, Top,
 };
 use super::refused::{error_mode, written_file};
 use super::view::Seen;
@@ -131,12 +130,11 @@ impl Tree {
         }
     }
 
-    /// A build, or one of the links.
+    /// A build, or what stands beside the builds.
     async fn find_build(&self, job: &Arc<JobRef>, name: &str) -> Result<Node> {
         let missing = || Error::NotFound(format!("jobs/{}/builds/{name}", job.name));
-        if let Some(link) = Link::parse(name) {
-            self.link_target(job, link).await?.ok_or_else(missing)?;
-            return Ok(Node::Link(job.clone(), link));
+        if let Some(found) = self.find_beside_builds(job, name).await? {
+            return Ok(found);
         }
         let plain = !name.starts_with('0') && name.bytes().all(|b| b.is_ascii_digit());
         let n: u64 = plain
@@ -269,6 +267,7 @@ impl Tree {
                     .ok_or_else(|| Error::NotFound(link.name().into()))?;
                 Ok(link_facts(self.job(job)?.entry.access, target.to_string().len()))
             }
+            Node::Next(job) => self.next_facts(job).await,
             Node::Scratch(id) => self.scratch.facts(*id),
             Node::Build(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::Task(..) | Node::TaskFile(..) => {
                 self.build_facts(node).await
@@ -529,16 +528,6 @@ impl Tree {
             .await
     }
 
-    /// The build that a link leads to.
-    pub(crate) async fn link_target(&self, job: &JobRef, link: Link) -> Result<Option<u64>> {
-        let job = self.job(job)?;
-        match link {
-            Link::Latest => self.repository.latest(&job).await,
-            Link::LastSuccess => self.repository.newest(&job, true).await,
-            Link::LastFailure => self.repository.newest(&job, false).await,
-        }
-    }
-
     /// The inode number of a node's folder, for `..`.
     pub(crate) fn parent(&self, node: &Node) -> Ino {
         self.numbers.ino(&parent_node(node))
@@ -551,7 +540,7 @@ fn parent_node(node: &Node) -> Node {
         Node::Top(_) | Node::Root => Node::Root,
         Node::Job(_) => Node::Top(Top::Jobs),
         Node::JobFile(job, _) => Node::Job(job.clone()),
-        Node::Build(job, _) | Node::Link(job, _) => Node::JobFile(job.clone(), JobFile::Builds),
+        Node::Build(job, _) | Node::Link(job, _) | Node::Next(job) => Node::JobFile(job.clone(), JobFile::Builds),
         Node::BuildFile(job, n, _) => Node::Build(job.clone(), *n),
         Node::Task(job, n, _) => Node::BuildFile(job.clone(), *n, BuildFile::Tasks),
         Node::Queue(_) => Node::Top(Top::Tickets),

@@ -25,6 +25,12 @@ const SLOT_BITS: u32 = 14;
 const BUILD_BITS: u32 = 25;
 const JOB_BITS: u32 = 22;
 
+/// Slot of `next`, beside those of a job's files and links.
+const SLOT_NEXT: u64 = 10;
+
+/// The name of the file in `builds` that says when the schedule starts the job next.
+pub(crate) const NEXT: &str = "next";
+
 /// First slot of parameters; the fixed ones stand below.
 const SLOT_PARAMS: u64 = 256;
 /// Most parameters that can be shown: those of a build and a ticket are far fewer.
@@ -299,6 +305,8 @@ pub enum Node {
     JobFile(Arc<JobRef>, JobFile),
     /// A link in its `builds`.
     Link(Arc<JobRef>, Link),
+    /// When its schedule starts it next.
+    Next(Arc<JobRef>),
     /// A scratch file.
     Scratch(u64),
     /// A build's folder.
@@ -339,6 +347,7 @@ impl Node {
             Node::Job(job) => format!("/jobs/{}", job.name),
             Node::JobFile(job, file) => format!("/jobs/{}/{}", job.name, file.name()),
             Node::Link(job, link) => format!("/jobs/{}/builds/{}", job.name, link.name()),
+            Node::Next(job) => format!("/jobs/{}/builds/{NEXT}", job.name),
             Node::Scratch(_) => "/jobs/(a scratch file)".into(),
             Node::Build(job, n) => format!("/jobs/{}/builds/{n}", job.name),
             Node::BuildFile(job, n, file) => format!("/jobs/{}/builds/{n}/{}", job.name, file.name()),
@@ -400,6 +409,7 @@ impl Numbers {
             Node::Job(j) => job(j, 0, 0),
             Node::JobFile(j, file) => job(j, 0, file.slot()),
             Node::Link(j, link) => job(j, 0, link.slot()),
+            Node::Next(j) => job(j, 0, SLOT_NEXT),
             Node::Scratch(id) => pack(CLASS_SCRATCH, *id, 0),
             Node::Build(j, n) => job(j, *n, 0),
             Node::BuildFile(j, n, file) => job(j, *n, file.slot()),
@@ -455,6 +465,7 @@ impl Numbers {
         let job = lock(&self.jobs).value(thing >> BUILD_BITS & ((1 << JOB_BITS) - 1))?;
         Some(match (n, slot) {
             (0, 0) => Node::Job(job),
+            (0, SLOT_NEXT) => Node::Next(job),
             (0, slot) => match Link::from_slot(slot) {
                 Some(link) => Node::Link(job, link),
                 None => Node::JobFile(job, JobFile::from_slot(slot)?),
@@ -490,6 +501,7 @@ impl Numbers {
             }
             Node::JobFile(job, _)
             | Node::Link(job, _)
+            | Node::Next(job)
             | Node::Build(job, _)
             | Node::BuildFile(job, ..)
             | Node::BuildParam(job, ..)

@@ -212,7 +212,9 @@ impl Tree {
             Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => READ | SEARCH,
             Node::JobFile(_, JobFile::Trigger) => READ | WRITE,
             Node::BuildFile(_, _, BuildFile::Ctl) => return grants,
-            Node::JobFile(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::TaskFile(..) => READ,
+            Node::JobFile(..) | Node::Next(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::TaskFile(..) => {
+                READ
+            }
             _ => return grants,
         };
         for uid in &self.control {

@@ -26,6 +26,7 @@ fn a_number_says_what_it_stands_for() {
         Node::Job(job.clone()),
         Node::JobFile(job.clone(), JobFile::Trigger),
         Node::Link(job.clone(), Link::LastFailure),
+        Node::Next(job.clone()),
         Node::Build(job.clone(), BUILD_MAX),
         Node::BuildFile(job.clone(), 7, BuildFile::Wait),
         Node::BuildParam(job.clone(), 7, PARAMS_MAX - 1),
