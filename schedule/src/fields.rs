@@ -103,7 +103,7 @@ impl Values {
 
 /// The fields of a schedule, understood.
 #[derive(Debug, Clone)]
-pub(super) struct Fields([Values; 5]);
+pub(super) struct Fields([Values; 5], bool);
 
 impl Fields {
     /// Reads the five words, or the one that stands for them.
@@ -113,10 +113,15 @@ impl Fields {
             words => <[&str; 5]>::try_from(words).map_err(|_| {
                 let at = words.get(FIELDS.len()).copied().unwrap_or(&text[text.len()..]);
                 let found = words.len();
+                let hint = if found > 0 && found.is_multiple_of(FIELDS.len()) {
+                    ": a job has one schedule, so write lists as in 0 9,17 * * *, or another job for other times"
+                } else {
+                    ""
+                };
                 Fault::new(
                     text,
                     at,
-                    format!("must have five fields (minute, hour, day, month, weekday), not {found}"),
+                    format!("must have five fields (minute, hour, day, month, weekday), not {found}{hint}"),
                 )
             })?,
         };
@@ -141,12 +146,21 @@ impl Fields {
         let Ok(values) = <[Values; 5]>::try_from(values) else {
             return Err(Fault::new(text, text, "must have five fields"));
         };
-        let fields = Fields(values);
+        let spread = words
+            .iter()
+            .flat_map(|word| word.split(','))
+            .any(|part| part.starts_with('H'));
+        let fields = Fields(values, spread);
         if !fields.has_a_day() {
             let what = format!("never comes: no such month has a day {}", words[DAY]);
             return Err(Fault::new(text, words[DAY], what));
         }
         Ok(fields)
+    }
+
+    /// Whether some number is spread by the job's name.
+    pub(super) fn is_spread(&self) -> bool {
+        self.1
     }
 
     /// Whether a day of the month and a weekday both say something; then a day that fits either

@@ -62,10 +62,19 @@ impl Schedule {
                 words.remove(0);
                 zone(&word[3..]).map_err(|what| Fault::new(text, word, what))?
             }
+            Some(word) if word.starts_with("CRON_TZ=") => {
+                let what = format!("names a zone by TZ=: write TZ={}", &word[8..]);
+                return Err(Fault::new(text, word, what));
+            }
             _ => TimeZone::UTC,
         };
         let fields = Fields::parse(text, &words, job)?;
         Ok(Schedule { fields, zone })
+    }
+
+    /// Whether it has an `H`, so that under another name it comes at other times.
+    pub fn is_spread(&self) -> bool {
+        self.fields.is_spread()
     }
 
     /// The last time that is later than `after` and not later than `until`, if there is one; all

@@ -41,6 +41,19 @@ fn good_schedules() {
 }
 
 #[test]
+fn schedules_that_go_by_the_name_are_known() {
+    for (text, spread) in [
+        ("H 3 * * *", true),
+        ("0 1,H(3-5) * * *", true),
+        ("TZ=UTC 0 H/6 * * *", true),
+        ("0 3 * MAR THU", false),
+        ("@daily", false),
+    ] {
+        assert_eq!(Schedule::parse(text, "a").unwrap().is_spread(), spread, "{text}");
+    }
+}
+
+#[test]
 fn bad_schedules_and_where() {
     for (text, at, words) in [
         ("", 0, "must have five fields"),
@@ -64,6 +77,8 @@ fn bad_schedules_and_where() {
         ("@reboot", 0, "has no @reboot: a tree has no start"),
         ("TZ=UTC @often", 7, "there are @yearly, @annually, @monthly"),
         ("@daily *", 8, "five fields"),
+        ("0 9 * * *\n0 17 * * 5", 10, "a job has one schedule"),
+        ("CRON_TZ=Europe/Berlin 0 9 * * *", 0, "write TZ=Europe/Berlin"),
         ("* * * * @daily", 8, "numbers go"),
         ("TZ= * * * * *", 0, "names no time zone"),
         ("TZ=../x * * * * *", 0, "names no time zone"),

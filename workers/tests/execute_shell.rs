@@ -148,6 +148,7 @@ fn a_script_is_run_by_the_program_that_it_names() {
             ("bash", "#! /bin/bash\na=(1 2); false; echo ${#a[@]} $-"),
             ("awk", "#!/usr/bin/env -S awk -f\nBEGIN { print \"awk\" }"),
             ("crlf", "#!/bin/sh\necho\r\n"),
+            ("bom", "\u{feff}#!/bin/sh\necho no\n"),
             ("gone", "#!/no/such  -x\n"),
             ("gone-too", "#!/usr/bin/env no-such\n"),
         ] {
@@ -199,6 +200,7 @@ fn a_script_is_run_by_the_program_that_it_names() {
         ("f-bash", file("bash"), "0", "2 "),
         ("f-awk", file("awk"), "0", "awk\n"),
         ("f-crlf", file("crlf"), "127", "has CR LF at the end of line 2"),
+        ("f-bom", file("bom"), "127", "begins with a byte order mark"),
         ("f-gone", file("gone"), "127", "there is no such program here"),
         ("f-too", file("gone-too"), "127", "there is no program no-such here"),
         ("f-none", file("nothing"), "127", "is not in the workspace"),

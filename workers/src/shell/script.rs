@@ -12,6 +12,9 @@ use crate::tree::{self, Trouble};
 /// Shells that run a task's text with -e where its `#!` line has no option of its own.
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];
 
+/// What some editors put in front of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// What is run.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Script {
@@ -47,6 +50,9 @@ impl Script {
         match (text, file) {
             (Some(_), Some(_)) => refused("params has both script and script_file"),
             (None, None) => refused("params.script is missing or no string"),
+            (Some(text), None) if text.starts_with(BYTE_ORDER_MARK) => refused(
+                "the script begins with a byte order mark, which a shell takes for a part of a word: take it away",
+            ),
             (Some(text), None) => match carriage_return(&text) {
                 Some(line) => Err(Trouble::Refused(format!(
                     "line {line} of the script ends with CR LF, which no shell takes for a line end: take the CR away"
@@ -120,7 +126,7 @@ r=$(cd "$w" && pwd -P)${d:+/$d}
 [ "$(cd "${s%/*}" && pwd -P)" = "$r" ] && [ ! -L "$s" ] || no 'is a link or behind one, and links are not followed'
 [ -f "$s" ] || no 'is no file'
 [ -r "$s" ] || no "can't be read by the user whom the task runs as"
-c=$(printf '\r') t=$(printf '\t') e=$(printf '\177ELF') k=
+c=$(printf '\r') t=$(printf '\t') e=$(printf '\177ELF') m=$(printf '\357\273\277') k=
 if command -v grep >/dev/null 2>&1; then
 	k=$(LC_ALL=C grep -n -m 1 "$c\$" "$s") || k=
 	k=${k%%:*}
@@ -138,6 +144,7 @@ esac
 IFS= read -r l <"$s" || :
 case $l in
 "$e"*) no 'is a program and no script: run it from a script' ;;
+"$m"*) no 'begins with a byte order mark, which a shell takes for a part of a word: take it away' ;;
 '#!'*)
 	l=${l#??}
 	while :; do case $l in ' '* | "$t"*) l=${l#?} ;; *' ' | *"$t") l=${l%?} ;; *) break ;; esac; done
@@ -224,6 +231,8 @@ mod tests {
             (json!({"script": "a", "script_file": "b"}), "both"),
             (json!({"script": "a\nb\r\nc"}), "line 2 of the script"),
             (json!({"script": ["a", "b", "c\r"]}), "line 3 of the script"),
+            (json!({"script": "\u{feff}a\r\n"}), "byte order mark"),
+            (json!({"script": ["\u{feff}#!/bin/sh", "a"]}), "byte order mark"),
             (json!({"script_file": "../x"}), "file of the workspace"),
             (json!({"script_file": "/x"}), "file of the workspace"),
             (json!({"script_file": ""}), "file of the workspace"),

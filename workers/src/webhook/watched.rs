@@ -65,7 +65,7 @@ enum Name {
 impl Watched {
     /// Reads a configuration; `None` if it waits for no delivery.
     pub fn read(text: &[u8]) -> Option<Self> {
-        let config: Value = serde_json::from_slice(text).ok()?;
+        let config: Value = serde_json::from_slice(&with_texts_for_numbers(text)).ok()?;
         let parameters = config.get("parameters").and_then(Value::as_object);
         let declared = |name: &&str| parameters.is_some_and(|all| all.contains_key(*name));
         let github = config.get("github");
@@ -128,6 +128,29 @@ impl Watched {
         text.insert("@cause".into(), cause(event).into());
         Value::Object(text).to_string().into_bytes()
     }
+}
+
+/// The same JSON with each number as a string: as the tree does, which keeps the digits that it was written
+/// with. 3.10 is no 3.1.
+fn with_texts_for_numbers(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let (mut in_string, mut in_number) = (false, false);
+    let mut bytes = json.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let begins = byte == b'-' || byte.is_ascii_digit();
+        let goes_on = begins || matches!(byte, b'+' | b'.' | b'e' | b'E');
+        if !in_string && (in_number && !goes_on || !in_number && begins) {
+            in_number = !in_number;
+            out.push(b'"');
+        }
+        out.push(byte);
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => out.extend(bytes.next()),
+            _ => {}
+        }
+    }
+    out
 }
 
 /// `github push octo/hello 6113728f… refs/heads/main octocat`: a line that programs can read, too.
@@ -243,7 +266,7 @@ impl Checkout {
         let name = event.base.as_deref().unwrap_or(&event.name);
         let named = match &self.name {
             Name::Full(full) => full == name,
-            Name::Short(short) => ["refs/heads/", "refs/tags/"]
+            Name::Short(short) => ["refs/", "refs/heads/", "refs/tags/"]
                 .iter()
                 .any(|folder| name.strip_prefix(folder) == Some(short)),
             Name::Default => {

@@ -182,11 +182,18 @@ fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {
                 at,
                 format!("github.refs[{i}] must be a full ref or pattern such as refs/heads/*"),
             );
+        } else if let Some(why) = fits_no_ref(text).filter(|_| !faults.is_stored()) {
+            faults.add(at, format!("github.refs[{i}] {why}"));
         }
         refs.push(text.to_owned());
     }
-    if github.get("refs").is_none() {
-        refs.push("refs/heads/*".to_owned());
+    match github.get("refs") {
+        None => refs.push("refs/heads/*".to_owned()),
+        Some(value) if matches!(&value.kind, Kind::List(items) if items.is_empty()) && !faults.is_stored() => {
+            let what = "github.refs must not be empty, for no push would fit: without it, it is [\"refs/heads/*\"]";
+            faults.add(value.at, what);
+        }
+        Some(_) => {}
     }
     let secret_file = github.string("secret_file", faults);
     if secret_file.is_some_and(|path| !path.starts_with('/') || path.contains('\n')) {
@@ -197,6 +204,19 @@ fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {
         refs,
         secret_file: secret_file.map(str::to_owned),
     })
+}
+
+/// Why no ref can fit a pattern, by the characters that git takes in no ref. Other tools have a meaning for
+/// them.
+fn fits_no_ref(pattern: &str) -> Option<String> {
+    if let Some(found) = pattern.chars().find(|c| "?[\\^~:".contains(*c)) {
+        return Some(format!(
+            "has {found}, and no ref has that: only * is known in patterns of refs, and stands for anything"
+        ));
+    }
+    let braces = pattern.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    braces.filter(|(inner, _)| inner.contains(','))?;
+    Some("has {…,…}, which is not known in patterns of refs: write an entry for each".to_owned())
 }
 
 /// The name of a repository may begin with a dot, as `.github` does.
@@ -211,8 +231,14 @@ fn schedule(
     parameters: &[(Name, Option<String>)],
     faults: &mut Faults,
 ) -> Option<String> {
-    let text = top.string("cron", faults)?;
     let at = top.get("cron").map_or(top.at, |value| value.at);
+    if matches!(top.get("cron").map(|value| &value.kind), Some(Kind::List(_))) {
+        let what =
+            "cron must be a string: a job has one schedule, so write 0 9,17 * * *, or another job for other times";
+        faults.add(at, what);
+        return None;
+    }
+    let text = top.string("cron", faults)?;
     if let Err(fault) = Schedule::parse(text, job.map_or("", Name::as_str)) {
         // After the quote that begins the string.
         let before = text.get(..fault.at).unwrap_or_default().chars().count();

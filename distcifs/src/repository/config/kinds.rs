@@ -15,6 +15,9 @@ pub const RECORDED_PARAMETERS: [&str; 4] = ["git_commit", "upstream_job", "upstr
 /// Deepest history that git-checkout may be asked for: what git takes.
 const DEPTH_MAX: u64 = i32::MAX as u64;
 
+/// What some editors put in front of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Keys that stand beside params; in params of our own types they are misplaced.
 const BESIDE_PARAMS: [&str; 12] = [
     "labels",
@@ -69,8 +72,14 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
     argument(params, "ref", faults);
     commit(params, faults);
     folder(params, "checkout-dir", faults);
-    params.integer("depth", 1, DEPTH_MAX, faults);
-    params.boolean("submodules", faults);
+    // What a parameter brings is looked at by the worker.
+    let plain = |key: &str| params.get(key).is_some_and(|value| !has_name(value));
+    if plain("depth") {
+        params.integer("depth", 1, DEPTH_MAX, faults);
+    }
+    if plain("submodules") {
+        params.boolean("submodules", faults);
+    }
 }
 
 fn execute_shell(params: &Object<'_>, faults: &mut Faults) {
@@ -103,7 +112,8 @@ fn execute_shell(params: &Object<'_>, faults: &mut Faults) {
     folder(params, "working_directory", faults);
 }
 
-/// A text, or a list of its lines, without the line ends of Windows.
+/// A text, or a list of its lines, without the line ends of Windows and the mark that its editors put in
+/// front.
 fn script(params: &Object<'_>, faults: &mut Faults) {
     let path = params.path_of("script");
     let lines: Vec<(Place, &str)> = match params.get("script") {
@@ -117,6 +127,14 @@ fn script(params: &Object<'_>, faults: &mut Faults) {
             }
         },
     };
+    if let Some((at, _)) = lines
+        .first()
+        .filter(|(_, line)| line.starts_with(BYTE_ORDER_MARK) && !faults.is_stored())
+    {
+        let what =
+            format!("{path} begins with a byte order mark, which a shell takes for a part of a word: take it away");
+        faults.add(*at, what);
+    }
     let found = lines.iter().enumerate().find(|(_, (_, line))| line.ends_with('\r'));
     if let Some((line, (at, _))) = found.filter(|_| !faults.is_stored()) {
         let line = line + 1;

@@ -270,13 +270,18 @@ fn the_types_of_distcifs_are_checked() {
 fn newer_rules_are_not_held_against_what_is_stored() {
     let publish = |pattern: &str| json!({"type": "publish-artifacts", "params": {"artifacts": [pattern]}});
     let run = |script: &str| json!({"type": "execute-shell", "params": {"script": script}});
-    let mut tasks = vec![run("a\r\n"), run(&"x".repeat(900 << 10))];
+    let mut tasks = vec![run("a\r\n"), run("\u{feff}a"), run(&"x".repeat(900 << 10))];
     tasks.extend(["**.jar", "***", "!x", "@(a|b)", "!/x", "{1..9}"].map(publish));
     for task in tasks {
         let text = of_tasks(json!([task])).to_string();
         assert!(JobConfig::read(text.as_bytes(), None).is_err(), "{text:.200}");
         let stored = JobConfig::read_stored(text.as_bytes());
         assert!(stored.is_ok_and(|config| config.tasks.len() == 1), "{text:.200}");
+    }
+    for refs in [json!([]), json!(["refs/heads/release-?"])] {
+        let text = json!({"tasks": [], "github": {"repository": "a/b", "refs": refs}}).to_string();
+        assert!(JobConfig::read(text.as_bytes(), None).is_err(), "{text}");
+        assert!(JobConfig::read_stored(text.as_bytes()).is_ok(), "{text}");
     }
     // What was never taken is damaged.
     let never = of_tasks(json!([publish("../x")])).to_string();

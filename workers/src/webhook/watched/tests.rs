@@ -347,3 +347,42 @@ fn patterns_take_no_longer_than_their_lengths() {
         begun.elapsed()
     );
 }
+
+/// "3.10 stays 3.10": a job waits for the refs that its tree makes of its numbers.
+#[test]
+fn numbers_keep_their_digits() {
+    let config = |params: &str, beside: &str| {
+        let checkout = format!("\"repository\": \"https://github.com/octo/hello\", {params}");
+        let text = format!(
+            "{{ \"tasks\": [{{ \"type\": \"git-checkout\", \"params\": {{ {checkout} }} {beside} }}], \
+             \"parameters\": {{ \"v\": 3.10, \"long\": 12345678901234567890123, \"s\": \"\\\"7\" }} }}"
+        );
+        Watched::read(text.as_bytes()).unwrap()
+    };
+    for (params, beside, fits, not) in [
+        (
+            "\"ref\": \"release-${matrix.v}\"",
+            ", \"matrix\": { \"v\": [3.9,3.10], \"exclude\": [{\"v\":3.9}] }",
+            "release-3.10",
+            "release-3.1",
+        ),
+        ("\"ref\": \"release-${v}\"", "", "release-3.10", "release-3.1"),
+        ("\"ref\": \"r${long}\"", "", "r12345678901234567890123", "r1e22"),
+        ("\"ref\": \"x${s}-1\", \"depth\": -1e5", "", "x\"7-1", "x7-1"),
+    ] {
+        let watched = config(params, beside);
+        assert!(
+            watched.takes(&push(&format!("refs/heads/{fits}"))),
+            "{params}: {watched:?}"
+        );
+        assert!(!watched.takes(&push(&format!("refs/heads/{not}"))), "{params}");
+    }
+}
+
+/// A name means what it means to git, which looks for it below refs/ as well.
+#[test]
+fn a_ref_may_begin_below_refs() {
+    let job = checkout("https://github.com/octo/hello", json!("heads/main"), json!({})).unwrap();
+    assert!(job.takes(&push("refs/heads/main")) && job.takes(&push("refs/heads/heads/main")));
+    assert!(!job.takes(&push("refs/tags/main")));
+}

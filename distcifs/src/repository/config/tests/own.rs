@@ -18,6 +18,14 @@ fn a_script_is_a_text_lines_or_a_file() {
             "script: its line 3 ends with CR LF",
         ),
         (
+            json!({"script": "\u{feff}#!/bin/sh\n"}),
+            "script begins with a byte order mark",
+        ),
+        (
+            json!({"script": ["\u{feff}a", "b"]}),
+            "script begins with a byte order mark",
+        ),
+        (
             json!({"script": ["a\nb"]}),
             "an item of a list can't contain a line end",
         ),
@@ -45,6 +53,47 @@ fn a_script_is_a_text_lines_or_a_file() {
             .starts_with("3:3: tasks[0].params.script: its line 2"),
         "{}",
         faults[0]
+    );
+}
+
+/// "Only `*` is known in `refs`; what no ref can have is refused", and a job has one schedule.
+#[test]
+fn what_would_never_fit_is_refused() {
+    let of = |refs: serde_json::Value| json!({"tasks": [], "github": {"repository": "a/b", "refs": refs}});
+    for (refs, expected) in [
+        (json!([]), "github.refs must not be empty"),
+        (json!(["refs/heads/*", "refs/heads/v?"]), "github.refs[1] has ?"),
+        (json!(["refs/heads/v[0-9]"]), "github.refs[0] has ["),
+        (json!(["refs/heads/a\\*"]), "github.refs[0] has \\"),
+        (json!(["refs/heads/a~1"]), "github.refs[0] has ~"),
+        (json!(["refs/heads/{main,dev}"]), "write an entry for each"),
+        (json!(["main"]), "must be a full ref"),
+        (json!(["!refs/heads/x"]), "must be a full ref"),
+    ] {
+        let found = faults(&of(refs));
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:?}");
+    }
+    good(&of(json!(["refs/heads/{a}", "refs/tags/**", "refs/pull/*/head"])));
+    let found = faults(&json!({"tasks": [], "cron": ["0 9 * * *", "0 17 * * 5"]}));
+    assert!(
+        found.len() == 1 && found[0].contains("a job has one schedule"),
+        "{found:?}"
+    );
+}
+
+/// "`${name}` in a string of params is replaced": of those that are else a number or a bool, too.
+#[test]
+fn depth_and_submodules_may_be_given() {
+    let task = |depth, submodules| {
+        json!({"parameters": {"n": 1, "all": false}, "tasks": [{"type": "git-checkout",
+            "params": {"repository": "https://x/y", "depth": depth, "submodules": submodules}}]})
+    };
+    good(&task(json!("${n}"), json!("${all}")));
+    good(&task(json!(3), json!(true)));
+    let found = faults(&task(json!("3"), json!("yes")));
+    assert!(
+        found.len() == 2 && found[0].contains("whole number") && found[1].contains("true or false"),
+        "{found:?}"
     );
 }
 
