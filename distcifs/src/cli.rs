@@ -319,8 +319,8 @@ pub struct Up {
     /// How many workers of each of the five kinds (default: one for each processor).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Labels of this machine's workers (default: system and processor, such as linux,x86_64). With
-    /// `only:gpu` they take tickets that need gpu, and no others.
+    /// Labels of this machine's workers of tasks (default: system and processor, such as linux,x86_64).
+    /// With `only:gpu` its shells take tickets that need gpu, and no others.
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub labels: Vec<String>,
     /// Isolations whose tickets this machine's workers take, and no others (default: all that work).

@@ -543,6 +543,25 @@ fn a_combination_that_nobody_can_take_says_why() {
     });
 }
 
+/// "`why` says that workers wait which are for tickets of a label only": they have what it needs.
+#[test]
+fn a_ticket_that_is_left_to_others_says_so() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 0);
+    let _gpu = Worker::start(&mount, "execute-shell", &["linux", "only:gpu"]);
+    let task =
+        |labels: serde_json::Value| json!({"type": "execute-shell", "labels": labels, "params": {"script": "true"}});
+    mount.job_of("plain", &[task(json!([]))]);
+    mount.job_of("linux", &[task(json!(["linux"]))]);
+    for job in ["plain", "linux"] {
+        let build = mount.trigger(job, "");
+        wait_for("the reason", USUAL, || {
+            let why = mount.why(job, build);
+            why.contains("of 1 workers that wait") && why.contains("take only tickets that need gpu")
+        });
+    }
+}
+
 /// ".wait answers sendfile as it does read": busybox's cat uses it, and a script would wait for ever.
 #[test]
 fn busybox_cat_reads_wait() {

@@ -23,7 +23,7 @@ mod next;
 mod skills;
 mod turns;
 
-pub use skills::{Skills, isolation_label};
+pub use skills::{Skills, Waiters, isolation_label};
 pub use turns::Ahead;
 use turns::{Lane, Open};
 

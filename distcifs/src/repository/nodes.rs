@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::board::Skills;
+use super::board::{Ahead, Skills, Waiters};
 use super::core::{bounded, create_ephemeral, delete, from_json, lock, random_id, to_json};
 use super::epochs::{EPOCH, LEASES};
 use super::names::Name;
@@ -260,24 +260,29 @@ impl Repository {
         }
     }
 
-    /// Waiters of a queue on all mounts, and how many of them have all that a ticket needs, one a line.
-    pub fn waiters(&self, queue: &str, needs: &str) -> (usize, usize) {
-        let (mut all, mut able) = if self.is_drained() {
-            (0, 0)
+    /// Waiters of a queue on all mounts, in view of what a ticket needs, one a line.
+    pub fn waiters(&self, queue: &str, needs: &str) -> Waiters {
+        let mut waiters = if self.is_drained() {
+            Waiters::default()
         } else {
             self.board.waiters(queue, needs)
         };
         for facts in lock(&self.peers.0).values() {
             for (has, count) in facts.waiting.get(queue).into_iter().flatten() {
-                all += count;
-                able += if Skills::new(has.split(' ')).meet(needs) {
-                    *count
-                } else {
-                    0
-                };
+                waiters.add(&Skills::new(has.split(' ')), *count, needs);
             }
         }
-        (all, able)
+        waiters
+    }
+
+    /// What comes before an open ticket, as far as this mount follows its queue.
+    pub(crate) fn ahead(&self, key: &TicketKey) -> Option<Ahead> {
+        let skills = |facts: &NodeFacts| -> Vec<Skills> {
+            let sets = facts.waiting.get(key.queue.as_str()).into_iter().flatten();
+            sets.map(|(has, _)| Skills::new(has.split(' '))).collect()
+        };
+        let elsewhere = lock(&self.peers.0).values().flat_map(skills).collect();
+        self.board.ahead(key, elsewhere)
     }
 
     /// How many mounts come before this one when it is about this ticket.

@@ -223,7 +223,7 @@ impl Repository {
         let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
         let name = |index: usize| build.task_name(index).unwrap_or_default();
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
-            let ahead = build.key_of(*index, piece).ok().and_then(|key| self.board.ahead(&key));
+            let ahead = build.key_of(*index, piece).ok().and_then(|key| self.ahead(&key));
             return format!(
                 "{} {}{}",
                 name(*index),
@@ -237,7 +237,7 @@ impl Repository {
         }
         match &build.control {
             Some(piece) if open(&piece) => match build.config.concurrency {
-                Some(bound) if self.waiters(piece.queue.as_str(), "").0 > 0 => {
+                Some(bound) if self.waiters(piece.queue.as_str(), "").all > 0 => {
                     format!("waits for one of {bound} builds of this job to end (concurrency)")
                 }
                 _ => format!(
@@ -333,12 +333,12 @@ impl Repository {
     /// Why an open ticket is not claimed.
     fn why_open(&self, ticket: &Ticket, queue: &str) -> String {
         let needs = ticket.needs();
-        let (waiting, able) = self.waiters(queue, &needs);
+        let waiters = self.waiters(queue, &needs);
         let labels = match needs.strip_suffix("\nisolation.none") {
             Some(others) => others.replace('\n', " "),
             None => needs.replace('\n', " "),
         };
-        match (waiting, able) {
+        match (waiters.all, waiters.able) {
             (0, _) if self.is_drained() => format!("waits for a worker of {queue}: mount {} is drained", self.node),
             // One that was claimed before has had a worker, wherever that was.
             (0, _) if ticket.ordinal() == 1 && !QUEUES.contains(&queue) && !self.board.is_worked(queue) => {
@@ -348,7 +348,13 @@ impl Repository {
                 )
             }
             (0, _) => format!("waits for a worker of {queue}: none is free"),
-            (_, 0) => format!("needs labels {labels}; {waiting} workers wait, none has them"),
+            (all, 0) if !waiters.reserved_for.is_empty() => {
+                let only = waiters.reserved_for.into_iter().collect::<Vec<_>>().join(" or ");
+                format!(
+                    "waits: of {all} workers that wait, those that have what it needs take only tickets that need {only}"
+                )
+            }
+            (all, 0) => format!("needs labels {labels}; {all} workers wait, none has them"),
             _ => format!("waits for a worker of {queue}"),
         }
     }

@@ -42,8 +42,8 @@ pub(super) struct Plan {
     jobs_of_root: Option<String>,
 }
 
-/// The workers of a mount: so many of each kind, the shells with these labels, and the programs
-/// of the lines in `with`. All learn whom jobs of root run as: ours by an option, others by a variable.
+/// The workers of a mount: so many of each kind, those of tasks with these labels, and the programs
+/// of the lines in `with`. `only:` keeps the shells alone for tickets of a label. All learn whom jobs of root run as: ours by an option, others by a variable.
 pub(super) fn plans(
     folders: &[PathBuf],
     mountpoint: &Path,
@@ -64,8 +64,8 @@ pub(super) fn plans(
     let user = jobs_of_root.map(|user| format!("--as={user}"));
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     words.extend(user.as_deref());
-    let whose: Vec<&str> = user.as_deref().into_iter().collect();
-    let of_tasks = OF_TASKS.into_iter().map(|name| (name, whose.as_slice()));
+    let of_tasks: Vec<&str> = words.iter().filter_map(|word| of_any_task(word)).collect();
+    let of_tasks = OF_TASKS.into_iter().map(|name| (name, of_tasks.as_slice()));
     let kinds = std::iter::once((CONTROL, [].as_slice())).chain(of_tasks);
     let kinds = kinds.chain([(SHELL, words.as_slice())]);
     let usual = kinds.flat_map(|(name, words)| (0..number).map(move |_| (name, words)));
@@ -80,6 +80,13 @@ pub(super) fn plans(
         }
     });
     usual.chain(further).collect()
+}
+
+/// What a worker of tasks that are no scripts is told of this word for the shells: labels add to what it
+/// takes, and never keep it from anything.
+fn of_any_task(word: &str) -> Option<&str> {
+    let word = word.strip_prefix("only:").unwrap_or(word);
+    (!word.starts_with("isolation.") && !word.starts_with("--isolation")).then_some(word)
 }
 
 /// Where a worker's program is.
@@ -293,19 +300,34 @@ mod tests {
             &[dir.path().into()],
             Path::new("/ci"),
             3,
-            &["linux".into(), "gpu".into()],
+            &[
+                "linux".into(),
+                "only:gpu".into(),
+                "isolation.vm".into(),
+                "--isolation=vm".into(),
+            ],
             &[],
             Some("distci"),
         )
         .unwrap();
         assert_eq!(plans.len(), 15);
         let last = &plans.last().unwrap().line;
-        assert_eq!(last[1..], ["/ci", "linux", "gpu", "--as=distci"].map(OsString::from));
+        let expected = [
+            "/ci",
+            "linux",
+            "only:gpu",
+            "isolation.vm",
+            "--isolation=vm",
+            "--as=distci",
+        ];
+        assert_eq!(last[1..], expected.map(OsString::from));
         assert!(
             plans[..3].iter().all(|plan| plan.line.len() == 2),
             "it does nobody's tasks"
         );
-        assert!(plans[3..12].iter().all(|plan| plan.line[2..] == ["--as=distci"]));
+        // "Those of the other tasks have the labels too, and take what needs none."
+        let others = ["linux", "gpu", "--as=distci"];
+        assert!(plans[3..12].iter().all(|plan| plan.line[2..] == others));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Board, Skills};
+use super::{Board, Skills, Waiters};
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::TicketState;
@@ -12,13 +12,18 @@ use crate::repository::tickets::TicketState;
 /// those who work are hardly ever seen to wait, and other mounts must reckon with them all the same.
 const LATELY: Duration = Duration::from_secs(3);
 
+/// How long it is reckoned with when it is told what stands before a ticket: it may be at work.
+const AT_WORK: Duration = Duration::from_secs(600);
+
 impl Board {
-    /// Waiters of a queue, and how many of them have all that a ticket needs, one a line.
-    pub fn waiters(&self, queue: &str, needs: &str) -> (usize, usize) {
-        let queues = lock(&self.queues);
-        let Some(queue) = queues.get(queue) else { return (0, 0) };
-        let able = queue.waiters.values().filter(|waiter| waiter.skills.meet(needs));
-        (queue.waiters.len(), able.count())
+    /// Waiters of a queue, in view of what a ticket needs, one a line.
+    pub fn waiters(&self, queue: &str, needs: &str) -> Waiters {
+        let mut waiters = Waiters::default();
+        if let Some(queue) = lock(&self.queues).get(queue) {
+            let all = queue.waiters.values();
+            all.for_each(|waiter| waiters.add(&waiter.skills, 1, needs));
+        }
+        waiters
     }
 
     /// Notes that somebody works on a queue.
@@ -37,9 +42,10 @@ impl Board {
         let mut all: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         let (mut sets, mut bytes) = (sets, bytes);
         for (name, queue) in lock(&self.queues).iter_mut() {
-            queue.lately.retain(|_, came| came.elapsed() < LATELY);
+            queue.lately.retain(|_, came| came.elapsed() < AT_WORK);
             let waiting = queue.waiters.values().map(|waiter| (waiter.skills.text(), 1));
-            let lately = queue.lately.keys().map(|labels| (labels.clone(), 0));
+            let lately = queue.lately.iter().filter(|(_, came)| came.elapsed() < LATELY);
+            let lately = lately.map(|(labels, _)| (labels.clone(), 0));
             for (labels, count) in waiting.chain(lately) {
                 let cost = name.as_str().len() + labels.len() + 16;
                 let known = all.get(name.as_str()).is_some_and(|queue| queue.contains_key(&labels));

@@ -1,6 +1,6 @@
 //! What a worker can do, held against what a ticket needs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::repository::names::Name;
 
@@ -9,6 +9,9 @@ const ISOLATION: &str = "isolation.";
 
 /// Begins the word of a worker that takes tickets with this label only.
 const ONLY: &str = "only:";
+
+/// Labels that are noted of workers that leave a ticket alone, about.
+const RESERVED_MAX: usize = 8;
 
 /// The label for an isolation.
 pub fn isolation_label(isolation: &str) -> String {
@@ -52,13 +55,38 @@ impl Skills {
         words.join(" ")
     }
 
-    /// Whether it has all that a ticket needs, one label a line.
+    /// Whether it has all that a ticket needs, one label a line, and takes such tickets.
     pub fn meet(&self, needs: &str) -> bool {
         let wanted = self.only.is_empty() || needs.lines().any(|need| self.only.contains(need));
-        wanted
-            && needs
-                .lines()
-                .all(|need| self.labels.contains(need) || (self.any_isolation && need.starts_with(ISOLATION)))
+        wanted && self.has(needs)
+    }
+
+    fn has(&self, needs: &str) -> bool {
+        let mut needs = needs.lines();
+        needs.all(|need| self.labels.contains(need) || (self.any_isolation && need.starts_with(ISOLATION)))
+    }
+}
+
+/// Those who wait for a queue's tickets, with one ticket in view.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Waiters {
+    /// All of them.
+    pub all: usize,
+    /// Those that would be given it.
+    pub able: usize,
+    /// Labels of which a ticket must need one for those that have what it needs, and leave it alone.
+    pub reserved_for: BTreeSet<String>,
+}
+
+impl Waiters {
+    /// Counts so many that have these skills, for a ticket that needs this, one label a line.
+    pub fn add(&mut self, skills: &Skills, count: usize, needs: &str) {
+        self.all += count;
+        if skills.meet(needs) {
+            self.able += count;
+        } else if count > 0 && skills.has(needs) && self.reserved_for.len() < RESERVED_MAX {
+            self.reserved_for.extend(skills.only.iter().cloned());
+        }
     }
 }
 
@@ -68,6 +96,23 @@ mod tests {
 
     fn skills(labels: &[&str]) -> Skills {
         Skills::new(labels.iter().copied())
+    }
+
+    /// "`why` says in numbers who waits and takes it not, and whether that is for its labels or theirs."
+    #[test]
+    fn who_leaves_a_ticket_alone_is_no_worker_without_its_labels() {
+        let mut waiters = Waiters::default();
+        for (labels, count) in [
+            (&["linux", "only:gpu"][..], 2),
+            (&["arm"], 3),
+            (&["linux", "only:fpga"], 0),
+        ] {
+            waiters.add(&skills(labels), count, "linux\nisolation.none");
+        }
+        assert_eq!((waiters.all, waiters.able), (5, 0));
+        assert_eq!(waiters.reserved_for, BTreeSet::from(["gpu".to_owned()]));
+        waiters.add(&skills(&["linux"]), 1, "linux\nisolation.none");
+        assert_eq!((waiters.all, waiters.able), (6, 1));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) struct Open {
     turns: u64,
 }
 
-/// What comes before a ticket.
+/// What comes before a ticket, of those that somebody may be given who may be given it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ahead {
     /// Open tickets of a higher priority.
@@ -123,8 +123,10 @@ impl Open {
         first
     }
 
-    /// What comes before a ticket of this lane and age.
-    fn ahead(&self, lane: &Lane, created: u64) -> Ahead {
+    /// What comes before a ticket of this lane and age, with these workers.
+    fn ahead(&self, lane: &Lane, created: u64, workers: &[Skills]) -> Ahead {
+        let able: Vec<&Skills> = workers.iter().filter(|skills| skills.meet(&lane.needs)).collect();
+        let mut taken: HashMap<&str, bool> = HashMap::from([(lane.needs.as_str(), true)]);
         let (mut ahead, mut owners) = (
             Ahead {
                 higher: 0,
@@ -134,6 +136,10 @@ impl Open {
             Vec::new(),
         );
         for (other, open) in &self.lanes {
+            let by_them = || able.iter().any(|skills| skills.meet(&other.needs));
+            if !*taken.entry(other.needs.as_str()).or_insert_with(by_them) {
+                continue;
+            }
             match other {
                 other if other.priority > lane.priority => ahead.higher += open.len(),
                 other if other.priority < lane.priority => {}
@@ -149,12 +155,15 @@ impl Open {
 }
 
 impl Board {
-    /// What comes before an open ticket, as far as this mount follows its queue.
-    pub(crate) fn ahead(&self, key: &TicketKey) -> Option<Ahead> {
+    /// What comes before an open ticket, as far as this mount follows its queue; with those who came for
+    /// tickets lately, and these of other mounts.
+    pub(crate) fn ahead(&self, key: &TicketKey, elsewhere: Vec<Skills>) -> Option<Ahead> {
         let queues = lock(&self.queues);
         let queue = queues.get(&key.queue)?;
         let line = queue.tickets.get(&key.id)?;
-        Some(queue.open.ahead(&line.lane, line.created))
+        let mut workers = elsewhere;
+        workers.extend(queue.lately.keys().map(|labels| Skills::new(labels.split(' '))));
+        Some(queue.open.ahead(&line.lane, line.created, &workers))
     }
 }
 
@@ -241,7 +250,7 @@ mod tests {
         open.insert(&lane(-10, BOB), 0, id("b"));
         open.insert(&lane(5, ALICE), 2, id("a-urgent"));
         open.insert(&lane(5, ALICE), 3, id("a-urgent-too"));
-        let ahead = open.ahead(&lane(0, ALICE), 1);
+        let ahead = open.ahead(&lane(0, ALICE), 1, &[]);
         assert_eq!((ahead.higher, ahead.own, ahead.owners), (2, 0, 0));
         let order: Vec<String> = (0..4).map(|_| next(&mut open)).collect();
         assert_eq!(order, ["a-urgent", "a-urgent-too", "a", "b"]);
@@ -255,12 +264,39 @@ mod tests {
             open.insert(&lane(0, ALICE), at, id(&format!("a{at}")));
         }
         open.insert(&lane(0, BOB), 9, id("b"));
-        let ahead = open.ahead(&lane(0, ALICE), 2);
+        let ahead = open.ahead(&lane(0, ALICE), 2, &[]);
         assert_eq!(
             ahead.to_string(),
             "; tickets before it: 2 older of the same owner; 1 other owner takes turns with its owner"
         );
-        assert_eq!(open.ahead(&lane(1, BOB), 9).to_string(), "");
+        assert_eq!(open.ahead(&lane(1, BOB), 9, &[]).to_string(), "");
+    }
+
+    /// "Tickets that nobody takes who may take this one stand not before it."
+    #[test]
+    fn what_others_work_is_not_before_a_ticket() {
+        let needs = |owner, needs: &str| Lane {
+            needs: format!("{needs}isolation.none"),
+            ..lane(0, owner)
+        };
+        let mut open = Open::default();
+        for at in 0..5 {
+            open.insert(&needs(ALICE, "gpu\n"), at, id(&format!("g{at}")));
+        }
+        open.insert(&needs(ALICE, "linux\n"), 5, id("l"));
+        open.insert(&needs(BOB, "arm\n"), 6, id("b"));
+        open.insert(&lane(0, ALICE), 7, id("a"));
+        let skills = |labels: &str| Skills::new(labels.split(' '));
+        let ahead = |workers: &[&str]| {
+            let workers: Vec<Skills> = workers.iter().map(|labels| skills(labels)).collect();
+            let ahead = open.ahead(&lane(0, ALICE), 7, &workers);
+            (ahead.own, ahead.owners)
+        };
+        assert_eq!(ahead(&[]), (0, 0));
+        assert_eq!(ahead(&["linux"]), (1, 0));
+        assert_eq!(ahead(&["linux", "arm"]), (1, 1));
+        assert_eq!(ahead(&["linux gpu"]), (6, 0));
+        assert_eq!(ahead(&["linux only:gpu"]), (0, 0), "it leaves this one alone");
     }
 
     #[test]
