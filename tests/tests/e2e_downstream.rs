@@ -248,3 +248,21 @@ fn a_job_made_again_triggers_again() {
         mount.run("rm -r jobs/up");
     }
 }
+
+/// "A retry triggers its downstream jobs once, whatever the job is called by then."
+#[test]
+fn a_retry_after_a_rename_triggers_nothing_again() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.job("use", HELLO);
+    mount.job("make", &before(&["use"]));
+    mount.build("make", "", "success");
+    wait_for("the build after it", USUAL, || mount.has("jobs/use/builds/1"));
+    mount.run("mv jobs/make jobs/create; echo retry > jobs/create/builds/1/ctl");
+    wait_for("the retry", USUAL, || {
+        let record = mount.read("jobs/create/builds/1/build.json");
+        record.contains("\"run\": 1") && mount.read("jobs/create/builds/1/state") == "success"
+    });
+    assert!(!mount.has("jobs/use/builds/2"));
+    assert_eq!(mount.read("jobs/create/builds/1/why"), "all tasks ended well");
+}

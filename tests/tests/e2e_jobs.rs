@@ -66,6 +66,9 @@ fn a_renamed_job_is_the_same_job() {
     assert!(mount.read("jobs/b/builds/1/build.json").contains("\"keep\": true"));
     let now = fs::metadata(mount.path("jobs/b")).expect("the job");
     assert_eq!((now.ino(), now.mode() & 0o777), (inode, 0o750));
+    // "The change time of the job's folder is that of the rename."
+    let (made, renamed) = ((now.mtime(), now.mtime_nsec()), (now.ctime(), now.ctime_nsec()));
+    assert!(renamed > made, "{renamed:?} {made:?}");
     wait_for("the event", USUAL, || events.so_far().contains("job a renamed b\n"));
     events.kill9();
     // A new job of the old name is another.

@@ -99,7 +99,10 @@ impl Table<'_> {
                 .inspect_err(|fault| eprintln!("cron: {job}: cron {fault}"))
                 .ok()?;
             let window = if part.cron_catch_up { CATCH_UP } else { self.late };
-            Some(Planned::new(schedule, window, seconds(written)))
+            // By another name it had other times: those of this name from before are none that were missed.
+            let named = jobs::named(self.tree, job).filter(|_| schedule.is_spread());
+            let since = named.map_or(written, |named| named.max(written));
+            Some(Planned::new(schedule, window, seconds(since)))
         });
         let known = self.jobs.remove(job);
         if let Some(mut planned) = planned {
@@ -112,6 +115,14 @@ impl Table<'_> {
             self.earliest = i64::MIN;
         }
         Ok(())
+    }
+
+    /// A job got another name: what is known of it is known of that.
+    fn rename(&mut self, from: &str, to: &str) -> tree::Result<()> {
+        if let Some(known) = self.jobs.remove(from) {
+            self.jobs.insert(to.to_owned(), known);
+        }
+        self.read(to)
     }
 
     /// Starts every build that is due. Errors: only `Away`.
@@ -143,11 +154,12 @@ fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
     match tree.trigger(job, format!("@key=cron.{due}\n@cause=cron {time}\n").as_bytes()) {
         Ok(build) => eprintln!("cron: {job}: build {build} for {time}"),
         Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
-        Err(Trouble::Later(why) | Trouble::Full(why)) => {
+        // One that is lost was removed or renamed a moment ago, and its line in `.events` says which.
+        Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why)) => {
             eprintln!("cron: {job}: no build yet for {time}: {why}");
             return Ok(false);
         }
-        Err(Trouble::Lost(why) | Trouble::Refused(why)) => eprintln!("cron: {job}: no build for {time}: {why}"),
+        Err(Trouble::Refused(why)) => eprintln!("cron: {job}: no build for {time}: {why}"),
     }
     Ok(true)
 }
@@ -177,6 +189,8 @@ pub fn run(tree: &Tree, late: u32) -> tree::Result<()> {
                 table.fire(now())?;
                 table.read(job)?;
             }
+            // What is due is done under the new name.
+            Change::Renamed(from, to) => table.rename(from, to)?,
             Change::All => {
                 table.fire(now())?;
                 table.read_all()?;
@@ -254,5 +268,50 @@ mod tests {
         assert_eq!(noon.due(NOON - 3600), None);
         assert_eq!(noon.due(NOON), None);
         assert_eq!(noon.due(NOON + 86_400), Some(NOON + 86_400));
+    }
+
+    /// "`mv` of a job: times of the new name from before the rename are none that were missed", whether cron
+    /// ran meanwhile or not; what was due under the old name is done under the new one.
+    #[test]
+    fn a_job_with_another_name_has_missed_nothing() {
+        let root = std::env::temp_dir().join(format!("distcifs-cron-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        let (old, new) = (root.join("jobs/nightly"), root.join("jobs/night"));
+        std::fs::create_dir_all(&old).unwrap();
+        let text = "{ \"cron\": \"H H * * *\", \"cron_catch_up\": true, \"tasks\": [] }";
+        std::fs::write(old.join("config.json"), text).unwrap();
+        let week_ago = SystemTime::now() - std::time::Duration::from_secs(6 * 86_400);
+        let config = std::fs::File::options().append(true).open(old.join("config.json"));
+        config.unwrap().set_modified(week_ago).unwrap();
+        let tree = Tree::new(&root).unwrap();
+        let table = || Table {
+            tree: &tree,
+            late: 120,
+            jobs: BTreeMap::new(),
+            earliest: i64::MIN,
+        };
+        let begun = now();
+        let mut follows = table();
+        follows.read_all().unwrap();
+        let known = follows.jobs.get_mut("nightly").unwrap();
+        (known.after, known.pending) = (begun - 7200, Some(begun - 7200));
+        std::fs::rename(&old, &new).unwrap();
+        follows.rename("nightly", "night").unwrap();
+        assert_eq!(follows.jobs.keys().collect::<Vec<_>>(), ["night"]);
+        let known = follows.jobs.get_mut("night").unwrap();
+        assert_eq!(known.due(begun), Some(begun - 7200));
+        known.done();
+        assert_eq!(known.due(begun), None);
+        let mut later = table();
+        later.read_all().unwrap();
+        assert_eq!(later.jobs.get_mut("night").unwrap().due(begun), None);
+        // Without H the times are the same, and their keys too.
+        std::fs::write(new.join("config.json"), text.replace('H', "0")).unwrap();
+        let config = std::fs::File::options().append(true).open(new.join("config.json"));
+        config.unwrap().set_modified(week_ago).unwrap();
+        let mut plain = table();
+        plain.read_all().unwrap();
+        assert!(plain.jobs.get_mut("night").unwrap().due(begun).is_some());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -28,8 +28,9 @@ fn told(build: &Build, other: &Downstream, depth: u64) -> Result<Vec<u8>, String
     give("upstream_job", job.clone());
     give("upstream_build", number.to_string());
     give("upstream_depth", depth.to_string());
-    // The time tells a job that was removed and made again from the one before.
-    give("@key", format!("downstream.{job}.{number}.{when}"));
+    // The job may get another name, and be built anew; its uid stays. The time tells two from each other that
+    // a restored store has under one number.
+    give("@key", format!("downstream.{}.{number}.{when}", build.job_uid));
     give("@cause", format!("build {job}/{number}"));
     serde_json::to_vec(&members).map_err(|error| error.to_string())
 }

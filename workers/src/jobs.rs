@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::time::SystemTime;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::tree::{Result, Tree, Trouble};
 
@@ -14,7 +15,9 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub enum Change<'a> {
     /// This job was made, configured or removed.
     Job(&'a str),
-    /// Events were lost, or a job was renamed: look at every job again.
+    /// The first is called as the second from now on, and is the same job.
+    Renamed(&'a str, &'a str),
+    /// Events were lost: look at every job again.
     All,
     /// Nothing.
     None,
@@ -23,11 +26,10 @@ pub enum Change<'a> {
 /// Reads a line of `.events`.
 pub fn change(line: &str) -> Change<'_> {
     let mut words = line.split_ascii_whitespace();
-    match (words.next(), words.next(), words.next()) {
+    match (words.next(), words.next(), words.next(), words.next()) {
         (Some("resync"), ..) => Change::All,
-        // Two names at once, and seldom.
-        (Some("job"), Some(_), Some("renamed")) => Change::All,
-        (Some("job"), Some(job), Some("created" | "configured" | "removed")) => Change::Job(job),
+        (Some("job"), Some(job), Some("renamed"), Some(to)) => Change::Renamed(job, to),
+        (Some("job"), Some(job), Some("created" | "configured" | "removed"), _) => Change::Job(job),
         _ => Change::None,
     }
 }
@@ -42,6 +44,17 @@ pub fn names(tree: &Tree) -> Result<Vec<String>> {
         .map(name)
         .collect::<io::Result<_>>()
         .map_err(away)
+}
+
+/// When a job got its name, if that is later than it was made; `None` if it is not there or may not be looked
+/// at.
+pub fn named(tree: &Tree, job: &str) -> Option<SystemTime> {
+    let facts = fs::metadata(tree.job(job)).ok()?;
+    let (seconds, rest) = (
+        u64::try_from(facts.ctime()).ok()?,
+        u32::try_from(facts.ctime_nsec()).ok()?,
+    );
+    UNIX_EPOCH.checked_add(Duration::new(seconds, rest))
 }
 
 /// A job's configuration and when it was written; `None` if there is none that may be read.
@@ -72,7 +85,8 @@ mod tests {
             ("job a.b configured", Change::Job("a.b")),
             ("job a.b removed", Change::Job("a.b")),
             ("resync", Change::All),
-            ("job a.b renamed c", Change::All),
+            ("job a.b renamed c", Change::Renamed("a.b", "c")),
+            ("job a.b renamed", Change::None),
             ("", Change::None),
             ("job", Change::None),
             ("job a", Change::None),

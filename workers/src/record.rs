@@ -10,6 +10,9 @@ use crate::expand::expand_values;
 pub struct Build {
     /// The job's name.
     pub job: String,
+    /// What tells the job from all others, whatever it is called.
+    #[serde(default, deserialize_with = "nullable")]
+    pub job_uid: String,
     /// The build's number.
     pub build: u64,
     /// 0 at first, one more with each retry.

@@ -10,7 +10,7 @@ pub mod origin;
 pub mod sender;
 pub mod told;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -122,13 +122,17 @@ impl Follower {
     /// Notes what a line of `.events` says.
     fn take(&self, line: &str) -> Result<()> {
         let mut words = line.split_ascii_whitespace();
-        match (words.next(), words.next(), words.next()) {
+        match (words.next(), words.next(), words.next(), words.next()) {
             (Some("resync"), ..) => return self.look_at_all(false),
-            (Some("job"), Some(job), Some("removed")) => {
+            (Some("job"), Some(job), Some("removed"), _) => {
                 self.shared.lock().forget_job(job);
                 self.shared.news.notify_all();
             }
-            (Some("build"), Some(place), Some(state)) => {
+            (Some("job"), Some(from), Some("renamed"), Some(to)) => {
+                self.shared.lock().rename_job(from, to);
+                self.shared.news.notify_all();
+            }
+            (Some("build"), Some(place), Some(state), _) => {
                 let place = place
                     .split_once('/')
                     .and_then(|(job, n)| Some((job, n.parse::<u64>().ok()?)));
@@ -166,6 +170,7 @@ impl Follower {
     /// is left alone, unless it changes.
     fn look_at_all(&self, first: bool) -> Result<()> {
         let names = jobs::names(&self.tree)?;
+        self.find_renamed(&names)?;
         let gone: Vec<String> = {
             let told = self.shared.lock();
             let known = told.jobs.keys().chain(told.builds.keys().map(|(job, _)| job));
@@ -188,6 +193,35 @@ impl Follower {
         let mut told = self.shared.lock();
         told.builds.values_mut().for_each(|build| build.changed += 1);
         self.shared.news.notify_all();
+        Ok(())
+    }
+
+    /// Finds jobs that got another name while nobody followed: they were made when they were.
+    fn find_renamed(&self, names: &[String]) -> Result<()> {
+        let (gone, new): (Vec<(String, u64)>, Vec<&String>) = {
+            let told = self.shared.lock();
+            let gone = told.jobs.iter().filter(|(job, _)| !names.contains(job));
+            let new = names.iter().filter(|job| !told.jobs.contains_key(*job));
+            (
+                gone.map(|(job, known)| (job.clone(), known.made)).collect(),
+                new.collect(),
+            )
+        };
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut found: BTreeMap<u64, Vec<&String>> = BTreeMap::new();
+        for job in new {
+            if let Some(made) = made(&self.tree, job)? {
+                found.entry(made).or_default().push(job);
+            }
+        }
+        for (from, made) in &gone {
+            let alone = gone.iter().filter(|(_, other)| other == made).count() == 1;
+            if let Some([to]) = found.get(made).map(Vec::as_slice).filter(|_| alone) {
+                self.shared.lock().rename_job(from, to);
+            }
+        }
         Ok(())
     }
 

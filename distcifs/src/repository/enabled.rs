@@ -150,6 +150,7 @@ mod tests {
             access,
             files: FileModes::default(),
             created: 1,
+            named: None,
             off: false,
             former: None,
             vouched: None,

@@ -79,6 +79,9 @@ pub struct JobEntry {
     pub files: FileModes,
     /// When it was made, milliseconds since 1970.
     pub created: u64,
+    /// When it was renamed last, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u64>,
     /// Whether somebody switched it off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub off: bool,
@@ -387,6 +390,7 @@ impl Repository {
             access,
             files: FileModes::default(),
             created: now(),
+            named: None,
             off: false,
             former: None,
             vouched: None,
@@ -537,6 +541,7 @@ mod tests {
             access,
             files: FileModes::default(),
             created: 7,
+            named: None,
             off: false,
             former: None,
             vouched: None,
@@ -584,6 +589,7 @@ mod tests {
             access,
             files,
             created: 7,
+            named: None,
             off: true,
             former: Some(0),
             vouched: Some(("d".into(), 1)),

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::core::{bounded, from_json, set, settled, to_json};
+use super::core::{bounded, from_json, now, set, settled, to_json};
 use super::jobs::{Counter, Job, JobEntry, RACES_MAX, jobs_record};
 use super::names::Name;
 use super::{Error, Repository, Result};
@@ -160,6 +160,8 @@ impl Repository {
             let entry = here
                 .filter(ours)
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            let named = Some(now());
+            let entry = JobEntry { named, ..entry };
             if there.is_some() {
                 return Err(taken(to));
             }

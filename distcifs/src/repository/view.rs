@@ -377,6 +377,7 @@ impl Repository {
         let tasks = tasks.collect();
         json!({
             "job": build.job.name.as_str(),
+            "job_uid": build.job.uid(),
             "build": build.n,
             "state": build.state(),
             "why": self.why(build),

@@ -1,7 +1,7 @@
 //! A job's folder: config.json with its lock and its check, and the scratch files beside it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::process::process_of;
 use super::rights::{READ, WRITE};
 use super::{Caller, Error, Result, Tree};
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
-use crate::repository::core::lock;
+use crate::repository::core::{lock, time_of};
 
 /// An open config.json that is written.
 pub(crate) struct ConfigWrite {
@@ -126,6 +126,12 @@ const LOCK_IDLE_MAX: Duration = Duration::from_secs(60);
 const UNLINKED: Duration = Duration::from_secs(1);
 
 impl Tree {
+    /// When a job was renamed last, which changes its folder as on any file system.
+    pub(crate) fn renamed(&self, node: &Node) -> Option<SystemTime> {
+        let Node::Job(job) = node else { return None };
+        self.job(job).ok()?.entry.named.map(time_of)
+    }
+
     /// config.json stays in force when it is unlinked or renamed away, but for this process it is gone
     /// for a moment, so that it can make it anew.
     pub(crate) fn unlink_config(&self, caller: Caller, job: &JobRef) {

@@ -236,7 +236,7 @@ impl Tree {
             blocks: facts.size.div_ceil(512),
             atime: facts.time,
             mtime: facts.time,
-            ctime: facts.time,
+            ctime: self.renamed(node).unwrap_or(facts.time),
         };
         Ok((attr, facts.ttl))
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::built::{built, judge};
 use super::github::{Outcome, Status, Telling};
 use super::told::{Build, Key};
-use super::{Settings, Shared, line};
+use super::{Settings, Shared, line, made};
 use crate::signals;
 use crate::tree::{self, Result, Trouble};
 
@@ -178,9 +178,20 @@ impl Sender {
             Ok(Stand::now(Some(status), why))
         });
         match found {
-            Err(Trouble::Lost(_)) => Ok(Stand::removed()),
+            // Of a job that is not there by this name it is told soon whether it was removed or renamed.
+            Err(Trouble::Lost(why)) => match self.is_job(&key.0)? {
+                true => Ok(Stand::removed()),
+                false => Err(Trouble::Later(why)),
+            },
             found => found,
         }
+    }
+
+    /// Whether a job of that name is there, and the one that is known.
+    fn is_job(&self, job: &str) -> Result<bool> {
+        let known = self.shared.lock().jobs.get(job).map(|job| job.made);
+        let is = made(&self.settings.tree, job)?;
+        Ok(is.is_some() && known.is_none_or(|known| is == Some(known)))
     }
 
     /// Looks at a build and tells how it stands, if GitHub does not know.
@@ -209,7 +220,7 @@ impl Sender {
             commit: &build.commit,
             status,
             description: &stand.why.unwrap_or_else(why),
-            context: &format!("{}/{job}", self.settings.context),
+            context: &format!("{}/{}", self.settings.context, build.called.as_ref().unwrap_or(job)),
             target_url: url.as_deref(),
         };
         let outcome = self.settings.api.tell(&telling, token);

@@ -47,6 +47,8 @@ pub struct Build {
     pub looked: u64,
     /// It was removed with its job.
     pub gone: bool,
+    /// What its job was called when it was told first, if that is another name by now: GitHub knows it by that.
+    pub called: Option<String>,
 }
 
 impl Build {
@@ -59,6 +61,7 @@ impl Build {
             changed: 1,
             looked: 0,
             gone: false,
+            called: None,
         }
     }
 
@@ -104,6 +107,8 @@ struct Line {
     told: Option<Status>,
     #[serde(default)]
     gone: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    called: Option<String>,
 }
 
 impl Told {
@@ -138,6 +143,29 @@ impl Told {
         false
     }
 
+    /// A job got another name: what is known of it is known of that.
+    pub fn rename_job(&mut self, from: &str, to: &str) {
+        let Some(job) = self.jobs.remove(from) else { return };
+        // One of that name went before, however late that is told.
+        self.forget_job(to);
+        self.dirty = true;
+        self.jobs.insert(to.to_owned(), job);
+        let of_job = (from.to_owned(), 0)..=(from.to_owned(), u64::MAX);
+        let numbers: Vec<u64> = self.builds.range(of_job).map(|((_, n), _)| *n).collect();
+        for n in numbers {
+            if let Some(build) = self.builds.remove(&(from.to_owned(), n)) {
+                let was = build.told.map(|_| from.to_owned());
+                let (changed, called) = (build.changed + 1, build.called.clone().or(was));
+                let build = Build {
+                    changed,
+                    called,
+                    ..build
+                };
+                self.builds.insert((to.to_owned(), n), build);
+            }
+        }
+    }
+
     /// A job is no more: what was not told of its builds never will be known.
     pub fn forget_job(&mut self, job: &str) {
         self.dirty |= self.jobs.remove(job).is_some();
@@ -162,6 +190,7 @@ impl Told {
             let build = Build {
                 told: line.told,
                 gone: line.gone,
+                called: line.called,
                 ..Build::new(&line.repository, &line.commit)
             };
             ((line.job, line.build), build)
@@ -183,6 +212,7 @@ impl Told {
             commit: known.commit.clone(),
             told: known.told,
             gone: known.gone,
+            called: known.called.clone(),
         };
         let gone = self.gone.iter().map(|(key, build)| (key, build));
         let text = Text {
@@ -323,6 +353,46 @@ mod tests {
         assert!(!told.builds.contains_key(&key("a", 7)) && told.builds.len() == BUILDS_MAX);
         told.add(key("b", 2), Build::new("o/r", "abc"));
         assert!(!told.builds.contains_key(&key("a", 0)) && told.builds.len() == BUILDS_MAX);
+    }
+
+    /// "`mv` of a job: what was told of its builds is not told again."
+    #[test]
+    fn a_job_with_another_name_is_the_same() {
+        let mut told = Told::default();
+        told.jobs.insert("a".into(), Job { made: 7, seen: 3 });
+        told.jobs.insert("b".into(), Job { made: 5, seen: 9 });
+        for (job, n, status) in [
+            ("a", 1, Status::Success),
+            ("a", 3, Status::Pending),
+            ("b", 2, Status::Success),
+        ] {
+            let build = Build {
+                told: Some(status),
+                ..Build::new("o/r", "abc")
+            };
+            told.add(key(job, n), build);
+        }
+        told.rename_job("a", "b");
+        assert_eq!(told.jobs, BTreeMap::from([("b".to_owned(), Job { made: 7, seen: 3 })]));
+        let of: Vec<_> = told
+            .builds
+            .iter()
+            .map(|(key, build)| (key.clone(), build.told))
+            .collect();
+        let expected = [
+            (key("b", 1), Some(Status::Success)),
+            (key("b", 3), Some(Status::Pending)),
+        ];
+        assert_eq!(of, expected);
+        assert!(told.builds.values().all(|build| build.called.as_deref() == Some("a")));
+        told.rename_job("b", "c");
+        assert_eq!(told.builds[&key("c", 3)].called.as_deref(), Some("a"));
+        assert_eq!(
+            Told::read(&told.text()).unwrap().builds[&key("c", 3)].called.as_deref(),
+            Some("a")
+        );
+        told.rename_job("nobody", "c");
+        assert_eq!((told.builds.len(), told.gone.len()), (2, 0));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Table {
                         jobs.set(job, watched);
                     }
                 }
-                Change::All => self.read_all(tree)?,
+                Change::All | Change::Renamed(..) => self.read_all(tree)?,
             }
             self.lock().heard = Instant::now();
         }
