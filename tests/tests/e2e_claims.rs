@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use distcifs_tests::job::shell_task;
@@ -491,6 +492,37 @@ fn who_lost_its_claim_sees_no_result_of_another() {
         "others see it"
     );
     drop((lone, orphan));
+}
+
+/// "After a claim is lost, path operations below the old folders (a working directory there included) answer
+/// ESTALE": also for root, which may do everything with the claim that is held by then.
+#[test]
+fn who_lost_its_claim_touches_nothing_of_another() {
+    let mount = Mount::new();
+    mount.queue("q");
+    let id = mount.post("q", &json!({}));
+    let place = format!("tickets/q/{id}");
+    let loser = mount.start(&format!(
+        "cd {place}; echo $$ > claim; : > $OUT/claimed; until [ -e $OUT/go ]; do sleep 0.05; done
+         for act in 'rm -f claim' 'cat claim' 'ls workspace' 'rm -rf workspace' 'touch artifacts/x'; do
+         sh -c \"$act\" > $OUT/said 2>&1; echo \"$act: $(cat $OUT/said)\" >> $OUT/all; done; : > $OUT/done; sleep 170"
+    ));
+    wait_for("the first claim", USUAL, || mount.out().join("claimed").exists());
+    let folder = || fs::metadata(mount.path(&place)).map(|of| of.ino()).ok();
+    let old = folder();
+    mount.run(&format!("rm {place}/claim"));
+    wait_for("a folder of the next claim", USUAL, || folder() != old);
+    let said = mount.run(&format!(
+        "cd {place}; echo $$ > claim; echo kept > workspace/file; : > $OUT/go
+         until [ -e $OUT/done ]; do sleep 0.05; done; cat workspace/file; ls artifacts; echo 0 > result; cat result"
+    ));
+    let all = fs::read_to_string(mount.out().join("all")).unwrap();
+    assert_eq!(said, "kept\n0", "{all}");
+    assert_eq!(all.lines().count(), 5, "{all}");
+    for line in all.lines() {
+        assert!(line.contains("Stale"), "{line}");
+    }
+    drop(loser);
 }
 
 /// "`result` is EEXIST only where its own result stands": who never had the claim is told so.

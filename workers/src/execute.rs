@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, pipe};
+use std::os::fd::AsFd;
 use std::os::unix::fs::fchown;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::console::{Copier, Shelf};
 use crate::shell::cgroup::Group;
 use crate::signals::{self, Wake};
+use crate::spawn;
 use crate::supervise::{Exit, Processes};
 use crate::ticket::Claimed;
 use crate::tree::{self, Trouble};
@@ -97,6 +99,8 @@ impl Ended {
 pub struct Prepared {
     /// The command.
     pub command: Command,
+    /// Whether it is started in a session of its own; else it does that itself, or is our own.
+    pub in_session: bool,
     /// Whether the script is somewhere below it.
     pub isolated: bool,
     /// Who may open its output by a name, such as /dev/stderr; none: the worker.
@@ -112,6 +116,7 @@ impl Prepared {
     pub fn plain(command: Command) -> Self {
         Prepared {
             command,
+            in_session: false,
             isolated: false,
             owner: None,
             group: None,
@@ -142,6 +147,7 @@ impl Runner<'_> {
     pub fn execute(&self, prepared: Prepared, deadline: Option<Instant>) -> tree::Result<Ended> {
         let Prepared {
             mut command,
+            in_session,
             isolated,
             owner,
             group,
@@ -152,17 +158,24 @@ impl Runner<'_> {
             if let Some((uid, gid)) = owner {
                 fchown(&writer, Some(uid), Some(gid))?;
             }
-            match report {
-                Some(report) => command.stdout(report),
-                None => command.stdout(writer.try_clone()?),
-            };
-            command.stderr(writer);
             let copier = Copier::start(reader, self.claimed.folder.clone(), self.shelf.clone())?;
-            // If this fails the writer is dropped with the command, and the copier ends.
-            let child = command.spawn()?;
-            drop(command);
+            // If this fails the writer is dropped, and the copier ends.
+            let pid = if in_session {
+                let null = File::open("/dev/null")?;
+                let output = report.as_ref().map_or(writer.as_fd(), AsFd::as_fd);
+                spawn::in_session(&command, [null.as_fd(), output, writer.as_fd()])?
+            } else {
+                match report {
+                    Some(report) => command.stdout(report),
+                    None => command.stdout(writer.try_clone()?),
+                };
+                command.stderr(writer);
+                let child = command.spawn()?;
+                drop(command);
+                child.id()
+            };
             let processes = if isolated { Processes::isolated } else { Processes::new };
-            Ok((copier, processes(child.id())))
+            Ok((copier, processes(pid)))
         };
         let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't begin: {e}")))?;
         let mut over = self.supervise(&mut processes, &copier, deadline);
@@ -231,7 +244,10 @@ impl Runner<'_> {
     /// Watches for an abort and for the end of the claim, in a thread that ends with the ticket.
     fn watch(&self, seen: &Arc<AtomicU8>) {
         let weak = Arc::downgrade(seen);
-        let (path, claim) = (self.claimed.folder.join(".wait"), self.claimed.folder.join("claim"));
+        let path = self.claimed.folder.join(".wait");
+        // In the folder of this claim: another's is not read there.
+        let claim = self.claimed.ours("claim");
+        let claim = claim.unwrap_or_else(|| self.claimed.folder.join("claim"));
         let spawned = thread::Builder::new().spawn(move || {
             let mut ours = None;
             while weak.strong_count() > 0 {

@@ -25,6 +25,7 @@ pub mod selecting;
 pub mod shell;
 pub mod signals;
 #[cfg(feature = "github")]
+pub mod spawn;
 pub mod status;
 pub mod supervise;
 pub mod task;

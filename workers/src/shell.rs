@@ -194,7 +194,9 @@ impl Shell<'_> {
                 Err(ended) => return self.conclude(&ended, &order),
             },
         };
-        self.begin()?;
+        if order.ticket.attempts == Some(1) {
+            self.begin()?;
+        }
         let ended = self
             .prepare(&order, lease.as_ref())
             .and_then(|prepared| self.runner(&order.ticket).execute(prepared, order.deadline))?;
@@ -202,7 +204,7 @@ impl Shell<'_> {
     }
 
     /// Shows that the script begins from here on, whatever it does: opening the console says so. A ticket
-    /// that may be tried once is not open again then if it is given back.
+    /// that may be tried once, the only one that is asked for it, is not open again then if it is given back.
     fn begin(&self) -> tree::Result<()> {
         let opened = tree::open_console(&self.claimed.folder);
         opened

@@ -1,10 +1,13 @@
 //! A ticket as the worker that holds it sees it.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -51,6 +54,9 @@ pub struct Ticket {
     /// Seconds from the claim.
     #[serde(default)]
     pub timeout: Option<f64>,
+    /// How often it may be tried in all, if the configuration says so.
+    #[serde(default)]
+    pub attempts: Option<u64>,
     /// Bytes of its output that are kept.
     #[serde(default)]
     pub console_limit: Option<u64>,
@@ -91,26 +97,27 @@ impl Ticket {
 pub struct Claimed {
     /// `tickets/<queue>/<id>`.
     pub folder: PathBuf,
-    /// What stood in `claim` when it was claimed; none if that could not be read.
-    ours: Option<Vec<u8>>,
+    /// The folder as it is for this claim: once that is lost, what is reached through it is ESTALE. None if
+    /// the store was away when it was claimed.
+    at: Option<Arc<OwnedFd>>,
 }
 
 impl Claimed {
     /// A ticket that was just claimed.
     pub fn new(folder: PathBuf) -> Self {
-        let ours = patiently(|| tree::read(&folder.join("claim"))).ok();
-        Claimed { folder, ours }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || {
+            rustix::fs::open(&folder, flags, Mode::empty())
+                .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
+        };
+        let at = patiently(open).ok().map(Arc::new);
+        Claimed { folder, at }
     }
 
-    /// Whether the claim is what it was, as far as can be seen while the store is away. Without a result
-    /// the ticket may be another's by now. What could not be read then was ours: else nobody would give
-    /// the ticket back.
-    fn still_ours(&self) -> bool {
-        match tree::read(&self.folder.join("claim")) {
-            Ok(text) => self.ours.as_ref().is_none_or(|ours| *ours == text),
-            Err(Trouble::Later(_)) => true,
-            Err(_) => false,
-        }
+    /// What is called so in the folder while the claim is ours, and leads nowhere once it is another's.
+    pub fn ours(&self, name: &str) -> Option<PathBuf> {
+        let at = self.at.as_ref()?.as_raw_fd();
+        Some(format!("/proc/{}/fd/{at}/{name}", std::process::id()).into())
     }
 
     /// Reads `ticket.json`.
@@ -126,7 +133,7 @@ impl Claimed {
     /// done only while the claim is ours. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
         let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
-            Ok(Some(why)) | Err(Trouble::Full(why)) if self.ours.is_some() && self.still_ours() => {
+            Ok(Some(why)) | Err(Trouble::Full(why)) if self.at.is_some() => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
@@ -148,8 +155,10 @@ impl Claimed {
 
     /// Removes what is in the workspace and among the artifacts; the folders themselves stay.
     fn remove_output(&self) {
-        for folder in ["workspace", "artifacts"] {
-            let folder = self.folder.join(folder);
+        for folder in ["workspace", "artifacts"]
+            .into_iter()
+            .filter_map(|name| self.ours(name))
+        {
             let Err(error) = std::fs::remove_dir_all(&folder) else {
                 continue;
             };
@@ -157,7 +166,11 @@ impl Claimed {
             let mut rm = Command::new("rm");
             rm.args(["-rf", "--"]).arg(&folder).stdin(Stdio::null());
             if !rm.status().is_ok_and(|status| status.success()) {
-                eprintln!("can't remove {}: {error}", folder.display());
+                eprintln!(
+                    "can't remove {} of {}: {error}",
+                    folder.display(),
+                    self.folder.display()
+                );
             }
         }
     }
@@ -171,13 +184,10 @@ impl Claimed {
 
     /// Gives the ticket back, so that another worker may claim it, unless one has already.
     pub fn give_back(&self) {
-        if !self.still_ours() {
-            return;
-        }
-        let claim = self.folder.join("claim");
+        let claim = self.ours("claim").unwrap_or_else(|| self.folder.join("claim"));
         match std::fs::remove_file(&claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
             Ok(()) | Err(Trouble::Lost(_)) => {}
-            Err(trouble) => eprintln!("{}: {trouble}", claim.display()),
+            Err(trouble) => eprintln!("{}: {trouble}", self.folder.display()),
         }
     }
 }
@@ -257,26 +267,39 @@ mod tests {
         fs::remove_dir_all(&claimed.folder).unwrap();
     }
 
-    /// A claim that could not be read when it was made, as while the store was away, is given back.
-    #[test]
-    fn a_claim_that_was_never_read_is_given_back() {
-        let read = ticket("unread");
-        fs::remove_file(read.folder.join("claim")).unwrap();
-        let unread = Claimed::new(read.folder.clone());
-        fs::write(unread.folder.join("claim"), "the first").unwrap();
-        unread.give_back();
-        assert!(!unread.folder.join("claim").exists());
-        fs::remove_dir_all(&unread.folder).unwrap();
-    }
-
+    /// "The workers remove and give back only in the folder of their own claim": another's begins with a
+    /// folder of its own.
     #[test]
     fn who_lost_a_ticket_leaves_it_to_another() {
         let claimed = ticket("lost");
-        symlink("result", claimed.folder.join("result")).unwrap();
-        fs::write(claimed.folder.join("claim"), "another").unwrap();
+        let folder = claimed.folder.clone();
+        let old = folder.with_extension("old");
+        let _ = fs::remove_dir_all(&old);
+        fs::rename(&folder, &old).unwrap();
+        let again = ticket("lost");
+        symlink("result", folder.join("result")).unwrap();
         claimed.finish("0", "").unwrap();
-        assert!(claimed.folder.join("workspace/file").exists());
-        assert_eq!(fs::read_to_string(claimed.folder.join("claim")).unwrap(), "another");
-        fs::remove_dir_all(&claimed.folder).unwrap();
+        claimed.remove_output();
+        assert!(folder.join("workspace/file").exists());
+        assert!(folder.join("claim").exists(), "not given back");
+        assert!(!old.join("workspace/file").exists(), "its own is removed");
+        again.give_back();
+        assert!(!folder.join("claim").exists());
+        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&old).unwrap();
+    }
+
+    /// A ticket whose folder could not be opened when it was claimed, as while the store was away, is given
+    /// back.
+    #[test]
+    fn a_ticket_that_was_never_opened_is_given_back() {
+        let opened = ticket("unopened");
+        let unopened = Claimed {
+            folder: opened.folder.clone(),
+            at: None,
+        };
+        unopened.give_back();
+        assert!(!unopened.folder.join("claim").exists());
+        fs::remove_dir_all(&unopened.folder).unwrap();
     }
 }

@@ -243,6 +243,8 @@ impl Tree {
         });
         lock(&self.held).insert(claim.key.clone(), held.clone());
         let (kept, all, past) = (held.clone(), self.held.clone(), self.past.clone());
+        let (invalidate, queue) = (self.invalidate.clone(), Node::Queue(Arc::new(claim.key.queue.clone())));
+        let queue = self.numbers.ino(&queue);
         claim.when_over(move |stand| {
             let (key, nonce) = (&kept.claim.key, &kept.claim.nonce);
             let mut all = lock(&all);
@@ -250,6 +252,11 @@ impl Tree {
                 all.remove(key);
             }
             drop(all);
+            if stand == Stand::Lost {
+                // Who claims it next enters a folder of its own, not the one that the kernel remembers.
+                let (parent, name) = (queue, key.id.as_str().into());
+                let _ = invalidate.send(Invalidation::Name { parent, name });
+            }
             past.remember(&kept.claim, kept.holder.process(), stand);
         });
         held
@@ -348,6 +355,10 @@ impl Tree {
         let Some(claim) = self.repository.claims.get(&ticket.key) else {
             return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
         };
+        // Who stands in the folder since before a claim was lost means that one.
+        if !its_own && claim.posted().ticket.ordinal() != ticket.turn {
+            return Err(Error::Stale(ticket.key.to_string()));
+        }
         // What somebody else takes away may have begun without a trace.
         let cause = if its_own {
             cause_of_end(&claim)
@@ -377,6 +388,10 @@ impl Tree {
         self.touch(caller, ticket);
         let held = lock(&self.held).get(&ticket.key).cloned();
         if let Some(held) = held.filter(|held| held.claim.check().is_ok()) {
+            let of_another = held.claim.posted().ticket.ordinal() != ticket.turn;
+            if of_another && !held.holder.process().covers(caller.tid) {
+                return Err(Error::Stale(ticket.key.to_string()));
+            }
             let roots = self.folders(&held).roots().await?;
             return Ok(Node::Work(match area {
                 Area::Workspace => roots.workspace,

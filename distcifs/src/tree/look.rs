@@ -185,7 +185,13 @@ impl Tree {
         let file = TicketFile::parse(name).ok_or_else(missing)?;
         let posted = self.posted(ticket).await?;
         let there = match file {
-            TicketFile::Claim => self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some(),
+            TicketFile::Claim => {
+                let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
+                if claimed && posted.ticket.ordinal() != ticket.turn {
+                    return Err(Error::Stale(ticket.key.to_string()));
+                }
+                claimed
+            }
             TicketFile::Build => posted.ticket.part.is_some(),
             TicketFile::Jobs => self.viewer(ticket).await.is_ok(),
             _ => true,

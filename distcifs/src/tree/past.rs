@@ -31,9 +31,20 @@ struct Over {
     won: bool,
 }
 
-/// The claims of this mount that are over, oldest first.
+/// After so many more claims at least the dead are looked for again.
+const LOOK_AFTER: usize = 64;
+
+/// The claims of this mount that are over.
 #[derive(Default)]
-pub(crate) struct Past(Mutex<VecDeque<Over>>);
+pub(crate) struct Past(Mutex<Remembered>);
+
+#[derive(Default)]
+struct Remembered {
+    /// Oldest first.
+    over: VecDeque<Over>,
+    /// How many came since the dead were looked for.
+    unlooked: usize,
+}
 
 impl Past {
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
@@ -41,14 +52,20 @@ impl Past {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
         let mut past = lock(&self.0);
-        past.retain(|over| {
+        past.over.retain(|over| {
             let again = over.process.pid == process.pid && over.key == claim.key && over.created == created;
-            !again && over.process.lives()
+            !again
         });
-        while past.len() >= most {
-            past.pop_front();
+        // Not with every claim that ends: each costs a call to the kernel.
+        past.unlooked += 1;
+        if past.unlooked > LOOK_AFTER.max(past.over.len() / 2) {
+            past.over.retain(|over| over.process.lives());
+            past.unlooked = 0;
         }
-        past.push_back(Over {
+        while past.over.len() >= most {
+            past.over.pop_front();
+        }
+        past.over.push_back(Over {
             key: claim.key.clone(),
             created,
             nonce: claim.nonce.clone(),
@@ -105,7 +122,7 @@ impl Tree {
             })
         });
         let past = lock(&self.past.0);
-        let of_ticket = past.iter().rev();
+        let of_ticket = past.over.iter().rev();
         for over in of_ticket.filter(|over| over.key == ticket.key && over.created == ticket.created) {
             let nearer = |distance: &u32| nearest.as_ref().is_none_or(|nearest| *distance < nearest.distance);
             if let Some(distance) = over.process.distance(caller.tid).filter(nearer)

@@ -315,8 +315,7 @@ impl Call<'_> {
 }
 
 /// Makes a command ready: without input, in a session of its own, and what it starts in the control
-/// groups behind these doors. In the session of a worker that somebody started by hand a script could
-/// type into his terminal.
+/// groups behind these doors.
 pub fn begin(mut command: Command, doors: Vec<File>, isolated: bool) -> Command {
     command.stdin(Stdio::null());
     enter(&mut command, doors, isolated);

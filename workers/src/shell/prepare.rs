@@ -123,8 +123,15 @@ impl Shell<'_> {
             (None, Some(whom)) => call.command_as(whom, self.run),
             (None, None) => call.command(self.run, &order.tools),
         };
+        let doors = doors.unwrap_or_default();
+        let in_session = doors.is_empty() && !isolated;
         Ok(Prepared {
-            command: begin(command, doors.unwrap_or_default(), isolated),
+            command: if in_session {
+                command
+            } else {
+                begin(command, doors, isolated)
+            },
+            in_session,
             isolated,
             owner,
             group,
