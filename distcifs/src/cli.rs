@@ -5,230 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-/// Exit status, the same for every command.
-const EXIT_STATUS: &str = "\
-EXIT STATUS
-  0  done
-  1  refused or failed; standard error says why
-  2  the command line is not valid";
-
-const ROOT_HELP: &str = "\
-EXAMPLES
-  distcifs up /var/lib/distci /ci         a whole CI on this machine, until Ctrl-C
-  distcifs mount /var/lib/distci /ci      only the mount, in the background
-  mkdir /ci/jobs/hello; vi /ci/jobs/hello/config.json; echo > /ci/jobs/hello/trigger
-
-EXIT STATUS
-  0  done
-  1  refused or failed; standard error says why
-  2  the command line is not valid";
-
-const MOUNT_HELP: &str = "\
-OPTIONS OF -o
-  allow_other[=yes|no]   other users may enter; the default for root. Others need the line
-                         user_allow_other in /etc/fuse.conf
-  passthrough=yes|no     the kernel reads and writes workspaces without asking, if it can (yes)
-  node=NAME              the name of this mount among all mounts (the host's name)
-  cache=DIR              where claimants' workspaces live (STATE/attempts)
-  log=FILE               the log (STATE/log; standard error with -f)
-  log_level=LEVEL        error, warn, info, debug or trace (info)
-  ro, noexec, noatime    as for any mount. Options that only mean something in /etc/fstab
-                         (noauto, nofail, _netdev, user, x-...) are taken and ignored. A mount
-                         is always nodev and nosuid.
-
-FOR A CLUSTER, a source of the form zk://HOST:PORT,HOST:PORT/PATH
-  pool=NAME              the pool of Ceph that holds the contents (needed)
-  namespace=NAME         the namespace in it (distcifs)
-  ceph_conf=FILE         Ceph's configuration (where Ceph looks for it)
-  ceph_user=NAME         the user of Ceph (admin)
-  ceph_keyring=FILE      the user's key (where Ceph's configuration says)
-  zk_auth=FILE           a line user:password for ZooKeeper
-  zk_ca=FILE             certificates that sign the ZooKeeper servers': encrypts the connection
-  zk_cert=FILE, zk_key=FILE
-                         our own certificate and its key, where servers ask for them
-  session_timeout=SECONDS
-                         claims of a dead node are open again after it (10)
-  state=DIR              where this mount keeps its log, session and workspaces
-                         (/var/lib/distcifs/NODE-..., ~/.local/state/distcifs/NODE-...).
-                         STATE is SOURCE itself where that is a folder
-
-EXAMPLES
-  distcifs mount /var/lib/distci /ci
-  distcifs mount zk://a:2181,b:2181,c:2181/distci /ci -o pool=distci,ceph_user=distci
-  distcifs mount /var/lib/distci /ci -f -o log_level=debug
-  mount -t fuse.distcifs /var/lib/distci /ci
-  in /etc/fstab:  /var/lib/distci  /ci  fuse.distcifs  _netdev,nofail  0  0
-
-SIGNALS
-  TERM, INT  unmount and end
-  HUP        open the log anew
-
-EXIT STATUS
-  0  mounted, and it answers
-  1  refused or failed; standard error says why
-  2  the command line is not valid";
-
-const UP_HELP: &str = "\
-WHO RUNS WHAT
-  Started by root, each task runs as the owner of its job, those of root's jobs as distci or
-  nobody (--as), and isolated scripts as nobody's ids; started by anybody else, all runs as him.
-
-WHERE WORKERS ARE
-  Workers are looked for in --workers-dir, or else in $DISTCIFS_WORKERS (folders separated by
-  colons), the folder of the program, ../lib/distcifs and ../../workers from there. So are the
-  programs of --with; their lines are cut at spaces, without quoting.
-
-EXAMPLES
-  distcifs up /var/lib/distci /ci
-  distcifs up ./state ./ci --workers 8 --labels linux,x86_64,gpu -o log_level=debug
-  distcifs up /var/lib/distci /ci --isolation lxc,vm     no script runs unconfined here
-  distcifs up /var/lib/distci /ci --as root              scripts of root's jobs are root here
-  distcifs up /var/lib/distci /ci --with cron --with 'github-webhook --listen 127.0.0.1:8080'
-  distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci     a worker of one's own
-
-SIGNALS
-  TERM, INT  give work back, unmount and end
-  USR1       take no more work, finish what is worked for at most --drain-for, then end
-
-EXIT STATUS
-  0  ended by Ctrl-C (INT) or TERM, and unmounted
-  1  refused or failed; standard error says why
-  2  the command line is not valid
-  3  ended after USR1 before all work was finished; standard error says what was left";
-
-const DRAIN_HELP: &str = "\
-NOTES
-  Before a restart: no ticket is claimed any more on this mount, whoever its workers are; those
-  that are claimed are worked to their end. build-control goes on meanwhile and begins no build;
-  the builds that it steers go on where they stand, on another mount or after the restart. The
-  mount stays drained until it is unmounted, or until drain --end.
-
-EXAMPLES
-  distcifs drain /ci && systemctl restart distcifs@ci
-  distcifs drain --for 0 /ci; cat /ci/.drain      begin, and see what is still worked
-  distcifs drain --end /ci
-
-EXIT STATUS
-  0  nothing is worked on this mount any more
-  1  refused or failed; standard error says why
-  2  the command line is not valid
-  3  at the end of --for something is still worked; standard error says what";
-
-const UMOUNT_HELP: &str = "\
-EXAMPLES
-  distcifs umount /ci
-  distcifs umount --lazy /ci      even if it is busy; a dead mount is always detached
-
-EXIT STATUS
-  0  unmounted, and the source can be mounted again
-  1  refused (busy: it says by whom) or failed
-  2  the command line is not valid";
-
-const INIT_HELP: &str = "\
-EXAMPLES
-  distcifs init zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
-  distcifs init --adopt zk://a:2181/distci -o pool=distci    after ZooKeeper lost its entries
-
-NOTES
-  A folder needs no init: its first mount makes it.
-
-EXIT STATUS
-  0  the repository is there
-  1  refused or failed; standard error says why
-  2  the command line is not valid";
-
-const STATUS_HELP: &str = "\
-EXAMPLES
-  distcifs status /ci
-  cd /ci/jobs/hello && distcifs status --json | jq -r .version
-  distcifs status zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
-
-EXIT STATUS
-  0  both stores answer
-  1  one does not; standard error says which
-  2  the command line is not valid";
-
-const CHECK_HELP: &str = "\
-EXAMPLES
-  distcifs check ci/config.json && cp ci/config.json /ci/jobs/hello/config.json
-  jq '.keep.days = 30' /ci/jobs/hello/config.json | distcifs check -
-
-EXIT STATUS
-  0  all files are valid
-  1  one is not; each fault is a line FILE:LINE:COLUMN: WHAT
-  2  the command line is not valid";
-
-const GC_HELP: &str = "\
-NOTES
-  The source may be mounted and build meanwhile: for a folder the daemon does the work, at the
-  wish of root or the user who mounted. What was removed while gc runs goes the next time.
-  gc waits for results that are being stored when it begins; if one of them takes longer than
-  --wait, or a mount is stopped, nothing is removed. It may be killed at any moment and run again.
-  One gc runs at a time.
-
-EXAMPLES
-  distcifs gc /var/lib/distci
-  distcifs gc zk://a:2181,b:2181,c:2181/distci -o pool=distci,ceph_user=distci
-
-EXIT STATUS
-  0  done
-  1  refused or failed, and nothing more was removed; standard error says why
-  2  the command line is not valid";
-
-const BACKUP_HELP: &str = "\
-NOTES
-  The source may be mounted and build meanwhile. What is saved is the source as it was at one
-  moment soon after the beginning: every configuration, build, ticket, console and file. The next
-  backup into the same folder copies only what is new, and removes what is not needed any more.
-  One that was interrupted leaves the former one as it was; the next goes on where it stood. On one
-  file system what never changes is linked and takes no room: it does not outlive the disk then.
-
-EXAMPLES
-  distcifs backup /var/lib/distci /backup/distci
-  distcifs fsck /backup/distci          reads all of it, and names what is damaged
-
-EXIT STATUS
-  0  saved
-  1  refused or failed, and the former backup is as it was; standard error says why
-  2  the command line is not valid";
-
-const RESTORE_HELP: &str = "\
-NOTES
-  Afterwards the folder is as after the loss of its mount at the moment that was saved: claims are
-  gone, and what was running begins anew when it is mounted.
-
-EXAMPLES
-  distcifs restore /backup/distci /var/lib/distci
-
-EXIT STATUS
-  0  restored, and everything in it is whole
-  1  refused, failed or damaged; standard output names what is damaged
-  2  the command line is not valid";
-
-const MAN_HELP: &str = "\
-EXAMPLES
-  distcifs man | man -l -
-  distcifs man /usr/local/share/man/man1
-
-EXIT STATUS
-  0  done
-  1  a page could not be written
-  2  the command line is not valid";
-
-const COMPLETION_HELP: &str = "\
-EXAMPLES
-  distcifs completion bash > /etc/bash_completion.d/distcifs
-  distcifs completion zsh > /usr/local/share/zsh/site-functions/_distcifs
-  distcifs completion fish > ~/.config/fish/completions/distcifs.fish
-
-EXIT STATUS
-  0  done
-  1  the script could not be written
-  2  the command line is not valid";
+mod help;
 
 /// Continuous integration as a filesystem: no master, only files.
 #[derive(Debug, Parser)]
-#[command(name = "distcifs", version, after_help = ROOT_HELP, disable_help_subcommand = true)]
+#[command(name = "distcifs", version, after_help = help::ROOT, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -239,43 +20,43 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount a source.
-    #[command(after_help = MOUNT_HELP)]
+    #[command(after_help = help::MOUNT)]
     Mount(Mount),
     /// Mount a source and run the workers on it, until it is told to end.
-    #[command(after_help = UP_HELP)]
+    #[command(after_help = help::UP)]
     Up(Up),
     /// Take no more work on a mount, and wait until what is worked there is finished.
-    #[command(after_help = DRAIN_HELP)]
+    #[command(after_help = help::DRAIN)]
     Drain(Drain),
     /// Unmount, and wait until the source is free again.
-    #[command(after_help = UMOUNT_HELP)]
+    #[command(after_help = help::UMOUNT)]
     Umount(Umount),
     /// Make a repository in a cluster, once, before it is mounted.
-    #[command(after_help = INIT_HELP)]
+    #[command(after_help = help::INIT)]
     Init(Init),
     /// Say how a source or a mount fares: stores, mounts, what waits.
-    #[command(after_help = STATUS_HELP)]
+    #[command(after_help = help::STATUS)]
     Status(Status),
     /// Check job configurations without a mount.
-    #[command(after_help = CHECK_HELP)]
+    #[command(after_help = help::CHECK)]
     Check(Check),
     /// Check everything in a source: a folder or a cluster, mounted or not.
-    #[command(after_help = EXIT_STATUS)]
+    #[command(after_help = help::FSCK)]
     Fsck(Source),
     /// Remove what nothing needs any more from a folder or a cluster, mounted or not.
-    #[command(after_help = GC_HELP)]
+    #[command(after_help = help::GC)]
     Gc(Gc),
     /// Save a folder, mounted or not, so that it can be restored as it was at one moment.
-    #[command(after_help = BACKUP_HELP)]
+    #[command(after_help = help::BACKUP)]
     Backup(Backup),
     /// Make a folder of what was saved, and check all of it.
-    #[command(after_help = RESTORE_HELP)]
+    #[command(after_help = help::RESTORE)]
     Restore(Restore),
     /// Print a completion script for a shell.
-    #[command(after_help = COMPLETION_HELP)]
+    #[command(after_help = help::COMPLETION)]
     Completion(Completion),
     /// Print the manual, or write its pages to a folder.
-    #[command(after_help = MAN_HELP)]
+    #[command(after_help = help::MAN)]
     Man(Man),
     /// Run a program in a session of its own that ends with its parent.
     #[command(hide = true)]
@@ -516,6 +297,18 @@ mod tests {
     #[test]
     fn the_types_hold_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Wider lines would be broken wherever a terminal ends.
+    #[test]
+    fn what_help_says_fits_a_terminal() {
+        let root = Cli::command();
+        let commands = std::iter::once(&root).chain(root.get_subcommands().filter(|command| !command.is_hide_set()));
+        for command in commands {
+            let help = command.get_after_help().expect("each has more to say").to_string();
+            let wide = help.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "{}", command.get_name());
+        }
     }
 
     #[test]

@@ -61,7 +61,11 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     let rest = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     for line in rest.lines() {
         match line.strip_prefix("  ") {
-            Some(text) => writeln!(page, "{}", text.replace('\\', "\\e").replace('-', "\\-"))?,
+            Some(text) => {
+                // A dot or an apostrophe would begin a request of roff.
+                let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
+                writeln!(page, "{guard}{}", text.replace('\\', "\\e").replace('-', "\\-"))?;
+            }
             None if line.is_empty() => {}
             None => write!(page, ".fi\n.SH \"{line}\"\n.nf\n")?,
         }
@@ -96,6 +100,7 @@ mod tests {
             }
             let page = String::from_utf8(page(command).unwrap()).unwrap();
             assert!(page.contains(".SH \"EXIT STATUS\"\n.nf\n"), "{page}");
+            assert!(!page.contains("\n../"), "a path is no request: {page}");
             assert!(page.starts_with(".ie") && page.contains(".SH SYNOPSIS"), "{page}");
         }
     }
