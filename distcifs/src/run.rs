@@ -26,6 +26,7 @@ mod mounts;
 mod notify;
 pub mod options;
 mod pages;
+mod progress;
 mod status;
 mod stores;
 mod umount;

@@ -8,16 +8,16 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Result;
 use super::consoles::PART_BYTES;
-use super::core::{bounded, lock};
+use super::core::bounded;
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
 mod check;
 mod needed;
+mod progress;
 mod roots;
 mod sweep;
 mod turn;
@@ -27,6 +27,7 @@ mod tests;
 
 pub use check::Checked;
 pub use needed::Needed;
+pub use progress::{Far, Progress};
 pub use sweep::Swept;
 
 /// Keys of a record asked for at once.
@@ -38,40 +39,6 @@ pub struct Upkeep {
     contents: Arc<dyn Contents>,
     /// How far the work has come.
     pub progress: Arc<Progress>,
-}
-
-/// How far the work has come, for whoever watches it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    doing: std::sync::Mutex<String>,
-    done: AtomicU64,
-}
-
-impl Progress {
-    fn begin(&self, doing: impl Into<String>) {
-        *lock(&self.doing) = doing.into();
-        self.count(0);
-    }
-
-    fn count(&self, done: u64) {
-        self.done.store(done, Ordering::Relaxed);
-    }
-
-    /// Tells that one more is done.
-    pub fn step(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Tells what is being done, and how far it is.
-    pub fn tell(&self, doing: &str, done: u64) {
-        self.begin(doing);
-        self.count(done);
-    }
-
-    /// What is being done, and how many things it is done with.
-    pub fn now(&self) -> (String, u64) {
-        (lock(&self.doing).clone(), self.done.load(Ordering::Relaxed))
-    }
 }
 
 /// Something that is wrong.

@@ -1,11 +1,12 @@
 //! Asks the daemon of a mounted folder, by the socket in the source.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
@@ -13,8 +14,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
+use super::progress::Shown;
 use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Work, identity};
-use super::{Failure, lock};
+use super::{Failure, Outcome, lock};
+use crate::repository::maintain::Progress;
 
 /// How long a daemon that has the source may take to answer: it may be about to begin or to end.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -24,17 +27,13 @@ const TRY_EVERY: Duration = Duration::from_millis(50);
 /// processor.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How long work may take before it shows on a terminal how far it is.
-const QUIET_TIME: Duration = Duration::from_secs(2);
-
 /// Most that is shown of another process's command line, characters.
 const SHOWN_MAX: usize = 80;
 
 /// A daemon that was asked.
 pub(super) struct Asked {
     pub(super) stream: BufReader<UnixStream>,
-    begun: Instant,
-    shown: bool,
+    progress: Arc<Progress>,
 }
 
 /// The address of the socket of a source, whatever the length of its path; the descriptor is what
@@ -46,16 +45,18 @@ pub(super) fn address(source: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((folder, address.into()))
 }
 
-/// Asks the daemon that has a folder; `None` if nobody has it.
-pub(super) fn ask(source: &Path, work: Work, wait: u64) -> Result<Option<Asked>, Failure> {
+/// Asks the daemon that has a folder; `None` if nobody has it. How far that is goes to `shown`.
+pub(super) fn ask(source: &Path, work: Work, wait: u64, shown: &Shown) -> Result<Option<Asked>, Failure> {
     let place = source.display();
     let explain = |error: io::Error| Failure::Refused(format!("{place}: {error}"));
     if !source.join("format").exists() {
         return Err(Failure::Refused(format!("{place}: holds no store of distcifs")));
     }
+    shown.progress.begin(format!("asking who has {place}"));
     let Some(stream) = connect(source)? else {
         return Ok(None);
     };
+    shown.progress.begin("asking the daemon of the mount");
     let request = Request {
         work,
         who: whoami(),
@@ -71,8 +72,7 @@ pub(super) fn ask(source: &Path, work: Work, wait: u64) -> Result<Option<Asked>,
     }
     Ok(Some(Asked {
         stream: BufReader::new(stream),
-        begun: Instant::now(),
-        shown: false,
+        progress: shown.progress.clone(),
     }))
 }
 
@@ -150,7 +150,7 @@ fn holder(source: &Path) -> String {
 }
 
 impl Asked {
-    /// The daemon's next word, but for how far it is, which is shown on a terminal.
+    /// The daemon's next word, but for how far it is, which is shown.
     pub(super) fn next(&mut self) -> Result<Answer, Failure> {
         loop {
             let mut text = String::new();
@@ -166,37 +166,26 @@ impl Asked {
             }
             let answer = serde_json::from_str(&text);
             match answer.map_err(|error| lost(&format!("is not understood ({error})")))? {
-                Answer::Progress(doing, done) => self.show(&doing, done),
-                other => {
-                    self.hide();
-                    return Ok(other);
-                }
+                Answer::Progress(told) => self.progress.follow(told.into()),
+                other => return Ok(other),
             }
         }
     }
 
-    fn show(&mut self, doing: &str, done: u64) {
-        if self.begun.elapsed() >= QUIET_TIME && io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{doing}: {done}");
-            self.shown = true;
-        }
-    }
-
-    fn hide(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
-        }
-    }
-
-    /// Prints what the daemon says up to its end; whether everything is well.
-    pub(super) fn print(&mut self) -> Result<bool, Failure> {
+    /// Prints what the daemon says up to its end.
+    pub(super) fn print(mut self, shown: Shown) -> Outcome {
+        let mut answer = self.next()?;
+        // The work is done: its lines stand on clean ones.
+        drop(shown);
         loop {
-            match self.next()? {
+            match answer {
                 Answer::Line(line) => super::maintain::say(&line)?,
-                Answer::End(good) => return Ok(good),
+                Answer::End(true) => return Ok(()),
+                Answer::End(false) => return Err(Failure::Told),
                 Answer::Failed(reason) => return Err(Failure::Refused(reason)),
-                Answer::Rows | Answer::Progress(..) => {}
+                Answer::Rows | Answer::Progress(_) => {}
             }
+            answer = self.next()?;
         }
     }
 }

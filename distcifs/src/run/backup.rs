@@ -12,13 +12,17 @@ use tokio::runtime::Runtime;
 
 use super::ask::{Asked, ask};
 use super::cluster::is_cluster;
-use super::maintain::{canonical, open_folder, print, runtime, say, watched};
+use super::maintain::{canonical, failed, open_folder, print, runtime, say};
+use super::progress::Shown;
 use super::wire::{Answer, Verdict, Work};
 use super::{Failure, Outcome};
 use crate::backend::embedded::{Archive, Copied, Copier, Embedded, OpenError, Placed, Rows, RowsError};
 use crate::cli;
 use crate::repository::Error;
 use crate::repository::maintain::{Needed, Progress, Upkeep};
+
+/// Told while the system writes what is in memory only.
+const DURABLE: &str = "waiting until all of it is on the disk";
 
 /// Saves a folder.
 pub(super) fn backup(arguments: &cli::Backup) -> Outcome {
@@ -28,9 +32,10 @@ pub(super) fn backup(arguments: &cli::Backup) -> Outcome {
     )?;
     keep_apart(&source, &arguments.dir)?;
     let archive = Archive::of_backup(&arguments.dir).map_err(refused)?;
+    let shown = Shown::new("clearing what an end in the middle has left");
     archive.clean().map_err(refused)?;
-    let saved =
-        Teller::find(&source, arguments.wait).and_then(|teller| save(&source, &archive, teller, !arguments.copy));
+    let saved = Teller::find(&source, arguments.wait, &shown)
+        .and_then(|teller| save(&source, &archive, teller, !arguments.copy, shown));
     let saved = saved.map_err(|failure| former(named(failure, &archive), &arguments.dir))?;
     say(&saved)
 }
@@ -89,25 +94,33 @@ enum Teller {
 
 impl Teller {
     /// Whoever has the source, or this process.
-    fn find(source: &Path, wait: u64) -> Result<Teller, Failure> {
-        if let Some(mut asked) = ask(source, Work::Backup, wait)? {
+    fn find(source: &Path, wait: u64, shown: &Shown) -> Result<Teller, Failure> {
+        if let Some(mut asked) = ask(source, Work::Backup, wait, shown)? {
             return match asked.next()? {
                 Answer::Rows => Ok(Teller::Daemon(asked)),
                 Answer::Failed(reason) => Err(Failure::Refused(reason)),
                 other => Err(Failure::Refused(format!("the daemon answers {other:?}"))),
             };
         }
+        shown.progress.begin(format!("opening {}", source.display()));
         let (_, stores) = open_folder(source)?;
         let store = stores.folder.ok_or_else(|| Failure::Refused("no folder".into()))?;
         Ok(Teller::Own(store))
     }
 
     /// Makes an index of what is told.
-    fn make_index(&mut self, path: &Path) -> Result<u64, Failure> {
-        let made = match self {
-            Teller::Daemon(asked) => Rows(&mut asked.stream).make_index(path),
-            Teller::Own(store) => store.copy_index(path),
+    fn make_index(&mut self, path: &Path, progress: &Progress) -> Result<u64, Failure> {
+        let rows = match self {
+            // It has told so before.
+            Teller::Daemon(_) => Ok(progress.now().of),
+            Teller::Own(store) => store.count_rows(),
         };
+        let begin = |rows: u64| progress.begin_of("copying the index", usize::try_from(rows).unwrap_or(0));
+        let step = || progress.step();
+        let made = rows.map(begin).and_then(|()| match self {
+            Teller::Daemon(asked) => Rows(&mut asked.stream).make_index(path, &step),
+            Teller::Own(store) => store.copy_index(path, &step),
+        });
         made.map_err(|error| match error {
             RowsError::Cut(error) => Failure::Refused(format!(
                 "the index was not told to its end ({error}); the log of the mount says why: try again"
@@ -118,12 +131,13 @@ impl Teller {
 }
 
 /// Brings everything into the backup and makes it the one that counts; what was done.
-fn save(source: &Path, archive: &Archive, mut teller: Teller, link: bool) -> Result<String, Failure> {
-    let runtime = runtime()?;
+fn save(source: &Path, archive: &Archive, mut teller: Teller, link: bool, shown: Shown) -> Result<String, Failure> {
+    let (runtime, progress) = (runtime()?, shown.progress.clone());
     let index = archive.new_index();
-    teller.make_index(&index)?;
-    let needed = needed(&runtime, source, &index)?;
+    teller.make_index(&index, &progress)?;
+    let needed = needed(&runtime, source, &index, &progress)?;
     if !needed.faults.is_empty() {
+        drop(shown);
         for fault in &needed.faults {
             say(fault)?;
         }
@@ -135,12 +149,17 @@ fn save(source: &Path, archive: &Archive, mut teller: Teller, link: bool) -> Res
     archive.begin(&needed.repository).map_err(refused)?;
     let copier = Copier::new(source, archive.dir(), link);
     let needed = Arc::new(needed);
-    let copier = bring(&runtime, copier, needed.clone())?;
+    let copier = bring(&runtime, copier, needed.clone(), &progress)?;
+    progress.begin(DURABLE);
     archive.finish().map_err(refused)?;
     // From here on nothing of the source is needed.
     drop(teller);
     let consoles: std::collections::HashSet<_> = needed.consoles.iter().collect();
-    let pruned = archive.prune(&|object| needed.has(object) || consoles.contains(object));
+    progress.begin("removing what is not needed any more, looked at");
+    let pruned = archive.prune(&|object| {
+        progress.step();
+        needed.has(object) || consoles.contains(object)
+    });
     let text = told("saved", &copier.copied);
     match pruned {
         Ok(0) => Ok(text),
@@ -152,19 +171,26 @@ fn save(source: &Path, archive: &Archive, mut teller: Teller, link: bool) -> Res
 }
 
 /// What an index needs of a folder.
-fn needed(runtime: &Runtime, dir: &Path, index: &Path) -> Result<Needed, Failure> {
+fn needed(runtime: &Runtime, dir: &Path, index: &Path, progress: &Arc<Progress>) -> Result<Needed, Failure> {
+    let upkeep = look(dir, index, progress)?;
+    runtime.block_on(upkeep.needed()).map_err(failed)
+}
+
+/// Looks at a folder by an index.
+fn look(dir: &Path, index: &Path, progress: &Arc<Progress>) -> Result<Upkeep, Failure> {
+    progress.begin("reading the index");
     let store = Embedded::look(dir, index).map_err(refused)?;
-    let upkeep = Upkeep::new(store.coordination(), store.contents());
-    watched(runtime, &upkeep.progress, upkeep.needed())
+    let mut upkeep = Upkeep::new(store.coordination(), store.contents());
+    upkeep.progress = progress.clone();
+    Ok(upkeep)
 }
 
 /// Brings all objects.
-fn bring(runtime: &Runtime, copier: Copier, needed: Arc<Needed>) -> Result<Copier, Failure> {
-    let progress: Arc<Progress> = Arc::default();
-    let shown = progress.clone();
-    progress.tell("copying objects", 0);
+fn bring(runtime: &Runtime, copier: Copier, needed: Arc<Needed>, progress: &Arc<Progress>) -> Result<Copier, Failure> {
+    let progress = progress.clone();
+    progress.begin_of("copying chunks, folders and consoles", needed.len());
     let work = move || {
-        let brought = copier.bring(needed.objects(), &|| shown.step());
+        let brought = copier.bring(needed.objects(), &|bytes| progress.step_of(bytes));
         brought.map(|()| copier)
     };
     let brought = async {
@@ -172,7 +198,7 @@ fn bring(runtime: &Runtime, copier: Copier, needed: Arc<Needed>) -> Result<Copie
         let brought = brought.map_err(|error| Error::Io(format!("copying: {error}")))?;
         brought.map_err(|(object, error)| Error::Io(format!("{object}: {error}")))
     };
-    watched(runtime, &progress, brought)
+    runtime.block_on(brought).map_err(failed)
 }
 
 /// One line about what was brought.
@@ -198,38 +224,43 @@ pub(super) fn restore(arguments: &cli::Restore) -> Outcome {
     }
     let placed = Placed::open(&dir).map_err(refused)?;
     let archive = Archive::of_restore(&arguments.source).map_err(refused)?;
-    let verdict = bring_back(&placed, &archive, !arguments.copy);
+    let verdict = bring_back(&placed, &archive, !arguments.copy, Shown::new("copying the index"));
     print(verdict.map_err(|failure| named(failure, &archive))?)
 }
 
 /// Brings all of a backup into a folder, and makes that a store; what is wrong with it.
-fn bring_back(placed: &Placed, archive: &Archive, link: bool) -> Result<Verdict, Failure> {
-    let runtime = runtime()?;
+fn bring_back(placed: &Placed, archive: &Archive, link: bool, shown: Shown) -> Result<Verdict, Failure> {
+    let (runtime, progress) = (runtime()?, shown.progress.clone());
     let index = archive.new_index();
     let copied = std::fs::copy(&placed.index, &index);
     copied.map_err(|error| Failure::Refused(format!("{}: {error}", placed.index.display())))?;
     // What is damaged or missing is named at the end; all the rest is restored.
-    let needed = needed(&runtime, &placed.dir, &index)?;
+    let needed = needed(&runtime, &placed.dir, &index, &progress)?;
     let mut copier = Copier::new(&placed.dir, archive.dir(), link);
     copier.patient = true;
-    let copier = bring(&runtime, copier, Arc::new(needed))?;
+    let copier = bring(&runtime, copier, Arc::new(needed), &progress)?;
+    progress.begin(DURABLE);
     archive.finish().map_err(refused)?;
+    drop(shown);
     say(&told("restored", &copier.copied))?;
-    let verdict = check(&runtime, archive.dir(), &archive.dir().join("index.redb"))?;
+    let shown = Shown::new("checking");
+    let verdict = check(&runtime, archive.dir(), &archive.dir().join("index.redb"), &shown)?;
     archive.become_store().map_err(refused)?;
     Ok(verdict)
 }
 
 /// Checks everything in a folder by an index.
-fn check(runtime: &Runtime, dir: &Path, index: &Path) -> Result<Verdict, Failure> {
-    let store = Embedded::look(dir, index).map_err(refused)?;
-    let upkeep = Upkeep::new(store.coordination(), store.contents());
-    let checked = watched(runtime, &upkeep.progress, upkeep.check())?;
+fn check(runtime: &Runtime, dir: &Path, index: &Path, shown: &Shown) -> Result<Verdict, Failure> {
+    let upkeep = look(dir, index, &shown.progress)?;
+    let checked = runtime.block_on(upkeep.check()).map_err(failed)?;
     Ok(Verdict::from(&checked))
 }
 
 /// Checks everything in a backup.
 pub(super) fn fsck(dir: &Path) -> Outcome {
     let placed = Placed::open(&canonical(dir)?).map_err(refused)?;
-    print(check(&runtime()?, &placed.dir, &placed.index)?)
+    let shown = Shown::new("checking");
+    let verdict = check(&runtime()?, &placed.dir, &placed.index, &shown)?;
+    drop(shown);
+    print(verdict)
 }

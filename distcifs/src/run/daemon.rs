@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::cluster::is_cluster;
 use super::desk::Desk;
 use super::log::{self, LogFile};
-use super::mount::ANSWERS;
+use super::mount::{ANSWERS, DOING, TELLS};
 use super::mounts::{self, Probe, Refusal};
 use super::options::MountOptions;
 use super::stores::Stores;
@@ -51,7 +51,10 @@ pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: boo
         setsid().map_err(|error| format!("a session of my own: {error}"))?;
     }
     free_place(&options.mountpoint)?;
+    let source = options.source.display();
+    tell_doing(told, &format!("waiting until the former mount has let go of {source}"));
     let _own = own_state(options)?;
+    tell_doing(told, &format!("opening {source}"));
     let log = log::start(log_path(options, foreground).as_deref(), &options.log_level)?;
     prepare_process()?;
     let runtime = runtime()?;
@@ -62,11 +65,13 @@ pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: boo
         session_file.as_deref(),
         runtime.handle(),
     )?;
+    tell_doing(told, "looking at what goes on from before");
     let tree = open_tree(options, &stores, runtime.handle())?;
     let desk = stores.folder.as_ref();
     let desk = desk
         .map(|store| Desk::open(&options.source, store, &tree.repository))
         .transpose()?;
+    tell_doing(told, &format!("mounting {}", options.mountpoint.display()));
     let served = match mount(Arc::clone(&tree), &settings(options), runtime.handle().clone()) {
         Ok(mounted) => run(&runtime, options, mounted, told, log.as_deref()),
         Err(error) => Err(advice(&error, &options.mountpoint)),
@@ -77,6 +82,14 @@ pub(super) fn serve(options: &MountOptions, told: Option<Child>, foreground: boo
     stores.close(runtime.handle());
     runtime.shutdown_timeout(RUNTIME_END_TIME);
     served
+}
+
+/// Says what comes next, to the parent if there is one that listens.
+fn tell_doing(told: Option<Child>, doing: &str) {
+    if told.is_some() && std::env::var_os(TELLS).is_some() {
+        // One line, whatever names are in it. Whoever started us may be gone; that is no reason to end.
+        writeln!(std::io::stdout(), "{DOING}{}", doing.replace('\n', "?")).ok();
+    }
 }
 
 /// Says why there is no mount: to the parent if there is one that listens.

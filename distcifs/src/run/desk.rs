@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore, mpsc};
 
-use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Verdict, Work, identity};
+use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Told, Verdict, Work, identity};
 use crate::backend::embedded::Embedded;
 use crate::repository::Repository;
 use crate::repository::maintain::{Progress, Upkeep};
@@ -300,7 +300,7 @@ impl Room {
                     patience.as_secs()
                 ));
             }
-            progress.tell(&format!("waiting for {others}, seconds"), begun.elapsed().as_secs());
+            progress.wait(&others, begun.elapsed(), patience);
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -316,8 +316,14 @@ impl Room {
         let turn = self.together(request, &progress);
         let _turn = accompany(line, &mut reader, &progress, turn).await?;
         let _keeping = self.store.keep().map_err(|error| error.to_string())?;
-        line.tell(&Answer::Rows).await?;
         let (store, (blocks, mut told)) = (self.store.clone(), mpsc::channel(BLOCKS_MAX));
+        let counted = store.clone();
+        let rows = tokio::task::spawn_blocking(move || counted.count_rows()).await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        let rows = usize::try_from(rows.map_err(|error| error.to_string())?).unwrap_or(0);
+        progress.begin_of("copying the index", rows);
+        line.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
+        line.tell(&Answer::Rows).await?;
         let telling = tokio::task::spawn_blocking(move || {
             store.tell_rows(&mut |block| match blocks.try_reserve() {
                 Ok(place) => {
@@ -375,8 +381,7 @@ async fn accompany<T>(
         tokio::select! {
             done = &mut work => return done,
             _ = tick.tick() => {
-                let (doing, done) = progress.now();
-                line.tell(&Answer::Progress(doing, done)).await?;
+                line.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
             }
             // It says nothing more: this is its end.
             _ = reader.read_u8() => return Err("the command hung up".into()),

@@ -1,22 +1,21 @@
 //! `distcifs drain`: a mount takes no more work, by its file `.drain`.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::mounts::{self, Probe};
 use super::options::resolve;
+use super::progress::Shown;
 use super::{Failure, Outcome};
 use crate::cli;
+use crate::repository::maintain::Progress;
 
 /// The file, below the mount point.
 const FILE: &str = ".drain";
 
 /// Between two looks at what is still worked.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// How long it may take before it shows on a terminal how far it is.
-const QUIET_TIME: Duration = Duration::from_secs(2);
 
 /// Tickets named when the time is up.
 const NAMED_MAX: usize = 10;
@@ -48,26 +47,30 @@ pub(super) fn drain(arguments: &cli::Drain) -> Outcome {
 
 /// Waits until nothing is worked on a drained mount.
 fn wait(mountpoint: &Path, time: Duration) -> Outcome {
-    let (begun, mut shown) = (Instant::now(), false);
+    let (begun, shown) = (Instant::now(), Shown::new("asking what is worked"));
     let left = loop {
         let left = still_worked(mountpoint).map_err(Failure::Refused)?;
         if left.is_empty() || begun.elapsed() >= time {
             break left;
         }
-        if begun.elapsed() >= QUIET_TIME && io::stderr().is_terminal() {
-            let seconds = begun.elapsed().as_secs();
-            eprint!("\r\x1b[Kwaiting for {} tickets, {seconds} s: {}", left.len(), left[0]);
-            shown = true;
-        }
+        show(&shown.progress, &left, begun.elapsed(), time);
         std::thread::sleep(LOOK_EVERY);
     };
-    if shown {
-        eprint!("\r\x1b[K");
-    }
+    drop(shown);
     if left.is_empty() {
         return Ok(());
     }
     Err(Failure::Left(told(mountpoint, &left, time)))
+}
+
+/// Shows for what it waits, the first of it by name.
+pub(super) fn show(progress: &Progress, left: &[String], so_far: Duration, most: Duration) {
+    let first = left.first().map_or("", String::as_str);
+    let whom = match left.len() {
+        1 => first.to_owned(),
+        more => format!("{more} tickets ({first} ...)"),
+    };
+    progress.wait(&whom, so_far, most);
 }
 
 /// What is still worked when the time is up, in words.

@@ -1,11 +1,8 @@
 //! `distcifs fsck` and `distcifs gc`.
 
 use std::fmt::Display;
-use std::future::Future;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -13,16 +10,13 @@ use tokio::runtime::{Builder, Runtime};
 use super::ask::{Asked, ask, whoami};
 use super::cluster::is_cluster;
 use super::options::MountOptions;
+use super::progress::Shown;
 use super::stores::Stores;
 use super::wire::{Answer, Verdict, Work};
 use super::{Failure, Outcome};
 use crate::backend::embedded::{Embedded, Placed};
 use crate::cli;
-use crate::repository::maintain::{Progress, Upkeep};
-
-/// How long work may take before it shows on a terminal how far it is, and how often then.
-const QUIET_TIME: Duration = Duration::from_secs(2);
-const SHOW_EVERY: Duration = Duration::from_millis(500);
+use crate::repository::maintain::Upkeep;
 
 /// How long fsck lets builds go on before it looks again at what seems wrong in a cluster: no single call
 /// of a mount takes longer, so that what was half written is nearly always whole or gone by then.
@@ -39,44 +33,52 @@ pub(super) fn fsck(arguments: &cli::Source) -> Outcome {
     if Placed::is_one(&arguments.source) {
         return super::backup::fsck(&arguments.source);
     }
-    if let Some(mut asked) = ask_folder(arguments, Work::Fsck, 0)? {
-        return if asked.print()? { Ok(()) } else { Err(Failure::Told) };
+    let shown = Shown::new("checking");
+    if let Some(asked) = ask_folder(arguments, Work::Fsck, 0, &shown)? {
+        return asked.print(shown);
     }
-    let (_source, stores, runtime) = open(arguments)?;
-    let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
+    let (_source, stores, runtime) = open(arguments, &shown)?;
+    let upkeep = upkeep(&stores, &shown);
     let checked = if stores.are_shared() {
         // The pause begins when it is waited for, not here.
         let settle = async { tokio::time::sleep(SETTLE_TIME).await };
-        watched(&runtime, &upkeep.progress, upkeep.check_live(settle))?
+        runtime.block_on(upkeep.check_live(settle))
     } else {
-        watched(&runtime, &upkeep.progress, upkeep.check())?
+        runtime.block_on(upkeep.check())
     };
+    let checked = checked.map_err(failed)?;
     stores.close(runtime.handle());
+    drop(shown);
     print(Verdict::from(&checked))
 }
 
 /// Removes what nothing needs; prints what it freed.
 pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
-    if let Some(mut asked) = ask_folder(&arguments.source, Work::Gc, arguments.wait)? {
-        return if asked.print()? { Ok(()) } else { Err(Failure::Told) };
+    let shown = Shown::new("looking for what nothing needs");
+    if let Some(asked) = ask_folder(&arguments.source, Work::Gc, arguments.wait, &shown)? {
+        return asked.print(shown);
     }
-    let (source, stores, runtime) = open(&arguments.source)?;
-    let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
+    let (source, stores, runtime) = open(&arguments.source, &shown)?;
+    let upkeep = upkeep(&stores, &shown);
     let shared = stores.are_shared();
     let swept = if shared {
         let patience = Duration::from_secs(arguments.wait);
-        watched(&runtime, &upkeep.progress, upkeep.sweep_beside(&whoami(), patience))
+        runtime.block_on(upkeep.sweep_beside(&whoami(), patience))
     } else {
-        watched(&runtime, &upkeep.progress, upkeep.sweep())
+        runtime.block_on(upkeep.sweep())
     };
     stores.close(runtime.handle());
-    print(Verdict::of_gc(&source, &swept?))?;
+    drop(shown);
+    print(Verdict::of_gc(&source, &swept.map_err(failed)?))?;
     if shared {
         return Ok(());
     }
     // The store's lock is ours: nobody works in these folders.
     let folder = source.join(LEFTOVERS);
-    let left = remove_below(&folder).map_err(|error| Failure::Refused(format!("{}: {error}", folder.display())))?;
+    let shown = Shown::new("removing folders of former mounts");
+    let left = remove_below(&folder, &|| shown.progress.step());
+    let left = left.map_err(|error| Failure::Refused(format!("{}: {error}", folder.display())))?;
+    drop(shown);
     if left > 0 {
         say(&format!(
             "removed {left} folders of former mounts from {}",
@@ -88,13 +90,25 @@ pub(super) fn gc(arguments: &cli::Gc) -> Outcome {
 
 /// Asks the daemon of a folder that is mounted; `None` for a cluster, and for a folder that nobody
 /// has.
-fn ask_folder(arguments: &cli::Source, work: Work, wait: u64) -> Result<Option<Asked>, Failure> {
+fn ask_folder(arguments: &cli::Source, work: Work, wait: u64, shown: &Shown) -> Result<Option<Asked>, Failure> {
     let source = &arguments.source;
     MountOptions::parse(source.clone(), PathBuf::from("/"), &arguments.options).map_err(Failure::Usage)?;
     if is_cluster(source) {
         return Ok(None);
     }
-    ask(&canonical(source)?, work, wait)
+    ask(&canonical(source)?, work, wait, shown)
+}
+
+/// Looks after stores, and shows how far that is.
+fn upkeep(stores: &Stores, shown: &Shown) -> Upkeep {
+    let mut upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
+    upkeep.progress = shown.progress.clone();
+    upkeep
+}
+
+/// The reason of one that could not be looked after.
+pub(super) fn failed(error: crate::repository::Error) -> Failure {
+    Failure::Refused(error.to_string())
 }
 
 /// A folder without symbolic links on the way.
@@ -116,8 +130,9 @@ pub(super) fn print(verdict: Verdict) -> Outcome {
 }
 
 /// Opens a source: a cluster, or a folder that nobody else has open.
-fn open(arguments: &cli::Source) -> Result<(PathBuf, Stores, Runtime), Failure> {
+fn open(arguments: &cli::Source, shown: &Shown) -> Result<(PathBuf, Stores, Runtime), Failure> {
     let source = arguments.source.as_path();
+    shown.progress.begin(format!("opening {}", source.display()));
     let options = MountOptions::parse(source.to_owned(), PathBuf::from("/"), &arguments.options);
     let options = options.map_err(Failure::Usage)?;
     options.cluster.check(source).map_err(Failure::Usage)?;
@@ -145,39 +160,13 @@ pub(super) fn open_folder(source: &Path) -> Result<(PathBuf, Stores), Failure> {
     Ok((source, stores))
 }
 
-/// Does the work, and shows on a terminal how far it is.
-pub(super) fn watched<T>(
-    runtime: &Runtime,
-    progress: &Arc<Progress>,
-    work: impl Future<Output = crate::repository::Result<T>>,
-) -> Result<T, Failure> {
-    let (end, ended) = mpsc::channel::<()>();
-    let shown = progress.clone();
-    let shower = std::thread::spawn(move || {
-        let mut pause = QUIET_TIME;
-        while std::io::stderr().is_terminal() && ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            let (doing, done) = shown.now();
-            eprint!("\r\x1b[K{doing}: {done}");
-            pause = SHOW_EVERY;
-        }
-        if pause == SHOW_EVERY {
-            eprint!("\r\x1b[K");
-        }
-    });
-    let done = runtime.block_on(work);
-    drop(end);
-    // It only prints: how it ended does not matter.
-    shower.join().ok();
-    done.map_err(|error| Failure::Refused(error.to_string()))
-}
-
 /// Prints a line.
 pub(super) fn say(line: &dyn Display) -> Outcome {
     writeln!(std::io::stdout(), "{line}").map_err(|error| Failure::Refused(format!("standard output: {error}")))
 }
 
-/// Removes everything in a folder; how many things stood in it.
-fn remove_below(folder: &Path) -> std::io::Result<u64> {
+/// Removes everything in a folder; how many things stood in it. `step` is told of each.
+fn remove_below(folder: &Path, step: &dyn Fn()) -> std::io::Result<u64> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
@@ -192,6 +181,7 @@ fn remove_below(folder: &Path) -> std::io::Result<u64> {
             std::fs::remove_file(entry.path())?;
         }
         removed += 1;
+        step();
     }
     Ok(removed)
 }

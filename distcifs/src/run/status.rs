@@ -9,6 +9,7 @@ use tokio::runtime::Builder;
 use super::cluster::is_cluster;
 use super::mounts;
 use super::options::MountOptions;
+use super::progress::Shown;
 use super::stores::Stores;
 use super::{Failure, Outcome};
 use crate::cli;
@@ -68,6 +69,7 @@ fn cluster(source: &Path, arguments: &cli::Status) -> Result<String, Failure> {
     options.cluster.check(source).map_err(Failure::Usage)?;
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Refused(format!("can't start threads: {error}")))?;
+    let _shown = Shown::new(format!("asking {}", source.display()));
     let stores = Stores::open(source, &options.cluster, None, runtime.handle()).map_err(Failure::Refused)?;
     let upkeep = Upkeep::new(stores.coordination.clone(), stores.contents.clone());
     let lines = runtime.block_on(async {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::mounts::{self, Refusal};
 use super::options::resolve;
+use super::progress::Shown;
 use super::{Failure, Outcome, lock};
 use crate::cli;
 
@@ -38,9 +39,14 @@ pub(super) fn umount(arguments: &cli::Umount) -> Outcome {
         Err(Refusal::Busy) => return Err(Failure::Refused(busy(&mountpoint))),
         Err(Refusal::Other(reason)) => return Err(Failure::Refused(reason)),
     }
+    let shown = Shown::new(format!(
+        "waiting until the daemon lets go of {}",
+        entry.source.display()
+    ));
     if lock::wait_free(&entry.source, RELEASE_TIME) {
         return Ok(());
     }
+    drop(shown);
     let source = entry.source.display();
     let why = if arguments.lazy {
         "; processes are still inside"

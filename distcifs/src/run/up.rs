@@ -11,8 +11,9 @@ use nix::sys::utsname::uname;
 use nix::unistd::{Uid, User, geteuid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::mount::{program, start, wait_answer};
+use super::mount::{answered, hear, output_of, program, start};
 use super::options::{MountOptions, places};
+use super::progress::Shown;
 use super::workers::{self, Plan, Worker, leashed, pid, reap};
 use super::{Failure, Outcome, drain, mounts};
 use crate::cli;
@@ -143,7 +144,9 @@ impl House {
     /// Life after life of the daemon, until a signal.
     async fn keep(&self) -> Outcome {
         let mut signals = Signals::new().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
-        let mut daemon = self.start_daemon()?;
+        let Some(mut daemon) = self.start_daemon(&mut signals).await? else {
+            return Ok(());
+        };
         loop {
             let place = self.mountpoint.display();
             println!(
@@ -178,6 +181,7 @@ impl House {
         if let Err(reason) = beside(move || drain::say(&mountpoint, "begin")).await {
             return Some(reason);
         }
+        let shown = Shown::new("asking what is worked");
         loop {
             let mountpoint = self.mountpoint.clone();
             let left = match beside(move || drain::still_worked(&mountpoint)).await {
@@ -185,6 +189,7 @@ impl House {
                 Ok(left) => left,
                 Err(reason) => return Some(reason),
             };
+            drain::show(&shown.progress, &left, begun.elapsed(), self.drain_for);
             if begun.elapsed() >= self.drain_for {
                 return Some(drain::told(&self.mountpoint, &left, self.drain_for));
             }
@@ -197,8 +202,8 @@ impl House {
         }
     }
 
-    /// Starts the daemon and waits until it answers.
-    fn start_daemon(&self) -> Result<Child, Failure> {
+    /// Starts the daemon and waits until it answers; `None` when a signal ends it.
+    async fn start_daemon(&self, signals: &mut Signals) -> Result<Option<Child>, Failure> {
         let program = program()?.get_program().to_owned();
         let mut line = vec![program, "mount".into(), "-f".into()];
         line.extend(["--child".into(), "supervised".into()]);
@@ -209,8 +214,22 @@ impl House {
             self.mountpoint.clone().into_os_string(),
         ]);
         let mut daemon = start(leashed(&line)?)?;
-        wait_answer(&mut daemon)?;
-        Ok(daemon)
+        let (shown, output) = (Shown::new("starting the daemon"), output_of(&mut daemon)?);
+        let progress = shown.progress.clone();
+        let heard = tokio::task::spawn_blocking(move || hear(output, &progress));
+        let reason = tokio::select! {
+            reason = heard => Some(reason.map_err(|error| Failure::Refused(error.to_string()))?),
+            () = signals.told() => None,
+        };
+        drop(shown);
+        let Some(reason) = reason else {
+            self.end_daemon(&mut daemon)?;
+            // It may have ended between the mount and its first answer.
+            mounts::detach_dead(&self.mountpoint).map_err(Failure::Refused)?;
+            return Ok(None);
+        };
+        answered(&mut daemon, reason)?;
+        Ok(Some(daemon))
     }
 
     /// Starts the daemon after its death, however often it takes; `None` when a signal ends it.
@@ -220,8 +239,8 @@ impl House {
             if let Err(reason) = mounts::detach_dead(&self.mountpoint) {
                 eprintln!("distcifs: {reason}");
             }
-            match self.start_daemon() {
-                Ok(daemon) => return Some(daemon),
+            match self.start_daemon(signals).await {
+                Ok(daemon) => return daemon,
                 Err(reason) => {
                     eprintln!("distcifs: the daemon can't be started: {reason}; again in {pause:?}")
                 }
@@ -278,13 +297,17 @@ impl Signals {
         }
     }
 
+    /// Until INT or TERM comes.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
     /// Whether INT or TERM comes within a time.
     async fn told_within(&mut self, time: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(time) => false,
-            _ = self.interrupt.recv() => true,
-            _ = self.terminate.recv() => true,
-        }
+        tokio::time::timeout(time, self.told()).await.is_ok()
     }
 }
 

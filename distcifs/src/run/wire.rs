@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::repository::maintain::{Checked, Swept};
+use crate::repository::maintain::{Checked, Far, Swept};
 
 /// The socket's name in a source.
 pub(super) const SOCKET: &str = "socket";
@@ -42,16 +42,41 @@ pub(super) enum Work {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Answer {
-    /// How far it is: what is being done, and how many things it is done with.
-    Progress(String, u64),
+    /// How far it is.
+    Progress(Told),
     /// A line for standard output.
     Line(String),
-    /// The rows of the index follow (see backend/embedded/snapshot.rs), and nothing after them.
+    /// The rows of the index follow (see backend/embedded/snapshot.rs), and nothing after them. How many, the word
+    /// before has told.
     Rows,
     /// It is over; whether everything is well.
     End(bool),
     /// It is over, for this reason.
     Failed(String),
+}
+
+/// How far it is. A program that was installed anew meets the daemon of before, which tells what is being done and
+/// to how many things.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Told {
+    /// As it is told now.
+    Far(Far),
+    /// As it was.
+    Plain(String, u64),
+}
+
+impl From<Told> for Far {
+    fn from(told: Told) -> Far {
+        match told {
+            Told::Far(far) => far,
+            Told::Plain(doing, done) => Far {
+                doing,
+                done,
+                ..Far::default()
+            },
+        }
+    }
 }
 
 /// What came of the work: lines for standard output, and the last word.
@@ -109,9 +134,20 @@ mod tests {
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"work":"gc","who":"process 7","wait":600,"source":[1,2]}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
-        for answer in [Answer::Progress("x".into(), 3), Answer::Rows, Answer::End(true)] {
+        let far = Far {
+            doing: "x".into(),
+            done: 3,
+            of: 7,
+            bytes: 0,
+        };
+        for answer in [Answer::Progress(Told::Far(far)), Answer::Rows, Answer::End(true)] {
             let text = serde_json::to_string(&answer).unwrap();
             assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer, "{text}");
         }
+        let before = serde_json::from_str(r#"{"progress":["reading",3]}"#).unwrap();
+        let Answer::Progress(told) = before else {
+            panic!("{before:?}")
+        };
+        assert_eq!(Far::from(told).to_string(), "reading: 3");
     }
 }

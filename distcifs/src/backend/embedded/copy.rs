@@ -63,14 +63,14 @@ impl Copier {
         }
     }
 
-    /// Brings all of these; `step` is told after each.
+    /// Brings all of these; `step` is told after each, with the bytes that were brought.
     ///
     /// # Errors
     /// The first that could not be brought, and why.
     pub fn bring(
         &self,
         objects: impl Iterator<Item = Object> + Send,
-        step: &(dyn Fn() + Sync),
+        step: &(dyn Fn(u64) + Sync),
     ) -> Result<(), (Object, io::Error)> {
         let (objects, failed) = (Mutex::new(objects), Mutex::new(None));
         let next = || objects.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -85,10 +85,10 @@ impl Copier {
                     while !over()
                         && let Some(object) = next()
                     {
-                        if let Err(error) = self.one(&object) {
-                            fail(object, error);
+                        match self.one(&object) {
+                            Ok(bytes) => step(bytes),
+                            Err(error) => fail(object, error),
                         }
-                        step();
                     }
                 });
             }
@@ -99,9 +99,10 @@ impl Copier {
         }
     }
 
-    fn one(&self, object: &Object) -> io::Result<()> {
+    /// Brings one; how many bytes that took.
+    fn one(&self, object: &Object) -> io::Result<u64> {
         let (Some(from), Some(to)) = (self.from.path(object), self.to.path(object)) else {
-            return Ok(());
+            return Ok(0);
         };
         let brought = match object {
             Object::Console(name) => self.console(name, &from, &to),
@@ -109,7 +110,7 @@ impl Copier {
         };
         if self.patient && brought.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             self.copied.missing.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
+            return Ok(0);
         }
         let brought = brought?;
         let (count, bytes) = match (object, brought) {
@@ -119,7 +120,7 @@ impl Copier {
         };
         count.fetch_add(1, Ordering::Relaxed);
         self.copied.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Brings a file that never changes; its length if it was not there. One of another length is

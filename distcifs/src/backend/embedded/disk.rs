@@ -11,7 +11,9 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use super::entries::Node;
 use super::rows;
@@ -256,6 +258,14 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// How many rows there are.
+    pub(super) fn count(&self) -> Result<u64, redb::Error> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = guard.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?;
+        let numbers = txn.open_table(META)?.len()? + txn.open_table(RECORDS)?.len()?;
+        Ok(numbers + txn.open_table(ENTRIES)?.len()? + txn.open_table(VALUES)?.len()?)
     }
 
     /// Makes an index of rows as [`Disk::rows`] tells them, durably.

@@ -69,6 +69,14 @@ impl Embedded {
         Ok(Keeping(self.core.shared.clone()))
     }
 
+    /// How many rows the index has now.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn count_rows(&self) -> Result<u64, RowsError> {
+        Ok(self.core.shared.committer.disk.count()?)
+    }
+
     /// Tells the whole index as it is durable now, in blocks. It blocks, and must be told where that
     /// does not matter.
     ///
@@ -100,18 +108,18 @@ impl Embedded {
 }
 
 impl Embedded {
-    /// Makes another index of what this one tells; how many rows.
+    /// Makes another index of what this one tells; how many rows. `step` is told of each.
     ///
     /// # Errors
     /// As telling and making have them.
-    pub fn copy_index(&self, path: &Path) -> Result<u64, RowsError> {
+    pub fn copy_index(&self, path: &Path, step: &dyn Fn()) -> Result<u64, RowsError> {
         let (reader, mut writer) = io::pipe()?;
         std::thread::scope(|threads| {
             let telling = threads.spawn(move || {
                 // A reader that has gone is told by its own error.
                 self.tell_rows(&mut |block| writer.write_all(block).is_ok().then_some(true))
             });
-            let made = Rows(BufReader::new(reader)).make_index(path);
+            let made = Rows(BufReader::new(reader)).make_index(path, step);
             match telling.join() {
                 Ok(Err(error)) if made.is_ok() => Err(error),
                 _ => made,
@@ -156,15 +164,16 @@ fn write(block: &mut Vec<u8>, row: &Row<'_>) {
 pub struct Rows<R>(pub R);
 
 impl<R: Read> Rows<R> {
-    /// Makes an index of them, durably.
+    /// Makes an index of them, durably. `step` is told of each.
     ///
     /// # Errors
     /// If they are cut short or are none, or the index can't be written.
-    pub fn make_index(mut self, path: &Path) -> Result<u64, RowsError> {
+    pub fn make_index(mut self, path: &Path, step: &dyn Fn()) -> Result<u64, RowsError> {
         let (mut cut, mut count) = (None, 0);
         let made = Disk::make(path, |put| match self.next() {
             Ok(Some((table, key, value))) => {
                 count += 1;
+                step();
                 let (key, value) = (&*key, &*value);
                 put(Row { table, key, value }).map(|()| true)
             }

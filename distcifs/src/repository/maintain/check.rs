@@ -125,6 +125,7 @@ impl Upkeep {
                 for part in page.chunks(READS) {
                     for (object, read) in self.read_some(part).await? {
                         checked.objects += 1;
+                        self.progress.step_of(*read.as_ref().unwrap_or(&0));
                         match read {
                             Ok(bytes) => {
                                 checked.bytes += bytes;
@@ -134,7 +135,6 @@ impl Upkeep {
                                 broken.insert(object, (why, Vec::new(), 0));
                             }
                         }
-                        self.progress.step();
                     }
                 }
             }
@@ -174,7 +174,7 @@ impl Upkeep {
 
     /// Follows every reference; the objects met. Names who needs what is broken.
     async fn follow_all(&self, roots: &Roots, good: &Blobs, broken: &mut Broken) -> Result<Blobs> {
-        self.progress.begin("following references");
+        self.progress.begin_of("following references", roots.snapshots.len());
         let mut wanted = Blobs::default();
         let mut missing = false;
         for (digest, _) in &roots.bodies {
@@ -204,7 +204,8 @@ impl Upkeep {
 
     /// Goes through every reference by itself, to name all that need a broken object.
     async fn blame(&self, roots: &Roots, good: &Blobs, broken: &mut Broken) -> Result<()> {
-        self.progress.begin("finding what is affected");
+        self.progress
+            .begin_of("finding what is affected", roots.snapshots.len());
         for (digest, need) in &roots.bodies {
             let object = Object::Chunk(*digest);
             if !good.contains(&object) {
@@ -238,7 +239,7 @@ impl Upkeep {
 
     /// Consoles: are those there, and as long, that records tell of; which belong to nothing?
     async fn check_consoles(&self, roots: &Roots, checked: &mut Checked) -> Result<()> {
-        self.progress.begin("checking consoles");
+        self.progress.begin_of("checking consoles", roots.consoles.len());
         for (name, length, need) in &roots.consoles {
             self.progress.step();
             let found = self.console_length(name).await?;

@@ -26,6 +26,16 @@ impl Needed {
         trees.chain(chunks).chain(self.consoles.iter().cloned())
     }
 
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.blobs.trees.len() + self.blobs.chunks.len() + self.consoles.len()
+    }
+
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether a chunk or folder is among them.
     pub fn has(&self, blob: &Object) -> bool {
         self.blobs.contains(blob)
@@ -45,7 +55,7 @@ impl Upkeep {
             faults: std::mem::take(&mut roots.faults),
             ..Needed::default()
         };
-        self.progress.begin("following references");
+        self.progress.begin_of("following references", roots.snapshots.len());
         for (digest, _) in &roots.bodies {
             needed.blobs.insert(&Object::Chunk(*digest));
         }
@@ -67,6 +77,7 @@ impl Upkeep {
             if page.is_empty() {
                 return Ok(needed);
             }
+            self.progress.steps(page.len());
             let wanted = page.into_iter().filter(|object| is_wanted(&roots, &object.to_string()));
             needed.consoles.extend(wanted);
         }

@@ -103,14 +103,15 @@ impl Upkeep {
 
     /// Removes what was found to be needed by nobody.
     pub(super) async fn carry_out(&self, plan: Plan<'_>, swept: &mut Swept) -> Result<()> {
-        self.progress.begin("removing what is left of jobs and builds");
+        self.progress
+            .begin_of("removing what is left of jobs and builds", plan.orphans.len());
         for orphan in plan.orphans {
             stands(plan.turn)?;
             self.remove_orphan(orphan, plan.turn).await?;
             swept.remains += 1;
             self.progress.step();
         }
-        self.progress.begin("removing consoles");
+        self.progress.begin_of("removing consoles", plan.consoles.len());
         for page in plan.consoles.chunks(LISTING_PAGE_MAX) {
             stands(plan.turn)?;
             swept.consoles += page.len() as u64;
@@ -118,7 +119,7 @@ impl Upkeep {
             let removed = self.side_by_side(page.to_vec(), move |object| remove(contents.clone(), object));
             swept.bytes += removed.await?.into_iter().flatten().sum::<u64>();
         }
-        self.progress.begin("removing chunks and folders");
+        self.progress.begin("looking for chunks and folders of nothing");
         // Folders first: what is left of one that is cut short here could not be read.
         for kind in ["tree", "chunk"] {
             let mut objects = self.list(kind).await?;
@@ -138,6 +139,7 @@ impl Upkeep {
     async fn sweep_page(&self, page: Vec<Object>, plan: &Plan<'_>, swept: &mut Swept) -> Result<()> {
         let (kept, unwanted): (Vec<Object>, Vec<Object>) =
             page.into_iter().partition(|object| plan.wanted.blobs.contains(object));
+        self.progress.steps(kept.len());
         let (contents, epoch, all) = (self.contents.clone(), plan.epoch, unwanted.len());
         let removed = self.side_by_side(unwanted, move |object| sweep(contents.clone(), object, epoch));
         let lengths: Vec<u64> = removed.await?.into_iter().flatten().collect();
@@ -149,7 +151,7 @@ impl Upkeep {
 
     /// Marks what is needed, in addition to what is marked.
     pub(super) async fn mark(&self, roots: &Roots, wanted: &mut Wanted, faults: &mut Vec<Fault>) -> Result<()> {
-        self.progress.begin("following references");
+        self.progress.begin_of("following references", roots.snapshots.len());
         for (digest, _) in &roots.bodies {
             wanted.blobs.insert(&Object::Chunk(*digest));
         }
@@ -171,13 +173,15 @@ impl Upkeep {
     /// Marks the folders that mounts make where several tasks of a build publish into one: no
     /// record has them, and whoever reads the build's artifacts has their digests.
     pub(super) async fn mark_joined(&self, roots: &Roots, wanted: &mut Wanted) -> Result<()> {
+        self.progress
+            .begin_of("following joined folders", roots.artifacts.len());
         for tasks in roots.artifacts.values() {
+            self.progress.step();
             let parts: Vec<Digest> = tasks.values().copied().flatten().collect();
             if parts.len() > 1 && wanted.joined.insert(parts.clone()) {
                 for digest in snapshot::joined(self.contents.clone(), &parts).await? {
                     wanted.blobs.insert(&Object::Tree(digest));
                 }
-                self.progress.step();
             }
         }
         Ok(())
@@ -192,6 +196,7 @@ impl Upkeep {
             if page.is_empty() {
                 return Ok(unwanted);
             }
+            self.progress.steps(page.len());
             unwanted.extend(page.into_iter().filter(|object| !is_wanted(roots, &object.to_string())));
         }
     }

@@ -126,8 +126,7 @@ impl Own {
                     patience.as_secs()
                 )));
             }
-            progress.begin("waiting for what is under way on the mount, seconds");
-            progress.count(began.elapsed().as_secs());
+            progress.wait("what is under way on the mount", began.elapsed(), patience);
             // Timing out is no error: look again, and tell how long it has been.
             let _ = tokio::time::timeout(left.min(LOOK_EVERY), least.changed()).await;
         }
@@ -245,8 +244,7 @@ impl Shared {
                     patience.as_secs()
                 )));
             }
-            progress.begin(format!("waiting for what is under way on {behind}, seconds"));
-            progress.count(began.elapsed().as_secs());
+            progress.wait(&format!("what is under way on {behind}"), began.elapsed(), patience);
             // Timing out is no error: look again.
             let _ = tokio::time::timeout(LOOK_EVERY, watch.events.recv()).await;
             tokio::time::sleep(LOOK_PAUSE).await;

@@ -23,7 +23,7 @@ async fn save(store: &Embedded, dir: &Path, stop: usize) -> bool {
     }
     let _keeping = store.keep().unwrap();
     let index = archive.new_index();
-    store.copy_index(&index).unwrap();
+    store.copy_index(&index, &|| {}).unwrap();
     if !goes_on() {
         return false;
     }
@@ -40,7 +40,7 @@ async fn save(store: &Embedded, dir: &Path, stop: usize) -> bool {
         if !goes_on() {
             return false;
         }
-        copier.bring([object].into_iter(), &|| {}).unwrap();
+        copier.bring([object].into_iter(), &|_| {}).unwrap();
     }
     if !goes_on() {
         return false;
@@ -106,7 +106,7 @@ async fn consoles_that_are_removed_meanwhile_are_kept() {
     archive.clean().unwrap();
     let keeping = scene.store.keep().unwrap();
     let index = archive.new_index();
-    scene.store.copy_index(&index).unwrap();
+    scene.store.copy_index(&index, &|| {}).unwrap();
     for n in [1, 2] {
         scene.repository.remove_build(&scene.job, n).await.unwrap();
     }
@@ -119,7 +119,7 @@ async fn consoles_that_are_removed_meanwhile_are_kept() {
     assert!(needed.consoles.len() >= 4, "{:?}", needed.consoles);
     archive.begin(&needed.repository).unwrap();
     let copier = Copier::new(&scene.store.dir(), archive.dir(), true);
-    copier.bring(needed.objects(), &|| {}).unwrap();
+    copier.bring(needed.objects(), &|_| {}).unwrap();
     archive.finish().unwrap();
     drop(archive);
     assert_eq!(builds(&dir).await, (2, 0));
@@ -145,7 +145,7 @@ fn rows_that_are_damaged_are_refused() {
         .unwrap();
     let make = |rows: &[u8]| {
         let path = dir.path().join("index");
-        let made = Rows(rows).make_index(&path);
+        let made = Rows(rows).make_index(&path, &|| {});
         fs::remove_file(&path).unwrap();
         made
     };
