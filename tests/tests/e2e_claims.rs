@@ -505,7 +505,7 @@ fn who_lost_its_claim_touches_nothing_of_another() {
     let loser = mount.start(&format!(
         "cd {place}; echo $$ > claim; : > $OUT/claimed; until [ -e $OUT/go ]; do sleep 0.05; done
          for act in 'rm -f claim' 'cat claim' 'ls workspace' 'rm -rf workspace' 'touch artifacts/x'; do
-         sh -c \"$act\" > $OUT/said 2>&1; echo \"$act: $(cat $OUT/said)\" >> $OUT/all; done; : > $OUT/done; sleep 170"
+         (eval \"$act\") > $OUT/said 2>&1; echo \"$act: $(cat $OUT/said)\" >> $OUT/all; done; : > $OUT/done; sleep 170"
     ));
     wait_for("the first claim", USUAL, || mount.out().join("claimed").exists());
     let folder = || fs::metadata(mount.path(&place)).map(|of| of.ino()).ok();
