@@ -334,6 +334,57 @@ assert os.stat(\"f\").st_mode & 0o7777 == 0o6777'
     }
 }
 
+/// "A file without a name (O_TMPFILE) is EOPNOTSUPP, upon which programs make one with a name."
+#[test]
+fn no_file_is_made_without_a_name() {
+    if !installed("python3") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    mount.run(
+        "cd tickets/q/t; echo $$ > claim; cd workspace
+        python3 -c 'import errno, os, tempfile
+for _ in range(2):
+    try: os.open(\".\", os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError as e: assert e.errno == errno.EOPNOTSUPP, e
+    else: raise AssertionError
+with tempfile.TemporaryFile(dir=\".\") as f: f.write(b\"x\"); f.flush()
+assert os.listdir(\".\") == []'
+        cd ..; echo 0 > result",
+    );
+}
+
+/// "The attributes of one file or folder have 4 KiB at most": what is taken is there in the next task.
+#[test]
+fn attributes_are_carried_or_refused() {
+    if !installed("python3") {
+        return;
+    }
+    let mount = Mount::new();
+    let set = "python3 -c 'import errno, os
+def refused(node, name, length):
+    try: os.setxattr(node, name, b\"x\" * length)
+    except OSError as e: assert e.errno == errno.ENOSPC, e
+    else: raise AssertionError(node)
+os.mkdir(\"d\"); open(\"f\", \"w\").close()
+for node in [\"f\", \"d\", \".\"]:
+    os.setxattr(node, \"user.a\", b\"x\" * 3000)
+    refused(node, \"user.b\", 1500); refused(node, \"user.b\", 5000)
+    os.setxattr(node, \"user.b\", b\"y\" * 900)'";
+    let see = "python3 -c 'import os
+for node in [\"f\", \"d\", \".\"]:
+    assert len(os.getxattr(node, \"user.a\")) == 3000 and len(os.getxattr(node, \"user.b\")) == 900, node
+os.remove(\"f\"); os.rmdir(\"d\"); os.chmod(\".\", 0o700)'";
+    let bare = "python3 -c 'import os
+assert os.listdir(\".\") == [] and os.stat(\".\").st_mode & 0o777 == 0o700
+assert len(os.getxattr(\".\", \"user.a\")) == 3000'";
+    mount.shell_job("a", &[set, see, bare]);
+    let _workers = Worker::usual(&mount, 1);
+    mount.build("a", "", "success");
+}
+
 /// "They can be mapped to read, shared or private (Linux 6.6; before that private only)."
 #[test]
 fn consoles_and_configurations_can_be_mapped() {

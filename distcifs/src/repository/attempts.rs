@@ -189,7 +189,7 @@ impl Repository {
         }
         if let Some(dir) = claim.folders.artifacts.get() {
             let captured = self.capture(claim, dir, None).await?;
-            kept.artifacts = Some(captured.digest).filter(|d| *d != Snapshot::empty());
+            kept.artifacts = Some(captured.digest).filter(|_| !captured.is_bare);
         }
         Ok(kept)
     }

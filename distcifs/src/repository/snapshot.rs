@@ -30,7 +30,9 @@ mod tests;
 pub use browse::Browser;
 pub use capture::{Captured, capture};
 pub use error::{Result, SnapshotError};
-pub use format::{Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, Xattrs, is_entry_name};
+pub use format::{
+    Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, XATTR_BYTES_MAX, Xattrs, is_entry_name,
+};
 pub use joined::joined;
 pub use manifest::Manifest;
 pub use merge::merge;

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::cut::Cutter;
 use super::error::{Result, SnapshotError};
-use super::format::{Entry, Folder, Kind, Link, Meta, Segment, Time, Xattrs};
+use super::format::{Entry, Folder, Kind, Link, Meta, Segment, Time, XATTR_BYTES_MAX, Xattrs};
 use super::local::{self, Left, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, Uploads, on_thread};
@@ -44,8 +44,10 @@ const FILE_FLAGS: OFlag = OFlag::O_RDONLY
 /// What [`capture`] made.
 #[derive(Debug, Clone)]
 pub struct Captured {
-    /// The root's listing; `Snapshot::empty()` for a folder without entries.
+    /// The root's listing; `Snapshot::empty()` for a folder that is as it was made.
     pub digest: Digest,
+    /// Whether nothing is in it.
+    pub is_bare: bool,
     /// For the next capture of the same folder, wherever it is then.
     pub manifest: Manifest,
     /// Names of regular files.
@@ -67,6 +69,7 @@ impl Captured {
     fn nothing() -> Self {
         Captured {
             digest: Snapshot::empty(),
+            is_bare: true,
             manifest: Manifest::default(),
             files: 0,
             bytes: 0,
@@ -85,12 +88,21 @@ impl Captured {
 /// or may not be included.
 pub async fn capture(contents: Arc<dyn Contents>, dir: &Path, manifest: Option<&Manifest>) -> Result<Captured> {
     // Most tasks leave one of their two folders empty, and that is not worth a thread.
-    if std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none()) {
+    if is_untouched(dir) {
         return Ok(Captured::nothing());
     }
     let (dir, known) = (dir.to_owned(), manifest.cloned().unwrap_or_default());
     let handle = Handle::current();
     on_thread(move |stop| run(Uploads::new(contents, handle), &dir, known, stop)).await
+}
+
+/// Whether a folder is as it was made: nothing in it, and neither mode nor attributes of its own.
+fn is_untouched(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none())
+        && local::open_root(dir).is_ok_and(|root| {
+            fstat(&root).is_ok_and(|stat| stat.st_mode & 0o7777 == Folder::MODE)
+                && xattr::read(root.as_fd()).is_ok_and(|xattrs| xattrs.is_empty())
+        })
 }
 
 /// The whole capture, on a thread that may wait.
@@ -104,7 +116,8 @@ fn run(uploads: Uploads, dir: &Path, known: Manifest, stop: Stop) -> Result<Capt
         walk.again();
         root = walk.root(dir)?;
     }
-    let digest = match root.entries.is_empty() {
+    let is_bare = root.entries.is_empty();
+    let digest = match is_bare && root.meta.mode == Folder::MODE && root.meta.xattrs.is_empty() {
         true => Snapshot::empty(),
         false => walk.uploads.put_folder(&root, Path::new(""))?,
     };
@@ -114,6 +127,7 @@ fn run(uploads: Uploads, dir: &Path, known: Manifest, stop: Stop) -> Result<Capt
     files.retain(|_, (known, proven)| *proven || known.ctime < safe);
     Ok(Captured {
         digest,
+        is_bare,
         manifest: Manifest::new(files.into_iter().map(|(key, (known, _))| (key, known)).collect()),
         files: walk.tally.files,
         bytes: walk.tally.bytes,
@@ -213,7 +227,7 @@ impl Walk {
             });
         }
         let mut folder = Folder {
-            meta: local::meta(stat, xattr::read(dir.as_fd())),
+            meta: local::meta(stat, self.attributes(&dir)?),
             groups: 0,
             entries: Vec::new(),
         };
@@ -381,7 +395,7 @@ impl Walk {
         if local::kind(&before) != SFlag::S_IFREG {
             return Ok(None);
         }
-        let xattrs = xattr::read(file.as_fd());
+        let xattrs = self.attributes(&file)?;
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let segments: Arc<[Segment]> = self.cutter.cut(&file, size, &mut self.uploads, &self.path)?.into();
         let after = fstat(&file).map_err(|e| self.failed("looking at", e))?;
@@ -390,6 +404,17 @@ impl Walk {
             self.fresh.insert(local::key(&after), (known, false));
         }
         Ok(Some((local::meta(&after, xattrs), Kind::file(segments))))
+    }
+
+    /// The extended attributes of a file or folder.
+    fn attributes(&self, fd: impl AsFd) -> Result<Xattrs> {
+        xattr::read(fd.as_fd()).map_err(|errno| match errno {
+            Errno::E2BIG => SnapshotError::TooLarge {
+                place: shown(&self.path),
+                why: format!("its extended attributes have more than {XATTR_BYTES_MAX} bytes; remove some"),
+            },
+            errno => self.failed("reading attributes of", errno),
+        })
     }
 
     fn count(&mut self, kind: &Kind) {

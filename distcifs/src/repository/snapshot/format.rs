@@ -36,8 +36,9 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 pub(super) const TARGET_BYTES_MAX: usize = 4095;
 /// Longest file kept within the listing, bytes: below it an object of its own costs more than it saves.
 pub const INLINE_BYTES_MAX: usize = 1 << 10;
-/// Bytes of extended attributes kept for one file, names and values together: what ext4 takes in its block.
-pub(super) const XATTR_BYTES_MAX: usize = 4 << 10;
+/// Bytes of extended attributes of one file, names and values together: what ext4 takes in its block. A
+/// workspace refuses more.
+pub const XATTR_BYTES_MAX: usize = 4 << 10;
 /// Permission bits, with setuid, setgid and sticky.
 const MODE_MASK: u32 = 0o7777;
 /// Largest size of a file, bytes: the kernel's.
@@ -155,11 +156,14 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Mode of the empty folder.
+    pub(super) const MODE: u32 = 0o755;
+
     /// The empty folder that workspaces start from: mode 0755, time 0, owner root.
     pub fn empty() -> Self {
         Folder {
             meta: Meta {
-                mode: 0o755,
+                mode: Self::MODE,
                 ..Meta::default()
             },
             groups: 0,

@@ -99,7 +99,8 @@ impl Layout {
         if digest == Snapshot::empty() {
             // Its time and owner say nothing: nobody made it.
             self.own(&root, None)?;
-            fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(|e| self.failed("changing the mode of", e))?;
+            fchmod(&root, Mode::from_bits_truncate(Folder::MODE))
+                .map_err(|e| self.failed("changing the mode of", e))?;
             return Ok(Manifest::default());
         }
         let folder = self.load(digest)?;

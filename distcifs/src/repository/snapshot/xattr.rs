@@ -1,4 +1,4 @@
-//! Extended attributes of open files: `user.` ones, as far as they fit.
+//! Extended attributes of open files: `user.` ones.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,17 +10,17 @@ use super::format::{XATTR_BYTES_MAX, Xattrs};
 /// Room for the names of one file, bytes: the kernel's XATTR_LIST_MAX.
 const LIST_BYTES: usize = 64 << 10;
 
-/// The `user.` attributes of a file, sorted; those that no longer fit are left out, the last first.
-pub(super) fn read(fd: BorrowedFd<'_>) -> Xattrs {
+/// The `user.` attributes of a file, sorted; `E2BIG` if they are more than a listing takes.
+pub(super) fn read(fd: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
     let mut kept = Xattrs::new();
     // Most files have none: the first call, without a buffer, tells.
-    if !matches!(list(fd, &mut []), Ok(1..)) {
-        return kept;
+    match list(fd, &mut []) {
+        Ok(0) | Err(Errno::EOPNOTSUPP) => return Ok(kept),
+        Ok(_) => {}
+        Err(errno) => return Err(errno),
     }
     let mut names = vec![0; LIST_BYTES];
-    let Ok(length) = list(fd, &mut names) else {
-        return kept;
-    };
+    let length = list(fd, &mut names)?;
     names.truncate(length);
     let mut names: Vec<CString> = names
         .split_inclusive(|&b| b == 0)
@@ -32,16 +32,18 @@ pub(super) fn read(fd: BorrowedFd<'_>) -> Xattrs {
     let mut room = XATTR_BYTES_MAX;
     let mut value = vec![0; XATTR_BYTES_MAX];
     for name in names {
-        let Ok(length) = get(fd, &name, &mut value) else {
-            continue;
+        let length = match get(fd, &name, &mut value) {
+            Ok(length) => length,
+            // Removed since it was listed.
+            Err(Errno::ENODATA) => continue,
+            Err(Errno::ERANGE) => return Err(Errno::E2BIG),
+            Err(errno) => return Err(errno),
         };
         let cost = length + name.as_bytes().len();
-        if cost <= room {
-            room -= cost;
-            kept.push((name.as_bytes().into(), value.get(..length).unwrap_or_default().into()));
-        }
+        room = room.checked_sub(cost).ok_or(Errno::E2BIG)?;
+        kept.push((name.as_bytes().into(), value.get(..length).unwrap_or_default().into()));
     }
-    kept
+    Ok(kept)
 }
 
 /// Gives a file these attributes; a filesystem without any is no error.

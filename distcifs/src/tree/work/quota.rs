@@ -23,6 +23,7 @@ use super::inodes::Inode;
 use super::through::through;
 use super::{Work, fd_name, sys, system};
 use crate::repository::Result;
+use crate::repository::snapshot::XATTR_BYTES_MAX;
 
 /// What a name counts: its record in the folder, and the inode, which no block count shows.
 pub(super) const NAME_BYTES: u64 = 1024;
@@ -96,7 +97,7 @@ fn blocks(stat: &FileStat) -> u64 {
 }
 
 /// Bytes of extended attributes of users, names and values.
-fn attributes(path: &CString) -> u64 {
+fn attributes(path: &CStr) -> u64 {
     let names = sys::listxattr(path).unwrap_or_default();
     let names = names.split_inclusive(|byte| *byte == 0);
     let sizes = names.filter_map(|name| {
@@ -342,19 +343,20 @@ impl Work {
     }
 
     /// Does what gives a node more attributes, or fewer; `more` bytes at most, of the one with this name.
+    /// What a result would not carry is refused: one at a time, so that no two get the same room.
     pub(super) fn attributing<T>(
         inode: &Inode,
         (path, name): (&CStr, &CStr),
         more: u64,
         act: impl FnOnce() -> T,
     ) -> nix::Result<T> {
-        let Some(quota) = inode.attempt.quota() else {
+        let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if more > 0 && attributes(path).saturating_sub(attribute(path, name)) + more > XATTR_BYTES_MAX as u64 {
+            return Err(Errno::ENOSPC);
+        }
+        let Some(quota) = inode.attempt.quota().filter(|_| !counted.is_over(inode)) else {
             return Ok(act());
         };
-        let mut counted = inode.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.is_over(inode) {
-            return Ok(act());
-        }
         // The disk may give them a block of their own.
         let blocks = || stat(path).map(|stat| blocks(&stat));
         let (own, before) = (counted.blocks.map_or_else(blocks, Ok)?, attribute(path, name));

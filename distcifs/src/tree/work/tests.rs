@@ -23,6 +23,7 @@ mod names;
 mod quota;
 mod room;
 mod ways;
+mod xattrs;
 
 /// Where the inodes of these tests begin.
 const FIRST: u64 = 1 << 40;
@@ -40,7 +41,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let dir = tempfile::tempdir().unwrap();
+        Bench::on(tempfile::tempdir().unwrap())
+    }
+
+    fn on(dir: TempDir) -> Bench {
         let work = Work::new(FIRST, Arc::new(AtomicU64::new(1))).unwrap();
         let attempt = work.begin();
         for name in ["workspace", "artifacts"] {

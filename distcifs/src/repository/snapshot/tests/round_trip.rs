@@ -281,8 +281,54 @@ async fn owners_are_given_and_attributes_kept() {
         assert_eq!(seen.owner, (1234, 1235), "{}", path.display());
     }
     let file = File::open(there.path().join("d/f")).unwrap();
-    assert_eq!(xattr::read(std::os::fd::AsFd::as_fd(&file)), xattrs);
+    assert_eq!(xattr::read(std::os::fd::AsFd::as_fd(&file)).unwrap(), xattrs);
     assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o4711);
+}
+
+/// A disk may take more attributes than a listing does: that is said, and nothing is left out.
+#[tokio::test]
+async fn attributes_beyond_a_listing_are_refused() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let file = File::create(dir.path().join("f")).unwrap();
+    let one = |name: &[u8]| (name.into(), vec![b'x'; 2500].into());
+    let xattrs = vec![one(b"user.a"), one(b"user.b")];
+    xattr::write(std::os::fd::AsFd::as_fd(&file), &xattrs).unwrap();
+    if matches!(xattr::read(std::os::fd::AsFd::as_fd(&file)), Ok(none) if none.is_empty()) {
+        return;
+    }
+    let refused = capture(memory(), dir.path(), None).await.unwrap_err();
+    assert!(
+        matches!(&refused, SnapshotError::TooLarge { place, .. } if place == "f"),
+        "{refused}"
+    );
+}
+
+/// A folder with nothing in it keeps its mode and attributes; one that is as it was made costs nothing.
+#[tokio::test]
+async fn a_bare_folder_keeps_its_mode_and_attributes() {
+    for (mode, xattrs) in [(0o755, false), (0o700, false), (0o755, true)] {
+        let (dir, store) = (TempDir::new().unwrap(), memory());
+        set_mode(dir.path(), mode);
+        let root = File::open(dir.path()).unwrap();
+        let attributes = vec![(b"user.a"[..].into(), b"b"[..].into())];
+        if xattrs {
+            xattr::write(std::os::fd::AsFd::as_fd(&root), &attributes).unwrap();
+        }
+        let captured = capture(store.clone(), dir.path(), None).await.unwrap();
+        let untouched = mode == 0o755 && !xattrs;
+        assert_eq!(captured.digest == Snapshot::empty(), untouched);
+        assert_eq!(store.blobs.lock().unwrap().is_empty(), untouched);
+        let there = TempDir::new().unwrap();
+        restore(store, captured.digest, there.path(), None).await.unwrap();
+        let root = File::open(there.path()).unwrap();
+        assert_eq!(root.metadata().unwrap().mode() & 0o7777, mode);
+        assert_eq!(
+            xattr::read(std::os::fd::AsFd::as_fd(&root)).unwrap().len(),
+            usize::from(xattrs)
+        );
+    }
 }
 
 #[tokio::test]

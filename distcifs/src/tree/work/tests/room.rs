@@ -101,7 +101,7 @@ fn names_leave_bytes_to_others() {
         .mknod(me(), small.1, OsStr::new("file"), libc::S_IFREG | 0o644);
     assert_eq!(self::errno(file), libc::ENOSPC);
     let (work, root) = (&small.0.work, small.1);
-    let set = work.setxattr(root, OsStr::new("user.x"), &[b'x'; 4096], 0);
+    let set = work.setxattr(root, OsStr::new("user.x"), &[b'x'; 4000], 0);
     assert_eq!(self::errno(set), libc::ENOSPC);
     let linked = work
         .lookup(root, OsStr::new("n0"))
