@@ -16,6 +16,7 @@ mod epochs;
 pub mod error;
 pub(crate) mod follow;
 pub mod format;
+mod fresh;
 pub mod jobs;
 pub(crate) mod lookups;
 pub mod maintain;

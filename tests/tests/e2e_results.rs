@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
 
 use distcifs_tests::wait::USUAL;
@@ -183,4 +185,40 @@ fn a_race_of_results_has_one_winner() {
     assert_eq!(said.lines().count(), 1, "{said}");
     let winner = said.trim_start_matches("won ").to_owned();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some(winner.as_str()));
+}
+
+/// How many blobs a store has that is a folder.
+fn blobs(mount: &Mount) -> usize {
+    let list = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let objects = Path::new(mount.repository().source()).join("objects");
+    let shards = ["chunk", "tree"].map(|kind| objects.join(kind));
+    let shards = shards.iter().flat_map(|kind| list(kind));
+    shards.map(|shard| list(&shard.path()).count()).sum()
+}
+
+/// "A workspace that can't be stored at all, with a folder of more than 64 MiB of names for instance: EFBIG"; the
+/// claim still holds, what was stored is gone again, and without the folder the result is taken.
+#[test]
+fn a_workspace_that_can_not_be_stored_is_efbig() {
+    let mount = mount_with_ticket();
+    let claim = mount.claim("q", "t").expect("the claim");
+    let workspace = mount.path("tickets/q/t/workspace");
+    fs::write(workspace.join("other"), vec![7; 100_000]).expect("a file");
+    let folder = workspace.join("long");
+    fs::create_dir(&folder).expect("a folder");
+    let first = folder.join("first");
+    // With its target, each name has more than 4 KiB in the listing.
+    symlink("x".repeat(4000), &first).expect("a link");
+    for number in 0..16_500 {
+        fs::hard_link(&first, folder.join(format!("{number:0>200}"))).expect("one more name");
+    }
+    let before = blobs(&mount);
+    assert_eq!(errno(mount.result("q", "t", "0")), libc::EFBIG);
+    wait_for("what was stored is gone", USUAL, || blobs(&mount) == before);
+    assert_eq!(mount.run("cat tickets/q/t/result"), "");
+    assert!(mount.has("tickets/q/t/claim"));
+    fs::remove_dir_all(&folder).expect("it goes");
+    mount.result("q", "t", "0").expect("the result");
+    assert!(mount.read("tickets/q/t/result").starts_with('0'));
+    drop(claim);
 }

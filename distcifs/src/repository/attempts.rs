@@ -196,7 +196,7 @@ impl Repository {
 
     /// Stores one folder, and says in the console what can't be kept.
     async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
-        let capture = snapshot::capture(self.contents.clone(), dir, known);
+        let capture = snapshot::capture(claim.storing.contents(&self.contents), dir, known);
         let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
             .await
             .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;

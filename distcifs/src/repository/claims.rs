@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::attempts::{Folders, Kept};
 use super::consoles::{Appender, attempt_console};
 use super::core::{lock, now, random_id, set, to_json};
+use super::fresh::{Storing, is_refused};
 use super::tickets::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
@@ -145,6 +146,8 @@ pub struct Claim {
     pub console: tokio::sync::Mutex<Appender>,
     /// Its folders.
     pub(crate) folders: Folders,
+    /// What is stored for its result.
+    pub(crate) storing: Storing,
     /// The session that it lives in.
     pub(crate) session: u64,
     version: u32,
@@ -396,6 +399,7 @@ impl Repository {
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
             folders: Folders::new(&ticket),
+            storing: self.storing(),
             session,
             version,
             created,
@@ -468,6 +472,7 @@ impl Repository {
                 self.claims.remove(claim);
                 self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
+                claim.storing.keep();
                 self.retire_folders(claim, kept);
                 Ok(())
             }
@@ -476,6 +481,9 @@ impl Repository {
                 Err(Error::Stale(what))
             }
             Err(error) => {
+                if is_refused(&error) {
+                    self.take_back(claim).await;
+                }
                 claim.stand.send_replace(Stand::Live);
                 let ended = *lock(&claim.ended);
                 if let Some(cause) = ended {
@@ -520,9 +528,11 @@ impl Repository {
         let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await;
         if matches!(commit, Err(Error::TimedOut(_))) {
             self.doubts.note(claim, finished.clone());
+            claim.storing.keep();
         }
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
-        if commit? != Commit::Done && !self.is_recorded(claim).await? {
+        let recorded = || async { self.is_recorded(claim).await.inspect_err(|_| claim.storing.keep()) };
+        if commit? != Commit::Done && !recorded().await? {
             return Err(Error::Stale(claim.key.to_string()));
         }
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");

@@ -19,6 +19,7 @@ use super::claims::Claims;
 use super::consoles::Consoles;
 use super::epochs::{EPOCH, Epochs, LEASES};
 use super::format;
+use super::fresh::Fresh;
 use super::jobs::{Access, JobTable};
 use super::names::Name;
 use super::records::RecordCache;
@@ -73,6 +74,8 @@ pub struct Setup {
 pub struct Repository {
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) contents: Arc<dyn Contents>,
+    /// What results under way have stored, where nobody else can refer to it.
+    pub(crate) fresh: Option<Arc<Fresh>>,
     pub(crate) node: Name,
     pub(crate) store: String,
     pub(crate) coordinator: String,
@@ -130,6 +133,8 @@ impl Repository {
         let attempts = AttemptDirs::open(&setup.attempts)?;
         let repository = Arc::new(Repository {
             jobs: JobTable::default(),
+        let fresh = (!setup.shared).then(|| Fresh::new(setup.contents.clone()));
+        let contents = fresh.as_ref().map_or(setup.contents, Fresh::contents);
             board: Board::default(),
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
@@ -153,9 +158,10 @@ impl Repository {
             regarded: super::regard::Regarded::default(),
             remembered: super::remembered::Remembered::default(),
             counts: Counts::default(),
-            browser: Browser::new(setup.contents.clone()),
+            browser: Browser::new(contents.clone()),
             coordination: setup.coordination,
-            contents: setup.contents,
+            contents,
+            fresh,
             node: setup.node,
             store: setup.store,
             coordinator: setup.coordinator,

@@ -23,6 +23,7 @@ mod crash;
 mod ends;
 mod faults;
 mod holes;
+mod refused;
 mod rename;
 
 /// How long anything may take that goes on in the background.

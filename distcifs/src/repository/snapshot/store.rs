@@ -155,6 +155,13 @@ pub(super) fn malformed(digest: Digest, place: &str, why: Malformed) -> Snapshot
     }
 }
 
+impl Drop for Uploads {
+    /// Whoever hears that it failed may remove what was stored: nothing of it comes afterwards.
+    fn drop(&mut self) {
+        let _all = self.handle.block_on(self.room.acquire_many(IN_FLIGHT_KIB));
+    }
+}
+
 /// What the tasks that send objects tell.
 #[derive(Default)]
 struct Sent {
@@ -236,7 +243,7 @@ impl Uploads {
     }
 
     /// Waits for all that was sent, makes it durable, and gives the number of bytes that were new.
-    pub(super) fn finish(self) -> Result<u64> {
+    pub(super) fn finish(mut self) -> Result<u64> {
         let all = self
             .handle
             .block_on(self.room.acquire_many(IN_FLIGHT_KIB))
@@ -249,7 +256,8 @@ impl Uploads {
         drop(all);
         if !self.objects.is_empty() {
             // Those that were there already, too: another capture may have put them a moment ago.
-            let sync = self.contents.sync(self.objects.into_iter().collect());
+            let objects = std::mem::take(&mut self.objects);
+            let sync = self.contents.sync(objects.into_iter().collect());
             self.handle.block_on(sync).map_err(|error| SnapshotError::Store {
                 place: "making a snapshot durable".to_owned(),
                 error,
