@@ -146,6 +146,9 @@ fn save(source: &Path, archive: &Archive, mut teller: Teller, link: bool, shown:
             source.display()
         )));
     }
+    for fault in &needed.told {
+        say(fault)?;
+    }
     archive.begin(&needed.repository).map_err(refused)?;
     let copier = Copier::new(source, archive.dir(), link);
     let needed = Arc::new(needed);

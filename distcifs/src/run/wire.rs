@@ -100,6 +100,7 @@ impl Verdict {
     pub(super) fn of_gc(source: &Path, swept: &Swept) -> Self {
         let mut lines: Vec<String> = swept.faults.iter().map(ToString::to_string).collect();
         if lines.is_empty() {
+            lines.extend(swept.told.iter().map(ToString::to_string));
             lines.push(swept.to_string());
             let end = Answer::End(true);
             return Verdict { lines, end };

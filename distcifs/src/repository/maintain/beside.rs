@@ -62,6 +62,7 @@ impl Upkeep {
         turn.wait(second, patience, &self.progress).await?;
         let after = self.settled_roots(turn.heads()).await?;
         swept.faults.clone_from(&after.faults);
+        swept.told.clone_from(&after.unworkable);
         self.mark(&after, &mut wanted, &mut swept.faults).await?;
         if !swept.faults.is_empty() {
             return Ok(swept);

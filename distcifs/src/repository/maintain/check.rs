@@ -77,6 +77,7 @@ impl Upkeep {
         };
         checked.faults.append(&mut roots.faults);
         checked.faults.append(&mut roots.lost);
+        checked.faults.append(&mut roots.unworkable);
         for orphan in &roots.orphans {
             if let Orphan::Job(..) = orphan {
                 let (what, remedy) = (orphan.to_string(), "distcifs gc, or rmdir it on a mount");

@@ -16,6 +16,8 @@ pub struct Needed {
     pub consoles: Vec<Object>,
     /// What can't be read of it: then this is not all.
     pub faults: Vec<Fault>,
+    /// What is wrong and takes nothing from it.
+    pub told: Vec<Fault>,
 }
 
 impl Needed {
@@ -53,6 +55,7 @@ impl Upkeep {
         let mut needed = Needed {
             repository,
             faults: std::mem::take(&mut roots.faults),
+            told: std::mem::take(&mut roots.unworkable),
             ..Needed::default()
         };
         self.progress.begin_of("following references", roots.snapshots.len());

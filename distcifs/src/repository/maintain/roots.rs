@@ -14,6 +14,7 @@ use crate::repository::core::{bounded, settled};
 use crate::repository::jobs::{Access, Counter, JobEntry};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::records::{Indexed, Record};
+use crate::repository::snapshot::Snapshot;
 use crate::repository::tickets::{Part, Ticket, TicketKey, control_key};
 use crate::repository::{Error, Result};
 use crate::storage::{Digest, Object};
@@ -72,6 +73,10 @@ pub(super) struct Roots {
     pub(super) lost: Vec<Fault>,
     /// Whole texts, and how long they are, if that is known.
     pub(super) bodies: Vec<(Digest, Need)>,
+    /// Tickets that stand alone and start from a workspace that is not there: nothing else needs it.
+    pub(super) unworkable: Vec<Fault>,
+    /// The workspaces that such tickets start from, until it is known whether they are there.
+    starts: Vec<(Digest, Need)>,
     /// Folders with all below them.
     pub(super) snapshots: Vec<(Digest, Need)>,
     /// Consoles that a record tells the length of.
@@ -175,7 +180,12 @@ impl Roots {
                 self.faults.push(Fault::new(what, whose.to_string(), RESTORE));
             }
         }
-        self.snapshot(ticket.workspace.as_deref(), need("workspace to start from"));
+        let start = need("workspace to start from");
+        if ticket.part.is_some() {
+            self.snapshot(ticket.workspace.as_deref(), start);
+        } else if let Some(digest) = ticket.workspace.as_deref().and_then(|text| self.digest(text, &start)) {
+            self.starts.push((digest, start));
+        }
         let mut artifacts = None;
         if let Some(outcome) = &ticket.outcome {
             self.snapshot(outcome.workspace.as_deref(), need("workspace"));
@@ -213,7 +223,30 @@ impl Upkeep {
             self.kept(&mut roots, &whose, &uid, heads).await?;
         }
         self.strays(&mut roots).await?;
+        self.starts(&mut roots).await?;
         Ok(roots)
+    }
+
+    /// What tickets that stand alone start from. A digest that somebody wrote there by hand may never
+    /// have been stored, or be swept since: that holds nothing up.
+    async fn starts(&self, roots: &mut Roots) -> Result<()> {
+        for (digest, need) in std::mem::take(&mut roots.starts) {
+            let object = Object::Tree(digest);
+            let there = digest == Snapshot::empty()
+                || bounded(&object.to_string(), self.contents.size(&object))
+                    .await?
+                    .is_some();
+            if there {
+                roots.snapshots.push((digest, need));
+                continue;
+            }
+            let (what, remedy) = (
+                format!("{object}: missing"),
+                format!("rmdir {} on a mount: nobody can work it", need.whose),
+            );
+            roots.unworkable.push(Fault::new(what, need.to_string(), remedy));
+        }
+        Ok(())
     }
 
     /// All keys of a record that begin with a prefix.

@@ -42,6 +42,8 @@ pub struct Swept {
     pub kept: u64,
     /// What keeps it from removing anything: then nothing is removed.
     pub faults: Vec<Fault>,
+    /// What is wrong and keeps it from nothing.
+    pub told: Vec<Fault>,
 }
 
 impl fmt::Display for Swept {
@@ -87,6 +89,7 @@ impl Upkeep {
         let mut roots = self.roots(Heads::Read).await?;
         let (mut swept, mut wanted) = (Swept::default(), Wanted::default());
         swept.faults.append(&mut roots.faults);
+        swept.told.append(&mut roots.unworkable);
         self.mark(&roots, &mut wanted, &mut swept.faults).await?;
         if swept.faults.is_empty() {
             let plan = Plan {

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -13,9 +14,13 @@ use tempfile::TempDir;
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::Repository;
-use crate::repository::core::create;
+use crate::repository::config::TicketRequest;
+use crate::repository::core::{create, set};
 use crate::repository::jobs::Job;
+use crate::repository::names::Name;
 use crate::repository::tests::{assert_whole, build, job, open, poster};
+use crate::repository::tickets::TicketKey;
+use crate::storage::Commit;
 
 mod beside;
 mod marked;
@@ -285,6 +290,7 @@ async fn gc_frees_the_orphans_and_nothing_else() {
         remains: 5,
         kept: before.objects,
         faults: Vec::new(),
+        told: Vec::new(),
     };
     assert_eq!(swept, wanted);
     for object in stray {
@@ -303,6 +309,71 @@ async fn gc_frees_the_orphans_and_nothing_else() {
     for n in [1, 2] {
         assert_whole(&scene.repository, &scene.job, n).await;
     }
+}
+
+/// "A ticket that stands alone and starts from a workspace that is not there" stops nothing: gc and a backup
+/// tell it and go on, fsck names it with the remedy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_without_its_start_stops_nothing() {
+    let scene = scene().await;
+    let queue = Name::new("execute-shell").unwrap();
+    let request = TicketRequest::read(br#"{"id": "alone"}"#).unwrap();
+    let id = scene.repository.post(&queue, request, poster()).await.unwrap();
+    let key = TicketKey { queue, id };
+    let start = Digest::of(b"nowhere");
+    let set_start = |digest: String| async {
+        let entry = scene.store.get(&key.path()).await.unwrap().unwrap();
+        let mut ticket: serde_json::Value = serde_json::from_slice(&entry.data).unwrap();
+        ticket["workspace"] = digest.into();
+        let data = serde_json::to_vec(&ticket).unwrap().into();
+        let ops = vec![set(key.path(), data, entry.version)];
+        assert_eq!(scene.store.commit(ops).await.unwrap(), Commit::Done);
+    };
+    set_start(start.to_string()).await;
+    scene.put(Object::Chunk(Digest::of(b"lone")), "lone").await;
+    let named = |faults: &[Fault]| {
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].what, format!("tree.{start}: missing"));
+        assert_eq!(
+            faults[0].affected,
+            "workspace to start from of tickets/execute-shell/alone"
+        );
+        assert!(
+            faults[0].remedy.starts_with("rmdir tickets/execute-shell/alone"),
+            "{}",
+            faults[0]
+        );
+    };
+    named(&scene.faults().await);
+    let needed = scene.upkeep.needed().await.unwrap();
+    assert_eq!(needed.faults, []);
+    named(&needed.told);
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!((swept.faults.len(), swept.objects), (0, 1), "{swept}");
+    named(&swept.told);
+    let swept = scene
+        .upkeep
+        .sweep_own(&scene.repository, Duration::from_secs(30))
+        .await
+        .unwrap();
+    assert_eq!((swept.faults.len(), swept.objects), (0, 0), "{swept}");
+    named(&swept.told);
+    // One that is there is needed with all below it, and what is damaged below it stops gc.
+    let artifacts = scene.artifacts(1).await;
+    set_start(artifacts.clone()).await;
+    assert_eq!(scene.faults().await, []);
+    for n in [1, 2] {
+        scene.repository.remove_build(&scene.job, n).await.unwrap();
+    }
+    assert_eq!(scene.upkeep.sweep().await.unwrap().faults, []);
+    assert!(scene.object("tree", &artifacts).exists());
+    overwrite(&scene.object("tree", &artifacts), b"other bytes");
+    let swept = scene.upkeep.sweep().await.unwrap();
+    assert_eq!(
+        (swept.faults.len(), swept.told.len(), swept.objects),
+        (1, 0, 0),
+        "{swept}"
+    );
 }
 
 /// What only a removed build had goes; what it shared with another stays.
