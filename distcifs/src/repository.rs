@@ -31,6 +31,7 @@ mod remembered;
 mod rename;
 pub mod schedules;
 mod session;
+mod shown;
 pub mod snapshot;
 pub mod summary;
 pub mod tickets;

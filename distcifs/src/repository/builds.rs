@@ -15,24 +15,20 @@ use super::core::{create, from_json, now, random_id, set, to_json};
 use super::epochs::Hold;
 use super::jobs::{Counter, Job};
 use super::names::Name;
-use super::notices::join_all;
 use super::people::{Deed, Did, and, or_trigger};
 use super::records::{Indexes, Record};
-use super::tickets::{
-    CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketState, Verdict, control_key, is_zero, part_key,
-};
+use super::tickets::{Part, Posted, Poster, TicketState, Verdict, control_key, is_zero};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Object, Op};
 
+mod looking;
 mod opening;
 
+pub(crate) use looking::Looked;
 pub(crate) use opening::control_ticket;
 
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
-
-/// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
-const LOOKS_MAX: u32 = 100;
 
 /// How long an idempotence key is remembered, milliseconds: the seven days promised, and one more
 /// so that clocks may differ.
@@ -119,7 +115,7 @@ pub struct Build {
     /// The ticket for build-control, while there is one.
     pub(crate) control: Option<Piece>,
     /// Tickets of its tasks, by index.
-    pub(crate) tickets: BTreeMap<usize, Piece>,
+    pub(crate) tickets: Arc<BTreeMap<usize, Piece>>,
     /// The record: of the whole build, or of earlier runs.
     pub(crate) record: Option<Arc<Record>>,
     /// Its parameters as they were triggered.
@@ -379,108 +375,6 @@ impl Repository {
     /// Whether there is such a build.
     pub async fn has_build(&self, job: &Job, n: u64) -> Result<bool> {
         Ok(self.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
-    }
-
-    /// Everything known of a build.
-    pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
-        let live_path = live_path(job.uid(), n);
-        for _ in 0..LOOKS_MAX {
-            let before = self.get(&live_path).await?;
-            let build = self.look_at_build(job, n, before.as_ref()).await;
-            // Its entry goes with its tickets: while it stands, none of them was tidied away.
-            if self.get(&live_path).await? != before {
-                continue;
-            }
-            if before.is_some() && build.as_ref().is_ok_and(|build| build.verdict().is_some()) {
-                self.seen_for_good().await?;
-            }
-            return build;
-        }
-        Err(Error::Busy(format!(
-            "jobs/{}/builds/{n}: it changes too fast: try again",
-            job.name
-        )))
-    }
-
-    /// One look at a build with this entry: the tickets first, the record second, so that nobody
-    /// sees it go backwards.
-    async fn look_at_build(&self, job: &Job, n: u64, live: Option<&Entry>) -> Result<Build> {
-        let live_path = live_path(job.uid(), n);
-        let live = match live {
-            Some(entry) => Some((from_json::<Live>(&live_path, &entry.data)?, entry.version)),
-            None => None,
-        };
-        let Some((live, version)) = live else {
-            let record = self
-                .record(job, n)
-                .await?
-                .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
-            let config = self.parsed_config(&job.name, &record.config.digest).await?;
-            let params = record.params.clone();
-            return Ok(Build {
-                job: job.clone(),
-                n,
-                config,
-                live: None,
-                control: None,
-                tickets: BTreeMap::new(),
-                record: Some(record),
-                params,
-            });
-        };
-        let config = self.parsed_config(&job.name, &live.config.digest).await?;
-        let (control, tickets) = self.pieces(job, n, &config, live.run).await?;
-        let record = if live.run > 0 || control.is_none() {
-            self.record(job, n).await?
-        } else {
-            None
-        };
-        let params = self.live_params(&live).await?;
-        Ok(Build {
-            job: job.clone(),
-            n,
-            config,
-            live: Some((live, version)),
-            control,
-            tickets,
-            record,
-            params,
-        })
-    }
-
-    /// The tickets of a build, read side by side: its own, and those of its tasks by index.
-    async fn pieces(
-        &self,
-        job: &Job,
-        n: u64,
-        config: &JobConfig,
-        run: u32,
-    ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
-        let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
-        let tasks = config
-            .tasks
-            .iter()
-            .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
-        let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
-        let control = pieces.next().transpose()?.flatten();
-        let mut tickets = BTreeMap::new();
-        for (task, piece) in config.tasks.iter().zip(pieces) {
-            if let Some(piece) = piece? {
-                tickets.insert(task.index, piece);
-            }
-        }
-        Ok((control, tickets))
-    }
-
-    /// One ticket of a build.
-    async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
-        let key = part_key(queue, job.name.as_str(), n, &task, run)?;
-        let posted = self.ticket(&key).await?;
-        let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
-        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {
-            queue: key.queue,
-            posted,
-        }))
     }
 
     /// The bound of `concurrency` for a build's job.

@@ -102,7 +102,7 @@ impl Repository {
                 return Ok(());
             }
             let (mut lost_race, mut busy) = (false, false);
-            for (index, piece) in &build.tickets {
+            for (index, piece) in build.tickets.iter() {
                 let always = build.config.tasks.get(*index).is_some_and(|task| task.always);
                 let (queue, task) = (piece.queue.as_str(), index.to_string());
                 let key = part_key(queue, job.name.as_str(), n, &task, build.run())?;

@@ -101,6 +101,8 @@ pub struct Repository {
     pub(crate) steering: OnceLock<Vec<u32>>,
     /// Reads published folders.
     pub(crate) browser: Browser,
+    /// Texts of build.json that were made.
+    pub(crate) shown: super::shown::Shown,
     pub(crate) runtime: tokio::runtime::Handle,
     /// When it was mounted, milliseconds since 1970.
     pub(crate) since: u64,
@@ -131,10 +133,10 @@ impl Repository {
     /// repairs what a former mount left behind.
     pub async fn open(setup: Setup) -> Result<Arc<Self>> {
         let attempts = AttemptDirs::open(&setup.attempts)?;
-        let repository = Arc::new(Repository {
-            jobs: JobTable::default(),
         let fresh = (!setup.shared).then(|| Fresh::new(setup.contents.clone()));
         let contents = fresh.as_ref().map_or(setup.contents, Fresh::contents);
+        let repository = Arc::new(Repository {
+            jobs: JobTable::default(),
             board: Board::default(),
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
@@ -157,6 +159,7 @@ impl Repository {
             followed: super::follow::Followed::default(),
             regarded: super::regard::Regarded::default(),
             remembered: super::remembered::Remembered::default(),
+            shown: super::shown::Shown::default(),
             counts: Counts::default(),
             browser: Browser::new(contents.clone()),
             coordination: setup.coordination,
@@ -432,6 +435,11 @@ pub(crate) fn create_ephemeral(path: impl Into<String>, data: Bytes) -> Op {
         data,
         ephemeral: true,
     }
+}
+
+/// JSON for people too.
+pub(crate) fn pretty(json: &serde_json::Value) -> String {
+    serde_json::to_string_pretty(json).unwrap_or_default() + "\n"
 }
 
 /// An operation that replaces the data of an entry of that version.

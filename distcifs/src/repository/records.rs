@@ -310,7 +310,7 @@ impl Repository {
             removed.push((key, posted.clone()));
             Ok(())
         };
-        for (index, piece) in &build.tickets {
+        for (index, piece) in build.tickets.iter() {
             remove(piece.queue.as_str(), &index.to_string(), &piece.posted)?;
         }
         if let Some(piece) = &build.control {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use super::builds::Looked;
 use super::core::lock;
 use crate::storage::{Change, Entry, Event};
 
@@ -25,7 +26,11 @@ enum Known<T> {
 
 /// What is remembered.
 #[derive(Default)]
-pub(crate) struct Remembered(Mutex<Table>);
+pub(crate) struct Remembered {
+    table: Mutex<Table>,
+    /// Builds that were looked at.
+    pub(crate) looked: Looked,
+}
 
 #[derive(Default)]
 struct Table {
@@ -41,47 +46,55 @@ pub(crate) struct Question(u64);
 impl Remembered {
     /// An entry, or the question to answer.
     pub(crate) fn entry(&self, path: &str) -> Result<Option<Entry>, Question> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let next = table.question();
         ask(&mut table.entries, path, next)
     }
 
     /// Keeps the answer.
     pub(crate) fn keep_entry(&self, path: &str, question: &Question, entry: &Option<Entry>) {
-        answer(&mut lock(&self.0).entries, path, question, entry);
+        answer(&mut lock(&self.table).entries, path, question, entry);
     }
 
     /// The names below an entry, or the question to answer.
     pub(crate) fn children(&self, path: &str) -> Result<Vec<String>, Question> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let next = table.question();
         ask(&mut table.children, path, next)
     }
 
     /// Keeps the answer.
     pub(crate) fn keep_children(&self, path: &str, question: &Question, names: &Vec<String>) {
-        answer(&mut lock(&self.0).children, path, question, names);
+        answer(&mut lock(&self.table).children, path, question, names);
     }
 
     /// Takes note of what was told of a path.
     pub(crate) fn heard(&self, path: &str, events: &[Event]) {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         for event in events {
             match event {
-                Event::Changed { path, change } => table.forget(path, *change != Change::Set),
-                Event::Resync => table.forget_below(path),
+                Event::Changed { path, change } => {
+                    table.forget(path, *change != Change::Set);
+                    self.looked.forget(path);
+                }
+                Event::Resync => {
+                    table.forget_below(path);
+                    self.looked.forget_all();
+                }
             }
         }
     }
 
     /// Forgets an entry that is changed here, and the listing that it stands in.
     pub(crate) fn forget(&self, path: &str) {
-        lock(&self.0).forget(path, true);
+        lock(&self.table).forget(path, true);
+        self.looked.forget(path);
     }
 
     /// Forgets all below a path, of which nothing is told any more.
     pub(crate) fn forget_below(&self, path: &str) {
-        lock(&self.0).forget_below(path);
+        lock(&self.table).forget_below(path);
+        self.looked.forget_all();
     }
 }
 
@@ -195,6 +208,6 @@ mod tests {
             let question = remembered.entry(&path).unwrap_err();
             remembered.keep_entry(&path, &question, &None);
         }
-        assert!(lock(&remembered.0).entries.len() <= REMEMBERED_MAX);
+        assert!(lock(&remembered.table).entries.len() <= REMEMBERED_MAX);
     }
 }

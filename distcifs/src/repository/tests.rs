@@ -25,6 +25,7 @@ mod faults;
 mod holes;
 mod refused;
 mod rename;
+mod shown;
 
 /// How long anything may take that goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);

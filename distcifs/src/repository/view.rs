@@ -1,12 +1,13 @@
 //! What a build shows of itself: its tasks' states, why it waits, its JSON.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::builds::{Build, Piece};
 use super::config::{Downstream, Task};
 use super::consoles::{Extent, build_console, scope_of};
-use super::core::QUEUES;
+use super::core::{QUEUES, pretty};
 use super::records::TaskRecord;
 use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Repository, Result};
@@ -359,8 +360,14 @@ impl Repository {
         }
     }
 
+    /// The text of a build's build.json: made anew only when something of the build has changed.
+    pub fn build_text(&self, build: &Build) -> Bytes {
+        let why = self.why(build);
+        self.shown.text(build, &why, || pretty(&self.build_json(build, &why)))
+    }
+
     /// A build as build.json shows it.
-    pub fn build_json(&self, build: &Build) -> Value {
+    fn build_json(&self, build: &Build, why: &str) -> Value {
         let params: serde_json::Map<String, Value> = build
             .all_params()
             .into_iter()
@@ -380,7 +387,7 @@ impl Repository {
             "job_uid": build.job.uid(),
             "build": build.n,
             "state": build.state(),
-            "why": self.why(build),
+            "why": why,
             "cause": build.cause(),
             "by": build.deeds(),
             "run": build.run(),

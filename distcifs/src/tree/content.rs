@@ -15,7 +15,7 @@ use crate::repository::Repository;
 use crate::repository::builds::Build;
 use crate::repository::config::param_file;
 use crate::repository::consoles::{Extent, attempt_console};
-use crate::repository::core::time_of;
+use crate::repository::core::{pretty, time_of};
 use crate::repository::enabled::Switch;
 use crate::repository::jobs::Job;
 use crate::repository::names::Name;
@@ -118,7 +118,7 @@ impl Tree {
                         _ => Ok(Content::line(why)),
                     }
                 }
-                BuildFile::BuildJson => Ok(Content::text(pretty(&self.repository.build_json(build)))),
+                BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {
@@ -396,11 +396,6 @@ pub(crate) fn result_text(posted: &Posted) -> String {
 fn deeds(build: &Build) -> String {
     let line = |deed: &Deed| format!("{} {}\n", deed.did.as_str(), deed.who);
     build.deeds().iter().map(line).collect()
-}
-
-/// JSON for people too.
-fn pretty(json: &Value) -> String {
-    serde_json::to_string_pretty(json).unwrap_or_default() + "\n"
 }
 
 /// A time as `2026-01-31T12:00:00.123Z`; nothing for 0.

@@ -1,0 +1,233 @@
+//! A build looked at: its entry, its tickets, its record.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Build, Live, Piece, live_path};
+use crate::repository::config::JobConfig;
+use crate::repository::core::{from_json, lock};
+use crate::repository::jobs::Job;
+use crate::repository::notices::join_all;
+use crate::repository::tickets::{CONTROL_QUEUE, Ticket, part_key};
+use crate::repository::{Error, Repository, Result};
+use crate::storage::Entry;
+
+/// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
+const LOOKS_MAX: u32 = 100;
+
+/// Builds of which a look is remembered, with at most 1,000 tickets each of some hundred bytes.
+const LOOKED_MAX: usize = 32;
+
+/// The builds that were looked at last, each until a change of its entry or of one of its tickets is told:
+/// of a build of 1,000 tasks so not every look reads 1,000 tickets. For a mount that is alone.
+#[derive(Default)]
+pub(crate) struct Looked(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    builds: Vec<Known>,
+    next: u64,
+    #[cfg(test)]
+    answers: u64,
+}
+
+struct Known {
+    /// The path of the build's entry.
+    live: String,
+    /// What the names of its tickets begin with.
+    tickets: String,
+    /// The question that is being answered.
+    asked: u64,
+    is: Option<Build>,
+}
+
+impl Known {
+    /// Whether a change of this path is one of the build. Of another too, if its name is odd enough.
+    fn hangs_on(&self, path: &str) -> bool {
+        let ticket = path.strip_prefix("/tickets/").and_then(|below| below.split('/').nth(1));
+        self.live == path || ticket.is_some_and(|id| id.starts_with(&self.tickets))
+    }
+}
+
+impl Looked {
+    /// A build as it was looked at, whose entry has this version; or the question to answer.
+    fn ask(&self, job: &Job, n: u64, version: u32) -> std::result::Result<Build, u64> {
+        let live = live_path(job.uid(), n);
+        let mut table = lock(&self.0);
+        let known = table.builds.iter().find(|known| known.live == live);
+        let build = known.and_then(|known| known.is.as_ref());
+        if let Some(build) = build.filter(|build| build.live.as_ref().is_some_and(|(_, known)| *known == version)) {
+            // The job may have another owner or mode by now.
+            return Ok(Build {
+                job: job.clone(),
+                ..build.clone()
+            });
+        }
+        table.builds.retain(|known| known.live != live);
+        if table.builds.len() >= LOOKED_MAX {
+            table.builds.remove(0);
+        }
+        table.next += 1;
+        let asked = table.next;
+        table.builds.push(Known {
+            live,
+            tickets: format!("{}.{n}.", job.name),
+            asked,
+            is: None,
+        });
+        Err(asked)
+    }
+
+    /// Keeps the answer, if nothing was told meanwhile. Of changes of a record nothing is.
+    fn answer(&self, live: &str, question: u64, build: &Build) {
+        let mut table = lock(&self.0);
+        let asked = |known: &&mut Known| known.live == live && known.asked == question;
+        if build.record.is_none()
+            && let Some(known) = table.builds.iter_mut().find(asked)
+        {
+            known.is = Some(build.clone());
+            #[cfg(test)]
+            {
+                table.answers += 1;
+            }
+        }
+    }
+
+    /// Takes note of a change of an entry.
+    pub(crate) fn forget(&self, path: &str) {
+        lock(&self.0).builds.retain(|known| !known.hangs_on(path));
+    }
+
+    /// Forgets all: nobody knows what has changed.
+    pub(crate) fn forget_all(&self) {
+        lock(&self.0).builds.clear();
+    }
+
+    /// How many answers were kept so far.
+    #[cfg(test)]
+    pub(crate) fn answers(&self) -> u64 {
+        lock(&self.0).answers
+    }
+}
+
+impl Repository {
+    /// Everything known of a build.
+    pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
+        let live_path = live_path(job.uid(), n);
+        for _ in 0..LOOKS_MAX {
+            let before = self.get(&live_path).await?;
+            let looked = &self.remembered.looked;
+            // Of many mounts, each remembers the tickets themselves.
+            let asked = before.as_ref().filter(|_| !self.shared);
+            let asked = asked.map(|entry| looked.ask(job, n, entry.version));
+            let (question, known) = match asked {
+                Some(Ok(build)) => (None, Some(build)),
+                Some(Err(question)) => (Some(question), None),
+                None => (None, None),
+            };
+            let build = match known {
+                Some(build) => Ok(build),
+                None => {
+                    let build = self.look_at_build(job, n, before.as_ref()).await;
+                    // Its entry goes with its tickets: while it stands, none of them was tidied away.
+                    if self.get(&live_path).await? != before {
+                        continue;
+                    }
+                    build
+                }
+            };
+            if let (Some(question), Ok(build)) = (question, &build) {
+                looked.answer(&live_path, question, build);
+            }
+            if before.is_some() && build.as_ref().is_ok_and(|build| build.verdict().is_some()) {
+                self.seen_for_good().await?;
+            }
+            return build;
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast: try again",
+            job.name
+        )))
+    }
+
+    /// One look at a build with this entry: the tickets first, the record second, so that nobody
+    /// sees it go backwards.
+    async fn look_at_build(&self, job: &Job, n: u64, live: Option<&Entry>) -> Result<Build> {
+        let live_path = live_path(job.uid(), n);
+        let live = match live {
+            Some(entry) => Some((from_json::<Live>(&live_path, &entry.data)?, entry.version)),
+            None => None,
+        };
+        let Some((live, version)) = live else {
+            let record = self
+                .record(job, n)
+                .await?
+                .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
+            let config = self.parsed_config(&job.name, &record.config.digest).await?;
+            let params = record.params.clone();
+            return Ok(Build {
+                job: job.clone(),
+                n,
+                config,
+                live: None,
+                control: None,
+                tickets: Arc::default(),
+                record: Some(record),
+                params,
+            });
+        };
+        let config = self.parsed_config(&job.name, &live.config.digest).await?;
+        let (control, tickets) = self.pieces(job, n, &config, live.run).await?;
+        let record = if live.run > 0 || control.is_none() {
+            self.record(job, n).await?
+        } else {
+            None
+        };
+        let params = self.live_params(&live).await?;
+        Ok(Build {
+            job: job.clone(),
+            n,
+            config,
+            live: Some((live, version)),
+            control,
+            tickets: Arc::new(tickets),
+            record,
+            params,
+        })
+    }
+
+    /// The tickets of a build, read side by side: its own, and those of its tasks by index.
+    async fn pieces(
+        &self,
+        job: &Job,
+        n: u64,
+        config: &JobConfig,
+        run: u32,
+    ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
+        let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
+        let tasks = config
+            .tasks
+            .iter()
+            .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
+        let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
+        let control = pieces.next().transpose()?.flatten();
+        let mut tickets = BTreeMap::new();
+        for (task, piece) in config.tasks.iter().zip(pieces) {
+            if let Some(piece) = piece? {
+                tickets.insert(task.index, piece);
+            }
+        }
+        Ok((control, tickets))
+    }
+
+    /// One ticket of a build.
+    async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
+        let key = part_key(queue, job.name.as_str(), n, &task, run)?;
+        let posted = self.ticket(&key).await?;
+        let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
+        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {
+            queue: key.queue,
+            posted,
+        }))
+    }
+}
