@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use distcifs_tests::mount::{TEST_LIMIT, Words};
+use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Cluster, Mount, Repository, Worker, programs, wait_for};
 use serde_json::json;
 
@@ -142,6 +143,52 @@ fn damaged_and_missing_objects_spoil_their_files_only() {
         let line = line.unwrap_or_else(|| panic!("{object} is not named: {said}"));
         assert!(line.contains(&format!("jobs/a/builds/{build}")), "{line}");
     }
+}
+
+/// "EBUSY while a build of it is not finished", on whichever mount; "other mounts see the new name within a
+/// second", with all that the job has; their workers go on with it.
+#[test]
+fn a_job_is_renamed_under_the_eyes_of_another_mount() {
+    if !Cluster::available() {
+        return;
+    }
+    let repository = Repository::on(Cluster::shared());
+    let [one, two] = ["n1", "n2"].map(|node| Mount::of(&repository, node, Words::default(), TEST_LIMIT));
+    let gate = one.out().join("gate");
+    let script = format!("until [ -e '{}' ]; do sleep 0.1; done; echo hello\n", gate.display());
+    one.shell_job("a", &[&script]);
+    let _workers = Worker::usual(&two, 1);
+    let rename = |mount: &Mount, from: &str, to: &str| {
+        let renamed = fs::rename(mount.path(&format!("jobs/{from}")), mount.path(&format!("jobs/{to}")));
+        renamed.map_or_else(|error| error.raw_os_error().unwrap_or_default(), |()| 0)
+    };
+    let sees = |mount: &Mount, new: &str, old: &str| {
+        wait_for("the new name elsewhere", USUAL, || mount.list("jobs") == [new]);
+        assert!(mount.has(&format!("jobs/{new}")) && !mount.has(&format!("jobs/{old}")));
+    };
+    assert_eq!(one.trigger("a", ""), 1);
+    wait_for("the task runs", USUAL, || {
+        two.has("jobs/a/builds/1/tasks/0-execute-shell/state")
+            && two.read("jobs/a/builds/1/tasks/0-execute-shell/state") == "running"
+    });
+    for mount in [&one, &two] {
+        assert_eq!(rename(mount, "a", "b"), nix::libc::EBUSY, "{}", mount.node());
+        assert_eq!(mount.list("jobs"), ["a"]);
+    }
+    fs::write(&gate, "").expect("own folder");
+    assert_eq!(two.wait_state("a", 1), "success");
+    // It is finished when it is recorded.
+    wait_for("the rename", USUAL, || rename(&one, "a", "b") == 0);
+    sees(&two, "b", "a");
+    assert!(two.console("b", 1).contains("hello"), "{}", two.console("b", 1));
+    assert_eq!(two.trigger("b", ""), 2);
+    assert_eq!(one.wait_state("b", 2), "success");
+    assert!(one.console("b", 2).contains("hello"), "{}", one.console("b", 2));
+    wait_for("the way back", USUAL, || rename(&two, "b", "a") == 0);
+    sees(&one, "a", "b");
+    assert_eq!(one.trigger("a", ""), 3, "its numbers go on");
+    assert_eq!(two.wait_state("a", 3), "success");
+    assert_eq!(one.state("a", 1), "success");
 }
 
 /// "Clocks that differ by an hour between nodes: nothing breaks."
