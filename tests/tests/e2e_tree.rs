@@ -1,11 +1,16 @@
 //! The tree's shape, its names, and that walking all of it comes to an end.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use distcifs_tests::{Mount, errno};
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, Worker, errno, wait_for};
 use serde_json::json;
 
 /// "/: README, status, metrics, nodes/<node>, jobs/, tickets/". The five kinds of task that come
@@ -218,6 +223,102 @@ fn walking_the_whole_tree_ends_and_copies_the_same_bytes() {
     ));
     mount.run("cmp jobs/a/config.json \"$OUT/copy/jobs/a/config.json\"; cmp tickets/lint/t/params/list \"$OUT/copy/tickets/lint/t/params/list\"");
     assert_eq!(mount.read("tickets/lint/t/params/list"), "x\ny");
+}
+
+/// Walks a folder, reads all files, and notes what a walk must not meet.
+fn walk(folder: &Path, met: &Mutex<BTreeSet<String>>) -> BTreeSet<OsString> {
+    let note = |what: &str, path: &Path, error: &std::io::Error| {
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            let line = format!("{what} {}: {error}", path.display());
+            met.lock().expect("no panic").insert(line);
+        }
+    };
+    let mut names = BTreeSet::new();
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) => {
+            note("opening", folder, &error);
+            return names;
+        }
+    };
+    for entry in listing {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                note("listing", folder, &error);
+                break;
+            }
+        };
+        if !names.insert(path.file_name().expect("a name").to_owned()) {
+            note("twice", &path, &std::io::Error::other("it was listed before"));
+        }
+        let done = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                walk(&path, met);
+                Ok(())
+            }
+            Ok(meta) if meta.is_symlink() => fs::read_link(&path).map(drop),
+            Ok(meta) if meta.is_file() => fs::read(&path).map(drop),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            note("at", &path, &error);
+        }
+    }
+    names
+}
+
+/// "What has vanished since its folder was listed is ENOENT, and there is no other error. No name stands twice
+/// in a listing, and what is there all the while is in it": while builds begin, end and are removed, and claims
+/// with their folders come and go.
+#[test]
+fn a_walk_meets_nothing_but_what_has_vanished() {
+    let mount = Mount::new();
+    let script = "mkdir -p d/e; for i in 1 2 3 4 5 6 7 8 9; do echo $i > d/e/$i; ln -s $i d/e/l$i; done; cp -r d \"$ARTIFACTS/\"";
+    mount.shell_job("a", &[script, "rm -r d"]);
+    mount.queue("q");
+    let _workers = Worker::usual(&mount, 2);
+    let hand = mount.start(
+        "n=0; while ! [ -e \"$OUT/stop\" ]; do n=$((n + 1)); echo \"{\\\"id\\\": \\\"t$n\\\"}\" > tickets/q/.post
+        dash -c \"cd tickets/q/t$n && echo \\$\\$ > claim && mkdir -p workspace/x/y artifacts/x && for i in 1 2 3 4 5 6 7 8 9; do
+            echo > workspace/x/y/\\$i; done; if [ $((n % 2)) = 0 ]; then rm claim; else echo 0 > result; fi\"
+        rmdir tickets/q/t$n; done",
+    );
+    let (met, over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let top = walk(Path::new(mount.root()), &met);
+                    let jobs = walk(&mount.path("jobs"), &met);
+                    if top.len() != 6 || !jobs.contains(OsStr::new("a")) {
+                        met.lock()
+                            .expect("no panic")
+                            .insert(format!("not all of it: {top:?} {jobs:?}"));
+                    }
+                }
+            });
+        }
+        let build = || {
+            for n in 1..=12 {
+                let build = mount.trigger("a", "");
+                assert_eq!(mount.wait_state("a", build), "success");
+                if n > 3 {
+                    let removed = mount.path(&format!("jobs/a/builds/{}", n - 3));
+                    wait_for("the removal of a build", USUAL, || fs::remove_dir(&removed).is_ok());
+                }
+            }
+        };
+        let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(build));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = built {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    fs::write(mount.out().join("stop"), "").expect("own folder");
+    hand.finish();
+    assert_eq!(met.into_inner().expect("no panic"), BTreeSet::new());
 }
 
 /// The same promise, file by file, through stat and read.

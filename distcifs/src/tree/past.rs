@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::claim::Held;
 use super::node::TicketRef;
-use super::process::Process;
+use super::process::{self, Process};
 use super::{Caller, Error, Result, Tree};
 use crate::repository::claims::{Claim, Stand};
 use crate::repository::core::lock;
@@ -136,6 +136,23 @@ impl Tree {
             }
         }
         nearest
+    }
+
+    /// What a look into a claimant's folder comes to. Of a claim that is over, whoever held one is told so, and
+    /// who is below such a process; for all others what was there has vanished.
+    pub(crate) fn looked<T>(&self, caller: Caller, done: Result<T>) -> Result<T> {
+        match done {
+            Err(Error::Stale(what)) if !self.has_claimed(caller) => Err(Error::NotFound(what)),
+            done => done,
+        }
+    }
+
+    /// Whether the caller, or a process above it, holds a claim or held one.
+    fn has_claimed(&self, caller: Caller) -> bool {
+        let above = process::lineage(caller.tid);
+        let one = |process: &Process| above.contains(&process.pid) && process.lives();
+        lock(&self.held).values().any(|held| one(&held.holder.process()))
+            || lock(&self.past.0).over.iter().any(|over| one(&over.process))
     }
 
     /// The claim on a ticket, if the caller is its claimant, below it or of its session.

@@ -171,6 +171,24 @@ impl Process {
     }
 }
 
+/// The process of a thread, and those above it.
+pub(super) fn lineage(tid: u32) -> Vec<u32> {
+    let mut all = vec![tid];
+    let Some(mut at) = stat(tid) else { return all };
+    all.push(at.process);
+    for _ in 0..ANCESTORS_MAX {
+        if at.parent <= 1 {
+            break;
+        }
+        all.push(at.parent);
+        match stat(at.parent) {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    all
+}
+
 /// Registers a descriptor with the runtime.
 #[expect(unsafe_code, reason = "tokio wants a promise that the descriptor stays open")]
 fn watch(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {

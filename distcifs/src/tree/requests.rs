@@ -140,7 +140,7 @@ impl Tree {
                 Err(Error::System {
                     errno: libc::ENOENT, ..
                 }) => Ok(Work::absent()),
-                done => done,
+                done => self.looked(caller, done),
             };
         }
         check_length(&name)?;
@@ -177,9 +177,9 @@ impl Tree {
     }
 
     /// getattr.
-    pub async fn getattr(&self, _caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
+    pub async fn getattr(&self, caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
         if self.work.owns(ino) {
-            return self.work.getattr(ino, handle);
+            return self.looked(caller, self.work.getattr(ino, handle));
         }
         let (attr, ttl) = match self.node(ino)? {
             Node::Published(id) => self.published.attr(id)?,
@@ -212,9 +212,9 @@ impl Tree {
     }
 
     /// readlink.
-    pub async fn readlink(&self, _caller: Caller, ino: Ino) -> Result<OsString> {
+    pub async fn readlink(&self, caller: Caller, ino: Ino) -> Result<OsString> {
         if self.work.owns(ino) {
-            return self.work.readlink(ino);
+            return self.looked(caller, self.work.readlink(ino));
         }
         match self.node(ino)? {
             Node::Published(id) => self.published.target(id),
@@ -360,7 +360,11 @@ impl Tree {
             if flags & libc::O_TRUNC != 0 {
                 self.written_by(caller, ino)?;
             }
-            return self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
+            let opened = self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
+            return match flags & libc::O_ACCMODE {
+                libc::O_RDONLY => self.looked(caller, opened),
+                _ => opened,
+            };
         }
         self.open_node(caller, self.node(ino)?, flags).await
     }
@@ -434,7 +438,8 @@ impl Tree {
     /// opendir.
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<Opened> {
         if self.work.owns(ino) {
-            return self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
+            let opened = self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
+            return self.looked(caller, opened);
         }
         let mut opened = self.opened(caller, self.node(ino)?, false, OpenKind::Folder(Mutex::default()))?;
         (opened.direct_io, opened.keep_cache) = (false, false);
@@ -453,7 +458,7 @@ impl Tree {
         plus: bool,
     ) -> Result<Vec<DirEntry>> {
         if self.work.owns(ino) {
-            return self.work.readdir(handle, offset, limit, plus);
+            return self.looked(caller, self.work.readdir(handle, offset, limit, plus));
         }
         self.list(caller, &self.node(ino)?, handle, offset, limit, plus).await
     }
@@ -493,7 +498,7 @@ impl Tree {
     }
 
     /// getxattr.
-    pub async fn getxattr(&self, _caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
+    pub async fn getxattr(&self, caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
         if name.as_bytes().starts_with(ACL_PREFIX) {
             if name.as_bytes() != ACL_NAME || self.work.owns(ino) {
                 return Err(Error::NoData);
@@ -501,15 +506,15 @@ impl Tree {
             return self.acl(&self.node(ino)?).await?.ok_or(Error::NoData);
         }
         if self.work.owns(ino) {
-            return self.work.getxattr(ino, &name);
+            return self.looked(caller, self.work.getxattr(ino, &name));
         }
         self.published_xattr(ino, name.as_bytes())
     }
 
     /// listxattr: names, each ended by NUL.
-    pub async fn listxattr(&self, _caller: Caller, ino: Ino) -> Result<Bytes> {
+    pub async fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Bytes> {
         if self.work.owns(ino) {
-            return self.work.listxattr(ino);
+            return self.looked(caller, self.work.listxattr(ino));
         }
         self.published_xattrs(ino)
     }
