@@ -54,6 +54,42 @@ fn job_of(mount: &Mount, user: u32) {
     assert_eq!(said, "");
 }
 
+/// "A descriptor from before the chown can't be used to slip one in": not even between the new owner's look at
+/// the configuration and his `on`.
+#[test]
+fn a_descriptor_from_before_a_chown_writes_no_configuration() {
+    if !has_users() {
+        return;
+    }
+    let mount = open_mount();
+    job_of(&mount, MALLORY);
+    let config = mount.read("jobs/a/config.json");
+    mount.run("chmod 1777 $OUT; sed 's/hello/evil!/' jobs/a/config.json > $OUT/evil; chmod 644 $OUT/evil");
+    let script = "exec 3<>jobs/a/config.json; touch $OUT/open; while [ ! -e $OUT/given ]; do sleep 0.1; done
+        cat $OUT/evil >&3; exec 3>&-";
+    let id = MALLORY.to_string();
+    let words = [
+        "setpriv",
+        "--reuid",
+        &id,
+        "--regid",
+        &id,
+        "--clear-groups",
+        "dash",
+        "-c",
+        script,
+    ];
+    let former = mount.start_words(&words);
+    wait_for("his descriptor", USUAL, || mount.out().join("open").exists());
+    mount.run(&format!("chown {ALICE}:{ALICE} jobs/a; touch $OUT/given"));
+    former.finish();
+    assert_eq!(mount.read("jobs/a/config.json"), config);
+    assert_eq!(by(&mount, ALICE, "cat jobs/a/config.json"), config);
+    assert_eq!(by(&mount, ALICE, "echo on > jobs/a/enabled; cat jobs/a/enabled"), "on");
+    let own = "cp \"$OUT/evil\" jobs/a/config.json && cat jobs/a/enabled";
+    assert_eq!(by(&mount, ALICE, own), "on", "the new owner writes");
+}
+
 /// "`enabled`: write off or on; a trigger of one that is off is EACCES and says so", for root as well.
 #[test]
 fn a_job_that_is_off_is_not_triggered() {
@@ -134,10 +170,13 @@ fn a_job_that_is_given_away_is_off() {
     assert!(said.contains("echo:") && said.contains("Permission denied"), "{said}");
     assert_eq!(mount.read("jobs/a/enabled"), "off");
     assert_eq!(by(&mount, ALICE, "echo on > jobs/a/enabled; cat jobs/a/enabled"), "on");
-    // What comes through the descriptor of before is not what she looked at.
+    // What comes through the descriptor of before is not what she looked at: it is not put in force.
+    let config = mount.read("jobs/a/config.json");
+    mount.run("sed -i 's/hello/later/' $OUT/config");
     fs::write(mount.out().join("go"), "").expect("own folder");
     wait_for("the late write", USUAL, || mount.out().join("gone").exists());
-    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    assert_eq!(mount.read("jobs/a/config.json"), config);
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
     by(&mount, ALICE, "cp \"$OUT/config\" jobs/a/config.json");
     assert_eq!(mount.read("jobs/a/enabled"), "on");
     // The owner can be changed through the files that stand for the job, too.

@@ -408,3 +408,104 @@ fn a_queue_that_is_shut_is_shut_for_who_has_it_open() {
         assert!(!mount.has(&format!("tickets/q/{ticket}/claim")), "{ticket}");
     }
 }
+
+/// A group, in which the stranger is beside the owner of the job.
+const DEVS: u32 = 54_100;
+
+/// Runs a script as a user in the group.
+fn as_member(mount: &Mount, user: u32, script: &str) -> distcifs_tests::shell::Sh {
+    let (user, groups) = (user.to_string(), DEVS.to_string());
+    let words = [
+        "setpriv", "--reuid", &user, "--regid", &user, "--groups", &groups, "bash", "-c", script,
+    ];
+    mount.start_words(&words)
+}
+
+/// A job of the owner's whose folder the group may write, and whose config.json has this mode.
+fn shared_job(config: &str) -> Mount {
+    let mount = Mount::new();
+    mount.shell_job("a", &["echo hello"]);
+    mount.run(&format!(
+        "chown {OWNER}:{DEVS} jobs/a; chmod 775 jobs/a; chmod {config} jobs/a/config.json; chmod 1777 $OUT
+         sed 's/hello/evil/' jobs/a/config.json > $OUT/evil; chmod 644 $OUT/evil"
+    ));
+    mount
+}
+
+/// "Nobody slips a text into a scratch file that another is about to rename onto config.json, or to copy there":
+/// neither by one that he made before and keeps open, nor by taking its name, nor by a link.
+#[test]
+fn a_scratch_file_of_another_is_no_way_into_the_configuration() {
+    let mount = shared_job("600");
+    let config = mount.read("jobs/a/config.json");
+    let prepare = "umask 0; cd jobs/a; : > tmp; exec 3<>tmp; ln -s $OUT/elsewhere out; : > $OUT/elsewhere
+        touch $OUT/ready; while [ ! -e $OUT/go ]; do sleep 0.1; done; cat $OUT/evil >&3
+        touch $OUT/done; while [ ! -e $OUT/end ]; do sleep 0.1; done";
+    let mallory = as_member(&mount, STRANGER, prepare);
+    wait_for("the stranger", USUAL, || mount.out().join("ready").exists());
+    let owner = |script: &str| as_member(&mount, OWNER, &format!("cd jobs/a; {script}")).finish();
+    let refused = |script: &str| {
+        let done = owner(script);
+        assert!(
+            !done.ok() && done.stderr.contains("Permission denied"),
+            "{script}: {}",
+            done.stderr
+        );
+    };
+    refused("cat config.json > tmp");
+    refused("cat config.json > out");
+    mount.run("touch $OUT/go");
+    wait_for("his text", USUAL, || mount.out().join("done").exists());
+    refused("mv -f tmp config.json");
+    let root = mount
+        .start_words(&["mv", "-f", "jobs/a/tmp", "jobs/a/config.json"])
+        .finish();
+    assert!(!root.ok(), "nor root: {}", root.stderr);
+    // Given to the owner, it is open to write all the same.
+    mount.run(&format!("chown {OWNER} jobs/a/tmp"));
+    refused("mv -f tmp config.json");
+    assert_eq!(mount.read("jobs/a/config.json"), config);
+    owner("rm tmp out; cat config.json > tmp; cat config.json > old").expect_ok();
+    for script in [
+        "mv -f evil tmp",
+        "rm -f tmp",
+        "mv tmp taken",
+        "mv -f old tmp",
+        "echo x >> tmp",
+    ] {
+        let script = format!("cd jobs/a; [ -e evil ] || cp $OUT/evil evil; {script}");
+        let done = as_member(&mount, STRANGER, &script).finish();
+        assert!(!done.ok(), "{script}");
+    }
+    owner("mv -f tmp config.json && rm evil old").expect_ok();
+    assert_eq!(mount.read("jobs/a/config.json"), config);
+    mount.run("touch $OUT/end");
+    mallory.finish().expect_ok();
+}
+
+/// What people do goes on working: the owner, root in a job of his, and a member of the group who may write
+/// config.json, each by scratch files of his own.
+#[test]
+fn own_scratch_files_lead_into_the_configuration() {
+    let mount = shared_job("664");
+    let text = || mount.read("jobs/a/config.json");
+    let ways = [
+        "sed 's/hello/WORD/' config.json > tmp && mv tmp config.json",
+        "sed -i 's/hello/WORD/' config.json",
+        "sed 's/hello/WORD/' config.json > $OUT/new && cp $OUT/new config.json && rm $OUT/new",
+        "mv config.json config.json~ && sed 's/hello/WORD/' config.json~ > config.json && rm config.json~",
+    ];
+    let before = text();
+    for (who, user) in [("owner", OWNER), ("member", STRANGER), ("root", 0)] {
+        for (at, way) in ways.iter().enumerate() {
+            let word = format!("{who}{at}");
+            let script = format!("cd jobs/a; {}", way.replace("WORD", &word));
+            let done = as_member(&mount, user, &script).finish();
+            assert!(done.ok(), "{who}: {script}: {}", done.stderr);
+            assert_eq!(text(), before.replace("hello", &word), "{script}");
+            mount.run(&format!("sed -i 's/{word}/hello/' jobs/a/config.json"));
+            assert_eq!(text(), before);
+        }
+    }
+    assert_eq!(mount.run("cat jobs/a/enabled"), "on");
+}

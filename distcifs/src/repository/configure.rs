@@ -233,6 +233,7 @@ impl Repository {
         let change = vec![("config".to_owned(), Some(to_json(&head)))];
         let mut guard = held.revision;
         loop {
+            self.check_owner(job, held).await?;
             match self.replace_config(job, guard, &head, change.clone()).await? {
                 Updated::Done { revision } => {
                     held.revision = revision;
@@ -246,6 +247,21 @@ impl Repository {
                 }
             }
         }
+    }
+
+    /// Refuses to write under an owner of before: the new one looks what is in force, and switches the job on.
+    /// What was opened before must not come in between.
+    async fn check_owner(&self, job: &Job, held: &ConfigLock) -> Result<()> {
+        let line = self.job_line(&job.name).await?.0;
+        let line = line.filter(|line| line.uid == job.uid());
+        let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+        if line.access.uid == held.owner {
+            return Ok(());
+        }
+        Err(Error::Stale(format!(
+            "config.json of {}: the job was given to user {} since it was opened: open it again",
+            job.name, line.access.uid
+        )))
     }
 
     /// What is wrong with a priority above 0: only the owner of `jobs`, or root, raises one. Whoever else

@@ -90,7 +90,7 @@ impl Tree {
                 }))
             }
             Node::TicketParam(ticket, at) if write => self.open_recorded(caller, ticket, *at).await?,
-            Node::Scratch(id) => self.open_scratch(*id, flags)?,
+            Node::Scratch(id) => self.open_scratch(caller, *id, flags)?,
             Node::Seen(seen) => return self.open_seen(caller, seen, flags).await,
             Node::Published(id) if !write => {
                 self.published.need(*id, READ)?;
@@ -111,7 +111,10 @@ impl Tree {
     }
 
     /// Opens a scratch file, and cuts it if that is asked for.
-    fn open_scratch(&self, id: u64, flags: i32) -> Result<OpenKind> {
+    fn open_scratch(&self, caller: Caller, id: u64, flags: i32) -> Result<OpenKind> {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            self.scratch.opened_to_write(id, caller.uid)?;
+        }
         if flags & libc::O_TRUNC != 0 {
             let size = Some(0);
             let nothing = super::SetAttr {

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::process::process_of;
-use super::rights::{READ, WRITE};
+use super::rights::{READ, Reader, WRITE};
+use super::scratch::Mover;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::{lock, time_of};
+use crate::repository::jobs::{Access, Job};
 
 /// An open config.json that is written.
 pub(crate) struct ConfigWrite {
@@ -152,6 +154,34 @@ impl Tree {
         lock(&self.unlinked).remove(&job.uid);
     }
 
+    /// The job as it is now, if the caller may write its configuration as it is then: the kernel asked a
+    /// moment earlier, or for the folder alone, and what is written counts as written under this owner.
+    fn may_configure(&self, caller: Caller, job: &Arc<JobRef>) -> Result<Job> {
+        let now = self.job(job)?;
+        let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
+        let access = Access {
+            mode,
+            ..now.entry.access
+        };
+        if Reader::of(caller).may(access, WRITE) {
+            return Ok(now);
+        }
+        Err(Error::Access(format!(
+            "jobs/{}/config.json: its mode does not let you write it",
+            now.name
+        )))
+    }
+
+    /// Who moves a scratch file in a job's folder.
+    pub(crate) fn mover(&self, caller: Caller, job: &str) -> Mover {
+        let owner = self.repository.job_of_uid(job).map(|job| job.entry.access.uid);
+        Mover {
+            uid: caller.uid,
+            // Of a job that is gone nobody but root is left.
+            owner: owner.unwrap_or(0),
+        }
+    }
+
     /// Opens config.json for writing: takes the lock.
     pub(crate) async fn open_config(
         &self,
@@ -161,7 +191,7 @@ impl Tree {
         wait: bool,
     ) -> Result<ConfigWrite> {
         self.repository.check_room().await?;
-        let now = self.job(job)?;
+        let now = self.may_configure(caller, job)?;
         let held = self.repository.lock_config(&now, wait).await?;
         let text = match self.repository.config_head(&now).await?.0 {
             Some(head) if !truncate => self.repository.config_text(&head).await?.to_vec(),
@@ -256,12 +286,11 @@ impl Tree {
         if no_replace && there.is_ok() {
             return Err(Error::Exists(format!("{name} exists")));
         }
+        let by = self.mover(caller, &job.uid);
         match (from, JobFile::parse(name)) {
             (Node::Scratch(id), Some(JobFile::Config)) => {
-                // The kernel looked at the folder alone.
-                self.need(caller, &config_of(job), WRITE).await?;
-                let now = self.job(job)?;
-                let text = self.scratch.bytes(id)?;
+                let now = self.may_configure(caller, job)?;
+                let text = self.scratch.given(id, by)?;
                 if text.len() > CONFIG_BYTES_MAX {
                     return Err(Error::TooBig(format!(
                         "jobs/{}/config.json: over {CONFIG_BYTES_MAX} bytes",
@@ -289,7 +318,7 @@ impl Tree {
                     None => return Err(Error::NotFound("config.json".into())),
                 };
                 if let Some(old) = self.scratch.find(&job.uid, name) {
-                    self.scratch.remove(old);
+                    self.scratch.remove_by(old, by)?;
                 }
                 let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
                 let copy = self.scratch.make(caller, &job.uid, name, mode, None)?;
@@ -297,7 +326,7 @@ impl Tree {
                 self.unlink_config(caller, job);
                 Ok(())
             }
-            (Node::Scratch(id), None) => self.scratch.rename(id, name),
+            (Node::Scratch(id), None) => self.scratch.rename(id, name, by),
             _ => Err(Error::ReadOnly(format!("jobs/{}/{name}", job.name))),
         }
     }

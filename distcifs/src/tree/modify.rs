@@ -136,8 +136,8 @@ impl Tree {
         }
         match self.find_any(caller, parent, name).await? {
             Node::Scratch(id) => {
-                self.scratch.remove(id);
-                Ok(())
+                let Node::Job(job) = parent else { return Ok(()) };
+                self.scratch.remove_by(id, self.mover(caller, &job.uid))
             }
             Node::TicketFile(ticket, TicketFile::Claim) => self.give_back(caller, &ticket).await,
             Node::JobFile(job, JobFile::Config) => {

@@ -218,7 +218,9 @@ impl Tree {
         }
         match self.node(ino)? {
             Node::Published(id) => self.published.target(id),
-            Node::Scratch(id) => Ok(OsStr::from_bytes(&self.scratch.bytes(id)?).to_owned()),
+            Node::Scratch(id) => {
+                Ok(OsStr::from_bytes(&self.scratch.target(id, |job| self.mover(caller, job))?).to_owned())
+            }
             Node::Seen(seen) => match &seen.node {
                 Node::Link(job, link) => {
                     Ok(super::modify::link_text(self.link_target(job, *link).await?, *link)?.into())

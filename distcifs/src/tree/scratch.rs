@@ -1,6 +1,10 @@
 //! Scratch files: what editors put beside config.json. Private to this mount, gone with it.
+//!
+//! Whoever may write a job's folder may make them, and who may write config.json takes them for one by
+//! `mv` or `cp`. So that nobody slips him another text, each is written, removed and renamed by its owner
+//! alone (the job's owner and root may remove and rename any), and says who has ever had it open to write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -22,6 +26,8 @@ const BYTES_MAX: u64 = 64 << 20;
 const FILE_BYTES: u64 = 4096;
 /// Scratch files of one job.
 const FILES_MAX: usize = 256;
+/// Bits that the mode of none has: only its owner writes it.
+const WRITE_OF_OTHERS: u32 = 0o022;
 
 /// One of them.
 #[derive(Debug)]
@@ -33,6 +39,30 @@ pub(crate) struct File {
     /// The bytes; of a symbolic link, its target.
     data: Vec<u8>,
     symlink: bool,
+    /// Who made it or has ever opened it to write: root and its owners.
+    writers: BTreeSet<u32>,
+}
+
+impl File {
+    /// Refuses who may not remove it, or give it another name.
+    fn may_move(&self, by: Mover) -> Result<()> {
+        if [0, by.owner, self.access.uid].contains(&by.uid) {
+            return Ok(());
+        }
+        Err(Error::NotPermitted(format!(
+            "{}: a scratch file of user {}: only he, the job's owner and root remove or rename it",
+            self.name, self.access.uid
+        )))
+    }
+}
+
+/// Who removes or renames a scratch file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mover {
+    /// He.
+    pub(crate) uid: u32,
+    /// The job's owner.
+    pub(crate) owner: u32,
 }
 
 #[derive(Default)]
@@ -48,6 +78,17 @@ struct Table {
 pub struct Scratches {
     table: Mutex<Table>,
     room: Arc<Shares>,
+}
+
+impl Table {
+    fn remove(&mut self, id: u64) {
+        let Some(file) = self.files.remove(&id) else { return };
+        self.leases.remove(&id);
+        let key = (file.job, file.name);
+        if self.names.get(&key) == Some(&id) {
+            self.names.remove(&key);
+        }
+    }
 }
 
 impl Scratches {
@@ -108,7 +149,7 @@ impl Scratches {
         let access = Access {
             uid: caller.uid,
             gid: caller.gid,
-            mode: mode & 0o7777,
+            mode: own_mode(mode, target.is_some()),
         };
         let file = File {
             job: job.clone(),
@@ -117,6 +158,7 @@ impl Scratches {
             modified: SystemTime::now(),
             data,
             symlink: target.is_some(),
+            writers: BTreeSet::from([caller.uid]),
         };
         table.files.insert(id, file);
         table.leases.insert(id, lease);
@@ -124,26 +166,35 @@ impl Scratches {
         Ok(id)
     }
 
-    /// Removes a name; open files keep their bytes until they are closed.
-    pub(crate) fn remove(&self, id: u64) {
+    /// Removes a name, if he may.
+    pub(crate) fn remove_by(&self, id: u64, by: Mover) -> Result<()> {
         let mut table = lock(&self.table);
-        let Some(file) = table.files.remove(&id) else { return };
-        table.leases.remove(&id);
-        let key = (file.job, file.name);
-        if table.names.get(&key) == Some(&id) {
-            table.names.remove(&key);
+        if let Some(file) = table.files.get(&id) {
+            file.may_move(by)?;
+            table.remove(id);
         }
+        Ok(())
     }
 
-    /// Gives a file another name, replacing what has it.
-    pub(crate) fn rename(&self, id: u64, name: &str) -> Result<()> {
+    /// Removes a name; who has it open gets ESTALE.
+    pub(crate) fn remove(&self, id: u64) {
+        lock(&self.table).remove(id);
+    }
+
+    /// Gives a file another name, replacing what has it, if he may do both.
+    pub(crate) fn rename(&self, id: u64, name: &str, by: Mover) -> Result<()> {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong(name.to_owned()));
         }
         // Under one lock: of two renames onto one name, the later finds what the earlier put there.
         let mut table = lock(&self.table);
-        let file = table.files.get_mut(&id).ok_or_else(gone)?;
+        let file = table.files.get(&id).ok_or_else(gone)?;
+        file.may_move(by)?;
         let new = (file.job.clone(), name.to_owned());
+        if let Some(there) = table.names.get(&new).and_then(|there| table.files.get(there)) {
+            there.may_move(by)?;
+        }
+        let file = table.files.get_mut(&id).ok_or_else(gone)?;
         let old = (file.job.clone(), std::mem::replace(&mut file.name, name.to_owned()));
         table.names.remove(&old);
         if let Some(replaced) = table.names.insert(new, id).filter(|replaced| *replaced != id) {
@@ -153,9 +204,45 @@ impl Scratches {
         Ok(())
     }
 
-    /// The bytes of a file, or the target of a link.
-    pub(crate) fn bytes(&self, id: u64) -> Result<Bytes> {
-        self.read(id, 0, usize::MAX)
+    /// Notes that somebody opens a file to write.
+    pub(crate) fn opened_to_write(&self, id: u64, by: u32) -> Result<()> {
+        let mut table = lock(&self.table);
+        table.files.get_mut(&id).ok_or_else(gone)?.writers.insert(by);
+        Ok(())
+    }
+
+    /// The bytes of a file that is renamed onto config.json: one that nobody has ever written but who does
+    /// that, or root. Root may do it with one of the job's owner too.
+    pub(crate) fn given(&self, id: u64, by: Mover) -> Result<Bytes> {
+        let table = lock(&self.table);
+        let file = table.files.get(&id).ok_or_else(gone)?;
+        let known = |uid: &u32| [0, by.uid].contains(uid) || (by.uid == 0 && *uid == by.owner);
+        if file.symlink {
+            return Err(Error::Invalid(format!("{}: a link is no configuration", file.name)));
+        }
+        if !known(&file.access.uid) || !file.writers.iter().all(known) {
+            return Err(Error::Access(format!(
+                "{}: others have written it: read it, and copy it: cp {} config.json",
+                file.name, file.name
+            )));
+        }
+        Ok(Bytes::copy_from_slice(&file.data))
+    }
+
+    /// The target of a link. One that leads out of the folder leads only those whom it can do no harm: who
+    /// writes to a name there does not expect that another has put a link under it.
+    pub(crate) fn target(&self, id: u64, by: impl Fn(&str) -> Mover) -> Result<Bytes> {
+        let table = lock(&self.table);
+        let file = table.files.get(&id).ok_or_else(gone)?;
+        let by = by(&file.job);
+        let maker = file.access.uid;
+        if file.data.contains(&b'/') && ![0, by.owner, by.uid].contains(&maker) {
+            return Err(Error::Access(format!(
+                "{}: a link of user {maker} that leads out of the job's folder",
+                file.name
+            )));
+        }
+        Ok(Bytes::copy_from_slice(&file.data))
     }
 
     /// At most `size` bytes of a file from `offset`.
@@ -197,7 +284,7 @@ impl Scratches {
         }
         let mut table = lock(&self.table);
         let file = table.files.get_mut(&id).ok_or_else(gone)?;
-        file.access.mode = set.mode.unwrap_or(file.access.mode) & 0o7777;
+        file.access.mode = own_mode(set.mode.unwrap_or(file.access.mode), file.symlink);
         file.access.uid = set.uid.unwrap_or(file.access.uid);
         file.access.gid = set.gid.unwrap_or(file.access.gid);
         if let Some(time) = set.mtime {
@@ -251,6 +338,12 @@ impl Scratches {
     }
 }
 
+/// The mode of one that should have this.
+fn own_mode(mode: u32, symlink: bool) -> u32 {
+    let others = if symlink { 0 } else { WRITE_OF_OTHERS };
+    mode & 0o7777 & !others
+}
+
 /// Whether nothing but set-user-id and set-group-id goes.
 fn only_drops_ids(was: u32, set: &SetAttr) -> bool {
     let dropped = |mode: u32| mode & 0o7777 & !was == 0 && was & !mode & !0o6000 == 0;
@@ -284,6 +377,78 @@ mod tests {
         name.into()
     }
 
+    /// Somebody in a job of user 1.
+    fn mover(uid: u32) -> Mover {
+        Mover { uid, owner: 1 }
+    }
+
+    /// "A scratch file is written by its owner alone, and removed and renamed by him, the job's owner and root."
+    #[test]
+    fn nobody_touches_the_scratch_files_of_others() {
+        let scratches = Scratches::new(Arc::default());
+        let make = |uid, name| scratches.make(user(uid), &job("1"), name, 0o666, None).unwrap();
+        let (owners, members) = (make(1, "owners"), make(2, "members"));
+        assert_eq!(scratches.facts(owners).unwrap().access.mode, 0o644);
+        let open = SetAttr {
+            mode: Some(0o777),
+            ..SetAttr::default()
+        };
+        scratches.change(owners, &open, None).unwrap();
+        assert_eq!(scratches.facts(owners).unwrap().access.mode, 0o755);
+        let refused = [
+            scratches.remove_by(owners, mover(2)),
+            scratches.rename(owners, "x", mover(2)),
+            scratches.rename(members, "owners", mover(2)),
+            scratches.remove_by(members, mover(3)),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::NotPermitted(_))), "{refused:?}");
+        }
+        assert_eq!(scratches.list(&job("1")).len(), 2);
+        scratches.rename(members, "own", mover(2)).unwrap();
+        scratches.rename(members, "owners", mover(1)).unwrap();
+        scratches.rename(members, "roots", mover(0)).unwrap();
+        scratches.remove_by(members, mover(0)).unwrap();
+        assert!(scratches.list(&job("1")).is_empty());
+    }
+
+    /// "A rename onto config.json takes a file that nobody has written but who renames it, or root."
+    #[test]
+    fn what_others_have_written_becomes_no_configuration() {
+        let scratches = Scratches::new(Arc::default());
+        let make = |uid, name| scratches.make(user(uid), &job("1"), name, 0o644, None).unwrap();
+        let taken = |id, uid| scratches.given(id, mover(uid)).is_ok();
+        let (roots, owners, members) = (make(0, "r"), make(1, "o"), make(2, "m"));
+        assert_eq!([0, 1, 2].map(|uid| taken(roots, uid)), [true, true, true]);
+        assert_eq!([0, 1, 2].map(|uid| taken(owners, uid)), [true, true, false]);
+        assert_eq!([0, 1, 2].map(|uid| taken(members, uid)), [false, false, true]);
+        // Given to the owner, it may still be open to write for who made it.
+        let give = SetAttr {
+            uid: Some(1),
+            ..SetAttr::default()
+        };
+        scratches.change(members, &give, None).unwrap();
+        assert_eq!([0, 1, 2].map(|uid| taken(members, uid)), [false, false, false]);
+        scratches.change(roots, &give, None).unwrap();
+        assert!(taken(roots, 1), "sed -i of root gives its file to the owner");
+        scratches.opened_to_write(owners, 3).unwrap();
+        assert!(!taken(owners, 1));
+        let link = scratches.make(user(1), &job("1"), "l", 0o777, Some(b"{}")).unwrap();
+        assert!(matches!(scratches.given(link, mover(1)), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_link_out_of_the_folder_leads_nobody_else() {
+        let scratches = Scratches::new(Arc::default());
+        let link = |uid, name: &str, to: &[u8]| scratches.make(user(uid), &job("1"), name, 0o777, Some(to)).unwrap();
+        let (out, lock) = (link(2, "out", b"/tmp/x"), link(2, "lock", b"me@here.1"));
+        let read = |id, uid| scratches.target(id, |_| mover(uid)).is_ok();
+        assert_eq!([0, 1, 2, 3].map(|uid| read(out, uid)), [false, false, true, false]);
+        assert!((0..4).all(|uid| read(lock, uid)));
+        let owners = link(1, "owners", b"/tmp/x");
+        assert!((0..4).all(|uid| read(owners, uid)));
+    }
+
     /// What is renamed onto a name at once by many leaves one file, which goes with its job.
     #[test]
     fn renames_onto_one_name_leave_no_file_behind() {
@@ -300,7 +465,7 @@ mod tests {
                 scope.spawn(move || {
                     for id in some {
                         // One that was replaced meanwhile is gone.
-                        let _ = scratches.rename(*id, "one");
+                        let _ = scratches.rename(*id, "one", mover(1));
                     }
                 });
             }
