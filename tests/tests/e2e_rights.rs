@@ -409,6 +409,29 @@ fn a_queue_that_is_shut_is_shut_for_who_has_it_open() {
     }
 }
 
+/// The same for a read that is under way when the queue is shut: it waits for a ticket, and gets none of those
+/// that are posted from then on.
+#[test]
+fn who_waits_for_a_ticket_gets_none_of_a_queue_that_was_shut() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.run("chmod 777 tickets/q; chmod 1777 $OUT");
+    let script = r#"exec 3<>tickets/q/.next; echo x >&3; touch $OUT/open
+        while read -r id <&3; do [ -z "$id" ] || echo "claimed: $id"; done
+        echo end"#;
+    let asker = as_user(&mount, STRANGER, script);
+    wait_for("the descriptor", USUAL, || mount.out().join("open").exists());
+    // Whoever may still enter would see what is claimed for him.
+    mount.run("chmod 755 tickets/q");
+    mount.post("q", &json!({"id": "private"}));
+    let said = asker.finish();
+    assert_eq!(said.stdout, "end", "{}", said.stderr);
+    assert!(!mount.has("tickets/q/private/claim"));
+    let claimed =
+        mount.run("exec 3<>tickets/q/.next; echo x >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo $id");
+    assert_eq!(claimed, "private", "it is for the next");
+}
+
 /// A group, in which the stranger is beside the owner of the job.
 const DEVS: u32 = 54_100;
 

@@ -14,6 +14,7 @@ use super::builds::live_path;
 use super::claims::{Claim, ClaimEntry, Claimant};
 use super::core::{from_json, lock};
 use super::drain::Drain;
+use super::jobs::Access;
 use super::names::{Name, TicketId};
 use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::{Repository, Result};
@@ -61,6 +62,17 @@ impl Line {
 /// Sets of labels kept of those who came lately, for each queue.
 const LATELY_MAX: usize = 1024;
 
+/// A question that can be asked of a waiter at any moment.
+type Ask<T> = Box<dyn Fn(T) -> bool + Send + Sync>;
+
+/// What is asked before a ticket is claimed for somebody.
+pub struct Asker {
+    /// Whether his process lives.
+    pub alive: Ask<()>,
+    /// Whether he may claim from a queue with this owner and mode.
+    pub may: Ask<Access>,
+}
+
 /// Somebody who waits in `.next`.
 pub struct Waiter {
     /// Its place among the waiters.
@@ -68,8 +80,7 @@ pub struct Waiter {
     /// What it can do.
     skills: Skills,
     who: Claimant,
-    /// Whether it may be given a ticket at this moment: its process lives.
-    alive: Box<dyn Fn() -> bool + Send + Sync>,
+    asker: Asker,
     give: Mutex<Option<oneshot::Sender<Arc<Claim>>>>,
 }
 
@@ -487,7 +498,10 @@ mod tests {
             place: 1,
             skills: Skills::new(std::iter::empty()),
             who: Claimant { pid: 1, uid: 0, gid: 0 },
-            alive: Box::new(|| true),
+            asker: Asker {
+                alive: Box::new(|()| true),
+                may: Box::new(|_| true),
+            },
             give: Mutex::new(None),
         });
         let _given = listens.then_some(given);

@@ -15,9 +15,9 @@ use super::handles::{Asking, Following, Open, OpenKind};
 use super::node::Node;
 use super::process;
 use super::requests::Waker;
-use super::rights::Reader;
+use super::rights::{Reader, SEARCH, WRITE};
 use super::{Caller, Error, Result, Tree};
-use crate::repository::board::Skills;
+use crate::repository::board::{Asker, Skills};
 use crate::repository::builds::live_path;
 use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
@@ -159,9 +159,13 @@ impl Tree {
             gid: open.caller.gid,
             pid: holder.process().pid,
         };
-        let alive = Box::new(move || !process::is_killed(caller.tid));
+        let reader = open.reader.clone();
+        let asker = Asker {
+            alive: Box::new(move |()| !process::is_killed(caller.tid)),
+            may: Box::new(move |queue| reader.as_ref().is_some_and(|reader| reader.may(queue, WRITE | SEARCH))),
+        };
         self.may_still(open, queue).await?;
-        let Some(claim) = self.repository.next(queue, labels, who, alive, HELD_MAX).await? else {
+        let Some(claim) = self.repository.next(queue, labels, who, asker, HELD_MAX).await? else {
             return Ok(None);
         };
         super::handles::remember_claim(open, &claim);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Pair, Skills, Waiter};
+use super::{Asker, Pair, Skills, Waiter};
 use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
 use crate::repository::names::Name;
@@ -35,7 +35,7 @@ impl Repository {
         queue: &Name,
         labels: &[String],
         who: Claimant,
-        alive: Box<dyn Fn() -> bool + Send + Sync>,
+        asker: Asker,
         time: Duration,
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
@@ -50,7 +50,7 @@ impl Repository {
             place,
             skills: Skills::new(labels.iter().map(String::as_str)),
             who,
-            alive,
+            asker,
             give: Mutex::new(Some(give)),
         });
         if self.board.enter(queue, &waiter) {
@@ -107,8 +107,10 @@ impl Repository {
     /// Claims a ticket for a waiter and gives it to it.
     async fn deal(self: &Arc<Self>, pair: Pair) {
         let Pair { waiter, key, turn } = pair;
-        if !(waiter.alive)() {
-            // Its process is gone: the ticket is for the next.
+        let gone = !(waiter.asker.alive)(());
+        if gone || !self.is_let_in(&waiter, &key.queue).await {
+            // The ticket is for the next.
+            drop(lock(&waiter.give).take());
             return self.offer_again(&key).await;
         }
         // Taken out first: from here on the waiter's time-out waits for us.
@@ -150,6 +152,18 @@ impl Repository {
             }
         }
         self.board.let_wait(&key.queue, &waiter, give);
+    }
+
+    /// Whether the queue lets a waiter in as it is now: it may have been shut since he began to wait. What can't
+    /// be read lets nobody in.
+    async fn is_let_in(&self, waiter: &Waiter, queue: &Name) -> bool {
+        match self.queue_access(queue.as_str()).await {
+            Ok(access) => access.is_some_and(|access| (waiter.asker.may)(access)),
+            Err(error) => {
+                tracing::warn!(%queue, %error, "looking whom it lets in");
+                false
+            }
+        }
     }
 
     /// Offers a ticket again if there is a slot for it after all.
