@@ -1,5 +1,6 @@
 //! The verbs of a CI: configure, trigger, post, claim, append, finish, abort.
 
+mod access;
 pub mod attempts;
 pub mod board;
 pub mod builds;
@@ -25,6 +26,7 @@ pub mod nodes;
 mod notices;
 pub(crate) mod patience;
 pub mod people;
+mod queues;
 pub mod records;
 mod regard;
 mod remembered;

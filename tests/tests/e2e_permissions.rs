@@ -482,6 +482,45 @@ fn a_descriptor_from_before_a_chown_changes_no_mode() {
     }
 }
 
+/// "Where that is sticky the job's own owner", as he is at that moment: the kernel goes by the owner that it saw
+/// last, which a chown by a file of the job does not tell it.
+#[test]
+fn who_owned_a_job_once_neither_removes_nor_renames_it() {
+    let mut tree = Tree::new();
+    tree.mount.run("chmod 1777 jobs tickets");
+    tree.mount.shell_job("x", &["true"]);
+    tree.mount.queue("own");
+    let own = format!("{OTHER}:{OTHER}");
+    tree.mount.run(&format!(
+        "chown {own} jobs/x tickets/own; chmod 1777 jobs/x; echo > jobs/x/trigger; echo abort > jobs/x/builds/1/ctl"
+    ));
+    tree.mount.wait_state("x", 1);
+    let (job, away) = (tree.mount.path("jobs/x"), tree.mount.path("jobs/y"));
+    let (queue, build) = (tree.mount.path("tickets/own"), tree.mount.path("jobs/x/builds/1"));
+    for path in [&job, &queue, &build] {
+        assert_eq!(tree.caller("other").try_it("stat", "", path), 0, "the kernel sees his");
+    }
+    let given = format!("chown {OWNER}:{GROUP} jobs/x/config.json; chown {OWNER}:{GROUP} tickets/own");
+    tree.mount.run(&given);
+    let former = tree.caller("other");
+    let name = away.display().to_string();
+    let tried = [
+        ("rmdir", "", &job),
+        ("rename", &*name, &job),
+        ("rmdir", "", &queue),
+        ("rmdir", "", &build),
+    ];
+    for (operation, argument, path) in tried {
+        let errno = former.try_it(operation, argument, path);
+        assert_eq!(errno, libc::EPERM, "{operation} of {}", path.display());
+    }
+    let owner = tree.caller("owner");
+    assert_eq!(owner.try_it("stat", "", &build), 0, "it is there");
+    assert_eq!(owner.try_it("rename", &name, &job), 0);
+    assert_eq!(owner.try_it("rmdir", "", &away), 0);
+    assert_eq!(owner.try_it("rmdir", "", &queue), 0);
+}
+
 /// "Whoever may write a job's folder and not config.json neither reads nor writes that by a rename, nor by
 /// making it": as the group of a job of mode 775 whose config.json has mode 600.
 #[test]

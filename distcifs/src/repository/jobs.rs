@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use super::access::Access;
 use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
 use super::format;
 use super::names::Name;
@@ -35,17 +36,6 @@ const EDITS_LATE: u64 = 1000;
 
 /// Races lost against others who change the list of jobs before one gives up.
 pub(super) const RACES_MAX: u32 = 1000;
-
-/// Owner and permissions of a job, a queue or one of the two top folders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Access {
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Permission bits of the folder.
-    pub mode: u32,
-}
 
 /// The permission bits of a job's files, where they were set apart from the folder's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -440,9 +430,15 @@ impl Repository {
         Ok(changed)
     }
 
-    /// Removes a job with its builds; `Busy` while one of them runs.
-    pub async fn remove_job(&self, job: &Job) -> Result<()> {
+    /// Removes a job with its builds, if it belongs to this user; `Busy` while one of them runs.
+    pub async fn remove_job(&self, job: &Job, of: Option<u32>) -> Result<()> {
         self.record_all(job).await?;
+        if of.is_some() {
+            let line = self.job_line(&job.name).await?.0;
+            let line = line.filter(|line| line.uid == job.uid());
+            let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
+        }
         let live = self.live_numbers(job).await?;
         if let Some(n) = live.first() {
             return Err(Error::Busy(format!(

@@ -31,12 +31,12 @@ impl Counter {
 }
 
 impl Repository {
-    /// Gives a job another name.
+    /// Gives a job another name, if it belongs to this user.
     ///
     /// # Errors
     /// `Busy` while a build of it is not finished, `Exists` if another has the name, `Invalid` if it would
     /// trigger itself under that name.
-    pub async fn rename_job(&self, job: &Job, to: &Name) -> Result<()> {
+    pub async fn rename_job(&self, job: &Job, to: &Name, of: Option<u32>) -> Result<()> {
         if job.name == *to {
             return Ok(());
         }
@@ -49,7 +49,7 @@ impl Repository {
         let _hold = self.hold_epoch().await?;
         let counter = self.name_counter(job, to.as_str()).await?;
         let moved = match self.check_idle(job).await {
-            Ok(()) => self.move_line(job, to, &counter).await,
+            Ok(()) => self.move_line(job, to, &counter, of).await,
             Err(busy) => Err(busy),
         };
         match moved {
@@ -141,7 +141,13 @@ impl Repository {
     }
 
     /// Moves a job's line in the list of jobs, as long as its counter is what it was.
-    pub(super) async fn move_line(&self, job: &Job, to: &Name, counter: &(Counter, u32)) -> Result<()> {
+    pub(super) async fn move_line(
+        &self,
+        job: &Job,
+        to: &Name,
+        counter: &(Counter, u32),
+        of: Option<u32>,
+    ) -> Result<()> {
         for _ in 0..RACES_MAX {
             let (here, revision) = self.job_line(&job.name).await?;
             let (there, later) = self.job_line(to).await?;
@@ -160,6 +166,7 @@ impl Repository {
             let entry = here
                 .filter(ours)
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
             let named = Some(now());
             let entry = JobEntry { named, ..entry };
             if there.is_some() {

@@ -2,10 +2,10 @@
 
 use super::builds::Build;
 use super::core::{bounded, from_json, lock, to_json};
-use super::jobs::Access;
+use super::jobs::{Access, RACES_MAX};
 use super::snapshot;
-use super::{Repository, Result};
-use crate::storage::{Digest, Object, Session};
+use super::{Error, Repository, Result};
+use crate::storage::{Digest, Object, Session, Updated};
 
 /// Merged artifacts kept by what they were merged of.
 pub(crate) const MERGED_MAX: usize = 1024;
@@ -32,15 +32,38 @@ impl Repository {
 
     /// Owner and mode of a top folder, if they were ever set.
     pub async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
-        let page = bounded("settings", self.contents.query(&settings(), folder, "", 1)).await?;
-        let found = page.entries.iter().find(|(key, _)| key == folder);
-        found.map(|(_, value)| from_json("settings", value)).transpose()
+        Ok(self.top_line(folder).await?.0)
     }
 
-    /// Sets owner and mode of a top folder.
-    pub async fn set_top_access(&self, folder: &str, access: Access) -> Result<()> {
-        let change = vec![(folder.to_owned(), Some(to_json(&access)))];
-        self.update("settings", &settings(), change).await
+    /// The same with the revision of the record.
+    async fn top_line(&self, folder: &str) -> Result<(Option<Access>, u64)> {
+        let page = bounded("settings", self.contents.query(&settings(), folder, "", 1)).await?;
+        let found = page.entries.iter().find(|(key, _)| key == folder);
+        let access = found.map(|(_, value)| from_json("settings", value)).transpose()?;
+        Ok((access, page.revision))
+    }
+
+    /// Changes owner and mode of a top folder, which has these if none were ever set; `change` may refuse what it
+    /// sees to be so, and is called again after a lost race.
+    pub async fn change_top(
+        &self,
+        folder: &str,
+        unset: Access,
+        change: impl Fn(&mut Access) -> Result<()>,
+    ) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            let (access, revision) = self.top_line(folder).await?;
+            let mut access = access.unwrap_or(unset);
+            change(&mut access)?;
+            let line = vec![(folder.to_owned(), Some(to_json(&access)))];
+            let update = self.contents.update(&settings(), Some(revision), line);
+            match bounded("settings", update).await {
+                Ok(Updated::Done { .. }) => return Ok(()),
+                Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Busy(format!("{folder}: too many others change it: try again")))
     }
 
     /// The digest of a build's artifacts: those of its tasks, the later over the earlier.

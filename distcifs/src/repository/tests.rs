@@ -23,6 +23,7 @@ mod crash;
 mod ends;
 mod faults;
 mod holes;
+mod owners;
 mod refused;
 mod rename;
 mod shown;
@@ -261,7 +262,7 @@ fn a_job_with_thousands_of_keys_is_removed_whole() {
         for some in keys.chunks(COMMIT_OPS_MAX) {
             repository.commit(some.to_vec()).await.unwrap();
         }
-        repository.remove_job(&job).await.unwrap();
+        repository.remove_job(&job, None).await.unwrap();
         assert!(repository.children("/keys").await.unwrap().is_empty());
         assert!(repository.job("hello").is_none());
     });

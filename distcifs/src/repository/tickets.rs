@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::board::isolation_label;
 use super::claims::OfBuild;
 use super::config::TicketRequest;
-use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, set, to_json};
-use super::jobs::Access;
+use super::core::{INLINE_BYTES_MAX, create, delete, from_json, random_id, to_json};
 use super::names::{Name, TicketId};
 use super::notices::{READS_MAX, in_parallel};
 use super::people::Person;
@@ -530,49 +529,6 @@ impl Repository {
             .collect();
         names.sort();
         Ok(names)
-    }
-
-    /// Owner and mode of a queue; `None` if there is no such queue.
-    pub async fn queue_access(&self, queue: &str) -> Result<Option<Access>> {
-        let entry = self.get(&format!("/tickets/{queue}")).await?;
-        entry
-            .map(|entry| from_json(&format!("queue {queue}"), &entry.data))
-            .transpose()
-    }
-
-    /// Makes a queue.
-    pub async fn make_queue(&self, queue: &Name, access: Access) -> Result<()> {
-        match self
-            .commit(vec![create(format!("/tickets/{queue}"), to_json(&access))])
-            .await?
-        {
-            Commit::Done => Ok(()),
-            Commit::Mismatch { .. } => Err(Error::Exists(format!("queue {queue} exists"))),
-        }
-    }
-
-    /// Changes owner or mode of a queue; `change` may refuse what it sees to be so.
-    pub async fn change_queue(&self, queue: &Name, change: impl Fn(&mut Access) -> Result<()>) -> Result<Access> {
-        let path = format!("/tickets/{queue}");
-        loop {
-            let entry = self
-                .get(&path)
-                .await?
-                .ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))?;
-            let mut access: Access = from_json(&path, &entry.data)?;
-            change(&mut access)?;
-            if self.commit(vec![set(&path, to_json(&access), entry.version)]).await? == Commit::Done {
-                return Ok(access);
-            }
-        }
-    }
-
-    /// Removes a queue without tickets.
-    pub async fn remove_queue(&self, queue: &Name) -> Result<()> {
-        match self.commit(vec![delete(format!("/tickets/{queue}"), None)]).await? {
-            Commit::Done => Ok(()),
-            Commit::Mismatch { .. } => Err(Error::NotEmpty(format!("tickets/{queue} has tickets"))),
-        }
     }
 }
 

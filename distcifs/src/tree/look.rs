@@ -213,8 +213,9 @@ impl Tree {
         let (mut attr, ttl) = self.attr(node).await?;
         attr.ino = self.numbers.looked_up(node);
         let name_ttl = match node {
-            Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
-            Node::Root | Node::Top(_) | Node::Job(_) | Node::QueueFile(..) => LONG,
+            // With the name the kernel learns whose it is, which it asks for in no other way before a rmdir.
+            Node::Job(_) | Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
+            Node::Root | Node::Top(_) | Node::QueueFile(..) => LONG,
             node if written_file(node).is_some() => NOT_AT_ALL,
             Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
@@ -473,7 +474,7 @@ impl Tree {
         self.repository.build(&self.job(job)?, n).await
     }
 
-    /// How long the kernel may believe owners and modes, and names of queues: alone, until this mount
+    /// How long the kernel may believe owners and modes, and names of jobs and queues: alone, until this mount
     /// changes them; else others may.
     fn shared_ttl(&self) -> Duration {
         if self.repository.shared { WHILE_SHARED } else { LONG }
@@ -526,12 +527,8 @@ impl Tree {
 
     /// Changes owner or mode of one of them.
     pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access) -> Result<()>) -> Result<()> {
-        let top = if let Node::Top(top) = node { Some(*top) } else { None };
-        let mut access = self.top_access(top).await?;
-        change(&mut access)?;
-        self.repository
-            .set_top_access(top.map_or("root", Top::name), access)
-            .await
+        let name = if let Node::Top(top) = node { top.name() } else { "root" };
+        self.repository.change_top(name, self.owned(0o755), change).await
     }
 
     /// The inode number of a node's folder, for `..`.

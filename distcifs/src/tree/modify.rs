@@ -154,23 +154,44 @@ impl Tree {
         if let Node::Seen(_) | Node::TicketFile(_, TicketFile::Jobs) = parent {
             return Err(Error::ReadOnly(name.to_owned()));
         }
-        match self.find_any(caller, parent, name).await? {
+        let of = self.must_own(caller, parent).await?;
+        let node = self.find_any(caller, parent, name).await?;
+        // Of jobs and queues the stores are asked, by what removes them.
+        if matches!(node, Node::Build(..) | Node::Ticket(_)) && of.is_some() {
+            self.facts(&node).await?.access.must_be_of(of, || node.path())?;
+        }
+        match node {
             Node::Job(job) => {
-                self.repository.remove_job(&self.job(&job)?).await?;
+                self.repository.remove_job(&self.job(&job)?, of).await?;
                 self.scratch.remove_all(&job.uid);
                 self.refusals.forget_job(&job.uid);
                 Ok(())
             }
             Node::Build(job, n) => self.repository.remove_build(&self.job(&job)?, n).await,
             Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await,
-            Node::Queue(queue) => self.repository.remove_queue(&queue).await,
+            Node::Queue(queue) => self.repository.remove_queue(&queue, of).await,
             Node::Top(_) => Err(Error::NotPermitted(name.to_owned())),
             _ => Ok(()),
         }
     }
 
+    /// Whose a thing must be that this caller takes out of a folder: `None`, if it may be anybody's. The kernel
+    /// holds a sticky folder against the owners that it saw last.
+    async fn must_own(&self, caller: Caller, parent: &Node) -> Result<Option<u32>> {
+        let folder = self.facts(parent).await?.access;
+        let free = folder.mode & libc::S_ISVTX == 0 || [0, folder.uid].contains(&caller.uid);
+        Ok((!free).then_some(caller.uid))
+    }
+
     /// Renames in `jobs`: a job gets another name there, and can be moved nowhere else.
-    pub(crate) async fn rename_job(&self, name: &OsStr, to: &Node, new_name: &OsStr, flags: u32) -> Result<()> {
+    pub(crate) async fn rename_job(
+        &self,
+        caller: Caller,
+        name: &OsStr,
+        to: &Node,
+        new_name: &OsStr,
+        flags: u32,
+    ) -> Result<()> {
         let (shown, new) = (name.display(), new_name.display());
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Error::Invalid(format!(
@@ -183,7 +204,8 @@ impl Tree {
         match to {
             Node::Top(Top::Jobs) => {
                 let to = Name::from_os(new_name).ok_or_else(|| no_name(&new.to_string()))?;
-                self.repository.rename_job(&job, &to).await
+                let of = self.must_own(caller, &Node::Top(Top::Jobs)).await?;
+                self.repository.rename_job(&job, &to, of).await
             }
             // `mv` moves into what is a folder.
             Node::Job(other) => Err(Error::Exists(format!(

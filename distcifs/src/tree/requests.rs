@@ -324,7 +324,8 @@ impl Tree {
         check_length(&new_name)?;
         let from = self.node(parent)?;
         if matches!(from, Node::Top(Top::Jobs)) {
-            return self.rename_job(&name, &self.node(new_parent)?, &new_name, flags).await;
+            let to = self.node(new_parent)?;
+            return self.rename_job(caller, &name, &to, &new_name, flags).await;
         }
         let (Node::Job(job), true) = (&from, parent == new_parent) else {
             let to = self.node(new_parent)?;

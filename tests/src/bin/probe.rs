@@ -64,6 +64,7 @@ fn run(operation: &str, argument: &str, path: &Path, held: &mut Vec<(PathBuf, Fi
         }
         "unlink" => fs::remove_file(path),
         "rmdir" => fs::remove_dir(path),
+        "rename" => fs::rename(path, argument),
         "chmod" => {
             let mode = argument.parse().map_err(io::Error::other)?;
             let mode = Mode::from_bits_truncate(mode);

@@ -394,7 +394,7 @@ async fn a_removed_build_is_freed() {
     assert_eq!(Contents::read(&scene.store, &lone, 0, 9).await.unwrap(), None);
     assert_whole(&scene.repository, &scene.job, 2).await;
     scene.repository.remove_build(&scene.job, 2).await.unwrap();
-    scene.repository.remove_job(&scene.job).await.unwrap();
+    scene.repository.remove_job(&scene.job, None).await.unwrap();
     let swept = scene.upkeep.sweep().await.unwrap();
     assert_eq!((swept.kept, swept.faults.len()), (0, 0), "{swept}");
     for kind in ["chunk", "tree", "console", "job", "build"] {

@@ -128,7 +128,7 @@ async fn a_job_made_again(dir: &Path) -> ([Arc<Repository>; 2], TicketKey, Arc<C
     let lost = claim(&first, &key).await.unwrap().unwrap();
     work(&first, &lost).await.unwrap();
     second.finish(&control, success()).await.unwrap();
-    second.remove_job(&old).await.unwrap();
+    second.remove_job(&old, None).await.unwrap();
     let new = job(&second, "a").await.unwrap();
     assert_eq!(second.trigger(&new, b"", poster()).await.unwrap(), n);
     let control = claim(&second, &control_key(&new, n)).await.unwrap();

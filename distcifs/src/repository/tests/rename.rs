@@ -43,7 +43,7 @@ fn a_renamed_job_keeps_its_builds() {
     runtime.block_on(async {
         let (repository, job) = built(embedded(dir.path()), dir.path()).await;
         let mut lines = repository.board.listen();
-        repository.rename_job(&job, &name("b")).await.unwrap();
+        repository.rename_job(&job, &name("b"), None).await.unwrap();
         let line = loop {
             // What became of the build's tickets may be told first.
             let line = lines.recv().await.unwrap();
@@ -69,16 +69,16 @@ fn a_job_that_is_building_keeps_its_name() {
     runtime.block_on(async {
         let (repository, first) = built(embedded(dir.path()), dir.path()).await;
         job(&repository, "c").await.unwrap();
-        let taken = repository.rename_job(&first, &name("c")).await;
+        let taken = repository.rename_job(&first, &name("c"), None).await;
         assert!(matches!(taken, Err(Error::Exists(_))), "{taken:?}");
         assert_eq!(repository.trigger(&first, b"", poster()).await.unwrap(), 2);
-        let busy = repository.rename_job(&first, &name("b")).await;
+        let busy = repository.rename_job(&first, &name("b"), None).await;
         assert!(
             matches!(&busy, Err(Error::Busy(what)) if what.contains("build 2") && what.contains("abort")),
             "{busy:?}"
         );
         build(&repository, &first, 2).await.unwrap();
-        repository.rename_job(&first, &name("b")).await.unwrap();
+        repository.rename_job(&first, &name("b"), None).await.unwrap();
         assert!(repository.job("a").is_none());
     });
 }
@@ -96,7 +96,7 @@ fn a_trigger_ends_a_rename_that_was_begun() {
         assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
         let late = repository.contents.update(&jobs_record(), Some(seen), Vec::new()).await;
         assert!(matches!(late, Ok(Updated::Mismatch { .. })), "{late:?}");
-        let stopped = repository.move_line(&job, &name("b"), &counter).await;
+        let stopped = repository.move_line(&job, &name("b"), &counter, None).await;
         assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
         build(&repository, &job, 2).await.unwrap();
         assert_sound(&repository).await;
@@ -108,7 +108,7 @@ fn a_trigger_ends_a_rename_that_was_begun() {
         let counter = repository.name_counter(&job, "b").await.unwrap();
         let word = crate::repository::control::Word::Retry;
         repository.control(&job, 3, word, poster()).await.unwrap();
-        let stopped = repository.move_line(&job, &name("b"), &counter).await;
+        let stopped = repository.move_line(&job, &name("b"), &counter, None).await;
         assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
     });
 }
@@ -125,7 +125,7 @@ fn a_process_that_ends_while_it_renames_leaves_one_name() {
             let stores = Stores::alone(&store);
             let (repository, job) = built(stores, dir.path()).await;
             store.arm(writes);
-            let renamed = repository.rename_job(&job, &name("b")).await;
+            let renamed = repository.rename_job(&job, &name("b"), None).await;
             (job.uid().to_owned(), renamed.is_ok(), store.is_over())
         });
         drop(first);
