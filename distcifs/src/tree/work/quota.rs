@@ -18,6 +18,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat, stat};
 use nix::unistd::{Whence, lseek};
 
+use super::super::Kind;
 use super::attempt::Attempt;
 use super::inodes::Inode;
 use super::through::through;
@@ -354,9 +355,18 @@ impl Work {
         if more > 0 && attributes(path).saturating_sub(attribute(path, name)) + more > XATTR_BYTES_MAX as u64 {
             return Err(Errno::ENOSPC);
         }
-        let Some(quota) = inode.attempt.quota().filter(|_| !counted.is_over(inode)) else {
+        let Some(quota) = inode.attempt.quota() else {
             return Ok(act());
         };
+        if counted.is_over(inode) {
+            // A file goes with its last close. A removed folder stays for who works in it, and would keep what
+            // is not counted any more.
+            return if inode.kind == Kind::File || more == 0 {
+                Ok(act())
+            } else {
+                Err(Errno::ENOENT)
+            };
+        }
         // The disk may give them a block of their own.
         let blocks = || stat(path).map(|stat| blocks(&stat));
         let (own, before) = (counted.blocks.map_or_else(blocks, Ok)?, attribute(path, name));

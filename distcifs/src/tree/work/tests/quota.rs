@@ -129,6 +129,24 @@ fn what_is_closed_while_it_is_removed_gives_its_room_back() {
     assert_eq!(bench.counted(), 0);
 }
 
+/// "Extended attributes count": a folder that was removed takes none, though somebody stands in it.
+#[test]
+fn a_removed_folder_takes_no_attributes() {
+    let bench = bounded(4 * MIB);
+    let work = &bench.work;
+    let folder = bench.mkdir(bench.root, "d");
+    if work.setxattr(folder, OsStr::new("user.a"), &[1; 10], 0).is_err() {
+        // A disk without them has nothing to count.
+        return;
+    }
+    work.rmdir(bench.root, OsStr::new("d")).unwrap();
+    let set = |bytes: &[u8]| work.setxattr(folder, OsStr::new("user.a"), bytes, 0);
+    assert_eq!(errno(set(&[1; 2000])), libc::ENOENT);
+    assert_eq!(errno(set(&[])), libc::ENOENT);
+    work.removexattr(folder, OsStr::new("user.a")).unwrap();
+    assert_eq!(bench.counted(), 0);
+}
+
 /// "Beyond it: ENOSPC", whichever way it is tried; and what is there can be written over, cut and removed.
 #[test]
 fn nothing_goes_beyond_the_limit() {
