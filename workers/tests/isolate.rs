@@ -1,0 +1,94 @@
+//! Parts of the environments, each alone, under each shell that is there, on a folder and with programs of the
+//! test's own in place of those that need a node.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
+
+/// A folder of the test's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// What a script says that has the shared part of the environments; `None` if this shell is not there.
+fn run(shell: &[&str], folder: &Path, script: &str) -> Option<String> {
+    let isolate = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(shell[0])
+        .args(&shell[1..])
+        .args(["-euc", &format!(". \"$1\"/isolate.sh\n{script}"), "isolate"])
+        .arg(isolate)
+        .env("ISOLATE_SPACE", folder)
+        .env("ISOLATE_CACHE", folder)
+        .output()
+        .ok()?;
+    assert!(output.status.success(), "{shell:?}: {output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// "A no counts for an hour … So it does where qemu could not begin at all, and where the task had `limits`": what
+/// is kept of one trial with this status and under these limits.
+#[test]
+fn what_a_trial_of_kvm_says_for_others() {
+    let vm = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("isolate/vm")).unwrap();
+    let begin = vm.find("try_kvm() {").unwrap();
+    let end = begin + vm[begin..].find("\n}\n").unwrap() + 2;
+    let hour = vm.lines().find(|line| line.starts_with("kvm_no=")).unwrap();
+    let stubs = "stage=$ISOLATE_SPACE own=$ISOLATE_SPACE kvm_patience=1 cpus_default=1 kernel=/dev/null
+        find_kernel() { :; }
+        make_initramfs() { : >\"$2\"; }
+        exec 3>&1
+        in_ids() { : >\"$own/tried\"; echo tried >&3; return \"$status_of_it\"; }";
+    let folder = folder("kvm");
+    let kept = folder.join("kvm-works");
+    let trial = |shell: &[&str], status: u32, limits: &str| {
+        let script = format!(
+            "{stubs}\n{hour}\n{}\nstatus_of_it={status} {limits}\ntry_kvm 2>/dev/null || echo no",
+            &vm[begin..end]
+        );
+        run(shell, &folder, &script)
+    };
+    for shell in SHELLS {
+        let _ = fs::remove_file(&kept);
+        if trial(shell, 127, "").is_none() {
+            continue;
+        }
+        for (status, limits) in [
+            (1, ""),
+            (125, ""),
+            (126, ""),
+            (127, ""),
+            (137, "ISOLATE_CPUS=0.05"),
+            (137, "ISOLATE_MEMORY=400000000"),
+        ] {
+            assert_eq!(trial(shell, status, limits).as_deref(), Some("tried\nno\n"), "{status}");
+            assert!(!kept.exists(), "{shell:?}: {status} {limits} is kept for others");
+        }
+        assert_eq!(trial(shell, 137, "").as_deref(), Some("tried\nno\n"));
+        assert_eq!(trial(shell, 0, "").as_deref(), Some("no\n"), "it counts");
+        let text = fs::read_to_string(&kept).unwrap();
+        let mut words: Vec<&str> = text.split_whitespace().collect();
+        words[2] = "0";
+        fs::write(&kept, words.join(" ") + "\n").unwrap();
+        assert_eq!(
+            trial(shell, 0, "ISOLATE_CPUS=0.05").as_deref(),
+            Some("tried\n"),
+            "an hour is over"
+        );
+        assert_eq!(
+            trial(shell, 137, "").as_deref(),
+            Some(""),
+            "a yes counts until the node starts again"
+        );
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}
