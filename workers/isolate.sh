@@ -118,6 +118,7 @@ set_root() {
 	if ! changes_on_disk || ! over 2>/dev/null; then
 		# No loop devices, or a node in a container: then changes are kept in memory.
 		umount "$stage/changes" 2>/dev/null || true
+		rm -f "$ISOLATE_SPACE/changes"
 		memory_half=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo) * 512))
 		[ "$changes" -le "$memory_half" ] || changes=$memory_half
 		mount -t tmpfs -o "mode=755,size=$changes" distcifs "$stage/changes" ||
@@ -127,7 +128,8 @@ set_root() {
 }
 
 # changes_on_disk: sets $changes to how many bytes they may have, and mounts them from a file: what the job
-# names or the usual, and never more than half of what is free.
+# names or the usual, and never more than half of what is free. They are taken at once: what one container may
+# still write is no room for the next, nor for whoever else writes to this disk.
 changes_on_disk() {
 	changes=$(($(stat -f -c '%a * %S' "$ISOLATE_SPACE") / 2))
 	# A tmpfs of no size would have no bound.
@@ -135,7 +137,9 @@ changes_on_disk() {
 	wanted=${ISOLATE_DISK:-$changes_max}
 	[ "$changes" -le "$wanted" ] || changes=$wanted
 	command -v mkfs.ext4 >/dev/null || return
-	truncate -s "$changes" "$ISOLATE_SPACE/changes" &&
+	# In a tmpfs that would be memory, which nobody counts as this task's.
+	[ "$(stat -f -c %T "$ISOLATE_SPACE")" != tmpfs ] &&
+		fallocate -l "$changes" "$ISOLATE_SPACE/changes" 2>/dev/null &&
 		mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$ISOLATE_SPACE/changes" 2>/dev/null &&
 		mount -o loop,nosuid,nodev "$ISOLATE_SPACE/changes" "$stage/changes" 2>/dev/null
 }

@@ -7,6 +7,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,6 +34,37 @@ fn run(shell: &[&str], folder: &Path, script: &str) -> Option<String> {
         .ok()?;
     assert!(output.status.success(), "{shell:?}: {output:?}");
     Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// "That room is taken when the container begins": what one may still write is no room for the next.
+#[test]
+fn changes_of_a_container_take_their_room_at_once() {
+    const BYTES: u64 = 16 << 20;
+    // Whether the disk reserves is its own affair; where it does not, memory is taken.
+    let script = format!(
+        "ISOLATE_DISK={BYTES} stage=$ISOLATE_SPACE
+         mount() {{ echo mounted; }}
+         PATH=$ISOLATE_SPACE:$PATH
+         changes_on_disk || echo in memory"
+    );
+    let folder = folder("changes");
+    std::os::unix::fs::symlink("/bin/true", folder.join("mkfs.ext4")).unwrap();
+    for shell in SHELLS {
+        let Some(said) = run(shell, &folder, &script) else {
+            continue;
+        };
+        let file = folder.join("changes");
+        match said.trim() {
+            "mounted" => {
+                let made = fs::metadata(&file).unwrap();
+                assert_eq!(made.len(), BYTES);
+                assert!(made.blocks() * 512 >= BYTES, "{} blocks", made.blocks());
+                fs::remove_file(file).unwrap();
+            }
+            other => assert_eq!(other, "in memory", "{shell:?}"),
+        }
+    }
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 /// "A no counts for an hour … So it does where qemu could not begin at all, and where the task had `limits`": what
