@@ -1,20 +1,23 @@
 //! Images: root file systems that jobs publish, unpacked on the node once and used many times.
 //!
 //! Each has a lock: whoever uses one holds it shared, whoever unpacks or removes one alone. It is
-//! kept under the job, its owner and the digest of what was published, so a new build of an image is
-//! another image. The digest alone would not do: it is said by the build, and what is unpacked is read
-//! by name a moment later, when the job's owner may have put something else there. That must never
-//! become the image of another user's job. What was used least lately goes when all together are
-//! larger than the bound.
+//! kept under the job and the digest of what was published, so a new build of an image is another image.
+//! What is unpacked must be what has that digest, or one job's file system would be taken for another's:
+//! jobs can get each other's names at any moment, and a build can be retried. So the folder of builds is
+//! opened once, all is looked up from there, and the build's record must be the same before its artifacts
+//! are opened and after. What was used least lately goes when all together are larger than the bound.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::sys::stat::Mode;
 use serde::Deserialize;
 
 use super::ranges::Ids;
@@ -36,8 +39,8 @@ const LOCK_BYTES_MAX: u64 = 64;
 pub struct Source {
     /// For people: `job:debian12, build 3`.
     pub title: String,
-    /// The artifacts of that build.
-    pub artifacts: PathBuf,
+    /// The artifacts of that build: the folder itself, whatever has its name by now.
+    pub artifacts: Arc<OwnedFd>,
     /// The name it is kept under.
     pub key: String,
 }
@@ -57,33 +60,62 @@ impl Source {
         if !jobs.is_dir() {
             return Err(refused("a ticket that stands alone has no owner who could read it"));
         }
-        let builds = jobs.join(job).join("builds");
         let seen = |error: io::Error, absent: &str| match error.kind() {
             io::ErrorKind::NotFound => refused(absent),
             io::ErrorKind::PermissionDenied => refused("the owner of this job may not read it"),
             _ => Trouble::from_io(&format!("image {image}"), &error),
         };
-        let owner = fs::metadata(jobs.join(job))
-            .map_err(|e| seen(e, "there is no such job"))?
-            .uid();
-        let last = fs::read_link(builds.join("last-success"));
+        // A job's folder stays the same one when the job is renamed.
+        let builds = folder(&jobs.join(job).join("builds")).map_err(|e| seen(e, "there is no such job"))?;
+        let last = fs::read_link(within(&builds, "last-success"));
         let last = last.map_err(|e| seen(e, "the job has no successful build yet"))?;
-        let build = builds.join(&last);
-        let record = tree::read(&build.join("build.json")).map_err(|trouble| match trouble {
-            Trouble::Away(why) => Trouble::Away(why),
-            Trouble::Later(why) | Trouble::Full(why) => Trouble::Later(why),
-            Trouble::Lost(why) | Trouble::Refused(why) => refused(&why),
-        })?;
+        let build = folder(&within(&builds, &last)).map_err(|e| seen(e, "its build is gone"))?;
+        let record = || {
+            tree::read(&within(&build, "build.json")).map_err(|trouble| match trouble {
+                Trouble::Away(why) => Trouble::Away(why),
+                Trouble::Later(why) | Trouble::Full(why) => Trouble::Later(why),
+                Trouble::Lost(why) | Trouble::Refused(why) => refused(&why),
+            })
+        };
+        let last = last.display();
+        let (record, artifacts) = while_it_stays(record, || folder(&within(&build, "artifacts")))?
+            .ok_or_else(|| Trouble::Later(format!("image {image}: build {last} was changed just now")))?;
         let digests = published(&record).map_err(|why| refused(&why))?;
         if digests.is_empty() {
-            return Err(refused(&format!("build {} published no artifacts", last.display())));
+            return Err(refused(&format!("build {last} published no artifacts")));
         }
         Ok(Source {
-            title: format!("{image}, build {}", last.display()),
-            artifacts: build.join("artifacts"),
-            key: key(job, owner, &digests, ids),
+            title: format!("{image}, build {last}"),
+            artifacts: Arc::new(artifacts.map_err(|e| seen(e, "its build shows no artifacts"))?),
+            key: key(job, &digests, ids),
         })
     }
+}
+
+/// What a record says, and what was opened while it said that; `None` if it said something else after.
+fn while_it_stays<T>(
+    mut record: impl FnMut() -> tree::Result<Vec<u8>>,
+    open: impl FnOnce() -> T,
+) -> tree::Result<Option<(Vec<u8>, T)>> {
+    let before = record()?;
+    let opened = open();
+    Ok((record()? == before).then_some((before, opened)))
+}
+
+/// A folder, to look things up in, whatever becomes of its name.
+fn folder(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(
+        path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// A name in a folder that is open.
+fn within(folder: &OwnedFd, name: impl AsRef<Path>) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(folder.as_raw_fd().to_string())
+        .join(name)
 }
 
 /// The digests of what the tasks of a build published, in their order.
@@ -102,10 +134,10 @@ fn published(record: &[u8]) -> Result<Vec<String>, String> {
     Ok(build.tasks.into_iter().filter_map(|task| task.artifacts).collect())
 }
 
-/// A name for these contents of this job, which belongs to this user, unpacked for these ids.
-fn key(job: &str, owner: u32, digests: &[String], ids: Option<Ids>) -> String {
+/// A name for these contents of this job, unpacked for these ids.
+fn key(job: &str, digests: &[String], ids: Option<Ids>) -> String {
     let ids = ids.map_or_else(String::new, |ids| format!("{}:{}", ids.uid, ids.gid));
-    let text = format!("{owner}/{job}\n{}\n{ids}", digests.join("\n"));
+    let text = format!("{job}\n{}\n{ids}", digests.join("\n"));
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
@@ -324,14 +356,39 @@ mod tests {
         fs::remove_dir_all(&images.folder).unwrap();
     }
 
-    /// "An image of one job is never taken for that of another, nor for that of another owner."
+    /// A job with a build that says this digest, and has this as its artifacts.
+    fn publish(jobs: &Path, job: &str, digest: &str, text: &str) -> PathBuf {
+        let build = jobs.join(job).join("builds/1");
+        fs::create_dir_all(build.join("artifacts")).unwrap();
+        std::os::unix::fs::symlink("1", build.with_file_name("last-success")).unwrap();
+        fs::write(build.join("build.json"), record(digest)).unwrap();
+        fs::write(build.join("artifacts/i"), text).unwrap();
+        build
+    }
+
+    fn record(digest: &str) -> String {
+        format!(r#"{{"tasks":[{{"artifacts":"{digest}"}}]}}"#)
+    }
+
+    /// "Nobody puts something in the place of another's image": neither by a job that gets the name between
+    /// the look at the digest and the reading, nor by a build that is retried meanwhile.
     #[test]
-    fn an_image_is_that_of_one_job_and_owner() {
-        let digests = ["aa".to_owned()];
-        let alices = key("tiny", 1000, &digests, None);
-        assert_ne!(alices, key("tiny", 1001, &digests, None));
-        assert_ne!(alices, key("other", 1000, &digests, None));
-        assert_eq!(alices, key("tiny", 1000, &digests, None));
+    fn what_is_unpacked_is_what_has_the_digest() {
+        let jobs = std::env::temp_dir().join(format!("distcifs-images-jobs-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&jobs);
+        publish(&jobs, "tiny", "aa", "good");
+        publish(&jobs, "evil", "bb", "bad");
+        let find = || Source::find(&jobs, "job:tiny", None);
+        let source = find().unwrap();
+        fs::rename(jobs.join("tiny"), jobs.join("away")).unwrap();
+        fs::rename(jobs.join("evil"), jobs.join("tiny")).unwrap();
+        assert_eq!(fs::read_to_string(within(&source.artifacts, "i")).unwrap(), "good");
+        assert_ne!(find().unwrap().key, source.key);
+        fs::remove_dir_all(&jobs).unwrap();
+        let mut said = ["aa", "bb", "bb", "bb"].map(record).into_iter();
+        let mut found = || while_it_stays(|| Ok(said.next().unwrap().into_bytes()), || 7).unwrap();
+        assert_eq!(found(), None, "it was retried while its artifacts were opened");
+        assert_eq!(found(), Some((record("bb").into_bytes(), 7)));
     }
 
     #[test]
@@ -340,7 +397,7 @@ mod tests {
         let digests = published(record).unwrap();
         assert_eq!(digests, ["aa", "bb"]);
         let ids = Some(Ids { uid: 1, gid: 1 });
-        let key = |digests: &[String], ids| key("j", 1, digests, ids);
+        let key = |digests: &[String], ids| key("j", digests, ids);
         assert_ne!(key(&digests, None), key(&digests, ids));
         assert_ne!(key(&digests, ids), key(&digests[..1], ids));
         assert!(published(b"{").is_err());

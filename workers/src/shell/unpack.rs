@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -43,7 +44,8 @@ const PACKERS: [(&[u8], &str); 4] = [
     (b"BZh", "bzip2"),
 ];
 
-/// The call of this program that unpacks an image; why it failed is written into `error`.
+/// The call of this program that unpacks an image, in the folder of its artifacts; why it failed is written
+/// into `error`.
 pub fn command(images: &Images, source: &Source, tools: &Tools<'_>, error: &Path) -> Command {
     let ids = tools.ids;
     let number = |id: Option<u32>| id.map(|id| id.to_string()).unwrap_or_default();
@@ -53,11 +55,11 @@ pub fn command(images: &Images, source: &Source, tools: &Tools<'_>, error: &Path
         .arg(images.folder())
         .arg(images.bound().to_string())
         .args([&source.title, &source.key])
-        .arg(&source.artifacts)
         .arg(error)
         .arg(number(ids.map(|ids| ids.uid)))
         .arg(number(ids.map(|ids| ids.gid)))
         .arg(tools.idmap.to_string())
+        .current_dir(format!("/proc/self/fd/{}", source.artifacts.as_raw_fd()))
         .stdin(Stdio::null())
         .process_group(0);
     command
@@ -65,7 +67,7 @@ pub fn command(images: &Images, source: &Source, tools: &Tools<'_>, error: &Path
 
 /// What that call does, if it is one.
 pub fn main(arguments: &[String]) -> Option<ExitCode> {
-    let [_, word, folder, bound, title, key, artifacts, error, uid, gid, idmap] = arguments else {
+    let [_, word, folder, bound, title, key, error, uid, gid, idmap] = arguments else {
         return None;
     };
     if word != WORD {
@@ -80,7 +82,7 @@ pub fn main(arguments: &[String]) -> Option<ExitCode> {
         images: Images::new(folder.into(), bound.parse().unwrap_or(0)),
         title,
         key,
-        artifacts: Path::new(artifacts),
+        artifacts: Path::new("."),
         scratch: Path::new(error).parent().unwrap_or(Path::new("/nonexistent")),
         ids,
         idmap: idmap == "true",
