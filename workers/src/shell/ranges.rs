@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
-use nix::unistd::geteuid;
+use nix::unistd::{Group, User, geteuid};
 
 use super::state::try_lock;
 
@@ -56,22 +56,28 @@ impl Ranges {
     /// Those of this node; `None` for an ordinary user, who can be nobody but himself.
     pub fn find() -> Option<Self> {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        geteuid()
-            .is_root()
-            .then(|| Ranges::of(&text("/etc/subuid"), &text("/etc/subgid"), Path::new(LOCKS)))
+        geteuid().is_root().then(|| {
+            Ranges::of(
+                &text("/etc/subuid"),
+                &text("/etc/subgid"),
+                Path::new(LOCKS),
+                &Known::HERE,
+            )
+        })
     }
 
-    fn of(users: &str, groups: &str, locks: &Path) -> Self {
+    fn of(users: &str, groups: &str, locks: &Path, known: &Known) -> Self {
         let all: Vec<Ids> = starts(users)
             .into_iter()
             .zip(starts(groups))
             .map(|(uid, gid)| Ids { uid, gid })
             .take(RANGES_MAX)
             .collect();
-        let first = |text: &str| starts(text).first().copied().unwrap_or_else(|| nobodys(text));
+        let first =
+            |text: &str, known: fn(u32) -> bool| starts(text).first().copied().unwrap_or_else(|| nobodys(text, known));
         let alone = Ids {
-            uid: first(users),
-            gid: first(groups),
+            uid: first(users, known.user),
+            gid: first(groups, known.group),
         };
         Ranges {
             last: all.last().copied().unwrap_or(alone),
@@ -108,9 +114,22 @@ impl Ranges {
     }
 }
 
-/// The first range from the usual place on that no line gives to a user: his scripts would be those of
-/// all tasks.
-fn nobodys(text: &str) -> u32 {
+/// Which ids the node's user database knows: those of a directory stand in no line.
+struct Known {
+    user: fn(u32) -> bool,
+    group: fn(u32) -> bool,
+}
+
+impl Known {
+    const HERE: Known = Known {
+        user: |id| User::from_uid(id.into()).is_ok_and(|user| user.is_some()),
+        group: |id| Group::from_gid(id.into()).is_ok_and(|group| group.is_some()),
+    };
+}
+
+/// The first range from the usual place on that no line gives to a user, and whose first and last are nobody's
+/// either: his scripts would be those of all tasks.
+fn nobodys(text: &str, known: fn(u32) -> bool) -> u32 {
     let taken = |line: &str| {
         let mut parts = line.split(':').skip(1);
         let first: u32 = parts.next()?.trim().parse().ok()?;
@@ -120,17 +139,22 @@ fn nobodys(text: &str) -> u32 {
     let mut taken: Vec<(u32, u32)> = text.lines().filter_map(taken).collect();
     taken.sort_unstable();
     let mut start = IDS_DEFAULT;
-    for (first, end) in taken {
-        if first < start.saturating_add(IDS_COUNT) && end > start {
-            start = end;
+    for _ in 0..RANGES_MAX {
+        for (first, end) in &taken {
+            if *first < start.saturating_add(IDS_COUNT) && *end > start {
+                start = *end;
+            }
         }
+        // Where the numbers end there is none that nobody has.
+        if start > u32::MAX - 2 * IDS_COUNT {
+            break;
+        }
+        if !known(start) && !known(start + (IDS_COUNT - 1)) {
+            return start;
+        }
+        start += IDS_COUNT;
     }
-    // Where the numbers end there is none that nobody has.
-    if start > u32::MAX - 2 * IDS_COUNT {
-        IDS_DEFAULT
-    } else {
-        start
-    }
+    IDS_DEFAULT
 }
 
 /// Where root's ranges begin.
@@ -159,6 +183,11 @@ mod tests {
         Ids { uid, gid }
     }
 
+    const NOBODY: Known = Known {
+        user: |_| false,
+        group: |_| false,
+    };
+
     #[test]
     fn ids_are_those_that_the_system_gives_root() {
         assert_eq!(starts("ci:100000:65536\nroot:100:10\nroot:200000:65536\n"), [200_000]);
@@ -170,7 +199,12 @@ mod tests {
     #[test]
     fn tasks_have_ranges_of_their_own_while_there_are_some() {
         let locks = std::env::temp_dir().join(format!("distcifs-ranges-{}", std::process::id()));
-        let ranges = Ranges::of("root:100000:131072\nroot:400000:65536", "root:500000:200000", &locks);
+        let ranges = Ranges::of(
+            "root:100000:131072\nroot:400000:65536",
+            "root:500000:200000",
+            &locks,
+            &NOBODY,
+        );
         let first = ranges.take().unwrap();
         let second = ranges.take().unwrap();
         let third = ranges.take().unwrap();
@@ -192,13 +226,14 @@ mod tests {
     #[test]
     fn a_node_without_lines_has_one_range_for_all() {
         let locks = std::env::temp_dir().join(format!("distcifs-ranges-none-{}", std::process::id()));
-        let ranges = Ranges::of("", "", &locks);
+        let ranges = Ranges::of("", "", &locks, &NOBODY);
         let taken = (ranges.take().unwrap(), ranges.take().unwrap());
         assert_eq!((taken.0.ids, taken.1.ids), (ranges.any(), ids(1_000_000, 1_000_000)));
         let ranges = Ranges::of(
             "alice:100000:65536\nbob:1065000:65536\ncarol:990000:65536\n",
             "dave:1000000:1",
             &locks,
+            &NOBODY,
         );
         let none_of_theirs = ids(1_130_536, 1_000_001);
         assert_eq!(
@@ -206,8 +241,20 @@ mod tests {
             none_of_theirs,
             "what a user was given is his"
         );
-        let ranges = Ranges::of("root:200000:65536", "", &locks);
+        let ranges = Ranges::of("root:200000:65536", "", &locks, &NOBODY);
         assert_eq!(ranges.take().unwrap().ids, ids(200_000, 1_000_000));
+        // People of a directory, whom no line names.
+        let directory = Known {
+            user: |id| (900_000..1_100_000).contains(&id),
+            group: |id| id == 1_065_535,
+        };
+        let ranges = Ranges::of("alice:1131072:65536", "", &locks, &directory);
+        assert_eq!(ranges.take().unwrap().ids, ids(1_196_608, 1_065_536));
+        let everybody = Known {
+            user: |_| true,
+            ..NOBODY
+        };
+        assert_eq!(Ranges::of("", "", &locks, &everybody).any(), ids(1_000_000, 1_000_000));
         fs::remove_dir_all(&locks).unwrap();
     }
 }
