@@ -24,8 +24,8 @@ pub mod secret;
 pub mod selecting;
 pub mod shell;
 pub mod signals;
-#[cfg(feature = "github")]
 pub mod spawn;
+#[cfg(feature = "github")]
 pub mod status;
 pub mod supervise;
 pub mod task;
