@@ -56,8 +56,8 @@ link_of() {
 
 # forget: takes our own variables away, so that they are not seen in a process inside.
 forget() {
-	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_ROOT \
-		ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_DISK ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
+	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_NEEDS \
+		ISOLATE_ROOT ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_DISK ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
 }
 
 # show FROM TO [ro]: notes that a folder is to be seen at a place below the stage.
@@ -84,6 +84,7 @@ begin_stage() {
 	show "$ISOLATE_WORKSPACE" "$1/workspace"
 	show "$ISOLATE_ARTIFACTS" "$1/artifacts"
 	show "$ISOLATE_FILES" "$1/isolate"
+	[ -z "${ISOLATE_NEEDS-}" ] || show "$ISOLATE_NEEDS" "$1/needs"
 }
 
 # show_node_etc TO: the folders of the node's /etc; copy_node_etc TO, once they are mounted: its files.

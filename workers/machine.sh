@@ -112,10 +112,12 @@ fi
 printf '%s\n' 'dev /dev devtmpfs defaults 0 0' 'proc /proc proc defaults 0 0' 'sys /sys sysfs defaults 0 0' >/fstab
 mount -a -T /fstab
 exec 2>/dev/ttyS0
+shown='workspace artifacts isolate'
 : >/fstab
 load virtio_pci virtio_console virtiofs
 # Owners of the node's files have no ids here: set-user-id programs would make nobody of root.
 mount -t virtiofs -o nosuid share /share || fail 'virtiofs does not work'
+[ ! -d /share/needs ] || shown="$shown needs"
 links='' folders='/dev/pts /dev/shm'
 if [ -d /share/root ]; then
 	load overlay
@@ -129,7 +131,7 @@ else
 	mount -t tmpfs -o mode=755 root /new
 	for path in /share/*; do
 		name=${path##*/}
-		case $name in workspace | artifacts | isolate) continue ;; esac
+		case $name in workspace | artifacts | needs | isolate) continue ;; esac
 		if [ -L "$path" ]; then
 			links="$links $path"
 		else
@@ -140,13 +142,13 @@ else
 	# shellcheck disable=SC2086 # words
 	[ -z "$links" ] || cp -d $links /new/
 fi
-for name in proc sys dev run root tmp var/tmp workspace artifacts isolate; do
+for name in proc sys dev run root tmp var/tmp $shown; do
 	[ -d "/new/$name" ] || folders="$folders /new/$name"
 done
 # shellcheck disable=SC2086 # words
 mkdir -p $folders
 cp -d "$place"/links/* /dev/
-for name in workspace artifacts isolate; do show "/share/$name" "$name" none bind; done
+for name in $shown; do show "/share/$name" "$name" none bind; done
 show proc proc proc defaults
 show sys sys sysfs defaults
 show dev dev devtmpfs defaults

@@ -22,6 +22,7 @@ pub mod jobs;
 pub(crate) mod lookups;
 pub mod maintain;
 pub mod names;
+mod needs;
 pub mod nodes;
 mod notices;
 pub(crate) mod patience;

@@ -29,6 +29,7 @@ pub(crate) mod shares;
 mod spans;
 pub mod stream;
 pub(crate) mod texts;
+pub(crate) mod ticket;
 pub(crate) mod trust;
 pub mod view;
 pub mod work;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use distcifs_tests::job::shell_task;
 use distcifs_tests::process;
+use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, programs, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -124,6 +125,27 @@ fn builds_go_on_while_gc_of_a_folder_runs_in_a_loop() {
     mount.unmount();
     let (good, text) = run(&mount, &["fsck"]);
     assert!(good && text.contains("nothing is wrong\n"), "{text}");
+}
+
+/// doc/tree.md: `needs/` shows stored snapshots. Those that a task waits to read are no garbage.
+#[test]
+fn gc_leaves_what_a_waiting_task_needs() {
+    let mount = Mount::of_folder();
+    let _workers = Worker::usual(&mount, 1);
+    mount.queue("q");
+    let mut first = shell_task("seq 20000 > ../artifacts/all");
+    first["name"] = json!("first");
+    mount.job_of("a", &[first, json!({"type": "q", "name": "use", "params": {}})]);
+    let build = mount.trigger("a", "");
+    let id = format!("a.{build}.1");
+    wait_for("the ticket", USUAL, || mount.has(&format!("tickets/q/{id}")));
+    litter(&mount, 5);
+    let (done, text) = run(&mount, &["gc"]);
+    assert!(done, "{text}");
+    let found = mount.read(&format!("tickets/q/{id}/needs/first/all"));
+    assert_eq!(found.lines().count(), 20_000);
+    mount.finish("q", &id, "success");
+    assert_eq!(mount.wait_state("a", build), "success");
 }
 
 /// doc/decisions/012-gc-of-a-folder.md: "One gc at a time; the second says who runs the first".

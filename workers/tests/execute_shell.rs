@@ -310,6 +310,7 @@ fn the_environment_is_what_the_contract_says() {
     let console = console(&folder);
     let workspace = format!("WORKSPACE={}", folder.join("workspace").display());
     let artifacts = format!("ARTIFACTS={}", folder.join("artifacts").display());
+    let needs = format!("NEEDS={}", folder.join("needs").display());
     for line in [
         "JOB_NAME=j",
         "BUILD_NUMBER=3",
@@ -320,6 +321,7 @@ fn the_environment_is_what_the_contract_says() {
         "N=1",
         &workspace,
         &artifacts,
+        &needs,
     ] {
         assert!(console.lines().any(|l| l == line), "{line} is missing in {console}");
     }

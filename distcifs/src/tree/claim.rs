@@ -402,10 +402,15 @@ impl Tree {
         let (access, _) = self
             .ticket_access(ticket, &posted, &Node::Ticket(ticket.clone()))
             .await?;
-        let access = Access {
+        let mut access = Access {
             mode: access.mode & 0o777,
             ..access
         };
+        let job = self.job_of(&posted.ticket)?;
+        if let (Area::Artifacts, Some(mode)) = (area, job.and_then(|job| job.entry.files.artifacts)) {
+            // Whom the job's artifacts are closed to, those of one task are.
+            access.mode &= mode;
+        }
         let time = time_of(posted.ticket.posted);
         let digest = digest_of(&posted, area);
         let parent = self.numbers.ino(&Node::Ticket(ticket.clone()));

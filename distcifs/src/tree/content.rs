@@ -181,7 +181,9 @@ impl Tree {
                     Ok(Content::Consoles((1..=posted.ticket.ordinal()).map(name).collect()))
                 }
                 TicketFile::Result => Ok(Content::text(result_text(posted))),
-                TicketFile::Params | TicketFile::Build | TicketFile::Wait | TicketFile::Jobs => Ok(Content::text("")),
+                TicketFile::Params | TicketFile::Build | TicketFile::Wait | TicketFile::Jobs | TicketFile::Needs => {
+                    Ok(Content::text(""))
+                }
             },
             Node::TicketParam(_, at) => {
                 let params = self.ticket_params(ticket).await?;

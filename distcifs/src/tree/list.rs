@@ -153,6 +153,7 @@ impl Tree {
                 files(self.ticket_params(ticket).await?.into_iter().map(|(name, _)| name))
             }
             Node::TicketFile(_, TicketFile::Jobs) => folders(self.job_names()),
+            Node::TicketFile(ticket, TicketFile::Needs) => folders(self.needed_names(ticket).await?),
             Node::Seen(seen) => {
                 self.may_list_seen(seen).await?;
                 let mut names = Box::pin(self.read_names(&seen.node)).await?;
@@ -222,10 +223,12 @@ impl Tree {
     async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {
         let posted = self.posted(ticket).await?;
         let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
+        let part = posted.ticket.part.as_ref();
         let there = |file: &&TicketFile| match file {
             TicketFile::Wait | TicketFile::Jobs => false,
             TicketFile::Claim => claimed,
-            TicketFile::Build => posted.ticket.part.is_some(),
+            TicketFile::Build => part.is_some(),
+            TicketFile::Needs => part.is_some_and(|part| part.task.is_some()),
             _ => true,
         };
         let mut names: Vec<(String, Kind)> = TicketFile::ALL
@@ -233,7 +236,7 @@ impl Tree {
             .filter(there)
             .map(|file| {
                 let kind = match file {
-                    TicketFile::Params => Kind::Directory,
+                    TicketFile::Params | TicketFile::Needs => Kind::Directory,
                     TicketFile::Build => Kind::Symlink,
                     _ => Kind::File,
                 };

@@ -36,7 +36,7 @@ const WHILE_SHARED: Duration = Duration::from_secs(1);
 
 /// Size of `.wait` and of streams, bytes. They are not listed, and nobody knows how much there will be; of a
 /// file of 0 bytes sendfile, which busybox's cat uses, reads nothing.
-const WAIT_BYTES: u64 = 4096;
+pub(super) const WAIT_BYTES: u64 = 4096;
 
 /// Longest name of a file.
 pub(crate) const NAME_MAX: usize = 255;
@@ -105,6 +105,7 @@ impl Tree {
                 self.find_seen(caller, &Seen { ticket, node }, name).await
             }
             Node::Seen(seen) => self.find_seen(caller, seen, name).await,
+            Node::TicketFile(ticket, TicketFile::Needs) => self.find_needed(ticket, name).await,
             Node::TicketFile(ticket, TicketFile::Params) => {
                 let names = self.ticket_params(ticket).await?;
                 let at = names
@@ -174,33 +175,6 @@ impl Tree {
             created: posted.created,
             turn: posted.ticket.ordinal(),
         })))
-    }
-
-    /// A name in a ticket's folder.
-    async fn find_in_ticket(&self, caller: Caller, ticket: &Arc<TicketRef>, name: &str) -> Result<Node> {
-        let missing = || Error::NotFound(format!("{}/{name}", ticket.key));
-        if let Some(area) = Area::parse(name) {
-            return self.ticket_area(caller, ticket, area).await;
-        }
-        let file = TicketFile::parse(name).ok_or_else(missing)?;
-        let posted = self.posted(ticket).await?;
-        let there = match file {
-            TicketFile::Claim => {
-                let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
-                if claimed && posted.ticket.ordinal() != ticket.turn {
-                    return Err(Error::Stale(ticket.key.to_string()));
-                }
-                claimed
-            }
-            TicketFile::Build => posted.ticket.part.is_some(),
-            TicketFile::Jobs => self.viewer(ticket).await.is_ok(),
-            _ => true,
-        };
-        if there {
-            Ok(Node::TicketFile(ticket.clone(), file))
-        } else {
-            Err(missing())
-        }
     }
 
     /// The answer to a lookup that found this node.
@@ -399,42 +373,6 @@ impl Tree {
         }
     }
 
-    async fn ticket_facts(&self, ticket: &Arc<TicketRef>, node: &Node) -> Result<Facts> {
-        let posted = self.posted(ticket).await?;
-        let time = time_of(posted.ticket.claimed.max(posted.ticket.posted));
-        let (access, grants) = self.ticket_access(ticket, &posted, node).await?;
-        let access = Access {
-            mode: grants.shown(access.mode),
-            ..access
-        };
-        match node {
-            Node::Ticket(_) => {
-                // What is made and removed in it is decided by who holds the claim.
-                let sticky = if posted.ticket.part.is_none() { 0o1000 } else { 0 };
-                let mode = access.mode | sticky;
-                Ok(self.folder(Access { mode, ..access }, time, self.ticket_ttl(ticket).max(ON_THE_WAY)))
-            }
-            Node::TicketFile(_, TicketFile::Params) => Ok(self.folder(access, time, NOT_AT_ALL)),
-            Node::TicketFile(_, TicketFile::Jobs) => {
-                let (uid, gid) = self.viewer(ticket).await?.runner;
-                Ok(self.folder(Access { uid, gid, mode: 0o500 }, time, NOT_AT_ALL))
-            }
-            Node::TicketFile(_, TicketFile::Build) => {
-                let size = self.build_link(&posted)?.len();
-                Ok(link_facts(access, size))
-            }
-            Node::TicketFile(_, TicketFile::Wait) => Ok(file(access, WAIT_BYTES, time)),
-            _ => {
-                let size = self
-                    .content_of_ticket(ticket, &posted, node)
-                    .await?
-                    .size(&self.repository)
-                    .await?;
-                Ok(file(access, size, time))
-            }
-        }
-    }
-
     /// The size of a generated file.
     async fn size(&self, node: &Node) -> Result<u64> {
         match self.content(node).await? {
@@ -443,7 +381,7 @@ impl Tree {
         }
     }
 
-    fn folder(&self, access: Access, time: SystemTime, ttl: Duration) -> Facts {
+    pub(super) fn folder(&self, access: Access, time: SystemTime, ttl: Duration) -> Facts {
         Facts {
             kind: Kind::Directory,
             access,
@@ -481,7 +419,7 @@ impl Tree {
     }
 
     /// How long the kernel may believe in a ticket's folder.
-    fn ticket_ttl(&self, ticket: &TicketRef) -> Duration {
+    pub(super) fn ticket_ttl(&self, ticket: &TicketRef) -> Duration {
         if lock(&self.held).contains_key(&ticket.key) {
             WHILE_CLAIMED
         } else {
@@ -576,7 +514,7 @@ pub(crate) fn file(access: Access, size: u64, time: SystemTime) -> Facts {
     }
 }
 
-fn link_facts(access: Access, size: usize) -> Facts {
+pub(super) fn link_facts(access: Access, size: usize) -> Facts {
     let access = Access { mode: 0o777, ..access };
     Facts {
         kind: Kind::Symlink,

@@ -1,6 +1,7 @@
 //! Making, removing, renaming and owning generated nodes.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -134,6 +135,9 @@ impl Tree {
         if let Node::Seen(seen) = parent {
             return Err(Error::ReadOnly(seen.node.path()));
         }
+        if let Node::TicketFile(_, TicketFile::Needs) = parent {
+            return Err(Error::ReadOnly(parent.path()));
+        }
         match self.find_any(caller, parent, name).await? {
             Node::Scratch(id) => {
                 let Node::Job(job) = parent else { return Ok(()) };
@@ -151,7 +155,7 @@ impl Tree {
 
     /// rmdir: a job, a build, a finished ticket, a queue without tickets; what is generated stays.
     pub(crate) async fn remove_folder(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
-        if let Node::Seen(_) | Node::TicketFile(_, TicketFile::Jobs) = parent {
+        if let Node::Seen(_) | Node::TicketFile(_, TicketFile::Jobs | TicketFile::Needs) = parent {
             return Err(Error::ReadOnly(name.to_owned()));
         }
         let of = self.must_own(caller, parent).await?;
@@ -181,6 +185,15 @@ impl Tree {
         let folder = self.facts(parent).await?.access;
         let free = folder.mode & libc::S_ISVTX == 0 || [0, folder.uid].contains(&caller.uid);
         Ok((!free).then_some(caller.uid))
+    }
+
+    /// unlink and rmdir of what is published: it stays and says nothing, so that rm -r of a build works. What
+    /// is in `needs/` of a ticket goes by no rm -r of anything.
+    pub(crate) async fn remove_published(&self, folder: u64, name: &OsStr) -> Result<()> {
+        if self.published.is_needed(folder) {
+            return Err(Error::ReadOnly(format!("needs: {}", name.display())));
+        }
+        self.find_published(folder, name.as_bytes()).await.map(|_| ())
     }
 
     /// Renames in `jobs`: a job gets another name there, and can be moved nowhere else.

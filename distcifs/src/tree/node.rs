@@ -260,6 +260,8 @@ slots! {
         Jobs = 11, "jobs";
         /// How long its work may take, seconds from the claim.
         Timeout = 12, "timeout";
+        /// What the tasks that it waits for published, one folder for each; of a task of a build only.
+        Needs = 13, "needs";
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Whose {
     Build(Arc<JobRef>, u64, Area),
     /// A ticket's.
     Ticket(Arc<TicketRef>, Area),
+    /// What a task published that a ticket's task waits for, by its index.
+    Needed(Arc<TicketRef>, usize),
     /// A build's, seen through a ticket by whoever runs its work.
     Seen(Arc<TicketRef>, (u32, u32), Arc<JobRef>, u64, Area),
 }
@@ -244,6 +246,13 @@ impl Published {
             Key::Root(Whose::Build(job, _, Area::Artifacts), ..) => Some(job),
             _ => None,
         }
+    }
+
+    /// Whether it is shown to a task that it was published for.
+    pub(crate) fn is_needed(&self, id: u64) -> bool {
+        let table = lock(&self.0);
+        let root = table.items.get(&id).and_then(|item| table.items.get(&item.root));
+        root.is_some_and(|root| matches!(root.key, Key::Root(Whose::Needed(..), ..)))
     }
 
     /// Shows another mode of a root from now on.

@@ -279,7 +279,7 @@ impl Tree {
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
-            return self.find_published(id, name.as_bytes()).await.map(|_| ());
+            return self.remove_published(id, &name).await;
         }
         self.remove_file(caller, &parent, utf8(&name)?).await
     }
@@ -291,7 +291,7 @@ impl Tree {
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
-            return self.find_published(id, name.as_bytes()).await.map(|_| ());
+            return self.remove_published(id, &name).await;
         }
         self.remove_folder(caller, &parent, utf8(&name)?).await
     }

@@ -194,6 +194,8 @@ impl Reader {
 enum Use {
     /// A folder.
     Folder,
+    /// A folder that nothing can be made in.
+    Shown,
     /// A file to read.
     Text,
     /// A file of the job's settings.
@@ -357,12 +359,14 @@ impl Tree {
         let (mut access, settings) = (job.entry.access, job.entry.settings_mode());
         access.mode = match how {
             Use::Folder => access.mode & 0o777,
+            Use::Shown => access.mode & 0o555,
             Use::Text => access.mode & 0o444,
             Use::Settings => settings,
             Use::Claimed => access.mode & 0o444 | 0o200,
         };
         let bits = |given: u32| match how {
             Use::Folder => given,
+            Use::Shown => given & (READ | SEARCH),
             Use::Text | Use::Settings => given & READ,
             Use::Claimed => given & (READ | WRITE),
         };
@@ -391,6 +395,7 @@ impl Tree {
         .unwrap_or((queue.uid, queue.gid));
         let mode = match how {
             Use::Folder => queue.mode,
+            Use::Shown => queue.mode & 0o555,
             Use::Text | Use::Settings => queue.mode & 0o444,
             Use::Claimed => queue.mode & 0o444 | 0o200,
         };
@@ -425,6 +430,7 @@ fn use_of(node: &Node) -> Use {
         Node::TicketFile(_, TicketFile::Json | TicketFile::Labels) | Node::TicketParam(..) => Use::Settings,
         Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => Use::Claimed,
         Node::TicketFile(_, TicketFile::Params | TicketFile::Jobs) | Node::Ticket(_) => Use::Folder,
+        Node::TicketFile(_, TicketFile::Needs) => Use::Shown,
         _ => Use::Text,
     }
 }

@@ -104,11 +104,10 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let missing = || Error::NotFound(format!("{}/jobs", ticket.key));
         let job = self.job_of(&posted.ticket)?.ok_or_else(missing)?;
-        let claim = self.repository.claim_entry_of(&ticket.key, &posted).await?;
-        let claim = claim.ok_or_else(missing)?;
+        let runner = self.runner(ticket, &posted).await?.ok_or_else(missing)?;
         Ok(Viewer {
             owner: self.person(posted.ticket.owner.unwrap_or(job.entry.access.uid)).await?,
-            runner: self.handed_to(ticket).unwrap_or((claim.uid, claim.gid)),
+            runner,
         })
     }
 

@@ -87,6 +87,7 @@ pub fn leaves_the_same_as_none(node: &Node, isolation: &Value) {
     );
     assert_eq!(work(node, "isolated", isolation), plain);
     scripts_name_their_program(node, isolation);
+    needs_are_there(node, isolation);
     node.wait_gone("no process of these words");
 }
 
@@ -113,6 +114,32 @@ fn scripts_name_their_program(node: &Node, isolation: &Value) {
         "{why}"
     );
     fs::remove_dir_all(node.mount.path("jobs/programs")).expect("rm -r of a job");
+}
+
+/// "`$NEEDS` is what the tasks that this one waits for published, read-only", whatever stands between.
+fn needs_are_there(node: &Node, isolation: &Value) {
+    let named = |name: &str, needs: &[&str], mut task: Value| {
+        (task["name"], task["needs"]) = (json!(name), json!(needs));
+        task
+    };
+    let publish = "mkdir \"$ARTIFACTS/d\"; echo \"$TASK_NAME\" > \"$ARTIFACTS/d/f\"; [ -z \"$(ls \"$NEEDS\")\" ]";
+    let collect = "[ \"$NEEDS\" = /needs ]; cd \"$NEEDS\"; cat */d/f; cp -r one \"$WORKSPACE\"
+         for what in 'touch one/new' 'rm two/d/f' 'mkdir new' 'mv one three'; do
+             ! $what 2> /dev/null || echo \"done: $what\"
+         done; (echo x > one/d/f) 2> /dev/null || echo refused";
+    let tasks = [
+        named("one", &[], isolated(isolation, publish)),
+        named("two", &[], shell_task(publish)),
+        named("all", &["one", "two"], isolated(isolation, collect)),
+        shell_task("cat one/d/f"),
+    ];
+    node.job("fan", &tasks);
+    let (state, why, console) = node.build("fan");
+    assert_eq!(state, "success", "{why}\n{console}");
+    let said = |task: &str| node.mount.read(&format!("jobs/fan/builds/1/tasks/{task}/console"));
+    assert_eq!(said("2-all"), "one\ntwo\nrefused", "{console}");
+    assert_eq!(said("3-execute-shell"), "one");
+    fs::remove_dir_all(node.mount.path("jobs/fan")).expect("rm -r of a job");
 }
 
 /// What a script tries, and must not succeed in. `$1`: the words for the helper.

@@ -51,6 +51,9 @@ pub use crate::identity::program::PATH_DEFAULT;
 const WORKSPACE: &str = "/workspace";
 const ARTIFACTS: &str = "/artifacts";
 
+/// Stands beside the workspace, wherever that is: what the tasks that this one waits for published.
+const NEEDS: &str = "needs";
+
 /// The variables of a script, but for those that depend on where it runs.
 pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
@@ -71,6 +74,9 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
     for name in ["WORKSPACE", "ARTIFACTS"] {
         all.remove(name);
     }
+    if ticket.task.is_some() {
+        all.remove("NEEDS");
+    }
     all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
     all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
     all.extend(task.map(|name| ("TASK_NAME".to_owned(), name.to_owned())));
@@ -89,6 +95,8 @@ pub struct Start<'a> {
     pub folder: &'a Path,
     /// Whether it is in an environment.
     pub isolated: bool,
+    /// Whether it is of a task, which has `needs/`.
+    pub needs: bool,
     /// Processes that it may have, where nothing but the shell bounds them.
     pub processes: Option<u64>,
 }
@@ -103,6 +111,7 @@ impl Start<'_> {
             .envs(self.variables)
             .env("WORKSPACE", workspace)
             .env("ARTIFACTS", artifacts)
+            .envs(self.needs.then(|| ("NEEDS", workspace.with_file_name(NEEDS))))
     }
 
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
@@ -137,6 +146,11 @@ impl Start<'_> {
             self.script.finding(self.variables.get("PATH").map(String::as_str))
         });
         text.extend(b"export WORKSPACE=\"$w\" ARTIFACTS=\"$o\"\nunset OLDPWD\n");
+        if self.needs {
+            // An environment of somebody's own may not show it.
+            let line = format!("[ ! -d \"${{w%/*}}/{NEEDS}\" ] || export NEEDS=\"${{w%/*}}/{NEEDS}\"\n");
+            text.extend(line.as_bytes());
+        }
         let (plain, odd): (Vec<_>, Vec<_>) = self.variables.iter().partition(|(name, _)| can_be_set(name));
         for (name, value) in plain {
             text.extend(format!("export {name}=").as_bytes());
@@ -216,6 +230,7 @@ mod tests {
             variables: &variables,
             folder: Path::new(""),
             isolated: true,
+            needs: true,
             processes: None,
         };
         let text = String::from_utf8(start.text()).unwrap();
@@ -239,6 +254,7 @@ mod tests {
             variables: &variables,
             folder: Path::new("it's $(x)"),
             isolated: true,
+            needs: true,
             processes: Some(5000),
         };
         std::fs::write(folder.join("start"), start.text()).unwrap();

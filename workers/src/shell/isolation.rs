@@ -258,6 +258,8 @@ pub struct Call<'a> {
     pub workspace: &'a Path,
     /// The claimant's folder for artifacts.
     pub artifacts: &'a Path,
+    /// What the tasks that this one waits for published; none for a ticket that is of no task.
+    pub needs: Option<&'a Path>,
     /// An unpacked root file system.
     pub root: Option<&'a Path>,
     /// What the job names.
@@ -290,7 +292,7 @@ impl Call<'_> {
     }
 
     /// What it is told.
-    fn variables(&self, run: &Run) -> [(&'static str, OsString); 13] {
+    fn variables(&self, run: &Run) -> [(&'static str, OsString); 14] {
         let number = |value: Option<u64>| value.map(|n| n.to_string()).unwrap_or_default().into();
         let path = |path: Option<&Path>| path.map(OsString::from).unwrap_or_default();
         [
@@ -300,6 +302,7 @@ impl Call<'_> {
             ("ISOLATE_ERROR", run.error().into()),
             ("ISOLATE_WORKSPACE", self.workspace.into()),
             ("ISOLATE_ARTIFACTS", self.artifacts.into()),
+            ("ISOLATE_NEEDS", path(self.needs)),
             ("ISOLATE_ROOT", path(self.root)),
             ("ISOLATE_NETWORK", if self.network { "true" } else { "" }.into()),
             ("ISOLATE_MEMORY", number(self.limits.memory)),

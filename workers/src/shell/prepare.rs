@@ -87,6 +87,9 @@ impl Shell<'_> {
     pub(super) fn prepare(&self, order: &Order<'_>, image: Option<&Lease>) -> tree::Result<Prepared> {
         let workspace = self.claimed.folder.join("workspace");
         let artifacts = self.claimed.folder.join("artifacts");
+        // A mount of an earlier version has none.
+        let needs = order.ticket.task.map(|_| self.claimed.folder.join("needs"));
+        let needs = needs.filter(|needs| order.whom.is_some() || needs.is_dir());
         let isolated = order.whom.is_none();
         let direct = self.write_files(order, &workspace, &artifacts)?;
         let owner = match &order.whom {
@@ -107,6 +110,7 @@ impl Shell<'_> {
             isolated,
             workspace: &workspace,
             artifacts: &artifacts,
+            needs: needs.as_deref(),
             root: image.map(|image| image.root.as_path()),
             limits: order.named,
             disk: order
@@ -155,6 +159,7 @@ impl Shell<'_> {
             variables: &variables(ticket, &params, name.as_deref()),
             folder: &folder,
             isolated: order.whom.is_none(),
+            needs: ticket.task.is_some(),
             processes: order.limits.processes.filter(|_| !self.cgroups.has("pids")),
         };
         let later = |e: io::Error| Trouble::Later(format!("can't write the script: {e}"));

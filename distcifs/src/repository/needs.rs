@@ -1,0 +1,180 @@
+//! Fan-in: what the tasks that a task waits for published, each by itself.
+
+use std::collections::BTreeMap;
+
+use super::builds::{Live, live_path};
+use super::config::JobConfig;
+use super::core::from_json;
+use super::jobs::Job;
+use super::tickets::{Part, part_key};
+use super::view::TaskState;
+use super::{Error, Repository, Result};
+
+/// Looks at a build that changes meanwhile: once, or once for each retry that comes and goes.
+const LOOKS_MAX: u32 = 100;
+
+/// A task that another waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    /// Its index.
+    pub index: usize,
+    /// Digest of what it published; `None` if that is nothing.
+    pub artifacts: Option<String>,
+}
+
+impl Repository {
+    /// The names of the tasks that the task of a ticket waits for.
+    ///
+    /// # Errors
+    /// `Stale` if the build is past the ticket's run.
+    pub async fn needed_names(&self, job: &Job, part: &Part) -> Result<Vec<String>> {
+        let names = self.names_needed(job, part).await?;
+        Ok(names.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// What one of them published in the attempt that counts; `None` if it is none of them.
+    ///
+    /// # Errors
+    /// `Stale` if the build is past the ticket's run.
+    pub async fn needed(&self, job: &Job, part: &Part, name: &str) -> Result<Option<Needed>> {
+        let path = live_path(job.uid(), part.build);
+        for _ in 0..LOOKS_MAX {
+            let before = self.get(&path).await?;
+            let names = self.names_needed(job, part).await?;
+            let Some((_, index)) = names.into_iter().find(|(known, _)| known == name) else {
+                return Ok(None);
+            };
+            let artifacts = self.published_by(job, part, index).await?;
+            // It goes with the tickets: while it stands, none of them was tidied away.
+            if self.get(&path).await? == before {
+                return Ok(Some(Needed { index, artifacts }));
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{}: it changes too fast: try again",
+            job.name, part.build
+        )))
+    }
+
+    /// Names and indexes of the tasks that the one of a ticket waits for.
+    async fn names_needed(&self, job: &Job, part: &Part) -> Result<Vec<(String, usize)>> {
+        let stale = || Error::Stale(format!("jobs/{}/builds/{}", job.name, part.build));
+        let (digest, run) = match self.unfinished_entry(job, part).await? {
+            Some(live) => (live.config.digest, live.run),
+            None => {
+                let record = self.record(job, part.build).await?.ok_or_else(stale)?;
+                (record.config.digest.clone(), record.run)
+            }
+        };
+        if run != part.run {
+            return Err(stale());
+        }
+        let config = self.parsed_config(&job.name, &digest).await?;
+        part.task.and_then(|index| names(&config, index)).ok_or_else(stale)
+    }
+
+    async fn unfinished_entry(&self, job: &Job, part: &Part) -> Result<Option<Live>> {
+        let path = live_path(job.uid(), part.build);
+        let entry = self.get(&path).await?;
+        entry.map(|entry| from_json(&path, &entry.data)).transpose()
+    }
+
+    /// What a task published: in this run, or in an earlier one in which it succeeded.
+    async fn published_by(&self, job: &Job, part: &Part, index: usize) -> Result<Option<String>> {
+        let live = self.unfinished_entry(job, part).await?;
+        if let Some(live) = &live {
+            let config = self.parsed_config(&job.name, &live.config.digest).await?;
+            let Some(task) = config.tasks.get(index) else {
+                return Ok(None);
+            };
+            let key = part_key(
+                task.kind.as_str(),
+                job.name.as_str(),
+                part.build,
+                &index.to_string(),
+                part.run,
+            )?;
+            let posted = self.ticket(&key).await?;
+            let ours = posted.filter(|posted| posted.ticket.part.as_ref().is_some_and(|part| part.uid == job.uid()));
+            if let Some(posted) = ours {
+                return Ok(posted.ticket.outcome.and_then(|outcome| outcome.artifacts));
+            }
+            if live.run == 0 {
+                return Ok(None);
+            }
+        }
+        let record = self.record(job, part.build).await?;
+        let task = record.as_ref().and_then(|record| record.tasks.get(index));
+        let counts = task.filter(|task| task.run == part.run || task.state == TaskState::Success);
+        Ok(counts.and_then(|task| task.artifacts.clone()))
+    }
+}
+
+/// The tasks that a task waits for, by their names. Two of the same name, which have none of their own, are
+/// called as their folders in the build.
+fn names(config: &JobConfig, index: usize) -> Option<Vec<(String, usize)>> {
+    let waits = config.tasks.get(index)?.waits_for();
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    let needed: Vec<_> = waits.iter().filter_map(|index| config.tasks.get(*index)).collect();
+    for task in &needed {
+        *count.entry(task.name.as_str()).or_default() += 1;
+    }
+    let name = |name: &str, folder: String| {
+        if count.get(name) == Some(&1) {
+            name.to_owned()
+        } else {
+            folder
+        }
+    };
+    let named = needed
+        .iter()
+        .map(|task| (name(task.name.as_str(), task.folder()), task.index));
+    Some(named.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn names_of(tasks: &Value, index: usize) -> Option<Vec<(String, usize)>> {
+        let config = JobConfig::read(json!({ "tasks": tasks }).to_string().as_bytes(), None).unwrap();
+        names(&config, index)
+    }
+
+    /// "`needs/` has a folder for each task that it waits for, called by that task's name."
+    #[test]
+    fn what_is_needed_has_the_names_of_tasks() {
+        let named = |names: &[(&str, usize)]| Some(names.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect());
+        let tasks = json!([
+            {"type": "a"}, {"type": "b", "name": "unit", "matrix": {"x": ["1", "2/3"]}}, {"type": "a"},
+            {"type": "c", "needs": ["unit", "a.x"]}, {"type": "a", "name": "a.x", "needs": []},
+        ]);
+        assert_eq!(names_of(&tasks, 0), named(&[]));
+        assert_eq!(names_of(&tasks, 1), named(&[("a", 0)]));
+        assert_eq!(names_of(&tasks, 3), named(&[("unit.1", 1), ("unit.2_3", 2)]));
+        assert_eq!(
+            names_of(&tasks, 4),
+            named(&[("unit.1", 1), ("unit.2_3", 2), ("a.x", 5)])
+        );
+        assert_eq!(names_of(&tasks, 6), None);
+        let twice = json!([
+            {"type": "a", "matrix": {"x": ["x", "y"]}}, {"type": "a.x", "needs": []}, {"type": "c", "needs": ["a", "a.x"]},
+        ]);
+        assert_eq!(names_of(&twice, 3), named(&[("0-a.x", 0), ("a.y", 1), ("2-a.x", 2)]));
+    }
+
+    /// Each is a single name of a folder, whatever a configuration says.
+    #[test]
+    fn names_of_tasks_are_no_paths() {
+        for name in ["..", ".", "a/b", "", "-x", "/etc"] {
+            let config = json!({ "tasks": [{"type": "t", "name": name}] }).to_string();
+            assert!(JobConfig::read(config.as_bytes(), None).is_err(), "{name}");
+        }
+        let odd = json!([{"type": "t", "matrix": {"x": ["../..", "/"]}}, {"type": "t"}]);
+        for (name, _) in names_of(&odd, 2).unwrap() {
+            assert!(crate::repository::names::Name::new(&name).is_some(), "{name}");
+        }
+    }
+}
