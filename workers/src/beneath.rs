@@ -20,9 +20,12 @@ use crate::tree::Trouble;
 /// Longest path, bytes: what the kernel takes.
 pub const PATH_BYTES_MAX: usize = 4095;
 
-/// Folders may nest this deep in what is copied or removed: each level holds descriptors. A workspace may
-/// be deeper.
-pub const DEPTH_MAX: usize = 512;
+/// Folders may nest this deep in what is copied or removed: as deep as those of a workspace. Each level holds
+/// descriptors.
+pub const DEPTH_MAX: usize = 2048;
+
+/// Characters that are shown of each end of a long path.
+const SHOWN_CHARS: usize = 100;
 
 /// How often a path is resolved again because something was renamed meanwhile, or made again because
 /// something else took its place: only who fights against us needs more than one.
@@ -49,6 +52,16 @@ pub fn inside(path: &str) -> Option<PathBuf> {
         }
     }
     Some(parts)
+}
+
+/// A path for people: of a long one its beginning and its end, so that what else is said is seen.
+pub fn shown(path: &Path) -> String {
+    let text: Vec<char> = path.to_string_lossy().chars().collect();
+    if text.len() <= 2 * SHOWN_CHARS {
+        return text.into_iter().collect();
+    }
+    let (begin, end) = (&text[..SHOWN_CHARS], &text[text.len() - SHOWN_CHARS..]);
+    begin.iter().chain(['…'].iter()).chain(end).collect()
 }
 
 /// What failed at a place below a folder. Unlike in the tree, what is missing there is no lost claim.
@@ -97,7 +110,22 @@ impl Folder {
         Ok(Folder { fd })
     }
 
-    /// The same, making what is not there.
+    /// The same by a path that may be longer than the kernel takes at once.
+    ///
+    /// # Errors
+    /// If there is none, or it can't be reached.
+    pub fn enter_far(&self, path: &Path) -> io::Result<Self> {
+        if path.as_os_str().len() <= PATH_BYTES_MAX {
+            return self.enter(path);
+        }
+        let mut folder = self.again()?;
+        for name in path.components() {
+            folder = folder.enter(name)?;
+        }
+        Ok(folder)
+    }
+
+    /// The same as `enter`, making what is not there.
     ///
     /// # Errors
     /// If it can't be made, or something else stands there.

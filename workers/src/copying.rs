@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::beneath::{self, DEPTH_MAX, Folder, trouble};
+use crate::beneath::{self, DEPTH_MAX, Folder, shown, trouble};
 use crate::tree::{self, Trouble};
 
 /// Most files of which it is remembered that they have further names; a copy of more has some of
@@ -85,9 +85,13 @@ impl Copying {
         let mut path = path.to_owned();
         let mut levels: Vec<Level> = Vec::new();
         levels.extend(self.one(from, name, to, &path)?);
-        while let Some(level) = levels.last_mut() {
-            let cant = |error: io::Error| trouble(&format!("can't read '{}'", path.display()), &error);
-            let Some((name, _)) = beneath::next_name(&mut level.entries).map_err(cant)? else {
+        loop {
+            let full = levels.len() >= DEPTH_MAX;
+            let Some(level) = levels.last_mut() else {
+                return Ok(());
+            };
+            let cant = |error: io::Error| trouble(&format!("can't read '{}'", shown(&path)), &error);
+            let Some((name, kind)) = beneath::next_name(&mut level.entries).map_err(cant)? else {
                 if let Some(level) = levels.pop() {
                     self.end(&level, &path)?;
                 }
@@ -95,15 +99,17 @@ impl Copying {
                 continue;
             };
             path.push(&name);
+            if kind == FileType::Directory && full {
+                return Err(too_deep(&path));
+            }
             match self.one(&level.from, &name, &level.to, &path)? {
-                Some(_) if levels.len() >= DEPTH_MAX => return Err(too_deep(&path)),
+                Some(_) if full => return Err(too_deep(&path)),
                 Some(below) => levels.push(below),
                 None => {
                     path.pop();
                 }
             }
         }
-        Ok(())
     }
 
     /// Begins a folder, for a copy of some of what is in it.
@@ -111,7 +117,7 @@ impl Copying {
     /// # Errors
     /// `Refused` with the place, if it can't be read or made.
     pub fn begin(&self, from: &Folder, name: &OsStr, to: &Folder, path: &Path) -> tree::Result<Level> {
-        let cant = |error: io::Error| trouble(&format!("can't copy '{}'", path.display()), &error);
+        let cant = |error: io::Error| trouble(&format!("can't copy '{}'", shown(path)), &error);
         self.folder(from, name, to).map_err(cant)
     }
 
@@ -121,12 +127,12 @@ impl Copying {
     /// `Refused` with the place, if it can't be changed.
     pub fn end(&self, level: &Level, path: &Path) -> tree::Result<()> {
         let settled = self.settle(&level.to, &level.stat);
-        settled.map_err(|e| trouble(&format!("can't make '{}'", path.display()), &e))
+        settled.map_err(|e| trouble(&format!("can't make '{}'", shown(path)), &e))
     }
 
     /// Copies one name; of a folder, begins it.
     fn one(&mut self, from: &Folder, name: &OsStr, to: &Folder, path: &Path) -> tree::Result<Option<Level>> {
-        let cant = |error: io::Error| trouble(&format!("can't copy '{}'", path.display()), &error);
+        let cant = |error: io::Error| trouble(&format!("can't copy '{}'", shown(path)), &error);
         let stat = from.stat(name).map_err(cant)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return self.folder(from, name, to).map(Some).map_err(cant),
@@ -134,7 +140,7 @@ impl Copying {
             FileType::Symlink => self.link(from, name, to, &stat).map_err(cant)?,
             _ => {
                 if self.left_out.len() < LEFT_OUT_MAX {
-                    let place = path.display();
+                    let place = shown(path);
                     self.left_out
                         .push(format!("'{place}' is neither file, folder nor link: left out"));
                 }
@@ -202,7 +208,7 @@ impl Copying {
         };
         let linked = self
             .to
-            .enter(folder)
+            .enter_far(folder)
             .and_then(|folder| to.hard_link(name, &folder, old));
         linked.is_ok()
     }
@@ -258,7 +264,7 @@ impl Copying {
 
 /// What is said of folders that nest too deep.
 pub fn too_deep(path: &Path) -> Trouble {
-    Trouble::Refused(format!("'{}': folders nest deeper than {DEPTH_MAX}", path.display()))
+    Trouble::Refused(format!("'{}': folders nest deeper than {DEPTH_MAX}", shown(path)))
 }
 
 fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {

@@ -8,15 +8,20 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::{Component, Path, PathBuf};
+use std::thread;
 
 use distcifs_patterns::{Part, Rule, Together, misplaced};
 use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
 
-use crate::beneath::{self, DEPTH_MAX, Folder, is, trouble};
+use crate::beneath::{self, DEPTH_MAX, Folder, is, shown, trouble};
 use crate::copying::{Copying, Level, too_deep};
 use crate::tree::{self, Trouble};
+
+/// Stack of a walk, bytes for each level of folders; only what is used of it is memory.
+const STACK_OF_LEVEL: usize = 32 << 10;
 
 /// Characters of a pattern that a message shows.
 const SHOWN_MAX: usize = 200;
@@ -171,6 +176,17 @@ impl Selection {
     /// # Errors
     /// `Refused` with the place, if something can't be read or made, or a pattern leads through a link.
     pub fn copy(&mut self, from: &Folder, copying: &mut Copying) -> tree::Result<()> {
+        // A walk calls itself for each level.
+        let stack = STACK_OF_LEVEL * (DEPTH_MAX + 1);
+        thread::scope(|scope| {
+            let walk = thread::Builder::new().stack_size(stack);
+            let walk = walk.spawn_scoped(scope, || self.walks(from, copying));
+            let walk = walk.map_err(|error| Trouble::from_io("can't begin", &error))?;
+            walk.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    fn walks(&mut self, from: &Folder, copying: &mut Copying) -> tree::Result<()> {
         self.walk(from, copying, None)?;
         let names: Vec<Option<Rule>> = self
             .rules
@@ -294,12 +310,7 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        let cant = |error| {
-            trouble(
-                &format!("can't read the folder '{}'", shown(here.way).display()),
-                &error,
-            )
-        };
+        let cant = |error| trouble(&format!("can't read the folder '{}'", or_dot(here.way)), &error);
         let mut own;
         let entries = if let Some(entries) = entries {
             entries
@@ -449,7 +460,7 @@ impl Walk<'_> {
             Target::Later(Some(to)) => Ok(to),
             Target::Later(later) => {
                 let made = self.copying.target().make(here.way);
-                let cant = |e| trouble(&format!("can't make the folder '{}'", here.way.display()), &e);
+                let cant = |e| trouble(&format!("can't make the folder '{}'", shown(here.way)), &e);
                 Ok(later.insert(made.map_err(cant)?))
             }
         }
@@ -470,7 +481,7 @@ fn is_copied(copying: &Copying, link: &Path, target: &Path) -> bool {
     let Some(name) = place.file_name() else {
         return true;
     };
-    let folder = copying.target().enter(place.parent().unwrap_or(Path::new("")));
+    let folder = copying.target().enter_far(place.parent().unwrap_or(Path::new("")));
     match folder.and_then(|folder| folder.stat(name)) {
         Ok(_) => true,
         // By way of another link: that one is told if it leads nowhere.
@@ -484,13 +495,12 @@ fn is_nothing(error: &std::io::Error) -> bool {
 }
 
 fn at(way: &Path, name: &OsStr) -> String {
-    format!("'{}'", way.join(name).display())
+    format!("'{}'", shown(&way.join(name)))
 }
 
-fn shown(way: &Path) -> PathBuf {
+fn or_dot(way: &Path) -> String {
     if way.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        way.to_owned()
+        return ".".to_owned();
     }
+    shown(way)
 }
