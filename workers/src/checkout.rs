@@ -71,6 +71,9 @@ fn checkout(desk: &Desk) -> Done {
         Some("true" | "1" | "yes") => true,
         Some(other) => return refused(format!("params.submodules '{other}' is neither true nor false")),
     };
+    if !matches!(desk.param("lfs").as_deref(), None | Some("false" | "0" | "no")) {
+        return refused("params.lfs is not offered: files of LFS come as pointers".to_owned());
+    }
     let repository = Repository {
         folder: &folder,
         address: &address,

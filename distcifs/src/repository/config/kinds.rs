@@ -18,6 +18,10 @@ const DEPTH_MAX: u64 = i32::MAX as u64;
 /// What some editors put in front of a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
+/// What is said of files of LFS to whoever asks for them.
+const NO_LFS: &str = "is not offered: files of LFS come as pointers; fetch what they stand for in a script of the \
+                      next task, with `git lfs pull` and credentials of its own";
+
 /// Keys that stand beside params; in params of our own types they are misplaced.
 const BESIDE_PARAMS: [&str; 12] = [
     "labels",
@@ -63,6 +67,7 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
             "checkout-dir",
             "depth",
             "submodules",
+            "lfs",
             "nodelabels",
         ],
         faults,
@@ -79,6 +84,10 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
     }
     if plain("submodules") {
         params.boolean("submodules", faults);
+    }
+    if let (Some(true), Some(value)) = (params.boolean("lfs", faults), params.get("lfs")) {
+        let path = params.path_of("lfs");
+        faults.add(value.at, format!("{path} {NO_LFS}"));
     }
 }
 

@@ -194,6 +194,15 @@ fn a_schedule_that_can_start_nothing_is_refused_with_the_column() {
     assert_eq!(two, format!("{start}\n{fields}"));
 }
 
+/// "`"lfs": true` is refused when the configuration is written."
+#[test]
+fn files_of_lfs_are_not_offered() {
+    let git = |lfs: bool| json!({"type": "git-checkout", "params": {"repository": "/x", "lfs": lfs}});
+    refused(git(true), "params.lfs is not offered: files of LFS come as pointers");
+    let without = json!({ "tasks": [git(false)] }).to_string();
+    assert!(JobConfig::read(without.as_bytes(), None).is_ok());
+}
+
 #[test]
 fn the_types_of_distcifs_are_checked() {
     let git = |params: Value| json!({"type": "git-checkout", "params": params});
