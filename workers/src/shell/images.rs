@@ -1,7 +1,8 @@
 //! Images: root file systems that jobs publish, unpacked on the node once and used many times.
 //!
 //! Each has a lock: whoever uses one holds it shared, whoever unpacks or removes one alone. It is
-//! kept under the job and the digest of what was published, so a new build of an image is another image.
+//! kept under the job, by its uid, and the digest of what was published, so a new build of an image is
+//! another image.
 //! What is unpacked must be what has that digest, or one job's file system would be taken for another's:
 //! jobs can get each other's names at any moment, and a build can be retried. So the folder of builds is
 //! opened once, all is looked up from there, and the build's record must be the same before its artifacts
@@ -80,14 +81,14 @@ impl Source {
         let last = last.display();
         let (record, artifacts) = while_it_stays(record, || folder(&within(&build, "artifacts")))?
             .ok_or_else(|| Trouble::Later(format!("image {image}: build {last} was changed just now")))?;
-        let digests = published(&record).map_err(|why| refused(&why))?;
+        let (uid, digests) = published(&record).map_err(|why| refused(&why))?;
         if digests.is_empty() {
             return Err(refused(&format!("build {last} published no artifacts")));
         }
         Ok(Source {
             title: format!("{image}, build {last}"),
             artifacts: Arc::new(artifacts.map_err(|e| seen(e, "its build shows no artifacts"))?),
-            key: key(job, &digests, ids),
+            key: key(&uid, &digests, ids),
         })
     }
 }
@@ -118,10 +119,11 @@ fn within(folder: &OwnedFd, name: impl AsRef<Path>) -> PathBuf {
         .join(name)
 }
 
-/// The digests of what the tasks of a build published, in their order.
-fn published(record: &[u8]) -> Result<Vec<String>, String> {
+/// The uid of a build's job, and the digests of what its tasks published, in their order.
+fn published(record: &[u8]) -> Result<(String, Vec<String>), String> {
     #[derive(Deserialize)]
     struct Build {
+        job_uid: String,
         #[serde(default, deserialize_with = "nullable")]
         tasks: Vec<Task>,
     }
@@ -131,13 +133,14 @@ fn published(record: &[u8]) -> Result<Vec<String>, String> {
         artifacts: Option<String>,
     }
     let build: Build = serde_json::from_slice(record).map_err(|e| format!("build.json: {e}"))?;
-    Ok(build.tasks.into_iter().filter_map(|task| task.artifacts).collect())
+    let digests = build.tasks.into_iter().filter_map(|task| task.artifacts).collect();
+    Ok((build.job_uid, digests))
 }
 
-/// A name for these contents of this job, unpacked for these ids.
-fn key(job: &str, digests: &[String], ids: Option<Ids>) -> String {
+/// A name for these contents of the job with this uid, unpacked for these ids.
+fn key(uid: &str, digests: &[String], ids: Option<Ids>) -> String {
     let ids = ids.map_or_else(String::new, |ids| format!("{}:{}", ids.uid, ids.gid));
-    let text = format!("{job}\n{}\n{ids}", digests.join("\n"));
+    let text = format!("{uid}\n{}\n{ids}", digests.join("\n"));
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
@@ -367,7 +370,7 @@ mod tests {
     }
 
     fn record(digest: &str) -> String {
-        format!(r#"{{"tasks":[{{"artifacts":"{digest}"}}]}}"#)
+        format!(r#"{{"job_uid":"of-{digest}","tasks":[{{"artifacts":"{digest}"}}]}}"#)
     }
 
     /// "Nobody puts something in the place of another's image": neither by a job that gets the name between
@@ -393,11 +396,16 @@ mod tests {
 
     #[test]
     fn an_image_is_named_by_all_that_was_published() {
-        let record = br#"{"tasks":[{"artifacts":"aa"},{"artifacts":null},{},{"artifacts":"bb"}]}"#;
-        let digests = published(record).unwrap();
-        assert_eq!(digests, ["aa", "bb"]);
+        let record = br#"{"job_uid":"u","tasks":[{"artifacts":"aa"},{"artifacts":null},{},{"artifacts":"bb"}]}"#;
+        let (uid, digests) = published(record).unwrap();
+        assert_eq!((&*uid, &*digests), ("u", &["aa".to_owned(), "bb".to_owned()][..]));
         let ids = Some(Ids { uid: 1, gid: 1 });
-        let key = |digests: &[String], ids| key("j", digests, ids);
+        assert_ne!(
+            key("u", &digests, None),
+            key("v", &digests, None),
+            "each job has its own"
+        );
+        let key = |digests: &[String], ids| key("u", digests, ids);
         assert_ne!(key(&digests, None), key(&digests, ids));
         assert_ne!(key(&digests, ids), key(&digests[..1], ids));
         assert!(published(b"{").is_err());
