@@ -125,9 +125,9 @@ fn a_chunk(folder: &Path) -> Option<PathBuf> {
         .find_map(|path| if path.is_dir() { a_chunk(&path) } else { Some(path) })
 }
 
-/// restore tells of how many objects it has brought how many: here one of them comes late.
+/// fsck tells how many objects it has read, restore how many it has brought of how many: here one comes late.
 #[test]
-fn restore_shows_how_much_is_copied() {
+fn fsck_and_restore_show_how_much_is_done() {
     let mount = Mount::of_folder();
     let workers = Worker::usual(&mount, 1);
     mount.job("a", HELLO);
@@ -140,12 +140,23 @@ fn restore_shows_how_much_is_copied() {
     let bytes = fs::read(&late).expect("a chunk");
     fs::remove_file(&late).expect("own folder");
     mkfifo(&late, Mode::S_IRUSR | Mode::S_IWUSR).expect("own folder");
+    let bring = || {
+        let mut writer = File::options().write(true).open(&late).expect("it is being read");
+        writer.write_all(&bytes).expect("it is being read");
+    };
+    let fsck = on_terminal(&mount.out(), &mount.out(), &format!("distcifs fsck {}", text(&saved)));
+    wait_shows(&fsck, "reading chunks and folders");
+    bring();
+    let ended = fsck.finish();
+    let (_, rest) = ended.stdout.rsplit_once(CLEAR).expect("a line was shown");
+    assert!(
+        rest.starts_with("chunk.") && rest.contains("damaged: "),
+        "a pipe is no chunk: {ended:#?}"
+    );
     let line = format!("distcifs restore --copy {} again", text(&saved));
     let restore = on_terminal(&mount.out(), &mount.out(), &line);
     wait_shows(&restore, "copying chunks, folders and consoles: ");
-    let mut writer = File::options().write(true).open(&late).expect("it is being read");
-    writer.write_all(&bytes).expect("it is being read");
-    drop(writer);
+    bring();
     let said = assert_clean(restore);
     assert!(
         said.contains("restored: ") && said.contains("nothing is wrong"),

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::{getpgrp, tcgetpgrp};
 
@@ -64,18 +64,14 @@ fn is_in_front() -> bool {
 
 /// Shows it again and again until it is over.
 fn show(progress: &Progress, ended: &mpsc::Receiver<()>) {
-    let (mut pause, mut doing, mut since) = (QUIET_TIME, progress.now().doing, Instant::now());
-    let mut dirty = false;
+    let (mut pause, mut dirty) = (QUIET_TIME, false);
     while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         pause = SHOW_EVERY;
-        let far = progress.now();
-        if far.doing != doing {
-            (doing, since) = (far.doing.clone(), Instant::now());
-        }
         if is_in_front() {
+            let far = progress.now();
             // What counts shows by that that it goes on.
             let counts = far.done > 0 || far.of > 0;
-            let time = (!counts).then(|| since.elapsed());
+            let time = (!counts).then(|| progress.so_far());
             eprint!("{CLEAR}{}", fitted(&far.to_string(), time, columns()));
             dirty = true;
         }

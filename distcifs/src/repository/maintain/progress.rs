@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +57,33 @@ impl fmt::Display for Size {
 }
 
 /// The same while it goes on.
-#[derive(Debug, Default)]
-pub struct Progress(Mutex<Far>);
+#[derive(Debug)]
+pub struct Progress(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    far: Far,
+    /// When that began.
+    since: Instant,
+}
+
+impl State {
+    fn set(&mut self, far: Far) {
+        if far.doing != self.far.doing {
+            self.since = Instant::now();
+        }
+        self.far = far;
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress(Mutex::new(State {
+            far: Far::default(),
+            since: Instant::now(),
+        }))
+    }
+}
 
 impl Progress {
     /// Tells what is done from now on.
@@ -68,28 +93,28 @@ impl Progress {
 
     /// Tells what is done from now on, and to how many things.
     pub fn begin_of(&self, doing: impl Into<String>, of: usize) {
-        *lock(&self.0) = Far {
+        lock(&self.0).set(Far {
             doing: doing.into(),
             of: of as u64,
             ..Far::default()
-        };
+        });
     }
 
     /// Tells that one more is done.
     pub fn step(&self) {
-        lock(&self.0).done += 1;
+        lock(&self.0).far.done += 1;
     }
 
     /// Tells that so many more are done.
     pub fn steps(&self, done: usize) {
-        lock(&self.0).done += done as u64;
+        lock(&self.0).far.done += done as u64;
     }
 
     /// Tells that one more is done, of so many bytes.
     pub fn step_of(&self, bytes: u64) {
-        let mut far = lock(&self.0);
-        far.done += 1;
-        far.bytes += bytes;
+        let mut state = lock(&self.0);
+        state.far.done += 1;
+        state.far.bytes += bytes;
     }
 
     /// Tells for whom it waits, for how long so far, and how long at most.
@@ -105,13 +130,18 @@ impl Progress {
     /// Takes over what somebody else tells, if he has begun.
     pub fn follow(&self, far: Far) {
         if !far.doing.is_empty() {
-            *lock(&self.0) = far;
+            lock(&self.0).set(far);
         }
     }
 
     /// What is being done, and how far it is.
     pub fn now(&self) -> Far {
-        lock(&self.0).clone()
+        lock(&self.0).far.clone()
+    }
+
+    /// For how long it has been doing that.
+    pub fn so_far(&self) -> Duration {
+        lock(&self.0).since.elapsed()
     }
 }
 
