@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::claim::Held;
 use super::node::TicketRef;
 use super::process::{self, Process};
-use super::{Caller, Error, Result, Tree};
+use super::{Caller, Error, Ino, Result, Tree};
 use crate::repository::claims::{Claim, Stand};
 use crate::repository::core::lock;
 use crate::repository::descriptors;
@@ -34,6 +35,12 @@ struct Over {
 /// After so many more claims at least the dead are looked for again.
 const LOOK_AFTER: usize = 64;
 
+/// How soon the kernel looks again upon ESTALE: at once, but the machine may be busy.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Most threads that are remembered for that long.
+const MET_MAX: usize = 256;
+
 /// The claims of this mount that are over.
 #[derive(Default)]
 pub(crate) struct Past(Mutex<Remembered>);
@@ -44,9 +51,27 @@ struct Remembered {
     over: VecDeque<Over>,
     /// How many came since the dead were looked for.
     unlooked: usize,
+    /// Threads that met a claim that is over, by the attempt's number.
+    met: VecDeque<(u32, u64, Instant)>,
 }
 
 impl Past {
+    /// Whether a thread meets a claim that is over for the second time in a moment.
+    fn met_again(&self, tid: u32, attempt: u64) -> bool {
+        let mut past = lock(&self.0);
+        past.met.retain(|(_, _, when)| when.elapsed() < AGAIN);
+        let before = past.met.len();
+        past.met.retain(|(known, of, _)| (*known, *of) != (tid, attempt));
+        if past.met.len() < before {
+            return true;
+        }
+        if past.met.len() >= MET_MAX {
+            past.met.pop_front();
+        }
+        past.met.push_back((tid, attempt, Instant::now()));
+        false
+    }
+
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
     pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, stand: Stand) {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
@@ -138,9 +163,21 @@ impl Tree {
         nearest
     }
 
-    /// What a look into a claimant's folder comes to. Of a claim that is over, whoever held one is told so, and
-    /// who is below such a process; for all others what was there has vanished.
-    pub(crate) fn looked<T>(&self, caller: Caller, done: Result<T>) -> Result<T> {
+    /// What a look into a claimant's folder comes to. Of a claim that is over, whoever held one is told so
+    /// (ESTALE), and who is below such a process; for all others what was there has vanished (ENOENT). Upon the
+    /// first ESTALE the kernel looks again, by the whole path: that may lead to what stands there now. Only if
+    /// it comes back here nothing else does.
+    pub(crate) fn looked<T>(&self, caller: Caller, ino: Ino, done: Result<T>) -> Result<T> {
+        let stale = matches!(done, Err(Error::Stale(_)));
+        let attempt = || self.work.attempt_of(ino).map_or(0, |attempt| attempt.id());
+        if stale && !self.past.met_again(caller.tid, attempt()) {
+            return done;
+        }
+        self.listed(caller, done)
+    }
+
+    /// The same of what no path leads to: the kernel does not look again.
+    pub(crate) fn listed<T>(&self, caller: Caller, done: Result<T>) -> Result<T> {
         match done {
             Err(Error::Stale(what)) if !self.has_claimed(caller) => Err(Error::NotFound(what)),
             done => done,

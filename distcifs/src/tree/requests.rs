@@ -140,7 +140,7 @@ impl Tree {
                 Err(Error::System {
                     errno: libc::ENOENT, ..
                 }) => Ok(Work::absent()),
-                done => self.looked(caller, done),
+                done => self.looked(caller, parent, done),
             };
         }
         check_length(&name)?;
@@ -179,7 +179,7 @@ impl Tree {
     /// getattr.
     pub async fn getattr(&self, caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
         if self.work.owns(ino) {
-            return self.looked(caller, self.work.getattr(ino, handle));
+            return self.looked(caller, ino, self.work.getattr(ino, handle));
         }
         let (attr, ttl) = match self.node(ino)? {
             Node::Published(id) => self.published.attr(id)?,
@@ -214,7 +214,7 @@ impl Tree {
     /// readlink.
     pub async fn readlink(&self, caller: Caller, ino: Ino) -> Result<OsString> {
         if self.work.owns(ino) {
-            return self.looked(caller, self.work.readlink(ino));
+            return self.looked(caller, ino, self.work.readlink(ino));
         }
         match self.node(ino)? {
             Node::Published(id) => self.published.target(id),
@@ -365,7 +365,7 @@ impl Tree {
             }
             let opened = self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
             return match flags & libc::O_ACCMODE {
-                libc::O_RDONLY => self.looked(caller, opened),
+                libc::O_RDONLY => self.looked(caller, ino, opened),
                 _ => opened,
             };
         }
@@ -442,7 +442,7 @@ impl Tree {
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<Opened> {
         if self.work.owns(ino) {
             let opened = self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
-            return self.looked(caller, opened);
+            return self.looked(caller, ino, opened);
         }
         let mut opened = self.opened(caller, self.node(ino)?, false, OpenKind::Folder(Mutex::default()))?;
         (opened.direct_io, opened.keep_cache) = (false, false);
@@ -461,7 +461,7 @@ impl Tree {
         plus: bool,
     ) -> Result<Vec<DirEntry>> {
         if self.work.owns(ino) {
-            return self.looked(caller, self.work.readdir(handle, offset, limit, plus));
+            return self.listed(caller, self.work.readdir(handle, offset, limit, plus));
         }
         self.list(caller, &self.node(ino)?, handle, offset, limit, plus).await
     }
@@ -509,7 +509,7 @@ impl Tree {
             return self.acl(&self.node(ino)?).await?.ok_or(Error::NoData);
         }
         if self.work.owns(ino) {
-            return self.looked(caller, self.work.getxattr(ino, &name));
+            return self.looked(caller, ino, self.work.getxattr(ino, &name));
         }
         self.published_xattr(ino, name.as_bytes())
     }
@@ -517,7 +517,7 @@ impl Tree {
     /// listxattr: names, each ended by NUL.
     pub async fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Bytes> {
         if self.work.owns(ino) {
-            return self.looked(caller, self.work.listxattr(ino));
+            return self.looked(caller, ino, self.work.listxattr(ino));
         }
         self.published_xattrs(ino)
     }
