@@ -220,7 +220,8 @@ impl Mount {
 
     /// The daemon's process id.
     pub fn daemon(&self) -> nix::unistd::Pid {
-        *process::daemons(&self.root).first().expect("a mount has a daemon")
+        // Whoever started it, before it in order, may not have ended yet.
+        *process::daemons(&self.root).last().expect("a mount has a daemon")
     }
 
     /// The mount point.
