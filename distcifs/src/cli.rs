@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod help;
+mod trash;
+
+pub use trash::{Empty, List, Restored, Trash, TrashCommand};
 
 /// Continuous integration as a filesystem: no master, only files.
 #[derive(Debug, Parser)]
@@ -52,6 +55,9 @@ pub enum Command {
     /// Make a folder of what was saved, and check all of it.
     #[command(after_help = help::RESTORE)]
     Restore(Restore),
+    /// Look at what was removed, bring it back, or remove it for good.
+    #[command(after_help = trash::HELP)]
+    Trash(Trash),
     /// Print a completion script for a shell.
     #[command(after_help = help::COMPLETION)]
     Completion(Completion),

@@ -38,6 +38,7 @@ mod shown;
 pub mod snapshot;
 pub mod summary;
 pub mod tickets;
+pub mod trash;
 pub mod view;
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod pages;
 mod progress;
 mod status;
 mod stores;
+mod trash;
 mod umount;
 mod up;
 mod wire;
@@ -80,6 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Gc(arguments) => maintain::gc(&arguments),
         cli::Command::Backup(arguments) => backup::backup(&arguments),
         cli::Command::Restore(arguments) => backup::restore(&arguments),
+        cli::Command::Trash(arguments) => trash::trash(&arguments),
         cli::Command::Completion(arguments) => pages::completion(&arguments),
         cli::Command::Man(arguments) => pages::man(&arguments),
         cli::Command::Leash(arguments) => leash(&arguments),
@@ -118,6 +120,7 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
     let tree = runtime.block_on(async {
         let repository = Repository::open(setup).await?;
         repository.steered_by(options.control.clone());
+        repository.keep_trash_for(options.trash_days);
         Tree::new(repository, options.control.clone())
     });
     tree.map(Arc::new).map_err(|error| error.to_string())

@@ -30,6 +30,7 @@ mod spans;
 pub mod stream;
 pub(crate) mod texts;
 pub(crate) mod ticket;
+mod trash;
 pub(crate) mod trust;
 pub mod view;
 pub mod work;
@@ -119,6 +120,8 @@ pub struct Found {
     pub attributes: Attributes,
     /// How long it does.
     pub name_ttl: Duration,
+    /// Tells it from what had its inode number before.
+    pub generation: u64,
 }
 
 /// A change of attributes; `None` leaves alone.

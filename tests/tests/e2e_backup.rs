@@ -154,7 +154,7 @@ fn only_what_is_new_is_copied_and_what_is_gone_is_removed() {
         rest.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")
     };
     assert!(bytes(&third) < bytes(&first), "what all builds have is there: {third}");
-    mount.run("rm -r jobs/a/builds/1");
+    mount.run("rm -r jobs/a/builds/1; rm jobs/.trash/*");
     let fourth = backup(&mount, &dir);
     assert!(fourth.contains("not needed any more removed"), "{fourth}");
     assert_whole(&dir);
@@ -246,7 +246,7 @@ fn what_is_removed_while_a_backup_runs_is_saved_all_the_same() {
     (0..3).for_each(|_| _ = mount.build("a", "", "success"));
     let dir = mount.out().join("saved");
     let child = begin_and_stop(&mount, &dir);
-    mount.run("rm -r jobs/a/builds/1 jobs/a/builds/2");
+    mount.run("rm -r jobs/a/builds/1 jobs/a/builds/2; rm jobs/.trash/*");
     let (done, said_by_gc) = run(&["gc", "--wait", "1", mount.repository().source()]);
     let refused = !done && said_by_gc.contains("backup, process") && said_by_gc.contains("nothing was done");
     process::signal(Pid::from_raw(child.id().cast_signed()), Signal::SIGCONT);
@@ -392,7 +392,7 @@ fn a_full_folder_leaves_the_former_backup() {
         "{text}"
     );
     assert_whole(&dir);
-    mount.run("rm -r jobs/large");
+    mount.run("rm -r jobs/large; rm jobs/.trash/*");
     backup(&mount, &dir);
     let again = restored(&mount, &dir);
     assert_build(&again, "a", 1);

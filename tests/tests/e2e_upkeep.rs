@@ -61,12 +61,12 @@ fn assert_whole(mount: &Mount, name: &str, build: u64) {
     assert_eq!(mount.read(&format!("{folder}/artifacts/seen")), build.to_string());
 }
 
-/// Makes garbage: a build's artifacts, whose job goes.
+/// Makes garbage: a build's artifacts, whose job goes for good.
 fn litter(mount: &Mount, files: u32) {
     let script = format!("for i in $(seq {files}); do echo \"litter $i $(seq 800)\" > ../artifacts/$i; done");
     mount.shell_job("litter", &[&script]);
     mount.build("litter", "", "success");
-    mount.run("rm -r jobs/litter");
+    mount.run("rm -r jobs/litter; rm jobs/.trash/*");
 }
 
 /// doc/storage.md: "Folder or cluster, builds go on. ... then it removes what neither reading needs and nobody

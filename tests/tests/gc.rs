@@ -100,7 +100,7 @@ impl Scene {
         );
         mount.shell_job(name, &[&script]);
         mount.build(name, "", "success");
-        mount.run(&format!("rm -r jobs/{name}"));
+        mount.run(&format!("rm -r jobs/{name}; rm -f jobs/.trash/*"));
     }
 }
 

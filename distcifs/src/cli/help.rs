@@ -35,6 +35,8 @@ OPTIONS OF -o
   log_level=LEVEL        error, warn, info, debug or trace (info)
   control=USER[:USER]    programs that steer, by their users: they may read
                          jobs, configurations and builds, and trigger
+  trash_days=DAYS        how long jobs and builds that are removed here can be
+                         restored (7); 0: they are gone at once
   ro, noexec, noatime    as for any mount. Options that only mean something in
                          /etc/fstab (noauto, nofail, _netdev, user, x-...) are
                          taken and ignored. A mount is always nodev and nosuid

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::attr::{file_attr, file_type};
-use super::replies::GENERATION;
 use crate::tree::requests::Tree;
 use crate::tree::{Attr, Attributes, DirEntry, Found};
 
@@ -36,13 +35,18 @@ pub(super) fn entries(mut reply: ReplyDirectoryPlus, entries: Vec<DirEntry>, tre
 
 /// Adds an entry; true if it did not fit.
 fn add(reply: &mut ReplyDirectoryPlus, entry: &DirEntry) -> bool {
-    let Found { attributes, name_ttl } = match entry.found {
+    let Found {
+        attributes,
+        name_ttl,
+        generation,
+    } = match entry.found {
         Some(found) => found,
         // fuser can't send a name without attributes. The kernel looks only at the number and
         // type of `.` and `..`; the tree gives `found` for every other entry.
         None => Found {
             attributes: bare(entry),
             name_ttl: Duration::ZERO,
+            generation: 0,
         },
     };
     let attr = file_attr(&attributes.attr);
@@ -52,7 +56,7 @@ fn add(reply: &mut ReplyDirectoryPlus, entry: &DirEntry) -> bool {
         &entry.name,
         &attributes.ttl.min(name_ttl),
         &attr,
-        GENERATION,
+        Generation(generation),
     )
 }
 

@@ -12,8 +12,8 @@ use super::attr::file_attr;
 use super::passthrough::Passthrough;
 use crate::tree::{Attributes, Found, Opened, Space};
 
-/// Inode numbers are never used twice in a mount, so there is only one generation.
-pub(super) const GENERATION: Generation = Generation(0);
+/// The generation of a file that is made: inode numbers are used twice for restored folders alone.
+const GENERATION: Generation = Generation(0);
 
 /// Longest name that statfs(2) tells: NAME_MAX.
 const NAME_BYTES_MAX: u32 = 255;
@@ -24,7 +24,7 @@ pub(super) const COPY_BYTES_MAX: u32 = !0xfff;
 /// What a name leads to.
 pub(super) fn entry(reply: ReplyEntry, found: Found) {
     let Attributes { attr, ttl } = found.attributes;
-    reply.entry_with_ttls(&ttl, &found.name_ttl, &file_attr(&attr), GENERATION);
+    reply.entry_with_ttls(&ttl, &found.name_ttl, &file_attr(&attr), Generation(found.generation));
 }
 
 /// Attributes.

@@ -241,6 +241,7 @@ impl Repository {
                 named.clone(),
             ];
             if self.began(&hold, job, n, &live.nonce, ops).await? {
+                self.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
                 self.board.announce(format!("control {}/{n} retry", job.name));
                 return Ok(());
             }

@@ -97,6 +97,7 @@ pub struct Repository {
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
     pub(crate) people: super::people::People,
+    pub(crate) trash: super::trash::Trash,
     /// Users of the programs that steer, named at the mount.
     pub(crate) steering: OnceLock<Vec<u32>>,
     /// Reads published folders.
@@ -146,6 +147,7 @@ impl Repository {
             consoles: Consoles::default(),
             records: RecordCache::default(),
             people: super::people::People::default(),
+            trash: super::trash::Trash::default(),
             steering: OnceLock::new(),
             runtime: tokio::runtime::Handle::current(),
             since: now(),
@@ -210,6 +212,7 @@ impl Repository {
         self.runtime.spawn(self.clone().keep_node(Some(session)));
         self.runtime.spawn(self.clone().keep_session());
         self.runtime.spawn(self.clone().unfollow_idle());
+        self.runtime.spawn(self.clone().keep_trash_swept());
         Ok(())
     }
 

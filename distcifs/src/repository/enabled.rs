@@ -114,8 +114,12 @@ impl Repository {
         )))
     }
 
-    /// Refuses to begin a recorded build again that began under another owner, or whose job is off.
+    /// Refuses to begin a recorded build again that is in the trash, that began under another owner, or whose
+    /// job is off.
     pub(crate) async fn check_retry(&self, job: &Job, n: u64, record: &Arc<Record>) -> Result<()> {
+        if self.is_trashed(job, n).await? {
+            return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
+        }
         let now = job.entry.access.uid;
         if let Some(owner) = record.owner.filter(|owner| *owner != now) {
             return Err(Error::Access(format!(

@@ -8,15 +8,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use super::access::Access;
-use super::core::{bounded, create, delete, from_json, lock, now, random_id, settled, to_json};
+use super::core::{bounded, create, from_json, lock, now, random_id, to_json};
 use super::format;
 use super::names::Name;
 use super::notices::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX};
-use super::{Error, Repository, Result};
-use crate::storage::{Commit, Contents, Coordination, Notices, Object, Op, Updated};
-
-/// Idempotence keys of a job removed by one commit: 200 KB of operations.
-const KEYS_AT_ONCE: usize = 1000;
+use super::{Error, Repository, Result, trash};
+use crate::storage::{Contents, Coordination, Notices, Object, Updated};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
@@ -69,7 +66,7 @@ pub struct JobEntry {
     pub files: FileModes,
     /// When it was made, milliseconds since 1970.
     pub created: u64,
-    /// When it was renamed last, milliseconds since 1970.
+    /// When it was renamed, or brought back from the trash, last, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<u64>,
     /// Whether somebody switched it off.
@@ -251,6 +248,7 @@ impl Repository {
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
                     (Some(name), Ok(entry)) => all.set(&name, Some(Arc::new(entry))),
+                    (None, _) if key.starts_with(trash::JOBS) => {}
                     // One that is damaged must not keep the others from being seen.
                     (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
@@ -304,8 +302,13 @@ impl Repository {
 
     /// A job's line in the list of jobs as it is now, and the list's revision.
     pub(super) async fn job_line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
-        let page = bounded("jobs", self.contents.query(&jobs_record(), name.as_str(), "", 1)).await?;
-        let found = page.entries.iter().find(|(key, _)| key == name.as_str());
+        self.job_line_at(name.as_str()).await
+    }
+
+    /// The same by its key: a removed job's is no name.
+    pub(super) async fn job_line_at(&self, key: &str) -> Result<(Option<JobEntry>, u64)> {
+        let page = bounded("jobs", self.contents.query(&jobs_record(), key, "", 1)).await?;
+        let found = page.entries.iter().find(|(found, _)| found == key);
         let entry = found.map(|(key, value)| from_json(&format!("job {key}"), value));
         Ok((entry.transpose()?, page.revision))
     }
@@ -313,7 +316,7 @@ impl Repository {
     /// Changes a job's line in the list of jobs, whoever else changes others: `edit` gets the line
     /// as it is and gives what it is to be. It is called again after a lost race, and when nobody
     /// knows whether the write happened.
-    async fn edit_job(
+    pub(super) async fn edit_job(
         &self,
         name: &Name,
         mut edit: impl FnMut(Option<JobEntry>) -> Result<Option<JobEntry>>,
@@ -428,62 +431,6 @@ impl Repository {
             entry: Arc::new(entry),
         };
         Ok(changed)
-    }
-
-    /// Removes a job with its builds, if it belongs to this user; `Busy` while one of them runs.
-    pub async fn remove_job(&self, job: &Job, of: Option<u32>) -> Result<()> {
-        self.record_all(job).await?;
-        if of.is_some() {
-            let line = self.job_line(&job.name).await?.0;
-            let line = line.filter(|line| line.uid == job.uid());
-            let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-        }
-        let live = self.live_numbers(job).await?;
-        if let Some(n) = live.first() {
-            return Err(Error::Busy(format!(
-                "job {} has {} unfinished builds (build {n} is one): abort them first",
-                job.name,
-                live.len()
-            )));
-        }
-        // Without a counter, an earlier removal came to this point and no further.
-        if let Some(counter) = self.get(&job.path()).await? {
-            self.remove_counter(job, counter.version).await?;
-        }
-        // Another job may have its name already.
-        let others = |known: &JobEntry| known.uid != job.uid();
-        self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
-        self.board.announce(format!("job {} removed", job.name));
-        for n in self.finished_numbers(job).await? {
-            self.drop_build_objects(job, n).await?;
-        }
-        let record = job.record();
-        settled("job", || self.contents.remove(&record)).await
-    }
-
-    /// Removes a job's entries: from then on nothing can be triggered.
-    async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
-        let keys = format!("/keys/{}", job.uid());
-        let names = self.children(&keys).await?;
-        let mut ops: Vec<Op> = names.iter().map(|key| delete(format!("{keys}/{key}"), None)).collect();
-        ops.push(delete(keys, None));
-        // No commit takes the keys of a busy job all at once: those that are left over go after it,
-        // when no trigger makes any more.
-        let rest = ops.split_off(ops.len().min(KEYS_AT_ONCE));
-        // The counter's version is the guard: a trigger in between makes this a mismatch.
-        ops.push(delete(job.path(), Some(version)));
-        match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
-            Commit::Done => {}
-            Commit::Mismatch { .. } => {
-                return Err(Error::Busy(format!("job {}: a build was started just now", job.name)));
-            }
-        }
-        for some in rest.chunks(KEYS_AT_ONCE) {
-            // What somebody else has taken away, or what is left by this, is gc's.
-            self.commit(some.to_vec()).await?;
-        }
-        Ok(())
     }
 }
 

@@ -9,9 +9,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Result;
 use super::consoles::PART_BYTES;
 use super::core::bounded;
+use super::jobs::jobs_record;
+use super::{Result, trash};
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
@@ -131,10 +132,11 @@ impl Upkeep {
     pub async fn figures(&self) -> Result<Vec<(String, String)>> {
         let alive = self.alive().await?;
         let jobs = bounded("/jobs", self.coordination.children("/jobs")).await?;
+        let removed = self.record(&jobs_record(), trash::JOBS).await?.len();
         let mut figures = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("nodes".to_owned(), alive.len().to_string()),
-            ("jobs".to_owned(), jobs.len().to_string()),
+            ("jobs".to_owned(), jobs.len().saturating_sub(removed).to_string()),
         ];
         let mut queues = bounded("/tickets", self.coordination.children("/tickets")).await?;
         queues.sort();

@@ -128,8 +128,8 @@ pub struct Record {
 
 mod index;
 
-pub(super) use index::last_indexed;
 pub use index::{Indexed, Indexes};
+pub(super) use index::{index_key, last_indexed};
 
 /// The key that holds a build's record in its object.
 const RECORD: &str = "record";
@@ -234,7 +234,7 @@ impl Repository {
     /// Writes a record that is to follow on this revision, and its line in the index; `false` if
     /// it has another revision.
     pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
-        let object = build_record(job.uid(), n);
+        let (object, moves) = (build_record(job.uid(), n), self.trash.moves());
         let change = vec![(RECORD.to_owned(), Some(to_json(&*record)))];
         let updated = bounded("build", self.contents.update(&object, Some(revision), change)).await;
         let written = match updated {
@@ -252,7 +252,9 @@ impl Repository {
         };
         if written {
             self.change_index(job, n, Some(Indexed::of(&record))).await?;
-            self.remember_record((job.uid().to_owned(), n), record);
+            if !self.heed_trash(job, n).await? {
+                self.remember_record((job.uid().to_owned(), n), record, moves);
+            }
         }
         Ok(written)
     }
@@ -281,17 +283,25 @@ impl Repository {
         {
             return Ok(Some(known));
         }
+        let moves = self.trash.moves();
         let (record, _) = self.stored_record(job, n).await?;
+        // One in the trash keeps its record.
+        if record.is_some() && self.is_trashed(job, n).await? {
+            return Ok(None);
+        }
         match &record {
-            Some(record) => self.remember_record(key, record.clone()),
+            Some(record) => self.remember_record(key, record.clone(), moves),
             None => drop(lock(&self.records.records).remove(&key)),
         }
         Ok(record)
     }
 
-    /// Keeps a record in memory, within bounds.
-    pub(crate) fn remember_record(&self, key: (String, u64), record: Arc<Record>) {
+    /// Keeps a record in memory, within bounds, unless something went into the trash since so many moves.
+    fn remember_record(&self, key: (String, u64), record: Arc<Record>, moves: u64) {
         let mut records = lock(&self.records.records);
+        if self.trash.moves() != moves {
+            return;
+        }
         if records.len() >= RECORDS_MAX {
             records.clear();
         }
@@ -408,7 +418,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Removes a finished build.
+    /// Removes a finished build for good.
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
         let _turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
@@ -450,7 +460,7 @@ impl Repository {
 
     /// Removes a build's record and consoles; its files go with the next gc.
     pub(crate) async fn drop_build_objects(&self, job: &Job, n: u64) -> Result<()> {
-        let record = self.record(job, n).await?;
+        let record = self.stored_record(job, n).await?.0;
         let object = build_record(job.uid(), n);
         if self.shared {
             // What is left keeps its revision, until gc: a mount that is late finds another one.

@@ -14,6 +14,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::core::{bounded, from_json, now, set, settled, to_json};
 use super::jobs::{Counter, Job, JobEntry, RACES_MAX, jobs_record};
 use super::names::Name;
@@ -41,7 +43,7 @@ impl Repository {
             return Ok(());
         }
         if self.find_job(to.as_str()).await?.is_some() {
-            return Err(taken(to));
+            return Err(taken(to.as_str()));
         }
         self.check_circle(job, to).await?;
         self.record_all(job).await?;
@@ -68,7 +70,7 @@ impl Repository {
     }
 
     /// Refuses a name under which a job would trigger itself.
-    async fn check_circle(&self, job: &Job, to: &Name) -> Result<()> {
+    pub(super) async fn check_circle(&self, job: &Job, to: &Name) -> Result<()> {
         let Some(head) = self.config_head(job).await?.0 else {
             return Ok(());
         };
@@ -92,7 +94,7 @@ impl Repository {
     }
 
     /// `Busy` if a build of the job is not finished, as the coordinator has it now.
-    async fn check_idle(&self, job: &Job) -> Result<()> {
+    pub(super) async fn check_idle(&self, job: &Job) -> Result<()> {
         bounded("sync", self.coordination.sync()).await?;
         let path = job.path();
         let children = bounded(&path, self.coordination.children(&path)).await?;
@@ -148,27 +150,41 @@ impl Repository {
         counter: &(Counter, u32),
         of: Option<u32>,
     ) -> Result<()> {
+        let keys = (job.name.as_str(), to.as_str());
+        let renamed = |entry: JobEntry| {
+            entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
+            let named = Some(now());
+            let entry = JobEntry { named, ..entry };
+            Ok((to_json(&entry), entry))
+        };
+        self.shift(job, keys, counter, renamed).await
+    }
+
+    /// The same between two keys, of which one may be no name: into the trash and out of it. `change` makes
+    /// what is to stand at the second of what stood at the first, or refuses it.
+    pub(super) async fn shift(
+        &self,
+        job: &Job,
+        (from, to): (&str, &str),
+        counter: &(Counter, u32),
+        change: impl Fn(JobEntry) -> Result<(Bytes, JobEntry)> + Send + Sync,
+    ) -> Result<()> {
         for _ in 0..RACES_MAX {
-            let (here, revision) = self.job_line(&job.name).await?;
-            let (there, later) = self.job_line(to).await?;
+            let (here, revision) = self.job_line_at(from).await?;
+            let (there, later) = self.job_line_at(to).await?;
             if revision != later {
                 continue;
             }
             let ours = |entry: &JobEntry| entry.uid == job.uid();
             // Nobody knew, and it had happened.
             if let Some(entry) = there.clone().filter(ours) {
-                self.jobs.edited(
-                    revision,
-                    &[(&job.name, here.map(Arc::new)), (to, Some(Arc::new(entry)))],
-                );
+                self.shifted(revision, (from, here), (to, entry));
                 return Ok(());
             }
             let entry = here
                 .filter(ours)
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-            let named = Some(now());
-            let entry = JobEntry { named, ..entry };
+            let (line, entry) = change(entry)?;
             if there.is_some() {
                 return Err(taken(to));
             }
@@ -177,15 +193,11 @@ impl Repository {
             if self.counter(job).await? != *counter {
                 return Err(busy(job));
             }
-            let change = vec![
-                (job.name.as_str().to_owned(), None),
-                (to.as_str().to_owned(), Some(to_json(&entry))),
-            ];
-            let update = self.contents.update(&jobs_record(), Some(revision), change);
+            let lines = vec![(from.to_owned(), None), (to.to_owned(), Some(line))];
+            let update = self.contents.update(&jobs_record(), Some(revision), lines);
             match bounded("jobs", update).await {
                 Ok(Updated::Done { revision }) => {
-                    self.jobs
-                        .edited(revision, &[(&job.name, None), (to, Some(Arc::new(entry)))]);
+                    self.shifted(revision, (from, None), (to, entry));
                     return Ok(());
                 }
                 Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
@@ -193,6 +205,16 @@ impl Repository {
             }
         }
         Err(busy(job))
+    }
+
+    /// Takes in that a job's line was moved, where it has a name.
+    fn shifted(&self, revision: u64, from: (&str, Option<JobEntry>), to: (&str, JobEntry)) {
+        let ends = [from, (to.0, Some(to.1))];
+        let named = ends.map(|(key, entry)| (Name::new(key), entry.map(Arc::new)));
+        let lines = named
+            .iter()
+            .filter_map(|(name, entry)| Some((name.as_ref()?, entry.clone())));
+        self.jobs.edited(revision, &lines.collect::<Vec<_>>());
     }
 
     /// Has a job's counter say the name that the list has, whoever was about to change that.
@@ -238,7 +260,7 @@ impl Repository {
     }
 }
 
-fn taken(name: &Name) -> Error {
+fn taken(name: &str) -> Error {
     Error::Exists(format!("job {name} exists: remove it first, or choose another name"))
 }
 

@@ -27,6 +27,7 @@ mod owners;
 mod refused;
 mod rename;
 mod shown;
+mod trash;
 
 /// How long anything may take that goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,10 +4,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::cluster::{ClusterOptions, is_cluster, state_of};
+use crate::repository::trash::{DAYS_MAX, DAYS_USUAL};
 
 /// The options that are ours, for the error that names them.
 const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no, node=NAME, cache=DIR, state=DIR, log=FILE, \
-                     log_level=LEVEL, control=USER[:USER…], ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
+                     log_level=LEVEL, control=USER[:USER…], trash_days=DAYS, ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
                      namespace=NAME, ceph_conf=FILE, ceph_user=NAME, ceph_keyring=FILE, zk_auth=FILE, zk_ca=FILE, \
                      zk_cert=FILE, zk_key=FILE, session_timeout=SECONDS";
 
@@ -69,6 +70,8 @@ pub struct MountOptions {
     pub log_level: String,
     /// Users of programs that look at all jobs and trigger them.
     pub control: Vec<u32>,
+    /// Days that what is removed here stays in the trash.
+    pub trash_days: u64,
     /// Mount read-only.
     pub read_only: bool,
     /// Nothing can be executed.
@@ -92,6 +95,7 @@ impl MountOptions {
             log: None,
             log_level: "info".into(),
             control: Vec::new(),
+            trash_days: DAYS_USUAL,
             read_only: false,
             no_exec: false,
             no_atime: false,
@@ -145,7 +149,8 @@ impl MountOptions {
                 return Err(format!("-o log_level={value}: not one of {}", LEVELS.join(", ")));
             }
             ("control", Some(value)) => self.control.extend(users(value)?),
-            ("node" | "cache" | "state" | "log" | "log_level" | "control", None) => {
+            ("trash_days", Some(value)) => self.trash_days = days(value)?,
+            ("node" | "cache" | "state" | "log" | "log_level" | "control" | "trash_days", None) => {
                 return Err(format!("-o {key}: it needs a value: {KNOWN}"));
             }
             ("ro", None) => self.read_only = true,
@@ -176,6 +181,12 @@ fn yes_or_no(key: &str, value: &str) -> Result<bool, String> {
         "no" => Ok(false),
         _ => Err(format!("-o {key}={value}: say yes or no")),
     }
+}
+
+/// How long the trash keeps something.
+fn days(value: &str) -> Result<u64, String> {
+    let days = value.parse().ok().filter(|days| *days <= DAYS_MAX);
+    days.ok_or_else(|| format!("-o trash_days={value}: a number of days, from 0 (removed at once) to {DAYS_MAX}"))
 }
 
 /// The ids of users that are named, or given by number, with colons between.
@@ -274,7 +285,7 @@ mod tests {
             (options.allow_other, options.passthrough, options.log),
             (None, true, None)
         );
-        assert_eq!(options.log_level, "info");
+        assert_eq!((options.log_level.as_str(), options.trash_days), ("info", 7));
     }
 
     #[test]
@@ -282,13 +293,13 @@ mod tests {
         let options = parse(&[
             "allow_other=no,passthrough=no",
             "node=n.1,cache=/c,log=/l",
-            "log_level=debug,rw,ro",
+            "log_level=debug,rw,ro,trash_days=0",
         ]);
         let options = options.unwrap();
         assert_eq!((options.allow_other, options.passthrough), (Some(false), false));
         assert_eq!((options.node.as_str(), options.log_level.as_str()), ("n.1", "debug"));
         assert_eq!((options.cache, options.log), ("/c".into(), Some("/l".into())));
-        assert!(options.read_only);
+        assert!(options.read_only && options.trash_days == 0);
         assert_eq!(
             parse(&["node=a,noallow_other,allow_other"]).unwrap().allow_other,
             Some(true)
@@ -311,6 +322,9 @@ mod tests {
             ("cache", "needs a value"),
             ("node=a/b", "node=a/b"),
             ("session_timeout=5s", "seconds"),
+            ("trash_days=-1", "trash_days=-1"),
+            ("trash_days=3651", "3650"),
+            ("trash_days", "needs a value"),
             ("pool", "needs a value"),
             ("pool=", "needs a value"),
         ] {

@@ -41,9 +41,9 @@ pub(super) fn man(arguments: &cli::Man) -> Outcome {
 }
 
 /// The commands that have a page.
-fn pages(command: &Command) -> impl Iterator<Item = &Command> {
+fn pages(command: &Command) -> Vec<&Command> {
     let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
-    std::iter::once(command).chain(shown)
+    std::iter::once(command).chain(shown.flat_map(pages)).collect()
 }
 
 /// The page of a command, in roff.

@@ -37,7 +37,7 @@ pub(super) fn status(arguments: &cli::Status) -> Outcome {
 }
 
 /// The mount that the working directory is in.
-fn at_hand() -> Result<PathBuf, Failure> {
+pub(super) fn at_hand() -> Result<PathBuf, Failure> {
     let refused = |why: String| Failure::Refused(format!("{why}; name a mount point or a cluster's address"));
     let here = std::env::current_dir().map_err(|error| refused(format!("the folder at hand: {error}")))?;
     let is_mount = |place: &&Path| matches!(mounts::find(place), Ok(Some(entry)) if entry.is_ours());

@@ -75,6 +75,7 @@ impl Tree {
             Node::Top(Top::Metrics) => Ok(Content::text(self.metrics().await?)),
             Node::Top(Top::Drain) => Ok(Content::text(self.repository.drain_text())),
             Node::Alive(name) => self.alive(name).await,
+            Node::Trashed(id) => Ok(Content::text(self.trash_text(id).await?)),
             Node::JobFile(job, JobFile::Config) => {
                 let (head, _) = self.repository.config_head(&self.job(job)?).await?;
                 match head {

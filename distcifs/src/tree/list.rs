@@ -93,7 +93,10 @@ impl Tree {
         if let Some(names) = crate::repository::core::lock(kept).clone().filter(|_| !again) {
             return Ok(names);
         }
-        let names = Arc::new(self.read_names(node).await?);
+        let names = Arc::new(match node {
+            Node::Top(Top::Trash) => self.names_in_trash(open.caller.uid).await?,
+            node => self.read_names(node).await?,
+        });
         let name = |(name, _): &(String, Kind)| NAME_BYTES + name.len();
         hold(&open.memory, names.iter().map(name).sum())?;
         *crate::repository::core::lock(kept) = Some(names.clone());
@@ -105,7 +108,7 @@ impl Tree {
         Ok(match node {
             Node::Root => Top::ALL
                 .iter()
-                .filter(|top| !matches!(top, Top::Events | Top::Drain))
+                .filter(|top| !matches!(top, Top::Events | Top::Drain | Top::Trash))
                 .map(|top| {
                     let folder = matches!(top, Top::Jobs | Top::Tickets | Top::Nodes);
                     (top.name().to_owned(), if folder { Kind::Directory } else { Kind::File })

@@ -57,10 +57,8 @@ impl Tree {
         let missing = || Error::NotFound(name.to_owned());
         match parent {
             Node::Root => Top::parse(name).map(Node::Top).ok_or_else(missing),
-            Node::Top(Top::Jobs) => {
-                let job = self.repository.find_job(name).await?.ok_or_else(missing)?;
-                Ok(Node::Job(Arc::new(job_ref(&job))))
-            }
+            Node::Top(Top::Jobs) => self.find_in_jobs(name).await,
+            Node::Top(Top::Trash) => self.find_in_trash(name).await,
             Node::Top(Top::Tickets) => {
                 let queue = Name::new(name).ok_or_else(missing)?;
                 self.repository.queue_access(name).await?.ok_or_else(missing)?;
@@ -180,7 +178,7 @@ impl Tree {
     /// The answer to a lookup that found this node.
     pub(crate) async fn found(&self, node: &Node) -> Result<Found> {
         match node {
-            Node::Published(id) => return self.published.found(*id),
+            Node::Published(id) => return Ok(self.of_generation(self.published.found(*id)?)),
             Node::Work(ino) => return self.work.found(*ino),
             _ => {}
         }
@@ -196,10 +194,12 @@ impl Tree {
             Node::Ticket(ticket) => self.ticket_ttl(ticket),
             _ => NOT_AT_ALL,
         };
-        Ok(Found {
-            attributes: Attributes { attr, ttl },
+        let attributes = Attributes { attr, ttl };
+        Ok(self.of_generation(Found {
+            attributes,
             name_ttl,
-        })
+            generation: 0,
+        }))
     }
 
     /// Attributes of a generated node.
@@ -229,6 +229,7 @@ impl Tree {
                 Ok(self.folder(self.top_access(Some(*top)).await?, self.started, self.shared_ttl()))
             }
             Node::Top(Top::Nodes) => Ok(self.folder(self.owned(0o755), self.started, LONG)),
+            Node::Top(Top::Trash) | Node::Trashed(_) => self.trash_facts(node).await,
             Node::Top(Top::Events) => Ok(file(self.owned(0o444), WAIT_BYTES, self.started)),
             // Only root, and who mounted, may look and say.
             Node::Top(Top::Drain) => Ok(file(self.owned(0o600), WAIT_BYTES, self.started)),
@@ -478,8 +479,9 @@ impl Tree {
 /// A node's folder.
 fn parent_node(node: &Node) -> Node {
     match node {
+        Node::Job(_) | Node::Top(Top::Trash) => Node::Top(Top::Jobs),
         Node::Top(_) | Node::Root => Node::Root,
-        Node::Job(_) => Node::Top(Top::Jobs),
+        Node::Trashed(_) => Node::Top(Top::Trash),
         Node::JobFile(job, _) => Node::Job(job.clone()),
         Node::Build(job, _) | Node::Link(job, _) | Node::Next(job) => Node::JobFile(job.clone(), JobFile::Builds),
         Node::BuildFile(job, n, _) => Node::Build(job.clone(), *n),

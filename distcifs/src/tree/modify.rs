@@ -143,6 +143,7 @@ impl Tree {
                 let Node::Job(job) = parent else { return Ok(()) };
                 self.scratch.remove_by(id, self.mover(caller, &job.uid))
             }
+            Node::Trashed(id) => self.discard(caller, &id).await,
             Node::TicketFile(ticket, TicketFile::Claim) => self.give_back(caller, &ticket).await,
             Node::JobFile(job, JobFile::Config) => {
                 self.unlink_config(caller, &job);
@@ -153,7 +154,8 @@ impl Tree {
         }
     }
 
-    /// rmdir: a job, a build, a finished ticket, a queue without tickets; what is generated stays.
+    /// rmdir: a job or a build, which go to the trash, a finished ticket, a queue without tickets; what is
+    /// generated stays.
     pub(crate) async fn remove_folder(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
         if let Node::Seen(_) | Node::TicketFile(_, TicketFile::Jobs | TicketFile::Needs) = parent {
             return Err(Error::ReadOnly(name.to_owned()));
@@ -164,19 +166,25 @@ impl Tree {
         if matches!(node, Node::Build(..) | Node::Ticket(_)) && of.is_some() {
             self.facts(&node).await?.access.must_be_of(of, || node.path())?;
         }
+        // Tickets never come back, and go by the thousand.
+        let comes_back = !matches!(node, Node::Ticket(_) | Node::TicketFile(..) | Node::Queue(_));
+        let ino = self.numbers.ino(&node);
         match node {
             Node::Job(job) => {
-                self.repository.remove_job(&self.job(&job)?, of).await?;
+                self.repository.trash_job(&self.job(&job)?, caller.uid, of).await?;
                 self.scratch.remove_all(&job.uid);
                 self.refusals.forget_job(&job.uid);
-                Ok(())
             }
-            Node::Build(job, n) => self.repository.remove_build(&self.job(&job)?, n).await,
-            Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await,
-            Node::Queue(queue) => self.repository.remove_queue(&queue, of).await,
-            Node::Top(_) => Err(Error::NotPermitted(name.to_owned())),
-            _ => Ok(()),
+            Node::Build(job, n) => self.repository.trash_build(&self.job(&job)?, n, caller.uid).await?,
+            Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await?,
+            Node::Queue(queue) => self.repository.remove_queue(&queue, of).await?,
+            Node::Top(_) => return Err(Error::NotPermitted(name.to_owned())),
+            _ => {}
         }
+        if comes_back {
+            self.removed.note(ino);
+        }
+        Ok(())
     }
 
     /// Whose a thing must be that this caller takes out of a folder: `None`, if it may be anybody's. The kernel

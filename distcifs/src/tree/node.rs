@@ -13,6 +13,7 @@ use super::view::Seen;
 use crate::repository::core::lock;
 use crate::repository::names::Name;
 use crate::repository::tickets::TicketKey;
+use crate::repository::trash::TrashId;
 
 const CLASS_SHIFT: u32 = 61;
 const CLASS_JOB: u64 = 2;
@@ -37,6 +38,8 @@ const SLOT_PARAMS: u64 = 256;
 pub(crate) const PARAMS_MAX: usize = 4096;
 /// Slot of what is seen through a ticket, in the class of nodes.
 const SLOT_SEEN: u64 = 1;
+/// Slot of what is in the trash, in the same class.
+const SLOT_TRASHED: u64 = 2;
 /// First slot of tasks.
 const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
 /// Slots of each task: 1,000 tasks fit.
@@ -134,6 +137,8 @@ slots! {
         Events = 5, ".events";
         /// Whether the mount takes work; not listed.
         Drain = 9, ".drain";
+        /// What was removed and can be brought back; in `jobs`, and not listed there.
+        Trash = 10, "jobs/.trash";
     }
 }
 
@@ -333,6 +338,8 @@ pub enum Node {
     TicketParam(Arc<TicketRef>, usize),
     /// Something of a job, seen through a ticket.
     Seen(Arc<Seen>),
+    /// Something in the trash.
+    Trashed(Arc<TrashId>),
     /// A published file or folder.
     Published(u64),
     /// A claimant's own file.
@@ -362,6 +369,7 @@ impl Node {
             Node::TicketFile(ticket, file) => format!("/{}/{}", ticket.key, file.name()),
             Node::TicketParam(ticket, at) => format!("/{}/params/(number {at})", ticket.key),
             Node::Seen(seen) => format!("/{}{}", seen.ticket.key, seen.node.path()),
+            Node::Trashed(id) => format!("/jobs/.trash/{id}"),
             Node::Published(id) => format!("(published file {id})"),
             Node::Work(ino) => format!("(claimant's file {:#x})", ino.0),
         }
@@ -378,6 +386,7 @@ pub struct Numbers {
     tickets: Mutex<Numbered<TicketRef>>,
     nodes: Mutex<Numbered<Name>>,
     seen: Mutex<Numbered<Seen>>,
+    trashed: Mutex<Numbered<TrashId>>,
 }
 
 impl Default for Numbers {
@@ -388,6 +397,7 @@ impl Default for Numbers {
             tickets: Mutex::default(),
             nodes: Mutex::default(),
             seen: Mutex::default(),
+            trashed: Mutex::default(),
         }
     }
 }
@@ -424,6 +434,7 @@ impl Numbers {
             Node::TicketFile(t, file) => ticket(t, file.slot()),
             Node::TicketParam(t, at) => ticket(t, SLOT_PARAMS + *at as u64),
             Node::Seen(seen) => pack(CLASS_NODE, lock(&self.seen).number(seen), SLOT_SEEN),
+            Node::Trashed(id) => pack(CLASS_NODE, lock(&self.trashed).number(id), SLOT_TRASHED),
             Node::Published(id) => pack(CLASS_PUBLISHED, *id, 0),
             Node::Work(ino) => *ino,
         }
@@ -455,6 +466,7 @@ impl Numbers {
                 })
             }
             CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).value(thing).map(Node::Seen),
+            CLASS_NODE if slot == SLOT_TRASHED => lock(&self.trashed).value(thing).map(Node::Trashed),
             CLASS_NODE => lock(&self.nodes).value(thing).map(Node::Alive),
             CLASS_PUBLISHED => Some(Node::Published(thing)),
             _ => Some(Node::Work(ino)),
@@ -494,6 +506,7 @@ impl Numbers {
                 lock(&self.tickets).count(ticket);
             }
             Node::Seen(seen) => lock(&self.seen).count(seen),
+            Node::Trashed(id) => lock(&self.trashed).count(id),
             Node::Queue(queue) | Node::QueueFile(queue, _) => lock(&self.queues).count(queue),
             Node::Job(job) => {
                 let mut jobs = lock(&self.jobs);
@@ -525,6 +538,7 @@ impl Numbers {
             CLASS_QUEUE => lock(&self.queues).forget(thing, count),
             CLASS_JOB => lock(&self.jobs).forget(thing >> BUILD_BITS, count),
             CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).forget(thing, count),
+            CLASS_NODE if slot == SLOT_TRASHED => lock(&self.trashed).forget(thing, count),
             _ => {}
         }
     }

@@ -151,6 +151,7 @@ impl Published {
         Ok(Found {
             attributes: Attributes { attr, ttl },
             name_ttl: if root { NOT_AT_ALL } else { LONG },
+            generation: 0,
         })
     }
 

@@ -22,6 +22,7 @@ use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scratch::Scratches;
 use super::shares::{Lease, Shares, adapt};
 use super::texts::Texts;
+use super::trash::Removed;
 use super::trust::Trust;
 use super::view::Persons;
 use super::work::Work;
@@ -59,6 +60,8 @@ pub struct Tree {
     pub(crate) held: Arc<Mutex<HashMap<TicketKey, Arc<Held>>>>,
     pub(crate) past: Arc<Past>,
     pub(crate) refusals: Refusals,
+    /// What was removed here and may come back.
+    pub(crate) removed: Removed,
     /// Who unlinked a config.json lately, by the job's uid.
     pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
@@ -105,6 +108,7 @@ impl Tree {
             held: Arc::default(),
             past: Arc::default(),
             refusals: Refusals::default(),
+            removed: Removed::default(),
             unlinked: Mutex::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
@@ -291,7 +295,10 @@ impl Tree {
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
-            return self.remove_published(id, &name).await;
+            let node = self.find_published(id, name.as_bytes()).await?;
+            self.remove_published(id, &name).await?;
+            self.removed.note(self.numbers.ino(&node));
+            return Ok(());
         }
         self.remove_folder(caller, &parent, utf8(&name)?).await
     }
@@ -323,9 +330,12 @@ impl Tree {
         }
         check_length(&new_name)?;
         let from = self.node(parent)?;
-        if matches!(from, Node::Top(Top::Jobs)) {
+        if let Node::Top(top @ (Top::Jobs | Top::Trash)) = from {
             let to = self.node(new_parent)?;
-            return self.rename_job(caller, &name, &to, &new_name, flags).await;
+            return match top {
+                Top::Trash => self.restore(caller, &name, &to, &new_name, flags).await,
+                _ => self.rename_job(caller, &name, &to, &new_name, flags).await,
+            };
         }
         let (Node::Job(job), true) = (&from, parent == new_parent) else {
             let to = self.node(new_parent)?;

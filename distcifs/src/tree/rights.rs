@@ -56,6 +56,11 @@ pub(crate) enum Who {
 pub(crate) struct Grants(Vec<(Who, u32)>);
 
 impl Grants {
+    /// What one user has.
+    pub(crate) fn to_user(uid: u32, bits: u32) -> Self {
+        Grants(vec![(Who::User(uid), bits)])
+    }
+
     /// Gives somebody these bits, beside those given already.
     fn give(&mut self, who: Who, bits: u32) {
         match self.0.iter_mut().find(|(known, _)| *known == who) {
@@ -233,6 +238,7 @@ impl Tree {
         let (queue, bits) = match node {
             Node::Queue(queue) => (queue, SEARCH),
             Node::QueueFile(queue, QueueFile::Post) => (queue, READ | WRITE),
+            Node::Trashed(_) => return self.trash_grants().await,
             node => return Ok(self.control_grants(node)),
         };
         let mut grants = Grants::default();

@@ -127,7 +127,7 @@ impl Tree {
         }
         // Boxed: what is found in a folder may be seen itself.
         let node = Box::pin(self.find(caller, &seen.node, name)).await?;
-        if matches!(node, Node::Scratch(_) | Node::Seen(_)) {
+        if matches!(node, Node::Scratch(_) | Node::Seen(_) | Node::Top(_)) {
             return Err(Error::NotFound(format!("{path}/{name}")));
         }
         Ok(seen.beside(node))

@@ -135,6 +135,7 @@ impl Work {
         Ok(Found {
             attributes,
             name_ttl: TTL,
+            generation: 0,
         })
     }
 
@@ -159,6 +160,7 @@ impl Work {
         Found {
             attributes: Attributes { attr, ttl: ABSENT_TTL },
             name_ttl: ABSENT_TTL,
+            generation: 0,
         }
     }
 

@@ -11,7 +11,7 @@ use super::roots::{Heads, Need, Orphan, Roots, is_wanted};
 use super::sweep::Wanted;
 use super::{Blobs, Fault, Upkeep};
 use crate::repository::snapshot::{self, Snapshot};
-use crate::repository::{Error, Result};
+use crate::repository::{Error, Result, trash};
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{self, Digest, Object};
 
@@ -79,7 +79,10 @@ impl Upkeep {
         checked.faults.append(&mut roots.lost);
         checked.faults.append(&mut roots.unworkable);
         for orphan in &roots.orphans {
-            if let Orphan::Job(..) = orphan {
+            // What goes from the trash is nobody's loss.
+            if let Orphan::Job(name, _) = orphan
+                && !name.starts_with(trash::JOBS)
+            {
                 let (what, remedy) = (orphan.to_string(), "distcifs gc, or rmdir it on a mount");
                 checked
                     .faults

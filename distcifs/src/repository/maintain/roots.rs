@@ -250,7 +250,7 @@ impl Upkeep {
     }
 
     /// All keys of a record that begin with a prefix.
-    async fn record(&self, object: &Object, prefix: &str) -> Result<Vec<(String, bytes::Bytes)>> {
+    pub(super) async fn record(&self, object: &Object, prefix: &str) -> Result<Vec<(String, bytes::Bytes)>> {
         let what = object.to_string();
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
@@ -327,8 +327,8 @@ impl Upkeep {
                 roots.body(&head.digest, Need { whose, what, task });
             }
         }
-        for (key, indexed) in self.record(&record, "b").await? {
-            let n = key.strip_prefix('b').and_then(|n| n.parse::<u64>().ok());
+        for (key, indexed) in self.build_lines(&record).await? {
+            let n = key.strip_prefix(['b', 't']).and_then(|n| n.parse::<u64>().ok());
             let what = format!("line {key} in the index of {whose}");
             let read = roots.read::<Indexed>(&what, whose, &indexed);
             if let (Some(n), Some(_)) = (n, read)
@@ -344,6 +344,16 @@ impl Upkeep {
             }
         }
         Ok(())
+    }
+
+    /// The lines of a job's builds, those in the trash included. One that moves between two readings, into
+    /// the trash or out of it, stands in one of them.
+    async fn build_lines(&self, record: &Object) -> Result<BTreeMap<String, bytes::Bytes>> {
+        let mut lines = BTreeMap::new();
+        for prefix in ["b", "t", "b"] {
+            lines.extend(self.record(record, prefix).await?);
+        }
+        Ok(lines)
     }
 
     /// What a build's record refers to; `false` if there is none.

@@ -104,7 +104,7 @@ impl Indexes {
     }
 
     /// Takes in a change that was made here, if it followed on what is known.
-    fn follow(&mut self, uid: &str, revision: u64, changes: &[(u64, Option<Indexed>)]) {
+    pub(in crate::repository) fn follow(&mut self, uid: &str, revision: u64, changes: &[(u64, Option<Indexed>)]) {
         let Some(known) = self.jobs.get_mut(uid).filter(|known| known.revision + 1 == revision) else {
             return;
         };
@@ -124,29 +124,34 @@ impl Indexes {
 }
 
 /// The key of a build in its job's index: in order of the numbers.
-fn index_key(n: u64) -> String {
+pub(in crate::repository) fn index_key(n: u64) -> String {
     format!("b{n:020}")
 }
 
-/// The number of the newest build in a job's index; 0 if there is none.
+/// The number of the newest build in a job's index or in the trash; 0 if there is none.
 pub(in crate::repository) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
-    let (mut last, mut after) = (0, String::new());
-    loop {
-        let page = bounded("index of builds", contents.query(job, "b", &after, PAGE)).await?;
-        let full = page.entries.len() == PAGE;
-        for (key, _) in page.entries {
-            last = key.strip_prefix('b').and_then(|n| n.parse().ok()).unwrap_or(last);
-            after = key;
-        }
-        if !full {
-            return Ok(last);
+    let mut last = 0;
+    for prefix in ["b", "t"] {
+        let mut after = String::new();
+        loop {
+            let page = bounded("index of builds", contents.query(job, prefix, &after, PAGE)).await?;
+            let full = page.entries.len() == PAGE;
+            for (key, _) in page.entries {
+                let n = key.strip_prefix(prefix).and_then(|n| n.parse().ok());
+                last = last.max(n.unwrap_or(0));
+                after = key;
+            }
+            if !full {
+                break;
+            }
         }
     }
+    Ok(last)
 }
 
 impl Repository {
     /// What the index has of a build.
-    pub(super) async fn index_line(&self, job: &Job, n: u64) -> Result<Option<Indexed>> {
+    pub(in crate::repository) async fn index_line(&self, job: &Job, n: u64) -> Result<Option<Indexed>> {
         let indexed = self.indexed(job).await?;
         let found = indexed.binary_search_by_key(&n, |(n, _)| *n);
         Ok(found.ok().and_then(|at| indexed.get(at)).map(|(_, line)| *line))

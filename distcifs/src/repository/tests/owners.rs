@@ -36,6 +36,8 @@ fn a_former_owner_removes_and_renames_nothing() {
         let of = Some(MALLORY);
         let removed = repository.remove_job(&his, of).await;
         assert!(matches!(removed, Err(Error::NotPermitted(_))), "{removed:?}");
+        let removed = repository.trash_job(&his, MALLORY, of).await;
+        assert!(matches!(removed, Err(Error::NotPermitted(_))), "{removed:?}");
         let renamed = repository.rename_job(&his, &name("b"), of).await;
         assert!(matches!(renamed, Err(Error::NotPermitted(_))), "{renamed:?}");
         repository.make_queue(&name("q"), owned(ALICE)).await.unwrap();

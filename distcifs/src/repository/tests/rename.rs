@@ -7,7 +7,7 @@ use crate::repository::jobs::jobs_record;
 use crate::storage::Updated;
 
 /// A repository on a store of its own with the job `a`, one build of which has ended.
-async fn built(stores: Stores, dir: &Path) -> (Arc<Repository>, Job) {
+pub(super) async fn built(stores: Stores, dir: &Path) -> (Arc<Repository>, Job) {
     let repository = stores.open("first", dir).await.unwrap();
     let job = job(&repository, "a").await.unwrap();
     assert_eq!(repository.trigger(&job, b"@key=once", poster()).await.unwrap(), 1);
@@ -15,12 +15,12 @@ async fn built(stores: Stores, dir: &Path) -> (Arc<Repository>, Job) {
     (repository, job)
 }
 
-fn embedded(dir: &Path) -> Stores {
+pub(super) fn embedded(dir: &Path) -> Stores {
     Stores::alone(&Embedded::open(&dir.join("store")).unwrap())
 }
 
 /// What every job must hold to that was called `a` and may be called `b` now.
-async fn goes_on(repository: &Arc<Repository>, uid: &str) -> Job {
+pub(super) async fn goes_on(repository: &Arc<Repository>, uid: &str) -> Job {
     let named: Vec<Job> = ["a", "b"].iter().filter_map(|name| repository.job(name)).collect();
     let [job] = named.as_slice() else {
         panic!("it has one name: {named:?}");

@@ -23,6 +23,8 @@ fn a_number_says_what_it_stands_for() {
     let nodes = [
         Node::Root,
         Node::Top(Top::Jobs),
+        Node::Top(Top::Trash),
+        Node::Trashed(Arc::new(TrashId::parse("a@0f@7").unwrap())),
         Node::Job(job.clone()),
         Node::JobFile(job.clone(), JobFile::Trigger),
         Node::Link(job.clone(), Link::LastFailure),

@@ -168,6 +168,7 @@ impl Work {
         Ok(Found {
             attributes,
             name_ttl: TTL,
+            generation: 0,
         })
     }
 
@@ -189,6 +190,7 @@ impl Work {
         Ok(Found {
             attributes: attributes_of(&inode, &stat),
             name_ttl: TTL,
+            generation: 0,
         })
     }
 

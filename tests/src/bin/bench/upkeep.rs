@@ -52,7 +52,7 @@ pub(crate) fn gc() {
         let build = mount.trigger(name, "");
         mount.wait_state_within(name, build, LIMIT);
     }
-    mount.run("rm -r jobs/gone");
+    mount.run("rm -r jobs/gone; rm jobs/.trash/*");
     mount.shell_job("a", &["true"]);
     let (done, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|threads| {

@@ -1,0 +1,461 @@
+//! What is removed can be brought back for some days: whole, or not at all, whoever ends half-way.
+
+use super::crash::{ANY, Folder, Place, doomed};
+use super::rename::{built, embedded, goes_on};
+use super::*;
+use crate::repository::control::Word;
+use crate::repository::core::now;
+use crate::repository::maintain::{Swept, Upkeep};
+use crate::repository::trash::{Removal, TrashItem};
+use crate::storage::Object;
+
+const HOUR: u64 = 3600 * 1000;
+const DAY: u64 = 24 * HOUR;
+
+async fn items(repository: &Arc<Repository>) -> Vec<TrashItem> {
+    repository.trash(&|_| true).await.unwrap()
+}
+
+async fn names(repository: &Arc<Repository>) -> Vec<String> {
+    let items = items(repository).await;
+    let short = |item: &TrashItem| match item.id.build {
+        Some(n) => format!("{}/{n}", item.id.job),
+        None => item.id.job.to_string(),
+    };
+    items.iter().map(short).collect()
+}
+
+async fn gc(repository: &Arc<Repository>) -> Swept {
+    let upkeep = Upkeep::new(repository.coordination.clone(), repository.contents.clone());
+    let swept = upkeep.sweep().await.unwrap();
+    assert_eq!(swept.faults, []);
+    swept
+}
+
+/// Nothing of any job is left in the stores once gc was there.
+async fn assert_nothing_left(repository: &Arc<Repository>) {
+    gc(repository).await;
+    assert_eq!(assert_sound(repository).await, 0);
+    for kind in ["chunk", "tree", "console", "job", "build"] {
+        let mut listing = repository.contents.list(kind).await.unwrap();
+        assert_eq!(listing.next().await.unwrap(), [], "{kind}");
+    }
+    for folder in ["/jobs", "/keys"] {
+        assert!(repository.children(folder).await.unwrap().is_empty(), "{folder}");
+    }
+    for record in ["jobs", "trash"] {
+        let object = Object::Record(record.into());
+        let page = repository.contents.query(&object, "", "", 9).await.unwrap();
+        assert_eq!(page.entries, [], "{record}");
+    }
+}
+
+/// A removal so long ago.
+fn ago(millis: u64) -> Removal {
+    Removal {
+        removed: now() - millis,
+        until: now() + DAY,
+        by: crate::repository::people::Person {
+            uid: 0,
+            name: "root".into(),
+        },
+    }
+}
+
+/// "rmdir of a job moves it to the trash": there is none of it among the jobs, nothing can be begun there,
+/// and gc leaves all that it has. A job that is made under its name is another.
+#[test]
+fn a_removed_job_comes_back_whole() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, old) = built(embedded(dir.path()), dir.path()).await;
+        repository.trash_job(&old, 7, None).await.unwrap();
+        assert!(repository.job("a").is_none() && repository.job_of_uid(old.uid()).is_none());
+        let refused = repository.trigger(&old, b"", poster()).await;
+        assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+        let refused = repository.control(&old, 1, Word::Retry, poster()).await;
+        assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+        let found = items(&repository).await;
+        let [item] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(
+            (item.id.uid.as_str(), item.builds, item.state),
+            (old.uid(), Some(1), None)
+        );
+        assert_eq!((item.removal.by.uid, item.access), (7, old.entry.access));
+        assert_eq!(item.removal.until - item.removal.removed, 7 * DAY);
+        assert!(repository.trash(&|owner| owner != me().0).await.unwrap().is_empty());
+        gc(&repository).await;
+        assert_sound(&repository).await;
+        let new = job(&repository, "a").await.unwrap();
+        assert_eq!(repository.trigger(&new, b"@key=once", poster()).await.unwrap(), 1);
+        build(&repository, &new, 1).await.unwrap();
+        let taken = repository.restore_job(old.uid(), &name("a")).await;
+        assert!(
+            matches!(&taken, Err(Error::Exists(why)) if why.contains("--as")),
+            "{taken:?}"
+        );
+        repository.remove_job(&new, None).await.unwrap();
+        gc(&repository).await;
+        let back = repository.restore_job(old.uid(), &name("b")).await.unwrap();
+        assert_eq!((back.name.as_str(), back.uid()), ("b", old.uid()));
+        assert!(items(&repository).await.is_empty());
+        assert_eq!(goes_on(&repository, old.uid()).await.name.as_str(), "b");
+        let gone = repository.restore_job(old.uid(), &name("c")).await;
+        assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+    });
+}
+
+/// "rmdir of a build moves it to the trash": no number, link or retry leads to it, and its number is not
+/// used again. It comes back as it was.
+#[test]
+fn a_removed_build_comes_back_whole() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        assert!(!repository.has_build(&job, 1).await.unwrap());
+        assert_eq!(repository.build_numbers(&job).await.unwrap(), [0_u64; 0]);
+        assert_eq!(repository.newest(&job, true).await.unwrap(), None);
+        for word in [Word::Retry, Word::Keep] {
+            let refused = repository.control(&job, 1, word, poster()).await;
+            assert!(matches!(refused, Err(Error::NotFound(_))), "{word:?}: {refused:?}");
+        }
+        let again = repository.trash_build(&job, 1, 7).await;
+        assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
+        assert_eq!(names(&repository).await, ["a/1"]);
+        gc(&repository).await;
+        assert_sound(&repository).await;
+        repository.restore_build(&job, 1).await.unwrap();
+        assert_whole(&repository, &job, 1).await;
+        assert!(items(&repository).await.is_empty());
+        let gone = repository.restore_build(&job, 1).await;
+        assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+        goes_on(&repository, job.uid()).await;
+    });
+}
+
+/// Somebody late writes the record, or what was kept of it, once more: the build stays in the trash.
+#[test]
+fn a_record_that_is_late_brings_nothing_back() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        let (record, revision) = repository.stored_record(&job, 1).await.unwrap();
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        repository
+            .save_record(&job, 1, revision, record.unwrap())
+            .await
+            .unwrap();
+        assert!(!repository.has_build(&job, 1).await.unwrap());
+        assert_eq!(repository.indexed(&job).await.unwrap().len(), 0);
+        repository.restore_build(&job, 1).await.unwrap();
+        assert_whole(&repository, &job, 1).await;
+    });
+}
+
+/// "Restoring a job brings its builds that were removed in the last hour before it": others stay in the trash.
+#[test]
+fn a_job_brings_what_was_removed_with_it() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        for n in 2..=4 {
+            assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), n);
+            build(&repository, &job, n).await.unwrap();
+        }
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        repository.restore_build(&job, 1).await.unwrap();
+        let old = ago(2 * HOUR);
+        repository.move_build_line(&job, 1, &old).await.unwrap();
+        repository.trash_build(&job, 2, 7).await.unwrap();
+        repository.trash_build(&job, 3, 7).await.unwrap();
+        repository.trash_job(&job, 7, None).await.unwrap();
+        assert_eq!(names(&repository).await, ["a"]);
+        assert_eq!(items(&repository).await[0].builds, Some(3));
+        // What comes with the job stays as long as that, whenever it would have gone itself.
+        repository.sweep_trash(now() + 2 * DAY).await.unwrap();
+        gc(&repository).await;
+        let back = repository.restore_job(job.uid(), &name("a")).await.unwrap();
+        assert_eq!(repository.build_numbers(&back).await.unwrap(), [2, 3, 4]);
+        for n in 2..=4 {
+            assert_whole(&repository, &back, n).await;
+        }
+        assert!(items(&repository).await.is_empty(), "the first was over");
+        assert_eq!(repository.trigger(&back, b"", poster()).await.unwrap(), 5);
+    });
+}
+
+/// "for `trash_days`": the time is that of the removal, and then it is gone, and gc frees it. 0: at once.
+#[test]
+fn what_is_over_is_swept() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, first) = built(embedded(dir.path()), dir.path()).await;
+        assert_eq!(repository.trigger(&first, b"", poster()).await.unwrap(), 2);
+        build(&repository, &first, 2).await.unwrap();
+        let second = job(&repository, "b").await.unwrap();
+        repository.trash_build(&first, 2, 7).await.unwrap();
+        repository.trash_job(&second, 7, None).await.unwrap();
+        repository.keep_trash_for(1);
+        repository.sweep_trash(now() + 6 * DAY).await.unwrap();
+        assert_eq!(names(&repository).await, ["b", "a/2"]);
+        repository.sweep_trash(now() + 8 * DAY).await.unwrap();
+        assert_eq!(names(&repository).await, [""; 0]);
+        assert!(gc(&repository).await.kept > 0);
+        assert_eq!(assert_sound(&repository).await, 0);
+        assert_whole(&repository, &first, 1).await;
+        repository.trash_job(&first, 7, None).await.unwrap();
+        repository.sweep_trash(now() + 2 * DAY).await.unwrap();
+        assert_nothing_left(&repository).await;
+        repository.keep_trash_for(0);
+        let third = job(&repository, "a").await.unwrap();
+        repository.trash_job(&third, 7, None).await.unwrap();
+        assert_eq!(names(&repository).await, [""; 0]);
+        assert_nothing_left(&repository).await;
+    });
+}
+
+/// What is removed by hand is gone, and takes nothing else with it.
+#[test]
+fn what_is_discarded_is_gone() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        assert!(!repository.discard_build(&job, 1, u64::MAX).await.unwrap());
+        assert!(!repository.discard_job(job.uid(), u64::MAX).await.unwrap());
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        assert!(repository.discard_build(&job, 1, u64::MAX).await.unwrap());
+        assert_eq!(
+            repository.trigger(&job, b"", poster()).await.unwrap(),
+            2,
+            "no number twice"
+        );
+        build(&repository, &job, 2).await.unwrap();
+        repository.trash_job(&job, 7, None).await.unwrap();
+        assert!(repository.discard_job(job.uid(), u64::MAX).await.unwrap());
+        assert_nothing_left(&repository).await;
+    });
+}
+
+/// "EBUSY while something of it runs": of a trigger and a removal one wins.
+#[test]
+fn what_builds_is_not_removed() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        let key = format!(".trash/{}", job.uid());
+        let counter = repository.name_counter(&job, &key).await.unwrap();
+        // Begun, and a trigger came before its last look.
+        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
+        let line = |entry: crate::repository::jobs::JobEntry| Ok((crate::repository::core::to_json(&entry), entry));
+        let stopped = repository.shift(&job, ("a", key.as_str()), &counter, line).await;
+        assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
+        let busy = repository.trash_job(&job, 7, None).await;
+        assert!(
+            matches!(&busy, Err(Error::Busy(what)) if what.contains("build 2") && what.contains("abort")),
+            "{busy:?}"
+        );
+        let busy = repository.trash_build(&job, 2, 7).await;
+        assert!(
+            matches!(&busy, Err(Error::Busy(what)) if what.contains("abort")),
+            "{busy:?}"
+        );
+        build(&repository, &job, 2).await.unwrap();
+        // Somebody has begun to retry it after the removal looked: what runs is not in the trash.
+        repository.control(&job, 2, Word::Retry, poster()).await.unwrap();
+        let busy = repository.move_to_trash(&job, 2, &ago(0)).await;
+        assert!(matches!(busy, Err(Error::Busy(_))), "{busy:?}");
+        assert_eq!(names(&repository).await, [""; 0]);
+        assert!(repository.indexed(&job).await.unwrap().iter().any(|(n, _)| *n == 2));
+        assert!(repository.job("a").is_some());
+    });
+}
+
+/// A job whose restoring would close a circle of downstream jobs stays where it is.
+#[test]
+fn a_job_comes_back_into_no_circle() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let repository = embedded(dir.path()).open("first", dir.path()).await.unwrap();
+        let [a, b] = [
+            job(&repository, "a").await.unwrap(),
+            job(&repository, "b").await.unwrap(),
+        ];
+        let configure = async |of: &Job, next: &str| {
+            let text = format!(r#"{{"downstream_jobs": ["{next}"], "tasks": []}}"#);
+            let mut held = repository.lock_config(of, true).await.unwrap();
+            let written = repository.write_config(of, &mut held, text.into(), 0).await.unwrap();
+            assert!(written.is_ok(), "{written:?}");
+        };
+        configure(&a, "b").await;
+        repository.trash_job(&a, 7, None).await.unwrap();
+        configure(&b, "a").await;
+        let circle = repository.restore_job(a.uid(), &name("a")).await;
+        assert!(matches!(circle, Err(Error::Invalid(_))), "{circle:?}");
+        repository.restore_job(a.uid(), &name("c")).await.unwrap();
+    });
+}
+
+/// Two mounts: what one removes the other brings back, and the first goes on with it.
+#[test]
+fn another_mount_brings_back_what_one_removed() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let store = crate::backend::embedded::Embedded::open(&dir.path().join("store")).unwrap();
+        let stores = Stores {
+            shared: true,
+            ..Stores::alone(&store)
+        };
+        crate::repository::format::make(&stores.coordination, &stores.contents, false)
+            .await
+            .unwrap();
+        let (one, job) = built(stores.clone(), dir.path()).await;
+        let other = stores.open("second", dir.path()).await.unwrap();
+        assert_whole(&other, &job, 1).await;
+        one.trash_build(&job, 1, 7).await.unwrap();
+        assert!(!other.has_build(&job, 1).await.unwrap());
+        one.trash_job(&job, 7, None).await.unwrap();
+        assert!(other.find_job("b").await.unwrap().is_none());
+        assert_eq!(names(&other).await, ["a"]);
+        let back = other.restore_job(job.uid(), &name("b")).await.unwrap();
+        assert_whole(&other, &back, 1).await;
+        let seen = one.find_job("b").await.unwrap().unwrap();
+        assert_eq!(seen.uid(), job.uid());
+        assert_whole(&one, &seen, 1).await;
+        // Both sweep at once, and one restores meanwhile.
+        one.trash_job(&seen, 7, None).await.unwrap();
+        let (later, b) = (now() + 8 * DAY, name("b"));
+        let (here, there, restored) = tokio::join!(
+            one.sweep_trash(later),
+            other.sweep_trash(later),
+            other.restore_job(job.uid(), &b)
+        );
+        here.unwrap();
+        there.unwrap();
+        match restored {
+            Ok(job) => assert_whole(&other, &job, 1).await,
+            Err(Error::NotFound(_) | Error::Busy(_)) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        assert_sound(&one).await;
+    });
+}
+
+/// The first life of a process does something to a job that was built once, and ends after so many writes
+/// of it; then `after` looks at what is left, and knows whether it was done.
+fn ended_after_each_write<B, D, A>(before: B, act: D, after: A)
+where
+    B: AsyncFn(&Arc<Repository>, &Job),
+    D: AsyncFn(&Arc<Repository>, &Job) -> bool,
+    A: AsyncFn(&Arc<Repository>, &Job, bool),
+{
+    let mut writes = 1;
+    loop {
+        let (dir, place) = (tempfile::tempdir().unwrap(), Folder(tempfile::tempdir().unwrap()));
+        let first = runtime();
+        let (job, done, over) = first.block_on(async {
+            let store = doomed(place.first().await, ANY);
+            let (repository, job) = built(Stores::alone(&store), dir.path()).await;
+            before(&repository, &job).await;
+            store.arm(writes);
+            let done = act(&repository, &job).await;
+            (job, done, store.is_over())
+        });
+        drop(first);
+        runtime().block_on(async {
+            let repository = place.next().await.open("next", dir.path()).await.unwrap();
+            after(&repository, &job, done).await;
+        });
+        if !over {
+            assert!(done && writes > 2, "{writes}");
+            return;
+        }
+        writes += 1;
+    }
+}
+
+/// Whether the job is there, or is in the trash and comes back; whole in either case.
+async fn is_somewhere(repository: &Arc<Repository>, job: &Job) -> bool {
+    assert_sound(repository).await;
+    gc(repository).await;
+    let there = repository.job("a").is_some();
+    assert_eq!(names(repository).await.contains(&"a".to_owned()), !there);
+    if !there {
+        repository.restore_job(job.uid(), &name("a")).await.unwrap();
+    }
+    goes_on(repository, job.uid()).await;
+    there
+}
+
+/// "Any mount may die at any step": the job is there or in the trash, with all that it has.
+#[test]
+fn a_process_that_ends_while_it_removes_a_job_loses_nothing() {
+    ended_after_each_write(
+        async |_, _| {},
+        async |repository, job| repository.trash_job(job, 7, None).await.is_ok(),
+        async |repository, job, done| {
+            let there = is_somewhere(repository, job).await;
+            assert!(!done || !there);
+        },
+    );
+}
+
+#[test]
+fn a_process_that_ends_while_it_restores_a_job_loses_nothing() {
+    ended_after_each_write(
+        async |repository, job| {
+            repository.trash_build(job, 1, 7).await.unwrap();
+            repository.trash_job(job, 7, None).await.unwrap();
+        },
+        async |repository, job| repository.restore_job(job.uid(), &name("a")).await.is_ok(),
+        async |repository, job, done| {
+            let there = is_somewhere(repository, job).await;
+            assert!(!done || there);
+        },
+    );
+}
+
+#[test]
+fn a_process_that_ends_while_it_moves_a_build_loses_nothing() {
+    ended_after_each_write(
+        async |_, _| {},
+        async |repository, job| {
+            let removed = repository.trash_build(job, 1, 7).await.is_ok();
+            removed && repository.restore_build(job, 1).await.is_ok()
+        },
+        async |repository, job, _| {
+            assert_sound(repository).await;
+            gc(repository).await;
+            let there = repository.has_build(job, 1).await.unwrap();
+            assert_eq!(names(repository).await.contains(&"a/1".to_owned()), !there);
+            if !there {
+                repository.restore_build(job, 1).await.unwrap();
+            }
+            goes_on(repository, job.uid()).await;
+        },
+    );
+}
+
+/// "Each mount sweeps": what one has begun another, or gc, brings to its end.
+#[test]
+fn a_process_that_ends_while_it_sweeps_leaves_nothing_for_good() {
+    ended_after_each_write(
+        async |repository, job| {
+            repository.trash_build(job, 1, 7).await.unwrap();
+            assert_eq!(repository.trigger(job, b"", poster()).await.unwrap(), 2);
+            build(repository, job, 2).await.unwrap();
+            repository.trash_job(job, 7, None).await.unwrap();
+        },
+        async |repository, _| {
+            let swept = repository.sweep_trash(now() + 8 * DAY).await.is_ok();
+            let left = repository.trash(&|_| true).await;
+            swept && left.is_ok_and(|left| left.is_empty())
+        },
+        async |repository, _, _| {
+            assert_sound(repository).await;
+            repository.sweep_trash(now() + 8 * DAY).await.unwrap();
+            assert_eq!(names(repository).await, [""; 0]);
+            assert_nothing_left(repository).await;
+        },
+    );
+}

@@ -1,0 +1,354 @@
+//! What was removed and can be brought back for some days.
+//!
+//! A removed job keeps its uid, and so all that is kept under it. Its line in the list of jobs moves in one
+//! write from its name to a key that is no name, `.trash/<uid>`; what that write can't guard is guarded as
+//! in a rename (rename.rs), so of a removal and a trigger one wins. A removed build keeps its record, and its
+//! line in the index moves from `b<n>` to `t<n>`, guarded by the revision. Where both lines stand the build
+//! is there: somebody was late who recorded it. Jobs of which builds were removed are noted in a record of
+//! their own, before the first of them moves, so that nobody has to look through all jobs.
+//!
+//! All these lines are references: gc, fsck and backups follow them. Each says until when it stays, and
+//! every mount takes what is over at times. That begins with the one write by which nobody can restore it
+//! any more, the counter's removal or the line's: whoever ends after it leaves what the next sweep or gc takes.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::core::{bounded, from_json, lock, now};
+use super::jobs::{Access, Job, JobEntry, jobs_record};
+use super::names::Name;
+use super::people::Person;
+use super::records::Indexed;
+use super::tickets::Verdict;
+use super::{Error, Repository, Result};
+use crate::storage::Object;
+
+mod builds;
+mod jobs;
+mod sweep;
+
+/// Days that things stay, where nobody says.
+pub const DAYS_USUAL: u64 = 7;
+
+/// The most that can be asked for: ten years.
+pub const DAYS_MAX: u64 = 3650;
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+/// Builds that were removed so long before their job come back with it, milliseconds: `rm -r` of a job
+/// removes its builds first.
+const TOGETHER: u64 = 3600 * 1000;
+
+/// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.
+pub(super) const JOBS: &str = ".trash/";
+
+/// Lines read at once.
+const PAGE: usize = 1000;
+
+/// Races lost against others who change the same record before one gives up.
+const RACES_MAX: u32 = 1000;
+
+/// Jobs known to be noted; past it they are noted again.
+const NOTED_MAX: usize = 100_000;
+
+/// What this mount knows of the trash.
+pub struct Trash {
+    days: AtomicU64,
+    /// Jobs that are noted, by uid.
+    noted: Mutex<HashSet<String>>,
+    /// Counts what goes into the trash: what was read before may be there by now.
+    moves: AtomicU64,
+    wake: Notify,
+}
+
+impl Default for Trash {
+    fn default() -> Self {
+        Trash {
+            days: AtomicU64::new(DAYS_USUAL),
+            noted: Mutex::default(),
+            moves: AtomicU64::new(0),
+            wake: Notify::new(),
+        }
+    }
+}
+
+/// When something was removed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// When, milliseconds since 1970.
+    pub removed: u64,
+    /// Until when it can be restored.
+    pub until: u64,
+    /// Who removed it.
+    pub by: Person,
+}
+
+/// The line of a removed job in the list of jobs: what it was, and more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct JobLine {
+    #[serde(flatten)]
+    entry: JobEntry,
+    /// What it was called.
+    name: String,
+    /// Builds that come back with it.
+    builds: u64,
+    trash: Removal,
+}
+
+impl JobLine {
+    /// The job by its former name.
+    fn job(&self) -> Result<Job> {
+        let name = Name::new(&self.name);
+        let damaged = || Error::Io(format!("jobs/.trash: {:?} is no name; run distcifs fsck", self.name));
+        Ok(Job {
+            name: name.ok_or_else(damaged)?,
+            entry: self.entry.clone().into(),
+        })
+    }
+}
+
+/// The line of a removed build in its job's index.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct BuildLine {
+    #[serde(flatten)]
+    indexed: Indexed,
+    trash: Removal,
+}
+
+/// What something in the trash is called there: `<job>@<uid>`, with `@<n>` for a build.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TrashId {
+    /// The job's name.
+    pub job: Name,
+    /// The job's uid.
+    pub uid: String,
+    /// The build; `None` for the job itself.
+    pub build: Option<u64>,
+}
+
+impl TrashId {
+    /// Reads one; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('@');
+        let (job, uid) = (Name::new(parts.next()?)?, parts.next()?);
+        let build = parts.next().map(str::parse).transpose().ok()?;
+        let plain = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric()) && uid.len() <= 32;
+        let id = TrashId {
+            job,
+            uid: uid.to_owned(),
+            build,
+        };
+        // One name for each: no zeros in front.
+        (plain && parts.next().is_none() && id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for TrashId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.job, self.uid)?;
+        self.build.map_or(Ok(()), |n| write!(f, "@{n}"))
+    }
+}
+
+/// Something in the trash.
+#[derive(Debug, Clone)]
+pub struct TrashItem {
+    /// What it is called there.
+    pub id: TrashId,
+    /// Whose it is.
+    pub access: Access,
+    /// When it was removed, and by whom.
+    pub removal: Removal,
+    /// Builds that come back with it: of a job.
+    pub builds: Option<u64>,
+    /// How it had ended: of a build.
+    pub state: Option<Verdict>,
+}
+
+/// The record that notes the jobs of which builds were removed.
+fn notes() -> Object {
+    Object::Record("trash".into())
+}
+
+/// The key of a removed job in the list of jobs.
+fn job_key(uid: &str) -> String {
+    format!("{JOBS}{uid}")
+}
+
+/// The key of a removed build in its job's index: in order of the numbers.
+fn build_key(n: u64) -> String {
+    format!("t{n:020}")
+}
+
+impl Trash {
+    /// Notes that something goes into the trash.
+    fn moved(&self) -> u64 {
+        self.moves.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// How much has gone into the trash from here.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::SeqCst)
+    }
+}
+
+impl Repository {
+    /// Says how many days what is removed from now on stays; 0: it is gone at once.
+    pub fn keep_trash_for(&self, days: u64) {
+        self.trash.days.store(days.min(DAYS_MAX), Ordering::Relaxed);
+    }
+
+    /// A removal now; `None` if nothing stays.
+    async fn removal(&self, uid: u32) -> Option<Removal> {
+        let days = self.trash.days.load(Ordering::Relaxed);
+        if days == 0 {
+            return None;
+        }
+        let (removed, by) = (now(), self.person(uid).await);
+        Some(Removal {
+            removed,
+            until: removed + days * DAY,
+            by,
+        })
+    }
+
+    /// What is in the trash of the owners that `whose` takes.
+    pub async fn trash(&self, whose: &(dyn Fn(u32) -> bool + Sync)) -> Result<Vec<TrashItem>> {
+        let lines = self.trashed_jobs().await?;
+        let owned = lines.iter().filter(|line| whose(line.entry.access.uid));
+        let mut items = owned.map(JobLine::item).collect::<Result<Vec<_>>>()?;
+        for uid in self.noted_jobs().await? {
+            // Those of a removed job come back with it, or after it; another mount may have removed it just now.
+            let removed = lines.iter().any(|line| line.entry.uid == uid);
+            let job = self.job_of_uid(&uid).filter(|job| whose(job.entry.access.uid));
+            let Some(job) = job.filter(|_| !removed) else { continue };
+            let lines = self.trashed_builds(&job).await?;
+            items.extend(lines.into_iter().map(|(n, line)| line.item(&job, n)));
+        }
+        Ok(items)
+    }
+
+    /// One thing in the trash, if it is there.
+    pub async fn trash_item(&self, id: &TrashId) -> Result<Option<TrashItem>> {
+        let Some(n) = id.build else {
+            let line = self.trashed_job(&id.uid).await?;
+            let item = line.map(|line| line.item()).transpose()?;
+            return Ok(item.filter(|item| item.id == *id));
+        };
+        let Some(job) = self.job_of_uid(&id.uid).filter(|job| job.name == id.job) else {
+            return Ok(None);
+        };
+        let line = self.trashed_build(&job, n).await?.0;
+        Ok(line.map(|line| line.item(&job, n)))
+    }
+
+    /// The jobs of which builds were removed, by uid.
+    async fn noted_jobs(&self) -> Result<Vec<String>> {
+        let all = self.lines("trash", &notes(), "").await?;
+        Ok(all.into_iter().map(|(uid, _)| uid).collect())
+    }
+
+    /// Lines of removed jobs; those that are damaged are left out.
+    async fn trashed_jobs(&self) -> Result<Vec<JobLine>> {
+        let lines = self.lines("jobs", &jobs_record(), JOBS).await?;
+        Ok(readable(lines).into_iter().map(|(_, line)| line).collect())
+    }
+
+    /// All lines of a record that begin with a prefix.
+    async fn lines(&self, what: &str, object: &Object, prefix: &str) -> Result<Vec<(String, Bytes)>> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = bounded(what, self.contents.query(object, prefix, &after, PAGE)).await?;
+            let full = page.entries.len() == PAGE;
+            all.extend(page.entries);
+            match all.last() {
+                Some((key, _)) if full => after.clone_from(key),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Notes that a job has removed builds, unless that is known.
+    async fn note(&self, uid: &str) -> Result<()> {
+        if lock(&self.trash.noted).contains(uid) {
+            return Ok(());
+        }
+        let change = vec![(uid.to_owned(), Some(Bytes::from_static(b"1")))];
+        self.update("trash", &notes(), change).await?;
+        let mut noted = lock(&self.trash.noted);
+        if noted.len() >= NOTED_MAX {
+            noted.clear();
+        }
+        noted.insert(uid.to_owned());
+        Ok(())
+    }
+}
+
+/// Lines that can be read.
+fn readable<T: serde::de::DeserializeOwned>(lines: Vec<(String, Bytes)>) -> Vec<(String, T)> {
+    let mut all = Vec::with_capacity(lines.len());
+    for (key, line) in lines {
+        match from_json(&key, &line) {
+            Ok(line) => all.push((key, line)),
+            Err(error) => tracing::error!(%error, "left out of the trash"),
+        }
+    }
+    all
+}
+
+impl JobLine {
+    fn item(&self) -> Result<TrashItem> {
+        let id = TrashId {
+            job: self.job()?.name,
+            uid: self.entry.uid.clone(),
+            build: None,
+        };
+        Ok(TrashItem {
+            id,
+            access: self.entry.access,
+            removal: self.trash.clone(),
+            builds: Some(self.builds),
+            state: None,
+        })
+    }
+}
+
+impl BuildLine {
+    fn item(self, job: &Job, n: u64) -> TrashItem {
+        let id = TrashId {
+            job: job.name.clone(),
+            uid: job.uid().to_owned(),
+            build: Some(n),
+        };
+        TrashItem {
+            id,
+            access: job.entry.access,
+            removal: self.trash,
+            builds: None,
+            state: Some(self.indexed.state),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thing_in_the_trash_has_one_name() {
+        for text in ["a@0f", "a.b-c@00ff@7", "x@1@18446744073709551615"] {
+            assert_eq!(TrashId::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "", "a", "a@", "@f", "a@f@", "a@f@x", "a@f@07", "a@f@7@", "a@f/x", ".a@f", "a@f@-1", "a@é",
+        ] {
+            assert_eq!(TrashId::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Builds: into the trash, out of it, and gone for good.
+
+use super::{BuildLine, RACES_MAX, Removal, build_key, readable};
+use crate::repository::builds::live_path;
+use crate::repository::core::{bounded, from_json, lock, to_json};
+use crate::repository::jobs::Job;
+use crate::repository::records::{Indexed, index_key};
+use crate::repository::{Error, Repository, Result};
+use crate::storage::Updated;
+
+impl Repository {
+    /// Moves a finished build to the trash, or removes it where nothing stays.
+    ///
+    /// # Errors
+    /// `Busy` while it is not finished.
+    pub async fn trash_build(&self, job: &Job, n: u64, uid: u32) -> Result<()> {
+        let Some(removal) = self.removal(uid).await else {
+            return self.remove_build(job, n).await;
+        };
+        let turn = self.records.turn(job.uid(), n).await;
+        self.record_now(job, n).await?;
+        self.check_finished(job, n).await?;
+        let hold = self.hold_epoch().await?;
+        let moved = match self.note(job.uid()).await {
+            Ok(()) => self.move_to_trash(job, n, &removal).await,
+            full => full,
+        };
+        drop((hold, turn));
+        match moved {
+            Ok(()) => {}
+            // Whoever removes something makes room.
+            Err(Error::Full(why)) => {
+                tracing::warn!(job = %job.name, build = n, why, "removed at once: the store is full");
+                return self.remove_build(job, n).await;
+            }
+            Err(error) => return Err(error),
+        }
+        self.board.announce(format!("build {}/{n} removed", job.name));
+        Ok(())
+    }
+
+    /// Moves the line; back again if somebody has begun to retry the build meanwhile.
+    pub(in crate::repository) async fn move_to_trash(&self, job: &Job, n: u64, removal: &Removal) -> Result<()> {
+        self.move_build_line(job, n, removal).await?;
+        let moves = self.trash.moved();
+        lock(&self.records.records).remove(&(job.uid().to_owned(), n));
+        bounded("sync", self.coordination.sync()).await?;
+        if let Err(busy) = self.check_finished(job, n).await {
+            self.bring_back(job, n).await?;
+            return Err(busy);
+        }
+        self.sweep_after(moves);
+        Ok(())
+    }
+
+    pub(in crate::repository) async fn move_build_line(&self, job: &Job, n: u64, removal: &Removal) -> Result<()> {
+        let gone = || Error::NotFound(format!("jobs/{}/builds/{n}", job.name));
+        for _ in 0..RACES_MAX {
+            let key = index_key(n);
+            let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
+            let Some((_, line)) = page.entries.first() else {
+                // Nobody knew, and it had happened.
+                let there = self.trashed_build(job, n).await?.0;
+                return there.filter(|line| line.trash == *removal).map(drop).ok_or_else(gone);
+            };
+            let line = BuildLine {
+                indexed: from_json::<Indexed>(&key, line)?,
+                trash: removal.clone(),
+            };
+            let change = vec![(key, None), (build_key(n), Some(to_json(&line)))];
+            if self.change_builds(job, page.revision, change, &[(n, None)]).await? {
+                return Ok(());
+            }
+        }
+        Err(busy(job, n))
+    }
+
+    /// Changes a job's index as it was read; `false` if it was changed meanwhile, or nobody knows.
+    pub(super) async fn change_builds(
+        &self,
+        job: &Job,
+        revision: u64,
+        change: crate::repository::core::Changes,
+        lines: &[(u64, Option<Indexed>)],
+    ) -> Result<bool> {
+        let update = self.contents.update(&job.record(), Some(revision), change);
+        match bounded("index of builds", update).await {
+            Ok(Updated::Done { revision }) => {
+                lock(&self.records.indexes).follow(job.uid(), revision, lines);
+                Ok(true)
+            }
+            Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses while a build is not finished.
+    async fn check_finished(&self, job: &Job, n: u64) -> Result<()> {
+        if self.get(&live_path(job.uid(), n)).await?.is_none() {
+            return Ok(());
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n} is not finished: write abort into its ctl first",
+            job.name
+        )))
+    }
+
+    /// The line of a build in the trash, and the index's revision.
+    pub(super) async fn trashed_build(&self, job: &Job, n: u64) -> Result<(Option<BuildLine>, u64)> {
+        let key = build_key(n);
+        let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
+        let line = page.entries.first().map(|(_, line)| from_json(&key, line));
+        Ok((line.transpose()?, page.revision))
+    }
+
+    /// Whether a build is in the trash.
+    pub(in crate::repository) async fn is_trashed(&self, job: &Job, n: u64) -> Result<bool> {
+        Ok(self.trashed_build(job, n).await?.0.is_some())
+    }
+
+    /// A job's builds in the trash, ascending.
+    pub(super) async fn trashed_builds(&self, job: &Job) -> Result<Vec<(u64, BuildLine)>> {
+        let lines = readable(self.lines("index of builds", &job.record(), "t").await?);
+        let number = |(key, line): (String, BuildLine)| Some((key.strip_prefix('t')?.parse().ok()?, line));
+        Ok(lines.into_iter().filter_map(number).collect())
+    }
+
+    /// Brings a build back from the trash.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there any more.
+    pub async fn restore_build(&self, job: &Job, n: u64) -> Result<()> {
+        let _hold = self.hold_epoch().await?;
+        let gone = || Error::NotFound(format!("jobs/{}/builds/{n} in the trash", job.name));
+        let line = self.bring_back(job, n).await?.ok_or_else(gone)?;
+        let state = line.indexed.state.as_str();
+        self.board.announce(format!("build {}/{n} {state}", job.name));
+        Ok(())
+    }
+
+    /// Moves the line of a build back, if it is in the trash.
+    pub(in crate::repository) async fn bring_back(&self, job: &Job, n: u64) -> Result<Option<BuildLine>> {
+        let mut last = None;
+        for _ in 0..RACES_MAX {
+            let (line, revision) = self.trashed_build(job, n).await?;
+            // Nobody knew, and it had happened; or it is gone.
+            let Some(line) = line else {
+                let there = self.index_line(job, n).await?.is_some();
+                return Ok(last.filter(|_| there));
+            };
+            let change = vec![(build_key(n), None), (index_key(n), Some(to_json(&line.indexed)))];
+            let told = [(n, Some(line.indexed))];
+            if self.change_builds(job, revision, change, &told).await? {
+                return Ok(Some(line));
+            }
+            last = Some(line);
+        }
+        Err(busy(job, n))
+    }
+
+    /// Takes a build's line out of the index that somebody late has written into it, if the build is in the
+    /// trash by then; whether it is.
+    pub(in crate::repository) async fn heed_trash(&self, job: &Job, n: u64) -> Result<bool> {
+        for _ in 0..RACES_MAX {
+            let (line, revision) = self.trashed_build(job, n).await?;
+            if line.is_none() {
+                return Ok(false);
+            }
+            let change = vec![(index_key(n), None)];
+            if self.change_builds(job, revision, change, &[(n, None)]).await? {
+                return Ok(true);
+            }
+        }
+        Err(busy(job, n))
+    }
+
+    /// Removes a build from the trash for good if it was to stay until then at most; whether it was.
+    pub async fn discard_build(&self, job: &Job, n: u64, until: u64) -> Result<bool> {
+        for _ in 0..RACES_MAX {
+            let (line, revision) = self.trashed_build(job, n).await?;
+            if line.is_none_or(|line| line.trash.until > until) {
+                return Ok(false);
+            }
+            let page = self.contents.query(&job.record(), &index_key(n), "", 1);
+            let page = bounded("index of builds", page).await?;
+            if page.revision != revision {
+                continue;
+            }
+            if !self
+                .change_builds(job, revision, vec![(build_key(n), None)], &[])
+                .await?
+            {
+                continue;
+            }
+            if !page.entries.is_empty() {
+                return Ok(false);
+            }
+            self.drop_build_objects(job, n).await?;
+            return Ok(true);
+        }
+        Err(busy(job, n))
+    }
+}
+
+fn busy(job: &Job, n: u64) -> Error {
+    Error::Busy(format!(
+        "jobs/{}/builds/{n}: the job's builds change too fast: try again",
+        job.name
+    ))
+}

@@ -1,0 +1,256 @@
+//! Jobs: into the trash, out of it, and gone for good.
+
+use super::{BuildLine, JobLine, PAGE, RACES_MAX, Removal, TOGETHER, job_key, notes, readable};
+use crate::repository::core::{bounded, delete, from_json, now, settled, to_json};
+use crate::repository::jobs::{Job, JobEntry, jobs_record};
+use crate::repository::names::Name;
+use crate::repository::records::index_key;
+use crate::repository::{Error, Repository, Result};
+use crate::storage::{Commit, Op};
+
+/// Idempotence keys of a job removed by one commit: 200 KB of operations.
+const KEYS_AT_ONCE: usize = 1000;
+
+/// The name in the counter of a job that is removed for good.
+const GONE: &str = ".gone";
+
+impl BuildLine {
+    /// Whether a build comes back with its job.
+    pub(super) fn goes_with(&self, job: &Removal) -> bool {
+        // Of two nodes' clocks one may be ahead: it was removed before the job in any case.
+        self.trash.removed >= job.removed.saturating_sub(TOGETHER)
+    }
+}
+
+impl Repository {
+    /// Moves a job with its builds to the trash for user `uid`, or removes it where nothing stays, if it belongs
+    /// to the user `of`.
+    ///
+    /// # Errors
+    /// `Busy` while one of its builds is not finished.
+    pub async fn trash_job(&self, job: &Job, uid: u32, of: Option<u32>) -> Result<()> {
+        let Some(removal) = self.removal(uid).await else {
+            return self.remove_job(job, of).await;
+        };
+        self.record_all(job).await?;
+        self.check_idle(job).await?;
+        if self.get(&job.path()).await?.is_none() {
+            // A removal for good came to this point and no further.
+            return self.remove_job(job, of).await;
+        }
+        match self.move_job_to_trash(job, &removal, of).await {
+            Ok(()) => {}
+            // Whoever removes something makes room.
+            Err(Error::Full(why)) => {
+                tracing::warn!(job = %job.name, why, "removed at once: the store is full");
+                return self.remove_job(job, of).await;
+            }
+            Err(error) => {
+                // Whoever triggers it would do that, too.
+                if let Err(left) = self.settle_name(job).await {
+                    tracing::debug!(job = %job.name, error = %left, "its counter is ahead of its name");
+                }
+                return Err(error);
+            }
+        }
+        self.board.announce(format!("job {} removed", job.name));
+        let moves = self.trash.moved();
+        self.sweep_after(moves);
+        Ok(())
+    }
+
+    /// Says so in the counter, and moves the line as long as no build begins.
+    async fn move_job_to_trash(&self, job: &Job, removal: &Removal, of: Option<u32>) -> Result<()> {
+        let _hold = self.hold_epoch().await?;
+        let removed = self.trashed_builds(job).await?;
+        let with_it = removed.iter().filter(|(_, line)| line.goes_with(removal)).count();
+        let builds = (self.finished_numbers(job).await?.len() + with_it) as u64;
+        let key = job_key(job.uid());
+        let counter = self.name_counter(job, &key).await?;
+        self.check_idle(job).await?;
+        let line = |entry: JobEntry| {
+            entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
+            let line = JobLine {
+                entry: entry.clone(),
+                name: job.name.to_string(),
+                builds,
+                trash: removal.clone(),
+            };
+            Ok((to_json(&line), entry))
+        };
+        self.shift(job, (job.name.as_str(), key.as_str()), &counter, line).await
+    }
+
+    /// The line of a removed job.
+    pub(super) async fn trashed_job(&self, uid: &str) -> Result<Option<JobLine>> {
+        let (key, list) = (job_key(uid), jobs_record());
+        let page = bounded("jobs", self.contents.query(&list, &key, "", 1)).await?;
+        let line = page.entries.iter().find(|(found, _)| *found == key);
+        line.map(|(key, line)| from_json(key, line)).transpose()
+    }
+
+    /// Brings a job back from the trash under a name, with the builds that were removed in the hour before it.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there any more, `Exists` if another has the name, `Invalid` if it would
+    /// trigger itself under that name.
+    pub async fn restore_job(&self, uid: &str, to: &Name) -> Result<Job> {
+        let gone = || Error::NotFound(format!("jobs/.trash: the job {uid}"));
+        let line = self.trashed_job(uid).await?.ok_or_else(gone)?;
+        let job = line.job()?;
+        // What this mount knows may be as old as the removal elsewhere.
+        if self.job_line(to).await?.0.is_some() {
+            return Err(Error::Exists(format!(
+                "job {to} exists: restore the other under another name (distcifs trash restore {} --as NAME)",
+                job.name
+            )));
+        }
+        self.check_circle(&job, to).await?;
+        let _hold = self.hold_epoch().await?;
+        let (key, counter) = (job_key(uid), self.name_counter(&job, to.as_str()).await?);
+        // First: whoever ends after it restores the job once more.
+        self.restore_with(&job, &line.trash).await?;
+        let restored = |entry: JobEntry| {
+            let named = Some(now());
+            let entry = JobEntry { named, ..entry };
+            Ok((to_json(&entry), entry))
+        };
+        self.shift(&job, (key.as_str(), to.as_str()), &counter, restored)
+            .await?;
+        self.board.announce(format!("job {to} created"));
+        let entry = job.entry.clone();
+        Ok(Job {
+            name: to.clone(),
+            entry,
+        })
+    }
+
+    /// Brings the builds back that go with a job.
+    async fn restore_with(&self, job: &Job, removal: &Removal) -> Result<()> {
+        let (object, mut after, mut races) = (job.record(), String::new(), 0);
+        while races < RACES_MAX {
+            let page = bounded("index of builds", self.contents.query(&object, "t", &after, PAGE)).await?;
+            let last = page.entries.last().map(|(key, _)| key.clone());
+            let full = page.entries.len() == PAGE;
+            let (mut change, mut told) = (Vec::new(), Vec::new());
+            for (key, line) in readable::<BuildLine>(page.entries) {
+                let n = key.strip_prefix('t').and_then(|n| n.parse().ok());
+                if let Some(n) = n.filter(|_| line.goes_with(removal)) {
+                    change.push((key, None));
+                    change.push((index_key(n), Some(to_json(&line.indexed))));
+                    told.push((n, Some(line.indexed)));
+                }
+            }
+            if !change.is_empty() && !self.change_builds(job, page.revision, change, &told).await? {
+                races += 1;
+                continue;
+            }
+            match last {
+                Some(last) if full => after = last,
+                _ => return Ok(()),
+            }
+        }
+        Err(Error::Busy(format!(
+            "{}: its builds change too fast: try again",
+            job.name
+        )))
+    }
+
+    /// Removes a job from the trash for good if it was to stay until then at most; whether it was.
+    pub async fn discard_job(&self, uid: &str, until: u64) -> Result<bool> {
+        let Some(line) = self.trashed_job(uid).await?.filter(|line| line.trash.until <= until) else {
+            return Ok(false);
+        };
+        let job = line.job()?;
+        match self.name_counter(&job, GONE).await {
+            Ok((_, version)) => {
+                // A write that restores it and is still on its way is refused from here on.
+                let list = jobs_record();
+                settled("jobs", || self.contents.update(&list, None, Vec::new())).await?;
+                if self.trashed_job(uid).await?.is_none() {
+                    return Ok(false);
+                }
+                self.remove_counter(&job, version).await?;
+            }
+            // A removal for good came to this point and no further.
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.update("jobs", &jobs_record(), vec![(job_key(uid), None)]).await?;
+        self.drop_job(&job).await?;
+        Ok(true)
+    }
+
+    /// Removes a job with its builds for good, if it belongs to this user; `Busy` while one of them runs.
+    pub async fn remove_job(&self, job: &Job, of: Option<u32>) -> Result<()> {
+        self.record_all(job).await?;
+        if of.is_some() {
+            let line = self.job_line(&job.name).await?.0;
+            let line = line.filter(|line| line.uid == job.uid());
+            let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
+        }
+        let live = self.live_numbers(job).await?;
+        if let Some(n) = live.first() {
+            return Err(Error::Busy(format!(
+                "job {} has {} unfinished builds (build {n} is one): abort them first",
+                job.name,
+                live.len()
+            )));
+        }
+        // Without a counter, an earlier removal came to this point and no further.
+        if let Some(counter) = self.get(&job.path()).await? {
+            self.remove_counter(job, counter.version).await?;
+        }
+        // Another job may have its name already.
+        let others = |known: &JobEntry| known.uid != job.uid();
+        self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
+        self.board.announce(format!("job {} removed", job.name));
+        self.drop_job(job).await
+    }
+
+    /// Removes what is left of a job that is in no list any more.
+    async fn drop_job(&self, job: &Job) -> Result<()> {
+        for n in self.finished_numbers(job).await? {
+            self.drop_build_objects(job, n).await?;
+        }
+        for (n, _) in self.trashed_builds(job).await? {
+            self.drop_build_objects(job, n).await?;
+        }
+        let record = job.record();
+        settled("job", || self.contents.remove(&record)).await?;
+        self.forget_note(job.uid()).await
+    }
+
+    /// Forgets that builds of a job were removed, which is gone for good.
+    pub(super) async fn forget_note(&self, uid: &str) -> Result<()> {
+        self.update("trash", &notes(), vec![(uid.to_owned(), None)]).await
+    }
+
+    /// Removes a job's entries: from then on nothing can be triggered.
+    pub(in crate::repository) async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
+        let keys = format!("/keys/{}", job.uid());
+        let names = self.children(&keys).await?;
+        let mut ops: Vec<Op> = names.iter().map(|key| delete(format!("{keys}/{key}"), None)).collect();
+        ops.push(delete(keys, None));
+        // No commit takes the keys of a busy job all at once: those that are left over go after it,
+        // when no trigger makes any more.
+        let rest = ops.split_off(ops.len().min(KEYS_AT_ONCE));
+        // The counter's version is the guard: a trigger in between makes this a mismatch.
+        ops.push(delete(job.path(), Some(version)));
+        match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
+            Commit::Done => {}
+            Commit::Mismatch { .. } => {
+                return Err(Error::Busy(format!(
+                    "job {}: a build was started, or it was restored, just now",
+                    job.name
+                )));
+            }
+        }
+        for some in rest.chunks(KEYS_AT_ONCE) {
+            // What somebody else has taken away, or what is left by this, is gc's.
+            self.commit(some.to_vec()).await?;
+        }
+        Ok(())
+    }
+}
