@@ -300,3 +300,19 @@ fn a_script_that_fills_the_disk() {
     assert_eq!(mount.list(&format!("jobs/full/builds/{build}/workspace")), [""; 0]);
     mount.build("small", "", "success");
 }
+
+/// "A ticket whose job was removed and made again under its name must not stay claimed with nobody working": its id
+/// is that of a ticket that was there a moment ago.
+#[test]
+fn a_job_that_is_made_again_is_built_each_time() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    for round in 0..6 {
+        mount.shell_job("a", &[&format!("sleep 0.3; echo round {round}")]);
+        let build = mount.build("a", "", "success");
+        assert_eq!(build, 1);
+        let console = mount.console("a", build);
+        assert!(console.contains(&format!("round {round}")), "{console}");
+        fs::remove_dir_all(mount.path("jobs/a")).expect("rm -r of a job");
+    }
+}

@@ -110,6 +110,9 @@ impl Claimed {
             rustix::fs::open(&folder, flags, Mode::empty())
                 .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
         };
+        // By this name the kernel may know the folder of another ticket still, which had the same id a moment ago. It
+        // looks again for a path that leads into that, but not for the folder itself.
+        let _ = tree::read(&folder.join("claim"));
         let at = patiently(open).ok().map(Arc::new);
         Claimed { folder, at }
     }
