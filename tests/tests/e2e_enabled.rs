@@ -102,7 +102,7 @@ fn a_job_that_is_off_is_not_triggered() {
     assert_eq!(errno(mount.write("jobs/a/trigger", "\n")), libc::EACCES);
     let why = mount.read("jobs/a/trigger.error");
     assert!(why.contains("switched off") && why.contains("jobs/a/enabled"), "{why}");
-    assert!(mount.log_tail().contains("switched off"), "{}", mount.log_tail());
+    wait_for("the log", USUAL, || mount.log_tail().contains("switched off"));
     assert_eq!(errno(mount.write("jobs/a/enabled", "maybe\n")), libc::EINVAL);
     assert_eq!(mount.read("jobs/a/enabled"), "off");
     // What was triggered before goes on.

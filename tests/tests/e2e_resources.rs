@@ -140,11 +140,9 @@ fn who_fills_his_scratch_files_stops_nobodys_editor() {
     let edit = "cd $M/jobs/of_alice && sed -i s/x/after/ config.json && grep -q after config.json";
     let edited = as_user(&mount, 4001, edit);
     assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
-    assert!(
-        mount.log_tail().contains("your scratch files hold your share"),
-        "{}",
-        mount.log_tail()
-    );
+    distcifs_tests::wait_for("the log", distcifs_tests::wait::USUAL, || {
+        mount.log_tail().contains("your scratch files hold your share")
+    });
 }
 
 /// "The lock ends a minute after the last write or read through it; its holder gets ESTALE and nothing
