@@ -222,10 +222,14 @@ pub fn while_it_runs(node: &Node, isolation: &Value, look: impl FnOnce(&[Pid])) 
     wait_for("the sleeper", BUILD_MAX, || {
         node.mount.console("sleeps", build).contains("begun")
     });
-    let inside = process::find("sleep 4551.1")
-        .into_iter()
-        .chain(process::named("qemu-system-x86"));
-    look(&inside.filter(|pid| node.holds(*pid)).collect::<Vec<_>>());
+    let inside = || {
+        let pids = process::find("sleep 4551.1").into_iter();
+        let pids = pids.chain(process::named("qemu-system-x86"));
+        pids.filter(|pid| node.holds(*pid)).collect::<Vec<_>>()
+    };
+    // It says that it has begun before its sleep is there.
+    wait_for("its process", BUILD_MAX, || !inside().is_empty());
+    look(&inside());
     abort(node, "sleeps", build);
     node.wait_gone("sleep 4551.1");
 }
