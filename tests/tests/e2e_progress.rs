@@ -1,7 +1,7 @@
 //! What takes long says on a terminal how far it is: by one line that is written anew, and gone in the end.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -140,9 +140,15 @@ fn fsck_and_restore_show_how_much_is_done() {
     let bytes = fs::read(&late).expect("a chunk");
     fs::remove_file(&late).expect("own folder");
     mkfifo(&late, Mode::S_IRUSR | Mode::S_IWUSR).expect("own folder");
+    // Who reads may look at it before, and close it: then it is opened again.
     let bring = || {
-        let mut writer = File::options().write(true).open(&late).expect("it is being read");
-        writer.write_all(&bytes).expect("it is being read");
+        loop {
+            let mut writer = File::options().write(true).open(&late).expect("it is being read");
+            match writer.write_all(&bytes) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                written => break written.expect("it is being read"),
+            }
+        }
     };
     let fsck = on_terminal(&mount.out(), &mount.out(), &format!("distcifs fsck {}", text(&saved)));
     wait_shows(&fsck, "reading chunks and folders");
