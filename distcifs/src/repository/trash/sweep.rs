@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BuildLine, JobLine};
+use super::{BuildLine, DAY, JobLine};
 use crate::repository::core::{bounded, now, random_id};
 use crate::repository::jobs::Job;
 use crate::repository::{Repository, Result};
@@ -15,14 +15,27 @@ const FIRST_SWEEP: Duration = Duration::from_secs(60);
 /// Pause between two sweeps of a mount; up to a tenth longer, so that mounts that began together part.
 const SWEEP_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Removals after which a mount sweeps at once: so no more than that stand beyond the bounds.
-const SWEEP_AFTER: u64 = 500;
+/// Removals after which a mount sweeps at once: so no more than that stand beyond the highest bounds.
+const SWEEP_AFTER: u64 = 5000;
 
 /// Removed jobs of one owner that stay: each is a line of some hundred bytes, which listing reads.
-const JOBS_MAX: usize = 1000;
+const JOBS: Bound = Bound(1000);
 
 /// Removed builds of one job that stay.
-const BUILDS_MAX: usize = 10_000;
+const BUILDS: Bound = Bound(10_000);
+
+/// How many stay of what was removed more than a day ago. Of the rest ten times as many do: what one mistake
+/// removed, which is noticed within the day, must not push itself out.
+struct Bound(usize);
+
+impl Bound {
+    /// How many of these, which were removed at these times, the oldest first, are too many.
+    fn surplus(&self, removed: &[u64], now: u64) -> usize {
+        let old = removed.partition_point(|removed| removed.saturating_add(DAY) <= now);
+        let hard = removed.len().saturating_sub(10 * self.0);
+        old.saturating_sub(self.0).max(hard)
+    }
+}
 
 impl Repository {
     /// Sweeps the trash now and then, as long as the mount lives.
@@ -92,7 +105,7 @@ impl Repository {
     }
 }
 
-/// Removed jobs that go, each with the time until which those go that are over.
+/// Removed jobs that go, each with the time until which it was to stay at most: another is another removal's.
 fn jobs_over(lines: &[JobLine], now: u64) -> Vec<(String, u64)> {
     let mut over = Vec::new();
     let mut owners: BTreeMap<u32, Vec<&JobLine>> = BTreeMap::new();
@@ -104,21 +117,22 @@ fn jobs_over(lines: &[JobLine], now: u64) -> Vec<(String, u64)> {
     }
     for mut lines in owners.into_values() {
         lines.sort_by_key(|line| line.trash.removed);
-        let surplus = lines.len().saturating_sub(JOBS_MAX);
-        over.extend(lines[..surplus].iter().map(|line| (line.entry.uid.clone(), u64::MAX)));
+        let removed: Vec<u64> = lines.iter().map(|line| line.trash.removed).collect();
+        let surplus = &lines[..JOBS.surplus(&removed, now)];
+        over.extend(surplus.iter().map(|line| (line.entry.uid.clone(), line.trash.until)));
     }
     over
 }
 
 /// The same of a job's removed builds.
-fn builds_over(mut lines: Vec<(u64, BuildLine)>, now: u64) -> Vec<(u64, u64)> {
+fn builds_over(lines: Vec<(u64, BuildLine)>, now: u64) -> Vec<(u64, u64)> {
+    let (over, mut lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(_, line)| line.trash.until <= now);
     lines.sort_by_key(|(_, line)| line.trash.removed);
-    let surplus = lines.len().saturating_sub(BUILDS_MAX);
-    let goes = |(at, (n, line)): (usize, (u64, BuildLine))| match at < surplus {
-        true => Some((n, u64::MAX)),
-        false => (line.trash.until <= now).then_some((n, now)),
-    };
-    lines.into_iter().enumerate().filter_map(goes).collect()
+    let removed: Vec<u64> = lines.iter().map(|(_, line)| line.trash.removed).collect();
+    let surplus = &lines[..BUILDS.surplus(&removed, now)];
+    let over = over.into_iter().map(|(n, _)| (n, now));
+    over.chain(surplus.iter().map(|(n, line)| (*n, line.trash.until)))
+        .collect()
 }
 
 /// Some number.
@@ -134,7 +148,7 @@ mod tests {
     use crate::repository::tickets::Verdict;
     use crate::repository::trash::Removal;
 
-    const NOW: u64 = 1_000_000;
+    const NOW: u64 = 100 * DAY;
 
     fn removal(removed: u64, until: u64) -> Removal {
         let by = Person {
@@ -164,24 +178,43 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// "At most 10,000 builds of a job: the oldest go first."
+    /// "The oldest go early where more than 10,000 builds of one job were removed more than a day ago."
     #[test]
     fn the_oldest_builds_go_beyond_the_bound() {
-        let many = BUILDS_MAX as u64 + 2;
-        let mut lines: Vec<_> = (1..=many).map(|n| (n, build(many - n, NOW + 1))).collect();
+        let many = BUILDS.0 as u64 + 2;
+        let mut lines: Vec<_> = (1..=many).map(|n| (n, build(many - n, NOW + n))).collect();
+        assert_eq!(
+            builds_over(lines.clone(), NOW),
+            [(many, NOW + many), (many - 1, NOW + many - 1)]
+        );
         lines[0].1.trash.until = NOW;
-        let over = builds_over(lines, NOW);
-        assert_eq!(over, [(many, u64::MAX), (many - 1, u64::MAX), (1, NOW)]);
+        lines[1].1.trash.removed = NOW - DAY + 1;
+        assert_eq!(builds_over(lines, NOW), [(1, NOW)]);
     }
 
-    /// "At most 1,000 jobs of an owner": whoever removes many pushes out nobody else's.
+    /// "Of those of the last day up to ten times as many stay": one `rm -r` does not push itself out.
+    #[test]
+    fn what_was_removed_today_stays_up_to_ten_times_the_bound() {
+        let many = 10 * BUILDS.0 as u64;
+        let mut lines: Vec<_> = (1..=many).map(|n| (n, build(NOW - DAY + n, NOW + 1))).collect();
+        assert_eq!(builds_over(lines.clone(), NOW), []);
+        lines.push((many + 1, build(NOW, NOW + 1)));
+        assert_eq!(builds_over(lines, NOW), [(1, NOW + 1)]);
+    }
+
+    /// "More than 1,000 jobs of one owner": whoever removes many pushes out nobody else's.
     #[test]
     fn the_oldest_jobs_of_an_owner_go_beyond_the_bound() {
         let mut lines = vec![job("over", 7, 1, NOW), job("others", 8, 0, NOW + 1)];
-        let many = (0..=JOBS_MAX as u64).rev();
+        let many = (0..=JOBS.0 as u64).rev();
         lines.extend(many.map(|at| job(&format!("j{at}"), 7, at + 5, NOW + 1)));
         let over = jobs_over(&lines, NOW);
-        assert_eq!(over, [("over".to_owned(), NOW), ("j0".to_owned(), u64::MAX)]);
+        assert_eq!(over, [("over".to_owned(), NOW), ("j0".to_owned(), NOW + 1)]);
+        // Had they all been removed today, they would stay.
+        for line in &mut lines {
+            line.trash.removed += NOW - DAY;
+        }
+        assert_eq!(jobs_over(&lines, NOW), [("over".to_owned(), NOW)]);
     }
 
     /// What an earlier version reads of such a line is the job, and the build.
