@@ -9,10 +9,8 @@ use crate::repository::core::{bounded, now, random_id};
 use crate::repository::jobs::Job;
 use crate::repository::{Repository, Result};
 
-/// When a mount looks at the trash for the first time: one that lives for minutes does, too.
-const FIRST_SWEEP: Duration = Duration::from_secs(60);
-
-/// Pause between two sweeps of a mount; up to a tenth longer, so that mounts that began together part.
+/// Pause before each sweep of a mount; up to a tenth longer, so that mounts that began together part. Before the
+/// first one, too: somebody may have mounted an old backup to take out what is over by now.
 const SWEEP_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Removals after which a mount sweeps at once: so no more than that stand beyond the highest bounds.
@@ -40,8 +38,8 @@ impl Bound {
 impl Repository {
     /// Sweeps the trash now and then, as long as the mount lives.
     pub(in crate::repository) async fn keep_trash_swept(self: Arc<Self>) {
-        let mut pause = FIRST_SWEEP;
         loop {
+            let pause = SWEEP_PAUSE + SWEEP_PAUSE / 1000 * (spread() % 100);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.trash.wake.notified() => {}
@@ -49,7 +47,6 @@ impl Repository {
             if let Err(error) = self.sweep_trash(now()).await {
                 tracing::warn!(%error, "sweeping the trash; it is swept again within the hour");
             }
-            pause = SWEEP_PAUSE + SWEEP_PAUSE / 1000 * (spread() % 100);
         }
     }
 
