@@ -221,8 +221,13 @@ impl Repository {
     /// What is in the trash of the owners that `whose` takes.
     pub async fn trash(&self, whose: &(dyn Fn(u32) -> bool + Sync)) -> Result<Vec<TrashItem>> {
         let lines = self.trashed_jobs().await?;
-        let owned = lines.iter().filter(|line| whose(line.entry.access.uid));
-        let mut items = owned.map(JobLine::item).collect::<Result<Vec<_>>>()?;
+        let mut items = Vec::with_capacity(lines.len());
+        for line in lines.iter().filter(|line| whose(line.entry.access.uid)) {
+            match line.item() {
+                Ok(item) => items.push(item),
+                Err(error) => tracing::error!(%error, "left out of the trash"),
+            }
+        }
         for uid in self.noted_jobs().await? {
             // Those of a removed job come back with it, or after it; another mount may have removed it just now.
             let removed = lines.iter().any(|line| line.entry.uid == uid);

@@ -436,6 +436,27 @@ fn a_process_that_ends_while_it_moves_a_build_loses_nothing() {
     );
 }
 
+/// A line whose name can't be read holds up nothing else: neither the listing nor the sweep.
+#[test]
+fn a_damaged_line_is_left_out() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        let line = r#"{"id": "0", "uid": 7, "gid": 0, "mode": 488, "created": 1, "name": "a/b", "builds": 0,
+            "trash": {"removed": 1, "until": 2, "by": {"uid": 0, "name": ""}}}"#;
+        // Its uid is before all others.
+        for (record, key, text) in [("jobs", ".trash/0", line), ("trash", "0", "1")] {
+            let change = vec![(key.to_owned(), Some(text.into()))];
+            let object = Object::Record(record.into());
+            repository.contents.update(&object, None, change).await.unwrap();
+        }
+        assert_eq!(names(&repository).await, ["a/1"]);
+        repository.sweep_trash(now() + 8 * DAY).await.unwrap();
+        assert_eq!(names(&repository).await, [""; 0]);
+    });
+}
+
 /// "Each mount sweeps": what one has begun another, or gc, brings to its end.
 #[test]
 fn a_process_that_ends_while_it_sweeps_leaves_nothing_for_good() {

@@ -70,7 +70,10 @@ impl Repository {
         for uid in self.noted_jobs().await? {
             let swept = match (self.job_of_uid(&uid), removed.get(uid.as_str())) {
                 (Some(job), _) => self.sweep_builds(&job, None, now).await,
-                (None, Some(line)) => self.sweep_builds(&line.job()?, Some(line), now).await,
+                (None, Some(line)) => match line.job() {
+                    Ok(job) => self.sweep_builds(&job, Some(line), now).await,
+                    Err(damaged) => Err(damaged),
+                },
                 (None, None) => self.forget_stale_note(&uid).await,
             };
             if let Err(error) = swept {
