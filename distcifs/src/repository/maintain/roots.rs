@@ -16,7 +16,7 @@ use crate::repository::names::{Name, TicketId};
 use crate::repository::records::{Indexed, Record};
 use crate::repository::snapshot::Snapshot;
 use crate::repository::tickets::{Part, Ticket, TicketKey, control_key};
-use crate::repository::{Error, Result};
+use crate::repository::{Error, Result, trash};
 use crate::storage::{Digest, Object};
 
 /// Who needs something.
@@ -205,6 +205,11 @@ impl Roots {
             self.lone.extend(scope_of(key, ticket));
         }
     }
+}
+
+/// Whether a key of the list of jobs is that of a removed one.
+fn is_trashed(key: &str) -> bool {
+    key.starts_with(trash::JOBS)
 }
 
 impl Upkeep {
@@ -404,6 +409,10 @@ impl Upkeep {
             if let (None, Some(digest)) = (&live.params, &live.params_digest) {
                 roots.body(digest, need("parameters"));
             }
+            // Tickets are named after a job's name. Read as one in the trash, it was restored since and triggered.
+            if is_trashed(name) {
+                continue;
+            }
             let control = control_key(name, n, live.run)?;
             let ticket = bounded("ticket", self.coordination.get(&control.path())).await?;
             // Both go as one: if the build has just ended, its entry is another one or gone.
@@ -437,6 +446,9 @@ impl Upkeep {
         let Some(live) = entry.and_then(|entry| serde_json::from_slice::<Live>(&entry.data).ok()) else {
             return Ok(false);
         };
+        if is_trashed(job) {
+            return Ok(true);
+        }
         let control = control_key(job, n, live.run)?.path();
         let entry = bounded(&control, self.coordination.get(&control)).await?;
         let ticket = entry.and_then(|entry| serde_json::from_slice::<Ticket>(&entry.data).ok());

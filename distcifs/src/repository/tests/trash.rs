@@ -271,6 +271,36 @@ fn what_builds_is_not_removed() {
     });
 }
 
+/// "gc runs beside builds": it goes on where a job that it read in the trash was restored and triggered since.
+#[test]
+fn a_job_that_is_restored_and_builds_holds_up_no_gc() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        repository.trash_job(&job, 7, None).await.unwrap();
+        let list = Object::Record("jobs".into());
+        let removed = repository.contents.query(&list, ".trash/", "", 9).await.unwrap();
+        let (key, line) = removed.entries[0].clone();
+        let job = repository.restore_job(job.uid(), &name("a")).await.unwrap();
+        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
+        // What it read before is what the list says now.
+        let restored = repository.contents.query(&list, "a", "", 1).await.unwrap().entries;
+        let there = ("a".to_owned(), Some(restored[0].1.clone()));
+        let earlier = vec![("a".to_owned(), None), (key.clone(), Some(line))];
+        repository.contents.update(&list, None, earlier).await.unwrap();
+        assert_eq!(assert_sound(&repository).await, 0);
+        gc(&repository).await;
+        repository
+            .contents
+            .update(&list, None, vec![there, (key, None)])
+            .await
+            .unwrap();
+        build(&repository, &job, 2).await.unwrap();
+        assert_whole(&repository, &job, 2).await;
+        assert_sound(&repository).await;
+    });
+}
+
 /// A job whose restoring would close a circle of downstream jobs stays where it is.
 #[test]
 fn a_job_comes_back_into_no_circle() {
