@@ -21,6 +21,9 @@ const FOLDER: &str = "jobs/.trash";
 /// Longest text of a thing in the trash, bytes.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
 
+/// Longest configuration read, bytes: the tree takes no longer one.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
 /// A thing in the trash, as its file says.
 #[derive(Debug, Clone, Deserialize)]
 struct Item {
@@ -179,7 +182,29 @@ fn restore_one(
     );
     moved.map_err(|errno| refused(word, item, &to, errno))?;
     let more = item.builds.map(|builds| format!(" with {}", count(builds)));
-    print(&format!("restored {to}{}\n", more.unwrap_or_default())).map_err(|failure| failure.to_string())
+    print(&format!("restored {to}{}\n", more.unwrap_or_default())).map_err(|failure| failure.to_string())?;
+    let job = name.unwrap_or(&item.job);
+    if item.builds != Some(0) && prunes(&mount.join("jobs").join(job)) {
+        let n = item.build.map_or("N".into(), |n| n.to_string());
+        eprintln!(
+            "distcifs: {word}: jobs/{job} has a \"keep\", by which its next build may remove old ones for good; \
+             hold what you need: echo keep > jobs/{job}/builds/{n}/ctl"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a job's configuration has its builds pruned; not, where it can't be read.
+fn prunes(job: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(job.join("config.json")).and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_end(&mut text));
+    let config: Option<Value> = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+    let keep = config.as_ref().and_then(|config| config.get("keep"));
+    keep.is_some_and(|keep| {
+        ["builds", "days"]
+            .iter()
+            .any(|key| keep.get(key).is_some_and(Value::is_u64))
+    })
 }
 
 /// Why a thing could not be restored, and what to do.
@@ -358,6 +383,24 @@ fn print(text: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "`distcifs trash restore` says so where the job has a `keep`."
+    #[test]
+    fn a_job_with_keep_prunes() {
+        let job = tempfile::tempdir().unwrap();
+        assert!(!prunes(job.path()));
+        for (config, does) in [
+            (r#"{"keep": {"builds": 2}, "tasks": []}"#, true),
+            (r#"{"keep": {"builds": null, "days": 30}}"#, true),
+            (r#"{"keep": {"builds": null}}"#, false),
+            (r#"{"keep": null}"#, false),
+            (r#"{"tasks": []}"#, false),
+            ("{", false),
+        ] {
+            fs::write(job.path().join("config.json"), config).unwrap();
+            assert_eq!(prunes(job.path()), does, "{config}");
+        }
+    }
 
     #[test]
     fn a_path_says_what_is_meant() {
