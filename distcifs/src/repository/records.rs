@@ -285,8 +285,8 @@ impl Repository {
         }
         let moves = self.trash.moves();
         let (record, _) = self.stored_record(job, n).await?;
-        // One in the trash keeps its record.
-        if record.is_some() && self.is_trashed(job, n).await? {
+        // One in the trash keeps its record. It is there where both lines are.
+        if record.is_some() && self.is_trashed(job, n).await? && self.index_line(job, n).await?.is_none() {
             return Ok(None);
         }
         match &record {

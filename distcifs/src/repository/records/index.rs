@@ -158,7 +158,7 @@ impl Repository {
     }
 
     /// Changes the index of a job: what is set to `None` is removed.
-    pub(super) async fn change_index(&self, job: &Job, n: u64, line: Option<Indexed>) -> Result<()> {
+    pub(in crate::repository) async fn change_index(&self, job: &Job, n: u64, line: Option<Indexed>) -> Result<()> {
         let value = line.as_ref().map(crate::repository::core::to_json);
         let changes: Changes = vec![(index_key(n), value)];
         let object = job.record();

@@ -153,6 +153,28 @@ fn a_record_that_is_late_brings_nothing_back() {
     });
 }
 
+/// "Where a build has both lines, because somebody was late who recorded it, it counts as there": what names it
+/// leads to it, and what was in the trash goes with its time.
+#[test]
+fn a_build_with_both_lines_is_there() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        let line = repository.index_line(&job, 1).await.unwrap();
+        repository.trash_build(&job, 1, 7).await.unwrap();
+        assert!(repository.record(&job, 1).await.unwrap().is_none());
+        // It ended before it looked at the trash.
+        repository.change_index(&job, 1, line).await.unwrap();
+        assert_eq!(repository.newest(&job, true).await.unwrap(), Some(1));
+        assert!(repository.has_build(&job, 1).await.unwrap());
+        assert_whole(&repository, &job, 1).await;
+        repository.sweep_trash(now() + 8 * DAY).await.unwrap();
+        assert_eq!(names(&repository).await, [""; 0]);
+        assert_whole(&repository, &job, 1).await;
+        goes_on(&repository, job.uid()).await;
+    });
+}
+
 /// "Restoring a job brings its builds that were removed in the last hour before it": others stay in the trash.
 #[test]
 fn a_job_brings_what_was_removed_with_it() {
