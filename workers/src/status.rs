@@ -148,15 +148,20 @@ impl Follower {
     /// A build is in another state.
     fn changed(&self, job: &str, n: u64, state: &str) -> Result<()> {
         let key = (job.to_owned(), n);
-        let seen = {
+        let known = {
             let mut told = self.shared.lock();
             if told.touch(&key) {
                 self.shared.news.notify_all();
                 return Ok(());
             }
-            told.jobs.get(job).map_or(0, |job| job.seen)
+            told.jobs.get(job).map(|job| job.seen)
         };
-        if n > seen {
+        let seen = match known {
+            // It may have been restored.
+            None => self.seen(job)?,
+            known => known,
+        };
+        if seen.is_none_or(|seen| n > seen) {
             return self.look_at_new(job, n);
         }
         // One that was told long ago, and is built again.
@@ -231,18 +236,23 @@ impl Follower {
         std::fs::read_link(link).ok()?.to_str()?.parse().ok()
     }
 
+    /// The number up to which a job's builds were looked at; `None` if it is not there.
+    fn seen(&self, job: &str) -> Result<Option<u64>> {
+        let Some(made) = made(&self.tree, job)? else {
+            return Ok(None);
+        };
+        let mut told = self.shared.lock();
+        // Another job of that name was there before.
+        if told.jobs.get(job).is_some_and(|known| known.made != made) {
+            told.forget_job(job);
+        }
+        Ok(Some(told.known_job(job, made).seen))
+    }
+
     /// Looks at each build of a job up to this one that was not looked at yet.
     fn look_at_new(&self, job: &str, newest: u64) -> Result<()> {
-        let Some(made) = made(&self.tree, job)? else {
+        let Some(seen) = self.seen(job)? else {
             return Ok(());
-        };
-        let seen = {
-            let mut told = self.shared.lock();
-            // Another job of that name was there before.
-            if told.jobs.get(job).is_some_and(|known| known.made != made) {
-                told.forget_job(job);
-            }
-            told.jobs.entry(job.to_owned()).or_insert(Job { made, seen: 0 }).seen
         };
         for n in seen + 1..=newest {
             self.look_at((job.to_owned(), n))?;

@@ -17,6 +17,9 @@ use super::github::Status;
 /// retried meanwhile.
 pub const BUILDS_MAX: usize = 10_000;
 
+/// Jobs remembered that were removed, and may be restored from the trash.
+const REMOVED_MAX: usize = 10_000;
+
 /// Version of the file.
 const VERSION: u32 = 1;
 
@@ -81,6 +84,9 @@ impl Build {
 pub struct Told {
     /// Jobs by name.
     pub jobs: BTreeMap<String, Job>,
+    /// Jobs that were removed, by their last names, those removed last at the end: one that is restored has
+    /// its old builds.
+    pub removed: Vec<(String, Job)>,
     /// Builds by job and number.
     pub builds: BTreeMap<Key, Build>,
     /// Builds that were removed with their job, for which GitHub still waits. Another job may have
@@ -95,6 +101,8 @@ pub struct Told {
 struct Text {
     version: u32,
     jobs: BTreeMap<String, Job>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<(String, Job)>,
     builds: Vec<Line>,
 }
 
@@ -166,9 +174,35 @@ impl Told {
         }
     }
 
-    /// A job is no more: what was not told of its builds never will be known.
+    /// What is known of a job that was made at this moment. One that is not known may have been restored: under
+    /// its name, or under another if no other was made then.
+    pub fn known_job(&mut self, name: &str, made: u64) -> Job {
+        if let Some(job) = self.jobs.get(name) {
+            return *job;
+        }
+        let same: Vec<usize> = (0..self.removed.len())
+            .filter(|at| self.removed[*at].1.made == made)
+            .collect();
+        let named = same.iter().rev().find(|at| self.removed[**at].0 == name);
+        let alone = same.first().filter(|_| same.len() == 1);
+        let job = match named.or(alone) {
+            Some(at) => self.removed.remove(*at).1,
+            None => Job { made, seen: 0 },
+        };
+        self.dirty = true;
+        self.jobs.insert(name.to_owned(), job);
+        job
+    }
+
+    /// A job is no more: what was not told of its builds never will be known. As far as they were looked at is,
+    /// should it be restored.
     pub fn forget_job(&mut self, job: &str) {
-        self.dirty |= self.jobs.remove(job).is_some();
+        if let Some(known) = self.jobs.remove(job) {
+            self.dirty = true;
+            self.removed.push((job.to_owned(), known));
+            let many = self.removed.len().saturating_sub(REMOVED_MAX);
+            self.removed.drain(..many);
+        }
         let of_job = (job.to_owned(), 0)..=(job.to_owned(), u64::MAX);
         let keys: Vec<Key> = self.builds.range(of_job).map(|(key, _)| key.clone()).collect();
         for key in keys {
@@ -198,6 +232,7 @@ impl Told {
         let (gone, builds): (Vec<_>, Vec<_>) = text.builds.into_iter().map(build).partition(|(_, build)| build.gone);
         Ok(Told {
             jobs: text.jobs,
+            removed: text.removed,
             builds: builds.into_iter().collect(),
             gone,
             dirty: false,
@@ -218,6 +253,7 @@ impl Told {
         let text = Text {
             version: VERSION,
             jobs: self.jobs.clone(),
+            removed: self.removed.clone(),
             builds: self.builds.iter().chain(gone).map(line).collect(),
         };
         serde_json::to_vec(&text).unwrap_or_default()
@@ -393,6 +429,37 @@ mod tests {
         );
         told.rename_job("nobody", "c");
         assert_eq!((told.builds.len(), told.gone.len()), (2, 0));
+    }
+
+    /// "What was told of a job's builds is not told again when the job comes back from the trash": under its name
+    /// or another. Another job of that name is another.
+    #[test]
+    fn a_job_that_is_restored_is_the_same() {
+        let mut told = Told::default();
+        for (job, made) in [("a", 7), ("b", 8), ("c", 8), ("d", 9)] {
+            told.jobs.insert(job.into(), Job { made, seen: 3 });
+            told.forget_job(job);
+        }
+        let mut told = Told::read(&told.text()).unwrap();
+        assert_eq!(told.known_job("a", 6), Job { made: 6, seen: 0 });
+        assert_eq!(told.known_job("e", 7), Job { made: 7, seen: 3 });
+        assert_eq!(told.known_job("f", 7), Job { made: 7, seen: 0 });
+        assert_eq!(told.known_job("g", 8), Job { made: 8, seen: 0 });
+        assert_eq!(told.known_job("b", 8), Job { made: 8, seen: 3 });
+        assert_eq!(told.known_job("b", 8), Job { made: 8, seen: 3 });
+        let left = [("c", 8), ("d", 9)].map(|(job, made)| (job.to_owned(), Job { made, seen: 3 }));
+        assert_eq!(told.removed, left);
+        for n in 0..=REMOVED_MAX {
+            told.jobs.insert(
+                "x".into(),
+                Job {
+                    made: 1,
+                    seen: n as u64,
+                },
+            );
+            told.forget_job("x");
+        }
+        assert_eq!((told.removed.len(), told.removed[0].1.seen), (REMOVED_MAX, 1));
     }
 
     #[test]
