@@ -92,6 +92,17 @@ impl Table<'_> {
 
     /// Reads one job's configuration.
     fn read(&mut self, job: &str) -> tree::Result<()> {
+        self.read_by(job, Schedule::is_spread)
+    }
+
+    /// Reads the configuration of a job that was made or came back from the trash: times at which it was not there
+    /// are none that were missed.
+    fn read_made(&mut self, job: &str) -> tree::Result<()> {
+        self.read_by(job, |_| true)
+    }
+
+    /// Reads one job's configuration. If `since_named` says so, times from before it got its name don't count.
+    fn read_by(&mut self, job: &str, since_named: fn(&Schedule) -> bool) -> tree::Result<()> {
         let planned = jobs::configuration(self.tree, job)?.and_then(|(text, written)| {
             let part: Part = serde_json::from_slice(&text).ok()?;
             let schedule = Schedule::parse(&part.cron?, job);
@@ -100,7 +111,7 @@ impl Table<'_> {
                 .ok()?;
             let window = if part.cron_catch_up { CATCH_UP } else { self.late };
             // By another name it had other times: those of this name from before are none that were missed.
-            let named = jobs::named(self.tree, job).filter(|_| schedule.is_spread());
+            let named = jobs::named(self.tree, job).filter(|_| since_named(&schedule));
             let since = named.map_or(written, |named| named.max(written));
             Some(Planned::new(schedule, window, seconds(since)))
         });
@@ -188,6 +199,10 @@ pub fn run(tree: &Tree, late: u32) -> tree::Result<()> {
                 // What was due before the change is done by what was said then.
                 table.fire(now())?;
                 table.read(job)?;
+            }
+            Change::Made(job) => {
+                table.fire(now())?;
+                table.read_made(job)?;
             }
             // What is due is done under the new name.
             Change::Renamed(from, to) => table.rename(from, to)?,
@@ -312,6 +327,10 @@ mod tests {
         let mut plain = table();
         plain.read_all().unwrap();
         assert!(plain.jobs.get_mut("night").unwrap().due(begun).is_some());
+        // "A time at which the job lay in the trash is none that was missed."
+        plain.jobs.clear();
+        plain.read_made("night").unwrap();
+        assert_eq!(plain.jobs.get_mut("night").unwrap().due(begun), None);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -13,8 +13,10 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// What an event means for somebody who knows all configurations.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// This job was made, configured or removed.
+    /// This job was configured or removed.
     Job(&'a str),
+    /// This job was made, or came back from the trash.
+    Made(&'a str),
     /// The first is called as the second from now on, and is the same job.
     Renamed(&'a str, &'a str),
     /// Events were lost: look at every job again.
@@ -29,7 +31,8 @@ pub fn change(line: &str) -> Change<'_> {
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some("resync"), ..) => Change::All,
         (Some("job"), Some(job), Some("renamed"), Some(to)) => Change::Renamed(job, to),
-        (Some("job"), Some(job), Some("created" | "configured" | "removed"), _) => Change::Job(job),
+        (Some("job"), Some(job), Some("created"), _) => Change::Made(job),
+        (Some("job"), Some(job), Some("configured" | "removed"), _) => Change::Job(job),
         _ => Change::None,
     }
 }
@@ -81,7 +84,7 @@ mod tests {
     #[test]
     fn only_configurations_and_lost_events_matter() {
         for (line, want) in [
-            ("job a.b created", Change::Job("a.b")),
+            ("job a.b created", Change::Made("a.b")),
             ("job a.b configured", Change::Job("a.b")),
             ("job a.b removed", Change::Job("a.b")),
             ("resync", Change::All),

@@ -134,7 +134,7 @@ impl Table {
             let line = events.next_line()?;
             match jobs::change(&line) {
                 Change::None => {}
-                Change::Job(job) => {
+                Change::Job(job) | Change::Made(job) => {
                     let watched = read(tree, job)?;
                     if let Some(jobs) = &mut self.lock().jobs {
                         jobs.set(job, watched);
