@@ -171,7 +171,7 @@ fn builds_go_on_while_gc_runs_in_a_loop() {
     scene.litter("litter", 40);
     let littered = scene.blobs();
     let (over, scene) = (AtomicBool::new(false), &scene);
-    let runs = AtomicU64::new(0);
+    let runs = &AtomicU64::new(0);
     std::thread::scope(|threads| {
         for (mount, name) in scene.mounts.iter().zip(["a", "b"]) {
             fs::create_dir(mount.path(&format!("jobs/{name}"))).expect("a job");
@@ -202,7 +202,7 @@ fn builds_go_on_while_gc_runs_in_a_loop() {
     });
     scene.gc();
     scene.assert_clean();
-    let runs = runs.into_inner();
+    let runs = runs.load(Ordering::SeqCst);
     assert!(runs >= 2, "gc ran {runs} times");
     assert!(scene.blobs() + 40 <= littered + 40 * KEPT, "the litter is still there");
     let [one, two] = &scene.mounts;
