@@ -56,12 +56,14 @@ struct Remembered {
 }
 
 impl Past {
-    /// Whether a thread meets a claim that is over for the second time in a moment.
+    /// Whether a thread meets a claim that is over for the second time in a moment; 0 is a ticket that is over,
+    /// to which any claim may have led before.
     fn met_again(&self, tid: u32, attempt: u64) -> bool {
         let mut past = lock(&self.0);
         past.met.retain(|(_, _, when)| when.elapsed() < AGAIN);
         let before = past.met.len();
-        past.met.retain(|(known, of, _)| (*known, *of) != (tid, attempt));
+        past.met
+            .retain(|(known, of, _)| *known != tid || (attempt != 0 && *of != attempt));
         if past.met.len() < before {
             return true;
         }
@@ -163,7 +165,7 @@ impl Tree {
         nearest
     }
 
-    /// What a look into a claimant's folder comes to. Of a claim that is over, whoever held one is told so
+    /// What a look at a ticket, or into a claimant's folder, comes to. Of a claim that is over, whoever held one is told so
     /// (ESTALE), and who is below such a process; for all others what was there has vanished (ENOENT). Upon the
     /// first ESTALE the kernel looks again, by the whole path: that may lead to what stands there now. Only if
     /// it comes back here nothing else does.

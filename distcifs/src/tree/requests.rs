@@ -148,8 +148,11 @@ impl Tree {
             };
         }
         check_length(&name)?;
-        let parent = self.node(parent)?;
-        self.find_and_look(caller, &parent, &name).await
+        let found = match self.node(parent) {
+            Ok(parent) => self.find_and_look(caller, &parent, &name).await,
+            Err(error) => Err(error),
+        };
+        self.looked(caller, parent, found)
     }
 
     /// Finds a name and looks at it. The kernel may drop its last lookup of a published node between
@@ -185,10 +188,12 @@ impl Tree {
         if self.work.owns(ino) {
             return self.looked(caller, ino, self.work.getattr(ino, handle));
         }
-        let (attr, ttl) = match self.node(ino)? {
-            Node::Published(id) => self.published.attr(id)?,
-            node => self.attr(&node).await?,
+        let found = match self.node(ino) {
+            Ok(Node::Published(id)) => self.published.attr(id),
+            Ok(node) => self.attr(&node).await,
+            Err(error) => Err(error),
         };
+        let (attr, ttl) = self.looked(caller, ino, found)?;
         Ok(Attributes { attr, ttl })
     }
 
@@ -454,7 +459,8 @@ impl Tree {
             let opened = self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
             return self.looked(caller, ino, opened);
         }
-        let mut opened = self.opened(caller, self.node(ino)?, false, OpenKind::Folder(Mutex::default()))?;
+        let node = self.looked(caller, ino, self.node(ino))?;
+        let mut opened = self.opened(caller, node, false, OpenKind::Folder(Mutex::default()))?;
         (opened.direct_io, opened.keep_cache) = (false, false);
         Ok(opened)
     }
@@ -473,7 +479,11 @@ impl Tree {
         if self.work.owns(ino) {
             return self.listed(caller, self.work.readdir(handle, offset, limit, plus));
         }
-        self.list(caller, &self.node(ino)?, handle, offset, limit, plus).await
+        let listed = match self.node(ino) {
+            Ok(node) => self.list(caller, &node, handle, offset, limit, plus).await,
+            Err(error) => Err(error),
+        };
+        self.listed(caller, listed)
     }
 
     /// closedir.
