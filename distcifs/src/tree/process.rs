@@ -87,12 +87,14 @@ pub fn is_gone(tid: u32) -> bool {
 
 /// Whether somebody has killed it already, though it may not know yet.
 pub fn is_killed(tid: u32) -> bool {
-    let pending = |key| {
-        status_line(tid, key)
-            .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
-            .unwrap_or(0)
-    };
-    tid != 0 && (is_gone(tid) || (pending("SigPnd") | pending("ShdPnd")) & SIGKILL_BIT != 0)
+    let pending = |text: &str, key| line(text, key).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    match status(tid) {
+        _ if tid == 0 => false,
+        None => is_gone(tid),
+        Some(text) => ["SigPnd", "ShdPnd"]
+            .into_iter()
+            .any(|key| pending(&text, key).unwrap_or(0) & SIGKILL_BIT != 0),
+    }
 }
 
 /// A process id as `writer` sees it, in the ids of the daemon.
