@@ -1,5 +1,6 @@
 //! Tests that a page names are there: `file::test` between backticks, where the file is one of
-//! tests/tests, or a path from the project's folder, without its ending.
+//! tests/tests, or a path from the project's folder, without its ending. Modules at its end may be
+//! joined as in Rust: `distcifs/src/tree::work::test`.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +16,10 @@ pub(super) fn check(root: &Path, found: &mut Vec<String>) {
     for (number, line) in text.lines().enumerate() {
         // What stands between backticks is every second piece.
         for word in line.split('`').skip(1).step_by(2) {
-            let Some((file, test)) = word.split_once("::") else {
+            let Some((file, test)) = word.rsplit_once("::") else {
                 continue;
             };
-            if let Err(why) = is_there(root, file, test) {
+            if let Err(why) = is_there(root, &file.replace("::", "/"), test) {
                 found.push(format!("{PAGE}:{}: {word}: {why}", number + 1));
             }
         }
