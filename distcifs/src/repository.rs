@@ -33,6 +33,7 @@ mod regard;
 mod remembered;
 mod rename;
 pub mod schedules;
+pub mod service;
 mod session;
 mod shown;
 pub mod snapshot;
@@ -44,8 +45,8 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use core::{Repository, Setup};
 pub use error::{Error, Result};
+pub use service::{Repository, Setup};
 
 pub use crate::storage::Digest;
 pub(crate) use crate::storage::descriptors;

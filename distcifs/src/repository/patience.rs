@@ -7,7 +7,11 @@ use std::cell::Cell;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use super::core::{CAPTURE_TIMEOUT, STORE_TIMEOUT};
+/// Longest wait for one call of a store, as the contract's promise 5 has it.
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time a commit of a result may take: it writes a whole workspace.
+pub(crate) const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 tokio::task_local! {
     /// When the time of what is being answered is over.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::claims::{Cause, Claim};
-use super::core::STORE_TIMEOUT;
 use super::nodes::session_of;
+use super::patience::STORE_TIMEOUT;
 use super::{Error, Repository, Result};
 use crate::storage::Session;
 

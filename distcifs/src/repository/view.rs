@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use super::builds::{Build, Piece};
 use super::config::{Downstream, Task};
 use super::consoles::{Extent, build_console, scope_of};
-use super::core::{QUEUES, pretty};
+use super::core::pretty;
 use super::records::TaskRecord;
+use super::service::QUEUES;
 use super::tickets::{Outcome, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
 use super::{Repository, Result};
 
