@@ -1,6 +1,6 @@
 //! The verbs of a CI: configure, trigger, post, claim, append, finish, abort.
 
-mod access;
+pub mod access;
 pub mod attempts;
 pub mod board;
 pub mod builds;
@@ -21,6 +21,7 @@ mod fresh;
 pub mod jobs;
 pub(crate) mod lookups;
 pub mod maintain;
+pub mod model;
 pub mod names;
 mod needs;
 pub mod nodes;

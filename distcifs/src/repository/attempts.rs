@@ -16,9 +16,9 @@ use self::give::give_to;
 use self::room::Room;
 use super::claims::{Changes, Claim};
 use super::core::{bounded, lock};
+use super::model::ticket::{Ticket, TicketKey};
 use super::patience::CAPTURE_TIMEOUT;
 use super::snapshot::{self, Manifest, Snapshot};
-use super::tickets::{Ticket, TicketKey};
 use super::{Error, Repository, Result, patience};
 use crate::storage::{Digest, Object};
 

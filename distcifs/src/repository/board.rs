@@ -10,21 +10,21 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::builds::live_path;
+use super::access::Access;
 use super::claims::{Claim, ClaimEntry, Claimant};
-use super::core::{from_json, lock};
+use super::core::lock;
 use super::drain::Drain;
-use super::jobs::Access;
+use super::model::build::live_path;
+use super::model::json::from_json;
+use super::model::skills::Skills;
+use super::model::ticket::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
-use super::tickets::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::{Repository, Result};
 
 mod figures;
 mod next;
-mod skills;
 mod turns;
 
-pub use skills::{Skills, Waiters, isolation_label};
 pub use turns::Ahead;
 use turns::{Lane, Open};
 

@@ -7,19 +7,22 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use nix::unistd::getuid;
-use serde::{Deserialize, Serialize};
 
 use super::config::{JobConfig, TriggerRequest};
-use super::configure::{ConfigHead, ParsedConfigs};
-use super::core::{create, from_json, now, random_id, set, to_json};
+use super::configure::ParsedConfigs;
+use super::core::{now, random_id};
 use super::epochs::Hold;
-use super::jobs::{Counter, Job};
+use super::model::build::{Build, ConfigEntry, Live, live_path};
+use super::model::deed::{Did, and};
+use super::model::job::{ConfigHead, Counter, Job};
+use super::model::json::{from_json, to_json};
+use super::model::ops::{create, set};
+use super::model::record::Record;
+use super::model::ticket::{Part, Poster, control_key};
 use super::names::Name;
-use super::people::{Deed, Did, and, or_trigger};
-use super::records::{Indexes, Record};
-use super::tickets::{Part, Posted, Poster, TicketState, Verdict, control_key, is_zero};
+use super::records::Indexes;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Entry, Object, Op};
+use crate::storage::{Commit, Digest, Entry, Op};
 
 mod looking;
 mod opening;
@@ -40,87 +43,6 @@ const KEYS_SWEPT: usize = 1000;
 /// Pause between two such looks on a mount, milliseconds: listing the keys of a job takes the longer
 /// the more there are, and a hundred new ones a second are more than any job has for long.
 const SWEEP_PAUSE: u64 = 10_000;
-
-/// A build that is not finished, as its entry has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Live {
-    /// The configuration's text.
-    pub(crate) config: ConfigEntry,
-    /// Parameters, if they are short; else `params_digest` names them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) params: Option<Vec<(String, String)>>,
-    /// Digest of the parameters' JSON.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) params_digest: Option<String>,
-    /// 0, or the number of the retry.
-    #[serde(default)]
-    pub(crate) run: u32,
-    /// Whether somebody wants it stopped.
-    #[serde(default)]
-    pub(crate) abort: bool,
-    /// Whether somebody wants it stopped with what runs `always`.
-    #[serde(default)]
-    pub(crate) insist: bool,
-    /// Whether pruning must leave it.
-    #[serde(default)]
-    pub(crate) keep: bool,
-    /// When it was triggered, milliseconds since 1970.
-    pub(crate) triggered: u64,
-    /// Who triggered it.
-    pub(crate) uid: u32,
-    /// Who owned the job then: its tasks are done with that user's rights, whoever owns it later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) owner: Option<u32>,
-    /// Who did what to it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) by: Vec<Deed>,
-    /// Why, if the trigger said so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cause: Option<String>,
-    /// Which of waiting tickets go first.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(crate) priority: i8,
-    /// Tells this trigger or retry from every other.
-    #[serde(default)]
-    pub(crate) nonce: String,
-}
-
-/// The configuration of a build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigEntry {
-    /// Digest of its text.
-    pub digest: String,
-    /// Length of its text, bytes.
-    pub size: u64,
-}
-
-/// A ticket of a build, as the build looks at it.
-#[derive(Debug, Clone)]
-pub(crate) struct Piece {
-    pub(crate) queue: Name,
-    pub(crate) posted: Posted,
-}
-
-/// Everything known of a build at one moment.
-#[derive(Clone)]
-pub struct Build {
-    /// Its job.
-    pub job: Job,
-    /// Its number.
-    pub n: u64,
-    /// The configuration it runs with.
-    pub config: Arc<JobConfig>,
-    /// Its entry, while it is not finished.
-    pub(crate) live: Option<(Live, u32)>,
-    /// The ticket for build-control, while there is one.
-    pub(crate) control: Option<Piece>,
-    /// Tickets of its tasks, by index.
-    pub(crate) tickets: Arc<BTreeMap<usize, Piece>>,
-    /// The record: of the whole build, or of earlier runs.
-    pub(crate) record: Option<Arc<Record>>,
-    /// Its parameters as they were triggered.
-    pub(crate) params: Vec<(String, String)>,
-}
 
 /// Parsed configurations and finished builds' records, bounded.
 #[derive(Default)]
@@ -156,16 +78,6 @@ impl RecordCache {
         let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
         self.turns.0[at].lock().await
     }
-}
-
-/// The entry of an unfinished build.
-pub(crate) fn live_path(uid: &str, n: u64) -> String {
-    format!("/jobs/{uid}/{n}")
-}
-
-/// The record of a build.
-pub(crate) fn build_record(uid: &str, n: u64) -> Object {
-    Object::Record(format!("build.{uid}.{n}"))
 }
 
 impl Repository {
@@ -306,7 +218,7 @@ impl Repository {
             let Some(entry) = self.get(&path).await? else { continue };
             let (_, made): (u64, u64) = from_json(&path, &entry.data)?;
             if now().saturating_sub(made) > KEY_LIFE {
-                self.commit(vec![super::core::delete(path, Some(entry.version))])
+                self.commit(vec![super::model::ops::delete(path, Some(entry.version))])
                     .await?;
             }
         }
@@ -393,101 +305,5 @@ impl Repository {
     /// The text of a build's configuration.
     pub async fn build_config_text(&self, build: &Build) -> Result<Bytes> {
         self.text_of(&build.config_entry()).await
-    }
-}
-
-impl Build {
-    /// The configuration's digest and size.
-    pub fn config_entry(&self) -> ConfigEntry {
-        match (&self.live, &self.record) {
-            (Some((live, _)), _) => live.config.clone(),
-            (None, Some(record)) => record.config.clone(),
-            (None, None) => ConfigEntry {
-                digest: String::new(),
-                size: 0,
-            },
-        }
-    }
-
-    /// Number of the retry, 0 for the first run.
-    pub fn run(&self) -> u32 {
-        self.live
-            .as_ref()
-            .map(|(live, _)| live.run)
-            .or_else(|| self.record.as_ref().map(|r| r.run))
-            .unwrap_or(0)
-    }
-
-    /// How it ended, if it did.
-    pub fn verdict(&self) -> Option<Verdict> {
-        match (&self.live, &self.control) {
-            (Some(_), Some(piece)) => piece.posted.ticket.outcome.as_ref().map(|o| o.verdict),
-            _ => self.record.as_ref().map(|record| record.state),
-        }
-    }
-
-    /// The word of the file `state`.
-    pub fn state(&self) -> &'static str {
-        if let Some(verdict) = self.verdict() {
-            return verdict.as_str();
-        }
-        let claimed = self
-            .control
-            .as_ref()
-            .is_some_and(|piece| piece.posted.ticket.state == TicketState::Claimed);
-        if claimed || !self.tickets.is_empty() {
-            "running"
-        } else {
-            "pending"
-        }
-    }
-
-    /// When it was triggered, milliseconds since 1970.
-    pub fn triggered(&self) -> u64 {
-        match (&self.live, &self.record) {
-            (Some((live, _)), _) => live.triggered,
-            (None, Some(record)) => record.triggered,
-            (None, None) => 0,
-        }
-    }
-
-    /// Why it was triggered; empty if nobody said.
-    pub fn cause(&self) -> &str {
-        let cause = match (&self.live, &self.record) {
-            (Some((live, _)), _) => live.cause.as_deref(),
-            (None, record) => record.as_ref().and_then(|record| record.cause.as_deref()),
-        };
-        cause.unwrap_or_default()
-    }
-
-    /// Who did what to it, in order.
-    pub fn deeds(&self) -> Vec<Deed> {
-        match (&self.live, &self.record) {
-            (Some((live, _)), _) => or_trigger(&live.by, live.uid),
-            (None, Some(record)) => or_trigger(&record.by, record.uid),
-            (None, None) => Vec::new(),
-        }
-    }
-
-    /// Its parameters: as triggered, then what tasks recorded.
-    pub fn all_params(&self) -> Vec<(String, String)> {
-        let mut all = self.params.clone();
-        let recorded = self
-            .record
-            .iter()
-            .flat_map(|r| r.tasks.iter())
-            .flat_map(|t| t.recorded.iter());
-        let fresh = self
-            .tickets
-            .values()
-            .filter_map(|p| p.posted.ticket.outcome.as_ref())
-            .flat_map(|o| o.recorded.iter());
-        for (name, value) in recorded.chain(fresh) {
-            match all.iter_mut().find(|(known, _)| known == name) {
-                Some((_, old)) => old.clone_from(value),
-                None => all.push((name.clone(), value.clone())),
-            }
-        }
-        all
     }
 }

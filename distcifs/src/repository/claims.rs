@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::attempts::{Folders, Kept};
-use super::consoles::{Appender, attempt_console};
-use super::core::{lock, now, random_id, set, to_json};
+use super::consoles::Appender;
+use super::core::{lock, now, random_id};
 use super::fresh::{Storing, is_refused};
-use super::tickets::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
+use super::model::console::attempt_console;
+use super::model::json::to_json;
+use super::model::ops::set;
+use super::model::ticket::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
@@ -27,14 +30,13 @@ mod slots;
 mod verdicts;
 mod view;
 
-pub(crate) use abort::{ABORTED, Aborted, OfBuild};
+pub(crate) use abort::{ABORTED, Aborted};
 pub(crate) use doubt::Doubts;
 pub(crate) use ending::end_of;
 pub(crate) use reopen::shorten;
 use slots::free_slot;
 pub(crate) use slots::same_ticket;
 pub use verdicts::Verdicts;
-pub(crate) use verdicts::cut;
 pub use view::{Changes, View};
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the

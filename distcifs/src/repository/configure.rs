@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::unistd::getuid;
-use serde::{Deserialize, Serialize};
 
-use super::builds::ConfigEntry;
 use super::config::{Fault, JobConfig, Priority};
-use super::core::{Changes, bounded, delete, from_json, lock, now, random_id, to_json};
-use super::jobs::Job;
+use super::core::{Changes, bounded, lock, now, random_id};
+use super::model::build::ConfigEntry;
+use super::model::job::{ConfigHead, Job};
+use super::model::json::{from_json, to_json};
+use super::model::ops::delete;
 use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op, Updated};
@@ -34,30 +35,6 @@ pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// Parsed configurations kept, by digest of their text; each is some kilobytes.
 const PARSED_MAX: usize = 256;
-
-/// Which text is a job's configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ConfigHead {
-    /// Digest of the text, 64 hexadecimal digits.
-    pub digest: String,
-    /// Its length, bytes.
-    pub size: u64,
-    /// When it was written, milliseconds since 1970.
-    pub written: u64,
-    /// Who wrote it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<u32>,
-    /// Who owned the job when it was opened to write.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<u32>,
-}
-
-impl ConfigHead {
-    /// Tells it from every other of the job.
-    pub(crate) fn mark(&self) -> (String, u64) {
-        (self.digest.clone(), self.written)
-    }
-}
 
 /// Parsed configurations, by digest.
 #[derive(Default)]

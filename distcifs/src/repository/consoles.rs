@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, Weak};
 use bytes::{Bytes, BytesMut};
 
 use super::core::{bounded, lock, settled};
-use super::tickets::{Part, Ticket, TicketKey};
+use super::model::console::Extent;
 use super::{Repository, Result};
 use crate::storage::contents::{SEALED, standing};
-use crate::storage::{Digest, Fut, Notices, Object};
+use crate::storage::{Fut, Notices, Object};
 
 mod append;
 mod lines;
@@ -95,15 +95,6 @@ fn part_object(name: &str, part: u64) -> Object {
     Object::Console(format!("{name}.{part}"))
 }
 
-/// A console, and its length if nothing will be appended to it any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extent {
-    /// Its name.
-    pub name: String,
-    /// Bytes.
-    pub length: Option<u64>,
-}
-
 /// The consoles in use on this mount, by name.
 #[derive(Default)]
 pub struct Consoles(Mutex<HashMap<String, Kept>>);
@@ -165,35 +156,6 @@ impl Consoles {
         }
         streams.retain(|_, kept| kept.stream().is_some());
     }
-}
-
-/// The name of a build's console.
-pub(crate) fn build_console(uid: &str, build: u64) -> String {
-    format!("console.{uid}.{build}.all")
-}
-
-/// The name of the console of one claim on a ticket.
-pub(crate) fn attempt_console(key: &TicketKey, ticket: &Ticket, ordinal: u32) -> String {
-    match &ticket.part {
-        Some(Part {
-            uid, build, task, run, ..
-        }) => {
-            let task = task.map_or("control".to_owned(), |i| i.to_string());
-            format!("console.{uid}.{build}.{task}-{run}.{ordinal}")
-        }
-        None => {
-            let name = format!("{key} {}", ticket.posted);
-            let digest = Digest::of(name.as_bytes()).to_string();
-            format!("console.t{}.{ordinal}", &digest[..24])
-        }
-    }
-}
-
-/// The names of all consoles of a ticket, in order of its attempts.
-pub(crate) fn scope_of(key: &TicketKey, ticket: &Ticket) -> Vec<String> {
-    (1..=ticket.ordinal())
-        .map(|ordinal| attempt_console(key, ticket, ordinal))
-        .collect()
 }
 
 impl Repository {

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use super::builds::{Build, Live, control_ticket, live_path};
+use super::builds::control_ticket;
 use super::claims::{ABORTED, end_of};
-use super::core::{create, now, random_id, set, to_json};
-use super::jobs::Job;
-use super::people::{Did, and, or_trigger};
-use super::records::Record;
-use super::tickets::{Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key};
+use super::core::{now, random_id};
+use super::model::build::{Build, Live, live_path};
+use super::model::deed::{Did, and, or_trigger};
+use super::model::job::Job;
+use super::model::json::to_json;
+use super::model::ops::{create, set};
+use super::model::record::Record;
+use super::model::ticket::{
+    Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key,
+};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
@@ -42,7 +47,7 @@ impl Word {
             "unkeep" => Ok(Word::Unkeep),
             other => Err(Error::Invalid(format!(
                 "ctl {:?}: write abort, retry, keep or unkeep",
-                super::claims::cut(other, 40)
+                super::model::ticket::cut(other, 40)
             ))),
         }
     }

@@ -7,8 +7,6 @@ use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::patience::STORE_TIMEOUT;
 use super::remembered::Question;
@@ -207,57 +205,6 @@ fn paths_of(ops: &[Op]) -> Vec<String> {
         Op::Check { .. } => None,
     };
     ops.iter().filter_map(path).collect()
-}
-
-/// An operation that makes a lasting entry.
-pub(crate) fn create(path: impl Into<String>, data: Bytes) -> Op {
-    Op::Create {
-        path: path.into(),
-        data,
-        ephemeral: false,
-    }
-}
-
-/// An operation that makes an entry which goes with the session.
-pub(crate) fn create_ephemeral(path: impl Into<String>, data: Bytes) -> Op {
-    Op::Create {
-        path: path.into(),
-        data,
-        ephemeral: true,
-    }
-}
-
-/// JSON for people too.
-pub(crate) fn pretty(json: &serde_json::Value) -> String {
-    serde_json::to_string_pretty(json).unwrap_or_default() + "\n"
-}
-
-/// An operation that replaces the data of an entry of that version.
-pub(crate) fn set(path: impl Into<String>, data: Bytes, version: u32) -> Op {
-    Op::Set {
-        path: path.into(),
-        data,
-        version: Some(version),
-    }
-}
-
-/// An operation that removes an entry, of that version if one is given.
-pub(crate) fn delete(path: impl Into<String>, version: Option<u32>) -> Op {
-    Op::Delete {
-        path: path.into(),
-        version,
-    }
-}
-
-/// The JSON text of plain data of ours.
-pub(crate) fn to_json<T: Serialize>(value: &T) -> Bytes {
-    // Plain structs of strings and numbers: serialisation to memory cannot fail.
-    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
-}
-
-/// Plain data of ours out of an entry or record.
-pub(crate) fn from_json<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T> {
-    serde_json::from_slice(data).map_err(|e| Error::Io(format!("{what}: damaged: {e}; run distcifs fsck")))
 }
 
 /// Seconds and milliseconds since 1970, for people: no rule compares it with another node's.

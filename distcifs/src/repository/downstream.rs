@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::config::{Downstream, Fault, JobConfig};
-use super::jobs::Job;
+use super::model::job::Job;
 use super::names::Name;
 use super::{Error, Repository, Result};
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::tickets::CONTROL_QUEUE;
+use super::model::ticket::CONTROL_QUEUE;
 use super::{Error, Repository, Result};
 
 /// Whether a mount takes work, and who is about to.

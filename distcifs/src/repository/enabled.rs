@@ -6,54 +6,10 @@
 
 use std::sync::Arc;
 
-use super::configure::ConfigHead;
-use super::jobs::{Job, JobEntry};
-use super::records::Record;
-use super::tickets::Poster;
+use super::model::job::{ConfigHead, Job, JobEntry, Switch};
+use super::model::record::Record;
+use super::model::ticket::Poster;
 use super::{Error, Repository, Result};
-
-/// How a job's switch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Switch {
-    /// It may be triggered.
-    On,
-    /// Somebody switched it off.
-    Off,
-    /// It was given to another owner, who has not switched it on.
-    Given,
-}
-
-impl JobEntry {
-    /// How the switch stands with the configuration in force.
-    pub fn switch(&self, head: Option<&ConfigHead>) -> Switch {
-        if self.off {
-            return Switch::Off;
-        }
-        let Some(head) = head else { return Switch::On };
-        let (owner, by) = match (head.owner, head.by) {
-            (Some(owner), Some(by)) => (owner, by),
-            // Written before configurations said so.
-            _ => return Switch::On,
-        };
-        let own = owner == self.access.uid || by == self.access.uid;
-        // What root writes into a job of its own and gives away is a gift, not a trap.
-        let gift = owner == 0 && by == 0 && self.former == Some(0);
-        let vouched = self.vouched.as_ref() == Some(&head.mark());
-        if own || gift || vouched {
-            Switch::On
-        } else {
-            Switch::Given
-        }
-    }
-
-    /// Notes a change of the owner.
-    pub(crate) fn owner_changed(&mut self, before: u32) {
-        if self.access.uid != before {
-            self.former = Some(before);
-            self.vouched = None;
-        }
-    }
-}
 
 impl Repository {
     /// How a job's switch stands now.
@@ -131,85 +87,5 @@ impl Repository {
             Some(head) => self.check_switch(job, &head),
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::repository::jobs::{Access, FileModes};
-
-    const ROOT: u32 = 0;
-    const ALICE: u32 = 1000;
-    const MALLORY: u32 = 1001;
-
-    fn entry(uid: u32) -> JobEntry {
-        let access = Access {
-            uid,
-            gid: uid,
-            mode: 0o755,
-        };
-        JobEntry {
-            uid: "j".into(),
-            access,
-            files: FileModes::default(),
-            created: 1,
-            named: None,
-            off: false,
-            former: None,
-            vouched: None,
-        }
-    }
-
-    fn written(by: u32, owner: u32) -> ConfigHead {
-        ConfigHead {
-            digest: format!("{by}"),
-            size: 1,
-            written: 1,
-            by: Some(by),
-            owner: Some(owner),
-        }
-    }
-
-    fn give(entry: &JobEntry, uid: u32) -> JobEntry {
-        let mut given = entry.clone();
-        given.access.uid = uid;
-        given.owner_changed(entry.access.uid);
-        given
-    }
-
-    #[test]
-    fn a_job_that_is_given_away_is_off_until_its_new_owner_switches_it_on() {
-        let head = written(MALLORY, MALLORY);
-        let given = give(&entry(MALLORY), ALICE);
-        assert_eq!(given.switch(Some(&head)), Switch::Given);
-        // Given back, it is what it was.
-        assert_eq!(give(&given, MALLORY).switch(Some(&head)), Switch::On);
-        let mut on = given.clone();
-        on.vouched = Some(head.mark());
-        assert_eq!(on.switch(Some(&head)), Switch::On);
-        // What is written later through a descriptor of before is not what was looked at.
-        assert_eq!(on.switch(Some(&ConfigHead { written: 2, ..head })), Switch::Given);
-        assert_eq!(give(&on, ROOT).switch(Some(&written(MALLORY, MALLORY))), Switch::Given);
-    }
-
-    #[test]
-    fn what_root_makes_and_gives_away_once_is_on() {
-        let head = written(ROOT, ROOT);
-        let given = give(&entry(ROOT), ALICE);
-        assert_eq!(given.switch(Some(&head)), Switch::On);
-        assert_eq!(give(&given, MALLORY).switch(Some(&head)), Switch::Given);
-        // What others wrote into root's job is no gift of root.
-        assert_eq!(given.switch(Some(&written(MALLORY, ROOT))), Switch::Given);
-    }
-
-    #[test]
-    fn what_its_owner_wrote_or_was_written_under_him_is_on() {
-        let given = give(&entry(MALLORY), ALICE);
-        assert_eq!(given.switch(Some(&written(ALICE, MALLORY))), Switch::On);
-        assert_eq!(given.switch(Some(&written(MALLORY, ALICE))), Switch::On);
-        assert_eq!(given.switch(None), Switch::On);
-        let off = JobEntry { off: true, ..given };
-        assert_eq!(off.switch(Some(&written(ALICE, ALICE))), Switch::Off);
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{bounded, lock};
-use super::tickets::TICKETS;
+use super::model::ticket::TICKETS;
 use super::{Repository, Result};
 use crate::storage::{Event, Watch};
 

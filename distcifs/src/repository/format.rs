@@ -9,7 +9,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::core::{bounded, create, from_json, random_id, to_json};
+use super::core::{bounded, random_id};
+use super::model::json::{from_json, to_json};
+use super::model::ops::create;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Object, Op, Updated};
 
@@ -21,7 +23,7 @@ const ENTRY: &str = "/format";
 const KEY: &str = "format";
 
 /// The entries that everything else stands below.
-const TOP: [&str; 5] = ["/nodes", "/locks", "/jobs", "/keys", super::tickets::TICKETS];
+const TOP: [&str; 5] = ["/nodes", "/locks", "/jobs", "/keys", super::model::ticket::TICKETS];
 
 /// What stands in both stores; fields of later versions are preserved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +143,7 @@ pub async fn make(coordination: &Arc<dyn Coordination>, contents: &Arc<dyn Conte
         (None, Some(kept)) => {
             kept.check("the pool's format")?;
             // Without a job there is nothing that another coordinator could know of.
-            let jobs = bounded("jobs", contents.query(&super::jobs::jobs_record(), "", "", 1)).await?;
+            let jobs = bounded("jobs", contents.query(&super::model::job::jobs_record(), "", "", 1)).await?;
             if !jobs.entries.is_empty() && !adopt {
                 check(coordination, contents).await?;
             }

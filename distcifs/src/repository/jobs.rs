@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 pub use super::access::Access;
-use super::core::{bounded, create, from_json, lock, now, random_id, to_json};
+use super::core::{bounded, lock, now, random_id};
 use super::format;
+use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
+use super::model::json::{from_json, to_json};
+use super::model::ops::create;
 use super::names::Name;
 use super::notices::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX};
-use super::{Error, Repository, Result, trash};
+use super::{Error, Repository, Result};
 use crate::storage::{Contents, Coordination, Notices, Object, Updated};
 
 /// Keys read from the list of jobs at once.
@@ -33,86 +35,6 @@ const EDITS_LATE: u64 = 1000;
 
 /// Races lost against others who change the list of jobs before one gives up.
 pub(super) const RACES_MAX: u32 = 1000;
-
-/// The permission bits of a job's files, where they were set apart from the folder's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileModes {
-    /// Of config.json.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config: Option<u32>,
-    /// Of trigger.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trigger: Option<u32>,
-    /// Of ctl, in each build.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ctl: Option<u32>,
-    /// Of the folder artifacts, in each build.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifacts: Option<u32>,
-}
-
-/// A job, as the list of jobs has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobEntry {
-    /// Random, made with the job: a job removed and made again has another. The owner's user id
-    /// stands in the same record as `uid`.
-    #[serde(rename = "id")]
-    pub uid: String,
-    /// Owner and mode of its folder.
-    #[serde(flatten)]
-    pub access: Access,
-    /// Modes of its files.
-    #[serde(default)]
-    pub files: FileModes,
-    /// When it was made, milliseconds since 1970.
-    pub created: u64,
-    /// When it was renamed, or brought back from the trash, last, milliseconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub named: Option<u64>,
-    /// Whether somebody switched it off.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub off: bool,
-    /// The owner before this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub former: Option<u32>,
-    /// The configuration with which its owner, or root, switched it on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vouched: Option<(String, u64)>,
-}
-
-impl JobEntry {
-    /// Who may read what the configuration says, wherever it stands: as many as may read config.json,
-    /// and none that may not read the job.
-    pub fn settings_mode(&self) -> u32 {
-        self.files.config.unwrap_or(self.access.mode) & self.access.mode & 0o444
-    }
-}
-
-/// A job that exists, or did when this was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// Its name.
-    pub name: Name,
-    /// The rest.
-    pub entry: Arc<JobEntry>,
-}
-
-impl Job {
-    /// Its uid.
-    pub fn uid(&self) -> &str {
-        &self.entry.uid
-    }
-
-    /// The record that holds its configuration and the index of its builds.
-    pub(crate) fn record(&self) -> Object {
-        Object::Record(format!("job.{}", self.entry.uid))
-    }
-
-    /// Its entry with the coordinator.
-    pub(crate) fn path(&self) -> String {
-        format!("/jobs/{}", self.entry.uid)
-    }
-}
 
 /// All jobs: one small entry each.
 #[derive(Default)]
@@ -216,11 +138,6 @@ impl JobTable {
     }
 }
 
-/// The record that lists the jobs.
-pub(super) fn jobs_record() -> Object {
-    Object::Record("jobs".into())
-}
-
 impl Repository {
     /// Reads the list of jobs, and tells of what came and went since it was read last.
     pub(crate) async fn load_jobs(&self) -> Result<()> {
@@ -248,7 +165,7 @@ impl Repository {
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
                     (Some(name), Ok(entry)) => all.set(&name, Some(Arc::new(entry))),
-                    (None, _) if key.starts_with(trash::JOBS) => {}
+                    (None, _) if key.starts_with(TRASHED_JOBS) => {}
                     // One that is damaged must not keep the others from being seen.
                     (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
@@ -459,16 +376,6 @@ pub(super) async fn adopt(coordination: &dyn Coordination, contents: &dyn Conten
     }
 }
 
-/// The data of a job's entry: the number of its next build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Counter {
-    /// Number of the next build.
-    pub(crate) next: u64,
-    /// The name under which builds may begin (rename.rs); absent: it never had another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,29 +421,5 @@ mod tests {
             table.edited(revision, &[(&name, None)]);
         }
         assert!(lock(&table.edits).by_name.len() as u64 <= EDITS_LATE);
-    }
-
-    #[test]
-    fn an_entry_is_read_back_as_it_was_written() {
-        let access = Access {
-            uid: 1000,
-            gid: 1001,
-            mode: 0o2750,
-        };
-        let files = FileModes {
-            ctl: Some(0o660),
-            ..FileModes::default()
-        };
-        let entry = JobEntry {
-            uid: "j1".into(),
-            access,
-            files,
-            created: 7,
-            named: None,
-            off: true,
-            former: Some(0),
-            vouched: Some(("d".into(), 1)),
-        };
-        assert_eq!(from_json::<JobEntry>("job", &to_json(&entry)).unwrap(), entry);
     }
 }

@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use super::Result;
 use super::consoles::PART_BYTES;
 use super::core::bounded;
-use super::jobs::jobs_record;
-use super::{Result, trash};
+use super::model::job::{TRASHED_JOBS, jobs_record};
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
@@ -132,7 +132,7 @@ impl Upkeep {
     pub async fn figures(&self) -> Result<Vec<(String, String)>> {
         let alive = self.alive().await?;
         let jobs = bounded("/jobs", self.coordination.children("/jobs")).await?;
-        let removed = self.record(&jobs_record(), trash::JOBS).await?.len();
+        let removed = self.record(&jobs_record(), TRASHED_JOBS).await?.len();
         let mut figures = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("nodes".to_owned(), alive.len().to_string()),

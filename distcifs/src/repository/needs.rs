@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::builds::{Live, live_path};
 use super::config::JobConfig;
-use super::core::from_json;
-use super::jobs::Job;
-use super::tickets::{Part, part_key};
-use super::view::TaskState;
+use super::model::build::{Live, live_path};
+use super::model::job::Job;
+use super::model::json::from_json;
+use super::model::record::TaskState;
+use super::model::ticket::{Part, part_key};
 use super::{Error, Repository, Result};
 
 /// Looks at a build that changes meanwhile: once, or once for each retry that comes and goes.

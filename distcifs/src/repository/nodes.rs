@@ -8,11 +8,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::board::{Ahead, Skills, Waiters};
-use super::core::{bounded, create_ephemeral, delete, from_json, lock, random_id, to_json};
+use super::board::Ahead;
+use super::core::{bounded, lock, random_id};
 use super::epochs::{EPOCH, LEASES};
+use super::model::json::{from_json, to_json};
+use super::model::ops::{create_ephemeral, delete};
+use super::model::skills::{Skills, Waiters};
+use super::model::ticket::{Ticket, TicketKey};
 use super::names::Name;
-use super::tickets::{Ticket, TicketKey};
 use super::{Error, Repository, Result};
 use crate::storage::mix::mix;
 use crate::storage::{Commit, Digest, Entry, Op, Session};

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::board::Line;
 use super::claims::Cause;
 use super::core::lock;
+use super::model::ticket::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::names::{Name, TicketId};
-use super::tickets::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::{Error, Repository};
 use crate::storage::{Change, Event};
 
@@ -414,7 +414,8 @@ impl Repository {
                 }
             }
         }
-        self.board.notify(&super::builds::live_path(&part.uid, part.build));
+        self.board
+            .notify(&super::model::build::live_path(&part.uid, part.build));
         if part.task.is_none() && ticket.state == TicketState::Finished {
             self.record_later(part.clone(), self.record_delay(key, ticket));
         }

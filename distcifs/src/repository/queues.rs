@@ -1,7 +1,9 @@
 //! Queues: made, owned and removed.
 
-use super::core::{bounded, create, delete, from_json, set, to_json};
-use super::jobs::Access;
+use super::access::Access;
+use super::core::bounded;
+use super::model::json::{from_json, to_json};
+use super::model::ops::{create, delete, set};
 use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::Commit;

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use super::builds::RecordCache;
-use super::builds::{Build, ConfigEntry, Live, build_record, live_path};
-use super::consoles::build_console;
-use super::core::{bounded, delete, from_json, lock, now, settled, to_json};
-use super::jobs::Job;
-use super::people::{Deed, Person};
-use super::tickets::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
-use super::view::TaskState;
+use super::core::{bounded, lock, now, settled};
+use super::model::build::{Build, Live, build_record, live_path};
+use super::model::console::build_console;
+use super::model::job::Job;
+use super::model::json::{from_json, to_json};
+use super::model::ops::delete;
+use super::model::record::{Indexed, Record, TaskRecord};
+use super::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Updated};
 
@@ -27,109 +26,10 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to record a build before the next mount is left to do it.
 const RECORD_TRIES: u32 = 120;
 
-/// What is kept of a task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskRecord {
-    /// How it stands.
-    pub state: TaskState,
-    /// The run in which it had its last ticket.
-    pub run: u32,
-    /// Its exit status, if its worker gave one.
-    pub exit: Option<u8>,
-    /// Its worker's words.
-    pub message: String,
-    /// Its last attempt, counted from 1; 0 if it never had a ticket.
-    pub attempt: u32,
-    /// The node of its last claim.
-    pub node: String,
-    /// When it was claimed last, milliseconds since 1970; 0 if never.
-    pub started: u64,
-    /// When it ended; 0 if it has not.
-    pub finished: u64,
-    /// Digest of its workspace.
-    pub workspace: Option<String>,
-    /// Digest of what it published.
-    pub artifacts: Option<String>,
-    /// Parameters that it recorded.
-    pub recorded: Vec<(String, String)>,
-    /// Names of its consoles.
-    pub consoles: Vec<String>,
-    /// The nonce of the claim that finished it.
-    #[serde(default)]
-    pub nonce: String,
-    /// Who claimed it last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Person>,
-}
-
-impl Default for TaskRecord {
-    fn default() -> Self {
-        TaskRecord {
-            state: TaskState::Waiting,
-            run: 0,
-            exit: None,
-            message: String::new(),
-            attempt: 0,
-            node: String::new(),
-            started: 0,
-            finished: 0,
-            workspace: None,
-            artifacts: None,
-            recorded: Vec::new(),
-            consoles: Vec::new(),
-            nonce: String::new(),
-            by: None,
-        }
-    }
-}
-
-/// What is kept of a finished build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// How it ended.
-    pub state: Verdict,
-    /// Why, for people.
-    pub message: String,
-    /// Number of the last retry.
-    pub run: u32,
-    /// When it was triggered, milliseconds since 1970.
-    pub triggered: u64,
-    /// When it ended.
-    pub finished: u64,
-    /// Whether pruning must leave it.
-    pub keep: bool,
-    /// Who triggered it.
-    pub uid: u32,
-    /// Who owned the job when it was triggered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<u32>,
-    /// Who did what to it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub by: Vec<Deed>,
-    /// Why, if the trigger said so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cause: Option<String>,
-    /// Its configuration.
-    pub config: ConfigEntry,
-    /// Its parameters as triggered.
-    pub params: Vec<(String, String)>,
-    /// The nonce of its last trigger or retry.
-    #[serde(default)]
-    pub nonce: String,
-    /// The nonce of the claim that finished it.
-    #[serde(default)]
-    pub finisher: String,
-    /// Its tasks.
-    pub tasks: Vec<TaskRecord>,
-    /// Lengths of its consoles, bytes, by name.
-    #[serde(default)]
-    pub lengths: BTreeMap<String, u64>,
-}
-
 mod index;
 
-pub use index::{Indexed, Indexes};
-pub(super) use index::{index_key, last_indexed};
+pub use index::Indexes;
+pub(super) use index::last_indexed;
 
 /// The key that holds a build's record in its object.
 const RECORD: &str = "record";
@@ -383,7 +283,7 @@ impl Repository {
             return Ok(None);
         };
         let live: Live = from_json(&path, &entry.data)?;
-        let control = super::tickets::control_key(job.name.as_str(), n, live.run)?;
+        let control = super::model::ticket::control_key(job.name.as_str(), n, live.run)?;
         let posted = self.ticket(&control).await?;
         Ok(posted
             .and_then(|posted| posted.ticket.outcome)

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::core::{bounded, lock};
-use super::tickets::{Posted, TicketKey, queue_path};
+use super::model::ticket::{Posted, TicketKey, queue_path};
 use super::{Repository, Result};
 use crate::storage::Event;
 

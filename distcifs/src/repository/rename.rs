@@ -16,21 +16,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::core::{bounded, from_json, now, set, settled, to_json};
-use super::jobs::{Counter, Job, JobEntry, RACES_MAX, jobs_record};
+use super::core::{bounded, now, settled};
+use super::jobs::RACES_MAX;
+use super::model::job::{Counter, Job, JobEntry, jobs_record};
+use super::model::json::{from_json, to_json};
+use super::model::ops::set;
 use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op, Updated};
 
 /// The name in a counter while nobody knows what the job is called.
 const UNKNOWN: &str = "";
-
-impl Counter {
-    /// Whether builds of this job may begin under the name that it is known by.
-    pub(super) fn is_of(&self, job: &Job) -> bool {
-        self.name.as_deref().is_none_or(|name| name == job.name.as_str())
-    }
-}
 
 impl Repository {
     /// Gives a job another name, if it belongs to this user.

@@ -3,8 +3,7 @@
 use distcifs_schedule::{Schedule, readable};
 
 use super::core::now;
-use super::enabled::Switch;
-use super::jobs::Job;
+use super::model::job::{Job, Switch};
 use super::{Error, Repository, Result};
 
 /// A time that will come.

@@ -7,29 +7,23 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use nix::unistd::{getgid, getuid};
 
+use super::access::Access;
 use super::attempts::AttemptDirs;
 use super::board::Board;
 use super::claims::Claims;
 use super::consoles::Consoles;
-use super::core::{bounded, now, random_id, to_json};
+use super::core::{bounded, now, random_id};
 use super::epochs::{EPOCH, Epochs, LEASES};
 use super::fresh::Fresh;
-use super::jobs::{Access, JobTable};
+use super::jobs::JobTable;
+use super::model::json::to_json;
+use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::patience::STORE_TIMEOUT;
 use super::records::RecordCache;
 use super::snapshot::Browser;
 use super::{Result, format};
 use crate::storage::{Contents, Coordination};
-
-/// The kinds of work that every repository knows.
-pub(super) const QUEUES: [&str; 5] = [
-    "build-control",
-    "git-checkout",
-    "execute-shell",
-    "publish-artifacts",
-    "copy-artifacts",
-];
 
 /// What a mount needs to know to open a repository.
 pub struct Setup {
@@ -156,7 +150,7 @@ impl Repository {
         let session = repository.current_session()?;
         repository.enter_node().await?;
         if repository.shared {
-            let notices = bounded("jobs", repository.contents.listen(&super::jobs::jobs_record())).await?;
+            let notices = bounded("jobs", repository.contents.listen(&super::model::job::jobs_record())).await?;
             repository.runtime.spawn(repository.clone().keep_jobs(notices));
         }
         repository.load_jobs().await?;

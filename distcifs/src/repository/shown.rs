@@ -2,12 +2,12 @@
 //! lists a folder, opens a file or waits for a build asks for it again and again.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 
-use super::builds::{Build, Piece};
 use super::core::lock;
+use super::model::build::Build;
 
 /// Bytes of the texts that are kept.
 const BYTES_MAX: usize = 16 << 20;
@@ -66,35 +66,5 @@ impl Shown {
     #[cfg(test)]
     pub(crate) fn made(&self) -> u64 {
         lock(&self.0).made
-    }
-}
-
-impl Build {
-    /// Whether nothing of it has changed: what it is made of has versions.
-    fn is_as(&self, other: &Build) -> bool {
-        let version = |piece: &Piece| (piece.posted.created, piece.posted.version);
-        let versions = |build: &Build| {
-            let tickets = build.tickets.iter();
-            tickets
-                .map(|(index, piece)| (*index, version(piece)))
-                .collect::<Vec<_>>()
-        };
-        let head = |build: &Build| {
-            (
-                build.n,
-                build.live.as_ref().map(|(_, version)| *version),
-                build.control.as_ref().map(version),
-            )
-        };
-        let records = match (&self.record, &other.record) {
-            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
-            (None, None) => true,
-            _ => false,
-        };
-        records
-            && head(self) == head(other)
-            && self.job.uid() == other.job.uid()
-            && self.job.name == other.job.name
-            && (Arc::ptr_eq(&self.tickets, &other.tickets) || versions(self) == versions(other))
     }
 }

@@ -1,8 +1,10 @@
 //! What a repository says of itself and of who is alive; owners of the top folders; merged views.
 
-use super::builds::Build;
-use super::core::{bounded, from_json, lock, to_json};
-use super::jobs::{Access, RACES_MAX};
+use super::access::Access;
+use super::core::{bounded, lock};
+use super::jobs::RACES_MAX;
+use super::model::build::Build;
+use super::model::json::{from_json, to_json};
 use super::snapshot;
 use super::{Error, Repository, Result};
 use crate::storage::{Digest, Object, Session, Updated};

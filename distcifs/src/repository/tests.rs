@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
+use super::access::Access;
 use super::claims::{Claim, Claimant, Verdicts};
 use super::config::TicketRequest;
-use super::jobs::{Access, Job};
+use super::model::job::Job;
+use super::model::ticket::{Poster, TicketKey, TicketState, Verdict};
 use super::names::Name;
 use super::snapshot::{self, Snapshot};
-use super::tickets::{Poster, TicketKey, TicketState, Verdict};
 use super::{Digest, Error, Repository, Result, Setup};
 use crate::storage::coordination::COMMIT_OPS_MAX;
 use crate::storage::{Contents, Coordination};
@@ -77,7 +78,7 @@ impl Stores {
         });
         let repository = repository.await?;
         // As its workers do, who wait for tickets.
-        let attendance = repository.attend(super::tickets::TICKETS).await?;
+        let attendance = repository.attend(super::model::ticket::TICKETS).await?;
         repository.runtime.spawn(async move {
             let _kept = attendance;
             std::future::pending::<()>().await;
@@ -124,11 +125,11 @@ pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job>
 }
 
 pub(super) fn control_key(job: &Job, n: u64) -> TicketKey {
-    super::tickets::control_key(job.name.as_str(), n, 0).unwrap()
+    super::model::ticket::control_key(job.name.as_str(), n, 0).unwrap()
 }
 
 pub(super) fn task_key(job: &Job, n: u64) -> TicketKey {
-    super::tickets::part_key("execute-shell", job.name.as_str(), n, "0", 0).unwrap()
+    super::model::ticket::part_key("execute-shell", job.name.as_str(), n, "0", 0).unwrap()
 }
 
 /// Posts the one task of a build, as build-control does.
@@ -189,7 +190,11 @@ pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Re
         repository.finish(&controller, success()).await?;
     }
     let started = Instant::now();
-    while repository.get(&super::builds::live_path(job.uid(), n)).await?.is_some() {
+    while repository
+        .get(&super::model::build::live_path(job.uid(), n))
+        .await?
+        .is_some()
+    {
         if started.elapsed() > PATIENCE {
             return Err(Error::TimedOut("recording the build".into()));
         }
@@ -253,7 +258,9 @@ async fn keyed_job(dir: &Path) -> (Arc<Repository>, Job, String) {
 /// No commit takes all keys of a job that was triggered for days by a busy repository.
 #[test]
 fn a_job_with_thousands_of_keys_is_removed_whole() {
-    use super::core::{create, now, to_json};
+    use super::core::now;
+    use super::model::json::to_json;
+    use super::model::ops::create;
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
         let (repository, job, folder) = keyed_job(dir.path()).await;
@@ -272,7 +279,9 @@ fn a_job_with_thousands_of_keys_is_removed_whole() {
 /// A key is remembered for at least seven days; older ones go when new ones come.
 #[test]
 fn keys_are_remembered_for_a_week_and_then_swept() {
-    use super::core::{create, now, to_json};
+    use super::core::now;
+    use super::model::json::to_json;
+    use super::model::ops::create;
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
         let (repository, job, folder) = keyed_job(dir.path()).await;

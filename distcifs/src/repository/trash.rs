@@ -20,12 +20,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::core::{bounded, from_json, lock, now};
-use super::jobs::{Access, Job, JobEntry, jobs_record};
+use super::access::Access;
+use super::core::{bounded, lock, now};
+use super::model::deed::Person;
+use super::model::job::{Job, JobEntry, TRASHED_JOBS, jobs_record};
+use super::model::json::from_json;
+use super::model::record::Indexed;
+use super::model::ticket::Verdict;
 use super::names::Name;
-use super::people::Person;
-use super::records::Indexed;
-use super::tickets::Verdict;
 use super::{Error, Repository, Result};
 use crate::storage::Object;
 
@@ -44,9 +46,6 @@ const DAY: u64 = 24 * 3600 * 1000;
 /// Builds that were removed so long before their job come back with it, milliseconds: `rm -r` of a job
 /// removes its builds first.
 const TOGETHER: u64 = 3600 * 1000;
-
-/// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.
-pub(super) const JOBS: &str = ".trash/";
 
 /// Lines read at once.
 const PAGE: usize = 1000;
@@ -178,7 +177,7 @@ fn notes() -> Object {
 
 /// The key of a removed job in the list of jobs.
 fn job_key(uid: &str) -> String {
-    format!("{JOBS}{uid}")
+    format!("{TRASHED_JOBS}{uid}")
 }
 
 /// The key of a removed build in its job's index: in order of the numbers.
@@ -261,7 +260,7 @@ impl Repository {
 
     /// Lines of removed jobs; those that are damaged are left out.
     async fn trashed_jobs(&self) -> Result<Vec<JobLine>> {
-        let lines = self.lines("jobs", &jobs_record(), JOBS).await?;
+        let lines = self.lines("jobs", &jobs_record(), TRASHED_JOBS).await?;
         Ok(readable(lines).into_iter().map(|(_, line)| line).collect())
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::look::{Facts, file};
 use super::node::{JobRef, Link, NEXT, Node};
 use super::{Error, Kind, Result, Tree};
+use crate::repository::access::Access;
 use crate::repository::core::time_of;
-use crate::repository::jobs::Access;
 use crate::repository::schedules::Coming;
 
 impl Tree {

@@ -14,10 +14,10 @@ use super::view::{Seen, Viewer};
 use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
+use crate::repository::access::Access;
 use crate::repository::claims::{Cause, Changes, Claim, Claimant, Stand, View};
 use crate::repository::core::{lock, time_of};
-use crate::repository::jobs::Access;
-use crate::repository::tickets::Posted;
+use crate::repository::model::ticket::Posted;
 
 /// A descriptor that is closed sooner than this after the claim was made belonged to one command
 /// (`touch claim`, `echo $$ > claim`); one that is held longer is the claim.
@@ -439,7 +439,7 @@ impl Tree {
     /// `workspace` or `artifacts` of a build.
     pub(crate) async fn build_area(
         &self,
-        build: &crate::repository::builds::Build,
+        build: &crate::repository::model::build::Build,
         area: Area,
         through: Option<(&Arc<TicketRef>, Viewer)>,
     ) -> Result<Node> {

@@ -12,15 +12,15 @@ use super::node::{BuildFile, JobFile, Node, TaskFile, TicketFile, TicketRef, Top
 use super::refused::written_file;
 use super::{Error, Result, Tree};
 use crate::repository::Repository;
-use crate::repository::builds::Build;
 use crate::repository::config::param_file;
-use crate::repository::consoles::{Extent, attempt_console};
-use crate::repository::core::{pretty, time_of};
-use crate::repository::enabled::Switch;
-use crate::repository::jobs::Job;
+use crate::repository::core::time_of;
+use crate::repository::model::build::Build;
+use crate::repository::model::console::{Extent, attempt_console};
+use crate::repository::model::deed::Deed;
+use crate::repository::model::job::{Job, Switch};
+use crate::repository::model::json::pretty;
+use crate::repository::model::ticket::{Posted, TICKETS};
 use crate::repository::names::Name;
-use crate::repository::people::Deed;
-use crate::repository::tickets::{Posted, TICKETS};
 
 /// What a file holds.
 pub(crate) enum Content {

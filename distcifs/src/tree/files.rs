@@ -17,11 +17,11 @@ use super::texts::{hold, hold_all};
 use super::{Caller, Error, Ino, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::{TicketRequest, TriggerRequest};
-use crate::repository::consoles::Extent;
 use crate::repository::control::Word;
 use crate::repository::core::lock;
+use crate::repository::model::console::Extent;
+use crate::repository::model::ticket::Poster;
 use crate::repository::names::Name;
-use crate::repository::tickets::Poster;
 
 /// Largest text of a trigger, a ticket, a control word or a result, bytes.
 const COMMIT_BYTES_MAX: usize = 256 << 10;

@@ -15,9 +15,10 @@ use super::shares::Lease;
 use super::texts::Text;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
-use crate::repository::consoles::{Extent, Stream};
+use crate::repository::consoles::Stream;
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
+use crate::repository::model::console::Extent;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Folder;
 

@@ -11,9 +11,10 @@ use super::process::process_of;
 use super::rights::{READ, Reader, WRITE};
 use super::scratch::Mover;
 use super::{Caller, Error, Result, Tree};
+use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::{lock, time_of};
-use crate::repository::jobs::{Access, Job};
+use crate::repository::model::job::Job;
 
 /// An open config.json that is written.
 pub(crate) struct ConfigWrite {

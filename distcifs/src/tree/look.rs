@@ -10,11 +10,12 @@ use super::node::{
 use super::refused::{error_mode, written_file};
 use super::view::Seen;
 use super::{Attr, Attributes, Caller, Error, Found, Ino, Kind, Result, Tree};
-use crate::repository::builds::Build;
+use crate::repository::access::Access;
 use crate::repository::core::{lock, time_of};
-use crate::repository::jobs::{Access, Job};
+use crate::repository::model::build::Build;
+use crate::repository::model::job::Job;
+use crate::repository::model::ticket::{Posted, TicketKey};
 use crate::repository::names::{Name, TicketId};
-use crate::repository::tickets::{Posted, TicketKey};
 
 /// How long the kernel may believe what only this mount changes, or what it is told of.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);

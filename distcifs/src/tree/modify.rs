@@ -10,7 +10,8 @@ use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::rights::{Reader, rights_to_open};
 use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
-use crate::repository::jobs::{Access, JobEntry};
+use crate::repository::access::Access;
+use crate::repository::model::job::JobEntry;
 use crate::repository::names::Name;
 
 /// Where a job's record keeps the mode of one of its files.

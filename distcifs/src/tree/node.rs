@@ -11,8 +11,8 @@ use self::numbered::Numbered;
 use super::Ino;
 use super::view::Seen;
 use crate::repository::core::lock;
+use crate::repository::model::ticket::TicketKey;
 use crate::repository::names::Name;
-use crate::repository::tickets::TicketKey;
 use crate::repository::trash::TrashId;
 
 const CLASS_SHIFT: u32 = 61;

@@ -16,7 +16,7 @@ use super::{Caller, Error, Ino, Result, Tree};
 use crate::repository::claims::{Claim, Stand};
 use crate::repository::core::lock;
 use crate::repository::descriptors;
-use crate::repository::tickets::{Posted, TicketKey, TicketState};
+use crate::repository::model::ticket::{Posted, TicketKey, TicketState};
 
 /// Most claims that are remembered, and of the descriptors for caches one in so many: each holds on to a
 /// process by one.

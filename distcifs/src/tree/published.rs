@@ -15,8 +15,8 @@ use super::rights::{READ, SEARCH};
 use super::view::Viewer;
 use super::{Attr, Attributes, DirEntry, Error, Found, Ino, Kind, Result, Space, Tree};
 use crate::repository::Digest;
+use crate::repository::access::Access;
 use crate::repository::core::lock;
-use crate::repository::jobs::Access;
 use crate::repository::snapshot::Snapshot;
 use crate::repository::snapshot::{self, Entry, Folder};
 

@@ -28,7 +28,7 @@ use super::view::Persons;
 use super::work::Work;
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
 use crate::repository::core::lock;
-use crate::repository::tickets::{Posted, TicketKey};
+use crate::repository::model::ticket::{Posted, TicketKey};
 use crate::repository::{Repository, descriptors};
 
 /// Wakes whoever polls a file, once.

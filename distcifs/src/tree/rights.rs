@@ -9,9 +9,10 @@ use super::handles::Open;
 use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef};
 use super::process;
 use super::{Caller, Error, Kind, Result, SetAttr, Tree};
-use crate::repository::jobs::{Access, Job};
+use crate::repository::access::Access;
+use crate::repository::model::job::Job;
+use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, Ticket};
 use crate::repository::names::{Name, TicketId};
-use crate::repository::tickets::{CONTROL_QUEUE, Posted, Ticket};
 
 /// The extended attribute that the kernel asks for an ACL by.
 pub(crate) const ACL_NAME: &[u8] = b"system.posix_acl_access";

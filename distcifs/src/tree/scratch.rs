@@ -15,8 +15,8 @@ use super::rights::Reader;
 use super::shares::{Lease, Shares};
 use super::trust::Trust;
 use super::{Caller, Error, Kind, Result, SetAttr};
+use crate::repository::access::Access;
 use crate::repository::core::lock;
-use crate::repository::jobs::Access;
 
 /// Largest scratch file, bytes: a configuration and an editor's notes on it.
 const FILE_BYTES_MAX: usize = 4 << 20;

@@ -17,13 +17,14 @@ use super::process;
 use super::requests::Waker;
 use super::rights::{Reader, SEARCH, WRITE};
 use super::{Caller, Error, Result, Tree};
-use crate::repository::board::{Asker, Skills};
-use crate::repository::builds::live_path;
+use crate::repository::board::Asker;
 use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
+use crate::repository::model::build::live_path;
+use crate::repository::model::skills::Skills;
+use crate::repository::model::ticket::queue_path;
 use crate::repository::names::Name;
-use crate::repository::tickets::queue_path;
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
 pub(crate) const HELD_MAX: Duration = Duration::from_millis(950);

@@ -8,9 +8,10 @@ use super::look::{Facts, NOT_AT_ALL, ON_THE_WAY, WAIT_BYTES, file, link_facts};
 use super::node::{Area, Node, TicketFile, TicketRef};
 use super::published::{Place, Whose};
 use super::{Caller, Error, Result, Tree};
+use crate::repository::access::Access;
 use crate::repository::core::time_of;
-use crate::repository::jobs::{Access, Job};
-use crate::repository::tickets::{Part, Posted};
+use crate::repository::model::job::Job;
+use crate::repository::model::ticket::{Part, Posted};
 
 /// What a folder in `needs/` lets be done by those who come there: `needs/` itself and the ticket's folder
 /// say who does.

@@ -16,8 +16,8 @@ use super::look::{Facts, file, job_ref};
 use super::node::{JobFile, Node, Top};
 use super::rights::{Grants, READ, SEARCH, WRITE};
 use super::{Attr, Caller, Error, Found, Ino, Kind, Result, Tree};
+use crate::repository::access::Access;
 use crate::repository::core::{lock, time_of};
-use crate::repository::jobs::Access;
 use crate::repository::names::Name;
 use crate::repository::trash::{TrashId, TrashItem};
 

@@ -14,7 +14,7 @@ use super::look::{Facts, NOT_AT_ALL};
 use super::node::{Area, JobFile, Node, TicketRef, Top};
 use super::rights::{READ, SEARCH, WRITE, rights_of};
 use super::{Caller, Error, Kind, Opened, Result, Tree};
-use crate::repository::jobs::Access;
+use crate::repository::access::Access;
 use crate::repository::lookups::Lookups;
 
 /// Longest look at the node's users and groups, which may be asked for over the network.

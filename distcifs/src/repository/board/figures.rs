@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Board, Skills, Waiters};
+use super::Board;
 use crate::repository::core::lock;
+use crate::repository::model::skills::{Skills, Waiters};
+use crate::repository::model::ticket::TicketState;
 use crate::repository::names::Name;
-use crate::repository::tickets::TicketState;
 
 /// How long after somebody came for a ticket it is expected back. While there are tickets for all,
 /// those who work are hardly ever seen to wait, and other mounts must reckon with them all the same.

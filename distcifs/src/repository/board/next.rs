@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Asker, Pair, Skills, Waiter};
+use super::{Asker, Pair, Waiter};
 use crate::repository::claims::{Cause, Claim, Claimant};
 use crate::repository::core::lock;
+use crate::repository::model::skills::Skills;
+use crate::repository::model::ticket::{TicketKey, queue_path};
 use crate::repository::names::Name;
 use crate::repository::nodes::{CLAIM_TURN, Turns};
 use crate::repository::notices::FOLLOW_PAUSE;
-use crate::repository::tickets::{TicketKey, queue_path};
 use crate::repository::{Error, Repository, Result, patience};
 
 /// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is

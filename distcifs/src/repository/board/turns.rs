@@ -6,10 +6,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Board, Skills};
+use super::Board;
 use crate::repository::core::lock;
+use crate::repository::model::skills::Skills;
+use crate::repository::model::ticket::{Ticket, TicketKey};
 use crate::repository::names::TicketId;
-use crate::repository::tickets::{Ticket, TicketKey};
 
 /// Owners whose last turn is remembered, for each queue; past it those who have nothing open are forgotten.
 const SERVED_MAX: usize = 4096;

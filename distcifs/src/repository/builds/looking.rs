@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Build, Live, Piece, live_path};
 use crate::repository::config::JobConfig;
-use crate::repository::core::{from_json, lock};
-use crate::repository::jobs::Job;
+use crate::repository::core::lock;
+use crate::repository::model::build::{Build, Live, Piece, live_path};
+use crate::repository::model::job::Job;
+use crate::repository::model::json::from_json;
+use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
 use crate::repository::notices::join_all;
-use crate::repository::tickets::{CONTROL_QUEUE, Ticket, part_key};
 use crate::repository::{Error, Repository, Result};
 use crate::storage::Entry;
 

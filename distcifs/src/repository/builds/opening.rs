@@ -1,8 +1,8 @@
 //! The ticket with which a build begins.
 
 use crate::repository::core::{now, random_id};
-use crate::repository::jobs::Job;
-use crate::repository::tickets::{CONTROL_QUEUE, Part, Poster, Ticket, TicketState};
+use crate::repository::model::job::Job;
+use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Poster, Ticket, TicketState};
 
 /// A new ticket for build-control.
 pub(crate) fn control_ticket(job: &Job, n: u64, run: u32, who: Poster, priority: i8) -> Ticket {

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{Cause, Claim, Verdicts};
-use crate::repository::builds::{Live, live_path};
-use crate::repository::core::{bounded, from_json, lock};
+use crate::repository::core::{bounded, lock};
+use crate::repository::model::build::{Live, live_path};
+use crate::repository::model::json::from_json;
+use crate::repository::model::ticket::{OfBuild, Part, Verdict};
 use crate::repository::names::Name;
-use crate::repository::tickets::{Part, Verdict};
 use crate::repository::{Error, Repository, Result};
 
 /// How long a claimant may take to end what was aborted: TERM, ten seconds, KILL, and the result.
@@ -26,19 +27,6 @@ const ABORTED_MAX: usize = 1024;
 /// minutes of them.
 const LOOKS_MAX: u32 = 120;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-
-/// What the ticket of a task has of its build.
-#[derive(Debug, Default)]
-pub(crate) struct OfBuild {
-    /// Who owned the job when the build was triggered.
-    pub(crate) owner: Option<u32>,
-    /// Which of waiting tickets go first.
-    pub(crate) priority: i8,
-    /// The task's name.
-    pub(crate) name: String,
-    /// What its lines in the build's console begin with.
-    pub(crate) lines: String,
-}
 
 /// Builds that were aborted lately, by the job's uid and their number.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Claim;
 use crate::repository::core::lock;
-use crate::repository::tickets::{Posted, TicketKey};
+use crate::repository::model::ticket::{Posted, TicketKey};
 use crate::repository::{Repository, Result};
 
 /// Results in doubt: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::reopen::reopen;
 use super::{Cause, Claim, free_slot, same_ticket};
-use crate::repository::core::{bounded, delete, set, to_json};
-use crate::repository::tickets::{Ticket, TicketKey, TicketState, ticket_of};
+use crate::repository::core::bounded;
+use crate::repository::model::json::to_json;
+use crate::repository::model::ops::{delete, set};
+use crate::repository::model::ticket::{Ticket, TicketKey, TicketState, ticket_of};
 use crate::repository::{Error, Repository, Result};
 use crate::storage::{Commit, Op};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Claim, Claims};
 use crate::repository::core::lock;
-use crate::repository::tickets::{Part, TicketKey};
+use crate::repository::model::ticket::{Part, TicketKey};
 
 impl Claims {
     /// The claim held here on a ticket.

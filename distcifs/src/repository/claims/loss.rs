@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use super::ending::{Over, end_of};
 use super::reopen::reopen;
 use super::{Cause, Claim, Stand};
-use crate::repository::consoles::attempt_console;
 use crate::repository::core::lock;
-use crate::repository::tickets::{Ticket, TicketKey, TicketState};
+use crate::repository::model::console::attempt_console;
+use crate::repository::model::ticket::{Ticket, TicketKey, TicketState};
 use crate::repository::{Repository, Result, patience};
 
 impl Repository {

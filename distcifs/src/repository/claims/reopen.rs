@@ -1,8 +1,9 @@
 //! What a ticket becomes when its claim is over without a result.
 
-use super::{ABORTED, Cause, GIVEN_MAX, cut};
-use crate::repository::core::{now, to_json};
-use crate::repository::tickets::{Outcome, Ticket, TicketState, Verdict};
+use super::{ABORTED, Cause, GIVEN_MAX};
+use crate::repository::core::now;
+use crate::repository::model::json::to_json;
+use crate::repository::model::ticket::{Outcome, Ticket, TicketState, Verdict, cut};
 
 /// Makes a claimed ticket open again, or finished where a bound is reached.
 pub(super) fn reopen(ticket: &mut Ticket, cause: Cause) {

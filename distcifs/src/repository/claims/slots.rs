@@ -1,7 +1,8 @@
 //! Places of a job's `concurrency`: each build holds one from its claim to its end.
 
-use crate::repository::core::{create, delete, to_json};
-use crate::repository::tickets::{Part, Ticket, TicketKey, TicketState};
+use crate::repository::model::json::to_json;
+use crate::repository::model::ops::{create, delete};
+use crate::repository::model::ticket::{Part, Ticket, TicketKey, TicketState};
 use crate::repository::{Error, Repository, Result};
 use crate::storage::Op;
 

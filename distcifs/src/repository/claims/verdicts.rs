@@ -1,7 +1,7 @@
 //! What a claimant writes into `result`.
 
 use super::Claim;
-use crate::repository::tickets::{MESSAGE_BYTES_MAX, Verdict};
+use crate::repository::model::ticket::{MESSAGE_BYTES_MAX, Verdict, cut};
 use crate::repository::{Error, Result};
 
 /// A result as it was written.
@@ -58,13 +58,4 @@ impl Claim {
         }
         result
     }
-}
-
-/// At most `max` bytes of a text, cut between characters.
-pub(crate) fn cut(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

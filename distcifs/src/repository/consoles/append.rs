@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::lines::{BEHIND_BYTES_MAX, Lines};
-use super::{CONSOLE_BYTES_DEFAULT, End, RACES_MAX, Stream, attempt_console, build_console};
+use super::{CONSOLE_BYTES_DEFAULT, End, RACES_MAX, Stream};
 use crate::repository::claims::Claim;
 use crate::repository::core::{bounded, settled};
-use crate::repository::tickets::{Ticket, TicketKey};
+use crate::repository::model::console::{attempt_console, build_console};
+use crate::repository::model::ticket::{Ticket, TicketKey};
 use crate::repository::{Error, Repository, Result};
 use crate::storage::contents::SEALED;
 use crate::storage::{Appended, Object};

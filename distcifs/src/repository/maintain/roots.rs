@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{Fault, PAGE, Upkeep};
-use crate::repository::builds::Live;
-use crate::repository::configure::ConfigHead;
-use crate::repository::consoles::scope_of;
+use crate::repository::access::Access;
 use crate::repository::core::{bounded, settled};
-use crate::repository::jobs::{Access, Counter, JobEntry};
+use crate::repository::model::build::Live;
+use crate::repository::model::console::scope_of;
+use crate::repository::model::job::{ConfigHead, Counter, JobEntry, TRASHED_JOBS};
+use crate::repository::model::record::{Indexed, Record};
+use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
-use crate::repository::records::{Indexed, Record};
 use crate::repository::snapshot::Snapshot;
-use crate::repository::tickets::{Part, Ticket, TicketKey, control_key};
-use crate::repository::{Error, Result, trash};
+use crate::repository::{Error, Result};
 use crate::storage::{Digest, Object};
 
 /// Who needs something.
@@ -209,7 +209,7 @@ impl Roots {
 
 /// Whether a key of the list of jobs is that of a removed one.
 fn is_trashed(key: &str) -> bool {
-    key.starts_with(trash::JOBS)
+    key.starts_with(TRASHED_JOBS)
 }
 
 impl Upkeep {

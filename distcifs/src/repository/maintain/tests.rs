@@ -15,11 +15,11 @@ use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::Repository;
 use crate::repository::config::TicketRequest;
-use crate::repository::core::{create, set};
-use crate::repository::jobs::Job;
+use crate::repository::model::job::Job;
+use crate::repository::model::ops::{create, set};
+use crate::repository::model::ticket::TicketKey;
 use crate::repository::names::Name;
 use crate::repository::tests::{assert_whole, build, job, open, poster};
-use crate::repository::tickets::TicketKey;
 use crate::storage::Commit;
 
 mod beside;
@@ -408,7 +408,8 @@ async fn a_removed_build_is_freed() {
 async fn a_removal_cut_short_is_finished() {
     let scene = scene().await;
     let uid = scene.job.uid().to_owned();
-    let ops = [format!("/keys/{uid}"), format!("/jobs/{uid}")].map(|path| crate::repository::core::delete(path, None));
+    let ops =
+        [format!("/keys/{uid}"), format!("/jobs/{uid}")].map(|path| crate::repository::model::ops::delete(path, None));
     scene.store.commit(ops.into()).await.unwrap();
     let faults = scene.faults().await;
     assert!(

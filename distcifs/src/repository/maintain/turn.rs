@@ -9,8 +9,10 @@ use bytes::Bytes;
 
 use super::Progress;
 use super::roots::Heads;
-use crate::repository::core::{bounded, create_ephemeral, delete, from_json, now, random_id, set};
+use crate::repository::core::{bounded, now, random_id};
 use crate::repository::epochs::{EPOCH, LEASES, Stay, check, epoch_of};
+use crate::repository::model::json::from_json;
+use crate::repository::model::ops::{create_ephemeral, delete, set};
 use crate::repository::nodes::{NodeFacts, session_of};
 use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};

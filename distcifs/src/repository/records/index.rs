@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::Record;
-use crate::repository::core::{Changes, bounded, from_json, lock, settled};
-use crate::repository::jobs::Job;
-use crate::repository::tickets::Verdict;
+use crate::repository::core::{Changes, bounded, lock, settled};
+use crate::repository::model::job::Job;
+use crate::repository::model::json::from_json;
+use crate::repository::model::record::{Indexed, index_key};
 use crate::repository::{Repository, Result};
 use crate::storage::{Contents, Notices, Object, Updated};
 
@@ -17,27 +15,6 @@ const INDEXED_MAX: usize = 100_000;
 
 /// Keys of the index read at once.
 const PAGE: usize = 1000;
-
-/// What the index of a job has of a finished build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Indexed {
-    /// How it ended.
-    pub state: Verdict,
-    /// When, milliseconds since 1970.
-    pub finished: u64,
-    /// Whether pruning must leave it.
-    pub keep: bool,
-}
-
-impl Indexed {
-    pub(super) fn of(record: &Record) -> Self {
-        Indexed {
-            state: record.state,
-            finished: record.finished,
-            keep: record.keep,
-        }
-    }
-}
 
 /// The lines of an index, by the builds' numbers.
 type Lines = Arc<Vec<(u64, Indexed)>>;
@@ -123,11 +100,6 @@ impl Indexes {
     }
 }
 
-/// The key of a build in its job's index: in order of the numbers.
-pub(in crate::repository) fn index_key(n: u64) -> String {
-    format!("b{n:020}")
-}
-
 /// The number of the newest build in a job's index or in the trash; 0 if there is none.
 pub(in crate::repository) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
     let mut last = 0;
@@ -159,7 +131,7 @@ impl Repository {
 
     /// Changes the index of a job: what is set to `None` is removed.
     pub(in crate::repository) async fn change_index(&self, job: &Job, n: u64, line: Option<Indexed>) -> Result<()> {
-        let value = line.as_ref().map(crate::repository::core::to_json);
+        let value = line.as_ref().map(crate::repository::model::json::to_json);
         let changes: Changes = vec![(index_key(n), value)];
         let object = job.record();
         let update = || self.contents.update(&object, None, changes.clone());

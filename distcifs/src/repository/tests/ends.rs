@@ -8,10 +8,11 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::builds::live_path;
 use crate::repository::claims::Cause;
 use crate::repository::control::Word;
-use crate::repository::core::{set, to_json};
+use crate::repository::model::build::live_path;
+use crate::repository::model::json::to_json;
+use crate::repository::model::ops::set;
 use crate::repository::patience;
 use crate::storage::{self, Commit, Entry, Fut, Op, Session, Watch};
 

@@ -60,7 +60,7 @@ async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, 
         repository.end_claim(&claim, Cause::Died).await;
         return;
     }
-    if key.queue.as_str() == super::super::tickets::CONTROL_QUEUE {
+    if key.queue.as_str() == crate::repository::model::ticket::CONTROL_QUEUE {
         insist(async || post(repository, job, n).await).await.unwrap();
         let task = task_key(job, n);
         let started = Instant::now();

@@ -28,7 +28,7 @@ fn a_former_owner_removes_and_renames_nothing() {
         let repository = opened(dir.path()).await;
         // As it was when he asked.
         let his = job(&repository, "a").await.unwrap();
-        let give = |entry: &mut super::super::jobs::JobEntry| {
+        let give = |entry: &mut crate::repository::model::job::JobEntry| {
             entry.access = owned(ALICE);
             Ok(())
         };
@@ -70,7 +70,7 @@ fn what_was_opened_under_a_former_owner_is_not_put_in_force() {
             .unwrap()
             .unwrap();
         let before = repository.config_head(&job).await.unwrap().0.unwrap().mark();
-        let give = |entry: &mut super::super::jobs::JobEntry| {
+        let give = |entry: &mut crate::repository::model::job::JobEntry| {
             entry.access.uid = ALICE;
             Ok(())
         };

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::symlink;
 
-use super::super::core::set;
 use super::super::fresh::Fresh;
 use super::*;
 use crate::backend::embedded::Embedded;
+use crate::repository::model::ops::set;
 use crate::storage::Object;
 
 /// How many blobs a store has, and their bytes.

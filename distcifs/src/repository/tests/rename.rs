@@ -3,7 +3,7 @@
 use super::crash::{Folder, Place, doomed};
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::jobs::jobs_record;
+use crate::repository::model::job::jobs_record;
 use crate::storage::Updated;
 
 /// A repository on a store of its own with the job `a`, one build of which has ended.

@@ -1,8 +1,8 @@
 //! What is kept of builds that are looked at again and again: counted, not timed.
 
-use super::super::core::set;
 use super::*;
 use crate::backend::embedded::Embedded;
+use crate::repository::model::ops::set;
 
 /// A look at a build of which nothing has changed reads no ticket and makes no text; each change is seen.
 #[test]

@@ -55,7 +55,7 @@ fn ago(millis: u64) -> Removal {
     Removal {
         removed: now() - millis,
         until: now() + DAY,
-        by: crate::repository::people::Person {
+        by: crate::repository::model::deed::Person {
             uid: 0,
             name: "root".into(),
         },
@@ -269,7 +269,9 @@ fn what_builds_is_not_removed() {
         let counter = repository.name_counter(&job, &key).await.unwrap();
         // Begun, and a trigger came before its last look.
         assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
-        let line = |entry: crate::repository::jobs::JobEntry| Ok((crate::repository::core::to_json(&entry), entry));
+        let line = |entry: crate::repository::model::job::JobEntry| {
+            Ok((crate::repository::model::json::to_json(&entry), entry))
+        };
         let stopped = repository.shift(&job, ("a", key.as_str()), &counter, line).await;
         assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
         let busy = repository.trash_job(&job, 7, None).await;

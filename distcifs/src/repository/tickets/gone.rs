@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::{Outcome, Posted, TicketKey, TicketState, Verdict};
 use crate::repository::core::{lock, now};
+use crate::repository::model::ticket::{Outcome, Posted, TicketKey, TicketState, Verdict};
 
 /// Tickets of builds that are kept after they were tidied away.
 const GONE_MAX: usize = 1024;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, TicketKey, part_key};
 use crate::repository::config::TicketRequest;
+use crate::repository::model::ticket::{Part, TicketKey, part_key};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::{Error, Result};
 
@@ -38,10 +38,4 @@ pub(super) fn build_ticket_id(request: &TicketRequest) -> Result<TicketId> {
         return Err(Error::Invalid("a build's ticket needs job, build and task".into()));
     };
     Ok(part_key("x", job.as_str(), build, &task.to_string(), request.run)?.id)
-}
-
-/// What need not stand in an entry.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(crate) fn is_zero(number: &i8) -> bool {
-    *number == 0
 }

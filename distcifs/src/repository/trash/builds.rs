@@ -1,10 +1,11 @@
 //! Builds: into the trash, out of it, and gone for good.
 
 use super::{BuildLine, RACES_MAX, Removal, build_key, readable};
-use crate::repository::builds::live_path;
-use crate::repository::core::{bounded, from_json, lock, to_json};
-use crate::repository::jobs::Job;
-use crate::repository::records::{Indexed, index_key};
+use crate::repository::core::{bounded, lock};
+use crate::repository::model::build::live_path;
+use crate::repository::model::job::Job;
+use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::record::{Indexed, index_key};
 use crate::repository::{Error, Repository, Result};
 use crate::storage::Updated;
 

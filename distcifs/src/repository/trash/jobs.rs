@@ -1,10 +1,12 @@
 //! Jobs: into the trash, out of it, and gone for good.
 
 use super::{BuildLine, JobLine, PAGE, RACES_MAX, Removal, TOGETHER, job_key, notes, readable};
-use crate::repository::core::{bounded, delete, from_json, now, settled, to_json};
-use crate::repository::jobs::{Job, JobEntry, jobs_record};
+use crate::repository::core::{bounded, now, settled};
+use crate::repository::model::job::{Job, JobEntry, jobs_record};
+use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::ops::delete;
+use crate::repository::model::record::index_key;
 use crate::repository::names::Name;
-use crate::repository::records::index_key;
 use crate::repository::{Error, Repository, Result};
 use crate::storage::{Commit, Op};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{BuildLine, DAY, JobLine};
 use crate::repository::core::{bounded, now, random_id};
-use crate::repository::jobs::Job;
+use crate::repository::model::job::Job;
 use crate::repository::{Repository, Result};
 
 /// Pause before each sweep of a mount; up to a tenth longer, so that mounts that began together part. Before the
@@ -143,9 +143,9 @@ fn spread() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::people::Person;
-    use crate::repository::records::Indexed;
-    use crate::repository::tickets::Verdict;
+    use crate::repository::model::deed::Person;
+    use crate::repository::model::record::Indexed;
+    use crate::repository::model::ticket::Verdict;
     use crate::repository::trash::Removal;
 
     const NOW: u64 = 100 * DAY;
@@ -222,7 +222,7 @@ mod tests {
     fn the_lines_are_those_of_jobs_and_builds_with_more() {
         let line = job("j", 7, 1, 2);
         let text = serde_json::to_vec(&line).unwrap();
-        let entry: crate::repository::jobs::JobEntry = serde_json::from_slice(&text).unwrap();
+        let entry: crate::repository::model::job::JobEntry = serde_json::from_slice(&text).unwrap();
         assert_eq!(entry, line.entry);
         let line = build(1, 2);
         let indexed: Indexed = serde_json::from_slice(&serde_json::to_vec(&line).unwrap()).unwrap();

@@ -1,0 +1,12 @@
+//! Plain data: what stands in entries and records, what it is called there, and what can be told from it
+//! alone. Nothing here waits, locks or asks a store.
+
+pub mod build;
+pub mod console;
+pub mod deed;
+pub mod job;
+pub(crate) mod json;
+pub(crate) mod ops;
+pub mod record;
+pub mod skills;
+pub mod ticket;

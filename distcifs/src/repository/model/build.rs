@@ -1,0 +1,382 @@
+//! A build: its entry while it runs, and all that is known of it at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::repository::Result;
+use crate::repository::config::{JobConfig, Task};
+use crate::repository::model::console::{Extent, build_console, scope_of};
+use crate::repository::model::deed::{Deed, or_trigger};
+use crate::repository::model::job::Job;
+use crate::repository::model::record::{Record, TaskRecord, TaskState};
+use crate::repository::model::ticket::{
+    Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
+};
+use crate::repository::names::Name;
+use crate::storage::Object;
+
+/// A build that is not finished, as its entry has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Live {
+    /// The configuration's text.
+    pub(crate) config: ConfigEntry,
+    /// Parameters, if they are short; else `params_digest` names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params: Option<Vec<(String, String)>>,
+    /// Digest of the parameters' JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params_digest: Option<String>,
+    /// 0, or the number of the retry.
+    #[serde(default)]
+    pub(crate) run: u32,
+    /// Whether somebody wants it stopped.
+    #[serde(default)]
+    pub(crate) abort: bool,
+    /// Whether somebody wants it stopped with what runs `always`.
+    #[serde(default)]
+    pub(crate) insist: bool,
+    /// Whether pruning must leave it.
+    #[serde(default)]
+    pub(crate) keep: bool,
+    /// When it was triggered, milliseconds since 1970.
+    pub(crate) triggered: u64,
+    /// Who triggered it.
+    pub(crate) uid: u32,
+    /// Who owned the job then: its tasks are done with that user's rights, whoever owns it later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<u32>,
+    /// Who did what to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) by: Vec<Deed>,
+    /// Why, if the trigger said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<String>,
+    /// Which of waiting tickets go first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) priority: i8,
+    /// Tells this trigger or retry from every other.
+    #[serde(default)]
+    pub(crate) nonce: String,
+}
+
+/// The configuration of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigEntry {
+    /// Digest of its text.
+    pub digest: String,
+    /// Length of its text, bytes.
+    pub size: u64,
+}
+
+/// A ticket of a build, as the build looks at it.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub(crate) queue: Name,
+    pub(crate) posted: Posted,
+}
+
+/// Everything known of a build at one moment.
+#[derive(Clone)]
+pub struct Build {
+    /// Its job.
+    pub job: Job,
+    /// Its number.
+    pub n: u64,
+    /// The configuration it runs with.
+    pub config: Arc<JobConfig>,
+    /// Its entry, while it is not finished.
+    pub(crate) live: Option<(Live, u32)>,
+    /// The ticket for build-control, while there is one.
+    pub(crate) control: Option<Piece>,
+    /// Tickets of its tasks, by index.
+    pub(crate) tickets: Arc<BTreeMap<usize, Piece>>,
+    /// The record: of the whole build, or of earlier runs.
+    pub(crate) record: Option<Arc<Record>>,
+    /// Its parameters as they were triggered.
+    pub(crate) params: Vec<(String, String)>,
+}
+
+/// The entry of an unfinished build.
+pub(crate) fn live_path(uid: &str, n: u64) -> String {
+    format!("/jobs/{uid}/{n}")
+}
+
+/// The record of a build.
+pub(crate) fn build_record(uid: &str, n: u64) -> Object {
+    Object::Record(format!("build.{uid}.{n}"))
+}
+
+impl Build {
+    /// The configuration's digest and size.
+    pub fn config_entry(&self) -> ConfigEntry {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.config.clone(),
+            (None, Some(record)) => record.config.clone(),
+            (None, None) => ConfigEntry {
+                digest: String::new(),
+                size: 0,
+            },
+        }
+    }
+
+    /// Number of the retry, 0 for the first run.
+    pub fn run(&self) -> u32 {
+        self.live
+            .as_ref()
+            .map(|(live, _)| live.run)
+            .or_else(|| self.record.as_ref().map(|r| r.run))
+            .unwrap_or(0)
+    }
+
+    /// How it ended, if it did.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match (&self.live, &self.control) {
+            (Some(_), Some(piece)) => piece.posted.ticket.outcome.as_ref().map(|o| o.verdict),
+            _ => self.record.as_ref().map(|record| record.state),
+        }
+    }
+
+    /// The word of the file `state`.
+    pub fn state(&self) -> &'static str {
+        if let Some(verdict) = self.verdict() {
+            return verdict.as_str();
+        }
+        let claimed = self
+            .control
+            .as_ref()
+            .is_some_and(|piece| piece.posted.ticket.state == TicketState::Claimed);
+        if claimed || !self.tickets.is_empty() {
+            "running"
+        } else {
+            "pending"
+        }
+    }
+
+    /// When it was triggered, milliseconds since 1970.
+    pub fn triggered(&self) -> u64 {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.triggered,
+            (None, Some(record)) => record.triggered,
+            (None, None) => 0,
+        }
+    }
+
+    /// Why it was triggered; empty if nobody said.
+    pub fn cause(&self) -> &str {
+        let cause = match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.cause.as_deref(),
+            (None, record) => record.as_ref().and_then(|record| record.cause.as_deref()),
+        };
+        cause.unwrap_or_default()
+    }
+
+    /// Who did what to it, in order.
+    pub fn deeds(&self) -> Vec<Deed> {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => or_trigger(&live.by, live.uid),
+            (None, Some(record)) => or_trigger(&record.by, record.uid),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Its parameters: as triggered, then what tasks recorded.
+    pub fn all_params(&self) -> Vec<(String, String)> {
+        let mut all = self.params.clone();
+        let recorded = self
+            .record
+            .iter()
+            .flat_map(|r| r.tasks.iter())
+            .flat_map(|t| t.recorded.iter());
+        let fresh = self
+            .tickets
+            .values()
+            .filter_map(|p| p.posted.ticket.outcome.as_ref())
+            .flat_map(|o| o.recorded.iter());
+        for (name, value) in recorded.chain(fresh) {
+            match all.iter_mut().find(|(known, _)| known == name) {
+                Some((_, old)) => old.clone_from(value),
+                None => all.push((name.clone(), value.clone())),
+            }
+        }
+        all
+    }
+}
+
+impl Build {
+    /// What became of a task, of this run or the last one in which it had a ticket.
+    pub fn task(&self, index: usize) -> TaskRecord {
+        if let Some(piece) = self.tickets.get(&index) {
+            return self.task_of(index, piece);
+        }
+        let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
+        let mut task = known.unwrap_or_default();
+        let again = self.live.is_some() && self.verdict().is_none() && task.state != TaskState::Success;
+        if again {
+            task.state = TaskState::Waiting;
+        } else if task.state == TaskState::Waiting {
+            task.state = if self.verdict().is_some() {
+                TaskState::Skipped
+            } else {
+                TaskState::Waiting
+            };
+        }
+        task
+    }
+
+    /// A task as its ticket shows it.
+    fn task_of(&self, index: usize, piece: &Piece) -> TaskRecord {
+        let ticket = &piece.posted.ticket;
+        let state = match (&ticket.outcome, ticket.state) {
+            (Some(outcome), _) => outcome.verdict.into(),
+            (None, TicketState::Claimed) => TaskState::Running,
+            (None, _) => TaskState::Posted,
+        };
+        let earlier = self.record.as_ref().and_then(|record| record.tasks.get(index));
+        let mut consoles: Vec<String> = earlier.map(|task| task.consoles.clone()).unwrap_or_default();
+        if let Ok(key) = self.key_of(index, piece) {
+            consoles.extend(
+                scope_of(&key, ticket)
+                    .into_iter()
+                    .filter(|name| !consoles.contains(name))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let outcome = ticket.outcome.as_ref();
+        TaskRecord {
+            state,
+            run: self.run(),
+            exit: outcome.and_then(|o| o.exit),
+            message: outcome.map(|o| o.message.clone()).unwrap_or_default(),
+            attempt: ticket.attempt,
+            node: ticket.node.clone(),
+            started: ticket.claimed,
+            finished: outcome.map_or(0, |o| o.finished),
+            workspace: outcome.and_then(|o| o.workspace.clone()),
+            artifacts: outcome.and_then(|o| o.artifacts.clone()),
+            recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
+            consoles,
+            nonce: ticket.nonce.clone(),
+            by: ticket.by.clone(),
+        }
+    }
+
+    /// The key of a task's ticket.
+    pub(crate) fn key_of(&self, index: usize, piece: &Piece) -> Result<TicketKey> {
+        part_key(
+            piece.queue.as_str(),
+            self.job.name.as_str(),
+            self.n,
+            &index.to_string(),
+            self.run(),
+        )
+    }
+
+    /// A task's consoles, in order of its attempts.
+    pub fn task_extents(&self, index: usize) -> Vec<Extent> {
+        self.task(index)
+            .consoles
+            .into_iter()
+            .map(|name| self.extent(name))
+            .collect()
+    }
+
+    /// The build's own console.
+    pub fn extent_of_all(&self) -> Extent {
+        self.extent(build_console(self.job.uid(), self.n))
+    }
+
+    /// A console, with its length once nothing can be appended any more.
+    fn extent(&self, name: String) -> Extent {
+        let record = self.record.as_ref().filter(|_| self.live.is_none());
+        let length = record.and_then(|record| record.lengths.get(&name).copied());
+        Extent { name, length }
+    }
+
+    /// The folder name of a task: its index and its name.
+    pub fn task_name(&self, index: usize) -> Option<String> {
+        self.config.tasks.get(index).map(Task::folder)
+    }
+
+    /// The workspace as the task that finished last left it.
+    pub fn workspace(&self) -> Option<String> {
+        let tasks = (0..self.config.tasks.len())
+            .map(|i| self.task(i))
+            .filter(|t| t.finished > 0);
+        tasks.max_by_key(|task| task.finished).and_then(|task| task.workspace)
+    }
+
+    /// The entry of the ticket whose end is the build's; `None` once it has ended.
+    pub(crate) fn control_path(&self) -> Option<String> {
+        self.live.as_ref()?;
+        let key = control_key(self.job.name.as_str(), self.n, self.run()).ok()?;
+        Some(key.path())
+    }
+
+    /// What each finished task published, in order of their indexes.
+    pub fn artifacts(&self) -> Vec<String> {
+        (0..self.config.tasks.len())
+            .filter_map(|i| self.task(i).artifacts)
+            .collect()
+    }
+
+    /// Whether somebody asked for it to stop.
+    pub fn aborting(&self) -> bool {
+        self.live.as_ref().is_some_and(|(live, _)| live.abort)
+    }
+
+    /// Whether pruning must leave it.
+    pub fn kept(&self) -> bool {
+        self.live
+            .as_ref()
+            .map(|(live, _)| live.keep)
+            .or_else(|| self.record.as_ref().map(|r| r.keep))
+            .unwrap_or(false)
+    }
+
+    /// When it ended, milliseconds since 1970; 0 while it has not.
+    pub fn finished(&self) -> u64 {
+        match (&self.live, &self.record) {
+            (None, Some(record)) => record.finished,
+            _ => self.control_outcome().map_or(0, |outcome| outcome.finished),
+        }
+    }
+
+    /// The outcome of its build-control ticket.
+    pub(crate) fn control_outcome(&self) -> Option<&Outcome> {
+        self.control
+            .as_ref()
+            .and_then(|piece| piece.posted.ticket.outcome.as_ref())
+    }
+}
+
+impl Build {
+    /// Whether nothing of it has changed: what it is made of has versions.
+    pub(crate) fn is_as(&self, other: &Build) -> bool {
+        let version = |piece: &Piece| (piece.posted.created, piece.posted.version);
+        let versions = |build: &Build| {
+            let tickets = build.tickets.iter();
+            tickets
+                .map(|(index, piece)| (*index, version(piece)))
+                .collect::<Vec<_>>()
+        };
+        let head = |build: &Build| {
+            (
+                build.n,
+                build.live.as_ref().map(|(_, version)| *version),
+                build.control.as_ref().map(version),
+            )
+        };
+        let records = match (&self.record, &other.record) {
+            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
+            (None, None) => true,
+            _ => false,
+        };
+        records
+            && head(self) == head(other)
+            && self.job.uid() == other.job.uid()
+            && self.job.name == other.job.name
+            && (Arc::ptr_eq(&self.tickets, &other.tickets) || versions(self) == versions(other))
+    }
+}

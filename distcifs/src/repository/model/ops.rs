@@ -1,0 +1,40 @@
+//! Operations on entries of the coordinator.
+
+use bytes::Bytes;
+
+use crate::storage::Op;
+
+/// An operation that makes a lasting entry.
+pub(crate) fn create(path: impl Into<String>, data: Bytes) -> Op {
+    Op::Create {
+        path: path.into(),
+        data,
+        ephemeral: false,
+    }
+}
+
+/// An operation that makes an entry which goes with the session.
+pub(crate) fn create_ephemeral(path: impl Into<String>, data: Bytes) -> Op {
+    Op::Create {
+        path: path.into(),
+        data,
+        ephemeral: true,
+    }
+}
+
+/// An operation that replaces the data of an entry of that version.
+pub(crate) fn set(path: impl Into<String>, data: Bytes, version: u32) -> Op {
+    Op::Set {
+        path: path.into(),
+        data,
+        version: Some(version),
+    }
+}
+
+/// An operation that removes an entry, of that version if one is given.
+pub(crate) fn delete(path: impl Into<String>, version: Option<u32>) -> Op {
+    Op::Delete {
+        path: path.into(),
+        version,
+    }
+}

@@ -1,0 +1,183 @@
+//! What is kept of a finished build.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::repository::model::build::ConfigEntry;
+use crate::repository::model::deed::{Deed, Person};
+use crate::repository::model::ticket::Verdict;
+
+/// Where a task of a build stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// It waits for others.
+    Waiting,
+    /// Its ticket is open.
+    Posted,
+    /// Its ticket is claimed.
+    Running,
+    /// It ended well.
+    Success,
+    /// It ran and failed.
+    Failure,
+    /// It could not be run.
+    Error,
+    /// It was stopped.
+    Aborted,
+    /// The build ended without it.
+    Skipped,
+}
+
+impl TaskState {
+    /// The word of the file `state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Waiting => "waiting",
+            TaskState::Posted => "posted",
+            TaskState::Running => "running",
+            TaskState::Success => "success",
+            TaskState::Failure => "failure",
+            TaskState::Error => "error",
+            TaskState::Aborted => "aborted",
+            TaskState::Skipped => "skipped",
+        }
+    }
+}
+
+impl From<Verdict> for TaskState {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Success => TaskState::Success,
+            Verdict::Failure => TaskState::Failure,
+            Verdict::Error => TaskState::Error,
+            Verdict::Aborted => TaskState::Aborted,
+        }
+    }
+}
+
+/// What is kept of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// How it stands.
+    pub state: TaskState,
+    /// The run in which it had its last ticket.
+    pub run: u32,
+    /// Its exit status, if its worker gave one.
+    pub exit: Option<u8>,
+    /// Its worker's words.
+    pub message: String,
+    /// Its last attempt, counted from 1; 0 if it never had a ticket.
+    pub attempt: u32,
+    /// The node of its last claim.
+    pub node: String,
+    /// When it was claimed last, milliseconds since 1970; 0 if never.
+    pub started: u64,
+    /// When it ended; 0 if it has not.
+    pub finished: u64,
+    /// Digest of its workspace.
+    pub workspace: Option<String>,
+    /// Digest of what it published.
+    pub artifacts: Option<String>,
+    /// Parameters that it recorded.
+    pub recorded: Vec<(String, String)>,
+    /// Names of its consoles.
+    pub consoles: Vec<String>,
+    /// The nonce of the claim that finished it.
+    #[serde(default)]
+    pub nonce: String,
+    /// Who claimed it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Person>,
+}
+
+impl Default for TaskRecord {
+    fn default() -> Self {
+        TaskRecord {
+            state: TaskState::Waiting,
+            run: 0,
+            exit: None,
+            message: String::new(),
+            attempt: 0,
+            node: String::new(),
+            started: 0,
+            finished: 0,
+            workspace: None,
+            artifacts: None,
+            recorded: Vec::new(),
+            consoles: Vec::new(),
+            nonce: String::new(),
+            by: None,
+        }
+    }
+}
+
+/// What is kept of a finished build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// How it ended.
+    pub state: Verdict,
+    /// Why, for people.
+    pub message: String,
+    /// Number of the last retry.
+    pub run: u32,
+    /// When it was triggered, milliseconds since 1970.
+    pub triggered: u64,
+    /// When it ended.
+    pub finished: u64,
+    /// Whether pruning must leave it.
+    pub keep: bool,
+    /// Who triggered it.
+    pub uid: u32,
+    /// Who owned the job when it was triggered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
+    /// Who did what to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<Deed>,
+    /// Why, if the trigger said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Its configuration.
+    pub config: ConfigEntry,
+    /// Its parameters as triggered.
+    pub params: Vec<(String, String)>,
+    /// The nonce of its last trigger or retry.
+    #[serde(default)]
+    pub nonce: String,
+    /// The nonce of the claim that finished it.
+    #[serde(default)]
+    pub finisher: String,
+    /// Its tasks.
+    pub tasks: Vec<TaskRecord>,
+    /// Lengths of its consoles, bytes, by name.
+    #[serde(default)]
+    pub lengths: BTreeMap<String, u64>,
+}
+
+/// What the index of a job has of a finished build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// How it ended.
+    pub state: Verdict,
+    /// When, milliseconds since 1970.
+    pub finished: u64,
+    /// Whether pruning must leave it.
+    pub keep: bool,
+}
+
+impl Indexed {
+    pub(crate) fn of(record: &Record) -> Self {
+        Indexed {
+            state: record.state,
+            finished: record.finished,
+            keep: record.keep,
+        }
+    }
+}
+
+/// The key of a build in its job's index: in order of the numbers.
+pub(crate) fn index_key(n: u64) -> String {
+    format!("b{n:020}")
+}
