@@ -42,6 +42,7 @@ pub mod summary;
 pub mod tickets;
 pub mod trash;
 pub mod view;
+mod work;
 
 #[cfg(test)]
 mod tests;

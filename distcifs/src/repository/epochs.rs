@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::core::lock;
-use super::notices::FOLLOW_PAUSE;
+use super::work::FOLLOW_PAUSE;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 

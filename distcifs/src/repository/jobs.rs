@@ -13,7 +13,7 @@ use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_re
 use super::model::json::{from_json, to_json};
 use super::model::ops::create;
 use super::names::Name;
-use super::notices::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX};
+use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, RACES_MAX};
 use super::{Error, Repository, Result};
 use crate::storage::{Contents, Coordination, Notices, Object, Updated};
 
@@ -32,9 +32,6 @@ const LOAD_TRIES: u32 = 3;
 
 /// Changes of the list that may be made while one of them is told of.
 const EDITS_LATE: u64 = 1000;
-
-/// Races lost against others who change the list of jobs before one gives up.
-pub(super) const RACES_MAX: u32 = 1000;
 
 /// All jobs: one small entry each.
 #[derive(Default)]

@@ -16,6 +16,7 @@ use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Ticket, TicketKey};
 use super::names::Name;
+use super::session::session_of;
 use super::{Error, Repository, Result};
 use crate::storage::mix::mix;
 use crate::storage::{Commit, Digest, Entry, Op, Session};
@@ -375,14 +376,6 @@ fn mark(name: &impl ToString) -> u64 {
 /// The place of a mount in the order for a ticket: rendezvous hashing.
 fn weight(node: u64, ticket: u64) -> u64 {
     mix(node ^ ticket)
-}
-
-/// The session that is alive, if one is.
-pub(crate) fn session_of(session: &Session) -> Option<u64> {
-    match session {
-        Session::Live { id } | Session::Doubtful { id } => Some(*id),
-        Session::Lost { .. } => None,
-    }
 }
 
 #[cfg(test)]

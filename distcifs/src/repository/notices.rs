@@ -1,30 +1,20 @@
 //! What is done when the coordinator tells of a change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
-use std::time::Duration;
-
-use tokio::task::JoinSet;
 
 use super::board::Line;
 use super::claims::Cause;
 use super::core::lock;
 use super::model::ticket::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::names::{Name, TicketId};
+use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, READS_MAX, in_parallel};
 use super::{Error, Repository};
 use crate::storage::{Change, Event};
 
-/// Pause before acting on a notice is tried again; it doubles each time.
-pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
-/// Longest such pause.
-pub(super) const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Tries: about ten minutes of them.
 const FOLLOW_TRIES: u32 = 120;
-
-/// Reads under way at once while many tickets are looked at.
-pub(crate) const READS_MAX: usize = 64;
 
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]
@@ -428,48 +418,6 @@ fn ticket_key(queue: &str, id: &str) -> Option<TicketKey> {
         queue: Name::new(queue)?,
         id: TicketId::new(id)?,
     })
-}
-
-/// Waits for all futures side by side, on the caller's task; what came of them, in their order.
-pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    poll_fn(move |cx| {
-        let mut waits = false;
-        for (future, done) in &mut running {
-            if done.is_none() {
-                match future.as_mut().poll(cx) {
-                    Poll::Ready(value) => *done = Some(value),
-                    Poll::Pending => waits = true,
-                }
-            }
-        }
-        if waits {
-            return Poll::Pending;
-        }
-        Poll::Ready(running.iter_mut().filter_map(|(_, done)| done.take()).collect())
-    })
-    .await
-}
-
-/// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.
-pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
-{
-    let mut running = JoinSet::new();
-    let mut done = Vec::new();
-    for item in items {
-        if running.len() >= READS_MAX {
-            done.extend(running.join_next().await.and_then(Result::ok));
-        }
-        running.spawn(action(item));
-    }
-    while let Some(ended) = running.join_next().await {
-        // One that panicked gives nothing; the runtime has said so.
-        done.extend(ended);
-    }
-    done
 }
 
 #[cfg(test)]

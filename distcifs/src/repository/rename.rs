@@ -17,11 +17,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::{bounded, now, settled};
-use super::jobs::RACES_MAX;
 use super::model::job::{Counter, Job, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::ops::set;
 use super::names::Name;
+use super::work::RACES_MAX;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op, Updated};
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::claims::{Cause, Claim};
-use super::nodes::session_of;
 use super::patience::STORE_TIMEOUT;
 use super::{Error, Repository, Result};
 use crate::storage::Session;
@@ -73,5 +72,13 @@ impl Repository {
             Session::Live { id } if id == claim.session => Ok(()),
             _ => Err(Error::Stale(claim.key.to_string())),
         }
+    }
+}
+
+/// The session that is alive, if one is.
+pub(crate) fn session_of(session: &Session) -> Option<u64> {
+    match session {
+        Session::Live { id } | Session::Doubtful { id } => Some(*id),
+        Session::Lost { .. } => None,
     }
 }

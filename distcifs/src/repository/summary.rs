@@ -2,10 +2,10 @@
 
 use super::access::Access;
 use super::core::{bounded, lock};
-use super::jobs::RACES_MAX;
 use super::model::build::Build;
 use super::model::json::{from_json, to_json};
 use super::snapshot;
+use super::work::RACES_MAX;
 use super::{Error, Repository, Result};
 use crate::storage::{Digest, Object, Session, Updated};
 

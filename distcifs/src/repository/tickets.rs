@@ -12,7 +12,7 @@ use super::model::ticket::{
     CONTROL_QUEUE, OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, control_key, queue_path, ticket_of,
 };
 use super::names::{Name, TicketId};
-use super::notices::{READS_MAX, in_parallel};
+use super::work::{READS_MAX, in_parallel};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 

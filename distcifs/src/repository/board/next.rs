@@ -15,7 +15,7 @@ use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::{TicketKey, queue_path};
 use crate::repository::names::Name;
 use crate::repository::nodes::{CLAIM_TURN, Turns};
-use crate::repository::notices::FOLLOW_PAUSE;
+use crate::repository::work::FOLLOW_PAUSE;
 use crate::repository::{Error, Repository, Result, patience};
 
 /// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is

@@ -9,7 +9,7 @@ use crate::repository::model::build::{Build, Live, Piece, live_path};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
-use crate::repository::notices::join_all;
+use crate::repository::work::join_all;
 use crate::repository::{Error, Repository, Result};
 use crate::storage::Entry;
 

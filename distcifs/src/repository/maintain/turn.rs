@@ -13,7 +13,8 @@ use crate::repository::core::{bounded, now, random_id};
 use crate::repository::epochs::{EPOCH, LEASES, Stay, check, epoch_of};
 use crate::repository::model::json::from_json;
 use crate::repository::model::ops::{create_ephemeral, delete, set};
-use crate::repository::nodes::{NodeFacts, session_of};
+use crate::repository::nodes::NodeFacts;
+use crate::repository::session::session_of;
 use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};
 

@@ -1,0 +1,61 @@
+//! How work goes on side by side, and is tried again: bounds and pauses that several share.
+
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+/// Pause before acting on a notice is tried again; it doubles each time.
+pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest such pause.
+pub(super) const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Reads under way at once while many tickets are looked at.
+pub(crate) const READS_MAX: usize = 64;
+
+/// Races lost against others who change the list of jobs before one gives up.
+pub(super) const RACES_MAX: u32 = 1000;
+
+/// Waits for all futures side by side, on the caller's task; what came of them, in their order.
+pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(move |cx| {
+        let mut waits = false;
+        for (future, done) in &mut running {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *done = Some(value),
+                    Poll::Pending => waits = true,
+                }
+            }
+        }
+        if waits {
+            return Poll::Pending;
+        }
+        Poll::Ready(running.iter_mut().filter_map(|(_, done)| done.take()).collect())
+    })
+    .await
+}
+
+/// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.
+pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    let mut done = Vec::new();
+    for item in items {
+        if running.len() >= READS_MAX {
+            done.extend(running.join_next().await.and_then(Result::ok));
+        }
+        running.spawn(action(item));
+    }
+    while let Some(ended) = running.join_next().await {
+        // One that panicked gives nothing; the runtime has said so.
+        done.extend(ended);
+    }
+    done
+}
