@@ -19,6 +19,7 @@ pub(crate) mod follow;
 pub mod format;
 mod fresh;
 pub mod jobs;
+mod looked;
 pub(crate) mod lookups;
 pub mod maintain;
 pub mod model;
@@ -41,6 +42,7 @@ pub mod snapshot;
 pub mod summary;
 pub mod tickets;
 pub mod trash;
+mod turns;
 pub mod view;
 mod work;
 

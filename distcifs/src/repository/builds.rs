@@ -1,15 +1,12 @@
 //! Builds: triggered, looked at, listed.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use nix::unistd::getuid;
 
 use super::config::{JobConfig, TriggerRequest};
-use super::configure::ParsedConfigs;
 use super::core::{now, random_id};
 use super::epochs::Hold;
 use super::model::build::{Build, ConfigEntry, Live, live_path};
@@ -17,17 +14,14 @@ use super::model::deed::{Did, and};
 use super::model::job::{ConfigHead, Counter, Job};
 use super::model::json::{from_json, to_json};
 use super::model::ops::{create, set};
-use super::model::record::Record;
 use super::model::ticket::{Part, Poster, control_key};
 use super::names::Name;
-use super::records::Indexes;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 mod looking;
 mod opening;
 
-pub(crate) use looking::Looked;
 pub(crate) use opening::control_ticket;
 
 /// Races lost against other triggers of the same job before one gives up.
@@ -43,42 +37,6 @@ const KEYS_SWEPT: usize = 1000;
 /// Pause between two such looks on a mount, milliseconds: listing the keys of a job takes the longer
 /// the more there are, and a hundred new ones a second are more than any job has for long.
 const SWEEP_PAUSE: u64 = 10_000;
-
-/// Parsed configurations and finished builds' records, bounded.
-#[derive(Default)]
-pub struct RecordCache {
-    pub(crate) configs: ParsedConfigs,
-    pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
-    pub(crate) indexes: Mutex<Indexes>,
-    /// Digests of merged artifacts, by what they were merged of.
-    pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
-    /// Held while a build is recorded or removed.
-    turns: Turns,
-    /// When keys were looked at for their age, milliseconds since 1970.
-    swept: AtomicU64,
-}
-
-/// Builds that may be recorded or removed at once; those that fall on the same number take turns.
-const TURNS: usize = 64;
-
-struct Turns([tokio::sync::Mutex<()>; TURNS]);
-
-impl Default for Turns {
-    fn default() -> Self {
-        Turns(std::array::from_fn(|_| tokio::sync::Mutex::default()))
-    }
-}
-
-impl RecordCache {
-    /// The turn to record or remove build `n` of the job with this uid. Not of the number alone: the
-    /// first builds of thousands of jobs would wait for each other.
-    pub(crate) async fn turn(&self, uid: &str, n: u64) -> tokio::sync::MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        (uid, n).hash(&mut hasher);
-        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
-        self.turns.0[at].lock().await
-    }
-}
 
 impl Repository {
     /// Starts a build: its entry and its ticket are made in one step, durably; its number.

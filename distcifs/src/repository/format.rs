@@ -10,10 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::core::{bounded, random_id};
+use super::model::job::{Counter, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::ops::create;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Object, Op, Updated};
+
+/// Keys read at once of a record.
+const PAGE: usize = 1000;
 
 /// The version that this program makes, and the newest that it understands.
 const VERSION: u32 = 1;
@@ -165,7 +169,7 @@ pub async fn make(coordination: &Arc<dyn Coordination>, contents: &Arc<dyn Conte
         lay(&**coordination, path, Bytes::new()).await?;
     }
     if made == Made::Adopted {
-        super::jobs::adopt(&**coordination, &**contents).await?;
+        adopt_jobs(&**coordination, &**contents).await?;
     }
     Ok(made)
 }
@@ -179,4 +183,50 @@ async fn enter(coordination: &dyn Coordination, format: &Format) -> Result<()> {
 pub(super) async fn lay(coordination: &dyn Coordination, path: &str, data: Bytes) -> Result<()> {
     let ops: Vec<Op> = vec![create(path, data)];
     bounded(path, coordination.commit(ops)).await.map(|_| ())
+}
+
+/// Makes the entries of jobs anew of which only the contents are left: the next build of each is
+/// numbered after all that are known.
+async fn adopt_jobs(coordination: &dyn Coordination, contents: &dyn Contents) -> Result<()> {
+    let mut after = String::new();
+    loop {
+        let page = bounded("jobs", contents.query(&jobs_record(), "", &after, PAGE)).await?;
+        let full = page.entries.len() == PAGE;
+        for (name, value) in page.entries {
+            let entry: JobEntry = from_json(&format!("job {name}"), &value)?;
+            let object = Object::Record(format!("job.{}", entry.uid));
+            let last = last_indexed(contents, &object).await?;
+            let counter = to_json(&Counter {
+                next: last + 1,
+                name: None,
+            });
+            lay(coordination, &format!("/jobs/{}", entry.uid), counter).await?;
+            lay(coordination, &format!("/keys/{}", entry.uid), Bytes::new()).await?;
+            after = name;
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+/// The number of the newest build in a job's index or in the trash; 0 if there is none.
+async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
+    let mut last = 0;
+    for prefix in ["b", "t"] {
+        let mut after = String::new();
+        loop {
+            let page = bounded("index of builds", contents.query(job, prefix, &after, PAGE)).await?;
+            let full = page.entries.len() == PAGE;
+            for (key, _) in page.entries {
+                let n = key.strip_prefix(prefix).and_then(|n| n.parse().ok());
+                last = last.max(n.unwrap_or(0));
+                after = key;
+            }
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(last)
 }

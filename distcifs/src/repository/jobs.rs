@@ -8,14 +8,13 @@ use bytes::Bytes;
 
 pub use super::access::Access;
 use super::core::{bounded, lock, now, random_id};
-use super::format;
 use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::ops::create;
 use super::names::Name;
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, RACES_MAX};
 use super::{Error, Repository, Result};
-use crate::storage::{Contents, Coordination, Notices, Object, Updated};
+use crate::storage::{Notices, Updated};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
@@ -345,31 +344,6 @@ impl Repository {
             entry: Arc::new(entry),
         };
         Ok(changed)
-    }
-}
-
-/// Makes the entries of jobs anew of which only the contents are left: the next build of each is
-/// numbered after all that are known.
-pub(super) async fn adopt(coordination: &dyn Coordination, contents: &dyn Contents) -> Result<()> {
-    let mut after = String::new();
-    loop {
-        let page = bounded("jobs", contents.query(&jobs_record(), "", &after, PAGE)).await?;
-        let full = page.entries.len() == PAGE;
-        for (name, value) in page.entries {
-            let entry: JobEntry = from_json(&format!("job {name}"), &value)?;
-            let object = Object::Record(format!("job.{}", entry.uid));
-            let last = super::records::last_indexed(contents, &object).await?;
-            let counter = to_json(&Counter {
-                next: last + 1,
-                name: None,
-            });
-            format::lay(coordination, &format!("/jobs/{}", entry.uid), counter).await?;
-            format::lay(coordination, &format!("/keys/{}", entry.uid), Bytes::new()).await?;
-            after = name;
-        }
-        if !full {
-            return Ok(());
-        }
     }
 }
 

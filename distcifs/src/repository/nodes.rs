@@ -17,9 +17,9 @@ use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Ticket, TicketKey};
 use super::names::Name;
 use super::session::session_of;
+use super::turns::Turns;
 use super::{Error, Repository, Result};
-use crate::storage::mix::mix;
-use crate::storage::{Commit, Digest, Entry, Op, Session};
+use crate::storage::{Commit, Entry, Op, Session};
 
 /// How often a mount tells who waits on it, if that has changed.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -30,18 +30,11 @@ const TOLD_MAX: usize = 48;
 /// Bytes of labels that a mount tells of.
 const TOLD_BYTES_MAX: usize = 2500;
 
-/// Between the turns of two mounts that might claim the same ticket for a waiter: a multi that is
-/// lost costs the coordinator as much as one that is won.
-pub(super) const CLAIM_TURN: Duration = Duration::from_millis(5);
-
 /// Between the turns of two mounts that might repair the same ticket.
 const REPAIR_TURN: Duration = Duration::from_millis(50);
 
 /// How long the mount that ended a build has to record it before others do.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
-
-/// Mounts that wait for their turn; those after them don't wait longer.
-const TURNS_MAX: u32 = 16;
 
 /// Tries to enter while gc begins epochs or a former session ends.
 const RACES_MAX: u32 = 100;
@@ -313,10 +306,7 @@ impl Repository {
     fn turns_among(&self, counts: impl Fn(&NodeFacts) -> bool) -> Turns {
         let peers = lock(&self.peers.0);
         let counting = peers.iter().filter(|(_, facts)| counts(facts));
-        Turns {
-            mine: mark(&self.node),
-            peers: counting.map(|(node, _)| mark(node)).collect(),
-        }
+        Turns::among(&self.node, counting.map(|(node, _)| node))
     }
 
     /// How long to wait before this ticket is repaired here.
@@ -345,59 +335,9 @@ async fn changed(least: &mut Option<watch::Receiver<u64>>) {
     }
 }
 
-/// The order of some mounts: each mount has them in the same one, which is another for each ticket.
-pub(crate) struct Turns {
-    mine: u64,
-    peers: Vec<u64>,
-}
-
-impl Turns {
-    /// How many of the others come before this mount when it is about this ticket.
-    pub(crate) fn of(&self, key: &TicketKey) -> u32 {
-        if self.peers.is_empty() {
-            return 0;
-        }
-        let ticket = mark(key);
-        let mine = weight(self.mine, ticket);
-        let before = self.peers.iter().filter(|node| weight(**node, ticket) > mine).count();
-        u32::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
-    }
-}
-
-/// A number for a mount or a ticket, the same on all mounts.
-fn mark(name: &impl ToString) -> u64 {
-    let digest = Digest::of(name.to_string().as_bytes());
-    digest
-        .as_bytes()
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
-}
-
-/// The place of a mount in the order for a ticket: rendezvous hashing.
-fn weight(node: u64, ticket: u64) -> u64 {
-    mix(node ^ ticket)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::names::TicketId;
-
-    #[test]
-    fn each_ticket_has_an_order_of_its_own_and_all_orders_come_up() {
-        let nodes = ["a", "b", "c"].map(|n| mark(&n));
-        let mut first = [0; 3];
-        for i in 0..300 {
-            let id = TicketId::new(&format!("t{i}")).unwrap();
-            let key = TicketKey {
-                queue: Name::new("q").unwrap(),
-                id,
-            };
-            let best = (0..3).max_by_key(|at| weight(nodes[*at], mark(&key))).unwrap();
-            first[best] += 1;
-        }
-        assert!(first.iter().all(|count| *count > 60), "{first:?}");
-    }
 
     #[test]
     fn what_an_older_version_tells_is_read() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub use super::builds::RecordCache;
 use super::core::{bounded, lock, now, settled};
 use super::model::build::{Build, Live, build_record, live_path};
 use super::model::console::build_console;
@@ -26,10 +25,10 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to record a build before the next mount is left to do it.
 const RECORD_TRIES: u32 = 120;
 
+pub(crate) mod cache;
 mod index;
 
 pub use index::Indexes;
-pub(super) use index::last_indexed;
 
 /// The key that holds a build's record in its object.
 const RECORD: &str = "record";

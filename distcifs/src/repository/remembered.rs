@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::builds::Looked;
 use super::core::lock;
+use super::looked::Looked;
 use crate::storage::{Change, Entry, Event};
 
 /// Entries and listings that are remembered, some hundred bytes each; past it all are dropped.

@@ -20,7 +20,7 @@ use super::model::json::to_json;
 use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::patience::STORE_TIMEOUT;
-use super::records::RecordCache;
+use super::records::cache::RecordCache;
 use super::snapshot::Browser;
 use super::{Result, format};
 use crate::storage::{Contents, Coordination};

@@ -14,7 +14,7 @@ use crate::repository::core::lock;
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::{TicketKey, queue_path};
 use crate::repository::names::Name;
-use crate::repository::nodes::{CLAIM_TURN, Turns};
+use crate::repository::turns::{CLAIM_TURN, Turns};
 use crate::repository::work::FOLLOW_PAUSE;
 use crate::repository::{Error, Repository, Result, patience};
 

@@ -1,10 +1,9 @@
 //! A build looked at: its entry, its tickets, its record.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::repository::config::JobConfig;
-use crate::repository::core::lock;
 use crate::repository::model::build::{Build, Live, Piece, live_path};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
@@ -15,101 +14,6 @@ use crate::storage::Entry;
 
 /// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
 const LOOKS_MAX: u32 = 100;
-
-/// Builds of which a look is remembered, with at most 1,000 tickets each of some hundred bytes.
-const LOOKED_MAX: usize = 32;
-
-/// The builds that were looked at last, each until a change of its entry or of one of its tickets is told:
-/// of a build of 1,000 tasks so not every look reads 1,000 tickets. For a mount that is alone.
-#[derive(Default)]
-pub(crate) struct Looked(Mutex<Table>);
-
-#[derive(Default)]
-struct Table {
-    builds: Vec<Known>,
-    next: u64,
-    #[cfg(test)]
-    answers: u64,
-}
-
-struct Known {
-    /// The path of the build's entry.
-    live: String,
-    /// What the names of its tickets begin with.
-    tickets: String,
-    /// The question that is being answered.
-    asked: u64,
-    is: Option<Build>,
-}
-
-impl Known {
-    /// Whether a change of this path is one of the build. Of another too, if its name is odd enough.
-    fn hangs_on(&self, path: &str) -> bool {
-        let ticket = path.strip_prefix("/tickets/").and_then(|below| below.split('/').nth(1));
-        self.live == path || ticket.is_some_and(|id| id.starts_with(&self.tickets))
-    }
-}
-
-impl Looked {
-    /// A build as it was looked at, whose entry has this version; or the question to answer.
-    fn ask(&self, job: &Job, n: u64, version: u32) -> std::result::Result<Build, u64> {
-        let live = live_path(job.uid(), n);
-        let mut table = lock(&self.0);
-        let known = table.builds.iter().find(|known| known.live == live);
-        let build = known.and_then(|known| known.is.as_ref());
-        if let Some(build) = build.filter(|build| build.live.as_ref().is_some_and(|(_, known)| *known == version)) {
-            // The job may have another owner or mode by now.
-            return Ok(Build {
-                job: job.clone(),
-                ..build.clone()
-            });
-        }
-        table.builds.retain(|known| known.live != live);
-        if table.builds.len() >= LOOKED_MAX {
-            table.builds.remove(0);
-        }
-        table.next += 1;
-        let asked = table.next;
-        table.builds.push(Known {
-            live,
-            tickets: format!("{}.{n}.", job.name),
-            asked,
-            is: None,
-        });
-        Err(asked)
-    }
-
-    /// Keeps the answer, if nothing was told meanwhile. Of changes of a record nothing is.
-    fn answer(&self, live: &str, question: u64, build: &Build) {
-        let mut table = lock(&self.0);
-        let asked = |known: &&mut Known| known.live == live && known.asked == question;
-        if build.record.is_none()
-            && let Some(known) = table.builds.iter_mut().find(asked)
-        {
-            known.is = Some(build.clone());
-            #[cfg(test)]
-            {
-                table.answers += 1;
-            }
-        }
-    }
-
-    /// Takes note of a change of an entry.
-    pub(crate) fn forget(&self, path: &str) {
-        lock(&self.0).builds.retain(|known| !known.hangs_on(path));
-    }
-
-    /// Forgets all: nobody knows what has changed.
-    pub(crate) fn forget_all(&self) {
-        lock(&self.0).builds.clear();
-    }
-
-    /// How many answers were kept so far.
-    #[cfg(test)]
-    pub(crate) fn answers(&self) -> u64 {
-        lock(&self.0).answers
-    }
-}
 
 impl Repository {
     /// Everything known of a build.

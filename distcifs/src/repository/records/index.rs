@@ -8,7 +8,7 @@ use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::record::{Indexed, index_key};
 use crate::repository::{Repository, Result};
-use crate::storage::{Contents, Notices, Object, Updated};
+use crate::storage::{Notices, Object, Updated};
 
 /// Lines of indexes kept in memory, of all jobs together: 3 MB.
 const INDEXED_MAX: usize = 100_000;
@@ -98,27 +98,6 @@ impl Indexes {
         }
         self.lines = self.lines + known.lines.len() - before;
     }
-}
-
-/// The number of the newest build in a job's index or in the trash; 0 if there is none.
-pub(in crate::repository) async fn last_indexed(contents: &dyn Contents, job: &Object) -> Result<u64> {
-    let mut last = 0;
-    for prefix in ["b", "t"] {
-        let mut after = String::new();
-        loop {
-            let page = bounded("index of builds", contents.query(job, prefix, &after, PAGE)).await?;
-            let full = page.entries.len() == PAGE;
-            for (key, _) in page.entries {
-                let n = key.strip_prefix(prefix).and_then(|n| n.parse().ok());
-                last = last.max(n.unwrap_or(0));
-                after = key;
-            }
-            if !full {
-                break;
-            }
-        }
-    }
-    Ok(last)
 }
 
 impl Repository {
