@@ -11,10 +11,11 @@ use tokio::sync::OnceCell;
 mod give;
 mod remove;
 mod room;
+pub mod view;
 
 use self::give::give_to;
 use self::room::Room;
-use super::claims::{Changes, Claim};
+use super::attempts::view::Changes;
 use super::core::{bounded, lock};
 use super::model::ticket::{Ticket, TicketKey};
 use super::patience::CAPTURE_TIMEOUT;
@@ -60,9 +61,9 @@ pub(crate) struct Kept {
     pub(crate) artifacts: Option<Digest>,
     /// What the workspace's folder looks like, for the next capture; absent if there is something
     /// in it that was not kept.
-    manifest: Option<Manifest>,
+    pub(crate) manifest: Option<Manifest>,
     /// What had been done in the folders when the capture began.
-    changes: Changes,
+    pub(crate) changes: Changes,
 }
 
 impl Folders {
@@ -79,6 +80,21 @@ impl Folders {
     /// Whether there is nothing to put into the workspace.
     pub(crate) fn starts_empty(&self) -> bool {
         self.start.is_none_or(|digest| digest == Snapshot::empty())
+    }
+
+    /// What the workspace starts from.
+    pub(crate) fn start(&self) -> Option<Digest> {
+        self.start
+    }
+
+    /// The workspace's folder, once it was made, and what is known of what stands in it.
+    pub(crate) fn workspace(&self) -> Option<&(PathBuf, Mutex<Option<Manifest>>)> {
+        self.workspace.get()
+    }
+
+    /// The artifacts' folder, once it was made.
+    pub(crate) fn artifacts(&self) -> Option<&PathBuf> {
+        self.artifacts.get()
     }
 }
 
@@ -117,13 +133,11 @@ impl AttemptDirs {
 }
 
 impl Repository {
-    /// The claimant's workspace, as the task before left it.
-    pub async fn workspace_dir(&self, claim: &Claim) -> Result<PathBuf> {
-        claim.check()?;
-        let owner = (claim.uid, claim.gid);
-        let made = patience::unhurried(claim.folders.workspace.get_or_try_init(|| async {
+    /// A claimant's workspace, as the task before left it: made when it is first asked for.
+    pub(crate) async fn make_workspace(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
+        let made = patience::unhurried(folders.workspace.get_or_try_init(|| async {
             let dir = self.attempts.fresh();
-            let digest = claim.folders.start.filter(|d| *d != Snapshot::empty());
+            let digest = folders.start.filter(|d| *d != Snapshot::empty());
             let manifest = match digest.and_then(|d| self.attempts.take_warm(d)) {
                 Some(warm) => Some(adopt(warm, dir.clone(), owner).await?),
                 None => self.fill(&dir, digest, owner).await?,
@@ -161,70 +175,39 @@ impl Repository {
         Ok(Some(manifest))
     }
 
-    /// The claimant's artifacts folder, empty at first.
-    pub async fn artifacts_dir(&self, claim: &Claim) -> Result<PathBuf> {
-        claim.check()?;
-        let made = claim.folders.artifacts.get_or_try_init(|| async {
+    /// A claimant's artifacts folder, empty at first.
+    pub(crate) async fn make_artifacts(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
+        let made = folders.artifacts.get_or_try_init(|| async {
             let dir = self.attempts.fresh();
-            make_dir(&dir, (claim.uid, claim.gid))?;
+            make_dir(&dir, owner)?;
             Ok::<_, Error>(dir)
         });
         Ok(made.await?.clone())
     }
 
-    /// Stores what stands in the folders.
-    pub(crate) async fn capture_folders(&self, claim: &Claim) -> Result<Kept> {
-        claim.write_back().await;
-        let mut kept = Kept {
-            workspace: claim.folders.start,
-            changes: claim.changes(),
-            ..Kept::default()
-        };
-        if let Some((dir, manifest)) = claim.folders.workspace.get() {
-            let known = lock(manifest).take();
-            let known = known.zip(kept.changes.written.as_ref());
-            let known = known.map(|(known, written)| known.without(written));
-            let captured = self.capture(claim, dir, known.as_ref()).await?;
-            kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
-            kept.manifest = (captured.skipped_count == 0).then_some(captured.manifest);
-        }
-        if let Some(dir) = claim.folders.artifacts.get() {
-            let captured = self.capture(claim, dir, None).await?;
-            kept.artifacts = Some(captured.digest).filter(|_| !captured.is_bare);
-        }
-        Ok(kept)
-    }
-
-    /// Stores one folder, and says in the console what can't be kept.
-    async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
-        let capture = snapshot::capture(claim.storing.contents(&self.contents), dir, known);
-        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
-            .await
-            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;
-        if !captured.skipped.is_empty() {
-            let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
-            claim.console.lock().await.append(self, claim, text.as_bytes()).await?;
-        }
-        Ok(captured)
-    }
-
     /// After a result: the workspace is kept for the next task if it is still what was stored, and
-    /// nobody has a file of it open.
-    pub(crate) fn retire_folders(&self, claim: &Claim, kept: Kept) {
-        if let Some(dir) = claim.folders.artifacts.get() {
+    /// nobody has a file of it open, as this tells.
+    pub(crate) fn retire_folders(
+        &self,
+        folders: &Folders,
+        owner: (u32, u32),
+        kept: Kept,
+        is_quiet_since: impl FnOnce(&Changes) -> bool,
+    ) {
+        if let Some(dir) = folders.artifacts.get() {
             self.discard(dir.clone());
         }
-        let Some((dir, _)) = claim.folders.workspace.get() else {
+        let Some((dir, _)) = folders.workspace.get() else {
             return;
         };
         match (kept.workspace, kept.manifest) {
-            (Some(digest), Some(manifest)) if claim.is_quiet_since(&kept.changes) => {
+            (Some(digest), Some(manifest)) if is_quiet_since(&kept.changes) => {
                 let mut warm = lock(&self.attempts.warm);
                 warm.push_back(Warm {
                     digest,
                     dir: dir.clone(),
                     manifest,
-                    owner: (claim.uid, claim.gid),
+                    owner,
                 });
                 if warm.len() > WARM_MAX
                     && let Some(oldest) = warm.pop_front()
@@ -237,9 +220,9 @@ impl Repository {
     }
 
     /// After a loss: the folders go.
-    pub(crate) fn discard_folders(&self, claim: &Claim) {
-        let workspace = claim.folders.workspace.get().map(|(dir, _)| dir);
-        for dir in workspace.into_iter().chain(claim.folders.artifacts.get()) {
+    pub(crate) fn discard_folders(&self, folders: &Folders) {
+        let workspace = folders.workspace.get().map(|(dir, _)| dir);
+        for dir in workspace.into_iter().chain(folders.artifacts.get()) {
             self.discard(dir.clone());
         }
     }

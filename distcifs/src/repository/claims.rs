@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::attempts::view::{Changes, View};
 use super::attempts::{Folders, Kept};
 use super::consoles::Appender;
 use super::core::{lock, now, random_id};
@@ -20,15 +21,16 @@ use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
 
 mod abort;
+mod console;
 mod doubt;
 mod ending;
+mod folders;
 mod held;
 mod loss;
 mod recorded;
 mod reopen;
 mod slots;
 mod verdicts;
-mod view;
 
 pub(crate) use abort::{ABORTED, Aborted};
 pub(crate) use doubt::Doubts;
@@ -37,7 +39,6 @@ pub(crate) use reopen::shorten;
 use slots::free_slot;
 pub(crate) use slots::same_ticket;
 pub use verdicts::Verdicts;
-pub use view::{Changes, View};
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
 /// task by itself and say so.
@@ -475,7 +476,8 @@ impl Repository {
                 self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
                 claim.storing.keep();
-                self.retire_folders(claim, kept);
+                let owner = (claim.uid, claim.gid);
+                self.retire_folders(&claim.folders, owner, kept, |then| claim.is_quiet_since(then));
                 Ok(())
             }
             Err(Error::Stale(what)) => {
@@ -484,7 +486,7 @@ impl Repository {
             }
             Err(error) => {
                 if is_refused(&error) {
-                    self.take_back(claim).await;
+                    self.take_back(&claim.storing, &claim.key).await;
                 }
                 claim.stand.send_replace(Stand::Live);
                 let ended = *lock(&claim.ended);

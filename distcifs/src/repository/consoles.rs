@@ -18,7 +18,7 @@ use crate::storage::{Fut, Notices, Object};
 mod append;
 mod lines;
 
-pub use append::Appender;
+pub use append::{Appender, Fence};
 
 /// Bytes of a part; all but the last are this long.
 pub const PART_BYTES: u64 = 64 << 20;

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::patience::STORE_TIMEOUT;
-use super::remembered::Question;
 use super::{Error, Repository, Result, patience};
 use crate::storage::{self, Commit, Digest, Entry, Fut, Object, Op, Updated};
 
@@ -123,7 +122,7 @@ impl Repository {
             let question = self.is_told_of(&path).then(|| self.remembered.entry(&path).err())??;
             Some((path, question))
         };
-        let (paths, questions): (Vec<String>, Vec<Question>) = paths.into_iter().filter_map(unknown).unzip();
+        let (paths, questions): (Vec<String>, Vec<_>) = paths.into_iter().filter_map(unknown).unzip();
         let Some(first) = paths.first() else { return Ok(()) };
         let entries = bounded(first, self.coordination.get_all(paths.clone())).await?;
         for ((path, question), entry) in paths.iter().zip(&questions).zip(&entries) {

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::claims::Claim;
 use super::core::lock;
+use super::model::ticket::TicketKey;
 use super::{Error, Repository};
 use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
@@ -332,17 +332,17 @@ impl Repository {
     }
 
     /// Removes what a claim has stored: nothing refers to it, and nothing will.
-    pub(crate) async fn take_back(&self, claim: &Claim) {
-        let Some(fresh) = claim.storing.fresh.clone() else {
+    pub(crate) async fn take_back(&self, storing: &Storing, ticket: &TicketKey) {
+        let Some(fresh) = storing.fresh.clone() else {
             return;
         };
-        let taken = fresh.take(claim.storing.by);
+        let taken = fresh.take(storing.by);
         if taken.is_empty() {
             return;
         }
         // Whoever waits may go: what was taken is removed all the same.
         let removed = self.runtime.spawn(fresh.remove(taken)).await.unwrap_or(0);
-        tracing::info!(ticket = %claim.key, removed, "what a result had stored that was not committed");
+        tracing::info!(%ticket, removed, "what a result had stored that was not committed");
     }
 }
 

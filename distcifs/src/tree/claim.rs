@@ -15,7 +15,8 @@ use super::work::{Attempt, Work};
 use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::access::Access;
-use crate::repository::claims::{Cause, Changes, Claim, Claimant, Stand, View};
+use crate::repository::attempts::view::{Changes, View};
+use crate::repository::claims::{Cause, Claim, Claimant, Stand};
 use crate::repository::core::{lock, time_of};
 use crate::repository::model::ticket::Posted;
 

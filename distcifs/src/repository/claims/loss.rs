@@ -40,9 +40,10 @@ impl Repository {
         self.claims.remove(claim);
         self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
         tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
-        self.discard_folders(claim);
+        self.discard_folders(&claim.folders);
         let (repository, over) = (self.clone(), claim.clone());
-        self.runtime.spawn(async move { repository.take_back(&over).await });
+        self.runtime
+            .spawn(async move { repository.take_back(&over.storing, &over.key).await });
         self.forget_console(claim);
         if matches!(cause, Cause::Taken | Cause::Session) {
             // Whoever took it wrote the ticket; one that was lost with its session is open again

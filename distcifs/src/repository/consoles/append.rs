@@ -1,13 +1,12 @@
 //! Appending: to a claim's own console byte for byte, and as lines to its build's.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lines::{BEHIND_BYTES_MAX, Lines};
+use super::lines::{BEHIND_BYTES_MAX, HELD_FOR, Lines};
 use super::{CONSOLE_BYTES_DEFAULT, End, RACES_MAX, Stream};
-use crate::repository::claims::Claim;
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::console::{attempt_console, build_console};
 use crate::repository::model::ticket::{Ticket, TicketKey};
@@ -16,7 +15,7 @@ use crate::storage::contents::SEALED;
 use crate::storage::{Appended, Object};
 
 /// Pause between two tries of a line that was held back and can't be appended.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// An append of which nobody knows whether it happened: where, and what.
 type Doubt = Option<(End, Bytes)>;
@@ -26,6 +25,14 @@ struct OfBuild {
     name: String,
     lines: Lines,
     doubt: Doubt,
+}
+
+/// What lets a claimant append, as long as his claim holds.
+pub trait Fence: Send + Sync {
+    /// `Stale` once the claim is lost, whoever knows of it.
+    fn admit(&self, repository: &Repository) -> Result<()>;
+    /// The ticket of the claim.
+    fn ticket(&self) -> &TicketKey;
 }
 
 /// What one claimant appends to.
@@ -68,19 +75,19 @@ impl Appender {
     ///
     /// # Errors
     /// `Stale` if the claim is lost, whoever knows of it: nothing is appended then.
-    pub async fn append(&mut self, repository: &Repository, claim: &Claim, bytes: &[u8]) -> Result<()> {
-        repository.check_claim(claim)?;
+    pub async fn append(&mut self, repository: &Repository, fence: &dyn Fence, bytes: &[u8]) -> Result<()> {
+        fence.admit(repository)?;
         if self.cut || bytes.is_empty() {
             return Ok(());
         }
         // What is behind stays bounded: a caller who is refused tries again.
         if self.lines().is_some_and(|lines| lines.waiting() > BEHIND_BYTES_MAX) {
-            self.put_lines(repository, claim).await?;
+            self.put_lines(repository, fence).await?;
         }
         let bytes = self.resolve(repository, bytes).await?;
         let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let kept = &bytes[..bytes.len().min(room)];
-        self.put(repository, claim, Bytes::copy_from_slice(kept)).await?;
+        self.put(repository, fence, Bytes::copy_from_slice(kept)).await?;
         self.written += kept.len() as u64;
         if kept.len() < bytes.len() {
             self.cut = true;
@@ -88,17 +95,17 @@ impl Appender {
                 "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
                 self.limit
             );
-            self.put(repository, claim, Bytes::from(line)).await?;
+            self.put(repository, fence, Bytes::from(line)).await?;
         }
         Ok(())
     }
 
     /// Says something in the build's console, if it is a build's ticket.
-    pub(crate) async fn announce(&mut self, repository: &Repository, claim: &Claim, line: &str) -> Result<()> {
+    pub(crate) async fn announce(&mut self, repository: &Repository, fence: &dyn Fence, line: &str) -> Result<()> {
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.take_line(line);
         }
-        self.put_lines(repository, claim).await
+        self.put_lines(repository, fence).await
     }
 
     /// Of an append that nobody knew of, finds out whether it happened; then the caller's bytes, if they are
@@ -121,7 +128,7 @@ impl Appender {
     }
 
     /// Appends to the attempt's console; then the build's, which may be behind.
-    async fn put(&mut self, repository: &Repository, claim: &Claim, bytes: Bytes) -> Result<()> {
+    async fn put(&mut self, repository: &Repository, fence: &dyn Fence, bytes: Bytes) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -129,15 +136,15 @@ impl Appender {
         let counted = &repository.counts.console_bytes;
         counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         repository
-            .append(claim, &self.own, bytes.clone(), &mut self.doubt)
+            .append(fence, &self.own, bytes.clone(), &mut self.doubt)
             .await?;
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.take(&bytes);
         }
-        match self.put_lines(repository, claim).await {
+        match self.put_lines(repository, fence).await {
             // It was taken: refused, the caller would write it again. What is behind follows with the next.
             Err(error) if error.is_passing() => {
-                tracing::debug!(ticket = %claim.key, %error, "the build's console is behind");
+                tracing::debug!(ticket = %fence.ticket(), %error, "the build's console is behind");
                 Ok(())
             }
             other => other,
@@ -145,19 +152,19 @@ impl Appender {
     }
 
     /// Appends to the build's console what is complete.
-    async fn put_lines(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+    async fn put_lines(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
         match &mut self.build {
             Some(build) if build.lines.is_pending() => {
                 self.dirty = true;
-                repository.append_lines(claim, build).await
+                repository.append_lines(fence, build).await
             }
             _ => Ok(()),
         }
     }
 
     /// Returns when everything appended is durable. An incomplete line may still be held back.
-    pub async fn settle(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
-        self.put_lines(repository, claim).await?;
+    pub async fn settle(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
+        self.put_lines(repository, fence).await?;
         if !self.dirty {
             return Ok(());
         }
@@ -177,90 +184,75 @@ impl Appender {
     }
 
     /// The same, and nothing is held back.
-    pub(crate) async fn settle_all(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+    pub(crate) async fn settle_all(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.let_go();
         }
-        self.settle(repository, claim).await
+        self.settle(repository, fence).await
     }
 
     /// The same when nothing more comes: the last line has its end.
-    pub(crate) async fn conclude(&mut self, repository: &Repository, claim: &Claim) -> Result<()> {
+    pub(crate) async fn conclude(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
         self.resolve(repository, &[]).await?;
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.let_go();
         }
-        self.put_lines(repository, claim).await?;
+        self.put_lines(repository, fence).await?;
         if let Some(build) = &mut self.build {
-            self.dirty |= repository.end_line(claim, build).await?;
+            self.dirty |= repository.end_line(fence, build).await?;
         }
-        self.settle(repository, claim).await
+        self.settle(repository, fence).await
     }
 
     fn lines(&self) -> Option<&Lines> {
         self.build.as_ref().map(|build| &build.lines)
     }
+
+    /// After how long somebody has to see to lines that are held back or behind ([`Appender::let_go`]);
+    /// `None`: there are none, or somebody does.
+    pub(crate) fn watch(&mut self) -> Option<Duration> {
+        let left = |lines: &Lines| lines.holds_for().is_some() || lines.is_pending();
+        let begins = self.lines().is_some_and(left) && !std::mem::replace(&mut self.watched, true);
+        begins.then_some(HELD_FOR)
+    }
+
+    /// Appends incomplete lines that were held back long enough; how long to wait before this is to be done
+    /// again, until there is none.
+    pub(crate) async fn let_go(&mut self, repository: &Repository, fence: &dyn Fence) -> Option<Duration> {
+        let holds = self.lines().and_then(Lines::holds_for);
+        let behind = self.lines().is_some_and(Lines::is_pending);
+        match holds {
+            Some(rest) if !rest.is_zero() => return Some(rest),
+            None if !behind => {
+                self.watched = false;
+                return None;
+            }
+            _ => {}
+        }
+        if let Some(OfBuild { lines, .. }) = &mut self.build {
+            lines.let_go();
+        }
+        match self.put_lines(repository, fence).await {
+            Err(error) if error.is_passing() => Some(TRY_AGAIN),
+            // The claim is over; or all is said.
+            _ => {
+                self.watched = false;
+                None
+            }
+        }
+    }
 }
 
 impl Repository {
-    /// Appends what a claimant writes.
-    ///
-    /// # Errors
-    /// As [`Appender::append`].
-    pub async fn append_output(self: &Arc<Self>, claim: &Arc<Claim>, bytes: &[u8]) -> Result<()> {
-        let mut console = claim.console.lock().await;
-        console.append(self, claim, bytes).await?;
-        // Lines that the store did not take are tried again, though no more output comes.
-        let left = |lines: &Lines| lines.holds_for().is_some() || lines.is_pending();
-        if console.lines().is_some_and(left) && !std::mem::replace(&mut console.watched, true) {
-            let (repository, claim) = (self.clone(), claim.clone());
-            self.runtime.spawn(async move { repository.let_lines_go(&claim).await });
-        }
-        Ok(())
-    }
-
-    /// Appends incomplete lines of a claim when they were held back long enough, until there is none.
-    async fn let_lines_go(&self, claim: &Claim) {
-        let mut wait = super::lines::HELD_FOR;
-        loop {
-            tokio::time::sleep(wait).await;
-            let mut console = claim.console.lock().await;
-            let holds = console.lines().and_then(Lines::holds_for);
-            let behind = console.lines().is_some_and(Lines::is_pending);
-            match holds {
-                Some(rest) if !rest.is_zero() => {
-                    wait = rest;
-                    continue;
-                }
-                None if !behind => {
-                    console.watched = false;
-                    return;
-                }
-                _ => {}
-            }
-            if let Some(OfBuild { lines, .. }) = &mut console.build {
-                lines.let_go();
-            }
-            match console.put_lines(self, claim).await {
-                Err(error) if error.is_passing() => wait = TRY_AGAIN,
-                // The claim is over; or all is said.
-                _ => {
-                    console.watched = false;
-                    return;
-                }
-            }
-        }
-    }
-
     /// Appends to a console, whoever else does, for as long as the claim holds.
-    async fn append(&self, claim: &Claim, name: &str, mut bytes: Bytes, doubt: &mut Doubt) -> Result<()> {
+    async fn append(&self, fence: &dyn Fence, name: &str, mut bytes: Bytes, doubt: &mut Doubt) -> Result<()> {
         let stream = self.consoles.stream(name);
         let mut end = stream.end.lock().await;
         let mut races = 0;
         while !bytes.is_empty() {
             let room = end.room();
             let (at, piece) = (*end, bytes.slice(..bytes.len().min(room)));
-            match self.append_at(claim, &stream, &mut end, &piece).await {
+            match self.append_at(fence, &stream, &mut end, &piece).await {
                 Ok(true) => bytes = bytes.slice(piece.len()..),
                 Ok(false) => lose_race(&mut races, name)?,
                 Err(error @ Error::TimedOut(_)) => {
@@ -276,7 +268,7 @@ impl Repository {
     }
 
     /// The same with lines: they begin behind the line of whoever wrote last.
-    async fn append_lines(&self, claim: &Claim, build: &mut OfBuild) -> Result<()> {
+    async fn append_lines(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<()> {
         let OfBuild { name, lines, doubt } = build;
         let stream = self.consoles.stream(name);
         let mut end = stream.end.lock().await;
@@ -296,7 +288,7 @@ impl Repository {
             }
             let at = *end;
             let piece = lines.piece(at.total(), at.last, room);
-            match self.append_at(claim, &stream, &mut end, &piece).await {
+            match self.append_at(fence, &stream, &mut end, &piece).await {
                 Ok(true) => lines.appended(&piece, at.total(), at.last, end.total()),
                 Ok(false) => lose_race(&mut races, name)?,
                 Err(error) => {
@@ -311,14 +303,14 @@ impl Repository {
     }
 
     /// Ends the line that a claim wrote last, unless somebody else has by now; whether it did.
-    async fn end_line(&self, claim: &Claim, build: &mut OfBuild) -> Result<bool> {
+    async fn end_line(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<bool> {
         let stream = self.consoles.stream(&build.name);
         let mut end = stream.end.lock().await;
         end.room();
         let missing = build.lines.missing_end(end.total());
         let ended = !missing.is_empty()
             && self
-                .append_at(claim, &stream, &mut end, &Bytes::from_static(missing))
+                .append_at(fence, &stream, &mut end, &Bytes::from_static(missing))
                 .await?;
         build.lines.ended();
         drop(end);
@@ -329,9 +321,9 @@ impl Repository {
     }
 
     /// Appends a piece at the end that is known; `false` if that is somewhere else, which is known then.
-    async fn append_at(&self, claim: &Claim, stream: &Stream, end: &mut End, piece: &Bytes) -> Result<bool> {
+    async fn append_at(&self, fence: &dyn Fence, stream: &Stream, end: &mut End, piece: &Bytes) -> Result<bool> {
         // Anew each time: who was refused after a long wait may not be whom the console is for.
-        self.check_claim(claim)?;
+        fence.admit(self)?;
         let object = stream.object(end.part);
         match self.append_settled(&object, *end, piece).await? {
             Appended::Done { length, sequence } => {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWri
 
 use super::super::Ino;
 use super::quota::Quota;
-use crate::repository::claims::Changes;
+use crate::repository::attempts::view::Changes;
 use crate::repository::{Error, Result};
 
 /// Ids from 0 that a claim's folders can show in another place: as many as a container has.

@@ -1,4 +1,4 @@
-//! What the tree keeps of a claim's folders, as the repository asks for it.
+//! What the tree keeps of a claimant's folders, as the repository asks for it.
 
 use std::collections::HashSet;
 

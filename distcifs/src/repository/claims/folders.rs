@@ -1,0 +1,60 @@
+//! A claim's own folders: made for its claimant, and stored with its result.
+
+use std::path::{Path, PathBuf};
+
+use super::Claim;
+use crate::repository::attempts::Kept;
+use crate::repository::core::lock;
+use crate::repository::patience::CAPTURE_TIMEOUT;
+use crate::repository::snapshot::{self, Manifest, Snapshot};
+use crate::repository::{Error, Repository, Result};
+
+impl Repository {
+    /// The claimant's workspace, as the task before left it.
+    pub async fn workspace_dir(&self, claim: &Claim) -> Result<PathBuf> {
+        claim.check()?;
+        self.make_workspace(&claim.folders, (claim.uid, claim.gid)).await
+    }
+
+    /// The claimant's artifacts folder, empty at first.
+    pub async fn artifacts_dir(&self, claim: &Claim) -> Result<PathBuf> {
+        claim.check()?;
+        self.make_artifacts(&claim.folders, (claim.uid, claim.gid)).await
+    }
+
+    /// Stores what stands in the folders.
+    pub(super) async fn capture_folders(&self, claim: &Claim) -> Result<Kept> {
+        claim.write_back().await;
+        let mut kept = Kept {
+            workspace: claim.folders.start(),
+            changes: claim.changes(),
+            ..Kept::default()
+        };
+        if let Some((dir, manifest)) = claim.folders.workspace() {
+            let known = lock(manifest).take();
+            let known = known.zip(kept.changes.written.as_ref());
+            let known = known.map(|(known, written)| known.without(written));
+            let captured = self.capture(claim, dir, known.as_ref()).await?;
+            kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
+            kept.manifest = (captured.skipped_count == 0).then_some(captured.manifest);
+        }
+        if let Some(dir) = claim.folders.artifacts() {
+            let captured = self.capture(claim, dir, None).await?;
+            kept.artifacts = Some(captured.digest).filter(|_| !captured.is_bare);
+        }
+        Ok(kept)
+    }
+
+    /// Stores one folder, and says in the console what can't be kept.
+    async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
+        let capture = snapshot::capture(claim.storing.contents(&self.contents), dir, known);
+        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
+            .await
+            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;
+        if !captured.skipped.is_empty() {
+            let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
+            claim.console.lock().await.append(self, claim, text.as_bytes()).await?;
+        }
+        Ok(captured)
+    }
+}
