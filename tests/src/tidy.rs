@@ -1,4 +1,4 @@
-//! Style that matters, checked: the layers' edges, the rooms of the client crates, a head line
+//! Style that matters, checked: the layers' edges, the rows inside the repository, the rooms of the client crates, a head line
 //! on every module, bounded functions and files, no unfinished work, no machine's own paths; and the tests that
 //! doc/security.md names.
 //!
@@ -8,6 +8,7 @@
 pub mod blank;
 pub mod layers;
 mod named;
+mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,15 +47,19 @@ pub struct Source {
 pub fn check(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let rust = files(root, &RUST_FOLDERS, |path, _| path.ends_with(".rs"));
-    for (path, text) in rust {
-        let source = Source {
+    let sources: Vec<Source> = rust
+        .into_iter()
+        .map(|(path, text)| Source {
             code: blank::blank(&text),
             path,
             text,
-        };
-        check_source(&source, &mut found);
-        layers::check(&source, &mut found);
+        })
+        .collect();
+    for source in &sources {
+        check_source(source, &mut found);
+        layers::check(source, &mut found);
     }
+    rows::check(&sources, &mut found);
     for (path, text) in files(root, &SHELL_FOLDERS, is_shell) {
         check_shell(&path, &text, &mut found);
         check_words(&path, &text, &mut found);

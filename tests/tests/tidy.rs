@@ -66,7 +66,7 @@ fn an_edge_that_is_not_drawn_is_found() {
         "fuse -> repository",
     );
     assert_found(
-        "distcifs/src/repository/a.rs",
+        "distcifs/src/repository/jobs.rs",
         "//! A.\nfn a() { crate::tree::b() }\n",
         "repository -> tree",
     );
@@ -106,11 +106,129 @@ fn a_drawn_edge_and_a_test_are_left_alone() {
     assert_clean("distcifs/src/tree/tests.rs", "//! A.\nuse crate::backend::embedded;\n");
 }
 
+/// "Inside the repository each module names its own row and the rows below."
+#[test]
+fn what_goes_up_inside_the_repository_is_found() {
+    for (path, text, what) in [
+        (
+            "distcifs/src/repository/jobs.rs",
+            "//! A.\nuse super::claims::Claim;\n",
+            "repository/jobs -> repository/claims goes up",
+        ),
+        (
+            "distcifs/src/repository/consoles/append.rs",
+            "//! A.\nfn a(b: &crate::repository::claims::Claim) {}\n",
+            "repository/consoles -> repository/claims",
+        ),
+        (
+            "distcifs/src/repository/model/ticket.rs",
+            "//! A.\nuse crate::repository::{Error, core::lock, names::Name};\n",
+            "repository/model -> repository/core",
+        ),
+        (
+            "distcifs/src/repository/core.rs",
+            "//! A.\nfn a() { super::board::b() }\n",
+            "repository/core -> repository/board",
+        ),
+        (
+            "distcifs/src/repository/other.rs",
+            "//! A.\nuse super::core::lock;\n",
+            "repository/other is in no row",
+        ),
+    ] {
+        assert_found(path, text, what);
+    }
+}
+
+#[test]
+fn what_goes_down_inside_the_repository_is_left_alone() {
+    assert_clean(
+        "distcifs/src/repository/claims/loss.rs",
+        "//! A.\nuse super::Claim;\nuse crate::repository::{Error, Repository, consoles::Appender};\n",
+    );
+    assert_clean(
+        "distcifs/src/repository/jobs.rs",
+        "//! A. See super::claims.\nuse super::tickets::post;\n#[cfg(test)]\nmod tests {\n    use super::super::claims::Claim;\n}\n",
+    );
+    assert_clean(
+        "distcifs/src/repository/maintain/tests.rs",
+        "//! A.\nuse crate::repository::service::Setup;\n",
+    );
+}
+
+/// A made-up project of these files.
+fn complaints_of(files: &[(&str, &str)]) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (path, text) in files {
+        let file = folder.path().join(path);
+        fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).expect("own folder");
+        fs::write(file, text).expect("own folder");
+    }
+    check(folder.path())
+}
+
+/// "No module names another in a circle, though both stand in one row."
+#[test]
+fn a_circle_in_a_row_is_found() {
+    let found = complaints_of(&[
+        (
+            "distcifs/src/repository/jobs.rs",
+            "//! A.\nuse super::trash::move_away;\n",
+        ),
+        (
+            "distcifs/src/repository/trash.rs",
+            "//! A.\nuse super::records::Index;\n",
+        ),
+        (
+            "distcifs/src/repository/records/index.rs",
+            "//! A.\n\nuse crate::repository::jobs::Line;\n",
+        ),
+        ("distcifs/src/repository/tickets.rs", "//! A.\nuse super::jobs::Line;\n"),
+    ]);
+    assert_eq!(
+        found,
+        ["distcifs/src/repository/jobs.rs:2: a circle: jobs -> trash -> records -> jobs"]
+    );
+}
+
+#[test]
+fn a_struct_that_everything_hangs_on_does_not_grow() {
+    let methods = |count: usize| {
+        let functions: String = (0..count)
+            .map(|n| format!("    pub async fn a{n}(&self) {{\n        b();\n    }}\n"))
+            .collect();
+        format!("//! A.\nimpl Repository {{\n{functions}}}\n\nimpl Other {{\n    fn c() {{}}\n}}\n")
+    };
+    let halves = |count: usize| {
+        complaints_of(&[
+            ("distcifs/src/repository/jobs.rs", &methods(100)),
+            ("distcifs/src/repository/tickets.rs", &methods(100)),
+            ("distcifs/src/repository/tests.rs", &methods(5)),
+            ("distcifs/src/repository/trash.rs", &methods(count)),
+        ])
+    };
+    assert_eq!(halves(110), Vec::<String>::new());
+    assert_eq!(
+        halves(111),
+        ["distcifs/src/repository: 311 methods of Repository, more than 310"]
+    );
+    let fields = |count: usize| {
+        let fields: String = (0..count).map(|n| format!("    pub(crate) a{n}: u8,\n")).collect();
+        format!("//! A.\n\n/// B.\npub struct Repository {{\n{fields}}}\n")
+    };
+    assert_clean("distcifs/src/repository/service.rs", &fields(31));
+    assert_found(
+        "distcifs/src/repository/service.rs",
+        &fields(32),
+        "32 fields of Repository",
+    );
+}
+
 #[test]
 fn a_client_crate_outside_its_room_is_found() {
     assert_found("distcifs/src/tree.rs", "//! A.\nuse fuser::Request;\n", "fuser outside");
     assert_found(
-        "distcifs/src/repository/a.rs",
+        "distcifs/src/repository/jobs.rs",
         "//! A.\nfn a() -> redb::Error { b() }\n",
         "redb outside",
     );

@@ -38,7 +38,7 @@ pub fn check(source: &Source, found: &mut Vec<String>) {
     let own = modules[0];
     // A test may put a real store under any layer.
     let tests = modules.contains(&"tests");
-    let code = source.code.split("#[cfg(test)]\nmod").next().unwrap_or_default();
+    let code = without_tests(&source.code);
     for (krate, rooms) in ROOMS {
         let home = rooms.iter().any(|room| path.starts_with(room));
         for line in lines_naming(&source.code, krate).into_iter().filter(|_| !home) {
@@ -51,7 +51,8 @@ pub fn check(source: &Source, found: &mut Vec<String>) {
     if tests {
         return;
     }
-    for (line, other) in named_modules(code, modules.len()) {
+    let up = "super::".repeat(modules.len());
+    for (line, other) in heads_below(code, &["crate::", "distcifs::", up.as_str()]) {
         let known = EDGES.iter().any(|(name, _)| *name == other);
         if known && other != own && !allowed.contains(&other.as_str()) {
             found.push(format!(
@@ -77,11 +78,15 @@ fn lines_naming(code: &str, krate: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The top-level modules that a file `depth` modules deep names, with their lines.
-fn named_modules(code: &str, depth: usize) -> Vec<(usize, String)> {
-    let up = "super::".repeat(depth);
+/// Code up to its module of tests.
+pub(super) fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]\nmod").next().unwrap_or_default()
+}
+
+/// What stands right below one of these roots wherever code names a path, with the lines.
+pub(super) fn heads_below(code: &str, roots: &[&str]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for root in ["crate::", "distcifs::", up.as_str()] {
+    for root in roots {
         for (at, _) in code.match_indices(root) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {

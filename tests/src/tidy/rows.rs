@@ -1,0 +1,183 @@
+//! The rows of modules inside of distcifs/src/repository (doc/architecture.md): who may name whom, that
+//! nobody names another in a circle, and what may only get less.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Source;
+use super::layers::{heads_below, without_tests};
+
+/// The rows from the top down. A module names modules of its own row and of the rows below.
+const ROWS: [(&str, &[&str]); 8] = [
+    (
+        "service",
+        &["service", "notices", "control", "view", "needs", "schedules"],
+    ),
+    ("maintain", &["maintain"]),
+    ("schedule", &["board", "nodes", "turns", "drain"]),
+    ("claims", &["claims", "session"]),
+    (
+        "catalog",
+        &[
+            "jobs",
+            "configure",
+            "enabled",
+            "rename",
+            "downstream",
+            "tickets",
+            "queues",
+            "builds",
+            "records",
+            "shown",
+            "trash",
+            "summary",
+            "people",
+        ],
+    ),
+    ("workspace", &["snapshot", "attempts", "consoles", "fresh"]),
+    (
+        "store",
+        &[
+            "core",
+            "work",
+            "patience",
+            "remembered",
+            "looked",
+            "follow",
+            "regard",
+            "epochs",
+            "format",
+            "lookups",
+        ],
+    ),
+    ("model", &["model", "config", "names", "access", "error"]),
+];
+
+/// Methods of the one struct that everything inside hangs on; move some to a struct of their own rather than
+/// raise this.
+const METHODS_MAX: usize = 310;
+
+/// Fields of that struct.
+const FIELDS_MAX: usize = 31;
+
+/// Which modules each module names, and where it does so first.
+type Edges = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Reports edges that go up, modules in no row, circles, and a struct that grows.
+pub fn check(sources: &[Source], found: &mut Vec<String>) {
+    let (mut edges, mut methods) = (Edges::new(), 0);
+    for source in sources {
+        let Some(inside) = source.path.strip_prefix("distcifs/src/repository/") else {
+            continue;
+        };
+        let parts: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
+        if parts.contains(&"tests") {
+            continue;
+        }
+        let own = parts[0];
+        let Some(row) = row_of(own) else {
+            found.push(format!(
+                "{}:1: repository/{own} is in no row of doc/architecture.md",
+                source.path
+            ));
+            continue;
+        };
+        let code = without_tests(&source.code);
+        let up = "super::".repeat(parts.len());
+        for (line, other) in heads_below(code, &["crate::repository::", up.as_str()]) {
+            let Some(below) = row_of(&other).filter(|_| other != own) else {
+                continue;
+            };
+            let place = format!("{}:{line}", source.path);
+            if below < row {
+                found.push(format!("{place}: repository/{own} -> repository/{other} goes up"));
+            }
+            edges.entry(own.to_owned()).or_default().entry(other).or_insert(place);
+        }
+        methods += methods_of_repository(code);
+        check_fields(source, found);
+    }
+    check_circles(&edges, found);
+    if methods > METHODS_MAX {
+        found.push(format!(
+            "distcifs/src/repository: {methods} methods of Repository, more than {METHODS_MAX}"
+        ));
+    }
+}
+
+/// The number of a module's row, counted from the top.
+fn row_of(module: &str) -> Option<usize> {
+    ROWS.iter().position(|(_, modules)| modules.contains(&module))
+}
+
+/// Functions in the blocks `impl Repository`, which rustfmt indents by four blanks.
+fn methods_of_repository(code: &str) -> usize {
+    let mut inside = false;
+    let mut methods = 0;
+    for line in code.lines() {
+        match line {
+            "impl Repository {" => inside = true,
+            "}" => inside = false,
+            _ => {
+                let function = |line: &str| line.starts_with("fn ") || line.contains(" fn ");
+                let own = line.strip_prefix("    ").filter(|rest| !rest.starts_with(' '));
+                methods += usize::from(inside && own.is_some_and(function));
+            }
+        }
+    }
+    methods
+}
+
+fn check_fields(source: &Source, found: &mut Vec<String>) {
+    let Some((_, fields)) = source.code.split_once("pub struct Repository {\n") else {
+        return;
+    };
+    let fields = fields.split("\n}").next().unwrap_or_default();
+    let count = fields.lines().filter(|line| line.contains(": ")).count();
+    if count > FIELDS_MAX {
+        found.push(format!(
+            "{}:1: {count} fields of Repository, more than {FIELDS_MAX}",
+            source.path
+        ));
+    }
+}
+
+/// Reports each circle of modules once, with the place where its first module names the next.
+fn check_circles(edges: &Edges, found: &mut Vec<String>) {
+    let mut told = BTreeSet::new();
+    for (from, next) in edges {
+        for (to, place) in next {
+            let Some(mut circle) = way(edges, to, from) else {
+                continue;
+            };
+            circle.insert(0, from.clone());
+            let members: BTreeSet<String> = circle.iter().cloned().collect();
+            if told.insert(members) {
+                found.push(format!("{place}: a circle: {}", circle.join(" -> ")));
+            }
+        }
+    }
+}
+
+/// The modules on the shortest way from one to another, both included.
+fn way(edges: &Edges, from: &str, to: &str) -> Option<Vec<String>> {
+    let mut open = vec![vec![from.to_owned()]];
+    let mut seen = BTreeSet::from([from.to_owned()]);
+    while !open.is_empty() {
+        let mut longer = Vec::new();
+        for path in open {
+            let last = path.last().map(String::as_str).unwrap_or_default();
+            if last == to {
+                return Some(path);
+            }
+            for next in edges.get(last).into_iter().flat_map(BTreeMap::keys) {
+                if seen.insert(next.clone()) {
+                    let mut path = path.clone();
+                    path.push(next.clone());
+                    longer.push(path);
+                }
+            }
+        }
+        open = longer;
+    }
+    None
+}
