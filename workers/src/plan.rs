@@ -384,6 +384,29 @@ mod tests {
         );
     }
 
+    /// What the record says of how a task is run goes into its ticket as it stands; what is null there is left
+    /// out, for a ticket has no null.
+    #[test]
+    fn settings_go_into_the_ticket_as_they_stand() {
+        let settings = json!({ "labels": ["l"], "timeout": 600, "attempts": 2, "environment": { "B": "2", "A": "x" },
+            "isolation": "lxc", "image": "job:base", "limits": { "cpus": 0.5, "disk": 7 }, "network": true,
+            "console_limit": 67108864 });
+        let posted = |extra: &Value| {
+            let build = build(&[("waiting", &[][..], extra.clone())]);
+            serde_json::to_value(posting(&build, 0).unwrap()).unwrap()
+        };
+        let whole = posted(&settings);
+        for (name, value) in settings.as_object().unwrap() {
+            assert_eq!(&whole[name], value, "{name}");
+        }
+        let few = posted(&json!({ "labels": [], "timeout": null, "image": null, "limits": {}, "network": false }));
+        assert_eq!(
+            few,
+            json!({ "id": "j.7.0", "job": "j", "build": 7, "task": 0, "run": 0, "labels": [], "params": {}, "limits": {},
+                "network": false })
+        );
+    }
+
     #[test]
     fn a_parameter_nobody_set_is_named() {
         let tasks = [("waiting", &[][..], json!({ "params": { "a": "${nope}" } }))];

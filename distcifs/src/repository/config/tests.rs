@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod arbitrary;
+mod golden;
 mod own;
 mod requests;
 mod texts;

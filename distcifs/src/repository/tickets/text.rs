@@ -39,3 +39,39 @@ pub(super) fn build_ticket_id(request: &TicketRequest) -> Result<TicketId> {
     };
     Ok(part_key("x", job.as_str(), build, &task.to_string(), request.run)?.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ticket that is posted twice is known again by the bytes of its JSON: the order of the members is a
+    /// promise to tickets that an earlier version posted.
+    #[test]
+    fn a_tickets_json_byte_for_byte() {
+        let of_build = r#"{"job": "hello", "build": 7, "task": 3, "run": 2, "labels": ["linux"], "params": {"a": [1], "script": "${x}"},
+            "timeout": 60, "attempts": 1, "workspace": "WORKSPACE", "environment": {"B": "2", "A": "x y"},
+            "isolation": "namespace", "image": "job:base", "limits": {"memory": 1024, "cpus": 0.5, "processes": 9, "disk": "1K"},
+            "network": true, "console_limit": 5}"#;
+        let of_build = of_build.replace("WORKSPACE", &"ab".repeat(32));
+        let part = Part {
+            job: "hello".into(),
+            uid: "u".into(),
+            build: 7,
+            task: Some(3),
+            run: 2,
+        };
+        let json = |request: &str, part: Option<&Part>| {
+            let request = TicketRequest::read(request.as_bytes()).unwrap();
+            let id = request.id.clone().unwrap();
+            let queue = Name::new("execute-shell").unwrap();
+            ticket_json(&TicketKey { queue, id }, &request, part).to_string()
+        };
+        let wanted = r#"{"id":"hello.7.3.r2","queue":"execute-shell","labels":["linux"],"params":{"a":[1],"script":"${x}"},"timeout":60,"attempts":1,"job":"hello","build":7,"task":3,"run":2,"workspace":"WORKSPACE","environment":{"B":"2","A":"x y"},"isolation":"namespace","image":"job:base","limits":{"cpus":0.5,"memory":1024,"processes":9,"disk":1024},"network":true,"console_limit":5}"#;
+        let wanted = wanted.replace("WORKSPACE", &"ab".repeat(32));
+        assert_eq!(json(&of_build, Some(&part)), wanted);
+        assert_eq!(
+            json(r#"{"id": "alone"}"#, None),
+            r#"{"id":"alone","queue":"execute-shell","labels":[],"params":{},"timeout":null,"attempts":3,"environment":{},"isolation":"none","image":null,"limits":{},"network":false,"console_limit":null}"#
+        );
+    }
+}
