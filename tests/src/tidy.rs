@@ -20,10 +20,11 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
 
 /// Where Rust sources are.
-const RUST_FOLDERS: [&str; 6] = [
+const RUST_FOLDERS: [&str; 7] = [
     "distcifs/src",
     "patterns/src",
     "schedule/src",
+    "settings/src",
     "workers/src",
     "tests/src",
     "tests/tests",

@@ -11,7 +11,6 @@ pub mod control;
 pub mod copying;
 pub mod cron;
 pub mod execute;
-pub mod expand;
 pub mod held;
 pub mod identity;
 pub mod jobs;

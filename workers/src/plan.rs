@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::expand::expand_params;
 use crate::record::{Build, State, Task};
+use distcifs_settings::expand::expand_params;
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::expand::expand_values;
+use distcifs_settings::expand::expand_values;
 
 /// A build.
 #[derive(Debug, Clone, Deserialize)]

@@ -5,18 +5,15 @@
 
 use std::path::Path;
 
+use distcifs_settings::{expand, fault, json, object, task as common};
+
 use crate::repository::names::Name;
 
 mod check;
-mod common;
 mod downstream;
-mod expand;
-mod fault;
-pub mod json;
 mod kinds;
 mod matrix;
 mod needs;
-mod object;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -24,7 +21,6 @@ mod ticket;
 mod trigger;
 
 pub use common::{ATTEMPTS_DEFAULT, CONSOLE_LIMIT_MAX, Isolation, Limits, VALUE_BYTES_MAX};
-pub use expand::expand;
 pub use fault::{FAULTS_MAX, Fault, Place};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;

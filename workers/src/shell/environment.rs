@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::script::Script;
-use crate::expand::plain;
 use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
+use distcifs_settings::expand::plain;
 
 /// Variables that a script takes from whoever starts it, if they are set.
 const OFFERED: [&str; 5] = ["HOME", "USER", "LOGNAME", "LANG", "TZ"];

@@ -21,10 +21,10 @@ use super::limits::Limits;
 use super::ranges::{Ids, Taken};
 use super::script::Script;
 use crate::execute::Prepared;
-use crate::expand::plain;
 use crate::identity::Whom;
 use crate::ticket::{Ticket, of_build};
 use crate::tree::{self, Trouble};
+use distcifs_settings::expand::plain;
 
 /// What a ticket asks for.
 pub(super) struct Order<'a> {

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::github::Status;
-use crate::expand::expand;
 use crate::record::nullable;
 use crate::webhook::watched::address;
+use distcifs_settings::expand::expand;
 
 /// The worker that checks out, and what it records.
 const CHECKOUT: &str = "git-checkout";

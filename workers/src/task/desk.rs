@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use super::{Kind, REPORT_BYTES_MAX, Report};
 use crate::beneath::{Folder, inside, is, trouble};
-use crate::expand::plain;
 use crate::signals;
 use crate::ticket::Ticket;
 use crate::tree::{self, Trouble};
+use distcifs_settings::expand::plain;
 
 /// Longest file of a ticket that is read, bytes: a ticket has 256 KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::expand::plain;
+use distcifs_settings::expand::plain;
 
 /// Most tasks that the tree makes of one matrix.
 const COMBINATIONS_MAX: usize = 256;

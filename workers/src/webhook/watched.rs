@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
 use super::matrix::combinations;
-use crate::expand::expand;
+use distcifs_settings::expand::expand;
 
 /// The host of repositories whose payload gives no address.
 const HOST: &str = "github.com";

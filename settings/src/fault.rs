@@ -62,14 +62,14 @@ impl fmt::Display for Fault {
 
 /// The faults found so far: the first ones by place, each once.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub struct Faults {
     found: BTreeSet<Fault>,
     stored: bool,
 }
 
 impl Faults {
     /// Of a text that was taken before, perhaps when there were fewer rules.
-    pub(super) fn of_stored() -> Self {
+    pub fn of_stored() -> Self {
         Faults {
             stored: true,
             ..Faults::default()
@@ -78,12 +78,12 @@ impl Faults {
 
     /// Whether the text was taken before: what only newer rules refuse is no fault of it then, or builds
     /// that have it could not be read any more.
-    pub(super) fn is_stored(&self) -> bool {
+    pub fn is_stored(&self) -> bool {
         self.stored
     }
 
     /// Notes a fault.
-    pub(super) fn add(&mut self, at: Place, what: impl Into<String>) {
+    pub fn add(&mut self, at: Place, what: impl Into<String>) {
         self.found.insert(Fault::new(at, what));
         if self.found.len() > FAULTS_MAX {
             self.found.pop_last();
@@ -92,7 +92,7 @@ impl Faults {
 
     /// Words for a message about an unknown word: `; did you mean timeout?` if a known one is near.
     /// Nothing once there are enough faults: comparing costs time, and the text is a stranger's.
-    pub(super) fn hint<'a>(&self, word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    pub fn hint<'a>(&self, word: &str, known: impl Iterator<Item = &'a str>) -> String {
         if self.found.len() >= FAULTS_MAX {
             return String::new();
         }
@@ -100,18 +100,18 @@ impl Faults {
     }
 
     /// Whether none was found.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
     /// The faults, sorted by place.
-    pub(super) fn into_sorted(self) -> Vec<Fault> {
+    pub fn into_sorted(self) -> Vec<Fault> {
         self.found.into_iter().collect()
     }
 }
 
 /// The text in quotes, shortened: for keys and values of users in messages.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     const QUOTED_CHARS_MAX: usize = 60;
     format!("{:?}", shorten(text.to_owned(), QUOTED_CHARS_MAX))
 }

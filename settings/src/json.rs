@@ -106,7 +106,7 @@ impl Value {
 }
 
 /// Members as a map in the same order.
-pub(super) fn to_map(members: &[Member]) -> serde_json::Map<String, serde_json::Value> {
+pub fn to_map(members: &[Member]) -> serde_json::Map<String, serde_json::Value> {
     members
         .iter()
         .map(|member| (member.key.clone(), member.value.to_json()))

@@ -2,7 +2,7 @@
 
 use super::fault::{Faults, Place, quoted};
 use super::json::{Kind, Member, Value};
-use crate::repository::names::Name;
+use crate::names::Name;
 
 /// Known words that a hint looks through: users who declare more get none for the rest.
 const HINT_WORDS_MAX: usize = 1000;
@@ -11,15 +11,18 @@ const HINT_WORDS_MAX: usize = 1000;
 const HINT_EDITS_MAX: usize = 2;
 
 /// An object and the path that leads to it, `tasks[2].params`; empty at the top.
-pub(super) struct Object<'a> {
-    pub(super) at: Place,
-    pub(super) path: String,
-    pub(super) members: &'a [Member],
+pub struct Object<'a> {
+    /// Where it stands.
+    pub at: Place,
+    /// The path that leads to it.
+    pub path: String,
+    /// Its members, in the order of the text.
+    pub members: &'a [Member],
 }
 
 impl<'a> Object<'a> {
     /// The value as an object.
-    pub(super) fn new(value: &'a Value, path: impl Into<String>, faults: &mut Faults) -> Option<Self> {
+    pub fn new(value: &'a Value, path: impl Into<String>, faults: &mut Faults) -> Option<Self> {
         let path = path.into();
         match &value.kind {
             Kind::Object(members) => Some(Object {
@@ -36,7 +39,7 @@ impl<'a> Object<'a> {
     }
 
     /// The path of a member.
-    pub(super) fn path_of(&self, key: &str) -> String {
+    pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -45,7 +48,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member's value.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.members
             .iter()
             .find(|member| member.key == key)
@@ -53,7 +56,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that must be there.
-    pub(super) fn required(&self, key: &str, faults: &mut Faults) -> Option<&'a Value> {
+    pub fn required(&self, key: &str, faults: &mut Faults) -> Option<&'a Value> {
         let value = self.get(key);
         if value.is_none() {
             faults.add(self.at, format!("{} is missing", self.path_of(key)));
@@ -62,12 +65,12 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is an object.
-    pub(super) fn object(&self, key: &str, faults: &mut Faults) -> Option<Object<'a>> {
+    pub fn object(&self, key: &str, faults: &mut Faults) -> Option<Object<'a>> {
         Object::new(self.get(key)?, self.path_of(key), faults)
     }
 
     /// A member that is a string.
-    pub(super) fn string(&self, key: &str, faults: &mut Faults) -> Option<&'a str> {
+    pub fn string(&self, key: &str, faults: &mut Faults) -> Option<&'a str> {
         let value = self.get(key)?;
         match &value.kind {
             Kind::String(text) => Some(text),
@@ -79,7 +82,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is true or false.
-    pub(super) fn boolean(&self, key: &str, faults: &mut Faults) -> Option<bool> {
+    pub fn boolean(&self, key: &str, faults: &mut Faults) -> Option<bool> {
         let value = self.get(key)?;
         match value.kind {
             Kind::Bool(flag) => Some(flag),
@@ -91,7 +94,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is a whole number from `min` to `max`.
-    pub(super) fn integer(&self, key: &str, min: u64, max: u64, faults: &mut Faults) -> Option<u64> {
+    pub fn integer(&self, key: &str, min: u64, max: u64, faults: &mut Faults) -> Option<u64> {
         let value = self.get(key)?;
         let number = match &value.kind {
             Kind::Number(number) => number.as_u64().filter(|n| (min..=max).contains(n)),
@@ -107,7 +110,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is a number of bytes, `1048576` or `"1M"`, from 1 to `max`.
-    pub(super) fn size(&self, key: &str, max: u64, faults: &mut Faults) -> Option<u64> {
+    pub fn size(&self, key: &str, max: u64, faults: &mut Faults) -> Option<u64> {
         let value = self.get(key)?;
         let bytes = match &value.kind {
             Kind::Number(number) => number.as_u64(),
@@ -126,12 +129,12 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is a name.
-    pub(super) fn name(&self, key: &str, faults: &mut Faults) -> Option<Name> {
+    pub fn name(&self, key: &str, faults: &mut Faults) -> Option<Name> {
         as_name(self.get(key)?, &self.path_of(key), faults)
     }
 
     /// A member that is a list of names.
-    pub(super) fn names(&self, key: &str, faults: &mut Faults) -> Vec<(Place, Name)> {
+    pub fn names(&self, key: &str, faults: &mut Faults) -> Vec<(Place, Name)> {
         let path = self.path_of(key);
         let items = self
             .get(key)
@@ -144,7 +147,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is a list of strings, with their places.
-    pub(super) fn strings(&self, key: &str, faults: &mut Faults) -> Option<Vec<(Place, &'a str)>> {
+    pub fn strings(&self, key: &str, faults: &mut Faults) -> Option<Vec<(Place, &'a str)>> {
         let value = self.get(key)?;
         let strings = match &value.kind {
             Kind::List(items) => items.iter().map(|item| Some((item.at, item.as_str()?))).collect(),
@@ -157,7 +160,7 @@ impl<'a> Object<'a> {
     }
 
     /// Refuses every key that is not known, but for those that begin with `x-`.
-    pub(super) fn only(&self, known: &[&str], faults: &mut Faults) {
+    pub fn only(&self, known: &[&str], faults: &mut Faults) {
         for member in self.members {
             if known.contains(&member.key.as_str()) || member.key.starts_with("x-") {
                 continue;
@@ -175,7 +178,7 @@ impl<'a> Object<'a> {
 
 impl Value {
     /// The text of a string.
-    pub(super) fn as_str(&self) -> Option<&str> {
+    pub fn as_str(&self) -> Option<&str> {
         match &self.kind {
             Kind::String(text) => Some(text),
             _ => None,
@@ -183,7 +186,7 @@ impl Value {
     }
 
     /// The text of a string, number or bool.
-    pub(super) fn to_text(&self) -> Option<String> {
+    pub fn to_text(&self) -> Option<String> {
         match &self.kind {
             Kind::String(text) => Some(text.clone()),
             Kind::Number(number) => Some(number.text().to_owned()),
@@ -194,7 +197,7 @@ impl Value {
 }
 
 /// The items of a list.
-pub(super) fn as_list<'a>(value: &'a Value, path: &str, of: &str, faults: &mut Faults) -> Option<&'a [Value]> {
+pub fn as_list<'a>(value: &'a Value, path: &str, of: &str, faults: &mut Faults) -> Option<&'a [Value]> {
     match &value.kind {
         Kind::List(items) => Some(items),
         _ => {
@@ -205,7 +208,7 @@ pub(super) fn as_list<'a>(value: &'a Value, path: &str, of: &str, faults: &mut F
 }
 
 /// The value as a name.
-pub(super) fn as_name(value: &Value, path: &str, faults: &mut Faults) -> Option<Name> {
+pub fn as_name(value: &Value, path: &str, faults: &mut Faults) -> Option<Name> {
     let name = value.as_str().and_then(Name::new);
     if name.is_none() {
         faults.add(
@@ -231,7 +234,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// `; did you mean timeout?`, or nothing if no known word is near.
-pub(super) fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let near = known
         .take(HINT_WORDS_MAX)
         .map(|k| (distance(word, k), k))

@@ -6,7 +6,7 @@ use serde_json::Map;
 use super::fault::{Faults, quoted};
 use super::json::{self, Kind};
 use super::object::{Object, as_list};
-use crate::repository::names::Name;
+use crate::names::Name;
 
 /// Longest value of a variable or parameter, bytes: a process can't be given a longer one by much
 /// (the kernel's bound is 128 KiB with the name).
@@ -83,7 +83,7 @@ pub struct Limits {
 
 impl Limits {
     /// Whether something else than the disk is bounded.
-    pub(super) fn bound_processes(&self) -> bool {
+    pub fn bound_processes(&self) -> bool {
         let disk = self.disk;
         *self
             != Limits {
@@ -95,18 +95,23 @@ impl Limits {
 
 /// The four members that say how a task is shut off.
 #[derive(Debug, Default)]
-pub(super) struct Confinement {
-    pub(super) isolation: Isolation,
-    pub(super) image: Option<String>,
-    pub(super) limits: Limits,
-    pub(super) network: bool,
+pub struct Confinement {
+    /// What stands between the task and its node.
+    pub isolation: Isolation,
+    /// What the environment is made from.
+    pub image: Option<String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// Whether an isolated task has a network.
+    pub network: bool,
 }
 
 /// Keys of a `Confinement`.
-pub(super) const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", "network"];
+pub const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", "network"];
 
 impl Confinement {
-    pub(super) fn read(object: &Object<'_>, faults: &mut Faults) -> Self {
+    /// Reads the four members.
+    pub fn read(object: &Object<'_>, faults: &mut Faults) -> Self {
         let text = object.string("isolation", faults).unwrap_or(NO_ISOLATION);
         let isolation = Isolation::new(text);
         if isolation.is_none() {
@@ -177,23 +182,23 @@ fn read_limits(object: &Object<'_>, faults: &mut Faults) -> Limits {
 }
 
 /// `timeout` in seconds.
-pub(super) fn timeout(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
+pub fn timeout(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
     object.integer("timeout", 1, TIMEOUT_MAX, faults)
 }
 
 /// `attempts`, 3 if absent.
-pub(super) fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
+pub fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
     let attempts = object.integer("attempts", 1, ATTEMPTS_MAX, faults);
     attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(ATTEMPTS_DEFAULT)
 }
 
 /// `console_limit` in bytes.
-pub(super) fn console_limit(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
+pub fn console_limit(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
     object.size("console_limit", CONSOLE_LIMIT_MAX, faults)
 }
 
 /// Adds the names of a list to the labels, each once.
-pub(super) fn add_labels(labels: &mut Vec<Name>, object: &Object<'_>, key: &str, faults: &mut Faults) {
+pub fn add_labels(labels: &mut Vec<Name>, object: &Object<'_>, key: &str, faults: &mut Faults) {
     for (at, label) in object.names(key, faults) {
         if labels.contains(&label) {
             continue;
@@ -207,7 +212,7 @@ pub(super) fn add_labels(labels: &mut Vec<Name>, object: &Object<'_>, key: &str,
 }
 
 /// `environment`: variables in the order of the text.
-pub(super) fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(String, String)> {
+pub fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(String, String)> {
     let Some(environment) = object.object("environment", faults) else {
         return Vec::new();
     };
@@ -250,7 +255,7 @@ fn is_variable(text: &str) -> bool {
 
 /// `params`, an empty map if absent. Each becomes a file, so the keys are names, and its items
 /// lines, so the strings of lists have no line end in them.
-pub(super) fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, serde_json::Value> {
+pub fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, serde_json::Value> {
     let Some(params) = object.object("params", faults) else {
         return Map::new();
     };

@@ -1,6 +1,44 @@
-//! `${name}` in the parameters of a task.
+//! `${name}` in the strings of params: cut into pieces where it is checked, replaced where a task gets its ticket.
 
 use serde_json::{Map, Value};
+
+/// What the strings of params are made of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Text that stands for itself.
+    Text(&'a str),
+    /// `$${`: a literal `${`.
+    Literal,
+    /// `${name}`.
+    Name(&'a str),
+    /// `${` without `}` after it.
+    Open,
+}
+
+/// Cuts a text into pieces.
+pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find("${") {
+        let (before, after) = (
+            rest.get(..dollar).unwrap_or_default(),
+            rest.get(dollar + 2..).unwrap_or_default(),
+        );
+        if let Some(before) = before.strip_suffix('$') {
+            pieces.extend([Piece::Text(before), Piece::Literal]);
+            rest = after;
+        } else if let Some((name, after)) = after.split_once('}') {
+            pieces.extend([Piece::Text(before), Piece::Name(name)]);
+            rest = after;
+        } else {
+            // No } follows, so nothing further on is a name either.
+            pieces.extend([Piece::Text(before), Piece::Open, Piece::Text(after)]);
+            return pieces;
+        }
+    }
+    pieces.push(Piece::Text(rest));
+    pieces
+}
 
 /// The one parameter that is never expanded: what comes from outside must not become text that a shell reads.
 const SCRIPT: &str = "script";
@@ -66,28 +104,17 @@ impl Room {
 
     fn expand(&mut self, text: &str, build: &Map<String, Value>) -> Result<String, String> {
         let mut out = String::new();
-        let mut rest = text;
-        while let Some(start) = rest.find("${") {
-            let (before, from) = rest.split_at(start);
-            if let Some(kept) = before.strip_suffix('$') {
-                self.push(&mut out, kept)?;
-                self.push(&mut out, "${")?;
-                rest = &from[2..];
-                continue;
+        for piece in pieces(text) {
+            match piece {
+                Piece::Text(text) => self.push(&mut out, text)?,
+                Piece::Literal | Piece::Open => self.push(&mut out, "${")?,
+                Piece::Name(name) => match build.get(name) {
+                    Some(Value::String(text)) => self.push(&mut out, text)?,
+                    Some(other) => self.push(&mut out, &plain(other))?,
+                    None => return Err(format!("no build parameter is called '{name}'")),
+                },
             }
-            let Some(end) = from.find('}') else { break };
-            let name = &from[2..end];
-            let value = build
-                .get(name)
-                .ok_or_else(|| format!("no build parameter is called '{name}'"))?;
-            self.push(&mut out, before)?;
-            match value {
-                Value::String(text) => self.push(&mut out, text)?,
-                other => self.push(&mut out, &plain(other))?,
-            }
-            rest = &from[end + 1..];
         }
-        self.push(&mut out, rest)?;
         Ok(out)
     }
 
@@ -131,6 +158,7 @@ mod tests {
             ("$${ref} ${ref}", "${ref} main"),
             ("$$${ref}", "$${ref}"),
             ("${ref", "${ref"),
+            ("a ${ open $5 $$", "a ${ open $5 $$"),
             ("é${ref}é", "émainé"),
         ] {
             assert_eq!(expand(text, &build()).as_deref(), Ok(want), "{text}");

@@ -1,0 +1,9 @@
+//! What users hand in as JSON, as far as the daemon and the workers both must know it: names, texts read
+//! with the place of each value, and the settings of a task.
+
+pub mod expand;
+pub mod fault;
+pub mod json;
+pub mod names;
+pub mod object;
+pub mod task;
