@@ -4,6 +4,9 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Longest name of a job, queue, label or parameter, bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 
@@ -105,3 +108,17 @@ macro_rules! text {
 
 text!(Name);
 text!(TicketId);
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Name::new(&text)
+            .ok_or_else(|| D::Error::custom("this is no name: letters, digits and _ . -, at most 128 bytes"))
+    }
+}

@@ -1,12 +1,25 @@
-//! Members that tasks and tickets share: labels, environment, isolation.
+//! The settings of a task: what it says of how it is run, beside its params.
+//!
+//! One type from the configuration to the worker. config.json and `.post` are read into it, build.json and
+//! ticket.json are written from it, and the workers read it back. A new setting is a member, a key and its
+//! check here, and then the code that goes by it; what lies between hands it on.
 
-use serde::{Serialize, Serializer};
-use serde_json::Map;
+mod limits;
+#[cfg(test)]
+mod tests;
 
-use super::fault::{Faults, quoted};
-use super::json::{self, Kind};
-use super::object::{Object, as_list};
+use serde::de::Error;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::expand::plain;
+use crate::fault::{Faults, quoted};
+use crate::json::{self, Kind};
 use crate::names::Name;
+use crate::object::{Object, as_list};
+
+pub use limits::Limits;
 
 /// Longest value of a variable or parameter, bytes: a process can't be given a longer one by much
 /// (the kernel's bound is 128 KiB with the name).
@@ -14,6 +27,10 @@ pub const VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// Most bytes of console a task may keep, whatever its configuration says.
 pub const CONSOLE_LIMIT_MAX: u64 = 16 << 30;
+
+/// Bytes of console that a task keeps if its configuration says nothing: more than people read,
+/// less than a loop that prints would fill a store with.
+pub const CONSOLE_LIMIT_DEFAULT: u64 = 64 << 20;
 
 /// Longest timeout, seconds: a year.
 const TIMEOUT_MAX: u64 = 365 * 86_400;
@@ -58,136 +75,194 @@ impl Isolation {
     }
 }
 
+impl<'de> Deserialize<'de> for Isolation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Isolation::new(&text).ok_or_else(|| D::Error::custom("isolation must be the name of an environment, or none"))
+    }
+}
+
 impl Serialize for Isolation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-/// What a task may use at most.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-pub struct Limits {
-    /// Processors; 0.5 is half of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<f64>,
-    /// Memory, bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<u64>,
-    /// Processes and threads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub processes: Option<u64>,
-    /// Bytes of the disk that its workspace and artifacts may take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk: Option<u64>,
-}
-
-impl Limits {
-    /// Whether something else than the disk is bounded.
-    pub fn bound_processes(&self) -> bool {
-        let disk = self.disk;
-        *self
-            != Limits {
-                disk,
-                ..Limits::default()
-            }
-    }
-}
-
-/// The four members that say how a task is shut off.
-#[derive(Debug, Default)]
-pub struct Confinement {
-    /// What stands between the task and its node.
+/// How a task is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskSettings {
+    /// Labels that a worker must have, each once.
+    #[serde(deserialize_with = "nullable")]
+    pub labels: Vec<Name>,
+    /// Seconds from the claim; `None`: the default of tickets.
+    pub timeout: Option<u64>,
+    /// Claims that may be lost by a worker's death before it counts as broken.
+    pub attempts: u32,
+    /// Variables for it, in the order of the text.
+    #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
+    pub environment: Vec<(String, String)>,
+    /// What it is shut off with.
+    #[serde(deserialize_with = "nullable")]
     pub isolation: Isolation,
-    /// What the environment is made from.
+    /// Where its environment comes from: `job:<job>`.
     pub image: Option<String>,
     /// What it may use.
+    #[serde(deserialize_with = "nullable")]
     pub limits: Limits,
     /// Whether an isolated task has a network.
+    #[serde(deserialize_with = "nullable")]
     pub network: bool,
+    /// Bytes of console that are kept; `None`: the default.
+    pub console_limit: Option<u64>,
 }
 
-/// Keys of a `Confinement`.
+impl Default for TaskSettings {
+    fn default() -> Self {
+        TaskSettings {
+            labels: Vec::new(),
+            timeout: None,
+            attempts: ATTEMPTS_DEFAULT,
+            environment: Vec::new(),
+            isolation: Isolation::default(),
+            image: None,
+            limits: Limits::default(),
+            network: false,
+            console_limit: None,
+        }
+    }
+}
+
+/// Keys of the settings that say how a task is shut off.
 pub const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", "network"];
 
-impl Confinement {
-    /// Reads the four members.
-    pub fn read(object: &Object<'_>, faults: &mut Faults) -> Self {
-        let text = object.string("isolation", faults).unwrap_or(NO_ISOLATION);
-        let isolation = Isolation::new(text);
-        if isolation.is_none() {
-            let at = object.get("isolation").map_or(object.at, |value| value.at);
-            faults.add(
-                at,
-                format!(
-                    "{} must be none, namespace, lxc, vm or the name of an environment of your own",
-                    object.path_of("isolation")
-                ),
-            );
-        }
-        let isolation = isolation.unwrap_or_default();
-        let image = object.string("image", faults).map(str::to_owned);
-        let at = object.get("image").map_or(object.at, |value| value.at);
-        if image
-            .as_ref()
-            .is_some_and(|image| image.strip_prefix("job:").and_then(Name::new).is_none())
-        {
-            faults.add(
-                at,
-                format!(
-                    "{} must be job:<job>: the artifacts of that job's last successful build",
-                    object.path_of("image")
-                ),
-            );
-        }
-        if image.is_some() && isolation.is_none() {
-            faults.add(
-                at,
-                format!("{} needs an isolation other than none", object.path_of("image")),
-            );
-        }
-        let limits = object
-            .object("limits", faults)
-            .map(|limits| read_limits(&limits, faults))
-            .unwrap_or_default();
-        Confinement {
+impl TaskSettings {
+    /// The keys of all settings, in the order in which they are written.
+    pub const KEYS: [&str; 9] = [
+        "labels",
+        "timeout",
+        "attempts",
+        "environment",
+        "isolation",
+        "image",
+        "limits",
+        "network",
+        "console_limit",
+    ];
+
+    /// Reads and checks the settings among the members of a task or ticket. `labels` are those that it has
+    /// besides.
+    pub fn read(object: &Object<'_>, mut labels: Vec<Name>, faults: &mut Faults) -> Self {
+        add_labels(&mut labels, object, "labels", faults);
+        let isolation = isolation(object, faults);
+        TaskSettings {
+            labels,
+            timeout: object.integer("timeout", 1, TIMEOUT_MAX, faults),
+            attempts: attempts(object, faults),
+            environment: environment(object, faults),
+            image: image(object, &isolation, faults),
             isolation,
-            image,
-            limits,
+            limits: Limits::read(object, faults),
             network: object.boolean("network", faults).unwrap_or(false),
+            console_limit: console_limit(object, faults),
         }
+    }
+
+    /// The settings as members of build.json and ticket.json: what is not set is null there.
+    pub fn members(&self) -> Map<String, Value> {
+        // Strings, numbers and maps with string keys: there is nothing here that can fail.
+        match serde_json::to_value(self) {
+            Ok(Value::Object(members)) => members,
+            _ => Map::new(),
+        }
+    }
+
+    /// Bytes of console that are kept.
+    pub fn console_bytes(&self) -> u64 {
+        self.console_limit.unwrap_or(CONSOLE_LIMIT_DEFAULT)
     }
 }
 
-fn read_limits(object: &Object<'_>, faults: &mut Faults) -> Limits {
-    object.only(&["cpus", "memory", "processes", "disk"], faults);
-    let cpus = object.get("cpus").and_then(|value| {
-        let number = match &value.kind {
-            Kind::Number(number) => number.as_f64().filter(|n| (0.01..=4096.0).contains(n)),
-            _ => None,
-        };
-        if number.is_none() {
-            faults.add(
-                value.at,
-                format!("{} must be a number from 0.01 to 4096", object.path_of("cpus")),
-            );
-        }
-        number
-    });
-    Limits {
-        cpus,
-        memory: object.size("memory", 1 << 50, faults),
-        processes: object.integer("processes", 1, 1 << 22, faults),
-        disk: object.size("disk", 1 << 50, faults),
+/// Settings as they stand in a record, for whoever hands them on and goes by none of them. What is null is left
+/// out, for a ticket that is posted has no null.
+#[derive(Debug, Clone, Default)]
+pub struct Given(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut members = Map::deserialize(deserializer)?;
+        members.retain(|key, value| TaskSettings::KEYS.contains(&key.as_str()) && !value.is_null());
+        Ok(Given(members))
     }
 }
 
-/// `timeout` in seconds.
-pub fn timeout(object: &Object<'_>, faults: &mut Faults) -> Option<u64> {
-    object.integer("timeout", 1, TIMEOUT_MAX, faults)
+impl Serialize for Given {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// A member that may be null.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn as_map<S: Serializer>(variables: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(variables.len()))?;
+    for (name, value) in variables {
+        map.serialize_entry(name, value)?;
+    }
+    map.end()
+}
+
+fn from_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    let members: Map<String, Value> = nullable(deserializer)?;
+    Ok(members.into_iter().map(|(name, value)| (name, plain(&value))).collect())
+}
+
+fn isolation(object: &Object<'_>, faults: &mut Faults) -> Isolation {
+    let text = object.string("isolation", faults).unwrap_or(NO_ISOLATION);
+    let isolation = Isolation::new(text);
+    if isolation.is_none() {
+        let at = object.get("isolation").map_or(object.at, |value| value.at);
+        faults.add(
+            at,
+            format!(
+                "{} must be none, namespace, lxc, vm or the name of an environment of your own",
+                object.path_of("isolation")
+            ),
+        );
+    }
+    isolation.unwrap_or_default()
+}
+
+fn image(object: &Object<'_>, isolation: &Isolation, faults: &mut Faults) -> Option<String> {
+    let image = object.string("image", faults)?;
+    let at = object.get("image").map_or(object.at, |value| value.at);
+    if image.strip_prefix("job:").and_then(Name::new).is_none() {
+        faults.add(
+            at,
+            format!(
+                "{} must be job:<job>: the artifacts of that job's last successful build",
+                object.path_of("image")
+            ),
+        );
+    }
+    if isolation.is_none() {
+        faults.add(
+            at,
+            format!("{} needs an isolation other than none", object.path_of("image")),
+        );
+    }
+    Some(image.to_owned())
 }
 
 /// `attempts`, 3 if absent.
-pub fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
+fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
     let attempts = object.integer("attempts", 1, ATTEMPTS_MAX, faults);
     attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(ATTEMPTS_DEFAULT)
 }
@@ -212,7 +287,7 @@ pub fn add_labels(labels: &mut Vec<Name>, object: &Object<'_>, key: &str, faults
 }
 
 /// `environment`: variables in the order of the text.
-pub fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(String, String)> {
+fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(String, String)> {
     let Some(environment) = object.object("environment", faults) else {
         return Vec::new();
     };
@@ -255,7 +330,7 @@ fn is_variable(text: &str) -> bool {
 
 /// `params`, an empty map if absent. Each becomes a file, so the keys are names, and its items
 /// lines, so the strings of lists have no line end in them.
-pub fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, serde_json::Value> {
+pub fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, Value> {
     let Some(params) = object.object("params", faults) else {
         return Map::new();
     };

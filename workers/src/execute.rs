@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distcifs_settings::task::TaskSettings;
+
 use crate::console::{Copier, Shelf};
 use crate::shell::cgroup::Group;
 use crate::signals::{self, Wake};
@@ -136,6 +138,8 @@ pub struct Runner<'a> {
     pub wake: &'a Wake,
     /// Where its output waits while the console takes none.
     pub shelf: Shelf,
+    /// How the ticket is worked on.
+    pub settings: &'a TaskSettings,
 }
 
 impl Runner<'_> {

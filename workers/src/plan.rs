@@ -1,10 +1,11 @@
 //! What has to happen next in a build: a pure function of its record.
 
+use distcifs_settings::expand::expand_params;
+use distcifs_settings::task::Given;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::record::{Build, State, Task};
-use distcifs_settings::expand::expand_params;
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,26 +102,11 @@ pub struct Posting<'a> {
     build: u64,
     task: usize,
     run: u64,
-    labels: &'a [String],
     params: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    environment: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     workspace: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    isolation: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limits: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    network: &'a Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    console_limit: &'a Option<Value>,
+    #[serde(flatten)]
+    settings: &'a Given,
 }
 
 /// Makes the ticket of a task; the error says why its parameters can't be expanded.
@@ -132,17 +118,9 @@ pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
         build: build.build,
         task: index,
         run: build.run,
-        labels: &task.labels,
         params: expand_params(&task.params, &build.params)?,
-        environment: &task.environment,
-        timeout: &task.timeout,
-        attempts: &task.attempts,
         workspace: workspace(build, task),
-        isolation: &task.isolation,
-        image: &task.image,
-        limits: &task.limits,
-        network: &task.network,
-        console_limit: &task.console_limit,
+        settings: &task.settings,
     })
 }
 

@@ -1,9 +1,9 @@
 //! A build's record (`builds/<n>/build.json`), as far as workers need it.
 
+use distcifs_settings::expand::expand_values;
+use distcifs_settings::task::Given;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-
-use distcifs_settings::expand::expand_values;
 
 /// A build.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,18 +87,6 @@ pub struct Task {
     /// Parameters before expansion.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,
-    /// Labels a worker must have.
-    #[serde(default, deserialize_with = "nullable")]
-    pub labels: Vec<String>,
-    /// Seconds from the claim.
-    #[serde(default)]
-    pub timeout: Option<Value>,
-    /// Claims that may be lost.
-    #[serde(default)]
-    pub attempts: Option<Value>,
-    /// Environment of a script.
-    #[serde(default)]
-    pub environment: Option<Value>,
     /// Indexes of the tasks that must have ended before.
     #[serde(default, deserialize_with = "nullable")]
     pub needs: Vec<usize>,
@@ -108,21 +96,9 @@ pub struct Task {
     /// Its failure is no failure of the build.
     #[serde(default, deserialize_with = "nullable")]
     pub allow_failure: bool,
-    /// How it is kept apart from the worker's machine.
-    #[serde(default)]
-    pub isolation: Option<Value>,
-    /// What an isolated environment is made from.
-    #[serde(default)]
-    pub image: Option<Value>,
-    /// cpus, memory, processes.
-    #[serde(default)]
-    pub limits: Option<Value>,
-    /// Whether an isolated environment has a network.
-    #[serde(default)]
-    pub network: Option<Value>,
-    /// Bytes of console.
-    #[serde(default)]
-    pub console_limit: Option<Value>,
+    /// How it is run.
+    #[serde(flatten)]
+    pub settings: Given,
     /// How it stands.
     #[serde(default, deserialize_with = "nullable")]
     pub state: State,

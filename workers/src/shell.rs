@@ -173,28 +173,29 @@ impl Shell<'_> {
         self.claimed.finish("error", why)
     }
 
-    fn runner(&self, ticket: &Ticket) -> Runner<'_> {
+    fn runner<'a>(&'a self, ticket: &'a Ticket) -> Runner<'a> {
         Runner {
             worker: QUEUE,
             claimed: &self.claimed,
             wake: self.wake,
             shelf: Shelf {
                 folder: self.run.folder().to_owned(),
-                limit: ticket.console_bytes(),
+                limit: ticket.settings.console_bytes(),
             },
+            settings: &ticket.settings,
         }
     }
 
     fn carry_out(&self) -> tree::Result<()> {
         let order = self.order()?;
-        let lease = match &order.ticket.image {
+        let lease = match &order.ticket.settings.image {
             None => None,
             Some(image) => match self.image(image, &order)? {
                 Ok(lease) => Some(lease),
                 Err(ended) => return self.conclude(&ended, &order),
             },
         };
-        if order.ticket.attempts == Some(1) {
+        if order.ticket.settings.attempts == 1 {
             self.begin()?;
         }
         let ended = self

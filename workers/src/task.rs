@@ -233,8 +233,9 @@ impl Task<'_> {
             wake: self.wake,
             shelf: Shelf {
                 folder: std::env::temp_dir(),
-                limit: ticket.console_bytes(),
+                limit: ticket.settings.console_bytes(),
             },
+            settings: &ticket.settings,
         };
         let deadline = ticket.limit().and_then(|limit| self.since.checked_add(limit));
         let ended = runner.execute(prepared, deadline)?;

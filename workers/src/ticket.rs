@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use distcifs_settings::task::TaskSettings;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -23,9 +24,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// How often a result is tried while the store is away, a quarter of an hour together: the work is
 /// done, and whoever did it again would be no sooner. The end of the claim ends this too.
 const RESULT_TRIES_MAX: u32 = 300;
-
-/// Bytes of output that are kept of a ticket that does not say.
-const CONSOLE_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// Longest message that goes with a result, characters: it is for people.
 const MESSAGE_CHARS_MAX: usize = 4096;
@@ -48,47 +46,20 @@ pub struct Ticket {
     /// The task's parameters.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,
-    /// Environment of the script.
-    #[serde(default, deserialize_with = "nullable")]
-    pub environment: Map<String, Value>,
-    /// Seconds from the claim.
-    #[serde(default)]
-    pub timeout: Option<f64>,
-    /// How often it may be tried in all, if the configuration says so.
-    #[serde(default)]
-    pub attempts: Option<u64>,
-    /// Bytes of its output that are kept.
-    #[serde(default)]
-    pub console_limit: Option<u64>,
-    /// How it is to be kept apart from this machine.
-    #[serde(default)]
-    pub isolation: Option<String>,
-    /// What an isolated environment is made from.
-    #[serde(default)]
-    pub image: Option<String>,
-    /// cpus, memory, processes.
-    #[serde(default)]
-    pub limits: Option<Value>,
-    /// Whether it has a network, isolated as it is.
-    #[serde(default, deserialize_with = "nullable")]
-    pub network: bool,
+    /// How it is worked on.
+    #[serde(flatten)]
+    pub settings: TaskSettings,
 }
 
 impl Ticket {
     /// How long its work may take from the claim on, if that is bounded.
     pub fn limit(&self) -> Option<Duration> {
-        let timeout = self.timeout.filter(|t| t.is_finite() && *t > 0.0);
-        timeout.and_then(|t| Duration::try_from_secs_f64(t).ok())
-    }
-
-    /// Bytes of its output that are kept.
-    pub fn console_bytes(&self) -> u64 {
-        self.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT)
+        self.settings.timeout.map(Duration::from_secs)
     }
 
     /// The message of what took longer.
     pub fn timed_out(&self) -> String {
-        format!("timed out after {} s", self.timeout.unwrap_or_default())
+        format!("timed out after {} s", self.settings.timeout.unwrap_or_default())
     }
 }
 

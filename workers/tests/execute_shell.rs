@@ -378,8 +378,8 @@ fn nothing_is_left_running() {
 #[test]
 fn a_timeout_is_a_failure_with_a_message() {
     let bench = Bench::new("timeout");
-    let folder = bench.give("a", json!({ "timeout": 0.5, "params": { "script": "sleep 4.4401" } }));
-    assert_eq!(result(&folder), "failure\ntimed out after 0.5 s\n");
+    let folder = bench.give("a", json!({ "timeout": 1, "params": { "script": "sleep 4.4401" } }));
+    assert_eq!(result(&folder), "failure\ntimed out after 1 s\n");
     assert!(!lives("sleep 4.4401"));
 }
 

@@ -20,17 +20,13 @@ mod tests;
 mod ticket;
 mod trigger;
 
-pub use common::{ATTEMPTS_DEFAULT, CONSOLE_LIMIT_MAX, Isolation, Limits, VALUE_BYTES_MAX};
+pub use common::{CONSOLE_LIMIT_DEFAULT, TaskSettings};
 pub use fault::{FAULTS_MAX, Fault, Place};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::TriggerRequest;
-
-/// Bytes of console that a task keeps if its configuration says nothing: more than people read,
-/// less than a loop that prints would fill a store with.
-pub const DEFAULT_CONSOLE_LIMIT: u64 = 64 << 20;
 
 /// Most bytes that the names and values of a build's parameters may have in all.
 pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;

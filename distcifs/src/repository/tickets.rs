@@ -101,6 +101,7 @@ impl Repository {
         };
         let post = part.is_none().then(random_id);
         let body = to_json(&ticket_json(&key, &request, part.as_ref()));
+        let settings = request.settings;
         let ticket = Ticket {
             state: TicketState::Open,
             attempt: 1,
@@ -109,12 +110,12 @@ impl Repository {
             part,
             name,
             lines,
-            labels: request.labels.iter().map(Name::to_string).collect(),
-            isolation: (!request.isolation.is_none()).then(|| request.isolation.as_str().to_owned()),
-            timeout: request.timeout,
-            attempts: request.attempts,
-            console_limit: request.console_limit,
-            disk: request.limits.disk,
+            labels: settings.labels.iter().map(Name::to_string).collect(),
+            isolation: (!settings.isolation.is_none()).then(|| settings.isolation.as_str().to_owned()),
+            timeout: settings.timeout,
+            attempts: settings.attempts,
+            console_limit: settings.console_limit,
+            disk: settings.limits.disk,
             workspace: request.workspace.map(|digest| digest.to_string()),
             body: None,
             body_digest: None,

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distcifs_settings::task::Limits;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-
-use super::limits::Limits;
 
 /// Controllers that are used.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -429,6 +428,7 @@ mod tests {
             cpus: Some(0.5),
             memory: Some(1 << 20),
             processes: Some(7),
+            disk: None,
         };
         let place = |unified| Place {
             folder: "/nowhere".into(),

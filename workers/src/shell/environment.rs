@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use distcifs_settings::expand::plain;
 use serde_json::{Map, Value};
 
 use super::script::Script;
 use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
-use distcifs_settings::expand::plain;
 
 /// Variables that a script takes from whoever starts it, if they are set.
 const OFFERED: [&str; 5] = ["HOME", "USER", "LOGNAME", "LANG", "TZ"];
@@ -65,12 +65,7 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
         all.entry(format!("PARAM_{readable}")).or_insert_with(|| plain(value));
         all.insert(format!("PARAM_{name}"), plain(value));
     }
-    all.extend(
-        ticket
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), plain(value))),
-    );
+    all.extend(ticket.settings.environment.iter().cloned());
     for name in ["WORKSPACE", "ARTIFACTS"] {
         all.remove(name);
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use distcifs_settings::task::Limits;
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
@@ -17,7 +18,6 @@ use nix::unistd::{Pid, geteuid, getpid, getppid, setsid};
 
 use super::environment::PATH_DEFAULT;
 use super::idmap;
-use super::limits::Limits;
 use super::ranges::Ids;
 use super::state::Run;
 use crate::identity::Whom;
@@ -264,8 +264,6 @@ pub struct Call<'a> {
     pub root: Option<&'a Path>,
     /// What the job names.
     pub limits: Limits,
-    /// Bytes of disk that the job names.
-    pub disk: Option<u64>,
     /// How many processes there may be.
     pub processes: Option<u64>,
     /// The file with that bound.
@@ -306,7 +304,7 @@ impl Call<'_> {
             ("ISOLATE_ROOT", path(self.root)),
             ("ISOLATE_NETWORK", if self.network { "true" } else { "" }.into()),
             ("ISOLATE_MEMORY", number(self.limits.memory)),
-            ("ISOLATE_DISK", number(self.disk)),
+            ("ISOLATE_DISK", number(self.limits.disk)),
             ("ISOLATE_PROCESSES", number(self.processes)),
             ("ISOLATE_PIDS_MAX", path(self.pids_max)),
             (

@@ -6,8 +6,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use distcifs_settings::expand::plain;
+use distcifs_settings::task::Limits;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use serde_json::Map;
@@ -16,15 +18,14 @@ use super::Shell;
 use super::cgroup::Group;
 use super::environment::{Start, variables};
 use super::images::Lease;
-use super::isolation::{Call, NONE, Tools, begin};
-use super::limits::Limits;
+use super::isolation::{Call, Tools, begin};
+use super::limits;
 use super::ranges::{Ids, Taken};
 use super::script::Script;
 use crate::execute::Prepared;
 use crate::identity::Whom;
 use crate::ticket::{Ticket, of_build};
 use crate::tree::{self, Trouble};
-use distcifs_settings::expand::plain;
 
 /// What a ticket asks for.
 pub(super) struct Order<'a> {
@@ -42,29 +43,28 @@ pub(super) struct Order<'a> {
     limits: Limits,
     pub(super) deadline: Option<Instant>,
     /// Seconds.
-    pub(super) timeout: f64,
+    pub(super) timeout: u64,
 }
 
 impl Shell<'_> {
     /// Reads what is to be done; `Refused` becomes the outcome `error`.
     pub(super) fn order(&self) -> tree::Result<Order<'_>> {
         let ticket = self.claimed.ticket()?;
-        let name = ticket.isolation.as_deref().unwrap_or(NONE);
-        let program = self.isolations.program(name).map_err(Trouble::Refused)?;
-        let isolated = name != NONE;
+        let settings = &ticket.settings;
+        let program = self.isolations.program(settings.isolation.as_str());
+        let program = program.map_err(Trouble::Refused)?;
+        let isolated = !settings.isolation.is_none();
         let whom = if isolated {
             self.identity.check(&ticket)?;
             None
         } else {
             Some(self.identity.whom(&ticket)?)
         };
-        if ticket.image.is_some() && !isolated {
+        if settings.image.is_some() && !isolated {
             return Err(Trouble::Refused("image needs an isolation other than none".to_owned()));
         }
-        let named = Limits::read(ticket.limits.as_ref()).map_err(Trouble::Refused)?;
-        named.check(self.cgroups, isolated).map_err(Trouble::Refused)?;
-        let timeout = ticket.timeout.filter(|t| t.is_finite() && *t > 0.0);
-        let limit = timeout.and_then(|t| Duration::try_from_secs_f64(t).ok());
+        let named = settings.limits;
+        limits::check(&named, self.cgroups, isolated).map_err(Trouble::Refused)?;
         let taken = self.ranges.filter(|_| isolated).map(|ranges| ranges.take());
         let taken = taken.transpose().map_err(|e| Trouble::Later(format!("no ids: {e}")))?;
         Ok(Order {
@@ -76,9 +76,9 @@ impl Shell<'_> {
             },
             _ids: taken,
             named,
-            limits: if isolated { named.or_default() } else { named },
-            deadline: limit.and_then(|limit| self.since.checked_add(limit)),
-            timeout: timeout.unwrap_or(0.0),
+            limits: if isolated { limits::or_default(named) } else { named },
+            deadline: ticket.limit().and_then(|limit| self.since.checked_add(limit)),
+            timeout: settings.timeout.unwrap_or_default(),
             ticket,
         })
     }
@@ -113,14 +113,9 @@ impl Shell<'_> {
             needs: needs.as_deref(),
             root: image.map(|image| image.root.as_path()),
             limits: order.named,
-            disk: order
-                .ticket
-                .limits
-                .as_ref()
-                .and_then(|limits| limits.get("disk")?.as_u64()),
             processes: order.limits.processes,
             pids_max: group.as_ref().and_then(Group::pids_max),
-            network: order.ticket.network,
+            network: order.ticket.settings.network,
         };
         let command = match (direct, &order.whom) {
             (Some(command), _) => command,
@@ -214,7 +209,7 @@ impl Shell<'_> {
 
     /// The control group for what is bounded; none if nothing is.
     fn group(&self, limits: &Limits) -> tree::Result<Option<Group>> {
-        if limits.is_empty() {
+        if !limits.bound_processes() {
             return Ok(None);
         }
         let note = |group: &Path| self.run.note_group(group);

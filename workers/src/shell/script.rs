@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use distcifs_settings::expand::plain;
 use serde_json::{Map, Value};
 
 use super::environment::quoted;
 use crate::beneath::inside;
 use crate::tree::{self, Trouble};
-use distcifs_settings::expand::plain;
 
 /// Shells that run a task's text with -e where its `#!` line has no option of its own.
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];

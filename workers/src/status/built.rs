@@ -1,13 +1,13 @@
 //! Which commit a build was of: what git-checkout recorded, and neither its cause nor a parameter,
 //! which are what somebody said before.
 
+use distcifs_settings::expand::expand;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::github::Status;
 use crate::record::nullable;
 use crate::webhook::watched::address;
-use distcifs_settings::expand::expand;
 
 /// The worker that checks out, and what it records.
 const CHECKOUT: &str = "git-checkout";

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use distcifs_settings::expand::plain;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
@@ -19,7 +20,6 @@ use crate::beneath::{Folder, inside, is, trouble};
 use crate::signals;
 use crate::ticket::Ticket;
 use crate::tree::{self, Trouble};
-use distcifs_settings::expand::plain;
 
 /// Longest file of a ticket that is read, bytes: a ticket has 256 KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -1,9 +1,8 @@
 //! The combinations of a task's matrix: those that the tree makes tasks of (doc/job.md), which has
 //! checked them when the configuration was written.
 
-use serde_json::{Map, Value};
-
 use distcifs_settings::expand::plain;
+use serde_json::{Map, Value};
 
 /// Most tasks that the tree makes of one matrix.
 const COMBINATIONS_MAX: usize = 256;

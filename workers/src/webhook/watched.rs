@@ -1,10 +1,10 @@
 //! Which deliveries a job waits for: by its `github` entry, or else by its git-checkout tasks.
 
+use distcifs_settings::expand::expand;
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
 use super::matrix::combinations;
-use distcifs_settings::expand::expand;
 
 /// The host of repositories whose payload gives no address.
 const HOST: &str = "github.com";

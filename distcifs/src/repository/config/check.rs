@@ -99,7 +99,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
             .and_then(|n| u32::try_from(n).ok()),
         priority: priority(top, faults),
         keep: keep(top, faults),
-        console_limit: console_limit.unwrap_or(super::DEFAULT_CONSOLE_LIMIT),
+        console_limit: console_limit.unwrap_or(common::CONSOLE_LIMIT_DEFAULT),
         isolation_required,
         parameters,
     }

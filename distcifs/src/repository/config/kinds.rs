@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use distcifs_patterns::{Together, misplaced};
 
+use super::common::TaskSettings;
 use super::expand::{Piece, pieces};
 use super::fault::{Faults, Place, quoted};
 use super::json::{Kind, Member, Value};
@@ -22,21 +23,8 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 const NO_LFS: &str = "is not offered: files of LFS come as pointers; fetch what they stand for in a script of the \
                       next task, with `git lfs pull` and credentials of its own";
 
-/// Keys that stand beside params; in params of our own types they are misplaced.
-const BESIDE_PARAMS: [&str; 12] = [
-    "labels",
-    "timeout",
-    "attempts",
-    "environment",
-    "needs",
-    "always",
-    "allow_failure",
-    "isolation",
-    "image",
-    "limits",
-    "network",
-    "console_limit",
-];
+/// Keys that stand beside params, with those of the settings; in params of our own types they are misplaced.
+const BESIDE_PARAMS: [&str; 3] = ["needs", "always", "allow_failure"];
 
 /// Whether the type comes with distcifs and its params are known.
 pub(super) fn is_own(kind: &str) -> bool {
@@ -196,10 +184,11 @@ fn copy_artifacts(params: &Object<'_>, faults: &mut Faults) {
 
 /// Refuses unknown keys, with a hint at those that stand beside params.
 fn only(params: &Object<'_>, known: &[&str], faults: &mut Faults) {
+    let beside = |key: &str| BESIDE_PARAMS.contains(&key) || TaskSettings::KEYS.contains(&key);
     let (misplaced, rest): (Vec<&Member>, Vec<&Member>) = params
         .members
         .iter()
-        .partition(|m| BESIDE_PARAMS.contains(&m.key.as_str()) && !known.contains(&m.key.as_str()));
+        .partition(|m| beside(&m.key) && !known.contains(&m.key.as_str()));
     for member in misplaced {
         faults.add(
             member.at,

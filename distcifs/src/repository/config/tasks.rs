@@ -3,38 +3,35 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
 use serde_json::Map;
 
-use super::common::{self, CONFINEMENT_KEYS, Confinement, Isolation, Limits};
+use super::common::{self, CONFINEMENT_KEYS, CONSOLE_LIMIT_DEFAULT, TaskSettings};
 use super::fault::{Faults, Place, quoted};
 use super::json::{Kind, Value};
+use super::kinds;
 use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
 use super::needs::{self, Source, Wish};
 use super::object::Object;
 use super::ticket::REQUEST_BYTES_MAX;
-use super::{DEFAULT_CONSOLE_LIMIT, kinds};
 use crate::repository::names::Name;
 
 /// Most tasks of a job, those made by matrices included.
 pub const TASKS_MAX: usize = 1000;
 
-/// Keys of a task, but for those of its confinement.
-const TASK_KEYS: [&str; 13] = [
+/// Keys of a task, but for those of its settings.
+const TASK_KEYS: [&str; 8] = [
     "type",
     "name",
     "params",
-    "labels",
     "nodelabels",
-    "timeout",
-    "attempts",
-    "environment",
     "needs",
     "matrix",
     "always",
     "allow_failure",
-    "console_limit",
 ];
+
+/// The setting after which build.json has what is the task's alone: the order of its members is kept.
+const BEFORE_NEEDS: &str = "environment";
 
 /// One task of a job, its matrix expanded and its defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,14 +44,8 @@ pub struct Task {
     pub name: Name,
     /// Its params, with `${name}` still in them.
     pub params: Map<String, serde_json::Value>,
-    /// Labels that a worker must have, each once.
-    pub labels: Vec<Name>,
-    /// Seconds from the claim; `None`: the default of tickets.
-    pub timeout: Option<u64>,
-    /// Claims that may be lost by a worker's death before it counts as broken.
-    pub attempts: u32,
-    /// Variables for it, in the order of the text.
-    pub environment: Vec<(String, String)>,
+    /// How it is run; `console_limit` is always there.
+    pub settings: TaskSettings,
     /// Indexes of the tasks it waits for, the first one's workspace being its start; `None`: the
     /// task before it.
     pub needs: Option<Vec<usize>>,
@@ -62,37 +53,6 @@ pub struct Task {
     pub always: bool,
     /// Its failure doesn't end the build.
     pub allow_failure: bool,
-    /// What it is shut off with.
-    pub isolation: Isolation,
-    /// Where its environment comes from: `job:<job>`.
-    pub image: Option<String>,
-    /// What it may use.
-    pub limits: Limits,
-    /// Whether an isolated task has a network.
-    pub network: bool,
-    /// Bytes of console that are kept.
-    pub console_limit: u64,
-}
-
-/// What stands in a build's record for a task.
-#[derive(Serialize)]
-struct Resolved<'a> {
-    index: usize,
-    r#type: &'a str,
-    name: &'a str,
-    params: &'a Map<String, serde_json::Value>,
-    labels: Vec<&'a str>,
-    timeout: Option<u64>,
-    attempts: u32,
-    environment: Map<String, serde_json::Value>,
-    needs: Vec<usize>,
-    always: bool,
-    allow_failure: bool,
-    isolation: &'a Isolation,
-    image: Option<&'a str>,
-    limits: Limits,
-    network: bool,
-    console_limit: u64,
 }
 
 impl Task {
@@ -108,30 +68,21 @@ impl Task {
 
     /// The task as it stands under `tasks` in build.json: every field, `needs` always a list.
     pub fn resolved(&self) -> serde_json::Value {
-        let resolved = Resolved {
-            index: self.index,
-            r#type: self.kind.as_str(),
-            name: self.name.as_str(),
-            params: &self.params,
-            labels: self.labels.iter().map(Name::as_str).collect(),
-            timeout: self.timeout,
-            attempts: self.attempts,
-            environment: self
-                .environment
-                .iter()
-                .map(|(key, value)| (key.clone(), value.as_str().into()))
-                .collect(),
-            needs: self.waits_for(),
-            always: self.always,
-            allow_failure: self.allow_failure,
-            isolation: &self.isolation,
-            image: self.image.as_deref(),
-            limits: self.limits,
-            network: self.network,
-            console_limit: self.console_limit,
-        };
-        // Strings, numbers and maps with string keys: there is nothing here that can fail.
-        serde_json::to_value(&resolved).unwrap_or_default()
+        let mut members = Map::new();
+        let mut put = |key: &str, value: serde_json::Value| members.insert(key.to_owned(), value);
+        put("index", self.index.into());
+        put("type", self.kind.as_str().into());
+        put("name", self.name.as_str().into());
+        put("params", self.params.clone().into());
+        for (key, value) in self.settings.members() {
+            put(&key, value);
+            if key == BEFORE_NEEDS {
+                put("needs", self.waits_for().into());
+                put("always", self.always.into());
+                put("allow_failure", self.allow_failure.into());
+            }
+        }
+        members.into()
     }
 }
 
@@ -347,7 +298,7 @@ fn read_task(
     context: &Context<'_>,
     faults: &mut Faults,
 ) -> Option<Task> {
-    object.only(&[TASK_KEYS.as_slice(), &CONFINEMENT_KEYS].concat(), faults);
+    object.only(&[TASK_KEYS.as_slice(), &TaskSettings::KEYS].concat(), faults);
     object.name("name", faults);
     object.required("type", faults);
     let kind = object.name("type", faults);
@@ -362,31 +313,23 @@ fn read_task(
             ),
         );
     }
-    let (params, mut labels) = read_params(object, kind.as_ref(), context, faults);
-    common::add_labels(&mut labels, object, "labels", faults);
-    common::add_labels(&mut labels, object, "nodelabels", faults);
-    let confinement = Confinement::read(object, faults);
-    check_confinement(object, kind.as_ref(), own, &confinement, context, faults);
-    let console_limit = common::console_limit(object, faults)
+    let (params, labels) = read_params(object, kind.as_ref(), context, faults);
+    let mut settings = TaskSettings::read(object, labels, faults);
+    common::add_labels(&mut settings.labels, object, "nodelabels", faults);
+    check_confinement(object, kind.as_ref(), own, &settings, context, faults);
+    settings.console_limit = settings
+        .console_limit
         .or(context.console_limit)
-        .unwrap_or(DEFAULT_CONSOLE_LIMIT);
+        .or(Some(CONSOLE_LIMIT_DEFAULT));
     Some(Task {
         index,
-        timeout: common::timeout(object, faults),
-        attempts: common::attempts(object, faults),
-        environment: common::environment(object, faults),
         always: object.boolean("always", faults).unwrap_or(false),
         allow_failure: object.boolean("allow_failure", faults).unwrap_or(false),
         kind: kind?,
         name: Name::new(name)?,
         params,
-        labels,
+        settings,
         needs,
-        isolation: confinement.isolation,
-        image: confinement.image,
-        limits: confinement.limits,
-        network: confinement.network,
-        console_limit,
     })
 }
 
@@ -422,7 +365,7 @@ fn check_confinement(
     object: &Object<'_>,
     kind: Option<&Name>,
     own: bool,
-    confinement: &Confinement,
+    settings: &TaskSettings,
     context: &Context<'_>,
     faults: &mut Faults,
 ) {
@@ -432,7 +375,7 @@ fn check_confinement(
     let script = kind == "execute-shell";
     for key in CONFINEMENT_KEYS.iter().filter(|_| own && !script) {
         // The disk is bounded by the tree, whoever works there.
-        let disk_alone = *key == "limits" && !confinement.limits.bound_processes();
+        let disk_alone = *key == "limits" && !settings.limits.bound_processes();
         if let Some(value) = object.get(key).filter(|_| !disk_alone) {
             faults.add(
                 value.at,
@@ -440,7 +383,7 @@ fn check_confinement(
             );
         }
     }
-    if script && context.isolation_required && confinement.isolation.is_none() {
+    if script && context.isolation_required && settings.isolation.is_none() {
         faults.add(
             object.at,
             format!(

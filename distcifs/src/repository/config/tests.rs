@@ -76,10 +76,16 @@ fn a_configuration_of_2013_is_valid_as_it_is() {
         kinds,
         ["git-checkout", "execute-shell", "publish-artifacts", "copy-artifacts"]
     );
-    assert_eq!(config.tasks[1].labels, [name("linux"), name("x86_64")]);
+    assert_eq!(config.tasks[1].settings.labels, [name("linux"), name("x86_64")]);
     assert_eq!(config.tasks[1].params["script"], "make ${TARGET}\n");
     assert_eq!(config.downstream_jobs[0].job, name("package"));
-    assert_eq!((config.tasks[0].attempts, config.tasks[0].console_limit), (3, 64 << 20));
+    assert_eq!(
+        (
+            config.tasks[0].settings.attempts,
+            config.tasks[0].settings.console_limit
+        ),
+        (3, Some(64 << 20))
+    );
 }
 
 #[test]
@@ -474,9 +480,9 @@ fn a_matrix_makes_a_task_for_each_combination() {
         ]
     );
     let task = &config.tasks[2];
-    assert_eq!(task.labels, [name("debian12")]);
+    assert_eq!(task.settings.labels, [name("debian12")]);
     assert_eq!(
-        task.environment,
+        task.settings.environment,
         [
             ("CC".to_owned(), "c++ 17".to_owned()),
             ("H".to_owned(), "${HOME}".to_owned())

@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 
-use super::common::{self, CONFINEMENT_KEYS, Confinement, Isolation, Limits};
+use super::common::{self, TaskSettings};
 use super::fault::Faults;
 use super::json;
 use super::object::Object;
@@ -18,20 +18,8 @@ const BUILD_MAX: u64 = (1 << 53) - 1;
 /// Highest task or retry number that is read.
 const INDEX_MAX: u64 = 999_999;
 
-const KEYS: [&str; 12] = [
-    "id",
-    "job",
-    "build",
-    "task",
-    "run",
-    "labels",
-    "params",
-    "timeout",
-    "attempts",
-    "workspace",
-    "environment",
-    "console_limit",
-];
+/// Keys of a ticket, but for those of its settings.
+const KEYS: [&str; 7] = ["id", "job", "build", "task", "run", "params", "workspace"];
 
 /// A ticket to be posted.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,52 +35,15 @@ pub struct TicketRequest {
     pub task: Option<usize>,
     /// Which retry of the task this is; 0: the first run.
     pub run: u32,
-    /// Labels that a worker must have, each once.
-    pub labels: Vec<Name>,
     /// What the worker is to do.
     pub params: Map<String, serde_json::Value>,
-    /// Seconds from the claim; `None`: a day.
-    pub timeout: Option<u64>,
-    /// Claims that may be lost by a worker's death.
-    pub attempts: u32,
+    /// How; a ticket without `timeout` has a day.
+    pub settings: TaskSettings,
     /// The workspace to start from; `None`: an empty one.
     pub workspace: Option<Digest>,
-    /// Variables, in the order of the text.
-    pub environment: Vec<(String, String)>,
-    /// What the task is shut off with.
-    pub isolation: Isolation,
-    /// Where its environment comes from: `job:<job>`.
-    pub image: Option<String>,
-    /// What it may use.
-    pub limits: Limits,
-    /// Whether an isolated task has a network.
-    pub network: bool,
-    /// Bytes of console that are kept; `None`: the default.
-    pub console_limit: Option<u64>,
 }
 
 impl TicketRequest {
-    /// What stands beside the parameters and goes through to the worker as it is.
-    pub fn settings(&self) -> serde_json::Map<String, serde_json::Value> {
-        let environment: serde_json::Map<_, _> = self
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into()))
-            .collect();
-        let confined = serde_json::json!({
-            "environment": environment,
-            "isolation": self.isolation,
-            "image": self.image,
-            "limits": self.limits,
-            "network": self.network,
-            "console_limit": self.console_limit,
-        });
-        match confined {
-            serde_json::Value::Object(settings) => settings,
-            _ => serde_json::Map::new(),
-        }
-    }
-
     /// Reads and checks a ticket's JSON. The error is for people: the first fault, and how many
     /// more there are.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
@@ -112,33 +63,22 @@ impl TicketRequest {
 }
 
 fn read_ticket(object: &Object<'_>, faults: &mut Faults) -> TicketRequest {
-    object.only(&[KEYS.as_slice(), &CONFINEMENT_KEYS].concat(), faults);
+    object.only(&[KEYS.as_slice(), &TaskSettings::KEYS].concat(), faults);
     let job = object.name("job", faults);
     let build = object.integer("build", 1, BUILD_MAX, faults);
     let task = object.integer("task", 0, INDEX_MAX, faults);
     let run = object.integer("run", 0, INDEX_MAX, faults).unwrap_or(0);
     check_belonging(object, faults);
     let id = read_id(object, build_id(job.as_ref(), build, task, run), faults);
-    let mut labels = Vec::new();
-    common::add_labels(&mut labels, object, "labels", faults);
-    let confinement = Confinement::read(object, faults);
     TicketRequest {
         id,
         job,
         build,
         task: task.and_then(|n| usize::try_from(n).ok()),
         run: u32::try_from(run).unwrap_or(u32::MAX),
-        labels,
         params: common::params(object, faults),
-        timeout: common::timeout(object, faults),
-        attempts: common::attempts(object, faults),
+        settings: TaskSettings::read(object, Vec::new(), faults),
         workspace: workspace(object, faults),
-        environment: common::environment(object, faults),
-        isolation: confinement.isolation,
-        image: confinement.image,
-        limits: confinement.limits,
-        network: confinement.network,
-        console_limit: common::console_limit(object, faults),
     }
 }
 

@@ -1,35 +1,37 @@
 //! What a ticket's readers see, and how a build's ticket is called.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use crate::repository::config::TicketRequest;
 use crate::repository::model::ticket::{Part, TicketKey, part_key};
-use crate::repository::names::{Name, TicketId};
+use crate::repository::names::TicketId;
 use crate::repository::{Error, Result};
+
+/// Settings that stand in front of a ticket's place in its build: the order of the members is kept.
+const FIRST: [&str; 2] = ["timeout", "attempts"];
 
 /// The ticket's JSON.
 pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&Part>) -> Value {
-    let mut json = json!({
-        "id": key.id.as_str(),
-        "queue": key.queue.as_str(),
-        "labels": request.labels.iter().map(Name::as_str).collect::<Vec<_>>(),
-        "params": request.params,
-        "timeout": request.timeout,
-        "attempts": request.attempts,
-    });
-    if let (Some(part), Some(object)) = (part, json.as_object_mut()) {
-        object.insert("job".into(), part.job.clone().into());
-        object.insert("build".into(), part.build.into());
-        object.insert("task".into(), part.task.into());
-        object.insert("run".into(), part.run.into());
+    let mut settings = request.settings.members();
+    let mut json = Map::new();
+    json.insert("id".into(), key.id.as_str().into());
+    json.insert("queue".into(), key.queue.as_str().into());
+    json.extend(settings.shift_remove_entry("labels"));
+    json.insert("params".into(), request.params.clone().into());
+    for key in FIRST {
+        json.extend(settings.shift_remove_entry(key));
     }
-    if let Some(object) = json.as_object_mut() {
-        if let Some(digest) = &request.workspace {
-            object.insert("workspace".into(), digest.to_string().into());
-        }
-        object.extend(request.settings());
+    if let Some(part) = part {
+        json.insert("job".into(), part.job.clone().into());
+        json.insert("build".into(), part.build.into());
+        json.insert("task".into(), part.task.into());
+        json.insert("run".into(), part.run.into());
     }
-    json
+    if let Some(digest) = &request.workspace {
+        json.insert("workspace".into(), digest.to_string().into());
+    }
+    json.extend(settings);
+    json.into()
 }
 
 /// The id that a request for a build's ticket must have.
@@ -43,6 +45,7 @@ pub(super) fn build_ticket_id(request: &TicketRequest) -> Result<TicketId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::names::Name;
 
     /// A ticket that is posted twice is known again by the bytes of its JSON: the order of the members is a
     /// promise to tickets that an earlier version posted.

@@ -128,21 +128,36 @@ fn a_ticket_is_read_whole() {
     let read = read.unwrap();
     assert_eq!(read.id.as_ref().map(TicketId::as_str), Some("hello.7.3.r2"));
     assert_eq!(
-        (read.build, read.task, read.run, read.timeout, read.attempts),
+        (
+            read.build,
+            read.task,
+            read.run,
+            read.settings.timeout,
+            read.settings.attempts
+        ),
         (Some(7), Some(3), 2, Some(60), 1)
     );
     assert_eq!(
-        (read.labels, read.workspace, read.network),
+        (read.settings.labels, read.workspace, read.settings.network),
         (vec![name("linux")], Some(digest), true)
     );
     assert_eq!(
-        (read.isolation.as_str(), read.limits.memory, read.console_limit),
+        (
+            read.settings.isolation.as_str(),
+            read.settings.limits.memory,
+            read.settings.console_limit
+        ),
         ("namespace", Some(1024), Some(5))
     );
     assert_eq!(read.params["script"], "${x}");
     let empty = ticket(json!({})).unwrap();
     assert_eq!(
-        (empty.id, empty.attempts, empty.timeout, empty.console_limit),
+        (
+            empty.id,
+            empty.settings.attempts,
+            empty.settings.timeout,
+            empty.settings.console_limit
+        ),
         (None, 3, None, None)
     );
 }
