@@ -35,6 +35,10 @@ pub const CONSOLE_LIMIT_DEFAULT: u64 = 64 << 20;
 /// Longest timeout, seconds: a year.
 const TIMEOUT_MAX: u64 = 365 * 86_400;
 
+/// Longest time from TERM to KILL, seconds: a claim that was aborted, or whose time is over, ends a minute later
+/// whatever its worker does, and the result must be there before.
+const GRACE_MAX: u64 = 45;
+
 /// Most attempts of a task: more would hide that it breaks its workers.
 const ATTEMPTS_MAX: u64 = 10;
 
@@ -115,6 +119,9 @@ pub struct TaskSettings {
     pub network: bool,
     /// Bytes of console that are kept; `None`: the default.
     pub console_limit: Option<u64>,
+    /// Seconds from TERM to KILL when it must end; `None`: the default of workers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace: Option<u64>,
 }
 
 impl Default for TaskSettings {
@@ -129,6 +136,7 @@ impl Default for TaskSettings {
             limits: Limits::default(),
             network: false,
             console_limit: None,
+            grace: None,
         }
     }
 }
@@ -138,7 +146,7 @@ pub const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", "networ
 
 impl TaskSettings {
     /// The keys of all settings, in the order in which they are written.
-    pub const KEYS: [&str; 9] = [
+    pub const KEYS: [&str; 10] = [
         "labels",
         "timeout",
         "attempts",
@@ -148,6 +156,7 @@ impl TaskSettings {
         "limits",
         "network",
         "console_limit",
+        "grace",
     ];
 
     /// Reads and checks the settings among the members of a task or ticket. `labels` are those that it has
@@ -165,10 +174,12 @@ impl TaskSettings {
             limits: Limits::read(object, faults),
             network: object.boolean("network", faults).unwrap_or(false),
             console_limit: console_limit(object, faults),
+            grace: object.integer("grace", 1, GRACE_MAX, faults),
         }
     }
 
-    /// The settings as members of build.json and ticket.json: what is not set is null there.
+    /// The settings as members of build.json and ticket.json: what is not set is null there, or absent where it came
+    /// later, for a ticket that was posted before is known again by its bytes.
     pub fn members(&self) -> Map<String, Value> {
         // Strings, numbers and maps with string keys: there is nothing here that can fail.
         match serde_json::to_value(self) {

@@ -20,7 +20,7 @@ use crate::supervise::{Exit, Processes};
 use crate::ticket::Claimed;
 use crate::tree::{self, Trouble};
 
-/// From TERM to KILL for a script that must end before its time: what job.md promises.
+/// From TERM to KILL for a script that must end before its time, unless its task says: what job.md promises.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// From TERM to KILL for what a script left behind; it had its time.
@@ -183,10 +183,11 @@ impl Runner<'_> {
         };
         let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't begin: {e}")))?;
         let mut over = self.supervise(&mut processes, &copier, deadline);
-        let grace = if matches!(over, Over::Ended(_)) {
-            LEFTOVER_GRACE
-        } else {
-            GRACE
+        let grace = match over {
+            Over::Ended(_) => LEFTOVER_GRACE,
+            Over::TimedOut | Over::Aborted => self.grace(),
+            // Whoever told the worker to end waits no longer, and a ticket that is lost may be at work elsewhere.
+            Over::Stopped | Over::Lost => self.grace().min(GRACE),
         };
         let killed_for_memory = group.as_ref().map_or(0, Group::killed_for_memory);
         let no_more = || group.iter().for_each(Group::stop_forking);
@@ -211,6 +212,11 @@ impl Runner<'_> {
             dropped,
             last,
         })
+    }
+
+    /// From TERM to KILL.
+    fn grace(&self) -> Duration {
+        self.settings.grace.map_or(GRACE, Duration::from_secs)
     }
 
     /// Waits for the first reason why the script is over.

@@ -383,6 +383,18 @@ fn a_timeout_is_a_failure_with_a_message() {
     assert!(!lives("sleep 4.4401"));
 }
 
+/// "`grace` is how many seconds a task has from TERM to KILL": with one of them a trap that takes five does not
+/// get to its end.
+#[test]
+fn a_task_says_how_long_its_traps_may_take() {
+    let bench = Bench::new("grace");
+    let script = "trap 'echo told; sleep 5; echo late; exit 1' TERM; sleep 44.901 & wait; sleep 44.901";
+    let folder = bench.give("a", json!({ "timeout": 1, "grace": 1, "params": { "script": script } }));
+    assert_eq!(result(&folder), "failure\ntimed out after 1 s\n");
+    assert_eq!(fs::read_to_string(folder.join("console")).unwrap(), "told\n");
+    assert!(!lives("sleep 44.901"));
+}
+
 /// "TERM, once; what the traps print is kept; then a result."
 #[test]
 fn an_abort_ends_the_script_and_then_the_claim() {

@@ -26,10 +26,11 @@ fn settings_are_read_as_they_were_written() {
         },
         network: true,
         console_limit: Some(5),
+        grace: Some(45),
     };
+    assert_eq!(all.members().keys().collect::<Vec<_>>(), TaskSettings::KEYS);
     for settings in [all, TaskSettings::default()] {
         let members = settings.members();
-        assert_eq!(members.keys().collect::<Vec<_>>(), TaskSettings::KEYS);
         assert_eq!(read(&members.into()).unwrap(), settings);
     }
 }
@@ -72,4 +73,28 @@ fn given_settings_are_handed_on_as_they_stand() {
     let given: Given = serde_json::from_value(record).unwrap();
     let wanted = json!({"labels": [], "limits": {"cpus": 0.5}, "network": false});
     assert_eq!(serde_json::to_value(&given).unwrap(), wanted);
+}
+
+/// What a task says is read into its settings, or refused with the place.
+fn checked(task: &Value) -> Result<TaskSettings, Vec<String>> {
+    let value = json::parse(task.to_string().as_bytes()).unwrap();
+    let mut faults = Faults::default();
+    let object = Object::new(&value, "tasks[0]", &mut faults).unwrap();
+    let settings = TaskSettings::read(&object, Vec::new(), &mut faults);
+    match faults.into_sorted() {
+        none if none.is_empty() => Ok(settings),
+        faults => Err(faults.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// "`grace` … from 1 to 45": absent where nothing is said, and in no ticket then.
+#[test]
+fn grace_is_a_number_of_seconds() {
+    assert_eq!(checked(&json!({"grace": 45})).unwrap().grace, Some(45));
+    let without = checked(&json!({})).unwrap();
+    assert!(without.grace.is_none() && !without.members().contains_key("grace"));
+    for bad in [json!(0), json!(46), json!("10"), json!(1.5)] {
+        let said = checked(&json!({"grace": bad})).unwrap_err();
+        assert_eq!(said, ["1:10: tasks[0].grace must be a whole number from 1 to 45"]);
+    }
 }
