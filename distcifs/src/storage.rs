@@ -13,6 +13,8 @@ pub mod bounds;
 pub mod conformance;
 pub mod contents;
 pub mod coordination;
+#[cfg(any(test, feature = "conformance"))]
+pub mod counted;
 pub(crate) mod descriptors;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]

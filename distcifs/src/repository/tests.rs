@@ -20,6 +20,7 @@ use crate::storage::{Contents, Coordination};
 
 #[cfg(feature = "ceph")]
 mod cluster;
+mod cost;
 mod crash;
 mod ends;
 mod faults;
