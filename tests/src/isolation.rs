@@ -4,7 +4,6 @@ pub mod checks;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use crate::job::shell_task;
 use crate::mount::Mount;
 use crate::process;
-use crate::programs::project;
+use crate::programs;
 use crate::shell::Sh;
 use crate::wait::{wait_for, wait_some};
 use crate::worker::Worker;
@@ -185,16 +184,7 @@ pub fn isolated(isolation: &Value, script: &str) -> Value {
 
 /// Compiles the program that tries to escape.
 fn compile(to: &Path) {
-    let source = project().join("tests/programs/escape.c");
-    let done = Command::new("gcc")
-        .args(["-static", "-O1", "-o"])
-        .arg(to)
-        .arg(source)
-        .status();
-    assert!(
-        done.is_ok_and(|status| status.success()),
-        "gcc -static (gcc and libc6-dev, of scripts/setup)"
-    );
+    programs::compile("escape.c", &["-static"], to);
 }
 
 /// Control groups in whose name this is.

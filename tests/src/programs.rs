@@ -46,6 +46,17 @@ pub fn worker(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("no worker {name}: neither built nor in workers/"))
 }
 
+/// Compiles a program of tests/programs; panics if it can't be.
+pub fn compile(source: &str, options: &[&str], to: &Path) {
+    let source = project().join("tests/programs").join(source);
+    let mut gcc = Command::new("gcc");
+    let done = gcc.args(options).args(["-O1", "-o"]).arg(to).arg(source).status();
+    assert!(
+        done.is_ok_and(|status| status.success()),
+        "{gcc:?} (gcc and libc6-dev, of scripts/setup)"
+    );
+}
+
 /// Whether a program can be run; says so, loudly, if not.
 pub fn installed(name: &str) -> bool {
     let found = Command::new("sh")

@@ -34,9 +34,6 @@ use crate::repository::{Repository, descriptors};
 /// Wakes whoever polls a file, once.
 pub type Waker = Box<dyn FnOnce() + Send + 'static>;
 
-/// Bits of a mode that a write takes away.
-const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
-
 /// Tries of one lookup, each of which met a node that the kernel dropped at that moment.
 const LOOKS_MAX: u32 = 8;
 
@@ -200,13 +197,7 @@ impl Tree {
     /// setattr.
     pub async fn setattr(&self, caller: Caller, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         if self.work.owns(ino) {
-            let attributes = self.work.setattr(ino, handle, set)?;
-            let cut = set.size.is_some() && attributes.attr.mode & SET_ID != 0;
-            if !cut || caller.uid == 0 {
-                return Ok(attributes);
-            }
-            self.written_by(caller, ino)?;
-            return self.work.getattr(ino, handle);
+            return self.set_work(caller, ino, handle, set).await;
         }
         let node = self.node(ino)?;
         if let (Node::Published(id), Some(mode)) = (&node, set.mode)
@@ -378,7 +369,10 @@ impl Tree {
             if flags & libc::O_TRUNC != 0 {
                 self.written_by(caller, ino)?;
             }
-            let opened = self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
+            let mut opened = self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
+            if flags & libc::O_TRUNC != 0 {
+                opened = self.emptied(ino, opened?).await;
+            }
             return match flags & libc::O_ACCMODE {
                 libc::O_RDONLY => self.looked(caller, ino, opened),
                 _ => opened,
@@ -398,7 +392,12 @@ impl Tree {
     ) -> Result<(Found, Opened)> {
         if self.work.owns(parent) {
             let create = || self.work.create(caller, parent, &name, mode, flags);
-            return self.leased(parent, create, |(_, opened)| opened.handle);
+            let (found, opened) = self.leased(parent, create, |(_, opened)| opened.handle)?;
+            // Another may have made it at this moment, and written to it.
+            if flags & libc::O_TRUNC == 0 || found.attributes.attr.size == 0 {
+                return Ok((found, opened));
+            }
+            return self.emptied_found(found, opened).await;
         }
         check_length(&name)?;
         self.create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, flags)
@@ -408,7 +407,7 @@ impl Tree {
     /// read.
     pub async fn read(&self, caller: Caller, ino: Ino, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
         if self.work.owns(ino) {
-            return self.work.read(handle, offset, size);
+            return self.read_work(handle, offset, size).await;
         }
         self.read_open(caller, handle, offset, size as usize).await
     }
@@ -417,7 +416,7 @@ impl Tree {
     pub async fn write(&self, caller: Caller, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
         let (ino, handle) = at;
         if self.work.owns(ino) {
-            let written = self.work.write(handle, offset, &data)?;
+            let written = self.write_work(handle, offset, data).await?;
             if sheds {
                 self.work.shed_set_id(ino)?;
             }
@@ -448,7 +447,7 @@ impl Tree {
     /// fsync.
     pub async fn fsync(&self, caller: Caller, ino: Ino, handle: u64, datasync: bool) -> Result<()> {
         if self.work.owns(ino) {
-            return self.work.fsync(handle, datasync);
+            return self.work.off(move |work| work.fsync(handle, datasync)).await;
         }
         self.fsync_open(caller, handle).await
     }
@@ -499,7 +498,7 @@ impl Tree {
     /// fsync of a folder.
     pub async fn fsyncdir(&self, _caller: Caller, ino: Ino, handle: u64) -> Result<()> {
         if self.work.owns(ino) {
-            return self.work.fsyncdir(handle);
+            return self.work.off(move |work| work.fsyncdir(handle)).await;
         }
         Ok(())
     }

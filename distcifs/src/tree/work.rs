@@ -6,7 +6,8 @@
 //! Whether the caller may do what is asked is decided by the kernel from the attributes reported
 //! (`default_permissions`).
 //!
-//! All calls are short local system calls; any number of threads may make them at once.
+//! All calls are short local system calls but for those that [`Work::off`] is there for; any number of
+//! threads may make them at once.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -32,6 +33,7 @@ mod files;
 mod folders;
 mod inodes;
 mod names;
+mod off;
 mod quota;
 mod room;
 mod sys;
@@ -46,6 +48,7 @@ use cache::Cache;
 use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};
+use off::Off;
 use room::Room;
 use way::spared;
 
@@ -77,6 +80,7 @@ pub struct Work {
     inodes: RwLock<Table>,
     cache: Arc<Cache>,
     room: Room,
+    off: Off,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
 }
@@ -101,6 +105,7 @@ impl Work {
             inodes: RwLock::new(Table::new(first_ino)),
             cache,
             room: Room::default(),
+            off: Off::default(),
             files: RwLock::default(),
             folders: RwLock::default(),
         })

@@ -35,6 +35,7 @@ impl Work {
     pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         let mut set = set;
         if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
+            let _busy = set.size.map(|_| open.busy());
             let change = || change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno));
             self.counting(&open.inode, &open.file, None, change)?;
             if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
@@ -42,18 +43,30 @@ impl Work {
             }
         }
         let inode = self.inode(ino)?;
+        if let Some(size) = set.size.take() {
+            self.cut(&inode, size)?;
+        }
         let _gate = inode.attempt.enter_to_change()?;
         let shift = inode.attempt.shift();
         set.uid = set.uid.map(|uid| shift.kept_user(uid));
         set.gid = set.gid.map(|gid| shift.kept_group(gid));
         let fd = self.path(&inode)?;
-        if let Some(size) = set.size {
-            expect_kind(&inode, Kind::File)?;
-            let cut = || self.reopen(&fd, OFlag::O_WRONLY).and_then(|file| truncate(&file, size));
-            self.counting(&inode, &fd, None, || cut().map_err(|errno| system(inode.what(), errno)))?;
-        }
         self.change(&fd, &set).map_err(|errno| system(inode.what(), errno))?;
         self.attributes(&inode)
+    }
+
+    /// Sets the size of a file that is not open for that. It is open meanwhile, so that the attempt can end:
+    /// whoever ends it waits for no disk.
+    fn cut(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        let open = {
+            let _gate = inode.attempt.enter_to_change()?;
+            expect_kind(inode, Kind::File)?;
+            self.open_file(inode, OFlag::O_WRONLY)
+                .map_err(|errno| system(inode.what(), errno))?
+        };
+        let _busy = open.busy();
+        let cut = || truncate(&open.file, size).map_err(|errno| system(inode.what(), errno));
+        self.counting(inode, &open.file, None, cut)
     }
 
     /// Where a symbolic link points.

@@ -30,6 +30,9 @@ const READ_BYTES_MAX: usize = 16 << 20;
 /// can't share the blocks. The caller asks again for the rest.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes that are copied at a time: who else writes the file waits for that long at most.
+const COPY_PIECE_BYTES: u64 = 4 << 20;
+
 /// The files that are open, by handle.
 pub(super) type Files = HashMap<u64, Arc<OpenFile>>;
 
@@ -68,7 +71,7 @@ impl Drop for OpenFile {
 
 impl Work {
     /// Opens a regular file; `flags` of open(2), of which the access and O_TRUNC count: offsets,
-    /// synchronisation and the like are the kernel's.
+    /// synchronisation and the like are the kernel's. With O_TRUNC the file is to be [`empty`](Self::empty) next.
     pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened> {
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter()?;
@@ -77,15 +80,19 @@ impl Work {
         let open = self
             .open_file(&inode, flags)
             .map_err(|errno| system(inode.what(), errno))?;
-        if flags.contains(OFlag::O_TRUNC) {
-            let cut = || ftruncate(&open.file, 0).map_err(|errno| open.error(errno));
-            self.counting(&inode, &open.file, None, cut)?;
-        }
         Ok(self.insert(open))
     }
 
+    /// Takes all bytes from an open file.
+    pub fn empty(&self, handle: u64) -> Result<()> {
+        let open = self.file(handle)?;
+        let _busy = open.busy();
+        let cut = || ftruncate(&open.file, 0).map_err(|errno| open.error(errno));
+        self.counting(&open.inode, &open.file, None, cut)
+    }
+
     /// Makes and opens a regular file, or opens the one that is there unless O_EXCL is among the
-    /// flags. Counts as a lookup.
+    /// flags. Counts as a lookup. What was there is still in it.
     pub fn create(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32, flags: i32) -> Result<(Found, Opened)> {
         match self.create_new(caller, parent, name, mode) {
             Err(Error::System {
@@ -95,17 +102,9 @@ impl Work {
         }
         let found = self.lookup(parent, name)?;
         let ino = found.attributes.attr.ino;
-        match self.open(ino, flags) {
-            Ok(opened) if flags & libc::O_TRUNC == 0 => Ok((found, opened)),
-            Ok(opened) => {
-                let attributes = self.getattr(ino, Some(opened.handle))?;
-                Ok((Found { attributes, ..found }, opened))
-            }
-            Err(error) => {
-                self.forget(ino, 1);
-                Err(error)
-            }
-        }
+        self.open(ino, flags)
+            .map(|opened| (found, opened))
+            .inspect_err(|_| self.forget(ino, 1))
     }
 
     fn create_new(&self, caller: Caller, parent: Ino, name: &OsStr, mode: u32) -> Result<(Found, Opened)> {
@@ -218,6 +217,7 @@ impl Work {
         if let Some(range) = range {
             self.need_room(&open, range.length)?;
         }
+        let _busy = open.busy();
         self.counting(&open.inode, &open.file, range, || {
             fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
         })
@@ -239,17 +239,35 @@ impl Work {
     /// bytes, 0 at the end of the source. `Unsupported` where the system can't: copy by hand.
     pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<u64> {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
-        let (from, to) = ((&source.file, offset(from.1)?), (&target.file, offset(to.1)?));
-        let length = usize::try_from(length.min(COPY_BYTES_MAX)).unwrap_or(usize::MAX);
+        offset(from.1).and(offset(to.1))?;
+        let (_busy, length) = (target.busy(), length.min(COPY_BYTES_MAX));
+        let mut copied = 0;
+        while copied < length {
+            let piece = (length - copied).min(COPY_PIECE_BYTES);
+            let (from, to) = (from.1.saturating_add(copied), to.1.saturating_add(copied));
+            match self.copy_piece((&source, from), (&target, to), piece) {
+                Ok(0) => break,
+                Ok(count) => copied += count,
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copied)
+    }
+
+    fn copy_piece(&self, from: (&OpenFile, u64), to: (&OpenFile, u64), length: u64) -> Result<u64> {
+        let ((source, from), (target, to)) = (from, to);
         let there = source
             .file
             .metadata()
-            .map_or(u64::MAX, |meta| meta.len().saturating_sub(from.1.unsigned_abs()));
-        self.need_room(&target, there.min(length as u64))?;
+            .map_or(u64::MAX, |meta| meta.len().saturating_sub(from));
+        self.need_room(target, there.min(length))?;
         let range = Range {
-            at: to.1.unsigned_abs(),
-            length: there.min(length as u64),
+            at: to,
+            length: there.min(length),
         };
+        let (from, to) = ((&source.file, offset(from)?), (&target.file, offset(to)?));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.counting(&target.inode, &target.file, Some(range), || {
             sys::copy_file_range(from, to, length)
                 .map(|count| count as u64)
@@ -302,7 +320,7 @@ impl Work {
 
     /// Opens a file with the inode's shared descriptor, or one of its own where that lacks the
     /// access asked for (which happens only when the daemon isn't root).
-    fn open_file(&self, inode: &Arc<Inode>, flags: OFlag) -> nix::Result<OpenFile> {
+    pub(super) fn open_file(&self, inode: &Arc<Inode>, flags: OFlag) -> nix::Result<OpenFile> {
         let access = flags & OFlag::O_ACCMODE;
         let writes = access != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC);
         let reads = access != OFlag::O_WRONLY;

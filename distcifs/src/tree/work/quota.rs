@@ -33,7 +33,7 @@ pub(super) const NAME_BYTES: u64 = 1024;
 const FIRST_BLOCK_BYTES: u64 = 4096;
 
 /// Bytes of one of `st_blocks`.
-const BLOCK_BYTES: u64 = 512;
+pub(super) const BLOCK_BYTES: u64 = 512;
 
 /// What a claim's folders may take, and take.
 #[derive(Debug)]

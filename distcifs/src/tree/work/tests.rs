@@ -22,6 +22,7 @@ mod model;
 mod names;
 mod quota;
 mod room;
+pub(in crate::tree::work) mod waits;
 mod ways;
 mod xattrs;
 

@@ -124,6 +124,12 @@ fn o_trunc_empties_and_o_excl_refuses() {
     let work = &bench.work;
     let (file, handle) = bench.create("f", b"0123456789");
     let opened = work.open(file, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    assert_eq!(
+        work.getattr(file, None).unwrap().attr.size,
+        10,
+        "it is a step of its own"
+    );
+    work.empty(opened.handle).unwrap();
     assert_eq!(work.getattr(file, None).unwrap().attr.size, 0);
     assert!(work.read(handle, 0, 10).unwrap().is_empty());
     work.write(opened.handle, 0, b"abc").unwrap();
@@ -133,8 +139,10 @@ fn o_trunc_empties_and_o_excl_refuses() {
     let (found, _) = work.create(me(), bench.root, name, 0o600, libc::O_RDWR).unwrap();
     assert_eq!((ino(&found), found.attributes.attr.size), (file, 3));
     let flags = libc::O_RDWR | libc::O_TRUNC;
-    let (found, _) = work.create(me(), bench.root, name, 0o600, flags).unwrap();
-    assert_eq!((found.attributes.attr.size, found.attributes.attr.mode), (0, 0o644));
+    let (found, opened) = work.create(me(), bench.root, name, 0o600, flags).unwrap();
+    assert_eq!((found.attributes.attr.size, found.attributes.attr.mode), (3, 0o644));
+    work.empty(opened.handle).unwrap();
+    assert_eq!(work.getattr(file, None).unwrap().attr.size, 0);
     bench.mkdir(bench.root, "d");
     let folder = work.create(me(), bench.root, OsStr::new("d"), 0o600, libc::O_RDWR);
     assert_eq!(errno(folder), libc::EISDIR);
