@@ -2,6 +2,8 @@
 #[cfg(feature = "ceph")]
 pub mod ceph;
 pub mod embedded;
+mod entries;
+mod watches;
 mod work;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -32,7 +32,6 @@ mod coordination;
 mod copy;
 mod dirty;
 mod disk;
-mod entries;
 mod files;
 mod home;
 mod marks;
@@ -43,7 +42,6 @@ mod speed;
 mod syncer;
 #[cfg(test)]
 mod tests;
-mod watches;
 
 pub use archive::{Archive, Placed};
 pub use copy::{Copied, Copier};

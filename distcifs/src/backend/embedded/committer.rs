@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::disk::{Disk, Failure, Loaded, Outcome, Work};
-use super::entries::{Entries, Undo};
 use super::lock;
-use super::watches::Watches;
+use crate::backend::entries::{self, Entries, Undo};
+use crate::backend::watches::Watches;
 use crate::storage::listeners::Listeners;
 use crate::storage::{Change, Commit, Error, Op, Result, Updated};
 
@@ -116,8 +116,8 @@ impl Committer {
             state.tell(applied.events);
             return Ok(Accepted::Ended(Commit::Done));
         }
-        let data = |node: &super::entries::Node| node.data.len();
-        let size = |(path, node): &super::entries::Row| path.len() + node.as_ref().map_or(0, data);
+        let data = |node: &entries::Node| node.data.len();
+        let size = |(path, node): &entries::Row| path.len() + node.as_ref().map_or(0, data);
         let bytes = applied.rows.iter().map(size).sum::<usize>() as u64;
         let waits = state.push(
             Work::Rows(applied.rows, applied.ends),

@@ -15,8 +15,8 @@ use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
-use super::entries::Node;
 use super::rows;
+use crate::backend::entries::Node;
 use crate::storage::descriptors::spare;
 use crate::storage::names::kind_of;
 use crate::storage::{Object, Page, Updated};

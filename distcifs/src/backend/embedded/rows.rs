@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::entries::Node;
+use crate::backend::entries::Node;
 
 /// Bytes before an entry's data: its version (4, little-endian) and its creation (8).
 const HEAD_BYTES: usize = 12;
