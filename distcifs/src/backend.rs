@@ -3,6 +3,8 @@
 pub mod ceph;
 pub mod embedded;
 mod entries;
+#[cfg(any(test, feature = "conformance"))]
+pub mod memory;
 mod watches;
 mod work;
 #[cfg(feature = "zookeeper")]

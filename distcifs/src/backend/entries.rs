@@ -33,7 +33,7 @@ pub(super) struct Applied {
 }
 
 /// All entries.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entries {
     nodes: BTreeMap<Box<str>, Node>,
 }

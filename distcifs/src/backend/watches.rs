@@ -36,6 +36,14 @@ impl Watches {
         watch
     }
 
+    /// Tells everybody that events were lost.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(super) fn resync(&mut self) {
+        for senders in self.by_path.values_mut() {
+            senders.retain_mut(|watcher| watcher.tell(|| Event::Resync));
+        }
+    }
+
     /// Tells everybody who watches this entry or one above it.
     pub(super) fn notify(&mut self, path: &str, change: Change) {
         if self.by_path.is_empty() {

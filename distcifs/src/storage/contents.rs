@@ -186,6 +186,22 @@ impl Listing {
         }
     }
 
+    /// Lists what is known already.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(crate) fn of(what: String, objects: &[Object]) -> Listing {
+        let pages = objects.chunks(LISTING_PAGE_MAX).map(<[Object]>::to_vec);
+        let (sender, receiver) = mpsc::channel(pages.len() + 1);
+        for page in pages.chain([Vec::new()]) {
+            // There is room for all of them.
+            let _room = sender.try_send(Ok(page));
+        }
+        Listing {
+            what,
+            pages: receiver,
+            ended: false,
+        }
+    }
+
     /// The next page, empty only at the end. After an error there is nothing more.
     ///
     /// # Errors
