@@ -28,6 +28,7 @@ mod holes;
 mod owners;
 mod refused;
 mod rename;
+mod shared;
 mod shown;
 mod trash;
 
