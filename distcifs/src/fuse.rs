@@ -92,6 +92,12 @@ macro_rules! ask {
     }};
 }
 
+/// The errno of an error, for tests of the layers below.
+#[cfg(test)]
+pub(crate) fn errno_of(error: &crate::tree::Error) -> i32 {
+    errno::errno(error).into()
+}
+
 /// Who asks.
 fn caller(request: &Request) -> Caller {
     Caller {

@@ -28,6 +28,8 @@ pub mod scratch;
 pub(crate) mod shares;
 mod spans;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub(crate) mod texts;
 pub(crate) mod ticket;
 mod trash;

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, errno, wait_for};
@@ -15,43 +14,6 @@ fn mount_with_ticket() -> Mount {
     mount.queue("q");
     mount.post("q", &json!({"id": "t"}));
     mount
-}
-
-/// "Write an exit status (0 success, 1–255 failure) or one of success, failure, error, aborted;
-/// further lines are a message for people." Anything else is EINVAL, and the claim still holds.
-#[test]
-fn the_words_of_a_result() {
-    let mount = Mount::new();
-    mount.queue("q");
-    for (number, words) in [
-        "0",
-        "1",
-        "255",
-        "success",
-        "failure",
-        "error",
-        "aborted",
-        "0\nall is well\nindeed",
-    ]
-    .iter()
-    .enumerate()
-    {
-        let id = format!("t{number}");
-        mount.post("q", &json!({"id": id}));
-        let claim = mount.claim("q", &id).expect("the claim");
-        for bad in ["256", "-1", "maybe", "0x1", "1 2", "", "success!", "\u{0}"] {
-            assert_eq!(errno(mount.result("q", &id, bad)), libc::EINVAL, "{bad:?}");
-        }
-        mount
-            .result("q", &id, words)
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        assert!(
-            mount
-                .read(&format!("tickets/q/{id}/result"))
-                .starts_with(words.lines().next().unwrap_or_default())
-        );
-        drop(claim);
-    }
 }
 
 /// "A second result is EEXIST." "Scripts can read it back: empty means not committed." "A
@@ -163,28 +125,6 @@ fn the_console_keeps_the_lines_of_a_lost_attempt() {
     wait_for("the claim's end", USUAL, || !mount.has("tickets/q/t/claim"));
     mount.run("cd tickets/q/t; echo $$ > claim; echo second line > console; echo 0 > result");
     assert!(mount.read("tickets/q/t/console").contains("second line"));
-}
-
-/// ".wait: the result, once there is one".
-#[test]
-fn wait_gives_the_result() {
-    let mount = mount_with_ticket();
-    let waiter = mount.start("cd tickets/q/t; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
-    std::thread::sleep(Duration::from_millis(200));
-    mount.finish("q", "t", "failure");
-    assert!(waiter.finish().expect_ok().starts_with("failure"));
-}
-
-/// Many results at the same moment from the claimant's own processes: one is taken.
-#[test]
-fn a_race_of_results_has_one_winner() {
-    let mount = mount_with_ticket();
-    let script = "exec 9>tickets/q/t/claim; cd tickets/q/t
-        for i in 1 2 3 4 5 6 7 8 9 10; do (echo $i | dd of=result conv=notrunc 2>/dev/null && echo \"won $i\") & done; wait";
-    let said = mount.run(script);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    let winner = said.trim_start_matches("won ").to_owned();
-    assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some(winner.as_str()));
 }
 
 /// How many blobs a store has that is a folder.

@@ -20,111 +20,6 @@ fn mount_with_ticket() -> Mount {
     mount
 }
 
-/// "Posting makes it visible whole or not at all": its values are files, one value each, "a list
-/// has one item a line".
-#[test]
-fn a_posted_ticket_is_there_as_files() {
-    let mount = Mount::new();
-    mount.queue("q");
-    let id = mount.post(
-        "q",
-        &json!({"id": "t", "labels": ["b", "a"], "params": {"one": "1", "many": ["x", "y"]}}),
-    );
-    assert_eq!(id, "t");
-    assert_eq!(mount.read("tickets/q/t/params/one"), "1");
-    assert_eq!(mount.read("tickets/q/t/params/many"), "x\ny");
-    let mut labels: Vec<String> = mount.read("tickets/q/t/labels").lines().map(str::to_owned).collect();
-    labels.sort();
-    assert_eq!(labels, ["a", "b"]);
-    assert_eq!(mount.read("tickets/q/t/attempt"), "1");
-    let ticket: serde_json::Value = serde_json::from_str(&mount.read("tickets/q/t/ticket.json")).expect("JSON");
-    assert_eq!(ticket["id"], "t");
-    // "owner: the user with whose rights the work is done": whoever posted one that stands alone.
-    assert_eq!(
-        (mount.read("tickets/q/t/owner"), &ticket["owner"]),
-        ("0".into(), &json!(0))
-    );
-    let made_up = mount.post("q", &json!({}));
-    assert!(!made_up.is_empty() && mount.has(&format!("tickets/q/{made_up}")));
-}
-
-/// "posting the same one twice makes one"; another with the same id is EEXIST, "already posted".
-#[test]
-fn posting_twice_makes_one() {
-    let mount = Mount::new();
-    mount.queue("q");
-    let ticket = json!({"id": "t", "params": {"a": "1"}});
-    assert_eq!(mount.post("q", &ticket), "t");
-    assert_eq!(mount.post("q", &ticket), "t");
-    assert_eq!(mount.list("tickets/q"), ["t"]);
-    assert_eq!(
-        errno(mount.try_post("q", &json!({"id": "t", "params": {"a": "2"}}))),
-        libc::EEXIST
-    );
-}
-
-/// "names of this shape are refused for others"; what is no ticket is EINVAL, what is too long
-/// EFBIG; and nothing of it is visible.
-#[test]
-fn tickets_that_are_refused() {
-    let mount = Mount::new();
-    mount.queue("q");
-    for text in [
-        "{",
-        "[]",
-        "{\"id\":\"a/b\"}",
-        "{\"id\":\"..\"}",
-        "{\"id\":\"a.1.0\"}",
-        "{\"id\":\"a.1.control\"}",
-        "{\"labels\":7}",
-        "{\"nonsense\":1}",
-    ] {
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .open(mount.path("tickets/q/.post"))
-            .expect(".post opens");
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.read(&mut [0; 64]));
-        assert_eq!(errno(written), libc::EINVAL, "{text}");
-    }
-    let big = json!({"params": {"a": "x".repeat(256 << 10)}});
-    assert_eq!(errno(mount.try_post("q", &big)), libc::EFBIG);
-    assert_eq!(mount.list("tickets/q"), Vec::<String>::new());
-}
-
-/// "a ticket that names a build is posted only by the mount and user holding that build's
-/// build-control ticket, else EPERM".
-#[test]
-fn a_builds_ticket_is_posted_only_by_its_controller() {
-    let mount = Mount::new();
-    mount.job("a", HELLO);
-    mount.trigger("a", "");
-    let ticket = json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
-    assert_eq!(errno(mount.try_post("execute-shell", &ticket)), libc::EPERM);
-    let control = mount.claim("build-control", "a.1.control").expect("the claim");
-    assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
-    assert_eq!(mount.post("execute-shell", &ticket), "a.1.0");
-    drop(control);
-}
-
-/// "A workspace is for a task of a build, and must be there": one that is nowhere would stop gc and backup,
-/// and whoever learnt the digest of another's would get its files.
-#[test]
-fn a_ticket_starts_from_no_workspace_of_others() {
-    let mount = Mount::new();
-    mount.queue("q");
-    let nowhere = "ab".repeat(32);
-    let alone = json!({"id": "x", "workspace": nowhere});
-    assert_eq!(errno(mount.try_post("q", &alone)), libc::EINVAL);
-    mount.job("a", HELLO);
-    mount.trigger("a", "");
-    let control = mount.claim("build-control", "a.1.control").expect("the claim");
-    let task = json!({"job": "a", "build": 1, "task": 0, "workspace": nowhere});
-    assert_eq!(errno(mount.try_post("q", &task)), libc::ENOENT);
-    assert!(mount.list("tickets/q").is_empty());
-    drop(control);
-}
-
 /// "Exactly one of any number of racing claimants succeeds", by each of the usual ways.
 #[test]
 fn fifty_claimants_and_one_succeeds() {
@@ -342,24 +237,6 @@ fn next_gives_the_oldest() {
     }
 }
 
-/// "A ticket goes to a worker whose labels include all of the ticket's."
-#[test]
-fn next_gives_only_what_the_labels_allow() {
-    let mount = Mount::new();
-    mount.queue("q");
-    mount.post("q", &json!({"id": "gpu", "labels": ["linux", "gpu"]}));
-    mount.post("q", &json!({"id": "plain", "labels": ["linux"]}));
-    let ask = |labels: &str| {
-        mount.start(&format!("exec 3<>tickets/q/.next; echo {labels} >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; echo 0 > tickets/q/$id/result"))
-    };
-    let none = ask("arm");
-    let plain = ask("linux x86_64");
-    assert_eq!(plain.finish().expect_ok(), "plain");
-    std::thread::sleep(Duration::from_millis(1200));
-    assert!(none.alive() && none.so_far().is_empty(), "{}", none.so_far());
-    assert_eq!(ask("gpu linux").finish().expect_ok(), "gpu");
-}
-
 /// "within one second a read gives a line, or an empty line for 'nothing yet'".
 #[test]
 fn next_answers_within_a_second() {
@@ -376,27 +253,6 @@ fn next_answers_within_a_second() {
         assert_eq!(next.read(&mut line).expect("a line"), 1);
         assert_eq!(line[0], b'\n');
         assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
-    }
-}
-
-/// A hundred waiters, one ticket: one of them gets it, the others go on waiting.
-#[test]
-fn a_hundred_waiters_and_one_gets_it() {
-    let mount = Mount::new();
-    mount.queue("q");
-    let script =
-        "exec 3<>tickets/q/.next; echo >&3; while read -r id <&3 && [ -z \"$id\" ]; do :; done; echo \"$id\"; sleep 30";
-    let waiting: Vec<_> = (0..100).map(|_| mount.start(script)).collect();
-    std::thread::sleep(Duration::from_secs(2));
-    mount.post("q", &json!({"id": "t"}));
-    wait_for("one to get it", USUAL, || {
-        waiting.iter().any(|script| script.so_far().contains('t'))
-    });
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(waiting.iter().filter(|script| script.so_far().trim() == "t").count(), 1);
-    // A killed waiter ends with its read, within a second: all at once, not one after another.
-    for script in &waiting {
-        script.signal(nix::sys::signal::Signal::SIGKILL);
     }
 }
 
@@ -446,21 +302,4 @@ fn a_stopped_claimant_keeps_its_claim() {
     holder.signal(nix::sys::signal::Signal::SIGCONT);
     holder.finish().expect_ok();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
-}
-
-/// "A worker that names labels of this form takes tickets of these isolations only; one that names
-/// none takes any."
-#[test]
-fn next_gives_only_the_isolations_that_the_worker_names() {
-    let mount = Mount::new();
-    mount.queue("q");
-    mount.post("q", &json!({"id": "plain"}));
-    mount.post("q", &json!({"id": "boxed", "isolation": "lxc", "labels": ["linux"]}));
-    let (_held, id) = mount.ask("q", "linux isolation.lxc isolation.vm").expect("work");
-    assert_eq!(id, "boxed", "the oldest is not isolated");
-    mount.post("q", &json!({"id": "own", "isolation": "mine"}));
-    let (_other, id) = mount.ask("q", "isolation.mine isolation.none").expect("work");
-    assert_eq!(id, "plain");
-    let (_any, id) = mount.ask("q", "linux").expect("work");
-    assert_eq!(id, "own");
 }

@@ -287,8 +287,13 @@ fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
         ),
         ("workers/src/b.rs", "//! B.\n#[tokio::test]\nasync fn inside() {}\n"),
         (
+            "distcifs/src/tree/tests/d.rs",
+            "//! D.\non_both! {\n    twice,\n}\nfn twice(_: Fs) {}\nfn never(_: Fs) {}\n",
+        ),
+        (
             "doc/security.md",
-            "`a::there` `workers/src/b::inside`\n`a::gone`\n`a::helper` and `c::there`\n`a::idle`\n",
+            "`a::there` `workers/src/b::inside`\n`a::gone`\n`a::helper` and `c::there`\n`a::idle`\n\
+             `distcifs/src/tree/tests/d::twice` `distcifs/src/tree/tests/d::never`\n",
         ),
     ] {
         fs::create_dir_all(folder.path().join(path).parent().expect("a folder")).expect("own folder");
@@ -301,6 +306,7 @@ fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
             "doc/security.md:3: a::helper: it is no test",
             "doc/security.md:3: c::there: there is no tests/tests/c.rs",
             "doc/security.md:4: a::idle: it is never run",
+            "doc/security.md:5: distcifs/src/tree/tests/d::never: it is no test",
         ]
     );
 }

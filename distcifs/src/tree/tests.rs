@@ -1,0 +1,28 @@
+//! The tree driven in process: no mount, no kernel, no server. What only a kernel shows is in
+//! tests/tests/ (doc/decisions/041-the-tree-in-process.md says which test is where).
+
+/// Makes a test of each function on a tree that is alone and on one among others: what the stores
+/// decide is the same.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod alone {
+            $(#[test]
+            fn $name() {
+                super::$name(crate::tree::tests::driver::Fs::alone());
+            })*
+        }
+        mod shared {
+            $(#[test]
+            fn $name() {
+                super::$name(crate::tree::tests::driver::Fs::shared());
+            })*
+        }
+    };
+}
+
+mod config;
+mod driver;
+mod results;
+mod tickets;
+mod trigger;
+mod verbs;

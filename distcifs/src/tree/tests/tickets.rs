@@ -1,0 +1,217 @@
+//! Tickets: posting, claiming, and `.next` (doc/tree.md).
+
+use serde_json::json;
+
+use super::driver::{Fs, USUAL};
+use super::verbs::{HELLO, errno};
+
+on_both! {
+    a_posted_ticket_is_there_as_files,
+    posting_twice_makes_one,
+    tickets_that_are_refused,
+    a_builds_ticket_is_posted_only_by_its_controller,
+    a_ticket_starts_from_no_workspace_of_others,
+    claimed_is_claimed,
+    rm_gives_the_ticket_back,
+    next_gives_the_oldest,
+    next_gives_only_what_the_labels_allow,
+    next_gives_only_the_isolations_that_the_worker_names,
+    a_hundred_waiters_and_one_gets_it,
+}
+
+fn with_ticket(fs: &Fs) {
+    fs.queue("q");
+    fs.post("q", &json!({"id": "t"}));
+}
+
+/// "Posting makes it visible whole or not at all": its values are files, one value each, "a list
+/// has one item a line".
+fn a_posted_ticket_is_there_as_files(fs: Fs) {
+    fs.queue("q");
+    let id = fs.post(
+        "q",
+        &json!({"id": "t", "labels": ["b", "a"], "params": {"one": "1", "many": ["x", "y"]}}),
+    );
+    assert_eq!(id, "t");
+    assert_eq!(fs.read("tickets/q/t/params/one"), "1");
+    assert_eq!(fs.read("tickets/q/t/params/many"), "x\ny");
+    let mut labels: Vec<String> = fs.read("tickets/q/t/labels").lines().map(str::to_owned).collect();
+    labels.sort();
+    assert_eq!(labels, ["a", "b"]);
+    assert_eq!(fs.read("tickets/q/t/attempt"), "1");
+    let ticket: serde_json::Value = serde_json::from_str(&fs.read("tickets/q/t/ticket.json")).unwrap();
+    assert_eq!(ticket["id"], "t");
+    // "owner: the user with whose rights the work is done": whoever posted one that stands alone.
+    let me = fs.caller.uid;
+    assert_eq!(
+        (fs.read("tickets/q/t/owner"), &ticket["owner"]),
+        (me.to_string(), &json!(me))
+    );
+    let made_up = fs.post("q", &json!({}));
+    assert!(!made_up.is_empty() && fs.has(&format!("tickets/q/{made_up}")));
+}
+
+/// "posting the same one twice makes one"; another with the same id is EEXIST, "already posted".
+fn posting_twice_makes_one(fs: Fs) {
+    fs.queue("q");
+    let ticket = json!({"id": "t", "params": {"a": "1"}});
+    assert_eq!(fs.post("q", &ticket), "t");
+    assert_eq!(fs.post("q", &ticket), "t");
+    assert_eq!(fs.list("tickets/q"), ["t"]);
+    let another = fs.try_post("q", &json!({"id": "t", "params": {"a": "2"}}));
+    assert_eq!(errno(another), libc::EEXIST);
+}
+
+/// "names of this shape are refused for others"; what is no ticket is EINVAL, what is too long
+/// EFBIG; and nothing of it is visible.
+fn tickets_that_are_refused(fs: Fs) {
+    fs.queue("q");
+    for text in [
+        "{",
+        "[]",
+        "{\"id\":\"a/b\"}",
+        "{\"id\":\"..\"}",
+        "{\"id\":\"a.1.0\"}",
+        "{\"id\":\"a.1.control\"}",
+        "{\"labels\":7}",
+        "{\"nonsense\":1}",
+    ] {
+        let mut file = fs.open("tickets/q/.post", libc::O_RDWR).unwrap();
+        let written = file.write(text.as_bytes()).and_then(|()| file.read());
+        assert_eq!(errno(written), libc::EINVAL, "{text}");
+    }
+    let big = json!({"params": {"a": "x".repeat(256 << 10)}});
+    assert_eq!(errno(fs.try_post("q", &big)), libc::EFBIG);
+    assert_eq!(fs.list("tickets/q"), Vec::<String>::new());
+}
+
+/// "a ticket that names a build is posted only by the mount and user holding that build's
+/// build-control ticket, else EPERM".
+fn a_builds_ticket_is_posted_only_by_its_controller(fs: Fs) {
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    let ticket = json!({"id": "a.1.0", "job": "a", "build": 1, "task": 0, "params": {"script": "true\n"}});
+    assert_eq!(errno(fs.try_post("execute-shell", &ticket)), libc::EPERM);
+    let control = fs.claim("build-control", "a.1.control").unwrap();
+    assert_eq!(fs.post("execute-shell", &ticket), "a.1.0");
+    assert_eq!(fs.post("execute-shell", &ticket), "a.1.0");
+    drop(control);
+}
+
+/// "A workspace is for a task of a build, and must be there": one that is nowhere would stop gc and backup,
+/// and whoever learnt the digest of another's would get its files.
+fn a_ticket_starts_from_no_workspace_of_others(fs: Fs) {
+    fs.queue("q");
+    let nowhere = "ab".repeat(32);
+    let alone = json!({"id": "x", "workspace": nowhere});
+    assert_eq!(errno(fs.try_post("q", &alone)), libc::EINVAL);
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    let control = fs.claim("build-control", "a.1.control").unwrap();
+    let task = json!({"job": "a", "build": 1, "task": 0, "workspace": nowhere});
+    assert_eq!(errno(fs.try_post("q", &task)), libc::ENOENT);
+    assert!(fs.list("tickets/q").is_empty());
+    drop(control);
+}
+
+/// "for everyone else opening it for writing or changing its times is EEXIST".
+fn claimed_is_claimed(fs: Fs) {
+    with_ticket(&fs);
+    let claim = fs.claim("q", "t").unwrap();
+    assert_eq!(errno(fs.claim("q", "t")), libc::EEXIST);
+    assert_eq!(errno(fs.open("tickets/q/t/claim", libc::O_WRONLY)), libc::EEXIST);
+    assert_eq!(errno(fs.echo("tickets/q/t/claim", "1")), libc::EEXIST);
+    assert!(!fs.read("tickets/q/t/claim").is_empty(), "node, process, time");
+    drop(claim);
+}
+
+/// "`rm claim` gives the ticket back"; "a ticket given back … doesn't count against it".
+fn rm_gives_the_ticket_back(fs: Fs) {
+    with_ticket(&fs);
+    fs.echo("tickets/q/t/claim", &fs.caller.tid.to_string()).unwrap();
+    assert!(fs.has("tickets/q/t/claim"));
+    fs.unlink("tickets/q/t/claim").unwrap();
+    assert!(!fs.has("tickets/q/t/claim"));
+    assert_eq!(fs.read("tickets/q/t/attempt"), "1");
+    drop(fs.claim("q", "t").expect("claimed again"));
+}
+
+/// `.next`: "oldest first"; what is claimed by it takes a result.
+fn next_gives_the_oldest(fs: Fs) {
+    fs.queue("q");
+    let ids = ["z", "y", "x"];
+    for id in ids {
+        fs.post("q", &json!({"id": id}));
+    }
+    for expected in ids {
+        let (_next, id) = fs.ask("q", "linux x86_64").unwrap();
+        assert_eq!(id, expected);
+        fs.echo(&format!("tickets/q/{id}/result"), "0").unwrap();
+        assert_eq!(fs.read(&format!("tickets/q/{id}/result")).lines().next(), Some("0"));
+    }
+}
+
+/// "A ticket goes to a worker whose labels include all of the ticket's."
+fn next_gives_only_what_the_labels_allow(fs: Fs) {
+    fs.queue("q");
+    fs.post("q", &json!({"id": "gpu", "labels": ["linux", "gpu"]}));
+    fs.post("q", &json!({"id": "plain", "labels": ["linux"]}));
+    let mut none = fs.open("tickets/q/.next", libc::O_RDWR).unwrap();
+    none.write(b"arm\n").unwrap();
+    assert_eq!(none.read().unwrap(), "\n", "nothing for it");
+    let (_plain, id) = fs.ask("q", "linux x86_64").unwrap();
+    assert_eq!(id, "plain");
+    assert_eq!(none.read().unwrap(), "\n", "nothing for it still");
+    let (_gpu, id) = fs.ask("q", "gpu linux").unwrap();
+    assert_eq!(id, "gpu");
+}
+
+/// "A worker that names labels of this form takes tickets of these isolations only; one that names
+/// none takes any."
+fn next_gives_only_the_isolations_that_the_worker_names(fs: Fs) {
+    fs.queue("q");
+    fs.post("q", &json!({"id": "plain"}));
+    fs.post("q", &json!({"id": "boxed", "isolation": "lxc", "labels": ["linux"]}));
+    let (_held, id) = fs.ask("q", "linux isolation.lxc isolation.vm").unwrap();
+    assert_eq!(id, "boxed", "the oldest is not isolated");
+    fs.post("q", &json!({"id": "own", "isolation": "mine"}));
+    let (_other, id) = fs.ask("q", "isolation.mine isolation.none").unwrap();
+    assert_eq!(id, "plain");
+    let (_any, id) = fs.ask("q", "linux").unwrap();
+    assert_eq!(id, "own");
+}
+
+/// A hundred waiters, one ticket: one of them gets it, the others go on waiting.
+fn a_hundred_waiters_and_one_gets_it(fs: Fs) {
+    fs.queue("q");
+    let mut waiting: Vec<_> = (0..100)
+        .map(|_| {
+            let mut next = fs.open("tickets/q/.next", libc::O_RDWR).unwrap();
+            next.write(b"\n").unwrap();
+            next
+        })
+        .collect();
+    // Each reads until one of them has it, and once more: who comes late gets nothing either.
+    let given = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for next in &mut waiting {
+            let given = &given;
+            scope.spawn(move || {
+                let begun = std::time::Instant::now();
+                loop {
+                    let last = !given.lock().unwrap().is_empty();
+                    let line = next.read().unwrap();
+                    if line != "\n" {
+                        given.lock().unwrap().push(line);
+                    }
+                    assert!(begun.elapsed() < USUAL, "nobody gets it");
+                    if last {
+                        return;
+                    }
+                }
+            });
+        }
+        fs.post("q", &json!({"id": "t"}));
+    });
+    assert_eq!(*given.lock().unwrap(), ["t\n"]);
+}

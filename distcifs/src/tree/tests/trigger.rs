@@ -1,0 +1,125 @@
+//! Triggering: numbers, parameters, idempotence (doc/tree.md).
+
+use super::driver::Fs;
+use super::verbs::{HELLO, errno};
+
+on_both! {
+    echo_starts_one_build,
+    parameters_by_lines_and_by_json,
+    parameters_that_are_refused,
+    without_a_configuration,
+    a_key_gives_the_same_build_again,
+    a_cause_is_shown,
+    over_256_kib_is_too_big,
+    a_build_keeps_the_configuration_of_its_trigger,
+}
+
+/// A job with one parameter that has a default and one that is required.
+const WITH: &str = r#"{"parameters":{"ref":"main","who":null},"tasks":[]}"#;
+
+/// "`echo > trigger` starts a build without parameters"; "one command, one write".
+fn echo_starts_one_build(fs: Fs) {
+    fs.job("a", HELLO);
+    fs.echo("jobs/a/trigger", "").unwrap();
+    assert_eq!(fs.list("jobs/a/builds"), ["1", "latest"]);
+    // What `: > trigger` and `exec 3>trigger; exec 3>&-` do.
+    for flags in [libc::O_TRUNC | libc::O_CREAT, libc::O_TRUNC] {
+        let file = fs.open("jobs/a/trigger", libc::O_WRONLY | flags).unwrap();
+        file.close().unwrap();
+    }
+    assert_eq!(fs.list("jobs/a/builds"), ["1", "latest"], "no write, no build");
+}
+
+/// "key=value lines or one JSON object give parameters"; defaults come from the configuration.
+fn parameters_by_lines_and_by_json(fs: Fs) {
+    fs.job("a", WITH);
+    fs.echo("jobs/a/trigger", "who=me").unwrap();
+    assert_eq!(fs.read("jobs/a/builds/1/params/who"), "me");
+    assert_eq!(fs.read("jobs/a/builds/1/params/ref"), "main");
+    fs.trigger("a", r#"{"who": "x=y z", "ref": "dev"}"#);
+    assert_eq!(fs.read("jobs/a/builds/2/params/who"), "x=y z");
+    assert_eq!(fs.read("jobs/a/builds/2/params/ref"), "dev");
+    fs.trigger("a", "who=a\nref=b=c");
+    assert_eq!(fs.read("jobs/a/builds/3/params/ref"), "b=c");
+}
+
+/// "An unknown parameter is EINVAL too"; so is a required one that is missing. Nothing is made.
+fn parameters_that_are_refused(fs: Fs) {
+    fs.job("a", WITH);
+    for body in [
+        "who=me\nother=1",
+        "",
+        "who",
+        "=x",
+        "{\"who\":",
+        "{\"who\":[1]}",
+        "[\"who\"]",
+    ] {
+        assert_eq!(errno(fs.try_trigger("a", body)), libc::EINVAL, "{body:?}");
+    }
+    assert_eq!(fs.list("jobs/a/builds"), Vec::<String>::new());
+    assert_eq!(fs.trigger("a", "who=me"), 1);
+}
+
+/// "Without a valid configuration: EINVAL at open", which a shell sees.
+fn without_a_configuration(fs: Fs) {
+    fs.mkdir("jobs/a").unwrap();
+    assert_eq!(errno(fs.open("jobs/a/trigger", libc::O_WRONLY)), libc::EINVAL);
+    assert_eq!(errno(fs.echo("jobs/a/trigger", "")), libc::EINVAL);
+}
+
+/// "A line `@key=<token>` (in JSON the member "@key") makes the trigger idempotent: the same token
+/// again gives the same build", over a remount as well.
+fn a_key_gives_the_same_build_again(mut fs: Fs) {
+    fs.job("a", WITH);
+    assert_eq!(fs.trigger("a", "who=me\n@key=t1"), 1);
+    assert_eq!(fs.trigger("a", "who=me\n@key=t1"), 1);
+    assert_eq!(fs.trigger("a", r#"{"who":"me","@key":"t1"}"#), 1);
+    assert_eq!(fs.trigger("a", "who=me\n@key=t2"), 2);
+    fs.remount();
+    assert_eq!(fs.trigger("a", "who=me\n@key=t1"), 1);
+    assert_eq!(fs.trigger("a", "who=me"), 3);
+}
+
+/// "A line `@cause=<text>` says why": it is shown while the build lives, after its end and after a
+/// retry; one that is no line is refused.
+fn a_cause_is_shown(mut fs: Fs) {
+    fs.job("a", r#"{"tasks":[]}"#);
+    fs.trigger("a", "@cause=somebody wanted é\n@key=k");
+    fs.trigger("a", r#"{"@cause": "another", "@key": "k"}"#);
+    let cause = |fs: &Fs| fs.read("jobs/a/builds/1/cause");
+    assert_eq!(cause(&fs), "somebody wanted é");
+    fs.finish("build-control", "a.1.control", "failure");
+    assert_eq!(fs.wait_state("a", 1), "failure");
+    assert_eq!(cause(&fs), "somebody wanted é");
+    fs.remount();
+    fs.echo("jobs/a/builds/1/ctl", "retry").unwrap();
+    assert_eq!(fs.bytes("jobs/a/builds/1/cause").unwrap().len(), 19);
+    assert_eq!(fs.stat("jobs/a/builds/1/cause").unwrap().size, 19);
+    assert_eq!(cause(&fs), "somebody wanted é");
+    for bad in [
+        r#"{"@cause": "a\nb"}"#.to_owned(),
+        "@cause=".into(),
+        format!("@cause={}", "x".repeat(513)),
+    ] {
+        assert_eq!(errno(fs.try_trigger("a", &bad)), libc::EINVAL, "{bad}");
+    }
+    assert_eq!(fs.trigger("a", ""), 2);
+    assert_eq!(fs.read("jobs/a/builds/2/cause"), "");
+}
+
+/// "EFBIG: a trigger or ticket over 256 KiB".
+fn over_256_kib_is_too_big(fs: Fs) {
+    fs.job("a", WITH);
+    let body = format!("who={}", "x".repeat(256 << 10));
+    assert_eq!(errno(fs.try_trigger("a", &body)), libc::EFBIG);
+    assert_eq!(fs.list("jobs/a/builds"), Vec::<String>::new());
+}
+
+/// "Triggering makes the build, with the configuration as it is now."
+fn a_build_keeps_the_configuration_of_its_trigger(fs: Fs) {
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    fs.configure("a", r#"{"tasks":[]}"#);
+    assert_eq!(fs.read("jobs/a/builds/1/config.json"), HELLO);
+}
