@@ -23,9 +23,6 @@ pub use append::{Appender, Fence};
 /// Bytes of a part; all but the last are this long.
 pub const PART_BYTES: u64 = 64 << 20;
 
-/// Bytes kept of a ticket's console unless its configuration says otherwise.
-pub const CONSOLE_BYTES_DEFAULT: u64 = 64 << 20;
-
 /// Bytes appended at once.
 const APPEND_BYTES_MAX: usize = 4 << 20;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lines::{BEHIND_BYTES_MAX, HELD_FOR, Lines};
-use super::{CONSOLE_BYTES_DEFAULT, End, RACES_MAX, Stream};
+use super::{End, RACES_MAX, Stream};
+use crate::repository::config::CONSOLE_LIMIT_DEFAULT;
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::console::{attempt_console, build_console};
 use crate::repository::model::ticket::{Ticket, TicketKey};
@@ -51,7 +52,7 @@ pub struct Appender {
 impl Appender {
     /// For the claim that this ticket stands at.
     pub(crate) fn new(key: &TicketKey, ticket: &Ticket) -> Self {
-        let limit = ticket.console_limit.unwrap_or(CONSOLE_BYTES_DEFAULT);
+        let limit = ticket.console_limit.unwrap_or(CONSOLE_LIMIT_DEFAULT);
         let lines = Lines::new(&ticket.lines, limit);
         let build = ticket.part.as_ref().map(|part| build_console(&part.uid, part.build));
         Appender {
