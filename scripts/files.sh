@@ -94,7 +94,7 @@ manual() {
 # and examples.
 documents() {
 	doc=share/doc/distcifs
-	for page in README.md doc/*.md doc/decisions/*.md; do
+	for page in README.md CONTRIBUTING.md SECURITY.md doc/*.md doc/decisions/*.md; do
 		put 644 "$page" "$doc/$page"
 	done
 	# Workers to copy from stand where they find worker.sh.

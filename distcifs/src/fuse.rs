@@ -1,6 +1,6 @@
 //! Kernel request -> tree call -> reply.
 //!
-//! No decision is made here: a handler makes the tree's future and hands it to [`answer`], with
+//! No decision is made here: a handler makes the tree's future and hands it to [`answer()`], with
 //! what turns its value into a reply. Every pub item stands in [`session`].
 
 use std::ffi::OsStr;

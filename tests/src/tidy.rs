@@ -7,6 +7,7 @@
 
 pub mod blank;
 pub mod layers;
+mod locked;
 mod named;
 mod rows;
 
@@ -66,6 +67,7 @@ pub fn check(root: &Path) -> Vec<String> {
         check_words(&path, &text, &mut found);
     }
     named::check(root, &mut found);
+    locked::check(root, &mut found);
     found.sort();
     found
 }

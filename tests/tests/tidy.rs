@@ -311,6 +311,42 @@ fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
     );
 }
 
+/// "The tidy test refuses an entry whose file is gone", and so it does for the other pages that say where
+/// things are.
+#[test]
+fn a_file_that_a_page_names_and_nobody_has_is_found() {
+    for page in ["CONTRIBUTING.md", "doc/architecture.md", "doc/glossary.md"] {
+        assert_found(
+            page,
+            "- **a**: one. `workers/src/gone.rs`\n",
+            "there is no workers/src/gone.rs",
+        );
+        let there = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir_all(there.path().join("doc/a")).expect("own folder");
+        fs::write(there.path().join(page), "- **a**: `tickets/a`, `cargo doc`. `doc/a`\n").expect("own folder");
+        assert_eq!(check(there.path()), Vec::<String>::new());
+    }
+    assert_found("doc/glossary.md", "# A\n\n- **a**: one.\n", "names the file");
+}
+
+/// deny.toml says what the project may depend on.
+#[test]
+fn a_dependency_that_deny_toml_forbids_is_found() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rules = "deny = [\n    { crate = \"bad\", reason = \"no\" },\n]\nallow-registry = [\"https://good\"]\n";
+    let lock = "name = \"a\"\nsource = \"registry+https://good\"\nname = \"bad\"\nsource = \"git+https://good\"\n";
+    for (path, text) in [("deny.toml", rules), ("Cargo.lock", lock)] {
+        fs::write(folder.path().join(path), text).expect("own folder");
+    }
+    assert_eq!(
+        check(folder.path()),
+        [
+            "Cargo.lock:3: bad is denied by deny.toml",
+            "Cargo.lock:4: git+https://good is no source of deny.toml",
+        ]
+    );
+}
+
 #[test]
 fn a_path_of_one_machine_is_found() {
     assert_found(

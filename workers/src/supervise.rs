@@ -178,7 +178,7 @@ fn namespaces(pid: Pid) -> usize {
     line.map_or(0, |ids| ids.split_ascii_whitespace().count())
 }
 
-/// The parent in a line of /proc/<pid>/stat; the name before it may hold anything, `)` too.
+/// The parent in a line of `/proc/PID/stat`; the name before it may hold anything, `)` too.
 fn parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -1,8 +1,8 @@
 //! Snapshots: a folder as one digest, over any [`Contents`](crate::storage::Contents).
 //!
-//! [`capture`] reads a folder of the local disk into chunks and listings and gives the digest of
-//! the root's listing; [`restore`] lays a digest out as files again, [`Browser`] reads it in
-//! place, [`merge`] joins two and [`reachable`] names every object that one needs.
+//! [`capture()`] reads a folder of the local disk into chunks and listings and gives the digest of
+//! the root's listing; [`restore()`] lays a digest out as files again, [`Browser`] reads it in
+//! place, [`merge()`] joins two and [`reachable`] names every object that one needs.
 //!
 //! What the caller owes: as long as a [`Manifest`] is in use, the snapshots it came from are roots
 //! for gc, because a capture with it does not send again what it knows to be stored. So is what it

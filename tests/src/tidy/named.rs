@@ -1,4 +1,5 @@
-//! Tests that a page names are there: `file::test` between backticks, where the file is one of
+//! What pages name is there. Files: every path between backticks in those pages that say where things are, and one
+//! for each entry of the glossary. Tests: `file::test` between backticks, where the file is one of
 //! tests/tests, or a path from the project's folder, without its ending. Modules at its end may be
 //! joined as in Rust: `distcifs/src/tree::work::test`.
 
@@ -8,14 +9,58 @@ use std::path::Path;
 /// The page whose promises name the tests that hold them.
 const PAGE: &str = "doc/security.md";
 
-/// What is wrong with the tests that the page names.
+/// The pages that say where things are.
+const MAPS: [&str; 3] = ["CONTRIBUTING.md", "doc/architecture.md", GLOSSARY];
+
+/// The page of which each entry names a file.
+const GLOSSARY: &str = "doc/glossary.md";
+
+/// With what a path from the project's folder begins.
+const FOLDERS: [&str; 8] = [
+    "distcifs/",
+    "doc/",
+    "patterns/",
+    "schedule/",
+    "scripts/",
+    "settings/",
+    "tests/",
+    "workers/",
+];
+
+/// What is wrong with the files and tests that pages name.
 pub(super) fn check(root: &Path, found: &mut Vec<String>) {
+    check_tests(root, found);
+    MAPS.iter().for_each(|page| check_files(root, page, found));
+}
+
+/// What stands between backticks: every second piece.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+fn check_files(root: &Path, page: &str, found: &mut Vec<String>) {
+    let Ok(text) = fs::read_to_string(root.join(page)) else {
+        return;
+    };
+    for (number, line) in text.lines().enumerate() {
+        let named: Vec<&str> = quoted(line)
+            .filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder)) && !word.contains(' '))
+            .collect();
+        for path in named.iter().filter(|path| !root.join(path).exists()) {
+            found.push(format!("{page}:{}: there is no {path}", number + 1));
+        }
+        if page == GLOSSARY && line.starts_with("- ") && named.is_empty() {
+            found.push(format!("{page}:{}: an entry names the file where it lives", number + 1));
+        }
+    }
+}
+
+fn check_tests(root: &Path, found: &mut Vec<String>) {
     let Ok(text) = fs::read_to_string(root.join(PAGE)) else {
         return;
     };
     for (number, line) in text.lines().enumerate() {
-        // What stands between backticks is every second piece.
-        for word in line.split('`').skip(1).step_by(2) {
+        for word in quoted(line) {
             let Some((file, test)) = word.rsplit_once("::") else {
                 continue;
             };

@@ -9,7 +9,7 @@ use super::error::Result;
 use super::merge;
 use crate::storage::{Appended, Contents, Digest, Fut, Listing, Notices, Object, Page, Updated};
 
-/// The digests of all listings that [`merge`] stores when these are joined one after another.
+/// The digests of all listings that [`merge()`] stores when these are joined one after another.
 pub async fn joined(contents: Arc<dyn Contents>, parts: &[Digest]) -> Result<Vec<Digest>> {
     let aside = Arc::new(Aside {
         contents,
