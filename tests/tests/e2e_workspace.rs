@@ -97,7 +97,29 @@ f=open(\"w/mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"S
     }
 }
 
-/// A mapping that outlives its task changes nothing that anybody sees.
+/// Maps a file so that it can be written, closes it, waits for OUT/go and writes through the mapping. Python's own
+/// mmap would keep a descriptor open.
+const MAPPER: &str = "import ctypes, os, sys, time
+out, name, first, later = sys.argv[1:5]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+file = os.open(name, os.O_RDWR)
+at = libc.mmap(None, 4096, 3, 1, file, 0)
+assert at not in (None, ctypes.c_void_p(-1).value), ctypes.get_errno()
+os.close(file)
+ctypes.memmove(at, first.encode(), len(first))
+os.chdir('/')
+open(out + '/mapped', 'w').close()
+for i in range(1200):
+    if os.path.exists(out + '/go'): break
+    time.sleep(0.05)
+ctypes.memmove(at, later.encode(), len(later))
+open(out + '/done', 'w').close()
+";
+
+/// "Nothing of it is ever published, and no other task sees it": a mapping that outlives its task and its descriptor
+/// changes nothing that anybody sees, whether the kernel has the file or the daemon.
 #[test]
 fn a_mapping_that_outlives_its_task_is_cut_off() {
     if !installed("python3") {
@@ -106,19 +128,7 @@ fn a_mapping_that_outlives_its_task_is_cut_off() {
     for passthrough in ["passthrough=yes", "passthrough=no"] {
         let mount = Mount::with(&["-o", passthrough], TEST_LIMIT);
         let out = mount.out().display().to_string();
-        let program = format!(
-            "import mmap,os,time
-f=open('m','r+b'); m=mmap.mmap(f.fileno(),0); f.close(); m[0:5]=b'first'; open('{out}/mapped','w')
-for i in range(400):
-    if os.path.exists('{out}/go'): break
-    time.sleep(0.05)
-m[0:5]=b'later'
-try: m.flush()
-except OSError: pass
-open('{out}/done','w')
-"
-        );
-        fs::write(mount.out().join("map.py"), program).expect("own folder");
+        fs::write(mount.out().join("map.py"), MAPPER).expect("own folder");
         let until = |name: &str| format!("while ! [ -e '{out}/{name}' ]; do sleep 0.05; done");
         let first = format!("truncate -s 1M m; : > '{out}/ready'; {}", until("mapped"));
         let second = format!(
@@ -131,7 +141,8 @@ open('{out}/done','w')
         mount.trigger("a", "");
         wait_for("the first task", USUAL, || mount.out().join("ready").exists());
         // Not below the worker, which ends what its task leaves behind.
-        let mapper = mount.start("cd tickets/execute-shell/a.1.0/workspace; exec python3 \"$OUT/map.py\"");
+        let mapper = mount
+            .start("cd tickets/execute-shell/a.1.0/workspace; exec python3 \"$OUT/map.py\" \"$OUT\" m first later");
         assert_eq!(mount.wait_state("a", 1), "success", "{}", mount.console("a", 1));
         mapper.finish().expect_ok();
         let build = 1;
@@ -139,6 +150,65 @@ open('{out}/done','w')
             mount.run(&format!("head -c 5 jobs/a/builds/{build}/workspace/m")),
             "first"
         );
+    }
+}
+
+/// The same of two users: the workspace of one has the same content as that of another, who has one of its files
+/// mapped since his own task. What the first runs and publishes is what was built.
+#[test]
+fn a_mapping_of_another_user_reaches_no_task() {
+    if !installed("python3") || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    for passthrough in ["passthrough=yes", "passthrough=no"] {
+        let mount = Mount::with(&["-o", passthrough], TEST_LIMIT);
+        fs::write(mount.out().join("map.py"), MAPPER).expect("own folder");
+        mount.queue("q");
+        for (job, owner) in [("a", 4001), ("m", 4002)] {
+            mount.job_of(job, &[json!({"type": "q"}), json!({"type": "q"})]);
+            std::os::unix::fs::chown(mount.path(&format!("jobs/{job}")), Some(owner), Some(owner)).unwrap();
+            mount.run(&format!("chmod 755 jobs/{job}; echo on > jobs/{job}/enabled"));
+        }
+        let _control = Worker::start(&mount, "build-control", &[]);
+        let appears = |ticket: &str| {
+            wait_for(ticket, USUAL, || mount.has(&format!("tickets/q/{ticket}")));
+        };
+        let claim = |user: u32, ticket: &str, script: &str| {
+            appears(ticket);
+            mount.run(&format!(
+                "u() {{ setpriv --reuid={user} --regid={user} --clear-groups dash -euc \"$1\"; }}
+                expect() {{ for i in $(seq 400); do [ -e \"$OUT/$1\" ] && return; sleep 0.05; done; exit 9; }}
+                cd tickets/q/{ticket}; command exec 9>claim; chown {user}:{user} claim; {script}; echo 0 > result"
+            ));
+        };
+        mount.trigger("a", "");
+        claim(
+            4001,
+            "a.1.0",
+            "u 'echo built by alice > workspace/run.sh; chmod 755 workspace/run.sh'",
+        );
+        appears("a.1.1");
+        mount.trigger("m", "");
+        let next = "../a.1.1/workspace";
+        let copy = format!(
+            "u 'cp -a {next}/. workspace/; touch -r {next} workspace; chmod --reference={next} workspace'
+            touch $OUT/copied; expect mapped"
+        );
+        let mapper = mount.start(
+            "for i in $(seq 400); do [ -e \"$OUT/copied\" ] && break; sleep 0.05; done
+            cd tickets/q/m.1.0/workspace; exec setpriv --reuid=4002 --regid=4002 --clear-groups \
+                python3 \"$OUT/map.py\" \"$OUT\" run.sh '' 'made by mlryce'",
+        );
+        claim(4002, "m.1.0", &copy);
+        appears("m.1.1");
+        let use_it = "u 'cat workspace/run.sh'; touch $OUT/go; expect done; u 'cp workspace/run.sh artifacts/'
+            u 'grep -q alice workspace/run.sh'";
+        claim(4001, "a.1.1", use_it);
+        mapper.finish().expect_ok();
+        assert_eq!(mount.wait_state("a", 1), "success");
+        for place in ["artifacts", "workspace"] {
+            assert_eq!(mount.read(&format!("jobs/a/builds/1/{place}/run.sh")), "built by alice");
+        }
     }
 }
 

@@ -37,9 +37,20 @@ pub struct AttemptDirs {
     warm: Mutex<VecDeque<Warm>>,
 }
 
-/// A finished workspace that nobody has open.
+/// For whom the work in a folder is done. A mapping that reads tells nobody that it is there, so what it shows
+/// never becomes somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Whose {
+    /// With whose rights.
+    owner: u32,
+    /// The job's uid; none for a ticket that stands alone.
+    job: Option<String>,
+}
+
+/// A finished workspace that nobody has open or can write.
 struct Warm {
     digest: Digest,
+    whose: Whose,
     dir: PathBuf,
     manifest: Manifest,
     owner: (u32, u32),
@@ -48,6 +59,7 @@ struct Warm {
 /// The two folders of one claim, made when they are first needed.
 pub(crate) struct Folders {
     start: Option<Digest>,
+    whose: Whose,
     workspace: OnceCell<(PathBuf, Mutex<Option<Manifest>>)>,
     artifacts: OnceCell<PathBuf>,
 }
@@ -60,18 +72,23 @@ pub(crate) struct Kept {
     /// Digest of the artifacts; `None` if there are none.
     pub(crate) artifacts: Option<Digest>,
     /// What the workspace's folder looks like, for the next capture; absent if there is something
-    /// in it that was not kept.
+    /// in it that was not kept, or that somebody may go on writing.
     pub(crate) manifest: Option<Manifest>,
     /// What had been done in the folders when the capture began.
     pub(crate) changes: Changes,
 }
 
 impl Folders {
-    /// The folders of a ticket's next claimant.
-    pub(crate) fn new(ticket: &Ticket) -> Self {
+    /// The folders of a ticket's next claimant, this user.
+    pub(crate) fn new(ticket: &Ticket, uid: u32) -> Self {
         let start = ticket.workspace.as_deref().and_then(Digest::parse);
+        let whose = Whose {
+            owner: ticket.owner.unwrap_or(uid),
+            job: ticket.part.as_ref().map(|part| part.uid.clone()),
+        };
         Folders {
             start,
+            whose,
             workspace: OnceCell::new(),
             artifacts: OnceCell::new(),
         }
@@ -119,10 +136,10 @@ impl AttemptDirs {
             .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// A kept folder with that content, taken out of the store of them.
-    fn take_warm(&self, digest: Digest) -> Option<Warm> {
+    /// A kept folder with that content, of the same owner and job, taken out of the store of them.
+    fn take_warm(&self, digest: Digest, whose: &Whose) -> Option<Warm> {
         let mut warm = lock(&self.warm);
-        let at = warm.iter().rposition(|w| w.digest == digest)?;
+        let at = warm.iter().rposition(|w| w.digest == digest && w.whose == *whose)?;
         warm.remove(at)
     }
 
@@ -138,7 +155,7 @@ impl Repository {
         let made = patience::unhurried(folders.workspace.get_or_try_init(|| async {
             let dir = self.attempts.fresh();
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
-            let manifest = match digest.and_then(|d| self.attempts.take_warm(d)) {
+            let manifest = match digest.and_then(|d| self.attempts.take_warm(d, &folders.whose)) {
                 Some(warm) => Some(adopt(warm, dir.clone(), owner).await?),
                 None => self.fill(&dir, digest, owner).await?,
             };
@@ -185,8 +202,8 @@ impl Repository {
         Ok(made.await?.clone())
     }
 
-    /// After a result: the workspace is kept for the next task if it is still what was stored, and
-    /// nobody has a file of it open, as this tells.
+    /// After a result: the workspace is kept for the job's next task if it is still what was stored, and
+    /// nobody has a file of it open, as this tells, or can write one.
     pub(crate) fn retire_folders(
         &self,
         folders: &Folders,
@@ -205,6 +222,7 @@ impl Repository {
                 let mut warm = lock(&self.attempts.warm);
                 warm.push_back(Warm {
                     digest,
+                    whose: folders.whose.clone(),
                     dir: dir.clone(),
                     manifest,
                     owner,

@@ -401,7 +401,7 @@ impl Repository {
             aborting: AtomicBool::new(false),
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
-            folders: Folders::new(&ticket),
+            folders: Folders::new(&ticket, who.uid),
             storing: self.storing(),
             session,
             version,

@@ -14,6 +14,7 @@ mod cut;
 mod error;
 mod format;
 mod joined;
+mod lease;
 mod local;
 mod manifest;
 mod merge;

@@ -61,6 +61,10 @@ const TTL: Duration = Duration::from_secs(10);
 /// this is how long a folder of an attempt that is over may go on saying ENOENT for ESTALE.
 const ABSENT_TTL: Duration = Duration::from_secs(1);
 
+/// How often, and after which time, a file is opened again that another thread is just looking at.
+const LEASE_TRIES: u32 = 100;
+const LEASE_STEP: Duration = Duration::from_micros(100);
+
 /// The folders of all attempts of this mount.
 ///
 /// Errors: `System` with the system's errno; `Stale` for an attempt that is over or an inode that
@@ -231,7 +235,15 @@ impl Work {
     fn reopen(&self, fd: &File, flags: OFlag) -> nix::Result<File> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         let name = fd_name(fd);
-        spared(|| openat(&self.proc_fds, name.as_str(), flags, Mode::empty())).map(File::from)
+        let open = || spared(|| openat(&self.proc_fds, name.as_str(), flags, Mode::empty())).map(File::from);
+        // Whether a file is being written is asked, when it is stored, by a lease of a moment (snapshot/lease.rs).
+        for _ in 0..LEASE_TRIES {
+            match open() {
+                Err(Errno::EAGAIN) => std::thread::sleep(LEASE_STEP),
+                done => return done,
+            }
+        }
+        open()
     }
 }
 

@@ -36,7 +36,8 @@ impl Repository {
             let known = known.map(|(known, written)| known.without(written));
             let captured = self.capture(claim, dir, known.as_ref()).await?;
             kept.workspace = Some(captured.digest).filter(|d| *d != Snapshot::empty());
-            kept.manifest = (captured.skipped_count == 0).then_some(captured.manifest);
+            let all = captured.skipped_count == 0 && !captured.has_writers;
+            kept.manifest = all.then_some(captured.manifest);
         }
         if let Some(dir) = claim.folders.artifacts() {
             let captured = self.capture(claim, dir, None).await?;

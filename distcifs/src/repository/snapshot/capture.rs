@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::cut::Cutter;
 use super::error::{Result, SnapshotError};
 use super::format::{Entry, Folder, Kind, Link, Meta, Segment, Time, XATTR_BYTES_MAX, Xattrs};
+use super::lease::Look;
 use super::local::{self, Left, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, Uploads, on_thread};
@@ -62,6 +63,9 @@ pub struct Captured {
     pub skipped: Vec<String>,
     /// How many there were.
     pub skipped_count: u64,
+    /// Whether somebody may go on changing a file without opening it, among those that were read: it was open
+    /// for writing, or is mapped so.
+    pub has_writers: bool,
 }
 
 impl Captured {
@@ -77,6 +81,7 @@ impl Captured {
             hashed_bytes: 0,
             skipped: Vec::new(),
             skipped_count: 0,
+            has_writers: false,
         }
     }
 }
@@ -135,6 +140,7 @@ fn run(uploads: Uploads, dir: &Path, known: Manifest, stop: Stop) -> Result<Capt
         hashed_bytes: walk.cutter.hashed,
         skipped: walk.tally.skipped,
         skipped_count: walk.tally.skipped_count,
+        has_writers: walk.look.met_writers,
     })
 }
 
@@ -180,6 +186,7 @@ struct Walk {
     counts: Option<HashMap<FileKey, u32>>,
     next_group: u32,
     tally: Tally,
+    look: Look,
     /// Relative to the root, for messages.
     path: PathBuf,
     device: u64,
@@ -197,6 +204,7 @@ impl Walk {
             counts: None,
             next_group: 0,
             tally: Tally::default(),
+            look: Look::default(),
             path: PathBuf::new(),
             device: 0,
             stop,
@@ -395,6 +403,7 @@ impl Walk {
         if local::kind(&before) != SFlag::S_IFREG {
             return Ok(None);
         }
+        self.look.at(&file);
         let xattrs = self.attributes(&file)?;
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let segments: Arc<[Segment]> = self.cutter.cut(&file, size, &mut self.uploads, &self.path)?.into();
