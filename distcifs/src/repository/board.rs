@@ -11,10 +11,11 @@ use std::time::Instant;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::access::Access;
-use super::claims::{Claim, ClaimEntry, Claimant};
+use super::claims::Claim;
 use super::core::lock;
 use super::drain::Drain;
 use super::model::build::live_path;
+use super::model::claim::{ClaimEntry, Claimant};
 use super::model::json::from_json;
 use super::model::skills::Skills;
 use super::model::ticket::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
@@ -480,7 +481,7 @@ impl Repository {
             return Ok(None);
         }
         if let Some(claim) = self.held(key) {
-            return Ok(Some(self.entry_of(&claim.ticket, claim.who())));
+            return Ok(Some(ClaimEntry::of(&claim.ticket, claim.who())));
         }
         let entry = self.get(&key.claim_path()).await?;
         entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::attempts::view::{Changes, View};
@@ -13,12 +12,13 @@ use super::attempts::{Folders, Kept};
 use super::consoles::Appender;
 use super::core::{lock, now, random_id};
 use super::fresh::{Storing, is_refused};
+use super::model::claim::{Cause, Claimant, Life, Stand};
 use super::model::console::attempt_console;
-use super::model::json::to_json;
-use super::model::ops::set;
-use super::model::ticket::{CONTROL_QUEUE, Outcome, Posted, Ticket, TicketKey, TicketState};
+use super::model::ops::Step;
+use super::model::steps::{self, Refused, Taken};
+use super::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Entry, Op};
+use crate::storage::{Commit, Entry};
 
 mod abort;
 mod console;
@@ -28,24 +28,16 @@ mod folders;
 mod held;
 mod loss;
 mod recorded;
-mod reopen;
 mod slots;
 mod verdicts;
 
-pub(crate) use abort::{ABORTED, Aborted};
+pub(crate) use abort::Aborted;
 pub(crate) use doubt::Doubts;
-pub(crate) use ending::end_of;
-pub(crate) use reopen::shorten;
-use slots::free_slot;
-pub(crate) use slots::same_ticket;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
 /// task by itself and say so.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(60);
-
-/// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
-const GIVEN_MAX: u32 = 10;
 
 /// Most parameters that one claimant may record.
 const RECORDED_MAX: usize = 16;
@@ -59,67 +51,6 @@ const ATTEND_AFTER: Duration = Duration::from_millis(250);
 
 /// Longest wait for the kernel to write down what is stored in mappings.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
-
-/// Who claims.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claimant {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Process id.
-    pub pid: u32,
-}
-
-/// Why a claim ended without a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Its claimant died.
-    Died,
-    /// It was given back, or let go of, by one who may have begun.
-    GivenBack,
-    /// Nothing of it was begun: its id was never read, or its claimant gave it back untouched.
-    Unbegun,
-    /// It was older than its ticket allows.
-    TimedOut,
-    /// Its build was aborted.
-    Aborted,
-    /// The ticket was taken by somebody else.
-    Taken,
-    /// The session with the coordinator that it belonged to is over.
-    Session,
-}
-
-/// Where a claim stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stand {
-    /// Held.
-    Live,
-    /// Its result is being written.
-    Finishing,
-    /// Over, with its result.
-    Finished,
-    /// Over, without.
-    Lost,
-}
-
-/// The claim's entry with the coordinator.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClaimEntry {
-    /// Tells this claim from every other.
-    pub nonce: String,
-    /// The node.
-    pub node: String,
-    /// The claimant's process, on that node.
-    pub pid: u32,
-    /// When, milliseconds since 1970.
-    pub since: u64,
-    /// The claimant's user.
-    pub uid: u32,
-    /// The claimant's group.
-    #[serde(default)]
-    pub gid: u32,
-}
 
 /// A claim held by this mount.
 pub struct Claim {
@@ -156,8 +87,7 @@ pub struct Claim {
     version: u32,
     /// The ticket's place in the order of all tickets.
     created: u64,
-    stand: watch::Sender<Stand>,
-    ended: Mutex<Option<Cause>>,
+    life: watch::Sender<Life>,
     recorded: Mutex<Vec<(String, String)>>,
     view: OnceLock<Arc<dyn View>>,
     at_end: Mutex<Option<AtEnd>>,
@@ -169,18 +99,18 @@ type AtEnd = Box<dyn FnOnce(Stand) + Send>;
 impl Claim {
     /// Where it stands.
     pub fn stand(&self) -> Stand {
-        *self.stand.borrow()
+        self.life.borrow().stand()
     }
 
     /// Notices of where it stands.
-    pub fn watch(&self) -> watch::Receiver<Stand> {
-        self.stand.subscribe()
+    pub fn watch(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
     }
 
     /// Waits until it is over, with a result or without, but no longer than this; whether it is.
     async fn is_over_within(&self, time: Duration) -> bool {
-        let mut stand = self.watch();
-        let over = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost));
+        let mut life = self.watch();
+        let over = life.wait_for(|life| life.is_over());
         tokio::time::timeout(time, over).await.is_ok()
     }
 
@@ -221,7 +151,7 @@ impl Claim {
 
     /// Gives the claim the tree's view of its folders, once.
     pub fn set_view(&self, view: Arc<dyn View>) {
-        if self.view.set(view.clone()).is_ok() && matches!(self.stand(), Stand::Lost | Stand::Finished) {
+        if self.view.set(view.clone()).is_ok() && self.life.borrow().is_over() {
             view.kill();
         }
     }
@@ -274,8 +204,8 @@ impl Claim {
     }
 
     /// Ends it here, before anybody else learns of it.
-    fn over(&self, stand: Stand) {
-        self.stand.send_replace(stand);
+    fn over(&self, with_result: bool) {
+        self.life.send_modify(|life| life.over(with_result));
         if let Some(view) = self.view.get() {
             view.kill();
         }
@@ -289,10 +219,10 @@ impl Claim {
     }
 
     fn act_at_end(&self) {
-        let stand = self.stand();
-        if matches!(stand, Stand::Finished | Stand::Lost) {
+        let life = *self.life.borrow();
+        if life.is_over() {
             let act = lock(&self.at_end).take();
-            act.into_iter().for_each(|act| act(stand));
+            act.into_iter().for_each(|act| act(life.stand()));
         }
     }
 }
@@ -315,42 +245,26 @@ impl Repository {
             self.reopen_orphan(key).await?;
             posted = self.ticket(key).await?.ok_or_else(missing)?;
         }
-        match posted.ticket.state {
-            TicketState::Open => {}
-            TicketState::Claimed => return Err(Error::Exists(format!("{key} is claimed already"))),
-            TicketState::Finished => return Err(Error::NotFound(format!("{key} is finished"))),
-        }
+        let refused = |refused: Refused| match refused {
+            Refused::Claimed => Error::Exists(format!("{key} is claimed already")),
+            Refused::Finished | Refused::NotHeld => Error::NotFound(format!("{key} is finished")),
+        };
+        steps::may_claim(&posted.ticket).map_err(refused)?;
         self.fence_earlier(key, &posted.ticket).await?;
         let session = self.current_session()?;
-        let mut ticket = posted.ticket;
-        ticket.state = TicketState::Claimed;
-        ticket.nonce = random_id();
-        ticket.claimed = now();
-        ticket.node = self.node.to_string();
-        ticket.by = Some(self.person(who.uid).await);
-        let mut ops = Vec::new();
-        if key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none() {
-            ops.extend(self.slot_for(key, &mut ticket).await?);
-        }
-        // Told first, as it says that the ticket need not be read.
-        ops.push(Op::Create {
-            path: key.claim_path(),
-            data: to_json(&self.entry_of(&ticket, who)),
-            ephemeral: true,
-        });
-        ops.push(set(key.path(), to_json(&ticket), posted.version));
-        ops.extend(same_ticket(key, &ticket));
-        let nonce = ticket.nonce.clone();
+        let nonce = random_id();
+        let taken = Taken {
+            nonce: nonce.clone(),
+            node: self.node.to_string(),
+            who,
+            at: now(),
+            by: self.person(who.uid).await,
+            slot: self.slot_for(key, &posted.ticket).await?,
+        };
+        let Step { after, ops } = steps::claim(key, &posted, taken).map_err(refused)?;
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
         match self.commit_settled(ops, &key.path(), ours).await {
-            Ok(Commit::Done) => {
-                let posted = Posted {
-                    ticket,
-                    version: posted.version + 1,
-                    created: posted.created,
-                };
-                self.hold(key.clone(), posted, who, session).await
-            }
+            Ok(Commit::Done) => self.hold(key.clone(), after, who, session).await,
             Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
             Err(error) => {
                 if matches!(error, Error::TimedOut(_)) {
@@ -365,18 +279,6 @@ impl Repository {
     pub(crate) fn held(&self, key: &TicketKey) -> Option<Arc<Claim>> {
         let held = |claim: &Arc<Claim>| claim.stand() == Stand::Live && self.is_in_touch();
         self.claims.get(key).filter(held)
-    }
-
-    /// A claim's entry.
-    pub(crate) fn entry_of(&self, ticket: &Ticket, who: Claimant) -> ClaimEntry {
-        ClaimEntry {
-            nonce: ticket.nonce.clone(),
-            node: self.node.to_string(),
-            pid: who.pid,
-            since: ticket.claimed,
-            uid: who.uid,
-            gid: who.gid,
-        }
     }
 
     /// Keeps a claim that was committed, and sees to its timeout.
@@ -406,8 +308,7 @@ impl Repository {
             session,
             version,
             created,
-            stand: watch::Sender::new(Stand::Live),
-            ended: Mutex::new(None),
+            life: watch::Sender::new(Life::default()),
             recorded: Mutex::default(),
             view: OnceLock::new(),
             at_end: Mutex::default(),
@@ -453,25 +354,20 @@ impl Repository {
     /// `Stale` if the claim is lost, `Exists` if there is a result; after any other the claim
     /// still holds and nothing is visible.
     pub async fn finish(self: &Arc<Self>, claim: &Arc<Claim>, result: Verdicts) -> Result<()> {
-        let mut met = Stand::Live;
-        claim.stand.send_if_modified(|stand| {
-            met = *stand;
-            if *stand == Stand::Live {
-                *stand = Stand::Finishing;
-            }
-            met == Stand::Live
+        let mut begun = Ok(());
+        claim.life.send_if_modified(|life| {
+            begun = life.begin_result();
+            begun.is_ok()
         });
-        match met {
-            Stand::Live => {}
-            Stand::Finishing | Stand::Finished => {
-                return Err(Error::Exists(format!("{}: it has its result", claim.key)));
-            }
-            Stand::Lost => return Err(Error::Stale(claim.key.to_string())),
+        match begun {
+            Ok(()) => {}
+            Err(Stand::Lost) => return Err(Error::Stale(claim.key.to_string())),
+            Err(_) => return Err(Error::Exists(format!("{}: it has its result", claim.key))),
         }
         let done = self.commit_result(claim, result).await;
         match done {
             Ok(kept) => {
-                claim.over(Stand::Finished);
+                claim.over(true);
                 self.claims.remove(claim);
                 self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
@@ -488,8 +384,8 @@ impl Repository {
                 if is_refused(&error) {
                     self.take_back(&claim.storing, &claim.key).await;
                 }
-                claim.stand.send_replace(Stand::Live);
-                let ended = *lock(&claim.ended);
+                let mut ended = None;
+                claim.life.send_modify(|life| ended = life.result_refused());
                 if let Some(cause) = ended {
                     self.end_claim(claim, cause).await;
                 }
@@ -504,9 +400,7 @@ impl Repository {
         let kept = self.capture_folders(claim).await?;
         claim.console.lock().await.conclude(self, claim).await?;
         let result = claim.counted(result);
-        let mut ticket = claim.ticket.clone();
-        ticket.state = TicketState::Finished;
-        ticket.outcome = Some(Outcome {
+        let outcome = Outcome {
             verdict: result.verdict,
             exit: result.exit,
             message: result.message,
@@ -514,9 +408,8 @@ impl Repository {
             artifacts: kept.artifacts.map(|d| d.to_string()),
             recorded: claim.recorded(),
             finished: now(),
-        });
-        shorten(&mut ticket);
-        let ops = end_of(&claim.key, &ticket, claim.version, true);
+        };
+        let Step { after: finished, ops } = steps::finish(&claim.key, &claim.posted(), outcome);
         let nonce = &claim.nonce;
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| {
@@ -524,11 +417,6 @@ impl Repository {
             })
         };
         self.certain(claim).await?;
-        let finished = Posted {
-            ticket,
-            version: claim.version + 1,
-            created: claim.created,
-        };
         let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await;
         if matches!(commit, Err(Error::TimedOut(_))) {
             self.doubts.note(claim, finished.clone());

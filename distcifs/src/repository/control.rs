@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use super::builds::control_ticket;
-use super::claims::{ABORTED, end_of};
 use super::core::{now, random_id};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and, or_trigger};
 use super::model::job::Job;
 use super::model::json::to_json;
-use super::model::ops::{create, set};
+use super::model::ops::{Step, create, set};
 use super::model::record::Record;
-use super::model::ticket::{
-    Outcome, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key, part_key,
-};
+use super::model::steps;
+use super::model::ticket::{Part, Posted, Poster, TicketKey, TicketState, control_key, part_key};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
@@ -111,10 +109,9 @@ impl Repository {
                 let always = build.config.tasks.get(*index).is_some_and(|task| task.always);
                 let (queue, task) = (piece.queue.as_str(), index.to_string());
                 let key = part_key(queue, job.name.as_str(), n, &task, build.run())?;
-                let Posted { ticket, version, .. } = &piece.posted;
-                match ticket.state {
+                match piece.posted.ticket.state {
                     TicketState::Open if insist || !always => {
-                        lost_race |= !self.abort_ticket(&key, ticket, *version).await?;
+                        lost_race |= !self.abort_ticket(&key, &piece.posted).await?;
                     }
                     // Its claimant is told by the build's entry, if there is one.
                     TicketState::Claimed => {
@@ -129,9 +126,7 @@ impl Repository {
             let over = (insist && !busy) || (!claimed && build.tickets.is_empty());
             if over && !lost_race {
                 let key = control_key(job.name.as_str(), n, build.run())?;
-                lost_race = !self
-                    .abort_ticket(&key, &control.posted.ticket, control.posted.version)
-                    .await?;
+                lost_race = !self.abort_ticket(&key, &control.posted).await?;
             }
             if !lost_race {
                 return Ok(());
@@ -144,27 +139,15 @@ impl Repository {
     }
 
     /// Ends one ticket as aborted, whoever holds it; `false` if it changed meanwhile.
-    async fn abort_ticket(&self, key: &TicketKey, ticket: &Ticket, version: u32) -> Result<bool> {
-        if ticket.state == TicketState::Finished {
-            return Ok(true);
-        }
-        let mut ended = ticket.clone();
-        ended.state = TicketState::Finished;
-        ended.nonce.clear();
-        ended.outcome = Some(Outcome {
-            verdict: Verdict::Aborted,
-            exit: None,
-            message: ABORTED.into(),
-            workspace: ticket.workspace.clone(),
-            artifacts: None,
-            recorded: Vec::new(),
-            finished: now(),
-        });
-        let data = to_json(&ended);
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
+    async fn abort_ticket(&self, key: &TicketKey, posted: &Posted) -> Result<bool> {
+        let ticket = &posted.ticket;
         // One that is gone with its mount has no entry any more.
         let claimed = ticket.state == TicketState::Claimed && self.get(&key.claim_path()).await?.is_some();
-        let ops = end_of(key, &ended, version, claimed);
+        let Ok(Step { after, ops }) = steps::abort(key, posted, now(), claimed) else {
+            return Ok(true);
+        };
+        let data = to_json(&after.ticket);
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
         Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
     }
 
@@ -179,7 +162,7 @@ impl Repository {
             let Some(posted) = self.ticket(key).await? else { break };
             // Who claimed it meanwhile is told.
             let open = posted.ticket.state == TicketState::Open;
-            if !open || self.abort_ticket(key, &posted.ticket, posted.version).await? {
+            if !open || self.abort_ticket(key, &posted).await? {
                 break;
             }
         }

@@ -2,6 +2,7 @@
 //! alone. Nothing here waits, locks or asks a store.
 
 pub mod build;
+pub mod claim;
 pub mod console;
 pub mod deed;
 pub mod job;
@@ -9,4 +10,5 @@ pub(crate) mod json;
 pub(crate) mod ops;
 pub mod record;
 pub mod skills;
+pub(crate) mod steps;
 pub mod ticket;

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use super::board::Line;
-use super::claims::Cause;
 use super::core::lock;
+use super::model::claim::Cause;
 use super::model::ticket::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::names::{Name, TicketId};
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, READS_MAX, in_parallel};

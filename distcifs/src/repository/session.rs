@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::claims::{Cause, Claim};
+use super::claims::Claim;
+use super::model::claim::Cause;
 use super::patience::STORE_TIMEOUT;
 use super::{Error, Repository, Result};
 use crate::storage::Session;

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
 use super::access::Access;
-use super::claims::{Claim, Claimant, Verdicts};
+use super::claims::{Claim, Verdicts};
 use super::config::TicketRequest;
+use super::model::claim::Claimant;
 use super::model::job::Job;
 use super::model::ticket::{Poster, TicketKey, TicketState, Verdict};
 use super::names::Name;

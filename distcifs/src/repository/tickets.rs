@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, random_id};
 use super::model::json::to_json;
-use super::model::ops::{create, delete};
+use super::model::ops::{Step, delete};
+use super::model::steps;
 use super::model::ticket::{
     CONTROL_QUEUE, OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, control_key, queue_path, ticket_of,
 };
@@ -144,13 +145,11 @@ impl Repository {
         } else {
             ticket.body_digest = Some(self.keep_body(body.clone()).await?.to_string());
         }
-        let data = to_json(&ticket);
-        if data.len() > crate::storage::coordination::ENTRY_BYTES_MAX {
+        if to_json(&ticket).len() > crate::storage::coordination::ENTRY_BYTES_MAX {
             return Err(Error::TooBig(format!("{key}: too many labels")));
         }
         let guarded = guard.is_some();
-        let mut ops: Vec<Op> = guard.into_iter().chain([create(key.path(), data)]).collect();
-        ops.extend(ticket.post_path(key).map(|path| create(path, Bytes::new())));
+        let Step { after: ticket, ops } = steps::post(key, ticket, guard);
         let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))

@@ -16,8 +16,9 @@ use super::{Caller, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::access::Access;
 use crate::repository::attempts::view::{Changes, View};
-use crate::repository::claims::{Cause, Claim, Claimant, Stand};
+use crate::repository::claims::Claim;
 use crate::repository::core::{lock, time_of};
+use crate::repository::model::claim::{Cause, Claimant, Stand};
 use crate::repository::model::ticket::Posted;
 
 /// A descriptor that is closed sooner than this after the claim was made belonged to one command
@@ -267,14 +268,14 @@ impl Tree {
     fn follow_holder(&self, held: Arc<Held>) {
         let repository = self.repository.clone();
         self.runtime.spawn(async move {
-            let mut stand = held.claim.watch();
+            let mut life = held.claim.watch();
             loop {
                 let process = held.holder.process();
                 let moved = held.holder.moved.notified();
                 tokio::select! {
                     () = process.ended() => {}
                     () = moved => continue,
-                    _ = stand.wait_for(|s| matches!(s, Stand::Finished | Stand::Lost)) => return,
+                    _ = life.wait_for(|life| life.is_over()) => return,
                 }
                 // A process that closed its descriptor and ended at once (touch): the release is
                 // still on its way and passes the claim on.

@@ -13,9 +13,10 @@ use super::claim::Held;
 use super::node::TicketRef;
 use super::process::{self, Process};
 use super::{Caller, Error, Ino, Result, Tree};
-use crate::repository::claims::{Claim, Stand};
+use crate::repository::claims::Claim;
 use crate::repository::core::lock;
 use crate::repository::descriptors;
+use crate::repository::model::claim::Stand;
 use crate::repository::model::ticket::{Posted, TicketKey, TicketState};
 
 /// Most claims that are remembered, and of the descriptors for caches one in so many: each holds on to a

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Asker, Pair, Waiter};
-use crate::repository::claims::{Cause, Claim, Claimant};
+use crate::repository::claims::Claim;
 use crate::repository::core::lock;
+use crate::repository::model::claim::{Cause, Claimant};
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::{TicketKey, queue_path};
 use crate::repository::names::Name;

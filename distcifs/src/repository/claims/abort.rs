@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Cause, Claim, Verdicts};
+use super::{Claim, Verdicts};
 use crate::repository::core::{bounded, lock};
 use crate::repository::model::build::{Live, live_path};
+use crate::repository::model::claim::Cause;
 use crate::repository::model::json::from_json;
+use crate::repository::model::steps::ABORTED;
 use crate::repository::model::ticket::{OfBuild, Part, Verdict};
 use crate::repository::names::Name;
 use crate::repository::{Error, Repository, Result};
@@ -77,9 +79,6 @@ impl Claim {
         if self.is_aborting() { Cause::Aborted } else { cause }
     }
 }
-
-/// The message of a task that was aborted.
-pub(crate) const ABORTED: &str = "somebody aborted it";
 
 impl Repository {
     /// Looks at a build's entry that was set, in the background: its claims here end if it was aborted.

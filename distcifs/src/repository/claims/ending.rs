@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::reopen::reopen;
-use super::{Cause, Claim, free_slot, same_ticket};
-use crate::repository::core::bounded;
-use crate::repository::model::json::to_json;
-use crate::repository::model::ops::{delete, set};
+use super::Claim;
+use crate::repository::core::{bounded, now};
+use crate::repository::model::claim::Cause;
+use crate::repository::model::ops::Step;
+use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState, ticket_of};
 use crate::repository::{Error, Repository, Result};
-use crate::storage::{Commit, Op};
+use crate::storage::Commit;
 
 /// Pause before a ticket is given back again that could not be; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
@@ -20,16 +20,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500
 /// Tries that met another entry than was read just before. There is no such end then: its job is gone,
 /// or its slot.
 const RACES_MAX: u32 = 20;
-
-/// What becomes of a ticket whose claim is over: with the claim's entry, if that stands, and the place
-/// of its build, if that is over.
-pub(crate) fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: bool) -> Vec<Op> {
-    let mut ops = vec![set(key.path(), to_json(ended), version)];
-    ops.extend(claimed.then(|| delete(key.claim_path(), None)));
-    ops.extend(free_slot(ended));
-    ops.extend(same_ticket(key, ended));
-    ops
-}
 
 /// A claim that is over without a result.
 pub(super) struct Over {
@@ -95,15 +85,18 @@ impl Repository {
         if !settled && over.made.is_some_and(|made| (entry.created, entry.version) < made) {
             return Err(Error::Io(format!("{path}: what was read is from before the claim")));
         }
-        let mut ticket = ticket_of(&key.to_string(), &entry)?.ticket;
-        if ticket.state != TicketState::Claimed || ticket.nonce != over.nonce {
+        let posted = ticket_of(&key.to_string(), &entry)?;
+        if !posted.ticket.is_held_by(&over.nonce) {
             return Ok(Commit::Done);
         }
-        reopen(&mut ticket, over.cause);
         let claimed = self.get(&key.claim_path()).await?.is_some();
-        let commit = self.commit(end_of(key, &ticket, entry.version, claimed)).await?;
+        let lost = steps::lose(key, &posted, Some(&over.nonce), over.cause, now(), claimed);
+        let Ok(Step { after, ops }) = lost else {
+            return Ok(Commit::Done);
+        };
+        let commit = self.commit(ops).await?;
         if commit == Commit::Done {
-            self.heed_later(key, &ticket).await;
+            self.heed_later(key, &after.ticket).await;
         }
         Ok(commit)
     }

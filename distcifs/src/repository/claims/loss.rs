@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::ending::{Over, end_of};
-use super::reopen::reopen;
-use super::{Cause, Claim, Stand};
-use crate::repository::core::lock;
+use super::Claim;
+use super::ending::Over;
+use crate::repository::core::now;
+use crate::repository::model::claim::Cause;
 use crate::repository::model::console::attempt_console;
+use crate::repository::model::ops::Step;
+use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState};
 use crate::repository::{Repository, Result, patience};
 
@@ -16,14 +18,7 @@ impl Repository {
     /// its attempts or its time. While its result is being written, that decides. Where the
     /// coordinator is away this goes on in the background.
     pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
-        *lock(&claim.ended) = Some(cause);
-        let began = claim.stand.send_if_modified(|stand| {
-            let live = *stand == Stand::Live;
-            if live {
-                *stand = Stand::Lost;
-            }
-            live
-        });
+        let began = claim.life.send_if_modified(|life| life.end(cause));
         if began {
             let (repository, claim) = (self.clone(), claim.clone());
             let given_up = self
@@ -36,7 +31,7 @@ impl Repository {
 
     /// What follows the end of a claim: its folders go, its ticket is given back.
     pub(super) async fn give_up(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
-        claim.over(Stand::Lost);
+        claim.over(false);
         self.claims.remove(claim);
         self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
         tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
@@ -109,15 +104,18 @@ impl Repository {
                 return Ok(());
             }
         }
-        let mut ticket = posted.ticket;
-        let aborted = match &ticket.part {
+        let aborted = match &posted.ticket.part {
             Some(part) => self.is_aborted(part).await?,
             None => false,
         };
-        reopen(&mut ticket, if aborted { Cause::Aborted } else { Cause::Session });
+        let cause = if aborted { Cause::Aborted } else { Cause::Session };
+        let Ok(Step { after, ops }) = steps::lose(key, &posted, None, cause, now(), false) else {
+            return Ok(());
+        };
+        let ticket = after.ticket;
         tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
-        self.commit(end_of(key, &ticket, posted.version, false)).await?;
+        self.commit(ops).await?;
         self.heed_later(key, &ticket).await;
         Ok(())
     }

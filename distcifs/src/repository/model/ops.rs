@@ -1,8 +1,17 @@
-//! Operations on entries of the coordinator.
+//! Operations on entries of the coordinator, and steps made of them.
 
 use bytes::Bytes;
 
 use crate::storage::Op;
+
+/// One step: what stands after it, and the operations that make it so in one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step<T> {
+    /// What stands then.
+    pub(crate) after: T,
+    /// In this order.
+    pub(crate) ops: Vec<Op>,
+}
 
 /// An operation that makes a lasting entry.
 pub(crate) fn create(path: impl Into<String>, data: Bytes) -> Op {

@@ -249,6 +249,11 @@ impl Ticket {
         self.part.as_ref().is_some_and(|part| part.task.is_none())
     }
 
+    /// Whether the claim with this nonce holds it.
+    pub(crate) fn is_held_by(&self, nonce: &str) -> bool {
+        self.state == TicketState::Claimed && self.nonce == nonce
+    }
+
     /// Which claim this is, counting all: names the console of the attempt.
     pub fn ordinal(&self) -> u32 {
         self.attempt + self.given
@@ -256,7 +261,7 @@ impl Ticket {
 }
 
 /// A ticket with the version that guards it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
     /// The ticket.
     pub ticket: Ticket,

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::claims::Cause;
 use crate::repository::control::Word;
 use crate::repository::model::build::live_path;
+use crate::repository::model::claim::Cause;
 use crate::repository::model::json::to_json;
 use crate::repository::model::ops::set;
 use crate::repository::patience;

@@ -8,7 +8,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::claims::Cause;
+use crate::repository::model::claim::Cause;
 use crate::storage::faults::{Faulty, Rates};
 
 /// One call in sixteen fails, every second of them having taken effect.

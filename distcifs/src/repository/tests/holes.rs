@@ -5,8 +5,8 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::repository::claims::{Cause, Stand};
 use crate::repository::format;
+use crate::repository::model::claim::{Cause, Stand};
 use crate::repository::model::ops::delete;
 use crate::storage;
 use crate::storage::watcher::Watcher;
