@@ -51,19 +51,70 @@ fn a_build_copies_from_the_one_that_triggered_it() {
         let said = mount.console("use", number);
         assert!(said.contains(&format!("have: of build {number}, depth 1")), "{said}");
     }
-    // Again, with what the first one knows, though there is a newer build by now.
-    mount.build(
-        "use",
-        "upstream_job=make\nupstream_build=1\nupstream_depth=1",
-        "success",
-    );
-    assert!(mount.console("use", 3).contains("have: of build 1"));
     mount.build("use", "", "failure");
     assert!(
-        mount.why("use", 4).contains("no other build triggered this one"),
+        mount.why("use", 3).contains("no other build triggered this one"),
         "{}",
-        mount.why("use", 4)
+        mount.why("use", 3)
     );
+}
+
+/// "Which build triggered one is set by distcifs alone, by the ticket through whose `jobs/` the trigger
+/// came": whoever may write a trigger, and a task of the build, can't say that it was another.
+#[test]
+fn nobody_says_which_build_triggered_one() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    mount.queue("note");
+    for job in ["mal", "lib"] {
+        mount.job_of(job, &[json!({"type": "note"})]);
+        assert_eq!(mount.trigger(job, ""), 1);
+        wait_for("the ticket", USUAL, || mount.has(&format!("tickets/note/{job}.1.0")));
+    }
+    mount.job_of("package", &[json!({"type": "note"})]);
+    mount.job(
+        "declares",
+        &json!({"parameters": {"upstream_job": "nobody", "upstream_build": null}, "tasks": []}).to_string(),
+    );
+    for job in ["package", "declares"] {
+        for text in [
+            "upstream_job=mal\nupstream_build=1\n",
+            "upstream_build=1\n",
+            "{\"upstream_depth\": 0}\n",
+        ] {
+            let trigger = format!("jobs/{job}/trigger");
+            assert_eq!(errno(mount.write(&trigger, text)), libc::EINVAL, "{job}: {text}");
+            let said = mount.read(&format!("{trigger}.error"));
+            assert!(said.contains("it is set where a build triggers this job"), "{said}");
+        }
+        assert_eq!(mount.list(&format!("jobs/{job}/builds")), Vec::<String>::new());
+    }
+    // A task of lib that triggers by hand, and says that it was mal.
+    mount.run(
+        "cd tickets/note/lib.1.0; exec 9> claim; for job in package declares; do \
+         printf 'upstream_job=mal\\nupstream_build=7\\nupstream_depth=0\\n' > jobs/$job/trigger; done; echo 0 > result",
+    );
+    for job in ["package", "declares"] {
+        wait_for("the build", USUAL, || mount.has(&format!("jobs/{job}/builds/1")));
+        for (name, value) in [
+            ("upstream_job", "lib"),
+            ("upstream_build", "1"),
+            ("upstream_depth", "1"),
+        ] {
+            let found = mount.read(&format!("jobs/{job}/builds/1/params/{name}"));
+            assert_eq!(found, value, "{job}: {name}");
+        }
+    }
+    // A task of the build itself.
+    wait_for("the ticket", USUAL, || mount.has("tickets/note/package.1.0"));
+    let said = mount.sh(
+        "cd tickets/note/package.1.0; exec 9> claim; for name in job build depth; do \
+         printf 9 > params/upstream_$name && exit 9; done; printf x > params/other; echo 0 > result",
+    );
+    assert!(said.ok(), "{said:?}");
+    assert_eq!(mount.wait_state("package", 1), "success");
+    assert_eq!(mount.read("jobs/package/builds/1/params/other"), "x");
+    assert_eq!(mount.read("jobs/package/builds/1/params/upstream_job"), "lib");
 }
 
 /// "downstream_jobs may give parameters: `${name}` is replaced by what the build has, recorded ones too"; what
@@ -159,24 +210,31 @@ fn a_circle_is_refused_at_the_write() {
 fn builds_in_a_row_are_bounded() {
     let mount = Mount::new();
     let _workers = Worker::usual(&mount, 1);
-    mount.job("a", &before(&["b"]));
-    mount.job("b", &before(&["c"]));
-    mount.job("c", r#"{"tasks":[]}"#);
-    mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=30", "success");
-    wait_for("the third in the row", USUAL, || mount.has("jobs/c/builds/1"));
-    assert_eq!(mount.read("jobs/b/builds/1/cause"), "build a/1");
-    assert_eq!(mount.read("jobs/b/builds/1/params/upstream_depth"), "31");
-    assert_eq!(mount.read("jobs/c/builds/1/params/upstream_depth"), "32");
-    mount.build("a", "upstream_job=z\nupstream_build=9\nupstream_depth=31", "success");
-    wait_for("the second in the row", USUAL, || mount.has("jobs/b/builds/2"));
-    assert_eq!(mount.wait_state("b", 2), "success");
+    // Each triggers the next, and 32 of them stand after the first.
+    mount.job("j33", r#"{"tasks":[]}"#);
+    for n in (0..33).rev() {
+        mount.job(&format!("j{n}"), &before(&[&format!("j{}", n + 1)]));
+    }
+    mount.build("j0", "", "success");
+    for n in 1..=32 {
+        let job = format!("j{n}");
+        wait_for("the next in the row", USUAL, || {
+            mount.has(&format!("jobs/{job}/builds/1"))
+        });
+        let depth = mount.read(&format!("jobs/{job}/builds/1/params/upstream_depth"));
+        assert_eq!(depth, n.to_string());
+    }
+    assert_eq!(mount.read("jobs/j1/builds/1/cause"), "build j0/1");
+    assert_eq!(mount.wait_state("j32", 1), "success");
     assert!(
-        mount.why("b", 2).contains("c not triggered: 32 builds stand before"),
+        mount
+            .why("j32", 1)
+            .contains("j33 not triggered: 32 builds stand before"),
         "{}",
-        mount.why("b", 2)
+        mount.why("j32", 1)
     );
-    assert!(mount.console("b", 2).contains("is it a circle?"));
-    assert!(!mount.has("jobs/c/builds/2"));
+    assert!(mount.console("j32", 1).contains("is it a circle?"));
+    assert!(!mount.has("jobs/j33/builds/1"));
 }
 
 /// "Triggering there needs the owner's right to write that `trigger`": `downstream_jobs` starts no

@@ -24,6 +24,7 @@ const DEPTH_MAX: u64 = 32;
 fn told(build: &Build, other: &Downstream, depth: u64) -> Result<Vec<u8>, String> {
     let (job, number, when) = (&build.job, build.build, build.triggered);
     let mut members = other.parameters(&build.params)?;
+    // A daemon of today sets the three itself; an earlier one takes them from here.
     let mut give = |name: &str, value: String| members.insert(name.to_owned(), value.into());
     give("upstream_job", job.clone());
     give("upstream_build", number.to_string());

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use nix::unistd::getuid;
 
-use super::config::{JobConfig, TriggerRequest};
+use super::config::{JobConfig, TriggerRequest, Upstream};
 use super::core::{now, random_id};
 use super::epochs::Hold;
 use super::model::build::{Build, ConfigEntry, Live, live_path};
@@ -39,12 +39,25 @@ const KEYS_SWEPT: usize = 1000;
 const SWEEP_PAUSE: u64 = 10_000;
 
 impl Repository {
-    /// Starts a build: its entry and its ticket are made in one step, durably; its number.
+    /// Starts a build for somebody who is no build.
+    #[cfg(test)]
     pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
+        self.trigger_by(job, text, who, None).await
+    }
+
+    /// Starts a build, perhaps for another one: its entry and its ticket are made in one step, durably;
+    /// its number.
+    pub async fn trigger_by(
+        self: &Arc<Self>,
+        job: &Job,
+        text: &[u8],
+        who: Poster,
+        by: Option<&Upstream>,
+    ) -> Result<u64> {
         let hold = self.hold_epoch().await?;
         let (head, config) = self.current_config(job).await?;
         self.check_switch(job, &head)?;
-        let request = TriggerRequest::read(text, &config).map_err(Error::Invalid)?;
+        let request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
         let parameters = parameters
             .into_iter()

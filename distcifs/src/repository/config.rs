@@ -26,7 +26,7 @@ pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
-pub use trigger::TriggerRequest;
+pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
 
 /// Most bytes that the names and values of a build's parameters may have in all.
 pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;

@@ -1,9 +1,11 @@
-//! Builds after builds: no circle of `downstream_jobs`.
+//! Builds after builds: what one knows of the one before, and no circle of `downstream_jobs`.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::config::{Downstream, Fault, JobConfig};
+use super::config::{Downstream, Fault, JobConfig, Upstream};
+use super::model::build::{Live, live_path};
 use super::model::job::Job;
+use super::model::json::from_json;
 use super::names::Name;
 use super::{Error, Repository, Result};
 
@@ -11,6 +13,25 @@ use super::{Error, Repository, Result};
 const JOBS_MAX: usize = 1000;
 
 impl Repository {
+    /// A build, as those that it triggers know it.
+    pub(crate) async fn upstream(&self, job: &Job, n: u64) -> Result<Upstream> {
+        let path = live_path(job.uid(), n);
+        let params = match self.get(&path).await? {
+            Some(entry) => self.live_params(&from_json::<Live>(&path, &entry.data)?).await?,
+            None => {
+                let missing = || Error::NotFound(format!("jobs/{}/builds/{n}", job.name));
+                self.record(job, n).await?.ok_or_else(missing)?.params.clone()
+            }
+        };
+        let depth = params.iter().find(|(name, _)| name == "upstream_depth");
+        let depth: u64 = depth.and_then(|(_, value)| value.parse().ok()).unwrap_or_default();
+        Ok(Upstream {
+            job: job.name.clone(),
+            build: n,
+            depth: depth.saturating_add(1),
+        })
+    }
+
     /// What is wrong with the jobs that a configuration triggers, if anything is: that one of them
     /// leads back to `job`. Two configurations written at the same moment may still close a circle:
     /// build-control ends that by its depth.

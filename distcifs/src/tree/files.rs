@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::claim::Holder;
 use super::content::{Content, result_text};
 use super::handles::{Asking, Committing, Following, Open, OpenKind};
-use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef, Top};
+use super::node::{BuildFile, JobFile, JobRef, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
 use super::rights::{READ, Reader};
 use super::shares::{Lease, out_of_descriptors};
@@ -16,7 +16,7 @@ use super::stream::take;
 use super::texts::{hold, hold_all};
 use super::{Caller, Error, Ino, Opened, Result, Tree};
 use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
-use crate::repository::config::{TicketRequest, TriggerRequest};
+use crate::repository::config::{TicketRequest, TriggerRequest, Upstream};
 use crate::repository::control::Word;
 use crate::repository::core::lock;
 use crate::repository::model::console::Extent;
@@ -59,11 +59,7 @@ impl Tree {
             Node::BuildFile(_, _, BuildFile::Wait) | Node::TicketFile(_, TicketFile::Wait) if !write => {
                 OpenKind::Wait(Default::default())
             }
-            Node::JobFile(job, JobFile::Trigger) if write => {
-                let may = self.repository.may_trigger(&self.job(job)?).await;
-                self.heed_refusal(&node, caller.uid, &may, false);
-                may.map(|()| OpenKind::Commit(Default::default()))?
-            }
+            Node::JobFile(job, JobFile::Trigger) if write => self.open_trigger(caller, &node, job, None).await?,
             Node::BuildFile(_, _, BuildFile::Ctl) | Node::JobFile(_, JobFile::Enabled) if write => {
                 OpenKind::Commit(Default::default())
             }
@@ -108,6 +104,24 @@ impl Tree {
             },
         };
         self.opened(caller, node, both, kind)
+    }
+
+    /// Opens a trigger to write, for somebody or for a build.
+    pub(crate) async fn open_trigger(
+        &self,
+        caller: Caller,
+        node: &Node,
+        job: &JobRef,
+        upstream: Option<Upstream>,
+    ) -> Result<OpenKind> {
+        let may = self.repository.may_trigger(&self.job(job)?).await;
+        self.heed_refusal(node, caller.uid, &may, false);
+        may.map(|()| {
+            OpenKind::Commit(tokio::sync::Mutex::new(Committing {
+                upstream,
+                ..Committing::default()
+            }))
+        })
     }
 
     /// Opens a scratch file, and cuts it if that is asked for.
@@ -366,7 +380,7 @@ impl Tree {
             }
             Node::JobFile(job, JobFile::Trigger) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
                 let (_, config) = self.repository.current_config(&self.job(job)?).await?;
-                TriggerRequest::check_beginning(&committing.text, &config)
+                TriggerRequest::check_beginning(&committing.text, &config, committing.upstream.as_ref())
                     .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
             }
             Node::QueueFile(..)
@@ -406,7 +420,8 @@ impl Tree {
                 self.repository.set_switch(&self.job(job)?, on, poster).await?;
             }
             Node::JobFile(job, _) => {
-                let n = self.repository.trigger(&self.job(job)?, text, poster).await?;
+                let (job, by) = (self.job(job)?, committing.upstream.as_ref());
+                let n = self.repository.trigger_by(&job, text, poster, by).await?;
                 committing.answer = Bytes::from(format!("{n}\n"));
             }
             Node::QueueFile(queue, _) => {

@@ -15,6 +15,7 @@ use super::shares::Lease;
 use super::texts::Text;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
+use crate::repository::config::Upstream;
 use crate::repository::consoles::Stream;
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
@@ -119,6 +120,8 @@ pub(crate) struct Committing {
     pub(crate) answer: Bytes,
     /// The claim that it is the result of.
     pub(crate) claim: Option<Arc<Claim>>,
+    /// The build that triggers, of what is written to a trigger.
+    pub(crate) upstream: Option<Upstream>,
 }
 
 /// A reader of `.next`.

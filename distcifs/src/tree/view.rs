@@ -15,6 +15,7 @@ use super::node::{Area, JobFile, Node, TicketRef, Top};
 use super::rights::{READ, SEARCH, WRITE, rights_of};
 use super::{Caller, Error, Kind, Opened, Result, Tree};
 use crate::repository::access::Access;
+use crate::repository::config::Upstream;
 use crate::repository::lookups::Lookups;
 
 /// Longest look at the node's users and groups, which may be asked for over the network.
@@ -171,7 +172,21 @@ impl Tree {
             uid: viewer.owner.uid,
             gid: viewer.owner.gid,
         };
+        if let (Node::JobFile(job, JobFile::Trigger), true) = (&seen.node, mode != libc::O_RDONLY) {
+            let upstream = Some(self.upstream_of(&seen.ticket).await?);
+            let kind = self.open_trigger(owner, &seen.node, job, upstream).await?;
+            return self.opened(owner, seen.node.clone(), mode == libc::O_RDWR, kind);
+        }
         Box::pin(self.open_node(owner, seen.node.clone(), flags)).await
+    }
+
+    /// The build that a ticket is of, as those know it that are triggered through the ticket.
+    async fn upstream_of(&self, ticket: &TicketRef) -> Result<Upstream> {
+        let posted = self.posted(ticket).await?;
+        let missing = || Error::NotFound(format!("{}/jobs", ticket.key));
+        let job = self.job_of(&posted.ticket)?.ok_or_else(missing)?;
+        let part = posted.ticket.part.ok_or_else(missing)?;
+        self.repository.upstream(&job, part.build).await
     }
 
     /// Refuses to list what the owner may not.

@@ -1,6 +1,7 @@
 //! Parameters that a claimant records.
 
 use super::{Claim, RECORDED_BYTES_MAX, RECORDED_MAX};
+use crate::repository::config::UPSTREAM_PARAMETERS;
 use crate::repository::core::lock;
 use crate::repository::{Error, Result};
 
@@ -8,6 +9,12 @@ impl Claim {
     /// Records a parameter of the build; it takes effect with the result.
     pub fn record(&self, name: &str, value: &str) -> Result<()> {
         self.check()?;
+        if UPSTREAM_PARAMETERS.contains(&name) {
+            return Err(Error::Access(format!(
+                "{}/params/{name}: which build triggered this one is not a task's to say",
+                self.key
+            )));
+        }
         if value.len() > RECORDED_BYTES_MAX {
             return Err(Error::TooBig(format!(
                 "{}/params/{name}: over {RECORDED_BYTES_MAX} bytes",

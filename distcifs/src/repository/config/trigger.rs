@@ -16,14 +16,36 @@ const TOKEN_BYTES_MAX: usize = 200;
 /// Longest cause, bytes: a line for people.
 const CAUSE_BYTES_MAX: usize = 512;
 
-/// Parameters that build-control hands to a downstream job, which need not declare them.
-pub(super) const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
+/// Parameters that say which build triggered this one. They are set here, and need not be declared.
+pub const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
+
+/// A build that triggers another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its job.
+    pub job: Name,
+    /// Its number.
+    pub build: u64,
+    /// How many builds stand in a row up to and with it.
+    pub depth: u64,
+}
+
+impl Upstream {
+    /// The value of one of [`UPSTREAM_PARAMETERS`].
+    fn value(&self, name: &str) -> String {
+        match name {
+            "upstream_job" => self.job.to_string(),
+            "upstream_build" => self.build.to_string(),
+            _ => self.depth.to_string(),
+        }
+    }
+}
 
 /// A trigger that holds to the job's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerRequest {
     /// Every parameter of the build: those of the configuration in its order, defaults filled in,
-    /// then upstream_job, upstream_build and upstream_depth where they were given.
+    /// then upstream_job, upstream_build and upstream_depth where a build triggers it.
     pub parameters: Vec<(Name, String)>,
     /// The token of `@key`, 1 to 200 printable bytes.
     pub key: Option<String>,
@@ -32,24 +54,25 @@ pub struct TriggerRequest {
 }
 
 impl TriggerRequest {
-    /// Reads `key=value` lines, one JSON object, or nothing at all. The error is for people.
-    pub fn read(bytes: &[u8], config: &JobConfig) -> Result<Self, String> {
+    /// Reads `key=value` lines, one JSON object, or nothing at all, of a trigger by a build or by
+    /// somebody. The error is for people.
+    pub fn read(bytes: &[u8], config: &JobConfig, by: Option<&Upstream>) -> Result<Self, String> {
         if bytes.len() > REQUEST_BYTES_MAX {
             return Err(format!("a trigger has at most {REQUEST_BYTES_MAX} bytes"));
         }
         let given = Given::read(bytes)?;
-        given.check(config, true)
+        given.check(config, by, true)
     }
 
     /// Whether text that ends with a whole line can still become a good trigger when more is
     /// written after it; if not, why.
-    pub fn check_beginning(bytes: &[u8], config: &JobConfig) -> Result<(), String> {
+    pub fn check_beginning(bytes: &[u8], config: &JobConfig, by: Option<&Upstream>) -> Result<(), String> {
         let object = bytes.trim_ascii_start().first() == Some(&b'{');
         // An object that can't be read may not be whole yet.
         if object && json::parse(bytes).is_err() {
             return Ok(());
         }
-        Given::read(bytes)?.check(config, object).map(|_| ())
+        Given::read(bytes)?.check(config, by, object).map(|_| ())
     }
 }
 
@@ -139,7 +162,8 @@ impl Given {
     }
 
     /// Puts what was given and the defaults together; unless it is all, more may be given later.
-    fn check(mut self, config: &JobConfig, all: bool) -> Result<TriggerRequest, String> {
+    fn check(mut self, config: &JobConfig, by: Option<&Upstream>, all: bool) -> Result<TriggerRequest, String> {
+        self.take_upstream(by)?;
         let mut parameters = Vec::new();
         let mut missing = Vec::new();
         for (name, default) in &config.parameters {
@@ -152,7 +176,6 @@ impl Given {
             let Some(value) = self.parameters.remove(name) else {
                 continue;
             };
-            check_upstream(name, &value)?;
             parameters.extend(Name::new(name).map(|name| (name, value)));
         }
         if let Some(unknown) = self.order.iter().find(|name| self.parameters.contains_key(*name)) {
@@ -160,6 +183,11 @@ impl Given {
             return Err(format!("the job has no parameter {}{near}", quoted(unknown)));
         }
         if let ([first, rest @ ..], true) = (missing.as_slice(), all) {
+            if UPSTREAM_PARAMETERS.contains(first) {
+                return Err(format!(
+                    "{first} has no default: only a build that names this job in downstream_jobs can trigger it"
+                ));
+            }
             let more = if rest.is_empty() {
                 String::new()
             } else {
@@ -185,20 +213,25 @@ impl Given {
             cause: self.cause,
         })
     }
-}
 
-/// What names a build must be able to.
-fn check_upstream(name: &str, value: &str) -> Result<(), String> {
-    let number = value.len() <= 18 && value.parse::<u64>().is_ok_and(|n| n > 0);
-    match name {
-        "upstream_job" if Name::new(value).is_none() => {
-            Err(format!("upstream_job must be the name of a job, not {}", quoted(value)))
+    /// Puts in which build triggers this one. What a trigger says of that itself is refused; only that of
+    /// a build goes by, for an earlier build-control gives it, and counts for nothing.
+    fn take_upstream(&mut self, by: Option<&Upstream>) -> Result<(), String> {
+        let says = self
+            .order
+            .iter()
+            .find(|name| UPSTREAM_PARAMETERS.contains(&name.as_str()));
+        match (says, by) {
+            (Some(name), None) => Err(format!(
+                "{name} can't be given: it is set where a build triggers this job (downstream_jobs)"
+            )),
+            (_, None) => Ok(()),
+            (_, Some(by)) => {
+                for name in UPSTREAM_PARAMETERS {
+                    self.parameters.insert(name.to_owned(), by.value(name));
+                }
+                Ok(())
+            }
         }
-        "upstream_build" if !number => Err(format!(
-            "upstream_build must be the number of a build, not {}",
-            quoted(value)
-        )),
-        "upstream_depth" if !number => Err(format!("upstream_depth must be a number from 1, not {}", quoted(value))),
-        _ => Ok(()),
     }
 }

@@ -78,7 +78,7 @@ fn read_by_all(bytes: &[u8]) -> Result<(), TestCaseError> {
         ticket.params.values().for_each(|value| drop(param_file(value)));
     }
     let config = good(&of_tasks(json!([])));
-    let trigger = TriggerRequest::read(bytes, &config);
+    let trigger = TriggerRequest::read(bytes, &config, None);
     prop_assert!(trigger.map_or_else(
         |why| !why.is_empty(),
         |trigger| trigger.parameters.len() >= config.parameters.len()

@@ -9,7 +9,7 @@ fn config() -> JobConfig {
 }
 
 fn trigger(text: impl AsRef<[u8]>) -> Result<Vec<(String, String)>, String> {
-    let request = TriggerRequest::read(text.as_ref(), &config())?;
+    let request = TriggerRequest::read(text.as_ref(), &config(), None)?;
     let pair = |(name, value): (Name, String)| (name.to_string(), value);
     Ok(request
         .parameters
@@ -30,7 +30,7 @@ fn pairs(list: &[(&str, &str)]) -> Result<Vec<(String, String)>, String> {
 fn a_trigger_of_nothing_takes_the_defaults() {
     let config = good(&json!({"parameters": {"ref": "main"}, "tasks": []}));
     for text in ["", "\n", " \t\n\n"] {
-        let request = TriggerRequest::read(text.as_bytes(), &config).unwrap();
+        let request = TriggerRequest::read(text.as_bytes(), &config, None).unwrap();
         assert_eq!(
             (request.parameters, request.key),
             (vec![(name("ref"), "main".to_owned())], None)
@@ -49,15 +49,51 @@ fn a_trigger_is_lines_or_an_object() {
         trigger(r#" {"token": 5, "ref": true, "@key": "k"}"#),
         pairs(&[("ref", "true"), ("token", "5"), ("@key", "k")])
     );
-    assert_eq!(
-        trigger("token=t\nupstream_build=7\nupstream_job=base"),
-        pairs(&[
-            ("ref", "main"),
-            ("token", "t"),
+}
+
+/// "They are set where a build triggers the job"; what the trigger says of them is refused, or counts for
+/// nothing.
+#[test]
+fn which_build_triggers_is_not_for_the_trigger_to_say() {
+    let by = Upstream {
+        job: name("base"),
+        build: 7,
+        depth: 2,
+    };
+    let declares = good(&json!({"parameters": {"upstream_build": null, "upstream_job": "x"}, "tasks": []}));
+    for (config, text) in [
+        (&config(), "token=t\nupstream_job=mal\nupstream_build=1"),
+        (&config(), r#"{"upstream_depth": 0, "token": "t"}"#),
+        (&declares, "upstream_build=1"),
+        (&declares, "upstream_job=mal\n"),
+    ] {
+        let refused = [
+            TriggerRequest::read(text.as_bytes(), config, None).map(|_| ()),
+            TriggerRequest::check_beginning(text.as_bytes(), config, None),
+        ];
+        for refused in refused {
+            let why = refused.unwrap_err();
+            assert!(
+                why.contains("can't be given: it is set where a build triggers"),
+                "{why}"
+            );
+        }
+        let request = TriggerRequest::read(text.as_bytes(), config, Some(&by)).unwrap();
+        for (known, value) in [
             ("upstream_job", "base"),
-            ("upstream_build", "7")
-        ])
-    );
+            ("upstream_build", "7"),
+            ("upstream_depth", "2"),
+        ] {
+            let given = request.parameters.iter().filter(|(name, _)| name.as_str() == known);
+            assert_eq!(
+                given.map(|(_, value)| value.as_str()).collect::<Vec<_>>(),
+                [value],
+                "{text}"
+            );
+        }
+    }
+    let why = TriggerRequest::read(b"", &declares, None).unwrap_err();
+    assert!(why.contains("upstream_build has no default: only a build"), "{why}");
 }
 
 #[test]
@@ -76,12 +112,6 @@ fn a_bad_trigger_is_refused_with_words() {
         ("token=x\n@key=", "@key must be 1 to 200 printable"),
         ("token=x\n@key=ä", "@key must be 1 to 200 printable"),
         ("token=x\n@key=a\n@key=b", "@key is given twice"),
-        (
-            "token=x\nupstream_build=0",
-            "upstream_build must be the number of a build",
-        ),
-        ("token=x\nupstream_job=a/b", "upstream_job must be the name of a job"),
-        ("token=x\nupstream_depth=-1", "upstream_depth must be a number"),
         (&long, "more than 65536 bytes"),
         (
             "{\"token\": []}",
@@ -105,8 +135,8 @@ fn a_bad_trigger_is_refused_with_words() {
 fn all_parameters_together_are_bounded() {
     let value = "x".repeat(65_000);
     let config = good(&json!({"parameters": {"a": value, "b": value, "c": value, "d": "", "e": ""}, "tasks": []}));
-    assert!(TriggerRequest::read(format!("d={value}").as_bytes(), &config).is_ok());
-    let error = TriggerRequest::read(format!("d={value}\ne={value}").as_bytes(), &config).unwrap_err();
+    assert!(TriggerRequest::read(format!("d={value}").as_bytes(), &config, None).is_ok());
+    let error = TriggerRequest::read(format!("d={value}\ne={value}").as_bytes(), &config, None).unwrap_err();
     assert_eq!(error, "the parameters have more than 262144 bytes in all");
     let found =
         faults(&json!({"parameters": {"a": value, "b": value, "c": value, "d": value, "e": value}, "tasks": []}));

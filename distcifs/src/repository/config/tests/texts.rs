@@ -21,7 +21,7 @@ fn numbers_keep_their_digits() {
     assert_eq!(config.tasks[0].params["v"], json!("3.10"));
     assert_eq!(config.tasks[0].params["n"], json!(7));
     assert_eq!(config.tasks[1].name.as_str(), "m.3.10");
-    let trigger = TriggerRequest::read(br#"{"version": 2.50, "id": 1}"#, &config).expect("a good trigger");
+    let trigger = TriggerRequest::read(br#"{"version": 2.50, "id": 1}"#, &config, None).expect("a good trigger");
     let version = trigger.parameters.iter().find(|(known, _)| known.as_str() == "version");
     assert_eq!(version.map(|(_, value)| value.as_str()), Some("2.50"));
 }
