@@ -145,6 +145,22 @@ fn who_fills_his_scratch_files_stops_nobodys_editor() {
     });
 }
 
+/// "A line of the log is one line": a name that somebody looks for forges none.
+#[test]
+fn nobody_forges_a_line_of_the_log() {
+    let mount = Mount::of_folder();
+    let forged = "2026-11-30T01:00:00.000000Z ERROR the store is away";
+    let name = format!("{}\n{forged}\u{202e}", "x".repeat(250));
+    let error = fs::metadata(mount.path(&format!("jobs/{name}"))).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::ENAMETOOLONG));
+    distcifs_tests::wait_for("the log", distcifs_tests::wait::USUAL, || {
+        mount.log_tail().contains(forged)
+    });
+    let log = mount.log_tail();
+    assert!(!log.lines().any(|line| line.starts_with(forged)), "{log}");
+    assert!(log.contains(&format!("\\n{forged}\\u{{202e}}")), "{log}");
+}
+
 /// "The lock ends a minute after the last write or read through it; its holder gets ESTALE and nothing
 /// of his is committed."
 #[test]

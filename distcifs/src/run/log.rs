@@ -1,5 +1,6 @@
 //! The daemon's log: lines with UTC time and level, in a file that is turned over when it is big.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -58,6 +59,26 @@ fn open(path: &Path) -> io::Result<Open> {
     Ok(Open { file, bytes, lost: 0 })
 }
 
+/// The line with all in it escaped that ends a line, steers a terminal, or can't be seen: names and texts
+/// of users stand in it.
+fn one_line(line: &[u8]) -> Cow<'_, [u8]> {
+    let end = usize::from(line.ends_with(b"\n"));
+    let (text, end) = line.split_at(line.len() - end);
+    if text.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return Cow::Borrowed(line);
+    }
+    let mut shown = String::with_capacity(line.len());
+    // Quotes and backslashes stay as they are.
+    for piece in String::from_utf8_lossy(text).split_inclusive(['"', '\'', '\\']) {
+        let plain = piece.trim_end_matches(['"', '\'', '\\']);
+        shown.extend(plain.escape_debug());
+        shown.push_str(&piece[plain.len()..]);
+    }
+    let mut shown = shown.into_bytes();
+    shown.extend(end);
+    Cow::Owned(shown)
+}
+
 /// Writes one line.
 pub(super) struct Line<'a> {
     log: &'a LogFile,
@@ -108,7 +129,7 @@ impl Write for Line<'_> {
         let most = self.log.bytes_max;
         let stays = self.open.bytes >= most && self.log.turn_over(&mut self.open).is_err();
         let room = !stays || self.open.bytes < 2 * most;
-        if !room || self.open.write(bytes).is_err() {
+        if !room || self.open.write(&one_line(bytes)).is_err() {
             self.open.lost += 1;
         }
         Ok(bytes.len())
@@ -124,7 +145,7 @@ struct Unheard(io::Stderr);
 
 impl Write for Unheard {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _unheard = self.0.write_all(bytes);
+        let _unheard = self.0.write_all(&one_line(bytes));
         Ok(bytes.len())
     }
 
@@ -197,6 +218,32 @@ mod tests {
         log.make_writer().write_all(b"four\n").unwrap();
         let said = fs::read_to_string(&path).unwrap();
         assert_eq!(said, "one\n(2 lines before this one could not be written)\nfour\n");
+    }
+
+    /// "A line of the log is one line": nobody forges another one, or steers the terminal that shows it.
+    #[test]
+    fn a_line_is_one_line_whatever_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Shared(Arc::new(LogFile::open(&path).unwrap()));
+        for (line, expected) in [
+            ("plain 'a' \"b\" c\\d ~", "plain 'a' \"b\" c\\d ~"),
+            ("x\n2026 ERROR rm -rf", "x\\n2026 ERROR rm -rf"),
+            ("'\r\t\u{1b}[31m\0\u{85}'", "'\\r\\t\\u{1b}[31m\\0\\u{85}'"),
+            (
+                "\u{202e}a\u{200b}\u{feff}\u{2028}\u{ad}\u{e0041}",
+                "\\u{202e}a\\u{200b}\\u{feff}\\u{2028}\\u{ad}\\u{e0041}",
+            ),
+            ("Grüße an 日本 e\u{301}", "Grüße an 日本 e\u{301}"),
+            ("", ""),
+        ] {
+            log.make_writer().write_all(format!("{line}\n").as_bytes()).unwrap();
+            let said = fs::read_to_string(&path).unwrap();
+            assert_eq!(said, format!("{expected}\n"), "{line:?}");
+            log.0.lock().file.set_len(0).unwrap();
+        }
+        assert_eq!(one_line(b"\xff\n\n").as_ref(), "\u{fffd}\\n\n".as_bytes());
+        assert_eq!(one_line(b"no end\x07").as_ref(), b"no end\\u{7}");
     }
 
     /// The log goes on in its file when it can't be turned over, and not without bound.
