@@ -87,7 +87,7 @@ struct Values {
     bits: u64,
     /// It begins with `*`: for the rule of days it says nothing, whatever its step.
     starred: bool,
-    /// It is `*`, and every number will do.
+    /// It begins so and leaves no number out, as `*` and `*/1` do.
     any: bool,
 }
 
@@ -137,10 +137,11 @@ impl Fields {
                     bits |= 1 << number;
                 }
             }
+            let starred = word.starts_with('*');
             values.push(Values {
                 bits,
-                starred: word.starts_with('*'),
-                any: *word == "*",
+                starred,
+                any: starred && (field.min..=field.spread_max).all(|number| bits >> number & 1 == 1),
             });
         }
         let Ok(values) = <[Values; 5]>::try_from(values) else {
@@ -206,9 +207,9 @@ impl Fields {
         self.0[HOUR].any
     }
 
-    /// Whether an hour that clocks show twice counts twice: where every hour or every minute does.
+    /// Whether an hour that clocks show twice counts twice: where minute or hour begins with `*`, as in cron.
     pub(super) fn goes_on_by_the_clock(&self) -> bool {
-        self.0[MINUTE].any || self.0[HOUR].any
+        self.0[MINUTE].starred || self.0[HOUR].starred
     }
 }
 
@@ -275,12 +276,12 @@ impl Field {
     }
 
     fn range(&self, low: &str, high: &str) -> Result<(u32, u32), String> {
-        // Sunday at the end of a range is 7, so that `sat-sun` goes forward.
+        let first = self.value(low)?;
+        // Sunday at the end of a range is 7, so that `sat-sun` goes forward; `sun-sun` is Sunday alone.
         let last = match self.value(high)? {
-            0 if self.max == 7 => 7,
+            0 if self.max == 7 && first > 0 => 7,
             last => last,
         };
-        let first = self.value(low)?;
         if first > last {
             return Err("the range is backwards".into());
         }

@@ -151,6 +151,31 @@ fn steps_ranges_and_weekdays() {
             "{weekend}"
         );
     }
+    // "A range from a day to itself is that day": one that is made of two parameters may be.
+    for sunday in [
+        "0-0",
+        "sun-sun",
+        "Sun-0",
+        "7-7",
+        "7-sun",
+        "0",
+        "0-0/2",
+        "H(0-0)",
+        "H(sun-sun)",
+    ] {
+        assert_eq!(
+            times(&format!("0 0 * * {sunday}"), "2027-01-01T00:00:00Z", 3),
+            ["03 00:00 +00:00", "10 00:00 +00:00", "17 00:00 +00:00"],
+            "{sunday}"
+        );
+    }
+    for whole in ["0-7", "sun-sat", "mon-sun", "0-6"] {
+        assert_eq!(
+            times(&format!("0 0 * * {whole}"), "2027-01-01T00:00:00Z", 2),
+            ["02 00:00 +00:00", "03 00:00 +00:00"],
+            "{whole}"
+        );
+    }
     // Both given: a day that fits either.
     assert_eq!(
         times("0 0 13 * fri", "2026-11-01T00:00:00Z", 3),
@@ -203,6 +228,32 @@ fn when_the_clocks_change() {
         ["29 00:30 +01:00", "29 01:30 +01:00", "29 03:30 +02:00"],
         "what comes each hour does so"
     );
+    // "Where minute or hour begins with `*`, the hour that comes twice counts twice": with a step, too.
+    for fields in ["*/15 0-23 * * *", "*/15 */1 * * *", "*/15 * * * *", "*/15 2,3 * * *"] {
+        assert_eq!(
+            berlin(fields, "2026-10-25T00:40:00Z", 3),
+            ["25 02:45 +02:00", "25 02:00 +01:00", "25 02:15 +01:00"],
+            "{fields}"
+        );
+    }
+    assert_eq!(
+        berlin("30 */2 * * *", "2026-10-24T22:00:00Z", 3),
+        ["25 00:30 +02:00", "25 02:30 +02:00", "25 02:30 +01:00"]
+    );
+    assert_eq!(
+        berlin("30 0-23 * * *", "2026-10-24T23:40:00Z", 2),
+        ["25 02:30 +02:00", "25 03:30 +01:00"],
+        "hours that are given come once"
+    );
+    // "What falls into the gap starts right after it; a schedule of every hour goes on every hour".
+    for (fields, first) in [
+        ("30 * * * *", "29 03:30 +02:00"),
+        ("30 */1 * * *", "29 03:30 +02:00"),
+        ("30 */2 * * *", "29 03:00 +02:00"),
+        ("*/30 2 * * *", "29 03:00 +02:00"),
+    ] {
+        assert_eq!(berlin(fields, "2026-03-29T00:45:00Z", 1), [first], "{fields}");
+    }
     // A whole day is left out: 30 December 2011 in Samoa.
     assert_eq!(
         times("TZ=Pacific/Apia 0 12 * * *", "2011-12-29T00:00:00Z", 3),
@@ -270,6 +321,8 @@ fn last_agrees_with_next_at_every_minute() {
         "0 3 * * *",
         "*/20 2 * * *",
         "59 1 * * *",
+        "*/15 */2 * * *",
+        "7 */3 * * *",
     ] {
         for (zone, from) in [
             ("Europe/Berlin", "2026-03-28T20:00:00Z"),
