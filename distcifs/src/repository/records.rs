@@ -159,7 +159,7 @@ impl Repository {
     }
 
     /// Whether a build's entry stands, as the coordinator has it.
-    async fn is_unfinished(&self, job: &Job, n: u64) -> Result<bool> {
+    pub(in crate::repository) async fn is_unfinished(&self, job: &Job, n: u64) -> Result<bool> {
         let path = live_path(job.uid(), n);
         Ok(bounded(&path, self.coordination.get(&path)).await?.is_some())
     }

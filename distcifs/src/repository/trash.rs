@@ -28,6 +28,7 @@ use super::model::json::from_json;
 use super::model::record::Indexed;
 use super::model::ticket::Verdict;
 use super::names::Name;
+use super::work::{READS_MAX, join_all};
 use super::{Error, Repository, Result};
 use crate::storage::Object;
 
@@ -227,13 +228,17 @@ impl Repository {
                 Err(error) => tracing::error!(%error, "left out of the trash"),
             }
         }
-        for uid in self.noted_jobs().await? {
-            // Those of a removed job come back with it, or after it; another mount may have removed it just now.
-            let removed = lines.iter().any(|line| line.entry.uid == uid);
-            let job = self.job_of_uid(&uid).filter(|job| whose(job.entry.access.uid));
-            let Some(job) = job.filter(|_| !removed) else { continue };
-            let lines = self.trashed_builds(&job).await?;
-            items.extend(lines.into_iter().map(|(n, line)| line.item(&job, n)));
+        // Those of a removed job come back with it, or after it; another mount may have removed it just now.
+        let removed: HashSet<&str> = lines.iter().map(|line| line.entry.uid.as_str()).collect();
+        let noted = self.noted_jobs().await?;
+        let there = noted.iter().filter(|uid| !removed.contains(uid.as_str()));
+        let jobs = there.filter_map(|uid| self.job_of_uid(uid));
+        let jobs: Vec<Job> = jobs.filter(|job| whose(job.entry.access.uid)).collect();
+        for some in jobs.chunks(READS_MAX) {
+            let found = join_all(some.iter().map(|job| self.trashed_builds(job))).await;
+            for (job, lines) in some.iter().zip(found) {
+                items.extend(lines?.into_iter().map(|(n, line)| line.item(job, n)));
+            }
         }
         Ok(items)
     }

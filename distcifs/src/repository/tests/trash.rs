@@ -6,6 +6,7 @@ use super::*;
 use crate::repository::control::Word;
 use crate::repository::core::now;
 use crate::repository::maintain::{Swept, Upkeep};
+use crate::repository::model::record::Record;
 use crate::repository::trash::{Removal, TrashItem};
 use crate::storage::Object;
 
@@ -150,6 +151,59 @@ fn a_record_that_is_late_brings_nothing_back() {
         assert_eq!(repository.indexed(&job).await.unwrap().len(), 0);
         repository.restore_build(&job, 1).await.unwrap();
         assert_whole(&repository, &job, 1).await;
+    });
+}
+
+/// "Of a removal and a retry one wins": a build that was retried while it was moved is there when it ends, and
+/// while it runs.
+#[test]
+fn a_build_that_is_retried_while_it_is_removed_is_not_lost() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (repository, job) = built(embedded(dir.path()), dir.path()).await;
+        let (record, revision) = repository.stored_record(&job, 1).await.unwrap();
+        let failed = Arc::new(Record {
+            state: Verdict::Failure,
+            ..(*record.unwrap()).clone()
+        });
+        repository.save_record(&job, 1, revision, failed).await.unwrap();
+        repository.control(&job, 1, Word::Retry, poster()).await.unwrap();
+        // The other mount's move comes after the retry looked for it.
+        repository.move_build_line(&job, 1, &ago(0)).await.unwrap();
+        assert!(repository.has_build(&job, 1).await.unwrap());
+        let control = crate::repository::model::ticket::control_key("a", 1, 1).unwrap();
+        let controller = claim(&repository, &control).await.unwrap().expect("it is open");
+        repository.finish(&controller, success()).await.unwrap();
+        while repository.is_unfinished(&job, 1).await.unwrap() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(names(&repository).await, Vec::<String>::new());
+        assert_whole(&repository, &job, 1).await;
+        let indexed = repository.indexed(&job).await.unwrap();
+        assert_eq!(indexed.first().map(|(_, line)| line.state), Some(Verdict::Success));
+    });
+}
+
+/// "All that was removed is listed, and swept when its time is over", of however many jobs.
+#[test]
+fn removed_builds_of_many_jobs_are_listed_and_swept() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let repository = embedded(dir.path()).open("first", dir.path()).await.unwrap();
+        let many = crate::repository::work::READS_MAX + 1;
+        for n in 0..many {
+            let job = job(&repository, &format!("j{n}")).await.unwrap();
+            assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 1);
+            build(&repository, &job, 1).await.unwrap();
+            repository.trash_build(&job, 1, 7).await.unwrap();
+        }
+        let mut listed = names(&repository).await;
+        listed.sort_unstable();
+        let mut expected: Vec<_> = (0..many).map(|n| format!("j{n}/1")).collect();
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+        repository.sweep_trash(now() + 8 * DAY).await.unwrap();
+        assert_eq!(names(&repository).await, Vec::<String>::new());
     });
 }
 

@@ -2,7 +2,6 @@
 
 use super::{BuildLine, RACES_MAX, Removal, build_key, readable};
 use crate::repository::core::{bounded, lock};
-use crate::repository::model::build::live_path;
 use crate::repository::model::job::Job;
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::record::{Indexed, index_key};
@@ -95,9 +94,10 @@ impl Repository {
         }
     }
 
-    /// Refuses while a build is not finished.
+    /// Refuses while a build is not finished. The coordinator is asked itself: of a retry on another mount
+    /// this one may not have heard yet.
     async fn check_finished(&self, job: &Job, n: u64) -> Result<()> {
-        if self.get(&live_path(job.uid(), n)).await?.is_none() {
+        if !self.is_unfinished(job, n).await? {
             return Ok(());
         }
         Err(Error::Busy(format!(
@@ -160,12 +160,21 @@ impl Repository {
     }
 
     /// Takes a build's line out of the index that somebody late has written into it, if the build is in the
-    /// trash by then; whether it is.
+    /// trash by then; whether it is. One that was retried while it was moved there comes back: it has its entry.
     pub(in crate::repository) async fn heed_trash(&self, job: &Job, n: u64) -> Result<bool> {
         for _ in 0..RACES_MAX {
             let (line, revision) = self.trashed_build(job, n).await?;
-            if line.is_none() {
+            let Some(trashed) = line else {
                 return Ok(false);
+            };
+            if self.is_unfinished(job, n).await? {
+                // The index has what was recorded just now.
+                let indexed = self.index_line(job, n).await?.unwrap_or(trashed.indexed);
+                let change = vec![(build_key(n), None), (index_key(n), Some(to_json(&indexed)))];
+                if self.change_builds(job, revision, change, &[(n, Some(indexed))]).await? {
+                    return Ok(false);
+                }
+                continue;
             }
             let change = vec![(index_key(n), None)];
             if self.change_builds(job, revision, change, &[(n, None)]).await? {

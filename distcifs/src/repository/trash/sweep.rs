@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{BuildLine, DAY, JobLine};
 use crate::repository::core::{bounded, now, random_id};
 use crate::repository::model::job::Job;
+use crate::repository::work::{READS_MAX, join_all};
 use crate::repository::{Repository, Result};
 
 /// Pause before each sweep of a mount; up to a tenth longer, so that mounts that began together part. Before the
@@ -67,20 +68,26 @@ impl Repository {
             }
         }
         let removed: HashMap<&str, &JobLine> = lines.iter().map(|line| (line.entry.uid.as_str(), line)).collect();
-        for uid in self.noted_jobs().await? {
-            let swept = match (self.job_of_uid(&uid), removed.get(uid.as_str())) {
-                (Some(job), _) => self.sweep_builds(&job, None, now).await,
-                (None, Some(line)) => match line.job() {
-                    Ok(job) => self.sweep_builds(&job, Some(line), now).await,
-                    Err(damaged) => Err(damaged),
-                },
-                (None, None) => self.forget_stale_note(&uid).await,
-            };
-            if let Err(error) = swept {
-                tracing::warn!(uid, %error, "removed builds stay until the next sweep");
+        for some in self.noted_jobs().await?.chunks(READS_MAX) {
+            let swept = some
+                .iter()
+                .map(|uid| self.sweep_noted(uid, removed.get(uid.as_str()).copied(), now));
+            for (uid, swept) in some.iter().zip(join_all(swept).await) {
+                if let Err(error) = swept {
+                    tracing::warn!(uid, %error, "removed builds stay until the next sweep");
+                }
             }
         }
         Ok(())
+    }
+
+    /// Sweeps the removed builds of a job by its uid; `removed`: its line, if it is in the trash itself.
+    async fn sweep_noted(&self, uid: &str, removed: Option<&JobLine>, now: u64) -> Result<()> {
+        match (self.job_of_uid(uid), removed) {
+            (Some(job), _) => self.sweep_builds(&job, None, now).await,
+            (None, Some(line)) => self.sweep_builds(&line.job()?, Some(line), now).await,
+            (None, None) => self.forget_stale_note(uid).await,
+        }
     }
 
     /// Sweeps the removed builds of a job, which may be in the trash itself.
