@@ -2,8 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
 
 use distcifs_tests::programs::installed;
 use distcifs_tests::{HELLO, Mount, Sh, errno, wait_for};
@@ -191,48 +189,6 @@ fn truncation_alone_changes_nothing() {
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
     mount.run("truncate -s 0 jobs/a/config.json || true");
     assert_eq!(mount.read("jobs/a/config.json"), HELLO);
-}
-
-/// "A second writer waits up to 5 s, then gets EBUSY; with O_NONBLOCK EAGAIN at once."
-#[test]
-fn the_lock_makes_writers_take_turns() {
-    let mount = Mount::new();
-    mount.job("a", HELLO);
-    let path = mount.path("jobs/a/config.json");
-    let holder = File::options().write(true).open(&path).expect("the lock");
-    let begun = Instant::now();
-    assert_eq!(
-        errno(File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path)),
-        libc::EAGAIN
-    );
-    assert!(
-        begun.elapsed() < Duration::from_millis(500),
-        "at once, not {:?}",
-        begun.elapsed()
-    );
-    let begun = Instant::now();
-    assert_eq!(errno(File::options().write(true).open(&path)), libc::EBUSY);
-    let waited = begun.elapsed();
-    assert!(
-        waited > Duration::from_millis(4500) && waited < Duration::from_millis(6500),
-        "{waited:?}"
-    );
-    fs::write(mount.path("jobs/a/new"), OTHER).expect("a scratch file");
-    let begun = Instant::now();
-    assert_eq!(errno(fs::rename(mount.path("jobs/a/new"), &path)), libc::EBUSY);
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "a rename never waits: {:?}",
-        begun.elapsed()
-    );
-    let waiting = mount.start("cat jobs/a/new > jobs/a/config.json");
-    std::thread::sleep(Duration::from_millis(300));
-    drop(holder);
-    waiting.finish().expect_ok();
-    assert!(
-        mount.read("jobs/a/config.json").contains("echo other"),
-        "the second got its turn"
-    );
 }
 
 /// "The lock is dropped when the file is released": also by the death of the process.

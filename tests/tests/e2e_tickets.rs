@@ -237,25 +237,6 @@ fn next_gives_the_oldest() {
     }
 }
 
-/// "within one second a read gives a line, or an empty line for 'nothing yet'".
-#[test]
-fn next_answers_within_a_second() {
-    let mount = Mount::new();
-    mount.queue("q");
-    let mut next = File::options()
-        .read(true)
-        .write(true)
-        .open(mount.path("tickets/q/.next"))
-        .expect(".next opens");
-    next.write_all(b"linux\n").expect("labels");
-    for _ in 0..3 {
-        let (begun, mut line) = (Instant::now(), [0; 256]);
-        assert_eq!(next.read(&mut line).expect("a line"), 1);
-        assert_eq!(line[0], b'\n');
-        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
-    }
-}
-
 /// "both support poll(2)": nothing is readable before a ticket is there.
 #[test]
 fn poll_wakes_when_there_is_work() {

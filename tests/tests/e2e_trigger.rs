@@ -1,7 +1,5 @@
 //! Triggering by shells and by many processes; what needs neither is in distcifs/src/tree/tests/trigger.rs.
 
-use std::time::Duration;
-
 use distcifs_tests::{HELLO, Mount};
 
 /// "On a descriptor opened for reading and writing, a read after the write gives the build's
@@ -54,18 +52,4 @@ fn numbers_are_used_once() {
     assert_eq!(mount.wait_state("a", 50), "aborted");
     mount.run("rmdir jobs/a/builds/50");
     assert_eq!(mount.trigger("a", ""), 51);
-}
-
-/// ".wait: a read answers within one second with the data or with end of file".
-#[test]
-fn wait_answers_within_a_second() {
-    let mount = Mount::new();
-    mount.job("a", HELLO);
-    mount.trigger("a", "");
-    let begun = std::time::Instant::now();
-    assert_eq!(mount.read("jobs/a/builds/1/.wait"), "");
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
-    let waiter = mount.start("cd jobs/a/builds/1; while s=$(cat .wait) && [ -z \"$s\" ]; do :; done; echo \"$s\"");
-    mount.finish("build-control", "a.1.control", "failure");
-    assert_eq!(waiter.finish().expect_ok(), "failure");
 }

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Instant;
 
 use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::claims::Claim;

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::core::{bounded, lock};
 use super::model::ticket::TICKETS;

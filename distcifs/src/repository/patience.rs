@@ -5,7 +5,9 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Longest wait for one call of a store, as the contract's promise 5 has it.
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,8 +21,8 @@ tokio::task_local! {
 }
 
 /// Answers within a time: what it waits for is given up at `end`, see [`left`].
-pub(crate) async fn until<T>(end: Instant, asked: impl Future<Output = T>) -> T {
-    END.scope(Cell::new(end), asked).await
+pub(crate) async fn until<T>(end: impl Into<Instant>, asked: impl Future<Output = T>) -> T {
+    END.scope(Cell::new(end.into()), asked).await
 }
 
 /// What is left for a call of a store, at most [`STORE_TIMEOUT`]; all of that where nobody asked.

@@ -1,9 +1,10 @@
 //! A job's folder: config.json with its lock and its check, and the scratch files beside it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};

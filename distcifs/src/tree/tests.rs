@@ -24,5 +24,6 @@ mod config;
 mod driver;
 mod results;
 mod tickets;
+mod time;
 mod trigger;
 mod verbs;

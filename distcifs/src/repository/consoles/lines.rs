@@ -4,9 +4,10 @@
 //! run side by side each line says its task, and a line that is not complete is held back for a moment.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::Instant;
 
 /// How long an incomplete line is held back for its end: a prompt is seen within that time.
 pub(super) const HELD_FOR: Duration = Duration::from_secs(1);

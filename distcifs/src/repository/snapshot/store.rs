@@ -56,6 +56,19 @@ const STACK_BYTES: usize = 32 << 10 << 11;
 
 static WALKS: Semaphore = Semaphore::const_new(WALKS_MAX);
 
+/// Keeps a paused clock of a test where it is while a thread works, as tokio does for threads of its own.
+#[cfg(test)]
+struct HeldClock(#[expect(dead_code, reason = "dropping it lets the clock go on")] std::sync::mpsc::Sender<()>);
+
+#[cfg(test)]
+impl HeldClock {
+    fn new() -> HeldClock {
+        let (held, over) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || over.recv());
+        HeldClock(held)
+    }
+}
+
 /// Runs work that may wait on a thread of its own; it ends soon after the caller is gone.
 pub(super) async fn on_thread<T, F>(work: F) -> Result<T>
 where
@@ -66,10 +79,14 @@ where
     let stop = Stop::default();
     let _guard = StopOnDrop(stop.clone());
     let (done, result) = oneshot::channel();
+    #[cfg(test)]
+    let clock = HeldClock::new();
     let body = move || {
         // Nobody listens any more if the caller is gone.
         let _gone = done.send(work(stop));
         drop(turn);
+        #[cfg(test)]
+        drop(clock);
     };
     std::thread::Builder::new()
         .name("snapshot".to_owned())

@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 use crate::backend::memory::Memory;
 use crate::repository::names::Name;
@@ -31,6 +33,9 @@ const ENTRIES: usize = 100;
 /// Symbolic links in one path.
 const LINKS_MAX: usize = 40;
 
+/// Between two looks at a condition.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Longest wait for anything.
 pub(super) const USUAL: Duration = Duration::from_secs(20);
 
@@ -41,23 +46,40 @@ pub(super) struct Fs {
     memory: Memory,
     dir: TempDir,
     shared: bool,
+    /// Whether time goes only while there is nothing else to do, and then at once.
+    paused: bool,
     /// Who calls.
     pub(super) caller: Caller,
+}
+
+/// What a tree lives in.
+fn runtime(paused: bool) -> Runtime {
+    let runtime = if paused {
+        Builder::new_current_thread().enable_all().start_paused(true).build()
+    } else {
+        Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    };
+    runtime.unwrap()
 }
 
 impl Fs {
     /// The tree of a new, empty repository, which this mount has for itself.
     pub(super) fn alone() -> Fs {
-        Fs::of(false)
+        Fs::of(false, false)
     }
 
     /// The same where other mounts may be: a cluster's.
     pub(super) fn shared() -> Fs {
-        Fs::of(true)
+        Fs::of(true, false)
     }
 
-    fn of(shared: bool) -> Fs {
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    /// The first of them in a time of its own, which jumps to what is waited for: a minute takes no
+    /// time. Nothing may be under way outside the runtime meanwhile, such as a process.
+    pub(super) fn paused() -> Fs {
+        Fs::of(false, true)
+    }
+
+    fn of(shared: bool, paused: bool) -> Fs {
         let caller = Caller {
             tid: std::process::id(),
             uid: nix::unistd::geteuid().as_raw(),
@@ -65,10 +87,11 @@ impl Fs {
         };
         let mut fs = Fs {
             tree: None,
-            runtime: runtime.unwrap(),
+            runtime: runtime(paused),
             memory: Memory::new(),
             dir: tempfile::tempdir().unwrap(),
             shared,
+            paused,
             caller,
         };
         if shared {
@@ -107,9 +130,7 @@ impl Fs {
     pub(super) fn remount(&mut self) {
         self.tree = None;
         self.memory = self.memory.crash();
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let former = std::mem::replace(&mut self.runtime, runtime.unwrap());
-        drop(former);
+        drop(std::mem::replace(&mut self.runtime, runtime(self.paused)));
         self.mount();
     }
 
@@ -123,13 +144,34 @@ impl Fs {
         self.runtime.block_on(call)
     }
 
+    /// Begins a call, which goes on while something is waited for.
+    pub(super) fn begin<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(call)
+    }
+
+    /// Lets time pass.
+    pub(super) fn pass(&self, time: Duration) {
+        self.wait(async { sleep(time).await });
+    }
+
+    /// The time in which the tree lives.
+    pub(super) fn now(&self) -> Instant {
+        self.wait(async { Instant::now() })
+    }
+
     /// Waits until the condition holds.
     #[track_caller]
-    pub(super) fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let begun = Instant::now();
+    pub(super) fn wait_for(&self, what: &str, condition: impl FnMut() -> bool) {
+        self.wait_within(USUAL, what, condition);
+    }
+
+    /// The same with another bound.
+    #[track_caller]
+    pub(super) fn wait_within(&self, bound: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+        let end = self.now() + bound;
         while !condition() {
-            assert!(begun.elapsed() < USUAL, "waited {USUAL:?} in vain for: {what}");
-            self.wait(tokio::time::sleep(Duration::from_millis(5)));
+            assert!(self.now() < end, "waited {bound:?} in vain for: {what}");
+            self.pass(LOOK_EVERY);
         }
     }
 
