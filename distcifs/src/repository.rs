@@ -34,6 +34,7 @@ pub mod records;
 mod regard;
 mod remembered;
 mod rename;
+pub(crate) mod reserve;
 pub mod schedules;
 pub mod service;
 mod session;

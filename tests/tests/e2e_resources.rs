@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use distcifs_tests::mount::{TEST_LIMIT, Words};
-use distcifs_tests::{Mount, Repository, Worker};
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, Repository, Worker, wait_for};
 
 /// A mount whose daemon may have so many descriptors.
 fn with_descriptors(most: u32) -> (tempfile::TempDir, Mount) {
@@ -263,14 +264,8 @@ fn a_task_that_fills_the_disk_fails_by_itself() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    let disk = tempfile::tempdir().unwrap();
-    let made = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=96m", "none"])
-        .arg(disk.path())
-        .status();
-    assert!(made.unwrap().success());
-    let store = disk.path().join("store");
-    fs::create_dir(&store).unwrap();
+    let disk = SmallDisk::new("96m");
+    let store = disk.store();
     let repository = Repository::in_folder(&store);
     let mount = Mount::of(&repository, "first", Words::default(), TEST_LIMIT);
     let fill = "! fallocate -l 200M big && ! head -c 200M /dev/zero > more && ! cp more again && echo full; sleep 30\n";
@@ -287,16 +282,104 @@ fn a_task_that_fills_the_disk_fails_by_itself() {
     }
     mount.write(&format!("jobs/filler/builds/{n}/ctl"), "abort\n").unwrap();
     a_full_store_refuses_at_open(&mount, &store);
-    drop(_workers);
-    drop(mount);
+}
+
+/// "So does what is laid out for them": tasks that all start from one large workspace do not fill the disk. One for
+/// which there is no room gets ENOSPC, nothing of it stays, and it goes on once there is room.
+#[test]
+fn workspaces_that_are_laid_out_leave_room_for_others() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let disk = SmallDisk::new("96m");
+    let repository = Repository::in_folder(&disk.store());
+    let mount = Mount::of(&repository, "first", Words::default(), TEST_LIMIT);
+    mount.queue("q");
+    let task = |name: &str, needs: &[&str]| serde_json::json!({"type": "q", "name": name, "needs": needs});
+    let mut tasks = vec![task("first", &[])];
+    tasks.extend((1..8).map(|number| task(&format!("x{number}"), &["first"])));
+    mount.job_of("a", &tasks);
+    let _control = Worker::start(&mount, "build-control", &[]);
+    let build = mount.trigger("a", "");
+    let claim = |number: usize| {
+        let id = format!("a.{build}.{number}");
+        wait_for(&id, USUAL, || mount.has(&format!("tickets/q/{id}")));
+        let claim = mount.claim("q", &id).unwrap();
+        (claim, mount.path(&format!("tickets/q/{id}/workspace")))
+    };
+    let (first, workspace) = claim(0);
+    mount.run(&format!("head -c 15M /dev/urandom > {}/big", workspace.display()));
+    mount.result("q", &format!("a.{build}.0"), "0").unwrap();
+    drop(first);
+    let claims: Vec<_> = (1..8).map(claim).collect();
+    let (mut there, mut refused) = (Vec::new(), Vec::new());
+    for (held, workspace) in claims {
+        match fs::read_dir(&workspace) {
+            Ok(names) => {
+                assert_eq!(names.count(), 1);
+                there.push((held, workspace));
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(nix::libc::ENOSPC), "{error}");
+                refused.push((held, workspace));
+            }
+        }
+        assert!(disk.free_mib() >= 12, "{} MiB are free", disk.free_mib());
+    }
     assert!(
-        Command::new("umount")
-            .arg("-l")
-            .arg(disk.path())
-            .status()
-            .unwrap()
-            .success()
+        there.len() > 1 && refused.len() > 1,
+        "{} and {}",
+        there.len(),
+        refused.len()
     );
+    for (_, workspace) in &refused {
+        assert_eq!(distcifs_tests::errno(fs::read_dir(workspace)), nix::libc::ENOSPC);
+    }
+    wait_for("what was begun to be removed", USUAL, || {
+        let found = Command::new("find")
+            .arg(disk.store())
+            .args(["-name", "big"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&found.stdout).lines().count() == there.len()
+    });
+    mount.job("other", r#"{ "tasks": [] }"#);
+    mount.build("other", "", "success");
+    for (_held, workspace) in there {
+        fs::remove_file(workspace.with_file_name("claim")).unwrap();
+    }
+    wait_for("room for the next", USUAL, || fs::read_dir(&refused[0].1).is_ok());
+}
+
+/// A disk of its own, in memory.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> SmallDisk {
+        let disk = SmallDisk(tempfile::tempdir().unwrap());
+        let made = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(disk.0.path())
+            .status();
+        assert!(made.unwrap().success());
+        fs::create_dir(disk.store()).unwrap();
+        disk
+    }
+
+    fn store(&self) -> std::path::PathBuf {
+        self.0.path().join("store")
+    }
+
+    fn free_mib(&self) -> u64 {
+        let figures = nix::sys::statvfs::statvfs(self.0.path()).unwrap();
+        figures.blocks_available() * figures.fragment_size() >> 20
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
 }
 
 /// "So do texts that are being written": what was refused as too big is let go, and does not stay as spare

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 
@@ -19,6 +20,7 @@ use super::attempts::view::Changes;
 use super::core::{bounded, lock};
 use super::model::ticket::{Ticket, TicketKey};
 use super::patience::CAPTURE_TIMEOUT;
+use super::reserve::Reserve;
 use super::snapshot::{self, Manifest, Snapshot};
 use super::{Error, Repository, Result, patience};
 use crate::storage::{Digest, Object};
@@ -30,9 +32,13 @@ const WARM_MAX: usize = 256;
 /// Mode of a claimant's folders: anybody on the node may look on.
 const WORK_MODE: u32 = 0o755;
 
+/// How long a workspace that could not be laid out is not tried again: whoever may look at it asks for it.
+const FAILURE_TTL: Duration = Duration::from_secs(5);
+
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
     room: Room,
+    reserve: Arc<Reserve>,
     next: AtomicU64,
     warm: Mutex<VecDeque<Warm>>,
 }
@@ -61,6 +67,8 @@ pub(crate) struct Folders {
     start: Option<Digest>,
     whose: Whose,
     workspace: OnceCell<(PathBuf, Mutex<Option<Manifest>>)>,
+    /// Why there is no workspace, and since when.
+    failure: Mutex<Option<(Instant, Error)>>,
     artifacts: OnceCell<PathBuf>,
 }
 
@@ -90,6 +98,7 @@ impl Folders {
             start,
             whose,
             workspace: OnceCell::new(),
+            failure: Mutex::default(),
             artifacts: OnceCell::new(),
         }
     }
@@ -97,6 +106,14 @@ impl Folders {
     /// Whether there is nothing to put into the workspace.
     pub(crate) fn starts_empty(&self) -> bool {
         self.start.is_none_or(|digest| digest == Snapshot::empty())
+    }
+
+    /// Why the workspace could not be made a moment ago.
+    fn failure(&self) -> Result<()> {
+        match &*lock(&self.failure) {
+            Some((when, error)) if when.elapsed() < FAILURE_TTL => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// What the workspace starts from.
@@ -124,6 +141,7 @@ impl AttemptDirs {
         })?;
         Ok(AttemptDirs {
             room,
+            reserve: Arc::default(),
             next: AtomicU64::new(0),
             warm: Mutex::default(),
         })
@@ -153,13 +171,17 @@ impl Repository {
     /// A claimant's workspace, as the task before left it: made when it is first asked for.
     pub(crate) async fn make_workspace(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
         let made = patience::unhurried(folders.workspace.get_or_try_init(|| async {
-            let dir = self.attempts.fresh();
+            folders.failure()?;
+            let new = self.new_folder();
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
-            let manifest = match digest.and_then(|d| self.attempts.take_warm(d, &folders.whose)) {
-                Some(warm) => Some(adopt(warm, dir.clone(), owner).await?),
-                None => self.fill(&dir, digest, owner).await?,
+            let made = match digest.and_then(|d| self.attempts.take_warm(d, &folders.whose)) {
+                Some(warm) => adopt(warm, new.clone(), owner).await.map(Some),
+                None => self.fill(&new, digest, owner).await,
             };
-            Ok::<_, Error>((dir, Mutex::new(manifest)))
+            let manifest = made.inspect_err(|error| {
+                *lock(&folders.failure) = Some((Instant::now(), error.clone()));
+            })?;
+            Ok::<_, Error>((new.keep(), Mutex::new(manifest)))
         }));
         Ok(made.await?.0.clone())
     }
@@ -179,13 +201,24 @@ impl Repository {
         }
     }
 
+    /// A folder that is to be made.
+    fn new_folder(&self) -> Arc<Unfinished> {
+        Arc::new(Unfinished {
+            dir: self.attempts.fresh(),
+            kept: AtomicBool::new(false),
+            runtime: self.runtime.clone(),
+        })
+    }
+
     /// Makes a folder and fills it from the store.
-    async fn fill(&self, dir: &Path, digest: Option<Digest>, owner: (u32, u32)) -> Result<Option<Manifest>> {
+    async fn fill(&self, new: &Arc<Unfinished>, digest: Option<Digest>, owner: (u32, u32)) -> Result<Option<Manifest>> {
+        let dir = &new.dir;
         make_dir(dir, owner)?;
         let Some(digest) = digest else { return Ok(None) };
         // Root sees the recorded owners; anybody else owns what he works on.
         let owner = (owner.0 != 0).then_some(owner);
-        let restored = snapshot::restore(self.contents.clone(), digest, dir, owner);
+        let (reserve, held) = (self.attempts.reserve.clone(), new.clone());
+        let restored = snapshot::lay_out(self.contents.clone(), digest, dir, owner, reserve, held);
         let manifest = tokio::time::timeout(CAPTURE_TIMEOUT, restored)
             .await
             .map_err(|_| Error::TimedOut(format!("{}: restoring it took too long", dir.display())))??;
@@ -195,9 +228,9 @@ impl Repository {
     /// A claimant's artifacts folder, empty at first.
     pub(crate) async fn make_artifacts(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
         let made = folders.artifacts.get_or_try_init(|| async {
-            let dir = self.attempts.fresh();
-            make_dir(&dir, owner)?;
-            Ok::<_, Error>(dir)
+            let new = self.new_folder();
+            make_dir(&new.dir, owner)?;
+            Ok::<_, Error>(new.keep())
         });
         Ok(made.await?.clone())
     }
@@ -266,12 +299,39 @@ impl Repository {
     }
 }
 
+/// A folder on its way: unless it is kept it is deleted, once nobody works in it any more.
+struct Unfinished {
+    dir: PathBuf,
+    kept: AtomicBool,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Unfinished {
+    /// It is as it should be.
+    fn keep(&self) -> PathBuf {
+        self.kept.store(true, Ordering::Relaxed);
+        self.dir.clone()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let dir = std::mem::take(&mut self.dir);
+        if !self.kept.load(Ordering::Relaxed) && dir.exists() {
+            self.runtime.spawn_blocking(move || remove_tree(&dir));
+        }
+    }
+}
+
 /// Moves a kept workspace to its next claimant.
-async fn adopt(warm: Warm, dir: PathBuf, owner: (u32, u32)) -> Result<Manifest> {
+async fn adopt(warm: Warm, new: Arc<Unfinished>, owner: (u32, u32)) -> Result<Manifest> {
     let moved = tokio::task::spawn_blocking(move || {
-        std::fs::rename(&warm.dir, &dir)?;
+        if let Err(error) = std::fs::rename(&warm.dir, &new.dir) {
+            remove_tree(&warm.dir);
+            return Err(error);
+        }
         if warm.owner != owner && owner.0 != 0 {
-            give_to(&dir, owner)?;
+            give_to(&new.dir, owner)?;
         }
         Ok::<_, std::io::Error>(warm.manifest)
     });

@@ -1,7 +1,7 @@
 //! Snapshots: a folder as one digest, over any [`Contents`](crate::storage::Contents).
 //!
 //! [`capture()`] reads a folder of the local disk into chunks and listings and gives the digest of
-//! the root's listing; [`restore()`] lays a digest out as files again, [`Browser`] reads it in
+//! the root's listing; `lay_out` lays a digest out as files again, [`Browser`] reads it in
 //! place, [`merge()`] joins two and [`reachable`] names every object that one needs.
 //!
 //! What the caller owes: as long as a [`Manifest`] is in use, the snapshots it came from are roots
@@ -38,6 +38,8 @@ pub use joined::joined;
 pub use manifest::Manifest;
 pub use merge::merge;
 pub use reach::reachable;
+pub(crate) use restore::lay_out;
+#[cfg(test)]
 pub use restore::restore;
 
 use crate::storage::Digest;

@@ -24,6 +24,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
 
 use super::{Attr, Attributes, Found, Ino, Kind};
+use crate::repository::reserve::Reserve;
 use crate::repository::{Error, Result, descriptors};
 
 mod attempt;
@@ -35,7 +36,6 @@ mod inodes;
 mod names;
 mod off;
 mod quota;
-mod room;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -49,7 +49,6 @@ use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};
 use off::Off;
-use room::Room;
 use way::spared;
 
 /// How long the kernel may believe names and attributes. It sees every change of a living attempt
@@ -83,7 +82,7 @@ pub struct Work {
     next_attempt: AtomicU64,
     inodes: RwLock<Table>,
     cache: Arc<Cache>,
-    room: Room,
+    room: Reserve,
     off: Off,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
@@ -108,7 +107,7 @@ impl Work {
             next_attempt: AtomicU64::new(1),
             inodes: RwLock::new(Table::new(first_ino)),
             cache,
-            room: Room::default(),
+            room: Reserve::default(),
             off: Off::default(),
             files: RwLock::default(),
             folders: RwLock::default(),

@@ -21,11 +21,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::{Result, SnapshotError};
-use super::format::{Entry, Folder, Kind, Meta, Segment, Time};
+use super::format::{Entry, Folder, Kind, Meta, Segment, Time, XATTR_BYTES_MAX};
 use super::local::{self, Left, shown};
 use super::manifest::{FileKey, Known, Manifest};
 use super::store::{Stop, load_folder, on_thread, read_chunk};
 use super::{DEPTH_MAX, Snapshot, xattr};
+use crate::repository::reserve::{NAME_BYTES, Reserve};
 use crate::storage::descriptors::spare_nix;
 use crate::storage::{Contents, Digest};
 
@@ -42,20 +43,23 @@ const CLOCK_WAIT_MAX: Duration = Duration::from_millis(20);
 const CLOCK_STEP: Duration = Duration::from_micros(500);
 
 /// Makes an existing empty folder hold exactly what the snapshot has: bytes, holes, modes, times,
-/// links, attributes.
+/// links, attributes. What it writes leaves the reserve of the disk, as what claimants write does.
 ///
 /// `owner` gives everything to that user and group; without it the recorded owners come back if we
 /// are root, and all is ours if not. The manifest makes the next capture of the folder cheap. After
-/// an error the folder holds a part, to be removed.
-pub async fn restore(
+/// an error the folder holds a part, to be removed once `held` is dropped: until then it is worked in.
+pub(crate) async fn lay_out(
     contents: Arc<dyn Contents>,
     digest: Digest,
     dir: &Path,
     owner: Option<(u32, u32)>,
+    reserve: Arc<Reserve>,
+    held: Arc<impl Send + Sync + 'static>,
 ) -> Result<Manifest> {
     let dir = dir.to_owned();
     let handle = Handle::current();
     on_thread(move |stop| {
+        let _held = held;
         let mut layout = Layout {
             contents,
             handle,
@@ -66,11 +70,24 @@ pub async fn restore(
             files: HashMap::new(),
             newest: Time::default(),
             path: PathBuf::new(),
+            reserve,
+            laid: 0,
             root: local::open_root(&dir)?,
         };
         layout.run(digest)
     })
     .await
+}
+
+/// The same where nobody else needs the disk.
+#[cfg(test)]
+pub async fn restore(
+    contents: Arc<dyn Contents>,
+    digest: Digest,
+    dir: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<Manifest> {
+    lay_out(contents, digest, dir, owner, Arc::default(), Arc::new(())).await
 }
 
 /// The state of a restore.
@@ -87,6 +104,9 @@ struct Layout {
     newest: Time,
     /// Relative to the root.
     path: PathBuf,
+    reserve: Arc<Reserve>,
+    /// Bytes written so far, names included.
+    laid: u64,
     root: OwnedFd,
 }
 
@@ -164,6 +184,7 @@ impl Layout {
         for entry in folder.entries.iter().filter(|entry| listed(entry).is_some()) {
             self.path.push(OsStr::from_bytes(&entry.name));
             let name = OsStr::from_bytes(&entry.name);
+            self.need_name(&dir)?;
             mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| self.failed("making", e))?;
             let below = local::open_folder(&dir, &entry.name).map_err(|e| self.failed("opening", e))?;
             let listing = ahead.next(&self.path)?;
@@ -203,6 +224,7 @@ impl Layout {
         segments: &Arc<[Segment]>,
         ahead: &mut Chunks,
     ) -> Result<()> {
+        self.need_name(dir)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let made = spare_nix(|| openat(dir, OsStr::from_bytes(&entry.name), flags, mode));
@@ -220,6 +242,7 @@ impl Layout {
                 }
             };
             sparse = matches!(segment, Segment::Hole(_));
+            self.need(&file, bytes.len() as u64)?;
             file.write_all_at(bytes, at)
                 .map_err(|e| self.failed("writing", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
             at = at.saturating_add(segment.length());
@@ -243,6 +266,7 @@ impl Layout {
 
     fn symlink(&mut self, dir: &OwnedFd, entry: &Entry, target: &[u8]) -> Result<()> {
         let name = OsStr::from_bytes(&entry.name);
+        self.need_name(dir)?;
         symlinkat(OsStr::from_bytes(target), dir, name).map_err(|e| self.failed("making", e))?;
         if let Some((uid, gid)) = self.owner_of(Some(&entry.meta)) {
             fchownat(dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -256,6 +280,7 @@ impl Layout {
     /// Gives a file that is already there one more name.
     fn link(&mut self, dir: &OwnedFd, entry: &Entry, first: &Path) -> Result<()> {
         let name = OsStr::from_bytes(&entry.name);
+        self.need_name(dir)?;
         let there = self.parent(first).map_err(|e| self.failed("linking", e))?;
         let old = first.file_name().unwrap_or_default();
         linkat(&there, old, dir, name, AtFlags::empty()).map_err(|e| self.failed("linking", e))?;
@@ -280,6 +305,9 @@ impl Layout {
     /// Owner, attributes, mode and time, in the order in which none undoes another.
     fn finish(&mut self, fd: impl AsFd, meta: &Meta) -> Result<()> {
         self.own(&fd, Some(meta))?;
+        if !meta.xattrs.is_empty() {
+            self.need(&fd, XATTR_BYTES_MAX as u64)?;
+        }
         xattr::write(fd.as_fd(), &meta.xattrs).map_err(|e| self.failed("writing attributes of", e))?;
         let mode = Mode::from_bits_truncate(meta.mode);
         fchmod(&fd, mode).map_err(|e| self.failed("changing the mode of", e))?;
@@ -315,6 +343,30 @@ impl Layout {
             now = local::stamp_clock();
         }
         self.files.retain(|_, known| known.ctime < now);
+    }
+
+    /// Refuses what would leave too little room for everybody else.
+    fn need(&mut self, fd: impl AsFd, bytes: u64) -> Result<()> {
+        let checked = self.reserve.check(fd, self.laid, bytes);
+        self.laid = self.laid.saturating_add(bytes);
+        checked.map_err(|errno| self.full(errno))
+    }
+
+    /// The same for a new name in a folder.
+    fn need_name(&mut self, dir: impl AsFd) -> Result<()> {
+        let checked = self.reserve.check_inode(dir, self.laid);
+        self.laid = self.laid.saturating_add(NAME_BYTES);
+        checked.map_err(|errno| self.full(errno))
+    }
+
+    fn full(&self, errno: Errno) -> SnapshotError {
+        let what = format!(
+            "laying out the workspace, {} after {} KiB of it: what is left of the disk is kept for others; make \
+             room in the mount's cache",
+            shown(&self.path),
+            self.laid >> 10
+        );
+        SnapshotError::local(what, errno)
     }
 
     fn failed(&self, verb: &str, errno: Errno) -> SnapshotError {

@@ -14,9 +14,9 @@ use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
 use super::inodes::{Inode, expect_kind};
-use super::room::NAME_BYTES;
 use super::way::{Leaving, spared};
 use super::{TTL, Work, fd_name, system};
+use crate::repository::reserve::NAME_BYTES;
 use crate::repository::{Error, Result};
 
 /// Longest name, bytes (NAME_MAX of Linux).

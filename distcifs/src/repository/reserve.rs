@@ -1,4 +1,4 @@
-//! Room on the disk: what claimants write stops before nothing is left for anybody else.
+//! Room on the disk: what claimants write, and what is laid out for them, stops before nothing is left for anybody else.
 //!
 //! The disk is looked at seldom: after a share of what was free the last time has been written.
 
@@ -27,7 +27,7 @@ const RESERVE_INODES_SHARE: u64 = 8;
 const UNSEEN_INODES: u64 = 4096;
 
 /// What a new name counts, bytes: a folder or a long link takes a block.
-pub(super) const NAME_BYTES: u64 = 4096;
+pub(crate) const NAME_BYTES: u64 = 4096;
 
 /// Most that is written between two looks at the disk, bytes, and the share of what is free.
 const UNSEEN_BYTES: u64 = 16 << 20;
@@ -41,7 +41,7 @@ const PASS_TTL: Duration = Duration::from_millis(200);
 
 /// What is known of the disk.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(crate) struct Reserve {
     /// Bytes that may be written before the disk is looked at again.
     unseen: AtomicU64,
     /// Inodes that may be made before.
@@ -57,9 +57,9 @@ fn look(file: impl AsFd) -> Option<(u64, u64)> {
     Some((bytes(figures.blocks_available()), reserve))
 }
 
-impl Room {
+impl Reserve {
     /// Whether so much may be written by a claim that has written `before`.
-    pub(super) fn check(&self, file: impl AsFd, before: u64, bytes: u64) -> nix::Result<()> {
+    pub(crate) fn check(&self, file: impl AsFd, before: u64, bytes: u64) -> nix::Result<()> {
         let take = |left: u64| left.checked_sub(bytes);
         if self
             .unseen
@@ -84,7 +84,7 @@ impl Room {
     }
 
     /// Whether an inode may be made by a claim that has written `before`.
-    pub(super) fn check_inode(&self, file: impl AsFd, before: u64) -> nix::Result<()> {
+    pub(crate) fn check_inode(&self, file: impl AsFd, before: u64) -> nix::Result<()> {
         self.check(&file, before, NAME_BYTES)?;
         let take = |left: u64| left.checked_sub(1);
         let unseen = &self.unseen_inodes;
@@ -109,7 +109,7 @@ impl Room {
     }
 
     /// Whether the kernel may read and write a file that is opened now without asking.
-    pub(super) fn passes(&self, file: impl AsFd) -> bool {
+    pub(crate) fn passes(&self, file: impl AsFd) -> bool {
         let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((when, passes)) = *passes
             && when.elapsed() < PASS_TTL
