@@ -2,11 +2,14 @@
 //! print what stands below them.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use distcifs_tests::Folder;
-use distcifs_tests::page::{self, steps, steps_in};
-use distcifs_tests::programs::{installed, project};
+use distcifs_tests::page::{self, Step, steps, steps_in};
+use distcifs_tests::programs::{bin_dir, installed, project};
 
 /// A page takes seconds; this bounds one that hangs.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -60,6 +63,70 @@ fn the_tour_in_fish() {
     assert!(others.is_empty(), "README.md has no such blocks: {others:#?}");
     page::check_steps(&["fish", "--no-config"], "", &tour, LIMIT);
 }
+
+/// `scripts/setup --demo` names all that scripts/demo runs and Debian may lack: without root, sudo and apt-get, with
+/// those tools and what every Debian has, it shows its build to the end.
+#[test]
+fn the_demo_needs_no_more_than_setup_says() {
+    let run = |script: &str, path: &Path| {
+        let mut sh = Command::new("/bin/sh");
+        sh.args(["-c", script]).current_dir(project()).env("PATH", path);
+        sh.output().expect("sh runs")
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let check = "/bin/sh scripts/setup --demo --no-cargo --check";
+    let missing = run(check, Path::new("/nonexistent"));
+    let missing = text(&missing.stdout);
+    let mut asked: Vec<&str> = missing.split_whitespace().skip(2).collect();
+    asked.sort_unstable();
+    assert_eq!(
+        asked,
+        ["fuse3", "gcc", "git", "libc6-dev", "make", "rsync"],
+        "{missing}"
+    );
+
+    let folder = Folder::new();
+    let tools = folder.out().join("tools");
+    fs::create_dir(&tools).expect("own folder");
+    for name in DEBIAN.iter().chain(&DEMO).flat_map(|line| line.split(' ')) {
+        let places = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+        let program = places.iter().find(|program| program.exists());
+        let program = program.unwrap_or_else(|| panic!("scripts/setup installs {name}"));
+        symlink(program, tools.join(name)).expect("own folder");
+    }
+    assert!(run(check, &tools).status.success(), "nothing is missing");
+    let rsync = fs::read_link(tools.join("rsync")).expect("it is there");
+    fs::remove_file(tools.join("rsync")).expect("own folder");
+    let told = run("/bin/sh scripts/setup --demo --no-cargo", &tools);
+    let why = text(&told.stderr);
+    assert!(
+        !told.status.success() && why.contains("no apt-get here") && why.contains(" rsync "),
+        "{told:?}"
+    );
+    symlink(rsync, tools.join("rsync")).expect("own folder");
+
+    let step = Step {
+        title: "The demo".to_owned(),
+        script: format!(
+            "'{}/scripts/demo' --bin '{}' >demo.out 2>&1 || {{ cat demo.out; exit 1; }}\ngrep -c '^hello from a build$' demo.out\n",
+            project().display(),
+            bin_dir().display()
+        ),
+        expected: Some("1".to_owned()),
+    };
+    let before = format!("set -eu\nPATH='{}'; export PATH\n", tools.display());
+    page::check_steps(&["dash"], &before, &[step], LIMIT);
+}
+
+/// What scripts/demo takes from the packages that every Debian has.
+const DEBIAN: [&str; 3] = [
+    "sh dash cat chmod cp dirname basename env find grep head id ls",
+    "mkdir mktemp mv rm sed sleep tail touch tr true",
+    "sort uname wc",
+];
+
+/// What it takes from those that `scripts/setup --demo` installs, with what a compiler calls.
+const DEMO: [&str; 2] = ["fusermount3 rsync git make", "gcc cc as ld"];
 
 #[test]
 fn the_examples_of_triggers_are_true() {
