@@ -83,9 +83,7 @@ fn checkout(desk: &Desk) -> Done {
     if submodules {
         submodules::check_out(&repository, wanted.depth.as_deref())?;
     }
-    if repository.has_lfs()? {
-        say("git-checkout: files of LFS came as pointers: `git lfs pull` in a script fetches what they stand for");
-    }
+    repository.tell_lfs("")?;
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
     say(&format!("{} {name} is {commit}", address.shown));
     Ok(vec![(COMMIT.to_owned(), commit)])
@@ -422,12 +420,17 @@ impl Repository<'_> {
         Ok(())
     }
 
-    /// Whether attributes of the commit name LFS.
-    fn has_lfs(&self) -> tree::Result<bool> {
+    /// Says so on the console if attributes of the commit name LFS; `whose` names a submodule.
+    fn tell_lfs(&self, whose: &str) -> tree::Result<()> {
         let places = [".gitattributes", "**/.gitattributes"].map(|place| format!(":(glob){place}"));
         let mut arguments = vec!["grep", "-q", "-F", "-e", "filter=lfs", "HEAD", "--"];
         arguments.extend(places.iter().map(String::as_str));
-        self.git().run(&arguments)
+        if self.git().run(&arguments)? {
+            say(&format!(
+                "git-checkout: files of LFS{whose} came as pointers: `git lfs pull` in a script fetches what they stand for"
+            ));
+        }
+        Ok(())
     }
 
     /// Why nothing could be fetched.

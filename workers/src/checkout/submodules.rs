@@ -89,6 +89,7 @@ fn of_one(
             Trouble::Refused(why) => failed(&why),
             other => other,
         })?;
+        repository.tell_lfs(&format!(" in the submodule {}", way.display()))?;
         parent.know(name, &address)?;
         of_one(&repository, &way, depth, levels - 1, left)?;
     }

@@ -437,6 +437,8 @@ fn submodules_are_checked_out_like_the_first() {
     let served: PathBuf = bench.root.join("served");
     let inner = repository(&served.join("inner"));
     repository(&served.join("middle"));
+    fs::write(served.join("middle/.gitattributes"), "*.bin filter=lfs\n").unwrap();
+    git(&served.join("middle"), "git add .; git commit -qm lfs");
     submodule(&served.join("middle"), "lib/in", "../inner", &inner, "");
     let middle = git(&served.join("middle"), "git rev-parse HEAD");
     repository(&served.join("outer"));
@@ -460,6 +462,13 @@ fn submodules_are_checked_out_like_the_first() {
         .unwrap();
         fs::write(left.join("HEAD"), "ref: refs/heads/main\n").unwrap();
         assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
+        // "The console says so, of submodules too": of the one that has such files, and of no other.
+        let said = console(&ticket);
+        assert_eq!(said.matches("files of LFS").count(), 1, "{said}");
+        assert!(
+            said.contains("files of LFS in the submodule sub came as pointers"),
+            "{said}"
+        );
         let src = ticket.join("workspace/src");
         assert_eq!(fs::read_to_string(src.join("sub/lib/in/f")).unwrap(), "1\n");
         assert_eq!(git(&src, "git status --porcelain"), "");
