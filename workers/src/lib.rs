@@ -19,6 +19,7 @@ pub mod keys;
 pub mod pages;
 pub mod plan;
 pub mod record;
+pub mod reserve;
 pub mod secret;
 pub mod selecting;
 pub mod shell;

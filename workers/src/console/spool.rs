@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::reserve;
+
 /// Bytes that wait, in order.
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -46,12 +48,13 @@ impl Spool {
     /// Puts all of these behind what waits, or nothing.
     ///
     /// # Errors
-    /// If there is no room.
+    /// If there is no room, but for what is kept for others.
     pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match &self.file {
             Some(file) => file,
             None => self.file.insert(nameless(&self.folder)?),
         };
+        reserve::check(file, bytes.len() as u64)?;
         file.write_all_at(bytes, self.end)?;
         self.end += bytes.len() as u64;
         Ok(())

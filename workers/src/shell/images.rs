@@ -281,6 +281,14 @@ impl Images {
         Ok(())
     }
 
+    /// Removes what was begun of an image.
+    pub(super) fn drop_part(&self, key: &str) {
+        let part = self.part(key);
+        if !remove_tree(&part) {
+            eprintln!("{} stays: the next image tries again to remove it", part.display());
+        }
+    }
+
     /// An empty folder to unpack into; the lock must be held.
     pub(super) fn begin(&self, key: &str) -> io::Result<PathBuf> {
         let part = self.part(key);

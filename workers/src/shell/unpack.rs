@@ -20,6 +20,7 @@ use super::images::{Images, Source};
 use super::isolation::Tools;
 use super::names::Names;
 use super::ranges::{IDS_COUNT, Ids};
+use crate::reserve;
 
 /// The word that makes execute-shell do this.
 pub const WORD: &str = "--unpack-image";
@@ -141,7 +142,7 @@ impl Job<'_> {
         }
         println!("[unpacking image {}]", self.title);
         let part = self.images.begin(self.key).map_err(text)?;
-        let bytes = self.fill(&part)?;
+        let bytes = self.fill(&part).inspect_err(|_| self.give_up(&part))?;
         if self.idmap {
             // What is a mount can't be renamed.
             umount2(&part, MntFlags::MNT_DETACH).map_err(|errno| text(errno.into()))?;
@@ -160,6 +161,15 @@ impl Job<'_> {
         self.images.make_room(self.key, 0).map_err(text)
     }
 
+    /// Removes what was begun: whoever looks next may come late, and a disk may be full of it.
+    fn give_up(&self, part: &Path) {
+        if self.idmap {
+            // It may not have come to be a mount.
+            let _ = umount2(part, MntFlags::MNT_DETACH);
+        }
+        self.images.drop_part(self.key);
+    }
+
     /// Unpacks into the folder; how many bytes it was.
     fn fill(&self, part: &Path) -> Result<u64, String> {
         if let Some(ids) = self.ids.filter(|_| self.idmap) {
@@ -169,6 +179,7 @@ impl Job<'_> {
             chown(part, Some(ids.uid), Some(ids.gid)).map_err(|e| format!("{}: {e}", part.display()))?;
         }
         let mut stream = self.stream()?;
+        let disk = File::open(part).map_err(|e| format!("{}: {e}", part.display()))?;
         // The folders above it may be closed to whoever unpacks.
         std::env::set_current_dir(part).map_err(|e| format!("{}: {e}", part.display()))?;
         let mut tar = self.tar();
@@ -177,6 +188,7 @@ impl Job<'_> {
         let names = Names::follow(child.stdout.take());
         let mut reserved = 0;
         let copied = copy(&mut *stream.from, to, self.images.bound(), |bytes| {
+            reserve::check(&disk, BLOCK_BYTES as u64).map_err(Copy::NoRoom)?;
             let total = bytes + names.bytes();
             if total > reserved && total <= self.images.bound() {
                 reserved = (total + ROOM_BYTES).min(self.images.bound());
@@ -211,6 +223,9 @@ impl Job<'_> {
             (Err(Copy::TooLarge), _) => Err(format!(
                 "it has more than {} bytes (4096 for each name in it), the bound of all images (--image-cache)",
                 self.images.bound()
+            )),
+            (Err(Copy::NoRoom(why)), _) => Err(format!(
+                "there is no room to unpack it: {why}; make room in the folder of images, or take a smaller image"
             )),
             (_, Some(why)) => Err(why),
             (Err(Copy::Failed(error)), None) => Err(format!("can't be read: {error}")),
@@ -345,6 +360,7 @@ fn cant_run(command: &Command, error: &io::Error) -> String {
 /// Why not all was passed on.
 enum Copy {
     TooLarge,
+    NoRoom(io::Error),
     Failed(io::Error),
 }
 
@@ -449,7 +465,7 @@ mod tests {
             sink.wait().unwrap();
             copied.map_err(|why| match why {
                 Copy::TooLarge => "too large".to_owned(),
-                Copy::Failed(error) => error.to_string(),
+                Copy::NoRoom(error) | Copy::Failed(error) => error.to_string(),
             })
         }
     }
@@ -465,6 +481,55 @@ mod tests {
         let bench = Bench::new("bound", "root/bin");
         assert!(bench.stream(1 << 20).unwrap() > 5000);
         assert_eq!(bench.stream(5000).unwrap_err(), "too large");
+    }
+
+    /// "Unpacking leaves 64 MiB of the node's disk, or a quarter of a small one": a small file that unpacks to more
+    /// than there is, and many names.
+    #[test]
+    fn an_image_leaves_room_on_the_disk() {
+        use nix::mount::{MsFlags, mount};
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let fills = ["truncate -s 100M root/big", "cd root && seq 20000 | xargs touch"];
+        for (number, fill) in fills.iter().enumerate() {
+            let bench = Bench::new(&format!("room{number}"), "root/bin");
+            let pack = format!("({fill}) && tar -C root -czf artifacts/i . && mkdir disk");
+            let packed = Command::new("sh")
+                .args(["-c", &pack])
+                .current_dir(&bench.folder)
+                .status();
+            assert!(packed.unwrap().success());
+            let disk = bench.folder.join("disk");
+            let small = Some("size=32m,nr_inodes=4000");
+            mount(Some("none"), &disk, Some("tmpfs"), MsFlags::empty(), small).unwrap();
+            let artifacts = bench.folder.join("artifacts");
+            let job = Job {
+                images: Images::new(disk.join("images"), 1 << 30),
+                title: "t",
+                key: "k",
+                artifacts: &artifacts,
+                scratch: &bench.folder,
+                ids: None,
+                idmap: false,
+            };
+            fs::create_dir(disk.join("images")).unwrap();
+            let part = job.images.begin("k").unwrap();
+            let why = job.fill(&part).unwrap_err();
+            let figures = nix::sys::statvfs::statvfs(&disk).unwrap();
+            let free = (
+                figures.blocks_available() * figures.fragment_size(),
+                figures.files_available(),
+            );
+            job.give_up(&part);
+            let left = part.exists();
+            std::env::set_current_dir("/").unwrap();
+            umount2(&disk, MntFlags::MNT_DETACH).unwrap();
+            assert!(why.contains("kept for others"), "{why}");
+            // Those who unpack have a few blocks on their way.
+            assert!(free.0 > 6 << 20 && free.1 > 250, "{free:?}");
+            assert!(!left, "what was begun stays");
+        }
     }
 
     /// "No link among the artifacts leads to anything else": neither to a folder nor to a tar of the node.
