@@ -21,8 +21,11 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
 
 /// Where Rust sources are.
-const RUST_FOLDERS: [&str; 7] = [
+const RUST_FOLDERS: [&str; 10] = [
     "distcifs/src",
+    "fuzz/libfuzzer/fuzz_targets",
+    "fuzz/src",
+    "fuzz/tests",
     "patterns/src",
     "schedule/src",
     "settings/src",

@@ -44,6 +44,19 @@ pub use restore::restore;
 
 use crate::storage::Digest;
 
+/// Whether bytes are no listing of a folder, or have the one form of what they list: for the fuzz targets.
+#[doc(hidden)]
+pub fn is_refused_or_whole(bytes: &[u8]) -> bool {
+    match format::decode(bytes) {
+        Ok(format::Listing::Whole(folder)) => {
+            let encoded = folder.encode();
+            // What is longer is listed in parts when it is written.
+            encoded.is_ok_and(|objects| objects.len() > 1 || objects.iter().all(|(_, object)| object == bytes))
+        }
+        Ok(format::Listing::Head(..) | format::Listing::Part(_)) | Err(_) => true,
+    }
+}
+
 /// Deepest folder of a snapshot, counted from its root: paths of the system end at 4,096 bytes, so
 /// that none has more names. Deeper ones can be made step by step only, and are refused then.
 pub const DEPTH_MAX: usize = 2048;

@@ -16,9 +16,10 @@ const MAPS: [&str; 3] = ["CONTRIBUTING.md", "doc/architecture.md", GLOSSARY];
 const GLOSSARY: &str = "doc/glossary.md";
 
 /// With what a path from the project's folder begins.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "distcifs/",
     "doc/",
+    "fuzz/",
     "patterns/",
     "schedule/",
     "scripts/",
