@@ -101,16 +101,14 @@ f=open(\"w/mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"S
 /// mmap would keep a descriptor open.
 const MAPPER: &str = "import ctypes, os, sys, time
 out, name, first, later = sys.argv[1:5]
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
+libc = ctypes.CDLL(None, use_errno=True); libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 file = os.open(name, os.O_RDWR)
 at = libc.mmap(None, 4096, 3, 1, file, 0)
 assert at not in (None, ctypes.c_void_p(-1).value), ctypes.get_errno()
 os.close(file)
 ctypes.memmove(at, first.encode(), len(first))
-os.chdir('/')
-open(out + '/mapped', 'w').close()
+os.chdir('/'); open(out + '/mapped', 'w').close()
 for i in range(1200):
     if os.path.exists(out + '/go'): break
     time.sleep(0.05)
