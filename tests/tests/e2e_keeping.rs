@@ -151,6 +151,44 @@ fn an_owner_removes_a_build_with_all_in_it() {
     assert!(!mount.has("jobs/a"));
 }
 
+/// "A folder in `workspace` and `artifacts` there shows `u+rwx` beside the mode that its task left it with. The next
+/// task … [has] the mode as it was left": Go's module cache has no `w` on its folders.
+#[test]
+fn an_owner_removes_folders_that_a_task_left_shut() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let make = "mkdir -p mod/x shut; echo 1 > mod/x/y; echo 2 > shut/f; chmod -R a-w mod; chmod 0 shut
+        cp -rp mod shut \"$ARTIFACTS\"; chmod 555 .";
+    let check = "[ \"$(stat -c %a mod/x shut mod/x/y | xargs)\" = '555 0 444' ]";
+    mount.shell_job("a", &[make, check]);
+    mount.build("a", "", "success");
+    mount.build("a", "", "success");
+    mount.run("chown -h 65534:65534 jobs/a");
+    for folder in ["workspace/mod/x", "artifacts/mod/x", "workspace/shut", "artifacts/shut"] {
+        let shown = mount.run(&format!("stat -c %a jobs/a/builds/1/{folder}"));
+        assert_eq!(shown, if folder.ends_with('x') { "755" } else { "700" }, "{folder}");
+    }
+    as_nobody(&mount, "rm -r jobs/a/builds/1").expect_ok();
+    assert!(!mount.has("jobs/a/builds/1"));
+    mount.run("chmod 1777 jobs");
+    as_nobody(&mount, "rm -r jobs/a").expect_ok();
+    assert!(!mount.has("jobs/a"));
+    // The same of a ticket that stands alone.
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t"}));
+    mount.run("chown 65534:65534 tickets/q");
+    as_nobody(
+        &mount,
+        "cd tickets/q/t; echo $$ > claim; mkdir -p workspace/mod; echo x > workspace/mod/x; chmod 555 workspace/mod; echo 0 > result",
+    )
+    .expect_ok();
+    as_nobody(&mount, "rm -r tickets/q/t").expect_ok();
+    assert!(!mount.has("tickets/q/t"));
+}
+
 /// "write and search on a queue's folder to claim from it. Ticket folders take the queue's owner
 /// and mode, with the sticky bit."
 #[test]

@@ -39,12 +39,8 @@ fn a_workspace_passes_from_task_to_task_unchanged() {
     let left =
         format!("rsync -aHSn --checksum --delete --itemize-changes '{reference}/' jobs/a/builds/{build}/workspace/d/");
     assert_eq!(mount.run(&left), "", "the build's read-only workspace");
-    assert!(
-        !mount
-            .sh(&format!("echo x > jobs/a/builds/{build}/workspace/d/plain"))
-            .ok(),
-        "published files never change"
-    );
+    let written = mount.sh(&format!("echo x > jobs/a/builds/{build}/workspace/d/plain"));
+    assert!(!written.ok(), "published files never change");
 }
 
 /// Further things that must arrive as they were left: no permissions at all, setuid and setgid,
@@ -93,6 +89,8 @@ f=open(\"w/mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"S
         mount.shell_job("a", &[&copy, &check, &change, &check, &check]);
         let _workers = Worker::usual(&mount, 1);
         let build = mount.build("a", "", "success");
+        // "A folder in `workspace` and `artifacts` there shows `u+rwx` beside the mode that its task left it with."
+        mount.run(&format!("chmod u+rwx '{reference}/shut'"));
         mount.run(&compare(&format!("jobs/a/builds/{build}/workspace/w")));
     }
 }

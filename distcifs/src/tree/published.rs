@@ -185,7 +185,7 @@ impl Published {
         Ok(match &item.what {
             What::Root { place, .. } => {
                 let viewer = place.viewer.as_ref();
-                let access = viewer.map_or(place.access, |viewer| viewer.show_published(place.access, true));
+                let access = viewer.map_or(place.shown_root(), |viewer| viewer.show_published(place.access, true));
                 (attr_of_root(ino, access, place.time), NOT_AT_ALL)
             }
             What::Entry { folder, at } => {
@@ -504,8 +504,32 @@ impl Place {
                 mode: entry.meta.mode,
             },
             Some(viewer) => viewer.show_published(self.access_of(entry), folder),
+            None if folder && self.is_removable() => removable(self.access_of(entry)),
             None => self.access_of(entry),
         }
+    }
+
+    /// How its topmost folder is shown to who asks himself.
+    fn shown_root(&self) -> Access {
+        match self.whose {
+            // The mode of `artifacts` is the job's owner's to set.
+            Whose::Build(_, _, Area::Workspace) | Whose::Ticket(_, Area::Workspace) => removable(self.access),
+            _ => self.access,
+        }
+    }
+
+    /// Whether it goes by `rm -r` of what it stands in, and no task copies from here.
+    fn is_removable(&self) -> bool {
+        matches!(self.whose, Whose::Build(..) | Whose::Ticket(..))
+    }
+}
+
+/// Shows a folder's owner all rights on it: `rm -r` lists it and asks for permission to write, whatever mode a
+/// task left it with (Go's module cache has no `w`).
+fn removable(access: Access) -> Access {
+    Access {
+        mode: access.mode | 0o700,
+        ..access
     }
 }
 
