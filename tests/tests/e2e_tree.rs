@@ -11,6 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, errno, wait_for};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::Mode;
 use serde_json::json;
 
 /// "/: README, status, metrics, nodes/<node>, jobs/, tickets/". The five kinds of task that come
@@ -319,6 +323,40 @@ fn a_walk_meets_nothing_but_what_has_vanished() {
     fs::write(mount.out().join("stop"), "").expect("own folder");
     hand.finish();
     assert_eq!(met.into_inner().expect("no panic"), BTreeSet::new());
+}
+
+/// The same for who goes by descriptors, as `grep -r`, `tar`, `find` and `rm` do; and "what is open answers fstat".
+#[test]
+fn who_walks_by_descriptors_meets_nothing_else() {
+    let mount = Mount::new();
+    mount.queue("q");
+    for end in ["rm claim", "echo 0 > result"] {
+        mount.post("q", &json!({"id": "t"}));
+        let hand = mount.start(&format!(
+            "cd tickets/q/t; echo $$ > claim; mkdir workspace/d; for i in 1 2 3 4; do echo x > workspace/d/$i; done
+             touch $OUT/ready; until [ -e $OUT/go ]; do sleep 0.05; done; {end}; rm $OUT/go; until [ -e $OUT/stop ]; do sleep 0.05; done"
+        ));
+        let (ready, go) = (mount.out().join("ready"), mount.out().join("go"));
+        wait_for("the claim", USUAL, || ready.exists());
+        let folder = File::open(mount.path("tickets/q/t/workspace/d")).expect("it is there");
+        let name = |name: &str| nix::fcntl::openat(&folder, name, OFlag::O_RDONLY, Mode::empty());
+        let look = |name: &str| nix::sys::stat::fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        for seen in ["1", "2", "3", "4"] {
+            look(seen).expect("it is there");
+        }
+        let file = File::from(name("4").expect("it is there"));
+        fs::write(&go, "").expect("own folder");
+        wait_for("the end of the claim", USUAL, || !go.exists());
+        let gone = Some(Errno::ENOENT);
+        assert_eq!([name("1").err(), name("2").err(), look("3").err()], [gone; 3], "{end}");
+        assert_eq!(file.metadata().expect("fstat of an open file").len(), 2);
+        assert!(folder.metadata().expect("fstat of an open folder").is_dir());
+        let listed = Dir::from_fd(folder.into()).map(|mut folder| folder.iter().find_map(Result::err));
+        assert!(matches!(listed, Ok(None | Some(Errno::ENOENT))), "{end}: {listed:?}");
+        fs::write(mount.out().join("stop"), "").expect("own folder");
+        hand.finish();
+        mount.run("rm $OUT/ready $OUT/stop; rm -r tickets/q/t");
+    }
 }
 
 /// The same promise, file by file, through stat and read.

@@ -67,14 +67,13 @@ impl Past {
         let before = past.met.len();
         past.met
             .retain(|(known, of, _)| *known != tid || (attempt != 0 && *of != attempt));
-        if past.met.len() < before {
-            return true;
-        }
+        let again = past.met.len() < before;
         if past.met.len() >= MET_MAX {
             past.met.pop_front();
         }
+        // Remembered on, too: open(2) of a name that the kernel knows comes three times, and the third is no first.
         past.met.push_back((tid, attempt, Instant::now()));
-        false
+        again
     }
 
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
@@ -190,7 +189,7 @@ impl Tree {
     }
 
     /// Whether the caller, or a process above it, holds a claim or held one.
-    fn has_claimed(&self, caller: Caller) -> bool {
+    pub(crate) fn has_claimed(&self, caller: Caller) -> bool {
         let above = process::lineage(caller.tid);
         let one = |process: &Process| above.contains(&process.pid) && process.lives();
         lock(&self.held).values().any(|held| one(&held.holder.process()))

@@ -184,7 +184,11 @@ impl Tree {
     /// getattr.
     pub async fn getattr(&self, caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
         if self.work.owns(ino) {
-            return self.looked(caller, ino, self.work.getattr(ino, handle));
+            let found = self.work.getattr(ino, handle);
+            return match (&found, self.work.last_of_open(ino)) {
+                (Err(Error::Stale(_)), Some(last)) if !self.has_claimed(caller) => Ok(last),
+                _ => self.looked(caller, ino, found),
+            };
         }
         let found = match self.node(ino) {
             Ok(Node::Published(id)) => self.published.attr(id),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -26,8 +26,21 @@ impl Work {
             return open_attributes(&open);
         }
         let inode = self.inode(ino)?;
-        let _gate = inode.attempt.enter()?;
-        self.attributes(&inode)
+        let gate = match inode.attempt.enter() {
+            Ok(gate) => gate,
+            // The kernel asks for what fstat(2) wants without a handle.
+            Err(stale) => return open_still(&inode).ok_or(stale),
+        };
+        let attributes = self.attributes(&inode);
+        drop(gate);
+        attributes
+    }
+
+    /// What a folder was when its attempt ended, if somebody has it open still.
+    pub fn last_of_open(&self, ino: Ino) -> Option<Attributes> {
+        let inode = self.inode(ino).ok()?;
+        let last = self.last_of_folder(ino)?;
+        Some(attributes_of(&inode, &last))
     }
 
     /// Changes attributes. With the handle of an open file, size and times can be set after the
@@ -168,6 +181,15 @@ fn truncate(file: impl AsFd, size: u64) -> nix::Result<()> {
 fn open_attributes(open: &OpenFile) -> Result<Attributes> {
     let stat = fstat(&open.file).map_err(|errno| system(open.inode.what(), errno))?;
     Ok(attributes_of(&open.inode, &stat))
+}
+
+/// Attributes of a file that somebody has open.
+fn open_still(inode: &Inode) -> Option<Attributes> {
+    let backing = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = backing.file.upgrade()?;
+    drop(backing);
+    let stat = fstat(&*file).ok()?;
+    Some(attributes_of(inode, &stat))
 }
 
 /// Takes from a change what the descriptor of an open file is enough for: size and times.

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{Whence, lseek};
 
 use super::super::{DirEntry, Ino, Kind, Opened};
@@ -39,6 +39,8 @@ pub(super) struct OpenFolder {
     inode: Arc<Inode>,
     /// `None` once the attempt is over.
     stream: Mutex<Option<Stream>>,
+    /// What it was then.
+    last: OnceLock<FileStat>,
 }
 
 /// Where a reader is.
@@ -79,6 +81,7 @@ impl Work {
         let open = OpenFolder {
             inode: inode.clone(),
             stream: Mutex::new(Some(stream)),
+            last: OnceLock::new(),
         };
         let mut folders = self.folders.write().unwrap_or_else(PoisonError::into_inner);
         folders.insert(handle, Arc::new(open));
@@ -134,8 +137,18 @@ impl Work {
     pub(super) fn close_folders(&self, attempt: &Attempt) {
         let folders = self.folders.read().unwrap_or_else(PoisonError::into_inner);
         for open in folders.values().filter(|open| open.inode.attempt.id == attempt.id) {
-            *open.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let stream = open.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(stat) = stream.and_then(|stream| fstat(&stream.folder).ok()) {
+                open.last.get_or_init(|| stat);
+            }
         }
+    }
+
+    /// What a folder was that is open and whose attempt is over.
+    pub(super) fn last_of_folder(&self, ino: Ino) -> Option<FileStat> {
+        let folders = self.folders.read().unwrap_or_else(PoisonError::into_inner);
+        let mut of_it = folders.values().filter(|open| open.inode.ino == ino);
+        of_it.find_map(|open| open.last.get().copied())
     }
 
     fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>> {
