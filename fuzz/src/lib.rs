@@ -34,7 +34,7 @@ pub fn configuration(bytes: &[u8]) {
     }
 }
 
-/// `trigger`: lines or an object, held against a configuration.
+/// `trigger`: lines or an object of somebody's, held against a configuration.
 pub fn trigger(bytes: &[u8]) {
     static CONFIG: LazyLock<Option<JobConfig>> = LazyLock::new(|| {
         let text = br#"{"parameters": {"ref": "main", "n": null}, "tasks": []}"#;
@@ -43,9 +43,12 @@ pub fn trigger(bytes: &[u8]) {
     let Some(config) = CONFIG.as_ref() else {
         unreachable!("a configuration that is good");
     };
-    if let Ok(trigger) = TriggerRequest::read(bytes, config) {
+    if let Ok(trigger) = TriggerRequest::read(bytes, config, None) {
         assert!(trigger.parameters.len() >= config.parameters.len(), "{trigger:?}");
-        assert!(TriggerRequest::check_beginning(bytes, config).is_ok(), "{trigger:?}");
+        assert!(
+            TriggerRequest::check_beginning(bytes, config, None).is_ok(),
+            "{trigger:?}"
+        );
     }
 }
 
