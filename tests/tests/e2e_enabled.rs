@@ -1,7 +1,6 @@
 //! Who may start a job: the switch of a job, what a new owner means for it, and refusals that are seen.
 
 use std::fs;
-use std::io::Write;
 
 use distcifs_tests::job::shell_task;
 use distcifs_tests::programs::installed;
@@ -251,39 +250,6 @@ fn a_downstream_job_that_is_off_is_named() {
     let build = mount.build("up", "", "success");
     assert!(mount.console("up", build).contains("job down could not be triggered"));
     assert!(!mount.has("jobs/down/builds/1"));
-}
-
-/// "`trigger.error` and `ctl.error` are there after a refused write on this mount, with what was wrong,
-/// for who may write trigger and ctl, until the next good write."
-#[test]
-fn refused_triggers_and_control_words_are_seen() {
-    let mount = Mount::new();
-    fs::create_dir(mount.path("jobs/a")).expect("a job");
-    assert!(!mount.has("jobs/a/trigger.error"));
-    assert_eq!(errno(mount.write("jobs/a/trigger", "\n")), libc::EINVAL);
-    let why = mount.read("jobs/a/trigger.error");
-    assert!(why.contains("no valid configuration"), "{why}");
-    assert!(mount.list("jobs/a").contains(&"trigger.error".to_owned()));
-    mount.configure("a", HELLO);
-    mount.run("chmod 640 jobs/a/trigger; ! echo nosuch=1 > jobs/a/trigger");
-    let why = mount.read("jobs/a/trigger.error");
-    assert!(why.starts_with("trigger: ") && why.contains("nosuch"), "{why}");
-    assert_eq!(mount.run("stat -c %a jobs/a/trigger.error"), "400");
-    mount.trigger("a", "");
-    assert!(!mount.has("jobs/a/trigger.error"));
-    let mut ctl = fs::File::options()
-        .write(true)
-        .open(mount.path("jobs/a/builds/1/ctl"))
-        .expect("ctl");
-    assert_eq!(errno(ctl.write_all(b"explode\n")), libc::EINVAL);
-    let why = mount.read("jobs/a/builds/1/ctl.error");
-    assert!(why.contains("write abort, retry, keep or unkeep"), "{why}");
-    assert_eq!(errno(mount.write("jobs/a/builds/1/ctl", "retry\n")), libc::EBUSY);
-    assert!(mount.read("jobs/a/builds/1/ctl.error").contains("not finished"));
-    mount.run("echo abort > jobs/a/builds/1/ctl");
-    assert!(!mount.has("jobs/a/builds/1/ctl.error"));
-    mount.run("! echo nosuch=1 > jobs/a/trigger; rm -r jobs/a; mkdir jobs/a");
-    assert!(!mount.has("jobs/a/trigger.error"), "it was another job's");
 }
 
 /// "`builds/next` holds the time at which the job's schedule starts it next, in UTC"; "a second line has the

@@ -22,6 +22,7 @@ macro_rules! on_both {
 
 mod config;
 mod driver;
+mod enabled;
 mod results;
 mod tickets;
 mod time;

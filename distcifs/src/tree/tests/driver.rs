@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::backend::memory::Memory;
 use crate::repository::names::Name;
 use crate::repository::{Repository, Setup, format};
-use crate::tree::{Attr, Caller, Error, Found, Ino, Kind, Result, Tree};
+use crate::tree::{Attr, Caller, Error, Found, Ino, Kind, Result, SetAttr, Tree};
 
 /// The root of the tree.
 const ROOT: Ino = Ino(1);
@@ -306,6 +306,23 @@ impl Fs {
         let made = self.wait(self.tree().mkdir(self.caller, way.at(), name.into(), 0o755))?;
         way.looked.push(made.attributes.attr.ino);
         Ok(())
+    }
+
+    /// rmdir(2).
+    pub(super) fn rmdir(&self, path: &str) -> Result<()> {
+        let (way, name) = self.parent(path)?;
+        self.wait(self.tree().rmdir(self.caller, way.at(), name.into()))
+    }
+
+    /// chmod(2).
+    pub(super) fn chmod(&self, path: &str, mode: u32) -> Result<()> {
+        let (way, mode) = (self.find(path)?, Some(mode));
+        let set = SetAttr {
+            mode,
+            ..SetAttr::default()
+        };
+        self.wait(self.tree().setattr(self.caller, way.at(), None, set))
+            .map(drop)
     }
 
     /// unlink(2).

@@ -12,6 +12,8 @@ on_both! {
     a_cause_is_shown,
     over_256_kib_is_too_big,
     a_build_keeps_the_configuration_of_its_trigger,
+    a_race_with_one_key_makes_one_build,
+    numbers_are_used_once,
 }
 
 /// A job with one parameter that has a default and one that is required.
@@ -122,4 +124,31 @@ fn a_build_keeps_the_configuration_of_its_trigger(fs: Fs) {
     fs.trigger("a", "");
     fs.configure("a", r#"{"tasks":[]}"#);
     assert_eq!(fs.read("jobs/a/builds/1/config.json"), HELLO);
+}
+
+/// Fifty at once, all with the same key: one build.
+fn a_race_with_one_key_makes_one_build(fs: Fs) {
+    fs.job("a", HELLO);
+    let given: Vec<u64> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..50).map(|_| scope.spawn(|| fs.trigger("a", "@key=same"))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    assert_eq!(given, [1; 50]);
+    assert_eq!(fs.list("jobs/a/builds"), ["1", "latest"]);
+}
+
+/// "1, 2, 3 …; a number is never used twice": not by a race, not after a removal.
+fn numbers_are_used_once(fs: Fs) {
+    fs.job("a", HELLO);
+    let mut numbers: Vec<u64> = std::thread::scope(|scope| {
+        let five = || (0..5).map(|_| fs.trigger("a", "")).collect::<Vec<_>>();
+        let racers: Vec<_> = (0..10).map(|_| scope.spawn(five)).collect();
+        racers.into_iter().flat_map(|racer| racer.join().unwrap()).collect()
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=50).collect::<Vec<u64>>());
+    fs.finish("build-control", "a.50.control", "aborted");
+    assert_eq!(fs.wait_state("a", 50), "aborted");
+    fs.rmdir("jobs/a/builds/50").unwrap();
+    assert_eq!(fs.trigger("a", ""), 51);
 }
