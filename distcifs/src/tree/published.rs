@@ -129,16 +129,20 @@ impl Published {
         self.len() == 0
     }
 
-    /// Takes lookups back.
-    pub fn forget(&self, id: u64, count: u64) {
+    /// Takes lookups back; whether the kernel knows the node no more.
+    pub fn forget(&self, id: u64, count: u64) -> bool {
         let mut table = lock(&self.0);
-        let Some(item) = table.items.get_mut(&id) else { return };
+        let Some(item) = table.items.get_mut(&id) else {
+            return true;
+        };
         item.lookups = item.lookups.saturating_sub(count);
-        if item.lookups == 0 {
+        let gone = item.lookups == 0;
+        if gone {
             let key = item.key.clone();
             table.items.remove(&id);
             table.numbers.remove(&key);
         }
+        gone
     }
 
     /// The answer to a lookup; it counts.

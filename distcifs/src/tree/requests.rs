@@ -176,7 +176,11 @@ impl Tree {
             return self.work.forget(ino, count);
         }
         match self.numbers.node(ino) {
-            Some(Node::Published(id)) => self.published.forget(id, count),
+            Some(Node::Published(id)) => {
+                if self.published.forget(id, count) {
+                    self.removed.forget(ino);
+                }
+            }
             _ => self.numbers.forget(ino, count),
         }
     }

@@ -5,7 +5,7 @@
 //! lets nobody else take them. It may go by an owner of a moment ago, and is asked of nothing that a
 //! daemon of its own does: so it is looked at here again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,8 @@ const FOLDER: &str = ".trash";
 /// Everybody's, as /tmp is.
 const FOLDER_MODE: u32 = 0o1777;
 
-/// Folders that were removed and are remembered, the oldest forgotten.
+/// Folders that were removed and are remembered, the oldest forgotten. Published ones, which a single `rm -r`
+/// removes by the thousand, are remembered only while the kernel knows them.
 const REMOVED_MAX: usize = 65_536;
 
 /// How often a folder of an inode number was removed.
@@ -40,24 +41,40 @@ pub(crate) struct Removed(Mutex<Folders>);
 
 #[derive(Default)]
 struct Folders {
-    times: HashMap<Ino, u64>,
-    order: VecDeque<Ino>,
+    /// How often, and the place in the order.
+    times: HashMap<Ino, (u64, u64)>,
+    order: BTreeMap<u64, Ino>,
+    next: u64,
 }
 
 impl Removed {
     /// Notes that a folder was removed.
     pub(crate) fn note(&self, ino: Ino) {
         let mut folders = lock(&self.0);
-        let times = folders.times.entry(ino).or_default();
+        let place = folders.next;
+        let (times, _) = folders.times.entry(ino).or_insert((0, place));
         *times += 1;
         if *times == 1 {
-            folders.order.push_back(ino);
+            folders.order.insert(place, ino);
+            folders.next += 1;
         }
         if folders.order.len() > REMOVED_MAX
-            && let Some(oldest) = folders.order.pop_front()
+            && let Some((_, oldest)) = folders.order.pop_first()
         {
             folders.times.remove(&oldest);
         }
+    }
+
+    /// Forgets a folder of which the kernel knows nothing any more: whatever has its number next is new to it.
+    pub(crate) fn forget(&self, ino: Ino) {
+        let mut folders = lock(&self.0);
+        if let Some((_, place)) = folders.times.remove(&ino) {
+            folders.order.remove(&place);
+        }
+    }
+
+    fn times(&self, ino: Ino) -> u64 {
+        lock(&self.0).times.get(&ino).map_or(0, |(times, _)| *times)
     }
 }
 
@@ -66,7 +83,7 @@ impl Tree {
     pub(crate) fn of_generation(&self, found: Found) -> Found {
         let Attr { ino, kind, .. } = found.attributes.attr;
         let generation = match kind {
-            Kind::Directory => lock(&self.removed.0).times.get(&ino).copied().unwrap_or(0),
+            Kind::Directory => self.removed.times(ino),
             _ => 0,
         };
         Found { generation, ..found }
@@ -246,4 +263,34 @@ fn text(item: &TrashItem) -> String {
         }
     }
     said.to_string() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that comes back is not the dead one to the kernel, however much was removed meanwhile.
+    #[test]
+    fn what_the_kernel_does_not_know_pushes_nothing_out() {
+        let removed = Removed::default();
+        let ino = Ino(7);
+        removed.note(ino);
+        removed.note(ino);
+        for other in 100..100 + 2 * REMOVED_MAX as u64 {
+            removed.note(Ino(other));
+            removed.forget(Ino(other));
+        }
+        assert_eq!(removed.times(ino), 2);
+        assert_eq!(removed.times(Ino(100)), 0);
+        // What it knows is bounded all the same.
+        for other in 100..100 + REMOVED_MAX as u64 {
+            removed.note(Ino(other));
+        }
+        assert_eq!(removed.times(ino), 0);
+        assert_eq!(lock(&removed.0).order.len(), REMOVED_MAX);
+        assert_eq!(lock(&removed.0).times.len(), REMOVED_MAX);
+        removed.forget(ino);
+        removed.note(ino);
+        assert_eq!(removed.times(ino), 1);
+    }
 }
