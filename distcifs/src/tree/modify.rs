@@ -55,7 +55,8 @@ impl Tree {
             Node::Job(job) => match JobFile::parse(name) {
                 None => {
                     self.job(job)?;
-                    let id = self.scratch.make(caller, &job.uid, name, mode, None)?;
+                    let owner = self.mover(caller, &job.uid).owner;
+                    let id = self.scratch.make(caller, owner, &job.uid, name, mode, None)?;
                     let node = Node::Scratch(id);
                     let found = self.found(&node).await?;
                     Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
@@ -120,6 +121,7 @@ impl Tree {
         match parent {
             Node::Job(job) if JobFile::parse(name).is_none() => Ok(Node::Scratch(self.scratch.make(
                 caller,
+                self.mover(caller, &job.uid).owner,
                 &job.uid,
                 name,
                 0o777,

@@ -26,6 +26,8 @@ const BYTES_MAX: u64 = 64 << 20;
 const FILE_BYTES: u64 = 4096;
 /// Scratch files of one job.
 const FILES_MAX: usize = 256;
+/// Those of others than its owner and root, who share them: the owner's editors need some.
+const FILES_OF_OTHERS_MAX: usize = FILES_MAX / 2;
 /// Bits that the mode of none has: only its owner writes it.
 const WRITE_OF_OTHERS: u32 = 0o022;
 
@@ -81,6 +83,31 @@ pub struct Scratches {
 }
 
 impl Table {
+    /// Refuses one more file of a user in the folder of a job of this owner.
+    fn room_in(&self, job: &Arc<str>, name: &str, uid: u32, owner: u32) -> Result<()> {
+        let names = self.names.range((job.clone(), String::new())..);
+        let files = names.take_while(|((of, _), _)| of == job).map(|(_, id)| id);
+        let makers: Vec<u32> = files
+            .filter_map(|id| self.files.get(id))
+            .map(|file| file.access.uid)
+            .collect();
+        if makers.len() >= FILES_MAX {
+            return Err(Error::Full(format!(
+                "{name}: a job's folder takes {FILES_MAX} scratch files"
+            )));
+        }
+        let steers = |uid: u32| [0, owner].contains(&uid);
+        let others = makers.iter().filter(|maker| !steers(**maker)).count();
+        let own = makers.iter().filter(|maker| **maker == uid).count();
+        if !steers(uid) && own + others >= FILES_OF_OTHERS_MAX {
+            return Err(Error::Quota(format!(
+                "{name}: you hold your share of the {FILES_OF_OTHERS_MAX} scratch files that others than the job's \
+                 owner may have in its folder; remove some"
+            )));
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, id: u64) {
         let Some(file) = self.files.remove(&id) else { return };
         self.leases.remove(&id);
@@ -114,10 +141,11 @@ impl Scratches {
             .collect()
     }
 
-    /// Makes a file or symbolic link; the number.
+    /// Makes a file or symbolic link in the folder of a job of this owner; the number.
     pub(crate) fn make(
         &self,
         caller: Caller,
+        owner: u32,
         job: &Arc<str>,
         name: &str,
         mode: u32,
@@ -131,16 +159,7 @@ impl Scratches {
         if table.names.contains_key(&key) {
             return Err(Error::Exists(format!("{name} exists")));
         }
-        let own = table
-            .names
-            .range((job.clone(), String::new())..)
-            .take_while(|((of, _), _)| of == job)
-            .count();
-        if own >= FILES_MAX {
-            return Err(Error::Full(format!(
-                "{name}: a job's folder takes {FILES_MAX} scratch files"
-            )));
-        }
+        table.room_in(job, name, caller.uid, owner)?;
         let data = target.unwrap_or_default().to_vec();
         let room = FILE_BYTES + data.len() as u64;
         let lease = self.room.take(caller.uid, room).ok_or_else(|| full(name))?;
@@ -382,11 +401,27 @@ mod tests {
         Mover { uid, owner: 1 }
     }
 
+    /// "Half of them is the owner's": who may write the folder can't take them all.
+    #[test]
+    fn others_leave_scratch_files_to_the_owner() {
+        let scratches = Scratches::new(Arc::default());
+        let make = |uid: u32, n: u32| scratches.make(user(uid), 1, &job("1"), &format!("{uid}.{n}"), 0o644, None);
+        let fill = |uid| (0..1000).take_while(|n| make(uid, *n).is_ok()).count();
+        assert_eq!(fill(2), FILES_OF_OTHERS_MAX / 2);
+        assert!(matches!(make(2, 1000), Err(Error::Quota(_))));
+        assert_eq!(fill(3), FILES_OF_OTHERS_MAX / 4);
+        assert_eq!(fill(1), FILES_MAX - FILES_OF_OTHERS_MAX * 3 / 4);
+        assert!(matches!(make(0, 0), Err(Error::Full(_))));
+        let first = scratches.find(&job("1"), "2.0").unwrap();
+        scratches.remove(first);
+        make(0, 1).unwrap();
+    }
+
     /// "A scratch file is written by its owner alone, and removed and renamed by him, the job's owner and root."
     #[test]
     fn nobody_touches_the_scratch_files_of_others() {
         let scratches = Scratches::new(Arc::default());
-        let make = |uid, name| scratches.make(user(uid), &job("1"), name, 0o666, None).unwrap();
+        let make = |uid, name| scratches.make(user(uid), 1, &job("1"), name, 0o666, None).unwrap();
         let (owners, members) = (make(1, "owners"), make(2, "members"));
         assert_eq!(scratches.facts(owners).unwrap().access.mode, 0o644);
         let open = SetAttr {
@@ -416,7 +451,7 @@ mod tests {
     #[test]
     fn what_others_have_written_becomes_no_configuration() {
         let scratches = Scratches::new(Arc::default());
-        let make = |uid, name| scratches.make(user(uid), &job("1"), name, 0o644, None).unwrap();
+        let make = |uid, name| scratches.make(user(uid), 1, &job("1"), name, 0o644, None).unwrap();
         let taken = |id, uid| scratches.given(id, mover(uid)).is_ok();
         let (roots, owners, members) = (make(0, "r"), make(1, "o"), make(2, "m"));
         assert_eq!([0, 1, 2].map(|uid| taken(roots, uid)), [true, true, true]);
@@ -433,14 +468,14 @@ mod tests {
         assert!(taken(roots, 1), "sed -i of root gives its file to the owner");
         scratches.opened_to_write(owners, 3).unwrap();
         assert!(!taken(owners, 1));
-        let link = scratches.make(user(1), &job("1"), "l", 0o777, Some(b"{}")).unwrap();
+        let link = scratches.make(user(1), 1, &job("1"), "l", 0o777, Some(b"{}")).unwrap();
         assert!(matches!(scratches.given(link, mover(1)), Err(Error::Invalid(_))));
     }
 
     #[test]
     fn a_link_out_of_the_folder_leads_nobody_else() {
         let scratches = Scratches::new(Arc::default());
-        let link = |uid, name: &str, to: &[u8]| scratches.make(user(uid), &job("1"), name, 0o777, Some(to)).unwrap();
+        let link = |uid, name: &str, to: &[u8]| scratches.make(user(uid), 1, &job("1"), name, 0o777, Some(to)).unwrap();
         let (out, lock) = (link(2, "out", b"/tmp/x"), link(2, "lock", b"me@here.1"));
         let read = |id, uid| scratches.target(id, |_| mover(uid)).is_ok();
         assert_eq!([0, 1, 2, 3].map(|uid| read(out, uid)), [false, false, true, false]);
@@ -456,7 +491,7 @@ mod tests {
         let made: Vec<u64> = (0..200)
             .map(|n| {
                 let name = format!("f{n}");
-                scratches.make(user(1), &job("1"), &name, 0o644, None).unwrap()
+                scratches.make(user(1), 1, &job("1"), &name, 0o644, None).unwrap()
             })
             .collect();
         std::thread::scope(|scope| {
@@ -483,7 +518,7 @@ mod tests {
         let (mut made, mut refused) = (Vec::new(), None);
         for number in 0..200 {
             let job = job(&(number / 10).to_string());
-            let id = match scratches.make(user(1), &job, &number.to_string(), 0o644, None) {
+            let id = match scratches.make(user(1), 1, &job, &number.to_string(), 0o644, None) {
                 Ok(id) => id,
                 Err(error) => {
                     refused = Some(error);
@@ -498,12 +533,12 @@ mod tests {
         }
         assert!(matches!(refused, Some(Error::Quota(_))), "{refused:?}");
         assert_eq!(made.len(), 6, "half of 48 MiB, less what the files themselves count");
-        let other = scratches.make(user(2), &job("x"), "a", 0o644, None).unwrap();
+        let other = scratches.make(user(2), 1, &job("x"), "a", 0o644, None).unwrap();
         scratches.write(other, 0, &vec![1; FILE_BYTES_MAX]).unwrap();
         scratches.write(other, 5, b"ab").unwrap();
         assert_eq!(&scratches.read(other, 4, 4).unwrap()[..], b"\x01ab\x01");
         scratches.remove(made[0]);
-        let again = scratches.make(user(1), &job("x"), "b", 0o644, None).unwrap();
+        let again = scratches.make(user(1), 1, &job("x"), "b", 0o644, None).unwrap();
         scratches.write(again, 0, &vec![0; FILE_BYTES_MAX]).unwrap();
         let shrink = SetAttr {
             size: Some(0),
@@ -513,7 +548,7 @@ mod tests {
         let links = (0..2000).take_while(|n| {
             let job = job(&(n / 100).to_string());
             scratches
-                .make(user(1), &job, &format!("l{n}"), 0o777, Some(b"there"))
+                .make(user(1), 1, &job, &format!("l{n}"), 0o777, Some(b"there"))
                 .is_ok()
         });
         let links = links.count();
