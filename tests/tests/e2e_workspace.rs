@@ -19,8 +19,7 @@ chmod 0751 plain; chmod 0700 e
 ln -s ../nowhere dangling; ln -s plain link; ln plain hard; ln plain e/hard2
 truncate -s 50M sparse; printf 'end' | dd of=sparse bs=1 seek=40000000 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=random bs=1M count=3 2>/dev/null; mkdir -p deep/1/2/3/4/5/6/7/8; echo leaf > deep/1/2/3/4/5/6/7/8/leaf
-chmod u+s random; touch -d '2001-02-03 04:05:06.789' plain; touch -h -d 1999-12-31 dangling e
-touch -d '2010-10-10 10:10:10' deep/1/2 deep .";
+chmod u+s random; touch -d '2001-02-03 04:05:06.789' plain; touch -h -d 1999-12-31 dangling e; touch -d '2010-10-10 10:10:10' deep/1/2 deep .";
 
 /// "`git clone`, `make`, `tar x`, `rsync -a` in and out leave the same bytes, modes, times and
 /// links"; sparse files stay sparse. The next task's claimant finds what the first left.
@@ -52,9 +51,7 @@ printf x > attr; setfattr -n user.colour -v green attr; setfattr -n user.empty a
 mkdir withattr; setfattr -n user.a -v b withattr
 long=$(printf '%0250d' 7); printf l > \"$long\"; p=.; i=0; while [ $i -lt 40 ]; do p=$p/folder$i; i=$((i+1)); done; mkdir -p $p; printf deep > $p/leaf
 touch -d '1960-01-02 03:04:05.123456789' attr; ln none none2; ln -s none soft; ln -s /etc/passwd absolute; ln -s .. up
-exec 5<>gone; rm gone; echo still >&5; exec 5>&-
-truncate -s 1G hole; printf mid | dd of=hole bs=1 seek=500000000 conv=notrunc 2>/dev/null
-truncate -s 3M mapped
+exec 5<>gone; rm gone; echo still >&5; exec 5>&-; truncate -s 1G hole; printf mid | dd of=hole bs=1 seek=500000000 conv=notrunc 2>/dev/null; truncate -s 3M mapped
 python3 -c 'import mmap
 f=open(\"mapped\",\"r+b\"); m=mmap.mmap(f.fileno(),0); m[1000000:1000006]=b\"stored\"; m.flush(); m[2000000:2000005]=b\"dirty\"; m.close()'
 cd ..";
