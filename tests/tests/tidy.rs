@@ -191,6 +191,29 @@ fn a_circle_in_a_row_is_found() {
     );
 }
 
+/// "Every path of an entry is made and read in model/keys.rs."
+#[test]
+fn a_path_of_an_entry_that_is_made_elsewhere_is_found() {
+    let jobs = "distcifs/src/repository/jobs.rs";
+    assert_found(
+        jobs,
+        "//! A.\nfn a(b: u8) -> String {\n    format!(\"/jobs/{b}\")\n}\n",
+        "model/keys.rs",
+    );
+    assert_clean(
+        jobs,
+        "//! A.\n/// As \"/jobs/u\".\nfn a() -> &'static str {\n    \"jobs/j\"\n}\n",
+    );
+    assert_clean(
+        jobs,
+        "//! A.\n#[cfg(test)]\nmod tests {\n    const A: &str = \"/jobs/u\";\n}\n",
+    );
+    assert_clean(
+        "distcifs/src/repository/model/keys.rs",
+        "//! A.\nconst A: &str = \"/jobs\";\n",
+    );
+}
+
 #[test]
 fn a_struct_that_everything_hangs_on_does_not_grow() {
     let methods = |count: usize| {

@@ -17,6 +17,7 @@ use super::drain::Drain;
 use super::model::build::live_path;
 use super::model::claim::{ClaimEntry, Claimant};
 use super::model::json::from_json;
+use super::model::keys::Key;
 use super::model::skills::Skills;
 use super::model::ticket::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
@@ -389,16 +390,15 @@ impl Board {
     /// Forgets the tickets below a path that is not followed any more: they may be anything soon.
     pub(super) fn forget_below(&self, path: &str) {
         let mut queues = lock(&self.queues);
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        match parts.as_slice() {
-            ["tickets"] => queues.values_mut().for_each(Queue::forget),
-            ["tickets", queue] => {
-                if let Some(queue) = queues.get_mut(*queue) {
+        match Key::parse(path) {
+            Some(Key::Tickets) => queues.values_mut().for_each(Queue::forget),
+            Some(Key::Queue(queue)) => {
+                if let Some(queue) = queues.get_mut(queue) {
                     queue.forget();
                 }
             }
-            ["tickets", queue, id] => {
-                if let Some(queue) = queues.get_mut(*queue) {
+            Some(Key::Ticket(queue, id)) => {
+                if let Some(queue) = queues.get_mut(queue) {
                     queue.take_out(id);
                 }
             }

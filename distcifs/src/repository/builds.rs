@@ -13,6 +13,7 @@ use super::model::build::{Build, ConfigEntry, Live, live_path};
 use super::model::deed::{Did, and};
 use super::model::job::{ConfigHead, Counter, Job};
 use super::model::json::{from_json, to_json};
+use super::model::keys::Key;
 use super::model::ops::{create, set};
 use super::model::ticket::{Part, Poster, control_key};
 use super::names::Name;
@@ -71,7 +72,7 @@ impl Repository {
         let key = key.map(|token| {
             let token = self.scoped(&token, who.uid);
             let digest = Digest::of(token.as_bytes()).to_string();
-            format!("/keys/{}/{}", job.uid(), &digest[..32])
+            Key::Token(job.uid(), &digest[..32]).path()
         });
         for _ in 0..RACES_MAX {
             if let Some(n) = self.keyed(key.as_deref()).await? {
@@ -179,7 +180,7 @@ impl Repository {
 
     /// Removes some keys that are old enough.
     async fn sweep_keys(&self, job: &Job) -> Result<()> {
-        let folder = format!("/keys/{}", job.uid());
+        let folder = Key::JobKeys(job.uid()).path();
         let mut names = self.children(&folder).await?;
         names.sort();
         // Each call begins elsewhere: the names are digests.

@@ -12,6 +12,7 @@ use super::core::{Changes, bounded, lock, now, random_id};
 use super::model::build::ConfigEntry;
 use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
+use super::model::keys::Key;
 use super::model::ops::delete;
 use super::names::Name;
 use super::{Error, Repository, Result};
@@ -117,7 +118,7 @@ impl Repository {
     /// Takes a job's lock. It makes writers take turns; what makes the write right is the
     /// revision that the commit compares.
     pub async fn lock_config(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
-        let path = format!("/locks/{}", job.uid());
+        let path = Key::JobLock(job.uid()).path();
         let mut attendance = None;
         let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
         loop {
@@ -269,7 +270,7 @@ impl Repository {
         if !self.shared {
             return self.board.announce(format!("job {} configured", job.name));
         }
-        let (path, version) = (format!("/keys/{}", job.uid()), None);
+        let (path, version) = (Key::JobKeys(job.uid()).path(), None);
         let data = Bytes::new();
         if let Err(error) = self.commit(vec![Op::Set { path, data, version }]).await {
             tracing::debug!(job = %job.name, %error, "telling that it was configured");

@@ -12,15 +12,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::core::lock;
+use super::model::keys::EPOCH;
 use super::work::FOLLOW_PAUSE;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry, Op};
-
-/// The entry that holds the epoch, a decimal number.
-pub(super) const EPOCH: &str = "/epoch";
-
-/// Above the leases.
-pub(super) const LEASES: &str = "/leases";
 
 /// How long one who wants to hold the epoch waits for a session: as long as calls to the coordinator
 /// wait for a connection.

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::core::{bounded, lock};
-use super::model::ticket::TICKETS;
+use super::model::keys::{KEYS, TICKETS};
 use super::{Repository, Result};
 use crate::storage::{Event, Watch};
 
@@ -138,7 +138,7 @@ impl Repository {
 
     /// Follows all that `.events` tells of, beside what is followed always.
     pub(crate) async fn attend_events(self: &Arc<Self>) -> Result<[Attendance; 2]> {
-        Ok([self.attend(TICKETS).await?, self.attend("/keys").await?])
+        Ok([self.attend(TICKETS).await?, self.attend(KEYS).await?])
     }
 
     /// Counts a user in, at the path itself or at one above it that is followed already.

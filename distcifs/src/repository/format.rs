@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::core::{bounded, random_id};
 use super::model::job::{Counter, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
+use super::model::keys::{FORMAT, JOBS, KEYS, Key, LOCKS, NODES, RecordKey, TICKETS};
 use super::model::ops::create;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Object, Op, Updated};
@@ -23,11 +24,11 @@ const PAGE: usize = 1000;
 const VERSION: u32 = 1;
 
 /// The entry, and the key of the record, that hold it.
-const ENTRY: &str = "/format";
+const ENTRY: &str = FORMAT;
 const KEY: &str = "format";
 
 /// The entries that everything else stands below.
-const TOP: [&str; 5] = ["/nodes", "/locks", "/jobs", "/keys", super::model::ticket::TICKETS];
+const TOP: [&str; 5] = [NODES, LOCKS, JOBS, KEYS, TICKETS];
 
 /// What stands in both stores; fields of later versions are preserved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ pub enum Made {
 
 /// The record of contents that holds the format.
 fn record() -> Object {
-    Object::Record("format".into())
+    RecordKey::Format.object()
 }
 
 /// What the two stores say.
@@ -194,14 +195,14 @@ async fn adopt_jobs(coordination: &dyn Coordination, contents: &dyn Contents) ->
         let full = page.entries.len() == PAGE;
         for (name, value) in page.entries {
             let entry: JobEntry = from_json(&format!("job {name}"), &value)?;
-            let object = Object::Record(format!("job.{}", entry.uid));
+            let object = RecordKey::Job(&entry.uid).object();
             let last = last_indexed(contents, &object).await?;
             let counter = to_json(&Counter {
                 next: last + 1,
                 name: None,
             });
-            lay(coordination, &format!("/jobs/{}", entry.uid), counter).await?;
-            lay(coordination, &format!("/keys/{}", entry.uid), Bytes::new()).await?;
+            lay(coordination, &Key::Job(&entry.uid).path(), counter).await?;
+            lay(coordination, &Key::JobKeys(&entry.uid).path(), Bytes::new()).await?;
             after = name;
         }
         if !full {

@@ -10,6 +10,7 @@ pub use super::access::Access;
 use super::core::{bounded, lock, now, random_id};
 use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
 use super::model::json::{from_json, to_json};
+use super::model::keys::Key;
 use super::model::ops::create;
 use super::names::Name;
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, RACES_MAX};
@@ -310,7 +311,7 @@ impl Repository {
         let counter = to_json(&Counter { next: 1, name: None });
         let ops = vec![
             create(job.path(), counter),
-            create(format!("/keys/{}", job.uid()), Bytes::new()),
+            create(Key::JobKeys(job.uid()).path(), Bytes::new()),
         ];
         self.commit_settled(ops, &job.path(), |entry| entry.is_some()).await?;
         let made = self.edit_job(name, |known| match known {

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use super::core::lock;
 use super::model::build::{Build, live_path};
 use super::model::job::Job;
+use super::model::keys::Key;
 
 /// Builds of which a look is remembered, with at most 1,000 tickets each of some hundred bytes.
 const LOOKED_MAX: usize = 32;
@@ -35,8 +36,10 @@ struct Known {
 impl Known {
     /// Whether a change of this path is one of the build. Of another too, if its name is odd enough.
     fn hangs_on(&self, path: &str) -> bool {
-        let ticket = path.strip_prefix("/tickets/").and_then(|below| below.split('/').nth(1));
-        self.live == path || ticket.is_some_and(|id| id.starts_with(&self.tickets))
+        match Key::parse(path) {
+            Some(Key::Ticket(_, id) | Key::Claim(_, id) | Key::Post(_, id, _)) => id.starts_with(&self.tickets),
+            _ => self.live == path,
+        }
     }
 }
 

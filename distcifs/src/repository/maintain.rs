@@ -13,6 +13,7 @@ use super::Result;
 use super::consoles::PART_BYTES;
 use super::core::bounded;
 use super::model::job::{TRASHED_JOBS, jobs_record};
+use super::model::keys::{JOBS, Key, NODES, TICKETS};
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
@@ -125,23 +126,23 @@ impl Upkeep {
 
     /// Names of the mounts that are alive.
     pub async fn alive(&self) -> Result<Vec<String>> {
-        bounded("/nodes", self.coordination.children("/nodes")).await
+        bounded(NODES, self.coordination.children(NODES)).await
     }
 
     /// What can be said of a repository without mounting it: keys and values.
     pub async fn figures(&self) -> Result<Vec<(String, String)>> {
         let alive = self.alive().await?;
-        let jobs = bounded("/jobs", self.coordination.children("/jobs")).await?;
+        let jobs = bounded(JOBS, self.coordination.children(JOBS)).await?;
         let removed = self.record(&jobs_record(), TRASHED_JOBS).await?.len();
         let mut figures = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("nodes".to_owned(), alive.len().to_string()),
             ("jobs".to_owned(), jobs.len().saturating_sub(removed).to_string()),
         ];
-        let mut queues = bounded("/tickets", self.coordination.children("/tickets")).await?;
+        let mut queues = bounded(TICKETS, self.coordination.children(TICKETS)).await?;
         queues.sort();
         for queue in queues {
-            let path = format!("/tickets/{queue}");
+            let path = Key::Queue(&queue).path();
             let tickets = bounded(&path, self.coordination.children(&path)).await?;
             figures.push((format!("tickets.{queue}"), tickets.len().to_string()));
         }

@@ -7,6 +7,7 @@ pub mod console;
 pub mod deed;
 pub mod job;
 pub(crate) mod json;
+pub(crate) mod keys;
 pub(crate) mod ops;
 pub mod record;
 pub mod skills;

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::board::Ahead;
 use super::core::{bounded, lock, random_id};
-use super::epochs::{EPOCH, LEASES};
 use super::model::json::{from_json, to_json};
+use super::model::keys::{EPOCH, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Ticket, TicketKey};
@@ -84,7 +84,7 @@ impl Repository {
             if self.shared {
                 let (epoch, version) = self.read_epoch().await?;
                 // Either gc sees this mount, or this mount has seen the epoch that gc began.
-                let (path, version, lease) = (EPOCH.to_owned(), Some(version), format!("{LEASES}/{}", random_id()));
+                let (path, version, lease) = (EPOCH.to_owned(), Some(version), Key::Lease(&random_id()).path());
                 ops.push(Op::Check { path, version });
                 ops.extend(self.leave_former().await?);
                 ops.push(create_ephemeral(&lease, Bytes::new()));
@@ -137,7 +137,7 @@ impl Repository {
     }
 
     fn node_path(&self) -> String {
-        format!("/nodes/{}", self.node)
+        Key::Node(self.node.as_str()).path()
     }
 
     fn facts(&self, waiting: Waiting) -> NodeFacts {
@@ -212,7 +212,7 @@ impl Repository {
     /// The mounts that are alive, in order of their names.
     pub async fn nodes(&self) -> Result<Vec<Name>> {
         let mut nodes: Vec<Name> = self
-            .children("/nodes")
+            .children(NODES)
             .await?
             .iter()
             .filter_map(|name| Name::new(name))
@@ -223,7 +223,7 @@ impl Repository {
 
     /// What a mount says of itself.
     pub async fn node_facts(&self, node: &Name) -> Result<Option<NodeFacts>> {
-        let path = format!("/nodes/{node}");
+        let path = Key::Node(node.as_str()).path();
         let entry = self.get(&path).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::board::Line;
 use super::core::lock;
 use super::model::claim::Cause;
+use super::model::keys::Key;
 use super::model::ticket::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::names::{Name, TicketId};
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, READS_MAX, in_parallel};
@@ -39,34 +40,32 @@ struct Sorted {
 
 impl Sorted {
     fn take(&mut self, path: &str, change: Change) {
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        match (parts.as_slice(), change) {
-            (["tickets", queue, id] | ["tickets", queue, id, "claim"], Change::Deleted) => {
+        let Some(key) = Key::parse(path) else { return };
+        match (key, change) {
+            (Key::Ticket(queue, id) | Key::Claim(queue, id), Change::Deleted) => {
                 if let Some(key) = ticket_key(queue, id) {
                     self.tickets.insert(key, true);
                 }
             }
-            (["tickets", queue, id], _) => {
+            (Key::Ticket(queue, id), _) => {
                 if let Some(key) = ticket_key(queue, id) {
                     self.tickets.entry(key).or_default();
                 }
             }
-            (["tickets", queue, id, "claim"], Change::Created) => self.claimed.extend(ticket_key(queue, id)),
-            (["jobs", uid, slot], Change::Deleted) if slot.starts_with("slot-") => {
-                self.slots.insert((*uid).to_owned());
+            (Key::Claim(queue, id), Change::Created) => self.claimed.extend(ticket_key(queue, id)),
+            (Key::Slot(uid, _), Change::Deleted) => {
+                self.slots.insert(uid.to_owned());
             }
-            (["keys", uid], Change::Set) => {
-                self.configured.insert((*uid).to_owned());
+            (Key::JobKeys(uid), Change::Set) => {
+                self.configured.insert(uid.to_owned());
             }
-            (["epoch"], _) => self.epoch = true,
-            (["nodes", node], _) => self.nodes.extend(Name::new(node)),
-            (["jobs", rest @ ..], _) => {
+            (Key::Epoch, _) => self.epoch = true,
+            (Key::Node(node), _) => self.nodes.extend(Name::new(node)),
+            (Key::Build(uid, n), Change::Set) => {
                 self.paths.insert(path.to_owned());
-                if let ([uid, n], Change::Set) = (rest, change) {
-                    self.builds.extend(n.parse().ok().map(|n| ((*uid).to_owned(), n)));
-                }
+                self.builds.insert((uid.to_owned(), n));
             }
-            (["locks", _], _) => {
+            (Key::Jobs | Key::Job(_) | Key::Build(..) | Key::Slot(..) | Key::GcLock | Key::JobLock(_), _) => {
                 self.paths.insert(path.to_owned());
             }
             _ => {}
@@ -242,19 +241,18 @@ impl Repository {
     /// Looks at all that is below a path: when it is followed from now on, and when notices of it
     /// were lost.
     pub(super) async fn look_below(self: &Arc<Self>, path: &str) {
-        let parts: Vec<&str> = path.split('/').skip(1).filter(|part| !part.is_empty()).collect();
-        match parts.as_slice() {
-            [] => {
+        match Key::parse(path) {
+            Some(Key::Root) => {
                 self.look_for_aborts();
                 self.look_at_nodes().await;
                 self.look_around(None).await;
             }
-            ["nodes"] => self.look_at_nodes().await,
-            ["jobs"] => self.look_for_aborts(),
-            ["epoch"] => self.look_at_epoch(),
-            ["tickets"] => self.look_around(None).await,
-            ["tickets", queue] => self.look_around(Name::new(queue)).await,
-            ["tickets", queue, id] => {
+            Some(Key::Nodes) => self.look_at_nodes().await,
+            Some(Key::Jobs) => self.look_for_aborts(),
+            Some(Key::Epoch) => self.look_at_epoch(),
+            Some(Key::Tickets) => self.look_around(None).await,
+            Some(Key::Queue(queue)) => self.look_around(Name::new(queue)).await,
+            Some(Key::Ticket(queue, id)) => {
                 if let Some(key) = ticket_key(queue, id) {
                     self.look_at_all(vec![key]).await;
                 }

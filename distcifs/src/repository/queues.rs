@@ -3,7 +3,9 @@
 use super::access::Access;
 use super::core::bounded;
 use super::model::json::{from_json, to_json};
+use super::model::keys::Key;
 use super::model::ops::{create, delete, set};
+use super::model::ticket::queue_path;
 use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::Commit;
@@ -11,7 +13,7 @@ use crate::storage::Commit;
 impl Repository {
     /// Owner and mode of a queue; `None` if there is no such queue.
     pub async fn queue_access(&self, queue: &str) -> Result<Option<Access>> {
-        let entry = self.get(&format!("/tickets/{queue}")).await?;
+        let entry = self.get(&Key::Queue(queue).path()).await?;
         entry
             .map(|entry| from_json(&format!("queue {queue}"), &entry.data))
             .transpose()
@@ -19,10 +21,7 @@ impl Repository {
 
     /// Makes a queue.
     pub async fn make_queue(&self, queue: &Name, access: Access) -> Result<()> {
-        match self
-            .commit(vec![create(format!("/tickets/{queue}"), to_json(&access))])
-            .await?
-        {
+        match self.commit(vec![create(queue_path(queue), to_json(&access))]).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Exists(format!("queue {queue} exists"))),
         }
@@ -30,7 +29,7 @@ impl Repository {
 
     /// Changes owner or mode of a queue; `change` may refuse what it sees to be so.
     pub async fn change_queue(&self, queue: &Name, change: impl Fn(&mut Access) -> Result<()>) -> Result<Access> {
-        let path = format!("/tickets/{queue}");
+        let path = queue_path(queue);
         loop {
             let entry = self
                 .get(&path)
@@ -46,7 +45,7 @@ impl Repository {
 
     /// Removes a queue without tickets.
     pub async fn remove_queue(&self, queue: &Name, of: Option<u32>) -> Result<()> {
-        let path = format!("/tickets/{queue}");
+        let path = queue_path(queue);
         let mut version = None;
         if of.is_some() {
             let entry = bounded(&path, self.coordination.get(&path)).await?;

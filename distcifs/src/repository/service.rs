@@ -13,10 +13,11 @@ use super::board::Board;
 use super::claims::Claims;
 use super::consoles::Consoles;
 use super::core::{bounded, now, random_id};
-use super::epochs::{EPOCH, Epochs, LEASES};
+use super::epochs::Epochs;
 use super::fresh::Fresh;
 use super::jobs::JobTable;
 use super::model::json::to_json;
+use super::model::keys::{EPOCH, JOBS, Key, LEASES, NODES};
 use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::patience::STORE_TIMEOUT;
@@ -168,11 +169,7 @@ impl Repository {
     /// Starts what goes on as long as the store is open.
     async fn begin(self: &Arc<Self>, session: u64) -> Result<()> {
         // Alone, all that happens is ours; of many, each follows what somebody here waits for.
-        let always: &[&str] = if self.shared {
-            &["/nodes", "/jobs", EPOCH]
-        } else {
-            &["/"]
-        };
+        let always: &[&str] = if self.shared { &[NODES, JOBS, EPOCH] } else { &["/"] };
         for path in always {
             let attendance = self.attend(path).await?;
             attendance.looked(STORE_TIMEOUT).await;
@@ -206,7 +203,7 @@ impl Repository {
             mode: 0o755,
         };
         for queue in QUEUES {
-            format::lay(&*self.coordination, &format!("/tickets/{queue}"), to_json(&owner)).await?;
+            format::lay(&*self.coordination, &Key::Queue(queue).path(), to_json(&owner)).await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::access::Access;
 use super::core::{bounded, lock};
 use super::model::build::Build;
 use super::model::json::{from_json, to_json};
+use super::model::keys::RecordKey;
 use super::snapshot;
 use super::work::RACES_MAX;
 use super::{Error, Repository, Result};
@@ -14,7 +15,7 @@ pub(crate) const MERGED_MAX: usize = 1024;
 
 /// The record that holds owner and mode of the top folders.
 fn settings() -> Object {
-    Object::Record("settings".into())
+    RecordKey::Settings.object()
 }
 
 impl Repository {

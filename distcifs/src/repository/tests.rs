@@ -81,7 +81,7 @@ impl Stores {
         });
         let repository = repository.await?;
         // As its workers do, who wait for tickets.
-        let attendance = repository.attend(super::model::ticket::TICKETS).await?;
+        let attendance = repository.attend(super::model::keys::TICKETS).await?;
         repository.runtime.spawn(async move {
             let _kept = attendance;
             std::future::pending::<()>().await;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::config::TicketRequest;
 use super::core::{INLINE_BYTES_MAX, random_id};
 use super::model::json::to_json;
+use super::model::keys::TICKETS;
 use super::model::ops::{Step, delete};
 use super::model::steps;
 use super::model::ticket::{
@@ -256,7 +257,7 @@ impl Repository {
     /// The queues, in order of their names.
     pub async fn queues(&self) -> Result<Vec<Name>> {
         let mut names: Vec<Name> = self
-            .children("/tickets")
+            .children(TICKETS)
             .await?
             .iter()
             .filter_map(|n| Name::new(n))

@@ -25,6 +25,7 @@ use super::core::{bounded, lock, now};
 use super::model::deed::Person;
 use super::model::job::{Job, JobEntry, TRASHED_JOBS, jobs_record};
 use super::model::json::from_json;
+use super::model::keys::RecordKey;
 use super::model::record::Indexed;
 use super::model::ticket::Verdict;
 use super::names::Name;
@@ -173,7 +174,7 @@ pub struct TrashItem {
 
 /// The record that notes the jobs of which builds were removed.
 fn notes() -> Object {
-    Object::Record("trash".into())
+    RecordKey::Trash.object()
 }
 
 /// The key of a removed job in the list of jobs.

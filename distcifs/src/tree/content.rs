@@ -19,7 +19,8 @@ use crate::repository::model::console::{Extent, attempt_console};
 use crate::repository::model::deed::Deed;
 use crate::repository::model::job::{Job, Switch};
 use crate::repository::model::json::pretty;
-use crate::repository::model::ticket::{Posted, TICKETS};
+use crate::repository::model::keys::TICKETS;
+use crate::repository::model::ticket::Posted;
 use crate::repository::names::Name;
 
 /// What a file holds.

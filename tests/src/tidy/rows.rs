@@ -59,10 +59,21 @@ const METHODS_MAX: usize = 310;
 /// Fields of that struct.
 const FIELDS_MAX: usize = 31;
 
+/// How the paths of entries begin: they are made and read in model/keys.rs only.
+const PATHS: [&str; 7] = [
+    "\"/tickets",
+    "\"/jobs",
+    "\"/keys",
+    "\"/locks",
+    "\"/nodes",
+    "\"/leases",
+    "\"/epoch",
+];
+
 /// Which modules each module names, and where it does so first.
 type Edges = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Reports edges that go up, modules in no row, circles, and a struct that grows.
+/// Reports edges that go up, modules in no row, circles, paths of entries, and a struct that grows.
 pub fn check(sources: &[Source], found: &mut Vec<String>) {
     let (mut edges, mut methods) = (Edges::new(), 0);
     for source in sources {
@@ -95,6 +106,9 @@ pub fn check(sources: &[Source], found: &mut Vec<String>) {
         }
         methods += methods_of_repository(code);
         check_fields(source, found);
+        if own != "model" {
+            check_paths(source, found);
+        }
     }
     check_circles(&edges, found);
     if methods > METHODS_MAX {
@@ -138,6 +152,19 @@ fn check_fields(source: &Source, found: &mut Vec<String>) {
             "{}:1: {count} fields of Repository, more than {FIELDS_MAX}",
             source.path
         ));
+    }
+}
+
+fn check_paths(source: &Source, found: &mut Vec<String>) {
+    for (number, line) in without_tests(&source.text).lines().enumerate() {
+        let comment = line.trim_start().starts_with("//");
+        if !comment && PATHS.iter().any(|path| line.contains(path)) {
+            found.push(format!(
+                "{}:{}: a path of an entry: have it made by model/keys.rs",
+                source.path,
+                number + 1
+            ));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Places of a job's `concurrency`: each build holds one from its claim to its end.
 
+use crate::repository::model::keys::Key;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Ticket, TicketKey};
 use crate::repository::{Error, Repository, Result};
 
@@ -24,7 +25,7 @@ impl Repository {
 
     /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
     async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32) -> Result<Option<u32>> {
-        let taken: Vec<String> = self.children(&format!("/jobs/{}", part.uid)).await?;
+        let taken: Vec<String> = self.children(&Key::Job(&part.uid).path()).await?;
         let mut free = (0..bound).filter(|i| !taken.contains(&format!("slot-{i}")));
         let older = self
             .board

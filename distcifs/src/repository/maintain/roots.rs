@@ -12,6 +12,7 @@ use crate::repository::core::{bounded, settled};
 use crate::repository::model::build::Live;
 use crate::repository::model::console::scope_of;
 use crate::repository::model::job::{ConfigHead, Counter, JobEntry, TRASHED_JOBS};
+use crate::repository::model::keys::{Key, RecordKey, TICKETS};
 use crate::repository::model::record::{Indexed, Record};
 use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
@@ -218,7 +219,7 @@ impl Upkeep {
     pub(super) async fn roots(&self, heads: Heads) -> Result<Roots> {
         self.progress.begin("reading builds and tickets");
         let (mut roots, mut jobs) = (Roots::default(), Vec::new());
-        let list = Object::Record("jobs".into());
+        let list = RecordKey::Jobs.object();
         for (name, line) in self.whole_record(&list).await? {
             jobs.extend(self.job(&mut roots, &name, &line).await?);
         }
@@ -293,7 +294,7 @@ impl Upkeep {
             return Ok(None);
         };
         let uid = entry.uid;
-        let path = format!("/jobs/{uid}");
+        let path = Key::Job(&uid).path();
         let Some(counter) = bounded(&path, self.coordination.get(&path)).await? else {
             // Its removal begins with the counter: all that is left of it belongs to nothing.
             roots.orphans.insert(Orphan::Job(name.to_owned(), uid));
@@ -301,7 +302,7 @@ impl Upkeep {
         };
         roots.read::<Counter>(&format!("entry {path}"), &whose, &counter.data);
         roots.jobs.insert(name.to_owned(), uid.clone());
-        let keys = format!("/keys/{uid}");
+        let keys = Key::JobKeys(&uid).path();
         if bounded(&keys, self.coordination.get(&keys)).await?.is_none() {
             let (what, affected) = (
                 format!("entry {keys}: missing"),
@@ -316,7 +317,7 @@ impl Upkeep {
     /// What is kept of a job: its configuration, its finished builds.
     async fn kept(&self, roots: &mut Roots, whose: &Arc<str>, uid: &str, heads: Heads) -> Result<()> {
         self.progress.step();
-        let record = Object::Record(format!("job.{uid}"));
+        let record = RecordKey::Job(uid).object();
         if heads == Heads::Fenced {
             // With another revision, what somebody still writes who was cut off long ago is refused.
             match settled(&record.to_string(), || self.contents.update(&record, None, Vec::new())).await {
@@ -365,7 +366,7 @@ impl Upkeep {
     async fn finished(&self, roots: &mut Roots, job: &str, uid: &str, n: u64) -> Result<bool> {
         self.progress.step();
         let whose: Arc<str> = format!("{job}/builds/{n}").into();
-        let object = Object::Record(format!("build.{uid}.{n}"));
+        let object = RecordKey::Build(uid, n).object();
         let found = self.record(&object, "record").await?;
         let Some((_, record)) = found.first() else {
             return Ok(false);
@@ -380,7 +381,7 @@ impl Upkeep {
 
     /// The builds of a job that are not finished, and its slots.
     async fn unfinished(&self, roots: &mut Roots, job: &str, name: &str, uid: &str) -> Result<()> {
-        let folder = format!("/jobs/{uid}");
+        let folder = Key::Job(uid).path();
         for child in bounded(&folder, self.coordination.children(&folder)).await? {
             let path = format!("{folder}/{child}");
             let Some(entry) = bounded(&path, self.coordination.get(&path)).await? else {
@@ -430,7 +431,7 @@ impl Upkeep {
 
     /// Whether a job has its name still: its builds' tickets are named after it.
     async fn is_called(&self, name: &str, uid: &str) -> Result<bool> {
-        let page = bounded("jobs", self.contents.query(&Object::Record("jobs".into()), name, "", 1)).await?;
+        let page = bounded("jobs", self.contents.query(&RecordKey::Jobs.object(), name, "", 1)).await?;
         let line = page.entries.first().filter(|(key, _)| key == name);
         let found = line.and_then(|(_, line)| serde_json::from_slice::<JobEntry>(line).ok());
         Ok(found.is_some_and(|found| found.uid == uid))
@@ -459,8 +460,8 @@ impl Upkeep {
     /// All tickets.
     async fn tickets(&self, roots: &mut Roots) -> Result<()> {
         self.progress.begin("reading tickets");
-        for queue in bounded("/tickets", self.coordination.children("/tickets")).await? {
-            let folder = format!("/tickets/{queue}");
+        for queue in bounded(TICKETS, self.coordination.children(TICKETS)).await? {
+            let folder = Key::Queue(&queue).path();
             let entry = bounded(&folder, self.coordination.get(&folder)).await?;
             if let Some(entry) = entry {
                 let whose = format!("tickets/{queue}");
@@ -490,7 +491,7 @@ impl Upkeep {
             return Ok(());
         };
         if let Some(Part { uid, build, .. }) = &ticket.part {
-            let live = format!("/jobs/{uid}/{build}");
+            let live = Key::Build(uid, *build).path();
             if bounded(&live, self.coordination.get(&live)).await?.is_none() {
                 roots.orphans.insert(Orphan::Entry(path, entry.created));
                 return Ok(());
@@ -503,8 +504,8 @@ impl Upkeep {
     /// Entries and records of jobs and builds that are gone.
     async fn strays(&self, roots: &mut Roots) -> Result<()> {
         let uids: HashSet<String> = roots.jobs.values().cloned().collect();
-        for folder in ["/jobs", "/keys"] {
-            for uid in bounded(folder, self.coordination.children(folder)).await? {
+        for folder in [Key::Jobs.path(), Key::Keys.path()] {
+            for uid in bounded(&folder, self.coordination.children(&folder)).await? {
                 let path = format!("{folder}/{uid}");
                 if !uids.contains(&uid)
                     && let Some(entry) = bounded(&path, self.coordination.get(&path)).await?
@@ -522,10 +523,10 @@ impl Upkeep {
                 }
                 for object in page {
                     let name = object.to_string();
-                    let known = match name.split('.').collect::<Vec<_>>().as_slice() {
-                        ["job", uid] => uids.contains(*uid),
-                        ["build", uid, n] => n.parse().is_ok_and(|n| roots.builds.contains(&((*uid).to_owned(), n))),
-                        // Not of a form that we write: left alone.
+                    let known = match RecordKey::parse(&name) {
+                        Some(RecordKey::Job(uid)) => uids.contains(uid),
+                        Some(RecordKey::Build(uid, n)) => roots.builds.contains(&(uid.to_owned(), n)),
+                        // Of the repository itself, or not of a form that we write: left alone.
                         _ => true,
                     };
                     if !known {

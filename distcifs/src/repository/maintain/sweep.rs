@@ -15,6 +15,7 @@ use super::turn::Turn;
 use super::{Blobs, Fault, Upkeep};
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::job::JobEntry;
+use crate::repository::model::keys::RecordKey;
 use crate::repository::model::ops::delete;
 use crate::repository::snapshot;
 use crate::repository::{Error, Result};
@@ -214,7 +215,7 @@ impl Upkeep {
             }
             Orphan::Job(name, uid) => self.remove_line(name, uid).await,
             Orphan::Build(uid, key) => {
-                let (record, change) = (Object::Record(format!("job.{uid}")), vec![(key.clone(), None)]);
+                let (record, change) = (RecordKey::Job(uid).object(), vec![(key.clone(), None)]);
                 let removed = settled(key, || self.contents.update(&record, None, change.clone()));
                 removed.await.map(|_| ())
             }
@@ -223,7 +224,7 @@ impl Upkeep {
 
     /// Removes a line from the list of jobs, unless another job has the name by now.
     async fn remove_line(&self, name: &str, uid: &str) -> Result<()> {
-        let list = Object::Record("jobs".into());
+        let list = RecordKey::Jobs.object();
         for _ in 0..RACES_MAX {
             let page = bounded("jobs", self.contents.query(&list, name, "", 1)).await?;
             let line = page.entries.first().filter(|(key, _)| key == name);

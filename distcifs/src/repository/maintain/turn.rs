@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::Progress;
 use super::roots::Heads;
 use crate::repository::core::{bounded, now, random_id};
-use crate::repository::epochs::{EPOCH, LEASES, Stay, check, epoch_of};
+use crate::repository::epochs::{Stay, check, epoch_of};
 use crate::repository::model::json::from_json;
+use crate::repository::model::keys::{EPOCH, GC_LOCK, Key, LEASES, NODES};
 use crate::repository::model::ops::{create_ephemeral, delete, set};
 use crate::repository::nodes::NodeFacts;
 use crate::repository::session::session_of;
@@ -19,7 +20,7 @@ use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};
 
 /// The entry of whoever has the turn.
-const TURN: &str = "/locks/gc";
+const TURN: &str = GC_LOCK;
 
 /// How often the mounts are looked at, should no notice of them come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -160,7 +161,7 @@ impl Shared {
         format::lay(&*coordination, LEASES, Bytes::new()).await?;
         let session = session_of(&coordination.session().borrow());
         let session = session.ok_or_else(|| Error::Io("there is no session with the coordinator".into()))?;
-        let lease = format!("{LEASES}/{}", random_id());
+        let lease = Key::Lease(&random_id()).path();
         let ops = vec![
             create_ephemeral(TURN, Bytes::from(who.to_owned())),
             create_ephemeral(&lease, Bytes::new()),
@@ -233,7 +234,7 @@ impl Shared {
     /// `Busy` if that takes longer than `patience`, or can't be told of a mount.
     async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
         let began = Instant::now();
-        let mut watch = bounded("/nodes", self.coordination.watch("/nodes")).await?;
+        let mut watch = bounded(NODES, self.coordination.watch(NODES)).await?;
         loop {
             self.stands()?;
             let behind = self.behind(epoch).await?.join(", ");
@@ -258,8 +259,8 @@ impl Shared {
     /// The mounts on which something may be under way that was begun before an epoch.
     async fn behind(&self, epoch: u64) -> Result<Vec<String>> {
         let mut behind = Vec::new();
-        for node in bounded("/nodes", self.coordination.children("/nodes")).await? {
-            let path = format!("/nodes/{node}");
+        for node in bounded(NODES, self.coordination.children(NODES)).await? {
+            let path = Key::Node(&node).path();
             let Some(entry) = bounded(&path, self.coordination.get(&path)).await? else {
                 continue;
             };

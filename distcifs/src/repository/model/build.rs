@@ -10,6 +10,7 @@ use crate::repository::config::{JobConfig, Task};
 use crate::repository::model::console::{Extent, build_console, scope_of};
 use crate::repository::model::deed::{Deed, or_trigger};
 use crate::repository::model::job::Job;
+use crate::repository::model::keys::{Key, RecordKey};
 use crate::repository::model::record::{Record, TaskRecord, TaskState};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
@@ -100,12 +101,12 @@ pub struct Build {
 
 /// The entry of an unfinished build.
 pub(crate) fn live_path(uid: &str, n: u64) -> String {
-    format!("/jobs/{uid}/{n}")
+    Key::Build(uid, n).path()
 }
 
 /// The record of a build.
 pub(crate) fn build_record(uid: &str, n: u64) -> Object {
-    Object::Record(format!("build.{uid}.{n}"))
+    RecordKey::Build(uid, n).object()
 }
 
 impl Build {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::access::Access;
+use crate::repository::model::keys::{Key, RecordKey};
 use crate::repository::names::Name;
 use crate::storage::Object;
 
@@ -79,12 +80,12 @@ impl Job {
 
     /// The record that holds its configuration and the index of its builds.
     pub(crate) fn record(&self) -> Object {
-        Object::Record(format!("job.{}", self.entry.uid))
+        RecordKey::Job(&self.entry.uid).object()
     }
 
     /// Its entry with the coordinator.
     pub(crate) fn path(&self) -> String {
-        format!("/jobs/{}", self.entry.uid)
+        Key::Job(&self.entry.uid).path()
     }
 }
 
@@ -107,7 +108,7 @@ impl Counter {
 
 /// The record that lists the jobs.
 pub(crate) fn jobs_record() -> Object {
-    Object::Record("jobs".into())
+    RecordKey::Jobs.object()
 }
 
 /// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.

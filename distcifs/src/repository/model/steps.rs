@@ -6,6 +6,7 @@
 use crate::repository::model::claim::{Cause, ClaimEntry, Claimant};
 use crate::repository::model::deed::Person;
 use crate::repository::model::json::to_json;
+use crate::repository::model::keys::Key;
 use crate::repository::model::ops::{Step, create, create_ephemeral, delete, set};
 use crate::repository::model::ticket::{Outcome, Part, Posted, Ticket, TicketKey, TicketState, Verdict, cut};
 use crate::storage::Op;
@@ -241,7 +242,7 @@ fn free_slot(ticket: &Ticket) -> Option<Op> {
 /// have the same versions.
 pub(crate) fn same_ticket(key: &TicketKey, ticket: &Ticket) -> Option<Op> {
     let path = match &ticket.part {
-        Some(part) => format!("/keys/{}", part.uid),
+        Some(part) => Key::JobKeys(&part.uid).path(),
         None => ticket.post_path(key)?,
     };
     let version = None;
@@ -250,7 +251,7 @@ pub(crate) fn same_ticket(key: &TicketKey, ticket: &Ticket) -> Option<Op> {
 
 /// A place of a job's `concurrency`.
 pub(crate) fn slot_path(uid: &str, slot: u32) -> String {
-    format!("/jobs/{uid}/slot-{slot}")
+    Key::Slot(uid, slot).path()
 }
 
 #[cfg(test)]

@@ -6,13 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::repository::model::deed::Person;
 use crate::repository::model::json::from_json;
+use crate::repository::model::keys::Key;
 use crate::repository::model::skills::isolation_label;
 use crate::repository::names::{Name, TicketId};
 use crate::repository::{Error, Result};
 use crate::storage::Entry;
-
-/// Above all queues, with the coordinator.
-pub(crate) const TICKETS: &str = "/tickets";
 
 /// The queue that build-control works.
 pub const CONTROL_QUEUE: &str = "build-control";
@@ -38,12 +36,12 @@ pub struct TicketKey {
 impl TicketKey {
     /// Its entry with the coordinator.
     pub(crate) fn path(&self) -> String {
-        format!("/tickets/{}/{}", self.queue, self.id)
+        Key::Ticket(self.queue.as_str(), self.id.as_str()).path()
     }
 
     /// The entry of the claim on it.
     pub(crate) fn claim_path(&self) -> String {
-        format!("/tickets/{}/{}/claim", self.queue, self.id)
+        Key::Claim(self.queue.as_str(), self.id.as_str()).path()
     }
 }
 
@@ -241,7 +239,7 @@ impl Ticket {
     /// The entry that tells it from one that is posted later under its id.
     pub(crate) fn post_path(&self, key: &TicketKey) -> Option<String> {
         let post = self.post.as_ref()?;
-        Some(format!("{}/post-{post}", key.path()))
+        Some(Key::Post(key.queue.as_str(), key.id.as_str(), post).path())
     }
 
     /// Whether it is the one that build-control works, not one of a task.
@@ -305,7 +303,7 @@ pub(crate) struct OfBuild {
 
 /// A queue's entry with the coordinator.
 pub(crate) fn queue_path(queue: &Name) -> String {
-    format!("{TICKETS}/{queue}")
+    Key::Queue(queue.as_str()).path()
 }
 
 /// The key of a build's build-control ticket.

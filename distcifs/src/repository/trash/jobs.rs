@@ -4,6 +4,7 @@ use super::{BuildLine, JobLine, PAGE, RACES_MAX, Removal, TOGETHER, job_key, not
 use crate::repository::core::{bounded, now, settled};
 use crate::repository::model::job::{Job, JobEntry, jobs_record};
 use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::keys::Key;
 use crate::repository::model::ops::delete;
 use crate::repository::model::record::index_key;
 use crate::repository::names::Name;
@@ -231,7 +232,7 @@ impl Repository {
 
     /// Removes a job's entries: from then on nothing can be triggered.
     pub(in crate::repository) async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
-        let keys = format!("/keys/{}", job.uid());
+        let keys = Key::JobKeys(job.uid()).path();
         let names = self.children(&keys).await?;
         let mut ops: Vec<Op> = names.iter().map(|key| delete(format!("{keys}/{key}"), None)).collect();
         ops.push(delete(keys, None));

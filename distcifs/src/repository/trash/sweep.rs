@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{BuildLine, DAY, JobLine};
 use crate::repository::core::{bounded, now, random_id};
 use crate::repository::model::job::Job;
+use crate::repository::model::keys::Key;
 use crate::repository::work::{READS_MAX, join_all};
 use crate::repository::{Repository, Result};
 
@@ -104,7 +105,7 @@ impl Repository {
     /// Forgets a job that is gone for good: one that is not known here yet has a counter.
     async fn forget_stale_note(&self, uid: &str) -> Result<()> {
         bounded("sync", self.coordination.sync()).await?;
-        let path = format!("/jobs/{uid}");
+        let path = Key::Job(uid).path();
         match bounded(&path, self.coordination.get(&path)).await? {
             Some(_) => Ok(()),
             None => self.forget_note(uid).await,

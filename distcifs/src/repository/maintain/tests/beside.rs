@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::marked::Marked;
 use super::*;
-use crate::repository::epochs::EPOCH;
+use crate::repository::model::keys::EPOCH;
 use crate::repository::model::ops::create_ephemeral;
 use crate::repository::names::Name;
 use crate::repository::{Error, Result, Setup, format, snapshot};

@@ -1,0 +1,221 @@
+//! What entries and records are called: every path and name that is on disk is made and read here.
+//!
+//! A name that changes is a repository that is lost, so the table of tests.rs is written by hand.
+
+use std::fmt;
+
+use crate::storage::Object;
+
+/// The path of [`Key::Format`].
+pub(crate) const FORMAT: &str = "/format";
+
+/// The path of [`Key::Nodes`].
+pub(crate) const NODES: &str = "/nodes";
+
+/// The path of [`Key::Leases`].
+pub(crate) const LEASES: &str = "/leases";
+
+/// The path of [`Key::Epoch`].
+pub(crate) const EPOCH: &str = "/epoch";
+
+/// The path of [`Key::Locks`].
+pub(crate) const LOCKS: &str = "/locks";
+
+/// The path of [`Key::GcLock`].
+pub(crate) const GC_LOCK: &str = "/locks/gc";
+
+/// The path of [`Key::Keys`].
+pub(crate) const KEYS: &str = "/keys";
+
+/// The path of [`Key::Jobs`].
+pub(crate) const JOBS: &str = "/jobs";
+
+/// The path of [`Key::Tickets`].
+pub(crate) const TICKETS: &str = "/tickets";
+
+/// An entry with the coordinator. Names and uids are neither empty nor have a slash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key<'a> {
+    /// Above all.
+    Root,
+    /// What the repository is made of.
+    Format,
+    /// Above the mounts that are alive.
+    Nodes,
+    /// One of them, by its name.
+    Node(&'a str),
+    /// Above the leases.
+    Leases,
+    /// That of a session.
+    Lease(&'a str),
+    /// The epoch that gc began last.
+    Epoch,
+    /// Above the locks.
+    Locks,
+    /// Held by the gc that runs.
+    GcLock,
+    /// That of a job's configuration, by the job's uid.
+    JobLock(&'a str),
+    /// Above the tokens.
+    Keys,
+    /// Above those of a job, by its uid.
+    JobKeys(&'a str),
+    /// A token of a job's uid, by its digest.
+    Token(&'a str, &'a str),
+    /// Above the jobs.
+    Jobs,
+    /// The counter of a job, by its uid.
+    Job(&'a str),
+    /// A build that is not finished, by its job's uid and its number.
+    Build(&'a str, u64),
+    /// A place of a job's `concurrency`.
+    Slot(&'a str, u32),
+    /// Above the queues.
+    Tickets,
+    /// A queue.
+    Queue(&'a str),
+    /// A ticket, by its queue and its id.
+    Ticket(&'a str, &'a str),
+    /// The claim on a ticket.
+    Claim(&'a str, &'a str),
+    /// What tells a ticket from one that is posted later under its id.
+    Post(&'a str, &'a str, &'a str),
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Root => write!(f, "/"),
+            Key::Format => f.write_str(FORMAT),
+            Key::Nodes => f.write_str(NODES),
+            Key::Node(node) => write!(f, "/nodes/{node}"),
+            Key::Leases => f.write_str(LEASES),
+            Key::Lease(lease) => write!(f, "/leases/{lease}"),
+            Key::Epoch => f.write_str(EPOCH),
+            Key::Locks => f.write_str(LOCKS),
+            Key::GcLock => f.write_str(GC_LOCK),
+            Key::JobLock(uid) => write!(f, "/locks/{uid}"),
+            Key::Keys => f.write_str(KEYS),
+            Key::JobKeys(uid) => write!(f, "/keys/{uid}"),
+            Key::Token(uid, digest) => write!(f, "/keys/{uid}/{digest}"),
+            Key::Jobs => f.write_str(JOBS),
+            Key::Job(uid) => write!(f, "/jobs/{uid}"),
+            Key::Build(uid, n) => write!(f, "/jobs/{uid}/{n}"),
+            Key::Slot(uid, slot) => write!(f, "/jobs/{uid}/slot-{slot}"),
+            Key::Tickets => f.write_str(TICKETS),
+            Key::Queue(queue) => write!(f, "/tickets/{queue}"),
+            Key::Ticket(queue, id) => write!(f, "/tickets/{queue}/{id}"),
+            Key::Claim(queue, id) => write!(f, "/tickets/{queue}/{id}/claim"),
+            Key::Post(queue, id, post) => write!(f, "/tickets/{queue}/{id}/post-{post}"),
+        }
+    }
+}
+
+impl<'a> Key<'a> {
+    /// The path.
+    pub(crate) fn path(self) -> String {
+        self.to_string()
+    }
+
+    /// What a path is the path of; `None`: of nothing that is made here.
+    pub(crate) fn parse(path: &'a str) -> Option<Self> {
+        if path == "/" {
+            return Some(Key::Root);
+        }
+        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        if parts.iter().any(|part| part.is_empty()) {
+            return None;
+        }
+        let key = match *parts.as_slice() {
+            ["format"] => Key::Format,
+            ["nodes"] => Key::Nodes,
+            ["nodes", node] => Key::Node(node),
+            ["leases"] => Key::Leases,
+            ["leases", lease] => Key::Lease(lease),
+            ["epoch"] => Key::Epoch,
+            ["locks"] => Key::Locks,
+            ["locks", "gc"] => Key::GcLock,
+            ["locks", uid] => Key::JobLock(uid),
+            ["keys"] => Key::Keys,
+            ["keys", uid] => Key::JobKeys(uid),
+            ["keys", uid, digest] => Key::Token(uid, digest),
+            ["jobs"] => Key::Jobs,
+            ["jobs", uid] => Key::Job(uid),
+            ["jobs", uid, child] => match child.strip_prefix("slot-") {
+                Some(slot) => Key::Slot(uid, number(slot)?.try_into().ok()?),
+                None => Key::Build(uid, number(child)?),
+            },
+            ["tickets"] => Key::Tickets,
+            ["tickets", queue] => Key::Queue(queue),
+            ["tickets", queue, id] => Key::Ticket(queue, id),
+            ["tickets", queue, id, "claim"] => Key::Claim(queue, id),
+            ["tickets", queue, id, below] => {
+                let post = below.strip_prefix("post-").filter(|post| !post.is_empty())?;
+                Key::Post(queue, id, post)
+            }
+            _ => return None,
+        };
+        Some(key)
+    }
+}
+
+/// A number as it is written here.
+fn number(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// A record in the store of contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecordKey<'a> {
+    /// The list of jobs.
+    Jobs,
+    /// What the repository is made of.
+    Format,
+    /// Owner and mode of the top folders.
+    Settings,
+    /// When what is in the trash came there.
+    Trash,
+    /// A job's configuration and the index of its builds, by its uid.
+    Job(&'a str),
+    /// A finished build, by its job's uid and its number.
+    Build(&'a str, u64),
+}
+
+impl fmt::Display for RecordKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordKey::Jobs => write!(f, "jobs"),
+            RecordKey::Format => write!(f, "format"),
+            RecordKey::Settings => write!(f, "settings"),
+            RecordKey::Trash => write!(f, "trash"),
+            RecordKey::Job(uid) => write!(f, "job.{uid}"),
+            RecordKey::Build(uid, n) => write!(f, "build.{uid}.{n}"),
+        }
+    }
+}
+
+impl<'a> RecordKey<'a> {
+    /// The record.
+    pub(crate) fn object(self) -> Object {
+        Object::Record(self.to_string())
+    }
+
+    /// What a record's name is the name of; `None`: of nothing that is made here.
+    pub(crate) fn parse(name: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let key = match *parts.as_slice() {
+            ["jobs"] => RecordKey::Jobs,
+            ["format"] => RecordKey::Format,
+            ["settings"] => RecordKey::Settings,
+            ["trash"] => RecordKey::Trash,
+            ["job", uid] => RecordKey::Job(uid),
+            ["build", uid, n] => RecordKey::Build(uid, number(n)?),
+            _ => return None,
+        };
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests;
