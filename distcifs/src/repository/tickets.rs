@@ -89,8 +89,8 @@ impl Repository {
         };
         let part = self.part_of(&key, &request).await?;
         let guard = match &part {
-            Some(part) => Some(self.control_guard(part, poster).await?),
-            None => None,
+            Some(part) => self.control_guard(part, poster)?,
+            None => Vec::new(),
         };
         let OfBuild {
             owner,
@@ -138,7 +138,7 @@ impl Repository {
     }
 
     /// Makes the entry, or finds that it was made by the same request before.
-    async fn post_ticket(&self, key: &TicketKey, mut ticket: Ticket, guard: Option<Op>, body: &Bytes) -> Result<()> {
+    async fn post_ticket(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
         let hold = self.hold_epoch().await?;
         self.check_start(key, &ticket).await?;
         if body.len() <= INLINE_BYTES_MAX {
@@ -149,7 +149,7 @@ impl Repository {
         if to_json(&ticket).len() > crate::storage::coordination::ENTRY_BYTES_MAX {
             return Err(Error::TooBig(format!("{key}: too many labels")));
         }
-        let guarded = guard.is_some();
+        let guarded = !guard.is_empty();
         let Step { after: ticket, ops } = steps::post(key, ticket, guard);
         let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
         let ours = |entry: Option<&Entry>| {
@@ -208,8 +208,9 @@ impl Repository {
         }))
     }
 
-    /// The check that the build's build-control ticket is still held here, by the same user.
-    async fn control_guard(&self, part: &Part, poster: Poster) -> Result<Op> {
+    /// The checks that the build's build-control ticket is still held here, by the same user. The version
+    /// alone says too little: the job may have been removed and made again, with a build of this number.
+    fn control_guard(&self, part: &Part, poster: Poster) -> Result<Vec<Op>> {
         let key = control_key(&part.job, part.build, part.run)?;
         let refused = || {
             Error::NotClaimant(format!(
@@ -217,16 +218,9 @@ impl Repository {
                 part.job, part.build
             ))
         };
-        let claim = self
-            .claims
-            .get(&key)
-            .filter(|claim| claim.uid == poster.uid)
-            .ok_or_else(refused)?;
-        let version = claim.version().ok_or_else(refused)?;
-        Ok(Op::Check {
-            path: key.path(),
-            version: Some(version),
-        })
+        let claim = self.claims.get(&key);
+        let claim = claim.filter(|claim| claim.uid == poster.uid && claim.version().is_some());
+        Ok(steps::guard(&key, &claim.ok_or_else(refused)?.posted()))
     }
 
     /// Removes a finished ticket that stands alone.

@@ -28,9 +28,18 @@ pub(crate) enum Refused {
     Finished,
 }
 
-/// Posts a ticket, as long as the guard holds that is given.
-pub(crate) fn post(key: &TicketKey, ticket: Ticket, guard: Option<Op>) -> Step<Ticket> {
-    let mut ops: Vec<Op> = guard.into_iter().collect();
+/// The checks that a claim still holds its ticket, and that the ticket is the one that was claimed.
+pub(crate) fn guard(key: &TicketKey, claimed: &Posted) -> Vec<Op> {
+    let held = Op::Check {
+        path: key.path(),
+        version: Some(claimed.version),
+    };
+    [held].into_iter().chain(same_ticket(key, &claimed.ticket)).collect()
+}
+
+/// Posts a ticket, as long as the guard holds that is given; an empty one always does.
+pub(crate) fn post(key: &TicketKey, ticket: Ticket, guard: Vec<Op>) -> Step<Ticket> {
+    let mut ops = guard;
     ops.push(create(key.path(), to_json(&ticket)));
     ops.extend(ticket.post_path(key).map(|path| create(path, bytes::Bytes::new())));
     Step { after: ticket, ops }

@@ -119,16 +119,17 @@ fn claimed(ticket: Ticket) -> Posted {
 
 #[test]
 fn a_ticket_is_posted_with_its_mark_under_its_guard() {
-    let guard = Op::Check {
-        path: "/tickets/build-control/j.1.control".into(),
-        version: Some(3),
-    };
-    let of_build = post(&key("q", "j.1.0"), ticket_of_build("u", Some(0)), Some(guard));
+    let control = guard(&key("build-control", "j.1.control"), &read(ticket_of_build("u", None)));
+    let of_build = post(&key("q", "j.1.0"), ticket_of_build("u", Some(0)), control);
     assert_eq!(
         shape(&of_build.ops),
-        ["check /tickets/build-control/j.1.control @3", "create /tickets/q/j.1.0"]
+        [
+            "check /tickets/build-control/j.1.control @4",
+            "check /keys/u",
+            "create /tickets/q/j.1.0",
+        ]
     );
-    let alone = post(&key("q", "t"), ticket_alone("m"), None);
+    let alone = post(&key("q", "t"), ticket_alone("m"), Vec::new());
     assert_eq!(shape(&alone.ops), ["create /tickets/q/t", "create /tickets/q/t/post-m"]);
 }
 

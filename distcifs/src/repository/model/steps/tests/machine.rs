@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{NOW, key, success, taken, ticket_alone, ticket_of_build};
 use crate::repository::model::claim::{Cause, ClaimEntry};
 use crate::repository::model::ops::{Step, create, delete};
-use crate::repository::model::steps::{abort, claim, finish, lose, post, slot_path};
+use crate::repository::model::steps::{abort, claim, finish, guard, lose, post, slot_path};
 use crate::repository::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState, Verdict};
 use crate::storage::Op;
 
@@ -175,7 +175,7 @@ impl Machine {
     /// Posts a ticket; of a task, under the control of its build as this actor holds it.
     fn post(&mut self, actor: usize, at: usize) {
         let key = self.keys[at].clone();
-        let (mut guard, uid) = (None, self.uid());
+        let (mut under, uid) = (Vec::new(), self.uid());
         let ticket = match at {
             // Worn, so that one more restart would end it if it were any other's.
             0 | 1 => Ticket {
@@ -189,15 +189,12 @@ impl Machine {
                 let Some(made) = self.made.iter().rev().find(claim) else {
                     return;
                 };
-                guard = Some(Op::Check {
-                    path: control.path(),
-                    version: Some(made.posted.version),
-                });
+                under = guard(&control, &made.posted);
                 let part = made.posted.ticket.part.as_ref();
                 ticket_of_build(&part.unwrap().uid, Some(at))
             }
         };
-        let ops = post(&key, ticket, guard).ops;
+        let ops = post(&key, ticket, under).ops;
         self.world.commit(actor, ops);
     }
 
@@ -399,8 +396,33 @@ impl Machine {
     }
 }
 
+fn run(commands: impl IntoIterator<Item = (u8, usize, usize, usize)>) {
+    let mut machine = Machine::new();
+    for command in commands {
+        machine.act(command);
+        machine.check();
+    }
+    machine.drain();
+}
+
+/// Found by the machine: a mount that was away while its job was removed and made again posted a task of the
+/// former job, as the build of that number that another held had an entry of the same version.
+#[test]
+fn who_controls_a_build_of_a_former_job_posts_nothing() {
+    let (post, claim, look, again, task) = (4, 6, 0, 19, 2);
+    run([
+        (post, 0, 0, 0),
+        (again, 0, 0, 1),
+        (again, 0, 0, 0),
+        (post, 0, 0, 0),
+        (look, 1, 0, 0),
+        (claim, 1, 0, 0),
+        (post, 0, task, 0),
+    ]);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     /// "Each ticket has one outcome, and it stays": whatever mounts do that look at one time and write at
     /// another, only the claim that holds a ticket ends it with a result, a ticket of another job or of an
@@ -409,11 +431,6 @@ proptest! {
     fn many_that_see_the_past_agree_on_one_outcome(
         commands in prop::collection::vec((0..21_u8, 0..ACTORS, 0..5_usize, 0..12_usize), 1..160)
     ) {
-        let mut machine = Machine::new();
-        for command in commands {
-            machine.act(command);
-            machine.check();
-        }
-        machine.drain();
+        run(commands);
     }
 }
