@@ -33,7 +33,7 @@ const ROWS: [(&str, &[&str]); 8] = [
             "people",
         ],
     ),
-    ("workspace", &["snapshot", "attempts", "consoles", "fresh"]),
+    ("workspace", &["snapshot", "attempts", "reserve", "consoles", "fresh"]),
     (
         "store",
         &[
