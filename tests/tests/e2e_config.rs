@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use distcifs_tests::programs::installed;
+use distcifs_tests::programs::{installed, skipped};
 use distcifs_tests::{HELLO, Mount, Sh, errno, wait_for};
 
 /// A second configuration, told from HELLO by its script.
@@ -106,6 +106,46 @@ fn written_by_emacs() {
         // An edit as a person makes it, with the lock file and the backup that come with it.
         let edit = "(progn (find-file \"config.json\") (while (search-forward \"echo hello\" nil t) (replace-match \"echo other\")) (save-buffer))";
         written_by(&format!("emacs -Q --batch --eval '{edit}'"));
+    }
+}
+
+/// "`mv`, `cp -a`, `tar x` and `rsync -a` put another user's file in force, and the job stays whose it is": by root,
+/// and by the job's owner, whose file is of another group than the job.
+#[test]
+fn written_with_the_file_of_another() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("only root has files of others");
+    }
+    let mount = Mount::new();
+    let (owner, team, other) = (64001, 64002, 64003);
+    mount.job("a", HELLO);
+    mount.run(&format!(
+        "chown {owner}:{team} jobs/a; chmod 2775 jobs/a; echo on > jobs/a/enabled; chmod 777 $OUT"
+    ));
+    let by_owner = format!("setpriv --reuid={owner} --regid={owner} --groups={owner},{team}");
+    for (by, of) in [("", other), ("", 0), (&*by_owner, owner)] {
+        for way in [
+            "mv $OUT/x/config.json jobs/a/config.json",
+            "cp -p $OUT/x/config.json jobs/a/config.json",
+            "cp -a $OUT/x/config.json jobs/a/config.json",
+            "rsync -a $OUT/x/config.json jobs/a/config.json",
+            "rsync -a --inplace $OUT/x/config.json jobs/a/config.json",
+            "tar -C $OUT/x -cf - config.json | tar -C jobs/a -xf -",
+        ] {
+            mount.write("jobs/a/config.json", LONG).expect("root may");
+            fs::create_dir_all(mount.out().join("x")).expect("own folder");
+            fs::write(mount.out().join("x/config.json"), OTHER).expect("own folder");
+            mount.run(&format!("chmod 664 $OUT/x/config.json; chown -R {of}:{of} $OUT/x"));
+            let done = mount.sh(&format!("{by} dash -euc '{way}'"));
+            assert!(done.ok(), "{way}, a file of {of}: {done:?}");
+            assert_eq!(mount.read("jobs/a/config.json"), OTHER, "{way}, a file of {of}");
+            let shown = mount.run("stat -c %u:%g jobs/a jobs/a/config.json | xargs; cat jobs/a/enabled");
+            assert_eq!(
+                shown,
+                format!("{owner}:{team} {owner}:{team}\non"),
+                "{way}, a file of {of}"
+            );
+        }
     }
 }
 

@@ -178,8 +178,12 @@ fn a_job_that_is_given_away_is_off() {
     assert_eq!(mount.read("jobs/a/enabled"), "on");
     by(&mount, ALICE, "cp \"$OUT/config\" jobs/a/config.json");
     assert_eq!(mount.read("jobs/a/enabled"), "on");
-    // The owner can be changed through the files that stand for the job, too.
-    mount.run(&format!("chown {MALLORY} jobs/a/config.json"));
+    // "A job is given away by a `chown` of its folder alone": a file of it gives nothing away.
+    mount.run(&format!(
+        "chown {MALLORY} jobs/a/config.json jobs/a/enabled jobs/a/trigger"
+    ));
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+    mount.run(&format!("chown {MALLORY} jobs/a"));
     assert_eq!(mount.read("jobs/a/enabled"), "off");
 }
 

@@ -166,7 +166,11 @@ fn an_owner_removes_folders_that_a_task_left_shut() {
     mount.shell_job("a", &[make, check]);
     mount.build("a", "", "success");
     mount.build("a", "", "success");
-    mount.run("chown -h 65534:65534 jobs/a");
+    // "`chown -R`, `chgrp -R` and `chmod -R u+w` of a job go through."
+    mount.run("chown -R 65534:65534 jobs/a; chgrp -R 65534 jobs/a; [ $(stat -c %u:%g jobs/a) = 65534:65534 ]");
+    as_nobody(&mount, "chmod -R u+w jobs/a/builds/1; chmod -R g+w jobs/a").expect_ok();
+    let more = as_nobody(&mount, "chmod a+x jobs/a/builds/1/workspace/mod/x/y");
+    assert!(more.stderr.contains("Read-only"), "{more:?}");
     for folder in ["workspace/mod/x", "artifacts/mod/x", "workspace/shut", "artifacts/shut"] {
         let shown = mount.run(&format!("stat -c %a jobs/a/builds/1/{folder}"));
         assert_eq!(shown, if folder.ends_with('x') { "755" } else { "700" }, "{folder}");

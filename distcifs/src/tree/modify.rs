@@ -9,7 +9,7 @@ use super::handles::OpenKind;
 use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::rights::{Reader, rights_to_open};
-use super::{Caller, Error, Found, Invalidation, Opened, Result, SetAttr, Tree};
+use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
 use crate::repository::access::Access;
 use crate::repository::model::job::JobEntry;
 use crate::repository::names::Name;
@@ -232,9 +232,9 @@ impl Tree {
                 self.repository.rename_job(&job, &to, of).await
             }
             // `mv` moves into what is a folder.
-            Node::Job(other) => Err(Error::Exists(format!(
-                "jobs/{} exists: remove it first, or choose another name for {shown}",
-                other.name
+            Node::Job(other) => Err(Error::NotPermitted(format!(
+                "jobs/{}/{new}: a job in a job; jobs/{} exists: remove it first, or choose another name for {shown}",
+                other.name, other.name
             ))),
             _ => Err(Error::NotPermitted(format!(
                 "jobs/{shown}: a job can be renamed in jobs, and moved nowhere else"
@@ -262,6 +262,9 @@ impl Tree {
                 } else {
                     Err(Error::Exists(format!("{} is claimed already", ticket.key)))
                 };
+            }
+            Node::Published(_) if owns && set.size.is_none() => {
+                return self.change_nothing(&Reader::of(caller), node, set).await;
             }
             Node::Published(_) => return Err(Error::ReadOnly("a published file".into())),
             // Truncation of a trigger commits nothing.
@@ -327,7 +330,8 @@ impl Tree {
         }
     }
 
-    /// chmod and chown of a job's files; a build's stand for those of all its job's builds.
+    /// chmod of a job's files; a build's stand for those of all its job's builds. The owner is the folder's to
+    /// change: programs that copy (`mv`, `cp -p`, `tar`, `rsync -a`) set that of the source on what they wrote.
     async fn change_file(&self, changer: &Reader, node: &Node, set: &SetAttr) -> Result<()> {
         use super::node::BuildFile;
         let (job, place): (_, ModeOf) = match node {
@@ -335,27 +339,50 @@ impl Tree {
             Node::JobFile(job, JobFile::Config | JobFile::Enabled) => (job, |entry| &mut entry.files.config),
             Node::JobFile(job, JobFile::Trigger) => (job, |entry| &mut entry.files.trigger),
             Node::BuildFile(job, _, BuildFile::Ctl) => (job, |entry| &mut entry.files.ctl),
-            _ => return Err(Error::NotPermitted("changing owner or mode of a generated file".into())),
+            _ => return self.change_nothing(changer, node, set).await,
         };
-        let (mode, uid, gid) = (set.mode, set.uid, set.gid);
-        let job_ref = job.clone();
         let job = self.job(job)?;
+        let Some(mode) = set.mode else {
+            return changer.may_change(job.entry.access, set, &node.path());
+        };
         let changed = self.repository.change_job(&job, |entry| {
             changer.may_change(entry.access, set, &node.path())?;
-            if let Some(mode) = mode {
-                *place(entry) = Some(mode & 0o777);
-            }
-            entry.access.uid = uid.unwrap_or(entry.access.uid);
-            entry.access.gid = gid.unwrap_or(entry.access.gid);
+            *place(entry) = Some(mode & 0o777);
             Ok(())
         });
-        changed.await?;
-        // The owner is the folder's too, and the kernel asked for the file only.
-        let invalidation = Invalidation::Node(self.numbers.ino(&Node::Job(job_ref)));
-        if (uid.is_some() || gid.is_some()) && self.invalidate.send(invalidation).is_err() {
-            tracing::debug!("the mount is gone");
+        changed.await.map(|_| ())
+    }
+
+    /// chmod and chown of what has no mode and no owner of its own: refused, if it asks for more than there is. All
+    /// in a job is its owner's, and bits of writing say nothing there: so `chown -R` and `chmod -R u+w` go through.
+    async fn change_nothing(&self, changer: &Reader, node: &Node, set: &SetAttr) -> Result<()> {
+        let now = self.facts(node).await?.access;
+        let job = match node {
+            Node::Published(id) => self.published.build_of(*id),
+            node => node.job().cloned(),
+        };
+        let owner = match &job {
+            Some(job) => self.job(job)?.entry.access,
+            None => now,
+        };
+        changer.may_change(
+            Access {
+                mode: now.mode,
+                ..owner
+            },
+            set,
+            &node.path(),
+        )?;
+        let no_matter = if job.is_some() { 0o222 } else { 0 };
+        let moded = set
+            .mode
+            .is_some_and(|mode| (mode ^ now.mode) & 0o7777 & !no_matter != 0);
+        let given = set.uid.is_some_and(|uid| uid != now.uid) || set.gid.is_some_and(|gid| gid != now.gid);
+        match node {
+            _ if !moded && (job.is_some() || !given) => Ok(()),
+            Node::Published(_) => Err(Error::ReadOnly("a published file".into())),
+            _ => Err(Error::NotPermitted("changing owner or mode of a generated file".into())),
         }
-        Ok(())
     }
 
     /// chmod of a build's `artifacts` folder: of all the job's builds.

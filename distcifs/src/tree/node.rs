@@ -347,6 +347,22 @@ pub enum Node {
 }
 
 impl Node {
+    /// The job that it is in, as far as the node itself tells.
+    pub(crate) fn job(&self) -> Option<&Arc<JobRef>> {
+        match self {
+            Node::Job(job)
+            | Node::JobFile(job, _)
+            | Node::Link(job, _)
+            | Node::Next(job)
+            | Node::Build(job, _)
+            | Node::BuildFile(job, ..)
+            | Node::BuildParam(job, ..)
+            | Node::Task(job, ..)
+            | Node::TaskFile(job, ..) => Some(job),
+            _ => None,
+        }
+    }
+
     /// Its path below the mount point, as far as the node itself tells.
     pub fn path(&self) -> String {
         match self {

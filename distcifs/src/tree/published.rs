@@ -253,6 +253,16 @@ impl Published {
         }
     }
 
+    /// The job of the build in which it stands.
+    pub(crate) fn build_of(&self, id: u64) -> Option<Arc<JobRef>> {
+        let table = lock(&self.0);
+        let root = table.items.get(&id).and_then(|item| table.items.get(&item.root));
+        match &root?.key {
+            Key::Root(Whose::Build(job, ..), ..) => Some(job.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether it is shown to a task that it was published for.
     pub(crate) fn is_needed(&self, id: u64) -> bool {
         let table = lock(&self.0);
