@@ -1,12 +1,10 @@
 //! Workspaces and artifacts: ordinary POSIX files that pass from task to task unchanged.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs;
 
 use distcifs_tests::job::shell_task;
-use distcifs_tests::mount::{TEST_LIMIT, Words};
-use distcifs_tests::programs::{compile, installed};
-use distcifs_tests::repository::Repository;
+use distcifs_tests::mount::TEST_LIMIT;
+use distcifs_tests::programs::installed;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, wait_for};
 use serde_json::json;
@@ -535,61 +533,4 @@ fn artifacts_are_published_with_the_result() {
     drop(control);
     assert_eq!(mount.wait_state("a", 1), "success");
     assert_eq!(mount.read("jobs/a/builds/1/artifacts/out.txt"), "made");
-}
-
-/// A disk that takes no sync for as long as this is there.
-struct Held(PathBuf);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).expect("it is held by this");
-    }
-}
-
-/// More than there are threads that answer the kernel.
-const SYNCS: usize = 8;
-
-/// "While the disk of a mount takes no sync, `ls`, `stat` and a read of a console on it are answered": so it
-/// is whoever waits for the sync, and all of them go on with it.
-#[test]
-fn a_disk_that_takes_no_sync_holds_up_nobody_else() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (shim, held) = (folder.path().join("held.so"), folder.path().join("held"));
-    compile("held.c", &["-shared", "-fPIC"], &shim);
-    let before = [
-        "env".to_owned(),
-        format!("LD_PRELOAD={}", shim.display()),
-        format!("HELD={}", held.display()),
-    ];
-    let words = Words {
-        before: before.to_vec(),
-        after: Vec::new(),
-    };
-    let repository = Repository::new(&folder.path().join("store"));
-    let mount = Mount::of(&repository, "first", words, TEST_LIMIT);
-    mount.job_of("a", &[shell_task("true\n")]);
-    mount.queue("q");
-    mount.post("q", &json!({"id": "t"}));
-    let _claim = mount.claim("q", "t").expect("the ticket");
-    mount.write("tickets/q/t/console", "a line\n").expect("the console");
-    File::create(&held).expect("a file");
-    let held = Held(held);
-    let syncs = mount.start(&format!(
-        "cd tickets/q/t/workspace; i=0
-        while [ $i -lt {SYNCS} ]; do i=$((i+1)); {{ dd if=/dev/zero of=f$i bs=4k count=1 conv=fsync 2>/dev/null && echo done; }} & done
-        wait"
-    ));
-    let waits = folder.path().join("held.waits");
-    wait_for("syncs under way", USUAL, || {
-        fs::metadata(&waits).is_ok_and(|waits| waits.len() >= SYNCS as u64)
-    });
-    let answered = mount.run(
-        "ls jobs; stat -c %F jobs/a/config.json; cat tickets/q/t/console
-        cd tickets/q/t/workspace; ls | wc -l; stat -c %s f1; echo more > more; cat more",
-    );
-    let expected = format!("a\nregular file\na line\n{SYNCS}\n4096\nmore");
-    assert_eq!(answered, expected);
-    assert!(syncs.alive(), "they wait for the disk");
-    drop(held);
-    assert_eq!(syncs.finish().expect_ok(), ["done"; SYNCS].join("\n"));
 }
