@@ -9,6 +9,7 @@ pub(crate) mod builds;
 pub mod claim;
 pub mod content;
 pub mod files;
+mod following;
 pub(crate) mod forget;
 pub mod handles;
 pub(crate) mod handover;

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use nix::unistd::getuid;
 
 use super::config::{JobConfig, TriggerRequest, Upstream};
+use super::configure::heads::{Carried, Opened};
 use super::core::{now, random_id};
 use super::epochs::Hold;
-use super::model::build::{Build, ConfigEntry, Live, live_path};
+use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
 use super::model::job::{ConfigHead, Counter, Job};
 use super::model::json::{from_json, to_json};
@@ -43,21 +44,29 @@ impl Repository {
     /// Starts a build for somebody who is no build.
     #[cfg(test)]
     pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
-        self.trigger_by(job, text, who, None).await
+        self.trigger_by(job, text, who, None, &Carried::default()).await
     }
 
     /// Starts a build, perhaps for another one: its entry and its ticket are made in one step, durably;
-    /// its number.
-    pub async fn trigger_by(
+    /// its number. `carried` is what was read when the trigger was opened, if that counts yet. Whether the job is
+    /// off, or another's, is as it is now.
+    pub(crate) async fn trigger_by(
         self: &Arc<Self>,
         job: &Job,
         text: &[u8],
         who: Poster,
         by: Option<&Upstream>,
+        carried: &Carried,
     ) -> Result<u64> {
-        let hold = self.hold_epoch().await?;
-        let (head, config) = self.current_config(job).await?;
-        self.check_switch(job, &head)?;
+        let Opened { hold, head, config } = match carried.take(&self.epochs) {
+            Some(opened) => opened,
+            None => {
+                let hold = self.hold_epoch().await?;
+                let (head, config) = self.current_config(job).await?;
+                Opened { hold, head, config }
+            }
+        };
+        job.check_switch(&head)?;
         let request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
         let TriggerRequest { parameters, key, cause } = request;
         let parameters = parameters
@@ -137,7 +146,7 @@ impl Repository {
 
     /// The configuration in force, parsed.
     pub async fn current_config(&self, job: &Job) -> Result<(ConfigHead, Arc<JobConfig>)> {
-        let head = self.config_head(job).await?.0;
+        let head = self.head(job).await?;
         let head = head.ok_or_else(|| {
             Error::Invalid(format!(
                 "jobs/{}: it has no valid configuration: write config.json first",
@@ -199,15 +208,11 @@ impl Repository {
 
     /// The entry of a new build.
     async fn new_live(&self, job: &Job, head: &ConfigHead, params: Vec<(String, String)>, who: Poster) -> Result<Live> {
-        let config = ConfigEntry {
-            digest: head.digest.clone(),
-            size: head.size,
-        };
         let (params, params_digest) = self.short_params(&params).await?;
         let (triggered, uid) = (now(), who.uid);
         let by = and(&[], Did::Triggered, self.person(uid).await);
         let live = Live {
-            config,
+            config: head.entry(),
             params,
             params_digest,
             run: 0,

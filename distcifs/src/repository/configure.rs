@@ -18,6 +18,8 @@ use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op, Updated};
 
+pub(crate) mod heads;
+
 /// How long a second writer waits for the lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
@@ -82,14 +84,23 @@ impl Repository {
         Ok((head, page.revision))
     }
 
-    /// The text of the configuration in force.
-    pub async fn config_text(&self, head: &ConfigHead) -> Result<Bytes> {
-        let (digest, size) = (head.digest.clone(), head.size);
-        self.text_of(&ConfigEntry { digest, size }).await
+    /// The head alone, as it is now: where nobody else writes it, known without asking.
+    pub async fn head(&self, job: &Job) -> Result<Option<ConfigHead>> {
+        if self.shared {
+            return Ok(self.config_head(job).await?.0);
+        }
+        let heads = &self.records.heads;
+        let question = match heads.ask(job.uid()) {
+            Ok(head) => return Ok(head),
+            Err(question) => question,
+        };
+        let head = self.config_head(job).await?.0;
+        heads.answer(job.uid(), &question, &head);
+        Ok(head)
     }
 
     /// The text of a configuration.
-    pub(crate) async fn text_of(&self, config: &ConfigEntry) -> Result<Bytes> {
+    pub async fn text_of(&self, config: &ConfigEntry) -> Result<Bytes> {
         let digest = Digest::parse(&config.digest).ok_or_else(|| Error::Io("configuration: damaged digest".into()))?;
         if config.size == 0 {
             return Ok(Bytes::new());
@@ -256,7 +267,7 @@ impl Repository {
         if by == owner {
             return Ok(None);
         }
-        let now = match self.config_head(job).await?.0 {
+        let now = match self.head(job).await? {
             Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value.max(0),
             None => 0,
         };
@@ -279,14 +290,20 @@ impl Repository {
 
     /// The guarded write; when nobody knows whether it happened, looks.
     async fn replace_config(&self, job: &Job, guard: u64, head: &ConfigHead, change: Changes) -> Result<Updated> {
+        let heads = &self.records.heads;
+        heads.begin(job.uid());
         let update = self.contents.update(&job.record(), Some(guard), change);
         match bounded("configuration", update).await {
             Err(Error::TimedOut(_)) => {}
-            other => return other,
+            other => {
+                heads.over(job.uid());
+                return other;
+            }
         }
         let (found, revision) = self.config_head(job).await?;
         let ours = |found: ConfigHead| (&found.digest, found.written) == (&head.digest, head.written);
         Ok(if found.is_some_and(ours) {
+            heads.over(job.uid());
             Updated::Done { revision }
         } else {
             Updated::Mismatch { revision }

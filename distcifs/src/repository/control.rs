@@ -251,7 +251,7 @@ impl Repository {
         if then <= 0 {
             return Ok(then);
         }
-        let now = match self.config_head(job).await?.0 {
+        let now = match self.head(job).await? {
             Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value,
             None => 0,
         };

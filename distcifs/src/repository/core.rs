@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::model::keys::Key;
 use super::patience::STORE_TIMEOUT;
 use super::{Error, Repository, Result, patience};
 use crate::storage::{self, Commit, Digest, Entry, Fut, Object, Op, Updated};
@@ -145,10 +146,14 @@ impl Repository {
         Ok(names)
     }
 
-    /// Whether changes of an entry are told. Alone, asking costs no more than remembering; and while
-    /// nothing is heard of the coordinator, what is remembered may be as old as that silence.
+    /// Whether changes of an entry are told, and it is worth remembering. Alone all are told: the entries of
+    /// builds and tickets are asked for again and again. While nothing is heard of a coordinator that many
+    /// share, what is remembered may be as old as that silence.
     fn is_told_of(&self, path: &str) -> bool {
-        self.shared && (self.followed.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
+        if !self.shared {
+            return is_asked_often(path) && self.followed.tells(path);
+        }
+        (self.followed.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
     }
 
     /// Stores a body as an object, durably; its digest.
@@ -195,6 +200,11 @@ pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::R
             STORE_TIMEOUT.as_secs()
         ))),
     }
+}
+
+/// Whether this is the entry of a build or a ticket.
+fn is_asked_often(path: &str) -> bool {
+    matches!(Key::parse(path), Some(Key::Build(..) | Key::Ticket(..)))
 }
 
 /// The entries that operations change.

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::configure::heads::{Carried, Opened};
 use super::model::job::{ConfigHead, Job, JobEntry, Switch};
 use super::model::record::Record;
 use super::model::ticket::Poster;
@@ -14,7 +15,7 @@ use super::{Error, Repository, Result};
 impl Repository {
     /// How a job's switch stands now.
     pub async fn switch(&self, job: &Job) -> Result<Switch> {
-        let head = self.config_head(job).await?.0;
+        let head = self.head(job).await?;
         Ok(job.entry.switch(head.as_ref()))
     }
 
@@ -23,7 +24,7 @@ impl Repository {
     /// # Errors
     /// `NotClaimant` for whoever switches on what was given to another.
     pub async fn set_switch(&self, job: &Job, on: bool, who: Poster) -> Result<()> {
-        let head = self.config_head(job).await?.0;
+        let head = self.head(job).await?;
         let owner = job.entry.access.uid;
         let else_on = JobEntry {
             off: false,
@@ -47,27 +48,24 @@ impl Repository {
         changed.await.map(|_| ())
     }
 
-    /// Refuses to trigger a job that has no configuration or is off, and any in a full store.
-    pub async fn may_trigger(&self, job: &Job) -> Result<()> {
-        let (head, _) = self.current_config(job).await?;
-        self.check_switch(job, &head)?;
-        self.check_room().await
-    }
-
-    /// Refuses to begin a build of a job that is off.
-    pub(crate) fn check_switch(&self, job: &Job, head: &ConfigHead) -> Result<()> {
-        let (name, owner) = (&job.name, job.entry.access.uid);
-        let why = match job.entry.switch(Some(head)) {
-            Switch::On => return Ok(()),
-            Switch::Off => "it is switched off".to_owned(),
-            Switch::Given => format!(
-                "it was given to user {owner}, who has not switched it on; others wrote its config.json: \
-                 read that first"
-            ),
+    /// Refuses to trigger a job that has no configuration or is off, and any in a full store. What was read for
+    /// that counts for the first build that is triggered next: a mount that is alone knows it anyway.
+    pub async fn may_trigger(&self, job: &Job) -> Result<Carried> {
+        let stay = self.epochs.stay().filter(|_| self.shared);
+        let carried = match stay {
+            Some(stay) => {
+                let hold = stay.hold();
+                let (head, config) = self.current_config(job).await?;
+                job.check_switch(&head)?;
+                Carried::new(Opened { hold, head, config }, &self.runtime)
+            }
+            None => {
+                job.check_switch(&self.current_config(job).await?.0)?;
+                Carried::default()
+            }
         };
-        Err(Error::Access(format!(
-            "jobs/{name}: {why}; echo on > jobs/{name}/enabled"
-        )))
+        self.check_room().await?;
+        Ok(carried)
     }
 
     /// Refuses to begin a recorded build again that is in the trash, that began under another owner, or whose
@@ -83,8 +81,8 @@ impl Repository {
                 job.name
             )));
         }
-        match self.config_head(job).await?.0 {
-            Some(head) => self.check_switch(job, &head),
+        match self.head(job).await? {
+            Some(head) => job.check_switch(&head),
             None => Ok(()),
         }
     }

@@ -66,7 +66,7 @@ impl Stay {
     }
 
     /// Holds the epoch that is known now.
-    fn hold(self: &Arc<Self>) -> Hold {
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
         let mut held = lock(&self.held);
         let epoch = held.epoch;
         *held.counts.entry(epoch).or_default() += 1;
@@ -152,6 +152,11 @@ impl Epochs {
     /// The session is over: what is under way can't be committed any more.
     pub(super) fn leave(&self) {
         self.0.send_replace(None);
+    }
+
+    /// Whether what is held is of the present session: else nothing can be committed under it.
+    pub(super) fn stays(&self, hold: &Hold) -> bool {
+        self.stay().is_some_and(|stay| Arc::ptr_eq(&stay, &hold.stay))
     }
 
     /// The stay of the present session.

@@ -91,7 +91,7 @@ impl Repository {
     }
 
     /// Somebody looks into a queue: from when this says so, what is read of it is remembered.
-    fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
+    pub(crate) fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
         if !self.shared || self.followed.tells(queue) {
             return None;
         }

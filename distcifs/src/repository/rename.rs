@@ -67,7 +67,7 @@ impl Repository {
 
     /// Refuses a name under which a job would trigger itself.
     pub(super) async fn check_circle(&self, job: &Job, to: &Name) -> Result<()> {
-        let Some(head) = self.config_head(job).await?.0 else {
+        let Some(head) = self.head(job).await? else {
             return Ok(());
         };
         let config = self.parsed_config(&job.name, &head.digest).await?;

@@ -20,7 +20,7 @@ pub struct Coming {
 impl Repository {
     /// The next time of a job's schedule; `None` if it has none, or is not triggered by it as it is off.
     pub async fn coming(&self, job: &Job) -> Result<Option<Coming>> {
-        let Some(head) = self.config_head(job).await?.0 else {
+        let Some(head) = self.head(job).await? else {
             return Ok(None);
         };
         if job.entry.switch(Some(&head)) != Switch::On {

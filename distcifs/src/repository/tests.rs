@@ -193,11 +193,16 @@ pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Re
         repository.finish(&controller, success()).await?;
     }
     let started = Instant::now();
-    while repository
-        .get(&super::model::build::live_path(job.uid(), n))
-        .await?
-        .is_some()
-    {
+    let path = super::model::build::live_path(job.uid(), n);
+    // A mount that is alone remembers what nobody else changes, and a process of a test that was ended goes on:
+    // the store tells it so.
+    let is_live = async || {
+        if !repository.shared {
+            repository.get_settled(&path, false).await?;
+        }
+        repository.get(&path).await
+    };
+    while is_live().await?.is_some() {
         if started.elapsed() > PATIENCE {
             return Err(Error::TimedOut("recording the build".into()));
         }

@@ -77,13 +77,10 @@ impl Tree {
             Node::Top(Top::Drain) => Ok(Content::text(self.repository.drain_text())),
             Node::Alive(name) => self.alive(name).await,
             Node::Trashed(id) => Ok(Content::text(self.trash_text(id).await?)),
-            Node::JobFile(job, JobFile::Config) => {
-                let (head, _) = self.repository.config_head(&self.job(job)?).await?;
-                match head {
-                    Some(head) => Ok(Content::Bytes(self.repository.config_text(&head).await?)),
-                    None => Ok(Content::text("")),
-                }
-            }
+            Node::JobFile(job, JobFile::Config) => match self.repository.head(&self.job(job)?).await? {
+                Some(head) => Ok(Content::Bytes(self.repository.text_of(&head.entry()).await?)),
+                None => Ok(Content::text("")),
+            },
             Node::JobFile(job, JobFile::Enabled) => match self.repository.switch(&self.job(job)?).await? {
                 Switch::On => Ok(Content::line("on")),
                 Switch::Off | Switch::Given => Ok(Content::line("off")),

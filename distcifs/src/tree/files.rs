@@ -116,9 +116,10 @@ impl Tree {
     ) -> Result<OpenKind> {
         let may = self.repository.may_trigger(&self.job(job)?).await;
         self.heed_refusal(node, caller.uid, &may, false);
-        may.map(|()| {
+        may.map(|carried| {
             OpenKind::Commit(tokio::sync::Mutex::new(Committing {
                 upstream,
+                carried,
                 ..Committing::default()
             }))
         })
@@ -379,7 +380,10 @@ impl Tree {
                 }
             }
             Node::JobFile(job, JobFile::Trigger) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
-                let (_, config) = self.repository.current_config(&self.job(job)?).await?;
+                let config = match committing.carried.config() {
+                    Some(config) => config,
+                    None => self.repository.current_config(&self.job(job)?).await?.1,
+                };
                 TriggerRequest::check_beginning(&committing.text, &config, committing.upstream.as_ref())
                     .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
             }
@@ -421,7 +425,10 @@ impl Tree {
             }
             Node::JobFile(job, _) => {
                 let (job, by) = (self.job(job)?, committing.upstream.as_ref());
-                let n = self.repository.trigger_by(&job, text, poster, by).await?;
+                let n = self
+                    .repository
+                    .trigger_by(&job, text, poster, by, &committing.carried)
+                    .await?;
                 committing.answer = Bytes::from(format!("{n}\n"));
             }
             Node::QueueFile(queue, _) => {

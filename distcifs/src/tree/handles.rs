@@ -16,6 +16,7 @@ use super::texts::Text;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
 use crate::repository::config::Upstream;
+use crate::repository::configure::heads::Carried;
 use crate::repository::consoles::Stream;
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
@@ -122,6 +123,8 @@ pub(crate) struct Committing {
     pub(crate) claim: Option<Arc<Claim>>,
     /// The build that triggers, of what is written to a trigger.
     pub(crate) upstream: Option<Upstream>,
+    /// The configuration that the first build is triggered with.
+    pub(crate) carried: Carried,
 }
 
 /// A reader of `.next`.

@@ -196,7 +196,7 @@ impl Tree {
         let now = self.may_configure(caller, job)?;
         let held = self.repository.lock_config(&now, wait).await?;
         let text = match self.repository.config_head(&now).await?.0 {
-            Some(head) if !truncate => self.repository.config_text(&head).await?.to_vec(),
+            Some(head) if !truncate => self.repository.text_of(&head.entry()).await?.to_vec(),
             _ => Vec::new(),
         };
         Ok(ConfigWrite {
@@ -314,9 +314,9 @@ impl Tree {
             (Node::JobFile(_, JobFile::Config), None) => {
                 self.need(caller, &config_of(job), READ).await?;
                 let now = self.job(job)?;
-                let head = self.repository.config_head(&now).await?.0;
+                let head = self.repository.head(&now).await?;
                 let text = match &head {
-                    Some(head) => self.repository.config_text(head).await?,
+                    Some(head) => self.repository.text_of(&head.entry()).await?,
                     None => return Err(Error::NotFound("config.json".into())),
                 };
                 if let Some(old) = self.scratch.find(&job.uid, name) {

@@ -42,6 +42,16 @@ pub(super) const WAIT_BYTES: u64 = 4096;
 /// Longest name of a file.
 pub(crate) const NAME_MAX: usize = 255;
 
+/// Whether the attributes of a build's file or folder hang on what became of its tasks.
+fn needs_tasks(node: &Node) -> bool {
+    match node {
+        Node::BuildFile(_, _, file) => matches!(file, BuildFile::State | BuildFile::Why | BuildFile::BuildJson),
+        Node::TaskFile(_, _, _, file) => *file != TaskFile::Name,
+        Node::BuildParam(..) => true,
+        _ => false,
+    }
+}
+
 /// What the attributes of a generated node are made of.
 pub(crate) struct Facts {
     pub(crate) kind: Kind,
@@ -206,6 +216,11 @@ impl Tree {
     /// Attributes of a generated node.
     pub(crate) async fn attr(&self, node: &Node) -> Result<(Attr, Duration)> {
         let facts = self.facts(node).await?;
+        self.attr_with(node, facts).await
+    }
+
+    /// The same, made of these.
+    pub(crate) async fn attr_with(&self, node: &Node, facts: Facts) -> Result<(Attr, Duration)> {
         let attr = Attr {
             ino: self.numbers.ino(node),
             kind: facts.kind,
@@ -288,7 +303,7 @@ impl Tree {
             JobFile::Builds => Ok(self.folder(with(entry.access.mode & 0o7777), created, NOT_AT_ALL)),
             JobFile::Trigger => Ok(file(with(entry.files.trigger.unwrap_or(plain)), 0, created)),
             JobFile::Config => {
-                let (head, _) = self.repository.config_head(&job_now).await?;
+                let head = self.repository.head(&job_now).await?;
                 let time = head.as_ref().map_or(created, |head| time_of(head.written));
                 Ok(file(
                     with(entry.files.config.unwrap_or(plain)),
@@ -321,7 +336,11 @@ impl Tree {
         else {
             return Err(Error::NotFound("build".into()));
         };
-        let build = self.build(job, *n).await?;
+        let build = if needs_tasks(node) {
+            self.build(job, *n).await?
+        } else {
+            self.repository.build_head(&self.job(job)?, *n).await?
+        };
         let access = build.job.entry.access;
         let time = time_of(if build.finished() > 0 {
             build.finished()
@@ -358,10 +377,7 @@ impl Tree {
                 Ok(file(Access { mode, ..access }, size, SystemTime::now()))
             }
             Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, WAIT_BYTES, time)),
-            Node::BuildFile(_, _, BuildFile::Config) => {
-                let size = self.size(node).await?;
-                Ok(file(settings, size, time))
-            }
+            Node::BuildFile(_, _, BuildFile::Config) => Ok(file(settings, build.config_entry().size, time)),
             _ => {
                 let says_settings = matches!(node, Node::BuildFile(_, _, BuildFile::BuildJson) | Node::BuildParam(..));
                 let text = if says_settings { settings } else { text };

@@ -196,7 +196,10 @@ impl Tree {
         }
         let found = match self.node(ino) {
             Ok(Node::Published(id)) => self.published.attr(id),
-            Ok(node) => self.attr(&node).await,
+            Ok(node) => match handle.and_then(|handle| self.handles.get(handle).ok()) {
+                Some(open) => self.attr_of_open(&node, &open).await,
+                None => self.attr(&node).await,
+            },
             Err(error) => Err(error),
         };
         let (attr, ttl) = self.looked(caller, ino, found)?;

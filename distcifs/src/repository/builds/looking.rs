@@ -15,15 +15,34 @@ use crate::storage::Entry;
 /// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
 const LOOKS_MAX: u32 = 100;
 
+/// The tickets of a build that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tickets {
+    /// That of build-control, whose end is the build's.
+    Own,
+    /// Those of its tasks too.
+    All,
+}
+
 impl Repository {
     /// Everything known of a build.
     pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
+        self.look(job, n, Tickets::All).await
+    }
+
+    /// A build without its parameters and the tickets of its tasks: its configuration, whose it is and why it
+    /// is there, whether it has ended and when.
+    pub async fn build_head(&self, job: &Job, n: u64) -> Result<Build> {
+        self.look(job, n, Tickets::Own).await
+    }
+
+    async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
         for _ in 0..LOOKS_MAX {
             let before = self.get(&live_path).await?;
             let looked = &self.remembered.looked;
             // Of many mounts, each remembers the tickets themselves.
-            let asked = before.as_ref().filter(|_| !self.shared);
+            let asked = before.as_ref().filter(|_| !self.shared && which == Tickets::All);
             let asked = asked.map(|entry| looked.ask(job, n, entry.version));
             let (question, known) = match asked {
                 Some(Ok(build)) => (None, Some(build)),
@@ -33,9 +52,12 @@ impl Repository {
             let build = match known {
                 Some(build) => Ok(build),
                 None => {
-                    let build = self.look_at_build(job, n, before.as_ref()).await;
-                    // Its entry goes with its tickets: while it stands, none of them was tidied away.
-                    if self.get(&live_path).await? != before {
+                    let build = self.look_at_build(job, n, before.as_ref(), which).await;
+                    // Its entry goes with its tickets: while it stands, none of them was tidied away. Of one ticket
+                    // alone that is clear where it was there.
+                    let has_own = build.as_ref().is_ok_and(|build| build.control.is_some());
+                    let clear = which == Tickets::Own && (has_own || before.is_none());
+                    if !clear && self.get(&live_path).await? != before {
                         continue;
                     }
                     build
@@ -57,7 +79,7 @@ impl Repository {
 
     /// One look at a build with this entry: the tickets first, the record second, so that nobody
     /// sees it go backwards.
-    async fn look_at_build(&self, job: &Job, n: u64, live: Option<&Entry>) -> Result<Build> {
+    async fn look_at_build(&self, job: &Job, n: u64, live: Option<&Entry>, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
         let live = match live {
             Some(entry) => Some((from_json::<Live>(&live_path, &entry.data)?, entry.version)),
@@ -82,13 +104,22 @@ impl Repository {
             });
         };
         let config = self.parsed_config(&job.name, &live.config.digest).await?;
-        let (control, tickets) = self.pieces(job, n, &config, live.run).await?;
+        let (control, tickets) = match which {
+            Tickets::All => self.pieces(job, n, &config, live.run).await?,
+            Tickets::Own => {
+                let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
+                (control.await?, BTreeMap::new())
+            }
+        };
         let record = if live.run > 0 || control.is_none() {
             self.record(job, n).await?
         } else {
             None
         };
-        let params = self.live_params(&live).await?;
+        let params = match which {
+            Tickets::All => self.live_params(&live).await?,
+            Tickets::Own => Vec::new(),
+        };
         Ok(Build {
             job: job.clone(),
             n,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::access::Access;
+use crate::repository::model::build::ConfigEntry;
 use crate::repository::model::keys::{Key, RecordKey};
 use crate::repository::names::Name;
+use crate::repository::{Error, Result};
 use crate::storage::Object;
 
 /// The permission bits of a job's files, where they were set apart from the folder's.
@@ -78,6 +80,22 @@ impl Job {
         &self.entry.uid
     }
 
+    /// Refuses to begin a build while it is off.
+    pub(crate) fn check_switch(&self, head: &ConfigHead) -> Result<()> {
+        let (name, owner) = (&self.name, self.entry.access.uid);
+        let why = match self.entry.switch(Some(head)) {
+            Switch::On => return Ok(()),
+            Switch::Off => "it is switched off".to_owned(),
+            Switch::Given => format!(
+                "it was given to user {owner}, who has not switched it on; others wrote its config.json: \
+                 read that first"
+            ),
+        };
+        Err(Error::Access(format!(
+            "jobs/{name}: {why}; echo on > jobs/{name}/enabled"
+        )))
+    }
+
     /// The record that holds its configuration and the index of its builds.
     pub(crate) fn record(&self) -> Object {
         RecordKey::Job(&self.entry.uid).object()
@@ -132,6 +150,14 @@ pub struct ConfigHead {
 }
 
 impl ConfigHead {
+    /// Its text.
+    pub(crate) fn entry(&self) -> ConfigEntry {
+        ConfigEntry {
+            digest: self.digest.clone(),
+            size: self.size,
+        }
+    }
+
     /// Tells it from every other of the job.
     pub(crate) fn mark(&self) -> (String, u64) {
         (self.digest.clone(), self.written)

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use crate::repository::configure::ParsedConfigs;
+use crate::repository::configure::heads::Heads;
 use crate::repository::model::record::Record;
 use crate::repository::records::Indexes;
 
@@ -13,6 +14,7 @@ use crate::repository::records::Indexes;
 #[derive(Default)]
 pub(crate) struct RecordCache {
     pub(crate) configs: ParsedConfigs,
+    pub(crate) heads: Heads,
     pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
     pub(crate) indexes: Mutex<Indexes>,
     /// Digests of merged artifacts, by what they were merged of.

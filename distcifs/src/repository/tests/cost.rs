@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::storage::counted::{Call, Counted};
+use crate::tree::requests::Tree;
+use crate::tree::{Caller, Ino};
 
 /// A store of which every call is noted.
 type Store = Counted<Embedded>;
@@ -72,7 +74,7 @@ async fn counted_build(store: &Store, repository: &Arc<Repository>, job: &Job) -
 const HEARD_MAX: usize = 24;
 
 /// "Trigger, claim, post, claim, result, final: six writes of the coordinator one after another, seven in all,
-/// and two updates of records that nobody waits for"; and the table of what is read for it.
+/// and two updates of records that nobody waits for"; and the table of what is read for it, at most.
 #[test]
 fn a_build_of_one_task_costs_six_writes_one_after_another() {
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
@@ -85,21 +87,263 @@ fn a_build_of_one_task_costs_six_writes_one_after_another() {
         // What is heard late of the one before.
         calls.retain(|call| !call.what.contains("/hello.1."));
         let mut table = table(&calls);
-        let mut beside = table.remove("beside").unwrap();
-        let expected: [(&str, &[(&str, usize)]); 6] = [
-            ("claim", &[("commit", 2), ("get", 3)]),
+        // What was just read is remembered until a change of it is told.
+        let mut entries = |doing: &str| {
+            let step = table.get_mut(doing).unwrap();
+            step.remove("get").unwrap_or_default()
+        };
+        let read = ["trigger", "claim", "post", "beside"].map(&mut entries);
+        let most = [1, 3, 2, HEARD_MAX];
+        assert!(
+            read.iter().zip(most).all(|(read, most)| *read <= most),
+            "{read:?}: {}",
+            lines(&calls)
+        );
+        let expected: [(&str, &[(&str, usize)]); 7] = [
+            // The folders of the result are stored by threads of their own, and made durable.
+            (
+                "beside",
+                &[("commit", 1), ("put", 2), ("query", 2), ("sync", 3), ("update", 2)],
+            ),
+            ("claim", &[("commit", 2)]),
             ("final", &[("commit", 1)]),
             ("output", &[("append", 2), ("sync", 1)]),
-            ("post", &[("commit", 1), ("get", 2)]),
+            ("post", &[("commit", 1)]),
             ("result", &[("commit", 1)]),
-            ("trigger", &[("commit", 1), ("get", 1), ("query", 1)]),
+            ("trigger", &[("commit", 1)]),
         ];
         let expected = expected.map(|(doing, counts)| (doing, counts.iter().copied().collect()));
         assert_eq!(table, BTreeMap::from(expected), "{}", lines(&calls));
-        let heard = beside.remove("get").unwrap_or_default();
-        assert!(heard <= HEARD_MAX, "{heard}: {}", lines(&calls));
-        // The folders of the result are stored by threads of their own, and made durable.
-        let expected = [("commit", 1), ("put", 2), ("query", 2), ("sync", 3), ("update", 2)];
-        assert_eq!(beside, BTreeMap::from(expected), "{}", lines(&calls));
+    });
+}
+
+/// The same store, as one of many mounts has it.
+async fn as_one_of_many(store: &Store, dir: &Path) -> Arc<Repository> {
+    let stores = Stores {
+        shared: true,
+        ..Stores::alone(store)
+    };
+    stores.open("many", dir).await.unwrap()
+}
+
+/// What is done through the tree as the kernel does it.
+struct Mounted {
+    tree: Tree,
+    caller: Caller,
+}
+
+impl Mounted {
+    fn new(repository: &Arc<Repository>) -> Mounted {
+        let (uid, gid) = me();
+        let tid = std::process::id();
+        Mounted {
+            tree: Tree::new(repository.clone(), Vec::new()).unwrap(),
+            caller: Caller { tid, uid, gid },
+        }
+    }
+
+    /// Looks a path up.
+    async fn find(&self, path: &str) -> Ino {
+        let mut at = Ino(1);
+        for name in path.split('/') {
+            let found = self.tree.lookup(self.caller, at, name.into()).await.unwrap();
+            at = found.attributes.attr.ino;
+        }
+        at
+    }
+
+    /// Triggers as `echo > trigger` does.
+    async fn trigger(&self, file: Ino) {
+        let flags = libc::O_WRONLY | libc::O_TRUNC;
+        let handle = self.tree.open(self.caller, file, flags).await.unwrap().handle;
+        let text = Bytes::from_static(b"\n");
+        self.tree
+            .write(self.caller, (file, handle), 0, text, false)
+            .await
+            .unwrap();
+        self.tree.flush(self.caller, file, handle).await.unwrap();
+        self.tree.release(file, handle);
+    }
+
+    /// The calls of a stat.
+    async fn stat(&self, store: &Store, file: Ino) -> Vec<Call> {
+        store.take();
+        let stat = self.tree.getattr(self.caller, file, None);
+        store.on_behalf_of("stat", stat).await.unwrap();
+        let mut calls = store.take();
+        // How long a console is it asks by an append that none takes, which is no entry and no record.
+        calls.retain(|call| call.doing == "stat" && call.verb != "append");
+        calls
+    }
+}
+
+/// How often a configuration is read.
+fn heads(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.what.ends_with(" config")).count()
+}
+
+/// "A trigger reads the job's configuration at most once, and not at all when it is unchanged here": from the
+/// open to the close.
+#[test]
+fn a_trigger_reads_the_configuration_once_at_most() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = job(&repository, "hello").await.unwrap();
+        let alone = Mounted::new(&repository);
+        let file = alone.find("jobs/hello/trigger").await;
+        for at_most in [1, 0, 0] {
+            store.take();
+            alone.trigger(file).await;
+            let calls = store.take();
+            assert!(heads(&calls) <= at_most, "{}", lines(&calls));
+        }
+        // What was written here is what the next trigger takes.
+        let mut held = repository.lock_config(&job, true).await.unwrap();
+        let text = CONFIG.replace("true", "false");
+        let written = repository.write_config(&job, &mut held, text.into(), 0).await.unwrap();
+        drop(held);
+        store.take();
+        alone.trigger(file).await;
+        assert!(heads(&store.take()) <= 1);
+        let newest = repository.build_numbers(&job).await.unwrap().into_iter().max().unwrap();
+        let build = repository.build(&job, newest).await.unwrap();
+        assert_eq!(build.config_entry().digest, written.unwrap().digest);
+
+        let shared = as_one_of_many(&store, dir.path()).await;
+        let many = Mounted::new(&shared);
+        let file = many.find("jobs/hello/trigger").await;
+        for _ in 0..2 {
+            store.take();
+            many.trigger(file).await;
+            let calls = store.take();
+            assert_eq!(heads(&calls), 1, "{}", lines(&calls));
+        }
+    });
+}
+
+/// The files of a build, and of its task.
+const FILES: [&str; 13] = [
+    "",
+    "state",
+    "why",
+    "cause",
+    "by",
+    "build.json",
+    "config.json",
+    "console",
+    "ctl",
+    "params",
+    "tasks",
+    "tasks/0-execute-shell/state",
+    "tasks/0-execute-shell/console",
+];
+
+/// Those that tell of the tasks.
+fn tells_of_tasks(file: &str) -> bool {
+    ["state", "why", "build.json"].contains(&file) || file.starts_with("tasks/")
+}
+
+/// "A stat of a file of a build reads its entry, while it is not finished the ticket of build-control, and its
+/// record, each once at most; nothing where these are watched and have not changed."
+#[test]
+fn a_stat_of_a_file_of_a_build_reads_one_entry_and_one_record_at_most() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = job(&repository, "hello").await.unwrap();
+        let first = repository.trigger(&job, b"", poster()).await.unwrap();
+        build(&repository, &job, first).await.unwrap();
+        let second = repository.trigger(&job, b"", poster()).await.unwrap();
+        let control = repository.claim(&control_key(&job, second), claimant()).await.unwrap();
+        post(&repository, &job, second).await.unwrap();
+        let alone = Mounted::new(&repository);
+        let shared = as_one_of_many(&store, dir.path()).await;
+        let many = Mounted::new(&shared);
+        for n in [first, second] {
+            for file in FILES {
+                let path = format!("jobs/hello/builds/{n}/{file}");
+                let path = path.trim_end_matches('/');
+                let ino = alone.find(path).await;
+                // What was done before may still be told.
+                let started = Instant::now();
+                loop {
+                    let calls = alone.stat(&store, ino).await;
+                    if calls.is_empty() {
+                        break;
+                    }
+                    assert!(started.elapsed() < PATIENCE, "{path}: {}", lines(&calls));
+                }
+                if tells_of_tasks(file) {
+                    continue;
+                }
+                let ino = many.find(path).await;
+                many.stat(&store, ino).await;
+                let calls = many.stat(&store, ino).await;
+                let most = if n == second { 2 } else { 1 };
+                let entries = calls.iter().filter(|call| call.verb == "get").count();
+                assert!(entries <= most, "{path}: {}", lines(&calls));
+                let records = calls.iter().filter(|call| call.verb == "query").count();
+                assert!(records <= 1, "{path}: {}", lines(&calls));
+                assert_eq!(calls.len(), entries + records, "{path}: {}", lines(&calls));
+            }
+        }
+        drop(control);
+    });
+}
+
+/// The reads of tickets by who follows a console.
+fn of_tickets(calls: &[Call]) -> Vec<Call> {
+    let is = |call: &&Call| call.doing == "follow" && call.what.contains("/tickets");
+    calls.iter().filter(is).cloned().collect()
+}
+
+/// "Following a console costs no read of tickets": as `tail -f` does, which asks for the length and reads on.
+#[test]
+fn following_a_console_reads_no_ticket() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = job(&repository, "hello").await.unwrap();
+        let n = repository.trigger(&job, b"", poster()).await.unwrap();
+        let _control = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+        post(&repository, &job, n).await.unwrap();
+        let claim = repository.claim(&task_key(&job, n), claimant()).await.unwrap();
+        let shared = as_one_of_many(&store, dir.path()).await;
+        for mount in [Mounted::new(&repository), Mounted::new(&shared)] {
+            let (tree, caller) = (&mount.tree, mount.caller);
+            for file in ["console", "tasks/0-execute-shell/console"] {
+                let ino = mount.find(&format!("jobs/hello/builds/{n}/{file}")).await;
+                let handle = tree.open(caller, ino, libc::O_RDONLY).await.unwrap().handle;
+                let length = || tree.getattr(caller, ino, Some(handle));
+                // One of many is told of changes from a moment later on.
+                let started = Instant::now();
+                loop {
+                    store.take();
+                    store.on_behalf_of("follow", length()).await.unwrap();
+                    if of_tickets(&store.take()).is_empty() {
+                        break;
+                    }
+                    assert!(started.elapsed() < PATIENCE, "{file}");
+                }
+                let mut at = length().await.unwrap().attr.size;
+                for _ in 0..3 {
+                    {
+                        let mut console = claim.console.lock().await;
+                        console.append(&repository, &claim, LINE.as_bytes()).await.unwrap();
+                    }
+                    store.take();
+                    let follow = async {
+                        let size = length().await.unwrap().attr.size;
+                        let data = tree.read(caller, ino, handle, at, 1 << 16).await.unwrap();
+                        assert_eq!((&data[..], size), (LINE.as_bytes(), at + LINE.len() as u64));
+                        at = size;
+                    };
+                    store.on_behalf_of("follow", follow).await;
+                    assert_eq!(of_tickets(&store.take()), [], "{file}");
+                }
+                tree.release(ino, handle);
+            }
+        }
     });
 }

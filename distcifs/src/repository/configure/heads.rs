@@ -1,0 +1,215 @@
+//! Which text is in force, known without asking: a mount that is alone writes all of them itself, and who opens
+//! a job's trigger on one of many is told once for what he writes next.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use crate::repository::config::JobConfig;
+use crate::repository::core::lock;
+use crate::repository::epochs::{Epochs, Hold};
+use crate::repository::model::job::ConfigHead;
+
+/// Heads that are known at once, some hundred bytes each; past it all are dropped.
+const HEADS_MAX: usize = 4096;
+
+/// How long what was read at the opening of a trigger counts for what is written to it: a configuration that
+/// another mount puts in force meanwhile may count for it or not, as if it had come a moment later.
+const CARRIED_FOR: Duration = Duration::from_secs(1);
+
+/// The heads of configurations, by job. For a mount that is alone.
+#[derive(Default)]
+pub(crate) struct Heads(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<String, Known>,
+    /// The number of the next question.
+    next: u64,
+}
+
+/// What is known of one.
+enum Known {
+    /// It is being asked for: nothing was written since that began.
+    Asked(u64),
+    /// It is this.
+    Is(Option<ConfigHead>),
+    /// So many writes are under way, or nobody knows whether they are over.
+    Written(u64),
+}
+
+/// A question under way; its answer is kept if nothing was written meanwhile.
+pub(super) struct Question(u64);
+
+impl Heads {
+    /// A job's head, or the question to answer.
+    pub(super) fn ask(&self, uid: &str) -> Result<Option<ConfigHead>, Question> {
+        let mut table = lock(&self.0);
+        match table.known.get(uid) {
+            Some(Known::Is(head)) => return Ok(head.clone()),
+            Some(Known::Asked(question)) => return Err(Question(*question)),
+            Some(Known::Written(_)) => return Err(Question(0)),
+            None => {}
+        }
+        if table.known.len() >= HEADS_MAX {
+            table.known.retain(|_, known| matches!(known, Known::Written(_)));
+        }
+        table.next += 1;
+        let question = table.next;
+        table.known.insert(uid.to_owned(), Known::Asked(question));
+        Err(Question(question))
+    }
+
+    /// Keeps the answer.
+    pub(super) fn answer(&self, uid: &str, question: &Question, head: &Option<ConfigHead>) {
+        let mut table = lock(&self.0);
+        if let Some(known) = table.known.get_mut(uid)
+            && matches!(known, Known::Asked(asked) if *asked == question.0)
+        {
+            *known = Known::Is(head.clone());
+        }
+    }
+
+    /// Whether a head is known, however many questions there were.
+    #[cfg(test)]
+    fn knows(&self, uid: &str) -> bool {
+        matches!(lock(&self.0).known.get(uid), Some(Known::Is(_)))
+    }
+
+    /// A write begins. Nothing is known until it is [`over`](Self::over); for good where nobody knows that.
+    pub(super) fn begin(&self, uid: &str) {
+        let mut table = lock(&self.0);
+        match table.known.get_mut(uid) {
+            Some(Known::Written(writes)) => *writes += 1,
+            _ => drop(table.known.insert(uid.to_owned(), Known::Written(1))),
+        }
+    }
+
+    /// A write has ended, whether it happened or not.
+    pub(super) fn over(&self, uid: &str) {
+        let mut table = lock(&self.0);
+        match table.known.get_mut(uid) {
+            Some(Known::Written(writes)) if *writes > 1 => *writes -= 1,
+            _ => drop(table.known.remove(uid)),
+        }
+    }
+}
+
+/// What was read when a trigger was opened, for the first build that is begun through it within a second. It
+/// is held against gc until then, as if that build had begun at the opening.
+#[derive(Default)]
+pub struct Carried(Arc<Mutex<Option<Opened>>>);
+
+/// The configuration that was in force, under this hold.
+pub(crate) struct Opened {
+    pub(crate) hold: Hold,
+    pub(crate) head: ConfigHead,
+    pub(crate) config: Arc<JobConfig>,
+}
+
+impl Carried {
+    /// Carries it for a second.
+    pub(crate) fn new(opened: Opened, runtime: &tokio::runtime::Handle) -> Carried {
+        let carried = Arc::new(Mutex::new(Some(opened)));
+        let kept: Weak<_> = Arc::downgrade(&carried);
+        runtime.spawn(async move {
+            tokio::time::sleep(CARRIED_FOR).await;
+            if let Some(carried) = kept.upgrade() {
+                drop(lock(&carried).take());
+            }
+        });
+        Carried(carried)
+    }
+
+    /// The configuration, if it is still carried.
+    pub(crate) fn config(&self) -> Option<Arc<JobConfig>> {
+        lock(&self.0).as_ref().map(|opened| opened.config.clone())
+    }
+
+    /// All of it, for one build, if that can be committed under the hold.
+    pub(crate) fn take(&self, epochs: &Epochs) -> Option<Opened> {
+        lock(&self.0).take().filter(|opened| epochs.stays(&opened.hold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(digest: &str) -> Option<ConfigHead> {
+        Some(ConfigHead {
+            digest: digest.to_owned(),
+            size: 1,
+            written: 1,
+            by: None,
+            owner: None,
+        })
+    }
+
+    fn asked(heads: &Heads) -> Question {
+        heads.ask("a").err().unwrap()
+    }
+
+    #[test]
+    fn what_was_answered_is_known_until_something_is_written() {
+        let heads = Heads::default();
+        let question = asked(&heads);
+        heads.answer("a", &question, &head("one"));
+        assert_eq!(heads.ask("a").ok().unwrap().unwrap().digest, "one");
+        heads.begin("a");
+        assert!(heads.ask("a").is_err());
+        heads.over("a");
+        let question = asked(&heads);
+        heads.answer("a", &question, &None);
+        assert!(heads.ask("a").ok().unwrap().is_none());
+    }
+
+    /// Who asked before a write, or while it was under way, may have read what was before it.
+    #[test]
+    fn an_answer_of_before_a_write_is_not_kept() {
+        let heads = Heads::default();
+        let before = asked(&heads);
+        heads.begin("a");
+        let meanwhile = asked(&heads);
+        heads.answer("a", &before, &head("old"));
+        heads.over("a");
+        let after = asked(&heads);
+        for question in [&before, &meanwhile] {
+            heads.answer("a", question, &head("old"));
+            assert!(!heads.knows("a"));
+        }
+        heads.answer("a", &after, &head("new"));
+        assert!(heads.knows("a"));
+    }
+
+    /// A write that was given up without knowing how it ended may happen at any time after.
+    #[test]
+    fn nothing_is_known_while_a_write_may_still_happen() {
+        let heads = Heads::default();
+        heads.begin("a");
+        heads.begin("a");
+        heads.over("a");
+        let question = asked(&heads);
+        heads.answer("a", &question, &head("one"));
+        assert!(!heads.knows("a"));
+        heads.over("a");
+        let question = asked(&heads);
+        heads.answer("a", &question, &head("one"));
+        assert!(heads.knows("a"));
+    }
+
+    #[test]
+    fn what_is_known_is_bounded() {
+        let heads = Heads::default();
+        heads.begin("written");
+        for i in 0..=HEADS_MAX {
+            let uid = i.to_string();
+            let question = heads.ask(&uid).err().unwrap();
+            heads.answer(&uid, &question, &head("one"));
+        }
+        assert!(lock(&heads.0).known.len() <= 3);
+        let question = heads.ask("written").err().unwrap();
+        heads.answer("written", &question, &head("old"));
+        assert!(!heads.knows("written"));
+    }
+}
