@@ -59,6 +59,17 @@ pub struct Caller {
     pub gid: u32,
 }
 
+impl Caller {
+    /// The same, with the group that what he makes in this folder has.
+    pub(crate) fn made_in(self, folder: crate::repository::access::Access) -> Caller {
+        let theirs = folder.mode & libc::S_ISGID != 0;
+        Caller {
+            gid: if theirs { folder.gid } else { self.gid },
+            ..self
+        }
+    }
+}
+
 /// The type of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

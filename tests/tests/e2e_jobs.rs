@@ -13,6 +13,8 @@ use serde_json::json;
 
 const ALICE: u32 = 4001;
 const MALLORY: u32 = 4002;
+/// A group of others.
+const TEAM: u32 = 4100;
 
 /// What rename(2) says of two names below the mount.
 fn rename(mount: &Mount, from: &str, to: &str, flags: RenameFlags) -> i32 {
@@ -158,6 +160,37 @@ fn who_may_rename() {
     mount.run("chmod 755 jobs");
     let said = by(&mount, ALICE, "mv jobs/b jobs/c");
     assert!(said.contains("Permission denied"), "{said}");
+}
+
+/// "A folder with the set-group-id bit gives its group to what is made in it … A job and a queue have the bit
+/// themselves then": as a plain folder beside the mount, where the same is done.
+#[test]
+fn a_folder_gives_its_group_to_what_is_made_in_it() {
+    if !getuid().is_root() || !installed("setpriv") {
+        return;
+    }
+    let mount = Mount::new();
+    let plain = mount.out().join("plain");
+    fs::create_dir_all(plain.join("jobs")).expect("own folder");
+    fs::create_dir(plain.join("tickets")).expect("own folder");
+    let script = format!(
+        "cd \"$0\"; as='setpriv --reuid {ALICE} --regid {ALICE} --clear-groups'
+         chgrp {TEAM} jobs tickets; chmod 2777 jobs tickets
+         $as sh -c 'umask 002; mkdir jobs/s tickets/s; touch jobs/s/scratch; ln -s scratch jobs/s/link; umask 027; mkdir jobs/t'
+         chmod g-s jobs tickets
+         $as sh -c 'umask 022; mkdir jobs/u tickets/u; touch jobs/u/scratch'
+         stat -c '%n %u %g %a' jobs/[stu] tickets/[su]
+         stat -c '%n %u %g' jobs/s/scratch jobs/s/link jobs/u/scratch"
+    );
+    let done_in = |place: &Path| {
+        let place = place.to_str().expect("a temporary path is text");
+        let said = mount.start_words(&["dash", "-euc", &script, place]).finish();
+        assert_eq!(said.stderr, "");
+        said.stdout
+    };
+    let found = done_in(&mount.path(""));
+    assert!(found.contains(&format!("jobs/s {ALICE} {TEAM} 2775\n")), "{found}");
+    assert_eq!(found, done_in(&plain));
 }
 
 /// "Among tickets of equal priority the owners of the jobs take turns, whoever posted more": by order, as a

@@ -323,7 +323,8 @@ impl Tree {
                     self.scratch.remove_by(old, by)?;
                 }
                 let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
-                let copy = self.scratch.make(caller, by.owner, &job.uid, name, mode, None)?;
+                let maker = caller.made_in(now.entry.access);
+                let copy = self.scratch.make(maker, by.owner, &job.uid, name, mode, None)?;
                 self.scratch.write(copy, 0, &text)?;
                 self.unlink_config(caller, job);
                 Ok(())

@@ -20,25 +20,34 @@ type ModeOf = fn(&mut JobEntry) -> &mut Option<u32>;
 impl Tree {
     /// mkdir: a job or a queue.
     pub(crate) async fn make_folder(&self, caller: Caller, parent: &Node, name: &str, mode: u32) -> Result<Node> {
-        let access = Access {
-            uid: caller.uid,
-            gid: caller.gid,
-            mode: mode & 0o7777,
-        };
         let valid = || Name::new(name).ok_or_else(|| no_name(name));
         match parent {
             Node::Top(Top::Jobs) => {
+                let access = self.access_made_in(parent, caller, mode).await?;
                 let job = self.repository.make_job(&valid()?, access).await?;
                 Ok(Node::Job(Arc::new(super::look::job_ref(&job))))
             }
             Node::Top(Top::Tickets) => {
                 let name = valid()?;
+                let access = self.access_made_in(parent, caller, mode).await?;
                 self.repository.make_queue(&name, access).await?;
                 Ok(Node::Queue(Arc::new(name)))
             }
             Node::Job(_) | Node::JobFile(..) => Err(Error::NotPermitted(format!("a folder {name} in a job's folder"))),
             _ => Err(Error::ReadOnly(name.to_owned())),
         }
+    }
+
+    /// Whose a folder is that somebody makes, and its mode. In a folder with the set-group-id bit it is of that
+    /// folder's group, and has the bit itself.
+    async fn access_made_in(&self, parent: &Node, caller: Caller, mode: u32) -> Result<Access> {
+        let folder = self.facts(parent).await?.access;
+        let maker = caller.made_in(folder);
+        Ok(Access {
+            uid: maker.uid,
+            gid: maker.gid,
+            mode: (mode & 0o7777) | (folder.mode & libc::S_ISGID),
+        })
     }
 
     /// open with O_CREAT of a name that is not there.
@@ -54,9 +63,9 @@ impl Tree {
         match parent {
             Node::Job(job) => match JobFile::parse(name) {
                 None => {
-                    self.job(job)?;
+                    let maker = caller.made_in(self.job(job)?.entry.access);
                     let owner = self.mover(caller, &job.uid).owner;
-                    let id = self.scratch.make(caller, owner, &job.uid, name, mode, None)?;
+                    let id = self.scratch.make(maker, owner, &job.uid, name, mode, None)?;
                     let node = Node::Scratch(id);
                     let found = self.found(&node).await?;
                     Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
@@ -120,7 +129,7 @@ impl Tree {
     pub(crate) fn make_link(&self, caller: Caller, parent: &Node, name: &str, target: &[u8]) -> Result<Node> {
         match parent {
             Node::Job(job) if JobFile::parse(name).is_none() => Ok(Node::Scratch(self.scratch.make(
-                caller,
+                caller.made_in(self.job(job)?.entry.access),
                 self.mover(caller, &job.uid).owner,
                 &job.uid,
                 name,
