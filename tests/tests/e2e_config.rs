@@ -288,6 +288,13 @@ fn the_command_line_says_what_it_found() {
         status["store"].as_str().is_some_and(|store| store.contains(' ')),
         "{status}"
     );
+    // "With --json what counts is a number, all else a text."
+    for key in ["pid", "nodes", "jobs", "queues", "tickets_open", "claims_held"] {
+        assert!(status[key].is_u64(), "{key}: {status}");
+    }
+    for key in ["node", "version", "since", "room", "drained"] {
+        assert!(status[key].is_string(), "{key}: {status}");
+    }
     let outside = mount.sh("cd /; distcifs status || echo refused");
     assert!(
         outside.stdout.contains("refused") && outside.stderr.contains("/ is in no mount"),

@@ -137,6 +137,27 @@ fn the_switch_has_the_mode_of_the_configuration() {
         by(&mount, ALICE, "echo off > jobs/a/enabled; cat jobs/a/enabled"),
         "off"
     );
+    // "With `echo`, an editor or `sed -i`": by what is made beside it and renamed, and by the same people.
+    assert_eq!(
+        by(&mount, ALICE, "sed -i s/off/on/ jobs/a/enabled; cat jobs/a/enabled"),
+        "on"
+    );
+    let said = by(&mount, ALICE, "sed -i s/on/perhaps/ jobs/a/enabled || echo refused");
+    assert!(said.contains("Invalid argument") && said.contains("refused"), "{said}");
+    assert_eq!(
+        mount.run("ls jobs/a | grep -c ^sed || :").trim(),
+        "0",
+        "nothing is left beside it"
+    );
+    assert_eq!(mount.read("jobs/a/enabled"), "on");
+    mount.run("chmod 777 jobs/a; sed -i s/on/off/ jobs/a/enabled; [ \"$(cat jobs/a/enabled)\" = off ]");
+    let said = by(
+        &mount,
+        MALLORY,
+        "echo on > jobs/a/mine; mv -f jobs/a/mine jobs/a/enabled",
+    );
+    assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
 }
 
 /// "`chown` of a job switches it off until the new owner switches it on": what the former owner wrote

@@ -262,6 +262,9 @@ fn a_priority_is_raised_by_the_owner_of_jobs_alone() {
     }
     let ahead = "; tickets before it: 1 of a higher priority, 1 older of the same owner";
     wait_for("what comes before it", USUAL, || mount.why("b", 2).ends_with(ahead));
+    // "`why` of a build whose ticket waits, and of the task".
+    let task = mount.read("jobs/b/builds/2/tasks/0-q/why");
+    assert!(task.trim_end().ends_with(ahead), "{task}");
     for expected in ["a.1.0", "b.1.0", "b.2.0"] {
         let (_next, id) = mount.ask("q", "").expect(".next");
         assert_eq!(id, expected);

@@ -178,7 +178,8 @@ WHAT IT SAYS OF A MOUNT, which is what its file status holds
   claims_held            how many tickets are worked on this mount
   room                   yes, or no and why: nothing is triggered then
   drained                whether it takes no more work
-  What a single build waits for is said by its file why.
+  What a single build waits for is said by its file why. With --json what
+  counts is a number, all else a text.
 
 EXAMPLES
   distcifs status /ci

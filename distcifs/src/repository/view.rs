@@ -26,13 +26,7 @@ impl Repository {
         let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
         let name = |index: usize| build.task_name(index).unwrap_or_default();
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
-            let ahead = build.key_of(*index, piece).ok().and_then(|key| self.ahead(&key));
-            return format!(
-                "{} {}{}",
-                name(*index),
-                self.why_open(&piece.posted.ticket, piece.queue.as_str()),
-                ahead.map(|ahead| ahead.to_string()).unwrap_or_default()
-            );
+            return format!("{} {}", name(*index), self.why_waits(build, *index, piece));
         }
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| running(piece)) {
             let ticket = &piece.posted.ticket;
@@ -62,7 +56,7 @@ impl Repository {
                 names => format!("waits for {}", names.join(", ")),
             },
             TaskState::Posted => match build.tickets.get(&index) {
-                Some(piece) => self.why_open(&piece.posted.ticket, piece.queue.as_str()),
+                Some(piece) => self.why_waits(build, index, piece),
                 None => "waits for a worker".into(),
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
@@ -127,10 +121,20 @@ impl Repository {
             Some((index, piece)) => format!(
                 "aborting: {} runs always and {}; abort again to leave it out",
                 name(*index),
-                self.why_open(&piece.posted.ticket, piece.queue.as_str())
+                self.why_waits(build, *index, piece)
             ),
             None => "is being aborted".into(),
         }
+    }
+
+    /// Why the open ticket of a task is not claimed, and what comes before it.
+    fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
+        let mut why = self.why_open(&piece.posted.ticket, piece.queue.as_str());
+        let ahead = build.key_of(index, piece).ok().and_then(|key| self.ahead(&key));
+        if let Some(ahead) = ahead {
+            why.push_str(&ahead.to_string());
+        }
+        why
     }
 
     /// Why an open ticket is not claimed.

@@ -47,12 +47,25 @@ pub(super) fn at_hand() -> Result<PathBuf, Failure> {
         .ok_or_else(|| refused(format!("{} is in no mount of distcifs", here.display())))
 }
 
-/// `key value` lines as an object; a key that stands several times has a list.
+/// What is text though it may look like a number, as the name of a node may.
+const TEXTS: [&str; 8] = [
+    "store",
+    "coordinator",
+    "session",
+    "node",
+    "version",
+    "since",
+    "room",
+    "drained",
+];
+
+/// `key value` lines as an object; a key that stands several times has a list. What counts is a number.
 fn as_json(text: &str) -> Value {
     let mut members = Map::new();
     for line in text.lines() {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        let value = Value::from(value);
+        let number = value.parse::<u64>().ok().filter(|_| !TEXTS.contains(&key));
+        let value = number.map_or_else(|| Value::from(value), Value::from);
         match members.get_mut(key) {
             None => drop(members.insert(key.to_owned(), value)),
             Some(Value::Array(list)) => list.push(value),

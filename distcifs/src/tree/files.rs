@@ -505,7 +505,7 @@ impl Tree {
 }
 
 /// What is written into `enabled`.
-fn switch_word(text: &[u8]) -> Result<bool> {
+pub(super) fn switch_word(text: &[u8]) -> Result<bool> {
     match text.trim_ascii() {
         b"on" => Ok(true),
         b"off" => Ok(false),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::files::switch_word;
 use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::process::process_of;
@@ -16,6 +17,7 @@ use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::{lock, time_of};
 use crate::repository::model::job::Job;
+use crate::repository::model::ticket::Poster;
 
 /// An open config.json that is written.
 pub(crate) struct ConfigWrite {
@@ -275,7 +277,7 @@ impl Tree {
         )))
     }
 
-    /// Renames in a job's folder: onto config.json is a write of it, away from it a copy.
+    /// Renames in a job's folder: onto config.json and `enabled` is a write of it, away from config.json a copy.
     pub(crate) async fn rename_in_job(
         &self,
         caller: Caller,
@@ -308,6 +310,18 @@ impl Tree {
                         other => other,
                     })?;
                 self.set_config(job, &mut held, text, caller.uid).await?;
+                self.scratch.remove(id);
+                Ok(())
+            }
+            (Node::Scratch(id), Some(JobFile::Enabled)) => {
+                // Whoever may write config.json writes `enabled`.
+                let now = self.may_configure(caller, job)?;
+                let poster = Poster {
+                    uid: caller.uid,
+                    gid: caller.gid,
+                };
+                let on = switch_word(&self.scratch.given(id, by)?)?;
+                self.repository.set_switch(&now, on, poster).await?;
                 self.scratch.remove(id);
                 Ok(())
             }

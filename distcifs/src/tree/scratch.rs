@@ -230,7 +230,7 @@ impl Scratches {
         Ok(())
     }
 
-    /// The bytes of a file that is renamed onto config.json: one that nobody has ever written but who does
+    /// The bytes of a file that is renamed onto config.json or `enabled`: one that nobody has ever written but who does
     /// that, or root. Root may do it with one of the job's owner too.
     pub(crate) fn given(&self, id: u64, by: Mover) -> Result<Bytes> {
         let table = lock(&self.table);
@@ -243,8 +243,8 @@ impl Scratches {
         let may = known(&file.access.uid) || file.may_move(by).is_ok();
         if !may || !file.writers.iter().all(known) {
             return Err(Error::Access(format!(
-                "{}: others have written it: read it, and copy it: cp {} config.json",
-                file.name, file.name
+                "{}: others have written it: read it, and copy it with cp",
+                file.name
             )));
         }
         Ok(Bytes::copy_from_slice(&file.data))
