@@ -26,7 +26,6 @@ mod errno;
 mod folders;
 mod passthrough;
 mod patience;
-mod refusals;
 mod replies;
 pub mod session;
 mod sleeper;

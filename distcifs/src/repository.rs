@@ -15,6 +15,7 @@ mod drain;
 pub mod enabled;
 mod epochs;
 pub mod error;
+pub(crate) mod flood;
 pub(crate) mod follow;
 pub mod format;
 mod fresh;

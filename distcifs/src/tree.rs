@@ -40,6 +40,7 @@ pub mod work;
 
 pub use requests::Tree;
 
+pub(crate) use crate::repository::flood;
 pub(crate) use crate::repository::patience::STORE_TIMEOUT;
 pub(crate) use crate::repository::patience::until;
 pub use crate::repository::{Error, Result};

@@ -162,6 +162,24 @@ fn nobody_forges_a_line_of_the_log() {
     assert!(log.contains(&format!("\\n{forged}\\u{{202e}}")), "{log}");
 }
 
+/// "Other lines that a user causes are counted in the same way": who claims and lets go in a loop pushes nothing
+/// else out of the log.
+#[test]
+fn claims_that_are_let_go_do_not_fill_the_log() {
+    let mount = Mount::of_folder();
+    mount.queue("q");
+    for _ in 0..4 {
+        let path = format!("tickets/q/{}/claim", mount.post("q", &serde_json::json!({})));
+        mount.run(&format!("for i in 1 2 3 4 5 6; do (exec 9> {path}; rm {path}); done"));
+    }
+    distcifs_tests::wait_for("the log", distcifs_tests::wait::USUAL, || {
+        mount.log_tail().contains("claim lost: … and ")
+    });
+    let log = mount.log_tail();
+    let lines = log.lines().filter(|line| line.contains("claim lost ticket=")).count();
+    assert!((1..24).contains(&lines), "{log}");
+}
+
 /// "The lock ends a minute after the last write or read through it; its holder gets ESTALE and nothing
 /// of his is committed."
 #[test]

@@ -14,8 +14,8 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::errno;
-use super::refusals::{self, Kind};
 use super::sleeper::Sleeper;
+use crate::tree::flood::{self, Kind};
 use crate::tree::{Error, Result};
 
 /// A reply that can say no.
@@ -210,7 +210,7 @@ fn log(asked: Asked, path: impl FnOnce(u64) -> Option<String>, error: &Error) {
         errno: errno(error).into(),
         uid: asked.uid,
     };
-    if !refusals::has_line(kind) {
+    if !flood::has_line(kind) {
         return;
     }
     let asked = asked.placed(path);

@@ -382,7 +382,7 @@ impl Repository {
             }
             Err(error) => {
                 if is_refused(&error) {
-                    self.take_back(&claim.storing, &claim.key).await;
+                    self.take_back(&claim.storing, &claim.key, claim.uid).await;
                 }
                 let mut ended = None;
                 claim.life.send_modify(|life| ended = life.result_refused());

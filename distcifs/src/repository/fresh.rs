@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::core::lock;
 use super::model::ticket::TicketKey;
-use super::{Error, Repository};
+use super::{Error, Repository, flood};
 use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
 /// Blobs of results under way that are remembered, 100 bytes each: more are left to gc.
@@ -331,8 +331,8 @@ impl Repository {
         }
     }
 
-    /// Removes what a claim has stored: nothing refers to it, and nothing will.
-    pub(crate) async fn take_back(&self, storing: &Storing, ticket: &TicketKey) {
+    /// Removes what a claim of this user has stored: nothing refers to it, and nothing will.
+    pub(crate) async fn take_back(&self, storing: &Storing, ticket: &TicketKey, uid: u32) {
         let Some(fresh) = storing.fresh.clone() else {
             return;
         };
@@ -342,7 +342,9 @@ impl Repository {
         }
         // Whoever waits may go: what was taken is removed all the same.
         let removed = self.runtime.spawn(fresh.remove(taken)).await.unwrap_or(0);
-        tracing::info!(%ticket, removed, "what a result had stored that was not committed");
+        if flood::has_line_of("what a result had stored is removed", uid) {
+            tracing::info!(%ticket, removed, "what a result had stored that was not committed");
+        }
     }
 }
 

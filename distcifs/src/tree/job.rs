@@ -16,6 +16,7 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::{lock, time_of};
+use crate::repository::flood;
 use crate::repository::model::job::Job;
 use crate::repository::model::ticket::Poster;
 
@@ -229,7 +230,9 @@ impl Tree {
                 let OpenKind::Config(write) = &open.kind else { return };
                 let mut write = write.lock().await;
                 let Some(left) = write.remaining() else {
-                    tracing::info!("jobs/{}/config.json: its lock ends, as nobody uses it", write.job.name);
+                    if flood::has_line_of("a lock ends", write.by) {
+                        tracing::info!("jobs/{}/config.json: its lock ends, as nobody uses it", write.job.name);
+                    }
                     return;
                 };
                 wait = left;

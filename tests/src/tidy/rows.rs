@@ -47,6 +47,7 @@ const ROWS: [(&str, &[&str]); 8] = [
             "epochs",
             "format",
             "lookups",
+            "flood",
         ],
     ),
     ("model", &["model", "config", "names", "access", "error"]),

@@ -11,7 +11,7 @@ use crate::repository::model::console::attempt_console;
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState};
-use crate::repository::{Repository, Result, patience};
+use crate::repository::{Repository, Result, flood, patience};
 
 impl Repository {
     /// Ends a claim without a result: the ticket is open again, or finished when it has used up
@@ -34,11 +34,13 @@ impl Repository {
         claim.over(false);
         self.claims.remove(claim);
         self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
+        if flood::has_line_of("claim lost", claim.uid) {
+            tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
+        }
         self.discard_folders(&claim.folders);
         let (repository, over) = (self.clone(), claim.clone());
         self.runtime
-            .spawn(async move { repository.take_back(&over.storing, &over.key).await });
+            .spawn(async move { repository.take_back(&over.storing, &over.key, over.uid).await });
         self.forget_console(claim);
         if matches!(cause, Cause::Taken | Cause::Session) {
             // Whoever took it wrote the ticket; one that was lost with its session is open again

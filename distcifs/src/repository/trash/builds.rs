@@ -5,7 +5,7 @@ use crate::repository::core::{bounded, lock};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::record::{Indexed, index_key};
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Repository, Result, flood};
 use crate::storage::Updated;
 
 impl Repository {
@@ -30,7 +30,9 @@ impl Repository {
             Ok(()) => {}
             // Whoever removes something makes room.
             Err(Error::Full(why)) => {
-                tracing::warn!(job = %job.name, build = n, why, "removed at once: the store is full");
+                if flood::has_line_of("removed at once", uid) {
+                    tracing::warn!(job = %job.name, build = n, why, "removed at once: the store is full");
+                }
                 return self.remove_build(job, n).await;
             }
             Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use crate::repository::model::keys::Key;
 use crate::repository::model::ops::delete;
 use crate::repository::model::record::index_key;
 use crate::repository::names::Name;
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Repository, Result, flood};
 use crate::storage::{Commit, Op};
 
 /// Idempotence keys of a job removed by one commit: 200 KB of operations.
@@ -45,7 +45,9 @@ impl Repository {
             Ok(()) => {}
             // Whoever removes something makes room.
             Err(Error::Full(why)) => {
-                tracing::warn!(job = %job.name, why, "removed at once: the store is full");
+                if flood::has_line_of("removed at once", uid) {
+                    tracing::warn!(job = %job.name, why, "removed at once: the store is full");
+                }
                 return self.remove_job(job, of).await;
             }
             Err(error) => {

@@ -1,7 +1,7 @@
-//! Refusals in the log: each kind is heard, and none floods it.
+//! Lines of the log that users cause: refusals, claims that are lost. Each kind is heard, and none floods it.
 //!
-//! One limit for the process, for it protects the process's one log: who is refused in a loop would
-//! fill the disk otherwise, and push everything else out of the log.
+//! One limit for the process, for it protects the process's one log: who is refused in a loop, or takes a
+//! claim and lets it go, would push everything else out of the log otherwise.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-/// How long refusals are counted together.
+/// How long lines are counted together.
 const SPAN: Duration = Duration::from_secs(10);
 
 /// Lines of one kind in a span: what a person needs to see what goes wrong.
@@ -24,15 +24,18 @@ const USERS_MAX: usize = 64;
 /// Stands for the users beyond.
 const OTHERS: u32 = u32::MAX;
 
-/// What is counted together: an operation, its errno, and who asked.
+/// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
-    pub(super) operation: &'static str,
-    pub(super) errno: i32,
-    pub(super) uid: u32,
+pub(crate) struct Kind {
+    /// The operation that was refused, or what happened.
+    pub(crate) operation: &'static str,
+    /// Why it was refused; 0: what happened is no refusal.
+    pub(crate) errno: i32,
+    /// Who asked for it, or caused it.
+    pub(crate) uid: u32,
 }
 
-/// What one user was refused in a span.
+/// What one user caused in a span.
 #[derive(Default)]
 struct User {
     lines: u64,
@@ -56,9 +59,18 @@ struct Limit {
 
 static LIMIT: Mutex<Option<Limit>> = Mutex::new(None);
 
+/// Whether something that a user caused, and that is no refusal, gets a line of its own.
+pub(crate) fn has_line_of(happened: &'static str, uid: u32) -> bool {
+    has_line(Kind {
+        operation: happened,
+        errno: 0,
+        uid,
+    })
+}
+
 /// Whether a refusal gets a line of its own. If it does not, a line at the end of the span says how
 /// many more of its kind there were.
-pub(super) fn has_line(kind: Kind) -> bool {
+pub(crate) fn has_line(kind: Kind) -> bool {
     let mut limit = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = limit.get_or_insert_default();
     let now = Instant::now();
@@ -109,9 +121,15 @@ impl Limit {
                 } else {
                     format!("user {uid}")
                 };
-                let why = std::io::Error::from_raw_os_error(errno);
                 let (more, span) = (grouped(more), SPAN.as_secs());
-                format!("{operation} refused: … and {more} more like this in {span} s, for {whom} ({why})")
+                let more = format!("… and {more} more like this in {span} s, for {whom}");
+                match errno {
+                    0 => format!("{operation}: {more}"),
+                    _ => format!(
+                        "{operation} refused: {more} ({})",
+                        std::io::Error::from_raw_os_error(errno)
+                    ),
+                }
             })
             .collect();
         lines.sort();
@@ -176,6 +194,22 @@ mod tests {
             ]
         );
         assert!(limit.take(kind("open", 1000), start + SPAN));
+    }
+
+    /// "So do other lines that a user causes": they share what he has.
+    #[test]
+    fn what_is_no_refusal_is_counted_too() {
+        let (mut limit, start) = (Limit::default(), Instant::now());
+        let lost = Kind {
+            errno: 0,
+            ..kind("claim lost", 7)
+        };
+        assert_eq!((0..1000).filter(|_| limit.take(lost, start)).count(), 10);
+        assert!(limit.take(kind("open", 7), start));
+        assert_eq!(
+            limit.close(),
+            ["claim lost: … and 990 more like this in 10 s, for user 7"]
+        );
     }
 
     #[test]
