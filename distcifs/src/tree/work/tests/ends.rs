@@ -29,10 +29,12 @@ fn path_operations_are_stale_after_the_end() {
         size: Some(0),
         ..SetAttr::default()
     };
+    // "A file … that is open answers fstat(2) after its claim is over": the kernel asks without a handle.
+    assert_eq!(work.getattr(file, None).unwrap().attr.size, 3);
     let errors = [
         errno(work.lookup(bench.root, name)),
         errno(work.found(bench.root)),
-        errno(work.getattr(file, None)),
+        errno(work.getattr(folder, None)),
         errno(work.getattr(Ino(u64::MAX), None)),
         errno(work.setattr(file, None, set)),
         errno(work.setattr(file, Some(handle), set)),
