@@ -121,7 +121,9 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
         let repository = Repository::open(setup).await?;
         repository.steered_by(options.control.clone());
         repository.keep_trash_for(options.trash_days);
-        Tree::new(repository, options.control.clone())
+        let tree = Tree::new(repository, options.control.clone())?;
+        options.pass_from.into_iter().for_each(|bytes| tree.pass_from(bytes));
+        Ok::<_, crate::tree::Error>(tree)
     });
     tree.map(Arc::new).map_err(|error| error.to_string())
 }

@@ -25,6 +25,7 @@ mod reason;
 pub(crate) mod refused;
 pub mod requests;
 pub(crate) mod rights;
+mod scarce;
 pub mod scratch;
 pub(crate) mod shares;
 mod spans;
@@ -169,6 +170,8 @@ pub struct Opened {
     pub nonseekable: bool,
     /// Whether the kernel may do without asking what it can with `backing`.
     pub passes: bool,
+    /// What is to be told once the kernel has got `backing` to write.
+    pub passed: Option<Arc<work::Passed>>,
     /// A local file that the kernel may read and write without asking, if it can.
     pub backing: Option<Arc<File>>,
 }

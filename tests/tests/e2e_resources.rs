@@ -369,6 +369,50 @@ fn workspaces_that_are_laid_out_leave_room_for_others() {
     wait_for("room for the next", USUAL, || fs::read_dir(&refused[0].1).is_ok());
 }
 
+/// "Who fills the disk by a file that the kernel writes loses his claim, and the file is cut": also where the file stays
+/// open, or is mapped and closed.
+#[test]
+fn a_file_that_the_kernel_writes_does_not_fill_the_disk() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let fills = [
+        "exec 3>big; for i in $(seq 120); do head -c 1M /dev/zero >&3 || :; sleep 0.02; done",
+        "truncate -s 120M big; python3 -c 'import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+file = os.open(\"big\", os.O_RDWR)
+at = libc.mmap(None, 120 << 20, 3, 1, file, 0)
+os.close(file)
+for page in range(0, 120 << 20, 4096):
+    ctypes.memset(at + page, 1, 1)
+    if page % (1 << 20) == 0: time.sleep(0.02)'",
+    ];
+    for fill in fills {
+        let disk = SmallDisk::new("128m");
+        let repository = Repository::in_folder(&disk.store());
+        let words = Words::after(&["-o", "passthrough=96M"]);
+        let mount = Mount::of(&repository, "first", words, TEST_LIMIT);
+        mount.job("other", r#"{ "tasks": [] }"#);
+        let _control = Worker::start(&mount, "build-control", &[]);
+        mount.queue("q");
+        let id = mount.post("q", &serde_json::json!({"attempts": 1}));
+        let filler = mount.start(&format!(
+            "cd tickets/q/{id}; exec 9>claim; cd workspace; {fill}; while ! [ -e \"$OUT/go\" ]; do sleep 0.1; done"
+        ));
+        wait_for("the claim to end", 3 * USUAL, || {
+            mount.read(&format!("tickets/q/{id}/result")).contains("error")
+        });
+        wait_for("room", USUAL, || disk.free_mib() > 60);
+        mount.job("another", r#"{ "tasks": [] }"#);
+        mount.build("other", "", "success");
+        fs::write(mount.out().join("go"), "").unwrap();
+        filler.finish();
+        wait_for("the room of it all", USUAL, || disk.free_mib() > 100);
+    }
+}
+
 /// A disk of its own, in memory.
 struct SmallDisk(tempfile::TempDir);
 

@@ -27,8 +27,8 @@ pub(super) const MOUNT: &str = "\
 OPTIONS OF -o
   allow_other[=yes|no]   other users may enter; the default for root. Others
                          need the line user_allow_other in /etc/fuse.conf
-  passthrough=yes|no     the kernel reads and writes workspaces without asking,
-                         if it can (yes)
+  passthrough=yes|no|SIZE the kernel reads and writes workspaces without asking,
+                         if it can, while SIZE is free on their disk (2G)
   node=NAME              the name of this mount among all mounts (the host's)
   cache=DIR              where claimants' workspaces live (STATE/attempts)
   log=FILE               the log (STATE/log; standard error with -f)

@@ -92,6 +92,9 @@ impl<B> Passthrough<B> {
             }
         };
         open.handles.insert((ino, opened.handle), writable);
+        if let Some(passed) = opened.passed.as_ref().filter(|_| writable) {
+            passed.mark(file);
+        }
         Some(id)
     }
 
@@ -143,6 +146,7 @@ mod tests {
             keep_cache: true,
             nonseekable: false,
             passes: true,
+            passed: None,
             backing: Some(Arc::new(file)),
         }
     }

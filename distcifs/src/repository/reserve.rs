@@ -36,17 +36,47 @@ const UNSEEN_SHARE: u64 = 16;
 /// Free bytes from which on the kernel may write files without asking: it asks nobody for room either.
 const PASS_BYTES: u64 = 2 << 30;
 
+/// The share of that at which who has filled the disk by such files is to end, one in so many.
+const SCARCE_SHARE: u64 = 4;
+
+/// How often that much is to be free for a look now and then to be enough.
+const PLENTY_TIMES: u64 = 2;
+
 /// How long that is believed.
 const PASS_TTL: Duration = Duration::from_millis(200);
 
 /// What is known of the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reserve {
     /// Bytes that may be written before the disk is looked at again.
     unseen: AtomicU64,
     /// Inodes that may be made before.
     unseen_inodes: AtomicU64,
     passes: Mutex<Option<(Instant, bool)>>,
+    /// Free bytes from which on the kernel may write without asking.
+    pass_from: AtomicU64,
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Reserve {
+            unseen: AtomicU64::default(),
+            unseen_inodes: AtomicU64::default(),
+            passes: Mutex::default(),
+            pass_from: AtomicU64::new(PASS_BYTES),
+        }
+    }
+}
+
+/// How much is free, against what the kernel may do without asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// Far more than it can write in a moment.
+    Plenty,
+    /// It may be gone in a moment.
+    Near,
+    /// Nearly gone.
+    Scarce,
 }
 
 /// Free bytes, and those to be left, on the disk of a file.
@@ -108,6 +138,21 @@ impl Reserve {
         Ok(())
     }
 
+    /// Lets the kernel write without asking from so many free bytes on.
+    pub(crate) fn pass_from(&self, bytes: u64) {
+        self.pass_from.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How much is free.
+    pub(crate) fn stand(&self, file: impl AsFd) -> Stand {
+        let from = self.pass_from.load(Ordering::Relaxed);
+        match look(file) {
+            Some((free, reserve)) if free < reserve.max(from / SCARCE_SHARE) => Stand::Scarce,
+            Some((free, _)) if free < from.saturating_mul(PLENTY_TIMES) => Stand::Near,
+            _ => Stand::Plenty,
+        }
+    }
+
     /// Whether the kernel may read and write a file that is opened now without asking.
     pub(crate) fn passes(&self, file: impl AsFd) -> bool {
         let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +161,8 @@ impl Reserve {
         {
             return passes;
         }
-        let now = look(file).is_none_or(|(free, _)| free >= PASS_BYTES);
+        let from = self.pass_from.load(Ordering::Relaxed);
+        let now = look(file).is_none_or(|(free, _)| free >= from);
         *passes = Some((Instant::now(), now));
         now
     }

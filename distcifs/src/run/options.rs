@@ -7,7 +7,7 @@ use super::cluster::{ClusterOptions, is_cluster, state_of};
 use crate::repository::trash::{DAYS_MAX, DAYS_USUAL};
 
 /// The options that are ours, for the error that names them.
-const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no, node=NAME, cache=DIR, state=DIR, log=FILE, \
+const KNOWN: &str = "allow_other[=yes|no], passthrough=yes|no|SIZE, node=NAME, cache=DIR, state=DIR, log=FILE, \
                      log_level=LEVEL, control=USER[:USER…], trash_days=DAYS, ro, rw, noexec, exec, noatime, relatime; for a cluster: pool=NAME, \
                      namespace=NAME, ceph_conf=FILE, ceph_user=NAME, ceph_keyring=FILE, zk_auth=FILE, zk_ca=FILE, \
                      zk_cert=FILE, zk_key=FILE, session_timeout=SECONDS";
@@ -60,6 +60,8 @@ pub struct MountOptions {
     pub allow_other: Option<bool>,
     /// Let the kernel read and write workspaces without asking.
     pub passthrough: bool,
+    /// Free bytes from which on it does, if that was said.
+    pub pass_from: Option<u64>,
     /// The name of this mount among all mounts.
     pub node: String,
     /// Where claimants' folders live; absolute.
@@ -91,6 +93,7 @@ impl MountOptions {
             mountpoint,
             allow_other: None,
             passthrough: true,
+            pass_from: None,
             node: String::new(),
             log: None,
             log_level: "info".into(),
@@ -139,7 +142,10 @@ impl MountOptions {
             ("noallow_other", None) => self.allow_other = Some(false),
             ("allow_other", Some(value)) => self.allow_other = Some(yes_or_no(key, value)?),
             ("passthrough", None) => self.passthrough = true,
-            ("passthrough", Some(value)) => self.passthrough = yes_or_no(key, value)?,
+            ("passthrough", Some(value)) => match size(value) {
+                Some(bytes) => (self.passthrough, self.pass_from) = (true, Some(bytes)),
+                None => self.passthrough = yes_or_no(key, value)?,
+            },
             ("node", Some(value)) => self.node = node(value)?,
             ("cache", Some(value)) => self.cache = absolute(key, value)?,
             ("state", Some(value)) => self.state = absolute(key, value)?,
@@ -181,6 +187,18 @@ fn yes_or_no(key: &str, value: &str) -> Result<bool, String> {
         "no" => Ok(false),
         _ => Err(format!("-o {key}={value}: say yes or no")),
     }
+}
+
+/// A number of bytes, with K, M or G behind it or not.
+fn size(value: &str) -> Option<u64> {
+    let (digits, shift) = match value.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if value.ends_with('K') => (digits, 10),
+        Some(digits) if value.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (value, 0),
+    };
+    let number: u64 = digits.parse().ok()?;
+    number.checked_mul(1 << shift)
 }
 
 /// How long the trash keeps something.

@@ -208,6 +208,7 @@ impl Tree {
             keep_cache: published,
             nonseekable,
             passes: true,
+            passed: None,
             backing: None,
         })
     }

@@ -20,6 +20,7 @@ use super::past::Past;
 use super::published::Published;
 use super::refused::Refusals;
 use super::rights::{ACL_NAME, ACL_PREFIX};
+use super::scarce::watch;
 use super::scratch::Scratches;
 use super::shares::{Lease, Shares, adapt};
 use super::texts::Texts;
@@ -93,6 +94,8 @@ impl Tree {
         let trust = Arc::new(Trust::new(&trusted));
         let descriptors = Shares::new(descriptors::for_users() as u64, trust.clone());
         tokio::spawn(adapt(Arc::downgrade(&work), descriptors.clone()));
+        let held = Arc::default();
+        watch(&work, &held, &repository);
         Ok(Tree {
             work,
             descriptors,
@@ -103,7 +106,7 @@ impl Tree {
             published: Published::default(),
             scratch: Scratches::new(trust.clone()),
             texts: Texts::new(trust),
-            held: Arc::default(),
+            held,
             past: Arc::default(),
             refusals: Refusals::default(),
             removed: Removed::default(),

@@ -36,6 +36,7 @@ mod inodes;
 mod names;
 mod off;
 mod quota;
+mod scarce;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use files::Files;
 use folders::Folders;
 use inodes::{Inode, Table};
 use off::Off;
+pub use scarce::Passed;
 use way::spared;
 
 /// How long the kernel may believe names and attributes. It sees every change of a living attempt
@@ -190,6 +192,11 @@ impl Work {
     /// The attempt that an inode belongs to, if the inode is known.
     pub fn attempt_of(&self, ino: Ino) -> Option<Arc<Attempt>> {
         self.table().get(ino).map(|inode| inode.attempt.clone())
+    }
+
+    /// Files are passed through while so many bytes are free.
+    pub fn pass_from(&self, bytes: u64) {
+        self.room.pass_from(bytes);
     }
 
     /// Takes notice of a changed limit of the process's descriptors. To be called now and then.

@@ -305,6 +305,7 @@ impl Work {
     fn insert(&self, open: OpenFile) -> Opened {
         let handle = self.handle();
         let backing = Some(open.backing.clone());
+        let passed = Some(open.inode.passed.clone());
         let passes = open.inode.attempt.quota().is_none() && self.room.passes(&open.file) && !has_set_id(&open.file);
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(handle, Arc::new(open));
@@ -314,6 +315,7 @@ impl Work {
             keep_cache: true,
             nonseekable: false,
             passes,
+            passed,
             backing,
         }
     }

@@ -91,6 +91,7 @@ impl Work {
             keep_cache: false,
             nonseekable: false,
             passes: true,
+            passed: None,
             backing: None,
         })
     }

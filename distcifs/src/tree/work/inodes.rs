@@ -13,6 +13,7 @@ use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::attributes::kind_of;
 use super::quota::Counted;
+use super::scarce::Passed;
 use super::way::Names;
 use crate::repository::{Error, Result};
 
@@ -44,6 +45,8 @@ pub(super) struct Inode {
     pub(super) counted: Mutex<Counted>,
     /// Pieces of work under way on it that last.
     pub(super) busy: AtomicUsize,
+    /// Whether the kernel has got it to write.
+    pub(super) passed: Arc<Passed>,
 }
 
 /// How an inode is reached.
@@ -206,6 +209,7 @@ impl Table {
                 backing: Mutex::default(),
                 counted: Mutex::default(),
                 busy: AtomicUsize::new(0),
+                passed: Arc::default(),
             }),
             lookups: 0,
             pinned: false,
@@ -261,6 +265,12 @@ impl Table {
             entry.lookups > 0
         });
         known
+    }
+
+    /// All of which this is so.
+    pub(super) fn all(&self, is_so: impl Fn(&Inode) -> bool) -> Vec<Arc<Inode>> {
+        let inodes = self.entries.values().map(|entry| &entry.inode);
+        inodes.filter(|inode| is_so(inode)).cloned().collect()
     }
 
     /// All of an attempt.

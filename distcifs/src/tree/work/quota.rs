@@ -93,7 +93,7 @@ fn shown(bytes: u64) -> String {
 }
 
 /// Bytes of the blocks that something has.
-fn blocks(stat: &FileStat) -> u64 {
+pub(super) fn blocks(stat: &FileStat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES)
 }
 

@@ -1,0 +1,74 @@
+//! Watches the disk of the claimants' folders: who fills it by files that the kernel writes loses his claim.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use super::Tree;
+use super::claim::Held;
+use super::work::Work;
+use crate::repository::Repository;
+use crate::repository::core::lock;
+use crate::repository::model::claim::Cause;
+use crate::repository::model::ticket::TicketKey;
+use crate::repository::reserve::Stand;
+
+/// How often the disk is looked at while there is plenty of room, and while there is not: a program fills
+/// some 300 MB between two of those.
+const PLENTY_EVERY: Duration = Duration::from_millis(500);
+const NEAR_EVERY: Duration = Duration::from_millis(100);
+
+/// Steps, and the length of one, in which a claim that ends has ended.
+const END_STEPS: u32 = 100;
+const END_STEP: Duration = Duration::from_millis(10);
+
+/// The claims of a mount.
+type AllHeld = Mutex<HashMap<TicketKey, Arc<Held>>>;
+
+impl Tree {
+    /// The kernel gets files of workspaces to write while so many bytes are free on their disk.
+    pub fn pass_from(&self, bytes: u64) {
+        self.work.pass_from(bytes);
+    }
+}
+
+/// Ends claims that fill the disk, until the tree is gone.
+pub(super) fn watch(work: &Arc<Work>, held: &Arc<AllHeld>, repository: &Arc<Repository>) {
+    let (work, held, repository) = (Arc::downgrade(work), Arc::downgrade(held), Arc::downgrade(repository));
+    tokio::spawn(guard(work, held, repository));
+}
+
+async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repository>) {
+    loop {
+        let (Some(work), Some(held), Some(repository)) = (work.upgrade(), held.upgrade(), repository.upgrade()) else {
+            return;
+        };
+        let place = repository.attempts.root().to_owned();
+        let looked = tokio::task::spawn_blocking(move || work.look_at_room(&place)).await;
+        let (stand, filler) = looked.unwrap_or((Stand::Plenty, None));
+        if let Some(filler) = filler {
+            let of_it = |held: &&Arc<Held>| {
+                let attempt = held.attempt();
+                attempt.is_some_and(|attempt| attempt.id() == filler.attempt.id())
+            };
+            let found = lock(&held).values().find(of_it).cloned();
+            if let Some(found) = found {
+                let (ticket, mib) = (found.claim.key.clone(), filler.grown >> 20);
+                tracing::warn!(%ticket, mib, "the disk of the workspaces is nearly full: the claim that grew most ends");
+                let ending = repository.clone();
+                tokio::spawn(async move { ending.end_claim(&found.claim, Cause::Died).await });
+                for _ in 0..END_STEPS {
+                    if !filler.attempt.is_alive() {
+                        break;
+                    }
+                    tokio::time::sleep(END_STEP).await;
+                }
+                // What others still have open of it is cut at the next look.
+                let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
+            }
+        }
+        drop((held, repository));
+        let pause = if stand == Stand::Near { NEAR_EVERY } else { PLENTY_EVERY };
+        tokio::time::sleep(pause).await;
+    }
+}
