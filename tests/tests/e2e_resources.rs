@@ -434,7 +434,7 @@ impl SmallDisk {
 
     fn free_mib(&self) -> u64 {
         let figures = nix::sys::statvfs::statvfs(self.0.path()).unwrap();
-        figures.blocks_available() * figures.fragment_size() >> 20
+        (figures.blocks_available() * figures.fragment_size()) >> 20
     }
 }
 

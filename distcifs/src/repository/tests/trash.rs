@@ -174,7 +174,7 @@ fn a_build_that_is_retried_while_it_is_removed_is_not_lost() {
         let control = crate::repository::model::ticket::control_key("a", 1, 1).unwrap();
         let controller = claim(&repository, &control).await.unwrap().expect("it is open");
         repository.finish(&controller, success()).await.unwrap();
-        while repository.is_unfinished(&job, 1).await.unwrap() {
+        while repository.build(&job, 1).await.unwrap().live.is_some() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         assert_eq!(names(&repository).await, Vec::<String>::new());
