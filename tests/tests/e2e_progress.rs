@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,8 @@ use std::time::Duration;
 use distcifs_tests::folder::is_mounted;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Folder, HELLO, Mount, Sh, Worker, process, programs, wait_for};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -125,6 +127,11 @@ fn a_chunk(folder: &Path) -> Option<PathBuf> {
         .find_map(|path| if path.is_dir() { a_chunk(&path) } else { Some(path) })
 }
 
+/// Nobody has opened the pipe for reading.
+fn is_unread(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENXIO as i32)
+}
+
 /// fsck tells how many objects it has read, restore how many it has brought of how many: here one comes late.
 #[test]
 fn fsck_and_restore_show_how_much_is_done() {
@@ -140,19 +147,22 @@ fn fsck_and_restore_show_how_much_is_done() {
     let bytes = fs::read(&late).expect("a chunk");
     fs::remove_file(&late).expect("own folder");
     mkfifo(&late, Mode::S_IRUSR | Mode::S_IWUSR).expect("own folder");
-    // Who reads may look at it before, and close it: then it is opened again.
-    let bring = || {
-        loop {
-            let mut writer = File::options().write(true).open(&late).expect("it is being read");
-            match writer.write_all(&bytes) {
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-                written => break written.expect("it is being read"),
+    // Who reads may look at it before, and close it: then it is opened again, or the command has ended.
+    let bring = |command: &Sh| {
+        wait_for("somebody who reads", USUAL, || {
+            let writer = File::options()
+                .write(true)
+                .custom_flags(OFlag::O_NONBLOCK.bits())
+                .open(&late);
+            match writer.and_then(|mut writer| writer.write_all(&bytes)) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe || is_unread(&error) => !command.alive(),
+                written => written.is_ok(),
             }
-        }
+        });
     };
     let fsck = on_terminal(&mount.out(), &mount.out(), &format!("distcifs fsck {}", text(&saved)));
     wait_shows(&fsck, "reading chunks and folders");
-    bring();
+    bring(&fsck);
     let ended = fsck.finish();
     let (_, rest) = ended.stdout.rsplit_once(CLEAR).expect("a line was shown");
     assert!(
@@ -162,7 +172,7 @@ fn fsck_and_restore_show_how_much_is_done() {
     let line = format!("distcifs restore --copy {} again", text(&saved));
     let restore = on_terminal(&mount.out(), &mount.out(), &line);
     wait_shows(&restore, "copying chunks, folders and consoles: ");
-    bring();
+    bring(&restore);
     let said = assert_clean(restore);
     assert!(
         said.contains("restored: ") && said.contains("nothing is wrong"),
