@@ -25,10 +25,8 @@ pub const INLINE_BYTES_MAX: usize = 1536;
 impl Repository {
     /// Commits within the bound.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
-        let paths = paths_of(&ops);
-        let committed = bounded("commit", self.coordination.commit(ops)).await;
-        paths.iter().for_each(|path| self.remembered.forget(path));
-        committed
+        let _changing = self.remembered.changing(paths_of(&ops));
+        bounded("commit", self.coordination.commit(ops)).await
     }
 
     /// Commits a change that its guards let happen once. Where nobody knows whether it did, asks
@@ -43,6 +41,7 @@ impl Repository {
         path: &str,
         ours: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<Commit> {
+        let _changing = self.remembered.changing(paths_of(&ops));
         let mut unknown = false;
         let settle = async {
             loop {
@@ -69,9 +68,7 @@ impl Repository {
                 tokio::time::sleep(SETTLE_PAUSE).await;
             }
         };
-        let settled = tokio::time::timeout(patience::left(), settle).await;
-        paths_of(&ops).iter().for_each(|path| self.remembered.forget(path));
-        match settled {
+        match tokio::time::timeout(patience::left(), settle).await {
             Ok(settled) => settled,
             Err(_) => Err(Error::TimedOut(format!("{path}: nobody knows whether it was changed"))),
         }

@@ -19,6 +19,8 @@ pub(crate) struct Looked(Mutex<Table>);
 struct Table {
     builds: Vec<Known>,
     next: u64,
+    /// Entries that commits under way change, one for each of these.
+    changing: Vec<String>,
     #[cfg(test)]
     answers: u64,
 }
@@ -40,6 +42,13 @@ impl Known {
             Some(Key::Ticket(_, id) | Key::Claim(_, id) | Key::Post(_, id, _)) => id.starts_with(&self.tickets),
             _ => self.live == path,
         }
+    }
+}
+
+impl Table {
+    fn forget(&mut self, paths: &[String]) {
+        self.builds
+            .retain(|known| !paths.iter().any(|path| known.hangs_on(path)));
     }
 }
 
@@ -76,8 +85,10 @@ impl Looked {
     pub(crate) fn answer(&self, live: &str, question: u64, build: &Build) {
         let mut table = lock(&self.0);
         let asked = |known: &&mut Known| known.live == live && known.asked == question;
+        let Table { builds, changing, .. } = &mut *table;
         if build.record.is_none()
-            && let Some(known) = table.builds.iter_mut().find(asked)
+            && let Some(known) = builds.iter_mut().find(asked)
+            && !changing.iter().any(|path| known.hangs_on(path))
         {
             known.is = Some(build.clone());
             #[cfg(test)]
@@ -85,6 +96,23 @@ impl Looked {
                 table.answers += 1;
             }
         }
+    }
+
+    /// Entries are about to change.
+    pub(crate) fn changing(&self, paths: &[String]) {
+        let mut table = lock(&self.0);
+        table.changing.extend_from_slice(paths);
+        table.forget(paths);
+    }
+
+    /// They have changed, or not.
+    pub(crate) fn changed(&self, paths: &[String]) {
+        let mut table = lock(&self.0);
+        for path in paths {
+            let at = table.changing.iter().position(|changing| changing == path);
+            at.map(|at| table.changing.swap_remove(at));
+        }
+        table.forget(paths);
     }
 
     /// Takes note of a change of an entry.

@@ -36,8 +36,18 @@ pub(crate) struct Remembered {
 struct Table {
     entries: HashMap<String, Known<Option<Entry>>>,
     children: HashMap<String, Known<Vec<String>>>,
+    /// Entries, and listings, that commits under way change, with how many of these: nothing is remembered of
+    /// them, as the store may have either by now.
+    changing: HashMap<String, usize>,
+    listings_changing: HashMap<String, usize>,
     /// The number of the next question.
     next: u64,
+}
+
+/// Entries that a commit under way changes, until it is dropped.
+pub(crate) struct Changing<'a> {
+    remembered: &'a Remembered,
+    paths: Vec<String>,
 }
 
 /// A question under way; its answer is kept if nothing was told meanwhile.
@@ -48,6 +58,9 @@ impl Remembered {
     pub(crate) fn entry(&self, path: &str) -> Result<Option<Entry>, Question> {
         let mut table = lock(&self.table);
         let next = table.question();
+        if table.changing.contains_key(path) {
+            return Err(Question(next));
+        }
         ask(&mut table.entries, path, next)
     }
 
@@ -60,6 +73,9 @@ impl Remembered {
     pub(crate) fn children(&self, path: &str) -> Result<Vec<String>, Question> {
         let mut table = lock(&self.table);
         let next = table.question();
+        if table.listings_changing.contains_key(path) {
+            return Err(Question(next));
+        }
         ask(&mut table.children, path, next)
     }
 
@@ -85,10 +101,20 @@ impl Remembered {
         }
     }
 
-    /// Forgets an entry that is changed here, and the listing that it stands in.
-    pub(crate) fn forget(&self, path: &str) {
-        lock(&self.table).forget(path, true);
-        self.looked.forget(path);
+    /// Forgets entries that a commit is about to change, and the listings that they stand in, until it has
+    /// returned: entries that one commit changes, and those of them that are not remembered, are seen together.
+    pub(crate) fn changing(&self, paths: Vec<String>) -> Changing<'_> {
+        let mut table = lock(&self.table);
+        for path in &paths {
+            table.count(path, |count| *count += 1);
+            table.forget(path, true);
+        }
+        self.looked.changing(&paths);
+        drop(table);
+        Changing {
+            remembered: self,
+            paths,
+        }
     }
 
     /// Forgets all below a path, of which nothing is told any more.
@@ -98,7 +124,34 @@ impl Remembered {
     }
 }
 
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut table = lock(&self.remembered.table);
+        for path in &self.paths {
+            table.count(path, |count| *count = count.saturating_sub(1));
+            table.forget(path, true);
+        }
+        self.remembered.looked.changed(&self.paths);
+    }
+}
+
 impl Table {
+    /// Counts commits of an entry, and of the listings that it stands in or has.
+    fn count(&mut self, path: &str, by: impl Fn(&mut usize)) {
+        let apply = |counts: &mut HashMap<String, usize>, path: &str| {
+            let count = counts.entry(path.to_owned()).or_default();
+            by(count);
+            if *count == 0 {
+                counts.remove(path);
+            }
+        };
+        apply(&mut self.changing, path);
+        apply(&mut self.listings_changing, path);
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            apply(&mut self.listings_changing, parent);
+        }
+    }
+
     /// A number for a question; makes room.
     fn question(&mut self) -> u64 {
         if self.entries.len() + self.children.len() >= REMEMBERED_MAX {
@@ -175,6 +228,37 @@ mod tests {
         remembered.heard("/t", &[changed("/t/a", Change::Created)]);
         remembered.keep_entry("/t/a", &question, &None);
         assert!(remembered.entry("/t/a").is_err());
+    }
+
+    /// Nobody knows what the store has of an entry while a commit of it is under way.
+    #[test]
+    fn nothing_is_remembered_of_what_a_commit_changes() {
+        let remembered = Remembered::default();
+        let question = remembered.entry("/t/a").unwrap_err();
+        let listing = remembered.children("/t").unwrap_err();
+        let changing = [(); 2].map(|()| remembered.changing(vec!["/t/a".to_owned()]));
+        remembered.keep_entry("/t/a", &question, &None);
+        remembered.keep_children("/t", &listing, &vec![]);
+        for commit in changing {
+            let (during, list) = (
+                remembered.entry("/t/a").unwrap_err(),
+                remembered.children("/t").unwrap_err(),
+            );
+            remembered.keep_entry("/t/a", &during, &None);
+            remembered.keep_children("/t", &list, &vec![]);
+            assert!(remembered.entry("/t/a").is_err() && remembered.children("/t").is_err());
+            drop(commit);
+            // What was asked before it returned is not kept after.
+            remembered.keep_entry("/t/a", &during, &None);
+            remembered.keep_children("/t", &list, &vec![]);
+        }
+        let (after, list) = (
+            remembered.entry("/t/a").unwrap_err(),
+            remembered.children("/t").unwrap_err(),
+        );
+        remembered.keep_entry("/t/a", &after, &None);
+        remembered.keep_children("/t", &list, &vec![]);
+        assert!(remembered.entry("/t/a").is_ok() && remembered.children("/t").is_ok());
     }
 
     #[test]

@@ -76,8 +76,7 @@ impl Repository {
         let (key, path) = (&over.key, over.key.path());
         if settled {
             bounded(&path, self.coordination.sync()).await?;
-            self.remembered.forget(&path);
-            self.remembered.forget(&key.claim_path());
+            drop(self.remembered.changing(vec![path.clone(), key.claim_path()]));
         }
         let Some(entry) = self.get(&path).await? else {
             return Ok(Commit::Done);
