@@ -530,15 +530,7 @@ impl Numbers {
                 // It may have been renamed.
                 jobs.renew(job);
             }
-            Node::JobFile(job, _)
-            | Node::Link(job, _)
-            | Node::Next(job)
-            | Node::Build(job, _)
-            | Node::BuildFile(job, ..)
-            | Node::BuildParam(job, ..)
-            | Node::Task(job, ..)
-            | Node::TaskFile(job, ..) => lock(&self.jobs).count(job),
-            Node::Root | Node::Top(_) | Node::Alive(_) | Node::Scratch(_) | Node::Published(_) | Node::Work(_) => {}
+            _ => node.job().into_iter().for_each(|job| lock(&self.jobs).count(job)),
         }
         self.ino(node)
     }

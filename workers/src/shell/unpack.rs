@@ -444,17 +444,21 @@ mod tests {
             Bench { folder }
         }
 
-        fn stream(&self, bound: u64) -> Result<u64, String> {
-            let artifacts = self.folder.join("artifacts");
-            let job = Job {
-                images: Images::new(self.folder.join("images"), bound),
+        fn job<'a>(&'a self, artifacts: &'a Path, images: Images) -> Job<'a> {
+            Job {
+                images,
                 title: "t",
                 key: "k",
-                artifacts: &artifacts,
+                artifacts,
                 scratch: &self.folder,
                 ids: None,
                 idmap: false,
-            };
+            }
+        }
+
+        fn stream(&self, bound: u64) -> Result<u64, String> {
+            let artifacts = self.folder.join("artifacts");
+            let job = self.job(&artifacts, Images::new(self.folder.join("images"), bound));
             let mut stream = job.stream()?;
             let mut sink = Command::new("cat")
                 .stdin(Stdio::piped())
@@ -504,15 +508,7 @@ mod tests {
             let small = Some("size=32m,nr_inodes=4000");
             mount(Some("none"), &disk, Some("tmpfs"), MsFlags::empty(), small).unwrap();
             let artifacts = bench.folder.join("artifacts");
-            let job = Job {
-                images: Images::new(disk.join("images"), 1 << 30),
-                title: "t",
-                key: "k",
-                artifacts: &artifacts,
-                scratch: &bench.folder,
-                ids: None,
-                idmap: false,
-            };
+            let job = bench.job(&artifacts, Images::new(disk.join("images"), 1 << 30));
             fs::create_dir(disk.join("images")).unwrap();
             let part = job.images.begin("k").unwrap();
             let why = job.fill(&part).unwrap_err();
@@ -561,15 +557,7 @@ mod tests {
                 chown(artifacts.join(path), Some(1001), Some(1002)).unwrap();
             }
         }
-        let job = Job {
-            images: Images::new(bench.folder.join("images"), 1 << 20),
-            title: "t",
-            key: "k",
-            artifacts: &artifacts,
-            scratch: &bench.folder,
-            ids: None,
-            idmap: false,
-        };
+        let job = bench.job(&artifacts, Images::new(bench.folder.join("images"), 1 << 20));
         let mut tar = Vec::new();
         job.stream().unwrap().from.read_to_end(&mut tar).unwrap();
         let text = String::from_utf8_lossy(&tar);
