@@ -299,7 +299,7 @@ fn unfinished_work_and_allow_are_found() {
     assert_clean("workers/src/a.rs", "//! A. #[allow is what we never write, nor todo!\n");
 }
 
-/// doc/security.md names the test that holds each promise.
+/// doc/security.md names the test that holds each promise, doc/architecture.md that of what always holds.
 #[test]
 fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -318,6 +318,7 @@ fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
             "`a::there` `workers/src/b::inside`\n`a::gone`\n`a::helper` and `c::there`\n`a::idle`\n\
              `distcifs/src/tree/tests/d::twice` `distcifs/src/tree/tests/d::never`\n",
         ),
+        ("doc/architecture.md", "`redb::` in its room: `a::there`\n`a::lost`\n"),
     ] {
         fs::create_dir_all(folder.path().join(path).parent().expect("a folder")).expect("own folder");
         fs::write(folder.path().join(path), text).expect("own folder");
@@ -325,6 +326,7 @@ fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
     assert_eq!(
         check(folder.path()),
         [
+            "doc/architecture.md:2: a::lost: tests/tests/a.rs has no function lost",
             "doc/security.md:2: a::gone: tests/tests/a.rs has no function gone",
             "doc/security.md:3: a::helper: it is no test",
             "doc/security.md:3: c::there: there is no tests/tests/c.rs",
