@@ -119,7 +119,7 @@ fn a_running_task_is_finished_and_the_next_waits_for_the_next_mount() {
     assert_eq!(attempt, "1", "the first task was not done again");
 }
 
-/// "(mode 0600: root and whoever mounted)"
+/// "The file has mode 0600: it is for root and whoever mounted."
 #[test]
 fn only_root_and_the_mounts_user_may_drain() {
     let mount = Mount::new();

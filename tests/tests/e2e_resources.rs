@@ -302,7 +302,7 @@ fn a_task_that_fills_the_disk_fails_by_itself() {
     a_full_store_refuses_at_open(&mount, &store);
 }
 
-/// "So does what is laid out for them": tasks that all start from one large workspace do not fill the disk. One for
+/// "What is laid out for them leaves as much": tasks that all start from one large workspace do not fill the disk. One for
 /// which there is no room gets ENOSPC, nothing of it stays, and it goes on once there is room.
 #[test]
 fn workspaces_that_are_laid_out_leave_room_for_others() {

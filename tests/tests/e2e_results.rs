@@ -76,8 +76,8 @@ fn a_lost_attempt_leaves_nothing() {
     );
 }
 
-/// "After a claim is lost, path operations below the old ones (a working directory there
-/// included), new opens, fsync and result answer ESTALE."
+/// "After a claim is lost, path operations below the old ones, new opens, fsync and result answer ESTALE." "A
+/// working directory there is below them."
 #[test]
 fn the_loser_is_fenced() {
     let mount = mount_with_ticket();

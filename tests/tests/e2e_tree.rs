@@ -129,8 +129,8 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
     assert_eq!(fs::canonicalize(link).expect("a link"), mount.path("jobs/a/builds/1"));
 }
 
-/// "Jobs, queues, labels and parameters: [A-Za-z0-9_][A-Za-z0-9_.-]*, at most 128 bytes. Anything
-/// else is EINVAL when it is made, ENOENT when it is looked up (ENAMETOOLONG past NAME_MAX)."
+/// "Jobs, queues, labels and parameters: [A-Za-z0-9_][A-Za-z0-9_.-]*, at most 128 bytes. Anything else is EINVAL
+/// when it is made, and ENOENT when it is looked up. A name longer than NAME_MAX is ENAMETOOLONG."
 #[test]
 fn names_that_are_not_valid() {
     let mount = Mount::new();
