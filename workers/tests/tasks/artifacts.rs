@@ -20,8 +20,8 @@ pub(crate) fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// "`artifacts` (patterns of paths in the workspace). A pattern that matches nothing is told in the
-/// console; if none matches anything the task fails."
+/// "`artifacts` is a list of patterns of paths in the workspace." "A pattern that matches nothing is told in the
+/// console"; "If no file and no link is published the task fails."
 #[test]
 fn artifacts_keep_their_place_and_their_odd_names() {
     let bench = Bench::new(PUBLISH, "odd");
@@ -82,8 +82,8 @@ fn a_folder_without_some_of_its_files_keeps_its_mode_and_time() {
     assert!(ticket.join("artifacts/d/a").exists() && is_empty(&ticket.join("artifacts/d/e")));
 }
 
-/// "copy-artifacts: `job`, `build` (a number, latest, last-success, or upstream …; default
-/// last-success), `artifacts` (patterns; default all), `target_directory`."
+/// copy-artifacts: `build` is "a number, latest, last-success, or upstream …; default last-success", `artifacts`
+/// are "patterns, as in publish-artifacts; default all".
 #[test]
 fn artifacts_of_another_build_are_copied() {
     let bench = Bench::new(COPY, "copied");
