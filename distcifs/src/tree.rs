@@ -141,7 +141,7 @@ pub struct Found {
 }
 
 /// A change of attributes; `None` leaves alone.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -155,6 +155,13 @@ pub struct SetAttr {
     pub atime: Option<Option<SystemTime>>,
     /// Modification time; `Some(None)` is now.
     pub mtime: Option<Option<SystemTime>>,
+}
+
+impl SetAttr {
+    /// Whether it leaves all alone.
+    pub fn is_nothing(&self) -> bool {
+        *self == SetAttr::default()
+    }
 }
 
 /// An open file or folder, with what the kernel may do with it.

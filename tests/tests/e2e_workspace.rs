@@ -390,6 +390,10 @@ assert by_another(lambda: open(\"f\").read()) == 0o6777
 for act in [append, held, lambda: os.truncate(\"f\", 1), lambda: open(\"f\", \"w\").close()]:
     mode = by_another(act)
     assert mode == 0o777, oct(mode)
+before = os.open(\"f\", os.O_RDWR)
+for act in [lambda: os.write(before, b\"w\"), lambda: os.pwrite(before, b\"v\", 0), lambda: os.ftruncate(before, 1)]:
+    mode = by_another(act)
+    assert mode == 0o777, oct(mode)
 os.chmod(\"f\", 0o6777); append()
 assert os.stat(\"f\").st_mode & 0o7777 == 0o6777'
             cd ..; echo 0 > result",

@@ -23,6 +23,9 @@ impl Tree {
         handle: Option<u64>,
         set: SetAttr,
     ) -> Result<Attributes> {
+        if set.is_nothing() {
+            self.work.heed_writer(ino)?;
+        }
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
         let attributes = if long {
             self.work.off(move |work| work.setattr(ino, handle, set)).await?

@@ -141,6 +141,15 @@ impl Work {
             .map_err(|errno| system(inode.what(), errno))
     }
 
+    /// A change of nothing: so the kernel announces what somebody else writes to a file with set-id bits, where
+    /// it writes by itself, as it does through a descriptor from before the bits. chown(2) to nobody looks the same.
+    pub fn heed_writer(&self, ino: Ino) -> Result<()> {
+        if self.inode(ino)?.passed.is_marked() {
+            self.shed_set_id(ino)?;
+        }
+        Ok(())
+    }
+
     /// Owner, mode and times. The owner first: giving a file away clears its set-id bits.
     fn change(&self, fd: &File, set: &SetAttr) -> nix::Result<()> {
         if set.uid.is_some() || set.gid.is_some() {

@@ -46,7 +46,7 @@ impl Passed {
         }
     }
 
-    fn is_marked(&self) -> bool {
+    pub(super) fn is_marked(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 }
