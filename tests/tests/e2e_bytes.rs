@@ -1,7 +1,7 @@
 //! Every file answers sendfile and splice as it answers read: busybox's programs use them.
 
 use distcifs_tests::job::shell_task;
-use distcifs_tests::programs::skipped;
+use distcifs_tests::programs::{installed, skipped};
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, wait_for};
 use serde_json::json;
@@ -45,8 +45,59 @@ fn busybox_reads_every_file() {
     assert_eq!(said.trim(), "all done");
 }
 
-/// "`.events`, `.next` and `.post` answer them as they answer read, too": line after line into a pipe, which is
-/// where busybox's cat uses sendfile.
+/// What python reads from a stream by each call that can: read, sendfile and splice.
+const BY_EACH_CALL: &str = r#"
+import errno, os
+r, w = os.pipe()
+def through(moved): return os.read(r, moved) if moved else b''
+calls = {
+    'read': lambda file: os.read(file, 4096),
+    'sendfile': lambda file: through(os.sendfile(w, file, None, 4096)),
+    'splice': lambda file: through(os.splice(file, w, 4096)),
+}
+if not hasattr(os, 'splice'): del calls['splice']
+def take(call, flags, file):
+    try: return calls[call](file)
+    except OSError as error:
+        # Upon which programs read.
+        assert error.errno == errno.EINVAL and not flags & os.O_DIRECT, (call, flags, error)
+        return os.read(file, 4096)
+def line(call, flags, file, wanted=''):
+    text = ''
+    while not (text.strip() and wanted in text and text.endswith('\n')):
+        more = take(call, flags, file)
+        assert more, (call, flags, text)
+        text += more.decode()
+    return text.strip()
+for call in calls:
+    for flags in 0, os.O_DIRECT:
+        events = os.open('.events', os.O_RDONLY | flags)
+        post = os.open('tickets/hand/.post', os.O_RDWR | flags)
+        os.write(post, b'{}\n')
+        posted = line(call, flags, post)
+        line(call, flags, events, f'ticket hand/{posted} open\n')
+        asked = os.open('tickets/hand/.next', os.O_RDWR | flags)
+        os.write(asked, b'\n')
+        assert line(call, flags, asked) == posted, (call, flags)
+        result = open(f'tickets/hand/{posted}/result', 'w')
+        print(0, file=result); result.close()
+        for file in events, post, asked: os.close(file)
+print('all done')
+"#;
+
+/// "Where the kernel splices them they answer as read does: opened with O_DIRECT. Else they refuse it (EINVAL)".
+#[test]
+fn streams_answer_each_call_as_read_does() {
+    if !installed("python3") {
+        return;
+    }
+    let mount = Mount::new();
+    mount.queue("hand");
+    std::fs::write(mount.out().join("calls.py"), BY_EACH_CALL).unwrap();
+    assert_eq!(mount.run("python3 \"$OUT/calls.py\"").trim(), "all done");
+}
+
+/// Line after line into a pipe, which is where busybox's cat uses sendfile.
 #[test]
 fn busybox_cat_follows_streams() {
     let mount = Mount::new();

@@ -236,8 +236,9 @@ impl Tree {
         lease.ok_or_else(|| out_of_descriptors("you hold"))
     }
 
-    /// read; `paged`: the kernel wants a page to keep, for splice or sendfile. Of what can be read once there are
-    /// no pages: whoever is refused them reads.
+    /// read; `paged`: the kernel wants a page to keep, for splice or sendfile, which whoever else has the file open
+    /// is given too. Of what can be read once there are no pages: whoever is refused them reads. Opened with
+    /// O_DIRECT a file is spliced by reads (copy_splice_read).
     pub async fn read_by(
         &self,
         caller: Caller,
