@@ -135,28 +135,50 @@ fn the_examples_of_triggers_are_true() {
 
 #[test]
 fn every_link_of_the_pages_leads_somewhere() {
-    let pages = [
-        "README.md",
-        "CHANGELOG.md",
-        "doc/triggers.md",
-        "doc/deploy.md",
-        "doc/environments.md",
-        "doc/permissions.md",
-        "doc/fish.md",
-    ];
-    for page in pages {
-        let path = project().join(page);
+    let inside = |folder: &str| fs::read_dir(project().join(folder)).expect("the project has it");
+    let all = ["", "doc", "doc/decisions"].into_iter().flat_map(inside);
+    let paths = all.map(|entry| entry.expect("the project is readable").path());
+    let pages: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect();
+    assert!(pages.len() > 20, "only {}", pages.len());
+    for path in pages {
         let text = fs::read_to_string(&path).expect("the project has it");
         let folder = path.parent().expect("a file has a folder");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = target.split('#').next().unwrap_or_default();
-            let local = !target.starts_with("http");
+            if target.starts_with("http") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let there = if file.is_empty() {
+                path.clone()
+            } else {
+                folder.join(file)
+            };
             assert!(
-                !local || folder.join(file).exists(),
-                "{page} links to {target}, which is not there"
+                there.exists(),
+                "{} links to {target}, which is not there",
+                path.display()
             );
+            let known = heading.is_empty() || headings(&there).iter().any(|known| known == heading);
+            assert!(known, "{} links to {target}: no such heading", path.display());
         }
     }
+}
+
+/// The headings of a page, as links name them.
+fn headings(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).expect("the project has it");
+    let lines = text.lines().filter(|line| line.starts_with('#'));
+    let kept = |letter: &char| letter.is_alphanumeric() || "-_ ".contains(*letter);
+    let name = |line: &str| {
+        line.trim_start_matches('#')
+            .trim()
+            .chars()
+            .filter(kept)
+            .collect::<String>()
+    };
+    lines.map(|line| name(line).to_lowercase().replace(' ', "-")).collect()
 }
 
 #[test]
