@@ -65,6 +65,7 @@ pub fn check(root: &Path) -> Vec<String> {
         layers::check(source, &mut found);
     }
     rows::check(&sources, &mut found);
+    rows::check_page(root, &mut found);
     for (path, text) in files(root, &SHELL_FOLDERS, is_shell) {
         check_shell(&path, &text, &mut found);
         check_words(&path, &text, &mut found);

@@ -354,6 +354,20 @@ fn a_file_that_a_page_names_and_nobody_has_is_found() {
     assert_found("doc/glossary.md", "# A\n\n- **a**: one.\n", "names the file");
 }
 
+/// The page draws the rows that are held, and no others.
+#[test]
+fn a_row_that_the_page_draws_otherwise_is_found() {
+    let page = fs::read_to_string(project().join("doc/architecture.md")).expect("the project's page");
+    let begin = page.find("### The rows of").expect("it has rows");
+    let rows: Vec<&str> = page[begin..]
+        .lines()
+        .take_while(|line| !line.starts_with("- "))
+        .collect();
+    assert_clean("doc/architecture.md", &rows.join("\n"));
+    let other = rows.join("\n").replace("claims, session", "claims, lost");
+    assert_found("doc/architecture.md", &other, "row 4 is held as");
+}
+
 /// deny.toml says what the project may depend on.
 #[test]
 fn a_dependency_that_deny_toml_forbids_is_found() {

@@ -2,6 +2,8 @@
 //! nobody names another in a circle, and what may only get less.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use super::Source;
 use super::layers::{heads_below, without_tests};
@@ -53,6 +55,10 @@ const ROWS: [(&str, &[&str]); 8] = [
     ("model", &["model", "config", "names", "access", "error"]),
 ];
 
+/// The page that draws the rows, and the heading above them.
+const PAGE: &str = "doc/architecture.md";
+const HEADING: &str = "### The rows of the repository";
+
 /// Methods of the one struct that everything inside hangs on; move some to a struct of their own rather than
 /// raise this.
 const METHODS_MAX: usize = 310;
@@ -73,6 +79,53 @@ const PATHS: [&str; 7] = [
 
 /// Which modules each module names, and where it does so first.
 type Edges = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Reports rows that the page draws otherwise. The order of a row's modules says nothing.
+pub fn check_page(root: &Path, found: &mut Vec<String>) {
+    let text = fs::read_to_string(root.join(PAGE)).unwrap_or_default();
+    let Some((_, below)) = text.split_once(HEADING) else {
+        return;
+    };
+    let drawn = below
+        .lines()
+        .skip_while(|line| !line.starts_with("    "))
+        .take_while(|line| line.starts_with("    "));
+    let drawn = bare(&drawn.collect::<Vec<_>>().join("\n"));
+    let mut rows: Vec<(&str, BTreeSet<&str>)> = Vec::new();
+    for line in drawn.lines() {
+        let mut words = line.split([' ', ',']).filter(|word| !word.is_empty());
+        if !line.starts_with("     ") {
+            rows.push((words.next().unwrap_or_default(), BTreeSet::new()));
+        }
+        rows.last_mut().into_iter().for_each(|row| row.1.extend(words.by_ref()));
+    }
+    let held: Vec<(&str, BTreeSet<&str>)> = ROWS
+        .iter()
+        .map(|(row, modules)| (*row, modules.iter().copied().collect()))
+        .collect();
+    for (at, row) in held.iter().enumerate().filter(|(at, row)| rows.get(*at) != Some(*row)) {
+        found.push(format!(
+            "{PAGE}: row {} is held as {row:?}, and drawn as {:?}",
+            at + 1,
+            rows.get(at)
+        ));
+    }
+    if rows.len() > held.len() {
+        found.push(format!("{PAGE}: it draws more rows than are held"));
+    }
+}
+
+/// Rows as they are drawn, without what is said of modules.
+fn bare(drawn: &str) -> String {
+    let mut depth = 0_usize;
+    let outside = |letter: &char| {
+        depth += usize::from(*letter == '(');
+        let outside = depth == 0;
+        depth -= usize::from(*letter == ')' && depth > 0);
+        outside
+    };
+    drawn.chars().filter(outside).collect()
+}
 
 /// Reports edges that go up, modules in no row, circles, paths of entries, and a struct that grows.
 pub fn check(sources: &[Source], found: &mut Vec<String>) {
