@@ -452,7 +452,7 @@ assert len(os.getxattr(\".\", \"user.a\")) == 3000'";
     mount.build("a", "", "success");
 }
 
-/// "They can be mapped to read, shared or private (Linux 6.6; before that private only)."
+/// "They can be mapped to read, shared or private. Before Linux 6.6 it is private only."
 #[test]
 fn consoles_and_configurations_can_be_mapped() {
     if !installed("python3") {
