@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+mod anew;
 pub(crate) mod builds;
 pub mod claim;
 pub mod content;

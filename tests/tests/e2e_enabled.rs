@@ -53,6 +53,25 @@ fn job_of(mount: &Mount, user: u32) {
     assert_eq!(said, "");
 }
 
+/// "`mv` from another filesystem", "`cp --backup`" and editors write `enabled` as they write config.json.
+#[test]
+fn the_switch_is_written_by_what_makes_files_anew() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    for how in [
+        "mv \"$OUT/new\" enabled",
+        "/usr/bin/env cp --remove-destination \"$OUT/new\" enabled",
+        "/usr/bin/env cp --backup=simple \"$OUT/new\" enabled; grep -qx on enabled~; rm enabled~",
+        "/usr/bin/env install -b -m 644 \"$OUT/new\" enabled; rm enabled~",
+        "rsync -a \"$OUT/new\" enabled",
+    ] {
+        let said = mount.run(&format!(
+            "cd jobs/a; echo off > \"$OUT/new\"; {how}; cat enabled; echo on > enabled; ls"
+        ));
+        assert_eq!(said, "off\nbuilds\nconfig.json\nenabled\ntrigger", "{how}");
+    }
+}
+
 /// "A descriptor from before the chown can't be used to slip one in": not even between the new owner's look at
 /// the configuration and his `on`.
 #[test]

@@ -288,3 +288,52 @@ fn equal_tokens_of_two_users_are_two() {
     mount.remount();
     assert_eq!(by(&mount, ALICE, trigger), "2");
 }
+
+/// "`cp -r jobs/a jobs/b` makes a job with the configuration of the old one and its switch": no more private, and
+/// no less.
+#[test]
+fn a_job_is_copied_as_a_folder() {
+    let mount = Mount::new();
+    mount.job("a", HELLO);
+    mount.run("chmod 640 jobs/a/config.json; echo off > jobs/a/enabled");
+    for (copy, how) in [
+        ("b", "/usr/bin/env cp -r"),
+        ("c", "/usr/bin/env cp -a"),
+        ("d", "busybox cp -r"),
+    ] {
+        if !installed(how.split(' ').next().unwrap()) {
+            continue;
+        }
+        let copied = mount.sh(&format!("{how} jobs/a jobs/{copy}"));
+        assert!(!copied.ok(), "{how}: a trigger and a history are not copied");
+        let complaints: Vec<&str> = copied.stderr.lines().collect();
+        assert!(
+            complaints
+                .iter()
+                .all(|line| line.contains("trigger") || line.contains("builds")),
+            "{how}: {complaints:?}"
+        );
+        assert_eq!(
+            mount.read(&format!("jobs/{copy}/config.json")),
+            HELLO.trim_end(),
+            "{how}"
+        );
+        let said = mount.run(&format!(
+            "cat jobs/{copy}/enabled; stat -c %a jobs/{copy}/config.json; ls jobs/{copy}/builds; \
+            echo on > jobs/{copy}/enabled"
+        ));
+        assert_eq!(said, "off\n640", "{how}");
+        assert_eq!(mount.trigger(copy, ""), 1);
+    }
+    // Whoever else looks sees what is there, and who has written the configuration does too.
+    let looks = "import os, subprocess
+os.mkdir('jobs/e')
+assert subprocess.run(['cat', 'jobs/e/enabled'], capture_output=True).stdout == b'on\\n'
+open('jobs/e/config.json', 'w').write('{\"tasks\": []}')
+assert open('jobs/e/enabled').read() == 'on\\n'
+os.open('jobs/e/trigger', os.O_RDWR)";
+    if installed("python3") {
+        fs::write(mount.out().join("looks.py"), looks).expect("own folder");
+        mount.run("python3 $OUT/looks.py");
+    }
+}

@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::content::Content;
 use super::files::switch_word;
 use super::handles::{Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
-use super::process::process_of;
 use super::rights::{READ, Reader, WRITE};
 use super::scratch::Mover;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
-use crate::repository::core::{lock, time_of};
+use crate::repository::core::time_of;
 use crate::repository::flood;
 use crate::repository::model::job::Job;
 use crate::repository::model::ticket::Poster;
@@ -128,35 +128,11 @@ impl ConfigWrite {
 /// keeps nobody from the configuration.
 const LOCK_IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a process that unlinked config.json or renamed it away sees it gone: `mv` from another
-/// filesystem unlinks, `cp --backup` renames, and both then create with O_EXCL.
-const UNLINKED: Duration = Duration::from_secs(1);
-
 impl Tree {
     /// When a job was renamed last, which changes its folder as on any file system.
     pub(crate) fn renamed(&self, node: &Node) -> Option<SystemTime> {
         let Node::Job(job) = node else { return None };
         self.job(job).ok()?.entry.named.map(time_of)
-    }
-
-    /// config.json stays in force when it is unlinked or renamed away, but for this process it is gone
-    /// for a moment, so that it can make it anew.
-    pub(crate) fn unlink_config(&self, caller: Caller, job: &JobRef) {
-        let Some(pid) = process_of(caller.tid) else { return };
-        let mut unlinked = lock(&self.unlinked);
-        unlinked.retain(|_, (_, when)| when.elapsed() < UNLINKED);
-        unlinked.insert(job.uid.clone(), (pid, Instant::now()));
-    }
-
-    /// Whether this process unlinked config.json just now.
-    pub(crate) fn was_unlinked_by(&self, caller: Caller, job: &JobRef) -> bool {
-        let by = lock(&self.unlinked).get(&job.uid).copied();
-        by.is_some_and(|(pid, when)| when.elapsed() < UNLINKED && process_of(caller.tid) == Some(pid))
-    }
-
-    /// It was made anew.
-    pub(crate) fn forget_unlink(&self, job: &JobRef) {
-        lock(&self.unlinked).remove(&job.uid);
     }
 
     /// The job as it is now, if the caller may write its configuration as it is then: the kernel asked a
@@ -198,6 +174,7 @@ impl Tree {
         self.repository.check_room().await?;
         let now = self.may_configure(caller, job)?;
         let held = self.repository.lock_config(&now, wait).await?;
+        self.gone.end_first(job);
         let text = match self.repository.config_head(&now).await?.0 {
             Some(head) if !truncate => self.repository.text_of(&head.entry()).await?.to_vec(),
             _ => Vec::new(),
@@ -280,7 +257,7 @@ impl Tree {
         )))
     }
 
-    /// Renames in a job's folder: onto config.json and `enabled` is a write of it, away from config.json a copy.
+    /// Renames in a job's folder: onto config.json and `enabled` is a write of it, away from it a copy.
     pub(crate) async fn rename_in_job(
         &self,
         caller: Caller,
@@ -313,6 +290,7 @@ impl Tree {
                         other => other,
                     })?;
                 self.set_config(job, &mut held, text, caller.uid).await?;
+                self.gone.end_first(job);
                 self.scratch.remove(id);
                 Ok(())
             }
@@ -328,27 +306,35 @@ impl Tree {
                 self.scratch.remove(id);
                 Ok(())
             }
-            (Node::JobFile(_, JobFile::Config), None) => {
-                self.need(caller, &config_of(job), READ).await?;
-                let now = self.job(job)?;
-                let head = self.repository.head(&now).await?;
-                let text = match &head {
-                    Some(head) => self.repository.text_of(&head.entry()).await?,
-                    None => return Err(Error::NotFound("config.json".into())),
-                };
-                if let Some(old) = self.scratch.find(&job.uid, name) {
-                    self.scratch.remove_by(old, by)?;
-                }
-                let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
-                let maker = caller.made_in(now.entry.access);
-                let copy = self.scratch.make(maker, by.owner, &job.uid, name, mode, None)?;
-                self.scratch.write(copy, 0, &text)?;
-                self.unlink_config(caller, job);
-                Ok(())
+            (Node::JobFile(_, file @ (JobFile::Config | JobFile::Enabled)), None) => {
+                self.rename_away(caller, job, file, name).await
             }
             (Node::Scratch(id), None) => self.scratch.rename(id, name, by),
             _ => Err(Error::ReadOnly(format!("jobs/{}/{name}", job.name))),
         }
+    }
+
+    /// Renames config.json or `enabled` away: it stays in force, and what it says stands in a scratch file.
+    async fn rename_away(&self, caller: Caller, job: &Arc<JobRef>, file: JobFile, name: &str) -> Result<()> {
+        let node = Node::JobFile(job.clone(), file);
+        self.need(caller, &node, READ).await?;
+        let now = self.job(job)?;
+        if file == JobFile::Config && self.repository.head(&now).await?.is_none() {
+            return Err(Error::NotFound("config.json".into()));
+        }
+        let Content::Bytes(text) = self.content(&node).await? else {
+            return Err(Error::ReadOnly(node.path()));
+        };
+        let by = self.mover(caller, &job.uid);
+        if let Some(old) = self.scratch.find(&job.uid, name) {
+            self.scratch.remove_by(old, by)?;
+        }
+        let mode = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
+        let maker = caller.made_in(now.entry.access);
+        let copy = self.scratch.make(maker, by.owner, &job.uid, name, mode, None)?;
+        self.scratch.write(copy, 0, &text)?;
+        self.unlink_file(caller, job, file);
+        Ok(())
     }
 }
 

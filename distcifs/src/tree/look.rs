@@ -130,7 +130,7 @@ impl Tree {
     /// A name in a job's folder: one of the fixed ones, or a scratch file.
     fn find_in_job(&self, caller: Caller, job: &Arc<JobRef>, name: &str) -> Result<Node> {
         match JobFile::parse(name) {
-            Some(JobFile::Config) if self.was_unlinked_by(caller, job) => Err(Error::NotFound(name.to_owned())),
+            Some(file) if self.gone.is_for(caller, job, file) => Err(Error::NotFound(name.to_owned())),
             Some(file) => self.unless_absent(Node::JobFile(job.clone(), file)),
             None => self
                 .scratch

@@ -25,7 +25,9 @@ impl Tree {
             Node::Top(Top::Jobs) => {
                 let access = self.access_made_in(parent, caller, mode).await?;
                 let job = self.repository.make_job(&valid()?, access).await?;
-                Ok(Node::Job(Arc::new(super::look::job_ref(&job))))
+                let job = super::look::job_ref(&job);
+                self.begin_job(caller, &job);
+                Ok(Node::Job(Arc::new(job)))
             }
             Node::Top(Top::Tickets) => {
                 let name = valid()?;
@@ -74,7 +76,7 @@ impl Tree {
                     let node = Node::JobFile(job.clone(), file);
                     // The kernel looked at the folder alone.
                     self.need(caller, &node, rights_to_open(flags)).await?;
-                    self.forget_unlink(job);
+                    self.make_anew(job, file, mode).await?;
                     // What was unlinked and is made anew begins empty, though it stays in force.
                     let opened = self.open_node(caller, node.clone(), flags | libc::O_TRUNC).await?;
                     Ok((self.found(&node).await?, opened))
@@ -157,8 +159,8 @@ impl Tree {
             }
             Node::Trashed(id) => self.discard(caller, &id).await,
             Node::TicketFile(ticket, TicketFile::Claim) => self.give_back(caller, &ticket).await,
-            Node::JobFile(job, JobFile::Config) => {
-                self.unlink_config(caller, &job);
+            Node::JobFile(job, file @ (JobFile::Config | JobFile::Enabled)) => {
+                self.unlink_file(caller, &job, file);
                 Ok(())
             }
             Node::Top(_) | Node::Alive(_) => Err(Error::NotPermitted(name.to_owned())),

@@ -145,8 +145,6 @@ slots! {
 slots! {
     /// What stands in a job's folder.
     JobFile {
-        /// The configuration.
-        Config = 1, "config.json";
         /// What was wrong with the last one written here; there only then.
         ConfigError = 2, "config.error";
         /// Starts a build.
@@ -157,6 +155,9 @@ slots! {
         Enabled = 8, "enabled";
         /// Why the last trigger here was refused; there only then.
         TriggerError = 9, "trigger.error";
+        /// The configuration. The last in every order but that of names: programs that copy a folder make what
+        /// comes before it while nobody has written it yet.
+        Config = 11, "config.json";
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
+use super::anew::Gone;
 use super::claim::Held;
 use super::forget::Forgetter;
 use super::handles::{Handles, OpenKind};
@@ -61,8 +61,8 @@ pub struct Tree {
     pub(crate) refusals: Refusals,
     /// What was removed here and may come back.
     pub(crate) removed: Removed,
-    /// Who unlinked a config.json lately, by the job's uid.
-    pub(crate) unlinked: Mutex<HashMap<Arc<str>, (u32, Instant)>>,
+    /// What was unlinked or begun lately.
+    pub(crate) gone: Gone,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
     invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
     /// User and group of whoever mounted.
@@ -110,7 +110,7 @@ impl Tree {
             past: Arc::default(),
             refusals: Refusals::default(),
             removed: Removed::default(),
-            unlinked: Mutex::default(),
+            gone: Gone::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
             owner,

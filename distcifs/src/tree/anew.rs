@@ -1,0 +1,94 @@
+//! Files of a job that are gone for one process for a moment, so that it can make them with O_EXCL.
+//!
+//! `mv` from another filesystem unlinks what it replaces, `cp --backup` renames it away, and `cp -r` has made
+//! the folder that it copies into: all of them take a file that is there for somebody else's. What is in force
+//! stays so all the while, and is there for everybody else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::node::{JobFile, JobRef};
+use super::process::process_of;
+use super::{Caller, Result, Tree};
+use crate::repository::core::lock;
+
+/// How long a process sees a file gone that it unlinked or renamed away.
+const UNLINKED: Duration = Duration::from_secs(1);
+
+/// How long a process that made a job sees no file in it that it has to write first. The first that is written
+/// of the configuration ends that, whoever writes it.
+const MADE: Duration = Duration::from_secs(10);
+
+/// Who sees which file gone, by the job's uid.
+#[derive(Debug, Default)]
+pub(crate) struct Gone(Mutex<HashMap<(Arc<str>, JobFile), Seen>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    process: u32,
+    until: Instant,
+    /// The process made the job.
+    first: bool,
+}
+
+impl Gone {
+    fn hide(&self, caller: Caller, job: &JobRef, files: &[JobFile], first: bool) {
+        let Some(process) = process_of(caller.tid) else { return };
+        let now = Instant::now();
+        let until = now + if first { MADE } else { UNLINKED };
+        let seen = Seen { process, until, first };
+        let mut gone = lock(&self.0);
+        gone.retain(|_, seen| seen.until > now);
+        gone.extend(files.iter().map(|file| ((job.uid.clone(), *file), seen)));
+    }
+
+    /// Whether the caller sees this file gone.
+    pub(crate) fn is_for(&self, caller: Caller, job: &JobRef, file: JobFile) -> bool {
+        let seen = lock(&self.0).get(&(job.uid.clone(), file)).copied();
+        seen.is_some_and(|seen| seen.until > Instant::now() && process_of(caller.tid) == Some(seen.process))
+    }
+
+    /// A file is made; whether for the first time.
+    fn end(&self, job: &JobRef, file: JobFile) -> bool {
+        let seen = lock(&self.0).remove(&(job.uid.clone(), file));
+        seen.is_some_and(|seen| seen.first)
+    }
+
+    /// Somebody writes a job's configuration: all that is in the job is there for whoever made it.
+    pub(crate) fn end_first(&self, job: &JobRef) {
+        lock(&self.0).retain(|(uid, _), seen| !seen.first || *uid != job.uid);
+    }
+}
+
+impl Tree {
+    /// A file is unlinked or renamed away.
+    pub(crate) fn unlink_file(&self, caller: Caller, job: &JobRef, file: JobFile) {
+        self.gone.hide(caller, job, &[file], false);
+    }
+
+    /// A job is made: its configuration and its switch are there for whoever else looks.
+    pub(crate) fn begin_job(&self, caller: Caller, job: &JobRef) {
+        self.gone.hide(caller, job, &[JobFile::Config, JobFile::Enabled], true);
+    }
+
+    /// A file of a job is made by its name. The first configuration is as private as whoever copies it has it.
+    pub(crate) async fn make_anew(&self, job: &Arc<JobRef>, file: JobFile, mode: u32) -> Result<()> {
+        if !self.gone.end(job, file) || file != JobFile::Config {
+            return Ok(());
+        }
+        let now = self.job(job)?;
+        let shown = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
+        let wanted = shown & (mode | 0o600);
+        if wanted == shown {
+            return Ok(());
+        }
+        let changed = self.repository.change_job(&now, |entry| {
+            entry.files.config = Some(wanted);
+            Ok(())
+        });
+        changed.await.map(|_| ())
+    }
+}
