@@ -15,6 +15,7 @@ mod drain;
 pub mod enabled;
 mod epochs;
 pub mod error;
+mod events;
 pub(crate) mod flood;
 pub(crate) mod follow;
 pub mod format;
@@ -46,6 +47,7 @@ pub mod tickets;
 pub mod trash;
 mod turns;
 pub mod view;
+pub(crate) mod wakers;
 mod work;
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
-//! The board: open tickets as this mount knows them, who waits for one, and who wants to hear.
+//! The board: open tickets as this mount knows them, and who waits for one.
 //!
 //! It follows the coordinator's notices and is never asked what is true: claims are made against
 //! the store, and a board that lags costs a lost race, nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
 use super::claims::Claim;
 use super::core::lock;
 use super::drain::Drain;
+use super::events::Events;
 use super::model::build::live_path;
 use super::model::claim::{ClaimEntry, Claimant};
 use super::model::json::from_json;
@@ -21,6 +22,7 @@ use super::model::keys::Key;
 use super::model::skills::Skills;
 use super::model::ticket::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
+use super::wakers::{Wakers, open_key};
 use super::{Repository, Result};
 
 mod figures;
@@ -29,9 +31,6 @@ mod turns;
 
 pub use turns::Ahead;
 use turns::{Lane, Open};
-
-/// Lines of `.events` that a slow reader may lag behind before it reads `resync`.
-const EVENTS_LAG_MAX: usize = 4096;
 
 /// What the board knows of a ticket.
 #[derive(Debug, Clone)]
@@ -161,84 +160,25 @@ impl Queue {
 /// See the module.
 pub struct Board {
     queues: Mutex<HashMap<Name, Queue>>,
-    waiting: Mutex<HashMap<String, Weak<Notify>>>,
-    events: broadcast::Sender<Arc<str>>,
-    removed: broadcast::Sender<Arc<str>>,
+    events: Arc<Events>,
+    wakers: Arc<Wakers>,
     poked: Notify,
     places: AtomicU64,
     dirty: Mutex<HashSet<Name>>,
     pub(crate) drain: Drain,
 }
 
-impl Default for Board {
-    fn default() -> Self {
+impl Board {
+    /// Of a mount that tells of changes and wakes who waits like this.
+    pub(super) fn new(events: Arc<Events>, wakers: Arc<Wakers>) -> Self {
         Board {
             queues: Mutex::default(),
-            waiting: Mutex::default(),
-            events: broadcast::Sender::new(EVENTS_LAG_MAX),
-            removed: broadcast::Sender::new(EVENTS_LAG_MAX),
+            events,
+            wakers,
             poked: Notify::new(),
             places: AtomicU64::new(0),
             dirty: Mutex::default(),
             drain: Drain::default(),
-        }
-    }
-}
-
-impl Board {
-    /// Says a line to everybody who reads `.events`.
-    pub(crate) fn announce(&self, line: String) {
-        let line: Arc<str> = line.into();
-        let removal = line.ends_with(" removed") && !line.starts_with("ticket ");
-        let renamed = line.starts_with("job ") && line.contains(" renamed ");
-        if removal || renamed || &*line == "resync" {
-            // Nobody listening is no error.
-            let _ = self.removed.send(line.clone());
-        }
-        let _ = self.events.send(line);
-    }
-
-    /// Whether anybody reads `.events`.
-    pub(crate) fn is_listened_to(&self) -> bool {
-        self.events.receiver_count() > 0
-    }
-
-    /// The lines said from now on.
-    pub fn listen(&self) -> broadcast::Receiver<Arc<str>> {
-        self.events.subscribe()
-    }
-
-    /// Those among them that tell of removed builds and jobs and of renamed ones: few, so that nobody falls behind
-    /// for all that happens to tickets.
-    pub(crate) fn listen_removed(&self) -> broadcast::Receiver<Arc<str>> {
-        self.removed.subscribe()
-    }
-
-    /// Something to wait on until `notify` is called for this key; made before the look that
-    /// decides to wait.
-    pub fn waiter(&self, key: &str) -> Arc<Notify> {
-        let mut waiting = lock(&self.waiting);
-        if let Some(known) = waiting.get(key).and_then(Weak::upgrade) {
-            return known;
-        }
-        if waiting.len() >= 1024 && waiting.len().is_power_of_two() {
-            waiting.retain(|_, weak| weak.strong_count() > 0);
-        }
-        let fresh = Arc::new(Notify::new());
-        waiting.insert(key.to_owned(), Arc::downgrade(&fresh));
-        fresh
-    }
-
-    /// Whether anybody waits on this key.
-    fn is_awaited(&self, key: &str) -> bool {
-        lock(&self.waiting).get(key).is_some_and(|weak| weak.strong_count() > 0)
-    }
-
-    /// Wakes whoever waits on this key.
-    pub(crate) fn notify(&self, key: &str) {
-        let known = lock(&self.waiting).remove(key).and_then(|weak| weak.upgrade());
-        if let Some(known) = known {
-            known.notify_waiters();
         }
     }
 
@@ -265,7 +205,7 @@ impl Board {
             queue.open.insert(&line.lane, line.created, key.id.clone());
             drop(queues);
             self.poke(&key.queue);
-            self.notify(&format!("open:{}", key.queue));
+            self.wakers.notify(&open_key(&key.queue));
         } else if let Some(uid) = old.as_ref().and_then(|old| old.job.clone())
             && was_open
             && key.queue.as_str() == CONTROL_QUEUE
@@ -314,7 +254,8 @@ impl Board {
 
     /// Whether somebody here waits for what becomes of a ticket, or of its build.
     fn is_of_interest(&self, key: &TicketKey, line: &Line) -> bool {
-        self.is_listened_to() || self.is_awaited(&key.path()) || line.build.as_ref().is_some_and(|b| self.is_awaited(b))
+        let awaited = |path: &String| self.wakers.is_awaited(path);
+        self.events.is_listened_to() || awaited(&key.path()) || line.build.as_ref().is_some_and(awaited)
     }
 
     /// Opens the oldest ticket that waited for a slot of this job: each slot that becomes free, and
@@ -535,7 +476,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_while_a_ticket_was_claimed_for_him_waits_no_more() {
-        let (board, queue) = (Board::default(), Name::new("q").unwrap());
+        let (board, queue) = (Board::new(Arc::default(), Arc::default()), Name::new("q").unwrap());
         assert_eq!(waits(&board, &queue, true), 1);
         assert_eq!(waits(&board, &queue, false), 0);
     }

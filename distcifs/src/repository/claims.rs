@@ -31,8 +31,8 @@ mod recorded;
 mod slots;
 mod verdicts;
 
-pub(crate) use abort::Aborted;
-pub(crate) use doubt::Doubts;
+use abort::Aborted;
+use doubt::Doubts;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
@@ -227,9 +227,13 @@ impl Claim {
     }
 }
 
-/// The claims of this mount, by ticket.
+/// The claims of this mount, and what it must know beside them.
 #[derive(Default)]
-pub struct Claims(Mutex<HashMap<TicketKey, Arc<Claim>>>);
+pub struct Claims {
+    held: Mutex<HashMap<TicketKey, Arc<Claim>>>,
+    doubts: Doubts,
+    aborted: Aborted,
+}
 
 impl Repository {
     /// Claims an open ticket.
@@ -315,7 +319,7 @@ impl Repository {
             key,
             ticket,
         });
-        lock(&self.claims.0).insert(claim.key.clone(), claim.clone());
+        lock(&self.claims.held).insert(claim.key.clone(), claim.clone());
         self.board.note_worked(&claim.key.queue);
         self.look_for_abort_of(&claim);
         self.counts.claims.fetch_add(1, Ordering::Relaxed);
@@ -419,7 +423,7 @@ impl Repository {
         self.certain(claim).await?;
         let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await;
         if matches!(commit, Err(Error::TimedOut(_))) {
-            self.doubts.note(claim, finished.clone());
+            self.claims.doubts.note(claim, finished.clone());
             claim.storing.keep();
         }
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
@@ -430,7 +434,7 @@ impl Repository {
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.
         self.gone.remember(&claim.key, finished);
-        self.doubts.settle(&claim.key, claim.created);
+        self.claims.doubts.settle(&claim.key, claim.created);
         Ok(kept)
     }
 

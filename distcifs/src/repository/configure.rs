@@ -10,6 +10,7 @@ use nix::unistd::getuid;
 use super::config::{Fault, JobConfig, Priority};
 use super::core::{Changes, bounded, lock, now, random_id};
 use super::model::build::ConfigEntry;
+use super::model::event::Event;
 use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
@@ -68,7 +69,7 @@ impl Drop for ConfigLock {
                 }
                 tokio::time::sleep(LOCK_LOOK).await;
             }
-            repository.board.notify(&path);
+            repository.wakers.notify(&path);
         });
     }
 }
@@ -133,7 +134,7 @@ impl Repository {
         let mut attendance = None;
         let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
         loop {
-            let freed = self.board.waiter(&path);
+            let freed = self.wakers.waiter(&path);
             let freed = freed.notified();
             let mark = Bytes::from(format!("{} {}", self.node, random_id()));
             let take = Op::Create {
@@ -279,7 +280,7 @@ impl Repository {
     /// has missed a line of `.events`, and opens the right configuration all the same.
     async fn tell_configured(&self, job: &Job) {
         if !self.shared {
-            return self.board.announce(format!("job {} configured", job.name));
+            return self.events.announce(Event::JobConfigured(job.name.clone()));
         }
         let (path, version) = (Key::JobKeys(job.uid()).path(), None);
         let data = Bytes::new();

@@ -6,6 +6,7 @@ use super::builds::control_ticket;
 use super::core::{now, random_id};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and, or_trigger};
+use super::model::event::{Control, Event};
 use super::model::job::Job;
 use super::model::json::to_json;
 use super::model::ops::{Step, create, set};
@@ -91,7 +92,8 @@ impl Repository {
         self.heed_abort_here(job.uid(), n).await?;
         self.abort_tickets(job, n, insist).await?;
         if !self.shared {
-            self.board.announce(format!("control {}/{n} abort", job.name));
+            let (job, what) = (job.name.clone(), Control::Abort);
+            self.events.announce(Event::Control { job, n, what });
         }
         Ok(())
     }
@@ -194,6 +196,7 @@ impl Repository {
             )));
         }
         let run = record.run + 1;
+        let retrier = self.person(who.uid).await;
         // The record may be removed meanwhile: put anew, the text is nobody's garbage.
         self.keep_body(self.text_of(&record.config).await?).await?;
         let (params, params_digest) = self.short_params(&record.params).await?;
@@ -208,11 +211,7 @@ impl Repository {
             triggered: record.triggered,
             uid: record.uid,
             owner: record.owner,
-            by: and(
-                &or_trigger(&record.by, record.uid),
-                Did::Retried,
-                self.person(who.uid).await,
-            ),
+            by: and(&or_trigger(&record.by, record.uid), Did::Retried, retrier),
             cause: record.cause.clone(),
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
@@ -230,7 +229,8 @@ impl Repository {
             ];
             if self.began(&hold, job, n, &live.nonce, ops).await? {
                 self.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
-                self.board.announce(format!("control {}/{n} retry", job.name));
+                let (job, what) = (job.name.clone(), Control::Retry);
+                self.events.announce(Event::Control { job, n, what });
                 return Ok(());
             }
             // Else another build was triggered meanwhile.

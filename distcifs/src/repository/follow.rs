@@ -195,7 +195,7 @@ impl Repository {
             return;
         }
         if events.contains(&Event::Resync) {
-            self.board.announce("resync".into());
+            self.events.announce(super::model::event::Event::Resync);
             self.look_below(path).await;
         }
         self.heard(events).await;

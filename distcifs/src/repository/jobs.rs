@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 pub use super::access::Access;
 use super::core::{bounded, lock, now, random_id};
+use super::model::event::Event;
 use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
@@ -78,18 +79,21 @@ impl Lines {
     }
 
     /// What became of the jobs of an earlier list, a line for each.
-    fn changes_since(&self, old: &Lines) -> Vec<String> {
-        let mut lines = Vec::new();
+    fn changes_since(&self, old: &Lines) -> Vec<Event> {
+        let mut changes = Vec::new();
         for (uid, name) in &old.names {
             match self.names.get(uid) {
-                None => lines.push(format!("job {name} removed")),
-                Some(now) if now != name => lines.push(format!("job {name} renamed {now}")),
+                None => changes.push(Event::JobRemoved(name.clone())),
+                Some(now) if now != name => {
+                    let (from, to) = (name.clone(), now.clone());
+                    changes.push(Event::JobRenamed { from, to });
+                }
                 Some(_) => {}
             }
         }
         let made = self.names.iter().filter(|(uid, _)| !old.names.contains_key(*uid));
-        lines.extend(made.map(|(_, name)| format!("job {name} created")));
-        lines
+        changes.extend(made.map(|(_, name)| Event::JobCreated(name.clone())));
+        changes
     }
 }
 
@@ -117,7 +121,7 @@ impl JobTable {
     }
 
     /// Takes the list as it was read at a revision; what became of the jobs that were known.
-    fn replace(&self, mut all: Lines, revision: u64) -> Vec<String> {
+    fn replace(&self, mut all: Lines, revision: u64) -> Vec<Event> {
         let mut edits = lock(&self.edits);
         if revision < edits.loaded {
             // It took long to read, and a newer one is known.
@@ -148,7 +152,7 @@ impl Repository {
             tries += 1;
         };
         let changes = self.jobs.replace(all, revision);
-        changes.into_iter().for_each(|line| self.board.announce(line));
+        changes.into_iter().for_each(|change| self.events.announce(change));
         Ok(())
     }
 
@@ -325,7 +329,7 @@ impl Repository {
             }
             return Err(error);
         }
-        self.board.announce(format!("job {name} created"));
+        self.events.announce(Event::JobCreated(name.clone()));
         Ok(job)
     }
 

@@ -5,6 +5,7 @@ pub mod build;
 pub mod claim;
 pub mod console;
 pub mod deed;
+pub mod event;
 pub mod job;
 pub(crate) mod json;
 pub(crate) mod keys;

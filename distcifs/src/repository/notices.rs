@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use super::board::Line;
 use super::core::lock;
 use super::model::claim::Cause;
+use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
-use super::model::ticket::{Ticket, TicketKey, TicketState, queue_path, ticket_of};
+use super::model::ticket::{Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
 use super::names::{Name, TicketId};
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, READS_MAX, in_parallel};
 use super::{Error, Repository};
@@ -114,7 +115,7 @@ impl Repository {
         }
         self.leave_out_claimed(&mut sorted);
         for path in &sorted.paths {
-            self.board.notify(path);
+            self.wakers.notify(path);
         }
         if sorted.epoch {
             self.look_at_epoch();
@@ -155,18 +156,21 @@ impl Repository {
 
     /// Says what was done to builds and jobs, here or on another mount.
     async fn tell_controls(self: &Arc<Self>, builds: BTreeSet<(String, u64)>, configured: BTreeSet<String>) {
-        if !self.board.is_listened_to() {
+        if !self.events.is_listened_to() {
             return;
         }
         for uid in configured {
             if let Some(job) = self.job_of_uid(&uid) {
-                self.board.announce(format!("job {} configured", job.name));
+                self.events.announce(Told::JobConfigured(job.name));
             }
         }
         for (uid, n) in builds {
             let Some(job) = self.job_of_uid(&uid) else { continue };
             match self.build(&job, n).await {
-                Ok(build) if build.aborting() => self.board.announce(format!("control {}/{n} abort", job.name)),
+                Ok(build) if build.aborting() => {
+                    let what = Control::Abort;
+                    self.events.announce(Told::Control { job: job.name, n, what });
+                }
                 // Kept or not, or over by now.
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => tracing::warn!(job = %job.name, build = n, %error, "looking what was done to it"),
@@ -345,9 +349,9 @@ impl Repository {
         let entry = self.get(&key.path()).await?;
         let Some(entry) = entry else {
             if self.board.place(key, None).is_some() {
-                self.board.announce(format!("ticket {}/{} removed", key.queue, key.id));
+                self.events.announce(Told::TicketRemoved(key.clone()));
             }
-            self.board.notify(&key.path());
+            self.wakers.notify(&key.path());
             // Tidied away with its build while somebody was at it.
             if let Some(claim) = claim {
                 self.end_claim(&claim, Cause::Taken).await;
@@ -374,40 +378,44 @@ impl Repository {
 
     /// Says what became of a ticket.
     fn tell(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket, before: Option<TicketState>) {
-        let word = match ticket.state {
-            TicketState::Open => "open",
-            TicketState::Claimed => "claimed",
-            TicketState::Finished => "finished",
-        };
-        self.board.announce(format!("ticket {}/{} {word}", key.queue, key.id));
-        self.board.notify(&key.path());
+        let (key_told, state) = (key.clone(), ticket.state);
+        self.events.announce(Told::Ticket { key: key_told, state });
+        self.wakers.notify(&key.path());
         let Some(part) = &ticket.part else { return };
-        let build = format!("{}/{}", part.job, part.build);
-        let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict.as_str());
-        let state = match ticket.state {
-            TicketState::Open => "posted",
-            TicketState::Claimed => "running",
-            TicketState::Finished => verdict.unwrap_or("error"),
-        };
-        match part.task {
-            Some(task) => {
-                let name = Some(ticket.name.as_str()).filter(|name| !name.is_empty());
-                let name = name.unwrap_or(key.queue.as_str());
-                self.board.announce(format!("task {build}/{task}-{name} {state}"));
-            }
-            None => {
-                let state = if state == "posted" { "pending" } else { state };
-                if !(state == "pending" && before == Some(TicketState::Claimed)) {
-                    self.board.announce(format!("build {build} {state}"));
-                }
-            }
+        if let Some(event) = became(key, ticket, part, before) {
+            self.events.announce(event);
         }
-        self.board
+        self.wakers
             .notify(&super::model::build::live_path(&part.uid, part.build));
         if part.task.is_none() && ticket.state == TicketState::Finished {
             self.record_later(part.clone(), self.record_delay(key, ticket));
         }
     }
+}
+
+/// What a ticket's new state is for its build or task. A build whose controller has let it go is told of when it
+/// goes on.
+fn became(key: &TicketKey, ticket: &Ticket, part: &Part, before: Option<TicketState>) -> Option<Told> {
+    let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict);
+    let state = match ticket.state {
+        TicketState::Open => Stage::Open,
+        TicketState::Claimed => Stage::Running,
+        TicketState::Finished => Stage::Ended(verdict.unwrap_or(Verdict::Error)),
+    };
+    let (job, n) = (Name::new(&part.job)?, part.build);
+    let Some(index) = part.task else {
+        let again = state == Stage::Open && before == Some(TicketState::Claimed);
+        return (!again).then_some(Told::Build { job, n, state });
+    };
+    let name = Some(ticket.name.as_str()).filter(|name| !name.is_empty());
+    let name = name.unwrap_or(key.queue.as_str()).to_owned();
+    Some(Told::Task {
+        job,
+        n,
+        index,
+        name,
+        state,
+    })
 }
 
 /// A ticket's key from the parts of its entry's path.

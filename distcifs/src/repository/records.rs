@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::core::{bounded, lock, now, settled};
 use super::model::build::{Build, Live, build_record, live_path};
 use super::model::console::build_console;
+use super::model::event::Event;
 use super::model::job::Job;
 use super::model::json::{from_json, to_json};
 use super::model::ops::delete;
@@ -332,7 +333,8 @@ impl Repository {
         }
         self.change_index(job, n, None).await?;
         self.drop_build_objects(job, n).await?;
-        self.board.announce(format!("build {}/{n} removed", job.name));
+        let job = job.name.clone();
+        self.events.announce(Event::BuildRemoved { job, n });
         Ok(())
     }
 

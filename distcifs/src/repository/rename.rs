@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::{bounded, now, settled};
+use super::model::event::Event;
 use super::model::job::{Counter, Job, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::ops::set;
@@ -52,7 +53,8 @@ impl Repository {
         };
         match moved {
             Ok(()) => {
-                self.board.announce(format!("job {} renamed {to}", job.name));
+                let (from, to) = (job.name.clone(), to.clone());
+                self.events.announce(Event::JobRenamed { from, to });
                 Ok(())
             }
             Err(error) => {

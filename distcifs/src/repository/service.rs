@@ -14,6 +14,7 @@ use super::claims::Claims;
 use super::consoles::Consoles;
 use super::core::{bounded, now, random_id};
 use super::epochs::Epochs;
+use super::events::Events;
 use super::fresh::Fresh;
 use super::jobs::JobTable;
 use super::model::json::to_json;
@@ -23,6 +24,7 @@ use super::names::Name;
 use super::patience::STORE_TIMEOUT;
 use super::records::cache::RecordCache;
 use super::snapshot::Browser;
+use super::wakers::Wakers;
 use super::{Result, format};
 use crate::storage::{Contents, Coordination};
 
@@ -60,13 +62,13 @@ pub struct Repository {
     pub(crate) regarded: super::regard::Regarded,
     pub(crate) remembered: super::remembered::Remembered,
     pub(crate) jobs: JobTable,
+    pub(crate) events: Arc<Events>,
+    pub(crate) wakers: Arc<Wakers>,
     pub(crate) board: Board,
     pub(crate) claims: Claims,
     /// Tickets that were tidied away lately.
     pub(crate) gone: super::tickets::Gone,
-    pub(crate) doubts: super::claims::Doubts,
     pub(crate) unread: super::notices::Unread,
-    pub(crate) aborted: super::claims::Aborted,
     pub(crate) consoles: Consoles,
     pub(crate) attempts: AttemptDirs,
     pub(crate) records: RecordCache,
@@ -110,14 +112,15 @@ impl Repository {
         let attempts = AttemptDirs::open(&setup.attempts)?;
         let fresh = (!setup.shared).then(|| Fresh::new(setup.contents.clone()));
         let contents = fresh.as_ref().map_or(setup.contents, Fresh::contents);
+        let (events, wakers) = (Arc::<Events>::default(), Arc::<Wakers>::default());
         let repository = Arc::new(Repository {
             jobs: JobTable::default(),
-            board: Board::default(),
+            board: Board::new(events.clone(), wakers.clone()),
+            events,
+            wakers,
             claims: Claims::default(),
             gone: super::tickets::Gone::default(),
-            doubts: super::claims::Doubts::default(),
             unread: super::notices::Unread::default(),
-            aborted: super::claims::Aborted::default(),
             consoles: Consoles::default(),
             records: RecordCache::default(),
             people: super::people::People::default(),

@@ -45,7 +45,7 @@ impl Tree {
         let both = flags & libc::O_ACCMODE == libc::O_RDWR;
         let kind = match &node {
             Node::Top(Top::Events) => {
-                let lines = self.repository.board.listen();
+                let lines = self.repository.events.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
                     _attendances: self.repository.attend_events().await?,
                     reader: Reader::of(caller),

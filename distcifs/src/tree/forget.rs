@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::node::{JobFile, Node, Numbers, Top};
 use super::{Invalidation, look};
 use crate::repository::Repository;
+use crate::repository::model::event::Event;
 
 /// What it takes to say which name is gone.
 pub(crate) struct Forgetter {
@@ -20,16 +21,16 @@ pub(crate) struct Forgetter {
 impl Forgetter {
     /// Follows the changes until the repository is closed.
     pub(crate) async fn follow(self) {
-        let Some(mut lines) = self
+        let Some(mut events) = self
             .repository
             .upgrade()
-            .map(|repository| repository.board.listen_removed())
+            .map(|repository| repository.events.listen_names())
         else {
             return;
         };
         loop {
-            match lines.recv().await {
-                Ok(line) => self.heard(&line),
+            match events.recv().await {
+                Ok(event) => self.heard(&event),
                 Err(RecvError::Lagged(_)) => self.missed(),
                 Err(RecvError::Closed) => return,
             }
@@ -37,33 +38,23 @@ impl Forgetter {
     }
 
     /// One change: a removed build (pruned, or by another mount) or job, or a renamed job.
-    fn heard(&self, line: &str) {
-        if line == "resync" {
-            return self.missed();
-        }
-        // The new name is not known yet: whoever looks it up finds the folder that he stands in.
-        if let ["job", job, "renamed", _] = line.split(' ').collect::<Vec<_>>().as_slice() {
-            return self.forget(&Node::Top(Top::Jobs), job);
-        }
-        let Some(what) = line.strip_suffix(" removed") else {
-            return;
-        };
-        match what.split_once(' ') {
-            Some(("job", job)) => self.forget(&Node::Top(Top::Jobs), job),
-            Some(("build", build)) => {
-                if let Some((job, n)) = build.rsplit_once('/') {
-                    self.forget_build(job, n);
-                }
+    fn heard(&self, event: &Event) {
+        match event {
+            Event::Resync => self.missed(),
+            // The new name is not known yet: whoever looks it up finds the folder that he stands in.
+            Event::JobRenamed { from: job, .. } | Event::JobRemoved(job) => {
+                self.forget(&Node::Top(Top::Jobs), job.as_str());
             }
+            Event::BuildRemoved { job, n } => self.forget_build(job.as_str(), *n),
             _ => {}
         }
     }
 
-    fn forget_build(&self, job: &str, n: &str) {
+    fn forget_build(&self, job: &str, n: u64) {
         let known = self.repository.upgrade().and_then(|repository| repository.job(job));
         if let Some(job) = known {
             let builds = Node::JobFile(Arc::new(look::job_ref(&job)), JobFile::Builds);
-            self.forget(&builds, n);
+            self.forget(&builds, &n.to_string());
         }
     }
 

@@ -21,6 +21,7 @@ use crate::repository::consoles::Stream;
 use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
 use crate::repository::model::console::Extent;
+use crate::repository::model::event::Event;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Folder;
 
@@ -144,8 +145,8 @@ pub(crate) struct Following {
     pub(crate) _attendances: [Attendance; 2],
     /// Who reads it, as at the open.
     pub(crate) reader: Reader,
-    /// The lines.
-    pub(crate) lines: broadcast::Receiver<Arc<str>>,
+    /// The changes.
+    pub(crate) lines: broadcast::Receiver<Event>,
     /// What was not read yet of the last line.
     pub(crate) rest: Bytes,
 }

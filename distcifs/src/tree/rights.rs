@@ -10,9 +10,10 @@ use super::node::{BuildFile, JobFile, Node, QueueFile, TicketFile, TicketRef};
 use super::process;
 use super::{Caller, Error, Kind, Result, SetAttr, Tree};
 use crate::repository::access::Access;
+use crate::repository::model::event::Event;
 use crate::repository::model::job::Job;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, Ticket};
-use crate::repository::names::{Name, TicketId};
+use crate::repository::names::Name;
 
 /// The extended attribute that the kernel asks for an ACL by.
 pub(crate) const ACL_NAME: &[u8] = b"system.posix_acl_access";
@@ -255,35 +256,29 @@ impl Tree {
         Ok(grants)
     }
 
-    /// Whether a reader of `.events` may have a line: "only the lines of jobs that it may read", and of
+    /// Whether a reader of `.events` may have the line of a change: "only the lines of jobs that it may read", and of
     /// queues for tickets that stand alone.
-    pub(crate) async fn may_hear(&self, reader: &Reader, line: &str) -> Result<bool> {
+    pub(crate) async fn may_hear(&self, reader: &Reader, event: &Event) -> Result<bool> {
         if reader.uid == 0 || reader.uid == self.owner.0 || self.control.contains(&reader.uid) {
             return Ok(true);
         }
-        let mut words = line.split(' ');
-        let (Some(kind), Some(object)) = (words.next(), words.next()) else {
-            return Ok(true);
-        };
-        let (first, rest) = object.split_once('/').unwrap_or((object, ""));
-        let ticket = TicketId::new(rest);
-        let job = match kind {
+        let job = match event {
             // The names of jobs are no secret.
-            "job" if line.ends_with(" removed") => return Ok(true),
-            "job" | "build" | "task" | "control" => first,
-            "ticket" => match ticket.as_ref().and_then(TicketId::job) {
+            Event::JobRemoved(_) | Event::Resync => return Ok(true),
+            Event::JobCreated(job) | Event::JobConfigured(job) => job.as_str(),
+            // A renamed one is there by its new name.
+            Event::JobRenamed { to, .. } => to.as_str(),
+            Event::Build { job, .. }
+            | Event::BuildRemoved { job, .. }
+            | Event::Task { job, .. }
+            | Event::Control { job, .. } => job.as_str(),
+            Event::Ticket { key, .. } | Event::TicketRemoved(key) => match key.id.job() {
                 Some(job) => job,
                 None => {
-                    let queue = self.repository.queue_access(first).await?;
+                    let queue = self.repository.queue_access(key.queue.as_str()).await?;
                     return Ok(queue.is_some_and(|queue| reader.may(queue, READ)));
                 }
             },
-            _ => return Ok(true),
-        };
-        // A renamed one is there by its new name.
-        let job = match words.next() {
-            Some("renamed") if kind == "job" => words.next().unwrap_or_default(),
-            _ => job,
         };
         let job = self.repository.job(job);
         Ok(job.is_some_and(|job| reader.may(job.entry.access, READ)))

@@ -23,9 +23,11 @@ use crate::repository::core::lock;
 use crate::repository::follow::Attendance;
 use crate::repository::model::build::live_path;
 use crate::repository::model::claim::{Cause, Claimant};
+use crate::repository::model::event::Event;
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::queue_path;
 use crate::repository::names::Name;
+use crate::repository::wakers::open_key;
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
 pub(crate) const HELD_MAX: Duration = Duration::from_millis(950);
@@ -52,7 +54,7 @@ impl Tree {
         let _attendance = self.attend_end(node).await?;
         loop {
             let key = self.wait_key(node)?;
-            let told = self.repository.board.waiter(&key);
+            let told = self.repository.wakers.waiter(&key);
             let told = told.notified();
             if let Some(end) = self.end_of(node).await? {
                 let rest = given.insert(end);
@@ -64,7 +66,7 @@ impl Tree {
         }
     }
 
-    /// What the board calls a node when it tells of it.
+    /// By what name who waits on a node is woken.
     fn wait_key(&self, node: &Node) -> Result<String> {
         match node {
             Node::TicketFile(ticket, _) => Ok(ticket.key.path()),
@@ -271,10 +273,9 @@ impl Tree {
     }
 
     /// Adds a line to what a reader of `.events` gets, if it may read what the line tells of.
-    async fn tell_line(&self, reader: &Reader, line: &str, text: &mut String) -> Result<()> {
-        if self.may_hear(reader, line).await? {
-            text.push_str(line);
-            text.push('\n');
+    async fn tell_line(&self, reader: &Reader, event: &Event, text: &mut String) -> Result<()> {
+        if self.may_hear(reader, event).await? {
+            text.push_str(&format!("{event}\n"));
         }
         Ok(())
     }
@@ -289,7 +290,7 @@ impl Tree {
                 let asking = asking.lock().await;
                 let attendance = self.repository.attend(&queue_path(queue)).await?;
                 let key = open_key(queue);
-                let told = self.repository.board.waiter(&key).notified_owned();
+                let told = self.repository.wakers.waiter(&key).notified_owned();
                 if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {
                     return Ok(true);
                 }
@@ -315,7 +316,7 @@ impl Tree {
                 let attendance = self.attend_end(&open.node).await?;
                 let told = self
                     .repository
-                    .board
+                    .wakers
                     .waiter(&self.wait_key(&open.node)?)
                     .notified_owned();
                 if given.lock().await.is_some() || self.end_of(&open.node).await?.is_some() {
@@ -344,11 +345,6 @@ impl Tree {
             former.abort();
         }
     }
-}
-
-/// What the board calls a queue when a ticket opens in it.
-pub(crate) fn open_key(queue: &Name) -> String {
-    format!("open:{queue}")
 }
 
 /// A dead worker's claim counts as an attempt only if it had looked at it.

@@ -49,6 +49,8 @@ const ROWS: [(&str, &[&str]); 8] = [
             "epochs",
             "format",
             "lookups",
+            "events",
+            "wakers",
             "flood",
         ],
     ),

@@ -111,7 +111,7 @@ impl Repository {
     /// The same for a claim that was made while its build was aborted, as far as was heard.
     pub(super) fn look_for_abort_of(self: &Arc<Self>, claim: &Claim) {
         if let Some(part) = &claim.ticket.part
-            && self.aborted.has(part)
+            && self.claims.aborted.has(part)
         {
             self.look_for_abort(part.uid.clone(), part.build);
         }
@@ -126,7 +126,7 @@ impl Repository {
             return Ok(());
         }
         // Noted first: a claim that is not there yet finds it.
-        self.aborted.note(uid, n);
+        self.claims.aborted.note(uid, n);
         for claim in self.claims.of_build(uid, n) {
             let part = claim.ticket.part.as_ref();
             let Some(part) = part else { continue };
@@ -142,7 +142,7 @@ impl Repository {
         if claim.aborting.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.board.notify(&claim.key.path());
+        self.wakers.notify(&claim.key.path());
         let (repository, claim) = (self.clone(), claim.clone());
         self.runtime.spawn(async move {
             if !claim.is_over_within(ABORT_GRACE).await {

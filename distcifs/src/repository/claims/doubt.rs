@@ -18,7 +18,7 @@ const DOUBTS_MAX: usize = 1024;
 
 /// Results in doubt, with the ticket as it is if they stand.
 #[derive(Default)]
-pub(crate) struct Doubts(Mutex<VecDeque<(Arc<Claim>, Posted)>>);
+pub(super) struct Doubts(Mutex<VecDeque<(Arc<Claim>, Posted)>>);
 
 impl Doubts {
     /// Notes one.
@@ -49,11 +49,11 @@ impl Repository {
     /// A ticket that is gone, as it was last, for whoever still looks at it; `created` tells it from
     /// another of its name. A result in doubt is looked for in the build's record.
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
-        if let Some((claim, finished)) = self.doubts.get(key, created) {
+        if let Some((claim, finished)) = self.claims.doubts.get(key, created) {
             if self.is_recorded(&claim).await? {
                 self.gone.remember(key, finished);
             }
-            self.doubts.settle(key, created);
+            self.claims.doubts.settle(key, created);
         }
         Ok(self.gone.get(key, created))
     }

@@ -9,17 +9,17 @@ use crate::repository::model::ticket::{Part, TicketKey};
 impl Claims {
     /// The claim held here on a ticket.
     pub fn get(&self, key: &TicketKey) -> Option<Arc<Claim>> {
-        lock(&self.0).get(key).cloned()
+        lock(&self.held).get(key).cloned()
     }
 
     /// The claims held here.
     pub(crate) fn all(&self) -> Vec<Arc<Claim>> {
-        lock(&self.0).values().cloned().collect()
+        lock(&self.held).values().cloned().collect()
     }
 
     /// Number of claims held here.
     pub fn len(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.held).len()
     }
 
     /// Whether none is held.
@@ -29,7 +29,7 @@ impl Claims {
 
     /// Those that belong to another session than this one.
     pub(crate) fn not_of(&self, session: Option<u64>) -> Vec<Arc<Claim>> {
-        let claims = lock(&self.0);
+        let claims = lock(&self.held);
         let lost = claims.values().filter(|claim| Some(claim.session) != session);
         lost.cloned().collect()
     }
@@ -40,19 +40,19 @@ impl Claims {
             let part = claim.ticket.part.as_ref();
             part.is_some_and(|part| part.task.is_some() && part.build == n && part.uid == uid)
         };
-        lock(&self.0).values().filter(of).cloned().collect()
+        lock(&self.held).values().filter(of).cloned().collect()
     }
 
     /// The tasks whose tickets are claimed here.
     pub(crate) fn parts(&self) -> Vec<Part> {
-        let claims = lock(&self.0);
+        let claims = lock(&self.held);
         let parts = claims.values().filter_map(|claim| claim.ticket.part.clone());
         parts.filter(|part| part.task.is_some()).collect()
     }
 
     /// Forgets a claim, unless another has taken its place.
     pub(super) fn remove(&self, claim: &Claim) {
-        let mut claims = lock(&self.0);
+        let mut claims = lock(&self.held);
         if claims.get(&claim.key).is_some_and(|held| held.nonce == claim.nonce) {
             claims.remove(&claim.key);
         }

@@ -264,7 +264,7 @@ impl Repository {
             }
         }
         drop(end);
-        self.board.notify(name);
+        self.wakers.notify(name);
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl Repository {
             }
         }
         drop(end);
-        self.board.notify(name);
+        self.wakers.notify(name);
         Ok(())
     }
 
@@ -316,7 +316,7 @@ impl Repository {
         build.lines.ended();
         drop(end);
         if ended {
-            self.board.notify(&build.name);
+            self.wakers.notify(&build.name);
         }
         Ok(ended)
     }

@@ -3,6 +3,7 @@
 use super::crash::{Folder, Place, doomed};
 use super::*;
 use crate::backend::embedded::Embedded;
+use crate::repository::model::event::Event;
 use crate::repository::model::job::jobs_record;
 use crate::storage::Updated;
 
@@ -42,16 +43,16 @@ fn a_renamed_job_keeps_its_builds() {
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
         let (repository, job) = built(embedded(dir.path()), dir.path()).await;
-        let mut lines = repository.board.listen();
+        let mut lines = repository.events.listen();
         repository.rename_job(&job, &name("b"), None).await.unwrap();
         let line = loop {
             // What became of the build's tickets may be told first.
             let line = lines.recv().await.unwrap();
-            if line.starts_with("job ") {
+            if matches!(line, Event::JobRenamed { .. }) {
                 break line;
             }
         };
-        assert_eq!(&*line, "job a renamed b");
+        assert_eq!(line.to_string(), "job a renamed b");
         // As a mount does that has not heard of it.
         let refused = repository.trigger(&job, b"", poster()).await;
         assert!(

@@ -2,6 +2,7 @@
 
 use super::{BuildLine, RACES_MAX, Removal, build_key, readable};
 use crate::repository::core::{bounded, lock};
+use crate::repository::model::event::{Event, Stage};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::record::{Indexed, index_key};
@@ -37,7 +38,8 @@ impl Repository {
             }
             Err(error) => return Err(error),
         }
-        self.board.announce(format!("build {}/{n} removed", job.name));
+        let job = job.name.clone();
+        self.events.announce(Event::BuildRemoved { job, n });
         Ok(())
     }
 
@@ -136,8 +138,8 @@ impl Repository {
         let _hold = self.hold_epoch().await?;
         let gone = || Error::NotFound(format!("jobs/{}/builds/{n} in the trash", job.name));
         let line = self.bring_back(job, n).await?.ok_or_else(gone)?;
-        let state = line.indexed.state.as_str();
-        self.board.announce(format!("build {}/{n} {state}", job.name));
+        let (job, state) = (job.name.clone(), Stage::Ended(line.indexed.state));
+        self.events.announce(Event::Build { job, n, state });
         Ok(())
     }
 

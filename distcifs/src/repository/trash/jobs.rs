@@ -2,6 +2,7 @@
 
 use super::{BuildLine, JobLine, PAGE, RACES_MAX, Removal, TOGETHER, job_key, notes, readable};
 use crate::repository::core::{bounded, now, settled};
+use crate::repository::model::event::Event;
 use crate::repository::model::job::{Job, JobEntry, jobs_record};
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::keys::Key;
@@ -58,7 +59,7 @@ impl Repository {
                 return Err(error);
             }
         }
-        self.board.announce(format!("job {} removed", job.name));
+        self.events.announce(Event::JobRemoved(job.name.clone()));
         let moves = self.trash.moved();
         self.sweep_after(moves);
         Ok(())
@@ -122,7 +123,7 @@ impl Repository {
         };
         self.shift(&job, (key.as_str(), to.as_str()), &counter, restored)
             .await?;
-        self.board.announce(format!("job {to} created"));
+        self.events.announce(Event::JobCreated(to.clone()));
         let entry = job.entry.clone();
         Ok(Job {
             name: to.clone(),
@@ -210,7 +211,7 @@ impl Repository {
         // Another job may have its name already.
         let others = |known: &JobEntry| known.uid != job.uid();
         self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
-        self.board.announce(format!("job {} removed", job.name));
+        self.events.announce(Event::JobRemoved(job.name.clone()));
         self.drop_job(job).await
     }
 
