@@ -88,9 +88,10 @@ write_ceph_conf() {
 	osd pool default min size = 2
 	osd pool default pg autoscale mode = off
 	mon allow pool delete = true
-	# Percent of the disk's room. Below the second, 5 by default, a monitor ends by itself.
-	mon data avail warn = 2
-	mon data avail crit = 1
+	# Percent of the disk's room. At the second, 5 by default, a monitor ends by itself. One percent
+	# of a large disk is still room for a cluster of tests: it never ends for this.
+	mon data avail warn = 0
+	mon data avail crit = -1
 
 	# Seconds. A killed OSD is reported at once by whoever was connected to it, a stopped one after
 	# the grace. Whichever is left may report it, and nothing is moved elsewhere: there is no elsewhere.
