@@ -137,12 +137,13 @@ fn config(settings: &Settings) -> Config {
 /// DIRECT_IO_ALLOW_MMAP lets programs map what is generated, to read it: its pages are read anew
 /// at each mapping.
 pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
+    // Not FUSE_ASYNC_DIO: with it the kernel counts io_submit(2) on a file of the tree, which may wait for a
+    // second, with the few requests that it lets read ahead for everybody.
     let wanted = [
         InitFlags::FUSE_ATOMIC_O_TRUNC,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
-        InitFlags::FUSE_ASYNC_DIO,
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         InitFlags::FUSE_POSIX_ACL,
         InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
