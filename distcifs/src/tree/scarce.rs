@@ -9,7 +9,7 @@ use super::claim::Held;
 use super::work::Work;
 use crate::repository::Repository;
 use crate::repository::core::lock;
-use crate::repository::model::claim::Cause;
+use crate::repository::model::claim::{Cause, Stand as ClaimStand};
 use crate::repository::model::ticket::TicketKey;
 use crate::repository::reserve::Stand;
 
@@ -52,10 +52,13 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
                 attempt.is_some_and(|attempt| attempt.id() == filler.attempt.id())
             };
             let found = lock(&held).values().find(of_it).cloned();
-            if let Some(found) = found {
+            // Its files are cut when it is lost, and only then: a claim that has its result may keep its folder
+            // for the next task.
+            if let Some(found) = found.filter(|found| found.claim.stand() == ClaimStand::Live) {
                 let (ticket, mib) = (found.claim.key.clone(), filler.grown >> 20);
                 tracing::warn!(%ticket, mib, "the disk of the workspaces is nearly full: the claim that grew most ends");
                 let ending = repository.clone();
+                let claim = found.claim.clone();
                 tokio::spawn(async move { ending.end_claim(&found.claim, Cause::Died).await });
                 for _ in 0..END_STEPS {
                     if !filler.attempt.is_alive() {
@@ -64,7 +67,9 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
                     tokio::time::sleep(END_STEP).await;
                 }
                 // What others still have open of it is cut at the next look.
-                let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
+                if claim.stand() == ClaimStand::Lost {
+                    let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
+                }
             }
         }
         drop((held, repository));
