@@ -90,8 +90,7 @@ impl Tree {
             Node::Seen(seen) => return self.open_seen(caller, seen, flags).await,
             Node::Published(id) if !write => {
                 self.published.need(*id, READ)?;
-                let (folder, at) = self.published.file(*id)?;
-                OpenKind::Published(folder, at)
+                OpenKind::Published(self.published.file(*id)?)
             }
             _ if write => return Err(Error::ReadOnly("a generated or published file".into())),
             Node::TicketFile(ticket, TicketFile::Result) => {
@@ -287,13 +286,7 @@ impl Tree {
             OpenKind::Events(following) => self.read_events(&mut *following.lock().await, size).await,
             OpenKind::Wait(given) => self.read_wait(&open.node, &mut *given.lock().await, size).await,
             OpenKind::Scratch(id) => self.scratch.read(*id, offset, size),
-            OpenKind::Published(folder, at) => {
-                let entry = folder
-                    .entries
-                    .get(*at)
-                    .ok_or_else(|| Error::Stale("a published file".into()))?;
-                Ok(self.repository.browser.read_file(entry, offset, size).await?)
-            }
+            OpenKind::Published(entry) => Ok(self.repository.browser.read_file(entry, offset, size).await?),
             OpenKind::Claim(held) => match self.content(&open.node).await {
                 Ok(Content::Bytes(bytes)) => Ok(part(&bytes, offset, size)),
                 _ => Err(Error::Stale(held.claim.key.to_string())),

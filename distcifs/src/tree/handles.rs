@@ -23,7 +23,7 @@ use crate::repository::follow::Attendance;
 use crate::repository::model::console::Extent;
 use crate::repository::model::event::Event;
 use crate::repository::names::Name;
-use crate::repository::snapshot::Folder;
+use crate::repository::snapshot::Entry;
 
 /// An open file.
 pub(crate) struct Open {
@@ -105,7 +105,7 @@ pub(crate) enum OpenKind {
     /// Reads and writes a scratch file.
     Scratch(u64),
     /// Reads a published file.
-    Published(Arc<Folder>, usize),
+    Published(Arc<Entry>),
     /// Lists a folder.
     Folder(Mutex<Option<Listing>>),
 }

@@ -61,8 +61,12 @@ enum Key {
 
 #[derive(Clone)]
 enum What {
-    Root { digest: Digest, place: Place },
-    Entry { folder: Arc<Folder>, at: usize },
+    Root {
+        digest: Digest,
+        place: Place,
+    },
+    /// With what it holds and no more: a listing has room for many, and the kernel knows a node for long.
+    Entry(Arc<Entry>),
 }
 
 #[derive(Clone)]
@@ -192,8 +196,8 @@ impl Published {
                 let access = viewer.map_or(place.shown_root(), |viewer| viewer.show_published(place.access, true));
                 (attr_of_root(ino, access, place.time), NOT_AT_ALL)
             }
-            What::Entry { folder, at } => {
-                let (entry, place) = (entry(folder, *at)?, self.place(item.root)?);
+            What::Entry(entry) => {
+                let place = self.place(item.root)?;
                 (attr_of(ino, entry, place.shown_entry(entry)), LONG)
             }
         })
@@ -203,7 +207,7 @@ impl Published {
     fn place(&self, root: u64) -> Result<Place> {
         match self.item(root)?.what {
             What::Root { place, .. } => Ok(place),
-            What::Entry { .. } => Err(Error::Stale("a published folder".into())),
+            What::Entry(_) => Err(Error::Stale("a published folder".into())),
         }
     }
 
@@ -212,9 +216,9 @@ impl Published {
         let item = self.item(id)?;
         let (place, access) = match &item.what {
             What::Root { place, .. } => (place.clone(), place.access),
-            What::Entry { folder, at } => {
+            What::Entry(entry) => {
                 let place = self.place(item.root)?;
-                let access = place.access_of(entry(folder, *at)?);
+                let access = place.access_of(entry);
                 (place, access)
             }
         };
@@ -224,12 +228,10 @@ impl Published {
         }
     }
 
-    /// A file's place in its folder, for reading.
-    pub(crate) fn file(&self, id: u64) -> Result<(Arc<Folder>, usize)> {
+    /// A file, for reading.
+    pub(crate) fn file(&self, id: u64) -> Result<Arc<Entry>> {
         match self.item(id)?.what {
-            What::Entry { folder, at } if matches!(entry(&folder, at)?.kind, snapshot::Kind::File { .. }) => {
-                Ok((folder, at))
-            }
+            What::Entry(entry) if matches!(entry.kind, snapshot::Kind::File { .. }) => Ok(entry),
             _ => Err(Error::IsDirectory("a published folder".into())),
         }
     }
@@ -237,7 +239,7 @@ impl Published {
     /// Where a symbolic link leads.
     pub(crate) fn target(&self, id: u64) -> Result<OsString> {
         match &self.item(id)?.what {
-            What::Entry { folder, at } => match &entry(folder, *at)?.kind {
+            What::Entry(entry) => match &entry.kind {
                 snapshot::Kind::Symlink(target) => Ok(OsString::from_vec(target.to_vec())),
                 _ => Err(Error::Invalid("no symbolic link".into())),
             },
@@ -282,9 +284,9 @@ impl Published {
     }
 
     /// The entry that a node is.
-    fn entry_of(&self, id: u64) -> Result<Option<(Arc<Folder>, usize)>> {
+    fn entry_of(&self, id: u64) -> Result<Option<Arc<Entry>>> {
         match self.item(id)?.what {
-            What::Entry { folder, at } => Ok(Some((folder, at))),
+            What::Entry(entry) => Ok(Some(entry)),
             What::Root { .. } => Ok(None),
         }
     }
@@ -293,7 +295,7 @@ impl Published {
     fn digest(&self, id: u64) -> Result<Digest> {
         match &self.item(id)?.what {
             What::Root { digest, .. } => Ok(*digest),
-            What::Entry { folder, at } => match &entry(folder, *at)?.kind {
+            What::Entry(entry) => match &entry.kind {
                 snapshot::Kind::Folder(digest) => Ok(*digest),
                 _ => Err(Error::NotDirectory("a published file".into())),
             },
@@ -301,23 +303,14 @@ impl Published {
     }
 
     /// The node of an entry of a folder.
-    fn child(&self, parent: u64, folder: &Arc<Folder>, at: usize) -> Result<u64> {
-        let found = entry(folder, at)?;
+    fn child(&self, parent: u64, found: &Entry) -> Result<u64> {
         let root = self.item(parent)?.root;
         let key = match found.link {
             Some(link) => Key::Linked(root, link.group),
             None => Key::Child(parent, found.name.clone()),
         };
         let above = Numbers::default().ino(&Node::Published(parent));
-        Ok(self.number(
-            key,
-            Some(root),
-            above,
-            What::Entry {
-                folder: folder.clone(),
-                at,
-            },
-        ))
+        Ok(self.number(key, Some(root), above, What::Entry(Arc::new(found.clone()))))
     }
 }
 
@@ -357,7 +350,7 @@ impl Tree {
         let folder = self.repository.browser.folder(self.published.digest(parent)?).await?;
         let at = folder.entries.binary_search_by(|entry| entry.name.as_ref().cmp(name));
         let at = at.map_err(|_| Error::NotFound(String::from_utf8_lossy(name).into_owned()))?;
-        Ok(Node::Published(self.published.child(parent, &folder, at)?))
+        Ok(Node::Published(self.published.child(parent, entry(&folder, at)?)?))
     }
 
     /// An extended attribute of a published file.
@@ -366,8 +359,8 @@ impl Tree {
             return Err(Error::NoData);
         };
         self.published.need(id, READ)?;
-        let (folder, at) = self.published.entry_of(id)?.ok_or(Error::NoData)?;
-        let xattrs = &entry(&folder, at)?.meta.xattrs;
+        let entry = self.published.entry_of(id)?.ok_or(Error::NoData)?;
+        let xattrs = &entry.meta.xattrs;
         let found = xattrs.iter().find(|(known, _)| **known == *name).ok_or(Error::NoData)?;
         Ok(Bytes::copy_from_slice(&found.1))
     }
@@ -377,11 +370,11 @@ impl Tree {
         let Some(Node::Published(id)) = self.numbers.node(ino) else {
             return Ok(Bytes::new());
         };
-        let Some((folder, at)) = self.published.entry_of(id)? else {
+        let Some(entry) = self.published.entry_of(id)? else {
             return Ok(Bytes::new());
         };
         let mut names = Vec::new();
-        for (name, _) in &entry(&folder, at)?.meta.xattrs {
+        for (name, _) in &entry.meta.xattrs {
             names.extend_from_slice(name);
             names.push(0);
         }
@@ -391,10 +384,10 @@ impl Tree {
     /// SEEK_DATA and SEEK_HOLE in a published file.
     pub(crate) fn seek_published(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
         let open = self.handles.get(handle)?;
-        let OpenKind::Published(folder, at) = &open.kind else {
+        let OpenKind::Published(entry) = &open.kind else {
             return Err(Error::Unsupported("lseek".into()));
         };
-        let snapshot::Kind::File { size, segments } = &entry(folder, *at)?.kind else {
+        let snapshot::Kind::File { size, segments } = &entry.kind else {
             return Err(Error::Invalid("lseek".into()));
         };
         let past = || Error::System {
@@ -447,7 +440,7 @@ impl Tree {
         for at in skip..folder.entries.len().min(skip.saturating_add(limit)) {
             let found = entry(&folder, at)?;
             let (ino, found_now) = if plus {
-                let child = self.published.child(id, &folder, at)?;
+                let child = self.published.child(id, found)?;
                 let found = self.published.found(child)?;
                 (found.attributes.attr.ino, Some(found))
             } else {

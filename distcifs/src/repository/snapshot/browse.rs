@@ -1,7 +1,7 @@
 //! A snapshot read in place, without laying it out: for the read-only folders of builds.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,12 +10,14 @@ use tokio::time::timeout;
 
 use super::error::Result;
 use super::format::{Entry, Folder, Kind, Segment};
-use super::store::{load_folder, read_chunk};
+use super::store::{load_folder, load_folder_in_turn, read_chunk};
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{Contents, Digest};
 
 /// Listings kept, bytes: some 100,000 entries.
 const FOLDERS_BYTES_MAX: usize = 16 << 20;
+/// Listings of several parts that are read at once: each may take a few hundred MiB.
+const LARGE_READS_MAX: usize = 2;
 /// Chunks kept, bytes: what is fetched ahead and a dozen that are being read, so that files read side
 /// by side in small pieces fetch and verify each chunk once.
 const CHUNKS_BYTES_MAX: usize = 128 << 20;
@@ -70,6 +72,11 @@ impl Folder {
 pub struct Browser {
     contents: Arc<dyn Contents>,
     folders: Mutex<Lately<Arc<Folder>>>,
+    /// The listing that was read last of those too large for `folders`: whoever lists one comes again and again.
+    large: Mutex<Option<(Digest, Arc<Folder>)>>,
+    /// Those on their way for all who want them. Whoever waits keeps his; nobody's are dropped at the next read.
+    reading: Mutex<HashMap<Digest, Weak<OnceCell<Arc<Folder>>>>>,
+    turns: Semaphore,
     chunks: Mutex<Lately<Arc<Fetch>>>,
     /// What may still be fetched ahead, KiB.
     ahead: Arc<Semaphore>,
@@ -98,19 +105,53 @@ impl Browser {
         Browser {
             contents,
             folders,
+            large: Mutex::default(),
+            reading: Mutex::default(),
+            turns: Semaphore::new(LARGE_READS_MAX),
             chunks: Mutex::new(Lately::new(CHUNKS_BYTES_MAX, SPENT_BYTES_MAX)),
             ahead: Arc::new(Semaphore::new(AHEAD_KIB_MAX)),
         }
     }
 
-    /// The listing of a folder.
+    /// The listing of a folder. However many ask, it is read once, and is in memory once.
     pub async fn folder(&self, digest: Digest) -> Result<Arc<Folder>> {
-        if let Some(folder) = lock(&self.folders).get(&digest) {
+        if let Some(folder) = self.kept(&digest) {
             return Ok(folder);
         }
-        let folder = Folder::load(&*self.contents, digest).await?;
-        lock(&self.folders).insert(digest, folder.clone(), folder.weight());
-        Ok(folder)
+        let cell = self.on_its_way(digest);
+        let read = || async {
+            let folder = Arc::new(load_folder_in_turn(&*self.contents, digest, "", &self.turns).await?);
+            self.keep(digest, &folder);
+            Ok(folder)
+        };
+        cell.get_or_try_init(read).await.cloned()
+    }
+
+    fn kept(&self, digest: &Digest) -> Option<Arc<Folder>> {
+        let large = lock(&self.large).as_ref().filter(|(known, _)| known == digest).cloned();
+        large
+            .map(|(_, folder)| folder)
+            .or_else(|| lock(&self.folders).get(digest))
+    }
+
+    fn keep(&self, digest: Digest, folder: &Arc<Folder>) {
+        let weight = folder.weight();
+        if weight > FOLDERS_BYTES_MAX / 2 {
+            *lock(&self.large) = Some((digest, folder.clone()));
+        } else {
+            lock(&self.folders).insert(digest, folder.clone(), weight);
+        }
+    }
+
+    fn on_its_way(&self, digest: Digest) -> Arc<OnceCell<Arc<Folder>>> {
+        let mut reading = lock(&self.reading);
+        reading.retain(|_, cell| cell.strong_count() > 0);
+        if let Some(cell) = reading.get(&digest).and_then(Weak::upgrade) {
+            return cell;
+        }
+        let cell = Arc::default();
+        reading.insert(digest, Arc::downgrade(&cell));
+        cell
     }
 
     /// At most `length` bytes of a file from `offset`: fewer only at its end, or where `length` is

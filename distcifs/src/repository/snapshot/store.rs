@@ -144,6 +144,17 @@ pub(super) async fn load_listing(contents: &dyn Contents, digest: Digest, place:
 
 /// Reads a folder's whole listing; the empty snapshot without asking the store.
 pub(super) async fn load_folder(contents: &dyn Contents, digest: Digest, place: &str) -> Result<Folder> {
+    load_folder_in_turn(contents, digest, place, &Semaphore::new(1)).await
+}
+
+/// The same; a listing of several parts, which may take 64 MiB and several times that in memory, is read by
+/// whoever has one of the `turns`.
+pub(super) async fn load_folder_in_turn(
+    contents: &dyn Contents,
+    digest: Digest,
+    place: &str,
+    turns: &Semaphore,
+) -> Result<Folder> {
     if digest == Snapshot::empty() {
         return Ok(Folder::empty());
     }
@@ -154,6 +165,8 @@ pub(super) async fn load_folder(contents: &dyn Contents, digest: Digest, place: 
             return Err(malformed(digest, place, Malformed("a part where a folder should be")));
         }
     };
+    // It is never closed.
+    let _turn = turns.acquire().await;
     for part in parts {
         let Listing::Part(entries) = load_listing(contents, part, place).await? else {
             return Err(malformed(part, place, Malformed("a folder where a part should be")));

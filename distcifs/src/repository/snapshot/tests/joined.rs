@@ -1,5 +1,6 @@
 //! Merging, browsing, and naming all objects.
 
+use super::round_trip::put;
 use super::*;
 
 /// A folder of these files; `a=b` makes `a` a hard link to `b`.
@@ -227,4 +228,30 @@ async fn every_object_is_reached_and_what_is_broken_is_named() {
     assert_eq!(left.len(), 4, "{left:?}");
     assert!(matches!(broken[&Object::Tree(one)], SnapshotError::Missing { .. }));
     assert!(matches!(broken[&Object::Tree(three)], SnapshotError::Damaged { .. }));
+}
+
+/// However many look at names of a large folder, its listing is read once and held once: nobody takes the
+/// daemon's memory by looking.
+#[tokio::test]
+async fn a_large_listing_is_read_once() {
+    let store = memory();
+    let file = |at: usize| Entry {
+        name: format!("{at:06}").into_bytes().into(),
+        meta: Meta::default(),
+        kind: Kind::file(vec![Segment::Inline(noise(1 << 10, at as u64).into())].into()),
+        link: None,
+    };
+    let folder = Folder {
+        entries: (0..12_000).map(file).collect(),
+        ..Folder::empty()
+    };
+    let objects = folder.encode().unwrap().len() as u64;
+    assert!(objects > 2, "it has several parts");
+    let digest = put(&store, &folder);
+    let browser = Browser::new(store.clone());
+    let all = crate::repository::work::join_all((0..16).map(|_| browser.folder(digest))).await;
+    let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();
+    let later = browser.folder(digest).await.unwrap();
+    assert!(all.iter().all(|one| Arc::ptr_eq(one, &later)));
+    assert_eq!(store.reads.load(Ordering::Relaxed), objects);
 }
