@@ -142,12 +142,21 @@ pub struct Runner<'a> {
     pub settings: &'a TaskSettings,
 }
 
+/// Why a command was not started. What is not there (ENOENT) is the command's fault and no lost claim; a tree
+/// that does not answer (EIO) is nobody's, and another worker may begin.
+fn not_begun(error: &io::Error) -> Trouble {
+    match Trouble::from_io("can't begin", error) {
+        passing @ (Trouble::Later(_) | Trouble::Away(_)) => passing,
+        Trouble::Lost(why) | Trouble::Full(why) | Trouble::Refused(why) => Trouble::Refused(why),
+    }
+}
+
 impl Runner<'_> {
     /// Runs a command until it ends, or until it must end, at the latest at the deadline; nothing of
     /// it is left then.
     ///
     /// # Errors
-    /// `Refused` if it can't be started.
+    /// `Refused` if it can't be started, `Later` or `Away` if only the tree or the node can't do it now.
     pub fn execute(&self, prepared: Prepared, deadline: Option<Instant>) -> tree::Result<Ended> {
         let Prepared {
             mut command,
@@ -181,7 +190,7 @@ impl Runner<'_> {
             let processes = if isolated { Processes::isolated } else { Processes::new };
             Ok((copier, processes(pid)))
         };
-        let (copier, mut processes) = start().map_err(|e| Trouble::Refused(format!("can't begin: {e}")))?;
+        let (copier, mut processes) = start().map_err(|error| not_begun(&error))?;
         let mut over = self.supervise(&mut processes, &copier, deadline);
         let grace = match over {
             Over::Ended(_) => LEFTOVER_GRACE,
@@ -286,6 +295,36 @@ impl Runner<'_> {
         });
         if let Err(error) = spawned {
             eprintln!("{}: the claim is not watched: {error}", self.worker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    /// A store that is away fails no task: the ticket is given back, and somebody begins it later. What can't
+    /// be run at all is the task's own error.
+    #[test]
+    fn a_store_that_is_away_is_no_fault_of_the_command() {
+        let of = |errno: Errno| not_begun(&io::Error::from(errno));
+        for errno in [Errno::EIO, Errno::ETIMEDOUT, Errno::EAGAIN, Errno::ENOMEM] {
+            assert!(matches!(of(errno), Trouble::Later(_)), "{errno}");
+        }
+        assert!(matches!(of(Errno::ENOTCONN), Trouble::Away(_)));
+        for errno in [
+            Errno::ENOENT,
+            Errno::EACCES,
+            Errno::ENOEXEC,
+            Errno::ESTALE,
+            Errno::ENOSPC,
+        ] {
+            let Trouble::Refused(why) = of(errno) else {
+                panic!("{errno}: not refused");
+            };
+            assert!(why.starts_with("can't begin: "), "{why}");
         }
     }
 }
