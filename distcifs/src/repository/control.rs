@@ -174,9 +174,9 @@ impl Repository {
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
         let hold = self.hold_epoch().await?;
-        let turn = self.records.turn(job.uid(), n).await;
+        // Until its entry is there nobody here removes the record that it begins from.
+        let _turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
-        drop(turn);
         let Some(record) = self.stored_record(job, n).await?.0 else {
             let stage = if self.build(job, n).await?.aborting() {
                 "is being aborted"

@@ -369,6 +369,8 @@ impl Repository {
         } else {
             settled("build", || self.contents.remove(&object)).await?;
         }
+        // Whoever read the record before this keeps it no more.
+        self.trash.moved();
         lock(&self.records.records).remove(&(job.uid().to_owned(), n));
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();

@@ -188,8 +188,8 @@ fn build_key(n: u64) -> String {
 }
 
 impl Trash {
-    /// Notes that something goes into the trash.
-    fn moved(&self) -> u64 {
+    /// Notes that something goes into the trash, or for good.
+    pub(super) fn moved(&self) -> u64 {
         self.moves.fetch_add(1, Ordering::SeqCst) + 1
     }
 
