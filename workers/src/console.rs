@@ -67,6 +67,17 @@ struct Shared {
     last: Mutex<Vec<u8>>,
 }
 
+/// What came of the output.
+#[derive(Debug)]
+pub struct Copied {
+    /// Whether the claim turned out to be lost, so that output is missing.
+    pub lost: bool,
+    /// Bytes that the console could not take.
+    pub dropped: u64,
+    /// The last line that came, cut to what it may have.
+    pub last: String,
+}
+
 /// A thread that copies.
 #[derive(Debug)]
 pub struct Copier {
@@ -104,9 +115,9 @@ impl Copier {
         self.shared.done.load(Ordering::Acquire)
     }
 
-    /// Copies no more than what is in the pipe now, and ends; the number of bytes that the console
-    /// could not take, and the last line that came, cut to what it may have.
-    pub fn finish(self) -> (u64, String) {
+    /// Copies no more than what is in the pipe now, and ends. What waited for the store may take long, and the
+    /// claim may turn out to be lost by then.
+    pub fn finish(self) -> Copied {
         self.shared.stop.store(true, Ordering::Relaxed);
         if self.thread.join().is_err() {
             eprintln!("the console's copier ended by a panic");
@@ -114,7 +125,11 @@ impl Copier {
         let last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&last);
         let line = text.trim_end().rsplit('\n').next().unwrap_or_default().to_owned();
-        (self.shared.dropped.load(Ordering::Relaxed), line)
+        Copied {
+            lost: self.shared.lost.load(Ordering::Relaxed),
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
+            last: line,
+        }
     }
 }
 
@@ -413,5 +428,40 @@ impl Patience {
     /// Whether nothing was said yet.
     fn is_new(&mut self) -> bool {
         !std::mem::replace(&mut self.told, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A claim that is lost while its output still waits for the store is lost to whoever asks at the end: else
+    /// its result would say success of output that is nowhere.
+    #[test]
+    fn a_claim_that_is_lost_at_the_very_end_is_told() {
+        let folder = std::env::temp_dir().join(format!("distcifs-copier-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        let console = folder.join("console");
+        symlink("/dev/full", &console).unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let shelf = Shelf {
+            folder: folder.clone(),
+            limit: 1 << 20,
+        };
+        let copier = Copier::start(reader, folder.clone(), shelf).unwrap();
+        writer.write_all(b"a line\n").unwrap();
+        drop(writer);
+        thread::scope(|scope| {
+            let end = scope.spawn(|| copier.finish());
+            assert!(!end.is_finished(), "it goes on trying while there is no room");
+            fs::remove_file(&console).unwrap();
+            let Copied { lost, dropped, last } = end.join().unwrap();
+            assert_eq!((lost, dropped, &last[..]), (true, 0, "a line"));
+        });
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

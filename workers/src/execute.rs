@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use distcifs_settings::task::TaskSettings;
 
-use crate::console::{Copier, Shelf};
+use crate::console::{Copied, Copier, Shelf};
 use crate::shell::cgroup::Group;
 use crate::signals::{self, Wake};
 use crate::spawn;
@@ -211,10 +211,10 @@ impl Runner<'_> {
         while !copier.is_done() && Instant::now() < drained {
             self.wake.wait(Some(drained.saturating_duration_since(Instant::now())));
         }
-        if copier.is_lost() {
+        let Copied { lost, dropped, last } = copier.finish();
+        if lost {
             over = Over::Lost;
         }
-        let (dropped, last) = copier.finish();
         Ok(Ended {
             over,
             killed_for_memory,
