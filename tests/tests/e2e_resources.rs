@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use distcifs_tests::mount::{TEST_LIMIT, Words};
+use distcifs_tests::programs::compile;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Repository, Worker, wait_for};
 
@@ -534,4 +535,30 @@ fn a_task_takes_no_more_of_the_disk_than_its_limit() {
     let build = mount.build("left", "", "failure");
     let why = mount.why("left", build);
     assert!(why.contains("limits.disk of 9 MiB"), "{why}");
+}
+
+/// "Who takes all that he can get hinders nobody else": the kernel reads ahead for everybody with a few requests,
+/// and asynchronous reads of a file that may wait a second take none of them.
+#[test]
+fn asynchronous_reads_of_a_stream_leave_artifacts_readable() {
+    let store = tempfile::tempdir().unwrap();
+    let mount = Mount::new();
+    let program = store.path().join("aio");
+    compile("aio.c", &[], &program);
+    mount.shell_job("large", &["head -c 192M /dev/urandom > \"$ARTIFACTS/large\"\n"]);
+    let _workers = Worker::usual(&mount, 1);
+    mount.build("large", "", "success");
+    mount.job("held", r#"{"tasks": [{"type": "nobody-works-here"}]}"#);
+    let held = mount.trigger("held", "");
+    let mut reader = mount.start(&format!("exec {} jobs/held/builds/{held}/.wait", program.display()));
+    wait_for("the reads", USUAL, || reader.so_far().contains("asked"));
+    // Without the others' reads it takes a second; beside them it took 48.
+    let large = mount.path("jobs/large/builds/1/artifacts/large");
+    let copied = Command::new("timeout")
+        .args(["25", "dd", "bs=1M", "of=/dev/null", "status=none"])
+        .arg(format!("if={}", large.display()))
+        .status()
+        .unwrap();
+    assert!(copied.success(), "{copied}");
+    reader.kill9();
 }
