@@ -160,7 +160,7 @@ impl Claim {
     pub fn check(&self) -> Result<()> {
         match self.stand() {
             Stand::Live | Stand::Finishing => Ok(()),
-            Stand::Finished | Stand::Lost => Err(Error::Stale(self.key.to_string())),
+            Stand::Finished | Stand::Lost => Err(Error::claim_lost(&self.key)),
         }
     }
 
@@ -169,7 +169,7 @@ impl Claim {
         match self.stand() {
             Stand::Live => Ok(()),
             Stand::Finishing | Stand::Finished => Err(Error::Exists(format!("{}: it has its result", self.key))),
-            Stand::Lost => Err(Error::Stale(self.key.to_string())),
+            Stand::Lost => Err(Error::claim_lost(&self.key)),
         }
     }
 
@@ -326,7 +326,7 @@ impl Repository {
         if self.current_session().ok() != Some(session) {
             self.disown(claim.key.clone(), claim.nonce.clone());
             self.end_claim(&claim, Cause::Session).await;
-            return Err(Error::Stale(claim.key.to_string()));
+            return Err(Error::claim_lost(&claim.key));
         }
         self.announce(&claim).await;
         let (repository, held) = (self.clone(), claim.clone());
@@ -365,7 +365,7 @@ impl Repository {
         });
         match begun {
             Ok(()) => {}
-            Err(Stand::Lost) => return Err(Error::Stale(claim.key.to_string())),
+            Err(Stand::Lost) => return Err(Error::claim_lost(&claim.key)),
             Err(_) => return Err(Error::Exists(format!("{}: it has its result", claim.key))),
         }
         let done = self.commit_result(claim, result).await;
@@ -429,7 +429,7 @@ impl Repository {
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
         let recorded = || async { self.is_recorded(claim).await.inspect_err(|_| claim.storing.keep()) };
         if commit? != Commit::Done && !recorded().await? {
-            return Err(Error::Stale(claim.key.to_string()));
+            return Err(Error::claim_lost(&claim.key));
         }
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.

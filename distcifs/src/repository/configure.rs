@@ -317,7 +317,10 @@ impl Repository {
         bounded("lock", self.coordination.sync()).await?;
         let mine = bounded(&held.path, self.coordination.get(&held.path)).await?;
         if mine.is_none_or(|entry| entry.data != held.mark) {
-            return Err(Error::Stale(format!("config.json of {}: the lock", job.name)));
+            return Err(Error::Stale(format!(
+                "config.json of {}: the lock that its open took is lost: open it again",
+                job.name
+            )));
         }
         Ok(revision)
     }

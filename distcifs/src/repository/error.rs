@@ -20,8 +20,8 @@ pub enum Error {
     /// A lock held, and the caller would not wait.
     #[error("{0}")]
     WouldBlock(String),
-    /// The claim is lost.
-    #[error("{0}: the claim is lost")]
+    /// A claim that is lost, or another thing that was replaced since the caller got hold of it.
+    #[error("{0}")]
     Stale(String),
     /// Writing to what is published or generated.
     #[error("{0}: read-only")]
@@ -85,6 +85,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What who lost the claim of a ticket gets.
+    pub(crate) fn claim_lost(key: &impl std::fmt::Display) -> Error {
+        Error::Stale(format!("{key}: the claim is lost"))
+    }
+
     /// Whether the same may be done a while later: the store or coordinator is away, full or busy.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
@@ -100,7 +105,7 @@ impl From<storage::Error> for Error {
             storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => Error::Io(error.to_string()),
             storage::Error::Indeterminate { .. } => Error::TimedOut(error.to_string()),
             storage::Error::Full { .. } => Error::Full(error.to_string()),
-            storage::Error::Expired { what } => Error::Stale(what.clone()),
+            storage::Error::Expired { what } => Error::Stale(format!("{what}: the session of this mount has expired")),
             storage::Error::Refused { .. } => Error::Invalid(error.to_string()),
         }
     }

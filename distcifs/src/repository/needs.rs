@@ -58,7 +58,7 @@ impl Repository {
 
     /// Names and indexes of the tasks that the one of a ticket waits for.
     async fn names_needed(&self, job: &Job, part: &Part) -> Result<Vec<(String, usize)>> {
-        let stale = || Error::Stale(format!("jobs/{}/builds/{}", job.name, part.build));
+        let stale = || Error::Stale(format!("jobs/{}/builds/{}: it was begun anew", job.name, part.build));
         let (digest, run) = match self.unfinished_entry(job, part).await? {
             Some(live) => (live.config.digest, live.run),
             None => {

@@ -25,7 +25,7 @@ impl Repository {
         claim.check()?;
         match session_of(&self.coordination.session().borrow()) {
             Some(id) if id == claim.session => Ok(()),
-            _ => Err(Error::Stale(claim.key.to_string())),
+            _ => Err(Error::claim_lost(&claim.key)),
         }
     }
 
@@ -60,7 +60,7 @@ impl Repository {
         let now = match tokio::time::timeout(STORE_TIMEOUT, known).await {
             Ok(Ok(now)) => *now,
             // The store is being closed, and its session with it.
-            Ok(Err(_)) => return Err(Error::Stale(claim.key.to_string())),
+            Ok(Err(_)) => return Err(Error::claim_lost(&claim.key)),
             Err(_) => {
                 return Err(Error::TimedOut(format!(
                     "{}: nothing was heard of the coordinator within {} s",
@@ -71,7 +71,7 @@ impl Repository {
         };
         match now {
             Session::Live { id } if id == claim.session => Ok(()),
-            _ => Err(Error::Stale(claim.key.to_string())),
+            _ => Err(Error::claim_lost(&claim.key)),
         }
     }
 }

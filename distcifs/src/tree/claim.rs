@@ -360,7 +360,7 @@ impl Tree {
         };
         // Who stands in the folder since before a claim was lost means that one.
         if !its_own && claim.posted().ticket.ordinal() != ticket.turn {
-            return Err(Error::Stale(ticket.key.to_string()));
+            return Err(Error::claim_lost(&ticket.key));
         }
         // What somebody else takes away may have begun without a trace.
         let cause = if its_own {
@@ -393,7 +393,7 @@ impl Tree {
         if let Some(held) = held.filter(|held| held.claim.check().is_ok()) {
             let of_another = held.claim.posted().ticket.ordinal() != ticket.turn;
             if of_another && !held.holder.process().covers(caller.tid) {
-                return Err(Error::Stale(ticket.key.to_string()));
+                return Err(Error::claim_lost(&ticket.key));
             }
             let roots = self.folders(&held).roots().await?;
             return Ok(Node::Work(match area {

@@ -221,7 +221,8 @@ impl Tree {
         handle: impl FnOnce(&T) -> u64,
     ) -> Result<T> {
         let attempt = self.work.attempt_of(ino);
-        let attempt = attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))?;
+        let attempt =
+            attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}: the mount no longer knows it", ino.0)))?;
         let lease = self.descriptors.take_of_claim(attempt.id(), attempt.owner(), 1);
         let lease = lease.ok_or_else(|| out_of_descriptors("the tasks of this claim hold"))?;
         let opened = open()?;
@@ -289,7 +290,7 @@ impl Tree {
             OpenKind::Published(entry) => Ok(self.repository.browser.read_file(entry, offset, size).await?),
             OpenKind::Claim(held) => match self.content(&open.node).await {
                 Ok(Content::Bytes(bytes)) => Ok(part(&bytes, offset, size)),
-                _ => Err(Error::Stale(held.claim.key.to_string())),
+                _ => Err(Error::claim_lost(&held.claim.key)),
             },
             OpenKind::Append(_) | OpenKind::Record(..) | OpenKind::Folder(_) => Ok(Bytes::new()),
         }

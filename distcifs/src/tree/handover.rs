@@ -39,7 +39,7 @@ impl Tree {
             ));
         }
         let held = lock(&self.held).get(&ticket.key).cloned();
-        let held = held.ok_or_else(|| Error::Stale(ticket.key.to_string()))?;
+        let held = held.ok_or_else(|| Error::claim_lost(&ticket.key))?;
         let attempt = self.folders(&held).attempt().await?;
         let (uid, gid) = attempt.shift().handed_to().unwrap_or_default();
         let (uid, gid) = (set.uid.unwrap_or(uid), set.gid.unwrap_or(gid));

@@ -289,7 +289,7 @@ impl Tree {
             }
             Node::Seen(seen) => self.seen_facts(seen).await,
             Node::Published(id) => self.published.facts(*id),
-            Node::Work(_) => Err(Error::Stale("workspace".into())),
+            Node::Work(_) => Err(Error::Stale("workspace: its claim is over".into())),
         }
     }
 
@@ -457,10 +457,10 @@ impl Tree {
                 }
                 Ok(posted)
             }
-            Some(_) => Err(Error::Stale(ticket.key.to_string())),
+            Some(_) => Err(Error::claim_lost(&ticket.key)),
             None => {
                 let gone = self.repository.gone_ticket(&ticket.key, ticket.created).await?;
-                gone.ok_or_else(|| Error::Stale(ticket.key.to_string()))
+                gone.ok_or_else(|| Error::claim_lost(&ticket.key))
             }
         }
     }

@@ -211,7 +211,7 @@ impl Tree {
             return Ok(held.claim.clone());
         }
         let posted = self.posted(ticket).await?;
-        let stale = || Error::Stale(ticket.key.to_string());
+        let stale = || Error::claim_lost(&ticket.key);
         match relation {
             Some(relation) if relation.owns_result(&posted) => {
                 Err(Error::Exists(format!("{}: it has its result", ticket.key)))
@@ -244,7 +244,7 @@ impl Tree {
         if may {
             Ok(posted)
         } else {
-            Err(Error::Stale(ticket.key.to_string()))
+            Err(Error::claim_lost(&ticket.key))
         }
     }
 }

@@ -120,7 +120,7 @@ impl Published {
             .items
             .get(&id)
             .cloned()
-            .ok_or_else(|| Error::Stale("a published file".into()))
+            .ok_or_else(|| Error::Stale("a published file that has gone".into()))
     }
 
     /// Number of nodes that the kernel knows.
@@ -207,7 +207,7 @@ impl Published {
     fn place(&self, root: u64) -> Result<Place> {
         match self.item(root)?.what {
             What::Root { place, .. } => Ok(place),
-            What::Entry(_) => Err(Error::Stale("a published folder".into())),
+            What::Entry(_) => Err(Error::Stale("a published folder that has gone".into())),
         }
     }
 
@@ -463,7 +463,7 @@ fn entry(folder: &Folder, at: usize) -> Result<&Entry> {
     folder
         .entries
         .get(at)
-        .ok_or_else(|| Error::Stale("a published file".into()))
+        .ok_or_else(|| Error::Stale("a published file that has gone".into()))
 }
 
 fn kind_of(entry: &Entry) -> Kind {

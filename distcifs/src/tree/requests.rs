@@ -130,7 +130,7 @@ impl Tree {
     pub(super) fn node(&self, ino: Ino) -> Result<Node> {
         self.numbers
             .node(ino)
-            .ok_or_else(|| Error::Stale(format!("inode {:#x}", ino.0)))
+            .ok_or_else(|| Error::Stale(format!("inode {:#x}: the mount no longer knows it", ino.0)))
     }
 
     /// A node's path below the mount point, for the log.
@@ -159,7 +159,7 @@ impl Tree {
     /// Finds a name and looks at it. The kernel may drop its last lookup of a published node between
     /// the two, which then has another number.
     pub(crate) async fn find_and_look(&self, caller: Caller, parent: &Node, name: &OsStr) -> Result<Found> {
-        let mut found = Err(Error::Stale("a published file".into()));
+        let mut found = Err(Error::Stale("a published file that has gone".into()));
         for _ in 0..LOOKS_MAX {
             let node = match parent {
                 Node::Published(id) => self.find_published(*id, name.as_bytes()).await?,

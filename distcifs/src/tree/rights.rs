@@ -337,7 +337,10 @@ impl Tree {
         let job = self.repository.job(&part.job).filter(|job| job.uid() == part.uid);
         match job {
             Some(job) => Ok(Some(job)),
-            None => Err(Error::Stale(format!("jobs/{}", part.job))),
+            None => Err(Error::Stale(format!(
+                "jobs/{}: the job is gone, or another has its name",
+                part.job
+            ))),
         }
     }
 

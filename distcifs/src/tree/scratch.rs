@@ -376,7 +376,7 @@ fn kind(file: &File) -> Kind {
 }
 
 fn gone() -> Error {
-    Error::Stale("a scratch file".into())
+    Error::Stale("a scratch file that has gone".into())
 }
 
 /// The refusal of one whose share is used up.

@@ -30,7 +30,7 @@ impl Tree {
             TicketFile::Claim => {
                 let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
                 if claimed && posted.ticket.ordinal() != ticket.turn {
-                    return Err(Error::Stale(ticket.key.to_string()));
+                    return Err(Error::claim_lost(&ticket.key));
                 }
                 claimed
             }
@@ -108,7 +108,7 @@ impl Tree {
         let part = posted.ticket.part.clone().filter(|part| part.task.is_some());
         let part = part.ok_or_else(missing)?;
         if posted.ticket.ordinal() != ticket.turn {
-            return Err(Error::Stale(ticket.key.to_string()));
+            return Err(Error::claim_lost(&ticket.key));
         }
         Ok((self.job_of(&posted.ticket)?.ok_or_else(missing)?, part))
     }

@@ -219,7 +219,7 @@ impl Work {
     fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
         self.table()
             .get(ino)
-            .ok_or_else(|| Error::Stale(format!("inode {}", ino.0)))
+            .ok_or_else(|| Error::Stale(format!("inode {}: gone with its claim", ino.0)))
     }
 
     /// The table, to read.

@@ -336,7 +336,9 @@ impl Repository {
                 };
                 Ok(true)
             }
-            Appended::Mismatch { sequence: SEALED, .. } => Err(Error::Stale(stream.name.clone())),
+            Appended::Mismatch { sequence: SEALED, .. } => {
+                Err(Error::Stale(format!("{}: sealed, as the claim is lost", stream.name)))
+            }
             Appended::Mismatch { length, sequence } => {
                 *end = End {
                     length,

@@ -76,7 +76,10 @@ fn what_was_opened_under_a_former_owner_is_not_put_in_force() {
         };
         let given = repository.change_job(&job, give).await.unwrap();
         let late = repository.write_config(&given, &mut held, text(), MALLORY).await;
-        assert!(matches!(late, Err(Error::Stale(_))), "{late:?}");
+        let Err(Error::Stale(said)) = late else {
+            panic!("{late:?}")
+        };
+        assert!(said.contains("open it again") && !said.contains("claim"), "{said}");
         let now = repository.config_head(&job).await.unwrap().0.unwrap().mark();
         assert_eq!(now, before);
         drop(held);

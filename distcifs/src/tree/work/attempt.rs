@@ -223,7 +223,7 @@ impl Attempt {
 
     /// The error of all path operations after the end.
     pub(super) fn stale(&self) -> Error {
-        Error::Stale(format!("folder of attempt {} of this mount", self.id))
+        Error::Stale(format!("folder of attempt {} of this mount: gone", self.id))
     }
 
     /// Remembers a folder of it.
