@@ -18,22 +18,25 @@ pub enum Plan {
     Finish(State, String),
 }
 
-/// Plans the next step.
+/// Plans the next step. What waits for a task waits for all that it added as well, and for what those added; what it
+/// added waits for the task alone.
 pub fn plan(build: &Build) -> Plan {
     let states = in_this_run(build);
     let failing = build.abort || build.tasks.iter().any(|t| fails(t, states[t.index]));
-    let skipped = |t: &Task| failing && (!t.always || build.abort_always) && states[t.index] == State::Waiting;
+    let left_out = |t: &Task| failing && (!t.always || build.abort_always) && states[t.index] == State::Waiting;
     // What was aborted may still hold what the clean-up is to remove.
     let ending = build.abort && build.tasks.iter().any(|t| !t.always && states[t.index].is_open());
-    let ended = |i: &usize| states[*i].is_ended() || skipped(&build.tasks[*i]);
-    let good = |i: &usize| states[*i].is_ended() && !fails(&build.tasks[*i], states[*i]);
+    let ended = Over::find(build, &states, |t| states[t.index].is_ended() || left_out(t));
+    let good = Over::find(build, &states, |t| {
+        states[t.index].is_ended() && !fails(t, states[t.index])
+    });
     let ready = |t: &&Task| {
         states[t.index] == State::Waiting
             && !ending
             && if t.always {
-                !build.abort_always && t.needs.iter().all(ended)
+                !build.abort_always && ended.for_task(build, t)
             } else {
-                !failing && t.needs.iter().all(good)
+                !failing && good.for_task(build, t)
             }
     };
     let post: Vec<usize> = build.tasks.iter().filter(ready).map(|t| t.index).collect();
@@ -43,18 +46,87 @@ pub fn plan(build: &Build) -> Plan {
     if states.iter().any(|s| s.is_open()) {
         return Plan::Wait;
     }
-    if let Some(task) = build.tasks.iter().find(|t| !ended(&t.index)) {
+    if let Some(task) = build.tasks.iter().find(|t| !ended.alone[t.index]) {
         let line = format!("task {} can never start: what it needs does not end", task.title());
         return Plan::Finish(State::Error, line);
     }
     outcome(build, &states)
 }
 
-/// The state of each task as far as this run goes: only success is kept from earlier ones.
+/// Which tasks are over, in one meaning of the word. One that is skipped is over when all is over that it waits for: it
+/// passes on what that left.
+struct Over {
+    /// Each alone.
+    alone: Vec<bool>,
+    /// How many are not over yet of each and of all that came of it.
+    left: Vec<usize>,
+}
+
+impl Over {
+    fn find(build: &Build, states: &[State], over: impl Fn(&Task) -> bool) -> Self {
+        let count = build.tasks.len();
+        let (alone, left) = (vec![false; count], vec![1; count]);
+        let mut found = Over { alone, left };
+        // Whoever added a task stands before it.
+        for task in build.tasks.iter().rev() {
+            if let Some(by) = task.added_by {
+                found.left[by] += found.left[task.index];
+            }
+        }
+        let (skipped, others): (Vec<_>, Vec<_>) = build.tasks.iter().partition(|t| states[t.index] == State::Skipped);
+        others
+            .into_iter()
+            .filter(|task| over(task))
+            .for_each(|task| found.note(build, task));
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            for task in &skipped {
+                if !found.alone[task.index] && found.for_task(build, task) {
+                    found.note(build, task);
+                    more = true;
+                }
+            }
+        }
+        found
+    }
+
+    fn note(&mut self, build: &Build, task: &Task) {
+        self.alone[task.index] = true;
+        for index in std::iter::once(task.index).chain(above(build, task)) {
+            self.left[index] -= 1;
+        }
+    }
+
+    /// Whether all is over that a task waits for.
+    fn for_task(&self, build: &Build, task: &Task) -> bool {
+        let need = |need: &usize| {
+            if is_within(build, task, *need) {
+                self.alone[*need]
+            } else {
+                self.left[*need] == 0
+            }
+        };
+        task.needs.iter().all(need) && task.added_by.is_none_or(|by| self.alone[by])
+    }
+}
+
+/// The tasks that a task was added by: the last one first.
+fn above<'a>(build: &'a Build, task: &'a Task) -> impl Iterator<Item = usize> + 'a {
+    let by = |index: &usize| build.tasks.get(*index).and_then(|task| task.added_by);
+    std::iter::successors(task.added_by, by)
+}
+
+/// Whether a task is among those that `other` added, or that these added.
+fn is_within(build: &Build, task: &Task, other: usize) -> bool {
+    above(build, task).any(|by| by == other)
+}
+
+/// The state of each task as far as this run goes: only success is kept from earlier ones. A record that is not final
+/// says `skipped` of a task only where its `when` leaves it out, of this run as of every other.
 fn in_this_run(build: &Build) -> Vec<State> {
     let state = |t: &Task| {
         let earlier = t.run.unwrap_or(0) < build.run;
-        if earlier && t.state != State::Success {
+        if earlier && !matches!(t.state, State::Success | State::Skipped) {
             State::Waiting
         } else {
             t.state
@@ -65,7 +137,7 @@ fn in_this_run(build: &Build) -> Vec<State> {
 
 /// Whether a task's end makes the build fail.
 fn fails(task: &Task, state: State) -> bool {
-    state.is_ended() && state != State::Success && !task.allow_failure
+    state.is_ended() && !matches!(state, State::Success | State::Skipped) && !task.allow_failure
 }
 
 /// The outcome when all has ended: that of the first task that failed.
@@ -77,11 +149,8 @@ fn outcome(build: &Build, states: &[State]) -> Plan {
     let Some(task) = first else {
         return Plan::Finish(State::Success, String::new());
     };
-    let state = match states[task.index] {
-        State::Skipped => State::Failure,
-        other => other,
-    };
-    Plan::Finish(state, format!("task {}: {}", task.title(), reason(task)))
+    let line = format!("task {}: {}", task.title(), reason(task));
+    Plan::Finish(states[task.index], line)
 }
 
 /// Why a task ended as it did, on one line.
@@ -124,270 +193,45 @@ pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
     })
 }
 
-/// The workspace of the task it follows; one that was skipped left none, so the one before that.
+/// The workspace of the task that it follows, or of the last that this added; of those that left none, as one that was
+/// skipped, the workspace that they would have started from.
 fn workspace<'a>(build: &'a Build, task: &Task) -> Option<&'a str> {
-    let mut before = task.needs.first();
+    let mut follows = task;
     for _ in 0..build.tasks.len() {
-        let task = build.tasks.get(*before?)?;
-        if let Some(digest) = &task.workspace {
-            return Some(digest);
+        let before = *follows.needs.first()?;
+        let left = if is_within(build, follows, before) {
+            build.tasks.get(before)?.workspace.as_deref()
+        } else {
+            last_workspace(build, before)
+        };
+        if left.is_some() {
+            return left;
         }
-        before = task.needs.first();
+        follows = build.tasks.get(before)?;
     }
     None
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    /// A build of `[name, state, needs, extra]` tasks.
-    fn build(tasks: &[(&str, &[usize], Value)]) -> Build {
-        let one = |(i, (state, needs, extra)): (usize, &(&str, &[usize], Value))| {
-            let mut task = json!({ "index": i, "type": "t", "state": state, "needs": needs });
-            for (k, v) in extra.as_object().unwrap() {
-                task[k] = v.clone();
-            }
-            task
-        };
-        let tasks: Vec<Value> = tasks.iter().enumerate().map(one).collect();
-        Build::parse(
-            json!({ "job": "j", "build": 7, "params": { "ref": "x" }, "tasks": tasks })
-                .to_string()
-                .as_bytes(),
-        )
-        .unwrap()
-    }
-
-    fn posts(tasks: &[(&str, &[usize], Value)], want: &[usize]) {
-        assert_eq!(plan(&build(tasks)), Plan::Post(want.to_vec()));
-    }
-
-    fn ends(tasks: &[(&str, &[usize], Value)], want: State, line: &str) {
-        assert_eq!(plan(&build(tasks)), Plan::Finish(want, line.to_owned()));
-    }
-
-    fn none() -> Value {
-        json!({})
-    }
-
-    #[test]
-    fn no_tasks_is_success() {
-        ends(&[], State::Success, "");
-    }
-
-    #[test]
-    fn one_after_the_other() {
-        posts(&[("waiting", &[], none()), ("waiting", &[0], none())], &[0]);
-        posts(&[("success", &[], none()), ("waiting", &[0], none())], &[1]);
-        assert_eq!(
-            plan(&build(&[("posted", &[], none()), ("waiting", &[0], none())])),
-            Plan::Wait
-        );
-        assert_eq!(
-            plan(&build(&[("running", &[], none()), ("waiting", &[0], none())])),
-            Plan::Wait
-        );
-        ends(
-            &[("success", &[], none()), ("success", &[0], none())],
-            State::Success,
-            "",
-        );
-    }
-
-    #[test]
-    fn side_by_side() {
-        let diamond = |a, b, c, d| {
-            build(&[
-                (a, &[], none()),
-                (b, &[0], none()),
-                (c, &[0], none()),
-                (d, &[1, 2], none()),
-            ])
-        };
-        assert_eq!(
-            plan(&diamond("success", "waiting", "waiting", "waiting")),
-            Plan::Post(vec![1, 2])
-        );
-        assert_eq!(plan(&diamond("success", "success", "running", "waiting")), Plan::Wait);
-        assert_eq!(
-            plan(&diamond("success", "success", "success", "waiting")),
-            Plan::Post(vec![3])
-        );
-        assert_eq!(plan(&diamond("success", "failure", "running", "waiting")), Plan::Wait);
-        let Plan::Finish(State::Failure, _) = plan(&diamond("success", "failure", "success", "waiting")) else {
-            panic!("a failure in one arm");
-        };
-    }
-
-    #[test]
-    fn a_failure_ends_the_build_and_says_where() {
-        let tasks = [
-            ("success", &[][..], none()),
-            ("failure", &[0], json!({ "name": "unit", "exit": 2 })),
-            ("waiting", &[1], none()),
-        ];
-        ends(&tasks, State::Failure, "task 1-unit: exit 2");
-        ends(
-            &[("error", &[], json!({ "message": "no sh\nmore" }))],
-            State::Error,
-            "task 0-t: no sh",
-        );
-        ends(
-            &[("aborted", &[], none()), ("waiting", &[0], none())],
-            State::Aborted,
-            "task 0-t: aborted",
-        );
-    }
-
-    #[test]
-    fn allowed_failures_count_as_success() {
-        let allowed = json!({ "allow_failure": true });
-        posts(&[("failure", &[], allowed.clone()), ("waiting", &[0], none())], &[1]);
-        ends(&[("error", &[], allowed)], State::Success, "");
-    }
-
-    #[test]
-    fn always_runs_when_all_it_needs_has_ended() {
-        let always = || json!({ "always": true });
-        posts(
-            &[
-                ("failure", &[], none()),
-                ("waiting", &[0], none()),
-                ("waiting", &[1], always()),
-            ],
-            &[2],
-        );
-        let waits = [
-            ("failure", &[][..], none()),
-            ("running", &[], none()),
-            ("waiting", &[0, 1], always()),
-        ];
-        assert_eq!(plan(&build(&waits)), Plan::Wait);
-        ends(
-            &[
-                ("failure", &[], none()),
-                ("waiting", &[0], none()),
-                ("failure", &[1], always()),
-            ],
-            State::Failure,
-            "task 0-t: failure",
-        );
-        ends(
-            &[("success", &[], none()), ("failure", &[0], always())],
-            State::Failure,
-            "task 1-t: failure",
-        );
-    }
-
-    #[test]
-    fn an_abort_starts_only_always() {
-        let mut aborted = build(&[
-            ("success", &[], none()),
-            ("waiting", &[0], none()),
-            ("waiting", &[1], json!({ "always": true })),
-        ]);
-        aborted.abort = true;
-        assert_eq!(plan(&aborted), Plan::Post(vec![2]));
-        aborted.tasks[2].state = State::Success;
-        assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
-        aborted.tasks[0].state = State::Running;
-        assert_eq!(plan(&aborted), Plan::Wait);
-    }
-
-    #[test]
-    fn after_an_abort_nothing_begins_while_something_ends() {
-        let always = || json!({ "always": true });
-        let mut aborted = build(&[
-            ("running", &[], none()),
-            ("waiting", &[], always()),
-            ("running", &[], always()),
-        ]);
-        aborted.abort = true;
-        assert_eq!(plan(&aborted), Plan::Wait);
-        aborted.tasks[0].state = State::Aborted;
-        assert_eq!(plan(&aborted), Plan::Post(vec![1]));
-        aborted.abort_always = true;
-        assert_eq!(plan(&aborted), Plan::Wait);
-        aborted.tasks[2].state = State::Aborted;
-        assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
-    }
-
-    #[test]
-    fn a_retry_keeps_what_succeeded() {
-        let mut again = build(&[
-            ("success", &[], none()),
-            ("failure", &[0], none()),
-            ("skipped", &[1], none()),
-        ]);
-        again.run = 2;
-        assert_eq!(plan(&again), Plan::Post(vec![1]));
-        assert_eq!(posting(&again, 1).unwrap().id, "j.7.1.r2");
-        again.tasks[1].run = Some(2);
-        let Plan::Finish(State::Failure, _) = plan(&again) else {
-            panic!("failed again")
-        };
-        again.tasks[1].state = State::Success;
-        assert_eq!(plan(&again), Plan::Post(vec![2]));
-    }
-
-    #[test]
-    fn a_circle_ends_in_an_error() {
-        let Plan::Finish(State::Error, line) = plan(&build(&[("waiting", &[1], none()), ("waiting", &[0], none())]))
-        else {
-            panic!("a circle must end");
-        };
-        assert!(line.contains("0-t"), "{line}");
-    }
-
-    #[test]
-    fn the_ticket_follows_the_first_need() {
-        let digest = |d: &str| json!({ "workspace": d });
-        let tasks = [
-            ("success", &[][..], digest("w0")),
-            ("success", &[0], digest("w1")),
-            ("waiting", &[1], none()),
-            (
-                "waiting",
-                &[2, 0],
-                json!({ "params": { "a": "${ref}", "script": "${ref}" }, "timeout": 5, "labels": ["l"] }),
-            ),
-        ];
-        let posting = serde_json::to_value(posting(&build(&tasks), 3).unwrap()).unwrap();
-        assert_eq!(
-            posting,
-            json!({ "id": "j.7.3", "job": "j", "build": 7, "task": 3, "run": 0, "labels": ["l"],
-                "params": { "a": "x", "script": "${ref}" }, "timeout": 5, "workspace": "w1" })
-        );
-    }
-
-    /// What the record says of how a task is run goes into its ticket as it stands; what is null there is left
-    /// out, for a ticket has no null.
-    #[test]
-    fn settings_go_into_the_ticket_as_they_stand() {
-        let settings = json!({ "labels": ["l"], "timeout": 600, "attempts": 2, "environment": { "B": "2", "A": "x" },
-            "isolation": "lxc", "image": "job:base", "limits": { "cpus": 0.5, "disk": 7 }, "network": true,
-            "console_limit": 67108864 });
-        let posted = |extra: &Value| {
-            let build = build(&[("waiting", &[][..], extra.clone())]);
-            serde_json::to_value(posting(&build, 0).unwrap()).unwrap()
-        };
-        let whole = posted(&settings);
-        for (name, value) in settings.as_object().unwrap() {
-            assert_eq!(&whole[name], value, "{name}");
-        }
-        let few = posted(&json!({ "labels": [], "timeout": null, "image": null, "limits": {}, "network": false }));
-        assert_eq!(
-            few,
-            json!({ "id": "j.7.0", "job": "j", "build": 7, "task": 0, "run": 0, "labels": [], "params": {}, "limits": {},
-                "network": false })
-        );
-    }
-
-    #[test]
-    fn a_parameter_nobody_set_is_named() {
-        let tasks = [("waiting", &[][..], json!({ "params": { "a": "${nope}" } }))];
-        assert!(posting(&build(&tasks), 0).unwrap_err().contains("nope"));
-    }
+/// Of a task and all that came of it the last workspace, in the order of the texts: a task, then for each that it added
+/// this one and what came of it.
+fn last_workspace(build: &Build, root: usize) -> Option<&str> {
+    let place = |task: &Task| {
+        let mut path = vec![task.index];
+        path.extend(above(build, task));
+        path.reverse();
+        // From the root down; those of the same text have indexes in its order.
+        path.iter()
+            .position(|index| *index == root)
+            .map(|at| path.split_off(at))
+    };
+    let left = build.tasks.iter().skip(root).filter(|task| task.workspace.is_some());
+    let last = left
+        .filter_map(|task| Some((place(task)?, task)))
+        .max_by(|one, other| one.0.cmp(&other.0));
+    last.and_then(|(_, task)| task.workspace.as_deref())
 }
+
+#[cfg(test)]
+mod additions;
+#[cfg(test)]
+mod tests;

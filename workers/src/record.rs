@@ -96,6 +96,9 @@ pub struct Task {
     /// Its failure is no failure of the build.
     #[serde(default, deserialize_with = "nullable")]
     pub allow_failure: bool,
+    /// The task that added it while the build ran, which stands before it; none for one of the configuration.
+    #[serde(default)]
+    pub added_by: Option<usize>,
     /// How it is run.
     #[serde(flatten)]
     pub settings: Given,
@@ -176,6 +179,11 @@ impl Build {
             if let Some(need) = task.needs.iter().find(|need| **need >= build.tasks.len()) {
                 return Err(format!("build.json: tasks[{place}] needs {need}, which is not there"));
             }
+            if let Some(by) = task.added_by.filter(|by| *by >= place) {
+                return Err(format!(
+                    "build.json: tasks[{place}] was added by {by}, which is no task before it"
+                ));
+            }
         }
         Ok(build)
     }
@@ -248,6 +256,7 @@ mod tests {
             r#"{"job":"a","build":1,"tasks":[{"index":1,"type":"x"}]}"#,
             r#"{"job":"a","build":1,"tasks":[{"index":0,"type":"x","needs":[1]}]}"#,
             r#"{"job":"a","build":1,"tasks":[{"index":0,"type":"x","state":"odd"}]}"#,
+            r#"{"job":"a","build":1,"tasks":[{"index":0,"type":"x","added_by":0}]}"#,
         ] {
             assert!(Build::parse(text.as_bytes()).is_err(), "{text}");
         }

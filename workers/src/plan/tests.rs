@@ -1,0 +1,252 @@
+//! The plan of builds whose tasks all stand in their configuration.
+
+use super::*;
+use serde_json::json;
+
+/// A build of `[name, state, needs, extra]` tasks.
+fn build(tasks: &[(&str, &[usize], Value)]) -> Build {
+    let one = |(i, (state, needs, extra)): (usize, &(&str, &[usize], Value))| {
+        let mut task = json!({ "index": i, "type": "t", "state": state, "needs": needs });
+        for (k, v) in extra.as_object().unwrap() {
+            task[k] = v.clone();
+        }
+        task
+    };
+    let tasks: Vec<Value> = tasks.iter().enumerate().map(one).collect();
+    Build::parse(
+        json!({ "job": "j", "build": 7, "params": { "ref": "x" }, "tasks": tasks })
+            .to_string()
+            .as_bytes(),
+    )
+    .unwrap()
+}
+
+fn posts(tasks: &[(&str, &[usize], Value)], want: &[usize]) {
+    assert_eq!(plan(&build(tasks)), Plan::Post(want.to_vec()));
+}
+
+fn ends(tasks: &[(&str, &[usize], Value)], want: State, line: &str) {
+    assert_eq!(plan(&build(tasks)), Plan::Finish(want, line.to_owned()));
+}
+
+fn none() -> Value {
+    json!({})
+}
+
+#[test]
+fn no_tasks_is_success() {
+    ends(&[], State::Success, "");
+}
+
+#[test]
+fn one_after_the_other() {
+    posts(&[("waiting", &[], none()), ("waiting", &[0], none())], &[0]);
+    posts(&[("success", &[], none()), ("waiting", &[0], none())], &[1]);
+    assert_eq!(
+        plan(&build(&[("posted", &[], none()), ("waiting", &[0], none())])),
+        Plan::Wait
+    );
+    assert_eq!(
+        plan(&build(&[("running", &[], none()), ("waiting", &[0], none())])),
+        Plan::Wait
+    );
+    ends(
+        &[("success", &[], none()), ("success", &[0], none())],
+        State::Success,
+        "",
+    );
+}
+
+#[test]
+fn side_by_side() {
+    let diamond = |a, b, c, d| {
+        build(&[
+            (a, &[], none()),
+            (b, &[0], none()),
+            (c, &[0], none()),
+            (d, &[1, 2], none()),
+        ])
+    };
+    assert_eq!(
+        plan(&diamond("success", "waiting", "waiting", "waiting")),
+        Plan::Post(vec![1, 2])
+    );
+    assert_eq!(plan(&diamond("success", "success", "running", "waiting")), Plan::Wait);
+    assert_eq!(
+        plan(&diamond("success", "success", "success", "waiting")),
+        Plan::Post(vec![3])
+    );
+    assert_eq!(plan(&diamond("success", "failure", "running", "waiting")), Plan::Wait);
+    let Plan::Finish(State::Failure, _) = plan(&diamond("success", "failure", "success", "waiting")) else {
+        panic!("a failure in one arm");
+    };
+}
+
+#[test]
+fn a_failure_ends_the_build_and_says_where() {
+    let tasks = [
+        ("success", &[][..], none()),
+        ("failure", &[0], json!({ "name": "unit", "exit": 2 })),
+        ("waiting", &[1], none()),
+    ];
+    ends(&tasks, State::Failure, "task 1-unit: exit 2");
+    ends(
+        &[("error", &[], json!({ "message": "no sh\nmore" }))],
+        State::Error,
+        "task 0-t: no sh",
+    );
+    ends(
+        &[("aborted", &[], none()), ("waiting", &[0], none())],
+        State::Aborted,
+        "task 0-t: aborted",
+    );
+}
+
+#[test]
+fn allowed_failures_count_as_success() {
+    let allowed = json!({ "allow_failure": true });
+    posts(&[("failure", &[], allowed.clone()), ("waiting", &[0], none())], &[1]);
+    ends(&[("error", &[], allowed)], State::Success, "");
+}
+
+#[test]
+fn always_runs_when_all_it_needs_has_ended() {
+    let always = || json!({ "always": true });
+    posts(
+        &[
+            ("failure", &[], none()),
+            ("waiting", &[0], none()),
+            ("waiting", &[1], always()),
+        ],
+        &[2],
+    );
+    let waits = [
+        ("failure", &[][..], none()),
+        ("running", &[], none()),
+        ("waiting", &[0, 1], always()),
+    ];
+    assert_eq!(plan(&build(&waits)), Plan::Wait);
+    ends(
+        &[
+            ("failure", &[], none()),
+            ("waiting", &[0], none()),
+            ("failure", &[1], always()),
+        ],
+        State::Failure,
+        "task 0-t: failure",
+    );
+    ends(
+        &[("success", &[], none()), ("failure", &[0], always())],
+        State::Failure,
+        "task 1-t: failure",
+    );
+}
+
+#[test]
+fn an_abort_starts_only_always() {
+    let mut aborted = build(&[
+        ("success", &[], none()),
+        ("waiting", &[0], none()),
+        ("waiting", &[1], json!({ "always": true })),
+    ]);
+    aborted.abort = true;
+    assert_eq!(plan(&aborted), Plan::Post(vec![2]));
+    aborted.tasks[2].state = State::Success;
+    assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
+    aborted.tasks[0].state = State::Running;
+    assert_eq!(plan(&aborted), Plan::Wait);
+}
+
+#[test]
+fn after_an_abort_nothing_begins_while_something_ends() {
+    let always = || json!({ "always": true });
+    let mut aborted = build(&[
+        ("running", &[], none()),
+        ("waiting", &[], always()),
+        ("running", &[], always()),
+    ]);
+    aborted.abort = true;
+    assert_eq!(plan(&aborted), Plan::Wait);
+    aborted.tasks[0].state = State::Aborted;
+    assert_eq!(plan(&aborted), Plan::Post(vec![1]));
+    aborted.abort_always = true;
+    assert_eq!(plan(&aborted), Plan::Wait);
+    aborted.tasks[2].state = State::Aborted;
+    assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
+}
+
+#[test]
+fn a_retry_keeps_what_succeeded() {
+    let mut again = build(&[
+        ("success", &[], none()),
+        ("failure", &[0], none()),
+        ("waiting", &[1], none()),
+    ]);
+    again.run = 2;
+    assert_eq!(plan(&again), Plan::Post(vec![1]));
+    assert_eq!(posting(&again, 1).unwrap().id, "j.7.1.r2");
+    again.tasks[1].run = Some(2);
+    let Plan::Finish(State::Failure, _) = plan(&again) else {
+        panic!("failed again")
+    };
+    again.tasks[1].state = State::Success;
+    assert_eq!(plan(&again), Plan::Post(vec![2]));
+}
+
+#[test]
+fn a_circle_ends_in_an_error() {
+    let Plan::Finish(State::Error, line) = plan(&build(&[("waiting", &[1], none()), ("waiting", &[0], none())])) else {
+        panic!("a circle must end");
+    };
+    assert!(line.contains("0-t"), "{line}");
+}
+
+#[test]
+fn the_ticket_follows_the_first_need() {
+    let digest = |d: &str| json!({ "workspace": d });
+    let tasks = [
+        ("success", &[][..], digest("w0")),
+        ("success", &[0], digest("w1")),
+        ("waiting", &[1], none()),
+        (
+            "waiting",
+            &[2, 0],
+            json!({ "params": { "a": "${ref}", "script": "${ref}" }, "timeout": 5, "labels": ["l"] }),
+        ),
+    ];
+    let posting = serde_json::to_value(posting(&build(&tasks), 3).unwrap()).unwrap();
+    assert_eq!(
+        posting,
+        json!({ "id": "j.7.3", "job": "j", "build": 7, "task": 3, "run": 0, "labels": ["l"],
+            "params": { "a": "x", "script": "${ref}" }, "timeout": 5, "workspace": "w1" })
+    );
+}
+
+/// What the record says of how a task is run goes into its ticket as it stands; what is null there is left
+/// out, for a ticket has no null.
+#[test]
+fn settings_go_into_the_ticket_as_they_stand() {
+    let settings = json!({ "labels": ["l"], "timeout": 600, "attempts": 2, "environment": { "B": "2", "A": "x" },
+        "isolation": "lxc", "image": "job:base", "limits": { "cpus": 0.5, "disk": 7 }, "network": true,
+        "console_limit": 67108864 });
+    let posted = |extra: &Value| {
+        let build = build(&[("waiting", &[][..], extra.clone())]);
+        serde_json::to_value(posting(&build, 0).unwrap()).unwrap()
+    };
+    let whole = posted(&settings);
+    for (name, value) in settings.as_object().unwrap() {
+        assert_eq!(&whole[name], value, "{name}");
+    }
+    let few = posted(&json!({ "labels": [], "timeout": null, "image": null, "limits": {}, "network": false }));
+    assert_eq!(
+        few,
+        json!({ "id": "j.7.0", "job": "j", "build": 7, "task": 0, "run": 0, "labels": [], "params": {}, "limits": {},
+            "network": false })
+    );
+}
+
+#[test]
+fn a_parameter_nobody_set_is_named() {
+    let tasks = [("waiting", &[][..], json!({ "params": { "a": "${nope}" } }))];
+    assert!(posting(&build(&tasks), 0).unwrap_err().contains("nope"));
+}
