@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::fault::{Fault, Place, quoted};
+use super::text::{START, text_of};
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,15 @@ pub struct Number {
 }
 
 impl Number {
+    /// A number of JSON; `None` if the text is none, or stands for too large a one.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let begins = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        let ends = text.ends_with(|c: char| c.is_ascii_digit());
+        let value = serde_json::from_str(text).ok().filter(|_| begins && ends)?;
+        let text = text.to_owned();
+        Some(Number { text, value })
+    }
+
     /// As it was written.
     pub fn text(&self) -> &str {
         &self.text
@@ -115,31 +125,11 @@ pub fn to_map(members: &[Member]) -> serde_json::Map<String, serde_json::Value> 
 
 /// Reads one JSON value with nothing but white space around it.
 pub fn parse(bytes: &[u8]) -> Result<Value, Fault> {
-    let start = Place { line: 1, column: 1 };
-    if bytes.len() > TEXT_BYTES_MAX {
-        return Err(Fault::new(
-            start,
-            format!("the text is longer than {TEXT_BYTES_MAX} bytes"),
-        ));
-    }
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        return Err(Fault::new(
-            start,
-            "the text begins with a byte order mark; save it as UTF-8 without BOM",
-        ));
-    }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => {
-            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let at = start.after(&String::from_utf8_lossy(valid));
-            return Err(Fault::new(at, "the text is not valid UTF-8 here"));
-        }
-    };
+    let text = text_of(bytes)?;
     let mut reader = Reader {
         text,
         pos: 0,
-        mark: start,
+        mark: START,
         mark_pos: 0,
     };
     reader.skip_space();
@@ -151,22 +141,6 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Fault> {
     match reader.peek() {
         None => Ok(value),
         Some(_) => Err(reader.fault("something follows after the end of the value")),
-    }
-}
-
-impl Place {
-    /// The place after the text, which starts here.
-    fn after(self, text: &str) -> Place {
-        text.chars().fold(self, |at, c| match c {
-            '\n' => Place {
-                line: at.line.saturating_add(1),
-                column: 1,
-            },
-            _ => Place {
-                line: at.line,
-                column: at.column.saturating_add(1),
-            },
-        })
     }
 }
 
@@ -407,9 +381,7 @@ impl Reader<'_> {
             self.pos += 1;
         }
         let text = self.text.get(start..self.pos).unwrap_or_default();
-        let value = serde_json::from_str(text)
-            .map_err(|_| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))?;
-        let text = text.to_owned();
-        Ok(Number { text, value })
+        Number::new(text)
+            .ok_or_else(|| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))
     }
 }

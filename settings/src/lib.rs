@@ -1,4 +1,4 @@
-//! What users hand in as JSON, as far as the daemon and the workers both must know it: names, texts read
+//! What users hand in as JSON, YAML or TOML, as far as the daemon and the workers both must know it: names, texts read
 //! with the place of each value, and the settings of a task.
 
 pub mod expand;
@@ -7,3 +7,5 @@ pub mod json;
 pub mod names;
 pub mod object;
 pub mod task;
+mod text;
+pub mod yaml;
