@@ -12,19 +12,18 @@ use super::core::{now, random_id};
 use super::epochs::Hold;
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
-use super::model::job::{ConfigHead, Counter, Job};
-use super::model::json::{from_json, to_json};
+use super::model::job::{ConfigHead, Job};
+use super::model::json::from_json;
 use super::model::keys::Key;
-use super::model::ops::{create, set};
-use super::model::ticket::{Part, Poster, control_key};
+use super::model::steps;
+use super::model::steps::build::{Begun, RETRIES_MAX, Refused};
+use super::model::ticket::{Part, Poster};
 use super::names::Name;
+use super::rename::counted;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 mod looking;
-mod opening;
-
-pub(crate) use opening::control_ticket;
 
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
@@ -88,26 +87,18 @@ impl Repository {
                 return Ok(n);
             }
             let path = job.path();
-            let entry = self
-                .get(&path)
-                .await?
-                .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            let mut counter: Counter = from_json(&path, &entry.data)?;
-            if !counter.is_of(job) {
-                self.settle_name(job).await?;
-                continue;
-            }
-            let n = counter.next;
-            counter.next += 1;
-            let control = control_key(job.name.as_str(), n, 0)?;
-            let ticket = control_ticket(job, n, 0, who, live.priority);
-            let mut ops = vec![
-                set(&path, to_json(&counter), entry.version),
-                create(live_path(job.uid(), n), to_json(&live)),
-                create(control.path(), to_json(&ticket)),
-            ];
-            ops.extend(key.as_ref().map(|key| create(key, to_json(&(n, now())))));
-            if self.began(&hold, job, n, &live.nonce, ops).await? {
+            let entry = self.get(&path).await?;
+            let read = counted(job, entry.as_ref())?;
+            let step = match steps::build::trigger(job, &read, &live, begun(who), key.as_deref()) {
+                Ok(step) => step,
+                Err(Refused::Renamed) => {
+                    self.settle_name(job).await?;
+                    continue;
+                }
+                Err(refused) => return Err(not_begun(job, read.counter.next, refused)),
+            };
+            let n = step.after;
+            if self.began(&hold, job, n, &live.nonce, step.ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
                 if key.is_some() {
                     self.sweep_keys_sometimes(job);
@@ -282,5 +273,27 @@ impl Repository {
     /// The text of a build's configuration.
     pub async fn build_config_text(&self, build: &Build) -> Result<Bytes> {
         self.text_of(&build.config_entry()).await
+    }
+}
+
+/// Who begins a build now.
+pub(crate) fn begun(who: Poster) -> Begun {
+    Begun {
+        who,
+        nonce: random_id(),
+        at: now(),
+    }
+}
+
+/// Why a build does not begin.
+pub(crate) fn not_begun(job: &Job, n: u64, refused: Refused) -> Error {
+    let build = format!("jobs/{}/builds/{n}", job.name);
+    match refused {
+        Refused::Owner(then) => Error::Access(format!(
+            "{build} was triggered when user {then} owned the job: trigger a new one"
+        )),
+        Refused::TooOften => Error::Busy(format!("{build}: retried {RETRIES_MAX} times")),
+        Refused::Unnamed => Error::Invalid(format!("{build}: no valid name for its ticket")),
+        Refused::Renamed | Refused::Over | Refused::Insisted => Error::Busy(format!("{build} is not finished")),
     }
 }

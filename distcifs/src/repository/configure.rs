@@ -8,13 +8,13 @@ use bytes::Bytes;
 use nix::unistd::getuid;
 
 use super::config::{Fault, JobConfig, Priority};
-use super::core::{Changes, bounded, lock, now, random_id};
+use super::core::{bounded, lock, now, random_id};
 use super::model::build::ConfigEntry;
 use super::model::event::Event;
 use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
-use super::model::keys::Key;
-use super::model::ops::delete;
+use super::model::keys::{Key, LineKey};
+use super::model::ops::{Changes, delete};
 use super::names::Name;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op, Updated};
@@ -77,9 +77,10 @@ impl Drop for ConfigLock {
 impl Repository {
     /// The head of a job's configuration and the record's revision; `None` if it has none yet.
     pub async fn config_head(&self, job: &Job) -> Result<(Option<ConfigHead>, u64)> {
-        let page = bounded("configuration", self.contents.query(&job.record(), "config", "", 1)).await?;
+        let (object, line) = (job.record(), LineKey::Config.key());
+        let page = bounded("configuration", self.contents.query(&object, &line, "", 1)).await?;
         let head = match page.entries.first() {
-            Some((key, value)) if key == "config" => Some(from_json(&format!("configuration of {}", job.name), value)?),
+            Some((key, value)) if *key == line => Some(from_json(&format!("configuration of {}", job.name), value)?),
             _ => None,
         };
         Ok((head, page.revision))
@@ -220,7 +221,7 @@ impl Repository {
             by: Some(by),
             owner: Some(held.owner),
         };
-        let change = vec![("config".to_owned(), Some(to_json(&head)))];
+        let change = vec![(LineKey::Config.key(), Some(to_json(&head)))];
         let mut guard = held.revision;
         loop {
             self.check_owner(job, held).await?;

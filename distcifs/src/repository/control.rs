@@ -2,25 +2,23 @@
 
 use std::sync::Arc;
 
-use super::builds::control_ticket;
+use super::builds::{begun, not_begun};
 use super::core::{now, random_id};
 use super::model::build::{Build, Live, live_path};
-use super::model::deed::{Did, and, or_trigger};
+use super::model::deed::Did;
 use super::model::event::{Control, Event};
 use super::model::job::Job;
 use super::model::json::to_json;
-use super::model::ops::{Step, create, set};
+use super::model::ops::Step;
 use super::model::record::Record;
 use super::model::steps;
-use super::model::ticket::{Part, Posted, Poster, TicketKey, TicketState, control_key, part_key};
+use super::model::steps::build::{Again, Refused};
+use super::model::ticket::{Part, Posted, Poster, TicketKey, TicketState};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
 /// Races lost before a control word is given up.
 const RACES_MAX: u32 = 100;
-
-/// Retries of one build.
-const RETRIES_MAX: u32 = 1000;
 
 /// What may be written into ctl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,21 +68,15 @@ impl Repository {
         let who = self.person(who.uid).await;
         let mut insist = false;
         for _ in 0..RACES_MAX {
-            let build = self.unfinished(job, n).await?;
-            let Some((live, version)) = &build.live else { continue };
-            insist = live.abort;
-            if live.insist {
-                break;
-            }
-            let live = Live {
-                abort: true,
-                insist,
-                by: and(&build.deeds(), Did::Aborted, who.clone()),
-                ..live.clone()
+            let build = self.build(job, n).await?;
+            insist = build.aborting();
+            let Step { after, ops } = match steps::build::ask_abort(&build, who.clone()) {
+                Ok(step) => step,
+                Err(Refused::Insisted) => break,
+                Err(_) => return Err(over(&build)),
             };
-            let (path, data) = (live_path(job.uid(), n), to_json(&live));
+            let (path, data) = (live_path(job.uid(), n), to_json(&after));
             let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
-            let ops = vec![set(&path, data.clone(), *version)];
             if self.commit_settled(ops, &path, ours).await? == Commit::Done {
                 break;
             }
@@ -103,32 +95,19 @@ impl Repository {
     async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
         for _ in 0..RACES_MAX {
             let build = self.build(job, n).await?;
-            if build.live.is_none() || build.verdict().is_some() {
+            let Some(stop) = steps::build::stop(&build, insist)? else {
                 return Ok(());
+            };
+            let mut lost_race = false;
+            for (key, posted) in &stop.open {
+                lost_race |= !self.abort_ticket(key, posted).await?;
             }
-            let (mut lost_race, mut busy) = (false, false);
-            for (index, piece) in build.tickets.iter() {
-                let always = build.config.tasks.get(*index).is_some_and(|task| task.always);
-                let (queue, task) = (piece.queue.as_str(), index.to_string());
-                let key = part_key(queue, job.name.as_str(), n, &task, build.run())?;
-                match piece.posted.ticket.state {
-                    TicketState::Open if insist || !always => {
-                        lost_race |= !self.abort_ticket(&key, &piece.posted).await?;
-                    }
-                    // Its claimant is told by the build's entry, if there is one.
-                    TicketState::Claimed => {
-                        self.reopen_orphan(&key).await?;
-                        busy = true;
-                    }
-                    TicketState::Open | TicketState::Finished => {}
-                }
+            // Their claimants are told by the build's entry, if there are any.
+            for key in &stop.claimed {
+                self.reopen_orphan(key).await?;
             }
-            let Some(control) = &build.control else { return Ok(()) };
-            let claimed = control.posted.ticket.state == TicketState::Claimed;
-            let over = (insist && !busy) || (!claimed && build.tickets.is_empty());
-            if over && !lost_race {
-                let key = control_key(job.name.as_str(), n, build.run())?;
-                lost_race = !self.abort_ticket(&key, &control.posted).await?;
+            if let Some((key, posted)) = stop.own.filter(|_| !lost_race) {
+                lost_race = !self.abort_ticket(&key, &posted).await?;
             }
             if !lost_race {
                 return Ok(());
@@ -177,6 +156,28 @@ impl Repository {
         // Until its entry is there nobody here removes the record that it begins from.
         let _turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
+        for _ in 0..RACES_MAX {
+            // Before the record is read: a retry that began and ended since has changed it.
+            let named = self.named(job).await?;
+            let live = self.live_again(job, n, who).await?;
+            let step = steps::build::retry(job, n, &named, &live, begun(who));
+            let step = step.map_err(|refused| not_begun(job, n, refused))?;
+            if self.began(&hold, job, n, &live.nonce, step.ops).await? {
+                self.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
+                let (job, what) = (job.name.clone(), Control::Retry);
+                self.events.announce(Event::Control { job, n, what });
+                return Ok(());
+            }
+            // Else another build began meanwhile.
+            if self.named(job).await? == named {
+                break;
+            }
+        }
+        Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
+    }
+
+    /// The entry of a build that is to run again, of its record as it is now.
+    async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<Live> {
         let Some(record) = self.stored_record(job, n).await?.0 else {
             let stage = if self.build(job, n).await?.aborting() {
                 "is being aborted"
@@ -189,56 +190,17 @@ impl Repository {
             )));
         };
         self.check_retry(job, n, &record).await?;
-        if record.run >= RETRIES_MAX {
-            return Err(Error::Busy(format!(
-                "jobs/{}/builds/{n}: retried {RETRIES_MAX} times",
-                job.name
-            )));
-        }
-        let run = record.run + 1;
-        let retrier = self.person(who.uid).await;
         // The record may be removed meanwhile: put anew, the text is nobody's garbage.
         self.keep_body(self.text_of(&record.config).await?).await?;
         let (params, params_digest) = self.short_params(&record.params).await?;
-        let live = Live {
-            config: record.config.clone(),
+        let again = Again {
             params,
             params_digest,
-            run,
-            abort: false,
-            insist: false,
-            keep: record.keep,
-            triggered: record.triggered,
-            uid: record.uid,
-            owner: record.owner,
-            by: and(&or_trigger(&record.by, record.uid), Did::Retried, retrier),
-            cause: record.cause.clone(),
+            by: self.person(who.uid).await,
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
         };
-        let control = control_key(job.name.as_str(), n, run)?;
-        for _ in 0..RACES_MAX {
-            let named = self.check_name(job).await?;
-            let ops = vec![
-                create(live_path(job.uid(), n), to_json(&live)),
-                create(
-                    control.path(),
-                    to_json(&control_ticket(job, n, run, who, live.priority)),
-                ),
-                named.clone(),
-            ];
-            if self.began(&hold, job, n, &live.nonce, ops).await? {
-                self.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
-                let (job, what) = (job.name.clone(), Control::Retry);
-                self.events.announce(Event::Control { job, n, what });
-                return Ok(());
-            }
-            // Else another build was triggered meanwhile.
-            if self.check_name(job).await? == named {
-                break;
-            }
-        }
-        Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
+        Ok(steps::build::again(&record, again))
     }
 
     /// The priority of a retry: that of the build, and no more than the job may have by now.
@@ -272,34 +234,21 @@ impl Repository {
 
     /// Sets whether pruning must leave a build.
     async fn keep(&self, job: &Job, n: u64, did: Did, who: Poster) -> Result<()> {
-        let (keep, who) = (did == Did::Kept, self.person(who.uid).await);
+        let who = self.person(who.uid).await;
         for _ in 0..RACES_MAX {
             let build = self.build(job, n).await?;
-            match (&build.live, &build.record) {
-                (Some((live, version)), _) => {
-                    let by = and(&build.deeds(), did, who.clone());
-                    let live = Live {
-                        keep,
-                        by,
-                        ..live.clone()
-                    };
-                    let ops = vec![set(live_path(job.uid(), n), to_json(&live), *version)];
-                    if self.commit(ops).await? == Commit::Done {
-                        return Ok(());
-                    }
+            if let Ok(step) = steps::build::keep(&build, did, who.clone()) {
+                if self.commit(step.ops).await? == Commit::Done {
+                    return Ok(());
                 }
-                (None, Some(_)) => {
-                    let (Some(record), revision) = self.stored_record(job, n).await? else {
-                        continue;
-                    };
-                    let mut kept = (*record).clone();
-                    kept.keep = keep;
-                    kept.by = and(&or_trigger(&kept.by, kept.uid), did, who.clone());
-                    if self.save_record(job, n, revision, Arc::new(kept)).await? {
-                        return Ok(());
-                    }
-                }
-                (None, None) => return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name))),
+                continue;
+            }
+            let (Some(record), revision) = self.stored_record(job, n).await? else {
+                continue;
+            };
+            let kept = steps::build::keep_record(&record, did, who.clone());
+            if self.save_record(job, n, revision, Arc::new(kept)).await? {
+                return Ok(());
             }
         }
         Err(Error::Busy(format!(
@@ -307,17 +256,9 @@ impl Repository {
             job.name
         )))
     }
+}
 
-    /// A build that is not finished; `Busy` if it is.
-    async fn unfinished(&self, job: &Job, n: u64) -> Result<Build> {
-        let build = self.build(job, n).await?;
-        if build.live.is_none() || build.verdict().is_some() {
-            return Err(Error::Busy(format!(
-                "jobs/{}/builds/{n} is finished ({})",
-                job.name,
-                build.state()
-            )));
-        }
-        Ok(build)
-    }
+fn over(build: &Build) -> Error {
+    let (job, n, state) = (&build.job.name, build.n, build.state());
+    Error::Busy(format!("jobs/{job}/builds/{n} is finished ({state})"))
 }

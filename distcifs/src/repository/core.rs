@@ -9,15 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::model::keys::Key;
+use super::model::ops::Changes;
 use super::patience::STORE_TIMEOUT;
 use super::{Error, Repository, Result, patience};
 use crate::storage::{self, Commit, Digest, Entry, Fut, Object, Op, Updated};
 
 /// Pause before a call is made again of which nobody knows whether it happened.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
-
-/// Keys of a record with what they are set to; `None` removes one.
-pub(crate) type Changes = Vec<(String, Option<Bytes>)>;
 
 /// Bodies up to this many bytes stand in their coordination entry; longer ones are objects.
 pub const INLINE_BYTES_MAX: usize = 1536;

@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
+use super::builds::not_begun;
 use super::configure::heads::{Carried, Opened};
-use super::model::job::{ConfigHead, Job, JobEntry, Switch};
+use super::model::job::{Job, Switch};
 use super::model::record::Record;
+use super::model::steps;
+use super::model::steps::job::Refused;
 use super::model::ticket::Poster;
 use super::{Error, Repository, Result};
 
@@ -25,24 +28,15 @@ impl Repository {
     /// `NotClaimant` for whoever switches on what was given to another.
     pub async fn set_switch(&self, job: &Job, on: bool, who: Poster) -> Result<()> {
         let head = self.head(job).await?;
-        let owner = job.entry.access.uid;
-        let else_on = JobEntry {
-            off: false,
-            ..(*job.entry).clone()
-        };
-        let given = else_on.switch(head.as_ref()) == Switch::Given;
-        if on && given && who.uid != 0 && who.uid != owner {
+        if let Err(Refused::Given(owner)) = steps::job::may_switch(&job.entry, head.as_ref(), on, who.uid) {
             return Err(Error::NotClaimant(format!(
                 "jobs/{}/enabled: the job was given to user {owner}: only he, or root, switches it on",
                 job.name
             )));
         }
-        let mark = head.as_ref().map(ConfigHead::mark);
+        let owner = job.entry.access.uid;
         let changed = self.change_job(job, |entry| {
-            entry.off = !on;
-            if on && entry.access.uid == owner {
-                entry.vouched.clone_from(&mark);
-            }
+            steps::job::switched(entry, head.as_ref(), on, owner);
             Ok(())
         });
         changed.await.map(|_| ())
@@ -74,13 +68,8 @@ impl Repository {
         if self.is_trashed(job, n).await? {
             return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
         }
-        let now = job.entry.access.uid;
-        if let Some(owner) = record.owner.filter(|owner| *owner != now) {
-            return Err(Error::Access(format!(
-                "jobs/{}/builds/{n} was triggered when user {owner} owned the job: trigger a new one",
-                job.name
-            )));
-        }
+        let may = steps::build::may_retry(record, job.entry.access.uid);
+        may.map_err(|refused| not_begun(job, n, refused))?;
         match self.head(job).await? {
             Some(head) => job.check_switch(&head),
             None => Ok(()),

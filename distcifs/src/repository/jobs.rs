@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 pub use super::access::Access;
 use super::core::{bounded, lock, now, random_id};
 use super::model::event::Event;
-use super::model::job::{Counter, FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
+use super::model::job::{Job, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
-use super::model::keys::Key;
-use super::model::ops::create;
+use super::model::keys::REMOVED_JOB_LINES;
+use super::model::steps;
 use super::names::Name;
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, RACES_MAX};
 use super::{Error, Repository, Result};
@@ -166,7 +164,7 @@ impl Repository {
             for (key, value) in page.entries {
                 match (Name::new(&key), from_json::<JobEntry>(&format!("job {key}"), &value)) {
                     (Some(name), Ok(entry)) => all.set(&name, Some(Arc::new(entry))),
-                    (None, _) if key.starts_with(TRASHED_JOBS) => {}
+                    (None, _) if key.starts_with(REMOVED_JOB_LINES) => {}
                     // One that is damaged must not keep the others from being seen.
                     (_, error) => tracing::error!(job = %key, ?error, "left out; run distcifs fsck"),
                 }
@@ -296,28 +294,15 @@ impl Repository {
         if self.job(name.as_str()).is_some() {
             return Err(Error::Exists(format!("job {name} exists")));
         }
-        let entry = JobEntry {
-            uid: random_id(),
-            access,
-            files: FileModes::default(),
-            created: now(),
-            named: None,
-            off: false,
-            former: None,
-            vouched: None,
-        };
+        let step = steps::job::make(random_id(), access, now());
         let job = Job {
             name: name.clone(),
-            entry: Arc::new(entry),
+            entry: Arc::new(step.after),
         };
         // Until the job stands in the list, its entries look like what is left of one.
         let _hold = self.hold_epoch().await?;
-        let counter = to_json(&Counter { next: 1, name: None });
-        let ops = vec![
-            create(job.path(), counter),
-            create(Key::JobKeys(job.uid()).path(), Bytes::new()),
-        ];
-        self.commit_settled(ops, &job.path(), |entry| entry.is_some()).await?;
+        self.commit_settled(step.ops, &job.path(), |entry| entry.is_some())
+            .await?;
         let made = self.edit_job(name, |known| match known {
             Some(known) if known.uid != job.entry.uid => Err(Error::Exists(format!("job {name} exists"))),
             _ => Ok(Some((*job.entry).clone())),
@@ -337,11 +322,8 @@ impl Repository {
     pub async fn change_job(&self, job: &Job, mut change: impl FnMut(&mut JobEntry) -> Result<()>) -> Result<Job> {
         let gone = || Error::NotFound(format!("jobs/{}", job.name));
         let edited = self.edit_job(&job.name, |known| {
-            let mut entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
-            let owner = entry.access.uid;
-            change(&mut entry)?;
-            entry.owner_changed(owner);
-            Ok(Some(entry))
+            let entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
+            steps::job::changed(entry, &mut change).map(Some)
         });
         let entry = edited.await?.ok_or_else(gone)?;
         let changed = Job {
@@ -355,6 +337,7 @@ impl Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::model::job::FileModes;
 
     fn entry(uid: &str) -> Arc<JobEntry> {
         let access = Access {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::Result;
 use super::consoles::PART_BYTES;
 use super::core::bounded;
-use super::model::job::{TRASHED_JOBS, jobs_record};
-use super::model::keys::{JOBS, Key, NODES, TICKETS};
+use super::model::job::jobs_record;
+use super::model::keys::{JOBS, Key, NODES, REMOVED_JOB_LINES, TICKETS};
 use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
@@ -133,7 +133,7 @@ impl Upkeep {
     pub async fn figures(&self) -> Result<Vec<(String, String)>> {
         let alive = self.alive().await?;
         let jobs = bounded(JOBS, self.coordination.children(JOBS)).await?;
-        let removed = self.record(&jobs_record(), TRASHED_JOBS).await?.len();
+        let removed = self.record(&jobs_record(), REMOVED_JOB_LINES).await?.len();
         let mut figures = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("nodes".to_owned(), alive.len().to_string()),

@@ -14,3 +14,4 @@ pub mod record;
 pub mod skills;
 pub(crate) mod steps;
 pub mod ticket;
+pub mod trash;

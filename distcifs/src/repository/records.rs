@@ -11,9 +11,11 @@ use super::model::console::build_console;
 use super::model::event::Event;
 use super::model::job::Job;
 use super::model::json::{from_json, to_json};
-use super::model::ops::delete;
+use super::model::keys::LineKey;
+use super::model::ops::Step;
 use super::model::record::{Indexed, Record, TaskRecord};
-use super::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketState, Verdict, part_key};
+use super::model::steps;
+use super::model::ticket::{Part, Verdict};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Updated};
 
@@ -30,9 +32,6 @@ pub(crate) mod cache;
 mod index;
 
 pub use index::Indexes;
-
-/// The key that holds a build's record in its object.
-const RECORD: &str = "record";
 
 impl Repository {
     /// Records a build that ended, in the background, and tidies its tickets up.
@@ -75,40 +74,18 @@ impl Repository {
             Err(Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Some((live, version)) = &build.live else {
+        if build.live.is_none() || build.control_outcome().is_none() {
             return Ok(None);
-        };
-        let (Some(state), Some(outcome)) = (build.verdict(), build.control_outcome()) else {
-            return Ok(None);
-        };
+        }
         let tasks: Vec<TaskRecord> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
         let lengths = self.lengths(&build, &tasks).await?;
-        let record = Record {
-            state,
-            message: outcome.message.clone(),
-            run: live.run,
-            triggered: live.triggered,
-            finished: outcome.finished,
-            keep: live.keep,
-            uid: live.uid,
-            owner: live.owner,
-            by: build.deeds(),
-            cause: live.cause.clone(),
-            config: live.config.clone(),
-            params: build.params.clone(),
-            nonce: live.nonce.clone(),
-            finisher: build
-                .control
-                .as_ref()
-                .map(|c| c.posted.ticket.nonce.clone())
-                .unwrap_or_default(),
-            tasks,
-            lengths,
+        let Some(record) = steps::build::record(&build, tasks, lengths) else {
+            return Ok(None);
         };
         if !self.save_record(&job, part.build, revision, Arc::new(record)).await? {
             return Err(Error::Busy("another mount records it just now".into()));
         }
-        self.tidy(&build, *version).await?;
+        self.tidy(&build).await?;
         self.counts.recorded.fetch_add(1, Ordering::Relaxed);
         self.forget_build(&build);
         Ok(Some(build))
@@ -135,7 +112,7 @@ impl Repository {
     /// it has another revision.
     pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
         let (object, moves) = (build_record(job.uid(), n), self.trash.moves());
-        let change = vec![(RECORD.to_owned(), Some(to_json(&*record)))];
+        let change = vec![(LineKey::Record.key(), Some(to_json(&*record)))];
         let updated = bounded("build", self.contents.update(&object, Some(revision), change)).await;
         let written = match updated {
             // Whoever is so late that others have recorded and removed the build, and gc what was left
@@ -168,7 +145,7 @@ impl Repository {
     /// A finished build's record as it is in the store, and its revision.
     pub(crate) async fn stored_record(&self, job: &Job, n: u64) -> Result<(Option<Arc<Record>>, u64)> {
         let object = build_record(job.uid(), n);
-        let page = bounded("build", self.contents.query(&object, RECORD, "", 1)).await?;
+        let page = bounded("build", self.contents.query(&object, &LineKey::Record.key(), "", 1)).await?;
         let what = || format!("jobs/{}/builds/{n}", job.name);
         let record = page.entries.first().map(|(_, value)| from_json(&what(), value));
         Ok((record.transpose()?.map(Arc::new), page.revision))
@@ -209,28 +186,14 @@ impl Repository {
     }
 
     /// Removes the tickets and the entry of a build whose record stands.
-    async fn tidy(&self, build: &Build, version: u32) -> Result<()> {
-        let (mut ops, mut removed) = (Vec::new(), Vec::new());
-        let mut remove = |queue: &str, task: &str, posted: &Posted| -> Result<()> {
-            let key = part_key(queue, build.job.name.as_str(), build.n, task, build.run())?;
-            if posted.ticket.state == TicketState::Claimed {
-                ops.push(delete(key.claim_path(), None));
-            }
-            ops.push(delete(key.path(), Some(posted.version)));
-            removed.push((key, posted.clone()));
-            Ok(())
+    async fn tidy(&self, build: &Build) -> Result<()> {
+        let Some(Step { after, ops }) = steps::build::tidy(build)? else {
+            return Ok(());
         };
-        for (index, piece) in build.tickets.iter() {
-            remove(piece.queue.as_str(), &index.to_string(), &piece.posted)?;
-        }
-        if let Some(piece) = &build.control {
-            remove(CONTROL_QUEUE, "control", &piece.posted)?;
-        }
-        let live = live_path(build.job.uid(), build.n);
-        ops.push(delete(&live, Some(version)));
-        for (key, posted) in removed {
+        for (key, posted) in after {
             self.gone.remember(&key, posted);
         }
+        let live = live_path(build.job.uid(), build.n);
         match self.commit_settled(ops, &live, |entry| entry.is_none()).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy("its tickets changed while it was recorded".into())),
@@ -365,7 +328,8 @@ impl Repository {
         let object = build_record(job.uid(), n);
         if self.shared {
             // What is left keeps its revision, until gc: a mount that is late finds another one.
-            self.update("build", &object, vec![(RECORD.to_owned(), None)]).await?;
+            self.update("build", &object, vec![(LineKey::Record.key(), None)])
+                .await?;
         } else {
             settled("build", || self.contents.remove(&object)).await?;
         }

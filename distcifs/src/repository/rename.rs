@@ -3,11 +3,12 @@
 //! The list of jobs is one record: the old line goes and the new one comes in one write. What that write
 //! can't guard is the coordinator, where builds begin by tickets that are named after their job. So the
 //! job's counter, whose version every build that begins is held to, says for which name builds may begin:
-//! 1. the counter is set to the new name; from here on nobody begins a build under the old one;
+//! 1. the counter is set to what is no name; from here on nobody begins a build;
 //! 2. if a build is unfinished the counter is set back, and the job is busy;
-//! 3. the list is read, then the counter once more, then the list is changed if it is what was read.
+//! 3. the list is read, then the counter once more, then the list is changed if it is what was read;
+//! 4. the counter is set to the new name.
 //!
-//! Whoever ends half-way leaves a counter that is ahead of the list. Who then wants to begin a build sets
+//! Whoever ends half-way leaves a counter without a name. Who then wants to begin a build sets
 //! the counter to no name at all, changes the list's revision, so that a write of step 3 that is still on
 //! its way is refused, reads the name out of the list, and sets the counter to that (`settle_name`). So of
 //! a rename and a trigger one wins, and neither waits for the other.
@@ -18,16 +19,15 @@ use bytes::Bytes;
 
 use super::core::{bounded, now, settled};
 use super::model::event::Event;
-use super::model::job::{Counter, Job, JobEntry, jobs_record};
+use super::model::job::{Counted, Job, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
-use super::model::ops::set;
+use super::model::ops::Step;
+use super::model::steps;
+use super::model::steps::job::{Line, MOVING, Refused, UNKNOWN};
 use super::names::Name;
 use super::work::RACES_MAX;
 use super::{Error, Repository, Result};
-use crate::storage::{Commit, Entry, Op, Updated};
-
-/// The name in a counter while nobody knows what the job is called.
-const UNKNOWN: &str = "";
+use crate::storage::{Commit, Entry, Updated};
 
 impl Repository {
     /// Gives a job another name, if it belongs to this user.
@@ -46,7 +46,7 @@ impl Repository {
         self.record_all(job).await?;
         self.check_idle(job).await?;
         let _hold = self.hold_epoch().await?;
-        let counter = self.name_counter(job, to.as_str()).await?;
+        let counter = self.name_counter(job, MOVING).await?;
         let moved = match self.check_idle(job).await {
             Ok(()) => self.move_line(job, to, &counter, of).await,
             Err(busy) => Err(busy),
@@ -60,7 +60,7 @@ impl Repository {
             Err(error) => {
                 // Whoever triggers it would do that, too.
                 if let Err(left) = self.settle_name(job).await {
-                    tracing::debug!(job = %job.name, error = %left, "its counter is ahead of its name");
+                    tracing::debug!(job = %job.name, error = %left, "its counter says no name");
                 }
                 Err(error)
             }
@@ -109,50 +109,41 @@ impl Repository {
         }
     }
 
-    /// The counter of a job as it is now, and its entry's version.
-    async fn counter(&self, job: &Job) -> Result<(Counter, u32)> {
+    /// The counter of a job as it is now.
+    async fn counter(&self, job: &Job) -> Result<Counted> {
         let path = job.path();
         let entry = bounded(&path, self.coordination.get(&path)).await?;
-        let entry = entry.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-        Ok((from_json(&path, &entry.data)?, entry.version))
+        counted(job, entry.as_ref())
     }
 
-    /// Sets the name in a job's counter; the counter with its version then.
-    pub(super) async fn name_counter(&self, job: &Job, name: &str) -> Result<(Counter, u32)> {
+    /// Sets the name in a job's counter; the counter then.
+    pub(super) async fn name_counter(&self, job: &Job, name: &str) -> Result<Counted> {
         for _ in 0..RACES_MAX {
-            let (mut counter, version) = self.counter(job).await?;
-            if counter.name.as_deref() == Some(name) && name == UNKNOWN {
-                return Ok((counter, version));
-            }
-            counter.name = Some(name.to_owned());
-            if self.set_counter(job, &counter, version).await? {
-                return Ok((counter, version + 1));
+            let read = self.counter(job).await?;
+            if let Some(named) = self.call(job, &read, name).await? {
+                return Ok(named);
             }
         }
         Err(busy(job))
     }
 
-    /// Sets a job's counter if its entry has this version; `false` if it has another.
-    async fn set_counter(&self, job: &Job, counter: &Counter, version: u32) -> Result<bool> {
-        let (path, data) = (job.path(), to_json(counter));
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.version == version + 1 && e.data == data);
-        let ops = vec![set(&path, data.clone(), version)];
-        Ok(self.commit_settled(ops, &path, ours).await? == Commit::Done)
+    /// Sets the name in a job's counter as it was read; `None` if it is another by now.
+    async fn call(&self, job: &Job, read: &Counted, name: &str) -> Result<Option<Counted>> {
+        let Some(Step { after, ops }) = steps::job::call(job, read, name) else {
+            return Ok(Some(read.clone()));
+        };
+        let data = to_json(&after.counter);
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.version == after.version && e.data == data);
+        let set = self.commit_settled(ops, &job.path(), ours).await?;
+        Ok((set == Commit::Done).then_some(after))
     }
 
     /// Moves a job's line in the list of jobs, as long as its counter is what it was.
-    pub(super) async fn move_line(
-        &self,
-        job: &Job,
-        to: &Name,
-        counter: &(Counter, u32),
-        of: Option<u32>,
-    ) -> Result<()> {
+    pub(super) async fn move_line(&self, job: &Job, to: &Name, counter: &Counted, of: Option<u32>) -> Result<()> {
         let keys = (job.name.as_str(), to.as_str());
         let renamed = |entry: JobEntry| {
             entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-            let named = Some(now());
-            let entry = JobEntry { named, ..entry };
+            let entry = steps::job::named(entry, now());
             Ok((to_json(&entry), entry))
         };
         self.shift(job, keys, counter, renamed).await
@@ -164,7 +155,7 @@ impl Repository {
         &self,
         job: &Job,
         (from, to): (&str, &str),
-        counter: &(Counter, u32),
+        counter: &Counted,
         change: impl Fn(JobEntry) -> Result<(Bytes, JobEntry)> + Send + Sync,
     ) -> Result<()> {
         for _ in 0..RACES_MAX {
@@ -173,29 +164,28 @@ impl Repository {
             if revision != later {
                 continue;
             }
-            let ours = |entry: &JobEntry| entry.uid == job.uid();
-            // Nobody knew, and it had happened.
-            if let Some(entry) = there.clone().filter(ours) {
-                self.shifted(revision, (from, here), (to, entry));
-                return Ok(());
-            }
-            let entry = here
-                .filter(ours)
-                .ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            let entry = match steps::job::shift(job.uid(), here.clone(), there) {
+                Ok(Line::Here(entry)) => entry,
+                Ok(Line::There(entry)) => {
+                    self.shifted(job, counter, revision, [(from, here), (to, Some(entry))])
+                        .await;
+                    return Ok(());
+                }
+                Err(Refused::Taken) => return Err(taken(to)),
+                Err(_) => return Err(Error::NotFound(format!("jobs/{}", job.name))),
+            };
             let (line, entry) = change(entry)?;
-            if there.is_some() {
-                return Err(taken(to));
-            }
             // Not what this server has not heard of: it is asked for after the list was read.
             bounded("sync", self.coordination.sync()).await?;
             if self.counter(job).await? != *counter {
                 return Err(busy(job));
             }
-            let lines = vec![(from.to_owned(), None), (to.to_owned(), Some(line))];
+            let lines = steps::job::moved(from, to, line);
             let update = self.contents.update(&jobs_record(), Some(revision), lines);
             match bounded("jobs", update).await {
                 Ok(Updated::Done { revision }) => {
-                    self.shifted(revision, (from, None), (to, entry));
+                    self.shifted(job, counter, revision, [(from, None), (to, Some(entry))])
+                        .await;
                     return Ok(());
                 }
                 Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
@@ -205,14 +195,20 @@ impl Repository {
         Err(busy(job))
     }
 
-    /// Takes in that a job's line was moved, where it has a name.
-    fn shifted(&self, revision: u64, from: (&str, Option<JobEntry>), to: (&str, JobEntry)) {
-        let ends = [from, (to.0, Some(to.1))];
+    /// Takes in that a job's line was moved, where it has a name, and says so in the counter.
+    async fn shifted(&self, job: &Job, counter: &Counted, revision: u64, ends: [(&str, Option<JobEntry>); 2]) {
+        let to = ends[1].0;
         let named = ends.map(|(key, entry)| (Name::new(key), entry.map(Arc::new)));
         let lines = named
             .iter()
             .filter_map(|(name, entry)| Some((name.as_ref()?, entry.clone())));
         self.jobs.edited(revision, &lines.collect::<Vec<_>>());
+        // Whoever triggers it would do that, too.
+        if Name::new(to).is_some()
+            && let Err(error) = self.call(job, counter, to).await
+        {
+            tracing::debug!(job = %job.name, %error, "its counter says no name");
+        }
     }
 
     /// Has a job's counter say the name that the list has, whoever was about to change that.
@@ -221,14 +217,13 @@ impl Repository {
     /// `NotFound` if the job is not called as it is known here any more, or gone.
     pub(super) async fn settle_name(&self, job: &Job) -> Result<()> {
         for _ in 0..RACES_MAX {
-            let (mut counter, version) = self.name_counter(job, UNKNOWN).await?;
+            let unknown = self.name_counter(job, UNKNOWN).await?;
             let object = jobs_record();
             settled("jobs", || self.contents.update(&object, None, Vec::new())).await?;
             self.load_jobs().await?;
             let now = self.job_of_uid(job.uid());
             let now = now.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            counter.name = Some(now.name.to_string());
-            if !self.set_counter(job, &counter, version).await? {
+            if self.call(job, &unknown, now.name.as_str()).await?.is_none() {
                 continue;
             }
             if now.name == job.name {
@@ -242,20 +237,26 @@ impl Repository {
         Err(busy(job))
     }
 
-    /// The check that builds of a job may begin under its name.
-    pub(super) async fn check_name(&self, job: &Job) -> Result<Op> {
+    /// The counter of a job under whose name builds may begin.
+    pub(super) async fn named(&self, job: &Job) -> Result<Counted> {
         for _ in 0..RACES_MAX {
-            let (counter, version) = self.counter(job).await?;
-            if counter.is_of(job) {
-                return Ok(Op::Check {
-                    path: job.path(),
-                    version: Some(version),
-                });
+            let read = self.counter(job).await?;
+            if read.counter.is_of(job) {
+                return Ok(read);
             }
             self.settle_name(job).await?;
         }
         Err(busy(job))
     }
+}
+
+/// The counter of a job out of its entry.
+pub(super) fn counted(job: &Job, entry: Option<&Entry>) -> Result<Counted> {
+    let entry = entry.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+    Ok(Counted {
+        counter: from_json(&job.path(), &entry.data)?,
+        version: entry.version,
+    })
 }
 
 fn taken(name: &str) -> Error {

@@ -17,20 +17,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::access::Access;
 use super::core::{bounded, lock, now};
-use super::model::deed::Person;
-use super::model::job::{Job, JobEntry, TRASHED_JOBS, jobs_record};
+use super::model::job::{Job, jobs_record};
 use super::model::json::from_json;
-use super::model::keys::RecordKey;
-use super::model::record::Indexed;
+use super::model::keys::{REMOVED_JOB_LINES, RecordKey};
 use super::model::ticket::Verdict;
+use super::model::trash::{BuildLine, JobLine, Removal};
 use super::names::Name;
 use super::work::{READS_MAX, join_all};
-use super::{Error, Repository, Result};
+use super::{Repository, Result};
 use crate::storage::Object;
 
 mod builds;
@@ -44,10 +42,6 @@ pub const DAYS_USUAL: u64 = 7;
 pub const DAYS_MAX: u64 = 3650;
 
 const DAY: u64 = 24 * 3600 * 1000;
-
-/// Builds that were removed so long before their job come back with it, milliseconds: `rm -r` of a job
-/// removes its builds first.
-const TOGETHER: u64 = 3600 * 1000;
 
 /// Lines read at once.
 const PAGE: usize = 1000;
@@ -77,49 +71,6 @@ impl Default for Trash {
             wake: Notify::new(),
         }
     }
-}
-
-/// When something was removed, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removal {
-    /// When, milliseconds since 1970.
-    pub removed: u64,
-    /// Until when it can be restored.
-    pub until: u64,
-    /// Who removed it.
-    pub by: Person,
-}
-
-/// The line of a removed job in the list of jobs: what it was, and more.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct JobLine {
-    #[serde(flatten)]
-    entry: JobEntry,
-    /// What it was called.
-    name: String,
-    /// Builds that come back with it.
-    builds: u64,
-    trash: Removal,
-}
-
-impl JobLine {
-    /// The job by its former name.
-    fn job(&self) -> Result<Job> {
-        let name = Name::new(&self.name);
-        let damaged = || Error::Io(format!("jobs/.trash: {:?} is no name; run distcifs fsck", self.name));
-        Ok(Job {
-            name: name.ok_or_else(damaged)?,
-            entry: self.entry.clone().into(),
-        })
-    }
-}
-
-/// The line of a removed build in its job's index.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct BuildLine {
-    #[serde(flatten)]
-    indexed: Indexed,
-    trash: Removal,
 }
 
 /// What something in the trash is called there: `<job>@<uid>`, with `@<n>` for a build.
@@ -177,16 +128,6 @@ fn notes() -> Object {
     RecordKey::Trash.object()
 }
 
-/// The key of a removed job in the list of jobs.
-fn job_key(uid: &str) -> String {
-    format!("{TRASHED_JOBS}{uid}")
-}
-
-/// The key of a removed build in its job's index: in order of the numbers.
-fn build_key(n: u64) -> String {
-    format!("t{n:020}")
-}
-
 impl Trash {
     /// Notes that something goes into the trash, or for good.
     pub(super) fn moved(&self) -> u64 {
@@ -224,7 +165,7 @@ impl Repository {
         let lines = self.trashed_jobs().await?;
         let mut items = Vec::with_capacity(lines.len());
         for line in lines.iter().filter(|line| whose(line.entry.access.uid)) {
-            match line.item() {
+            match item_of_job(line) {
                 Ok(item) => items.push(item),
                 Err(error) => tracing::error!(%error, "left out of the trash"),
             }
@@ -238,7 +179,7 @@ impl Repository {
         for some in jobs.chunks(READS_MAX) {
             let found = join_all(some.iter().map(|job| self.trashed_builds(job))).await;
             for (job, lines) in some.iter().zip(found) {
-                items.extend(lines?.into_iter().map(|(n, line)| line.item(job, n)));
+                items.extend(lines?.into_iter().map(|(n, line)| item_of_build(line, job, n)));
             }
         }
         Ok(items)
@@ -248,14 +189,14 @@ impl Repository {
     pub async fn trash_item(&self, id: &TrashId) -> Result<Option<TrashItem>> {
         let Some(n) = id.build else {
             let line = self.trashed_job(&id.uid).await?;
-            let item = line.map(|line| line.item()).transpose()?;
+            let item = line.as_ref().map(item_of_job).transpose()?;
             return Ok(item.filter(|item| item.id == *id));
         };
         let Some(job) = self.job_of_uid(&id.uid).filter(|job| job.name == id.job) else {
             return Ok(None);
         };
         let line = self.trashed_build(&job, n).await?.0;
-        Ok(line.map(|line| line.item(&job, n)))
+        Ok(line.map(|line| item_of_build(line, &job, n)))
     }
 
     /// The jobs of which builds were removed, by uid.
@@ -266,7 +207,7 @@ impl Repository {
 
     /// Lines of removed jobs; those that are damaged are left out.
     async fn trashed_jobs(&self) -> Result<Vec<JobLine>> {
-        let lines = self.lines("jobs", &jobs_record(), TRASHED_JOBS).await?;
+        let lines = self.lines("jobs", &jobs_record(), REMOVED_JOB_LINES).await?;
         Ok(readable(lines).into_iter().map(|(_, line)| line).collect())
     }
 
@@ -312,37 +253,33 @@ fn readable<T: serde::de::DeserializeOwned>(lines: Vec<(String, Bytes)>) -> Vec<
     all
 }
 
-impl JobLine {
-    fn item(&self) -> Result<TrashItem> {
-        let id = TrashId {
-            job: self.job()?.name,
-            uid: self.entry.uid.clone(),
-            build: None,
-        };
-        Ok(TrashItem {
-            id,
-            access: self.entry.access,
-            removal: self.trash.clone(),
-            builds: Some(self.builds),
-            state: None,
-        })
-    }
+fn item_of_job(line: &JobLine) -> Result<TrashItem> {
+    let id = TrashId {
+        job: line.job()?.name,
+        uid: line.entry.uid.clone(),
+        build: None,
+    };
+    Ok(TrashItem {
+        id,
+        access: line.entry.access,
+        removal: line.trash.clone(),
+        builds: Some(line.builds),
+        state: None,
+    })
 }
 
-impl BuildLine {
-    fn item(self, job: &Job, n: u64) -> TrashItem {
-        let id = TrashId {
-            job: job.name.clone(),
-            uid: job.uid().to_owned(),
-            build: Some(n),
-        };
-        TrashItem {
-            id,
-            access: job.entry.access,
-            removal: self.trash,
-            builds: None,
-            state: Some(self.indexed.state),
-        }
+fn item_of_build(line: BuildLine, job: &Job, n: u64) -> TrashItem {
+    let id = TrashId {
+        job: job.name.clone(),
+        uid: job.uid().to_owned(),
+        build: Some(n),
+    };
+    TrashItem {
+        id,
+        access: job.entry.access,
+        removal: line.trash,
+        builds: None,
+        state: Some(line.indexed.state),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::roots::{Heads, Need, Orphan, Roots, is_wanted};
 use super::sweep::Wanted;
 use super::{Blobs, Fault, Upkeep};
-use crate::repository::model::job::TRASHED_JOBS;
+use crate::repository::model::keys::REMOVED_JOB_LINES;
 use crate::repository::snapshot::{self, Snapshot};
 use crate::repository::{Error, Result};
 use crate::storage::contents::VALUE_BYTES_MAX;
@@ -82,7 +82,7 @@ impl Upkeep {
         for orphan in &roots.orphans {
             // What goes from the trash is nobody's loss.
             if let Orphan::Job(name, _) = orphan
-                && !name.starts_with(TRASHED_JOBS)
+                && !name.starts_with(REMOVED_JOB_LINES)
             {
                 let (what, remedy) = (orphan.to_string(), "distcifs gc, or rmdir it on a mount");
                 checked

@@ -11,8 +11,10 @@ use crate::repository::access::Access;
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::build::Live;
 use crate::repository::model::console::scope_of;
-use crate::repository::model::job::{ConfigHead, Counter, JobEntry, TRASHED_JOBS};
-use crate::repository::model::keys::{Key, RecordKey, TICKETS};
+use crate::repository::model::job::{ConfigHead, Counter, JobEntry};
+use crate::repository::model::keys::{
+    BUILD_LINES, Key, LineKey, REMOVED_BUILD_LINES, REMOVED_JOB_LINES, RecordKey, TICKETS,
+};
 use crate::repository::model::record::{Indexed, Record};
 use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
@@ -210,7 +212,7 @@ impl Roots {
 
 /// Whether a key of the list of jobs is that of a removed one.
 fn is_trashed(key: &str) -> bool {
-    key.starts_with(TRASHED_JOBS)
+    key.starts_with(REMOVED_JOB_LINES)
 }
 
 impl Upkeep {
@@ -326,7 +328,7 @@ impl Upkeep {
                 Err(error) => return Err(error),
             }
         }
-        for (_, head) in self.record(&record, "config").await? {
+        for (_, head) in self.record(&record, &LineKey::Config.key()).await? {
             if let Some(head) = roots.read::<ConfigHead>(&format!("record {record}"), whose, &head) {
                 let (whose, what) = (whose.clone(), "config.json");
                 let task = None;
@@ -334,7 +336,7 @@ impl Upkeep {
             }
         }
         for (key, indexed) in self.build_lines(&record).await? {
-            let n = key.strip_prefix(['b', 't']).and_then(|n| n.parse::<u64>().ok());
+            let n = LineKey::parse(&key).and_then(LineKey::build);
             let what = format!("line {key} in the index of {whose}");
             let read = roots.read::<Indexed>(&what, whose, &indexed);
             if let (Some(n), Some(_)) = (n, read)
@@ -356,7 +358,7 @@ impl Upkeep {
     /// the trash or out of it, stands in one of them.
     async fn build_lines(&self, record: &Object) -> Result<BTreeMap<String, bytes::Bytes>> {
         let mut lines = BTreeMap::new();
-        for prefix in ["b", "t", "b"] {
+        for prefix in [BUILD_LINES, REMOVED_BUILD_LINES, BUILD_LINES] {
             lines.extend(self.record(record, prefix).await?);
         }
         Ok(lines)
@@ -367,7 +369,7 @@ impl Upkeep {
         self.progress.step();
         let whose: Arc<str> = format!("{job}/builds/{n}").into();
         let object = RecordKey::Build(uid, n).object();
-        let found = self.record(&object, "record").await?;
+        let found = self.record(&object, &LineKey::Record.key()).await?;
         let Some((_, record)) = found.first() else {
             return Ok(false);
         };

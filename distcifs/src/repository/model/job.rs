@@ -124,13 +124,19 @@ impl Counter {
     }
 }
 
+/// A counter as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// What its entry says.
+    pub(crate) counter: Counter,
+    /// The version of its entry, which guards every build that begins.
+    pub(crate) version: u32,
+}
+
 /// The record that lists the jobs.
 pub(crate) fn jobs_record() -> Object {
     RecordKey::Jobs.object()
 }
-
-/// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.
-pub(crate) const TRASHED_JOBS: &str = ".trash/";
 
 /// Which text is a job's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -197,20 +203,13 @@ impl JobEntry {
             Switch::Given
         }
     }
-
-    /// Notes a change of the owner.
-    pub(crate) fn owner_changed(&mut self, before: u32) {
-        if self.access.uid != before {
-            self.former = Some(before);
-            self.vouched = None;
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::repository::model::json::{from_json, to_json};
+    use crate::repository::model::steps::job::changed;
 
     const ROOT: u32 = 0;
     const ALICE: u32 = 1000;
@@ -245,10 +244,11 @@ mod tests {
     }
 
     fn give(entry: &JobEntry, uid: u32) -> JobEntry {
-        let mut given = entry.clone();
-        given.access.uid = uid;
-        given.owner_changed(entry.access.uid);
-        given
+        let give = |entry: &mut JobEntry| {
+            entry.access.uid = uid;
+            Ok::<(), ()>(())
+        };
+        changed(entry.clone(), give).unwrap()
     }
 
     #[test]

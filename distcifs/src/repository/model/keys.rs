@@ -217,5 +217,76 @@ impl<'a> RecordKey<'a> {
     }
 }
 
+/// What the keys of a job's finished builds begin with in its index.
+pub(crate) const BUILD_LINES: &str = "b";
+
+/// What those of its removed builds begin with.
+pub(crate) const REMOVED_BUILD_LINES: &str = "t";
+
+/// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.
+pub(crate) const REMOVED_JOB_LINES: &str = ".trash/";
+
+/// A key inside a record, but for names of jobs and top folders, which are their own keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineKey<'a> {
+    /// Of a job's record: which text is its configuration.
+    Config,
+    /// Of a build's record: all that is kept of it.
+    Record,
+    /// Of a job's record: a finished build, in order of the numbers.
+    Build(u64),
+    /// The same of a removed one.
+    RemovedBuild(u64),
+    /// Of the list of jobs: a removed one, by its uid.
+    RemovedJob(&'a str),
+}
+
+impl fmt::Display for LineKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LineKey::Config => f.write_str("config"),
+            LineKey::Record => f.write_str("record"),
+            LineKey::Build(n) => write!(f, "{BUILD_LINES}{n:020}"),
+            LineKey::RemovedBuild(n) => write!(f, "{REMOVED_BUILD_LINES}{n:020}"),
+            LineKey::RemovedJob(uid) => write!(f, "{REMOVED_JOB_LINES}{uid}"),
+        }
+    }
+}
+
+impl<'a> LineKey<'a> {
+    /// The key.
+    pub(crate) fn key(self) -> String {
+        self.to_string()
+    }
+
+    /// What a key is the key of; `None`: of nothing that is made here.
+    pub(crate) fn parse(key: &'a str) -> Option<Self> {
+        let found = match key {
+            "config" => LineKey::Config,
+            "record" => LineKey::Record,
+            _ => match key.strip_prefix(REMOVED_JOB_LINES) {
+                Some(uid) if !uid.is_empty() && !uid.contains('/') => LineKey::RemovedJob(uid),
+                Some(_) => return None,
+                None => {
+                    let build = |prefix: &str| -> Option<u64> { key.strip_prefix(prefix)?.parse().ok() };
+                    match build(BUILD_LINES) {
+                        Some(n) => LineKey::Build(n),
+                        None => LineKey::RemovedBuild(build(REMOVED_BUILD_LINES)?),
+                    }
+                }
+            },
+        };
+        (found.key() == key).then_some(found)
+    }
+
+    /// The number of a build that it stands for, removed or not.
+    pub(crate) fn build(self) -> Option<u64> {
+        match self {
+            LineKey::Build(n) | LineKey::RemovedBuild(n) => Some(n),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::storage::Op;
 
+/// Keys of a record with what they are set to; `None` removes one.
+pub(crate) type Changes = Vec<(String, Option<Bytes>)>;
+
 /// One step: what stands after it, and the operations that make it so in one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step<T> {

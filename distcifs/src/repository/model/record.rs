@@ -176,8 +176,3 @@ impl Indexed {
         }
     }
 }
-
-/// The key of a build in its job's index: in order of the numbers.
-pub(crate) fn index_key(n: u64) -> String {
-    format!("b{n:020}")
-}

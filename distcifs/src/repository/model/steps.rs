@@ -1,4 +1,5 @@
-//! What becomes of a ticket, step by step: data in, data and the operations that make it so out.
+//! What becomes of a ticket, step by step: data in, data and the operations that make it so out. Of builds and jobs
+//! the same in build.rs and job.rs.
 //!
 //! Whoever makes a step reads, asks the model, and commits the operations as one. Their order is a promise:
 //! what a mount hears first of a commit is what its first operation did, and tests tell commits by it.
@@ -10,6 +11,9 @@ use crate::repository::model::keys::Key;
 use crate::repository::model::ops::{Step, create, create_ephemeral, delete, set};
 use crate::repository::model::ticket::{Outcome, Part, Posted, Ticket, TicketKey, TicketState, Verdict, cut};
 use crate::storage::Op;
+
+pub(crate) mod build;
+pub(crate) mod job;
 
 /// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
 const GIVEN_MAX: u32 = 10;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::repository::core::{Changes, bounded, lock, settled};
+use crate::repository::core::{bounded, lock, settled};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
-use crate::repository::model::record::{Indexed, index_key};
+use crate::repository::model::keys::{BUILD_LINES, LineKey};
+use crate::repository::model::ops::Changes;
+use crate::repository::model::record::Indexed;
 use crate::repository::{Repository, Result};
 use crate::storage::{Notices, Object, Updated};
 
@@ -111,7 +113,7 @@ impl Repository {
     /// Changes the index of a job: what is set to `None` is removed.
     pub(in crate::repository) async fn change_index(&self, job: &Job, n: u64, line: Option<Indexed>) -> Result<()> {
         let value = line.as_ref().map(crate::repository::model::json::to_json);
-        let changes: Changes = vec![(index_key(n), value)];
+        let changes: Changes = vec![(LineKey::Build(n).key(), value)];
         let object = job.record();
         let update = || self.contents.update(&object, None, changes.clone());
         if let Updated::Done { revision } = settled("index of builds", update).await? {
@@ -128,7 +130,7 @@ impl Repository {
         let object = job.record();
         let notices = self.notices_of(job, &object).await?;
         let read = |after: String, limit| {
-            let query = self.contents.query(&object, "b", &after, limit);
+            let query = self.contents.query(&object, BUILD_LINES, &after, limit);
             async move { bounded("index of builds", query).await }
         };
         let revision = read(String::new(), 1).await?.revision;
@@ -142,7 +144,7 @@ impl Repository {
             let page = read(after.clone(), PAGE).await?;
             settled &= page.revision == revision;
             for (key, value) in &page.entries {
-                if let Some(n) = key.strip_prefix('b').and_then(|n| n.parse().ok()) {
+                if let Some(LineKey::Build(n)) = LineKey::parse(key) {
                     builds.push((n, from_json(key, value)?));
                 }
             }

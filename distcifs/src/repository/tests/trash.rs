@@ -7,7 +7,8 @@ use crate::repository::control::Word;
 use crate::repository::core::now;
 use crate::repository::maintain::{Swept, Upkeep};
 use crate::repository::model::record::Record;
-use crate::repository::trash::{Removal, TrashItem};
+use crate::repository::model::trash::Removal;
+use crate::repository::trash::TrashItem;
 use crate::storage::Object;
 
 const HOUR: u64 = 3600 * 1000;

@@ -1,11 +1,15 @@
 //! Builds: into the trash, out of it, and gone for good.
 
-use super::{BuildLine, RACES_MAX, Removal, build_key, readable};
+use super::{RACES_MAX, readable};
 use crate::repository::core::{bounded, lock};
 use crate::repository::model::event::{Event, Stage};
 use crate::repository::model::job::Job;
-use crate::repository::model::json::{from_json, to_json};
-use crate::repository::model::record::{Indexed, index_key};
+use crate::repository::model::json::from_json;
+use crate::repository::model::keys::{LineKey, REMOVED_BUILD_LINES};
+use crate::repository::model::ops::Changes;
+use crate::repository::model::record::Indexed;
+use crate::repository::model::steps::build::{into_trash, out_of_trash};
+use crate::repository::model::trash::{BuildLine, Removal};
 use crate::repository::{Error, Repository, Result, flood};
 use crate::storage::Updated;
 
@@ -60,18 +64,14 @@ impl Repository {
     pub(in crate::repository) async fn move_build_line(&self, job: &Job, n: u64, removal: &Removal) -> Result<()> {
         let gone = || Error::NotFound(format!("jobs/{}/builds/{n}", job.name));
         for _ in 0..RACES_MAX {
-            let key = index_key(n);
+            let key = LineKey::Build(n).key();
             let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
             let Some((_, line)) = page.entries.first() else {
                 // Nobody knew, and it had happened.
                 let there = self.trashed_build(job, n).await?.0;
                 return there.filter(|line| line.trash == *removal).map(drop).ok_or_else(gone);
             };
-            let line = BuildLine {
-                indexed: from_json::<Indexed>(&key, line)?,
-                trash: removal.clone(),
-            };
-            let change = vec![(key, None), (build_key(n), Some(to_json(&line)))];
+            let change = into_trash(n, from_json::<Indexed>(&key, line)?, removal);
             if self.change_builds(job, page.revision, change, &[(n, None)]).await? {
                 return Ok(());
             }
@@ -84,7 +84,7 @@ impl Repository {
         &self,
         job: &Job,
         revision: u64,
-        change: crate::repository::core::Changes,
+        change: Changes,
         lines: &[(u64, Option<Indexed>)],
     ) -> Result<bool> {
         let update = self.contents.update(&job.record(), Some(revision), change);
@@ -112,7 +112,7 @@ impl Repository {
 
     /// The line of a build in the trash, and the index's revision.
     pub(super) async fn trashed_build(&self, job: &Job, n: u64) -> Result<(Option<BuildLine>, u64)> {
-        let key = build_key(n);
+        let key = LineKey::RemovedBuild(n).key();
         let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
         let line = page.entries.first().map(|(_, line)| from_json(&key, line));
         Ok((line.transpose()?, page.revision))
@@ -125,8 +125,11 @@ impl Repository {
 
     /// A job's builds in the trash, ascending.
     pub(super) async fn trashed_builds(&self, job: &Job) -> Result<Vec<(u64, BuildLine)>> {
-        let lines = readable(self.lines("index of builds", &job.record(), "t").await?);
-        let number = |(key, line): (String, BuildLine)| Some((key.strip_prefix('t')?.parse().ok()?, line));
+        let lines = readable(
+            self.lines("index of builds", &job.record(), REMOVED_BUILD_LINES)
+                .await?,
+        );
+        let number = |(key, line): (String, BuildLine)| Some((LineKey::parse(&key)?.build()?, line));
         Ok(lines.into_iter().filter_map(number).collect())
     }
 
@@ -153,7 +156,7 @@ impl Repository {
                 let there = self.index_line(job, n).await?.is_some();
                 return Ok(last.filter(|_| there));
             };
-            let change = vec![(build_key(n), None), (index_key(n), Some(to_json(&line.indexed)))];
+            let change = out_of_trash(n, line.indexed);
             let told = [(n, Some(line.indexed))];
             if self.change_builds(job, revision, change, &told).await? {
                 return Ok(Some(line));
@@ -174,13 +177,13 @@ impl Repository {
             if self.is_unfinished(job, n).await? {
                 // The index has what was recorded just now.
                 let indexed = self.index_line(job, n).await?.unwrap_or(trashed.indexed);
-                let change = vec![(build_key(n), None), (index_key(n), Some(to_json(&indexed)))];
+                let change = out_of_trash(n, indexed);
                 if self.change_builds(job, revision, change, &[(n, Some(indexed))]).await? {
                     return Ok(false);
                 }
                 continue;
             }
-            let change = vec![(index_key(n), None)];
+            let change = vec![(LineKey::Build(n).key(), None)];
             if self.change_builds(job, revision, change, &[(n, None)]).await? {
                 return Ok(true);
             }
@@ -195,13 +198,13 @@ impl Repository {
             if line.is_none_or(|line| line.trash.until > until) {
                 return Ok(false);
             }
-            let page = self.contents.query(&job.record(), &index_key(n), "", 1);
-            let page = bounded("index of builds", page).await?;
+            let (object, key) = (job.record(), LineKey::Build(n).key());
+            let page = bounded("index of builds", self.contents.query(&object, &key, "", 1)).await?;
             if page.revision != revision {
                 continue;
             }
             if !self
-                .change_builds(job, revision, vec![(build_key(n), None)], &[])
+                .change_builds(job, revision, vec![(LineKey::RemovedBuild(n).key(), None)], &[])
                 .await?
             {
                 continue;

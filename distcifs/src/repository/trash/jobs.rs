@@ -1,30 +1,18 @@
 //! Jobs: into the trash, out of it, and gone for good.
 
-use super::{BuildLine, JobLine, PAGE, RACES_MAX, Removal, TOGETHER, job_key, notes, readable};
+use super::{PAGE, RACES_MAX, notes, readable};
 use crate::repository::core::{bounded, now, settled};
 use crate::repository::model::event::Event;
 use crate::repository::model::job::{Job, JobEntry, jobs_record};
 use crate::repository::model::json::{from_json, to_json};
-use crate::repository::model::keys::Key;
-use crate::repository::model::ops::delete;
-use crate::repository::model::record::index_key;
+use crate::repository::model::keys::{Key, LineKey, REMOVED_BUILD_LINES};
+use crate::repository::model::ops::Step;
+use crate::repository::model::steps;
+use crate::repository::model::steps::job::{GONE, MOVING};
+use crate::repository::model::trash::{BuildLine, JobLine, Removal};
 use crate::repository::names::Name;
 use crate::repository::{Error, Repository, Result, flood};
-use crate::storage::{Commit, Op};
-
-/// Idempotence keys of a job removed by one commit: 200 KB of operations.
-const KEYS_AT_ONCE: usize = 1000;
-
-/// The name in the counter of a job that is removed for good.
-const GONE: &str = ".gone";
-
-impl BuildLine {
-    /// Whether a build comes back with its job.
-    pub(super) fn goes_with(&self, job: &Removal) -> bool {
-        // Of two nodes' clocks one may be ahead: it was removed before the job in any case.
-        self.trash.removed >= job.removed.saturating_sub(TOGETHER)
-    }
-}
+use crate::storage::Commit;
 
 impl Repository {
     /// Moves a job with its builds to the trash for user `uid`, or removes it where nothing stays, if it belongs
@@ -54,7 +42,7 @@ impl Repository {
             Err(error) => {
                 // Whoever triggers it would do that, too.
                 if let Err(left) = self.settle_name(job).await {
-                    tracing::debug!(job = %job.name, error = %left, "its counter is ahead of its name");
+                    tracing::debug!(job = %job.name, error = %left, "its counter says no name");
                 }
                 return Err(error);
             }
@@ -71,17 +59,12 @@ impl Repository {
         let removed = self.trashed_builds(job).await?;
         let with_it = removed.iter().filter(|(_, line)| line.goes_with(removal)).count();
         let builds = (self.finished_numbers(job).await?.len() + with_it) as u64;
-        let key = job_key(job.uid());
+        let key = LineKey::RemovedJob(job.uid()).key();
         let counter = self.name_counter(job, &key).await?;
         self.check_idle(job).await?;
         let line = |entry: JobEntry| {
             entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-            let line = JobLine {
-                entry: entry.clone(),
-                name: job.name.to_string(),
-                builds,
-                trash: removal.clone(),
-            };
+            let (_, line) = steps::job::into_trash(entry.clone(), &job.name, builds, removal.clone());
             Ok((to_json(&line), entry))
         };
         self.shift(job, (job.name.as_str(), key.as_str()), &counter, line).await
@@ -89,7 +72,7 @@ impl Repository {
 
     /// The line of a removed job.
     pub(super) async fn trashed_job(&self, uid: &str) -> Result<Option<JobLine>> {
-        let (key, list) = (job_key(uid), jobs_record());
+        let (key, list) = (LineKey::RemovedJob(uid).key(), jobs_record());
         let page = bounded("jobs", self.contents.query(&list, &key, "", 1)).await?;
         let line = page.entries.iter().find(|(found, _)| *found == key);
         line.map(|(key, line)| from_json(key, line)).transpose()
@@ -113,12 +96,12 @@ impl Repository {
         }
         self.check_circle(&job, to).await?;
         let _hold = self.hold_epoch().await?;
-        let (key, counter) = (job_key(uid), self.name_counter(&job, to.as_str()).await?);
+        let key = LineKey::RemovedJob(uid).key();
+        let counter = self.name_counter(&job, MOVING).await?;
         // First: whoever ends after it restores the job once more.
         self.restore_with(&job, &line.trash).await?;
         let restored = |entry: JobEntry| {
-            let named = Some(now());
-            let entry = JobEntry { named, ..entry };
+            let entry = steps::job::named(entry, now());
             Ok((to_json(&entry), entry))
         };
         self.shift(&job, (key.as_str(), to.as_str()), &counter, restored)
@@ -135,15 +118,18 @@ impl Repository {
     async fn restore_with(&self, job: &Job, removal: &Removal) -> Result<()> {
         let (object, mut after, mut races) = (job.record(), String::new(), 0);
         while races < RACES_MAX {
-            let page = bounded("index of builds", self.contents.query(&object, "t", &after, PAGE)).await?;
+            let page = bounded(
+                "index of builds",
+                self.contents.query(&object, REMOVED_BUILD_LINES, &after, PAGE),
+            )
+            .await?;
             let last = page.entries.last().map(|(key, _)| key.clone());
             let full = page.entries.len() == PAGE;
             let (mut change, mut told) = (Vec::new(), Vec::new());
             for (key, line) in readable::<BuildLine>(page.entries) {
-                let n = key.strip_prefix('t').and_then(|n| n.parse().ok());
+                let n = LineKey::parse(&key).and_then(LineKey::build);
                 if let Some(n) = n.filter(|_| line.goes_with(removal)) {
-                    change.push((key, None));
-                    change.push((index_key(n), Some(to_json(&line.indexed))));
+                    change.extend(steps::build::out_of_trash(n, line.indexed));
                     told.push((n, Some(line.indexed)));
                 }
             }
@@ -169,20 +155,21 @@ impl Repository {
         };
         let job = line.job()?;
         match self.name_counter(&job, GONE).await {
-            Ok((_, version)) => {
+            Ok(counted) => {
                 // A write that restores it and is still on its way is refused from here on.
                 let list = jobs_record();
                 settled("jobs", || self.contents.update(&list, None, Vec::new())).await?;
                 if self.trashed_job(uid).await?.is_none() {
                     return Ok(false);
                 }
-                self.remove_counter(&job, version).await?;
+                self.remove_counter(&job, counted.version).await?;
             }
             // A removal for good came to this point and no further.
             Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        self.update("jobs", &jobs_record(), vec![(job_key(uid), None)]).await?;
+        self.update("jobs", &jobs_record(), vec![(LineKey::RemovedJob(uid).key(), None)])
+            .await?;
         self.drop_job(&job).await?;
         Ok(true)
     }
@@ -235,15 +222,8 @@ impl Repository {
 
     /// Removes a job's entries: from then on nothing can be triggered.
     pub(in crate::repository) async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
-        let keys = Key::JobKeys(job.uid()).path();
-        let names = self.children(&keys).await?;
-        let mut ops: Vec<Op> = names.iter().map(|key| delete(format!("{keys}/{key}"), None)).collect();
-        ops.push(delete(keys, None));
-        // No commit takes the keys of a busy job all at once: those that are left over go after it,
-        // when no trigger makes any more.
-        let rest = ops.split_off(ops.len().min(KEYS_AT_ONCE));
-        // The counter's version is the guard: a trigger in between makes this a mismatch.
-        ops.push(delete(job.path(), Some(version)));
+        let tokens = self.children(&Key::JobKeys(job.uid()).path()).await?;
+        let Step { after, ops } = steps::job::remove(job, version, &tokens);
         match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
             Commit::Done => {}
             Commit::Mismatch { .. } => {
@@ -253,9 +233,9 @@ impl Repository {
                 )));
             }
         }
-        for some in rest.chunks(KEYS_AT_ONCE) {
+        for some in after {
             // What somebody else has taken away, or what is left by this, is gc's.
-            self.commit(some.to_vec()).await?;
+            self.commit(some).await?;
         }
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BuildLine, DAY, JobLine};
+use super::DAY;
 use crate::repository::core::{bounded, now, random_id};
 use crate::repository::model::job::Job;
 use crate::repository::model::keys::Key;
+use crate::repository::model::trash::{BuildLine, JobLine};
 use crate::repository::work::{READS_MAX, join_all};
 use crate::repository::{Repository, Result};
 
@@ -154,7 +155,7 @@ mod tests {
     use crate::repository::model::deed::Person;
     use crate::repository::model::record::Indexed;
     use crate::repository::model::ticket::Verdict;
-    use crate::repository::trash::Removal;
+    use crate::repository::model::trash::Removal;
 
     const NOW: u64 = 100 * DAY;
 

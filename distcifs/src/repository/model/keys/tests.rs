@@ -8,8 +8,7 @@ use super::*;
 use crate::repository::access::Access;
 use crate::repository::model::build::{build_record, live_path};
 use crate::repository::model::console::{attempt_console, build_console, scope_of};
-use crate::repository::model::job::{FileModes, Job, JobEntry, TRASHED_JOBS, jobs_record};
-use crate::repository::model::record::index_key;
+use crate::repository::model::job::{FileModes, Job, JobEntry, jobs_record};
 use crate::repository::model::steps::slot_path;
 use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key, part_key, queue_path};
 use crate::repository::names::{Name, TicketId};
@@ -59,8 +58,31 @@ fn what_is_on_disk_keeps_its_name() {
         assert_eq!(key.object(), Object::Record(name.into()));
         assert_eq!(RecordKey::parse(name), Some(key), "{name}");
     }
-    assert_eq!(index_key(17), "b00000000000000000017");
-    assert_eq!(TRASHED_JOBS, ".trash/");
+    for (line, key) in [
+        (LineKey::Config, "config"),
+        (LineKey::Record, "record"),
+        (LineKey::Build(17), "b00000000000000000017"),
+        (LineKey::RemovedBuild(17), "t00000000000000000017"),
+        (LineKey::RemovedJob("3f9c"), ".trash/3f9c"),
+    ] {
+        assert_eq!(line.key(), key);
+        assert_eq!(LineKey::parse(key), Some(line), "{key}");
+    }
+    let lines = [BUILD_LINES, REMOVED_BUILD_LINES, REMOVED_JOB_LINES];
+    assert_eq!(lines, ["b", "t", ".trash/"]);
+    for key in [
+        "",
+        "b",
+        "b7",
+        "t-1",
+        "b+0000000000000000017",
+        ".trash/",
+        ".trash/a/b",
+        "configs",
+        "name",
+    ] {
+        assert_eq!(LineKey::parse(key), None, "{key}");
+    }
 }
 
 /// The same by way of those who make them.

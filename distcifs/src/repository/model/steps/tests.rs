@@ -7,11 +7,12 @@ use crate::repository::model::claim::{Life, Stand};
 use crate::repository::names::{Name, TicketId};
 
 mod machine;
+pub(super) mod world;
 
-const NOW: u64 = 7000;
+pub(in crate::repository::model::steps) const NOW: u64 = 7000;
 
 /// A ticket of a build's task, or of the build itself.
-pub(super) fn ticket_of_build(uid: &str, task: Option<usize>) -> Ticket {
+pub(in crate::repository::model::steps) fn ticket_of_build(uid: &str, task: Option<usize>) -> Ticket {
     let part = Part {
         job: "j".into(),
         uid: uid.into(),
@@ -27,7 +28,7 @@ pub(super) fn ticket_of_build(uid: &str, task: Option<usize>) -> Ticket {
 }
 
 /// A ticket that stands alone, posted with this mark.
-pub(super) fn ticket_alone(post: &str) -> Ticket {
+pub(in crate::repository::model::steps) fn ticket_alone(post: &str) -> Ticket {
     Ticket {
         state: TicketState::Open,
         attempt: 1,
@@ -58,14 +59,14 @@ pub(super) fn ticket_alone(post: &str) -> Ticket {
     }
 }
 
-pub(super) fn key(queue: &str, id: &str) -> TicketKey {
+pub(in crate::repository::model::steps) fn key(queue: &str, id: &str) -> TicketKey {
     TicketKey {
         queue: Name::new(queue).unwrap(),
         id: TicketId::new(id).unwrap(),
     }
 }
 
-pub(super) fn taken(nonce: &str, slot: Option<u32>) -> Taken {
+pub(in crate::repository::model::steps) fn taken(nonce: &str, slot: Option<u32>) -> Taken {
     let who = Claimant { uid: 5, gid: 6, pid: 7 };
     Taken {
         nonce: nonce.into(),
@@ -80,7 +81,7 @@ pub(super) fn taken(nonce: &str, slot: Option<u32>) -> Taken {
     }
 }
 
-pub(super) fn success() -> Outcome {
+pub(in crate::repository::model::steps) fn success() -> Outcome {
     Outcome {
         verdict: Verdict::Success,
         exit: Some(0),
@@ -101,7 +102,7 @@ fn read(ticket: Ticket) -> Posted {
 }
 
 /// Operations, a word and a path each, with the version that guards them.
-fn shape(ops: &[Op]) -> Vec<String> {
+pub(in crate::repository::model::steps) fn shape(ops: &[Op]) -> Vec<String> {
     let at = |version: &Option<u32>| version.map_or(String::new(), |version| format!(" @{version}"));
     let one = |op: &Op| match op {
         Op::Create { path, ephemeral, .. } => format!("{} {path}", if *ephemeral { "hold" } else { "create" }),

@@ -6,90 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::world::World;
 use super::{NOW, key, success, taken, ticket_alone, ticket_of_build};
-use crate::repository::model::claim::{Cause, ClaimEntry};
+use crate::repository::model::claim::Cause;
 use crate::repository::model::ops::{Step, create, delete};
 use crate::repository::model::steps::{abort, claim, finish, guard, lose, post, slot_path};
 use crate::repository::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState, Verdict};
-use crate::storage::Op;
 
 /// Who acts: mounts with views of their own.
 const ACTORS: usize = 3;
 
 /// The bound of the job's `concurrency`.
 const SLOTS: u32 = 1;
-
-/// An entry; ephemeral ones belong to an actor.
-struct Node {
-    data: Bytes,
-    version: u32,
-    created: u64,
-    of: Option<usize>,
-}
-
-/// A coordinator: whole commits or none, in one order.
-#[derive(Default)]
-struct World {
-    nodes: BTreeMap<String, Node>,
-    commits: u64,
-}
-
-impl World {
-    fn meets(&self, op: &Op) -> bool {
-        let is = |path: &str, version: Option<u32>| {
-            let node = self.nodes.get(path);
-            node.is_some_and(|node| version.is_none_or(|version| version == node.version))
-        };
-        match op {
-            Op::Create { path, .. } => !self.nodes.contains_key(path),
-            Op::Set { path, version, .. } | Op::Delete { path, version } | Op::Check { path, version } => {
-                is(path, *version)
-            }
-        }
-    }
-
-    /// Does all of it or nothing; whether it did. No commit names a path twice but to check it.
-    fn commit(&mut self, actor: usize, ops: Vec<Op>) -> bool {
-        if !ops.iter().all(|op| self.meets(op)) {
-            return false;
-        }
-        self.commits += 1;
-        for op in ops {
-            match op {
-                Op::Create { path, data, ephemeral } => {
-                    let node = Node {
-                        data,
-                        version: 0,
-                        created: self.commits,
-                        of: ephemeral.then_some(actor),
-                    };
-                    self.nodes.insert(path, node);
-                }
-                Op::Set { path, data, .. } => {
-                    let node = self.nodes.get_mut(&path).unwrap();
-                    (node.data, node.version) = (data, node.version + 1);
-                }
-                Op::Delete { path, .. } => drop(self.nodes.remove(&path)),
-                Op::Check { .. } => {}
-            }
-        }
-        true
-    }
-
-    fn ticket(&self, key: &TicketKey) -> Option<Posted> {
-        let node = self.nodes.get(&key.path())?;
-        Some(Posted {
-            ticket: serde_json::from_slice(&node.data).unwrap(),
-            version: node.version,
-            created: node.created,
-        })
-    }
-
-    fn entry(&self, key: &TicketKey) -> Option<ClaimEntry> {
-        let node = self.nodes.get(&key.claim_path())?;
-        Some(serde_json::from_slice(&node.data).unwrap())
-    }
-}
 
 /// A claim that somebody made once; whoever made it never forgets.
 struct Made {
