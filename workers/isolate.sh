@@ -29,6 +29,25 @@ node_etc_files='bash.bashrc ca-certificates.conf debian_version default/locale g
 # Where programs are inside: the worker's own PATH may lead to what is not shown.
 inner_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
+# The closed network of a script that a stranger wrote: its own addresses, and where it asks for names. What is sent
+# there is for pasta: no such address of the node's surroundings can be reached.
+closed_address=10.0.2.15 closed_router=10.0.2.2 closed_names=10.0.2.3
+closed_address6=fd00:d15c:1f5::15 closed_router6=fd00:d15c:1f5::2 closed_names6=fd00:d15c:1f5::3
+
+# Addresses that are nobody's in the world: private, link-local, reserved ones, and those that stand for others (6to4,
+# Teredo). Of IPv6 what is not within closed_world6 is closed as well, with what stands for IPv4 (::ffff:0:0/96,
+# 64:ff9b::/96).
+closed_ranges='0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+	192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4'
+closed_ranges6='2001::/23 2001:db8::/32 2002::/16 3fff::/20'
+closed_world6=2000::/3
+
+# Seconds that pasta may take to be ready.
+closed_patience=10
+
+# Its processes.
+closed_ours=2
+
 # refuse WHY: ends it; the outcome of the task is error, with this reason, which stands in the console.
 refuse() {
 	printf '%s: %s\n' "${0##*/}" "$1" >&2
@@ -172,10 +191,19 @@ check_ids() {
 }
 
 # in_ids COMMAND…: as root of a user namespace with the ids of the environment; an ordinary user's
-# environment is in one already.
+# environment is in one already. In the closed network, if there is one.
 in_ids() {
 	if [ -n "${ISOLATE_UID-}" ]; then
-		setpriv --pdeathsig KILL lxc-usernsexec -m "u:0:$ISOLATE_UID:$ids" -m "g:0:$ISOLATE_GID:$ids" -- "$@"
+		${closed_by_root-} setpriv --pdeathsig KILL lxc-usernsexec -m "u:0:$ISOLATE_UID:$ids" -m "g:0:$ISOLATE_GID:$ids" -- "$@"
+	else
+		${closed-} "$@"
+	fi
+}
+
+# as_user COMMAND…: as the user whom the environment is outside.
+as_user() {
+	if [ -n "${ISOLATE_UID-}" ]; then
+		setpriv --reuid "$ISOLATE_UID" --regid "$ISOLATE_GID" --clear-groups "$@"
 	else
 		"$@"
 	fi
@@ -196,4 +224,135 @@ wait_for() {
 helpers() {
 	[ -z "${ISOLATE_PIDS_MAX-}" ] || echo "$((ISOLATE_PROCESSES + $1))" >"$ISOLATE_PIDS_MAX" ||
 		refuse "can't set $ISOLATE_PIDS_MAX"
+}
+
+# of_node FAMILY: the node's own addresses, the networks that it is on, and its routers. What is all of the world is
+# no network of it, whatever device it is behind.
+of_node() {
+	ip "$1" route show table all | while read -r first second rest; do
+		to='' via=''
+		case $first in
+		default | unreachable | blackhole | prohibit | throw) ;;
+		local | anycast) to=$second ;;
+		broadcast | multicast) ;;
+		nexthop) via="$second $rest" ;;
+		*) case " $second " in ' via ') ;; *) to=$first ;; esac ;;
+		esac
+		case "$second $rest" in *'via '*) via="$second $rest" ;; esac
+		if [ -n "$via" ]; then
+			via=${via#*via }
+			via=${via#inet6 }
+			via=${via#inet }
+			via=${via%% *}
+		fi
+		for address in $to $via; do
+			case $1$address in
+			-?default | */0 | -4*:* | -6*.*) ;;
+			*) echo "$address" ;;
+			esac
+		done
+	done | sort -u
+}
+
+# closed_filter: what leaves the closed network, for nft. It stands in the network itself, in which the script has no
+# rights: that a route is missing would hold up nobody who names a device for his packets.
+closed_filter() {
+	list() { printf '%s\n' "$@" | paste -s -d , -; }
+	# shellcheck disable=SC2046,SC2086 # words
+	cat <<-EOF
+		table inet distcifs {
+			set node { type ipv4_addr; flags interval; auto-merge; elements = { $(list 127.0.0.0/8 $(of_node -4)) } }
+			set node6 { type ipv6_addr; flags interval; auto-merge; elements = { $(list ::1/128 $(of_node -6)) } }
+			set ranges { type ipv4_addr; flags interval; auto-merge; elements = { $(list $closed_ranges) } }
+			set ranges6 { type ipv6_addr; flags interval; auto-merge; elements = { $(list $closed_ranges6) } }
+			chain output {
+				type filter hook output priority filter; policy drop;
+				oifname "lo" accept
+				icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
+				ip daddr $closed_names udp dport 53 accept
+				ip6 daddr $closed_names6 udp dport 53 accept
+				ip daddr @node goto closed
+				ip6 daddr @node6 goto closed
+				ip daddr @ranges goto closed
+				ip6 daddr @ranges6 goto closed
+				meta nfproto ipv4 accept
+				ip6 daddr $closed_world6 accept
+				goto closed
+			}
+			chain closed {
+				reject with icmpx admin-prohibited
+			}
+		}
+	EOF
+}
+
+# close_network: makes the closed network, with pasta between it and the node's, which it needs no rights for. Sets
+# $closed to the words that run a command in it as the user of the environment, $closed_pid to a process in it, and
+# writes $stage/closed.conf, the resolv.conf of it.
+close_network() {
+	need ip iproute2
+	need nft nftables
+	need pasta passt
+	need setpriv util-linux
+	closed_filter >"$stage/closed.nft"
+	# Names are asked at both addresses for which the node has a server.
+	sed -n 's/^[[:space:]]*nameserver[[:space:]]\{1,\}//p' /etc/resolv.conf | while read -r server; do
+		case $server in *:*) echo "nameserver $closed_names6" ;; *) echo "nameserver $closed_names" ;; esac
+	done | sort -u >"$stage/closed.conf"
+	# Not by as_user, which would be one more process, whose number is not theirs.
+	user=''
+	[ -z "${ISOLATE_UID-}" ] || user="setpriv --reuid $ISOLATE_UID --regid $ISOLATE_GID --clear-groups --"
+	# shellcheck disable=SC2086 # words of ours
+	$user unshare --user --map-root-user --net -- setpriv --pdeathsig KILL tail -f /dev/null \
+		</dev/null >"$stage/closed.log" 2>&1 &
+	closed_pid=$!
+	closed="$user nsenter --preserve-credentials --user --net --target $closed_pid --"
+	closed_by_root="nsenter --net --target $closed_pid --"
+	left=$((closed_patience * 50))
+	# It becomes that when all is done that stands before.
+	until [ "$(cat "/proc/$closed_pid/comm" 2>/dev/null)" = tail ]; do
+		closed_wait "$closed_pid"
+	done
+	# Nothing comes or goes before the filter stands.
+	$closed nft -f - <"$stage/closed.nft" 2>"$stage/closed.log" ||
+		refuse "no closed network: nft says $(head -n 1 "$stage/closed.log")"
+	$closed ip link set lo up
+	# shellcheck disable=SC2086 # words of ours
+	$user setpriv --pdeathsig KILL pasta -f -q --config-net -I net0 -t none -u none -T none -U none --no-map-gw \
+		-a "$closed_address" -n 24 -g "$closed_router" --dns-forward "$closed_names" \
+		-a "$closed_address6" -g "$closed_router6" --dns-forward "$closed_names6" \
+		"$closed_pid" </dev/null >"$stage/closed.log" 2>&1 &
+	closed_pasta=$!
+	until $closed ip route show default | grep -q net0 || $closed ip -6 route show default | grep -q net0; do
+		closed_wait "$closed_pasta"
+	done
+}
+
+# closed_wait PID: a moment more for a part of the closed network, if it lives and has time.
+closed_wait() {
+	if [ "$left" = 0 ] || ! kill -0 "$1" 2>/dev/null; then
+		refuse "no closed network: $(grep -v syslog "$stage/closed.log" | tail -n 1)"
+	fi
+	left=$((left - 1))
+	sleep 0.02
+}
+
+# open_network: ends what the closed network is made of.
+open_network() {
+	[ -z "${closed_pid-}" ] || kill -9 "$closed_pid" "$closed_pasta" 2>/dev/null || true
+}
+
+# try_closed: says `closed` if a script can have the closed network here.
+try_closed() {
+	if [ "${1-}" != staged ]; then
+		map=''
+		[ -n "${ISOLATE_UID-}" ] || map='--user --map-root-user'
+		# shellcheck disable=SC2086 # options
+		exec unshare $map --mount --propagation private -- "$0" closed staged
+	fi
+	mount -t tmpfs -o mode=755,size=1m distcifs "$stage" || refuse "can't mount a tmpfs on $stage"
+	close_network
+	open_network
+	echo closed
+	exit
 }

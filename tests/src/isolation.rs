@@ -1,6 +1,7 @@
 //! Environments of scripts: a mount whose worker offers them, and what must be gone after each.
 
 pub mod checks;
+pub mod network;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ pub struct Node {
     shell: Option<Sh>,
     /// What isolations are offered, separated by commas.
     pub isolations: String,
+    /// Words before those of the worker, and options after them.
+    within: Vec<String>,
+    options: Vec<String>,
     /// The mount.
     pub mount: Mount,
 }
@@ -41,11 +45,18 @@ pub struct Node {
 impl Node {
     /// Starts one; its worker has what a script must not see: a variable, a descriptor, a key.
     pub fn new(isolations: &str) -> Node {
+        Node::within(isolations, &[], &[])
+    }
+
+    /// The same; the words lead to where its worker is to run.
+    pub fn within(isolations: &str, words: &[String], options: &[String]) -> Node {
         let mount = Mount::with(&[], Duration::from_secs(300));
         let control = Worker::start(&mount, "build-control", &[]);
         let mut node = Node {
             mount,
             isolations: isolations.into(),
+            within: words.to_vec(),
+            options: options.to_vec(),
             _control: control,
             shell: None,
         };
@@ -60,7 +71,8 @@ impl Node {
         let (helper, state) = (self.helper().display().to_string(), self.state().display().to_string());
         let script = "exec 7</etc/hostname; exec \"$@\"";
         let secret = Path::new(SECRET);
-        let words = [
+        let mut words: Vec<&str> = self.within.iter().map(String::as_str).collect();
+        words.extend([
             "sh",
             "-c",
             script,
@@ -74,7 +86,8 @@ impl Node {
             "--state",
             &state,
             "--as=root",
-        ];
+        ]);
+        words.extend(self.options.iter().map(String::as_str));
         let environment = [("SECRET_TOKEN", secret)];
         self.shell = Some(Sh::start(&words, &self.mount.out(), &self.mount.out(), &environment));
     }

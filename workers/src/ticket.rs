@@ -28,6 +28,10 @@ const RESULT_TRIES_MAX: u32 = 300;
 /// Longest message that goes with a result, characters: it is for people.
 const MESSAGE_CHARS_MAX: usize = 4096;
 
+/// The label of a ticket that is of a stranger's build. The mount adds it, and a worker that offers it keeps the rules of
+/// such builds.
+pub const UNTRUSTED: &str = "untrusted";
+
 /// `ticket.json`, as far as a worker needs it.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Ticket {
@@ -55,6 +59,11 @@ impl Ticket {
     /// How long its work may take from the claim on, if that is bounded.
     pub fn limit(&self) -> Option<Duration> {
         self.settings.timeout.map(Duration::from_secs)
+    }
+
+    /// Whether a stranger wrote what it is to do.
+    pub fn is_untrusted(&self) -> bool {
+        self.settings.labels.iter().any(|label| label.as_str() == UNTRUSTED)
     }
 
     /// The message of what took longer.

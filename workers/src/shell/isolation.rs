@@ -29,6 +29,12 @@ pub const NONE: &str = "none";
 /// What an environment is told to do with a script.
 const RUN: &str = "run";
 
+/// What it is asked whether it can have, and what it says then.
+const CLOSED: &str = "closed";
+
+/// The label by which the tickets of strangers' builds are asked for, and that for those which want a network.
+const UNTRUSTED: [&str; 2] = [crate::ticket::UNTRUSTED, "untrusted.network"];
+
 /// Where a node's owner puts environments of his own; what stands there goes before ours.
 const OWN_FOLDER: &str = "/etc/distcifs/isolate";
 
@@ -47,6 +53,29 @@ pub struct Isolations {
     programs: BTreeMap<String, PathBuf>,
     /// Where those lie that come with the worker.
     ours: Vec<PathBuf>,
+    /// Whether ours can have the closed network.
+    closes: bool,
+}
+
+/// What a script can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Itself.
+    None,
+    /// What the node reaches.
+    Node,
+    /// The world without the node and its surroundings: for what strangers wrote.
+    Closed,
+}
+
+impl Network {
+    fn word(self) -> &'static str {
+        match self {
+            Network::None => "",
+            Network::Node => "true",
+            Network::Closed => CLOSED,
+        }
+    }
 }
 
 impl Isolations {
@@ -89,12 +118,43 @@ impl Isolations {
             ));
         }
         let ours = folders.into_iter().skip(chosen.len() + 1).collect();
-        Ok(Isolations { programs, ours })
+        let mut found = Isolations {
+            programs,
+            ours,
+            closes: false,
+        };
+        found.closes = found.can_close(tools);
+        Ok(found)
     }
 
-    /// The labels by which tickets are asked for.
+    /// The labels by which tickets are asked for. Whoever runs nothing but scripts without an environment takes none of
+    /// strangers.
     pub fn labels(&self) -> impl Iterator<Item = String> {
-        self.programs.keys().map(|name| format!("isolation.{name}"))
+        let [untrusted, network] = UNTRUSTED.map(str::to_owned);
+        let apart = self.programs.keys().any(|name| name != NONE);
+        let named = self.programs.keys().map(|name| format!("isolation.{name}"));
+        named
+            .chain(apart.then_some(untrusted))
+            .chain(self.closes.then_some(network))
+    }
+
+    /// Tries whether our environments can have the closed network, which is the same for all of them.
+    fn can_close(&self, tools: &Tools<'_>) -> bool {
+        let ours = |path: &&PathBuf| self.ours.iter().any(|folder| path.parent() == Some(folder));
+        let apart = self.programs.iter().filter(|(name, _)| *name != NONE);
+        let Some(program) = apart.map(|(_, path)| path).find(ours) else {
+            return false;
+        };
+        let why = match tools.ask(program, CLOSED) {
+            Ok(child) => match answer(child, Instant::now() + CHECK_MAX) {
+                Ok(said) if said.trim() == CLOSED => return true,
+                Ok(_) => "it does not say that it can".to_owned(),
+                Err(why) => why,
+            },
+            Err(error) => error.to_string(),
+        };
+        eprintln!("execute-shell: scripts of strangers get no network here: {why}");
+        false
     }
 
     /// Whether this is our own program for scripts that ask for no environment: it does nothing that
@@ -170,6 +230,16 @@ impl Tools<'_> {
         self.surround(command)
     }
 
+    /// Starts it with a question.
+    fn ask(&self, program: &Path, verb: &str) -> io::Result<Child> {
+        let mut command = self.command(program, verb);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+    }
+
     /// The same of an environment that sees this image.
     fn command_of_image(&self, program: &Path, image: &Path) -> Command {
         let Some(ids) = self.ids.filter(|_| self.idmap) else {
@@ -201,16 +271,12 @@ impl Tools<'_> {
 
 /// Asks all whether they work here, side by side; who does not, with the reason.
 fn check(programs: &BTreeMap<String, PathBuf>, tools: &Tools<'_>) -> BTreeMap<String, String> {
-    let start = |program: &PathBuf| {
-        let mut command = tools.command(program, "check");
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        command.spawn()
-    };
+    let start = |program: &PathBuf| tools.ask(program, "check");
     let started: Vec<_> = programs.iter().map(|(name, program)| (name, start(program))).collect();
     let bound = Instant::now() + CHECK_MAX;
     let verdict = |(name, child): (&String, io::Result<Child>)| {
         let why = match child {
-            Ok(child) => reason(child, bound)?,
+            Ok(child) => answer(child, bound).err()?,
             Err(error) => error.to_string(),
         };
         Some((name.clone(), why))
@@ -218,8 +284,8 @@ fn check(programs: &BTreeMap<String, PathBuf>, tools: &Tools<'_>) -> BTreeMap<St
     started.into_iter().filter_map(verdict).collect()
 }
 
-/// Why it says no; `None` if it says yes.
-fn reason(mut child: Child, bound: Instant) -> Option<String> {
+/// What it says on its standard output; else why it says no.
+fn answer(mut child: Child, bound: Instant) -> Result<String, String> {
     let group = Pid::from_raw(child.id().cast_signed());
     let status = loop {
         match child.try_wait() {
@@ -228,23 +294,29 @@ fn reason(mut child: Child, bound: Instant) -> Option<String> {
             Ok(None) => {
                 let _ = killpg(group, Signal::SIGKILL);
                 let _ = child.wait();
-                return Some(format!("its check did not end within {CHECK_MAX:?}"));
+                return Err(format!("its check did not end within {CHECK_MAX:?}"));
             }
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Err(error.to_string()),
         }
     };
     // What it left would hold up the end of its words.
     let _ = killpg(group, Signal::SIGKILL);
     if status.success() {
-        return None;
+        return Ok(said(child.stdout.take()));
     }
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // Nobody to tell that it can't be read.
-        let _ = stderr.take(REASON_BYTES_MAX).read_to_string(&mut said);
-    }
+    let said = said(child.stderr.take());
     let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-    Some(line.map_or_else(|| status.to_string(), str::to_owned))
+    Err(line.map_or_else(|| status.to_string(), str::to_owned))
+}
+
+/// The beginning of what a program said that has ended.
+fn said(stream: Option<impl Read>) -> String {
+    let mut said = String::new();
+    if let Some(stream) = stream {
+        // Nobody to tell that it can't be read.
+        let _ = stream.take(REASON_BYTES_MAX).read_to_string(&mut said);
+    }
+    said
 }
 
 /// What one script is run with.
@@ -268,8 +340,8 @@ pub struct Call<'a> {
     pub processes: Option<u64>,
     /// The file with that bound.
     pub pids_max: Option<&'a Path>,
-    /// Whether it has a network.
-    pub network: bool,
+    /// What it reaches.
+    pub network: Network,
 }
 
 impl Call<'_> {
@@ -302,7 +374,7 @@ impl Call<'_> {
             ("ISOLATE_ARTIFACTS", self.artifacts.into()),
             ("ISOLATE_NEEDS", path(self.needs)),
             ("ISOLATE_ROOT", path(self.root)),
-            ("ISOLATE_NETWORK", if self.network { "true" } else { "" }.into()),
+            ("ISOLATE_NETWORK", self.network.word().into()),
             ("ISOLATE_MEMORY", number(self.limits.memory)),
             ("ISOLATE_DISK", number(self.limits.disk)),
             ("ISOLATE_PROCESSES", number(self.processes)),
@@ -399,8 +471,11 @@ mod tests {
         assert!(!all.is_nothing(all.program(NONE).unwrap()));
         assert_eq!(
             find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
-            ["isolation.good"]
+            ["isolation.good", "untrusted"]
         );
+        // Not ours, so nobody knows what network it makes; and without an environment nothing of strangers is run.
+        let labels: Vec<_> = find(&["none"]).unwrap().labels().collect();
+        assert_eq!(labels, ["isolation.none"]);
         // What it says last is the reason: here that the verb that it was asked with is no date, wherever the test runs.
         let why = find(&["bad"]).unwrap_err();
         assert!(

@@ -18,7 +18,7 @@ use super::Shell;
 use super::cgroup::Group;
 use super::environment::{Start, variables};
 use super::images::Lease;
-use super::isolation::{Call, Tools, begin};
+use super::isolation::{Call, Network, Tools, begin};
 use super::limits;
 use super::ranges::{Ids, Taken};
 use super::script::Script;
@@ -62,6 +62,11 @@ impl Shell<'_> {
         };
         if settings.image.is_some() && !isolated {
             return Err(Trouble::Refused("image needs an isolation other than none".to_owned()));
+        }
+        if ticket.is_untrusted() && !isolated {
+            let why =
+                "a script of an untrusted build runs in an isolation only: set its isolation, to namespace for one";
+            return Err(Trouble::Refused(why.to_owned()));
         }
         let named = settings.limits;
         limits::check(&named, self.cgroups, isolated).map_err(Trouble::Refused)?;
@@ -115,7 +120,11 @@ impl Shell<'_> {
             limits: order.named,
             processes: order.limits.processes,
             pids_max: group.as_ref().and_then(Group::pids_max),
-            network: order.ticket.settings.network,
+            network: match order.ticket.settings.network {
+                true if order.ticket.is_untrusted() => Network::Closed,
+                true => Network::Node,
+                false => Network::None,
+            },
         };
         let command = match (direct, &order.whom) {
             (Some(command), _) => command,
