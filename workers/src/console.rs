@@ -1,10 +1,11 @@
 //! Copies what a script writes to its ticket's console, as it comes.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -63,8 +64,33 @@ struct Shared {
     stop: AtomicBool,
     done: AtomicBool,
     lost: AtomicBool,
-    dropped: AtomicU64,
-    last: Mutex<Vec<u8>>,
+    left: Mutex<Left>,
+}
+
+/// What is left when all is copied.
+#[derive(Debug, Default)]
+struct Left {
+    dropped: Option<Dropped>,
+    last: Vec<u8>,
+}
+
+/// Output that is missing in the console, though its limit has room for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many bytes.
+    pub bytes: u64,
+    /// What was in the way.
+    pub why: String,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes of its console could not be stored: {}",
+            self.bytes, self.why
+        )
+    }
 }
 
 /// What came of the output.
@@ -72,8 +98,8 @@ struct Shared {
 pub struct Copied {
     /// Whether the claim turned out to be lost, so that output is missing.
     pub lost: bool,
-    /// Bytes that the console could not take.
-    pub dropped: u64,
+    /// What the console could not take, if that is something.
+    pub dropped: Option<Dropped>,
     /// The last line that came, cut to what it may have.
     pub last: String,
 }
@@ -119,16 +145,18 @@ impl Copier {
     /// claim may turn out to be lost by then.
     pub fn finish(self) -> Copied {
         self.shared.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
-            eprintln!("the console's copier ended by a panic");
+        let ended = self.thread.join();
+        let mut left = self.shared.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.is_err() {
+            let why = "a defect of distcifs: what copies them ended by a panic".to_owned();
+            left.dropped = Some(Dropped { bytes: 1, why });
         }
-        let last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&last);
-        let line = text.trim_end().rsplit('\n').next().unwrap_or_default().to_owned();
+        let text = String::from_utf8_lossy(&left.last);
+        let last = text.trim_end().rsplit('\n').next().unwrap_or_default().to_owned();
         Copied {
             lost: self.shared.lost.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
-            last: line,
+            dropped: left.dropped.take(),
+            last,
         }
     }
 }
@@ -184,8 +212,8 @@ impl Copy<'_> {
         if self.console.lost {
             self.shared.lost.store(true, Ordering::Relaxed);
         }
-        self.shared.dropped.store(self.console.dropped, Ordering::Relaxed);
-        *self.shared.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        let dropped = self.console.dropped.take();
+        *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = Left { dropped, last };
     }
 
     /// Reads what is there, waiting for at most `limit`; `None` if nothing came, 0 at the end.
@@ -214,7 +242,9 @@ struct Console {
     folder: PathBuf,
     file: Option<File>,
     lost: bool,
-    dropped: u64,
+    dropped: Option<Dropped>,
+    /// What was in the way the last time.
+    trouble: String,
     /// What waits, in front of everything that comes.
     spool: Spool,
     try_at: Instant,
@@ -230,7 +260,8 @@ impl Console {
             folder,
             file: None,
             lost: false,
-            dropped: 0,
+            dropped: None,
+            trouble: String::new(),
             spool: Spool::new(shelf.folder),
             try_at: Instant::now(),
             room: shelf.limit.saturating_add(1),
@@ -261,7 +292,7 @@ impl Console {
             }
             // Nobody but the result waits for us any more.
             if stop.load(Ordering::Relaxed) && self.patience().is_over(false) {
-                self.dropped += block.len() as u64;
+                self.drop(block.len() as u64);
                 return;
             }
             thread::sleep(TRY_AGAIN);
@@ -291,9 +322,10 @@ impl Console {
             let count = match self.spool.first(&mut room) {
                 Ok(count) if count > 0 => count,
                 unread => {
-                    eprintln!("{}: what waits can't be read: {unread:?}", self.spool.place());
-                    self.dropped += self.spool.len();
-                    self.spool.drop_first(u64::MAX);
+                    let why = unread.map_or_else(|error| error.to_string(), |_| "it ends before".to_owned());
+                    self.trouble = format!("what waited in {} can't be read: {why}", self.spool.place());
+                    eprintln!("{}: {}", self.folder.display(), self.trouble);
+                    self.drop_what_waits();
                     return Ok(());
                 }
             };
@@ -301,8 +333,7 @@ impl Console {
             self.spool.drop_first(taken as u64);
             if let Err(trouble) = ended {
                 if matches!(trouble, Trouble::Refused(_)) {
-                    self.dropped += self.spool.len();
-                    self.spool.drop_first(u64::MAX);
+                    self.drop_what_waits();
                 }
                 self.try_at = Instant::now() + TRY_AGAIN;
                 return Err(trouble);
@@ -317,7 +348,7 @@ impl Console {
         let rest = &block[taken..];
         match ended {
             Err(Trouble::Refused(_)) => {
-                self.dropped += rest.len() as u64;
+                self.drop(rest.len() as u64);
                 &[]
             }
             Err(_) => {
@@ -357,6 +388,7 @@ impl Console {
         if !self.lost && matches!(trouble, Trouble::Refused(_)) {
             eprintln!("{}: {trouble}", self.folder.display());
         }
+        self.trouble = trouble.to_string();
         trouble
     }
 
@@ -382,9 +414,26 @@ impl Console {
             thread::sleep(TRY_AGAIN);
         }
         if !self.lost {
-            self.dropped += self.spool.len();
+            self.drop_what_waits();
         }
         self.file = None;
+    }
+
+    /// So many bytes are missing: what was in the way first is the reason.
+    fn drop(&mut self, bytes: u64) {
+        if bytes > 0 {
+            let why = &self.trouble;
+            let dropped = self.dropped.get_or_insert_with(|| Dropped {
+                bytes: 0,
+                why: why.clone(),
+            });
+            dropped.bytes += bytes;
+        }
+    }
+
+    fn drop_what_waits(&mut self) {
+        self.drop(self.spool.len());
+        self.spool.drop_first(u64::MAX);
     }
 
     fn store(&mut self) -> Result<(), Trouble> {
@@ -460,7 +509,7 @@ mod tests {
             assert!(!end.is_finished(), "it goes on trying while there is no room");
             fs::remove_file(&console).unwrap();
             let Copied { lost, dropped, last } = end.join().unwrap();
-            assert_eq!((lost, dropped, &last[..]), (true, 0, "a line"));
+            assert_eq!((lost, dropped, &last[..]), (true, None, "a line"));
         });
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use distcifs_settings::task::TaskSettings;
 
-use crate::console::{Copied, Copier, Shelf};
+use crate::console::{Copied, Copier, Dropped, Shelf};
 use crate::shell::cgroup::Group;
 use crate::signals::{self, Wake};
 use crate::spawn;
@@ -65,22 +65,19 @@ pub struct Ended {
     pub over: Over,
     /// How many of its processes were killed because its memory was used up.
     pub killed_for_memory: u64,
-    /// Bytes of its output that the console could not take.
-    pub dropped: u64,
+    /// What of its output the console could not take, if that is something.
+    pub dropped: Option<Dropped>,
     /// The last line of its output.
     pub last: String,
 }
 
 impl Ended {
-    /// Exit status and message of a command that ended so.
-    pub fn outcome(&self, exit: Exit) -> (i32, String) {
+    /// Outcome and message of a command that ended so.
+    pub fn outcome(&self, exit: Exit) -> (String, String) {
         let (status, mut message) = match exit {
             Exit::Status(0) => (0, String::new()),
             Exit::Status(status) => (status, format!("exit {status}")),
-            Exit::Signal(signal) => (
-                128 + signal as i32,
-                format!("killed by signal {} ({signal})", signal as i32),
-            ),
+            Exit::Signal(signal) => (exit.status(), format!("killed by signal {} ({signal})", signal as i32)),
         };
         // A script that can say this line itself changes nothing but its own message.
         if status == NOT_BEGUN && self.last.starts_with(NOT_BEGUN_HEAD) {
@@ -89,11 +86,22 @@ impl Ended {
         if self.killed_for_memory > 0 && status != 0 {
             message += "; the kernel killed a process of it, its limit of memory being used up";
         }
-        if self.dropped > 0 {
-            let (comma, dropped) = (if message.is_empty() { "" } else { "; " }, self.dropped);
-            message.push_str(&format!("{comma}{dropped} bytes of its console could not be stored"));
-        }
-        (status, message)
+        self.unless_dropped(&status.to_string(), &message)
+    }
+
+    /// Outcome and message of one that was aborted.
+    pub fn aborted(&self) -> (String, String) {
+        let dropped = self.dropped.as_ref().map(Dropped::to_string);
+        ("aborted".to_owned(), dropped.unwrap_or_default())
+    }
+
+    /// This outcome and message; `error` if output is missing, for nobody sees what it said.
+    pub fn unless_dropped(&self, outcome: &str, message: &str) -> (String, String) {
+        let Some(dropped) = &self.dropped else {
+            return (outcome.to_owned(), message.to_owned());
+        };
+        let comma = if message.is_empty() { "" } else { "; " };
+        ("error".to_owned(), format!("{message}{comma}{dropped}"))
     }
 }
 
@@ -304,6 +312,32 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
+
+    /// "Only then is it lost, and the outcome is `error`, with the number of bytes and the reason": whatever the
+    /// script ended with, but for an abort.
+    #[test]
+    fn output_that_is_missing_is_an_error() {
+        let ended = |dropped| Ended {
+            over: Over::Aborted,
+            killed_for_memory: 0,
+            dropped,
+            last: String::new(),
+        };
+        let (bytes, why) = (7, "no room".to_owned());
+        let some = ended(Some(Dropped { bytes, why }));
+        let said = "7 bytes of its console could not be stored: no room";
+        let error = |message: String| ("error".to_owned(), message);
+        assert_eq!(some.outcome(Exit::Status(0)), error(said.to_owned()));
+        assert_eq!(some.outcome(Exit::Status(3)), error(format!("exit 3; {said}")));
+        assert_eq!(
+            some.unless_dropped("failure", "timed out"),
+            error(format!("timed out; {said}"))
+        );
+        assert_eq!(some.aborted(), ("aborted".to_owned(), said.to_owned()));
+        let none = ended(None);
+        assert_eq!(none.outcome(Exit::Status(0)), ("0".to_owned(), String::new()));
+        assert_eq!(none.outcome(Exit::Status(3)), ("3".to_owned(), "exit 3".to_owned()));
+    }
 
     /// A store that is away fails no task: the ticket is given back, and somebody begins it later. What can't
     /// be run at all is the task's own error.

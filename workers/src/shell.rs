@@ -227,7 +227,7 @@ impl Shell<'_> {
             }
             let unpack = Prepared::plain(unpack::command(self.images, &source, &order.tools, &self.run.error()));
             let ended = self.runner(&order.ticket).execute(unpack, order.deadline)?;
-            if !matches!(ended.over, Over::Ended(Exit::Status(0))) {
+            if !matches!(ended.over, Over::Ended(Exit::Status(0))) || ended.dropped.is_some() {
                 return Ok(Err(ended));
             }
         }
@@ -238,25 +238,21 @@ impl Shell<'_> {
 
     /// Writes what became of it.
     fn conclude(&self, ended: &Ended, order: &Order<'_>) -> tree::Result<()> {
-        match ended.over {
-            Over::Lost => Ok(()),
+        let (outcome, message) = match ended.over {
+            Over::Lost => return Ok(()),
             // What its traps said stands in the console: only now it is over.
-            Over::Aborted => self.claimed.finish("aborted", ""),
+            Over::Aborted => ended.aborted(),
             Over::Stopped => {
                 self.claimed.give_back();
-                Ok(())
+                return Ok(());
             }
-            Over::TimedOut => self
-                .claimed
-                .finish("failure", &format!("timed out after {} s", order.timeout)),
+            Over::TimedOut => ended.unless_dropped("failure", &format!("timed out after {} s", order.timeout)),
             Over::Ended(exit) => match self.reason() {
-                Some(why) => self.claimed.finish("error", &why),
-                None => {
-                    let (status, message) = ended.outcome(exit);
-                    self.claimed.finish(&status.to_string(), &message)
-                }
+                Some(why) => ended.unless_dropped("error", &why),
+                None => ended.outcome(exit),
             },
-        }
+        };
+        self.claimed.finish(&outcome, &message)
     }
 
     /// Why the environment could not do its work, if it says so.

@@ -46,6 +46,16 @@ pub enum Exit {
     Signal(Signal),
 }
 
+impl Exit {
+    /// As a shell has it: 128 and its number for a signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Exit::Status(status) => status,
+            Exit::Signal(signal) => 128 + signal as i32,
+        }
+    }
+}
+
 impl Processes {
     /// Of a script that was started as the leader of its own group.
     pub fn new(leader: u32) -> Self {

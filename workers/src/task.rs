@@ -259,25 +259,33 @@ impl Task<'_> {
     fn conclude(&self, ended: &Ended, ticket: &Ticket, report: &Report) -> tree::Result<()> {
         let exit = match ended.over {
             Over::Lost => return Ok(()),
-            Over::Aborted => return self.claimed.finish("aborted", ""),
+            Over::Aborted => {
+                let (outcome, message) = ended.aborted();
+                return self.claimed.finish(&outcome, &message);
+            }
             Over::Stopped => {
                 self.claimed.give_back();
                 return Ok(());
             }
-            Over::TimedOut => return self.claimed.finish("failure", &ticket.timed_out()),
+            Over::TimedOut => {
+                let (outcome, message) = ended.unless_dropped("failure", &ticket.timed_out());
+                return self.claimed.finish(&outcome, &message);
+            }
             Over::Ended(exit) => exit,
         };
         if let Some(why) = &report.later {
             return Err(Trouble::Later(why.clone()));
         }
-        if exit == Exit::Status(0) {
+        if exit == Exit::Status(0) && ended.dropped.is_none() {
             for (name, value) in &report.recorded {
                 record(self.kind, &self.claimed, name, value)?;
             }
         }
-        let (status, message) = ended.outcome(exit);
-        let message = report.failed.as_ref().unwrap_or(&message);
-        self.claimed.finish(&status.to_string(), message)
+        let (outcome, message) = match &report.failed {
+            None => ended.outcome(exit),
+            Some(why) => ended.unless_dropped(&exit.status().to_string(), why),
+        };
+        self.claimed.finish(&outcome, &message)
     }
 }
 

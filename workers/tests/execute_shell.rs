@@ -272,6 +272,21 @@ fn no_more_waits_than_the_console_keeps() {
     assert_eq!(console(&folder).len(), 1001);
 }
 
+/// "Only then is it lost, and the outcome is `error`, with the number of bytes and the reason": a script that ended
+/// well is no success of which nobody can read what it said.
+#[test]
+fn output_that_can_not_be_stored_is_no_success() {
+    let bench = Bench::new("dropped");
+    // ELOOP: refused, and by nobody's rights.
+    let script = "rm ../console; ln -s console ../console; echo gone; mkdir ../ended";
+    let result = result(&bench.give("t", json!({ "params": { "script": script } })));
+    let lines: Vec<&str> = result.lines().collect();
+    assert!(bench.ticket("t").join("ended").exists());
+    assert_eq!(lines[0], "error", "{result}");
+    let said = "5 bytes of its console could not be stored: can't write the console: ";
+    assert!(lines.len() == 2 && lines[1].starts_with(said), "{result}");
+}
+
 #[test]
 fn results_and_consoles() {
     let bench = Bench::new("results");
