@@ -4,6 +4,7 @@
 pub mod expand;
 pub mod fault;
 pub mod json;
+pub mod matching;
 pub mod names;
 pub mod object;
 pub mod task;

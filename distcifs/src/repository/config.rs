@@ -78,7 +78,7 @@ pub struct Downstream {
 pub struct Github {
     /// `owner/name`.
     pub repository: String,
-    /// Full refs, `*` standing for anything; `refs/heads/*` if none were given.
+    /// Full refs, `*` standing for anything, with `!` in front what is left out; `refs/heads/*` if none were given.
     pub refs: Vec<String>,
     /// File that holds the webhook's secret.
     pub secret_file: Option<String>,

@@ -1,6 +1,7 @@
 //! Which deliveries a job waits for: by its `github` entry, or else by its git-checkout tasks.
 
 use distcifs_settings::expand::expand;
+use distcifs_settings::matching::{self, fits};
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
@@ -36,7 +37,7 @@ pub struct Watched {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    /// `github`: full refs, `*` standing for anything.
+    /// `github`: full refs, `*` standing for anything; with `!` in front they take away.
     Entry { repository: String, refs: Vec<String> },
     /// git-checkout tasks.
     Checkouts(Vec<Checkout>),
@@ -96,12 +97,12 @@ impl Watched {
     pub fn takes(&self, event: &Event) -> bool {
         match &self.wanted {
             Wanted::Entry { repository, refs } => {
-                let base = event.base.as_deref().filter(|_| !event.foreign);
-                let names = std::iter::once(event.name.as_str()).chain(base);
                 repository.eq_ignore_ascii_case(&event.repository.full_name)
-                    && names
-                        .into_iter()
-                        .any(|name| refs.iter().any(|pattern| means(pattern, name)))
+                    && matching::takes(refs, |pattern, excludes| {
+                        let base = event.base.as_deref().filter(|_| excludes || !event.foreign);
+                        let mut names = std::iter::once(event.name.as_str()).chain(base);
+                        names.any(|name| means(pattern, excludes, name))
+                    })
             }
             Wanted::Checkouts(all) => {
                 // What it checks out is fixed, unless it can be told.
@@ -177,12 +178,14 @@ fn entry(github: &Value) -> Option<Wanted> {
     let refs = github.get("refs").and_then(Value::as_array);
     let mut room = WANTED_BYTES_MAX;
     let refs = match refs {
-        Some(refs) => refs
-            .iter()
-            .filter_map(Value::as_str)
-            .take_while(|name| takes_room(&mut room, name.len()))
-            .map(str::to_owned)
-            .collect(),
+        Some(refs) => {
+            let all: Vec<&str> = refs.iter().filter_map(Value::as_str).collect();
+            let room = all.iter().take_while(|name| takes_room(&mut room, name.len())).count();
+            let (kept, rest) = all.split_at(room);
+            // What is not kept must take nothing away: a list without it would take more than was written.
+            let whole = !rest.iter().any(|pattern| matching::split(pattern).1);
+            kept.iter().filter(|_| whole).map(|&name| name.to_owned()).collect()
+        }
         None => vec!["refs/heads/*".to_owned()],
     };
     Some(Wanted::Entry {
@@ -307,26 +310,10 @@ pub fn address(text: &str) -> Option<(String, String)> {
 }
 
 /// Whether a pattern of `refs` means a ref. The commits of a pull request are anybody's: only a
-/// pattern that says so from its beginning means them, not one that happens to fit.
-fn means(pattern: &str, name: &str) -> bool {
-    (!name.starts_with(PULLS) || pattern.starts_with(PULLS)) && fits(pattern, name)
-}
-
-/// Whether a name fits a pattern in which `*` stands for anything. Each part is looked for once, so
-/// it takes as long as both are.
-fn fits(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else {
-        return pattern == name;
-    };
-    let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
-    let between = name.strip_prefix(head).and_then(|name| name.strip_suffix(tail));
-    let Some(mut between) = between else { return false };
-    for part in middle.split('*') {
-        // The first place is the best: it leaves most for those that follow.
-        let Some(at) = between.find(part) else { return false };
-        between = &between[at + part.len()..];
-    }
-    true
+/// pattern that says so from its beginning means them, not one that happens to fit. What takes away needs not
+/// say so.
+fn means(pattern: &str, excludes: bool, name: &str) -> bool {
+    (excludes || !name.starts_with(PULLS) || pattern.starts_with(PULLS)) && fits(pattern, name)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 
 use distcifs_schedule::Schedule;
+use distcifs_settings::matching;
 
 use super::common::{self, VALUE_BYTES_MAX};
 use super::fault::{Fault, Faults, Place, quoted};
@@ -177,13 +178,18 @@ fn read_github(github: &Object<'_>, faults: &mut Faults) -> Option<Github> {
         .into_iter()
         .enumerate()
     {
-        if !text.starts_with("refs/") || text.chars().any(|c| c.is_control() || c == ' ') {
+        let (plain, excludes) = matching::split(text);
+        if !(plain.starts_with("refs/") || excludes && plain.starts_with('*'))
+            || plain.chars().any(|c| c.is_control() || c == ' ')
+        {
             faults.add(
                 at,
-                format!("github.refs[{i}] must be a full ref or pattern such as refs/heads/*"),
+                format!("github.refs[{i}] must be a full ref or pattern such as refs/heads/*, perhaps with ! in front"),
             );
-        } else if let Some(why) = fits_no_ref(text).filter(|_| !faults.is_stored()) {
+        } else if let Some(why) = fits_no_ref(plain).filter(|_| !faults.is_stored()) {
             faults.add(at, format!("github.refs[{i}] {why}"));
+        } else if let Some(why) = matching::misplaced(text).filter(|_| i == 0) {
+            faults.add(at, format!("github.refs[0] {why}"));
         }
         refs.push(text.to_owned());
     }

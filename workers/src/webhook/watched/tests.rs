@@ -310,42 +310,39 @@ fn a_job_takes_no_more_memory_than_its_share() {
     assert!(size(&watched(&json!({ "tasks": tasks }))) < WANTED_BYTES_MAX);
 }
 
+/// "Of a list the last pattern that matches decides": of a pull request the branch that it is to be merged into counts
+/// too.
 #[test]
-fn patterns_take_no_longer_than_their_lengths() {
-    for (pattern, name, want) in [
-        ("*", "", true),
-        ("**", "a", true),
-        ("", "", true),
-        ("", "a", false),
-        ("a*c*e", "abcde", true),
-        ("a*c*e", "abcd", false),
-        ("a*a", "a", false),
-        ("a*a", "aa", true),
-        ("a*b*a", "aba", true),
-        ("a*b*b*a", "aba", false),
-        ("*b", "ab", true),
-        ("*b", "ba", false),
-        ("b*", "ba", true),
-        ("a*ab", "aab", true),
-        ("é*é", "ééé", true),
-        ("*a*b*", "xbxa", false),
-        ("*a*b*", "xaxbx", true),
-        ("***", "", true),
-    ] {
-        assert_eq!(fits(pattern, name), want, "{pattern} {name}");
+fn the_last_pattern_that_fits_decides() {
+    let job = entry_of(json!(["refs/heads/*", "!refs/heads/wip/*", "refs/heads/wip/keep"]));
+    for (name, want) in [("main", true), ("wip/a", false), ("wip/keep", true)] {
+        assert_eq!(job.takes(&push(&format!("refs/heads/{name}"))), want, "{name}");
     }
-    let (pattern, name) = ("a*".repeat(400_000) + "b", "a".repeat(1 << 20));
-    let begun = std::time::Instant::now();
-    assert!(!fits(&pattern, &name));
-    assert!(!fits(
-        &("*".to_owned() + &"ab".repeat(400_000) + "*c*"),
-        &"ab".repeat(500_000)
-    ));
-    assert!(
-        begun.elapsed() < std::time::Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
+    let mut pull = push("refs/pull/7/head");
+    pull.base = Some("refs/heads/wip/a".into());
+    for (refs, want) in [
+        (json!(["refs/pull/*"]), true),
+        (json!(["refs/pull/*", "!refs/heads/wip/*"]), false),
+        (json!(["refs/heads/*"]), true),
+        (json!(["refs/heads/*", "!refs/pull/*"]), false),
+        (json!(["refs/heads/*", "!*"]), false),
+    ] {
+        assert_eq!(entry_of(refs.clone()).takes(&pull), want, "{refs}");
+    }
+    // A stranger's is left out by that branch as well, though it is not taken by it.
+    pull.foreign = true;
+    assert!(entry_of(json!(["refs/pull/*"])).takes(&pull));
+    assert!(!entry_of(json!(["refs/pull/*", "!refs/heads/wip/*"])).takes(&pull));
+}
+
+/// "The first 64 KiB of a job's patterns count": a list whose rest takes something away counts in whole or not at all.
+#[test]
+fn no_exclusion_is_cut_off() {
+    let mut refs: Vec<String> = (0..10_000).map(|n| format!("refs/heads/{n}*")).collect();
+    assert!(entry_of(json!(refs)).takes(&push("refs/heads/7x")));
+    refs.push("!refs/heads/7x".into());
+    assert!(!entry_of(json!(refs)).takes(&push("refs/heads/7x")));
+    assert!(!entry_of(json!(refs)).takes(&push("refs/heads/7y")));
 }
 
 /// "3.10 stays 3.10": a job waits for the refs that its tree makes of its numbers.

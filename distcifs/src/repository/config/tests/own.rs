@@ -68,7 +68,9 @@ fn what_would_never_fit_is_refused() {
         (json!(["refs/heads/a~1"]), "github.refs[0] has ~"),
         (json!(["refs/heads/{main,dev}"]), "write an entry for each"),
         (json!(["main"]), "must be a full ref"),
-        (json!(["!refs/heads/x"]), "must be a full ref"),
+        (json!(["!refs/heads/x"]), "takes nothing away"),
+        (json!(["refs/*", "!main"]), "must be a full ref"),
+        (json!(["refs/*", "!refs/a?"]), "has ?"),
     ] {
         let found = faults(&of(refs));
         assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:?}");
