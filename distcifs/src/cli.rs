@@ -183,9 +183,19 @@ pub struct Status {
 /// `distcifs check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Configurations, as in config.json; - is standard input. On a terminal each good one is said.
+    /// Configurations, as in config.json, and pipelines: .yaml, .toml, tasks.json and .distcifs.json. - is standard
+    /// input. On a terminal each good one is said.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// All files are pipelines, whatever they are called.
+    #[arg(long)]
+    pub tasks: bool,
+    /// The configuration of the job whose builds the pipelines are for: the parameters that it declares are known.
+    #[arg(long, value_name = "CONFIG")]
+    pub job: Option<PathBuf>,
+    /// The faults as one JSON list of objects.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A source.

@@ -6,8 +6,10 @@
 
 use std::sync::LazyLock;
 
-use distcifs::repository::config::{JobConfig, TaskSettings, TicketRequest, TriggerRequest, param_file};
+use distcifs::repository::config::{JobConfig, TaskSettings, TicketRequest, TriggerRequest, param_file, read_tasks};
 use distcifs::repository::snapshot;
+use distcifs_settings::json;
+use distcifs_settings::pipeline::{self, Format};
 use distcifs_workers::webhook::event::Payload;
 use distcifs_workers::webhook::payload::Form;
 
@@ -15,8 +17,9 @@ use distcifs_workers::webhook::payload::Form;
 pub type Target = fn(&[u8]);
 
 /// All targets, with the names of their folders in the corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("configuration", configuration),
+    ("pipeline", tasks),
     ("trigger", trigger),
     ("ticket", ticket),
     ("listing", listing),
@@ -32,6 +35,27 @@ pub fn configuration(bytes: &[u8]) {
         let read: Result<TaskSettings, _> = serde_json::from_value(task.resolved());
         assert!(read.is_ok_and(|read| read == task.settings), "{task:?}");
     }
+}
+
+/// A pipeline in one of the three formats: what is taken is the same when it is read again as tasks.json, and each of
+/// its lines has a place. The length chooses the format.
+pub fn tasks(bytes: &[u8]) {
+    let format = match bytes.len() % 3 {
+        0 => Format::Json,
+        1 => Format::Toml,
+        _ => Format::Yaml,
+    };
+    let Ok(value) = pipeline::read(bytes, format) else {
+        return;
+    };
+    let rendered = value.render_lines();
+    assert_eq!(rendered.text.lines().count(), rendered.places.len());
+    let again = json::parse_without_text(rendered.text.as_bytes());
+    // A short text may stand for one that is too long to be read.
+    if rendered.text.len() <= json::TEXT_BYTES_MAX {
+        assert!(again.is_ok_and(|again| again.render_lines().text == rendered.text));
+    }
+    drop(read_tasks(&value, None));
 }
 
 /// `trigger`: lines or an object of somebody's, held against a configuration.

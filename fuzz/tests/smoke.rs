@@ -19,7 +19,7 @@ const ROUNDS: u64 = 30_000;
 const BYTES_MAX: usize = 4096;
 
 /// Words that mean something to one target or another.
-const WORDS: [&[u8]; 16] = [
+const WORDS: [&[u8]; 22] = [
     b"{",
     b"}",
     b"[",
@@ -36,6 +36,12 @@ const WORDS: [&[u8]; 16] = [
     b"\n",
     b"=",
     b"payload=",
+    b"- ",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"[[",
+    b"\"\"\"",
 ];
 
 /// Numbers that are the same in each run (xorshift).
@@ -73,9 +79,14 @@ impl Numbers {
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .unwrap()
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    // The hostile pipelines of the tests, and good ones beside them.
+    let others = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/distcifs");
+    let folders = [Some(own), (target == "pipeline").then_some(others)];
+    let mut files: Vec<_> = folders
+        .into_iter()
+        .flatten()
+        .flat_map(|folder| fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();

@@ -65,6 +65,7 @@ impl fmt::Display for Fault {
 pub struct Faults {
     found: BTreeSet<Fault>,
     stored: bool,
+    silent: bool,
 }
 
 impl Faults {
@@ -73,6 +74,41 @@ impl Faults {
         Faults {
             stored: true,
             ..Faults::default()
+        }
+    }
+
+    /// Of a text that may not be shown to those who read the faults: they name places and known words, and quote
+    /// nothing of it.
+    pub fn without_text() -> Self {
+        Faults {
+            silent: true,
+            ..Faults::default()
+        }
+    }
+
+    /// A key or value of the text in quotes, as far as it may be shown.
+    pub fn quoted(&self, text: &str) -> String {
+        match self.silent {
+            true => quoted("…"),
+            false => quoted(text),
+        }
+    }
+
+    /// A key of the text as a part of a path or a sentence, as far as it may be shown.
+    pub fn part<'a>(&self, key: &'a str) -> &'a str {
+        self.shown(key, "…")
+    }
+
+    /// Words that have something of the text in them, as far as it may be shown; else others.
+    pub fn shown<'a>(&self, words: &'a str, others: &'a str) -> &'a str {
+        if self.silent { others } else { words }
+    }
+
+    /// The same as [`Faults::hint`], where the known words are those of the text.
+    pub fn hint_of_text<'a>(&self, word: &str, known: impl Iterator<Item = &'a str>) -> String {
+        match self.silent {
+            true => String::new(),
+            false => self.hint(word, known),
         }
     }
 

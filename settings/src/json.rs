@@ -125,9 +125,22 @@ pub fn to_map(members: &[Member]) -> serde_json::Map<String, serde_json::Value> 
 
 /// Reads one JSON value with nothing but white space around it.
 pub fn parse(bytes: &[u8]) -> Result<Value, Fault> {
+    read(bytes, true)
+}
+
+/// The same, but a fault quotes nothing of the text.
+///
+/// # Errors
+/// The first fault, with its place.
+pub fn parse_without_text(bytes: &[u8]) -> Result<Value, Fault> {
+    read(bytes, false)
+}
+
+fn read(bytes: &[u8], quotes: bool) -> Result<Value, Fault> {
     let text = text_of(bytes)?;
     let mut reader = Reader {
         text,
+        quotes,
         pos: 0,
         mark: START,
         mark_pos: 0,
@@ -147,6 +160,8 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Fault> {
 /// The text and how far it is read.
 struct Reader<'a> {
     text: &'a str,
+    /// Whether faults may quote it.
+    quotes: bool,
     /// Byte that comes next; always at the start of a character.
     pos: usize,
     /// Place of `mark_pos`: moves along with what is asked, so that places cost one pass in all.
@@ -180,7 +195,8 @@ impl Reader<'_> {
                 "found the control character U+{:04X} where {expected} should be",
                 u32::from(c)
             )),
-            Some(c) => self.fault(format!("found `{c}` where {expected} should be")),
+            Some(c) if self.quotes => self.fault(format!("found `{c}` where {expected} should be")),
+            Some(_) => self.fault(format!("{expected} should stand here")),
         }
     }
 
@@ -260,10 +276,11 @@ impl Reader<'_> {
         loop {
             let member = self.member(depth)?;
             if !keys.insert(member.key.clone()) {
-                return Err(Fault::new(
-                    member.at,
-                    format!("the key {} stands here twice", quoted(&member.key)),
-                ));
+                let what = match self.quotes {
+                    true => format!("the key {} stands here twice", quoted(&member.key)),
+                    false => "this key stands in its object already".to_owned(),
+                };
+                return Err(Fault::new(member.at, what));
             }
             members.push(member);
             self.skip_space();
@@ -381,7 +398,7 @@ impl Reader<'_> {
             self.pos += 1;
         }
         let text = self.text.get(start..self.pos).unwrap_or_default();
-        Number::new(text)
-            .ok_or_else(|| Fault::new(at, format!("{} is no JSON number, or too large a one", quoted(text))))
+        let shown = if self.quotes { quoted(text) } else { "this".to_owned() };
+        Number::new(text).ok_or_else(|| Fault::new(at, format!("{shown} is no JSON number, or too large a one")))
     }
 }

@@ -7,6 +7,11 @@ pub mod json;
 pub mod matching;
 pub mod names;
 pub mod object;
+pub mod pipeline;
+mod render;
 pub mod task;
 mod text;
+pub mod toml;
 pub mod yaml;
+
+pub use render::Rendered;

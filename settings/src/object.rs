@@ -1,6 +1,6 @@
 //! Typed reading of an object's members; what doesn't fit becomes a fault that names the path.
 
-use super::fault::{Faults, Place, quoted};
+use super::fault::{Faults, Place};
 use super::json::{Kind, Member, Value};
 use crate::names::Name;
 
@@ -171,7 +171,10 @@ impl<'a> Object<'a> {
                 format!("{}: ", self.path)
             };
             let hint = faults.hint(&member.key, known.iter().copied());
-            faults.add(member.at, format!("{place}unknown key {}{hint}", quoted(&member.key)));
+            faults.add(
+                member.at,
+                format!("{place}unknown key {}{hint}", faults.quoted(&member.key)),
+            );
         }
     }
 }

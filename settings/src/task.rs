@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::expand::plain;
-use crate::fault::{Faults, quoted};
+use crate::fault::Faults;
 use crate::json::{self, Kind};
 use crate::names::Name;
 use crate::object::{Object, as_list};
@@ -310,20 +310,23 @@ fn environment(object: &Object<'_>, faults: &mut Faults) -> Vec<(String, String)
                 member.at,
                 format!(
                     "{path}: {} can't name a variable; use letters, digits and _",
-                    quoted(&member.key)
+                    faults.quoted(&member.key)
                 ),
             );
         } else if RESERVED_VARIABLES.contains(&member.key.as_str()) || member.key.starts_with("PARAM_") {
             faults.add(
                 member.at,
-                format!("{path}: {} is set by distcifs itself; choose another name", member.key),
+                format!(
+                    "{path}: {} is set by distcifs itself; choose another name",
+                    faults.part(&member.key)
+                ),
             );
         }
         match member.value.to_text().filter(|text| text.len() <= VALUE_BYTES_MAX) {
             Some(text) => variables.push((member.key.clone(), text)),
             None => faults.add(
                 member.value.at,
-                format!("{path}.{} must be a string of at most 64 KiB", member.key),
+                format!("{path}.{} must be a string of at most 64 KiB", faults.part(&member.key)),
             ),
         }
     }
@@ -352,7 +355,7 @@ pub fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, Value> {
                 format!(
                     "{}: {} is no name that a file in params/ could have",
                     params.path,
-                    quoted(&member.key)
+                    faults.quoted(&member.key)
                 ),
             );
         }
@@ -365,7 +368,8 @@ pub fn params(object: &Object<'_>, faults: &mut Faults) -> Map<String, Value> {
                     item.at,
                     format!(
                         "{}.{}: an item of a list can't contain a line end",
-                        params.path, member.key
+                        params.path,
+                        faults.part(&member.key)
                     ),
                 );
             }

@@ -19,6 +19,11 @@ fn the_readme_is_true() {
     page::check("README.md", 8, LIMIT);
 }
 
+#[test]
+fn the_page_of_pipelines_is_true() {
+    page::check("doc/pipelines.md", 4, LIMIT);
+}
+
 /// README.md: "The tests run all of it in dash, bash, zsh and busybox's sh with its own applets."
 #[test]
 fn the_tour_is_the_same_in_other_shells() {

@@ -196,6 +196,7 @@ pub(super) const CHECK: &str = "\
 EXAMPLES
   distcifs check ci/config.json && cp ci/config.json /ci/jobs/hello/config.json
   jq '.keep.days = 30' /ci/jobs/hello/config.json | distcifs check -
+  distcifs check --job /ci/jobs/hello/config.json .distcifs.yaml
 
 EXIT STATUS
   0  all files are valid

@@ -1,4 +1,5 @@
-//! What users hand in as JSON: job configurations (doc/job.md), triggers and tickets (doc/tree.md).
+//! What users hand in: job configurations and pipelines (doc/job.md, doc/pipelines.md), triggers and tickets
+//! (doc/tree.md).
 //!
 //! Reading is checking: what comes out holds to every rule, and what is wrong is said with its
 //! place.
@@ -14,6 +15,7 @@ mod downstream;
 mod kinds;
 mod matrix;
 mod needs;
+mod pipeline;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ pub use common::{CONSOLE_LIMIT_DEFAULT, TaskSettings};
 pub use fault::{FAULTS_MAX, Fault, Place};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
+pub use pipeline::{ADDED_MAX, check_pipeline, read_tasks};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};

@@ -1,38 +1,81 @@
 //! `distcifs check`.
 
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write, stdin};
 use std::path::Path;
+
+use distcifs_settings::pipeline::Format;
+use serde_json::json;
 
 use super::{Failure, Outcome};
 use crate::cli;
-use crate::repository::config;
+use crate::repository::config::{self, Fault, JobConfig};
 
-/// Checks configurations; prints a line for each fault, and on a terminal one for each that has none.
+/// Files that are pipelines though their ending is that of a configuration.
+const PIPELINES: [&str; 2] = [".distcifs.json", "tasks.json"];
+
+/// Checks configurations and pipelines; prints a line for each fault, and on a terminal one for each file that has
+/// none.
 pub(super) fn check(arguments: &cli::Check) -> Outcome {
-    let mut good = true;
     let mut output = std::io::stdout().lock();
     let seen = output.is_terminal();
-    for file in &arguments.files {
-        let (name, faults) = if file == Path::new("-") {
-            (
-                "standard input".into(),
-                config::check_from(&mut std::io::stdin().lock()),
-            )
-        } else {
-            (file.to_string_lossy(), config::check_file(file))
+    let mut lines: Vec<String> = Vec::new();
+    let mut list = Vec::new();
+    let mut good = true;
+    let mut tell = |file: &Path, faults: Vec<Fault>| {
+        let name = match file == Path::new("-") {
+            true => "standard input".into(),
+            false => file.to_string_lossy(),
         };
-        let faults = faults.err().unwrap_or_default();
         good &= faults.is_empty();
-        let mut lines: Vec<String> = Vec::new();
-        for fault in &faults {
-            let space = if fault.line == 0 { " " } else { "" };
-            lines.push(format!("{name}:{space}{fault}\n"));
-        }
         if faults.is_empty() && seen {
             lines.push(format!("{name}: ok\n"));
         }
-        let written = output.write_all(lines.concat().as_bytes());
-        written.map_err(|error| Failure::Refused(format!("standard output: {error}")))?;
+        for fault in faults {
+            let space = if fault.line == 0 { " " } else { "" };
+            lines.push(format!("{name}:{space}{fault}\n"));
+            let Fault { line, column, what } = fault;
+            list.push(json!({ "file": name, "line": line, "column": column, "what": what }));
+        }
+    };
+    let job = match &arguments.job {
+        Some(file) => match config::check_file(file) {
+            Ok(job) => Some(job),
+            Err(faults) => {
+                tell(file, faults);
+                None
+            }
+        },
+        None => None,
+    };
+    for file in &arguments.files {
+        tell(file, faults(file, arguments.tasks, job.as_ref()));
     }
+    let text = match arguments.json {
+        true => format!("{}\n", json!(list)),
+        false => lines.concat(),
+    };
+    let written = output.write_all(text.as_bytes());
+    written.map_err(|error| Failure::Refused(format!("standard output: {error}")))?;
     if good { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// What is wrong with a file.
+fn faults(file: &Path, pipeline: bool, job: Option<&JobConfig>) -> Vec<Fault> {
+    let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let format = Format::of(&name);
+    let named = PIPELINES.contains(&&*name) || matches!(format, Some(Format::Yaml | Format::Toml));
+    let mut source: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(stdin().lock())
+    } else {
+        match File::open(file) {
+            Ok(file) => Box::new(file),
+            Err(error) => return vec![Fault::of_file(format!("can't be read: {error}"))],
+        }
+    };
+    let found = match pipeline || named {
+        true => config::check_pipeline(&mut source, format, job).err(),
+        false => config::check_from(&mut source).err(),
+    };
+    found.unwrap_or_default()
 }

@@ -1,8 +1,5 @@
 //! What of YAML is taken, and where the rest is refused.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -21,27 +18,6 @@ fn steps(text: &str) -> usize {
     let mut loader = Loader::new(text);
     drop(loader.document());
     loader.steps
-}
-
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/distcifs")
-}
-
-/// "A fault is `path:line:column: what` in the lines that the author wrote": `yaml.faults` has one for each file.
-#[test]
-fn each_hostile_file_is_refused_at_its_place() {
-    let expected = fs::read_to_string(corpus().join("yaml.faults")).unwrap();
-    let mut names: Vec<String> = fs::read_dir(corpus())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".yaml"))
-        .collect();
-    names.sort();
-    let found = names.iter().map(|name| {
-        let text = fs::read(corpus().join(name)).unwrap();
-        format!("{name}:{}\n", fault(text))
-    });
-    assert_eq!(found.collect::<String>(), expected);
 }
 
 /// "Quotes no text of the file": what a text says does not come back in its fault.
@@ -184,9 +160,7 @@ fn aliases_are_bounded_before_anything_is_copied() {
 /// "Answered in time": each event is asked for once, and a text has no more of them than bytes.
 #[test]
 fn no_text_takes_more_steps_than_it_has_bytes() {
-    let bomb = fs::read_to_string(corpus().join("alias-bomb.yaml")).unwrap();
     let texts = [
-        bomb,
         "- ".repeat(1 << 16),
         "[".repeat(1 << 17),
         format!("[{}]", "[],".repeat(30_000)),

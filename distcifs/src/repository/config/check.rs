@@ -72,9 +72,11 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
     let isolation_required = top.boolean("isolation_required", faults).unwrap_or(false);
     let names = parameters.iter().map(|(name, _)| name.as_str());
     let context = Context {
-        parameters: names.chain(kinds::RECORDED_PARAMETERS).collect::<HashSet<_>>(),
+        parameters: Some(names.chain(kinds::RECORDED_PARAMETERS).collect::<HashSet<_>>()),
         console_limit,
         isolation_required,
+        outside: Vec::new(),
+        tasks_max: tasks::TASKS_MAX,
     };
     let tasks = match top.required("tasks", faults) {
         Some(value) => tasks::read(value, &context, faults),
@@ -84,7 +86,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         side_by_side: needs::side_by_side(&tasks),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
-        downstream_jobs: downstream::read(top, job.or(job_id.as_ref()), &context.parameters, faults),
+        downstream_jobs: downstream::read(top, job.or(job_id.as_ref()), context.parameters.as_ref(), faults),
         github: top
             .object("github", faults)
             .and_then(|github| read_github(&github, faults)),

@@ -13,7 +13,7 @@ use crate::repository::names::Name;
 pub(super) fn read(
     top: &Object<'_>,
     job: Option<&Name>,
-    known: &HashSet<&str>,
+    known: Option<&HashSet<&str>>,
     faults: &mut Faults,
 ) -> Vec<Downstream> {
     let items = top
@@ -42,7 +42,7 @@ pub(super) fn read(
 }
 
 /// A name, or an object with one and parameters.
-fn entry(item: &Value, path: &str, known: &HashSet<&str>, faults: &mut Faults) -> Option<Downstream> {
+fn entry(item: &Value, path: &str, known: Option<&HashSet<&str>>, faults: &mut Faults) -> Option<Downstream> {
     if !matches!(item.kind, Kind::Object(_)) {
         let job = as_name(item, path, faults)?;
         return Some(Downstream {
@@ -63,7 +63,7 @@ fn entry(item: &Value, path: &str, known: &HashSet<&str>, faults: &mut Faults) -
     })
 }
 
-fn given_parameters(given: &Object<'_>, known: &HashSet<&str>, faults: &mut Faults) -> Vec<(Name, String)> {
+fn given_parameters(given: &Object<'_>, known: Option<&HashSet<&str>>, faults: &mut Faults) -> Vec<(Name, String)> {
     let mut parameters = Vec::new();
     let mut bytes = 0;
     for Member { at, key, value } in given.members {

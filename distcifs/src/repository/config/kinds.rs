@@ -3,18 +3,26 @@
 use std::collections::HashSet;
 
 use distcifs_patterns::{Together, misplaced};
+use distcifs_settings::pipeline::Format;
 
 use super::common::TaskSettings;
 use super::expand::{Piece, pieces};
-use super::fault::{Faults, Place, quoted};
+use super::fault::{Faults, Place};
 use super::json::{Kind, Member, Value};
 use super::object::{Object, as_name};
+use crate::repository::names::Name;
 
 /// Parameters that distcifs records itself; `${…}` may name them though no trigger sets them.
 pub const RECORDED_PARAMETERS: [&str; 4] = ["git_commit", "upstream_job", "upstream_build", "upstream_depth"];
 
 /// Deepest history that git-checkout may be asked for: what git takes.
 const DEPTH_MAX: u64 = i32::MAX as u64;
+
+/// Whether git-checkout makes tasks of a file that it checked out.
+const PIPELINES_ARE_KNOWN: bool = false;
+
+/// Most files of which the first that exists counts.
+const PIPELINES_MAX: usize = 16;
 
 /// What some editors put in front of a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -57,9 +65,12 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
             "submodules",
             "lfs",
             "nodelabels",
+            "tasks",
+            "tasks_optional",
         ],
         faults,
     );
+    pipelines(params, faults);
     params.required("repository", faults);
     argument(params, "repository", faults);
     argument(params, "ref", faults);
@@ -76,6 +87,41 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
     if let (Some(true), Some(value)) = (params.boolean("lfs", faults), params.get("lfs")) {
         let path = params.path_of("lfs");
         faults.add(value.at, format!("{path} {NO_LFS}"));
+    }
+}
+
+/// `tasks`: a pipeline in the checkout, or several of which the first that exists counts.
+fn pipelines(params: &Object<'_>, faults: &mut Faults) {
+    for key in ["tasks", "tasks_optional"] {
+        if let Some(value) = params.get(key).filter(|_| !PIPELINES_ARE_KNOWN) {
+            faults.add(value.at, format!("{} is not known yet", params.path_of(key)));
+            return;
+        }
+    }
+    let optional = params.boolean("tasks_optional", faults);
+    let Some(value) = params.get("tasks") else {
+        if let (Some(_), Some(value)) = (optional, params.get("tasks_optional")) {
+            let path = params.path_of("tasks_optional");
+            faults.add(value.at, format!("{path} needs tasks beside it"));
+        }
+        return;
+    };
+    let path = params.path_of("tasks");
+    let items = match &value.kind {
+        Kind::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(value),
+    };
+    if items.is_empty() || items.len() > PIPELINES_MAX {
+        faults.add(value.at, format!("{path} must name from 1 to {PIPELINES_MAX} files"));
+    }
+    for item in items {
+        let Some(text) = item.as_str() else {
+            faults.add(item.at, format!("{path} must be a path, or a list of them"));
+            continue;
+        };
+        if inside(text, item.at, &path, faults) && !has_name(item) && Format::of(text).is_none() {
+            faults.add(item.at, format!("{path} must end with .yaml, .yml, .toml or .json"));
+        }
     }
 }
 
@@ -270,7 +316,13 @@ fn patterns(params: &Object<'_>, faults: &mut Faults) {
             && !text.is_empty()
             && let Err(why) = together.parse(text)
         {
-            faults.add(*at, format!("{path} {why}"));
+            faults.add(
+                *at,
+                format!(
+                    "{path} {}",
+                    faults.shown(&why, "is no pattern of those that doc/job.md knows")
+                ),
+            );
         }
     }
     if !faults.is_stored()
@@ -306,14 +358,14 @@ fn has_name(value: &Value) -> bool {
 
 /// Checks that each `${name}` in the strings of params names a known parameter; `script` is the
 /// shell's.
-pub(super) fn check_references(params: &Object<'_>, known: &HashSet<&str>, faults: &mut Faults) {
+pub(super) fn check_references(params: &Object<'_>, known: Option<&HashSet<&str>>, faults: &mut Faults) {
     for member in params.members.iter().filter(|member| member.key != "script") {
-        let path = params.path_of(&member.key);
+        let path = params.path_of(faults.part(&member.key));
         check_value(&member.value, &path, known, faults);
     }
 }
 
-fn check_value(value: &Value, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
+fn check_value(value: &Value, path: &str, known: Option<&HashSet<&str>>, faults: &mut Faults) {
     match &value.kind {
         Kind::String(text) => check_text(text, value.at, path, known, faults),
         Kind::List(items) => items.iter().for_each(|item| check_value(item, path, known, faults)),
@@ -323,18 +375,28 @@ fn check_value(value: &Value, path: &str, known: &HashSet<&str>, faults: &mut Fa
 }
 
 /// The same for one text. Notes its first fault only: the others have the same place.
-pub(super) fn check_text(text: &str, at: Place, path: &str, known: &HashSet<&str>, faults: &mut Faults) {
+pub(super) fn check_text(text: &str, at: Place, path: &str, known: Option<&HashSet<&str>>, faults: &mut Faults) {
+    // Whatever the parameters of a job are called, a matrix's axis is none.
+    let is_known = |name: &str| {
+        known.map_or_else(
+            || Name::new(name).is_some() && !name.starts_with("matrix."),
+            |known| known.contains(name),
+        )
+    };
     let fault = pieces(text).into_iter().find_map(|piece| match piece {
         Piece::Text(_) | Piece::Literal => None,
-        Piece::Name(name) if known.contains(name) => None,
+        Piece::Name(name) if is_known(name) => None,
         Piece::Name(name) => {
-            let near = faults.hint(name, known.iter().copied());
+            let near = faults.hint(name, known.into_iter().flatten().copied());
             let literal = if near.is_empty() {
                 "; a literal ${ is written $${"
             } else {
                 &near
             };
-            Some(format!("{path}: no parameter is called {}{literal}", quoted(name)))
+            Some(format!(
+                "{path}: no parameter is called {}{literal}",
+                faults.quoted(name)
+            ))
         }
         Piece::Open => Some(format!(
             "{path}: ${{ without }} after it; a literal ${{ is written $${{"

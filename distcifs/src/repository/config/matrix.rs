@@ -1,7 +1,7 @@
 //! `matrix`: one task for each combination, with `${matrix.axis}` in its strings.
 
 use super::expand::{Piece, pieces};
-use super::fault::{Faults, Place, quoted};
+use super::fault::{Faults, Place};
 use super::json::{Kind, Member, Value};
 use super::object::{Object, as_list};
 use crate::repository::names::Name;
@@ -108,12 +108,12 @@ fn axis<'a>(matrix: &Object<'_>, member: &'a Member, faults: &mut Faults) -> Opt
             format!(
                 "{}: {} can't name an axis; use letters, digits and _",
                 matrix.path,
-                quoted(&member.key)
+                faults.quoted(&member.key)
             ),
         );
         return None;
     }
-    let path = matrix.path_of(&member.key);
+    let path = matrix.path_of(faults.part(&member.key));
     let items = as_list(&member.value, &path, "values", faults)?;
     if items.is_empty() || items.len() > MATRIX_MAX {
         faults.add(
@@ -126,7 +126,7 @@ fn axis<'a>(matrix: &Object<'_>, member: &'a Member, faults: &mut Faults) -> Opt
     for item in items {
         let value = axis_value(item, &path, faults)?;
         if values.contains(&value) {
-            faults.add(item.at, format!("{path} has {} twice", quoted(&value)));
+            faults.add(item.at, format!("{path} has {} twice", faults.quoted(&value)));
             continue;
         }
         values.push(value);
@@ -297,8 +297,8 @@ impl Filler<'_> {
         if let Some((_, value)) = self.combination.iter().find(|(name, _)| name == axis) {
             return value;
         }
-        let hint = faults.hint(axis, self.combination.iter().map(|(name, _)| name.as_str()));
-        faults.add(at, format!("the matrix has no axis {}{hint}", quoted(axis)));
+        let hint = faults.hint_of_text(axis, self.combination.iter().map(|(name, _)| name.as_str()));
+        faults.add(at, format!("the matrix has no axis {}{hint}", faults.quoted(axis)));
         ""
     }
 

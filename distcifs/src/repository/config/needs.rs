@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::fault::{Faults, Place, quoted};
+use super::fault::{Faults, Place};
 use super::json::Value;
 use super::object::as_list;
 use super::tasks::Task;
@@ -30,9 +30,15 @@ pub(super) struct Wish<'a> {
 }
 
 /// The indexes that each task waits for; `None`: the task before it.
-pub(super) fn resolve(sources: &[Source], wishes: &[Wish<'_>], faults: &mut Faults) -> Vec<Option<Vec<usize>>> {
+pub(super) fn resolve(
+    sources: &[Source],
+    wishes: &[Wish<'_>],
+    outside: &[&str],
+    faults: &mut Faults,
+) -> Vec<Option<Vec<usize>>> {
     let mut names = Names {
         sources,
+        outside,
         by_base: HashMap::new(),
         by_name: HashMap::new(),
     };
@@ -47,6 +53,8 @@ pub(super) fn resolve(sources: &[Source], wishes: &[Wish<'_>], faults: &mut Faul
 
 struct Names<'a> {
     sources: &'a [Source],
+    /// Tasks that are over when these begin.
+    outside: &'a [&'a str],
     by_base: HashMap<&'a str, Vec<usize>>,
     by_name: HashMap<&'a str, usize>,
 }
@@ -94,15 +102,16 @@ impl Names<'_> {
                     at,
                     format!(
                         "{path}: several tasks are called {}; give the one that is meant a name of its own",
-                        quoted(name)
+                        faults.quoted(name)
                     ),
                 );
                 0..0
             }
             (None, Some(index)) => *index..*index + 1,
+            (None, None) if self.outside.contains(&name) => 0..0,
             (None, None) => {
-                let near = faults.hint(name, self.by_base.keys().chain(self.by_name.keys()).copied());
-                faults.add(at, format!("{path}: no task is called {}{near}", quoted(name)));
+                let near = faults.hint_of_text(name, self.by_base.keys().chain(self.by_name.keys()).copied());
+                faults.add(at, format!("{path}: no task is called {}{near}", faults.quoted(name)));
                 0..0
             }
         }
@@ -130,7 +139,11 @@ fn check_circles(sources: &[Source], wishes: &[Wish<'_>], needs: &[Option<Vec<us
         task = next;
     }
     let circle = way.iter().skip_while(|&&t| t != task).chain([&task]);
-    let words: Vec<&str> = circle.filter_map(|&t| wishes.get(t)).map(|wish| wish.name).collect();
+    let word = |wish: &Wish<'_>| {
+        let path = sources.get(wish.source).map_or("", |source| &source.path);
+        faults.shown(wish.name, path).to_owned()
+    };
+    let words: Vec<String> = circle.filter_map(|&t| wishes.get(t)).map(word).collect();
     let source = wishes.get(task).and_then(|wish| sources.get(wish.source));
     let (Some(source), Some(wish)) = (source, wishes.get(task)) else {
         return;

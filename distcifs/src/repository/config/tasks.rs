@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Map;
 
 use super::common::{self, CONFINEMENT_KEYS, CONSOLE_LIMIT_DEFAULT, TaskSettings};
-use super::fault::{Faults, Place, quoted};
+use super::fault::{Faults, Place};
 use super::json::{Kind, Value};
 use super::kinds;
 use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
@@ -98,12 +98,16 @@ fn too_large(task: &Task) -> Option<usize> {
 
 /// What the tasks must know of the rest of the configuration.
 pub(super) struct Context<'a> {
-    /// Names that `${…}` may have.
-    pub(super) parameters: HashSet<&'a str>,
+    /// Names that `${…}` may have; `None`: any.
+    pub(super) parameters: Option<HashSet<&'a str>>,
     /// The job's own console_limit, bytes.
     pub(super) console_limit: Option<u64>,
     /// Every script must be isolated.
     pub(super) isolation_required: bool,
+    /// Tasks that are no part of the text, and that `needs` may name.
+    pub(super) outside: Vec<&'a str>,
+    /// Most tasks, those of matrices included.
+    pub(super) tasks_max: usize,
 }
 
 /// A task with its matrix expanded, not yet read.
@@ -123,7 +127,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
             return Vec::new();
         }
     };
-    let Some((sources, expanded)) = expand(&items, value.at, faults) else {
+    let Some((sources, expanded)) = expand(&items, value.at, context.tasks_max, faults) else {
         return Vec::new();
     };
     check_names(&sources, &expanded, faults);
@@ -135,7 +139,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
             needs: task.needs(),
         })
         .collect();
-    let needs = needs::resolve(&sources, &wishes, faults);
+    let needs = needs::resolve(&sources, &wishes, &context.outside, faults);
     let mut tasks = Vec::new();
     for (task, needs) in expanded.iter().zip(needs) {
         let path = sources
@@ -175,7 +179,7 @@ fn numbered<'a>(value: &'a Value, faults: &mut Faults) -> Vec<&'a Value> {
                 member.at,
                 format!(
                     "tasks must be a list of objects (or an object with keys 1, 2, …, not {})",
-                    quoted(&member.key)
+                    faults.quoted(&member.key)
                 ),
             ),
         }
@@ -185,10 +189,15 @@ fn numbered<'a>(value: &'a Value, faults: &mut Faults) -> Vec<&'a Value> {
 }
 
 /// Makes the tasks that the matrices stand for. `None` if they are too many.
-fn expand<'a>(items: &[&'a Value], at: Place, faults: &mut Faults) -> Option<(Vec<Source>, Vec<Expanded<'a>>)> {
+fn expand<'a>(
+    items: &[&'a Value],
+    at: Place,
+    tasks_max: usize,
+    faults: &mut Faults,
+) -> Option<(Vec<Source>, Vec<Expanded<'a>>)> {
     let mut room = MATRIX_BYTES_MAX;
     let (mut sources, mut expanded) = (Vec::new(), Vec::new());
-    for (i, item) in items.iter().take(TASKS_MAX + 1).enumerate() {
+    for (i, item) in items.iter().take(tasks_max + 1).enumerate() {
         let path = format!("tasks[{i}]");
         let start = expanded.len();
         let Some(object) = Object::new(item, path.clone(), faults) else {
@@ -234,8 +243,8 @@ fn expand<'a>(items: &[&'a Value], at: Place, faults: &mut Faults) -> Option<(Ve
             matrix,
             range: start..expanded.len(),
         });
-        if expanded.len() > TASKS_MAX {
-            faults.add(at, format!("tasks are more than {TASKS_MAX}"));
+        if expanded.len() > tasks_max {
+            faults.add(at, format!("tasks are more than {tasks_max}"));
             return None;
         }
     }
@@ -276,14 +285,18 @@ fn check_names(sources: &[Source], expanded: &[Expanded<'_>], faults: &mut Fault
                 format!(
                     "{}: its matrix makes the name {}, which is too long",
                     source.path,
-                    quoted(&task.name)
+                    faults.quoted(&task.name)
                 ),
             );
         }
         if seen.insert(&task.name, task.source).is_some() {
             faults.add(
                 at,
-                format!("{}: another task is called {} already", source.path, quoted(&task.name)),
+                format!(
+                    "{}: another task is called {} already",
+                    source.path,
+                    faults.quoted(&task.name)
+                ),
             );
         }
     }
@@ -352,7 +365,7 @@ fn read_params(
     let Some(inner) = Object::new(value, object.path_of("params"), &mut noted) else {
         return (params, labels);
     };
-    kinds::check_references(&inner, &context.parameters, faults);
+    kinds::check_references(&inner, context.parameters.as_ref(), faults);
     if let Some(kind) = kind.filter(|kind| kinds::is_own(kind.as_str())) {
         kinds::check(kind.as_str(), &inner, faults);
         common::add_labels(&mut labels, &inner, "nodelabels", faults);

@@ -9,6 +9,7 @@ use super::*;
 mod arbitrary;
 mod golden;
 mod own;
+mod pipelines;
 mod requests;
 mod texts;
 

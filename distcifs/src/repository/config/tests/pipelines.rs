@@ -1,0 +1,120 @@
+//! Pipelines beside the code.
+
+use std::fs;
+use std::path::Path;
+
+use distcifs_settings::pipeline::Format;
+use serde_json::json;
+
+use super::{faults, good, name, of_tasks};
+use crate::repository::config::{JobConfig, Task, check_pipeline, read_tasks};
+
+/// What a pipeline is, or its faults.
+fn read(text: &str, job: Option<&JobConfig>) -> Result<Vec<Task>, Vec<String>> {
+    let read = check_pipeline(&mut text.as_bytes(), Some(Format::Yaml), job);
+    read.map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+/// "A fault is `path:line:column: what` in the lines that the author wrote and quotes no text of the file": `faults`
+/// of the corpus has all of each file.
+#[test]
+fn each_hostile_file_is_refused_at_its_places() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/distcifs");
+    let expected = fs::read_to_string(corpus.join("faults")).unwrap();
+    let mut names: Vec<String> = fs::read_dir(&corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "faults")
+        .collect();
+    names.sort();
+    let mut found = String::new();
+    for name in names {
+        let text = fs::read(corpus.join(&name)).unwrap();
+        let faults = check_pipeline(&mut text.as_slice(), Format::of(&name), None).expect_err(&name);
+        for fault in faults {
+            found.push_str(&format!("{name}:{fault}\n"));
+        }
+    }
+    assert_eq!(found, expected);
+}
+
+/// "Top level: `tasks` and `x-…` only", and the grammar of config.json in it.
+#[test]
+fn a_pipeline_is_tasks_alone() {
+    let text = "\
+x-of-mine: 1
+tasks:
+- type: execute-shell
+  name: unit
+  needs: [ git-checkout ]
+  matrix: { python: [ 3.9, 3.10 ] }
+  environment: { V: '${matrix.python}' }
+  params: { script: make, working_directory: '${whatever}' }
+- type: lint
+";
+    let tasks = read(text, None).unwrap();
+    let names: Vec<_> = tasks.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["unit.3.9", "unit.3.10", "lint"]);
+    assert_eq!(tasks[1].needs, Some(vec![]));
+    assert_eq!(tasks[2].waits_for(), [0, 1]);
+    assert_eq!(tasks[1].settings.environment, [("V".to_owned(), "3.10".to_owned())]);
+}
+
+/// "`needs` names tasks of the same text and those that the checkout waited for"; with the job its parameters are known.
+#[test]
+fn a_job_says_what_its_pipelines_may_name() {
+    let job = good(&json!({
+        "parameters": {"team": "a"},
+        "tasks": [
+            {"type": "lint", "name": "first"},
+            {"type": "git-checkout", "name": "source", "params": {"repository": "https://x/y"}},
+            {"type": "lint", "name": "beside", "needs": []}
+        ]
+    }));
+    let of = |needs: &str, script: &str| {
+        format!("tasks:\n- type: lint\n  needs: {needs}\n  params: {{ a: '{script}' }}\n")
+    };
+    assert!(read(&of("[ source, first ]", "${team} ${git_commit}"), Some(&job)).is_ok());
+    assert_eq!(
+        read(&of("[ beside ]", "${team}"), Some(&job)).unwrap_err(),
+        ["3:12: tasks[0].needs: no task is called \"…\""]
+    );
+    assert_eq!(
+        read(&of("[]", "${taem}"), Some(&job)).unwrap_err(),
+        ["4:16: tasks[0].params.…: no parameter is called \"…\"; did you mean team?"]
+    );
+    // Without the job a name is only held to be one.
+    assert!(read(&of("[ git-checkout ]", "${taem}"), None).is_ok());
+    assert!(read(&of("[]", "${a b}"), None).is_err() && read(&of("[]", "${matrix.a}"), None).is_err());
+    assert!(read(&of("[ source ]", ""), None).is_err());
+}
+
+/// "A text has at most 500 tasks with those of matrices."
+#[test]
+fn a_pipeline_has_five_hundred_tasks() {
+    let of = |n: usize| format!("tasks:\n{}", "- { type: lint }\n".repeat(n));
+    assert_eq!(read(&of(500), None).unwrap().len(), 500);
+    assert_eq!(read(&of(501), None).unwrap_err(), ["2:3: tasks are more than 500"]);
+}
+
+/// The same for JSON that is read already, as tasks.json is.
+#[test]
+fn tasks_are_read_from_a_value() {
+    let value = crate::repository::config::json::parse(br#"{"tasks": [{"type": "a", "timeuot": 1}]}"#).unwrap();
+    let faults = read_tasks(&value, None).unwrap_err();
+    assert_eq!(
+        faults[0].to_string(),
+        "1:26: tasks[0]: unknown key \"…\"; did you mean timeout?"
+    );
+}
+
+/// "git-checkout `tasks`" does nothing yet, so it is no key yet.
+#[test]
+fn pipelines_are_not_asked_for_yet() {
+    for (key, value) in [("tasks", json!([".distcifs.yaml"])), ("tasks_optional", json!(true))] {
+        let task = json!({"type": "git-checkout", "params": {"repository": "https://x/y", key: value}});
+        let found = faults(&of_tasks(json!([task])));
+        assert_eq!(found, [format!("tasks[0].params.{key} is not known yet")]);
+    }
+    assert!(JobConfig::read(br#"{"tasks": []}"#, Some(&name("a"))).is_ok());
+}
