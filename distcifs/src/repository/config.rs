@@ -21,6 +21,7 @@ mod tasks;
 mod tests;
 mod ticket;
 mod trigger;
+mod when;
 
 pub use common::{CONSOLE_LIMIT_DEFAULT, TaskSettings};
 pub use fault::{FAULTS_MAX, Fault, Place};
@@ -30,6 +31,7 @@ pub use pipeline::{ADDED_MAX, check_pipeline, read_tasks};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
+pub use when::{Facts, When};
 
 /// Most bytes that the names and values of a build's parameters may have in all.
 pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;

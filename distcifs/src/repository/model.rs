@@ -15,3 +15,4 @@ pub mod skills;
 pub(crate) mod steps;
 pub mod ticket;
 pub mod trash;
+mod when;

@@ -60,7 +60,11 @@ impl Repository {
                 None => "waits for a worker".into(),
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
-            TaskState::Skipped => "the build ended without it".into(),
+            TaskState::Skipped => match build.misfit(index) {
+                Some((name, "")) => format!("its when leaves it out: {name} is empty"),
+                Some((name, value)) => format!("its when leaves it out: {name} is {}", one_line(value)),
+                None => "the build ended without it".into(),
+            },
             _ if !line.is_empty() => line.to_owned(),
             TaskState::Success => "it ended well".into(),
             TaskState::Aborted => "it was aborted".into(),
@@ -210,6 +214,13 @@ impl Repository {
     }
 }
 
+/// The beginning of a value that may be anything, as a part of a line.
+fn one_line(value: &str) -> String {
+    const SHOWN_CHARS: usize = 100;
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    value.chars().take(SHOWN_CHARS).map(plain).collect()
+}
+
 /// A job that a build triggers, as its configuration has it.
 fn downstream(entry: &Downstream) -> Value {
     if entry.parameters.is_empty() {
@@ -232,7 +243,10 @@ fn why_ended(build: &Build) -> String {
     match message.lines().next() {
         Some(line) if !line.is_empty() => line.to_owned(),
         _ => match build.verdict() {
-            Some(Verdict::Success) => "all tasks ended well".into(),
+            Some(Verdict::Success) => build
+                .fits_nothing()
+                .map(|line| one_line(&line))
+                .unwrap_or_else(|| "all tasks ended well".into()),
             Some(Verdict::Aborted) => "somebody aborted it".into(),
             _ => "a task failed".into(),
         },

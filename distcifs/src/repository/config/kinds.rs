@@ -32,7 +32,7 @@ const NO_LFS: &str = "is not offered: files of LFS come as pointers; fetch what 
                       next task, with `git lfs pull` and credentials of its own";
 
 /// Keys that stand beside params, with those of the settings; in params of our own types they are misplaced.
-const BESIDE_PARAMS: [&str; 3] = ["needs", "always", "allow_failure"];
+const BESIDE_PARAMS: [&str; 4] = ["needs", "always", "allow_failure", "when"];
 
 /// Whether the type comes with distcifs and its params are known.
 pub(super) fn is_own(kind: &str) -> bool {

@@ -13,13 +13,14 @@ use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
 use super::needs::{self, Source, Wish};
 use super::object::Object;
 use super::ticket::REQUEST_BYTES_MAX;
+use super::when::When;
 use crate::repository::names::Name;
 
 /// Most tasks of a job, those made by matrices included.
 pub const TASKS_MAX: usize = 1000;
 
 /// Keys of a task, but for those of its settings.
-const TASK_KEYS: [&str; 8] = [
+const TASK_KEYS: [&str; 9] = [
     "type",
     "name",
     "params",
@@ -28,6 +29,7 @@ const TASK_KEYS: [&str; 8] = [
     "matrix",
     "always",
     "allow_failure",
+    "when",
 ];
 
 /// The setting after which build.json has what is the task's alone: the order of its members is kept.
@@ -53,6 +55,8 @@ pub struct Task {
     pub always: bool,
     /// Its failure doesn't end the build.
     pub allow_failure: bool,
+    /// What must hold for it to run.
+    pub when: When,
 }
 
 impl Task {
@@ -80,6 +84,9 @@ impl Task {
                 put("needs", self.waits_for().into());
                 put("always", self.always.into());
                 put("allow_failure", self.allow_failure.into());
+                if !self.when.is_empty() {
+                    put("when", self.when.to_json());
+                }
             }
         }
         members.into()
@@ -338,6 +345,7 @@ fn read_task(
         index,
         always: object.boolean("always", faults).unwrap_or(false),
         allow_failure: object.boolean("allow_failure", faults).unwrap_or(false),
+        when: When::read(object, context.parameters.as_ref(), faults),
         kind: kind?,
         name: Name::new(name)?,
         params,

@@ -213,6 +213,10 @@ impl Build {
         }
         let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
         let mut task = known.unwrap_or_default();
+        if self.misfit(index).is_some() {
+            task.state = TaskState::Skipped;
+            return task;
+        }
         let again = self.live.is_some() && self.verdict().is_none() && task.state != TaskState::Success;
         if again {
             task.state = TaskState::Waiting;

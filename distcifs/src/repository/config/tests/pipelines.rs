@@ -1,4 +1,4 @@
-//! Pipelines beside the code.
+//! Pipelines beside the code, and what `when` says of a task.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use distcifs_settings::pipeline::Format;
 use serde_json::json;
 
 use super::{faults, good, name, of_tasks};
-use crate::repository::config::{JobConfig, Task, check_pipeline, read_tasks};
+use crate::repository::config::{Facts, JobConfig, Task, check_pipeline, read_tasks};
 
 /// What a pipeline is, or its faults.
 fn read(text: &str, job: Option<&JobConfig>) -> Result<Vec<Task>, Vec<String>> {
@@ -47,6 +47,7 @@ tasks:
 - type: execute-shell
   name: unit
   needs: [ git-checkout ]
+  when: { ref: [ refs/heads/*, '!refs/heads/wip/*' ], event: push, team: 3.10, changed: src/* }
   matrix: { python: [ 3.9, 3.10 ] }
   environment: { V: '${matrix.python}' }
   params: { script: make, working_directory: '${whatever}' }
@@ -58,6 +59,10 @@ tasks:
     assert_eq!(tasks[1].needs, Some(vec![]));
     assert_eq!(tasks[2].waits_for(), [0, 1]);
     assert_eq!(tasks[1].settings.environment, [("V".to_owned(), "3.10".to_owned())]);
+    assert_eq!(
+        tasks[0].resolved()["when"],
+        json!({"ref": ["refs/heads/*", "!refs/heads/wip/*"], "event": ["push"], "team": ["3.10"], "changed": ["src/*"]})
+    );
 }
 
 /// "`needs` names tasks of the same text and those that the checkout waited for"; with the job its parameters are known.
@@ -72,7 +77,7 @@ fn a_job_says_what_its_pipelines_may_name() {
         ]
     }));
     let of = |needs: &str, script: &str| {
-        format!("tasks:\n- type: lint\n  needs: {needs}\n  params: {{ a: '{script}' }}\n")
+        format!("tasks:\n- type: lint\n  needs: {needs}\n  params: {{ a: '{script}' }}\n  when: {{ team: a }}\n")
     };
     assert!(read(&of("[ source, first ]", "${team} ${git_commit}"), Some(&job)).is_ok());
     assert_eq!(
@@ -106,6 +111,88 @@ fn tasks_are_read_from_a_value() {
         faults[0].to_string(),
         "1:26: tasks[0]: unknown key \"…\"; did you mean timeout?"
     );
+}
+
+/// "`when`: every member must match. `event`, `ref` and `base` are what the trigger gave; without that, `ref` and
+/// `base` are the parameters of these names. Other members name parameters."
+#[test]
+fn a_task_runs_if_every_member_of_its_when_matches() {
+    let parameters = [
+        ("ref".to_owned(), "main".to_owned()),
+        ("team".to_owned(), "a/b".to_owned()),
+    ];
+    let said = Facts {
+        event: "push",
+        name: "refs/heads/main",
+        base: "",
+        parameters: &parameters,
+    };
+    let unsaid = Facts {
+        event: "manual",
+        name: "",
+        ..said
+    };
+    for (when, of_said, of_unsaid) in [
+        (json!({}), None, None),
+        (json!({"ref": "refs/heads/*"}), None, Some(("ref", "main"))),
+        (json!({"ref": "main"}), Some(("ref", "refs/heads/main")), None),
+        (
+            json!({"ref": ["*", "!refs/heads/main"]}),
+            Some(("ref", "refs/heads/main")),
+            None,
+        ),
+        (json!({"ref": ["*", "!*", "*main"]}), None, None),
+        (json!({"event": "push"}), None, Some(("event", "manual"))),
+        (json!({"event": ["tag", "manual"]}), Some(("event", "push")), None),
+        (json!({"event": "p*", "team": "a*"}), None, Some(("event", "manual"))),
+        (
+            json!({"event": "*", "team": "a"}),
+            Some(("team", "a/b")),
+            Some(("team", "a/b")),
+        ),
+        (json!({"base": "*"}), None, None),
+        (json!({"base": "refs/*"}), Some(("base", "")), Some(("base", ""))),
+    ] {
+        let job = good(&json!({
+            "parameters": {"ref": "main", "team": "a"},
+            "tasks": [{"type": "lint", "when": when}]
+        }));
+        let when = &job.tasks[0].when;
+        assert_eq!(
+            (when.misfit(&said), when.misfit(&unsaid)),
+            (of_said, of_unsaid),
+            "{when:?}"
+        );
+    }
+}
+
+#[test]
+fn what_could_never_match_is_refused() {
+    for (when, words) in [
+        (json!("push"), "must be an object"),
+        (json!({"ref": []}), "must not be empty"),
+        (json!({"ref": {}}), "must be a pattern"),
+        (json!({"ref": [null]}), "must be a pattern"),
+        (json!({"ref": ["!main"]}), "takes nothing away"),
+        (json!({"ref": "x".repeat(1025)}), "at most 1024 bytes"),
+        (
+            json!({"event": "puhs"}),
+            "there is no event \"puhs\"; did you mean push?",
+        ),
+        (json!({"event": ["*", "!deploy"]}), "there is no event \"deploy\""),
+        (
+            json!({"reff": "main"}),
+            "no parameter is called \"reff\"; did you mean ref?",
+        ),
+        (json!({"changed": "src/*"}), "tasks[0].when.changed is not known yet"),
+        (json!({"ref": vec!["a"; 65]}), "more than 64 patterns"),
+    ] {
+        let found = faults(&of_tasks(json!([{"type": "lint", "when": when}])));
+        assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+    }
+    // It stands beside params, in the task.
+    let task = json!({"type": "execute-shell", "params": {"script": "true", "when": {}}});
+    assert!(faults(&of_tasks(json!([task])))[0].contains("belongs to the task"));
 }
 
 /// "git-checkout `tasks`" does nothing yet, so it is no key yet.

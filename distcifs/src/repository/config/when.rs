@@ -1,0 +1,161 @@
+//! `when`: what must hold for a task to run.
+
+use std::collections::HashSet;
+
+use distcifs_settings::matching;
+
+use super::fault::Faults;
+use super::json::{Kind, Member, Value};
+use super::object::Object;
+
+/// What a trigger gives as `@event`.
+const EVENTS: [&str; 6] = ["push", "tag", "pull_request", "schedule", "upstream", "manual"];
+
+/// Most patterns of one member, and of all members of a task.
+const PATTERNS_MAX: usize = 64;
+
+/// Longest pattern, bytes.
+const PATTERN_BYTES_MAX: usize = 1024;
+
+/// The paths that git-checkout found changed. Nothing lists them yet.
+const CHANGED: &str = "changed";
+
+/// Whether config.json may ask for [`CHANGED`].
+const CHANGED_IS_KNOWN: bool = false;
+
+/// What must hold for a task to run: every member.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct When(Vec<Condition>);
+
+/// A member: what is looked at, and the patterns of which the last that matches decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Condition {
+    name: String,
+    patterns: Vec<String>,
+}
+
+/// What a build was triggered with, as far as `when` looks at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Its `@event`.
+    pub event: &'a str,
+    /// Its `@ref`; empty if none was given.
+    pub name: &'a str,
+    /// Its `@base`; empty if none was given.
+    pub base: &'a str,
+    /// Its parameters as triggered.
+    pub parameters: &'a [(String, String)],
+}
+
+impl<'a> Facts<'a> {
+    /// What a member looks at; nothing counts as empty.
+    pub(crate) fn get(&self, name: &str) -> &'a str {
+        let said = match name {
+            "event" => return self.event,
+            "ref" => self.name,
+            "base" => self.base,
+            _ => "",
+        };
+        if !said.is_empty() {
+            return said;
+        }
+        let parameter = self.parameters.iter().find(|(known, _)| known == name);
+        parameter.map_or("", |(_, value)| value)
+    }
+}
+
+impl When {
+    /// Whether every task with this runs.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first member that does not match, with what it looked at; `None`: the task runs. Which paths changed is
+    /// not known, and what is not known matches.
+    pub fn misfit<'a>(&'a self, facts: &Facts<'a>) -> Option<(&'a str, &'a str)> {
+        let mut known = self.0.iter().filter(|condition| condition.name != CHANGED);
+        let misfit = known.find(|condition| !matching::takes_name(&condition.patterns, facts.get(&condition.name)))?;
+        Some((&misfit.name, facts.get(&misfit.name)))
+    }
+
+    /// As it stands in build.json.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        let members = self.0.iter();
+        let members = members.map(|condition| (condition.name.clone(), condition.patterns.clone().into()));
+        serde_json::Value::Object(members.collect())
+    }
+
+    /// Reads `when` of a task. Members name parameters among `known`, if that is known, or what triggers say.
+    pub(super) fn read(task: &Object<'_>, known: Option<&HashSet<&str>>, faults: &mut Faults) -> Self {
+        let Some(when) = task.object("when", faults) else {
+            return When::default();
+        };
+        let mut conditions = Vec::new();
+        let mut count = 0;
+        for Member { at, key, value } in when.members {
+            let path = when.path_of(faults.part(key));
+            let said = ["event", "ref", "base", CHANGED].contains(&key.as_str());
+            if !said && known.is_some_and(|known| !known.contains(key.as_str())) {
+                let hint = faults.hint(
+                    key,
+                    known.into_iter().flatten().copied().chain(["event", "ref", "base"]),
+                );
+                let what = format!("{}: no parameter is called {}{hint}", when.path, faults.quoted(key));
+                faults.add(*at, what);
+            }
+            if key == CHANGED && !CHANGED_IS_KNOWN && known.is_some() {
+                faults.add(*at, format!("{path} is not known yet"));
+            }
+            let patterns = patterns(value, &path, faults);
+            if key == "event" {
+                check_events(value, &patterns, &path, faults);
+            }
+            count += patterns.len();
+            conditions.push(Condition {
+                name: key.clone(),
+                patterns,
+            });
+        }
+        if count > PATTERNS_MAX {
+            faults.add(when.at, format!("{} has more than {PATTERNS_MAX} patterns", when.path));
+        }
+        When(conditions)
+    }
+}
+
+/// A pattern, or a list of them.
+fn patterns(value: &Value, path: &str, faults: &mut Faults) -> Vec<String> {
+    let items = match &value.kind {
+        Kind::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(value),
+    };
+    if items.is_empty() {
+        faults.add(value.at, format!("{path} must not be empty, for nothing would match"));
+    }
+    let mut patterns = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let Some(text) = item.to_text().filter(|text| text.len() <= PATTERN_BYTES_MAX) else {
+            let what =
+                format!("{path} must be a pattern, or a list of them, of at most {PATTERN_BYTES_MAX} bytes each");
+            faults.add(item.at, what);
+            continue;
+        };
+        if let Some(why) = matching::misplaced(&text).filter(|_| i == 0) {
+            faults.add(item.at, format!("{path} {why}"));
+        }
+        patterns.push(text);
+    }
+    patterns
+}
+
+/// Each pattern of `event` fits an event that there is.
+fn check_events(value: &Value, patterns: &[String], path: &str, faults: &mut Faults) {
+    for pattern in patterns {
+        let (plain, _) = matching::split(pattern);
+        if !EVENTS.iter().any(|event| matching::fits(plain, event)) {
+            let hint = faults.hint(plain, EVENTS.into_iter());
+            let what = format!("{path}: there is no event {}{hint}", faults.quoted(plain));
+            faults.add(value.at, format!("{what} (there are {})", EVENTS.join(", ")));
+        }
+    }
+}
