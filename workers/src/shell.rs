@@ -21,6 +21,7 @@ pub mod images;
 pub mod isolation;
 pub mod limits;
 mod names;
+mod outputs;
 mod prepare;
 pub mod ranges;
 mod script;
@@ -241,18 +242,45 @@ impl Shell<'_> {
         let (outcome, message) = match ended.over {
             Over::Lost => return Ok(()),
             // What its traps said stands in the console: only now it is over.
-            Over::Aborted => ended.aborted(),
+            Over::Aborted => {
+                self.no_outputs(order)?;
+                ended.aborted()
+            }
             Over::Stopped => {
                 self.claimed.give_back();
                 return Ok(());
             }
-            Over::TimedOut => ended.unless_dropped("failure", &format!("timed out after {} s", order.timeout)),
+            Over::TimedOut => {
+                let said = ended.unless_dropped("failure", &format!("timed out after {} s", order.timeout));
+                self.told(said, order)?
+            }
             Over::Ended(exit) => match self.reason() {
-                Some(why) => ended.unless_dropped("error", &why),
-                None => ended.outcome(exit),
+                Some(why) => {
+                    self.no_outputs(order)?;
+                    ended.unless_dropped("error", &why)
+                }
+                None => self.told(ended.outcome(exit), order)?,
             },
         };
         self.claimed.finish(&outcome, &message)
+    }
+
+    /// Records the parameters that a script told which was run. What it told wrongly is an error, however it ended.
+    fn told(&self, (outcome, message): (String, String), order: &Order<'_>) -> tree::Result<(String, String)> {
+        if order.ticket.task.is_none() {
+            return Ok((outcome, message));
+        }
+        match outputs::record(&self.claimed) {
+            Ok(()) => Ok((outcome, message)),
+            Err(Trouble::Refused(why)) if message.is_empty() => Err(Trouble::Refused(why)),
+            Err(Trouble::Refused(why)) => Err(Trouble::Refused(format!("{why}; the script: {message}"))),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Takes away what a script told whose outcome does not count.
+    fn no_outputs(&self, order: &Order<'_>) -> tree::Result<()> {
+        order.ticket.task.map_or(Ok(()), |_| outputs::discard(&self.claimed))
     }
 
     /// Why the environment could not do its work, if it says so.

@@ -135,6 +135,79 @@ fn make_room(folder: &Path) {
     fs::rename(&room, folder.join("console")).unwrap();
 }
 
+/// "`$OUTPUTS` is a file of `name=value` lines, which become parameters of the build after the script": however it ends,
+/// all of them or none, and whatever was left in the place of the file leads nowhere.
+#[test]
+fn a_script_tells_parameters() {
+    let bench = Bench::new("outputs");
+    let secret = bench.root.join("secret");
+    fs::write(&secret, "a=secret\n").unwrap();
+    let link = format!("ln -s {} \"$OUTPUTS\"", secret.display());
+    for (at, (script, outcome, told)) in [
+        (
+            "echo a=1 >> \"$OUTPUTS\"; echo b='x y=z' >> \"$OUTPUTS\"",
+            "0\n",
+            &[("a", "1"), ("b", "x y=z")][..],
+        ),
+        ("echo a=1 > \"$OUTPUTS\"; exit 3", "3\nexit 3\n", &[("a", "1")]),
+        ("true", "0\n", &[]),
+        (
+            "printf 'a=1\\nb\\n' > \"$OUTPUTS\"",
+            "error\nOUTPUTS:2: a line is name=value",
+            &[],
+        ),
+        (
+            "printf 'a=1\\n../b=2' > \"$OUTPUTS\"; exit 4",
+            "error\nOUTPUTS:2: '../b' is no name",
+            &[],
+        ),
+        (
+            "head -c 65537 /dev/zero > \"$OUTPUTS\"",
+            "error\nOUTPUTS: more than 65536 bytes\n",
+            &[],
+        ),
+        ("mkfifo \"$OUTPUTS\"", "error\nOUTPUTS: not a file\n", &[]),
+        (
+            "mkdir -p \"$OUTPUTS/a/b\"; chmod 0 \"$OUTPUTS/a\"",
+            "error\nOUTPUTS: not a file\n",
+            &[],
+        ),
+        (&link, "error\nOUTPUTS: a link, and links are not followed\n", &[]),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let id = format!("j.1.{at}");
+        fs::create_dir_all(bench.ticket(&id).join("params")).unwrap();
+        let ticket = json!({ "job": "j", "build": 1, "task": 0, "params": { "script": script } });
+        let folder = bench.give(&id, ticket);
+        let said = result(&folder);
+        assert!(said.starts_with(outcome), "{script}: {said}");
+        let params = fs::read_dir(folder.join("params"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = params
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_str().unwrap().to_owned(),
+                    fs::read_to_string(&path).unwrap(),
+                )
+            })
+            .collect();
+        found.sort();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(found, told, "{script}");
+        assert!(
+            fs::symlink_metadata(folder.join("artifacts/.outputs")).is_err(),
+            "{script}"
+        );
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "a=secret\n");
+}
+
 /// "A script that begins with `#!` is run by the program that the line names"; "`script_file`, a file of the
 /// workspace instead"; what can't begin says why in the console and in the result.
 #[test]

@@ -35,6 +35,7 @@ TZ=UTC touch -d '2001-02-03 04:05:06' made/program
 mv made/file made/moved
 rm before/gone
 echo artifact > "$ARTIFACTS/result"
+echo "told=$TASK_NAME = $EXTRA" >> "$OUTPUTS"
 if command -v git; then
     git init -q -b main repo
     cd repo
@@ -72,6 +73,9 @@ fn work(node: &Node, name: &str, isolation: &Value) -> String {
         "artifact",
         "{name}"
     );
+    assert_eq!(node.mount.list("jobs/same/builds/1/artifacts"), ["result"], "{name}");
+    let record: Value = serde_json::from_str(&node.mount.read("jobs/same/builds/1/build.json")).expect("JSON");
+    assert_eq!(record["params"]["told"], "unit = x y", "{name}");
     let list = node.mount.read("jobs/same/builds/1/tasks/2-execute-shell/console");
     fs::remove_dir_all(node.mount.path("jobs/same")).expect("rm -r of a job");
     list

@@ -6,6 +6,7 @@ use std::path::Path;
 use distcifs_settings::expand::plain;
 use serde_json::{Map, Value};
 
+use super::outputs;
 use super::script::Script;
 use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
@@ -71,6 +72,7 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
     }
     if ticket.task.is_some() {
         all.remove("NEEDS");
+        all.remove("OUTPUTS");
     }
     all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
     all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
@@ -90,7 +92,7 @@ pub struct Start<'a> {
     pub folder: &'a Path,
     /// Whether it is in an environment.
     pub isolated: bool,
-    /// Whether it is of a task, which has `needs/`.
+    /// Whether it is of a task, which has `needs/` and may tell parameters of the build.
     pub needs: bool,
     /// Processes that it may have, where nothing but the shell bounds them.
     pub processes: Option<u64>,
@@ -107,6 +109,7 @@ impl Start<'_> {
             .env("WORKSPACE", workspace)
             .env("ARTIFACTS", artifacts)
             .envs(self.needs.then(|| ("NEEDS", workspace.with_file_name(NEEDS))))
+            .envs(self.needs.then(|| ("OUTPUTS", artifacts.join(outputs::NAME))))
     }
 
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
@@ -145,6 +148,7 @@ impl Start<'_> {
             // An environment of somebody's own may not show it.
             let line = format!("[ ! -d \"${{w%/*}}/{NEEDS}\" ] || export NEEDS=\"${{w%/*}}/{NEEDS}\"\n");
             text.extend(line.as_bytes());
+            text.extend(format!("export OUTPUTS=\"$o/{}\"\n", outputs::NAME).as_bytes());
         }
         let (plain, odd): (Vec<_>, Vec<_>) = self.variables.iter().partition(|(name, _)| can_be_set(name));
         for (name, value) in plain {

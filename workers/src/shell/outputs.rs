@@ -1,0 +1,194 @@
+//! What a script tells of itself: parameters of the build, in the file `$OUTPUTS`.
+//!
+//! The file lies among the artifacts, because every environment shows these and they have their bounds already. It is
+//! none of them: it is taken away before the result. The script was free to leave anything in its place.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use distcifs_settings::names::Name;
+
+use crate::beneath::{Folder, shown, trouble};
+use crate::ticket::{Claimed, patiently};
+use crate::tree::{self, Trouble};
+
+/// Its name among the artifacts.
+pub(super) const NAME: &str = ".outputs";
+
+/// Its most bytes.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// Longest value, bytes, and most names: those that a claimant may record.
+const VALUE_BYTES_MAX: usize = 1024;
+const NAMES_MAX: usize = 16;
+
+/// A line: its number from 1, a name and a value.
+type Line = (usize, String, String);
+
+/// Records what the file says, all or nothing, and takes it away.
+///
+/// # Errors
+/// `Refused` with the line that can't be recorded. Without such a file nothing is done.
+pub(super) fn record(claimed: &Claimed) -> tree::Result<()> {
+    let Some(folder) = folder(claimed)? else {
+        return Ok(());
+    };
+    let read = read(&folder);
+    remove(&folder)?;
+    for (number, name, value) in read? {
+        patiently(|| write(claimed, &name, &value)).map_err(|trouble| match trouble {
+            Trouble::Refused(why) => Trouble::Refused(format!("OUTPUTS:{number}: {why}")),
+            other => other,
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes the file away unread.
+///
+/// # Errors
+/// If it can't be removed.
+pub(super) fn discard(claimed: &Claimed) -> tree::Result<()> {
+    folder(claimed)?.map_or(Ok(()), |folder| remove(&folder))
+}
+
+/// The artifacts, if such a file is among them.
+fn folder(claimed: &Claimed) -> tree::Result<Option<Folder>> {
+    let path = claimed
+        .ours("artifacts")
+        .unwrap_or_else(|| claimed.folder.join("artifacts"));
+    let look = || {
+        let folder = Folder::open(&path).map_err(|e| Trouble::from_io("artifacts", &e))?;
+        match folder.stat(OsStr::new(NAME)) {
+            Ok(_) => Ok(Some(folder)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Trouble::from_io("OUTPUTS", &error)),
+        }
+    };
+    patiently(look)
+}
+
+fn remove(folder: &Folder) -> tree::Result<()> {
+    patiently(|| {
+        folder
+            .remove(OsStr::new(NAME))
+            .map_err(|e| trouble("can't remove OUTPUTS", &e))
+    })
+}
+
+/// Its lines, if all of them are good.
+fn read(folder: &Folder) -> tree::Result<Vec<Line>> {
+    let mut bytes = Vec::new();
+    let look = || -> tree::Result<_> {
+        let file = folder.read(NAME).map_err(|e| trouble("OUTPUTS", &e))?;
+        let is_file = file.metadata().map_err(|e| trouble("OUTPUTS", &e))?.is_file();
+        is_file
+            .then_some(file)
+            .ok_or_else(|| Trouble::Refused("OUTPUTS: not a file".to_owned()))
+    };
+    let file = patiently(look)?;
+    file.take(BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| trouble("OUTPUTS", &e))?;
+    lines(&bytes).map_err(Trouble::Refused)
+}
+
+/// Reads `name=value` lines; empty ones are nothing. Of a name that stands twice the last counts.
+fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(format!("OUTPUTS: more than {BYTES_MAX} bytes"));
+    }
+    let mut lines: Vec<Line> = Vec::new();
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        if line.is_empty() {
+            continue;
+        }
+        let bad = |why: &str| format!("OUTPUTS:{number}: {why}");
+        let text = std::str::from_utf8(line).map_err(|_| bad("no UTF-8"))?;
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| bad("a line is name=value, and this has no ="))?;
+        if Name::new(name).is_none() {
+            let name = shown(&PathBuf::from(name.escape_debug().to_string()));
+            return Err(bad(&format!(
+                "'{name}' is no name: letters, digits, _ . -, at most 128"
+            )));
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(bad(&format!(
+                "the value of {name} has more than {VALUE_BYTES_MAX} bytes"
+            )));
+        }
+        if value.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(bad(&format!("the value of {name} has a control character in it")));
+        }
+        lines.retain(|(_, known, _)| known != name);
+        lines.push((number, name.to_owned(), value.to_owned()));
+        if lines.len() > NAMES_MAX {
+            return Err(bad(&format!("more than {NAMES_MAX} names")));
+        }
+    }
+    Ok(lines)
+}
+
+/// Makes a parameter of the build, which takes effect with the result.
+fn write(claimed: &Claimed, name: &str, value: &str) -> tree::Result<()> {
+    let path = claimed.folder.join("params").join(name);
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        file.write_all(value.as_bytes())?;
+        nix::unistd::close(file).map_err(io::Error::from)
+    };
+    written().map_err(|error| match error.kind() {
+        // What the trigger gave, or what is not for a task to say.
+        io::ErrorKind::AlreadyExists => Trouble::Refused(format!("{name} was given by the trigger, and stays")),
+        io::ErrorKind::PermissionDenied => Trouble::Refused(format!("{name} is not a task's to say")),
+        _ => Trouble::from_io(&format!("can't record {name}"), &error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "A bad line is the outcome `error`, with its number": every kind of bad line, and none that is good.
+    #[test]
+    fn lines_are_names_and_values() {
+        let read = |text: &str| -> Vec<(String, String)> {
+            let lines = lines(text.as_bytes()).unwrap_or_else(|why| panic!("{text:?}: {why}"));
+            lines.into_iter().map(|(_, name, value)| (name, value)).collect()
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read(""), []);
+        assert_eq!(read("\n\n"), []);
+        assert_eq!(
+            read("a=b=c\n\ngit-ref=\n_x.1= é "),
+            [pair("a", "b=c"), pair("git-ref", ""), pair("_x.1", " é ")]
+        );
+        assert_eq!(read("a=1\nb=2\na=3\n"), [pair("b", "2"), pair("a", "3")]);
+        let many: String = (0..NAMES_MAX)
+            .map(|n| format!("n{n}={}\n", "x".repeat(VALUE_BYTES_MAX)))
+            .collect();
+        assert_eq!(read(&many).len(), NAMES_MAX);
+        let long = format!("a=1\na={}", "x".repeat(VALUE_BYTES_MAX + 1));
+        for (text, why) in [
+            ("a=1\nb", "OUTPUTS:2: a line is name=value"),
+            ("=x", "OUTPUTS:1: '' is no name"),
+            ("\n../x=1", "OUTPUTS:2: '../x' is no name"),
+            ("a b=1", "'a b' is no name"),
+            ("-a=1", "'-a' is no name"),
+            ("a=1\r\n", "OUTPUTS:1: the value of a has a control character"),
+            ("\u{1b}[0m=1", "'\\u{1b}[0m' is no name"),
+            (&long, "OUTPUTS:2: the value of a has more than 1024 bytes"),
+            (&format!("{many}one=more"), "OUTPUTS:17: more than 16 names"),
+        ] {
+            let refused = lines(text.as_bytes()).unwrap_err();
+            assert!(refused.contains(why), "{text:?}: {refused}");
+        }
+        assert!(lines(b"a=\xff").unwrap_err().contains("OUTPUTS:1: no UTF-8"));
+        let large = "a=1\n".repeat(usize::try_from(BYTES_MAX).unwrap() / 4 + 1);
+        assert!(lines(large.as_bytes()).unwrap_err().contains("more than 65536 bytes"));
+    }
+}
