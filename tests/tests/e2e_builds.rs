@@ -87,48 +87,6 @@ fn always_and_allow_failure() {
     assert!(console.contains("clean") && !console.contains("never"), "{console}");
 }
 
-/// "Else it ends as `skipped`, which counts as success for all that waits for it and for the build." "What waits for a
-/// skipped task starts from the workspace that the task would have started from."
-#[test]
-fn a_task_whose_when_does_not_match_is_skipped() {
-    let mount = Mount::new();
-    let _workers = Worker::usual(&mount, 1);
-    let mut only = shell_task("exit 3\n");
-    only["name"] = json!("only");
-    only["when"] = json!({ "ref": ["*", "!wip*"] });
-    let tasks = [
-        shell_task("echo of the first > made\n"),
-        only.clone(),
-        shell_task("cat made\n"),
-    ];
-    mount.job(
-        "a",
-        &json!({ "parameters": { "ref": "main" }, "tasks": tasks }).to_string(),
-    );
-    let skipped = mount.build("a", "ref=wip/x", "success");
-    let of = |build: u64, file: &str| mount.read(&format!("jobs/a/builds/{build}/tasks/1-only/{file}"));
-    assert!(mount.console("a", skipped).contains("of the first"));
-    assert_eq!(of(skipped, "state"), "skipped");
-    assert_eq!(of(skipped, "why"), "its when leaves it out: ref is wip/x");
-    assert_eq!(mount.why("a", skipped), "all tasks ended well");
-    // It is derived, so it is the same once the build is recorded.
-    wait_for("the tickets to be tidied away", USUAL, || {
-        mount.list("tickets/execute-shell").is_empty() && mount.list("tickets/build-control").is_empty()
-    });
-    assert_eq!(
-        (of(skipped, "state"), of(skipped, "why")),
-        ("skipped".into(), "its when leaves it out: ref is wip/x".into())
-    );
-    let failed = mount.build("a", "", "failure");
-    assert_eq!(of(failed, "state"), "failure");
-    mount.job(
-        "b",
-        &json!({ "parameters": { "ref": "main" }, "tasks": [only] }).to_string(),
-    );
-    let nothing = mount.build("b", "ref=wip", "success");
-    assert_eq!(mount.why("b", nothing), "no task fits ref wip");
-}
-
 /// "`needs` names the tasks to wait for instead, so that independent tasks run side by side": two
 /// that wait for each other can only end if both run.
 #[test]
