@@ -3,12 +3,14 @@
 
 pub mod expand;
 pub mod fault;
+pub mod git;
 pub mod json;
 pub mod matching;
 pub mod names;
 pub mod object;
 pub mod pipeline;
 mod render;
+pub mod source;
 pub mod task;
 mod text;
 pub mod toml;

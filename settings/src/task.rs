@@ -49,7 +49,15 @@ pub const ATTEMPTS_DEFAULT: u32 = 3;
 const LABELS_MAX: usize = 64;
 
 /// Variables that distcifs sets itself.
-const RESERVED_VARIABLES: [&str; 3] = ["JOB_NAME", "BUILD_NUMBER", "WORKSPACE"];
+const RESERVED_VARIABLES: [&str; 7] = [
+    "JOB_NAME",
+    "BUILD_NUMBER",
+    "WORKSPACE",
+    "DISTCIFS_EVENT",
+    "DISTCIFS_REF",
+    "DISTCIFS_COMMIT",
+    "DISTCIFS_BASE",
+];
 
 /// What stands between a script and its node: the name of an environment, which the workers know;
 /// nothing by default.

@@ -101,13 +101,17 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
     let names = mount.list("jobs/a/builds/1");
     for name in [
         "artifacts",
+        "base",
         "build.json",
         "by",
         "cause",
+        "commit",
         "config.json",
         "console",
         "ctl",
+        "event",
         "params",
+        "ref",
         "state",
         "tasks",
         "why",

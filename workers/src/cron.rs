@@ -162,7 +162,10 @@ impl Table<'_> {
 /// Starts a job's build for a time; false if it has to be tried again. Errors: only `Away`.
 fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
     let time = readable(due);
-    match tree.trigger(job, format!("@key=cron.{due}\n@cause=cron {time}\n").as_bytes()) {
+    match tree.trigger(
+        job,
+        format!("@key=cron.{due}\n@cause=cron {time}\n@event=schedule\n").as_bytes(),
+    ) {
         Ok(build) => eprintln!("cron: {job}: build {build} for {time}"),
         Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
         // One that is lost was removed or renamed a moment ago, and its line in `.events` says which.

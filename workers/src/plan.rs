@@ -181,16 +181,43 @@ pub struct Posting<'a> {
 /// Makes the ticket of a task; the error says why its parameters can't be expanded.
 pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
     let task = build.tasks.get(index).ok_or_else(|| format!("no task {index}"))?;
+    let params = with_commit(build, task, expand_params(&task.params, &build.params)?)?;
     Ok(Posting {
         id: build.ticket_id(index),
         job: &build.job,
         build: build.build,
         task: index,
         run: build.run,
-        params: expand_params(&task.params, &build.params)?,
+        params,
         workspace: workspace(build, task),
         settings: &task.settings,
     })
+}
+
+/// The queue whose tasks check out.
+const CHECKOUT: &str = "git-checkout";
+
+/// Parameters of a task, with the commit that the trigger named where it is to be checked out: by the first
+/// git-checkout of the build, and by others of the same repository. The error says that it asks for another one.
+fn with_commit(build: &Build, task: &Task, mut params: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let is_checkout = |task: &&Task| task.kind == CHECKOUT;
+    let first = build.tasks.iter().find(is_checkout);
+    let (Some(first), false, true) = (first, build.commit.is_empty(), task.kind == CHECKOUT) else {
+        return Ok(params);
+    };
+    let of_first = expand_params(&first.params, &build.params)?;
+    if first.index != task.index && of_first.get("repository") != params.get("repository") {
+        return Ok(params);
+    }
+    let asked = params.get("commit").and_then(Value::as_str).unwrap_or_default();
+    if !asked.is_empty() && !asked.eq_ignore_ascii_case(&build.commit) {
+        return Err(format!(
+            "it asks for the commit {asked}, and the build is of {}: leave params.commit out",
+            build.commit
+        ));
+    }
+    params.insert("commit".to_owned(), build.commit.clone().into());
+    Ok(params)
 }
 
 /// The workspace of the task that it follows, or of the last that this added; of those that left none, as one that was

@@ -30,6 +30,9 @@ pub struct Build {
     /// Parameters of the trigger and recorded ones.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,
+    /// The commit that is to be built, if the trigger said one.
+    #[serde(default, deserialize_with = "nullable")]
+    pub commit: String,
     /// Jobs to trigger on success.
     #[serde(default, deserialize_with = "nullable")]
     pub downstream: Vec<Downstream>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use distcifs_settings::source::Source;
 use distcifs_settings::task::TaskSettings;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -44,6 +45,9 @@ pub struct Ticket {
     /// The task's place in the build.
     #[serde(default)]
     pub task: Option<usize>,
+    /// Where its build comes from.
+    #[serde(default)]
+    pub source: Source,
     /// The user who owns the job, or who posted a ticket that stands alone.
     #[serde(default)]
     pub owner: Option<u32>,

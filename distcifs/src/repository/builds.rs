@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use distcifs_settings::source::Source;
 use nix::unistd::getuid;
 
 use super::config::{JobConfig, TriggerRequest, Upstream};
@@ -67,7 +68,12 @@ impl Repository {
         };
         job.check_switch(&head)?;
         let request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
-        let TriggerRequest { parameters, key, cause } = request;
+        let TriggerRequest {
+            parameters,
+            key,
+            cause,
+            source,
+        } = request;
         let parameters = parameters
             .into_iter()
             .map(|(name, value)| (name.to_string(), value))
@@ -75,7 +81,7 @@ impl Repository {
         let live = Live {
             cause,
             priority: config.priority.value,
-            ..self.new_live(job, &head, parameters, who).await?
+            ..self.new_live(job, &head, parameters, source, who).await?
         };
         let key = key.map(|token| {
             let token = self.scoped(&token, who.uid);
@@ -198,8 +204,15 @@ impl Repository {
     }
 
     /// The entry of a new build.
-    async fn new_live(&self, job: &Job, head: &ConfigHead, params: Vec<(String, String)>, who: Poster) -> Result<Live> {
-        let (params, params_digest) = self.short_params(&params).await?;
+    async fn new_live(
+        &self,
+        job: &Job,
+        head: &ConfigHead,
+        params: Vec<(String, String)>,
+        source: Source,
+        who: Poster,
+    ) -> Result<Live> {
+        let (params, params_digest) = self.short_params(&params, &source).await?;
         let (triggered, uid) = (now(), who.uid);
         let by = and(&[], Did::Triggered, self.person(uid).await);
         let live = Live {
@@ -215,6 +228,7 @@ impl Repository {
             owner: Some(job.entry.access.uid),
             by,
             cause: None,
+            source,
             priority: 0,
             nonce: random_id(),
         };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use distcifs_settings::source::Source;
+
 use super::builds::{begun, not_begun};
 use super::core::{now, random_id};
 use super::model::build::{Build, Live, live_path};
@@ -192,7 +194,7 @@ impl Repository {
         self.check_retry(job, n, &record).await?;
         // The record may be removed meanwhile: put anew, the text is nobody's garbage.
         self.keep_body(self.text_of(&record.config).await?).await?;
-        let (params, params_digest) = self.short_params(&record.params).await?;
+        let (params, params_digest) = self.short_params(&record.params, &record.source).await?;
         let again = Again {
             params,
             params_digest,
@@ -220,13 +222,15 @@ impl Repository {
         Ok(then.min(now.max(0)))
     }
 
-    /// Parameters for an entry: themselves if they are short, else the digest of their JSON.
+    /// Parameters for an entry: themselves if they are short, also with the build's source beside them, else the
+    /// digest of their JSON.
     pub(crate) async fn short_params(
         &self,
         params: &[(String, String)],
+        source: &Source,
     ) -> Result<(Option<Vec<(String, String)>>, Option<String>)> {
         let json = to_json(&params);
-        if json.len() <= super::core::INLINE_BYTES_MAX {
+        if json.len() + to_json(source).len() <= super::core::INLINE_BYTES_MAX {
             return Ok((Some(params.to_vec()), None));
         }
         Ok((None, Some(self.keep_body(json).await?.to_string())))

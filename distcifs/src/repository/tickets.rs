@@ -97,12 +97,13 @@ impl Repository {
             priority,
             name,
             lines,
+            source,
         } = match &part {
             Some(part) => self.of_build(part).await?,
             None => OfBuild::default(),
         };
         let post = part.is_none().then(random_id);
-        let body = to_json(&ticket_json(&key, &request, part.as_ref()));
+        let body = to_json(&ticket_json(&key, &request, part.as_ref(), &source));
         let settings = request.settings;
         let ticket = Ticket {
             state: TicketState::Open,

@@ -192,6 +192,7 @@ impl Repository {
             json
         });
         let tasks = tasks.collect();
+        let source = build.source();
         json!({
             "job": build.job.name.as_str(),
             "job_uid": build.job.uid(),
@@ -199,6 +200,10 @@ impl Repository {
             "state": build.state(),
             "why": why,
             "cause": build.cause(),
+            "event": source.event.as_str(),
+            "ref": source.name,
+            "commit": source.commit,
+            "base": source.base,
             "by": build.deeds(),
             "run": build.run(),
             "abort": build.aborting(),

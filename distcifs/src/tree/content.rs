@@ -107,8 +107,12 @@ impl Tree {
         match node {
             Node::BuildFile(_, _, file) => match file {
                 BuildFile::State => Ok(Content::line(build.state())),
-                BuildFile::Cause if build.cause().is_empty() => Ok(Content::text("")),
-                BuildFile::Cause => Ok(Content::line(build.cause())),
+                BuildFile::Cause => Ok(said(build.cause())),
+                BuildFile::Event | BuildFile::Ref | BuildFile::Commit | BuildFile::Base => {
+                    let source = build.source();
+                    let word = source.words().into_iter().find(|(name, _)| *name == file.name());
+                    Ok(said(word.map_or("", |(_, word)| word)))
+                }
                 BuildFile::By => Ok(Content::text(deeds(build))),
                 BuildFile::Why => {
                     let why = self.repository.why(build);
@@ -390,6 +394,15 @@ pub(crate) fn result_text(posted: &Posted) -> String {
         format!("{word}\n")
     } else {
         format!("{word}\n{}\n", outcome.message)
+    }
+}
+
+/// A line of what somebody may have said; nothing if nobody did.
+fn said(text: &str) -> Content {
+    if text.is_empty() {
+        Content::text("")
+    } else {
+        Content::line(text)
     }
 }
 

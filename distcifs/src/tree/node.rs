@@ -200,6 +200,14 @@ slots! {
         By = 11, "by";
         /// Why the last control word here was refused; there only then.
         CtlError = 12, "ctl.error";
+        /// What made somebody trigger it.
+        Event = 13, "event";
+        /// The ref that is built, if that was said.
+        Ref = 14, "ref";
+        /// The commit that is built, if that was said.
+        Commit = 15, "commit";
+        /// The ref that a pull request is to be merged into.
+        Base = 16, "base";
     }
 }
 

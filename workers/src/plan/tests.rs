@@ -29,6 +29,49 @@ fn ends(tasks: &[(&str, &[usize], Value)], want: State, line: &str) {
     assert_eq!(plan(&build(tasks)), Plan::Finish(want, line.to_owned()));
 }
 
+/// "The first git-checkout of the build takes `@commit`, and so do others of the same `repository`. One that
+/// asks for another commit ends as error."
+#[test]
+fn the_commit_of_the_trigger_is_checked_out() {
+    let (said, other) = ("ab".repeat(20), "cd".repeat(20));
+    let task = |(index, params): (usize, &Value)| {
+        let kind = if index == 0 { "execute-shell" } else { "git-checkout" };
+        json!({ "index": index, "type": kind, "params": params, "state": "waiting" })
+    };
+    let of = |commit: &str, params: &[Value]| {
+        let tasks: Vec<Value> = params.iter().enumerate().map(task).collect();
+        let build = json!({ "job": "j", "build": 7, "commit": commit, "params": { "r": "x" }, "tasks": tasks });
+        Build::parse(build.to_string().as_bytes()).unwrap()
+    };
+    let params = [
+        json!({ "repository": "x" }),
+        json!({ "repository": "${r}" }),
+        json!({ "repository": "x", "commit": "" }),
+        json!({ "repository": "y" }),
+        json!({ "repository": "x", "commit": said.to_uppercase() }),
+        json!({ "repository": "x", "commit": other }),
+        json!({ "repository": "y", "commit": other }),
+    ];
+    let took = |commit: &str, index: usize| {
+        let build = of(commit, &params);
+        let posting = posting(&build, index)?;
+        Ok::<_, String>(posting.params.get("commit").and_then(Value::as_str).map(str::to_owned))
+    };
+    for (index, wanted) in [
+        (0, None),
+        (1, Some(&said)),
+        (2, Some(&said)),
+        (3, None),
+        (4, Some(&said)),
+        (6, Some(&other)),
+    ] {
+        assert_eq!(took(&said, index), Ok(wanted.cloned()), "{index}");
+    }
+    assert!(took(&said, 5).unwrap_err().contains(&other));
+    assert_eq!(took("", 1), Ok(None));
+    assert_eq!(took("", 5), Ok(Some(other)));
+}
+
 fn none() -> Value {
     json!({})
 }

@@ -76,6 +76,10 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
     }
     all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
     all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
+    if ticket.build.is_some() {
+        let said = ticket.source.words().into_iter().filter(|(_, word)| !word.is_empty());
+        all.extend(said.map(|(name, word)| (format!("DISTCIFS_{}", name.to_uppercase()), word.to_owned())));
+    }
     all.extend(task.map(|name| ("TASK_NAME".to_owned(), name.to_owned())));
     // The kernel has no way to pass these.
     all.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
@@ -206,12 +210,16 @@ mod tests {
 
     #[test]
     fn a_script_finds_what_its_ticket_says() {
-        let ticket = ticket(json!({"job": "j", "build": 2, "environment": {"A": "b", "WORKSPACE": "no"}}));
+        let source = json!({"event": "push", "ref": "refs/heads/main"});
+        let ticket =
+            ticket(json!({"job": "j", "build": 2, "source": source, "environment": {"A": "b", "WORKSPACE": "no"}}));
         let params = json!({"git-ref": "x", "git_ref": "y"});
         let found = variables(&ticket, params.as_object().unwrap(), Some("unit"));
         let expected = [
             ("A", "b"),
             ("BUILD_NUMBER", "2"),
+            ("DISTCIFS_EVENT", "push"),
+            ("DISTCIFS_REF", "refs/heads/main"),
             ("JOB_NAME", "j"),
             ("PARAM_git-ref", "x"),
             ("PARAM_git_ref", "y"),

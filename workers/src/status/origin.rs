@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use distcifs_settings::git::is_commit;
 use serde_json::Value;
 
-use crate::webhook::event::is_commit;
 use crate::webhook::watched::Watched;
 
 /// The commit that a build is of.

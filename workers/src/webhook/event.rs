@@ -1,5 +1,6 @@
 //! What a delivery tells of: a push, a pull request or a tag, of a repository.
 
+use distcifs_settings::git::is_commit;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -312,11 +313,6 @@ impl Event {
             _ => Ok(()),
         }
     }
-}
-
-/// Whether a text is the whole id of a commit.
-pub fn is_commit(text: &str) -> bool {
-    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl PullRequest {

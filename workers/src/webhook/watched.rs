@@ -2,6 +2,7 @@
 
 use distcifs_settings::expand::expand;
 use distcifs_settings::matching::{self, fits};
+use distcifs_settings::source::Source;
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
@@ -127,6 +128,7 @@ impl Watched {
         }
         text.insert("@key".into(), key.into());
         text.insert("@cause".into(), cause(event).into());
+        text.extend(said(event).map(|(name, value)| (name.to_owned(), value.into())));
         Value::Object(text).to_string().into_bytes()
     }
 }
@@ -152,6 +154,26 @@ fn with_texts_for_numbers(json: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// What the `@` values of a trigger say of an event. A name that the tree takes for none is left out: the job is built
+/// all the same.
+fn said(event: &Event) -> impl Iterator<Item = (&'static str, String)> {
+    let kind = match event.kind {
+        "push" if !event.name.starts_with("refs/tags/") => "push",
+        "push" | "create" => "tag",
+        other => other,
+    };
+    let commit = event.commit.clone().unwrap_or_default();
+    let base = event.base.clone().unwrap_or_default();
+    let said = [
+        ("@event", kind.to_owned()),
+        ("@ref", event.name.clone()),
+        ("@commit", commit),
+        ("@base", base),
+    ];
+    said.into_iter()
+        .filter(|(name, value)| !value.is_empty() && Source::default().take(&name[1..], value) == Ok(true))
 }
 
 /// `github push octo/hello 6113728f… refs/heads/main octocat`: a line that programs can read, too.

@@ -187,6 +187,7 @@ impl Repository {
         Ok(OfBuild {
             owner: live.owner,
             priority: live.priority,
+            source: live.source,
             name: task.map(|task| task.name.to_string()).unwrap_or_default(),
             lines: task.map(|task| config.name_of_lines(task)).unwrap_or_default(),
         })

@@ -1,6 +1,8 @@
 //! What is written to `trigger`: parameters, and a token that makes it idempotent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use distcifs_settings::source::{Event, Source};
 
 use super::common::VALUE_BYTES_MAX;
 use super::fault::quoted;
@@ -51,6 +53,8 @@ pub struct TriggerRequest {
     pub key: Option<String>,
     /// The line of `@cause`, 1 to 512 bytes: why the build was started.
     pub cause: Option<String>,
+    /// What `@event`, `@ref`, `@commit` and `@base` say.
+    pub source: Source,
 }
 
 impl TriggerRequest {
@@ -84,6 +88,9 @@ struct Given {
     order: Vec<String>,
     key: Option<String>,
     cause: Option<String>,
+    source: Source,
+    /// Which of the words of `source` were given.
+    said: HashSet<String>,
 }
 
 impl Given {
@@ -148,6 +155,16 @@ impl Given {
                 .replace(value)
                 .map_or(Ok(()), |_| Err("@cause is given twice".into()));
         }
+        if let Some(word) = name.strip_prefix('@')
+            && self.source.take(word, &value)?
+        {
+            let first = self.said.insert(word.to_owned());
+            return if first {
+                Ok(())
+            } else {
+                Err(format!("{name} is given twice"))
+            };
+        }
         if Name::new(name).is_none() {
             return Err(format!("{} can't name a parameter", quoted(name)));
         }
@@ -211,6 +228,13 @@ impl Given {
             parameters,
             key: self.key,
             cause: self.cause,
+            source: match by {
+                Some(_) => Source {
+                    event: Event::Upstream,
+                    ..self.source
+                },
+                None => self.source,
+            },
         })
     }
 

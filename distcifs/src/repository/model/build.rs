@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use distcifs_settings::source::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::Result;
@@ -54,6 +55,9 @@ pub(crate) struct Live {
     /// Why, if the trigger said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
+    /// Where it comes from, as its trigger said it.
+    #[serde(default, skip_serializing_if = "Source::is_unsaid")]
+    pub(crate) source: Source,
     /// Which of waiting tickets go first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) priority: i8,
@@ -171,6 +175,15 @@ impl Build {
             (None, record) => record.as_ref().and_then(|record| record.cause.as_deref()),
         };
         cause.unwrap_or_default()
+    }
+
+    /// Where it comes from, as its trigger said it.
+    pub fn source(&self) -> Source {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.source.clone(),
+            (None, Some(record)) => record.source.clone(),
+            (None, None) => Source::default(),
+        }
     }
 
     /// Who did what to it, in order.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use distcifs_settings::source::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::model::build::ConfigEntry;
@@ -139,6 +140,9 @@ pub struct Record {
     /// Why, if the trigger said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Where it comes from, as its trigger said it.
+    #[serde(default, skip_serializing_if = "Source::is_unsaid")]
+    pub source: Source,
     /// Its configuration.
     pub config: ConfigEntry,
     /// Its parameters as triggered.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use distcifs_settings::source::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::model::deed::Person;
@@ -299,6 +300,8 @@ pub(crate) struct OfBuild {
     pub(crate) name: String,
     /// What its lines in the build's console begin with.
     pub(crate) lines: String,
+    /// Where the build comes from.
+    pub(crate) source: Source,
 }
 
 /// A queue's entry with the coordinator.

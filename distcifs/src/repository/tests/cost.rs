@@ -223,11 +223,12 @@ fn a_trigger_reads_the_configuration_once_at_most() {
 }
 
 /// The files of a build, and of its task.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "",
     "state",
     "why",
     "cause",
+    "commit",
     "by",
     "build.json",
     "config.json",

@@ -1,5 +1,6 @@
 //! What a ticket's readers see, and how a build's ticket is called.
 
+use distcifs_settings::source::Source;
 use serde_json::{Map, Value};
 
 use crate::repository::config::TicketRequest;
@@ -10,8 +11,8 @@ use crate::repository::{Error, Result};
 /// Settings that stand in front of a ticket's place in its build: the order of the members is kept.
 const FIRST: [&str; 2] = ["timeout", "attempts"];
 
-/// The ticket's JSON.
-pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&Part>) -> Value {
+/// The ticket's JSON. What its build comes from stands there if somebody said it.
+pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&Part>, source: &Source) -> Value {
     let mut settings = request.settings.members();
     let mut json = Map::new();
     json.insert("id".into(), key.id.as_str().into());
@@ -31,6 +32,9 @@ pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option
         json.insert("workspace".into(), digest.to_string().into());
     }
     json.extend(settings);
+    if !source.is_unsaid() {
+        json.insert("source".into(), serde_json::to_value(source).unwrap_or_default());
+    }
     json.into()
 }
 
@@ -63,17 +67,23 @@ mod tests {
             task: Some(3),
             run: 2,
         };
-        let json = |request: &str, part: Option<&Part>| {
+        let json = |request: &str, part: Option<&Part>, source: &Source| {
             let request = TicketRequest::read(request.as_bytes()).unwrap();
             let id = request.id.clone().unwrap();
             let queue = Name::new("execute-shell").unwrap();
-            ticket_json(&TicketKey { queue, id }, &request, part).to_string()
+            ticket_json(&TicketKey { queue, id }, &request, part, source).to_string()
         };
         let wanted = r#"{"id":"hello.7.3.r2","queue":"execute-shell","labels":["linux"],"params":{"a":[1],"script":"${x}"},"timeout":60,"attempts":1,"job":"hello","build":7,"task":3,"run":2,"workspace":"WORKSPACE","environment":{"B":"2","A":"x y"},"isolation":"namespace","image":"job:base","limits":{"cpus":0.5,"memory":1024,"processes":9,"disk":1024},"network":true,"console_limit":5}"#;
         let wanted = wanted.replace("WORKSPACE", &"ab".repeat(32));
-        assert_eq!(json(&of_build, Some(&part)), wanted);
+        let (unsaid, mut pushed) = (Source::default(), Source::default());
+        assert_eq!(json(&of_build, Some(&part), &unsaid), wanted);
+        pushed.take("event", "push").unwrap();
+        pushed.take("ref", "refs/heads/main").unwrap();
+        let more = r#","source":{"event":"push","ref":"refs/heads/main"}}"#;
+        let wanted = format!("{}{more}", wanted.strip_suffix('}').unwrap());
+        assert_eq!(json(&of_build, Some(&part), &pushed), wanted);
         assert_eq!(
-            json(r#"{"id": "alone"}"#, None),
+            json(r#"{"id": "alone"}"#, None, &unsaid),
             r#"{"id":"alone","queue":"execute-shell","labels":[],"params":{},"timeout":null,"attempts":3,"environment":{},"isolation":"none","image":null,"limits":{},"network":false,"console_limit":null}"#
         );
     }

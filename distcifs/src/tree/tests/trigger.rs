@@ -10,6 +10,7 @@ on_both! {
     without_a_configuration,
     a_key_gives_the_same_build_again,
     a_cause_is_shown,
+    where_a_build_comes_from_is_shown,
     over_256_kib_is_too_big,
     a_build_keeps_the_configuration_of_its_trigger,
     a_race_with_one_key_makes_one_build,
@@ -108,6 +109,42 @@ fn a_cause_is_shown(mut fs: Fs) {
     }
     assert_eq!(fs.trigger("a", ""), 2);
     assert_eq!(fs.read("jobs/a/builds/2/cause"), "");
+}
+
+/// "The build shows each in a file without the `@`, and retries keep them." "What does not fit is EINVAL."
+fn where_a_build_comes_from_is_shown(mut fs: Fs) {
+    fs.job("a", r#"{"tasks":[]}"#);
+    let commit = "ab".repeat(20);
+    let said = format!("@event=pull_request\n@ref=refs/pull/7/head\n@base=refs/heads/main\n@commit={commit}");
+    assert_eq!(fs.trigger("a", &said), 1);
+    let shown =
+        |fs: &Fs, n: u64| ["event", "ref", "commit", "base"].map(|f| fs.read(&format!("jobs/a/builds/{n}/{f}")));
+    let wanted = ["pull_request", "refs/pull/7/head", commit.as_str(), "refs/heads/main"];
+    assert_eq!(shown(&fs, 1), wanted);
+    fs.finish("build-control", "a.1.control", "failure");
+    assert_eq!(fs.wait_state("a", 1), "failure");
+    assert_eq!(shown(&fs, 1), wanted);
+    fs.remount();
+    fs.echo("jobs/a/builds/1/ctl", "retry").unwrap();
+    assert_eq!(shown(&fs, 1), wanted);
+    let build: serde_json::Value = serde_json::from_str(&fs.read("jobs/a/builds/1/build.json")).unwrap();
+    assert_eq!(
+        ["event", "ref", "commit", "base"].map(|name| build[name].clone()),
+        wanted
+    );
+    for bad in [
+        "@event=deploy".to_owned(),
+        "@ref=a b".into(),
+        r#"{"@ref": "a\nb"}"#.into(),
+        format!("@base={}", "x".repeat(257)),
+        "@commit=main".into(),
+        format!("@commit={commit}\n@commit={commit}"),
+        "@who=me".into(),
+    ] {
+        assert_eq!(errno(fs.try_trigger("a", &bad)), libc::EINVAL, "{bad}");
+    }
+    assert_eq!(fs.trigger("a", "@ref=\n@commit="), 2);
+    assert_eq!(shown(&fs, 2), ["manual", "", "", ""]);
 }
 
 /// "EFBIG: a trigger or ticket over 256 KiB".

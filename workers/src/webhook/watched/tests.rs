@@ -270,11 +270,13 @@ fn a_trigger_has_what_the_job_declares() {
     assert_eq!(
         trigger(&all, &pull_request("octo/hello")),
         json!({ "ref": "refs/pull/7/head", "commit": DEF, "repository": "Octo/hello", "sender": "cat", "pull_request": "7",
-            "@key": "k", "@cause": format!("github pull_request Octo/hello {DEF} refs/pull/7/head cat") })
+            "@key": "k", "@cause": format!("github pull_request Octo/hello {DEF} refs/pull/7/head cat"),
+            "@event": "pull_request", "@ref": "refs/pull/7/head", "@commit": DEF, "@base": "refs/heads/main" })
     );
     assert_eq!(
         trigger(&job(json!({})), &push("refs/heads/main")),
-        json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat") })
+        json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat"),
+            "@event": "push", "@ref": "refs/heads/main", "@commit": ABC })
     );
     let odd = "refs/heads/$(touch x)\n@key=y;`z`";
     let found = trigger(&job(json!({ "ref": "" })), &push(odd));
@@ -286,6 +288,18 @@ fn a_trigger_has_what_the_job_declares() {
     let mut long = push(&"é".repeat(500));
     long.sender = "é".repeat(100);
     assert!(trigger(&all, &long)["@cause"].as_str().unwrap().len() <= 512);
+    // What the tree would refuse is not said, so that the job is built all the same.
+    for (event, ref_, what) in [
+        (&long, None, "push"),
+        (&push(odd), None, "push"),
+        (&push("refs/tags/v1"), Some("refs/tags/v1"), "tag"),
+    ] {
+        let found = trigger(&all, event);
+        assert_eq!(
+            (found.get("@ref").and_then(Value::as_str), &found["@event"]),
+            (ref_, &json!(what))
+        );
+    }
 }
 
 #[test]

@@ -118,6 +118,7 @@ pub(crate) fn again(record: &Record, with: Again) -> Live {
         owner: record.owner,
         by: and(&or_trigger(&record.by, record.uid), Did::Retried, with.by),
         cause: record.cause.clone(),
+        source: record.source.clone(),
         priority: with.priority,
         nonce: with.nonce,
     }
@@ -298,6 +299,7 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
         owner: live.owner,
         by: build.deeds(),
         cause: live.cause.clone(),
+        source: live.source.clone(),
         config: live.config.clone(),
         params: build.params.clone(),
         nonce: live.nonce.clone(),

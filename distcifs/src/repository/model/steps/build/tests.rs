@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use distcifs_settings::source::Source;
+
 use super::*;
 use crate::repository::access::Access;
 use crate::repository::config::JobConfig;
@@ -58,6 +60,7 @@ pub(super) fn live(nonce: &str) -> Live {
         uid: 5,
         owner: Some(1),
         by: Vec::new(),
+        source: Source::default(),
         cause: None,
         priority: 0,
         nonce: nonce.into(),
