@@ -305,6 +305,47 @@ fn looked_through(mount: &Mount, who: u32, readable: bool) {
     }
 }
 
+/// "The ids of an isolation never get into it: a script there would have the rights of the job's owner." "jobs/,
+/// ticket.json, params/, `console` and `result` are as closed to them as to others." So it is through a
+/// descriptor of the mount that somebody passed to the script, as it is by a path.
+#[test]
+fn the_ids_of_an_isolation_have_none_of_the_owners_rights() {
+    let (mount, _control, _claim) = mount_with_view("700");
+    let ticket = "tickets/execute-shell/mine.1.0";
+    mount.run(&format!(
+        "chmod 700 jobs/mine; chown {WORKER}:{WORKER} {ticket}; echo x > {ticket}/workspace/own"
+    ));
+    let isolated = |script: &str| may(&mount, WORKER, script);
+    for closed in [
+        &format!("ls {VIEW}"),
+        &format!("cat {VIEW}/mine/config.json"),
+        &format!("echo > {VIEW}/mine/trigger"),
+        &format!("ls {ticket}"),
+        &format!("cat {ticket}/ticket.json"),
+        &format!("ls {ticket}/params"),
+        &format!("cat {ticket}/console"),
+        &format!("echo x >> {ticket}/console"),
+        &format!("echo success > {ticket}/result"),
+        &format!("rm {ticket}/claim"),
+    ] {
+        assert!(!isolated(closed), "{closed}");
+    }
+    for open in [
+        &format!("cat {ticket}/workspace/own"),
+        &format!("echo y > {ticket}/workspace/made"),
+        &format!("touch {ticket}/artifacts/made"),
+        &format!("ls {ticket}/needs"),
+    ] {
+        assert!(isolated(open), "{open}");
+    }
+    assert_eq!(mount.list("jobs/mine/builds"), ["1", "latest"]);
+    mount.run(&format!("chown 0:0 {ticket}; chown {WORKER}:{WORKER} {ticket}/claim"));
+    assert!(
+        isolated(&format!("cat {VIEW}/mine/config.json")),
+        "one user has what the owner has"
+    );
+}
+
 /// "Tickets that stand alone have no such folder", nor have those that nobody works.
 #[test]
 fn only_a_claimed_ticket_of_a_build_shows_jobs() {

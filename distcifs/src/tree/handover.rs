@@ -52,10 +52,11 @@ impl Tree {
         Ok(())
     }
 
-    /// User and group that a claimed ticket is handed over to.
-    pub(crate) fn handed_to(&self, ticket: &TicketRef) -> Option<(u32, u32)> {
-        let held = lock(&self.held).get(&ticket.key).cloned()?;
-        held.attempt()?.shift().handed_to()
+    /// How the ids of a claimed ticket's files are shown.
+    pub(crate) fn shift(&self, ticket: &TicketRef) -> Shift {
+        let held = lock(&self.held).get(&ticket.key).cloned();
+        held.and_then(|held| held.attempt())
+            .map_or(Shift::None, |attempt| attempt.shift())
     }
 
     /// Has the kernel forget the attributes of an attempt's files, and waits until it has.

@@ -359,7 +359,8 @@ impl Tree {
         let claimant = entry.map(|claim| (claim.uid, claim.gid));
         let how = use_of(node);
         let Some(job) = self.job_of(&posted.ticket)? else {
-            return Ok((self.standalone_access(ticket, how, queue, claimant), Grants::default()));
+            let grants = self.handed_grants(ticket, node);
+            return Ok((self.standalone_access(ticket, how, queue, claimant), grants));
         };
         let (mut access, settings) = (job.entry.access, job.entry.settings_mode());
         access.mode = match how {
@@ -385,16 +386,34 @@ impl Tree {
                 bits(rights_of(queue, uid, &[gid]) | READ | WRITE | SEARCH),
             );
         }
-        if let Some((uid, _)) = self.handed_to(ticket) {
+        if let Some((uid, _)) = self.shift(ticket).user() {
             grants.give(Who::User(uid), bits(READ | WRITE | SEARCH));
         }
+        for (who, given) in self.handed_grants(ticket, node).0 {
+            grants.give(who, given);
+        }
         Ok((access, grants))
+    }
+
+    /// What the ids of an isolation may in a ticket that was handed to them: pass through its folder, and read what its
+    /// task needs. The folders of the task show them as owners. With more a script would have the rights of the
+    /// job's owner.
+    fn handed_grants(&self, ticket: &TicketRef, node: &Node) -> Grants {
+        let shift = self.shift(ticket);
+        let (Some((uid, _)), None) = (shift.handed_to(), shift.user()) else {
+            return Grants::default();
+        };
+        match node {
+            Node::Ticket(_) => Grants::to_user(uid, SEARCH),
+            Node::TicketFile(_, TicketFile::Needs) => Grants::to_user(uid, READ | SEARCH),
+            _ => Grants::default(),
+        }
     }
 
     /// Owner and mode of what a ticket that stands alone has.
     fn standalone_access(&self, ticket: &TicketRef, how: Use, queue: Access, claimant: Option<(u32, u32)>) -> Access {
         let (uid, gid) = match how {
-            Use::Folder => self.handed_to(ticket),
+            Use::Folder => self.shift(ticket).user(),
             _ => claimant,
         }
         .unwrap_or((queue.uid, queue.gid));

@@ -92,10 +92,11 @@ impl Tree {
         }
     }
 
-    /// User and group that run a ticket's work: its claimant, or whom it was handed to.
+    /// User and group who act with the rights of the job's owner: a ticket's claimant, or the user to whom it was
+    /// handed. The ids of an isolation never do.
     pub(crate) async fn runner(&self, ticket: &TicketRef, posted: &Posted) -> Result<Option<(u32, u32)>> {
         let claim = self.repository.claim_entry_of(&ticket.key, posted).await?;
-        Ok(claim.map(|claim| self.handed_to(ticket).unwrap_or((claim.uid, claim.gid))))
+        Ok(claim.map(|claim| self.shift(ticket).user().unwrap_or((claim.uid, claim.gid))))
     }
 
     /// The job and the task that a ticket with `needs/` is of.
@@ -128,8 +129,12 @@ impl Tree {
         let found = self.repository.needed(&job, &part, name).await?;
         let found = found.ok_or_else(|| Error::NotFound(format!("{}/needs/{name}", ticket.key)))?;
         let entry = &job.entry;
-        let (uid, gid) = match self.runner(ticket, &posted).await? {
-            Some(runner) => runner,
+        let shown_to = match self.shift(ticket).handed_to() {
+            Some(ids) => Some(ids),
+            None => self.runner(ticket, &posted).await?,
+        };
+        let (uid, gid) = match shown_to {
+            Some(ids) => ids,
             None => (entry.access.uid, entry.access.gid),
         };
         // Whom the job's artifacts are closed to, this is.

@@ -51,6 +51,14 @@ impl Shift {
         }
     }
 
+    /// The user, and its group, who does the work with the rights of the job's owner: not the ids of an isolation.
+    pub fn user(self) -> Option<(u32, u32)> {
+        match self {
+            Shift::None | Shift::Range { .. } => None,
+            Shift::All { uid, gid } => Some((uid, gid)),
+        }
+    }
+
     /// How a user and a group of the disk are shown.
     pub(super) fn shown(self, user: u32, group: u32) -> (u32, u32) {
         let place = |first: u32, id| first.saturating_add(if id < SHIFTED_IDS { id } else { SHIFTED_NOBODY });
