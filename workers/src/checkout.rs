@@ -23,12 +23,14 @@ mod address;
 mod before;
 mod failure;
 mod git;
+mod named;
 mod submodules;
 
 use address::Address;
 use before::Before;
 use failure::Failure;
 use git::{Git, items};
+use named::Named;
 
 /// The worker git-checkout. Parameters: `repository`, `ref` (branch, tag, full ref or commit; default
 /// HEAD), `commit`, `checkout-dir`, `depth`, `submodules`.
@@ -66,6 +68,9 @@ fn checkout(desk: &Desk) -> Done {
     // What was given is not said again: it may be anything, a password too.
     let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
     let address = Address::parse(&text).map_err(cant)?;
+    if desk.ticket.is_untrusted() {
+        named::check(&address)?;
+    }
     let wanted = Wanted::read(desk)?;
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {
@@ -83,7 +88,9 @@ fn checkout(desk: &Desk) -> Done {
     };
     let commit = repository.check_out(&wanted)?;
     if submodules {
-        submodules::check_out(&repository, wanted.depth.as_deref())?;
+        let untrusted = desk.ticket.is_untrusted();
+        let named = untrusted.then(|| Named::of(desk, &address)).transpose()?;
+        submodules::check_out(&repository, wanted.depth.as_deref(), named.as_ref())?;
     }
     repository.tell_lfs("")?;
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");

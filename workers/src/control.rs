@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::held::{Held, QUEUE, Step};
 use crate::record::control_id;
 use crate::signals;
+use crate::ticket::UNTRUSTED;
 use crate::tree::{self, Lines, Tree, Trouble};
 
 /// Shards, threads: enough that commits of a few milliseconds each don't queue up behind one another.
@@ -56,7 +57,8 @@ pub fn run(tree: &Tree) -> tree::Result<()> {
     let broken = |e: std::io::Error| Trouble::Refused(format!("can't start: {e}"));
     let wake = signals::install().map_err(broken)?;
     let events = tree.events()?;
-    let next = tree.next(QUEUE, &[])?;
+    // That a stranger's build triggers none is kept by the tree.
+    let next = tree.next(QUEUE, &[UNTRUSTED.to_owned()])?;
     // One slot for each thread that may say it, so that none waits at the end.
     let (end_tx, end_rx) = sync_channel(SHARDS + 3);
     let mut shards = Vec::new();

@@ -26,7 +26,7 @@ use crate::keeper::{Role, keep};
 use crate::pages;
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
-use crate::ticket::{Claimed, Ticket};
+use crate::ticket::{Claimed, Ticket, UNTRUSTED};
 use crate::tree::{self, EXIT_TREE_AWAY, Tree, Trouble};
 
 pub mod desk;
@@ -156,7 +156,9 @@ fn run(kind: &Kind, tree: &Tree, mount: &Path, labels: &[String], identity: &Ide
     let mount = std::path::absolute(mount).map_err(cant)?;
     let wake = signals::install().map_err(cant)?;
     become_subreaper().map_err(cant)?;
-    let mut next = tree.next(kind.name, labels)?;
+    // Each of these keeps the rules of what strangers wrote.
+    let labels: Vec<String> = labels.iter().cloned().chain([UNTRUSTED.to_owned()]).collect();
+    let mut next = tree.next(kind.name, &labels)?;
     while !signals::stopping() && !signals::finishing() {
         let id = next.next_line()?;
         if id.is_empty() {

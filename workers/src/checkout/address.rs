@@ -159,6 +159,21 @@ impl Address {
         })
     }
 
+    /// Protocol, server and path of a repository on a server: the same, however its address is written.
+    pub(super) fn place(&self) -> Option<(&'static str, String, String)> {
+        let Way::Server(protocol) = self.way else {
+            return None;
+        };
+        let (authority, path) = match self.url.split_once("://") {
+            Some((_, rest)) => rest.split_once('/').unwrap_or((rest, "")),
+            None => self.url.split_once(':')?,
+        };
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let path = path.trim_matches('/');
+        let path = path.strip_suffix(ENDING).unwrap_or(path);
+        Some((protocol, host.to_ascii_lowercase(), path.to_owned()))
+    }
+
     /// The same with `.git` at its end, which is what some servers send everybody on to.
     pub(super) fn with_ending(&self) -> Option<Self> {
         let of_web = matches!(self.way, Way::Server("https" | "http"));

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::address::Address;
 use super::failure::Failure;
+use super::named::Named;
 use super::{ENTRY_BYTES_MAX, Repository, Wanted, items};
 use crate::beneath::trouble;
 use crate::tree::{self, Trouble};
@@ -38,19 +39,20 @@ struct Said {
     update: String,
 }
 
-/// Checks out all submodules of a repository, and theirs.
-pub(super) fn check_out(top: &Repository<'_>, depth: Option<&str>) -> tree::Result<()> {
-    let mut left = SUBMODULES_MAX;
-    of_one(top, Path::new(""), depth, LEVELS_MAX, &mut left)
+/// How all submodules of a checkout are brought.
+struct How<'a> {
+    depth: Option<&'a str>,
+    /// Where they may come from; `None`: from any server.
+    named: Option<&'a Named>,
 }
 
-fn of_one(
-    parent: &Repository<'_>,
-    way: &Path,
-    depth: Option<&str>,
-    levels: usize,
-    left: &mut usize,
-) -> tree::Result<()> {
+/// Checks out all submodules of a repository, and theirs.
+pub(super) fn check_out(top: &Repository<'_>, depth: Option<&str>, named: Option<&Named>) -> tree::Result<()> {
+    let mut left = SUBMODULES_MAX;
+    of_one(top, Path::new(""), &How { depth, named }, LEVELS_MAX, &mut left)
+}
+
+fn of_one(parent: &Repository<'_>, way: &Path, how: &How<'_>, levels: usize, left: &mut usize) -> tree::Result<()> {
     let found = parent.submodules()?;
     if found.is_empty() {
         return Ok(());
@@ -73,6 +75,12 @@ fn of_one(
         }
         *left -= 1;
         let address = parent.address.of_submodule(&said.url).map_err(|why| failed(&why))?;
+        if how.named.is_some_and(|named| !named.has(&address)) {
+            return Err(failed(&format!(
+                "{} is no repository that the job's configuration names, and an untrusted build fetches from no other",
+                address.shown
+            )));
+        }
         let folder = parent.folder.make(&path);
         let folder = folder.map_err(|e| trouble(&format!("the submodule {}", way.display()), &e))?;
         let repository = Repository {
@@ -82,7 +90,7 @@ fn of_one(
         };
         let wanted = Wanted {
             commit: Some(commit),
-            depth: depth.map(str::to_owned),
+            depth: how.depth.map(str::to_owned),
             ..Wanted::default()
         };
         repository.check_out(&wanted).map_err(|trouble| match trouble {
@@ -91,7 +99,7 @@ fn of_one(
         })?;
         repository.tell_lfs(&format!(" in the submodule {}", way.display()))?;
         parent.know(name, &address)?;
-        of_one(&repository, &way, depth, levels - 1, left)?;
+        of_one(&repository, &way, how, levels - 1, left)?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -501,4 +502,74 @@ fn submodules_are_checked_out_like_the_first() {
     let ticket = bench.ticket("local", json!({ "repository": local, "submodules": true }));
     assert!(bench.work(&ticket).contains("a path of this node"));
     assert!(!ran.exists(), "nothing that a repository or a workspace names is run");
+}
+
+/// "git-checkout fetches for it by https or ssh, and only from addresses that config.json names, submodules too."
+#[test]
+fn a_stranger_names_no_server() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ssh.{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let inner = repository(&folder.join("inner"));
+    let private = repository(&folder.join("private"));
+    for (name, url, commit) in [
+        ("good", "../inner", &inner),
+        ("bad", "../private", &private),
+        ("worse", "https://10.0.0.1/x", &inner),
+    ] {
+        repository(&folder.join(name));
+        submodule(&folder.join(name), "sub", url, commit, "");
+    }
+    // What is called as ssh is given the server and a command, and runs that here.
+    let ssh = folder.join("ssh");
+    fs::write(&ssh, "#!/bin/sh\nfor last; do :; done\nexec sh -c \"$last\"\n").unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
+    let bench = Bench::with(CHECKOUT, "stranger", &[("GIT_SSH_COMMAND", &ssh)]);
+    let at = |name: &str| format!("ssh://server.test{}/{name}", folder.display());
+    let run = |id: &str, repository: &str, labels: &[&str]| {
+        let params = json!({ "repository": repository, "submodules": true });
+        let ticket = bench.ticket_of(
+            id,
+            json!({ "job": "j", "build": 1, "task": 0, "labels": labels, "params": params }),
+        );
+        let build = ticket.join("jobs/j/builds/1");
+        fs::create_dir_all(&build).unwrap();
+        let task = |index: usize, by: Option<usize>, name: &str| {
+            let params = json!({ "repository": at(name) });
+            json!({ "index": index, "type": "git-checkout", "added_by": by, "params": params })
+        };
+        let tasks = [task(0, None, "inner.git"), task(1, Some(0), "private")];
+        fs::write(
+            build.join("build.json"),
+            json!({ "job": "j", "build": 1, "tasks": tasks }).to_string(),
+        )
+        .unwrap();
+        (bench.work(&ticket), ticket.join("workspace"))
+    };
+    let (result, workspace) = run("good", &at("good"), &["untrusted"]);
+    assert_eq!(result, "0");
+    assert!(workspace.join("sub/f").exists());
+    for (id, name) in [("bad", "bad"), ("worse", "worse")] {
+        let (result, workspace) = run(id, &at(name), &["untrusted"]);
+        assert!(
+            result.contains("the submodule sub: ")
+                && result.contains("no repository that the job's configuration names"),
+            "{result}"
+        );
+        assert!(!workspace.join("sub/f").exists(), "{id}");
+    }
+    let (result, workspace) = run("trusted", &at("bad"), &[]);
+    assert_eq!(result, "0");
+    assert!(workspace.join("sub/f").exists());
+    let local = folder.join("inner").display().to_string();
+    for (at, repository) in [local.as_str(), "http://127.0.0.1:1/x", "git://127.0.0.1:1/x"]
+        .into_iter()
+        .enumerate()
+    {
+        let (result, _) = run(&format!("way{at}"), repository, &["untrusted"]);
+        assert!(
+            result.contains("an untrusted build fetches by https or ssh only"),
+            "{repository}: {result}"
+        );
+    }
+    fs::remove_dir_all(&folder).unwrap();
 }

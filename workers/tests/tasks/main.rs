@@ -37,6 +37,11 @@ pub(crate) struct Bench {
 impl Bench {
     /// `program` is the worker's, `name` the test's.
     pub(crate) fn new(program: &str, name: &str) -> Self {
+        Bench::with(program, name, &[])
+    }
+
+    /// The same; the worker has these variables besides.
+    pub(crate) fn with(program: &str, name: &str, variables: &[(&str, &Path)]) -> Self {
         let kind = Path::new(program).file_name().unwrap().to_str().unwrap();
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}.{name}.{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
@@ -45,7 +50,7 @@ impl Bench {
         fs::create_dir(root.join("jobs")).unwrap();
         mkfifo(&queue.join(".next"), Mode::S_IRWXU).unwrap();
         let mut worker = Command::new(program);
-        worker.arg(&root);
+        worker.arg(&root).envs(variables.iter().copied());
         if geteuid().is_root() {
             worker.args(["--as", "root"]);
         }
