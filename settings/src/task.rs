@@ -33,7 +33,7 @@ pub const CONSOLE_LIMIT_MAX: u64 = 16 << 30;
 pub const CONSOLE_LIMIT_DEFAULT: u64 = 64 << 20;
 
 /// Longest timeout, seconds: a year.
-const TIMEOUT_MAX: u64 = 365 * 86_400;
+pub const TIMEOUT_MAX: u64 = 365 * 86_400;
 
 /// Longest time from TERM to KILL, seconds: a claim that was aborted, or whose time is over, ends a minute later
 /// whatever its worker does, and the result must be there before.
@@ -281,7 +281,7 @@ fn image(object: &Object<'_>, isolation: &Isolation, faults: &mut Faults) -> Opt
 }
 
 /// `attempts`, 3 if absent.
-fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
+pub fn attempts(object: &Object<'_>, faults: &mut Faults) -> u32 {
     let attempts = object.integer("attempts", 1, ATTEMPTS_MAX, faults);
     attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(ATTEMPTS_DEFAULT)
 }

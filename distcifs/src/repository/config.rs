@@ -10,8 +10,10 @@ use distcifs_settings::{expand, fault, json, object, task as common};
 
 use crate::repository::names::Name;
 
+mod allow;
 mod check;
 mod downstream;
+mod groups;
 mod kinds;
 mod matrix;
 mod needs;
@@ -21,16 +23,20 @@ mod tasks;
 mod tests;
 mod ticket;
 mod trigger;
+mod untrusted;
 mod when;
 
+pub use allow::Allow;
 pub use common::{CONSOLE_LIMIT_DEFAULT, TaskSettings};
 pub use fault::{FAULTS_MAX, Fault, Place};
+pub use groups::{Group, Supersede};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
 pub use pipeline::{ADDED_MAX, check_pipeline, read_tasks};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
+pub use untrusted::{Choice, Untrusted};
 pub use when::{Facts, When};
 
 /// Most bytes that the names and values of a build's parameters may have in all.
@@ -55,6 +61,12 @@ pub struct JobConfig {
     pub cron_catch_up: bool,
     /// Builds that may run at once, 1 or more; `None`: any number.
     pub concurrency: Option<u32>,
+    /// The group that they share a bound with instead.
+    pub group: Option<Group>,
+    /// What tasks may be that are added to a build while it runs.
+    pub allow: Allow,
+    /// What becomes of builds of what strangers wrote.
+    pub untrusted: Untrusted,
     /// Which of waiting tickets go first: −10 to 10.
     pub priority: Priority,
     /// What pruning leaves.

@@ -37,7 +37,7 @@ impl Limits {
     }
 
     /// Reads and checks `limits` of a task.
-    pub(super) fn read(task: &Object<'_>, faults: &mut Faults) -> Self {
+    pub fn read(task: &Object<'_>, faults: &mut Faults) -> Self {
         let Some(object) = task.object("limits", faults) else {
             return Limits::default();
         };

@@ -11,11 +11,13 @@ use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
-use super::{Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, downstream, kinds, needs};
+use super::{
+    Allow, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, Untrusted, downstream, groups, kinds, needs,
+};
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 19] = [
     "configuration-version",
     "job_id",
     "description",
@@ -31,6 +33,10 @@ const KEYS: [&str; 15] = [
     "keep",
     "console_limit",
     "isolation_required",
+    "allow",
+    "untrusted",
+    "untrusted_run_for",
+    "untrusted_types",
 ];
 
 /// What a configuration is held against besides itself.
@@ -82,7 +88,11 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         Some(value) => tasks::read(value, &context, faults),
         None => Vec::new(),
     };
+    let (concurrency, group) = groups::of_job(top, context.parameters.as_ref(), faults);
     JobConfig {
+        group,
+        allow: Allow::read(top, faults),
+        untrusted: Untrusted::read(top, faults),
         side_by_side: needs::side_by_side(&tasks),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
@@ -97,9 +107,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
             top.string("cron", faults).map(str::to_owned)
         },
         cron_catch_up: top.boolean("cron_catch_up", faults).unwrap_or(false),
-        concurrency: top
-            .integer("concurrency", 1, u64::from(u32::MAX), faults)
-            .and_then(|n| u32::try_from(n).ok()),
+        concurrency,
         priority: priority(top, faults),
         keep: keep(top, faults),
         console_limit: console_limit.unwrap_or(common::CONSOLE_LIMIT_DEFAULT),

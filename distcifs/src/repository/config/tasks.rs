@@ -7,6 +7,7 @@ use serde_json::Map;
 
 use super::common::{self, CONFINEMENT_KEYS, CONSOLE_LIMIT_DEFAULT, TaskSettings};
 use super::fault::{Faults, Place};
+use super::groups::{self, Group};
 use super::json::{Kind, Value};
 use super::kinds;
 use super::matrix::{self, Filler, MATRIX_BYTES_MAX};
@@ -20,7 +21,7 @@ use crate::repository::names::Name;
 pub const TASKS_MAX: usize = 1000;
 
 /// Keys of a task, but for those of its settings.
-const TASK_KEYS: [&str; 9] = [
+const TASK_KEYS: [&str; 10] = [
     "type",
     "name",
     "params",
@@ -30,6 +31,7 @@ const TASK_KEYS: [&str; 9] = [
     "always",
     "allow_failure",
     "when",
+    "concurrency",
 ];
 
 /// The setting after which build.json has what is the task's alone: the order of its members is kept.
@@ -57,6 +59,8 @@ pub struct Task {
     pub allow_failure: bool,
     /// What must hold for it to run.
     pub when: When,
+    /// The group in which it waits for a place.
+    pub group: Option<Group>,
 }
 
 impl Task {
@@ -346,6 +350,7 @@ fn read_task(
         always: object.boolean("always", faults).unwrap_or(false),
         allow_failure: object.boolean("allow_failure", faults).unwrap_or(false),
         when: When::read(object, context.parameters.as_ref(), faults),
+        group: groups::of_task(object, context.parameters.as_ref(), faults),
         kind: kind?,
         name: Name::new(name)?,
         params,

@@ -205,3 +205,31 @@ fn pipelines_are_not_asked_for_yet() {
     }
     assert!(JobConfig::read(br#"{"tasks": []}"#, Some(&name("a"))).is_ok());
 }
+
+/// What nothing goes by yet is refused, so that no job believes in it.
+#[test]
+fn words_without_effect_are_not_taken() {
+    for (key, value, what) in [
+        ("allow", json!({"types": ["lint"]}), "allow is not known yet"),
+        ("untrusted", json!("run"), "untrusted is not known yet"),
+        (
+            "untrusted_run_for",
+            json!(["octocat"]),
+            "untrusted_run_for is not known yet",
+        ),
+        ("untrusted_types", json!(["lint"]), "untrusted_types is not known yet"),
+        (
+            "concurrency",
+            json!({"group": "deploy"}),
+            "concurrency: groups are not known yet",
+        ),
+    ] {
+        assert_eq!(faults(&json!({"tasks": [], key: value})), [what]);
+    }
+    let task = json!({"type": "lint", "concurrency": {"group": "deploy"}});
+    assert_eq!(
+        faults(&of_tasks(json!([task]))),
+        ["tasks[0].concurrency: groups are not known yet"]
+    );
+    assert_eq!(good(&json!({"tasks": [], "concurrency": 2})).concurrency, Some(2));
+}
