@@ -8,6 +8,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod around;
 pub mod bounds;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -1,17 +1,13 @@
 //! A store that fails now and then, as a network does: before the call took effect, or after it
 //! did without saying so. The same seed brings the same faults for the same calls.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::watch;
-
+use super::around::{Around, Asked, Wrapped};
 use super::mix::mix;
-use super::{
-    Appended, Commit, Contents, Coordination, Entry, Error, Fut, Listing, Notices, Object, Op, Page, Session, Updated,
-    Watch,
-};
+use super::{Error, Fut};
 
 /// Longest delay of a call: long enough for another call to overtake it.
 const DELAY_MAX: Duration = Duration::from_millis(2);
@@ -31,10 +27,12 @@ pub struct Rates {
     pub delay: u16,
 }
 
-/// A store with faults around another; `S` is any of both traits' implementations.
+/// A store with faults around another.
+pub type Faulty<S> = Wrapped<S, Faults>;
+
+/// Which calls fail.
 #[derive(Debug)]
-pub struct Faulty<S> {
-    inner: S,
+pub struct Faults {
     rates: Rates,
     seed: u64,
     calls: AtomicU64,
@@ -51,42 +49,41 @@ enum Fault {
     Delay(Duration),
 }
 
-/// Whether the call may change something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Reads,
-    Writes,
+/// What is known of a call when it is made.
+#[derive(Debug)]
+pub struct Drawn {
+    what: &'static str,
+    writes: bool,
+    fault: Fault,
 }
 
-impl<S: Sync> Faulty<S> {
+impl<S> Wrapped<S, Faults> {
     /// Wraps a store; faults are on.
     pub fn new(inner: S, seed: u64, rates: Rates) -> Self {
         let (calls, faults) = (AtomicU64::new(0), AtomicU64::new(0));
-        Faulty {
-            inner,
+        let on = AtomicBool::new(true);
+        let faults = Faults {
             rates,
             seed,
             calls,
             faults,
-            on: AtomicBool::new(true),
-        }
+            on,
+        };
+        Wrapped::around(Arc::new(inner), faults)
     }
 
     /// Switches the faults on or off.
     pub fn set_on(&self, on: bool) {
-        self.on.store(on, Ordering::SeqCst);
+        self.what().on.store(on, Ordering::SeqCst);
     }
 
     /// Number of calls that failed by this wrapper's doing.
     pub fn faults(&self) -> u64 {
-        self.faults.load(Ordering::SeqCst)
+        self.what().faults.load(Ordering::SeqCst)
     }
+}
 
-    /// The store inside, without faults.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
-
+impl Faults {
     fn draw(&self) -> Fault {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         if !self.on.load(Ordering::SeqCst) {
@@ -105,118 +102,46 @@ impl<S: Sync> Faulty<S> {
         }
     }
 
-    /// Lets a call through, with what befalls it. The fault is drawn when the call is made, not
-    /// when it is polled, so that the order of calls alone decides.
-    fn pass<'a, T: Send + 'a>(&'a self, what: &'static str, kind: Kind, call: Fut<'a, T>) -> Fut<'a, T> {
-        let fault = self.draw();
+    /// The error of a call that may have taken effect, or has not.
+    fn fail(&self, what: &str, in_doubt: bool) -> Error {
+        self.faults.fetch_add(1, Ordering::SeqCst);
+        let (what, why) = (what.to_owned(), "a fault of the test".to_owned());
+        if in_doubt {
+            Error::Indeterminate { what, why }
+        } else {
+            Error::Unavailable { what, why }
+        }
+    }
+}
+
+impl Around for Faults {
+    type Noted = Drawn;
+
+    /// The fault is drawn when the call is made, not when it is polled, so that the order of calls alone
+    /// decides.
+    fn asked(&self, asked: &Asked<'_>) -> Drawn {
+        Drawn {
+            what: asked.verb(),
+            writes: asked.writes(),
+            fault: self.draw(),
+        }
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, drawn: Drawn, call: Fut<'a, T>) -> Fut<'a, T> {
         Box::pin(async move {
-            match fault {
+            match drawn.fault {
                 Fault::None => call.await,
                 Fault::Delay(delay) => {
                     tokio::time::sleep(delay).await;
                     call.await
                 }
-                Fault::Before => Err(self.fail(what, Kind::Reads)),
+                Fault::Before => Err(self.fail(drawn.what, false)),
                 Fault::After => {
                     call.await?;
-                    Err(self.fail(what, kind))
+                    Err(self.fail(drawn.what, drawn.writes))
                 }
             }
         })
-    }
-
-    fn fail(&self, what: &str, kind: Kind) -> Error {
-        self.faults.fetch_add(1, Ordering::SeqCst);
-        let (what, why) = (what.to_owned(), "a fault of the test".to_owned());
-        match kind {
-            Kind::Reads => Error::Unavailable { what, why },
-            Kind::Writes => Error::Indeterminate { what, why },
-        }
-    }
-}
-
-impl<S: Coordination> Coordination for Faulty<S> {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.pass("get", Kind::Reads, self.inner.get(path))
-    }
-
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.pass("children", Kind::Reads, self.inner.children(path))
-    }
-
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.pass("commit", Kind::Writes, self.inner.commit(ops))
-    }
-
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.pass("watch", Kind::Reads, self.inner.watch(path))
-    }
-
-    fn sync(&self) -> Fut<'_, ()> {
-        self.pass("sync", Kind::Reads, Coordination::sync(&self.inner))
-    }
-
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
-    }
-}
-
-impl<S: Contents> Contents for Faulty<S> {
-    fn room(&self) -> Fut<'_, ()> {
-        self.inner.room()
-    }
-
-    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
-        self.pass("put", Kind::Writes, self.inner.put(object, bytes))
-    }
-
-    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        self.pass("read", Kind::Reads, self.inner.read(object, offset, length))
-    }
-
-    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
-        self.pass("size", Kind::Reads, self.inner.size(object))
-    }
-
-    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.pass("append", Kind::Writes, self.inner.append(object, sequence, bytes))
-    }
-
-    fn update(
-        &self,
-        object: &Object,
-        revision: Option<u64>,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Fut<'_, Updated> {
-        self.pass("update", Kind::Writes, self.inner.update(object, revision, changes))
-    }
-
-    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        self.pass("query", Kind::Reads, self.inner.query(object, prefix, after, limit))
-    }
-
-    fn remove(&self, object: &Object) -> Fut<'_, ()> {
-        self.pass("remove", Kind::Writes, self.inner.remove(object))
-    }
-
-    fn enter(&self, epoch: u64) {
-        self.inner.enter(epoch);
-    }
-
-    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
-        self.pass("sweep", Kind::Writes, self.inner.sweep(object, epoch))
-    }
-
-    fn list(&self, kind: &str) -> Fut<'_, Listing> {
-        self.pass("list", Kind::Reads, self.inner.list(kind))
-    }
-
-    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
-        self.pass("listen", Kind::Reads, self.inner.listen(object))
-    }
-
-    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
-        self.pass("sync", Kind::Writes, Contents::sync(&self.inner, objects))
     }
 }
 

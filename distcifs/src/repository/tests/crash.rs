@@ -3,12 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::maintain::Upkeep;
-use crate::storage::{self, Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::around::{Around, Asked, Wrapped};
+use crate::storage::{self, Fut, Object, Op, Session};
 
 /// The rows of the table.
 const ROWS: [&str; 8] = [
@@ -45,11 +44,13 @@ pub(super) enum End {
 /// Stores of a process that ends after some write.
 #[derive(Clone)]
 pub(super) struct Doomed {
-    inner: Stores,
+    coordination: Arc<Wrapped<dyn Coordination, Arc<Fate>>>,
+    contents: Arc<Wrapped<dyn Contents, Arc<Fate>>>,
+    shared: bool,
     fate: Arc<Fate>,
 }
 
-struct Fate {
+pub(super) struct Fate {
     /// The row of the table whose writes are counted.
     row: &'static str,
     end: End,
@@ -89,23 +90,63 @@ impl Fate {
 }
 
 impl Doomed {
-    fn read<'a, T: Send + 'a>(&'a self, call: Fut<'a, T>) -> Fut<'a, T> {
-        Box::pin(async move {
-            self.fate.check()?;
-            call.await
-        })
+    fn new(inner: Stores, fate: Arc<Fate>) -> Doomed {
+        Doomed {
+            coordination: Arc::new(Wrapped::around(inner.coordination, fate.clone())),
+            contents: Arc::new(Wrapped::around(inner.contents, fate.clone())),
+            shared: inner.shared,
+            fate,
+        }
     }
 
-    fn write<'a, T: Send + 'a>(&'a self, row: &'static str, call: Fut<'a, T>) -> Fut<'a, T> {
+    /// They as the stores of a repository.
+    pub(super) fn stores(&self) -> Stores {
+        Stores {
+            coordination: self.coordination.clone(),
+            contents: self.contents.clone(),
+            shared: self.shared,
+        }
+    }
+
+    /// Has it end after so many more writes.
+    pub(super) fn arm(&self, writes: u64) {
+        self.fate.left.store(writes, Ordering::SeqCst);
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.fate.is_over()
+    }
+}
+
+impl Around for Arc<Fate> {
+    /// The row of a call that writes.
+    type Noted = Option<&'static str>;
+
+    fn asked(&self, asked: &Asked<'_>) -> Option<&'static str> {
+        match asked {
+            Asked::Commit(ops) => Some(row_of(ops)),
+            Asked::Put(_) | Asked::Append(_) | Asked::SyncObjects => Some("output"),
+            Asked::Update(Object::Record(name)) if name == "jobs" => Some("name"),
+            Asked::Update(_) => Some("record"),
+            Asked::Remove(_) | Asked::Sweep(_) => Some("removal"),
+            _ => None,
+        }
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, row: Option<&'static str>, call: Fut<'a, T>) -> Fut<'a, T> {
         Box::pin(async move {
-            self.fate.check()?;
-            self.fate.under_way.fetch_add(1, Ordering::SeqCst);
+            self.check()?;
+            let Some(row) = row else {
+                return call.await;
+            };
+            self.under_way.fetch_add(1, Ordering::SeqCst);
             let done = call.await;
-            self.fate.under_way.fetch_sub(1, Ordering::SeqCst);
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
             let done = done?;
             // What comes back after the end is told to nobody.
-            self.fate.check()?;
-            self.fate.wrote(row);
+            self.check()?;
+            self.wrote(row);
             Ok(done)
         })
     }
@@ -131,69 +172,6 @@ fn row_of(ops: &[Op]) -> &'static str {
     "other"
 }
 
-impl Coordination for Doomed {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.read(self.inner.coordination.get(path))
-    }
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.read(self.inner.coordination.children(path))
-    }
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.write(row_of(&ops), self.inner.coordination.commit(ops))
-    }
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.read(self.inner.coordination.watch(path))
-    }
-    fn sync(&self) -> Fut<'_, ()> {
-        self.read(self.inner.coordination.sync())
-    }
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.coordination.session()
-    }
-}
-
-impl Contents for Doomed {
-    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
-        self.write("output", self.inner.contents.put(object, bytes))
-    }
-    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        Doomed::read(self, self.inner.contents.read(object, offset, length))
-    }
-    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
-        Doomed::read(self, self.inner.contents.size(object))
-    }
-    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.write("output", self.inner.contents.append(object, sequence, bytes))
-    }
-    fn update(
-        &self,
-        object: &Object,
-        revision: Option<u64>,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Fut<'_, Updated> {
-        let row = match object {
-            Object::Record(name) if name == "jobs" => "name",
-            _ => "record",
-        };
-        self.write(row, self.inner.contents.update(object, revision, changes))
-    }
-    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        Doomed::read(self, self.inner.contents.query(object, prefix, after, limit))
-    }
-    fn remove(&self, object: &Object) -> Fut<'_, ()> {
-        self.write("removal", self.inner.contents.remove(object))
-    }
-    fn list(&self, kind: &str) -> Fut<'_, Listing> {
-        Doomed::read(self, self.inner.contents.list(kind))
-    }
-    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
-        Doomed::read(self, self.inner.contents.listen(object))
-    }
-    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
-        self.write("output", self.inner.contents.sync(objects))
-    }
-}
-
 /// What a client was told before the end.
 #[derive(Debug, Default)]
 struct Told {
@@ -203,13 +181,8 @@ struct Told {
 
 /// The first life of a process: makes a job, then triggers and builds, up to its end.
 async fn live(inner: Stores, fate: &Arc<Fate>, dir: &Path, writes: u64) -> (Arc<Repository>, Told) {
-    let (shared, fate) = (inner.shared, fate.clone());
-    let store = Doomed { inner, fate };
-    let stores = Stores {
-        shared,
-        ..Stores::alone(&store)
-    };
-    let repository = stores.open("first", dir).await.unwrap();
+    let store = Doomed::new(inner, fate.clone());
+    let repository = store.stores().open("first", dir).await.unwrap();
     let job = job(&repository, "hello").await.unwrap();
     let mut told = Told::default();
     store.fate.left.store(writes, Ordering::SeqCst);
@@ -346,19 +319,7 @@ pub(super) fn doomed(inner: Stores, row: &'static str) -> Doomed {
         over: AtomicBool::new(false),
         under_way: AtomicU64::new(0),
     });
-    Doomed { inner, fate }
-}
-
-impl Doomed {
-    /// Has it end after so many more writes.
-    pub(super) fn arm(&self, writes: u64) {
-        self.fate.left.store(writes, Ordering::SeqCst);
-    }
-
-    /// Whether it has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.fate.is_over()
-    }
+    Doomed::new(inner, fate)
 }
 
 /// A folder, which one process has at a time.

@@ -4,8 +4,6 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::control::Word;
@@ -14,100 +12,82 @@ use crate::repository::model::claim::Cause;
 use crate::repository::model::json::to_json;
 use crate::repository::model::ops::set;
 use crate::repository::patience;
-use crate::storage::{self, Commit, Entry, Fut, Op, Session, Watch};
+use crate::storage::around::{Around, Asked, Wrapped};
+use crate::storage::{self, Commit, Fut, Op};
 
 /// Tries that were made once, after which nobody gave the ticket back any more.
 const TRIES_ONCE: usize = 600;
 
 /// A coordinator that refuses some changes, as on a full disk, or that can't be read for a while.
-#[derive(Clone)]
-struct Ailing {
-    inner: Embedded,
-    refused: Arc<Mutex<Option<String>>>,
-    refusals: Arc<AtomicUsize>,
-    unread: Arc<Mutex<(String, usize)>>,
+type Ailing = Wrapped<Embedded, Arc<Ails>>;
+
+/// What it refuses.
+#[derive(Default)]
+struct Ails {
+    refused: Mutex<Option<String>>,
+    refusals: AtomicUsize,
+    unread: Mutex<(String, usize)>,
 }
 
 impl Ailing {
     fn open(dir: &Path) -> Ailing {
-        Ailing {
-            inner: Embedded::open(&dir.join("store")).unwrap(),
-            refused: Arc::default(),
-            refusals: Arc::default(),
-            unread: Arc::default(),
-        }
+        let store = Embedded::open(&dir.join("store")).unwrap();
+        Wrapped::around(Arc::new(store), Arc::default())
     }
 
     /// Changes of this entry are refused from now on.
     fn refuse(&self, path: Option<String>) {
-        *self.refused.lock().unwrap() = path;
+        *self.what().refused.lock().unwrap() = path;
     }
 
     /// So many of the next reads of what is below a path fail.
     fn fail_reads(&self, below: &str, reads: usize) {
-        *self.unread.lock().unwrap() = (below.to_owned(), reads);
+        *self.what().unread.lock().unwrap() = (below.to_owned(), reads);
     }
 
     async fn repository(&self, dir: &Path) -> Arc<Repository> {
         let stores = Stores {
             coordination: Arc::new(self.clone()),
-            contents: Arc::new(self.inner.clone()),
+            contents: Arc::new(self.inner().clone()),
             shared: false,
         };
         stores.open("here", dir).await.unwrap()
     }
-
-    fn read<'a, T: Send + 'a>(&'a self, path: &str, call: Fut<'a, T>) -> Fut<'a, T> {
-        let (below, left) = &mut *self.unread.lock().unwrap();
-        if *left == 0 || !path.starts_with(below.as_str()) {
-            return call;
-        }
-        *left -= 1;
-        Box::pin(async { Err(failed("read")) })
-    }
 }
 
-fn failed(what: &str) -> storage::Error {
-    storage::Error::Unavailable {
-        what: what.to_owned(),
-        why: "a fault of the test".to_owned(),
-    }
-}
+impl Around for Arc<Ails> {
+    /// What it fails with.
+    type Noted = Option<storage::Error>;
 
-impl Coordination for Ailing {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.read(path, self.inner.get(path))
-    }
-
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.read(path, self.inner.children(path))
-    }
-
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        let refused = self.refused.lock().unwrap().clone();
-        let changes = |op: &Op| matches!(op, Op::Set { path, .. } if Some(path) == refused.as_ref());
-        if !ops.iter().any(changes) {
-            return self.inner.commit(ops);
+    fn asked(&self, asked: &Asked<'_>) -> Option<storage::Error> {
+        let (what, why) = (asked.verb().to_owned(), "a fault of the test".to_owned());
+        match asked {
+            Asked::Get(path) | Asked::Children(path) => {
+                let (below, left) = &mut *self.unread.lock().unwrap();
+                if *left == 0 || !path.starts_with(below.as_str()) {
+                    return None;
+                }
+                *left -= 1;
+                Some(storage::Error::Unavailable { what, why })
+            }
+            Asked::Commit(ops) => {
+                let refused = self.refused.lock().unwrap().clone();
+                let changes = |op: &Op| matches!(op, Op::Set { path, .. } if Some(path) == refused.as_ref());
+                if !ops.iter().any(changes) {
+                    return None;
+                }
+                self.refusals.fetch_add(1, Ordering::SeqCst);
+                Some(storage::Error::Full { what, why })
+            }
+            _ => None,
         }
-        self.refusals.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async {
-            Err(storage::Error::Full {
-                what: "commit".to_owned(),
-                why: "a fault of the test".to_owned(),
-            })
-        })
     }
 
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.inner.watch(path)
-    }
-
-    fn sync(&self) -> Fut<'_, ()> {
-        Coordination::sync(&self.inner)
-    }
-
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
+    fn pass<'a, T: Send + 'a>(&'a self, error: Option<storage::Error>, call: Fut<'a, T>) -> Fut<'a, T> {
+        match error {
+            None => call,
+            Some(error) => Box::pin(async { Err(error) }),
+        }
     }
 }
 
@@ -149,7 +129,7 @@ fn a_claim_ends_however_long_its_end_could_not_be_written() {
         let (_, _, claim) = claimed(&repository).await;
         die(&store, &repository, &claim).await;
         let begun = Instant::now();
-        while store.refusals.load(Ordering::SeqCst) < TRIES_ONCE * 2 {
+        while store.what().refusals.load(Ordering::SeqCst) < TRIES_ONCE * 2 {
             assert!(begun.elapsed() < PATIENCE, "nobody tries any more");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

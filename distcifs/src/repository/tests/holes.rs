@@ -9,6 +9,7 @@ use crate::repository::format;
 use crate::repository::model::claim::{Cause, Stand};
 use crate::repository::model::ops::delete;
 use crate::storage;
+use crate::storage::around::{Around, Asked, Wrapped};
 use crate::storage::watcher::Watcher;
 use crate::storage::{Commit, Entry, Fut, Op, Session, Watch};
 
@@ -222,16 +223,20 @@ fn a_result_goes_to_no_later_post_of_its_id() {
 }
 
 /// A coordinator of which, once it is set off, no answer comes back: what is sent still takes effect.
-struct Mute {
-    inner: Arc<dyn Coordination>,
-    mute: std::sync::atomic::AtomicBool,
-}
+struct Mute(std::sync::atomic::AtomicBool);
 
-impl Mute {
-    fn pass<'a, T: Send + 'a>(&'a self, call: Fut<'a, T>) -> Fut<'a, T> {
+impl Around for Arc<Mute> {
+    /// Whether somebody waits for the answer.
+    type Noted = bool;
+
+    fn asked(&self, asked: &Asked<'_>) -> bool {
+        !matches!(asked, Asked::Watch(_))
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, waits: bool, call: Fut<'a, T>) -> Fut<'a, T> {
         Box::pin(async move {
             let answer = call.await?;
-            if !self.mute.load(std::sync::atomic::Ordering::SeqCst) {
+            if !waits || !self.0.load(std::sync::atomic::Ordering::SeqCst) {
                 return Ok(answer);
             }
             Err(storage::Error::Indeterminate {
@@ -242,27 +247,6 @@ impl Mute {
     }
 }
 
-impl Coordination for Mute {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.pass(self.inner.get(path))
-    }
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.pass(self.inner.children(path))
-    }
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.pass(self.inner.commit(ops))
-    }
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.inner.watch(path)
-    }
-    fn sync(&self) -> Fut<'_, ()> {
-        self.pass(self.inner.sync())
-    }
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
-    }
-}
-
 /// The commit of a result takes effect and nobody hears so; its claim goes with the session, another
 /// mount records the build and tidies its tickets away. The claimant can still read that it is done.
 #[test]
@@ -270,16 +254,13 @@ fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = fresh(dir.path()).await;
-        let mute = Arc::new(Mute {
-            inner: store.coordination(),
-            mute: false.into(),
-        });
+        let mute = Arc::new(Mute(false.into()));
         let shared = Stores {
             shared: true,
             ..Stores::alone(&store)
         };
         let first = Stores {
-            coordination: mute.clone(),
+            coordination: Arc::new(Wrapped::around(store.coordination(), mute.clone())),
             ..shared.clone()
         };
         let first = first.open("first", dir.path()).await.unwrap();
@@ -291,7 +272,7 @@ fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
         let key = task_key(&job, n);
         let held = claim(&first, &key).await.unwrap().unwrap();
         let created = first.ticket(&key).await.unwrap().unwrap().created;
-        mute.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+        mute.0.store(true, std::sync::atomic::Ordering::SeqCst);
         let unknown = first.finish(&held, Verdicts::read(b"7").unwrap()).await;
         assert!(matches!(unknown, Err(Error::TimedOut(_))), "{unknown:?}");
         first.end_claim(&held, Cause::Session).await;
@@ -301,7 +282,7 @@ fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
             assert!(started.elapsed() < PATIENCE, "{key} is never tidied away");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        mute.mute.store(false, std::sync::atomic::Ordering::SeqCst);
+        mute.0.store(false, std::sync::atomic::Ordering::SeqCst);
         let gone = first.gone_ticket(&key, created).await.unwrap().expect("how it ended");
         assert_eq!(gone.ticket.nonce, held.nonce);
         assert_eq!(gone.ticket.outcome.unwrap().exit, Some(7));

@@ -123,8 +123,7 @@ fn a_process_that_ends_while_it_renames_leaves_one_name() {
         let first = runtime();
         let (uid, renamed, over) = first.block_on(async {
             let store = doomed(place.first().await, "name");
-            let stores = Stores::alone(&store);
-            let (repository, job) = built(stores, dir.path()).await;
+            let (repository, job) = built(store.stores(), dir.path()).await;
             store.arm(writes);
             let renamed = repository.rename_job(&job, &name("b"), None).await;
             (job.uid().to_owned(), renamed.is_ok(), store.is_over())

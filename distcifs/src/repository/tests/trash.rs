@@ -464,7 +464,7 @@ where
         let first = runtime();
         let (job, done, over) = first.block_on(async {
             let store = doomed(place.first().await, ANY);
-            let (repository, job) = built(Stores::alone(&store), dir.path()).await;
+            let (repository, job) = built(store.stores(), dir.path()).await;
             before(&repository, &job).await;
             store.arm(writes);
             let done = act(&repository, &job).await;

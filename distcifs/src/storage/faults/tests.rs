@@ -1,8 +1,10 @@
 //! Tests of the wrapper, and a client that counts right through its faults on any store.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::storage::{Digest, Result, conformance};
+use crate::storage::{Appended, Commit, Contents, Coordination, Digest, Object, Op, Result, conformance};
 
 pub(crate) const RATES: Rates = Rates {
     before: 200,
