@@ -1,5 +1,5 @@
 //! What users hand in as JSON, YAML or TOML, as far as the daemon and the workers both must know it: names, texts read
-//! with the place of each value, and the settings of a task.
+//! with the place of each value, the settings of a task, and how one stands.
 
 pub mod expand;
 pub mod fault;
@@ -11,6 +11,7 @@ pub mod object;
 pub mod pipeline;
 mod render;
 pub mod source;
+pub mod state;
 pub mod task;
 mod text;
 pub mod toml;

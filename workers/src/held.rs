@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use distcifs_settings::state::TaskState;
+
 use crate::plan::{Plan, plan, posting};
-use crate::record::{Build, Downstream, State};
+use crate::record::{Build, Downstream};
 use crate::tree::{self, Tree, Trouble};
 
 /// Queue of the tickets that this module works on.
@@ -122,14 +124,14 @@ impl Held {
             Err(Trouble::Refused(why)) => why,
         };
         eprintln!("build-control: {over}");
-        self.finish(State::Error, &over)
+        self.finish(TaskState::Error, &over)
     }
 
     fn try_step(&mut self, tree: &Tree) -> tree::Result<Step> {
         let record = match tree::read(&self.record) {
             // Writing the outcome tells whether the build was removed or was never there.
             Err(Trouble::Lost(why)) => {
-                return self.finish(State::Error, &format!("no such build: {why}"));
+                return self.finish(TaskState::Error, &format!("no such build: {why}"));
             }
             other => other?,
         };
@@ -147,7 +149,7 @@ impl Held {
                 }
                 Plan::Finish(state, line) => {
                     let mut lines: Vec<String> = Some(line).filter(|l| !l.is_empty()).into_iter().collect();
-                    if state == State::Success {
+                    if state == TaskState::Success {
                         lines.extend(self.trigger_downstream(&build)?);
                     }
                     return self.finish(state, &lines.join("\n"));
@@ -162,12 +164,13 @@ impl Held {
         let run = build.run;
         for task in &mut build.tasks {
             if let Some(why) = self.broken.get(&task.index) {
-                task.state = State::Error;
+                task.state = TaskState::Error;
                 task.message = Some(why.clone());
                 task.run = Some(run);
-            } else if self.posted.contains(&task.index) && (task.run.unwrap_or(0) < run || task.state == State::Waiting)
+            } else if self.posted.contains(&task.index)
+                && (task.run.unwrap_or(0) < run || task.state == TaskState::Waiting)
             {
-                task.state = State::Posted;
+                task.state = TaskState::Posted;
                 task.run = Some(run);
             }
         }
@@ -239,8 +242,8 @@ impl Held {
         }
     }
 
-    fn finish(&self, state: State, lines: &str) -> tree::Result<Step> {
-        let text = format!("{}\n{lines}", state.word());
+    fn finish(&self, state: TaskState, lines: &str) -> tree::Result<Step> {
+        let text = format!("{}\n{lines}", state.as_str());
         match tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end())) {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Later(why) | Trouble::Full(why)) => {

@@ -1,11 +1,12 @@
 //! What has to happen next in a build: a pure function of its record.
 
 use distcifs_settings::expand::expand_params;
+use distcifs_settings::state::TaskState;
 use distcifs_settings::task::Given;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::record::{Build, State, Task};
+use crate::record::{Build, Task};
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum Plan {
     /// Tickets are open; wait for their end.
     Wait,
     /// Nothing is left to do: the build's outcome and a line for people.
-    Finish(State, String),
+    Finish(TaskState, String),
 }
 
 /// Plans the next step. What waits for a task waits for all that it added as well, and for what those added; what it
@@ -23,7 +24,7 @@ pub enum Plan {
 pub fn plan(build: &Build) -> Plan {
     let states = in_this_run(build);
     let failing = build.abort || build.tasks.iter().any(|t| fails(t, states[t.index]));
-    let left_out = |t: &Task| failing && (!t.always || build.abort_always) && states[t.index] == State::Waiting;
+    let left_out = |t: &Task| failing && (!t.always || build.abort_always) && states[t.index] == TaskState::Waiting;
     // What was aborted may still hold what the clean-up is to remove.
     let ending = build.abort && build.tasks.iter().any(|t| !t.always && states[t.index].is_open());
     let ended = Over::find(build, &states, |t| states[t.index].is_ended() || left_out(t));
@@ -31,7 +32,7 @@ pub fn plan(build: &Build) -> Plan {
         states[t.index].is_ended() && !fails(t, states[t.index])
     });
     let ready = |t: &&Task| {
-        states[t.index] == State::Waiting
+        states[t.index] == TaskState::Waiting
             && !ending
             && if t.always {
                 !build.abort_always && ended.for_task(build, t)
@@ -48,7 +49,7 @@ pub fn plan(build: &Build) -> Plan {
     }
     if let Some(task) = build.tasks.iter().find(|t| !ended.alone[t.index]) {
         let line = format!("task {} can never start: what it needs does not end", task.title());
-        return Plan::Finish(State::Error, line);
+        return Plan::Finish(TaskState::Error, line);
     }
     outcome(build, &states)
 }
@@ -63,7 +64,7 @@ struct Over {
 }
 
 impl Over {
-    fn find(build: &Build, states: &[State], over: impl Fn(&Task) -> bool) -> Self {
+    fn find(build: &Build, states: &[TaskState], over: impl Fn(&Task) -> bool) -> Self {
         let count = build.tasks.len();
         let (alone, left) = (vec![false; count], vec![1; count]);
         let mut found = Over { alone, left };
@@ -73,7 +74,8 @@ impl Over {
                 found.left[by] += found.left[task.index];
             }
         }
-        let (skipped, others): (Vec<_>, Vec<_>) = build.tasks.iter().partition(|t| states[t.index] == State::Skipped);
+        let (skipped, others): (Vec<_>, Vec<_>) =
+            build.tasks.iter().partition(|t| states[t.index] == TaskState::Skipped);
         others
             .into_iter()
             .filter(|task| over(task))
@@ -123,11 +125,11 @@ fn is_within(build: &Build, task: &Task, other: usize) -> bool {
 
 /// The state of each task as far as this run goes: only success is kept from earlier ones. A record that is not final
 /// says `skipped` of a task only where its `when` leaves it out, of this run as of every other.
-fn in_this_run(build: &Build) -> Vec<State> {
+fn in_this_run(build: &Build) -> Vec<TaskState> {
     let state = |t: &Task| {
         let earlier = t.run.unwrap_or(0) < build.run;
-        if earlier && !matches!(t.state, State::Success | State::Skipped) {
-            State::Waiting
+        if earlier && !matches!(t.state, TaskState::Success | TaskState::Skipped) {
+            TaskState::Waiting
         } else {
             t.state
         }
@@ -136,18 +138,18 @@ fn in_this_run(build: &Build) -> Vec<State> {
 }
 
 /// Whether a task's end makes the build fail.
-fn fails(task: &Task, state: State) -> bool {
-    state.is_ended() && !matches!(state, State::Success | State::Skipped) && !task.allow_failure
+fn fails(task: &Task, state: TaskState) -> bool {
+    state.is_ended() && !matches!(state, TaskState::Success | TaskState::Skipped) && !task.allow_failure
 }
 
 /// The outcome when all has ended: that of the first task that failed.
-fn outcome(build: &Build, states: &[State]) -> Plan {
+fn outcome(build: &Build, states: &[TaskState]) -> Plan {
     if build.abort {
-        return Plan::Finish(State::Aborted, "aborted".to_owned());
+        return Plan::Finish(TaskState::Aborted, "aborted".to_owned());
     }
     let first = build.tasks.iter().find(|t| fails(t, states[t.index]));
     let Some(task) = first else {
-        return Plan::Finish(State::Success, String::new());
+        return Plan::Finish(TaskState::Success, String::new());
     };
     let line = format!("task {}: {}", task.title(), reason(task));
     Plan::Finish(states[task.index], line)
@@ -158,7 +160,7 @@ fn reason(task: &Task) -> String {
     let message = task.message.as_deref().unwrap_or_default();
     match (message.lines().next().unwrap_or_default().trim(), task.exit) {
         ("", Some(exit)) => format!("exit {exit}"),
-        ("", None) => task.state.word().to_owned(),
+        ("", None) => task.state.as_str().to_owned(),
         (line, _) => line.to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! A build's record (`builds/<n>/build.json`), as far as workers need it.
 
 use distcifs_settings::expand::expand_values;
+use distcifs_settings::state::TaskState;
 use distcifs_settings::task::Given;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -107,7 +108,7 @@ pub struct Task {
     pub settings: Given,
     /// How it stands.
     #[serde(default, deserialize_with = "nullable")]
-    pub state: State,
+    pub state: TaskState,
     /// The run in which it last got a ticket.
     #[serde(default)]
     pub run: Option<u64>,
@@ -120,55 +121,6 @@ pub struct Task {
     /// Exit status.
     #[serde(default)]
     pub exit: Option<i64>,
-}
-
-/// How a task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// No ticket yet.
-    #[default]
-    Waiting,
-    /// Its ticket is open.
-    Posted,
-    /// Its ticket is claimed.
-    Running,
-    /// Ended well.
-    Success,
-    /// Ended with an exit status other than 0, or by its timeout.
-    Failure,
-    /// Could not be carried out.
-    Error,
-    /// Ended by an abort.
-    Aborted,
-    /// Never started.
-    Skipped,
-}
-
-impl State {
-    /// Whether a ticket of it is in somebody's hands or waits for them.
-    pub fn is_open(self) -> bool {
-        matches!(self, State::Posted | State::Running)
-    }
-
-    /// Whether nothing more will happen to it in this run.
-    pub fn is_ended(self) -> bool {
-        !self.is_open() && self != State::Waiting
-    }
-
-    /// The word of the contract.
-    pub fn word(self) -> &'static str {
-        match self {
-            State::Waiting => "waiting",
-            State::Posted => "posted",
-            State::Running => "running",
-            State::Success => "success",
-            State::Failure => "failure",
-            State::Error => "error",
-            State::Aborted => "aborted",
-            State::Skipped => "skipped",
-        }
-    }
 }
 
 impl Build {
@@ -246,7 +198,7 @@ mod tests {
         let build = Build::parse(text.as_bytes()).unwrap();
         assert_eq!(
             (build.run, build.abort, build.tasks[0].state),
-            (0, false, State::Waiting)
+            (0, false, TaskState::Waiting)
         );
         assert_eq!(build.ticket_id(0), "a.3.0");
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use distcifs_settings::state::TaskState;
+
 use super::config::JobConfig;
 use super::model::build::{Live, live_path};
 use super::model::job::Job;
 use super::model::json::from_json;
-use super::model::record::TaskState;
 use super::model::ticket::{Part, part_key};
 use super::{Error, Repository, Result};
 

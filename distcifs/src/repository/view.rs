@@ -1,13 +1,13 @@
 //! What a build shows of itself: its tasks' states, why it waits, its JSON.
 
 use bytes::Bytes;
+use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
 use super::Repository;
 use super::config::{Downstream, Task};
 use super::model::build::{Build, Piece};
 use super::model::json::pretty;
-use super::model::record::TaskState;
 use super::model::ticket::{QUEUES, Ticket, TicketState, Verdict};
 
 /// Tasks that `why` names.
@@ -78,10 +78,7 @@ impl Repository {
     /// The tasks that one still waits for: a dozen of them at most, and how many more.
     fn waited_for(&self, build: &Build, index: usize) -> Vec<String> {
         let needs = build.config.tasks.get(index).map(Task::waits_for).unwrap_or_default();
-        let unfinished = |index: &usize| {
-            let state = build.task(*index).state;
-            matches!(state, TaskState::Waiting | TaskState::Posted | TaskState::Running)
-        };
+        let unfinished = |index: &usize| !build.task(*index).state.is_ended();
         let mut names: Vec<String> = needs
             .into_iter()
             .filter(unfinished)

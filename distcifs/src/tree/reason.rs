@@ -1,8 +1,9 @@
 //! Why a task ended as it did, with the last that it said.
 
+use distcifs_settings::state::TaskState;
+
 use super::{Result, Tree};
 use crate::repository::model::build::Build;
-use crate::repository::model::record::TaskState;
 
 /// Bytes and lines of a console that `why` shows.
 const LAST_BYTES_MAX: u64 = 2 << 10;

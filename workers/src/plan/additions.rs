@@ -49,7 +49,7 @@ fn what_waits_for_a_task_waits_for_what_it_added() {
     ] {
         assert_eq!(plan(&build_of(two, three, four)), next, "{two} {three} {four}");
     }
-    let Plan::Finish(State::Failure, line) = plan(&build_of("success", "success", "failure")) else {
+    let Plan::Finish(TaskState::Failure, line) = plan(&build_of("success", "success", "failure")) else {
         panic!("what was added failed");
     };
     assert_eq!(line, "task 4-t: failure");
@@ -90,13 +90,13 @@ fn a_skipped_task_counts_as_success() {
     ];
     assert_eq!(plan(&build(&rows)), Plan::Post(vec![1]));
     let mut done = build(&rows);
-    done.tasks[1].state = State::Success;
-    assert_eq!(plan(&done), Plan::Finish(State::Success, String::new()));
+    done.tasks[1].state = TaskState::Success;
+    assert_eq!(plan(&done), Plan::Finish(TaskState::Success, String::new()));
     // In a retry too: no ticket of this run says so, because there is none.
     done.run = 3;
     done.tasks[1].run = Some(2);
-    assert_eq!(plan(&done), Plan::Finish(State::Success, String::new()));
-    done.tasks[1].state = State::Failure;
+    assert_eq!(plan(&done), Plan::Finish(TaskState::Success, String::new()));
+    done.tasks[1].state = TaskState::Failure;
     assert_eq!(plan(&done), Plan::Post(vec![1]));
 }
 
@@ -244,7 +244,7 @@ impl Run {
         };
         let all = task.needs.iter().flat_map(of).chain(task.added_by);
         let (skipped, ran): (Vec<usize>, Vec<usize>) =
-            all.partition(|index| self.build.tasks[*index].state == State::Skipped);
+            all.partition(|index| self.build.tasks[*index].state == TaskState::Skipped);
         skipped
             .into_iter()
             .flat_map(|index| self.waits_for(index))
@@ -267,7 +267,11 @@ impl Run {
     }
 
     fn post(&mut self, index: usize) {
-        assert_eq!(self.build.tasks[index].state, State::Waiting, "{index} is posted once");
+        assert_eq!(
+            self.build.tasks[index].state,
+            TaskState::Waiting,
+            "{index} is posted once"
+        );
         for before in self.waits_for(index) {
             assert!(
                 self.ended.contains(&before),
@@ -280,7 +284,7 @@ impl Run {
             self.starts_from(index),
             "{index}"
         );
-        self.build.tasks[index].state = State::Posted;
+        self.build.tasks[index].state = TaskState::Posted;
         self.build.tasks[index].run = Some(0);
     }
 
@@ -302,13 +306,13 @@ impl Run {
         let index = open[draw.which % open.len()];
         let task = &mut self.build.tasks[index];
         task.state = match draw.ends {
-            0..20 => State::Failure,
-            20..25 => State::Error,
-            _ => State::Success,
+            0..20 => TaskState::Failure,
+            20..25 => TaskState::Error,
+            _ => TaskState::Success,
         };
         task.allow_failure = draw.ends.is_multiple_of(2);
         task.workspace = draw.leaves.then(|| format!("w{index}"));
-        let success = task.state == State::Success;
+        let success = task.state == TaskState::Success;
         let before: Vec<usize> = task.needs.iter().copied().chain([index]).collect();
         self.ended.push(index);
         let level = above(&self.build, &self.build.tasks[index]).count();
@@ -325,7 +329,7 @@ impl Run {
         // Some of them are left out at once, by their `when`.
         for added in first..self.build.tasks.len() {
             if (draw.ends as usize + added).is_multiple_of(7) {
-                self.build.tasks[added].state = State::Skipped;
+                self.build.tasks[added].state = TaskState::Skipped;
             }
         }
     }
@@ -359,8 +363,8 @@ proptest! {
         }
         let (state, line) = end.expect("the build ends");
         prop_assert!(!line.contains("can never start"), "{line}");
-        if state == State::Success {
-            let ran = run.build.tasks.iter().filter(|task| task.state != State::Skipped);
+        if state == TaskState::Success {
+            let ran = run.build.tasks.iter().filter(|task| task.state != TaskState::Skipped);
             prop_assert_eq!(run.ended.len(), ran.count());
         }
     }

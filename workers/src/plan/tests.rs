@@ -25,7 +25,7 @@ fn posts(tasks: &[(&str, &[usize], Value)], want: &[usize]) {
     assert_eq!(plan(&build(tasks)), Plan::Post(want.to_vec()));
 }
 
-fn ends(tasks: &[(&str, &[usize], Value)], want: State, line: &str) {
+fn ends(tasks: &[(&str, &[usize], Value)], want: TaskState, line: &str) {
     assert_eq!(plan(&build(tasks)), Plan::Finish(want, line.to_owned()));
 }
 
@@ -78,7 +78,7 @@ fn none() -> Value {
 
 #[test]
 fn no_tasks_is_success() {
-    ends(&[], State::Success, "");
+    ends(&[], TaskState::Success, "");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn one_after_the_other() {
     );
     ends(
         &[("success", &[], none()), ("success", &[0], none())],
-        State::Success,
+        TaskState::Success,
         "",
     );
 }
@@ -120,7 +120,7 @@ fn side_by_side() {
         Plan::Post(vec![3])
     );
     assert_eq!(plan(&diamond("success", "failure", "running", "waiting")), Plan::Wait);
-    let Plan::Finish(State::Failure, _) = plan(&diamond("success", "failure", "success", "waiting")) else {
+    let Plan::Finish(TaskState::Failure, _) = plan(&diamond("success", "failure", "success", "waiting")) else {
         panic!("a failure in one arm");
     };
 }
@@ -132,15 +132,15 @@ fn a_failure_ends_the_build_and_says_where() {
         ("failure", &[0], json!({ "name": "unit", "exit": 2 })),
         ("waiting", &[1], none()),
     ];
-    ends(&tasks, State::Failure, "task 1-unit: exit 2");
+    ends(&tasks, TaskState::Failure, "task 1-unit: exit 2");
     ends(
         &[("error", &[], json!({ "message": "no sh\nmore" }))],
-        State::Error,
+        TaskState::Error,
         "task 0-t: no sh",
     );
     ends(
         &[("aborted", &[], none()), ("waiting", &[0], none())],
-        State::Aborted,
+        TaskState::Aborted,
         "task 0-t: aborted",
     );
 }
@@ -149,7 +149,7 @@ fn a_failure_ends_the_build_and_says_where() {
 fn allowed_failures_count_as_success() {
     let allowed = json!({ "allow_failure": true });
     posts(&[("failure", &[], allowed.clone()), ("waiting", &[0], none())], &[1]);
-    ends(&[("error", &[], allowed)], State::Success, "");
+    ends(&[("error", &[], allowed)], TaskState::Success, "");
 }
 
 #[test]
@@ -175,12 +175,12 @@ fn always_runs_when_all_it_needs_has_ended() {
             ("waiting", &[0], none()),
             ("failure", &[1], always()),
         ],
-        State::Failure,
+        TaskState::Failure,
         "task 0-t: failure",
     );
     ends(
         &[("success", &[], none()), ("failure", &[0], always())],
-        State::Failure,
+        TaskState::Failure,
         "task 1-t: failure",
     );
 }
@@ -194,9 +194,9 @@ fn an_abort_starts_only_always() {
     ]);
     aborted.abort = true;
     assert_eq!(plan(&aborted), Plan::Post(vec![2]));
-    aborted.tasks[2].state = State::Success;
-    assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
-    aborted.tasks[0].state = State::Running;
+    aborted.tasks[2].state = TaskState::Success;
+    assert_eq!(plan(&aborted), Plan::Finish(TaskState::Aborted, "aborted".into()));
+    aborted.tasks[0].state = TaskState::Running;
     assert_eq!(plan(&aborted), Plan::Wait);
 }
 
@@ -210,12 +210,12 @@ fn after_an_abort_nothing_begins_while_something_ends() {
     ]);
     aborted.abort = true;
     assert_eq!(plan(&aborted), Plan::Wait);
-    aborted.tasks[0].state = State::Aborted;
+    aborted.tasks[0].state = TaskState::Aborted;
     assert_eq!(plan(&aborted), Plan::Post(vec![1]));
     aborted.abort_always = true;
     assert_eq!(plan(&aborted), Plan::Wait);
-    aborted.tasks[2].state = State::Aborted;
-    assert_eq!(plan(&aborted), Plan::Finish(State::Aborted, "aborted".into()));
+    aborted.tasks[2].state = TaskState::Aborted;
+    assert_eq!(plan(&aborted), Plan::Finish(TaskState::Aborted, "aborted".into()));
 }
 
 #[test]
@@ -229,16 +229,17 @@ fn a_retry_keeps_what_succeeded() {
     assert_eq!(plan(&again), Plan::Post(vec![1]));
     assert_eq!(posting(&again, 1).unwrap().id, "j.7.1.r2");
     again.tasks[1].run = Some(2);
-    let Plan::Finish(State::Failure, _) = plan(&again) else {
+    let Plan::Finish(TaskState::Failure, _) = plan(&again) else {
         panic!("failed again")
     };
-    again.tasks[1].state = State::Success;
+    again.tasks[1].state = TaskState::Success;
     assert_eq!(plan(&again), Plan::Post(vec![2]));
 }
 
 #[test]
 fn a_circle_ends_in_an_error() {
-    let Plan::Finish(State::Error, line) = plan(&build(&[("waiting", &[1], none()), ("waiting", &[0], none())])) else {
+    let Plan::Finish(TaskState::Error, line) = plan(&build(&[("waiting", &[1], none()), ("waiting", &[0], none())]))
+    else {
         panic!("a circle must end");
     };
     assert!(line.contains("0-t"), "{line}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use distcifs_settings::source::Source;
+use distcifs_settings::state::TaskState;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::Result;
@@ -12,7 +13,7 @@ use crate::repository::model::console::{Extent, build_console, scope_of};
 use crate::repository::model::deed::{Deed, or_trigger};
 use crate::repository::model::job::Job;
 use crate::repository::model::keys::{Key, RecordKey};
-use crate::repository::model::record::{Record, TaskRecord, TaskState};
+use crate::repository::model::record::{Record, TaskRecord};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
 };

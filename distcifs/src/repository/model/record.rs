@@ -3,49 +3,12 @@
 use std::collections::BTreeMap;
 
 use distcifs_settings::source::Source;
+use distcifs_settings::state::TaskState;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::model::build::ConfigEntry;
 use crate::repository::model::deed::{Deed, Person};
 use crate::repository::model::ticket::Verdict;
-
-/// Where a task of a build stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskState {
-    /// It waits for others.
-    Waiting,
-    /// Its ticket is open.
-    Posted,
-    /// Its ticket is claimed.
-    Running,
-    /// It ended well.
-    Success,
-    /// It ran and failed.
-    Failure,
-    /// It could not be run.
-    Error,
-    /// It was stopped.
-    Aborted,
-    /// The build ended without it.
-    Skipped,
-}
-
-impl TaskState {
-    /// The word of the file `state`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TaskState::Waiting => "waiting",
-            TaskState::Posted => "posted",
-            TaskState::Running => "running",
-            TaskState::Success => "success",
-            TaskState::Failure => "failure",
-            TaskState::Error => "error",
-            TaskState::Aborted => "aborted",
-            TaskState::Skipped => "skipped",
-        }
-    }
-}
 
 impl From<Verdict> for TaskState {
     fn from(verdict: Verdict) -> Self {
