@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::core::{bounded, lock};
+use super::model::keys::Key;
 use super::model::ticket::{Posted, TicketKey, queue_path};
 use super::{Repository, Result};
 use crate::storage::Event;
@@ -45,8 +46,7 @@ struct Regard {
 impl Regarded {
     /// Whether changes of this queue or ticket are told.
     pub(crate) fn tells(&self, path: &str) -> bool {
-        let queue = queue_of(path);
-        lock(&self.0).get(queue).is_some_and(|regard| *regard.stands.borrow())
+        queue_of(path).is_some_and(|queue| lock(&self.0).get(&queue).is_some_and(|regard| *regard.stands.borrow()))
     }
 
     /// Takes out what nobody has looked into for a while.
@@ -69,10 +69,14 @@ impl Regarded {
     }
 }
 
-/// The queue's part of a path below `/tickets`.
-fn queue_of(path: &str) -> &str {
-    let end = path.match_indices('/').nth(2).map_or(path.len(), |(at, _)| at);
-    &path[..end]
+/// The path of the queue that a path belongs to, if it does.
+fn queue_of(path: &str) -> Option<String> {
+    match Key::parse(path)? {
+        Key::Queue(queue) | Key::Ticket(queue, _) | Key::Claim(queue, _) | Key::Post(queue, ..) => {
+            Some(Key::Queue(queue).path())
+        }
+        _ => None,
+    }
 }
 
 impl Repository {
@@ -148,10 +152,16 @@ mod tests {
 
     #[test]
     fn what_is_below_a_queue_is_its_own() {
-        for path in ["/tickets/q", "/tickets/q/t", "/tickets/q/t/claim"] {
-            assert_eq!(queue_of(path), "/tickets/q");
+        for path in [
+            "/tickets/q",
+            "/tickets/q/t",
+            "/tickets/q/t/claim",
+            "/tickets/q/t/post-1",
+        ] {
+            assert_eq!(queue_of(path).as_deref(), Some("/tickets/q"));
         }
-        assert_eq!(queue_of("/tickets"), "/tickets");
-        assert_eq!(queue_of("/"), "/");
+        for path in ["/tickets", "/", "/jobs/q/1", "/tickets/q/t/odd"] {
+            assert_eq!(queue_of(path), None);
+        }
     }
 }
