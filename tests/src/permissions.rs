@@ -93,7 +93,15 @@ impl Caller {
 
     /// Tries it: 0, or the number of the error.
     pub fn try_it(&mut self, operation: &str, argument: &str, path: &Path) -> i32 {
+        self.ask(operation, argument, path);
+        self.answer(operation, path)
+    }
+
+    fn ask(&mut self, operation: &str, argument: &str, path: &Path) {
         writeln!(self.to, "{operation}\t{argument}\t{}", path.display()).expect("the probe reads");
+    }
+
+    fn answer(&mut self, operation: &str, path: &Path) -> i32 {
         let mut said = String::new();
         self.from.read_line(&mut said).expect("the probe answers");
         match said.trim_end() {
@@ -104,19 +112,25 @@ impl Caller {
         }
     }
 
-    /// The cell of this caller and a file.
+    /// The cell of this caller and a file. All is asked before the first answer is read: on a busy machine
+    /// each turn from one process to the other takes longer than what is tried.
     fn cell(&mut self, item: &Item) -> String {
         let mode = item.mode.to_string();
-        LETTERS
+        let tried: Vec<_> = LETTERS
             .chars()
-            .map(|letter| match item.operation(letter, self.name) {
-                None => NOT_TRIED,
-                Some((operation, path)) => {
-                    let errno = self.try_it(operation, &mode, &path);
-                    if errno == 0 { letter } else { sign(errno) }
-                }
-            })
-            .collect()
+            .map(|letter| (letter, item.operation(letter, self.name)))
+            .collect();
+        for (operation, path) in tried.iter().filter_map(|(_, tried)| tried.as_ref()) {
+            self.ask(operation, &mode, path);
+        }
+        let cell = tried.iter().map(|(letter, tried)| match tried {
+            None => NOT_TRIED,
+            Some((operation, path)) => match self.answer(operation, path) {
+                0 => *letter,
+                errno => sign(errno),
+            },
+        });
+        cell.collect()
     }
 }
 
