@@ -4,6 +4,7 @@ pub mod access;
 pub mod attempts;
 pub mod board;
 pub mod builds;
+mod cache;
 pub mod claims;
 pub mod config;
 pub mod configure;

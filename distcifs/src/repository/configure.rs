@@ -1,12 +1,12 @@
 //! A job's configuration: its lock, its text, its commit.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nix::unistd::getuid;
 
+use super::cache::Cache;
 use super::config::{Fault, JobConfig, Priority};
 use super::core::{bounded, lock, now, random_id};
 use super::model::build::ConfigEntry;
@@ -40,9 +40,10 @@ pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Parsed configurations kept, by digest of their text; each is some kilobytes.
 const PARSED_MAX: usize = 256;
 
-/// Parsed configurations, by digest.
+/// Parsed configurations, by digest. The truth is the stored text, which never changes under its digest: none
+/// is ever out of date.
 #[derive(Default)]
-pub struct ParsedConfigs(Mutex<HashMap<String, Arc<JobConfig>>>);
+pub struct ParsedConfigs(Mutex<Cache<String, Arc<JobConfig>, PARSED_MAX>>);
 
 /// A job's lock; dropping it gives it back.
 pub struct ConfigLock {
@@ -120,11 +121,7 @@ impl Repository {
         let text = self.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
         // What was held against the job's name when it was written may be of a name that it had then.
         let config = Arc::new(JobConfig::read_stored(&text).map_err(|_| damaged())?);
-        let mut parsed = lock(&self.records.configs.0);
-        if parsed.len() >= PARSED_MAX {
-            parsed.clear();
-        }
-        parsed.insert(key, config.clone());
+        lock(&self.records.configs.0).keep(key, config.clone());
         Ok(config)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use super::cache::Cache;
 use super::core::lock;
 use super::model::build::{Build, live_path};
 use super::model::job::Job;
@@ -11,13 +12,14 @@ use super::model::keys::Key;
 const LOOKED_MAX: usize = 32;
 
 /// The builds that were looked at last, each until a change of its entry or of one of its tickets is told:
-/// of a build of 1,000 tasks so not every look reads 1,000 tickets. For a mount that is alone.
+/// of a build of 1,000 tasks so not every look reads 1,000 tickets. For a mount that is alone. The truth is
+/// what the coordinator has.
 #[derive(Default)]
 pub(crate) struct Looked(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    builds: Vec<Known>,
+    builds: Cache<String, Known, LOOKED_MAX>,
     next: u64,
     /// Entries that commits under way change, one for each of these.
     changing: Vec<String>,
@@ -26,8 +28,6 @@ struct Table {
 }
 
 struct Known {
-    /// The path of the build's entry.
-    live: String,
     /// What the names of its tickets begin with.
     tickets: String,
     /// The question that is being answered.
@@ -36,11 +36,12 @@ struct Known {
 }
 
 impl Known {
-    /// Whether a change of this path is one of the build. Of another too, if its name is odd enough.
-    fn hangs_on(&self, path: &str) -> bool {
+    /// Whether a change of this path is one of the build whose entry this is. Of another too, if its name is
+    /// odd enough.
+    fn hangs_on(&self, live: &str, path: &str) -> bool {
         match Key::parse(path) {
             Some(Key::Ticket(_, id) | Key::Claim(_, id) | Key::Post(_, id, _)) => id.starts_with(&self.tickets),
-            _ => self.live == path,
+            _ => live == path,
         }
     }
 }
@@ -48,7 +49,7 @@ impl Known {
 impl Table {
     fn forget(&mut self, paths: &[String]) {
         self.builds
-            .retain(|known| !paths.iter().any(|path| known.hangs_on(path)));
+            .retain(|live, known| !paths.iter().any(|path| known.hangs_on(live, path)));
     }
 }
 
@@ -57,8 +58,7 @@ impl Looked {
     pub(crate) fn ask(&self, job: &Job, n: u64, version: u32) -> std::result::Result<Build, u64> {
         let live = live_path(job.uid(), n);
         let mut table = lock(&self.0);
-        let known = table.builds.iter().find(|known| known.live == live);
-        let build = known.and_then(|known| known.is.as_ref());
+        let build = table.builds.get(&live).and_then(|known| known.is.as_ref());
         if let Some(build) = build.filter(|build| build.live.as_ref().is_some_and(|(_, known)| *known == version)) {
             // The job may have another owner or mode by now.
             return Ok(Build {
@@ -66,29 +66,25 @@ impl Looked {
                 ..build.clone()
             });
         }
-        table.builds.retain(|known| known.live != live);
-        if table.builds.len() >= LOOKED_MAX {
-            table.builds.remove(0);
-        }
         table.next += 1;
         let asked = table.next;
-        table.builds.push(Known {
-            live,
+        let known = Known {
             tickets: format!("{}.{n}.", job.name),
             asked,
             is: None,
-        });
+        };
+        table.builds.keep(live, known);
         Err(asked)
     }
 
     /// Keeps the answer, if nothing was told meanwhile. Of changes of a record nothing is.
     pub(crate) fn answer(&self, live: &str, question: u64, build: &Build) {
         let mut table = lock(&self.0);
-        let asked = |known: &&mut Known| known.live == live && known.asked == question;
         let Table { builds, changing, .. } = &mut *table;
         if build.record.is_none()
-            && let Some(known) = builds.iter_mut().find(asked)
-            && !changing.iter().any(|path| known.hangs_on(path))
+            && let Some(known) = builds.get_mut(live)
+            && known.asked == question
+            && !changing.iter().any(|path| known.hangs_on(live, path))
         {
             known.is = Some(build.clone());
             #[cfg(test)]
@@ -117,7 +113,7 @@ impl Looked {
 
     /// Takes note of a change of an entry.
     pub(crate) fn forget(&self, path: &str) {
-        lock(&self.0).builds.retain(|known| !known.hangs_on(path));
+        lock(&self.0).builds.retain(|live, known| !known.hangs_on(live, path));
     }
 
     /// Forgets all: nobody knows what has changed.

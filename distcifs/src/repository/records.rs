@@ -19,9 +19,6 @@ use super::model::ticket::{Part, Verdict};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Updated};
 
-/// Records of finished builds kept in memory.
-const RECORDS_MAX: usize = 512;
-
 /// Pause before recording a build is tried again.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -168,7 +165,7 @@ impl Repository {
         }
         match &record {
             Some(record) => self.remember_record(key, record.clone(), moves),
-            None => drop(lock(&self.records.records).remove(&key)),
+            None => drop(lock(&self.records.records).forget(&key)),
         }
         Ok(record)
     }
@@ -179,10 +176,7 @@ impl Repository {
         if self.trash.moves() != moves {
             return;
         }
-        if records.len() >= RECORDS_MAX {
-            records.clear();
-        }
-        records.insert(key, record);
+        records.keep(key, record);
     }
 
     /// Removes the tickets and the entry of a build whose record stands.
@@ -335,7 +329,7 @@ impl Repository {
         }
         // Whoever read the record before this keeps it no more.
         self.trash.moved();
-        lock(&self.records.records).remove(&(job.uid().to_owned(), n));
+        lock(&self.records.records).forget(&(job.uid().to_owned(), n));
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();
         consoles.push(build_console(job.uid(), n));

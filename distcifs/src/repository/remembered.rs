@@ -8,12 +8,16 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use super::cache::Cache;
 use super::core::lock;
 use super::looked::Looked;
 use crate::storage::{Change, Entry, Event};
 
-/// Entries and listings that are remembered, some hundred bytes each; past it all are dropped.
-const REMEMBERED_MAX: usize = 16_384;
+/// Entries that are remembered, some hundred bytes each.
+const ENTRIES_MAX: usize = 12_288;
+
+/// Listings that are, with 1,000 names at most where one of them is a job's builds.
+const LISTINGS_MAX: usize = 4096;
 
 /// What is known of a path.
 #[derive(Debug, Clone)]
@@ -34,8 +38,8 @@ pub(crate) struct Remembered {
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<String, Known<Option<Entry>>>,
-    children: HashMap<String, Known<Vec<String>>>,
+    entries: Cache<String, Known<Option<Entry>>, ENTRIES_MAX>,
+    children: Cache<String, Known<Vec<String>>, LISTINGS_MAX>,
     /// Entries, and listings, that commits under way change, with how many of these: nothing is remembered of
     /// them, as the store may have either by now.
     changing: HashMap<String, usize>,
@@ -152,22 +156,19 @@ impl Table {
         }
     }
 
-    /// A number for a question; makes room.
+    /// A number for a question.
     fn question(&mut self) -> u64 {
-        if self.entries.len() + self.children.len() >= REMEMBERED_MAX {
-            (self.entries, self.children) = Default::default();
-        }
         self.next += 1;
         self.next
     }
 
     fn forget(&mut self, path: &str, listing: bool) {
-        self.entries.remove(path);
+        self.entries.forget(path);
         if listing && let Some((parent, _)) = path.rsplit_once('/') {
-            self.children.remove(parent);
+            self.children.forget(parent);
         }
         // An entry that goes takes its listing along.
-        self.children.remove(path);
+        self.children.forget(path);
     }
 
     fn forget_below(&mut self, path: &str) {
@@ -181,18 +182,27 @@ impl Table {
     }
 }
 
-fn ask<T: Clone>(table: &mut HashMap<String, Known<T>>, path: &str, next: u64) -> Result<T, Question> {
+fn ask<T: Clone, const MOST: usize>(
+    table: &mut Cache<String, Known<T>, MOST>,
+    path: &str,
+    next: u64,
+) -> Result<T, Question> {
     match table.get(path) {
         Some(Known::Is(value)) => Ok(value.clone()),
         // Whoever asked before has a claim of its own on the place: the later answer is kept.
         Some(Known::Asked(_)) | None => {
-            table.insert(path.to_owned(), Known::Asked(next));
+            table.keep(path.to_owned(), Known::Asked(next));
             Err(Question(next))
         }
     }
 }
 
-fn answer<T: Clone>(table: &mut HashMap<String, Known<T>>, path: &str, question: &Question, value: &T) {
+fn answer<T: Clone, const MOST: usize>(
+    table: &mut Cache<String, Known<T>, MOST>,
+    path: &str,
+    question: &Question,
+    value: &T,
+) {
     if let Some(known) = table.get_mut(path)
         && matches!(known, Known::Asked(asked) if *asked == question.0)
     {
@@ -287,11 +297,13 @@ mod tests {
     #[test]
     fn it_is_bounded() {
         let remembered = Remembered::default();
-        for i in 0..2 * REMEMBERED_MAX {
+        for i in 0..2 * ENTRIES_MAX {
             let path = format!("/t/{i}");
             let question = remembered.entry(&path).unwrap_err();
             remembered.keep_entry(&path, &question, &None);
         }
-        assert!(lock(&remembered.table).entries.len() <= REMEMBERED_MAX);
+        assert_eq!(lock(&remembered.table).entries.len(), ENTRIES_MAX);
+        assert!(remembered.entry("/t/0").is_err());
+        assert!(remembered.entry(&format!("/t/{}", 2 * ENTRIES_MAX - 1)).is_ok());
     }
 }

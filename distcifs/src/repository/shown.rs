@@ -1,28 +1,28 @@
 //! Texts of build.json that are kept: of a build of 1,000 tasks one has more than a megabyte, and whoever
 //! lists a folder, opens a file or waits for a build asks for it again and again.
 
-use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use bytes::Bytes;
 
+use super::cache::Cache;
 use super::core::lock;
 use super::model::build::Build;
 
 /// Bytes of the texts that are kept.
 const BYTES_MAX: usize = 16 << 20;
 
-/// Builds whose texts are kept.
-const BUILDS_MAX: usize = 64;
+/// What a text counts at least, bytes: so the texts of 64 builds are kept.
+const TEXT_BYTES_MIN: usize = BYTES_MAX / 64;
 
-/// The texts that were made last.
+/// The texts that were used last, by uid and number. The truth is the build: a text counts while it is as it
+/// was when that was made.
 #[derive(Default)]
 pub(crate) struct Shown(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    texts: VecDeque<Text>,
-    bytes: usize,
+    texts: Cache<(String, u64), Text, BYTES_MAX>,
     #[cfg(test)]
     made: u64,
 }
@@ -37,24 +37,20 @@ struct Text {
 impl Shown {
     /// The text of a build that is as it is now, and waits or ended for this reason.
     pub(crate) fn text(&self, build: &Build, why: &str, make: impl FnOnce() -> String) -> Bytes {
+        let key = (build.job.uid().to_owned(), build.n);
         let same = |text: &&Text| text.why == why && text.build.is_as(build);
-        if let Some(text) = lock(&self.0).texts.iter().find(same) {
+        if let Some(text) = lock(&self.0).texts.get(&key).filter(same) {
             return text.bytes.clone();
         }
         let bytes = Bytes::from(make());
         let mut table = lock(&self.0);
-        let other = |text: &Text| text.build.n != build.n || text.build.job.uid() != build.job.uid();
-        table.texts.retain(other);
-        table.texts.push_back(Text {
+        let text = Text {
             build: build.clone(),
             why: why.to_owned(),
             bytes: bytes.clone(),
-        });
-        table.bytes = table.texts.iter().map(|text| text.bytes.len()).sum();
-        while table.bytes > BYTES_MAX || table.texts.len() > BUILDS_MAX {
-            let oldest = table.texts.pop_front();
-            table.bytes -= oldest.map_or(0, |text| text.bytes.len());
-        }
+        };
+        let weight = bytes.len().max(TEXT_BYTES_MIN);
+        table.texts.keep_weighed(key, text, weight);
         #[cfg(test)]
         {
             table.made += 1;

@@ -10,9 +10,6 @@ use super::work::RACES_MAX;
 use super::{Error, Repository, Result};
 use crate::storage::{Digest, Object, Session, Updated};
 
-/// Merged artifacts kept by what they were merged of.
-pub(crate) const MERGED_MAX: usize = 1024;
-
 /// The record that holds owner and mode of the top folders.
 fn settings() -> Object {
     RecordKey::Settings.object()
@@ -89,11 +86,7 @@ impl Repository {
         }
         let text = merged.map(|digest| digest.to_string());
         if let Some(text) = &text {
-            let mut known = lock(&self.records.merged);
-            if known.len() >= MERGED_MAX {
-                known.clear();
-            }
-            known.insert(parts, text.clone());
+            lock(&self.records.merged).keep(parts, text.clone());
         }
         Ok(text)
     }

@@ -39,6 +39,7 @@ const ROWS: [(&str, &[&str]); 8] = [
     (
         "store",
         &[
+            "cache",
             "core",
             "work",
             "patience",

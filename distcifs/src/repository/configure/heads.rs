@@ -5,25 +5,29 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use crate::repository::cache::Cache;
 use crate::repository::config::JobConfig;
 use crate::repository::core::lock;
 use crate::repository::epochs::{Epochs, Hold};
 use crate::repository::model::job::ConfigHead;
 
-/// Heads that are known at once, some hundred bytes each; past it all are dropped.
+/// Heads that are known at once, some hundred bytes each.
 const HEADS_MAX: usize = 4096;
 
 /// How long what was read at the opening of a trigger counts for what is written to it: a configuration that
 /// another mount puts in force meanwhile may count for it or not, as if it had come a moment later.
 const CARRIED_FOR: Duration = Duration::from_secs(1);
 
-/// The heads of configurations, by job. For a mount that is alone.
+/// The heads of configurations, by job. For a mount that is alone. The truth is the job's record, which only
+/// this mount writes.
 #[derive(Default)]
 pub(crate) struct Heads(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    known: HashMap<String, Known>,
+    known: Cache<String, Known, HEADS_MAX>,
+    /// How many writes of a job's head are under way, or nobody knows whether they are over.
+    written: HashMap<String, u64>,
     /// The number of the next question.
     next: u64,
 }
@@ -34,8 +38,6 @@ enum Known {
     Asked(u64),
     /// It is this.
     Is(Option<ConfigHead>),
-    /// So many writes are under way, or nobody knows whether they are over.
-    Written(u64),
 }
 
 /// A question under way; its answer is kept if nothing was written meanwhile.
@@ -45,18 +47,17 @@ impl Heads {
     /// A job's head, or the question to answer.
     pub(super) fn ask(&self, uid: &str) -> Result<Option<ConfigHead>, Question> {
         let mut table = lock(&self.0);
+        if table.written.contains_key(uid) {
+            return Err(Question(0));
+        }
         match table.known.get(uid) {
             Some(Known::Is(head)) => return Ok(head.clone()),
             Some(Known::Asked(question)) => return Err(Question(*question)),
-            Some(Known::Written(_)) => return Err(Question(0)),
             None => {}
-        }
-        if table.known.len() >= HEADS_MAX {
-            table.known.retain(|_, known| matches!(known, Known::Written(_)));
         }
         table.next += 1;
         let question = table.next;
-        table.known.insert(uid.to_owned(), Known::Asked(question));
+        table.known.keep(uid.to_owned(), Known::Asked(question));
         Err(Question(question))
     }
 
@@ -79,18 +80,16 @@ impl Heads {
     /// A write begins. Nothing is known until it is [`over`](Self::over); for good where nobody knows that.
     pub(super) fn begin(&self, uid: &str) {
         let mut table = lock(&self.0);
-        match table.known.get_mut(uid) {
-            Some(Known::Written(writes)) => *writes += 1,
-            _ => drop(table.known.insert(uid.to_owned(), Known::Written(1))),
-        }
+        *table.written.entry(uid.to_owned()).or_default() += 1;
+        table.known.forget(uid);
     }
 
     /// A write has ended, whether it happened or not.
     pub(super) fn over(&self, uid: &str) {
         let mut table = lock(&self.0);
-        match table.known.get_mut(uid) {
-            Some(Known::Written(writes)) if *writes > 1 => *writes -= 1,
-            _ => drop(table.known.remove(uid)),
+        match table.written.get_mut(uid) {
+            Some(writes) if *writes > 1 => *writes -= 1,
+            _ => drop(table.written.remove(uid)),
         }
     }
 }
@@ -207,7 +206,8 @@ mod tests {
             let question = heads.ask(&uid).err().unwrap();
             heads.answer(&uid, &question, &head("one"));
         }
-        assert!(lock(&heads.0).known.len() <= 3);
+        assert_eq!(lock(&heads.0).known.len(), HEADS_MAX);
+        assert!(!heads.knows("0") && heads.knows(&HEADS_MAX.to_string()));
         let question = heads.ask("written").err().unwrap();
         heads.answer("written", &question, &head("old"));
         assert!(!heads.knows("written"));

@@ -1,24 +1,32 @@
 //! Parsed configurations and records of finished builds that are kept in memory, and who records a build.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use crate::repository::cache::Cache;
 use crate::repository::configure::ParsedConfigs;
 use crate::repository::configure::heads::Heads;
 use crate::repository::model::record::Record;
 use crate::repository::records::Indexes;
+
+/// Records of finished builds kept in memory.
+const RECORDS_MAX: usize = 512;
+
+/// Merged artifacts whose digests are kept, some hundred bytes each.
+const MERGED_MAX: usize = 1024;
 
 /// Parsed configurations and finished builds' records, bounded.
 #[derive(Default)]
 pub(crate) struct RecordCache {
     pub(crate) configs: ParsedConfigs,
     pub(crate) heads: Heads,
-    pub(crate) records: Mutex<BTreeMap<(String, u64), Arc<Record>>>,
+    /// The truth is the record in the store. One changes only by a retry or the trash, which forget it here;
+    /// of other mounts' the line of the index tells, which is compared.
+    pub(crate) records: Mutex<Cache<(String, u64), Arc<Record>, RECORDS_MAX>>,
     pub(crate) indexes: Mutex<Indexes>,
-    /// Digests of merged artifacts, by what they were merged of.
-    pub(crate) merged: Mutex<BTreeMap<Vec<String>, String>>,
+    /// Digests of merged artifacts, by what they were merged of: the same of the same parts for ever.
+    pub(crate) merged: Mutex<Cache<Vec<String>, String, MERGED_MAX>>,
     /// Held while a build is recorded or removed.
     turns: Turns,
     /// When keys were looked at for their age, milliseconds since 1970.

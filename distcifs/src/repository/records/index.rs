@@ -1,8 +1,8 @@
 //! The index of a job's finished builds: how each ended, by its number.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::repository::cache::Cache;
 use crate::repository::core::{bounded, lock, settled};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
@@ -21,12 +21,10 @@ const PAGE: usize = 1000;
 /// The lines of an index, by the builds' numbers.
 type Lines = Arc<Vec<(u64, Indexed)>>;
 
-/// Indexes of jobs as they were read last.
+/// Indexes of jobs as they were read last, each weighed by its lines. The truth is the job's record: where
+/// others may change it a notice says so, and then its revision is compared.
 #[derive(Default)]
-pub struct Indexes {
-    jobs: BTreeMap<String, Known>,
-    lines: usize,
-}
+pub struct Indexes(Cache<String, Known, INDEXED_MAX>);
 
 /// An index as it was read last.
 struct Known {
@@ -42,7 +40,7 @@ struct Known {
 impl Indexes {
     /// The index of a job, if nothing was told since it was read.
     fn unchanged(&mut self, uid: &str) -> Option<Lines> {
-        let known = self.jobs.get_mut(uid)?;
+        let known = self.0.get_mut(uid)?;
         let heard = known.notices.as_mut().is_none_or(Notices::heard);
         known.trusted &= !heard;
         known.trusted.then(|| known.lines.clone())
@@ -50,55 +48,54 @@ impl Indexes {
 
     /// The index of a job, if it still has this revision.
     fn of_revision(&mut self, uid: &str, revision: u64) -> Option<Lines> {
-        let known = self.jobs.get_mut(uid).filter(|known| known.revision == revision)?;
+        let known = self.0.get_mut(uid).filter(|known| known.revision == revision)?;
         known.trusted = true;
         Some(known.lines.clone())
     }
 
     /// Whether changes of an index are told.
-    fn is_told(&self, uid: &str) -> bool {
-        self.jobs.get(uid).is_some_and(|known| known.notices.is_some())
+    fn is_told(&mut self, uid: &str) -> bool {
+        self.0.get(uid).is_some_and(|known| known.notices.is_some())
     }
 
     /// Keeps the index of a job, within bounds.
     fn keep(&mut self, uid: &str, revision: u64, lines: &Lines, notices: Option<Notices>) {
-        // Each job counts one line more, so that those without builds have a bound too.
-        let cost = lines.len() + 1;
-        if self.lines + cost > INDEXED_MAX {
-            *self = Indexes::default();
-        }
-        if cost > INDEXED_MAX {
-            return;
-        }
-        let old = self.jobs.remove(uid);
-        self.lines += cost;
-        self.lines -= old.as_ref().map_or(0, |old| old.lines.len() + 1);
+        let old = self.0.forget(uid);
         let known = Known {
             revision,
             lines: lines.clone(),
             notices: notices.or_else(|| old.and_then(|old| old.notices)),
             trusted: true,
         };
-        self.jobs.insert(uid.to_owned(), known);
+        let weight = known.weight();
+        self.0.keep_weighed(uid.to_owned(), known, weight);
     }
 
     /// Takes in a change that was made here, if it followed on what is known.
     pub(in crate::repository) fn follow(&mut self, uid: &str, revision: u64, changes: &[(u64, Option<Indexed>)]) {
-        let Some(known) = self.jobs.get_mut(uid).filter(|known| known.revision + 1 == revision) else {
+        if self.0.get(uid).is_none_or(|known| known.revision + 1 != revision) {
             return;
-        };
-        known.revision = revision;
-        let before = known.lines.len();
-        let lines = Arc::make_mut(&mut known.lines);
-        for (n, change) in changes {
-            match (lines.binary_search_by_key(n, |(n, _)| *n), change) {
-                (Ok(at), Some(line)) => lines[at].1 = *line,
-                (Ok(at), None) => drop(lines.remove(at)),
-                (Err(at), Some(line)) => lines.insert(at, (*n, *line)),
-                (Err(_), None) => {}
-            }
         }
-        self.lines = self.lines + known.lines.len() - before;
+        self.0.change(uid, |known| {
+            known.revision = revision;
+            let lines = Arc::make_mut(&mut known.lines);
+            for (n, change) in changes {
+                match (lines.binary_search_by_key(n, |(n, _)| *n), change) {
+                    (Ok(at), Some(line)) => lines[at].1 = *line,
+                    (Ok(at), None) => drop(lines.remove(at)),
+                    (Err(at), Some(line)) => lines.insert(at, (*n, *line)),
+                    (Err(_), None) => {}
+                }
+            }
+            known.weight()
+        });
+    }
+}
+
+impl Known {
+    /// Each job counts one line more, so that those without builds have a bound too.
+    fn weight(&self) -> usize {
+        self.lines.len() + 1
     }
 }
 

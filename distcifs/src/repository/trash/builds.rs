@@ -51,7 +51,7 @@ impl Repository {
     pub(in crate::repository) async fn move_to_trash(&self, job: &Job, n: u64, removal: &Removal) -> Result<()> {
         self.move_build_line(job, n, removal).await?;
         let moves = self.trash.moved();
-        lock(&self.records.records).remove(&(job.uid().to_owned(), n));
+        lock(&self.records.records).forget(&(job.uid().to_owned(), n));
         bounded("sync", self.coordination.sync()).await?;
         if let Err(busy) = self.check_finished(job, n).await {
             self.bring_back(job, n).await?;
