@@ -54,7 +54,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-pub use error::{Error, Result};
+pub use error::{Error, Failure, Result};
 pub use service::{Repository, Setup};
 
 pub use crate::storage::Digest;

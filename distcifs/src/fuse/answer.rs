@@ -169,7 +169,7 @@ impl<T> Future for Guarded<T> {
             Err(panic) => {
                 let words = format!("a defect of distcifs: {}", words(panic.as_ref()));
                 tracing::error!("{words}");
-                Poll::Ready(Err(Error::Io(words)))
+                Poll::Ready(Err(Error::Io(words.into())))
             }
         }
     }

@@ -76,10 +76,10 @@ mod tests {
             (Error::Unsupported(what()), libc::EOPNOTSUPP),
             (Error::NoData, libc::ENODATA),
             (Error::Range, libc::ERANGE),
-            (Error::Full(what()), libc::ENOSPC),
+            (Error::Full(what().into()), libc::ENOSPC),
             (Error::Quota(what()), libc::EDQUOT),
-            (Error::TimedOut(what()), libc::ETIMEDOUT),
-            (Error::Io(what()), libc::EIO),
+            (Error::TimedOut(what().into()), libc::ETIMEDOUT),
+            (Error::Io(what().into()), libc::EIO),
         ];
         for (error, expected) in table {
             assert_eq!(code(&error), expected, "{error:?}");

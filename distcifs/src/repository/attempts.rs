@@ -221,7 +221,7 @@ impl Repository {
         let restored = snapshot::lay_out(self.contents.clone(), digest, dir, owner, reserve, held);
         let manifest = tokio::time::timeout(CAPTURE_TIMEOUT, restored)
             .await
-            .map_err(|_| Error::TimedOut(format!("{}: restoring it took too long", dir.display())))??;
+            .map_err(|_| Error::TimedOut(format!("{}: restoring it took too long", dir.display()).into()))??;
         Ok(Some(manifest))
     }
 
@@ -335,7 +335,7 @@ async fn adopt(warm: Warm, new: Arc<Unfinished>, owner: (u32, u32)) -> Result<Ma
         }
         Ok::<_, std::io::Error>(warm.manifest)
     });
-    let moved = moved.await.map_err(|e| Error::Io(format!("workspace: {e}")))?;
+    let moved = moved.await.map_err(|e| Error::Io(format!("workspace: {e}").into()))?;
     moved.map_err(|e| Error::System {
         what: "workspace".into(),
         errno: e.raw_os_error().unwrap_or(libc::EIO),

@@ -117,7 +117,7 @@ impl Repository {
         if let Some(config) = lock(&self.records.configs.0).get(&key) {
             return Ok(config.clone());
         }
-        let damaged = || Error::Io(format!("configuration {digest} of {job}: damaged; run distcifs fsck"));
+        let damaged = || Error::Io(format!("configuration {digest} of {job}: damaged; run distcifs fsck").into());
         let text = self.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
         // What was held against the job's name when it was written may be of a name that it had then.
         let config = Arc::new(JobConfig::read_stored(&text).map_err(|_| damaged())?);

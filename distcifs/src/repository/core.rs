@@ -68,7 +68,9 @@ impl Repository {
         };
         match tokio::time::timeout(patience::left(), settle).await {
             Ok(settled) => settled,
-            Err(_) => Err(Error::TimedOut(format!("{path}: nobody knows whether it was changed"))),
+            Err(_) => Err(Error::TimedOut(
+                format!("{path}: nobody knows whether it was changed").into(),
+            )),
         }
     }
 
@@ -85,7 +87,7 @@ impl Repository {
     pub(crate) async fn update(&self, what: &str, object: &Object, changes: Changes) -> Result<()> {
         match settled(what, || self.contents.update(object, None, changes.clone())).await? {
             Updated::Done { .. } => Ok(()),
-            Updated::Mismatch { .. } => Err(Error::Io(format!("{what}: an unguarded write was refused"))),
+            Updated::Mismatch { .. } => Err(Error::Io(format!("{what}: an unguarded write was refused").into())),
         }
     }
 
@@ -169,7 +171,7 @@ impl Repository {
             self.contents.read(&object, 0, storage::contents::VALUE_BYTES_MAX),
         )
         .await?
-        .ok_or_else(|| Error::Io(format!("{object}: missing from the store; run distcifs fsck")))
+        .ok_or_else(|| Error::Io(format!("{object}: missing from the store; run distcifs fsck").into()))
     }
 }
 
@@ -190,10 +192,9 @@ pub(crate) async fn settled<'a, T>(what: &str, call: impl Fn() -> Fut<'a, T>) ->
 pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::Result<T>>) -> Result<T> {
     match tokio::time::timeout(patience::left(), call).await {
         Ok(done) => Ok(done?),
-        Err(_) => Err(Error::TimedOut(format!(
-            "{what}: no answer from the store within {} s",
-            STORE_TIMEOUT.as_secs()
-        ))),
+        Err(_) => Err(Error::TimedOut(
+            format!("{what}: no answer from the store within {} s", STORE_TIMEOUT.as_secs()).into(),
+        )),
     }
 }
 

@@ -169,7 +169,7 @@ impl Epochs {
 pub(super) fn epoch_of(entry: &Entry) -> Result<u64> {
     let text = std::str::from_utf8(&entry.data).ok();
     let epoch = text.and_then(|text| text.parse().ok());
-    epoch.ok_or_else(|| Error::Io(format!("{EPOCH}: damaged: {:?} is no epoch", entry.data)))
+    epoch.ok_or_else(|| Error::Io(format!("{EPOCH}: damaged: {:?} is no epoch", entry.data).into()))
 }
 
 impl Repository {
@@ -228,7 +228,7 @@ impl Repository {
     /// The epoch and its entry's version, as the coordinator has them.
     pub(super) async fn read_epoch(&self) -> Result<(u64, u32)> {
         let entry = super::core::bounded(EPOCH, self.coordination.get(EPOCH)).await?;
-        let entry = entry.ok_or_else(|| Error::Io(format!("{EPOCH}: missing; mount anew")))?;
+        let entry = entry.ok_or_else(|| Error::Io(format!("{EPOCH}: missing; mount anew").into()))?;
         Ok((epoch_of(&entry)?, entry.version))
     }
 }

@@ -1,4 +1,7 @@
-//! What can go wrong above the stores. Every variant carries the words for the log line.
+//! What can go wrong above the stores. Every variant carries the words for the log line, and those that a
+//! store or the system brings about the error behind them.
+
+use std::sync::Arc;
 
 use crate::storage;
 
@@ -63,17 +66,17 @@ pub enum Error {
     #[error("out of range")]
     Range,
     /// The store is full.
-    #[error("{0}")]
-    Full(String),
+    #[error(transparent)]
+    Full(Failure),
     /// The caller holds his share of what there is.
     #[error("{0}")]
     Quota(String),
     /// Nothing was heard of the store or coordinator in time.
-    #[error("{0}")]
-    TimedOut(String),
+    #[error(transparent)]
+    TimedOut(Failure),
     /// The store or coordinator can't be reached, or what it gave is damaged.
-    #[error("{0}")]
-    Io(String),
+    #[error(transparent)]
+    Io(Failure),
     /// An errno that the system gave for a file of a workspace.
     #[error("{what}: {}", std::io::Error::from_raw_os_error(*errno))]
     System {
@@ -83,6 +86,61 @@ pub enum Error {
         errno: i32,
     },
 }
+
+/// What failed in words, and the error behind it if there is one.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    words: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// In the words of the error behind it.
+    pub fn of(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+        Failure::because(error.to_string(), error)
+    }
+
+    /// In words of our own.
+    pub fn because(words: impl Into<String>, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+        Failure {
+            words: words.into(),
+            source: Some(Arc::new(error)),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(words: String) -> Self {
+        Failure { words, source: None }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(words: &str) -> Self {
+        words.to_owned().into()
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.source.as_deref()?)
+    }
+}
+
+/// What is behind it shows in its words.
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Eq for Failure {}
 
 impl Error {
     /// What who lost the claim of a ticket gets.
@@ -101,10 +159,10 @@ impl Error {
 
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
-        match &error {
-            storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => Error::Io(error.to_string()),
-            storage::Error::Indeterminate { .. } => Error::TimedOut(error.to_string()),
-            storage::Error::Full { .. } => Error::Full(error.to_string()),
+        match error {
+            storage::Error::Unavailable { .. } | storage::Error::Damaged { .. } => Error::Io(Failure::of(error)),
+            storage::Error::Indeterminate { .. } => Error::TimedOut(Failure::of(error)),
+            storage::Error::Full { .. } => Error::Full(Failure::of(error)),
             storage::Error::Expired { what } => Error::Stale(format!("{what}: the session of this mount has expired")),
             storage::Error::Refused { .. } => Error::Invalid(error.to_string()),
         }
@@ -113,3 +171,41 @@ impl From<storage::Error> for Error {
 
 /// What the repository and the tree return.
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    /// Users read what the store said; whoever looks behind it finds which error that was.
+    #[test]
+    fn what_a_store_said_is_kept_behind_the_words() {
+        let (what, why) = (|| "get /jobs".to_owned(), || "connection refused".to_owned());
+        let all = [
+            storage::Error::Unavailable {
+                what: what(),
+                why: why(),
+            },
+            storage::Error::Damaged {
+                what: what(),
+                why: why(),
+            },
+            storage::Error::Indeterminate {
+                what: what(),
+                why: why(),
+            },
+            storage::Error::Full {
+                what: what(),
+                why: why(),
+            },
+        ];
+        for error in all {
+            let told = Error::from(error.clone());
+            assert_eq!(told.to_string(), error.to_string());
+            let behind = told.source().and_then(|source| source.downcast_ref::<storage::Error>());
+            assert_eq!(behind, Some(&error));
+        }
+        assert!(Error::Io("in words alone".into()).source().is_none());
+    }
+}

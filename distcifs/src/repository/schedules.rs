@@ -33,7 +33,9 @@ impl Repository {
         let (name, written) = (job.name.clone(), head.written);
         // A time zone is read from the disk.
         let found = tokio::task::spawn_blocking(move || after(&text, name.as_str(), now(), written));
-        found.await.map_err(|error| Error::Io(format!("schedule: {error}")))
+        found
+            .await
+            .map_err(|error| Error::Io(format!("schedule: {error}").into()))
     }
 }
 

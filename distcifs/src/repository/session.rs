@@ -62,11 +62,14 @@ impl Repository {
             // The store is being closed, and its session with it.
             Ok(Err(_)) => return Err(Error::claim_lost(&claim.key)),
             Err(_) => {
-                return Err(Error::TimedOut(format!(
-                    "{}: nothing was heard of the coordinator within {} s",
-                    claim.key,
-                    STORE_TIMEOUT.as_secs()
-                )));
+                return Err(Error::TimedOut(
+                    format!(
+                        "{}: nothing was heard of the coordinator within {} s",
+                        claim.key,
+                        STORE_TIMEOUT.as_secs()
+                    )
+                    .into(),
+                ));
             }
         };
         match now {

@@ -18,8 +18,8 @@ use super::wire::{Answer, Verdict, Work};
 use super::{Failure, Outcome};
 use crate::backend::embedded::{Archive, Copied, Copier, Embedded, OpenError, Placed, Rows, RowsError};
 use crate::cli;
-use crate::repository::Error;
 use crate::repository::maintain::{Needed, Progress, Upkeep};
+use crate::repository::{self, Error};
 
 /// Told while the system writes what is in memory only.
 const DURABLE: &str = "waiting until all of it is on the disk";
@@ -198,8 +198,9 @@ fn bring(runtime: &Runtime, copier: Copier, needed: Arc<Needed>, progress: &Arc<
     };
     let brought = async {
         let brought = tokio::task::spawn_blocking(work).await;
-        let brought = brought.map_err(|error| Error::Io(format!("copying: {error}")))?;
-        brought.map_err(|(object, error)| Error::Io(format!("{object}: {error}")))
+        let brought =
+            brought.map_err(|error| Error::Io(repository::Failure::because(format!("copying: {error}"), error)))?;
+        brought.map_err(|(object, error)| Error::Io(repository::Failure::because(format!("{object}: {error}"), error)))
     };
     runtime.block_on(brought).map_err(failed)
 }

@@ -168,7 +168,7 @@ impl Preparing {
                 let counted = tokio::task::spawn_blocking(move || work.limit(&attempt, limit));
                 counted
                     .await
-                    .map_err(|error| Error::Io(format!("counting a workspace: {error}")))??;
+                    .map_err(|error| Error::Io(format!("counting a workspace: {error}").into()))??;
             }
             let (work, invalidate) = (held.work.clone(), self.invalidate.clone());
             held.claim.set_view(Arc::new(AttemptView {

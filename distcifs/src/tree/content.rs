@@ -200,7 +200,8 @@ impl Tree {
     /// The ticket's JSON with what has become of it since it was posted.
     async fn ticket_json(&self, posted: &Posted) -> Result<Value> {
         let body = self.repository.ticket_body(&posted.ticket).await?;
-        let mut json: Value = serde_json::from_slice(&body).map_err(|e| Error::Io(format!("ticket: damaged: {e}")))?;
+        let mut json: Value =
+            serde_json::from_slice(&body).map_err(|e| Error::Io(format!("ticket: damaged: {e}").into()))?;
         if let Some(object) = json.as_object_mut() {
             object.insert("attempt".into(), posted.ticket.attempt.into());
             object.insert("owner".into(), self.owner_of(posted)?.into());

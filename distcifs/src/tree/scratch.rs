@@ -92,9 +92,9 @@ impl Table {
             .map(|file| file.access.uid)
             .collect();
         if makers.len() >= FILES_MAX {
-            return Err(Error::Full(format!(
-                "{name}: a job's folder takes {FILES_MAX} scratch files"
-            )));
+            return Err(Error::Full(
+                format!("{name}: a job's folder takes {FILES_MAX} scratch files").into(),
+            ));
         }
         let steers = |uid: u32| [0, owner].contains(&uid);
         let others = makers.iter().filter(|maker| !steers(**maker)).count();

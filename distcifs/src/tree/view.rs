@@ -94,7 +94,7 @@ impl Tree {
     /// A user as this node's user database has him; one that it does not know has no groups.
     async fn person(&self, uid: u32) -> Result<Arc<Person>> {
         let person = self.persons.ask(uid, PERSON_MAX, |uid| Arc::new(look_up(uid))).await;
-        person.ok_or_else(|| Error::TimedOut(format!("looking up user {uid} on this node")))
+        person.ok_or_else(|| Error::TimedOut(format!("looking up user {uid} on this node").into()))
     }
 
     /// Who looks through a ticket's `jobs/`.

@@ -82,7 +82,9 @@ impl Repository {
             return Ok(Commit::Done);
         };
         if !settled && over.made.is_some_and(|made| (entry.created, entry.version) < made) {
-            return Err(Error::Io(format!("{path}: what was read is from before the claim")));
+            return Err(Error::Io(
+                format!("{path}: what was read is from before the claim").into(),
+            ));
         }
         let posted = ticket_of(&key.to_string(), &entry)?;
         if !posted.ticket.is_held_by(&over.nonce) {

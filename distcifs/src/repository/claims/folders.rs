@@ -51,7 +51,7 @@ impl Repository {
         let capture = snapshot::capture(claim.storing.contents(&self.contents), dir, known);
         let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
             .await
-            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key)))??;
+            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into()))??;
         if !captured.skipped.is_empty() {
             let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
             claim.console.lock().await.append(self, claim, text.as_bytes()).await?;

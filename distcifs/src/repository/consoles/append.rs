@@ -11,7 +11,7 @@ use crate::repository::config::CONSOLE_LIMIT_DEFAULT;
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::console::{attempt_console, build_console};
 use crate::repository::model::ticket::{Ticket, TicketKey};
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Failure, Repository, Result};
 use crate::storage::contents::SEALED;
 use crate::storage::{Appended, Object};
 
@@ -391,7 +391,7 @@ impl Repository {
         };
         look.await.map_err(|error: Error| {
             if error.is_passing() {
-                Error::TimedOut(error.to_string())
+                Error::TimedOut(Failure::of(error))
             } else {
                 error
             }

@@ -162,7 +162,7 @@ impl Upkeep {
         }
         let mut all = Vec::new();
         while let Some(done) = reads.join_next().await {
-            let (object, read) = done.map_err(|error| Error::Io(format!("reading objects: {error}")))?;
+            let (object, read) = done.map_err(|error| Error::Io(format!("reading objects: {error}").into()))?;
             let read = match read {
                 Ok(Some((length, true))) => Ok(length),
                 Ok(Some((_, false))) => Err("damaged: its bytes have another digest".to_owned()),

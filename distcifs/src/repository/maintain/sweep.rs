@@ -288,7 +288,7 @@ impl Upkeep {
                 running.spawn(act(object));
             }
             match running.join_next().await {
-                Some(done) => all.push(done.map_err(|error| Error::Io(format!("removing objects: {error}")))??),
+                Some(done) => all.push(done.map_err(|error| Error::Io(format!("removing objects: {error}").into()))??),
                 None => return Ok(all),
             }
             self.progress.step();

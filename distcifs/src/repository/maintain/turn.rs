@@ -208,7 +208,7 @@ impl Shared {
         let mut sent = None;
         for _ in 0..TRIES {
             let entry = bounded(EPOCH, self.coordination.get(EPOCH)).await?;
-            let entry = entry.ok_or_else(|| Error::Io(format!("{EPOCH}: missing")))?;
+            let entry = entry.ok_or_else(|| Error::Io(format!("{EPOCH}: missing").into()))?;
             let epoch = epoch_of(&entry)?;
             if sent == Some(epoch) {
                 return Ok(epoch);

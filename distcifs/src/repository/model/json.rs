@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::repository::{Error, Result};
+use crate::repository::{Error, Failure, Result};
 
 /// The JSON text of plain data of ours.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Bytes {
@@ -14,7 +14,10 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Bytes {
 
 /// Plain data of ours out of an entry or record.
 pub(crate) fn from_json<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T> {
-    serde_json::from_slice(data).map_err(|e| Error::Io(format!("{what}: damaged: {e}; run distcifs fsck")))
+    serde_json::from_slice(data).map_err(|error| {
+        let words = format!("{what}: damaged: {error}; run distcifs fsck");
+        Error::Io(Failure::because(words, error))
+    })
 }
 
 /// JSON for people too.

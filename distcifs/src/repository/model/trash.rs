@@ -39,7 +39,7 @@ impl JobLine {
     /// The job by its former name.
     pub(crate) fn job(&self) -> Result<Job> {
         let name = Name::new(&self.name);
-        let damaged = || Error::Io(format!("jobs/.trash: {:?} is no name; run distcifs fsck", self.name));
+        let damaged = || Error::Io(format!("jobs/.trash: {:?} is no name; run distcifs fsck", self.name).into());
         Ok(Job {
             name: name.ok_or_else(damaged)?,
             entry: self.entry.clone().into(),

@@ -91,7 +91,7 @@ impl From<SnapshotError> for repository::Error {
             SnapshotError::Local { what, errno } => repository::Error::System { what, errno },
             SnapshotError::Store { error, .. } => repository::Error::from(error),
             SnapshotError::Missing { .. } | SnapshotError::Damaged { .. } | SnapshotError::Stopped => {
-                repository::Error::Io(error.to_string())
+                repository::Error::Io(repository::Failure::of(error))
             }
             SnapshotError::TooLarge { .. } => repository::Error::TooBig(error.to_string()),
         }

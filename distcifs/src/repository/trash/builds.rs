@@ -36,7 +36,7 @@ impl Repository {
             // Whoever removes something makes room.
             Err(Error::Full(why)) => {
                 if flood::has_line_of("removed at once", uid) {
-                    tracing::warn!(job = %job.name, build = n, why, "removed at once: the store is full");
+                    tracing::warn!(job = %job.name, build = n, %why, "removed at once: the store is full");
                 }
                 return self.remove_build(job, n).await;
             }

@@ -35,7 +35,7 @@ impl Repository {
             // Whoever removes something makes room.
             Err(Error::Full(why)) => {
                 if flood::has_line_of("removed at once", uid) {
-                    tracing::warn!(job = %job.name, why, "removed at once: the store is full");
+                    tracing::warn!(job = %job.name, %why, "removed at once: the store is full");
                 }
                 return self.remove_job(job, of).await;
             }

@@ -64,7 +64,7 @@ impl Work {
         self: &Arc<Self>,
         act: impl FnOnce(&Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let over = || Error::Io("the daemon is ending".to_owned());
+        let over = || Error::Io("the daemon is ending".into());
         let turn = self.off.turns.clone().acquire_owned().await.map_err(|_| over())?;
         let work = self.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -75,7 +75,7 @@ impl Work {
         });
         match done.await {
             Ok(done) => done,
-            Err(error) if error.is_panic() => Err(Error::Io(format!("a defect of distcifs: {error}"))),
+            Err(error) if error.is_panic() => Err(Error::Io(format!("a defect of distcifs: {error}").into())),
             Err(_) => Err(over()),
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use distcifs_settings::source::Source;
+use distcifs_settings::state::TaskState;
 
 use super::*;
 use crate::repository::access::Access;
 use crate::repository::config::JobConfig;
 use crate::repository::model::build::{ConfigEntry, Piece};
 use crate::repository::model::job::{FileModes, JobEntry};
-use crate::repository::model::record::TaskState;
 use crate::repository::model::steps::abort;
 use crate::repository::model::steps::tests::{NOW, key, shape, success, ticket_of_build};
 use crate::repository::model::ticket::{Outcome, Verdict};
