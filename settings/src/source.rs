@@ -27,7 +27,8 @@ pub enum Event {
 }
 
 impl Event {
-    const ALL: [Event; 6] = [
+    /// All of them.
+    pub const ALL: [Event; 6] = [
         Event::Push,
         Event::Tag,
         Event::PullRequest,

@@ -174,7 +174,7 @@ fn a_task_whose_when_does_not_match_is_skipped() {
     let _workers = Worker::usual(&mount, 1);
     let mut only = shell_task("exit 3\n");
     only["name"] = json!("only");
-    only["when"] = json!({ "ref": ["*", "!wip*"] });
+    only["when"] = json!({ "ref": ["*", "!*wip*"] });
     let tasks = [
         shell_task("echo of the first > made\n"),
         only.clone(),
@@ -198,6 +198,9 @@ fn a_task_whose_when_does_not_match_is_skipped() {
         (of(skipped, "state"), of(skipped, "why")),
         ("skipped".into(), "its when leaves it out: ref is wip/x".into())
     );
+    // What the trigger says with @ goes before the parameter.
+    let said = mount.build("a", "ref=main\n@ref=refs/heads/wip", "success");
+    assert_eq!(of(said, "why"), "its when leaves it out: ref is refs/heads/wip");
     let failed = mount.build("a", "", "failure");
     assert_eq!(of(failed, "state"), "failure");
     mount.job(

@@ -3,13 +3,11 @@
 use std::collections::HashSet;
 
 use distcifs_settings::matching;
+use distcifs_settings::source::Event;
 
 use super::fault::Faults;
 use super::json::{Kind, Member, Value};
 use super::object::Object;
-
-/// What a trigger gives as `@event`.
-const EVENTS: [&str; 6] = ["push", "tag", "pull_request", "schedule", "upstream", "manual"];
 
 /// Most patterns of one member, and of all members of a task.
 const PATTERNS_MAX: usize = 64;
@@ -150,12 +148,13 @@ fn patterns(value: &Value, path: &str, faults: &mut Faults) -> Vec<String> {
 
 /// Each pattern of `event` fits an event that there is.
 fn check_events(value: &Value, patterns: &[String], path: &str, faults: &mut Faults) {
+    let events = Event::ALL.map(Event::as_str);
     for pattern in patterns {
         let (plain, _) = matching::split(pattern);
-        if !EVENTS.iter().any(|event| matching::fits(plain, event)) {
-            let hint = faults.hint(plain, EVENTS.into_iter());
+        if !events.iter().any(|event| matching::fits(plain, event)) {
+            let hint = faults.hint(plain, events.into_iter());
             let what = format!("{path}: there is no event {}{hint}", faults.quoted(plain));
-            faults.add(value.at, format!("{what} (there are {})", EVENTS.join(", ")));
+            faults.add(value.at, format!("{what} (there are {})", events.join(", ")));
         }
     }
 }

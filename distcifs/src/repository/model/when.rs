@@ -1,15 +1,21 @@
 //! Which tasks of a build `when` leaves out: derived from what it was triggered with, and never written.
 
+use distcifs_settings::source::Event;
+
 use super::build::Build;
 use crate::repository::config::Facts;
 
 impl Build {
     /// What `when` looks at.
     fn facts(&self) -> Facts<'_> {
+        let source = match (&self.live, &self.record) {
+            (Some((live, _)), _) => Some(&live.source),
+            (None, record) => record.as_deref().map(|record| &record.source),
+        };
         Facts {
-            event: "manual",
-            name: "",
-            base: "",
+            event: source.map_or(Event::Manual, |source| source.event).as_str(),
+            name: source.map_or("", |source| &source.name),
+            base: source.map_or("", |source| &source.base),
             parameters: &self.params,
         }
     }
