@@ -70,7 +70,7 @@ impl Shell<'_> {
         }
         let named = settings.limits;
         limits::check(&named, self.cgroups, isolated).map_err(Trouble::Refused)?;
-        let taken = self.ranges.filter(|_| isolated).map(|ranges| ranges.take());
+        let taken = self.ranges.filter(|_| isolated).map(|ranges| ranges.take(self.tools.idmap));
         let taken = taken.transpose().map_err(|e| Trouble::Later(format!("no ids: {e}")))?;
         Ok(Order {
             program,

@@ -1,12 +1,13 @@
 //! Ids that stand for those of an environment: no account's, and no other task's.
 //!
 //! Root's lines in /etc/subuid and /etc/subgid say which there are. Each task that runs takes a range
-//! of them by a lock, which the kernel lets go with its worker. Where the lines have room for fewer
-//! than there are tasks, the further ones share the last range.
+//! of them by a lock, which the kernel lets go with its worker. They are given in turns, so that those of a task
+//! that has just ended are not at once another's. Where the lines have room for fewer than there are tasks, the
+//! further ones share the last range.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -22,6 +23,9 @@ const IDS_DEFAULT: u32 = 1_000_000;
 
 /// Ids that an environment has.
 pub const IDS_COUNT: u32 = 1 << 16;
+
+/// The file beside the locks that says which range is the next to be given.
+const TURN: &str = "next";
 
 /// Most ranges that are looked at: more than tasks run on one node.
 const RANGES_MAX: usize = 1024;
@@ -91,16 +95,37 @@ impl Ranges {
         self.all.first().copied().unwrap_or(self.last)
     }
 
-    /// The first range that no other task has; the last one if all are taken.
+    /// A range that no other task has; the last one if all are taken. In turns: the one behind that which was
+    /// given last, by whichever worker. Else the first: each range that is used costs something.
     ///
     /// # Errors
     /// If the locks can't be had.
-    pub fn take(&self) -> io::Result<Taken> {
+    pub fn take(&self, in_turns: bool) -> io::Result<Taken> {
         DirBuilder::new().recursive(true).mode(0o755).create(&self.locks)?;
-        for ids in &self.all {
+        let open = |name: &str| {
             let mut open = OpenOptions::new();
             open.read(true).write(true).create(true).truncate(false).mode(0o600);
-            if let Some(lock) = try_lock(open.open(self.locks.join(ids.uid.to_string()))?)? {
+            open.open(self.locks.join(name))
+        };
+        // Two at once may begin at the same one: the locks keep them apart.
+        let turn = in_turns.then(|| open(TURN)).transpose()?;
+        let mut number = [0; 4];
+        // One that has none yet begins at the first.
+        let begun = turn
+            .as_ref()
+            .is_some_and(|turn| turn.read_exact_at(&mut number, 0).is_ok());
+        let first = if begun {
+            usize::try_from(u32::from_ne_bytes(number)).unwrap_or_default()
+        } else {
+            0
+        };
+        let count = self.all.len();
+        for at in (0..count).map(|step| (first % count + step) % count) {
+            let ids = &self.all[at];
+            if let Some(lock) = try_lock(open(&ids.uid.to_string())?)? {
+                if let Some(turn) = turn {
+                    turn.write_all_at(&u32::try_from(at + 1).unwrap_or_default().to_ne_bytes(), 0)?;
+                }
                 return Ok(Taken {
                     ids: *ids,
                     _lock: Some(lock),
@@ -205,21 +230,34 @@ mod tests {
             &locks,
             &NOBODY,
         );
-        let first = ranges.take().unwrap();
-        let second = ranges.take().unwrap();
-        let third = ranges.take().unwrap();
+        let take = || ranges.take(true).unwrap();
+        let (first, second, third) = (take(), take(), take());
         assert_eq!(
             [first.ids, second.ids, third.ids],
             [ids(100_000, 500_000), ids(165_536, 565_536), ids(400_000, 631_072)]
         );
-        assert_eq!(ranges.take().unwrap().ids, third.ids, "one too many shares the last");
+        assert_eq!(take().ids, third.ids, "one too many shares the last");
         drop(second);
-        assert_eq!(
-            ranges.take().unwrap().ids,
-            ids(165_536, 565_536),
-            "what is free is taken first"
-        );
+        assert_eq!(take().ids, ids(165_536, 565_536), "what is free is taken");
         drop((first, third));
+        fs::remove_dir_all(&locks).unwrap();
+    }
+
+    /// "The ids of a task that has just ended are not those of the next", where images are shown with any.
+    #[test]
+    fn ranges_are_given_in_turns() {
+        let locks = std::env::temp_dir().join(format!("distcifs-ranges-turns-{}", std::process::id()));
+        let ranges = Ranges::of("root:100000:196608", "root:100000:196608", &locks, &NOBODY);
+        let taken = |in_turns| ranges.take(in_turns).unwrap().ids.uid;
+        let turns: Vec<u32> = (0..4).map(|_| taken(true)).collect();
+        assert_eq!(turns, [100_000, 165_536, 231_072, 100_000]);
+        assert_eq!((taken(false), taken(false)), (100_000, 100_000));
+        assert_eq!(taken(true), 165_536);
+        // Whatever stands in the file.
+        fs::write(locks.join(TURN), [0xff; 9]).unwrap();
+        assert!([100_000, 165_536, 231_072].contains(&taken(true)));
+        fs::write(locks.join(TURN), "x").unwrap();
+        assert_eq!(taken(true), 100_000);
         fs::remove_dir_all(&locks).unwrap();
     }
 
@@ -227,7 +265,7 @@ mod tests {
     fn a_node_without_lines_has_one_range_for_all() {
         let locks = std::env::temp_dir().join(format!("distcifs-ranges-none-{}", std::process::id()));
         let ranges = Ranges::of("", "", &locks, &NOBODY);
-        let taken = (ranges.take().unwrap(), ranges.take().unwrap());
+        let taken = (ranges.take(true).unwrap(), ranges.take(true).unwrap());
         assert_eq!((taken.0.ids, taken.1.ids), (ranges.any(), ids(1_000_000, 1_000_000)));
         let ranges = Ranges::of(
             "alice:100000:65536\nbob:1065000:65536\ncarol:990000:65536\n",
@@ -237,19 +275,19 @@ mod tests {
         );
         let none_of_theirs = ids(1_130_536, 1_000_001);
         assert_eq!(
-            ranges.take().unwrap().ids,
+            ranges.take(true).unwrap().ids,
             none_of_theirs,
             "what a user was given is his"
         );
         let ranges = Ranges::of("root:200000:65536", "", &locks, &NOBODY);
-        assert_eq!(ranges.take().unwrap().ids, ids(200_000, 1_000_000));
+        assert_eq!(ranges.take(true).unwrap().ids, ids(200_000, 1_000_000));
         // People of a directory, whom no line names.
         let directory = Known {
             user: |id| (900_000..1_100_000).contains(&id),
             group: |id| id == 1_065_535,
         };
         let ranges = Ranges::of("alice:1131072:65536", "", &locks, &directory);
-        assert_eq!(ranges.take().unwrap().ids, ids(1_196_608, 1_065_536));
+        assert_eq!(ranges.take(true).unwrap().ids, ids(1_196_608, 1_065_536));
         let everybody = Known {
             user: |_| true,
             ..NOBODY
