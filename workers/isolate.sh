@@ -55,6 +55,16 @@ refuse() {
 	exit 1
 }
 
+# set_confine: sets $confine to what begins a script inside, so that it opens nothing by a descriptor of somebody
+# outside: see workers/src/shell/confine.rs.
+set_confine() {
+	case ${ISOLATE_CONFINE-} in
+	'') refuse 'the kernel has no Landlock of Linux 5.19 or newer; execute-shell --without-landlock does without' ;;
+	none) confine='' ;;
+	*) confine=/isolate/$ISOLATE_CONFINE ;;
+	esac
+}
+
 # need COMMAND PACKAGE
 need() {
 	command -v "$1" >/dev/null || refuse "$1 is missing: install the package $2"
@@ -76,7 +86,7 @@ link_of() {
 # forget: takes our own variables away, so that they are not seen in a process inside.
 forget() {
 	unset ISOLATE_NAME ISOLATE_FILES ISOLATE_SPACE ISOLATE_ERROR ISOLATE_WORKSPACE ISOLATE_ARTIFACTS ISOLATE_NEEDS \
-		ISOLATE_ROOT ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_DISK ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP
+		ISOLATE_ROOT ISOLATE_NETWORK ISOLATE_MEMORY ISOLATE_DISK ISOLATE_PROCESSES ISOLATE_PIDS_MAX ISOLATE_CPUS ISOLATE_CACHE ISOLATE_SECCOMP ISOLATE_CONFINE
 }
 
 # show FROM TO [ro]: notes that a folder is to be seen at a place below the stage.

@@ -13,10 +13,17 @@
  *   handle DIR         open a file by its handle, past all folders
  *   fork N             start N processes; says how many there were
  *   memory MIB         use that much memory; says how much there was
+ *   handed SOCKET      take a descriptor of a folder from whoever comes to that socket (a file, or @NAME for
+ *                      an abstract one), and use it in all ways
+ *   fetch SOCKET       the same, going to that socket
+ *   euid               says which user it is by its file
  *
- * And one that prepares the worker:
+ * And those that prepare the worker, or are its friend outside:
  *
  *   with-key PROGRAM…  put a key into a session keyring of its own and go on as the program
+ *   hand SOCKET DIR    hand that folder to whoever waits at that socket
+ *   offer SOCKET DIR   the same to whoever comes there
+ *   as UID PROGRAM…    go on as the program and that user
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,6 +31,7 @@
 #include <linux/keyctl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +44,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -176,6 +185,145 @@ static void kernel(void)
 	report(syscall(SYS_reboot, 0xfee1dead, 672274793, 0x89abcdef, NULL) == 0, "ctrl-alt-del");
 }
 
+/* A socket of this name, and the address for it; @NAME is an abstract one. */
+static int socket_of(const char *name, struct sockaddr_un *address, socklen_t *length)
+{
+	memset(address, 0, sizeof *address);
+	address->sun_family = AF_UNIX;
+	snprintf(address->sun_path, sizeof address->sun_path, "%s", name);
+	*length = offsetof(struct sockaddr_un, sun_path) + strlen(address->sun_path);
+	if (*name == '@')
+		address->sun_path[0] = 0;
+	return socket(AF_UNIX, SOCK_STREAM, 0);
+}
+
+/* A connection by a socket: to it, or from who comes there. 30 s are longer than any of them takes. */
+static int connection(const char *name, int await)
+{
+	struct sockaddr_un address;
+	socklen_t length;
+	struct timeval patience = { .tv_sec = 30 };
+	int fd = socket_of(name, &address, &length);
+	if (!await) {
+		int left = 300;
+		while (connect(fd, (struct sockaddr *)&address, length) != 0) {
+			if (errno == EPERM || left-- == 0)
+				return -1;
+			usleep(100000);
+		}
+		return fd;
+	}
+	mode_t old = umask(0);
+	if (bind(fd, (struct sockaddr *)&address, length) != 0 || listen(fd, 1) != 0)
+		return -1;
+	umask(old);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	puts("waits");
+	fflush(stdout);
+	return accept(fd, NULL, NULL);
+}
+
+/* Sends a descriptor, or receives one if it is negative. */
+static int pass(int connection, int fd)
+{
+	char byte = 'x';
+	struct iovec data = { &byte, 1 };
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr head;
+	} control;
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof control };
+	struct cmsghdr *head;
+	memset(&control, 0, sizeof control);
+	if (fd < 0) {
+		if (recvmsg(connection, &message, 0) != 1 || !(head = CMSG_FIRSTHDR(&message)))
+			return -1;
+		memcpy(&fd, CMSG_DATA(head), sizeof fd);
+		return fd;
+	}
+	head = CMSG_FIRSTHDR(&message);
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(head), &fd, sizeof fd);
+	return sendmsg(connection, &message, 0) == 1 ? fd : -1;
+}
+
+/* One use of what was handed over: it must be refused, and by what refuses descriptors. */
+static void used(int result, const char *what)
+{
+	int why = errno;
+	report(result >= 0, what);
+	if (result < 0 && why != EACCES)
+		printf("odd: %s: %s\n", what, strerror(why));
+}
+
+/* What a script would do with a folder of the node that its friend opened for it. */
+static void use(int dir)
+{
+	char link[64], program[96];
+	char *words[] = { "x", NULL }, *none[] = { NULL };
+	struct sockaddr_un address;
+	socklen_t length;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
+	snprintf(program, sizeof program, "%s/socket", link);
+	int made = openat(dir, "suid", O_CREAT | O_WRONLY, 04755);
+	used(made, "handed file");
+	if (made >= 0 && fchmod(made, 04755) == 0)
+		printf("escaped: a program that is set-user-id of %u\n", getuid());
+	used(openat(dir, ".", O_TMPFILE | O_RDWR, 04755), "handed file without a name");
+	used(openat(dir, "there", O_RDONLY), "handed file that is there");
+	used(openat(dir, "there", O_WRONLY), "handed file to write");
+	used(openat(dir, "there", O_WRONLY | O_TRUNC), "handed file to cut");
+	used(openat(dir, ".", O_RDONLY | O_DIRECTORY), "handed folder");
+	used(openat(dir, "inner", O_RDONLY | O_DIRECTORY), "folder in the handed one");
+	used(open(link, O_RDONLY | O_DIRECTORY), "handed folder by its number");
+	used(mkdirat(dir, "made", 0777), "folder made in it");
+	used(symlinkat("there", dir, "soft"), "link made in it");
+	used(mknodat(dir, "fifo", S_IFIFO | 0666, 0), "fifo made in it");
+	used(unlinkat(dir, "old", 0), "file removed from it");
+	used(renameat(dir, "there", dir, "moved"), "file renamed in it");
+	int fd = socket_of(program, &address, &length);
+	used(bind(fd, (struct sockaddr *)&address, length), "socket made in it");
+	snprintf(program, sizeof program, "%s/program", link);
+	used(access(program, X_OK) == 0 ? execve(program, words, none) : -1, "program in it");
+}
+
+static void handed(const char *name, int await)
+{
+	int peer = connection(name, await);
+	/* To go to a socket of somebody outside is refused where the kernel can say so. */
+	if (peer < 0 && !await && errno == EPERM) {
+		puts("used up");
+		return;
+	}
+	int dir = peer < 0 ? -1 : pass(peer, -1);
+	if (dir < 0) {
+		printf("odd: nothing was handed over: %s\n", strerror(errno));
+		return;
+	}
+	/* What becomes another program says nothing more. */
+	pid_t pid = fork();
+	if (pid == 0) {
+		use(dir);
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+	puts("used up");
+}
+
+static int hand(const char *name, int await, const char *folder)
+{
+	int dir = open(folder, O_RDONLY | O_DIRECTORY);
+	int peer = connection(name, await);
+	char byte;
+	if (dir < 0 || peer < 0 || pass(peer, dir) < 0)
+		return 1;
+	/* Until it is done. */
+	return read(peer, &byte, 1) < 0;
+}
+
 int main(int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
@@ -184,6 +332,14 @@ int main(int argc, char **argv)
 			syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 			syscall(SYS_add_key, "user", KEY_NAME, "secret", 6, KEY_SPEC_SESSION_KEYRING);
 			execvp(next, argv + i + 1);
+			return 127;
+		}
+		if (!strcmp(word, "hand") || !strcmp(word, "offer"))
+			return hand(next, *word == 'o', i + 2 < argc ? argv[i + 2] : "");
+		if (!strcmp(word, "as") && i + 2 < argc) {
+			uid_t user = atoi(next);
+			if (setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0)
+				execv(argv[i + 2], argv + i + 2);
 			return 127;
 		}
 		if (!strcmp(word, "ptrace")) {
@@ -228,6 +384,10 @@ int main(int argc, char **argv)
 			forks(atol(next));
 		} else if (!strcmp(word, "memory")) {
 			memory(atol(next));
+		} else if (!strcmp(word, "handed") || !strcmp(word, "fetch")) {
+			handed(next, *word == 'h');
+		} else if (!strcmp(word, "euid")) {
+			printf("user %u by its file\n", geteuid());
 		}
 	}
 	puts("done");

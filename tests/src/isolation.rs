@@ -1,6 +1,7 @@
 //! Environments of scripts: a mount whose worker offers them, and what must be gone after each.
 
 pub mod checks;
+pub mod handed;
 pub mod network;
 
 use std::fs;

@@ -14,6 +14,7 @@ use crate::ticket::{Claimed, Ticket};
 use crate::tree::{self, Tree, Trouble};
 
 pub mod cgroup;
+pub mod confine;
 pub mod environment;
 mod filter;
 pub mod idmap;
@@ -29,6 +30,7 @@ pub mod state;
 pub mod unpack;
 
 use cgroup::Cgroups;
+use confine::Confine;
 use images::{Images, Lease, Source};
 use isolation::{Isolations, Tools};
 use prepare::Order;
@@ -56,6 +58,8 @@ pub struct Setup {
     pub environments: Vec<PathBuf>,
     /// Where it keeps its state; `None`: the usual folder.
     pub state: Option<PathBuf>,
+    /// Whether it isolates scripts where the kernel has no Landlock.
+    pub without_landlock: bool,
     /// Most bytes of unpacked images.
     pub image_bytes_max: u64,
     /// Whom it works as.
@@ -79,6 +83,10 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     if let Err(error) = &filter {
         eprintln!("execute-shell: scripts have no filter of system calls: {error}");
     }
+    let confine = Confine::find(&run);
+    if let Err(why) = &confine {
+        warn_of_descriptors(why, setup.without_landlock);
+    }
     let ranges = Ranges::find();
     let ids = ranges.as_ref().map(Ranges::any);
     let tools = Tools {
@@ -86,6 +94,8 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
         idmap: ids.is_some_and(|ids| idmap::works(images.folder(), ids)),
         cache: &cache,
         filter: filter.as_deref().ok(),
+        confine: confine.as_ref().ok(),
+        without_landlock: setup.without_landlock,
     };
     let isolations = Isolations::find(&setup.environments, &setup.isolation, &tools).map_err(Trouble::Refused)?;
     let cgroups = Cgroups::find(&run.name(), |group| run.note_group(group));
@@ -114,6 +124,17 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
         shell.work()?;
     }
     Ok(())
+}
+
+/// Says what a node without Landlock does without.
+fn warn_of_descriptors(why: &str, all_the_same: bool) {
+    if all_the_same {
+        eprintln!(
+            "execute-shell: an isolated script that is handed a descriptor may leave with it (--without-landlock): {why}"
+        );
+    } else {
+        eprintln!("execute-shell: no isolation namespace and lxc: {why}; --without-landlock has them all the same");
+    }
 }
 
 /// Removes what workers that were killed left on this node.

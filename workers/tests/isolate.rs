@@ -124,3 +124,42 @@ fn what_a_trial_of_kvm_says_for_others() {
     }
     fs::remove_dir_all(&folder).unwrap();
 }
+
+/// "Where it does not work the worker offers neither `namespace` nor `lxc`. `--without-landlock` offers them all the
+/// same."
+#[test]
+fn without_landlock_an_environment_is_refused() {
+    let folder = folder("landlock");
+    let script = "(ISOLATE_CONFINE=confine; set_confine; echo \"one $confine\")
+         (ISOLATE_CONFINE=none; set_confine; echo \"two $confine\")
+         (ISOLATE_CONFINE=; set_confine; echo \"three $confine\") 2>&1 || echo refused";
+    for shell in SHELLS {
+        let Some(said) = run(shell, &folder, script) else {
+            continue;
+        };
+        assert!(said.starts_with("one /isolate/confine\ntwo \n"), "{said}");
+        assert!(
+            said.ends_with("refused\n") && said.contains("has no Landlock"),
+            "{said}"
+        );
+        assert!(!said.contains("three"), "{said}");
+    }
+    // Both ask, as a check and before they run anything.
+    for name in ["namespace", "lxc"] {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("isolate").join(name);
+        let mut check = Command::new(program);
+        let output = check
+            .arg("check")
+            .env("ISOLATE_CONFINE", "")
+            .env("ISOLATE_UID", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let missing = said.contains("install the package");
+        assert!(
+            !output.status.success() && (missing || said.contains("Landlock")),
+            "{name}: {said}"
+        );
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}

@@ -25,6 +25,11 @@ struct Arguments {
     /// The isolations whose tickets it takes, and no others (default: all that work here)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     isolation: Vec<String>,
+    /// Offers the isolations namespace and lxc also where the kernel has no Landlock (Linux 5.19). A script in
+    /// them can then take a folder of the node from a friend there by a socket, and leave a program in it with
+    /// which he has the ids of isolated scripts
+    #[arg(long)]
+    without_landlock: bool,
     /// A folder with environments of one's own; may be repeated
     #[arg(long, value_name = "DIR")]
     environments: Vec<PathBuf>,
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         labels: arguments.labels,
         isolation: arguments.isolation,
         environments: arguments.environments,
+        without_landlock: arguments.without_landlock,
         state: arguments.state,
         image_bytes_max: arguments.image_cache,
         identity: arguments.identity,

@@ -122,6 +122,10 @@ impl Start<'_> {
     /// a node sees the arguments of every process, so only names that a shell can't set are given by them.
     pub fn text(&self) -> Vec<u8> {
         let mut text = format!("PATH=${{PATH:-{PATH_DEFAULT}}}\n");
+        if self.isolated {
+            // The one that it has is the node's, and would not be opened once more by /dev/stdin.
+            text += "[ ! -c /dev/null ] || exec </dev/null\n";
+        }
         text += &format!("w=${{1:-{WORKSPACE}}} o=${{2:-{ARTIFACTS}}}\n");
         // Again, with nothing of whoever started it.
         text += "[ \"${3-}\" = again ] || exec env -i PATH=\"$PATH\"";

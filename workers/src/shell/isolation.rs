@@ -16,6 +16,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid, getpid, getppid, setsid};
 
+use super::confine::{self, Confine};
 use super::environment::PATH_DEFAULT;
 use super::idmap;
 use super::ranges::Ids;
@@ -219,6 +220,10 @@ pub struct Tools<'a> {
     pub filter: Option<&'a Path>,
     /// Whether images are shown with the ids of each task; else they are unpacked with them.
     pub idmap: bool,
+    /// What stands before a script that must take nothing from outside; none if this kernel has no Landlock.
+    pub confine: Option<&'a Confine>,
+    /// Whether scripts are to be isolated without it.
+    pub without_landlock: bool,
 }
 
 impl Tools<'_> {
@@ -250,6 +255,15 @@ impl Tools<'_> {
         self.surround(command)
     }
 
+    /// The name of the program that stands before a script.
+    fn confinement(&self) -> &'static str {
+        match self.confine {
+            Some(_) => confine::NAME,
+            None if self.without_landlock => "none",
+            None => "",
+        }
+    }
+
     fn surround(&self, mut command: Command) -> Command {
         let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
         command
@@ -258,6 +272,7 @@ impl Tools<'_> {
             .env("LC_ALL", "C.UTF-8")
             .env("ISOLATE_CACHE", self.cache)
             .env("ISOLATE_SECCOMP", self.filter.unwrap_or(Path::new("")))
+            .env("ISOLATE_CONFINE", self.confinement())
             .current_dir("/")
             .stdin(Stdio::null());
         if let Some(ids) = self.ids {
@@ -458,6 +473,8 @@ mod tests {
             cache: &folder,
             filter: None,
             idmap: false,
+            confine: None,
+            without_landlock: false,
         };
         let find = |wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();

@@ -70,7 +70,10 @@ impl Shell<'_> {
         }
         let named = settings.limits;
         limits::check(&named, self.cgroups, isolated).map_err(Trouble::Refused)?;
-        let taken = self.ranges.filter(|_| isolated).map(|ranges| ranges.take(self.tools.idmap));
+        let taken = self
+            .ranges
+            .filter(|_| isolated)
+            .map(|ranges| ranges.take(self.tools.idmap));
         let taken = taken.transpose().map_err(|e| Trouble::Later(format!("no ids: {e}")))?;
         Ok(Order {
             program,
@@ -177,6 +180,9 @@ impl Shell<'_> {
             return Ok(Some(start.program(whom, &script, workspace, artifacts).command()));
         }
         let begin = self.run.write("start", &start.text()).map_err(later)?;
+        if let Some(confine) = order.tools.confine.filter(|_| start.isolated) {
+            confine.write(self.run).map_err(later)?;
+        }
         if let Some(whom) = &order.whom {
             self.give_files(whom, &[&script, &begin])?;
         }

@@ -19,6 +19,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::geteuid;
 
 use super::cgroup;
+use super::confine;
 use super::images::Images;
 
 /// How long a worker waits for others that start or sweep at this moment.
@@ -291,7 +292,7 @@ impl Run {
             let _ = fs::remove_file(groups);
         }
         let _ = fs::remove_file(self.error());
-        for name in ["script", "start"] {
+        for name in ["script", "start", confine::NAME] {
             let _ = fs::remove_file(self.files().join(name));
         }
         let unused = fs::read_dir(self.space()).is_ok_and(|mut entries| entries.next().is_none());

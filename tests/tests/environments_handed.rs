@@ -1,0 +1,23 @@
+//! Descriptors that somebody outside hands to a script in an environment: they lead nowhere, and what is inside goes on.
+
+use distcifs_tests::isolation::Node;
+use distcifs_tests::isolation::checks::{node_with_image, of_image};
+use distcifs_tests::isolation::handed::{
+    programs_of_another_user_work, what_is_handed_to_it_is_of_no_use, what_is_inside_goes_on,
+};
+use serde_json::json;
+
+#[test]
+fn what_is_handed_into_a_namespace_is_of_no_use() {
+    let node = Node::new("none,namespace");
+    what_is_handed_to_it_is_of_no_use(&node, &json!("namespace"));
+    what_is_inside_goes_on(&node, &json!("namespace"));
+}
+
+#[test]
+fn what_is_handed_into_a_container_is_of_no_use() {
+    let node = node_with_image("none,lxc");
+    what_is_handed_to_it_is_of_no_use(&node, &of_image("lxc"));
+    what_is_inside_goes_on(&node, &of_image("lxc"));
+    programs_of_another_user_work(&node, &of_image("lxc"));
+}
