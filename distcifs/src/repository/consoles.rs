@@ -158,7 +158,7 @@ impl Consoles {
 impl Repository {
     /// Refuses every later append to a console.
     pub(crate) async fn seal_console(&self, name: &str) -> Result<()> {
-        let part = self.console_length(name).await? / PART_BYTES;
+        let part = self.length_anew(name).await? / PART_BYTES;
         let object = part_object(name, part);
         settled(name, || self.contents.append(&object, SEALED, Bytes::new())).await?;
         self.consoles.forget(&[name.to_owned()]);
@@ -189,6 +189,14 @@ impl Repository {
                 ..End::default()
             };
         }
+    }
+
+    /// The length of a console as the store has it, whatever was told here or not yet.
+    pub(crate) async fn length_anew(&self, name: &str) -> Result<u64> {
+        if let Some(stream) = self.consoles.known(name) {
+            stream.end.lock().await.sequence = 0;
+        }
+        self.console_length(name).await
     }
 
     /// The length of one that may be known already.
@@ -242,7 +250,7 @@ impl Repository {
     /// Removes consoles.
     pub(crate) async fn drop_consoles(&self, names: &[String]) -> Result<()> {
         for name in names {
-            let parts = self.console_length(name).await?.div_ceil(PART_BYTES).max(1);
+            let parts = self.length_anew(name).await?.div_ceil(PART_BYTES).max(1);
             for part in 0..parts {
                 let object = part_object(name, part);
                 settled(name, || self.contents.remove(&object)).await?;

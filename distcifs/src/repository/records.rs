@@ -88,7 +88,8 @@ impl Repository {
         Ok(Some(build))
     }
 
-    /// The lengths of a build's consoles; what is known of earlier runs is not asked again.
+    /// The lengths of a build's consoles; what is known of earlier runs is not asked again. They count for ever:
+    /// of what others append, notices may be late.
     async fn lengths(&self, build: &Build, tasks: &[TaskRecord]) -> Result<BTreeMap<String, u64>> {
         let mut lengths = build
             .record
@@ -99,7 +100,12 @@ impl Repository {
         lengths.remove(&own);
         for name in tasks.iter().flat_map(|task| &task.consoles).chain([&own]) {
             if !lengths.contains_key(name) {
-                lengths.insert(name.clone(), self.console_length(name).await?);
+                let length = if self.shared {
+                    self.length_anew(name).await?
+                } else {
+                    self.console_length(name).await?
+                };
+                lengths.insert(name.clone(), length);
             }
         }
         Ok(lengths)

@@ -360,13 +360,6 @@ impl Repository {
         Ok(read.and_then(|bytes| bytes.first().copied()))
     }
 
-    /// The length of a console as the store has it.
-    async fn length_anew(&self, name: &str) -> Result<u64> {
-        let stream = self.consoles.stream(name);
-        stream.end.lock().await.sequence = 0;
-        self.console_length(name).await
-    }
-
     /// One guarded append; when nobody knows whether it happened, looks whether the bytes are there. As long
     /// as that can't be told either, it is `TimedOut`.
     async fn append_settled(&self, object: &Object, end: End, piece: &Bytes) -> Result<Appended> {

@@ -7,11 +7,12 @@ use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::format;
 use crate::repository::model::claim::{Cause, Stand};
-use crate::repository::model::ops::delete;
+use crate::repository::model::ops::{Changes, delete};
 use crate::storage;
 use crate::storage::around::{Around, Asked, Wrapped};
+use crate::storage::listeners::Listeners;
 use crate::storage::watcher::Watcher;
-use crate::storage::{Commit, Entry, Fut, Op, Session, Watch};
+use crate::storage::{Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
 
 /// A store with a repository in it.
 async fn fresh(dir: &Path) -> Embedded {
@@ -47,6 +48,102 @@ impl Coordination for Late {
     }
     fn session(&self) -> watch::Receiver<Session> {
         self.inner.session()
+    }
+}
+
+/// Contents whose notices are on their way for ever.
+struct Deaf {
+    inner: Arc<dyn Contents>,
+    listeners: Listeners,
+}
+
+impl Contents for Deaf {
+    fn room(&self) -> Fut<'_, ()> {
+        self.inner.room()
+    }
+    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
+        self.inner.put(object, bytes)
+    }
+    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
+        self.inner.read(object, offset, length)
+    }
+    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
+        self.inner.size(object)
+    }
+    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
+        self.inner.append(object, sequence, bytes)
+    }
+    fn update(&self, object: &Object, revision: Option<u64>, changes: Changes) -> Fut<'_, Updated> {
+        self.inner.update(object, revision, changes)
+    }
+    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
+        self.inner.query(object, prefix, after, limit)
+    }
+    fn remove(&self, object: &Object) -> Fut<'_, ()> {
+        self.inner.remove(object)
+    }
+    fn enter(&self, epoch: u64) {
+        self.inner.enter(epoch);
+    }
+    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
+        self.inner.sweep(object, epoch)
+    }
+    fn list(&self, kind: &str) -> Fut<'_, Listing> {
+        self.inner.list(kind)
+    }
+    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+        let notices = self.listeners.listen(object);
+        Box::pin(async { notices })
+    }
+    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
+        self.inner.sync(objects)
+    }
+}
+
+/// "Whoever records a build asks the store how long its consoles are": the second of two mounts has them open,
+/// and is told late of what the first appended.
+pub(super) async fn lengths_are_asked([first, second]: [Stores; 2]) {
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = Deaf {
+        inner: second.contents,
+        listeners: Listeners::default(),
+    };
+    let second = Stores {
+        contents: Arc::new(deaf),
+        ..second
+    };
+    let first = first.open("first", dir.path()).await.unwrap();
+    let second = second.open("second", dir.path()).await.unwrap();
+    let job = job(&second, "a").await.unwrap();
+    let n = second.trigger(&job, b"", poster()).await.unwrap();
+    let controller = second.claim(&control_key(&job, n), claimant()).await.unwrap();
+    post(&second, &job, n).await.unwrap();
+    first.coordination.sync().await.unwrap();
+    let held = claim(&first, &task_key(&job, n)).await.unwrap().unwrap();
+    work(&first, &held).await.unwrap();
+    second.coordination.sync().await.unwrap();
+    let seen = second.build(&job, n).await.unwrap();
+    let names = [seen.task(0).consoles.last().unwrap().clone(), seen.extent_of_all().name];
+    let mut open = Vec::new();
+    for name in &names {
+        open.push(second.open_console(name).await.unwrap());
+        assert!(second.console_length(name).await.unwrap() > 0, "{name}");
+    }
+    work(&first, &held).await.unwrap();
+    first.finish(&held, success()).await.unwrap();
+    second.coordination.sync().await.unwrap();
+    second.finish(&controller, success()).await.unwrap();
+    // Who finishes a build records it, before all others do.
+    let started = Instant::now();
+    while second.is_unfinished(&job, n).await.unwrap() {
+        assert!(started.elapsed() < PATIENCE, "it is not recorded");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let record = second.stored_record(&job, n).await.unwrap().0.unwrap();
+    for name in &names {
+        let whole = first.read_console(name, 0, 1 << 20).await.unwrap();
+        assert!(whole.ends_with(LINE.repeat(2).as_bytes()), "{whole:?}");
+        assert_eq!(record.lengths.get(name), Some(&(whole.len() as u64)), "{name}");
     }
 }
 

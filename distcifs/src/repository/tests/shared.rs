@@ -123,3 +123,12 @@ fn a_claim_that_was_made_again_by_another_is_fenced() {
         holes::a_claim_made_again(stores).await;
     });
 }
+
+#[test]
+fn a_record_has_the_whole_length_of_its_consoles() {
+    let servers = Servers::new();
+    runtime().block_on(async {
+        let stores = [servers.next().await, servers.next().await];
+        holes::lengths_are_asked(stores).await;
+    });
+}
