@@ -1,5 +1,7 @@
 //! `${name}` in the strings of params: cut into pieces where it is checked, replaced where a task gets its ticket.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 /// What the strings of params are made of.
@@ -81,6 +83,63 @@ pub fn expand_values(values: &Map<String, Value>, build: &Map<String, Value>) ->
     let mut room = Room::default();
     let one = |(key, value): (&String, &Value)| Ok((key.clone(), room.expand_value(value, build)?));
     values.iter().map(one).collect()
+}
+
+/// Most bytes that the values of its parameters come to in the params of all tasks of a build: each task may
+/// have 256 KiB, and a thousand of them would make 250 MiB of one short trigger.
+pub const PUT_IN_BYTES_MAX: u64 = 16 << 20;
+
+/// How often each `${name}` stands in the params of tasks, where it is replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uses(BTreeMap<String, u64>);
+
+impl Uses {
+    /// Those of these tasks.
+    pub fn of<'a>(tasks: impl IntoIterator<Item = &'a Map<String, Value>>) -> Uses {
+        let mut uses = Uses::default();
+        for params in tasks {
+            let replaced = params.iter().filter(|(key, _)| *key != SCRIPT);
+            replaced.for_each(|(_, value)| uses.count(value));
+        }
+        uses
+    }
+
+    fn count(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => {
+                for piece in pieces(text) {
+                    if let Piece::Name(name) = piece {
+                        *self.0.entry(name.to_owned()).or_default() += 1;
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.count(item)),
+            Value::Object(members) => members.values().for_each(|value| self.count(value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// Whether nothing is replaced.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses values of these lengths if they come to more than a build may have. The error is for people.
+    pub fn check(&self, length: impl Fn(&str) -> usize) -> Result<(), String> {
+        let put_in = |(name, times): (&String, &u64)| times.saturating_mul(length(name) as u64);
+        let all = self.0.iter().map(put_in).fold(0, u64::saturating_add);
+        if all <= PUT_IN_BYTES_MAX {
+            return Ok(());
+        }
+        let most = self.0.iter().max_by_key(|use_of| put_in(*use_of));
+        let most = most.map_or_else(String::new, |(name, times)| {
+            format!(" (${{{name}}}: {} bytes, {times} times)", length(name))
+        });
+        Err(format!(
+            "the values of parameters come to {all} bytes in the params of the tasks{most}, and a build may have \
+             {PUT_IN_BYTES_MAX}: give shorter ones, or let scripts read them (PARAM_<name>, params/)"
+        ))
+    }
 }
 
 /// What may still be made, bytes.
@@ -194,5 +253,28 @@ mod tests {
         assert!(expand_params(params.as_object().unwrap(), &build).is_err());
         let params = json!({ "list": ["${long}", "${long}"], "script": "x".repeat(300 << 10) });
         assert!(expand_params(params.as_object().unwrap(), &build).is_ok());
+    }
+
+    /// "What is put into the params of all tasks of a build is bounded by 16 MiB": where it is replaced, and no
+    /// more often than that.
+    #[test]
+    fn what_is_put_in_is_bounded_for_a_build() {
+        let task = json!({ "a": ["${p}", "$${p} ${q}"], "o": { "script": "${p}" }, "script": "${p}", "n": 3 });
+        let task = task.as_object().unwrap();
+        let uses = Uses::of([task; 4]);
+        assert_eq!(uses.0, BTreeMap::from([("p".to_owned(), 8), ("q".to_owned(), 4)]));
+        let length = |p: usize| move |name: &str| if name == "p" { p } else { 0 };
+        assert_eq!(uses.check(length(2 << 20)), Ok(()));
+        let why = uses.check(length((2 << 20) + 1)).unwrap_err();
+        for part in [
+            "16777224 bytes",
+            "${p}: 2097153 bytes, 8 times",
+            "may have 16777216",
+            "PARAM_<name>",
+        ] {
+            assert!(why.contains(part), "{part}: {why}");
+        }
+        assert!(Uses::of([task; 4]).check(|_| usize::MAX).is_err());
+        assert!(Uses::default().is_empty() && !uses.is_empty());
     }
 }

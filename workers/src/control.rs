@@ -15,6 +15,7 @@ use crate::record::control_id;
 use crate::signals;
 use crate::ticket::UNTRUSTED;
 use crate::tree::{self, Lines, Tree, Trouble};
+use crate::turns::{Key, Turns};
 
 /// Shards, threads: enough that commits of a few milliseconds each don't queue up behind one another.
 const SHARDS: usize = 8;
@@ -28,9 +29,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often every held build is looked at though nothing was heard of it: a net under lost events.
 const RECHECK: Duration = Duration::from_secs(5);
-
-/// Job and number of a build.
-type Key = (String, u64);
 
 /// What a shard is told.
 #[derive(Debug)]
@@ -176,7 +174,8 @@ fn spawn_shard(tree: Tree, rx: Receiver<Message>, end: SyncSender<End>) -> std::
         let mut shard = Shard {
             tree,
             held: HashMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: Turns::default(),
+            again: BTreeSet::new(),
         };
         if let Err(trouble) = shard.run(&rx) {
             send(&end, End::Away(trouble));
@@ -189,16 +188,19 @@ struct Shard {
     tree: Tree,
     held: HashMap<Key, Held>,
     /// Builds to look at now.
-    dirty: BTreeSet<Key>,
+    dirty: Turns,
+    /// Those that could not be looked at just now.
+    again: BTreeSet<Key>,
 }
 
 impl Shard {
     fn run(&mut self, rx: &Receiver<Message>) -> tree::Result<()> {
         let mut rechecked = Instant::now();
-        let mut again = BTreeSet::new();
         let mut retried = Instant::now();
         loop {
-            match rx.recv_timeout(RETRY) {
+            // While there is something to do, what is said is taken in after each step.
+            let wait = if self.dirty.is_empty() { RETRY } else { Duration::ZERO };
+            match rx.recv_timeout(wait) {
                 Ok(message) => {
                     let more = std::iter::once(message).chain(rx.try_iter().take(QUEUE_LEN));
                     for message in more.collect::<Vec<_>>() {
@@ -212,13 +214,15 @@ impl Shard {
             }
             if retried.elapsed() >= RETRY {
                 retried = Instant::now();
-                self.dirty.append(&mut again);
+                for key in std::mem::take(&mut self.again) {
+                    self.look_at(key);
+                }
             }
             if rechecked.elapsed() >= RECHECK {
                 rechecked = Instant::now();
                 self.recheck();
             }
-            self.work(&mut again)?;
+            self.step()?;
         }
     }
 
@@ -228,13 +232,9 @@ impl Shard {
             Message::Claimed { id, key } => {
                 let held = Held::new(&self.tree, &id, &key.0, key.1);
                 self.held.insert(key.clone(), held);
-                self.dirty.insert(key);
+                self.look_at(key);
             }
-            Message::Changed(key) => {
-                if self.held.contains_key(&key) {
-                    self.dirty.insert(key);
-                }
-            }
+            Message::Changed(key) => self.look_at(key),
             Message::Resync => self.recheck(),
             Message::Stop => {
                 self.held.values().for_each(Held::give_back);
@@ -244,25 +244,34 @@ impl Shard {
         true
     }
 
-    fn recheck(&mut self) {
-        self.held.values_mut().for_each(Held::distrust);
-        self.dirty.extend(self.held.keys().cloned());
+    /// A build that is held is to be looked at.
+    fn look_at(&mut self, key: Key) {
+        if let Some(held) = self.held.get(&key) {
+            self.dirty.add(held.owner(), key);
+        }
     }
 
-    /// Looks at every dirty build; those that can't be looked at now are left in `again`.
-    fn work(&mut self, again: &mut BTreeSet<Key>) -> tree::Result<()> {
-        while let Some(key) = self.dirty.pop_first() {
-            let Some(held) = self.held.get_mut(&key) else {
-                continue;
-            };
-            match held.step(&self.tree)? {
-                Step::Waiting => {}
-                Step::Again => {
-                    again.insert(key);
-                }
-                Step::Over => {
-                    self.held.remove(&key);
-                }
+    fn recheck(&mut self) {
+        for (key, held) in &mut self.held {
+            held.distrust();
+            self.dirty.add(held.owner(), key.clone());
+        }
+    }
+
+    /// Does some of what is to be done, for the build whose turn it is.
+    fn step(&mut self) -> tree::Result<()> {
+        let Some(key) = self.dirty.next() else { return Ok(()) };
+        let Some(held) = self.held.get_mut(&key) else {
+            return Ok(());
+        };
+        match held.step(&self.tree)? {
+            Step::Waiting => {}
+            Step::More => self.look_at(key),
+            Step::Again => {
+                self.again.insert(key);
+            }
+            Step::Over => {
+                self.held.remove(&key);
             }
         }
         Ok(())
@@ -271,6 +280,11 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -290,5 +304,42 @@ mod tests {
         ] {
             assert_eq!(changed(line), None, "{line}");
         }
+    }
+
+    /// "It posts at most 16 tasks of a build, and then another one has its turn": however many tasks a build has,
+    /// the next one waits for so many of them.
+    #[test]
+    fn a_large_build_holds_up_no_other() {
+        let folder = std::env::temp_dir().join(format!("distcifs-shard-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let queue = folder.join("tickets/q");
+        fs::create_dir_all(&queue).unwrap();
+        // What is written there is taken, and an answer comes.
+        symlink("/dev/zero", queue.join(".post")).unwrap();
+        let tree = Tree::new(&folder).unwrap();
+        let mut shard = Shard {
+            tree: tree.clone(),
+            held: HashMap::new(),
+            dirty: Turns::default(),
+            again: BTreeSet::new(),
+        };
+        let builds = [("large", 40), ("small", 1)].map(|(job, count)| {
+            let record = tree.build(job, 1);
+            fs::create_dir_all(&record).unwrap();
+            let task = |index| json!({ "index": index, "type": "q", "state": "waiting" });
+            let tasks: Vec<_> = (0..count).map(task).collect();
+            let text = json!({ "job": job, "build": 1, "tasks": tasks }).to_string();
+            fs::write(record.join("build.json"), text).unwrap();
+            let (id, key) = (format!("{job}.1"), (job.to_owned(), 1));
+            assert!(shard.take(Message::Claimed { id, key: key.clone() }));
+            key
+        });
+        let mut posted = Vec::new();
+        while !shard.dirty.is_empty() {
+            shard.step().unwrap();
+            posted.push(builds.each_ref().map(|key| shard.held[key].posted()));
+        }
+        assert_eq!(posted, [[16, 0], [16, 1], [32, 1], [40, 1]]);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

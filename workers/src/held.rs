@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use distcifs_settings::expand::{Uses, plain};
 use distcifs_settings::state::TaskState;
 
 use crate::plan::{Plan, plan, posting};
@@ -16,6 +18,9 @@ pub const QUEUE: &str = "build-control";
 /// How often a trigger of a downstream job is tried while the store is away, about a second apart:
 /// long enough for an election of a coordinator, short enough not to hold up the build's end.
 const TRIGGER_TRIES_MAX: u32 = 15;
+
+/// Tasks that are posted at once: each is a commit, and then another build has its turn.
+const POSTS_MAX: usize = 16;
 
 /// Builds that may stand in a row, each triggered by the one before. Pipelines have a handful; a
 /// circle that two writers closed at the same moment ends here.
@@ -66,6 +71,8 @@ fn refusal(trigger: &Path) -> Option<String> {
 pub enum Step {
     /// Tickets are open.
     Waiting,
+    /// There is more to do, when others have had their turn.
+    More,
     /// The store is away: look again soon.
     Again,
     /// The result stands, or the build is somebody else's: forget it.
@@ -77,6 +84,8 @@ pub enum Step {
 pub struct Held {
     folder: PathBuf,
     record: PathBuf,
+    /// Who owns the build's job; nobody if that is not known.
+    owner: u32,
     /// Tasks posted since the record was last trusted wholly.
     posted: BTreeSet<usize>,
     /// Tasks whose tickets can't be posted, with the reason.
@@ -89,14 +98,26 @@ pub struct Held {
 impl Held {
     /// A build whose ticket was just claimed.
     pub fn new(tree: &Tree, id: &str, job: &str, build: u64) -> Self {
+        let record = tree.build(job, build).join("build.json");
         Held {
             folder: tree.ticket(QUEUE, id),
-            record: tree.build(job, build).join("build.json"),
+            owner: std::fs::metadata(&record).map_or(u32::MAX, |meta| meta.uid()),
+            record,
             posted: BTreeSet::new(),
             broken: BTreeMap::new(),
             triggered: BTreeMap::new(),
             trigger_tries: 0,
         }
+    }
+
+    /// Who owns the build's job.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    #[cfg(test)]
+    pub(crate) fn posted(&self) -> usize {
+        self.posted.len()
     }
 
     /// Trusts the record alone from now on: what it says is not posted is posted again.
@@ -137,13 +158,22 @@ impl Held {
         };
         let mut build = Build::parse(&record).map_err(Trouble::Refused)?;
         self.overlay(&mut build);
+        // What a task has recorded since the trigger may be put in, too.
+        let uses = Uses::of(build.tasks.iter().map(|task| &task.params));
+        let too_much = uses.check(|name| build.params.get(name).map_or(0, |value| plain(value).len()));
+        let too_much = too_much.err();
+        let mut left = POSTS_MAX;
         // Each round posts or breaks at least one task, so there are no more rounds than tasks.
         for _ in 0..=build.tasks.len() {
             match plan(&build) {
                 Plan::Wait => return Ok(Step::Waiting),
                 Plan::Post(indexes) => {
                     for index in indexes {
-                        self.post(tree, &build, index)?;
+                        if left == 0 {
+                            return Ok(Step::More);
+                        }
+                        left -= 1;
+                        self.post(tree, &build, index, too_much.as_deref())?;
                     }
                     self.overlay(&mut build);
                 }
@@ -176,8 +206,15 @@ impl Held {
         }
     }
 
-    fn post(&mut self, tree: &Tree, build: &Build, index: usize) -> tree::Result<()> {
-        let made = posting(build, index).and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
+    /// Posts a task, but not one into which parameters are put if those of the build come to too much.
+    fn post(&mut self, tree: &Tree, build: &Build, index: usize, too_much: Option<&str>) -> tree::Result<()> {
+        let puts_in = build
+            .tasks
+            .get(index)
+            .is_some_and(|task| !Uses::of([&task.params]).is_empty());
+        let fits = too_much.filter(|_| puts_in).map_or(Ok(()), |why| Err(why.to_owned()));
+        let made = fits.and_then(|()| posting(build, index));
+        let made = made.and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
         let queue = build.tasks.get(index).map(|t| t.kind.as_str()).unwrap_or_default();
         let refused = match made.map(|body| tree.post(queue, &body)) {
             Ok(Ok(_)) => {
@@ -256,5 +293,49 @@ impl Held {
             }
             Ok(()) | Err(Trouble::Lost(_)) => Ok(Step::Over),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// "What is put into the params of all tasks of a build is bounded by 16 MiB", with what its tasks recorded since
+    /// the trigger: a task into which something is put is not begun then, others are.
+    #[test]
+    fn what_a_task_records_is_not_put_in_without_bound() {
+        let folder = std::env::temp_dir().join(format!("distcifs-held-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("tickets/q")).unwrap();
+        // What is written there is taken, and an answer comes.
+        symlink("/dev/zero", folder.join("tickets/q/.post")).unwrap();
+        let tree = Tree::new(&folder).unwrap();
+        let record = tree.build("a", 1);
+        fs::create_dir_all(&record).unwrap();
+        let task = |index: usize| {
+            let params = if index == 0 {
+                json!({})
+            } else {
+                json!({ "p": vec!["${git_commit}"; 3] })
+            };
+            json!({ "index": index, "type": "q", "state": "waiting", "params": params })
+        };
+        let tasks: Vec<_> = (0..100).map(task).collect();
+        let value = "x".repeat(60_000);
+        let text = json!({ "job": "a", "build": 1, "params": { "git_commit": value }, "tasks": tasks });
+        fs::write(record.join("build.json"), text.to_string()).unwrap();
+        let mut held = Held::new(&tree, "a.1", "a", 1);
+        // Once some have failed, the rest is not begun.
+        assert_eq!(held.step(&tree).unwrap(), Step::More);
+        assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
+        assert_eq!(held.posted.iter().collect::<Vec<_>>(), [&0]);
+        let why = &held.broken[&7];
+        assert!(why.contains("17820000 bytes") && why.contains("${git_commit}"), "{why}");
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

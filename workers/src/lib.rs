@@ -31,5 +31,6 @@ pub mod supervise;
 pub mod task;
 pub mod ticket;
 pub mod tree;
+mod turns;
 #[cfg(feature = "github")]
 pub mod webhook;

@@ -77,6 +77,8 @@ pub struct JobConfig {
     pub isolation_required: bool,
     /// Whether any two tasks may run at the same time.
     pub side_by_side: bool,
+    /// How often each parameter is put into the params of the tasks.
+    pub uses: expand::Uses,
 }
 
 /// An entry of `downstream_jobs`.

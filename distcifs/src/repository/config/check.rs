@@ -7,6 +7,7 @@ use distcifs_schedule::Schedule;
 use distcifs_settings::matching;
 
 use super::common::{self, VALUE_BYTES_MAX};
+use super::expand::Uses;
 use super::fault::{Fault, Faults, Place, quoted};
 use super::json::{self, Kind, Member};
 use super::object::Object;
@@ -94,6 +95,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         allow: Allow::read(top, faults),
         untrusted: Untrusted::read(top, faults),
         side_by_side: needs::side_by_side(&tasks),
+        uses: Uses::of(tasks.iter().map(|task| &task.params)),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
         downstream_jobs: downstream::read(top, job.or(job_id.as_ref()), context.parameters.as_ref(), faults),

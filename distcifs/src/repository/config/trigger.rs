@@ -224,6 +224,14 @@ impl Given {
                 "the parameters have more than {PARAMETERS_BYTES_MAX} bytes in all"
             ));
         }
+        // What is given later may be shorter than a default.
+        if all {
+            let lengths = parameters.iter().map(|(name, value)| (name.as_str(), value.len()));
+            let lengths: HashMap<_, _> = lengths.collect();
+            config
+                .uses
+                .check(|name| lengths.get(name).copied().unwrap_or_default())?;
+        }
         Ok(TriggerRequest {
             parameters,
             key: self.key,

@@ -1,5 +1,7 @@
 //! Triggering: numbers, parameters, idempotence (doc/tree.md).
 
+use serde_json::json;
+
 use super::driver::Fs;
 use super::verbs::{HELLO, errno};
 
@@ -7,6 +9,7 @@ on_both! {
     echo_starts_one_build,
     parameters_by_lines_and_by_json,
     parameters_that_are_refused,
+    what_is_put_in_without_bound,
     without_a_configuration,
     a_key_gives_the_same_build_again,
     a_cause_is_shown,
@@ -62,6 +65,34 @@ fn parameters_that_are_refused(fs: Fs) {
     }
     assert_eq!(fs.list("jobs/a/builds"), Vec::<String>::new());
     assert_eq!(fs.trigger("a", "who=me"), 1);
+}
+
+/// "What is put into the params of all tasks of a build is bounded by 16 MiB. A trigger that would make more is refused
+/// (EINVAL), and `trigger.error` says by which parameter." Nothing is made.
+fn what_is_put_in_without_bound(fs: Fs) {
+    let task =
+        r#"{"type": "copy-artifacts", "needs": [], "params": {"job": "x", "artifacts": ["${p}", "${p}", "${p}"]}}"#;
+    let tasks = vec![task; 100].join(",");
+    fs.job("a", &format!(r#"{{"parameters": {{"p": ""}}, "tasks": [{tasks}]}}"#));
+    // 300 times 55,924 bytes are the last that fit.
+    for (length, fits) in [(55_924, true), (55_925, false), (60_000, false)] {
+        let body = json!({ "p": "x".repeat(length) }).to_string();
+        let done = fs.try_trigger("a", &body);
+        assert_eq!(done.is_ok(), fits, "{length}: {done:?}");
+        if !fits {
+            assert_eq!(errno(done), libc::EINVAL);
+            let why = fs.read("jobs/a/trigger.error");
+            let said = format!("${{p}}: {length} bytes, 300 times");
+            assert!(why.contains(&said) && why.contains("may have 16777216"), "{why}");
+        }
+    }
+    assert_eq!(
+        fs.list("jobs/a/builds")
+            .iter()
+            .filter(|name| name.parse::<u64>().is_ok())
+            .count(),
+        1
+    );
 }
 
 /// "Without a valid configuration: EINVAL at open", which a shell sees.
