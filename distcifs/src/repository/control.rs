@@ -16,6 +16,7 @@ use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::build::{Again, Refused};
 use super::model::ticket::{Part, Posted, Poster, TicketKey, TicketState};
+use super::records::Going;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
 
@@ -161,6 +162,8 @@ impl Repository {
         for _ in 0..RACES_MAX {
             // Before the record is read: a retry that began and ended since has changed it.
             let named = self.named(job).await?;
+            // Whoever removes the record takes its line away, and changes then what was just read.
+            Going::new(self, job, n).check_line().await?;
             let live = self.live_again(job, n, who).await?;
             let step = steps::build::retry(job, n, &named, &live, begun(who));
             let step = step.map_err(|refused| not_begun(job, n, refused))?;
@@ -247,12 +250,14 @@ impl Repository {
                 }
                 continue;
             }
+            // Its line in the index comes after the record: nobody here removes both in between.
+            let _turn = self.records.turn(job.uid(), n).await;
             let (Some(record), revision) = self.stored_record(job, n).await? else {
                 continue;
             };
             let kept = steps::build::keep_record(&record, did, who.clone());
             if self.save_record(job, n, revision, Arc::new(kept)).await? {
-                return Ok(());
+                return Going::new(self, job, n).heed().await;
             }
         }
         Err(Error::Busy(format!(

@@ -26,8 +26,10 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const RECORD_TRIES: u32 = 120;
 
 pub(crate) mod cache;
+mod going;
 mod index;
 
+pub(in crate::repository) use going::Going;
 pub use index::Indexes;
 
 impl Repository {
@@ -285,17 +287,14 @@ impl Repository {
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
         let _turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
-        if self.get(&live_path(job.uid(), n)).await?.is_some() {
-            return Err(Error::Busy(format!(
-                "jobs/{}/builds/{n} is not finished: write abort into its ctl first",
-                job.name
-            )));
-        }
-        if self.record(job, n).await?.is_none() {
+        self.check_finished(job, n).await?;
+        let Some(record) = self.record(job, n).await? else {
             return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
-        }
+        };
         self.change_index(job, n, None).await?;
-        self.drop_build_objects(job, n).await?;
+        Going::new(self, job, n)
+            .drop_unless_retried(Indexed::of(&record))
+            .await?;
         let job = job.name.clone();
         self.events.announce(Event::BuildRemoved { job, n });
         Ok(())

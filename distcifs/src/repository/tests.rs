@@ -28,6 +28,7 @@ mod faults;
 mod holes;
 mod owners;
 mod refused;
+mod removed;
 mod rename;
 mod shared;
 mod shown;

@@ -10,6 +10,7 @@ use crate::repository::model::ops::Changes;
 use crate::repository::model::record::Indexed;
 use crate::repository::model::steps::build::{into_trash, out_of_trash};
 use crate::repository::model::trash::{BuildLine, Removal};
+use crate::repository::records::Going;
 use crate::repository::{Error, Repository, Result, flood};
 use crate::storage::Updated;
 
@@ -100,7 +101,7 @@ impl Repository {
 
     /// Refuses while a build is not finished. The coordinator is asked itself: of a retry on another mount
     /// this one may not have heard yet.
-    async fn check_finished(&self, job: &Job, n: u64) -> Result<()> {
+    pub(in crate::repository) async fn check_finished(&self, job: &Job, n: u64) -> Result<()> {
         if !self.is_unfinished(job, n).await? {
             return Ok(());
         }
@@ -195,9 +196,9 @@ impl Repository {
     pub async fn discard_build(&self, job: &Job, n: u64, until: u64) -> Result<bool> {
         for _ in 0..RACES_MAX {
             let (line, revision) = self.trashed_build(job, n).await?;
-            if line.is_none_or(|line| line.trash.until > until) {
+            let Some(line) = line.filter(|line| line.trash.until <= until) else {
                 return Ok(false);
-            }
+            };
             let (object, key) = (job.record(), LineKey::Build(n).key());
             let page = bounded("index of builds", self.contents.query(&object, &key, "", 1)).await?;
             if page.revision != revision {
@@ -212,8 +213,11 @@ impl Repository {
             if !page.entries.is_empty() {
                 return Ok(false);
             }
-            self.drop_build_objects(job, n).await?;
-            return Ok(true);
+            return match Going::new(self, job, n).drop_unless_retried(line.indexed).await {
+                Ok(()) => Ok(true),
+                Err(Error::Busy(_)) => Ok(false),
+                Err(error) => Err(error),
+            };
         }
         Err(busy(job, n))
     }
