@@ -32,7 +32,7 @@ const WARM_MAX: usize = 256;
 /// Mode of a claimant's folders: anybody on the node may look on.
 const WORK_MODE: u32 = 0o755;
 
-/// How long a workspace that could not be laid out is not tried again: whoever may look at it asks for it.
+/// How long a workspace that could not be laid out is not tried again at most: whoever may look at it asks for it.
 const FAILURE_TTL: Duration = Duration::from_secs(5);
 
 /// Where the claimants' folders live.
@@ -67,7 +67,7 @@ pub(crate) struct Folders {
     start: Option<Digest>,
     whose: Whose,
     workspace: OnceCell<(PathBuf, Mutex<Option<Manifest>>)>,
-    /// Why there is no workspace, and since when.
+    /// Why there is no workspace, and until when that is told.
     failure: Mutex<Option<(Instant, Error)>>,
     artifacts: OnceCell<PathBuf>,
 }
@@ -111,7 +111,7 @@ impl Folders {
     /// Why the workspace could not be made a moment ago.
     fn failure(&self) -> Result<()> {
         match &*lock(&self.failure) {
-            Some((when, error)) if when.elapsed() < FAILURE_TTL => Err(error.clone()),
+            Some((until, error)) if Instant::now() < *until => Err(error.clone()),
             _ => Ok(()),
         }
     }
@@ -129,6 +129,17 @@ impl Folders {
     /// The artifacts' folder, once it was made.
     pub(crate) fn artifacts(&self) -> Option<&PathBuf> {
         self.artifacts.get()
+    }
+}
+
+/// How long a workspace that could not be laid out for this reason is not tried again. A store that was away may be
+/// back at any moment; what else was in the way stays there for a while, and each try costs the disk.
+fn told_for(error: &Error) -> Duration {
+    match error {
+        Error::TimedOut(_) | Error::Busy(_) => Duration::ZERO,
+        // What is damaged says so, too.
+        Error::Io(_) => FAILURE_TTL / 5,
+        _ => FAILURE_TTL,
     }
 }
 
@@ -179,7 +190,7 @@ impl Repository {
                 None => self.fill(&new, digest, owner).await,
             };
             let manifest = made.inspect_err(|error| {
-                *lock(&folders.failure) = Some((Instant::now(), error.clone()));
+                *lock(&folders.failure) = Some((Instant::now() + told_for(error), error.clone()));
             })?;
             Ok::<_, Error>((new.keep(), Mutex::new(manifest)))
         }));
