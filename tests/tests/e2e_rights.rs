@@ -529,6 +529,22 @@ fn a_scratch_file_of_another_is_no_way_into_the_configuration() {
     mount.run(&format!("chown {OWNER} jobs/a/tmp"));
     refused("mv -f tmp config.json");
     assert_eq!(mount.read("jobs/a/config.json"), config);
+    // Nor is one that a stranger to whom root gave it has cut, which opens nothing.
+    mount.run(&format!(
+        "cp jobs/a/config.json jobs/a/cut; chown {STRANGER} jobs/a/cut"
+    ));
+    let cut = "import os; os.truncate(\"jobs/a/cut\", 9)";
+    mount.run(&format!("setpriv --reuid={STRANGER} --clear-groups python3 -c '{cut}'"));
+    let root = mount
+        .start_words(&["mv", "-f", "jobs/a/cut", "jobs/a/config.json"])
+        .finish();
+    assert!(
+        !root.ok() && root.stderr.contains("Permission denied"),
+        "nor root: {}",
+        root.stderr
+    );
+    assert_eq!(mount.read("jobs/a/config.json"), config);
+    mount.run("rm -f jobs/a/cut");
     owner("rm tmp out; cat config.json > tmp; cat config.json > old").expect_ok();
     for script in [
         "mv -f evil tmp",

@@ -266,7 +266,13 @@ impl Tree {
     pub(crate) async fn change(&self, caller: Caller, node: &Node, handle: Option<u64>, set: &SetAttr) -> Result<()> {
         let owns = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
         match node {
-            Node::Scratch(id) => return self.scratch.change(*id, set, owns.then(|| Reader::of(caller)).as_ref()),
+            Node::Scratch(id) => {
+                // Who cuts a file has written it: truncate(2) opens nothing.
+                if set.size.is_some() {
+                    self.scratch.opened_to_write(*id, caller.uid)?;
+                }
+                return self.scratch.change(*id, set, owns.then(|| Reader::of(caller)).as_ref());
+            }
             Node::TicketFile(ticket, TicketFile::Claim) if !owns => {
                 return if self.touched_claim(caller, ticket) {
                     Ok(())
