@@ -462,7 +462,8 @@ impl Tree {
     /// fsync.
     pub async fn fsync(&self, caller: Caller, ino: Ino, handle: u64, datasync: bool) -> Result<()> {
         if self.work.owns(ino) {
-            return self.work.off(move |work| work.fsync(handle, datasync)).await;
+            let owner = self.work.owner_of(ino);
+            return self.work.off(owner, move |work| work.fsync(handle, datasync)).await;
         }
         self.fsync_open(caller, handle).await
     }
@@ -513,7 +514,8 @@ impl Tree {
     /// fsync of a folder.
     pub async fn fsyncdir(&self, _caller: Caller, ino: Ino, handle: u64) -> Result<()> {
         if self.work.owns(ino) {
-            return self.work.off(move |work| work.fsyncdir(handle)).await;
+            let owner = self.work.owner_of(ino);
+            return self.work.off(owner, move |work| work.fsyncdir(handle)).await;
         }
         Ok(())
     }

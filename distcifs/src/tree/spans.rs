@@ -28,7 +28,8 @@ impl Tree {
         }
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
         let attributes = if long {
-            self.work.off(move |work| work.setattr(ino, handle, set)).await?
+            let owner = self.work.owner_of(ino);
+            self.work.off(owner, move |work| work.setattr(ino, handle, set)).await?
         } else {
             self.work.setattr(ino, handle, set)?
         };
@@ -44,7 +45,8 @@ impl Tree {
     pub(super) async fn emptied(&self, ino: Ino, opened: Opened) -> Result<Opened> {
         let handle = opened.handle;
         let emptied = if self.work.is_long_to_cut(ino, Some(handle), 0) {
-            self.work.off(move |work| work.empty(handle)).await
+            let owner = self.work.owner_of(ino);
+            self.work.off(owner, move |work| work.empty(handle)).await
         } else {
             self.work.empty(handle)
         };
@@ -64,7 +66,8 @@ impl Tree {
     /// read.
     pub(super) async fn read_work(&self, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
         if self.work.is_busy(handle) {
-            return self.work.off(move |work| work.read(handle, offset, size)).await;
+            let owner = self.work.owner_of_open(handle);
+            return self.work.off(owner, move |work| work.read(handle, offset, size)).await;
         }
         self.work.read(handle, offset, size)
     }
@@ -72,7 +75,11 @@ impl Tree {
     /// write.
     pub(super) async fn write_work(&self, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
         if self.work.is_busy(handle) {
-            return self.work.off(move |work| work.write(handle, offset, &data)).await;
+            let owner = self.work.owner_of_open(handle);
+            return self
+                .work
+                .off(owner, move |work| work.write(handle, offset, &data))
+                .await;
         }
         self.work.write(handle, offset, &data)
     }
@@ -96,8 +103,9 @@ impl Tree {
         mode: i32,
     ) -> Result<()> {
         if self.work.owns(ino) {
+            let owner = self.work.owner_of(ino);
             self.work
-                .off(move |work| work.fallocate(handle, offset, length, mode))
+                .off(owner, move |work| work.fallocate(handle, offset, length, mode))
                 .await?;
             return self.written_by(caller, ino);
         }
@@ -128,7 +136,7 @@ impl Tree {
         if self.work.owns(from) && self.work.owns(to) {
             let (from, target) = ((from_handle, from_offset), (to_handle, to_offset));
             let copy = move |work: &Work| work.copy_file_range(from, target, length);
-            let copied = self.work.off(copy).await?;
+            let copied = self.work.off(self.work.owner_of(to), copy).await?;
             self.written_by(caller, to)?;
             return Ok(copied);
         }
@@ -136,7 +144,7 @@ impl Tree {
             let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
             let data = self.read_open(caller, from_handle, from_offset, size).await?;
             let write = move |work: &Work| work.write(to_handle, to_offset, &data);
-            let copied = self.work.off(write).await?;
+            let copied = self.work.off(self.work.owner_of(to), write).await?;
             self.written_by(caller, to)?;
             return Ok(copied.into());
         }

@@ -4,8 +4,9 @@
 //! they are large, and the system lets nobody else write that file meanwhile. So what touches a file
 //! that such work is done on goes the same way.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
@@ -20,6 +21,12 @@ use crate::repository::{Error, Result};
 /// which the stores need as well, and more than these gain nothing on one disk.
 const AT_ONCE_MAX: usize = 16;
 
+/// Those among them for the claims of one owner: who waits for much holds up himself.
+const OF_ONE_MAX: usize = 4;
+
+/// Owners that are remembered before those who wait for nothing are looked for.
+const OWNERS_KEPT: usize = 64;
+
 /// From how many bytes of blocks on that go it takes long to cut a file: below that it takes less than a
 /// millisecond, and most files that are cut are small.
 const LONG_BYTES: u64 = 16 << 20;
@@ -27,7 +34,9 @@ const LONG_BYTES: u64 = 16 << 20;
 /// The turns of such work.
 #[derive(Debug)]
 pub(super) struct Off {
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
+    /// The turns of each owner who has or wants some.
+    owners: Mutex<HashMap<u32, Arc<Semaphore>>>,
     #[cfg(test)]
     pub(super) gate: super::tests::waits::Gate,
 }
@@ -36,9 +45,23 @@ impl Default for Off {
     fn default() -> Off {
         Off {
             turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            owners: Mutex::default(),
             #[cfg(test)]
             gate: super::tests::waits::Gate::default(),
         }
+    }
+}
+
+impl Off {
+    /// The turns of one owner.
+    fn of(&self, owner: u32) -> Arc<Semaphore> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.len() >= OWNERS_KEPT {
+            // Whoever has a turn or waits for one holds it, too.
+            owners.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        let turns = owners.entry(owner);
+        turns.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_MAX))).clone()
     }
 }
 
@@ -59,16 +82,18 @@ impl Drop for Busy<'_> {
 }
 
 impl Work {
-    /// Does something on a thread where waiting is no harm.
+    /// Does something for the claims of this owner on a thread where waiting is no harm.
     pub async fn off<T: Send + 'static>(
         self: &Arc<Self>,
+        owner: u32,
         act: impl FnOnce(&Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let over = || Error::Io("the daemon is ending".into());
+        let of_owner = self.off.of(owner).acquire_owned().await.map_err(|_| over())?;
         let turn = self.off.turns.clone().acquire_owned().await.map_err(|_| over())?;
         let work = self.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _turns = (turn, of_owner);
             #[cfg(test)]
             work.off.gate.pass();
             act(&work)
@@ -78,6 +103,16 @@ impl Work {
             Err(error) if error.is_panic() => Err(Error::Io(format!("a defect of distcifs: {error}").into())),
             Err(_) => Err(over()),
         }
+    }
+
+    /// With whose rights the work is done that an inode belongs to.
+    pub fn owner_of(&self, ino: Ino) -> u32 {
+        self.table().get(ino).map_or(0, |inode| inode.attempt.owner())
+    }
+
+    /// The same of an open file.
+    pub fn owner_of_open(&self, handle: u64) -> u32 {
+        self.file(handle).map_or(0, |open| open.inode.attempt.owner())
     }
 
     /// Whether a read or write of an open file is to be done there, as work that lasts is done on the file.

@@ -195,6 +195,44 @@ async fn answers(tree: &Tree, root: Ino, small: (Ino, u64), large: (Ino, u64)) {
     );
 }
 
+/// "Who waits for the disk with all that he has holds up himself": the claims of one owner have a quarter of the turns,
+/// so that others find one at once.
+#[test]
+fn one_owner_takes_no_turns_of_others() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (tree, root) = tree(dir.path()).await;
+        tree.work.attempt_of(root).unwrap().set_owner(1004);
+        let one = file(&tree, root, "one", 1000).await;
+        std::fs::create_dir(dir.path().join("other")).unwrap();
+        let other = tree.work.begin();
+        other.set_owner(1005);
+        let other = tree.work.attach(&other, &dir.path().join("other")).unwrap();
+        let two = file(&tree, other, "two", 1000).await;
+        let (gate, tree) = (&tree.work.off.gate, &tree);
+        let _opens = Opens(gate);
+        gate.set(true);
+        let sync = |(ino, handle)| -> Waiting<'_> {
+            Box::pin(async move { tree.fsync(me(), ino, handle, true).await.map(|()| 0) })
+        };
+        let mut waiting: Vec<_> = (0..SYNCS).map(|_| sync(one)).collect();
+        waiting.push(sync(two));
+        let left = |waiting: &mut [Waiting<'_>]| {
+            for one in waiting {
+                let answer = one.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(answer.is_pending(), "{answer:?}");
+            }
+            tree.work.off.turns.available_permits()
+        };
+        assert_eq!(left(&mut waiting[..SYNCS]), 12);
+        assert_eq!(left(&mut waiting[SYNCS..]), 11);
+        gate.set(false);
+        for one in waiting {
+            one.await.unwrap();
+        }
+    });
+}
+
 /// Who reads or writes a file that is being cut or copied to waits for that, as on any disk: so he does it where
 /// waiting is no harm.
 #[test]
@@ -230,9 +268,9 @@ fn a_panic_of_work_that_waits_is_an_error() {
     runtime.block_on(async {
         let (tree, _) = tree(dir.path()).await;
         for _ in 0..SYNCS {
-            let done: Result<()> = tree.work.off(|_| panic!("a defect of the test")).await;
+            let done: Result<()> = tree.work.off(7, |_| panic!("a defect of the test")).await;
             assert!(matches!(done, Err(Error::Io(_))), "{done:?}");
         }
-        assert_eq!(tree.work.off(|_| Ok(7)).await.unwrap(), 7);
+        assert_eq!(tree.work.off(7, |_| Ok(7)).await.unwrap(), 7);
     });
 }
