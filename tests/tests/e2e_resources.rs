@@ -371,24 +371,31 @@ fn workspaces_that_are_laid_out_leave_room_for_others() {
 }
 
 /// "Who fills the disk by a file that the kernel writes loses his claim, and the file is cut": also where the file stays
-/// open, or is mapped and closed.
+/// open, or is mapped and closed, with a name or without.
 #[test]
 fn a_file_that_the_kernel_writes_does_not_fill_the_disk() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    let fills = [
-        "exec 3>big; for i in $(seq 120); do head -c 1M /dev/zero >&3 || :; sleep 0.02; done",
-        "truncate -s 120M big; python3 -c 'import ctypes, os, time
+    let mapped = |then: &str| {
+        format!(
+            "truncate -s 120M big; python3 -c 'import ctypes, os, time
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 file = os.open(\"big\", os.O_RDWR)
 at = libc.mmap(None, 120 << 20, 3, 1, file, 0)
 os.close(file)
+{then}
 for page in range(0, 120 << 20, 4096):
     ctypes.memset(at + page, 1, 1)
-    if page % (1 << 20) == 0: time.sleep(0.02)'",
+    if page % (1 << 20) == 0: time.sleep(0.02)'"
+        )
+    };
+    let fills = [
+        "exec 3>big; for i in $(seq 120); do head -c 1M /dev/zero >&3 || :; sleep 0.02; done".to_owned(),
+        mapped(""),
+        mapped("os.unlink(\"big\")"),
     ];
     for fill in fills {
         let disk = SmallDisk::new("128m");
@@ -411,6 +418,35 @@ for page in range(0, 120 << 20, 4096):
         fs::write(mount.out().join("go"), "").unwrap();
         filler.finish();
         wait_for("the room of it all", USUAL, || disk.free_mib() > 100);
+    }
+}
+
+/// "While there are such files, other writes are refused from there on": who is asked for room ends nobody else's claim.
+#[test]
+fn who_is_asked_for_room_ends_nobody_elses_claim() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let disk = SmallDisk::new("400m");
+    let (repository, words) = (Repository::in_folder(&disk.store()), ["-o", "passthrough=360M"]);
+    let mount = Mount::of(&repository, "first", Words::after(&words), TEST_LIMIT);
+    mount.queue("q");
+    let works = |ticket: serde_json::Value, bytes: &str, told: &str| {
+        let id = mount.post("q", &ticket);
+        let end = format!("touch $OUT/{told}; while ! [ -e $OUT/go ]; do sleep 0.1; done; echo 0 > ../result");
+        let work =
+            format!("cd tickets/q/{id}; exec 9>claim; cd workspace; head -c {bytes} /dev/zero > big || :; {end}");
+        let process = mount.start(&work);
+        wait_for(told, 2 * USUAL, || mount.out().join(told).exists());
+        (id, process)
+    };
+    let victim = works(serde_json::json!({"attempts": 1}), "5M", "written");
+    let filler = works(serde_json::json!({"limits": {"disk": "2G"}}), "600M", "full");
+    assert!((88..100).contains(&disk.free_mib()), "{} MiB are free", disk.free_mib());
+    fs::write(mount.out().join("go"), "").unwrap();
+    for (id, process) in [victim, filler] {
+        process.finish();
+        assert!(mount.read(&format!("tickets/q/{id}/result")).starts_with('0'));
     }
 }
 

@@ -158,6 +158,11 @@ impl AttemptDirs {
         })
     }
 
+    /// What is left of their disk.
+    pub(crate) fn reserve(&self) -> &Arc<Reserve> {
+        &self.reserve
+    }
+
     /// A new path for a folder.
     fn fresh(&self) -> PathBuf {
         self.room

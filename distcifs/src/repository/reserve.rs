@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -55,6 +55,8 @@ pub(crate) struct Reserve {
     passes: Mutex<Option<(Instant, bool)>>,
     /// Free bytes from which on the kernel may write without asking.
     pass_from: AtomicU64,
+    /// Whether it has got files to write so.
+    passing: AtomicBool,
 }
 
 impl Default for Reserve {
@@ -64,6 +66,7 @@ impl Default for Reserve {
             unseen_inodes: AtomicU64::default(),
             passes: Mutex::default(),
             pass_from: AtomicU64::new(PASS_BYTES),
+            passing: AtomicBool::new(false),
         }
     }
 }
@@ -77,6 +80,15 @@ pub enum Stand {
     Near,
     /// Nearly gone.
     Scarce,
+}
+
+/// What is left of a disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Free bytes.
+    pub(crate) free: u64,
+    /// Below so many free bytes it is scarce.
+    pub(crate) mark: u64,
 }
 
 /// Free bytes, and those to be left, on the disk of a file.
@@ -103,12 +115,14 @@ impl Reserve {
             return Ok(());
         };
         let small = before.saturating_add(bytes) <= SMALL_BYTES;
-        let floor = if small { reserve / 2 } else { reserve };
+        // Who is asked for room stops first: what is below the mark is there to end in time whoever is not asked.
+        let whole = if self.is_passing() { self.mark(reserve) } else { reserve };
+        let floor = if small { reserve / 2 } else { whole };
         if free < floor.saturating_add(bytes) {
             self.unseen.store(0, Ordering::Relaxed);
             return Err(Errno::ENOSPC);
         }
-        let unseen = free.saturating_sub(reserve).saturating_sub(bytes) / UNSEEN_SHARE;
+        let unseen = free.saturating_sub(whole).saturating_sub(bytes) / UNSEEN_SHARE;
         self.unseen.store(unseen.min(UNSEEN_BYTES), Ordering::Relaxed);
         Ok(())
     }
@@ -143,12 +157,33 @@ impl Reserve {
         self.pass_from.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much is free.
-    pub(crate) fn stand(&self, file: impl AsFd) -> Stand {
-        let from = self.pass_from.load(Ordering::Relaxed);
-        match look(file) {
-            Some((free, reserve)) if free < reserve.max(from / SCARCE_SHARE) => Stand::Scarce,
-            Some((free, _)) if free < from.saturating_mul(PLENTY_TIMES) => Stand::Near,
+    /// Says whether the kernel has got files to write without asking.
+    pub(crate) fn set_passing(&self, passing: bool) {
+        self.passing.store(passing, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::Relaxed)
+    }
+
+    /// Below so many free bytes the disk is scarce, of which so many are to be left.
+    fn mark(&self, reserve: u64) -> u64 {
+        reserve.max(self.pass_from.load(Ordering::Relaxed) / SCARCE_SHARE)
+    }
+
+    /// How much is free; all that there can be where the disk does not tell.
+    pub(crate) fn room(&self, file: impl AsFd) -> Room {
+        let (free, reserve) = look(file).unwrap_or((u64::MAX, RESERVE_BYTES));
+        let mark = self.mark(reserve);
+        Room { free, mark }
+    }
+
+    /// What that means.
+    pub(crate) fn stand(&self, room: Room) -> Stand {
+        let near = self.pass_from.load(Ordering::Relaxed).saturating_mul(PLENTY_TIMES);
+        match room.free {
+            free if free < room.mark => Stand::Scarce,
+            free if free < near => Stand::Near,
             _ => Stand::Plenty,
         }
     }

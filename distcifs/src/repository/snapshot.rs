@@ -35,6 +35,7 @@ pub use format::{
     Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, XATTR_BYTES_MAX, Xattrs, is_entry_name,
 };
 pub use joined::joined;
+pub(crate) use lease::is_written;
 pub use manifest::Manifest;
 pub use merge::merge;
 pub use reach::reachable;

@@ -88,7 +88,8 @@ impl Tree {
             invalidate: invalidate.clone(),
         };
         tokio::spawn(forgetter.follow());
-        let work = Arc::new(Work::new(WORK_FIRST, next.clone())?);
+        let room = repository.attempts.reserve().clone();
+        let work = Arc::new(Work::new(WORK_FIRST, next.clone(), room)?);
         let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         let trusted: Vec<u32> = control.iter().copied().chain([owner.0]).collect();
         let trust = Arc::new(Trust::new(&trusted));

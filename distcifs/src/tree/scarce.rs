@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Tree;
 use super::claim::Held;
-use super::work::Work;
-use crate::repository::Repository;
+use super::work::{Filler, Work};
 use crate::repository::core::lock;
 use crate::repository::model::claim::{Cause, Stand as ClaimStand};
 use crate::repository::model::ticket::TicketKey;
 use crate::repository::reserve::Stand;
+use crate::repository::{Repository, flood};
 
 /// How often the disk is looked at while there is plenty of room, and while there is not: a program fills
 /// some 300 MB between two of those.
@@ -38,6 +38,14 @@ pub(super) fn watch(work: &Arc<Work>, held: &Arc<AllHeld>, repository: &Arc<Repo
     tokio::spawn(guard(work, held, repository));
 }
 
+/// Says who has filled the disk.
+fn tell(ticket: &TicketKey, filler: &Filler) {
+    if flood::has_line_of("a claim fills the disk", filler.attempt.owner()) {
+        let mib = filler.grown >> 20;
+        tracing::warn!(%ticket, mib, "the disk of the workspaces is nearly full: the claim that grew most has ended");
+    }
+}
+
 async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repository>) {
     loop {
         let (Some(work), Some(held), Some(repository)) = (work.upgrade(), held.upgrade(), repository.upgrade()) else {
@@ -55,8 +63,6 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             // Its files are cut when it is lost, and only then: a claim that has its result may keep its folder
             // for the next task.
             if let Some(found) = found.filter(|found| found.claim.stand() == ClaimStand::Live) {
-                let (ticket, mib) = (found.claim.key.clone(), filler.grown >> 20);
-                tracing::warn!(%ticket, mib, "the disk of the workspaces is nearly full: the claim that grew most ends");
                 let ending = repository.clone();
                 let claim = found.claim.clone();
                 tokio::spawn(async move { ending.end_claim(&found.claim, Cause::Died).await });
@@ -68,6 +74,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
                 }
                 // What others still have open of it is cut at the next look.
                 if claim.stand() == ClaimStand::Lost {
+                    tell(&claim.key, &filler);
                     let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
                 }
             }

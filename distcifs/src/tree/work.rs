@@ -32,6 +32,8 @@ mod attributes;
 mod cache;
 mod files;
 mod folders;
+mod growth;
+mod hidden;
 mod inodes;
 mod names;
 mod off;
@@ -48,9 +50,11 @@ pub use attempt::{Attempt, Shift};
 use cache::Cache;
 use files::Files;
 use folders::Folders;
+use growth::Growth;
+use hidden::Hidden;
 use inodes::{Inode, Table};
 use off::Off;
-pub use scarce::Passed;
+pub use scarce::{Filler, Passed};
 use way::spared;
 
 /// How long the kernel may believe names and attributes. It sees every change of a living attempt
@@ -84,7 +88,9 @@ pub struct Work {
     next_attempt: AtomicU64,
     inodes: RwLock<Table>,
     cache: Arc<Cache>,
-    room: Reserve,
+    room: Arc<Reserve>,
+    growth: Arc<Growth>,
+    hidden: Hidden,
     off: Off,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
@@ -92,24 +98,28 @@ pub struct Work {
 
 impl Work {
     /// No attempts yet. Inodes count up from `first_ino` and are never reused; handles are taken
-    /// from `next_handle`, which the whole tree shares. To be called in the process that serves
-    /// the requests (after any fork): it holds on to that process's descriptor table.
-    pub fn new(first_ino: u64, next_handle: Arc<AtomicU64>) -> Result<Work> {
+    /// from `next_handle`, which the whole tree shares, and what is left of the disk is that of `room`. To be
+    /// called in the process that serves the requests (after any fork): it holds on to that process's
+    /// descriptor table.
+    pub(crate) fn new(first_ino: u64, next_handle: Arc<AtomicU64>, room: Arc<Reserve>) -> Result<Work> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc_fds = open("/proc/self/fd", flags, Mode::empty())
             .map_err(|errno| system("/proc/self/fd (is /proc mounted?)", errno))?;
         let cache = Arc::new(Cache::new());
         let known: Weak<Cache> = Arc::downgrade(&cache);
         descriptors::register(known);
+        let growth = Arc::new(Growth::new(room.clone()));
         Ok(Work {
             first_ino,
             proc_fds,
             root: geteuid().is_root(),
             next_handle,
             next_attempt: AtomicU64::new(1),
-            inodes: RwLock::new(Table::new(first_ino)),
+            inodes: RwLock::new(Table::new(first_ino, growth.clone())),
             cache,
-            room: Reserve::default(),
+            room,
+            growth,
+            hidden: Hidden::default(),
             off: Off::default(),
             files: RwLock::default(),
             folders: RwLock::default(),
@@ -179,6 +189,7 @@ impl Work {
     /// of which the kernel should forget the attributes.
     pub fn kill(&self, attempt: &Attempt) -> Vec<Ino> {
         attempt.end();
+        self.growth.forget(attempt);
         let known = self.table_mut().detach(attempt);
         self.close_folders(attempt);
         known.into_iter().map(|(ino, _path)| ino).collect()
@@ -212,7 +223,9 @@ impl Work {
     /// The kernel drops `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
         let forgotten = self.table_mut().forget(ino, count);
-        drop(forgotten);
+        if let Some(inode) = forgotten {
+            self.forgotten(&inode);
+        }
     }
 
     /// An inode that the kernel named.

@@ -43,6 +43,12 @@ impl Look {
     }
 }
 
+/// Whether somebody may go on writing a file, by a descriptor that only reads. Of one that was just closed this
+/// may be told for a moment; of a disk without leases never.
+pub(crate) fn is_written(file: &File) -> bool {
+    take(file) == Err(Errno::EAGAIN)
+}
+
 /// Takes a read lease and gives it back.
 #[expect(unsafe_code, reason = "neither nix nor rustix has leases")]
 fn take(file: &File) -> Result<(), Errno> {

@@ -1,10 +1,11 @@
 //! The life of one claim's folders.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::super::Ino;
+use super::hidden::Unasked;
 use super::quota::Quota;
 use crate::repository::attempts::view::Changes;
 use crate::repository::{Error, Result};
@@ -106,6 +107,8 @@ pub struct Attempt {
     pub(super) id: u64,
     /// Whether it goes on. Path operations hold this for reading; ending it waits for them.
     alive: RwLock<bool>,
+    /// The same for whoever may hold that.
+    over: AtomicBool,
     open: AtomicUsize,
     /// Changes of names and attributes, and files opened for writing or closed after that.
     changes: AtomicU64,
@@ -123,6 +126,8 @@ pub struct Attempt {
     quota: OnceLock<Quota>,
     /// With whose rights the work is done.
     owner: AtomicU32,
+    /// What it has removed of files that the kernel got to write.
+    pub(super) unasked: Unasked,
 }
 
 /// Held while a path operation is under way.
@@ -134,6 +139,7 @@ impl Attempt {
         Attempt {
             id,
             alive: RwLock::new(true),
+            over: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
             written: Mutex::new(Some(HashSet::new())),
@@ -144,6 +150,7 @@ impl Attempt {
             deepest: AtomicUsize::new(0),
             quota: OnceLock::new(),
             owner: AtomicU32::new(0),
+            unasked: Unasked::default(),
         }
     }
 
@@ -227,6 +234,12 @@ impl Attempt {
     /// Ends it, after the path operations under way.
     pub(super) fn end(&self) {
         *self.alive.write().unwrap_or_else(PoisonError::into_inner) = false;
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Whether it has ended; may be asked within its gate.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     /// The error of all path operations after the end.

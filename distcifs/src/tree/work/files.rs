@@ -183,7 +183,11 @@ impl Work {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&handle);
         let inode = open.as_ref().map(|open| open.inode.clone());
-        drop(open);
+        if let Some(open) = open.filter(|open| open.writable && open.inode.passed.is_marked())
+            && let Ok(stat) = fstat(&open.file)
+        {
+            open.inode.passed.look(&stat);
+        }
         if let Some(inode) = inode {
             self.closed(&inode);
         }

@@ -12,6 +12,7 @@ use nix::sys::stat::FileStat;
 use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::attributes::kind_of;
+use super::growth::Growth;
 use super::quota::Counted;
 use super::scarce::Passed;
 use super::way::Names;
@@ -139,12 +140,14 @@ pub(super) struct Table {
     entries: HashMap<Ino, Entry>,
     /// Of living attempts only: the number of a discarded file may come again.
     keys: HashMap<Key, Ino>,
+    growth: Arc<Growth>,
 }
 
 impl Table {
     /// Empty, numbering from `first`.
-    pub(super) fn new(first: u64) -> Table {
+    pub(super) fn new(first: u64, growth: Arc<Growth>) -> Table {
         Table {
+            growth,
             next: first,
             entries: HashMap::new(),
             keys: HashMap::new(),
@@ -197,6 +200,7 @@ impl Table {
             Ino(self.next - 1)
         });
         self.keys.insert(key, ino);
+        let passed = &self.growth;
         let new = || Entry {
             inode: Arc::new(Inode {
                 ino,
@@ -209,7 +213,7 @@ impl Table {
                 backing: Mutex::default(),
                 counted: Mutex::default(),
                 busy: AtomicUsize::new(0),
-                passed: Arc::default(),
+                passed: Arc::new(Passed::new(attempt, passed)),
             }),
             lookups: 0,
             pinned: false,

@@ -1,13 +1,13 @@
 //! A disk that runs full of files which the kernel writes without asking.
 //!
 //! Nothing takes such a file back from the kernel, and who has it open goes on writing it after his claim
-//! is over. So the claim that grew most ends, and its files are cut, as often as it takes.
+//! is over. So the claim that grew most lately ends, and its files are cut, as often as it takes.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
@@ -15,39 +15,62 @@ use nix::unistd::ftruncate;
 
 use super::Work;
 use super::attempt::Attempt;
+use super::growth::Growth;
 use super::inodes::Inode;
 use super::quota::blocks;
 use crate::repository::reserve::Stand;
 
-/// What a claim must have grown by to be the one that filled the disk, bytes.
-const GROWN_BYTES: u64 = 1 << 20;
-
-/// Most files of it that are cut when it ends; those that are open are cut later, too.
+/// Most files of a claim that are cut when it ends; those that are open are cut later, too.
 const CUT_MAX: usize = 64;
 
-/// What a file had when the kernel got it to write, bytes, and one more; 0 while it has not.
-#[derive(Debug, Default)]
-pub struct Passed(AtomicU64);
+/// A file that the kernel may have got to write.
+#[derive(Debug)]
+pub struct Passed {
+    /// What it had when it was looked at last, bytes, and one more; 0 while the kernel has not got it.
+    seen: AtomicU64,
+    attempt: Arc<Attempt>,
+    growth: Arc<Growth>,
+}
 
 impl Passed {
+    /// One of this claim, which the kernel has not got.
+    pub(super) fn new(attempt: &Arc<Attempt>, growth: &Arc<Growth>) -> Passed {
+        Passed {
+            seen: AtomicU64::new(0),
+            attempt: attempt.clone(),
+            growth: growth.clone(),
+        }
+    }
+
     /// The kernel writes this file from now on.
     pub fn mark(&self, file: &File) {
-        if let Ok(stat) = fstat(file) {
-            let first = blocks(&stat) + 1;
-            let _known = self.0.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+        let Ok(stat) = fstat(file) else { return };
+        let first = blocks(&stat) + 1;
+        let known = self
+            .seen
+            .compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+        if known.is_ok() {
+            self.growth.begin(&self.attempt);
         }
     }
 
-    /// By how much a file has grown since.
-    fn grown(&self, stat: &FileStat) -> u64 {
-        match self.0.load(Ordering::Relaxed) {
-            0 => 0,
-            first => blocks(stat).saturating_sub(first - 1),
-        }
-    }
-
+    /// Whether the kernel has got it.
     pub(super) fn is_marked(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.seen.load(Ordering::Relaxed) > 0
+    }
+
+    /// The file has so many bytes by now; to be told of marked ones.
+    pub(super) fn note(&self, bytes: u64) {
+        let before = self.seen.swap(bytes + 1, Ordering::Relaxed);
+        self.growth
+            .change(&self.attempt, (bytes + 1).wrapping_sub(before).cast_signed());
+    }
+
+    /// The same, of what is known of it.
+    pub(super) fn look(&self, stat: &FileStat) {
+        if self.is_marked() {
+            self.note(blocks(stat));
+        }
     }
 }
 
@@ -56,7 +79,7 @@ impl Passed {
 pub struct Filler {
     /// Its folders.
     pub attempt: Arc<Attempt>,
-    /// By how much those files have grown, bytes.
+    /// By how much its files have grown lately, bytes.
     pub grown: u64,
     files: Vec<File>,
 }
@@ -70,42 +93,74 @@ impl Filler {
     }
 }
 
-/// What has grown of one claim's files, in all and each.
-#[derive(Default)]
-struct Grown {
-    bytes: u64,
-    files: Vec<(u64, Arc<Inode>)>,
-}
-
-fn cut(file: &File) {
+pub(super) fn cut(file: &File) {
     if let Err(error) = ftruncate(file, 0) {
         tracing::warn!(%error, "a file that fills the disk can't be cut");
     }
 }
 
 impl Work {
-    /// How the disk of the folders stands, and the claim that is to end. To be called where waiting for a
-    /// disk is no harm.
+    /// How the disk of the folders stands, and the claim that is to end. To be called now and then, where waiting
+    /// for a disk is no harm.
     pub fn look_at_room(&self, place: &Path) -> (Stand, Option<Filler>) {
+        self.look_at_hidden();
+        self.look_at_open();
         let Ok(disk) = File::open(place) else {
             return (Stand::Plenty, None);
         };
-        let stand = self.room.stand(&disk);
+        let mut room = self.room.room(&disk);
+        let stand = self.room.stand(room);
         if stand != Stand::Scarce {
+            self.growth.keep(room, Instant::now());
             return (stand, None);
         }
-        let was_cut = self.cut_files_of_the_dead();
-        if was_cut && self.room.stand(&disk) != Stand::Scarce {
-            return (Stand::Near, None);
+        if self.cut_files_of_the_dead() {
+            room = self.room.room(&disk);
+            if self.room.stand(room) != Stand::Scarce {
+                return (Stand::Near, None);
+            }
         }
-        let filler = self.filler();
-        // With nobody to be ended there is no hurry.
-        let stand = if was_cut || filler.is_some() {
-            Stand::Near
+        let now = Instant::now();
+        let filler = if self.growth.is_losing(room, now) {
+            self.look_at_all();
+            self.growth.filler(room, now)
         } else {
-            stand
+            None
         };
-        (stand, filler)
+        // With nobody to be ended there is no hurry.
+        let stand = if self.growth.is_any() { Stand::Near } else { stand };
+        (stand, filler.map(|(attempt, grown)| self.filler(attempt, grown)))
+    }
+
+    /// Sees what the files have that are open for writing.
+    fn look_at_open(&self) {
+        let open: Vec<_> = {
+            let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+            let passed = files
+                .values()
+                .filter(|open| open.writable && open.inode.passed.is_marked());
+            passed.cloned().collect()
+        };
+        for open in open {
+            if let Ok(stat) = fstat(&open.file) {
+                open.inode.passed.look(&stat);
+            }
+        }
+    }
+
+    /// The same of all that can be found: a mapping writes what nobody has open.
+    fn look_at_all(&self) {
+        for inode in self.marked(|_| true) {
+            if let Some(stat) = self.path(&inode).ok().and_then(|fd| fstat(&fd).ok()) {
+                inode.passed.look(&stat);
+            }
+        }
+    }
+
+    /// The files of living claims that the kernel has got to write.
+    fn marked(&self, of: impl Fn(&Attempt) -> bool) -> Vec<Arc<Inode>> {
+        let is_so = |inode: &Inode| inode.passed.is_marked() && of(&inode.attempt) && !inode.attempt.is_over();
+        self.table().all(is_so)
     }
 
     /// Cuts what claims that are over still have open; whether there was something.
@@ -124,35 +179,19 @@ impl Work {
         full.map(|file| cut(file)).count() > 0
     }
 
-    /// The living claim that has grown most.
-    fn filler(&self) -> Option<Filler> {
-        let passed = self
-            .table()
-            .all(|inode| inode.passed.is_marked() && inode.attempt.is_alive());
-        let mut claims: HashMap<u64, Grown> = HashMap::new();
-        for inode in passed {
-            let Some(stat) = self.path(&inode).ok().and_then(|fd| fstat(&fd).ok()) else {
-                continue;
-            };
-            let grown = inode.passed.grown(&stat);
-            let claim = claims.entry(inode.attempt.id).or_default();
-            claim.bytes += grown;
-            if grown > 0 {
-                claim.files.push((grown, inode));
-            }
-        }
-        let Grown {
-            bytes: grown,
-            mut files,
-        } = claims.into_values().max_by_key(|claim| claim.bytes)?;
-        if grown < GROWN_BYTES {
-            return None;
-        }
-        let attempt = files.first()?.1.attempt.clone();
-        files.sort_by_key(|file| std::cmp::Reverse(file.0));
-        files.truncate(CUT_MAX);
+    /// A claim with the largest of its files.
+    fn filler(&self, attempt: Arc<Attempt>, grown: u64) -> Filler {
+        let of_it = self.marked(|of| of.id == attempt.id);
+        let size = |inode: &Arc<Inode>| {
+            let fd = self.path(inode).ok()?;
+            Some((blocks(&fstat(&fd).ok()?), inode.clone()))
+        };
+        let mut sizes: Vec<_> = of_it.iter().filter_map(size).collect();
+        sizes.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        sizes.truncate(CUT_MAX);
         let open = |inode: &Arc<Inode>| self.reopen(&*self.path(inode).ok()?, OFlag::O_RDWR).ok();
-        let files = files.iter().filter_map(|(_, inode)| open(inode)).collect();
-        Some(Filler { attempt, grown, files })
+        let files = sizes.iter().filter_map(|(_, inode)| open(inode));
+        let files = files.chain(self.named_hidden_of(&attempt)).collect();
+        Filler { attempt, grown, files }
     }
 }

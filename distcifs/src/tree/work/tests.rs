@@ -22,6 +22,7 @@ mod model;
 mod names;
 mod quota;
 mod room;
+mod scarce;
 pub(in crate::tree::work) mod waits;
 mod ways;
 mod xattrs;
@@ -46,7 +47,7 @@ impl Bench {
     }
 
     fn on(dir: TempDir) -> Bench {
-        let work = Work::new(FIRST, Arc::new(AtomicU64::new(1))).unwrap();
+        let work = Work::new(FIRST, Arc::new(AtomicU64::new(1)), Arc::default()).unwrap();
         let attempt = work.begin();
         for name in ["workspace", "artifacts"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();

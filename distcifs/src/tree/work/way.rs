@@ -250,6 +250,9 @@ impl Work {
             let nameless = way.alone && matches!(way.names, Names::None);
             (if nameless { way.fd.take() } else { None }, nameless)
         };
+        if let Some(fd) = &fd {
+            self.hide(inode, fd);
+        }
         if let Some(stat) = fd.as_ref().and_then(|fd| fstat(fd).ok()) {
             let mut way = inode.way.lock().unwrap_or_else(PoisonError::into_inner);
             way.last = Some(Box::new(stat));

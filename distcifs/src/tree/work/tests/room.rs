@@ -9,10 +9,10 @@ use super::*;
 type Make = fn(&Work, Ino, &OsStr) -> Result<()>;
 
 /// Small disk below the workspace of a bench; `None` without the right to mount one.
-struct Small(Bench, Ino);
+pub(super) struct Small(pub(super) Bench, pub(super) Ino);
 
 impl Small {
-    fn mount(options: &str) -> Option<Small> {
+    pub(super) fn mount(options: &str) -> Option<Small> {
         let bench = Bench::new();
         let dir = bench.path("small");
         std::fs::create_dir(&dir).unwrap();
@@ -30,7 +30,7 @@ impl Small {
     }
 
     /// Free bytes and inodes.
-    fn free(&self) -> (u64, u64) {
+    pub(super) fn free(&self) -> (u64, u64) {
         let figures = statvfs(&self.0.path("small")).unwrap();
         let bytes = figures.blocks_available() * figures.fragment_size();
         (bytes, figures.files_available())
