@@ -256,6 +256,41 @@ fn what_waited_too_long_is_found() {
     assert_eq!(kinds(&killed, &found(build())), []);
 }
 
+/// A script that never ends what it began was killed with its worker or its mount, if one was killed then.
+#[test]
+fn a_script_that_was_killed_waits_for_nothing() {
+    let hangs = format!(
+        "{HISTORY}50.00 s0-1-50.00 - begin before a.1.0\n99.00 look n1 begin state a 1\n99.01 look n1 end ok success\n"
+    );
+    let found = found(build());
+    let waited = |line: &str| kinds(&format!("{hangs}{line}"), &found).contains(&Kind::Waited);
+    assert!(waited(""));
+    for (line, excused) in [
+        (
+            "49.95 injector.3 - begin fault kill-mount n1\n50.20 injector.3 - end ok\n",
+            true,
+        ),
+        (
+            "50.02 injector.3 - begin fault kill-worker execute-shell-n0-7\n50.03 injector.3 - end ok\n",
+            true,
+        ),
+        (
+            "50.02 injector.3 - begin fault kill-worker hand-n0-7\n50.03 injector.3 - end ok\n",
+            false,
+        ),
+        (
+            "40.00 injector.3 - begin fault kill-mount n1\n41.00 injector.3 - end ok\n",
+            false,
+        ),
+        (
+            "70.00 injector.3 - begin fault kill-mount n1\n71.00 injector.3 - end ok\n",
+            false,
+        ),
+    ] {
+        assert_eq!(waited(line), !excused, "{line}");
+    }
+}
+
 /// What is written is what is read.
 #[test]
 fn a_history_is_written_and_read() {

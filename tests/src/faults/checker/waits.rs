@@ -13,6 +13,15 @@ pub const CALL_MAX: Millis = 2 * REQUEST_MAX;
 /// For a machine whose processors are all busy: a request that is over may be told so late.
 pub const GRACE: Millis = 3_000;
 
+/// What a script writes for the mount that it works on.
+const NO_NODE: &str = "-";
+
+/// What the names of the workers begin with that run scripts.
+const SCRIPTS: &str = "execute-shell";
+
+/// A script writes down that it begins a moment before it dies with its worker.
+const KILLED_BEFORE: Millis = 200;
+
 impl Case<'_> {
     /// Each call was answered within its bound, and what was stopped could not answer.
     pub(super) fn waits(&mut self) {
@@ -52,11 +61,18 @@ impl Case<'_> {
             .sum()
     }
 
-    /// Whether the caller was killed in the middle of it.
+    /// Whether the caller was killed in the middle of it. A script does not say where it runs: it ends with any
+    /// worker of scripts or mount that was killed at that moment.
     fn killed(&self, operation: &Operation) -> bool {
+        let script = operation.node == NO_NODE;
+        let latest = operation.begin + REQUEST_MAX + GRACE;
         self.history.operations.iter().any(|fault| match &fault.call {
             Call::Fault { kind, target } => {
-                kind == "kill-worker" && *target == operation.who && fault.ended() >= operation.begin
+                let own = kind == "kill-worker" && *target == operation.who;
+                let below = kind == "kill-mount" || kind == "kill-worker" && target.starts_with(SCRIPTS);
+                let at_that_moment =
+                    fault.begin <= latest && fault.ended().saturating_add(KILLED_BEFORE) >= operation.begin;
+                own && fault.ended() >= operation.begin || script && below && at_that_moment
             }
             _ => false,
         })
