@@ -164,7 +164,8 @@ impl Runner<'_> {
     /// it is left then.
     ///
     /// # Errors
-    /// `Refused` if it can't be started, `Later` or `Away` if only the tree or the node can't do it now.
+    /// `Refused` if it can't be started, `Later` or `Away` if only the tree or the node can't do it now, `Lost` if
+    /// the claim is lost before it starts.
     pub fn execute(&self, prepared: Prepared, deadline: Option<Instant>) -> tree::Result<Ended> {
         let Prepared {
             mut command,
@@ -174,6 +175,7 @@ impl Runner<'_> {
             group,
             report,
         } = prepared;
+        self.claimed.check()?;
         let start = || -> io::Result<(Copier, Processes)> {
             let (reader, writer) = pipe()?;
             if let Some((uid, gid)) = owner {

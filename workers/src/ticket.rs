@@ -107,6 +107,20 @@ impl Claimed {
         Some(format!("/proc/{}/fd/{at}/{name}", std::process::id()).into())
     }
 
+    /// Whether the claim is known to be lost: what is begun now would be done beside whoever has the ticket by then.
+    ///
+    /// # Errors
+    /// `Lost` if it is. A tree that does not answer says nothing.
+    pub fn check(&self) -> Result<()> {
+        let Some(claim) = self.ours("claim") else { return Ok(()) };
+        let looked = std::fs::symlink_metadata(&claim)
+            .map_err(|e| Trouble::from_io(&format!("{} is not begun", self.folder.display()), &e));
+        match looked {
+            Err(Trouble::Lost(why)) => Err(Trouble::Lost(why)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads `ticket.json`.
     pub fn ticket(&self) -> Result<Ticket> {
         let bytes = patiently(|| tree::read(&self.folder.join("ticket.json")))?;
@@ -265,6 +279,9 @@ mod tests {
         fs::rename(&folder, &old).unwrap();
         let again = ticket("lost");
         symlink("result", folder.join("result")).unwrap();
+        claimed.check().unwrap();
+        fs::remove_file(old.join("claim")).unwrap();
+        assert!(matches!(claimed.check(), Err(Trouble::Lost(_))), "nothing is begun");
         claimed.finish("0", "").unwrap();
         claimed.remove_output();
         assert!(folder.join("workspace/file").exists());

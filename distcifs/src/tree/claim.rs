@@ -401,7 +401,8 @@ impl Tree {
                 Area::Artifacts => roots.artifacts,
             }));
         }
-        let posted = self.posted(ticket).await?;
+        // Who lost its claim would take what another made for the state that it was to begin from.
+        let posted = self.result_for(caller, ticket).await?;
         let (access, _) = self
             .ticket_access(ticket, &posted, &Node::Ticket(ticket.clone()))
             .await?;

@@ -10,6 +10,7 @@ on_both! {
     one_result_and_no_second,
     wait_gives_the_result,
     a_race_of_results_has_one_winner,
+    who_lost_its_claim_sees_no_workspace_of_another,
 }
 
 fn with_ticket(fs: &Fs) {
@@ -104,4 +105,26 @@ fn a_race_of_results_has_one_winner(fs: Fs) {
         Some(won[0].to_string().as_str())
     );
     drop(claim);
+}
+
+/// "Who lost his claim reads no result of another", and nothing that another made: a script that begins late would
+/// begin elsewhere. Who never had it may look.
+fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
+    with_ticket(&fs);
+    let me = fs.caller;
+    fs.echo("tickets/q/t/claim", &me.tid.to_string()).unwrap();
+    fs.unlink("tickets/q/t/claim").unwrap();
+    let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    fs.caller.tid = other.id();
+    fs.echo("tickets/q/t/claim", &other.id().to_string()).unwrap();
+    fs.write("tickets/q/t/workspace/steps", "x").unwrap();
+    fs.result("q", "t", "0").unwrap();
+    fs.caller = me;
+    for area in ["workspace", "artifacts"] {
+        assert_eq!(errno(fs.stat(&format!("tickets/q/t/{area}"))), libc::ESTALE, "{area}");
+    }
+    fs.caller.tid = 1;
+    assert_eq!(fs.read("tickets/q/t/workspace/steps"), "x");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
