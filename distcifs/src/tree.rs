@@ -35,6 +35,7 @@ pub mod stream;
 mod tests;
 pub(crate) mod texts;
 pub(crate) mod ticket;
+mod told;
 mod trash;
 pub(crate) mod trust;
 pub mod view;

@@ -337,3 +337,76 @@ os.open('jobs/e/trigger', os.O_RDWR)";
         mount.run("python3 $OUT/looks.py");
     }
 }
+
+/// "`tar x` of a job ends with 2 and names what exists"; config.json and the switch are in force in whatever order
+/// they come, onto a job that is there as well.
+#[test]
+fn a_job_is_unpacked_by_tar() {
+    if !installed("tar") {
+        return;
+    }
+    let mount = Mount::new();
+    for job in ["a", "b"] {
+        mount.job(job, HELLO);
+        mount.run(&format!("echo off > jobs/{job}/enabled"));
+    }
+    // One has a build, which is unfinished as nobody works here.
+    mount.run("echo on > jobs/b/enabled");
+    mount.trigger("b", "");
+    mount.run("mkdir tickets/q");
+    mount.post("q", &json!({"id": "t"}));
+    let unpack = |archive: &str, what: &str| {
+        // What it asserts is that tar ends: the time is far more than that takes.
+        let tar = mount.sh(&format!("LC_ALL=C timeout 50 tar xf $OUT/{archive}.tar -C {what}"));
+        let code = tar.status.and_then(|status| status.code());
+        assert_eq!(code, Some(2), "{archive}: {}", tar.stderr);
+        tar.stderr
+    };
+    mount.run("tar cf $OUT/a.tar -C jobs a; tar cf $OUT/b.tar -C jobs b || :; tar cf $OUT/q.tar -C tickets q || :");
+    mount.run("cd jobs; tar cf $OUT/reverse.tar --no-recursion a a/trigger a/builds a/enabled a/config.json");
+    for archive in ["a", "reverse"] {
+        mount.run("rm -r jobs/a");
+        let complaints = unpack(archive, "jobs");
+        let first = complaints.lines().next().unwrap_or_default();
+        assert!(
+            first.contains("a/trigger") && first.contains("File exists"),
+            "{complaints}"
+        );
+        assert_eq!(mount.read("jobs/a/config.json"), HELLO, "{archive}");
+        assert_eq!(mount.read("jobs/a/enabled"), "off", "{archive}");
+    }
+    mount.run("echo '{\"tasks\":[]}' > jobs/a/config.json; echo on > jobs/a/enabled");
+    unpack("a", "jobs");
+    assert_eq!(mount.read("jobs/a/config.json"), HELLO);
+    assert_eq!(mount.read("jobs/a/enabled"), "off");
+    let complaints = unpack("b", "jobs");
+    assert!(
+        complaints.contains("b/builds/1/state: Cannot open: File exists"),
+        "{complaints}"
+    );
+    let complaints = unpack("q", "tickets");
+    assert!(
+        complaints.contains("q/t/ticket.json: Cannot open: File exists"),
+        "{complaints}"
+    );
+    // Whoever walks on to the folder is told that all is removed, and it is.
+    mount.run("rm -r jobs/a; cp -r jobs/b jobs/a || :; find jobs/a -depth -delete; [ ! -e jobs/a ]");
+    if installed("python3") {
+        let again = "import errno, os, shutil
+os.mkdir('jobs/c')
+os.unlink('jobs/c/trigger')
+try:
+    os.unlink('jobs/c/trigger')
+    raise SystemExit('told twice')
+except OSError as refused:
+    assert refused.errno == errno.EBUSY
+os.rmdir('jobs/c')
+os.mkdir('jobs/c')
+with open('jobs/c/config.json', 'w') as config:
+    config.write('{\"tasks\": []}')
+shutil.rmtree('jobs/c')
+assert not os.path.exists('jobs/c')";
+        fs::write(mount.out().join("again.py"), again).expect("own folder");
+        mount.run("python3 $OUT/again.py");
+    }
+}

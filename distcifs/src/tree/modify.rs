@@ -143,8 +143,8 @@ impl Tree {
         }
     }
 
-    /// unlink: a claim, a scratch file; what is generated stays and says nothing, so that rm -r
-    /// works.
+    /// unlink: a claim, a scratch file; what is generated stays and says nothing the first time, so that
+    /// rm -r works.
     pub(crate) async fn remove_file(&self, caller: Caller, parent: &Node, name: &str) -> Result<()> {
         if let Node::Seen(seen) = parent {
             return Err(Error::ReadOnly(seen.node.path()));
@@ -164,7 +164,7 @@ impl Tree {
                 Ok(())
             }
             Node::Top(_) | Node::Alive(_) => Err(Error::NotPermitted(name.to_owned())),
-            _ => Ok(()),
+            node => self.tell_removed(caller, parent, &node, name),
         }
     }
 
@@ -183,6 +183,17 @@ impl Tree {
         // Tickets never come back, and go by the thousand.
         let comes_back = !matches!(node, Node::Ticket(_) | Node::TicketFile(..) | Node::Queue(_));
         let ino = self.numbers.ino(&node);
+        let whole = matches!(node, Node::Job(_) | Node::Build(..) | Node::Ticket(_) | Node::Queue(_));
+        let removed = self.remove_whole(caller, parent, node, name, of).await;
+        self.tried_folder(caller, ino, whole && removed.is_err());
+        if comes_back && removed.is_ok() {
+            self.removed.note(ino);
+        }
+        removed
+    }
+
+    /// Removes what goes as a whole, for whoever owns it (`of`, as in `must_own`); all else stays.
+    async fn remove_whole(&self, caller: Caller, parent: &Node, node: Node, name: &str, of: Option<u32>) -> Result<()> {
         match node {
             Node::Job(job) => {
                 self.repository.trash_job(&self.job(&job)?, caller.uid, of).await?;
@@ -193,10 +204,7 @@ impl Tree {
             Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await?,
             Node::Queue(queue) => self.repository.remove_queue(&queue, of).await?,
             Node::Top(_) => return Err(Error::NotPermitted(name.to_owned())),
-            _ => {}
-        }
-        if comes_back {
-            self.removed.note(ino);
+            node => self.tell_removed(caller, parent, &node, name)?,
         }
         Ok(())
     }
@@ -209,13 +217,23 @@ impl Tree {
         Ok((!free).then_some(caller.uid))
     }
 
-    /// unlink and rmdir of what is published: it stays and says nothing, so that rm -r of a build works. What
-    /// is in `needs/` of a ticket goes by no rm -r of anything.
-    pub(crate) async fn remove_published(&self, folder: u64, name: &OsStr) -> Result<()> {
+    /// unlink and rmdir of what is published: it stays and says nothing the first time, so that rm -r of a build
+    /// works. What is in `needs/` of a ticket goes by no rm -r of anything.
+    pub(crate) async fn remove_published(&self, caller: Caller, folder: u64, name: &OsStr) -> Result<Node> {
         if self.published.is_needed(folder) {
             return Err(Error::ReadOnly(format!("needs: {}", name.display())));
         }
-        self.find_published(folder, name.as_bytes()).await.map(|_| ())
+        let node = self.find_published(folder, name.as_bytes()).await?;
+        self.tell_removed(caller, &Node::Published(folder), &node, &name.display().to_string())?;
+        Ok(node)
+    }
+
+    /// rmdir of what is published: whoever tries it may begin anew in it.
+    pub(crate) async fn remove_published_folder(&self, caller: Caller, folder: u64, name: &OsStr) -> Result<()> {
+        let ino = self.numbers.ino(&self.remove_published(caller, folder, name).await?);
+        self.tried_folder(caller, ino, false);
+        self.removed.note(ino);
+        Ok(())
     }
 
     /// Renames in `jobs`: a job gets another name there, and can be moved nowhere else.

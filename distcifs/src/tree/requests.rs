@@ -63,6 +63,7 @@ pub struct Tree {
     pub(crate) removed: Removed,
     /// What was unlinked or begun lately.
     pub(crate) gone: Gone,
+    pub(crate) told: super::told::Told,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
     invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
     /// User and group of whoever mounted.
@@ -112,6 +113,7 @@ impl Tree {
             refusals: Refusals::default(),
             removed: Removed::default(),
             gone: Gone::default(),
+            told: Default::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),
             owner,
@@ -295,7 +297,7 @@ impl Tree {
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
-            return self.remove_published(id, &name).await;
+            return self.remove_published(caller, id, &name).await.map(drop);
         }
         self.remove_file(caller, &parent, utf8(&name)?).await
     }
@@ -307,10 +309,7 @@ impl Tree {
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
-            let node = self.find_published(id, name.as_bytes()).await?;
-            self.remove_published(id, &name).await?;
-            self.removed.note(self.numbers.ino(&node));
-            return Ok(());
+            return self.remove_published_folder(caller, id, &name).await;
         }
         self.remove_folder(caller, &parent, utf8(&name)?).await
     }
