@@ -97,6 +97,8 @@ fn what_was_missed_is_made_up_for_if_asked() {
     let minute = next_minute(3.0);
     mount.job("asked", &job(&only(minute), true));
     mount.job("silent", &job(&only(minute), false));
+    mount.job("off", &job(&only(minute), true));
+    mount.run("echo off > jobs/off/enabled");
     sleep_until(minute + 8.0);
     mount.job("new", &job(&only(minute), true));
     let both = [
@@ -104,6 +106,10 @@ fn what_was_missed_is_made_up_for_if_asked() {
         Worker::start(&mount, "cron", &["--late", "5"]),
     ];
     wait_for("the build that was missed", LATE, || builds(&mount, "asked") == 1);
+    // "cron and github-webhook say so in their logs and go on with the next."
+    wait_for("word of the job that is off", LATE, || {
+        both[0].complaints().contains("switched off")
+    });
     drop(both);
     let again = Worker::start(&mount, "cron", &["--late", "5"]);
     std::thread::sleep(Duration::from_secs(2));

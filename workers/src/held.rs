@@ -1,6 +1,7 @@
 //! One build whose build-control ticket this process holds: look at the record, do what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,16 +55,38 @@ fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
         _ => Trouble::from_io(&format!("can't open {}", path.display()), &error),
     })?;
     tree::converse(file, path, body).map_err(|error| match error {
-        Trouble::Refused(why) => Trouble::Refused(refusal(path).unwrap_or(why)),
+        Trouble::Refused(why) => {
+            Trouble::Refused(tree::refusal(File::open(path.with_extension("error"))).unwrap_or(why))
+        }
         other => other,
     })
 }
 
-/// What the job says of the trigger that it has just refused.
-fn refusal(trigger: &Path) -> Option<String> {
-    let said = std::fs::read_to_string(trigger.with_extension("error")).ok()?;
-    let line = said.lines().next()?.trim();
-    (!line.is_empty()).then(|| line.to_owned())
+/// One line about the downstream jobs that were not triggered, by name with the reason each: all are named,
+/// or the first and how many more.
+fn not_triggered(refused: &[(&str, &str)]) -> Option<String> {
+    let (first, why) = refused.first()?;
+    if refused.len() == 1 {
+        return Some(format!("job {first} could not be triggered: {why}"));
+    }
+    let mut names = (*first).to_owned();
+    let mut left = refused.len() - 1;
+    for (job, _) in &refused[1..] {
+        if names.len() + job.len() > NAMES_BYTES_MAX {
+            break;
+        }
+        left -= 1;
+        names.push_str(", ");
+        names.push_str(job);
+    }
+    if left > 0 {
+        names.push_str(&format!(" and {left} more"));
+    }
+    let reasons: Vec<String> = refused
+        .iter()
+        .map(|(job, why)| format!("{job}: {}", why.replace('\n', " ")))
+        .collect();
+    Some(format!("jobs {names} could not be triggered: {}", reasons.join("; ")))
 }
 
 /// How a step ended.

@@ -58,6 +58,15 @@ impl Trouble {
             _ => Trouble::Refused(text),
         }
     }
+
+    /// The same; what was refused with the words of the job, if its `trigger.error` has any. Whoever may not write
+    /// the trigger may not read them.
+    fn as_said(self, said: impl FnOnce() -> io::Result<File>) -> Self {
+        match self {
+            Trouble::Refused(why) => Trouble::Refused(refusal(said()).unwrap_or(why)),
+            other => other,
+        }
+    }
 }
 
 impl Trouble {
@@ -152,8 +161,9 @@ impl Tree {
     /// Writes parameters to a job's trigger and gives the number of the build back.
     pub fn trigger(&self, job: &str, body: &[u8]) -> Result<String> {
         let path = self.job(job).join("trigger");
-        let file = open_both(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e))?;
-        converse(file, &path, body)
+        let file = open_both(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e));
+        let built = file.and_then(|file| converse(file, &path, body));
+        built.map_err(|trouble| trouble.as_said(|| File::open(path.with_extension("error"))))
     }
 
     /// A job's folder as it is now.
@@ -220,8 +230,17 @@ impl JobFolder {
     pub fn trigger(&self, body: &[u8]) -> Result<String> {
         let path = self.path.join("trigger");
         let opened = openat(&self.folder, "trigger", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-        let opened = opened.map_err(|e| Trouble::from_io(&at("open", &path), &e.into()))?;
-        converse(opened.into(), &path, body)
+        let opened = opened.map_err(|e| Trouble::from_io(&at("open", &path), &e.into()));
+        let built = opened.and_then(|opened| converse(opened.into(), &path, body));
+        let said = || {
+            openat(
+                &self.folder,
+                "trigger.error",
+                OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        built.map_err(|trouble| trouble.as_said(|| Ok(said()?.into())))
     }
 }
 
@@ -309,6 +328,14 @@ fn at(verb: &str, path: &Path) -> String {
 /// As open(2).
 pub fn open_both(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// What a job says in `trigger.error` of the trigger that it has just refused.
+pub fn refusal(said: io::Result<File>) -> Option<String> {
+    let mut text = String::new();
+    said.ok()?.take(LINE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    let line = text.lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 /// Writes, then reads one line back: on such a descriptor the first read is what commits.
