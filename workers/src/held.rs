@@ -23,6 +23,9 @@ const TRIGGER_TRIES_MAX: u32 = 15;
 /// Tasks that are posted at once: each is a commit, and then another build has its turn.
 const POSTS_MAX: usize = 16;
 
+/// Bytes of names of jobs that a message has: with the reasons of the first it is cut to 600.
+const NAMES_BYTES_MAX: usize = 300;
+
 /// Builds that may stand in a row, each triggered by the one before. Pipelines have a handful; a
 /// circle that two writers closed at the same moment ends here.
 const DEPTH_MAX: u64 = 32;
@@ -253,8 +256,8 @@ impl Held {
     }
 
     /// Triggers each downstream job once, with the rights of the owner of this build's job: by the
-    /// jobs that its ticket shows. Gives a line for each that refused.
-    fn trigger_downstream(&mut self, build: &Build) -> tree::Result<Vec<String>> {
+    /// jobs that its ticket shows. Gives a line about those that refused.
+    fn trigger_downstream(&mut self, build: &Build) -> tree::Result<Option<String>> {
         let depth = build.upstream_depth() + 1;
         if depth > DEPTH_MAX && !build.downstream.is_empty() {
             let line = format!(
@@ -268,7 +271,7 @@ impl Held {
                     .join(", ")
             );
             self.say(&line);
-            return Ok(vec![line]);
+            return Ok(Some(line));
         }
         for other in &build.downstream {
             if self.triggered.contains_key(other.job()) {
@@ -284,14 +287,17 @@ impl Held {
                     return Err(Trouble::Later(why));
                 }
                 Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
-                    let line = format!("job {} could not be triggered: {why}", other.job());
-                    self.say(&line);
-                    Some(line)
+                    self.say(&format!("job {} could not be triggered: {why}", other.job()));
+                    Some(why)
                 }
             };
             self.triggered.insert(other.job().to_owned(), why);
         }
-        Ok(self.triggered.values().flatten().cloned().collect())
+        let refused = self.triggered.iter();
+        let refused: Vec<_> = refused
+            .filter_map(|(job, why)| Some((job.as_str(), why.as_deref()?)))
+            .collect();
+        Ok(not_triggered(&refused))
     }
 
     /// Writes a line to the build's console; the result says it again, so an error here costs nothing.
@@ -360,5 +366,25 @@ mod tests {
         let why = &held.broken[&7];
         assert!(why.contains("17820000 bytes") && why.contains("${git_commit}"), "{why}");
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// "`why` names all of them, as far as they fit, and says how many more there are".
+    #[test]
+    fn all_jobs_that_were_not_triggered_are_named() {
+        assert_eq!(not_triggered(&[]), None);
+        let one = not_triggered(&[("a", "there is no such job")]).unwrap();
+        assert_eq!(one, "job a could not be triggered: there is no such job");
+        let three = not_triggered(&[("a", "no such job"), ("b", "it is off"), ("c", "no such job")]).unwrap();
+        assert_eq!(
+            three,
+            "jobs a, b, c could not be triggered: a: no such job; b: it is off; c: no such job"
+        );
+        let names: Vec<String> = (100..400).map(|n| format!("a-long-name-of-a-job-{n}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "no such job")).collect();
+        let line = not_triggered(&many).unwrap();
+        let (named, _) = line.split_once(" more could not be triggered: ").unwrap();
+        assert!(named.len() <= NAMES_BYTES_MAX + 40, "{named}");
+        let (shown, more) = named.rsplit_once(" and ").unwrap();
+        assert_eq!(shown.split(", ").count() + more.parse::<usize>().unwrap(), many.len());
     }
 }
