@@ -407,6 +407,13 @@ fn a_circle_counts_the_jobs_that_its_owner_may_not_read() {
         mount.read("jobs/mine/config.error").split(": ").last(),
         Some("mine -> (2 jobs that its owner may not read) -> known -> mine")
     );
+    // A job that would close one by its new name is named by that, though no job has it yet.
+    job("leads", "comes");
+    job("moves", "leads");
+    assert!(!mount.sh("mv jobs/moves jobs/comes").ok());
+    wait_for("the reason", USUAL, || {
+        mount.log_tail().contains("a circle: comes -> leads -> comes")
+    });
 }
 
 /// "To claim tickets needs write and search on the queue's folder", for the owner of the build too: who

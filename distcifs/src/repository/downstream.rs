@@ -93,7 +93,8 @@ impl Repository {
         let mut words = Vec::new();
         let mut hidden = 0;
         for name in back.into_iter().rev() {
-            if !self.owner_may_read(job, name) {
+            // A job that is renamed or restored has its new name nowhere yet.
+            if name != job.name.as_str() && !self.owner_may_read(job, name) {
                 hidden += 1;
                 continue;
             }
