@@ -42,7 +42,7 @@ fn publish(desk: &Desk) -> Done {
     // As in DistCI a pattern may match nothing; when none does, the names are wrong.
     let why = nothing(&selection, &copying, "in the workspace");
     if copying.copied == 0 {
-        let empty = "what the patterns match in the workspace has no file in it, so nothing is published";
+        let empty = "what the patterns match in the workspace is only folders, with no file and no link in them";
         return Err(Trouble::Refused(why.unwrap_or_else(|| empty.to_owned())));
     }
     if let Some(why) = why {

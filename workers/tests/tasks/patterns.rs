@@ -215,7 +215,11 @@ fn any_depth_ends_at_links_and_nothing_is_no_success() {
         ("unknown", json!(["**.txt"]), "** must stand alone"),
         ("first", json!(["!d", "*"]), "excludes nothing"),
         ("empty", json!(["d/empty/**"]), "nothing in the workspace matches"),
-        ("bare", json!(["d/empty"]), "has no file in it"),
+        (
+            "bare",
+            json!(["d/empty"]),
+            "is only folders, with no file and no link in them",
+        ),
     ] {
         let ticket = bench.ticket(id, json!({ "artifacts": patterns }));
         let workspace = ticket.join("workspace");
