@@ -192,6 +192,13 @@ fn publish_artifacts(params: &Object<'_>, faults: &mut Faults) {
     only(params, &["artifacts", "nodelabels"], faults);
     params.required("artifacts", faults);
     patterns(params, faults);
+    // What is stored is refused by the worker.
+    if let Some(list) = params.get("artifacts").filter(|_| !faults.is_stored())
+        && matches!(&list.kind, Kind::List(items) if items.is_empty())
+    {
+        let path = params.path_of("artifacts");
+        faults.add(list.at, format!("{path} must not be empty: nothing would be published"));
+    }
 }
 
 fn copy_artifacts(params: &Object<'_>, faults: &mut Faults) {

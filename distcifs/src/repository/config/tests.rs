@@ -283,12 +283,22 @@ fn the_types_of_distcifs_are_checked() {
     );
 }
 
+/// "An empty list is refused when the configuration is written."
+#[test]
+fn a_list_of_artifacts_is_not_empty() {
+    refused(
+        json!({"type": "publish-artifacts", "params": {"artifacts": []}}),
+        "tasks[0].params.artifacts must not be empty",
+    );
+}
+
 /// What was taken when there were fewer rules is no fault of a stored text, or its builds were unreadable.
 #[test]
 fn newer_rules_are_not_held_against_what_is_stored() {
     let publish = |pattern: &str| json!({"type": "publish-artifacts", "params": {"artifacts": [pattern]}});
     let run = |script: &str| json!({"type": "execute-shell", "params": {"script": script}});
     let mut tasks = vec![run("a\r\n"), run("\u{feff}a"), run(&"x".repeat(900 << 10))];
+    tasks.push(json!({"type": "publish-artifacts", "params": {"artifacts": []}}));
     tasks.extend(["**.jar", "***", "!x", "@(a|b)", "!/x", "{1..9}"].map(publish));
     for task in tasks {
         let text = of_tasks(json!([task])).to_string();
