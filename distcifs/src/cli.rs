@@ -172,7 +172,7 @@ pub struct Init {
 pub struct Status {
     /// A cluster's address, or a mount point; by default the mount of the folder at hand.
     pub place: Option<PathBuf>,
-    /// As one JSON object; values stay strings.
+    /// As one JSON object; what counts is a number, all else a text.
     #[arg(long)]
     pub json: bool,
     /// Mount options, as for `distcifs mount`.
