@@ -61,7 +61,7 @@ impl Trouble {
 
     /// The same; what was refused with the words of the job, if its `trigger.error` has any. Whoever may not write
     /// the trigger may not read them.
-    fn as_said(self, said: impl FnOnce() -> io::Result<File>) -> Self {
+    fn in_its_words(self, said: impl FnOnce() -> io::Result<File>) -> Self {
         match self {
             Trouble::Refused(why) => Trouble::Refused(refusal(said()).unwrap_or(why)),
             other => other,
@@ -163,7 +163,7 @@ impl Tree {
         let path = self.job(job).join("trigger");
         let file = open_both(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e));
         let built = file.and_then(|file| converse(file, &path, body));
-        built.map_err(|trouble| trouble.as_said(|| File::open(path.with_extension("error"))))
+        built.map_err(|trouble| trouble.in_its_words(|| File::open(path.with_extension("error"))))
     }
 
     /// A job's folder as it is now.
@@ -240,7 +240,7 @@ impl JobFolder {
                 Mode::empty(),
             )
         };
-        built.map_err(|trouble| trouble.as_said(|| Ok(said()?.into())))
+        built.map_err(|trouble| trouble.in_its_words(|| Ok(said()?.into())))
     }
 }
 
