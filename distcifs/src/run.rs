@@ -120,7 +120,7 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
     let tree = runtime.block_on(async {
         let repository = Repository::open(setup).await?;
         repository.steered_by(options.control.clone());
-        repository.keep_trash_for(options.trash_days);
+        repository.builds.keep_trash_for(options.trash_days);
         let tree = Tree::new(repository, options.control.clone())?;
         options.pass_from.into_iter().for_each(|bytes| tree.pass_from(bytes));
         Ok::<_, crate::tree::Error>(tree)

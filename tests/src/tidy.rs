@@ -9,7 +9,7 @@ pub mod blank;
 pub mod layers;
 mod locked;
 mod named;
-mod rows;
+pub mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};

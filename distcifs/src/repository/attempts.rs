@@ -18,12 +18,13 @@ use self::give::give_to;
 use self::room::Room;
 use super::attempts::view::Changes;
 use super::core::{bounded, lock};
+use super::fresh::{Fresh, Storing};
 use super::model::ticket::{Ticket, TicketKey};
 use super::patience::CAPTURE_TIMEOUT;
 use super::reserve::Reserve;
 use super::snapshot::{self, Manifest, Snapshot};
-use super::{Error, Repository, Result, patience};
-use crate::storage::{Digest, Object};
+use super::{Error, Result, patience};
+use crate::storage::{Contents, Digest, Object};
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
 /// concurrent builds need; each is a folder that would be deleted otherwise.
@@ -37,6 +38,10 @@ const FAILURE_TTL: Duration = Duration::from_secs(5);
 
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
+    contents: Arc<dyn Contents>,
+    /// What results under way have stored, where nobody else can refer to it.
+    pub(crate) fresh: Option<Arc<Fresh>>,
+    runtime: tokio::runtime::Handle,
     room: Room,
     reserve: Arc<Reserve>,
     next: AtomicU64,
@@ -144,13 +149,17 @@ fn told_for(error: &Error) -> Duration {
 }
 
 impl AttemptDirs {
-    /// Takes room for a mount's folders below `cache`, throwing away what dead mounts left there.
-    pub fn open(cache: &Path) -> Result<Self> {
+    /// Takes room for a mount's folders below `cache`, throwing away what dead mounts left there. They are filled
+    /// from these contents.
+    pub(crate) fn open(cache: &Path, contents: Arc<dyn Contents>, fresh: Option<Arc<Fresh>>) -> Result<Self> {
         let room = Room::take(cache).map_err(|error| Error::System {
             what: format!("make room for workspaces in {}", cache.display()),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         })?;
         Ok(AttemptDirs {
+            contents,
+            fresh,
+            runtime: tokio::runtime::Handle::current(),
             room,
             reserve: Arc::default(),
             next: AtomicU64::new(0),
@@ -163,8 +172,13 @@ impl AttemptDirs {
         &self.reserve
     }
 
+    /// What a new claim stores for its result.
+    pub(crate) fn storing(&self) -> Storing {
+        Storing::new(self.fresh.as_ref())
+    }
+
     /// A new path for a folder.
-    fn fresh(&self) -> PathBuf {
+    fn new_path(&self) -> PathBuf {
         self.room
             .path()
             .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
@@ -181,16 +195,14 @@ impl AttemptDirs {
     pub fn root(&self) -> &Path {
         self.room.path()
     }
-}
 
-impl Repository {
     /// A claimant's workspace, as the task before left it: made when it is first asked for.
     pub(crate) async fn make_workspace(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
         let made = patience::unhurried(folders.workspace.get_or_try_init(|| async {
             folders.failure()?;
             let new = self.new_folder();
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
-            let made = match digest.and_then(|d| self.attempts.take_warm(d, &folders.whose)) {
+            let made = match digest.and_then(|d| self.take_warm(d, &folders.whose)) {
                 Some(warm) => adopt(warm, new.clone(), owner).await.map(Some),
                 None => self.fill(&new, digest, owner).await,
             };
@@ -220,7 +232,7 @@ impl Repository {
     /// A folder that is to be made.
     fn new_folder(&self) -> Arc<Unfinished> {
         Arc::new(Unfinished {
-            dir: self.attempts.fresh(),
+            dir: self.new_path(),
             kept: AtomicBool::new(false),
             runtime: self.runtime.clone(),
         })
@@ -233,7 +245,7 @@ impl Repository {
         let Some(digest) = digest else { return Ok(None) };
         // Root sees the recorded owners; anybody else owns what he works on.
         let owner = (owner.0 != 0).then_some(owner);
-        let (reserve, held) = (self.attempts.reserve.clone(), new.clone());
+        let (reserve, held) = (self.reserve.clone(), new.clone());
         let restored = snapshot::lay_out(self.contents.clone(), digest, dir, owner, reserve, held);
         let manifest = tokio::time::timeout(CAPTURE_TIMEOUT, restored)
             .await
@@ -268,7 +280,7 @@ impl Repository {
         };
         match (kept.workspace, kept.manifest) {
             (Some(digest), Some(manifest)) if is_quiet_since(&kept.changes) => {
-                let mut warm = lock(&self.attempts.warm);
+                let mut warm = lock(&self.warm);
                 warm.push_back(Warm {
                     digest,
                     whose: folders.whose.clone(),
@@ -302,7 +314,7 @@ impl Repository {
     /// Throws away the kept workspaces of a build that is over: no task will go on in them.
     pub(crate) fn forget_warm(&self, digests: &[Digest]) {
         let mut gone = Vec::new();
-        lock(&self.attempts.warm).retain(|warm| {
+        lock(&self.warm).retain(|warm| {
             let drop = digests.contains(&warm.digest);
             if drop {
                 gone.push(warm.dir.clone());

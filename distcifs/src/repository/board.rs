@@ -421,10 +421,10 @@ impl Repository {
         if posted.ticket.state != TicketState::Claimed {
             return Ok(None);
         }
-        if let Some(claim) = self.held(key) {
+        if let Some(claim) = self.claims.held.beyond_doubt(key) {
             return Ok(Some(ClaimEntry::of(&claim.ticket, claim.who())));
         }
-        let entry = self.get(&key.claim_path()).await?;
+        let entry = self.store.get(&key.claim_path()).await?;
         entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
     }
 }

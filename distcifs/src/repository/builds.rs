@@ -1,30 +1,45 @@
 //! Builds: triggered, looked at, listed.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use distcifs_settings::source::Source;
 use nix::unistd::getuid;
 
-use super::config::{JobConfig, TriggerRequest, Upstream};
+use super::about::Counts;
+use super::attempts::AttemptDirs;
+use super::config::{TriggerRequest, Upstream};
+use super::configure::Configurations;
 use super::configure::heads::{Carried, Opened};
+use super::consoles::Consoles;
 use super::core::{now, random_id};
-use super::epochs::Hold;
+use super::events::Events;
+use super::jobs::{Jobs, counted};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
 use super::model::job::{ConfigHead, Job};
-use super::model::json::from_json;
+use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
 use super::model::steps;
 use super::model::steps::build::{Begun, RETRIES_MAX, Refused};
 use super::model::ticket::{Part, Poster};
 use super::names::Name;
-use super::rename::counted;
-use super::{Error, Repository, Result};
+use super::people::People;
+use super::store::{Hold, Store};
+use super::tickets::Tickets;
+use super::{Error, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
+mod cache;
+mod indexes;
 mod looking;
+mod trashed;
+
+pub(crate) use cache::RecordCache;
+pub(crate) use indexes::Lines;
+pub use trashed::DAYS_USUAL;
+pub(crate) use trashed::Trash;
 
 /// Races lost against other triggers of the same job before one gives up.
 const RACES_MAX: u32 = 1000;
@@ -40,7 +55,24 @@ const KEYS_SWEPT: usize = 1000;
 /// the more there are, and a hundred new ones a second are more than any job has for long.
 const SWEEP_PAUSE: u64 = 10_000;
 
-impl Repository {
+/// The builds of all jobs: those that are not finished, the records of the others, and what lies in the trash.
+pub struct Builds {
+    pub(super) store: Arc<Store>,
+    pub(super) events: Arc<Events>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) configs: Arc<Configurations>,
+    pub(super) tickets: Arc<Tickets>,
+    pub(super) consoles: Arc<Consoles>,
+    pub(super) attempts: Arc<AttemptDirs>,
+    pub(super) people: Arc<People>,
+    pub(super) counts: Arc<Counts>,
+    /// Users of the programs that steer, named at the mount.
+    pub(super) steering: OnceLock<Vec<u32>>,
+    pub(super) records: RecordCache,
+    pub(super) trash: Trash,
+}
+
+impl Builds {
     /// Starts a build for somebody who is no build.
     #[cfg(test)]
     pub async fn trigger(self: &Arc<Self>, job: &Job, text: &[u8], who: Poster) -> Result<u64> {
@@ -58,11 +90,11 @@ impl Repository {
         by: Option<&Upstream>,
         carried: &Carried,
     ) -> Result<u64> {
-        let Opened { hold, head, config } = match carried.take(&self.epochs) {
+        let Opened { hold, head, config } = match carried.take(&self.store.epochs) {
             Some(opened) => opened,
             None => {
-                let hold = self.hold_epoch().await?;
-                let (head, config) = self.current_config(job).await?;
+                let hold = self.store.hold_epoch().await?;
+                let (head, config) = self.configs.current(job).await?;
                 Opened { hold, head, config }
             }
         };
@@ -93,12 +125,12 @@ impl Repository {
                 return Ok(n);
             }
             let path = job.path();
-            let entry = self.get(&path).await?;
+            let entry = self.store.get(&path).await?;
             let read = counted(job, entry.as_ref())?;
             let step = match steps::build::trigger(job, &read, &live, begun(who), key.as_deref()) {
                 Ok(step) => step,
                 Err(Refused::Renamed) => {
-                    self.settle_name(job).await?;
+                    self.jobs.settle_name(job).await?;
                     continue;
                 }
                 Err(refused) => return Err(not_begun(job, read.counter.next, refused)),
@@ -134,30 +166,22 @@ impl Repository {
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|live: Live| live.nonce == nonce))
         };
-        if self.commit_held(hold, ops, &live_path(job.uid(), n), ours).await? == Commit::Done {
+        if self
+            .store
+            .commit_held(hold, ops, &live_path(job.uid(), n), ours)
+            .await?
+            == Commit::Done
+        {
             return Ok(true);
         }
         // It may have begun, unknown to us, and be over by now.
         Ok(self.record(job, n).await?.is_some_and(|record| record.nonce == nonce))
     }
 
-    /// The configuration in force, parsed.
-    pub async fn current_config(&self, job: &Job) -> Result<(ConfigHead, Arc<JobConfig>)> {
-        let head = self.head(job).await?;
-        let head = head.ok_or_else(|| {
-            Error::Invalid(format!(
-                "jobs/{}: it has no valid configuration: write config.json first",
-                job.name
-            ))
-        })?;
-        let config = self.parsed_config(&job.name, &head.digest).await?;
-        Ok((head, config))
-    }
-
     /// The build that an idempotence key stands for.
     async fn keyed(&self, key: Option<&str>) -> Result<Option<u64>> {
         let Some(key) = key else { return Ok(None) };
-        let Some(entry) = self.get(key).await? else {
+        let Some(entry) = self.store.get(key).await? else {
             return Ok(None);
         };
         let (n, _): (u64, u64) = from_json(key, &entry.data)?;
@@ -176,9 +200,9 @@ impl Repository {
         {
             return;
         }
-        let (repository, job) = (self.clone(), job.clone());
-        self.runtime.spawn(async move {
-            if let Err(error) = repository.sweep_keys(&job).await {
+        let (builds, job) = (self.clone(), job.clone());
+        self.store.runtime.spawn(async move {
+            if let Err(error) = builds.sweep_keys(&job).await {
                 tracing::warn!(job = %job.name, %error, "removing old idempotence keys");
             }
         });
@@ -187,16 +211,19 @@ impl Repository {
     /// Removes some keys that are old enough.
     async fn sweep_keys(&self, job: &Job) -> Result<()> {
         let folder = Key::JobKeys(job.uid()).path();
-        let mut names = self.children(&folder).await?;
+        let mut names = self.store.children(&folder).await?;
         names.sort();
         // Each call begins elsewhere: the names are digests.
         let start = names.partition_point(|name| *name < format!("{:04x}", now() % 0x1_0000));
         for name in names.iter().cycle().skip(start).take(names.len().min(KEYS_SWEPT)) {
             let path = format!("{folder}/{name}");
-            let Some(entry) = self.get(&path).await? else { continue };
+            let Some(entry) = self.store.get(&path).await? else {
+                continue;
+            };
             let (_, made): (u64, u64) = from_json(&path, &entry.data)?;
             if now().saturating_sub(made) > KEY_LIFE {
-                self.commit(vec![super::model::ops::delete(path, Some(entry.version))])
+                self.store
+                    .commit(vec![super::model::ops::delete(path, Some(entry.version))])
                     .await?;
             }
         }
@@ -214,7 +241,7 @@ impl Repository {
     ) -> Result<Live> {
         let (params, params_digest) = self.short_params(&params, &source).await?;
         let (triggered, uid) = (now(), who.uid);
-        let by = and(&[], Did::Triggered, self.person(uid).await);
+        let by = and(&[], Did::Triggered, self.people.person(uid).await);
         let live = Live {
             config: head.entry(),
             params,
@@ -235,6 +262,20 @@ impl Repository {
         Ok(live)
     }
 
+    /// Parameters for an entry: themselves if they are short, also with the build's source beside them, else the
+    /// digest of their JSON.
+    pub(crate) async fn short_params(
+        &self,
+        params: &[(String, String)],
+        source: &Source,
+    ) -> Result<(Option<Vec<(String, String)>>, Option<String>)> {
+        let json = to_json(&params);
+        if json.len() + to_json(source).len() <= super::core::INLINE_BYTES_MAX {
+            return Ok((Some(params.to_vec()), None));
+        }
+        Ok((None, Some(self.store.keep_body(json).await?.to_string())))
+    }
+
     /// The parameters of an unfinished build.
     pub(crate) async fn live_params(&self, live: &Live) -> Result<Vec<(String, String)>> {
         if let Some(params) = &live.params {
@@ -242,12 +283,13 @@ impl Repository {
         }
         let digest = live.params_digest.as_deref().and_then(Digest::parse);
         let digest = digest.ok_or_else(|| Error::Io("build: its parameters are missing".into()))?;
-        from_json("parameters", &self.body(digest).await?)
+        from_json("parameters", &self.store.body(digest).await?)
     }
 
     /// Numbers of the builds that are not finished, ascending.
     pub(crate) async fn live_numbers(&self, job: &Job) -> Result<Vec<u64>> {
         let mut numbers: Vec<u64> = self
+            .store
             .children(&job.path())
             .await?
             .iter()
@@ -268,25 +310,25 @@ impl Repository {
 
     /// Whether there is such a build.
     pub async fn has_build(&self, job: &Job, n: u64) -> Result<bool> {
-        Ok(self.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
+        Ok(self.store.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
     }
 
     /// The bound of `concurrency` for a build's job.
     pub(crate) async fn concurrency_of(&self, part: &Part) -> Result<Option<u32>> {
         let path = live_path(&part.uid, part.build);
-        let Some(entry) = self.get(&path).await? else {
+        let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
         };
         let live: Live = from_json(&path, &entry.data)?;
         let Some(name) = Name::new(&part.job) else {
             return Ok(None);
         };
-        Ok(self.parsed_config(&name, &live.config.digest).await?.concurrency)
+        Ok(self.configs.parsed(&name, &live.config.digest).await?.concurrency)
     }
 
     /// The text of a build's configuration.
     pub async fn build_config_text(&self, build: &Build) -> Result<Bytes> {
-        self.text_of(&build.config_entry()).await
+        self.configs.text_of(&build.config_entry()).await
     }
 }
 

@@ -1,23 +1,31 @@
 //! Claims held by this mount: made, ended, finished with a result.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::about::{About, Counts};
 use super::attempts::view::{Changes, View};
-use super::attempts::{Folders, Kept};
-use super::consoles::Appender;
+use super::attempts::{AttemptDirs, Folders, Kept};
+use super::builds::Builds;
+use super::configure::Configurations;
+use super::consoles::{Appender, Consoles};
 use super::core::{lock, now, random_id};
 use super::fresh::{Storing, is_refused};
+use super::jobs::Jobs;
 use super::model::claim::{Cause, Claimant, Life, Stand};
 use super::model::console::attempt_console;
 use super::model::ops::Step;
 use super::model::steps::{self, Refused, Taken};
 use super::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState};
-use super::{Error, Repository, Result};
+use super::names::Name;
+use super::people::People;
+use super::store::Store;
+use super::tickets::Tickets;
+use super::wakers::Wakers;
+use super::{Error, Result};
 use crate::storage::{Commit, Entry};
 
 mod abort;
@@ -28,11 +36,13 @@ mod folders;
 mod held;
 mod loss;
 mod recorded;
+mod session;
 mod slots;
 mod verdicts;
 
 use abort::Aborted;
 use doubt::Doubts;
+pub use held::Held;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
@@ -227,15 +237,64 @@ impl Claim {
     }
 }
 
+/// What is known beside the claims: of open tickets, and of the other mounts.
+pub(crate) trait Outlook: Send + Sync {
+    /// Notes that somebody here works on a queue.
+    fn note_worked(&self, queue: &Name);
+    /// How many builds of the job with this uid wait for longer than the one of this ticket, counted up to `most`.
+    fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize;
+    /// How long to wait before a ticket is repaired here.
+    fn repair_delay(&self, key: &TicketKey) -> Duration;
+}
+
 /// The claims of this mount, and what it must know beside them.
-#[derive(Default)]
 pub struct Claims {
-    held: Mutex<HashMap<TicketKey, Arc<Claim>>>,
+    store: Arc<Store>,
+    about: Arc<About>,
+    jobs: Arc<Jobs>,
+    configs: Arc<Configurations>,
+    tickets: Arc<Tickets>,
+    builds: Arc<Builds>,
+    consoles: Arc<Consoles>,
+    attempts: Arc<AttemptDirs>,
+    wakers: Arc<Wakers>,
+    people: Arc<People>,
+    counts: Arc<Counts>,
+    outlook: Arc<dyn Outlook>,
+    /// Those that it holds.
+    pub(crate) held: Arc<Held>,
     doubts: Doubts,
     aborted: Aborted,
 }
 
-impl Repository {
+impl Claims {
+    /// On these builds' tickets, by this mount.
+    pub(crate) fn new(
+        builds: &Arc<Builds>,
+        about: Arc<About>,
+        wakers: Arc<Wakers>,
+        held: Arc<Held>,
+        outlook: Arc<dyn Outlook>,
+    ) -> Arc<Self> {
+        Arc::new(Claims {
+            store: builds.store.clone(),
+            about,
+            jobs: builds.jobs.clone(),
+            configs: builds.configs.clone(),
+            tickets: builds.tickets.clone(),
+            builds: builds.clone(),
+            consoles: builds.consoles.clone(),
+            attempts: builds.attempts.clone(),
+            wakers,
+            people: builds.people.clone(),
+            counts: builds.counts.clone(),
+            outlook,
+            held,
+            doubts: Doubts::default(),
+            aborted: Aborted::default(),
+        })
+    }
+
     /// Claims an open ticket.
     ///
     /// # Errors
@@ -243,11 +302,11 @@ impl Repository {
     /// if its job's `concurrency` is used up.
     pub async fn claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Arc<Claim>> {
         let missing = || Error::NotFound(key.to_string());
-        let mut posted = self.ticket(key).await?.ok_or_else(missing)?;
+        let mut posted = self.tickets.get(key).await?.ok_or_else(missing)?;
         if posted.ticket.state == TicketState::Claimed {
             // Nobody may have followed its queue when its claim went with a mount.
             self.reopen_orphan(key).await?;
-            posted = self.ticket(key).await?.ok_or_else(missing)?;
+            posted = self.tickets.get(key).await?.ok_or_else(missing)?;
         }
         let refused = |refused: Refused| match refused {
             Refused::Claimed => Error::Exists(format!("{key} is claimed already")),
@@ -255,19 +314,19 @@ impl Repository {
         };
         steps::may_claim(&posted.ticket).map_err(refused)?;
         self.fence_earlier(key, &posted.ticket).await?;
-        let session = self.current_session()?;
+        let session = self.store.current_session()?;
         let nonce = random_id();
         let taken = Taken {
             nonce: nonce.clone(),
-            node: self.node.to_string(),
+            node: self.about.node.to_string(),
             who,
             at: now(),
-            by: self.person(who.uid).await,
+            by: self.people.person(who.uid).await,
             slot: self.slot_for(key, &posted.ticket).await?,
         };
         let Step { after, ops } = steps::claim(key, &posted, taken).map_err(refused)?;
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
-        match self.commit_settled(ops, &key.path(), ours).await {
+        match self.store.commit_settled(ops, &key.path(), ours).await {
             Ok(Commit::Done) => self.hold(key.clone(), after, who, session).await,
             Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
             Err(error) => {
@@ -277,12 +336,6 @@ impl Repository {
                 Err(error)
             }
         }
-    }
-
-    /// The claim on a ticket, if it is held here beyond doubt.
-    pub(crate) fn held(&self, key: &TicketKey) -> Option<Arc<Claim>> {
-        let held = |claim: &Arc<Claim>| claim.stand() == Stand::Live && self.is_in_touch();
-        self.claims.get(key).filter(held)
     }
 
     /// Keeps a claim that was committed, and sees to its timeout.
@@ -308,7 +361,7 @@ impl Repository {
             text: Mutex::default(),
             console: tokio::sync::Mutex::new(Appender::new(&key, &ticket)),
             folders: Folders::new(&ticket, who.uid),
-            storing: self.storing(),
+            storing: self.attempts.storing(),
             session,
             version,
             created,
@@ -319,26 +372,26 @@ impl Repository {
             key,
             ticket,
         });
-        lock(&self.claims.held).insert(claim.key.clone(), claim.clone());
-        self.board.note_worked(&claim.key.queue);
+        self.held.insert(&claim);
+        self.outlook.note_worked(&claim.key.queue);
         self.look_for_abort_of(&claim);
         self.counts.claims.fetch_add(1, Ordering::Relaxed);
-        if self.current_session().ok() != Some(session) {
+        if self.store.current_session().ok() != Some(session) {
             self.disown(claim.key.clone(), claim.nonce.clone());
             self.end_claim(&claim, Cause::Session).await;
             return Err(Error::claim_lost(&claim.key));
         }
         self.announce(&claim).await;
-        let (repository, held) = (self.clone(), claim.clone());
-        self.runtime.spawn(async move {
+        let (claims, held) = (self.clone(), claim.clone());
+        self.store.runtime.spawn(async move {
             // What becomes of a part of a build has to be heard, whoever made it so.
             if held.ticket.part.is_none() && held.is_over_within(ATTEND_AFTER).await {
                 return;
             }
             // Whoever takes it away writes its ticket: so that is followed.
-            let _attendance = repository.attend(&held.key.path()).await;
+            let _attendance = claims.store.attend(&held.key.path()).await;
             if !held.is_over_within(patience).await {
-                repository.end_claim(&held, Cause::TimedOut).await;
+                claims.end_claim(&held, Cause::TimedOut).await;
             }
         });
         Ok(claim)
@@ -372,12 +425,13 @@ impl Repository {
         match done {
             Ok(kept) => {
                 claim.over(true);
-                self.claims.remove(claim);
+                self.held.remove(claim);
                 self.forget_console(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
                 claim.storing.keep();
                 let owner = (claim.uid, claim.gid);
-                self.retire_folders(&claim.folders, owner, kept, |then| claim.is_quiet_since(then));
+                self.attempts
+                    .retire_folders(&claim.folders, owner, kept, |then| claim.is_quiet_since(then));
                 Ok(())
             }
             Err(Error::Stale(what)) => {
@@ -386,7 +440,7 @@ impl Repository {
             }
             Err(error) => {
                 if is_refused(&error) {
-                    self.take_back(&claim.storing, &claim.key, claim.uid).await;
+                    claim.storing.take_back(&claim.key, claim.uid).await;
                 }
                 let mut ended = None;
                 claim.life.send_modify(|life| ended = life.result_refused());
@@ -400,9 +454,9 @@ impl Repository {
 
     /// Writes what the claimant made, then the one commit.
     async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
-        let (began, hold) = (Instant::now(), self.hold_epoch().await?);
+        let (began, hold) = (Instant::now(), self.store.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
-        claim.console.lock().await.conclude(self, claim).await?;
+        claim.console.lock().await.conclude(&self.consoles, claim).await?;
         let result = claim.counted(result);
         let outcome = Outcome {
             verdict: result.verdict,
@@ -421,9 +475,9 @@ impl Repository {
             })
         };
         self.certain(claim).await?;
-        let commit = self.commit_held(&hold, ops, &claim.key.path(), ours).await;
+        let commit = self.store.commit_held(&hold, ops, &claim.key.path(), ours).await;
         if matches!(commit, Err(Error::TimedOut(_))) {
-            self.claims.doubts.note(claim, finished.clone());
+            self.doubts.note(claim, finished.clone());
             claim.storing.keep();
         }
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
@@ -433,8 +487,8 @@ impl Repository {
         }
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.
-        self.gone.remember(&claim.key, finished);
-        self.claims.doubts.settle(&claim.key, claim.created);
+        self.tickets.gone.remember(&claim.key, finished);
+        self.doubts.settle(&claim.key, claim.created);
         Ok(kept)
     }
 
@@ -444,12 +498,12 @@ impl Repository {
             return Ok(false);
         };
         // It may have another name by now; one that this mount has not heard of has the name of the ticket.
-        let job = match self.job_of_uid(&part.uid) {
+        let job = match self.jobs.by_uid(&part.uid) {
             Some(job) => Some(job),
-            None => self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid),
+            None => self.jobs.find(&part.job).await?.filter(|job| job.uid() == part.uid),
         };
         let Some(job) = job else { return Ok(false) };
-        let Some(record) = self.record(&job, part.build).await? else {
+        let Some(record) = self.builds.record(&job, part.build).await? else {
             return Ok(false);
         };
         let finisher = match part.task {

@@ -9,6 +9,8 @@ use nix::unistd::getuid;
 use super::cache::Cache;
 use super::config::{Fault, JobConfig, Priority};
 use super::core::{bounded, lock, now, random_id};
+use super::events::Events;
+use super::jobs::Jobs;
 use super::model::build::ConfigEntry;
 use super::model::event::Event;
 use super::model::job::{ConfigHead, Job};
@@ -16,10 +18,15 @@ use super::model::json::{from_json, to_json};
 use super::model::keys::{Key, LineKey};
 use super::model::ops::{Changes, delete};
 use super::names::Name;
-use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Entry, Op, Updated};
+use super::store::{Guarded, Store};
+use super::tops::Tops;
+use super::wakers::Wakers;
+use super::{Error, Result};
+use crate::storage::{Commit, Digest, Entry, Op};
 
 pub(crate) mod heads;
+
+use self::heads::Heads;
 
 /// How long a second writer waits for the lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -40,14 +47,23 @@ pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Parsed configurations kept, by digest of their text; each is some kilobytes.
 const PARSED_MAX: usize = 256;
 
-/// Parsed configurations, by digest. The truth is the stored text, which never changes under its digest: none
-/// is ever out of date.
-#[derive(Default)]
-pub struct ParsedConfigs(Mutex<Cache<String, Arc<JobConfig>, PARSED_MAX>>);
+/// The configurations of jobs, and what is known of them here.
+pub struct Configurations {
+    store: Arc<Store>,
+    events: Arc<Events>,
+    wakers: Arc<Wakers>,
+    jobs: Arc<Jobs>,
+    tops: Tops,
+    node: Name,
+    heads: Heads,
+    /// Parsed ones, by job and digest. The truth is the stored text, which never changes under its digest: none
+    /// is ever out of date.
+    parsed: Mutex<Cache<String, Arc<JobConfig>, PARSED_MAX>>,
+}
 
 /// A job's lock; dropping it gives it back.
 pub struct ConfigLock {
-    repository: Arc<Repository>,
+    configs: Arc<Configurations>,
     path: String,
     /// What its entry holds: tells it from every other.
     mark: Bytes,
@@ -59,27 +75,64 @@ pub struct ConfigLock {
 
 impl Drop for ConfigLock {
     fn drop(&mut self) {
-        let (repository, path) = (self.repository.clone(), std::mem::take(&mut self.path));
+        let (configs, path) = (self.configs.clone(), std::mem::take(&mut self.path));
         let mark = std::mem::take(&mut self.mark);
-        let runtime = repository.runtime.clone();
+        let runtime = configs.store.runtime.clone();
         runtime.spawn(async move {
             for _ in 0..UNLOCK_TRIES {
-                match repository.unlock(&path, &mark).await {
+                match configs.unlock(&path, &mark).await {
                     Ok(()) => break,
                     Err(error) => tracing::warn!(%path, %error, "giving a lock back failed, trying again"),
                 }
                 tokio::time::sleep(LOCK_LOOK).await;
             }
-            repository.wakers.notify(&path);
+            configs.wakers.notify(&path);
         });
     }
 }
 
-impl Repository {
+impl Configurations {
+    /// Those of these jobs, on the mount of this node.
+    pub(crate) fn new(
+        (store, events, wakers): (Arc<Store>, Arc<Events>, Arc<Wakers>),
+        jobs: Arc<Jobs>,
+        tops: Tops,
+        node: Name,
+    ) -> Arc<Self> {
+        Arc::new(Configurations {
+            store,
+            events,
+            wakers,
+            jobs,
+            tops,
+            node,
+            heads: Heads::default(),
+            parsed: Mutex::default(),
+        })
+    }
+
+    /// The jobs that have them.
+    pub(crate) fn jobs(&self) -> &Arc<Jobs> {
+        &self.jobs
+    }
+
+    /// The configuration in force, parsed.
+    pub async fn current(&self, job: &Job) -> Result<(ConfigHead, Arc<JobConfig>)> {
+        let head = self.head(job).await?;
+        let head = head.ok_or_else(|| {
+            Error::Invalid(format!(
+                "jobs/{}: it has no valid configuration: write config.json first",
+                job.name
+            ))
+        })?;
+        let config = self.parsed(&job.name, &head.digest).await?;
+        Ok((head, config))
+    }
+
     /// The head of a job's configuration and the record's revision; `None` if it has none yet.
-    pub async fn config_head(&self, job: &Job) -> Result<(Option<ConfigHead>, u64)> {
+    pub async fn read_head(&self, job: &Job) -> Result<(Option<ConfigHead>, u64)> {
         let (object, line) = (job.record(), LineKey::Config.key());
-        let page = bounded("configuration", self.contents.query(&object, &line, "", 1)).await?;
+        let page = bounded("configuration", self.store.contents.query(&object, &line, "", 1)).await?;
         let head = match page.entries.first() {
             Some((key, value)) if *key == line => Some(from_json(&format!("configuration of {}", job.name), value)?),
             _ => None,
@@ -89,15 +142,15 @@ impl Repository {
 
     /// The head alone, as it is now: where nobody else writes it, known without asking.
     pub async fn head(&self, job: &Job) -> Result<Option<ConfigHead>> {
-        if self.shared {
-            return Ok(self.config_head(job).await?.0);
+        if self.store.shared {
+            return Ok(self.read_head(job).await?.0);
         }
-        let heads = &self.records.heads;
+        let heads = &self.heads;
         let question = match heads.ask(job.uid()) {
             Ok(head) => return Ok(head),
             Err(question) => question,
         };
-        let head = self.config_head(job).await?.0;
+        let head = self.read_head(job).await?.0;
         heads.answer(job.uid(), &question, &head);
         Ok(head)
     }
@@ -108,26 +161,26 @@ impl Repository {
         if config.size == 0 {
             return Ok(Bytes::new());
         }
-        self.body(digest).await
+        self.store.body(digest).await
     }
 
     /// A stored configuration, parsed.
-    pub(crate) async fn parsed_config(&self, job: &Name, digest: &str) -> Result<Arc<JobConfig>> {
+    pub(crate) async fn parsed(&self, job: &Name, digest: &str) -> Result<Arc<JobConfig>> {
         let key = format!("{job}/{digest}");
-        if let Some(config) = lock(&self.records.configs.0).get(&key) {
+        if let Some(config) = lock(&self.parsed).get(&key) {
             return Ok(config.clone());
         }
         let damaged = || Error::Io(format!("configuration {digest} of {job}: damaged; run distcifs fsck").into());
-        let text = self.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
+        let text = self.store.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
         // What was held against the job's name when it was written may be of a name that it had then.
         let config = Arc::new(JobConfig::read_stored(&text).map_err(|_| damaged())?);
-        lock(&self.records.configs.0).keep(key, config.clone());
+        lock(&self.parsed).keep(key, config.clone());
         Ok(config)
     }
 
     /// Takes a job's lock. It makes writers take turns; what makes the write right is the
     /// revision that the commit compares.
-    pub async fn lock_config(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
+    pub async fn lock(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
         let path = Key::JobLock(job.uid()).path();
         let mut attendance = None;
         let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
@@ -141,18 +194,18 @@ impl Repository {
                 ephemeral: true,
             };
             let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == mark);
-            let made = self.commit_settled(vec![take], &path, ours).await;
+            let made = self.store.commit_settled(vec![take], &path, ours).await;
             if matches!(made, Ok(Commit::Done) | Err(Error::TimedOut(_))) {
                 // Nobody knows in the second case: given back all the same.
                 let mut taken = ConfigLock {
-                    repository: self.clone(),
+                    configs: self.clone(),
                     path,
                     mark,
                     revision: 0,
                     owner: job.entry.access.uid,
                 };
                 made?;
-                taken.revision = self.config_head(job).await?.1;
+                taken.revision = self.read_head(job).await?.1;
                 return Ok(taken);
             }
             made?;
@@ -168,7 +221,7 @@ impl Repository {
                 )));
             }
             if attendance.is_none() {
-                attendance = Some(self.attend(&path).await?);
+                attendance = Some(self.store.attend(&path).await?);
                 continue;
             }
             // Timing out is no error: look again.
@@ -180,9 +233,11 @@ impl Repository {
     async fn unlock(&self, path: &str, mark: &Bytes) -> Result<()> {
         let others = |entry: Option<&Entry>| entry.is_none_or(|entry| entry.data != *mark);
         // Not what this server may not have heard of yet.
-        let found = self.get_settled(path, self.shared).await?;
+        let found = self.store.get_settled(path, self.store.shared).await?;
         if !others(found.as_ref()) {
-            self.commit_settled(vec![delete(path, None)], path, others).await?;
+            self.store
+                .commit_settled(vec![delete(path, None)], path, others)
+                .await?;
         }
         Ok(())
     }
@@ -191,7 +246,7 @@ impl Repository {
     ///
     /// # Errors
     /// The faults, if it is not valid: the old one stays in force.
-    pub async fn write_config(
+    pub async fn write(
         &self,
         job: &Job,
         held: &mut ConfigLock,
@@ -208,9 +263,9 @@ impl Repository {
         if let Some(fault) = self.raised(job, &config, by).await? {
             return Ok(Err(vec![fault]));
         }
-        let _hold = self.hold_epoch().await?;
+        let _hold = self.store.hold_epoch().await?;
         let size = text.len() as u64;
-        let digest = self.keep_body(text).await?;
+        let digest = self.store.keep_body(text).await?;
         let head = ConfigHead {
             digest: digest.to_string(),
             size,
@@ -222,16 +277,16 @@ impl Repository {
         let mut guard = held.revision;
         loop {
             self.check_owner(job, held).await?;
-            match self.replace_config(job, guard, &head, change.clone()).await? {
-                Updated::Done { revision } => {
+            match self.replace(job, guard, &head, change.clone()).await? {
+                (true, revision) => {
                     held.revision = revision;
-                    self.tell_configured(job).await;
+                    self.tell(job).await;
                     return Ok(Ok(head));
                 }
-                Updated::Mismatch { revision } => {
+                (false, revision) => {
                     // The record also holds the index of builds: only another *configuration*
                     // since the lock was taken is a conflict.
-                    guard = self.unchanged_config(job, held, revision).await?;
+                    guard = self.unchanged(job, held, revision).await?;
                 }
             }
         }
@@ -240,7 +295,7 @@ impl Repository {
     /// Refuses to write under an owner of before: the new one looks what is in force, and switches the job on.
     /// What was opened before must not come in between.
     async fn check_owner(&self, job: &Job, held: &ConfigLock) -> Result<()> {
-        let line = self.job_line(&job.name).await?.0;
+        let line = self.jobs.line(&job.name).await?.0;
         let line = line.filter(|line| line.uid == job.uid());
         let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
         if line.access.uid == held.owner {
@@ -260,6 +315,7 @@ impl Repository {
             return Ok(None);
         }
         let owner = self
+            .tops
             .top_access("jobs")
             .await?
             .map_or(getuid().as_raw(), |access| access.uid);
@@ -267,7 +323,7 @@ impl Repository {
             return Ok(None);
         }
         let now = match self.head(job).await? {
-            Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value.max(0),
+            Some(head) => self.parsed(&job.name, &head.digest).await?.priority.value.max(0),
             None => 0,
         };
         let words = format!("priority: only the owner of jobs (user {owner}) or root raises it above {now}");
@@ -276,44 +332,45 @@ impl Repository {
 
     /// Says that a job was configured; to other mounts by an entry that they follow. Who misses that
     /// has missed a line of `.events`, and opens the right configuration all the same.
-    async fn tell_configured(&self, job: &Job) {
-        if !self.shared {
+    async fn tell(&self, job: &Job) {
+        if !self.store.shared {
             return self.events.announce(Event::JobConfigured(job.name.clone()));
         }
         let (path, version) = (Key::JobKeys(job.uid()).path(), None);
         let data = Bytes::new();
-        if let Err(error) = self.commit(vec![Op::Set { path, data, version }]).await {
+        if let Err(error) = self.store.commit(vec![Op::Set { path, data, version }]).await {
             tracing::debug!(job = %job.name, %error, "telling that it was configured");
         }
     }
 
-    /// The guarded write; when nobody knows whether it happened, looks.
-    async fn replace_config(&self, job: &Job, guard: u64, head: &ConfigHead, change: Changes) -> Result<Updated> {
-        let heads = &self.records.heads;
+    /// The guarded write; when nobody knows whether it happened, looks. Whether it did, and the record's revision.
+    async fn replace(&self, job: &Job, guard: u64, head: &ConfigHead, change: Changes) -> Result<(bool, u64)> {
+        let (heads, object) = (&self.heads, job.record());
         heads.begin(job.uid());
-        let update = self.contents.update(&job.record(), Some(guard), change);
-        match bounded("configuration", update).await {
-            Err(Error::TimedOut(_)) => {}
-            other => {
-                heads.over(job.uid());
-                return other;
+        let update = self.store.update_guarded("configuration", &object, guard, change);
+        let updated = match update.await {
+            Ok(Guarded::Done { revision }) => Ok((true, revision)),
+            Ok(Guarded::Refused { revision }) => Ok((false, revision)),
+            Ok(Guarded::Unknown) => {
+                let (found, revision) = self.read_head(job).await?;
+                let ours = |found: ConfigHead| (&found.digest, found.written) == (&head.digest, head.written);
+                if !found.is_some_and(ours) {
+                    // It may still come.
+                    return Ok((false, revision));
+                }
+                Ok((true, revision))
             }
-        }
-        let (found, revision) = self.config_head(job).await?;
-        let ours = |found: ConfigHead| (&found.digest, found.written) == (&head.digest, head.written);
-        Ok(if found.is_some_and(ours) {
-            heads.over(job.uid());
-            Updated::Done { revision }
-        } else {
-            Updated::Mismatch { revision }
-        })
+            Err(error) => Err(error),
+        };
+        heads.over(job.uid());
+        updated
     }
 
     /// The record's revision if only its index of builds moved on since the lock was taken.
-    async fn unchanged_config(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
+    async fn unchanged(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
         // Not what is remembered: a session that was lost unnoticed took the lock along.
-        bounded("lock", self.coordination.sync()).await?;
-        let mine = bounded(&held.path, self.coordination.get(&held.path)).await?;
+        bounded("lock", self.store.coordination.sync()).await?;
+        let mine = bounded(&held.path, self.store.coordination.get(&held.path)).await?;
         if mine.is_none_or(|entry| entry.data != held.mark) {
             return Err(Error::Stale(format!(
                 "config.json of {}: the lock that its open took is lost: open it again",

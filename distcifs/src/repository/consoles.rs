@@ -5,13 +5,16 @@
 //! A console is a row of objects ("parts") of [`PART_BYTES`].
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::{Bytes, BytesMut};
 
+use super::Result;
 use super::core::{bounded, lock, settled};
 use super::model::console::Extent;
-use super::{Repository, Result};
+use super::store::Store;
+use super::wakers::Wakers;
 use crate::storage::contents::{SEALED, standing};
 use crate::storage::{Fut, Notices, Object};
 
@@ -92,9 +95,14 @@ fn part_object(name: &str, part: u64) -> Object {
     Object::Console(format!("{name}.{part}"))
 }
 
-/// The consoles in use on this mount, by name.
-#[derive(Default)]
-pub struct Consoles(Mutex<HashMap<String, Kept>>);
+/// The consoles that this mount appends to or reads.
+pub struct Consoles {
+    store: Arc<Store>,
+    wakers: Arc<Wakers>,
+    /// Those in use, by name.
+    used: Mutex<HashMap<String, Kept>>,
+    appended: AtomicU64,
+}
 
 /// How long a console is kept.
 enum Kept {
@@ -116,7 +124,7 @@ impl Kept {
 impl Consoles {
     /// The console of that name, to append to.
     fn stream(&self, name: &str) -> Arc<Stream> {
-        let mut streams = lock(&self.0);
+        let mut streams = lock(&self.used);
         let known = streams.get(name).and_then(Kept::stream);
         let stream = known.unwrap_or_else(|| Stream::new(name));
         streams.insert(name.to_owned(), Kept::Appended(stream.clone()));
@@ -125,7 +133,7 @@ impl Consoles {
 
     /// The console of that name, kept while the caller has it.
     fn reader(&self, name: &str) -> Arc<Stream> {
-        let mut streams = lock(&self.0);
+        let mut streams = lock(&self.used);
         if let Some(known) = streams.get(name).and_then(Kept::stream) {
             return known;
         }
@@ -139,12 +147,12 @@ impl Consoles {
 
     /// The console of that name, if it is in use here.
     fn known(&self, name: &str) -> Option<Arc<Stream>> {
-        lock(&self.0).get(name).and_then(Kept::stream)
+        lock(&self.used).get(name).and_then(Kept::stream)
     }
 
     /// Forgets consoles that nobody will append to any more.
     pub(crate) fn forget(&self, names: &[String]) {
-        let mut streams = lock(&self.0);
+        let mut streams = lock(&self.used);
         for name in names {
             if let Some(Kept::Appended(stream)) = streams.remove(name) {
                 // Whoever has it open goes on with it.
@@ -155,31 +163,46 @@ impl Consoles {
     }
 }
 
-impl Repository {
+impl Consoles {
+    /// Of a mount with these stores; whoever waits for output is told of it by the wakers.
+    pub(crate) fn new(store: Arc<Store>, wakers: Arc<Wakers>) -> Self {
+        Consoles {
+            store,
+            wakers,
+            used: Mutex::default(),
+            appended: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes appended here since the mount was made.
+    pub fn appended(&self) -> &AtomicU64 {
+        &self.appended
+    }
+
     /// Refuses every later append to a console.
-    pub(crate) async fn seal_console(&self, name: &str) -> Result<()> {
+    pub(crate) async fn seal(&self, name: &str) -> Result<()> {
         let part = self.length_anew(name).await? / PART_BYTES;
         let object = part_object(name, part);
-        settled(name, || self.contents.append(&object, SEALED, Bytes::new())).await?;
-        self.consoles.forget(&[name.to_owned()]);
+        settled(name, || self.store.contents.append(&object, SEALED, Bytes::new())).await?;
+        self.forget(&[name.to_owned()]);
         Ok(())
     }
 
     /// The length of a console, bytes.
-    pub async fn console_length(&self, name: &str) -> Result<u64> {
+    pub async fn length(&self, name: &str) -> Result<u64> {
         // Kept only for what is appended to here: a walk over old builds must leave nothing.
-        let known = self.consoles.known(name);
+        let known = self.known(name);
         let stream = known.unwrap_or_else(|| Stream::new(name));
         let mut end = stream.end.lock().await;
         // Alone, nobody else appends to it.
-        if end.sequence > 0 && (!self.shared || (end.part == 0 && stream.is_unchanged())) {
+        if end.sequence > 0 && (!self.store.shared || (end.part == 0 && stream.is_unchanged())) {
             return Ok(end.total());
         }
         // Not to be believed if asking fails.
         (end.sequence, end.last) = (0, None);
         loop {
             let object = stream.object(end.part);
-            let standing = || Box::pin(standing(&*self.contents, &object)) as Fut<'_, _>;
+            let standing = || Box::pin(standing(&*self.store.contents, &object)) as Fut<'_, _>;
             (end.length, end.sequence) = settled(name, standing).await?;
             if end.length < PART_BYTES {
                 return Ok(end.total());
@@ -193,25 +216,25 @@ impl Repository {
 
     /// The length of a console as the store has it, whatever was told here or not yet.
     pub(crate) async fn length_anew(&self, name: &str) -> Result<u64> {
-        if let Some(stream) = self.consoles.known(name) {
+        if let Some(stream) = self.known(name) {
             stream.end.lock().await.sequence = 0;
         }
-        self.console_length(name).await
+        self.length(name).await
     }
 
     /// The length of one that may be known already.
     pub async fn extent_length(&self, extent: &Extent) -> Result<u64> {
         match extent.length {
             Some(length) => Ok(length),
-            None => self.console_length(&extent.name).await,
+            None => self.length(&extent.name).await,
         }
     }
 
     /// Keeps a console in mind that somebody has open, and is told of appends by other mounts.
-    pub(crate) async fn open_console(&self, name: &str) -> Result<Arc<Stream>> {
-        let stream = self.consoles.reader(name);
-        if self.shared && lock(&stream.notices).is_none() {
-            match self.contents.listen(&stream.object(0)).await {
+    pub(crate) async fn open(&self, name: &str) -> Result<Arc<Stream>> {
+        let stream = self.reader(name);
+        if self.store.shared && lock(&stream.notices).is_none() {
+            match self.store.contents.listen(&stream.object(0)).await {
                 Ok(notices) => *lock(&stream.notices) = Some(notices),
                 // Past the bound of what may be listened to: it is asked at each read then.
                 Err(crate::storage::Error::Refused { .. }) => {}
@@ -225,9 +248,9 @@ impl Repository {
     }
 
     /// Reads up to `size` bytes of a console from `offset`.
-    pub async fn read_console(&self, name: &str, offset: u64, size: usize) -> Result<Bytes> {
+    pub async fn read(&self, name: &str, offset: u64, size: usize) -> Result<Bytes> {
         // Whoever waits at the end for more does not ask the store each time.
-        if self.shared && self.consoles.known(name).is_some() && offset >= self.console_length(name).await? {
+        if self.store.shared && self.known(name).is_some() && offset >= self.length(name).await? {
             return Ok(Bytes::new());
         }
         let mut read = BytesMut::new();
@@ -236,7 +259,7 @@ impl Repository {
             let object = part_object(name, at / PART_BYTES);
             let room = usize::try_from(PART_BYTES - at % PART_BYTES).unwrap_or(usize::MAX);
             let want = (size - read.len()).min(room);
-            let Some(piece) = bounded(name, self.contents.read(&object, at % PART_BYTES, want)).await? else {
+            let Some(piece) = bounded(name, self.store.contents.read(&object, at % PART_BYTES, want)).await? else {
                 break;
             };
             read.extend_from_slice(&piece);
@@ -248,15 +271,15 @@ impl Repository {
     }
 
     /// Removes consoles.
-    pub(crate) async fn drop_consoles(&self, names: &[String]) -> Result<()> {
+    pub(crate) async fn remove(&self, names: &[String]) -> Result<()> {
         for name in names {
             let parts = self.length_anew(name).await?.div_ceil(PART_BYTES).max(1);
             for part in 0..parts {
                 let object = part_object(name, part);
-                settled(name, || self.contents.remove(&object)).await?;
+                settled(name, || self.store.contents.remove(&object)).await?;
             }
         }
-        self.consoles.forget(names);
+        self.forget(names);
         Ok(())
     }
 }

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use distcifs_settings::source::Source;
-
 use super::builds::{begun, not_begun};
-use super::core::{now, random_id};
+use super::core::random_id;
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::Did;
 use super::model::event::{Control, Event};
@@ -15,7 +13,7 @@ use super::model::ops::Step;
 use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::build::{Again, Refused};
-use super::model::ticket::{Part, Posted, Poster, TicketKey, TicketState};
+use super::model::ticket::Poster;
 use super::records::Going;
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Entry};
@@ -68,10 +66,10 @@ impl Repository {
     /// has ended it, a minute later at most. Its `always` tasks still run where build-control is at it;
     /// a second abort stops those, too.
     async fn abort(self: &Arc<Self>, job: &Job, n: u64, who: Poster) -> Result<()> {
-        let who = self.person(who.uid).await;
+        let who = self.people.person(who.uid).await;
         let mut insist = false;
         for _ in 0..RACES_MAX {
-            let build = self.build(job, n).await?;
+            let build = self.builds.build(job, n).await?;
             insist = build.aborting();
             let Step { after, ops } = match steps::build::ask_abort(&build, who.clone()) {
                 Ok(step) => step,
@@ -80,13 +78,13 @@ impl Repository {
             };
             let (path, data) = (live_path(job.uid(), n), to_json(&after));
             let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
-            if self.commit_settled(ops, &path, ours).await? == Commit::Done {
+            if self.store.commit_settled(ops, &path, ours).await? == Commit::Done {
                 break;
             }
         }
-        self.heed_abort_here(job.uid(), n).await?;
+        self.claims.heed_abort_here(job.uid(), n).await?;
         self.abort_tickets(job, n, insist).await?;
-        if !self.shared {
+        if !self.store.shared {
             let (job, what) = (job.name.clone(), Control::Abort);
             self.events.announce(Event::Control { job, n, what });
         }
@@ -97,20 +95,20 @@ impl Repository {
     /// and nothing of it is claimed.
     async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
         for _ in 0..RACES_MAX {
-            let build = self.build(job, n).await?;
+            let build = self.builds.build(job, n).await?;
             let Some(stop) = steps::build::stop(&build, insist)? else {
                 return Ok(());
             };
             let mut lost_race = false;
             for (key, posted) in &stop.open {
-                lost_race |= !self.abort_ticket(key, posted).await?;
+                lost_race |= !self.claims.abort_ticket(key, posted).await?;
             }
             // Their claimants are told by the build's entry, if there are any.
             for key in &stop.claimed {
-                self.reopen_orphan(key).await?;
+                self.claims.reopen_orphan(key).await?;
             }
             if let Some((key, posted)) = stop.own.filter(|_| !lost_race) {
-                lost_race = !self.abort_ticket(&key, &posted).await?;
+                lost_race = !self.claims.abort_ticket(&key, &posted).await?;
             }
             if !lost_race {
                 return Ok(());
@@ -122,59 +120,28 @@ impl Repository {
         )))
     }
 
-    /// Ends one ticket as aborted, whoever holds it; `false` if it changed meanwhile.
-    async fn abort_ticket(&self, key: &TicketKey, posted: &Posted) -> Result<bool> {
-        let ticket = &posted.ticket;
-        // One that is gone with its mount has no entry any more.
-        let claimed = ticket.state == TicketState::Claimed && self.get(&key.claim_path()).await?.is_some();
-        let Ok(Step { after, ops }) = steps::abort(key, posted, now(), claimed) else {
-            return Ok(true);
-        };
-        let data = to_json(&after.ticket);
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
-        Ok(self.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
-    }
-
-    /// Ends a ticket that was posted, or is open again, while its build was aborted: whoever did that
-    /// looked for the build's open tickets before. What runs `always` stays.
-    pub(super) async fn heed_abort(&self, key: &TicketKey, part: Option<&Part>) -> Result<()> {
-        let Some(part) = part else { return Ok(()) };
-        if !self.is_aborted(part).await? {
-            return Ok(());
-        }
-        for _ in 0..RACES_MAX {
-            let Some(posted) = self.ticket(key).await? else { break };
-            // Who claimed it meanwhile is told.
-            let open = posted.ticket.state == TicketState::Open;
-            if !open || self.abort_ticket(key, &posted).await? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
-        let hold = self.hold_epoch().await?;
+        let hold = self.store.hold_epoch().await?;
         // Until its entry is there nobody here removes the record that it begins from.
-        let _turn = self.records.turn(job.uid(), n).await;
-        self.record_now(job, n).await?;
+        let _turn = self.builds.records.turn(job.uid(), n).await;
+        self.builds.record_now(job, n).await?;
         for _ in 0..RACES_MAX {
             // Before the record is read: a retry that began and ended since has changed it.
-            let named = self.named(job).await?;
+            let named = self.jobs.named(job).await?;
             // Whoever removes the record takes its line away, and changes then what was just read.
-            Going::new(self, job, n).check_line().await?;
+            Going::new(&self.builds, job, n).check_line().await?;
             let live = self.live_again(job, n, who).await?;
             let step = steps::build::retry(job, n, &named, &live, begun(who));
             let step = step.map_err(|refused| not_begun(job, n, refused))?;
-            if self.began(&hold, job, n, &live.nonce, step.ops).await? {
-                self.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
+            if self.builds.began(&hold, job, n, &live.nonce, step.ops).await? {
+                self.builds.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
                 let (job, what) = (job.name.clone(), Control::Retry);
                 self.events.announce(Event::Control { job, n, what });
                 return Ok(());
             }
             // Else another build began meanwhile.
-            if self.named(job).await? == named {
+            if self.jobs.named(job).await? == named {
                 break;
             }
         }
@@ -183,8 +150,8 @@ impl Repository {
 
     /// The entry of a build that is to run again, of its record as it is now.
     async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<Live> {
-        let Some(record) = self.stored_record(job, n).await?.0 else {
-            let stage = if self.build(job, n).await?.aborting() {
+        let Some(record) = self.builds.stored_record(job, n).await?.0 else {
+            let stage = if self.builds.build(job, n).await?.aborting() {
                 "is being aborted"
             } else {
                 "is not finished"
@@ -194,14 +161,16 @@ impl Repository {
                 job.name
             )));
         };
-        self.check_retry(job, n, &record).await?;
+        self.builds.check_retry(job, n, &record).await?;
         // The record may be removed meanwhile: put anew, the text is nobody's garbage.
-        self.keep_body(self.text_of(&record.config).await?).await?;
-        let (params, params_digest) = self.short_params(&record.params, &record.source).await?;
+        self.store
+            .keep_body(self.configs.text_of(&record.config).await?)
+            .await?;
+        let (params, params_digest) = self.builds.short_params(&record.params, &record.source).await?;
         let again = Again {
             params,
             params_digest,
-            by: self.person(who.uid).await,
+            by: self.people.person(who.uid).await,
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
         };
@@ -211,53 +180,40 @@ impl Repository {
     /// The priority of a retry: that of the build, and no more than the job may have by now.
     async fn priority_again(&self, job: &Job, record: &Record) -> Result<i8> {
         let then = self
-            .parsed_config(&job.name, &record.config.digest)
+            .configs
+            .parsed(&job.name, &record.config.digest)
             .await?
             .priority
             .value;
         if then <= 0 {
             return Ok(then);
         }
-        let now = match self.head(job).await? {
-            Some(head) => self.parsed_config(&job.name, &head.digest).await?.priority.value,
+        let now = match self.configs.head(job).await? {
+            Some(head) => self.configs.parsed(&job.name, &head.digest).await?.priority.value,
             None => 0,
         };
         Ok(then.min(now.max(0)))
     }
 
-    /// Parameters for an entry: themselves if they are short, also with the build's source beside them, else the
-    /// digest of their JSON.
-    pub(crate) async fn short_params(
-        &self,
-        params: &[(String, String)],
-        source: &Source,
-    ) -> Result<(Option<Vec<(String, String)>>, Option<String>)> {
-        let json = to_json(&params);
-        if json.len() + to_json(source).len() <= super::core::INLINE_BYTES_MAX {
-            return Ok((Some(params.to_vec()), None));
-        }
-        Ok((None, Some(self.keep_body(json).await?.to_string())))
-    }
-
     /// Sets whether pruning must leave a build.
     async fn keep(&self, job: &Job, n: u64, did: Did, who: Poster) -> Result<()> {
-        let who = self.person(who.uid).await;
+        let who = self.people.person(who.uid).await;
         for _ in 0..RACES_MAX {
-            let build = self.build(job, n).await?;
+            let build = self.builds.build(job, n).await?;
             if let Ok(step) = steps::build::keep(&build, did, who.clone()) {
-                if self.commit(step.ops).await? == Commit::Done {
+                if self.store.commit(step.ops).await? == Commit::Done {
                     return Ok(());
                 }
                 continue;
             }
             // Its line in the index comes after the record: nobody here removes both in between.
-            let _turn = self.records.turn(job.uid(), n).await;
-            let (Some(record), revision) = self.stored_record(job, n).await? else {
+            let _turn = self.builds.records.turn(job.uid(), n).await;
+            let (Some(record), revision) = self.builds.stored_record(job, n).await? else {
                 continue;
             };
             let kept = steps::build::keep_record(&record, did, who.clone());
-            if self.save_record(job, n, revision, Arc::new(kept)).await? {
-                return Going::new(self, job, n).heed().await;
+            if self.builds.save_record(job, n, revision, Arc::new(kept)).await? {
+                return Going::new(&self.builds, job, n).heed().await;
             }
         }
         Err(Error::Busy(format!(

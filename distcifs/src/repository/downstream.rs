@@ -2,21 +2,23 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::builds::Builds;
 use super::config::{Downstream, Fault, JobConfig, Upstream};
+use super::configure::Configurations;
 use super::model::build::{Live, live_path};
 use super::model::job::Job;
 use super::model::json::from_json;
 use super::names::Name;
-use super::{Error, Repository, Result};
+use super::{Error, Result};
 
 /// Jobs looked at behind one job: each costs a read of the store.
 const JOBS_MAX: usize = 1000;
 
-impl Repository {
+impl Builds {
     /// A build, as those that it triggers know it.
     pub(crate) async fn upstream(&self, job: &Job, n: u64) -> Result<Upstream> {
         let path = live_path(job.uid(), n);
-        let params = match self.get(&path).await? {
+        let params = match self.store.get(&path).await? {
             Some(entry) => self.live_params(&from_json::<Live>(&path, &entry.data)?).await?,
             None => {
                 let missing = || Error::NotFound(format!("jobs/{}/builds/{n}", job.name));
@@ -30,6 +32,32 @@ impl Repository {
             build: n,
             depth: depth.saturating_add(1),
         })
+    }
+}
+
+impl Configurations {
+    /// Refuses a name under which a job would trigger itself.
+    pub(crate) async fn check_circle(&self, job: &Job, to: &Name) -> Result<()> {
+        let Some(head) = self.head(job).await? else {
+            return Ok(());
+        };
+        let config = self.parsed(&job.name, &head.digest).await?;
+        let renamed = Job {
+            name: to.clone(),
+            entry: job.entry.clone(),
+        };
+        let own = config.downstream_jobs.iter().any(|next| next.job == *to);
+        let circle = match own {
+            true => Some(format!("downstream_jobs: {to} would trigger itself for ever")),
+            false => self.circle(&renamed, &config).await?.map(|fault| fault.to_string()),
+        };
+        match circle {
+            Some(circle) => Err(Error::Invalid(format!(
+                "jobs/{} can't be renamed to {to}: its config.json:{circle}",
+                job.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// What is wrong with the jobs that a configuration triggers, if anything is: that one of them
@@ -67,10 +95,10 @@ impl Repository {
     /// What a job triggers; nothing if it is not there, or has no configuration that can be read:
     /// then it can't be triggered either.
     async fn downstream_of(&self, name: &Name) -> Result<Vec<Downstream>> {
-        let Some(job) = self.job(name.as_str()) else {
+        let Some(job) = self.jobs().get(name.as_str()) else {
             return Ok(Vec::new());
         };
-        match self.current_config(&job).await {
+        match self.current(&job).await {
             Ok((_, config)) => Ok(config.downstream_jobs.clone()),
             Err(Error::TimedOut(what)) => Err(Error::TimedOut(what)),
             Err(error) => {
@@ -107,7 +135,7 @@ impl Repository {
     /// Whether the owner of a job may read another, as far as user and group of the two tell.
     fn owner_may_read(&self, job: &Job, other: &str) -> bool {
         let owner = job.entry.access;
-        self.job(other).is_some_and(|other| {
+        self.jobs().get(other).is_some_and(|other| {
             let access = other.entry.access;
             let shift = match () {
                 () if owner.uid == 0 => return true,

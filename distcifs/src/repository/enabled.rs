@@ -6,16 +6,17 @@
 
 use std::sync::Arc;
 
-use super::builds::not_begun;
+use super::builds::{Builds, not_begun};
+use super::configure::Configurations;
 use super::configure::heads::{Carried, Opened};
 use super::model::job::{Job, Switch};
 use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::job::Refused;
 use super::model::ticket::Poster;
-use super::{Error, Repository, Result};
+use super::{Error, Result};
 
-impl Repository {
+impl Configurations {
     /// How a job's switch stands now.
     pub async fn switch(&self, job: &Job) -> Result<Switch> {
         let head = self.head(job).await?;
@@ -35,30 +36,32 @@ impl Repository {
             )));
         }
         let owner = job.entry.access.uid;
-        let changed = self.change_job(job, |entry| {
+        let changed = self.jobs().change(job, |entry| {
             steps::job::switched(entry, head.as_ref(), on, owner);
             Ok(())
         });
         changed.await.map(|_| ())
     }
+}
 
+impl Builds {
     /// Refuses to trigger a job that has no configuration or is off, and any in a full store. What was read for
     /// that counts for the first build that is triggered next: a mount that is alone knows it anyway.
     pub async fn may_trigger(&self, job: &Job) -> Result<Carried> {
-        let stay = self.epochs.stay().filter(|_| self.shared);
+        let stay = self.store.epochs.stay().filter(|_| self.store.shared);
         let carried = match stay {
             Some(stay) => {
                 let hold = stay.hold();
-                let (head, config) = self.current_config(job).await?;
+                let (head, config) = self.configs.current(job).await?;
                 job.check_switch(&head)?;
-                Carried::new(Opened { hold, head, config }, &self.runtime)
+                Carried::new(Opened { hold, head, config }, &self.store.runtime)
             }
             None => {
-                job.check_switch(&self.current_config(job).await?.0)?;
+                job.check_switch(&self.configs.current(job).await?.0)?;
                 Carried::default()
             }
         };
-        self.check_room().await?;
+        self.store.check_room().await?;
         Ok(carried)
     }
 
@@ -70,7 +73,7 @@ impl Repository {
         }
         let may = steps::build::may_retry(record, job.entry.access.uid);
         may.map_err(|refused| not_begun(job, n, refused))?;
-        match self.head(job).await? {
+        match self.configs.head(job).await? {
             Some(head) => job.check_switch(&head),
             None => Ok(()),
         }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::core::lock;
 use super::model::ticket::TicketKey;
-use super::{Error, Repository, flood};
+use super::{Error, flood};
 use crate::storage::{Appended, Contents, Fut, Listing, Notices, Object, Page, Updated};
 
 /// Blobs of results under way that are remembered, 100 bytes each: more are left to gc.
@@ -26,6 +26,7 @@ const REMOVALS: usize = 32;
 /// What is known of the puts of a mount.
 pub(crate) struct Fresh {
     contents: Arc<dyn Contents>,
+    runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     /// Rings when blobs are gone.
     gone: Notify,
@@ -69,6 +70,7 @@ impl Fresh {
     pub(crate) fn new(contents: Arc<dyn Contents>) -> Arc<Fresh> {
         Arc::new(Fresh {
             contents,
+            runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
             gone: Notify::new(),
         })
@@ -286,6 +288,36 @@ pub(crate) struct Storing {
 }
 
 impl Storing {
+    /// For a new claim.
+    pub(crate) fn new(fresh: Option<&Arc<Fresh>>) -> Self {
+        let next = |fresh: &Arc<Fresh>| {
+            let mut state = lock(&fresh.state);
+            state.next += 1;
+            state.next
+        };
+        Storing {
+            by: fresh.map_or(0, next),
+            fresh: fresh.cloned(),
+        }
+    }
+
+    /// Removes what a claim of this user has stored: nothing refers to it, and nothing will.
+    pub(crate) async fn take_back(&self, ticket: &TicketKey, uid: u32) {
+        let Some(fresh) = self.fresh.clone() else {
+            return;
+        };
+        let taken = fresh.take(self.by);
+        if taken.is_empty() {
+            return;
+        }
+        // Whoever waits may go: what was taken is removed all the same.
+        let runtime = fresh.runtime.clone();
+        let removed = runtime.spawn(fresh.remove(taken)).await.unwrap_or(0);
+        if flood::has_line_of("what a result had stored is removed", uid) {
+            tracing::info!(%ticket, removed, "what a result had stored that was not committed");
+        }
+    }
+
     /// The store for the result.
     pub(crate) fn contents(&self, plain: &Arc<dyn Contents>) -> Arc<dyn Contents> {
         match &self.fresh {
@@ -314,37 +346,6 @@ impl Storing {
 impl Drop for Storing {
     fn drop(&mut self) {
         self.keep();
-    }
-}
-
-impl Repository {
-    /// For a new claim.
-    pub(crate) fn storing(&self) -> Storing {
-        let next = |fresh: &Arc<Fresh>| {
-            let mut state = lock(&fresh.state);
-            state.next += 1;
-            state.next
-        };
-        Storing {
-            by: self.fresh.as_ref().map_or(0, next),
-            fresh: self.fresh.clone(),
-        }
-    }
-
-    /// Removes what a claim of this user has stored: nothing refers to it, and nothing will.
-    pub(crate) async fn take_back(&self, storing: &Storing, ticket: &TicketKey, uid: u32) {
-        let Some(fresh) = storing.fresh.clone() else {
-            return;
-        };
-        let taken = fresh.take(storing.by);
-        if taken.is_empty() {
-            return;
-        }
-        // Whoever waits may go: what was taken is removed all the same.
-        let removed = self.runtime.spawn(fresh.remove(taken)).await.unwrap_or(0);
-        if flood::has_line_of("what a result had stored is removed", uid) {
-            tracing::info!(%ticket, removed, "what a result had stored that was not committed");
-        }
     }
 }
 

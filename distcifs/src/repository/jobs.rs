@@ -6,15 +6,21 @@ use std::time::{Duration, Instant};
 
 pub use super::access::Access;
 use super::core::{bounded, lock, now, random_id};
+use super::events::Events;
 use super::model::event::Event;
 use super::model::job::{Job, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
 use super::model::keys::REMOVED_JOB_LINES;
 use super::model::steps;
 use super::names::Name;
+use super::store::{Guarded, Store};
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, RACES_MAX};
-use super::{Error, Repository, Result};
-use crate::storage::{Notices, Updated};
+use super::{Error, Result};
+use crate::storage::Notices;
+
+mod counter;
+
+pub(crate) use counter::{counted, taken};
 
 /// Keys read from the list of jobs at once.
 const PAGE: usize = 1000;
@@ -32,9 +38,16 @@ const LOAD_TRIES: u32 = 3;
 /// Changes of the list that may be made while one of them is told of.
 const EDITS_LATE: u64 = 1000;
 
+/// The jobs of a repository: the list of them as it is known here, and the store where it is kept.
+pub struct Jobs {
+    store: Arc<Store>,
+    events: Arc<Events>,
+    table: Table,
+}
+
 /// All jobs: one small entry each.
 #[derive(Default)]
-pub struct JobTable {
+struct Table {
     jobs: Mutex<Lines>,
     edits: Mutex<Edits>,
 }
@@ -95,10 +108,10 @@ impl Lines {
     }
 }
 
-impl JobTable {
+impl Table {
     /// Takes in changes that were made here as one, but where what is known is newer: of two changes, the
     /// earlier may be told of last.
-    pub(super) fn edited(&self, revision: u64, changes: &[(&Name, Option<Arc<JobEntry>>)]) {
+    fn edited(&self, revision: u64, changes: &[(&Name, Option<Arc<JobEntry>>)]) {
         let mut edits = lock(&self.edits);
         let mut jobs = lock(&self.jobs);
         for (name, entry) in changes {
@@ -137,28 +150,37 @@ impl JobTable {
     }
 }
 
-impl Repository {
+impl Jobs {
+    /// Those of a repository, before the list is read.
+    pub(crate) fn new(store: Arc<Store>, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Jobs {
+            store,
+            events,
+            table: Table::default(),
+        })
+    }
+
     /// Reads the list of jobs, and tells of what came and went since it was read last.
-    pub(crate) async fn load_jobs(&self) -> Result<()> {
+    pub(crate) async fn load(&self) -> Result<()> {
         let mut tries = 1;
         let (all, revision) = loop {
-            let (all, first, last) = self.read_jobs().await?;
+            let (all, first, last) = self.read_list().await?;
             // A job that is renamed while pages are read may stand in none of them.
             if first == last || tries == LOAD_TRIES {
                 break (all, first);
             }
             tries += 1;
         };
-        let changes = self.jobs.replace(all, revision);
+        let changes = self.table.replace(all, revision);
         changes.into_iter().for_each(|change| self.events.announce(change));
         Ok(())
     }
 
     /// The list of jobs page by page, with its revision at the first and the last.
-    async fn read_jobs(&self) -> Result<(Lines, u64, u64)> {
+    async fn read_list(&self) -> Result<(Lines, u64, u64)> {
         let (mut all, mut after, mut first) = (Lines::default(), String::new(), None);
         loop {
-            let page = bounded("jobs", self.contents.query(&jobs_record(), "", &after, PAGE)).await?;
+            let page = bounded("jobs", self.store.contents.query(&jobs_record(), "", &after, PAGE)).await?;
             let first = *first.get_or_insert(page.revision);
             let full = page.entries.len() == PAGE;
             for (key, value) in page.entries {
@@ -177,12 +199,12 @@ impl Repository {
     }
 
     /// Reads the list of jobs whenever another mount may have changed it.
-    pub(crate) async fn keep_jobs(self: Arc<Self>, mut notices: Notices) {
+    pub(crate) async fn keep(self: Arc<Self>, mut notices: Notices) {
         while notices.next().await.is_ok() {
             let begun = Instant::now();
             // Nobody tells again of what could not be read.
             let mut pause = FOLLOW_PAUSE;
-            while let Err(error) = self.load_jobs().await {
+            while let Err(error) = self.load().await {
                 tracing::warn!(%error, "reading the list of jobs; trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
@@ -193,8 +215,8 @@ impl Repository {
     }
 
     /// A job by its uid.
-    pub(crate) fn job_of_uid(&self, uid: &str) -> Option<Job> {
-        let jobs = lock(&self.jobs.jobs);
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<Job> {
+        let jobs = lock(&self.table.jobs);
         let name = jobs.names.get(uid)?;
         Some(Job {
             name: name.clone(),
@@ -203,27 +225,27 @@ impl Repository {
     }
 
     /// A job by its name, though another mount made it a moment ago.
-    pub async fn find_job(&self, name: &str) -> Result<Option<Job>> {
-        let known = self.job(name);
-        let Some(valid) = Name::new(name).filter(|_| known.is_none() && self.shared) else {
+    pub async fn find(&self, name: &str) -> Result<Option<Job>> {
+        let known = self.get(name);
+        let Some(valid) = Name::new(name).filter(|_| known.is_none() && self.store.shared) else {
             return Ok(known);
         };
-        let (entry, revision) = self.job_line(&valid).await?;
+        let (entry, revision) = self.line(&valid).await?;
         Ok(entry.map(|entry| {
             let entry = Arc::new(entry);
-            self.jobs.edited(revision, &[(&valid, Some(entry.clone()))]);
+            self.table.edited(revision, &[(&valid, Some(entry.clone()))]);
             Job { name: valid, entry }
         }))
     }
 
     /// A job's line in the list of jobs as it is now, and the list's revision.
-    pub(super) async fn job_line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
-        self.job_line_at(name.as_str()).await
+    pub(crate) async fn line(&self, name: &Name) -> Result<(Option<JobEntry>, u64)> {
+        self.line_at(name.as_str()).await
     }
 
     /// The same by its key: a removed job's is no name.
-    pub(super) async fn job_line_at(&self, key: &str) -> Result<(Option<JobEntry>, u64)> {
-        let page = bounded("jobs", self.contents.query(&jobs_record(), key, "", 1)).await?;
+    pub(crate) async fn line_at(&self, key: &str) -> Result<(Option<JobEntry>, u64)> {
+        let page = bounded("jobs", self.store.contents.query(&jobs_record(), key, "", 1)).await?;
         let found = page.entries.iter().find(|(found, _)| found == key);
         let entry = found.map(|(key, value)| from_json(&format!("job {key}"), value));
         Ok((entry.transpose()?, page.revision))
@@ -232,27 +254,24 @@ impl Repository {
     /// Changes a job's line in the list of jobs, whoever else changes others: `edit` gets the line
     /// as it is and gives what it is to be. It is called again after a lost race, and when nobody
     /// knows whether the write happened.
-    pub(super) async fn edit_job(
+    pub(crate) async fn edit(
         &self,
         name: &Name,
         mut edit: impl FnMut(Option<JobEntry>) -> Result<Option<JobEntry>>,
     ) -> Result<Option<JobEntry>> {
         for _ in 0..RACES_MAX {
-            let (now, revision) = self.job_line(name).await?;
+            let (now, revision) = self.line(name).await?;
             let next = edit(now.clone())?;
             if next == now {
-                self.jobs.edited(revision, &[(name, next.clone().map(Arc::new))]);
+                self.table.edited(revision, &[(name, next.clone().map(Arc::new))]);
                 return Ok(next);
             }
             let change = vec![(name.as_str().to_owned(), next.as_ref().map(to_json))];
-            let update = self.contents.update(&jobs_record(), Some(revision), change);
-            match bounded("jobs", update).await {
-                Ok(Updated::Done { revision }) => {
-                    self.jobs.edited(revision, &[(name, next.clone().map(Arc::new))]);
-                    return Ok(next);
-                }
-                Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
-                Err(error) => return Err(error),
+            let list = jobs_record();
+            let update = self.store.update_guarded("jobs", &list, revision, change);
+            if let Guarded::Done { revision } = update.await? {
+                self.table.edited(revision, &[(name, next.clone().map(Arc::new))]);
+                return Ok(next);
             }
         }
         Err(Error::Busy(
@@ -261,8 +280,8 @@ impl Repository {
     }
 
     /// A job by its name.
-    pub fn job(&self, name: &str) -> Option<Job> {
-        let jobs = lock(&self.jobs.jobs);
+    pub fn get(&self, name: &str) -> Option<Job> {
+        let jobs = lock(&self.table.jobs);
         jobs.by_name.get_key_value(name).map(|(name, entry)| Job {
             name: name.clone(),
             entry: entry.clone(),
@@ -270,10 +289,10 @@ impl Repository {
     }
 
     /// At most `limit` jobs after a name, in order of their names.
-    pub fn jobs_after(&self, after: Option<&Name>, limit: usize) -> Vec<Job> {
+    pub fn after(&self, after: Option<&Name>, limit: usize) -> Vec<Job> {
         use std::ops::Bound;
         let lower = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
-        let jobs = lock(&self.jobs.jobs);
+        let jobs = lock(&self.table.jobs);
         jobs.by_name
             .range::<str, _>((lower, Bound::Unbounded))
             .take(limit)
@@ -285,13 +304,13 @@ impl Repository {
     }
 
     /// Number of jobs.
-    pub fn job_count(&self) -> usize {
-        lock(&self.jobs.jobs).by_name.len()
+    pub fn count(&self) -> usize {
+        lock(&self.table.jobs).by_name.len()
     }
 
     /// Makes a job without a configuration.
-    pub async fn make_job(&self, name: &Name, access: Access) -> Result<Job> {
-        if self.job(name.as_str()).is_some() {
+    pub async fn make(&self, name: &Name, access: Access) -> Result<Job> {
+        if self.get(name.as_str()).is_some() {
             return Err(Error::Exists(format!("job {name} exists")));
         }
         let step = steps::job::make(random_id(), access, now());
@@ -300,10 +319,11 @@ impl Repository {
             entry: Arc::new(step.after),
         };
         // Until the job stands in the list, its entries look like what is left of one.
-        let _hold = self.hold_epoch().await?;
-        self.commit_settled(step.ops, &job.path(), |entry| entry.is_some())
+        let _hold = self.store.hold_epoch().await?;
+        self.store
+            .commit_settled(step.ops, &job.path(), |entry| entry.is_some())
             .await?;
-        let made = self.edit_job(name, |known| match known {
+        let made = self.edit(name, |known| match known {
             Some(known) if known.uid != job.entry.uid => Err(Error::Exists(format!("job {name} exists"))),
             _ => Ok(Some((*job.entry).clone())),
         });
@@ -319,9 +339,9 @@ impl Repository {
     }
 
     /// Changes owner or modes of a job; `change` may refuse what it sees to be so.
-    pub async fn change_job(&self, job: &Job, mut change: impl FnMut(&mut JobEntry) -> Result<()>) -> Result<Job> {
+    pub async fn change(&self, job: &Job, mut change: impl FnMut(&mut JobEntry) -> Result<()>) -> Result<Job> {
         let gone = || Error::NotFound(format!("jobs/{}", job.name));
-        let edited = self.edit_job(&job.name, |known| {
+        let edited = self.edit(&job.name, |known| {
             let entry = known.filter(|known| known.uid == job.uid()).ok_or_else(gone)?;
             steps::job::changed(entry, &mut change).map(Some)
         });
@@ -360,7 +380,7 @@ mod tests {
     /// A change that is told of late undoes none that came after it, and jobs that went take no memory.
     #[test]
     fn the_table_keeps_what_is_newest() {
-        let table = JobTable::default();
+        let table = Table::default();
         let now = |name: &str| lock(&table.jobs).by_name.get(name).map(|entry| entry.uid.clone());
         let a = Name::new("a").unwrap();
         table.edited(6, &[(&a, Some(entry("later")))]);

@@ -40,14 +40,14 @@ impl Repository {
     pub async fn needed(&self, job: &Job, part: &Part, name: &str) -> Result<Option<Needed>> {
         let path = live_path(job.uid(), part.build);
         for _ in 0..LOOKS_MAX {
-            let before = self.get(&path).await?;
+            let before = self.store.get(&path).await?;
             let names = self.names_needed(job, part).await?;
             let Some((_, index)) = names.into_iter().find(|(known, _)| known == name) else {
                 return Ok(None);
             };
             let artifacts = self.published_by(job, part, index).await?;
             // It goes with the tickets: while it stands, none of them was tidied away.
-            if self.get(&path).await? == before {
+            if self.store.get(&path).await? == before {
                 return Ok(Some(Needed { index, artifacts }));
             }
         }
@@ -63,20 +63,20 @@ impl Repository {
         let (digest, run) = match self.unfinished_entry(job, part).await? {
             Some(live) => (live.config.digest, live.run),
             None => {
-                let record = self.record(job, part.build).await?.ok_or_else(stale)?;
+                let record = self.builds.record(job, part.build).await?.ok_or_else(stale)?;
                 (record.config.digest.clone(), record.run)
             }
         };
         if run != part.run {
             return Err(stale());
         }
-        let config = self.parsed_config(&job.name, &digest).await?;
+        let config = self.configs.parsed(&job.name, &digest).await?;
         part.task.and_then(|index| names(&config, index)).ok_or_else(stale)
     }
 
     async fn unfinished_entry(&self, job: &Job, part: &Part) -> Result<Option<Live>> {
         let path = live_path(job.uid(), part.build);
-        let entry = self.get(&path).await?;
+        let entry = self.store.get(&path).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()
     }
 
@@ -84,7 +84,7 @@ impl Repository {
     async fn published_by(&self, job: &Job, part: &Part, index: usize) -> Result<Option<String>> {
         let live = self.unfinished_entry(job, part).await?;
         if let Some(live) = &live {
-            let config = self.parsed_config(&job.name, &live.config.digest).await?;
+            let config = self.configs.parsed(&job.name, &live.config.digest).await?;
             let Some(task) = config.tasks.get(index) else {
                 return Ok(None);
             };
@@ -95,7 +95,7 @@ impl Repository {
                 &index.to_string(),
                 part.run,
             )?;
-            let posted = self.ticket(&key).await?;
+            let posted = self.tickets.get(&key).await?;
             let ours = posted.filter(|posted| posted.ticket.part.as_ref().is_some_and(|part| part.uid == job.uid()));
             if let Some(posted) = ours {
                 return Ok(posted.ticket.outcome.and_then(|outcome| outcome.artifacts));
@@ -104,7 +104,7 @@ impl Repository {
                 return Ok(None);
             }
         }
-        let record = self.record(job, part.build).await?;
+        let record = self.builds.record(job, part.build).await?;
         let task = record.as_ref().and_then(|record| record.tasks.get(index));
         let counts = task.filter(|task| task.run == part.run || task.state == TaskState::Success);
         Ok(counts.and_then(|task| task.artifacts.clone()))

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::board::Ahead;
+use super::about::About;
+use super::board::{Ahead, Board};
+use super::claims::{Held, Outlook};
 use super::core::{bounded, lock, random_id};
 use super::model::json::{from_json, to_json};
 use super::model::keys::{EPOCH, Key, NODES};
@@ -16,10 +18,12 @@ use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Ticket, TicketKey};
 use super::names::Name;
-use super::session::session_of;
+use super::store::{Store, session_of};
 use super::turns::Turns;
-use super::{Error, Repository, Result};
+use super::{Error, Result};
 use crate::storage::{Commit, Entry, Op, Session};
+
+mod drain;
 
 /// How often a mount tells who waits on it, if that has changed.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -67,11 +71,45 @@ pub struct NodeFacts {
     pub lease: String,
 }
 
+/// This mount and the others that are alive.
+pub struct Nodes {
+    store: Arc<Store>,
+    about: Arc<About>,
+    board: Arc<Board>,
+    held: Arc<Held>,
+    peers: Peers,
+}
+
 /// The other mounts, as they told last.
 #[derive(Default)]
-pub struct Peers(Mutex<HashMap<Name, NodeFacts>>);
+struct Peers(Mutex<HashMap<Name, NodeFacts>>);
 
-impl Repository {
+impl Outlook for Nodes {
+    fn note_worked(&self, queue: &Name) {
+        self.board.note_worked(queue);
+    }
+
+    fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize {
+        self.board.older(key, uid, most)
+    }
+
+    fn repair_delay(&self, key: &TicketKey) -> Duration {
+        REPAIR_TURN * self.rank(key)
+    }
+}
+
+impl Nodes {
+    /// None is known but this mount.
+    pub(crate) fn new(store: Arc<Store>, about: Arc<About>, board: Arc<Board>, held: Arc<Held>) -> Arc<Self> {
+        Arc::new(Nodes {
+            store,
+            about,
+            board,
+            held,
+            peers: Peers::default(),
+        })
+    }
+
     /// Tells that this mount is alive, in the present session.
     ///
     /// # Errors
@@ -81,8 +119,8 @@ impl Repository {
         for _ in 0..RACES_MAX {
             let mut facts = self.facts(Waiting::new());
             let mut ops = Vec::new();
-            if self.shared {
-                let (epoch, version) = self.read_epoch().await?;
+            if self.store.shared {
+                let (epoch, version) = self.store.read_epoch().await?;
                 // Either gc sees this mount, or this mount has seen the epoch that gc began.
                 let (path, version, lease) = (EPOCH.to_owned(), Some(version), Key::Lease(&random_id()).path());
                 ops.push(Op::Check { path, version });
@@ -93,16 +131,16 @@ impl Repository {
             let data = to_json(&facts);
             ops.push(create_ephemeral(&path, data.clone()));
             let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
-            if self.commit_settled(ops, &path, ours).await? == Commit::Done {
+            if self.store.commit_settled(ops, &path, ours).await? == Commit::Done {
                 if let Some(epoch) = facts.epoch {
-                    self.contents.enter(epoch);
-                    self.epochs.enter(facts.lease, epoch);
+                    self.store.contents.enter(epoch);
+                    self.store.epochs.enter(facts.lease, epoch);
                     // One that began since was told to nobody.
-                    self.look_at_epoch();
+                    self.store.look_at_epoch();
                 }
                 return Ok(());
             }
-            if !self.shared {
+            if !self.store.shared {
                 break;
             }
         }
@@ -116,15 +154,15 @@ impl Repository {
     /// `Busy` if another mount has its name.
     async fn leave_former(&self) -> Result<Vec<Op>> {
         let path = self.node_path();
-        let Some(entry) = bounded(&path, self.coordination.get(&path)).await? else {
+        let Some(entry) = bounded(&path, self.store.coordination.get(&path)).await? else {
             return Ok(Vec::new());
         };
         let former: NodeFacts = from_json(&path, &entry.data)?;
-        if former.nonce != self.nonce {
+        if former.nonce != self.about.nonce {
             return Err(self.name_is_taken());
         }
         let mut ops = vec![delete(path, Some(entry.version))];
-        let lease = bounded(&former.lease, self.coordination.get(&former.lease)).await?;
+        let lease = bounded(&former.lease, self.store.coordination.get(&former.lease)).await?;
         ops.extend(lease.map(|lease| delete(former.lease, Some(lease.version))));
         Ok(ops)
     }
@@ -132,19 +170,19 @@ impl Repository {
     fn name_is_taken(&self) -> Error {
         Error::Busy(format!(
             "another mount of this repository is called {}: give this one another name with -o node=NAME",
-            self.node
+            self.about.node
         ))
     }
 
     fn node_path(&self) -> String {
-        Key::Node(self.node.as_str()).path()
+        Key::Node(self.about.node.as_str()).path()
     }
 
     fn facts(&self, waiting: Waiting) -> NodeFacts {
         NodeFacts {
             pid: std::process::id(),
-            since: self.since,
-            nonce: self.nonce.clone(),
+            since: self.about.since,
+            nonce: self.about.nonce.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             waiting,
             epoch: None,
@@ -157,8 +195,8 @@ impl Repository {
     pub(crate) async fn keep_node(self: Arc<Self>, mut entered: Option<u64>) {
         let mut told = None;
         let mut tick = tokio::time::interval(TELL_EVERY);
-        let mut session = self.coordination.session();
-        let mut least = self.epochs.stay().map(|stay| stay.least());
+        let mut session = self.store.coordination.session();
+        let mut least = self.store.epochs.stay().map(|stay| stay.least());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -166,8 +204,8 @@ impl Repository {
                 () = changed(&mut least) => {}
             }
             let now = *session.borrow_and_update();
-            if self.shared && session_of(&now) != entered {
-                self.epochs.leave();
+            if self.store.shared && session_of(&now) != entered {
+                self.store.epochs.leave();
                 (entered, least) = (None, None);
             }
             let Session::Live { id } = now else { continue };
@@ -175,11 +213,11 @@ impl Repository {
                 // Its entry went with the former session, or will in a moment.
                 match self.enter_node().await {
                     Ok(()) => (entered, told) = (Some(id), None),
-                    Err(error) => tracing::warn!(node = %self.node, %error, "telling that this mount is alive"),
+                    Err(error) => tracing::warn!(node = %self.about.node, %error, "telling that this mount is alive"),
                 }
-                least = self.epochs.stay().map(|stay| stay.least());
+                least = self.store.epochs.stay().map(|stay| stay.least());
             }
-            if self.shared && entered == Some(id) {
+            if self.store.shared && entered == Some(id) {
                 self.tell_node(&mut told).await;
             }
         }
@@ -187,14 +225,14 @@ impl Repository {
 
     /// Tells the others who waits here, and what is under way, if they have been told otherwise.
     async fn tell_node(&self, told: &mut Option<NodeFacts>) {
-        let Some(stay) = self.epochs.stay() else { return };
+        let Some(stay) = self.store.epochs.stay() else { return };
         let mut facts = self.facts(self.waiting_here());
         (facts.epoch, facts.lease) = (Some(*stay.least().borrow()), stay.lease());
         if told.as_ref() == Some(&facts) {
             return;
         }
         let (path, version, data) = (self.node_path(), None, to_json(&facts));
-        match self.commit(vec![Op::Set { path, data, version }]).await {
+        match self.store.commit(vec![Op::Set { path, data, version }]).await {
             Ok(_) => *told = Some(facts),
             Err(error) => tracing::debug!(%error, "telling what goes on here"),
         }
@@ -212,6 +250,7 @@ impl Repository {
     /// The mounts that are alive, in order of their names.
     pub async fn nodes(&self) -> Result<Vec<Name>> {
         let mut nodes: Vec<Name> = self
+            .store
             .children(NODES)
             .await?
             .iter()
@@ -224,12 +263,12 @@ impl Repository {
     /// What a mount says of itself.
     pub async fn node_facts(&self, node: &Name) -> Result<Option<NodeFacts>> {
         let path = Key::Node(node.as_str()).path();
-        let entry = self.get(&path).await?;
+        let entry = self.store.get(&path).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()
     }
 
     /// Takes in all mounts that are alive.
-    pub(super) async fn look_at_nodes(&self) {
+    pub(crate) async fn look_at_nodes(&self) {
         match self.nodes().await {
             Ok(nodes) => {
                 lock(&self.peers.0).retain(|known, _| nodes.contains(known));
@@ -242,8 +281,8 @@ impl Repository {
     }
 
     /// Takes in what a mount tells of itself; out, if it is gone.
-    pub(super) async fn look_at_node(&self, node: &Name) {
-        if *node == self.node {
+    pub(crate) async fn look_at_node(&self, node: &Name) {
+        if *node == self.about.node {
             return;
         }
         match self.node_facts(node).await {
@@ -306,17 +345,12 @@ impl Repository {
     fn turns_among(&self, counts: impl Fn(&NodeFacts) -> bool) -> Turns {
         let peers = lock(&self.peers.0);
         let counting = peers.iter().filter(|(_, facts)| counts(facts));
-        Turns::among(&self.node, counting.map(|(node, _)| node))
-    }
-
-    /// How long to wait before this ticket is repaired here.
-    pub(crate) fn repair_delay(&self, key: &TicketKey) -> Duration {
-        REPAIR_TURN * self.rank(key)
+        Turns::among(&self.about.node, counting.map(|(node, _)| node))
     }
 
     /// How long to wait before the build that this ticket ended is recorded here.
     pub(crate) fn record_delay(&self, key: &TicketKey, ticket: &Ticket) -> Duration {
-        if !self.has_peers() || ticket.node == self.node.as_str() {
+        if !self.has_peers() || ticket.node == self.about.node.as_str() {
             return Duration::ZERO;
         }
         RECORD_GRACE * (1 + self.rank(key))

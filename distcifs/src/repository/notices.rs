@@ -1,7 +1,6 @@
 //! What is done when the coordinator tells of a change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use super::board::Line;
@@ -11,12 +10,10 @@ use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
 use super::model::ticket::{Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
 use super::names::{Name, TicketId};
-use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, READS_MAX, in_parallel};
+use super::store::{Acting, Reactor};
+use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, FOLLOW_TRIES, READS_MAX, again_later, in_parallel};
 use super::{Error, Repository};
 use crate::storage::{Change, Event};
-
-/// Tries: about ten minutes of them.
-const FOLLOW_TRIES: u32 = 120;
 
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]
@@ -104,9 +101,29 @@ impl Unread {
     }
 }
 
+impl Reactor for Repository {
+    fn look(self: Arc<Self>, path: String) -> Acting {
+        Box::pin(async move { self.look_below(&path).await })
+    }
+
+    fn act(self: Arc<Self>, path: String, events: Vec<Event>) -> Acting {
+        Box::pin(async move {
+            if events.contains(&Event::Resync) {
+                self.events.announce(Told::Resync);
+                self.look_below(&path).await;
+            }
+            self.heard(events).await;
+        })
+    }
+
+    fn unfollowed(&self, path: &str) {
+        self.board.forget_below(path);
+    }
+}
+
 impl Repository {
     /// Acts on notices that came together.
-    pub(super) async fn heard(self: &Arc<Self>, events: Vec<Event>) {
+    async fn heard(self: &Arc<Self>, events: Vec<Event>) {
         let mut sorted = Sorted::default();
         for event in events {
             if let Event::Changed { path, change } = event {
@@ -118,15 +135,15 @@ impl Repository {
             self.wakers.notify(path);
         }
         if sorted.epoch {
-            self.look_at_epoch();
+            self.store.look_at_epoch();
         }
         for node in sorted.nodes {
-            self.look_at_node(&node).await;
+            self.nodes.look_at_node(&node).await;
         }
         for (uid, n) in &sorted.builds {
-            self.look_for_abort(uid.clone(), *n);
+            self.claims.look_for_abort(uid.clone(), *n);
         }
-        if self.shared {
+        if self.store.shared {
             self.tell_controls(sorted.builds, sorted.configured).await;
         }
         let repository = self.clone();
@@ -160,13 +177,13 @@ impl Repository {
             return;
         }
         for uid in configured {
-            if let Some(job) = self.job_of_uid(&uid) {
+            if let Some(job) = self.jobs.by_uid(&uid) {
                 self.events.announce(Told::JobConfigured(job.name));
             }
         }
         for (uid, n) in builds {
-            let Some(job) = self.job_of_uid(&uid) else { continue };
-            match self.build(&job, n).await {
+            let Some(job) = self.jobs.by_uid(&uid) else { continue };
+            match self.builds.build(&job, n).await {
                 Ok(build) if build.aborting() => {
                     let what = Control::Abort;
                     self.events.announce(Told::Control { job: job.name, n, what });
@@ -184,7 +201,8 @@ impl Repository {
         tracing::warn!(ticket = %key, %error, "following the coordinator: trying again");
         if self.unread.note(key, unclaimed, 0) {
             let repository = self.clone();
-            self.runtime
+            self.store
+                .runtime
                 .spawn(async move { repository.look_at_unread(queue).await });
         }
     }
@@ -215,45 +233,18 @@ impl Repository {
         }
     }
 
-    /// Looks at something again in the background, until the store answers.
-    pub(super) fn again_later<F>(
-        self: &Arc<Self>,
-        what: String,
-        mut error: Error,
-        look: impl Fn(Arc<Self>) -> F + Send + 'static,
-    ) where
-        F: Future<Output = super::Result<()>> + Send,
-    {
-        let repository = self.clone();
-        self.runtime.spawn(async move {
-            let mut pause = FOLLOW_PAUSE;
-            for tries in 1..=FOLLOW_TRIES {
-                if tries.is_power_of_two() {
-                    tracing::warn!(%error, what, tries, "following the coordinator: trying again");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
-                match look(repository.clone()).await {
-                    Ok(()) => return,
-                    Err(again) => error = again,
-                }
-            }
-            tracing::error!(%error, what, "given up; run distcifs fsck");
-        });
-    }
-
     /// Looks at all that is below a path: when it is followed from now on, and when notices of it
     /// were lost.
     pub(super) async fn look_below(self: &Arc<Self>, path: &str) {
         match Key::parse(path) {
             Some(Key::Root) => {
-                self.look_for_aborts();
-                self.look_at_nodes().await;
+                self.claims.look_for_aborts();
+                self.nodes.look_at_nodes().await;
                 self.look_around(None).await;
             }
-            Some(Key::Nodes) => self.look_at_nodes().await,
-            Some(Key::Jobs) => self.look_for_aborts(),
-            Some(Key::Epoch) => self.look_at_epoch(),
+            Some(Key::Nodes) => self.nodes.look_at_nodes().await,
+            Some(Key::Jobs) => self.claims.look_for_aborts(),
+            Some(Key::Epoch) => self.store.look_at_epoch(),
             Some(Key::Tickets) => self.look_around(None).await,
             Some(Key::Queue(queue)) => self.look_around(Name::new(queue)).await,
             Some(Key::Ticket(queue, id)) => {
@@ -269,21 +260,26 @@ impl Repository {
     async fn look_around(self: &Arc<Self>, queue: Option<Name>) {
         let queues = match queue {
             Some(queue) => Ok(vec![queue]),
-            None => self.queues().await,
+            None => self.tickets.queues().await,
         };
         let queues = queues.unwrap_or_else(|error| {
-            self.again_later("the queues".to_owned(), error, |repository| async move {
-                for queue in repository.queues().await? {
-                    repository.look_at_queue(&queue).await?;
+            let repository = self.clone();
+            again_later(&self.store.runtime, "the queues".to_owned(), error, move || {
+                let repository = repository.clone();
+                async move {
+                    for queue in repository.tickets.queues().await? {
+                        repository.look_at_queue(&queue).await?;
+                    }
+                    Ok(())
                 }
-                Ok(())
             });
             Vec::new()
         });
         for queue in queues {
             if let Err(error) = self.look_at_queue(&queue).await {
-                self.again_later(format!("the tickets of {queue}"), error, move |repository| {
-                    let queue = queue.clone();
+                let (repository, what) = (self.clone(), format!("the tickets of {queue}"));
+                again_later(&self.store.runtime, what, error, move || {
+                    let (repository, queue) = (repository.clone(), queue.clone());
                     async move { repository.look_at_queue(&queue).await }
                 });
             }
@@ -293,7 +289,7 @@ impl Repository {
     /// Reads all tickets of a queue that are there or were.
     async fn look_at_queue(self: &Arc<Self>, queue: &Name) -> super::Result<()> {
         let mut ids: BTreeSet<TicketId> = self.board.ids(queue).into_iter().collect();
-        let names = self.children(&queue_path(queue)).await;
+        let names = self.store.children(&queue_path(queue)).await;
         ids.extend(names.iter().flatten().filter_map(|name| TicketId::new(name)));
         let keys = ids.into_iter().map(|id| TicketKey {
             queue: queue.clone(),
@@ -307,7 +303,7 @@ impl Repository {
     /// worked on.
     async fn look_at_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
         for keys in keys.chunks(READS_MAX) {
-            if let Err(error) = self.read_ahead(keys.iter().map(TicketKey::path)).await {
+            if let Err(error) = self.store.read_ahead(keys.iter().map(TicketKey::path)).await {
                 tracing::warn!(%error, tickets = keys.len(), "reading them one by one");
             }
             let repository = self.clone();
@@ -328,12 +324,12 @@ impl Repository {
     async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
         let look = async {
             if unclaimed {
-                self.reopen_orphan(key).await?;
+                self.claims.reopen_orphan(key).await?;
             }
             self.look_at(key).await
         };
         let Err(error) = look.await else { return Ok(()) };
-        if let Ok(Some(entry)) = self.get(&key.path()).await
+        if let Ok(Some(entry)) = self.store.get(&key.path()).await
             && let Err(damaged) = ticket_of(&key.to_string(), &entry)
         {
             tracing::error!(error = %damaged, "left out");
@@ -345,8 +341,8 @@ impl Repository {
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
     pub(super) async fn look_at(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
         // Before the look: a claim made after it is none of what is seen.
-        let claim = self.claims.get(key);
-        let entry = self.get(&key.path()).await?;
+        let claim = self.claims.held.get(key);
+        let entry = self.store.get(&key.path()).await?;
         let Some(entry) = entry else {
             if self.board.place(key, None).is_some() {
                 self.events.announce(Told::TicketRemoved(key.clone()));
@@ -354,21 +350,21 @@ impl Repository {
             self.wakers.notify(&key.path());
             // Tidied away with its build while somebody was at it.
             if let Some(claim) = claim {
-                self.end_claim(&claim, Cause::Taken).await;
+                self.claims.end_claim(&claim, Cause::Taken).await;
             }
             return Ok(());
         };
         let posted = ticket_of(&key.to_string(), &entry)?;
         if posted.ticket.state == TicketState::Finished {
-            self.gone.remember(key, posted.clone());
+            self.tickets.gone.remember(key, posted.clone());
         }
         let ticket = &posted.ticket;
         let before = self.board.place(key, Some(Line::of(ticket, posted.created)));
-        if let Some(claim) = self.claims.get(key)
+        if let Some(claim) = self.claims.held.get(key)
             && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
             && claim.precedes(&posted)
         {
-            self.end_claim(&claim, Cause::Taken).await;
+            self.claims.end_claim(&claim, Cause::Taken).await;
         }
         if before != Some(ticket.state) {
             self.tell(key, ticket, before);
@@ -388,7 +384,8 @@ impl Repository {
         self.wakers
             .notify(&super::model::build::live_path(&part.uid, part.build));
         if part.task.is_none() && ticket.state == TicketState::Finished {
-            self.record_later(part.clone(), self.record_delay(key, ticket));
+            self.builds
+                .record_later(part.clone(), self.nodes.record_delay(key, ticket));
         }
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 
-use super::Repository;
 use super::lookups::Lookups;
 use super::model::deed::Person;
 
@@ -15,13 +14,14 @@ const NAME_WAIT: Duration = Duration::from_secs(1);
 /// Longest name kept, bytes: what useradd takes. Deeds stand in entries of 4 KiB.
 const NAME_BYTES_MAX: usize = 32;
 
-/// Names that were asked for lately.
-pub(crate) type People = Lookups<String>;
+/// The names of users, as this node tells them.
+#[derive(Default)]
+pub(crate) struct People(Lookups<String>);
 
-impl Repository {
+impl People {
     /// The user with this id, as this node knows it.
     pub(crate) async fn person(&self, uid: u32) -> Person {
-        let name = self.people.ask(uid, NAME_WAIT, name_of).await.unwrap_or_else(|| {
+        let name = self.0.ask(uid, NAME_WAIT, name_of).await.unwrap_or_else(|| {
             tracing::warn!(
                 uid,
                 "this node does not tell the user's name in time: the build shows none"

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::builds::Builds;
 use super::core::{bounded, lock, now, settled};
 use super::model::build::{Build, Live, build_record, live_path};
 use super::model::console::build_console;
@@ -16,8 +17,9 @@ use super::model::ops::Step;
 use super::model::record::{Indexed, Record, TaskRecord};
 use super::model::steps;
 use super::model::ticket::{Part, Verdict};
-use super::{Error, Repository, Result};
-use crate::storage::{Commit, Digest, Updated};
+use super::store::Guarded;
+use super::{Error, Result};
+use crate::storage::{Commit, Digest};
 
 /// Pause before recording a build is tried again.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
@@ -25,21 +27,19 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to record a build before the next mount is left to do it.
 const RECORD_TRIES: u32 = 120;
 
-pub(crate) mod cache;
 mod going;
 mod index;
 
 pub(in crate::repository) use going::Going;
-pub use index::Indexes;
 
-impl Repository {
+impl Builds {
     /// Records a build that ended, in the background, and tidies its tickets up.
     pub(crate) fn record_later(self: &Arc<Self>, part: Part, delay: Duration) {
-        let repository = self.clone();
-        self.runtime.spawn(async move {
+        let builds = self.clone();
+        self.store.runtime.spawn(async move {
             tokio::time::sleep(delay).await;
             for _ in 0..RECORD_TRIES {
-                match repository.record_build(&part).await {
+                match builds.record_build(&part).await {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(job = %part.job, build = part.build, %error, "recording the build"),
                 }
@@ -63,8 +63,8 @@ impl Repository {
     /// times: the record is written under the revision that was read before the build was looked
     /// at, and a removed build leaves one, so that nobody who is late brings it back.
     async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
-        let _hold = self.hold_epoch().await?;
-        let Some(job) = self.find_job(&part.job).await?.filter(|job| job.uid() == part.uid) else {
+        let _hold = self.store.hold_epoch().await?;
+        let Some(job) = self.jobs.find(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
         };
         let (_, revision) = self.stored_record(&job, part.build).await?;
@@ -102,10 +102,10 @@ impl Repository {
         lengths.remove(&own);
         for name in tasks.iter().flat_map(|task| &task.consoles).chain([&own]) {
             if !lengths.contains_key(name) {
-                let length = if self.shared {
-                    self.length_anew(name).await?
+                let length = if self.store.shared {
+                    self.consoles.length_anew(name).await?
                 } else {
-                    self.console_length(name).await?
+                    self.consoles.length(name).await?
                 };
                 lengths.insert(name.clone(), length);
             }
@@ -118,19 +118,18 @@ impl Repository {
     pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
         let (object, moves) = (build_record(job.uid(), n), self.trash.moves());
         let change = vec![(LineKey::Record.key(), Some(to_json(&*record)))];
-        let updated = bounded("build", self.contents.update(&object, Some(revision), change)).await;
-        let written = match updated {
+        let update = self.store.update_guarded("build", &object, revision, change);
+        let written = match update.await? {
             // Whoever is so late that others have recorded and removed the build, and gc what was left
             // of it, meets no other revision: without a line in the index, gc takes the record again.
-            Ok(Updated::Done { .. }) if revision == 0 && self.shared => self.is_unfinished(job, n).await?,
-            Ok(Updated::Done { .. }) => true,
+            Guarded::Done { .. } if revision == 0 && self.store.shared => self.is_unfinished(job, n).await?,
+            Guarded::Done { .. } => true,
             // Nobody knows, or it is ours from an earlier try.
-            Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => self
+            Guarded::Refused { .. } | Guarded::Unknown => self
                 .stored_record(job, n)
                 .await?
                 .0
                 .is_some_and(|stored| *stored == *record),
-            Err(error) => return Err(error),
         };
         if written {
             self.change_index(job, n, Some(Indexed::of(&record))).await?;
@@ -144,13 +143,17 @@ impl Repository {
     /// Whether a build's entry stands, as the coordinator has it.
     pub(in crate::repository) async fn is_unfinished(&self, job: &Job, n: u64) -> Result<bool> {
         let path = live_path(job.uid(), n);
-        Ok(bounded(&path, self.coordination.get(&path)).await?.is_some())
+        Ok(bounded(&path, self.store.coordination.get(&path)).await?.is_some())
     }
 
     /// A finished build's record as it is in the store, and its revision.
     pub(crate) async fn stored_record(&self, job: &Job, n: u64) -> Result<(Option<Arc<Record>>, u64)> {
         let object = build_record(job.uid(), n);
-        let page = bounded("build", self.contents.query(&object, &LineKey::Record.key(), "", 1)).await?;
+        let page = bounded(
+            "build",
+            self.store.contents.query(&object, &LineKey::Record.key(), "", 1),
+        )
+        .await?;
         let what = || format!("jobs/{}/builds/{n}", job.name);
         let record = page.entries.first().map(|(_, value)| from_json(&what(), value));
         Ok((record.transpose()?.map(Arc::new), page.revision))
@@ -161,7 +164,7 @@ impl Repository {
         let key = (job.uid().to_owned(), n);
         let known = lock(&self.records.records).get(&key).cloned();
         if let Some(known) = known
-            && (!self.shared || self.index_line(job, n).await? == Some(Indexed::of(&known)))
+            && (!self.store.shared || self.index_line(job, n).await? == Some(Indexed::of(&known)))
         {
             return Ok(Some(known));
         }
@@ -193,10 +196,10 @@ impl Repository {
             return Ok(());
         };
         for (key, posted) in after {
-            self.gone.remember(&key, posted);
+            self.tickets.gone.remember(&key, posted);
         }
         let live = live_path(build.job.uid(), build.n);
-        match self.commit_settled(ops, &live, |entry| entry.is_none()).await? {
+        match self.store.commit_settled(ops, &live, |entry| entry.is_none()).await? {
             Commit::Done => Ok(()),
             Commit::Mismatch { .. } => Err(Error::Busy("its tickets changed while it was recorded".into())),
         }
@@ -209,7 +212,7 @@ impl Repository {
             .iter()
             .filter_map(|t| t.workspace.as_deref().and_then(Digest::parse))
             .collect();
-        self.forget_warm(&digests);
+        self.attempts.forget_warm(&digests);
         let mut consoles: Vec<String> = tasks.into_iter().flat_map(|t| t.consoles).collect();
         consoles.push(build_console(build.job.uid(), build.n));
         self.consoles.forget(&consoles);
@@ -244,12 +247,12 @@ impl Repository {
     /// How a build ended that is not recorded yet.
     async fn live_verdict(&self, job: &Job, n: u64) -> Result<Option<Verdict>> {
         let path = live_path(job.uid(), n);
-        let Some(entry) = self.get(&path).await? else {
+        let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
         };
         let live: Live = from_json(&path, &entry.data)?;
         let control = super::model::ticket::control_key(job.name.as_str(), n, live.run)?;
-        let posted = self.ticket(&control).await?;
+        let posted = self.tickets.get(&control).await?;
         Ok(posted
             .and_then(|posted| posted.ticket.outcome)
             .map(|outcome| outcome.verdict))
@@ -325,12 +328,13 @@ impl Repository {
     pub(crate) async fn drop_build_objects(&self, job: &Job, n: u64) -> Result<()> {
         let record = self.stored_record(job, n).await?.0;
         let object = build_record(job.uid(), n);
-        if self.shared {
+        if self.store.shared {
             // What is left keeps its revision, until gc: a mount that is late finds another one.
-            self.update("build", &object, vec![(LineKey::Record.key(), None)])
+            self.store
+                .update("build", &object, vec![(LineKey::Record.key(), None)])
                 .await?;
         } else {
-            settled("build", || self.contents.remove(&object)).await?;
+            settled("build", || self.store.contents.remove(&object)).await?;
         }
         // Whoever read the record before this keeps it no more.
         self.trash.moved();
@@ -338,6 +342,6 @@ impl Repository {
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();
         consoles.push(build_console(job.uid(), n));
-        self.drop_consoles(&consoles).await
+        self.consoles.remove(&consoles).await
     }
 }

@@ -1,35 +1,14 @@
-//! A job gets another name. Its uid stays, and so does all that is kept under that.
-//!
-//! The list of jobs is one record: the old line goes and the new one comes in one write. What that write
-//! can't guard is the coordinator, where builds begin by tickets that are named after their job. So the
-//! job's counter, whose version every build that begins is held to, says for which name builds may begin:
-//! 1. the counter is set to what is no name; from here on nobody begins a build;
-//! 2. if a build is unfinished the counter is set back, and the job is busy;
-//! 3. the list is read, then the counter once more, then the list is changed if it is what was read;
-//! 4. the counter is set to the new name.
-//!
-//! Whoever ends half-way leaves a counter without a name. Who then wants to begin a build sets
-//! the counter to no name at all, changes the list's revision, so that a write of step 3 that is still on
-//! its way is refused, reads the name out of the list, and sets the counter to that (`settle_name`). So of
-//! a rename and a trigger one wins, and neither waits for the other.
+//! Jobs get other names.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-
-use super::core::{bounded, now, settled};
+use super::Result;
+use super::builds::Builds;
+use super::jobs::taken;
 use super::model::event::Event;
-use super::model::job::{Counted, Job, JobEntry, jobs_record};
-use super::model::json::{from_json, to_json};
-use super::model::ops::Step;
-use super::model::steps;
-use super::model::steps::job::{Line, MOVING, Refused, UNKNOWN};
+use super::model::job::Job;
+use super::model::steps::job::MOVING;
 use super::names::Name;
-use super::work::RACES_MAX;
-use super::{Error, Repository, Result};
-use crate::storage::{Commit, Entry, Updated};
 
-impl Repository {
+impl Builds {
     /// Gives a job another name, if it belongs to this user.
     ///
     /// # Errors
@@ -39,16 +18,16 @@ impl Repository {
         if job.name == *to {
             return Ok(());
         }
-        if self.find_job(to.as_str()).await?.is_some() {
+        if self.jobs.find(to.as_str()).await?.is_some() {
             return Err(taken(to.as_str()));
         }
-        self.check_circle(job, to).await?;
+        self.configs.check_circle(job, to).await?;
         self.record_all(job).await?;
-        self.check_idle(job).await?;
-        let _hold = self.hold_epoch().await?;
-        let counter = self.name_counter(job, MOVING).await?;
-        let moved = match self.check_idle(job).await {
-            Ok(()) => self.move_line(job, to, &counter, of).await,
+        self.jobs.check_idle(job).await?;
+        let _hold = self.store.hold_epoch().await?;
+        let counter = self.jobs.name_counter(job, MOVING).await?;
+        let moved = match self.jobs.check_idle(job).await {
+            Ok(()) => self.jobs.move_line(job, to, &counter, of).await,
             Err(busy) => Err(busy),
         };
         match moved {
@@ -59,213 +38,11 @@ impl Repository {
             }
             Err(error) => {
                 // Whoever triggers it would do that, too.
-                if let Err(left) = self.settle_name(job).await {
+                if let Err(left) = self.jobs.settle_name(job).await {
                     tracing::debug!(job = %job.name, error = %left, "its counter says no name");
                 }
                 Err(error)
             }
         }
     }
-
-    /// Refuses a name under which a job would trigger itself.
-    pub(super) async fn check_circle(&self, job: &Job, to: &Name) -> Result<()> {
-        let Some(head) = self.head(job).await? else {
-            return Ok(());
-        };
-        let config = self.parsed_config(&job.name, &head.digest).await?;
-        let renamed = Job {
-            name: to.clone(),
-            entry: job.entry.clone(),
-        };
-        let own = config.downstream_jobs.iter().any(|next| next.job == *to);
-        let circle = match own {
-            true => Some(format!("downstream_jobs: {to} would trigger itself for ever")),
-            false => self.circle(&renamed, &config).await?.map(|fault| fault.to_string()),
-        };
-        match circle {
-            Some(circle) => Err(Error::Invalid(format!(
-                "jobs/{} can't be renamed to {to}: its config.json:{circle}",
-                job.name
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// `Busy` if a build of the job is not finished, as the coordinator has it now.
-    pub(super) async fn check_idle(&self, job: &Job) -> Result<()> {
-        bounded("sync", self.coordination.sync()).await?;
-        let path = job.path();
-        let children = bounded(&path, self.coordination.children(&path)).await?;
-        let mut live: Vec<u64> = children.iter().filter_map(|child| child.parse().ok()).collect();
-        live.sort_unstable();
-        match live.first() {
-            Some(n) => Err(Error::Busy(format!(
-                "jobs/{} has {} unfinished builds (build {n} is one): wait for their end (builds/{n}/.wait) or abort \
-                 them first",
-                job.name,
-                live.len()
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// The counter of a job as it is now.
-    async fn counter(&self, job: &Job) -> Result<Counted> {
-        let path = job.path();
-        let entry = bounded(&path, self.coordination.get(&path)).await?;
-        counted(job, entry.as_ref())
-    }
-
-    /// Sets the name in a job's counter; the counter then.
-    pub(super) async fn name_counter(&self, job: &Job, name: &str) -> Result<Counted> {
-        for _ in 0..RACES_MAX {
-            let read = self.counter(job).await?;
-            if let Some(named) = self.call(job, &read, name).await? {
-                return Ok(named);
-            }
-        }
-        Err(busy(job))
-    }
-
-    /// Sets the name in a job's counter as it was read; `None` if it is another by now.
-    async fn call(&self, job: &Job, read: &Counted, name: &str) -> Result<Option<Counted>> {
-        let Some(Step { after, ops }) = steps::job::call(job, read, name) else {
-            return Ok(Some(read.clone()));
-        };
-        let data = to_json(&after.counter);
-        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.version == after.version && e.data == data);
-        let set = self.commit_settled(ops, &job.path(), ours).await?;
-        Ok((set == Commit::Done).then_some(after))
-    }
-
-    /// Moves a job's line in the list of jobs, as long as its counter is what it was.
-    pub(super) async fn move_line(&self, job: &Job, to: &Name, counter: &Counted, of: Option<u32>) -> Result<()> {
-        let keys = (job.name.as_str(), to.as_str());
-        let renamed = |entry: JobEntry| {
-            entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-            let entry = steps::job::named(entry, now());
-            Ok((to_json(&entry), entry))
-        };
-        self.shift(job, keys, counter, renamed).await
-    }
-
-    /// The same between two keys, of which one may be no name: into the trash and out of it. `change` makes
-    /// what is to stand at the second of what stood at the first, or refuses it.
-    pub(super) async fn shift(
-        &self,
-        job: &Job,
-        (from, to): (&str, &str),
-        counter: &Counted,
-        change: impl Fn(JobEntry) -> Result<(Bytes, JobEntry)> + Send + Sync,
-    ) -> Result<()> {
-        for _ in 0..RACES_MAX {
-            let (here, revision) = self.job_line_at(from).await?;
-            let (there, later) = self.job_line_at(to).await?;
-            if revision != later {
-                continue;
-            }
-            let entry = match steps::job::shift(job.uid(), here.clone(), there) {
-                Ok(Line::Here(entry)) => entry,
-                Ok(Line::There(entry)) => {
-                    self.shifted(job, counter, revision, [(from, here), (to, Some(entry))])
-                        .await;
-                    return Ok(());
-                }
-                Err(Refused::Taken) => return Err(taken(to)),
-                Err(_) => return Err(Error::NotFound(format!("jobs/{}", job.name))),
-            };
-            let (line, entry) = change(entry)?;
-            // Not what this server has not heard of: it is asked for after the list was read.
-            bounded("sync", self.coordination.sync()).await?;
-            if self.counter(job).await? != *counter {
-                return Err(busy(job));
-            }
-            let lines = steps::job::moved(from, to, line);
-            let update = self.contents.update(&jobs_record(), Some(revision), lines);
-            match bounded("jobs", update).await {
-                Ok(Updated::Done { revision }) => {
-                    self.shifted(job, counter, revision, [(from, None), (to, Some(entry))])
-                        .await;
-                    return Ok(());
-                }
-                Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(busy(job))
-    }
-
-    /// Takes in that a job's line was moved, where it has a name, and says so in the counter.
-    async fn shifted(&self, job: &Job, counter: &Counted, revision: u64, ends: [(&str, Option<JobEntry>); 2]) {
-        let to = ends[1].0;
-        let named = ends.map(|(key, entry)| (Name::new(key), entry.map(Arc::new)));
-        let lines = named
-            .iter()
-            .filter_map(|(name, entry)| Some((name.as_ref()?, entry.clone())));
-        self.jobs.edited(revision, &lines.collect::<Vec<_>>());
-        // Whoever triggers it would do that, too.
-        if Name::new(to).is_some()
-            && let Err(error) = self.call(job, counter, to).await
-        {
-            tracing::debug!(job = %job.name, %error, "its counter says no name");
-        }
-    }
-
-    /// Has a job's counter say the name that the list has, whoever was about to change that.
-    ///
-    /// # Errors
-    /// `NotFound` if the job is not called as it is known here any more, or gone.
-    pub(super) async fn settle_name(&self, job: &Job) -> Result<()> {
-        for _ in 0..RACES_MAX {
-            let unknown = self.name_counter(job, UNKNOWN).await?;
-            let object = jobs_record();
-            settled("jobs", || self.contents.update(&object, None, Vec::new())).await?;
-            self.load_jobs().await?;
-            let now = self.job_of_uid(job.uid());
-            let now = now.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            if self.call(job, &unknown, now.name.as_str()).await?.is_none() {
-                continue;
-            }
-            if now.name == job.name {
-                return Ok(());
-            }
-            return Err(Error::NotFound(format!(
-                "jobs/{}: it is called {} now",
-                job.name, now.name
-            )));
-        }
-        Err(busy(job))
-    }
-
-    /// The counter of a job under whose name builds may begin.
-    pub(super) async fn named(&self, job: &Job) -> Result<Counted> {
-        for _ in 0..RACES_MAX {
-            let read = self.counter(job).await?;
-            if read.counter.is_of(job) {
-                return Ok(read);
-            }
-            self.settle_name(job).await?;
-        }
-        Err(busy(job))
-    }
-}
-
-/// The counter of a job out of its entry.
-pub(super) fn counted(job: &Job, entry: Option<&Entry>) -> Result<Counted> {
-    let entry = entry.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-    Ok(Counted {
-        counter: from_json(&job.path(), &entry.data)?,
-        version: entry.version,
-    })
-}
-
-fn taken(name: &str) -> Error {
-    Error::Exists(format!("job {name} exists: remove it first, or choose another name"))
-}
-
-fn busy(job: &Job) -> Error {
-    Error::Busy(format!(
-        "jobs/{}: a build of it was started just now, or others rename it: try again",
-        job.name
-    ))
 }

@@ -20,13 +20,13 @@ pub struct Coming {
 impl Repository {
     /// The next time of a job's schedule; `None` if it has none, or is not triggered by it as it is off.
     pub async fn coming(&self, job: &Job) -> Result<Option<Coming>> {
-        let Some(head) = self.head(job).await? else {
+        let Some(head) = self.configs.head(job).await? else {
             return Ok(None);
         };
         if job.entry.switch(Some(&head)) != Switch::On {
             return Ok(None);
         }
-        let config = self.parsed_config(&job.name, &head.digest).await?;
+        let config = self.configs.parsed(&job.name, &head.digest).await?;
         let Some(text) = config.cron.clone() else {
             return Ok(None);
         };

@@ -1,29 +1,34 @@
 //! The repository as one mount opens it: its stores, and what every part of it knows.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use nix::unistd::{getgid, getuid};
 
+use super::about::{About, Counts};
 use super::access::Access;
 use super::attempts::AttemptDirs;
 use super::board::Board;
-use super::claims::Claims;
+use super::builds::{Builds, RecordCache, Trash};
+use super::claims::{Claims, Held};
+use super::configure::Configurations;
 use super::consoles::Consoles;
 use super::core::{bounded, now, random_id};
-use super::epochs::Epochs;
 use super::events::Events;
 use super::fresh::Fresh;
-use super::jobs::JobTable;
+use super::jobs::Jobs;
 use super::model::json::to_json;
 use super::model::keys::{EPOCH, JOBS, Key, LEASES, NODES};
 use super::model::ticket::QUEUES;
 use super::names::Name;
+use super::nodes::Nodes;
 use super::patience::STORE_TIMEOUT;
-use super::records::cache::RecordCache;
+use super::people::People;
 use super::snapshot::Browser;
+use super::store::Store;
+use super::tickets::Tickets;
+use super::tops::Tops;
 use super::wakers::Wakers;
 use super::{Result, format};
 use crate::storage::{Contents, Coordination};
@@ -48,123 +53,118 @@ pub struct Setup {
 
 /// A CI repository, as one mount sees it.
 pub struct Repository {
-    pub(crate) coordination: Arc<dyn Coordination>,
-    pub(crate) contents: Arc<dyn Contents>,
-    /// What results under way have stored, where nobody else can refer to it.
-    pub(crate) fresh: Option<Arc<Fresh>>,
-    pub(crate) node: Name,
-    pub(crate) store: String,
-    pub(crate) coordinator: String,
-    pub(crate) shared: bool,
-    pub(crate) peers: super::nodes::Peers,
-    pub(crate) epochs: Epochs,
-    pub(crate) followed: super::follow::Followed,
-    pub(crate) regarded: super::regard::Regarded,
-    pub(crate) remembered: super::remembered::Remembered,
-    pub(crate) jobs: JobTable,
+    pub(crate) store: Arc<Store>,
+    /// What this mount says of itself.
+    pub(crate) about: Arc<About>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) tops: Tops,
+    pub(crate) configs: Arc<Configurations>,
     pub(crate) events: Arc<Events>,
     pub(crate) wakers: Arc<Wakers>,
-    pub(crate) board: Board,
-    pub(crate) claims: Claims,
-    /// Tickets that were tidied away lately.
-    pub(crate) gone: super::tickets::Gone,
+    pub(crate) board: Arc<Board>,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) tickets: Arc<Tickets>,
     pub(crate) unread: super::notices::Unread,
-    pub(crate) consoles: Consoles,
-    pub(crate) attempts: AttemptDirs,
-    pub(crate) records: RecordCache,
-    pub(crate) people: super::people::People,
-    pub(crate) trash: super::trash::Trash,
-    /// Users of the programs that steer, named at the mount.
-    pub(crate) steering: OnceLock<Vec<u32>>,
+    pub(crate) consoles: Arc<Consoles>,
+    pub(crate) attempts: Arc<AttemptDirs>,
+    pub(crate) builds: Arc<Builds>,
+    pub(crate) people: Arc<People>,
     /// Reads published folders.
     pub(crate) browser: Browser,
     /// Texts of build.json that were made.
     pub(crate) shown: super::shown::Shown,
-    pub(crate) runtime: tokio::runtime::Handle,
-    /// When it was mounted, milliseconds since 1970.
-    pub(crate) since: u64,
-    /// Tells this mount from an earlier one of its name.
-    pub(crate) nonce: String,
-    pub(crate) counts: Counts,
-}
-
-/// What `metrics` counts since the mount was made.
-#[derive(Default)]
-pub struct Counts {
-    /// Builds triggered here.
-    pub triggered: AtomicU64,
-    /// Builds recorded here.
-    pub recorded: AtomicU64,
-    /// Claims made here.
-    pub claims: AtomicU64,
-    /// Claims lost here, by any cause but a result.
-    pub claims_lost: AtomicU64,
-    /// Results committed here.
-    pub results: AtomicU64,
-    /// Bytes appended to consoles here.
-    pub console_bytes: AtomicU64,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Repository {
     /// Opens the repository: reads the list of jobs, starts following the coordinator and
     /// repairs what a former mount left behind.
     pub async fn open(setup: Setup) -> Result<Arc<Self>> {
-        let attempts = AttemptDirs::open(&setup.attempts)?;
-        let fresh = (!setup.shared).then(|| Fresh::new(setup.contents.clone()));
-        let contents = fresh.as_ref().map_or(setup.contents, Fresh::contents);
-        let (events, wakers) = (Arc::<Events>::default(), Arc::<Wakers>::default());
-        let repository = Arc::new(Repository {
-            jobs: JobTable::default(),
-            board: Board::new(events.clone(), wakers.clone()),
-            events,
-            wakers,
-            claims: Claims::default(),
-            gone: super::tickets::Gone::default(),
-            unread: super::notices::Unread::default(),
-            consoles: Consoles::default(),
-            records: RecordCache::default(),
-            people: super::people::People::default(),
-            trash: super::trash::Trash::default(),
-            steering: OnceLock::new(),
-            runtime: tokio::runtime::Handle::current(),
-            since: now(),
-            nonce: random_id(),
-            peers: super::nodes::Peers::default(),
-            epochs: if setup.shared {
-                Epochs::shared()
-            } else {
-                Epochs::alone()
-            },
-            followed: super::follow::Followed::default(),
-            regarded: super::regard::Regarded::default(),
-            remembered: super::remembered::Remembered::default(),
-            shown: super::shown::Shown::default(),
-            counts: Counts::default(),
-            browser: Browser::new(contents.clone()),
-            coordination: setup.coordination,
-            contents,
-            fresh,
-            node: setup.node,
-            store: setup.store,
-            coordinator: setup.coordinator,
-            shared: setup.shared,
-            attempts,
-        });
+        let repository = Self::assemble(setup)?;
         repository.lay_out().await?;
-        let session = repository.current_session()?;
-        repository.enter_node().await?;
-        if repository.shared {
-            let notices = bounded("jobs", repository.contents.listen(&super::model::job::jobs_record())).await?;
-            repository.runtime.spawn(repository.clone().keep_jobs(notices));
+        let session = repository.store.current_session()?;
+        repository.nodes.enter_node().await?;
+        if repository.store.shared {
+            let notices = bounded(
+                "jobs",
+                repository.store.contents.listen(&super::model::job::jobs_record()),
+            )
+            .await?;
+            repository.store.runtime.spawn(repository.jobs.clone().keep(notices));
         }
-        repository.load_jobs().await?;
+        repository.jobs.load().await?;
         repository.begin(session).await?;
         Ok(repository)
     }
 
+    /// Its parts, of which each knows those that it needs.
+    fn assemble(setup: Setup) -> Result<Arc<Self>> {
+        let fresh = (!setup.shared).then(|| Fresh::new(setup.contents.clone()));
+        let contents = fresh.as_ref().map_or(setup.contents, Fresh::contents);
+        let attempts = Arc::new(AttemptDirs::open(&setup.attempts, contents.clone(), fresh)?);
+        let (events, wakers) = (Arc::<Events>::default(), Arc::<Wakers>::default());
+        let about = Arc::new(About {
+            node: setup.node,
+            store: setup.store,
+            coordinator: setup.coordinator,
+            since: now(),
+            nonce: random_id(),
+        });
+        Ok(Arc::new_cyclic(|repository: &Weak<Repository>| {
+            let store = Store::new(setup.coordination, contents.clone(), setup.shared, repository.clone());
+            let jobs = Jobs::new(store.clone(), events.clone());
+            let (tops, node) = (Tops::new(store.clone()), about.node.clone());
+            let shared = (store.clone(), events.clone(), wakers.clone());
+            let consoles = Arc::new(Consoles::new(store.clone(), wakers.clone()));
+            let held = Held::new(store.clone());
+            let configs = Configurations::new(shared, jobs.clone(), tops.clone(), node);
+            let tickets = Tickets::new(store.clone(), consoles.clone(), attempts.clone(), held.clone());
+            let (people, counts) = (Arc::<People>::default(), Arc::<Counts>::default());
+            let builds = Arc::new(Builds {
+                store: store.clone(),
+                events: events.clone(),
+                jobs: jobs.clone(),
+                configs: configs.clone(),
+                tickets: tickets.clone(),
+                consoles: consoles.clone(),
+                attempts: attempts.clone(),
+                people: people.clone(),
+                counts: counts.clone(),
+                steering: OnceLock::new(),
+                records: RecordCache::default(),
+                trash: Trash::default(),
+            });
+            let board = Arc::new(Board::new(events.clone(), wakers.clone()));
+            let nodes = Nodes::new(store.clone(), about.clone(), board.clone(), held.clone());
+            let claims = Claims::new(&builds, about.clone(), wakers.clone(), held, nodes.clone());
+            Repository {
+                about,
+                builds,
+                configs,
+                tops,
+                jobs,
+                board,
+                nodes,
+                claims,
+                tickets,
+                unread: super::notices::Unread::default(),
+                consoles,
+                people,
+                shown: super::shown::Shown::default(),
+                counts,
+                browser: Browser::new(contents.clone()),
+                attempts,
+                store,
+                events,
+                wakers,
+            }
+        }))
+    }
+
     /// Names the users of the programs that steer.
     pub fn steered_by(&self, users: Vec<u32>) {
-        if self.steering.set(users).is_err() {
+        if self.builds.steering.set(users).is_err() {
             tracing::warn!("they were named before");
         }
     }
@@ -172,33 +172,37 @@ impl Repository {
     /// Starts what goes on as long as the store is open.
     async fn begin(self: &Arc<Self>, session: u64) -> Result<()> {
         // Alone, all that happens is ours; of many, each follows what somebody here waits for.
-        let always: &[&str] = if self.shared { &[NODES, JOBS, EPOCH] } else { &["/"] };
+        let always: &[&str] = if self.store.shared {
+            &[NODES, JOBS, EPOCH]
+        } else {
+            &["/"]
+        };
         for path in always {
-            let attendance = self.attend(path).await?;
+            let attendance = self.store.attend(path).await?;
             attendance.looked(STORE_TIMEOUT).await;
-            self.runtime.spawn(async move {
+            self.store.runtime.spawn(async move {
                 let _kept = attendance;
                 std::future::pending::<()>().await;
             });
         }
-        self.runtime.spawn(self.clone().keep_dispatching());
-        self.runtime.spawn(self.clone().keep_node(Some(session)));
-        self.runtime.spawn(self.clone().keep_session());
-        self.runtime.spawn(self.clone().unfollow_idle());
-        self.runtime.spawn(self.clone().keep_trash_swept());
+        self.store.runtime.spawn(self.clone().keep_dispatching());
+        self.store.runtime.spawn(self.nodes.clone().keep_node(Some(session)));
+        self.store.runtime.spawn(self.claims.clone().keep_session());
+        self.store.runtime.spawn(self.store.clone().unfollow_idle());
+        self.store.runtime.spawn(self.builds.clone().keep_trash_swept());
         Ok(())
     }
 
     /// Makes sure that there is a repository, and that every kind of work has its queue.
     async fn lay_out(&self) -> Result<()> {
-        if self.shared {
+        if self.store.shared {
             // One that many share is made on purpose: a mistyped address makes none.
-            format::check(&self.coordination, &self.contents).await?;
+            format::check(&self.store.coordination, &self.store.contents).await?;
             // Earlier versions made none.
-            format::lay(&*self.coordination, EPOCH, Bytes::from_static(b"0")).await?;
-            format::lay(&*self.coordination, LEASES, Bytes::new()).await?;
+            format::lay(&*self.store.coordination, EPOCH, Bytes::from_static(b"0")).await?;
+            format::lay(&*self.store.coordination, LEASES, Bytes::new()).await?;
         } else {
-            format::make(&self.coordination, &self.contents, false).await?;
+            format::make(&self.store.coordination, &self.store.contents, false).await?;
         }
         let owner = Access {
             uid: getuid().as_raw(),
@@ -206,7 +210,7 @@ impl Repository {
             mode: 0o755,
         };
         for queue in QUEUES {
-            format::lay(&*self.coordination, &Key::Queue(queue).path(), to_json(&owner)).await?;
+            format::lay(&*self.store.coordination, &Key::Queue(queue).path(), to_json(&owner)).await?;
         }
         Ok(())
     }

@@ -82,8 +82,8 @@ impl Stores {
         });
         let repository = repository.await?;
         // As its workers do, who wait for tickets.
-        let attendance = repository.attend(super::model::keys::TICKETS).await?;
-        repository.runtime.spawn(async move {
+        let attendance = repository.store.attend(super::model::keys::TICKETS).await?;
+        repository.store.runtime.spawn(async move {
             let _kept = attendance;
             std::future::pending::<()>().await;
         });
@@ -118,11 +118,13 @@ fn claimant() -> Claimant {
 pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job> {
     let (uid, gid) = me();
     let job = repository
-        .make_job(&name(text), Access { uid, gid, mode: 0o755 })
+        .jobs
+        .make(&name(text), Access { uid, gid, mode: 0o755 })
         .await?;
-    let mut held = repository.lock_config(&job, true).await?;
+    let mut held = repository.configs.lock(&job, true).await?;
     let written = repository
-        .write_config(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()), 0)
+        .configs
+        .write(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()), 0)
         .await?;
     assert!(written.is_ok(), "{written:?}");
     Ok(job)
@@ -152,14 +154,14 @@ async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
 /// Does the work of the task: a file in the workspace, one in the artifacts, a line of console.
 async fn work(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
     for dir in [
-        repository.workspace_dir(claim).await?,
-        repository.artifacts_dir(claim).await?,
+        repository.claims.workspace_dir(claim).await?,
+        repository.claims.artifacts_dir(claim).await?,
     ] {
         std::fs::write(dir.join("made"), LINE).unwrap();
     }
     let mut console = claim.console.lock().await;
-    console.append(repository, claim, LINE.as_bytes()).await?;
-    console.settle(repository, claim).await
+    console.append(&repository.consoles, claim, LINE.as_bytes()).await?;
+    console.settle(&repository.consoles, claim).await
 }
 
 fn success() -> Verdicts {
@@ -170,11 +172,11 @@ fn success() -> Verdicts {
 async fn claim(repository: &Arc<Repository>, key: &TicketKey) -> Result<Option<Arc<Claim>>> {
     let started = Instant::now();
     loop {
-        match repository.ticket(key).await? {
+        match repository.tickets.get(key).await? {
             Some(posted) if posted.ticket.state != TicketState::Finished => {}
             _ => return Ok(None),
         }
-        match repository.claim(key, claimant()).await {
+        match repository.claims.claim(key, claimant()).await {
             Err(Error::Exists(_)) if started.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -189,19 +191,19 @@ pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Re
         post(repository, job, n).await?;
         if let Some(claim) = claim(repository, &task_key(job, n)).await? {
             work(repository, &claim).await?;
-            repository.finish(&claim, success()).await?;
+            repository.claims.finish(&claim, success()).await?;
         }
-        repository.finish(&controller, success()).await?;
+        repository.claims.finish(&controller, success()).await?;
     }
     let started = Instant::now();
     let path = super::model::build::live_path(job.uid(), n);
     // A mount that is alone remembers what nobody else changes, and a process of a test that was ended goes on:
     // the store tells it so.
     let is_live = async || {
-        if !repository.shared {
-            repository.get_settled(&path, false).await?;
+        if !repository.store.shared {
+            repository.store.get_settled(&path, false).await?;
         }
-        repository.get(&path).await
+        repository.store.get(&path).await
     };
     while is_live().await?.is_some() {
         if started.elapsed() > PATIENCE {
@@ -215,7 +217,7 @@ pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Re
 /// A finished build as everybody must see it: its result, its files, its console; no ticket of it
 /// is left.
 pub(super) async fn assert_whole(repository: &Arc<Repository>, job: &Job, n: u64) {
-    let build = repository.build(job, n).await.unwrap();
+    let build = repository.builds.build(job, n).await.unwrap();
     assert_eq!(build.verdict(), Some(Verdict::Success));
     assert!(build.live.is_none());
     let task = build.task(0);
@@ -223,18 +225,19 @@ pub(super) async fn assert_whole(repository: &Arc<Repository>, job: &Job, n: u64
         let digest = Digest::parse(digest.as_deref().unwrap()).unwrap();
         assert_ne!(digest, Snapshot::empty());
         let dir = tempfile::tempdir().unwrap();
-        snapshot::restore(repository.contents.clone(), digest, dir.path(), None)
+        snapshot::restore(repository.store.contents.clone(), digest, dir.path(), None)
             .await
             .unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("made")).unwrap(), LINE);
     }
     let last = task.consoles.last().unwrap();
-    let console = repository.read_console(last, 0, 1 << 20).await.unwrap();
+    let console = repository.consoles.read(last, 0, 1 << 20).await.unwrap();
     let console = std::str::from_utf8(&console).unwrap();
     // Whoever writes a line again after an error finds it once.
     assert_eq!(console, LINE);
     let all = repository
-        .read_console(&build.extent_of_all().name, 0, 1 << 20)
+        .consoles
+        .read(&build.extent_of_all().name, 0, 1 << 20)
         .await
         .unwrap();
     let all = std::str::from_utf8(&all).unwrap();
@@ -242,14 +245,22 @@ pub(super) async fn assert_whole(repository: &Arc<Repository>, job: &Job, n: u64
     let mut lines = all.split_inclusive('\n').filter(|line| !line.starts_with("[claim "));
     assert!(lines.next() == Some(LINE) && lines.all(|line| line == LINE), "{all}");
     for key in [control_key(job, n), task_key(job, n)] {
-        assert!(repository.ticket(&key).await.unwrap().is_none(), "{key} is left");
+        assert!(repository.tickets.get(&key).await.unwrap().is_none(), "{key} is left");
     }
-    assert!(repository.indexed(job).await.unwrap().iter().any(|(i, _)| *i == n));
+    assert!(
+        repository
+            .builds
+            .indexed(job)
+            .await
+            .unwrap()
+            .iter()
+            .any(|(i, _)| *i == n)
+    );
 }
 
 /// Nothing is wrong with the repository.
 pub(super) async fn assert_sound(repository: &Arc<Repository>) -> usize {
-    let upkeep = super::maintain::Upkeep::new(repository.coordination.clone(), repository.contents.clone());
+    let upkeep = super::maintain::Upkeep::new(repository.store.coordination.clone(), repository.store.contents.clone());
     let checked = upkeep.check().await.unwrap();
     assert_eq!(checked.faults, [], "{checked}");
     checked.orphans
@@ -277,11 +288,11 @@ fn a_job_with_thousands_of_keys_is_removed_whole() {
             .map(|i| create(format!("{folder}/{i:08x}"), to_json(&(1_u64, now()))))
             .collect();
         for some in keys.chunks(COMMIT_OPS_MAX) {
-            repository.commit(some.to_vec()).await.unwrap();
+            repository.store.commit(some.to_vec()).await.unwrap();
         }
-        repository.remove_job(&job, None).await.unwrap();
-        assert!(repository.children("/keys").await.unwrap().is_empty());
-        assert!(repository.job("hello").is_none());
+        repository.builds.remove_job(&job, None).await.unwrap();
+        assert!(repository.store.children("/keys").await.unwrap().is_empty());
+        assert!(repository.jobs.get("hello").is_none());
     });
 }
 
@@ -298,14 +309,15 @@ fn keys_are_remembered_for_a_week_and_then_swept() {
         for (name, days) in [("0old", 9), ("fold", 9), ("8young", 7)] {
             let data = to_json(&(1_u64, now() - days * day));
             repository
+                .store
                 .commit(vec![create(format!("{folder}/{name}"), data)])
                 .await
                 .unwrap();
         }
-        assert_eq!(repository.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
+        assert_eq!(repository.builds.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
         let begun = Instant::now();
         let names = loop {
-            let names = repository.children(&folder).await.unwrap();
+            let names = repository.store.children(&folder).await.unwrap();
             if !names.iter().any(|name| name.ends_with("old")) {
                 break names;
             }
@@ -313,6 +325,6 @@ fn keys_are_remembered_for_a_week_and_then_swept() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         assert!(names.len() == 2 && names.contains(&"8young".to_owned()), "{names:?}");
-        assert_eq!(repository.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
+        assert_eq!(repository.builds.trigger(&job, b"@key=new", poster()).await.unwrap(), 1);
     });
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::attempts::AttemptDirs;
 use super::config::TicketRequest;
+use super::consoles::Consoles;
 use super::core::{INLINE_BYTES_MAX, random_id};
 use super::model::json::to_json;
 use super::model::keys::TICKETS;
@@ -14,6 +16,7 @@ use super::model::ticket::{
     CONTROL_QUEUE, OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, control_key, queue_path, ticket_of,
 };
 use super::names::{Name, TicketId};
+use super::store::Store;
 use super::work::{READS_MAX, in_parallel};
 use super::{Error, Repository, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
@@ -24,30 +27,68 @@ mod text;
 pub use gone::Gone;
 use text::{build_ticket_id, ticket_json};
 
-impl Repository {
+/// What is known of tickets that are claimed here: more than is remembered of them.
+pub(crate) trait Claimed: Send + Sync {
+    /// A ticket as its claim made it, if that is held beyond doubt.
+    fn held(&self, key: &TicketKey) -> Option<Posted>;
+}
+
+/// The tickets of all queues.
+pub struct Tickets {
+    store: Arc<Store>,
+    consoles: Arc<Consoles>,
+    attempts: Arc<AttemptDirs>,
+    claimed: Arc<dyn Claimed>,
+    /// Those that were tidied away lately.
+    pub(crate) gone: Gone,
+}
+
+impl Tickets {
+    /// Those of this store.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        consoles: Arc<Consoles>,
+        attempts: Arc<AttemptDirs>,
+        claimed: Arc<dyn Claimed>,
+    ) -> Arc<Self> {
+        Arc::new(Tickets {
+            store,
+            consoles,
+            attempts,
+            claimed,
+            gone: Gone::default(),
+        })
+    }
+
+    /// A ticket that somebody asks for by name, who will ask for more of it.
+    pub async fn look_up(self: &Arc<Self>, key: &TicketKey) -> Result<Option<Posted>> {
+        let _told = self.store.regard(&queue_path(&key.queue));
+        self.get(key).await
+    }
+
     /// A ticket by its key.
-    pub async fn ticket(&self, key: &TicketKey) -> Result<Option<Posted>> {
-        if let Some(claim) = self.held(key) {
-            return Ok(Some(claim.posted()));
+    pub async fn get(&self, key: &TicketKey) -> Result<Option<Posted>> {
+        if let Some(posted) = self.claimed.held(key) {
+            return Ok(Some(posted));
         }
-        let entry = self.get(&key.path()).await?;
+        let entry = self.store.get(&key.path()).await?;
         entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()
     }
 
     /// The ticket's JSON.
-    pub async fn ticket_body(&self, ticket: &Ticket) -> Result<Bytes> {
+    pub async fn body(&self, ticket: &Ticket) -> Result<Bytes> {
         match (&ticket.body, ticket.body_digest.as_deref().map(Digest::parse)) {
             (Some(body), _) => Ok(Bytes::from(body.clone())),
-            (None, Some(Some(digest))) => self.body(digest).await,
+            (None, Some(Some(digest))) => self.store.body(digest).await,
             _ => Err(Error::Io("ticket: its body is missing".into())),
         }
     }
 
     /// Ids in a queue, those of finished parts of builds left out, oldest first.
-    pub async fn ticket_ids(self: &Arc<Self>, queue: &Name) -> Result<Vec<TicketId>> {
+    pub async fn ids(self: &Arc<Self>, queue: &Name) -> Result<Vec<TicketId>> {
         let path = queue_path(queue);
-        self.regard_all(&path).await;
-        let names = self.children(&path).await?;
+        self.store.regard_all(&path).await;
+        let names = self.store.children(&path).await?;
         let ids = names.iter().filter_map(|name| TicketId::new(name));
         let keys: Vec<TicketKey> = ids
             .map(|id| TicketKey {
@@ -57,12 +98,12 @@ impl Repository {
             .collect();
         let mut ids = Vec::with_capacity(keys.len());
         for keys in keys.chunks(READS_MAX) {
-            self.read_ahead(keys.iter().map(TicketKey::path)).await?;
-            let repository = self.clone();
+            self.store.read_ahead(keys.iter().map(TicketKey::path)).await?;
+            let tickets = self.clone();
             let looks = in_parallel(keys.to_vec(), move |key| {
-                let repository = repository.clone();
+                let tickets = tickets.clone();
                 async move {
-                    let posted = repository.ticket(&key).await?;
+                    let posted = tickets.get(&key).await?;
                     let shown = posted.filter(|p| p.ticket.state != TicketState::Finished || p.ticket.part.is_none());
                     Ok::<_, Error>(shown.map(|posted| (posted.created, key.id)))
                 }
@@ -75,6 +116,78 @@ impl Repository {
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }
 
+    /// Makes the entry, or finds that it was made by the same request before.
+    pub(crate) async fn put(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
+        let hold = self.store.hold_epoch().await?;
+        self.attempts.check_start(key, &ticket).await?;
+        if body.len() <= INLINE_BYTES_MAX {
+            ticket.body = Some(String::from_utf8_lossy(body).into_owned());
+        } else {
+            ticket.body_digest = Some(self.store.keep_body(body.clone()).await?.to_string());
+        }
+        if to_json(&ticket).len() > crate::storage::coordination::ENTRY_BYTES_MAX {
+            return Err(Error::TooBig(format!("{key}: too many labels")));
+        }
+        let guarded = !guard.is_empty();
+        let Step { after: ticket, ops } = steps::post(key, ticket, guard);
+        let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
+        };
+        if self.store.commit_held(&hold, ops, &key.path(), ours).await? == Commit::Done {
+            return Ok(());
+        }
+        match self.get(key).await? {
+            Some(posted) if self.body(&posted.ticket).await? == *body => Ok(()),
+            Some(_) => Err(Error::Exists(format!("{key}: another ticket has this id"))),
+            None if guarded => Err(Error::NotClaimant(format!(
+                "{key}: its build's build-control ticket was lost"
+            ))),
+            None => Err(Error::NotFound(format!("tickets/{}", key.queue))),
+        }
+    }
+
+    /// Removes a finished ticket that stands alone.
+    pub async fn remove(&self, key: &TicketKey) -> Result<()> {
+        let posted = self.get(key).await?.ok_or_else(|| Error::NotFound(key.to_string()))?;
+        if posted.ticket.part.is_some() {
+            return Err(Error::Busy(format!(
+                "{key}: it belongs to a build; abort that with its ctl"
+            )));
+        }
+        if posted.ticket.state == TicketState::Claimed {
+            return Err(Error::Busy(format!("{key}: somebody is working on it")));
+        }
+        let mut ops: Vec<Op> = Vec::new();
+        ops.extend(posted.ticket.post_path(key).map(|path| delete(path, None)));
+        ops.push(delete(key.path(), Some(posted.version)));
+        let removed = self
+            .store
+            .commit_settled(ops, &key.path(), |entry| entry.is_none())
+            .await?;
+        if removed != Commit::Done {
+            return Err(Error::Busy(format!("{key}: it was claimed just now")));
+        }
+        self.consoles
+            .remove(&super::model::console::scope_of(key, &posted.ticket))
+            .await
+    }
+
+    /// The queues, in order of their names.
+    pub async fn queues(&self) -> Result<Vec<Name>> {
+        let mut names: Vec<Name> = self
+            .store
+            .children(TICKETS)
+            .await?
+            .iter()
+            .filter_map(|n| Name::new(n))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl Repository {
     /// Posts a ticket; its id. The same one twice is made once.
     pub async fn post(&self, queue: &Name, request: TicketRequest, poster: Poster) -> Result<TicketId> {
         if queue.as_str() == CONTROL_QUEUE {
@@ -99,7 +212,7 @@ impl Repository {
             lines,
             source,
         } = match &part {
-            Some(part) => self.of_build(part).await?,
+            Some(part) => self.claims.of_build(part).await?,
             None => OfBuild::default(),
         };
         let post = part.is_none().then(random_id);
@@ -133,40 +246,9 @@ impl Repository {
             by: None,
             outcome: None,
         };
-        self.post_ticket(&key, ticket.clone(), guard, &body).await?;
-        self.heed_abort(&key, ticket.part.as_ref()).await?;
+        self.tickets.put(&key, ticket.clone(), guard, &body).await?;
+        self.claims.heed_abort(&key, ticket.part.as_ref()).await?;
         Ok(key.id)
-    }
-
-    /// Makes the entry, or finds that it was made by the same request before.
-    async fn post_ticket(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
-        let hold = self.hold_epoch().await?;
-        self.check_start(key, &ticket).await?;
-        if body.len() <= INLINE_BYTES_MAX {
-            ticket.body = Some(String::from_utf8_lossy(body).into_owned());
-        } else {
-            ticket.body_digest = Some(self.keep_body(body.clone()).await?.to_string());
-        }
-        if to_json(&ticket).len() > crate::storage::coordination::ENTRY_BYTES_MAX {
-            return Err(Error::TooBig(format!("{key}: too many labels")));
-        }
-        let guarded = !guard.is_empty();
-        let Step { after: ticket, ops } = steps::post(key, ticket, guard);
-        let same = |known: &Ticket| (&known.body, &known.body_digest) == (&ticket.body, &ticket.body_digest);
-        let ours = |entry: Option<&Entry>| {
-            entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
-        };
-        if self.commit_held(&hold, ops, &key.path(), ours).await? == Commit::Done {
-            return Ok(());
-        }
-        match self.ticket(key).await? {
-            Some(posted) if self.ticket_body(&posted.ticket).await? == *body => Ok(()),
-            Some(_) => Err(Error::Exists(format!("{key}: another ticket has this id"))),
-            None if guarded => Err(Error::NotClaimant(format!(
-                "{key}: its build's build-control ticket was lost"
-            ))),
-            None => Err(Error::NotFound(format!("tickets/{}", key.queue))),
-        }
     }
 
     /// The id asked for, if it may be used, or one made up from the request's content.
@@ -197,7 +279,8 @@ impl Repository {
             )));
         }
         let job = self
-            .find_job(job.as_str())
+            .jobs
+            .find(job.as_str())
             .await?
             .ok_or_else(|| Error::NotFound(format!("jobs/{job}")))?;
         Ok(Some(Part {
@@ -219,45 +302,8 @@ impl Repository {
                 part.job, part.build
             ))
         };
-        let claim = self.claims.get(&key);
+        let claim = self.claims.held.get(&key);
         let claim = claim.filter(|claim| claim.uid == poster.uid && claim.version().is_some());
         Ok(steps::guard(&key, &claim.ok_or_else(refused)?.posted()))
-    }
-
-    /// Removes a finished ticket that stands alone.
-    pub async fn remove_ticket(&self, key: &TicketKey) -> Result<()> {
-        let posted = self
-            .ticket(key)
-            .await?
-            .ok_or_else(|| Error::NotFound(key.to_string()))?;
-        if posted.ticket.part.is_some() {
-            return Err(Error::Busy(format!(
-                "{key}: it belongs to a build; abort that with its ctl"
-            )));
-        }
-        if posted.ticket.state == TicketState::Claimed {
-            return Err(Error::Busy(format!("{key}: somebody is working on it")));
-        }
-        let mut ops: Vec<Op> = Vec::new();
-        ops.extend(posted.ticket.post_path(key).map(|path| delete(path, None)));
-        ops.push(delete(key.path(), Some(posted.version)));
-        let removed = self.commit_settled(ops, &key.path(), |entry| entry.is_none()).await?;
-        if removed != Commit::Done {
-            return Err(Error::Busy(format!("{key}: it was claimed just now")));
-        }
-        self.drop_consoles(&super::model::console::scope_of(key, &posted.ticket))
-            .await
-    }
-
-    /// The queues, in order of their names.
-    pub async fn queues(&self) -> Result<Vec<Name>> {
-        let mut names: Vec<Name> = self
-            .children(TICKETS)
-            .await?
-            .iter()
-            .filter_map(|n| Name::new(n))
-            .collect();
-        names.sort();
-        Ok(names)
     }
 }

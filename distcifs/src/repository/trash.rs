@@ -13,13 +13,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
+use super::Result;
 use super::access::Access;
+use super::builds::Builds;
 use super::core::{bounded, lock, now};
 use super::model::job::{Job, jobs_record};
 use super::model::json::from_json;
@@ -28,15 +28,13 @@ use super::model::ticket::Verdict;
 use super::model::trash::{BuildLine, JobLine, Removal};
 use super::names::Name;
 use super::work::{READS_MAX, join_all};
-use super::{Repository, Result};
 use crate::storage::Object;
 
 mod builds;
 mod jobs;
 mod sweep;
 
-/// Days that things stay, where nobody says.
-pub const DAYS_USUAL: u64 = 7;
+pub use super::builds::DAYS_USUAL;
 
 /// The most that can be asked for: ten years.
 pub const DAYS_MAX: u64 = 3650;
@@ -51,27 +49,6 @@ const RACES_MAX: u32 = 1000;
 
 /// Jobs known to be noted; past it they are noted again.
 const NOTED_MAX: usize = 100_000;
-
-/// What this mount knows of the trash.
-pub struct Trash {
-    days: AtomicU64,
-    /// Jobs that are noted, by uid.
-    noted: Mutex<HashSet<String>>,
-    /// Counts what goes into the trash: what was read before may be there by now.
-    moves: AtomicU64,
-    wake: Notify,
-}
-
-impl Default for Trash {
-    fn default() -> Self {
-        Trash {
-            days: AtomicU64::new(DAYS_USUAL),
-            noted: Mutex::default(),
-            moves: AtomicU64::new(0),
-            wake: Notify::new(),
-        }
-    }
-}
 
 /// What something in the trash is called there: `<job>@<uid>`, with `@<n>` for a build.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -128,19 +105,7 @@ fn notes() -> Object {
     RecordKey::Trash.object()
 }
 
-impl Trash {
-    /// Notes that something goes into the trash, or for good.
-    pub(super) fn moved(&self) -> u64 {
-        self.moves.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    /// How much has gone into the trash from here.
-    pub(super) fn moves(&self) -> u64 {
-        self.moves.load(Ordering::SeqCst)
-    }
-}
-
-impl Repository {
+impl Builds {
     /// Says how many days what is removed from now on stays; 0: it is gone at once.
     pub fn keep_trash_for(&self, days: u64) {
         self.trash.days.store(days.min(DAYS_MAX), Ordering::Relaxed);
@@ -152,7 +117,7 @@ impl Repository {
         if days == 0 {
             return None;
         }
-        let (removed, by) = (now(), self.person(uid).await);
+        let (removed, by) = (now(), self.people.person(uid).await);
         Some(Removal {
             removed,
             until: removed + days * DAY,
@@ -174,7 +139,7 @@ impl Repository {
         let removed: HashSet<&str> = lines.iter().map(|line| line.entry.uid.as_str()).collect();
         let noted = self.noted_jobs().await?;
         let there = noted.iter().filter(|uid| !removed.contains(uid.as_str()));
-        let jobs = there.filter_map(|uid| self.job_of_uid(uid));
+        let jobs = there.filter_map(|uid| self.jobs.by_uid(uid));
         let jobs: Vec<Job> = jobs.filter(|job| whose(job.entry.access.uid)).collect();
         for some in jobs.chunks(READS_MAX) {
             let found = join_all(some.iter().map(|job| self.trashed_builds(job))).await;
@@ -192,7 +157,7 @@ impl Repository {
             let item = line.as_ref().map(item_of_job).transpose()?;
             return Ok(item.filter(|item| item.id == *id));
         };
-        let Some(job) = self.job_of_uid(&id.uid).filter(|job| job.name == id.job) else {
+        let Some(job) = self.jobs.by_uid(&id.uid).filter(|job| job.name == id.job) else {
             return Ok(None);
         };
         let line = self.trashed_build(&job, n).await?.0;
@@ -215,7 +180,7 @@ impl Repository {
     async fn lines(&self, what: &str, object: &Object, prefix: &str) -> Result<Vec<(String, Bytes)>> {
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
-            let page = bounded(what, self.contents.query(object, prefix, &after, PAGE)).await?;
+            let page = bounded(what, self.store.contents.query(object, prefix, &after, PAGE)).await?;
             let full = page.entries.len() == PAGE;
             all.extend(page.entries);
             match all.last() {
@@ -231,7 +196,7 @@ impl Repository {
             return Ok(());
         }
         let change = vec![(uid.to_owned(), Some(Bytes::from_static(b"1")))];
-        self.update("trash", &notes(), change).await?;
+        self.store.update("trash", &notes(), change).await?;
         let mut noted = lock(&self.trash.noted);
         if noted.len() >= NOTED_MAX {
             noted.clear();

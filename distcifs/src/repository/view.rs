@@ -34,7 +34,7 @@ impl Repository {
         }
         match &build.control {
             Some(piece) if open(&piece) => match build.config.concurrency {
-                Some(bound) if self.waiters(piece.queue.as_str(), "").all > 0 => {
+                Some(bound) if self.nodes.waiters(piece.queue.as_str(), "").all > 0 => {
                     format!("waits for one of {bound} builds of this job to end (concurrency)")
                 }
                 _ => format!(
@@ -131,7 +131,7 @@ impl Repository {
     /// Why the open ticket of a task is not claimed, and what comes before it.
     fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
         let mut why = self.why_open(&piece.posted.ticket, piece.queue.as_str());
-        let ahead = build.key_of(index, piece).ok().and_then(|key| self.ahead(&key));
+        let ahead = build.key_of(index, piece).ok().and_then(|key| self.nodes.ahead(&key));
         if let Some(ahead) = ahead {
             why.push_str(&ahead.to_string());
         }
@@ -141,13 +141,15 @@ impl Repository {
     /// Why an open ticket is not claimed.
     fn why_open(&self, ticket: &Ticket, queue: &str) -> String {
         let needs = ticket.needs();
-        let waiters = self.waiters(queue, &needs);
+        let waiters = self.nodes.waiters(queue, &needs);
         let labels = match needs.strip_suffix("\nisolation.none") {
             Some(others) => others.replace('\n', " "),
             None => needs.replace('\n', " "),
         };
         match (waiters.all, waiters.able) {
-            (0, _) if self.is_drained() => format!("waits for a worker of {queue}: mount {} is drained", self.node),
+            (0, _) if self.nodes.is_drained() => {
+                format!("waits for a worker of {queue}: mount {} is drained", self.about.node)
+            }
             // One that was claimed before has had a worker, wherever that was.
             (0, _) if ticket.ordinal() == 1 && !QUEUES.contains(&queue) && !self.board.is_worked(queue) => {
                 format!(

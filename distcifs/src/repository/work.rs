@@ -4,13 +4,19 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+
+use super::Error;
 
 /// Pause before acting on a notice is tried again; it doubles each time.
 pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest such pause.
 pub(super) const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Tries to act on a notice: about ten minutes of them.
+pub(super) const FOLLOW_TRIES: u32 = 120;
 
 /// Reads under way at once while many tickets are looked at.
 pub(crate) const READS_MAX: usize = 64;
@@ -58,4 +64,26 @@ where
         done.extend(ended);
     }
     done
+}
+
+/// Looks at something again in the background, until the store answers.
+pub(crate) fn again_later<F>(runtime: &Handle, what: String, mut error: Error, look: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = super::Result<()>> + Send,
+{
+    runtime.spawn(async move {
+        let mut pause = FOLLOW_PAUSE;
+        for tries in 1..=FOLLOW_TRIES {
+            if tries.is_power_of_two() {
+                tracing::warn!(%error, what, tries, "following the coordinator: trying again");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
+            match look().await {
+                Ok(()) => return,
+                Err(again) => error = again,
+            }
+        }
+        tracing::error!(%error, what, "given up; run distcifs fsck");
+    });
 }

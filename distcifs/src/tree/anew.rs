@@ -85,7 +85,7 @@ impl Tree {
         if wanted == shown {
             return Ok(());
         }
-        let changed = self.repository.change_job(&now, |entry| {
+        let changed = self.repository.jobs.change(&now, |entry| {
             entry.files.config = Some(wanted);
             Ok(())
         });

@@ -42,9 +42,9 @@ impl Tree {
     pub(crate) async fn link_target(&self, job: &JobRef, link: Link) -> Result<Option<u64>> {
         let job = self.job(job)?;
         match link {
-            Link::Latest => self.repository.latest(&job).await,
-            Link::LastSuccess => self.repository.newest(&job, true).await,
-            Link::LastFailure => self.repository.newest(&job, false).await,
+            Link::Latest => self.repository.builds.latest(&job).await,
+            Link::LastSuccess => self.repository.builds.newest(&job, true).await,
+            Link::LastFailure => self.repository.builds.newest(&job, false).await,
         }
     }
 

@@ -157,8 +157,8 @@ impl Preparing {
     async fn roots(&self) -> Result<Roots> {
         let held = &self.held;
         let made = held.roots.get_or_try_init(|| async {
-            let workspace = self.repository.workspace_dir(&held.claim).await?;
-            let artifacts = self.repository.artifacts_dir(&held.claim).await?;
+            let workspace = self.repository.claims.workspace_dir(&held.claim).await?;
+            let artifacts = self.repository.claims.artifacts_dir(&held.claim).await?;
             let attempt = held.work.begin();
             attempt.set_owner(held.claim.ticket.owner.unwrap_or(held.claim.uid));
             let workspace = held.work.attach(&attempt, &workspace)?;
@@ -216,8 +216,8 @@ impl Tree {
             gid: caller.gid,
             pid,
         };
-        let claiming = self.repository.begin_claim()?;
-        let claim = self.repository.claim(&ticket.key, who).await?;
+        let claiming = self.repository.nodes.begin_claim()?;
+        let claim = self.repository.claims.claim(&ticket.key, who).await?;
         drop(claiming);
         claim.touched.store(true, Ordering::Relaxed);
         let held = self.keep_claim(claim, Arc::new(Holder::new(opener)), leader, leases);
@@ -284,7 +284,7 @@ impl Tree {
                     let _ = tokio::time::timeout(RELEASE_LAG, held.holder.moved.notified()).await;
                 }
                 if held.holder.process().pid == process.pid {
-                    repository.end_claim(&held.claim, Cause::Died).await;
+                    repository.claims.end_claim(&held.claim, Cause::Died).await;
                     return;
                 }
             }
@@ -307,7 +307,7 @@ impl Tree {
             _ => {
                 let (repository, claim) = (self.repository.clone(), held.claim.clone());
                 self.runtime
-                    .spawn(async move { repository.end_claim(&claim, cause).await });
+                    .spawn(async move { repository.claims.end_claim(&claim, cause).await });
             }
         }
     }
@@ -329,7 +329,10 @@ impl Tree {
                 .filter(|p| process::user_of(p.pid) == Some(opener) || opener == 0);
             let Some(living) = living else {
                 // The writer believes that nothing was claimed: so be it, unless it has begun.
-                self.repository.end_claim(&held.claim, cause_of_end(&held.claim)).await;
+                self.repository
+                    .claims
+                    .end_claim(&held.claim, cause_of_end(&held.claim))
+                    .await;
                 return Err(Error::Invalid(format!(
                     "{}/claim: {word} is no living process of yours",
                     held.claim.key
@@ -355,7 +358,7 @@ impl Tree {
                 ticket.key
             )));
         }
-        let Some(claim) = self.repository.claims.get(&ticket.key) else {
+        let Some(claim) = self.repository.claims.held.get(&ticket.key) else {
             return Err(Error::Busy(format!("{}/claim: it is held on another node", ticket.key)));
         };
         // Who stands in the folder since before a claim was lost means that one.
@@ -368,13 +371,13 @@ impl Tree {
         } else {
             Cause::GivenBack
         };
-        self.repository.end_claim(&claim, cause).await;
+        self.repository.claims.end_claim(&claim, cause).await;
         Ok(())
     }
 
     /// Notes that the claimant looks into its ticket's folder.
     pub(crate) fn touch(&self, caller: Caller, ticket: &TicketRef) {
-        let Some(claim) = self.repository.claims.get(&ticket.key) else {
+        let Some(claim) = self.repository.claims.held.get(&ticket.key) else {
             return;
         };
         if claim.touched.load(Ordering::Relaxed) {
@@ -456,7 +459,7 @@ impl Tree {
         let (digest, mode) = match area {
             Area::Workspace => (build.workspace(), entry.access.mode & 0o777),
             Area::Artifacts => {
-                let merged = self.repository.merged_artifacts(build).await?;
+                let merged = self.repository.builds.merged_artifacts(build).await?;
                 (merged, entry.files.artifacts.unwrap_or(entry.access.mode & 0o777))
             }
         };

@@ -53,7 +53,7 @@ impl Content {
             Content::Consoles(names) => {
                 let mut size = 0;
                 for name in names {
-                    size += repository.extent_length(name).await?;
+                    size += repository.consoles.extent_length(name).await?;
                 }
                 Ok(size)
             }
@@ -74,14 +74,14 @@ impl Tree {
             Node::Top(Top::Readme) => Ok(Content::text(README)),
             Node::Top(Top::Status) => Ok(Content::text(self.status().await?)),
             Node::Top(Top::Metrics) => Ok(Content::text(self.metrics().await?)),
-            Node::Top(Top::Drain) => Ok(Content::text(self.repository.drain_text())),
+            Node::Top(Top::Drain) => Ok(Content::text(self.repository.nodes.drain_text())),
             Node::Alive(name) => self.alive(name).await,
             Node::Trashed(id) => Ok(Content::text(self.trash_text(id).await?)),
-            Node::JobFile(job, JobFile::Config) => match self.repository.head(&self.job(job)?).await? {
-                Some(head) => Ok(Content::Bytes(self.repository.text_of(&head.entry()).await?)),
+            Node::JobFile(job, JobFile::Config) => match self.repository.configs.head(&self.job(job)?).await? {
+                Some(head) => Ok(Content::Bytes(self.repository.configs.text_of(&head.entry()).await?)),
                 None => Ok(Content::text("")),
             },
-            Node::JobFile(job, JobFile::Enabled) => match self.repository.switch(&self.job(job)?).await? {
+            Node::JobFile(job, JobFile::Enabled) => match self.repository.configs.switch(&self.job(job)?).await? {
                 Switch::On => Ok(Content::line("on")),
                 Switch::Off | Switch::Given => Ok(Content::line("off")),
             },
@@ -116,13 +116,13 @@ impl Tree {
                 BuildFile::By => Ok(Content::text(deeds(build))),
                 BuildFile::Why => {
                     let why = self.repository.why(build);
-                    match self.repository.check_room().await {
+                    match self.repository.store.check_room().await {
                         Err(full) if build.verdict().is_none() => Ok(Content::line(format!("{why}; {full}"))),
                         _ => Ok(Content::line(why)),
                     }
                 }
                 BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build))),
-                BuildFile::Config => Ok(Content::Bytes(self.repository.build_config_text(build).await?)),
+                BuildFile::Config => Ok(Content::Bytes(self.repository.builds.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {
                     Ok(Content::text(""))
@@ -199,7 +199,7 @@ impl Tree {
 
     /// The ticket's JSON with what has become of it since it was posted.
     async fn ticket_json(&self, posted: &Posted) -> Result<Value> {
-        let body = self.repository.ticket_body(&posted.ticket).await?;
+        let body = self.repository.tickets.body(&posted.ticket).await?;
         let mut json: Value =
             serde_json::from_slice(&body).map_err(|e| Error::Io(format!("ticket: damaged: {e}").into()))?;
         if let Some(object) = json.as_object_mut() {
@@ -229,7 +229,7 @@ impl Tree {
             .filter(|(k, _)| Name::new(k).is_some())
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
-        if let Some(claim) = self.repository.claims.get(&ticket.key) {
+        if let Some(claim) = self.repository.claims.held.get(&ticket.key) {
             params.extend(
                 claim
                     .recorded()
@@ -247,6 +247,7 @@ impl Tree {
         let held = self
             .repository
             .claims
+            .held
             .get(&ticket.key)
             .filter(|claim| claim.nonce == entry.nonce);
         let text = held
@@ -262,6 +263,7 @@ impl Tree {
     async fn alive(&self, name: &Name) -> Result<Content> {
         let facts = self
             .repository
+            .nodes
             .node_facts(name)
             .await?
             .ok_or_else(|| Error::NotFound(format!("nodes/{name}")))?;
@@ -272,8 +274,8 @@ impl Tree {
             facts.version
         );
         let mut waiting = facts.waiting;
-        if *name == self.repository.node {
-            waiting = self.repository.waiting_here();
+        if *name == self.repository.about.node {
+            waiting = self.repository.nodes.waiting_here();
         }
         for (queue, sets) in waiting {
             for (labels, count) in sets {
@@ -291,15 +293,15 @@ impl Tree {
         let figures = self.figures().await?;
         let total = |at: usize| figures.iter().map(|(_, counts, _)| counts[at]).sum::<usize>();
         let lines = [
-            ("store", repository.store.clone()),
-            ("coordinator", repository.coordinator.clone()),
-            ("session", repository.session_word()),
-            ("node", repository.node.to_string()),
+            ("store", repository.about.store.clone()),
+            ("coordinator", repository.about.coordinator.clone()),
+            ("session", repository.store.session_word()),
+            ("node", repository.about.node.to_string()),
             ("version", env!("CARGO_PKG_VERSION").into()),
             ("pid", std::process::id().to_string()),
-            ("since", moment(repository.since)),
-            ("nodes", repository.nodes().await?.len().to_string()),
-            ("jobs", repository.job_count().to_string()),
+            ("since", moment(repository.about.since)),
+            ("nodes", repository.nodes.nodes().await?.len().to_string()),
+            ("jobs", repository.jobs.count().to_string()),
             ("queues", figures.len().to_string()),
             ("tickets_open", total(0).to_string()),
             ("tickets_claimed", total(1).to_string()),
@@ -307,15 +309,18 @@ impl Tree {
                 "workers_waiting",
                 figures.iter().map(|(_, _, waiting)| waiting).sum::<usize>().to_string(),
             ),
-            ("claims_held", repository.claims.len().to_string()),
+            ("claims_held", repository.claims.held.len().to_string()),
             (
                 "room",
-                match repository.check_room().await {
+                match repository.store.check_room().await {
                     Ok(()) => "yes".into(),
                     Err(full) => format!("no: {full}"),
                 },
             ),
-            ("drained", if repository.is_drained() { "yes" } else { "no" }.into()),
+            (
+                "drained",
+                if repository.nodes.is_drained() { "yes" } else { "no" }.into(),
+            ),
         ];
         Ok(lines.iter().map(|(key, value)| format!("{key} {value}\n")).collect())
     }
@@ -345,7 +350,7 @@ impl Tree {
             (
                 "console_bytes_total",
                 "Bytes appended to consoles",
-                &counts.console_bytes,
+                self.repository.consoles.appended(),
             ),
         ];
         // Writing to a string cannot fail.
@@ -359,7 +364,7 @@ impl Tree {
         let _ = write!(
             text,
             "# HELP distcifs_jobs Jobs.\n# TYPE distcifs_jobs gauge\ndistcifs_jobs {}\n",
-            self.repository.job_count()
+            self.repository.jobs.count()
         );
         let _ = text.write_str("# HELP distcifs_tickets Tickets by queue and state.\n# TYPE distcifs_tickets gauge\n");
         let figures = self.figures().await?;
@@ -377,7 +382,7 @@ impl Tree {
 
     /// Figures of all queues: from now on all are followed, and for a while after.
     async fn figures(&self) -> Result<Vec<(Name, [usize; 3], usize)>> {
-        let tickets = self.repository.attend(TICKETS).await?;
+        let tickets = self.repository.store.attend(TICKETS).await?;
         tickets.looked(FIGURES_PATIENCE).await;
         Ok(self.repository.board.figures())
     }

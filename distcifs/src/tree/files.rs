@@ -47,7 +47,7 @@ impl Tree {
             Node::Top(Top::Events) => {
                 let lines = self.repository.events.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
-                    _attendances: self.repository.attend_events().await?,
+                    _attendances: self.repository.store.attend_events().await?,
                     reader: Reader::of(caller),
                     lines,
                     rest: Bytes::new(),
@@ -113,7 +113,7 @@ impl Tree {
         job: &JobRef,
         upstream: Option<Upstream>,
     ) -> Result<OpenKind> {
-        let may = self.repository.may_trigger(&self.job(job)?).await;
+        let may = self.repository.builds.may_trigger(&self.job(job)?).await;
         self.heed_refusal(node, caller.uid, &may, false);
         may.map(|carried| {
             OpenKind::Commit(tokio::sync::Mutex::new(Committing {
@@ -144,7 +144,7 @@ impl Tree {
     async fn open_consoles(&self, names: Vec<Extent>) -> Result<OpenKind> {
         let mut kept = Vec::new();
         for growing in names.iter().filter(|name| name.length.is_none()) {
-            kept.push(self.repository.open_console(&growing.name).await?);
+            kept.push(self.repository.consoles.open(&growing.name).await?);
         }
         Ok(OpenKind::Consoles { names, _kept: kept })
     }
@@ -300,13 +300,13 @@ impl Tree {
     async fn read_consoles(&self, names: &[Extent], mut offset: u64, size: usize) -> Result<Bytes> {
         for (at, name) in names.iter().enumerate() {
             if at + 1 < names.len() {
-                let length = self.repository.extent_length(name).await?;
+                let length = self.repository.consoles.extent_length(name).await?;
                 if offset >= length {
                     offset -= length;
                     continue;
                 }
             }
-            return self.repository.read_console(&name.name, offset, size).await;
+            return self.repository.consoles.read(&name.name, offset, size).await;
         }
         Ok(Bytes::new())
     }
@@ -338,7 +338,7 @@ impl Tree {
             }
             OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
             OpenKind::Claim(held) => self.write_claim(held, open.caller.uid, caller.tid, data).await,
-            OpenKind::Append(claim) => self.repository.append_output(claim, data).await,
+            OpenKind::Append(claim) => self.repository.claims.append_output(claim, data).await,
             OpenKind::Record(claim, name, text) => {
                 let mut text = lock(text);
                 if text.len() + data.len() > RECORDED_BYTES_MAX {
@@ -378,7 +378,7 @@ impl Tree {
             Node::JobFile(job, JobFile::Trigger) if whole && committing.text.len() <= EARLY_BYTES_MAX => {
                 let config = match committing.carried.config() {
                     Some(config) => config,
-                    None => self.repository.current_config(&self.job(job)?).await?.1,
+                    None => self.repository.configs.current(&self.job(job)?).await?.1,
                 };
                 TriggerRequest::check_beginning(&committing.text, &config, committing.upstream.as_ref())
                     .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
@@ -417,12 +417,13 @@ impl Tree {
         match &open.node {
             Node::JobFile(job, JobFile::Enabled) => {
                 let on = switch_word(text)?;
-                self.repository.set_switch(&self.job(job)?, on, poster).await?;
+                self.repository.configs.set_switch(&self.job(job)?, on, poster).await?;
             }
             Node::JobFile(job, _) => {
                 let (job, by) = (self.job(job)?, committing.upstream.as_ref());
                 let n = self
                     .repository
+                    .builds
                     .trigger_by(&job, text, poster, by, &committing.carried)
                     .await?;
                 committing.answer = Bytes::from(format!("{n}\n"));
@@ -438,14 +439,14 @@ impl Tree {
                 self.repository.control(&self.job(job)?, *n, word, poster).await?;
             }
             Node::Top(Top::Drain) => match text.trim_ascii() {
-                b"begin" => self.repository.drain(true),
-                b"end" => self.repository.drain(false),
+                b"begin" => self.repository.nodes.drain(true),
+                b"end" => self.repository.nodes.drain(false),
                 _ => return Err(Error::Invalid(".drain takes the words begin and end".into())),
             },
             Node::TicketFile(..) => {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;
-                self.repository.finish(&claim, Verdicts::read(text)?).await?;
+                self.repository.claims.finish(&claim, Verdicts::read(text)?).await?;
             }
             _ => {}
         }
@@ -472,7 +473,14 @@ impl Tree {
                 holder.flushed(caller);
                 Ok(())
             }
-            OpenKind::Append(claim) => claim.console.lock().await.settle(&self.repository, claim).await,
+            OpenKind::Append(claim) => {
+                claim
+                    .console
+                    .lock()
+                    .await
+                    .settle(&self.repository.consoles, claim)
+                    .await
+            }
             _ => Ok(()),
         }
     }
@@ -482,7 +490,14 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Claim(_) | OpenKind::Next(..) => Ok(()),
-            OpenKind::Append(claim) => claim.console.lock().await.settle_all(&self.repository, claim).await,
+            OpenKind::Append(claim) => {
+                claim
+                    .console
+                    .lock()
+                    .await
+                    .settle_all(&self.repository.consoles, claim)
+                    .await
+            }
             _ => self.flush_open(caller, handle).await,
         }
     }

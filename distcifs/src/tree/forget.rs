@@ -51,7 +51,10 @@ impl Forgetter {
     }
 
     fn forget_build(&self, job: &str, n: u64) {
-        let known = self.repository.upgrade().and_then(|repository| repository.job(job));
+        let known = self
+            .repository
+            .upgrade()
+            .and_then(|repository| repository.jobs.get(job));
         if let Some(job) = known {
             let builds = Node::JobFile(Arc::new(look::job_ref(&job)), JobFile::Builds);
             self.forget(&builds, &n.to_string());
@@ -63,7 +66,7 @@ impl Forgetter {
         let Some(repository) = self.repository.upgrade() else {
             return;
         };
-        for job in repository.jobs_after(None, usize::MAX) {
+        for job in repository.jobs.after(None, usize::MAX) {
             self.forget(&Node::Top(Top::Jobs), job.name.as_str());
         }
     }

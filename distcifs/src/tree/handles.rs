@@ -19,11 +19,11 @@ use crate::repository::config::Upstream;
 use crate::repository::configure::heads::Carried;
 use crate::repository::consoles::Stream;
 use crate::repository::core::lock;
-use crate::repository::follow::Attendance;
 use crate::repository::model::console::Extent;
 use crate::repository::model::event::Event;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Entry;
+use crate::repository::store::Attendance;
 
 /// An open file.
 pub(crate) struct Open {

@@ -155,7 +155,7 @@ impl Tree {
 
     /// Who moves a scratch file in a job's folder.
     pub(crate) fn mover(&self, caller: Caller, job: &str) -> Mover {
-        let owner = self.repository.job_of_uid(job).map(|job| job.entry.access.uid);
+        let owner = self.repository.jobs.by_uid(job).map(|job| job.entry.access.uid);
         Mover {
             uid: caller.uid,
             // Of a job that is gone nobody but root is left.
@@ -171,12 +171,12 @@ impl Tree {
         truncate: bool,
         wait: bool,
     ) -> Result<ConfigWrite> {
-        self.repository.check_room().await?;
+        self.repository.store.check_room().await?;
         let now = self.may_configure(caller, job)?;
-        let held = self.repository.lock_config(&now, wait).await?;
+        let held = self.repository.configs.lock(&now, wait).await?;
         self.gone.end_first(job);
-        let text = match self.repository.config_head(&now).await?.0 {
-            Some(head) if !truncate => self.repository.text_of(&head.entry()).await?.to_vec(),
+        let text = match self.repository.configs.read_head(&now).await?.0 {
+            Some(head) if !truncate => self.repository.configs.text_of(&head.entry()).await?.to_vec(),
             _ => Vec::new(),
         };
         Ok(ConfigWrite {
@@ -192,7 +192,7 @@ impl Tree {
 
     /// Opens `.post`, unless the store is full.
     pub(crate) async fn open_post(&self) -> Result<OpenKind> {
-        self.repository.check_room().await?;
+        self.repository.store.check_room().await?;
         Ok(OpenKind::Commit(Default::default()))
     }
 
@@ -241,7 +241,7 @@ impl Tree {
     /// Checks a text and puts it in force, or leaves word of what is wrong in config.error.
     async fn set_config(&self, job: &Arc<JobRef>, held: &mut ConfigLock, text: Bytes, by: u32) -> Result<()> {
         let now = self.job(job)?;
-        let faults = match self.repository.write_config(&now, held, text, by).await? {
+        let faults = match self.repository.configs.write(&now, held, text, by).await? {
             Ok(_) => {
                 self.refusals.forget(&config_of(job));
                 return Ok(());
@@ -283,7 +283,8 @@ impl Tree {
                 }
                 let mut held = self
                     .repository
-                    .lock_config(&now, false)
+                    .configs
+                    .lock(&now, false)
                     .await
                     .map_err(|error| match error {
                         Error::WouldBlock(what) => Error::Busy(what),
@@ -302,7 +303,7 @@ impl Tree {
                     gid: caller.gid,
                 };
                 let on = switch_word(&self.scratch.given(id, by)?)?;
-                self.repository.set_switch(&now, on, poster).await?;
+                self.repository.configs.set_switch(&now, on, poster).await?;
                 self.scratch.remove(id);
                 Ok(())
             }
@@ -319,7 +320,7 @@ impl Tree {
         let node = Node::JobFile(job.clone(), file);
         self.need(caller, &node, READ).await?;
         let now = self.job(job)?;
-        if file == JobFile::Config && self.repository.head(&now).await?.is_none() {
+        if file == JobFile::Config && self.repository.configs.head(&now).await?.is_none() {
             return Err(Error::NotFound("config.json".into()));
         }
         let Content::Bytes(text) = self.content(&node).await? else {

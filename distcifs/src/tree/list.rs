@@ -117,13 +117,14 @@ impl Tree {
             Node::Top(Top::Jobs) => folders(self.job_names()),
             Node::Top(Top::Tickets) => folders(
                 self.repository
+                    .tickets
                     .queues()
                     .await?
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
             ),
-            Node::Top(Top::Nodes) => files(self.repository.nodes().await?.iter().map(ToString::to_string)),
+            Node::Top(Top::Nodes) => files(self.repository.nodes.nodes().await?.iter().map(ToString::to_string)),
             Node::Job(job) => self.names_in_job(job),
             Node::JobFile(job, JobFile::Builds) => self.names_in_builds(job).await?,
             Node::Build(job, n) => self.names_in_build(job, *n),
@@ -145,7 +146,8 @@ impl Tree {
             Node::Task(..) => files(TaskFile::ALL.iter().map(|file| file.name().to_owned())),
             Node::Queue(queue) => folders(
                 self.repository
-                    .ticket_ids(queue)
+                    .tickets
+                    .ids(queue)
                     .await?
                     .iter()
                     .map(ToString::to_string)
@@ -171,11 +173,11 @@ impl Tree {
     }
 
     fn job_names(&self) -> Vec<String> {
-        let mut names = Vec::with_capacity(self.repository.job_count());
-        let mut page = self.repository.jobs_after(None, PAGE);
+        let mut names = Vec::with_capacity(self.repository.jobs.count());
+        let mut page = self.repository.jobs.after(None, PAGE);
         while let Some(last) = page.last().map(|job| job.name.clone()) {
             names.extend(page.iter().map(|job| job.name.to_string()));
-            page = self.repository.jobs_after(Some(&last), PAGE);
+            page = self.repository.jobs.after(Some(&last), PAGE);
         }
         names
     }
@@ -201,7 +203,7 @@ impl Tree {
     async fn names_in_builds(&self, job: &JobRef) -> Result<Vec<(String, Kind)>> {
         let now = self.job(job)?;
         let mut names = self.names_beside_builds(job).await?;
-        let numbers = self.repository.build_numbers(&now).await?;
+        let numbers = self.repository.builds.build_numbers(&now).await?;
         names.extend(numbers.into_iter().map(|n| (n.to_string(), Kind::Directory)));
         Ok(names)
     }

@@ -72,11 +72,17 @@ impl Tree {
             Node::Top(Top::Trash) => self.find_in_trash(name).await,
             Node::Top(Top::Tickets) => {
                 let queue = Name::new(name).ok_or_else(missing)?;
-                self.repository.queue_access(name).await?.ok_or_else(missing)?;
+                self.repository.tops.queue_access(name).await?.ok_or_else(missing)?;
                 Ok(Node::Queue(Arc::new(queue)))
             }
             Node::Top(Top::Nodes) => {
-                let alive = self.repository.nodes().await?.into_iter().find(|n| n.as_str() == name);
+                let alive = self
+                    .repository
+                    .nodes
+                    .nodes()
+                    .await?
+                    .into_iter()
+                    .find(|n| n.as_str() == name);
                 Ok(Node::Alive(Arc::new(alive.ok_or_else(missing)?)))
             }
             Node::Job(job) => self.find_in_job(caller, job, name),
@@ -152,7 +158,7 @@ impl Tree {
             .flatten()
             .filter(|n| *n <= BUILD_MAX)
             .ok_or_else(missing)?;
-        if !self.repository.has_build(&self.job(job)?, n).await? {
+        if !self.repository.builds.has_build(&self.job(job)?, n).await? {
             return Err(missing());
         }
         Ok(Node::Build(job.clone(), n))
@@ -178,7 +184,7 @@ impl Tree {
             queue: (**queue).clone(),
             id: TicketId::new(name).ok_or_else(missing)?,
         };
-        let posted = self.repository.look_up_ticket(&key).await?.ok_or_else(missing)?;
+        let posted = self.repository.tickets.look_up(&key).await?.ok_or_else(missing)?;
         Ok(Node::Ticket(Arc::new(TicketRef {
             key,
             created: posted.created,
@@ -303,7 +309,7 @@ impl Tree {
             JobFile::Builds => Ok(self.folder(with(entry.access.mode & 0o7777), created, NOT_AT_ALL)),
             JobFile::Trigger => Ok(file(with(entry.files.trigger.unwrap_or(plain)), 0, created)),
             JobFile::Config => {
-                let head = self.repository.head(&job_now).await?;
+                let head = self.repository.configs.head(&job_now).await?;
                 let time = head.as_ref().map_or(created, |head| time_of(head.written));
                 Ok(file(
                     with(entry.files.config.unwrap_or(plain)),
@@ -339,7 +345,7 @@ impl Tree {
         let build = if needs_tasks(node) {
             self.build(job, *n).await?
         } else {
-            self.repository.build_head(&self.job(job)?, *n).await?
+            self.repository.builds.build_head(&self.job(job)?, *n).await?
         };
         let access = build.job.entry.access;
         let time = time_of(if build.finished() > 0 {
@@ -421,19 +427,23 @@ impl Tree {
 
     /// A job as it is now, by whatever name; `NotFound` if it was removed, also when another has its name.
     pub(crate) fn job(&self, job: &JobRef) -> Result<Job> {
-        let now = self.repository.job_of_uid(&job.uid);
+        let now = self.repository.jobs.by_uid(&job.uid);
         now.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))
     }
 
     /// A build as it is now.
     pub(crate) async fn build(&self, job: &JobRef, n: u64) -> Result<Build> {
-        self.repository.build(&self.job(job)?, n).await
+        self.repository.builds.build(&self.job(job)?, n).await
     }
 
     /// How long the kernel may believe owners and modes, and names of jobs and queues: alone, until this mount
     /// changes them; else others may.
     fn shared_ttl(&self) -> Duration {
-        if self.repository.shared { WHILE_SHARED } else { LONG }
+        if self.repository.store.shared {
+            WHILE_SHARED
+        } else {
+            LONG
+        }
     }
 
     /// How long the kernel may believe in a ticket's folder.
@@ -450,16 +460,16 @@ impl Tree {
     /// # Errors
     /// `Stale` if it is gone or another has its id: the kernel looks the name up again then.
     pub(crate) async fn posted(&self, ticket: &TicketRef) -> Result<Posted> {
-        match self.repository.ticket(&ticket.key).await? {
+        match self.repository.tickets.get(&ticket.key).await? {
             Some(posted) if posted.created == ticket.created => {
                 if posted.ticket.outcome.is_some() {
-                    self.repository.seen_for_good().await?;
+                    self.repository.store.seen_for_good().await?;
                 }
                 Ok(posted)
             }
             Some(_) => Err(Error::claim_lost(&ticket.key)),
             None => {
-                let gone = self.repository.gone_ticket(&ticket.key, ticket.created).await?;
+                let gone = self.repository.claims.gone_ticket(&ticket.key, ticket.created).await?;
                 gone.ok_or_else(|| Error::claim_lost(&ticket.key))
             }
         }
@@ -467,7 +477,7 @@ impl Tree {
 
     /// Owner and mode of a queue.
     pub(crate) async fn queue_access(&self, queue: &Name) -> Result<Access> {
-        let access = self.repository.queue_access(queue.as_str()).await?;
+        let access = self.repository.tops.queue_access(queue.as_str()).await?;
         access.ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))
     }
 
@@ -476,6 +486,7 @@ impl Tree {
         let name = top.map_or("root", Top::name);
         Ok(self
             .repository
+            .tops
             .top_access(name)
             .await?
             .unwrap_or_else(|| self.owned(0o755)))
@@ -484,7 +495,7 @@ impl Tree {
     /// Changes owner or mode of one of them.
     pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access) -> Result<()>) -> Result<()> {
         let name = if let Node::Top(top) = node { top.name() } else { "root" };
-        self.repository.change_top(name, self.owned(0o755), change).await
+        self.repository.tops.change_top(name, self.owned(0o755), change).await
     }
 
     /// The inode number of a node's folder, for `..`.

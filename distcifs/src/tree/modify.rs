@@ -24,7 +24,7 @@ impl Tree {
         match parent {
             Node::Top(Top::Jobs) => {
                 let access = self.access_made_in(parent, caller, mode).await?;
-                let job = self.repository.make_job(&valid()?, access).await?;
+                let job = self.repository.jobs.make(&valid()?, access).await?;
                 let job = super::look::job_ref(&job);
                 self.begin_job(caller, &job);
                 Ok(Node::Job(Arc::new(job)))
@@ -32,7 +32,7 @@ impl Tree {
             Node::Top(Top::Tickets) => {
                 let name = valid()?;
                 let access = self.access_made_in(parent, caller, mode).await?;
-                self.repository.make_queue(&name, access).await?;
+                self.repository.tops.make_queue(&name, access).await?;
                 Ok(Node::Queue(Arc::new(name)))
             }
             Node::Job(_) | Node::JobFile(..) => Err(Error::NotPermitted(format!("a folder {name} in a job's folder"))),
@@ -196,13 +196,21 @@ impl Tree {
     async fn remove_whole(&self, caller: Caller, parent: &Node, node: Node, name: &str, of: Option<u32>) -> Result<()> {
         match node {
             Node::Job(job) => {
-                self.repository.trash_job(&self.job(&job)?, caller.uid, of).await?;
+                self.repository
+                    .builds
+                    .trash_job(&self.job(&job)?, caller.uid, of)
+                    .await?;
                 self.scratch.remove_all(&job.uid);
                 self.refusals.forget_job(&job.uid);
             }
-            Node::Build(job, n) => self.repository.trash_build(&self.job(&job)?, n, caller.uid).await?,
-            Node::Ticket(ticket) => self.repository.remove_ticket(&ticket.key).await?,
-            Node::Queue(queue) => self.repository.remove_queue(&queue, of).await?,
+            Node::Build(job, n) => {
+                self.repository
+                    .builds
+                    .trash_build(&self.job(&job)?, n, caller.uid)
+                    .await?
+            }
+            Node::Ticket(ticket) => self.repository.tickets.remove(&ticket.key).await?,
+            Node::Queue(queue) => self.repository.tops.remove_queue(&queue, of).await?,
             Node::Top(_) => return Err(Error::NotPermitted(name.to_owned())),
             node => self.tell_removed(caller, parent, &node, name)?,
         }
@@ -252,13 +260,13 @@ impl Tree {
             )));
         }
         let job = name.to_str().unwrap_or_default();
-        let job = self.repository.find_job(job).await?;
+        let job = self.repository.jobs.find(job).await?;
         let job = job.ok_or_else(|| Error::NotFound(format!("jobs/{shown}")))?;
         match to {
             Node::Top(Top::Jobs) => {
                 let to = Name::from_os(new_name).ok_or_else(|| no_name(&new.to_string()))?;
                 let of = self.must_own(caller, &Node::Top(Top::Jobs)).await?;
-                self.repository.rename_job(&job, &to, of).await
+                self.repository.builds.rename_job(&job, &to, of).await
             }
             // `mv` moves into what is a folder.
             Node::Job(other) => Err(Error::NotPermitted(format!(
@@ -326,10 +334,11 @@ impl Tree {
             Node::Root | Node::Top(Top::Jobs | Top::Tickets) => self.change_top(node, apply).await,
             Node::Job(job) => self
                 .repository
-                .change_job(&self.job(job)?, |entry| apply(&mut entry.access))
+                .jobs
+                .change(&self.job(job)?, |entry| apply(&mut entry.access))
                 .await
                 .map(|_| ()),
-            Node::Queue(queue) => self.repository.change_queue(queue, apply).await.map(|_| ()),
+            Node::Queue(queue) => self.repository.tops.change_queue(queue, apply).await.map(|_| ()),
             Node::Ticket(ticket) if set.mode.is_none() => self.hand_over(caller, ticket, To::Range, set).await,
             Node::TicketFile(ticket, TicketFile::Claim) if set.mode.is_none() => {
                 self.hand_over(caller, ticket, To::User, set).await
@@ -380,7 +389,7 @@ impl Tree {
         let Some(mode) = set.mode else {
             return changer.may_change(job.entry.access, set, &node.path());
         };
-        let changed = self.repository.change_job(&job, |entry| {
+        let changed = self.repository.jobs.change(&job, |entry| {
             changer.may_change(entry.access, set, &node.path())?;
             *place(entry) = Some(mode & 0o777);
             Ok(())
@@ -428,7 +437,7 @@ impl Tree {
             ..SetAttr::default()
         };
         let job = self.job(job)?;
-        let changed = self.repository.change_job(&job, |entry| {
+        let changed = self.repository.jobs.change(&job, |entry| {
             changer.may_change(entry.access, &set, &what)?;
             entry.files.artifacts = set.mode;
             Ok(())

@@ -20,10 +20,10 @@ impl Tree {
             return Ok(why);
         }
         if let Some(console) = build.task_extents(index).last() {
-            let length = self.repository.extent_length(console).await?;
+            let length = self.repository.consoles.extent_length(console).await?;
             let from = length.saturating_sub(LAST_BYTES_MAX);
             let size = usize::try_from(length - from).unwrap_or_default();
-            let end = self.repository.read_console(&console.name, from, size).await?;
+            let end = self.repository.consoles.read(&console.name, from, size).await?;
             why.push_str(&last_lines(&end, from == 0));
         }
         Ok(why)

@@ -247,7 +247,7 @@ impl Tree {
         if queue.as_str() == CONTROL_QUEUE {
             return Ok(grants);
         }
-        let control = self.repository.queue_access(CONTROL_QUEUE).await?;
+        let control = self.repository.tops.queue_access(CONTROL_QUEUE).await?;
         if let Some(uid) = control.map(|control| control.uid).filter(|uid| *uid != 0) {
             // Whom an ACL names has nothing of what others have.
             let others = rights_of(self.facts(node).await?.access, uid, &[]);
@@ -275,12 +275,12 @@ impl Tree {
             Event::Ticket { key, .. } | Event::TicketRemoved(key) => match key.id.job() {
                 Some(job) => job,
                 None => {
-                    let queue = self.repository.queue_access(key.queue.as_str()).await?;
+                    let queue = self.repository.tops.queue_access(key.queue.as_str()).await?;
                     return Ok(queue.is_some_and(|queue| reader.may(queue, READ)));
                 }
             },
         };
-        let job = self.repository.job(job);
+        let job = self.repository.jobs.get(job);
         Ok(job.is_some_and(|job| reader.may(job.entry.access, READ)))
     }
 
@@ -311,7 +311,7 @@ impl Tree {
             return Ok(());
         }
         if matches!(open.node, Node::QueueFile(_, QueueFile::Post)) {
-            let control = self.repository.queue_access(CONTROL_QUEUE).await?;
+            let control = self.repository.tops.queue_access(CONTROL_QUEUE).await?;
             if control.is_some_and(|control| control.uid == open.caller.uid) {
                 return Ok(());
             }
@@ -334,7 +334,7 @@ impl Tree {
     /// The job that a ticket belongs to; `None` for one that stands alone.
     pub(crate) fn job_of(&self, ticket: &Ticket) -> Result<Option<Job>> {
         let Some(part) = &ticket.part else { return Ok(None) };
-        let job = self.repository.job(&part.job).filter(|job| job.uid() == part.uid);
+        let job = self.repository.jobs.get(&part.job).filter(|job| job.uid() == part.uid);
         match job {
             Some(job) => Ok(Some(job)),
             None => Err(Error::Stale(format!(

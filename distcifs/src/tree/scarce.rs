@@ -65,7 +65,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             if let Some(found) = found.filter(|found| found.claim.stand() == ClaimStand::Live) {
                 let ending = repository.clone();
                 let claim = found.claim.clone();
-                tokio::spawn(async move { ending.end_claim(&found.claim, Cause::Died).await });
+                tokio::spawn(async move { ending.claims.end_claim(&found.claim, Cause::Died).await });
                 for _ in 0..END_STEPS {
                     if !filler.attempt.is_alive() {
                         break;

@@ -20,13 +20,13 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::board::Asker;
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
-use crate::repository::follow::Attendance;
 use crate::repository::model::build::live_path;
 use crate::repository::model::claim::{Cause, Claimant};
 use crate::repository::model::event::Event;
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::queue_path;
 use crate::repository::names::Name;
+use crate::repository::store::Attendance;
 use crate::repository::wakers::open_key;
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
@@ -83,7 +83,7 @@ impl Tree {
             _ => None,
         };
         match path {
-            Some(path) => Ok(Some(self.repository.attend(&path).await?)),
+            Some(path) => Ok(Some(self.repository.store.attend(&path).await?)),
             None => Ok(None),
         }
     }
@@ -92,7 +92,7 @@ impl Tree {
     async fn end_of(&self, node: &Node) -> Result<Option<Bytes>> {
         match node {
             Node::TicketFile(ticket, _) => {
-                let claim = self.repository.claims.get(&ticket.key);
+                let claim = self.repository.claims.held.get(&ticket.key);
                 if claim.is_some_and(|claim| claim.is_aborting() && claim.posted().created == ticket.created) {
                     return Ok(Some(Bytes::from_static(ABORTED)));
                 }
@@ -206,7 +206,7 @@ impl Tree {
             }
             Err(error) => {
                 // Nobody knows of the claim yet.
-                self.repository.end_claim(&claim, Cause::Unbegun).await;
+                self.repository.claims.end_claim(&claim, Cause::Unbegun).await;
                 Err(error)
             }
         }
@@ -225,7 +225,7 @@ impl Tree {
             }
             let Some(open) = open.upgrade() else { return };
             for claim in super::handles::claims_of(&open) {
-                repository.end_claim(&claim, cause_of_death(&claim)).await;
+                repository.claims.end_claim(&claim, cause_of_death(&claim)).await;
             }
         });
     }
@@ -241,7 +241,7 @@ impl Tree {
                 } else {
                     cause_of_close(&claim)
                 };
-                repository.end_claim(&claim, cause).await;
+                repository.claims.end_claim(&claim, cause).await;
             }
         });
     }
@@ -288,7 +288,7 @@ impl Tree {
                     return Ok(true);
                 };
                 let asking = asking.lock().await;
-                let attendance = self.repository.attend(&queue_path(queue)).await?;
+                let attendance = self.repository.store.attend(&queue_path(queue)).await?;
                 let key = open_key(queue);
                 let told = self.repository.wakers.waiter(&key).notified_owned();
                 if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {

@@ -94,7 +94,7 @@ impl Tree {
         if name == FOLDER {
             return Ok(Node::Top(Top::Trash));
         }
-        let job = self.repository.find_job(name).await?;
+        let job = self.repository.jobs.find(name).await?;
         let job = job.ok_or_else(|| Error::NotFound(name.to_owned()))?;
         Ok(Node::Job(Arc::new(job_ref(&job))))
     }
@@ -107,14 +107,14 @@ impl Tree {
     }
 
     async fn trash_item(&self, id: &TrashId) -> Result<TrashItem> {
-        let item = self.repository.trash_item(id).await?;
+        let item = self.repository.builds.trash_item(id).await?;
         item.ok_or_else(|| Error::NotFound(format!("jobs/.trash/{id}")))
     }
 
     /// What a user sees of the trash: what is his own.
     pub(crate) async fn names_in_trash(&self, uid: u32) -> Result<Vec<(String, Kind)>> {
         let all = uid == 0 || uid == self.top_access(Some(Top::Jobs)).await?.uid;
-        let items = self.repository.trash(&|owner| all || owner == uid).await?;
+        let items = self.repository.builds.trash(&|owner| all || owner == uid).await?;
         let mut names: Vec<_> = items
             .into_iter()
             .map(|item| (item.id.to_string(), Kind::File))
@@ -201,7 +201,7 @@ impl Tree {
                 };
                 // The kernel may go by a mode of a moment ago.
                 self.need(caller, &Node::Top(Top::Jobs), WRITE | SEARCH).await?;
-                self.repository.restore_job(&id.uid, &to).await.map(drop)
+                self.repository.builds.restore_job(&id.uid, &to).await.map(drop)
             }
             (Some(n), Node::JobFile(job, JobFile::Builds)) if *job.uid == *id.uid => {
                 if !same && new_name.to_str() != Some(&n.to_string()) {
@@ -210,7 +210,7 @@ impl Tree {
                         job.name
                     ));
                 }
-                self.repository.restore_build(&self.job(job)?, n).await
+                self.repository.builds.restore_build(&self.job(job)?, n).await
             }
             (None, Node::Job(job)) => Err(Error::Exists(format!(
                 "jobs/{} exists: restore {} under another name",
@@ -228,11 +228,11 @@ impl Tree {
     pub(crate) async fn discard(&self, caller: Caller, id: &TrashId) -> Result<()> {
         self.may_handle(caller, &self.trash_item(id).await?).await?;
         let gone = match id.build {
-            None => self.repository.discard_job(&id.uid, u64::MAX).await?,
+            None => self.repository.builds.discard_job(&id.uid, u64::MAX).await?,
             Some(n) => {
-                let job = self.repository.job_of_uid(&id.uid);
+                let job = self.repository.jobs.by_uid(&id.uid);
                 let job = job.ok_or_else(|| Error::NotFound(format!("jobs/.trash/{id}")))?;
-                self.repository.discard_build(&job, n, u64::MAX).await?
+                self.repository.builds.discard_build(&job, n, u64::MAX).await?
             }
         };
         match gone {

@@ -186,7 +186,7 @@ impl Tree {
         let missing = || Error::NotFound(format!("{}/jobs", ticket.key));
         let job = self.job_of(&posted.ticket)?.ok_or_else(missing)?;
         let part = posted.ticket.part.ok_or_else(missing)?;
-        self.repository.upstream(&job, part.build).await
+        self.repository.builds.upstream(&job, part.build).await
     }
 
     /// Refuses to list what the owner may not.

@@ -16,7 +16,7 @@ const ROWS: [(&str, &[&str]); 8] = [
     ),
     ("maintain", &["maintain"]),
     ("schedule", &["board", "nodes", "turns", "drain"]),
-    ("claims", &["claims", "session"]),
+    ("claims", &["claims"]),
     (
         "catalog",
         &[
@@ -26,7 +26,7 @@ const ROWS: [(&str, &[&str]); 8] = [
             "rename",
             "downstream",
             "tickets",
-            "queues",
+            "tops",
             "builds",
             "records",
             "shown",
@@ -39,19 +39,7 @@ const ROWS: [(&str, &[&str]); 8] = [
     (
         "store",
         &[
-            "cache",
-            "core",
-            "work",
-            "patience",
-            "remembered",
-            "looked",
-            "follow",
-            "regard",
-            "epochs",
-            "format",
-            "lookups",
-            "events",
-            "wakers",
+            "store", "cache", "core", "work", "patience", "looked", "format", "about", "lookups", "events", "wakers",
             "flood",
         ],
     ),
@@ -64,10 +52,10 @@ const HEADING: &str = "### The rows of the repository";
 
 /// Methods of the one struct that everything inside hangs on; move some to a struct of their own rather than
 /// raise this.
-const METHODS_MAX: usize = 310;
+pub const METHODS_MAX: usize = 50;
 
 /// Fields of that struct.
-const FIELDS_MAX: usize = 31;
+pub const FIELDS_MAX: usize = 19;
 
 /// How the paths of entries begin: they are made and read in model/keys.rs only.
 const PATHS: [&str; 7] = [

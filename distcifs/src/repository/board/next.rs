@@ -44,7 +44,7 @@ impl Repository {
         // Only while it is followed its tickets are known here.
         let begun = Instant::now();
         let end = begun + patience::left();
-        let attendance = self.attend(&queue_path(queue)).await?;
+        let attendance = self.store.attend(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
         attendance.looked(time.min(LOOKED_MAX)).await;
         let (give, mut given) = oneshot::channel();
@@ -92,18 +92,18 @@ impl Repository {
 
     /// Pairs waiters with tickets as long as there are both.
     fn dispatch(self: &Arc<Self>, queue: &Name) {
-        let choice = if self.has_peers() { CHOICE_MAX } else { 1 };
+        let choice = if self.nodes.has_peers() { CHOICE_MAX } else { 1 };
         let turns: RefCell<HashMap<String, Turns>> = RefCell::default();
         let turn = |key: &TicketKey, needs: &str| {
             let mut turns = turns.borrow_mut();
             if !turns.contains_key(needs) {
-                turns.insert(needs.to_owned(), self.turns(queue, needs));
+                turns.insert(needs.to_owned(), self.nodes.turns(queue, needs));
             }
             turns.get(needs).map_or(0, |turns| turns.of(key))
         };
         while let Some(pair) = self.board.pair(queue, choice, turn) {
             let repository = self.clone();
-            self.runtime.spawn(async move { repository.deal(pair).await });
+            self.store.runtime.spawn(async move { repository.deal(pair).await });
         }
     }
 
@@ -127,17 +127,17 @@ impl Repository {
             // Another mount has it.
             return self.board.let_wait(&key.queue, &waiter, give);
         }
-        let Ok(claiming) = self.begin_claim() else {
+        let Ok(claiming) = self.nodes.begin_claim() else {
             // Drained since they were paired.
             self.offer_again(&key).await;
             return self.board.let_wait(&key.queue, &waiter, give);
         };
-        let claimed = self.claim(&key, waiter.who).await;
+        let claimed = self.claims.claim(&key, waiter.who).await;
         drop(claiming);
         match claimed {
             Ok(claim) => {
                 if let Err(unread) = give.send(claim) {
-                    self.end_claim(&unread, Cause::Unbegun).await;
+                    self.claims.end_claim(&unread, Cause::Unbegun).await;
                 }
                 return;
             }
@@ -160,7 +160,7 @@ impl Repository {
     /// Whether the queue lets a waiter in as it is now: it may have been shut since he began to wait. What can't
     /// be read lets nobody in.
     async fn is_let_in(&self, waiter: &Waiter, queue: &Name) -> bool {
-        match self.queue_access(queue.as_str()).await {
+        match self.tops.queue_access(queue.as_str()).await {
             Ok(access) => access.is_some_and(|access| (waiter.asker.may)(access)),
             Err(error) => {
                 tracing::warn!(%queue, %error, "looking whom it lets in");
@@ -171,11 +171,11 @@ impl Repository {
 
     /// Offers a ticket again if there is a slot for it after all.
     async fn unpark_if_free(self: &Arc<Self>, key: &TicketKey) {
-        let Ok(Some(posted)) = self.ticket(key).await else {
+        let Ok(Some(posted)) = self.tickets.get(key).await else {
             return;
         };
         let Some(part) = &posted.ticket.part else { return };
-        if let Ok(true) = self.has_slot(key, part).await {
+        if let Ok(true) = self.claims.has_slot(key, part).await {
             self.board.unpark(&part.uid);
         }
     }

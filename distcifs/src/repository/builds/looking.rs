@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Builds;
 use crate::repository::config::JobConfig;
 use crate::repository::model::build::{Build, Live, Piece, live_path};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
 use crate::repository::work::join_all;
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Result};
 use crate::storage::Entry;
 
 /// Looks at a build that is tidied away meanwhile: once, or once for each retry that comes and goes.
@@ -24,7 +25,7 @@ enum Tickets {
     All,
 }
 
-impl Repository {
+impl Builds {
     /// Everything known of a build.
     pub async fn build(&self, job: &Job, n: u64) -> Result<Build> {
         self.look(job, n, Tickets::All).await
@@ -39,10 +40,10 @@ impl Repository {
     async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
         for _ in 0..LOOKS_MAX {
-            let before = self.get(&live_path).await?;
-            let looked = &self.remembered.looked;
+            let before = self.store.get(&live_path).await?;
+            let looked = &self.store.remembered.looked;
             // Of many mounts, each remembers the tickets themselves.
-            let asked = before.as_ref().filter(|_| !self.shared && which == Tickets::All);
+            let asked = before.as_ref().filter(|_| !self.store.shared && which == Tickets::All);
             let asked = asked.map(|entry| looked.ask(job, n, entry.version));
             let (question, known) = match asked {
                 Some(Ok(build)) => (None, Some(build)),
@@ -57,7 +58,7 @@ impl Repository {
                     // alone that is clear where it was there.
                     let has_own = build.as_ref().is_ok_and(|build| build.control.is_some());
                     let clear = which == Tickets::Own && (has_own || before.is_none());
-                    if !clear && self.get(&live_path).await? != before {
+                    if !clear && self.store.get(&live_path).await? != before {
                         continue;
                     }
                     build
@@ -67,7 +68,7 @@ impl Repository {
                 looked.answer(&live_path, question, build);
             }
             if before.is_some() && build.as_ref().is_ok_and(|build| build.verdict().is_some()) {
-                self.seen_for_good().await?;
+                self.store.seen_for_good().await?;
             }
             return build;
         }
@@ -90,7 +91,7 @@ impl Repository {
                 .record(job, n)
                 .await?
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
-            let config = self.parsed_config(&job.name, &record.config.digest).await?;
+            let config = self.configs.parsed(&job.name, &record.config.digest).await?;
             let params = record.params.clone();
             return Ok(Build {
                 job: job.clone(),
@@ -103,7 +104,7 @@ impl Repository {
                 params,
             });
         };
-        let config = self.parsed_config(&job.name, &live.config.digest).await?;
+        let config = self.configs.parsed(&job.name, &live.config.digest).await?;
         let (control, tickets) = match which {
             Tickets::All => self.pieces(job, n, &config, live.run).await?,
             Tickets::Own => {
@@ -159,7 +160,7 @@ impl Repository {
     /// One ticket of a build.
     async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
         let key = part_key(queue, job.name.as_str(), n, &task, run)?;
-        let posted = self.ticket(&key).await?;
+        let posted = self.tickets.get(&key).await?;
         let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
         Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {
             queue: key.queue,

@@ -8,19 +8,24 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Claim, Verdicts};
-use crate::repository::core::{bounded, lock};
+use super::{Claim, Claims, Verdicts};
+use crate::repository::core::{bounded, lock, now};
 use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::claim::Cause;
-use crate::repository::model::json::from_json;
-use crate::repository::model::steps::ABORTED;
-use crate::repository::model::ticket::{OfBuild, Part, Verdict};
+use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::ops::Step;
+use crate::repository::model::steps::{self, ABORTED};
+use crate::repository::model::ticket::{OfBuild, Part, Posted, TicketKey, TicketState, Verdict};
 use crate::repository::names::Name;
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Result};
+use crate::storage::{Commit, Entry};
 
 /// How long a claimant may take to end what was aborted: TERM, ten seconds, KILL, and the result.
 /// Then its claim is taken away.
 const ABORT_GRACE: Duration = Duration::from_secs(60);
+
+/// Races lost before the end of a ticket is given up.
+const RACES_MAX: u32 = 100;
 
 /// Aborted builds kept in mind for claims that are being made at that moment.
 const ABORTED_MAX: usize = 1024;
@@ -80,15 +85,15 @@ impl Claim {
     }
 }
 
-impl Repository {
+impl Claims {
     /// Looks at a build's entry that was set, in the background: its claims here end if it was aborted.
     pub(crate) fn look_for_abort(self: &Arc<Self>, uid: String, n: u64) {
-        let repository = self.clone();
-        self.runtime.spawn(async move {
+        let claims = self.clone();
+        self.store.runtime.spawn(async move {
             // As long as somebody here is at it, and a while for a claim that is being made.
             let mut looks = 0_u32;
-            while looks < LOOKS_MAX || !repository.claims.of_build(&uid, n).is_empty() {
-                match repository.heed_abort_here(&uid, n).await {
+            while looks < LOOKS_MAX || !claims.held.of_build(&uid, n).is_empty() {
+                match claims.heed_abort_here(&uid, n).await {
                     Ok(()) => return,
                     Err(error) if looks.is_power_of_two() => {
                         tracing::warn!(job = %uid, build = n, %error, "looking whether it was aborted");
@@ -103,7 +108,7 @@ impl Repository {
 
     /// Looks at the builds of all claims held here: notices of them were lost.
     pub(crate) fn look_for_aborts(self: &Arc<Self>) {
-        for part in self.claims.parts() {
+        for part in self.held.parts() {
             self.look_for_abort(part.uid, part.build);
         }
     }
@@ -111,7 +116,7 @@ impl Repository {
     /// The same for a claim that was made while its build was aborted, as far as was heard.
     pub(super) fn look_for_abort_of(self: &Arc<Self>, claim: &Claim) {
         if let Some(part) = &claim.ticket.part
-            && self.claims.aborted.has(part)
+            && self.aborted.has(part)
         {
             self.look_for_abort(part.uid.clone(), part.build);
         }
@@ -126,8 +131,8 @@ impl Repository {
             return Ok(());
         }
         // Noted first: a claim that is not there yet finds it.
-        self.claims.aborted.note(uid, n);
-        for claim in self.claims.of_build(uid, n) {
+        self.aborted.note(uid, n);
+        for claim in self.held.of_build(uid, n) {
             let part = claim.ticket.part.as_ref();
             let Some(part) = part else { continue };
             if self.stops(&live, part).await? {
@@ -143,10 +148,10 @@ impl Repository {
             return;
         }
         self.wakers.notify(&claim.key.path());
-        let (repository, claim) = (self.clone(), claim.clone());
-        self.runtime.spawn(async move {
+        let (claims, claim) = (self.clone(), claim.clone());
+        self.store.runtime.spawn(async move {
             if !claim.is_over_within(ABORT_GRACE).await {
-                repository.end_claim(&claim, Cause::Aborted).await;
+                claims.end_claim(&claim, Cause::Aborted).await;
             }
         });
     }
@@ -170,19 +175,52 @@ impl Repository {
         if live.insist {
             return Ok(true);
         }
-        let config = self.parsed_config(&job, &live.config.digest).await?;
+        let config = self.configs.parsed(&job, &live.config.digest).await?;
         Ok(config.tasks.get(task).is_none_or(|task| !task.always))
+    }
+
+    /// Ends one ticket as aborted, whoever holds it; `false` if it changed meanwhile.
+    pub(crate) async fn abort_ticket(&self, key: &TicketKey, posted: &Posted) -> Result<bool> {
+        let ticket = &posted.ticket;
+        // One that is gone with its mount has no entry any more.
+        let claimed = ticket.state == TicketState::Claimed && self.store.get(&key.claim_path()).await?.is_some();
+        let Ok(Step { after, ops }) = steps::abort(key, posted, now(), claimed) else {
+            return Ok(true);
+        };
+        let data = to_json(&after.ticket);
+        let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
+        Ok(self.store.commit_settled(ops, &key.path(), ours).await? == Commit::Done)
+    }
+
+    /// Ends a ticket that was posted, or is open again, while its build was aborted: whoever did that
+    /// looked for the build's open tickets before. What runs `always` stays.
+    pub(crate) async fn heed_abort(&self, key: &TicketKey, part: Option<&Part>) -> Result<()> {
+        let Some(part) = part else { return Ok(()) };
+        if !self.is_aborted(part).await? {
+            return Ok(());
+        }
+        for _ in 0..RACES_MAX {
+            let Some(posted) = self.tickets.get(key).await? else {
+                break;
+            };
+            // Who claimed it meanwhile is told.
+            let open = posted.ticket.state == TicketState::Open;
+            if !open || self.abort_ticket(key, &posted).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What the ticket of a task has of its build.
     pub(crate) async fn of_build(&self, part: &Part) -> Result<OfBuild> {
         let path = live_path(&part.uid, part.build);
-        let Some(entry) = self.get(&path).await? else {
+        let Some(entry) = self.store.get(&path).await? else {
             return Ok(OfBuild::default());
         };
         let live: Live = from_json(&path, &entry.data)?;
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
-        let config = self.parsed_config(&job, &live.config.digest).await?;
+        let config = self.configs.parsed(&job, &live.config.digest).await?;
         let task = part.task.and_then(|index| config.tasks.get(index));
         Ok(OfBuild {
             owner: live.owner,
@@ -196,7 +234,7 @@ impl Repository {
     /// A build's entry as the coordinator has it: what is remembered may be from before the abort.
     async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
         let path = live_path(uid, n);
-        let entry = bounded(&path, self.coordination.get(&path)).await?;
+        let entry = bounded(&path, self.store.coordination.get(&path)).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()
     }
 }

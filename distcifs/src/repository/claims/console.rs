@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Claim;
+use super::{Claim, Claims};
+use crate::repository::Result;
 use crate::repository::consoles::Fence;
 use crate::repository::model::ticket::TicketKey;
-use crate::repository::{Repository, Result};
+use crate::repository::store::Store;
 
 impl Fence for Claim {
-    fn admit(&self, repository: &Repository) -> Result<()> {
-        repository.check_claim(self)
+    fn admit(&self, store: &Store) -> Result<()> {
+        self.check_in(store)
     }
 
     fn ticket(&self) -> &TicketKey {
@@ -18,8 +19,8 @@ impl Fence for Claim {
 }
 
 impl Fence for Arc<Claim> {
-    fn admit(&self, repository: &Repository) -> Result<()> {
-        repository.check_claim(self)
+    fn admit(&self, store: &Store) -> Result<()> {
+        self.check_in(store)
     }
 
     fn ticket(&self) -> &TicketKey {
@@ -27,22 +28,22 @@ impl Fence for Arc<Claim> {
     }
 }
 
-impl Repository {
+impl Claims {
     /// Appends what a claimant writes.
     ///
     /// # Errors
     /// As [`Appender::append`](crate::repository::consoles::Appender::append).
     pub async fn append_output(self: &Arc<Self>, claim: &Arc<Claim>, bytes: &[u8]) -> Result<()> {
         let mut console = claim.console.lock().await;
-        console.append(self, claim, bytes).await?;
+        console.append(&self.consoles, claim, bytes).await?;
         // Lines that the store did not take are tried again, though no more output comes.
         if let Some(wait) = console.watch() {
-            let (repository, claim) = (self.clone(), claim.clone());
-            self.runtime.spawn(async move {
+            let (claims, claim) = (self.clone(), claim.clone());
+            self.store.runtime.spawn(async move {
                 let mut wait = wait;
                 loop {
                     tokio::time::sleep(wait).await;
-                    match claim.console.lock().await.let_go(&repository, &claim).await {
+                    match claim.console.lock().await.let_go(&claims.consoles, &claim).await {
                         Some(rest) => wait = rest,
                         None => return,
                     }

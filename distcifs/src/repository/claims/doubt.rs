@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use super::Claim;
+use super::{Claim, Claims};
+use crate::repository::Result;
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{Posted, TicketKey};
-use crate::repository::{Repository, Result};
 
 /// Results in doubt: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose
 /// claimant has not come back.
@@ -45,16 +45,16 @@ impl Doubts {
     }
 }
 
-impl Repository {
+impl Claims {
     /// A ticket that is gone, as it was last, for whoever still looks at it; `created` tells it from
     /// another of its name. A result in doubt is looked for in the build's record.
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
-        if let Some((claim, finished)) = self.claims.doubts.get(key, created) {
+        if let Some((claim, finished)) = self.doubts.get(key, created) {
             if self.is_recorded(&claim).await? {
-                self.gone.remember(key, finished);
+                self.tickets.gone.remember(key, finished);
             }
-            self.claims.doubts.settle(key, created);
+            self.doubts.settle(key, created);
         }
-        Ok(self.gone.get(key, created))
+        Ok(self.tickets.gone.get(key, created))
     }
 }

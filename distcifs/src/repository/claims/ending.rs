@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Claim;
+use super::{Claim, Claims};
 use crate::repository::core::{bounded, now};
 use crate::repository::model::claim::Cause;
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState, ticket_of};
-use crate::repository::{Error, Repository, Result};
+use crate::repository::work::again_later;
+use crate::repository::{Error, Result};
 use crate::storage::Commit;
 
 /// Pause before a ticket is given back again that could not be; it doubles each time.
@@ -43,7 +44,7 @@ impl Over {
     }
 }
 
-impl Repository {
+impl Claims {
     /// Gives a ticket back, however long the stores take nothing: the claim's entry stands as long as
     /// this mount, so nobody else can.
     pub(super) async fn let_go(self: &Arc<Self>, over: Over) {
@@ -75,10 +76,10 @@ impl Repository {
     async fn try_to_let_go(self: &Arc<Self>, over: &Over, settled: bool) -> Result<Commit> {
         let (key, path) = (&over.key, over.key.path());
         if settled {
-            bounded(&path, self.coordination.sync()).await?;
-            drop(self.remembered.changing(vec![path.clone(), key.claim_path()]));
+            bounded(&path, self.store.coordination.sync()).await?;
+            drop(self.store.remembered.changing(vec![path.clone(), key.claim_path()]));
         }
-        let Some(entry) = self.get(&path).await? else {
+        let Some(entry) = self.store.get(&path).await? else {
             return Ok(Commit::Done);
         };
         if !settled && over.made.is_some_and(|made| (entry.created, entry.version) < made) {
@@ -90,12 +91,12 @@ impl Repository {
         if !posted.ticket.is_held_by(&over.nonce) {
             return Ok(Commit::Done);
         }
-        let claimed = self.get(&key.claim_path()).await?.is_some();
+        let claimed = self.store.get(&key.claim_path()).await?.is_some();
         let lost = steps::lose(key, &posted, Some(&over.nonce), over.cause, now(), claimed);
         let Ok(Step { after, ops }) = lost else {
             return Ok(Commit::Done);
         };
-        let commit = self.commit(ops).await?;
+        let commit = self.store.commit(ops).await?;
         if commit == Commit::Done {
             self.heed_later(key, &after.ticket).await;
         }
@@ -111,9 +112,10 @@ impl Repository {
         if let Err(error) = self.heed_abort(key, ticket.part.as_ref()).await {
             let (key, part) = (key.clone(), ticket.part.clone());
             let what = format!("whether the build of {key} was aborted");
-            self.again_later(what, error, move |repository| {
-                let (key, part) = (key.clone(), part.clone());
-                async move { repository.heed_abort(&key, part.as_ref()).await }
+            let claims = self.clone();
+            again_later(&self.store.runtime, what, error, move || {
+                let (claims, key, part) = (claims.clone(), key.clone(), part.clone());
+                async move { claims.heed_abort(&key, part.as_ref()).await }
             });
         }
     }

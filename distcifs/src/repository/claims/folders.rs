@@ -2,24 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Claim;
+use super::{Claim, Claims};
 use crate::repository::attempts::Kept;
 use crate::repository::core::lock;
 use crate::repository::patience::CAPTURE_TIMEOUT;
 use crate::repository::snapshot::{self, Manifest, Snapshot};
-use crate::repository::{Error, Repository, Result};
+use crate::repository::{Error, Result};
 
-impl Repository {
+impl Claims {
     /// The claimant's workspace, as the task before left it.
     pub async fn workspace_dir(&self, claim: &Claim) -> Result<PathBuf> {
         claim.check()?;
-        self.make_workspace(&claim.folders, (claim.uid, claim.gid)).await
+        self.attempts
+            .make_workspace(&claim.folders, (claim.uid, claim.gid))
+            .await
     }
 
     /// The claimant's artifacts folder, empty at first.
     pub async fn artifacts_dir(&self, claim: &Claim) -> Result<PathBuf> {
         claim.check()?;
-        self.make_artifacts(&claim.folders, (claim.uid, claim.gid)).await
+        self.attempts
+            .make_artifacts(&claim.folders, (claim.uid, claim.gid))
+            .await
     }
 
     /// Stores what stands in the folders.
@@ -48,13 +52,18 @@ impl Repository {
 
     /// Stores one folder, and says in the console what can't be kept.
     async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
-        let capture = snapshot::capture(claim.storing.contents(&self.contents), dir, known);
+        let capture = snapshot::capture(claim.storing.contents(&self.store.contents), dir, known);
         let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
             .await
             .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into()))??;
         if !captured.skipped.is_empty() {
             let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
-            claim.console.lock().await.append(self, claim, text.as_bytes()).await?;
+            claim
+                .console
+                .lock()
+                .await
+                .append(&self.consoles, claim, text.as_bytes())
+                .await?;
         }
         Ok(captured)
     }

@@ -1,25 +1,60 @@
 //! The claims that this mount holds.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
-use super::{Claim, Claims};
+use super::Claim;
 use crate::repository::core::lock;
-use crate::repository::model::ticket::{Part, TicketKey};
+use crate::repository::model::claim::Stand;
+use crate::repository::model::ticket::{Part, Posted, TicketKey};
+use crate::repository::store::Store;
+use crate::repository::tickets::Claimed;
 
-impl Claims {
+/// The claims that this mount holds, by ticket.
+pub struct Held {
+    store: Arc<Store>,
+    claims: Mutex<HashMap<TicketKey, Arc<Claim>>>,
+}
+
+impl Claimed for Held {
+    fn held(&self, key: &TicketKey) -> Option<Posted> {
+        self.beyond_doubt(key).map(|claim| claim.posted())
+    }
+}
+
+impl Held {
+    /// None yet.
+    pub(crate) fn new(store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Held {
+            store,
+            claims: Mutex::default(),
+        })
+    }
+
+    /// The claim on a ticket, if it is held here beyond doubt.
+    pub(crate) fn beyond_doubt(&self, key: &TicketKey) -> Option<Arc<Claim>> {
+        let held = |claim: &Arc<Claim>| claim.stand() == Stand::Live && self.store.is_in_touch();
+        self.get(key).filter(held)
+    }
+
+    /// Keeps a claim.
+    pub(super) fn insert(&self, claim: &Arc<Claim>) {
+        lock(&self.claims).insert(claim.key.clone(), claim.clone());
+    }
+
     /// The claim held here on a ticket.
     pub fn get(&self, key: &TicketKey) -> Option<Arc<Claim>> {
-        lock(&self.held).get(key).cloned()
+        lock(&self.claims).get(key).cloned()
     }
 
     /// The claims held here.
     pub(crate) fn all(&self) -> Vec<Arc<Claim>> {
-        lock(&self.held).values().cloned().collect()
+        lock(&self.claims).values().cloned().collect()
     }
 
     /// Number of claims held here.
     pub fn len(&self) -> usize {
-        lock(&self.held).len()
+        lock(&self.claims).len()
     }
 
     /// Whether none is held.
@@ -29,7 +64,7 @@ impl Claims {
 
     /// Those that belong to another session than this one.
     pub(crate) fn not_of(&self, session: Option<u64>) -> Vec<Arc<Claim>> {
-        let claims = lock(&self.held);
+        let claims = lock(&self.claims);
         let lost = claims.values().filter(|claim| Some(claim.session) != session);
         lost.cloned().collect()
     }
@@ -40,19 +75,19 @@ impl Claims {
             let part = claim.ticket.part.as_ref();
             part.is_some_and(|part| part.task.is_some() && part.build == n && part.uid == uid)
         };
-        lock(&self.held).values().filter(of).cloned().collect()
+        lock(&self.claims).values().filter(of).cloned().collect()
     }
 
     /// The tasks whose tickets are claimed here.
     pub(crate) fn parts(&self) -> Vec<Part> {
-        let claims = lock(&self.held);
+        let claims = lock(&self.claims);
         let parts = claims.values().filter_map(|claim| claim.ticket.part.clone());
         parts.filter(|part| part.task.is_some()).collect()
     }
 
     /// Forgets a claim, unless another has taken its place.
     pub(super) fn remove(&self, claim: &Claim) {
-        let mut claims = lock(&self.held);
+        let mut claims = lock(&self.claims);
         if claims.get(&claim.key).is_some_and(|held| held.nonce == claim.nonce) {
             claims.remove(&claim.key);
         }

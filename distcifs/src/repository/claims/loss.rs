@@ -3,27 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Claim;
 use super::ending::Over;
+use super::{Claim, Claims};
 use crate::repository::core::now;
 use crate::repository::model::claim::Cause;
 use crate::repository::model::console::attempt_console;
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState};
-use crate::repository::{Repository, Result, flood, patience};
+use crate::repository::{Result, flood, patience};
 
-impl Repository {
+impl Claims {
     /// Ends a claim without a result: the ticket is open again, or finished when it has used up
     /// its attempts or its time. While its result is being written, that decides. Where the
     /// coordinator is away this goes on in the background.
     pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
         let began = claim.life.send_if_modified(|life| life.end(cause));
         if began {
-            let (repository, claim) = (self.clone(), claim.clone());
+            let (claims, claim) = (self.clone(), claim.clone());
             let given_up = self
+                .store
                 .runtime
-                .spawn(async move { repository.give_up(&claim, cause).await });
+                .spawn(async move { claims.give_up(&claim, cause).await });
             // Whoever asked is told that it is over, which it is here.
             let _ = tokio::time::timeout(patience::left(), given_up).await;
         }
@@ -32,15 +33,16 @@ impl Repository {
     /// What follows the end of a claim: its folders go, its ticket is given back.
     pub(super) async fn give_up(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
         claim.over(false);
-        self.claims.remove(claim);
+        self.held.remove(claim);
         self.counts.claims_lost.fetch_add(1, Ordering::Relaxed);
         if flood::has_line_of("claim lost", claim.uid) {
             tracing::info!(ticket = %claim.key, pid = claim.pid, ?cause, "claim lost");
         }
-        self.discard_folders(&claim.folders);
-        let (repository, over) = (self.clone(), claim.clone());
-        self.runtime
-            .spawn(async move { repository.take_back(&over.storing, &over.key, over.uid).await });
+        self.attempts.discard_folders(&claim.folders);
+        let over = claim.clone();
+        self.store
+            .runtime
+            .spawn(async move { over.storing.take_back(&over.key, over.uid).await });
         self.forget_console(claim);
         if matches!(cause, Cause::Taken | Cause::Session) {
             // Whoever took it wrote the ticket; one that was lost with its session is open again
@@ -53,14 +55,14 @@ impl Repository {
     /// Gives a ticket back, in the background, that was claimed for somebody who could not be told:
     /// the claim's entry would stand as long as this mount.
     pub(super) fn disown(self: &Arc<Self>, key: TicketKey, nonce: String) {
-        let repository = self.clone();
+        let claims = self.clone();
         let over = Over {
             key,
             nonce,
             cause: Cause::Unbegun,
             made: None,
         };
-        self.runtime.spawn(async move { repository.let_go(over).await });
+        self.store.runtime.spawn(async move { claims.let_go(over).await });
     }
 
     /// Seals the consoles of the claims before one that is to be made on this open ticket: what a
@@ -68,7 +70,7 @@ impl Repository {
     /// so is not made, and not counted, while the store can't do it.
     pub(super) async fn fence_earlier(&self, key: &TicketKey, ticket: &Ticket) -> Result<()> {
         for ordinal in 1..ticket.ordinal() {
-            self.seal_console(&attempt_console(key, ticket, ordinal)).await?;
+            self.consoles.seal(&attempt_console(key, ticket, ordinal)).await?;
         }
         Ok(())
     }
@@ -80,29 +82,34 @@ impl Repository {
         if ordinal == 1 {
             return;
         }
-        let line = format!("[claim {ordinal} of {}, on {}]\n", claim.key.id, self.node);
-        if let Err(error) = claim.console.lock().await.announce(self, claim, &line).await {
+        let line = format!("[claim {ordinal} of {}, on {}]\n", claim.key.id, self.about.node);
+        if let Err(error) = claim.console.lock().await.announce(&self.consoles, claim, &line).await {
             tracing::warn!(ticket = %claim.key, %error, "the console does not say that another claim begins");
         }
     }
 
     /// Takes back a ticket whose claim is gone with its mount.
     pub(crate) async fn reopen_orphan(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
-        let Some(posted) = self.ticket(key).await? else {
+        let Some(posted) = self.tickets.get(key).await? else {
             return Ok(());
         };
         let held = self
-            .claims
+            .held
             .get(key)
             .is_some_and(|claim| claim.nonce == posted.ticket.nonce);
-        if posted.ticket.state != TicketState::Claimed || held || self.get(&key.claim_path()).await?.is_some() {
+        if posted.ticket.state != TicketState::Claimed || held || self.store.get(&key.claim_path()).await?.is_some() {
             return Ok(());
         }
-        let delay = self.repair_delay(key);
+        let delay = self.outlook.repair_delay(key);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
             // Another mount has done it by now, as a rule.
-            if self.ticket(key).await?.is_none_or(|now| now.version != posted.version) {
+            if self
+                .tickets
+                .get(key)
+                .await?
+                .is_none_or(|now| now.version != posted.version)
+            {
                 return Ok(());
             }
         }
@@ -117,7 +124,7 @@ impl Repository {
         let ticket = after.ticket;
         tracing::info!(ticket = %key, node = %ticket.node, state = ?ticket.state, "its claim is gone with its mount");
         // A mismatch: another mount was first.
-        self.commit(ops).await?;
+        self.store.commit(ops).await?;
         self.heed_later(key, &ticket).await;
         Ok(())
     }

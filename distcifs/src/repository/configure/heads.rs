@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::repository::cache::Cache;
 use crate::repository::config::JobConfig;
 use crate::repository::core::lock;
-use crate::repository::epochs::{Epochs, Hold};
 use crate::repository::model::job::ConfigHead;
+use crate::repository::store::{Epochs, Hold};
 
 /// Heads that are known at once, some hundred bytes each.
 const HEADS_MAX: usize = 4096;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lines::{BEHIND_BYTES_MAX, HELD_FOR, Lines};
-use super::{End, RACES_MAX, Stream};
+use super::{Consoles, End, RACES_MAX, Stream};
 use crate::repository::config::CONSOLE_LIMIT_DEFAULT;
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::console::{attempt_console, build_console};
 use crate::repository::model::ticket::{Ticket, TicketKey};
-use crate::repository::{Error, Failure, Repository, Result};
+use crate::repository::store::Store;
+use crate::repository::{Error, Failure, Result};
 use crate::storage::contents::SEALED;
 use crate::storage::{Appended, Object};
 
@@ -31,7 +32,7 @@ struct OfBuild {
 /// What lets a claimant append, as long as his claim holds.
 pub trait Fence: Send + Sync {
     /// `Stale` once the claim is lost, whoever knows of it.
-    fn admit(&self, repository: &Repository) -> Result<()>;
+    fn admit(&self, store: &Store) -> Result<()>;
     /// The ticket of the claim.
     fn ticket(&self) -> &TicketKey;
 }
@@ -76,19 +77,19 @@ impl Appender {
     ///
     /// # Errors
     /// `Stale` if the claim is lost, whoever knows of it: nothing is appended then.
-    pub async fn append(&mut self, repository: &Repository, fence: &dyn Fence, bytes: &[u8]) -> Result<()> {
-        fence.admit(repository)?;
+    pub async fn append(&mut self, consoles: &Consoles, fence: &dyn Fence, bytes: &[u8]) -> Result<()> {
+        fence.admit(&consoles.store)?;
         if self.cut || bytes.is_empty() {
             return Ok(());
         }
         // What is behind stays bounded: a caller who is refused tries again.
         if self.lines().is_some_and(|lines| lines.waiting() > BEHIND_BYTES_MAX) {
-            self.put_lines(repository, fence).await?;
+            self.put_lines(consoles, fence).await?;
         }
-        let bytes = self.resolve(repository, bytes).await?;
+        let bytes = self.resolve(consoles, bytes).await?;
         let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let kept = &bytes[..bytes.len().min(room)];
-        self.put(repository, fence, Bytes::copy_from_slice(kept)).await?;
+        self.put(consoles, fence, Bytes::copy_from_slice(kept)).await?;
         self.written += kept.len() as u64;
         if kept.len() < bytes.len() {
             self.cut = true;
@@ -96,26 +97,26 @@ impl Appender {
                 "\n[console cut at its limit of {} bytes; the rest is not kept]\n",
                 self.limit
             );
-            self.put(repository, fence, Bytes::from(line)).await?;
+            self.put(consoles, fence, Bytes::from(line)).await?;
         }
         Ok(())
     }
 
     /// Says something in the build's console, if it is a build's ticket.
-    pub(crate) async fn announce(&mut self, repository: &Repository, fence: &dyn Fence, line: &str) -> Result<()> {
+    pub(crate) async fn announce(&mut self, consoles: &Consoles, fence: &dyn Fence, line: &str) -> Result<()> {
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.take_line(line);
         }
-        self.put_lines(repository, fence).await
+        self.put_lines(consoles, fence).await
     }
 
     /// Of an append that nobody knew of, finds out whether it happened; then the caller's bytes, if they are
     /// the same ones again, need not be appended once more.
-    async fn resolve<'a>(&mut self, repository: &Repository, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    async fn resolve<'a>(&mut self, consoles: &Consoles, bytes: &'a [u8]) -> Result<&'a [u8]> {
         let Some((end, piece)) = &self.doubt else {
             return Ok(bytes);
         };
-        let length = repository.length_anew(&self.own).await?;
+        let length = consoles.length_anew(&self.own).await?;
         let (happened, piece) = (length == end.total() + piece.len() as u64, piece.clone());
         self.doubt = None;
         if !happened {
@@ -129,20 +130,20 @@ impl Appender {
     }
 
     /// Appends to the attempt's console; then the build's, which may be behind.
-    async fn put(&mut self, repository: &Repository, fence: &dyn Fence, bytes: Bytes) -> Result<()> {
+    async fn put(&mut self, consoles: &Consoles, fence: &dyn Fence, bytes: Bytes) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         self.dirty = true;
-        let counted = &repository.counts.console_bytes;
+        let counted = &consoles.appended;
         counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        repository
+        consoles
             .append(fence, &self.own, bytes.clone(), &mut self.doubt)
             .await?;
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.take(&bytes);
         }
-        match self.put_lines(repository, fence).await {
+        match self.put_lines(consoles, fence).await {
             // It was taken: refused, the caller would write it again. What is behind follows with the next.
             Err(error) if error.is_passing() => {
                 tracing::debug!(ticket = %fence.ticket(), %error, "the build's console is behind");
@@ -153,19 +154,19 @@ impl Appender {
     }
 
     /// Appends to the build's console what is complete.
-    async fn put_lines(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
+    async fn put_lines(&mut self, consoles: &Consoles, fence: &dyn Fence) -> Result<()> {
         match &mut self.build {
             Some(build) if build.lines.is_pending() => {
                 self.dirty = true;
-                repository.append_lines(fence, build).await
+                consoles.append_lines(fence, build).await
             }
             _ => Ok(()),
         }
     }
 
     /// Returns when everything appended is durable. An incomplete line may still be held back.
-    pub async fn settle(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
-        self.put_lines(repository, fence).await?;
+    pub async fn settle(&mut self, consoles: &Consoles, fence: &dyn Fence) -> Result<()> {
+        self.put_lines(consoles, fence).await?;
         if !self.dirty {
             return Ok(());
         }
@@ -174,35 +175,35 @@ impl Appender {
             .into_iter()
             .flatten()
         {
-            let stream = repository.consoles.stream(name);
+            let stream = consoles.stream(name);
             let end = *stream.end.lock().await;
             // A burst may have crossed into a new part: the one before it too.
             objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
         }
-        settled("console", || repository.contents.sync(objects.clone())).await?;
+        settled("console", || consoles.store.contents.sync(objects.clone())).await?;
         self.dirty = false;
         Ok(())
     }
 
     /// The same, and nothing is held back.
-    pub(crate) async fn settle_all(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
+    pub(crate) async fn settle_all(&mut self, consoles: &Consoles, fence: &dyn Fence) -> Result<()> {
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.let_go();
         }
-        self.settle(repository, fence).await
+        self.settle(consoles, fence).await
     }
 
     /// The same when nothing more comes: the last line has its end.
-    pub(crate) async fn conclude(&mut self, repository: &Repository, fence: &dyn Fence) -> Result<()> {
-        self.resolve(repository, &[]).await?;
+    pub(crate) async fn conclude(&mut self, consoles: &Consoles, fence: &dyn Fence) -> Result<()> {
+        self.resolve(consoles, &[]).await?;
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.let_go();
         }
-        self.put_lines(repository, fence).await?;
+        self.put_lines(consoles, fence).await?;
         if let Some(build) = &mut self.build {
-            self.dirty |= repository.end_line(fence, build).await?;
+            self.dirty |= consoles.end_line(fence, build).await?;
         }
-        self.settle(repository, fence).await
+        self.settle(consoles, fence).await
     }
 
     fn lines(&self) -> Option<&Lines> {
@@ -219,7 +220,7 @@ impl Appender {
 
     /// Appends incomplete lines that were held back long enough; how long to wait before this is to be done
     /// again, until there is none.
-    pub(crate) async fn let_go(&mut self, repository: &Repository, fence: &dyn Fence) -> Option<Duration> {
+    pub(crate) async fn let_go(&mut self, consoles: &Consoles, fence: &dyn Fence) -> Option<Duration> {
         let holds = self.lines().and_then(Lines::holds_for);
         let behind = self.lines().is_some_and(Lines::is_pending);
         match holds {
@@ -233,7 +234,7 @@ impl Appender {
         if let Some(OfBuild { lines, .. }) = &mut self.build {
             lines.let_go();
         }
-        match self.put_lines(repository, fence).await {
+        match self.put_lines(consoles, fence).await {
             Err(error) if error.is_passing() => Some(TRY_AGAIN),
             // The claim is over; or all is said.
             _ => {
@@ -244,10 +245,10 @@ impl Appender {
     }
 }
 
-impl Repository {
+impl Consoles {
     /// Appends to a console, whoever else does, for as long as the claim holds.
     async fn append(&self, fence: &dyn Fence, name: &str, mut bytes: Bytes, doubt: &mut Doubt) -> Result<()> {
-        let stream = self.consoles.stream(name);
+        let stream = self.stream(name);
         let mut end = stream.end.lock().await;
         let mut races = 0;
         while !bytes.is_empty() {
@@ -271,10 +272,13 @@ impl Repository {
     /// The same with lines: they begin behind the line of whoever wrote last.
     async fn append_lines(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<()> {
         let OfBuild { name, lines, doubt } = build;
-        let stream = self.consoles.stream(name);
+        let stream = self.stream(name);
         let mut end = stream.end.lock().await;
         if let Some((at, piece)) = doubt {
-            let read = self.contents.read(&stream.object(at.part), at.length, piece.len());
+            let read = self
+                .store
+                .contents
+                .read(&stream.object(at.part), at.length, piece.len());
             if bounded(name, read).await?.is_some_and(|there| there == *piece) {
                 lines.appended(piece, at.total(), at.last, at.total() + piece.len() as u64);
                 (end.sequence, end.last) = (0, None);
@@ -305,7 +309,7 @@ impl Repository {
 
     /// Ends the line that a claim wrote last, unless somebody else has by now; whether it did.
     async fn end_line(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<bool> {
-        let stream = self.consoles.stream(&build.name);
+        let stream = self.stream(&build.name);
         let mut end = stream.end.lock().await;
         end.room();
         let missing = build.lines.missing_end(end.total());
@@ -324,7 +328,7 @@ impl Repository {
     /// Appends a piece at the end that is known; `false` if that is somewhere else, which is known then.
     async fn append_at(&self, fence: &dyn Fence, stream: &Stream, end: &mut End, piece: &Bytes) -> Result<bool> {
         // Anew each time: who was refused after a long wait may not be whom the console is for.
-        fence.admit(self)?;
+        fence.admit(&self.store)?;
         let object = stream.object(end.part);
         match self.append_settled(&object, *end, piece).await? {
             Appended::Done { length, sequence } => {
@@ -356,7 +360,7 @@ impl Repository {
         let at = end.total().saturating_sub(1);
         let (part, offset) = (at / super::PART_BYTES, at % super::PART_BYTES);
         let object = stream.object(part);
-        let read = bounded(&stream.name, self.contents.read(&object, offset, 1)).await?;
+        let read = bounded(&stream.name, self.store.contents.read(&object, offset, 1)).await?;
         Ok(read.and_then(|bytes| bytes.first().copied()))
     }
 
@@ -364,7 +368,7 @@ impl Repository {
     /// as that can't be told either, it is `TimedOut`.
     async fn append_settled(&self, object: &Object, end: End, piece: &Bytes) -> Result<Appended> {
         let what = object.to_string();
-        let append = || self.contents.append(object, end.sequence, piece.clone());
+        let append = || self.store.contents.append(object, end.sequence, piece.clone());
         match bounded(&what, append()).await {
             Err(Error::TimedOut(_)) => {}
             other => return other,
@@ -374,7 +378,7 @@ impl Repository {
             let Appended::Mismatch { length, sequence } = again else {
                 return Ok(again);
             };
-            let read = || self.contents.read(object, end.length, piece.len());
+            let read = || self.store.contents.read(object, end.length, piece.len());
             let there = settled(&what, read).await?;
             Ok(if there.is_some_and(|there| there == *piece) {
                 Appended::Done { length, sequence }

@@ -42,7 +42,7 @@ async fn scene() -> Scene {
     let repository = open(&store, dir.path()).await.unwrap();
     let job = job(&repository, "hello").await.unwrap();
     for n in [1, 2] {
-        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), n);
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), n);
         build(&repository, &job, n).await.unwrap();
     }
     let upkeep = Upkeep::new(store.coordination(), store.contents());
@@ -68,6 +68,7 @@ impl Scene {
     /// The digest of the artifacts of a build.
     async fn artifacts(&self, n: u64) -> String {
         self.repository
+            .builds
             .build(&self.job, n)
             .await
             .unwrap()
@@ -78,12 +79,19 @@ impl Scene {
 
     /// The digests of the folders of a build, each once.
     async fn folders(&self, n: u64) -> BTreeSet<String> {
-        let task = self.repository.build(&self.job, n).await.unwrap().task(0);
+        let task = self.repository.builds.build(&self.job, n).await.unwrap().task(0);
         task.artifacts.into_iter().chain(task.workspace).collect()
     }
 
     async fn config(&self) -> String {
-        self.repository.config_head(&self.job).await.unwrap().0.unwrap().digest
+        self.repository
+            .configs
+            .read_head(&self.job)
+            .await
+            .unwrap()
+            .0
+            .unwrap()
+            .digest
     }
 
     async fn faults(&self) -> Vec<Fault> {
@@ -146,7 +154,7 @@ async fn every_damage_is_named_with_what_suffers() {
     assert_eq!(scene.faults().await, []);
 
     fs::remove_file(scene.object("tree", &artifacts)).unwrap();
-    let build = scene.repository.build(&scene.job, 1).await.unwrap();
+    let build = scene.repository.builds.build(&scene.job, 1).await.unwrap();
     let console = build.task(0).consoles[0].clone();
     let uid = scene.job.uid();
     scene
@@ -363,7 +371,7 @@ async fn a_ticket_without_its_start_stops_nothing() {
     set_start(artifacts.clone()).await;
     assert_eq!(scene.faults().await, []);
     for n in [1, 2] {
-        scene.repository.remove_build(&scene.job, n).await.unwrap();
+        scene.repository.builds.remove_build(&scene.job, n).await.unwrap();
     }
     assert_eq!(scene.upkeep.sweep().await.unwrap().faults, []);
     assert!(scene.object("tree", &artifacts).exists());
@@ -384,7 +392,7 @@ async fn a_removed_build_is_freed() {
     let lone = scene.put(Object::Chunk(Digest::of(b"lone")), "lone").await;
     let mut folders = scene.folders(1).await;
     folders.retain(|digest| !wanted.contains(digest));
-    scene.repository.remove_build(&scene.job, 1).await.unwrap();
+    scene.repository.builds.remove_build(&scene.job, 1).await.unwrap();
     let swept = scene.upkeep.sweep().await.unwrap();
     assert_eq!(
         (swept.faults.len(), swept.objects),
@@ -393,8 +401,8 @@ async fn a_removed_build_is_freed() {
     );
     assert_eq!(Contents::read(&scene.store, &lone, 0, 9).await.unwrap(), None);
     assert_whole(&scene.repository, &scene.job, 2).await;
-    scene.repository.remove_build(&scene.job, 2).await.unwrap();
-    scene.repository.remove_job(&scene.job, None).await.unwrap();
+    scene.repository.builds.remove_build(&scene.job, 2).await.unwrap();
+    scene.repository.builds.remove_job(&scene.job, None).await.unwrap();
     let swept = scene.upkeep.sweep().await.unwrap();
     assert_eq!((swept.kept, swept.faults.len()), (0, 0), "{swept}");
     for kind in ["chunk", "tree", "console", "job", "build"] {

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use super::Progress;
 use super::roots::Heads;
 use crate::repository::core::{bounded, now, random_id};
-use crate::repository::epochs::{Stay, check, epoch_of};
 use crate::repository::model::json::from_json;
 use crate::repository::model::keys::{EPOCH, GC_LOCK, Key, LEASES, NODES};
 use crate::repository::model::ops::{create_ephemeral, delete, set};
 use crate::repository::nodes::NodeFacts;
-use crate::repository::session::session_of;
+use crate::repository::store::epochs::{Stay, check, epoch_of};
+use crate::repository::store::session_of;
 use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};
 

@@ -36,26 +36,26 @@ fn lines(calls: &[Call]) -> String {
 async fn counted_build(store: &Store, repository: &Arc<Repository>, job: &Job) -> Vec<Call> {
     store.take();
     let n = store
-        .on_behalf_of("trigger", repository.trigger(job, b"", poster()))
+        .on_behalf_of("trigger", repository.builds.trigger(job, b"", poster()))
         .await
         .unwrap();
     let (control, task) = (control_key(job, n), task_key(job, n));
     let controller = store
-        .on_behalf_of("claim", repository.claim(&control, claimant()))
+        .on_behalf_of("claim", repository.claims.claim(&control, claimant()))
         .await
         .unwrap();
     store.on_behalf_of("post", post(repository, job, n)).await.unwrap();
     let claim = store
-        .on_behalf_of("claim", repository.claim(&task, claimant()))
+        .on_behalf_of("claim", repository.claims.claim(&task, claimant()))
         .await
         .unwrap();
     store.on_behalf_of("output", work(repository, &claim)).await.unwrap();
     store
-        .on_behalf_of("result", repository.finish(&claim, success()))
+        .on_behalf_of("result", repository.claims.finish(&claim, success()))
         .await
         .unwrap();
     store
-        .on_behalf_of("final", repository.finish(&controller, success()))
+        .on_behalf_of("final", repository.claims.finish(&controller, success()))
         .await
         .unwrap();
     // Asked of the store inside, so that it is not counted.
@@ -199,15 +199,22 @@ fn a_trigger_reads_the_configuration_once_at_most() {
             assert!(heads(&calls) <= at_most, "{}", lines(&calls));
         }
         // What was written here is what the next trigger takes.
-        let mut held = repository.lock_config(&job, true).await.unwrap();
+        let mut held = repository.configs.lock(&job, true).await.unwrap();
         let text = CONFIG.replace("true", "false");
-        let written = repository.write_config(&job, &mut held, text.into(), 0).await.unwrap();
+        let written = repository.configs.write(&job, &mut held, text.into(), 0).await.unwrap();
         drop(held);
         store.take();
         alone.trigger(file).await;
         assert!(heads(&store.take()) <= 1);
-        let newest = repository.build_numbers(&job).await.unwrap().into_iter().max().unwrap();
-        let build = repository.build(&job, newest).await.unwrap();
+        let newest = repository
+            .builds
+            .build_numbers(&job)
+            .await
+            .unwrap()
+            .into_iter()
+            .max()
+            .unwrap();
+        let build = repository.builds.build(&job, newest).await.unwrap();
         assert_eq!(build.config_entry().digest, written.unwrap().digest);
 
         let shared = as_one_of_many(&store, dir.path()).await;
@@ -253,10 +260,14 @@ fn a_stat_of_a_file_of_a_build_reads_one_entry_and_one_record_at_most() {
     runtime.block_on(async {
         let (store, repository) = counted(dir.path()).await;
         let job = job(&repository, "hello").await.unwrap();
-        let first = repository.trigger(&job, b"", poster()).await.unwrap();
+        let first = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         build(&repository, &job, first).await.unwrap();
-        let second = repository.trigger(&job, b"", poster()).await.unwrap();
-        let control = repository.claim(&control_key(&job, second), claimant()).await.unwrap();
+        let second = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let control = repository
+            .claims
+            .claim(&control_key(&job, second), claimant())
+            .await
+            .unwrap();
         post(&repository, &job, second).await.unwrap();
         let alone = Mounted::new(&repository);
         let shared = as_one_of_many(&store, dir.path()).await;
@@ -306,10 +317,14 @@ fn following_a_console_reads_no_ticket() {
     runtime.block_on(async {
         let (store, repository) = counted(dir.path()).await;
         let job = job(&repository, "hello").await.unwrap();
-        let n = repository.trigger(&job, b"", poster()).await.unwrap();
-        let _control = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let _control = repository
+            .claims
+            .claim(&control_key(&job, n), claimant())
+            .await
+            .unwrap();
         post(&repository, &job, n).await.unwrap();
-        let claim = repository.claim(&task_key(&job, n), claimant()).await.unwrap();
+        let claim = repository.claims.claim(&task_key(&job, n), claimant()).await.unwrap();
         let shared = as_one_of_many(&store, dir.path()).await;
         for mount in [Mounted::new(&repository), Mounted::new(&shared)] {
             let (tree, caller) = (&mount.tree, mount.caller);
@@ -331,7 +346,10 @@ fn following_a_console_reads_no_ticket() {
                 for _ in 0..3 {
                     {
                         let mut console = claim.console.lock().await;
-                        console.append(&repository, &claim, LINE.as_bytes()).await.unwrap();
+                        console
+                            .append(&repository.consoles, &claim, LINE.as_bytes())
+                            .await
+                            .unwrap();
                     }
                     store.take();
                     let follow = async {

@@ -186,7 +186,7 @@ async fn live(inner: Stores, fate: &Arc<Fate>, dir: &Path, writes: u64) -> (Arc<
     let job = job(&repository, "hello").await.unwrap();
     let mut told = Told::default();
     store.fate.left.store(writes, Ordering::SeqCst);
-    let Ok(n) = repository.trigger(&job, b"@key=once", poster()).await else {
+    let Ok(n) = repository.builds.trigger(&job, b"@key=once", poster()).await else {
         return (repository, told);
     };
     told.triggered = true;
@@ -207,19 +207,19 @@ async fn live(inner: Stores, fate: &Arc<Fate>, dir: &Path, writes: u64) -> (Arc<
 /// The life after: everything that was told is there, and the build comes to its one end.
 async fn go_on(stores: Stores, dir: &Path, told: &Told) -> Arc<Repository> {
     let repository = stores.open("next", dir).await.unwrap();
-    let job = repository.job("hello").unwrap();
-    let before = repository.build_numbers(&job).await.unwrap();
+    let job = repository.jobs.get("hello").unwrap();
+    let before = repository.builds.build_numbers(&job).await.unwrap();
     assert_eq!(
         before.contains(&1),
         told.triggered || !before.is_empty(),
         "{told:?}: {before:?}"
     );
-    let n = repository.trigger(&job, b"@key=once", poster()).await.unwrap();
+    let n = repository.builds.trigger(&job, b"@key=once", poster()).await.unwrap();
     assert_eq!(n, 1, "the same token again is the same build");
     build(&repository, &job, n).await.unwrap();
     assert_once(&repository, &job).await;
     assert_sound(&repository).await;
-    let upkeep = Upkeep::new(repository.coordination.clone(), repository.contents.clone());
+    let upkeep = Upkeep::new(repository.store.coordination.clone(), repository.store.contents.clone());
     let swept = upkeep.sweep().await.unwrap();
     assert_eq!(swept.faults, []);
     assert_eq!(assert_sound(&repository).await, 0, "gc leaves nothing: {swept}");
@@ -230,10 +230,13 @@ async fn go_on(stores: Stores, dir: &Path, told: &Told) -> Arc<Repository> {
 /// There is one build, and each of its lines was written once.
 async fn assert_once(repository: &Arc<Repository>, job: &Job) {
     assert_whole(repository, job, 1).await;
-    assert_eq!(repository.build_numbers(job).await.unwrap(), [1]);
-    let task = repository.build(job, 1).await.unwrap().task(0);
+    assert_eq!(repository.builds.build_numbers(job).await.unwrap(), [1]);
+    let task = repository.builds.build(job, 1).await.unwrap().task(0);
     assert_eq!(task.attempt, 1, "the loss of a mount is nobody's attempt");
-    let console = repository.read_console(task.consoles.last().unwrap(), 0, 1 << 20).await;
+    let console = repository
+        .consoles
+        .read(task.consoles.last().unwrap(), 0, 1 << 20)
+        .await;
     assert_eq!(
         console.unwrap(),
         LINE,
@@ -244,17 +247,17 @@ async fn assert_once(repository: &Arc<Repository>, job: &Job) {
 /// A process that was cut off sees, once it is let through, what the other one did, holds nothing
 /// any more, and works.
 async fn come_back(repository: &Arc<Repository>) {
-    let mut session = repository.coordination.session();
+    let mut session = repository.store.coordination.session();
     let live = session.wait_for(|now| matches!(now, Session::Live { .. }));
     tokio::time::timeout(PATIENCE, live).await.unwrap().unwrap();
-    let job = repository.job("hello").unwrap();
+    let job = repository.jobs.get("hello").unwrap();
     let started = Instant::now();
-    while !repository.live_numbers(&job).await.unwrap().is_empty() || !repository.claims.is_empty() {
+    while !repository.builds.live_numbers(&job).await.unwrap().is_empty() || !repository.claims.held.is_empty() {
         assert!(started.elapsed() < PATIENCE, "it does not see the end of the build");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_once(repository, &job).await;
-    assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
+    assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 2);
     build(repository, &job, 2).await.unwrap();
     assert_whole(repository, &job, 2).await;
 }

@@ -94,17 +94,21 @@ impl Around for Arc<Ails> {
 /// A build whose task is claimed.
 async fn claimed(repository: &Arc<Repository>) -> (Job, u64, Arc<Claim>) {
     let job = job(repository, "a").await.unwrap();
-    let n = repository.trigger(&job, b"", poster()).await.unwrap();
-    repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+    repository
+        .claims
+        .claim(&control_key(&job, n), claimant())
+        .await
+        .unwrap();
     post(repository, &job, n).await.unwrap();
-    let claim = repository.claim(&task_key(&job, n), claimant()).await.unwrap();
+    let claim = repository.claims.claim(&task_key(&job, n), claimant()).await.unwrap();
     (job, n, claim)
 }
 
 async fn becomes(repository: &Arc<Repository>, key: &TicketKey, is: impl Fn(TicketState, Option<Verdict>) -> bool) {
     let begun = Instant::now();
     loop {
-        let ticket = repository.ticket(key).await.unwrap().unwrap().ticket;
+        let ticket = repository.tickets.get(key).await.unwrap().unwrap().ticket;
         if is(ticket.state, ticket.outcome.as_ref().map(|outcome| outcome.verdict)) {
             return;
         }
@@ -116,7 +120,7 @@ async fn becomes(repository: &Arc<Repository>, key: &TicketKey, is: impl Fn(Tick
 /// Ends a claim whose ticket can't be given back at present.
 async fn die(store: &Ailing, repository: &Arc<Repository>, claim: &Arc<Claim>) {
     store.refuse(Some(claim.key.path()));
-    patience::until(Instant::now(), repository.end_claim(claim, Cause::Died)).await;
+    patience::until(Instant::now(), repository.claims.end_claim(claim, Cause::Died)).await;
 }
 
 /// "A claim ends with its claimant" (doc/security.md), also of one who died while the disk was full for long.
@@ -135,10 +139,10 @@ fn a_claim_ends_however_long_its_end_could_not_be_written() {
         }
         store.refuse(None);
         becomes(&repository, &claim.key, |state, _| state == TicketState::Open).await;
-        let ticket = repository.ticket(&claim.key).await.unwrap().unwrap().ticket;
+        let ticket = repository.tickets.get(&claim.key).await.unwrap().unwrap().ticket;
         assert_eq!(ticket.attempt, 2);
-        assert!(repository.get(&claim.key.claim_path()).await.unwrap().is_none());
-        repository.claim(&claim.key, claimant()).await.unwrap();
+        assert!(repository.store.get(&claim.key.claim_path()).await.unwrap().is_none());
+        repository.claims.claim(&claim.key, claimant()).await.unwrap();
     });
 }
 
@@ -165,13 +169,15 @@ fn an_abort_is_heeded_of_a_ticket_that_could_not_be_given_back() {
 /// A ticket whose mount is dead, as it is found when all is looked at.
 async fn orphaned(repository: &Arc<Repository>) -> TicketKey {
     let job = job(repository, "a").await.unwrap();
-    let n = repository.trigger(&job, b"", poster()).await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
     let key = control_key(&job, n);
-    let posted = repository.ticket(&key).await.unwrap().unwrap();
+    let posted = repository.tickets.get(&key).await.unwrap().unwrap();
     let mut ticket = posted.ticket;
     ticket.state = TicketState::Claimed;
     ticket.nonce = "of a dead mount".to_owned();
-    let commit = repository.commit(vec![set(key.path(), to_json(&ticket), posted.version)]);
+    let commit = repository
+        .store
+        .commit(vec![set(key.path(), to_json(&ticket), posted.version)]);
     assert_eq!(commit.await.unwrap(), Commit::Done);
     key
 }

@@ -53,11 +53,11 @@ async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T>) -> Result<T> {
 
 /// Works a ticket, if it is to be had; every third worker dies at it once.
 async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, key: &TicketKey, turn: usize) {
-    let Ok(claim) = insist(async || repository.claim(key, claimant()).await).await else {
+    let Ok(claim) = insist(async || repository.claims.claim(key, claimant()).await).await else {
         return;
     };
     if turn.is_multiple_of(3) && log.deaths.lock().unwrap().insert(key.clone(), 1).is_none() {
-        repository.end_claim(&claim, Cause::Died).await;
+        repository.claims.end_claim(&claim, Cause::Died).await;
         return;
     }
     if key.queue.as_str() == crate::repository::model::ticket::CONTROL_QUEUE {
@@ -65,7 +65,7 @@ async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, 
         let task = task_key(job, n);
         let started = Instant::now();
         let open = async || {
-            let ticket = insist(async || repository.ticket(&task).await).await.unwrap();
+            let ticket = insist(async || repository.tickets.get(&task).await).await.unwrap();
             ticket.is_some_and(|t| t.ticket.state != TicketState::Finished)
         };
         while open().await {
@@ -75,7 +75,7 @@ async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, 
     } else {
         insist(async || work_once(repository, &claim).await).await.unwrap();
     }
-    match insist(async || repository.finish(&claim, success()).await).await {
+    match insist(async || repository.claims.finish(&claim, success()).await).await {
         Ok(()) => *log.finished.lock().unwrap().entry(key.clone()).or_default() += 1,
         Err(error) => panic!("{key}: {error}"),
     }
@@ -84,21 +84,21 @@ async fn try_ticket(repository: &Arc<Repository>, log: &Log, job: &Job, n: u64, 
 /// The work, whose console line must not be written again when only the settling failed.
 async fn work_once(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
     for dir in [
-        repository.workspace_dir(claim).await?,
-        repository.artifacts_dir(claim).await?,
+        repository.claims.workspace_dir(claim).await?,
+        repository.claims.artifacts_dir(claim).await?,
     ] {
         std::fs::write(dir.join("made"), LINE).unwrap();
     }
     let mut console = claim.console.lock().await;
     if !claim.touched.swap(true, std::sync::atomic::Ordering::SeqCst) {
         // A write that failed may be there all the same: written again, it is there once.
-        let appended = console.append(repository, claim, LINE.as_bytes()).await;
+        let appended = console.append(&repository.consoles, claim, LINE.as_bytes()).await;
         if appended.is_err() {
             claim.touched.store(false, std::sync::atomic::Ordering::SeqCst);
         }
         appended?;
     }
-    console.settle(repository, claim).await
+    console.settle(&repository.consoles, claim).await
 }
 
 /// Works all tickets of a queue until all builds are over.
@@ -107,7 +107,10 @@ async fn worker(repository: Arc<Repository>, log: Arc<Log>, jobs: Vec<Job>, queu
     loop {
         let mut live = 0;
         for job in &jobs {
-            for n in insist(async || repository.live_numbers(job).await).await.unwrap() {
+            for n in insist(async || repository.builds.live_numbers(job).await)
+                .await
+                .unwrap()
+            {
                 live += 1;
                 turn += 1;
                 let key = match queue {
@@ -134,11 +137,11 @@ async fn trigger_all(repository: &Arc<Repository>, jobs: &[Job]) -> Vec<(String,
         let keyed = i % 2 == 0;
         let text = if keyed { token.as_bytes() } else { b"".as_slice() };
         // An error means that it did not happen: so this, too, makes one build.
-        let n = insist(async || repository.trigger(job, text, poster()).await)
+        let n = insist(async || repository.builds.trigger(job, text, poster()).await)
             .await
             .unwrap();
         if keyed {
-            let again = insist(async || repository.trigger(job, text, poster()).await)
+            let again = insist(async || repository.builds.trigger(job, text, poster()).await)
                 .await
                 .unwrap();
             assert_eq!(again, n, "the same token again is the same build");
@@ -201,7 +204,7 @@ async fn judge(repository: &Arc<Repository>, jobs: &[Job], told: &[(String, u64)
     for job in jobs {
         let told = &builds[job.name.as_str()];
         assert_eq!(
-            repository.build_numbers(job).await.unwrap(),
+            repository.builds.build_numbers(job).await.unwrap(),
             *told,
             "of job {}",
             job.name
@@ -209,7 +212,10 @@ async fn judge(repository: &Arc<Repository>, jobs: &[Job], told: &[(String, u64)
         for n in told {
             assert_whole(repository, job, *n).await;
             let deaths = log.deaths.lock().unwrap().get(&task_key(job, *n)).copied().unwrap_or(0);
-            assert_eq!(repository.build(job, *n).await.unwrap().task(0).attempt, 1 + deaths);
+            assert_eq!(
+                repository.builds.build(job, *n).await.unwrap().task(0).attempt,
+                1 + deaths
+            );
             for key in [control_key(job, *n), task_key(job, *n)] {
                 assert_eq!(log.finished.lock().unwrap().get(&key), Some(&1), "results of {key}");
             }
@@ -247,23 +253,27 @@ pub(super) async fn outlasts(coordination: impl Coordination, contents: impl Con
     };
     let repository = stores.open("here", dir.path()).await.unwrap();
     let job = job(&repository, "a").await.unwrap();
-    let n = repository.trigger(&job, b"", poster()).await.unwrap();
-    let controller = repository.claim(&control_key(&job, n), claimant()).await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+    let controller = repository
+        .claims
+        .claim(&control_key(&job, n), claimant())
+        .await
+        .unwrap();
     post(&repository, &job, n).await.unwrap();
     let key = task_key(&job, n);
-    let first = repository.claim(&key, claimant()).await.unwrap();
-    repository.end_claim(&first, Cause::GivenBack).await;
+    let first = repository.claims.claim(&key, claimant()).await.unwrap();
+    repository.claims.end_claim(&first, Cause::GivenBack).await;
     contents.set_on(true);
     for _ in 0..20 {
-        assert!(repository.claim(&key, claimant()).await.is_err());
+        assert!(repository.claims.claim(&key, claimant()).await.is_err());
     }
     contents.set_on(false);
-    let ticket = repository.ticket(&key).await.unwrap().unwrap().ticket;
+    let ticket = repository.tickets.get(&key).await.unwrap().unwrap().ticket;
     assert_eq!((ticket.state, ticket.given), (TicketState::Open, 1));
-    let claim = repository.claim(&key, claimant()).await.unwrap();
+    let claim = repository.claims.claim(&key, claimant()).await.unwrap();
     work(&repository, &claim).await.unwrap();
-    repository.finish(&claim, success()).await.unwrap();
-    repository.finish(&controller, success()).await.unwrap();
+    repository.claims.finish(&claim, success()).await.unwrap();
+    repository.claims.finish(&controller, success()).await.unwrap();
 }
 
 #[test]

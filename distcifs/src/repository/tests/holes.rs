@@ -115,33 +115,33 @@ pub(super) async fn lengths_are_asked([first, second]: [Stores; 2]) {
     let first = first.open("first", dir.path()).await.unwrap();
     let second = second.open("second", dir.path()).await.unwrap();
     let job = job(&second, "a").await.unwrap();
-    let n = second.trigger(&job, b"", poster()).await.unwrap();
-    let controller = second.claim(&control_key(&job, n), claimant()).await.unwrap();
+    let n = second.builds.trigger(&job, b"", poster()).await.unwrap();
+    let controller = second.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
     post(&second, &job, n).await.unwrap();
-    first.coordination.sync().await.unwrap();
+    first.store.coordination.sync().await.unwrap();
     let held = claim(&first, &task_key(&job, n)).await.unwrap().unwrap();
     work(&first, &held).await.unwrap();
-    second.coordination.sync().await.unwrap();
-    let seen = second.build(&job, n).await.unwrap();
+    second.store.coordination.sync().await.unwrap();
+    let seen = second.builds.build(&job, n).await.unwrap();
     let names = [seen.task(0).consoles.last().unwrap().clone(), seen.extent_of_all().name];
     let mut open = Vec::new();
     for name in &names {
-        open.push(second.open_console(name).await.unwrap());
-        assert!(second.console_length(name).await.unwrap() > 0, "{name}");
+        open.push(second.consoles.open(name).await.unwrap());
+        assert!(second.consoles.length(name).await.unwrap() > 0, "{name}");
     }
     work(&first, &held).await.unwrap();
-    first.finish(&held, success()).await.unwrap();
-    second.coordination.sync().await.unwrap();
-    second.finish(&controller, success()).await.unwrap();
+    first.claims.finish(&held, success()).await.unwrap();
+    second.store.coordination.sync().await.unwrap();
+    second.claims.finish(&controller, success()).await.unwrap();
     // Who finishes a build records it, before all others do.
     let started = Instant::now();
-    while second.is_unfinished(&job, n).await.unwrap() {
+    while second.builds.is_unfinished(&job, n).await.unwrap() {
         assert!(started.elapsed() < PATIENCE, "it is not recorded");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let record = second.stored_record(&job, n).await.unwrap().0.unwrap();
+    let record = second.builds.stored_record(&job, n).await.unwrap().0.unwrap();
     for name in &names {
-        let whole = first.read_console(name, 0, 1 << 20).await.unwrap();
+        let whole = first.consoles.read(name, 0, 1 << 20).await.unwrap();
         assert!(whole.ends_with(LINE.repeat(2).as_bytes()), "{whole:?}");
         assert_eq!(record.lengths.get(name), Some(&(whole.len() as u64)), "{name}");
     }
@@ -166,23 +166,27 @@ pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
     let queue = name("execute-shell");
     let id = second.post(&queue, request, poster()).await.unwrap();
     let key = TicketKey { queue, id };
-    first.coordination.sync().await.unwrap();
-    let lost = first.claim(&key, claimant()).await.unwrap();
+    first.store.coordination.sync().await.unwrap();
+    let lost = first.claims.claim(&key, claimant()).await.unwrap();
     work(&first, &lost).await.unwrap();
     // As the end of its session would.
-    second.commit(vec![delete(key.claim_path(), None)]).await.unwrap();
+    second.store.commit(vec![delete(key.claim_path(), None)]).await.unwrap();
     let held = claim(&second, &key).await.unwrap().unwrap();
-    let refused = first.finish(&lost, success()).await;
+    let refused = first.claims.finish(&lost, success()).await;
     assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
-    let entry = second.coordination.get(&key.claim_path()).await.unwrap().unwrap();
+    let entry = second.store.coordination.get(&key.claim_path()).await.unwrap().unwrap();
     assert_eq!(entry.version, 0);
     assert!(
         std::str::from_utf8(&entry.data).unwrap().contains(&held.nonce),
         "the second's claim stands"
     );
     work(&second, &held).await.unwrap();
-    second.finish(&held, Verdicts::read(b"3").unwrap()).await.unwrap();
-    let ticket = second.ticket(&key).await.unwrap().unwrap().ticket;
+    second
+        .claims
+        .finish(&held, Verdicts::read(b"3").unwrap())
+        .await
+        .unwrap();
+    let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
     assert_eq!((ticket.nonce, ticket.node.as_str()), (held.nonce.clone(), "second"));
     assert_eq!(ticket.outcome.unwrap().exit, Some(3));
 }
@@ -219,20 +223,20 @@ async fn a_job_made_again(dir: &Path) -> ([Arc<Repository>; 2], TicketKey, Arc<C
     let first = first.open("first", dir).await.unwrap();
     let second = shared.open("second", dir).await.unwrap();
     let old = job(&second, "a").await.unwrap();
-    let n = second.trigger(&old, b"", poster()).await.unwrap();
+    let n = second.builds.trigger(&old, b"", poster()).await.unwrap();
     let control = claim(&second, &control_key(&old, n)).await.unwrap().unwrap();
     post(&second, &old, n).await.unwrap();
     let key = task_key(&old, n);
     let lost = claim(&first, &key).await.unwrap().unwrap();
     work(&first, &lost).await.unwrap();
-    second.finish(&control, success()).await.unwrap();
-    second.remove_job(&old, None).await.unwrap();
+    second.claims.finish(&control, success()).await.unwrap();
+    second.builds.remove_job(&old, None).await.unwrap();
     let new = job(&second, "a").await.unwrap();
-    assert_eq!(second.trigger(&new, b"", poster()).await.unwrap(), n);
+    assert_eq!(second.builds.trigger(&new, b"", poster()).await.unwrap(), n);
     let control = claim(&second, &control_key(&new, n)).await.unwrap();
     assert!(control.is_some(), "the new build is controlled");
     post(&second, &new, n).await.unwrap();
-    let posted = second.ticket(&key).await.unwrap().unwrap();
+    let posted = second.tickets.get(&key).await.unwrap().unwrap();
     assert_eq!((posted.ticket.state, posted.version), (TicketState::Open, 0));
     assert_eq!(lost.stand(), Stand::Live);
     ([first, second], key, lost)
@@ -247,10 +251,10 @@ fn a_claim_ends_when_its_ticket_is_another() {
         let ([first, _second], key, lost) = a_job_made_again(dir.path()).await;
         first.look_at(&key).await.unwrap();
         assert_eq!(lost.stand(), Stand::Lost);
-        let held = first.claim(&key, claimant()).await.unwrap();
+        let held = first.claims.claim(&key, claimant()).await.unwrap();
         first.look_at(&key).await.unwrap();
         assert_eq!(held.stand(), Stand::Live, "what is its own claim does not end it");
-        first.finish(&held, success()).await.unwrap();
+        first.claims.finish(&held, success()).await.unwrap();
     });
 }
 
@@ -262,10 +266,14 @@ fn a_result_goes_to_no_other_ticket_of_its_name() {
         let ([first, second], key, lost) = a_job_made_again(dir.path()).await;
         let held = claim(&second, &key).await.unwrap().unwrap();
         assert_eq!(lost.version(), held.version());
-        let refused = first.finish(&lost, success()).await;
+        let refused = first.claims.finish(&lost, success()).await;
         assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
-        second.finish(&held, Verdicts::read(b"3").unwrap()).await.unwrap();
-        let ticket = second.ticket(&key).await.unwrap().unwrap().ticket;
+        second
+            .claims
+            .finish(&held, Verdicts::read(b"3").unwrap())
+            .await
+            .unwrap();
+        let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
         assert_eq!(ticket.outcome.unwrap().exit, Some(3));
     });
 }
@@ -298,23 +306,27 @@ fn a_result_goes_to_no_later_post_of_its_id() {
             queue: queue.clone(),
             id,
         };
-        let lost = first.claim(&key, claimant()).await.unwrap();
+        let lost = first.claims.claim(&key, claimant()).await.unwrap();
         work(&first, &lost).await.unwrap();
         // As the end of its session would; then the next one does the work, and removes the ticket.
-        second.commit(vec![delete(key.claim_path(), None)]).await.unwrap();
+        second.store.commit(vec![delete(key.claim_path(), None)]).await.unwrap();
         let held = claim(&second, &key).await.unwrap().unwrap();
-        second.finish(&held, success()).await.unwrap();
-        second.remove_ticket(&key).await.unwrap();
+        second.claims.finish(&held, success()).await.unwrap();
+        second.tickets.remove(&key).await.unwrap();
         second.post(&queue, request(), poster()).await.unwrap();
         let held = claim(&second, &key).await.unwrap().unwrap();
         assert_eq!(lost.version(), held.version());
-        let refused = first.finish(&lost, success()).await;
+        let refused = first.claims.finish(&lost, success()).await;
         assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
-        second.finish(&held, Verdicts::read(b"3").unwrap()).await.unwrap();
-        let ticket = second.ticket(&key).await.unwrap().unwrap().ticket;
+        second
+            .claims
+            .finish(&held, Verdicts::read(b"3").unwrap())
+            .await
+            .unwrap();
+        let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
         assert_eq!(ticket.outcome.unwrap().exit, Some(3));
-        second.remove_ticket(&key).await.unwrap();
-        assert!(second.children(&key.path()).await.unwrap().is_empty());
+        second.tickets.remove(&key).await.unwrap();
+        assert!(second.store.children(&key.path()).await.unwrap().is_empty());
         assert_sound(&second).await;
     });
 }
@@ -363,28 +375,33 @@ fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
         let first = first.open("first", dir.path()).await.unwrap();
         let second = shared.open("second", dir.path()).await.unwrap();
         let job = job(&second, "a").await.unwrap();
-        let n = second.trigger(&job, b"", poster()).await.unwrap();
+        let n = second.builds.trigger(&job, b"", poster()).await.unwrap();
         let control = claim(&second, &control_key(&job, n)).await.unwrap().unwrap();
         post(&second, &job, n).await.unwrap();
         let key = task_key(&job, n);
         let held = claim(&first, &key).await.unwrap().unwrap();
-        let created = first.ticket(&key).await.unwrap().unwrap().created;
+        let created = first.tickets.get(&key).await.unwrap().unwrap().created;
         mute.0.store(true, std::sync::atomic::Ordering::SeqCst);
-        let unknown = first.finish(&held, Verdicts::read(b"7").unwrap()).await;
+        let unknown = first.claims.finish(&held, Verdicts::read(b"7").unwrap()).await;
         assert!(matches!(unknown, Err(Error::TimedOut(_))), "{unknown:?}");
-        first.end_claim(&held, Cause::Session).await;
-        second.finish(&control, success()).await.unwrap();
+        first.claims.end_claim(&held, Cause::Session).await;
+        second.claims.finish(&control, success()).await.unwrap();
         let started = Instant::now();
-        while second.ticket(&key).await.unwrap().is_some() {
+        while second.tickets.get(&key).await.unwrap().is_some() {
             assert!(started.elapsed() < PATIENCE, "{key} is never tidied away");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         mute.0.store(false, std::sync::atomic::Ordering::SeqCst);
-        let gone = first.gone_ticket(&key, created).await.unwrap().expect("how it ended");
+        let gone = first
+            .claims
+            .gone_ticket(&key, created)
+            .await
+            .unwrap()
+            .expect("how it ended");
         assert_eq!(gone.ticket.nonce, held.nonce);
         assert_eq!(gone.ticket.outcome.unwrap().exit, Some(7));
         assert!(
-            first.gone_ticket(&key, created + 1).await.unwrap().is_none(),
+            first.claims.gone_ticket(&key, created + 1).await.unwrap().is_none(),
             "another of its name"
         );
     });

@@ -32,25 +32,29 @@ fn a_former_owner_removes_and_renames_nothing() {
             entry.access = owned(ALICE);
             Ok(())
         };
-        repository.change_job(&his, give).await.unwrap();
+        repository.jobs.change(&his, give).await.unwrap();
         let of = Some(MALLORY);
-        let removed = repository.remove_job(&his, of).await;
+        let removed = repository.builds.remove_job(&his, of).await;
         assert!(matches!(removed, Err(Error::NotPermitted(_))), "{removed:?}");
-        let removed = repository.trash_job(&his, MALLORY, of).await;
+        let removed = repository.builds.trash_job(&his, MALLORY, of).await;
         assert!(matches!(removed, Err(Error::NotPermitted(_))), "{removed:?}");
-        let renamed = repository.rename_job(&his, &name("b"), of).await;
+        let renamed = repository.builds.rename_job(&his, &name("b"), of).await;
         assert!(matches!(renamed, Err(Error::NotPermitted(_))), "{renamed:?}");
-        repository.make_queue(&name("q"), owned(ALICE)).await.unwrap();
-        let removed = repository.remove_queue(&name("q"), of).await;
+        repository.tops.make_queue(&name("q"), owned(ALICE)).await.unwrap();
+        let removed = repository.tops.remove_queue(&name("q"), of).await;
         assert!(matches!(removed, Err(Error::NotPermitted(_))), "{removed:?}");
-        let job = repository.job("a").unwrap();
-        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 1);
+        let job = repository.jobs.get("a").unwrap();
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 1);
         build(&repository, &job, 1).await.unwrap();
         let of = Some(ALICE);
-        repository.remove_queue(&name("q"), of).await.unwrap();
-        repository.rename_job(&job, &name("b"), of).await.unwrap();
-        repository.remove_job(&repository.job("b").unwrap(), of).await.unwrap();
-        assert_eq!(repository.job_count(), 0);
+        repository.tops.remove_queue(&name("q"), of).await.unwrap();
+        repository.builds.rename_job(&job, &name("b"), of).await.unwrap();
+        repository
+            .builds
+            .remove_job(&repository.jobs.get("b").unwrap(), of)
+            .await
+            .unwrap();
+        assert_eq!(repository.jobs.count(), 0);
     });
 }
 
@@ -63,28 +67,33 @@ fn what_was_opened_under_a_former_owner_is_not_put_in_force() {
         let repository = opened(dir.path()).await;
         let job = job(&repository, "a").await.unwrap();
         let text = || Bytes::from_static(CONFIG.as_bytes());
-        let mut held = repository.lock_config(&job, true).await.unwrap();
+        let mut held = repository.configs.lock(&job, true).await.unwrap();
         repository
-            .write_config(&job, &mut held, text(), MALLORY)
+            .configs
+            .write(&job, &mut held, text(), MALLORY)
             .await
             .unwrap()
             .unwrap();
-        let before = repository.config_head(&job).await.unwrap().0.unwrap().mark();
+        let before = repository.configs.read_head(&job).await.unwrap().0.unwrap().mark();
         let give = |entry: &mut crate::repository::model::job::JobEntry| {
             entry.access.uid = ALICE;
             Ok(())
         };
-        let given = repository.change_job(&job, give).await.unwrap();
-        let late = repository.write_config(&given, &mut held, text(), MALLORY).await;
+        let given = repository.jobs.change(&job, give).await.unwrap();
+        let late = repository.configs.write(&given, &mut held, text(), MALLORY).await;
         let Err(Error::Stale(said)) = late else {
             panic!("{late:?}")
         };
         assert!(said.contains("open it again") && !said.contains("claim"), "{said}");
-        let now = repository.config_head(&job).await.unwrap().0.unwrap().mark();
+        let now = repository.configs.read_head(&job).await.unwrap().0.unwrap().mark();
         assert_eq!(now, before);
         drop(held);
-        let mut held = repository.lock_config(&given, true).await.unwrap();
-        let written = repository.write_config(&given, &mut held, text(), ALICE).await.unwrap();
+        let mut held = repository.configs.lock(&given, true).await.unwrap();
+        let written = repository
+            .configs
+            .write(&given, &mut held, text(), ALICE)
+            .await
+            .unwrap();
         assert_eq!(written.unwrap().owner, Some(ALICE));
     });
 }
@@ -103,12 +112,12 @@ fn of_two_changes_of_a_top_folder_none_undoes_the_other() {
                     *now = access;
                     Ok(())
                 };
-                repository.change_top("jobs", owned(0), set).await
+                repository.tops.change_top("jobs", owned(0), set).await
             }
         };
         change(owned(MALLORY)).await.unwrap();
         let handle = tokio::runtime::Handle::current();
-        let mode = repository.change_top("jobs", owned(0), |now| {
+        let mode = repository.tops.change_top("jobs", owned(0), |now| {
             if now.uid != MALLORY {
                 return Err(Error::NotPermitted("jobs".into()));
             }
@@ -121,6 +130,6 @@ fn of_two_changes_of_a_top_folder_none_undoes_the_other() {
         });
         let mode = mode.await;
         assert!(matches!(mode, Err(Error::NotPermitted(_))), "{mode:?}");
-        assert_eq!(repository.top_access("jobs").await.unwrap(), Some(owned(ALICE)));
+        assert_eq!(repository.tops.top_access("jobs").await.unwrap(), Some(owned(ALICE)));
     });
 }

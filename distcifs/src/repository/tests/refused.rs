@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use super::super::fresh::Fresh;
+use super::super::fresh::{Fresh, Storing};
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::model::ops::set;
@@ -35,7 +35,7 @@ async fn claimed(dir: &Path) -> (Arc<Repository>, Job, Arc<Claim>, Arc<Claim>) {
     let store = Embedded::open(&dir.join("store")).unwrap();
     let repository = open(&store, dir).await.unwrap();
     let job = job(&repository, "hello").await.unwrap();
-    let n = repository.trigger(&job, b"", poster()).await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
     let controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
     post(&repository, &job, n).await.unwrap();
     let task = claim(&repository, &task_key(&job, n)).await.unwrap().unwrap();
@@ -59,8 +59,8 @@ fn a_result_of_a_lost_claim_leaves_nothing() {
         let (repository, job, _controller, task) = claimed(dir.path()).await;
         work(&repository, &task).await.unwrap();
         let (workspace, artifacts) = (
-            repository.workspace_dir(&task).await.unwrap(),
-            repository.artifacts_dir(&task).await.unwrap(),
+            repository.claims.workspace_dir(&task).await.unwrap(),
+            repository.claims.artifacts_dir(&task).await.unwrap(),
         );
         // In both folders: it is put twice by one claim.
         for folder in [&workspace, &artifacts] {
@@ -68,10 +68,10 @@ fn a_result_of_a_lost_claim_leaves_nothing() {
             std::fs::write(folder.join("sub/large"), noise(3 << 20, 1)).unwrap();
         }
         let before = blobs(dir.path());
-        let entry = repository.get(&task.key.path()).await.unwrap().unwrap();
+        let entry = repository.store.get(&task.key.path()).await.unwrap().unwrap();
         let taken = vec![set(task.key.path(), entry.data.clone(), entry.version)];
-        repository.commit(taken).await.unwrap();
-        let refused = repository.finish(&task, success()).await;
+        repository.store.commit(taken).await.unwrap();
+        let refused = repository.claims.finish(&task, success()).await;
         assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
         until_gone(dir.path(), before).await;
         assert_eq!(assert_sound(&repository).await, 0, "and gc finds nothing");
@@ -86,7 +86,7 @@ fn a_workspace_that_can_not_be_stored_leaves_nothing() {
     runtime.block_on(async {
         let (repository, job, controller, task) = claimed(dir.path()).await;
         work(&repository, &task).await.unwrap();
-        let workspace = repository.workspace_dir(&task).await.unwrap();
+        let workspace = repository.claims.workspace_dir(&task).await.unwrap();
         std::fs::write(workspace.join("large"), noise(3 << 20, 2)).unwrap();
         let long = workspace.join("long");
         std::fs::create_dir(&long).unwrap();
@@ -96,12 +96,12 @@ fn a_workspace_that_can_not_be_stored_leaves_nothing() {
             std::fs::hard_link(&first, long.join(format!("{number:0>200}"))).unwrap();
         }
         let before = blobs(dir.path());
-        let refused = repository.finish(&task, success()).await;
+        let refused = repository.claims.finish(&task, success()).await;
         assert!(matches!(refused, Err(Error::TooBig(_))), "{refused:?}");
         assert_eq!(blobs(dir.path()), before);
         std::fs::remove_dir_all(&long).unwrap();
-        repository.finish(&task, success()).await.unwrap();
-        repository.finish(&controller, success()).await.unwrap();
+        repository.claims.finish(&task, success()).await.unwrap();
+        repository.claims.finish(&controller, success()).await.unwrap();
         build(&repository, &job, 1).await.unwrap();
         assert_whole(&repository, &job, 1).await;
         assert_sound(&repository).await;
@@ -115,24 +115,27 @@ fn what_others_may_refer_to_stays() {
     runtime.block_on(async {
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let repository = open(&store, dir.path()).await.unwrap();
-        let fresh: &Arc<Fresh> = repository.fresh.as_ref().unwrap();
+        let fresh: &Arc<Fresh> = repository.attempts.fresh.as_ref().unwrap();
         let bytes = |seed| Bytes::from(noise(100, seed));
         let object = move |seed| Object::Chunk(Digest::of(&bytes(seed)));
-        let (one, two) = (repository.storing(), repository.storing());
-        let (first, second) = (one.contents(&repository.contents), two.contents(&repository.contents));
+        let (one, two) = (Storing::new(Some(fresh)), Storing::new(Some(fresh)));
+        let (first, second) = (
+            one.contents(&repository.store.contents),
+            two.contents(&repository.store.contents),
+        );
         // 10: there before; 11: put by another result; 12: by anybody; 13: asked for; 14: its alone, twice.
-        repository.contents.put(&object(10), bytes(10)).await.unwrap();
+        repository.store.contents.put(&object(10), bytes(10)).await.unwrap();
         for seed in 10..=14 {
             first.put(&object(seed), bytes(seed)).await.unwrap();
         }
         second.put(&object(11), bytes(11)).await.unwrap();
-        repository.contents.put(&object(12), bytes(12)).await.unwrap();
-        assert!(repository.contents.size(&object(13)).await.unwrap().is_some());
+        repository.store.contents.put(&object(12), bytes(12)).await.unwrap();
+        assert!(repository.store.contents.size(&object(13)).await.unwrap().is_some());
         first.put(&object(14), bytes(14)).await.unwrap();
         let taken = fresh.take(one.by());
         assert_eq!(taken, [object(14)]);
         let again = {
-            let contents = repository.contents.clone();
+            let contents = repository.store.contents.clone();
             tokio::spawn(async move { contents.put(&object(14), bytes(14)).await })
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -141,7 +144,7 @@ fn what_others_may_refer_to_stays() {
         assert!(again.await.unwrap().unwrap(), "it was gone, and is put anew");
         for seed in 10..=14 {
             assert!(
-                repository.contents.size(&object(seed)).await.unwrap().is_some(),
+                repository.store.contents.size(&object(seed)).await.unwrap().is_some(),
                 "{seed}"
             );
         }

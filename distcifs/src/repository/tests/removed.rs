@@ -91,18 +91,19 @@ impl Pair {
             .await
             .unwrap();
         let job = job(&second, "a").await.unwrap();
-        let n = second.trigger(&job, b"", poster()).await.unwrap();
-        let controller = second.claim(&control_key(&job, n), claimant()).await.unwrap();
+        let n = second.builds.trigger(&job, b"", poster()).await.unwrap();
+        let controller = second.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
         second
+            .claims
             .finish(&controller, Verdicts::read(b"failure").unwrap())
             .await
             .unwrap();
         let started = Instant::now();
-        while second.is_unfinished(&job, n).await.unwrap() {
+        while second.builds.is_unfinished(&job, n).await.unwrap() {
             assert!(started.elapsed() < PATIENCE, "it is not recorded");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        first.coordination.sync().await.unwrap();
+        first.store.coordination.sync().await.unwrap();
         Pair {
             first,
             gate,
@@ -126,9 +127,14 @@ impl Pair {
 
     /// Nothing of the build is left, and nothing of it runs.
     async fn assert_gone(&self) {
-        assert!(!self.second.is_unfinished(&self.job, self.n).await.unwrap());
-        assert!(!Going::new(&self.second, &self.job, self.n).has_line().await.unwrap());
-        let record = self.second.stored_record(&self.job, self.n).await.unwrap().0;
+        assert!(!self.second.builds.is_unfinished(&self.job, self.n).await.unwrap());
+        assert!(
+            !Going::new(&self.second.builds, &self.job, self.n)
+                .has_line()
+                .await
+                .unwrap()
+        );
+        let record = self.second.builds.stored_record(&self.job, self.n).await.unwrap().0;
         assert!(record.is_none());
     }
 }
@@ -140,7 +146,7 @@ fn who_removes_a_build_first_leaves_nothing_to_retry() {
     runtime().block_on(async {
         let pair = Pair::new().await;
         let retried = pair
-            .retry_around(async || pair.second.remove_build(&pair.job, pair.n).await.unwrap())
+            .retry_around(async || pair.second.builds.remove_build(&pair.job, pair.n).await.unwrap())
             .await;
         assert!(
             matches!(retried, Err(Error::NotFound(_) | Error::Busy(_))),
@@ -157,8 +163,14 @@ fn who_empties_the_trash_first_leaves_nothing_to_retry() {
         let pair = Pair::new().await;
         let retried = pair
             .retry_around(async || {
-                pair.second.trash_build(&pair.job, pair.n, 7).await.unwrap();
-                assert!(pair.second.discard_build(&pair.job, pair.n, u64::MAX).await.unwrap());
+                pair.second.builds.trash_build(&pair.job, pair.n, 7).await.unwrap();
+                assert!(
+                    pair.second
+                        .builds
+                        .discard_build(&pair.job, pair.n, u64::MAX)
+                        .await
+                        .unwrap()
+                );
             })
             .await;
         assert!(
@@ -174,25 +186,42 @@ fn who_empties_the_trash_first_leaves_nothing_to_retry() {
 fn who_retries_a_build_first_keeps_it() {
     runtime().block_on(async {
         let pair = Pair::new().await;
-        let line = pair.second.index_line(&pair.job, pair.n).await.unwrap().unwrap();
+        let line = pair.second.builds.index_line(&pair.job, pair.n).await.unwrap().unwrap();
         // As a removal does that began before.
-        pair.second.change_index(&pair.job, pair.n, None).await.unwrap();
+        pair.second.builds.change_index(&pair.job, pair.n, None).await.unwrap();
         let retried = pair.first.control(&pair.job, pair.n, Word::Retry, poster()).await;
         assert!(matches!(retried, Err(Error::NotFound(_))), "{retried:?}");
-        pair.second.change_index(&pair.job, pair.n, Some(line)).await.unwrap();
+        pair.second
+            .builds
+            .change_index(&pair.job, pair.n, Some(line))
+            .await
+            .unwrap();
         pair.first
             .control(&pair.job, pair.n, Word::Retry, poster())
             .await
             .unwrap();
-        let removed = pair.second.remove_build(&pair.job, pair.n).await;
+        let removed = pair.second.builds.remove_build(&pair.job, pair.n).await;
         assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
-        pair.second.change_index(&pair.job, pair.n, None).await.unwrap();
-        let removed = Going::new(&pair.second, &pair.job, pair.n)
+        pair.second.builds.change_index(&pair.job, pair.n, None).await.unwrap();
+        let removed = Going::new(&pair.second.builds, &pair.job, pair.n)
             .drop_unless_retried(line)
             .await;
         assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
-        assert!(Going::new(&pair.second, &pair.job, pair.n).has_line().await.unwrap());
-        assert!(pair.second.stored_record(&pair.job, pair.n).await.unwrap().0.is_some());
+        assert!(
+            Going::new(&pair.second.builds, &pair.job, pair.n)
+                .has_line()
+                .await
+                .unwrap()
+        );
+        assert!(
+            pair.second
+                .builds
+                .stored_record(&pair.job, pair.n)
+                .await
+                .unwrap()
+                .0
+                .is_some()
+        );
     });
 }
 
@@ -201,15 +230,19 @@ fn who_retries_a_build_first_keeps_it() {
 fn a_build_that_is_removed_while_it_is_kept_has_no_line() {
     runtime().block_on(async {
         let pair = Pair::new().await;
-        pair.second.remove_build(&pair.job, pair.n).await.unwrap();
+        pair.second.builds.remove_build(&pair.job, pair.n).await.unwrap();
         let line = crate::repository::model::record::Indexed {
             state: Verdict::Failure,
             keep: true,
             finished: 1,
         };
         // What a mount writes last that was late with the record.
-        pair.first.change_index(&pair.job, pair.n, Some(line)).await.unwrap();
-        let kept = Going::new(&pair.first, &pair.job, pair.n).heed().await;
+        pair.first
+            .builds
+            .change_index(&pair.job, pair.n, Some(line))
+            .await
+            .unwrap();
+        let kept = Going::new(&pair.first.builds, &pair.job, pair.n).heed().await;
         assert!(matches!(kept, Err(Error::NotFound(_))), "{kept:?}");
         pair.assert_gone().await;
     });

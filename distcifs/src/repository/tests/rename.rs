@@ -11,7 +11,10 @@ use crate::storage::Updated;
 pub(super) async fn built(stores: Stores, dir: &Path) -> (Arc<Repository>, Job) {
     let repository = stores.open("first", dir).await.unwrap();
     let job = job(&repository, "a").await.unwrap();
-    assert_eq!(repository.trigger(&job, b"@key=once", poster()).await.unwrap(), 1);
+    assert_eq!(
+        repository.builds.trigger(&job, b"@key=once", poster()).await.unwrap(),
+        1
+    );
     build(&repository, &job, 1).await.unwrap();
     (repository, job)
 }
@@ -22,15 +25,15 @@ pub(super) fn embedded(dir: &Path) -> Stores {
 
 /// What every job must hold to that was called `a` and may be called `b` now.
 pub(super) async fn goes_on(repository: &Arc<Repository>, uid: &str) -> Job {
-    let named: Vec<Job> = ["a", "b"].iter().filter_map(|name| repository.job(name)).collect();
+    let named: Vec<Job> = ["a", "b"].iter().filter_map(|name| repository.jobs.get(name)).collect();
     let [job] = named.as_slice() else {
         panic!("it has one name: {named:?}");
     };
     assert_eq!(job.uid(), uid);
     assert_whole(repository, job, 1).await;
-    let again = repository.trigger(job, b"@key=once", poster()).await.unwrap();
+    let again = repository.builds.trigger(job, b"@key=once", poster()).await.unwrap();
     assert_eq!(again, 1, "the keys of its triggers stay");
-    assert_eq!(repository.trigger(job, b"", poster()).await.unwrap(), 2);
+    assert_eq!(repository.builds.trigger(job, b"", poster()).await.unwrap(), 2);
     build(repository, job, 2).await.unwrap();
     assert_whole(repository, job, 2).await;
     assert_sound(repository).await;
@@ -44,7 +47,7 @@ fn a_renamed_job_keeps_its_builds() {
     runtime.block_on(async {
         let (repository, job) = built(embedded(dir.path()), dir.path()).await;
         let mut lines = repository.events.listen();
-        repository.rename_job(&job, &name("b"), None).await.unwrap();
+        repository.builds.rename_job(&job, &name("b"), None).await.unwrap();
         let line = loop {
             // What became of the build's tickets may be told first.
             let line = lines.recv().await.unwrap();
@@ -54,7 +57,7 @@ fn a_renamed_job_keeps_its_builds() {
         };
         assert_eq!(line.to_string(), "job a renamed b");
         // As a mount does that has not heard of it.
-        let refused = repository.trigger(&job, b"", poster()).await;
+        let refused = repository.builds.trigger(&job, b"", poster()).await;
         assert!(
             matches!(&refused, Err(Error::NotFound(what)) if what.ends_with("it is called b now")),
             "{refused:?}"
@@ -70,17 +73,17 @@ fn a_job_that_is_building_keeps_its_name() {
     runtime.block_on(async {
         let (repository, first) = built(embedded(dir.path()), dir.path()).await;
         job(&repository, "c").await.unwrap();
-        let taken = repository.rename_job(&first, &name("c"), None).await;
+        let taken = repository.builds.rename_job(&first, &name("c"), None).await;
         assert!(matches!(taken, Err(Error::Exists(_))), "{taken:?}");
-        assert_eq!(repository.trigger(&first, b"", poster()).await.unwrap(), 2);
-        let busy = repository.rename_job(&first, &name("b"), None).await;
+        assert_eq!(repository.builds.trigger(&first, b"", poster()).await.unwrap(), 2);
+        let busy = repository.builds.rename_job(&first, &name("b"), None).await;
         assert!(
             matches!(&busy, Err(Error::Busy(what)) if what.contains("build 2") && what.contains("abort")),
             "{busy:?}"
         );
         build(&repository, &first, 2).await.unwrap();
-        repository.rename_job(&first, &name("b"), None).await.unwrap();
-        assert!(repository.job("a").is_none());
+        repository.builds.rename_job(&first, &name("b"), None).await.unwrap();
+        assert!(repository.jobs.get("a").is_none());
     });
 }
 
@@ -91,25 +94,29 @@ fn a_trigger_ends_a_rename_that_was_begun() {
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
         let (repository, job) = built(embedded(dir.path()), dir.path()).await;
-        let counter = repository.name_counter(&job, "b").await.unwrap();
+        let counter = repository.jobs.name_counter(&job, "b").await.unwrap();
         // Its last look at the list and at the counter was before this.
-        let (_, seen) = repository.job_line(&job.name).await.unwrap();
-        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 2);
-        let late = repository.contents.update(&jobs_record(), Some(seen), Vec::new()).await;
+        let (_, seen) = repository.jobs.line(&job.name).await.unwrap();
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 2);
+        let late = repository
+            .store
+            .contents
+            .update(&jobs_record(), Some(seen), Vec::new())
+            .await;
         assert!(matches!(late, Ok(Updated::Mismatch { .. })), "{late:?}");
-        let stopped = repository.move_line(&job, &name("b"), &counter, None).await;
+        let stopped = repository.jobs.move_line(&job, &name("b"), &counter, None).await;
         assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
         build(&repository, &job, 2).await.unwrap();
         assert_sound(&repository).await;
         // A retry is held to the name in the same way.
-        repository.name_counter(&job, "b").await.unwrap();
+        repository.jobs.name_counter(&job, "b").await.unwrap();
         let word = crate::repository::control::Word::Abort;
-        assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), 3);
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 3);
         repository.control(&job, 3, word, poster()).await.unwrap();
-        let counter = repository.name_counter(&job, "b").await.unwrap();
+        let counter = repository.jobs.name_counter(&job, "b").await.unwrap();
         let word = crate::repository::control::Word::Retry;
         repository.control(&job, 3, word, poster()).await.unwrap();
-        let stopped = repository.move_line(&job, &name("b"), &counter, None).await;
+        let stopped = repository.jobs.move_line(&job, &name("b"), &counter, None).await;
         assert!(matches!(stopped, Err(Error::Busy(_))), "{stopped:?}");
     });
 }
@@ -125,7 +132,7 @@ fn a_process_that_ends_while_it_renames_leaves_one_name() {
             let store = doomed(place.first().await, "name");
             let (repository, job) = built(store.stores(), dir.path()).await;
             store.arm(writes);
-            let renamed = repository.rename_job(&job, &name("b"), None).await;
+            let renamed = repository.builds.rename_job(&job, &name("b"), None).await;
             (job.uid().to_owned(), renamed.is_ok(), store.is_over())
         });
         drop(first);

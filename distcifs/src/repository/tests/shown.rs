@@ -12,13 +12,13 @@ fn an_unchanged_build_is_neither_read_nor_made_anew() {
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let repository = open(&store, dir.path()).await.unwrap();
         let job = job(&repository, "hello").await.unwrap();
-        let n = repository.trigger(&job, b"", poster()).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         let text = async || {
-            let build = repository.build(&job, n).await.unwrap();
+            let build = repository.builds.build(&job, n).await.unwrap();
             let bytes = repository.build_text(&build);
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
         };
-        let counts = || (repository.remembered.looked.answers(), repository.shown.made());
+        let counts = || (repository.store.remembered.looked.answers(), repository.shown.made());
         let settled = async || {
             // What the repository itself does after a change comes to its end.
             let begun = Instant::now();
@@ -43,10 +43,10 @@ fn an_unchanged_build_is_neither_read_nor_made_anew() {
         assert_eq!(text().await["tasks"][0]["state"], "running");
         assert_eq!(settled().await["tasks"][0]["state"], "running");
         // Whoever else changes a ticket is told of, too.
-        let entry = repository.get(&controller.key.path()).await.unwrap().unwrap();
+        let entry = repository.store.get(&controller.key.path()).await.unwrap().unwrap();
         let before = counts().0;
         let ops = vec![set(controller.key.path(), entry.data, entry.version)];
-        repository.coordination.commit(ops).await.unwrap();
+        repository.store.coordination.commit(ops).await.unwrap();
         let begun = Instant::now();
         while counts().0 == before {
             text().await;
@@ -54,7 +54,7 @@ fn an_unchanged_build_is_neither_read_nor_made_anew() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         work(&repository, &task).await.unwrap();
-        repository.finish(&task, success()).await.unwrap();
+        repository.claims.finish(&task, success()).await.unwrap();
         assert_eq!(text().await["tasks"][0]["state"], "success");
     });
 }
@@ -68,10 +68,10 @@ fn the_text_of_a_finished_build_is_made_once() {
         let repository = open(&store, dir.path()).await.unwrap();
         let job = job(&repository, "hello").await.unwrap();
         for n in [1, 2] {
-            assert_eq!(repository.trigger(&job, b"", poster()).await.unwrap(), n);
+            assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), n);
             build(&repository, &job, n).await.unwrap();
         }
-        let text = async |n| repository.build_text(&repository.build(&job, n).await.unwrap());
+        let text = async |n| repository.build_text(&repository.builds.build(&job, n).await.unwrap());
         let (one, two) = (text(1).await, text(2).await);
         let made = repository.shown.made();
         for _ in 0..10 {

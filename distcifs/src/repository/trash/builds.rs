@@ -1,6 +1,7 @@
 //! Builds: into the trash, out of it, and gone for good.
 
 use super::{RACES_MAX, readable};
+use crate::repository::builds::Builds;
 use crate::repository::core::{bounded, lock};
 use crate::repository::model::event::{Event, Stage};
 use crate::repository::model::job::Job;
@@ -11,10 +12,10 @@ use crate::repository::model::record::Indexed;
 use crate::repository::model::steps::build::{into_trash, out_of_trash};
 use crate::repository::model::trash::{BuildLine, Removal};
 use crate::repository::records::Going;
-use crate::repository::{Error, Repository, Result, flood};
-use crate::storage::Updated;
+use crate::repository::store::Guarded;
+use crate::repository::{Error, Result, flood};
 
-impl Repository {
+impl Builds {
     /// Moves a finished build to the trash, or removes it where nothing stays.
     ///
     /// # Errors
@@ -26,7 +27,7 @@ impl Repository {
         let turn = self.records.turn(job.uid(), n).await;
         self.record_now(job, n).await?;
         self.check_finished(job, n).await?;
-        let hold = self.hold_epoch().await?;
+        let hold = self.store.hold_epoch().await?;
         let moved = match self.note(job.uid()).await {
             Ok(()) => self.move_to_trash(job, n, &removal).await,
             full => full,
@@ -53,7 +54,7 @@ impl Repository {
         self.move_build_line(job, n, removal).await?;
         let moves = self.trash.moved();
         lock(&self.records.records).forget(&(job.uid().to_owned(), n));
-        bounded("sync", self.coordination.sync()).await?;
+        bounded("sync", self.store.coordination.sync()).await?;
         if let Err(busy) = self.check_finished(job, n).await {
             self.bring_back(job, n).await?;
             return Err(busy);
@@ -66,7 +67,7 @@ impl Repository {
         let gone = || Error::NotFound(format!("jobs/{}/builds/{n}", job.name));
         for _ in 0..RACES_MAX {
             let key = LineKey::Build(n).key();
-            let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
+            let page = bounded("index of builds", self.store.contents.query(&job.record(), &key, "", 1)).await?;
             let Some((_, line)) = page.entries.first() else {
                 // Nobody knew, and it had happened.
                 let there = self.trashed_build(job, n).await?.0;
@@ -88,15 +89,13 @@ impl Repository {
         change: Changes,
         lines: &[(u64, Option<Indexed>)],
     ) -> Result<bool> {
-        let update = self.contents.update(&job.record(), Some(revision), change);
-        match bounded("index of builds", update).await {
-            Ok(Updated::Done { revision }) => {
-                lock(&self.records.indexes).follow(job.uid(), revision, lines);
-                Ok(true)
-            }
-            Ok(Updated::Mismatch { .. }) | Err(Error::TimedOut(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        let object = job.record();
+        let update = self.store.update_guarded("index of builds", &object, revision, change);
+        let Guarded::Done { revision } = update.await? else {
+            return Ok(false);
+        };
+        lock(&self.records.indexes).follow(job.uid(), revision, lines);
+        Ok(true)
     }
 
     /// Refuses while a build is not finished. The coordinator is asked itself: of a retry on another mount
@@ -114,7 +113,7 @@ impl Repository {
     /// The line of a build in the trash, and the index's revision.
     pub(super) async fn trashed_build(&self, job: &Job, n: u64) -> Result<(Option<BuildLine>, u64)> {
         let key = LineKey::RemovedBuild(n).key();
-        let page = bounded("index of builds", self.contents.query(&job.record(), &key, "", 1)).await?;
+        let page = bounded("index of builds", self.store.contents.query(&job.record(), &key, "", 1)).await?;
         let line = page.entries.first().map(|(_, line)| from_json(&key, line));
         Ok((line.transpose()?, page.revision))
     }
@@ -139,7 +138,7 @@ impl Repository {
     /// # Errors
     /// `NotFound` if it is not there any more.
     pub async fn restore_build(&self, job: &Job, n: u64) -> Result<()> {
-        let _hold = self.hold_epoch().await?;
+        let _hold = self.store.hold_epoch().await?;
         let gone = || Error::NotFound(format!("jobs/{}/builds/{n} in the trash", job.name));
         let line = self.bring_back(job, n).await?.ok_or_else(gone)?;
         let (job, state) = (job.name.clone(), Stage::Ended(line.indexed.state));
@@ -200,7 +199,7 @@ impl Repository {
                 return Ok(false);
             };
             let (object, key) = (job.record(), LineKey::Build(n).key());
-            let page = bounded("index of builds", self.contents.query(&object, &key, "", 1)).await?;
+            let page = bounded("index of builds", self.store.contents.query(&object, &key, "", 1)).await?;
             if page.revision != revision {
                 continue;
             }

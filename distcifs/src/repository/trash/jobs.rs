@@ -1,20 +1,19 @@
 //! Jobs: into the trash, out of it, and gone for good.
 
 use super::{PAGE, RACES_MAX, notes, readable};
+use crate::repository::builds::Builds;
 use crate::repository::core::{bounded, now, settled};
 use crate::repository::model::event::Event;
 use crate::repository::model::job::{Job, JobEntry, jobs_record};
 use crate::repository::model::json::{from_json, to_json};
-use crate::repository::model::keys::{Key, LineKey, REMOVED_BUILD_LINES};
-use crate::repository::model::ops::Step;
+use crate::repository::model::keys::{LineKey, REMOVED_BUILD_LINES};
 use crate::repository::model::steps;
 use crate::repository::model::steps::job::{GONE, MOVING};
 use crate::repository::model::trash::{BuildLine, JobLine, Removal};
 use crate::repository::names::Name;
-use crate::repository::{Error, Repository, Result, flood};
-use crate::storage::Commit;
+use crate::repository::{Error, Result, flood};
 
-impl Repository {
+impl Builds {
     /// Moves a job with its builds to the trash for user `uid`, or removes it where nothing stays, if it belongs
     /// to the user `of`.
     ///
@@ -25,8 +24,8 @@ impl Repository {
             return self.remove_job(job, of).await;
         };
         self.record_all(job).await?;
-        self.check_idle(job).await?;
-        if self.get(&job.path()).await?.is_none() {
+        self.jobs.check_idle(job).await?;
+        if self.store.get(&job.path()).await?.is_none() {
             // A removal for good came to this point and no further.
             return self.remove_job(job, of).await;
         }
@@ -41,7 +40,7 @@ impl Repository {
             }
             Err(error) => {
                 // Whoever triggers it would do that, too.
-                if let Err(left) = self.settle_name(job).await {
+                if let Err(left) = self.jobs.settle_name(job).await {
                     tracing::debug!(job = %job.name, error = %left, "its counter says no name");
                 }
                 return Err(error);
@@ -55,25 +54,27 @@ impl Repository {
 
     /// Says so in the counter, and moves the line as long as no build begins.
     async fn move_job_to_trash(&self, job: &Job, removal: &Removal, of: Option<u32>) -> Result<()> {
-        let _hold = self.hold_epoch().await?;
+        let _hold = self.store.hold_epoch().await?;
         let removed = self.trashed_builds(job).await?;
         let with_it = removed.iter().filter(|(_, line)| line.goes_with(removal)).count();
         let builds = (self.finished_numbers(job).await?.len() + with_it) as u64;
         let key = LineKey::RemovedJob(job.uid()).key();
-        let counter = self.name_counter(job, &key).await?;
-        self.check_idle(job).await?;
+        let counter = self.jobs.name_counter(job, &key).await?;
+        self.jobs.check_idle(job).await?;
         let line = |entry: JobEntry| {
             entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
             let (_, line) = steps::job::into_trash(entry.clone(), &job.name, builds, removal.clone());
             Ok((to_json(&line), entry))
         };
-        self.shift(job, (job.name.as_str(), key.as_str()), &counter, line).await
+        self.jobs
+            .shift(job, (job.name.as_str(), key.as_str()), &counter, line)
+            .await
     }
 
     /// The line of a removed job.
     pub(super) async fn trashed_job(&self, uid: &str) -> Result<Option<JobLine>> {
         let (key, list) = (LineKey::RemovedJob(uid).key(), jobs_record());
-        let page = bounded("jobs", self.contents.query(&list, &key, "", 1)).await?;
+        let page = bounded("jobs", self.store.contents.query(&list, &key, "", 1)).await?;
         let line = page.entries.iter().find(|(found, _)| *found == key);
         line.map(|(key, line)| from_json(key, line)).transpose()
     }
@@ -88,23 +89,24 @@ impl Repository {
         let line = self.trashed_job(uid).await?.ok_or_else(gone)?;
         let job = line.job()?;
         // What this mount knows may be as old as the removal elsewhere.
-        if self.job_line(to).await?.0.is_some() {
+        if self.jobs.line(to).await?.0.is_some() {
             return Err(Error::Exists(format!(
                 "job {to} exists: restore the other under another name (distcifs trash restore {} --as NAME)",
                 job.name
             )));
         }
-        self.check_circle(&job, to).await?;
-        let _hold = self.hold_epoch().await?;
+        self.configs.check_circle(&job, to).await?;
+        let _hold = self.store.hold_epoch().await?;
         let key = LineKey::RemovedJob(uid).key();
-        let counter = self.name_counter(&job, MOVING).await?;
+        let counter = self.jobs.name_counter(&job, MOVING).await?;
         // First: whoever ends after it restores the job once more.
         self.restore_with(&job, &line.trash).await?;
         let restored = |entry: JobEntry| {
             let entry = steps::job::named(entry, now());
             Ok((to_json(&entry), entry))
         };
-        self.shift(&job, (key.as_str(), to.as_str()), &counter, restored)
+        self.jobs
+            .shift(&job, (key.as_str(), to.as_str()), &counter, restored)
             .await?;
         self.events.announce(Event::JobCreated(to.clone()));
         let entry = job.entry.clone();
@@ -120,7 +122,7 @@ impl Repository {
         while races < RACES_MAX {
             let page = bounded(
                 "index of builds",
-                self.contents.query(&object, REMOVED_BUILD_LINES, &after, PAGE),
+                self.store.contents.query(&object, REMOVED_BUILD_LINES, &after, PAGE),
             )
             .await?;
             let last = page.entries.last().map(|(key, _)| key.clone());
@@ -154,21 +156,22 @@ impl Repository {
             return Ok(false);
         };
         let job = line.job()?;
-        match self.name_counter(&job, GONE).await {
+        match self.jobs.name_counter(&job, GONE).await {
             Ok(counted) => {
                 // A write that restores it and is still on its way is refused from here on.
                 let list = jobs_record();
-                settled("jobs", || self.contents.update(&list, None, Vec::new())).await?;
+                settled("jobs", || self.store.contents.update(&list, None, Vec::new())).await?;
                 if self.trashed_job(uid).await?.is_none() {
                     return Ok(false);
                 }
-                self.remove_counter(&job, counted.version).await?;
+                self.jobs.remove_counter(&job, counted.version).await?;
             }
             // A removal for good came to this point and no further.
             Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        self.update("jobs", &jobs_record(), vec![(LineKey::RemovedJob(uid).key(), None)])
+        self.store
+            .update("jobs", &jobs_record(), vec![(LineKey::RemovedJob(uid).key(), None)])
             .await?;
         self.drop_job(&job).await?;
         Ok(true)
@@ -178,7 +181,7 @@ impl Repository {
     pub async fn remove_job(&self, job: &Job, of: Option<u32>) -> Result<()> {
         self.record_all(job).await?;
         if of.is_some() {
-            let line = self.job_line(&job.name).await?.0;
+            let line = self.jobs.line(&job.name).await?.0;
             let line = line.filter(|line| line.uid == job.uid());
             let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
             line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
@@ -192,12 +195,12 @@ impl Repository {
             )));
         }
         // Without a counter, an earlier removal came to this point and no further.
-        if let Some(counter) = self.get(&job.path()).await? {
-            self.remove_counter(job, counter.version).await?;
+        if let Some(counter) = self.store.get(&job.path()).await? {
+            self.jobs.remove_counter(job, counter.version).await?;
         }
         // Another job may have its name already.
         let others = |known: &JobEntry| known.uid != job.uid();
-        self.edit_job(&job.name, |known| Ok(known.filter(others))).await?;
+        self.jobs.edit(&job.name, |known| Ok(known.filter(others))).await?;
         self.events.announce(Event::JobRemoved(job.name.clone()));
         self.drop_job(job).await
     }
@@ -211,32 +214,12 @@ impl Repository {
             self.drop_build_objects(job, n).await?;
         }
         let record = job.record();
-        settled("job", || self.contents.remove(&record)).await?;
+        settled("job", || self.store.contents.remove(&record)).await?;
         self.forget_note(job.uid()).await
     }
 
     /// Forgets that builds of a job were removed, which is gone for good.
     pub(super) async fn forget_note(&self, uid: &str) -> Result<()> {
-        self.update("trash", &notes(), vec![(uid.to_owned(), None)]).await
-    }
-
-    /// Removes a job's entries: from then on nothing can be triggered.
-    pub(in crate::repository) async fn remove_counter(&self, job: &Job, version: u32) -> Result<()> {
-        let tokens = self.children(&Key::JobKeys(job.uid()).path()).await?;
-        let Step { after, ops } = steps::job::remove(job, version, &tokens);
-        match self.commit_settled(ops, &job.path(), |entry| entry.is_none()).await? {
-            Commit::Done => {}
-            Commit::Mismatch { .. } => {
-                return Err(Error::Busy(format!(
-                    "job {}: a build was started, or it was restored, just now",
-                    job.name
-                )));
-            }
-        }
-        for some in after {
-            // What somebody else has taken away, or what is left by this, is gc's.
-            self.commit(some).await?;
-        }
-        Ok(())
+        self.store.update("trash", &notes(), vec![(uid.to_owned(), None)]).await
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::DAY;
+use crate::repository::Result;
+use crate::repository::builds::Builds;
 use crate::repository::core::{bounded, now, random_id};
 use crate::repository::model::job::Job;
 use crate::repository::model::keys::Key;
 use crate::repository::model::trash::{BuildLine, JobLine};
 use crate::repository::work::{READS_MAX, join_all};
-use crate::repository::{Repository, Result};
 
 /// Pause before each sweep of a mount; up to a tenth longer, so that mounts that began together part. Before the
 /// first one, too: somebody may have mounted an old backup to take out what is over by now.
@@ -38,7 +39,7 @@ impl Bound {
     }
 }
 
-impl Repository {
+impl Builds {
     /// Sweeps the trash now and then, as long as the mount lives.
     pub(in crate::repository) async fn keep_trash_swept(self: Arc<Self>) {
         loop {
@@ -85,7 +86,7 @@ impl Repository {
 
     /// Sweeps the removed builds of a job by its uid; `removed`: its line, if it is in the trash itself.
     async fn sweep_noted(&self, uid: &str, removed: Option<&JobLine>, now: u64) -> Result<()> {
-        match (self.job_of_uid(uid), removed) {
+        match (self.jobs.by_uid(uid), removed) {
             (Some(job), _) => self.sweep_builds(&job, None, now).await,
             (None, Some(line)) => self.sweep_builds(&line.job()?, Some(line), now).await,
             (None, None) => self.forget_stale_note(uid).await,
@@ -105,9 +106,9 @@ impl Repository {
 
     /// Forgets a job that is gone for good: one that is not known here yet has a counter.
     async fn forget_stale_note(&self, uid: &str) -> Result<()> {
-        bounded("sync", self.coordination.sync()).await?;
+        bounded("sync", self.store.coordination.sync()).await?;
         let path = Key::Job(uid).path();
-        match bounded(&path, self.coordination.get(&path)).await? {
+        match bounded(&path, self.store.coordination.get(&path)).await? {
             Some(_) => Ok(()),
             None => self.forget_note(uid).await,
         }

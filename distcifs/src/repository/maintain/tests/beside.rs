@@ -68,7 +68,7 @@ impl Shared {
     }
 
     async fn epoch(&self) -> u64 {
-        self.mounts[0].read_epoch().await.unwrap().0
+        self.mounts[0].store.read_epoch().await.unwrap().0
     }
 
     /// Waits for gc to begin an epoch after this one, and for the first mount to know it.
@@ -77,7 +77,7 @@ impl Shared {
         loop {
             assert!(begun.elapsed() < LONG, "no epoch after {epoch}");
             let now = self.epoch().await;
-            if now > epoch && self.mounts[0].hold_epoch().await.unwrap().epoch() == now {
+            if now > epoch && self.mounts[0].store.hold_epoch().await.unwrap().epoch() == now {
                 return now;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -101,18 +101,21 @@ async fn what_was_garbage_goes_and_what_is_under_way_is_waited_for() {
     let [one, two] = &scene.mounts;
     let job = job(one, "hello").await.unwrap();
     for n in [1, 2] {
-        assert_eq!(two.trigger(&job, b"", poster()).await.unwrap(), n);
+        assert_eq!(two.builds.trigger(&job, b"", poster()).await.unwrap(), n);
         build(two, &job, n).await.unwrap();
     }
     let (lone, reused) = (scene.garbage("lone").await, scene.garbage("reused").await);
-    let (start, hold) = (scene.epoch().await, one.hold_epoch().await.unwrap());
+    let (start, hold) = (scene.epoch().await, one.store.hold_epoch().await.unwrap());
     let gc = scene.begin_gc();
     let first = scene.epoch_after(start).await;
     // Begun before gc, put and committed while it waits.
-    assert_eq!(one.keep_body("reused".into()).await.unwrap(), Digest::of(b"reused"));
+    assert_eq!(
+        one.store.keep_body("reused".into()).await.unwrap(),
+        Digest::of(b"reused")
+    );
     assert!(scene.is_there(&lone).await && scene.epoch().await == first && !gc.is_finished());
     // Begun in the first epoch: the second is waited for in its turn.
-    let next = one.hold_epoch().await.unwrap();
+    let next = one.store.hold_epoch().await.unwrap();
     drop(hold);
     scene.epoch_after(first).await;
     tokio::time::sleep(SHORT).await;
@@ -139,15 +142,15 @@ async fn what_is_put_again_stays_until_it_is_committed_or_given_up() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let reused = scene.garbage("reused").await;
-    let (start, blocker) = (scene.epoch().await, one.hold_epoch().await.unwrap());
+    let (start, blocker) = (scene.epoch().await, one.store.hold_epoch().await.unwrap());
     let gc = scene.begin_gc();
     let first = scene.epoch_after(start).await;
-    let late = one.hold_epoch().await.unwrap();
+    let late = one.store.hold_epoch().await.unwrap();
     drop(blocker);
     scene.epoch_after(first).await;
     // From here on gc waits for nobody but `late`.
-    let under_way = one.hold_epoch().await.unwrap();
-    one.keep_body("reused".into()).await.unwrap();
+    let under_way = one.store.hold_epoch().await.unwrap();
+    one.store.keep_body("reused".into()).await.unwrap();
     drop(late);
     let swept = gc.await.unwrap().unwrap();
     assert_eq!((swept.faults.len(), swept.objects), (0, 0), "{swept}");
@@ -159,7 +162,7 @@ async fn what_is_put_again_stays_until_it_is_committed_or_given_up() {
 async fn a_mount_that_does_not_answer_ends_gc_with_its_name() {
     let scene = shared().await;
     let lone = scene.garbage("lone").await;
-    let hold = scene.mounts[1].hold_epoch().await.unwrap();
+    let hold = scene.mounts[1].store.hold_epoch().await.unwrap();
     let Err(Error::Busy(why)) = scene.gc(SHORT).await else {
         panic!("gc did not wait")
     };
@@ -187,7 +190,7 @@ async fn a_mount_that_does_not_answer_ends_gc_with_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_gc_runs_at_a_time() {
     let scene = shared().await;
-    let hold = scene.mounts[0].hold_epoch().await.unwrap();
+    let hold = scene.mounts[0].store.hold_epoch().await.unwrap();
     let start = scene.epoch().await;
     let gc = scene.begin_gc();
     scene.epoch_after(start).await;
@@ -206,16 +209,16 @@ async fn what_was_begun_in_a_former_session_is_not_committed() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let job = job(one, "hello").await.unwrap();
-    let hold = one.hold_epoch().await.unwrap();
+    let hold = one.store.hold_epoch().await.unwrap();
     // As at the end of a session: its entries go, then it enters anew.
-    one.epochs.leave();
-    one.enter_node().await.unwrap();
+    one.store.epochs.leave();
+    one.nodes.enter_node().await.unwrap();
     let ops = vec![create("/jobs/x", "1".into())];
-    let committed = one.commit_held(&hold, ops, "/jobs/x", |_| false).await;
+    let committed = one.store.commit_held(&hold, ops, "/jobs/x", |_| false).await;
     assert!(matches!(committed, Err(Error::Io(_))), "{committed:?}");
     assert!(scene.store.get("/jobs/x").await.unwrap().is_none());
     drop(hold);
-    assert_eq!(one.trigger(&job, b"", poster()).await.unwrap(), 1);
+    assert_eq!(one.builds.trigger(&job, b"", poster()).await.unwrap(), 1);
     build(one, &job, 1).await.unwrap();
     scene.gc(LONG).await.unwrap();
     assert_whole(one, &job, 1).await;
@@ -229,8 +232,8 @@ async fn a_configuration_written_too_late_is_refused() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let job = job(one, "hello").await.unwrap();
-    let (head, revision) = one.config_head(&job).await.unwrap();
-    let mut held = one.lock_config(&job, true).await.unwrap();
+    let (head, revision) = one.configs.read_head(&job).await.unwrap();
+    let mut held = one.configs.lock(&job, true).await.unwrap();
     scene.gc(LONG).await.unwrap();
     let change = vec![("config".to_owned(), Some("{}".into()))];
     let late = scene.store.update(&job.record(), Some(revision), change).await.unwrap();
@@ -238,7 +241,8 @@ async fn a_configuration_written_too_late_is_refused() {
     // Whoever still has the lock writes all the same.
     let text = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "exit 3\n"}}]}"#;
     let written = one
-        .write_config(&job, &mut held, text.into(), 0)
+        .configs
+        .write(&job, &mut held, text.into(), 0)
         .await
         .unwrap()
         .unwrap();
@@ -252,15 +256,16 @@ async fn what_moves_while_it_is_read_is_seen_the_second_time() {
     let scene = shared().await;
     let one = scene.mounts[0].clone();
     let job = job(&one, "hello").await.unwrap();
-    let text = one.config_head(&job).await.unwrap().0.unwrap();
+    let text = one.configs.read_head(&job).await.unwrap().0.unwrap();
     let (mount, of) = (one.clone(), job.clone());
     scene.store.before_head(Box::new(move || {
         Box::pin(async move {
-            assert_eq!(mount.trigger(&of, b"", poster()).await.unwrap(), 1);
-            let mut held = mount.lock_config(&of, true).await.unwrap();
+            assert_eq!(mount.builds.trigger(&of, b"", poster()).await.unwrap(), 1);
+            let mut held = mount.configs.lock(&of, true).await.unwrap();
             let other = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "false\n"}}]}"#;
             mount
-                .write_config(&of, &mut held, other.into(), 0)
+                .configs
+                .write(&of, &mut held, other.into(), 0)
                 .await
                 .unwrap()
                 .unwrap();
@@ -269,7 +274,10 @@ async fn what_moves_while_it_is_read_is_seen_the_second_time() {
     }));
     let swept = scene.gc(LONG).await.unwrap();
     assert_eq!(swept.faults, []);
-    assert_ne!(one.config_head(&job).await.unwrap().0.unwrap().digest, text.digest);
+    assert_ne!(
+        one.configs.read_head(&job).await.unwrap().0.unwrap().digest,
+        text.digest
+    );
     assert!(
         scene
             .is_there(&Object::Chunk(Digest::parse(&text.digest).unwrap()))
@@ -285,16 +293,20 @@ async fn a_record_written_too_late_gets_no_line() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let job = job(one, "hello").await.unwrap();
-    assert_eq!(one.trigger(&job, b"", poster()).await.unwrap(), 1);
+    assert_eq!(one.builds.trigger(&job, b"", poster()).await.unwrap(), 1);
     build(one, &job, 1).await.unwrap();
-    let record = one.stored_record(&job, 1).await.unwrap().0.unwrap();
-    one.remove_build(&job, 1).await.unwrap();
-    assert_ne!(one.stored_record(&job, 1).await.unwrap().1, 0, "it leaves a revision");
+    let record = one.builds.stored_record(&job, 1).await.unwrap().0.unwrap();
+    one.builds.remove_build(&job, 1).await.unwrap();
+    assert_ne!(
+        one.builds.stored_record(&job, 1).await.unwrap().1,
+        0,
+        "it leaves a revision"
+    );
     let swept = scene.gc(LONG).await.unwrap();
     assert!(swept.objects > 0 && swept.remains == 1, "{swept}");
-    assert_eq!(one.stored_record(&job, 1).await.unwrap().1, 0);
-    assert!(!one.save_record(&job, 1, 0, record).await.unwrap());
-    assert_eq!(one.indexed(&job).await.unwrap().len(), 0);
+    assert_eq!(one.builds.stored_record(&job, 1).await.unwrap().1, 0);
+    assert!(!one.builds.save_record(&job, 1, 0, record).await.unwrap());
+    assert_eq!(one.builds.indexed(&job).await.unwrap().len(), 0);
     let swept = scene.gc(LONG).await.unwrap();
     assert_eq!((swept.faults.len(), swept.remains), (0, 1), "{swept}");
 }
@@ -320,11 +332,11 @@ async fn builds_go_on_beside_it() {
     for n in 1..=12 {
         for (mount, job) in scene.mounts.iter().zip(&jobs) {
             // Found by the other mount once it was told of the job.
-            assert_eq!(mount.trigger(job, b"", poster()).await.unwrap(), n);
+            assert_eq!(mount.builds.trigger(job, b"", poster()).await.unwrap(), n);
             build(mount, job, n).await.unwrap();
             assert_whole(mount, job, n).await;
             if n > 2 {
-                mount.remove_build(job, n - 2).await.unwrap();
+                mount.builds.remove_build(job, n - 2).await.unwrap();
             }
         }
         let lone: &'static str = ["x1", "x2", "x3"][usize::try_from(n).unwrap() % 3];
@@ -354,13 +366,15 @@ async fn what_mounts_join_stays() {
         let dir = scene.dir.path().join(name);
         fs::create_dir_all(dir.join("both")).unwrap();
         fs::write(dir.join("both").join(name), name).unwrap();
-        let captured = snapshot::capture(one.contents.clone(), &dir, None).await.unwrap();
+        let captured = snapshot::capture(one.store.contents.clone(), &dir, None).await.unwrap();
         parts.push(captured.digest);
     }
     let known: BTreeSet<Object> = trees(&scene.store).await;
-    let named = snapshot::joined(one.contents.clone(), &parts).await.unwrap();
+    let named = snapshot::joined(one.store.contents.clone(), &parts).await.unwrap();
     assert_eq!(trees(&scene.store).await, known, "nothing is stored by that");
-    snapshot::merge(one.contents.clone(), parts[0], parts[1]).await.unwrap();
+    snapshot::merge(one.store.contents.clone(), parts[0], parts[1])
+        .await
+        .unwrap();
     let named: BTreeSet<Object> = named.into_iter().map(Object::Tree).collect();
     assert_eq!(&trees(&scene.store).await - &known, named);
     assert_eq!(named.len(), 2, "the root and the folder that both have");

@@ -74,10 +74,18 @@ async fn an_end_after_any_step_leaves_the_former_backup_or_the_new_one() {
     assert!(save(&scene.store, &former, usize::MAX).await);
     assert_eq!(builds(&former).await, (2, 0));
     for n in [3, 4] {
-        assert_eq!(scene.repository.trigger(&scene.job, b"", poster()).await.unwrap(), n);
+        assert_eq!(
+            scene
+                .repository
+                .builds
+                .trigger(&scene.job, b"", poster())
+                .await
+                .unwrap(),
+            n
+        );
         build(&scene.repository, &scene.job, n).await.unwrap();
     }
-    scene.repository.remove_build(&scene.job, 1).await.unwrap();
+    scene.repository.builds.remove_build(&scene.job, 1).await.unwrap();
     let mut seen = BTreeSet::new();
     for stop in 0.. {
         let copied = Command::new("cp").arg("-a").args([&former, &dir]).status().unwrap();
@@ -108,7 +116,7 @@ async fn consoles_that_are_removed_meanwhile_are_kept() {
     let index = archive.new_index();
     scene.store.copy_index(&index, &|| {}).unwrap();
     for n in [1, 2] {
-        scene.repository.remove_build(&scene.job, n).await.unwrap();
+        scene.repository.builds.remove_build(&scene.job, n).await.unwrap();
     }
     let looked = Embedded::look(&scene.store.dir(), &index).unwrap();
     let needed = Upkeep::new(looked.coordination(), looked.contents())

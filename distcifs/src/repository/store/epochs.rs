@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::core::lock;
-use super::model::keys::EPOCH;
-use super::work::FOLLOW_PAUSE;
-use super::{Error, Repository, Result};
+use super::Store;
+use crate::repository::core::lock;
+use crate::repository::model::keys::EPOCH;
+use crate::repository::work::FOLLOW_PAUSE;
+use crate::repository::{Error, Result};
 use crate::storage::{Commit, Entry, Op};
 
 /// How long one who wants to hold the epoch waits for a session: as long as calls to the coordinator
@@ -66,7 +67,7 @@ impl Stay {
     }
 
     /// Holds the epoch that is known now.
-    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+    pub(in crate::repository) fn hold(self: &Arc<Self>) -> Hold {
         let mut held = lock(&self.held);
         let epoch = held.epoch;
         *held.counts.entry(epoch).or_default() += 1;
@@ -77,12 +78,12 @@ impl Stay {
     }
 
     /// The epoch as it is known here.
-    pub(super) fn epoch(&self) -> u64 {
+    pub(in crate::repository) fn epoch(&self) -> u64 {
         lock(&self.held).epoch
     }
 
     /// Takes in a later epoch.
-    pub(super) fn raise(&self, epoch: u64) {
+    pub(in crate::repository) fn raise(&self, epoch: u64) {
         self.change(|held| held.epoch = held.epoch.max(epoch));
     }
 
@@ -96,12 +97,12 @@ impl Stay {
     }
 
     /// The lease's entry; empty where there is none.
-    pub(super) fn lease(&self) -> String {
+    pub(in crate::repository) fn lease(&self) -> String {
         self.lease.clone().unwrap_or_default()
     }
 
     /// The smallest epoch in which something is under way, and its changes.
-    pub(super) fn least(&self) -> watch::Receiver<u64> {
+    pub(in crate::repository) fn least(&self) -> watch::Receiver<u64> {
         self.least.subscribe()
     }
 }
@@ -135,44 +136,44 @@ impl Drop for Hold {
 
 impl Epochs {
     /// Of a mount that has the store alone: its own gc raises the epoch.
-    pub(super) fn alone() -> Epochs {
+    pub(in crate::repository) fn alone() -> Epochs {
         Epochs(watch::Sender::new(Some(Stay::new(None, 0))))
     }
 
     /// Of one of many, before its first session.
-    pub(super) fn shared() -> Epochs {
+    pub(in crate::repository) fn shared() -> Epochs {
         Epochs(watch::Sender::new(None))
     }
 
     /// Begins the stay of a session.
-    pub(super) fn enter(&self, lease: String, epoch: u64) {
+    pub(in crate::repository) fn enter(&self, lease: String, epoch: u64) {
         self.0.send_replace(Some(Stay::new(Some(lease), epoch)));
     }
 
     /// The session is over: what is under way can't be committed any more.
-    pub(super) fn leave(&self) {
+    pub(in crate::repository) fn leave(&self) {
         self.0.send_replace(None);
     }
 
     /// Whether what is held is of the present session: else nothing can be committed under it.
-    pub(super) fn stays(&self, hold: &Hold) -> bool {
+    pub(in crate::repository) fn stays(&self, hold: &Hold) -> bool {
         self.stay().is_some_and(|stay| Arc::ptr_eq(&stay, &hold.stay))
     }
 
     /// The stay of the present session.
-    pub(super) fn stay(&self) -> Option<Arc<Stay>> {
+    pub(in crate::repository) fn stay(&self) -> Option<Arc<Stay>> {
         self.0.borrow().clone()
     }
 }
 
 /// The epoch that an entry holds.
-pub(super) fn epoch_of(entry: &Entry) -> Result<u64> {
+pub(in crate::repository) fn epoch_of(entry: &Entry) -> Result<u64> {
     let text = std::str::from_utf8(&entry.data).ok();
     let epoch = text.and_then(|text| text.parse().ok());
     epoch.ok_or_else(|| Error::Io(format!("{EPOCH}: damaged: {:?} is no epoch", entry.data).into()))
 }
 
-impl Repository {
+impl Store {
     /// Holds the epoch; the caller keeps it until what it does is committed or given up.
     ///
     /// # Errors
@@ -205,15 +206,15 @@ impl Repository {
     }
 
     /// Takes in the epoch after a change of it was told.
-    pub(super) fn look_at_epoch(self: &Arc<Self>) {
-        let repository = self.clone();
+    pub(in crate::repository) fn look_at_epoch(self: &Arc<Self>) {
+        let store = self.clone();
         self.runtime.spawn(async move {
             for _ in 0..LOOKS_MAX {
-                match repository.read_epoch().await {
+                match store.read_epoch().await {
                     Ok((epoch, _)) => {
                         // Marks first: what is begun in an epoch has no older ones.
-                        repository.contents.enter(epoch);
-                        if let Some(stay) = repository.epochs.stay() {
+                        store.contents.enter(epoch);
+                        if let Some(stay) = store.epochs.stay() {
                             stay.raise(epoch);
                         }
                         return;
@@ -226,15 +227,15 @@ impl Repository {
     }
 
     /// The epoch and its entry's version, as the coordinator has them.
-    pub(super) async fn read_epoch(&self) -> Result<(u64, u32)> {
-        let entry = super::core::bounded(EPOCH, self.coordination.get(EPOCH)).await?;
+    pub(in crate::repository) async fn read_epoch(&self) -> Result<(u64, u32)> {
+        let entry = crate::repository::core::bounded(EPOCH, self.coordination.get(EPOCH)).await?;
         let entry = entry.ok_or_else(|| Error::Io(format!("{EPOCH}: missing; mount anew").into()))?;
         Ok((epoch_of(&entry)?, entry.version))
     }
 }
 
 /// The check that a lease stands.
-pub(super) fn check(lease: &str) -> Op {
+pub(in crate::repository) fn check(lease: &str) -> Op {
     Op::Check {
         path: lease.to_owned(),
         version: Some(0),

@@ -13,10 +13,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::core::{bounded, lock};
-use super::model::keys::Key;
-use super::model::ticket::{Posted, TicketKey, queue_path};
-use super::{Repository, Result};
+use super::Store;
+use crate::repository::core::{bounded, lock};
+use crate::repository::model::keys::Key;
 use crate::storage::Event;
 
 /// How long a queue is watched after the last look into it.
@@ -79,15 +78,9 @@ fn queue_of(path: &str) -> Option<String> {
     }
 }
 
-impl Repository {
-    /// A ticket that somebody asks for by name, who will ask for more of it.
-    pub async fn look_up_ticket(self: &Arc<Self>, key: &TicketKey) -> Result<Option<Posted>> {
-        let _told = self.regard(&queue_path(&key.queue));
-        self.ticket(key).await
-    }
-
+impl Store {
     /// Somebody is about to read all tickets of a queue; returns when they will be remembered.
-    pub(super) async fn regard_all(self: &Arc<Self>, queue: &str) {
+    pub(in crate::repository) async fn regard_all(self: &Arc<Self>, queue: &str) {
         if let Some(mut told) = self.regard(queue) {
             // Without a watch they are read all the same.
             let _ = tokio::time::timeout(WATCH_MAX, told.wait_for(|told| *told)).await;
@@ -139,7 +132,7 @@ impl Repository {
     }
 
     /// Lets go of queues that nobody looks into any more.
-    pub(super) fn disregard_idle(&self) {
+    pub(in crate::repository) fn disregard_idle(&self) {
         for queue in self.regarded.take_idle() {
             self.remembered.forget_below(&queue);
         }

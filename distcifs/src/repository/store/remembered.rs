@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::cache::Cache;
-use super::core::lock;
-use super::looked::Looked;
+use crate::repository::cache::Cache;
+use crate::repository::core::lock;
+use crate::repository::looked::Looked;
 use crate::storage::{Change, Entry, Event};
 
 /// Entries that are remembered, some hundred bytes each.

@@ -12,9 +12,10 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::core::{bounded, lock};
-use super::model::keys::{KEYS, TICKETS};
-use super::{Repository, Result};
+use super::Store;
+use crate::repository::Result;
+use crate::repository::core::{bounded, lock};
+use crate::repository::model::keys::{KEYS, TICKETS};
 use crate::storage::{Event, Watch};
 
 /// How long a path is followed after the last one has left: workers come back each second.
@@ -50,7 +51,7 @@ struct Start {
 
 /// Keeps a path followed while it lives.
 pub(crate) struct Attendance {
-    repository: Arc<Repository>,
+    store: Arc<Store>,
     path: String,
     start: Arc<Start>,
 }
@@ -66,7 +67,7 @@ impl Attendance {
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        if let Some(followee) = lock(&self.repository.followed.0).get_mut(&self.path) {
+        if let Some(followee) = lock(&self.store.followed.0).get_mut(&self.path) {
             followee.users -= 1;
             followee.left = Instant::now();
         }
@@ -114,7 +115,7 @@ fn above(path: &str) -> impl Iterator<Item = &str> {
     .skip(1)
 }
 
-impl Repository {
+impl Store {
     /// Follows a path with all below it, until the last attendance of it is dropped. When this
     /// returns, no later change is missed.
     pub(crate) async fn attend(self: &Arc<Self>, path: &str) -> Result<Attendance> {
@@ -124,13 +125,15 @@ impl Repository {
             let watch = bounded("watch", self.coordination.watch(&attendance.path)).await?;
             // From here on all is told; what was asked before may be older.
             self.remembered.forget_below(&attendance.path);
-            let (repository, path, start) = (self.clone(), attendance.path.clone(), start.clone());
+            let (store, path, start) = (self.clone(), attendance.path.clone(), start.clone());
             let task = self.runtime.spawn(async move {
-                repository.look_below(&path).await;
+                if let Some(reactor) = store.reactor.upgrade() {
+                    reactor.look(path.clone()).await;
+                }
                 start.looked.send_replace(true);
-                repository.hear(&path, watch).await;
+                store.hear(&path, watch).await;
             });
-            Ok::<_, super::Error>(task.abort_handle())
+            Ok::<_, crate::repository::Error>(task.abort_handle())
         });
         watching.await?;
         Ok(attendance)
@@ -154,7 +157,7 @@ impl Repository {
         followee.users += 1;
         let start = followee.start.clone();
         Attendance {
-            repository: self.clone(),
+            store: self.clone(),
             path,
             start,
         }
@@ -194,11 +197,9 @@ impl Repository {
             // They come twice then, and are acted upon there.
             return;
         }
-        if events.contains(&Event::Resync) {
-            self.events.announce(super::model::event::Event::Resync);
-            self.look_below(path).await;
+        if let Some(reactor) = self.reactor.upgrade() {
+            reactor.act(path.to_owned(), events).await;
         }
-        self.heard(events).await;
     }
 
     /// Lets go of what nobody attends, now and then.
@@ -209,7 +210,9 @@ impl Repository {
             self.disregard_idle();
             for path in self.followed.take_idle() {
                 self.remembered.forget_below(&path);
-                self.board.forget_below(&path);
+                if let Some(reactor) = self.reactor.upgrade() {
+                    reactor.unfollowed(&path);
+                }
             }
         }
     }

@@ -1,14 +1,12 @@
-//! Parsed configurations and records of finished builds that are kept in memory, and who records a build.
+//! Records of finished builds that are kept in memory, and who records a build.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use super::indexes::Indexes;
 use crate::repository::cache::Cache;
-use crate::repository::configure::ParsedConfigs;
-use crate::repository::configure::heads::Heads;
 use crate::repository::model::record::Record;
-use crate::repository::records::Indexes;
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
@@ -16,11 +14,9 @@ const RECORDS_MAX: usize = 512;
 /// Merged artifacts whose digests are kept, some hundred bytes each.
 const MERGED_MAX: usize = 1024;
 
-/// Parsed configurations and finished builds' records, bounded.
+/// Finished builds' records, bounded.
 #[derive(Default)]
 pub(crate) struct RecordCache {
-    pub(crate) configs: ParsedConfigs,
-    pub(crate) heads: Heads,
     /// The truth is the record in the store. One changes only by a retry or the trash, which forget it here;
     /// of other mounts' the line of the index tells, which is compared.
     pub(crate) records: Mutex<Cache<(String, u64), Arc<Record>, RECORDS_MAX>>,

@@ -1,0 +1,136 @@
+//! The folders at the top, and queues: made, owned and removed.
+
+use std::sync::Arc;
+
+use super::access::Access;
+use super::core::bounded;
+use super::model::json::{from_json, to_json};
+use super::model::keys::{Key, RecordKey};
+use super::model::ops::{create, delete, set};
+use super::model::ticket::queue_path;
+use super::names::Name;
+use super::store::{Guarded, Store};
+use super::work::RACES_MAX;
+use super::{Error, Result};
+use crate::storage::{Commit, Object};
+
+/// The record that holds owner and mode of the top folders.
+fn settings() -> Object {
+    RecordKey::Settings.object()
+}
+
+/// Owner and mode of the folders at the top, and of queues.
+#[derive(Clone)]
+pub(crate) struct Tops {
+    store: Arc<Store>,
+}
+
+impl Tops {
+    /// Of a repository with this store.
+    pub(crate) fn new(store: Arc<Store>) -> Self {
+        Tops { store }
+    }
+
+    /// Owner and mode of a top folder, if they were ever set.
+    pub(crate) async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
+        Ok(self.top_line(folder).await?.0)
+    }
+
+    /// The same with the revision of the record.
+    async fn top_line(&self, folder: &str) -> Result<(Option<Access>, u64)> {
+        let page = bounded("settings", self.store.contents.query(&settings(), folder, "", 1)).await?;
+        let found = page.entries.iter().find(|(key, _)| key == folder);
+        let access = found.map(|(_, value)| from_json("settings", value)).transpose()?;
+        Ok((access, page.revision))
+    }
+
+    /// Changes owner and mode of a top folder, which has these if none were ever set; `change` may refuse what it
+    /// sees to be so, and is called again after a lost race.
+    pub(crate) async fn change_top(
+        &self,
+        folder: &str,
+        unset: Access,
+        change: impl Fn(&mut Access) -> Result<()>,
+    ) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            let (access, revision) = self.top_line(folder).await?;
+            let mut access = access.unwrap_or(unset);
+            change(&mut access)?;
+            let line = vec![(folder.to_owned(), Some(to_json(&access)))];
+            let object = settings();
+            let update = self.store.update_guarded("settings", &object, revision, line);
+            if let Guarded::Done { .. } = update.await? {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy(format!("{folder}: too many others change it: try again")))
+    }
+
+    /// Owner and mode of a queue; `None` if there is no such queue.
+    pub(crate) async fn queue_access(&self, queue: &str) -> Result<Option<Access>> {
+        let entry = self.store.get(&Key::Queue(queue).path()).await?;
+        entry
+            .map(|entry| from_json(&format!("queue {queue}"), &entry.data))
+            .transpose()
+    }
+
+    /// Makes a queue.
+    pub(crate) async fn make_queue(&self, queue: &Name, access: Access) -> Result<()> {
+        match self
+            .store
+            .commit(vec![create(queue_path(queue), to_json(&access))])
+            .await?
+        {
+            Commit::Done => Ok(()),
+            Commit::Mismatch { .. } => Err(Error::Exists(format!("queue {queue} exists"))),
+        }
+    }
+
+    /// Changes owner or mode of a queue; `change` may refuse what it sees to be so.
+    pub(crate) async fn change_queue(
+        &self,
+        queue: &Name,
+        change: impl Fn(&mut Access) -> Result<()>,
+    ) -> Result<Access> {
+        let path = queue_path(queue);
+        for _ in 0..RACES_MAX {
+            let entry = self
+                .store
+                .get(&path)
+                .await?
+                .ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))?;
+            let mut access: Access = from_json(&path, &entry.data)?;
+            change(&mut access)?;
+            if self
+                .store
+                .commit(vec![set(&path, to_json(&access), entry.version)])
+                .await?
+                == Commit::Done
+            {
+                return Ok(access);
+            }
+        }
+        Err(Error::Busy(format!(
+            "tickets/{queue}: too many others change it: try again"
+        )))
+    }
+
+    /// Removes a queue without tickets.
+    pub(crate) async fn remove_queue(&self, queue: &Name, of: Option<u32>) -> Result<()> {
+        let path = queue_path(queue);
+        let mut version = None;
+        if of.is_some() {
+            let entry = bounded(&path, self.store.coordination.get(&path)).await?;
+            let entry = entry.ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))?;
+            let access: Access = from_json(&path, &entry.data)?;
+            access.must_be_of(of, || format!("tickets/{queue}"))?;
+            version = Some(entry.version);
+        }
+        match self.store.commit(vec![delete(path, version)]).await? {
+            Commit::Done => Ok(()),
+            Commit::Mismatch { .. } => Err(Error::NotEmpty(format!(
+                "tickets/{queue} has tickets, or was changed just now"
+            ))),
+        }
+    }
+}
