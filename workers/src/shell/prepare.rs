@@ -202,15 +202,10 @@ impl Shell<'_> {
         given.map_err(cant_give)
     }
 
-    /// Gives script and workspace to those who stand for the inner root.
+    /// Gives the workspace to those who stand for the inner root, and shows them the script.
     fn hand_over(&self, Ids { uid, gid }: Ids) -> tree::Result<()> {
-        let give = |path: &Path| chown(path, Some(uid), Some(gid));
-        let files = self.run.files();
-        let given = [files.join("script"), files.join("start"), files]
-            .iter()
-            .try_for_each(|path| give(path));
-        given.map_err(cant_give)?;
-        give(&self.claimed.folder).map_err(|error| {
+        self.run.show_files(gid).map_err(cant_give)?;
+        chown(&self.claimed.folder, Some(uid), Some(gid)).map_err(|error| {
             match error.kind() {
             io::ErrorKind::PermissionDenied => Trouble::Refused(
                 "the ticket can't be handed over to another user: isolation needs a mount of root, or a worker that is \

@@ -269,6 +269,25 @@ impl Run {
         fs::set_permissions(self.files(), fs::Permissions::from_mode(0o711))
     }
 
+    /// Shows what is in `files` to a group, which can change nothing of it. A script that gets a descriptor of this
+    /// folder from outside could change the modes of what its ids own, whatever confines it.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub fn show_files(&self, gid: u32) -> io::Result<()> {
+        let folder = self.files();
+        let all = [("script", 0o550), ("start", 0o550), ("", 0o750)];
+        all.iter().try_for_each(|(name, mode)| {
+            let path = if name.is_empty() {
+                folder.clone()
+            } else {
+                folder.join(name)
+            };
+            chown(&path, Some(geteuid().as_raw()), Some(gid))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
+        })
+    }
+
     /// Notes a control group that is about to be made.
     ///
     /// # Errors
@@ -392,6 +411,29 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("distcifs-state-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         State::open(Some(&folder)).unwrap()
+    }
+
+    /// What a confined script is shown never belongs to it: it could change modes by a descriptor from outside,
+    /// for all tasks after it.
+    #[test]
+    fn what_a_script_is_shown_is_the_workers() {
+        use std::os::unix::fs::MetadataExt;
+        let state = state("shown");
+        let run = state.begin().unwrap();
+        for name in ["script", "start"] {
+            run.write(name, b"true\n").unwrap();
+        }
+        // As a task before it may have left it.
+        fs::set_permissions(run.files(), fs::Permissions::from_mode(0o777)).unwrap();
+        let gid = nix::unistd::getegid().as_raw();
+        run.show_files(gid).unwrap();
+        for (name, mode) in [("script", 0o550), ("start", 0o550), ("", 0o750)] {
+            let found = fs::metadata(run.files().join(name)).unwrap();
+            let is = (found.uid(), found.gid(), found.mode() & 0o7777);
+            assert_eq!(is, (geteuid().as_raw(), gid, mode), "{name}");
+        }
+        drop(run);
+        fs::remove_dir_all(&state.folder).unwrap();
     }
 
     #[test]
