@@ -106,6 +106,12 @@ impl Builds {
             cause,
             source,
         } = request;
+        if !source.commit.is_empty() && !self.may_say_commit(job, who.uid) {
+            return Err(Error::Access(format!(
+                "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit",
+                job.name
+            )));
+        }
         let parameters = parameters
             .into_iter()
             .map(|(name, value)| (name.to_string(), value))
@@ -150,11 +156,21 @@ impl Builds {
         )))
     }
 
+    /// Whether a user may say which commit is checked out: of a repository that shows forks, as GitHub's do, that
+    /// may be a stranger's, and what it brings runs with the rights of the job's owner.
+    fn may_say_commit(&self, job: &Job, uid: u32) -> bool {
+        uid == job.entry.access.uid || self.steers(uid)
+    }
+
+    /// Whether this is root, whoever mounted, or a program that steers.
+    fn steers(&self, uid: u32) -> bool {
+        uid == 0 || uid == getuid().as_raw() || self.steering.get().is_some_and(|uids| uids.contains(&uid))
+    }
+
     /// A token that no other user can give. Root, whoever mounted and the programs that steer have one set
     /// of them in common: which of these runs on which node is nobody's business.
     fn scoped(&self, token: &str, uid: u32) -> String {
-        let steers = self.steering.get().is_some_and(|uids| uids.contains(&uid));
-        if uid == 0 || uid == getuid().as_raw() || steers {
+        if self.steers(uid) {
             return token.to_owned();
         }
         // No token has a line end.

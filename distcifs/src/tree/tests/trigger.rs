@@ -176,6 +176,10 @@ fn where_a_build_comes_from_is_shown(mut fs: Fs) {
     }
     assert_eq!(fs.trigger("a", "@ref=\n@commit="), 2);
     assert_eq!(shown(&fs, 2), ["manual", "", "", ""]);
+    // "Only the job's owner, root, whoever mounted and control programs say it."
+    fs.caller.uid = 4242;
+    assert_eq!(errno(fs.try_trigger("a", &format!("@commit={commit}"))), libc::EACCES);
+    assert_eq!(fs.trigger("a", "@ref=refs/heads/main"), 3);
 }
 
 /// "EFBIG: a trigger or ticket over 256 KiB".
