@@ -106,12 +106,7 @@ impl Builds {
             cause,
             source,
         } = request;
-        if !source.commit.is_empty() && !self.may_say_commit(job, who.uid) {
-            return Err(Error::Access(format!(
-                "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit",
-                job.name
-            )));
-        }
+        self.check_commit(job, &source, who.uid)?;
         let parameters = parameters
             .into_iter()
             .map(|(name, value)| (name.to_string(), value))
@@ -156,10 +151,16 @@ impl Builds {
         )))
     }
 
-    /// Whether a user may say which commit is checked out: of a repository that shows forks, as GitHub's do, that
-    /// may be a stranger's, and what it brings runs with the rights of the job's owner.
-    fn may_say_commit(&self, job: &Job, uid: u32) -> bool {
-        uid == job.entry.access.uid || self.steers(uid)
+    /// Refuses a commit that is said by a user who may not: of a repository that shows forks, as GitHub's do, it may
+    /// be a stranger's, and what it brings runs with the rights of the job's owner.
+    fn check_commit(&self, job: &Job, source: &Source, uid: u32) -> Result<()> {
+        if source.commit.is_empty() || uid == job.entry.access.uid || self.steers(uid) {
+            return Ok(());
+        }
+        Err(Error::Access(format!(
+            "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit",
+            job.name
+        )))
     }
 
     /// Whether this is root, whoever mounted, or a program that steers.
