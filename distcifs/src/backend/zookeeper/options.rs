@@ -252,6 +252,9 @@ fn encrypted(connector: Connector, tls: &Tls) -> Result<Connector, OpenError> {
             why: error.to_string(),
         }
     };
+    // Built together with the workers rustls has two libraries of cryptography, and would panic: it takes neither by
+    // itself. An error says that one was taken before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut options = zookeeper_client::TlsOptions::default()
         .with_pem_ca(&read_file(&tls.ca)?)
         .map_err(wrong(&tls.ca))?;
