@@ -37,7 +37,8 @@ pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
 pub use untrusted::{Choice, Untrusted};
-pub use when::{Facts, When};
+pub use when::Facts;
+pub(crate) use when::VALUE_BYTES_MAX;
 
 /// Most bytes that the names and values of a build's parameters may have in all.
 pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;

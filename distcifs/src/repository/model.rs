@@ -15,4 +15,4 @@ pub mod skills;
 pub(crate) mod steps;
 pub mod ticket;
 pub mod trash;
-mod when;
+pub(crate) mod when;

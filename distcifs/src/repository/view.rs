@@ -5,7 +5,7 @@ use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
 use super::Repository;
-use super::config::{Downstream, Task};
+use super::config::{Downstream, Task, VALUE_BYTES_MAX};
 use super::model::build::{Build, Piece};
 use super::model::json::pretty;
 use super::model::ticket::{QUEUES, Ticket, TicketState, Verdict};
@@ -61,6 +61,9 @@ impl Repository {
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
             TaskState::Skipped => match build.misfit(index) {
+                Some((name, value)) if value.len() > VALUE_BYTES_MAX => {
+                    format!("its when leaves it out: {name} is longer than {VALUE_BYTES_MAX} bytes")
+                }
                 Some((name, "")) => format!("its when leaves it out: {name} is empty"),
                 Some((name, value)) => format!("its when leaves it out: {name} is {}", one_line(value)),
                 None => "the build ended without it".into(),

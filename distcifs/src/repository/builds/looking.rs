@@ -9,6 +9,7 @@ use crate::repository::model::build::{Build, Live, Piece, live_path};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
+use crate::repository::model::when::LeftOut;
 use crate::repository::work::join_all;
 use crate::repository::{Error, Result};
 use crate::storage::Entry;
@@ -102,6 +103,7 @@ impl Builds {
                 tickets: Arc::default(),
                 record: Some(record),
                 params,
+                left_out: LeftOut::default(),
             });
         };
         let config = self.configs.parsed(&job.name, &live.config.digest).await?;
@@ -130,6 +132,7 @@ impl Builds {
             tickets: Arc::new(tickets),
             record,
             params,
+            left_out: LeftOut::default(),
         })
     }
 

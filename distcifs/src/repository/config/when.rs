@@ -15,6 +15,9 @@ const PATTERNS_MAX: usize = 64;
 /// Longest pattern, bytes.
 const PATTERN_BYTES_MAX: usize = 1024;
 
+/// Longest value that is looked at, bytes: a longer one matches no pattern.
+pub(crate) const VALUE_BYTES_MAX: usize = 1024;
+
 /// The paths that git-checkout found changed. Nothing lists them yet.
 const CHANGED: &str = "changed";
 
@@ -48,17 +51,20 @@ pub struct Facts<'a> {
 impl<'a> Facts<'a> {
     /// What a member looks at; nothing counts as empty.
     pub(crate) fn get(&self, name: &str) -> &'a str {
-        let said = match name {
-            "event" => return self.event,
-            "ref" => self.name,
-            "base" => self.base,
-            _ => "",
-        };
-        if !said.is_empty() {
-            return said;
+        self.said(name).unwrap_or_else(|| {
+            let parameter = self.parameters.iter().find(|(known, _)| known == name);
+            parameter.map_or("", |(_, value)| value)
+        })
+    }
+
+    /// What a member looks at, if that is no parameter.
+    pub(crate) fn said(&self, name: &str) -> Option<&'a str> {
+        match name {
+            "event" => Some(self.event),
+            "ref" => Some(self.name).filter(|name| !name.is_empty()),
+            "base" => Some(self.base).filter(|base| !base.is_empty()),
+            _ => None,
         }
-        let parameter = self.parameters.iter().find(|(known, _)| known == name);
-        parameter.map_or("", |(_, value)| value)
     }
 }
 
@@ -68,12 +74,19 @@ impl When {
         self.0.is_empty()
     }
 
-    /// The first member that does not match, with what it looked at; `None`: the task runs. Which paths changed is
-    /// not known, and what is not known matches.
-    pub fn misfit<'a>(&'a self, facts: &Facts<'a>) -> Option<(&'a str, &'a str)> {
-        let mut known = self.0.iter().filter(|condition| condition.name != CHANGED);
-        let misfit = known.find(|condition| !matching::takes_name(&condition.patterns, facts.get(&condition.name)))?;
-        Some((&misfit.name, facts.get(&misfit.name)))
+    /// The first member that does not match; `None`: the task runs. `value` is what a member looks at. Which paths
+    /// changed is not known, and what is not known matches.
+    pub(crate) fn misfit<'a>(&self, value: impl Fn(&str) -> &'a str) -> Option<usize> {
+        self.0.iter().position(|condition| {
+            let value = value(&condition.name);
+            let fits = value.len() <= VALUE_BYTES_MAX && matching::takes_name(&condition.patterns, value);
+            condition.name != CHANGED && !fits
+        })
+    }
+
+    /// What a member is called.
+    pub(crate) fn member(&self, at: usize) -> Option<&str> {
+        self.0.get(at).map(|condition| condition.name.as_str())
     }
 
     /// As it stands in build.json.

@@ -17,6 +17,8 @@ use crate::repository::model::record::{Record, TaskRecord};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
 };
+
+use crate::repository::model::when::LeftOut;
 use crate::repository::names::Name;
 use crate::storage::Object;
 
@@ -102,6 +104,8 @@ pub struct Build {
     pub(crate) record: Option<Arc<Record>>,
     /// Its parameters as they were triggered.
     pub(crate) params: Vec<(String, String)>,
+    /// What `when` leaves out of it: that hangs on its configuration, its source and `params` alone.
+    pub(crate) left_out: LeftOut,
 }
 
 /// The entry of an unfinished build.

@@ -1,9 +1,25 @@
 //! Which tasks of a build `when` leaves out: derived from what it was triggered with, and never written.
 
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
 use distcifs_settings::source::Event;
 
 use super::build::Build;
 use crate::repository::config::Facts;
+
+/// For each task the member of its `when` that does not match, once somebody has asked: thousands of patterns are
+/// not looked at again for each task, nor for each look at a build that is remembered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LeftOut(Arc<OnceLock<Vec<Option<usize>>>>);
+
+#[cfg(test)]
+impl LeftOut {
+    /// What is known already.
+    pub(crate) fn get(&self) -> Option<&Vec<Option<usize>>> {
+        self.0.get()
+    }
+}
 
 impl Build {
     /// What `when` looks at.
@@ -22,7 +38,21 @@ impl Build {
 
     /// The first member of a task's `when` that does not match, and what it looked at; `None`: the task runs.
     pub(crate) fn misfit(&self, index: usize) -> Option<(&str, &str)> {
-        self.config.tasks.get(index)?.when.misfit(&self.facts())
+        let left_out = self.left_out.0.get_or_init(|| self.leave_out());
+        let member = left_out.get(index).copied().flatten()?;
+        let name = self.config.tasks.get(index)?.when.member(member)?;
+        Some((name, self.facts().get(name)))
+    }
+
+    /// For each task the member of its `when` that does not match.
+    fn leave_out(&self) -> Vec<Option<usize>> {
+        let facts = self.facts();
+        let parameters = self.params.iter().rev();
+        let parameters: HashMap<&str, &str> = parameters.map(|(name, value)| (&**name, &**value)).collect();
+        let parameter = |name: &str| parameters.get(name).copied().unwrap_or_default();
+        let value = |name: &str| facts.said(name).unwrap_or_else(|| parameter(name));
+        let tasks = self.config.tasks.iter();
+        tasks.map(|task| task.when.misfit(value)).collect()
     }
 
     /// What no task of it fits: the ref that was triggered, or else the event.

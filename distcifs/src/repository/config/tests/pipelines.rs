@@ -7,6 +7,7 @@ use distcifs_settings::pipeline::Format;
 use serde_json::json;
 
 use super::{faults, good, name, of_tasks};
+use crate::repository::config::when::When;
 use crate::repository::config::{Facts, JobConfig, Task, check_pipeline, read_tasks};
 
 /// What a pipeline is, or its faults.
@@ -113,6 +114,12 @@ fn tasks_are_read_from_a_value() {
     );
 }
 
+/// The first member that does not match, and what it looked at.
+fn misfit<'a>(when: &'a When, facts: &Facts<'a>) -> Option<(&'a str, &'a str)> {
+    let name = when.member(when.misfit(|name| facts.get(name))?)?;
+    Some((name, facts.get(name)))
+}
+
 /// "`when`: every member must match. `event`, `ref` and `base` are what the trigger gave; without that, `ref` and
 /// `base` are the parameters of these names. Other members name parameters."
 #[test]
@@ -159,7 +166,7 @@ fn a_task_runs_if_every_member_of_its_when_matches() {
         }));
         let when = &job.tasks[0].when;
         assert_eq!(
-            (when.misfit(&said), when.misfit(&unsaid)),
+            (misfit(when, &said), misfit(when, &unsaid)),
             (of_said, of_unsaid),
             "{when:?}"
         );

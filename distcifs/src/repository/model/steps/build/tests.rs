@@ -13,6 +13,7 @@ use crate::repository::model::job::{FileModes, JobEntry};
 use crate::repository::model::steps::abort;
 use crate::repository::model::steps::tests::{NOW, key, shape, success, ticket_of_build};
 use crate::repository::model::ticket::{Outcome, Verdict};
+use crate::repository::model::when::LeftOut;
 use crate::repository::names::Name;
 
 mod machine;
@@ -140,6 +141,7 @@ fn build(own: TicketState, tasks: &[(usize, TicketState)]) -> Build {
         tickets: Arc::new(tickets.collect()),
         record: None,
         params: vec![("p".into(), "v".into())],
+        left_out: LeftOut::default(),
     }
 }
 
@@ -385,4 +387,43 @@ fn a_build_goes_into_the_trash_and_comes_back_as_it_was() {
 /// An outcome that is told from every other by its message.
 pub(super) fn outcome(message: String) -> Outcome {
     Outcome { message, ..success() }
+}
+
+/// job.md, when: "A value of more than 1 KiB matches no pattern." What is left out is looked at once for a build,
+/// however often and of however many tasks it is asked.
+#[test]
+fn what_when_leaves_out_is_looked_at_once() {
+    let config = r#"{"parameters": {"p": "", "q": ""}, "tasks": [
+        {"type": "q", "when": {"p": "*"}}, {"type": "q", "when": {"q": ["*", "!*b"]}}, {"type": "q"},
+        {"type": "q", "when": {"q": "*", "event": "push"}}, {"type": "q", "when": {"q": "a*"}}]}"#;
+    let config = Arc::new(JobConfig::read(config.as_bytes(), None).unwrap());
+    let long = "a".repeat(1025);
+    let build = Build {
+        config,
+        params: vec![("p".into(), long.clone()), ("q".into(), "b".into())],
+        ..build(TicketState::Claimed, &[])
+    };
+    let another = build.clone();
+    assert!(another.left_out.get().is_none());
+    let misfits: Vec<_> = (0..6).map(|index| build.misfit(index)).collect();
+    assert_eq!(
+        misfits,
+        [
+            Some(("p", &*long)),
+            Some(("q", "b")),
+            None,
+            Some(("event", "manual")),
+            Some(("q", "b")),
+            None
+        ]
+    );
+    assert_eq!(another.left_out.get().map(Vec::len), Some(5));
+    let fits = Build {
+        params: vec![("p".into(), "a".repeat(1024)), ("q".into(), "ab".into())],
+        left_out: LeftOut::default(),
+        ..another
+    };
+    assert_eq!(fits.misfit(0), None);
+    assert_eq!(fits.misfit(4), None);
+    assert_eq!(fits.misfit(1), Some(("q", "ab")));
 }

@@ -159,6 +159,7 @@ impl Machine {
             tickets: Arc::new(tickets),
             record: record.map(Arc::new),
             params: Vec::new(),
+            left_out: LeftOut::default(),
         };
         self.mounts[actor].seen.insert(n, Seen { build, revision });
         self.mounts[actor].since.insert(n);
