@@ -134,18 +134,6 @@ impl JobConfig {
     pub(crate) fn read_stored(text: &[u8]) -> Result<Self, Vec<Fault>> {
         check::read(text, check::Against::Nothing)
     }
-
-    /// What the lines of a task begin with in the build's console: its name, with its index where others
-    /// are called so; nothing where tasks run one after another.
-    pub fn name_of_lines(&self, task: &Task) -> String {
-        if !self.side_by_side {
-            return String::new();
-        }
-        match self.tasks.iter().filter(|other| other.name == task.name).count() {
-            0 | 1 => task.name.to_string(),
-            _ => task.folder(),
-        }
-    }
 }
 
 /// Reads and checks the configuration in a file; never more than a byte beyond 1 MiB of it.

@@ -25,6 +25,7 @@ use super::{Error, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 pub(crate) mod heads;
+mod plans;
 
 use self::heads::Heads;
 

@@ -10,6 +10,7 @@ pub mod job;
 pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod ops;
+pub mod plan;
 pub mod record;
 pub mod skills;
 pub(crate) mod steps;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use distcifs_settings::state::TaskState;
 
-use super::config::JobConfig;
 use super::model::build::{Live, live_path};
 use super::model::job::Job;
 use super::model::json::from_json;
+use super::model::plan::Plan;
 use super::model::ticket::{Part, part_key};
 use super::{Error, Repository, Result};
 
@@ -60,18 +60,17 @@ impl Repository {
     /// Names and indexes of the tasks that the one of a ticket waits for.
     async fn names_needed(&self, job: &Job, part: &Part) -> Result<Vec<(String, usize)>> {
         let stale = || Error::Stale(format!("jobs/{}/builds/{}: it was begun anew", job.name, part.build));
-        let (digest, run) = match self.unfinished_entry(job, part).await? {
-            Some(live) => (live.config.digest, live.run),
+        let (plan, run) = match self.unfinished_entry(job, part).await? {
+            Some(live) => (self.configs.plan_of(&job.name, &live).await?, live.run),
             None => {
                 let record = self.builds.record(job, part.build).await?.ok_or_else(stale)?;
-                (record.config.digest.clone(), record.run)
+                (self.configs.plan(&job.name, &record.config).await?, record.run)
             }
         };
         if run != part.run {
             return Err(stale());
         }
-        let config = self.configs.parsed(&job.name, &digest).await?;
-        part.task.and_then(|index| names(&config, index)).ok_or_else(stale)
+        part.task.and_then(|index| names(&plan, index)).ok_or_else(stale)
     }
 
     async fn unfinished_entry(&self, job: &Job, part: &Part) -> Result<Option<Live>> {
@@ -84,8 +83,8 @@ impl Repository {
     async fn published_by(&self, job: &Job, part: &Part, index: usize) -> Result<Option<String>> {
         let live = self.unfinished_entry(job, part).await?;
         if let Some(live) = &live {
-            let config = self.configs.parsed(&job.name, &live.config.digest).await?;
-            let Some(task) = config.tasks.get(index) else {
+            let plan = self.configs.plan_of(&job.name, live).await?;
+            let Some(task) = plan.task(index) else {
                 return Ok(None);
             };
             let key = part_key(
@@ -113,10 +112,10 @@ impl Repository {
 
 /// The tasks that a task waits for, by their names. Two of the same name, which have none of their own, are
 /// called as their folders in the build.
-fn names(config: &JobConfig, index: usize) -> Option<Vec<(String, usize)>> {
-    let waits = config.tasks.get(index)?.waits_for();
+fn names(plan: &Plan, index: usize) -> Option<Vec<(String, usize)>> {
+    let waits = plan.task(index)?.waits_for();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    let needed: Vec<_> = waits.iter().filter_map(|index| config.tasks.get(*index)).collect();
+    let needed: Vec<_> = waits.iter().filter_map(|index| plan.task(*index)).collect();
     for task in &needed {
         *count.entry(task.name.as_str()).or_default() += 1;
     }
@@ -135,13 +134,16 @@ fn names(config: &JobConfig, index: usize) -> Option<Vec<(String, usize)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::repository::config::JobConfig;
 
     fn names_of(tasks: &Value, index: usize) -> Option<Vec<(String, usize)>> {
         let config = JobConfig::read(json!({ "tasks": tasks }).to_string().as_bytes(), None).unwrap();
-        names(&config, index)
+        names(&Plan::of(Arc::new(config)), index)
     }
 
     /// "`needs/` has a folder for each task that it waits for, called by that task's name."

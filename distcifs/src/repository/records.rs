@@ -76,7 +76,7 @@ impl Builds {
         if build.live.is_none() || build.control_outcome().is_none() {
             return Ok(None);
         }
-        let tasks: Vec<TaskRecord> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
+        let tasks: Vec<TaskRecord> = (0..build.plan.count()).map(|i| build.task(i)).collect();
         let lengths = self.lengths(&build, &tasks).await?;
         let Some(record) = steps::build::record(&build, tasks, lengths) else {
             return Ok(None);
@@ -207,7 +207,7 @@ impl Builds {
 
     /// Lets go of what memory and disk hold for a build that is over.
     fn forget_build(&self, build: &Build) {
-        let tasks: Vec<_> = (0..build.config.tasks.len()).map(|i| build.task(i)).collect();
+        let tasks: Vec<_> = (0..build.plan.count()).map(|i| build.task(i)).collect();
         let digests: Vec<Digest> = tasks
             .iter()
             .filter_map(|t| t.workspace.as_deref().and_then(Digest::parse))

@@ -5,7 +5,7 @@ use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
 use super::Repository;
-use super::config::{Downstream, Task, VALUE_BYTES_MAX};
+use super::config::{Downstream, VALUE_BYTES_MAX};
 use super::model::build::{Build, Piece};
 use super::model::json::pretty;
 use super::model::ticket::{QUEUES, Ticket, TicketState, Verdict};
@@ -80,7 +80,7 @@ impl Repository {
 
     /// The tasks that one still waits for: a dozen of them at most, and how many more.
     fn waited_for(&self, build: &Build, index: usize) -> Vec<String> {
-        let needs = build.config.tasks.get(index).map(Task::waits_for).unwrap_or_default();
+        let needs = build.plan.waits_for(index);
         let unfinished = |index: &usize| !build.task(*index).state.is_ended();
         let mut names: Vec<String> = needs
             .into_iter()
@@ -97,7 +97,7 @@ impl Repository {
     /// What a build that is aborted waits for.
     fn why_aborting(&self, build: &Build) -> String {
         let name = |index: usize| build.task_name(index).unwrap_or_default();
-        let always = |index: usize| build.config.tasks.get(index).is_some_and(|task| task.always);
+        let always = |index: usize| build.plan.is_always(index);
         let insisted = build.live.as_ref().is_some_and(|(live, _)| live.insist);
         let in_state = |state| {
             build
@@ -185,7 +185,7 @@ impl Repository {
             .into_iter()
             .map(|(name, value)| (name, value.into()))
             .collect();
-        let tasks = build.config.tasks.iter().map(|task| {
+        let tasks = build.plan.tasks().map(|task| {
             let mut json = task.resolved();
             let done = serde_json::to_value(build.task(task.index)).unwrap_or_default();
             if let (Some(json), Value::Object(done)) = (json.as_object_mut(), done) {

@@ -143,9 +143,7 @@ impl Tree {
                     TaskFile::Finished => Content::line(moment(task.finished)),
                     TaskFile::Node => Content::line(task.node),
                     TaskFile::Attempt => Content::line(task.attempt),
-                    TaskFile::Name => {
-                        Content::line(build.config.tasks.get(*index).map_or("", |task| task.name.as_str()))
-                    }
+                    TaskFile::Name => Content::line(build.plan.task(*index).map_or("", |task| task.name.as_str())),
                     TaskFile::Why => Content::text(self.why_of_task(build, *index).await?),
                     TaskFile::By => Content::line(task.by.map(|who| who.to_string()).unwrap_or_default()),
                 })

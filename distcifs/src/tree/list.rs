@@ -137,11 +137,7 @@ impl Tree {
             ),
             Node::BuildFile(job, n, BuildFile::Tasks) => {
                 let build = self.build(job, *n).await?;
-                folders(
-                    (0..build.config.tasks.len())
-                        .filter_map(|i| build.task_name(i))
-                        .collect(),
-                )
+                folders((0..build.plan.count()).filter_map(|i| build.task_name(i)).collect())
             }
             Node::Task(..) => files(TaskFile::ALL.iter().map(|file| file.name().to_owned())),
             Node::Queue(queue) => folders(

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Builds;
-use crate::repository::config::JobConfig;
 use crate::repository::model::build::{Build, Live, Piece, live_path};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
+use crate::repository::model::plan::Plan;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
 use crate::repository::model::when::LeftOut;
 use crate::repository::work::join_all;
@@ -92,12 +92,13 @@ impl Builds {
                 .record(job, n)
                 .await?
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
-            let config = self.configs.parsed(&job.name, &record.config.digest).await?;
+            let plan = self.configs.plan(&job.name, &record.config).await?;
             let params = record.params.clone();
             return Ok(Build {
                 job: job.clone(),
                 n,
-                config,
+                config: plan.config().clone(),
+                plan,
                 live: None,
                 control: None,
                 tickets: Arc::default(),
@@ -106,9 +107,9 @@ impl Builds {
                 left_out: LeftOut::default(),
             });
         };
-        let config = self.configs.parsed(&job.name, &live.config.digest).await?;
+        let plan = self.configs.plan_of(&job.name, &live).await?;
         let (control, tickets) = match which {
-            Tickets::All => self.pieces(job, n, &config, live.run).await?,
+            Tickets::All => self.pieces(job, n, &plan, live.run).await?,
             Tickets::Own => {
                 let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
                 (control.await?, BTreeMap::new())
@@ -126,7 +127,8 @@ impl Builds {
         Ok(Build {
             job: job.clone(),
             n,
-            config,
+            config: plan.config().clone(),
+            plan,
             live: Some((live, version)),
             control,
             tickets: Arc::new(tickets),
@@ -141,18 +143,17 @@ impl Builds {
         &self,
         job: &Job,
         n: u64,
-        config: &JobConfig,
+        plan: &Plan,
         run: u32,
     ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
         let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
-        let tasks = config
-            .tasks
-            .iter()
+        let tasks = plan
+            .tasks()
             .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
         let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
         let control = pieces.next().transpose()?.flatten();
         let mut tickets = BTreeMap::new();
-        for (task, piece) in config.tasks.iter().zip(pieces) {
+        for (task, piece) in plan.tasks().zip(pieces) {
             if let Some(piece) = piece? {
                 tickets.insert(task.index, piece);
             }

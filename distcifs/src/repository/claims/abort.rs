@@ -175,8 +175,8 @@ impl Claims {
         if live.insist {
             return Ok(true);
         }
-        let config = self.configs.parsed(&job, &live.config.digest).await?;
-        Ok(config.tasks.get(task).is_none_or(|task| !task.always))
+        let plan = self.configs.plan_of(&job, live).await?;
+        Ok(!plan.is_always(task))
     }
 
     /// Ends one ticket as aborted, whoever holds it; `false` if it changed meanwhile.
@@ -220,14 +220,14 @@ impl Claims {
         };
         let live: Live = from_json(&path, &entry.data)?;
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
-        let config = self.configs.parsed(&job, &live.config.digest).await?;
-        let task = part.task.and_then(|index| config.tasks.get(index));
+        let plan = self.configs.plan_of(&job, &live).await?;
+        let task = part.task.and_then(|index| plan.task(index));
         Ok(OfBuild {
             owner: live.owner,
             priority: live.priority,
             source: live.source,
             name: task.map(|task| task.name.to_string()).unwrap_or_default(),
-            lines: task.map(|task| config.name_of_lines(task)).unwrap_or_default(),
+            lines: task.map(|task| plan.name_of_lines(task)).unwrap_or_default(),
         })
     }
 

@@ -258,16 +258,4 @@ mod tests {
             assert_eq!(config(&tasks).side_by_side, expected, "{tasks}");
         }
     }
-
-    #[test]
-    fn lines_have_names_where_tasks_run_side_by_side() {
-        let names = |tasks: Value| {
-            let config = config(&tasks);
-            let names = config.tasks.iter().map(|task| config.name_of_lines(task));
-            names.collect::<Vec<_>>()
-        };
-        assert_eq!(names(json!([{"type": "t"}, {"type": "t", "name": "u"}])), ["", ""]);
-        let beside = json!([{"type": "t"}, {"type": "t", "needs": []}, {"type": "t", "name": "u"}]);
-        assert_eq!(names(beside), ["0-t", "1-t", "u"]);
-    }
 }

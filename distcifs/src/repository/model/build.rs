@@ -13,6 +13,7 @@ use crate::repository::model::console::{Extent, build_console, scope_of};
 use crate::repository::model::deed::{Deed, or_trigger};
 use crate::repository::model::job::Job;
 use crate::repository::model::keys::{Key, RecordKey};
+use crate::repository::model::plan::Plan;
 use crate::repository::model::record::{Record, TaskRecord};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
@@ -94,6 +95,8 @@ pub struct Build {
     pub n: u64,
     /// The configuration it runs with.
     pub config: Arc<JobConfig>,
+    /// What it does.
+    pub plan: Arc<Plan>,
     /// Its entry, while it is not finished.
     pub(crate) live: Option<(Live, u32)>,
     /// The ticket for build-control, while there is one.
@@ -319,14 +322,12 @@ impl Build {
 
     /// The folder name of a task: its index and its name.
     pub fn task_name(&self, index: usize) -> Option<String> {
-        self.config.tasks.get(index).map(Task::folder)
+        self.plan.task(index).map(Task::folder)
     }
 
     /// The workspace as the task that finished last left it.
     pub fn workspace(&self) -> Option<String> {
-        let tasks = (0..self.config.tasks.len())
-            .map(|i| self.task(i))
-            .filter(|t| t.finished > 0);
+        let tasks = (0..self.plan.count()).map(|i| self.task(i)).filter(|t| t.finished > 0);
         tasks.max_by_key(|task| task.finished).and_then(|task| task.workspace)
     }
 
@@ -339,9 +340,7 @@ impl Build {
 
     /// What each finished task published, in order of their indexes.
     pub fn artifacts(&self) -> Vec<String> {
-        (0..self.config.tasks.len())
-            .filter_map(|i| self.task(i).artifacts)
-            .collect()
+        (0..self.plan.count()).filter_map(|i| self.task(i).artifacts).collect()
     }
 
     /// Whether somebody asked for it to stop.

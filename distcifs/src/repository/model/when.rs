@@ -40,7 +40,7 @@ impl Build {
     pub(crate) fn misfit(&self, index: usize) -> Option<(&str, &str)> {
         let left_out = self.left_out.0.get_or_init(|| self.leave_out());
         let member = left_out.get(index).copied().flatten()?;
-        let name = self.config.tasks.get(index)?.when.member(member)?;
+        let name = self.plan.task(index)?.when.member(member)?;
         Some((name, self.facts().get(name)))
     }
 
@@ -51,14 +51,13 @@ impl Build {
         let parameters: HashMap<&str, &str> = parameters.map(|(name, value)| (&**name, &**value)).collect();
         let parameter = |name: &str| parameters.get(name).copied().unwrap_or_default();
         let value = |name: &str| facts.said(name).unwrap_or_else(|| parameter(name));
-        let tasks = self.config.tasks.iter();
+        let tasks = self.plan.tasks();
         tasks.map(|task| task.when.misfit(value)).collect()
     }
 
     /// What no task of it fits: the ref that was triggered, or else the event.
     pub(crate) fn fits_nothing(&self) -> Option<String> {
-        let tasks = &self.config.tasks;
-        if tasks.is_empty() || tasks.iter().any(|task| self.misfit(task.index).is_none()) {
+        if self.plan.count() == 0 || self.plan.tasks().any(|task| self.misfit(task.index).is_none()) {
             return None;
         }
         let facts = self.facts();

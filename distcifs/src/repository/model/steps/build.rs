@@ -263,7 +263,7 @@ pub(crate) fn stop(build: &Build, insist: bool) -> crate::repository::Result<Opt
     };
     let mut stop = Stop::default();
     for (index, piece) in build.tickets.iter() {
-        let always = build.config.tasks.get(*index).is_some_and(|task| task.always);
+        let always = build.plan.is_always(*index);
         match piece.posted.ticket.state {
             TicketState::Open if insist || !always => {
                 stop.open.push((build.key_of(*index, piece)?, piece.posted.clone()));

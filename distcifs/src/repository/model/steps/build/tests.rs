@@ -10,6 +10,7 @@ use crate::repository::access::Access;
 use crate::repository::config::JobConfig;
 use crate::repository::model::build::{ConfigEntry, Piece};
 use crate::repository::model::job::{FileModes, JobEntry};
+use crate::repository::model::plan::Plan;
 use crate::repository::model::steps::abort;
 use crate::repository::model::steps::tests::{NOW, key, shape, success, ticket_of_build};
 use crate::repository::model::ticket::{Outcome, Verdict};
@@ -136,6 +137,7 @@ fn build(own: TicketState, tasks: &[(usize, TicketState)]) -> Build {
         job: job("j", "u"),
         n: 1,
         config: config(),
+        plan: Arc::new(Plan::of(config())),
         live: Some((live("one"), 2)),
         control: Some(piece(CONTROL_QUEUE, in_state(None, own))),
         tickets: Arc::new(tickets.collect()),

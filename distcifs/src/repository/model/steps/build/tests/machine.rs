@@ -154,6 +154,7 @@ impl Machine {
             job: self.job.clone(),
             n,
             config: self.config.clone(),
+            plan: Arc::new(Plan::of(self.config.clone())),
             live,
             control,
             tickets: Arc::new(tickets),
