@@ -29,7 +29,8 @@ pub(super) struct Wish<'a> {
     pub(super) needs: Option<&'a Value>,
 }
 
-/// The indexes that each task waits for; `None`: the task before it.
+/// The indexes that each task waits for; `None`: the task before it. One of `outside` has the index of its place there,
+/// counted on after the tasks of the text.
 pub(super) fn resolve(
     sources: &[Source],
     wishes: &[Wish<'_>],
@@ -39,6 +40,7 @@ pub(super) fn resolve(
     let mut names = Names {
         sources,
         outside,
+        count: wishes.len(),
         by_base: HashMap::new(),
         by_name: HashMap::new(),
     };
@@ -53,8 +55,10 @@ pub(super) fn resolve(
 
 struct Names<'a> {
     sources: &'a [Source],
-    /// Tasks that are over when these begin.
+    /// Tasks that are over when these begin: the one that adds these, and those that it waited for.
     outside: &'a [&'a str],
+    /// How many tasks the text has.
+    count: usize,
     by_base: HashMap<&'a str, Vec<usize>>,
     by_name: HashMap<&'a str, usize>,
 }
@@ -65,8 +69,12 @@ impl Names<'_> {
         let Some(written) = wish.needs else {
             // Beside a matrix "the task before" is the whole of it, and its tasks run side by side.
             let before = wish.source.checked_sub(1).and_then(|i| self.sources.get(i));
-            let beside = source.matrix || before.is_some_and(|before| before.matrix);
-            return beside.then(|| before.map_or_else(Vec::new, |before| before.range.clone().collect()));
+            return match before {
+                Some(before) => (source.matrix || before.matrix).then(|| before.range.clone().collect()),
+                // The first ones of a text wait for the task that adds them, if there is one.
+                None if !self.outside.is_empty() => Some(vec![self.count]),
+                None => source.matrix.then(Vec::new),
+            };
         };
         let path = format!("{}.needs", source.path);
         let mut indexes = Vec::new();
@@ -97,19 +105,19 @@ impl Names<'_> {
                 .get(*only)
                 .map(|source| source.range.clone())
                 .unwrap_or_default(),
-            (Some(_), _) => {
-                faults.add(
-                    at,
-                    format!(
-                        "{path}: several tasks are called {}; give the one that is meant a name of its own",
-                        faults.quoted(name)
-                    ),
-                );
-                0..0
-            }
+            (Some(_), _) => several(name, at, path, faults),
             (None, Some(index)) => *index..*index + 1,
-            (None, None) if self.outside.contains(&name) => 0..0,
-            (None, None) => {
+            (None, None) => self.find_outside(name, at, path, faults),
+        }
+    }
+
+    /// The task that a name stands for which no task of the text has.
+    fn find_outside(&self, name: &str, at: Place, path: &str, faults: &mut Faults) -> Range<usize> {
+        let mut found = (self.count..).zip(self.outside).filter(|(_, known)| **known == name);
+        match (found.next(), found.next()) {
+            (Some((index, _)), None) => index..index + 1,
+            (Some(_), Some(_)) => several(name, at, path, faults),
+            (None, _) => {
                 let near = faults.hint_of_text(name, self.by_base.keys().chain(self.by_name.keys()).copied());
                 faults.add(at, format!("{path}: no task is called {}{near}", faults.quoted(name)));
                 0..0
@@ -118,12 +126,20 @@ impl Names<'_> {
     }
 }
 
+/// Notes that a name stands for more than one task.
+fn several(name: &str, at: Place, path: &str, faults: &mut Faults) -> Range<usize> {
+    let quoted = faults.quoted(name);
+    let what = format!("{path}: several tasks are called {quoted}; give the one that is meant a name of its own");
+    faults.add(at, what);
+    0..0
+}
+
 /// Finds tasks that would wait for each other for ever.
 fn check_circles(sources: &[Source], wishes: &[Wish<'_>], needs: &[Option<Vec<usize>>], faults: &mut Faults) {
     let before: Vec<Vec<usize>> = needs
         .iter()
         .enumerate()
-        .map(|(i, n)| waits_for(i, n.as_deref()))
+        .map(|(i, n)| waits_within(i, n.as_deref(), needs.len()))
         .collect();
     let open = open_edges(&before);
     let Some(mut task) = open.iter().position(|&count| count > 0) else {
@@ -189,7 +205,10 @@ fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
 /// Whether any two of these tasks may run at the same time: they do not where only one order is possible, and
 /// in that each waits for the one before it.
 pub(super) fn side_by_side(tasks: &[Task]) -> bool {
-    let waits: Vec<Vec<usize>> = tasks.iter().map(Task::waits_for).collect();
+    let waits = tasks.iter().enumerate();
+    let waits: Vec<Vec<usize>> = waits
+        .map(|(at, task)| waits_within(at, task.needs.as_deref(), tasks.len()))
+        .collect();
     let mut followers = vec![Vec::new(); tasks.len()];
     let mut missing: Vec<usize> = waits.iter().map(Vec::len).collect();
     for (index, before) in waits.iter().enumerate() {
@@ -216,6 +235,13 @@ pub(super) fn side_by_side(tasks: &[Task]) -> bool {
         }
     }
     false
+}
+
+/// The indexes that a task of a text with so many tasks waits for, without those that stand outside.
+fn waits_within(index: usize, needs: Option<&[usize]>, count: usize) -> Vec<usize> {
+    let mut waits = waits_for(index, needs);
+    waits.retain(|other| *other < count);
+    waits
 }
 
 /// The indexes that a task waits for.

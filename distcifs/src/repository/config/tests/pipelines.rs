@@ -57,7 +57,9 @@ tasks:
     let tasks = read(text, None).unwrap();
     let names: Vec<_> = tasks.iter().map(|task| task.name.as_str()).collect();
     assert_eq!(names, ["unit.3.9", "unit.3.10", "lint"]);
-    assert_eq!(tasks[1].needs, Some(vec![]));
+    // What stands outside is counted on after the tasks of the text.
+    assert_eq!(tasks[1].needs, Some(vec![3]));
+    assert_eq!(tasks[2].needs, Some(vec![0, 1]));
     assert_eq!(tasks[2].waits_for(), [0, 1]);
     assert_eq!(tasks[1].settings.environment, [("V".to_owned(), "3.10".to_owned())]);
     assert_eq!(
@@ -93,6 +95,21 @@ fn a_job_says_what_its_pipelines_may_name() {
     assert!(read(&of("[ git-checkout ]", "${taem}"), None).is_ok());
     assert!(read(&of("[]", "${a b}"), None).is_err() && read(&of("[]", "${matrix.a}"), None).is_err());
     assert!(read(&of("[ source ]", ""), None).is_err());
+}
+
+/// "A first task without `needs` starts from the task's workspace"; one with an empty list from none.
+#[test]
+fn the_first_task_of_a_pipeline_follows_the_task_that_adds_it() {
+    let needs = |text: &str| {
+        let tasks = read(text, None).unwrap();
+        tasks.into_iter().map(|task| task.needs).collect::<Vec<_>>()
+    };
+    assert_eq!(needs("tasks:\n- type: a\n- type: b\n"), [Some(vec![2]), None]);
+    assert_eq!(needs("tasks:\n- { type: a, needs: [] }\n"), [Some(vec![])]);
+    assert_eq!(
+        needs("tasks:\n- { type: a, matrix: { x: [ 1, 2 ] } }\n- type: b\n"),
+        [Some(vec![3]), Some(vec![3]), Some(vec![0, 1])]
+    );
 }
 
 /// "A text has at most 500 tasks with those of matrices."
