@@ -39,10 +39,28 @@ pub(super) fn watch(work: &Arc<Work>, held: &Arc<AllHeld>, repository: &Arc<Repo
 }
 
 /// Says who has filled the disk.
-fn tell(ticket: &TicketKey, filler: &Filler) {
+pub(super) fn tell(ticket: &TicketKey, filler: &Filler) {
     if flood::has_line_of("a claim fills the disk", filler.attempt.owner()) {
         let mib = filler.grown >> 20;
         tracing::warn!(%ticket, mib, "the disk of the workspaces is nearly full: the claim that grew most has ended");
+    }
+}
+
+/// Ends a claim that fills the disk, and cuts its files once it is lost by that. A result that is under way decides.
+pub(super) async fn end(repository: &Arc<Repository>, found: &Arc<Held>, filler: Filler) {
+    let claim = found.claim.clone();
+    let (ending, ended) = (repository.clone(), claim.clone());
+    tokio::spawn(async move { ending.claims.end_claim(&ended, Cause::Died).await });
+    for _ in 0..END_STEPS {
+        if !filler.attempt.is_alive() {
+            break;
+        }
+        tokio::time::sleep(END_STEP).await;
+    }
+    // What others still have open of it is cut at the next look.
+    if claim.stand() == ClaimStand::Lost {
+        tell(&claim.key, &filler);
+        let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
     }
 }
 
@@ -63,20 +81,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             // Its files are cut when it is lost, and only then: a claim that has its result may keep its folder
             // for the next task.
             if let Some(found) = found.filter(|found| found.claim.stand() == ClaimStand::Live) {
-                let ending = repository.clone();
-                let claim = found.claim.clone();
-                tokio::spawn(async move { ending.claims.end_claim(&found.claim, Cause::Died).await });
-                for _ in 0..END_STEPS {
-                    if !filler.attempt.is_alive() {
-                        break;
-                    }
-                    tokio::time::sleep(END_STEP).await;
-                }
-                // What others still have open of it is cut at the next look.
-                if claim.stand() == ClaimStand::Lost {
-                    tell(&claim.key, &filler);
-                    let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
-                }
+                end(&repository, &found, filler).await;
             }
         }
         drop((held, repository));

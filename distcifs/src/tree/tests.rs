@@ -24,6 +24,7 @@ mod config;
 mod driver;
 mod enabled;
 mod results;
+mod scarce;
 mod tickets;
 mod time;
 mod trigger;

@@ -154,3 +154,61 @@ fn what_others_may_refer_to_stays() {
         assert_eq!(fresh.noted(), 0, "nothing is remembered of what is over");
     });
 }
+
+/// tree.md: "A workspace for which there is no room is ENOSPC …, and it is tried again after 5 s at the earliest. Where
+/// only the store was away it is tried again after 1 s": by whoever asks first when it is back.
+#[test]
+fn a_workspace_is_made_soon_after_the_store_was_away() {
+    use crate::storage::faults::{Faulty, Rates};
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let rates = Rates {
+            before: 1000,
+            after: 0,
+            delay: 0,
+        };
+        let faulty = Arc::new(Faulty::new(store.clone(), 1, rates));
+        faulty.set_on(false);
+        let stores = Stores {
+            coordination: Arc::new(store),
+            contents: faulty.clone(),
+            shared: false,
+        };
+        let repository = stores.open("here", dir.path()).await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let _controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+        post(&repository, &job, n).await.unwrap();
+        let first = claim(&repository, &task_key(&job, n)).await.unwrap().unwrap();
+        work(&repository, &first).await.unwrap();
+        repository.claims.finish(&first, success()).await.unwrap();
+        let posted = repository.tickets.get(&task_key(&job, n)).await.unwrap().unwrap();
+        let workspace = posted.ticket.outcome.unwrap().workspace.unwrap();
+        // No folder is kept that the next could go on in.
+        repository.attempts.forget_warm(&[Digest::parse(&workspace).unwrap()]);
+        let text = format!(r#"{{"job": "a", "build": {n}, "task": 1, "workspace": "{workspace}"}}"#);
+        let request = TicketRequest::read(text.as_bytes()).unwrap();
+        let key = TicketKey {
+            queue: name("execute-shell"),
+            id: repository
+                .post(&name("execute-shell"), request, poster())
+                .await
+                .unwrap(),
+        };
+        let claim = claim(&repository, &key).await.unwrap().unwrap();
+        faulty.set_on(true);
+        repository.claims.workspace_dir(&claim).await.unwrap_err();
+        assert!(faulty.faults() > 0);
+        faulty.set_on(false);
+        let back = Instant::now();
+        let made = loop {
+            match repository.claims.workspace_dir(&claim).await {
+                Ok(dir) => break dir,
+                Err(error) => assert!(back.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(std::fs::read_to_string(made.join("made")).unwrap(), LINE);
+    });
+}

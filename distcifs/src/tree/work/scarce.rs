@@ -180,7 +180,7 @@ impl Work {
     }
 
     /// A claim with the largest of its files.
-    fn filler(&self, attempt: Arc<Attempt>, grown: u64) -> Filler {
+    pub(in crate::tree) fn filler(&self, attempt: Arc<Attempt>, grown: u64) -> Filler {
         let of_it = self.marked(|of| of.id == attempt.id);
         let size = |inode: &Arc<Inode>| {
             let fd = self.path(inode).ok()?;
