@@ -120,9 +120,6 @@ impl Builds {
         let change = vec![(LineKey::Record.key(), Some(to_json(&*record)))];
         let update = self.store.update_guarded("build", &object, revision, change);
         let written = match update.await? {
-            // Whoever is so late that others have recorded and removed the build, and gc what was left
-            // of it, meets no other revision: without a line in the index, gc takes the record again.
-            Guarded::Done { .. } if revision == 0 && self.store.shared => self.is_unfinished(job, n).await?,
             Guarded::Done { .. } => true,
             // Nobody knows, or it is ours from an earlier try.
             Guarded::Refused { .. } | Guarded::Unknown => self
@@ -131,6 +128,11 @@ impl Builds {
                 .0
                 .is_some_and(|stored| *stored == *record),
         };
+        // Whoever is so late that others have recorded and removed the build, and gc what was left of it, meets no
+        // other revision, whether he is told so or nobody knows: without a line in the index, gc takes the record
+        // again.
+        let alone = revision > 0 || !self.store.shared;
+        let written = written && (alone || self.is_unfinished(job, n).await?);
         if written {
             self.change_index(job, n, Some(Indexed::of(&record))).await?;
             if !self.heed_trash(job, n).await? {

@@ -21,7 +21,9 @@ pub(super) const FOLLOW_TRIES: u32 = 120;
 /// Reads under way at once while many tickets are looked at.
 pub(crate) const READS_MAX: usize = 64;
 
-/// Races lost against others who change the list of jobs before one gives up.
+/// Races lost against others who change the same entry or record before one gives up (EBUSY): the list of jobs, a
+/// job's counter, owner and mode of a queue or a top folder. Each lost race is another's success, so this many in a
+/// row mean that somebody changes it in a loop.
 pub(super) const RACES_MAX: u32 = 1000;
 
 /// Waits for all futures side by side, on the caller's task; what came of them, in their order.

@@ -1,5 +1,7 @@
 //! A build is removed on one mount while another one retries it: one of the two happens, whole.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{Notify, watch};
 
 use super::*;
@@ -8,7 +10,31 @@ use crate::repository::control::Word;
 use crate::repository::format;
 use crate::repository::model::build::live_path;
 use crate::repository::records::Going;
-use crate::storage::{Commit, Entry, Fut, Op, Session, Watch};
+use crate::storage::around::{Around, Asked, Wrapped};
+use crate::storage::{self, Commit, Entry, Fut, Op, Session, Watch};
+
+/// Contents of which the next change of a record happens without saying so, once that is asked for.
+#[derive(Default)]
+struct Silent(AtomicBool);
+
+impl Around for Silent {
+    type Noted = bool;
+
+    fn asked(&self, asked: &Asked<'_>) -> bool {
+        matches!(asked, Asked::Update(_)) && self.0.swap(false, Ordering::SeqCst)
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, silent: bool, call: Fut<'a, T>) -> Fut<'a, T> {
+        Box::pin(async move {
+            let done = call.await;
+            if silent {
+                let (what, why) = ("update".to_owned(), "a fault of the test".to_owned());
+                return Err(storage::Error::Indeterminate { what, why });
+            }
+            done
+        })
+    }
+}
 
 /// A coordinator that holds a commit up which makes an entry of this path.
 struct Gated {
@@ -62,6 +88,7 @@ impl Coordination for Gated {
 struct Pair {
     first: Arc<Repository>,
     gate: Arc<Gated>,
+    silent: Arc<Wrapped<dyn Contents, Silent>>,
     second: Arc<Repository>,
     job: Job,
     n: u64,
@@ -80,16 +107,16 @@ impl Pair {
             reached: Notify::new(),
             open: Notify::new(),
         });
-        let stores = |coordination, at: usize| Stores {
+        let silent = Arc::new(Wrapped::around(mounts[0].contents(), Silent::default()));
+        let stores = |coordination, contents| Stores {
             coordination,
-            contents: mounts[at].contents(),
+            contents,
             shared: true,
         };
-        let first = stores(gate.clone(), 0).open("first", dir.path()).await.unwrap();
-        let second = stores(mounts[1].coordination(), 1)
-            .open("second", dir.path())
-            .await
-            .unwrap();
+        let first = stores(gate.clone(), silent.clone());
+        let first = first.open("first", dir.path()).await.unwrap();
+        let second = stores(mounts[1].coordination(), mounts[1].contents());
+        let second = second.open("second", dir.path()).await.unwrap();
         let job = job(&second, "a").await.unwrap();
         let n = second.builds.trigger(&job, b"", poster()).await.unwrap();
         let controller = second.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
@@ -107,6 +134,7 @@ impl Pair {
         Pair {
             first,
             gate,
+            silent,
             second,
             job,
             n,
@@ -245,5 +273,31 @@ fn a_build_that_is_removed_while_it_is_kept_has_no_line() {
         let kept = Going::new(&pair.first.builds, &pair.job, pair.n).heed().await;
         assert!(matches!(kept, Err(Error::NotFound(_))), "{kept:?}");
         pair.assert_gone().await;
+    });
+}
+
+/// storage.md: a removed build stays removed. Whoever recorded it so late that gc has taken what was left of it writes
+/// its record as the first one, and knows no more of it than that when he is told nothing.
+#[test]
+fn a_late_record_that_nobody_answered_brings_no_build_back() {
+    runtime().block_on(async {
+        let pair = Pair::new().await;
+        let (record, _) = pair.second.builds.stored_record(&pair.job, pair.n).await.unwrap();
+        let record = record.unwrap();
+        pair.second.builds.remove_build(&pair.job, pair.n).await.unwrap();
+        let object = crate::repository::model::build::build_record(pair.job.uid(), pair.n);
+        pair.second.store.contents.remove(&object).await.unwrap();
+        pair.silent.what().0.store(true, Ordering::SeqCst);
+        let builds = &pair.first.builds;
+        let save = async || builds.save_record(&pair.job, pair.n, 0, record.clone()).await.unwrap();
+        assert!(!save().await);
+        assert!(
+            !pair.silent.what().0.load(Ordering::SeqCst),
+            "it was written without an answer"
+        );
+        // Another try meets its own record.
+        assert!(builds.stored_record(&pair.job, pair.n).await.unwrap().0.is_some());
+        assert!(!save().await);
+        assert!(!Going::new(builds, &pair.job, pair.n).has_line().await.unwrap());
     });
 }
