@@ -395,7 +395,7 @@ impl Tree {
         let held = lock(&self.held).get(&ticket.key).cloned();
         if let Some(held) = held.filter(|held| held.claim.check().is_ok()) {
             let of_another = held.claim.posted().ticket.ordinal() != ticket.turn;
-            if of_another && !held.holder.process().covers(caller.tid) {
+            if of_another && !held.holder.process().covers(caller.tid) || self.has_lost(caller, ticket) {
                 return Err(Error::claim_lost(&ticket.key));
             }
             let roots = self.folders(&held).roots().await?;

@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::claim::Held;
-use super::node::TicketRef;
+use super::look::NOT_AT_ALL;
+use super::node::{Node, TicketRef};
 use super::process::{self, Process};
-use super::{Caller, Error, Ino, Result, Tree};
+use super::{Caller, Error, Found, Ino, Result, Tree};
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
 use crate::repository::descriptors;
@@ -74,6 +75,27 @@ impl Past {
         // Remembered on, too: open(2) of a name that the kernel knows comes three times, and the third is no first.
         past.met.push_back((tid, attempt, Instant::now()));
         again
+    }
+
+    /// Whether somebody lives who held this ticket and lost it.
+    fn has_loser(&self, ticket: &TicketRef) -> bool {
+        let past = lock(&self.0);
+        let mut of_ticket = past
+            .over
+            .iter()
+            .filter(|over| over.key == ticket.key && over.created == ticket.created);
+        of_ticket.any(|over| !over.won && over.process.lives())
+    }
+
+    /// What a name in this folder leads to, for whoever comes: where somebody lost the ticket, each is asked who he is.
+    pub(super) fn for_each(&self, parent: &Node, found: Found) -> Found {
+        match parent {
+            Node::Ticket(ticket) if self.has_loser(ticket) => Found {
+                name_ttl: NOT_AT_ALL,
+                ..found
+            },
+            _ => found,
+        }
     }
 
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
@@ -165,6 +187,15 @@ impl Tree {
             }
         }
         nearest
+    }
+
+    /// Whether the caller, or a process above it, held a claim of this ticket, lost it, and has none of its own since.
+    pub(crate) fn has_lost(&self, caller: Caller, ticket: &TicketRef) -> bool {
+        // Most tickets were lost by nobody: that asks nothing of the kernel.
+        self.past.has_loser(ticket)
+            && self
+                .relation(caller, ticket)
+                .is_some_and(|relation| relation.distance != BY_SESSION && relation.lost())
     }
 
     /// What a look at a ticket, or into a claimant's folder, comes to. Of a claim that is over, whoever held one is told so

@@ -173,7 +173,7 @@ impl Tree {
                 break;
             }
         }
-        found
+        found.map(|found| self.past.for_each(parent, found))
     }
 
     /// The kernel has dropped this many lookups.

@@ -118,6 +118,21 @@ fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
     fs.caller.tid = other.id();
     fs.echo("tickets/q/t/claim", &other.id().to_string()).unwrap();
     fs.write("tickets/q/t/workspace/steps", "x").unwrap();
+    // So it is while the other still works, by whatever path, and the kernel asks each time.
+    let winner = std::mem::replace(&mut fs.caller, me);
+    for area in ["workspace", "artifacts"] {
+        assert_eq!(errno(fs.stat(&format!("tickets/q/t/{area}"))), libc::ESTALE, "{area}");
+    }
+    assert_eq!(errno(fs.bytes("tickets/q/t/workspace/steps")), libc::ESTALE);
+    assert_eq!(errno(fs.write("tickets/q/t/workspace/steps", "y")), libc::ESTALE);
+    fs.caller = winner;
+    let ticket = fs.find("tickets/q/t").unwrap();
+    let look = fs.tree().lookup(fs.caller, ticket.at(), "workspace".into());
+    let found = fs.wait(look).unwrap();
+    drop(ticket);
+    assert_eq!(found.name_ttl, std::time::Duration::ZERO);
+    fs.tree().forget(found.attributes.attr.ino, 1);
+    assert_eq!(fs.read("tickets/q/t/workspace/steps"), "x");
     fs.result("q", "t", "0").unwrap();
     fs.caller = me;
     for area in ["workspace", "artifacts"] {
