@@ -21,6 +21,10 @@ const CAUSE_BYTES_MAX: usize = 512;
 /// Parameters that say which build triggered this one. They are set here, and need not be declared.
 pub const UPSTREAM_PARAMETERS: [&str; 3] = ["upstream_job", "upstream_build", "upstream_depth"];
 
+/// Why a trigger that is none of a build's can't say that it is.
+const UPSTREAM_IS_NOT_SAID: &str =
+    "@event=upstream can't be given: a build has it that another build triggers (downstream_jobs)";
+
 /// A build that triggers another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -181,6 +185,9 @@ impl Given {
     /// Puts what was given and the defaults together; unless it is all, more may be given later.
     fn check(mut self, config: &JobConfig, by: Option<&Upstream>, all: bool) -> Result<TriggerRequest, String> {
         self.take_upstream(by)?;
+        if self.source.event == Event::Upstream && by.is_none() {
+            return Err(UPSTREAM_IS_NOT_SAID.into());
+        }
         let mut parameters = Vec::new();
         let mut missing = Vec::new();
         for (name, default) in &config.parameters {

@@ -165,6 +165,9 @@ fn where_a_build_comes_from_is_shown(mut fs: Fs) {
     );
     for bad in [
         "@event=deploy".to_owned(),
+        // "Upstream is said by nobody: … for all others that is EINVAL."
+        "@event=upstream".into(),
+        r#"{"@event": "upstream"}"#.into(),
         "@ref=a b".into(),
         r#"{"@ref": "a\nb"}"#.into(),
         format!("@base={}", "x".repeat(257)),

@@ -66,6 +66,8 @@ fn which_build_triggers_is_not_for_the_trigger_to_say() {
         (&config(), r#"{"upstream_depth": 0, "token": "t"}"#),
         (&declares, "upstream_build=1"),
         (&declares, "upstream_job=mal\n"),
+        (&config(), "token=t\n@event=upstream\n"),
+        (&config(), r#"{"@event": "upstream", "token": "t"}"#),
     ] {
         let refused = [
             TriggerRequest::read(text.as_bytes(), config, None).map(|_| ()),
@@ -74,7 +76,7 @@ fn which_build_triggers_is_not_for_the_trigger_to_say() {
         for refused in refused {
             let why = refused.unwrap_err();
             assert!(
-                why.contains("can't be given: it is set where a build triggers"),
+                why.contains("can't be given: ") && why.contains("(downstream_jobs)"),
                 "{why}"
             );
         }
