@@ -1,6 +1,6 @@
 //! Whether the cluster answers at all: while it is known to be away, calls fail at once.
 //!
-//! Who waited in vain while nobody else had an answer either makes the cluster suspect. From then
+//! Who waited in vain while nobody else has had an answer of late makes the cluster suspect. From then
 //! on one object after the other is asked for, so that one OSD of many that is away is not taken
 //! for all of them; when none has answered within a while, the cluster is away until one does.
 
@@ -19,6 +19,10 @@ use super::rados::{Outcome, Pool, Read, Standstill};
 
 /// A call that took so long waited in vain: it was given up.
 const IN_VAIN: Duration = Duration::from_secs(9);
+
+/// Who had an answer so lately shows that the cluster is there, though somebody else waits in vain. Shorter than
+/// a call in vain: what was answered right after its begin says nothing of now.
+const LATELY: Duration = Duration::from_secs(5);
 
 /// How long a suspect has to answer before it counts as away.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -45,6 +49,19 @@ struct State {
     answered: Instant,
     /// Since when it is suspect.
     suspect: Option<Instant>,
+}
+
+impl State {
+    /// Whether this makes it suspect: a call is over at `now` that began at `begun`.
+    fn suspects(&mut self, begun: Instant, now: Instant) -> bool {
+        let in_vain = now.saturating_duration_since(begun) >= IN_VAIN;
+        let silent = now.saturating_duration_since(self.answered) >= LATELY;
+        let suspects = in_vain && silent && self.suspect.is_none();
+        if suspects {
+            self.suspect = Some(now);
+        }
+        suspects
+    }
 }
 
 impl Health {
@@ -110,18 +127,11 @@ impl Health {
         }
     }
 
-    /// A call that began then is over. If it waited in vain, and nobody else has had an answer, the
+    /// A call that began then is over. If it waited in vain, and nobody else has had an answer of late, the
     /// cluster is asked until it answers.
     pub(super) fn waited(self: &Arc<Self>, begun: Instant, pool: &Pool) {
-        if begun.elapsed() < IN_VAIN {
+        if !self.state().suspects(begun, Instant::now()) {
             return;
-        }
-        {
-            let mut state = self.state();
-            if state.answered >= begun || state.suspect.is_some() {
-                return;
-            }
-            state.suspect = Some(Instant::now());
         }
         tracing::warn!("Ceph does not answer: see `ceph -s`");
         let (health, pool) = (Arc::clone(self), pool.clone());
@@ -142,6 +152,37 @@ impl Health {
             if self.state().suspect.is_none() {
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::State;
+
+    /// storage.md: "A call that waited in vain makes the pool suspect, if no other was answered for 5 s." Who was
+    /// answered right after its begin, a moment before the pool went away, must not make the next one wait as long.
+    #[test]
+    fn a_call_in_vain_makes_suspect_unless_another_was_answered_lately() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for (answered, ended, suspects) in [
+            (0, 10, true),
+            (1, 10, true),
+            (5, 10, true),
+            (6, 10, false),
+            (0, 8, false),
+        ] {
+            let mut state = State {
+                answered: at(answered),
+                suspect: None,
+            };
+            let row = (answered, ended);
+            assert_eq!(state.suspects(begun, at(ended)), suspects, "{row:?}");
+            assert_eq!(state.suspect.is_some(), suspects, "{row:?}");
+            assert!(!state.suspects(begun, at(ended)), "told twice: {row:?}");
         }
     }
 }
