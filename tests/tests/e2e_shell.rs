@@ -316,3 +316,28 @@ fn a_job_that_is_made_again_is_built_each_time() {
         fs::remove_dir_all(mount.path("jobs/a")).expect("rm -r of a job");
     }
 }
+
+/// job.md: "A line that can't be a parameter makes the outcome `error`, which names its number: `OUTPUTS:3: …`. Then none
+/// of them counts", whoever refuses it.
+#[test]
+fn a_script_tells_all_of_its_parameters_or_none() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let task = |script: &str| serde_json::json!({"type": "execute-shell", "params": {"script": script}});
+    let mut tells = task("printf 'a=1\\n\\nupstream_job=x\\nb=2\\n' > \"$OUTPUTS\"\n");
+    tells["allow_failure"] = true.into();
+    let says = task("echo \"a ${PARAM_a-unset}, b ${PARAM_b-unset}\"; echo c= > \"$OUTPUTS\"\n");
+    let reads = task("echo \"c ${PARAM_c-unset}.\"\n");
+    mount.job("a", &serde_json::json!({"tasks": [tells, says, reads]}).to_string());
+    let build = mount.build("a", "", "success");
+    let console = mount.console("a", build);
+    assert!(
+        console.contains("a unset, b unset\n") && console.contains("c ."),
+        "{console}"
+    );
+    let why = mount.read(&format!("jobs/a/builds/{build}/tasks/0-execute-shell/why"));
+    assert!(
+        why.starts_with("OUTPUTS:3: upstream_job is not a task's to say"),
+        "{why}"
+    );
+}

@@ -208,6 +208,27 @@ fn a_script_tells_parameters() {
     assert_eq!(fs::read_to_string(&secret).unwrap(), "a=secret\n");
 }
 
+/// job.md: "A line that can't be a parameter makes the outcome `error`, which names its number. Then none of them
+/// counts": also where the tree refuses it, and not the script's own word is wrong. What was recorded before stays.
+#[test]
+fn a_line_that_the_tree_refuses_records_nothing() {
+    let bench = Bench::new("outputs-refused");
+    let params = bench.ticket("j.1.0").join("params");
+    // A folder can't be written, as `upstream_job` can't.
+    fs::create_dir_all(params.join("refused")).unwrap();
+    let script = "echo kept > ../params/old; printf 'old=1\na=1\n\nrefused=2\nb=3\n' > \"$OUTPUTS\"";
+    let ticket = json!({ "job": "j", "build": 1, "task": 0, "params": { "script": script } });
+    let said = result(&bench.give("j.1.0", ticket));
+    assert!(said.starts_with("error\nOUTPUTS:4: can't record refused"), "{said}");
+    let mut names: Vec<_> = fs::read_dir(&params)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["old", "refused"]);
+    assert_eq!(fs::read_to_string(params.join("old")).unwrap(), "kept\n");
+}
+
 /// "A script that begins with `#!` is run by the program that the line names"; "`script_file`, a file of the
 /// workspace instead"; what can't begin says why in the console and in the result.
 #[test]

@@ -152,6 +152,12 @@ impl Tree {
         if let Node::TicketFile(_, TicketFile::Needs) = parent {
             return Err(Error::ReadOnly(parent.path()));
         }
+        if let Node::TicketFile(ticket, TicketFile::Params) = parent
+            && let Ok(claim) = self.claim_of(caller, ticket).await
+            && claim.take_back(name)?
+        {
+            return Ok(());
+        }
         match self.find_any(caller, parent, name).await? {
             Node::Scratch(id) => {
                 let Node::Job(job) = parent else { return Ok(()) };

@@ -4,7 +4,7 @@
 //! none of them: it is taken away before the result. The script was free to leave anything in its place.
 
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
@@ -37,11 +37,35 @@ pub(super) fn record(claimed: &Claimed) -> tree::Result<()> {
     };
     let read = read(&folder);
     remove(&folder)?;
-    for (number, name, value) in read? {
-        patiently(|| write(claimed, &name, &value)).map_err(|trouble| match trouble {
+    let lines = read?;
+    let mut made = Vec::new();
+    let recorded = record_all(claimed, &lines, &mut made);
+    if recorded.is_err() {
+        // What was there before has its value still.
+        for name in made.iter().rev() {
+            take_back(claimed, name)?;
+        }
+    }
+    recorded
+}
+
+/// Makes all of them first, which shows whether each may be said, and gives them their values then. `made`: those
+/// that were not there before.
+fn record_all<'a>(claimed: &Claimed, lines: &'a [Line], made: &mut Vec<&'a str>) -> tree::Result<()> {
+    let of_line = |number: usize| {
+        move |trouble| match trouble {
             Trouble::Refused(why) => Trouble::Refused(format!("OUTPUTS:{number}: {why}")),
             other => other,
-        })?;
+        }
+    };
+    for (number, name, _) in lines {
+        if !is_there(claimed, name) {
+            made.push(name);
+        }
+        patiently(|| open(claimed, name).map(drop)).map_err(of_line(*number))?;
+    }
+    for (number, name, value) in lines {
+        patiently(|| write(claimed, name, value)).map_err(of_line(*number))?;
     }
     Ok(())
 }
@@ -133,20 +157,58 @@ fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// Makes a parameter of the build, which takes effect with the result.
+/// Where a parameter of the build is recorded, which takes effect with the result.
+fn path(claimed: &Claimed, name: &str) -> PathBuf {
+    claimed.folder.join("params").join(name)
+}
+
+fn is_there(claimed: &Claimed, name: &str) -> bool {
+    path(claimed, name).symlink_metadata().is_ok()
+}
+
+/// Opens one to write, and makes it if it is not there.
+fn open(claimed: &Claimed, name: &str) -> tree::Result<File> {
+    let mut options = OpenOptions::new();
+    let opened = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path(claimed, name));
+    opened.map_err(|error| refusal(name, &error))
+}
+
+/// Gives one its value.
 fn write(claimed: &Claimed, name: &str, value: &str) -> tree::Result<()> {
-    let path = claimed.folder.join("params").join(name);
-    let written = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        file.write_all(value.as_bytes())?;
-        nix::unistd::close(file).map_err(io::Error::from)
-    };
-    written().map_err(|error| match error.kind() {
+    let mut file = open(claimed, name)?;
+    // Without a write the former value would stay. A line end at the end is none of the value.
+    let value = if value.is_empty() { "\n" } else { value };
+    let written = file.write_all(value.as_bytes());
+    let written = written.and_then(|()| nix::unistd::close(file).map_err(io::Error::from));
+    written.map_err(|error| refusal(name, &error))
+}
+
+/// Takes one back that was recorded a moment ago.
+fn take_back(claimed: &Claimed, name: &str) -> tree::Result<()> {
+    patiently(|| match fs::remove_file(path(claimed, name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Trouble::from_io(&format!("can't take {name} back"), &error))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Why a parameter can't be recorded.
+fn refusal(name: &str, error: &io::Error) -> Trouble {
+    match error.kind() {
         // What the trigger gave, or what is not for a task to say.
         io::ErrorKind::AlreadyExists => Trouble::Refused(format!("{name} was given by the trigger, and stays")),
         io::ErrorKind::PermissionDenied => Trouble::Refused(format!("{name} is not a task's to say")),
-        _ => Trouble::from_io(&format!("can't record {name}"), &error),
-    })
+        io::ErrorKind::ReadOnlyFilesystem => Trouble::Refused(format!("{name} is what the task itself was given")),
+        io::ErrorKind::FileTooLarge => Trouble::Refused(format!(
+            "{name} is one too many: a task records {NAMES_MAX} parameters, those that it made under params/ too"
+        )),
+        _ => Trouble::from_io(&format!("can't record {name}"), error),
+    }
 }
 
 #[cfg(test)]

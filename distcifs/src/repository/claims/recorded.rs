@@ -35,6 +35,15 @@ impl Claim {
         Ok(())
     }
 
+    /// Takes back what was recorded under a name; whether there was something.
+    pub fn take_back(&self, name: &str) -> Result<bool> {
+        self.check()?;
+        let mut recorded = lock(&self.recorded);
+        let before = recorded.len();
+        recorded.retain(|(known, _)| known != name);
+        Ok(recorded.len() < before)
+    }
+
     /// What was recorded so far.
     pub fn recorded(&self) -> Vec<(String, String)> {
         lock(&self.recorded).clone()

@@ -7,6 +7,7 @@ use super::verbs::{HELLO, errno};
 
 on_both! {
     a_posted_ticket_is_there_as_files,
+    a_claimant_takes_back_what_it_recorded,
     posting_twice_makes_one,
     tickets_that_are_refused,
     a_builds_ticket_is_posted_only_by_its_controller,
@@ -49,6 +50,28 @@ fn a_posted_ticket_is_there_as_files(fs: Fs) {
     );
     let made_up = fs.post("q", &json!({}));
     assert!(!made_up.is_empty() && fs.has(&format!("tickets/q/{made_up}")));
+}
+
+/// "A file that the claimant makes under `params/` records a parameter"; "`rm` of it takes it back". What the task itself
+/// was given stays.
+fn a_claimant_takes_back_what_it_recorded(mut fs: Fs) {
+    fs.queue("q");
+    fs.post("q", &json!({"id": "t", "params": {"own": "1"}}));
+    // It lives by this process, whose id is written into it.
+    fs.echo("tickets/q/t/claim", &fs.caller.tid.to_string()).unwrap();
+    for name in ["a", "b", "c"] {
+        fs.write(&format!("tickets/q/t/params/{name}"), name).unwrap();
+    }
+    fs.unlink("tickets/q/t/params/b").unwrap();
+    fs.unlink("tickets/q/t/params/own").unwrap();
+    assert_eq!(fs.list("tickets/q/t/params"), ["a", "c", "own"]);
+    let me = std::mem::replace(&mut fs.caller.tid, 1);
+    fs.unlink("tickets/q/t/params/a").unwrap();
+    fs.caller.tid = me;
+    fs.write("tickets/q/t/params/b", "again").unwrap();
+    for (name, value) in [("a", "a"), ("b", "again"), ("c", "c"), ("own", "1")] {
+        assert_eq!(fs.read(&format!("tickets/q/t/params/{name}")), value);
+    }
 }
 
 /// "posting the same one twice makes one"; another with the same id is EEXIST, "already posted".
