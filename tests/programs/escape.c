@@ -46,6 +46,7 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* Of the key that a worker must keep to itself. */
@@ -151,6 +152,9 @@ static void calls(void)
 	report(came_through(syscall(SYS_io_uring_setup, 1, params)), "io_uring");
 	report(came_through(syscall(SYS_clone3, NULL, 0)), "clone3");
 	report(came_through(syscall(SYS_open_by_handle_at, -1, NULL, 0)), "open_by_handle_at");
+	/* Of these the kernel looks at the words before it asks for the right. */
+	report(came_through(syscall(SYS_mount, 1, 1, 1, 0, NULL)), "mount");
+	report(came_through(syscall(SYS_umount2, 1, 0x1000)), "umount2");
 	report(came_through(ioctl(0, TIOCSTI, "x")), "TIOCSTI");
 	report(came_through(ioctl(0, TIOCLINUX, "x")), "TIOCLINUX");
 }
@@ -259,6 +263,42 @@ static void used(int result, const char *what)
 		printf("odd: %s: %s\n", what, strerror(why));
 }
 
+/* One use that only the kernel's rules of owners and modes decide, as Landlock has no say in it. */
+static void ruled(int result, const char *what)
+{
+	int why = errno;
+	if (result >= 0)
+		printf("let: %s\n", what);
+	else if (why != EPERM && why != EACCES)
+		printf("odd: %s: %s\n", what, strerror(why));
+}
+
+/* Modes, owners, times and attributes of what is in the folder, and a socket in it. */
+static void use_by_rule(int dir)
+{
+	char path[96];
+	struct sockaddr_un address;
+	socklen_t length;
+	struct timespec times[2] = { { .tv_sec = 1 }, { .tv_sec = 1 } };
+	snprintf(path, sizeof path, "/proc/self/fd/%d", dir);
+	ruled(fchmod(dir, 0700), "mode of the handed folder");
+	ruled(fchown(dir, getuid(), getgid()), "owner of the handed folder");
+	ruled(futimens(dir, times), "time of the handed folder");
+	ruled(fchmodat(dir, "there", 04755, 0), "mode of a file in it");
+	ruled(fchownat(dir, "there", getuid(), getgid(), 0), "owner of a file in it");
+	ruled(utimensat(dir, "there", times, 0), "time of a file in it");
+	snprintf(path, sizeof path, "/proc/self/fd/%d/program", dir);
+	ruled(setxattr(path, "user.x", "y", 1, 0), "attribute of a program in it");
+	ruled(utimensat(dir, "program", NULL, 0), "time of now of a program in it");
+	snprintf(path, sizeof path, "/proc/self/fd/%d/there", dir);
+	ruled(setxattr(path, "user.x", "y", 1, 0), "attribute of what all may write");
+	ruled(utimensat(dir, "there", NULL, 0), "time of now of what all may write");
+	snprintf(path, sizeof path, "/proc/self/fd/%d/listens", dir);
+	int fd = socket_of(path, &address, &length);
+	ruled(connect(fd, (struct sockaddr *)&address, length), "connection to a socket that all may write");
+	close(fd);
+}
+
 /* What a script would do with a folder of the node that its friend opened for it. */
 static void use(int dir)
 {
@@ -268,6 +308,7 @@ static void use(int dir)
 	socklen_t length;
 	snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
 	snprintf(program, sizeof program, "%s/socket", link);
+	use_by_rule(dir);
 	int made = openat(dir, "suid", O_CREAT | O_WRONLY, 04755);
 	used(made, "handed file");
 	if (made >= 0 && fchmod(made, 04755) == 0)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -12,8 +13,8 @@ use super::{BUILD_MAX, Node, isolated};
 use crate::job::shell_task;
 use crate::wait::wait_for;
 
-/// A folder in which anybody may do anything, with what the helper looks for.
-fn folder(node: &Node) -> std::path::PathBuf {
+/// A folder in which anybody may do anything, with what the helper looks for, and the socket in it.
+fn folder(node: &Node) -> (std::path::PathBuf, UnixListener) {
     let folder = node.mount.out().join("handed");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("inner")).expect("own folder");
@@ -21,11 +22,26 @@ fn folder(node: &Node) -> std::path::PathBuf {
         fs::write(folder.join(name), "of the node").expect("own folder");
     }
     fs::copy("/bin/true", folder.join("program")).expect("own folder");
-    for (name, mode) in [("", 0o777), ("inner", 0o777), ("there", 0o666), ("program", 0o755)] {
+    let socket = UnixListener::bind(folder.join("listens")).expect("own folder");
+    let modes = [
+        ("", 0o777),
+        ("inner", 0o777),
+        ("there", 0o666),
+        ("program", 0o755),
+        ("listens", 0o777),
+    ];
+    for (name, mode) in modes {
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).expect("own file");
     }
-    folder
+    (folder, socket)
 }
+
+/// What is done with it in which Landlock has no say, and everybody may: it is so by the modes alone.
+const LET: [&str; 3] = [
+    "attribute of what all may write",
+    "time of now of what all may write",
+    "connection to a socket that all may write",
+];
 
 /// The friend outside.
 struct Friend(Child);
@@ -47,7 +63,8 @@ impl Drop for Friend {
 }
 
 /// "What somebody outside hands to an isolated script, by a socket of its workspace or of its network, it can't
-/// open": not what is there, and nothing new.
+/// open": not what is there, and nothing new. "It has no say in modes, owners, times and attributes … nor in sockets":
+/// there is nothing that the script's ids own, and what everybody may is let.
 #[track_caller]
 pub fn what_is_handed_to_it_is_of_no_use(node: &Node, isolation: &Value) {
     let open = with(isolation, "network", json!(true));
@@ -57,7 +74,7 @@ pub fn what_is_handed_to_it_is_of_no_use(node: &Node, isolation: &Value) {
         ("by-name", &open, "handed", "hand", name.as_str()),
         ("to-name", &open, "fetch", "offer", name.as_str()),
     ] {
-        let folder = folder(node);
+        let (folder, _socket) = folder(node);
         let before = listing(&folder);
         let script = format!("echo begun; ./escape {takes} {socket}");
         node.job(
@@ -84,6 +101,8 @@ pub fn what_is_handed_to_it_is_of_no_use(node: &Node, isolation: &Value) {
             "{job}: {console}"
         );
         assert_eq!(escapes(&console), Vec::<&str>::new(), "{job}: {console}");
+        let done: Vec<_> = console.lines().filter_map(|line| line.strip_prefix("let: ")).collect();
+        assert!(done == LET || (gives == "offer" && done.is_empty()), "{job}: {console}");
         assert_eq!(listing(&folder), before, "{job}");
     }
 }
@@ -94,10 +113,11 @@ fn listing(folder: &Path) -> Vec<String> {
     let line = |entry: fs::DirEntry| {
         let found = entry.metadata().expect("an entry");
         format!(
-            "{:?} {:o} {} {}",
+            "{:?} {:o} {}:{} {}",
             entry.file_name(),
             found.mode(),
             found.uid(),
+            found.gid(),
             found.len()
         )
     };

@@ -81,25 +81,56 @@ pub struct Confine {
     bytes: Vec<u8>,
 }
 
+/// Landlock's first version with moves between folders.
+const VERSION_MIN: i32 = 2;
+
+/// What a kernel of this version of Landlock can be asked to handle; later ones add what is not asked for.
+fn of_version(version: i32) -> Option<Handled> {
+    match version {
+        6.. => Some(VERSIONS[0]),
+        5 => Some(VERSIONS[1]),
+        3 | 4 => Some(VERSIONS[2]),
+        VERSION_MIN => Some(VERSIONS[3]),
+        _ => None,
+    }
+}
+
 impl Confine {
-    /// That of the newest version that works here, which is tried.
+    /// That of the version that this kernel says it has, if that works here, which is tried.
     ///
     /// # Errors
     /// For people: why there is none.
     pub fn find(run: &Run) -> Result<Self, String> {
         let processor = Processor::HERE.ok_or("there is no program of ours for this processor")?;
-        let mut why = String::new();
-        for handled in VERSIONS {
-            let confine = Confine {
-                bytes: program(processor, handled),
-            };
-            match confine.write(run).and_then(tried) {
-                Ok(None) => return Ok(confine),
-                Ok(Some(said)) => why = said,
-                Err(error) => return Err(format!("{}: {error}", run.files().display())),
-            }
+        let asking = Confine {
+            bytes: image(processor, |_| asking(processor)),
+        };
+        let failed = |error: io::Error| format!("{}: {error}", run.files().display());
+        let status = asking.write(run).and_then(asked).map_err(failed)?;
+        let version = version(status)?;
+        Self::of(processor, version, |confine| {
+            confine.write(run).and_then(tried).map_err(failed)
+        })
+    }
+
+    /// That of this version, if its trial says nothing against it. With fewer rights than the kernel knows it would
+    /// work where the kernel refuses it for another reason, and keep less from the script: so nothing else is tried.
+    fn of(
+        processor: Processor,
+        version: i32,
+        trial: impl FnOnce(&Self) -> Result<Option<String>, String>,
+    ) -> Result<Self, String> {
+        let handled = of_version(version)
+            .ok_or_else(|| format!("this kernel's Landlock is of version {version}: Linux 5.19 has {VERSION_MIN}"))?;
+        let confine = Confine {
+            bytes: program(processor, handled),
+        };
+        match trial(&confine)? {
+            None => Ok(confine),
+            Some(said) => Err(format!(
+                "this kernel has Landlock of version {version}, and its trial failed: {said}"
+            )),
         }
-        Err(format!("this kernel has no Landlock of Linux 5.19 ({why})"))
     }
 
     /// Writes it into what a script's environment shows it, for everybody to run.
@@ -110,6 +141,26 @@ impl Confine {
         let path = run.write(NAME, &self.bytes)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o555))?;
         Ok(path)
+    }
+}
+
+/// Asks the kernel for its version of Landlock: the status with which this ends.
+fn asked(program: PathBuf) -> io::Result<i32> {
+    let status = Command::new(program).stdin(Stdio::null()).status()?;
+    status
+        .code()
+        .ok_or_else(|| io::Error::other(format!("the question for its version ended: {status}")))
+}
+
+/// The version that a status stands for; an errno is negative.
+fn version(status: i32) -> Result<i32, String> {
+    const BYTE: i32 = 1 << 8;
+    match status {
+        1..=127 => Ok(status),
+        _ => {
+            let why = io::Error::from_raw_os_error(BYTE - status);
+            Err(format!("this kernel has no Landlock that can be used ({why})"))
+        }
     }
 }
 
@@ -153,6 +204,11 @@ impl Data {
 
 /// The whole program.
 fn program(processor: Processor, handled: Handled) -> Vec<u8> {
+    image(processor, |data| instructions(processor, handled, data))
+}
+
+/// A program of these instructions.
+fn image(processor: Processor, instructions: impl Fn(&mut Data) -> Vec<u8>) -> Vec<u8> {
     let head = head(processor, 0).len();
     let first = head.next_multiple_of(8);
     let with = |code: usize| {
@@ -160,7 +216,7 @@ fn program(processor: Processor, handled: Handled) -> Vec<u8> {
             bytes: Vec::new(),
             at: BASE + i32::try_from((first + code).next_multiple_of(8)).unwrap_or(i32::MAX),
         };
-        (instructions(processor, handled, &mut data), data)
+        (instructions(&mut data), data)
     };
     // However far the data is, the instructions that name it are as long.
     let length = with(0).0.len();
@@ -172,6 +228,21 @@ fn program(processor: Processor, handled: Handled) -> Vec<u8> {
     let head = self::head(processor, bytes.len());
     bytes[..head.len()].copy_from_slice(&head);
     bytes
+}
+
+/// What the program does that ends with the kernel's version of Landlock.
+fn asking(processor: Processor) -> Vec<u8> {
+    const CREATE_RULESET_VERSION: i32 = 1;
+    let steps = [
+        processor.set(0, 0),
+        processor.set(1, 0),
+        processor.set(2, CREATE_RULESET_VERSION),
+        processor.call(Call::CreateRuleset),
+        processor.keep(),
+        processor.give_kept(),
+        processor.call(Call::Exit),
+    ];
+    steps.concat()
 }
 
 /// What it does, and what that reads and says behind it.
@@ -326,6 +397,48 @@ mod tests {
             assert_eq!(run(program, &["/no/such"]).0, Some(NOT_FOUND));
             assert_eq!(run(program, &[]).0, Some(NOT_FOUND));
         });
+    }
+
+    /// "The kernel's version of Landlock says which rights are asked for. Where their trial fails nothing weaker is taken":
+    /// the isolation is not offered, and says why.
+    #[test]
+    fn the_kernels_version_alone_decides() {
+        for (version, files, scopes) in [
+            (2, 0x3fff, 0),
+            (3, 0x7fff, 0),
+            (4, 0x7fff, 0),
+            (5, 0xffff, 0),
+            (6, 0xffff, 3),
+            (9, 0xffff, 3),
+        ] {
+            let tries = std::cell::Cell::new(0);
+            let bytes = program(Processor::X86, Handled { files, scopes });
+            let found = |said: Option<&str>| {
+                Confine::of(Processor::X86, version, |confine| {
+                    tries.set(tries.get() + 1);
+                    assert!(confine.bytes == bytes, "{version}");
+                    Ok(said.map(str::to_owned))
+                })
+            };
+            assert!(found(None).is_ok());
+            let why = found(Some("confine: landlock_restrict_self is refused")).unwrap_err();
+            assert!(
+                why.contains(&format!("version {version}, and its trial failed: confine: ")),
+                "{why}"
+            );
+            assert_eq!(tries.get(), 2, "{version}");
+        }
+        let why = Confine::of(Processor::X86, 1, |_| panic!("nothing is tried")).unwrap_err();
+        assert!(why.contains("is of version 1: Linux 5.19 has 2"), "{why}");
+        assert_eq!(version(7), Ok(7));
+        for (errno, why) in [
+            (libc::ENOSYS, "not implemented"),
+            (libc::EOPNOTSUPP, "not supported"),
+            (libc::EPERM, "not permitted"),
+        ] {
+            let said = version(256 - errno).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     /// What the kernel does not know it refuses, and then nothing is run.
