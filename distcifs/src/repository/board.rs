@@ -26,9 +26,12 @@ use super::wakers::{Wakers, open_key};
 use super::{Repository, Result};
 
 mod figures;
+mod groups;
 mod next;
 mod turns;
 
+pub(crate) use groups::{Ended, Sides};
+use groups::{Grouped, Newer};
 pub use turns::Ahead;
 use turns::{Lane, Open};
 
@@ -40,6 +43,8 @@ pub(super) struct Line {
     lane: Lane,
     /// The job's uid, for tickets that wait for a slot of its concurrency.
     job: Option<String>,
+    /// What it is of a group that it needs a place in.
+    group: Option<Box<Grouped>>,
     /// The build that it is a part of, as its entry with the coordinator is called.
     build: Option<String>,
     /// Whether it is claimed, as was told and not read.
@@ -54,8 +59,17 @@ impl Line {
             created,
             lane: Lane::of(ticket),
             job: ticket.part.as_ref().map(|part| part.uid.clone()),
+            group: Grouped::of(ticket).map(Box::new),
             build: ticket.part.as_ref().map(|part| live_path(&part.uid, part.build)),
             told: false,
+        }
+    }
+
+    /// What it shares a bound with others by: its group, else the job of a build's own ticket.
+    fn bound_by(&self, queue: &Name) -> Option<&str> {
+        match &self.group {
+            Some(group) => Some(&group.digest),
+            None => self.job.as_deref().filter(|_| queue.as_str() == CONTROL_QUEUE),
         }
     }
 }
@@ -98,7 +112,7 @@ struct Pair {
 struct Queue {
     tickets: HashMap<TicketId, Line>,
     open: Open,
-    /// Open tickets that wait for a slot, by the job's uid, oldest first.
+    /// Open tickets that wait for a place, by what they share it by, oldest first.
     parked: HashMap<String, BTreeMap<u64, TicketId>>,
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
@@ -149,6 +163,25 @@ impl Queue {
         best.map(|(turn, created, lane)| (turn, created, lane.clone()))
     }
 
+    /// Opens the oldest ticket that waited for a place of this group or job; whether there was any.
+    fn unpark(&mut self, bound: &str) -> bool {
+        let Some(parked) = self.parked.get_mut(bound) else {
+            return false;
+        };
+        while let Some((created, id)) = parked.pop_first() {
+            if let Some(line) = self.tickets.get(&id)
+                && line.state == TicketState::Open
+            {
+                self.open.insert(&line.lane, created, id);
+                break;
+            }
+        }
+        if parked.is_empty() {
+            self.parked.remove(bound);
+        }
+        true
+    }
+
     /// Forgets all tickets; who waits goes on waiting.
     fn forget(&mut self) {
         self.tickets.clear();
@@ -165,6 +198,7 @@ pub struct Board {
     poked: Notify,
     places: AtomicU64,
     dirty: Mutex<HashSet<Name>>,
+    newer: Newer,
     pub(crate) drain: Drain,
 }
 
@@ -178,6 +212,7 @@ impl Board {
             poked: Notify::new(),
             places: AtomicU64::new(0),
             dirty: Mutex::default(),
+            newer: Newer::default(),
             drain: Drain::default(),
         }
     }
@@ -200,19 +235,23 @@ impl Board {
             queue.tickets.insert(key.id.clone(), line.clone());
         }
         let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
+        // Of one that was not known before it is told now what it was in the way of.
+        let in_the_way = old
+            .as_ref()
+            .or(line.as_ref())
+            .and_then(|line| line.bound_by(&key.queue));
+        let in_the_way = in_the_way.map(str::to_owned);
         let open = line.filter(|line| line.state == TicketState::Open);
         if let Some(line) = open {
             queue.open.insert(&line.lane, line.created, key.id.clone());
             drop(queues);
+            self.note_newer(&line);
             self.poke(&key.queue);
             self.wakers.notify(&open_key(&key.queue));
-        } else if let Some(uid) = old.as_ref().and_then(|old| old.job.clone())
-            && was_open
-            && key.queue.as_str() == CONTROL_QUEUE
-        {
-            // It is out of the way of the next one of its job.
+        } else if let Some(bound) = in_the_way.filter(|_| was_open) {
+            // It is out of the way of the next one.
             drop(queues);
-            self.unpark(&uid);
+            self.unpark(&bound);
         }
         old.map(|line| line.state)
     }
@@ -235,12 +274,15 @@ impl Board {
             return;
         };
         (line.state, line.told) = (TicketState::Claimed, true);
-        let job = line.job.clone().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
+        if let Some(group) = &mut line.group {
+            group.waits = false;
+        }
+        let bound = line.bound_by(&key.queue).map(str::to_owned);
         queue.tickets.insert(key.id.clone(), line);
         drop(queues);
-        if let Some(uid) = job {
-            // It is out of the way of the next one of its job.
-            self.unpark(&uid);
+        if let Some(bound) = bound {
+            // It is out of the way of the next one.
+            self.unpark(&bound);
         }
     }
 
@@ -258,33 +300,34 @@ impl Board {
         self.events.is_listened_to() || awaited(&key.path()) || line.build.as_ref().is_some_and(awaited)
     }
 
-    /// Opens the oldest ticket that waited for a slot of this job: each slot that becomes free, and
-    /// each that is taken or given up, lets one more try.
-    pub(super) fn unpark(&self, uid: &str) {
-        let Some(control) = Name::new(CONTROL_QUEUE) else {
-            return;
-        };
-        let mut queues = lock(&self.queues);
-        let Some(queue) = queues.get_mut(&control) else { return };
-        let Some(parked) = queue.parked.get_mut(uid) else {
-            return;
-        };
-        while let Some((created, id)) = parked.pop_first() {
-            if let Some(line) = queue.tickets.get(&id)
-                && line.state == TicketState::Open
-            {
-                queue.open.insert(&line.lane, created, id);
-                break;
+    /// Opens the oldest ticket of each queue that waited for a place of this group, or of this job: each that
+    /// becomes free, and each that is taken or given up, lets one more try.
+    pub(super) fn unpark(&self, bound: &str) {
+        let mut freed = Vec::new();
+        for (name, queue) in lock(&self.queues).iter_mut() {
+            if queue.unpark(bound) {
+                freed.push(name.clone());
             }
         }
-        if parked.is_empty() {
-            queue.parked.remove(uid);
-        }
-        drop(queues);
-        self.poke(&control);
+        freed.iter().for_each(|queue| self.poke(queue));
     }
 
-    /// Sets a ticket aside until a slot of its job is free.
+    /// The same of all: notices of places were lost.
+    pub(super) fn unpark_all(&self) {
+        let mut freed = Vec::new();
+        for (name, queue) in lock(&self.queues).iter_mut() {
+            let bounds: Vec<String> = queue.parked.keys().cloned().collect();
+            if !bounds.is_empty() {
+                for bound in &bounds {
+                    queue.unpark(bound);
+                }
+                freed.push(name.clone());
+            }
+        }
+        freed.iter().for_each(|queue| self.poke(queue));
+    }
+
+    /// Sets a ticket aside until a place for it is free.
     fn park(&self, key: &TicketKey) {
         let mut queues = lock(&self.queues);
         let Some(queue) = queues.get_mut(&key.queue) else {
@@ -292,10 +335,10 @@ impl Board {
         };
         let Some(line) = queue.tickets.get(&key.id) else { return };
         queue.open.remove(&line.lane, line.created);
-        let uid = line.job.clone().unwrap_or_default();
+        let bound = line.bound_by(&key.queue).unwrap_or_default().to_owned();
         queue
             .parked
-            .entry(uid)
+            .entry(bound)
             .or_default()
             .insert(line.created, key.id.clone());
     }

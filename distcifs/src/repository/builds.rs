@@ -9,7 +9,7 @@ use nix::unistd::getuid;
 
 use super::about::Counts;
 use super::attempts::AttemptDirs;
-use super::config::{TriggerRequest, Upstream};
+use super::config::{JobConfig, TriggerRequest, Upstream};
 use super::configure::Configurations;
 use super::configure::heads::{Carried, Opened};
 use super::consoles::Consoles;
@@ -18,6 +18,7 @@ use super::events::Events;
 use super::jobs::{Jobs, counted};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
+use super::model::group::{Kind, Member, Sharing, values};
 use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
@@ -107,10 +108,11 @@ impl Builds {
             source,
         } = request;
         self.check_commit(job, &source, who.uid)?;
-        let parameters = parameters
+        let parameters: Vec<(String, String)> = parameters
             .into_iter()
             .map(|(name, value)| (name.to_string(), value))
             .collect();
+        let group = group_of(job.entry.access.uid, &config, &parameters, &source)?;
         let live = Live {
             cause,
             priority: config.priority.value,
@@ -128,7 +130,8 @@ impl Builds {
             let path = job.path();
             let entry = self.store.get(&path).await?;
             let read = counted(job, entry.as_ref())?;
-            let step = match steps::build::trigger(job, &read, &live, begun(who), key.as_deref()) {
+            let begun = begun(who, group.clone());
+            let step = match steps::build::trigger(job, &read, &live, begun, key.as_deref()) {
                 Ok(step) => step,
                 Err(Refused::Renamed) => {
                     self.jobs.settle_name(job).await?;
@@ -266,6 +269,7 @@ impl Builds {
             run: 0,
             abort: false,
             insist: false,
+            superseded: None,
             keep: false,
             triggered,
             uid,
@@ -350,12 +354,33 @@ impl Builds {
 }
 
 /// Who begins a build now.
-pub(crate) fn begun(who: Poster) -> Begun {
+pub(crate) fn begun(who: Poster, group: Option<Member>) -> Begun {
     Begun {
         who,
         nonce: random_id(),
         at: now(),
+        group,
     }
+}
+
+/// The group in which a build needs a place, whose job belongs to this user.
+///
+/// # Errors
+/// `Invalid` if its name is none with these parameters.
+pub(crate) fn group_of(
+    owner: u32,
+    config: &JobConfig,
+    params: &[(String, String)],
+    source: &Source,
+) -> Result<Option<Member>> {
+    let Some(group) = &config.group else { return Ok(None) };
+    let of = Sharing {
+        owner,
+        kind: Kind::Builds,
+        untrusted: false,
+    };
+    let member = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
+    Ok(Some(member))
 }
 
 /// Why a build does not begin.
@@ -367,6 +392,8 @@ pub(crate) fn not_begun(job: &Job, n: u64, refused: Refused) -> Error {
         )),
         Refused::TooOften => Error::Busy(format!("{build}: retried {RETRIES_MAX} times")),
         Refused::Unnamed => Error::Invalid(format!("{build}: no valid name for its ticket")),
-        Refused::Renamed | Refused::Over | Refused::Insisted => Error::Busy(format!("{build} is not finished")),
+        Refused::Renamed | Refused::Over | Refused::Insisted | Refused::Begun => {
+            Error::Busy(format!("{build} is not finished"))
+        }
     }
 }

@@ -14,13 +14,15 @@ use super::configure::Configurations;
 use super::consoles::{Appender, Consoles};
 use super::core::{lock, now, random_id};
 use super::fresh::{Storing, is_refused};
+use super::groups::Groups;
 use super::jobs::Jobs;
 use super::model::claim::{Cause, Claimant, Life, Stand};
 use super::model::console::attempt_console;
 use super::model::ops::Step;
+use super::model::steps::group::TURN_OPS;
 use super::model::steps::{self, Refused, Taken};
 use super::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState};
-use super::names::Name;
+use super::names::{Name, TicketId};
 use super::people::People;
 use super::store::Store;
 use super::tickets::Tickets;
@@ -58,6 +60,9 @@ pub const RECORDED_BYTES_MAX: usize = 1024;
 /// How long the claim of a ticket that stands alone is held before that is followed: many are over by then,
 /// and whoever takes one away is believed a little later.
 const ATTEND_AFTER: Duration = Duration::from_millis(250);
+
+/// Turns of a group that are lost before a claim is given up.
+const TURNS_MAX: u32 = 100;
 
 /// Longest wait for the kernel to write down what is stored in mappings.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -243,6 +248,11 @@ pub(crate) trait Outlook: Send + Sync {
     fn note_worked(&self, queue: &Name);
     /// How many builds of the job with this uid wait for longer than the one of this ticket, counted up to `most`.
     fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize;
+    /// Tickets of a queue that wait for a place of a group and are older than that, the oldest first, as far as is
+    /// known here.
+    fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId>;
+    /// Those of some tickets of a queue of which nothing is known here.
+    fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId>;
     /// How long to wait before a ticket is repaired here.
     fn repair_delay(&self, key: &TicketKey) -> Duration;
 }
@@ -251,16 +261,17 @@ pub(crate) trait Outlook: Send + Sync {
 pub struct Claims {
     store: Arc<Store>,
     about: Arc<About>,
-    jobs: Arc<Jobs>,
+    pub(crate) jobs: Arc<Jobs>,
     configs: Arc<Configurations>,
-    tickets: Arc<Tickets>,
-    builds: Arc<Builds>,
+    pub(crate) tickets: Arc<Tickets>,
+    pub(crate) builds: Arc<Builds>,
     consoles: Arc<Consoles>,
     attempts: Arc<AttemptDirs>,
     wakers: Arc<Wakers>,
     people: Arc<People>,
     counts: Arc<Counts>,
     outlook: Arc<dyn Outlook>,
+    pub(crate) groups: Arc<Groups>,
     /// Those that it holds.
     pub(crate) held: Arc<Held>,
     doubts: Doubts,
@@ -289,6 +300,7 @@ impl Claims {
             people: builds.people.clone(),
             counts: builds.counts.clone(),
             outlook,
+            groups: Groups::new(builds.store.clone(), builds.jobs.clone()),
             held,
             doubts: Doubts::default(),
             aborted: Aborted::default(),
@@ -299,8 +311,18 @@ impl Claims {
     ///
     /// # Errors
     /// `Exists` if somebody else has it, `NotFound` if there is none or it is finished, `Busy`
-    /// if its job's `concurrency` is used up.
+    /// if its group, or its job's `concurrency`, is used up.
     pub async fn claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Arc<Claim>> {
+        for _ in 0..TURNS_MAX {
+            if let Some(claim) = self.try_to_claim(key, who).await? {
+                return Ok(claim);
+            }
+        }
+        Err(Error::Busy(format!("{key}: its group changes too fast: try again")))
+    }
+
+    /// The same; `None` if another ticket of its group was claimed at that moment.
+    async fn try_to_claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Option<Arc<Claim>>> {
         let missing = || Error::NotFound(key.to_string());
         let mut posted = self.tickets.get(key).await?.ok_or_else(missing)?;
         if posted.ticket.state == TicketState::Claimed {
@@ -316,18 +338,35 @@ impl Claims {
         self.fence_earlier(key, &posted.ticket).await?;
         let session = self.store.current_session()?;
         let nonce = random_id();
+        // What is seen of a group counts in this session only: one that goes on after an hour may meet another.
+        let hold = match posted.ticket.group {
+            Some(_) => Some(self.store.hold_epoch().await?),
+            None => None,
+        };
+        let place = self.place_for(key, &posted).await?;
         let taken = Taken {
             nonce: nonce.clone(),
             node: self.about.node.to_string(),
             who,
             at: now(),
             by: self.people.person(who.uid).await,
-            slot: self.slot_for(key, &posted.ticket).await?,
+            place,
+        };
+        // Of the operations of a claim, those come first that take its turn in the group.
+        let turns = if place.is_some() && posted.ticket.group.is_some() {
+            TURN_OPS
+        } else {
+            0
         };
         let Step { after, ops } = steps::claim(key, &posted, taken).map_err(refused)?;
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
-        match self.store.commit_settled(ops, &key.path(), ours).await {
-            Ok(Commit::Done) => self.hold(key.clone(), after, who, session).await,
+        let committed = match &hold {
+            Some(hold) => self.store.commit_held(hold, ops, &key.path(), ours).await,
+            None => self.store.commit_settled(ops, &key.path(), ours).await,
+        };
+        match committed {
+            Ok(Commit::Done) => self.hold(key.clone(), after, who, session).await.map(Some),
+            Ok(Commit::Mismatch { index }) if index < turns => Ok(None),
             Ok(Commit::Mismatch { .. }) => Err(Error::Exists(format!("{key} was claimed by somebody else just now"))),
             Err(error) => {
                 if matches!(error, Error::TimedOut(_)) {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::builds::{begun, not_begun};
+use super::builds::{begun, group_of, not_begun};
 use super::core::random_id;
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::Did;
 use super::model::event::{Control, Event};
+use super::model::group::Member;
 use super::model::job::Job;
 use super::model::json::to_json;
 use super::model::ops::Step;
@@ -82,42 +83,7 @@ impl Repository {
                 break;
             }
         }
-        self.claims.heed_abort_here(job.uid(), n).await?;
-        self.abort_tickets(job, n, insist).await?;
-        if !self.store.shared {
-            let (job, what) = (job.name.clone(), Control::Abort);
-            self.events.announce(Event::Control { job, n, what });
-        }
-        Ok(())
-    }
-
-    /// Ends the open tickets of a build; its own too, if nothing of it was begun or somebody insists
-    /// and nothing of it is claimed.
-    async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
-        for _ in 0..RACES_MAX {
-            let build = self.builds.build(job, n).await?;
-            let Some(stop) = steps::build::stop(&build, insist)? else {
-                return Ok(());
-            };
-            let mut lost_race = false;
-            for (key, posted) in &stop.open {
-                lost_race |= !self.claims.abort_ticket(key, posted).await?;
-            }
-            // Their claimants are told by the build's entry, if there are any.
-            for key in &stop.claimed {
-                self.claims.reopen_orphan(key).await?;
-            }
-            if let Some((key, posted)) = stop.own.filter(|_| !lost_race) {
-                lost_race = !self.claims.abort_ticket(&key, &posted).await?;
-            }
-            if !lost_race {
-                return Ok(());
-            }
-        }
-        Err(Error::Busy(format!(
-            "jobs/{}/builds/{n}: it changes too fast: try again",
-            job.name
-        )))
+        self.claims.stop_build(job, n, insist).await
     }
 
     /// Runs again what did not succeed, in the state in which it ran.
@@ -131,8 +97,8 @@ impl Repository {
             let named = self.jobs.named(job).await?;
             // Whoever removes the record takes its line away, and changes then what was just read.
             Going::new(&self.builds, job, n).check_line().await?;
-            let live = self.live_again(job, n, who).await?;
-            let step = steps::build::retry(job, n, &named, &live, begun(who));
+            let (live, group) = self.live_again(job, n, who).await?;
+            let step = steps::build::retry(job, n, &named, &live, begun(who, group));
             let step = step.map_err(|refused| not_begun(job, n, refused))?;
             if self.builds.began(&hold, job, n, &live.nonce, step.ops).await? {
                 self.builds.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
@@ -148,8 +114,8 @@ impl Repository {
         Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
     }
 
-    /// The entry of a build that is to run again, of its record as it is now.
-    async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<Live> {
+    /// The entry of a build that is to run again, of its record as it is now, and the group that it needs a place in.
+    async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<(Live, Option<Member>)> {
         let Some(record) = self.builds.stored_record(job, n).await?.0 else {
             let stage = if self.builds.build(job, n).await?.aborting() {
                 "is being aborted"
@@ -174,7 +140,10 @@ impl Repository {
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
         };
-        Ok(steps::build::again(&record, again))
+        let config = self.configs.parsed(&job.name, &record.config.digest).await?;
+        let owner = record.owner.unwrap_or(job.entry.access.uid);
+        let group = group_of(owner, &config, &record.params, &record.source)?;
+        Ok((steps::build::again(&record, again), group))
     }
 
     /// The priority of a retry: that of the build, and no more than the job may have by now.

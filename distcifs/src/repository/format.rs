@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::core::{bounded, random_id};
 use super::model::job::{Counter, JobEntry, jobs_record};
 use super::model::json::{from_json, to_json};
-use super::model::keys::{FORMAT, JOBS, KEYS, Key, LOCKS, NODES, RecordKey, TICKETS};
+use super::model::keys::{FORMAT, GROUPS, JOBS, KEYS, Key, LOCKS, NODES, RecordKey, TICKETS};
 use super::model::ops::create;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Object, Op, Updated};
@@ -28,7 +28,7 @@ const ENTRY: &str = FORMAT;
 const KEY: &str = "format";
 
 /// The entries that everything else stands below.
-const TOP: [&str; 5] = [NODES, LOCKS, JOBS, KEYS, TICKETS];
+const TOP: [&str; 6] = [NODES, LOCKS, JOBS, KEYS, GROUPS, TICKETS];
 
 /// What stands in both stores; fields of later versions are preserved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

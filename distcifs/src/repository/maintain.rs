@@ -18,6 +18,7 @@ use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
 mod check;
+mod groups;
 mod needed;
 mod progress;
 mod roots;

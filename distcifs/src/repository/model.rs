@@ -6,6 +6,7 @@ pub mod claim;
 pub mod console;
 pub mod deed;
 pub mod event;
+pub mod group;
 pub mod job;
 pub(crate) mod json;
 pub(crate) mod keys;

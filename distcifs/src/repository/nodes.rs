@@ -17,7 +17,7 @@ use super::model::keys::{EPOCH, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Ticket, TicketKey};
-use super::names::Name;
+use super::names::{Name, TicketId};
 use super::store::{Store, session_of};
 use super::turns::Turns;
 use super::{Error, Result};
@@ -91,6 +91,14 @@ impl Outlook for Nodes {
 
     fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize {
         self.board.older(key, uid, most)
+    }
+
+    fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId> {
+        self.board.waiting(queue, group, before)
+    }
+
+    fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId> {
+        self.board.unknown(queue, ids)
     }
 
     fn repair_delay(&self, key: &TicketKey) -> Duration {

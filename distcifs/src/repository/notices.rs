@@ -22,8 +22,8 @@ struct Sorted {
     tickets: BTreeMap<TicketKey, bool>,
     /// Tickets that were claimed.
     claimed: BTreeSet<TicketKey>,
-    /// Jobs of which a slot became free.
-    slots: BTreeSet<String>,
+    /// Jobs and groups of which a place became free: by uid, and by digest.
+    places: BTreeSet<String>,
     /// Unfinished builds whose entry was set: somebody controls them. By the job's uid.
     builds: BTreeSet<(String, u64)>,
     /// Jobs that were configured, by their uid.
@@ -51,8 +51,8 @@ impl Sorted {
                 }
             }
             (Key::Claim(queue, id), Change::Created) => self.claimed.extend(ticket_key(queue, id)),
-            (Key::Slot(uid, _), Change::Deleted) => {
-                self.slots.insert(uid.to_owned());
+            (Key::Slot(bound, _) | Key::Place(bound, _), Change::Deleted) => {
+                self.places.insert(bound.to_owned());
             }
             (Key::JobKeys(uid), Change::Set) => {
                 self.configured.insert(uid.to_owned());
@@ -156,8 +156,8 @@ impl Repository {
             }
         })
         .await;
-        for uid in sorted.slots {
-            self.board.unpark(&uid);
+        for bound in sorted.places {
+            self.board.unpark(&bound);
         }
     }
 
@@ -239,11 +239,16 @@ impl Repository {
         match Key::parse(path) {
             Some(Key::Root) => {
                 self.claims.look_for_aborts();
+                self.board.unpark_all();
                 self.nodes.look_at_nodes().await;
                 self.look_around(None).await;
             }
             Some(Key::Nodes) => self.nodes.look_at_nodes().await,
-            Some(Key::Jobs) => self.claims.look_for_aborts(),
+            Some(Key::Jobs) => {
+                self.claims.look_for_aborts();
+                self.board.unpark_all();
+            }
+            Some(Key::Groups) => self.board.unpark_all(),
             Some(Key::Epoch) => self.store.look_at_epoch(),
             Some(Key::Tickets) => self.look_around(None).await,
             Some(Key::Queue(queue)) => self.look_around(Name::new(queue)).await,

@@ -19,7 +19,7 @@ use super::events::Events;
 use super::fresh::Fresh;
 use super::jobs::Jobs;
 use super::model::json::to_json;
-use super::model::keys::{EPOCH, JOBS, Key, LEASES, NODES};
+use super::model::keys::{EPOCH, GROUPS, JOBS, Key, LEASES, NODES};
 use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::nodes::Nodes;
@@ -27,6 +27,7 @@ use super::patience::STORE_TIMEOUT;
 use super::people::People;
 use super::snapshot::Browser;
 use super::store::Store;
+use super::supersede::Superseding;
 use super::tickets::Tickets;
 use super::tops::Tops;
 use super::wakers::Wakers;
@@ -173,7 +174,7 @@ impl Repository {
     async fn begin(self: &Arc<Self>, session: u64) -> Result<()> {
         // Alone, all that happens is ours; of many, each follows what somebody here waits for.
         let always: &[&str] = if self.store.shared {
-            &[NODES, JOBS, EPOCH]
+            &[NODES, JOBS, GROUPS, EPOCH]
         } else {
             &["/"]
         };
@@ -190,6 +191,8 @@ impl Repository {
         self.store.runtime.spawn(self.claims.clone().keep_session());
         self.store.runtime.spawn(self.store.clone().unfollow_idle());
         self.store.runtime.spawn(self.builds.clone().keep_trash_swept());
+        self.store.runtime.spawn(self.claims.groups.clone().keep_swept());
+        self.store.runtime.spawn(Superseding::new(self).keep());
         Ok(())
     }
 
@@ -201,6 +204,7 @@ impl Repository {
             // Earlier versions made none.
             format::lay(&*self.store.coordination, EPOCH, Bytes::from_static(b"0")).await?;
             format::lay(&*self.store.coordination, LEASES, Bytes::new()).await?;
+            format::lay(&*self.store.coordination, GROUPS, Bytes::new()).await?;
         } else {
             format::make(&self.store.coordination, &self.store.contents, false).await?;
         }

@@ -25,6 +25,7 @@ mod cost;
 mod crash;
 mod ends;
 mod faults;
+mod groups;
 mod holes;
 mod owners;
 mod refused;
@@ -116,6 +117,11 @@ fn claimant() -> Claimant {
 
 /// A job with a configuration.
 pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job> {
+    configured(repository, text, CONFIG).await
+}
+
+/// A job with this configuration.
+async fn configured(repository: &Arc<Repository>, text: &str, config: &str) -> Result<Job> {
     let (uid, gid) = me();
     let job = repository
         .jobs
@@ -124,7 +130,7 @@ pub(super) async fn job(repository: &Arc<Repository>, text: &str) -> Result<Job>
     let mut held = repository.configs.lock(&job, true).await?;
     let written = repository
         .configs
-        .write(&job, &mut held, Bytes::from_static(CONFIG.as_bytes()), 0)
+        .write(&job, &mut held, Bytes::copy_from_slice(config.as_bytes()), 0)
         .await?;
     assert!(written.is_ok(), "{written:?}");
     Ok(job)

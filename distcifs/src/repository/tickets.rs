@@ -211,6 +211,7 @@ impl Repository {
             name,
             lines,
             source,
+            group,
         } = match &part {
             Some(part) => self.claims.of_build(part).await?,
             None => OfBuild::default(),
@@ -235,6 +236,7 @@ impl Repository {
             workspace: request.workspace.map(|digest| digest.to_string()),
             body: None,
             body_digest: None,
+            group,
             slot: None,
             uid: poster.uid,
             owner,

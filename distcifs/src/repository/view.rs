@@ -8,46 +8,54 @@ use super::Repository;
 use super::config::{Downstream, VALUE_BYTES_MAX};
 use super::model::build::{Build, Piece};
 use super::model::json::pretty;
-use super::model::ticket::{QUEUES, Ticket, TicketState, Verdict};
+use super::model::steps::build::superseded_by;
+use super::model::ticket::{QUEUES, Ticket, TicketKey, TicketState, Verdict, control_key};
 
 /// Tasks that `why` names.
 const NAMES_MAX: usize = 12;
 
 impl Repository {
     /// One line: what a build waits for, or why it ended as it did.
-    pub fn why(&self, build: &Build) -> String {
+    pub async fn why(&self, build: &Build) -> String {
         if build.verdict().is_some() {
             return why_ended(build);
         }
         if build.aborting() {
-            return self.why_aborting(build);
+            let why = self.why_aborting(build).await;
+            return match build.superseded() {
+                Some(newer) => format!("{}; {why}", superseded_by(newer)),
+                None => why,
+            };
         }
         let running = |piece: &&Piece| piece.posted.ticket.state == TicketState::Claimed;
         let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
         let name = |index: usize| build.task_name(index).unwrap_or_default();
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
-            return format!("{} {}", name(*index), self.why_waits(build, *index, piece));
+            return format!("{} {}", name(*index), self.why_waits(build, *index, piece).await);
         }
         if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| running(piece)) {
             let ticket = &piece.posted.ticket;
             return format!("{} runs on {} (attempt {})", name(*index), ticket.node, ticket.attempt);
         }
         match &build.control {
-            Some(piece) if open(&piece) => match build.config.concurrency {
-                Some(bound) if self.nodes.waiters(piece.queue.as_str(), "").all > 0 => {
-                    format!("waits for one of {bound} builds of this job to end (concurrency)")
+            Some(piece) if open(&piece) => {
+                let key = control_key(build.job.name.as_str(), build.n, build.run());
+                let group = self.waits_in_group(key.ok(), piece).await;
+                let why = || self.why_open(&piece.posted.ticket, piece.queue.as_str());
+                match (build.config.concurrency, group) {
+                    (_, Some(group)) => format!("the build {group}"),
+                    (Some(bound), None) if self.nodes.waiters(piece.queue.as_str(), "").all > 0 => {
+                        format!("waits for one of {bound} builds of this job to end (concurrency)")
+                    }
+                    _ => format!("the build {}", why()),
                 }
-                _ => format!(
-                    "the build {}",
-                    self.why_open(&piece.posted.ticket, piece.queue.as_str())
-                ),
-            },
+            }
             _ => "build-control is choosing the next task".into(),
         }
     }
 
     /// One line: what a task waits for, or how it ended.
-    pub fn why_of_task(&self, build: &Build, index: usize) -> String {
+    pub async fn why_of_task(&self, build: &Build, index: usize) -> String {
         let task = build.task(index);
         let line = task.message.lines().next().unwrap_or_default();
         match task.state {
@@ -56,7 +64,7 @@ impl Repository {
                 names => format!("waits for {}", names.join(", ")),
             },
             TaskState::Posted => match build.tickets.get(&index) {
-                Some(piece) => self.why_waits(build, index, piece),
+                Some(piece) => self.why_waits(build, index, piece).await,
                 None => "waits for a worker".into(),
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
@@ -95,7 +103,7 @@ impl Repository {
     }
 
     /// What a build that is aborted waits for.
-    fn why_aborting(&self, build: &Build) -> String {
+    async fn why_aborting(&self, build: &Build) -> String {
         let name = |index: usize| build.task_name(index).unwrap_or_default();
         let always = |index: usize| build.plan.is_always(index);
         let insisted = build.live.as_ref().is_some_and(|(live, _)| live.insist);
@@ -125,20 +133,29 @@ impl Repository {
             Some((index, piece)) => format!(
                 "aborting: {} runs always and {}; abort again to leave it out",
                 name(*index),
-                self.why_waits(build, *index, piece)
+                self.why_waits(build, *index, piece).await
             ),
             None => "is being aborted".into(),
         }
     }
 
     /// Why the open ticket of a task is not claimed, and what comes before it.
-    fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
+    async fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
+        if let Some(group) = self.waits_in_group(build.key_of(index, piece).ok(), piece).await {
+            return group;
+        }
         let mut why = self.why_open(&piece.posted.ticket, piece.queue.as_str());
         let ahead = build.key_of(index, piece).ok().and_then(|key| self.nodes.ahead(&key));
         if let Some(ahead) = ahead {
             why.push_str(&ahead.to_string());
         }
         why
+    }
+
+    /// Which others a ticket waits for that share its group.
+    async fn waits_in_group(&self, key: Option<TicketKey>, piece: &Piece) -> Option<String> {
+        let waits = self.claims.waits_in_group(&key?, &piece.posted).await;
+        waits.unwrap_or_else(|error| Some(format!("waits for a place in its group: {error}")))
     }
 
     /// Why an open ticket is not claimed.
@@ -173,8 +190,8 @@ impl Repository {
     }
 
     /// The text of a build's build.json: made anew only when something of the build has changed.
-    pub fn build_text(&self, build: &Build) -> Bytes {
-        let why = self.why(build);
+    pub async fn build_text(&self, build: &Build) -> Bytes {
+        let why = self.why(build).await;
         self.shown.text(build, &why, || pretty(&self.build_json(build, &why)))
     }
 
@@ -242,6 +259,10 @@ fn downstream(entry: &Downstream) -> Value {
 
 /// Why a build ended as it did.
 fn why_ended(build: &Build) -> String {
+    let superseded = build.superseded().filter(|_| build.verdict() == Some(Verdict::Aborted));
+    if let Some(newer) = superseded {
+        return superseded_by(newer);
+    }
     let message = match (&build.live, build.control_outcome(), &build.record) {
         (Some(_), Some(outcome), _) => outcome.message.clone(),
         (_, _, Some(record)) => record.message.clone(),

@@ -115,13 +115,13 @@ impl Tree {
                 }
                 BuildFile::By => Ok(Content::text(deeds(build))),
                 BuildFile::Why => {
-                    let why = self.repository.why(build);
+                    let why = self.repository.why(build).await;
                     match self.repository.store.check_room().await {
                         Err(full) if build.verdict().is_none() => Ok(Content::line(format!("{why}; {full}"))),
                         _ => Ok(Content::line(why)),
                     }
                 }
-                BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build))),
+                BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build).await)),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.builds.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {

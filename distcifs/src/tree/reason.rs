@@ -15,7 +15,7 @@ const HIDDEN: &str = "***";
 impl Tree {
     /// The file `why` of a task.
     pub(super) async fn why_of_task(&self, build: &Build, index: usize) -> Result<String> {
-        let mut why = self.repository.why_of_task(build, index) + "\n";
+        let mut why = self.repository.why_of_task(build, index).await + "\n";
         if !matches!(build.task(index).state, TaskState::Failure | TaskState::Error) {
             return Ok(why);
         }

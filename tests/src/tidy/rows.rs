@@ -12,7 +12,15 @@ use super::layers::{heads_below, without_tests};
 const ROWS: [(&str, &[&str]); 8] = [
     (
         "service",
-        &["service", "notices", "control", "view", "needs", "schedules"],
+        &[
+            "service",
+            "notices",
+            "control",
+            "supersede",
+            "view",
+            "needs",
+            "schedules",
+        ],
     ),
     ("maintain", &["maintain"]),
     ("schedule", &["board", "nodes", "turns", "drain"]),
@@ -21,6 +29,7 @@ const ROWS: [(&str, &[&str]); 8] = [
         "catalog",
         &[
             "jobs",
+            "groups",
             "configure",
             "enabled",
             "rename",
@@ -58,7 +67,7 @@ pub const METHODS_MAX: usize = 50;
 pub const FIELDS_MAX: usize = 19;
 
 /// How the paths of entries begin: they are made and read in model/keys.rs only.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "\"/tickets",
     "\"/jobs",
     "\"/keys",
@@ -66,6 +75,7 @@ const PATHS: [&str; 7] = [
     "\"/nodes",
     "\"/leases",
     "\"/epoch",
+    "\"/groups",
 ];
 
 /// Which modules each module names, and where it does so first.

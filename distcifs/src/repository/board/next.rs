@@ -143,10 +143,10 @@ impl Repository {
             }
             Err(Error::Busy(_)) => {
                 self.board.park(&key);
-                // A slot may have become free before it was set aside.
+                // A place may have become free before it was set aside.
                 self.unpark_if_free(&key).await;
             }
-            // Somebody else has it, or has the slot that it was to have: then it is still open.
+            // Somebody else has it, or has the place that it was to have: then it is still open.
             Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
             Err(error) => {
                 tracing::warn!(ticket = %key, %error, "claiming for .next");
@@ -169,14 +169,15 @@ impl Repository {
         }
     }
 
-    /// Offers a ticket again if there is a slot for it after all.
+    /// Offers a ticket again if there is a place for it after all.
     async fn unpark_if_free(self: &Arc<Self>, key: &TicketKey) {
         let Ok(Some(posted)) = self.tickets.get(key).await else {
             return;
         };
         let Some(part) = &posted.ticket.part else { return };
-        if let Ok(true) = self.claims.has_slot(key, part).await {
-            self.board.unpark(&part.uid);
+        if let Ok(true) = self.claims.has_place(key, &posted).await {
+            let group = posted.ticket.group.as_ref();
+            self.board.unpark(group.map_or(&part.uid, |group| &group.digest));
         }
     }
 

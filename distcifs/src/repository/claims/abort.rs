@@ -12,6 +12,8 @@ use super::{Claim, Claims, Verdicts};
 use crate::repository::core::{bounded, lock, now};
 use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::claim::Cause;
+use crate::repository::model::event::{Control, Event};
+use crate::repository::model::job::Job;
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps::{self, ABORTED};
@@ -212,6 +214,46 @@ impl Claims {
         Ok(())
     }
 
+    /// Ends what is to end of a build that was asked to stop: who holds a claim is told, open tickets end.
+    pub(crate) async fn stop_build(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
+        self.heed_abort_here(job.uid(), n).await?;
+        self.abort_tickets(job, n, insist).await?;
+        if !self.store.shared {
+            let (job, what) = (job.name.clone(), Control::Abort);
+            self.builds.events.announce(Event::Control { job, n, what });
+        }
+        Ok(())
+    }
+
+    /// Ends the open tickets of a build; its own too, if nothing of it was begun or somebody insists
+    /// and nothing of it is claimed.
+    async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            let build = self.builds.build(job, n).await?;
+            let Some(stop) = steps::build::stop(&build, insist)? else {
+                return Ok(());
+            };
+            let mut lost_race = false;
+            for (key, posted) in &stop.open {
+                lost_race |= !self.abort_ticket(key, posted).await?;
+            }
+            // Their claimants are told by the build's entry, if there are any.
+            for key in &stop.claimed {
+                self.reopen_orphan(key).await?;
+            }
+            if let Some((key, posted)) = stop.own.filter(|_| !lost_race) {
+                lost_race = !self.abort_ticket(&key, &posted).await?;
+            }
+            if !lost_race {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast: try again",
+            job.name
+        )))
+    }
+
     /// What the ticket of a task has of its build.
     pub(crate) async fn of_build(&self, part: &Part) -> Result<OfBuild> {
         let path = live_path(&part.uid, part.build);
@@ -222,7 +264,12 @@ impl Claims {
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
         let plan = self.configs.plan_of(&job, &live).await?;
         let task = part.task.and_then(|index| plan.task(index));
+        let group = match task {
+            Some(task) => self.group_of_task(part, &live, task).await?,
+            None => None,
+        };
         Ok(OfBuild {
+            group,
             owner: live.owner,
             priority: live.priority,
             source: live.source,

@@ -1,22 +1,41 @@
-//! Places of a job's `concurrency`: each build holds one from its claim to its end.
+//! Places: in a group, or in a job's `concurrency`. Each is held from the claim of a ticket to its end.
 
 use super::Claims;
+use crate::repository::config::Task;
+use crate::repository::core::bounded;
+use crate::repository::model::build::Live;
+use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, values};
 use crate::repository::model::keys::Key;
-use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Ticket, TicketKey};
+use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketKey, TicketState, queue_path};
+use crate::repository::names::{Name, TicketId};
+use crate::repository::work::READS_MAX;
 use crate::repository::{Error, Result};
 
+/// Builds and tasks that `why` names.
+const NAMES_MAX: usize = 12;
+
 impl Claims {
-    /// A free slot of the job's `concurrency`, for a build's own ticket that holds none yet; nothing if the job
-    /// has no bound.
-    pub(super) async fn slot_for(&self, key: &TicketKey, ticket: &Ticket) -> Result<Option<u32>> {
-        let part = ticket.part.as_ref();
-        let part = part.filter(|_| key.queue.as_str() == CONTROL_QUEUE && ticket.slot.is_none());
+    /// A free place for a ticket that needs one and holds none yet.
+    ///
+    /// # Errors
+    /// `Busy` if none is free, or an older one waits.
+    pub(super) async fn place_for(&self, key: &TicketKey, posted: &Posted) -> Result<Option<Place>> {
+        let ticket = &posted.ticket;
+        if ticket.slot.is_some() {
+            return Ok(None);
+        }
+        if let Some(member) = &ticket.group {
+            let place = self.place_in(key, posted, member).await?;
+            let busy = || Error::Busy(format!("{key}: it waits for a place in the group {}", member.name));
+            return Ok(Some(place.ok_or_else(busy)?));
+        }
+        let part = ticket.part.as_ref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
         let Some(part) = part else { return Ok(None) };
         let Some(bound) = self.builds.concurrency_of(part).await? else {
             return Ok(None);
         };
         match self.free_slot_of(key, part, bound).await? {
-            Some(slot) => Ok(Some(slot)),
+            Some(at) => Ok(Some(Place { at, version: None })),
             None => Err(Error::Busy(format!(
                 "jobs/{}: {bound} builds run already (concurrency)",
                 part.job
@@ -34,11 +53,123 @@ impl Claims {
         Ok(free.nth(older))
     }
 
-    /// Whether a build could begin as far as its job's `concurrency` goes.
-    pub(crate) async fn has_slot(&self, key: &TicketKey, part: &Part) -> Result<bool> {
-        match self.builds.concurrency_of(part).await? {
-            Some(bound) => Ok(self.free_slot_of(key, part, bound).await?.is_some()),
-            None => Ok(true),
+    /// A place of a group for this ticket, unless an older one of its queue waits.
+    async fn place_in(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<Option<Place>> {
+        if self.waits_before(key, posted, member).await? {
+            return Ok(None);
         }
+        Ok(self.groups.seen(&member.digest).await?.free(member.limit))
+    }
+
+    /// Which builds or tasks an open ticket waits for, as its group is used up or they are older, for people; `None`:
+    /// it waits for none.
+    pub(crate) async fn waits_in_group(&self, key: &TicketKey, posted: &Posted) -> Result<Option<String>> {
+        let ticket = &posted.ticket;
+        let (Some(member), None, TicketState::Open) = (&ticket.group, ticket.slot, ticket.state) else {
+            return Ok(None);
+        };
+        let holders = self.groups.holders(&member.digest, NAMES_MAX).await?;
+        let older = self.older_that_wait(key, posted, member).await?;
+        if older.is_empty() && holders.len() < usize::try_from(member.limit).unwrap_or(usize::MAX).min(NAMES_MAX) {
+            return Ok(None);
+        }
+        let (name, limit) = (&member.name, member.limit);
+        let mut words = vec![format!("waits for a place in the group {name} (of {limit})")];
+        if !holders.is_empty() {
+            let names: Vec<String> = holders.iter().map(|holder| self.groups.name_of(holder)).collect();
+            words.push(format!("held by {}", names.join(", ")));
+        }
+        if !older.is_empty() {
+            words.push(format!("older ones that wait: {}", older.join(", ")));
+        }
+        Ok(Some(words.join("; ")))
+    }
+
+    /// Older tickets of the same queue that wait for a place of a group, for people: a dozen of them at most, and how
+    /// many more.
+    async fn older_that_wait(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<Vec<String>> {
+        let mut ids = self.outlook.waiting(&key.queue, &member.digest, posted.created);
+        ids.retain(|id| *id != key.id);
+        let more = ids.len().saturating_sub(NAMES_MAX);
+        let mut names = Vec::new();
+        for id in ids.into_iter().take(NAMES_MAX) {
+            let queue = key.queue.clone();
+            let key = TicketKey { queue, id };
+            // The board may lag.
+            let Some(posted) = self
+                .tickets
+                .get(&key)
+                .await?
+                .filter(|posted| posted.ticket.waits_in(member))
+            else {
+                continue;
+            };
+            names.extend(
+                posted
+                    .ticket
+                    .part
+                    .map(|part| self.groups.name_of(&Holder::of(&key, &part))),
+            );
+        }
+        names.extend((more > 0).then(|| format!("{more} more")));
+        Ok(names)
+    }
+
+    /// Whether an older ticket of the same queue waits for a place of a group. Whoever sees a ticket sees those that
+    /// were posted before it: of these the board may not have heard.
+    async fn waits_before(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<bool> {
+        let known = self.outlook.waiting(&key.queue, &member.digest, posted.created);
+        if known.iter().any(|id| *id != key.id) {
+            return Ok(true);
+        }
+        let path = queue_path(&key.queue);
+        let names = bounded(&path, self.store.coordination.children(&path)).await?;
+        let ids = names.iter().filter_map(|name| TicketId::new(name)).collect();
+        let queue = &key.queue;
+        let unknown = self.outlook.unknown(queue, ids).into_iter().filter(|id| *id != key.id);
+        let unknown: Vec<TicketKey> = unknown
+            .map(|id| TicketKey {
+                queue: queue.clone(),
+                id,
+            })
+            .collect();
+        for keys in unknown.chunks(READS_MAX) {
+            self.store.read_ahead(keys.iter().map(TicketKey::path)).await?;
+            for other in keys {
+                let Some(other) = self.tickets.get(other).await? else {
+                    continue;
+                };
+                if other.ticket.waits_in(member) && other.created < posted.created {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a ticket could be claimed as far as places go.
+    pub(crate) async fn has_place(&self, key: &TicketKey, posted: &Posted) -> Result<bool> {
+        match self.place_for(key, posted).await {
+            Ok(_) => Ok(true),
+            Err(Error::Busy(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The group in which a task needs a place, with what its build recorded by now put into the name.
+    pub(super) async fn group_of_task(&self, part: &Part, live: &Live, task: &Task) -> Result<Option<Member>> {
+        let Some(group) = &task.group else { return Ok(None) };
+        let missing = || Error::NotFound(format!("jobs/{}", part.job));
+        let name = Name::new(&part.job).ok_or_else(missing)?;
+        let job = self.jobs.find(name.as_str()).await?.filter(|job| job.uid() == part.uid);
+        let job = job.ok_or_else(missing)?;
+        let params = self.builds.build(&job, part.build).await?.all_params();
+        let of = Sharing {
+            owner: live.owner.unwrap_or(job.entry.access.uid),
+            kind: Kind::Tasks,
+            untrusted: false,
+        };
+        let member = Member::of(group, of, &values(&params, &live.source)).map_err(Error::Invalid)?;
+        Ok(Some(member))
     }
 }

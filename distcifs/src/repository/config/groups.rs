@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::Faults;
 use super::json::Kind;
 use super::kinds;
 use super::object::Object;
 
 /// Whether a group may be named: nothing goes by it yet.
-const GROUPS_ARE_KNOWN: bool = false;
+const GROUPS_ARE_KNOWN: bool = cfg!(test);
 
 /// Most builds of a group that run at once.
 const LIMIT_MAX: u64 = 1000;
@@ -17,7 +19,8 @@ const LIMIT_MAX: u64 = 1000;
 const GROUP_BYTES_MAX: usize = 1024;
 
 /// What becomes of older builds of the job when a newer one is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Supersede {
     /// They stay.
     #[default]
@@ -26,6 +29,14 @@ pub enum Supersede {
     Pending,
     /// Those that run end, too.
     Running,
+}
+
+impl Supersede {
+    /// Whether they stay.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(crate) fn is_no(&self) -> bool {
+        *self == Supersede::No
+    }
 }
 
 /// A group: what shares a bound.

@@ -113,7 +113,7 @@ const RESTORE: &str = "restore the source from a backup, or remove what is affec
 
 impl Roots {
     /// Takes in plain data of ours; a fault if it does not read.
-    fn read<T: DeserializeOwned>(&mut self, what: &str, affected: &str, data: &[u8]) -> Option<T> {
+    pub(super) fn read<T: DeserializeOwned>(&mut self, what: &str, affected: &str, data: &[u8]) -> Option<T> {
         match serde_json::from_slice(data) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -226,6 +226,7 @@ impl Upkeep {
             jobs.extend(self.job(&mut roots, &name, &line).await?);
         }
         self.tickets(&mut roots).await?;
+        self.groups(&mut roots).await?;
         self.progress.begin("reading records");
         for (whose, uid) in jobs {
             self.kept(&mut roots, &whose, &uid, heads).await?;

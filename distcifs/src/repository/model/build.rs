@@ -43,6 +43,9 @@ pub(crate) struct Live {
     /// Whether somebody wants it stopped with what runs `always`.
     #[serde(default)]
     pub(crate) insist: bool,
+    /// The newer build that made an end of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) superseded: Option<u64>,
     /// Whether pruning must leave it.
     #[serde(default)]
     pub(crate) keep: bool,
@@ -346,6 +349,11 @@ impl Build {
     /// Whether somebody asked for it to stop.
     pub fn aborting(&self) -> bool {
         self.live.as_ref().is_some_and(|(live, _)| live.abort)
+    }
+
+    /// The newer build that makes an end of it.
+    pub(crate) fn superseded(&self) -> Option<u64> {
+        self.live.as_ref().and_then(|(live, _)| live.superseded)
     }
 
     /// Whether pruning must leave it.

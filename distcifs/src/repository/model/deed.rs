@@ -31,6 +31,8 @@ pub enum Did {
     Aborted,
     /// Had it run again.
     Retried,
+    /// Triggered the newer build that made an end of it.
+    Superseded,
     /// Had pruning leave it.
     Kept,
     /// Let pruning take it.
@@ -44,6 +46,7 @@ impl Did {
             Did::Triggered => "triggered",
             Did::Aborted => "aborted",
             Did::Retried => "retried",
+            Did::Superseded => "superseded",
             Did::Kept => "kept",
             Did::Unkept => "unkept",
         }

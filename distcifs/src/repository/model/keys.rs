@@ -24,6 +24,9 @@ pub(crate) const LOCKS: &str = "/locks";
 /// The path of [`Key::GcLock`].
 pub(crate) const GC_LOCK: &str = "/locks/gc";
 
+/// The path of [`Key::Groups`].
+pub(crate) const GROUPS: &str = "/groups";
+
 /// The path of [`Key::Keys`].
 pub(crate) const KEYS: &str = "/keys";
 
@@ -56,6 +59,12 @@ pub(crate) enum Key<'a> {
     GcLock,
     /// That of a job's configuration, by the job's uid.
     JobLock(&'a str),
+    /// Above the groups.
+    Groups,
+    /// A group, by its digest.
+    Group(&'a str),
+    /// A place in it.
+    Place(&'a str, u32),
     /// Above the tokens.
     Keys,
     /// Above those of a job, by its uid.
@@ -95,6 +104,9 @@ impl fmt::Display for Key<'_> {
             Key::Locks => f.write_str(LOCKS),
             Key::GcLock => f.write_str(GC_LOCK),
             Key::JobLock(uid) => write!(f, "/locks/{uid}"),
+            Key::Groups => f.write_str(GROUPS),
+            Key::Group(digest) => write!(f, "/groups/{digest}"),
+            Key::Place(digest, place) => write!(f, "/groups/{digest}/{place}"),
             Key::Keys => f.write_str(KEYS),
             Key::JobKeys(uid) => write!(f, "/keys/{uid}"),
             Key::Token(uid, digest) => write!(f, "/keys/{uid}/{digest}"),
@@ -136,6 +148,9 @@ impl<'a> Key<'a> {
             ["locks"] => Key::Locks,
             ["locks", "gc"] => Key::GcLock,
             ["locks", uid] => Key::JobLock(uid),
+            ["groups"] => Key::Groups,
+            ["groups", digest] => Key::Group(digest),
+            ["groups", digest, place] => Key::Place(digest, number(place)?.try_into().ok()?),
             ["keys"] => Key::Keys,
             ["keys", uid] => Key::JobKeys(uid),
             ["keys", uid, digest] => Key::Token(uid, digest),

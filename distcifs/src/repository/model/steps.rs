@@ -6,6 +6,7 @@
 
 use crate::repository::model::claim::{Cause, ClaimEntry, Claimant};
 use crate::repository::model::deed::Person;
+use crate::repository::model::group::Place;
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::{Step, create, create_ephemeral, delete, set};
@@ -13,6 +14,7 @@ use crate::repository::model::ticket::{Outcome, Part, Posted, Ticket, TicketKey,
 use crate::storage::Op;
 
 pub(crate) mod build;
+pub(crate) mod group;
 pub(crate) mod job;
 
 /// Bound of claims that end without the worker's death: given back, unread, lost with a mount.
@@ -62,8 +64,9 @@ pub(crate) struct Taken {
     pub(crate) by: Person,
     /// When, milliseconds since 1970.
     pub(crate) at: u64,
-    /// The place of its job's `concurrency` that its build takes with it; `None`: it has one, or needs none.
-    pub(crate) slot: Option<u32>,
+    /// The place in its group, or in its job's `concurrency`, that it takes with it; `None`: it has one, or needs
+    /// none.
+    pub(crate) place: Option<Place>,
 }
 
 /// Whether a ticket can be claimed.
@@ -85,9 +88,12 @@ pub(crate) fn claim(key: &TicketKey, open: &Posted, taken: Taken) -> Result<Step
     ticket.node = taken.node;
     ticket.by = Some(taken.by);
     let mut ops = Vec::new();
-    if let (Some(slot), Some(part)) = (taken.slot, &ticket.part) {
-        ops.push(create(slot_path(&part.uid, slot), to_json(&part.build)));
-        ticket.slot = Some(slot);
+    if let (Some(place), Some(part)) = (taken.place, &ticket.part) {
+        match &ticket.group {
+            Some(member) => ops.extend(group::take(key, &ticket, part, member, place)),
+            None => ops.push(create(slot_path(&part.uid, place.at), to_json(&part.build))),
+        }
+        ticket.slot = Some(place.at);
     }
     // Told first, as it says that the ticket need not be read.
     let entry = ClaimEntry::of(&ticket, taken.who);
@@ -128,11 +134,22 @@ pub(crate) fn lose(
 
 /// Ends a ticket as aborted, whoever holds it. `entry`: whether a claim's entry stands.
 pub(crate) fn abort(key: &TicketKey, posted: &Posted, now: u64, entry: bool) -> Result<Step<Posted>, Refused> {
+    abort_for(key, posted, ABORTED.to_owned(), now, entry)
+}
+
+/// The same for this reason.
+pub(crate) fn abort_for(
+    key: &TicketKey,
+    posted: &Posted,
+    why: String,
+    now: u64,
+    entry: bool,
+) -> Result<Step<Posted>, Refused> {
     if posted.ticket.state == TicketState::Finished {
         return Err(Refused::Finished);
     }
     let mut ticket = posted.ticket.clone();
-    end(&mut ticket, Verdict::Aborted, ABORTED.to_owned(), now);
+    end(&mut ticket, Verdict::Aborted, why, now);
     ticket.nonce.clear();
     let ops = end_of(key, &ticket, posted.version, entry);
     Ok(stepped(posted, ticket, ops))
@@ -237,17 +254,20 @@ fn shorten(ticket: &mut Ticket) {
 fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: bool) -> Vec<Op> {
     let mut ops = vec![set(key.path(), to_json(ended), version)];
     ops.extend(claimed.then(|| delete(key.claim_path(), None)));
-    ops.extend(free_slot(ended));
+    ops.extend((ended.state == TicketState::Finished).then(|| leave(ended)).flatten());
     ops.extend(same_ticket(key, ended));
     ops
 }
 
-/// The removal of the slot that a finished build-control ticket held.
-fn free_slot(ticket: &Ticket) -> Option<Op> {
-    let (Some(Part { uid, .. }), Some(slot), TicketState::Finished) = (&ticket.part, ticket.slot, ticket.state) else {
+/// The removal of the place that a ticket holds.
+pub(crate) fn leave(ticket: &Ticket) -> Option<Op> {
+    let (Some(Part { uid, .. }), Some(place)) = (&ticket.part, ticket.slot) else {
         return None;
     };
-    Some(delete(slot_path(uid, slot), None))
+    Some(match &ticket.group {
+        Some(member) => group::leave(member, place),
+        None => delete(slot_path(uid, place), None),
+    })
 }
 
 /// The check that a ticket is the one that was read. A job that was removed and made again under its name has

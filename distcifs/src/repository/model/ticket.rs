@@ -6,6 +6,7 @@ use distcifs_settings::source::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::repository::model::deed::Person;
+use crate::repository::model::group::Member;
 use crate::repository::model::json::from_json;
 use crate::repository::model::keys::Key;
 use crate::repository::model::skills::isolation_label;
@@ -189,7 +190,10 @@ pub struct Ticket {
     /// Digest of the ticket's JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_digest: Option<String>,
-    /// Slot of `concurrency` that a build-control ticket holds once claimed.
+    /// The group in which it needs a place; absent: it needs none, or one of its job's `concurrency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Member>,
+    /// The place in its group, or in its job's `concurrency`, that it holds once claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
     /// Who posted it.
@@ -248,6 +252,12 @@ impl Ticket {
         self.part.as_ref().is_some_and(|part| part.task.is_none())
     }
 
+    /// Whether it waits for a place of a group.
+    pub(crate) fn waits_in(&self, member: &Member) -> bool {
+        let shares = self.group.as_ref().is_some_and(|group| group.digest == member.digest);
+        shares && self.state == TicketState::Open && self.slot.is_none()
+    }
+
     /// Whether the claim with this nonce holds it.
     pub(crate) fn is_held_by(&self, nonce: &str) -> bool {
         self.state == TicketState::Claimed && self.nonce == nonce
@@ -302,6 +312,8 @@ pub(crate) struct OfBuild {
     pub(crate) lines: String,
     /// Where the build comes from.
     pub(crate) source: Source,
+    /// The group in which the task needs a place.
+    pub(crate) group: Option<Member>,
 }
 
 /// A queue's entry with the coordinator.

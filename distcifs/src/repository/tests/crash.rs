@@ -51,6 +51,8 @@ pub(super) struct Doomed {
 }
 
 pub(super) struct Fate {
+    /// The configuration of the job that is built.
+    config: &'static str,
     /// The row of the table whose writes are counted.
     row: &'static str,
     end: End,
@@ -183,7 +185,7 @@ struct Told {
 async fn live(inner: Stores, fate: &Arc<Fate>, dir: &Path, writes: u64) -> (Arc<Repository>, Told) {
     let store = Doomed::new(inner, fate.clone());
     let repository = store.stores().open("first", dir).await.unwrap();
-    let job = job(&repository, "hello").await.unwrap();
+    let job = configured(&repository, "hello", fate.config).await.unwrap();
     let mut told = Told::default();
     store.fate.left.store(writes, Ordering::SeqCst);
     let Ok(n) = repository.builds.trigger(&job, b"@key=once", poster()).await else {
@@ -263,10 +265,11 @@ async fn come_back(repository: &Arc<Repository>) {
 }
 
 /// Two lives, the first of which ends after so many writes of a row; whether it had as many.
-fn two_lives<P: Place>(place: P, end: End, row: &'static str, writes: u64) -> bool {
+fn two_lives<P: Place>(place: P, end: End, config: &'static str, row: &'static str, writes: u64) -> bool {
     let (dir, place) = (tempfile::tempdir().unwrap(), Arc::new(place));
     let cut = place.clone();
     let fate = Arc::new(Fate {
+        config,
         row,
         end,
         cut: Box::new(move || cut.cut()),
@@ -296,9 +299,14 @@ fn two_lives<P: Place>(place: P, end: End, row: &'static str, writes: u64) -> bo
 
 /// Ends a process after the first, second, third … write of each row, each time at a new place.
 pub(super) fn after_each_write<P: Place>(end: End, place: impl Fn() -> P + Sync) {
+    after_each_write_of(CONFIG, end, place);
+}
+
+/// The same with this configuration, whose one task is that of the others.
+pub(super) fn after_each_write_of<P: Place>(config: &'static str, end: End, place: impl Fn() -> P + Sync) {
     let lives = |row| {
         let mut writes = 1;
-        while two_lives(place(), end, row, writes) {
+        while two_lives(place(), end, config, row, writes) {
             writes += 1;
             assert!(writes < WRITES_MAX, "{row}: a build has no end");
         }
@@ -315,6 +323,7 @@ pub(super) fn after_each_write<P: Place>(end: End, place: impl Fn() -> P + Sync)
 /// Stores of a process that is killed after some write of this row, once it is armed.
 pub(super) fn doomed(inner: Stores, row: &'static str) -> Doomed {
     let fate = Arc::new(Fate {
+        config: CONFIG,
         row,
         end: End::Killed,
         cut: Box::new(|| {}),

@@ -13,14 +13,14 @@ use crate::repository::format;
 const SESSION_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// A repository of its own; its first process can be cut off.
-struct Servers {
+pub(super) struct Servers {
     memory: Memory,
     first: OnceLock<Line>,
 }
 
 impl Servers {
     /// A new repository.
-    fn new() -> Servers {
+    pub(super) fn new() -> Servers {
         let memory = Memory::with_session_timeout(SESSION_TIMEOUT);
         runtime().block_on(async {
             let mount = memory.mount();

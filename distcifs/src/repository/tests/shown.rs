@@ -15,7 +15,7 @@ fn an_unchanged_build_is_neither_read_nor_made_anew() {
         let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         let text = async || {
             let build = repository.builds.build(&job, n).await.unwrap();
-            let bytes = repository.build_text(&build);
+            let bytes = repository.build_text(&build).await;
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
         };
         let counts = || (repository.store.remembered.looked.answers(), repository.shown.made());
@@ -71,7 +71,10 @@ fn the_text_of_a_finished_build_is_made_once() {
             assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), n);
             build(&repository, &job, n).await.unwrap();
         }
-        let text = async |n| repository.build_text(&repository.builds.build(&job, n).await.unwrap());
+        let text = async |n| {
+            let build = repository.builds.build(&job, n).await.unwrap();
+            repository.build_text(&build).await
+        };
         let (one, two) = (text(1).await, text(2).await);
         let made = repository.shown.made();
         for _ in 0..10 {

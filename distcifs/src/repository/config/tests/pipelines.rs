@@ -242,18 +242,8 @@ fn words_without_effect_are_not_taken() {
             "untrusted_run_for is not known yet",
         ),
         ("untrusted_types", json!(["lint"]), "untrusted_types is not known yet"),
-        (
-            "concurrency",
-            json!({"group": "deploy"}),
-            "concurrency: groups are not known yet",
-        ),
     ] {
         assert_eq!(faults(&json!({"tasks": [], key: value})), [what]);
     }
-    let task = json!({"type": "lint", "concurrency": {"group": "deploy"}});
-    assert_eq!(
-        faults(&of_tasks(json!([task]))),
-        ["tasks[0].concurrency: groups are not known yet"]
-    );
     assert_eq!(good(&json!({"tasks": [], "concurrency": 2})).concurrency, Some(2));
 }

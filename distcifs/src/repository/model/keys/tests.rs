@@ -28,6 +28,9 @@ fn what_is_on_disk_keeps_its_name() {
         (Key::Locks, "/locks"),
         (Key::GcLock, "/locks/gc"),
         (Key::JobLock("3f9c"), "/locks/3f9c"),
+        (Key::Groups, "/groups"),
+        (Key::Group("d1"), "/groups/d1"),
+        (Key::Place("d1", 2), "/groups/d1/2"),
         (Key::Keys, "/keys"),
         (Key::JobKeys("3f9c"), "/keys/3f9c"),
         (Key::Token("3f9c", "d1"), "/keys/3f9c/d1"),
@@ -44,8 +47,10 @@ fn what_is_on_disk_keeps_its_name() {
         assert_eq!(key.path(), path);
         assert_eq!(Key::parse(path), Some(key), "{path}");
     }
-    let tops = [FORMAT, NODES, LEASES, EPOCH, LOCKS, GC_LOCK, KEYS, JOBS, TICKETS];
-    let paths = "/format /nodes /leases /epoch /locks /locks/gc /keys /jobs /tickets";
+    let tops = [
+        FORMAT, NODES, LEASES, EPOCH, LOCKS, GC_LOCK, GROUPS, KEYS, JOBS, TICKETS,
+    ];
+    let paths = "/format /nodes /leases /epoch /locks /locks/gc /groups /keys /jobs /tickets";
     assert_eq!(tops.join(" "), paths);
     for (key, name) in [
         (RecordKey::Jobs, "jobs"),

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::repository::model::build::{Build, Live, live_path};
 use crate::repository::model::deed::{Did, Person, and, or_trigger};
+use crate::repository::model::group::Member;
 use crate::repository::model::job::{Counted, Counter, Job};
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::LineKey;
 use crate::repository::model::ops::{Changes, Step, create, delete, set};
 use crate::repository::model::record::{Indexed, Record, TaskRecord};
+use crate::repository::model::steps::{abort_for, leave};
 use crate::repository::model::ticket::{
-    CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketKey, TicketState, control_key,
+    CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key,
 };
 use crate::repository::model::trash::{BuildLine, Removal};
 use crate::storage::Op;
@@ -40,6 +42,8 @@ pub(crate) enum Refused {
     Over,
     /// Somebody has insisted already: nothing more can be asked for.
     Insisted,
+    /// It has begun.
+    Begun,
 }
 
 /// Who begins a build, when, and what tells its ticket from every other.
@@ -51,6 +55,8 @@ pub(crate) struct Begun {
     pub(crate) nonce: String,
     /// Milliseconds since 1970.
     pub(crate) at: u64,
+    /// The group in which it needs a place.
+    pub(crate) group: Option<Member>,
 }
 
 /// Starts the next build of a job; its number. `token`: the path of the entry that remembers it, so that the
@@ -112,6 +118,7 @@ pub(crate) fn again(record: &Record, with: Again) -> Live {
         run: record.run + 1,
         abort: false,
         insist: false,
+        superseded: None,
         keep: record.keep,
         triggered: record.triggered,
         uid: record.uid,
@@ -177,6 +184,7 @@ fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun)
         workspace: None,
         body: Some(body.to_string()),
         body_digest: None,
+        group: begun.group,
         slot: None,
         uid: begun.who.uid,
         owner: Some(job.entry.access.uid),
@@ -205,6 +213,64 @@ pub(crate) fn ask_abort(build: &Build, by: Person) -> Result<Step<Live>, Refused
         ..live.clone()
     };
     changed(build, after, *version)
+}
+
+/// A newer build that makes an end of another.
+#[derive(Debug, Clone)]
+pub(crate) struct Newer {
+    /// Its number.
+    pub(crate) n: u64,
+    /// Who triggered it.
+    pub(crate) by: Person,
+}
+
+/// Why a build is over that a newer one made an end of.
+pub(crate) fn superseded_by(n: u64) -> String {
+    format!("superseded by build {n}")
+}
+
+/// Ends a build of which nothing was begun, as a newer one is there: as one.
+pub(crate) fn supersede_waiting(build: &Build, newer: &Newer, at: u64) -> Result<Step<Live>, Refused> {
+    let (Some((live, version)), Some(control), None) = (&build.live, &build.control, build.verdict()) else {
+        return Err(Refused::Over);
+    };
+    let posted = &control.posted;
+    let waits = posted.ticket.state == TicketState::Open && posted.ticket.slot.is_none() && build.tickets.is_empty();
+    if !waits {
+        return Err(Refused::Begun);
+    }
+    let key = control_key(build.job.name.as_str(), build.n, build.run()).map_err(|_| Refused::Unnamed)?;
+    let ended = abort_for(&key, posted, superseded_by(newer.n), at, false).map_err(|_| Refused::Over)?;
+    let after = stopped(build, live, newer);
+    let mut ops = vec![set(live_path(build.job.uid(), build.n), to_json(&after), *version)];
+    ops.extend(ended.ops);
+    Ok(Step { after, ops })
+}
+
+/// Asks for a build to be stopped that runs, as a newer one is there: what runs `always` goes on, unless `insist`
+/// says otherwise. Nobody is asked twice: somebody may have done so to let that end.
+pub(crate) fn supersede_running(build: &Build, newer: &Newer, insist: bool) -> Result<Step<Live>, Refused> {
+    let Some((live, version)) = build.live.as_ref().filter(|_| build.verdict().is_none()) else {
+        return Err(Refused::Over);
+    };
+    if live.abort {
+        return Err(Refused::Insisted);
+    }
+    let after = Live {
+        insist,
+        ..stopped(build, live, newer)
+    };
+    changed(build, after, *version)
+}
+
+/// The entry of a build that a newer one makes an end of.
+fn stopped(build: &Build, live: &Live, newer: &Newer) -> Live {
+    Live {
+        abort: true,
+        superseded: Some(newer.n),
+        by: and(&build.deeds(), Did::Superseded, newer.by.clone()),
+        ..live.clone()
+    }
 }
 
 /// Says whether pruning must leave a build that is not recorded.
@@ -288,9 +354,10 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
     };
     let ticket = &control.posted.ticket;
     let outcome = ticket.outcome.as_ref()?;
+    let superseded = live.superseded.filter(|_| outcome.verdict == Verdict::Aborted);
     Some(Record {
         state: outcome.verdict,
-        message: outcome.message.clone(),
+        message: superseded.map_or_else(|| outcome.message.clone(), superseded_by),
         run: live.run,
         triggered: live.triggered,
         finished: outcome.finished,
@@ -327,6 +394,10 @@ pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Ticke
     for (key, posted) in &after {
         if posted.ticket.state == TicketState::Claimed {
             ops.push(delete(key.claim_path(), None));
+        }
+        // One that has ended has left it.
+        if posted.ticket.state != TicketState::Finished {
+            ops.extend(leave(&posted.ticket));
         }
         ops.push(delete(key.path(), Some(posted.version)));
     }

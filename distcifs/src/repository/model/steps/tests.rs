@@ -46,6 +46,7 @@ pub(in crate::repository::model::steps) fn ticket_alone(post: &str) -> Ticket {
         workspace: Some("w".into()),
         body: None,
         body_digest: None,
+        group: None,
         slot: None,
         uid: 0,
         owner: None,
@@ -77,7 +78,7 @@ pub(in crate::repository::model::steps) fn taken(nonce: &str, slot: Option<u32>)
             name: "eve".into(),
         },
         at: NOW,
-        slot,
+        place: slot.map(|at| Place { at, version: None }),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::repository::model::job::{FileModes, JobEntry};
 use crate::repository::model::plan::Plan;
 use crate::repository::model::steps::abort;
 use crate::repository::model::steps::tests::{NOW, key, shape, success, ticket_of_build};
-use crate::repository::model::ticket::{Outcome, Verdict};
+use crate::repository::model::ticket::Outcome;
 use crate::repository::model::when::LeftOut;
 use crate::repository::names::Name;
 
@@ -57,6 +57,7 @@ pub(super) fn live(nonce: &str) -> Live {
         run: 0,
         abort: false,
         insist: false,
+        superseded: None,
         keep: false,
         triggered: NOW,
         uid: 5,
@@ -74,6 +75,7 @@ pub(super) fn begun(nonce: &str) -> Begun {
         who: WHO,
         nonce: nonce.into(),
         at: NOW,
+        group: None,
     }
 }
 
@@ -259,6 +261,69 @@ fn an_abort_is_asked_for_twice_at_most() {
     assert_eq!(ask_abort(&over, eve()).err(), Some(Refused::Over));
 }
 
+/// "A waiting build that is superseded ends in one commit": its entry and its ticket, each as it was seen. One that
+/// has begun is asked to stop, once.
+#[test]
+fn a_newer_build_ends_one_that_waits_and_stops_one_that_runs() {
+    use TicketState::{Claimed, Finished, Open};
+    let newer = Newer { n: 3, by: eve() };
+    let waits = build(Open, &[]);
+    let step = supersede_waiting(&waits, &newer, NOW).unwrap();
+    assert_eq!(
+        shape(&step.ops),
+        [
+            "set /jobs/u/1 @2",
+            "set /tickets/build-control/j.1.control @3",
+            "check /keys/u"
+        ]
+    );
+    assert_eq!((step.after.abort, step.after.superseded), (true, Some(3)));
+    assert_eq!(step.after.by.last().unwrap().did, Did::Superseded);
+    let Op::Set { data, .. } = &step.ops[1] else {
+        panic!("{:?}", step.ops)
+    };
+    let ended: Ticket = serde_json::from_slice(data).unwrap();
+    let outcome = ended.outcome.unwrap();
+    assert_eq!(
+        (outcome.verdict, outcome.message.as_str()),
+        (Verdict::Aborted, "superseded by build 3")
+    );
+    let mut held = waits.clone();
+    held.control.as_mut().unwrap().posted.ticket.slot = Some(0);
+    for begun in [build(Claimed, &[]), build(Open, &[(0, Finished)]), held] {
+        assert_eq!(supersede_waiting(&begun, &newer, NOW).err(), Some(Refused::Begun));
+        for insist in [false, true] {
+            let step = supersede_running(&begun, &newer, insist).unwrap();
+            assert_eq!(shape(&step.ops), SET_LIVE);
+            let live = &step.after;
+            assert_eq!((live.abort, live.insist, live.superseded), (true, insist, Some(3)));
+            // Who asked before, asked to let what runs always end.
+            let asked = Build {
+                live: Some((step.after, 3)),
+                ..begun.clone()
+            };
+            assert_eq!(supersede_running(&asked, &newer, insist).err(), Some(Refused::Insisted));
+        }
+    }
+    let over = build(Finished, &[]);
+    assert_eq!(supersede_waiting(&over, &newer, NOW).err(), Some(Refused::Over));
+    assert_eq!(supersede_running(&over, &newer, false).err(), Some(Refused::Over));
+}
+
+/// What is kept of a build says which newer one made an end of it, if that was its end.
+#[test]
+fn the_record_names_the_newer_build() {
+    for (verdict, message) in [(Verdict::Aborted, "superseded by build 3"), (Verdict::Success, "")] {
+        let mut now = build(TicketState::Finished, &[]);
+        now.live.as_mut().unwrap().0.superseded = Some(3);
+        let outcome = &mut now.control.as_mut().unwrap().posted.ticket.outcome;
+        outcome.as_mut().unwrap().verdict = verdict;
+        let record = record(&now, Vec::new(), BTreeMap::new()).unwrap();
+        assert_eq!((record.state, record.message.as_str()), (verdict, message));
+        assert_eq!(again(&record, with("w")).superseded, None);
+    }
+}
+
 /// What ends with an abort, by how the build's own ticket and its tasks' stand: the tasks that end at once, those
 /// that their claimants end, and whether the build ends.
 #[test]
@@ -401,6 +466,7 @@ fn what_when_leaves_out_is_looked_at_once() {
     let config = Arc::new(JobConfig::read(config.as_bytes(), None).unwrap());
     let long = "a".repeat(1025);
     let build = Build {
+        plan: Arc::new(Plan::of(config.clone())),
         config,
         params: vec![("p".into(), long.clone()), ("q".into(), "b".into())],
         ..build(TicketState::Claimed, &[])

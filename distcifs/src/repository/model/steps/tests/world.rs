@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::repository::model::claim::ClaimEntry;
+use crate::repository::model::keys::Key;
 use crate::repository::model::ops::Changes;
 use crate::repository::model::ticket::{Posted, TicketKey};
 use crate::storage::{Object, Op};
@@ -34,22 +35,47 @@ pub(in crate::repository::model::steps) struct World {
 }
 
 impl World {
-    fn meets(&self, op: &Op) -> bool {
+    /// Whether an operation can be done after those before it.
+    fn meets(&self, op: &Op, before: &[Op]) -> bool {
         let is = |path: &str, version: Option<u32>| {
             let node = self.nodes.get(path);
             node.is_some_and(|node| version.is_none_or(|version| version == node.version))
         };
         match op {
-            Op::Create { path, .. } => !self.nodes.contains_key(path),
-            Op::Set { path, version, .. } | Op::Delete { path, version } | Op::Check { path, version } => {
-                is(path, *version)
-            }
+            Op::Create { path, .. } => !self.nodes.contains_key(path) && self.has_group(path, before),
+            Op::Delete { path, version } => is(path, *version) && !self.has_places(path),
+            Op::Set { path, version, .. } | Op::Check { path, version } => is(path, *version),
         }
+    }
+
+    /// Whether a place is to be made below a group that is there.
+    fn has_group(&self, path: &str, before: &[Op]) -> bool {
+        let Some(Key::Place(digest, _)) = Key::parse(path) else {
+            return true;
+        };
+        let group = Key::Group(digest).path();
+        let made = |op: &Op| matches!(op, Op::Create { path, .. } if *path == group);
+        self.nodes.contains_key(&group) || before.iter().any(made)
+    }
+
+    /// Whether this is a group in which somebody has a place.
+    fn has_places(&self, path: &str) -> bool {
+        matches!(Key::parse(path), Some(Key::Group(_))) && !self.below(path).is_empty()
+    }
+
+    /// The names of what stands below an entry.
+    pub(in crate::repository::model::steps) fn below(&self, path: &str) -> Vec<&str> {
+        let below = |known: &'_ String| known.strip_prefix(path)?.strip_prefix('/').map(str::len);
+        let names = self
+            .nodes
+            .keys()
+            .filter_map(|known| Some(&known[known.len() - below(known)?..]));
+        names.filter(|name| !name.contains('/')).collect()
     }
 
     /// Does all of it or nothing; whether it did. No commit names a path twice but to check it.
     pub(in crate::repository::model::steps) fn commit(&mut self, actor: usize, ops: Vec<Op>) -> bool {
-        if !ops.iter().all(|op| self.meets(op)) {
+        if !ops.iter().enumerate().all(|(at, op)| self.meets(op, &ops[..at])) {
             return false;
         }
         self.commits += 1;

@@ -115,6 +115,7 @@ impl Machine {
             who: Poster { uid: 1, gid: 1 },
             nonce: "n".into(),
             at: NOW,
+            group: None,
         };
         if let Ok(step) = trigger(&job, &counted, &live, begun, None)
             && self.world.commit(actor, step.ops)

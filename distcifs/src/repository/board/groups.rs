@@ -1,0 +1,156 @@
+//! What the board knows of groups: who waits for a place, and who makes an end of whom.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use tokio::sync::Notify;
+
+use super::{Board, Line, Queue};
+use crate::repository::config::Supersede;
+use crate::repository::core::lock;
+use crate::repository::model::group::{Unfinished, superseded};
+use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, TicketKey, TicketState};
+use crate::repository::names::{Name, TicketId};
+
+/// What a ticket is of its group.
+#[derive(Debug, Clone)]
+pub(super) struct Grouped {
+    /// The group.
+    pub(super) digest: String,
+    /// Whether it holds no place yet.
+    pub(super) waits: bool,
+    /// The number of its build.
+    n: u64,
+    /// What it wants of older ones.
+    supersede: Supersede,
+}
+
+impl Grouped {
+    pub(super) fn of(ticket: &Ticket) -> Option<Self> {
+        let (member, part) = (ticket.group.as_ref()?, ticket.part.as_ref()?);
+        Some(Grouped {
+            digest: member.digest.clone(),
+            waits: ticket.state == TicketState::Open && ticket.slot.is_none(),
+            n: part.build,
+            supersede: member.supersede,
+        })
+    }
+}
+
+/// The builds of a job that share a group: its digest, and the job's uid.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Sides {
+    group: String,
+    uid: String,
+}
+
+/// A build that a newer one makes an end of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its ticket.
+    pub(crate) key: TicketKey,
+    /// The number of the newer one.
+    pub(crate) by: u64,
+    /// Whether it ends though it has begun meanwhile.
+    pub(crate) though_it_runs: bool,
+}
+
+/// Groups in which a newer build has come.
+#[derive(Default)]
+pub(super) struct Newer {
+    sides: Mutex<HashSet<Sides>>,
+    came: Notify,
+}
+
+impl Queue {
+    /// Tickets that wait for a place of a group and are older than that, the oldest first.
+    fn waiting(&self, group: &str, before: u64) -> Vec<TicketId> {
+        let waits = |line: &Line| {
+            let of = line.group.as_ref().is_some_and(|of| of.waits && of.digest == group);
+            of && line.state == TicketState::Open && line.created < before
+        };
+        let waiting = self.tickets.iter().filter(|(_, line)| waits(line));
+        let mut waiting: Vec<_> = waiting.map(|(id, line)| (line.created, id.clone())).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+impl Board {
+    /// Tickets of a queue that wait for a place of a group and are older than that, the oldest first.
+    pub(crate) fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId> {
+        let queues = lock(&self.queues);
+        queues
+            .get(queue)
+            .map(|queue| queue.waiting(group, before))
+            .unwrap_or_default()
+    }
+
+    /// Those of some tickets of a queue that are not known here.
+    pub(crate) fn unknown(&self, queue: &Name, mut ids: Vec<TicketId>) -> Vec<TicketId> {
+        if let Some(queue) = lock(&self.queues).get(queue) {
+            ids.retain(|id| !queue.tickets.contains_key(id));
+        }
+        ids
+    }
+
+    /// Notes a build that may make an end of older ones.
+    pub(super) fn note_newer(&self, line: &Line) {
+        if let (Some(group), Some(uid)) = (&line.group, &line.job)
+            && !group.supersede.is_no()
+        {
+            let (group, uid) = (group.digest.clone(), uid.clone());
+            self.note_sides(Sides { group, uid });
+        }
+    }
+
+    /// Has the builds of a job and a group looked at.
+    pub(crate) fn note_sides(&self, sides: Sides) {
+        lock(&self.newer.sides).insert(sides);
+        self.newer.came.notify_one();
+    }
+
+    /// Waits until newer builds have come; where.
+    pub(crate) async fn newer(&self) -> Vec<Sides> {
+        loop {
+            let sides: Vec<Sides> = lock(&self.newer.sides).drain().collect();
+            if !sides.is_empty() {
+                return sides;
+            }
+            self.newer.came.notified().await;
+        }
+    }
+
+    /// The builds of a job and a group of which newer ones make an end.
+    pub(crate) fn superseded(&self, sides: &Sides) -> Vec<Ended> {
+        let Some(queue) = Name::new(CONTROL_QUEUE) else {
+            return Vec::new();
+        };
+        let queues = lock(&self.queues);
+        let Some(tickets) = queues.get(&queue).map(|queue| &queue.tickets) else {
+            return Vec::new();
+        };
+        let of = |line: &Line| {
+            let group = line.group.as_ref().filter(|group| group.digest == sides.group)?;
+            let ours = line.state != TicketState::Finished && line.job.as_deref() == Some(&sides.uid);
+            ours.then_some(Unfinished {
+                n: group.n,
+                created: line.created,
+                waits: group.waits,
+                supersede: group.supersede,
+            })
+        };
+        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished>) =
+            tickets.iter().filter_map(|(id, line)| Some((id, of(line)?))).unzip();
+        let key = |at: usize| TicketKey {
+            queue: queue.clone(),
+            id: ids[at].clone(),
+        };
+        let ended = superseded(&builds).into_iter().map(|ended| Ended {
+            key: key(ended.at),
+            by: ended.by,
+            though_it_runs: ended.though_it_runs,
+        });
+        ended.collect()
+    }
+}

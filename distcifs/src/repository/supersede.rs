@@ -1,0 +1,165 @@
+//! Newer builds of a job make an end of older ones that share a group with them (doc/tree.md, Groups).
+//!
+//! Whoever hears of the newer one does so, not whoever offers it to a worker: a group that is used up offers none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::board::{Board, Ended, Sides};
+use super::claims::Claims;
+use super::core::now;
+use super::model::build::{Build, live_path};
+use super::model::deed::{Did, Person};
+use super::model::job::Job;
+use super::model::json::to_json;
+use super::model::ops::Step;
+use super::model::steps::build::{Newer, Refused, supersede_running, supersede_waiting};
+use super::model::ticket::{Part, Ticket};
+use super::nodes::Nodes;
+use super::store::Store;
+use super::turns::CLAIM_TURN;
+use super::work::{FOLLOW_PAUSE_MAX, in_parallel};
+use super::{Error, Repository, Result};
+use crate::storage::{Commit, Entry};
+
+/// Races lost before the end of a build is left to the next look.
+const RACES_MAX: u32 = 100;
+
+/// How often the oldest of all that wait for places try again: what was told of these may have been lost.
+const TRY_EVERY: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(crate) struct Superseding {
+    store: Arc<Store>,
+    board: Arc<Board>,
+    claims: Arc<Claims>,
+    nodes: Arc<Nodes>,
+}
+
+impl Superseding {
+    /// For the builds that this mount hears of.
+    pub(crate) fn new(repository: &Repository) -> Arc<Self> {
+        Arc::new(Superseding {
+            store: repository.store.clone(),
+            board: repository.board.clone(),
+            claims: repository.claims.clone(),
+            nodes: repository.nodes.clone(),
+        })
+    }
+
+    /// Acts on newer builds as long as the store is open.
+    pub(crate) async fn keep(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(TRY_EVERY);
+        loop {
+            let sides = tokio::select! {
+                sides = self.board.newer() => sides,
+                _ = tick.tick() => {
+                    self.board.unpark_all();
+                    continue;
+                }
+            };
+            let superseding = self.clone();
+            in_parallel(sides, move |sides| superseding.clone().act(sides)).await;
+        }
+    }
+
+    /// Makes an end of the older builds of a job that share a group.
+    async fn act(self: Arc<Self>, sides: Sides) {
+        let superseding = self.clone();
+        let ends = in_parallel(self.board.superseded(&sides), move |ended| {
+            let superseding = superseding.clone();
+            async move {
+                let result = superseding.end(&ended).await;
+                result.inspect_err(|error| tracing::warn!(ticket = %ended.key, %error, "ending it for a newer build"))
+            }
+        });
+        if ends.await.iter().any(Result::is_err) {
+            let board = self.board.clone();
+            self.store.runtime.spawn(async move {
+                tokio::time::sleep(FOLLOW_PAUSE_MAX).await;
+                board.note_sides(sides);
+            });
+        }
+    }
+
+    /// Makes an end of a build, unless it has one.
+    async fn end(&self, ended: &Ended) -> Result<()> {
+        let Some(posted) = self.claims.tickets.get(&ended.key).await? else {
+            return Ok(());
+        };
+        // Of many mounts that hear of it one does it, as a rule.
+        let turn = self
+            .nodes
+            .turns(&ended.key.queue, &posted.ticket.needs())
+            .of(&ended.key);
+        tokio::time::sleep(CLAIM_TURN * turn).await;
+        let Some((job, part)) = self.job_of(&posted.ticket).await? else {
+            return Ok(());
+        };
+        let (builds, n) = (&self.claims.builds, part.build);
+        let newer = Newer {
+            n: ended.by,
+            by: self.who_triggered(&job, ended.by).await?,
+        };
+        for _ in 0..RACES_MAX {
+            let build = match builds.build(&job, n).await {
+                Ok(build) if build.run() == part.run => build,
+                Ok(_) | Err(Error::NotFound(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let insist = false;
+            let (step, runs) = match supersede_waiting(&build, &newer, now()) {
+                Err(Refused::Begun) if ended.though_it_runs => (supersede_running(&build, &newer, insist), true),
+                step => (step, false),
+            };
+            let Ok(Step { after, ops }) = step else { return Ok(()) };
+            let data = to_json(&after);
+            let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
+            let path = live_path(job.uid(), n);
+            if self.store.commit_settled(ops, &path, ours).await? != Commit::Done {
+                continue;
+            }
+            tracing::info!(job = %job.name, build = n, by = newer.n, "superseded");
+            if runs {
+                return self.claims.stop_build(&job, n, insist).await;
+            }
+            return Ok(());
+        }
+        Err(Error::Busy(format!(
+            "jobs/{}/builds/{n}: it changes too fast",
+            job.name
+        )))
+    }
+
+    /// The job of a build's own ticket.
+    async fn job_of(&self, ticket: &Ticket) -> Result<Option<(Job, Part)>> {
+        let Some(part) = ticket.part.clone() else {
+            return Ok(None);
+        };
+        let job = self
+            .claims
+            .jobs
+            .find(&part.job)
+            .await?
+            .filter(|job| job.uid() == part.uid);
+        Ok(job.map(|job| (job, part)))
+    }
+
+    /// Who began a build last.
+    async fn who_triggered(&self, job: &Job, n: u64) -> Result<Person> {
+        let deeds = match self.claims.builds.build_head(job, n).await {
+            Ok(build) => Build::deeds(&build),
+            Err(Error::NotFound(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let began = deeds
+            .into_iter()
+            .rev()
+            .find(|deed| matches!(deed.did, Did::Triggered | Did::Retried));
+        let nobody = || Person {
+            uid: job.entry.access.uid,
+            name: String::new(),
+        };
+        Ok(began.map_or_else(nobody, |deed| deed.who))
+    }
+}
