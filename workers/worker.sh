@@ -42,6 +42,9 @@ fail() {
     exit 1
 }
 
+# peek FILE: what a file of the ticket says. Its owner can hold it by a lease, which is status 124 then (143 of busybox), after 5 s.
+peek() { LC_ALL=C timeout 5 cat "$1"; }
+
 # param NAME [DEFAULT]: the value of a parameter of the ticket.
 param() {
     if [ -s "$ticket/params/$1" ]; then cat "$ticket/params/$1"; else printf '%s' "${2-}"; fi
@@ -155,8 +158,8 @@ end_group() {
 # a result the ticket may be another's by now. What could not be read when it was claimed was ours: else
 # nobody would give the ticket back.
 still_ours() {
-    seen=$(LC_ALL=C cat claim 2>&1) || case $seen in
-    *'Input/output error'* | *'timed out'*) return 0 ;;
+    seen=$(peek claim 2>&1) || case "$? $seen" in
+    '124 '* | '143 '* | *'Input/output error'* | *'timed out'*) return 0 ;;
     *) return 1 ;;
     esac
     [ "$seen" = "${ours:=$seen}" ]
@@ -173,7 +176,7 @@ watch() {
             break
         fi
         # Held for a second at most.
-        said=$(cat .wait 2>/dev/null) || { still_ours && sleep 1; }
+        said=$(peek .wait 2>/dev/null) || { still_ours && sleep 1; }
         [ -z "$said" ] || { echo aborted >/proc/self/fd/7; break; }
     done
     end_group "$1" "${begun:-$(now)}"
@@ -182,7 +185,7 @@ watch() {
 # find_user: sets $user to whom the work is done as; status 1, and the reason in $why, if that is nobody.
 find_user() {
     user='' why=''
-    owner=$(cat owner 2>/dev/null) || owner=''
+    owner=$(peek owner 2>/dev/null) || owner=''
     case $owner in
     '' | *[!0-9]*) why='the ticket does not say who owns the job: the mount is older than this worker' ;;
     "$me") [ "$me" != 0 ] || user=$as ;;
@@ -336,8 +339,8 @@ while [ -z "$stopping$finishing" ]; do
     ticket=$mount/tickets/$queue/$id
     cd "$ticket" 2>/dev/null || continue
     claimed=$(now)
-    ours=$(cat claim 2>/dev/null) || ours=''
-    limit=$(cat timeout 2>/dev/null) || limit=''
+    ours=$(peek claim 2>/dev/null) || ours=''
+    limit=$(peek timeout 2>/dev/null) || limit=''
     case $limit in *[!0-9]* | ???????????*) limit='' ;; esac
     status=''
     [ -n "$stopping" ] || supervise

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::again::Again;
 use crate::held::{Held, QUEUE, Step};
 use crate::record::control_id;
 use crate::signals;
@@ -176,6 +177,7 @@ fn spawn_shard(tree: Tree, rx: Receiver<Message>, end: SyncSender<End>) -> std::
             held: HashMap::new(),
             dirty: Turns::default(),
             again: BTreeSet::new(),
+            leased: Again::default(),
         };
         if let Err(trouble) = shard.run(&rx) {
             send(&end, End::Away(trouble));
@@ -191,6 +193,8 @@ struct Shard {
     dirty: Turns,
     /// Those that could not be looked at just now.
     again: BTreeSet<Key>,
+    /// Those of which somebody holds a file by a lease.
+    leased: Again<Key>,
 }
 
 impl Shard {
@@ -214,7 +218,8 @@ impl Shard {
             }
             if retried.elapsed() >= RETRY {
                 retried = Instant::now();
-                for key in std::mem::take(&mut self.again) {
+                let again = std::mem::take(&mut self.again);
+                for key in again.into_iter().chain(self.leased.due()) {
                     self.look_at(key);
                 }
             }
@@ -262,10 +267,23 @@ impl Shard {
     fn step(&mut self) -> tree::Result<()> {
         let Some(key) = self.dirty.next() else { return Ok(()) };
         let Some(held) = self.held.get_mut(&key) else {
+            self.leased.done(&key);
             return Ok(());
         };
-        match held.step(&self.tree)? {
+        if self.leased.waits(&key) {
+            return Ok(());
+        }
+        let step = held.step(&self.tree)?;
+        if !matches!(step, Step::Held(_)) {
+            self.leased.done(&key);
+        }
+        match step {
             Step::Waiting => {}
+            Step::Held(why) => {
+                if self.leased.put(&key) {
+                    eprintln!("build-control: {why}; this build waits for that");
+                }
+            }
             Step::More => self.look_at(key),
             Step::Again => {
                 self.again.insert(key);
@@ -322,6 +340,7 @@ mod tests {
             held: HashMap::new(),
             dirty: Turns::default(),
             again: BTreeSet::new(),
+            leased: Again::default(),
         };
         let builds = [("large", 40), ("small", 1)].map(|(job, count)| {
             let record = tree.build(job, 1);

@@ -4,12 +4,15 @@
 //! one makes the build and the others find it made.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use distcifs_schedule::{Schedule, readable};
 use serde::Deserialize;
 
+use crate::again::Again;
 use crate::jobs::{self, Change};
+use crate::lanes::Lanes;
 use crate::record::nullable;
 use crate::signals;
 use crate::tree::{self, Tree, Trouble};
@@ -39,6 +42,19 @@ struct Planned {
     next: i64,
     /// What is due and could not be started yet.
     pending: Option<i64>,
+    /// What is being started, and whom is told how that ended.
+    starting: Option<(i64, Receiver<tree::Result<Started>>)>,
+}
+
+/// How the start of a build ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// The build is there, or will never be.
+    Done,
+    /// It is to be tried again.
+    Later,
+    /// The same, but not at once: somebody holds the trigger by a lease.
+    Held,
 }
 
 impl Planned {
@@ -49,6 +65,7 @@ impl Planned {
             after: written,
             next: i64::MIN,
             pending: None,
+            starting: None,
         }
     }
 
@@ -71,6 +88,25 @@ impl Planned {
     fn done(&mut self) {
         self.pending = None;
     }
+
+    /// How the start ended that was begun, if it has.
+    fn started(&mut self) -> tree::Result<Option<Started>> {
+        let Some((due, told)) = self.starting.take() else {
+            return Ok(None);
+        };
+        let started = match told.try_recv() {
+            Ok(started) => started?,
+            Err(TryRecvError::Disconnected) => Started::Later,
+            Err(TryRecvError::Empty) => {
+                self.starting = Some((due, told));
+                return Ok(None);
+            }
+        };
+        if started == Started::Done && self.pending == Some(due) {
+            self.done();
+        }
+        Ok(Some(started))
+    }
 }
 
 /// Every job that has a schedule.
@@ -80,6 +116,12 @@ struct Table<'a> {
     jobs: BTreeMap<String, Planned>,
     /// Before this moment nothing is due.
     earliest: i64,
+    /// Whoever may write to a job's trigger can make others wait who do: these are none of ours.
+    lanes: Lanes,
+    /// Jobs whose configuration could not be read, as its owner holds it, and whether they were made then.
+    unread: Again<(String, bool)>,
+    /// Jobs whose trigger is held so.
+    held: Again<String>,
 }
 
 impl Table<'_> {
@@ -92,18 +134,39 @@ impl Table<'_> {
 
     /// Reads one job's configuration.
     fn read(&mut self, job: &str) -> tree::Result<()> {
-        self.read_by(job, Schedule::is_spread)
+        self.read_by(job, false)
     }
 
     /// Reads the configuration of a job that was made or came back from the trash: times at which it was not there
     /// are none that were missed.
     fn read_made(&mut self, job: &str) -> tree::Result<()> {
-        self.read_by(job, |_| true)
+        self.read_by(job, true)
     }
 
-    /// Reads one job's configuration. If `since_named` says so, times from before it got its name don't count.
-    fn read_by(&mut self, job: &str, since_named: fn(&Schedule) -> bool) -> tree::Result<()> {
-        let planned = jobs::configuration(self.tree, job)?.and_then(|(text, written)| {
+    /// Reads those again that could not be read.
+    fn read_again(&mut self) -> tree::Result<()> {
+        for (job, made) in self.unread.due() {
+            self.read_by(&job, made)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one job's configuration. Of one that was made, and where times are spread, times from before it got its
+    /// name don't count. While its owner holds the configuration by a lease, what it said before counts.
+    fn read_by(&mut self, job: &str, made: bool) -> tree::Result<()> {
+        let key = (job.to_owned(), made);
+        let configuration = match jobs::configuration(self.tree, job) {
+            Err(Trouble::Held(why)) => {
+                if self.unread.put(&key) {
+                    eprintln!("cron: {why}; its schedule is what it was, until it can be read");
+                }
+                return Ok(());
+            }
+            found => found?,
+        };
+        self.unread.done(&key);
+        let since_named = |schedule: &Schedule| made || schedule.is_spread();
+        let planned = configuration.and_then(|(text, written)| {
             let part: Part = serde_json::from_slice(&text).ok()?;
             let schedule = Schedule::parse(&part.cron?, job);
             let schedule = schedule
@@ -121,9 +184,12 @@ impl Table<'_> {
                 // Done stays done, and due stays due.
                 planned.after = known.after.max(planned.after);
                 planned.pending = known.pending;
+                planned.starting = known.starting;
             }
             self.jobs.insert(job.to_owned(), planned);
             self.earliest = i64::MIN;
+        } else {
+            self.held.done(&key.0);
         }
         Ok(())
     }
@@ -136,21 +202,34 @@ impl Table<'_> {
         self.read(to)
     }
 
-    /// Starts every build that is due. Errors: only `Away`.
+    /// Begins to start every build that is due. Errors: only `Away`.
     fn fire(&mut self, now: i64) -> tree::Result<()> {
         if now < self.earliest {
             return Ok(());
         }
         let mut again = false;
         for (job, planned) in &mut self.jobs {
+            let started = planned.started()?;
+            if started.is_some_and(|started| started != Started::Held) {
+                self.held.done(job);
+            }
+            if started == Some(Started::Held) && self.held.put(job) {
+                eprintln!("cron: {job}: no build yet: somebody holds its trigger by a lease");
+            }
             let Some(due) = planned.due(now) else { continue };
             if signals::stopping() {
                 return Ok(());
             }
-            if start(self.tree, job, due)? {
-                planned.done();
-            } else {
-                again = true;
+            again = true;
+            if planned.starting.is_some() || self.held.waits(job) {
+                continue;
+            }
+            let (tree, name) = (self.tree.clone(), job.clone());
+            let (tell, told) = channel();
+            // Nobody may be there to be told any more: the job has no schedule now.
+            let start = move || drop(tell.send(start(&tree, &name, due)));
+            if self.lanes.begin(jobs::owner(self.tree, job), job, start) {
+                planned.starting = Some((due, told));
             }
         }
         let next = self.jobs.values().map(|planned| planned.next).min();
@@ -159,8 +238,8 @@ impl Table<'_> {
     }
 }
 
-/// Starts a job's build for a time; false if it has to be tried again. Errors: only `Away`.
-fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
+/// Starts a job's build for a time. Errors: only `Away`.
+fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<Started> {
     let time = readable(due);
     match tree.trigger(
         job,
@@ -168,14 +247,15 @@ fn start(tree: &Tree, job: &str, due: i64) -> tree::Result<bool> {
     ) {
         Ok(build) => eprintln!("cron: {job}: build {build} for {time}"),
         Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
+        Err(Trouble::Held(_)) => return Ok(Started::Held),
         // One that is lost was removed or renamed a moment ago, and its line in `.events` says which.
         Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why)) => {
             eprintln!("cron: {job}: no build yet for {time}: {why}");
-            return Ok(false);
+            return Ok(Started::Later);
         }
         Err(Trouble::Refused(why)) => eprintln!("cron: {job}: no build for {time}: {why}"),
     }
-    Ok(true)
+    Ok(Started::Done)
 }
 
 /// Runs until TERM or INT (`Ok`) or until the tree is away (`Err`). A time that is at most `late`
@@ -189,6 +269,9 @@ pub fn run(tree: &Tree, late: u32) -> tree::Result<()> {
         late: i64::from(late),
         jobs: BTreeMap::new(),
         earliest: i64::MIN,
+        lanes: Lanes::default(),
+        unread: Again::default(),
+        held: Again::default(),
     };
     table.read_all()?;
     eprintln!("cron: {} jobs have a schedule", table.jobs.len());
@@ -214,6 +297,7 @@ pub fn run(tree: &Tree, late: u32) -> tree::Result<()> {
                 table.read_all()?;
             }
         }
+        table.read_again()?;
     }
     Ok(())
 }
@@ -307,6 +391,9 @@ mod tests {
             late: 120,
             jobs: BTreeMap::new(),
             earliest: i64::MIN,
+            lanes: Lanes::default(),
+            unread: Again::default(),
+            held: Again::default(),
         };
         let begun = now();
         let mut follows = table();

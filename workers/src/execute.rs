@@ -154,7 +154,7 @@ pub struct Runner<'a> {
 /// that does not answer (EIO) is nobody's, and another worker may begin.
 fn not_begun(error: &io::Error) -> Trouble {
     match Trouble::from_io("can't begin", error) {
-        passing @ (Trouble::Later(_) | Trouble::Away(_)) => passing,
+        passing @ (Trouble::Later(_) | Trouble::Held(_) | Trouble::Away(_)) => passing,
         Trouble::Lost(why) | Trouble::Full(why) | Trouble::Refused(why) => Trouble::Refused(why),
     }
 }
@@ -292,7 +292,7 @@ impl Runner<'_> {
                 match answer {
                     Ok(text) if text.is_empty() && asked.elapsed() < WATCH_PAUSE => thread::sleep(WATCH_PAUSE),
                     Ok(text) if text.is_empty() => {}
-                    Err(Trouble::Later(_) | Trouble::Full(_)) => thread::sleep(WATCH_PAUSE),
+                    Err(Trouble::Later(_) | Trouble::Held(_) | Trouble::Full(_)) => thread::sleep(WATCH_PAUSE),
                     ended => {
                         if let Some(seen) = weak.upgrade() {
                             seen.store(if ended.is_ok() { ABORTED } else { LOST }, Ordering::Release);

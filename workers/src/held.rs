@@ -1,7 +1,6 @@
 //! One build whose build-control ticket this process holds: look at the record, do what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,11 +54,11 @@ fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
             "the owner of {job} may not write its trigger, or it is switched off"
         )),
         io::ErrorKind::NotFound => Trouble::Refused("there is no such job".to_owned()),
-        _ => Trouble::from_io(&format!("can't open {}", path.display()), &error),
+        _ => Trouble::of_open(&format!("can't open {}", path.display()), &error),
     })?;
     tree::converse(file, path, body).map_err(|error| match error {
         Trouble::Refused(why) => {
-            Trouble::Refused(tree::refusal(File::open(path.with_extension("error"))).unwrap_or(why))
+            Trouble::Refused(tree::refusal(tree::open_to_read(&path.with_extension("error"))).unwrap_or(why))
         }
         other => other,
     })
@@ -101,6 +100,8 @@ pub enum Step {
     More,
     /// The store is away: look again soon.
     Again,
+    /// Somebody holds a file of it by a lease, and this says which: look again, ever more seldom.
+    Held(String),
     /// The result stands, or the build is somebody else's: forget it.
     Over,
 }
@@ -164,6 +165,7 @@ impl Held {
             Ok(step) => return Ok(step),
             Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => return Ok(Step::Over),
+            Err(Trouble::Held(why)) => return Ok(Step::Held(why)),
             Err(Trouble::Later(why) | Trouble::Full(why)) => {
                 eprintln!("build-control: {why}; trying again");
                 return Ok(Step::Again);
@@ -282,11 +284,19 @@ impl Held {
             let why = match told.and_then(|body| trigger(&path, &body, &build.job)) {
                 Ok(_) => None,
                 Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
-                Err(Trouble::Later(why) | Trouble::Full(why)) if self.trigger_tries < TRIGGER_TRIES_MAX => {
+                Err(Trouble::Later(why) | Trouble::Held(why) | Trouble::Full(why))
+                    if self.trigger_tries < TRIGGER_TRIES_MAX =>
+                {
                     self.trigger_tries += 1;
                     return Err(Trouble::Later(why));
                 }
-                Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Lost(why) | Trouble::Refused(why)) => {
+                Err(
+                    Trouble::Later(why)
+                    | Trouble::Held(why)
+                    | Trouble::Full(why)
+                    | Trouble::Lost(why)
+                    | Trouble::Refused(why),
+                ) => {
                     self.say(&format!("job {} could not be triggered: {why}", other.job()));
                     Some(why)
                 }
@@ -312,6 +322,7 @@ impl Held {
         let text = format!("{}\n{lines}", state.as_str());
         match tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end())) {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
+            Err(Trouble::Held(why)) => Ok(Step::Held(why)),
             Err(Trouble::Later(why) | Trouble::Full(why)) => {
                 eprintln!("build-control: {why}; trying again");
                 Ok(Step::Again)

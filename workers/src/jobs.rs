@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::tree::{Result, Tree, Trouble};
+use crate::tree::{self, Result, Tree, Trouble};
 
 /// Longest configuration read, bytes: the tree takes no longer one.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -60,17 +60,26 @@ pub fn named(tree: &Tree, job: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(seconds, rest))
 }
 
+/// Who owns a job; nobody if that is not known.
+pub(crate) fn owner(tree: &Tree, job: &str) -> u32 {
+    fs::metadata(tree.job(job)).map_or(u32::MAX, |facts| facts.uid())
+}
+
 /// A job's configuration and when it was written; `None` if there is none that may be read.
+///
+/// # Errors
+/// `Held` if its owner holds it by a lease: the other jobs are not to wait for that.
 pub fn configuration(tree: &Tree, job: &str) -> Result<Option<(Vec<u8>, SystemTime)>> {
     let path = tree.job(job).join("config.json");
-    let read = || -> io::Result<_> {
-        let file = File::open(&path)?;
+    let what = || format!("can't read {}", path.display());
+    let read = |file: File| -> io::Result<_> {
         let written = file.metadata()?.modified()?;
         let mut text = Vec::new();
         file.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
         Ok((text, written))
     };
-    match read().map_err(|e| Trouble::from_io(&format!("can't read {}", path.display()), &e)) {
+    let opened = tree::open_to_read(&path).map_err(|e| Trouble::of_open(&what(), &e));
+    match opened.and_then(|file| read(file).map_err(|e| Trouble::from_io(&what(), &e))) {
         Ok(found) => Ok(Some(found)),
         Err(Trouble::Lost(_) | Trouble::Refused(_)) => Ok(None),
         Err(trouble) => Err(trouble),

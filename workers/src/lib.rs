@@ -3,6 +3,7 @@
 #[macro_use]
 mod say;
 
+mod again;
 pub mod artifacts;
 pub mod beneath;
 pub mod checkout;
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod jobs;
 pub mod keeper;
 pub mod keys;
+mod lanes;
 pub mod pages;
 pub mod plan;
 pub mod record;

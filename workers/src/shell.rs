@@ -177,7 +177,7 @@ impl Shell<'_> {
             Ok(()) => Ok(()),
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => Ok(()),
-            Err(Trouble::Later(why) | Trouble::Full(why)) => {
+            Err(Trouble::Later(why) | Trouble::Held(why) | Trouble::Full(why)) => {
                 eprintln!("execute-shell: {why}; the ticket is given back");
                 self.claimed.give_back();
                 Ok(())

@@ -10,12 +10,14 @@ pub mod origin;
 pub mod sender;
 pub mod told;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::again::Again;
 use crate::jobs;
 use crate::signals;
 use crate::ticket::patiently;
@@ -82,6 +84,7 @@ pub fn run(settings: Settings) -> Result<()> {
         tree: settings.tree.clone(),
         receivers: settings.receivers.clone(),
         shared: shared.clone(),
+        again: RefCell::default(),
     };
     // First, so that no change is lost between reading and following.
     let mut events = settings.tree.events()?;
@@ -95,7 +98,8 @@ pub fn run(settings: Settings) -> Result<()> {
         .map_err(|e| Trouble::Refused(format!("can't start: {e}")))?;
     let mut ended = Ok(());
     while !signals::stopping() && !sending.is_finished() && ended.is_ok() {
-        ended = events.next_line().and_then(|line| follower.take(&line));
+        let taken = events.next_line().and_then(|line| follower.take(&line));
+        ended = taken.and_then(|()| follower.look_again());
     }
     signals::stop();
     shared.news.notify_all();
@@ -116,6 +120,9 @@ struct Follower {
     tree: Tree,
     receivers: BTreeSet<u32>,
     shared: Arc<Shared>,
+    /// Builds that somebody holds by a lease: of each job the one up to which it is looked at, and some that were
+    /// built again.
+    again: RefCell<Again<Key>>,
 }
 
 impl Follower {
@@ -166,9 +173,39 @@ impl Follower {
         }
         // One that was told long ago, and is built again.
         if matches!(state, "pending" | "running") {
-            return self.look_at(key);
+            return self.look_unless_held(&key).map(drop);
         }
         Ok(())
+    }
+
+    /// Looks at those again that somebody held.
+    fn look_again(&self) -> Result<()> {
+        let due = self.again.borrow().due();
+        for (job, n) in due {
+            // Those that came after it were left, too.
+            if let Some(newest) = self.newest(&job).filter(|newest| *newest > n) {
+                self.changed(&job, newest, "running")?;
+            }
+            self.changed(&job, n, "running")?;
+            if !self.again.borrow().waits(&(job.clone(), n)) {
+                self.again.borrow_mut().done(&(job, n));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a build; whether nobody holds it.
+    fn look_unless_held(&self, key: &Key) -> Result<bool> {
+        match self.look_at(key.clone()) {
+            Err(Trouble::Held(why)) => {
+                // Each takes a descriptor that its owner keeps open: there are not many.
+                if self.again.borrow_mut().put(key) {
+                    eprintln!("github-status: {why}; it is looked at again");
+                }
+                Ok(false)
+            }
+            looked => looked.map(|()| true),
+        }
     }
 
     /// Looks for what happened while nobody followed. At the very first start what is there already
@@ -255,7 +292,10 @@ impl Follower {
             return Ok(());
         };
         for n in seen + 1..=newest {
-            self.look_at((job.to_owned(), n))?;
+            // The job's others wait for that, and those of no other job.
+            if !self.look_unless_held(&(job.to_owned(), n))? {
+                return Ok(());
+            }
             let mut told = self.shared.lock();
             told.dirty = true;
             if let Some(known) = told.jobs.get_mut(job) {
@@ -271,7 +311,12 @@ impl Follower {
     /// Notes a build if it came from GitHub and says what it is of.
     fn look_at(&self, key: Key) -> Result<()> {
         let folder = self.tree.build(&key.0, key.1);
-        let read = |name: &str| there(patiently(|| tree::read(&folder.join(name))));
+        // What somebody holds is no reason to keep all others waiting.
+        let held = |found| match found {
+            Err(Trouble::Held(why)) => Ok(Err(Trouble::Held(why))),
+            found => found.map(Ok),
+        };
+        let read = |name: &str| there(patiently(|| held(tree::read(&folder.join(name)))).and_then(|found| found));
         let cause = read("cause")?.unwrap_or_default();
         // Most builds: nothing more needs to be looked at.
         if !cause.starts_with(b"github ") {

@@ -198,7 +198,7 @@ impl Task<'_> {
             Ok(()) => Ok(()),
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => Ok(()),
-            Err(Trouble::Later(why) | Trouble::Full(why)) => {
+            Err(Trouble::Later(why) | Trouble::Held(why) | Trouble::Full(why)) => {
                 eprintln!("{}: {why}; the ticket is given back", self.kind.name);
                 self.claimed.give_back();
                 Ok(())

@@ -145,7 +145,8 @@ impl Claimed {
         };
         match written {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
-            Ok(Some(why)) | Err(Trouble::Later(why) | Trouble::Full(why) | Trouble::Refused(why)) => {
+            Ok(Some(why))
+            | Err(Trouble::Later(why) | Trouble::Held(why) | Trouble::Full(why) | Trouble::Refused(why)) => {
                 eprintln!("{why}; the ticket is given back");
                 self.give_back();
                 Ok(())
@@ -206,7 +207,7 @@ fn tried<T>(away_max: u32, operation: impl Fn() -> Result<T>) -> Result<T> {
         let ended = operation();
         let (count, max, why) = match &ended {
             Err(Trouble::Full(why)) => (&mut full, TRIES_MAX, why),
-            Err(Trouble::Later(why)) => (&mut away, away_max, why),
+            Err(Trouble::Later(why) | Trouble::Held(why)) => (&mut away, away_max, why),
             _ => return ended,
         };
         *count += 1;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::Mode;
 
 /// Longest file read whole, bytes: a build's record of 1,000 tasks is well below it.
@@ -31,6 +31,9 @@ pub enum Trouble {
     /// The store can't be reached just now: try again later.
     #[error("{0}")]
     Later(String),
+    /// Somebody holds this one file by a lease: try again later, and go on with the others meanwhile.
+    #[error("{0}")]
+    Held(String),
     /// The store has no room: try again when others have given some back, or write less.
     #[error("{0}")]
     Full(String),
@@ -56,6 +59,14 @@ impl Trouble {
             | Errno::ENOMEM => Trouble::Later(text),
             Errno::ENOSPC | Errno::EDQUOT => Trouble::Full(text),
             _ => Trouble::Refused(text),
+        }
+    }
+
+    /// The same of opening a file of the tree.
+    pub(crate) fn of_open(what: &str, error: &io::Error) -> Self {
+        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EAGAIN => Trouble::Held(format!("{what}: somebody holds it by a lease")),
+            _ => Trouble::from_io(what, error),
         }
     }
 
@@ -128,9 +139,9 @@ impl Tree {
     /// The stream of changes.
     pub fn events(&self) -> Result<Lines> {
         let path = self.root.join(".events");
-        let file = File::open(&path).map_err(|e| match e.kind() {
+        let file = open(&path, File::options().read(true)).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Trouble::Away(format!("nothing is mounted at {}", self.root.display())),
-            _ => Trouble::from_io(&at("open", &path), &e),
+            _ => Trouble::of_open(&at("open", &path), &e),
         })?;
         Ok(Lines {
             stream: BufReader::new(file),
@@ -161,9 +172,9 @@ impl Tree {
     /// Writes parameters to a job's trigger and gives the number of the build back.
     pub fn trigger(&self, job: &str, body: &[u8]) -> Result<String> {
         let path = self.job(job).join("trigger");
-        let file = open_both(&path).map_err(|e| Trouble::from_io(&at("open", &path), &e));
+        let file = open_both(&path).map_err(|e| Trouble::of_open(&at("open", &path), &e));
         let built = file.and_then(|file| converse(file, &path, body));
-        built.map_err(|trouble| trouble.in_its_words(|| File::open(path.with_extension("error"))))
+        built.map_err(|trouble| trouble.in_its_words(|| open_to_read(&path.with_extension("error"))))
     }
 
     /// A job's folder as it is now.
@@ -198,7 +209,7 @@ impl Tree {
             }
             other => other,
         };
-        second.map_err(|e| Trouble::from_io(&at("open", path), &e))
+        second.map_err(|e| Trouble::of_open(&at("open", path), &e))
     }
 
     /// `Away` unless something is mounted here.
@@ -229,18 +240,13 @@ impl JobFolder {
     /// Writes parameters to the trigger and gives the number of the build back.
     pub fn trigger(&self, body: &[u8]) -> Result<String> {
         let path = self.path.join("trigger");
-        let opened = openat(&self.folder, "trigger", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-        let opened = opened.map_err(|e| Trouble::from_io(&at("open", &path), &e.into()));
-        let built = opened.and_then(|opened| converse(opened.into(), &path, body));
-        let said = || {
-            openat(
-                &self.folder,
-                "trigger.error",
-                OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )
+        let open = |name: &str, how: OFlag| {
+            let flags = how | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            reading_waits(openat(&self.folder, name, flags, Mode::empty())?.into())
         };
-        built.map_err(|trouble| trouble.in_its_words(|| Ok(said()?.into())))
+        let opened = open("trigger", OFlag::O_RDWR).map_err(|e| Trouble::of_open(&at("open", &path), &e));
+        let built = opened.and_then(|opened| converse(opened, &path, body));
+        built.map_err(|trouble| trouble.in_its_words(|| open("trigger.error", OFlag::O_RDONLY)))
     }
 }
 
@@ -268,8 +274,8 @@ impl Lines {
 
 /// Reads a whole file; over 64 MiB it is `Refused`.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = open_to_read(path).map_err(|e| Trouble::of_open(&at("read", path), &e))?;
     let read = || -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
         let size = file.metadata()?.len().min(READ_BYTES_MAX);
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -295,8 +301,8 @@ pub fn commit(path: &Path, text: &str) -> Result<()> {
 
 /// The same; where the store says that it can never take what there is to commit (EFBIG), the reason.
 pub fn commit_unless_too_big(path: &Path, text: &str) -> Result<Option<String>> {
+    let mut file = open(path, File::options().write(true)).map_err(|e| Trouble::of_open(&at("write", path), &e))?;
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).open(path)?;
         file.write_all(text.as_bytes())?;
         nix::unistd::close(file).map_err(io::Error::from)
     };
@@ -311,10 +317,7 @@ pub fn commit_unless_too_big(path: &Path, text: &str) -> Result<Option<String>> 
 
 /// Opens a console for appending.
 pub fn open_console(ticket: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .custom_flags(nix::libc::O_CLOEXEC)
-        .open(ticket.join("console"))
+    open(&ticket.join("console"), File::options().append(true))
 }
 
 /// Names an operation and its file, for messages.
@@ -322,12 +325,36 @@ fn at(verb: &str, path: &Path) -> String {
     format!("can't {verb} {}", path.display())
 }
 
-/// Opens a file for reading and writing.
+/// Opens a file of the tree, which may be somebody else's. Its owner can hold it by a lease (fcntl(2)), and an open that
+/// waits would stand until the kernel takes that away, 45 s later: this one is refused at once.
+fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+    reading_waits(
+        how.custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+            .open(path)?,
+    )
+}
+
+/// What was opened without waiting is read as ever.
+fn reading_waits(file: File) -> io::Result<File> {
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
+}
+
+/// Opens a file of the tree for reading.
 ///
 /// # Errors
-/// As open(2).
+/// As open(2); EAGAIN if somebody holds it by a lease.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    open(path, File::options().read(true))
+}
+
+/// The same for reading and writing.
+///
+/// # Errors
+/// As open(2); EAGAIN if somebody holds it by a lease.
 pub fn open_both(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+    open(path, File::options().read(true).write(true))
 }
 
 /// What a job says in `trigger.error` of the trigger that it has just refused.

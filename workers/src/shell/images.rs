@@ -74,7 +74,7 @@ impl Source {
         let record = || {
             tree::read(&within(&build, "build.json")).map_err(|trouble| match trouble {
                 Trouble::Away(why) => Trouble::Away(why),
-                Trouble::Later(why) | Trouble::Full(why) => Trouble::Later(why),
+                Trouble::Later(why) | Trouble::Held(why) | Trouble::Full(why) => Trouble::Later(why),
                 Trouble::Lost(why) | Trouble::Refused(why) => refused(&why),
             })
         };

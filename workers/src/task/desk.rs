@@ -54,7 +54,7 @@ pub(super) fn main(kind: &Kind, mount: &OsStr) -> ExitCode {
             report.failed = Some(cut(&why).to_owned());
             ExitCode::FAILURE
         }
-        Err(Trouble::Away(why) | Trouble::Lost(why) | Trouble::Later(why)) => {
+        Err(Trouble::Away(why) | Trouble::Lost(why) | Trouble::Later(why) | Trouble::Held(why)) => {
             report.later = Some(cut(&why).to_owned());
             ExitCode::FAILURE
         }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,6 +20,7 @@ use super::signature::{Signature, digest};
 use super::source::Source;
 use super::table::Table;
 use super::watched::Watched;
+use crate::lanes::Lanes;
 use crate::secret::Secret;
 use crate::tree::{JobFolder, Tree, Trouble};
 
@@ -34,6 +37,10 @@ const NO_SECRET: &[u8] = b"none";
 
 /// How long jobs are triggered: the request is answered after 8 s whatever happens.
 const TRIGGER_TIME: Duration = Duration::from_secs(7);
+
+/// How often a trigger is tried that somebody holds by a lease, and the pause between.
+const HELD_TRIES: u32 = 5;
+const HELD_PAUSE: Duration = Duration::from_millis(200);
 
 /// Jobs that a line of the log names, at most.
 const NAMED_MAX: usize = 20;
@@ -99,6 +106,8 @@ pub struct Deliverer {
     pub source: Source,
     /// What the log is told of secrets that can't be read.
     pub faults: Quiet,
+    /// Where triggers are written: whoever may write to one can make others wait who do.
+    pub(super) lanes: Lanes,
 }
 
 impl Deliverer {
@@ -153,35 +162,35 @@ impl Deliverer {
             None => self.table.of_repository(&event.repository.full_name),
         };
         candidates.retain(|(_, watched)| watched.takes(event));
-        if event.skip && !candidates.is_empty() {
+        let mut outcome = Outcome::default();
+        let mut jobs = Vec::new();
+        for (job, watched) in candidates {
+            match self.tree.open_job(&job) {
+                Ok(folder) if self.may(signed, &folder, &watched) => jobs.push((job, watched, folder)),
+                Ok(_) => outcome.note(&job, Ok(None)),
+                Err(trouble) => outcome.note(&job, Err(trouble)),
+            }
+        }
+        // Of jobs whose owners may not use the repository nothing is told, so not that there are any either.
+        if event.skip && !jobs.is_empty() {
             return Answer::none(format!("{what}: its author asked for no build"));
         }
-        let mut outcome = Outcome::default();
-        let begun = Instant::now();
-        for (job, watched) in candidates {
-            if begun.elapsed() > TRIGGER_TIME {
-                outcome.away = Some(format!("{TRIGGER_TIME:?} were not enough for all jobs"));
-                break;
+        let (tell, told) = channel();
+        let mut begun = BTreeSet::new();
+        for (job, watched, folder) in jobs {
+            let (tell, name, owner, text) = (tell.clone(), job.clone(), folder.owner(), watched.trigger(event, key));
+            // Nobody is told any more when the request was answered.
+            let trigger = move || drop(tell.send((name, patiently(&folder, &text))));
+            if self.lanes.begin(owner, &job, trigger) {
+                begun.insert(job);
+            } else {
+                let why = "somebody holds up what is written to its trigger".to_owned();
+                outcome.note(&job, Err(Trouble::Held(why)));
             }
-            outcome.note(&job, self.trigger(signed, &job, &watched, event, key));
         }
+        drop(tell);
+        outcome.note_all(begun, &told);
         outcome.answer(&what)
-    }
-
-    /// Triggers one job, if its owner may use the repository.
-    fn trigger(
-        &self,
-        signed: &[Arc<Grant>],
-        job: &str,
-        watched: &Watched,
-        event: &Event,
-        key: &str,
-    ) -> Result<Option<String>, Trouble> {
-        let folder = self.tree.open_job(job)?;
-        if !self.may(signed, &folder, watched) {
-            return Ok(None);
-        }
-        folder.trigger(&watched.trigger(event, key)).map(Some)
     }
 
     /// Whether one of the lines whose secret made the signature is for jobs of this owner, and its
@@ -196,6 +205,17 @@ impl Deliverer {
             secret && grant.owners.include(folder.owner())
         })
     }
+}
+
+/// Triggers a job. Who holds a lease and heeds the kernel gives it back at once.
+fn patiently(folder: &JobFolder, text: &[u8]) -> Result<String, Trouble> {
+    for _ in 1..HELD_TRIES {
+        match folder.trigger(text) {
+            Err(Trouble::Held(_)) => thread::sleep(HELD_PAUSE),
+            triggered => return triggered,
+        }
+    }
+    folder.trigger(text)
 }
 
 /// The lines for a repository whose secret made the signature; without a repository none, if any
@@ -253,11 +273,26 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Notes how these ended, as far as they do within the time that there is.
+    fn note_all(&mut self, mut begun: BTreeSet<String>, told: &Receiver<(String, Result<String, Trouble>)>) {
+        let until = Instant::now() + TRIGGER_TIME;
+        while !begun.is_empty() {
+            let Ok((job, triggered)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                self.away = Some(format!("{TRIGGER_TIME:?} were not enough for all jobs"));
+                return;
+            };
+            begun.remove(&job);
+            self.note(&job, triggered.map(Some));
+        }
+    }
+
     fn note(&mut self, job: &str, triggered: Result<Option<String>, Trouble>) {
         match triggered {
             Ok(Some(build)) => drop(self.builds.insert(job.to_owned(), build)),
             Ok(None) => drop(self.strangers.insert(job.to_owned())),
-            Err(Trouble::Lost(why) | Trouble::Refused(why)) => drop(self.refused.insert(job.to_owned(), why)),
+            Err(Trouble::Lost(why) | Trouble::Refused(why) | Trouble::Held(why)) => {
+                drop(self.refused.insert(job.to_owned(), why))
+            }
             Err(Trouble::Away(why) | Trouble::Later(why) | Trouble::Full(why)) => self.away = Some(why),
         }
     }

@@ -19,6 +19,7 @@ use super::metrics::{Gauges, Metrics};
 use super::quiet::Quiet;
 use super::source::Source;
 use super::table::Table;
+use crate::lanes::Lanes;
 use crate::tree::Tree;
 
 /// Deliveries carried out at once: most of their time is a commit, which they share.
@@ -58,6 +59,7 @@ impl App {
                 table,
                 source,
                 faults: Quiet::default(),
+                lanes: Lanes::default(),
             }),
             places: Arc::new(Semaphore::new(PLACES)),
             memory: Memory::default(),

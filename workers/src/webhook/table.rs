@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::quiet::Quiet;
 use super::watched::Watched;
+use crate::again::Again;
 use crate::jobs::{self, Change};
-use crate::tree::{Result, Tree};
+use crate::tree::{Result, Tree, Trouble};
 
 /// How long until a tree that is away is looked for again.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
@@ -23,7 +25,7 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn set(&mut self, job: &str, watched: Option<Watched>) {
+    fn set(&mut self, job: &str, watched: Option<Arc<Watched>>) {
         if let Some(old) = self.watched.remove(job) {
             for repository in old.repositories() {
                 if let Some(jobs) = self.by_repository.get_mut(&repository) {
@@ -38,7 +40,7 @@ impl Jobs {
             for repository in new.repositories() {
                 self.by_repository.entry(repository).or_default().insert(job.to_owned());
             }
-            self.watched.insert(job.to_owned(), Arc::new(new));
+            self.watched.insert(job.to_owned(), new);
         }
     }
 }
@@ -111,8 +113,14 @@ impl Table {
         let table = self.clone();
         let run = move || {
             let mut said = None;
+            let mut follower = Follower {
+                table: table.clone(),
+                tree,
+                again: Again::default(),
+                said: Quiet::default(),
+            };
             loop {
-                let why = table.follow_once(&tree).err().map(|trouble| trouble.to_string());
+                let why = follower.follow().err().map(|trouble| trouble.to_string());
                 let was_up = table.lock().jobs.take().is_some();
                 if let Some(why) = why.filter(|why| was_up || said.as_ref() != Some(why)) {
                     eprintln!("github-webhook: {why}");
@@ -124,49 +132,79 @@ impl Table {
         thread::Builder::new().name("follow".into()).spawn(run).map(drop)
     }
 
-    /// Reads all, then follows until the tree is away.
-    fn follow_once(&self, tree: &Tree) -> Result<()> {
-        // First, so that no change is lost between reading and following.
-        let mut events = tree.events()?;
-        self.read_all(tree)?;
-        eprintln!("github-webhook: {} jobs wait for deliveries", self.len());
-        loop {
-            let line = events.next_line()?;
-            match jobs::change(&line) {
-                Change::None => {}
-                Change::Job(job) | Change::Made(job) => {
-                    let watched = read(tree, job)?;
-                    if let Some(jobs) = &mut self.lock().jobs {
-                        jobs.set(job, watched);
-                    }
-                }
-                Change::All | Change::Renamed(..) => self.read_all(tree)?,
-            }
-            self.lock().heard = Instant::now();
-        }
-    }
-
-    fn read_all(&self, tree: &Tree) -> Result<()> {
-        let mut all = Jobs::default();
-        for job in jobs::names(tree)? {
-            all.set(&job, read(tree, &job)?);
-            // It may take a while, but it goes on.
-            self.lock().heard = Instant::now();
-        }
-        let mut known = self.lock();
-        known.heard = Instant::now();
-        known.jobs = Some(all);
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read(tree: &Tree, job: &str) -> Result<Option<Watched>> {
-    let found = jobs::configuration(tree, job)?;
-    Ok(found.and_then(|(text, _)| Watched::read(&text)))
+/// Who keeps a table up to date.
+struct Follower {
+    table: Table,
+    tree: Tree,
+    /// Jobs whose configuration could not be read, as its owner holds it.
+    again: Again<String>,
+    said: Quiet,
+}
+
+impl Follower {
+    /// Reads all, then follows until the tree is away.
+    fn follow(&mut self) -> Result<()> {
+        // First, so that no change is lost between reading and following.
+        let mut events = self.tree.events()?;
+        self.read_all()?;
+        eprintln!("github-webhook: {} jobs wait for deliveries", self.table.len());
+        loop {
+            let line = events.next_line()?;
+            match jobs::change(&line) {
+                Change::None => {}
+                Change::Job(job) | Change::Made(job) => self.read(job)?,
+                Change::All | Change::Renamed(..) => self.read_all()?,
+            }
+            for job in self.again.due() {
+                self.read(&job)?;
+            }
+            self.table.lock().heard = Instant::now();
+        }
+    }
+
+    fn read(&mut self, job: &str) -> Result<()> {
+        let watched = self.look_at(job)?;
+        if let Some(jobs) = &mut self.table.lock().jobs {
+            jobs.set(job, watched);
+        }
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> Result<()> {
+        let mut all = Jobs::default();
+        for job in jobs::names(&self.tree)? {
+            all.set(&job, self.look_at(&job)?);
+            // It may take a while, but it goes on.
+            self.table.lock().heard = Instant::now();
+        }
+        let mut known = self.table.lock();
+        known.heard = Instant::now();
+        known.jobs = Some(all);
+        Ok(())
+    }
+
+    /// What a job waits for: what was read before, while its owner holds the configuration.
+    fn look_at(&mut self, job: &str) -> Result<Option<Arc<Watched>>> {
+        let key = job.to_owned();
+        match jobs::configuration(&self.tree, job) {
+            Err(Trouble::Held(why)) => {
+                if self.again.put(&key) {
+                    self.said
+                        .say(&format!("{why}; it waits for what it did before, until it can be read"));
+                }
+                Ok(self.table.job(job).map(|(_, watched)| watched))
+            }
+            found => {
+                self.again.done(&key);
+                Ok(found?.and_then(|(text, _)| Watched::read(&text)).map(Arc::new))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +215,7 @@ mod tests {
     fn a_job_is_found_by_its_repository_as_it_is_now() {
         let watched = |repository: &str| {
             let text = format!(r#"{{"tasks": [], "github": {{"repository": "{repository}"}}}}"#);
-            Watched::read(text.as_bytes())
+            Watched::read(text.as_bytes()).map(Arc::new)
         };
         let table = Table::default();
         assert!(!table.is_up());
