@@ -52,6 +52,11 @@ fn what_is_on_disk_keeps_its_name() {
     ];
     let paths = "/format /nodes /leases /epoch /locks /locks/gc /groups /keys /jobs /tickets";
     assert_eq!(tops.join(" "), paths);
+}
+
+/// The same of records, and of the keys inside them.
+#[test]
+fn what_is_kept_keeps_its_name() {
     for (key, name) in [
         (RecordKey::Jobs, "jobs"),
         (RecordKey::Format, "format"),
