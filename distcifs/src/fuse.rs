@@ -31,7 +31,7 @@ pub mod session;
 mod sleeper;
 
 use crate::tree::requests::{Tree, Waker};
-use crate::tree::{Caller, Ino, SetAttr, until};
+use crate::tree::{Caller, Ino, SetAttr};
 use answer::{Asked, answer};
 use attr::time_to_set;
 use passthrough::Passthrough;
@@ -69,14 +69,14 @@ macro_rules! ask {
     }};
     ($mount:ident, $reply:ident, $asked:ident; by $turn:expr; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
-        let future = until($turn.end, async move { tree.$method($($argument),*).await });
+        let future = $turn.end.bind(async move { tree.$method($($argument),*).await });
         ask!($mount, $reply, $asked, future, $accept);
     }};
     ($mount:ident, $reply:ident, $asked:ident; through $number:ident by $turn:expr;
      $method:ident($($argument:expr),*) => $accept:expr) => {{
         let (tree, patience, turn) = (Arc::clone(&$mount.tree), Arc::clone(&$mount.patience), $turn);
         let future = async move {
-            let told = until(turn.end, tree.$method($($argument),*)).await;
+            let told = turn.end.bind(tree.$method($($argument),*)).await;
             if told.is_ok() {
                 patience.goes_on(turn, Next::At($number.0));
             }
@@ -135,7 +135,7 @@ impl Filesystem for Mount {
         let turn = self.patience.turn(who.tid, parent.0, Some(&name));
         let (tree, patience) = (Arc::clone(&self.tree), Arc::clone(&self.patience));
         let future = async move {
-            let found = until(turn.end, tree.lookup(who, ino(parent), name.clone())).await;
+            let found = turn.end.bind(tree.lookup(who, ino(parent), name.clone())).await;
             let next = match &found {
                 Ok(found) => Next::At(found.attributes.attr.ino.0),
                 Err(_) => Next::Again(parent.0, name),

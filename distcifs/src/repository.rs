@@ -12,6 +12,7 @@ pub mod configure;
 pub mod consoles;
 pub mod control;
 pub mod core;
+pub(crate) mod deadline;
 mod downstream;
 mod drain;
 pub mod enabled;
@@ -30,7 +31,6 @@ pub mod names;
 mod needs;
 pub mod nodes;
 mod notices;
-pub(crate) mod patience;
 pub mod people;
 pub mod records;
 mod rename;
@@ -48,7 +48,7 @@ pub mod trash;
 mod turns;
 pub mod view;
 pub(crate) mod wakers;
-mod work;
+pub(crate) mod work;
 
 #[cfg(test)]
 mod tests;

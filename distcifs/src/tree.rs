@@ -43,9 +43,8 @@ pub mod work;
 
 pub use requests::Tree;
 
+pub(crate) use crate::repository::deadline::{Deadline, STORE_TIMEOUT};
 pub(crate) use crate::repository::flood;
-pub(crate) use crate::repository::patience::STORE_TIMEOUT;
-pub(crate) use crate::repository::patience::until;
 pub use crate::repository::{Error, Result};
 
 /// An inode number. 1 is the root.

@@ -10,6 +10,7 @@ pub mod layers;
 mod locked;
 mod named;
 pub mod rows;
+mod waits;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ pub fn check(root: &Path) -> Vec<String> {
     for source in &sources {
         check_source(source, &mut found);
         layers::check(source, &mut found);
+        waits::check(source, &mut found);
     }
     rows::check(&sources, &mut found);
     rows::check_page(root, &mut found);

@@ -30,6 +30,18 @@ fn every_test_has_its_stage() {
     }
 }
 
+/// Each wait of the daemon is bounded by a value of one type.
+#[test]
+fn a_wait_that_is_bounded_otherwise_is_found() {
+    let bare = "//! A.\n\nasync fn a() {\n    let _ = tokio::time::timeout(B, c()).await;\n}\n";
+    assert_found("distcifs/src/tree/a.rs", bare, "a.rs:4: a wait without a Deadline");
+    let taken = "//! A.\n\nuse tokio::time::{Instant, timeout_at};\n";
+    assert_found("distcifs/src/run/a.rs", taken, "a.rs:3: a wait without a Deadline");
+    assert_clean("distcifs/src/backend/ceph/a.rs", bare);
+    let tests = format!("//! A.\n\n#[cfg(test)]\nmod tests {{\n    {}}}\n", &bare[8..]);
+    assert_clean("distcifs/src/tree/b.rs", &tests);
+}
+
 /// A made-up project in which one file breaks one rule.
 fn complaints(path: &str, text: &str) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");

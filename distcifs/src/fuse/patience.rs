@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::tree::STORE_TIMEOUT;
+use crate::tree::{Deadline, STORE_TIMEOUT};
 
 /// A request that takes longer counts against what follows it.
 const SLOW: Duration = Duration::from_millis(100);
@@ -61,14 +61,14 @@ pub(super) struct Turn {
     /// It has been refused before.
     again: bool,
     /// When it is to be answered at the latest.
-    pub(super) end: Instant,
+    pub(super) end: Deadline,
 }
 
 impl Turn {
     /// The time of a request that is a call by itself.
     pub(super) fn alone(tid: u32) -> Turn {
         let begun = Instant::now();
-        let (again, end) = (false, begun + STORE_TIMEOUT);
+        let (again, end) = (false, Deadline::after(STORE_TIMEOUT));
         Turn { tid, begun, again, end }
     }
 }
@@ -87,7 +87,7 @@ impl Patience {
         let walk = self.take(tid).filter(goes_on);
         let begun = walk.as_ref().map_or(now, |walk| walk.begun);
         let again = walk.is_some_and(|walk| matches!(walk.next, Next::Again(..)));
-        let end = (begun + STORE_TIMEOUT).max(now + LEAST);
+        let end = Deadline::from((begun + STORE_TIMEOUT).max(now + LEAST));
         Turn { tid, begun, again, end }
     }
 
@@ -141,7 +141,7 @@ mod tests {
             tid,
             begun,
             again: false,
-            end: begun + STORE_TIMEOUT,
+            end: Deadline::from(begun + STORE_TIMEOUT),
         };
         patience.goes_on(turn, next);
     }
@@ -152,8 +152,7 @@ mod tests {
 
     /// What is left of a turn, in whole seconds.
     fn left(turn: Turn) -> u64 {
-        let left = turn.end.saturating_duration_since(Instant::now());
-        (left + Duration::from_millis(500)).as_secs()
+        (turn.end.left() + Duration::from_millis(500)).as_secs()
     }
 
     #[test]

@@ -18,12 +18,12 @@ use self::give::give_to;
 use self::room::Room;
 use super::attempts::view::Changes;
 use super::core::{bounded, lock};
+use super::deadline::{CAPTURE_TIMEOUT, Deadline, unhurried};
 use super::fresh::{Fresh, Storing};
 use super::model::ticket::{Ticket, TicketKey};
-use super::patience::CAPTURE_TIMEOUT;
 use super::reserve::Reserve;
 use super::snapshot::{self, Manifest, Snapshot};
-use super::{Error, Result, patience};
+use super::{Error, Result};
 use crate::storage::{Contents, Digest, Object};
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
@@ -198,7 +198,7 @@ impl AttemptDirs {
 
     /// A claimant's workspace, as the task before left it: made when it is first asked for.
     pub(crate) async fn make_workspace(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
-        let made = patience::unhurried(folders.workspace.get_or_try_init(|| async {
+        let made = unhurried(folders.workspace.get_or_try_init(|| async {
             folders.failure()?;
             let new = self.new_folder();
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
@@ -247,10 +247,9 @@ impl AttemptDirs {
         let owner = (owner.0 != 0).then_some(owner);
         let (reserve, held) = (self.reserve.clone(), new.clone());
         let restored = snapshot::lay_out(self.contents.clone(), digest, dir, owner, reserve, held);
-        let manifest = tokio::time::timeout(CAPTURE_TIMEOUT, restored)
-            .await
-            .map_err(|_| Error::TimedOut(format!("{}: restoring it took too long", dir.display()).into()))??;
-        Ok(Some(manifest))
+        let slow = || Error::TimedOut(format!("{}: restoring it took too long", dir.display()).into());
+        let restored = Deadline::after(CAPTURE_TIMEOUT).wait(restored).await;
+        Ok(Some(restored.ok_or_else(slow)??))
     }
 
     /// A claimant's artifacts folder, empty at first.

@@ -13,6 +13,7 @@ use super::builds::Builds;
 use super::configure::Configurations;
 use super::consoles::{Appender, Consoles};
 use super::core::{lock, now, random_id};
+use super::deadline::{Deadline, locked};
 use super::fresh::{Storing, is_refused};
 use super::groups::Groups;
 use super::jobs::Jobs;
@@ -71,7 +72,7 @@ const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
 pub struct Claim {
     /// The ticket.
     pub key: TicketKey,
-    /// The ticket as it was claimed.
+    /// The ticket as it was claimed. The truth is its entry, which nobody else changes while the claim is held.
     pub ticket: Ticket,
     /// Tells this claim from every other.
     pub nonce: String,
@@ -126,7 +127,12 @@ impl Claim {
     async fn is_over_within(&self, time: Duration) -> bool {
         let mut life = self.watch();
         let over = life.wait_for(|life| life.is_over());
-        tokio::time::timeout(time, over).await.is_ok()
+        Deadline::after(time).wait(over).await.is_some()
+    }
+
+    /// The console that it appends to, for one at a time.
+    pub(crate) async fn console(&self) -> Result<tokio::sync::MutexGuard<'_, Appender>> {
+        locked(self.key.id.as_str(), &self.console).await
     }
 
     /// Whether there is nothing to put into its workspace.
@@ -192,7 +198,7 @@ impl Claim {
     pub(crate) async fn write_back(&self) {
         let Some(view) = self.view.get() else { return };
         let mut written = view.write_back();
-        if tokio::time::timeout(WRITE_BACK_MAX, written.recv()).await.is_err() {
+        if Deadline::after(WRITE_BACK_MAX).wait(written.recv()).await.is_none() {
             tracing::warn!(ticket = %self.key, "the kernel has not written its mappings in time: their stores may miss");
         }
     }
@@ -495,7 +501,7 @@ impl Claims {
     async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
         let (began, hold) = (Instant::now(), self.store.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
-        claim.console.lock().await.conclude(&self.consoles, claim).await?;
+        claim.console().await?.conclude(&self.consoles, claim).await?;
         let result = claim.counted(result);
         let outcome = Outcome {
             verdict: result.verdict,

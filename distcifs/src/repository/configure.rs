@@ -9,6 +9,7 @@ use nix::unistd::getuid;
 use super::cache::Cache;
 use super::config::{Fault, JobConfig, Priority};
 use super::core::{bounded, lock, now, random_id};
+use super::deadline::Deadline;
 use super::events::Events;
 use super::jobs::Jobs;
 use super::model::build::ConfigEntry;
@@ -21,6 +22,7 @@ use super::names::Name;
 use super::store::{Guarded, Store};
 use super::tops::Tops;
 use super::wakers::Wakers;
+use super::work::RACES_MAX;
 use super::{Error, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
@@ -184,7 +186,7 @@ impl Configurations {
     pub async fn lock(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
         let path = Key::JobLock(job.uid()).path();
         let mut attendance = None;
-        let deadline = tokio::time::Instant::now() + if wait { LOCK_WAIT } else { LOCK_GRACE };
+        let deadline = Deadline::after(if wait { LOCK_WAIT } else { LOCK_GRACE });
         loop {
             let freed = self.wakers.waiter(&path);
             let freed = freed.notified();
@@ -211,11 +213,10 @@ impl Configurations {
             }
             made?;
             let held = format!("config.json of {}: somebody else is writing it", job.name);
-            let now = tokio::time::Instant::now();
-            if now >= deadline && !wait {
+            if deadline.passed() && !wait {
                 return Err(Error::WouldBlock(held));
             }
-            if now >= deadline {
+            if deadline.passed() {
                 return Err(Error::Busy(format!(
                     "{held} and has been for {} s: try again",
                     LOCK_WAIT.as_secs()
@@ -226,7 +227,7 @@ impl Configurations {
                 continue;
             }
             // Timing out is no error: look again.
-            let _ = tokio::time::timeout_at(deadline.min(now + LOCK_LOOK), freed).await;
+            let _ = deadline.min(Deadline::after(LOCK_LOOK)).wait(freed).await;
         }
     }
 
@@ -276,7 +277,7 @@ impl Configurations {
         };
         let change = vec![(LineKey::Config.key(), Some(to_json(&head)))];
         let mut guard = held.revision;
-        loop {
+        for _ in 0..RACES_MAX {
             self.check_owner(job, held).await?;
             match self.replace(job, guard, &head, change.clone()).await? {
                 (true, revision) => {
@@ -291,6 +292,10 @@ impl Configurations {
                 }
             }
         }
+        Err(Error::Busy(format!(
+            "config.json of {}: its builds change too fast: try again",
+            job.name
+        )))
     }
 
     /// Refuses to write under an owner of before: the new one looks what is in force, and switches the job on.

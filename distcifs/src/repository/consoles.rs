@@ -9,9 +9,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::MutexGuard;
 
 use super::Result;
 use super::core::{bounded, lock, settled};
+use super::deadline::locked;
 use super::model::console::Extent;
 use super::store::Store;
 use super::wakers::Wakers;
@@ -64,6 +66,7 @@ impl End {
 #[derive(Default)]
 pub(crate) struct Stream {
     name: String,
+    /// The truth is the object: an append by a sequence that is not its own is refused, and tells it.
     end: tokio::sync::Mutex<End>,
     /// Tells of appends to its first part by other mounts, once somebody reads it here.
     notices: Mutex<Option<Notices>>,
@@ -75,6 +78,11 @@ impl Stream {
             name: name.to_owned(),
             ..Stream::default()
         })
+    }
+
+    /// Its end as it is known here, for whoever appends or looks: one at a time.
+    async fn end(&self) -> Result<MutexGuard<'_, End>> {
+        locked(&self.name, &self.end).await
     }
 
     /// Whether the end is known, as nothing was told since it was asked for.
@@ -193,7 +201,7 @@ impl Consoles {
         // Kept only for what is appended to here: a walk over old builds must leave nothing.
         let known = self.known(name);
         let stream = known.unwrap_or_else(|| Stream::new(name));
-        let mut end = stream.end.lock().await;
+        let mut end = stream.end().await?;
         // Alone, nobody else appends to it.
         if end.sequence > 0 && (!self.store.shared || (end.part == 0 && stream.is_unchanged())) {
             return Ok(end.total());
@@ -217,7 +225,7 @@ impl Consoles {
     /// The length of a console as the store has it, whatever was told here or not yet.
     pub(crate) async fn length_anew(&self, name: &str) -> Result<u64> {
         if let Some(stream) = self.known(name) {
-            stream.end.lock().await.sequence = 0;
+            stream.end().await?.sequence = 0;
         }
         self.length(name).await
     }
@@ -234,14 +242,12 @@ impl Consoles {
     pub(crate) async fn open(&self, name: &str) -> Result<Arc<Stream>> {
         let stream = self.reader(name);
         if self.store.shared && lock(&stream.notices).is_none() {
-            match self.store.contents.listen(&stream.object(0)).await {
-                Ok(notices) => *lock(&stream.notices) = Some(notices),
-                // Past the bound of what may be listened to: it is asked at each read then.
-                Err(crate::storage::Error::Refused { .. }) => {}
-                Err(error) => return Err(error.into()),
+            // Past the bound of what may be listened to it is asked at each read.
+            if let Some(notices) = self.store.listen(&stream.object(0)).await? {
+                *lock(&stream.notices) = Some(notices);
             }
             // From here on all is told: what was known before may be less.
-            let mut end = stream.end.lock().await;
+            let mut end = stream.end().await?;
             (end.sequence, end.last) = (0, None);
         }
         Ok(stream)

@@ -90,7 +90,7 @@ impl Repository {
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
         let hold = self.store.hold_epoch().await?;
         // Until its entry is there nobody here removes the record that it begins from.
-        let _turn = self.builds.records.turn(job.uid(), n).await;
+        let _turn = self.builds.records.turn(job.uid(), n).await?;
         self.builds.record_now(job, n).await?;
         for _ in 0..RACES_MAX {
             // Before the record is read: a retry that began and ended since has changed it.
@@ -176,7 +176,7 @@ impl Repository {
                 continue;
             }
             // Its line in the index comes after the record: nobody here removes both in between.
-            let _turn = self.builds.records.turn(job.uid(), n).await;
+            let _turn = self.builds.records.turn(job.uid(), n).await?;
             let (Some(record), revision) = self.builds.stored_record(job, n).await? else {
                 continue;
             };

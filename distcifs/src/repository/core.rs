@@ -6,8 +6,8 @@ use std::io::Read;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::patience::STORE_TIMEOUT;
-use super::{Error, Result, patience};
+use super::deadline::{Deadline, STORE_TIMEOUT};
+use super::{Error, Result};
 use crate::storage::{self, Fut};
 
 /// Pause before a call is made again of which nobody knows whether it happened.
@@ -29,11 +29,11 @@ pub(crate) async fn settled<'a, T>(what: &str, call: impl Fn() -> Fut<'a, T>) ->
     bounded(what, settle).await
 }
 
-/// Waits for a storage call, at most [`patience::left`].
+/// Waits for a storage call until [`Deadline::of_call`].
 pub(crate) async fn bounded<T>(what: &str, call: impl Future<Output = storage::Result<T>>) -> Result<T> {
-    match tokio::time::timeout(patience::left(), call).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Error::TimedOut(
+    match Deadline::of_call().wait(call).await {
+        Some(done) => Ok(done?),
+        None => Err(Error::TimedOut(
             format!("{what}: no answer from the store within {} s", STORE_TIMEOUT.as_secs()).into(),
         )),
     }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::core::lock;
+use super::deadline::Deadline;
 
 /// How long an answer is believed: users are renamed and made anew seldom.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -53,9 +54,8 @@ impl<T: Clone + Send + Sync + 'static> Lookups<T> {
         look: impl FnOnce(u32) -> T + Send + 'static,
     ) -> Option<T> {
         let (since, mut told) = self.question(uid, look)?;
-        let answered = told.wait_for(Option::is_some);
-        let answered = tokio::time::timeout(wait.saturating_sub(since.elapsed()), answered).await;
-        answered.ok()?.ok()?.clone()
+        let left = Deadline::after(wait.saturating_sub(since.elapsed()));
+        left.wait(told.wait_for(Option::is_some)).await?.ok()?.clone()
     }
 
     /// The question about a user: one that is under way, or was answered lately, or a new one.

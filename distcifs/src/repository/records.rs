@@ -50,7 +50,7 @@ impl Builds {
 
     /// Records a build that ended and prunes what is too old then.
     async fn record_build(&self, part: &Part) -> Result<()> {
-        let turn = self.records.turn(&part.uid, part.build).await;
+        let turn = self.records.turn(&part.uid, part.build).await?;
         let recorded = self.record_ended(part).await?;
         drop(turn);
         match recorded {
@@ -290,7 +290,7 @@ impl Builds {
 
     /// Removes a finished build for good.
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
-        let _turn = self.records.turn(job.uid(), n).await;
+        let _turn = self.records.turn(job.uid(), n).await?;
         self.record_now(job, n).await?;
         self.check_finished(job, n).await?;
         let Some(record) = self.record(job, n).await? else {
@@ -320,7 +320,7 @@ impl Builds {
     /// Records all builds of a job that have ended.
     pub(crate) async fn record_all(&self, job: &Job) -> Result<()> {
         for n in self.live_numbers(job).await? {
-            let _turn = self.records.turn(job.uid(), n).await;
+            let _turn = self.records.turn(job.uid(), n).await?;
             self.record_now(job, n).await?;
         }
         Ok(())

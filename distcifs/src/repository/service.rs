@@ -15,6 +15,7 @@ use super::claims::{Claims, Held};
 use super::configure::Configurations;
 use super::consoles::Consoles;
 use super::core::{bounded, now, random_id};
+use super::deadline::{Deadline, STORE_TIMEOUT};
 use super::events::Events;
 use super::fresh::Fresh;
 use super::jobs::Jobs;
@@ -23,7 +24,6 @@ use super::model::keys::{EPOCH, GROUPS, JOBS, Key, LEASES, NODES};
 use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::nodes::Nodes;
-use super::patience::STORE_TIMEOUT;
 use super::people::People;
 use super::snapshot::Browser;
 use super::store::Store;
@@ -180,7 +180,7 @@ impl Repository {
         };
         for path in always {
             let attendance = self.store.attend(path).await?;
-            attendance.looked(STORE_TIMEOUT).await;
+            attendance.looked(Deadline::after(STORE_TIMEOUT)).await;
             self.store.runtime.spawn(async move {
                 let _kept = attendance;
                 std::future::pending::<()>().await;

@@ -19,6 +19,7 @@ use super::{Digest, Error, Repository, Result, Setup};
 use crate::storage::coordination::COMMIT_OPS_MAX;
 use crate::storage::{Contents, Coordination};
 
+mod bounds;
 #[cfg(feature = "ceph")]
 mod cluster;
 mod cost;

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::Error;
+use super::deadline::carried;
 
 /// Pause before acting on a notice is tried again; it doubles each time.
 pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
@@ -47,7 +48,8 @@ pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) ->
     .await
 }
 
-/// Does something for each item, [`READS_MAX`] of them at once; what came of them, in no order.
+/// Does something for each item, [`READS_MAX`] of them at once, by the deadline of what is being answered; what
+/// came of them, in no order.
 pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -59,7 +61,7 @@ where
         if running.len() >= READS_MAX {
             done.extend(running.join_next().await.and_then(Result::ok));
         }
-        running.spawn(action(item));
+        running.spawn(carried(action(item)));
     }
     while let Some(ended) = running.join_next().await {
         // One that panicked gives nothing; the runtime has said so.

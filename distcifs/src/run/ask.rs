@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 use super::progress::Shown;
 use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Work, identity};
 use super::{Failure, Outcome, lock};
+use crate::repository::deadline::Deadline;
 use crate::repository::maintain::Progress;
 
 /// How long a daemon that has the source may take to answer: it may be about to begin or to end.
@@ -84,7 +85,7 @@ pub(super) fn whoami() -> String {
 
 /// Connects to the daemon that has the folder; `None` if nobody has it.
 fn connect(source: &Path) -> Result<Option<UnixStream>, Failure> {
-    let (begun, place) = (Instant::now(), source.display());
+    let (deadline, place) = (Deadline::after(CONNECT_TIME), source.display());
     loop {
         let tried = address(source).and_then(|(_folder, address)| UnixStream::connect(address));
         match tried {
@@ -102,7 +103,7 @@ fn connect(source: &Path) -> Result<Option<UnixStream>, Failure> {
             }
             Err(error) => return Err(Failure::Refused(format!("{place}/{SOCKET}: {error}"))),
         }
-        if begun.elapsed() >= CONNECT_TIME {
+        if deadline.passed() {
             return Err(Failure::Refused(format!(
                 "{place} is in use by {}, which does not answer on {place}/{SOCKET}: wait for its end; \
                  if it is a mount of an earlier version, unmount and mount it anew",

@@ -26,6 +26,7 @@ use super::stores::Stores;
 use super::{Failure, Outcome, lock, notify, open_tree};
 use crate::cli::Child;
 use crate::fuse::session::{Mounted, Settings, advice, mount};
+use crate::repository::deadline::Deadline;
 
 /// Threads that run what has to wait; they never block, and a build machine has other work.
 const RUNTIME_THREADS: usize = 2;
@@ -221,7 +222,7 @@ fn run(
         }
         unmount(place);
         // A detached mount goes on while somebody is inside; they get ENOTCONN when we end.
-        runtime.block_on(async { tokio::time::timeout(DETACHED_TIME, &mut ended).await.ok() });
+        runtime.block_on(async { Deadline::after(DETACHED_TIME).wait(&mut ended).await });
     }
     tracing::info!("{} is unmounted", place.display());
     Ok(())

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
@@ -23,6 +23,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore
 use super::wire::{Answer, LINE_BYTES_MAX, Request, SOCKET, Told, Verdict, Work, identity};
 use crate::backend::embedded::Embedded;
 use crate::repository::Repository;
+use crate::repository::deadline::Deadline;
 use crate::repository::maintain::{Progress, Upkeep};
 
 /// Threads for the work.
@@ -205,10 +206,10 @@ impl Room {
             return line.tell(&Answer::Failed(reason)).await.unwrap_or_default();
         }
         let mut reader = BufReader::new(reader);
-        let answer = match tokio::time::timeout(TALK_TIME, request(&mut reader)).await {
-            Ok(Ok(request)) => self.answer(&request, &mut line, reader).await,
-            Ok(Err(reason)) => Err(reason),
-            Err(_) => Err("nothing was asked for".into()),
+        let answer = match Deadline::after(TALK_TIME).wait(request(&mut reader)).await {
+            Some(Ok(request)) => self.answer(&request, &mut line, reader).await,
+            Some(Err(reason)) => Err(reason),
+            None => Err("nothing was asked for".into()),
         };
         let last = answer.unwrap_or_else(Answer::Failed);
         // It may have hung up.
@@ -281,7 +282,7 @@ impl Room {
         progress: &Progress,
         patience: Duration,
     ) -> Result<Turn<'_>, String> {
-        let begun = Instant::now();
+        let deadline = Deadline::after(patience);
         loop {
             if let Some(guard) = take() {
                 let holder = self.holder(who);
@@ -294,13 +295,13 @@ impl Room {
             if who.starts_with("gc") && others.starts_with("gc") {
                 return Err(format!("gc runs already ({others}): wait for its end"));
             }
-            if begun.elapsed() >= patience {
+            if deadline.passed() {
                 return Err(format!(
                     "nothing was done: {others} has not ended within {} s; try again later, or with a longer --wait",
                     patience.as_secs()
                 ));
             }
-            progress.wait(&others, begun.elapsed(), patience);
+            progress.wait(&others, patience.saturating_sub(deadline.left()), patience);
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -410,9 +411,9 @@ impl Line {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
-        match tokio::time::timeout(TALK_TIME, self.writer.write_all(bytes)).await {
-            Ok(sent) => sent.map_err(|error| format!("the command hung up: {error}")),
-            Err(_) => Err("the command reads nothing".into()),
+        match Deadline::after(TALK_TIME).wait(self.writer.write_all(bytes)).await {
+            Some(sent) => sent.map_err(|error| format!("the command hung up: {error}")),
+            None => Err("the command reads nothing".into()),
         }
     }
 }

@@ -7,10 +7,12 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::repository::deadline::Deadline;
 
 /// The store's lock file, below the source.
 const FILE: &str = "lock";
@@ -20,14 +22,14 @@ const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until nobody holds the lock; false if somebody still does after `patience`.
 pub(super) fn wait_free(source: &Path, patience: Duration) -> bool {
-    let start = Instant::now();
+    let deadline = Deadline::after(patience);
     loop {
         // A source without the file, or one that may not be read, has nobody to wait for.
         let Ok(file) = File::open(source.join(FILE)) else {
             return true;
         };
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Err((_, Errno::EWOULDBLOCK)) if start.elapsed() >= patience => return false,
+            Err((_, Errno::EWOULDBLOCK)) if deadline.passed() => return false,
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => sleep(TRY_EVERY),
             Ok(_) | Err(_) => return true,
         }

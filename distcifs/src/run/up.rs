@@ -17,6 +17,7 @@ use super::progress::Shown;
 use super::workers::{self, Plan, Worker, leashed, pid, reap};
 use super::{Failure, Outcome, drain, mounts};
 use crate::cli;
+use crate::repository::deadline::Deadline;
 
 /// How long workers may take to give back what they have, and the daemon to unmount.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -193,11 +194,12 @@ impl House {
             if begun.elapsed() >= self.drain_for {
                 return Some(drain::told(&self.mountpoint, &left, self.drain_for));
             }
-            let tended = tokio::time::timeout(drain::LOOK_EVERY, signals.tend(daemon, workers)).await;
+            let look = Deadline::after(drain::LOOK_EVERY);
+            let tended = look.wait(signals.tend(daemon, workers)).await;
             match tended {
-                Ok(Ended::Signal) => return Some(drain::told(&self.mountpoint, &left, begun.elapsed())),
-                Ok(Ended::Daemon) => return Some(format!("{place}: the daemon died; what was worked begins anew")),
-                Ok(Ended::Drain) | Err(_) => {}
+                Some(Ended::Signal) => return Some(drain::told(&self.mountpoint, &left, begun.elapsed())),
+                Some(Ended::Daemon) => return Some(format!("{place}: the daemon died; what was worked begins anew")),
+                Some(Ended::Drain) | None => {}
             }
         }
     }
@@ -307,16 +309,17 @@ impl Signals {
 
     /// Whether INT or TERM comes within a time.
     async fn told_within(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.told()).await.is_ok()
+        Deadline::after(time).wait(self.told()).await.is_some()
     }
 }
 
 /// Does what a stuck daemon might hold up on a thread of its own, for a while.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    match tokio::time::timeout(END_TIME, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the daemon did not answer within {END_TIME:?}")),
+    let done = tokio::task::spawn_blocking(work);
+    match Deadline::after(END_TIME).wait(done).await {
+        Some(Ok(done)) => done,
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err(format!("the daemon did not answer within {END_TIME:?}")),
     }
 }
 
@@ -337,9 +340,9 @@ fn end_workers(workers: &mut [Worker]) {
 
 /// Whether something comes true within a time.
 fn within(time: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
+    let deadline = Deadline::after(time);
     while !done() {
-        if start.elapsed() >= time {
+        if deadline.passed() {
             return false;
         }
         std::thread::sleep(LOOK_EVERY);

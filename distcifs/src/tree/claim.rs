@@ -13,7 +13,7 @@ use super::published::{Place, Whose};
 use super::shares::Lease;
 use super::view::{Seen, Viewer};
 use super::work::{Attempt, Work};
-use super::{Caller, Error, Ino, Invalidation, Result, Tree};
+use super::{Caller, Deadline, Error, Ino, Invalidation, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::access::Access;
 use crate::repository::attempts::view::{Changes, View};
@@ -76,7 +76,8 @@ impl Holder {
     }
 }
 
-/// A claim of this mount, with its claimant and its folders.
+/// A claim of this mount, with its claimant and its folders. The truth is the repository's claim: one that is over
+/// there answers ESTALE here.
 pub(crate) struct Held {
     pub(crate) claim: Arc<Claim>,
     pub(crate) holder: Arc<Holder>,
@@ -281,7 +282,7 @@ impl Tree {
                 // A process that closed its descriptor and ended at once (touch): the release is
                 // still on its way and passes the claim on.
                 if !held.holder.died() {
-                    let _ = tokio::time::timeout(RELEASE_LAG, held.holder.moved.notified()).await;
+                    let _ = Deadline::after(RELEASE_LAG).wait(held.holder.moved.notified()).await;
                 }
                 if held.holder.process().pid == process.pid {
                     repository.claims.end_claim(&held.claim, Cause::Died).await;
@@ -513,7 +514,7 @@ fn cause_of_end(claim: &Claim) -> Cause {
 /// strangers, which may exec and wait for us: never on a thread that serves requests, nor for ever.
 async fn translated(writer: u32, pid: u32) -> Option<u32> {
     let found = tokio::task::spawn_blocking(move || process::translate(writer, pid));
-    tokio::time::timeout(TRANSLATE_MAX, found).await.ok()?.ok()?
+    Deadline::after(TRANSLATE_MAX).wait(found).await?.ok()?
 }
 
 /// Longest look for a process of another pid namespace.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::node::{BuildFile, JobFile, Node, TaskFile, TicketFile, TicketRef, Top};
 use super::refused::written_file;
-use super::{Error, Result, Tree};
+use super::{Deadline, Error, Result, Tree};
 use crate::repository::Repository;
 use crate::repository::config::param_file;
 use crate::repository::core::time_of;
@@ -62,7 +62,7 @@ impl Content {
 }
 
 /// How long figures wait until all queues have been looked at: a request is held for a second.
-const FIGURES_PATIENCE: Duration = Duration::from_millis(500);
+const FIGURES_WAIT: Duration = Duration::from_millis(500);
 
 /// What the file README at the top says.
 const README: &str = include_str!("readme.txt");
@@ -381,7 +381,7 @@ impl Tree {
     /// Figures of all queues: from now on all are followed, and for a while after.
     async fn figures(&self) -> Result<Vec<(Name, [usize; 3], usize)>> {
         let tickets = self.repository.store.attend(TICKETS).await?;
-        tickets.looked(FIGURES_PATIENCE).await;
+        tickets.looked(Deadline::after(FIGURES_WAIT)).await;
         Ok(self.repository.board.figures())
     }
 }

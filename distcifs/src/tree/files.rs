@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::claim::Holder;
 use super::content::{Content, result_text};
-use super::handles::{Asking, Committing, Following, Open, OpenKind};
+use super::handles::{Asking, Committing, Following, OPEN_FILE, Open, OpenKind};
 use super::node::{BuildFile, JobFile, JobRef, Node, QueueFile, TicketFile, TicketRef, Top};
 use super::process::{self, Process};
 use super::rights::{READ, Reader};
@@ -19,6 +19,7 @@ use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
 use crate::repository::config::{TicketRequest, TriggerRequest, Upstream};
 use crate::repository::control::Word;
 use crate::repository::core::lock;
+use crate::repository::deadline::locked;
 use crate::repository::model::console::Extent;
 use crate::repository::model::ticket::Poster;
 use crate::repository::names::Name;
@@ -267,11 +268,11 @@ impl Tree {
             OpenKind::Bytes(text) => Ok(part(&text.bytes, offset, size)),
             OpenKind::Consoles { names, .. } => self.read_consoles(names, offset, size).await,
             OpenKind::Config(write) => {
-                let mut write = write.lock().await;
+                let mut write = locked(OPEN_FILE, write).await?;
                 Ok(part(&Bytes::copy_from_slice(write.text()?), offset, size))
             }
             OpenKind::Commit(committing) => {
-                let mut committing = committing.lock().await;
+                let mut committing = locked(OPEN_FILE, committing).await?;
                 if !committing.text.is_empty() && open.both {
                     self.commit(&open, &mut committing).await?;
                 }
@@ -281,11 +282,10 @@ impl Tree {
                 let Node::QueueFile(queue, _) = &open.node else {
                     return Ok(Bytes::new());
                 };
-                let mut asking = asking.lock().await;
-                self.read_next(&open, caller, queue, &mut asking, holder, size).await
+                self.read_next(&open, caller, queue, asking, holder, size).await
             }
-            OpenKind::Events(following) => self.read_events(&mut *following.lock().await, size).await,
-            OpenKind::Wait(given) => self.read_wait(&open.node, &mut *given.lock().await, size).await,
+            OpenKind::Events(following) => self.read_events(following, size).await,
+            OpenKind::Wait(given) => self.read_wait(&open.node, given, size).await,
             OpenKind::Scratch(id) => self.scratch.read(*id, offset, size),
             OpenKind::Published(entry) => Ok(self.repository.browser.read_file(entry, offset, size).await?),
             OpenKind::Claim(held) => match self.content(&open.node).await {
@@ -316,12 +316,12 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Config(write) => {
-                let mut write = write.lock().await;
+                let mut write = locked(OPEN_FILE, write).await?;
                 hold(&open.memory, write.size_after(offset, data))?;
                 write.write(offset, data)
             }
             OpenKind::Commit(committing) => {
-                let mut committing = committing.lock().await;
+                let mut committing = locked(OPEN_FILE, committing).await?;
                 if committing.text.len() + data.len() > COMMIT_BYTES_MAX {
                     committing.text = Vec::new();
                     return Err(Error::TooBig(format!("over {COMMIT_BYTES_MAX} bytes")));
@@ -336,7 +336,7 @@ impl Tree {
                 }
                 checked
             }
-            OpenKind::Next(asking, _) => self.write_labels(&mut *asking.lock().await, data),
+            OpenKind::Next(asking, _) => self.write_labels(&mut *locked(OPEN_FILE, asking).await?, data),
             OpenKind::Claim(held) => self.write_claim(held, open.caller.uid, caller.tid, data).await,
             OpenKind::Append(claim) => self.repository.claims.append_output(claim, data).await,
             OpenKind::Record(claim, name, text) => {
@@ -457,13 +457,13 @@ impl Tree {
     pub(crate) async fn flush_open(&self, caller: Caller, handle: u64) -> Result<()> {
         let open = self.handles.get(handle)?;
         match &open.kind {
-            OpenKind::Config(write) => self.commit_config(&mut *write.lock().await).await,
+            OpenKind::Config(write) => self.commit_config(&mut *locked(OPEN_FILE, write).await?).await,
             OpenKind::Commit(committing) => {
                 let asks = matches!(open.node, Node::JobFile(_, JobFile::Trigger) | Node::QueueFile(..));
                 if open.both && asks {
                     return Ok(());
                 }
-                self.commit(&open, &mut *committing.lock().await).await
+                self.commit(&open, &mut *locked(OPEN_FILE, committing).await?).await
             }
             OpenKind::Claim(held) => {
                 held.holder.flushed(caller);
@@ -474,12 +474,8 @@ impl Tree {
                 Ok(())
             }
             OpenKind::Append(claim) => {
-                claim
-                    .console
-                    .lock()
-                    .await
-                    .settle(&self.repository.consoles, claim)
-                    .await
+                let mut console = claim.console().await?;
+                console.settle(&self.repository.consoles, claim).await
             }
             _ => Ok(()),
         }
@@ -491,12 +487,8 @@ impl Tree {
         match &open.kind {
             OpenKind::Claim(_) | OpenKind::Next(..) => Ok(()),
             OpenKind::Append(claim) => {
-                claim
-                    .console
-                    .lock()
-                    .await
-                    .settle_all(&self.repository.consoles, claim)
-                    .await
+                let mut console = claim.console().await?;
+                console.settle_all(&self.repository.consoles, claim).await
             }
             _ => self.flush_open(caller, handle).await,
         }

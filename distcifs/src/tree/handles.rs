@@ -25,6 +25,9 @@ use crate::repository::names::Name;
 use crate::repository::snapshot::Entry;
 use crate::repository::store::Attendance;
 
+/// How the log calls an open file that many use at once, each in his turn.
+pub(crate) const OPEN_FILE: &str = "the open file";
+
 /// An open file.
 pub(crate) struct Open {
     /// What it is of.

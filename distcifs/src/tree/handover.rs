@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::node::TicketRef;
 use super::work::{Attempt, Shift};
-use super::{Caller, Error, Invalidation, Result, SetAttr, Tree};
+use super::{Caller, Deadline, Error, Invalidation, Result, SetAttr, Tree};
 use crate::repository::core::lock;
 
 /// How long the kernel may take to forget the owners it knows: it writes back what was changed.
@@ -67,7 +67,7 @@ impl Tree {
             let _ = self.invalidate.send(Invalidation::Pages(ino, done.clone()));
         }
         drop(done);
-        if tokio::time::timeout(FORGET_MAX, forgotten.recv()).await.is_err() {
+        if Deadline::after(FORGET_MAX).wait(forgotten.recv()).await.is_none() {
             tracing::warn!("the kernel may show former owners of a ticket's files for some seconds");
         }
     }

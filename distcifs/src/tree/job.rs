@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::content::Content;
 use super::files::switch_word;
-use super::handles::{Open, OpenKind};
+use super::handles::{OPEN_FILE, Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::rights::{READ, Reader, WRITE};
 use super::scratch::Mover;
@@ -16,6 +16,7 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
 use crate::repository::core::time_of;
+use crate::repository::deadline::locked;
 use crate::repository::flood;
 use crate::repository::model::job::Job;
 use crate::repository::model::ticket::Poster;
@@ -205,7 +206,11 @@ impl Tree {
                 tokio::time::sleep(wait).await;
                 let Some(open) = open.upgrade() else { return };
                 let OpenKind::Config(write) = &open.kind else { return };
-                let mut write = write.lock().await;
+                // Whoever has it for long uses it.
+                let Ok(mut write) = locked(OPEN_FILE, write).await else {
+                    wait = LOCK_IDLE_MAX;
+                    continue;
+                };
                 let Some(left) = write.remaining() else {
                     if flood::has_line_of("a lock ends", write.by) {
                         tracing::info!("jobs/{}/config.json: its lock ends, as nobody uses it", write.job.name);

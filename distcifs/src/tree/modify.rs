@@ -5,12 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use super::handles::OpenKind;
+use super::handles::{OPEN_FILE, OpenKind};
 use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::rights::{Reader, rights_to_open};
 use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
 use crate::repository::access::Access;
+use crate::repository::deadline::locked;
 use crate::repository::model::job::JobEntry;
 use crate::repository::names::Name;
 
@@ -369,7 +370,7 @@ impl Tree {
         if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok())
             && let OpenKind::Config(write) = &open.kind
         {
-            return write.lock().await.resize(size);
+            return locked(OPEN_FILE, write).await?.resize(size);
         }
         match node {
             // Truncation alone commits nothing.

@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use super::claim::{Held, Holder};
 use super::content::result_text;
-use super::handles::{Asking, Following, Open, OpenKind};
+use super::handles::{Asking, Following, OPEN_FILE, Open, OpenKind};
 use super::node::Node;
 use super::process;
 use super::requests::Waker;
 use super::rights::{Reader, SEARCH, WRITE};
-use super::{Caller, Error, Result, Tree};
+use super::{Caller, Deadline, Error, Result, Tree};
 use crate::repository::board::Asker;
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
+use crate::repository::deadline::locked;
 use crate::repository::model::build::live_path;
 use crate::repository::model::claim::{Cause, Claimant};
 use crate::repository::model::event::Event;
@@ -46,11 +46,14 @@ const NOTHING_YET: Bytes = Bytes::from_static(b"\n");
 
 impl Tree {
     /// Reads `.wait`: what there is at the end, or nothing within a second.
-    pub(crate) async fn read_wait(&self, node: &Node, given: &mut Option<Bytes>, size: usize) -> Result<Bytes> {
-        if let Some(rest) = given {
+    pub(crate) async fn read_wait(&self, node: &Node, given: &Mutex<Option<Bytes>>, size: usize) -> Result<Bytes> {
+        let deadline = Deadline::after(HELD_MAX);
+        let Some(mut given) = in_turn(given, deadline).await else {
+            return Ok(Bytes::new());
+        };
+        if let Some(rest) = &mut *given {
             return Ok(take(rest, size));
         }
-        let deadline = Instant::now() + HELD_MAX;
         let _attendance = self.attend_end(node).await?;
         loop {
             let key = self.wait_key(node)?;
@@ -60,7 +63,8 @@ impl Tree {
                 let rest = given.insert(end);
                 return Ok(take(rest, size));
             }
-            if timeout_at(deadline, told).await.is_err() {
+            // What is told again and again holds nobody up either.
+            if deadline.wait(told).await.is_none() || deadline.passed() {
                 return Ok(Bytes::new());
             }
         }
@@ -135,16 +139,20 @@ impl Tree {
         open: &Arc<Open>,
         caller: Caller,
         queue: &Name,
-        asking: &mut Asking,
+        asking: &Mutex<Asking>,
         holder: &Arc<Holder>,
         size: usize,
     ) -> Result<Bytes> {
+        let deadline = Deadline::after(HELD_MAX);
+        let Some(mut asking) = in_turn(asking, deadline).await else {
+            return Ok(NOTHING_YET);
+        };
         if asking.rest.is_empty() {
-            let deadline = Instant::now() + HELD_MAX;
             if asking.preparing.is_none() {
-                asking.preparing = self.next_claim(open, caller, queue, &asking.labels, holder).await?;
+                let (labels, left) = (&asking.labels, deadline.left());
+                asking.preparing = self.next_claim(open, caller, queue, labels, holder, left).await?;
             }
-            asking.rest = self.prepared(caller, asking, deadline).await?;
+            asking.rest = self.prepared(caller, &mut asking, deadline).await?;
         }
         Ok(take(&mut asking.rest, size))
     }
@@ -157,6 +165,7 @@ impl Tree {
         queue: &Name,
         labels: &[String],
         holder: &Arc<Holder>,
+        time: Duration,
     ) -> Result<Option<(Arc<Held>, oneshot::Receiver<Result<()>>)>> {
         let who = Claimant {
             uid: open.caller.uid,
@@ -169,7 +178,7 @@ impl Tree {
             may: Box::new(move |queue| reader.as_ref().is_some_and(|reader| reader.may(queue, WRITE | SEARCH))),
         };
         self.may_still(open, queue).await?;
-        let Some(claim) = self.repository.next(queue, labels, who, asker, HELD_MAX).await? else {
+        let Some(claim) = self.repository.next(queue, labels, who, asker, time).await? else {
             return Ok(None);
         };
         super::handles::remember_claim(open, &claim);
@@ -189,11 +198,11 @@ impl Tree {
     }
 
     /// The line that tells of a claim once its folders are there; until then an empty one.
-    async fn prepared(&self, caller: Caller, asking: &mut Asking, deadline: Instant) -> Result<Bytes> {
+    async fn prepared(&self, caller: Caller, asking: &mut Asking, deadline: Deadline) -> Result<Bytes> {
         let Some((held, prepared)) = &mut asking.preparing else {
             return Ok(NOTHING_YET);
         };
-        let Ok(done) = timeout_at(deadline, prepared).await else {
+        let Some(done) = deadline.wait(prepared).await else {
             return Ok(NOTHING_YET);
         };
         let claim = held.claim.clone();
@@ -218,7 +227,7 @@ impl Tree {
         let (repository, runtime) = (self.repository.clone(), self.runtime.clone());
         runtime.spawn(async move {
             // The file is let go of at its release: whoever looks a second later sees it.
-            while timeout(HELD_MAX, process.ended()).await.is_err() {
+            while Deadline::after(HELD_MAX).wait(process.ended()).await.is_none() {
                 if open.strong_count() == 0 {
                     return;
                 }
@@ -247,20 +256,28 @@ impl Tree {
     }
 
     /// Reads `.events`: a line of what its reader may read, or an empty one.
-    pub(crate) async fn read_events(&self, following: &mut Following, size: usize) -> Result<Bytes> {
+    pub(crate) async fn read_events(&self, following: &Mutex<Following>, size: usize) -> Result<Bytes> {
+        let deadline = Deadline::after(HELD_MAX);
+        let Some(mut following) = in_turn(following, deadline).await else {
+            return Ok(NOTHING_YET);
+        };
+        let following = &mut *following;
         if following.rest.is_empty() {
-            let deadline = Instant::now() + HELD_MAX;
             let mut text = String::new();
             while text.is_empty() {
-                match timeout_at(deadline, following.lines.recv()).await {
-                    Err(_) => text.push('\n'),
-                    Ok(Ok(line)) => self.tell_line(&following.reader, &line, &mut text).await?,
-                    Ok(Err(RecvError::Lagged(_))) => text += "resync\n",
-                    Ok(Err(RecvError::Closed)) => return Ok(Bytes::new()),
+                match deadline.wait(following.lines.recv()).await {
+                    None => text.push('\n'),
+                    Some(Ok(line)) => self.tell_line(&following.reader, &line, &mut text).await?,
+                    Some(Err(RecvError::Lagged(_))) => text += "resync\n",
+                    Some(Err(RecvError::Closed)) => return Ok(Bytes::new()),
+                }
+                // Lines that he may not read come as fast as others work.
+                if text.is_empty() && deadline.passed() {
+                    text.push('\n');
                 }
             }
             // What is there already goes out in one read.
-            while text.len() < size {
+            while text.len() < size && !deadline.passed() {
                 match following.lines.try_recv() {
                     Ok(line) => self.tell_line(&following.reader, &line, &mut text).await?,
                     Err(TryRecvError::Lagged(_)) => text += "resync\n",
@@ -287,7 +304,7 @@ impl Tree {
                 let Node::QueueFile(queue, _) = &open.node else {
                     return Ok(true);
                 };
-                let asking = asking.lock().await;
+                let asking = locked(OPEN_FILE, asking).await?;
                 let attendance = self.repository.store.attend(&queue_path(queue)).await?;
                 let key = open_key(queue);
                 let told = self.repository.wakers.waiter(&key).notified_owned();
@@ -301,7 +318,7 @@ impl Tree {
                 Ok(false)
             }
             OpenKind::Events(following) => {
-                let following = following.lock().await;
+                let following = locked(OPEN_FILE, following).await?;
                 let mut lines = following.lines.resubscribe();
                 if !following.rest.is_empty() || !following.lines.is_empty() {
                     return Ok(true);
@@ -319,7 +336,7 @@ impl Tree {
                     .wakers
                     .waiter(&self.wait_key(&open.node)?)
                     .notified_owned();
-                if given.lock().await.is_some() || self.end_of(&open.node).await?.is_some() {
+                if locked(OPEN_FILE, given).await?.is_some() || self.end_of(&open.node).await?.is_some() {
                     return Ok(true);
                 }
                 self.wake_later(open, wake, async move {
@@ -338,7 +355,7 @@ impl Tree {
         let Some(wake) = wake else { return };
         let task = self.runtime.spawn(async move {
             // Timing out wakes too: whoever polls looks again.
-            let _ = timeout(POLL_MAX, event).await;
+            let _ = Deadline::after(POLL_MAX).wait(event).await;
             wake();
         });
         if let Some(former) = lock(&open.polled).replace(task.abort_handle()) {
@@ -363,6 +380,12 @@ fn cause_of_close(claim: &Claim) -> Cause {
     } else {
         Cause::Unbegun
     }
+}
+
+/// The turn of one of many who read one open file; `None` if others have it for as long as a request is held.
+async fn in_turn<T>(lock: &Mutex<T>, deadline: Deadline) -> Option<MutexGuard<'_, T>> {
+    // The others may have kept it to the end of their time, which is ours.
+    deadline.wait(lock.lock()).await.filter(|_| !deadline.passed())
 }
 
 /// Takes up to `size` bytes off the front.

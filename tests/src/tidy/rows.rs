@@ -48,7 +48,7 @@ const ROWS: [(&str, &[&str]); 8] = [
     (
         "store",
         &[
-            "store", "cache", "core", "work", "patience", "looked", "format", "about", "lookups", "events", "wakers",
+            "store", "cache", "core", "work", "deadline", "looked", "format", "about", "lookups", "events", "wakers",
             "flood",
         ],
     ),

@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::{Asker, Pair, Waiter};
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
+use crate::repository::deadline::Deadline;
 use crate::repository::model::claim::{Cause, Claimant};
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::{TicketKey, queue_path};
 use crate::repository::names::Name;
 use crate::repository::turns::{CLAIM_TURN, Turns};
 use crate::repository::work::FOLLOW_PAUSE;
-use crate::repository::{Error, Repository, Result, patience};
+use crate::repository::{Error, Repository, Result};
 
 /// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is
 /// its own: if all took the first, all but one would wait and ask in vain.
@@ -42,11 +42,10 @@ impl Repository {
         time: Duration,
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
-        let begun = Instant::now();
-        let end = begun + patience::left();
+        let (waits, end) = (Deadline::after(time), Deadline::of_call());
         let attendance = self.store.attend(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
-        attendance.looked(time.min(LOOKED_MAX)).await;
+        attendance.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
         let (give, mut given) = oneshot::channel();
         let place = self.board.places.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
@@ -59,9 +58,9 @@ impl Repository {
         if self.board.enter(queue, &waiter) {
             self.board.poke(queue);
         }
-        let mut time = time.saturating_sub(begun.elapsed());
+        let mut look = waits;
         loop {
-            if let Ok(done) = tokio::time::timeout(time, &mut given).await {
+            if let Some(done) = look.wait(&mut given).await {
                 return Ok(done.ok());
             }
             // Time is up: withdraw, unless a ticket is being claimed for us right now.
@@ -69,13 +68,13 @@ impl Repository {
                 self.board.leave(queue, place);
                 return Ok(None);
             }
-            if Instant::now() >= end {
+            if end.passed() {
                 // The claim, if it comes, is given back, and the waiter with it: see `let_wait`.
                 drop(given);
                 self.board.leave(queue, place);
                 return Ok(None);
             }
-            time = WITHDRAW_LOOK;
+            look = Deadline::after(WITHDRAW_LOOK);
         }
     }
 

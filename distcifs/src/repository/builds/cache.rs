@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::indexes::Indexes;
+use crate::repository::Result;
 use crate::repository::cache::Cache;
+use crate::repository::deadline::locked;
 use crate::repository::model::record::Record;
 
 /// Records of finished builds kept in memory.
@@ -43,10 +45,13 @@ impl Default for Turns {
 impl RecordCache {
     /// The turn to record or remove build `n` of the job with this uid. Not of the number alone: the
     /// first builds of thousands of jobs would wait for each other.
-    pub(crate) async fn turn(&self, uid: &str, n: u64) -> tokio::sync::MutexGuard<'_, ()> {
+    ///
+    /// # Errors
+    /// `TimedOut` if others have it for too long.
+    pub(crate) async fn turn(&self, uid: &str, n: u64) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         let mut hasher = DefaultHasher::new();
         (uid, n).hash(&mut hasher);
         let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
-        self.turns.0[at].lock().await
+        locked("the record of the build", &self.turns.0[at]).await
     }
 }

@@ -34,7 +34,7 @@ impl Claims {
     /// # Errors
     /// As [`Appender::append`](crate::repository::consoles::Appender::append).
     pub async fn append_output(self: &Arc<Self>, claim: &Arc<Claim>, bytes: &[u8]) -> Result<()> {
-        let mut console = claim.console.lock().await;
+        let mut console = claim.console().await?;
         console.append(&self.consoles, claim, bytes).await?;
         // Lines that the store did not take are tried again, though no more output comes.
         if let Some(wait) = console.watch() {
@@ -43,7 +43,12 @@ impl Claims {
                 let mut wait = wait;
                 loop {
                     tokio::time::sleep(wait).await;
-                    match claim.console.lock().await.let_go(&claims.consoles, &claim).await {
+                    let rest = match claim.console().await {
+                        Ok(mut console) => console.let_go(&claims.consoles, &claim).await,
+                        // Somebody appends, and that takes long.
+                        Err(_) => Some(wait),
+                    };
+                    match rest {
                         Some(rest) => wait = rest,
                         None => return,
                     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Claim, Claims};
 use crate::repository::attempts::Kept;
 use crate::repository::core::lock;
-use crate::repository::patience::CAPTURE_TIMEOUT;
+use crate::repository::deadline::{CAPTURE_TIMEOUT, Deadline};
 use crate::repository::snapshot::{self, Manifest, Snapshot};
 use crate::repository::{Error, Result};
 
@@ -53,17 +53,13 @@ impl Claims {
     /// Stores one folder, and says in the console what can't be kept.
     async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
         let capture = snapshot::capture(claim.storing.contents(&self.store.contents), dir, known);
-        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, capture)
-            .await
-            .map_err(|_| Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into()))??;
+        let slow = || Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into());
+        let captured = Deadline::after(CAPTURE_TIMEOUT).wait(capture).await;
+        let captured = captured.ok_or_else(slow)??;
         if !captured.skipped.is_empty() {
             let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));
-            claim
-                .console
-                .lock()
-                .await
-                .append(&self.consoles, claim, text.as_bytes())
-                .await?;
+            let mut console = claim.console().await?;
+            console.append(&self.consoles, claim, text.as_bytes()).await?;
         }
         Ok(captured)
     }

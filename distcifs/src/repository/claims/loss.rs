@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use super::ending::Over;
 use super::{Claim, Claims};
 use crate::repository::core::now;
+use crate::repository::deadline::Deadline;
 use crate::repository::model::claim::Cause;
 use crate::repository::model::console::attempt_console;
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{Ticket, TicketKey, TicketState};
-use crate::repository::{Result, flood, patience};
+use crate::repository::{Result, flood};
 
 impl Claims {
     /// Ends a claim without a result: the ticket is open again, or finished when it has used up
@@ -26,7 +27,7 @@ impl Claims {
                 .runtime
                 .spawn(async move { claims.give_up(&claim, cause).await });
             // Whoever asked is told that it is over, which it is here.
-            let _ = tokio::time::timeout(patience::left(), given_up).await;
+            let _ = Deadline::of_call().wait(given_up).await;
         }
     }
 
@@ -83,7 +84,8 @@ impl Claims {
             return;
         }
         let line = format!("[claim {ordinal} of {}, on {}]\n", claim.key.id, self.about.node);
-        if let Err(error) = claim.console.lock().await.announce(&self.consoles, claim, &line).await {
+        let said = async { claim.console().await?.announce(&self.consoles, claim, &line).await };
+        if let Err(error) = said.await {
             tracing::warn!(ticket = %claim.key, %error, "the console does not say that another claim begins");
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Claim, Claims};
+use crate::repository::deadline::{Deadline, STORE_TIMEOUT};
 use crate::repository::model::claim::Cause;
-use crate::repository::patience::STORE_TIMEOUT;
 use crate::repository::store::{Store, session_of};
 use crate::repository::{Error, Result};
 use crate::storage::Session;
@@ -45,11 +45,11 @@ impl Claims {
     pub(crate) async fn certain(&self, claim: &Claim) -> Result<()> {
         let mut session = self.store.coordination.session();
         let known = session.wait_for(|now| !matches!(now, Session::Doubtful { .. }));
-        let now = match tokio::time::timeout(STORE_TIMEOUT, known).await {
-            Ok(Ok(now)) => *now,
+        let now = match Deadline::after(STORE_TIMEOUT).wait(known).await {
+            Some(Ok(now)) => *now,
             // The store is being closed, and its session with it.
-            Ok(Err(_)) => return Err(Error::claim_lost(&claim.key)),
-            Err(_) => {
+            Some(Err(_)) => return Err(Error::claim_lost(&claim.key)),
+            None => {
                 return Err(Error::TimedOut(
                     format!(
                         "{}: nothing was heard of the coordinator within {} s",

@@ -176,7 +176,7 @@ impl Appender {
             .flatten()
         {
             let stream = consoles.stream(name);
-            let end = *stream.end.lock().await;
+            let end = *stream.end().await?;
             // A burst may have crossed into a new part: the one before it too.
             objects.extend((end.part.saturating_sub(1)..=end.part).map(|part| stream.object(part)));
         }
@@ -249,7 +249,7 @@ impl Consoles {
     /// Appends to a console, whoever else does, for as long as the claim holds.
     async fn append(&self, fence: &dyn Fence, name: &str, mut bytes: Bytes, doubt: &mut Doubt) -> Result<()> {
         let stream = self.stream(name);
-        let mut end = stream.end.lock().await;
+        let mut end = stream.end().await?;
         let mut races = 0;
         while !bytes.is_empty() {
             let room = end.room();
@@ -273,7 +273,7 @@ impl Consoles {
     async fn append_lines(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<()> {
         let OfBuild { name, lines, doubt } = build;
         let stream = self.stream(name);
-        let mut end = stream.end.lock().await;
+        let mut end = stream.end().await?;
         if let Some((at, piece)) = doubt {
             let read = self
                 .store
@@ -310,7 +310,7 @@ impl Consoles {
     /// Ends the line that a claim wrote last, unless somebody else has by now; whether it did.
     async fn end_line(&self, fence: &dyn Fence, build: &mut OfBuild) -> Result<bool> {
         let stream = self.stream(&build.name);
-        let mut end = stream.end.lock().await;
+        let mut end = stream.end().await?;
         end.room();
         let missing = build.lines.missing_end(end.total());
         let ended = !missing.is_empty()

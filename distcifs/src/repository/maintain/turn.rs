@@ -3,13 +3,14 @@
 //! mount of a folder gives it to its own gc.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Progress;
 use super::roots::Heads;
 use crate::repository::core::{bounded, now, random_id};
+use crate::repository::deadline::Deadline;
 use crate::repository::model::json::from_json;
 use crate::repository::model::keys::{EPOCH, GC_LOCK, Key, LEASES, NODES};
 use crate::repository::model::ops::{create_ephemeral, delete, set};
@@ -117,22 +118,25 @@ impl Own {
     }
 
     async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
-        let (began, mut least) = (Instant::now(), self.stay.least());
+        let (deadline, mut least) = (Deadline::after(patience), self.stay.least());
         loop {
             if *least.borrow_and_update() >= epoch {
                 return Ok(());
             }
-            let left = patience.saturating_sub(began.elapsed());
-            if left.is_zero() {
+            if deadline.passed() {
                 return Err(Error::Busy(format!(
                     "nothing was removed: the mount has not ended within {} s what was under way there (results \
                      being stored, configurations being written); try again later, or with a longer --wait",
                     patience.as_secs()
                 )));
             }
-            progress.wait("what is under way on the mount", began.elapsed(), patience);
+            progress.wait(
+                "what is under way on the mount",
+                patience.saturating_sub(deadline.left()),
+                patience,
+            );
             // Timing out is no error: look again, and tell how long it has been.
-            let _ = tokio::time::timeout(left.min(LOOK_EVERY), least.changed()).await;
+            let _ = deadline.min(Deadline::after(LOOK_EVERY)).wait(least.changed()).await;
         }
     }
 }
@@ -233,7 +237,7 @@ impl Shared {
     /// # Errors
     /// `Busy` if that takes longer than `patience`, or can't be told of a mount.
     async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
-        let began = Instant::now();
+        let deadline = Deadline::after(patience);
         let mut watch = bounded(NODES, self.coordination.watch(NODES)).await?;
         loop {
             self.stands()?;
@@ -241,16 +245,17 @@ impl Shared {
             if behind.is_empty() {
                 return Ok(());
             }
-            if began.elapsed() >= patience {
+            if deadline.passed() {
                 return Err(Error::Busy(format!(
                     "nothing was removed: mount {behind} has not ended within {} s what was under way there \
                      (results being stored, configurations being written); try again later, or with a longer --wait",
                     patience.as_secs()
                 )));
             }
-            progress.wait(&format!("what is under way on {behind}"), began.elapsed(), patience);
+            let so_far = patience.saturating_sub(deadline.left());
+            progress.wait(&format!("what is under way on {behind}"), so_far, patience);
             // Timing out is no error: look again.
-            let _ = tokio::time::timeout(LOOK_EVERY, watch.events.recv()).await;
+            let _ = Deadline::after(LOOK_EVERY).wait(watch.events.recv()).await;
             tokio::time::sleep(LOOK_PAUSE).await;
             while watch.events.try_recv().is_ok() {}
         }

@@ -83,11 +83,7 @@ impl Builds {
         if !self.store.shared || lock(&self.records.indexes).is_told(job.uid()) {
             return Ok(None);
         }
-        match self.store.contents.listen(object).await {
-            Ok(notices) => Ok(Some(notices)),
-            // Past the bound of what may be listened to: it is asked each time then.
-            Err(crate::storage::Error::Refused { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        // Past the bound of what may be listened to it is asked each time.
+        self.store.listen(object).await
     }
 }

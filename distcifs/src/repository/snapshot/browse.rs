@@ -1,18 +1,20 @@
 //! A snapshot read in place, without laying it out: for the read-only folders of builds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, OnceCell, Semaphore};
-use tokio::time::timeout;
 
-use super::error::Result;
+use super::error::{Result, SnapshotError};
 use super::format::{Entry, Folder, Kind, Segment};
 use super::store::{load_folder, load_folder_in_turn, read_chunk};
+use crate::repository::deadline::Deadline;
 use crate::storage::contents::VALUE_BYTES_MAX;
-use crate::storage::{Contents, Digest};
+use crate::storage::{self, Contents, Digest};
 
 /// Listings kept, bytes: some 100,000 entries.
 const FOLDERS_BYTES_MAX: usize = 16 << 20;
@@ -71,6 +73,7 @@ impl Folder {
 /// Reads snapshots, and keeps what it read lately: objects named by digest never change.
 pub struct Browser {
     contents: Arc<dyn Contents>,
+    /// The truth is the store's object, which never changes under its digest: none is wrong, and none is told of.
     folders: Mutex<Lately<Arc<Folder>>>,
     /// The listing that was read last of those too large for `folders`: whoever lists one comes again and again.
     large: Mutex<Option<(Digest, Arc<Folder>)>>,
@@ -93,8 +96,8 @@ struct Fetch {
 impl Fetch {
     /// The bytes; whoever asks first reads them.
     async fn get(&self, contents: &dyn Contents, digest: Digest, place: &str) -> Result<Bytes> {
-        let read = || read_chunk(contents, digest, self.length, place);
-        self.bytes.get_or_try_init(read).await.cloned()
+        let read = read_chunk(contents, digest, self.length, place);
+        once(&self.bytes, place, digest, read).await
     }
 }
 
@@ -119,12 +122,12 @@ impl Browser {
             return Ok(folder);
         }
         let cell = self.on_its_way(digest);
-        let read = || async {
+        let read = async {
             let folder = Arc::new(load_folder_in_turn(&*self.contents, digest, "", &self.turns).await?);
             self.keep(digest, &folder);
             Ok(folder)
         };
-        cell.get_or_try_init(read).await.cloned()
+        once(&cell, "", digest, read).await
     }
 
     fn kept(&self, digest: &Digest) -> Option<Arc<Folder>> {
@@ -258,11 +261,37 @@ impl Browser {
                 let _ = fetch.get(&*contents, digest, "").await;
                 // Without its bytes, which may be let go of meanwhile.
                 drop(fetch);
-                let _in_time_or_not = timeout(AHEAD_TIME, wanted.notified()).await;
+                let _in_time_or_not = Deadline::after(AHEAD_TIME).wait(wanted.notified()).await;
                 drop(room);
             });
         }
         true
+    }
+}
+
+/// What a cell has, read by whoever comes first. The store bounds each of his reads; the others wait for him no
+/// longer than for a call of it, as each of them would begin anew after one that failed.
+async fn once<T: Clone>(
+    cell: &OnceCell<T>,
+    place: &str,
+    digest: Digest,
+    read: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let own = AtomicBool::new(false);
+    let mut read = pin!(cell.get_or_try_init(|| {
+        own.store(true, Ordering::Relaxed);
+        read
+    }));
+    match Deadline::of_call().wait(&mut read).await {
+        Some(known) => known.cloned(),
+        None if own.load(Ordering::Relaxed) => read.await.cloned(),
+        None => Err(SnapshotError::Store {
+            place: place.to_owned(),
+            error: storage::Error::Unavailable {
+                what: format!("reading {digest}"),
+                why: "somebody else reads it, and the store has not answered him in time; try again".to_owned(),
+            },
+        }),
     }
 }
 

@@ -26,6 +26,7 @@ mod format;
 mod joined;
 mod measure;
 mod round_trip;
+mod waits;
 
 /// Blobs in memory, or as plain files in a folder. Knows what was made durable.
 #[derive(Default)]

@@ -5,10 +5,11 @@ use bytes::Bytes;
 
 use super::Store;
 use crate::repository::core::{SETTLE_PAUSE, bounded, settled};
+use crate::repository::deadline::Deadline;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::Changes;
-use crate::repository::{Error, Result, patience};
-use crate::storage::{self, Commit, Digest, Entry, Object, Op, Updated};
+use crate::repository::{Error, Result};
+use crate::storage::{self, Commit, Digest, Entry, Notices, Object, Op, Updated};
 
 /// What became of a guarded change of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Store {
     /// not there; a mismatch is looked at in the same way, as an earlier try may be its cause.
     ///
     /// # Errors
-    /// `TimedOut` if it is still unknown after [`patience::left`]; after any other it did not happen.
+    /// `TimedOut` if it is still unknown at [`Deadline::of_call`]; after any other it did not happen.
     pub(crate) async fn commit_settled(
         &self,
         ops: Vec<Op>,
@@ -67,20 +68,23 @@ impl Store {
                 tokio::time::sleep(SETTLE_PAUSE).await;
             }
         };
-        match tokio::time::timeout(patience::left(), settle).await {
-            Ok(settled) => settled,
-            Err(_) => Err(Error::TimedOut(
+        match Deadline::of_call().wait(settle).await {
+            Some(settled) => settled,
+            None => Err(Error::TimedOut(
                 format!("{path}: nobody knows whether it was changed").into(),
             )),
         }
     }
 
-    /// Reads an entry as it is everywhere.
+    /// Reads an entry as it is everywhere; `elsewhere`: whether another server may have it and ours not yet.
     pub(crate) async fn get_settled(&self, path: &str, elsewhere: bool) -> Result<Option<Entry>> {
-        if elsewhere {
-            self.coordination.sync().await?;
-        }
-        Ok(self.coordination.get(path).await?)
+        let read = async {
+            if elsewhere {
+                self.coordination.sync().await?;
+            }
+            self.coordination.get(path).await
+        };
+        bounded(path, read).await
     }
 
     /// Changes keys of a record, whatever its revision. What it sets is the same however often it
@@ -172,6 +176,18 @@ impl Store {
             return is_asked_often(path) && self.followed.tells(path);
         }
         (self.followed.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
+    }
+
+    /// Begins to listen to an object; `None` past the bound of what may be listened to.
+    pub(crate) async fn listen(&self, object: &Object) -> Result<Option<Notices>> {
+        let listening = async {
+            match self.contents.listen(object).await {
+                Ok(notices) => Ok(Some(notices)),
+                Err(storage::Error::Refused { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        bounded(&object.to_string(), listening).await
     }
 
     /// Stores a body as an object, durably; its digest.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::Store;
 use crate::repository::core::lock;
+use crate::repository::deadline::Deadline;
 use crate::repository::model::keys::EPOCH;
 use crate::repository::work::FOLLOW_PAUSE;
 use crate::repository::{Error, Result};
@@ -41,7 +42,7 @@ pub(crate) struct Stay {
 /// What is held.
 #[derive(Debug)]
 struct Held {
-    /// The epoch as it is known here.
+    /// The epoch as it is known here. The truth is its entry: who lags holds an older one, and gc waits for him.
     epoch: u64,
     /// How many hold an epoch.
     counts: BTreeMap<u64, usize>,
@@ -180,8 +181,10 @@ impl Store {
     /// `Io` if there is no session, and none comes.
     pub(crate) async fn hold_epoch(&self) -> Result<Hold> {
         let mut stays = self.epochs.0.subscribe();
-        let stay = tokio::time::timeout(SESSION_WAIT, stays.wait_for(Option::is_some)).await;
-        let stay = stay.ok().and_then(std::result::Result::ok);
+        let stay = Deadline::after(SESSION_WAIT)
+            .wait(stays.wait_for(Option::is_some))
+            .await;
+        let stay = stay.and_then(std::result::Result::ok);
         stay.and_then(|stay| stay.as_ref().map(Stay::hold)).ok_or_else(over)
     }
 

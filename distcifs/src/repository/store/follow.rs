@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Store;
 use crate::repository::Result;
 use crate::repository::core::{bounded, lock};
+use crate::repository::deadline::Deadline;
 use crate::repository::model::keys::{KEYS, TICKETS};
 use crate::storage::{Event, Watch};
 
@@ -57,11 +58,11 @@ pub(crate) struct Attendance {
 }
 
 impl Attendance {
-    /// Returns when what was there at the beginning has been looked at, or after `patience`.
-    pub(crate) async fn looked(&self, patience: Duration) {
+    /// Returns when what was there at the beginning has been looked at, or at the deadline.
+    pub(crate) async fn looked(&self, deadline: Deadline) {
         let mut looked = self.start.looked.subscribe();
         // What is missing then comes with the notices.
-        let _ = tokio::time::timeout(patience, looked.wait_for(|looked| *looked)).await;
+        let _ = deadline.wait(looked.wait_for(|looked| *looked)).await;
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Store;
 use crate::repository::core::{bounded, lock};
+use crate::repository::deadline::Deadline;
 use crate::repository::model::keys::Key;
 use crate::storage::Event;
 
@@ -83,7 +84,7 @@ impl Store {
     pub(in crate::repository) async fn regard_all(self: &Arc<Self>, queue: &str) {
         if let Some(mut told) = self.regard(queue) {
             // Without a watch they are read all the same.
-            let _ = tokio::time::timeout(WATCH_MAX, told.wait_for(|told| *told)).await;
+            let _ = Deadline::after(WATCH_MAX).wait(told.wait_for(|told| *told)).await;
         }
     }
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::control::Word;
+use crate::repository::deadline::Deadline;
 use crate::repository::model::build::live_path;
 use crate::repository::model::claim::Cause;
 use crate::repository::model::json::to_json;
 use crate::repository::model::ops::set;
-use crate::repository::patience;
 use crate::storage::around::{Around, Asked, Wrapped};
 use crate::storage::{self, Commit, Fut, Op};
 
@@ -120,7 +120,9 @@ async fn becomes(repository: &Arc<Repository>, key: &TicketKey, is: impl Fn(Tick
 /// Ends a claim whose ticket can't be given back at present.
 async fn die(store: &Ailing, repository: &Arc<Repository>, claim: &Arc<Claim>) {
     store.refuse(Some(claim.key.path()));
-    patience::until(Instant::now(), repository.claims.end_claim(claim, Cause::Died)).await;
+    Deadline::after(Duration::ZERO)
+        .bind(repository.claims.end_claim(claim, Cause::Died))
+        .await;
 }
 
 /// "A claim ends with its claimant" (doc/security.md), also of one who died while the disk was full for long.

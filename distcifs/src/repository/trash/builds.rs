@@ -24,7 +24,7 @@ impl Builds {
         let Some(removal) = self.removal(uid).await else {
             return self.remove_build(job, n).await;
         };
-        let turn = self.records.turn(job.uid(), n).await;
+        let turn = self.records.turn(job.uid(), n).await?;
         self.record_now(job, n).await?;
         self.check_finished(job, n).await?;
         let hold = self.store.hold_epoch().await?;

@@ -308,6 +308,27 @@ impl Fs {
         Ok(())
     }
 
+    /// The same of any name, which nobody has looked up before.
+    pub(super) fn mkdir_at(&self, folder: &str, name: OsString) -> Result<()> {
+        let mut way = self.find(&format!("{folder}/."))?;
+        let made = self.wait(self.tree().mkdir(self.caller, way.at(), name, 0o755))?;
+        way.looked.push(made.attributes.attr.ino);
+        Ok(())
+    }
+
+    /// A look for any name, which gives the errno of one that is not there.
+    pub(super) fn look_at(&self, folder: &str, name: OsString) -> Result<()> {
+        let mut way = self.find(&format!("{folder}/."))?;
+        let found = self.wait(self.tree().lookup(self.caller, way.at(), name))?;
+        match found.attributes.attr.ino {
+            Ino(0) => Err(Error::NotFound(folder.into())),
+            ino => {
+                way.looked.push(ino);
+                Ok(())
+            }
+        }
+    }
+
     /// rmdir(2).
     pub(super) fn rmdir(&self, path: &str) -> Result<()> {
         let (way, name) = self.parent(path)?;
@@ -397,14 +418,18 @@ pub(super) struct Fd<'a> {
 }
 
 impl Fd<'_> {
-    /// read(2) of as much as there is; empty at the end.
-    pub(super) fn read(&mut self) -> Result<Bytes> {
+    /// One read(2), which may be one of many that are made at once.
+    pub(super) async fn one(&self) -> Result<Bytes> {
         let fs = self.way.fs;
         let size = u32::try_from(PART_BYTES).unwrap();
-        let bytes = fs.wait(
-            fs.tree()
-                .read_by(fs.caller, self.ino, self.handle, self.offset, size, false),
-        )?;
+        let tree = fs.tree();
+        tree.read_by(fs.caller, self.ino, self.handle, self.offset, size, false)
+            .await
+    }
+
+    /// read(2) of as much as there is; empty at the end.
+    pub(super) fn read(&mut self) -> Result<Bytes> {
+        let bytes = self.way.fs.wait(self.one())?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
     }

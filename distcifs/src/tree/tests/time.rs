@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::driver::Fs;
 use super::verbs::{HELLO, errno};
+use crate::repository::work::join_all;
 
 /// A second configuration, told from HELLO by its script.
 const OTHER: &str = r#"{"tasks":[{"type":"execute-shell","params":{"script":"echo other\n"}}]}"#;
@@ -28,6 +29,33 @@ fn next_answers_within_a_second() {
         let took = fs.now() - begun;
         assert!(took > Duration::ZERO && took <= Duration::from_secs(1), "{took:?}");
     }
+}
+
+/// "each of many who read one descriptor of them is answered within that second": none waits for the turns
+/// of the others.
+#[test]
+fn readers_of_one_descriptor_are_answered_within_a_second_each() {
+    let fs = Fs::paused();
+    fs.queue("q");
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    let mut next = fs.open("tickets/q/.next", libc::O_RDWR).unwrap();
+    next.write(b"linux\n").unwrap();
+    let wait = fs.open("jobs/a/builds/1/.wait", libc::O_RDONLY).unwrap();
+    let events = fs.open(".events", libc::O_RDONLY).unwrap();
+    while fs.wait(events.one()).unwrap() != "\n" {}
+    for (file, nothing) in [(&next, "\n"), (&wait, ""), (&events, "\n")] {
+        let begun = fs.now();
+        for read in fs.wait(join_all((0..20).map(|_| file.one()))) {
+            assert_eq!(read.unwrap(), nothing);
+        }
+        let took = fs.now() - begun;
+        assert!(took <= Duration::from_secs(1), "{took:?}");
+    }
+    fs.post("q", &json!({"id": "t"}));
+    let read = fs.wait(join_all((0..20).map(|_| next.one())));
+    let lines: Vec<_> = read.into_iter().map(|line| line.unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| **line == "t\n").count(), 1, "{lines:?}");
 }
 
 /// ".wait: a read answers within one second with the data or with end of file".

@@ -1,0 +1,128 @@
+//! Promise 5: "While the coordinator or store is away, nothing hangs for more than 10 s." Whoever waits for others
+//! who wait for a store does not wait for each of them; and races are counted. Time is virtual here.
+
+use tokio::time::Instant as Moment;
+
+use super::*;
+use crate::backend::memory::Memory;
+use crate::repository::deadline::STORE_TIMEOUT;
+use crate::repository::format;
+use crate::repository::model::build::live_path;
+use crate::repository::model::console::build_console;
+use crate::repository::work::join_all;
+use crate::storage::Fut;
+use crate::storage::around::{Around, Asked, Wrapped};
+
+/// Calls of one kind that are never answered, once that is said.
+#[derive(Default)]
+struct Silent(std::sync::Mutex<Option<&'static str>>);
+
+impl Silent {
+    fn begin(&self, verb: &'static str) {
+        *self.0.lock().unwrap() = Some(verb);
+    }
+}
+
+impl Around for Arc<Silent> {
+    type Noted = bool;
+
+    fn asked(&self, asked: &Asked<'_>) -> bool {
+        *self.0.lock().unwrap() == Some(asked.verb())
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, silent: bool, call: Fut<'a, T>) -> Fut<'a, T> {
+        if silent { Box::pin(std::future::pending()) } else { call }
+    }
+}
+
+/// A mount of a cluster whose store of contents may fall silent.
+async fn silent(dir: &Path) -> (Arc<Repository>, Arc<Silent>) {
+    let (mount, silent) = (Memory::new().mount(), Arc::<Silent>::default());
+    format::make(&mount.coordination(), &mount.contents(), false)
+        .await
+        .unwrap();
+    let stores = Stores {
+        coordination: mount.coordination(),
+        contents: Arc::new(Wrapped::around(mount.contents(), silent.clone())),
+        shared: true,
+    };
+    (stores.open("here", dir).await.unwrap(), silent)
+}
+
+/// Does the same eight times at once; each must be refused, and within so many calls of a store.
+async fn each_ends<T>(calls: u32, act: impl AsyncFn() -> Result<T>) {
+    let act = &act;
+    let all = join_all((0..8).map(|_| async move {
+        let begun = Moment::now();
+        (act().await.map(drop), begun.elapsed())
+    }));
+    for (done, took) in all.await {
+        assert!(matches!(done, Err(Error::TimedOut(_))), "{done:?}");
+        assert!(took <= calls * STORE_TIMEOUT, "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_console_is_opened_within_ten_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, silent) = silent(dir.path()).await;
+    silent.begin("listen");
+    each_ends(1, async || repository.consoles.open(&build_console("u", 1)).await).await;
+}
+
+/// An append of which nobody knows is looked for: two calls, and the look before the next.
+#[tokio::test(start_paused = true)]
+async fn writers_of_a_console_do_not_wait_one_after_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, silent) = silent(dir.path()).await;
+    let job = job(&repository, "a").await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+    let control = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+    post(&repository, &job, n).await.unwrap();
+    let held = claim(&repository, &task_key(&job, n)).await.unwrap().unwrap();
+    silent.begin("append");
+    each_ends(3, async || repository.claims.append_output(&held, b"line\n").await).await;
+    drop(control);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_removes_a_build_does_not_wait_for_all_who_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, silent) = silent(dir.path()).await;
+    let job = job(&repository, "a").await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+    let control = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+    repository
+        .claims
+        .finish(&control, Verdicts::read(b"failure").unwrap())
+        .await
+        .unwrap();
+    let begun = Moment::now();
+    while repository.store.get(&live_path(job.uid(), n)).await.unwrap().is_some() {
+        assert!(begun.elapsed() < PATIENCE, "it is not recorded");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    silent.begin("query");
+    each_ends(2, async || repository.builds.remove_build(&job, n).await).await;
+}
+
+/// The record of a job changes with each build that ends: who writes its configuration meanwhile is told so, and
+/// does not try for ever.
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_others_overtake_again_and_again_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, _) = silent(dir.path()).await;
+    let job = job(&repository, "a").await.unwrap();
+    let mut held = repository.configs.lock(&job, true).await.unwrap();
+    let (store, object) = (repository.store.clone(), job.record());
+    let others = tokio::spawn(async move {
+        loop {
+            let change = vec![("x".to_owned(), Some(Bytes::from_static(b"1")))];
+            store.update("index", &object, change).await.unwrap();
+        }
+    });
+    let text = Bytes::from_static(CONFIG.as_bytes());
+    let told = repository.configs.write(&job, &mut held, text, 0).await;
+    assert!(matches!(told, Err(Error::Busy(_))), "{told:?}");
+    others.abort();
+}
