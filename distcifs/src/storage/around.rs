@@ -140,6 +140,16 @@ pub trait Around: Send + Sync + 'static {
 
     /// What becomes of the call. It does nothing until it is polled: who drops it has prevented it.
     fn pass<'a, T: Send + 'a>(&'a self, noted: Self::Noted, call: Fut<'a, T>) -> Fut<'a, T>;
+
+    /// What is told of entries, of what the store tells.
+    fn watched<'a>(&'a self, _path: &str, told: Fut<'a, Watch>) -> Fut<'a, Watch> {
+        told
+    }
+
+    /// What is told of a record, of what the store tells.
+    fn heard<'a>(&'a self, _object: &Object, told: Fut<'a, Notices>) -> Fut<'a, Notices> {
+        told
+    }
 }
 
 /// A store with something around it; `S` is any of both traits' implementations.
@@ -191,7 +201,8 @@ impl<S: Coordination + ?Sized, A: Around> Coordination for Wrapped<S, A> {
 
     fn watch(&self, path: &str) -> Fut<'_, Watch> {
         let noted = self.around.asked(&Asked::Watch(path));
-        self.around.pass(noted, self.inner.watch(path))
+        self.around
+            .pass(noted, self.around.watched(path, self.inner.watch(path)))
     }
 
     fn sync(&self) -> Fut<'_, ()> {
@@ -265,7 +276,8 @@ impl<S: Contents + ?Sized, A: Around> Contents for Wrapped<S, A> {
 
     fn listen(&self, object: &Object) -> Fut<'_, Notices> {
         let noted = self.around.asked(&Asked::Listen(object));
-        self.around.pass(noted, self.inner.listen(object))
+        self.around
+            .pass(noted, self.around.heard(object, self.inner.listen(object)))
     }
 
     fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {

@@ -1,18 +1,16 @@
 //! Holes of which doc/storage.md speaks, as far as they need no cut network and no stopped process:
 //! tests/tests/faults_named.rs has those.
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::format;
 use crate::repository::model::claim::{Cause, Stand};
-use crate::repository::model::ops::{Changes, delete};
+use crate::repository::model::ops::delete;
 use crate::storage;
 use crate::storage::around::{Around, Asked, Wrapped};
 use crate::storage::listeners::Listeners;
 use crate::storage::watcher::Watcher;
-use crate::storage::{Appended, Commit, Entry, Fut, Listing, Notices, Object, Op, Page, Session, Updated, Watch};
+use crate::storage::{Fut, Notices, Object, Watch};
 
 /// A store with a repository in it.
 async fn fresh(dir: &Path) -> Embedded {
@@ -22,81 +20,31 @@ async fn fresh(dir: &Path) -> Embedded {
     store
 }
 
-/// A coordinator whose notices are on their way for ever.
-struct Late {
-    inner: Arc<dyn Coordination>,
+/// Notices of a store are on their way for ever.
+#[derive(Default)]
+pub(super) struct Late {
     watchers: std::sync::Mutex<Vec<Watcher>>,
+    listeners: Listeners,
 }
 
-impl Coordination for Late {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.inner.get(path)
+impl Around for Late {
+    type Noted = ();
+
+    fn asked(&self, _: &Asked<'_>) {}
+
+    fn pass<'a, T: Send + 'a>(&'a self, (): (), call: Fut<'a, T>) -> Fut<'a, T> {
+        call
     }
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.inner.children(path)
-    }
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
-        self.inner.commit(ops)
-    }
-    fn watch(&self, _: &str) -> Fut<'_, Watch> {
+
+    fn watched<'a>(&'a self, _: &str, _: Fut<'a, Watch>) -> Fut<'a, Watch> {
         let (watcher, watch) = Watcher::new();
         self.watchers.lock().unwrap().push(watcher);
         Box::pin(async { Ok(watch) })
     }
-    fn sync(&self) -> Fut<'_, ()> {
-        self.inner.sync()
-    }
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
-    }
-}
 
-/// Contents whose notices are on their way for ever.
-struct Deaf {
-    inner: Arc<dyn Contents>,
-    listeners: Listeners,
-}
-
-impl Contents for Deaf {
-    fn room(&self) -> Fut<'_, ()> {
-        self.inner.room()
-    }
-    fn put(&self, object: &Object, bytes: Bytes) -> Fut<'_, bool> {
-        self.inner.put(object, bytes)
-    }
-    fn read(&self, object: &Object, offset: u64, length: usize) -> Fut<'_, Option<Bytes>> {
-        self.inner.read(object, offset, length)
-    }
-    fn size(&self, object: &Object) -> Fut<'_, Option<u64>> {
-        self.inner.size(object)
-    }
-    fn append(&self, object: &Object, sequence: u64, bytes: Bytes) -> Fut<'_, Appended> {
-        self.inner.append(object, sequence, bytes)
-    }
-    fn update(&self, object: &Object, revision: Option<u64>, changes: Changes) -> Fut<'_, Updated> {
-        self.inner.update(object, revision, changes)
-    }
-    fn query(&self, object: &Object, prefix: &str, after: &str, limit: usize) -> Fut<'_, Page> {
-        self.inner.query(object, prefix, after, limit)
-    }
-    fn remove(&self, object: &Object) -> Fut<'_, ()> {
-        self.inner.remove(object)
-    }
-    fn enter(&self, epoch: u64) {
-        self.inner.enter(epoch);
-    }
-    fn sweep(&self, object: &Object, epoch: u64) -> Fut<'_, Option<u64>> {
-        self.inner.sweep(object, epoch)
-    }
-    fn list(&self, kind: &str) -> Fut<'_, Listing> {
-        self.inner.list(kind)
-    }
-    fn listen(&self, object: &Object) -> Fut<'_, Notices> {
+    fn heard<'a>(&'a self, object: &Object, _: Fut<'a, Notices>) -> Fut<'a, Notices> {
         let notices = self.listeners.listen(object);
         Box::pin(async { notices })
-    }
-    fn sync(&self, objects: Vec<Object>) -> Fut<'_, ()> {
-        self.inner.sync(objects)
     }
 }
 
@@ -104,12 +52,8 @@ impl Contents for Deaf {
 /// and is told late of what the first appended.
 pub(super) async fn lengths_are_asked([first, second]: [Stores; 2]) {
     let dir = tempfile::tempdir().unwrap();
-    let deaf = Deaf {
-        inner: second.contents,
-        listeners: Listeners::default(),
-    };
     let second = Stores {
-        contents: Arc::new(deaf),
+        contents: Arc::new(Wrapped::around(second.contents, Late::default())),
         ..second
     };
     let first = first.open("first", dir.path()).await.unwrap();
@@ -152,10 +96,7 @@ pub(super) async fn lengths_are_asked([first, second]: [Stores; 2]) {
 /// result out is the version of the ticket.
 pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
     let dir = tempfile::tempdir().unwrap();
-    let late = Late {
-        inner: first.coordination,
-        watchers: std::sync::Mutex::default(),
-    };
+    let late = Wrapped::around(first.coordination, Late::default());
     let first = Stores {
         coordination: Arc::new(late),
         ..first
@@ -212,10 +153,7 @@ async fn a_job_made_again(dir: &Path) -> ([Arc<Repository>; 2], TicketKey, Arc<C
         shared: true,
         ..Stores::alone(&store)
     };
-    let late = Late {
-        inner: store.coordination(),
-        watchers: std::sync::Mutex::default(),
-    };
+    let late = Wrapped::around(store.coordination(), Late::default());
     let first = Stores {
         coordination: Arc::new(late),
         ..shared.clone()
@@ -289,10 +227,7 @@ fn a_result_goes_to_no_later_post_of_its_id() {
             shared: true,
             ..Stores::alone(&store)
         };
-        let late = Late {
-            inner: store.coordination(),
-            watchers: std::sync::Mutex::default(),
-        };
+        let late = Wrapped::around(store.coordination(), Late::default());
         let first = Stores {
             coordination: Arc::new(late),
             ..shared.clone()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::backend::memory::Memory;
@@ -11,7 +11,7 @@ use crate::repository::format;
 use crate::repository::model::build::live_path;
 use crate::repository::records::Going;
 use crate::storage::around::{Around, Asked, Wrapped};
-use crate::storage::{self, Commit, Entry, Fut, Op, Session, Watch};
+use crate::storage::{self, Fut, Op};
 
 /// Contents of which the next change of a record happens without saying so, once that is asked for.
 #[derive(Default)]
@@ -36,15 +36,15 @@ impl Around for Silent {
     }
 }
 
-/// A coordinator that holds a commit up which makes an entry of this path.
-struct Gated {
-    inner: Arc<dyn Coordination>,
+/// Holds a commit up which makes an entry of this path.
+#[derive(Default)]
+struct Gate {
     path: std::sync::Mutex<Option<String>>,
     reached: Notify,
     open: Notify,
 }
 
-impl Gated {
+impl Gate {
     fn shut(&self, path: String) {
         *self.path.lock().unwrap() = Some(path);
     }
@@ -56,38 +56,29 @@ impl Gated {
     }
 }
 
-impl Coordination for Gated {
-    fn get(&self, path: &str) -> Fut<'_, Option<Entry>> {
-        self.inner.get(path)
+impl Around for Arc<Gate> {
+    type Noted = bool;
+
+    fn asked(&self, asked: &Asked<'_>) -> bool {
+        matches!(asked, Asked::Commit(ops) if self.is_shut(ops))
     }
-    fn children(&self, path: &str) -> Fut<'_, Vec<String>> {
-        self.inner.children(path)
-    }
-    fn commit(&self, ops: Vec<Op>) -> Fut<'_, Commit> {
+
+    fn pass<'a, T: Send + 'a>(&'a self, shut: bool, call: Fut<'a, T>) -> Fut<'a, T> {
         Box::pin(async move {
-            if self.is_shut(&ops) {
+            if shut {
                 self.reached.notify_one();
                 self.open.notified().await;
                 self.path.lock().unwrap().take();
             }
-            self.inner.commit(ops).await
+            call.await
         })
-    }
-    fn watch(&self, path: &str) -> Fut<'_, Watch> {
-        self.inner.watch(path)
-    }
-    fn sync(&self) -> Fut<'_, ()> {
-        self.inner.sync()
-    }
-    fn session(&self) -> watch::Receiver<Session> {
-        self.inner.session()
     }
 }
 
 /// A build that failed, and two mounts: what the first one commits can be held up.
 struct Pair {
     first: Arc<Repository>,
-    gate: Arc<Gated>,
+    gate: Arc<Gate>,
     silent: Arc<Wrapped<dyn Contents, Silent>>,
     second: Arc<Repository>,
     job: Job,
@@ -101,19 +92,15 @@ impl Pair {
         let mounts = [memory.mount(), memory.mount()];
         let made = format::make(&mounts[0].coordination(), &mounts[0].contents(), false).await;
         made.unwrap();
-        let gate = Arc::new(Gated {
-            inner: mounts[0].coordination(),
-            path: std::sync::Mutex::default(),
-            reached: Notify::new(),
-            open: Notify::new(),
-        });
+        let gate = Arc::<Gate>::default();
+        let gated = Wrapped::around(mounts[0].coordination(), gate.clone());
         let silent = Arc::new(Wrapped::around(mounts[0].contents(), Silent::default()));
-        let stores = |coordination, contents| Stores {
+        let stores = |coordination: Arc<dyn Coordination>, contents: Arc<dyn Contents>| Stores {
             coordination,
             contents,
             shared: true,
         };
-        let first = stores(gate.clone(), silent.clone());
+        let first = stores(Arc::new(gated), silent.clone());
         let first = first.open("first", dir.path()).await.unwrap();
         let second = stores(mounts[1].coordination(), mounts[1].contents());
         let second = second.open("second", dir.path()).await.unwrap();
