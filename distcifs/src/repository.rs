@@ -13,6 +13,7 @@ pub mod consoles;
 pub mod control;
 pub mod core;
 pub(crate) mod deadline;
+pub(crate) mod dispatch;
 mod downstream;
 mod drain;
 pub mod enabled;

@@ -4,7 +4,7 @@
 //! the store, and a board that lags costs a lost race, nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot};
@@ -16,18 +16,15 @@ use super::core::lock;
 use super::drain::Drain;
 use super::events::Events;
 use super::model::build::live_path;
-use super::model::claim::{ClaimEntry, Claimant};
-use super::model::json::from_json;
+use super::model::claim::Claimant;
 use super::model::keys::Key;
 use super::model::skills::Skills;
-use super::model::ticket::{CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
+use super::model::ticket::{CONTROL_QUEUE, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
 use super::wakers::{Wakers, open_key};
-use super::{Repository, Result};
 
 mod figures;
 mod groups;
-mod next;
 mod turns;
 
 pub(crate) use groups::{Ended, Sides};
@@ -94,17 +91,21 @@ pub struct Waiter {
     place: u64,
     /// What it can do.
     skills: Skills,
-    who: Claimant,
-    asker: Asker,
-    give: Mutex<Option<oneshot::Sender<Arc<Claim>>>>,
+    pub(super) who: Claimant,
+    pub(super) asker: Asker,
+    /// Whoever takes this out is the one who answers him: with a claim, or not at all.
+    pub(super) give: Mutex<Option<Give>>,
 }
 
+/// By what a waiter gets a claim.
+pub(super) type Give = oneshot::Sender<Arc<Claim>>;
+
 /// A ticket for a waiter.
-struct Pair {
-    waiter: Arc<Waiter>,
-    key: TicketKey,
+pub(super) struct Pair {
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) key: TicketKey,
     /// How many mounts come before this one.
-    turn: u32,
+    pub(super) turn: u32,
 }
 
 /// One queue.
@@ -192,6 +193,7 @@ impl Queue {
 
 /// See the module.
 pub struct Board {
+    /// The truth is the tickets' entries: who has a line here claims by them, and a line that lags loses a race.
     queues: Mutex<HashMap<Name, Queue>>,
     events: Arc<Events>,
     wakers: Arc<Wakers>,
@@ -217,8 +219,14 @@ impl Board {
         }
     }
 
+    /// Waits until there is something to do; the queues in which there is.
+    pub(super) async fn changed(&self) -> Vec<Name> {
+        self.poked.notified().await;
+        lock(&self.dirty).drain().collect()
+    }
+
     /// Marks a queue for the dispatcher.
-    fn poke(&self, queue: &Name) {
+    pub(super) fn poke(&self, queue: &Name) {
         lock(&self.dirty).insert(queue.clone());
         self.poked.notify_one();
     }
@@ -328,7 +336,7 @@ impl Board {
     }
 
     /// Sets a ticket aside until a place for it is free.
-    fn park(&self, key: &TicketKey) {
+    pub(super) fn park(&self, key: &TicketKey) {
         let mut queues = lock(&self.queues);
         let Some(queue) = queues.get_mut(&key.queue) else {
             return;
@@ -365,7 +373,7 @@ impl Board {
     }
 
     /// Whether a ticket stands open, as far as the board knows.
-    fn is_open(&self, key: &TicketKey) -> bool {
+    pub(super) fn is_open(&self, key: &TicketKey) -> bool {
         let queues = lock(&self.queues);
         let line = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
         line.is_some_and(|line| line.state == TicketState::Open)
@@ -392,7 +400,7 @@ impl Board {
 
     /// The next waiter with a ticket that its labels allow; both leave their lists.
     /// `turn`: how many mounts come before this one for a ticket that needs these labels.
-    fn pair(&self, name: &Name, choice: usize, turn: impl Fn(&TicketKey, &str) -> u32) -> Option<Pair> {
+    pub(super) fn pair(&self, name: &Name, choice: usize, turn: impl Fn(&TicketKey, &str) -> u32) -> Option<Pair> {
         let mut queues = lock(&self.queues);
         let queue = queues.get_mut(name)?;
         if queue.open.is_empty() || self.drain.is_on() {
@@ -421,28 +429,40 @@ impl Board {
         names.iter().for_each(|name| self.poke(name));
     }
 
-    /// Lets a waiter in; whether there is any open ticket to look at.
-    fn enter(&self, queue: &Name, waiter: &Arc<Waiter>) -> bool {
+    /// Lets somebody in who waits for a ticket.
+    pub(super) fn enter(&self, name: &Name, labels: &[String], who: Claimant, asker: Asker, give: Give) -> Arc<Waiter> {
+        let waiter = Arc::new(Waiter {
+            place: self.places.fetch_add(1, Ordering::Relaxed),
+            skills: Skills::new(labels.iter().map(String::as_str)),
+            who,
+            asker,
+            give: Mutex::new(Some(give)),
+        });
         let mut queues = lock(&self.queues);
-        let queue = queues.entry(queue.clone()).or_default();
+        let queue = queues.entry(name.clone()).or_default();
         queue.waiters.insert(waiter.place, waiter.clone());
         queue.worked = true;
         let labels = waiter.skills.text();
         if queue.lately.len() < LATELY_MAX || queue.lately.contains_key(&labels) {
             queue.lately.insert(labels, Instant::now());
         }
-        !queue.open.is_empty()
+        let any = !queue.open.is_empty();
+        drop(queues);
+        if any {
+            self.poke(name);
+        }
+        waiter
     }
 
     /// Lets a waiter go.
-    fn leave(&self, queue: &Name, place: u64) {
+    pub(super) fn leave(&self, queue: &Name, waiter: &Waiter) {
         if let Some(queue) = lock(&self.queues).get_mut(queue) {
-            queue.waiters.remove(&place);
+            queue.waiters.remove(&waiter.place);
         }
     }
 
     /// Puts a waiter back at its place, unless it has gone meanwhile.
-    fn let_wait(&self, queue: &Name, waiter: &Arc<Waiter>, give: oneshot::Sender<Arc<Claim>>) {
+    pub(super) fn let_wait(&self, queue: &Name, waiter: &Arc<Waiter>, give: Give) {
         lock(&self.queues)
             .entry(queue.clone())
             .or_default()
@@ -452,23 +472,9 @@ impl Board {
         // Looked at once it stands there: who goes takes itself out after it has stopped listening.
         if place.insert(give).is_closed() {
             drop(place);
-            self.leave(queue, waiter.place);
+            self.leave(queue, waiter);
         }
         self.poke(queue);
-    }
-}
-
-impl Repository {
-    /// The claim on a ticket that was seen like this.
-    pub async fn claim_entry_of(&self, key: &TicketKey, posted: &Posted) -> Result<Option<ClaimEntry>> {
-        if posted.ticket.state != TicketState::Claimed {
-            return Ok(None);
-        }
-        if let Some(claim) = self.claims.held.beyond_doubt(key) {
-            return Ok(Some(ClaimEntry::of(&claim.ticket, claim.who())));
-        }
-        let entry = self.store.get(&key.claim_path()).await?;
-        entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Builds {
     pub(super) consoles: Arc<Consoles>,
     pub(super) attempts: Arc<AttemptDirs>,
     pub(super) people: Arc<People>,
-    pub(super) counts: Arc<Counts>,
+    pub(crate) counts: Arc<Counts>,
     /// Users of the programs that steer, named at the mount.
     pub(super) steering: OnceLock<Vec<u32>>,
     pub(super) records: RecordCache,

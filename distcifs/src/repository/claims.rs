@@ -38,6 +38,7 @@ mod ending;
 mod folders;
 mod held;
 mod loss;
+mod posting;
 mod recorded;
 mod session;
 mod slots;

@@ -67,7 +67,7 @@ impl Repository {
     /// has ended it, a minute later at most. Its `always` tasks still run where build-control is at it;
     /// a second abort stops those, too.
     async fn abort(self: &Arc<Self>, job: &Job, n: u64, who: Poster) -> Result<()> {
-        let who = self.people.person(who.uid).await;
+        let who = self.builds.people.person(who.uid).await;
         let mut insist = false;
         for _ in 0..RACES_MAX {
             let build = self.builds.build(job, n).await?;
@@ -136,7 +136,7 @@ impl Repository {
         let again = Again {
             params,
             params_digest,
-            by: self.people.person(who.uid).await,
+            by: self.builds.people.person(who.uid).await,
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
         };
@@ -166,7 +166,7 @@ impl Repository {
 
     /// Sets whether pruning must leave a build.
     async fn keep(&self, job: &Job, n: u64, did: Did, who: Poster) -> Result<()> {
-        let who = self.people.person(who.uid).await;
+        let who = self.builds.people.person(who.uid).await;
         for _ in 0..RACES_MAX {
             let build = self.builds.build(job, n).await?;
             if let Ok(step) = steps::build::keep(&build, did, who.clone()) {

@@ -3,16 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::board::Line;
+use super::Error;
+use super::board::{Board, Line};
+use super::builds::Builds;
+use super::claims::Claims;
 use super::core::lock;
+use super::events::Events;
+use super::jobs::Jobs;
 use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
 use super::model::ticket::{Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
 use super::names::{Name, TicketId};
-use super::store::{Acting, Reactor};
+use super::nodes::Nodes;
+use super::store::Store;
+use super::tickets::Tickets;
+use super::wakers::Wakers;
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, FOLLOW_TRIES, READS_MAX, again_later, in_parallel};
-use super::{Error, Repository};
 use crate::storage::{Change, Event};
 
 /// Notices in the order in which they are acted upon.
@@ -76,9 +83,9 @@ type Tries = BTreeMap<TicketKey, (bool, u32)>;
 
 /// Tickets that could not be read, of each queue where somebody sees to them.
 #[derive(Default)]
-pub(crate) struct Unread(Mutex<HashMap<Name, Tries>>);
+struct RetryTickets(Mutex<HashMap<Name, Tries>>);
 
-impl Unread {
+impl RetryTickets {
     /// Notes one; whether nobody sees to those of its queue yet.
     fn note(&self, key: TicketKey, unclaimed: bool, tries: u32) -> bool {
         let mut unread = lock(&self.0);
@@ -101,29 +108,54 @@ impl Unread {
     }
 }
 
-impl Reactor for Repository {
-    fn look(self: Arc<Self>, path: String) -> Acting {
-        Box::pin(async move { self.look_below(&path).await })
-    }
+/// Keeps what this mount knows in step with what the coordinator tells: one for all that it follows.
+pub(crate) struct Reconciler {
+    pub(super) store: Arc<Store>,
+    jobs: Arc<Jobs>,
+    pub(super) board: Arc<Board>,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) tickets: Arc<Tickets>,
+    builds: Arc<Builds>,
+    events: Arc<Events>,
+    wakers: Arc<Wakers>,
+    retries: RetryTickets,
+}
 
-    fn act(self: Arc<Self>, path: String, events: Vec<Event>) -> Acting {
-        Box::pin(async move {
-            if events.contains(&Event::Resync) {
-                self.events.announce(Told::Resync);
-                self.look_below(&path).await;
-            }
-            self.heard(events).await;
+impl Reconciler {
+    /// Of what these builds and claims are part of.
+    pub(super) fn new(
+        builds: &Arc<Builds>,
+        board: Arc<Board>,
+        nodes: Arc<Nodes>,
+        claims: Arc<Claims>,
+        wakers: Arc<Wakers>,
+    ) -> Arc<Self> {
+        Arc::new(Reconciler {
+            store: builds.store.clone(),
+            jobs: builds.jobs.clone(),
+            board,
+            nodes,
+            claims,
+            tickets: builds.tickets.clone(),
+            builds: builds.clone(),
+            events: builds.events.clone(),
+            wakers,
+            retries: RetryTickets::default(),
         })
     }
 
-    fn unfollowed(&self, path: &str) {
-        self.board.forget_below(path);
+    /// Acts on notices of a path that came together.
+    pub(super) async fn act(self: &Arc<Self>, path: &str, events: Vec<Event>) {
+        if events.contains(&Event::Resync) {
+            self.events.announce(Told::Resync);
+            self.rescan(path).await;
+        }
+        self.on_events(events).await;
     }
-}
 
-impl Repository {
     /// Acts on notices that came together.
-    async fn heard(self: &Arc<Self>, events: Vec<Event>) {
+    async fn on_events(self: &Arc<Self>, events: Vec<Event>) {
         let mut sorted = Sorted::default();
         for event in events {
             if let Event::Changed { path, change } = event {
@@ -146,12 +178,12 @@ impl Repository {
         if self.store.shared {
             self.tell_controls(sorted.builds, sorted.configured).await;
         }
-        let repository = self.clone();
+        let reconciler = self.clone();
         in_parallel(sorted.tickets, move |(key, unclaimed)| {
-            let repository = repository.clone();
+            let reconciler = reconciler.clone();
             async move {
-                if let Err(error) = repository.look_into(&key, unclaimed).await {
-                    repository.look_again(key, unclaimed, &error);
+                if let Err(error) = reconciler.refresh(&key, unclaimed).await {
+                    reconciler.retry_later(key, unclaimed, &error);
                 }
             }
         })
@@ -196,35 +228,33 @@ impl Repository {
     }
 
     /// Acts on a notice later, when the store may answer; the others need not wait for it.
-    fn look_again(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: &Error) {
+    fn retry_later(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: &Error) {
         let queue = key.queue.clone();
         tracing::warn!(ticket = %key, %error, "following the coordinator: trying again");
-        if self.unread.note(key, unclaimed, 0) {
-            let repository = self.clone();
-            self.store
-                .runtime
-                .spawn(async move { repository.look_at_unread(queue).await });
+        if self.retries.note(key, unclaimed, 0) {
+            let reconciler = self.clone();
+            self.store.runtime.spawn(async move { reconciler.retry(queue).await });
         }
     }
 
     /// Looks at a queue's tickets that could not be read, until each is, or was tried often enough.
-    async fn look_at_unread(self: Arc<Self>, queue: Name) {
+    async fn retry(self: Arc<Self>, queue: Name) {
         let mut pause = FOLLOW_PAUSE;
-        while let Some(unread) = self.unread.take(&queue) {
+        while let Some(unread) = self.retries.take(&queue) {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
-            let repository = self.clone();
+            let reconciler = self.clone();
             in_parallel(unread, move |(key, (unclaimed, tries))| {
-                let repository = repository.clone();
+                let reconciler = reconciler.clone();
                 async move {
-                    match repository.look_into(&key, unclaimed).await {
+                    match reconciler.refresh(&key, unclaimed).await {
                         Ok(()) => {}
                         Err(error) if tries >= FOLLOW_TRIES => {
                             tracing::error!(ticket = %key, %error, "given up; run distcifs fsck");
                         }
                         Err(error) => {
                             tracing::debug!(ticket = %key, %error, tries, "trying again");
-                            repository.unread.note(key, unclaimed, tries + 1);
+                            reconciler.retries.note(key, unclaimed, tries + 1);
                         }
                     }
                 }
@@ -235,13 +265,13 @@ impl Repository {
 
     /// Looks at all that is below a path: when it is followed from now on, and when notices of it
     /// were lost.
-    pub(super) async fn look_below(self: &Arc<Self>, path: &str) {
+    pub(super) async fn rescan(self: &Arc<Self>, path: &str) {
         match Key::parse(path) {
             Some(Key::Root) => {
                 self.claims.look_for_aborts();
                 self.board.unpark_all();
                 self.nodes.look_at_nodes().await;
-                self.look_around(None).await;
+                self.rescan_queues(None).await;
             }
             Some(Key::Nodes) => self.nodes.look_at_nodes().await,
             Some(Key::Jobs) => {
@@ -250,11 +280,11 @@ impl Repository {
             }
             Some(Key::Groups) => self.board.unpark_all(),
             Some(Key::Epoch) => self.store.look_at_epoch(),
-            Some(Key::Tickets) => self.look_around(None).await,
-            Some(Key::Queue(queue)) => self.look_around(Name::new(queue)).await,
+            Some(Key::Tickets) => self.rescan_queues(None).await,
+            Some(Key::Queue(queue)) => self.rescan_queues(Name::new(queue)).await,
             Some(Key::Ticket(queue, id)) => {
                 if let Some(key) = ticket_key(queue, id) {
-                    self.look_at_all(vec![key]).await;
+                    self.refresh_all(vec![key]).await;
                 }
             }
             _ => {}
@@ -262,18 +292,18 @@ impl Repository {
     }
 
     /// Reads all tickets of a queue, or of all queues; later, what can't be read now.
-    async fn look_around(self: &Arc<Self>, queue: Option<Name>) {
+    async fn rescan_queues(self: &Arc<Self>, queue: Option<Name>) {
         let queues = match queue {
             Some(queue) => Ok(vec![queue]),
             None => self.tickets.queues().await,
         };
         let queues = queues.unwrap_or_else(|error| {
-            let repository = self.clone();
+            let reconciler = self.clone();
             again_later(&self.store.runtime, "the queues".to_owned(), error, move || {
-                let repository = repository.clone();
+                let reconciler = reconciler.clone();
                 async move {
-                    for queue in repository.tickets.queues().await? {
-                        repository.look_at_queue(&queue).await?;
+                    for queue in reconciler.tickets.queues().await? {
+                        reconciler.rescan_queue(&queue).await?;
                     }
                     Ok(())
                 }
@@ -281,18 +311,18 @@ impl Repository {
             Vec::new()
         });
         for queue in queues {
-            if let Err(error) = self.look_at_queue(&queue).await {
-                let (repository, what) = (self.clone(), format!("the tickets of {queue}"));
+            if let Err(error) = self.rescan_queue(&queue).await {
+                let (reconciler, what) = (self.clone(), format!("the tickets of {queue}"));
                 again_later(&self.store.runtime, what, error, move || {
-                    let (repository, queue) = (repository.clone(), queue.clone());
-                    async move { repository.look_at_queue(&queue).await }
+                    let (reconciler, queue) = (reconciler.clone(), queue.clone());
+                    async move { reconciler.rescan_queue(&queue).await }
                 });
             }
         }
     }
 
     /// Reads all tickets of a queue that are there or were.
-    async fn look_at_queue(self: &Arc<Self>, queue: &Name) -> super::Result<()> {
+    async fn rescan_queue(self: &Arc<Self>, queue: &Name) -> super::Result<()> {
         let mut ids: BTreeSet<TicketId> = self.board.ids(queue).into_iter().collect();
         let names = self.store.children(&queue_path(queue)).await;
         ids.extend(names.iter().flatten().filter_map(|name| TicketId::new(name)));
@@ -300,23 +330,23 @@ impl Repository {
             queue: queue.clone(),
             id,
         });
-        self.look_at_all(keys.collect()).await;
+        self.refresh_all(keys.collect()).await;
         names.map(drop)
     }
 
     /// Repairs and takes in tickets. One that is damaged must not keep the others from being
     /// worked on.
-    async fn look_at_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
+    async fn refresh_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
         for keys in keys.chunks(READS_MAX) {
             if let Err(error) = self.store.read_ahead(keys.iter().map(TicketKey::path)).await {
                 tracing::warn!(%error, tickets = keys.len(), "reading them one by one");
             }
-            let repository = self.clone();
+            let reconciler = self.clone();
             in_parallel(keys.to_vec(), move |key| {
-                let repository = repository.clone();
+                let reconciler = reconciler.clone();
                 async move {
-                    if let Err(error) = repository.look_into(&key, true).await {
-                        repository.look_again(key, true, &error);
+                    if let Err(error) = reconciler.refresh(&key, true).await {
+                        reconciler.retry_later(key, true, &error);
                     }
                 }
             })
@@ -326,12 +356,12 @@ impl Repository {
 
     /// Repairs a ticket if its claim is gone, and takes it in. One that is damaged is left out: it is no
     /// other when it is read again.
-    async fn look_into(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
+    async fn refresh(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
         let look = async {
             if unclaimed {
                 self.claims.reopen_orphan(key).await?;
             }
-            self.look_at(key).await
+            self.apply(key).await
         };
         let Err(error) = look.await else { return Ok(()) };
         if let Ok(Some(entry)) = self.store.get(&key.path()).await
@@ -344,7 +374,7 @@ impl Repository {
     }
 
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
-    pub(super) async fn look_at(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
+    pub(super) async fn apply(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
         // Before the look: a claim made after it is none of what is seen.
         let claim = self.claims.held.get(key);
         let entry = self.store.get(&key.path()).await?;
@@ -434,7 +464,7 @@ mod tests {
 
     #[test]
     fn one_sees_to_what_could_not_be_read_of_a_queue() {
-        let unread = Unread::default();
+        let unread = RetryTickets::default();
         let (a, b) = (ticket_key("q", "a").unwrap(), ticket_key("q", "b").unwrap());
         assert!(unread.note(a.clone(), false, 0));
         assert!(!unread.note(b.clone(), false, 0) && !unread.note(a.clone(), true, 0));

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::Bytes;
 use nix::unistd::{getgid, getuid};
 
-use super::about::{About, Counts};
+use super::about::About;
 use super::access::Access;
 use super::attempts::AttemptDirs;
 use super::board::Board;
@@ -16,6 +16,7 @@ use super::configure::Configurations;
 use super::consoles::Consoles;
 use super::core::{bounded, now, random_id};
 use super::deadline::{Deadline, STORE_TIMEOUT};
+use super::dispatch::Dispatcher;
 use super::events::Events;
 use super::fresh::Fresh;
 use super::jobs::Jobs;
@@ -24,15 +25,15 @@ use super::model::keys::{EPOCH, GROUPS, JOBS, Key, LEASES, NODES};
 use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::nodes::Nodes;
-use super::people::People;
+use super::notices::Reconciler;
 use super::snapshot::Browser;
-use super::store::Store;
+use super::store::{Acting, Reactor, Store};
 use super::supersede::Superseding;
 use super::tickets::Tickets;
 use super::tops::Tops;
 use super::wakers::Wakers;
 use super::{Result, format};
-use crate::storage::{Contents, Coordination};
+use crate::storage::{Contents, Coordination, Event};
 
 /// What a mount needs to know to open a repository.
 pub struct Setup {
@@ -66,16 +67,30 @@ pub struct Repository {
     pub(crate) board: Arc<Board>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) tickets: Arc<Tickets>,
-    pub(crate) unread: super::notices::Unread,
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) attempts: Arc<AttemptDirs>,
     pub(crate) builds: Arc<Builds>,
-    pub(crate) people: Arc<People>,
     /// Reads published folders.
     pub(crate) browser: Browser,
     /// Texts of build.json that were made.
     pub(crate) shown: super::shown::Shown,
-    pub(crate) counts: Arc<Counts>,
+}
+
+/// What is told of the coordinator is for the reconciler to act upon.
+impl Reactor for Repository {
+    fn look(self: Arc<Self>, path: String) -> Acting {
+        Box::pin(async move { self.reconciler.rescan(&path).await })
+    }
+
+    fn act(self: Arc<Self>, path: String, events: Vec<Event>) -> Acting {
+        Box::pin(async move { self.reconciler.act(&path, events).await })
+    }
+
+    fn unfollowed(&self, path: &str) {
+        self.board.forget_below(path);
+    }
 }
 
 impl Repository {
@@ -121,7 +136,6 @@ impl Repository {
             let held = Held::new(store.clone());
             let configs = Configurations::new(shared, jobs.clone(), tops.clone(), node);
             let tickets = Tickets::new(store.clone(), consoles.clone(), attempts.clone(), held.clone());
-            let (people, counts) = (Arc::<People>::default(), Arc::<Counts>::default());
             let builds = Arc::new(Builds {
                 store: store.clone(),
                 events: events.clone(),
@@ -130,8 +144,8 @@ impl Repository {
                 tickets: tickets.clone(),
                 consoles: consoles.clone(),
                 attempts: attempts.clone(),
-                people: people.clone(),
-                counts: counts.clone(),
+                people: Arc::default(),
+                counts: Arc::default(),
                 steering: OnceLock::new(),
                 records: RecordCache::default(),
                 trash: Trash::default(),
@@ -139,6 +153,9 @@ impl Repository {
             let board = Arc::new(Board::new(events.clone(), wakers.clone()));
             let nodes = Nodes::new(store.clone(), about.clone(), board.clone(), held.clone());
             let claims = Claims::new(&builds, about.clone(), wakers.clone(), held, nodes.clone());
+            let (of_board, of_nodes) = (board.clone(), nodes.clone());
+            let reconciler = Reconciler::new(&builds, of_board, of_nodes, claims.clone(), wakers.clone());
+            let dispatcher = Dispatcher::new(&reconciler, tops.clone());
             Repository {
                 about,
                 builds,
@@ -149,11 +166,10 @@ impl Repository {
                 nodes,
                 claims,
                 tickets,
-                unread: super::notices::Unread::default(),
+                reconciler,
+                dispatcher,
                 consoles,
-                people,
                 shown: super::shown::Shown::default(),
-                counts,
                 browser: Browser::new(contents.clone()),
                 attempts,
                 store,
@@ -186,7 +202,7 @@ impl Repository {
                 std::future::pending::<()>().await;
             });
         }
-        self.store.runtime.spawn(self.clone().keep_dispatching());
+        self.store.runtime.spawn(self.dispatcher.clone().keep_dispatching());
         self.store.runtime.spawn(self.nodes.clone().keep_node(Some(session)));
         self.store.runtime.spawn(self.claims.clone().keep_session());
         self.store.runtime.spawn(self.store.clone().unfollow_idle());

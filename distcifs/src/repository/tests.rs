@@ -153,6 +153,7 @@ async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
     );
     let request = TicketRequest::read(text.as_bytes()).unwrap();
     repository
+        .claims
         .post(&name("execute-shell"), request, poster())
         .await
         .map(|_| ())

@@ -12,13 +12,11 @@ use super::model::json::to_json;
 use super::model::keys::TICKETS;
 use super::model::ops::{Step, delete};
 use super::model::steps;
-use super::model::ticket::{
-    CONTROL_QUEUE, OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, control_key, queue_path, ticket_of,
-};
+use super::model::ticket::{OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::names::{Name, TicketId};
 use super::store::Store;
 use super::work::{READS_MAX, in_parallel};
-use super::{Error, Repository, Result};
+use super::{Error, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 mod gone;
@@ -117,7 +115,7 @@ impl Tickets {
     }
 
     /// Makes the entry, or finds that it was made by the same request before.
-    pub(crate) async fn put(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
+    async fn put(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
         let hold = self.store.hold_epoch().await?;
         self.attempts.check_start(key, &ticket).await?;
         if body.len() <= INLINE_BYTES_MAX {
@@ -187,24 +185,24 @@ impl Tickets {
     }
 }
 
-impl Repository {
-    /// Posts a ticket; its id. The same one twice is made once.
-    pub async fn post(&self, queue: &Name, request: TicketRequest, poster: Poster) -> Result<TicketId> {
-        if queue.as_str() == CONTROL_QUEUE {
-            return Err(Error::NotClaimant(format!(
-                "tickets/{queue}: builds are started by jobs/<job>/trigger only"
-            )));
-        }
-        let id = self.ticket_id(&request, poster)?;
-        let key = TicketKey {
-            queue: queue.clone(),
-            id,
-        };
-        let part = self.part_of(&key, &request).await?;
-        let guard = match &part {
-            Some(part) => self.control_guard(part, poster)?,
-            None => Vec::new(),
-        };
+/// What a request asks for, looked at before it is posted: whose it is, and who may post it so.
+pub(crate) struct Checked {
+    pub(crate) poster: Poster,
+    pub(crate) part: Option<Part>,
+    pub(crate) of_build: OfBuild,
+    /// What must still hold when it is posted.
+    pub(crate) guard: Vec<Op>,
+}
+
+impl Tickets {
+    /// Posts a ticket. The same one twice is made once.
+    pub(crate) async fn post(&self, key: &TicketKey, request: TicketRequest, checked: Checked) -> Result<()> {
+        let Checked {
+            poster,
+            part,
+            of_build,
+            guard,
+        } = checked;
         let OfBuild {
             owner,
             priority,
@@ -212,12 +210,9 @@ impl Repository {
             lines,
             source,
             group,
-        } = match &part {
-            Some(part) => self.claims.of_build(part).await?,
-            None => OfBuild::default(),
-        };
+        } = of_build;
         let post = part.is_none().then(random_id);
-        let body = to_json(&ticket_json(&key, &request, part.as_ref(), &source));
+        let body = to_json(&ticket_json(key, &request, part.as_ref(), &source));
         let settings = request.settings;
         let ticket = Ticket {
             state: TicketState::Open,
@@ -248,64 +243,23 @@ impl Repository {
             by: None,
             outcome: None,
         };
-        self.tickets.put(&key, ticket.clone(), guard, &body).await?;
-        self.claims.heed_abort(&key, ticket.part.as_ref()).await?;
-        Ok(key.id)
+        self.put(key, ticket, guard, &body).await
     }
 
     /// The id asked for, if it may be used, or one made up from the request's content.
-    fn ticket_id(&self, request: &TicketRequest, _poster: Poster) -> Result<TicketId> {
+    pub(crate) fn id_for(request: &TicketRequest) -> Result<TicketId> {
         match &request.id {
             Some(id) if id.is_build_shaped() && request.build.is_none() => Err(Error::Invalid(format!(
                 "id {id}: names of the form job.build.task are kept for the tickets of builds"
             ))),
             Some(id) => Ok(id.clone()),
-            None if request.build.is_some() => build_ticket_id(request),
+            None if request.build.is_some() => Tickets::id_in_build(request),
             None => TicketId::new(&format!("t{}", random_id())).ok_or_else(|| Error::Invalid("id".into())),
         }
     }
 
-    /// What the ticket is of a build, checked against the claim that entitles to post it.
-    async fn part_of(&self, key: &TicketKey, request: &TicketRequest) -> Result<Option<Part>> {
-        let (Some(job), Some(build), Some(task)) = (&request.job, request.build, request.task) else {
-            if request.build.is_some() || request.task.is_some() {
-                return Err(Error::Invalid(format!(
-                    "{key}: job, build and task are given together or not at all"
-                )));
-            }
-            return Ok(None);
-        };
-        if build_ticket_id(request)? != key.id {
-            return Err(Error::Invalid(format!(
-                "{key}: a build's ticket is called job.build.task"
-            )));
-        }
-        let job = self
-            .jobs
-            .find(job.as_str())
-            .await?
-            .ok_or_else(|| Error::NotFound(format!("jobs/{job}")))?;
-        Ok(Some(Part {
-            job: job.name.to_string(),
-            uid: job.uid().to_owned(),
-            build,
-            task: Some(task),
-            run: request.run,
-        }))
-    }
-
-    /// The checks that the build's build-control ticket is still held here, by the same user. The version
-    /// alone says too little: the job may have been removed and made again, with a build of this number.
-    fn control_guard(&self, part: &Part, poster: Poster) -> Result<Vec<Op>> {
-        let key = control_key(&part.job, part.build, part.run)?;
-        let refused = || {
-            Error::NotClaimant(format!(
-                "jobs/{}/builds/{}: only whoever holds {key} posts its tickets",
-                part.job, part.build
-            ))
-        };
-        let claim = self.claims.held.get(&key);
-        let claim = claim.filter(|claim| claim.uid == poster.uid && claim.version().is_some());
-        Ok(steps::guard(&key, &claim.ok_or_else(refused)?.posted()))
+    /// The id that a request for a build's ticket must have.
+    pub(crate) fn id_in_build(request: &TicketRequest) -> Result<TicketId> {
+        build_ticket_id(request)
     }
 }

@@ -240,7 +240,7 @@ impl Tree {
 
     /// Node, process, time and what the claimant wrote.
     async fn claim_text(&self, ticket: &TicketRef, posted: &Posted) -> Result<Content> {
-        let entry = self.repository.claim_entry_of(&ticket.key, posted).await?;
+        let entry = self.repository.claims.held.entry_of(&ticket.key, posted).await?;
         let entry = entry.ok_or_else(|| Error::NotFound(format!("{}/claim", ticket.key)))?;
         let held = self
             .repository
@@ -326,7 +326,7 @@ impl Tree {
     /// `metrics`: Prometheus text.
     async fn metrics(&self) -> Result<String> {
         let mut text = String::new();
-        let counts = &self.repository.counts;
+        let counts = &self.repository.builds.counts;
         let counters = [
             (
                 "builds_triggered_total",

@@ -431,7 +431,7 @@ impl Tree {
             Node::QueueFile(queue, _) => {
                 let request = TicketRequest::read(text).map_err(Error::Invalid)?;
                 self.may_still(open, queue).await?;
-                let id = self.repository.post(queue, request, poster).await?;
+                let id = self.repository.claims.post(queue, request, poster).await?;
                 committing.answer = Bytes::from(format!("{id}\n"));
             }
             Node::BuildFile(job, n, _) => {

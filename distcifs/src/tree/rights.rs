@@ -355,7 +355,7 @@ impl Tree {
         node: &Node,
     ) -> Result<(Access, Grants)> {
         let queue = self.queue_access(&ticket.key.queue).await?;
-        let entry = self.repository.claim_entry_of(&ticket.key, posted).await?;
+        let entry = self.repository.claims.held.entry_of(&ticket.key, posted).await?;
         let claimant = entry.map(|claim| (claim.uid, claim.gid));
         let how = use_of(node);
         let Some(job) = self.job_of(&posted.ticket)? else {

@@ -178,7 +178,7 @@ impl Tree {
             may: Box::new(move |queue| reader.as_ref().is_some_and(|reader| reader.may(queue, WRITE | SEARCH))),
         };
         self.may_still(open, queue).await?;
-        let Some(claim) = self.repository.next(queue, labels, who, asker, time).await? else {
+        let Some(claim) = self.repository.dispatcher.next(queue, labels, who, asker, time).await? else {
             return Ok(None);
         };
         super::handles::remember_claim(open, &claim);

@@ -28,7 +28,13 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let there = match file {
             TicketFile::Claim => {
-                let claimed = self.repository.claim_entry_of(&ticket.key, &posted).await?.is_some();
+                let claimed = self
+                    .repository
+                    .claims
+                    .held
+                    .entry_of(&ticket.key, &posted)
+                    .await?
+                    .is_some();
                 if claimed && posted.ticket.ordinal() != ticket.turn {
                     return Err(Error::claim_lost(&ticket.key));
                 }
@@ -95,7 +101,7 @@ impl Tree {
     /// User and group who act with the rights of the job's owner: a ticket's claimant, or the user to whom it was
     /// handed. The ids of an isolation never do.
     pub(crate) async fn runner(&self, ticket: &TicketRef, posted: &Posted) -> Result<Option<(u32, u32)>> {
-        let claim = self.repository.claim_entry_of(&ticket.key, posted).await?;
+        let claim = self.repository.claims.held.entry_of(&ticket.key, posted).await?;
         Ok(claim.map(|claim| self.shift(ticket).user().unwrap_or((claim.uid, claim.gid))))
     }
 

@@ -14,6 +14,7 @@ const ROWS: [(&str, &[&str]); 8] = [
         "service",
         &[
             "service",
+            "dispatch",
             "notices",
             "control",
             "supersede",
@@ -61,10 +62,10 @@ const HEADING: &str = "### The rows of the repository";
 
 /// Methods of the one struct that everything inside hangs on; move some to a struct of their own rather than
 /// raise this.
-pub const METHODS_MAX: usize = 50;
+pub const METHODS_MAX: usize = 26;
 
 /// Fields of that struct.
-pub const FIELDS_MAX: usize = 19;
+pub const FIELDS_MAX: usize = 18;
 
 /// How the paths of entries begin: they are made and read in model/keys.rs only.
 const PATHS: [&str; 8] = [

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::Claim;
+use crate::repository::Result;
 use crate::repository::core::lock;
-use crate::repository::model::claim::Stand;
-use crate::repository::model::ticket::{Part, Posted, TicketKey};
+use crate::repository::model::claim::{ClaimEntry, Stand};
+use crate::repository::model::json::from_json;
+use crate::repository::model::ticket::{Part, Posted, TicketKey, TicketState};
 use crate::repository::store::Store;
 use crate::repository::tickets::Claimed;
 
 /// The claims that this mount holds, by ticket.
 pub struct Held {
     store: Arc<Store>,
+    /// The truth is the claim's entry, which goes with its session: a result checks it, whatever stands here.
     claims: Mutex<HashMap<TicketKey, Arc<Claim>>>,
 }
 
@@ -23,6 +26,18 @@ impl Claimed for Held {
 }
 
 impl Held {
+    /// The claim on a ticket that was seen like this, whoever holds it.
+    pub async fn entry_of(&self, key: &TicketKey, posted: &Posted) -> Result<Option<ClaimEntry>> {
+        if posted.ticket.state != TicketState::Claimed {
+            return Ok(None);
+        }
+        if let Some(claim) = self.beyond_doubt(key) {
+            return Ok(Some(ClaimEntry::of(&claim.ticket, claim.who())));
+        }
+        let entry = self.store.get(&key.claim_path()).await?;
+        entry.map(|entry| from_json(&key.claim_path(), &entry.data)).transpose()
+    }
+
     /// None yet.
     pub(crate) fn new(store: Arc<Store>) -> Arc<Self> {
         Arc::new(Held {

@@ -326,7 +326,7 @@ async fn a_ticket_without_its_start_stops_nothing() {
     let scene = scene().await;
     let queue = Name::new("execute-shell").unwrap();
     let request = TicketRequest::read(br#"{"id": "alone"}"#).unwrap();
-    let id = scene.repository.post(&queue, request, poster()).await.unwrap();
+    let id = scene.repository.claims.post(&queue, request, poster()).await.unwrap();
     let key = TicketKey { queue, id };
     let start = Digest::of(b"nowhere");
     let set_start = |digest: String| async {

@@ -195,7 +195,7 @@ fn what_could_not_be_read_is_looked_at_again() {
             let repository = store.repository(dir.path()).await;
             let key = orphaned(&repository).await;
             store.fail_reads("/tickets", reads);
-            repository.look_below("/tickets").await;
+            repository.reconciler.rescan("/tickets").await;
             store.fail_reads("", 0);
             becomes(&repository, &key, |state, _| state == TicketState::Open).await;
         });

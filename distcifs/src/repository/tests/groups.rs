@@ -118,6 +118,7 @@ fn asker() -> Asker {
 async fn next(repository: &Arc<Repository>) -> Option<Arc<Claim>> {
     let queue = name(CONTROL_QUEUE);
     repository
+        .dispatcher
         .next(&queue, &[], claimant(), asker(), PATIENCE)
         .await
         .unwrap()
@@ -186,6 +187,7 @@ fn a_freed_place_wakes_the_oldest_on_any_mount() {
                     while order.lock().unwrap().len() < BUILDS {
                         let queue = name(CONTROL_QUEUE);
                         let given = mount
+                            .dispatcher
                             .next(&queue, &[], claimant(), asker(), Duration::from_millis(500))
                             .await;
                         let Some(claim) = given.unwrap() else { continue };

@@ -105,7 +105,7 @@ pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
     let second = second.open("second", dir.path()).await.unwrap();
     let request = TicketRequest::read(br#"{"id": "t"}"#).unwrap();
     let queue = name("execute-shell");
-    let id = second.post(&queue, request, poster()).await.unwrap();
+    let id = second.claims.post(&queue, request, poster()).await.unwrap();
     let key = TicketKey { queue, id };
     first.store.coordination.sync().await.unwrap();
     let lost = first.claims.claim(&key, claimant()).await.unwrap();
@@ -187,10 +187,10 @@ fn a_claim_ends_when_its_ticket_is_another() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let ([first, _second], key, lost) = a_job_made_again(dir.path()).await;
-        first.look_at(&key).await.unwrap();
+        first.reconciler.apply(&key).await.unwrap();
         assert_eq!(lost.stand(), Stand::Lost);
         let held = first.claims.claim(&key, claimant()).await.unwrap();
-        first.look_at(&key).await.unwrap();
+        first.reconciler.apply(&key).await.unwrap();
         assert_eq!(held.stand(), Stand::Live, "what is its own claim does not end it");
         first.claims.finish(&held, success()).await.unwrap();
     });
@@ -236,7 +236,7 @@ fn a_result_goes_to_no_later_post_of_its_id() {
         let second = shared.open("second", dir.path()).await.unwrap();
         let request = || TicketRequest::read(br#"{"id": "t"}"#).unwrap();
         let queue = name("execute-shell");
-        let id = second.post(&queue, request(), poster()).await.unwrap();
+        let id = second.claims.post(&queue, request(), poster()).await.unwrap();
         let key = TicketKey {
             queue: queue.clone(),
             id,
@@ -248,7 +248,7 @@ fn a_result_goes_to_no_later_post_of_its_id() {
         let held = claim(&second, &key).await.unwrap().unwrap();
         second.claims.finish(&held, success()).await.unwrap();
         second.tickets.remove(&key).await.unwrap();
-        second.post(&queue, request(), poster()).await.unwrap();
+        second.claims.post(&queue, request(), poster()).await.unwrap();
         let held = claim(&second, &key).await.unwrap().unwrap();
         assert_eq!(lost.version(), held.version());
         let refused = first.claims.finish(&lost, success()).await;

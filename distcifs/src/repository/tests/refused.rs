@@ -192,6 +192,7 @@ fn a_workspace_is_made_soon_after_the_store_was_away() {
         let key = TicketKey {
             queue: name("execute-shell"),
             id: repository
+                .claims
                 .post(&name("execute-shell"), request, poster())
                 .await
                 .unwrap(),

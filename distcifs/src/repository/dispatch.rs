@@ -2,23 +2,26 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Asker, Pair, Waiter};
-use crate::repository::claims::Claim;
-use crate::repository::core::lock;
-use crate::repository::deadline::Deadline;
-use crate::repository::model::claim::{Cause, Claimant};
-use crate::repository::model::skills::Skills;
-use crate::repository::model::ticket::{TicketKey, queue_path};
-use crate::repository::names::Name;
-use crate::repository::turns::{CLAIM_TURN, Turns};
-use crate::repository::work::FOLLOW_PAUSE;
-use crate::repository::{Error, Repository, Result};
+use super::board::{Asker, Board, Pair, Waiter};
+use super::claims::{Claim, Claims};
+use super::core::lock;
+use super::deadline::Deadline;
+use super::model::claim::{Cause, Claimant};
+use super::model::ticket::{TicketKey, queue_path};
+use super::names::Name;
+use super::nodes::Nodes;
+use super::notices::Reconciler;
+use super::store::Store;
+use super::tickets::Tickets;
+use super::tops::Tops;
+use super::turns::{CLAIM_TURN, Turns};
+use super::work::FOLLOW_PAUSE;
+use super::{Error, Result};
 
 /// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is
 /// its own: if all took the first, all but one would wait and ask in vain.
@@ -30,11 +33,35 @@ const LOOKED_MAX: Duration = Duration::from_millis(500);
 /// How often a waiter whose time is up looks whether a claim for it came to nothing.
 const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
 
-impl Repository {
+/// Gives open tickets to those who wait for one.
+pub(crate) struct Dispatcher {
+    store: Arc<Store>,
+    board: Arc<Board>,
+    nodes: Arc<Nodes>,
+    claims: Arc<Claims>,
+    tickets: Arc<Tickets>,
+    tops: Tops,
+    reconciler: Arc<Reconciler>,
+}
+
+impl Dispatcher {
+    /// Of the tickets that are looked at so.
+    pub(super) fn new(reconciler: &Arc<Reconciler>, tops: Tops) -> Arc<Self> {
+        Arc::new(Dispatcher {
+            store: reconciler.store.clone(),
+            board: reconciler.board.clone(),
+            nodes: reconciler.nodes.clone(),
+            claims: reconciler.claims.clone(),
+            tickets: reconciler.tickets.clone(),
+            tops,
+            reconciler: reconciler.clone(),
+        })
+    }
+
     /// Waits for a ticket, at most `time`; the claim on it. A claim that is being made when the time is
     /// up is waited for, as long as whoever asked may be kept waiting; then it is given back.
-    pub async fn next(
-        self: &Arc<Self>,
+    pub(crate) async fn next(
+        &self,
         queue: &Name,
         labels: &[String],
         who: Claimant,
@@ -47,17 +74,7 @@ impl Repository {
         // The first ticket that is read need not be the oldest.
         attendance.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
         let (give, mut given) = oneshot::channel();
-        let place = self.board.places.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::new(Waiter {
-            place,
-            skills: Skills::new(labels.iter().map(String::as_str)),
-            who,
-            asker,
-            give: Mutex::new(Some(give)),
-        });
-        if self.board.enter(queue, &waiter) {
-            self.board.poke(queue);
-        }
+        let waiter = self.board.enter(queue, labels, who, asker, give);
         let mut look = waits;
         loop {
             if let Some(done) = look.wait(&mut given).await {
@@ -65,13 +82,13 @@ impl Repository {
             }
             // Time is up: withdraw, unless a ticket is being claimed for us right now.
             if lock(&waiter.give).take().is_some() {
-                self.board.leave(queue, place);
+                self.board.leave(queue, &waiter);
                 return Ok(None);
             }
             if end.passed() {
                 // The claim, if it comes, is given back, and the waiter with it: see `let_wait`.
                 drop(given);
-                self.board.leave(queue, place);
+                self.board.leave(queue, &waiter);
                 return Ok(None);
             }
             look = Deadline::after(WITHDRAW_LOOK);
@@ -81,9 +98,7 @@ impl Repository {
     /// Pairs waiters with tickets until the store is closed.
     pub(crate) async fn keep_dispatching(self: Arc<Self>) {
         loop {
-            self.board.poked.notified().await;
-            let queues: Vec<Name> = lock(&self.board.dirty).drain().collect();
-            for queue in queues {
+            for queue in self.board.changed().await {
                 self.dispatch(&queue);
             }
         }
@@ -101,13 +116,13 @@ impl Repository {
             turns.get(needs).map_or(0, |turns| turns.of(key))
         };
         while let Some(pair) = self.board.pair(queue, choice, turn) {
-            let repository = self.clone();
-            self.store.runtime.spawn(async move { repository.deal(pair).await });
+            let dispatcher = self.clone();
+            self.store.runtime.spawn(async move { dispatcher.deal(pair).await });
         }
     }
 
     /// Claims a ticket for a waiter and gives it to it.
-    async fn deal(self: &Arc<Self>, pair: Pair) {
+    async fn deal(&self, pair: Pair) {
         let Pair { waiter, key, turn } = pair;
         let gone = !(waiter.asker.alive)(());
         if gone || !self.is_let_in(&waiter, &key.queue).await {
@@ -169,7 +184,7 @@ impl Repository {
     }
 
     /// Offers a ticket again if there is a place for it after all.
-    async fn unpark_if_free(self: &Arc<Self>, key: &TicketKey) {
+    async fn unpark_if_free(&self, key: &TicketKey) {
         let Ok(Some(posted)) = self.tickets.get(key).await else {
             return;
         };
@@ -181,8 +196,8 @@ impl Repository {
     }
 
     /// Looks at a ticket that left the board's list without being claimed.
-    async fn offer_again(self: &Arc<Self>, key: &TicketKey) {
-        if let Err(error) = self.look_at(key).await {
+    async fn offer_again(&self, key: &TicketKey) {
+        if let Err(error) = self.reconciler.apply(key).await {
             tracing::warn!(ticket = %key, %error, "offering it again");
         }
         self.board.poke(&key.queue);
