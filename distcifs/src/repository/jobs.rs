@@ -45,7 +45,7 @@ pub struct Jobs {
     table: Table,
 }
 
-/// All jobs: one small entry each.
+/// All jobs: one small entry each. The truth is the record of the list: a change is guarded by its revision.
 #[derive(Default)]
 struct Table {
     jobs: Mutex<Lines>,

@@ -80,7 +80,7 @@ pub struct Nodes {
     peers: Peers,
 }
 
-/// The other mounts, as they told last.
+/// The other mounts, as they told last. The truth is their entries.
 #[derive(Default)]
 struct Peers(Mutex<HashMap<Name, NodeFacts>>);
 

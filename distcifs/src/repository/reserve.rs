@@ -52,6 +52,7 @@ pub(crate) struct Reserve {
     unseen: AtomicU64,
     /// Inodes that may be made before.
     unseen_inodes: AtomicU64,
+    /// The truth is the disk, which is looked at again when this is old.
     passes: Mutex<Option<(Instant, bool)>>,
     /// Free bytes from which on the kernel may write without asking.
     pass_from: AtomicU64,

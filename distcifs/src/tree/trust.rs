@@ -27,6 +27,7 @@ struct Range {
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
     trusted: Vec<u32>,
+    /// The truth is the node's file of subordinate ids, which is read again when it changes.
     ranges: RwLock<Vec<Range>>,
     read: RwLock<Option<SystemTime>>,
 }

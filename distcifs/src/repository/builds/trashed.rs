@@ -12,7 +12,7 @@ pub const DAYS_USUAL: u64 = 7;
 /// What this mount knows of the trash.
 pub(crate) struct Trash {
     pub(in crate::repository) days: AtomicU64,
-    /// Jobs that are noted, by uid.
+    /// Jobs that are noted, by uid. The truth is the record of the trash: one that is noted twice costs a write.
     pub(in crate::repository) noted: Mutex<HashSet<String>>,
     /// Counts what goes into the trash: what was read before may be there by now.
     moves: AtomicU64,

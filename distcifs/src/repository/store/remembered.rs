@@ -36,6 +36,7 @@ pub(crate) struct Remembered {
     pub(crate) looked: Looked,
 }
 
+/// The truth is the coordinator: an entry counts as long as all changes of it are told, and is forgotten by each.
 #[derive(Default)]
 struct Table {
     entries: Cache<String, Known<Option<Entry>>, ENTRIES_MAX>,

@@ -10,7 +10,7 @@ use crate::repository::model::ticket::{Outcome, Posted, TicketKey, TicketState, 
 const GONE_MAX: usize = 1024;
 
 /// Tickets of builds that ended lately, as they were last: they are removed with the end of their
-/// build, and whoever has their folder open still reads how they ended.
+/// build, and whoever has their folder open still reads how they ended. The truth is the record of the build.
 #[derive(Default)]
 pub struct Gone(Mutex<VecDeque<(TicketKey, Posted)>>);
 
