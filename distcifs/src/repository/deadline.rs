@@ -2,7 +2,7 @@
 //!
 //! What somebody asks for may take several calls of the stores, each of which may be slow: they share one
 //! [`Deadline`], so that the promise is about what was asked for and not about each of its parts. It goes
-//! along with the request's task and not through every signature (doc/decisions/050-deadlines.md); who
+//! along with the request's task and not through every signature (doc/decisions/051-deadlines.md); who
 //! waits takes the value, and whoever does a part of it in a task of its own brings it along: [`carried`].
 
 use std::cell::Cell;

@@ -27,6 +27,7 @@ mod crash;
 mod ends;
 mod faults;
 mod groups;
+mod guards;
 mod holes;
 mod owners;
 mod refused;

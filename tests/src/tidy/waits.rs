@@ -1,4 +1,4 @@
-//! Every wait has its end, and it is a value: a `Deadline` (doc/decisions/050-deadlines.md).
+//! Every wait has its end, and it is a value: a `Deadline` (doc/decisions/051-deadlines.md).
 
 use super::Source;
 use super::layers::without_tests;
