@@ -1,7 +1,6 @@
 //! Consoles and folders of tasks: whose a line is, what is in order, and why a task failed.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::PathBuf;
 
 use distcifs_tests::job::shell_task;
@@ -86,48 +85,6 @@ fn tasks_one_after_another_begin_lines_of_their_own() {
         mount.raw("jobs/a/builds/1/tasks/0-execute-shell/console"),
         "no line end"
     );
-}
-
-/// "An incomplete line is shown within a second, even if it has no end": a prompt, or progress. Whoever writes
-/// then begins a new line, and the rest of the first says again whose it is.
-#[test]
-fn an_incomplete_line_is_shown_while_it_waits() {
-    let mount = Mount::new();
-    let _control = Worker::start(&mount, "build-control", &[]);
-    for queue in ["ask", "other"] {
-        mount.queue(queue);
-    }
-    mount.job_of(
-        "a",
-        &[
-            json!({"type": "ask", "needs": []}),
-            json!({"type": "other", "needs": []}),
-        ],
-    );
-    mount.trigger("a", "");
-    let open = |queue: &str, index: usize| {
-        let ticket = format!("tickets/{queue}/a.1.{index}");
-        wait_for("the ticket", USUAL, || mount.has(&ticket));
-        let claim = mount.claim(queue, &format!("a.1.{index}")).expect("it is open");
-        let console = File::options()
-            .append(true)
-            .open(mount.path(&format!("{ticket}/console")));
-        (claim, console.expect("it is ours"))
-    };
-    let (_ask, mut ask) = open("ask", 0);
-    let (_other, mut other) = open("other", 1);
-    let shows = |expected: &str| {
-        wait_for(expected, USUAL, || mount.raw("jobs/a/builds/1/console") == expected);
-    };
-    ask.write_all(b"whole\nname> ").expect("it is ours");
-    shows("[ask] whole\n[ask] name> ");
-    other.write_all(b"line\n").expect("it is ours");
-    shows("[ask] whole\n[ask] name> \n[other] line\n");
-    ask.write_all(b"me\n").expect("it is ours");
-    shows("[ask] whole\n[ask] name> \n[other] line\n[ask] me\n");
-    // What is long does not wait: 64 KiB in one write, and it is there when that returns.
-    ask.write_all("x".repeat(64 << 10).as_bytes()).expect("it is ours");
-    assert!(mount.raw("jobs/a/builds/1/console").len() > 64 << 10);
 }
 
 /// "`tail -f` shows the lines in the order in which the console keeps them."

@@ -1,7 +1,5 @@
 //! Builds after builds: what the triggered build knows, what it may copy, and no circle.
 
-use std::fs;
-
 use distcifs_tests::job::shell_task;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
@@ -165,43 +163,6 @@ fn a_build_gives_parameters_to_those_after_it() {
         "{said}"
     );
     assert_eq!(mount.wait_state("plain", 1), "success");
-}
-
-/// "A circle is refused when the configuration that would close it is written, with the whole
-/// circle in words"; the one before stays in force.
-#[test]
-fn a_circle_is_refused_at_the_write() {
-    let mount = Mount::new();
-    mount.job("a", &before(&["b", "x"]));
-    mount.job("b", &before(&["c"]));
-    mount.job("x", HELLO);
-    mount.job("c", HELLO);
-    let circle = "{\n  \"tasks\": [],\n  \"downstream_jobs\": [\"x\", \"a\"]\n}\n";
-    assert_eq!(errno(mount.write("jobs/c/config.json", circle)), libc::EINVAL);
-    assert_eq!(
-        mount.read("jobs/c/config.error"),
-        "config.json:3:28: downstream_jobs: a circle: c -> a -> b -> c"
-    );
-    assert_eq!(mount.read("jobs/c/config.json"), HELLO, "the one before");
-    // By a rename, as an editor does it, as well.
-    fs::write(mount.out().join("circle"), circle).expect("own folder");
-    assert!(
-        !mount
-            .sh("cp $OUT/circle jobs/c/new && mv jobs/c/new jobs/c/config.json")
-            .ok()
-    );
-    // No circle: a diamond, and a job that is not there yet.
-    mount.configure("x", &before(&["c", "later"]));
-    // What closes it may also be a job that comes later.
-    mount.run("mkdir jobs/later");
-    assert_eq!(
-        errno(mount.write("jobs/later/config.json", before(&["a"]))),
-        libc::EINVAL
-    );
-    // Once the other sides are cut it may be written.
-    mount.configure("b", HELLO);
-    mount.configure("x", HELLO);
-    mount.configure("c", circle);
 }
 
 /// "upstream_depth is 1 for a build that another triggered, 2 for what that one triggers …; after

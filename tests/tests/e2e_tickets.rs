@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use distcifs_tests::wait::USUAL;
-use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
+use distcifs_tests::{Mount, errno, wait_for};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
@@ -183,30 +183,6 @@ fn three_deaths_are_an_error() {
         mount.read("tickets/q/t/.wait").starts_with("error")
     });
     assert_eq!(errno(mount.claim("q", "t")), libc::ENOENT);
-}
-
-/// "They have a bound of their own, 10; the ticket of a build has none": build-control may be started
-/// anew any number of times while a build lasts.
-#[test]
-fn giving_back_has_a_bound_for_tasks_alone() {
-    let mount = mount_with_ticket();
-    mount.job("a", HELLO);
-    let build = mount.trigger("a", "");
-    for (queue, id) in [("q", "t"), ("build-control", "a.1.control")] {
-        for _ in 0..11 {
-            drop(mount.claim(queue, id).expect("a claim"));
-            // A claim by an open file that is closed at once belongs to this process.
-            fs::remove_file(mount.path(&format!("tickets/{queue}/{id}/claim"))).expect("given back");
-            wait_for("the claim's end", OPEN_AGAIN, || {
-                !mount.has(&format!("tickets/{queue}/{id}/claim"))
-            });
-        }
-    }
-    wait_for("the outcome", USUAL, || {
-        mount.read("tickets/q/t/.wait").starts_with("error")
-    });
-    let _workers = Worker::usual(&mount, 1);
-    assert_eq!(mount.wait_state("a", build), "success");
 }
 
 /// "attempts" of the ticket's own.

@@ -17,80 +17,6 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
-/// "/: README, status, metrics, nodes/<node>, jobs/, tickets/". The five kinds of task that come
-/// with distcifs have their queues from the start.
-#[test]
-fn the_root_has_what_the_page_draws() {
-    let mount = Mount::new();
-    assert_eq!(
-        mount.list("."),
-        ["README", "jobs", "metrics", "nodes", "status", "tickets"]
-    );
-    assert_eq!(mount.list("nodes").len(), 1, "this mount, alive");
-    let queues = mount.list("tickets");
-    for queue in [
-        "build-control",
-        "copy-artifacts",
-        "execute-shell",
-        "git-checkout",
-        "publish-artifacts",
-    ] {
-        assert!(queues.iter().any(|name| name == queue), "{queue} is not in {queues:?}");
-    }
-    assert!(mount.read("README").len() > 100);
-}
-
-/// "status: 'key value' lines: store, coordinator, session, node, version, counts".
-#[test]
-fn status_is_lines_of_key_and_value() {
-    let mount = Mount::new();
-    let status = mount.read("status");
-    for key in ["store", "coordinator", "session", "node", "version"] {
-        let found = status
-            .lines()
-            .any(|line| line.split_once(' ').is_some_and(|(k, v)| k == key && !v.is_empty()));
-        assert!(found, "no {key} in:\n{status}");
-    }
-    let node = status
-        .lines()
-        .find_map(|line| line.strip_prefix("node "))
-        .expect("just seen");
-    assert!(mount.has(&format!("nodes/{node}")));
-}
-
-/// "metrics: the same and more as Prometheus text": each sample is a name, perhaps labels, a number.
-#[test]
-fn metrics_are_prometheus_text() {
-    let mount = Mount::new();
-    let samples = mount.read("metrics");
-    let samples: Vec<&str> = samples
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .collect();
-    assert!(!samples.is_empty());
-    for sample in samples {
-        let (name, value) = sample.rsplit_once(' ').expect("a name and a value");
-        assert!(value.parse::<f64>().is_ok(), "{sample}");
-        assert!(name.starts_with(|c: char| c.is_ascii_alphabetic()), "{sample}");
-    }
-}
-
-/// "jobs/<job>: mkdir makes a job": config.json, trigger, builds/ with its three links once there
-/// is a build; config.error only after a refused write.
-#[test]
-fn a_new_job_has_its_fixed_names() {
-    let mount = Mount::new();
-    mount.run("mkdir jobs/a");
-    let names = mount.list("jobs/a");
-    assert!(
-        names.iter().any(|name| name == "trigger") && names.iter().any(|name| name == "builds"),
-        "{names:?}"
-    );
-    assert!(!names.iter().any(|name| name == "config.error"), "{names:?}");
-    assert_eq!(mount.list("jobs/a/builds"), Vec::<String>::new());
-    assert_eq!(errno(fs::create_dir(mount.path("jobs/a"))), libc::EEXIST);
-}
-
 /// "builds/<n>: state, why, by, build.json, config.json, params/, console, ctl, tasks/, workspace/,
 /// artifacts/"; and its ticket: "ticket.json, params/, labels, attempt, build, console, result".
 #[test]
@@ -167,44 +93,6 @@ fn names_that_are_not_valid() {
         libc::EEXIST,
         "the kernel's own answer"
     );
-}
-
-/// Only jobs and queues are made at these places: "EROFS: writing to what is published or
-/// generated"; a file where jobs are is refused as well.
-#[test]
-fn nothing_else_is_made_beside_what_is_generated() {
-    let mount = Mount::new();
-    for path in ["x", "nodes/x", "jobs/x", "tickets/x"] {
-        assert!(File::create(mount.path(path)).is_err(), "{path} was made");
-    }
-    for path in ["x", "nodes/x"] {
-        assert!(fs::create_dir(mount.path(path)).is_err(), "{path} was made");
-    }
-    for path in ["README", "status", "metrics"] {
-        assert!(
-            File::options().write(true).open(mount.path(path)).is_err(),
-            "{path} was opened for writing"
-        );
-    }
-}
-
-/// "Not listed by readdir, so that find, grep -r, rsync and tar never run into them, but there by
-/// name."
-#[test]
-fn hidden_files_are_there_by_name_only() {
-    let mount = Mount::new();
-    mount.job("a", distcifs_tests::HELLO);
-    mount.trigger("a", "");
-    for path in [
-        ".events",
-        "tickets/execute-shell/.next",
-        "tickets/execute-shell/.post",
-        "jobs/a/builds/1/.wait",
-    ] {
-        assert!(mount.has(path), "{path} is not there");
-        let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
-        assert!(!mount.list(folder).iter().any(|n| n == name), "{path} is listed");
-    }
 }
 
 /// "The st_size of every listed readable file is exact"; so find, grep -r, tar and rsync over the

@@ -21,10 +21,13 @@ macro_rules! on_both {
 }
 
 mod config;
+mod consoles;
+mod downstream;
 mod driver;
 mod enabled;
 mod results;
 mod scarce;
+mod shape;
 mod tickets;
 mod time;
 mod trigger;

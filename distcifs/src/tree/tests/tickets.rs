@@ -18,6 +18,7 @@ on_both! {
     next_gives_only_what_the_labels_allow,
     next_gives_only_the_isolations_that_the_worker_names,
     a_hundred_waiters_and_one_gets_it,
+    giving_back_has_a_bound_for_tasks_alone,
 }
 
 fn with_ticket(fs: &Fs) {
@@ -237,4 +238,24 @@ fn a_hundred_waiters_and_one_gets_it(fs: Fs) {
         fs.post("q", &json!({"id": "t"}));
     });
     assert_eq!(*given.lock().unwrap(), ["t\n"]);
+}
+
+/// "They have a bound of their own, 10; the ticket of a build has none": build-control may be started
+/// anew any number of times while a build lasts.
+fn giving_back_has_a_bound_for_tasks_alone(fs: Fs) {
+    with_ticket(&fs);
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    for (queue, id) in [("q", "t"), ("build-control", "a.1.control")] {
+        for _ in 0..11 {
+            let path = format!("tickets/{queue}/{id}/claim");
+            // A claim by an open file that is closed at once belongs to this process.
+            drop(fs.claim(queue, id).expect("a claim"));
+            fs.unlink(&path).expect("given back");
+            fs.wait_for("the claim's end", || !fs.has(&path));
+        }
+    }
+    fs.wait_for("the outcome", || fs.read("tickets/q/t/.wait").starts_with("error"));
+    fs.finish("build-control", "a.1.control", "success");
+    assert_eq!(fs.wait_state("a", 1), "success");
 }
