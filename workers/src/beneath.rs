@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -368,4 +369,12 @@ pub fn next_name(entries: &mut Dir) -> io::Result<Option<(OsString, FileType)>> 
 /// Whether an error is this one.
 pub fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
+}
+
+/// As many descriptors as this process may have: folders that nest deep take one for each level, and each ticket that
+/// is held has its folder open.
+pub fn more_descriptors() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }

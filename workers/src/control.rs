@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::again::Again;
+use crate::beneath::more_descriptors;
 use crate::held::{Held, QUEUE, Step};
 use crate::record::control_id;
 use crate::signals;
@@ -55,6 +56,8 @@ enum End {
 pub fn run(tree: &Tree) -> tree::Result<()> {
     let broken = |e: std::io::Error| Trouble::Refused(format!("can't start: {e}"));
     let wake = signals::install().map_err(broken)?;
+    // Each build that is held has its ticket's folder open.
+    more_descriptors();
     let events = tree.events()?;
     // That a stranger's build triggers none is kept by the tree.
     let next = tree.next(QUEUE, &[UNTRUSTED.to_owned()])?;

@@ -10,6 +10,7 @@ use distcifs_settings::state::TaskState;
 
 use crate::plan::{Plan, plan, posting};
 use crate::record::{Build, Downstream};
+use crate::ticket::Claimed;
 use crate::tree::{self, Tree, Trouble};
 
 /// Queue of the tickets that this module works on.
@@ -109,7 +110,7 @@ pub enum Step {
 /// A held build.
 #[derive(Debug)]
 pub struct Held {
-    folder: PathBuf,
+    claimed: Claimed,
     record: PathBuf,
     /// Who owns the build's job; nobody if that is not known.
     owner: u32,
@@ -127,7 +128,8 @@ impl Held {
     pub fn new(tree: &Tree, id: &str, job: &str, build: u64) -> Self {
         let record = tree.build(job, build).join("build.json");
         Held {
-            folder: tree.ticket(QUEUE, id),
+            // What can't be entered is lost already, and its result is refused.
+            claimed: Claimed::at_once(tree.ticket(QUEUE, id)),
             owner: std::fs::metadata(&record).map_or(u32::MAX, |meta| meta.uid()),
             record,
             posted: BTreeSet::new(),
@@ -154,8 +156,11 @@ impl Held {
 
     /// Gives the ticket back.
     pub fn give_back(&self) {
-        if let Err(error) = std::fs::remove_file(self.folder.join("claim")) {
-            eprintln!("build-control: can't give {} back: {error}", self.folder.display());
+        if let Err(error) = std::fs::remove_file(self.claimed.path("claim")) {
+            eprintln!(
+                "build-control: can't give {} back: {error}",
+                self.claimed.folder.display()
+            );
         }
     }
 
@@ -165,12 +170,12 @@ impl Held {
             Ok(step) => return Ok(step),
             Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
             Err(Trouble::Lost(_)) => return Ok(Step::Over),
-            Err(Trouble::Held(why)) => return Ok(Step::Held(why)),
+            Err(Trouble::Held(why)) => return Ok(Step::Held(self.claimed.told(&why))),
             Err(Trouble::Later(why) | Trouble::Full(why)) => {
-                eprintln!("build-control: {why}; trying again");
+                eprintln!("build-control: {}; trying again", self.claimed.told(&why));
                 return Ok(Step::Again);
             }
-            Err(Trouble::Refused(why)) => why,
+            Err(Trouble::Refused(why)) => self.claimed.told(&why),
         };
         eprintln!("build-control: {over}");
         self.finish(TaskState::Error, &over)
@@ -279,7 +284,7 @@ impl Held {
             if self.triggered.contains_key(other.job()) {
                 continue;
             }
-            let path = self.folder.join("jobs").join(other.job()).join("trigger");
+            let path = self.claimed.path("jobs").join(other.job()).join("trigger");
             let told = told(build, other, depth).map_err(Trouble::Refused);
             let why = match told.and_then(|body| trigger(&path, &body, &build.job)) {
                 Ok(_) => None,
@@ -297,6 +302,7 @@ impl Held {
                     | Trouble::Lost(why)
                     | Trouble::Refused(why),
                 ) => {
+                    let why = self.claimed.told(&why);
                     self.say(&format!("job {} could not be triggered: {why}", other.job()));
                     Some(why)
                 }
@@ -312,23 +318,24 @@ impl Held {
 
     /// Writes a line to the build's console; the result says it again, so an error here costs nothing.
     fn say(&self, line: &str) {
-        let written = tree::open_console(&self.folder).and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        let written =
+            tree::open_console(&self.claimed.path("")).and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
         if let Err(error) = written {
-            eprintln!("build-control: {}: console: {error}", self.folder.display());
+            eprintln!("build-control: {}: console: {error}", self.claimed.folder.display());
         }
     }
 
     fn finish(&self, state: TaskState, lines: &str) -> tree::Result<Step> {
         let text = format!("{}\n{lines}", state.as_str());
-        match tree::commit(&self.folder.join("result"), &format!("{}\n", text.trim_end())) {
+        match tree::commit(&self.claimed.path("result"), &format!("{}\n", text.trim_end())) {
             Err(Trouble::Away(why)) => Err(Trouble::Away(why)),
-            Err(Trouble::Held(why)) => Ok(Step::Held(why)),
+            Err(Trouble::Held(why)) => Ok(Step::Held(self.claimed.told(&why))),
             Err(Trouble::Later(why) | Trouble::Full(why)) => {
-                eprintln!("build-control: {why}; trying again");
+                eprintln!("build-control: {}; trying again", self.claimed.told(&why));
                 Ok(Step::Again)
             }
             Err(Trouble::Refused(why)) => {
-                eprintln!("build-control: {why}; given up");
+                eprintln!("build-control: {}; given up", self.claimed.told(&why));
                 Ok(Step::Over)
             }
             Ok(()) | Err(Trouble::Lost(_)) => Ok(Step::Over),
@@ -376,6 +383,37 @@ mod tests {
         assert_eq!(held.posted.iter().collect::<Vec<_>>(), [&0]);
         let why = &held.broken[&7];
         assert!(why.contains("17820000 bytes") && why.contains("${git_commit}"), "{why}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// workers.md: "The workers write the result ... in the folder that they entered with their claim." A claim that
+    /// was lost leads into nothing of the next one, though the same process made that.
+    #[test]
+    fn a_build_of_a_lost_claim_is_not_ended() {
+        let folder = std::env::temp_dir().join(format!("distcifs-held-lost-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let tree = Tree::new(&folder).unwrap();
+        let (ticket, lost) = (tree.ticket(QUEUE, "a.1.control"), folder.join("lost"));
+        let enter = || {
+            fs::create_dir_all(&ticket).unwrap();
+            fs::write(ticket.join("result"), "").unwrap();
+            fs::write(ticket.join("claim"), "1").unwrap();
+            Held::new(&tree, "a.1.control", "a", 1)
+        };
+        fs::create_dir_all(tree.build("a", 1)).unwrap();
+        let task = json!({ "index": 0, "type": "q", "state": "success", "params": {} });
+        let text = json!({ "job": "a", "build": 1, "params": {}, "tasks": [task] });
+        fs::write(tree.build("a", 1).join("build.json"), text.to_string()).unwrap();
+        let mut former = enter();
+        fs::rename(&ticket, &lost).unwrap();
+        let mut latter = enter();
+        assert_eq!(former.step(&tree).unwrap(), Step::Over);
+        former.give_back();
+        let read = |folder: &Path| fs::read_to_string(folder.join("result")).unwrap();
+        assert_eq!((read(&lost), read(&ticket)), ("success\n".to_owned(), String::new()));
+        assert!(!lost.join("claim").exists() && ticket.join("claim").exists());
+        assert_eq!(latter.step(&tree).unwrap(), Step::Over);
+        assert_eq!(read(&ticket), "success\n");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -86,18 +86,26 @@ pub struct Claimed {
     at: Option<Arc<OwnedFd>>,
 }
 
+/// Enters the folder of a ticket that was just claimed.
+fn enter(folder: &Path) -> Result<OwnedFd> {
+    // By this name the kernel may know the folder of another ticket still, which had the same id a moment ago. It
+    // looks again for a path that leads into that, but not for the folder itself. What is there does not matter.
+    let _ = std::fs::symlink_metadata(folder.join("claim"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty())
+        .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
+}
+
 impl Claimed {
     /// A ticket that was just claimed.
     pub fn new(folder: PathBuf) -> Self {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = || {
-            rustix::fs::open(&folder, flags, Mode::empty())
-                .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
-        };
-        // By this name the kernel may know the folder of another ticket still, which had the same id a moment ago. It
-        // looks again for a path that leads into that, but not for the folder itself. What is there does not matter.
-        let _ = std::fs::symlink_metadata(folder.join("claim"));
-        let at = patiently(open).ok().map(Arc::new);
+        let at = patiently(|| enter(&folder)).ok().map(Arc::new);
+        Claimed { folder, at }
+    }
+
+    /// The same for who must not wait: a store that is away now is not asked again.
+    pub fn at_once(folder: PathBuf) -> Self {
+        let at = enter(&folder).ok().map(Arc::new);
         Claimed { folder, at }
     }
 
@@ -105,6 +113,19 @@ impl Claimed {
     pub fn ours(&self, name: &str) -> Option<PathBuf> {
         let at = self.at.as_ref()?.as_raw_fd();
         Some(format!("/proc/{}/fd/{at}/{name}", std::process::id()).into())
+    }
+
+    /// The same, or by the folder's name where it could not be entered.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.ours(name).unwrap_or_else(|| self.folder.join(name))
+    }
+
+    /// A text for people, in which the folder has its name.
+    pub fn told(&self, why: &str) -> String {
+        match self.ours("") {
+            Some(at) => why.replace(&*at.to_string_lossy(), &format!("{}/", self.folder.display())),
+            None => why.to_owned(),
+        }
     }
 
     /// Whether the claim is known to be lost: what is begun now would be done beside whoever has the ticket by then.
@@ -181,13 +202,14 @@ impl Claimed {
     fn write_result(&self, outcome: &str, message: &str) -> Result<Option<String>> {
         let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let text = format!("{outcome}\n{message}");
-        tree::commit_unless_too_big(&self.folder.join("result"), &format!("{}\n", text.trim_end()))
+        // By the name of the folder it might end another claim that this process has made meanwhile.
+        tree::commit_unless_too_big(&self.path("result"), &format!("{}\n", text.trim_end()))
+            .map_err(|trouble| trouble.map(|why| self.told(&why)))
     }
 
     /// Gives the ticket back, so that another worker may claim it, unless one has already.
     pub fn give_back(&self) {
-        let claim = self.ours("claim").unwrap_or_else(|| self.folder.join("claim"));
-        match std::fs::remove_file(&claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
+        match std::fs::remove_file(self.path("claim")).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
             Ok(()) | Err(Trouble::Lost(_)) => {}
             Err(trouble) => eprintln!("{}: {trouble}", self.folder.display()),
         }

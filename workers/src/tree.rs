@@ -62,6 +62,18 @@ impl Trouble {
         }
     }
 
+    /// The same with another text.
+    pub(crate) fn map(self, text: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Trouble::Away(why) => Trouble::Away(text(why)),
+            Trouble::Lost(why) => Trouble::Lost(text(why)),
+            Trouble::Later(why) => Trouble::Later(text(why)),
+            Trouble::Held(why) => Trouble::Held(text(why)),
+            Trouble::Full(why) => Trouble::Full(text(why)),
+            Trouble::Refused(why) => Trouble::Refused(text(why)),
+        }
+    }
+
     /// The same of opening a file of the tree.
     pub(crate) fn of_open(what: &str, error: &io::Error) -> Self {
         match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {

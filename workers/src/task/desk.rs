@@ -10,13 +10,12 @@ use std::process::ExitCode;
 
 use distcifs_settings::expand::plain;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{Kind, REPORT_BYTES_MAX, Report};
-use crate::beneath::{Folder, inside, is, trouble};
+use crate::beneath::{Folder, inside, is, more_descriptors, trouble};
 use crate::signals;
 use crate::ticket::Ticket;
 use crate::tree::{self, Trouble};
@@ -198,13 +197,6 @@ pub fn read(folder: &Folder, path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Folders that nest deep take a descriptor for each level; without more of them they are refused.
-fn more_descriptors() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 #[cfg(test)]
