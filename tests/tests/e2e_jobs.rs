@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use distcifs_tests::job::shell_task;
 use distcifs_tests::programs::installed;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{HELLO, Mount, Worker, errno, wait_for};
@@ -409,4 +410,65 @@ assert not os.path.exists('jobs/c')";
         fs::write(mount.out().join("again.py"), again).expect("own folder");
         mount.run("python3 $OUT/again.py");
     }
+}
+
+/// "A group is shared by all builds of one owner's jobs that name it. A task may have one of its own: only that task
+/// waits, as a deployment does."
+#[test]
+fn deployments_of_two_jobs_run_one_after_another() {
+    let mount = Mount::new();
+    let _controls: Vec<Worker> = (0..3).map(|_| Worker::start(&mount, "build-control", &[])).collect();
+    let _shells: Vec<Worker> = (0..3).map(|_| Worker::start(&mount, "execute-shell", &[])).collect();
+    let out = mount.out().display().to_string();
+    let mut deploy = shell_task(&format!("mkdir '{out}/alone'; sleep 0.2; rmdir '{out}/alone'"));
+    deploy["concurrency"] = json!({"group": "deploy-${where}"});
+    let config = json!({"parameters": {"where": "test"}, "tasks": [shell_task("true\n"), deploy]});
+    for job in ["site", "api"] {
+        mount.job(job, &config.to_string());
+    }
+    let builds = ["site", "api", "site", "api"].map(|job| (job, mount.trigger(job, "")));
+    for (job, build) in builds {
+        assert_eq!(mount.wait_state(job, build), "success", "{}", mount.console(job, build));
+    }
+}
+
+/// "With `supersede` `running` a newer build of the job ends those that wait, and those that run too. What runs is
+/// aborted as by `abort`, so its clean-up runs and holds the place."
+#[test]
+fn a_newer_push_makes_an_end_of_older_ones() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 2);
+    let out = mount.out().display().to_string();
+    let mut clean = shell_task(&format!("echo \"$BUILD_NUMBER\" >> '{out}/cleaned'"));
+    clean["always"] = json!(true);
+    let script = "echo begun; [ \"$PARAM_wait\" = no ] || exec sleep 60";
+    let config = json!({
+        "parameters": {"ref": "main", "wait": "yes"},
+        "concurrency": {"group": "push-${ref}", "supersede": "running"},
+        "tasks": [shell_task(script), clean],
+    });
+    mount.job("push", &config.to_string());
+    let first = mount.trigger("push", "");
+    wait_for("the script", USUAL, || mount.console("push", first).contains("begun"));
+    let other = mount.trigger("push", "ref=other\nwait=no");
+    let [second, third] = ["", "wait=no"].map(|body| mount.trigger("push", body));
+    for (build, state) in [
+        (first, "aborted"),
+        (second, "aborted"),
+        (third, "success"),
+        (other, "success"),
+    ] {
+        assert_eq!(
+            mount.wait_state("push", build),
+            state,
+            "{build}: {}",
+            mount.console("push", build)
+        );
+    }
+    assert!(mount.why("push", first).starts_with("superseded by build "));
+    assert_eq!(mount.why("push", second), format!("superseded by build {third}"));
+    let cleaned = fs::read_to_string(mount.out().join("cleaned")).expect("the scripts wrote it");
+    assert!(cleaned.lines().any(|line| line == first.to_string()), "{cleaned}");
+    let by = mount.read(&format!("jobs/push/builds/{second}/by"));
+    assert!(by.lines().any(|line| line.starts_with("superseded ")), "{by}");
 }

@@ -9,9 +9,6 @@ use super::json::Kind;
 use super::kinds;
 use super::object::Object;
 
-/// Whether a group may be named: nothing goes by it yet.
-const GROUPS_ARE_KNOWN: bool = cfg!(test);
-
 /// Most builds of a group that run at once.
 const LIMIT_MAX: u64 = 1000;
 
@@ -70,9 +67,6 @@ pub(super) fn of_task(task: &Object<'_>, known: Option<&HashSet<&str>>, faults: 
 
 fn of(object: &Object<'_>, keys: &[&str], known: Option<&HashSet<&str>>, faults: &mut Faults) -> Option<Group> {
     let group = object.object("concurrency", faults)?;
-    if !GROUPS_ARE_KNOWN {
-        faults.add(group.at, format!("{}: groups are not known yet", group.path));
-    }
     read(&group, keys, known, faults)
 }
 
