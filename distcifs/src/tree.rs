@@ -17,6 +17,7 @@ pub(crate) mod handover;
 pub mod job;
 pub mod list;
 pub mod look;
+mod met;
 pub mod modify;
 pub mod node;
 pub(crate) mod past;

@@ -6,13 +6,12 @@
 //! was forgotten.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::claim::Held;
 use super::look::NOT_AT_ALL;
+use super::met::Met;
 use super::node::{Node, TicketRef};
 use super::process::{self, Process};
 use super::{Caller, Error, Found, Ino, Result, Tree};
@@ -39,15 +38,13 @@ struct Over {
 /// After so many more claims at least the dead are looked for again.
 const LOOK_AFTER: usize = 64;
 
-/// How soon the kernel looks again upon ESTALE: at once, but the machine may be busy.
-const AGAIN: Duration = Duration::from_millis(100);
-
-/// Most threads that are remembered for that long.
-const MET_MAX: usize = 256;
-
 /// The claims of this mount that are over.
 #[derive(Default)]
-pub(crate) struct Past(Mutex<Remembered>);
+pub(crate) struct Past {
+    remembered: Mutex<Remembered>,
+    /// Who came to what is over.
+    met: Met,
+}
 
 #[derive(Default)]
 struct Remembered {
@@ -55,31 +52,12 @@ struct Remembered {
     over: VecDeque<Over>,
     /// How many came since the dead were looked for.
     unlooked: usize,
-    /// Threads that met a claim that is over, by the attempt's number.
-    met: VecDeque<(u32, u64, Instant)>,
 }
 
 impl Past {
-    /// Whether a thread meets a claim that is over for the second time in a moment; 0 is a ticket that is over,
-    /// to which any claim may have led before.
-    fn met_again(&self, tid: u32, attempt: u64) -> bool {
-        let mut past = lock(&self.0);
-        past.met.retain(|(_, _, when)| when.elapsed() < AGAIN);
-        let before = past.met.len();
-        past.met
-            .retain(|(known, of, _)| *known != tid || (attempt != 0 && *of != attempt));
-        let again = past.met.len() < before;
-        if past.met.len() >= MET_MAX {
-            past.met.pop_front();
-        }
-        // Remembered on, too: open(2) of a name that the kernel knows comes three times, and the third is no first.
-        past.met.push_back((tid, attempt, Instant::now()));
-        again
-    }
-
     /// Whether somebody lives who held this ticket and lost it.
     fn has_loser(&self, ticket: &TicketRef) -> bool {
-        let past = lock(&self.0);
+        let past = lock(&self.remembered);
         let mut of_ticket = past
             .over
             .iter()
@@ -102,7 +80,7 @@ impl Past {
     pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, stand: Stand) {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
-        let mut past = lock(&self.0);
+        let mut past = lock(&self.remembered);
         past.over.retain(|over| {
             let again = over.process.pid == process.pid && over.key == claim.key && over.created == created;
             !again
@@ -172,7 +150,7 @@ impl Tree {
                 what: Stood::Holds(held),
             })
         });
-        let past = lock(&self.past.0);
+        let past = lock(&self.past.remembered);
         let of_ticket = past.over.iter().rev();
         for over in of_ticket.filter(|over| over.key == ticket.key && over.created == ticket.created) {
             let nearer = |distance: &u32| nearest.as_ref().is_none_or(|nearest| *distance < nearest.distance);
@@ -205,10 +183,17 @@ impl Tree {
     pub(crate) fn looked<T>(&self, caller: Caller, ino: Ino, done: Result<T>) -> Result<T> {
         let stale = matches!(done, Err(Error::Stale(_)));
         let attempt = || self.work.attempt_of(ino).map_or(0, |attempt| attempt.id());
-        if stale && !self.past.met_again(caller.tid, attempt()) {
+        if stale && !self.past.met.again(caller.tid, ino, attempt()) {
             return done;
         }
         self.listed(caller, done)
+    }
+
+    /// The same of a name that is looked up in a folder: a step on a way.
+    pub(crate) fn walked(&self, caller: Caller, folder: Ino, name: &OsStr, found: Result<Found>) -> Result<Found> {
+        let to = found.as_ref().ok().map(|found| found.attributes.attr.ino);
+        self.past.met.walks(caller.tid, folder, name, to);
+        self.looked(caller, folder, found)
     }
 
     /// The same of what no path leads to: the kernel does not look again.
@@ -224,7 +209,7 @@ impl Tree {
         let above = process::lineage(caller.tid);
         let one = |process: &Process| above.contains(&process.pid) && process.lives();
         lock(&self.held).values().any(|held| one(&held.holder.process()))
-            || lock(&self.past.0).over.iter().any(|over| one(&over.process))
+            || lock(&self.past.remembered).over.iter().any(|over| one(&over.process))
     }
 
     /// The claim on a ticket, if the caller is its claimant, below it or of its session.

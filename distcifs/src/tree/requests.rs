@@ -148,7 +148,7 @@ impl Tree {
                 Err(Error::System {
                     errno: libc::ENOENT, ..
                 }) => Ok(Work::absent()),
-                done => self.looked(caller, parent, done),
+                done => self.walked(caller, parent, &name, done),
             };
         }
         check_length(&name)?;
@@ -156,7 +156,7 @@ impl Tree {
             Ok(parent) => self.find_and_look(caller, &parent, &name).await,
             Err(error) => Err(error),
         };
-        self.looked(caller, parent, found)
+        self.walked(caller, parent, &name, found)
     }
 
     /// Finds a name and looks at it. The kernel may drop its last lookup of a published node between
