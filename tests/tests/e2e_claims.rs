@@ -562,3 +562,29 @@ fn a_job_made_again_has_tickets_of_its_own() {
     mount.run("cd tickets/q/again.1.0; echo $$ > claim; echo 0 > result");
     assert_eq!(mount.wait_state("again", 1), "success");
 }
+
+/// "Who lost his claim … finds nothing that another made in `workspace` and `artifacts`, held or finished": by a path that
+/// the kernel knows from others, too.
+#[test]
+fn who_lost_a_claim_finds_nothing_of_who_works_now() {
+    let mount = mount_with_ticket();
+    let loser = mount.start(
+        "cd tickets/q/t; echo $$ > claim; rm claim; touch $OUT/lost; until [ -e $OUT/go ]; do sleep 0.05; done
+         cd ../../..; LC_ALL=C; export LC_ALL
+         cat tickets/q/t/workspace/made 2>&1; ls tickets/q/t/artifacts 2>&1; echo x 2>&1 > tickets/q/t/workspace/mine
+         touch $OUT/tried",
+    );
+    wait_for("the loss", USUAL, || mount.out().join("lost").exists());
+    let winner = mount.start(
+        "cd tickets/q/t; echo $$ > claim; echo of another > workspace/made; touch $OUT/made
+         until [ -e $OUT/tried ]; do sleep 0.05; done; cd ../../../tickets/q/t; ls workspace; echo 0 > result",
+    );
+    wait_for("the work", USUAL, || mount.out().join("made").exists());
+    assert_eq!(mount.read("tickets/q/t/workspace/made"), "of another");
+    fs::write(mount.out().join("go"), "").unwrap();
+    let (lost, won) = (loser.finish(), winner.finish());
+    let said = format!("{}{}", lost.stdout, lost.stderr);
+    assert!(said.matches("Stale file handle").count() >= 2, "{said}");
+    assert!(!said.contains("of another"), "{said}");
+    assert_eq!(won.stdout.trim(), "made");
+}
