@@ -68,9 +68,10 @@ fn checkout(desk: &Desk) -> Done {
     // What was given is not said again: it may be anything, a password too.
     let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
     let address = Address::parse(&text).map_err(cant)?;
-    if desk.ticket.is_untrusted() {
-        named::check(&address)?;
-    }
+    let named = match desk.ticket.is_untrusted() {
+        true => Some(Named::of_own(desk, &address)?),
+        false => None,
+    };
     let wanted = Wanted::read(desk)?;
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {
@@ -88,8 +89,6 @@ fn checkout(desk: &Desk) -> Done {
     };
     let commit = repository.check_out(&wanted)?;
     if submodules {
-        let untrusted = desk.ticket.is_untrusted();
-        let named = untrusted.then(|| Named::of(desk, &address)).transpose()?;
         submodules::check_out(&repository, wanted.depth.as_deref(), named.as_ref())?;
     }
     repository.tell_lfs("")?;

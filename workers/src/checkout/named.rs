@@ -29,7 +29,7 @@ type Place = (&'static str, String, String);
 ///
 /// # Errors
 /// `Refused` if not.
-pub(super) fn check(address: &Address) -> tree::Result<()> {
+fn check(address: &Address) -> tree::Result<()> {
     match address.place() {
         Some((protocol, ..)) if WAYS.contains(&protocol) => Ok(()),
         _ => Err(Trouble::Refused(format!(
@@ -40,19 +40,28 @@ pub(super) fn check(address: &Address) -> tree::Result<()> {
 }
 
 impl Named {
-    /// What the configuration of this ticket's build names as it stands, and the repository of the ticket itself: that
-    /// the mount has looked at, when its parameters were put in.
+    /// What the configuration of this ticket's build names as it stands. A ticket that stands alone has no
+    /// configuration: who posted it names what he wants, and nothing else is fetched.
     ///
     /// # Errors
-    /// If the build's record can't be read.
-    pub(super) fn of(desk: &Desk, own: &Address) -> tree::Result<Self> {
-        let mut places: Vec<Place> = own.place().into_iter().collect();
-        if let (Some(job), Some(build)) = (&desk.ticket.job, desk.ticket.build) {
-            let path = PathBuf::from(format!("{job}/builds/{build}/build.json"));
-            let bytes = read(&desk.jobs()?, &path).map_err(|e| Trouble::from_io("build.json", &e))?;
-            places.extend(literal(&Build::parse(&bytes).map_err(Trouble::Refused)?));
+    /// `Refused` if the repository of the ticket itself is none of these: a parameter may be put into its address, and
+    /// what a build records a stranger wrote. If the build's record can't be read.
+    pub(super) fn of_own(desk: &Desk, own: &Address) -> tree::Result<Self> {
+        check(own)?;
+        let (Some(job), Some(build)) = (&desk.ticket.job, desk.ticket.build) else {
+            return Ok(Named(own.place().into_iter().collect()));
+        };
+        let path = PathBuf::from(format!("{job}/builds/{build}/build.json"));
+        let bytes = read(&desk.jobs()?, &path).map_err(|e| Trouble::from_io("build.json", &e))?;
+        let named = Named(literal(&Build::parse(&bytes).map_err(Trouble::Refused)?));
+        if named.has(own) {
+            return Ok(named);
         }
-        Ok(Named(places))
+        Err(Trouble::Refused(own.masked(&format!(
+            "{}: an untrusted build fetches from repositories only that a git-checkout task of the job's configuration \
+             names, with no parameter in the address",
+            own.shown
+        ))))
     }
 
     /// Whether an address is one of them.

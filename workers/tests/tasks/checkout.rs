@@ -537,7 +537,14 @@ fn a_stranger_names_no_server() {
             let params = json!({ "repository": at(name) });
             json!({ "index": index, "type": "git-checkout", "added_by": by, "params": params })
         };
-        let tasks = [task(0, None, "inner.git"), task(1, Some(0), "private")];
+        let mut tasks = vec![task(0, None, "inner.git"), task(1, Some(0), "private")];
+        tasks.extend(
+            (2..)
+                .zip(["good", "bad", "worse"])
+                .map(|(index, name)| task(index, None, name)),
+        );
+        let by_parameter = json!({ "repository": format!("{}${{what}}", at("")) });
+        tasks.push(json!({ "index": 5, "type": "git-checkout", "params": by_parameter }));
         fs::write(
             build.join("build.json"),
             json!({ "job": "j", "build": 1, "tasks": tasks }).to_string(),
@@ -557,9 +564,18 @@ fn a_stranger_names_no_server() {
         );
         assert!(!workspace.join("sub/f").exists(), "{id}");
     }
-    let (result, workspace) = run("trusted", &at("bad"), &[]);
-    assert_eq!(result, "0");
-    assert!(workspace.join("sub/f").exists());
+    // Its own repository too: this one a stranger's file names, or what a build records.
+    let (result, workspace) = run("own", &at("private"), &["untrusted"]);
+    assert!(
+        result.starts_with("1\n") && result.contains("with no parameter in the address"),
+        "{result}"
+    );
+    assert!(!workspace.join("f").exists());
+    for (id, name, added) in [("trusted", "bad", "sub/f"), ("own-trusted", "private", "f")] {
+        let (result, workspace) = run(id, &at(name), &[]);
+        assert_eq!(result, "0");
+        assert!(workspace.join(added).exists());
+    }
     let local = folder.join("inner").display().to_string();
     for (at, repository) in [local.as_str(), "http://127.0.0.1:1/x", "git://127.0.0.1:1/x"]
         .into_iter()
