@@ -15,7 +15,7 @@ set +e -u
 # Variables of the worker that its work gets, beside PATH and those of the user: the node's. The workers
 # in Rust have the same list (workers/src/task.rs).
 of_the_node='LANG TZ http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY no_proxy NO_PROXY SSL_CERT_FILE
-    SSL_CERT_DIR GIT_SSL_CAINFO GIT_SSL_CAPATH GIT_SSH_COMMAND GIT_EXEC_PATH SSH_AUTH_SOCK'
+    SSL_CERT_DIR GIT_SSL_CAINFO GIT_SSL_CAPATH GIT_SSH_COMMAND GIT_EXEC_PATH SSH_AUTH_SOCK DISTCIFS_GIT_MEMORY'
 
 # How often a result is tried, 3 s apart, while the store is full and while it is away: then the work
 # is removed, and the ticket given back.

@@ -21,6 +21,7 @@ use crate::tree::{self, Trouble};
 
 mod address;
 mod before;
+mod bounds;
 mod failure;
 mod git;
 mod named;
@@ -28,6 +29,7 @@ mod submodules;
 
 use address::Address;
 use before::Before;
+use bounds::Kept;
 use failure::Failure;
 use git::{Git, items};
 use named::Named;
@@ -169,8 +171,11 @@ impl Repository<'_> {
         let branch = self.name_what_came(wanted)?;
         let how = branch.as_deref().map_or(vec!["--detach"], |branch| vec!["-B", branch]);
         let arguments = [&["checkout", "-q", "-f"], how.as_slice(), &[&commit, "--"]].concat();
-        if !self.git().run(&arguments)? {
-            return Err(self.failed(&format!("can't check {commit} out")));
+        let (done, said) = self.git().run_heard(&arguments)?;
+        if !done {
+            let why = Failure::of(&said, self.address).why();
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            return Err(self.failed(&format!("can't check {commit} out{why}")));
         }
         let is = self.git().line(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])?;
         if is.as_deref() != Some(commit.as_str()) {
@@ -398,14 +403,16 @@ impl Repository<'_> {
 
     /// Removes attributes that somebody left where the commit has none: git would read them.
     fn forget_attributes(&self, commit: &str) -> tree::Result<()> {
-        let (mut folders, mut tracked) = (vec![PathBuf::new()], HashSet::new());
+        let (mut folders, mut tracked, mut kept) = (vec![PathBuf::new()], HashSet::new(), Kept::default());
         let done = self.git().read(&["ls-tree", "-r", "-t", "-z", commit], |out| {
             items(out, ENTRY_BYTES_MAX, |item| {
                 let Some(at) = item.iter().position(|byte| *byte == b'\t') else {
                     return Ok(());
                 };
                 let path = Path::new(OsStr::from_bytes(&item[at + 1..]));
-                if item.starts_with(b"040000 ") {
+                let is_folder = item.starts_with(b"040000 ");
+                kept.add(item, is_folder)?;
+                if is_folder {
                     folders.push(path.to_owned());
                 } else if path.file_name() == Some(OsStr::new(".gitattributes")) {
                     tracked.insert(path.to_owned());

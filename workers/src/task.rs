@@ -44,7 +44,7 @@ const NAME_CHARS_MAX: usize = 100;
 
 /// Variables of the worker that its work needs beside those of every program, git among it: how the node
 /// reaches others, and the administrator's choice of a program for ssh. worker.sh has the same list.
-pub(crate) const OF_THE_NODE: [&str; 14] = [
+pub(crate) const OF_THE_NODE: [&str; 15] = [
     "http_proxy",
     "https_proxy",
     "HTTPS_PROXY",
@@ -59,6 +59,7 @@ pub(crate) const OF_THE_NODE: [&str; 14] = [
     "GIT_SSH_COMMAND",
     "GIT_EXEC_PATH",
     "SSH_AUTH_SOCK",
+    "DISTCIFS_GIT_MEMORY",
 ];
 
 /// What the work of a ticket gives back: the parameters of the build that it found out.

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use super::{ENTRY_BYTES_MAX, Repository, items};
 use crate::beneath::{Folder, is, next_name, trouble};
@@ -50,12 +50,16 @@ impl Before {
         let mut file = git.create(OsStr::new(OLD_INDEX), 0o600).map_err(cant)?;
         io::Write::write_all(&mut file, index).map_err(cant)?;
         drop(file);
-        let (mut old, mut new) = (HashSet::new(), HashSet::new());
-        // One that git can't read says nothing.
-        let told = repository.files(Some(OLD_INDEX), &mut old)? && repository.files(None, &mut new)?;
+        let mut old = HashSet::new();
+        // One that git can't read says nothing. What the commit has may be more than is to be kept in mind.
+        let told = repository.files(Some(OLD_INDEX), |path| {
+            old.insert(path.to_owned());
+        })? && repository.files(None, |path| {
+            old.remove(path);
+        })?;
         git.remove(OsStr::new(OLD_INDEX)).map_err(cant)?;
         if told {
-            for path in old.difference(&new) {
+            for path in &old {
                 remove_file(repository.folder, path).map_err(cant)?;
             }
         }
@@ -111,8 +115,8 @@ fn remove_file(top: &Folder, path: &Path) -> io::Result<()> {
 }
 
 impl Repository<'_> {
-    /// The files of a list of git's; whether it could be read.
-    fn files(&self, index: Option<&str>, found: &mut HashSet<PathBuf>) -> tree::Result<bool> {
+    /// The files of a list of git's, one after the other; whether it could be read.
+    fn files(&self, index: Option<&str>, mut found: impl FnMut(&Path)) -> tree::Result<bool> {
         let index = format!(".git/{}", index.unwrap_or("index"));
         let git = self.git();
         git.read_with(&[("GIT_INDEX_FILE", &index)], &["ls-files", "-z"], |out| {
@@ -120,7 +124,7 @@ impl Repository<'_> {
                 // A script may have written the list: no other way through the folder is taken.
                 let path = Path::new(OsStr::from_bytes(item));
                 if path.components().all(|part| matches!(part, Component::Normal(_))) {
-                    found.insert(path.to_owned());
+                    found(path);
                 }
                 Ok(())
             })

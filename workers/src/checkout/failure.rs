@@ -25,7 +25,20 @@ use Failure::{Lasting, NoSuchRef, Passing, SentOn};
 
 /// What git says, and what that is. The first that fits counts. Each text has a blank, so that neither a
 /// host nor a ref can hold it.
-const SAID: [(Failure, &[&str]); 29] = [
+const SAID: [(Failure, &[&str]); 31] = [
+    (
+        Lasting("git needs more memory for it than it may have on this node"),
+        &[
+            "Out of memory, ",
+            "out of memory, ",
+            "Cannot allocate memory",
+            "unable to create thread",
+        ],
+    ),
+    (
+        Lasting("it has more than git may write into one file on this node"),
+        &["died of signal 25"],
+    ),
     (
         Lasting("there is no ssh on this node"),
         &[

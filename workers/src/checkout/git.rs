@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::address::{Address, Login, Way};
+use super::bounds;
 use crate::beneath::Folder;
 use crate::task::OF_THE_NODE;
 use crate::task::desk::say;
@@ -188,11 +189,13 @@ impl Git<'_> {
             ("GIT_NO_REPLACE_OBJECTS", "1"),
             ("GIT_ADVICE", "0"),
             ("GIT_ALLOW_PROTOCOL", ways),
+            bounds::HEAPS,
         ]);
         if std::env::var_os("GIT_SSH_COMMAND").is_none() {
             command.env("GIT_SSH_COMMAND", SSH);
         }
-        let mut settings: Vec<(String, &str)> = SETTINGS.map(|(key, value)| (key.to_owned(), value)).into();
+        let settings = SETTINGS.iter().chain(&bounds::SETTINGS);
+        let mut settings: Vec<(String, &str)> = settings.map(|(key, value)| ((*key).to_owned(), *value)).collect();
         if let Some(Login { server, user, password }) = &self.address.login {
             settings.push((format!("credential.{server}.helper"), HELPER));
             command.env("DISTCIFS_GIT_USER", user);
@@ -209,7 +212,7 @@ impl Git<'_> {
     fn start(&self, command: &mut Command) -> tree::Result<Child> {
         // By the descriptor, not by a path: the folder stays this one whatever becomes of its name.
         nix::unistd::fchdir(self.folder).map_err(|errno| cant(errno.into()))?;
-        command.spawn().map_err(|error| match error.kind() {
+        bounds::start(command).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Trouble::Refused("git is not installed on this node".to_owned()),
             _ => cant(error),
         })

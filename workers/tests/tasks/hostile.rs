@@ -187,3 +187,50 @@ fn a_list_of_files_cannot_lead_out() {
         assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
     }
 }
+
+/// workers.md: "git has bounds of memory and files … A commit that needs more fails the task, and says so": some objects
+/// stand for half of a million of a million files. The bound of this worker is lower, so that the test takes little.
+#[test]
+fn a_few_objects_fill_no_memory() {
+    let bench = Bench::with(CHECKOUT, "bomb", &[("DISTCIFS_GIT_MEMORY", Path::new("50331648"))]);
+    let upstream = bench.root.join("up");
+    let commit = git(
+        &upstream,
+        "git init -q -b main .; blob=$(echo x | git hash-object -w --stdin)
+        tree=$(printf '100644 blob %s\\tf\\n' $blob | git mktree)
+        for level in 1 2 3 4 5 6; do
+            tree=$(for i in $(seq 10 99); do printf '040000 tree %s\\td%s\\n' $tree $i; done | git mktree)
+        done
+        commit=$(git commit-tree -m bomb $tree); git update-ref refs/heads/main $commit; echo $commit",
+    );
+    for (id, left, why) in [
+        (
+            "new",
+            false,
+            "git needs more memory for it than it may have on this node",
+        ),
+        ("there", true, "more folders than git-checkout looks at"),
+    ] {
+        let ticket = bench.ticket(id, json!({ "repository": upstream }));
+        if left {
+            fs::write(ticket.join("workspace/left"), "").unwrap();
+        }
+        let said = bench.work(&ticket);
+        assert!(
+            said.starts_with("1\n") && said.contains(why),
+            "{id}: {said}\n{}",
+            console(&ticket)
+        );
+        assert!(left || said.contains(&commit), "{said}");
+        assert_eq!(recorded(&ticket), "");
+    }
+    // The worker goes on.
+    let small = bench.root.join("small");
+    let commit = git(
+        &small,
+        "git init -q -b main .; echo 1 >f; git add f; git commit -qm one; git rev-parse HEAD",
+    );
+    let ticket = bench.ticket("small", json!({ "repository": small }));
+    assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
+    assert_eq!(recorded(&ticket), commit);
+}
