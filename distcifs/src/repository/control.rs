@@ -97,7 +97,9 @@ impl Repository {
             let named = self.jobs.named(job).await?;
             // Whoever removes the record takes its line away, and changes then what was just read.
             Going::new(&self.builds, job, n).check_line().await?;
-            let (live, group) = self.live_again(job, n, who).await?;
+            let Some((live, group)) = self.live_again(job, n, who).await? else {
+                continue;
+            };
             let step = steps::build::retry(job, n, &named, &live, begun(who, group));
             let step = step.map_err(|refused| not_begun(job, n, refused))?;
             if self.builds.began(&hold, job, n, &live.nonce, step.ops).await? {
@@ -114,9 +116,10 @@ impl Repository {
         Err(Error::Busy(format!("jobs/{}/builds/{n} is not finished", job.name)))
     }
 
-    /// The entry of a build that is to run again, of its record as it is now, and the group that it needs a place in.
-    async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<(Live, Option<Member>)> {
-        let Some(record) = self.builds.stored_record(job, n).await?.0 else {
+    /// The entry of a build that is to run again, of its record as it is now, and the group that it needs a place in;
+    /// `None` if the record changed meanwhile.
+    async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<Option<(Live, Option<Member>)>> {
+        let (Some(record), revision) = self.builds.stored_record(job, n).await? else {
             let stage = if self.builds.build(job, n).await?.aborting() {
                 "is being aborted"
             } else {
@@ -128,6 +131,9 @@ impl Repository {
             )));
         };
         self.builds.check_retry(job, n, &record).await?;
+        if !Going::new(&self.builds, job, n).begin_from(&record, revision).await? {
+            return Ok(None);
+        }
         // The record may be removed meanwhile: put anew, the text is nobody's garbage.
         self.store
             .keep_body(self.configs.text_of(&record.config).await?)
@@ -143,7 +149,7 @@ impl Repository {
         let config = self.configs.parsed(&job.name, &record.config.digest).await?;
         let owner = record.owner.unwrap_or(job.entry.access.uid);
         let group = group_of(owner, &config, &record.params, &record.source)?;
-        Ok((steps::build::again(&record, again), group))
+        Ok(Some((steps::build::again(&record, again), group)))
     }
 
     /// The priority of a retry: that of the build, and no more than the job may have by now.

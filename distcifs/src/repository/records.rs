@@ -27,10 +27,13 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to record a build before the next mount is left to do it.
 const RECORD_TRIES: u32 = 120;
 
+/// Tries to remove a record while no answer comes.
+const DROP_TRIES: u32 = 3;
+
 mod going;
 mod index;
 
-pub(in crate::repository) use going::Going;
+pub(in crate::repository) use going::{Going, Heed};
 
 impl Builds {
     /// Records a build that ended, in the background, and tidies its tickets up.
@@ -275,14 +278,21 @@ impl Builds {
         let surplus = keep.builds.map_or(0, |most| {
             builds.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX))
         });
-        for (at, (n, indexed)) in builds.iter().enumerate() {
+        let surplus = builds.iter().enumerate().filter(|(at, (n, indexed))| {
             let old = oldest.is_some_and(|oldest| indexed.finished < oldest);
-            if (old || at < surplus) && !indexed.keep && !spared.contains(n) {
-                match self.remove_build(job, *n).await {
-                    // It runs again, or is removed already.
-                    Ok(()) | Err(Error::Busy(_) | Error::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
+            (old || *at < surplus) && !indexed.keep && !spared.contains(n)
+        });
+        let surplus: Vec<u64> = surplus.map(|(_, (n, _))| *n).collect();
+        self.prune_these(job, &surplus).await
+    }
+
+    /// Removes these builds, but for those that somebody keeps by now: many take some time.
+    pub(in crate::repository) async fn prune_these(&self, job: &Job, builds: &[u64]) -> Result<()> {
+        for n in builds {
+            match self.remove_finished(job, *n, Heed::Keep).await {
+                // It is kept, runs again, or is removed already.
+                Ok(()) | Err(Error::Busy(_) | Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -290,16 +300,28 @@ impl Builds {
 
     /// Removes a finished build for good.
     pub async fn remove_build(&self, job: &Job, n: u64) -> Result<()> {
+        self.remove_finished(job, n, Heed::Nothing).await
+    }
+
+    async fn remove_finished(&self, job: &Job, n: u64, heed: Heed) -> Result<()> {
         let _turn = self.records.turn(job.uid(), n).await?;
         self.record_now(job, n).await?;
         self.check_finished(job, n).await?;
-        let Some(record) = self.record(job, n).await? else {
+        let known = self.record(job, n).await?;
+        // Others may have kept it, which is heard of late.
+        let (stored, revision) = if self.store.shared {
+            self.stored_record(job, n).await?
+        } else {
+            (known.clone(), 0)
+        };
+        let (Some(_), Some(record)) = (known, stored) else {
             return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
         };
-        self.change_index(job, n, None).await?;
-        Going::new(self, job, n)
-            .drop_unless_retried(Indexed::of(&record))
-            .await?;
+        let (going, line) = (Going::new(self, job, n), Indexed::of(&record));
+        if heed == Heed::Keep && line.keep {
+            return Err(going.kept());
+        }
+        going.drop_unless_retried(line, revision, heed).await?;
         let job = job.name.clone();
         self.events.announce(Event::BuildRemoved { job, n });
         Ok(())
@@ -338,6 +360,33 @@ impl Builds {
         } else {
             settled("build", || self.store.contents.remove(&object)).await?;
         }
+        self.drop_rest(job, n, record).await
+    }
+
+    /// The same if the record has this revision still; whether it had.
+    pub(in crate::repository) async fn drop_build_of(&self, job: &Job, n: u64, revision: u64) -> Result<bool> {
+        let record = self.stored_record(job, n).await?.0;
+        let object = build_record(job.uid(), n);
+        for _ in 0..DROP_TRIES {
+            let change = vec![(LineKey::Record.key(), None)];
+            let dropped = match self.store.update_guarded("build", &object, revision, change).await? {
+                Guarded::Done { .. } => true,
+                // By an earlier try of ours, or another mount's.
+                Guarded::Refused { .. } => self.stored_record(job, n).await?.0.is_none(),
+                Guarded::Unknown => continue,
+            };
+            if dropped {
+                self.drop_rest(job, n, record).await?;
+            }
+            return Ok(dropped);
+        }
+        Err(Error::TimedOut(
+            format!("jobs/{}/builds/{n}: nobody knows whether it is removed", job.name).into(),
+        ))
+    }
+
+    /// Removes what a build has beside its record.
+    async fn drop_rest(&self, job: &Job, n: u64, record: Option<Arc<Record>>) -> Result<()> {
         // Whoever read the record before this keeps it no more.
         self.trash.moved();
         lock(&self.records.records).forget(&(job.uid().to_owned(), n));

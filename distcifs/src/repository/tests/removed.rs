@@ -9,7 +9,8 @@ use crate::backend::memory::Memory;
 use crate::repository::control::Word;
 use crate::repository::format;
 use crate::repository::model::build::live_path;
-use crate::repository::records::Going;
+use crate::repository::model::record::Indexed;
+use crate::repository::records::{Going, Heed};
 use crate::storage::around::{Around, Asked, Wrapped};
 use crate::storage::{self, Fut, Op};
 
@@ -140,6 +141,24 @@ impl Pair {
         retry.await.unwrap()
     }
 
+    /// The revision of the build's record.
+    async fn revision(&self) -> u64 {
+        self.second.builds.stored_record(&self.job, self.n).await.unwrap().1
+    }
+
+    /// The build's line, which is there as the record is.
+    async fn line(&self) -> Indexed {
+        let record = self.second.builds.stored_record(&self.job, self.n).await.unwrap().0;
+        let line = Indexed::of(&record.unwrap());
+        assert!(
+            Going::new(&self.second.builds, &self.job, self.n)
+                .has_line()
+                .await
+                .unwrap()
+        );
+        line
+    }
+
     /// Nothing of the build is left, and nothing of it runs.
     async fn assert_gone(&self) {
         assert!(!self.second.builds.is_unfinished(&self.job, self.n).await.unwrap());
@@ -217,9 +236,9 @@ fn who_retries_a_build_first_keeps_it() {
             .unwrap();
         let removed = pair.second.builds.remove_build(&pair.job, pair.n).await;
         assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
-        pair.second.builds.change_index(&pair.job, pair.n, None).await.unwrap();
-        let removed = Going::new(&pair.second.builds, &pair.job, pair.n)
-            .drop_unless_retried(line)
+        let going = Going::new(&pair.second.builds, &pair.job, pair.n);
+        let removed = going
+            .drop_unless_retried(line, pair.revision().await, Heed::Nothing)
             .await;
         assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
         assert!(
@@ -246,7 +265,7 @@ fn a_build_that_is_removed_while_it_is_kept_has_no_line() {
     runtime().block_on(async {
         let pair = Pair::new().await;
         pair.second.builds.remove_build(&pair.job, pair.n).await.unwrap();
-        let line = crate::repository::model::record::Indexed {
+        let line = Indexed {
             state: Verdict::Failure,
             keep: true,
             finished: 1,
@@ -286,5 +305,88 @@ fn a_late_record_that_nobody_answered_brings_no_build_back() {
         assert!(builds.stored_record(&pair.job, pair.n).await.unwrap().0.is_some());
         assert!(!save().await);
         assert!(!Going::new(builds, &pair.job, pair.n).has_line().await.unwrap());
+    });
+}
+
+/// "What stays in any case: builds into whose `ctl` somebody wrote `keep`", also where pruning had looked before, or its
+/// mount has not heard of it.
+#[test]
+fn a_build_that_is_kept_meanwhile_is_not_pruned() {
+    runtime().block_on(async {
+        let pair = Pair::new().await;
+        let (revision, line) = (pair.revision().await, pair.line().await);
+        assert!(!line.keep);
+        pair.first
+            .control(&pair.job, pair.n, Word::Keep, poster())
+            .await
+            .unwrap();
+        // By a list of what was surplus before.
+        pair.second.builds.prune_these(&pair.job, &[pair.n]).await.unwrap();
+        assert!(pair.line().await.keep);
+        // One that had looked at the record, too.
+        let going = Going::new(&pair.second.builds, &pair.job, pair.n);
+        let pruned = going.drop_unless_retried(line, revision, Heed::Keep).await;
+        assert!(matches!(pruned, Err(Error::Busy(_))), "{pruned:?}");
+        assert!(pair.line().await.keep);
+        // Whoever asks for it removes it.
+        going.drop_unless_retried(line, revision, Heed::Nothing).await.unwrap();
+        pair.assert_gone().await;
+    });
+}
+
+/// The same of one mount, where nothing is heard of late.
+#[test]
+fn a_build_that_is_kept_while_others_are_pruned_stays() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = open(&Memory::new().mount(), dir.path()).await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        let mut ended = Vec::new();
+        for _ in 0..2 {
+            let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+            let controller = repository
+                .claims
+                .claim(&control_key(&job, n), claimant())
+                .await
+                .unwrap();
+            let verdicts = Verdicts::read(b"success").unwrap();
+            repository.claims.finish(&controller, verdicts).await.unwrap();
+            ended.push(n);
+        }
+        // Which of them are surplus was found out before.
+        repository.control(&job, ended[1], Word::Keep, poster()).await.unwrap();
+        repository.builds.prune_these(&job, &ended).await.unwrap();
+        let stands = |n| {
+            let (repository, job) = (repository.clone(), job.clone());
+            async move { repository.builds.stored_record(&job, n).await.unwrap().0.is_some() }
+        };
+        assert!(!stands(ended[0]).await && stands(ended[1]).await);
+        assert_eq!(repository.builds.finished_numbers(&job).await.unwrap(), [ended[1]]);
+    });
+}
+
+/// "Either runs again with all that it had, or is gone": a line that comes late, of a mount that keeps the build or was
+/// late with its record, does not let a retry begin from what is being removed.
+#[test]
+fn a_line_that_comes_late_opens_nothing_that_a_removal_shut() {
+    runtime().block_on(async {
+        let pair = Pair::new().await;
+        let (revision, line) = (pair.revision().await, pair.line().await);
+        let builds = &pair.second.builds;
+        let going = Going::new(builds, &pair.job, pair.n);
+        // A removal that has come as far as to look whether the build runs.
+        builds.change_index(&pair.job, pair.n, None).await.unwrap();
+        going.outdate().await.unwrap();
+        builds.check_finished(&pair.job, pair.n).await.unwrap();
+        builds.change_index(&pair.job, pair.n, Some(line)).await.unwrap();
+        let retried = pair
+            .retry_around(async || {
+                assert!(!builds.drop_build_of(&pair.job, pair.n, revision).await.unwrap());
+            })
+            .await;
+        retried.unwrap();
+        let removed = going.drop_unless_retried(line, revision, Heed::Nothing).await;
+        assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
+        pair.line().await;
     });
 }

@@ -11,7 +11,7 @@ use crate::repository::model::ops::Changes;
 use crate::repository::model::record::Indexed;
 use crate::repository::model::steps::build::{into_trash, out_of_trash};
 use crate::repository::model::trash::{BuildLine, Removal};
-use crate::repository::records::Going;
+use crate::repository::records::{Going, Heed};
 use crate::repository::store::Guarded;
 use crate::repository::{Error, Result, flood};
 
@@ -194,6 +194,7 @@ impl Builds {
     /// Removes a build from the trash for good if it was to stay until then at most; whether it was.
     pub async fn discard_build(&self, job: &Job, n: u64, until: u64) -> Result<bool> {
         for _ in 0..RACES_MAX {
+            let of_record = self.stored_record(job, n).await?.1;
             let (line, revision) = self.trashed_build(job, n).await?;
             let Some(line) = line.filter(|line| line.trash.until <= until) else {
                 return Ok(false);
@@ -212,7 +213,8 @@ impl Builds {
             if !page.entries.is_empty() {
                 return Ok(false);
             }
-            return match Going::new(self, job, n).drop_unless_retried(line.indexed).await {
+            let going = Going::new(self, job, n);
+            return match going.drop_unless_retried(line.indexed, of_record, Heed::Nothing).await {
                 Ok(()) => Ok(true),
                 Err(Error::Busy(_)) => Ok(false),
                 Err(error) => Err(error),
