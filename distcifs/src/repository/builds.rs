@@ -156,7 +156,7 @@ impl Builds {
 
     /// Refuses a commit that is said by a user who may not: of a repository that shows forks, as GitHub's do, it may
     /// be a stranger's, and what it brings runs with the rights of the job's owner.
-    fn check_commit(&self, job: &Job, source: &Source, uid: u32) -> Result<()> {
+    pub(crate) fn check_commit(&self, job: &Job, source: &Source, uid: u32) -> Result<()> {
         if source.commit.is_empty() || uid == job.entry.access.uid || self.steers(uid) {
             return Ok(());
         }

@@ -380,8 +380,11 @@ impl Tree {
                     Some(config) => config,
                     None => self.repository.configs.current(&self.job(job)?).await?.1,
                 };
-                TriggerRequest::check_beginning(&committing.text, &config, committing.upstream.as_ref())
-                    .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))
+                let upstream = committing.upstream.as_ref();
+                let said = TriggerRequest::check_beginning(&committing.text, &config, upstream)
+                    .map_err(|reason| Error::Invalid(format!("jobs/{}/trigger: {reason}", job.name)))?;
+                let job = self.job(job)?;
+                self.repository.builds.check_commit(&job, &said, open.caller.uid)
             }
             Node::QueueFile(..)
                 if whole

@@ -73,14 +73,16 @@ impl TriggerRequest {
     }
 
     /// Whether text that ends with a whole line can still become a good trigger when more is
-    /// written after it; if not, why.
-    pub fn check_beginning(bytes: &[u8], config: &JobConfig, by: Option<&Upstream>) -> Result<(), String> {
+    /// written after it, and where it says so far that the build comes from; if not, why.
+    pub fn check_beginning(bytes: &[u8], config: &JobConfig, by: Option<&Upstream>) -> Result<Source, String> {
         let object = bytes.trim_ascii_start().first() == Some(&b'{');
         // An object that can't be read may not be whole yet.
         if object && json::parse(bytes).is_err() {
-            return Ok(());
+            return Ok(Source::default());
         }
-        Given::read(bytes)?.check(config, by, object).map(|_| ())
+        Given::read(bytes)?
+            .check(config, by, object)
+            .map(|request| request.source)
     }
 }
 

@@ -182,6 +182,14 @@ fn where_a_build_comes_from_is_shown(mut fs: Fs) {
     // "Only the job's owner, root, whoever mounted and control programs say it."
     fs.caller.uid = 4242;
     assert_eq!(errno(fs.try_trigger("a", &format!("@commit={commit}"))), libc::EACCES);
+    // "What can be refused at open or at write is refused there, where a shell sees it."
+    for said in [
+        format!("@commit={commit}\n"),
+        format!("{{\"@commit\": \"{commit}\"}}\n"),
+    ] {
+        let mut open = fs.open("jobs/a/trigger", libc::O_WRONLY).unwrap();
+        assert_eq!(errno(open.write(said.as_bytes())), libc::EACCES, "{said}");
+    }
     assert_eq!(fs.trigger("a", "@ref=refs/heads/main"), 3);
 }
 

@@ -71,7 +71,7 @@ fn which_build_triggers_is_not_for_the_trigger_to_say() {
     ] {
         let refused = [
             TriggerRequest::read(text.as_bytes(), config, None).map(|_| ()),
-            TriggerRequest::check_beginning(text.as_bytes(), config, None),
+            TriggerRequest::check_beginning(text.as_bytes(), config, None).map(|_| ()),
         ];
         for refused in refused {
             let why = refused.unwrap_err();
