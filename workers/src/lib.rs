@@ -6,6 +6,7 @@ mod say;
 mod again;
 pub mod artifacts;
 pub mod beneath;
+pub mod cause;
 pub mod checkout;
 pub mod console;
 pub mod control;

@@ -34,6 +34,9 @@ pub struct Build {
     /// The commit that is to be built, if the trigger said one.
     #[serde(default, deserialize_with = "nullable")]
     pub commit: String,
+    /// Why it was triggered, for people; github-webhook says there of which repository the commit is.
+    #[serde(default, deserialize_with = "nullable")]
+    pub cause: String,
     /// Jobs to trigger on success.
     #[serde(default, deserialize_with = "nullable")]
     pub downstream: Vec<Downstream>,

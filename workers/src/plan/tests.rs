@@ -72,6 +72,42 @@ fn the_commit_of_the_trigger_is_checked_out() {
     assert_eq!(took("", 5), Ok(Some(other)));
 }
 
+/// "`@commit` is of the repository that the webhook named": in the form of 2013 the tools may come first.
+#[test]
+fn the_commit_goes_to_the_repository_that_it_is_of() {
+    let (said, other) = ("ab".repeat(20), "cd".repeat(20));
+    let took = |cause: &str, repositories: &[&str]| {
+        let task = |(index, repository): (usize, &&str)| {
+            let params = json!({ "repository": repository, "ref": "main" });
+            json!({ "index": index, "type": "git-checkout", "params": params, "state": "waiting" })
+        };
+        let tasks: Vec<Value> = repositories.iter().enumerate().map(task).collect();
+        let build = json!({ "job": "j", "build": 7, "commit": said, "cause": cause, "tasks": tasks });
+        let build = Build::parse(build.to_string().as_bytes()).unwrap();
+        let takes = |index: &usize| posting(&build, *index).unwrap().params.contains_key("commit");
+        (0..tasks.len()).filter(takes).collect::<Vec<_>>()
+    };
+    let (tools, app) = ("https://github.com/o/tools", "https://github.com/O/app.git");
+    let told = format!("github push o/app {said} refs/heads/main x");
+    for (cause, repositories, wanted) in [
+        (told.as_str(), &[tools, app][..], &[1][..]),
+        (&told, &[app, tools], &[0]),
+        (&told, &[tools, app, "git@github.com:o/app"], &[1, 2]),
+        // A mirror: there is nothing else that it could be.
+        (&told, &["/srv/git/app"], &[0]),
+        (&told, &[tools, "/srv/git/app"], &[]),
+        // By hand, or of another commit.
+        ("", &[tools, app], &[0]),
+        (
+            &format!("github push o/app {other} refs/heads/main x"),
+            &[tools, app, tools],
+            &[0, 2],
+        ),
+    ] {
+        assert_eq!(took(cause, repositories), wanted, "{cause} {repositories:?}");
+    }
+}
+
 fn none() -> Value {
     json!({})
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
 use super::matrix::combinations;
+use crate::cause::address;
 
 /// The host of repositories whose payload gives no address.
 const HOST: &str = "github.com";
@@ -315,20 +316,6 @@ impl Checkout {
         }
         addresses.any(|(host, path)| host == self.host && path == self.path)
     }
-}
-
-/// Host and path of a repository's address, in small letters: `https://host/path.git`,
-/// `ssh://git@host:22/path`, `git@host:path`. `None`: one of another form, such as a folder.
-pub fn address(text: &str) -> Option<(String, String)> {
-    let (authority, path) = match text.split_once("://") {
-        Some((_, rest)) => rest.split_once('/')?,
-        None => text.split_once(':').filter(|(authority, _)| !authority.contains('/'))?,
-    };
-    let host = authority.rsplit('@').next()?;
-    let host = host.split(':').next()?;
-    let path = path.trim_matches('/');
-    let path = path.strip_suffix(".git").unwrap_or(path);
-    (!host.is_empty() && !path.is_empty()).then(|| (host.to_ascii_lowercase(), path.to_ascii_lowercase()))
 }
 
 /// Whether a pattern of `refs` means a ref. The commits of a pull request are anybody's: only a
