@@ -20,7 +20,7 @@ use crate::tree::{self, Result, Trouble};
 /// How often an operation is tried while the store is away or full, and how long is waited between:
 /// half a minute together, then the ticket is given back for somebody else.
 const TRIES_MAX: u32 = 10;
-const TRY_AGAIN: Duration = Duration::from_secs(3);
+const TRY_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 3000 });
 
 /// How often a result is tried while the store is away, a quarter of an hour together: the work is
 /// done, and whoever did it again would be no sooner. The end of the claim ends this too.
@@ -216,6 +216,11 @@ impl Claimed {
     }
 }
 
+/// Tries again as for a result: what is at stake is work that is done.
+pub fn as_a_result<T>(operation: impl Fn() -> Result<T>) -> Result<T> {
+    tried(RESULT_TRIES_MAX, operation)
+}
+
 /// Tries again for half a minute while the store is away or full.
 pub fn patiently<T>(operation: impl Fn() -> Result<T>) -> Result<T> {
     tried(TRIES_MAX, operation)
@@ -276,6 +281,24 @@ mod tests {
         fs::write(folder.join("workspace/file"), "x").unwrap();
         fs::write(folder.join("claim"), "the first").unwrap();
         Claimed::new(folder)
+    }
+
+    /// "The result is tried then for a quarter of an hour", and so is what is recorded with it: work that is done is not
+    /// thrown away for an outage that other operations do not wait for.
+    #[test]
+    fn what_goes_with_a_result_is_tried_as_long() {
+        let mut left = 20;
+        let mut away = || {
+            left -= 1;
+            if left > 0 {
+                Err(Trouble::Later("away".to_owned()))
+            } else {
+                Ok(())
+            }
+        };
+        let cell = std::cell::RefCell::new(&mut away);
+        assert!(matches!(patiently(|| (cell.borrow_mut())()), Err(Trouble::Later(_))));
+        as_a_result(|| (cell.borrow_mut())()).unwrap();
     }
 
     /// "So does a workspace that can't be stored at all: EFBIG, and the same is done": no other refusal

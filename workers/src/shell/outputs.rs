@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use distcifs_settings::names::Name;
 
 use crate::beneath::{Folder, shown, trouble};
-use crate::ticket::{Claimed, patiently};
+use crate::ticket::{Claimed, as_a_result};
 use crate::tree::{self, Trouble};
 
 /// Its name among the artifacts.
@@ -62,10 +62,10 @@ fn record_all<'a>(claimed: &Claimed, lines: &'a [Line], made: &mut Vec<&'a str>)
         if !is_there(claimed, name) {
             made.push(name);
         }
-        patiently(|| open(claimed, name).map(drop)).map_err(of_line(*number))?;
+        as_a_result(|| open(claimed, name).map(drop)).map_err(of_line(*number))?;
     }
     for (number, name, value) in lines {
-        patiently(|| write(claimed, name, value)).map_err(of_line(*number))?;
+        as_a_result(|| write(claimed, name, value)).map_err(of_line(*number))?;
     }
     Ok(())
 }
@@ -91,11 +91,11 @@ fn folder(claimed: &Claimed) -> tree::Result<Option<Folder>> {
             Err(error) => Err(Trouble::from_io("OUTPUTS", &error)),
         }
     };
-    patiently(look)
+    as_a_result(look)
 }
 
 fn remove(folder: &Folder) -> tree::Result<()> {
-    patiently(|| {
+    as_a_result(|| {
         folder
             .remove(OsStr::new(NAME))
             .map_err(|e| trouble("can't remove OUTPUTS", &e))
@@ -112,7 +112,7 @@ fn read(folder: &Folder) -> tree::Result<Vec<Line>> {
             .then_some(file)
             .ok_or_else(|| Trouble::Refused("OUTPUTS: not a file".to_owned()))
     };
-    let file = patiently(look)?;
+    let file = as_a_result(look)?;
     file.take(BYTES_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| trouble("OUTPUTS", &e))?;
@@ -189,7 +189,7 @@ fn write(claimed: &Claimed, name: &str, value: &str) -> tree::Result<()> {
 
 /// Takes one back that was recorded a moment ago.
 fn take_back(claimed: &Claimed, name: &str) -> tree::Result<()> {
-    patiently(|| match fs::remove_file(path(claimed, name)) {
+    as_a_result(|| match fs::remove_file(path(claimed, name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Trouble::from_io(&format!("can't take {name} back"), &error))
         }
