@@ -334,6 +334,10 @@ fn answers_name_no_job_and_confirm_no_guess() {
     assert_eq!(all("wrong", "push", &theirs), 401);
     assert_eq!(all("mallory's own", "push", &theirs), 401);
     assert_eq!(all("mallory's own", "push", &own), 202);
+    // Nor whether a job of somebody else waits for what its author asked no build of.
+    let mut skipped = own.clone();
+    skipped["head_commit"]["message"] = "not now [skip ci]".into();
+    assert_eq!(all("mallory's own", "push", &skipped), 202);
     assert_eq!(all("mallory's own", "ping", &own_ping), 200);
     assert_eq!(all("mallory's own", "pull_request", &own), 400);
     assert_eq!(all("wrong", "push", &json!({})), 401);
