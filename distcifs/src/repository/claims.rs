@@ -119,6 +119,11 @@ impl Claim {
         self.life.borrow().stand()
     }
 
+    /// Whether its claimant gave it back.
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.life.borrow().is_given_back()
+    }
+
     /// Notices of where it stands.
     pub fn watch(&self) -> watch::Receiver<Life> {
         self.life.subscribe()

@@ -406,7 +406,7 @@ impl Tree {
             }));
         }
         // Who lost its claim would take what another made for the state that it was to begin from.
-        let posted = self.result_for(caller, ticket).await?;
+        let posted = self.area_for(caller, ticket).await?;
         let (access, _) = self
             .ticket_access(ticket, &posted, &Node::Ticket(ticket.clone()))
             .await?;

@@ -33,6 +33,8 @@ struct Over {
     nonce: String,
     process: Arc<Process>,
     won: bool,
+    /// Whether it was given back by its claimant, who knows that.
+    given_back: bool,
 }
 
 /// After so many more claims at least the dead are looked for again.
@@ -100,6 +102,7 @@ impl Past {
             nonce: claim.nonce.clone(),
             process,
             won: stand == Stand::Finished,
+            given_back: stand == Stand::Lost && claim.is_given_back(),
         });
     }
 }
@@ -115,7 +118,7 @@ enum Stood {
     /// It holds the claim.
     Holds(Arc<Held>),
     /// It held the claim of this nonce, which has its result if `won`.
-    Held { nonce: String, won: bool },
+    Held { nonce: String, won: bool, given_back: bool },
 }
 
 /// The distance of one who is of the claimant's session, and no more.
@@ -157,10 +160,10 @@ impl Tree {
             if let Some(distance) = over.process.distance(caller.tid).filter(nearer)
                 && over.process.lives()
             {
-                let (nonce, won) = (over.nonce.clone(), over.won);
+                let (nonce, won, given_back) = (over.nonce.clone(), over.won, over.given_back);
                 nearest = Some(Relation {
                     distance,
-                    what: Stood::Held { nonce, won },
+                    what: Stood::Held { nonce, won, given_back },
                 });
             }
         }
@@ -239,6 +242,23 @@ impl Tree {
                 ticket.key
             ))),
         }
+    }
+
+    /// The ticket that a claimant's folder is looked for in. Who gave it back may look for as long as it is open: what
+    /// is there is what every claimant begins from, and nobody made anything since.
+    ///
+    /// # Errors
+    /// As [`Tree::result_for`].
+    pub(crate) async fn area_for(&self, caller: Caller, ticket: &TicketRef) -> Result<Posted> {
+        let posted = self.posted(ticket).await?;
+        let given_back = |relation: Relation| matches!(relation.what, Stood::Held { given_back: true, .. });
+        if posted.ticket.state == TicketState::Open
+            && posted.ticket.ordinal() == ticket.turn
+            && self.relation(caller, ticket).is_some_and(given_back)
+        {
+            return Ok(posted);
+        }
+        self.result_for(caller, ticket).await
     }
 
     /// The ticket with its result, for a caller who may read that.

@@ -65,6 +65,11 @@ impl Default for Life {
 }
 
 impl Life {
+    /// Whether its claimant gave it back.
+    pub fn is_given_back(self) -> bool {
+        matches!(self.ended, Some(Cause::GivenBack | Cause::Unbegun))
+    }
+
     /// Where it stands.
     pub fn stand(self) -> Stand {
         self.stand

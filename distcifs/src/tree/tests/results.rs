@@ -114,6 +114,11 @@ fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
     let me = fs.caller;
     fs.echo("tickets/q/t/claim", &me.tid.to_string()).unwrap();
     fs.unlink("tickets/q/t/claim").unwrap();
+    // "Who gave a ticket back sees `workspace` and `artifacts` for as long as nobody has it."
+    for area in ["workspace", "artifacts"] {
+        assert_eq!(fs.list(&format!("tickets/q/t/{area}")), Vec::<String>::new(), "{area}");
+        assert!(fs.list("tickets/q/t").contains(&area.to_owned()), "{area}");
+    }
     let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     fs.caller.tid = other.id();
     fs.echo("tickets/q/t/claim", &other.id().to_string()).unwrap();
