@@ -18,9 +18,83 @@ pub fn is_commit(name: &str) -> bool {
     matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Ends the names of repositories on servers.
+pub const ENDING: &str = ".git";
+
+/// The protocol of git that the scheme of an address stands for.
+pub fn protocol(scheme: &str) -> Option<&'static str> {
+    Some(match scheme {
+        "https" => "https",
+        "http" => "http",
+        "ssh" | "git+ssh" | "ssh+git" => "ssh",
+        "git" => "git",
+        _ => return None,
+    })
+}
+
+/// Protocol, server and path of a repository on a server.
+pub type Place = (&'static str, String, String);
+
+/// The place that an address names: the same, however the address is written. `None`: it is no address of a server.
+pub fn place(address: &str) -> Option<Place> {
+    if address.contains(['?', '#']) || address.contains(char::is_control) {
+        return None;
+    }
+    let (protocol, authority, path) = match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            (protocol(scheme)?, authority, path)
+        }
+        None => {
+            let (authority, path) = address.split_once(':')?;
+            ("ssh", authority, path)
+        }
+    };
+    if authority.contains('/') {
+        return None;
+    }
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix(ENDING).unwrap_or(path);
+    Some((protocol, host.to_ascii_lowercase(), path.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However it is written, a repository is the same; and what only looks like it is another.
+    #[test]
+    fn a_repository_is_known_by_protocol_server_and_path() {
+        let main = place("https://example.org/a/b");
+        assert_eq!(main, Some(("https", "example.org".to_owned(), "a/b".to_owned())));
+        for text in [
+            "https://Example.org/a/b.git",
+            "https://example.org/a/b/",
+            "https://user:secret@example.org/a/b",
+        ] {
+            assert_eq!(place(text), main, "{text}");
+        }
+        assert_eq!(place("git@example.org:a/b.git"), place("ssh://other@example.org/a/b"));
+        for text in [
+            "http://example.org/a/b",
+            "HTTPS://example.org/a/b",
+            "https://example.org:8443/a/b",
+            "https://example.org@evil.test/a/b",
+            "https://evil.test?@example.org/a/b",
+            "https://evil.test#@example.org/a/b",
+            "https://evil.test\n@example.org/a/b",
+            "https://example.org/a/b/../c",
+            "https://example.org/A/b",
+            "ext::sh -c https://example.org/a/b",
+            "https:example.org/a/b",
+        ] {
+            assert_ne!(place(text), main, "{text}");
+        }
+        for text in ["/srv/git/a", "/srv/a:b", "file:///srv/git/a", "", "a/b", "x:a://b"] {
+            assert_eq!(place(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn names_of_refs_are_those_of_git() {

@@ -11,6 +11,7 @@ use distcifs_settings::{expand, fault, json, object, task as common};
 use crate::repository::names::Name;
 
 mod allow;
+mod ceilings;
 mod check;
 mod downstream;
 mod groups;
@@ -27,12 +28,14 @@ mod untrusted;
 mod when;
 
 pub use allow::Allow;
+pub use ceilings::Ceilings;
 pub use common::{CONSOLE_LIMIT_DEFAULT, TaskSettings};
 pub use fault::{FAULTS_MAX, Fault, Place};
 pub use groups::{Group, Supersede};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
-pub use pipeline::{ADDED_MAX, check_pipeline, read_tasks};
+pub(crate) use needs::side_by_side as beside_each_other;
+pub use pipeline::{ADDED_MAX, Adding, check_pipeline, read_added, read_added_stored, read_tasks};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};

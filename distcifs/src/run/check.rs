@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Failure, Outcome};
 use crate::cli;
 use crate::repository::config::{self, Fault, JobConfig};
+use crate::repository::names::Name;
 
 /// Files that are pipelines though their ending is that of a configuration.
 const PIPELINES: [&str; 2] = [".distcifs.json", "tasks.json"];
@@ -40,7 +41,7 @@ pub(super) fn check(arguments: &cli::Check) -> Outcome {
     };
     let job = match &arguments.job {
         Some(file) => match config::check_file(file) {
-            Ok(job) => Some(job),
+            Ok(job) => Some((job, name_of(file))),
             Err(faults) => {
                 tell(file, faults);
                 None
@@ -49,7 +50,8 @@ pub(super) fn check(arguments: &cli::Check) -> Outcome {
         None => None,
     };
     for file in &arguments.files {
-        tell(file, faults(file, arguments.tasks, job.as_ref()));
+        let job = job.as_ref().map(|(job, name)| (job, name.as_ref()));
+        tell(file, faults(file, arguments.tasks, job));
     }
     let text = match arguments.json {
         true => format!("{}\n", json!(list)),
@@ -60,8 +62,15 @@ pub(super) fn check(arguments: &cli::Check) -> Outcome {
     if good { Ok(()) } else { Err(Failure::Told) }
 }
 
+/// The name of a job by where its configuration lies: `jobs/<job>/config.json`, or a copy of that.
+fn name_of(file: &Path) -> Option<Name> {
+    let file = std::path::absolute(file).ok()?;
+    let named = file.file_name()? == "config.json";
+    named.then(|| Name::from_os(file.parent()?.file_name()?)).flatten()
+}
+
 /// What is wrong with a file.
-fn faults(file: &Path, pipeline: bool, job: Option<&JobConfig>) -> Vec<Fault> {
+fn faults(file: &Path, pipeline: bool, job: Option<(&JobConfig, Option<&Name>)>) -> Vec<Fault> {
     let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let format = Format::of(&name);
     let named = PIPELINES.contains(&&*name) || matches!(format, Some(Format::Yaml | Format::Toml));

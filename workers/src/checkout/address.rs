@@ -5,11 +5,10 @@
 
 use std::path::Path;
 
+use distcifs_settings::git::{self, ENDING, protocol};
+
 /// The shortest word that is hidden wherever it stands; shorter ones would hide half of what is said.
 const HIDDEN_BYTES_MIN: usize = 4;
-
-/// Ends the names of repositories on servers.
-const ENDING: &str = ".git";
 
 /// What stands for what is hidden.
 const HIDDEN: &str = "***";
@@ -46,17 +45,6 @@ pub(super) struct Address {
     pub(super) login: Option<Login>,
     /// What must not be said.
     secrets: Vec<String>,
-}
-
-/// The protocol of git that a scheme stands for.
-fn protocol(scheme: &str) -> Option<&'static str> {
-    Some(match scheme {
-        "https" => "https",
-        "http" => "http",
-        "ssh" | "git+ssh" | "ssh+git" => "ssh",
-        "git" => "git",
-        _ => return None,
-    })
 }
 
 impl Address {
@@ -160,18 +148,11 @@ impl Address {
     }
 
     /// Protocol, server and path of a repository on a server: the same, however its address is written.
-    pub(super) fn place(&self) -> Option<(&'static str, String, String)> {
-        let Way::Server(protocol) = self.way else {
-            return None;
-        };
-        let (authority, path) = match self.url.split_once("://") {
-            Some((_, rest)) => rest.split_once('/').unwrap_or((rest, "")),
-            None => self.url.split_once(':')?,
-        };
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let path = path.trim_matches('/');
-        let path = path.strip_suffix(ENDING).unwrap_or(path);
-        Some((protocol, host.to_ascii_lowercase(), path.to_owned()))
+    pub(super) fn place(&self) -> Option<git::Place> {
+        match self.way {
+            Way::Server(_) => git::place(&self.url),
+            Way::Local => None,
+        }
     }
 
     /// The same with `.git` at its end, which is what some servers send everybody on to.

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use distcifs_settings::git::Place;
 use serde_json::Value;
 
 use super::address::Address;
@@ -21,9 +22,6 @@ const REPOSITORY: &str = "repository";
 /// Repositories by protocol, server and path.
 #[derive(Debug)]
 pub(super) struct Named(Vec<Place>);
-
-/// Protocol, server and path: those of one repository, however its address is written.
-type Place = (&'static str, String, String);
 
 /// Whether an untrusted build may take this way to a repository at all.
 ///

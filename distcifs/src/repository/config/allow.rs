@@ -1,12 +1,11 @@
 //! `allow`: what tasks may be that are added to a build while it runs.
 
+use distcifs_settings::matching;
+
 use super::common::{self, Isolation, Limits};
 use super::fault::Faults;
 use super::object::Object;
 use crate::repository::names::Name;
-
-/// Whether config.json may have it: nothing goes by it yet.
-const IS_KNOWN: bool = false;
 
 /// Types that need not be named.
 const TYPES: [&str; 4] = ["execute-shell", "git-checkout", "publish-artifacts", "copy-artifacts"];
@@ -23,8 +22,11 @@ const TASKS_MAX: u64 = 4000;
 /// The same if nothing is said.
 const TASKS: usize = 500;
 
+/// Longest pattern of a group, bytes.
+const GROUP_BYTES_MAX: usize = 1024;
+
 /// The members.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "types",
     "isolation",
     "labels",
@@ -35,6 +37,7 @@ const KEYS: [&str; 11] = [
     "timeout",
     "attempts",
     "console_limit",
+    "groups",
     "tasks",
 ];
 
@@ -61,6 +64,8 @@ pub struct Allow {
     pub attempts: u32,
     /// Most bytes of console; `None`: as many as a task of the job has.
     pub console_limit: Option<u64>,
+    /// Patterns of the groups that they may wait in; `None`: any.
+    pub groups: Option<Vec<String>>,
     /// Most of them in a build.
     pub tasks: usize,
 }
@@ -78,20 +83,18 @@ impl Default for Allow {
             timeout: TIMEOUT,
             attempts: common::ATTEMPTS_DEFAULT,
             console_limit: None,
+            groups: None,
             tasks: TASKS,
         }
     }
 }
 
 impl Allow {
-    /// Reads what a configuration says, and refuses it as long as nothing goes by it.
+    /// Reads what a configuration says.
     pub(super) fn read(top: &Object<'_>, faults: &mut Faults) -> Self {
         let Some(allow) = top.object("allow", faults) else {
             return Allow::default();
         };
-        if !IS_KNOWN {
-            faults.add(allow.at, "allow is not known yet");
-        }
         Allow::of(&allow, faults)
     }
 
@@ -120,6 +123,7 @@ impl Allow {
                 .unwrap_or(known.timeout),
             attempts: common::attempts(allow, faults),
             console_limit: common::console_limit(allow, faults),
+            groups: groups(allow, faults),
             tasks: allow
                 .integer("tasks", 0, TASKS_MAX, faults)
                 .and_then(|n| usize::try_from(n).ok())
@@ -148,6 +152,21 @@ fn isolations(allow: &Object<'_>, faults: &mut Faults) -> Option<Vec<Isolation>>
         }
     }
     Some(isolations)
+}
+
+/// Patterns of groups, if they are there.
+fn groups(allow: &Object<'_>, faults: &mut Faults) -> Option<Vec<String>> {
+    let path = allow.path_of("groups");
+    let all = allow.strings("groups", faults)?;
+    for (i, (at, text)) in all.iter().enumerate() {
+        if !(1..=GROUP_BYTES_MAX).contains(&text.len()) || text.chars().any(char::is_control) {
+            let what = format!("{path}[{i}] must be one line of 1 to {GROUP_BYTES_MAX} bytes");
+            faults.add(*at, what);
+        } else if let Some(why) = matching::misplaced(text).filter(|_| i == 0) {
+            faults.add(*at, format!("{path}[0] {why}"));
+        }
+    }
+    Some(all.into_iter().map(|(_, text)| text.to_owned()).collect())
 }
 
 /// Addresses as git-checkout takes them.
@@ -205,7 +224,7 @@ mod tests {
         let given = read(
             r#"{"types": ["lint"], "isolation": ["none"], "labels": [], "jobs": ["base"], "network": true, "tasks": 0,
                 "repositories": ["https://x/y"], "limits": {"memory": "4G"}, "timeout": 60, "attempts": 1,
-                "console_limit": "1M"}"#,
+                "console_limit": "1M", "groups": ["test-*", "!test-x"]}"#,
         )
         .unwrap();
         assert_eq!(
@@ -214,6 +233,7 @@ mod tests {
         );
         assert!(given.isolation[0].is_none() && given.labels == Some(Vec::new()) && given.network);
         assert_eq!((given.tasks, given.timeout, given.attempts), (0, 60, 1));
+        assert_eq!(given.groups, Some(vec!["test-*".into(), "!test-x".into()]));
         assert_eq!(
             (given.limits.memory, given.console_limit),
             (Some(4 << 30), Some(1 << 20))
@@ -236,6 +256,8 @@ mod tests {
             (r#"{"limits": {"memory": "much"}}"#, "allow.limits.memory"),
             (r#"{"timeout": 0}"#, "whole number from 1"),
             (r#"{"attempts": 11}"#, "from 1 to 10"),
+            (r#"{"groups": ["!a"]}"#, "allow.groups[0] takes nothing away"),
+            (r#"{"groups": ["a\nb"]}"#, "allow.groups[0] must be one line"),
             (r#"{"tasks": 4001}"#, "from 0 to 4000"),
             (r#"{"secrets": ["KEY"]}"#, "unknown key \"secrets\""),
         ] {

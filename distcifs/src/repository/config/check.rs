@@ -83,7 +83,9 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         console_limit,
         isolation_required,
         outside: Vec::new(),
+        taken: HashSet::new(),
         tasks_max: tasks::TASKS_MAX,
+        ceilings: None,
     };
     let tasks = match top.required("tasks", faults) {
         Some(value) => tasks::read(value, &context, faults),

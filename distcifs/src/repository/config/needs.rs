@@ -204,7 +204,7 @@ fn open_edges(before: &[Vec<usize>]) -> Vec<usize> {
 
 /// Whether any two of these tasks may run at the same time: they do not where only one order is possible, and
 /// in that each waits for the one before it.
-pub(super) fn side_by_side(tasks: &[Task]) -> bool {
+pub(crate) fn side_by_side(tasks: &[Task]) -> bool {
     let waits = tasks.iter().enumerate();
     let waits: Vec<Vec<usize>> = waits
         .map(|(at, task)| waits_within(at, task.needs.as_deref(), tasks.len()))

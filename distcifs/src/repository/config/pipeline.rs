@@ -6,10 +6,11 @@ use std::io::Read;
 use distcifs_settings::pipeline::{self, Format};
 
 use super::fault::{Fault, Faults};
-use super::json::{Kind, Value};
+use super::json::{self, Kind, Value};
 use super::object::Object;
 use super::tasks::{self, Context, Task};
-use super::{JobConfig, check, kinds, unreadable};
+use super::{Ceilings, JobConfig, check, kinds, unreadable};
+use crate::repository::names::Name;
 
 /// Most tasks of one such text, those of matrices included.
 pub const ADDED_MAX: usize = 500;
@@ -17,28 +18,68 @@ pub const ADDED_MAX: usize = 500;
 /// The task that reads a pipeline, if the job is not known: it is called so unless it was given another name.
 const CHECKOUT: &str = "git-checkout";
 
-/// Reads and checks tasks that are to be added. Without the job whose build they are for, any parameter may be named.
+/// The build to which tasks are added.
+#[derive(Debug)]
+pub struct Adding<'a> {
+    /// Its configuration as triggered.
+    pub config: &'a JobConfig,
+    /// Tasks that `needs` may name beside those of the text: the one that adds, and those that it waited for.
+    pub before: Vec<&'a str>,
+    /// Names that its tasks have.
+    pub taken: HashSet<&'a str>,
+    /// What its tasks may be.
+    pub ceilings: &'a Ceilings,
+    /// How many tasks were added to it before.
+    pub added: usize,
+}
+
+/// Reads and checks tasks that a task adds to its build, as JSON. What they do not say is filled in by the ceilings.
 /// Faults are sorted by place, 50 at most, and quote nothing of the text.
 ///
 /// # Errors
+/// What is wrong, and what is more than may be added.
+pub fn read_added(text: &[u8], adding: &Adding<'_>) -> Result<Vec<Task>, Vec<Fault>> {
+    let value = json::parse_without_text(text).map_err(|fault| vec![fault])?;
+    read_tasks(&value, Some(adding))
+}
+
+/// Reads tasks that were added to a build, by whatever rules there were then.
+///
+/// # Errors
+/// What can't be read.
+pub fn read_added_stored(text: &[u8], adding: &Adding<'_>) -> Result<Vec<Task>, Vec<Fault>> {
+    let value = json::parse_without_text(text).map_err(|fault| vec![fault])?;
+    read(&value, Some(adding), Faults::of_stored())
+}
+
+/// Reads and checks tasks that are to be added. Without the build that they are for any parameter may be named, and
+/// nothing is held against ceilings. Faults are sorted by place, 50 at most, and quote nothing of the text.
+///
+/// # Errors
 /// What is wrong.
-pub fn read_tasks(value: &Value, job: Option<&JobConfig>) -> Result<Vec<Task>, Vec<Fault>> {
-    let mut faults = Faults::without_text();
+pub fn read_tasks(value: &Value, adding: Option<&Adding<'_>>) -> Result<Vec<Task>, Vec<Fault>> {
+    read(value, adding, Faults::without_text())
+}
+
+fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Result<Vec<Task>, Vec<Fault>> {
     let Some(top) = Object::new(value, "", &mut faults) else {
         return Err(faults.into_sorted());
     };
     top.only(&["tasks"], &mut faults);
-    let names = job.map(|job| job.parameters.iter().map(|(name, _)| name.as_str()));
+    let config = adding.map(|adding| adding.config);
+    let names = config.map(|config| config.parameters.iter().map(|(name, _)| name.as_str()));
     let context = Context {
         parameters: names.map(|names| names.chain(kinds::RECORDED_PARAMETERS).collect::<HashSet<_>>()),
-        console_limit: job.map(|job| job.console_limit),
-        isolation_required: job.is_some_and(|job| job.isolation_required),
-        outside: job.map_or_else(|| vec![CHECKOUT], before_checkouts),
+        console_limit: config.map(|config| config.console_limit),
+        isolation_required: config.is_some_and(|config| config.isolation_required),
+        outside: adding.map_or_else(|| vec![CHECKOUT], |adding| adding.before.clone()),
+        taken: adding.map(|adding| adding.taken.clone()).unwrap_or_default(),
         tasks_max: ADDED_MAX,
+        ceilings: adding.map(|adding| adding.ceilings),
     };
     let tasks = match top.required("tasks", &mut faults) {
         Some(value) => match &value.kind {
-            Kind::List(_) => tasks::read(value, &context, &mut faults),
+            Kind::List(_) => tasks_of(value, &context, adding, &mut faults),
             _ => {
                 faults.add(value.at, "tasks must be a list of objects");
                 Vec::new()
@@ -50,6 +91,18 @@ pub fn read_tasks(value: &Value, job: Option<&JobConfig>) -> Result<Vec<Task>, V
         true => Ok(tasks),
         false => Err(faults.into_sorted()),
     }
+}
+
+/// Reads the tasks, no more than there is room for in the build.
+fn tasks_of(value: &Value, context: &Context<'_>, adding: Option<&Adding<'_>>, faults: &mut Faults) -> Vec<Task> {
+    let tasks = tasks::read(value, context, faults);
+    let room = adding.map_or(Ok(()), |adding| adding.ceilings.room(adding.added, tasks.len()));
+    if let Err(what) = room
+        && !faults.is_stored()
+    {
+        faults.add(value.at, what);
+    }
+    tasks
 }
 
 /// The tasks of a job that check something out, and all that they wait for: what they read may name these.
@@ -66,20 +119,23 @@ fn before_checkouts(job: &JobConfig) -> Vec<&str> {
         let Some(task) = job.tasks.get(index).filter(|_| seen.insert(index)) else {
             continue;
         };
-        names.push(task.name.as_str());
+        if !names.contains(&task.name.as_str()) {
+            names.push(task.name.as_str());
+        }
         open.extend(task.waits_for());
     }
     names
 }
 
-/// Reads and checks a pipeline that is written in a format.
+/// Reads and checks a pipeline that is written in a format, for builds of a job if that is known: its configuration, and
+/// perhaps its name.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check_pipeline(
     source: &mut dyn Read,
     format: Option<Format>,
-    job: Option<&JobConfig>,
+    job: Option<(&JobConfig, Option<&Name>)>,
 ) -> Result<Vec<Task>, Vec<Fault>> {
     let text = check::read_bounded(source).map_err(|error| unreadable(&error))?;
     // Without a name to go by: an object of JSON begins with a bracket, and else it is YAML.
@@ -88,5 +144,20 @@ pub fn check_pipeline(
         _ => Format::Yaml,
     });
     let value = pipeline::read(&text, format).map_err(|fault| vec![fault])?;
-    read_tasks(&value, job)
+    let Some((config, name)) = job else {
+        return read_tasks(&value, None);
+    };
+    let adding = Adding {
+        config,
+        before: before_checkouts(config),
+        taken: config
+            .tasks
+            .iter()
+            .filter_map(Task::own_name)
+            .map(Name::as_str)
+            .collect(),
+        ceilings: &Ceilings::of_defaults(config, name),
+        added: 0,
+    };
+    read_tasks(&value, Some(&adding))
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Map;
 
+use super::ceilings::Ceilings;
 use super::common::{self, CONFINEMENT_KEYS, CONSOLE_LIMIT_DEFAULT, TaskSettings};
 use super::fault::{Faults, Place};
 use super::groups::{self, Group};
@@ -42,6 +43,8 @@ const BEFORE_NEEDS: &str = "environment";
 pub struct Task {
     /// Its number in the build, from 0.
     pub index: usize,
+    /// The place in the text of the task that stands for it: those of a matrix have the same.
+    pub source: usize,
     /// Its type: the queue that its ticket goes to.
     pub kind: Name,
     /// Its name; its type if it was given none. Several tasks may have the same type.
@@ -67,6 +70,11 @@ impl Task {
     /// The indexes of the tasks that it waits for.
     pub fn waits_for(&self) -> Vec<usize> {
         needs::waits_for(self.index, self.needs.as_deref())
+    }
+
+    /// Its name, if that is its own: one that is called as its type has none.
+    pub(crate) fn own_name(&self) -> Option<&Name> {
+        Some(&self.name).filter(|name| **name != self.kind)
     }
 
     /// The name of its folder in a build.
@@ -117,8 +125,12 @@ pub(super) struct Context<'a> {
     pub(super) isolation_required: bool,
     /// Tasks that are no part of the text, and that `needs` may name.
     pub(super) outside: Vec<&'a str>,
+    /// Names of tasks that are no part of the text, and that none of it may have.
+    pub(super) taken: HashSet<&'a str>,
     /// Most tasks, those of matrices included.
     pub(super) tasks_max: usize,
+    /// What they may be, if they are added to a build that runs.
+    pub(super) ceilings: Option<&'a Ceilings>,
 }
 
 /// A task with its matrix expanded, not yet read.
@@ -141,7 +153,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
     let Some((sources, expanded)) = expand(&items, value.at, context.tasks_max, faults) else {
         return Vec::new();
     };
-    check_names(&sources, &expanded, faults);
+    check_names(&sources, &expanded, &context.taken, faults);
     let wishes: Vec<_> = expanded
         .iter()
         .map(|task| Wish {
@@ -157,10 +169,12 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
             .get(task.source)
             .map(|source| source.path.clone())
             .unwrap_or_default();
-        let Some(object) = Object::new(&task.value, path, faults) else {
+        let isolated = context.ceilings.and_then(|ceilings| ceilings.isolated(&task.value));
+        let Some(object) = Object::new(isolated.as_ref().unwrap_or(&task.value), path, faults) else {
             continue;
         };
-        let read = read_task(&object, tasks.len(), &task.name, needs, context, faults);
+        let mut read = read_task(&object, tasks.len(), &task.name, needs, context, faults);
+        read.iter_mut().for_each(|read| read.source = task.source);
         if let Some(bytes) = read.as_ref().and_then(too_large).filter(|_| !faults.is_stored()) {
             let at = object.get("params").map_or(object.at, |params| params.at);
             faults.add(
@@ -279,7 +293,7 @@ impl Expanded<'_> {
 }
 
 /// Names that were given, or made by a matrix, are there once.
-fn check_names(sources: &[Source], expanded: &[Expanded<'_>], faults: &mut Faults) {
+fn check_names(sources: &[Source], expanded: &[Expanded<'_>], taken: &HashSet<&str>, faults: &mut Faults) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for task in expanded {
         let Some(source) = sources.get(task.source) else {
@@ -300,7 +314,9 @@ fn check_names(sources: &[Source], expanded: &[Expanded<'_>], faults: &mut Fault
                 ),
             );
         }
-        if seen.insert(&task.name, task.source).is_some() {
+        let has_own = task.member("type").and_then(Value::as_str) != Some(&task.name);
+        let taken = has_own && taken.contains(&*task.name) && !faults.is_stored();
+        if seen.insert(&task.name, task.source).is_some() || taken {
             faults.add(
                 at,
                 format!(
@@ -345,8 +361,12 @@ fn read_task(
         .console_limit
         .or(context.console_limit)
         .or(Some(CONSOLE_LIMIT_DEFAULT));
-    Some(Task {
+    if let (Some(ceilings), Some(kind)) = (context.ceilings, &kind) {
+        ceilings.fill(kind.as_str(), object, &mut settings);
+    }
+    let task = Task {
         index,
+        source: index,
         always: object.boolean("always", faults).unwrap_or(false),
         allow_failure: object.boolean("allow_failure", faults).unwrap_or(false),
         when: When::read(object, context.parameters.as_ref(), faults),
@@ -356,7 +376,13 @@ fn read_task(
         params,
         settings,
         needs,
-    })
+    };
+    if let Some(ceilings) = context.ceilings.filter(|_| !faults.is_stored()) {
+        for (at, what) in ceilings.faults(&task, object) {
+            faults.add(at, what);
+        }
+    }
+    Some(task)
 }
 
 /// Reads and checks params; gives them and the labels among them.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod arbitrary;
+mod ceilings;
 mod golden;
 mod own;
 mod pipelines;

@@ -12,7 +12,7 @@ use crate::repository::config::{Facts, JobConfig, Task, check_pipeline, read_tas
 
 /// What a pipeline is, or its faults.
 fn read(text: &str, job: Option<&JobConfig>) -> Result<Vec<Task>, Vec<String>> {
-    let read = check_pipeline(&mut text.as_bytes(), Some(Format::Yaml), job);
+    let read = check_pipeline(&mut text.as_bytes(), Some(Format::Yaml), job.map(|job| (job, None)));
     read.map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
@@ -80,7 +80,10 @@ fn a_job_says_what_its_pipelines_may_name() {
         ]
     }));
     let of = |needs: &str, script: &str| {
-        format!("tasks:\n- type: lint\n  needs: {needs}\n  params: {{ a: '{script}' }}\n  when: {{ team: a }}\n")
+        format!(
+            "tasks:\n- type: execute-shell\n  needs: {needs}\n  when: {{ team: a }}\n  params: {{ script: x, working_directory: \
+             '{script}' }}\n"
+        )
     };
     assert!(read(&of("[ source, first ]", "${team} ${git_commit}"), Some(&job)).is_ok());
     assert_eq!(
@@ -89,7 +92,7 @@ fn a_job_says_what_its_pipelines_may_name() {
     );
     assert_eq!(
         read(&of("[]", "${taem}"), Some(&job)).unwrap_err(),
-        ["4:16: tasks[0].params.…: no parameter is called \"…\"; did you mean team?"]
+        ["5:43: tasks[0].params.…: no parameter is called \"…\"; did you mean team?"]
     );
     // Without the job a name is only held to be one.
     assert!(read(&of("[ git-checkout ]", "${taem}"), None).is_ok());
@@ -234,7 +237,6 @@ fn pipelines_are_not_asked_for_yet() {
 #[test]
 fn words_without_effect_are_not_taken() {
     for (key, value, what) in [
-        ("allow", json!({"types": ["lint"]}), "allow is not known yet"),
         ("untrusted", json!("run"), "untrusted is not known yet"),
         (
             "untrusted_run_for",

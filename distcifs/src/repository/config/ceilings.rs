@@ -1,0 +1,472 @@
+//! What a task may be that is added to a build while it runs: `allow` of the configuration as it was triggered, and
+//! what the rest of that names.
+//!
+//! Held against a task twice: when the text is closed that has it, and when its ticket is posted, with its parameters
+//! put in. Both go by the configuration that the build was triggered with, so a stricter one reaches no build that runs.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+
+use distcifs_settings::expand::{expand, plain};
+use distcifs_settings::{git, matching};
+use serde_json::{Map, Value};
+
+use super::common::{CONSOLE_LIMIT_DEFAULT, Isolation, Limits, TaskSettings};
+use super::expand::{Piece, pieces};
+use super::fault::Place;
+use super::json::{Kind, Member, Value as Text};
+use super::object::Object;
+use super::{Allow, JobConfig, Task, kinds};
+use crate::repository::names::Name;
+
+/// What a task has that names no isolation.
+const ISOLATION: &str = "namespace";
+
+/// The bounds of tasks of untrusted builds where the configuration has none.
+const UNTRUSTED: Limits = Limits {
+    cpus: None,
+    memory: Some(4 << 30),
+    processes: Some(4096),
+    disk: Some(10 << 30),
+};
+
+/// Words of a list that are shown: a line has room for some.
+const SHOWN_MAX: usize = 8;
+
+/// What begins the name of an image.
+const IMAGE: &str = "job:";
+
+/// What a task that is added may be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ceilings {
+    allow: Allow,
+    /// Jobs whose artifacts and images it may use; `None`: it is not known which.
+    jobs: Option<HashSet<String>>,
+    repositories: HashSet<Repository>,
+    console_limit: u64,
+}
+
+/// A repository, however its address is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Repository {
+    /// On a server.
+    There(git::Place),
+    /// On this node, or of another kind: by its text.
+    Here(String),
+}
+
+impl Repository {
+    fn of(address: &str) -> Self {
+        git::place(address).map_or_else(
+            || {
+                Repository::Here(
+                    address
+                        .strip_prefix("file://")
+                        .unwrap_or(address)
+                        .trim_end_matches('/')
+                        .to_owned(),
+                )
+            },
+            Repository::There,
+        )
+    }
+}
+
+/// A task, as far as it is bounded.
+#[derive(Debug, Clone, Copy)]
+struct Bounded<'a> {
+    kind: &'a str,
+    params: &'a Map<String, Value>,
+    settings: &'a TaskSettings,
+    group: Option<&'a str>,
+    /// Whether `${name}` is still to be replaced: what has one in it is looked at later.
+    open: bool,
+}
+
+impl Bounded<'_> {
+    /// A text that is known by now, `$${` in it replaced.
+    fn known(&self, text: &str) -> Option<String> {
+        if !self.open {
+            return Some(text.to_owned());
+        }
+        let has_name = pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_)));
+        if has_name { None } else { expand(text, &Map::new()).ok() }
+    }
+
+    /// A text among the params.
+    fn param(&self, name: &str) -> Option<String> {
+        self.known(&plain(self.params.get(name)?))
+    }
+}
+
+/// What is more than a ceiling: the member that it is of, and what is right.
+#[derive(Debug, PartialEq, Eq)]
+struct Excess {
+    member: &'static str,
+    /// Of a list the item that is too much.
+    item: Option<String>,
+    what: String,
+}
+
+impl Ceilings {
+    /// Those of a build: its configuration as triggered, what its job is called, its parameters as triggered, and
+    /// whether it is untrusted.
+    pub fn of(config: &JobConfig, job: &Name, triggered: &[(String, String)], untrusted: bool) -> Self {
+        Ceilings::new(config, Some(job), triggered, untrusted)
+    }
+
+    /// Those of a build that takes the defaults of all parameters.
+    pub(super) fn of_defaults(config: &JobConfig, job: Option<&Name>) -> Self {
+        let defaults = config.parameters.iter();
+        let defaults = defaults.filter_map(|(name, value)| Some((name.to_string(), value.clone()?)));
+        Ceilings::new(config, job, &defaults.collect::<Vec<_>>(), false)
+    }
+
+    fn new(config: &JobConfig, job: Option<&Name>, triggered: &[(String, String)], untrusted: bool) -> Self {
+        let values = triggered
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(value.as_str())));
+        let values: Map<String, Value> = values.collect();
+        // What a task records later names nothing.
+        let named = |kind: &'static str, param: &'static str| {
+            let tasks = config.tasks.iter().filter(move |task| task.kind.as_str() == kind);
+            tasks.filter_map(move |task| task.params.get(param)?.as_str())
+        };
+        let put_in = |text: &str| expand(text, &values).ok();
+        let images = config.tasks.iter().filter_map(|task| job_of_image(&task.settings));
+        let jobs = job.map(|job| {
+            let own = std::iter::once(job.to_string());
+            let allowed = config.allow.jobs.iter().map(Name::to_string);
+            let copied = named("copy-artifacts", "job").filter_map(put_in);
+            own.chain(allowed)
+                .chain(copied)
+                .chain(images.map(str::to_owned))
+                .collect()
+        });
+        let checked_out = named("git-checkout", "repository").filter_map(put_in);
+        let repositories = checked_out.chain(config.allow.repositories.iter().cloned());
+        let mut allow = config.allow.clone();
+        if untrusted {
+            allow.limits = filled(allow.limits, UNTRUSTED);
+        }
+        Ceilings {
+            jobs,
+            repositories: repositories.map(|address| Repository::of(&address)).collect(),
+            console_limit: allow.console_limit.unwrap_or(config.console_limit),
+            allow,
+        }
+    }
+
+    /// Most tasks that may be added to the build in all.
+    pub fn tasks(&self) -> usize {
+        self.allow.tasks
+    }
+
+    /// Whether so many tasks may be added where there are so many added ones.
+    ///
+    /// # Errors
+    /// The bound, and what lifts it.
+    pub fn room(&self, added: usize, more: usize) -> Result<(), String> {
+        if added.saturating_add(more) <= self.allow.tasks {
+            return Ok(());
+        }
+        let bound = self.allow.tasks;
+        Err(format!(
+            "tasks are too many: {bound} may be added to this build, and {added} were{}",
+            lifted("more needs", "tasks")
+        ))
+    }
+
+    /// Whether the ticket of a task may be posted that was added, its parameters put in.
+    ///
+    /// # Errors
+    /// The first thing that is too much, in a line.
+    pub fn may_post(
+        &self,
+        queue: &str,
+        params: &Map<String, Value>,
+        settings: &TaskSettings,
+        group: Option<&str>,
+    ) -> Result<(), String> {
+        let task = Bounded {
+            kind: queue,
+            params,
+            settings,
+            group,
+            open: false,
+        };
+        match self.excesses(&task).first() {
+            None => Ok(()),
+            Some(Excess { member, what, .. }) => Err(format!("{member} {what}")),
+        }
+    }
+
+    /// What is too much of a task as it is written, each with its place and in words.
+    pub(super) fn faults(&self, task: &Task, object: &Object<'_>) -> Vec<(Place, String)> {
+        let bounded = Bounded {
+            kind: task.kind.as_str(),
+            params: &task.params,
+            settings: &task.settings,
+            group: task.group.as_ref().map(|group| group.name.as_str()),
+            open: true,
+        };
+        let excesses = self.excesses(&bounded).into_iter();
+        let told = |excess: Excess| {
+            let Excess { member, item, what } = excess;
+            (
+                place(object, member, item.as_deref()),
+                format!("{} {what}", object.path_of(member)),
+            )
+        };
+        excesses.map(told).collect()
+    }
+
+    /// Gives a task what it has if it says nothing.
+    pub(super) fn fill(&self, kind: &str, object: &Object<'_>, settings: &mut TaskSettings) {
+        let allow = &self.allow;
+        settings.timeout.get_or_insert(allow.timeout);
+        if object.get("attempts").is_none() {
+            settings.attempts = settings.attempts.min(allow.attempts);
+        }
+        if object.get("console_limit").is_none() {
+            let limit = settings.console_limit.unwrap_or(CONSOLE_LIMIT_DEFAULT);
+            settings.console_limit = Some(limit.min(self.console_limit));
+        }
+        let mut limits = allow.limits;
+        if !can_be_isolated(kind) {
+            limits = Limits {
+                disk: limits.disk,
+                ..Limits::default()
+            };
+        }
+        settings.limits = filled(settings.limits, limits);
+    }
+
+    /// The task with an isolation, if it can have one and names none.
+    pub(super) fn isolated(&self, task: &Text) -> Option<Text> {
+        let Kind::Object(members) = &task.kind else {
+            return None;
+        };
+        let named = |key: &str| members.iter().find(|member| member.key == key);
+        let kind = named("type")?.value.as_str()?;
+        if named("isolation").is_some() || !can_be_isolated(kind) {
+            return None;
+        }
+        let value = Text {
+            at: task.at,
+            kind: Kind::String(ISOLATION.to_owned()),
+        };
+        let isolation = Member {
+            at: task.at,
+            key: "isolation".to_owned(),
+            value,
+        };
+        Some(Text {
+            at: task.at,
+            kind: Kind::Object(members.iter().cloned().chain([isolation]).collect()),
+        })
+    }
+
+    fn excesses(&self, task: &Bounded<'_>) -> Vec<Excess> {
+        let mut found = Vec::new();
+        self.of_kind(task, &mut found);
+        self.of_names(task, &mut found);
+        self.of_numbers(task.settings, &mut found);
+        found
+    }
+
+    /// Its type, and what it is shut off with.
+    fn of_kind(&self, task: &Bounded<'_>, found: &mut Vec<Excess>) {
+        let allow = &self.allow;
+        if !allow.types.iter().any(|kind| kind.as_str() == task.kind) {
+            found.push(not_among("type", None, allow.types.iter().map(Name::as_str), "types"));
+        }
+        let isolation = &task.settings.isolation;
+        if can_be_isolated(task.kind) && !allow.isolation.contains(isolation) {
+            let known = allow.isolation.iter().map(Isolation::as_str);
+            found.push(not_among("isolation", None, known, "isolation"));
+        }
+        if task.settings.network && !allow.network {
+            found.push(Excess {
+                member: "network",
+                item: None,
+                what: format!("must be false{}", lifted("a network needs", "network")),
+            });
+        }
+    }
+
+    /// What it names: labels, jobs, repositories, a group.
+    fn of_names(&self, task: &Bounded<'_>, found: &mut Vec<Excess>) {
+        let allow = &self.allow;
+        if let Some(known) = &allow.labels {
+            let strange = task.settings.labels.iter().find(|label| !known.contains(label));
+            found.extend(strange.map(|label| {
+                let item = Some(label.to_string());
+                not_among("labels", item, known.iter().map(Name::as_str), "labels")
+            }));
+        }
+        if let Some(jobs) = &self.jobs {
+            let of_job = |member| Excess {
+                member,
+                item: None,
+                what: format!(
+                    "must name this job or one that config.json names{}",
+                    lifted("others need", "jobs")
+                ),
+            };
+            if job_of_image(task.settings).is_some_and(|job| !jobs.contains(job)) {
+                found.push(of_job("image"));
+            }
+            if task.kind == "copy-artifacts" {
+                match task.params.get("job") {
+                    // That of the build that triggered this one would be any job's.
+                    None => found.push(of_job("params.job")),
+                    Some(_) if task.param("job").is_some_and(|job| !jobs.contains(&job)) => {
+                        found.push(of_job("params.job"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let address = task.param("repository").filter(|_| task.kind == "git-checkout");
+        if address.is_some_and(|address| !self.repositories.contains(&Repository::of(&address))) {
+            found.push(Excess {
+                member: "params.repository",
+                item: None,
+                what: format!(
+                    "must be one that config.json names{}",
+                    lifted("others need", "repositories")
+                ),
+            });
+        }
+        let group = task.group.and_then(|group| task.known(group));
+        if let (Some(group), Some(known)) = (group, &allow.groups)
+            && !matching::takes_name(known, &group)
+        {
+            found.push(not_among(
+                "concurrency.group",
+                None,
+                known.iter().map(String::as_str),
+                "groups",
+            ));
+        }
+    }
+
+    /// How much it takes.
+    fn of_numbers(&self, settings: &TaskSettings, found: &mut Vec<Excess>) {
+        let (given, most) = (&settings.limits, &self.allow.limits);
+        found.extend(above("limits.cpus", given.cpus, most.cpus, "limits"));
+        found.extend(above("limits.memory", given.memory, most.memory, "limits"));
+        found.extend(above("limits.processes", given.processes, most.processes, "limits"));
+        found.extend(above("limits.disk", given.disk, most.disk, "limits"));
+        let allow = &self.allow;
+        found.extend(above("timeout", settings.timeout, Some(allow.timeout), "timeout"));
+        found.extend(above(
+            "attempts",
+            Some(settings.attempts),
+            Some(allow.attempts),
+            "attempts",
+        ));
+        let limit = Some(self.console_limit);
+        found.extend(above("console_limit", settings.console_limit, limit, "console_limit"));
+    }
+}
+
+/// A number above its bound.
+fn above<T: PartialOrd + Display>(
+    member: &'static str,
+    given: Option<T>,
+    most: Option<T>,
+    key: &str,
+) -> Option<Excess> {
+    let (given, most) = (given?, most?);
+    (given > most).then(|| Excess {
+        member,
+        item: None,
+        what: format!("must be at most {most}{}", lifted("more needs", key)),
+    })
+}
+
+/// Whether a task of this type has an isolation.
+fn can_be_isolated(kind: &str) -> bool {
+    kind == "execute-shell" || !kinds::is_own(kind)
+}
+
+/// The job that an image comes from.
+fn job_of_image(settings: &TaskSettings) -> Option<&str> {
+    settings.image.as_deref()?.strip_prefix(IMAGE)
+}
+
+/// The first limits, and of the second what these do not say.
+fn filled(limits: Limits, others: Limits) -> Limits {
+    Limits {
+        cpus: limits.cpus.or(others.cpus),
+        memory: limits.memory.or(others.memory),
+        processes: limits.processes.or(others.processes),
+        disk: limits.disk.or(others.disk),
+    }
+}
+
+/// How a bound is lifted.
+fn lifted(what: &str, key: &str) -> String {
+    format!(": {what} allow.{key} in the job's config.json")
+}
+
+/// A name that is none of those that are known.
+fn not_among<'a>(
+    member: &'static str,
+    item: Option<String>,
+    known: impl ExactSizeIterator<Item = &'a str>,
+    key: &str,
+) -> Excess {
+    let more = known.len() > SHOWN_MAX;
+    let shown: Vec<&str> = known.take(SHOWN_MAX).collect();
+    let shown = match shown.as_slice() {
+        [] => "nothing".to_owned(),
+        words => words.join(", "),
+    };
+    let dots = if more { ", …" } else { "" };
+    Excess {
+        member,
+        item,
+        what: format!("may be {shown}{dots}{}", lifted("others need", key)),
+    }
+}
+
+/// Where a member of a task stands, or what comes nearest to it.
+fn place(object: &Object<'_>, member: &str, item: Option<&str>) -> Place {
+    let lists = ["labels", "nodelabels", "params.nodelabels"];
+    let paths = if member == "labels" {
+        lists.as_slice()
+    } else {
+        &[member]
+    };
+    let items = paths.iter().filter_map(|path| match &down(object, path).1?.kind {
+        Kind::List(items) => Some(items),
+        _ => None,
+    });
+    let named = items.flatten().find(|value| value.as_str() == item);
+    match named.filter(|_| item.is_some()) {
+        Some(value) => value.at,
+        None => down(object, member).0,
+    }
+}
+
+/// The place of what a path leads to or of the last of its steps that is there, and what it leads to.
+fn down<'a>(object: &Object<'a>, path: &str) -> (Place, Option<&'a Text>) {
+    let mut at = object.at;
+    let mut members = object.members;
+    let mut steps = path.split('.').peekable();
+    while let Some(step) = steps.next() {
+        let Some(member) = members.iter().find(|member| member.key == step) else {
+            return (at, None);
+        };
+        at = member.value.at;
+        match &member.value.kind {
+            _ if steps.peek().is_none() => return (at, Some(&member.value)),
+            Kind::Object(inner) => members = inner,
+            _ => return (at, None),
+        }
+    }
+    (at, None)
+}

@@ -1,0 +1,361 @@
+//! What tasks may be that are added to a build while it runs.
+
+use serde_json::{Value, json};
+
+use super::{good, name};
+use crate::repository::config::{Adding, Allow, Ceilings, JobConfig, Task, read_added, read_added_stored};
+
+/// A job that names a repository, another by a parameter, a job to copy from and an image.
+fn job() -> JobConfig {
+    good(&json!({
+        "parameters": {"repository": null, "ref": "main"},
+        "console_limit": "1M",
+        "tasks": [
+            {"type": "git-checkout", "params": {"repository": "https://example.org/main.git"}},
+            {"type": "git-checkout", "name": "other", "params": {"repository": "${repository}"}},
+            {"type": "copy-artifacts", "params": {"job": "tools"}},
+            {"type": "execute-shell", "isolation": "lxc", "image": "job:base", "params": {"script": "true"}},
+        ]
+    }))
+}
+
+fn ceilings_of(config: &JobConfig, untrusted: bool) -> Ceilings {
+    let triggered = [("repository".to_owned(), "/srv/git/own".to_owned())];
+    Ceilings::of(config, &name("hello"), &triggered, untrusted)
+}
+
+/// The tasks of a text, or its faults.
+fn read(text: &str, config: &JobConfig, ceilings: &Ceilings) -> Result<Vec<Task>, Vec<String>> {
+    let adding = Adding {
+        taken: std::collections::HashSet::new(),
+        config,
+        before: vec!["git-checkout"],
+        ceilings,
+        added: 0,
+    };
+    let read = read_added(text.as_bytes(), &adding);
+    read.map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+fn text_of(task: &Value) -> String {
+    json!({"tasks": [task]}).to_string()
+}
+
+/// A script with these members beside it.
+fn script(members: Value) -> Value {
+    let mut task = json!({"type": "execute-shell", "params": {"script": "true"}});
+    for (key, value) in members.as_object().unwrap() {
+        task[key] = value.clone();
+    }
+    task
+}
+
+/// What is not named in `allow` has the defaults of its table, and what a task does not say is filled in.
+#[test]
+fn a_task_that_says_nothing_has_what_is_allowed() {
+    let config = job();
+    let ceilings = ceilings_of(&config, false);
+    let tasks = read(&text_of(&script(json!({}))), &config, &ceilings).unwrap();
+    let settings = &tasks[0].settings;
+    assert_eq!(settings.isolation.as_str(), "namespace");
+    assert_eq!(
+        (settings.timeout, settings.attempts, settings.console_limit),
+        (Some(3600), 3, Some(1 << 20))
+    );
+    assert_eq!(settings.limits, Default::default());
+    // What can't be isolated has no isolation.
+    let checkout = json!({"type": "git-checkout", "params": {"repository": "https://example.org/main"}});
+    let tasks = read(&text_of(&checkout), &config, &ceilings).unwrap();
+    assert!(tasks[0].settings.isolation.is_none());
+    // A queue of one's own has one, too.
+    let mut own = config.clone();
+    own.allow.types.push(name("lint"));
+    let ceilings = ceilings_of(&own, false);
+    let tasks = read(r#"{"tasks": [{"type": "lint"}]}"#, &own, &ceilings).unwrap();
+    assert_eq!(tasks[0].settings.isolation.as_str(), "namespace");
+}
+
+/// "`limits`: the highest values, and what a task without them has; for untrusted builds memory 4G, processes 4096, disk
+/// 10G."
+#[test]
+fn limits_are_those_of_allow_and_strangers_always_have_some() {
+    let mut config = job();
+    let limits = |config: &JobConfig, untrusted, task: Value| {
+        let ceilings = ceilings_of(config, untrusted);
+        let tasks = read(&text_of(&task), config, &ceilings).unwrap();
+        let limits = tasks[0].settings.limits;
+        (limits.memory, limits.processes, limits.disk)
+    };
+    assert_eq!(limits(&config, false, script(json!({}))), (None, None, None));
+    assert_eq!(
+        limits(&config, true, script(json!({}))),
+        (Some(4 << 30), Some(4096), Some(10 << 30))
+    );
+    let less = script(json!({"limits": {"memory": "1G"}}));
+    assert_eq!(limits(&config, true, less), (Some(1 << 30), Some(4096), Some(10 << 30)));
+    config.allow.limits.memory = Some(8 << 30);
+    assert_eq!(limits(&config, false, script(json!({}))), (Some(8 << 30), None, None));
+    assert_eq!(
+        limits(&config, true, script(json!({}))),
+        (Some(8 << 30), Some(4096), Some(10 << 30))
+    );
+    // Of what is no script only the disk is bounded.
+    let checkout = json!({"type": "git-checkout", "params": {"repository": "/srv/git/own/"}});
+    assert_eq!(limits(&config, true, checkout), (None, None, Some(10 << 30)));
+}
+
+/// Every ceiling, one below and one above: the fault has the place of the member, says what is right and which member
+/// of `allow` lifts it, and quotes nothing.
+#[test]
+fn each_ceiling_is_told_with_its_place() {
+    let config = job();
+    let untrusted = ceilings_of(&config, true);
+    let mut stricter = config.clone();
+    stricter.allow = Allow {
+        labels: Some(vec![name("linux")]),
+        groups: Some(vec!["test-*".to_owned()]),
+        attempts: 1,
+        ..Allow::default()
+    };
+    let strict = ceilings_of(&stricter, false);
+    for (ceilings, task, at, words) in [
+        (
+            &untrusted,
+            json!({"type": "paint"}),
+            "\"paint\"",
+            "type may be execute-shell, git-checkout, publish-artifacts, \
+          copy-artifacts: others need allow.types in the job's config.json",
+        ),
+        (
+            &untrusted,
+            script(json!({"isolation": "none"})),
+            "\"none\"",
+            "isolation may be namespace, lxc, vm: others need \
+          allow.isolation",
+        ),
+        (
+            &untrusted,
+            script(json!({"isolation": "jail"})),
+            "\"jail\"",
+            "isolation may be namespace, lxc, vm",
+        ),
+        (
+            &untrusted,
+            script(json!({"network": true})),
+            "true}",
+            "network must be false: a network needs allow.network",
+        ),
+        (
+            &untrusted,
+            script(json!({"image": "job:secret"})),
+            "\"job:secret\"",
+            "image must name this job or one that \
+          config.json names: others need allow.jobs",
+        ),
+        (
+            &untrusted,
+            script(json!({"limits": {"memory": "5G"}})),
+            "\"5G\"",
+            "limits.memory must be at most 4294967296: more \
+          needs allow.limits",
+        ),
+        (
+            &untrusted,
+            script(json!({"limits": {"processes": 4097}})),
+            "4097",
+            "limits.processes must be at most 4096",
+        ),
+        (
+            &untrusted,
+            script(json!({"limits": {"disk": "11G"}})),
+            "\"11G\"",
+            "limits.disk must be at most 10737418240",
+        ),
+        (
+            &untrusted,
+            script(json!({"timeout": 3601})),
+            "3601",
+            "timeout must be at most 3600: more needs allow.timeout",
+        ),
+        (
+            &untrusted,
+            script(json!({"attempts": 4})),
+            "4",
+            "attempts must be at most 3: more needs allow.attempts",
+        ),
+        (
+            &untrusted,
+            script(json!({"console_limit": "2M"})),
+            "\"2M\"",
+            "console_limit must be at most 1048576: more needs \
+          allow.console_limit",
+        ),
+        (
+            &untrusted,
+            json!({"type": "copy-artifacts", "params": {"job": "secret"}}),
+            "\"secret\"",
+            "params.job must name this job or one",
+        ),
+        (
+            &untrusted,
+            json!({"type": "copy-artifacts", "params": {"build": "upstream"}}),
+            "{\"build\"",
+            "params.job must name this job or one",
+        ),
+        (
+            &untrusted,
+            json!({"type": "git-checkout", "params": {"repository": "https://evil.test/a"}}),
+            "\"https://evil",
+            "params.repository must be one that config.json names: others need allow.repositories",
+        ),
+        (
+            &strict,
+            script(json!({"labels": ["linux", "gpu"]})),
+            "\"gpu\"",
+            "labels may be linux: others need allow.labels",
+        ),
+        (
+            &strict,
+            json!({"type": "execute-shell", "params": {"script": "true", "nodelabels": ["arm"]}}),
+            "\"arm\"",
+            "labels may be linux",
+        ),
+        (
+            &strict,
+            script(json!({"attempts": 2})),
+            "2",
+            "attempts must be at most 1",
+        ),
+    ] {
+        let text = text_of(&task);
+        let column = text[..text.find(&format!("{at}")).unwrap()].chars().count() + 1;
+        let mut found = read(&text, &config, ceilings).expect_err(&text);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        let found = found.remove(0);
+        let head = format!("1:{column}: tasks[0].{words}");
+        assert!(found.starts_with(&head), "wanted {head:?}, found {found:?}");
+        for secret in ["secret", "evil", "gpu", "paint", "jail"] {
+            assert!(!found.contains(secret), "{found}");
+        }
+        // What was taken once is read again, whatever the rules are by now.
+        let adding = Adding {
+            taken: std::collections::HashSet::new(),
+            config: &config,
+            before: Vec::new(),
+            ceilings,
+            added: 500,
+        };
+        assert!(read_added_stored(text.as_bytes(), &adding).is_ok(), "{text}");
+    }
+}
+
+/// What is within the ceilings, and what only looks as if it were not.
+#[test]
+fn what_config_json_names_is_allowed() {
+    let config = job();
+    let ceilings = ceilings_of(&config, false);
+    for task in [
+        script(json!({"image": "job:base"})),
+        script(json!({"image": "job:tools"})),
+        script(json!({"image": "job:hello", "timeout": 3600, "attempts": 3, "labels": ["any"], "always": true})),
+        script(json!({"limits": {"memory": "64G"}})),
+        json!({"type": "copy-artifacts", "params": {"job": "base"}}),
+        json!({"type": "copy-artifacts", "params": {"job": "hello", "build": "latest"}}),
+        json!({"type": "git-checkout", "params": {"repository": "https://user@EXAMPLE.org/main/"}}),
+        json!({"type": "git-checkout", "params": {"repository": "/srv/git/own"}}),
+        json!({"type": "git-checkout", "params": {"repository": "file:///srv/git/own"}}),
+        // What a parameter brings is known when its ticket is posted.
+        json!({"type": "git-checkout", "params": {"repository": "https://example.org/${ref}"}}),
+        json!({"type": "copy-artifacts", "params": {"job": "${ref}"}}),
+    ] {
+        let text = text_of(&task);
+        read(&text, &config, &ceilings).unwrap_or_else(|found| panic!("{text}: {found:?}"));
+    }
+}
+
+/// "It is checked when the text is closed, and again when the ticket is posted, with its parameters put in": a repository
+/// may come from a parameter.
+#[test]
+fn what_a_parameter_brings_is_held_against_them_at_the_post() {
+    let config = job();
+    let ceilings = ceilings_of(&config, false);
+    let post = |kind: &str, params: Value, group: Option<&str>| {
+        let task = script(json!({}));
+        let settings = read(&text_of(&task), &config, &ceilings).unwrap().remove(0).settings;
+        ceilings.may_post(kind, params.as_object().unwrap(), &settings, group)
+    };
+    let checkout = |repository: &str| post("git-checkout", json!({"repository": repository}), None);
+    assert_eq!(checkout("https://example.org/main"), Ok(()));
+    for strange in [
+        "https://example.org/other",
+        "https://example.org/main/../other",
+        "ssh://example.org/main",
+        "https://evil.test?@example.org/main",
+        "/srv/git/own/../other",
+        "/srv/git",
+        // By now this is no parameter, but what one brought.
+        "https://evil.test/${ref}",
+        "",
+    ] {
+        let refused = checkout(strange).unwrap_err();
+        assert_eq!(
+            refused,
+            "params.repository must be one that config.json names: others need allow.repositories in the job's config.json"
+        );
+    }
+    assert_eq!(post("copy-artifacts", json!({"job": "tools"}), None), Ok(()));
+    for params in [
+        json!({"job": "secret"}),
+        json!({"job": ""}),
+        json!({"build": "upstream"}),
+    ] {
+        assert!(
+            post("copy-artifacts", params, None)
+                .unwrap_err()
+                .starts_with("params.job must name")
+        );
+    }
+    assert!(
+        post("build-control", json!({}), None)
+            .unwrap_err()
+            .starts_with("type may be")
+    );
+    assert_eq!(post("execute-shell", json!({"script": "true"}), Some("any")), Ok(()));
+    let mut grouped = config.clone();
+    grouped.allow.groups = Some(vec!["test-*".to_owned(), "!test-x".to_owned()]);
+    let grouped = ceilings_of(&grouped, false);
+    let settings = read(&text_of(&script(json!({}))), &config, &ceilings)
+        .unwrap()
+        .remove(0)
+        .settings;
+    for (group, fits) in [("test-1", true), ("test-x", false), ("deploy", false)] {
+        let posted = grouped.may_post("execute-shell", &Default::default(), &settings, Some(group));
+        assert_eq!(posted.is_ok(), fits, "{group}: {posted:?}");
+    }
+}
+
+/// "`tasks`: 500 in a build": all that are added to it, whoever adds them.
+#[test]
+fn a_build_takes_so_many_added_tasks() {
+    let mut config = job();
+    config.allow.tasks = 3;
+    let ceilings = ceilings_of(&config, false);
+    let text = |n| json!({"tasks": vec![script(json!({})); n]}).to_string();
+    let read = |n, added| {
+        let adding = Adding {
+            taken: std::collections::HashSet::new(),
+            config: &config,
+            before: Vec::new(),
+            ceilings: &ceilings,
+            added,
+        };
+        read_added(text(n).as_bytes(), &adding).map_err(|faults| faults[0].to_string())
+    };
+    assert_eq!(read(3, 0).unwrap().len(), 3);
+    assert_eq!(read(0, 3).unwrap().len(), 0);
+    assert_eq!(
+        read(2, 2).unwrap_err(),
+        "1:10: tasks are too many: 3 may be added to this build, and 2 were: more needs allow.tasks in the job's config.json"
+    );
+    assert!(read(1, usize::MAX).is_err());
+}
