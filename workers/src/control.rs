@@ -32,13 +32,16 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often every held build is looked at though nothing was heard of it: a net under lost events.
 const RECHECK: Duration = Duration::from_secs(5);
 
+/// The same of builds of hundreds of tasks, whose whole record takes long to read.
+const RECHECK_LARGE: Duration = Duration::from_secs(60);
+
 /// What a shard is told.
 #[derive(Debug)]
 enum Message {
     /// A build-control ticket was claimed.
     Claimed { id: String, key: Key },
-    /// Something of the build changed.
-    Changed(Key),
+    /// Something of the build changed: this task ended, or nobody says what.
+    Changed(Key, Option<usize>),
     /// Events were lost.
     Resync,
     /// Give everything back and end.
@@ -154,23 +157,24 @@ fn read_events(mut events: Lines, shards: &[SyncSender<Message>]) -> End {
             for to in shards {
                 let _ = to.send(Message::Resync);
             }
-        } else if let Some(key) = changed(&line)
+        } else if let Some((key, task)) = changed(&line)
             && let Some(to) = shard(shards, &key)
         {
-            let _ = to.send(Message::Changed(key));
+            let _ = to.send(Message::Changed(key, task));
         }
     }
 }
 
-/// The build that an event is about, if there may be something to do: a task ended, an abort.
-fn changed(line: &str) -> Option<Key> {
+/// The build that an event is about, if there may be something to do: a task ended, which it names, or an abort.
+fn changed(line: &str) -> Option<(Key, Option<usize>)> {
     let mut words = line.split_ascii_whitespace();
     let (kind, place, state) = (words.next()?, words.next()?, words.next()?);
     let mut parts = place.split('/');
     let (job, build) = (parts.next()?, parts.next()?.parse().ok()?);
     let ended = matches!(state, "success" | "failure" | "error" | "aborted" | "skipped");
     let matters = (kind == "task" && ended) || kind == "control";
-    matters.then(|| (job.to_owned(), build))
+    let task = parts.next().and_then(|name| name.split_once('-')?.0.parse().ok());
+    matters.then(|| ((job.to_owned(), build), task))
 }
 
 fn spawn_shard(tree: Tree, rx: Receiver<Message>, end: SyncSender<End>) -> std::io::Result<JoinHandle<()>> {
@@ -203,6 +207,7 @@ struct Shard {
 impl Shard {
     fn run(&mut self, rx: &Receiver<Message>) -> tree::Result<()> {
         let mut rechecked = Instant::now();
+        let mut last_large = Instant::now();
         let mut retried = Instant::now();
         loop {
             // While there is something to do, what is said is taken in after each step.
@@ -228,7 +233,11 @@ impl Shard {
             }
             if rechecked.elapsed() >= RECHECK {
                 rechecked = Instant::now();
-                self.recheck();
+                let large = last_large.elapsed() >= RECHECK_LARGE;
+                if large {
+                    last_large = Instant::now();
+                }
+                self.recheck(large);
             }
             self.step()?;
         }
@@ -242,8 +251,13 @@ impl Shard {
                 self.held.insert(key.clone(), held);
                 self.look_at(key);
             }
-            Message::Changed(key) => self.look_at(key),
-            Message::Resync => self.recheck(),
+            Message::Changed(key, task) => {
+                if let Some(held) = self.held.get_mut(&key) {
+                    held.changed(task);
+                }
+                self.look_at(key);
+            }
+            Message::Resync => self.recheck(true),
             Message::Stop => {
                 self.held.values().for_each(Held::give_back);
                 return false;
@@ -259,8 +273,12 @@ impl Shard {
         }
     }
 
-    fn recheck(&mut self) {
+    /// Looks at all builds anew; at large ones only if they are meant too.
+    fn recheck(&mut self, large: bool) {
         for (key, held) in &mut self.held {
+            if held.is_large() && !large {
+                continue;
+            }
             held.distrust();
             self.dirty.add(held.owner(), key.clone());
         }
@@ -289,7 +307,12 @@ impl Shard {
             }
             Step::More => self.look_at(key),
             Step::Again => {
+                held.changed(None);
                 self.again.insert(key);
+            }
+            Step::Doubtful => {
+                held.changed(None);
+                self.look_at(key);
             }
             Step::Over => {
                 self.held.remove(&key);
@@ -310,10 +333,10 @@ mod tests {
 
     #[test]
     fn only_ends_and_controls_matter() {
-        let key = |n| Some(("a.b".to_owned(), n));
-        assert_eq!(changed("task a.b/12/0-execute-shell success"), key(12));
-        assert_eq!(changed("task a.b/12/0-execute-shell error"), key(12));
-        assert_eq!(changed("control a.b/3 abort"), key(3));
+        let key = |n, task| Some((("a.b".to_owned(), n), task));
+        assert_eq!(changed("task a.b/12/0-execute-shell success"), key(12, Some(0)));
+        assert_eq!(changed("task a.b/12/3999-execute-shell error"), key(12, Some(3999)));
+        assert_eq!(changed("control a.b/3 abort"), key(3, None));
         for line in [
             "",
             "resync",

@@ -9,7 +9,7 @@ use distcifs_settings::expand::{Uses, plain};
 use distcifs_settings::state::TaskState;
 
 use crate::plan::{Plan, plan, posting};
-use crate::record::{Build, Downstream};
+use crate::record::{Build, Downstream, Task};
 use crate::ticket::Claimed;
 use crate::tree::{self, Tree, Trouble};
 
@@ -22,6 +22,9 @@ const TRIGGER_TRIES_MAX: u32 = 15;
 
 /// Tasks that are posted at once: each is a commit, and then another build has its turn.
 const POSTS_MAX: usize = 16;
+
+/// Tasks of a build of which the whole record is read once a minute only, beside what is heard of it.
+const LARGE_MIN: usize = 200;
 
 /// Bytes of names of jobs that a message has: with the reasons of the first it is cut to 600.
 const NAMES_BYTES_MAX: usize = 300;
@@ -103,6 +106,8 @@ pub enum Step {
     Again,
     /// Somebody holds a file of it by a lease, and this says which: look again, ever more seldom.
     Held(String),
+    /// It seems to be over: look at all of it.
+    Doubtful,
     /// The result stands, or the build is somebody else's: forget it.
     Over,
 }
@@ -111,7 +116,14 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Held {
     claimed: Claimed,
-    record: PathBuf,
+    /// The folder of the build.
+    build: PathBuf,
+    /// The record as it was read last, with what was read of its tasks since; nothing while it is not trusted.
+    known: Option<Build>,
+    /// Why no parameters are put into its tasks, if they come to too much.
+    too_much: Option<String>,
+    /// Tasks of it that ended since they were read.
+    ended: BTreeSet<usize>,
     /// Who owns the build's job; nobody if that is not known.
     owner: u32,
     /// Tasks posted since the record was last trusted wholly.
@@ -126,12 +138,15 @@ pub struct Held {
 impl Held {
     /// A build whose ticket was just claimed.
     pub fn new(tree: &Tree, id: &str, job: &str, build: u64) -> Self {
-        let record = tree.build(job, build).join("build.json");
+        let build = tree.build(job, build);
         Held {
             // What can't be entered is lost already, and its result is refused.
             claimed: Claimed::at_once(tree.ticket(QUEUE, id)),
-            owner: std::fs::metadata(&record).map_or(u32::MAX, |meta| meta.uid()),
-            record,
+            owner: std::fs::metadata(build.join("build.json")).map_or(u32::MAX, |meta| meta.uid()),
+            build,
+            known: None,
+            too_much: None,
+            ended: BTreeSet::new(),
             posted: BTreeSet::new(),
             broken: BTreeMap::new(),
             triggered: BTreeMap::new(),
@@ -152,6 +167,48 @@ impl Held {
     /// Trusts the record alone from now on: what it says is not posted is posted again.
     pub fn distrust(&mut self) {
         self.posted.clear();
+        self.known = None;
+    }
+
+    /// Whether it has so many tasks that its whole record is read seldom.
+    pub fn is_large(&self) -> bool {
+        self.known.as_ref().is_some_and(|build| build.tasks.len() >= LARGE_MIN)
+    }
+
+    /// Takes note that a task ended; without one, that something else of the build changed.
+    pub fn changed(&mut self, task: Option<usize>) {
+        match task {
+            Some(index) => drop(self.ended.insert(index)),
+            None => self.known = None,
+        }
+    }
+
+    /// The build as it is now, and whether all of it was read just now, and not what of it changed alone.
+    fn read(&mut self) -> tree::Result<(Build, bool)> {
+        let ended = std::mem::take(&mut self.ended);
+        if let Some(mut build) = self.known.take()
+            && ended.into_iter().all(|index| self.renew(&mut build, index).is_some())
+        {
+            return Ok((build, false));
+        }
+        let record = tree::read(&self.build.join("build.json"))?;
+        let build = Build::parse(&record).map_err(Trouble::Refused)?;
+        // What a task has recorded since the trigger may be put in, too.
+        let uses = Uses::of(build.tasks.iter().map(|task| &task.params));
+        let too_much = uses.check(|name| build.params.get(name).map_or(0, |value| plain(value).len()));
+        self.too_much = too_much.err();
+        Ok((build, true))
+    }
+
+    /// Reads a task of the build anew. `None`: all of it is to be read, as it added tasks or parameters, or its end is
+    /// not to be seen yet.
+    fn renew(&self, build: &mut Build, index: usize) -> Option<()> {
+        let known = build.tasks.get_mut(index)?;
+        let text = tree::read(&self.build.join("tasks").join(known.title()).join("task.json")).ok()?;
+        let now = Task::parse(&text).ok()?;
+        let alone = now.index == index && now.state.is_ended() && !now.adds && now.recorded.is_empty();
+        *known = alone.then_some(now)?;
+        Some(())
     }
 
     /// Gives the ticket back.
@@ -182,23 +239,27 @@ impl Held {
     }
 
     fn try_step(&mut self, tree: &Tree) -> tree::Result<Step> {
-        let record = match tree::read(&self.record) {
+        let (mut build, whole) = match self.read() {
             // Writing the outcome tells whether the build was removed or was never there.
             Err(Trouble::Lost(why)) => {
                 return self.finish(TaskState::Error, &format!("no such build: {why}"));
             }
             other => other?,
         };
-        let mut build = Build::parse(&record).map_err(Trouble::Refused)?;
-        self.overlay(&mut build);
-        // What a task has recorded since the trigger may be put in, too.
-        let uses = Uses::of(build.tasks.iter().map(|task| &task.params));
-        let too_much = uses.check(|name| build.params.get(name).map_or(0, |value| plain(value).len()));
-        let too_much = too_much.err();
+        let step = self.go_on(tree, &mut build, whole)?;
+        if step == Step::Waiting || step == Step::More {
+            self.known = Some(build);
+        }
+        Ok(step)
+    }
+
+    /// Does what there is to do in a build; `whole`: all of it was read just now.
+    fn go_on(&mut self, tree: &Tree, build: &mut Build, whole: bool) -> tree::Result<Step> {
+        self.overlay(build);
         let mut left = POSTS_MAX;
         // Each round posts or breaks at least one task, so there are no more rounds than tasks.
         for _ in 0..=build.tasks.len() {
-            match plan(&build) {
+            match plan(build) {
                 Plan::Wait => return Ok(Step::Waiting),
                 Plan::Post(indexes) => {
                     for index in indexes {
@@ -206,14 +267,16 @@ impl Held {
                             return Ok(Step::More);
                         }
                         left -= 1;
-                        self.post(tree, &build, index, too_much.as_deref())?;
+                        self.post(tree, build, index)?;
                     }
-                    self.overlay(&mut build);
+                    self.overlay(build);
                 }
+                // Nothing ends on what was put together.
+                Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
                 Plan::Finish(state, line) => {
                     let mut lines: Vec<String> = Some(line).filter(|l| !l.is_empty()).into_iter().collect();
                     if state == TaskState::Success {
-                        lines.extend(self.trigger_downstream(&build)?);
+                        lines.extend(self.trigger_downstream(build)?);
                     }
                     return self.finish(state, &lines.join("\n"));
                 }
@@ -240,12 +303,13 @@ impl Held {
     }
 
     /// Posts a task, but not one into which parameters are put if those of the build come to too much.
-    fn post(&mut self, tree: &Tree, build: &Build, index: usize, too_much: Option<&str>) -> tree::Result<()> {
+    fn post(&mut self, tree: &Tree, build: &Build, index: usize) -> tree::Result<()> {
         let puts_in = build
             .tasks
             .get(index)
             .is_some_and(|task| !Uses::of([&task.params]).is_empty());
-        let fits = too_much.filter(|_| puts_in).map_or(Ok(()), |why| Err(why.to_owned()));
+        let too_much = self.too_much.clone().filter(|_| puts_in);
+        let fits = too_much.map_or(Ok(()), Err);
         let made = fits.and_then(|()| posting(build, index));
         let made = made.and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
         let queue = build.tasks.get(index).map(|t| t.kind.as_str()).unwrap_or_default();

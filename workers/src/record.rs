@@ -124,6 +124,12 @@ pub struct Task {
     /// Exit status.
     #[serde(default)]
     pub exit: Option<i64>,
+    /// Whether it added tasks.
+    #[serde(default, deserialize_with = "nullable")]
+    pub adds: bool,
+    /// Parameters that it recorded.
+    #[serde(default, deserialize_with = "nullable")]
+    pub recorded: Vec<(String, String)>,
 }
 
 impl Build {
@@ -164,6 +170,11 @@ impl Build {
 }
 
 impl Task {
+    /// Reads a task's own record (`task.json`); the error says what does not fit.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|e| format!("task.json: {e}"))
+    }
+
     /// The name of its folder: `2-unit`.
     pub fn title(&self) -> String {
         let name = self.name.as_ref().filter(|name| !name.is_empty());
