@@ -32,6 +32,7 @@ pub mod scratch;
 pub(crate) mod shares;
 mod spans;
 pub mod stream;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 pub(crate) mod texts;

@@ -227,3 +227,42 @@ fn what_is_closed_of_artifacts_is_closed_in_needs() {
         assert!(may(&mount, OWNER, &format!("cat {place}")), "{place}");
     }
 }
+
+/// A claimant in a few lines of sh: it writes a text that is wrong, reads why, puts it right, and ends its ticket.
+const GENERATOR: &str = r#"
+command exec 3<>tickets/generate/.next; echo linux >&3
+while read -r id <&3 && [ -z "$id" ]; do :; done
+cd "tickets/generate/$id"
+echo '{ "tasks": [ { "type": "execute-shel" } ] }' > tasks.json
+cat tasks.error
+task='"type": "execute-shell", "isolation": "none"'
+echo '{ "tasks": [
+  { '"$task"', "name": "first", "params": { "script": "echo first > made; echo 1 > $ARTIFACTS/one" } },
+  { '"$task"', "name": "second", "params": { "script": "echo second >> made; echo 2 > $ARTIFACTS/two" } } ] }' > tasks.json
+[ ! -e tasks.error ]
+echo success > result
+"#;
+
+/// "A task of a build may add tasks to it: whoever may record parameters writes `{ "tasks": [ … ] }` to tasks.json."
+/// "What waits for a task waits for all that it added as well", "starts from the workspace of the last of them", and
+/// has what they published in `needs/`.
+#[test]
+fn a_script_adds_tasks_and_what_waits_for_it_waits_for_them() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 2);
+    mount.queue("generate");
+    let deploy = task("deploy", &["generate"], "cat made; cat \"$NEEDS\"/*/*; ls \"$NEEDS\"");
+    let config = json!({"allow": {"isolation": ["none"]}, "tasks": [{"type": "generate"}, deploy]});
+    mount.job("a", &config.to_string());
+    let build = mount.trigger("a", "");
+    let said = mount.run(GENERATOR);
+    assert!(said.starts_with("tasks.json:1:"), "{said}");
+    assert_eq!(mount.wait_state("a", build), "success", "{}", mount.why("a", build));
+    let names = mount.list(&format!("jobs/a/builds/{build}/tasks"));
+    assert_eq!(names, ["0-generate", "1-deploy", "2-first", "3-second"]);
+    let console = mount.read(&format!("jobs/a/builds/{build}/tasks/1-deploy/console"));
+    let lines: Vec<&str> = console.lines().collect();
+    assert_eq!(lines, ["first", "second", "1", "2", "first", "generate", "second"]);
+    let plan: Value = serde_json::from_str(&mount.read(&format!("jobs/a/builds/{build}/plan.json"))).expect("JSON");
+    assert_eq!(plan["tasks"][3]["added_by"], json!(0));
+}

@@ -37,6 +37,7 @@ fn a_build_and_its_ticket_have_what_the_page_draws() {
         "ctl",
         "event",
         "params",
+        "plan.json",
         "ref",
         "state",
         "tasks",

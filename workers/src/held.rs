@@ -481,6 +481,76 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
     }
 
+    /// "When a task has ended it reads that task's task.json alone, and the whole record if the task added tasks or
+    /// recorded parameters, and before the build ends."
+    #[test]
+    fn of_a_task_that_ended_its_own_record_is_read() {
+        let folder = std::env::temp_dir().join(format!("distcifs-held-task-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("tickets/q")).unwrap();
+        // What is written there is taken, and an answer comes.
+        symlink("/dev/zero", folder.join("tickets/q/.post")).unwrap();
+        let tree = Tree::new(&folder).unwrap();
+        let record = tree.build("a", 1);
+        let task = |index: usize, state: &str| {
+            let needs: Vec<usize> = index.checked_sub(1).into_iter().collect();
+            json!({ "index": index, "type": "q", "state": state, "needs": needs, "run": 0 })
+        };
+        let whole = |states: &[&str]| {
+            let tasks: Vec<_> = states
+                .iter()
+                .enumerate()
+                .map(|(index, state)| task(index, state))
+                .collect();
+            let text = json!({ "job": "a", "build": 1, "tasks": tasks }).to_string();
+            fs::create_dir_all(&record).unwrap();
+            fs::write(record.join("build.json"), text).unwrap();
+        };
+        let alone = |value: serde_json::Value| {
+            let own = record.join(format!("tasks/{}-q", value["index"]));
+            fs::create_dir_all(&own).unwrap();
+            fs::write(own.join("task.json"), value.to_string()).unwrap();
+        };
+        let mut held = Held::new(&tree, "a.1", "a", 1);
+        whole(&["waiting", "waiting", "waiting", "waiting"]);
+        assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
+        assert_eq!(held.posted.iter().collect::<Vec<_>>(), [&0]);
+        // Whoever read the whole record would find no build any more.
+        fs::remove_file(record.join("build.json")).unwrap();
+        alone(task(0, "success"));
+        held.changed(Some(0));
+        assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
+        assert!(held.posted.contains(&1), "{:?}", held.posted);
+        // One that added tasks, one that recorded, and one whose end is not seen yet.
+        for (index, odd) in [
+            (1, json!({"adds": true})),
+            (2, json!({"recorded": [["a", "b"]]})),
+            (3, json!({"state": "running"})),
+        ] {
+            let mut states = vec!["success"; index];
+            states.resize(4, "waiting");
+            whole(&states);
+            held.changed(None);
+            held.step(&tree).unwrap();
+            states[index] = "success";
+            whole(&states);
+            let mut own = task(index, "success");
+            own.as_object_mut().unwrap().extend(odd.as_object().unwrap().clone());
+            alone(own);
+            held.changed(Some(index));
+            let known = held.read().unwrap();
+            assert!(known.1, "{odd}: all of it is read");
+        }
+        // What seems to be over is looked at as a whole first.
+        whole(&["success", "success", "success", "running"]);
+        held.changed(None);
+        assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
+        alone(task(3, "success"));
+        held.changed(Some(3));
+        assert_eq!(held.step(&tree).unwrap(), Step::Doubtful);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
     /// "`why` names all of them, as far as they fit, and says how many more there are".
     #[test]
     fn all_jobs_that_were_not_triggered_are_named() {

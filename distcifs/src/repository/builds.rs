@@ -264,6 +264,7 @@ impl Builds {
         let by = and(&[], Did::Triggered, self.people.person(uid).await);
         let live = Live {
             config: head.entry(),
+            plan: None,
             params,
             params_digest,
             run: 0,

@@ -25,13 +25,14 @@ use super::model::steps::{self, Refused, Taken};
 use super::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
 use super::people::People;
-use super::store::Store;
+use super::store::{Hold, Store};
 use super::tickets::Tickets;
 use super::wakers::Wakers;
 use super::{Error, Result};
 use crate::storage::{Commit, Entry};
 
 mod abort;
+mod adding;
 mod console;
 mod doubt;
 mod ending;
@@ -45,6 +46,7 @@ mod slots;
 mod verdicts;
 
 use abort::Aborted;
+pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
 pub use verdicts::Verdicts;
@@ -65,6 +67,9 @@ const ATTEND_AFTER: Duration = Duration::from_millis(250);
 
 /// Turns of a group that are lost before a claim is given up.
 const TURNS_MAX: u32 = 100;
+
+/// Races lost against others that change the entry of a build to which tasks are added.
+const RACES_MAX: u32 = 1000;
 
 /// Longest wait for the kernel to write down what is stored in mappings.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -106,6 +111,7 @@ pub struct Claim {
     created: u64,
     life: watch::Sender<Life>,
     recorded: Mutex<Vec<(String, String)>>,
+    tasks: Mutex<Option<Tasks>>,
     view: OnceLock<Arc<dyn View>>,
     at_end: Mutex<Option<AtEnd>>,
 }
@@ -418,6 +424,7 @@ impl Claims {
             created,
             life: watch::Sender::new(Life::default()),
             recorded: Mutex::default(),
+            tasks: Mutex::default(),
             view: OnceLock::new(),
             at_end: Mutex::default(),
             key,
@@ -508,29 +515,8 @@ impl Claims {
         let (began, hold) = (Instant::now(), self.store.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
         claim.console().await?.conclude(&self.consoles, claim).await?;
-        let result = claim.counted(result);
-        let outcome = Outcome {
-            verdict: result.verdict,
-            exit: result.exit,
-            message: result.message,
-            workspace: kept.workspace.map(|d| d.to_string()),
-            artifacts: kept.artifacts.map(|d| d.to_string()),
-            recorded: claim.recorded(),
-            finished: now(),
-        };
-        let Step { after: finished, ops } = steps::finish(&claim.key, &claim.posted(), outcome);
-        let nonce = &claim.nonce;
-        let ours = |entry: Option<&Entry>| {
-            entry.is_some_and(|e| {
-                has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
-            })
-        };
-        self.certain(claim).await?;
-        let commit = self.store.commit_held(&hold, ops, &claim.key.path(), ours).await;
-        if matches!(commit, Err(Error::TimedOut(_))) {
-            self.doubts.note(claim, finished.clone());
-            claim.storing.keep();
-        }
+        let result = claim.refused(claim.counted(result));
+        let (finished, commit) = self.commit_outcome(claim, &hold, &kept, result).await?;
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
         let recorded = || async { self.is_recorded(claim).await.inspect_err(|_| claim.storing.keep()) };
         if commit? != Commit::Done && !recorded().await? {
@@ -541,6 +527,54 @@ impl Claims {
         self.tickets.gone.remember(&claim.key, finished);
         self.doubts.settle(&claim.key, claim.created);
         Ok(kept)
+    }
+
+    /// The one commit of a result, as it is then: the ticket, and the build's entry if tasks are added to that. The
+    /// ticket as it stands after it, and what became of the commit.
+    async fn commit_outcome(
+        &self,
+        claim: &Arc<Claim>,
+        hold: &Hold,
+        kept: &Kept,
+        result: Verdicts,
+    ) -> Result<(Posted, Result<Commit>)> {
+        let nonce = &claim.nonce;
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| {
+                has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
+            })
+        };
+        for _ in 0..RACES_MAX {
+            let (result, grown) = self.grown(claim, result.clone()).await?;
+            let outcome = Outcome {
+                verdict: result.verdict,
+                exit: result.exit,
+                message: result.message,
+                workspace: kept.workspace.map(|d| d.to_string()),
+                artifacts: kept.artifacts.map(|d| d.to_string()),
+                recorded: claim.recorded(),
+                adds: grown.is_some(),
+                finished: now(),
+            };
+            let Step { after: finished, ops } = claim.finished(outcome, grown.as_ref());
+            let last = ops.len() - 1;
+            self.certain(claim).await?;
+            let commit = self.store.commit_held(hold, ops, &claim.key.path(), ours).await;
+            match &commit {
+                // Somebody else has changed the build's entry: that is no loss of the claim.
+                Ok(Commit::Mismatch { index }) if grown.is_some() && *index == last => continue,
+                Err(Error::TimedOut(_)) => {
+                    self.doubts.note(claim, finished.clone());
+                    claim.storing.keep();
+                }
+                _ => {}
+            }
+            return Ok((finished, commit));
+        }
+        Err(Error::Busy(format!(
+            "{}: its build changes too fast: try again",
+            claim.key
+        )))
     }
 
     /// Whether the result of this very claim stands in its build's record.

@@ -59,6 +59,7 @@ pub struct Configurations {
     tops: Tops,
     node: Name,
     heads: Heads,
+    plans: plans::Plans,
     /// Parsed ones, by job and digest. The truth is the stored text, which never changes under its digest: none
     /// is ever out of date.
     parsed: Mutex<Cache<String, Arc<JobConfig>, PARSED_MAX>>,
@@ -110,6 +111,7 @@ impl Configurations {
             tops,
             node,
             heads: Heads::default(),
+            plans: plans::Plans::default(),
             parsed: Mutex::default(),
         })
     }

@@ -138,6 +138,9 @@ impl Repository {
         self.store
             .keep_body(self.configs.text_of(&record.config).await?)
             .await?;
+        if let Some(plan) = &record.plan {
+            self.configs.keep_plan_again(plan).await?;
+        }
         let (params, params_digest) = self.builds.short_params(&record.params, &record.source).await?;
         let again = Again {
             params,

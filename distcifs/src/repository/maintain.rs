@@ -20,6 +20,7 @@ mod beside;
 mod check;
 mod groups;
 mod needed;
+mod plans;
 mod progress;
 mod roots;
 mod sweep;

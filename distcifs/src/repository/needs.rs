@@ -64,7 +64,7 @@ impl Repository {
             Some(live) => (self.configs.plan_of(&job.name, &live).await?, live.run),
             None => {
                 let record = self.builds.record(job, part.build).await?.ok_or_else(stale)?;
-                (self.configs.plan(&job.name, &record.config).await?, record.run)
+                (self.configs.plan_of_record(&job.name, &record).await?, record.run)
             }
         };
         if run != part.run {
@@ -113,7 +113,8 @@ impl Repository {
 /// The tasks that a task waits for, by their names. Two of the same name, which have none of their own, are
 /// called as their folders in the build.
 fn names(plan: &Plan, index: usize) -> Option<Vec<(String, usize)>> {
-    let waits = plan.task(index)?.waits_for();
+    plan.task(index)?;
+    let waits = plan.waits_for(index);
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     let needed: Vec<_> = waits.iter().filter_map(|index| plan.task(*index)).collect();
     for task in &needed {

@@ -19,6 +19,7 @@ use super::{Digest, Error, Repository, Result, Setup};
 use crate::storage::coordination::COMMIT_OPS_MAX;
 use crate::storage::{Contents, Coordination};
 
+mod adds;
 mod bounds;
 #[cfg(feature = "ceph")]
 mod cluster;
@@ -45,6 +46,13 @@ const LINE: &str = "one line of the console\n";
 
 /// A configuration of one task.
 const CONFIG: &str = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+
+/// The same, whose task adds another.
+const CONFIG_THAT_ADDS: &str =
+    r#"{"tasks": [{"type": "execute-shell", "name": "generate", "params": {"script": "true\n"}}]}"#;
+
+/// What that one adds.
+const ADDED: &str = r#"{"tasks": [{"type": "execute-shell", "name": "added", "params": {"script": "true"}}]}"#;
 
 pub(super) fn runtime() -> Runtime {
     Builder::new_multi_thread()
@@ -143,13 +151,25 @@ pub(super) fn control_key(job: &Job, n: u64) -> TicketKey {
 }
 
 pub(super) fn task_key(job: &Job, n: u64) -> TicketKey {
-    super::model::ticket::part_key("execute-shell", job.name.as_str(), n, "0", 0).unwrap()
+    key_of(job, n, 0)
+}
+
+/// The key of the ticket of a task, in the first run.
+fn key_of(job: &Job, n: u64, index: usize) -> TicketKey {
+    super::model::ticket::part_key("execute-shell", job.name.as_str(), n, &index.to_string(), 0).unwrap()
 }
 
 /// Posts the one task of a build, as build-control does.
 async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
+    post_task(repository, job, n, 0).await
+}
+
+/// Posts one of its tasks.
+async fn post_task(repository: &Arc<Repository>, job: &Job, n: u64, index: usize) -> Result<()> {
+    // What was added is shut off, as it did not say how.
+    let isolation = if index == 0 { "none" } else { "namespace" };
     let text = format!(
-        r#"{{"job": "{}", "build": {n}, "task": 0, "params": {{"script": "true"}}}}"#,
+        r#"{{"job": "{}", "build": {n}, "task": {index}, "params": {{"script": "true"}}, "isolation": "{isolation}"}}"#,
         job.name
     );
     let request = TicketRequest::read(text.as_bytes()).unwrap();
@@ -197,10 +217,20 @@ async fn claim(repository: &Arc<Repository>, key: &TicketKey) -> Result<Option<A
 /// Goes through a whole build, or what is left of it to do.
 pub(super) async fn build(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
     if let Some(controller) = claim(repository, &control_key(job, n)).await? {
-        post(repository, job, n).await?;
-        if let Some(claim) = claim(repository, &task_key(job, n)).await? {
-            work(repository, &claim).await?;
-            repository.claims.finish(&claim, success()).await?;
+        let mut index = 0;
+        while index < repository.builds.build(job, n).await?.plan.count() {
+            post_task(repository, job, n, index).await?;
+            if let Some(claim) = claim(repository, &key_of(job, n, index)).await? {
+                work(repository, &claim).await?;
+                if claim.ticket.name == "generate" {
+                    repository
+                        .claims
+                        .write_tasks(&claim, Bytes::from_static(ADDED.as_bytes()), Arc::new(()))
+                        .await?;
+                }
+                repository.claims.finish(&claim, success()).await?;
+            }
+            index += 1;
         }
         repository.claims.finish(&controller, success()).await?;
     }

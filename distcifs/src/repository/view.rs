@@ -4,12 +4,12 @@ use bytes::Bytes;
 use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
-use super::Repository;
-use super::config::{Downstream, VALUE_BYTES_MAX};
+use super::config::{Downstream, Task, VALUE_BYTES_MAX};
 use super::model::build::{Build, Piece};
 use super::model::json::pretty;
 use super::model::steps::build::superseded_by;
 use super::model::ticket::{QUEUES, Ticket, TicketKey, TicketState, Verdict, control_key};
+use super::{Error, Repository, Result};
 
 /// Tasks that `why` names.
 const NAMES_MAX: usize = 12;
@@ -195,6 +195,21 @@ impl Repository {
         self.shown.text(build, &why, || pretty(&self.build_json(build, &why)))
     }
 
+    /// The text of a build's plan.json: what it does, whatever has become of that.
+    pub fn plan_text(&self, build: &Build) -> String {
+        let tasks = build.plan.tasks().map(|task| planned(build, task));
+        pretty(&json!({ "tasks": tasks.collect::<Value>() }))
+    }
+
+    /// The text of a task's task.json: it as build.json has it.
+    ///
+    /// # Errors
+    /// `NotFound` if the build has no such task.
+    pub fn task_text(&self, build: &Build, index: usize) -> Result<String> {
+        let missing = || Error::NotFound(format!("jobs/{}/builds/{}: task {index}", build.job.name, build.n));
+        Ok(pretty(&task_json(build, build.plan.task(index).ok_or_else(missing)?)))
+    }
+
     /// A build as build.json shows it.
     fn build_json(&self, build: &Build, why: &str) -> Value {
         let params: serde_json::Map<String, Value> = build
@@ -202,15 +217,7 @@ impl Repository {
             .into_iter()
             .map(|(name, value)| (name, value.into()))
             .collect();
-        let tasks = build.plan.tasks().map(|task| {
-            let mut json = task.resolved();
-            let done = serde_json::to_value(build.task(task.index)).unwrap_or_default();
-            if let (Some(json), Value::Object(done)) = (json.as_object_mut(), done) {
-                json.extend(done);
-            }
-            json
-        });
-        let tasks = tasks.collect();
+        let tasks = build.plan.tasks().map(|task| task_json(build, task)).collect();
         let source = build.source();
         json!({
             "job": build.job.name.as_str(),
@@ -236,6 +243,28 @@ impl Repository {
             "tasks": Value::Array(tasks),
         })
     }
+}
+
+/// A task as it is planned, and which one added it.
+fn planned(build: &Build, task: &Task) -> Value {
+    let mut json = task.resolved();
+    if let (Some(json), Some(by)) = (json.as_object_mut(), build.plan.added_by(task.index)) {
+        json.insert("added_by".to_owned(), by.into());
+    }
+    json
+}
+
+/// A task as build.json shows it: what is planned, and what has become of that.
+fn task_json(build: &Build, task: &Task) -> Value {
+    let mut json = planned(build, task);
+    let done = serde_json::to_value(build.task(task.index)).unwrap_or_default();
+    if let (Some(json), Value::Object(done)) = (json.as_object_mut(), done) {
+        json.extend(done);
+        if build.adds(task.index) {
+            json.insert("adds".to_owned(), true.into());
+        }
+    }
+    json
 }
 
 /// The beginning of a value that may be anything, as a part of a line.

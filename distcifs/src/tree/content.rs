@@ -90,7 +90,11 @@ impl Tree {
                 let text = self.refusal(node).map(Content::Bytes);
                 text.ok_or_else(|| Error::NotFound(node.path()))
             }
-            Node::BuildFile(job, n, _) | Node::BuildParam(job, n, _) | Node::TaskFile(job, n, ..) => {
+            Node::TaskFile(job, n, ..) => {
+                let build = self.build_for(job, *n, node).await?;
+                self.content_of_build(&build, node).await
+            }
+            Node::BuildFile(job, n, _) | Node::BuildParam(job, n, _) => {
                 let build = self.build(job, *n).await?;
                 self.content_of_build(&build, node).await
             }
@@ -122,6 +126,7 @@ impl Tree {
                     }
                 }
                 BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build).await)),
+                BuildFile::Plan => Ok(Content::text(self.repository.plan_text(build))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.builds.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {
@@ -144,6 +149,7 @@ impl Tree {
                     TaskFile::Node => Content::line(task.node),
                     TaskFile::Attempt => Content::line(task.attempt),
                     TaskFile::Name => Content::line(build.plan.task(*index).map_or("", |task| task.name.as_str())),
+                    TaskFile::Json => Content::text(self.repository.task_text(build, *index)?),
                     TaskFile::Why => Content::text(self.why_of_task(build, *index).await?),
                     TaskFile::By => Content::line(task.by.map(|who| who.to_string()).unwrap_or_default()),
                 })
@@ -182,6 +188,12 @@ impl Tree {
                     Ok(Content::Consoles((1..=posted.ticket.ordinal()).map(name).collect()))
                 }
                 TicketFile::Result => Ok(Content::text(result_text(posted))),
+                TicketFile::Tasks => Ok(Content::Bytes(
+                    self.tasks_of(ticket).map(|tasks| tasks.text).unwrap_or_default(),
+                )),
+                TicketFile::TasksError => Ok(Content::text(
+                    self.tasks_of(ticket).map(|tasks| tasks.error).unwrap_or_default(),
+                )),
                 TicketFile::Params | TicketFile::Build | TicketFile::Wait | TicketFile::Jobs | TicketFile::Needs => {
                     Ok(Content::text(""))
                 }

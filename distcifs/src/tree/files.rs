@@ -86,6 +86,7 @@ impl Tree {
                     ..Committing::default()
                 }))
             }
+            Node::TicketFile(ticket, TicketFile::Tasks) if write => self.open_tasks(caller, ticket, flags).await?,
             Node::TicketParam(ticket, at) if write => self.open_recorded(caller, ticket, *at).await?,
             Node::Scratch(id) => self.open_scratch(caller, *id, flags)?,
             Node::Seen(seen) => return self.open_seen(caller, seen, flags).await,
@@ -271,6 +272,10 @@ impl Tree {
                 let mut write = locked(OPEN_FILE, write).await?;
                 Ok(part(&Bytes::copy_from_slice(write.text()?), offset, size))
             }
+            OpenKind::Tasks(write) => {
+                let write = locked(OPEN_FILE, write).await?;
+                Ok(part(&Bytes::copy_from_slice(write.text()), offset, size))
+            }
             OpenKind::Commit(committing) => {
                 let mut committing = locked(OPEN_FILE, committing).await?;
                 if !committing.text.is_empty() && open.both {
@@ -316,6 +321,11 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Config(write) => {
+                let mut write = locked(OPEN_FILE, write).await?;
+                hold(&open.memory, write.size_after(offset, data))?;
+                write.write(offset, data)
+            }
+            OpenKind::Tasks(write) => {
                 let mut write = locked(OPEN_FILE, write).await?;
                 hold(&open.memory, write.size_after(offset, data))?;
                 write.write(offset, data)
@@ -461,6 +471,10 @@ impl Tree {
         let open = self.handles.get(handle)?;
         match &open.kind {
             OpenKind::Config(write) => self.commit_config(&mut *locked(OPEN_FILE, write).await?).await,
+            OpenKind::Tasks(write) => {
+                self.commit_tasks(open.caller, &mut *locked(OPEN_FILE, write).await?)
+                    .await
+            }
             OpenKind::Commit(committing) => {
                 let asks = matches!(open.node, Node::JobFile(_, JobFile::Trigger) | Node::QueueFile(..));
                 if open.both && asks {

@@ -12,6 +12,7 @@ use super::job::ConfigWrite;
 use super::node::Node;
 use super::rights::Reader;
 use super::shares::Lease;
+use super::tasks::TasksWrite;
 use super::texts::Text;
 use super::{Caller, Error, Kind, Result};
 use crate::repository::claims::Claim;
@@ -91,6 +92,8 @@ pub(crate) enum OpenKind {
     },
     /// Writes a configuration.
     Config(tokio::sync::Mutex<ConfigWrite>),
+    /// Writes the tasks that a claimant adds.
+    Tasks(tokio::sync::Mutex<TasksWrite>),
     /// Writes a text that is committed: trigger, .post, ctl, result.
     Commit(tokio::sync::Mutex<Committing>),
     /// Made a claim.

@@ -136,7 +136,7 @@ impl Tree {
                     .map(|(name, _)| name),
             ),
             Node::BuildFile(job, n, BuildFile::Tasks) => {
-                let build = self.build(job, *n).await?;
+                let build = self.repository.builds.build_head(&self.job(job)?, *n).await?;
                 folders((0..build.plan.count()).filter_map(|i| build.task_name(i)).collect())
             }
             Node::Task(..) => files(TaskFile::ALL.iter().map(|file| file.name().to_owned())),
@@ -234,6 +234,7 @@ impl Tree {
         let there = |file: &&TicketFile| match file {
             TicketFile::Wait | TicketFile::Jobs => false,
             TicketFile::Claim => claimed,
+            TicketFile::Tasks | TicketFile::TasksError => self.has_tasks(ticket, **file),
             TicketFile::Build => part.is_some(),
             TicketFile::Needs => part.is_some_and(|part| part.task.is_some()),
             _ => true,

@@ -46,7 +46,6 @@ pub(crate) const NAME_MAX: usize = 255;
 fn needs_tasks(node: &Node) -> bool {
     match node {
         Node::BuildFile(_, _, file) => matches!(file, BuildFile::State | BuildFile::Why | BuildFile::BuildJson),
-        Node::TaskFile(_, _, _, file) => *file != TaskFile::Name,
         Node::BuildParam(..) => true,
         _ => false,
     }
@@ -98,7 +97,7 @@ impl Tree {
                 Ok(Node::BuildParam(job.clone(), *n, at.ok_or_else(missing)?))
             }
             Node::BuildFile(job, n, BuildFile::Tasks) => {
-                let build = self.build(job, *n).await?;
+                let build = self.repository.builds.build_head(&self.job(job)?, *n).await?;
                 let index: usize = name
                     .split_once('-')
                     .and_then(|(i, _)| i.parse().ok())
@@ -342,11 +341,7 @@ impl Tree {
         else {
             return Err(Error::NotFound("build".into()));
         };
-        let build = if needs_tasks(node) {
-            self.build(job, *n).await?
-        } else {
-            self.repository.builds.build_head(&self.job(job)?, *n).await?
-        };
+        let build = self.build_for(job, *n, node).await?;
         let access = build.job.entry.access;
         let time = time_of(if build.finished() > 0 {
             build.finished()
@@ -385,7 +380,12 @@ impl Tree {
             Node::BuildFile(_, _, BuildFile::Wait) => Ok(file(text, WAIT_BYTES, time)),
             Node::BuildFile(_, _, BuildFile::Config) => Ok(file(settings, build.config_entry().size, time)),
             _ => {
-                let says_settings = matches!(node, Node::BuildFile(_, _, BuildFile::BuildJson) | Node::BuildParam(..));
+                let says_settings = matches!(
+                    node,
+                    Node::BuildFile(_, _, BuildFile::BuildJson | BuildFile::Plan)
+                        | Node::BuildParam(..)
+                        | Node::TaskFile(_, _, _, TaskFile::Json)
+                );
                 let text = if says_settings { settings } else { text };
                 let size = self
                     .content_of_build(&build, node)
@@ -434,6 +434,19 @@ impl Tree {
     /// A build as it is now.
     pub(crate) async fn build(&self, job: &JobRef, n: u64) -> Result<Build> {
         self.repository.builds.build(&self.job(job)?, n).await
+    }
+
+    /// A build as far as the content and attributes of one of its nodes go.
+    pub(crate) async fn build_for(&self, job: &JobRef, n: u64, node: &Node) -> Result<Build> {
+        match node {
+            // It tells of the tasks that it waits for.
+            Node::TaskFile(_, _, _, TaskFile::Why) => self.build(job, n).await,
+            Node::TaskFile(_, _, index, file) if *file != TaskFile::Name => {
+                self.repository.builds.build_of_task(&self.job(job)?, n, *index).await
+            }
+            node if needs_tasks(node) => self.build(job, n).await,
+            _ => self.repository.builds.build_head(&self.job(job)?, n).await,
+        }
     }
 
     /// How long the kernel may believe owners and modes, and names of jobs and queues: alone, until this mount

@@ -166,6 +166,7 @@ impl Tree {
             }
             Node::Trashed(id) => self.discard(caller, &id).await,
             Node::TicketFile(ticket, TicketFile::Claim) => self.give_back(caller, &ticket).await,
+            Node::TicketFile(ticket, TicketFile::Tasks) => self.withdraw_tasks(caller, &ticket).await,
             Node::JobFile(job, file @ (JobFile::Config | JobFile::Enabled)) => {
                 self.unlink_file(caller, &job, file);
                 Ok(())
@@ -372,11 +373,17 @@ impl Tree {
         {
             return locked(OPEN_FILE, write).await?.resize(size);
         }
+        if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok())
+            && let OpenKind::Tasks(write) = &open.kind
+        {
+            return locked(OPEN_FILE, write).await?.resize(size);
+        }
         match node {
             // Truncation alone commits nothing.
             Node::JobFile(_, JobFile::Config | JobFile::Trigger | JobFile::Enabled) | Node::QueueFile(..) => Ok(()),
             Node::BuildFile(_, _, super::node::BuildFile::Ctl) | Node::Top(Top::Drain) => Ok(()),
-            Node::TicketFile(_, TicketFile::Result | TicketFile::Console) | Node::TicketParam(..) => Ok(()),
+            Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Tasks)
+            | Node::TicketParam(..) => Ok(()),
             _ => Err(Error::ReadOnly("a generated file".into())),
         }
     }

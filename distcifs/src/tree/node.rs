@@ -1,7 +1,7 @@
 //! Nodes of the generated tree and the arithmetic of their inode numbers.
 //!
-//! A number says what it stands for: its class (3 bits), then for a job's things the job (22), the
-//! build (25, 0: the job itself) and the slot (14); so millions of builds can be walked without keeping
+//! A number says what it stands for: its class (3 bits), then for a job's things the job (21), the
+//! build (24, 0: the job itself) and the slot (16); so millions of builds can be walked without keeping
 //! anything for them. Only jobs, queues, tickets and nodes are numbered, in the order they are met.
 
 use std::hash::{Hash, Hasher};
@@ -22,9 +22,9 @@ const CLASS_TICKET: u64 = 4;
 const CLASS_SCRATCH: u64 = 1;
 const CLASS_PUBLISHED: u64 = 6;
 const CLASS_NODE: u64 = 5;
-const SLOT_BITS: u32 = 14;
-const BUILD_BITS: u32 = 25;
-const JOB_BITS: u32 = 22;
+const SLOT_BITS: u32 = 16;
+const BUILD_BITS: u32 = 24;
+const JOB_BITS: u32 = 21;
 
 /// Slot of `next`, beside those of a job's files and links.
 const SLOT_NEXT: u64 = 10;
@@ -42,7 +42,7 @@ const SLOT_SEEN: u64 = 1;
 const SLOT_TRASHED: u64 = 2;
 /// First slot of tasks.
 const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
-/// Slots of each task: 1,000 tasks fit.
+/// Slots of each task: 4,000 tasks fit.
 const SLOTS_PER_TASK: u64 = 12;
 /// Largest number of a build that has an inode number.
 pub(crate) const BUILD_MAX: u64 = (1 << BUILD_BITS) - 1;
@@ -208,6 +208,8 @@ slots! {
         Commit = 15, "commit";
         /// The ref that a pull request is to be merged into.
         Base = 16, "base";
+        /// All tasks, and which of them added each.
+        Plan = 30, "plan.json";
     }
 }
 
@@ -234,6 +236,8 @@ slots! {
         Name = 9, "name";
         /// What it waits for, or how it ended; then the last lines of one that failed.
         Why = 10, "why";
+        /// It as build.json has it.
+        Json = 11, "task.json";
     }
 }
 
@@ -276,6 +280,10 @@ slots! {
         Timeout = 12, "timeout";
         /// What the tasks that it waits for published, one folder for each; of a task of a build only.
         Needs = 13, "needs";
+        /// Tasks that it adds to its build; absent until its claimant makes it.
+        Tasks = 20, "tasks.json";
+        /// Why the last write of that was refused; there only then.
+        TasksError = 21, "tasks.error";
     }
 }
 

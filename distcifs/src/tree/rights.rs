@@ -209,6 +209,8 @@ enum Use {
     Settings,
     /// A file that the claimant writes.
     Claimed,
+    /// The same of the job's settings.
+    Written,
 }
 
 impl Tree {
@@ -369,12 +371,13 @@ impl Tree {
             Use::Text => access.mode & 0o444,
             Use::Settings => settings,
             Use::Claimed => access.mode & 0o444 | 0o200,
+            Use::Written => settings | 0o200,
         };
         let bits = |given: u32| match how {
             Use::Folder => given,
             Use::Shown => given & (READ | SEARCH),
             Use::Text | Use::Settings => given & READ,
-            Use::Claimed => given & (READ | WRITE),
+            Use::Claimed | Use::Written => given & (READ | WRITE),
         };
         let mut grants = Grants::default();
         grants.give(Who::User(queue.uid), bits(queue.mode >> 6 & 7));
@@ -421,7 +424,7 @@ impl Tree {
             Use::Folder => queue.mode,
             Use::Shown => queue.mode & 0o555,
             Use::Text | Use::Settings => queue.mode & 0o444,
-            Use::Claimed => queue.mode & 0o444 | 0o200,
+            Use::Claimed | Use::Written => queue.mode & 0o444 | 0o200,
         };
         Access { uid, gid, mode }
     }
@@ -453,6 +456,8 @@ fn use_of(node: &Node) -> Use {
     match node {
         Node::TicketFile(_, TicketFile::Json | TicketFile::Labels) | Node::TicketParam(..) => Use::Settings,
         Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Claim) => Use::Claimed,
+        Node::TicketFile(_, TicketFile::Tasks) => Use::Written,
+        Node::TicketFile(_, TicketFile::TasksError) => Use::Settings,
         Node::TicketFile(_, TicketFile::Params | TicketFile::Jobs) | Node::Ticket(_) => Use::Folder,
         Node::TicketFile(_, TicketFile::Needs) => Use::Shown,
         _ => Use::Text,

@@ -28,6 +28,7 @@ mod enabled;
 mod results;
 mod scarce;
 mod shape;
+mod tasks;
 mod tickets;
 mod time;
 mod trigger;

@@ -42,6 +42,7 @@ impl Tree {
             }
             TicketFile::Build => posted.ticket.part.is_some(),
             TicketFile::Jobs => self.viewer(ticket).await.is_ok(),
+            TicketFile::Tasks | TicketFile::TasksError => self.has_tasks(ticket, file),
             TicketFile::Needs => {
                 // Who looks at what it is to work on has begun.
                 self.touch(caller, ticket);

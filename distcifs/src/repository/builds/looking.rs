@@ -22,6 +22,8 @@ const LOOKS_MAX: u32 = 100;
 enum Tickets {
     /// That of build-control, whose end is the build's.
     Own,
+    /// That, and the one of this task.
+    One(usize),
     /// Those of its tasks too.
     All,
 }
@@ -38,10 +40,20 @@ impl Builds {
         self.look(job, n, Tickets::Own).await
     }
 
+    /// A build as far as one of its tasks goes: with the tickets of that and of build-control alone. However many
+    /// tasks it has, so it costs the same.
+    pub async fn build_of_task(&self, job: &Job, n: u64, index: usize) -> Result<Build> {
+        self.look(job, n, Tickets::One(index)).await
+    }
+
     async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
+        let mut anew = false;
         for _ in 0..LOOKS_MAX {
-            let before = self.store.get(&live_path).await?;
+            let before = match std::mem::take(&mut anew) {
+                false => self.store.get(&live_path).await?,
+                true => self.store.get_anew(&live_path).await?,
+            };
             let looked = &self.store.remembered.looked;
             // Of many mounts, each remembers the tickets themselves.
             let asked = before.as_ref().filter(|_| !self.store.shared && which == Tickets::All);
@@ -65,6 +77,11 @@ impl Builds {
                     build
                 }
             };
+            // A ticket and its build's entry, which one commit changes, may be told one after the other.
+            anew = build.as_ref().is_ok_and(Build::lacks_tasks);
+            if anew {
+                continue;
+            }
             if let (Some(question), Ok(build)) = (question, &build) {
                 looked.answer(&live_path, question, build);
             }
@@ -92,7 +109,7 @@ impl Builds {
                 .record(job, n)
                 .await?
                 .ok_or_else(|| Error::NotFound(format!("jobs/{}/builds/{n}", job.name)))?;
-            let plan = self.configs.plan(&job.name, &record.config).await?;
+            let plan = self.configs.plan_of_record(&job.name, &record).await?;
             let params = record.params.clone();
             return Ok(Build {
                 job: job.clone(),
@@ -114,6 +131,16 @@ impl Builds {
                 let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
                 (control.await?, BTreeMap::new())
             }
+            Tickets::One(index) => {
+                let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
+                let control = control.await?;
+                let mut tickets = BTreeMap::new();
+                if let Some(task) = plan.task(index) {
+                    let piece = self.piece(task.kind.as_str(), job, n, index.to_string(), live.run);
+                    tickets.extend(piece.await?.map(|piece| (index, piece)));
+                }
+                (control, tickets)
+            }
         };
         let record = if live.run > 0 || control.is_none() {
             self.record(job, n).await?
@@ -121,7 +148,7 @@ impl Builds {
             None
         };
         let params = match which {
-            Tickets::All => self.live_params(&live).await?,
+            Tickets::All | Tickets::One(_) => self.live_params(&live).await?,
             Tickets::Own => Vec::new(),
         };
         Ok(Build {

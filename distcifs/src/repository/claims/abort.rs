@@ -167,7 +167,7 @@ impl Claims {
     }
 
     /// Whether a build's abort is for this task: the first one leaves out what runs `always`.
-    async fn stops(&self, live: &Live, part: &Part) -> Result<bool> {
+    pub(super) async fn stops(&self, live: &Live, part: &Part) -> Result<bool> {
         let (Some(task), Some(job)) = (part.task, Name::new(&part.job)) else {
             return Ok(false);
         };
@@ -256,13 +256,9 @@ impl Claims {
 
     /// What the ticket of a task has of its build.
     pub(crate) async fn of_build(&self, part: &Part) -> Result<OfBuild> {
-        let path = live_path(&part.uid, part.build);
-        let Some(entry) = self.store.get(&path).await? else {
+        let Some((_, live, plan)) = self.planned(part).await? else {
             return Ok(OfBuild::default());
         };
-        let live: Live = from_json(&path, &entry.data)?;
-        let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
-        let plan = self.configs.plan_of(&job, &live).await?;
         let task = part.task.and_then(|index| plan.task(index));
         let group = match task {
             Some(task) => self.group_of_task(part, &live, task).await?,

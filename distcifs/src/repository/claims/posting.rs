@@ -26,6 +26,10 @@ impl Claims {
             Some(part) => (self.control_guard(part, poster)?, self.of_build(part).await?),
             None => (Vec::new(), OfBuild::default()),
         };
+        if let Some(part) = &part {
+            let group = of_build.group.as_ref().map(|member| member.name.as_str());
+            self.may_post(part, queue, &request, group).await?;
+        }
         let checked = Checked {
             poster,
             part: part.clone(),

@@ -134,7 +134,7 @@ impl Roots {
         digest
     }
 
-    fn body(&mut self, text: &str, need: Need) {
+    pub(super) fn body(&mut self, text: &str, need: Need) {
         if let Some(digest) = self.digest(text, &need) {
             self.bodies.push((digest, need));
         }
@@ -377,6 +377,7 @@ impl Upkeep {
         let build = (uid.to_owned(), n);
         if let Some(record) = roots.read::<Record>(&format!("record {object}"), &whose, record) {
             roots.record(&whose, &build, &record);
+            self.plan(roots, &whose, record.plan.as_ref()).await?;
         }
         roots.builds.insert(build);
         Ok(true)
@@ -410,6 +411,7 @@ impl Upkeep {
                 task: None,
             };
             roots.body(&live.config.digest, need("config.json"));
+            self.plan(roots, &whose, live.plan.as_ref()).await?;
             if let (None, Some(digest)) = (&live.params, &live.params_digest) {
                 roots.body(digest, need("parameters"));
             }

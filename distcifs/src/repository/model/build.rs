@@ -13,7 +13,7 @@ use crate::repository::model::console::{Extent, build_console, scope_of};
 use crate::repository::model::deed::{Deed, or_trigger};
 use crate::repository::model::job::Job;
 use crate::repository::model::keys::{Key, RecordKey};
-use crate::repository::model::plan::Plan;
+use crate::repository::model::plan::{Plan, PlanEntry};
 use crate::repository::model::record::{Record, TaskRecord};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
@@ -28,6 +28,9 @@ use crate::storage::Object;
 pub(crate) struct Live {
     /// The configuration's text.
     pub(crate) config: ConfigEntry,
+    /// What its tasks added; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<PlanEntry>,
     /// Parameters, if they are short; else `params_digest` names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) params: Option<Vec<(String, String)>>,
@@ -326,6 +329,19 @@ impl Build {
     /// The folder name of a task: its index and its name.
     pub fn task_name(&self, index: usize) -> Option<String> {
         self.plan.task(index).map(Task::folder)
+    }
+
+    /// Whether a task added others.
+    pub(crate) fn adds(&self, index: usize) -> bool {
+        self.plan.texts().iter().any(|text| text.by == index)
+    }
+
+    /// Whether a task of this run added tasks that its plan does not have: then its entry is from before that.
+    pub(crate) fn lacks_tasks(&self) -> bool {
+        let adds = |piece: &Piece| piece.posted.ticket.outcome.as_ref().is_some_and(|outcome| outcome.adds);
+        let has = |by: usize| self.plan.texts().iter().any(|text| text.by == by);
+        let mut tickets = self.tickets.iter();
+        self.live.is_some() && tickets.any(|(index, piece)| adds(piece) && !has(*index))
     }
 
     /// The workspace as the task that finished last left it.

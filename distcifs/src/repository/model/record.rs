@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::repository::model::build::ConfigEntry;
 use crate::repository::model::deed::{Deed, Person};
+use crate::repository::model::plan::PlanEntry;
 use crate::repository::model::ticket::Verdict;
 
 impl From<Verdict> for TaskState {
@@ -108,6 +109,9 @@ pub struct Record {
     pub source: Source,
     /// Its configuration.
     pub config: ConfigEntry,
+    /// What its tasks added; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanEntry>,
     /// Its parameters as triggered.
     pub params: Vec<(String, String)>,
     /// The nonce of its last trigger or retry.

@@ -4,6 +4,7 @@
 //! Whoever makes a step reads, asks the model, and commits the operations as one. Their order is a promise:
 //! what a mount hears first of a commit is what its first operation did, and tests tell commits by it.
 
+use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::claim::{Cause, ClaimEntry, Claimant};
 use crate::repository::model::deed::Person;
 use crate::repository::model::group::Place;
@@ -113,6 +114,20 @@ pub(crate) fn finish(key: &TicketKey, claimed: &Posted, outcome: Outcome) -> Ste
     stepped(claimed, ticket, ops)
 }
 
+/// Ends a claim with the result of a task that adds others: the entry of its build, which has this version, names
+/// them in the same commit. Only the last operation hangs on that version.
+pub(crate) fn finish_adding(
+    key: &TicketKey,
+    claimed: &Posted,
+    outcome: Outcome,
+    (live, version): (&Live, u32),
+    build: (&str, u64),
+) -> Step<Posted> {
+    let mut step = finish(key, claimed, outcome);
+    step.ops.push(set(live_path(build.0, build.1), to_json(live), version));
+    step
+}
+
 /// Ends a claim without a result: the ticket is open again, or finished where a bound is reached. `of`: the
 /// nonce of the claim, `None` whoever's it is. `entry`: whether the claim's entry stands.
 pub(crate) fn lose(
@@ -174,6 +189,7 @@ fn end(ticket: &mut Ticket, verdict: Verdict, message: String, now: u64) {
         workspace: ticket.workspace.clone(),
         artifacts: None,
         recorded: Vec::new(),
+        adds: false,
         finished: now,
     });
     ticket.state = TicketState::Finished;

@@ -118,6 +118,9 @@ pub struct Outcome {
     /// Build parameters that the claimant recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recorded: Vec<(String, String)>,
+    /// Whether it added tasks to its build.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adds: bool,
     /// When it ended, milliseconds since 1970.
     pub finished: u64,
 }
@@ -340,6 +343,12 @@ pub(crate) fn part_key(queue: &str, job: &str, build: u64, task: &str, run: u32)
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 pub(crate) fn is_zero(number: &i8) -> bool {
     *number == 0
+}
+
+/// The same of what is not so.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(is: &bool) -> bool {
+    !*is
 }
 
 /// At most `max` bytes of a text, cut between characters.

@@ -139,6 +139,15 @@ impl Store {
         Ok(entry)
     }
 
+    /// Reads an entry as it is everywhere by now, within the bound: not what is remembered.
+    pub(crate) async fn get_anew(&self, path: &str) -> Result<Option<Entry>> {
+        if self.shared {
+            bounded(path, self.coordination.sync()).await?;
+            drop(self.remembered.changing(vec![path.to_owned()]));
+        }
+        self.get(path).await
+    }
+
     /// Reads entries together that somebody is about to look at one by one, where they are remembered.
     pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let unknown = |path: String| {

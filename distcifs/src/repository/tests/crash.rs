@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use distcifs_settings::state::TaskState;
+
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::maintain::Upkeep;
@@ -13,6 +15,9 @@ use crate::storage::{self, Fut, Object, Op, Session};
 const ROWS: [&str; 8] = [
     "trigger", "claim", "post", "output", "result", "final", "record", "tidy",
 ];
+
+/// The rows of a build to which a task is added, by the commit of a result.
+const ROWS_THAT_ADD: [&str; 8] = ["claim", "post", "output", "adds", "result", "final", "record", "tidy"];
 
 /// Every row at once.
 pub(super) const ANY: &str = "any";
@@ -158,7 +163,7 @@ impl Around for Arc<Fate> {
 fn row_of(ops: &[Op]) -> &'static str {
     let live =
         |path: &str| path.starts_with("/jobs/") && path.rsplit('/').next().is_some_and(|n| n.parse::<u64>().is_ok());
-    let mut control = false;
+    let (mut control, mut ends) = (false, false);
     for op in ops {
         match op {
             Op::Create { path, .. } if live(path) => return "trigger",
@@ -166,12 +171,17 @@ fn row_of(ops: &[Op]) -> &'static str {
             Op::Create { path, .. } if path.starts_with("/tickets/") => return "post",
             Op::Delete { path, .. } if live(path) => return "tidy",
             Op::Set { path, .. } if path.starts_with("/jobs/") && ops.len() == 1 => return "name",
+            Op::Set { path, .. } if live(path) => return "adds",
             Op::Set { path, .. } => control = path.starts_with("/tickets/build-control/"),
-            Op::Delete { path, .. } if path.ends_with("/claim") => return if control { "final" } else { "result" },
+            Op::Delete { path, .. } if path.ends_with("/claim") => ends = true,
             _ => {}
         }
     }
-    "other"
+    match (ends, control) {
+        (true, true) => "final",
+        (true, false) => "result",
+        (false, _) => "other",
+    }
 }
 
 /// What a client was told before the end.
@@ -233,17 +243,29 @@ async fn go_on(stores: Stores, dir: &Path, told: &Told) -> Arc<Repository> {
 async fn assert_once(repository: &Arc<Repository>, job: &Job) {
     assert_whole(repository, job, 1).await;
     assert_eq!(repository.builds.build_numbers(job).await.unwrap(), [1]);
-    let task = repository.builds.build(job, 1).await.unwrap().task(0);
-    assert_eq!(task.attempt, 1, "the loss of a mount is nobody's attempt");
-    let console = repository
-        .consoles
-        .read(task.consoles.last().unwrap(), 0, 1 << 20)
-        .await;
+    let build = repository.builds.build(job, 1).await.unwrap();
+    let adds = build.task_name(0).is_some_and(|name| name == "0-generate");
     assert_eq!(
-        console.unwrap(),
-        LINE,
-        "what a lost claim wrote has a console of its own"
+        build.plan.count(),
+        if adds { 2 } else { 1 },
+        "each added task is made once"
     );
+    for task in (0..build.plan.count()).map(|index| build.task(index)) {
+        assert_eq!(
+            (task.state, task.attempt),
+            (TaskState::Success, 1),
+            "the loss of a mount is nobody's attempt"
+        );
+        let console = repository
+            .consoles
+            .read(task.consoles.last().unwrap(), 0, 1 << 20)
+            .await;
+        assert_eq!(
+            console.unwrap(),
+            LINE,
+            "what a lost claim wrote has a console of its own"
+        );
+    }
 }
 
 /// A process that was cut off sees, once it is let through, what the other one did, holds nothing
@@ -265,7 +287,7 @@ async fn come_back(repository: &Arc<Repository>) {
 }
 
 /// Two lives, the first of which ends after so many writes of a row; whether it had as many.
-fn two_lives<P: Place>(place: P, end: End, config: &'static str, row: &'static str, writes: u64) -> bool {
+fn two_lives<P: Place>(place: P, end: End, (config, row): (&'static str, &'static str), writes: u64) -> bool {
     let (dir, place) = (tempfile::tempdir().unwrap(), Arc::new(place));
     let cut = place.clone();
     let fate = Arc::new(Fate {
@@ -304,17 +326,31 @@ pub(super) fn after_each_write<P: Place>(end: End, place: impl Fn() -> P + Sync)
 
 /// The same with this configuration, whose one task is that of the others.
 pub(super) fn after_each_write_of<P: Place>(config: &'static str, end: End, place: impl Fn() -> P + Sync) {
+    after_each_write_in(config, &ROWS, end, place);
+}
+
+/// The same of a build to which a task is added.
+pub(super) fn after_each_write_that_adds<P: Place>(end: End, place: impl Fn() -> P + Sync) {
+    after_each_write_in(CONFIG_THAT_ADDS, &ROWS_THAT_ADD, end, place);
+}
+
+fn after_each_write_in<P: Place>(
+    config: &'static str,
+    rows: &'static [&'static str],
+    end: End,
+    place: impl Fn() -> P + Sync,
+) {
     let lives = |row| {
         let mut writes = 1;
-        while two_lives(place(), end, config, row, writes) {
+        while two_lives(place(), end, (config, row), writes) {
             writes += 1;
             assert!(writes < WRITES_MAX, "{row}: a build has no end");
         }
         assert!(writes > 1, "{row}: no such write was met");
     };
     std::thread::scope(|scope| {
-        for row in ROWS {
-            let thread = std::thread::Builder::new().name(row.to_owned());
+        for row in rows {
+            let thread = std::thread::Builder::new().name((*row).to_owned());
             thread.spawn_scoped(scope, move || lives(row)).unwrap();
         }
     });
@@ -363,4 +399,10 @@ impl Place for Folder {
 #[test]
 fn a_process_that_ends_after_any_write_loses_nothing() {
     after_each_write(End::Killed, || Folder(tempfile::tempdir().unwrap()));
+}
+
+/// "It takes effect with the ticket's result, in the same commit": each added task once, whenever a process ends.
+#[test]
+fn a_process_that_ends_while_tasks_are_added_loses_and_doubles_none() {
+    after_each_write_that_adds(End::Killed, || Folder(tempfile::tempdir().unwrap()));
 }

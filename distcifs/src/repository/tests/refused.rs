@@ -23,6 +23,10 @@ fn blobs(dir: &Path) -> (usize, u64) {
     sizes.fold((0, 0), |(count, bytes), blob| (count + 1, bytes + blob.len()))
 }
 
+/// A configuration of two tasks.
+const TWO: &str = r#"{"tasks": [{"type": "execute-shell", "params": {"script": "true"}},
+    {"type": "execute-shell", "params": {"script": "true"}}]}"#;
+
 /// Bytes that no other file here has.
 fn noise(length: usize, seed: u8) -> Vec<u8> {
     let mut out = vec![0; length];
@@ -176,7 +180,7 @@ fn a_workspace_is_made_soon_after_the_store_was_away() {
             shared: false,
         };
         let repository = stores.open("here", dir.path()).await.unwrap();
-        let job = job(&repository, "a").await.unwrap();
+        let job = configured(&repository, "a", TWO).await.unwrap();
         let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         let _controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
         post(&repository, &job, n).await.unwrap();

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::crash::{End, Place, after_each_write};
+use super::crash::{End, Place, after_each_write, after_each_write_that_adds};
 use super::{Stores, faults, holes, runtime};
 use crate::backend::memory::{Line, Memory, MemoryMount};
 use crate::repository::format;
@@ -95,6 +95,18 @@ impl Place for Machine {
 #[test]
 fn a_power_cut_after_any_write_loses_nothing() {
     after_each_write(End::Killed, || Machine(Memory::new()));
+}
+
+/// "Each added task is made once", wherever the mount of the task that adds it ends.
+#[test]
+fn a_mount_that_is_killed_while_tasks_are_added_loses_and_doubles_none() {
+    after_each_write_that_adds(End::Killed, Servers::new);
+}
+
+/// The same of one that is cut off, and comes back.
+#[test]
+fn a_mount_that_is_cut_off_while_tasks_are_added_loses_and_doubles_none() {
+    after_each_write_that_adds(End::Cut, Servers::new);
 }
 
 #[test]

@@ -37,6 +37,7 @@ impl Gone {
             workspace: None,
             artifacts: None,
             recorded: Vec::new(),
+            adds: false,
             finished: now(),
         });
         let mut gone = lock(&self.0);

@@ -228,7 +228,7 @@ fn each_ceiling_is_told_with_its_place() {
         ),
     ] {
         let text = text_of(&task);
-        let column = text[..text.find(&format!("{at}")).unwrap()].chars().count() + 1;
+        let column = text[..text.find(&at.to_string()).unwrap()].chars().count() + 1;
         let mut found = read(&text, &config, ceilings).expect_err(&text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         let found = found.remove(0);

@@ -113,6 +113,7 @@ pub(crate) fn may_retry(record: &Record, owner: u32) -> Result<(), Refused> {
 pub(crate) fn again(record: &Record, with: Again) -> Live {
     Live {
         config: record.config.clone(),
+        plan: record.plan.clone(),
         params: with.params,
         params_digest: with.params_digest,
         run: record.run + 1,
@@ -368,6 +369,7 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
         cause: live.cause.clone(),
         source: live.source.clone(),
         config: live.config.clone(),
+        plan: live.plan.clone(),
         params: build.params.clone(),
         nonce: live.nonce.clone(),
         finisher: ticket.nonce.clone(),

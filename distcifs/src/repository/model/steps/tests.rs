@@ -90,6 +90,7 @@ pub(in crate::repository::model::steps) fn success() -> Outcome {
         workspace: None,
         artifacts: None,
         recorded: Vec::new(),
+        adds: false,
         finished: NOW,
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn job(name: &str, uid: &str) -> Job {
 
 pub(super) fn live(nonce: &str) -> Live {
     Live {
+        plan: None,
         config: ConfigEntry {
             digest: "d".into(),
             size: 1,

@@ -1,0 +1,299 @@
+//! Tasks that a claimant adds to the build of its ticket: kept in memory until its result, which makes them the
+//! build's in the same commit.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Claim, Claims, Verdicts};
+use crate::repository::config::{Ceilings, Fault, Task, TicketRequest, read_added};
+use crate::repository::core::lock;
+use crate::repository::model::build::{Live, live_path};
+use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::ops::Step;
+use crate::repository::model::plan::Plan;
+use crate::repository::model::steps::{self, ABORTED};
+use crate::repository::model::ticket::{MESSAGE_BYTES_MAX, Outcome, Part, Posted, Verdict, cut};
+use crate::repository::names::Name;
+use crate::repository::{Error, Result};
+use crate::storage::Digest;
+use crate::storage::coordination::ENTRY_BYTES_MAX;
+
+/// Largest text of tasks, bytes.
+pub const TASKS_BYTES_MAX: usize = 1 << 20;
+
+/// What a claimant wrote into tasks.json.
+#[derive(Debug, Clone)]
+pub struct Tasks {
+    /// The text as it was closed last.
+    pub text: Bytes,
+    /// What is wrong with it, a line for each fault; empty: nothing.
+    pub error: String,
+    /// Kept as long as this is: what it counts of somebody's memory.
+    _held: Kept,
+}
+
+#[derive(Clone)]
+struct Kept(#[expect(dead_code, reason = "it is only dropped")] Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("kept")
+    }
+}
+
+/// The build of a ticket with what its result adds.
+pub(super) struct Grown {
+    /// Its entry.
+    pub(super) live: Live,
+    /// The version of the entry that it was made of.
+    pub(super) version: u32,
+}
+
+impl Claim {
+    /// The tasks that it is to add, if it has written any.
+    pub fn tasks(&self) -> Option<Tasks> {
+        lock(&self.tasks).clone()
+    }
+
+    /// Takes them back.
+    pub fn withdraw_tasks(&self) -> Result<()> {
+        self.check()?;
+        *lock(&self.tasks) = None;
+        Ok(())
+    }
+
+    /// The part of a build that its ticket is.
+    ///
+    /// # Errors
+    /// `ReadOnly` for a ticket that stands alone, and that of a build itself.
+    pub fn part_that_adds(&self) -> Result<&Part> {
+        let part = self.ticket.part.as_ref().filter(|part| part.task.is_some());
+        part.ok_or_else(|| Error::ReadOnly(format!("{}/tasks.json: only a task of a build adds tasks", self.key)))
+    }
+
+    /// Its ticket with a result, and the operations for that: with those of the build that it adds tasks to.
+    pub(super) fn finished(&self, outcome: Outcome, grown: Option<&Grown>) -> Step<Posted> {
+        match (grown, &self.ticket.part) {
+            (Some(Grown { live, version }), Some(part)) => {
+                let build = (part.uid.as_str(), part.build);
+                steps::finish_adding(&self.key, &self.posted(), outcome, (live, *version), build)
+            }
+            _ => steps::finish(&self.key, &self.posted(), outcome),
+        }
+    }
+
+    /// A result with what stands against the tasks that go with it.
+    pub(super) fn refused(&self, result: Verdicts) -> Verdicts {
+        let error = self.tasks().map(|tasks| tasks.error).unwrap_or_default();
+        match error.lines().next() {
+            Some(first) if result.verdict == Verdict::Success => failed(first),
+            _ => result,
+        }
+    }
+}
+
+impl Claims {
+    /// Takes the text that a claimant has written, or notes what is wrong with it. `held` goes when that does.
+    ///
+    /// # Errors
+    /// `Invalid` with the first fault, if it is not valid; `Stale` if the claim is over.
+    pub async fn write_tasks(&self, claim: &Claim, text: Bytes, held: Arc<dyn Any + Send + Sync>) -> Result<()> {
+        claim.check()?;
+        let part = claim.part_that_adds()?;
+        if text.len() > TASKS_BYTES_MAX {
+            return Err(Error::TooBig(format!(
+                "{}/tasks.json: over {TASKS_BYTES_MAX} bytes",
+                claim.key
+            )));
+        }
+        let (live, _) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
+        let extended = self.extended(part, &live, text.clone(), Names::Placed).await?;
+        let error: String = extended.err().map(|wrong| wrong.lines()).unwrap_or_default();
+        claim.check()?;
+        *lock(&claim.tasks) = Some(Tasks {
+            text,
+            error: error.clone(),
+            _held: Kept(held),
+        });
+        match error.lines().next() {
+            Some(first) => Err(Error::Invalid(first.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// What a result that is no other than a success makes of the build: its entry with the tasks that it adds, and
+    /// the result as it counts. `None`: it adds nothing.
+    pub(super) async fn grown(&self, claim: &Claim, result: Verdicts) -> Result<(Verdicts, Option<Grown>)> {
+        let Some(tasks) = claim.tasks().filter(|_| result.verdict == Verdict::Success) else {
+            return Ok((result, None));
+        };
+        let part = claim.part_that_adds()?;
+        let (live, version) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
+        if live.abort {
+            // What runs `always` goes on, and adds nothing any more.
+            let aborted = Verdicts {
+                verdict: Verdict::Aborted,
+                exit: None,
+                message: ABORTED.to_owned(),
+            };
+            let stops = self.stops(&live, part).await?;
+            return Ok((if stops { aborted } else { result }, None));
+        }
+        let plan = match self.extended(part, &live, tasks.text.clone(), Names::Said).await? {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Ok((result, None)),
+            Err(Wrong::Whole(why)) => return Ok((failed(&why), None)),
+            Err(wrong) => return Ok((failed(wrong.lines().lines().next().unwrap_or_default()), None)),
+        };
+        let plan = self.configs.keep_plan(&plan, tasks.text).await?;
+        let live = Live {
+            plan: Some(plan),
+            ..live
+        };
+        if to_json(&live).len() > ENTRY_BYTES_MAX {
+            return Ok((failed("the entry of the build has no room for more tasks"), None));
+        }
+        Ok((result, Some(Grown { live, version })))
+    }
+
+    /// The plan of a build with the tasks of a text on it, or what is wrong with that; `None`: it has no tasks.
+    async fn extended(
+        &self,
+        part: &Part,
+        live: &Live,
+        text: Bytes,
+        names: Names,
+    ) -> Result<std::result::Result<Option<Plan>, Wrong>> {
+        let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
+        let by = part.task.unwrap_or_default();
+        let plan = self.configs.plan_of(&job, live).await?;
+        let triggered = self.builds.live_params(live).await?;
+        let extended = tokio::task::spawn_blocking(move || extend(&plan, &job, &triggered, by, (&text, names)));
+        extended
+            .await
+            .map_err(|error| Error::Io(format!("reading tasks.json: {error}").into()))
+    }
+
+    /// Refuses the ticket of a task that was added, if it is more than its job allows: its parameters are put in by now.
+    ///
+    /// # Errors
+    /// `Invalid` with what it is.
+    pub(super) async fn may_post(
+        &self,
+        part: &Part,
+        queue: &Name,
+        request: &TicketRequest,
+        group: Option<&str>,
+    ) -> Result<()> {
+        let (Some(index), Some((job, live, plan))) = (part.task, self.planned(part).await?) else {
+            return Ok(());
+        };
+        if plan.added_by(index).is_none() {
+            return Ok(());
+        }
+        let triggered = self.builds.live_params(&live).await?;
+        let ceilings = Ceilings::of(plan.config(), &job, &triggered, false);
+        let name = plan.task(index).map(Task::folder).unwrap_or_default();
+        ceilings
+            .may_post(queue.as_str(), &request.params, &request.settings, group)
+            .map_err(|what| Error::Invalid(format!("{name}: {what}")))
+    }
+
+    /// The job's name, the entry and the plan of the build of a ticket, which has its task; `None`: it is over.
+    ///
+    /// # Errors
+    /// `Invalid` if the build has no such task.
+    pub(super) async fn planned(&self, part: &Part) -> Result<Option<(Name, Live, Arc<Plan>)>> {
+        let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
+        let path = live_path(&part.uid, part.build);
+        let mut entry = self.store.get(&path).await?;
+        loop {
+            let Some(known) = entry else { return Ok(None) };
+            let live: Live = from_json(&path, &known.data)?;
+            let plan = self.configs.plan_of(&job, &live).await?;
+            if part.task.is_none_or(|index| index < plan.count()) {
+                return Ok(Some((job, live, plan)));
+            }
+            // What added it may not have been told here yet.
+            entry = self.store.get_anew(&path).await?;
+            if entry.as_ref().is_some_and(|now| now.version == known.version) {
+                let task = part.task.unwrap_or_default();
+                return Err(Error::Invalid(format!(
+                    "jobs/{job}/builds/{}: it has no task {task}",
+                    part.build
+                )));
+            }
+        }
+    }
+
+    /// A build's entry in the run of a ticket, as it is everywhere.
+    async fn live_of(&self, part: &Part) -> Result<Option<(Live, u32)>> {
+        let path = live_path(&part.uid, part.build);
+        let entry = self.store.get_anew(&path).await?;
+        let live = entry.map(|entry| Ok::<_, Error>((from_json::<Live>(&path, &entry.data)?, entry.version)));
+        Ok(live.transpose()?.filter(|(live, _)| live.run == part.run))
+    }
+}
+
+/// Reads a text of tasks, and lays it on a plan. It takes as long as the text is large.
+fn extend(
+    plan: &Arc<Plan>,
+    job: &Name,
+    triggered: &[(String, String)],
+    by: usize,
+    (text, names): (&[u8], Names),
+) -> std::result::Result<Option<Plan>, Wrong> {
+    let ceilings = Ceilings::of(plan.config(), job, triggered, false);
+    let (mut adding, before) = plan.adding(by, &ceilings);
+    if names == Names::Said {
+        adding.taken.clear();
+    }
+    let tasks: Vec<Task> = read_added(text, &adding).map_err(Wrong::Faults)?;
+    if tasks.is_empty() {
+        return Ok(None);
+    }
+    let bytes = text.len() as u64;
+    plan.may_add(by, &tasks, bytes).map_err(Wrong::Whole)?;
+    let mut grown = (**plan).clone();
+    grown.push(by, &before, tasks, (Digest::of(text).to_string(), bytes));
+    Ok(Some(grown))
+}
+
+/// Where a name that is taken is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// In the text: its fault has its place.
+    Placed,
+    /// In the plan: whoever has the name is named.
+    Said,
+}
+
+/// What is wrong with a text of tasks.
+enum Wrong {
+    /// At its places.
+    Faults(Vec<Fault>),
+    /// With all of it, beside what the build has.
+    Whole(String),
+}
+
+impl Wrong {
+    /// As tasks.error has it: a line for each fault.
+    fn lines(&self) -> String {
+        match self {
+            Wrong::Faults(faults) => faults.iter().map(|fault| format!("tasks.json:{fault}\n")).collect(),
+            Wrong::Whole(what) => format!("tasks.json:1:1: {what}\n"),
+        }
+    }
+}
+
+/// The result of a task whose tasks can't be added.
+fn failed(why: &str) -> Verdicts {
+    Verdicts {
+        verdict: Verdict::Error,
+        exit: None,
+        message: cut(why, MESSAGE_BYTES_MAX).to_owned(),
+    }
+}

@@ -1,0 +1,169 @@
+//! `tasks.json`: tasks that a task adds to its build (doc/tree.md).
+
+use serde_json::{Value, json};
+
+use super::driver::{Fd, Fs};
+use super::verbs::errno;
+
+on_both! {
+    a_task_adds_tasks_to_its_build,
+    a_text_that_is_wrong_is_refused_when_it_is_closed,
+    the_text_is_there_from_the_first_close_until_it_is_withdrawn,
+    only_the_claimant_of_a_task_of_a_build_adds_tasks,
+    a_text_is_bounded_and_comes_from_nowhere_else,
+    a_claim_that_is_lost_takes_its_tasks_along,
+}
+
+/// A job whose first task adds others before the second begins.
+fn config() -> String {
+    json!({ "tasks": [
+        {"type": "execute-shell", "name": "generate", "params": {"script": "true"}},
+        {"type": "execute-shell", "name": "deploy", "params": {"script": "true"}},
+    ]})
+    .to_string()
+}
+
+/// A text with a task of each name.
+fn adds(names: &[&str]) -> String {
+    let task = |name: &&str| json!({"type": "execute-shell", "name": name, "params": {"script": "true"}});
+    json!({ "tasks": names.iter().map(task).collect::<Vec<_>>() }).to_string()
+}
+
+const TICKET: &str = "tickets/execute-shell/a.1.0";
+const TASKS: &str = "tickets/execute-shell/a.1.0/tasks.json";
+const ERROR: &str = "tickets/execute-shell/a.1.0/tasks.error";
+
+/// A build whose first task is claimed: the claims of its own ticket and of that.
+fn begun(fs: &Fs) -> (Fd<'_>, Fd<'_>) {
+    fs.job("a", &config());
+    fs.trigger("a", "");
+    let control = fs.claim("build-control", "a.1.control").unwrap();
+    let task = json!({"job": "a", "build": 1, "task": 0, "params": {"script": "true"}});
+    assert_eq!(fs.post("execute-shell", &task), "a.1.0");
+    (control, fs.claim("execute-shell", "a.1.0").unwrap())
+}
+
+fn tasks(fs: &Fs) -> Vec<String> {
+    let mut names = fs.list("jobs/a/builds/1/tasks");
+    names.sort();
+    names
+}
+
+/// "It takes effect with the ticket's result, in the same commit, if the outcome is success." "plan.json shows all
+/// tasks and which task added each."
+fn a_task_adds_tasks_to_its_build(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    fs.write(TASKS, adds(&["x", "y"])).unwrap();
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy", "2-x", "3-y"]);
+    let shown = |file: &str| -> Value { serde_json::from_str(&fs.read(&format!("jobs/a/builds/1/{file}"))).unwrap() };
+    for file in ["plan.json", "build.json"] {
+        let shown = shown(file);
+        let of = |index: usize| {
+            let task = &shown["tasks"][index];
+            (task["name"].clone(), task["needs"].clone(), task["added_by"].clone())
+        };
+        assert_eq!(of(1), (json!("deploy"), json!([0]), Value::Null), "{file}");
+        assert_eq!(of(2), (json!("x"), json!([0]), json!(0)), "{file}");
+        assert_eq!(of(3), (json!("y"), json!([2]), json!(0)), "{file}");
+    }
+    assert!(shown("plan.json")["tasks"][0].get("state").is_none());
+    // "builds/<n>/config.json stays as triggered."
+    assert_eq!(fs.read("jobs/a/builds/1/config.json"), config());
+    assert_eq!(fs.read("jobs/a/builds/1/tasks/2-x/state"), "waiting");
+    assert_eq!(fs.read("jobs/a/builds/1/tasks/1-deploy/why"), "waits for 2-x, 3-y");
+    drop((control, claim));
+}
+
+/// "The text is checked when it is closed: EINVAL, and tasks.error has `tasks.json:line:column: what` for each fault."
+/// "A `success` while tasks.error stands becomes `error` with its first line."
+fn a_text_that_is_wrong_is_refused_when_it_is_closed(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let wrong = "{\"tasks\": [\n  {\"type\": \"build-control\"},\n  {\"nmae\": \"x\"}]}";
+    assert_eq!(errno(fs.write(TASKS, wrong)), libc::EINVAL);
+    let error = fs.read(ERROR);
+    let mut places: Vec<_> = error
+        .lines()
+        .map(|line| line.splitn(4, ':').take(3).collect::<Vec<_>>().join(":"))
+        .collect();
+    places.dedup();
+    assert_eq!(
+        places,
+        ["tasks.json:2:12", "tasks.json:3:3", "tasks.json:3:4"],
+        "{error}"
+    );
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    assert_eq!(fs.read("jobs/a/builds/1/tasks/0-generate/state"), "error");
+    let why = fs.read("jobs/a/builds/1/tasks/0-generate/why");
+    assert!(why.starts_with("tasks.json:2:12: "), "{why}");
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    drop((control, claim));
+}
+
+/// "absent until the claimant makes it"; "Unlinking it withdraws it", with what was wrong with it.
+fn the_text_is_there_from_the_first_close_until_it_is_withdrawn(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    assert!(!fs.has(TASKS) && !fs.has(ERROR));
+    let open = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    open.close().unwrap();
+    assert!(!fs.has(TASKS), "who opens it alone says nothing");
+    fs.write(TASKS, adds(&["x"])).unwrap();
+    assert_eq!(fs.read(TASKS), adds(&["x"]));
+    assert!(fs.list(TICKET).contains(&"tasks.json".to_owned()) && !fs.has(ERROR));
+    assert_eq!(errno(fs.write(TASKS, "[]")), libc::EINVAL);
+    assert!(fs.list(TICKET).contains(&"tasks.error".to_owned()));
+    // What is put right is taken.
+    fs.write(TASKS, adds(&["z"])).unwrap();
+    assert!(!fs.has(ERROR));
+    assert_eq!(errno(fs.write(TASKS, "[]")), libc::EINVAL);
+    fs.unlink(TASKS).unwrap();
+    assert!(!fs.has(TASKS) && !fs.has(ERROR));
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    assert_eq!(fs.read("jobs/a/builds/1/tasks/0-generate/state"), "success");
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    drop((control, claim));
+}
+
+/// "Whoever may record parameters writes" it. "A ticket that stands alone has none: EROFS."
+fn only_the_claimant_of_a_task_of_a_build_adds_tasks(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let of_build = "tickets/build-control/a.1.control/tasks.json";
+    assert_eq!(errno(fs.write(of_build, adds(&["x"]))), libc::EROFS);
+    fs.queue("q");
+    fs.post("q", &json!({"id": "t"}));
+    assert_eq!(errno(fs.write("tickets/q/t/tasks.json", adds(&["x"]))), libc::EPERM);
+    let alone = fs.claim("q", "t").unwrap();
+    assert_eq!(errno(fs.write("tickets/q/t/tasks.json", adds(&["x"]))), libc::EROFS);
+    assert!(!fs.has("tickets/q/t/tasks.json"));
+    drop((control, claim, alone));
+}
+
+/// "More than 1 MiB is EFBIG. A rename onto it from another folder is EXDEV."
+fn a_text_is_bounded_and_comes_from_nowhere_else(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let space = vec![b' '; (1 << 20) + 1];
+    assert_eq!(errno(fs.write(TASKS, &space)), libc::EFBIG);
+    assert!(!fs.has(TASKS));
+    let mut most = adds(&["x"]).into_bytes();
+    most.resize(1 << 20, b' ');
+    fs.write(TASKS, &most).unwrap();
+    fs.write("jobs/a/new", adds(&["y"])).unwrap();
+    assert_eq!(errno(fs.rename("jobs/a/new", TASKS)), libc::EXDEV);
+    fs.write(&format!("{TICKET}/workspace/new"), adds(&["y"])).unwrap();
+    assert_eq!(errno(fs.rename(&format!("{TICKET}/workspace/new"), TASKS)), libc::EXDEV);
+    drop((control, claim));
+}
+
+/// "With a claim that is lost, it is discarded": the next one begins without.
+fn a_claim_that_is_lost_takes_its_tasks_along(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    fs.write(TASKS, adds(&["x"])).unwrap();
+    fs.unlink(&format!("{TICKET}/claim")).unwrap();
+    drop(claim);
+    let again = fs.claim("execute-shell", "a.1.0").unwrap();
+    assert!(!fs.has(TASKS));
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    drop((control, again));
+}
