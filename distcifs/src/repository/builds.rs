@@ -380,7 +380,7 @@ pub(crate) fn group_of(
         kind: Kind::Builds,
         untrusted: false,
     };
-    let member = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
+    let (member, _) = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
     Ok(Some(member))
 }
 

@@ -210,6 +210,7 @@ impl Tickets {
             lines,
             source,
             group,
+            group_text: _,
         } = of_build;
         let post = part.is_none().then(random_id);
         let body = to_json(&ticket_json(key, &request, part.as_ref(), &source));

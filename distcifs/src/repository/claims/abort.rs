@@ -264,8 +264,10 @@ impl Claims {
             Some(task) => self.group_of_task(part, &live, task).await?,
             None => None,
         };
+        let (group, group_text) = group.unzip();
         Ok(OfBuild {
             group,
+            group_text,
             owner: live.owner,
             priority: live.priority,
             source: live.source,

@@ -27,8 +27,8 @@ impl Claims {
             None => (Vec::new(), OfBuild::default()),
         };
         if let Some(part) = &part {
-            let group = of_build.group.as_ref().map(|member| member.name.as_str());
-            self.may_post(part, queue, &request, group).await?;
+            self.may_post(part, queue, &request, of_build.group_text.as_deref())
+                .await?;
         }
         let checked = Checked {
             poster,

@@ -156,8 +156,14 @@ impl Claims {
         }
     }
 
-    /// The group in which a task needs a place, with what its build recorded by now put into the name.
-    pub(super) async fn group_of_task(&self, part: &Part, live: &Live, task: &Task) -> Result<Option<Member>> {
+    /// The group in which a task needs a place, with what its build recorded by now put into the name, and its whole
+    /// name.
+    pub(super) async fn group_of_task(
+        &self,
+        part: &Part,
+        live: &Live,
+        task: &Task,
+    ) -> Result<Option<(Member, String)>> {
         let Some(group) = &task.group else { return Ok(None) };
         let missing = || Error::NotFound(format!("jobs/{}", part.job));
         let name = Name::new(&part.job).ok_or_else(missing)?;
@@ -169,7 +175,7 @@ impl Claims {
             kind: Kind::Tasks,
             untrusted: false,
         };
-        let member = Member::of(group, of, &values(&params, &live.source)).map_err(Error::Invalid)?;
-        Ok(Some(member))
+        let member = Member::of(group, of, &values(&params, &live.source));
+        member.map(Some).map_err(Error::Invalid)
     }
 }

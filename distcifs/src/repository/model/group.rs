@@ -63,11 +63,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// The group that a configuration names, with these parameters put in.
+    /// The group that a configuration names, with these parameters put in, and its whole name.
     ///
     /// # Errors
     /// What is wrong with the name, for people.
-    pub(crate) fn of(group: &Group, of: Sharing, values: &Map<String, Value>) -> Result<Self, String> {
+    pub(crate) fn of(group: &Group, of: Sharing, values: &Map<String, Value>) -> Result<(Self, String), String> {
         let text = expand::expand(&group.name, values).map_err(|error| format!("concurrency.group: {error}"))?;
         if text.len() > TEXT_BYTES_MAX {
             let bytes = text.len();
@@ -75,12 +75,13 @@ impl Member {
                 "concurrency.group comes to {bytes} bytes with its parameters, and may have {TEXT_BYTES_MAX}"
             ));
         }
-        Ok(Member {
+        let member = Member {
             digest: digest(&(of, &text)),
             limit: group.limit,
             supersede: group.supersede,
             name: shown(&text),
-        })
+        };
+        Ok((member, text))
     }
 }
 
@@ -256,6 +257,10 @@ mod tests {
     };
 
     fn member(name: &str, of: Sharing, params: &[(&str, &str)], pushed: &str) -> Result<Member, String> {
+        Ok(named(name, of, params, pushed)?.0)
+    }
+
+    fn named(name: &str, of: Sharing, params: &[(&str, &str)], pushed: &str) -> Result<(Member, String), String> {
         let group = Group {
             name: name.into(),
             limit: 2,
@@ -301,6 +306,8 @@ mod tests {
         let (one, other) = (of("${ref}", &[], "ü#1").unwrap(), of("${ref}", &[], "ö#1").unwrap());
         assert_eq!((one.name.as_str(), other.name.as_str()), ("__1", "__1"));
         assert_ne!(one.digest, other.digest);
+        // What a ceiling is held against is the whole name.
+        assert_eq!(named("${ref}", BUILDS, &[], "ü#1").unwrap().1, "ü#1");
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
         let why = of("${p}", &[("p", &long)], "").unwrap_err();
         assert!(why.contains("comes to 1025 bytes"), "{why}");

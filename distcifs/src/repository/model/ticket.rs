@@ -317,6 +317,8 @@ pub(crate) struct OfBuild {
     pub(crate) source: Source,
     /// The group in which the task needs a place.
     pub(crate) group: Option<Member>,
+    /// The whole name of that.
+    pub(crate) group_text: Option<String>,
 }
 
 /// A queue's entry with the coordinator.
