@@ -218,7 +218,8 @@ fn with_commit(build: &Build, task: &Task, mut params: Map<String, Value>) -> Re
 }
 
 /// Whether a git-checkout is of the repository that the commit is of: that the webhook named, if one is checked out by
-/// that name, else that of the first one. Of several repositories none of which has that name, it is none.
+/// that name, else that of the first one. Of several repositories none of which has that name, it is none. The tasks of
+/// the configuration say which: what they add comes from what was checked out.
 fn is_of_commit(build: &Build, task: &Task) -> bool {
     let repository = |task: &Task| {
         let text = task.params.get("repository").and_then(Value::as_str);
@@ -228,7 +229,8 @@ fn is_of_commit(build: &Build, task: &Task) -> bool {
         let place = |text: &Option<String>| address(text.as_deref()?);
         one == other || place(one).is_some_and(|of_one| Some(of_one) == place(other))
     };
-    let all = || build.tasks.iter().filter(|task| task.kind == CHECKOUT).map(repository);
+    let of_config = |task: &&Task| task.kind == CHECKOUT && task.added_by.is_none();
+    let all = || build.tasks.iter().filter(of_config).map(repository);
     let this = repository(task);
     let Some(told) = cause::repository(&build.cause, &build.commit) else {
         return all().next().is_some_and(|first| same(&first, &this));
@@ -236,7 +238,7 @@ fn is_of_commit(build: &Build, task: &Task) -> bool {
     let named = |text: &Option<String>| text.as_deref().and_then(address).is_some_and(|(_, path)| path == told);
     match all().find(named) {
         Some(first) => same(&first, &this),
-        None => all().all(|other| same(&other, &this)),
+        None => all().next().is_some() && all().all(|other| same(&other, &this)),
     }
 }
 

@@ -89,6 +89,22 @@ fn the_commit_goes_to_the_repository_that_it_is_of() {
     };
     let (tools, app) = ("https://github.com/o/tools", "https://github.com/O/app.git");
     let told = format!("github push o/app {said} refs/heads/main x");
+    // "Only tasks of the configuration say which": what a checkout added changes nothing of that in a retry.
+    let with_added = |added: &str| {
+        let task = |index: usize, repository: &str| {
+            json!({ "index": index, "type": "git-checkout",
+            "params": { "repository": repository }, "state": "waiting" })
+        };
+        let mut last = task(1, added);
+        last["added_by"] = json!(0);
+        let tasks = [task(0, "/srv/git/app"), last];
+        let build = json!({ "job": "j", "build": 7, "commit": said, "cause": told, "tasks": tasks });
+        let build = Build::parse(build.to_string().as_bytes()).unwrap();
+        [0, 1].map(|index| posting(&build, index).unwrap().params.contains_key("commit"))
+    };
+    assert_eq!(with_added(tools), [true, false]);
+    assert_eq!(with_added(app), [true, false]);
+    assert_eq!(with_added("/srv/git/app"), [true, true]);
     for (cause, repositories, wanted) in [
         (told.as_str(), &[tools, app][..], &[1][..]),
         (&told, &[app, tools], &[0]),
