@@ -377,7 +377,8 @@ pub fn refusal(said: io::Result<File>) -> Option<String> {
     (!line.is_empty()).then(|| line.to_owned())
 }
 
-/// Writes, then reads one line back: on such a descriptor the first read is what commits.
+/// Writes, then reads one line back: on such a descriptor the first read is what commits. After a refusal a second one
+/// may say why.
 ///
 /// # Errors
 /// It is refused, or the tree does not answer.
@@ -387,7 +388,10 @@ pub fn converse(mut file: File, path: &Path, body: &[u8]) -> Result<String> {
     let mut answer = vec![0; 4096];
     let count = file
         .read(&mut answer)
-        .map_err(|e| Trouble::from_io(&at("read back", path), &e))?;
+        .map_err(|e| match Trouble::from_io(&at("read back", path), &e) {
+            Trouble::Refused(why) => Trouble::Refused(refusal(file.try_clone()).unwrap_or(why)),
+            other => other,
+        })?;
     let answer = String::from_utf8_lossy(&answer[..count]).trim().to_owned();
     if answer.is_empty() {
         return Err(Trouble::Later(format!("{}: no answer", path.display())));

@@ -418,6 +418,10 @@ impl Tree {
         }
         let done = self.commit_text(open, committing, &text).await;
         self.heed_refusal(&open.node, open.caller.uid, &done, true);
+        if let (Node::QueueFile(..), Err(Error::Invalid(why))) = (&open.node, &done) {
+            // For who reads once more: of a ticket no file says why it was refused.
+            committing.answer = Bytes::from(format!("{why}\n"));
+        }
         done
     }
 
