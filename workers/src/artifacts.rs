@@ -9,7 +9,7 @@ use crate::beneath::Folder;
 use crate::copying::Copying;
 use crate::selecting::Selection;
 use crate::task::desk::{Desk, read, say};
-use crate::task::{Done, Kind};
+use crate::task::{Done, Found, Kind};
 use crate::tree::{self, Trouble};
 
 /// The worker publish-artifacts. Parameters: `artifacts`, patterns of paths in the workspace; folders
@@ -18,6 +18,7 @@ pub const PUBLISH: Kind = Kind {
     name: "publish-artifacts",
     about: "Publishes files from the workspaces of tickets as artifacts of their builds",
     records: &[],
+    adds: false,
     work: publish,
 };
 
@@ -27,6 +28,7 @@ pub const COPY: Kind = Kind {
     name: "copy-artifacts",
     about: "Copies artifacts of other builds into the workspaces of tickets",
     records: &[],
+    adds: false,
     work: copy,
 };
 
@@ -48,7 +50,7 @@ fn publish(desk: &Desk) -> Done {
     if let Some(why) = why {
         say(&format!("{}: {why}", desk.name));
     }
-    Ok(Vec::new())
+    Ok(Found::default())
 }
 
 fn copy(desk: &Desk) -> Done {
@@ -70,7 +72,7 @@ fn copy(desk: &Desk) -> Done {
     }
     tell(desk, &selection, &copying);
     say(&format!("{}: from build {number} of the job {job}", desk.name));
-    Ok(Vec::new())
+    Ok(Found::default())
 }
 
 /// What is said of patterns that name nothing, or nothing that is left.

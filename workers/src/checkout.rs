@@ -16,7 +16,7 @@ use distcifs_settings::git::{is_commit, is_ref};
 
 use crate::beneath::{Folder, trouble};
 use crate::task::desk::{Desk, say};
-use crate::task::{Done, Kind};
+use crate::task::{Done, Found, Kind};
 use crate::tree::{self, Trouble};
 
 mod address;
@@ -25,6 +25,7 @@ mod bounds;
 mod failure;
 mod git;
 mod named;
+mod pipeline;
 mod submodules;
 
 use address::Address;
@@ -35,11 +36,12 @@ use git::{Git, items};
 use named::Named;
 
 /// The worker git-checkout. Parameters: `repository`, `ref` (branch, tag, full ref or commit; default
-/// HEAD), `commit`, `checkout-dir`, `depth`, `submodules`.
+/// HEAD), `commit`, `checkout-dir`, `depth`, `submodules`, `tasks`, `tasks_optional`.
 pub const CHECKOUT: Kind = Kind {
     name: "git-checkout",
     about: "Checks git repositories out into the workspaces of tickets",
     records: &[COMMIT],
+    adds: true,
     work: checkout,
 };
 
@@ -96,7 +98,13 @@ fn checkout(desk: &Desk) -> Done {
     repository.tell_lfs("")?;
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
     say(&format!("{} {name} is {commit}", address.shown));
-    Ok(vec![(COMMIT.to_owned(), commit)])
+    let (tasks, wrong) = match pipeline::find(desk, &folder) {
+        Ok(tasks) => (tasks, None),
+        Err(Trouble::Refused(why)) => (None, Some(why)),
+        Err(other) => return Err(other),
+    };
+    let recorded = vec![(COMMIT.to_owned(), commit)];
+    Ok(Found { recorded, tasks, wrong })
 }
 
 /// What is to be checked out.

@@ -3,6 +3,7 @@
 #[macro_use]
 mod say;
 
+pub mod adding;
 mod again;
 pub mod artifacts;
 pub mod beneath;

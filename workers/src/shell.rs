@@ -27,6 +27,7 @@ mod prepare;
 pub mod ranges;
 mod script;
 pub mod state;
+mod told;
 pub mod unpack;
 
 use cgroup::Cgroups;
@@ -42,6 +43,9 @@ pub const QUEUE: &str = "execute-shell";
 
 /// Longest reason that an environment can give, bytes: it becomes the message of a result.
 const REASON_BYTES_MAX: u64 = 4096;
+
+/// The outcome of a script that ended well.
+const SUCCESS: &str = "0";
 
 /// How often an image is unpacked for one task: it may be removed again before it is used, on a node
 /// with too little room.
@@ -264,7 +268,7 @@ impl Shell<'_> {
             Over::Lost => return Ok(()),
             // What its traps said stands in the console: only now it is over.
             Over::Aborted => {
-                self.no_outputs(order)?;
+                self.untold(order)?;
                 ended.aborted()
             }
             Over::Stopped => {
@@ -277,7 +281,7 @@ impl Shell<'_> {
             }
             Over::Ended(exit) => match self.reason() {
                 Some(why) => {
-                    self.no_outputs(order)?;
+                    self.untold(order)?;
                     ended.unless_dropped("error", &why)
                 }
                 None => self.told(ended.outcome(exit), order)?,
@@ -286,12 +290,12 @@ impl Shell<'_> {
         self.claimed.finish(&outcome, &message)
     }
 
-    /// Records the parameters that a script told which was run. What it told wrongly is an error, however it ended.
+    /// Does what a script told which was run. What it told wrongly is an error, however it ended.
     fn told(&self, (outcome, message): (String, String), order: &Order<'_>) -> tree::Result<(String, String)> {
         if order.ticket.task.is_none() {
             return Ok((outcome, message));
         }
-        match outputs::record(&self.claimed) {
+        match self.heed(outcome == SUCCESS) {
             Ok(()) => Ok((outcome, message)),
             Err(Trouble::Refused(why)) if message.is_empty() => Err(Trouble::Refused(why)),
             Err(Trouble::Refused(why)) => Err(Trouble::Refused(format!("{why}; the script: {message}"))),
@@ -299,9 +303,25 @@ impl Shell<'_> {
         }
     }
 
+    /// Records parameters, and then adds tasks: these may name those. Tasks count only after success.
+    fn heed(&self, success: bool) -> tree::Result<()> {
+        let outputs = told::OUTPUTS.take(&self.claimed);
+        let tasks = match success {
+            true => told::TASKS.take(&self.claimed),
+            false => told::TASKS.discard(&self.claimed).map(|()| None),
+        };
+        if let Some(text) = outputs? {
+            outputs::record(&self.claimed, &text)?;
+        }
+        tasks?.map_or(Ok(()), |text| told::add_tasks(&self.claimed, &text))
+    }
+
     /// Takes away what a script told whose outcome does not count.
-    fn no_outputs(&self, order: &Order<'_>) -> tree::Result<()> {
-        order.ticket.task.map_or(Ok(()), |_| outputs::discard(&self.claimed))
+    fn untold(&self, order: &Order<'_>) -> tree::Result<()> {
+        if order.ticket.task.is_none() {
+            return Ok(());
+        }
+        told::ALL.iter().try_for_each(|told| told.discard(&self.claimed))
     }
 
     /// Why the environment could not do its work, if it says so.

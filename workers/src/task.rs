@@ -15,10 +15,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
+use distcifs_settings::Rendered;
+use distcifs_settings::fault::Place;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::adding;
 use crate::console::Shelf;
 use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::identity::{self, Identity, Options};
@@ -38,6 +41,9 @@ const WORD: &str = "--work";
 
 /// Most bytes that the process for a ticket can tell: a reason and a few parameters.
 const REPORT_BYTES_MAX: usize = 16 << 10;
+
+/// The same for one that may add tasks: their text, and a place for each of its lines.
+const ADDING_BYTES_MAX: usize = 16 << 20;
 
 /// Most characters of a name that are shown.
 const NAME_CHARS_MAX: usize = 100;
@@ -62,8 +68,57 @@ pub(crate) const OF_THE_NODE: [&str; 15] = [
     "DISTCIFS_GIT_MEMORY",
 ];
 
-/// What the work of a ticket gives back: the parameters of the build that it found out.
-pub type Done = tree::Result<Vec<(String, String)>>;
+/// What the work of a ticket gives back.
+pub type Done = tree::Result<Found>;
+
+/// What the work of a ticket found out.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Parameters of the build.
+    pub recorded: Vec<(String, String)>,
+    /// Tasks that are to be added to the build.
+    pub tasks: Option<Tasks>,
+    /// Why what was asked for can't be done though the work went well: the outcome is `error`.
+    pub wrong: Option<String>,
+}
+
+/// Tasks to be added, and where each line of their text was written.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Tasks {
+    file: String,
+    text: String,
+    places: Vec<(u32, u32)>,
+}
+
+impl Tasks {
+    /// Those of a file, by its path in the checkout.
+    pub fn new(file: &str, rendered: Rendered) -> Self {
+        let places = rendered.places.iter().map(|place| (place.line, place.column));
+        Tasks {
+            file: file.to_owned(),
+            places: places.collect(),
+            text: rendered.text,
+        }
+    }
+
+    /// Their text, as JSON.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A fault of the text by its place in the file.
+    pub fn told(&self, line: &str) -> String {
+        let places = self.places.iter().map(|(line, column)| Place {
+            line: *line,
+            column: *column,
+        });
+        let rendered = Rendered {
+            text: String::new(),
+            places: places.collect(),
+        };
+        rendered.told(line, &self.file)
+    }
+}
 
 /// A kind of worker.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +130,17 @@ pub struct Kind {
     /// The parameters of the build that it may record, and no others: whoever is the owner of the job
     /// can write what the process tells.
     pub records: &'static [&'static str],
+    /// Whether it may add tasks to the build.
+    pub adds: bool,
     /// How: as the owner of the job, in a process of its own.
     pub work: fn(&Desk) -> Done,
+}
+
+impl Kind {
+    /// Most bytes that a process of it can tell.
+    fn report_bytes(&self) -> usize {
+        if self.adds { ADDING_BYTES_MAX } else { REPORT_BYTES_MAX }
+    }
 }
 
 /// Ends with status 0 on TERM or INT, after the ticket at hand on USR1, and with 75 when the tree is
@@ -105,6 +169,12 @@ struct Report {
     /// Parameters of the build that it found out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recorded: Vec<(String, String)>,
+    /// Tasks to be added to the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tasks: Option<Tasks>,
+    /// Why it is an error though the work went well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrong: Option<String>,
 }
 
 /// All that such a worker's `main` does.
@@ -227,7 +297,8 @@ impl Task<'_> {
                     .filter_map(|name| Some((name, std::env::var_os(name)?))),
             )
             .leashed();
-        let report = report().map_err(|e| Trouble::Later(format!("no memory to share: {e}")))?;
+        let report =
+            report(self.kind.report_bytes()).map_err(|e| Trouble::Later(format!("no memory to share: {e}")))?;
         let prepared = self.prepare(program.command(), &report);
         let prepared = prepared.map_err(|e| Trouble::from_io("can't enter the ticket", &e))?;
         let runner = Runner {
@@ -283,6 +354,12 @@ impl Task<'_> {
             for (name, value) in &report.recorded {
                 record(self.kind, &self.claimed, name, value)?;
             }
+            if let Some(why) = &report.wrong {
+                return Err(Trouble::Refused(why.clone()));
+            }
+            if let Some(tasks) = &report.tasks {
+                add(self.kind, &self.claimed, tasks)?;
+            }
         }
         let (outcome, message) = match &report.failed {
             None => ended.outcome(exit),
@@ -306,13 +383,23 @@ fn record(kind: &Kind, claimed: &Claimed, name: &str, value: &str) -> tree::Resu
     written.map_err(|e| Trouble::from_io(&format!("can't record {name}"), &e))
 }
 
+/// Adds tasks to the build, which takes effect with the result. Their text is the owner's, and the daemon holds it
+/// against what the job allows.
+fn add(kind: &Kind, claimed: &Claimed, tasks: &Tasks) -> tree::Result<()> {
+    if !kind.adds {
+        let why = format!("{} adds no tasks: somebody changed what it told", kind.name);
+        return Err(Trouble::Refused(why));
+    }
+    adding::add(claimed, tasks.text.as_bytes(), |line| tasks.told(line))
+}
+
 /// Memory for a report, of which the other process can't make more.
-fn report() -> io::Result<File> {
+fn report(bytes: usize) -> io::Result<File> {
     let file = File::from(memfd_create(
         c"report",
         MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
     )?);
-    file.set_len(REPORT_BYTES_MAX as u64)?;
+    file.set_len(bytes as u64)?;
     let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
@@ -320,11 +407,18 @@ fn report() -> io::Result<File> {
 
 /// What was told; whoever ended before telling anything told nothing.
 fn read_report(file: &File) -> Report {
-    let mut bytes = vec![0; REPORT_BYTES_MAX];
-    let read = file.read_exact_at(&mut bytes, 0);
-    let text = bytes.split(|byte| *byte == 0).next().filter(|_| read.is_ok());
-    text.and_then(|text| serde_json::from_slice(text).ok())
-        .unwrap_or_default()
+    let mut text = Vec::new();
+    let mut part = vec![0; REPORT_BYTES_MAX];
+    // It ends with the first NUL, or with the memory: most are short.
+    while let Ok(count @ 1..) = file.read_at(&mut part, text.len() as u64) {
+        let read = &part[..count];
+        let end = read.iter().position(|byte| *byte == 0);
+        text.extend_from_slice(&read[..end.unwrap_or(count)]);
+        if end.is_some() || text.len() >= ADDING_BYTES_MAX {
+            break;
+        }
+    }
+    serde_json::from_slice(&text).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -343,7 +437,8 @@ mod tests {
             name: "git-checkout",
             about: "",
             records: &["git_commit"],
-            work: |_| Ok(Vec::new()),
+            adds: false,
+            work: |_| Ok(Found::default()),
         };
         let outside = folder.join("outside");
         for name in [
@@ -361,6 +456,27 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.join("ticket/params")).unwrap().count(), 0);
         record(&kind, &claimed, "git_commit", "abc").unwrap();
         assert_eq!(std::fs::read(folder.join("ticket/params/git_commit")).unwrap(), b"abc");
+        let tasks = |report: &Report| report.tasks.as_ref().map(|tasks| tasks.text().len());
+        let told = super::report(kind.report_bytes()).unwrap();
+        assert!(tasks(&read_report(&told)).is_none(), "nothing was told");
+        // Where it may, whatever its length, and where it may not nothing.
+        let long = Rendered {
+            text: "x".repeat((1 << 20) + 1),
+            places: Vec::new(),
+        };
+        let long = Tasks::new("a.yaml", long);
+        let text = serde_json::to_vec(&Report {
+            tasks: Some(long),
+            ..Report::default()
+        })
+        .unwrap();
+        assert!(told.write_all_at(&text, 0).is_err(), "there is no room for it");
+        let told = super::report(ADDING_BYTES_MAX).unwrap();
+        told.write_all_at(&text, 0).unwrap();
+        let report = read_report(&told);
+        assert!(tasks(&report).is_some_and(|bytes| bytes > 1 << 20));
+        let refused = add(&kind, &claimed, report.tasks.as_ref().unwrap()).unwrap_err();
+        assert!(matches!(refused, Trouble::Refused(_)) && !folder.join("ticket/tasks.json").exists());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -229,6 +229,55 @@ fn a_line_that_the_tree_refuses_records_nothing() {
     assert_eq!(fs::read_to_string(params.join("old")).unwrap(), "kept\n");
 }
 
+/// "A script adds tasks to the build by the file `$TASKS`": after success alone, after `$OUTPUTS`, and whatever was left in
+/// the place of the file leads nowhere.
+#[test]
+fn a_script_tells_tasks() {
+    let bench = Bench::new("tasks");
+    let secret = bench.root.join("secret");
+    fs::write(&secret, "{\"tasks\": []}").unwrap();
+    let link = format!("ln -s {} \"$TASKS\"", secret.display());
+    let text = "{ \"tasks\": [] }\n";
+    let write = format!("printf '%s' '{text}' > \"$TASKS\"");
+    for (at, (script, outcome, told)) in [
+        (&*write, "0\n", Some(text)),
+        (&format!("{write}; exit 3"), "3\nexit 3\n", None),
+        ("true", "0\n", None),
+        (": > \"$TASKS\"", "0\n", None),
+        (
+            &format!("{write}; echo b > \"$OUTPUTS\""),
+            "error\nOUTPUTS:1: a line is name=value",
+            None,
+        ),
+        (
+            "head -c 1048577 /dev/zero > \"$TASKS\"",
+            "error\nTASKS: more than 1048576 bytes\n",
+            None,
+        ),
+        ("mkfifo \"$TASKS\"", "error\nTASKS: not a file\n", None),
+        ("mkfifo \"$TASKS\"; exit 3", "3\nexit 3\n", None),
+        ("mkdir -p \"$TASKS/a\"", "error\nTASKS: not a file\n", None),
+        (&link, "error\nTASKS: a link, and links are not followed\n", None),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let id = format!("j.1.{at}");
+        fs::create_dir_all(bench.ticket(&id).join("params")).unwrap();
+        let ticket = json!({ "job": "j", "build": 1, "task": 0, "params": { "script": script } });
+        let folder = bench.give(&id, ticket);
+        let said = result(&folder);
+        assert!(said.starts_with(outcome), "{script}: {said}");
+        let found = fs::read_to_string(folder.join("tasks.json")).ok();
+        assert_eq!(found.as_deref(), *told, "{script}");
+        assert!(
+            fs::symlink_metadata(folder.join("artifacts/.tasks")).is_err(),
+            "{script}"
+        );
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "{\"tasks\": []}");
+}
+
 /// "A script that begins with `#!` is run by the program that the line names"; "`script_file`, a file of the
 /// workspace instead"; what can't begin says why in the console and in the result.
 #[test]

@@ -6,8 +6,8 @@ use std::path::Path;
 use distcifs_settings::expand::plain;
 use serde_json::{Map, Value};
 
-use super::outputs;
 use super::script::Script;
+use super::told;
 use crate::identity::{Program, Whom};
 use crate::ticket::Ticket;
 
@@ -72,7 +72,9 @@ pub fn variables(ticket: &Ticket, params: &Map<String, Value>, task: Option<&str
     }
     if ticket.task.is_some() {
         all.remove("NEEDS");
-        all.remove("OUTPUTS");
+        for told in told::ALL {
+            all.remove(told.variable);
+        }
     }
     all.extend(ticket.job.clone().map(|job| ("JOB_NAME".to_owned(), job)));
     all.extend(ticket.build.map(|n| ("BUILD_NUMBER".to_owned(), n.to_string())));
@@ -96,13 +98,18 @@ pub struct Start<'a> {
     pub folder: &'a Path,
     /// Whether it is in an environment.
     pub isolated: bool,
-    /// Whether it is of a task, which has `needs/` and may tell parameters of the build.
+    /// Whether it is of a task, which has `needs/` and may tell parameters and tasks of the build.
     pub needs: bool,
     /// Processes that it may have, where nothing but the shell bounds them.
     pub processes: Option<u64>,
 }
 
 impl Start<'_> {
+    /// The files in which it may tell something.
+    fn told(&self) -> impl Iterator<Item = told::Told> {
+        told::ALL.into_iter().filter(|_| self.needs)
+    }
+
     /// The script as it is, where nothing is to stand between it and the node: fewer programs are
     /// started than by the file of `text`.
     pub fn program(&self, whom: &Whom, script: &Path, workspace: &Path, artifacts: &Path) -> Program {
@@ -113,7 +120,7 @@ impl Start<'_> {
             .env("WORKSPACE", workspace)
             .env("ARTIFACTS", artifacts)
             .envs(self.needs.then(|| ("NEEDS", workspace.with_file_name(NEEDS))))
-            .envs(self.needs.then(|| ("OUTPUTS", artifacts.join(outputs::NAME))))
+            .envs(self.told().map(|told| (told.variable, artifacts.join(told.name))))
     }
 
     /// The text of the file that starts the script beside it, for any POSIX shell. Its arguments are
@@ -156,7 +163,9 @@ impl Start<'_> {
             // An environment of somebody's own may not show it.
             let line = format!("[ ! -d \"${{w%/*}}/{NEEDS}\" ] || export NEEDS=\"${{w%/*}}/{NEEDS}\"\n");
             text.extend(line.as_bytes());
-            text.extend(format!("export OUTPUTS=\"$o/{}\"\n", outputs::NAME).as_bytes());
+        }
+        for told in self.told() {
+            text.extend(format!("export {}=\"$o/{}\"\n", told.variable, told.name).as_bytes());
         }
         let (plain, odd): (Vec<_>, Vec<_>) = self.variables.iter().partition(|(name, _)| can_be_set(name));
         for (name, value) in plain {

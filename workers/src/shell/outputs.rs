@@ -1,24 +1,14 @@
 //! What a script tells of itself: parameters of the build, in the file `$OUTPUTS`.
-//!
-//! The file lies among the artifacts, because every environment shows these and they have their bounds already. It is
-//! none of them: it is taken away before the result. The script was free to leave anything in its place.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use distcifs_settings::names::Name;
 
-use crate::beneath::{Folder, shown, trouble};
+use crate::beneath::shown;
 use crate::ticket::{Claimed, as_a_result};
 use crate::tree::{self, Trouble};
-
-/// Its name among the artifacts.
-pub(super) const NAME: &str = ".outputs";
-
-/// Its most bytes.
-const BYTES_MAX: u64 = 64 << 10;
 
 /// Longest value, bytes, and most names: those that a claimant may record.
 const VALUE_BYTES_MAX: usize = 1024;
@@ -27,17 +17,12 @@ const NAMES_MAX: usize = 16;
 /// A line: its number from 1, a name and a value.
 type Line = (usize, String, String);
 
-/// Records what the file says, all or nothing, and takes it away.
+/// Records what the file says, all or nothing.
 ///
 /// # Errors
-/// `Refused` with the line that can't be recorded. Without such a file nothing is done.
-pub(super) fn record(claimed: &Claimed) -> tree::Result<()> {
-    let Some(folder) = folder(claimed)? else {
-        return Ok(());
-    };
-    let read = read(&folder);
-    remove(&folder)?;
-    let lines = read?;
+/// `Refused` with the line that can't be recorded.
+pub(super) fn record(claimed: &Claimed, text: &[u8]) -> tree::Result<()> {
+    let lines = lines(text).map_err(Trouble::Refused)?;
     let mut made = Vec::new();
     let recorded = record_all(claimed, &lines, &mut made);
     if recorded.is_err() {
@@ -70,60 +55,8 @@ fn record_all<'a>(claimed: &Claimed, lines: &'a [Line], made: &mut Vec<&'a str>)
     Ok(())
 }
 
-/// Takes the file away unread.
-///
-/// # Errors
-/// If it can't be removed.
-pub(super) fn discard(claimed: &Claimed) -> tree::Result<()> {
-    folder(claimed)?.map_or(Ok(()), |folder| remove(&folder))
-}
-
-/// The artifacts, if such a file is among them.
-fn folder(claimed: &Claimed) -> tree::Result<Option<Folder>> {
-    let path = claimed
-        .ours("artifacts")
-        .unwrap_or_else(|| claimed.folder.join("artifacts"));
-    let look = || {
-        let folder = Folder::open(&path).map_err(|e| Trouble::from_io("artifacts", &e))?;
-        match folder.stat(OsStr::new(NAME)) {
-            Ok(_) => Ok(Some(folder)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Trouble::from_io("OUTPUTS", &error)),
-        }
-    };
-    as_a_result(look)
-}
-
-fn remove(folder: &Folder) -> tree::Result<()> {
-    as_a_result(|| {
-        folder
-            .remove(OsStr::new(NAME))
-            .map_err(|e| trouble("can't remove OUTPUTS", &e))
-    })
-}
-
-/// Its lines, if all of them are good.
-fn read(folder: &Folder) -> tree::Result<Vec<Line>> {
-    let mut bytes = Vec::new();
-    let look = || -> tree::Result<_> {
-        let file = folder.read(NAME).map_err(|e| trouble("OUTPUTS", &e))?;
-        let is_file = file.metadata().map_err(|e| trouble("OUTPUTS", &e))?.is_file();
-        is_file
-            .then_some(file)
-            .ok_or_else(|| Trouble::Refused("OUTPUTS: not a file".to_owned()))
-    };
-    let file = as_a_result(look)?;
-    file.take(BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| trouble("OUTPUTS", &e))?;
-    lines(&bytes).map_err(Trouble::Refused)
-}
-
 /// Reads `name=value` lines; empty ones are nothing. Of a name that stands twice the last counts.
 fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
-    if bytes.len() as u64 > BYTES_MAX {
-        return Err(format!("OUTPUTS: more than {BYTES_MAX} bytes"));
-    }
     let mut lines: Vec<Line> = Vec::new();
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         if line.is_empty() {
@@ -250,7 +183,5 @@ mod tests {
             assert!(refused.contains(why), "{text:?}: {refused}");
         }
         assert!(lines(b"a=\xff").unwrap_err().contains("OUTPUTS:1: no UTF-8"));
-        let large = "a=1\n".repeat(usize::try_from(BYTES_MAX).unwrap() / 4 + 1);
-        assert!(lines(large.as_bytes()).unwrap_err().contains("more than 65536 bytes"));
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::{Kind, REPORT_BYTES_MAX, Report};
+use super::{Kind, Report};
 use crate::beneath::{Folder, inside, is, more_descriptors, trouble};
 use crate::signals;
 use crate::ticket::Ticket;
@@ -44,8 +44,10 @@ pub(super) fn main(kind: &Kind, mount: &OsStr) -> ExitCode {
     let done = Desk::new(kind, Path::new(mount)).and_then(|desk| (kind.work)(&desk));
     let mut report = Report::default();
     let code = match done {
-        Ok(recorded) => {
-            report.recorded = recorded;
+        Ok(found) => {
+            report.recorded = found.recorded;
+            report.tasks = found.tasks;
+            report.wrong = found.wrong.map(|why| cut(&why).to_owned());
             ExitCode::SUCCESS
         }
         Err(Trouble::Refused(why) | Trouble::Full(why)) => {
@@ -59,7 +61,7 @@ pub(super) fn main(kind: &Kind, mount: &OsStr) -> ExitCode {
         }
     };
     let written = serde_json::to_vec(&report).map_err(io::Error::other).and_then(|text| {
-        if text.len() > REPORT_BYTES_MAX {
+        if text.len() > kind.report_bytes() {
             return Err(io::Error::other("too much to report"));
         }
         let mut out = io::stdout().lock();

@@ -11,6 +11,7 @@ mod checkout;
 mod hostile;
 mod names;
 mod patterns;
+mod pipelines;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

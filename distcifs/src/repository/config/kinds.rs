@@ -18,9 +18,6 @@ pub const RECORDED_PARAMETERS: [&str; 4] = ["git_commit", "upstream_job", "upstr
 /// Deepest history that git-checkout may be asked for: what git takes.
 const DEPTH_MAX: u64 = i32::MAX as u64;
 
-/// Whether git-checkout makes tasks of a file that it checked out.
-const PIPELINES_ARE_KNOWN: bool = false;
-
 /// Most files of which the first that exists counts.
 const PIPELINES_MAX: usize = 16;
 
@@ -92,12 +89,6 @@ fn git_checkout(params: &Object<'_>, faults: &mut Faults) {
 
 /// `tasks`: a pipeline in the checkout, or several of which the first that exists counts.
 fn pipelines(params: &Object<'_>, faults: &mut Faults) {
-    for key in ["tasks", "tasks_optional"] {
-        if let Some(value) = params.get(key).filter(|_| !PIPELINES_ARE_KNOWN) {
-            faults.add(value.at, format!("{} is not known yet", params.path_of(key)));
-            return;
-        }
-    }
     let optional = params.boolean("tasks_optional", faults);
     let Some(value) = params.get("tasks") else {
         if let (Some(_), Some(value)) = (optional, params.get("tasks_optional")) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use distcifs_settings::pipeline::Format;
 use serde_json::json;
 
-use super::{faults, good, name, of_tasks};
+use super::{faults, good, of_tasks};
 use crate::repository::config::when::When;
 use crate::repository::config::{Facts, JobConfig, Task, check_pipeline, read_tasks};
 
@@ -222,15 +222,44 @@ fn what_could_never_match_is_refused() {
     assert!(faults(&of_tasks(json!([task])))[0].contains("belongs to the task"));
 }
 
-/// "git-checkout `tasks`" does nothing yet, so it is no key yet.
+/// "git-checkout's parameter `tasks` is a path in the checkout or a list of which the first that exists counts."
 #[test]
-fn pipelines_are_not_asked_for_yet() {
-    for (key, value) in [("tasks", json!([".distcifs.yaml"])), ("tasks_optional", json!(true))] {
-        let task = json!({"type": "git-checkout", "params": {"repository": "https://x/y", key: value}});
-        let found = faults(&of_tasks(json!([task])));
-        assert_eq!(found, [format!("tasks[0].params.{key} is not known yet")]);
+fn a_checkout_names_its_pipelines() {
+    let checkout = |members: serde_json::Value| {
+        let mut params = json!({"repository": "https://x/y"});
+        for (key, value) in members.as_object().unwrap() {
+            params[key] = value.clone();
+        }
+        of_tasks(json!([{"type": "git-checkout", "params": params}]))
+    };
+    for members in [
+        json!({"tasks": "ci/a.yml"}),
+        json!({"tasks": [".distcifs.yaml", ".distcifs.toml", ".distcifs.json"], "tasks_optional": true}),
+        json!({"tasks": ["${ref}"]}),
+    ] {
+        good(&checkout(members));
     }
-    assert!(JobConfig::read(br#"{"tasks": []}"#, Some(&name("a"))).is_ok());
+    for (members, words) in [
+        (json!({"tasks": []}), "params.tasks must name from 1 to 16 files"),
+        (
+            json!({"tasks": vec!["a.json"; 17]}),
+            "params.tasks must name from 1 to 16 files",
+        ),
+        (json!({"tasks": {}}), "params.tasks must be a path, or a list of them"),
+        (
+            json!({"tasks": "Makefile"}),
+            "must end with .yaml, .yml, .toml or .json",
+        ),
+        (json!({"tasks": "../a.yaml"}), "must stay in the workspace"),
+        (
+            json!({"tasks_optional": true}),
+            "params.tasks_optional needs tasks beside it",
+        ),
+        (json!({"tasks": "a.yaml", "tasks_optional": 1}), "must be true or false"),
+    ] {
+        let found = faults(&checkout(members));
+        assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+    }
 }
 
 /// What nothing goes by yet is refused, so that no job believes in it.

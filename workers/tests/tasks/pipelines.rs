@@ -1,0 +1,143 @@
+//! Pipelines beside the code: the file of a checkout becomes the ticket's `tasks.json`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::checkout::{CHECKOUT, git, recorded, repository};
+use crate::{Bench, console};
+
+/// Commits what stands in a folder.
+fn commit(folder: &Path) {
+    git(folder, "git add -A; git commit -qm more");
+}
+
+/// "git-checkout's parameter `tasks` is a path in the checkout or a list of which the first that exists counts": its
+/// tasks become tasks.json, with the result; and what is said if none is there.
+#[test]
+fn the_file_of_a_checkout_becomes_tasks() {
+    let bench = Bench::new(CHECKOUT, "pipelines");
+    let upstream = bench.root.join("up");
+    repository(&upstream);
+    fs::create_dir(upstream.join("ci")).unwrap();
+    for (name, text) in [
+        (
+            "ci/a.yaml",
+            "tasks:\n- { type: lint, params: { level: 3.10, tag: 1 } }\n",
+        ),
+        ("b.toml", "[[tasks]]\ntype = \"lint\"\n"),
+        ("c.json", "{ \"tasks\": [] }"),
+        ("bad.yaml", "tasks:\n- type: lint\n  type: again\n"),
+        ("notes.txt", "tasks: []"),
+    ] {
+        fs::write(upstream.join(name), text).unwrap();
+    }
+    symlink("ci/a.yaml", upstream.join("link.yaml")).unwrap();
+    commit(&upstream);
+    let lint = |params: Value| json!({ "tasks": [{ "type": "lint", "params": params }] });
+    let a = lint(json!({ "level": 3.10, "tag": 1 }));
+    for (id, params, outcome, tasks) in [
+        ("path", json!({ "tasks": "ci/a.yaml" }), "0", Some(&a)),
+        (
+            "first",
+            json!({ "tasks": [".distcifs.yaml", "b.toml", "c.json"] }),
+            "0",
+            Some(&json!({ "tasks": [{ "type": "lint" }] })),
+        ),
+        (
+            "below",
+            json!({ "tasks": ["ci/a.yaml"], "checkout-dir": "src/x" }),
+            "0",
+            Some(&a),
+        ),
+        (
+            "none",
+            json!({ "tasks": [".distcifs.yaml", ".distcifs.toml"] }),
+            "error\nthe commit has none of .distcifs.yaml, .distcifs.toml",
+            None,
+        ),
+        (
+            "one",
+            json!({ "tasks": "x.json" }),
+            "error\nthe commit has no x.json",
+            None,
+        ),
+        (
+            "optional",
+            json!({ "tasks": "x.json", "tasks_optional": true }),
+            "0",
+            None,
+        ),
+        (
+            "optional-bad",
+            json!({ "tasks": "bad.yaml", "tasks_optional": true }),
+            "error\nbad.yaml:3:3: this key stands in its object already",
+            None,
+        ),
+        (
+            "link",
+            json!({ "tasks": "link.yaml" }),
+            "error\nlink.yaml: a link, and links are not followed",
+            None,
+        ),
+        (
+            "out",
+            json!({ "tasks": "../a.yaml" }),
+            "error\nparams.tasks '../a.yaml' must be a file of the checkout",
+            None,
+        ),
+        (
+            "ending",
+            json!({ "tasks": "notes.txt" }),
+            "error\nparams.tasks 'notes.txt' must end with .yaml",
+            None,
+        ),
+        ("no", json!({}), "0", None),
+    ] {
+        let mut all = json!({ "repository": upstream });
+        for (key, value) in params.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        let ticket = bench.ticket_of(id, json!({ "job": "j", "build": 1, "task": 0, "params": all }));
+        let result = bench.work(&ticket);
+        assert!(result.starts_with(outcome), "{id}: {result}");
+        let found = fs::read(ticket.join("tasks.json")).ok();
+        let found: Option<Value> = found.map(|text| serde_json::from_slice(&text).unwrap());
+        assert_eq!(found.as_ref(), tasks, "{id}");
+        assert!(!recorded(&ticket).is_empty(), "{id}: the checkout went well");
+        let said = console(&ticket);
+        assert!(
+            id != "optional" || said.contains("the commit has no x.json, so no tasks are added"),
+            "{said}"
+        );
+    }
+    let alone = bench.ticket("alone", json!({ "repository": upstream, "tasks": "ci/a.yaml" }));
+    let result = bench.work(&alone);
+    assert!(result.contains("a ticket that stands alone has no build"), "{result}");
+}
+
+/// A text of 1 MiB, which takes several times that with the places of its lines, comes over in one piece.
+#[test]
+fn a_long_file_comes_over_in_one_piece() {
+    let bench = Bench::new(CHECKOUT, "long-pipelines");
+    let upstream = bench.root.join("up");
+    repository(&upstream);
+    let script = "echo one more line of a long script\n".repeat(10);
+    let tasks = vec![json!({ "type": "execute-shell", "params": { "script": script } }); 2_000];
+    let text = json!({ "tasks": tasks }).to_string();
+    assert!(text.len() > 800_000 && text.len() < 1 << 20, "{}", text.len());
+    fs::write(upstream.join("long.json"), &text).unwrap();
+    let lines = format!("tasks:\n{}", "- [1, 2, 3, 4, 5, 6, 7, 8, 9]\n".repeat(20_000));
+    fs::write(upstream.join("lines.yaml"), lines).unwrap();
+    commit(&upstream);
+    for (id, name) in [("long", "long.json"), ("lines", "lines.yaml")] {
+        let params = json!({ "repository": upstream, "tasks": name });
+        let ticket = bench.ticket_of(id, json!({ "job": "j", "build": 1, "task": 0, "params": params }));
+        assert_eq!(bench.work(&ticket), "0", "{name}");
+        let found: Value = serde_json::from_slice(&fs::read(ticket.join("tasks.json")).unwrap()).unwrap();
+        let count = found["tasks"].as_array().unwrap().len();
+        assert_eq!(count, if name == "long.json" { 2_000 } else { 20_000 });
+    }
+}
