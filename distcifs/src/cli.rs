@@ -43,6 +43,9 @@ pub enum Command {
     /// Check job configurations without a mount.
     #[command(after_help = help::CHECK)]
     Check(Check),
+    /// Run a pipeline of the working copy at hand, without a mount.
+    #[command(after_help = help::RUN)]
+    Run(Run),
     /// Check everything in a source: a folder or a cluster, mounted or not.
     #[command(after_help = help::FSCK)]
     Fsck(Source),
@@ -190,12 +193,39 @@ pub struct Check {
     /// All files are pipelines, whatever they are called.
     #[arg(long)]
     pub tasks: bool,
-    /// The configuration of the job whose builds the pipelines are for: the parameters that it declares are known.
+    /// The configuration of the job whose builds the pipelines are for: the parameters that it declares are known, and
+    /// its tasks may be no more than it allows.
     #[arg(long, value_name = "CONFIG")]
     pub job: Option<PathBuf>,
     /// The faults as one JSON list of objects.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `distcifs run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The pipeline (default: .distcifs.yaml, .distcifs.toml or .distcifs.json of the working copy).
+    pub file: Option<PathBuf>,
+    /// This task alone, or those of its matrix, and what it waits for.
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// A parameter of the build, or what a trigger says with @; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub param: Vec<String>,
+    /// The configuration of the job whose builds the pipeline is for: the parameters that it declares are known, and
+    /// its tasks may be no more than it allows.
+    #[arg(long, value_name = "CONFIG")]
+    pub job: Option<PathBuf>,
+    /// How many workers of each kind (default: one for each processor).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Whom tasks run as, if root starts it (default: distci, or nobody if there is no distci).
+    #[arg(long = "as", value_name = "USER")]
+    pub jobs_of_root: Option<String>,
+    /// Where the workers' programs are.
+    #[arg(long, value_name = "DIR")]
+    pub workers_dir: Option<PathBuf>,
 }
 
 /// A source.

@@ -26,6 +26,7 @@ mod mounts;
 mod notify;
 pub mod options;
 mod pages;
+mod pipeline;
 mod progress;
 mod status;
 mod stores;
@@ -53,13 +54,15 @@ enum Failure {
     Told,
     /// Exit status 3, with what is left to do.
     Left(String),
+    /// This exit status; the reason has been told already.
+    Ended(u8),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Refused(reason) | Failure::Usage(reason) | Failure::Left(reason) => f.write_str(reason),
-            Failure::Told => f.write_str("told already"),
+            Failure::Told | Failure::Ended(_) => f.write_str("told already"),
         }
     }
 }
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Init(arguments) => make::init(&arguments),
         cli::Command::Status(arguments) => status::status(&arguments),
         cli::Command::Check(arguments) => check::check(&arguments),
+        cli::Command::Run(arguments) => pipeline::run(&arguments),
         cli::Command::Fsck(arguments) => maintain::fsck(&arguments),
         cli::Command::Gc(arguments) => maintain::gc(&arguments),
         cli::Command::Backup(arguments) => backup::backup(&arguments),
@@ -89,6 +93,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::from(1),
+        Err(Failure::Ended(status)) => ExitCode::from(status),
         Err(Failure::Refused(reason)) => {
             eprintln!("distcifs: {reason}");
             ExitCode::from(1)

@@ -203,6 +203,33 @@ EXIT STATUS
   1  one is not; each fault is a line FILE:LINE:COLUMN: WHAT
   2  the command line is not valid";
 
+pub(super) const RUN: &str = "\
+NOTES
+  What a build of a server would do after its checkout is done here, on a store,
+  a mount and workers of its own in a temporary folder, which is gone in the
+  end. Tasks have the same environment and the same isolation, so what they need
+  must be installed here. The workspace is the working copy as it is: what git
+  knows, and new files that it does not ignore; without git all files. It has no
+  .git. The consoles of the tasks are standard output.
+  A build of which nothing runs for a minute is given up: nobody else will come.
+
+EXAMPLES
+  distcifs run
+  distcifs run --task unit
+  distcifs run ci/nightly.yaml --param team=a --param @event=schedule
+  distcifs run --job /ci/jobs/hello/config.json
+
+SIGNALS
+  TERM, INT  abort the build; a second one ends what runs always, too; a third
+             waits for nothing
+
+EXIT STATUS
+  0    success
+  1    failure, or refused; standard error says why
+  2    error, or the command line is not valid; each fault of the pipeline is
+       a line FILE:LINE:COLUMN: WHAT
+  130  aborted";
+
 pub(super) const FSCK: &str = "\
 NOTES
   It reads all that is kept, and changes nothing. The source may be mounted and

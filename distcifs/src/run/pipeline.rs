@@ -1,0 +1,510 @@
+//! `distcifs run`: a pipeline of the working copy at hand, on a store, a mount and workers of its own.
+//!
+//! They are those of `distcifs up`, so tasks run as they do anywhere. The one thing that is done here is what git-checkout
+//! does elsewhere: a queue of this process's own has the first task, which brings the working copy as it is, and adds
+//! the tasks of the pipeline.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use distcifs_settings::Rendered;
+use distcifs_settings::pipeline::{self, Format};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::geteuid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::workers::{leashed, pid, reap};
+use super::{Failure, Outcome};
+use crate::cli;
+use crate::repository::config::{self, TEXT_BYTES_MAX};
+use crate::repository::names::Name;
+
+mod choice;
+mod copy;
+
+use choice::Job;
+use copy::WorkingCopy;
+
+/// The files that are looked for if none is named.
+const FILES: [&str; 3] = [".distcifs.yaml", ".distcifs.toml", ".distcifs.json"];
+
+/// The queue of the task that this process does, and the name that the task has on a server.
+const QUEUE: &str = "working-copy";
+const CHECKOUT: &str = "git-checkout";
+
+/// The job's name if the folder's can't be one.
+const JOB: &str = "pipeline";
+
+/// How long the mount and its workers may take to end.
+const END_TIME: Duration = Duration::from_secs(15);
+
+/// How often the console is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a console may say nothing before it is asked whether a task runs.
+const RUNS_AFTER: Duration = Duration::from_secs(2);
+
+/// How long no task may run before the build is given up: nobody but the workers at hand will come.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How often folders of one process are tried: one that was killed left its own.
+const FOLDERS_MAX: u32 = 100;
+
+/// Runs it; its outcome is the exit status.
+pub(super) fn run(arguments: &cli::Run) -> Outcome {
+    let plan = Plan::of(arguments)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Refused(format!("signals: {error}")))?;
+    runtime.block_on(plan.keep())
+}
+
+/// What is run, known to be good.
+struct Plan {
+    copy: WorkingCopy,
+    /// The pipeline as people call it, and its text for `tasks.json`.
+    file: String,
+    tasks: Rendered,
+    name: Name,
+    job: Job,
+    /// What `up` is told beside its source and mount point.
+    words: Vec<String>,
+}
+
+impl Plan {
+    fn of(arguments: &cli::Run) -> Result<Self, Failure> {
+        let here = std::env::current_dir().map_err(|error| Failure::Refused(format!("the folder at hand: {error}")))?;
+        let copy = WorkingCopy::of(&here);
+        let (path, file) = chosen(arguments.file.as_deref(), &copy.top)?;
+        let told = |faults: Vec<config::Fault>, file: &str| {
+            for fault in faults {
+                let space = if fault.line == 0 { " " } else { "" };
+                eprintln!("{file}:{space}{fault}");
+            }
+            Failure::Ended(Ended::Error.status())
+        };
+        let text = read(&path).map_err(|error| Failure::Refused(format!("{file}: {error}")))?;
+        let format = Format::of(&file).unwrap_or(Format::Yaml);
+        let mut value = pipeline::read(&text, format).map_err(|fault| told(vec![fault], &file))?;
+        let given = match &arguments.job {
+            Some(config) => {
+                config::check_file(config).map_err(|faults| told(faults, &config.to_string_lossy()))?;
+                let text = read(config).map_err(|error| Failure::Refused(format!("{}: {error}", config.display())))?;
+                serde_json::from_slice(&text).ok()
+            }
+            None => None,
+        };
+        let job = Job::new(given.as_ref(), &arguments.param).map_err(Failure::Usage)?;
+        let folder = copy.top.file_name().and_then(Name::from_os);
+        let name = folder.or_else(|| Name::new(JOB));
+        let name = name.ok_or_else(|| Failure::Refused("the job has no name".into()))?;
+        let tasks = job.tasks(&value, &name).map_err(|faults| told(faults, &file))?;
+        if let Some(task) = &arguments.task {
+            choice::only(&mut value, &tasks, task).map_err(Failure::Usage)?;
+        }
+        let mut words = Vec::new();
+        words.extend(arguments.workers.map(|number| format!("--workers={number}")));
+        words.extend(arguments.jobs_of_root.iter().map(|user| format!("--as={user}")));
+        words.extend(
+            arguments
+                .workers_dir
+                .iter()
+                .map(|dir| format!("--workers-dir={}", dir.display())),
+        );
+        Ok(Plan {
+            copy,
+            file,
+            tasks: value.render_lines(),
+            name,
+            job,
+            words,
+        })
+    }
+
+    /// What the build is triggered with: what was given, and the branch at hand.
+    fn trigger(&self) -> String {
+        let mut trigger = self.job.trigger.clone();
+        if let Some(branch) = self.copy.line(&["symbolic-ref", "-q", "HEAD"]) {
+            trigger.entry("@ref").or_insert_with(|| branch.into());
+        }
+        serde_json::Value::from(trigger).to_string()
+    }
+
+    /// Runs it to its end, or to that of the third signal.
+    async fn keep(self) -> Outcome {
+        let explain = |error: io::Error| Failure::Refused(format!("signals: {error}"));
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(explain)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(explain)?;
+        let folder = Folder::make().map_err(Failure::Refused)?;
+        let mut house = House::start(&folder, &self.words)?;
+        let stops = Arc::new(AtomicU32::new(0));
+        let build = Build {
+            plan: self,
+            mount: folder.mount(),
+            top: folder.path.clone(),
+            stops: stops.clone(),
+        };
+        let output = house.output();
+        let mut work = tokio::task::spawn_blocking(move || build.run(output));
+        let ended = loop {
+            tokio::select! {
+                done = &mut work => break done.map_err(|error| Failure::Refused(error.to_string())),
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            // The third one waits for nobody.
+            if stops.fetch_add(1, Ordering::Relaxed) >= 2 {
+                break Ok(Ok(Ended::Aborted));
+            }
+        };
+        let left = house.end();
+        folder.remove();
+        left?;
+        match ended?.map_err(Failure::Refused)? {
+            Ended::Success => Ok(()),
+            ended => Err(Failure::Ended(ended.status())),
+        }
+    }
+}
+
+/// The file that is run, and how it is called.
+fn chosen(file: Option<&Path>, top: &Path) -> Result<(PathBuf, String), Failure> {
+    if let Some(file) = file {
+        return Ok((file.to_owned(), file.to_string_lossy().into_owned()));
+    }
+    let found = FILES.into_iter().find(|name| top.join(name).is_file());
+    let name = found.ok_or_else(|| {
+        let (place, names) = (top.display(), FILES.join(", "));
+        Failure::Refused(format!("{place} has none of {names}; name another file"))
+    })?;
+    Ok((top.join(name), name.to_owned()))
+}
+
+/// Reads a text that may be too long by a byte, which whoever looks at it says.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let bound = u64::try_from(TEXT_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path)?.take(bound).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Success,
+    Failure,
+    Error,
+    Aborted,
+}
+
+impl Ended {
+    fn of(state: &str) -> Self {
+        match state {
+            "success" => Ended::Success,
+            "failure" => Ended::Failure,
+            "aborted" => Ended::Aborted,
+            _ => Ended::Error,
+        }
+    }
+
+    /// The exit status; that of an abort is a shell's for Ctrl-C.
+    fn status(self) -> u8 {
+        match self {
+            Ended::Success => 0,
+            Ended::Failure => 1,
+            Ended::Error => 2,
+            Ended::Aborted => 130,
+        }
+    }
+}
+
+/// A folder for a store and a mount, which ends with this process.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    fn make() -> Result<Self, String> {
+        let base = std::env::temp_dir();
+        let explain = |error: io::Error| format!("can't make a folder in {}: {error}", base.display());
+        let mut made = Err(io::ErrorKind::AlreadyExists.into());
+        for number in 0..FOLDERS_MAX {
+            let path = base.join(format!("distcifs-run.{}.{number}", std::process::id()));
+            made = DirBuilder::new().mode(0o700).create(&path).map(|()| path);
+            if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+                break;
+            }
+        }
+        let path = made.and_then(|path| path.canonicalize()).map_err(explain)?;
+        let folder = Folder { path };
+        // Whom root's tasks run as has to pass through; the store is closed.
+        if geteuid().is_root() {
+            fs::set_permissions(&folder.path, Permissions::from_mode(0o711)).map_err(explain)?;
+        }
+        DirBuilder::new().mode(0o700).create(folder.store()).map_err(explain)?;
+        fs::create_dir(folder.mount()).map_err(explain)?;
+        Ok(folder)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.path.join("ci")
+    }
+
+    /// Removes what was made here. A mount that would not end is never gone into.
+    fn remove(self) {
+        let removed = fs::remove_dir(self.mount())
+            .and_then(|()| fs::remove_dir_all(self.store()))
+            .and_then(|()| fs::remove_dir_all(&self.path));
+        if let Err(error) = removed {
+            eprintln!("distcifs: {} is left: {error}", self.path.display());
+        }
+    }
+}
+
+/// The mount and its workers: `distcifs up`, as a child.
+struct House {
+    child: Child,
+    place: PathBuf,
+}
+
+impl House {
+    fn start(folder: &Folder, words: &[String]) -> Result<Self, Failure> {
+        let program = super::mount::program()?.get_program().to_owned();
+        let mut line = vec![program, "up".into(), "-o".into(), "log_level=warn".into()];
+        line.extend(words.iter().map(Into::into));
+        line.extend(["--".into(), folder.store().into(), folder.mount().into()]);
+        let child = leashed(&line)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let child = child.map_err(|error| Failure::Refused(format!("can't start the mount: {error}")))?;
+        Ok(House {
+            child,
+            place: folder.mount(),
+        })
+    }
+
+    fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Has it end, and waits for that.
+    fn end(&mut self) -> Outcome {
+        // It may have ended by itself.
+        kill(pid(&self.child), Signal::SIGTERM).ok();
+        let begun = Instant::now();
+        while begun.elapsed() < END_TIME {
+            if reap(&mut self.child).is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let place = self.place.display();
+        self.child.kill().ok();
+        self.child.wait().ok();
+        Err(Failure::Refused(format!(
+            "{place} is still mounted: distcifs umount --lazy {place}"
+        )))
+    }
+}
+
+/// The build, from its job to its end.
+struct Build {
+    plan: Plan,
+    mount: PathBuf,
+    /// The folder of all this, which may be in the working copy.
+    top: PathBuf,
+    /// How often somebody wanted it to end.
+    stops: Arc<AtomicU32>,
+}
+
+impl Build {
+    fn run(&self, output: Option<ChildStdout>) -> Result<Ended, String> {
+        // Read to its end: whoever says more would wait for that.
+        let mut lines = BufReader::new(output.ok_or("the mount has no output")?).lines();
+        if !lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains(" is up: "))
+        {
+            return Err("the mount did not come up".into());
+        }
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let job = self.mount.join("jobs").join(self.plan.name.as_str());
+        make(&job)?;
+        write(&job.join("config.json"), &self.plan.job.text)?;
+        let queue = self.mount.join("tickets").join(QUEUE);
+        make(&queue)?;
+        let trigger = self.plan.trigger();
+        let number = converse(&job.join("trigger"), &trigger)?;
+        let build = job.join("builds").join(number);
+        let next = self.claim(&queue, &build)?;
+        let Some((_claim, ticket)) = next else {
+            return self.follow(&build);
+        };
+        if let Err(why) = self.bring(&ticket) {
+            if self.stopped() == 0 {
+                eprintln!("{why}");
+            }
+            write(&ticket.join("result"), &format!("error\n{why}\n"))?;
+        }
+        self.follow(&build)
+    }
+
+    fn stopped(&self) -> u32 {
+        self.stops.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the ticket of the first task; it is claimed while the stream is open. `None`: the build ended before.
+    fn claim(&self, queue: &Path, build: &Path) -> Result<Option<(BufReader<File>, PathBuf)>, String> {
+        let path = queue.join(".next");
+        let explain = |error: io::Error| format!("{}: {error}", path.display());
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(explain)?;
+        file.write_all(b"\n").map_err(explain)?;
+        let mut lines = BufReader::new(file);
+        let begun = Instant::now();
+        loop {
+            let mut line = String::new();
+            // An empty line is "nothing yet", and none at all the end of the stream.
+            if lines.read_line(&mut line).map_err(explain)? == 0 {
+                return Err(format!("{}: the stream ended", path.display()));
+            }
+            if !line.trim().is_empty() {
+                return Ok(Some((lines, queue.join(line.trim()))));
+            }
+            if self.stopped() > 0 {
+                write(&build.join("ctl"), "abort\n")?;
+                return Ok(None);
+            }
+            if begun.elapsed() > IDLE_MAX {
+                return Err("the build did not begin".into());
+            }
+        }
+    }
+
+    /// What git-checkout does elsewhere: the files, the commit, and the tasks.
+    fn bring(&self, ticket: &Path) -> Result<(), String> {
+        let copy = &self.plan.copy;
+        let workspace = ticket.join("workspace");
+        for path in copy.paths(&self.top)? {
+            if self.stopped() > 0 {
+                return Err("interrupted".into());
+            }
+            if !copy.copy(&path, &workspace)? {
+                eprintln!("distcifs: {} is left out: neither a file nor a link", path.display());
+            }
+        }
+        if let Some(commit) = copy.line(&["rev-parse", "--verify", "-q", "HEAD"]) {
+            write(&ticket.join("params/git_commit"), &commit)?;
+        }
+        let Err(error) = put(&ticket.join("tasks.json"), &self.plan.tasks.text) else {
+            return write(&ticket.join("result"), "success\n");
+        };
+        let faults = fs::read_to_string(ticket.join("tasks.error")).unwrap_or_default();
+        let told = faults.lines().map(|line| self.plan.tasks.told(line, &self.plan.file));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() {
+            return Err(format!("tasks.json: {error}"));
+        }
+        Err(told.join("\n"))
+    }
+
+    /// Shows the console until the build has ended, and says why it ended if that was not well.
+    fn follow(&self, build: &Path) -> Result<Ended, String> {
+        let explain = |error: io::Error| format!("{}: {error}", build.display());
+        let mut console = File::open(build.join("console")).map_err(explain)?;
+        let (mut heeded, mut heard) = (0, Instant::now());
+        let ended = loop {
+            let state = self.state(build)?;
+            let shown = io::copy(&mut console, &mut io::stdout().lock()).map_err(explain)?;
+            io::stdout().flush().map_err(explain)?;
+            if let Some(ended) = state {
+                break ended;
+            }
+            if shown > 0 || heard.elapsed() > RUNS_AFTER && runs(build) {
+                heard = Instant::now();
+            }
+            let idle = heard.elapsed() > IDLE_MAX;
+            if self.stopped() > heeded || idle {
+                heeded = self.stopped();
+                if idle {
+                    eprintln!("distcifs: given up: {}", text(&build.join("why")));
+                    heard = Instant::now();
+                }
+                write(&build.join("ctl"), "abort\n")?;
+                if idle {
+                    break Ended::Error;
+                }
+            }
+        };
+        if ended != Ended::Success {
+            eprintln!("distcifs: {}", text(&build.join("why")));
+        }
+        Ok(ended)
+    }
+
+    /// How the build ended, if it did within a moment.
+    fn state(&self, build: &Path) -> Result<Option<Ended>, String> {
+        std::thread::sleep(LOOK_EVERY);
+        let path = build.join("state");
+        let state = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(match state.trim() {
+            "pending" | "running" | "held" => None,
+            ended => Some(Ended::of(ended)),
+        })
+    }
+}
+
+/// Whether a task of the build is worked.
+fn runs(build: &Path) -> bool {
+    let tasks = fs::read_dir(build.join("tasks"));
+    let mut states = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|task| text(&task.path().join("state")));
+    states.any(|state| state == "running")
+}
+
+/// A short text of the tree, for people.
+fn text(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| format!("{}: {error}", path.display()));
+    text.trim().to_owned()
+}
+
+fn make(folder: &Path) -> Result<(), String> {
+    fs::create_dir(folder).map_err(|error| format!("can't make {}: {error}", folder.display()))
+}
+
+/// Writes a file of the tree; what its close says counts.
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    put(path, text).map_err(|error| format!("can't write {}: {error}", path.display()))
+}
+
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    nix::unistd::close(file).map_err(io::Error::from)
+}
+
+/// Writes, and reads what the tree answers on the same descriptor.
+fn converse(path: &Path, text: &str) -> Result<String, String> {
+    let told = |error: io::Error| {
+        let said = fs::read_to_string(path.with_extension("error")).unwrap_or_default();
+        match said.trim() {
+            "" => format!("{}: {error}", path.display()),
+            said => said.to_owned(),
+        }
+    };
+    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(told)?;
+    file.write_all(text.as_bytes()).map_err(told)?;
+    let mut answer = String::new();
+    BufReader::new(file).read_line(&mut answer).map_err(told)?;
+    Ok(answer.trim().to_owned())
+}

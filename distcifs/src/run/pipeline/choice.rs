@@ -1,0 +1,224 @@
+//! What is run of a pipeline, and the job that stands for the one on a server: the same checks, without a mount.
+
+use std::collections::HashSet;
+
+use distcifs_settings::json::{Kind, Value};
+use serde_json::{Map, json};
+
+use super::{CHECKOUT, QUEUE};
+use crate::repository::config::{Adding, Ceilings, Fault, JobConfig, Task, read_tasks};
+use crate::repository::names::Name;
+
+/// Members of a job's configuration that bound what its builds add, beside `allow`.
+const KEPT: [&str; 3] = ["parameters", "console_limit", "isolation_required"];
+
+/// A job, and how its build is triggered.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The text of its configuration.
+    pub(super) text: String,
+    /// The same.
+    config: JobConfig,
+    /// What its trigger says.
+    pub(super) trigger: Map<String, serde_json::Value>,
+}
+
+impl Job {
+    /// A job whose only task is done by this process. What a configuration allows that is given is allowed here, and the
+    /// parameters that it declares are known, as are those that have a value.
+    ///
+    /// # Errors
+    /// A parameter that can't be one.
+    pub(super) fn new(given: Option<&Map<String, serde_json::Value>>, params: &[String]) -> Result<Self, String> {
+        let member = |key: &str| given.and_then(|given| given.get(key)).cloned();
+        let kept = KEPT.into_iter().filter_map(|key| Some((key.to_owned(), member(key)?)));
+        let mut config: Map<String, serde_json::Value> = kept.collect();
+        let mut allow = object(member("allow"));
+        let named = repositories(given);
+        if !named.is_empty() {
+            let allowed = allow.remove("repositories");
+            let mut all = allowed.and_then(|all| all.as_array().cloned()).unwrap_or_default();
+            all.extend(named);
+            allow.insert("repositories".to_owned(), all.into());
+        }
+        if !allow.is_empty() {
+            config.insert("allow".to_owned(), allow.into());
+        }
+        let mut parameters = object(member("parameters"));
+        let mut trigger = Map::new();
+        for param in params {
+            let pair = param.split_once('=').filter(|(name, _)| !name.is_empty());
+            let (name, value) = pair.ok_or_else(|| format!("--param {param}: it must be NAME=VALUE"))?;
+            if !name.starts_with('@') {
+                parameters.entry(name).or_insert_with(|| "".into());
+            }
+            trigger.insert(name.to_owned(), value.into());
+        }
+        config.insert("parameters".to_owned(), parameters.into());
+        config.insert("tasks".to_owned(), json!([{ "type": QUEUE, "name": CHECKOUT }]));
+        let text = serde_json::Value::from(config).to_string();
+        let config = JobConfig::read(text.as_bytes(), None).map_err(|faults| {
+            let words = faults.into_iter().map(|fault| fault.what);
+            words.collect::<Vec<_>>().join("; ")
+        })?;
+        Ok(Job { text, config, trigger })
+    }
+
+    /// The tasks of a pipeline, as a build of this job would add them.
+    ///
+    /// # Errors
+    /// What is wrong with it, by its places.
+    pub(super) fn tasks(&self, pipeline: &Value, name: &Name) -> Result<Vec<Task>, Vec<Fault>> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let defaults = self.config.parameters.iter();
+        let mut triggered: Vec<(String, String)> = defaults
+            .filter_map(|(name, value)| Some((name.to_string(), value.clone()?)))
+            .filter(|(name, _)| !self.trigger.contains_key(name))
+            .collect();
+        triggered.extend(self.trigger.iter().map(|(name, value)| (name.clone(), text(value))));
+        let adding = Adding {
+            config: &self.config,
+            before: vec![CHECKOUT],
+            taken: HashSet::from([CHECKOUT]),
+            ceilings: &Ceilings::of(&self.config, name, &triggered, false),
+            added: 0,
+        };
+        read_tasks(pipeline, Some(&adding))
+    }
+}
+
+/// The members of an object; none of anything else.
+fn object(value: Option<serde_json::Value>) -> Map<String, serde_json::Value> {
+    match value {
+        Some(serde_json::Value::Object(members)) => members,
+        _ => Map::new(),
+    }
+}
+
+/// The repositories that the tasks of a configuration name as they stand there.
+fn repositories(config: Option<&Map<String, serde_json::Value>>) -> Vec<serde_json::Value> {
+    let tasks = config.and_then(|config| config.get("tasks")?.as_array());
+    let named = tasks
+        .into_iter()
+        .flatten()
+        .filter_map(|task| task.get("params")?.get("repository"));
+    named.filter(|text| text.is_string()).cloned().collect()
+}
+
+/// Leaves of a pipeline a task, or those of its matrix, and what it waits for.
+///
+/// # Errors
+/// There is no such task.
+pub(super) fn only(pipeline: &mut Value, tasks: &[Task], name: &str) -> Result<(), String> {
+    let Some(items) = items(pipeline) else {
+        return Ok(());
+    };
+    let bases: Vec<Option<&str>> = items.iter().map(base).collect();
+    let named = |task: &&Task| task.name.as_str() == name || bases.get(task.source) == Some(&Some(name));
+    let mut open: Vec<usize> = tasks.iter().filter(named).map(|task| task.index).collect();
+    if open.is_empty() {
+        let known: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+        return Err(format!("no task is called {name}; there are {}", known.join(", ")));
+    }
+    let mut seen = HashSet::new();
+    let mut sources = HashSet::new();
+    while let Some(index) = open.pop() {
+        // What is no task of the text is over when these begin.
+        let Some(task) = tasks.get(index).filter(|_| seen.insert(index)) else {
+            continue;
+        };
+        sources.insert(task.source);
+        open.extend(task.waits_for());
+    }
+    let mut place = 0..;
+    items.retain(|_| place.next().is_some_and(|place| sources.contains(&place)));
+    Ok(())
+}
+
+fn items(pipeline: &mut Value) -> Option<&mut Vec<Value>> {
+    let Kind::Object(members) = &mut pipeline.kind else {
+        return None;
+    };
+    let tasks = members.iter_mut().find(|member| member.key == "tasks")?;
+    match &mut tasks.value.kind {
+        Kind::List(items) => Some(items),
+        _ => None,
+    }
+}
+
+/// The name that a task of the text was given, or its type.
+fn base(item: &Value) -> Option<&str> {
+    let Kind::Object(members) = &item.kind else {
+        return None;
+    };
+    let text = |key: &str| members.iter().find(|member| member.key == key)?.value.as_str();
+    text("name").or_else(|| text("type"))
+}
+
+#[cfg(test)]
+mod tests {
+    use distcifs_settings::pipeline::{self, Format};
+
+    use super::*;
+
+    const PIPELINE: &str = "\
+tasks:
+- { type: execute-shell, name: build, params: { script: make } }
+- { type: execute-shell, name: unit, matrix: { cc: [ gcc, clang ] }, params: { script: make test } }
+- { type: execute-shell, name: lint, needs: [ git-checkout ], params: { script: make lint } }
+- { type: execute-shell, name: report, needs: [ unit.gcc ], params: { script: make report } }
+- { type: publish-artifacts, params: { artifacts: [ out ] } }
+";
+
+    fn chosen(name: &str) -> Result<Vec<String>, String> {
+        let mut value = pipeline::read(PIPELINE.as_bytes(), Format::Yaml).unwrap();
+        let job = Job::new(None, &[]).unwrap();
+        let here = Name::new("here").unwrap();
+        let tasks = job.tasks(&value, &here).unwrap();
+        only(&mut value, &tasks, name)?;
+        let left = job.tasks(&value, &here).unwrap();
+        Ok(left.iter().map(|task| task.name.to_string()).collect())
+    }
+
+    /// "`--task NAME`: that task and what it waits for."
+    #[test]
+    fn a_task_brings_what_it_waits_for() {
+        assert_eq!(chosen("build").unwrap(), ["build"]);
+        assert_eq!(chosen("lint").unwrap(), ["lint"]);
+        assert_eq!(chosen("unit").unwrap(), ["build", "unit.gcc", "unit.clang"]);
+        assert_eq!(chosen("report").unwrap(), ["build", "unit.gcc", "unit.clang", "report"]);
+        assert_eq!(chosen("publish-artifacts").unwrap().len(), 5);
+        let refused = chosen("deploy").unwrap_err();
+        assert_eq!(
+            refused,
+            "no task is called deploy; there are build, unit.gcc, unit.clang, lint, report, publish-artifacts"
+        );
+    }
+
+    /// "The job that is given says which parameters there are, and what is allowed."
+    #[test]
+    fn a_job_has_the_parameters_and_bounds_of_the_one_that_is_given() {
+        let value = |text: &str| pipeline::read(text.as_bytes(), Format::Yaml).unwrap();
+        let here = Name::new("here").unwrap();
+        let asks = value(
+            "tasks: [ { type: execute-shell, timeout: 7200, params: { script: x, working_directory: '${team}' } } ]",
+        );
+        let faults = |job: &Job| job.tasks(&asks, &here).map_or_else(|faults| faults.len(), |_| 0);
+        assert_eq!(faults(&Job::new(None, &[]).unwrap()), 2);
+        assert_eq!(faults(&Job::new(None, &["team=a=b".into()]).unwrap()), 1);
+        let given = json!({ "parameters": { "team": "a" }, "isolation_required": true, "keep": { "builds": 1 },
+            "tasks": [{ "type": "git-checkout", "params": { "repository": "https://example.org/a" } }] });
+        let job = Job::new(given.as_object(), &["team=b".into(), "@event=push".into()]).unwrap();
+        assert_eq!(faults(&job), 1);
+        assert!(job.config.isolation_required && job.config.keep.builds.is_none());
+        assert_eq!(
+            serde_json::Value::from(job.trigger.clone()),
+            json!({ "team": "b", "@event": "push" })
+        );
+        let checkout = value("tasks: [ { type: git-checkout, params: { repository: 'https://example.org/a.git' } } ]");
+        assert!(job.tasks(&checkout, &here).is_ok());
+        for bad in ["team", "=a", "a b=c"] {
+            assert!(Job::new(None, &[bad.into()]).is_err(), "{bad}");
+        }
+    }
+}
