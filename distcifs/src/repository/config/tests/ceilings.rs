@@ -104,8 +104,94 @@ fn limits_are_those_of_allow_and_strangers_always_have_some() {
     assert_eq!(limits(&config, true, checkout), (None, None, Some(10 << 30)));
 }
 
-/// Every ceiling, one below and one above: the fault has the place of the member, says what is right and which member
-/// of `allow` lifts it, and quotes nothing.
+/// Tasks, or what stands in one beside a script; where the fault of each begins, and its words.
+const ABOVE: [(&str, &str, &str); 14] = [
+    (
+        r#"{"type": "paint"}"#,
+        "\"paint\"",
+        "type may be execute-shell, git-checkout, publish-artifacts, copy-artifacts: others need allow.types in the \
+         job's config.json",
+    ),
+    (
+        r#"{"isolation": "none"}"#,
+        "\"none\"",
+        "isolation may be namespace, lxc, vm: others need allow.isolation",
+    ),
+    (
+        r#"{"isolation": "jail"}"#,
+        "\"jail\"",
+        "isolation may be namespace, lxc, vm",
+    ),
+    (
+        r#"{"network": true}"#,
+        "true}",
+        "network must be false: a network needs allow.network",
+    ),
+    (
+        r#"{"image": "job:secret"}"#,
+        "\"job:secret\"",
+        "image must name this job or one that config.json names: others need allow.jobs",
+    ),
+    (
+        r#"{"limits": {"memory": "5G"}}"#,
+        "\"5G\"",
+        "limits.memory must be at most 4294967296: more needs allow.limits",
+    ),
+    (
+        r#"{"limits": {"processes": 4097}}"#,
+        "4097",
+        "limits.processes must be at most 4096",
+    ),
+    (
+        r#"{"limits": {"disk": "11G"}}"#,
+        "\"11G\"",
+        "limits.disk must be at most 10737418240",
+    ),
+    (
+        r#"{"timeout": 3601}"#,
+        "3601",
+        "timeout must be at most 3600: more needs allow.timeout",
+    ),
+    (
+        r#"{"attempts": 4}"#,
+        "4",
+        "attempts must be at most 3: more needs allow.attempts",
+    ),
+    (
+        r#"{"console_limit": "2M"}"#,
+        "\"2M\"",
+        "console_limit must be at most 1048576: more needs allow.console_limit",
+    ),
+    (
+        r#"{"type": "copy-artifacts", "params": {"job": "secret"}}"#,
+        "\"secret\"",
+        "params.job must name this job or one",
+    ),
+    (
+        r#"{"type": "copy-artifacts", "params": {"build": "upstream"}}"#,
+        "{\"build\"",
+        "params.job must name this job or one",
+    ),
+    (
+        r#"{"type": "git-checkout", "params": {"repository": "https://evil.test/a"}}"#,
+        "\"https://evil",
+        "params.repository must be one that config.json names: others need allow.repositories",
+    ),
+];
+
+/// The same for a job that allows less than others.
+const ABOVE_LESS: [(&str, &str, &str); 3] = [
+    (
+        r#"{"labels": ["linux", "gpu"]}"#,
+        "\"gpu\"",
+        "labels may be linux: others need allow.labels",
+    ),
+    (r#"{"nodelabels": ["arm"]}"#, "\"arm\"", "labels may be linux"),
+    (r#"{"attempts": 2}"#, "2", "attempts must be at most 1"),
+];
+
+/// Every ceiling: the fault has the place of the member, says what is right and which member of `allow` lifts it, and
+/// quotes nothing.
 #[test]
 fn each_ceiling_is_told_with_its_place() {
     let config = job();
@@ -118,117 +204,14 @@ fn each_ceiling_is_told_with_its_place() {
         ..Allow::default()
     };
     let strict = ceilings_of(&stricter, false);
-    for (ceilings, task, at, words) in [
-        (
-            &untrusted,
-            json!({"type": "paint"}),
-            "\"paint\"",
-            "type may be execute-shell, git-checkout, publish-artifacts, \
-          copy-artifacts: others need allow.types in the job's config.json",
-        ),
-        (
-            &untrusted,
-            script(json!({"isolation": "none"})),
-            "\"none\"",
-            "isolation may be namespace, lxc, vm: others need \
-          allow.isolation",
-        ),
-        (
-            &untrusted,
-            script(json!({"isolation": "jail"})),
-            "\"jail\"",
-            "isolation may be namespace, lxc, vm",
-        ),
-        (
-            &untrusted,
-            script(json!({"network": true})),
-            "true}",
-            "network must be false: a network needs allow.network",
-        ),
-        (
-            &untrusted,
-            script(json!({"image": "job:secret"})),
-            "\"job:secret\"",
-            "image must name this job or one that \
-          config.json names: others need allow.jobs",
-        ),
-        (
-            &untrusted,
-            script(json!({"limits": {"memory": "5G"}})),
-            "\"5G\"",
-            "limits.memory must be at most 4294967296: more \
-          needs allow.limits",
-        ),
-        (
-            &untrusted,
-            script(json!({"limits": {"processes": 4097}})),
-            "4097",
-            "limits.processes must be at most 4096",
-        ),
-        (
-            &untrusted,
-            script(json!({"limits": {"disk": "11G"}})),
-            "\"11G\"",
-            "limits.disk must be at most 10737418240",
-        ),
-        (
-            &untrusted,
-            script(json!({"timeout": 3601})),
-            "3601",
-            "timeout must be at most 3600: more needs allow.timeout",
-        ),
-        (
-            &untrusted,
-            script(json!({"attempts": 4})),
-            "4",
-            "attempts must be at most 3: more needs allow.attempts",
-        ),
-        (
-            &untrusted,
-            script(json!({"console_limit": "2M"})),
-            "\"2M\"",
-            "console_limit must be at most 1048576: more needs \
-          allow.console_limit",
-        ),
-        (
-            &untrusted,
-            json!({"type": "copy-artifacts", "params": {"job": "secret"}}),
-            "\"secret\"",
-            "params.job must name this job or one",
-        ),
-        (
-            &untrusted,
-            json!({"type": "copy-artifacts", "params": {"build": "upstream"}}),
-            "{\"build\"",
-            "params.job must name this job or one",
-        ),
-        (
-            &untrusted,
-            json!({"type": "git-checkout", "params": {"repository": "https://evil.test/a"}}),
-            "\"https://evil",
-            "params.repository must be one that config.json names: others need allow.repositories",
-        ),
-        (
-            &strict,
-            script(json!({"labels": ["linux", "gpu"]})),
-            "\"gpu\"",
-            "labels may be linux: others need allow.labels",
-        ),
-        (
-            &strict,
-            json!({"type": "execute-shell", "params": {"script": "true", "nodelabels": ["arm"]}}),
-            "\"arm\"",
-            "labels may be linux",
-        ),
-        (
-            &strict,
-            script(json!({"attempts": 2})),
-            "2",
-            "attempts must be at most 1",
-        ),
-    ] {
-        let text = text_of(&task);
-        let column = text[..text.find(&at.to_string()).unwrap()].chars().count() + 1;
+    let rows = ABOVE.iter().map(|row| (&untrusted, row));
+    for (ceilings, (members, at, words)) in rows.chain(ABOVE_LESS.iter().map(|row| (&strict, row))) {
+        let members: Value = serde_json::from_str(members).unwrap();
+        let text = match members.get("type") {
+            Some(_) => text_of(&members),
+            None => text_of(&script(members)),
+        };
+        let column = text[..text.find(at).unwrap()].chars().count() + 1;
         let mut found = read(&text, &config, ceilings).expect_err(&text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         let found = found.remove(0);
