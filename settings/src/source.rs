@@ -7,6 +7,18 @@ use crate::git::{is_commit, is_ref};
 /// Longest name of a ref, bytes: both stand in the entry of a build.
 pub const REF_BYTES_MAX: usize = 256;
 
+/// Longest name of a sender, bytes.
+pub const SENDER_BYTES_MAX: usize = 100;
+
+/// Most senders of one build: who wrote what is built, and who sent it.
+pub const SENDERS_MAX: usize = 2;
+
+/// Whether this may be somebody's login.
+pub fn is_login(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.[]".contains(c);
+    (1..=SENDER_BYTES_MAX).contains(&text.len()) && text.chars().all(plain)
+}
+
 /// What made somebody start a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,17 +81,29 @@ pub struct Source {
     /// The ref that a pull request is to be merged into.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub base: String,
+    /// Whether a stranger wrote what is built.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
+    /// The logins of who wrote what is built, and who sent it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<String>,
 }
 
 impl Source {
     /// What it says, by the names of the files that show it.
-    pub fn words(&self) -> [(&'static str, &str); 4] {
+    pub fn words(&self) -> [(&'static str, &str); 5] {
         [
             ("event", self.event.as_str()),
             ("ref", &self.name),
             ("commit", &self.commit),
             ("base", &self.base),
+            ("trust", self.trust()),
         ]
+    }
+
+    /// Whether what is built is that of somebody who may push to where it comes from.
+    pub fn trust(&self) -> &'static str {
+        if self.untrusted { "untrusted" } else { "trusted" }
     }
 
     /// Whether nothing was said.
@@ -87,8 +111,8 @@ impl Source {
         *self == Source::default()
     }
 
-    /// Takes what a trigger says with `@event`, `@ref`, `@commit` or `@base`, each without its `@`. An empty value
-    /// says nothing. `false`: it is none of these.
+    /// Takes what a trigger says with `@event`, `@ref`, `@commit`, `@base`, `@trust` or `@sender`, each without its
+    /// `@`. An empty ref or commit says nothing. `false`: it is none of these.
     ///
     /// # Errors
     /// What is wrong with the value, for people.
@@ -103,6 +127,22 @@ impl Source {
             "base" => self.base = checked_ref("@base", value)?,
             "commit" if value.is_empty() || is_commit(value) => self.commit = value.to_ascii_lowercase(),
             "commit" => return Err("@commit must be 40 or 64 hexadecimal digits".into()),
+            "trust" => {
+                self.untrusted = match value {
+                    "trusted" => false,
+                    "untrusted" => true,
+                    _ => return Err("@trust must be trusted or untrusted".into()),
+                }
+            }
+            "sender" if self.senders.len() >= SENDERS_MAX => {
+                return Err(format!("@sender is given more than {SENDERS_MAX} times"));
+            }
+            "sender" if is_login(value) => self.senders.push(value.to_owned()),
+            "sender" => {
+                return Err(format!(
+                    "@sender must be a login: 1 to {SENDER_BYTES_MAX} letters, digits and -_.[]"
+                ));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -141,6 +181,10 @@ mod tests {
             ("commit", ""),
             ("commit", &"A1".repeat(20)),
             ("commit", &"a".repeat(64)),
+            ("trust", "trusted"),
+            ("trust", "untrusted"),
+            ("sender", "octo-cat"),
+            ("sender", "dependabot[bot]"),
         ] {
             assert_eq!(take(name, value), Ok(true), "{name}={value}");
         }
@@ -154,10 +198,30 @@ mod tests {
             ("base", &longer),
             ("commit", "main"),
             ("commit", &"a".repeat(41)),
+            ("trust", ""),
+            ("trust", "maybe"),
+            ("sender", ""),
+            ("sender", "a b"),
+            ("sender", &"a".repeat(SENDER_BYTES_MAX + 1)),
         ] {
             assert!(take(name, value).is_err(), "{name}={value}");
         }
         assert_eq!(take("cause", "x"), Ok(false));
+    }
+
+    /// "`@sender` says who, once or twice."
+    #[test]
+    fn two_senders_are_taken() {
+        let mut said = Source::default();
+        for sender in ["author", "sender"] {
+            assert_eq!(said.take("sender", sender), Ok(true));
+        }
+        assert!(said.take("sender", "third").is_err());
+        assert_eq!(said.senders, ["author", "sender"]);
+        said.take("trust", "untrusted").unwrap();
+        let text = serde_json::to_string(&said).unwrap();
+        assert_eq!(text, r#"{"untrusted":true,"senders":["author","sender"]}"#);
+        assert_eq!(serde_json::from_str::<Source>(&text).unwrap(), said);
     }
 
     /// What says nothing takes no room in a build's entry, and what is read again is the same.

@@ -128,7 +128,8 @@ impl Tree {
     }
 
     /// Makes the job of a mode: its first build has ended, a ticket of the second is open, one of
-    /// the third is claimed, one of the fourth is left to be handed over.
+    /// the third is claimed, one of the fourth is left to be handed over, and the fifth is a stranger's that waits for
+    /// approval.
     fn job(&mut self, mode: &str) -> String {
         let (_, folder, config) = MODES.iter().find(|(name, ..)| *name == mode).expect("a mode");
         let job = format!("j{}", mode.replace('/', "-"));
@@ -157,6 +158,8 @@ impl Tree {
         trigger(2);
         let claimed = trigger(3);
         trigger(4);
+        let stranger = format!("@trust=untrusted\n@commit={}", "ab".repeat(20));
+        assert_eq!(mount.trigger(&job, &stranger), 5);
         mount.run(&format!(
             "echo bad > $OUT/bad; ! cp $OUT/bad jobs/{job}/config.json 2> /dev/null
              chmod {folder:o} jobs/{job}"
@@ -252,6 +255,11 @@ fn table() -> String {
                 table.add((which, mode), &item, &mut tree.callers);
             }
         }
+        let approve = tree.item(
+            "/jobs/<job>/builds/<n>/approve",
+            &format!("jobs/{job}/builds/5/approve"),
+        );
+        table.add(("held", mode), &approve, &mut tree.callers);
         for name in ["latest", "next"] {
             let item = tree.item(
                 &format!("/jobs/<job>/builds/{name}"),

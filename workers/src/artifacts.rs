@@ -56,7 +56,7 @@ fn publish(desk: &Desk) -> Done {
 fn copy(desk: &Desk) -> Done {
     let jobs = desk.jobs()?;
     let (job, build) = wanted(desk, &jobs)?;
-    let (number, artifacts) = source(&jobs, &job, &build)?;
+    let (number, artifacts) = source(&jobs, &job, &build, desk.ticket.is_untrusted())?;
     let target = desk.make_folder("target_directory")?;
     let mut copying = Copying::new(target);
     let mut patterns = desk.list("artifacts");
@@ -142,8 +142,8 @@ fn triggered_by(desk: &Desk, jobs: &Folder, name: &str) -> Option<String> {
     Some(String::from_utf8(bytes).ok()?.trim().to_owned())
 }
 
-/// The number of a build that a link may name, and the folder of its artifacts.
-fn source(jobs: &Folder, job: &str, build: &str) -> tree::Result<(String, Folder)> {
+/// The number of a build that a link may name, and the folder of its artifacts; `any`: also of a stranger's build.
+fn source(jobs: &Folder, job: &str, build: &str, any: bool) -> tree::Result<(String, Folder)> {
     let none = |error: io::Error| match Trouble::from_io("the job's artifacts", &error) {
         Trouble::Refused(_) | Trouble::Lost(_) => Trouble::Refused(format!(
             "the job {job} has no build {build}, or the owner of this job may not read it"
@@ -155,16 +155,57 @@ fn source(jobs: &Folder, job: &str, build: &str) -> tree::Result<(String, Folder
         build.to_owned()
     } else {
         let target = builds.target(OsStr::new(build)).map_err(none)?;
-        target.to_string_lossy().into_owned()
+        let newest = target.to_string_lossy().into_owned();
+        // The other links pass them over by themselves.
+        match build {
+            "latest" if !any => trusted_from(&builds, newest).map_err(none)?,
+            _ => newest,
+        }
     };
     if !is_number(&number) {
         return Err(none(io::ErrorKind::NotFound.into()));
+    }
+    if !any && is_strangers(&builds, &number).map_err(none)? {
+        return Err(Trouble::Refused(format!(
+            "build {number} of the job {job} is a stranger's (trust: untrusted): only builds of strangers copy from it"
+        )));
     }
     let artifacts = builds.enter(Path::new(&number).join("artifacts")).map_err(none)?;
     // Who may not list it is told so here, and not that nothing matches.
     match artifacts.entries() {
         Ok(_) => Ok((number, artifacts)),
         Err(error) => Err(none(error)),
+    }
+}
+
+/// Builds of strangers in a row that are passed over.
+const STRANGERS_MAX: u64 = 1000;
+
+/// The newest build from this one down that is no stranger's: `latest` names any.
+fn trusted_from(builds: &Folder, newest: String) -> io::Result<String> {
+    let Ok(from) = newest.parse::<u64>() else {
+        return Ok(newest);
+    };
+    for number in (from.saturating_sub(STRANGERS_MAX).max(1)..=from).rev() {
+        let number = number.to_string();
+        match is_strangers(builds, &number) {
+            Ok(false) => return Ok(number),
+            Ok(true) => {}
+            // Pruned, or removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Whether a build that is there is a stranger's. Of an earlier version none says so.
+fn is_strangers(builds: &Folder, number: &str) -> io::Result<bool> {
+    let build = builds.enter(number)?;
+    match read(&build, Path::new("trust")) {
+        Ok(text) => Ok(text.trim_ascii() == b"untrusted"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -10,7 +10,7 @@ use distcifs_settings::state::TaskState;
 
 use crate::plan::{Plan, plan, posting};
 use crate::record::{Build, Downstream, Task};
-use crate::ticket::Claimed;
+use crate::ticket::{Claimed, UNTRUSTED};
 use crate::tree::{self, Tree, Trouble};
 
 /// Queue of the tickets that this module works on.
@@ -330,6 +330,9 @@ impl Held {
     /// jobs that its ticket shows. Gives a line about those that refused.
     fn trigger_downstream(&mut self, build: &Build) -> tree::Result<Option<String>> {
         let depth = build.upstream_depth() + 1;
+        if build.trust == UNTRUSTED && !build.downstream.is_empty() {
+            return Ok(Some("no other job was triggered: it is a stranger's build".to_owned()));
+        }
         if depth > DEPTH_MAX && !build.downstream.is_empty() {
             let line = format!(
                 "{} not triggered: {DEPTH_MAX} builds stand before this one, each triggered by the one before; \

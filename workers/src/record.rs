@@ -37,6 +37,9 @@ pub struct Build {
     /// Why it was triggered, for people; github-webhook says there of which repository the commit is.
     #[serde(default, deserialize_with = "nullable")]
     pub cause: String,
+    /// Whether a stranger wrote what is built.
+    #[serde(default, deserialize_with = "nullable")]
+    pub trust: String,
     /// Jobs to trigger on success.
     #[serde(default, deserialize_with = "nullable")]
     pub downstream: Vec<Downstream>,

@@ -172,7 +172,7 @@ impl Follower {
             return self.look_at_new(job, n);
         }
         // One that was told long ago, and is built again.
-        if matches!(state, "pending" | "running") {
+        if matches!(state, "held" | "pending" | "running") {
             return self.look_unless_held(&key).map(drop);
         }
         Ok(())

@@ -380,6 +380,13 @@ fn record(kind: &Kind, claimed: &Claimed, name: &str, value: &str) -> tree::Resu
         )));
     }
     let written = std::fs::write(claimed.folder.join("params").join(name), value);
+    if written
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+    {
+        // The trigger gave it, and what it gave stays.
+        return Ok(());
+    }
     written.map_err(|e| Trouble::from_io(&format!("can't record {name}"), &e))
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Line {
     job: Option<String>,
     /// What it is of a group that it needs a place in.
     group: Option<Box<Grouped>>,
+    /// Whether its build is a stranger's.
+    untrusted: bool,
     /// The build that it is a part of, as its entry with the coordinator is called.
     build: Option<String>,
     /// Whether it is claimed, as was told and not read.
@@ -57,6 +59,7 @@ impl Line {
             lane: Lane::of(ticket),
             job: ticket.part.as_ref().map(|part| part.uid.clone()),
             group: Grouped::of(ticket).map(Box::new),
+            untrusted: ticket.untrusted,
             build: ticket.part.as_ref().map(|part| live_path(&part.uid, part.build)),
             told: false,
         }
@@ -351,14 +354,18 @@ impl Board {
             .insert(line.created, key.id.clone());
     }
 
-    /// How many open tickets of this one's queue and job are older, counted up to `most`.
-    pub(crate) fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize {
+    /// How many open tickets of this one's queue and job are older, counted up to `most`: those of strangers, or the
+    /// others.
+    pub(crate) fn older(&self, key: &TicketKey, (uid, untrusted): (&str, bool), most: usize) -> usize {
         let queues = lock(&self.queues);
         let Some(queue) = queues.get(&key.queue) else { return 0 };
         // One that the board has not heard of is younger than all that it has.
         let created = queue.tickets.get(&key.id).map_or(u64::MAX, |line| line.created);
         let before = |line: &&Line| {
-            line.state == TicketState::Open && line.created < created && line.job.as_deref() == Some(uid)
+            line.state == TicketState::Open
+                && line.created < created
+                && line.untrusted == untrusted
+                && line.job.as_deref() == Some(uid)
         };
         queue.tickets.values().filter(before).take(most).count()
     }

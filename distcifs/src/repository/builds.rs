@@ -15,9 +15,12 @@ use super::configure::heads::{Carried, Opened};
 use super::consoles::Consoles;
 use super::core::{now, random_id};
 use super::events::Events;
+use super::format::Gate;
+use super::held::is_held;
 use super::jobs::{Jobs, counted};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
+use super::model::given;
 use super::model::group::{Kind, Member, Sharing, values};
 use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
@@ -25,6 +28,7 @@ use super::model::keys::Key;
 use super::model::steps;
 use super::model::steps::build::{Begun, RETRIES_MAX, Refused};
 use super::model::ticket::{Part, Poster};
+use super::model::unknown::Unknown;
 use super::names::Name;
 use super::people::People;
 use super::store::{Hold, Store};
@@ -59,6 +63,8 @@ const SWEEP_PAUSE: u64 = 10_000;
 /// The builds of all jobs: those that are not finished, the records of the others, and what lies in the trash.
 pub struct Builds {
     pub(super) store: Arc<Store>,
+    /// Lets what came with the second version of the format be written.
+    pub(super) gate: Arc<Gate>,
     pub(super) events: Arc<Events>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) configs: Arc<Configurations>,
@@ -100,29 +106,9 @@ impl Builds {
             }
         };
         job.check_switch(&head)?;
-        let request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
-        let TriggerRequest {
-            parameters,
-            key,
-            cause,
-            source,
-        } = request;
-        self.check_commit(job, &source, who.uid)?;
-        let parameters: Vec<(String, String)> = parameters
-            .into_iter()
-            .map(|(name, value)| (name.to_string(), value))
-            .collect();
-        let group = group_of(job.entry.access.uid, &config, &parameters, &source)?;
-        let live = Live {
-            cause,
-            priority: config.priority.value,
-            ..self.new_live(job, &head, parameters, source, who).await?
-        };
-        let key = key.map(|token| {
-            let token = self.scoped(&token, who.uid);
-            let digest = Digest::of(token.as_bytes()).to_string();
-            Key::Token(job.uid(), &digest[..32]).path()
-        });
+        let mut request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
+        let key = request.key.take().map(|token| self.token_path(job, &token, who.uid));
+        let (live, group) = self.entry_of(job, &head, &config, request, who).await?;
         for _ in 0..RACES_MAX {
             if let Some(n) = self.keyed(key.as_deref()).await? {
                 return Ok(n);
@@ -131,7 +117,7 @@ impl Builds {
             let entry = self.store.get(&path).await?;
             let read = counted(job, entry.as_ref())?;
             let begun = begun(who, group.clone());
-            let step = match steps::build::trigger(job, &read, &live, begun, key.as_deref()) {
+            let mut step = match steps::build::trigger(job, &read, &live, begun, key.as_deref()) {
                 Ok(step) => step,
                 Err(Refused::Renamed) => {
                     self.jobs.settle_name(job).await?;
@@ -140,6 +126,10 @@ impl Builds {
                 Err(refused) => return Err(not_begun(job, read.counter.next, refused)),
             };
             let n = step.after;
+            step.ops.extend(self.making_room(job, &read, &live).await?);
+            if live.held {
+                self.lay_held(job).await?;
+            }
             if self.began(&hold, job, n, &live.nonce, step.ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
                 if key.is_some() {
@@ -152,6 +142,45 @@ impl Builds {
             "jobs/{}/trigger: too many others trigger it",
             job.name
         )))
+    }
+
+    /// The entry of the build that somebody asks for, and its group; a build of strangers only where all mounts know
+    /// such.
+    async fn entry_of(
+        &self,
+        job: &Job,
+        head: &ConfigHead,
+        config: &JobConfig,
+        request: TriggerRequest,
+        who: Poster,
+    ) -> Result<(Live, Option<Member>)> {
+        let source = request.source;
+        self.check_commit(job, &source, who.uid)?;
+        let held = source.untrusted && is_held(job, config, &source.senders)?;
+        if source.untrusted {
+            self.gate.pass("builds of strangers").await?;
+        }
+        if config.group.is_some() || config.tasks.iter().any(|task| task.group.is_some()) {
+            self.gate.pass("groups").await?;
+        }
+        let parameters = request.parameters.into_iter();
+        let parameters: Vec<_> = parameters.map(|(name, value)| (name.to_string(), value)).collect();
+        let group = group_of(job.entry.access.uid, config, &parameters, &source)?;
+        let live = Live {
+            cause: request.cause,
+            priority: config.priority.value,
+            source,
+            held,
+            given: given::pack(&request.given),
+            ..self.new_live(job, head, who).await
+        };
+        Ok((self.with_params(live, parameters).await?, group))
+    }
+
+    /// The entry that remembers a token of a user.
+    fn token_path(&self, job: &Job, token: &str, uid: u32) -> String {
+        let digest = Digest::of(self.scoped(token, uid).as_bytes()).to_string();
+        Key::Token(job.uid(), &digest[..32]).path()
     }
 
     /// Refuses a commit that is said by a user who may not: of a repository that shows forks, as GitHub's do, it may
@@ -250,23 +279,15 @@ impl Builds {
         Ok(())
     }
 
-    /// The entry of a new build.
-    async fn new_live(
-        &self,
-        job: &Job,
-        head: &ConfigHead,
-        params: Vec<(String, String)>,
-        source: Source,
-        who: Poster,
-    ) -> Result<Live> {
-        let (params, params_digest) = self.short_params(&params, &source).await?;
+    /// The entry of a new build, without what its trigger says.
+    async fn new_live(&self, job: &Job, head: &ConfigHead, who: Poster) -> Live {
         let (triggered, uid) = (now(), who.uid);
         let by = and(&[], Did::Triggered, self.people.person(uid).await);
-        let live = Live {
+        Live {
             config: head.entry(),
             plan: None,
-            params,
-            params_digest,
+            params: None,
+            params_digest: None,
             run: 0,
             abort: false,
             insist: false,
@@ -277,25 +298,26 @@ impl Builds {
             owner: Some(job.entry.access.uid),
             by,
             cause: None,
-            source,
+            source: Source::default(),
+            given: String::new(),
+            held: false,
+            approved: None,
+            ended: None,
             priority: 0,
             nonce: random_id(),
-        };
-        Ok(live)
+            unknown: Unknown::default(),
+        }
     }
 
-    /// Parameters for an entry: themselves if they are short, also with the build's source beside them, else the
-    /// digest of their JSON.
-    pub(crate) async fn short_params(
-        &self,
-        params: &[(String, String)],
-        source: &Source,
-    ) -> Result<(Option<Vec<(String, String)>>, Option<String>)> {
+    /// An entry with these parameters: themselves if there is room for them, else the digest of their JSON.
+    pub(crate) async fn with_params(&self, live: Live, params: Vec<(String, String)>) -> Result<Live> {
         let json = to_json(&params);
-        if json.len() + to_json(source).len() <= super::core::INLINE_BYTES_MAX {
-            return Ok((Some(params.to_vec()), None));
+        if live.has_room_for(json.len()) {
+            let params = Some(params);
+            return Ok(Live { params, ..live });
         }
-        Ok((None, Some(self.store.keep_body(json).await?.to_string())))
+        let params_digest = Some(self.store.keep_body(json).await?.to_string());
+        Ok(Live { params_digest, ..live })
     }
 
     /// The parameters of an unfinished build.
@@ -335,8 +357,8 @@ impl Builds {
         Ok(self.store.get(&live_path(job.uid(), n)).await?.is_some() || self.record(job, n).await?.is_some())
     }
 
-    /// The bound of `concurrency` for a build's job.
-    pub(crate) async fn concurrency_of(&self, part: &Part) -> Result<Option<u32>> {
+    /// The bound of `concurrency` for a build's job, and whether the build is a stranger's.
+    pub(crate) async fn concurrency_of(&self, part: &Part) -> Result<Option<(u32, bool)>> {
         let path = live_path(&part.uid, part.build);
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
@@ -345,7 +367,8 @@ impl Builds {
         let Some(name) = Name::new(&part.job) else {
             return Ok(None);
         };
-        Ok(self.configs.parsed(&name, &live.config.digest).await?.concurrency)
+        let bound = self.configs.parsed(&name, &live.config.digest).await?.concurrency;
+        Ok(bound.map(|bound| (bound, live.source.untrusted)))
     }
 
     /// The text of a build's configuration.
@@ -378,7 +401,7 @@ pub(crate) fn group_of(
     let of = Sharing {
         owner,
         kind: Kind::Builds,
-        untrusted: false,
+        untrusted: source.untrusted,
     };
     let (member, _) = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
     Ok(Some(member))
@@ -393,8 +416,9 @@ pub(crate) fn not_begun(job: &Job, n: u64, refused: Refused) -> Error {
         )),
         Refused::TooOften => Error::Busy(format!("{build}: retried {RETRIES_MAX} times")),
         Refused::Unnamed => Error::Invalid(format!("{build}: no valid name for its ticket")),
-        Refused::Renamed | Refused::Over | Refused::Insisted | Refused::Begun => {
-            Error::Busy(format!("{build} is not finished"))
-        }
+        Refused::Unapproved => Error::NotPermitted(format!(
+            "{build} ended without approval: trigger a new one, and approve that"
+        )),
+        _ => Error::Busy(format!("{build} is not finished")),
     }
 }

@@ -264,8 +264,9 @@ impl Claim {
 pub(crate) trait Outlook: Send + Sync {
     /// Notes that somebody here works on a queue.
     fn note_worked(&self, queue: &Name);
-    /// How many builds of the job with this uid wait for longer than the one of this ticket, counted up to `most`.
-    fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize;
+    /// How many builds wait for longer than the one of this ticket, counted up to `most`: of the job with this uid,
+    /// those of strangers or the others.
+    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> usize;
     /// Tickets of a queue that wait for a place of a group and are older than that, the oldest first, as far as is
     /// known here.
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId>;

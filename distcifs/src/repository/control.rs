@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::builds::{begun, group_of, not_begun};
-use super::core::random_id;
+use super::core::{now, random_id};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::Did;
 use super::model::event::{Control, Event};
@@ -72,7 +72,7 @@ impl Repository {
         for _ in 0..RACES_MAX {
             let build = self.builds.build(job, n).await?;
             insist = build.aborting();
-            let Step { after, ops } = match steps::build::ask_abort(&build, who.clone()) {
+            let Step { after, ops } = match steps::build::ask_abort(&build, who.clone(), now()) {
                 Ok(step) => step,
                 Err(Refused::Insisted) => break,
                 Err(_) => return Err(over(&build)),
@@ -141,10 +141,9 @@ impl Repository {
         if let Some(plan) = &record.plan {
             self.configs.keep_plan_again(plan).await?;
         }
-        let (params, params_digest) = self.builds.short_params(&record.params, &record.source).await?;
         let again = Again {
-            params,
-            params_digest,
+            params: None,
+            params_digest: None,
             by: self.builds.people.person(who.uid).await,
             priority: self.priority_again(job, &record).await?,
             nonce: random_id(),
@@ -152,7 +151,9 @@ impl Repository {
         let config = self.configs.parsed(&job.name, &record.config.digest).await?;
         let owner = record.owner.unwrap_or(job.entry.access.uid);
         let group = group_of(owner, &config, &record.params, &record.source)?;
-        Ok(Some((steps::build::again(&record, again), group)))
+        let live = steps::build::again(&record, again);
+        let live = self.builds.with_params(live, record.params.clone()).await?;
+        Ok(Some((live, group)))
     }
 
     /// The priority of a retry: that of the build, and no more than the job may have by now.

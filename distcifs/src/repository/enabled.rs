@@ -73,6 +73,7 @@ impl Builds {
         }
         let may = steps::build::may_retry(record, job.entry.access.uid);
         may.map_err(|refused| not_begun(job, n, refused))?;
+        self.check_trust_again(job, n, record).await?;
         match self.configs.head(job).await? {
             Some(head) => job.check_switch(&head),
             None => Ok(()),

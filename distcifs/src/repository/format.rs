@@ -17,11 +17,19 @@ use super::model::ops::create;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Object, Op, Updated};
 
+mod gate;
+
+pub(crate) use gate::Gate;
+
 /// Keys read at once of a record.
 const PAGE: usize = 1000;
 
-/// The version that this program makes, and the newest that it understands.
-const VERSION: u32 = 1;
+/// The version that this program makes. What came later stands in a repository once somebody uses it.
+const FIRST: u32 = 1;
+
+/// The newest version that this program understands. The second brought builds of strangers and what goes with
+/// them.
+pub(crate) const VERSION: u32 = 2;
 
 /// The entry, and the key of the record, that hold it.
 const ENTRY: &str = FORMAT;
@@ -55,7 +63,7 @@ pub enum Made {
 }
 
 /// The record of contents that holds the format.
-fn record() -> Object {
+pub(crate) fn record() -> Object {
     RecordKey::Format.object()
 }
 
@@ -71,9 +79,9 @@ async fn read(coordination: &dyn Coordination, contents: &dyn Contents) -> Resul
 impl Format {
     fn fresh(repository: String) -> Self {
         Format {
-            version: VERSION,
-            least_reader: 1,
-            least_writer: 1,
+            version: FIRST,
+            least_reader: FIRST,
+            least_writer: FIRST,
             repository,
             unknown: Map::new(),
         }

@@ -12,11 +12,12 @@ use super::about::About;
 use super::board::{Ahead, Board};
 use super::claims::{Held, Outlook};
 use super::core::{bounded, lock, random_id};
+use super::format::VERSION;
 use super::model::json::{from_json, to_json};
 use super::model::keys::{EPOCH, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
-use super::model::ticket::{Ticket, TicketKey};
+use super::model::ticket::{Part, Ticket, TicketKey, control_key};
 use super::names::{Name, TicketId};
 use super::store::{Store, session_of};
 use super::turns::Turns;
@@ -59,6 +60,9 @@ pub struct NodeFacts {
     /// The version of the program.
     #[serde(default)]
     pub version: String,
+    /// The newest version of the format that it understands; 0 of one that does not tell.
+    #[serde(default)]
+    pub knows: u32,
     /// Who waits there.
     #[serde(default)]
     pub waiting: Waiting,
@@ -89,8 +93,8 @@ impl Outlook for Nodes {
         self.board.note_worked(queue);
     }
 
-    fn older(&self, key: &TicketKey, uid: &str, most: usize) -> usize {
-        self.board.older(key, uid, most)
+    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> usize {
+        self.board.older(key, of, most)
     }
 
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId> {
@@ -192,6 +196,7 @@ impl Nodes {
             since: self.about.since,
             nonce: self.about.nonce.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            knows: VERSION,
             waiting,
             epoch: None,
             lease: String::new(),
@@ -354,6 +359,13 @@ impl Nodes {
         let peers = lock(&self.peers.0);
         let counting = peers.iter().filter(|(_, facts)| counts(facts));
         Turns::among(&self.about.node, counting.map(|(node, _)| node))
+    }
+
+    /// How long to wait before a build that ended without a ticket is recorded here.
+    pub(crate) fn record_delay_of(&self, part: &Part) -> Duration {
+        let key = control_key(&part.job, part.build, part.run).ok();
+        key.filter(|_| self.has_peers())
+            .map_or(Duration::ZERO, |key| RECORD_GRACE * self.rank(&key))
     }
 
     /// How long to wait before the build that this ticket ended is recorded here.

@@ -31,6 +31,8 @@ struct Sorted {
     claimed: BTreeSet<TicketKey>,
     /// Jobs and groups of which a place became free: by uid, and by digest.
     places: BTreeSet<String>,
+    /// Builds that are held from now on, by the job's uid.
+    held: BTreeSet<(String, u64)>,
     /// Unfinished builds whose entry was set: somebody controls them. By the job's uid.
     builds: BTreeSet<(String, u64)>,
     /// Jobs that were configured, by their uid.
@@ -60,6 +62,9 @@ impl Sorted {
             (Key::Claim(queue, id), Change::Created) => self.claimed.extend(ticket_key(queue, id)),
             (Key::Slot(bound, _) | Key::Place(bound, _), Change::Deleted) => {
                 self.places.insert(bound.to_owned());
+            }
+            (Key::Held(uid, n), Change::Created) => {
+                self.held.insert((uid.to_owned(), n));
             }
             (Key::JobKeys(uid), Change::Set) => {
                 self.configured.insert(uid.to_owned());
@@ -174,6 +179,11 @@ impl Reconciler {
         }
         for (uid, n) in &sorted.builds {
             self.claims.look_for_abort(uid.clone(), *n);
+            let delay = |part: &Part| self.nodes.record_delay_of(part);
+            self.builds.look_at_set(uid, *n, delay).await;
+        }
+        for (uid, n) in &sorted.held {
+            self.builds.tell_held(uid, *n);
         }
         if self.store.shared {
             self.tell_controls(sorted.builds, sorted.configured).await;

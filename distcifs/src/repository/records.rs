@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::builds::Builds;
+use super::config::Keep;
 use super::core::{bounded, lock, now, settled};
 use super::model::build::{Build, Live, build_record, live_path};
 use super::model::console::build_console;
@@ -76,7 +77,7 @@ impl Builds {
             Err(Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if build.live.is_none() || build.control_outcome().is_none() {
+        if build.live.is_none() || build.verdict().is_none() {
             return Ok(None);
         }
         let tasks: Vec<TaskRecord> = (0..build.plan.count()).map(|i| build.task(i)).collect();
@@ -88,6 +89,9 @@ impl Builds {
             return Err(Error::Busy("another mount records it just now".into()));
         }
         self.tidy(&build).await?;
+        if build.was_held() {
+            self.clear_held(job.uid()).await;
+        }
         self.counts.recorded.fetch_add(1, Ordering::Relaxed);
         self.forget_build(&build);
         Ok(Some(build))
@@ -229,10 +233,11 @@ impl Builds {
         Ok(live.max(self.indexed(job).await?.last().map(|(n, _)| *n)))
     }
 
-    /// The newest build that succeeded, or the newest that ended in failure or error.
+    /// The newest build that succeeded, or the newest that ended in failure or error. Those of strangers do not count.
     pub async fn newest(&self, job: &Job, success: bool) -> Result<Option<u64>> {
         let asked = |v: Verdict| (v == Verdict::Success) == success && v != Verdict::Aborted;
-        let newest = |indexed: &[(u64, Indexed)]| indexed.iter().rev().find(|(_, i)| asked(i.state)).map(|(n, _)| *n);
+        let of = |line: &Indexed| !line.untrusted && asked(line.state);
+        let newest = |indexed: &[(u64, Indexed)]| indexed.iter().rev().find(|(_, line)| of(line)).map(|(n, _)| *n);
         let recorded = newest(&self.indexed(job).await?);
         let mut ended = None;
         // Builds that have ended are recorded at once, so that few of these are looked at twice.
@@ -249,13 +254,16 @@ impl Builds {
         Ok(ended.max(newest(&self.indexed(job).await?)))
     }
 
-    /// How a build ended that is not recorded yet.
+    /// How a build ended that is not recorded yet, and not a stranger's.
     async fn live_verdict(&self, job: &Job, n: u64) -> Result<Option<Verdict>> {
         let path = live_path(job.uid(), n);
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
         };
         let live: Live = from_json(&path, &entry.data)?;
+        if live.source.untrusted {
+            return Ok(None);
+        }
         let control = super::model::ticket::control_key(job.name.as_str(), n, live.run)?;
         let posted = self.tickets.get(&control).await?;
         Ok(posted
@@ -269,7 +277,17 @@ impl Builds {
         if keep.builds.is_none() && keep.days.is_none() {
             return Ok(());
         }
-        let builds = self.indexed(job).await?;
+        let all = self.indexed(job).await?;
+        // Builds of strangers push out none of the others, and none of theirs is spared for what the others did.
+        let (strangers, own): (Vec<_>, Vec<_>) = all.iter().partition(|(_, line)| line.untrusted);
+        for builds in [own, strangers] {
+            self.prune_of(job, keep, &builds).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes of these builds what the job's `keep` does not ask for.
+    async fn prune_of(&self, job: &Job, keep: &Keep, builds: &[(u64, Indexed)]) -> Result<()> {
         let success = builds.iter().rev().find(|(_, i)| i.state == Verdict::Success);
         let spared: BTreeSet<u64> = builds.last().into_iter().chain(success).map(|(n, _)| *n).collect();
         let oldest = keep

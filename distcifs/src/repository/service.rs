@@ -18,6 +18,7 @@ use super::core::{bounded, now, random_id};
 use super::deadline::{Deadline, STORE_TIMEOUT};
 use super::dispatch::Dispatcher;
 use super::events::Events;
+use super::format::Gate;
 use super::fresh::Fresh;
 use super::jobs::Jobs;
 use super::model::json::to_json;
@@ -138,6 +139,7 @@ impl Repository {
             let tickets = Tickets::new(store.clone(), consoles.clone(), attempts.clone(), held.clone());
             let builds = Arc::new(Builds {
                 store: store.clone(),
+                gate: Gate::new(store.clone()),
                 events: events.clone(),
                 jobs: jobs.clone(),
                 configs: configs.clone(),
@@ -209,6 +211,7 @@ impl Repository {
         self.store.runtime.spawn(self.builds.clone().keep_trash_swept());
         self.store.runtime.spawn(self.claims.groups.clone().keep_swept());
         self.store.runtime.spawn(Superseding::new(self).keep());
+        self.store.runtime.spawn(self.builds.clone().keep_held_swept());
         Ok(())
     }
 

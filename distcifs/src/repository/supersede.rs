@@ -107,7 +107,8 @@ impl Superseding {
                 Ok(_) | Err(Error::NotFound(_)) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let insist = false;
+            // A stranger's clean-up must not hold the place.
+            let insist = posted.ticket.untrusted;
             let (step, runs) = match supersede_waiting(&build, &newer, now()) {
                 Err(Refused::Begun) if ended.though_it_runs => (supersede_running(&build, &newer, insist), true),
                 step => (step, false),

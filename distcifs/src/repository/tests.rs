@@ -27,6 +27,7 @@ mod cost;
 mod crash;
 mod ends;
 mod faults;
+mod gate;
 mod groups;
 mod guards;
 mod holes;
@@ -36,6 +37,7 @@ mod removed;
 mod rename;
 mod shared;
 mod shown;
+mod strangers;
 mod trash;
 
 /// How long anything may take that goes on in the background.

@@ -13,10 +13,11 @@ use super::model::keys::TICKETS;
 use super::model::ops::{Step, delete};
 use super::model::steps;
 use super::model::ticket::{OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, queue_path, ticket_of};
+use super::model::unknown::Unknown;
 use super::names::{Name, TicketId};
 use super::store::Store;
 use super::work::{READS_MAX, in_parallel};
-use super::{Error, Result};
+use super::{Error, Result, trust};
 use crate::storage::{Commit, Digest, Entry, Op};
 
 mod gone;
@@ -195,55 +196,27 @@ pub(crate) struct Checked {
 }
 
 impl Tickets {
-    /// Posts a ticket. The same one twice is made once.
-    pub(crate) async fn post(&self, key: &TicketKey, request: TicketRequest, checked: Checked) -> Result<()> {
+    /// Posts a ticket. The same one twice is made once. Of a stranger's build one that may not be worked is posted with
+    /// its end.
+    pub(crate) async fn post(&self, key: &TicketKey, mut request: TicketRequest, checked: Checked) -> Result<()> {
         let Checked {
             poster,
             part,
-            of_build,
+            of_build: of,
             guard,
         } = checked;
-        let OfBuild {
-            owner,
-            priority,
-            name,
-            lines,
-            source,
-            group,
-            group_text: _,
-        } = of_build;
-        let post = part.is_none().then(random_id);
-        let body = to_json(&ticket_json(key, &request, part.as_ref(), &source));
-        let settings = request.settings;
-        let ticket = Ticket {
-            state: TicketState::Open,
-            attempt: 1,
-            given: 0,
-            nonce: String::new(),
-            part,
-            name,
-            lines,
-            labels: settings.labels.iter().map(Name::to_string).collect(),
-            isolation: (!settings.isolation.is_none()).then(|| settings.isolation.as_str().to_owned()),
-            timeout: settings.timeout,
-            attempts: settings.attempts,
-            console_limit: settings.console_limit,
-            disk: settings.limits.disk,
-            workspace: request.workspace.map(|digest| digest.to_string()),
-            body: None,
-            body_digest: None,
-            group,
-            slot: None,
-            uid: poster.uid,
-            owner,
-            priority,
-            post,
-            posted: super::core::now(),
-            claimed: 0,
-            node: String::new(),
-            by: None,
-            outcome: None,
-        };
+        if of.source.untrusted {
+            trust::label(&key.queue, &mut request);
+        }
+        let body = to_json(&ticket_json(key, &request, part.as_ref(), &of.source));
+        let isolation = request.settings.isolation.clone();
+        let mut ticket = posted(request, part, &of, poster.uid);
+        if let (true, Some(why)) = (
+            of.source.untrusted,
+            trust::forbidden(&key.queue, isolation.as_str(), &of.types),
+        ) {
+            trust::refuse(&mut ticket, why);
+        }
         self.put(key, ticket, guard, &body).await
     }
 
@@ -262,5 +235,41 @@ impl Tickets {
     /// The id that a request for a build's ticket must have.
     pub(crate) fn id_in_build(request: &TicketRequest) -> Result<TicketId> {
         build_ticket_id(request)
+    }
+}
+
+/// The ticket that somebody asks for, as it is posted.
+fn posted(request: TicketRequest, part: Option<Part>, of: &OfBuild, uid: u32) -> Ticket {
+    let settings = request.settings;
+    Ticket {
+        state: TicketState::Open,
+        attempt: 1,
+        given: 0,
+        nonce: String::new(),
+        post: part.is_none().then(random_id),
+        part,
+        name: of.name.clone(),
+        lines: of.lines.clone(),
+        labels: settings.labels.iter().map(Name::to_string).collect(),
+        isolation: (!settings.isolation.is_none()).then(|| settings.isolation.as_str().to_owned()),
+        timeout: settings.timeout,
+        attempts: settings.attempts,
+        console_limit: settings.console_limit,
+        disk: settings.limits.disk,
+        workspace: request.workspace.map(|digest| digest.to_string()),
+        body: None,
+        body_digest: None,
+        group: of.group.clone(),
+        slot: None,
+        uid,
+        owner: of.owner,
+        priority: of.priority,
+        untrusted: of.source.untrusted,
+        posted: super::core::now(),
+        claimed: 0,
+        node: String::new(),
+        by: None,
+        outcome: None,
+        unknown: Unknown::default(),
     }
 }

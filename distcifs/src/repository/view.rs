@@ -5,7 +5,7 @@ use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
 use super::config::{Downstream, Task, VALUE_BYTES_MAX};
-use super::model::build::{Build, Piece};
+use super::model::build::{Build, Live, Piece};
 use super::model::json::pretty;
 use super::model::steps::build::superseded_by;
 use super::model::ticket::{QUEUES, Ticket, TicketKey, TicketState, Verdict, control_key};
@@ -19,6 +19,9 @@ impl Repository {
     pub async fn why(&self, build: &Build) -> String {
         if build.verdict().is_some() {
             return why_ended(build);
+        }
+        if build.is_held() {
+            return why_held(build);
         }
         if build.aborting() {
             let why = self.why_aborting(build).await;
@@ -230,6 +233,9 @@ impl Repository {
             "ref": source.name,
             "commit": source.commit,
             "base": source.base,
+            "trust": source.trust(),
+            "senders": source.senders,
+            "approved": build.approval(),
             "by": build.deeds(),
             "run": build.run(),
             "abort": build.aborting(),
@@ -286,6 +292,22 @@ fn downstream(entry: &Downstream) -> Value {
     json!({"job": entry.job.as_str(), "parameters": parameters})
 }
 
+/// What a held build waits for.
+fn why_held(build: &Build) -> String {
+    let (n, source) = (build.n, build.source());
+    let of = match source.senders.as_slice() {
+        [] => String::new(),
+        senders => format!(" of {}", senders.join(", sent by ")),
+    };
+    if source.commit.is_empty() {
+        return format!("is held: its trigger named no commit{of} that could be approved; trigger it with @commit");
+    }
+    format!(
+        "waits for approval of {}{of} by whoever may write builds/{n}/approve",
+        source.commit
+    )
+}
+
 /// Why a build ended as it did.
 fn why_ended(build: &Build) -> String {
     let superseded = build.superseded().filter(|_| build.verdict() == Some(Verdict::Aborted));
@@ -293,6 +315,7 @@ fn why_ended(build: &Build) -> String {
         return superseded_by(newer);
     }
     let message = match (&build.live, build.control_outcome(), &build.record) {
+        (Some((Live { ended: Some(ended), .. }, _)), ..) => ended.cause.words(),
         (Some(_), Some(outcome), _) => outcome.message.clone(),
         (_, _, Some(record)) => record.message.clone(),
         _ => String::new(),

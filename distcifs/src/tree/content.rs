@@ -112,7 +112,7 @@ impl Tree {
             Node::BuildFile(_, _, file) => match file {
                 BuildFile::State => Ok(Content::line(build.state())),
                 BuildFile::Cause => Ok(said(build.cause())),
-                BuildFile::Event | BuildFile::Ref | BuildFile::Commit | BuildFile::Base => {
+                BuildFile::Event | BuildFile::Ref | BuildFile::Commit | BuildFile::Base | BuildFile::Trust => {
                     let source = build.source();
                     let word = source.words().into_iter().find(|(name, _)| *name == file.name());
                     Ok(said(word.map_or("", |(_, word)| word)))
@@ -129,9 +129,12 @@ impl Tree {
                 BuildFile::Plan => Ok(Content::text(self.repository.plan_text(build))),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.builds.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
-                BuildFile::Params | BuildFile::Tasks | BuildFile::Ctl | BuildFile::CtlError | BuildFile::Wait => {
-                    Ok(Content::text(""))
-                }
+                BuildFile::Params
+                | BuildFile::Tasks
+                | BuildFile::Ctl
+                | BuildFile::Approve
+                | BuildFile::CtlError
+                | BuildFile::Wait => Ok(Content::text("")),
             },
             Node::BuildParam(_, _, at) => {
                 let params = build.all_params();
@@ -215,6 +218,14 @@ impl Tree {
         if let Some(object) = json.as_object_mut() {
             object.insert("attempt".into(), posted.ticket.attempt.into());
             object.insert("owner".into(), self.owner_of(posted)?.into());
+            if posted.ticket.part.is_some() {
+                let trust = if posted.ticket.untrusted {
+                    "untrusted"
+                } else {
+                    "trusted"
+                };
+                object.insert("trust".into(), trust.into());
+            }
             object.remove("nonce");
         }
         Ok(json)

@@ -35,7 +35,9 @@ const EARLY_BYTES_MAX: usize = 16 << 10;
 fn takes_words(node: &Node) -> bool {
     matches!(
         node,
-        Node::QueueFile(_, QueueFile::Post) | Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain)
+        Node::QueueFile(_, QueueFile::Post)
+            | Node::BuildFile(_, _, BuildFile::Ctl | BuildFile::Approve)
+            | Node::Top(Top::Drain)
     )
 }
 
@@ -61,9 +63,7 @@ impl Tree {
                 OpenKind::Wait(Default::default())
             }
             Node::JobFile(job, JobFile::Trigger) if write => self.open_trigger(caller, &node, job, None).await?,
-            Node::BuildFile(_, _, BuildFile::Ctl) | Node::JobFile(_, JobFile::Enabled) if write => {
-                OpenKind::Commit(Default::default())
-            }
+            Node::JobFile(_, JobFile::Enabled) if write => OpenKind::Commit(Default::default()),
             Node::JobFile(job, JobFile::Config) if write => {
                 let (truncate, wait) = (flags & libc::O_TRUNC != 0, flags & libc::O_NONBLOCK == 0);
                 OpenKind::Config(tokio::sync::Mutex::new(
@@ -372,7 +372,9 @@ impl Tree {
     async fn check_early(&self, open: &Arc<Open>, committing: &mut Committing) -> Result<()> {
         let whole = committing.text.ends_with(b"\n");
         match &open.node {
-            Node::BuildFile(_, _, BuildFile::Ctl) | Node::Top(Top::Drain) | Node::JobFile(_, JobFile::Enabled)
+            Node::BuildFile(_, _, BuildFile::Ctl | BuildFile::Approve)
+            | Node::Top(Top::Drain)
+            | Node::JobFile(_, JobFile::Enabled)
                 if whole =>
             {
                 self.commit(open, committing).await
@@ -450,6 +452,10 @@ impl Tree {
                 self.may_still(open, queue).await?;
                 let id = self.repository.claims.post(queue, request, poster).await?;
                 committing.answer = Bytes::from(format!("{id}\n"));
+            }
+            Node::BuildFile(job, n, BuildFile::Approve) => {
+                let commit = String::from_utf8_lossy(text);
+                self.repository.approve(&self.job(job)?, *n, &commit, poster).await?;
             }
             Node::BuildFile(job, n, _) => {
                 let word = Word::read(text)?;

@@ -148,7 +148,7 @@ pub(crate) struct Asking {
 /// A reader of `.events`.
 pub(crate) struct Following {
     /// Has everything told.
-    pub(crate) _attendances: [Attendance; 2],
+    pub(crate) _attendances: [Attendance; 3],
     /// Who reads it, as at the open.
     pub(crate) reader: Reader,
     /// The changes.

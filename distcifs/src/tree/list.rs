@@ -127,7 +127,7 @@ impl Tree {
             Node::Top(Top::Nodes) => files(self.repository.nodes.nodes().await?.iter().map(ToString::to_string)),
             Node::Job(job) => self.names_in_job(job),
             Node::JobFile(job, JobFile::Builds) => self.names_in_builds(job).await?,
-            Node::Build(job, n) => self.names_in_build(job, *n),
+            Node::Build(job, n) => self.names_in_build(job, *n).await?,
             Node::BuildFile(job, n, BuildFile::Params) => files(
                 self.build(job, *n)
                     .await?
@@ -204,10 +204,11 @@ impl Tree {
         Ok(names)
     }
 
-    fn names_in_build(&self, job: &Arc<JobRef>, n: u64) -> Vec<(String, Kind)> {
+    async fn names_in_build(&self, job: &Arc<JobRef>, n: u64) -> Result<Vec<(String, Kind)>> {
+        let held = self.was_held(job, n).await?;
         let fixed = BuildFile::ALL
             .iter()
-            .filter(|file| **file != BuildFile::Wait)
+            .filter(|file| **file != BuildFile::Wait && (held || **file != BuildFile::Approve))
             .filter(|file| self.unless_absent(Node::BuildFile(job.clone(), n, **file)).is_ok())
             .map(|file| {
                 let folder = matches!(file, BuildFile::Params | BuildFile::Tasks);
@@ -216,9 +217,9 @@ impl Tree {
                     if folder { Kind::Directory } else { Kind::File },
                 )
             });
-        fixed
+        Ok(fixed
             .chain(Area::ALL.iter().map(|area| (area.name().to_owned(), Kind::Directory)))
-            .collect()
+            .collect())
     }
 
     async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {

@@ -170,7 +170,16 @@ impl Tree {
             return self.build_area(&build, area, None).await;
         }
         let file = BuildFile::parse(name).ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        if file == BuildFile::Approve && !self.was_held(job, n).await? {
+            return Err(Error::NotFound(format!("jobs/{}/builds/{n}/{name}", job.name)));
+        }
         self.unless_absent(Node::BuildFile(job.clone(), n, file))
+    }
+
+    /// Whether a build waits for approval, or did once.
+    pub(super) async fn was_held(&self, job: &JobRef, n: u64) -> Result<bool> {
+        let build = self.repository.builds.build_head(&self.job(job)?, n).await?;
+        Ok(build.was_held())
     }
 
     /// A name in a queue's folder.
@@ -368,7 +377,8 @@ impl Tree {
             Node::Build(..) => Ok(self.folder(access, time, NOT_AT_ALL)),
             Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => Ok(self.folder(inner, time, NOT_AT_ALL)),
             Node::Task(..) => Ok(self.folder(inner, time, NOT_AT_ALL)),
-            Node::BuildFile(_, _, BuildFile::Ctl) => {
+            // Who may write one may write the other.
+            Node::BuildFile(_, _, BuildFile::Ctl | BuildFile::Approve) => {
                 let mode = build.job.entry.files.ctl.unwrap_or(access.mode & 0o666);
                 Ok(file(Access { mode, ..access }, 0, time))
             }

@@ -113,6 +113,7 @@ impl Tree {
         let claim = self.claim_of(caller, ticket).await?;
         let name =
             Name::new(name).ok_or_else(|| Error::Invalid(format!("{name:?} is no valid name of a parameter")))?;
+        self.repository.claims.may_record(&claim, name.as_str()).await?;
         claim.record(name.as_str(), "")?;
         let node = self
             .find(
@@ -381,7 +382,8 @@ impl Tree {
         match node {
             // Truncation alone commits nothing.
             Node::JobFile(_, JobFile::Config | JobFile::Trigger | JobFile::Enabled) | Node::QueueFile(..) => Ok(()),
-            Node::BuildFile(_, _, super::node::BuildFile::Ctl) | Node::Top(Top::Drain) => Ok(()),
+            Node::BuildFile(_, _, super::node::BuildFile::Ctl | super::node::BuildFile::Approve)
+            | Node::Top(Top::Drain) => Ok(()),
             Node::TicketFile(_, TicketFile::Result | TicketFile::Console | TicketFile::Tasks)
             | Node::TicketParam(..) => Ok(()),
             _ => Err(Error::ReadOnly("a generated file".into())),

@@ -208,6 +208,10 @@ slots! {
         Commit = 15, "commit";
         /// The ref that a pull request is to be merged into.
         Base = 16, "base";
+        /// Whether a stranger wrote what is built.
+        Trust = 17, "trust";
+        /// Takes the commit that may be built; of one that is held, or was.
+        Approve = 18, "approve";
         /// All tasks, and which of them added each.
         Plan = 30, "plan.json";
     }

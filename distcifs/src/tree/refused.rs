@@ -84,6 +84,7 @@ pub(crate) fn written_file(node: &Node) -> Option<Node> {
     match node {
         Node::JobFile(job, JobFile::ConfigError) => Some(Node::JobFile(job.clone(), JobFile::Config)),
         Node::JobFile(job, JobFile::TriggerError) => Some(Node::JobFile(job.clone(), JobFile::Trigger)),
+        // It tells of approve too.
         Node::BuildFile(job, n, BuildFile::CtlError) => Some(Node::BuildFile(job.clone(), *n, BuildFile::Ctl)),
         _ => None,
     }
@@ -114,8 +115,14 @@ impl Tree {
         let name = match node {
             Node::JobFile(_, JobFile::Trigger) => "trigger",
             Node::BuildFile(_, _, BuildFile::Ctl) => "ctl",
+            Node::BuildFile(_, _, BuildFile::Approve) => "approve",
             _ => return,
         };
+        let beside = match node {
+            Node::BuildFile(job, n, BuildFile::Approve) => Some(Node::BuildFile(job.clone(), *n, BuildFile::Ctl)),
+            _ => None,
+        };
+        let node = beside.as_ref().unwrap_or(node);
         match done {
             Ok(_) if good => self.refusals.forget(node),
             Ok(_) => {}

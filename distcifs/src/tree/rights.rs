@@ -222,7 +222,7 @@ impl Tree {
             Node::Job(_) | Node::JobFile(_, JobFile::Builds) | Node::Build(..) | Node::Task(..) => READ | SEARCH,
             Node::BuildFile(_, _, BuildFile::Params | BuildFile::Tasks) => READ | SEARCH,
             Node::JobFile(_, JobFile::Trigger) => READ | WRITE,
-            Node::BuildFile(_, _, BuildFile::Ctl) => return grants,
+            Node::BuildFile(_, _, BuildFile::Ctl | BuildFile::Approve) => return grants,
             Node::JobFile(..) | Node::Next(..) | Node::BuildFile(..) | Node::BuildParam(..) | Node::TaskFile(..) => {
                 READ
             }

@@ -28,6 +28,7 @@ mod enabled;
 mod results;
 mod scarce;
 mod shape;
+mod strangers;
 mod tasks;
 mod tickets;
 mod time;

@@ -185,6 +185,12 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let missing = || Error::NotFound(format!("{}/jobs", ticket.key));
         let job = self.job_of(&posted.ticket)?.ok_or_else(missing)?;
+        if posted.ticket.untrusted {
+            return Err(Error::Access(format!(
+                "{}/jobs: a build of strangers triggers nothing",
+                ticket.key
+            )));
+        }
         let part = posted.ticket.part.ok_or_else(missing)?;
         self.repository.builds.upstream(&job, part.build).await
     }

@@ -24,6 +24,7 @@ use serde::Deserialize;
 use super::ranges::Ids;
 use super::state::remove_tree;
 use crate::record::nullable;
+use crate::ticket::UNTRUSTED;
 use crate::tree::{self, Trouble};
 
 /// Ends the name of an image's lock; its text is the image's size, bytes.
@@ -125,6 +126,8 @@ fn published(record: &[u8]) -> Result<(String, Vec<String>), String> {
     struct Build {
         job_uid: String,
         #[serde(default, deserialize_with = "nullable")]
+        trust: String,
+        #[serde(default, deserialize_with = "nullable")]
         tasks: Vec<Task>,
     }
     #[derive(Default, Deserialize)]
@@ -133,6 +136,9 @@ fn published(record: &[u8]) -> Result<(String, Vec<String>), String> {
         artifacts: Option<String>,
     }
     let build: Build = serde_json::from_slice(record).map_err(|e| format!("build.json: {e}"))?;
+    if build.trust == UNTRUSTED {
+        return Err("its build is a stranger's".to_owned());
+    }
     let digests = build.tasks.into_iter().filter_map(|task| task.artifacts).collect();
     Ok((build.job_uid, digests))
 }

@@ -52,7 +52,7 @@ impl Status {
     /// Of the word in a build's `state`; `None` for a word that is not known.
     pub fn of(state: &str) -> Option<Self> {
         match state {
-            "pending" | "running" => Some(Status::Pending),
+            "held" | "pending" | "running" => Some(Status::Pending),
             "success" => Some(Status::Success),
             "failure" => Some(Status::Failure),
             "error" | "aborted" => Some(Status::Error),

@@ -61,6 +61,8 @@ pub struct Event {
     pub commit: Option<String>,
     /// Who did it.
     pub sender: String,
+    /// Who opened the pull request; empty if that is not said, and for a push.
+    pub author: String,
     /// Whether its author asked for no build.
     pub skip: bool,
 }
@@ -169,6 +171,9 @@ struct PullRequest {
     number: u64,
     #[serde(default)]
     title: Option<String>,
+    /// Who opened it; null once that account is gone.
+    #[serde(default)]
+    user: Option<User>,
     head: Head,
     base: Base,
 }
@@ -304,6 +309,7 @@ impl Event {
             long("the ref", base, NAME_BYTES_MAX),
             long("repository.full_name", &self.repository.full_name, WORD_BYTES_MAX),
             long("sender.login", &self.sender, WORD_BYTES_MAX),
+            long("pull_request.user.login", &self.author, WORD_BYTES_MAX),
         ];
         if let Some(fault) = faults.into_iter().flatten().next() {
             return Err(fault);
@@ -325,6 +331,7 @@ impl PullRequest {
             // Where it is not said from which repository it is, it is a stranger's.
             foreign: !self.head.repo.as_ref().is_some_and(own),
             pull_request: Some(self.number),
+            author: self.user.map(|user| user.login).unwrap_or_default(),
             commit: Some(self.head.sha),
             skip: self.title.is_some_and(|title| asks_for_none(&title)),
             ..Event::default()

@@ -2,7 +2,7 @@
 
 use distcifs_settings::expand::expand;
 use distcifs_settings::matching::{self, fits};
-use distcifs_settings::source::Source;
+use distcifs_settings::source::{Source, is_login};
 use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
@@ -130,6 +130,10 @@ impl Watched {
         text.insert("@key".into(), key.into());
         text.insert("@cause".into(), cause(event).into());
         text.extend(said(event).map(|(name, value)| (name.to_owned(), value.into())));
+        if event.foreign {
+            text.insert("@trust".into(), "untrusted".into());
+            text.extend(senders(event).map(|senders| ("@sender".to_owned(), senders.into())));
+        }
         Value::Object(text).to_string().into_bytes()
     }
 }
@@ -175,6 +179,14 @@ fn said(event: &Event) -> impl Iterator<Item = (&'static str, String)> {
     ];
     said.into_iter()
         .filter(|(name, value)| !value.is_empty() && Source::default().take(&name[1..], value) == Ok(true))
+}
+
+/// Who wrote what is built, and who sent it: a maintainer who reopens a stranger's pull request sends what he did not
+/// write. Where one of the two is not known both are left out, for the other must not speak for him.
+fn senders(event: &Event) -> Option<Vec<String>> {
+    let mut senders = vec![event.author.clone(), event.sender.clone()];
+    senders.dedup_by(|sender, author| sender.eq_ignore_ascii_case(author));
+    senders.iter().all(|sender| is_login(sender)).then_some(senders)
 }
 
 /// `github push octo/hello 6113728f… refs/heads/main octocat`: a line that programs can read, too.

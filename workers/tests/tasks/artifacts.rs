@@ -385,3 +385,44 @@ fn folders_are_taken_as_deep_as_a_workspace_nests() {
         artifacts.remove(OsStr::new("d")).unwrap();
     }
 }
+
+/// "Of a stranger's build only builds of strangers copy. For others `latest` is the newest build that is no stranger's."
+#[test]
+fn what_strangers_published_is_for_strangers() {
+    let bench = Bench::new(COPY, "strangers");
+    let builds = bench.root.join("jobs/lib/builds");
+    for (number, trust) in [
+        (1, None),
+        (2, Some("trusted\n")),
+        (4, Some("untrusted\n")),
+        (5, Some("untrusted\n")),
+    ] {
+        let build = builds.join(number.to_string());
+        fs::create_dir_all(build.join("artifacts")).unwrap();
+        fs::write(build.join("artifacts/made"), number.to_string()).unwrap();
+        if let Some(trust) = trust {
+            fs::write(build.join("trust"), trust).unwrap();
+        }
+    }
+    symlink("5", builds.join("latest")).unwrap();
+    for (id, build, labels, made) in [
+        ("first", json!(1), json!([]), Some("1")),
+        ("own", json!(2), json!([]), Some("2")),
+        ("theirs", json!(4), json!([]), None),
+        ("newest", json!("latest"), json!([]), Some("2")),
+        ("of-stranger", json!(4), json!(["untrusted"]), Some("4")),
+        ("newest-of-stranger", json!("latest"), json!(["untrusted"]), Some("5")),
+    ] {
+        let ticket = bench.ticket_of(
+            id,
+            json!({ "params": { "job": "lib", "build": build }, "labels": labels }),
+        );
+        let result = bench.work(&ticket);
+        let copied = fs::read_to_string(ticket.join("workspace/made")).ok();
+        assert_eq!(copied.as_deref(), made, "{id}: {result}");
+        assert!(
+            made.is_some() || result.contains("build 4 of the job lib is a stranger's"),
+            "{id}: {result}"
+        );
+    }
+}

@@ -142,7 +142,8 @@ impl Builds {
                 (control, tickets)
             }
         };
-        let record = if live.run > 0 || control.is_none() {
+        // One that is held has none, and no ticket.
+        let record = if live.run > 0 || (control.is_none() && !live.held) {
             self.record(job, n).await?
         } else {
             None

@@ -271,6 +271,7 @@ impl Claims {
             owner: live.owner,
             priority: live.priority,
             source: live.source,
+            types: plan.config().untrusted.types.clone(),
             name: task.map(|task| task.name.to_string()).unwrap_or_default(),
             lines: task.map(|task| plan.name_of_lines(task)).unwrap_or_default(),
         })

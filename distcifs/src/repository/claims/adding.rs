@@ -148,6 +148,7 @@ impl Claims {
             Err(Wrong::Whole(why)) => return Ok((failed(&why), None)),
             Err(wrong) => return Ok((failed(wrong.lines().lines().next().unwrap_or_default()), None)),
         };
+        self.builds.gate.pass("tasks.json").await?;
         let plan = self.configs.keep_plan(&plan, tasks.text).await?;
         let live = Live {
             plan: Some(plan),
@@ -171,7 +172,11 @@ impl Claims {
         let by = part.task.unwrap_or_default();
         let plan = self.configs.plan_of(&job, live).await?;
         let triggered = self.builds.live_params(live).await?;
-        let extended = tokio::task::spawn_blocking(move || extend(&plan, &job, &triggered, by, (&text, names)));
+        let untrusted = live.source.untrusted;
+        let extended = tokio::task::spawn_blocking(move || {
+            let ceilings = Ceilings::of(plan.config(), &job, &triggered, untrusted);
+            extend(&plan, &ceilings, by, (&text, names))
+        });
         extended
             .await
             .map_err(|error| Error::Io(format!("reading tasks.json: {error}").into()))
@@ -195,7 +200,7 @@ impl Claims {
             return Ok(());
         }
         let triggered = self.builds.live_params(&live).await?;
-        let ceilings = Ceilings::of(plan.config(), &job, &triggered, false);
+        let ceilings = Ceilings::of(plan.config(), &job, &triggered, live.source.untrusted);
         let name = plan.task(index).map(Task::folder).unwrap_or_default();
         ceilings
             .may_post(queue.as_str(), &request.params, &request.settings, group)
@@ -241,13 +246,11 @@ impl Claims {
 /// Reads a text of tasks, and lays it on a plan. It takes as long as the text is large.
 fn extend(
     plan: &Arc<Plan>,
-    job: &Name,
-    triggered: &[(String, String)],
+    ceilings: &Ceilings,
     by: usize,
     (text, names): (&[u8], Names),
 ) -> std::result::Result<Option<Plan>, Wrong> {
-    let ceilings = Ceilings::of(plan.config(), job, triggered, false);
-    let (mut adding, before) = plan.adding(by, &ceilings);
+    let (mut adding, before) = plan.adding(by, ceilings);
     if names == Names::Said {
         adding.taken.clear();
     }

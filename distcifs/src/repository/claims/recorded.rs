@@ -1,9 +1,40 @@
 //! Parameters that a claimant records.
 
-use super::{Claim, RECORDED_BYTES_MAX, RECORDED_MAX};
+use super::{Claim, Claims, RECORDED_BYTES_MAX, RECORDED_MAX};
 use crate::repository::config::UPSTREAM_PARAMETERS;
 use crate::repository::core::lock;
+use crate::repository::model::build::{Live, live_path};
+use crate::repository::model::given;
+use crate::repository::model::json::from_json;
 use crate::repository::{Error, Result};
+
+impl Claims {
+    /// Refuses to record a parameter that the trigger of the claim's build gave.
+    pub(crate) async fn may_record(&self, claim: &Claim, name: &str) -> Result<()> {
+        // Which build triggered this one is refused by another word.
+        let part = claim.ticket.part.as_ref();
+        let Some(part) = part.filter(|_| !UPSTREAM_PARAMETERS.contains(&name)) else {
+            return Ok(());
+        };
+        let path = live_path(&part.uid, part.build);
+        let Some(entry) = self.store.get(&path).await? else {
+            return Ok(());
+        };
+        let live: Live = from_json(&path, &entry.data)?;
+        if live.given.is_empty() {
+            return Ok(());
+        }
+        let params = self.builds.live_params(&live).await?;
+        let at = params.iter().position(|(known, _)| known == name);
+        if at.is_none_or(|at| !given::has(&live.given, at)) {
+            return Ok(());
+        }
+        Err(Error::Exists(format!(
+            "{}/params/{name}: the trigger gave it, and what it gave stays",
+            claim.key
+        )))
+    }
+}
 
 impl Claim {
     /// Records a parameter of the build; it takes effect with the result.

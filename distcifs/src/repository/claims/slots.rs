@@ -13,6 +13,8 @@ use crate::repository::{Error, Result};
 
 /// Builds and tasks that `why` names.
 const NAMES_MAX: usize = 12;
+/// The first place of builds of strangers, who must not keep the job's own builds waiting.
+const UNTRUSTED_SLOTS: u32 = 1 << 31;
 
 impl Claims {
     /// A free place for a ticket that needs one and holds none yet.
@@ -31,10 +33,10 @@ impl Claims {
         }
         let part = ticket.part.as_ref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
         let Some(part) = part else { return Ok(None) };
-        let Some(bound) = self.builds.concurrency_of(part).await? else {
+        let Some((bound, untrusted)) = self.builds.concurrency_of(part).await? else {
             return Ok(None);
         };
-        match self.free_slot_of(key, part, bound).await? {
+        match self.free_slot_of(key, part, bound, untrusted).await? {
             Some(at) => Ok(Some(Place { at, version: None })),
             None => Err(Error::Busy(format!(
                 "jobs/{}: {bound} builds run already (concurrency)",
@@ -44,12 +46,15 @@ impl Claims {
     }
 
     /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
-    async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32) -> Result<Option<u32>> {
+    async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32, untrusted: bool) -> Result<Option<u32>> {
         let taken: Vec<String> = self.store.children(&Key::Job(&part.uid).path()).await?;
-        let mut free = (0..bound).filter(|i| !taken.contains(&format!("slot-{i}")));
-        let older = self
-            .outlook
-            .older(key, &part.uid, usize::try_from(bound).unwrap_or(usize::MAX));
+        let first = if untrusted { UNTRUSTED_SLOTS } else { 0 };
+        let mut free = (first..first.saturating_add(bound)).filter(|i| !taken.contains(&format!("slot-{i}")));
+        let older = self.outlook.older(
+            key,
+            (&part.uid, untrusted),
+            usize::try_from(bound).unwrap_or(usize::MAX),
+        );
         Ok(free.nth(older))
     }
 
@@ -173,7 +178,7 @@ impl Claims {
         let of = Sharing {
             owner: live.owner.unwrap_or(job.entry.access.uid),
             kind: Kind::Tasks,
-            untrusted: false,
+            untrusted: live.source.untrusted,
         };
         let member = Member::of(group, of, &values(&params, &live.source));
         member.map(Some).map_err(Error::Invalid)

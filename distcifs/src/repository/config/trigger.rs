@@ -57,8 +57,10 @@ pub struct TriggerRequest {
     pub key: Option<String>,
     /// The line of `@cause`, 1 to 512 bytes: why the build was started.
     pub cause: Option<String>,
-    /// What `@event`, `@ref`, `@commit` and `@base` say.
+    /// What `@event`, `@ref`, `@commit`, `@base`, `@trust` and `@sender` say.
     pub source: Source,
+    /// Which of the parameters were given, in their order: the others have their defaults.
+    pub given: Vec<bool>,
 }
 
 impl TriggerRequest {
@@ -84,6 +86,17 @@ impl TriggerRequest {
             .check(config, by, object)
             .map(|request| request.source)
     }
+}
+
+/// Whether parameters come to no more than the bound.
+fn check_bytes(parameters: &[(Name, String)]) -> Result<(), String> {
+    let bytes = parameters.iter().map(|(name, value)| name.as_str().len() + value.len());
+    if bytes.sum::<usize>() > PARAMETERS_BYTES_MAX {
+        return Err(format!(
+            "the parameters have more than {PARAMETERS_BYTES_MAX} bytes in all"
+        ));
+    }
+    Ok(())
 }
 
 /// What was given, not yet held against a configuration.
@@ -117,6 +130,13 @@ impl Given {
         };
         for member in members {
             let (at, name) = (member.value.at, quoted(&member.key));
+            if let ("@sender", Kind::List(senders)) = (member.key.as_str(), &member.value.kind) {
+                for sender in senders {
+                    let login = sender.to_text().filter(|_| matches!(sender.kind, Kind::String(_)));
+                    self.add(&member.key, login.unwrap_or_default())?;
+                }
+                continue;
+            }
             let text = member.value.to_text();
             let text =
                 text.ok_or_else(|| format!("{}:{}: {name} must be a string, a number or a bool", at.line, at.column))?;
@@ -165,7 +185,7 @@ impl Given {
             && self.source.take(word, &value)?
         {
             let first = self.said.insert(word.to_owned());
-            return if first {
+            return if first || word == "sender" {
                 Ok(())
             } else {
                 Err(format!("{name} is given twice"))
@@ -190,10 +210,12 @@ impl Given {
         if self.source.event == Event::Upstream && by.is_none() {
             return Err(UPSTREAM_IS_NOT_SAID.into());
         }
-        let mut parameters = Vec::new();
+        let (mut parameters, mut given) = (Vec::new(), Vec::new());
         let mut missing = Vec::new();
         for (name, default) in &config.parameters {
-            match self.parameters.remove(name.as_str()).or_else(|| default.clone()) {
+            let said = self.parameters.remove(name.as_str());
+            given.push(said.is_some());
+            match said.or_else(|| default.clone()) {
                 Some(value) => parameters.push((name.clone(), value)),
                 None => missing.push(name.as_str()),
             }
@@ -203,6 +225,7 @@ impl Given {
                 continue;
             };
             parameters.extend(Name::new(name).map(|name| (name, value)));
+            given.push(true);
         }
         if let Some(unknown) = self.order.iter().find(|name| self.parameters.contains_key(*name)) {
             let near = hint(unknown, config.parameters.iter().map(|(name, _)| name.as_str()));
@@ -223,16 +246,7 @@ impl Given {
                 "the parameter {first}{more} must be given: there is no default"
             ));
         }
-        if parameters
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum::<usize>()
-            > PARAMETERS_BYTES_MAX
-        {
-            return Err(format!(
-                "the parameters have more than {PARAMETERS_BYTES_MAX} bytes in all"
-            ));
-        }
+        check_bytes(&parameters)?;
         // What is given later may be shorter than a default.
         if all {
             let lengths = parameters.iter().map(|(name, value)| (name.as_str(), value.len()));
@@ -252,6 +266,7 @@ impl Given {
                 },
                 None => self.source,
             },
+            given,
         })
     }
 

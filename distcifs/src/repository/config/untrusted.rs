@@ -3,15 +3,10 @@
 use super::fault::Faults;
 use super::object::Object;
 use crate::repository::names::Name;
-
-/// Whether config.json may have it: no build is untrusted yet.
-const IS_KNOWN: bool = false;
+use distcifs_settings::source::is_login;
 
 /// Most senders that are named.
 const SENDERS_MAX: usize = 1000;
-
-/// Longest name of a sender, bytes.
-const SENDER_BYTES_MAX: usize = 100;
 
 /// What becomes of an untrusted build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,18 +32,17 @@ pub struct Untrusted {
 }
 
 impl Untrusted {
-    /// Reads what a configuration says, and refuses it as long as nothing goes by it.
-    pub(super) fn read(top: &Object<'_>, faults: &mut Faults) -> Self {
-        for key in ["untrusted", "untrusted_run_for", "untrusted_types"] {
-            if let Some(value) = top.get(key).filter(|_| !IS_KNOWN) {
-                faults.add(value.at, format!("{key} is not known yet"));
-            }
+    /// What becomes of a build of these senders: it runs if all of them are named, and somebody is.
+    pub fn choice_for(&self, senders: &[String]) -> Choice {
+        let named = |sender: &String| self.run_for.iter().any(|known| known.eq_ignore_ascii_case(sender));
+        if !senders.is_empty() && senders.iter().all(named) {
+            return Choice::Run;
         }
-        Untrusted::of(top, faults)
+        self.choice
     }
 
-    /// Reads the members.
-    fn of(top: &Object<'_>, faults: &mut Faults) -> Self {
+    /// Reads what a configuration says.
+    pub(super) fn read(top: &Object<'_>, faults: &mut Faults) -> Self {
         let choice = match top.string("untrusted", faults) {
             None | Some("hold") => Choice::Hold,
             Some("run") => Choice::Run,
@@ -64,8 +58,7 @@ impl Untrusted {
             faults.add(*at, format!("untrusted_run_for has more than {SENDERS_MAX} senders"));
         }
         for (i, (at, sender)) in senders.iter().enumerate().take(SENDERS_MAX) {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.[]".contains(c);
-            if !(1..=SENDER_BYTES_MAX).contains(&sender.len()) || !sender.chars().all(plain) {
+            if !is_login(sender) {
                 faults.add(*at, format!("untrusted_run_for[{i}] must be a login"));
             }
         }
@@ -87,7 +80,7 @@ mod tests {
         let value = json::parse(text.as_bytes()).unwrap();
         let mut faults = Faults::default();
         let object = Object::new(&value, "", &mut faults).unwrap();
-        let untrusted = Untrusted::of(&object, &mut faults);
+        let untrusted = Untrusted::read(&object, &mut faults);
         let found: Vec<String> = faults.into_sorted().iter().map(ToString::to_string).collect();
         if found.is_empty() { Ok(untrusted) } else { Err(found) }
     }

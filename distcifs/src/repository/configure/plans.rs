@@ -67,12 +67,14 @@ impl Which {
 impl Configurations {
     /// What a build does that is not finished.
     pub(crate) async fn plan_of(&self, job: &Name, live: &Live) -> Result<Arc<Plan>> {
-        self.plan(job, &live.config, live.plan.as_ref(), false).await
+        self.plan(job, &live.config, live.plan.as_ref(), live.source.untrusted)
+            .await
     }
 
     /// What a finished build did.
     pub(crate) async fn plan_of_record(&self, job: &Name, record: &Record) -> Result<Arc<Plan>> {
-        self.plan(job, &record.config, record.plan.as_ref(), false).await
+        self.plan(job, &record.config, record.plan.as_ref(), record.source.untrusted)
+            .await
     }
 
     /// What a build of this configuration does, with what was added to it.

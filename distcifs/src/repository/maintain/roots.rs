@@ -314,7 +314,34 @@ impl Upkeep {
             roots.lost.push(Fault::new(what, affected, "make the job anew"));
         }
         self.unfinished(roots, &whose, name, &uid).await?;
+        self.held(roots, &uid).await?;
         Ok(Some((whose, uid)))
+    }
+
+    /// What stands beside the held builds of a job: without one it belongs to nothing.
+    async fn held(&self, roots: &mut Roots, uid: &str) -> Result<()> {
+        let folder = Key::HeldOf(uid).path();
+        for child in bounded(&folder, self.coordination.children(&folder)).await? {
+            let path = format!("{folder}/{child}");
+            let Some(entry) = bounded(&path, self.coordination.get(&path)).await? else {
+                continue;
+            };
+            let live = match child.parse() {
+                Ok(n) => {
+                    let live = Key::Build(uid, n).path();
+                    bounded(&live, self.coordination.get(&live)).await?
+                }
+                Err(_) => None,
+            };
+            // What can't be read is told where the build is.
+            let held = |entry: crate::storage::Entry| {
+                serde_json::from_slice::<Live>(&entry.data).map_or(true, |live| live.held)
+            };
+            if !live.is_some_and(held) {
+                roots.orphans.insert(Orphan::Entry(path, entry.created));
+            }
+        }
+        Ok(())
     }
 
     /// What is kept of a job: its configuration, its finished builds.
@@ -415,8 +442,9 @@ impl Upkeep {
             if let (None, Some(digest)) = (&live.params, &live.params_digest) {
                 roots.body(digest, need("parameters"));
             }
-            // Tickets are named after a job's name. Read as one in the trash, it was restored since and triggered.
-            if is_trashed(name) {
+            // Tickets are named after a job's name. Read as one in the trash, it was restored since and triggered. One
+            // that is held has none.
+            if is_trashed(name) || live.held {
                 continue;
             }
             let control = control_key(name, n, live.run)?;
@@ -509,7 +537,7 @@ impl Upkeep {
     /// Entries and records of jobs and builds that are gone.
     async fn strays(&self, roots: &mut Roots) -> Result<()> {
         let uids: HashSet<String> = roots.jobs.values().cloned().collect();
-        for folder in [Key::Jobs.path(), Key::Keys.path()] {
+        for folder in [Key::Jobs.path(), Key::Keys.path(), Key::HeldBuilds.path()] {
             for uid in bounded(&folder, self.coordination.children(&folder)).await? {
                 let path = format!("{folder}/{uid}");
                 if !uids.contains(&uid)

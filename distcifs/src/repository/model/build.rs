@@ -11,14 +11,16 @@ use crate::repository::Result;
 use crate::repository::config::{JobConfig, Task};
 use crate::repository::model::console::{Extent, build_console, scope_of};
 use crate::repository::model::deed::{Deed, or_trigger};
+use crate::repository::model::hold::{Approval, Dismissal, Ended};
 use crate::repository::model::job::Job;
+use crate::repository::model::json::to_json;
 use crate::repository::model::keys::{Key, RecordKey};
 use crate::repository::model::plan::{Plan, PlanEntry};
 use crate::repository::model::record::{Record, TaskRecord};
 use crate::repository::model::ticket::{
     Outcome, Posted, TicketKey, TicketState, Verdict, control_key, is_zero, part_key,
 };
-
+use crate::repository::model::unknown::Unknown;
 use crate::repository::model::when::LeftOut;
 use crate::repository::names::Name;
 use crate::storage::Object;
@@ -68,12 +70,40 @@ pub(crate) struct Live {
     /// Where it comes from, as its trigger said it.
     #[serde(default, skip_serializing_if = "Source::is_unsaid")]
     pub(crate) source: Source,
+    /// Which parameters its trigger gave (given.rs).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) given: String,
+    /// Whether it waits for approval, or ended without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) held: bool,
+    /// Who let it run that was held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) approved: Option<Approval>,
+    /// How it ended that was held: its record is made of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<Ended>,
     /// Which of waiting tickets go first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) priority: i8,
     /// Tells this trigger or retry from every other.
     #[serde(default)]
     pub(crate) nonce: String,
+    /// What a later version knows of it.
+    #[serde(flatten)]
+    pub(crate) unknown: Unknown,
+}
+
+/// Bytes that parameters and what else a trigger says take in an entry.
+const SAID_BYTES_MAX: usize = 1536;
+
+/// Bytes of an entry in which its parameters stand: what is done to the build later has room beside them.
+const BEGUN_BYTES_MAX: usize = 2400;
+
+impl Live {
+    /// Whether parameters whose JSON has so many bytes may stand in this entry, which has none.
+    pub(crate) fn has_room_for(&self, params: usize) -> bool {
+        params + to_json(&self.source).len() <= SAID_BYTES_MAX && params + to_json(self).len() <= BEGUN_BYTES_MAX
+    }
 }
 
 /// The configuration of a build.
@@ -152,6 +182,7 @@ impl Build {
     /// How it ended, if it did.
     pub fn verdict(&self) -> Option<Verdict> {
         match (&self.live, &self.control) {
+            (Some((live, _)), _) if live.held => live.ended.as_ref().map(|_| Verdict::Aborted),
             (Some(_), Some(piece)) => piece.posted.ticket.outcome.as_ref().map(|o| o.verdict),
             _ => self.record.as_ref().map(|record| record.state),
         }
@@ -162,6 +193,9 @@ impl Build {
         if let Some(verdict) = self.verdict() {
             return verdict.as_str();
         }
+        if self.is_held() {
+            return "held";
+        }
         let claimed = self
             .control
             .as_ref()
@@ -170,6 +204,40 @@ impl Build {
             "running"
         } else {
             "pending"
+        }
+    }
+
+    /// Whether it waits for approval.
+    pub fn is_held(&self) -> bool {
+        self.live
+            .as_ref()
+            .is_some_and(|(live, _)| live.held && live.ended.is_none())
+    }
+
+    /// Whether it waits for approval, or did once.
+    pub fn was_held(&self) -> bool {
+        let ever = |held: bool, approved: &Option<Approval>| held || approved.is_some();
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => ever(live.held, &live.approved),
+            (None, Some(record)) => ever(record.held, &record.approved),
+            (None, None) => false,
+        }
+    }
+
+    /// Why it ended that nobody approved.
+    pub(crate) fn dismissal(&self) -> Option<Dismissal> {
+        let ended = match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.ended.as_ref(),
+            (None, record) => record.as_ref()?.ended.as_ref(),
+        };
+        ended.map(|ended| ended.cause)
+    }
+
+    /// Who let it run that was held.
+    pub fn approval(&self) -> Option<Approval> {
+        match (&self.live, &self.record) {
+            (Some((live, _)), _) => live.approved.clone(),
+            (None, record) => record.as_ref()?.approved.clone(),
         }
     }
 
@@ -385,6 +453,7 @@ impl Build {
     pub fn finished(&self) -> u64 {
         match (&self.live, &self.record) {
             (None, Some(record)) => record.finished,
+            (Some((Live { ended: Some(ended), .. }, _)), _) => ended.at,
             _ => self.control_outcome().map_or(0, |outcome| outcome.finished),
         }
     }
@@ -426,3 +495,6 @@ impl Build {
             && (Arc::ptr_eq(&self.tickets, &other.tickets) || versions(self) == versions(other))
     }
 }
+
+#[cfg(test)]
+mod tests;

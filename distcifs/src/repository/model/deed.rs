@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::repository::model::json::to_json;
+
 /// Deeds kept of a build: the first, which is the trigger, and the last ones.
 const DEEDS_MAX: usize = 12;
 
@@ -37,6 +39,8 @@ pub enum Did {
     Kept,
     /// Let pruning take it.
     Unkept,
+    /// Let it run that was held.
+    Approved,
 }
 
 impl Did {
@@ -49,6 +53,7 @@ impl Did {
             Did::Superseded => "superseded",
             Did::Kept => "kept",
             Did::Unkept => "unkept",
+            Did::Approved => "approved",
         }
     }
 }
@@ -63,13 +68,16 @@ pub struct Deed {
     pub who: Person,
 }
 
+/// Bytes that deeds take in an entry: of names that JSON writes longer than they are, fewer deeds are kept.
+const DEEDS_BYTES_MAX: usize = 640;
+
 /// These deeds and one more, within bounds.
 pub(crate) fn and(deeds: &[Deed], did: Did, who: Person) -> Vec<Deed> {
     let mut deeds = deeds.to_vec();
-    if deeds.len() >= DEEDS_MAX {
+    deeds.push(Deed { did, who });
+    while deeds.len() > 2 && (deeds.len() > DEEDS_MAX || to_json(&deeds).len() > DEEDS_BYTES_MAX) {
         deeds.remove(1);
     }
-    deeds.push(Deed { did, who });
     deeds
 }
 

@@ -75,6 +75,8 @@ pub enum Event {
 /// How far a build or a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// It waits for approval.
+    Held,
     /// Its ticket is open.
     Open,
     /// Its ticket is claimed.
@@ -107,6 +109,7 @@ impl Stage {
     /// The word, with the one for what has not begun.
     fn word(self, open: &'static str) -> &'static str {
         match self {
+            Stage::Held => "held",
             Stage::Open => open,
             Stage::Running => "running",
             Stage::Ended(verdict) => verdict.as_str(),

@@ -242,7 +242,7 @@ pub(crate) fn sharing(ticket: &Ticket) -> Sharing {
     Sharing {
         owner: ticket.owner.unwrap_or(ticket.uid),
         kind: if ticket.is_control() { Kind::Builds } else { Kind::Tasks },
-        untrusted: false,
+        untrusted: ticket.untrusted,
     }
 }
 

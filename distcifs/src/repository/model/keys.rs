@@ -30,6 +30,9 @@ pub(crate) const GROUPS: &str = "/groups";
 /// The path of [`Key::Keys`].
 pub(crate) const KEYS: &str = "/keys";
 
+/// The path of [`Key::HeldBuilds`].
+pub(crate) const HELD: &str = "/held";
+
 /// The path of [`Key::Jobs`].
 pub(crate) const JOBS: &str = "/jobs";
 
@@ -79,6 +82,12 @@ pub(crate) enum Key<'a> {
     Build(&'a str, u64),
     /// A place of a job's `concurrency`.
     Slot(&'a str, u32),
+    /// Above the builds that wait for approval.
+    HeldBuilds,
+    /// Above those of a job, by its uid.
+    HeldOf(&'a str),
+    /// One of them, by its number.
+    Held(&'a str, u64),
     /// Above the queues.
     Tickets,
     /// A queue.
@@ -114,6 +123,9 @@ impl fmt::Display for Key<'_> {
             Key::Job(uid) => write!(f, "/jobs/{uid}"),
             Key::Build(uid, n) => write!(f, "/jobs/{uid}/{n}"),
             Key::Slot(uid, slot) => write!(f, "/jobs/{uid}/slot-{slot}"),
+            Key::HeldBuilds => f.write_str(HELD),
+            Key::HeldOf(uid) => write!(f, "/held/{uid}"),
+            Key::Held(uid, n) => write!(f, "/held/{uid}/{n}"),
             Key::Tickets => f.write_str(TICKETS),
             Key::Queue(queue) => write!(f, "/tickets/{queue}"),
             Key::Ticket(queue, id) => write!(f, "/tickets/{queue}/{id}"),
@@ -160,6 +172,9 @@ impl<'a> Key<'a> {
                 Some(slot) => Key::Slot(uid, number(slot)?.try_into().ok()?),
                 None => Key::Build(uid, number(child)?),
             },
+            ["held"] => Key::HeldBuilds,
+            ["held", uid] => Key::HeldOf(uid),
+            ["held", uid, n] => Key::Held(uid, number(n)?),
             ["tickets"] => Key::Tickets,
             ["tickets", queue] => Key::Queue(queue),
             ["tickets", queue, id] => Key::Ticket(queue, id),

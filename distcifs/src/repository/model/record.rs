@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::repository::model::build::ConfigEntry;
 use crate::repository::model::deed::{Deed, Person};
+use crate::repository::model::hold::{Approval, Ended};
 use crate::repository::model::plan::PlanEntry;
 use crate::repository::model::ticket::Verdict;
+use crate::repository::model::unknown::Unknown;
 
 impl From<Verdict> for TaskState {
     fn from(verdict: Verdict) -> Self {
@@ -107,6 +109,18 @@ pub struct Record {
     /// Where it comes from, as its trigger said it.
     #[serde(default, skip_serializing_if = "Source::is_unsaid")]
     pub source: Source,
+    /// Which parameters its trigger gave (given.rs).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub given: String,
+    /// Whether it waits for approval, or ended without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// Who let it run that was held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved: Option<Approval>,
+    /// How it ended that nobody approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
     /// Its configuration.
     pub config: ConfigEntry,
     /// What its tasks added; absent: nothing.
@@ -125,6 +139,9 @@ pub struct Record {
     /// Lengths of its consoles, bytes, by name.
     #[serde(default)]
     pub lengths: BTreeMap<String, u64>,
+    /// What a later version knows of it.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// What the index of a job has of a finished build.
@@ -136,6 +153,9 @@ pub struct Indexed {
     pub finished: u64,
     /// Whether pruning must leave it.
     pub keep: bool,
+    /// Whether it is a stranger's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
 }
 
 impl Indexed {
@@ -144,6 +164,7 @@ impl Indexed {
             state: record.state,
             finished: record.finished,
             keep: record.keep,
+            untrusted: record.source.untrusted,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::repository::model::group::Member;
 use crate::repository::model::json::from_json;
 use crate::repository::model::keys::Key;
 use crate::repository::model::skills::isolation_label;
+use crate::repository::model::unknown::Unknown;
 use crate::repository::names::{Name, TicketId};
 use crate::repository::{Error, Result};
 use crate::storage::Entry;
@@ -207,6 +208,9 @@ pub struct Ticket {
     /// That of its job when its build was triggered: the higher goes first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: i8,
+    /// Whether its build is a stranger's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
     /// Names an entry below its own, which tells it from one that is posted later under its id; absent:
     /// its build does that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +229,9 @@ pub struct Ticket {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// What a later version knows of it.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Timeout of a ticket that names none.
@@ -319,6 +326,8 @@ pub(crate) struct OfBuild {
     pub(crate) group: Option<Member>,
     /// The whole name of that.
     pub(crate) group_text: Option<String>,
+    /// Queues and environments of the user's own that a stranger's build may use.
+    pub(crate) types: Vec<Name>,
 }
 
 /// A queue's entry with the coordinator.

@@ -16,7 +16,7 @@ use super::Store;
 use crate::repository::Result;
 use crate::repository::core::{bounded, lock};
 use crate::repository::deadline::Deadline;
-use crate::repository::model::keys::{KEYS, TICKETS};
+use crate::repository::model::keys::{HELD, KEYS, TICKETS};
 use crate::storage::{Event, Watch};
 
 /// How long a path is followed after the last one has left: workers come back each second.
@@ -141,8 +141,13 @@ impl Store {
     }
 
     /// Follows all that `.events` tells of, beside what is followed always.
-    pub(crate) async fn attend_events(self: &Arc<Self>) -> Result<[Attendance; 2]> {
-        Ok([self.attend(TICKETS).await?, self.attend(KEYS).await?])
+    pub(crate) async fn attend_events(self: &Arc<Self>) -> Result<[Attendance; 3]> {
+        let [tickets, keys, held] = [TICKETS, KEYS, HELD];
+        Ok([
+            self.attend(tickets).await?,
+            self.attend(keys).await?,
+            self.attend(held).await?,
+        ])
     }
 
     /// Counts a user in, at the path itself or at one above it that is followed already.

@@ -269,6 +269,7 @@ fn a_build_that_is_removed_while_it_is_kept_has_no_line() {
             state: Verdict::Failure,
             keep: true,
             finished: 1,
+            untrusted: false,
         };
         // What a mount writes last that was late with the record.
         pair.first

@@ -173,6 +173,7 @@ mod tests {
             state: Verdict::Success,
             finished: 1,
             keep: false,
+            untrusted: false,
         };
         BuildLine {
             indexed,

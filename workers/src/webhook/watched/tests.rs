@@ -278,6 +278,28 @@ fn a_trigger_has_what_the_job_declares() {
         json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat"),
             "@event": "push", "@ref": "refs/heads/main", "@commit": ABC })
     );
+    // "A pull request from another repository is a stranger's": its author and who sent it are both named.
+    let strangers = |author: &str, sender: &str| {
+        let (author, sender) = (author.to_owned(), sender.to_owned());
+        let foreign = true;
+        let found = trigger(
+            &all,
+            &Event {
+                foreign,
+                author,
+                sender,
+                ..pull_request("octo/hello")
+            },
+        );
+        assert_eq!(found["@trust"], "untrusted");
+        found["@sender"].clone()
+    };
+    assert_eq!(strangers("eve", "cat"), json!(["eve", "cat"]));
+    assert_eq!(strangers("eve", "Eve"), json!(["eve"]));
+    assert_eq!(strangers("dependabot[bot]", "cat"), json!(["dependabot[bot]", "cat"]));
+    for (author, sender) in [("", "cat"), ("eve", ""), ("e ve", "cat")] {
+        assert_eq!(strangers(author, sender), Value::Null, "{author} {sender}");
+    }
     let odd = "refs/heads/$(touch x)\n@key=y;`z`";
     let found = trigger(&job(json!({ "ref": "" })), &push(odd));
     assert_eq!(found["ref"], odd);

@@ -262,19 +262,8 @@ fn a_checkout_names_its_pipelines() {
     }
 }
 
-/// What nothing goes by yet is refused, so that no job believes in it.
+/// "`concurrency` is a number, or a group."
 #[test]
-fn words_without_effect_are_not_taken() {
-    for (key, value, what) in [
-        ("untrusted", json!("run"), "untrusted is not known yet"),
-        (
-            "untrusted_run_for",
-            json!(["octocat"]),
-            "untrusted_run_for is not known yet",
-        ),
-        ("untrusted_types", json!(["lint"]), "untrusted_types is not known yet"),
-    ] {
-        assert_eq!(faults(&json!({"tasks": [], key: value})), [what]);
-    }
+fn concurrency_is_a_number_still() {
     assert_eq!(good(&json!({"tasks": [], "concurrency": 2})).concurrency, Some(2));
 }

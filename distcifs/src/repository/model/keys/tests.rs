@@ -38,6 +38,9 @@ fn what_is_on_disk_keeps_its_name() {
         (Key::Job("3f9c"), "/jobs/3f9c"),
         (Key::Build("3f9c", 17), "/jobs/3f9c/17"),
         (Key::Slot("3f9c", 2), "/jobs/3f9c/slot-2"),
+        (Key::HeldBuilds, "/held"),
+        (Key::HeldOf("3f9c"), "/held/3f9c"),
+        (Key::Held("3f9c", 17), "/held/3f9c/17"),
         (Key::Tickets, "/tickets"),
         (Key::Queue("execute-shell"), "/tickets/execute-shell"),
         (Key::Ticket("q", "j.1.0"), "/tickets/q/j.1.0"),
@@ -48,9 +51,9 @@ fn what_is_on_disk_keeps_its_name() {
         assert_eq!(Key::parse(path), Some(key), "{path}");
     }
     let tops = [
-        FORMAT, NODES, LEASES, EPOCH, LOCKS, GC_LOCK, GROUPS, KEYS, JOBS, TICKETS,
+        FORMAT, NODES, LEASES, EPOCH, LOCKS, GC_LOCK, GROUPS, KEYS, JOBS, HELD, TICKETS,
     ];
-    let paths = "/format /nodes /leases /epoch /locks /locks/gc /groups /keys /jobs /tickets";
+    let paths = "/format /nodes /leases /epoch /locks /locks/gc /groups /keys /jobs /held /tickets";
     assert_eq!(tops.join(" "), paths);
 }
 

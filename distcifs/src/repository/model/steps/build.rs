@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::repository::model::build::{Build, Live, live_path};
 use crate::repository::model::deed::{Did, Person, and, or_trigger};
 use crate::repository::model::group::Member;
+use crate::repository::model::hold::Dismissal;
 use crate::repository::model::job::{Counted, Counter, Job};
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::LineKey;
@@ -15,7 +16,10 @@ use crate::repository::model::ticket::{
     CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key,
 };
 use crate::repository::model::trash::{BuildLine, Removal};
+use crate::repository::model::unknown::Unknown;
 use crate::storage::Op;
+
+pub(crate) mod held;
 
 /// Retries of one build.
 pub(crate) const RETRIES_MAX: u32 = 1000;
@@ -44,6 +48,18 @@ pub(crate) enum Refused {
     Insisted,
     /// It has begun.
     Begun,
+    /// It waits for no approval, and never did.
+    NotHeld,
+    /// Its trigger named no commit that could be approved.
+    Uncommitted,
+    /// It is of another commit.
+    OtherCommit,
+    /// It was approved already.
+    Approved,
+    /// It ended without approval.
+    Unapproved,
+    /// This newer build of its ref was triggered.
+    Superseded(u64),
 }
 
 /// Who begins a build, when, and what tells its ticket from every other.
@@ -78,7 +94,7 @@ pub(crate) fn trigger(
     };
     let at = begun.at;
     let mut ops = vec![set(job.path(), to_json(&counter), read.version)];
-    ops.extend(begin(job, n, live, begun)?);
+    ops.extend(held::entries(job, n, live, begun)?);
     ops.extend(token.map(|token| create(token, to_json(&(n, at)))));
     Ok(Step { after: n, ops })
 }
@@ -102,6 +118,9 @@ pub(crate) struct Again {
 pub(crate) fn may_retry(record: &Record, owner: u32) -> Result<(), Refused> {
     if let Some(then) = record.owner.filter(|then| *then != owner) {
         return Err(Refused::Owner(then));
+    }
+    if record.held {
+        return Err(Refused::Unapproved);
     }
     if record.run >= RETRIES_MAX {
         return Err(Refused::TooOften);
@@ -127,8 +146,13 @@ pub(crate) fn again(record: &Record, with: Again) -> Live {
         by: and(&or_trigger(&record.by, record.uid), Did::Retried, with.by),
         cause: record.cause.clone(),
         source: record.source.clone(),
+        given: record.given.clone(),
+        held: record.held,
+        approved: record.approved.clone(),
+        ended: None,
         priority: with.priority,
         nonce: with.nonce,
+        unknown: record.unknown.clone(),
     }
 }
 
@@ -137,6 +161,9 @@ pub(crate) fn again(record: &Record, with: Again) -> Live {
 pub(crate) fn retry(job: &Job, n: u64, read: &Counted, live: &Live, begun: Begun) -> Result<Step<()>, Refused> {
     if !read.counter.is_of(job) {
         return Err(Refused::Renamed);
+    }
+    if live.held {
+        return Err(Refused::Unapproved);
     }
     let mut ops = begin(job, n, live, begun)?;
     ops.push(set(job.path(), to_json(&read.counter), read.version));
@@ -190,22 +217,35 @@ fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun)
         uid: begun.who.uid,
         owner: Some(job.entry.access.uid),
         priority: live.priority,
+        untrusted: live.source.untrusted,
         post: None,
         posted: begun.at,
         claimed: 0,
         node: String::new(),
         by: None,
         outcome: None,
+        unknown: Unknown::default(),
     }
 }
 
 /// Asks for a build to be stopped: at first what does not run `always`, when that was asked for already all of it.
-pub(crate) fn ask_abort(build: &Build, by: Person) -> Result<Step<Live>, Refused> {
+pub(crate) fn ask_abort(build: &Build, by: Person, at: u64) -> Result<Step<Live>, Refused> {
     let Some((live, version)) = build.live.as_ref().filter(|_| build.verdict().is_none()) else {
         return Err(Refused::Over);
     };
     if live.insist {
         return Err(Refused::Insisted);
+    }
+    if live.held {
+        let ended = held::end(
+            build.job.uid(),
+            build.n,
+            &(live.clone(), *version),
+            Dismissal::Aborted,
+            at,
+            Some(by),
+        );
+        return ended.ok_or(Refused::Over);
     }
     let after = Live {
         abort: true,
@@ -305,6 +345,7 @@ fn changed(build: &Build, after: Live, version: u32) -> Result<Step<Live>, Refus
         path: key.path(),
         version: None,
     }));
+    ops.extend(after.held.then(|| held::still_held(build.job.uid(), build.n)));
     Ok(Step { after, ops })
 }
 
@@ -350,38 +391,48 @@ pub(crate) fn stop(build: &Build, insist: bool) -> crate::repository::Result<Opt
 /// What is kept of a build that has ended; `None` while it has not, or when it is recorded. `tasks` and `lengths`
 /// are its tasks, and the lengths of its consoles.
 pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<String, u64>) -> Option<Record> {
-    let (Some((live, _)), Some(control)) = (&build.live, &build.control) else {
-        return None;
+    let (live, _) = build.live.as_ref()?;
+    let ticket = build.control.as_ref().map(|control| &control.posted.ticket);
+    let (state, message, finished) = match (&live.ended, ticket) {
+        (Some(ended), _) => (Verdict::Aborted, ended.cause.words(), ended.at),
+        (None, ticket) => {
+            let outcome = ticket?.outcome.as_ref()?;
+            let superseded = live.superseded.filter(|_| outcome.verdict == Verdict::Aborted);
+            let message = superseded.map_or_else(|| outcome.message.clone(), superseded_by);
+            (outcome.verdict, message, outcome.finished)
+        }
     };
-    let ticket = &control.posted.ticket;
-    let outcome = ticket.outcome.as_ref()?;
-    let superseded = live.superseded.filter(|_| outcome.verdict == Verdict::Aborted);
     Some(Record {
-        state: outcome.verdict,
-        message: superseded.map_or_else(|| outcome.message.clone(), superseded_by),
+        state,
+        message,
         run: live.run,
         triggered: live.triggered,
-        finished: outcome.finished,
+        finished,
         keep: live.keep,
         uid: live.uid,
         owner: live.owner,
         by: build.deeds(),
         cause: live.cause.clone(),
         source: live.source.clone(),
+        given: live.given.clone(),
+        held: live.held,
+        approved: live.approved.clone(),
+        ended: live.ended.clone(),
         config: live.config.clone(),
         plan: live.plan.clone(),
         params: build.params.clone(),
         nonce: live.nonce.clone(),
-        finisher: ticket.nonce.clone(),
+        finisher: ticket.map(|ticket| ticket.nonce.clone()).unwrap_or_default(),
         tasks,
         lengths,
+        unknown: live.unknown.clone(),
     })
 }
 
 /// Removes the entry and the tickets of a build whose record stands, each as it was recorded; the tickets. The
 /// build's own goes after those of its tasks, its entry last. `None`: it has no entry.
 pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Tickets>>> {
-    let Some((_, version)) = &build.live else {
+    let Some((live, version)) = &build.live else {
         return Ok(None);
     };
     let mut after = Vec::new();
@@ -403,6 +454,10 @@ pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Ticke
         }
         ops.push(delete(key.path(), Some(posted.version)));
     }
+    ops.extend(
+        live.held
+            .then(|| delete(held::mark_path(build.job.uid(), build.n), None)),
+    );
     ops.push(delete(live_path(build.job.uid(), build.n), Some(*version)));
     Ok(Some(Step { after, ops }))
 }

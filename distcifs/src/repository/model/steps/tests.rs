@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::repository::model::claim::{Life, Stand};
+use crate::repository::model::unknown::Unknown;
 use crate::repository::names::{Name, TicketId};
 
 mod machine;
@@ -51,12 +52,14 @@ pub(in crate::repository::model::steps) fn ticket_alone(post: &str) -> Ticket {
         uid: 0,
         owner: None,
         priority: 0,
+        untrusted: false,
         post: (!post.is_empty()).then(|| post.to_owned()),
         posted: 1,
         claimed: 0,
         node: String::new(),
         by: None,
         outcome: None,
+        unknown: Unknown::default(),
     }
 }
 

@@ -66,8 +66,13 @@ pub(super) fn live(nonce: &str) -> Live {
         by: Vec::new(),
         source: Source::default(),
         cause: None,
+        given: String::new(),
+        held: false,
+        approved: None,
+        ended: None,
         priority: 0,
         nonce: nonce.into(),
+        unknown: Unknown::default(),
     }
 }
 
@@ -132,7 +137,7 @@ fn in_state(task: Option<usize>, state: TicketState) -> Ticket {
 }
 
 /// A build whose own ticket and whose tasks' tickets are in these states.
-fn build(own: TicketState, tasks: &[(usize, TicketState)]) -> Build {
+pub(super) fn build(own: TicketState, tasks: &[(usize, TicketState)]) -> Build {
     let tickets = tasks
         .iter()
         .map(|(index, state)| (*index, piece("q", in_state(Some(*index), *state))));
@@ -251,15 +256,15 @@ const SET_LIVE: [&str; 2] = ["set /jobs/u/1 @2", "check /tickets/build-control/j
 fn an_abort_is_asked_for_twice_at_most() {
     let mut now = build(TicketState::Claimed, &[]);
     for (abort, insist) in [(true, false), (true, true)] {
-        let step = ask_abort(&now, eve()).unwrap();
+        let step = ask_abort(&now, eve(), NOW).unwrap();
         assert_eq!(shape(&step.ops), SET_LIVE);
         assert_eq!((step.after.abort, step.after.insist), (abort, insist));
         now.live = Some((step.after, 2));
     }
-    assert_eq!(ask_abort(&now, eve()).err(), Some(Refused::Insisted));
+    assert_eq!(ask_abort(&now, eve(), NOW).err(), Some(Refused::Insisted));
     assert_eq!(now.deeds().len(), 3, "the trigger and both");
     let over = build(TicketState::Finished, &[]);
-    assert_eq!(ask_abort(&over, eve()).err(), Some(Refused::Over));
+    assert_eq!(ask_abort(&over, eve(), NOW).err(), Some(Refused::Over));
 }
 
 /// "A waiting build that is superseded ends in one commit": its entry and its ticket, each as it was seen. One that

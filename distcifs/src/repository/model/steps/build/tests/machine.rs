@@ -14,6 +14,7 @@ use crate::repository::model::steps::{self, claim, finish, guard, lose, post};
 use crate::repository::model::ticket::part_key;
 
 mod checks;
+mod holds;
 
 /// Who acts: mounts with views of their own.
 const ACTORS: usize = 3;
@@ -73,6 +74,8 @@ struct Machine {
     results: BTreeMap<(Run, usize), String>,
     /// Builds that were removed for good: nothing is told of them any more.
     removed: BTreeSet<u64>,
+    /// Builds of strangers, and whether somebody approved them.
+    strangers: BTreeMap<u64, bool>,
 }
 
 impl Machine {
@@ -96,6 +99,7 @@ impl Machine {
             posted: BTreeMap::new(),
             results: BTreeMap::new(),
             removed: BTreeSet::new(),
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -201,6 +205,7 @@ impl Machine {
             .build
             .record
             .filter(|_| seen.build.live.is_none() && self.mounts[actor].since.contains(&n))
+            .filter(|record| may_retry(record, 1).is_ok())
         else {
             return;
         };
@@ -307,9 +312,11 @@ impl Machine {
 
     fn ask_abort(&mut self, actor: usize, n: u64) {
         if let Some(Seen { build, .. }) = self.seen(actor, n)
-            && let Ok(step) = ask_abort(&build, eve())
+            && let Ok(step) = ask_abort(&build, eve(), NOW)
+            && self.world.commit(actor, step.ops)
+            && step.after.ended.is_some()
         {
-            self.world.commit(actor, step.ops);
+            self.ended_unapproved(n, Dismissal::Aborted);
         }
     }
 
@@ -467,6 +474,18 @@ impl Machine {
                 self.look(actor, n);
                 self.retry(actor, n);
             }
+            34 => self.trigger_held(actor),
+            35 => self.approve(actor, n),
+            36 => self.end_held(actor, n, Dismissal::Superseded(9)),
+            37 => {
+                self.read_counter(actor);
+                self.trigger_held(actor);
+            }
+            38 => {
+                self.read_counter(actor);
+                self.look(actor, n);
+                self.approve(actor, n);
+            }
             _ => {
                 self.read_counter(actor);
                 self.trigger(actor);
@@ -539,7 +558,7 @@ proptest! {
     /// build can be ended and recorded from where it stands.
     #[test]
     fn many_that_see_the_past_agree_on_each_build(
-        commands in prop::collection::vec((0..34_u8, 0..ACTORS, 1..=BUILDS, 0..12_usize), 1..160)
+        commands in prop::collection::vec((0..40_u8, 0..ACTORS, 1..=BUILDS, 0..12_usize), 1..160)
     ) {
         run(commands);
     }

@@ -10,9 +10,10 @@ impl Machine {
             let (live, record) = (self.live(n), self.stored(n));
             if let Some((live, _)) = &live {
                 let key = Self::key(n, None, live.run);
-                assert!(self.world.ticket(&key).is_some(), "build {n} has no ticket");
+                assert_eq!(self.world.ticket(&key).is_none(), live.held, "build {n}: its ticket");
                 assert!(self.begun.contains(&(n, live.run)));
             }
+            self.check_trust(n, live.as_ref().map(|(live, _)| live), record.as_ref());
             for run in self.begun.range((n, 0)..=(n, u32::MAX)) {
                 self.check_run(*run, live.as_ref().map(|(live, _)| live.run));
             }
@@ -66,6 +67,10 @@ impl Machine {
         for n in numbers {
             for _ in 0..3 {
                 let Some((live, _)) = self.live(n) else { break };
+                if live.held && live.ended.is_none() {
+                    self.look(0, n);
+                    self.end_held(0, n, Dismissal::Expired);
+                }
                 for task in [Some(0), Some(1), None] {
                     self.drain_ticket(n, live.run, task);
                 }
