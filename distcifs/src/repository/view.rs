@@ -4,6 +4,7 @@ use bytes::Bytes;
 use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
+use super::claims::Claims;
 use super::config::{Downstream, Task, VALUE_BYTES_MAX};
 use super::model::build::{Build, Live, Piece};
 use super::model::json::pretty;
@@ -43,7 +44,7 @@ impl Repository {
         match &build.control {
             Some(piece) if open(&piece) => {
                 let key = control_key(build.job.name.as_str(), build.n, build.run());
-                let group = self.waits_in_group(key.ok(), piece).await;
+                let group = waits_in_group(&self.claims, key.ok(), piece).await;
                 let why = || self.why_open(&piece.posted.ticket, piece.queue.as_str());
                 match (build.config.concurrency, group) {
                     (_, Some(group)) => format!("the build {group}"),
@@ -144,7 +145,7 @@ impl Repository {
 
     /// Why the open ticket of a task is not claimed, and what comes before it.
     async fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
-        if let Some(group) = self.waits_in_group(build.key_of(index, piece).ok(), piece).await {
+        if let Some(group) = waits_in_group(&self.claims, build.key_of(index, piece).ok(), piece).await {
             return group;
         }
         let mut why = self.why_open(&piece.posted.ticket, piece.queue.as_str());
@@ -153,12 +154,6 @@ impl Repository {
             why.push_str(&ahead.to_string());
         }
         why
-    }
-
-    /// Which others a ticket waits for that share its group.
-    async fn waits_in_group(&self, key: Option<TicketKey>, piece: &Piece) -> Option<String> {
-        let waits = self.claims.waits_in_group(&key?, &piece.posted).await;
-        waits.unwrap_or_else(|error| Some(format!("waits for a place in its group: {error}")))
     }
 
     /// Why an open ticket is not claimed.
@@ -271,6 +266,12 @@ fn task_json(build: &Build, task: &Task) -> Value {
         }
     }
     json
+}
+
+/// Which others a ticket waits for that share its group.
+async fn waits_in_group(claims: &Claims, key: Option<TicketKey>, piece: &Piece) -> Option<String> {
+    let waits = claims.waits_in_group(&key?, &piece.posted).await;
+    waits.unwrap_or_else(|error| Some(format!("waits for a place in its group: {error}")))
 }
 
 /// The beginning of a value that may be anything, as a part of a line.
