@@ -22,10 +22,10 @@ use super::model::console::attempt_console;
 use super::model::ops::Step;
 use super::model::steps::group::TURN_OPS;
 use super::model::steps::{self, Refused, Taken};
-use super::model::ticket::{Outcome, Posted, Ticket, TicketKey, TicketState};
+use super::model::ticket::{Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
 use super::people::People;
-use super::store::{Hold, Store};
+use super::store::Store;
 use super::tickets::Tickets;
 use super::wakers::Wakers;
 use super::{Error, Result};
@@ -39,6 +39,7 @@ mod ending;
 mod folders;
 mod held;
 mod loss;
+mod outcome;
 mod posting;
 mod recorded;
 mod session;
@@ -67,9 +68,6 @@ const ATTEND_AFTER: Duration = Duration::from_millis(250);
 
 /// Turns of a group that are lost before a claim is given up.
 const TURNS_MAX: u32 = 100;
-
-/// Races lost against others that change the entry of a build to which tasks are added.
-const RACES_MAX: u32 = 1000;
 
 /// Longest wait for the kernel to write down what is stored in mappings.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -528,54 +526,6 @@ impl Claims {
         self.tickets.gone.remember(&claim.key, finished);
         self.doubts.settle(&claim.key, claim.created);
         Ok(kept)
-    }
-
-    /// The one commit of a result, as it is then: the ticket, and the build's entry if tasks are added to that. The
-    /// ticket as it stands after it, and what became of the commit.
-    async fn commit_outcome(
-        &self,
-        claim: &Arc<Claim>,
-        hold: &Hold,
-        kept: &Kept,
-        result: Verdicts,
-    ) -> Result<(Posted, Result<Commit>)> {
-        let nonce = &claim.nonce;
-        let ours = |entry: Option<&Entry>| {
-            entry.is_some_and(|e| {
-                has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
-            })
-        };
-        for _ in 0..RACES_MAX {
-            let (result, grown) = self.grown(claim, result.clone()).await?;
-            let outcome = Outcome {
-                verdict: result.verdict,
-                exit: result.exit,
-                message: result.message,
-                workspace: kept.workspace.map(|d| d.to_string()),
-                artifacts: kept.artifacts.map(|d| d.to_string()),
-                recorded: claim.recorded(),
-                adds: grown.is_some(),
-                finished: now(),
-            };
-            let Step { after: finished, ops } = claim.finished(outcome, grown.as_ref());
-            let last = ops.len() - 1;
-            self.certain(claim).await?;
-            let commit = self.store.commit_held(hold, ops, &claim.key.path(), ours).await;
-            match &commit {
-                // Somebody else has changed the build's entry: that is no loss of the claim.
-                Ok(Commit::Mismatch { index }) if grown.is_some() && *index == last => continue,
-                Err(Error::TimedOut(_)) => {
-                    self.doubts.note(claim, finished.clone());
-                    claim.storing.keep();
-                }
-                _ => {}
-            }
-            return Ok((finished, commit));
-        }
-        Err(Error::Busy(format!(
-            "{}: its build changes too fast: try again",
-            claim.key
-        )))
     }
 
     /// Whether the result of this very claim stands in its build's record.

@@ -63,7 +63,7 @@ impl Repository {
         let task = build.task(index);
         let line = task.message.lines().next().unwrap_or_default();
         match task.state {
-            TaskState::Waiting => match self.waited_for(build, index).as_slice() {
+            TaskState::Waiting => match waited_for(build, index).as_slice() {
                 [] => "waits for build-control to post it".into(),
                 names => format!("waits for {}", names.join(", ")),
             },
@@ -88,22 +88,6 @@ impl Repository {
                 None => "it gave no reason".into(),
             },
         }
-    }
-
-    /// The tasks that one still waits for: a dozen of them at most, and how many more.
-    fn waited_for(&self, build: &Build, index: usize) -> Vec<String> {
-        let needs = build.plan.waits_for(index);
-        let unfinished = |index: &usize| !build.task(*index).state.is_ended();
-        let mut names: Vec<String> = needs
-            .into_iter()
-            .filter(unfinished)
-            .filter_map(|i| build.task_name(i))
-            .collect();
-        if names.len() > NAMES_MAX {
-            let more = names.split_off(NAMES_MAX).len();
-            names.push(format!("{more} more"));
-        }
-        names
     }
 
     /// What a build that is aborted waits for.
@@ -193,21 +177,6 @@ impl Repository {
         self.shown.text(build, &why, || pretty(&self.build_json(build, &why)))
     }
 
-    /// The text of a build's plan.json: what it does, whatever has become of that.
-    pub fn plan_text(&self, build: &Build) -> String {
-        let tasks = build.plan.tasks().map(|task| planned(build, task));
-        pretty(&json!({ "tasks": tasks.collect::<Value>() }))
-    }
-
-    /// The text of a task's task.json: it as build.json has it.
-    ///
-    /// # Errors
-    /// `NotFound` if the build has no such task.
-    pub fn task_text(&self, build: &Build, index: usize) -> Result<String> {
-        let missing = || Error::NotFound(format!("jobs/{}/builds/{}: task {index}", build.job.name, build.n));
-        Ok(pretty(&task_json(build, build.plan.task(index).ok_or_else(missing)?)))
-    }
-
     /// A build as build.json shows it.
     fn build_json(&self, build: &Build, why: &str) -> Value {
         let params: serde_json::Map<String, Value> = build
@@ -244,6 +213,39 @@ impl Repository {
             "tasks": Value::Array(tasks),
         })
     }
+}
+
+impl Build {
+    /// The text of a build's plan.json: what it does, whatever has become of that.
+    pub fn plan_text(&self) -> String {
+        let tasks = self.plan.tasks().map(|task| planned(self, task));
+        pretty(&json!({ "tasks": tasks.collect::<Value>() }))
+    }
+
+    /// The text of a task's task.json: it as build.json has it.
+    ///
+    /// # Errors
+    /// `NotFound` if the build has no such task.
+    pub fn task_text(&self, index: usize) -> Result<String> {
+        let missing = || Error::NotFound(format!("jobs/{}/builds/{}: task {index}", self.job.name, self.n));
+        Ok(pretty(&task_json(self, self.plan.task(index).ok_or_else(missing)?)))
+    }
+}
+
+/// The tasks that one still waits for: a dozen of them at most, and how many more.
+fn waited_for(build: &Build, index: usize) -> Vec<String> {
+    let needs = build.plan.waits_for(index);
+    let unfinished = |index: &usize| !build.task(*index).state.is_ended();
+    let mut names: Vec<String> = needs
+        .into_iter()
+        .filter(unfinished)
+        .filter_map(|i| build.task_name(i))
+        .collect();
+    if names.len() > NAMES_MAX {
+        let more = names.split_off(NAMES_MAX).len();
+        names.push(format!("{more} more"));
+    }
+    names
 }
 
 /// A task as it is planned, and which one added it.

@@ -126,7 +126,7 @@ impl Tree {
                     }
                 }
                 BuildFile::BuildJson => Ok(Content::Bytes(self.repository.build_text(build).await)),
-                BuildFile::Plan => Ok(Content::text(self.repository.plan_text(build))),
+                BuildFile::Plan => Ok(Content::text(build.plan_text())),
                 BuildFile::Config => Ok(Content::Bytes(self.repository.builds.build_config_text(build).await?)),
                 BuildFile::Console => Ok(Content::Consoles(vec![build.extent_of_all()])),
                 BuildFile::Params
@@ -152,7 +152,7 @@ impl Tree {
                     TaskFile::Node => Content::line(task.node),
                     TaskFile::Attempt => Content::line(task.attempt),
                     TaskFile::Name => Content::line(build.plan.task(*index).map_or("", |task| task.name.as_str())),
-                    TaskFile::Json => Content::text(self.repository.task_text(build, *index)?),
+                    TaskFile::Json => Content::text(build.task_text(*index)?),
                     TaskFile::Why => Content::text(self.why_of_task(build, *index).await?),
                     TaskFile::By => Content::line(task.by.map(|who| who.to_string()).unwrap_or_default()),
                 })

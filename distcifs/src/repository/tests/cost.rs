@@ -177,6 +177,33 @@ impl Mounted {
     }
 }
 
+/// "Nothing for the addition": what a result adds goes with its one commit, and the build's entry is read for it.
+#[test]
+fn a_result_that_adds_tasks_costs_no_commit_more() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = configured(&repository, "hello", CONFIG_THAT_ADDS).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let control = repository.claims.claim(&control_key(&job, n), claimant()).await;
+        let _controller = control.unwrap();
+        post(&repository, &job, n).await.unwrap();
+        let held = repository.claims.claim(&task_key(&job, n), claimant()).await.unwrap();
+        work(&repository, &held).await.unwrap();
+        let text = Bytes::from_static(ADDED.as_bytes());
+        repository.claims.write_tasks(&held, text, Arc::new(())).await.unwrap();
+        store.take();
+        let finished = repository.claims.finish(&held, success());
+        store.on_behalf_of("result", finished).await.unwrap();
+        let calls = store.take();
+        let commits = calls
+            .iter()
+            .filter(|call| (call.doing, call.verb) == ("result", "commit"));
+        assert_eq!(commits.count(), 1, "{}", lines(&calls));
+        assert_eq!(repository.builds.build(&job, n).await.unwrap().plan.count(), 2);
+    });
+}
+
 /// How often a configuration is read.
 fn heads(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.what.ends_with(" config")).count()

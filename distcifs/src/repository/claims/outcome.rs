@@ -1,0 +1,65 @@
+//! The one commit of a result.
+
+use std::sync::Arc;
+
+use super::{Claim, Claims, Verdicts, has_nonce};
+use crate::repository::attempts::Kept;
+use crate::repository::core::now;
+use crate::repository::model::ops::Step;
+use crate::repository::model::ticket::{Outcome, Posted, Ticket};
+use crate::repository::store::Hold;
+use crate::repository::{Error, Result};
+use crate::storage::{Commit, Entry};
+
+/// Races lost against others that change the entry of a build to which tasks are added.
+const RACES_MAX: u32 = 1000;
+
+impl Claims {
+    /// The one commit of a result, as it is then: the ticket, and the build's entry if tasks are added to that. The
+    /// ticket as it stands after it, and what became of the commit.
+    pub(super) async fn commit_outcome(
+        &self,
+        claim: &Arc<Claim>,
+        hold: &Hold,
+        kept: &Kept,
+        result: Verdicts,
+    ) -> Result<(Posted, Result<Commit>)> {
+        let nonce = &claim.nonce;
+        let ours = |entry: Option<&Entry>| {
+            entry.is_some_and(|e| {
+                has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
+            })
+        };
+        for _ in 0..RACES_MAX {
+            let (result, grown) = self.grown(claim, result.clone()).await?;
+            let outcome = Outcome {
+                verdict: result.verdict,
+                exit: result.exit,
+                message: result.message,
+                workspace: kept.workspace.map(|d| d.to_string()),
+                artifacts: kept.artifacts.map(|d| d.to_string()),
+                recorded: claim.recorded(),
+                adds: grown.is_some(),
+                finished: now(),
+            };
+            let Step { after: finished, ops } = claim.finished(outcome, grown.as_ref());
+            let last = ops.len() - 1;
+            self.certain(claim).await?;
+            let commit = self.store.commit_held(hold, ops, &claim.key.path(), ours).await;
+            match &commit {
+                // Somebody else has changed the build's entry: that is no loss of the claim.
+                Ok(Commit::Mismatch { index }) if grown.is_some() && *index == last => continue,
+                Err(Error::TimedOut(_)) => {
+                    self.doubts.note(claim, finished.clone());
+                    claim.storing.keep();
+                }
+                _ => {}
+            }
+            return Ok((finished, commit));
+        }
+        Err(Error::Busy(format!(
+            "{}: its build changes too fast: try again",
+            claim.key
+        )))
+    }
+}
