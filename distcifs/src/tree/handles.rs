@@ -187,6 +187,12 @@ impl Handles {
             .ok_or_else(|| Error::Invalid("no such open file".into()))
     }
 
+    /// Whether this thread has this open.
+    pub(crate) fn has(&self, tid: u32, node: &Node) -> bool {
+        let open = lock(&self.open);
+        open.values().any(|open| open.caller.tid == tid && open.node == *node)
+    }
+
     /// Lets it go.
     pub(crate) fn remove(&self, handle: u64) -> Option<Arc<Open>> {
         lock(&self.open).remove(&handle)

@@ -192,6 +192,20 @@ impl Tree {
         self.listed(caller, done)
     }
 
+    /// The same of attributes. Who has it open asks by the descriptor, as opendir(3) does: the kernel does not look again.
+    pub(crate) fn shown<T>(&self, caller: Caller, ino: Ino, done: Result<T>) -> Result<T> {
+        let stale = matches!(done, Err(Error::Stale(_)));
+        let by_descriptor = || {
+            self.numbers
+                .node(ino)
+                .is_some_and(|node| self.handles.has(caller.tid, &node))
+        };
+        if stale && by_descriptor() {
+            return self.listed(caller, done);
+        }
+        self.looked(caller, ino, done)
+    }
+
     /// The same of a name that is looked up in a folder: a step on a way.
     pub(crate) fn walked(&self, caller: Caller, folder: Ino, name: &OsStr, found: Result<Found>) -> Result<Found> {
         let to = found.as_ref().ok().map(|found| found.attributes.attr.ino);

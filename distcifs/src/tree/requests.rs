@@ -208,7 +208,7 @@ impl Tree {
             },
             Err(error) => Err(error),
         };
-        let (attr, ttl) = self.looked(caller, ino, found)?;
+        let (attr, ttl) = self.shown(caller, ino, found)?;
         Ok(Attributes { attr, ttl })
     }
 

@@ -8,6 +8,7 @@ use super::verbs::{HELLO, errno};
 on_both! {
     a_posted_ticket_is_there_as_files,
     a_claimant_takes_back_what_it_recorded,
+    who_has_a_ticket_open_is_told_that_it_has_vanished,
     posting_twice_makes_one,
     tickets_that_are_refused,
     a_builds_ticket_is_posted_only_by_its_controller,
@@ -73,6 +74,28 @@ fn a_claimant_takes_back_what_it_recorded(mut fs: Fs) {
     for (name, value) in [("a", "a"), ("b", "again"), ("c", "c"), ("own", "1")] {
         assert_eq!(fs.read(&format!("tickets/q/t/params/{name}")), value);
     }
+}
+
+/// "What has vanished since its folder was listed is ENOENT, and there is no other error, by whole paths and by descriptors
+/// of folders." opendir(3) opens a folder and asks fstat(2) then, upon which the kernel looks no path up again.
+fn who_has_a_ticket_open_is_told_that_it_has_vanished(mut fs: Fs) {
+    with_ticket(&fs);
+    let claimant = fs.caller;
+    fs.caller.tid = 1;
+    {
+        let ticket = fs.find("tickets/q/t").unwrap();
+        let folder = fs.wait(fs.tree().opendir(fs.caller, ticket.at())).unwrap();
+        let queue = fs.find("tickets/q").unwrap();
+        fs.wait(fs.tree().rmdir(claimant, queue.at(), "t".into())).unwrap();
+        let asked = |tid: u32| {
+            let caller = crate::tree::Caller { tid, ..fs.caller };
+            errno(fs.wait(fs.tree().getattr(caller, ticket.at(), None)))
+        };
+        assert_eq!(asked(1), libc::ENOENT);
+        assert_eq!(asked(2), libc::ESTALE, "of whom the kernel looks the path up again");
+        fs.tree().releasedir(ticket.at(), folder.handle);
+    }
+    fs.caller = claimant;
 }
 
 /// "posting the same one twice makes one"; another with the same id is EEXIST, "already posted".
