@@ -13,7 +13,7 @@ use super::builds::Builds;
 use super::configure::Configurations;
 use super::consoles::{Appender, Consoles};
 use super::core::{lock, now, random_id};
-use super::deadline::{Deadline, locked};
+use super::deadline::Deadline;
 use super::fresh::{Storing, is_refused};
 use super::groups::Groups;
 use super::jobs::Jobs;
@@ -138,11 +138,6 @@ impl Claim {
         let mut life = self.watch();
         let over = life.wait_for(|life| life.is_over());
         Deadline::after(time).wait(over).await.is_some()
-    }
-
-    /// The console that it appends to, for one at a time.
-    pub(crate) async fn console(&self) -> Result<tokio::sync::MutexGuard<'_, Appender>> {
-        locked(self.key.id.as_str(), &self.console).await
     }
 
     /// Whether there is nothing to put into its workspace.

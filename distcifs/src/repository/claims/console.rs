@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::MutexGuard;
+
 use super::{Claim, Claims};
 use crate::repository::Result;
-use crate::repository::consoles::Fence;
+use crate::repository::consoles::{Appender, Fence};
+use crate::repository::deadline::locked;
 use crate::repository::model::ticket::TicketKey;
 use crate::repository::store::Store;
 
@@ -25,6 +28,13 @@ impl Fence for Arc<Claim> {
 
     fn ticket(&self) -> &TicketKey {
         &self.key
+    }
+}
+
+impl Claim {
+    /// The console that it appends to, for one at a time.
+    pub(crate) async fn console(&self) -> Result<MutexGuard<'_, Appender>> {
+        locked(self.key.id.as_str(), &self.console).await
     }
 }
 
