@@ -16,7 +16,6 @@ use super::consoles::Consoles;
 use super::core::{now, random_id};
 use super::events::Events;
 use super::format::Gate;
-use super::held::is_held;
 use super::jobs::{Jobs, counted};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
@@ -33,6 +32,7 @@ use super::names::Name;
 use super::people::People;
 use super::store::{Hold, Store};
 use super::tickets::Tickets;
+use super::trust::is_held;
 use super::{Error, Result};
 use crate::storage::{Commit, Digest, Entry, Op};
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::builds::{Builds, begun, group_of, not_begun};
-use super::config::{Choice, JobConfig};
 use super::core::{bounded, now};
 use super::model::build::{Build, Live, live_path};
 use super::model::event::{Event, Stage};
@@ -19,6 +18,7 @@ use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::build::{Refused, held};
 use super::model::ticket::{Part, Poster, Verdict};
+use super::trust::is_held;
 use super::{Error, Repository, Result, format};
 use crate::storage::{Commit, Entry, Op};
 
@@ -27,21 +27,6 @@ const RACES_MAX: u32 = 100;
 
 /// Pause between two looks for held builds whose time is over, or whose end nobody recorded.
 const SWEEP_PAUSE: Duration = Duration::from_secs(3600);
-
-/// What becomes of a build of strangers by a configuration: whether it is held.
-///
-/// # Errors
-/// `Access` if the job takes none.
-pub(super) fn is_held(job: &Job, config: &JobConfig, senders: &[String]) -> Result<bool> {
-    match config.untrusted.choice_for(senders) {
-        Choice::Run => Ok(false),
-        Choice::Hold => Ok(true),
-        Choice::Refuse => Err(Error::Access(format!(
-            "jobs/{}/trigger: the job takes no builds of strangers (\"untrusted\": \"refuse\")",
-            job.name
-        ))),
-    }
-}
 
 /// A held build of a job, as it was found.
 struct Found {

@@ -2,9 +2,11 @@
 
 use distcifs_settings::names::Name;
 
-use super::config::TicketRequest;
+use super::config::{Choice, JobConfig, TicketRequest};
 use super::core::now;
+use super::model::job::Job;
 use super::model::ticket::{Outcome, Ticket, TicketState, Verdict};
+use super::{Error, Result};
 
 /// The label that each ticket of such a build needs: only workers that keep its rules offer it.
 const LABEL: &str = "untrusted";
@@ -20,6 +22,21 @@ const QUEUES: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"
 
 /// Environments that hold a stranger.
 const ISOLATIONS: [&str; 3] = ["namespace", "lxc", "vm"];
+
+/// What becomes of a build of strangers by a configuration: whether it is held.
+///
+/// # Errors
+/// `Access` if the job takes none.
+pub(super) fn is_held(job: &Job, config: &JobConfig, senders: &[String]) -> Result<bool> {
+    match config.untrusted.choice_for(senders) {
+        Choice::Run => Ok(false),
+        Choice::Hold => Ok(true),
+        Choice::Refuse => Err(Error::Access(format!(
+            "jobs/{}/trigger: the job takes no builds of strangers (\"untrusted\": \"refuse\")",
+            job.name
+        ))),
+    }
+}
 
 /// Has a ticket go only to workers that keep the rules.
 pub(super) fn label(queue: &Name, request: &mut TicketRequest) {
