@@ -154,7 +154,8 @@ fn one_of_all_that_happen_to_a_held_build_wins() {
                 repository.builds.sweep_held(later),
                 repository.builds.trigger(&job, newer, poster()),
             );
-            (swept.unwrap(), newer.unwrap());
+            swept.unwrap();
+            newer.unwrap();
             let build = repository.builds.build(&job, 1).await.unwrap();
             assert_eq!(build.approval().is_some(), approved.is_ok(), "{approved:?}");
             if approved.is_ok() {
