@@ -261,6 +261,10 @@ impl Held {
         for _ in 0..=build.tasks.len() {
             match plan(build) {
                 Plan::Wait => return Ok(Step::Waiting),
+                // Nothing ends on what was put together, and no clean-up begins on it: the build may be aborted by
+                // now, and then a clean-up waits for the scripts that end.
+                Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
+                Plan::Post(indexes) if !whole && build.has_always(&indexes) => return Ok(Step::Doubtful),
                 Plan::Post(indexes) => {
                     for index in indexes {
                         if left == 0 {
@@ -271,8 +275,6 @@ impl Held {
                     }
                     self.overlay(build);
                 }
-                // Nothing ends on what was put together.
-                Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
                 Plan::Finish(state, line) => {
                     let mut lines: Vec<String> = Some(line).filter(|l| !l.is_empty()).into_iter().collect();
                     if state == TaskState::Success {
@@ -484,8 +486,8 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
     }
 
-    /// "When a task has ended it reads that task's task.json alone, and the whole record if the task added tasks or
-    /// recorded parameters, and before the build ends."
+    /// "When a task has ended it reads that task's task.json alone. It reads the whole record if the task added tasks or
+    /// recorded parameters, before the build ends, and before it posts what runs `always`."
     #[test]
     fn of_a_task_that_ended_its_own_record_is_read() {
         let folder = std::env::temp_dir().join(format!("distcifs-held-task-{}", std::process::id()));
@@ -524,6 +526,18 @@ mod tests {
         held.changed(Some(0));
         assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
         assert!(held.posted.contains(&1), "{:?}", held.posted);
+        // What runs always is not posted on that.
+        whole(&["success", "posted", "waiting", "waiting"]);
+        let text = fs::read_to_string(record.join("build.json")).unwrap();
+        let mut tasks: serde_json::Value = serde_json::from_str(&text).unwrap();
+        tasks["tasks"][2]["always"] = json!(true);
+        fs::write(record.join("build.json"), tasks.to_string()).unwrap();
+        let mut other = Held::new(&tree, "a.1", "a", 1);
+        assert_eq!(other.step(&tree).unwrap(), Step::Waiting);
+        alone(task(1, "success"));
+        other.changed(Some(1));
+        assert_eq!(other.step(&tree).unwrap(), Step::Doubtful);
+        assert!(other.posted.is_empty(), "{:?}", other.posted);
         // One that added tasks, one that recorded, and one whose end is not seen yet.
         for (index, odd) in [
             (1, json!({"adds": true})),

@@ -136,6 +136,13 @@ pub struct Task {
 }
 
 impl Build {
+    /// Whether any of these tasks runs always.
+    pub fn has_always(&self, indexes: &[usize]) -> bool {
+        indexes
+            .iter()
+            .any(|index| self.tasks.get(*index).is_some_and(|task| task.always))
+    }
+
     /// Reads a record; the error says what does not fit.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let build: Build = serde_json::from_slice(bytes).map_err(|e| format!("build.json: {e}"))?;
