@@ -12,6 +12,7 @@ use super::handles::{OPEN_FILE, Open, OpenKind};
 use super::node::{JobFile, JobRef, Node};
 use super::rights::{READ, Reader, WRITE};
 use super::scratch::Mover;
+use super::texts::put_at;
 use super::{Caller, Error, Result, Tree};
 use crate::repository::access::Access;
 use crate::repository::configure::{CONFIG_BYTES_MAX, ConfigLock};
@@ -82,12 +83,7 @@ impl ConfigWrite {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
         self.check_size(end)?;
-        if self.text.len() < end {
-            self.text.resize(end, 0);
-        }
-        if let Some(room) = self.text.get_mut(start..end) {
-            room.copy_from_slice(data);
-        }
+        put_at(&mut self.text, start, data);
         self.dirty = true;
         Ok(())
     }

@@ -224,13 +224,7 @@ impl Tree {
 
     async fn names_in_ticket(&self, ticket: &TicketRef) -> Result<Vec<(String, Kind)>> {
         let posted = self.posted(ticket).await?;
-        let claimed = self
-            .repository
-            .claims
-            .held
-            .entry_of(&ticket.key, &posted)
-            .await?
-            .is_some();
+        let claimed = self.is_claimed(ticket, &posted).await?;
         let part = posted.ticket.part.as_ref();
         let there = |file: &&TicketFile| match file {
             TicketFile::Wait | TicketFile::Jobs => false,

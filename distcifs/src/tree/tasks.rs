@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::handles::OpenKind;
 use super::node::{TicketFile, TicketRef};
-use super::texts::hold_all;
+use super::texts::{hold_all, put_at};
 use super::{Caller, Error, Result, Tree};
 use crate::repository::claims::{Claim, TASKS_BYTES_MAX, Tasks};
 
@@ -33,12 +33,7 @@ impl TasksWrite {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
         self.check_size(end)?;
-        if self.text.len() < end {
-            self.text.resize(end, 0);
-        }
-        if let Some(room) = self.text.get_mut(start..end) {
-            room.copy_from_slice(data);
-        }
+        put_at(&mut self.text, start, data);
         self.dirty = true;
         Ok(())
     }

@@ -20,6 +20,17 @@ const HANDLE_BYTES: u64 = 1 << 10;
 /// Versions that are looked through for those nobody has open any more, at least.
 const KNOWN_MIN: usize = 64;
 
+/// Writes into a text at an offset, with zeros before it where the text was shorter. The caller has bounded both.
+pub(crate) fn put_at(text: &mut Vec<u8>, start: usize, data: &[u8]) {
+    let end = start.saturating_add(data.len());
+    if text.len() < end {
+        text.resize(end, 0);
+    }
+    if let Some(room) = text.get_mut(start..end) {
+        room.copy_from_slice(data);
+    }
+}
+
 /// A version of a generated file, as long as a user has it open: its bytes are shared with all others who
 /// have, and count for each of them.
 pub(crate) struct Text {

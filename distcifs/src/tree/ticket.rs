@@ -28,13 +28,7 @@ impl Tree {
         let posted = self.posted(ticket).await?;
         let there = match file {
             TicketFile::Claim => {
-                let claimed = self
-                    .repository
-                    .claims
-                    .held
-                    .entry_of(&ticket.key, &posted)
-                    .await?
-                    .is_some();
+                let claimed = self.is_claimed(ticket, &posted).await?;
                 if claimed && posted.ticket.ordinal() != ticket.turn {
                     return Err(Error::claim_lost(&ticket.key));
                 }
@@ -97,6 +91,12 @@ impl Tree {
                 Ok(file(access, size, time))
             }
         }
+    }
+
+    /// Whether somebody holds a ticket that was seen like this.
+    pub(crate) async fn is_claimed(&self, ticket: &TicketRef, posted: &Posted) -> Result<bool> {
+        let claim = self.repository.claims.held.entry_of(&ticket.key, posted).await?;
+        Ok(claim.is_some())
     }
 
     /// User and group who act with the rights of the job's owner: a ticket's claimant, or the user to whom it was
