@@ -470,3 +470,21 @@ impl Drop for Fd<'_> {
         self.way.fs.tree().release(self.ino, self.handle);
     }
 }
+
+/// One whose claims are not this process's: it may run in the session of process 1, as containers begin.
+pub(super) fn process_of_another_session() -> std::process::Child {
+    let process = std::process::Command::new("setsid")
+        .args(["sleep", "60"])
+        .spawn()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(process.id().try_into().unwrap());
+    let is_apart = || nix::unistd::getsid(Some(pid)) == Ok(pid);
+    for _ in 0..10_000 {
+        if is_apart() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(is_apart(), "setsid began no session");
+    process
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::driver::Fs;
+use super::driver::{Fs, process_of_another_session};
 use super::verbs::errno;
 
 on_both! {
@@ -111,7 +111,13 @@ fn a_race_of_results_has_one_winner(fs: Fs) {
 /// begin elsewhere. Who never had it may look.
 fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
     with_ticket(&fs);
-    let me = fs.caller;
+    let stranger = fs.caller;
+    let loser = process_of_another_session();
+    let me = crate::tree::Caller {
+        tid: loser.id(),
+        ..stranger
+    };
+    fs.caller = me;
     fs.echo("tickets/q/t/claim", &me.tid.to_string()).unwrap();
     fs.unlink("tickets/q/t/claim").unwrap();
     // "Who gave a ticket back sees `workspace` and `artifacts` for as long as nobody has it."
@@ -119,7 +125,7 @@ fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
         assert_eq!(fs.list(&format!("tickets/q/t/{area}")), Vec::<String>::new(), "{area}");
         assert!(fs.list("tickets/q/t").contains(&area.to_owned()), "{area}");
     }
-    let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     fs.caller.tid = other.id();
     fs.echo("tickets/q/t/claim", &other.id().to_string()).unwrap();
     fs.write("tickets/q/t/workspace/steps", "x").unwrap();
@@ -143,8 +149,10 @@ fn who_lost_its_claim_sees_no_workspace_of_another(mut fs: Fs) {
     for area in ["workspace", "artifacts"] {
         assert_eq!(errno(fs.stat(&format!("tickets/q/t/{area}"))), libc::ESTALE, "{area}");
     }
-    fs.caller.tid = 1;
+    fs.caller = stranger;
     assert_eq!(fs.read("tickets/q/t/workspace/steps"), "x");
-    other.kill().unwrap();
-    other.wait().unwrap();
+    for mut process in [other, loser] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }

@@ -59,21 +59,24 @@ fn a_posted_ticket_is_there_as_files(fs: Fs) {
 fn a_claimant_takes_back_what_it_recorded(mut fs: Fs) {
     fs.queue("q");
     fs.post("q", &json!({"id": "t", "params": {"own": "1"}}));
-    // It lives by this process, whose id is written into it.
-    fs.echo("tickets/q/t/claim", &fs.caller.tid.to_string()).unwrap();
+    let mut claimant = super::driver::process_of_another_session();
+    let stranger = std::mem::replace(&mut fs.caller.tid, claimant.id());
+    fs.echo("tickets/q/t/claim", &claimant.id().to_string()).unwrap();
     for name in ["a", "b", "c"] {
         fs.write(&format!("tickets/q/t/params/{name}"), name).unwrap();
     }
     fs.unlink("tickets/q/t/params/b").unwrap();
     fs.unlink("tickets/q/t/params/own").unwrap();
     assert_eq!(fs.list("tickets/q/t/params"), ["a", "c", "own"]);
-    let me = std::mem::replace(&mut fs.caller.tid, 1);
+    let me = std::mem::replace(&mut fs.caller.tid, stranger);
     fs.unlink("tickets/q/t/params/a").unwrap();
     fs.caller.tid = me;
     fs.write("tickets/q/t/params/b", "again").unwrap();
     for (name, value) in [("a", "a"), ("b", "again"), ("c", "c"), ("own", "1")] {
         assert_eq!(fs.read(&format!("tickets/q/t/params/{name}")), value);
     }
+    claimant.kill().unwrap();
+    claimant.wait().unwrap();
 }
 
 /// "What has vanished since its folder was listed is ENOENT, and there is no other error, by whole paths and by descriptors
