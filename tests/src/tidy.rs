@@ -22,7 +22,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
 
 /// Where Rust sources are.
-const RUST_FOLDERS: [&str; 10] = [
+const RUST_FOLDERS: [&str; 11] = [
+    "beneath/src",
     "distcifs/src",
     "fuzz/libfuzzer/fuzz_targets",
     "fuzz/src",

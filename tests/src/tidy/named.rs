@@ -16,7 +16,8 @@ const MAPS: [&str; 3] = ["CONTRIBUTING.md", "doc/architecture.md", GLOSSARY];
 const GLOSSARY: &str = "doc/glossary.md";
 
 /// With what a path from the project's folder begins.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
+    "beneath/",
     "distcifs/",
     "doc/",
     "fuzz/",
