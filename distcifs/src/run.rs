@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
+use distcifs_settings::fault::plain_lines;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, setsid};
@@ -95,18 +96,23 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(Failure::Told) => ExitCode::from(1),
         Err(Failure::Ended(status)) => ExitCode::from(status),
         Err(Failure::Refused(reason)) => {
-            eprintln!("distcifs: {reason}");
+            tell(&reason);
             ExitCode::from(1)
         }
         Err(Failure::Left(reason)) => {
-            eprintln!("distcifs: {reason}");
+            tell(&reason);
             ExitCode::from(3)
         }
         Err(Failure::Usage(reason)) => {
-            eprintln!("distcifs: {reason}");
+            tell(&reason);
             ExitCode::from(2)
         }
     }
+}
+
+/// Tells standard error. Names of files and words of others stand in it.
+fn tell(what: &str) {
+    eprintln!("distcifs: {}", plain_lines(what));
 }
 
 /// Makes the tree on its stores.

@@ -1,5 +1,6 @@
 //! What is wrong with a text, and where.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -32,12 +33,13 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at a place.
+    /// A fault at a place. Keys and values of a text stand in it, and it stands in a line on a terminal: what steers one
+    /// is escaped.
     pub fn new(at: Place, what: impl Into<String>) -> Self {
         Fault {
             line: at.line,
             column: at.column,
-            what: shorten(what.into(), WHAT_CHARS_MAX),
+            what: shorten(shown(what.into()), WHAT_CHARS_MAX),
         }
     }
 
@@ -46,7 +48,7 @@ impl Fault {
         Fault {
             line: 0,
             column: 0,
-            what: what.into(),
+            what: shown(what.into()),
         }
     }
 }
@@ -152,6 +154,41 @@ pub fn quoted(text: &str) -> String {
     format!("{:?}", shorten(text.to_owned(), QUOTED_CHARS_MAX))
 }
 
+/// A text for a line on a terminal: what ends the line, steers the terminal, changes the order of letters or can't be
+/// seen is escaped.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match steers(letter) {
+            true => plain.extend(letter.escape_default()),
+            false => plain.push(letter),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+/// The same of a text of several lines.
+pub fn plain_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(plain).collect();
+    lines.join("\n")
+}
+
+fn steers(letter: char) -> bool {
+    let invisible =
+        matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    letter != '\t' && letter.is_control() || invisible
+}
+
+fn shown(text: String) -> String {
+    match plain(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(plain) => plain,
+    }
+}
+
 /// At most `max` characters of the text, with `…` where something was cut.
 fn shorten(mut text: String, max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(max) {
@@ -159,4 +196,25 @@ fn shorten(mut text: String, max: usize) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "A key or a value of a text steers no terminal that shows its faults, and each fault is one line."
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        let at = Place { line: 1, column: 2 };
+        let fault = Fault::new(at, "params.\u{1b}[31mX\r\n\u{9b}1m\u{202e}é\"\\ is unknown");
+        assert_eq!(
+            fault.to_string(),
+            "1:2: params.\\u{1b}[31mX\\r\\n\\u{9b}1m\\u{202e}é\"\\ is unknown"
+        );
+        assert_eq!(Fault::of_file("a\u{7}b").to_string(), "a\\u{7}b");
+        assert!(matches!(plain("nothing: é ü \"a\""), Cow::Borrowed(_)));
+        assert_eq!(plain_lines("a\u{1b}\nb\r\n"), "a\\u{1b}\nb");
+        let long = Fault::new(at, "\u{1b}".repeat(WHAT_CHARS_MAX));
+        assert_eq!(long.what.chars().count(), WHAT_CHARS_MAX + 1, "escaped, and then cut");
+    }
 }

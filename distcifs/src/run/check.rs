@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write, stdin};
 use std::path::Path;
 
+use distcifs_settings::fault::plain;
 use distcifs_settings::pipeline::Format;
 use serde_json::json;
 
@@ -29,12 +30,13 @@ pub(super) fn check(arguments: &cli::Check) -> Outcome {
             false => file.to_string_lossy(),
         };
         good &= faults.is_empty();
+        let shown = plain(&name);
         if faults.is_empty() && seen {
-            lines.push(format!("{name}: ok\n"));
+            lines.push(format!("{shown}: ok\n"));
         }
         for fault in faults {
             let space = if fault.line == 0 { " " } else { "" };
-            lines.push(format!("{name}:{space}{fault}\n"));
+            lines.push(format!("{shown}:{space}{fault}\n"));
             let Fault { line, column, what } = fault;
             list.push(json!({ "file": name, "line": line, "column": column, "what": what }));
         }
