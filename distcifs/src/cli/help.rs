@@ -212,6 +212,10 @@ NOTES
   knows, and new files that it does not ignore; without git all files. It has no
   .git. The consoles of the tasks are standard output.
   A build of which nothing runs for a minute is given up: nobody else will come.
+  In a repository of which git does not speak nothing is run: what it ignores is
+  not known. No link is followed; what lies below one is left out, as git does.
+  The build and its files are shown to nobody else. What a run leaves that is
+  killed the next one removes.
 
 EXAMPLES
   distcifs run
@@ -220,14 +224,15 @@ EXAMPLES
   distcifs run --job /ci/jobs/hello/config.json
 
 SIGNALS
-  TERM, INT  abort the build; a second one ends what runs always, too; a third
-             waits for nothing
+  TERM, INT, HUP  abort the build; a second one ends what runs always, too; a
+                  third waits for nothing. Standard output that is gone aborts
+                  it too
 
 EXIT STATUS
   0    success
-  1    failure, or refused; standard error says why
-  2    error, or the command line is not valid; each fault of the pipeline is
-       a line FILE:LINE:COLUMN: WHAT
+  1    failure; or nothing was run, and standard error says why
+  2    error, of the build or of what it needs here; or the command line is not
+       valid; each fault of the pipeline is a line FILE:LINE:COLUMN: WHAT
   130  aborted";
 
 pub(super) const FSCK: &str = "\

@@ -4,32 +4,37 @@
 //! does elsewhere: a queue of this process's own has the first task, which brings the working copy as it is, and adds
 //! the tasks of the pipeline.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use distcifs_beneath::{self as beneath, is};
 use distcifs_settings::Rendered;
+use distcifs_settings::fault::{plain, plain_lines};
 use distcifs_settings::pipeline::{self, Format};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::geteuid;
+use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::workers::{leashed, pid, reap};
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, tell};
 use crate::cli;
 use crate::repository::config::{self, TEXT_BYTES_MAX};
 use crate::repository::names::Name;
 
 mod choice;
 mod copy;
+mod folder;
+mod git;
 
 use choice::Job;
 use copy::WorkingCopy;
+use folder::Folder;
 
 /// The files that are looked for if none is named.
 const FILES: [&str; 3] = [".distcifs.yaml", ".distcifs.toml", ".distcifs.json"];
@@ -50,18 +55,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a console may say nothing before it is asked whether a task runs.
 const RUNS_AFTER: Duration = Duration::from_secs(2);
 
+/// How much of a console is shown at once, bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// How long no task may run before the build is given up: nobody but the workers at hand will come.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-
-/// How often folders of one process are tried: one that was killed left its own.
-const FOLDERS_MAX: u32 = 100;
 
 /// Runs it; its outcome is the exit status.
 pub(super) fn run(arguments: &cli::Run) -> Outcome {
     let plan = Plan::of(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Refused(format!("signals: {error}")))?;
-    runtime.block_on(plan.keep())
+    let ended = runtime.block_on(plan.keep());
+    // Whoever was not waited for may wait for a terminal that is stopped.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What is run, known to be good.
@@ -79,8 +87,8 @@ struct Plan {
 impl Plan {
     fn of(arguments: &cli::Run) -> Result<Self, Failure> {
         let here = std::env::current_dir().map_err(|error| Failure::Refused(format!("the folder at hand: {error}")))?;
-        let copy = WorkingCopy::of(&here);
-        let (path, file) = chosen(arguments.file.as_deref(), &copy.top)?;
+        let copy = WorkingCopy::of(&here).map_err(Failure::Refused)?;
+        let (text, file) = chosen(arguments.file.as_deref(), &copy)?;
         let told = |faults: Vec<config::Fault>, file: &str| {
             for fault in faults {
                 let space = if fault.line == 0 { " " } else { "" };
@@ -88,13 +96,13 @@ impl Plan {
             }
             Failure::Ended(Ended::Error.status())
         };
-        let text = read(&path).map_err(|error| Failure::Refused(format!("{file}: {error}")))?;
         let format = Format::of(&file).unwrap_or(Format::Yaml);
         let mut value = pipeline::read(&text, format).map_err(|fault| told(vec![fault], &file))?;
         let given = match &arguments.job {
             Some(config) => {
-                config::check_file(config).map_err(|faults| told(faults, &config.to_string_lossy()))?;
-                let text = read(config).map_err(|error| Failure::Refused(format!("{}: {error}", config.display())))?;
+                config::check_file(config).map_err(|faults| told(faults, &plain(&config.to_string_lossy())))?;
+                let text = File::open(config).and_then(read);
+                let text = text.map_err(|error| Failure::Refused(format!("{}: {error}", config.display())))?;
                 serde_json::from_slice(&text).ok()
             }
             None => None,
@@ -127,12 +135,12 @@ impl Plan {
     }
 
     /// What the build is triggered with: what was given, and the branch at hand.
-    fn trigger(&self) -> String {
+    fn trigger(&self) -> Result<String, String> {
         let mut trigger = self.job.trigger.clone();
-        if let Some(branch) = self.copy.line(&["symbolic-ref", "-q", "HEAD"]) {
+        if let Some(branch) = self.copy.line(&["symbolic-ref", "-q", "HEAD"])? {
             trigger.entry("@ref").or_insert_with(|| branch.into());
         }
-        serde_json::Value::from(trigger).to_string()
+        Ok(serde_json::Value::from(trigger).to_string())
     }
 
     /// Runs it to its end, or to that of the third signal.
@@ -140,6 +148,12 @@ impl Plan {
         let explain = |error: io::Error| Failure::Refused(format!("signals: {error}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(explain)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(explain)?;
+        // Under nohup it is to go on.
+        let mut hangup = match ignores(Signal::SIGHUP) {
+            true => None,
+            false => Some(signal(SignalKind::hangup()).map_err(explain)?),
+        };
+        folder::sweep();
         let folder = Folder::make().map_err(Failure::Refused)?;
         let mut house = House::start(&folder, &self.words)?;
         let stops = Arc::new(AtomicU32::new(0));
@@ -153,43 +167,90 @@ impl Plan {
         let mut work = tokio::task::spawn_blocking(move || build.run(output));
         let ended = loop {
             tokio::select! {
-                done = &mut work => break done.map_err(|error| Failure::Refused(error.to_string())),
+                done = &mut work => break done.unwrap_or_else(|error| Err(error.to_string())),
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = heard(&mut hangup) => {}
             }
             // The third one waits for nobody.
             if stops.fetch_add(1, Ordering::Relaxed) >= 2 {
-                break Ok(Ok(Ended::Aborted));
+                break Ok(Ended::Aborted);
             }
         };
-        let left = house.end();
+        let left = house.end().err();
         folder.remove();
-        left?;
-        match ended?.map_err(Failure::Refused)? {
-            Ended::Success => Ok(()),
-            ended => Err(Failure::Ended(ended.status())),
+        // What ended so is no task that failed, which is what the status of a refusal would say.
+        let ended = ended.unwrap_or_else(|why| {
+            tell(&why);
+            Ended::Error
+        });
+        match (ended, left) {
+            (Ended::Success, None) => Ok(()),
+            (ended, None) => Err(Failure::Ended(ended.status())),
+            (ended, Some(why)) => {
+                tell(&why);
+                let ended = if ended == Ended::Success { Ended::Error } else { ended };
+                Err(Failure::Ended(ended.status()))
+            }
         }
     }
 }
 
-/// The file that is run, and how it is called.
-fn chosen(file: Option<&Path>, top: &Path) -> Result<(PathBuf, String), Failure> {
-    if let Some(file) = file {
-        return Ok((file.to_owned(), file.to_string_lossy().into_owned()));
+/// Whether this process was started to ignore a signal.
+fn ignores(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.unwrap_or_default() >> (signal as i32 - 1) & 1 == 1
+}
+
+/// Waits for a signal; for ever if nobody listens to it.
+async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
-    let found = FILES.into_iter().find(|name| top.join(name).is_file());
-    let name = found.ok_or_else(|| {
-        let (place, names) = (top.display(), FILES.join(", "));
-        Failure::Refused(format!("{place} has none of {names}; name another file"))
-    })?;
-    Ok((top.join(name), name.to_owned()))
+}
+
+/// The text of the file that is run, and how it is called. One that is not named is looked for as git-checkout does it:
+/// no link is followed.
+fn chosen(file: Option<&Path>, copy: &WorkingCopy) -> Result<(Vec<u8>, String), Failure> {
+    let refused = |file: &str, what: String| Failure::Refused(format!("{file}: {what}"));
+    if let Some(file) = file {
+        let name = plain(&file.to_string_lossy()).into_owned();
+        let text = File::open(file).and_then(read);
+        return text
+            .map(|text| (text, name.clone()))
+            .map_err(|error| refused(&name, error.to_string()));
+    }
+    for name in FILES {
+        let file = match copy.folder.read(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if is(&error, Errno::LOOP) => {
+                return Err(refused(
+                    name,
+                    "a link, and links are not followed: name the file itself".into(),
+                ));
+            }
+            other => other.map_err(|error| refused(name, error.to_string()))?,
+        };
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(refused(name, "it is no file".into()));
+        }
+        let text = read(file).map_err(|error| refused(name, error.to_string()))?;
+        return Ok((text, name.to_owned()));
+    }
+    let (place, names) = (copy.top.display(), FILES.join(", "));
+    Err(Failure::Refused(format!(
+        "{place} has none of {names}; name another file"
+    )))
 }
 
 /// Reads a text that may be too long by a byte, which whoever looks at it says.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(file: File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let bound = u64::try_from(TEXT_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path)?.take(bound).read_to_end(&mut text)?;
+    file.take(bound).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -223,53 +284,6 @@ impl Ended {
     }
 }
 
-/// A folder for a store and a mount, which ends with this process.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn make() -> Result<Self, String> {
-        let base = std::env::temp_dir();
-        let explain = |error: io::Error| format!("can't make a folder in {}: {error}", base.display());
-        let mut made = Err(io::ErrorKind::AlreadyExists.into());
-        for number in 0..FOLDERS_MAX {
-            let path = base.join(format!("distcifs-run.{}.{number}", std::process::id()));
-            made = DirBuilder::new().mode(0o700).create(&path).map(|()| path);
-            if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
-                break;
-            }
-        }
-        let path = made.and_then(|path| path.canonicalize()).map_err(explain)?;
-        let folder = Folder { path };
-        // Whom root's tasks run as has to pass through; the store is closed.
-        if geteuid().is_root() {
-            fs::set_permissions(&folder.path, Permissions::from_mode(0o711)).map_err(explain)?;
-        }
-        DirBuilder::new().mode(0o700).create(folder.store()).map_err(explain)?;
-        fs::create_dir(folder.mount()).map_err(explain)?;
-        Ok(folder)
-    }
-
-    fn store(&self) -> PathBuf {
-        self.path.join("store")
-    }
-
-    fn mount(&self) -> PathBuf {
-        self.path.join("ci")
-    }
-
-    /// Removes what was made here. A mount that would not end is never gone into.
-    fn remove(self) {
-        let removed = fs::remove_dir(self.mount())
-            .and_then(|()| fs::remove_dir_all(self.store()))
-            .and_then(|()| fs::remove_dir_all(&self.path));
-        if let Err(error) = removed {
-            eprintln!("distcifs: {} is left: {error}", self.path.display());
-        }
-    }
-}
-
 /// The mount and its workers: `distcifs up`, as a child.
 struct House {
     child: Child,
@@ -295,7 +309,7 @@ impl House {
     }
 
     /// Has it end, and waits for that.
-    fn end(&mut self) -> Outcome {
+    fn end(&mut self) -> Result<(), String> {
         // It may have ended by itself.
         kill(pid(&self.child), Signal::SIGTERM).ok();
         let begun = Instant::now();
@@ -308,9 +322,7 @@ impl House {
         let place = self.place.display();
         self.child.kill().ok();
         self.child.wait().ok();
-        Err(Failure::Refused(format!(
-            "{place} is still mounted: distcifs umount --lazy {place}"
-        )))
+        Err(format!("{place} is still mounted: distcifs umount --lazy {place}"))
     }
 }
 
@@ -341,7 +353,7 @@ impl Build {
         write(&job.join("config.json"), &self.plan.job.text)?;
         let queue = self.mount.join("tickets").join(QUEUE);
         make(&queue)?;
-        let trigger = self.plan.trigger();
+        let trigger = self.plan.trigger()?;
         let number = converse(&job.join("trigger"), &trigger)?;
         let build = job.join("builds").join(number);
         let next = self.claim(&queue, &build)?;
@@ -349,6 +361,7 @@ impl Build {
             return self.follow(&build);
         };
         if let Err(why) = self.bring(&ticket) {
+            let why = plain_lines(&why);
             if self.stopped() == 0 {
                 eprintln!("{why}");
             }
@@ -392,15 +405,17 @@ impl Build {
     fn bring(&self, ticket: &Path) -> Result<(), String> {
         let copy = &self.plan.copy;
         let workspace = ticket.join("workspace");
+        let workspace =
+            beneath::Folder::open(&workspace).map_err(|error| format!("{}: {error}", workspace.display()))?;
         for path in copy.paths(&self.top)? {
             if self.stopped() > 0 {
                 return Err("interrupted".into());
             }
             if !copy.copy(&path, &workspace)? {
-                eprintln!("distcifs: {} is left out: neither a file nor a link", path.display());
+                tell(&format!("{} is left out: neither a file nor a link", path.display()));
             }
         }
-        if let Some(commit) = copy.line(&["rev-parse", "--verify", "-q", "HEAD"]) {
+        if let Some(commit) = copy.line(&["rev-parse", "--verify", "-q", "HEAD"])? {
             write(&ticket.join("params/git_commit"), &commit)?;
         }
         let Err(error) = put(&ticket.join("tasks.json"), &self.plan.tasks.text) else {
@@ -415,15 +430,16 @@ impl Build {
         Err(told.join("\n"))
     }
 
-    /// Shows the console until the build has ended, and says why it ended if that was not well.
+    /// Shows the console until the build has ended, and says why it ended if that was not well. Who can't be shown
+    /// anything any more, as the terminal or the next of the pipe is gone, wants no more of the build.
     fn follow(&self, build: &Path) -> Result<Ended, String> {
         let explain = |error: io::Error| format!("{}: {error}", build.display());
         let mut console = File::open(build.join("console")).map_err(explain)?;
-        let (mut heeded, mut heard) = (0, Instant::now());
+        let (mut heeded, mut heard, mut unheard) = (0, Instant::now(), None);
         let ended = loop {
             let state = self.state(build)?;
-            let shown = io::copy(&mut console, &mut io::stdout().lock()).map_err(explain)?;
-            io::stdout().flush().map_err(explain)?;
+            let deaf = unheard.is_some();
+            let shown = show(&mut console, &mut unheard).map_err(explain)?;
             if let Some(ended) = state {
                 break ended;
             }
@@ -431,10 +447,10 @@ impl Build {
                 heard = Instant::now();
             }
             let idle = heard.elapsed() > IDLE_MAX;
-            if self.stopped() > heeded || idle {
+            if self.stopped() > heeded || idle || deaf != unheard.is_some() {
                 heeded = self.stopped();
                 if idle {
-                    eprintln!("distcifs: given up: {}", text(&build.join("why")));
+                    tell(&format!("given up: {}", text(&build.join("why"))));
                     heard = Instant::now();
                 }
                 write(&build.join("ctl"), "abort\n")?;
@@ -443,8 +459,11 @@ impl Build {
                 }
             }
         };
+        if let Some(error) = unheard {
+            return Err(format!("standard output: {error}"));
+        }
         if ended != Ended::Success {
-            eprintln!("distcifs: {}", text(&build.join("why")));
+            tell(&text(&build.join("why")));
         }
         Ok(ended)
     }
@@ -458,6 +477,27 @@ impl Build {
             "pending" | "running" | "held" => None,
             ended => Some(Ended::of(ended)),
         })
+    }
+}
+
+/// Shows what a console has by now; how many bytes that were. `unheard`: why nothing can be shown any more.
+fn show(console: &mut File, unheard: &mut Option<io::Error>) -> io::Result<u64> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut shown = 0;
+    loop {
+        let length = match console.read(&mut piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if length == 0 {
+            return Ok(shown);
+        }
+        shown += length as u64;
+        if unheard.is_none() {
+            let mut output = io::stdout().lock();
+            let written = output.write_all(piece.get(..length).unwrap_or_default());
+            *unheard = written.and_then(|()| output.flush()).err();
+        }
     }
 }
 
@@ -478,8 +518,11 @@ fn text(path: &Path) -> String {
     text.trim().to_owned()
 }
 
+/// Makes a folder of the tree for oneself: what a build says and has is its job's to show, and whoever works on a task
+/// of it gets in by the ticket.
 fn make(folder: &Path) -> Result<(), String> {
-    fs::create_dir(folder).map_err(|error| format!("can't make {}: {error}", folder.display()))
+    let made = DirBuilder::new().mode(0o700).create(folder);
+    made.map_err(|error| format!("can't make {}: {error}", folder.display()))
 }
 
 /// Writes a file of the tree; what its close says counts.
