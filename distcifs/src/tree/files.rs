@@ -180,10 +180,7 @@ impl Tree {
             OpenKind::Next(..) => Some(self.lease_process(caller)?),
             _ => None,
         };
-        let mut memory = self.texts.open(caller)?;
-        if let OpenKind::Config(write) = &mut kind {
-            memory = hold_all(memory, write.get_mut().size_after(0, &[]))?;
-        }
+        let memory = hold_all(self.texts.open(caller)?, kind.holds())?;
         let reader = matches!(node, Node::QueueFile(..)).then(|| Reader::of(caller));
         let open = Open {
             node,
@@ -270,11 +267,11 @@ impl Tree {
             OpenKind::Consoles { names, .. } => self.read_consoles(names, offset, size).await,
             OpenKind::Config(write) => {
                 let mut write = locked(OPEN_FILE, write).await?;
-                Ok(part(&Bytes::copy_from_slice(write.text()?), offset, size))
+                Ok(copy_of_part(write.text()?, offset, size))
             }
             OpenKind::Tasks(write) => {
                 let write = locked(OPEN_FILE, write).await?;
-                Ok(part(&Bytes::copy_from_slice(write.text()), offset, size))
+                Ok(copy_of_part(write.text(), offset, size))
             }
             OpenKind::Commit(committing) => {
                 let mut committing = locked(OPEN_FILE, committing).await?;
@@ -346,7 +343,12 @@ impl Tree {
                 }
                 checked
             }
-            OpenKind::Next(asking, _) => self.write_labels(&mut *locked(OPEN_FILE, asking).await?, data),
+            OpenKind::Next(asking, _) => {
+                let mut asking = locked(OPEN_FILE, asking).await?;
+                self.write_labels(&mut asking, data)?;
+                let labels = asking.labels.iter().map(|label| size_of::<String>() + label.len());
+                hold(&open.memory, labels.sum()).inspect_err(|_| asking.labels.clear())
+            }
             OpenKind::Claim(held) => self.write_claim(held, open.caller.uid, caller.tid, data).await,
             OpenKind::Append(claim) => self.repository.claims.append_output(claim, data).await,
             OpenKind::Record(claim, name, text) => {
@@ -357,6 +359,7 @@ impl Tree {
                         claim.key
                     )));
                 }
+                hold(&open.memory, text.len() + data.len())?;
                 text.extend_from_slice(data);
                 let value =
                     std::str::from_utf8(&text).map_err(|_| Error::Invalid(format!("params/{name}: not UTF-8")))?;
@@ -565,6 +568,15 @@ fn open_next(caller: Caller) -> Result<OpenKind> {
 
 /// A piece of bytes.
 fn part(bytes: &Bytes, offset: u64, size: usize) -> Bytes {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.slice(start..start.saturating_add(size).min(bytes.len()))
+    bytes.slice(range(bytes.len(), offset, size))
+}
+
+/// The same of a text that may change: of that piece alone there is a copy.
+fn copy_of_part(text: &[u8], offset: u64, size: usize) -> Bytes {
+    Bytes::copy_from_slice(text.get(range(text.len(), offset, size)).unwrap_or_default())
+}
+
+fn range(length: usize, offset: u64, size: usize) -> std::ops::Range<usize> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(length);
+    start..start.saturating_add(size).min(length)
 }

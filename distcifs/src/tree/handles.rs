@@ -116,6 +116,24 @@ pub(crate) enum OpenKind {
     Folder(Mutex<Option<Listing>>),
 }
 
+impl OpenKind {
+    /// What it holds when it is opened, bytes, beside what is counted with each open file. What grows later is counted
+    /// as it does: what is written, and what a folder lists.
+    pub(crate) fn holds(&mut self) -> usize {
+        match self {
+            OpenKind::Config(write) => write.get_mut().size_after(0, &[]),
+            OpenKind::Tasks(write) => write.get_mut().size_after(0, &[]),
+            OpenKind::Consoles { names, .. } => names.iter().map(|name| size_of::<Extent>() + name.name.len()).sum(),
+            OpenKind::Commit(committing) => committing.get_mut().text.len(),
+            OpenKind::Record(_, _, text) => lock(text).len(),
+            // A text counts by itself, and what is written into a scratch file for who has that.
+            OpenKind::Bytes(_) | OpenKind::Scratch(_) | OpenKind::Published(_) => 0,
+            OpenKind::Claim(_) | OpenKind::Append(_) | OpenKind::Folder(_) => 0,
+            OpenKind::Next(..) | OpenKind::Events(_) | OpenKind::Wait(_) => 0,
+        }
+    }
+}
+
 /// Names and types of a folder's entries, as they were at the first read of it.
 pub(crate) type Listing = Arc<Vec<(String, Kind)>>;
 

@@ -9,6 +9,7 @@ use super::handles::{OPEN_FILE, OpenKind};
 use super::handover::To;
 use super::node::{JobFile, JobRef, Link, Node, TicketFile, TicketRef, Top};
 use super::rights::{Reader, rights_to_open};
+use super::texts::hold;
 use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
 use crate::repository::access::Access;
 use crate::repository::deadline::locked;
@@ -369,15 +370,23 @@ impl Tree {
 
     /// ftruncate and truncate of what takes writes.
     async fn truncate(&self, node: &Node, handle: Option<u64>, size: u64) -> Result<()> {
-        if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok())
-            && let OpenKind::Config(write) = &open.kind
-        {
-            return locked(OPEN_FILE, write).await?.resize(size);
-        }
-        if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok())
-            && let OpenKind::Tasks(write) = &open.kind
-        {
-            return locked(OPEN_FILE, write).await?.resize(size);
+        if let Some(open) = handle.and_then(|handle| self.handles.get(handle).ok()) {
+            // What it is extended to counts before, and what is cut off until then.
+            match &open.kind {
+                OpenKind::Config(write) => {
+                    let mut write = locked(OPEN_FILE, write).await?;
+                    hold(&open.memory, write.size_after(size, &[]))?;
+                    write.resize(size)?;
+                    return hold(&open.memory, write.size_after(0, &[]));
+                }
+                OpenKind::Tasks(write) => {
+                    let mut write = locked(OPEN_FILE, write).await?;
+                    hold(&open.memory, write.size_after(size, &[]))?;
+                    write.resize(size)?;
+                    return hold(&open.memory, write.size_after(0, &[]));
+                }
+                _ => {}
+            }
         }
         match node {
             // Truncation alone commits nothing.

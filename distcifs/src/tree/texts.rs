@@ -20,10 +20,17 @@ const HANDLE_BYTES: u64 = 1 << 10;
 /// Versions that are looked through for those nobody has open any more, at least.
 const KNOWN_MIN: usize = 64;
 
+/// Spare room of a text that grows, bytes at most: what is counted is what is in it.
+const SPARE_BYTES: usize = 64 << 10;
+
 /// Writes into a text at an offset, with zeros before it where the text was shorter. The caller has bounded both.
 pub(crate) fn put_at(text: &mut Vec<u8>, start: usize, data: &[u8]) {
     let end = start.saturating_add(data.len());
     if text.len() < end {
+        if text.capacity() < end {
+            let spare = text.len().min(SPARE_BYTES);
+            text.reserve_exact((end - text.len()).max(spare));
+        }
         text.resize(end, 0);
     }
     if let Some(room) = text.get_mut(start..end) {
@@ -173,6 +180,18 @@ mod tests {
             "the first is free again"
         );
         drop(second);
+    }
+
+    /// What is counted is what a text has: it keeps no more beside that than a little.
+    #[test]
+    fn a_text_that_grows_has_little_spare_room() {
+        let mut text = Vec::new();
+        for at in (0..1 << 20).step_by(1 << 10) {
+            put_at(&mut text, at, &[1; 1 << 10]);
+            assert!(text.capacity() <= text.len() + text.len().min(SPARE_BYTES), "{at}");
+        }
+        put_at(&mut text, 5, b"abc");
+        assert_eq!((text.len(), text.get(4..9)), (1 << 20, Some(&b"\x01abc\x01"[..])));
     }
 
     #[test]

@@ -445,6 +445,17 @@ impl Fd<'_> {
         Ok(())
     }
 
+    /// ftruncate(2).
+    pub(super) fn truncate(&self, size: u64) -> Result<()> {
+        let fs = self.way.fs;
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        let handle = Some(self.handle);
+        fs.wait(fs.tree().setattr(fs.caller, self.ino, handle, set)).map(|_| ())
+    }
+
     fn flush(&self) -> Result<()> {
         let fs = self.way.fs;
         fs.wait(fs.tree().flush(fs.caller, self.ino, self.handle))

@@ -12,6 +12,7 @@ on_both! {
     only_the_claimant_of_a_task_of_a_build_adds_tasks,
     a_text_is_bounded_and_comes_from_nowhere_else,
     a_claim_that_is_lost_takes_its_tasks_along,
+    what_an_open_text_holds_counts_for_its_user,
 }
 
 /// A job whose first task adds others before the second begins.
@@ -166,4 +167,46 @@ fn a_claim_that_is_lost_takes_its_tasks_along(fs: Fs) {
     fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
     assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
     drop((control, again));
+}
+
+/// "What open files hold is bounded for each user": a text that was there when it was opened, one that is extended, and
+/// what was cut off no more.
+fn what_an_open_text_holds_counts_for_its_user(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let mut most = adds(&["x"]).into_bytes();
+    most.resize(1 << 20, b' ');
+    fs.write(TASKS, &most).unwrap();
+    // 96 MiB is what all open files may hold.
+    for (path, flags, extends) in [
+        (TASKS, libc::O_RDWR, false),
+        (TASKS, libc::O_RDWR | libc::O_TRUNC, true),
+    ] {
+        let mut open = Vec::new();
+        let refused = loop {
+            assert!(open.len() <= 96, "{extends}: {} are open", open.len());
+            let one = fs.open(path, flags).and_then(|file| {
+                if extends {
+                    file.truncate(1 << 20)?;
+                }
+                Ok(file)
+            });
+            match one {
+                Ok(file) => open.push(file),
+                Err(error) => break Err::<(), _>(error),
+            }
+        };
+        assert_eq!(errno(refused), libc::ENOMEM);
+        assert!(open.len() > 10, "{}", open.len());
+        let part = open[0].read().unwrap();
+        assert!(part.starts_with(if extends { b"\0" } else { b"{" }));
+        // What is cut off is free again.
+        open[0].truncate(0).unwrap();
+        let file = fs.open(path, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        file.truncate(1 << 20).unwrap();
+        file.truncate(0).unwrap();
+        for file in &open {
+            file.truncate(0).unwrap();
+        }
+    }
+    drop((control, claim));
 }
