@@ -44,17 +44,23 @@ mod posting;
 mod recorded;
 mod session;
 mod slots;
+mod untaken;
 mod verdicts;
 
 use abort::Aborted;
 pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
+use untaken::Untaken;
+pub use untaken::Writing;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
 /// task by itself and say so.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(60);
+
+/// The file of a ticket into which tasks are written, as messages call it.
+const TASKS_FILE: &str = "tasks.json";
 
 /// Most parameters that one claimant may record.
 const RECORDED_MAX: usize = 16;
@@ -110,6 +116,7 @@ pub struct Claim {
     life: watch::Sender<Life>,
     recorded: Mutex<Vec<(String, String)>>,
     tasks: Mutex<Option<Tasks>>,
+    untaken: Mutex<Untaken>,
     view: OnceLock<Arc<dyn View>>,
     at_end: Mutex<Option<AtEnd>>,
 }
@@ -419,6 +426,7 @@ impl Claims {
             life: watch::Sender::new(Life::default()),
             recorded: Mutex::default(),
             tasks: Mutex::default(),
+            untaken: Mutex::default(),
             view: OnceLock::new(),
             at_end: Mutex::default(),
             key,

@@ -324,6 +324,7 @@ impl Tree {
             }
             OpenKind::Tasks(write) => {
                 let mut write = locked(OPEN_FILE, write).await?;
+                write.begin();
                 hold(&open.memory, write.size_after(offset, data))?;
                 write.write(offset, data)
             }

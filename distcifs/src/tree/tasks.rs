@@ -10,13 +10,13 @@ use super::handles::OpenKind;
 use super::node::{TicketFile, TicketRef};
 use super::texts::{hold_all, put_at};
 use super::{Caller, Error, Result, Tree};
-use crate::repository::claims::{Claim, TASKS_BYTES_MAX, Tasks};
+use crate::repository::claims::{TASKS_BYTES_MAX, Tasks, Writing};
 
 /// A text of tasks that is being written.
 pub(crate) struct TasksWrite {
-    claim: Arc<Claim>,
+    /// Noted while there is something that was not taken: only that is committed.
+    writing: Writing,
     text: Vec<u8>,
-    dirty: bool,
     /// It was too large: nothing of it is kept until it begins anew.
     refused: bool,
 }
@@ -28,13 +28,18 @@ impl TasksWrite {
         self.text.len().max(end.min(TASKS_BYTES_MAX))
     }
 
+    /// Somebody writes: if that is refused, what he has to say is lost.
+    pub(crate) fn begin(&mut self) {
+        self.writing.begin();
+    }
+
     /// Writes at an offset.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.begin();
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
         self.check_size(end)?;
         put_at(&mut self.text, start, data);
-        self.dirty = true;
         Ok(())
     }
 
@@ -42,7 +47,9 @@ impl TasksWrite {
     pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.refused &= size > 0;
-        self.dirty &= size > 0;
+        if size == 0 {
+            self.writing.begin_anew();
+        }
         self.check_size(size)?;
         self.text.resize(size, 0);
         self.text.shrink_to(size);
@@ -62,7 +69,7 @@ impl TasksWrite {
         if self.refused && size > 0 {
             return Err(Error::TooBig(format!(
                 "{}/tasks.json: over {TASKS_BYTES_MAX} bytes",
-                self.claim.key
+                self.writing.claim().key
             )));
         }
         Ok(())
@@ -80,9 +87,8 @@ impl Tree {
             _ => Vec::new(),
         };
         Ok(OpenKind::Tasks(tokio::sync::Mutex::new(TasksWrite {
-            claim,
+            writing: Writing::new(claim),
             text,
-            dirty: false,
             refused: false,
         })))
     }
@@ -92,12 +98,19 @@ impl Tree {
         if write.refused {
             return write.check_size(1);
         }
-        if !std::mem::take(&mut write.dirty) {
+        if !write.writing.is_noted() {
             return Ok(());
         }
         let held: Arc<dyn Any + Send + Sync> = Arc::new(hold_all(self.texts.open(caller)?, write.text.len())?);
         let text = Bytes::copy_from_slice(&write.text);
-        self.repository.claims.write_tasks(&write.claim, text, held).await
+        let claim = write.writing.claim().clone();
+        let taken = self.repository.claims.write_tasks(&claim, text.clone(), held).await;
+        // What is wrong with it stands beside it. After any other error the next flush tries again.
+        let stands = claim.tasks().is_some_and(|tasks| tasks.text.as_ptr() == text.as_ptr());
+        if taken.is_ok() || stands {
+            write.writing.taken();
+        }
+        taken
     }
 
     /// unlink: takes back what the claimant wrote, and with it what was wrong.

@@ -62,6 +62,7 @@ impl Claim {
     pub fn withdraw_tasks(&self) -> Result<()> {
         self.check()?;
         *lock(&self.tasks) = None;
+        self.forget_untaken();
         Ok(())
     }
 
@@ -87,11 +88,12 @@ impl Claim {
 
     /// A result with what stands against the tasks that go with it.
     pub(super) fn refused(&self, result: Verdicts) -> Verdicts {
-        let error = self.tasks().map(|tasks| tasks.error).unwrap_or_default();
-        match error.lines().next() {
-            Some(first) if result.verdict == Verdict::Success => failed(first),
-            _ => result,
+        if result.verdict != Verdict::Success {
+            return result;
         }
+        let error = self.tasks().map(|tasks| tasks.error).unwrap_or_default();
+        let untaken = || self.untaken().map(|why| failed(&why));
+        error.lines().next().map(failed).or_else(untaken).unwrap_or(result)
     }
 }
 

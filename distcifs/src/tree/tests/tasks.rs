@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::driver::{Fd, Fs};
 use super::verbs::errno;
+use crate::repository::model::ticket::TicketKey;
+use crate::repository::names::{Name, TicketId};
 
 on_both! {
     a_task_adds_tasks_to_its_build,
@@ -13,6 +15,9 @@ on_both! {
     a_text_is_bounded_and_comes_from_nowhere_else,
     a_claim_that_is_lost_takes_its_tasks_along,
     what_an_open_text_holds_counts_for_its_user,
+    what_was_not_taken_stands_against_a_success,
+    what_was_not_taken_is_taken_by_a_further_try,
+    what_was_not_taken_counts_no_more_when_it_is_removed,
 }
 
 /// A job whose first task adds others before the second begins.
@@ -173,9 +178,7 @@ fn a_claim_that_is_lost_takes_its_tasks_along(fs: Fs) {
 /// what was cut off no more.
 fn what_an_open_text_holds_counts_for_its_user(fs: Fs) {
     let (control, claim) = begun(&fs);
-    let mut most = adds(&["x"]).into_bytes();
-    most.resize(1 << 20, b' ');
-    fs.write(TASKS, &most).unwrap();
+    fs.write(TASKS, most()).unwrap();
     // 96 MiB is what all open files may hold.
     for (path, flags, extends) in [
         (TASKS, libc::O_RDWR, false),
@@ -208,5 +211,95 @@ fn what_an_open_text_holds_counts_for_its_user(fs: Fs) {
             file.truncate(0).unwrap();
         }
     }
+    drop((control, claim));
+}
+
+/// Open files that leave less than 1 MiB of the room of all.
+fn without_room(fs: &Fs) -> Vec<Fd<'_>> {
+    let mut open = Vec::new();
+    loop {
+        let one = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        let held = one.truncate(1 << 20);
+        if held.is_err() {
+            assert_eq!(errno(held), libc::ENOMEM);
+            return open;
+        }
+        open.push(one);
+    }
+}
+
+/// The end of the task with a success, as its state and why say it.
+fn succeeds(fs: &Fs) -> (String, String) {
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    let read = |file: &str| fs.read(&format!("jobs/a/builds/1/tasks/0-generate/{file}"));
+    (read("state"), read("why"))
+}
+
+fn most() -> Vec<u8> {
+    let mut most = adds(&["x"]).into_bytes();
+    most.resize(1 << 20, b' ');
+    most
+}
+
+/// "So does a `success` after something was written that was not taken": a close that fails for want of memory, and one
+/// that never came.
+fn what_was_not_taken_stands_against_a_success(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let mut file = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    file.write(&most()).unwrap();
+    let others = without_room(&fs);
+    assert_eq!(errno(file.fsync()), libc::ENOMEM);
+    assert_eq!(errno(file.close()), libc::ENOMEM);
+    drop(others);
+    assert!(!fs.has(TASKS));
+    let (state, why) = succeeds(&fs);
+    assert!(
+        state == "error" && why.starts_with("tasks.json: what was written was not taken"),
+        "{state}: {why}"
+    );
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    drop((control, claim));
+}
+
+/// "After EIO, ETIMEDOUT and ENOMEM a further fsync or close of the same descriptor tries again."
+fn what_was_not_taken_is_taken_by_a_further_try(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let mut file = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    file.write(&most()).unwrap();
+    let others = without_room(&fs);
+    assert_eq!(errno(file.fsync()), libc::ENOMEM);
+    drop(others);
+    file.fsync().unwrap();
+    file.close().unwrap();
+    assert_eq!(succeeds(&fs).0, "success");
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy", "2-x"]);
+    drop((control, claim));
+}
+
+/// "It says so until tasks.json is written again and closed, or removed", or as long as it is open with something.
+fn what_was_not_taken_counts_no_more_when_it_is_removed(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    assert_eq!(errno(fs.write(TASKS, vec![b' '; (1 << 20) + 1])), libc::EFBIG);
+    let key = TicketKey {
+        queue: Name::new("execute-shell").unwrap(),
+        id: TicketId::new("a.1.0").unwrap(),
+    };
+    let held = fs.tree().repository.claims.held.get(&key).unwrap();
+    let against = || held.untaken().unwrap_or_default();
+    assert!(against().contains("was not taken"), "{}", against());
+    fs.write(TASKS, adds(&["x"])).unwrap();
+    assert_eq!(against(), "");
+    assert_eq!(errno(fs.write(TASKS, vec![b' '; (1 << 20) + 1])), libc::EFBIG);
+    fs.unlink(TASKS).unwrap();
+    assert_eq!(against(), "");
+    let mut file = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    assert_eq!(against(), "", "who opens it alone says nothing");
+    file.write(b"{").unwrap();
+    assert!(against().contains("it is open"), "{}", against());
+    file.truncate(0).unwrap();
+    assert_eq!(against(), "");
+    drop(file);
+    assert_eq!(succeeds(&fs).0, "success");
+    assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
     drop((control, claim));
 }
