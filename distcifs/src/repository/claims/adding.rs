@@ -24,6 +24,9 @@ use crate::storage::coordination::ENTRY_BYTES_MAX;
 /// Largest text of tasks, bytes.
 pub const TASKS_BYTES_MAX: usize = 1 << 20;
 
+/// How `${` can stand in JSON.
+const NAMING: [&[u8]; 2] = [b"${", b"\\u0024"];
+
 /// What a claimant wrote into tasks.json.
 #[derive(Debug, Clone)]
 pub struct Tasks {
@@ -112,7 +115,7 @@ impl Claims {
             )));
         }
         let (live, _) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
-        let extended = self.extended(part, &live, text.clone(), Names::Placed).await?;
+        let extended = self.extended(claim, &live, text.clone(), Names::Placed).await?;
         let error: String = extended.err().map(|wrong| wrong.lines()).unwrap_or_default();
         claim.check()?;
         *lock(&claim.tasks) = Some(Tasks {
@@ -144,7 +147,7 @@ impl Claims {
             let stops = self.stops(&live, part).await?;
             return Ok((if stops { aborted } else { result }, None));
         }
-        let plan = match self.extended(part, &live, tasks.text.clone(), Names::Said).await? {
+        let plan = match self.extended(claim, &live, tasks.text.clone(), Names::Said).await? {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok((result, None)),
             Err(Wrong::Whole(why)) => return Ok((failed(&why), None)),
@@ -165,23 +168,40 @@ impl Claims {
     /// The plan of a build with the tasks of a text on it, or what is wrong with that; `None`: it has no tasks.
     async fn extended(
         &self,
-        part: &Part,
+        claim: &Claim,
         live: &Live,
         text: Bytes,
         names: Names,
     ) -> Result<std::result::Result<Option<Plan>, Wrong>> {
+        let part = claim.part_that_adds()?;
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
         let by = part.task.unwrap_or_default();
         let plan = self.configs.plan_of(&job, live).await?;
         let triggered = self.builds.live_params(live).await?;
+        let told = self.told(claim, part, &text).await?;
         let untrusted = live.source.untrusted;
         let extended = tokio::task::spawn_blocking(move || {
             let ceilings = Ceilings::of(plan.config(), &job, &triggered, untrusted);
-            extend(&plan, &ceilings, by, (&text, names))
+            extend(&plan, &ceilings, by, (&text, names, &told))
         });
         extended
             .await
             .map_err(|error| Error::Io(format!("reading tasks.json: {error}").into()))
+    }
+
+    /// The parameters that a text may name beside those of the configuration: what tasks of the build have told, and
+    /// what this claim has. It is asked only for a text that names any.
+    async fn told(&self, claim: &Claim, part: &Part, text: &[u8]) -> Result<Vec<String>> {
+        if !NAMING
+            .iter()
+            .any(|sign| text.windows(sign.len()).any(|piece| piece == *sign))
+        {
+            return Ok(Vec::new());
+        }
+        let job = self.jobs.find(&part.job).await?.filter(|job| job.uid() == part.uid);
+        let job = job.ok_or_else(|| Error::claim_lost(&claim.key))?;
+        let told = self.builds.build(&job, part.build).await?.all_params();
+        Ok(told.into_iter().chain(claim.recorded()).map(|(name, _)| name).collect())
     }
 
     /// Refuses the ticket of a task that was added, if it is more than its job allows: its parameters are put in by now.
@@ -250,9 +270,10 @@ fn extend(
     plan: &Arc<Plan>,
     ceilings: &Ceilings,
     by: usize,
-    (text, names): (&[u8], Names),
+    (text, names, told): (&[u8], Names, &[String]),
 ) -> std::result::Result<Option<Plan>, Wrong> {
     let (mut adding, before) = plan.adding(by, ceilings);
+    adding.told = told;
     if names == Names::Said {
         adding.taken.clear();
     }

@@ -31,6 +31,8 @@ pub struct Adding<'a> {
     pub ceilings: &'a Ceilings,
     /// How many tasks were added to it before.
     pub added: usize,
+    /// Parameters that tasks have told by now, beside those that the configuration declares.
+    pub told: &'a [String],
 }
 
 /// Reads and checks tasks that a task adds to its build, as JSON. What they do not say is filled in by the ceilings.
@@ -67,9 +69,19 @@ fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Resul
     };
     top.only(&["tasks"], &mut faults);
     let config = adding.map(|adding| adding.config);
+    let told = adding
+        .into_iter()
+        .flat_map(|adding| adding.told.iter().map(String::as_str));
     let names = config.map(|config| config.parameters.iter().map(|(name, _)| name.as_str()));
+    // What had been told when a stored text was taken is not kept with it.
+    let names = names.filter(|_| !faults.is_stored());
     let context = Context {
-        parameters: names.map(|names| names.chain(kinds::RECORDED_PARAMETERS).collect::<HashSet<_>>()),
+        parameters: names.map(|names| {
+            names
+                .chain(told)
+                .chain(kinds::RECORDED_PARAMETERS)
+                .collect::<HashSet<_>>()
+        }),
         console_limit: config.map(|config| config.console_limit),
         isolation_required: config.is_some_and(|config| config.isolation_required),
         outside: adding.map_or_else(|| vec![CHECKOUT], |adding| adding.before.clone()),
@@ -158,6 +170,7 @@ pub fn check_pipeline(
             .collect(),
         ceilings: &Ceilings::of_defaults(config, name),
         added: 0,
+        told: &[],
     };
     read_tasks(&value, Some(&adding))
 }

@@ -204,6 +204,7 @@ impl Plan {
             taken: self.tasks().filter_map(Task::own_name).map(Name::as_str).collect(),
             ceilings,
             added: self.added(),
+            told: &[],
         };
         (adding, before)
     }

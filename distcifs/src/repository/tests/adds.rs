@@ -274,6 +274,42 @@ fn the_ticket_of_a_task_that_was_added_is_held_against_allow() {
     });
 }
 
+/// "`${name}` in them may name what the same script told", and what tasks before it told; nothing that nobody did. Another
+/// mount reads the plan as well.
+#[test]
+fn a_task_that_is_added_names_what_was_told() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let text = |name: &str| {
+        let params = serde_json::json!({"script": "true", "working_directory": format!("${{{name}}}")});
+        Bytes::from(
+            serde_json::json!({"tasks": [{"type": "execute-shell", "name": name, "params": params}]}).to_string(),
+        )
+    };
+    runtime.block_on(async {
+        let (_gate, [first, second]) = two(dir.path()).await;
+        let (job, n, _controller) = begun(&first, &[0, 1]).await;
+        let before = claim(&first, &key_of(&job, n, 1)).await.unwrap().unwrap();
+        before.record("flavour", "debug").unwrap();
+        let held = claim(&first, &key_of(&job, n, 0)).await.unwrap().unwrap();
+        let write = async |name: &str| first.claims.write_tasks(&held, text(name), Arc::new(())).await;
+        for name in ["version", "flavour"] {
+            let why = format!("{:?}", write(name).await);
+            assert!(why.contains("no parameter is called"), "{name}: {why}");
+        }
+        first.claims.finish(&before, success()).await.unwrap();
+        write("flavour").await.unwrap();
+        held.record("version", "7").unwrap();
+        write("version").await.unwrap();
+        first.claims.finish(&held, success()).await.unwrap();
+        let all = ["0-generate", "1-beside", "2-deploy", "3-version"];
+        assert_eq!(names(&first, &job, n).await, all);
+        second.store.coordination.sync().await.unwrap();
+        let there = second.jobs.get("a").unwrap();
+        assert_eq!(names(&second, &there, n).await, all);
+        assert_sound(&second).await;
+    });
+}
+
 /// Stops the first commit that adds tasks until it is let go.
 #[derive(Default)]
 struct Gate {

@@ -82,6 +82,7 @@ impl Job {
             taken: HashSet::from([CHECKOUT]),
             ceilings: &Ceilings::of(&self.config, name, &triggered, false),
             added: 0,
+            told: &[],
         };
         read_tasks(pipeline, Some(&adding))
     }

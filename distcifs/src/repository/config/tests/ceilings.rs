@@ -32,6 +32,7 @@ fn read(text: &str, config: &JobConfig, ceilings: &Ceilings) -> Result<Vec<Task>
         before: vec!["git-checkout"],
         ceilings,
         added: 0,
+        told: &[],
     };
     let read = read_added(text.as_bytes(), &adding);
     read.map_err(|faults| faults.iter().map(ToString::to_string).collect())
@@ -227,6 +228,7 @@ fn each_ceiling_is_told_with_its_place() {
             before: Vec::new(),
             ceilings,
             added: 500,
+            told: &[],
         };
         assert!(read_added_stored(text.as_bytes(), &adding).is_ok(), "{text}");
     }
@@ -331,6 +333,7 @@ fn a_build_takes_so_many_added_tasks() {
             before: Vec::new(),
             ceilings: &ceilings,
             added,
+            told: &[],
         };
         read_added(text(n).as_bytes(), &adding).map_err(|faults| faults[0].to_string())
     };
