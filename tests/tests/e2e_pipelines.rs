@@ -165,13 +165,13 @@ fn a_hostile_file_is_an_error_with_its_place() {
 }
 
 /// "execute-shell gives `$TASKS` (a file: becomes tasks.json after the script succeeded) and `$OUTPUTS`": first the
-/// parameters, so the tasks may name these.
+/// parameters, so the tasks may name these, whether the job declares them or not.
 #[test]
 fn a_script_makes_tasks() {
     let mount = Mount::new();
     let _workers = workers(&mount);
     let added = json!({ "tasks": [{ "type": "execute-shell", "isolation": "none",
-        "params": { "script": "echo found in $(pwd); cat file", "working_directory": "${team}" } }] });
+        "params": { "script": "echo found in $(pwd); cat file", "working_directory": "${where}" } }] });
     let config = |script: &str| {
         json!({ "parameters": { "team": "red" }, "allow": { "isolation": ["none"] }, "tasks": [shell_task(script)] })
             .to_string()
@@ -180,7 +180,7 @@ fn a_script_makes_tasks() {
     mount.job(
         "a",
         &config(&format!(
-            "mkdir blue; echo x > blue/file; echo team=blue > \"$OUTPUTS\"\n{write}"
+            "mkdir blue; echo x > blue/file; echo where=blue > \"$OUTPUTS\"\n{write}"
         )),
     );
     let build = mount.build("a", "", "success");
