@@ -379,6 +379,23 @@ impl Board {
             .unwrap_or_default()
     }
 
+    /// The builds that have not ended, as far as the board knows: by the job's uid.
+    pub(super) fn builds(&self) -> Vec<(String, u64)> {
+        let Some(queue) = Name::new(CONTROL_QUEUE) else {
+            return Vec::new();
+        };
+        let queues = lock(&self.queues);
+        let lines = queues.get(&queue).into_iter().flat_map(|queue| queue.tickets.values());
+        let build = |line: &Line| match Key::parse(line.build.as_deref()?) {
+            Some(Key::Build(uid, n)) => Some((uid.to_owned(), n)),
+            _ => None,
+        };
+        lines
+            .filter(|line| line.state != TicketState::Finished)
+            .filter_map(build)
+            .collect()
+    }
+
     /// Whether a ticket stands open, as far as the board knows.
     pub(super) fn is_open(&self, key: &TicketKey) -> bool {
         let queues = lock(&self.queues);

@@ -45,9 +45,10 @@ mod recorded;
 mod session;
 mod slots;
 mod untaken;
+mod stopped;
 mod verdicts;
 
-use abort::Aborted;
+use stopped::Stopped;
 pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
@@ -294,7 +295,7 @@ pub struct Claims {
     /// Those that it holds.
     pub(crate) held: Arc<Held>,
     doubts: Doubts,
-    aborted: Aborted,
+    pub(crate) stopped: Arc<Stopped>,
 }
 
 impl Claims {
@@ -322,7 +323,7 @@ impl Claims {
             groups: Groups::new(builds.store.clone(), builds.jobs.clone()),
             held,
             doubts: Doubts::default(),
-            aborted: Aborted::default(),
+            stopped: Arc::default(),
         })
     }
 
@@ -354,6 +355,11 @@ impl Claims {
             Refused::Finished | Refused::NotHeld => Error::NotFound(format!("{key} is finished")),
         };
         steps::may_claim(&posted.ticket).map_err(refused)?;
+        if self.is_stopped(&posted.ticket).await? {
+            // Whoever asked for that was cut short before it came to this one.
+            self.heed_abort(key, posted.ticket.part.as_ref()).await?;
+            return Err(Error::NotFound(format!("{key} is finished: its build is aborted")));
+        }
         self.fence_earlier(key, &posted.ticket).await?;
         let session = self.store.current_session()?;
         let nonce = random_id();

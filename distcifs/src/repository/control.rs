@@ -65,13 +65,14 @@ impl Repository {
 
     /// Stops a build: what is queued of it ends as aborted at once, what is claimed when its claimant
     /// has ended it, a minute later at most. Its `always` tasks still run where build-control is at it;
-    /// a second abort stops those, too.
+    /// a second abort stops those, too. One that comes after another that was cut short finishes that.
     async fn abort(self: &Arc<Self>, job: &Job, n: u64, who: Poster) -> Result<()> {
         let who = self.builds.people.person(who.uid).await;
-        let mut insist = false;
         for _ in 0..RACES_MAX {
             let build = self.builds.build(job, n).await?;
-            insist = build.aborting();
+            if build.aborting() && self.claims.finish_stop(job, n).await? > 0 {
+                return Ok(());
+            }
             let Step { after, ops } = match steps::build::ask_abort(&build, who.clone(), now()) {
                 Ok(step) => step,
                 Err(Refused::Insisted) => break,
@@ -83,7 +84,7 @@ impl Repository {
                 break;
             }
         }
-        self.claims.stop_build(job, n, insist).await
+        self.claims.stop_build(job, n).await
     }
 
     /// Runs again what did not succeed, in the state in which it ran.

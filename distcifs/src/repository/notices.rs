@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::Error;
 use super::board::{Board, Line};
@@ -13,7 +14,7 @@ use super::jobs::Jobs;
 use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
-use super::model::ticket::{Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
+use super::model::ticket::{CONTROL_QUEUE, Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
 use super::store::Store;
@@ -35,6 +36,8 @@ struct Sorted {
     held: BTreeSet<(String, u64)>,
     /// Unfinished builds whose entry was set: somebody controls them. By the job's uid.
     builds: BTreeSet<(String, u64)>,
+    /// Builds whose entry is gone.
+    tidied: BTreeSet<(String, u64)>,
     /// Jobs that were configured, by their uid.
     configured: BTreeSet<String>,
     /// Mounts that came, went or told of themselves.
@@ -74,6 +77,10 @@ impl Sorted {
             (Key::Build(uid, n), Change::Set) => {
                 self.paths.insert(path.to_owned());
                 self.builds.insert((uid.to_owned(), n));
+            }
+            (Key::Build(uid, n), Change::Deleted) => {
+                self.paths.insert(path.to_owned());
+                self.tidied.insert((uid.to_owned(), n));
             }
             (Key::Jobs | Key::Job(_) | Key::Build(..) | Key::Slot(..) | Key::GcLock | Key::JobLock(_), _) => {
                 self.paths.insert(path.to_owned());
@@ -176,6 +183,9 @@ impl Reconciler {
         }
         for node in sorted.nodes {
             self.nodes.look_at_node(&node).await;
+        }
+        for (uid, n) in &sorted.tidied {
+            self.claims.stopped.forget(uid, *n);
         }
         for (uid, n) in &sorted.builds {
             self.claims.look_for_abort(uid.clone(), *n);
@@ -286,6 +296,7 @@ impl Reconciler {
             Some(Key::Nodes) => self.nodes.look_at_nodes().await,
             Some(Key::Jobs) => {
                 self.claims.look_for_aborts();
+                self.look_for_stopped();
                 self.board.unpark_all();
             }
             Some(Key::Groups) => self.board.unpark_all(),
@@ -341,7 +352,17 @@ impl Reconciler {
             id,
         });
         self.refresh_all(keys.collect()).await;
+        if queue.as_str() == CONTROL_QUEUE {
+            self.look_for_stopped();
+        }
         names.map(drop)
+    }
+
+    /// Has all builds that this mount knows of looked at: some may be to stop, and nobody told of it.
+    fn look_for_stopped(&self) {
+        for (uid, n) in self.board.builds() {
+            self.claims.stopped.note(&uid, n, Duration::ZERO);
+        }
     }
 
     /// Repairs and takes in tickets. One that is damaged must not keep the others from being

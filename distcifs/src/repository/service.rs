@@ -207,6 +207,7 @@ impl Repository {
         self.store.runtime.spawn(self.dispatcher.clone().keep_dispatching());
         self.store.runtime.spawn(self.nodes.clone().keep_node(Some(session)));
         self.store.runtime.spawn(self.claims.clone().keep_session());
+        self.store.runtime.spawn(self.claims.clone().keep_stopping());
         self.store.runtime.spawn(self.store.clone().unfollow_idle());
         self.store.runtime.spawn(self.builds.clone().keep_trash_swept());
         self.store.runtime.spawn(self.claims.groups.clone().keep_swept());

@@ -113,7 +113,12 @@ impl Superseding {
                 Err(Refused::Begun) if ended.though_it_runs => (supersede_running(&build, &newer, insist), true),
                 step => (step, false),
             };
-            let Ok(Step { after, ops }) = step else { return Ok(()) };
+            let Step { after, ops } = match step {
+                Ok(step) => step,
+                // Whoever asked it to stop may have been cut short.
+                Err(Refused::Insisted) => return self.claims.stop_build(&job, n).await,
+                Err(_) => return Ok(()),
+            };
             let data = to_json(&after);
             let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
             let path = live_path(job.uid(), n);
@@ -122,7 +127,7 @@ impl Superseding {
             }
             tracing::info!(job = %job.name, build = n, by = newer.n, "superseded");
             if runs {
-                return self.claims.stop_build(&job, n, insist).await;
+                return self.claims.stop_build(&job, n).await;
             }
             return Ok(());
         }

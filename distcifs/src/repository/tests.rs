@@ -37,6 +37,7 @@ mod removed;
 mod rename;
 mod shared;
 mod shown;
+mod stopped;
 mod strangers;
 mod trash;
 

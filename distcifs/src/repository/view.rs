@@ -117,11 +117,15 @@ impl Repository {
                 name(**index)
             );
         }
-        match in_state(TicketState::Open).next() {
+        let open: Vec<_> = in_state(TicketState::Open).collect();
+        if let Some((index, _)) = open.iter().find(|(index, _)| insisted || !always(**index)) {
+            return format!("aborting: {} is open still, and ends within a minute", name(**index));
+        }
+        match open.first() {
             Some((index, piece)) => format!(
                 "aborting: {} runs always and {}; abort again to leave it out",
-                name(*index),
-                self.why_waits(build, *index, piece).await
+                name(**index),
+                self.why_waits(build, **index, piece).await
             ),
             None => "is being aborted".into(),
         }

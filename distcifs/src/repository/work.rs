@@ -50,7 +50,20 @@ pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) ->
 
 /// Does something for each item, [`READS_MAX`] of them at once, by the deadline of what is being answered; what
 /// came of them, in no order.
-pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, mut action: impl FnMut(I) -> F) -> Vec<T>
+pub(crate) async fn in_parallel<I, T, F>(items: impl IntoIterator<Item = I>, action: impl FnMut(I) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    in_turns(items, READS_MAX, action).await
+}
+
+/// The same with `most` of them at once.
+pub(crate) async fn in_turns<I, T, F>(
+    items: impl IntoIterator<Item = I>,
+    most: usize,
+    mut action: impl FnMut(I) -> F,
+) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -58,7 +71,7 @@ where
     let mut running = JoinSet::new();
     let mut done = Vec::new();
     for item in items {
-        if running.len() >= READS_MAX {
+        if running.len() >= most {
             done.extend(running.join_next().await.and_then(Result::ok));
         }
         running.spawn(carried(action(item)));

@@ -3,22 +3,24 @@
 //! What says that a build is to stop is its entry, written once. Whoever holds a claim of it sees that
 //! there, so nothing is written for each claim, and none is missed that is made at the same moment.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::stopped::GRACE;
 use super::{Claim, Claims, Verdicts};
-use crate::repository::core::{bounded, lock, now};
+use crate::repository::core::{bounded, now};
 use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::claim::Cause;
 use crate::repository::model::event::{Control, Event};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::ops::Step;
+use crate::repository::model::steps::build::Tickets;
 use crate::repository::model::steps::{self, ABORTED};
 use crate::repository::model::ticket::{OfBuild, Part, Posted, TicketKey, TicketState, Verdict};
 use crate::repository::names::Name;
+use crate::repository::work::in_turns;
 use crate::repository::{Error, Result};
 use crate::storage::{Commit, Entry};
 
@@ -29,39 +31,13 @@ const ABORT_GRACE: Duration = Duration::from_secs(60);
 /// Races lost before the end of a ticket is given up.
 const RACES_MAX: u32 = 100;
 
-/// Aborted builds kept in mind for claims that are being made at that moment.
-const ABORTED_MAX: usize = 1024;
+/// Open tickets of one build that are ended at once: those of a large one leave room for others.
+const ENDS_MAX: usize = 16;
 
 /// Tries to look at a build that was aborted of which nothing is claimed here, and the pause between: two
 /// minutes of them.
 const LOOKS_MAX: u32 = 120;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-
-/// Builds that were aborted lately, by the job's uid and their number.
-#[derive(Default)]
-pub(crate) struct Aborted(Mutex<VecDeque<(String, u64)>>);
-
-impl Aborted {
-    fn note(&self, uid: &str, n: u64) {
-        let mut aborted = lock(&self.0);
-        if aborted
-            .iter()
-            .any(|(known, number)| (known.as_str(), *number) == (uid, n))
-        {
-            return;
-        }
-        if aborted.len() >= ABORTED_MAX {
-            aborted.pop_front();
-        }
-        aborted.push_back((uid.to_owned(), n));
-    }
-
-    fn has(&self, part: &Part) -> bool {
-        lock(&self.0)
-            .iter()
-            .any(|(uid, n)| (uid, *n) == (&part.uid, part.build))
-    }
-}
 
 impl Claim {
     /// Whether its build was aborted: its claimant is to end, and the outcome is `aborted`.
@@ -118,7 +94,7 @@ impl Claims {
     /// The same for a claim that was made while its build was aborted, as far as was heard.
     pub(super) fn look_for_abort_of(self: &Arc<Self>, claim: &Claim) {
         if let Some(part) = &claim.ticket.part
-            && self.aborted.has(part)
+            && self.stopped.has(part)
         {
             self.look_for_abort(part.uid.clone(), part.build);
         }
@@ -133,7 +109,7 @@ impl Claims {
             return Ok(());
         }
         // Noted first: a claim that is not there yet finds it.
-        self.aborted.note(uid, n);
+        self.stopped.note(uid, n, GRACE);
         for claim in self.held.of_build(uid, n) {
             let part = claim.ticket.part.as_ref();
             let Some(part) = part else { continue };
@@ -214,10 +190,12 @@ impl Claims {
         Ok(())
     }
 
-    /// Ends what is to end of a build that was asked to stop: who holds a claim is told, open tickets end.
-    pub(crate) async fn stop_build(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
+    /// Ends what is to end of a build that was asked to stop: who holds a claim is told, open tickets end. Whoever is
+    /// cut short leaves the rest to the next look (stopped.rs).
+    pub(crate) async fn stop_build(self: &Arc<Self>, job: &Job, n: u64) -> Result<()> {
+        let _working = self.stopped.work(job.uid(), n);
         self.heed_abort_here(job.uid(), n).await?;
-        self.abort_tickets(job, n, insist).await?;
+        self.finish_stop(job, n).await?;
         if !self.store.shared {
             let (job, what) = (job.name.clone(), Control::Abort);
             self.builds.events.announce(Event::Control { job, n, what });
@@ -225,33 +203,55 @@ impl Claims {
         Ok(())
     }
 
-    /// Ends the open tickets of a build; its own too, if nothing of it was begun or somebody insists
-    /// and nothing of it is claimed.
-    async fn abort_tickets(self: &Arc<Self>, job: &Job, n: u64, insist: bool) -> Result<()> {
+    /// Ends the open tickets of a build that was asked to stop, as its entry has it; its own too, if nothing of it
+    /// was begun or somebody insists and nothing of it is claimed. How many it ended.
+    pub(crate) async fn finish_stop(self: &Arc<Self>, job: &Job, n: u64) -> Result<usize> {
+        let mut ended = 0;
         for _ in 0..RACES_MAX {
             let build = self.builds.build(job, n).await?;
-            let Some(stop) = steps::build::stop(&build, insist)? else {
-                return Ok(());
+            let Some((live, _)) = build.live.as_ref().filter(|(live, _)| live.abort) else {
+                return Ok(ended);
             };
-            let mut lost_race = false;
-            for (key, posted) in &stop.open {
-                lost_race |= !self.abort_ticket(key, posted).await?;
-            }
+            let Some(stop) = steps::build::stop(&build, live.insist)? else {
+                return Ok(ended);
+            };
+            let open = stop.open.len();
+            let done = self.abort_all(stop.open).await?;
             // Their claimants are told by the build's entry, if there are any.
             for key in &stop.claimed {
                 self.reopen_orphan(key).await?;
             }
+            ended += done;
+            let mut lost_race = done < open;
             if let Some((key, posted)) = stop.own.filter(|_| !lost_race) {
                 lost_race = !self.abort_ticket(&key, &posted).await?;
+                ended += usize::from(!lost_race);
             }
             if !lost_race {
-                return Ok(());
+                return Ok(ended);
             }
         }
         Err(Error::Busy(format!(
             "jobs/{}/builds/{n}: it changes too fast: try again",
             job.name
         )))
+    }
+
+    /// Ends tickets as aborted, some at once; how many have not changed meanwhile.
+    ///
+    /// # Errors
+    /// The first that there was, when all the others were tried.
+    async fn abort_all(self: &Arc<Self>, tickets: Tickets) -> Result<usize> {
+        let claims = self.clone();
+        let ended = in_turns(tickets, ENDS_MAX, move |(key, posted)| {
+            let claims = claims.clone();
+            async move { claims.abort_ticket(&key, &posted).await }
+        });
+        let mut done = 0;
+        for ended in ended.await {
+            done += usize::from(ended?);
+        }
+        Ok(done)
     }
 
     /// What the ticket of a task has of its build.
@@ -278,7 +278,7 @@ impl Claims {
     }
 
     /// A build's entry as the coordinator has it: what is remembered may be from before the abort.
-    async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
+    pub(super) async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
         let path = live_path(uid, n);
         let entry = bounded(&path, self.store.coordination.get(&path)).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()

@@ -363,6 +363,13 @@ pub(crate) struct Stop {
     pub(crate) own: Option<(TicketKey, Posted)>,
 }
 
+impl Stop {
+    /// Whether there is anything to be done.
+    pub(crate) fn is_something(&self) -> bool {
+        !self.open.is_empty() || self.own.is_some()
+    }
+}
+
 /// What is to end of a build that was asked to stop; `insist`: with what runs `always`. `None`: it is over. Its
 /// own ticket ends if nothing of it was begun, or somebody insists and nothing of it is claimed.
 pub(crate) fn stop(build: &Build, insist: bool) -> crate::repository::Result<Option<Stop>> {
