@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use super::store::Store;
 use super::tickets::Tickets;
 use super::tops::Tops;
 use super::turns::{CLAIM_TURN, Turns};
-use super::work::FOLLOW_PAUSE;
+use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX};
 use super::{Error, Result};
 
 /// Open tickets among which one of many mounts chooses, in the order of turns. Each takes one whose turn is
@@ -42,6 +42,8 @@ pub(crate) struct Dispatcher {
     tickets: Arc<Tickets>,
     tops: Tops,
     reconciler: Arc<Reconciler>,
+    /// Tickets that could not be claimed, and how often that was tried.
+    failed: Mutex<HashMap<TicketKey, u32>>,
 }
 
 impl Dispatcher {
@@ -55,6 +57,7 @@ impl Dispatcher {
             tickets: reconciler.tickets.clone(),
             tops,
             reconciler: reconciler.clone(),
+            failed: Mutex::default(),
         })
     }
 
@@ -122,7 +125,7 @@ impl Dispatcher {
     }
 
     /// Claims a ticket for a waiter and gives it to it.
-    async fn deal(&self, pair: Pair) {
+    async fn deal(self: &Arc<Self>, pair: Pair) {
         let Pair { waiter, key, turn } = pair;
         let gone = !(waiter.asker.alive)(());
         if gone || !self.is_let_in(&waiter, &key.queue).await {
@@ -148,6 +151,12 @@ impl Dispatcher {
         };
         let claimed = self.claims.claim(&key, waiter.who).await;
         drop(claiming);
+        if matches!(
+            claimed,
+            Ok(_) | Err(Error::Busy(_) | Error::Exists(_) | Error::NotFound(_))
+        ) {
+            lock(&self.failed).remove(&key);
+        }
         match claimed {
             Ok(claim) => {
                 if let Err(unread) = give.send(claim) {
@@ -162,13 +171,31 @@ impl Dispatcher {
             }
             // Somebody else has it, or has the place that it was to have: then it is still open.
             Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
-            Err(error) => {
-                tracing::warn!(ticket = %key, %error, "claiming for .next");
-                tokio::time::sleep(FOLLOW_PAUSE).await;
-                self.offer_again(&key).await;
-            }
+            Err(error) => self.set_aside(&key, &error),
         }
         self.board.let_wait(&key.queue, &waiter, give);
+    }
+
+    /// Offers a ticket that can't be claimed after a pause, which grows: it must not keep the others from being worked
+    /// on.
+    fn set_aside(self: &Arc<Self>, key: &TicketKey, error: &Error) {
+        let mut failed = lock(&self.failed);
+        let tries = failed.entry(key.clone()).or_default();
+        *tries = tries.saturating_add(1);
+        let tries = *tries;
+        drop(failed);
+        if tries.is_power_of_two() {
+            tracing::warn!(ticket = %key, tries, %error, "claiming for .next; others go first meanwhile");
+        }
+        let pause = FOLLOW_PAUSE * (1 << (tries - 1).min(8));
+        let (dispatcher, key) = (self.clone(), key.clone());
+        self.store.runtime.spawn(async move {
+            tokio::time::sleep(pause.min(FOLLOW_PAUSE_MAX)).await;
+            dispatcher.offer_again(&key).await;
+            if !dispatcher.board.is_open(&key) {
+                lock(&dispatcher.failed).remove(&key);
+            }
+        });
     }
 
     /// Whether the queue lets a waiter in as it is now: it may have been shut since he began to wait. What can't
@@ -198,7 +225,7 @@ impl Dispatcher {
     /// Looks at a ticket that left the board's list without being claimed.
     async fn offer_again(&self, key: &TicketKey) {
         if let Err(error) = self.reconciler.apply(key).await {
-            tracing::warn!(ticket = %key, %error, "offering it again");
+            self.reconciler.retry_later(key.clone(), false, &error);
         }
         self.board.poke(&key.queue);
     }

@@ -46,8 +46,8 @@ impl Groups {
         Ok(Seen::of(version, below.iter().map(String::as_str)))
     }
 
-    /// Who holds places of a group: so many of them at most.
-    pub(crate) async fn holders(&self, digest: &str, most: usize) -> Result<Vec<Holder>> {
+    /// Who holds places of a group, by these: so many of them at most. `None`: nobody knows, as the place is damaged.
+    pub(crate) async fn holders(&self, digest: &str, most: usize) -> Result<Vec<(u32, Option<Holder>)>> {
         let folder = Key::Group(digest).path();
         let mut places: Vec<u32> = self
             .store
@@ -61,7 +61,7 @@ impl Groups {
         for place in places.into_iter().take(most) {
             let path = Key::Place(digest, place).path();
             if let Some(entry) = self.store.get(&path).await? {
-                holders.push(from_json(&path, &entry.data)?);
+                holders.push((place, from_json(&path, &entry.data).ok()));
             }
         }
         Ok(holders)

@@ -248,7 +248,7 @@ impl Reconciler {
     }
 
     /// Acts on a notice later, when the store may answer; the others need not wait for it.
-    fn retry_later(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: &Error) {
+    pub(super) fn retry_later(self: &Arc<Self>, key: TicketKey, unclaimed: bool, error: &Error) {
         let queue = key.queue.clone();
         tracing::warn!(ticket = %key, %error, "following the coordinator: trying again");
         if self.retries.note(key, unclaimed, 0) {
@@ -395,10 +395,8 @@ impl Reconciler {
             self.apply(key).await
         };
         let Err(error) = look.await else { return Ok(()) };
-        if let Ok(Some(entry)) = self.store.get(&key.path()).await
-            && let Err(damaged) = ticket_of(&key.to_string(), &entry)
-        {
-            tracing::error!(error = %damaged, "left out");
+        if self.tickets.is_damaged(key).await {
+            tracing::error!(%error, "left out");
             return Ok(());
         }
         Err(error)

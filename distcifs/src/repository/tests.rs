@@ -25,6 +25,7 @@ mod bounds;
 mod cluster;
 mod cost;
 mod crash;
+mod damaged;
 mod ends;
 mod faults;
 mod gate;

@@ -81,7 +81,11 @@ impl Claims {
         let (name, limit) = (&member.name, member.limit);
         let mut words = vec![format!("waits for a place in the group {name} (of {limit})")];
         if !holders.is_empty() {
-            let names: Vec<String> = holders.iter().map(|holder| self.groups.name_of(holder)).collect();
+            let name = |(place, holder): &(u32, Option<Holder>)| match holder {
+                Some(holder) => self.groups.name_of(holder),
+                None => format!("place {place}, which is damaged (run distcifs fsck)"),
+            };
+            let names: Vec<String> = holders.iter().map(name).collect();
             words.push(format!("held by {}", names.join(", ")));
         }
         if !older.is_empty() {
@@ -103,7 +107,7 @@ impl Claims {
             // The board may lag.
             let Some(posted) = self
                 .tickets
-                .get(&key)
+                .get_sound(&key)
                 .await?
                 .filter(|posted| posted.ticket.waits_in(member))
             else {
@@ -141,7 +145,7 @@ impl Claims {
         for keys in unknown.chunks(READS_MAX) {
             self.store.read_ahead(keys.iter().map(TicketKey::path)).await?;
             for other in keys {
-                let Some(other) = self.tickets.get(other).await? else {
+                let Some(other) = self.tickets.get_sound(other).await? else {
                     continue;
                 };
                 if other.ticket.waits_in(member) && other.created < posted.created {

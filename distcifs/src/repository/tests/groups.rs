@@ -568,7 +568,11 @@ fn a_place_names_its_ticket() {
         let digest = held.ticket.group.as_ref().unwrap().digest.clone();
         let holders = here.claims.groups.holders(&digest, 9).await.unwrap();
         assert_eq!(holders.len(), 1);
-        assert_eq!(holders[0].ticket_path(), control_key(&a, n).path());
+        let (place, holder) = &holders[0];
+        assert_eq!(
+            (*place, holder.as_ref().unwrap().ticket_path()),
+            (0, control_key(&a, n).path())
+        );
         let Posted { ticket, .. } = here.tickets.get(&control_key(&a, n)).await.unwrap().unwrap();
         assert_eq!(ticket.slot, Some(0));
         here.claims.finish(&held, success()).await.unwrap();

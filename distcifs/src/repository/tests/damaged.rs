@@ -1,0 +1,100 @@
+//! One damaged entry keeps nobody else waiting.
+
+use super::*;
+use crate::backend::memory::Memory;
+use crate::repository::board::Asker;
+use crate::repository::model::build::live_path;
+use crate::repository::model::keys::Key;
+use crate::repository::model::ops::create;
+use crate::repository::model::ticket::CONTROL_QUEUE;
+use crate::storage::Op;
+
+/// A configuration whose builds share a group, and one whose builds share a bound of their job.
+const GROUPED: &str = r#"{"concurrency": {"group": "deploy"},
+    "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+const NUMBERED: &str = r#"{"concurrency": 1, "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+
+async fn opened(dir: &Path) -> Arc<Repository> {
+    Stores::alone(&Memory::new().mount()).open("here", dir).await.unwrap()
+}
+
+async fn trigger(repository: &Arc<Repository>, job: &Job) -> u64 {
+    repository.builds.trigger(job, b"", poster()).await.unwrap()
+}
+
+async fn next(repository: &Arc<Repository>) -> Option<Arc<Claim>> {
+    let asker = Asker {
+        alive: Box::new(|()| true),
+        may: Box::new(|_| true),
+    };
+    let queue = name(CONTROL_QUEUE);
+    let next = repository.dispatcher.next(&queue, &[], claimant(), asker, PATIENCE);
+    next.await.unwrap()
+}
+
+/// A ticket of which nobody knows what it is waits for nothing, and stands before nobody.
+#[test]
+fn a_damaged_ticket_stands_before_no_build_of_a_group() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = opened(dir.path()).await;
+        let garbage = create(
+            Key::Ticket(CONTROL_QUEUE, "x").path(),
+            Bytes::from_static(b"{\"state\":"),
+        );
+        here.store.commit(vec![garbage]).await.unwrap();
+        let a = configured(&here, "a", GROUPED).await.unwrap();
+        let numbers = [trigger(&here, &a).await, trigger(&here, &a).await];
+        for n in numbers {
+            let claim = tokio::time::timeout(PATIENCE, next(&here)).await.unwrap().unwrap();
+            assert_eq!(claim.ticket.part.as_ref().unwrap().build, n);
+            here.claims.finish(&claim, success()).await.unwrap();
+        }
+    });
+}
+
+/// "Others go first meanwhile": whoever waits is not kept by the oldest ticket, if that can't be claimed.
+#[test]
+fn a_ticket_that_cannot_be_claimed_keeps_no_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = opened(dir.path()).await;
+        let bad = configured(&here, "bad", NUMBERED).await.unwrap();
+        let good = job(&here, "good").await.unwrap();
+        let n = trigger(&here, &bad).await;
+        let damage = Op::Set {
+            path: live_path(bad.uid(), n),
+            data: Bytes::from_static(b"{"),
+            version: None,
+        };
+        here.store.commit(vec![damage]).await.unwrap();
+        for _ in 0..3 {
+            let n = trigger(&here, &good).await;
+            let claim = tokio::time::timeout(PATIENCE, next(&here)).await.unwrap().unwrap();
+            let part = claim.ticket.part.clone().unwrap();
+            assert_eq!((part.uid.as_str(), part.build), (good.uid(), n));
+            here.claims.finish(&claim, success()).await.unwrap();
+        }
+        let claimed = here.claims.claim(&control_key(&bad, n), claimant()).await;
+        assert!(matches!(claimed, Err(Error::Io(_))), "{:?}", claimed.err());
+    });
+}
+
+/// `why` names the others who hold places.
+#[test]
+fn a_damaged_place_is_named_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = opened(dir.path()).await;
+        let a = configured(&here, "a", GROUPED).await.unwrap();
+        let [one, two] = [trigger(&here, &a).await, trigger(&here, &a).await];
+        let held = here.claims.claim(&control_key(&a, one), claimant()).await.unwrap();
+        let digest = held.ticket.group.as_ref().unwrap().digest.clone();
+        let garbage = create(Key::Place(&digest, 7).path(), Bytes::from_static(b"{"));
+        here.store.commit(vec![garbage]).await.unwrap();
+        let build = here.builds.build(&a, two).await.unwrap();
+        let why = here.why(&build).await;
+        let words = "held by jobs/a/builds/1, place 7, which is damaged (run distcifs fsck)";
+        assert!(why.contains(words), "{why}");
+    });
+}
