@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Builds;
-use crate::repository::model::build::{Build, Live, Piece, live_path};
+use crate::repository::model::build::{Build, Live, Piece, live_path, put_all};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::plan::Plan;
-use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket, part_key};
+use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Ticket, part_key};
 use crate::repository::model::when::LeftOut;
 use crate::repository::work::join_all;
 use crate::repository::{Error, Result};
@@ -164,6 +164,36 @@ impl Builds {
             params,
             left_out: LeftOut::default(),
         })
+    }
+
+    /// The parameters of a build as a task of it has them that is to be posted: as triggered, then what was recorded in
+    /// earlier runs, and by the tasks that come before it. However many others there are, so it costs the same.
+    pub(crate) async fn params_before(
+        &self,
+        job: &Job,
+        part: &Part,
+        live: &Live,
+        plan: &Plan,
+        index: usize,
+    ) -> Result<Vec<(String, String)>> {
+        let mut params = self.live_params(live).await?;
+        if live.run > 0
+            && let Some(record) = self.record(job, part.build).await?
+        {
+            put_all(&mut params, record.tasks.iter().flat_map(|task| &task.recorded));
+        }
+        let mut before = plan.before(index);
+        before.sort_unstable();
+        let tasks = before.into_iter().filter_map(|index| plan.task(index));
+        let pieces = tasks.map(|task| {
+            let (queue, index) = (task.kind.as_str(), task.index.to_string());
+            self.piece(queue, job, part.build, index, live.run)
+        });
+        for piece in join_all(pieces).await {
+            let outcome = piece?.and_then(|piece| piece.posted.ticket.outcome);
+            put_all(&mut params, outcome.iter().flat_map(|outcome| &outcome.recorded));
+        }
+        Ok(params)
     }
 
     /// The tickets of a build, read side by side: its own, and those of its tasks by index.

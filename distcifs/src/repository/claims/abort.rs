@@ -3,8 +3,8 @@
 //! What says that a build is to stop is its entry, written once. Whoever holds a claim of it sees that
 //! there, so nothing is written for each claim, and none is missed that is made at the same moment.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::stopped::GRACE;
@@ -261,7 +261,7 @@ impl Claims {
         };
         let task = part.task.and_then(|index| plan.task(index));
         let group = match task {
-            Some(task) => self.group_of_task(part, &live, task).await?,
+            Some(task) => self.group_of_task(part, (&live, &plan), task).await?,
             None => None,
         };
         let (group, group_text) = group.unzip();

@@ -4,8 +4,9 @@ use super::Claims;
 use crate::repository::config::Task;
 use crate::repository::core::bounded;
 use crate::repository::model::build::Live;
-use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, values};
+use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, values};
 use crate::repository::model::keys::Key;
+use crate::repository::model::plan::Plan;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketKey, TicketState, queue_path};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::work::READS_MAX;
@@ -165,12 +166,12 @@ impl Claims {
         }
     }
 
-    /// The group in which a task needs a place, with what its build recorded by now put into the name, and its whole
-    /// name.
+    /// The group in which a task needs a place, with what the tasks before it recorded put into the name, and its
+    /// whole name.
     pub(super) async fn group_of_task(
         &self,
         part: &Part,
-        live: &Live,
+        (live, plan): (&Live, &Plan),
         task: &Task,
     ) -> Result<Option<(Member, String)>> {
         let Some(group) = &task.group else { return Ok(None) };
@@ -178,7 +179,10 @@ impl Claims {
         let name = Name::new(&part.job).ok_or_else(missing)?;
         let job = self.jobs.find(name.as_str()).await?.filter(|job| job.uid() == part.uid);
         let job = job.ok_or_else(missing)?;
-        let params = self.builds.build(&job, part.build).await?.all_params();
+        let params = match has_names(&group.name) {
+            true => self.builds.params_before(&job, part, live, plan, task.index).await?,
+            false => Vec::new(),
+        };
         let of = Sharing {
             owner: live.owner.unwrap_or(job.entry.access.uid),
             kind: Kind::Tasks,

@@ -290,13 +290,18 @@ impl Build {
             .values()
             .filter_map(|p| p.posted.ticket.outcome.as_ref())
             .flat_map(|o| o.recorded.iter());
-        for (name, value) in recorded.chain(fresh) {
-            match all.iter_mut().find(|(known, _)| known == name) {
-                Some((_, old)) => old.clone_from(value),
-                None => all.push((name.clone(), value.clone())),
-            }
-        }
+        put_all(&mut all, recorded.chain(fresh));
         all
+    }
+}
+
+/// Sets parameters among others: the later one of a name counts.
+pub(crate) fn put_all<'a>(all: &mut Vec<(String, String)>, set: impl Iterator<Item = &'a (String, String)>) {
+    for (name, value) in set {
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => old.clone_from(value),
+            None => all.push((name.clone(), value.clone())),
+        }
     }
 }
 

@@ -103,6 +103,12 @@ pub(crate) fn values(params: &[(String, String)], source: &Source) -> Map<String
     values
 }
 
+/// Whether parameters are put into the name of a group.
+pub(crate) fn has_names(name: &str) -> bool {
+    let is_name = |piece: &expand::Piece<'_>| matches!(piece, expand::Piece::Name(_));
+    expand::pieces(name).iter().any(is_name)
+}
+
 /// A name as it is shown: what stands in names, and `/`; `_` for all else.
 fn shown(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);

@@ -395,3 +395,55 @@ fn following_a_console_reads_no_ticket() {
         }
     });
 }
+
+/// Builds of so many tasks, each of which needs a place in a group that parameters name.
+fn grouped(tasks: usize) -> String {
+    let task = r#"{"type": "execute-shell", "needs": [], "concurrency": {"group": "on-${where}"},
+        "params": {"script": "true\n"}}"#;
+    format!(
+        r#"{{"parameters": {{"where": "test"}}, "tasks": [{}]}}"#,
+        vec![task; tasks].join(",")
+    )
+}
+
+/// "However many others there are, so it costs the same": to post a task that needs a place of a group reads nothing
+/// of those that it does not wait for.
+#[test]
+fn posting_a_task_of_a_group_costs_the_same_in_a_large_build() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, first) = counted(dir.path()).await;
+        drop(first);
+        // One that follows no queue reads each entry that it looks at.
+        let many = Repository::open(Setup {
+            coordination: Arc::new(store.clone()),
+            contents: Arc::new(store.clone()),
+            node: name("many"),
+            attempts: dir.path().join("many"),
+            store: "test".into(),
+            coordinator: "test".into(),
+            shared: true,
+        });
+        let many = many.await.unwrap();
+        let mut reads = Vec::new();
+        for tasks in [4, 60] {
+            let job = configured(&many, &format!("of-{tasks}"), &grouped(tasks))
+                .await
+                .unwrap();
+            let n = many.builds.trigger(&job, b"", poster()).await.unwrap();
+            let _controller = many.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
+            for index in 0..tasks - 1 {
+                post_task(&many, &job, n, index).await.unwrap();
+            }
+            store.take();
+            let posted = post_task(&many, &job, n, tasks - 1);
+            store.on_behalf_of("post", posted).await.unwrap();
+            let calls = store.take();
+            let of_post = calls.iter().filter(|call| call.doing == "post");
+            reads.push(of_post.count());
+            let ticket = many.tickets.get(&key_of(&job, n, tasks - 1)).await.unwrap().unwrap();
+            assert_eq!(ticket.ticket.group.unwrap().name, "on-test");
+        }
+        assert_eq!(reads[0], reads[1], "of 4, and of 60");
+    });
+}
