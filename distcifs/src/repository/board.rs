@@ -252,6 +252,11 @@ impl Board {
             .or(line.as_ref())
             .and_then(|line| line.bound_by(&key.queue));
         let in_the_way = in_the_way.map(str::to_owned);
+        // One that runs elsewhere may be heard of after the newer one.
+        let new = line
+            .as_ref()
+            .filter(|line| old.is_none() && line.state == TicketState::Claimed);
+        let sides = new.and_then(Line::sides);
         let open = line.filter(|line| line.state == TicketState::Open);
         if let Some(line) = open {
             queue.open.insert(&line.lane, line.created, key.id.clone());
@@ -259,10 +264,14 @@ impl Board {
             self.note_newer(&line);
             self.poke(&key.queue);
             self.wakers.notify(&open_key(&key.queue));
-        } else if let Some(bound) = in_the_way.filter(|_| was_open) {
-            // It is out of the way of the next one.
+        } else {
             drop(queues);
-            self.unpark(&bound);
+            sides.into_iter().for_each(|sides| self.note_sides(sides));
+            // It is out of the way of the next one.
+            in_the_way
+                .filter(|_| was_open)
+                .iter()
+                .for_each(|bound| self.unpark(bound));
         }
         old.map(|line| line.state)
     }

@@ -48,12 +48,12 @@ mod untaken;
 mod stopped;
 mod verdicts;
 
-use stopped::Stopped;
 pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
 use untaken::Untaken;
 pub use untaken::Writing;
+use stopped::Stopped;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
@@ -273,6 +273,8 @@ pub(crate) trait Outlook: Send + Sync {
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId>;
     /// Those of some tickets of a queue of which nothing is known here.
     fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId>;
+    /// Whether a newer build makes an end of the one that a ticket is of, as far as is known here.
+    fn is_superseded(&self, key: &TicketKey) -> bool;
     /// How long to wait before a ticket is repaired here.
     fn repair_delay(&self, key: &TicketKey) -> Duration;
 }

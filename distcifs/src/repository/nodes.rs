@@ -105,6 +105,10 @@ impl Outlook for Nodes {
         self.board.unknown(queue, ids)
     }
 
+    fn is_superseded(&self, key: &TicketKey) -> bool {
+        self.board.is_superseded(key)
+    }
+
     fn repair_delay(&self, key: &TicketKey) -> Duration {
         REPAIR_TURN * self.rank(key)
     }

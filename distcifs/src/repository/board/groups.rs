@@ -1,6 +1,6 @@
 //! What the board knows of groups: who waits for a place, and who makes an end of whom.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
@@ -32,7 +32,8 @@ impl Grouped {
             digest: member.digest.clone(),
             waits: ticket.state == TicketState::Open && ticket.slot.is_none(),
             n: part.build,
-            supersede: member.supersede,
+            // Who retries an old build may roll back by it, and a newer one may run: it makes an end of none.
+            supersede: if part.run > 0 { Supersede::No } else { member.supersede },
         })
     }
 }
@@ -60,6 +61,14 @@ pub(crate) struct Ended {
 pub(super) struct Newer {
     sides: Mutex<HashSet<Sides>>,
     came: Notify,
+}
+
+impl Line {
+    /// The job and the group that a build is of.
+    pub(super) fn sides(&self) -> Option<Sides> {
+        let (group, uid) = (self.group.as_ref()?.digest.clone(), self.job.clone()?);
+        Some(Sides { group, uid })
+    }
 }
 
 impl Queue {
@@ -96,12 +105,33 @@ impl Board {
 
     /// Notes a build that may make an end of older ones.
     pub(super) fn note_newer(&self, line: &Line) {
-        if let (Some(group), Some(uid)) = (&line.group, &line.job)
-            && !group.supersede.is_no()
+        if let Some(sides) = line.sides()
+            && line.group.as_ref().is_some_and(|group| !group.supersede.is_no())
         {
-            let (group, uid) = (group.digest.clone(), uid.clone());
-            self.note_sides(Sides { group, uid });
+            self.note_sides(sides);
         }
+    }
+
+    /// The same of all that this mount knows of: what was told of one may have been lost, or too early.
+    pub(crate) fn note_all_sides(&self) {
+        let mut known: HashMap<Sides, usize> = HashMap::new();
+        let queues = lock(&self.queues);
+        let lines = queues.values().flat_map(|queue| queue.tickets.values());
+        for line in lines.filter(|line| line.state != TicketState::Finished) {
+            if let Some(sides) = line.sides() {
+                *known.entry(sides).or_default() += 1;
+            }
+        }
+        drop(queues);
+        let many = known.into_iter().filter(|(_, builds)| *builds > 1);
+        many.for_each(|(sides, _)| self.note_sides(sides));
+    }
+
+    /// Whether a newer build makes an end of the one that this ticket is of.
+    pub(crate) fn is_superseded(&self, key: &TicketKey) -> bool {
+        let line = |queues: &HashMap<Name, Queue>| queues.get(&key.queue)?.tickets.get(&key.id)?.sides();
+        let sides = line(&lock(&self.queues));
+        sides.is_some_and(|sides| self.superseded(&sides).iter().any(|ended| ended.key == *key))
     }
 
     /// Has the builds of a job and a group looked at.

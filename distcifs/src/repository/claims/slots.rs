@@ -61,7 +61,8 @@ impl Claims {
 
     /// A place of a group for this ticket, unless an older one of its queue waits.
     async fn place_in(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<Option<Place>> {
-        if self.waits_before(key, posted, member).await? {
+        // Its end is on the way: it must not begin before that, and hold the place that the newer one waits for.
+        if self.outlook.is_superseded(key) || self.waits_before(key, posted, member).await? {
             return Ok(None);
         }
         Ok(self.groups.seen(&member.digest).await?.free(member.limit))
