@@ -2,12 +2,13 @@
 //!
 //! Whoever hears of the newer one does so, not whoever offers it to a worker: a group that is used up offers none.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::board::{Board, Ended, Sides};
 use super::claims::Claims;
-use super::core::now;
+use super::core::{lock, now};
 use super::model::build::{Build, live_path};
 use super::model::deed::{Did, Person};
 use super::model::job::Job;
@@ -34,6 +35,8 @@ pub(crate) struct Superseding {
     board: Arc<Board>,
     claims: Arc<Claims>,
     nodes: Arc<Nodes>,
+    /// Those that are being acted on, and whether they are to be once more.
+    under_way: Mutex<HashMap<Sides, bool>>,
 }
 
 impl Superseding {
@@ -44,6 +47,7 @@ impl Superseding {
             board: repository.board.clone(),
             claims: repository.claims.clone(),
             nodes: repository.nodes.clone(),
+            under_way: Mutex::default(),
         })
     }
 
@@ -55,18 +59,46 @@ impl Superseding {
                 sides = self.board.newer() => sides,
                 _ = tick.tick() => {
                     self.board.unpark_all();
+                    self.board.note_all_sides();
                     continue;
                 }
             };
-            let superseding = self.clone();
-            in_parallel(sides, move |sides| superseding.clone().act(sides)).await;
+            for sides in sides {
+                self.begin(sides);
+            }
         }
     }
 
-    /// Makes an end of the older builds of a job that share a group.
-    async fn act(self: Arc<Self>, sides: Sides) {
+    /// Acts on a job and a group, in a task of its own: no other waits for it. Noted again meanwhile, it is looked at
+    /// once more after that.
+    fn begin(self: &Arc<Self>, sides: Sides) {
+        let mut under_way = lock(&self.under_way);
+        if let Some(again) = under_way.get_mut(&sides) {
+            *again = true;
+            return;
+        }
+        under_way.insert(sides.clone(), false);
+        drop(under_way);
         let superseding = self.clone();
-        let ends = in_parallel(self.board.superseded(&sides), move |ended| {
+        self.store.runtime.spawn(async move {
+            loop {
+                superseding.act(&sides).await;
+                let mut under_way = lock(&superseding.under_way);
+                match under_way.get_mut(&sides) {
+                    Some(again) if *again => *again = false,
+                    _ => {
+                        under_way.remove(&sides);
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Makes an end of the older builds of a job that share a group.
+    async fn act(self: &Arc<Self>, sides: &Sides) {
+        let superseding = self.clone();
+        let ends = in_parallel(self.board.superseded(sides), move |ended| {
             let superseding = superseding.clone();
             async move {
                 let result = superseding.end(&ended).await;
@@ -74,7 +106,7 @@ impl Superseding {
             }
         });
         if ends.await.iter().any(Result::is_err) {
-            let board = self.board.clone();
+            let (board, sides) = (self.board.clone(), sides.clone());
             self.store.runtime.spawn(async move {
                 tokio::time::sleep(FOLLOW_PAUSE_MAX).await;
                 board.note_sides(sides);

@@ -40,6 +40,7 @@ mod shared;
 mod shown;
 mod stopped;
 mod strangers;
+mod superseding;
 mod trash;
 
 /// How long anything may take that goes on in the background.

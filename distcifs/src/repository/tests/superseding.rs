@@ -1,0 +1,142 @@
+//! Newer builds that make an end of older ones, beside others who are slow, and of retries.
+
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::backend::memory::Memory;
+use crate::repository::control::Word;
+use crate::repository::model::ticket::control_key as key_of_run;
+use crate::storage::Fut;
+use crate::storage::around::{Around, Asked, Wrapped};
+
+/// Builds of two tasks, of which newer ones make an end.
+const RUNNING: &str = r#"{"concurrency": {"group": "deploy", "limit": 9, "supersede": "running"}, "tasks": [
+    {"type": "execute-shell", "params": {"script": "true\n"}},
+    {"type": "execute-shell", "needs": [], "params": {"script": "true\n"}}]}"#;
+
+/// Waits until something is so.
+async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !is().await {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn trigger(repository: &Arc<Repository>, job: &Job) -> u64 {
+    repository.builds.trigger(job, b"", poster()).await.unwrap()
+}
+
+/// A store that holds commits of some entries back.
+struct HeldBack {
+    /// What the paths of these contain; empty: nothing is held back.
+    what: Mutex<String>,
+    let_go: watch::Sender<bool>,
+}
+
+impl Around for Arc<HeldBack> {
+    /// Whether it is held back.
+    type Noted = bool;
+
+    fn asked(&self, asked: &Asked<'_>) -> bool {
+        let what = self.what.lock().unwrap();
+        matches!(asked, Asked::Commit(_)) && !what.is_empty() && asked.to_string().contains(what.as_str())
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, held: bool, call: Fut<'a, T>) -> Fut<'a, T> {
+        Box::pin(async move {
+            if held {
+                self.let_go.subscribe().wait_for(|go| *go).await.unwrap();
+            }
+            call.await
+        })
+    }
+}
+
+/// "No other waits for it": the end of one user's large build, however long that takes, is no part of another's.
+#[test]
+fn a_build_that_is_long_in_ending_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let held_back = Arc::new(HeldBack {
+            what: Mutex::default(),
+            let_go: watch::Sender::new(false),
+        });
+        let stores = Stores::alone(&Memory::new().mount());
+        let stores = Stores {
+            coordination: Arc::new(Wrapped::around(stores.coordination, held_back.clone())),
+            ..stores
+        };
+        let here = stores.open("here", dir.path()).await.unwrap();
+        let mut jobs = Vec::new();
+        for name in ["big", "small"] {
+            let job = configured(&here, name, RUNNING).await.unwrap();
+            let n = trigger(&here, &job).await;
+            let control = here.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
+            for index in [0, 1] {
+                post_task(&here, &job, n, index).await.unwrap();
+            }
+            jobs.push((job, control));
+        }
+        let ended = async |job: &Job| {
+            let build = here.builds.build(job, 1).await.unwrap();
+            build.aborting()
+                && build
+                    .tickets
+                    .values()
+                    .all(|piece| piece.posted.ticket.outcome.is_some())
+        };
+        *held_back.what.lock().unwrap() = "/tickets/execute-shell/big.".to_owned();
+        let [(big, _), (small, _)] = jobs.as_slice() else {
+            unreachable!()
+        };
+        trigger(&here, big).await;
+        until("it is asked to stop", async || {
+            here.builds.build(big, 1).await.unwrap().aborting()
+        })
+        .await;
+        trigger(&here, small).await;
+        until("the small one is over", async || ended(small).await).await;
+        assert!(!ended(big).await, "it was held back");
+        held_back.let_go.send_replace(true);
+        until("the big one is over", async || ended(big).await).await;
+    });
+}
+
+/// "A retry neither ends another build": one that rolls back goes on when somebody retries a newer one.
+#[test]
+fn a_retry_of_a_newer_build_ends_no_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let stores = Stores::alone(&Memory::new().mount());
+        let here = stores.open("here", dir.path()).await.unwrap();
+        let a = configured(&here, "a", RUNNING).await.unwrap();
+        for _ in 0..2 {
+            let n = trigger(&here, &a).await;
+            let claim = here.claims.claim(&control_key(&a, n), claimant()).await.unwrap();
+            here.claims.finish(&claim, Verdicts::read(b"1").unwrap()).await.unwrap();
+            until("it is recorded", async || {
+                here.builds.live_numbers(&a).await.unwrap().is_empty()
+            })
+            .await;
+        }
+        let [one, two] = [1, 2].map(|n| key_of_run("a", n, 1).unwrap());
+        here.control(&a, 1, Word::Retry, poster()).await.unwrap();
+        let _runs = here.claims.claim(&one, claimant()).await.unwrap();
+        here.control(&a, 2, Word::Retry, poster()).await.unwrap();
+        until("it is heard of", async || here.board.is_open(&two)).await;
+        assert!(!here.board.is_superseded(&one));
+        // A build that is triggered after both ends both.
+        trigger(&here, &a).await;
+        until("both are asked to stop", async || {
+            here.board.is_superseded(&one) && here.builds.build(&a, 1).await.unwrap().aborting()
+        })
+        .await;
+        until("the waiting one is ended", async || {
+            here.builds.build(&a, 2).await.unwrap().verdict() == Some(Verdict::Aborted)
+        })
+        .await;
+    });
+}
