@@ -44,16 +44,16 @@ mod posting;
 mod recorded;
 mod session;
 mod slots;
-mod untaken;
 mod stopped;
+mod untaken;
 mod verdicts;
 
 pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
+use stopped::Stopped;
 use untaken::Untaken;
 pub use untaken::Writing;
-use stopped::Stopped;
 pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
