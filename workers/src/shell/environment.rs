@@ -233,6 +233,7 @@ mod tests {
             ("BUILD_NUMBER", "2"),
             ("DISTCIFS_EVENT", "push"),
             ("DISTCIFS_REF", "refs/heads/main"),
+            ("DISTCIFS_TRUST", "trusted"),
             ("JOB_NAME", "j"),
             ("PARAM_git-ref", "x"),
             ("PARAM_git_ref", "y"),
