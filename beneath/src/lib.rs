@@ -53,9 +53,15 @@ pub fn inside(path: &str) -> Option<PathBuf> {
     Some(parts)
 }
 
-/// A path for people: of a long one its beginning and its end, so that what else is said is seen.
+/// A path for people: of a long one its beginning and its end, so that what else is said is seen. What ends a line or
+/// steers a terminal is escaped: names are whatever scripts have left.
 pub fn shown(path: &Path) -> String {
-    let text: Vec<char> = path.to_string_lossy().chars().collect();
+    let plain = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    let text: String = path.to_string_lossy().chars().map(plain).collect();
+    let text: Vec<char> = text.chars().collect();
     if text.len() <= 2 * SHOWN_CHARS {
         return text.into_iter().collect();
     }
@@ -362,5 +368,17 @@ pub fn is(error: &io::Error, errno: Errno) -> bool {
 pub fn more_descriptors() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_shown_is_one_plain_line_and_short() {
+        assert_eq!(shown(Path::new("a/b\u{1b}[31m\nc é")), "a/b\\u{1b}[31m\\nc é");
+        let long = "\u{1b}".repeat(1000);
+        assert_eq!(shown(Path::new(&long)).chars().count(), 2 * SHOWN_CHARS + 1);
     }
 }
