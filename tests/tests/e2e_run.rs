@@ -48,9 +48,19 @@ impl Code {
         assert!(status.expect("git runs").success(), "{words:?}");
     }
 
+    /// A run that takes a hangup as who has a terminal does, whatever these tests were started by.
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(distcifs());
-        command.arg("run").arg("--job").arg(self.folder.out().join("job.json"));
+        self.command_where("--default-signal=HUP", words)
+    }
+
+    fn command_where(&self, signal: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("/usr/bin/env");
+        command
+            .arg(signal)
+            .arg(distcifs())
+            .arg("run")
+            .arg("--job")
+            .arg(self.folder.out().join("job.json"));
         command.arg("--workers-dir").arg(bin_dir()).args(words);
         command.current_dir(&self.top).env("TMPDIR", &self.temporary);
         command
@@ -65,7 +75,11 @@ impl Code {
 
     /// Starts it, and reads its output up to a line that has `ready`.
     fn start(&self, words: &[&str]) -> (Child, BufReader<ChildStdout>, String) {
-        let mut child = self.command(words).stdout(Stdio::piped()).spawn().expect("it runs");
+        Self::started(self.command(words))
+    }
+
+    fn started(mut command: Command) -> (Child, BufReader<ChildStdout>, String) {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
         let mut output = BufReader::new(child.stdout.take().expect("its output"));
         let mut line = String::new();
         while !line.contains("ready") {
@@ -195,6 +209,20 @@ fn a_hangup_ends_it_as_a_signal_does() {
     signal(&child, Signal::SIGHUP);
     assert_eq!(ended(&mut child), Some(130));
     assert_eq!(code.left(), [] as [&Path; 0]);
+}
+
+/// Under nohup it goes on to its end.
+#[test]
+fn a_hangup_that_is_ignored_ends_nothing() {
+    let code = Code::new("echo ready $WORKSPACE; while [ ! -e go ]; do sleep 0.1; done; echo went on");
+    let (mut child, mut output, line) = Code::started(code.command_where("--ignore-signal=HUP", &[]));
+    signal(&child, Signal::SIGHUP);
+    let workspace = line.split("ready ").nth(1).expect("the workspace is named");
+    fs::write(Path::new(workspace.trim()).join("go"), "").expect("own or root's");
+    let mut said = String::new();
+    output.read_to_string(&mut said).expect("its output");
+    assert_eq!(ended(&mut child), Some(0), "{said}");
+    assert!(said.contains("went on"), "{said}");
 }
 
 /// "Standard output that is gone aborts it too", and that is no task that failed.
