@@ -22,6 +22,7 @@ use crate::tree::{self, Trouble};
 mod address;
 mod before;
 mod bounds;
+mod changed;
 mod failure;
 mod git;
 mod named;
@@ -98,7 +99,11 @@ fn checkout(desk: &Desk) -> Done {
     repository.tell_lfs("")?;
     let name = wanted.name.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
     say(&format!("{} {name} is {commit}", address.shown));
-    let (tasks, wrong) = match pipeline::find(desk, &folder) {
+    let changed = match desk.ticket.changed {
+        true => changed::paths(desk, &repository, &commit)?,
+        false => None,
+    };
+    let (tasks, wrong) = match pipeline::find(desk, &folder, changed) {
         Ok(tasks) => (tasks, None),
         Err(Trouble::Refused(why)) => (None, Some(why)),
         Err(other) => return Err(other),

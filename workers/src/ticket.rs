@@ -48,6 +48,9 @@ pub struct Ticket {
     /// Where its build comes from.
     #[serde(default)]
     pub source: Source,
+    /// Whether this checkout is to say which paths changed.
+    #[serde(default)]
+    pub changed: bool,
     /// The user who owns the job, or who posted a ticket that stands alone.
     #[serde(default)]
     pub owner: Option<u32>,

@@ -35,13 +35,14 @@ pub use groups::{Group, Supersede};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::RECORDED_PARAMETERS;
 pub(crate) use needs::side_by_side as beside_each_other;
-pub use pipeline::{ADDED_MAX, Adding, check_pipeline, read_added, read_added_stored, read_tasks};
+pub(crate) use pipeline::CHECKOUT;
+pub use pipeline::{ADDED_MAX, Added, Adding, check_pipeline, read_added, read_added_stored, read_tasks};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
 pub use untrusted::{Choice, Untrusted};
 pub use when::Facts;
-pub(crate) use when::VALUE_BYTES_MAX;
+pub(crate) use when::{CHANGED, VALUE_BYTES_MAX};
 
 /// Most bytes that the names and values of a build's parameters may have in all.
 pub const PARAMETERS_BYTES_MAX: usize = 256 << 10;

@@ -5,7 +5,7 @@ use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
 use super::claims::Claims;
-use super::config::{Downstream, Task, VALUE_BYTES_MAX};
+use super::config::{CHANGED, Downstream, Task, VALUE_BYTES_MAX};
 use super::model::build::{Build, Live, Piece};
 use super::model::json::pretty;
 use super::model::steps::build::superseded_by;
@@ -73,6 +73,10 @@ impl Repository {
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
             TaskState::Skipped => match build.misfit(index) {
+                Some((CHANGED, _)) => format!(
+                    "its when leaves it out: none of the {} paths that changed fits",
+                    build.changed().unwrap_or_default()
+                ),
                 Some((name, value)) if value.len() > VALUE_BYTES_MAX => {
                     format!("its when leaves it out: {name} is longer than {VALUE_BYTES_MAX} bytes")
                 }

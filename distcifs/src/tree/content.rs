@@ -12,7 +12,7 @@ use super::node::{BuildFile, JobFile, Node, TaskFile, TicketFile, TicketRef, Top
 use super::refused::written_file;
 use super::{Deadline, Error, Result, Tree};
 use crate::repository::Repository;
-use crate::repository::config::param_file;
+use crate::repository::config::{CHECKOUT, param_file};
 use crate::repository::core::time_of;
 use crate::repository::model::build::Build;
 use crate::repository::model::console::{Extent, attempt_console};
@@ -170,7 +170,7 @@ impl Tree {
     ) -> Result<Content> {
         match node {
             Node::TicketFile(_, file) => match file {
-                TicketFile::Json => Ok(Content::text(pretty(&self.ticket_json(posted).await?))),
+                TicketFile::Json => Ok(Content::text(pretty(&self.whole_ticket(ticket, posted).await?))),
                 TicketFile::Labels => Ok(Content::text(
                     posted
                         .ticket
@@ -208,6 +208,22 @@ impl Tree {
             }
             _ => Ok(Content::text("")),
         }
+    }
+
+    /// The ticket's JSON as its worker needs it: that of a checkout says whether it is to tell what changed.
+    async fn whole_ticket(&self, ticket: &TicketRef, posted: &Posted) -> Result<Value> {
+        let mut json = self.ticket_json(posted).await?;
+        let (Some(part), Some(object)) = (&posted.ticket.part, json.as_object_mut()) else {
+            return Ok(json);
+        };
+        if ticket.key.queue.as_str() != CHECKOUT {
+            return Ok(json);
+        }
+        let reads_tasks = object.get("params").is_some_and(|params| params.get("tasks").is_some());
+        if self.repository.claims.tells_changed(part, reads_tasks).await? {
+            object.insert("changed".into(), true.into());
+        }
+        Ok(json)
     }
 
     /// The ticket's JSON with what has become of it since it was posted.

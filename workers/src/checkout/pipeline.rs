@@ -6,6 +6,8 @@
 
 use std::io::Read;
 
+use distcifs_settings::fault::Place;
+use distcifs_settings::json::{Kind, Member, Value};
 use distcifs_settings::pipeline::{self, Format};
 
 use crate::adding::TASKS_BYTES_MAX;
@@ -22,14 +24,20 @@ const TASKS: &str = "tasks";
 /// Whether none need be there.
 const OPTIONAL: &str = "tasks_optional";
 
-/// The tasks of the file that the parameters name.
+/// Where what no file says stands.
+const START: Place = Place { line: 1, column: 1 };
+
+/// The member that says which paths changed, beside the tasks.
+const CHANGED: &str = "changed";
+
+/// The tasks of the file that the parameters name, with the paths that changed if they are known.
 ///
 /// # Errors
 /// `Refused` if there is none, or if it can't be read as what its ending says.
-pub(super) fn find(desk: &Desk, checkout: &Folder) -> tree::Result<Option<Tasks>> {
+pub(super) fn find(desk: &Desk, checkout: &Folder, changed: Option<Vec<String>>) -> tree::Result<Option<Tasks>> {
     let files = desk.list(TASKS);
     let Some(first) = files.first() else {
-        return Ok(None);
+        return Ok(changed.map(without_file));
     };
     if desk.ticket.task.is_none() {
         let why = "params.tasks: a ticket that stands alone has no build to which tasks could be added";
@@ -45,7 +53,7 @@ pub(super) fn find(desk: &Desk, checkout: &Folder) -> tree::Result<Option<Tasks>
     };
     for name in &files {
         if let Some(text) = text_of(checkout, name)? {
-            let tasks = read(name, &text)?;
+            let tasks = read(name, &text, changed)?;
             say(&format!("git-checkout: the tasks of {name} follow"));
             return Ok(Some(tasks));
         }
@@ -56,7 +64,7 @@ pub(super) fn find(desk: &Desk, checkout: &Folder) -> tree::Result<Option<Tasks>
     };
     if optional {
         say(&format!("git-checkout: {missing}, so no tasks are added"));
-        return Ok(None);
+        return Ok(changed.map(without_file));
     }
     Err(Trouble::Refused(format!(
         "{missing}: params.tasks looks for it; \"tasks_optional\": true goes on without"
@@ -86,15 +94,62 @@ fn text_of(checkout: &Folder, name: &str) -> tree::Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-/// The tasks of a text in the format that its name says.
-fn read(name: &str, text: &[u8]) -> tree::Result<Tasks> {
+/// The tasks of a text in the format that its name says, and the paths that changed.
+fn read(name: &str, text: &[u8], changed: Option<Vec<String>>) -> tree::Result<Tasks> {
     let format = Format::of(name).unwrap_or(Format::Json);
     let value = pipeline::read(text, format).map_err(|fault| Trouble::Refused(format!("{name}:{fault}")))?;
+    if let Kind::Object(members) = &value.kind
+        && let Some(own) = members.iter().find(|member| member.key == CHANGED)
+    {
+        // Which paths changed is not its author's to say.
+        return Err(Trouble::Refused(format!(
+            "{name}:{}:{}: unknown key",
+            own.at.line, own.at.column
+        )));
+    }
     let rendered = value.render_lines();
     if rendered.text.len() as u64 > TASKS_BYTES_MAX {
         return Err(Trouble::Refused(format!("{name}: the tasks have more than 1 MiB")));
     }
-    Ok(Tasks::new(name, rendered))
+    let Some(changed) = changed else {
+        return Ok(Tasks::new(name, rendered));
+    };
+    let with = with_changed(value, changed).render_lines();
+    if with.text.len() as u64 > TASKS_BYTES_MAX {
+        say("git-checkout: too many paths changed to be told beside the tasks; those that ask for them run");
+        return Ok(Tasks::new(name, rendered));
+    }
+    Ok(Tasks::new(name, with))
+}
+
+/// No tasks, and the paths that changed.
+fn without_file(changed: Vec<String>) -> Tasks {
+    let tasks = member(TASKS, Kind::List(Vec::new()));
+    let value = Value {
+        at: START,
+        kind: Kind::Object(vec![tasks]),
+    };
+    Tasks::new("tasks.json", with_changed(value, changed).render_lines())
+}
+
+/// An object with the paths that changed as its last member.
+fn with_changed(mut value: Value, changed: Vec<String>) -> Value {
+    if let Kind::Object(members) = &mut value.kind {
+        let path = |path| Value {
+            at: START,
+            kind: Kind::String(path),
+        };
+        members.push(member(CHANGED, Kind::List(changed.into_iter().map(path).collect())));
+    }
+    value
+}
+
+fn member(key: &str, kind: Kind) -> Member {
+    Member {
+        at: START,
+        key: key.to_owned(),
+        value: Value { at: START, kind },
+    }
 }
 
 #[cfg(test)]
@@ -152,15 +207,15 @@ mod tests {
     #[test]
     fn what_is_no_text_of_tasks_is_told_by_its_place() {
         assert_eq!(
-            refused(read("ci/.distcifs.yaml", b"tasks:\n- type: a\n  type: b\n")),
+            refused(read("ci/.distcifs.yaml", b"tasks:\n- type: a\n  type: b\n", None)),
             "ci/.distcifs.yaml:3:3: this key stands in its object already"
         );
-        let long = read("a.json", "x".repeat(2 << 20).as_bytes());
+        let long = read("a.json", "x".repeat(2 << 20).as_bytes(), None);
         assert_eq!(refused(long), "a.json:1:1: the text is longer than 1048576 bytes");
         // A line for each value takes more room than the file.
         let many = format!("{{\"tasks\": [{}1]}}", "1,".repeat(500_000));
-        assert!(refused(read("a.json", many.as_bytes())).contains("more than 1 MiB"));
-        let tasks = read(".distcifs.toml", b"[[tasks]]\ntype = \"a\"\nneeds = 1\n").unwrap();
+        assert!(refused(read("a.json", many.as_bytes(), None)).contains("more than 1 MiB"));
+        let tasks = read(".distcifs.toml", b"[[tasks]]\ntype = \"a\"\nneeds = 1\n", None).unwrap();
         let line = tasks
             .text()
             .lines()
@@ -171,5 +226,29 @@ mod tests {
             tasks.told(&format!("tasks.json:{line}:1: tasks[0].needs must be a list")),
             ".distcifs.toml:3:9: tasks[0].needs must be a list"
         );
+    }
+
+    /// What changed stands behind the tasks, which keep their places; no file says it by itself.
+    #[test]
+    fn the_paths_that_changed_stand_beside_the_tasks() {
+        let changed = || Some(vec!["src/a \"b\"".to_owned()]);
+        let file = b"tasks:\n- type: a\n  needs: 1\n";
+        let tasks = read("a.yaml", file, changed()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(tasks.text()).unwrap();
+        assert_eq!(value["changed"], serde_json::json!(["src/a \"b\""]));
+        assert_eq!(value["tasks"][0]["type"], "a");
+        let alone = read("a.yaml", file, None).unwrap();
+        assert!(tasks.text().starts_with(alone.text().strip_suffix("}\n").unwrap()));
+        let value: serde_json::Value = serde_json::from_str(without_file(vec!["a".to_owned()]).text()).unwrap();
+        assert_eq!(value, serde_json::json!({"tasks": [], "changed": ["a"]}));
+        assert_eq!(
+            refused(read("a.yaml", b"tasks: []\nchanged: [a]\n", changed())),
+            "a.yaml:2:1: unknown key"
+        );
+        // Beside a text that is nearly as long as may be there is no room for them: nobody knows then.
+        let many: Vec<String> = (0..9_000).map(|n| format!("{n:050}")).collect();
+        let long = format!("{{\"tasks\": [{{\"type\": \"{}\"}}]}}", "x".repeat(700 << 10));
+        let tasks = read("a.json", long.as_bytes(), Some(many)).unwrap();
+        assert!(!tasks.text().contains("\"changed\""));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -139,5 +139,89 @@ fn a_long_file_comes_over_in_one_piece() {
         let found: Value = serde_json::from_slice(&fs::read(ticket.join("tasks.json")).unwrap()).unwrap();
         let count = found["tasks"].as_array().unwrap().len();
         assert_eq!(count, if name == "long.json" { 2_000 } else { 20_000 });
+    }
+}
+
+/// A ticket that is to tell what changed, with what its trigger said; `builds` are those before it: state, ref, trust and
+/// commit.
+fn asked(bench: &Bench, id: &str, (source, params): (Value, Value), builds: &[[&str; 4]]) -> PathBuf {
+    let n = builds.len() + 1;
+    let ticket = json!({ "job": "j", "build": n, "task": 0, "changed": true, "source": source, "params": params });
+    let ticket = bench.ticket_of(id, ticket);
+    for (at, lines) in builds.iter().enumerate() {
+        let build = ticket.join(format!("jobs/j/builds/{}", at + 1));
+        fs::create_dir_all(&build).unwrap();
+        for (name, line) in ["state", "ref", "trust", "commit"].iter().zip(lines) {
+            fs::write(build.join(name), format!("{line}\n")).unwrap();
+        }
+    }
+    ticket
+}
+
+/// "With `@base` they changed since the merge base with that branch. Else they changed since the commit that the job's
+/// last trusted build of the same `@ref` built with success." What is not known is not told.
+#[test]
+fn a_checkout_tells_which_paths_changed() {
+    let bench = Bench::new(CHECKOUT, "changed");
+    let upstream = bench.root.join("up");
+    let first = repository(&upstream);
+    git(
+        &upstream,
+        "git checkout -q -b topic; mkdir src; echo 1 >src/t; git add .; git commit -qm t; \
+         git checkout -q main; echo 2 >f; printf x >'o\tdd'; git add .; git commit -qm two",
+    );
+    let main = || json!({ "ref": "refs/heads/main" });
+    let asks = json!({ "repository": format!("file://{}", upstream.display()), "ref": "main" });
+    let shallow = |of: &Value| {
+        let mut of = of.clone();
+        of["depth"] = 1.into();
+        of
+    };
+    let mut topic = asks.clone();
+    topic["ref"] = "topic".into();
+    let pull = json!({ "event": "pull_request", "ref": "refs/pull/1/head", "base": "refs/heads/main" });
+    let gone = "0123456789012345678901234567890123456789";
+    let built = |state, name, trust, commit| [state, name, trust, commit];
+    let good = built("success", "refs/heads/main", "trusted", &first);
+    let two = json!(["f", "o\u{fffd}dd"]);
+    for (id, source, params, builds, changed) in [
+        ("none", json!({}), &asks, vec![good], None),
+        ("first", main(), &asks, vec![], None),
+        ("last", main(), &asks, vec![good], Some(&two)),
+        (
+            "over",
+            main(),
+            &asks,
+            vec![
+                good,
+                built("failure", "refs/heads/main", "trusted", gone),
+                built("success", "refs/heads/topic", "trusted", gone),
+                built("success", "refs/heads/main", "untrusted", gone),
+            ],
+            Some(&two),
+        ),
+        (
+            "gone",
+            main(),
+            &asks,
+            vec![good, built("success", "refs/heads/main", "trusted", gone)],
+            None,
+        ),
+        ("shallow", main(), &shallow(&asks), vec![good], Some(&two)),
+        ("pull", pull.clone(), &topic, vec![], Some(&json!(["src/t"]))),
+        ("shallow-pull", pull.clone(), &shallow(&topic), vec![], None),
+    ] {
+        let ticket = asked(&bench, id, (source, params.clone()), &builds);
+        let result = bench.work(&ticket);
+        let said = console(&ticket);
+        assert_eq!(result, "0", "{id}: {said}");
+        let told = fs::read(ticket.join("tasks.json")).ok();
+        let told = told.map(|text| serde_json::from_slice::<Value>(&text).unwrap()["changed"].clone());
+        assert_eq!(told.as_ref(), changed, "{id}: {said}");
+        assert_eq!(
+            said.contains("which paths changed is not known"),
+            changed.is_none(),
+            "{id}: {said}"
+        );
     }
 }

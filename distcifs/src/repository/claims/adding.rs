@@ -229,6 +229,14 @@ impl Claims {
             .map_err(|what| Error::Invalid(format!("{name}: {what}")))
     }
 
+    /// Whether a ticket is to say which paths changed. `asked`: whether what it adds may ask for them.
+    pub async fn tells_changed(&self, part: &Part, asked: bool) -> Result<bool> {
+        let (Some(index), Some((_, _, plan))) = (part.task, self.planned(part).await?) else {
+            return Ok(false);
+        };
+        Ok(plan.tells_changed(index, asked))
+    }
+
     /// The job's name, the entry and the plan of the build of a ticket, which has its task; `None`: it is over.
     ///
     /// # Errors
@@ -277,14 +285,14 @@ fn extend(
     if names == Names::Said {
         adding.taken.clear();
     }
-    let tasks: Vec<Task> = read_added(text, &adding).map_err(Wrong::Faults)?;
-    if tasks.is_empty() {
+    let added = read_added(text, &adding).map_err(Wrong::Faults)?;
+    if added.tasks.is_empty() && added.changed.is_none() {
         return Ok(None);
     }
     let bytes = text.len() as u64;
-    plan.may_add(by, &tasks, bytes).map_err(Wrong::Whole)?;
+    plan.may_add(by, &added.tasks, bytes).map_err(Wrong::Whole)?;
     let mut grown = (**plan).clone();
-    grown.push(by, &before, tasks, (Digest::of(text).to_string(), bytes));
+    grown.push(by, &before, added, (Digest::of(text).to_string(), bytes));
     Ok(Some(grown))
 }
 

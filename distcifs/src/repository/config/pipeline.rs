@@ -9,14 +9,19 @@ use super::fault::{Fault, Faults};
 use super::json::{self, Kind, Value};
 use super::object::Object;
 use super::tasks::{self, Context, Task};
+use super::when::CHANGED;
 use super::{Ceilings, JobConfig, check, kinds, unreadable};
 use crate::repository::names::Name;
 
 /// Most tasks of one such text, those of matrices included.
 pub const ADDED_MAX: usize = 500;
 
+/// Most paths that changed, and most bytes of them: of more nobody knows.
+const CHANGED_MAX: usize = 10_000;
+const CHANGED_BYTES_MAX: usize = 512 << 10;
+
 /// The task that reads a pipeline, if the job is not known: it is called so unless it was given another name.
-const CHECKOUT: &str = "git-checkout";
+pub(crate) const CHECKOUT: &str = "git-checkout";
 
 /// The build to which tasks are added.
 #[derive(Debug)]
@@ -33,6 +38,17 @@ pub struct Adding<'a> {
     pub added: usize,
     /// Parameters that tasks have told by now, beside those that the configuration declares.
     pub told: &'a [String],
+    /// Whether the text may say which paths changed.
+    pub tells_changed: bool,
+}
+
+/// What a text says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Added {
+    /// The tasks that it adds.
+    pub tasks: Vec<Task>,
+    /// The paths that changed, if it is known.
+    pub changed: Option<Vec<String>>,
 }
 
 /// Reads and checks tasks that a task adds to its build, as JSON. What they do not say is filled in by the ceilings.
@@ -40,16 +56,16 @@ pub struct Adding<'a> {
 ///
 /// # Errors
 /// What is wrong, and what is more than may be added.
-pub fn read_added(text: &[u8], adding: &Adding<'_>) -> Result<Vec<Task>, Vec<Fault>> {
+pub fn read_added(text: &[u8], adding: &Adding<'_>) -> Result<Added, Vec<Fault>> {
     let value = json::parse_without_text(text).map_err(|fault| vec![fault])?;
-    read_tasks(&value, Some(adding))
+    read(&value, Some(adding), Faults::without_text())
 }
 
 /// Reads tasks that were added to a build, by whatever rules there were then.
 ///
 /// # Errors
 /// What can't be read.
-pub fn read_added_stored(text: &[u8], adding: &Adding<'_>) -> Result<Vec<Task>, Vec<Fault>> {
+pub fn read_added_stored(text: &[u8], adding: &Adding<'_>) -> Result<Added, Vec<Fault>> {
     let value = json::parse_without_text(text).map_err(|fault| vec![fault])?;
     read(&value, Some(adding), Faults::of_stored())
 }
@@ -60,14 +76,17 @@ pub fn read_added_stored(text: &[u8], adding: &Adding<'_>) -> Result<Vec<Task>, 
 /// # Errors
 /// What is wrong.
 pub fn read_tasks(value: &Value, adding: Option<&Adding<'_>>) -> Result<Vec<Task>, Vec<Fault>> {
-    read(value, adding, Faults::without_text())
+    read(value, adding, Faults::without_text()).map(|added| added.tasks)
 }
 
-fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Result<Vec<Task>, Vec<Fault>> {
+fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Result<Added, Vec<Fault>> {
     let Some(top) = Object::new(value, "", &mut faults) else {
         return Err(faults.into_sorted());
     };
-    top.only(&["tasks"], &mut faults);
+    let tells = adding.is_some_and(|adding| adding.tells_changed);
+    top.only(if tells { &["tasks", CHANGED] } else { &["tasks"] }, &mut faults);
+    let changed = top.get(CHANGED).filter(|_| tells);
+    let changed = changed.and_then(|value| changed_of(value, &mut faults));
     let config = adding.map(|adding| adding.config);
     let told = adding
         .into_iter()
@@ -100,9 +119,26 @@ fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Resul
         None => Vec::new(),
     };
     match faults.is_empty() {
-        true => Ok(tasks),
+        true => Ok(Added { tasks, changed }),
         false => Err(faults.into_sorted()),
     }
+}
+
+/// Reads the paths that changed.
+fn changed_of(value: &Value, faults: &mut Faults) -> Option<Vec<String>> {
+    let paths: Option<Vec<String>> = match &value.kind {
+        Kind::List(items) => items.iter().map(Value::to_text).collect(),
+        _ => None,
+    };
+    let Some(paths) = paths else {
+        faults.add(value.at, "changed must be a list of paths");
+        return None;
+    };
+    if paths.len() > CHANGED_MAX || paths.iter().map(String::len).sum::<usize>() > CHANGED_BYTES_MAX {
+        let what = format!("changed has more than {CHANGED_MAX} paths, or {CHANGED_BYTES_MAX} bytes of them");
+        faults.add(value.at, what);
+    }
+    Some(paths)
 }
 
 /// Reads the tasks, no more than there is room for in the build.
@@ -171,6 +207,7 @@ pub fn check_pipeline(
         ceilings: &Ceilings::of_defaults(config, name),
         added: 0,
         told: &[],
+        tells_changed: false,
     };
     read_tasks(&value, Some(&adding))
 }

@@ -18,11 +18,8 @@ const PATTERN_BYTES_MAX: usize = 1024;
 /// Longest value that is looked at, bytes: a longer one matches no pattern.
 pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 
-/// The paths that git-checkout found changed. Nothing lists them yet.
-const CHANGED: &str = "changed";
-
-/// Whether config.json may ask for [`CHANGED`].
-const CHANGED_IS_KNOWN: bool = false;
+/// The member that looks at the paths which git-checkout found changed.
+pub(crate) const CHANGED: &str = "changed";
 
 /// What must hold for a task to run: every member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,14 +71,25 @@ impl When {
         self.0.is_empty()
     }
 
-    /// The first member that does not match; `None`: the task runs. `value` is what a member looks at. Which paths
-    /// changed is not known, and what is not known matches.
-    pub(crate) fn misfit<'a>(&self, value: impl Fn(&str) -> &'a str) -> Option<usize> {
+    /// The first member that does not match; `None`: the task runs. `value` is what a member looks at, and `changed`
+    /// whether these patterns take one of the paths that changed.
+    pub(crate) fn misfit<'a, 'p>(
+        &'p self,
+        value: impl Fn(&str) -> &'a str,
+        mut changed: impl FnMut(&'p [String]) -> bool,
+    ) -> Option<usize> {
         self.0.iter().position(|condition| {
+            if condition.name == CHANGED {
+                return !changed(&condition.patterns);
+            }
             let value = value(&condition.name);
-            let fits = value.len() <= VALUE_BYTES_MAX && matching::takes_name(&condition.patterns, value);
-            condition.name != CHANGED && !fits
+            value.len() > VALUE_BYTES_MAX || !matching::takes_name(&condition.patterns, value)
         })
+    }
+
+    /// Whether it looks at the paths that changed.
+    pub(crate) fn looks_at_changed(&self) -> bool {
+        self.0.iter().any(|condition| condition.name == CHANGED)
     }
 
     /// What a member is called.
@@ -109,13 +117,14 @@ impl When {
             if !said && known.is_some_and(|known| !known.contains(key.as_str())) {
                 let hint = faults.hint(
                     key,
-                    known.into_iter().flatten().copied().chain(["event", "ref", "base"]),
+                    known
+                        .into_iter()
+                        .flatten()
+                        .copied()
+                        .chain(["event", "ref", "base", CHANGED]),
                 );
                 let what = format!("{}: no parameter is called {}{hint}", when.path, faults.quoted(key));
                 faults.add(*at, what);
-            }
-            if key == CHANGED && !CHANGED_IS_KNOWN && known.is_some() {
-                faults.add(*at, format!("{path} is not known yet"));
             }
             let patterns = patterns(value, &path, faults);
             if key == "event" {

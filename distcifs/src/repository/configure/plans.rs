@@ -146,11 +146,11 @@ impl Configurations {
 fn lay_on(mut plan: Plan, ceilings: &Ceilings, text: Addition, bytes: &[u8]) -> Result<Plan> {
     let damaged = || Error::Io(format!("tasks that task {} added: damaged; run distcifs fsck", text.by).into());
     let (adding, before) = plan.adding(text.by, ceilings);
-    let tasks = read_added_stored(bytes, &adding).map_err(|_| damaged())?;
-    if (text.at, text.count) != (plan.count(), tasks.len()) {
+    let added = read_added_stored(bytes, &adding).map_err(|_| damaged())?;
+    if (text.at, text.count) != (plan.count(), added.tasks.len()) {
         return Err(damaged());
     }
-    plan.push(text.by, &before, tasks, (text.text, text.bytes));
+    plan.push(text.by, &before, added, (text.text, text.bytes));
     Ok(plan)
 }
 

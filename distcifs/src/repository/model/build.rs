@@ -143,7 +143,7 @@ pub struct Build {
     pub(crate) record: Option<Arc<Record>>,
     /// Its parameters as they were triggered.
     pub(crate) params: Vec<(String, String)>,
-    /// What `when` leaves out of it: that hangs on its configuration, its source and `params` alone.
+    /// What `when` leaves out of it: that hangs on its plan, its source and `params` alone.
     pub(crate) left_out: LeftOut,
 }
 
@@ -313,7 +313,9 @@ impl Build {
         }
         let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
         let mut task = known.unwrap_or_default();
-        if self.misfit(index).is_some() {
+        // One that did not wait for the checkout may have run before it was known what changed.
+        let has_run = !matches!(task.state, TaskState::Waiting | TaskState::Skipped);
+        if !has_run && self.misfit(index).is_some() {
             task.state = TaskState::Skipped;
             return task;
         }

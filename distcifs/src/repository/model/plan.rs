@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::repository::config::{Adding, Ceilings, JobConfig, Task, beside_each_other};
+use crate::repository::config::{Added, Adding, CHECKOUT, Ceilings, JobConfig, Task, beside_each_other};
 use crate::repository::names::Name;
 
 /// Most tasks of a build, those of its configuration included.
@@ -48,7 +48,7 @@ pub(crate) struct Addition {
 
 /// A task that was added.
 #[derive(Debug, Clone, PartialEq)]
-struct Added {
+struct AddedTask {
     by: usize,
     task: Arc<Task>,
 }
@@ -58,8 +58,10 @@ struct Added {
 pub struct Plan {
     config: Arc<JobConfig>,
     texts: Vec<Addition>,
-    added: Vec<Added>,
+    added: Vec<AddedTask>,
     side_by_side: bool,
+    /// The paths that changed, once the first git-checkout has told them.
+    changed: Option<Arc<[String]>>,
 }
 
 impl Plan {
@@ -70,6 +72,7 @@ impl Plan {
             config,
             texts: Vec::new(),
             added: Vec::new(),
+            changed: None,
         }
     }
 
@@ -91,6 +94,20 @@ impl Plan {
     /// The texts that were added, in order.
     pub(crate) fn texts(&self) -> &[Addition] {
         &self.texts
+    }
+
+    /// The paths that changed; `None`: nobody knows, or nobody knows yet.
+    pub(crate) fn changed(&self) -> Option<&[String]> {
+        self.changed.as_deref()
+    }
+
+    /// Whether this task says which paths changed: one does, so that it is the same whoever ends first. `asked`: whether
+    /// what it adds may ask for them.
+    pub fn tells_changed(&self, index: usize, asked: bool) -> bool {
+        let mut own = self.config.tasks.iter();
+        own.find(|task| task.kind.as_str() == CHECKOUT)
+            .is_some_and(|first| first.index == index)
+            && (asked || self.tasks().any(|task| task.when.looks_at_changed()))
     }
 
     /// One of the tasks.
@@ -205,6 +222,7 @@ impl Plan {
             ceilings,
             added: self.added(),
             told: &[],
+            tells_changed: self.tells_changed(by, true),
         };
         (adding, before)
     }
@@ -246,7 +264,9 @@ impl Plan {
 
     /// Lays on the tasks of a text as they were read: their indexes and needs are those in the text, and those of
     /// `before` are counted on after them.
-    pub(crate) fn push(&mut self, by: usize, before: &[usize], tasks: Vec<Task>, text: (String, u64)) {
+    pub(crate) fn push(&mut self, by: usize, before: &[usize], added: Added, text: (String, u64)) {
+        let Added { tasks, changed } = added;
+        self.changed = self.changed.take().or(changed.map(Arc::from));
         let (at, count) = (self.count(), tasks.len());
         self.side_by_side |= beside_each_other(&tasks);
         for mut task in tasks {
@@ -260,7 +280,7 @@ impl Plan {
             task.needs = Some(needs.collect());
             task.index += at;
             let task = Arc::new(task);
-            self.added.push(Added { by, task });
+            self.added.push(AddedTask { by, task });
         }
         let (text, bytes) = text;
         self.texts.push(Addition {

@@ -83,6 +83,7 @@ impl Job {
             ceilings: &Ceilings::of(&self.config, name, &triggered, false),
             added: 0,
             told: &[],
+            tells_changed: false,
         };
         read_tasks(pipeline, Some(&adding))
     }

@@ -10,6 +10,7 @@ use crate::repository::names::{Name, TicketId};
 on_both! {
     a_task_adds_tasks_to_its_build,
     a_text_that_is_wrong_is_refused_when_it_is_closed,
+    a_task_is_left_out_if_nothing_changed_that_it_asks_for,
     the_text_is_there_from_the_first_close_until_it_is_withdrawn,
     only_the_claimant_of_a_task_of_a_build_adds_tasks,
     a_text_is_bounded_and_comes_from_nowhere_else,
@@ -80,6 +81,46 @@ fn a_task_adds_tasks_to_its_build(fs: Fs) {
     assert_eq!(fs.read("jobs/a/builds/1/tasks/2-x/state"), "waiting");
     assert_eq!(fs.read("jobs/a/builds/1/tasks/1-deploy/why"), "waits for 2-x, 3-y");
     drop((control, claim));
+}
+
+/// "`changed`: the task runs if the patterns take one of the paths." "The first git-checkout of config.json tells which
+/// these are. A task that does not wait for it runs." "What is not known matches."
+fn a_task_is_left_out_if_nothing_changed_that_it_asks_for(fs: Fs) {
+    let asks = |name: &str, what: &str, needs: Value| json!({"type": "execute-shell", "name": name, "needs": needs, "when": {"changed": what}, "params": {"script": "true"}});
+    let checkout = json!({"type": "git-checkout", "params": {"repository": "/r"}});
+    let waits = || json!(["git-checkout"]);
+    let config = json!({"tasks": [checkout, asks("src", "src/*", waits()), asks("doc", "doc/*", waits()), asks("early", "doc/*", json!([]))]});
+    fs.job("a", &config.to_string());
+    for told in [true, false] {
+        let n = fs.trigger("a", "");
+        let control = fs.claim("build-control", &format!("a.{n}.control")).unwrap();
+        for (task, queue) in [(0, "git-checkout"), (3, "execute-shell")] {
+            fs.post(queue, &json!({"job": "a", "build": n, "task": task, "params": {}}));
+        }
+        let early = fs.claim("execute-shell", &format!("a.{n}.3")).unwrap();
+        fs.write(&format!("tickets/execute-shell/a.{n}.3/result"), "success\n")
+            .unwrap();
+        let claim = fs.claim("git-checkout", &format!("a.{n}.0")).unwrap();
+        let ticket = format!("tickets/git-checkout/a.{n}.0");
+        let json: Value = serde_json::from_str(&fs.read(&format!("{ticket}/ticket.json"))).unwrap();
+        assert_eq!(json["changed"], true);
+        if told {
+            let text = json!({"tasks": [], "changed": ["src/a.c"]}).to_string();
+            fs.write(&format!("{ticket}/tasks.json"), text).unwrap();
+        }
+        fs.write(&format!("{ticket}/result"), "success\n").unwrap();
+        let state = |task: &str| fs.read(&format!("jobs/a/builds/{n}/tasks/{task}/state"));
+        assert_eq!(state("1-src"), "waiting");
+        assert_eq!(state("2-doc"), if told { "skipped" } else { "waiting" });
+        assert_eq!(state("3-early"), "success");
+        if told {
+            assert_eq!(
+                fs.read(&format!("jobs/a/builds/{n}/tasks/2-doc/why")),
+                "its when leaves it out: none of the 1 paths that changed fits"
+            );
+        }
+        drop((control, early, claim));
+    }
 }
 
 /// "The text is checked when it is closed: EINVAL, and tasks.error has `tasks.json:line:column: what` for each fault."

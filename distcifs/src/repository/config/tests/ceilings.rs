@@ -33,8 +33,10 @@ fn read(text: &str, config: &JobConfig, ceilings: &Ceilings) -> Result<Vec<Task>
         ceilings,
         added: 0,
         told: &[],
+        tells_changed: false,
     };
     let read = read_added(text.as_bytes(), &adding);
+    let read = read.map(|added| added.tasks);
     read.map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
@@ -229,6 +231,7 @@ fn each_ceiling_is_told_with_its_place() {
             ceilings,
             added: 500,
             told: &[],
+            tells_changed: false,
         };
         assert!(read_added_stored(text.as_bytes(), &adding).is_ok(), "{text}");
     }
@@ -334,8 +337,10 @@ fn a_build_takes_so_many_added_tasks() {
             ceilings: &ceilings,
             added,
             told: &[],
+            tells_changed: false,
         };
-        read_added(text(n).as_bytes(), &adding).map_err(|faults| faults[0].to_string())
+        let read = read_added(text(n).as_bytes(), &adding);
+        read.map(|added| added.tasks).map_err(|faults| faults[0].to_string())
     };
     assert_eq!(read(3, 0).unwrap().len(), 3);
     assert_eq!(read(0, 3).unwrap().len(), 0);

@@ -32,12 +32,12 @@ fn add(plan: &mut Plan, by: usize, tasks: &Value) -> Result<(), String> {
     let ceilings = ceilings(plan);
     let (mut adding, before) = plan.adding(by, &ceilings);
     adding.taken.clear();
-    let tasks = read_added(text.as_bytes(), &adding).map_err(|faults| faults[0].to_string())?;
-    plan.may_add(by, &tasks, text.len() as u64)?;
+    let added = read_added(text.as_bytes(), &adding).map_err(|faults| faults[0].to_string())?;
+    plan.may_add(by, &added.tasks, text.len() as u64)?;
     plan.push(
         by,
         &before,
-        tasks,
+        added,
         (format!("text-{}", plan.texts().len()), text.len() as u64),
     );
     Ok(())
@@ -195,13 +195,48 @@ fn what_is_added_is_bounded() {
     let long = vec![plan.task(0).unwrap().clone()];
     for _ in 0..16 {
         plan.may_add(0, &long, 1 << 20).unwrap();
-        plan.push(0, &[0], long.clone(), ("text".into(), 1 << 20));
+        let added = Added {
+            tasks: long.clone(),
+            changed: None,
+        };
+        plan.push(0, &[0], added, ("text".into(), 1 << 20));
     }
     assert!(
         plan.may_add(0, &long, 1)
             .unwrap_err()
             .contains("more than 16777216 bytes")
     );
+}
+
+/// "The first git-checkout of config.json tells which paths changed", and nobody else: else it would hang on who ends first.
+#[test]
+fn one_task_tells_what_changed() {
+    let checkout = |name: &str| json!({"type": "git-checkout", "name": name, "params": {"repository": "/r"}});
+    let script = json!({"type": "execute-shell", "name": "a", "params": {"script": "true"}});
+    let asks =
+        json!({"type": "execute-shell", "name": "b", "when": {"changed": "src/*"}, "params": {"script": "true"}});
+    let plain = plan(&json!([script, checkout("first"), checkout("second")]));
+    let asked = plan(&json!([script, checkout("first"), checkout("second"), asks]));
+    for (index, tells) in [(0, false), (1, true), (2, false), (3, false)] {
+        assert_eq!(asked.tells_changed(index, false), tells, "{index}");
+        assert_eq!(plain.tells_changed(index, true), tells && index < 3, "{index}");
+        assert!(!plain.tells_changed(index, false), "nobody asks: {index}");
+    }
+    let text = json!({"tasks": [], "changed": ["src/a", "b"]}).to_string();
+    let told = |by: usize| {
+        let ceilings = ceilings(&asked);
+        let (adding, before) = asked.adding(by, &ceilings);
+        let added = read_added(text.as_bytes(), &adding).map_err(|faults| faults[0].to_string())?;
+        let mut plan = asked.clone();
+        plan.push(by, &before, added, ("text".into(), 1));
+        Ok::<_, String>(plan)
+    };
+    assert_eq!(asked.changed(), None);
+    assert_eq!(told(1).unwrap().changed().unwrap(), ["src/a", "b"]);
+    for by in [0, 2, 3] {
+        let why = told(by).unwrap_err();
+        assert!(why.contains("unknown key"), "{why}");
+    }
 }
 
 proptest! {
