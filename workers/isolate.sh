@@ -35,10 +35,11 @@ closed_address=10.0.2.15 closed_router=10.0.2.2 closed_names=10.0.2.3
 closed_address6=fd00:d15c:1f5::15 closed_router6=fd00:d15c:1f5::2 closed_names6=fd00:d15c:1f5::3
 
 # Addresses that are nobody's in the world: private, link-local, reserved ones, and those that stand for others (6to4,
-# Teredo). Of IPv6 what is not within closed_world6 is closed as well, with what stands for IPv4 (::ffff:0:0/96,
+# Teredo), and those at which the services of a cloud are (Azure, IBM). Of IPv6 what is not within closed_world6 is closed as well, with what stands for IPv4 (::ffff:0:0/96,
 # 64:ff9b::/96).
 closed_ranges='0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
-	192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4'
+	192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+	161.26.0.0/16 166.8.0.0/14 168.63.129.16/32'
 closed_ranges6='2001::/23 2001:db8::/32 2002::/16 3fff::/20'
 closed_world6=2000::/3
 
@@ -236,8 +237,8 @@ helpers() {
 		refuse "can't set $ISOLATE_PIDS_MAX"
 }
 
-# of_node FAMILY: the node's own addresses, the networks that it is on, and its routers. What is all of the world is
-# no network of it, whatever device it is behind.
+# of_node FAMILY: the node's own addresses, the networks that it has a route to, and its routers. What is the world, or
+# a large part of it, is no network of it, whatever device or router it is behind.
 of_node() {
 	ip "$1" route show table all | while read -r first second rest; do
 		to='' via=''
@@ -246,7 +247,7 @@ of_node() {
 		local | anycast) to=$second ;;
 		broadcast | multicast) ;;
 		nexthop) via="$second $rest" ;;
-		*) case " $second " in ' via ') ;; *) to=$first ;; esac ;;
+		*) to=$first ;;
 		esac
 		case "$second $rest" in *'via '*) via="$second $rest" ;; esac
 		if [ -n "$via" ]; then
@@ -257,7 +258,8 @@ of_node() {
 		fi
 		for address in $to $via; do
 			case $1$address in
-			-?default | */0 | -4*:* | -6*.*) ;;
+			-?default | -4*:* | -6*.*) ;;
+			-4*/[0-7] | -6*/[0-9] | -6*/1[0-5]) ;;
 			*) echo "$address" ;;
 			esac
 		done

@@ -163,3 +163,52 @@ fn without_landlock_an_environment_is_refused() {
     }
     fs::remove_dir_all(&folder).unwrap();
 }
+
+/// "None of a network that the node has a route to", behind a router too; "routes to much of the world do not count".
+#[test]
+fn a_network_behind_a_router_is_the_nodes() {
+    let folder = folder("routes");
+    let routes = folder.join("routes");
+    fs::write(
+        &routes,
+        "default via 10.1.0.1 dev eth0 proto dhcp\n\
+         0.0.0.0/1 via 10.8.0.1 dev tun0\n\
+         128.0.0.0/1 dev tun0 scope link\n\
+         9.0.0.0/8 via 10.1.0.9 dev eth0\n\
+         10.1.0.0/24 dev eth0 proto kernel scope link src 10.1.0.4\n\
+         11.5.0.0/16 proto bird metric 32\n\
+         \tnexthop via 10.1.0.7 dev eth0 weight 1\n\
+         168.63.129.16 via 10.1.0.1 dev eth0 proto dhcp\n\
+         unreachable 12.0.0.0/8 metric 5\n\
+         local 10.1.0.4 dev eth0 table local proto kernel\n\
+         broadcast 10.1.0.255 dev eth0 table local\n",
+    )
+    .unwrap();
+    let routes6 = folder.join("routes6");
+    fs::write(
+        &routes6,
+        "2000::/3 via fe80::1 dev eth0\n2a00:77::/32 via fe80::1 dev eth0\ndefault via fe80::1 dev eth0\n",
+    )
+    .unwrap();
+    let script = "ip() { case $1 in -4) cat \"$ISOLATE_SPACE/routes\" ;; *) cat \"$ISOLATE_SPACE/routes6\" ;; esac; }
+        of_node -4
+        echo
+        of_node -6";
+    let wanted = "10.1.0.0/24 10.1.0.1 10.1.0.4 10.1.0.7 10.1.0.9 10.8.0.1 11.5.0.0/16 168.63.129.16 9.0.0.0/8";
+    let wanted6 = "2a00:77::/32 fe80::1";
+    for shell in SHELLS {
+        let Some(said) = run(shell, &folder, script) else {
+            continue;
+        };
+        let (four, six) = said.split_once("\n\n").unwrap();
+        let mut four: Vec<&str> = four.split_whitespace().collect();
+        four.sort_unstable();
+        assert_eq!(four.join(" "), wanted, "{shell:?}");
+        assert_eq!(
+            six.split_whitespace().collect::<Vec<_>>().join(" "),
+            wanted6,
+            "{shell:?}"
+        );
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}

@@ -29,7 +29,8 @@ for address in 11.22.44.2/24 11.22.33.44/32; do ip addr add "$address" dev outsi
 for address in 2a00:77::2/64 2a00:88::2/128; do ip addr add "$address" dev outside nodad; done
 ip link set outside up
 in_world ip link set lo up
-for address in 9.9.9.9 10.9.9.9 10.53.53.53 169.254.169.254 2620:fe::9 fd12::9 64:ff9b::909:909 2002:909:909::9; do
+for address in 9.9.9.9 10.9.9.9 10.53.53.53 169.254.169.254 2620:fe::9 fd12::9 64:ff9b::909:909 2002:909:909::9 \
+	11.55.0.9 168.63.129.16; do
 	in_world ip addr add "$address" dev lo
 done
 in_world ip addr add 11.22.44.1/24 dev node
@@ -38,15 +39,17 @@ in_world ip link set node up
 in_world ip route add default via 11.22.44.2
 in_world ip -6 route add default via 2a00:77::2
 ip route add default via 11.22.44.1
+ip route add 11.55.0.0/16 via 11.22.44.1
 ip -6 route add default via 2a00:77::1
 "$reach" serve 11.22.33.44 4480 127.0.0.1 4481 2a00:88::2 4480 &
 in_world "$reach" serve 11.22.44.1 4480 9.9.9.9 4480 10.9.9.9 4480 169.254.169.254 4480 2620:fe::9 4480 fd12::9 4480 \
-	64:ff9b::909:909 4480 2002:909:909::9 4480 &
+	64:ff9b::909:909 4480 2002:909:909::9 4480 11.55.0.9 4480 168.63.129.16 4480 &
 in_world "$reach" names 10.53.53.53 9.9.9.9 &
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=world.test -keyout key -out cert 2>/dev/null
 in_world openssl s_server -quiet -accept 9.9.9.9:443 -cert cert -key key -www >/dev/null 2>&1 &
 for there in 127.0.0.1,4481 11.22.33.44,4480 11.22.44.1,4480 2a00:88::2,4480 9.9.9.9,4480 2620:fe::9,4480 \
-	10.9.9.9,4480 169.254.169.254,4480 fd12::9,4480 64:ff9b::909:909,4480 2002:909:909::9,4480; do
+	10.9.9.9,4480 169.254.169.254,4480 fd12::9,4480 64:ff9b::909:909,4480 2002:909:909::9,4480 \
+	11.55.0.9,4480 168.63.129.16,4480; do
 	until "$reach" to plain "${there%,*}" "${there#*,}" 2>/dev/null; do sleep 0.1; done
 done
 until openssl s_client -connect 9.9.9.9:443 </dev/null >/dev/null 2>&1; do sleep 0.1; done
@@ -56,7 +59,7 @@ wait
 "#;
 
 /// What must not be reached, by whatever means: a name, how, where, which weaker filter would let it through.
-const ATTEMPTS: [(&str, &str, &str, &str); 13] = [
+const ATTEMPTS: [(&str, &str, &str, &str); 15] = [
     ("a private address", "plain", "10.9.9.9 4480", "private"),
     ("a private address by a device", "device", "10.9.9.9 4480", "private"),
     (
@@ -90,15 +93,23 @@ const ATTEMPTS: [(&str, &str, &str, &str); 13] = [
         "world6",
     ),
     ("an address of IPv4 by 6to4", "plain", "2002:909:909::9 4480", "ranges6"),
+    ("a network behind a router", "plain", "11.55.0.9 4480", "node"),
+    (
+        "what a cloud tells its machines",
+        "plain",
+        "168.63.129.16 4480",
+        "cloud",
+    ),
 ];
 
 /// The node's loopback: pasta, not the filter, would let it through.
 const LOOPBACK: (&str, &str, &str, &str) = ("the node's loopback", "plain", "127.0.0.1 4481", "loopback");
 
 /// What each weaker program lacks: a text of isolate.sh, and what stands for it.
-const WEAKER: [(&str, &str, &str); 7] = [
+const WEAKER: [(&str, &str, &str); 8] = [
     ("private", " 10.0.0.0/8 ", " "),
     ("link", " 169.254.0.0/16 ", " "),
+    ("cloud", " 168.63.129.16/32", ""),
     ("node", "\t\t\t\tip daddr @node goto closed\n", ""),
     ("node6", "\t\t\t\tip6 daddr @node6 goto closed\n", ""),
     ("ranges6", "\t\t\t\tip6 daddr @ranges6 goto closed\n", ""),
