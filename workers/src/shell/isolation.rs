@@ -36,6 +36,9 @@ const CLOSED: &str = "closed";
 /// The label by which the tickets of strangers' builds are asked for, and that for those which want a network.
 const UNTRUSTED: [&str; 2] = [crate::ticket::UNTRUSTED, "untrusted.network"];
 
+/// Our environments that hold a stranger, whatever his job says of it.
+const HOLDING: [&str; 3] = ["namespace", "lxc", "vm"];
+
 /// Where a node's owner puts environments of his own; what stands there goes before ours.
 const OWN_FOLDER: &str = "/etc/distcifs/isolate";
 
@@ -125,18 +128,32 @@ impl Isolations {
             closes: false,
         };
         found.closes = found.can_close(tools);
+        if let Some(path) = found.impostor() {
+            eprintln!(
+                "execute-shell: no scripts of strangers are run here, as {} is none of distcifs's: give it another name, \
+                 and have untrusted_types of the jobs name it that it holds a stranger for",
+                path.display()
+            );
+        }
         Ok(found)
     }
 
     /// The labels by which tickets are asked for. Whoever runs nothing but scripts without an environment takes none of
-    /// strangers.
+    /// strangers, nor does one whose own program is called as one of ours: nobody said that it holds a stranger.
     pub fn labels(&self) -> impl Iterator<Item = String> {
         let [untrusted, network] = UNTRUSTED.map(str::to_owned);
-        let apart = self.programs.keys().any(|name| name != NONE);
+        let apart = self.programs.keys().any(|name| name != NONE) && self.impostor().is_none();
         let named = self.programs.keys().map(|name| format!("isolation.{name}"));
         named
             .chain(apart.then_some(untrusted))
-            .chain(self.closes.then_some(network))
+            .chain((apart && self.closes).then_some(network))
+    }
+
+    /// An environment of the user's own that a stranger's build could take for ours.
+    fn impostor(&self) -> Option<&Path> {
+        let ours = |path: &PathBuf| self.ours.iter().any(|folder| path.parent() == Some(folder));
+        let known = HOLDING.iter().filter_map(|name| self.programs.get(*name));
+        known.map(PathBuf::as_path).find(|path| !ours(&path.to_path_buf()))
     }
 
     /// Tries whether our environments can have the closed network, which is the same for all of them.
@@ -465,6 +482,7 @@ mod tests {
             ("none", "/bin/true"),
             ("bad", "/bin/date"),
             ("plain.txt", "/etc/passwd"),
+            ("vm", "/bin/true"),
         ] {
             std::os::unix::fs::symlink(program, folder.join(name)).unwrap();
         }
@@ -490,6 +508,9 @@ mod tests {
             find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
             ["isolation.good", "untrusted"]
         );
+        // "One that is called namespace, lxc or vm and is not ours is given to no stranger", nor is anything beside it.
+        let labels: Vec<_> = find(&["good", "vm"]).unwrap().labels().collect();
+        assert_eq!(labels, ["isolation.good", "isolation.vm"]);
         // Not ours, so nobody knows what network it makes; and without an environment nothing of strangers is run.
         let labels: Vec<_> = find(&["none"]).unwrap().labels().collect();
         assert_eq!(labels, ["isolation.none"]);
@@ -500,7 +521,7 @@ mod tests {
             "{why}"
         );
         assert!(find(&["../good"]).unwrap_err().contains("no program"));
-        for name in ["good", "none"] {
+        for name in ["good", "none", "vm"] {
             fs::remove_file(folder.join(name)).unwrap();
         }
         assert!(find(&[]).unwrap_err().contains("no isolation works here"));
