@@ -44,6 +44,7 @@ pub struct Ceilings {
     jobs: Option<HashSet<String>>,
     repositories: HashSet<Repository>,
     console_limit: u64,
+    untrusted: bool,
 }
 
 /// A repository, however its address is written.
@@ -135,7 +136,8 @@ impl Ceilings {
         let put_in = |text: &str| expand(text, &values).ok();
         let images = config.tasks.iter().filter_map(|task| job_of_image(&task.settings));
         let jobs = job.map(|job| {
-            let own = std::iter::once(job.to_string());
+            // What it published it may have made for nobody but those who may push.
+            let own = (!untrusted).then(|| job.to_string()).into_iter();
             let allowed = config.allow.jobs.iter().map(Name::to_string);
             let copied = named("copy-artifacts", "job").filter_map(put_in);
             own.chain(allowed)
@@ -153,6 +155,7 @@ impl Ceilings {
             jobs,
             repositories: repositories.map(|address| Repository::of(&address)).collect(),
             console_limit: allow.console_limit.unwrap_or(config.console_limit),
+            untrusted,
             allow,
         }
     }
@@ -310,7 +313,8 @@ impl Ceilings {
                 member,
                 item: None,
                 what: format!(
-                    "must name this job or one that config.json names{}",
+                    "must name {}one that config.json names{}",
+                    if self.untrusted { "" } else { "this job or " },
                     lifted("others need", "jobs")
                 ),
             };

@@ -133,7 +133,7 @@ const ABOVE: [(&str, &str, &str); 14] = [
     (
         r#"{"image": "job:secret"}"#,
         "\"job:secret\"",
-        "image must name this job or one that config.json names: others need allow.jobs",
+        "image must name one that config.json names: others need allow.jobs",
     ),
     (
         r#"{"limits": {"memory": "5G"}}"#,
@@ -168,12 +168,12 @@ const ABOVE: [(&str, &str, &str); 14] = [
     (
         r#"{"type": "copy-artifacts", "params": {"job": "secret"}}"#,
         "\"secret\"",
-        "params.job must name this job or one",
+        "params.job must name one",
     ),
     (
         r#"{"type": "copy-artifacts", "params": {"build": "upstream"}}"#,
         "{\"build\"",
-        "params.job must name this job or one",
+        "params.job must name one",
     ),
     (
         r#"{"type": "git-checkout", "params": {"repository": "https://evil.test/a"}}"#,
@@ -259,6 +259,19 @@ fn what_config_json_names_is_allowed() {
         let text = text_of(&task);
         read(&text, &config, &ceilings).unwrap_or_else(|found| panic!("{text}: {found:?}"));
     }
+}
+
+/// "In an untrusted build only if `jobs` names it": what a job published strangers get no more than that of others.
+#[test]
+fn a_stranger_uses_his_job_only_if_it_is_named() {
+    let mut config = job();
+    let own = text_of(&json!({"type": "copy-artifacts", "params": {"job": "hello"}}));
+    let of = |config: &JobConfig, untrusted| read(&own, config, &ceilings_of(config, untrusted));
+    assert!(of(&config, false).is_ok());
+    let found = of(&config, true).unwrap_err();
+    assert!(found[0].contains("params.job must name one that"), "{found:?}");
+    config.allow.jobs = vec![name("hello")];
+    assert!(of(&config, true).is_ok());
 }
 
 /// "It is checked when the text is closed, and again when the ticket is posted, with its parameters put in": a repository
