@@ -154,13 +154,14 @@ fn source(jobs: &Folder, job: &str, build: &str, any: bool) -> tree::Result<(Str
     let number = if is_number(build) {
         build.to_owned()
     } else {
-        let target = builds.target(OsStr::new(build)).map_err(none)?;
-        let newest = target.to_string_lossy().into_owned();
-        // The other links pass them over by themselves.
-        match build {
-            "latest" if !any => trusted_from(&builds, newest).map_err(none)?,
-            _ => newest,
-        }
+        // The other links pass those of strangers over by themselves.
+        let link = if build == "latest" && !any {
+            LATEST_TRUSTED
+        } else {
+            build
+        };
+        let target = builds.target(OsStr::new(link)).map_err(none)?;
+        target.to_string_lossy().into_owned()
     };
     if !is_number(&number) {
         return Err(none(io::ErrorKind::NotFound.into()));
@@ -178,26 +179,8 @@ fn source(jobs: &Folder, job: &str, build: &str, any: bool) -> tree::Result<(Str
     }
 }
 
-/// Builds of strangers in a row that are passed over.
-const STRANGERS_MAX: u64 = 1000;
-
-/// The newest build from this one down that is no stranger's: `latest` names any.
-fn trusted_from(builds: &Folder, newest: String) -> io::Result<String> {
-    let Ok(from) = newest.parse::<u64>() else {
-        return Ok(newest);
-    };
-    for number in (from.saturating_sub(STRANGERS_MAX).max(1)..=from).rev() {
-        let number = number.to_string();
-        match is_strangers(builds, &number) {
-            Ok(false) => return Ok(number),
-            Ok(true) => {}
-            // Pruned, or removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::NotFound.into())
-}
+/// The link to the newest build that is no stranger's: `latest` names any.
+const LATEST_TRUSTED: &str = ".latest-trusted";
 
 /// Whether a build that is there is a stranger's. Of an earlier version none says so.
 fn is_strangers(builds: &Folder, number: &str) -> io::Result<bool> {

@@ -233,6 +233,31 @@ impl Builds {
         Ok(live.max(self.indexed(job).await?.last().map(|(n, _)| *n)))
     }
 
+    /// The newest build that is no stranger's, finished or not, however many of strangers are newer.
+    pub async fn latest_trusted(&self, job: &Job) -> Result<Option<u64>> {
+        let newest = |indexed: &[(u64, Indexed)]| {
+            let mut newest_first = indexed.iter().rev();
+            newest_first.find(|(_, line)| !line.untrusted).map(|(n, _)| *n)
+        };
+        let recorded = newest(&self.indexed(job).await?);
+        let mut live = None;
+        for n in self.live_numbers(job).await?.into_iter().rev() {
+            if recorded.is_some_and(|recorded| n < recorded) {
+                break;
+            }
+            let path = live_path(job.uid(), n);
+            let Some(entry) = self.store.get(&path).await? else {
+                continue;
+            };
+            if !from_json::<Live>(&path, &entry.data)?.source.untrusted {
+                live = Some(n);
+                break;
+            }
+        }
+        // One that was recorded meanwhile is in the index by now.
+        Ok(live.max(newest(&self.indexed(job).await?)))
+    }
+
     /// The newest build that succeeded, or the newest that ended in failure or error. Those of strangers do not count.
     pub async fn newest(&self, job: &Job, success: bool) -> Result<Option<u64>> {
         let asked = |v: Verdict| (v == Verdict::Success) == success && v != Verdict::Aborted;

@@ -27,7 +27,8 @@ impl Tree {
     pub(crate) async fn names_beside_builds(&self, job: &JobRef) -> Result<Vec<(String, Kind)>> {
         let mut names = Vec::new();
         for link in Link::ALL {
-            if self.link_target(job, *link).await?.is_some() {
+            let listed = *link != Link::LatestTrusted;
+            if listed && self.link_target(job, *link).await?.is_some() {
                 names.push((link.name().to_owned(), Kind::Symlink));
             }
         }
@@ -43,6 +44,7 @@ impl Tree {
         let job = self.job(job)?;
         match link {
             Link::Latest => self.repository.builds.latest(&job).await,
+            Link::LatestTrusted => self.repository.builds.latest_trusted(&job).await,
             Link::LastSuccess => self.repository.builds.newest(&job, true).await,
             Link::LastFailure => self.repository.builds.newest(&job, false).await,
         }

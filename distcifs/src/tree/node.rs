@@ -170,6 +170,8 @@ slots! {
         LastSuccess = 6, "last-success";
         /// The newest that failed.
         LastFailure = 7, "last-failure";
+        /// The newest that is no stranger's; not listed.
+        LatestTrusted = 12, ".latest-trusted";
     }
 }
 

@@ -405,6 +405,7 @@ fn what_strangers_published_is_for_strangers() {
         }
     }
     symlink("5", builds.join("latest")).unwrap();
+    symlink("2", builds.join(".latest-trusted")).unwrap();
     for (id, build, labels, made) in [
         ("first", json!(1), json!([]), Some("1")),
         ("own", json!(2), json!([]), Some("2")),
