@@ -19,7 +19,7 @@ use crate::storage::{Contents, Coordination, Object, Op, Updated};
 
 mod gate;
 
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Gate, STRANGERS};
 
 /// Keys read at once of a record.
 const PAGE: usize = 1000;
@@ -106,6 +106,17 @@ pub(crate) async fn id(coordination: &dyn Coordination) -> Result<String> {
     let entry = bounded(ENTRY, coordination.get(ENTRY)).await?;
     let entry: Option<Format> = entry.map(|entry| from_json(ENTRY, &entry.data)).transpose()?;
     Ok(entry.map(|format| format.repository).unwrap_or_default())
+}
+
+/// The version of the coordinator's entry, if this program may write what that says.
+///
+/// # Errors
+/// `Invalid` if not, with what to do.
+pub(crate) async fn writable(coordination: &dyn Coordination) -> Result<u32> {
+    let entry = bounded(ENTRY, coordination.get(ENTRY)).await?;
+    let entry = entry.ok_or_else(|| Error::Io(format!("{ENTRY}: missing; run distcifs fsck").into()))?;
+    from_json::<Format>(ENTRY, &entry.data)?.check("the coordinator's /format")?;
+    Ok(entry.version)
 }
 
 /// Checks that both stores hold one repository that this program may use.

@@ -12,9 +12,9 @@ use super::about::About;
 use super::board::{Ahead, Board};
 use super::claims::{Held, Outlook};
 use super::core::{bounded, lock, random_id};
-use super::format::VERSION;
+use super::format::{self, VERSION};
 use super::model::json::{from_json, to_json};
-use super::model::keys::{EPOCH, Key, NODES};
+use super::model::keys::{EPOCH, FORMAT, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Part, Ticket, TicketKey, control_key};
@@ -140,6 +140,12 @@ impl Nodes {
                 // Either gc sees this mount, or this mount has seen the epoch that gc began.
                 let (path, version, lease) = (EPOCH.to_owned(), Some(version), Key::Lease(&random_id()).path());
                 ops.push(Op::Check { path, version });
+                // It may have been raised past this program while no session was.
+                let version = Some(format::writable(&*self.store.coordination).await?);
+                ops.push(Op::Check {
+                    path: FORMAT.to_owned(),
+                    version,
+                });
                 ops.extend(self.leave_former().await?);
                 ops.push(create_ephemeral(&lease, Bytes::new()));
                 (facts.epoch, facts.lease) = (Some(epoch), lease);

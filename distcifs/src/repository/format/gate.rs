@@ -23,6 +23,9 @@ use crate::storage::{Commit, Entry};
 /// The entries that stand above all since the second version.
 const LAID: [&str; 1] = [HELD];
 
+/// What is to be where the gate is passed for a build of strangers, for people.
+pub(crate) const STRANGERS: &str = "builds of strangers";
+
 /// Races lost against other mounts before one gives up.
 const RACES_MAX: u32 = 100;
 
