@@ -8,10 +8,10 @@ use crate::git::{is_commit, is_ref};
 pub const REF_BYTES_MAX: usize = 256;
 
 /// Longest name of a sender, bytes.
-pub const SENDER_BYTES_MAX: usize = 100;
+pub const SENDER_BYTES_MAX: usize = 80;
 
-/// Most senders of one build: who wrote what is built, and who sent it.
-pub const SENDERS_MAX: usize = 2;
+/// Most senders of one build: who asked for it to be taken, whose repository it comes from, and who sent it.
+pub const SENDERS_MAX: usize = 3;
 
 /// Whether this may be somebody's login.
 pub fn is_login(text: &str) -> bool {
@@ -84,7 +84,7 @@ pub struct Source {
     /// Whether a stranger wrote what is built.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untrusted: bool,
-    /// The logins of who wrote what is built, and who sent it.
+    /// The logins of who asked for it to be taken, whose repository it comes from, and who sent it: that one is last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub senders: Vec<String>,
 }
@@ -209,18 +209,18 @@ mod tests {
         assert_eq!(take("cause", "x"), Ok(false));
     }
 
-    /// "`@sender` says who, once or twice."
+    /// "`@sender` says who, three times at most."
     #[test]
-    fn two_senders_are_taken() {
+    fn three_senders_are_taken() {
         let mut said = Source::default();
-        for sender in ["author", "sender"] {
+        for sender in ["author", "owner", "sender"] {
             assert_eq!(said.take("sender", sender), Ok(true));
         }
-        assert!(said.take("sender", "third").is_err());
-        assert_eq!(said.senders, ["author", "sender"]);
+        assert!(said.take("sender", "fourth").is_err());
+        assert_eq!(said.senders, ["author", "owner", "sender"]);
         said.take("trust", "untrusted").unwrap();
         let text = serde_json::to_string(&said).unwrap();
-        assert_eq!(text, r#"{"untrusted":true,"senders":["author","sender"]}"#);
+        assert_eq!(text, r#"{"untrusted":true,"senders":["author","owner","sender"]}"#);
         assert_eq!(serde_json::from_str::<Source>(&text).unwrap(), said);
     }
 

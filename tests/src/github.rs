@@ -60,7 +60,7 @@ pub fn pull_request(action: &str, from: &str) -> Value {
         "pull_request": {
             "url": "https://api.github.com/repos/Codertocat/Hello-World/pulls/2", "id": 279_147_437, "number": 2,
             "state": "open", "title": "Update the README with new information.", "user": sender(), "body": "Simple.",
-            "head": { "label": "Codertocat:changes", "ref": "changes", "sha": "ec26c3e57ca3a959ca5aad62de7213c562f8c821", "repo": head },
+            "head": { "label": "Codertocat:changes", "ref": "changes", "user": sender(), "sha": "ec26c3e57ca3a959ca5aad62de7213c562f8c821", "repo": head },
             "base": { "label": "Codertocat:master", "ref": "master", "sha": "f95f852bd8fca8fcc58a9a2d6c842781e32a215e", "repo": repository() },
             "draft": false, "merged": false
         },

@@ -308,7 +308,8 @@ fn why_held(build: &Build) -> String {
     let (n, source) = (build.n, build.source());
     let of = match source.senders.as_slice() {
         [] => String::new(),
-        senders => format!(" of {}", senders.join(", sent by ")),
+        [only] => format!(" of {only}"),
+        [of @ .., sender] => format!(" of {}, sent by {sender}", of.join(" and ")),
     };
     if source.commit.is_empty() {
         return format!("is held: its trigger named no commit{of} that could be approved; trigger it with @commit");

@@ -63,6 +63,8 @@ pub struct Event {
     pub sender: String,
     /// Who opened the pull request; empty if that is not said, and for a push.
     pub author: String,
+    /// Whose repository the commits of a pull request come from; empty if that is not said, and for a push.
+    pub from: String,
     /// Whether its author asked for no build.
     pub skip: bool,
 }
@@ -188,6 +190,9 @@ struct Changes {
 #[derive(Deserialize)]
 struct Head {
     sha: String,
+    /// Whose repository it is in; null once that account is gone.
+    #[serde(default)]
+    user: Option<User>,
     /// Null once the fork it came from is gone.
     #[serde(default)]
     repo: Option<Repository>,
@@ -310,6 +315,7 @@ impl Event {
             long("repository.full_name", &self.repository.full_name, WORD_BYTES_MAX),
             long("sender.login", &self.sender, WORD_BYTES_MAX),
             long("pull_request.user.login", &self.author, WORD_BYTES_MAX),
+            long("pull_request.head.user.login", &self.from, WORD_BYTES_MAX),
         ];
         if let Some(fault) = faults.into_iter().flatten().next() {
             return Err(fault);
@@ -332,6 +338,7 @@ impl PullRequest {
             foreign: !self.head.repo.as_ref().is_some_and(own),
             pull_request: Some(self.number),
             author: self.user.map(|user| user.login).unwrap_or_default(),
+            from: self.head.user.map(|user| user.login).unwrap_or_default(),
             commit: Some(self.head.sha),
             skip: self.title.is_some_and(|title| asks_for_none(&title)),
             ..Event::default()
@@ -389,7 +396,7 @@ mod tests {
             "action": "opened", "number": 2,
             "pull_request": {
                 "number": 2, "title": "Say more", "head": { "sha": "ec26c3e57ca3a959ca5aad62de7213c562f8c821", "ref": "more",
-                "repo": { "full_name": "Octo/hello" } }, "base": { "ref": "main" }
+                "user": { "login": "octo" }, "repo": { "full_name": "Octo/hello" } }, "base": { "ref": "main" }
             },
             "repository": { "full_name": "octo/hello" }, "sender": { "login": "octocat" }
         })
@@ -439,6 +446,7 @@ mod tests {
             ("refs/pull/2/head", Some("refs/heads/main"))
         );
         assert_eq!((found.pull_request, found.foreign), (Some(2), false));
+        assert_eq!((found.from.as_str(), found.author.as_str()), ("octo", ""));
         for (repo, foreign) in [
             (json!({ "full_name": "stranger/hello" }), true),
             (Value::Null, true),
@@ -518,22 +526,14 @@ mod tests {
             ("delete", delete),
             ("pull_request_review", review),
         ];
-        let names = [
-            "push",
-            "pull_request",
-            "create",
-            "ping",
-            "delete",
-            "issues",
-            "Push",
-            "push ",
-            "",
-        ];
+        let built = ["push", "pull_request", "create", "ping"];
+        let others = ["delete", "issues", "Push", "push ", ""];
+        let names: Vec<&str> = built.into_iter().chain(others).collect();
         for (own, body) in &bodies {
             assert!(told(own, body).is_ok(), "{own}");
-            let ours = ["push", "pull_request", "create", "ping"].contains(own);
+            let ours = built.contains(own);
             for name in names.iter().filter(|name| *name != own) {
-                let theirs = ["push", "pull_request", "create", "ping"].contains(name);
+                let theirs = built.contains(name);
                 // Between two that are not built there is no difference.
                 assert_eq!(told(name, body).is_err(), ours || theirs, "{own} as {name}");
             }

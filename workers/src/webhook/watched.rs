@@ -181,11 +181,17 @@ fn said(event: &Event) -> impl Iterator<Item = (&'static str, String)> {
         .filter(|(name, value)| !value.is_empty() && Source::default().take(&name[1..], value) == Ok(true))
 }
 
-/// Who wrote what is built, and who sent it: a maintainer who reopens a stranger's pull request sends what he did not
-/// write. Where one of the two is not known both are left out, for the other must not speak for him.
+/// Who opened the pull request, whose repository its commits come from, and who sent it: a maintainer who reopens a
+/// stranger's pull request sends what he did not write. Where one of them is not known all are left out, for the others
+/// must not speak for him.
 fn senders(event: &Event) -> Option<Vec<String>> {
-    let mut senders = vec![event.author.clone(), event.sender.clone()];
-    senders.dedup_by(|sender, author| sender.eq_ignore_ascii_case(author));
+    let mut senders: Vec<String> = Vec::new();
+    // Last who sent it: of those who wait for approval his are counted.
+    for login in [&event.sender, &event.from, &event.author] {
+        if !senders.iter().any(|known| known.eq_ignore_ascii_case(login)) {
+            senders.insert(0, login.clone());
+        }
+    }
     senders.iter().all(|sender| is_login(sender)).then_some(senders)
 }
 

@@ -278,28 +278,6 @@ fn a_trigger_has_what_the_job_declares() {
         json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat"),
             "@event": "push", "@ref": "refs/heads/main", "@commit": ABC })
     );
-    // "A pull request from another repository is a stranger's": its author and who sent it are both named.
-    let strangers = |author: &str, sender: &str| {
-        let (author, sender) = (author.to_owned(), sender.to_owned());
-        let foreign = true;
-        let found = trigger(
-            &all,
-            &Event {
-                foreign,
-                author,
-                sender,
-                ..pull_request("octo/hello")
-            },
-        );
-        assert_eq!(found["@trust"], "untrusted");
-        found["@sender"].clone()
-    };
-    assert_eq!(strangers("eve", "cat"), json!(["eve", "cat"]));
-    assert_eq!(strangers("eve", "Eve"), json!(["eve"]));
-    assert_eq!(strangers("dependabot[bot]", "cat"), json!(["dependabot[bot]", "cat"]));
-    for (author, sender) in [("", "cat"), ("eve", ""), ("e ve", "cat")] {
-        assert_eq!(strangers(author, sender), Value::Null, "{author} {sender}");
-    }
     let odd = "refs/heads/$(touch x)\n@key=y;`z`";
     let found = trigger(&job(json!({ "ref": "" })), &push(odd));
     assert_eq!(found["ref"], odd);
@@ -418,4 +396,40 @@ fn a_ref_may_begin_below_refs() {
     let job = checkout("https://github.com/octo/hello", json!("heads/main"), json!({})).unwrap();
     assert!(job.takes(&push("refs/heads/main")) && job.takes(&push("refs/heads/heads/main")));
     assert!(!job.takes(&push("refs/tags/main")));
+}
+
+/// "A pull request from another repository is a stranger's": its author, whose repository it is from and who sent it are
+/// named.
+#[test]
+fn all_who_had_a_hand_in_it_are_named() {
+    let watched = watched(&json!({ "tasks": [], "github": { "repository": "octo/hello" } }));
+    let strangers = |author: &str, from: &str, sender: &str| {
+        let [author, from, sender] = [author, from, sender].map(str::to_owned);
+        let event = Event {
+            foreign: true,
+            author,
+            from,
+            sender,
+            ..pull_request("octo/hello")
+        };
+        let found: Value = serde_json::from_slice(&watched.trigger(&event, "k")).unwrap();
+        assert_eq!(found["@trust"], "untrusted");
+        found["@sender"].clone()
+    };
+    assert_eq!(strangers("eve", "mallory", "cat"), json!(["eve", "mallory", "cat"]));
+    assert_eq!(strangers("eve", "eve", "cat"), json!(["eve", "cat"]));
+    assert_eq!(strangers("cat", "mallory", "cat"), json!(["mallory", "cat"]));
+    assert_eq!(strangers("eve", "EVE", "Eve"), json!(["Eve"]));
+    assert_eq!(
+        strangers("dependabot[bot]", "octo", "cat"),
+        json!(["dependabot[bot]", "octo", "cat"])
+    );
+    for (author, from, sender) in [
+        ("", "eve", "cat"),
+        ("eve", "", "cat"),
+        ("eve", "eve", ""),
+        ("e ve", "eve", "cat"),
+    ] {
+        assert_eq!(strangers(author, from, sender), Value::Null, "{author} {from} {sender}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The entry of a build, with each of its members as long as it may be.
 
+use distcifs_settings::source::{SENDER_BYTES_MAX, SENDERS_MAX};
+
 use super::*;
 use crate::repository::model::deed::{Did, Person, and};
 use crate::repository::model::hold::Dismissal;
@@ -20,7 +22,7 @@ fn longest(name: &str) -> Live {
         commit: DIGEST.into(),
         base: said,
         untrusted: true,
-        senders: vec!["s".repeat(100); 2],
+        senders: vec!["s".repeat(SENDER_BYTES_MAX); SENDERS_MAX],
     };
     let mut by = Vec::new();
     for did in [Did::Triggered, Did::Aborted, Did::Retried, Did::Kept, Did::Unkept].repeat(4) {
