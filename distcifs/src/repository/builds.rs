@@ -15,7 +15,7 @@ use super::configure::heads::{Carried, Opened};
 use super::consoles::Consoles;
 use super::core::{now, random_id};
 use super::events::Events;
-use super::format::Gate;
+use super::format::{Gate, STRANGERS};
 use super::jobs::{Jobs, counted};
 use super::model::build::{Build, Live, live_path};
 use super::model::deed::{Did, and};
@@ -25,7 +25,7 @@ use super::model::job::{ConfigHead, Job};
 use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
 use super::model::steps;
-use super::model::steps::build::{Begun, RETRIES_MAX, Refused};
+use super::model::steps::build::{Begun, RETRIES_MAX, Refused, Token};
 use super::model::ticket::{Part, Poster};
 use super::model::unknown::Unknown;
 use super::names::Name;
@@ -108,16 +108,24 @@ impl Builds {
         job.check_switch(&head)?;
         let mut request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
         let key = request.key.take().map(|token| self.token_path(job, &token, who.uid));
-        let (live, group) = self.entry_of(job, &head, &config, request, who).await?;
+        let (mut live, group) = self.entry_of(job, &head, &config, request, who).await?;
         for _ in 0..RACES_MAX {
-            if let Some(n) = self.keyed(key.as_deref()).await? {
-                return Ok(n);
-            }
+            let token = match &key {
+                Some(path) => match self.keyed(job, path).await? {
+                    Ok(token) => Some(token),
+                    Err(n) => return Ok(n),
+                },
+                None => None,
+            };
             let path = job.path();
             let entry = self.store.get(&path).await?;
             let read = counted(job, entry.as_ref())?;
+            let room = self
+                .making_room(job, &read, &live, self.may_steer(job, who.uid))
+                .await?;
+            live.held = room.held;
             let begun = begun(who, group.clone());
-            let mut step = match steps::build::trigger(job, &read, &live, begun, key.as_deref()) {
+            let mut step = match steps::build::trigger(job, &read, &live, begun, token.as_ref()) {
                 Ok(step) => step,
                 Err(Refused::Renamed) => {
                     self.jobs.settle_name(job).await?;
@@ -126,7 +134,7 @@ impl Builds {
                 Err(refused) => return Err(not_begun(job, read.counter.next, refused)),
             };
             let n = step.after;
-            step.ops.extend(self.making_room(job, &read, &live).await?);
+            step.ops.extend(room.ops);
             if live.held {
                 self.lay_held(job).await?;
             }
@@ -156,9 +164,10 @@ impl Builds {
     ) -> Result<(Live, Option<Member>)> {
         let source = request.source;
         self.check_commit(job, &source, who.uid)?;
-        let held = source.untrusted && is_held(job, config, &source.senders)?;
+        let what = format!("jobs/{}/trigger", job.name);
+        let held = source.untrusted && is_held(&what, config, &source.senders)?;
         if source.untrusted {
-            self.gate.pass("builds of strangers").await?;
+            self.gate.pass(STRANGERS).await?;
         }
         if config.group.is_some() || config.tasks.iter().any(|task| task.group.is_some()) {
             self.gate.pass("groups").await?;
@@ -186,13 +195,18 @@ impl Builds {
     /// Refuses a commit that is said by a user who may not: of a repository that shows forks, as GitHub's do, it may
     /// be a stranger's, and what it brings runs with the rights of the job's owner.
     pub(crate) fn check_commit(&self, job: &Job, source: &Source, uid: u32) -> Result<()> {
-        if source.commit.is_empty() || uid == job.entry.access.uid || self.steers(uid) {
+        if source.commit.is_empty() || self.may_steer(job, uid) {
             return Ok(());
         }
         Err(Error::Access(format!(
             "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit",
             job.name
         )))
+    }
+
+    /// Whether this user says what is built of a job: its owner, and those who steer.
+    fn may_steer(&self, job: &Job, uid: u32) -> bool {
+        uid == job.entry.access.uid || self.steers(uid)
     }
 
     /// Whether this is root, whoever mounted, or a program that steers.
@@ -227,14 +241,26 @@ impl Builds {
         Ok(self.record(job, n).await?.is_some_and(|record| record.nonce == nonce))
     }
 
-    /// The build that an idempotence key stands for.
-    async fn keyed(&self, key: Option<&str>) -> Result<Option<u64>> {
-        let Some(key) = key else { return Ok(None) };
-        let Some(entry) = self.store.get(key).await? else {
-            return Ok(None);
+    /// How an idempotence key is entered, or the build that it stands for. One whose build was pushed out or ran out of
+    /// time before anybody approved it is free again: so what is sent once more is held once more.
+    async fn keyed(&self, job: &Job, path: &str) -> Result<std::result::Result<Token, u64>> {
+        let token = |version| {
+            let path = path.to_owned();
+            Ok(Ok(Token { path, version }))
         };
-        let (n, _): (u64, u64) = from_json(key, &entry.data)?;
-        Ok(Some(n))
+        let Some(entry) = self.store.get(path).await? else {
+            return token(None);
+        };
+        let (n, _): (u64, u64) = from_json(path, &entry.data)?;
+        let dismissal = match self.build_head(job, n).await {
+            Ok(build) => build.dismissal(),
+            Err(Error::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        match dismissal {
+            Some(cause) if cause.frees_key() => token(Some(entry.version)),
+            _ => Ok(Err(n)),
+        }
     }
 
     /// Removes some old keys of a job in the background, unless that was done a moment ago.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::builds::{Builds, begun, group_of, not_begun};
+use super::config::JobConfig;
 use super::core::{bounded, now};
+use super::format::STRANGERS;
 use super::model::build::{Build, Live, live_path};
 use super::model::event::{Event, Stage};
 use super::model::hold::{Approval, Dismissal, HELD_MAX, HELD_TIME, Mark, surplus};
@@ -35,54 +37,119 @@ struct Found {
     live: (Live, u32),
 }
 
+/// What a new build does to the held ones of its job.
+#[derive(Default)]
+pub(super) struct Room {
+    /// Ends some of them, in the commit that triggers the new one.
+    pub(super) ops: Vec<Op>,
+    /// Whether the new build waits for approval because of them.
+    pub(super) held: bool,
+}
+
 impl Builds {
     /// What is done to the held builds of a job in the commit that triggers this one: those of its ref end, and if
     /// it is held one of them too when they are too many. Read after the counter, so that none is missed that was
-    /// triggered before.
-    pub(super) async fn making_room(&self, job: &Job, read: &Counted, live: &Live) -> Result<Vec<Op>> {
-        if live.source.name.is_empty() && !live.held {
-            return Ok(Vec::new());
+    /// triggered before. `steers`: whether it is triggered by somebody who may say what is built; others end none.
+    ///
+    /// # Errors
+    /// `Busy` if there are too many and it may end none.
+    pub(super) async fn making_room(&self, job: &Job, read: &Counted, live: &Live, steers: bool) -> Result<Room> {
+        if !live.held && (live.source.name.is_empty() || !steers) {
+            return Ok(Room::default());
         }
-        let found = self.held_of(job.uid()).await?;
-        let (older, mut others): (Vec<Found>, Vec<Found>) =
-            found.into_iter().partition(|found| found.mark.is_of(&live.source.name));
-        let mut ended: Vec<(Found, Dismissal)> = older
-            .into_iter()
-            .map(|found| (found, Dismissal::Superseded(read.counter.next)))
-            .collect();
-        while live.held && others.len() >= HELD_MAX {
-            let marks: Vec<(u64, Mark)> = others.iter().map(|found| (found.n, found.mark.clone())).collect();
-            let Some(at) = surplus(&marks).and_then(|n| others.iter().position(|found| found.n == n)) else {
-                break;
-            };
-            ended.push((others.remove(at), Dismissal::Crowded));
+        let is_older = |mark: &Mark| mark.is_of(&live.source.name);
+        // What can't be read may be of this ref.
+        let marks = self.marks_of(job.uid()).await?.into_iter();
+        let (older, others): (Vec<_>, Vec<_>) =
+            marks.partition(|(_, mark)| mark.as_ref().is_none_or(|mark| steers && is_older(mark)));
+        let older = self.held_of(job.uid(), older).await?.into_iter();
+        let (older, unread): (Vec<Found>, Vec<Found>) = older.partition(|found| steers && is_older(&found.mark));
+        // Its senders speak for themselves, not for who pushed what nobody approved.
+        let held = live.held || (live.source.untrusted && !older.is_empty());
+        let superseded = Dismissal::Superseded(read.counter.next);
+        let mut ended: Vec<(Found, Dismissal)> = older.into_iter().map(|found| (found, superseded)).collect();
+        if held && others.len() + unread.len() >= HELD_MAX {
+            let mut others = self.held_of(job.uid(), others).await?;
+            others.extend(unread);
+            if others.len() >= HELD_MAX && !steers {
+                return Err(Error::Busy(format!(
+                    "jobs/{}/trigger: {HELD_MAX} builds of strangers wait for approval already",
+                    job.name
+                )));
+            }
+            while others.len() >= HELD_MAX {
+                let marks: Vec<(u64, Mark)> = others.iter().map(|found| (found.n, found.mark.clone())).collect();
+                let Some(at) = surplus(&marks).and_then(|n| others.iter().position(|found| found.n == n)) else {
+                    break;
+                };
+                ended.push((others.remove(at), Dismissal::Crowded));
+            }
         }
         let end = |(found, cause): &(Found, Dismissal)| held::end(job.uid(), found.n, &found.live, *cause, now(), None);
-        Ok(ended.iter().filter_map(end).flat_map(|step| step.ops).collect())
+        let ops = ended.iter().filter_map(end).flat_map(|step| step.ops).collect();
+        Ok(Room { ops, held })
     }
 
-    /// The builds of a job that are held, as the coordinator has them.
-    async fn held_of(&self, uid: &str) -> Result<Vec<Found>> {
+    /// The builds of a job beside which a mark stands, as the coordinator has them, in order; `None`: the mark can't be
+    /// read. Two reads, however many there are.
+    async fn marks_of(&self, uid: &str) -> Result<Vec<(u64, Option<Mark>)>> {
         let folder = Key::HeldOf(uid).path();
+        let children = bounded(&folder, self.store.coordination.children(&folder)).await?;
+        let mut numbers: Vec<u64> = children.iter().filter_map(|child| child.parse().ok()).collect();
+        numbers.sort_unstable();
+        let paths: Vec<String> = numbers.iter().map(|n| held::mark_path(uid, *n)).collect();
+        let entries = self.entries(&folder, paths.clone()).await?;
+        let read = |((n, path), entry): ((u64, String), Option<Entry>)| {
+            let mark = from_json(&path, &entry?.data).inspect_err(|error| {
+                tracing::warn!(%path, %error, "a build that waits for approval: it is known by its own entry alone");
+            });
+            Some((n, mark.ok()))
+        };
+        // Approved or recorded meanwhile: there is none.
+        Ok(numbers.into_iter().zip(paths).zip(entries).filter_map(read).collect())
+    }
+
+    /// Those of these builds that are held, as the coordinator has them. One read for all.
+    async fn held_of(&self, uid: &str, marks: Vec<(u64, Option<Mark>)>) -> Result<Vec<Found>> {
+        let paths: Vec<String> = marks.iter().map(|(n, _)| live_path(uid, *n)).collect();
+        let entries = self.entries(uid, paths.clone()).await?;
         let mut found = Vec::new();
-        for child in bounded(&folder, self.store.coordination.children(&folder)).await? {
-            let Ok(n) = child.parse::<u64>() else { continue };
-            let (mark_path, live_path) = (held::mark_path(uid, n), live_path(uid, n));
-            let paths = vec![mark_path.clone(), live_path.clone()];
-            let entries = bounded(&folder, self.store.coordination.get_all(paths)).await?;
-            // Approved or recorded meanwhile.
-            let [Some(mark), Some(live)] = entries.as_slice() else {
-                continue;
+        for (((n, mark), path), entry) in marks.into_iter().zip(paths).zip(entries) {
+            let Some(entry) = entry else { continue };
+            let live: Live = match from_json(&path, &entry.data) {
+                Ok(live) => live,
+                Err(error) => {
+                    tracing::warn!(%path, %error, "a build that waits for approval is passed over");
+                    continue;
+                }
             };
-            let (mark, version) = (from_json(&mark_path, &mark.data)?, live.version);
-            let live: Live = from_json(&live_path, &live.data)?;
             if live.held && live.ended.is_none() {
-                let live = (live, version);
+                let source = &live.source;
+                let mark = mark.unwrap_or_else(|| Mark::new(&source.name, &source.senders, live.triggered));
+                let live = (live, entry.version);
                 found.push(Found { n, mark, live });
             }
         }
-        found.sort_by_key(|found| found.n);
         Ok(found)
+    }
+
+    /// Entries as the coordinator has them.
+    async fn entries(&self, what: &str, paths: Vec<String>) -> Result<Vec<Option<Entry>>> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        bounded(what, self.store.coordination.get_all(paths)).await
+    }
+
+    /// Ends all held builds of a job, which is about to be removed.
+    pub(super) async fn dismiss_held(&self, uid: &str) -> Result<()> {
+        let marks = self.marks_of(uid).await?;
+        for found in self.held_of(uid, marks).await? {
+            if let Some(step) = held::end(uid, found.n, &found.live, Dismissal::Removed, now(), None) {
+                self.store.commit(step.ops).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the entry above the held builds of a job, if it is not there.
@@ -109,13 +176,13 @@ impl Builds {
             return Ok(());
         }
         let (_, config) = self.configs.current(job).await?;
-        if is_held(job, &config, &record.source.senders)? && record.approved.is_none() {
+        let what = format!("jobs/{}/builds/{n}", job.name);
+        if is_held(&what, &config, &record.source.senders)? && record.approved.is_none() {
             return Err(Error::NotPermitted(format!(
-                "jobs/{}/builds/{n}: nobody approved it, and the job holds builds of strangers now: trigger a new one",
-                job.name
+                "{what}: nobody approved it, and the job holds builds of strangers now: trigger a new one"
             )));
         }
-        Ok(())
+        self.gate.pass(STRANGERS).await
     }
 
     /// Ends held builds whose time is over, and records those whose end nobody recorded, now and then.
@@ -128,28 +195,40 @@ impl Builds {
         }
     }
 
-    /// Does so once.
+    /// Does so once. What is wrong with one job keeps no other waiting.
     pub(super) async fn sweep_held(self: &Arc<Self>, now: u64) -> Result<()> {
         for uid in bounded(HELD, self.store.coordination.children(HELD)).await? {
             // One in the trash, or gone, has none.
             let Some(job) = self.jobs.by_uid(&uid) else { continue };
-            for found in self.held_of(&uid).await? {
-                if found.mark.triggered.saturating_add(HELD_TIME) > now {
-                    continue;
-                }
-                if let Some(Step { ops, .. }) = held::end(&uid, found.n, &found.live, Dismissal::Expired, now, None) {
-                    self.store.commit(ops).await?;
-                }
+            if let Err(error) = self.sweep_held_of(&job, now).await {
+                tracing::warn!(job = %job.name, %error, "looking at its builds that wait for approval");
             }
-            let folder = Key::HeldOf(&uid).path();
-            for child in bounded(&folder, self.store.coordination.children(&folder)).await? {
-                let Ok(n) = child.parse() else { continue };
-                if let Some(part) = self.ended_unapproved(&job, n).await? {
-                    self.record_later(part, Duration::ZERO);
-                }
-            }
-            self.clear_held(&uid).await;
         }
+        Ok(())
+    }
+
+    async fn sweep_held_of(self: &Arc<Self>, job: &Job, now: u64) -> Result<()> {
+        let marks = self.marks_of(job.uid()).await?;
+        let numbers: Vec<u64> = marks.iter().map(|(n, _)| *n).collect();
+        for found in self.held_of(job.uid(), marks).await? {
+            if found.mark.triggered.saturating_add(HELD_TIME) > now {
+                continue;
+            }
+            if let Some(Step { ops, .. }) = held::end(job.uid(), found.n, &found.live, Dismissal::Expired, now, None) {
+                self.store.commit(ops).await?;
+            }
+        }
+        for n in numbers {
+            match self.ended_unapproved(job, n).await {
+                Ok(part) => part
+                    .into_iter()
+                    .for_each(|part| self.record_later(part, Duration::ZERO)),
+                Err(error) => {
+                    tracing::warn!(job = %job.name, build = n, %error, "looking whether it ended without approval");
+                }
+            }
+        }
+        self.clear_held(job.uid()).await;
         Ok(())
     }
 
@@ -212,7 +291,8 @@ impl Repository {
         let commit = commit.trim().to_ascii_lowercase();
         let person = self.builds.people.person(who.uid).await;
         for _ in 0..RACES_MAX {
-            job.check_switch(&self.configs.current(job).await?.0)?;
+            let (head, config) = self.configs.current(job).await?;
+            job.check_switch(&head)?;
             let named = self.jobs.named(job).await?;
             let build = self.builds.build(job, n).await?;
             let approval = Approval {
@@ -225,6 +305,9 @@ impl Repository {
             let group = group_of(owner, &build.config, &build.params, &build.source())?;
             let begun = begun(who, group);
             let step = steps::build::held::approve(job, &build, &named, approval, begun);
+            if step.is_ok() {
+                self.may_approve_today(&build, &config).await?;
+            }
             let Step { after, ops } = match step {
                 Ok(step) => step,
                 // Its name is settled when it is asked for the next time.
@@ -242,6 +325,16 @@ impl Repository {
             "jobs/{}/builds/{n}: it changes too fast: try again",
             job.name
         )))
+    }
+}
+
+impl Repository {
+    /// Refuses an approval that would let something else run than what was looked at, or more than the job allows by
+    /// now.
+    async fn may_approve_today(&self, build: &Build, config: &JobConfig) -> Result<()> {
+        let what = format!("jobs/{}/builds/{}/approve", build.job.name, build.n);
+        is_held(&what, config, &build.source().senders)?;
+        self.builds.gate.pass(STRANGERS).await
     }
 }
 

@@ -4,12 +4,9 @@ use distcifs_settings::names::Name;
 
 use super::config::{Choice, JobConfig, TicketRequest};
 use super::core::now;
-use super::model::job::Job;
+use super::model::hold::LABEL;
 use super::model::ticket::{Outcome, Ticket, TicketState, Verdict};
 use super::{Error, Result};
-
-/// The label that each ticket of such a build needs: only workers that keep its rules offer it.
-const LABEL: &str = "untrusted";
 
 /// The same of a script with a network: only workers offer it that can close that.
 const NETWORK_LABEL: &str = "untrusted.network";
@@ -23,17 +20,16 @@ const QUEUES: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"
 /// Environments that hold a stranger.
 const ISOLATIONS: [&str; 3] = ["namespace", "lxc", "vm"];
 
-/// What becomes of a build of strangers by a configuration: whether it is held.
+/// What becomes of a build of strangers by a configuration: whether it is held. `what` is asked for.
 ///
 /// # Errors
 /// `Access` if the job takes none.
-pub(super) fn is_held(job: &Job, config: &JobConfig, senders: &[String]) -> Result<bool> {
+pub(super) fn is_held(what: &str, config: &JobConfig, senders: &[String]) -> Result<bool> {
     match config.untrusted.choice_for(senders) {
         Choice::Run => Ok(false),
         Choice::Hold => Ok(true),
         Choice::Refuse => Err(Error::Access(format!(
-            "jobs/{}/trigger: the job takes no builds of strangers (\"untrusted\": \"refuse\")",
-            job.name
+            "{what}: the job takes no builds of strangers (\"untrusted\": \"refuse\")"
         ))),
     }
 }

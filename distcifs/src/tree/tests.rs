@@ -25,6 +25,7 @@ mod consoles;
 mod downstream;
 mod driver;
 mod enabled;
+mod held;
 mod results;
 mod scarce;
 mod shape;

@@ -31,23 +31,44 @@ use crate::repository::work::RACES_MAX;
 use crate::repository::{Error, Result};
 use crate::storage::{Commit, Entry};
 
+/// Refuses while builds are left.
+fn none_left(job: &Job, live: &[u64]) -> Result<()> {
+    match live.first() {
+        Some(n) => Err(Error::Busy(format!(
+            "jobs/{} has {} unfinished builds (build {n} is one): wait for their end (builds/{n}/.wait) or abort \
+             them first",
+            job.name,
+            live.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
 impl Jobs {
-    /// `Busy` if a build of the job is not finished, as the coordinator has it now.
+    /// `Busy` if a build of the job is not finished, as the coordinator has it now, but for those that wait for approval:
+    /// nothing of them knows the job's name.
     pub(crate) async fn check_idle(&self, job: &Job) -> Result<()> {
+        let mut live = self.unfinished(job).await?;
+        // Read after them: one that was approved meanwhile is seen to run.
+        let folder = Key::HeldOf(job.uid()).path();
+        let held = bounded(&folder, self.store.coordination.children(&folder)).await?;
+        live.retain(|n| !held.iter().any(|child| child.parse() == Ok(*n)));
+        none_left(job, &live)
+    }
+
+    /// The same without an exception.
+    pub(crate) async fn check_empty(&self, job: &Job) -> Result<()> {
+        none_left(job, &self.unfinished(job).await?)
+    }
+
+    /// The builds of a job that are not recorded, in order, as the coordinator has them now.
+    async fn unfinished(&self, job: &Job) -> Result<Vec<u64>> {
         bounded("sync", self.store.coordination.sync()).await?;
         let path = job.path();
         let children = bounded(&path, self.store.coordination.children(&path)).await?;
         let mut live: Vec<u64> = children.iter().filter_map(|child| child.parse().ok()).collect();
         live.sort_unstable();
-        match live.first() {
-            Some(n) => Err(Error::Busy(format!(
-                "jobs/{} has {} unfinished builds (build {n} is one): wait for their end (builds/{n}/.wait) or abort \
-                 them first",
-                job.name,
-                live.len()
-            ))),
-            None => Ok(()),
-        }
+        Ok(live)
     }
 
     /// The counter of a job as it is now.

@@ -11,6 +11,9 @@ pub(crate) const HELD_MAX: usize = 100;
 /// How long one waits, milliseconds: fourteen days.
 pub(crate) const HELD_TIME: u64 = 14 * 24 * 3600 * 1000;
 
+/// The label that each ticket of a stranger's build needs: only workers that keep its rules offer it.
+pub(crate) const LABEL: &str = "untrusted";
+
 /// Hexadecimal digits kept of the digest of a ref.
 const REF_DIGITS: usize = 32;
 
@@ -38,15 +41,26 @@ pub enum Dismissal {
     Crowded,
     /// This newer build of its ref was triggered.
     Superseded(u64),
+    /// Its job was removed.
+    Removed,
 }
 
 impl Dismissal {
+    /// Whether what triggered the build may trigger another in its place: nobody has said no to it.
+    pub(crate) fn frees_key(self) -> bool {
+        match self {
+            Dismissal::Expired | Dismissal::Crowded | Dismissal::Superseded(_) => true,
+            Dismissal::Aborted | Dismissal::Removed => false,
+        }
+    }
+
     /// For people, in a line.
     pub(crate) fn words(self) -> String {
         match self {
             Dismissal::Aborted => super::steps::ABORTED.to_owned(),
             Dismissal::Expired => "nobody approved it within 14 days".to_owned(),
             Dismissal::Crowded => format!("more than {HELD_MAX} builds of this job waited for approval"),
+            Dismissal::Removed => "its job was removed".to_owned(),
             Dismissal::Superseded(n) => format!("superseded by build {n} of the same ref"),
         }
     }
@@ -143,6 +157,7 @@ mod tests {
             Dismissal::Expired,
             Dismissal::Crowded,
             Dismissal::Superseded(at),
+            Dismissal::Removed,
         ] {
             let ended = Ended { cause, at };
             let text = serde_json::to_string(&ended).unwrap();

@@ -447,3 +447,31 @@ fn posting_a_task_of_a_group_costs_the_same_in_a_large_build() {
         assert_eq!(reads[0], reads[1], "of 4, and of 60");
     });
 }
+
+/// "However many are held, a push asks for them twice": for their names, and for the marks together, which this store
+/// counts each. Of those of other refs nothing else is read.
+#[test]
+fn of_what_strangers_hold_a_push_reads_the_marks_alone() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = job(&repository, "hello").await.unwrap();
+        let push = b"@ref=refs/heads/main";
+        repository.builds.trigger(&job, push, poster()).await.unwrap();
+        let reads = async || {
+            store.take();
+            let trigger = repository.builds.trigger(&job, push, poster());
+            store.on_behalf_of("trigger", trigger).await.unwrap();
+            let calls = store.take();
+            calls.iter().filter(|call| call.doing == "trigger").count()
+        };
+        let alone = reads().await;
+        for pull in 0..100 {
+            let said = format!("@trust=untrusted\n@ref=refs/pull/{pull}/head");
+            let held = repository.builds.trigger(&job, said.as_bytes(), poster()).await;
+            held.unwrap();
+        }
+        let crowded = reads().await;
+        assert_eq!(crowded, alone + 100, "100 marks, and what is read where none is held");
+    });
+}

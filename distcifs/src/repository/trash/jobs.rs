@@ -23,8 +23,7 @@ impl Builds {
         let Some(removal) = self.removal(uid).await else {
             return self.remove_job(job, of).await;
         };
-        self.record_all(job).await?;
-        self.jobs.check_idle(job).await?;
+        self.end_all(job, of).await?;
         if self.store.get(&job.path()).await?.is_none() {
             // A removal for good came to this point and no further.
             return self.remove_job(job, of).await;
@@ -52,6 +51,23 @@ impl Builds {
         Ok(())
     }
 
+    /// Ends and records what may end with a job that this user removes: builds that wait for approval.
+    ///
+    /// # Errors
+    /// `Busy` while another of its builds is not finished.
+    async fn end_all(&self, job: &Job, of: Option<u32>) -> Result<()> {
+        self.record_all(job).await?;
+        if of.is_some() {
+            let line = self.jobs.line(&job.name).await?.0;
+            let line = line.filter(|line| line.uid == job.uid());
+            let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
+            line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
+        }
+        self.jobs.check_idle(job).await?;
+        self.dismiss_held(job.uid()).await?;
+        self.record_all(job).await
+    }
+
     /// Says so in the counter, and moves the line as long as no build begins.
     async fn move_job_to_trash(&self, job: &Job, removal: &Removal, of: Option<u32>) -> Result<()> {
         let _hold = self.store.hold_epoch().await?;
@@ -60,7 +76,8 @@ impl Builds {
         let builds = (self.finished_numbers(job).await?.len() + with_it) as u64;
         let key = LineKey::RemovedJob(job.uid()).key();
         let counter = self.jobs.name_counter(job, &key).await?;
-        self.jobs.check_idle(job).await?;
+        // One that was triggered since is held, or runs: nothing of it may go along.
+        self.jobs.check_empty(job).await?;
         let line = |entry: JobEntry| {
             entry.access.must_be_of(of, || format!("jobs/{}", job.name))?;
             let (_, line) = steps::job::into_trash(entry.clone(), &job.name, builds, removal.clone());
@@ -179,13 +196,7 @@ impl Builds {
 
     /// Removes a job with its builds for good, if it belongs to this user; `Busy` while one of them runs.
     pub async fn remove_job(&self, job: &Job, of: Option<u32>) -> Result<()> {
-        self.record_all(job).await?;
-        if of.is_some() {
-            let line = self.jobs.line(&job.name).await?.0;
-            let line = line.filter(|line| line.uid == job.uid());
-            let line = line.ok_or_else(|| Error::NotFound(format!("jobs/{}", job.name)))?;
-            line.access.must_be_of(of, || format!("jobs/{}", job.name))?;
-        }
+        self.end_all(job, of).await?;
         let live = self.live_numbers(job).await?;
         if let Some(n) = live.first() {
             return Err(Error::Busy(format!(

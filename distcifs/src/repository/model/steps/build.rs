@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::repository::model::build::{Build, Live, live_path};
 use crate::repository::model::deed::{Did, Person, and, or_trigger};
 use crate::repository::model::group::Member;
-use crate::repository::model::hold::Dismissal;
+use crate::repository::model::hold::{Dismissal, LABEL};
 use crate::repository::model::job::{Counted, Counter, Job};
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::LineKey;
@@ -75,14 +75,23 @@ pub(crate) struct Begun {
     pub(crate) group: Option<Member>,
 }
 
-/// Starts the next build of a job; its number. `token`: the path of the entry that remembers it, so that the
-/// same token starts no second build.
+/// The entry that remembers which build a token started.
+#[derive(Debug, Clone)]
+pub(crate) struct Token {
+    /// Its path.
+    pub(crate) path: String,
+    /// Its version, if it is there and stands for a build that counts no more.
+    pub(crate) version: Option<u32>,
+}
+
+/// Starts the next build of a job; its number. `token`: what remembers it, so that the same token starts no second
+/// build.
 pub(crate) fn trigger(
     job: &Job,
     read: &Counted,
     live: &Live,
     begun: Begun,
-    token: Option<&str>,
+    token: Option<&Token>,
 ) -> Result<Step<u64>, Refused> {
     if !read.counter.is_of(job) {
         return Err(Refused::Renamed);
@@ -95,7 +104,10 @@ pub(crate) fn trigger(
     let at = begun.at;
     let mut ops = vec![set(job.path(), to_json(&counter), read.version)];
     ops.extend(held::entries(job, n, live, begun)?);
-    ops.extend(token.map(|token| create(token, to_json(&(n, at)))));
+    ops.extend(token.map(|Token { path, version }| match version {
+        None => create(path.clone(), to_json(&(n, at))),
+        Some(version) => set(path.clone(), to_json(&(n, at)), *version),
+    }));
     Ok(Step { after: n, ops })
 }
 
@@ -190,10 +202,12 @@ fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun)
         task: None,
         run,
     };
+    // Whoever knows nothing of builds of strangers gets none of them.
+    let labels: Vec<String> = live.source.untrusted.then(|| LABEL.to_owned()).into_iter().collect();
     let body = serde_json::json!({
         "id": key.id.as_str(),
         "queue": CONTROL_QUEUE,
-        "job": part.job, "build": n, "run": run, "labels": [], "params": {}, "nonce": begun.nonce,
+        "job": part.job, "build": n, "run": run, "labels": labels, "params": {}, "nonce": begun.nonce,
     });
     Ticket {
         state: TicketState::Open,
@@ -203,7 +217,7 @@ fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun)
         part: Some(part),
         name: String::new(),
         lines: String::new(),
-        labels: Vec::new(),
+        labels,
         isolation: None,
         timeout: Some(CONTROL_TIMEOUT_SECS),
         attempts: CONTROL_ATTEMPTS,

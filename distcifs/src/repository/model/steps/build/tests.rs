@@ -168,7 +168,10 @@ fn a_trigger_takes_the_number_that_the_counter_has() {
         &counted(7, None),
         &live("one"),
         begun("two"),
-        Some(token),
+        Some(&Token {
+            path: token.to_owned(),
+            version: None,
+        }),
     )
     .unwrap();
     assert_eq!(step.after, 7);

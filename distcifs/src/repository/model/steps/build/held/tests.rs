@@ -45,7 +45,11 @@ fn one_that_is_held_has_no_ticket() {
     let held = build(|_| {});
     assert_eq!((held.state(), held.verdict()), ("held", None));
     let (live, _) = held.live.as_ref().unwrap();
-    let step = trigger(&held.job, &counted(), live, begun("two"), Some("/keys/u/t")).unwrap();
+    let token = super::super::Token {
+        path: "/keys/u/t".into(),
+        version: None,
+    };
+    let step = trigger(&held.job, &counted(), live, begun("two"), Some(&token)).unwrap();
     let ops = [
         "set /jobs/u @4",
         "create /jobs/u/1",
