@@ -1,6 +1,7 @@
 //! What users hand in as JSON, YAML or TOML, as far as the daemon and the workers both must know it: names, texts read
 //! with the place of each value, the settings of a task, and how one stands.
 
+pub mod cause;
 pub mod expand;
 pub mod fault;
 pub mod git;

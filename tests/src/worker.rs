@@ -1,5 +1,6 @@
 //! A worker as a process that a test may stop, continue and kill.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -24,14 +25,23 @@ pub struct Worker {
 impl Worker {
     /// Starts `<name> MOUNT [label…]`.
     pub fn start(mount: &Mount, name: &str, labels: &[&str]) -> Worker {
+        Worker::with(mount, name, labels, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn with(mount: &Mount, name: &str, labels: &[&str], environment: &[(&str, &Path)]) -> Worker {
         // Here the scripts are to be whoever runs the tests.
         let user = (OF_TASKS.contains(&name) && geteuid().is_root()).then_some("--as=root");
         let labels: Vec<&str> = labels.iter().copied().chain(user).collect();
-        Worker::start_as(mount, name, &labels)
+        Worker::of(mount, name, &labels, environment)
     }
 
     /// The same with its words as they are: it says itself whom it works as.
     pub fn start_as(mount: &Mount, name: &str, labels: &[&str]) -> Worker {
+        Worker::of(mount, name, labels, &[])
+    }
+
+    fn of(mount: &Mount, name: &str, labels: &[&str], environment: &[(&str, &Path)]) -> Worker {
         let program = programs::worker(name);
         let mut words = vec![program.to_str().expect("the path is text"), mount.root_text()];
         words.extend(labels);
@@ -41,7 +51,7 @@ impl Worker {
             words.extend(["--state", &state]);
         }
         Worker {
-            process: Sh::start(&words, &mount.out(), &mount.out(), &[]),
+            process: Sh::start(&words, &mount.out(), &mount.out(), environment),
         }
     }
 

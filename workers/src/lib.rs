@@ -7,7 +7,6 @@ pub mod adding;
 mod again;
 pub mod artifacts;
 pub mod beneath;
-pub mod cause;
 pub mod checkout;
 pub mod console;
 pub mod control;

@@ -1,12 +1,12 @@
 //! What has to happen next in a build: a pure function of its record.
 
+use distcifs_settings::cause::{CHECKOUT, Pinned};
 use distcifs_settings::expand::{expand, expand_params};
 use distcifs_settings::state::TaskState;
 use distcifs_settings::task::Given;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cause::{self, address};
 use crate::record::{Build, Task};
 
 /// What to do now.
@@ -197,49 +197,17 @@ pub fn posting(build: &Build, index: usize) -> Result<Posting<'_>, String> {
     })
 }
 
-/// The queue whose tasks check out.
-const CHECKOUT: &str = "git-checkout";
-
 /// Parameters of a task, with the commit that the trigger named where it is to be checked out: by the git-checkouts of
-/// the repository that it is of. The error says that one asks for another commit.
-fn with_commit(build: &Build, task: &Task, mut params: Map<String, Value>) -> Result<Map<String, Value>, String> {
-    if build.commit.is_empty() || task.kind != CHECKOUT || !is_of_commit(build, task) {
+/// the repository that it is of. The error says that one asks for another commit, or that it is not known which take it.
+fn with_commit(build: &Build, task: &Task, params: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    if build.commit.is_empty() || task.kind != CHECKOUT {
         return Ok(params);
     }
-    let asked = params.get("commit").and_then(Value::as_str).unwrap_or_default();
-    if !asked.is_empty() && !asked.eq_ignore_ascii_case(&build.commit) {
-        return Err(format!(
-            "it asks for the commit {asked}, and the build is of {}: leave params.commit out",
-            build.commit
-        ));
-    }
-    params.insert("commit".to_owned(), build.commit.clone().into());
-    Ok(params)
-}
-
-/// Whether a git-checkout is of the repository that the commit is of: that the webhook named, if one is checked out by
-/// that name, else that of the first one. Of several repositories none of which has that name, it is none. The tasks of
-/// the configuration say which: what they add comes from what was checked out.
-fn is_of_commit(build: &Build, task: &Task) -> bool {
-    let repository = |task: &Task| {
-        let text = task.params.get("repository").and_then(Value::as_str);
-        text.and_then(|text| expand(text, &build.params).ok())
-    };
-    let same = |one: &Option<String>, other: &Option<String>| {
-        let place = |text: &Option<String>| address(text.as_deref()?);
-        one == other || place(one).is_some_and(|of_one| Some(of_one) == place(other))
-    };
+    let source = build.source();
     let of_config = |task: &&Task| task.kind == CHECKOUT && task.added_by.is_none();
-    let all = || build.tasks.iter().filter(of_config).map(repository);
-    let this = repository(task);
-    let Some(told) = cause::repository(&build.cause, &build.commit) else {
-        return all().next().is_some_and(|first| same(&first, &this));
-    };
-    let named = |text: &Option<String>| text.as_deref().and_then(address).is_some_and(|(_, path)| path == told);
-    match all().find(named) {
-        Some(first) => same(&first, &this),
-        None => all().next().is_some() && all().all(|other| same(&other, &this)),
-    }
+    let put_in = |task: &Task| expand(task.params.get("repository")?.as_str()?, &build.params).ok();
+    let repositories = build.tasks.iter().filter(of_config).map(put_in).collect();
+    Pinned::new(&source, &build.cause, repositories).put_into(params)
 }
 
 /// The workspace of the task that it follows, or of the last that this added; of those that left none, as one that was

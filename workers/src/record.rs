@@ -1,10 +1,13 @@
 //! A build's record (`builds/<n>/build.json`), as far as workers need it.
 
 use distcifs_settings::expand::expand_values;
+use distcifs_settings::source::Source;
 use distcifs_settings::state::TaskState;
 use distcifs_settings::task::Given;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+
+use crate::ticket::UNTRUSTED;
 
 /// A build.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +34,9 @@ pub struct Build {
     /// Parameters of the trigger and recorded ones.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,
+    /// The ref that is to be built, if the trigger said one.
+    #[serde(default, rename = "ref", deserialize_with = "nullable")]
+    pub name: String,
     /// The commit that is to be built, if the trigger said one.
     #[serde(default, deserialize_with = "nullable")]
     pub commit: String,
@@ -141,6 +147,16 @@ impl Build {
         indexes
             .iter()
             .any(|index| self.tasks.get(*index).is_some_and(|task| task.always))
+    }
+
+    /// Where it comes from, as far as that says what is checked out.
+    pub fn source(&self) -> Source {
+        Source {
+            name: self.name.clone(),
+            commit: self.commit.clone(),
+            untrusted: self.trust == UNTRUSTED,
+            ..Source::default()
+        }
     }
 
     /// Reads a record; the error says what does not fit.

@@ -20,7 +20,7 @@ use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::build::{Refused, held};
 use super::model::ticket::{Part, Poster, Verdict};
-use super::trust::is_held;
+use super::trust::{binds, is_held};
 use super::{Error, Repository, Result, format};
 use crate::storage::{Commit, Entry, Op};
 
@@ -334,6 +334,8 @@ impl Repository {
     async fn may_approve_today(&self, build: &Build, config: &JobConfig) -> Result<()> {
         let what = format!("jobs/{}/builds/{}/approve", build.job.name, build.n);
         is_held(&what, config, &build.source().senders)?;
+        binds(build)
+            .map_err(|why| Error::NotPermitted(format!("{what}: nothing would hold it to its commit: {why}")))?;
         self.builds.gate.pass(STRANGERS).await
     }
 }

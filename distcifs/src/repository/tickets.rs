@@ -208,6 +208,8 @@ pub(crate) struct Checked {
     pub(crate) of_build: OfBuild,
     /// What must still hold when it is posted.
     pub(crate) guard: Vec<Op>,
+    /// Why a task of a stranger's build is an error at once.
+    pub(crate) wrong: Option<String>,
 }
 
 impl Tickets {
@@ -219,6 +221,7 @@ impl Tickets {
             part,
             of_build: of,
             guard,
+            wrong,
         } = checked;
         if of.source.untrusted {
             trust::label(&key.queue, &mut request);
@@ -226,10 +229,8 @@ impl Tickets {
         let body = to_json(&ticket_json(key, &request, part.as_ref(), &of.source));
         let isolation = request.settings.isolation.clone();
         let mut ticket = posted(request, part, &of, poster.uid);
-        if let (true, Some(why)) = (
-            of.source.untrusted,
-            trust::forbidden(&key.queue, isolation.as_str(), &of.types),
-        ) {
+        let forbidden = || trust::forbidden(&key.queue, isolation.as_str(), &of.types);
+        if let Some(why) = of.source.untrusted.then(forbidden).flatten().or(wrong) {
             trust::refuse(&mut ticket, why);
         }
         self.put(key, ticket, guard, &body).await

@@ -1,10 +1,16 @@
 //! What a task of a stranger's build may be. The mount keeps this where the ticket is posted, whoever posts it.
 
+use distcifs_settings::cause::{CHECKOUT, Pinned};
+use distcifs_settings::expand::{expand, expand_params};
 use distcifs_settings::names::Name;
+use distcifs_settings::source::Source;
+use serde_json::{Map, Value};
 
-use super::config::{Choice, JobConfig, TicketRequest};
+use super::config::{Choice, JobConfig, Task, TicketRequest};
 use super::core::now;
+use super::model::build::{Build, Live};
 use super::model::hold::LABEL;
+use super::model::plan::Plan;
 use super::model::ticket::{Outcome, Ticket, TicketState, Verdict};
 use super::{Error, Result};
 
@@ -15,7 +21,7 @@ const NETWORK_LABEL: &str = "untrusted.network";
 const SHELL: &str = "execute-shell";
 
 /// Other queues whose workers keep the rules.
-const QUEUES: [&str; 3] = ["git-checkout", "publish-artifacts", "copy-artifacts"];
+const QUEUES: [&str; 3] = [CHECKOUT, "publish-artifacts", "copy-artifacts"];
 
 /// Environments that hold a stranger.
 const ISOLATIONS: [&str; 3] = ["namespace", "lxc", "vm"];
@@ -63,6 +69,99 @@ pub(super) fn forbidden(queue: &Name, isolation: &str, types: &[Name]) -> Option
             "an untrusted build has no task of type {other}: name it in the job's untrusted_types, if its workers are \
              safe from a stranger"
         )),
+    }
+}
+
+/// Whether what a task of this type records may choose what others do: no script of a stranger wrote it.
+pub(super) fn may_record(queue: &Name) -> bool {
+    QUEUES.contains(&queue.as_str())
+}
+
+/// What is wrong with the queue and the params of a ticket of a task of a stranger's build: they are not those that
+/// its plan gives with these parameters. Of a script only the queue counts: whoever wrote it sets the rest anyway.
+pub(super) fn misfit(
+    plan: &Plan,
+    task: &Task,
+    live: &Live,
+    values: &[(String, String)],
+    (queue, posted): (&Name, &Map<String, Value>),
+) -> Option<String> {
+    if *queue != task.kind {
+        return Some(format!(
+            "the task is of type {}, and its ticket was posted to {queue}",
+            task.kind
+        ));
+    }
+    if queue.as_str() == SHELL {
+        return None;
+    }
+    let build = texts(values);
+    let fitting = expand_params(&task.params, &build).and_then(|params| match queue.as_str() {
+        CHECKOUT => pinned(plan, live.cause.as_deref(), &live.source, &build).put_into(params),
+        _ => Ok(params),
+    });
+    match fitting {
+        Err(why) => Some(why),
+        Ok(fitting) if is_same(&fitting, posted) => None,
+        Ok(fitting) => {
+            let other = |name: &&String| fitting.get(*name) != posted.get(*name);
+            let name = fitting.keys().chain(posted.keys()).find(other);
+            Some(format!(
+                "params.{} is not what the configuration and the trigger make it: in an untrusted build what a script \
+                 recorded sets nothing of other tasks, and git-checkout takes the commit of the build",
+                name.map_or("?", String::as_str)
+            ))
+        }
+    }
+}
+
+/// Refuses to approve a commit that nothing would take.
+///
+/// # Errors
+/// Why.
+pub(super) fn binds(build: &Build) -> std::result::Result<(), String> {
+    let values = texts(&build.params);
+    let source = build.source();
+    let pinned = pinned(&build.plan, Some(build.cause()), &source, &values);
+    for task in checkouts(&build.plan) {
+        let text = |name: &str| expand(task.params.get(name)?.as_str()?, &values).ok();
+        let (repository, name) = (text("repository"), text("ref"));
+        pinned
+            .takes(repository.as_deref(), name.as_deref())
+            .map_err(|why| format!("{}: {why}", task.folder()))?;
+    }
+    Ok(())
+}
+
+/// Which git-checkouts of a build take its commit.
+fn pinned<'a>(plan: &Plan, cause: Option<&str>, source: &'a Source, values: &Map<String, Value>) -> Pinned<'a> {
+    let put_in = |task: &Task| expand(task.params.get("repository")?.as_str()?, values).ok();
+    Pinned::new(source, cause.unwrap_or_default(), checkouts(plan).map(put_in).collect())
+}
+
+/// The git-checkouts of a build's configuration.
+fn checkouts(plan: &Plan) -> impl Iterator<Item = &Task> {
+    plan.config().tasks.iter().filter(|task| task.kind.as_str() == CHECKOUT)
+}
+
+/// Parameters as they are put in.
+fn texts(values: &[(String, String)]) -> Map<String, Value> {
+    let one = |(name, value): &(String, String)| (name.clone(), Value::from(value.as_str()));
+    values.iter().map(one).collect()
+}
+
+/// Whether two are the same: numbers by their values, as whoever posts may write them in other words.
+fn is_same(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    let same = |(name, value): (&String, &Value)| other.get(name).is_some_and(|known| is_same_value(value, known));
+    one.len() == other.len() && one.iter().all(same)
+}
+
+fn is_same_value(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same_value(a, b)),
+        (Value::Object(a), Value::Object(b)) => is_same(a, b),
+        _ => one == other,
     }
 }
 

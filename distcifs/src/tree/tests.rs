@@ -20,6 +20,7 @@ macro_rules! on_both {
     };
 }
 
+mod approved;
 mod config;
 mod consoles;
 mod downstream;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::github::Status;
-use crate::cause::address;
 use crate::record::nullable;
+use distcifs_settings::cause::address;
 
 /// The worker that checks out, and what it records.
 const CHECKOUT: &str = "git-checkout";

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::event::{Event, Repository};
 use super::matrix::combinations;
-use crate::cause::address;
+use distcifs_settings::cause::address;
 
 /// The host of repositories whose payload gives no address.
 const HOST: &str = "github.com";

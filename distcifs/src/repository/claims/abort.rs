@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::adding::Planned;
 use super::stopped::GRACE;
 use super::{Claim, Claims, Verdicts};
 use crate::repository::core::{bounded, now};
@@ -255,13 +256,10 @@ impl Claims {
     }
 
     /// What the ticket of a task has of its build.
-    pub(crate) async fn of_build(&self, part: &Part) -> Result<OfBuild> {
-        let Some((_, live, plan)) = self.planned(part).await? else {
-            return Ok(OfBuild::default());
-        };
+    pub(super) async fn of_build(&self, part: &Part, (_, live, plan): &Planned) -> Result<OfBuild> {
         let task = part.task.and_then(|index| plan.task(index));
         let group = match task {
-            Some(task) => self.group_of_task(part, (&live, &plan), task).await?,
+            Some(task) => self.group_of_task(part, (live, plan), task).await?,
             None => None,
         };
         let (group, group_text) = group.unzip();
@@ -270,7 +268,7 @@ impl Claims {
             group_text,
             owner: live.owner,
             priority: live.priority,
-            source: live.source,
+            source: live.source.clone(),
             types: plan.config().untrusted.types.clone(),
             name: task.map(|task| task.name.to_string()).unwrap_or_default(),
             lines: task.map(|task| plan.name_of_lines(task)).unwrap_or_default(),

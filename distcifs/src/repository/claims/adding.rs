@@ -47,6 +47,9 @@ impl fmt::Debug for Kept {
     }
 }
 
+/// The name of a build's job, the build's entry, and its plan.
+pub(super) type Planned = (Name, Live, Arc<Plan>);
+
 /// The build of a ticket with what its result adds.
 pub(super) struct Grown {
     /// Its entry.
@@ -211,18 +214,16 @@ impl Claims {
     pub(super) async fn may_post(
         &self,
         part: &Part,
+        (job, live, plan): &Planned,
         queue: &Name,
         request: &TicketRequest,
         group: Option<&str>,
     ) -> Result<()> {
-        let (Some(index), Some((job, live, plan))) = (part.task, self.planned(part).await?) else {
+        let Some(index) = part.task.filter(|index| plan.added_by(*index).is_some()) else {
             return Ok(());
         };
-        if plan.added_by(index).is_none() {
-            return Ok(());
-        }
-        let triggered = self.builds.live_params(&live).await?;
-        let ceilings = Ceilings::of(plan.config(), &job, &triggered, live.source.untrusted);
+        let triggered = self.builds.live_params(live).await?;
+        let ceilings = Ceilings::of(plan.config(), job, &triggered, live.source.untrusted);
         let name = plan.task(index).map(Task::folder).unwrap_or_default();
         ceilings
             .may_post(queue.as_str(), &request.params, &request.settings, group)
@@ -241,7 +242,7 @@ impl Claims {
     ///
     /// # Errors
     /// `Invalid` if the build has no such task.
-    pub(super) async fn planned(&self, part: &Part) -> Result<Option<(Name, Live, Arc<Plan>)>> {
+    pub(super) async fn planned(&self, part: &Part) -> Result<Option<Planned>> {
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
         let path = live_path(&part.uid, part.build);
         let mut entry = self.store.get(&path).await?;

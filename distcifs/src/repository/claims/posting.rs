@@ -1,12 +1,14 @@
 //! Posting: a ticket of a build by whoever holds its build-control ticket, and one that stands alone by anybody.
 
 use super::Claims;
+use super::adding::Planned;
 use crate::repository::config::TicketRequest;
+use crate::repository::format::STRANGERS;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{CONTROL_QUEUE, OfBuild, Part, Poster, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::tickets::{Checked, Tickets};
-use crate::repository::{Error, Result};
+use crate::repository::{Error, Result, trust};
 use crate::storage::Op;
 
 impl Claims {
@@ -22,23 +24,57 @@ impl Claims {
             id: Tickets::id_for(&request)?,
         };
         let part = self.part_of(&key, &request).await?;
-        let (guard, of_build) = match &part {
-            Some(part) => (self.control_guard(part, poster)?, self.of_build(part).await?),
-            None => (Vec::new(), OfBuild::default()),
-        };
-        if let Some(part) = &part {
-            self.may_post(part, queue, &request, of_build.group_text.as_deref())
-                .await?;
-        }
-        let checked = Checked {
+        let mut checked = Checked {
             poster,
             part: part.clone(),
-            of_build,
-            guard,
+            of_build: OfBuild::default(),
+            guard: Vec::new(),
+            wrong: None,
         };
+        if let Some(part) = &part {
+            checked.guard = self.control_guard(part, poster)?;
+            // What a build's ticket may be its entry says.
+            let planned = self.planned(part).await?.ok_or_else(|| lost(part))?;
+            if planned.1.source.untrusted {
+                // A mount of before would work it as one of the job's own.
+                self.builds.gate.pass(STRANGERS).await?;
+            }
+            checked.of_build = self.of_build(part, &planned).await?;
+            let group = checked.of_build.group_text.as_deref();
+            self.may_post(part, &planned, queue, &request, group).await?;
+            checked.wrong = self.strangers_fault(part, &planned, queue, &request).await?;
+        }
         self.tickets.post(&key, request, checked).await?;
         self.heed_abort(&key, part.as_ref()).await?;
         Ok(key.id)
+    }
+
+    /// What is wrong with the ticket of a task of a stranger's build: it is another than the build's configuration makes
+    /// it, with the parameters that a stranger's scripts can't set. A commit that was approved is so taken by whatever
+    /// is posted.
+    async fn strangers_fault(
+        &self,
+        part: &Part,
+        (_, live, plan): &Planned,
+        queue: &Name,
+        request: &TicketRequest,
+    ) -> Result<Option<String>> {
+        let Some(task) = part
+            .task
+            .and_then(|index| plan.task(index))
+            .filter(|_| live.source.untrusted)
+        else {
+            return Ok(None);
+        };
+        let mut values = self.builds.live_params(live).await?;
+        let fault = |values: &[(String, String)]| trust::misfit(plan, task, live, values, (queue, &request.params));
+        if fault(&values).is_none() {
+            return Ok(None);
+        }
+        let job = self.jobs.by_uid(&part.uid).ok_or_else(|| lost(part))?;
+        let build = self.builds.build(&job, part.build).await?;
+        build.overlay_recorded(&mut values, |task| trust::may_record(&task.kind));
+        Ok(fault(&values))
     }
 
     /// What the ticket is of a build, checked against the claim that entitles to post it.
@@ -74,14 +110,18 @@ impl Claims {
     /// alone says too little: the job may have been removed and made again, with a build of this number.
     fn control_guard(&self, part: &Part, poster: Poster) -> Result<Vec<Op>> {
         let key = control_key(&part.job, part.build, part.run)?;
-        let refused = || {
-            Error::NotClaimant(format!(
-                "jobs/{}/builds/{}: only whoever holds {key} posts its tickets",
-                part.job, part.build
-            ))
-        };
+        let refused = || lost(part);
         let claim = self.held.get(&key);
         let claim = claim.filter(|claim| claim.uid == poster.uid && claim.version().is_some());
         Ok(steps::guard(&key, &claim.ok_or_else(refused)?.posted()))
     }
+}
+
+/// Who posts a ticket of this build does not hold that of the build.
+fn lost(part: &Part) -> Error {
+    let (job, n) = (&part.job, part.build);
+    let key = control_key(job, n, part.run).map_or_else(|_| CONTROL_QUEUE.to_owned(), |key| key.to_string());
+    Error::NotClaimant(format!(
+        "jobs/{job}/builds/{n}: only whoever holds {key} posts its tickets"
+    ))
 }

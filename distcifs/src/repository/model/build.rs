@@ -280,18 +280,24 @@ impl Build {
     /// Its parameters: as triggered, then what tasks recorded.
     pub fn all_params(&self) -> Vec<(String, String)> {
         let mut all = self.params.clone();
-        let recorded = self
-            .record
-            .iter()
-            .flat_map(|r| r.tasks.iter())
-            .flat_map(|t| t.recorded.iter());
+        self.overlay_recorded(&mut all, |_| true);
+        all
+    }
+
+    /// Puts what these of its tasks recorded over parameters.
+    pub(crate) fn overlay_recorded(&self, all: &mut Vec<(String, String)>, of: impl Fn(&Task) -> bool) {
+        let counts = |index: usize| self.plan.task(index).is_some_and(&of);
+        let earlier = self.record.iter().flat_map(|r| r.tasks.iter().enumerate());
+        let recorded = earlier
+            .filter(|(index, _)| counts(*index))
+            .flat_map(|(_, t)| t.recorded.iter());
         let fresh = self
             .tickets
-            .values()
-            .filter_map(|p| p.posted.ticket.outcome.as_ref())
+            .iter()
+            .filter(|(index, _)| counts(**index))
+            .filter_map(|(_, p)| p.posted.ticket.outcome.as_ref())
             .flat_map(|o| o.recorded.iter());
-        put_all(&mut all, recorded.chain(fresh));
-        all
+        put_all(all, recorded.chain(fresh));
     }
 }
 

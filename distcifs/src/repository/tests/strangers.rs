@@ -213,14 +213,116 @@ fn an_older_mount_keeps_strangers_out() {
             ..Stores::alone(&mount)
         };
         let repository = stores.open("new", dir.path()).await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        // One that is held, one that runs, and one that ended.
+        let other = configured(&repository, "b", &CONFIG.replacen('{', r#"{"untrusted": "run","#, 1))
+            .await
+            .unwrap();
+        repository
+            .builds
+            .trigger(&job, said().as_bytes(), poster())
+            .await
+            .unwrap();
+        for n in [1, 2] {
+            let said = format!("@trust=untrusted\n@ref=refs/pull/{n}/head");
+            let made = repository.builds.trigger(&other, said.as_bytes(), poster()).await;
+            assert_eq!(made.unwrap(), n);
+        }
+        let claims = &repository.claims;
+        let controls = [1, 2].map(|n| control_key(&other, n));
+        let running = claims.claim(&controls[0], claimant()).await.unwrap();
+        let ending = claims.claim(&controls[1], claimant()).await.unwrap();
+        claims.finish(&ending, success()).await.unwrap();
+        recorded(&repository, &other, 2).await;
         let older = crate::repository::model::ops::create("/nodes/old", Bytes::from_static(br#"{"pid":1,"since":2}"#));
         coordination.commit(vec![older]).await.unwrap();
-        let job = job(&repository, "a").await.unwrap();
+        let started = Instant::now();
+        while repository.nodes.nodes().await.unwrap().len() < 2 {
+            assert!(started.elapsed() < PATIENCE, "the older mount is told of");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for refused in [
+            repository.approve(&job, 1, COMMIT, poster()).await,
+            post(&repository, &other, 1).await,
+            repository.control(&other, 2, Word::Retry, poster()).await,
+        ] {
+            assert!(
+                matches!(&refused, Err(Error::Busy(why)) if why.contains("mount old is older")),
+                "{refused:?}"
+            );
+        }
+        drop(running);
         let refused = repository.builds.trigger(&job, said().as_bytes(), poster()).await;
         assert!(
             matches!(&refused, Err(Error::Busy(why)) if why.contains("mount old is older")),
             "{refused:?}"
         );
-        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 1);
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), 2);
+    });
+}
+
+/// "One that can't be read keeps nobody waiting": its build is found by its own entry, and others are looked at.
+#[test]
+fn a_mark_that_cannot_be_read_holds_up_nothing() {
+    runtime().block_on(async {
+        let (memory, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+        let repository = open(&memory.mount(), dir.path()).await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        for pull in [1, 2] {
+            let said = format!("@trust=untrusted\n@ref=refs/pull/{pull}/head\n@commit={COMMIT}");
+            repository
+                .builds
+                .trigger(&job, said.as_bytes(), poster())
+                .await
+                .unwrap();
+        }
+        let spoilt = ["1", "2"].map(|n| crate::storage::Op::Set {
+            path: format!("/held/{}/{n}", job.uid()),
+            data: Bytes::from_static(b"{"),
+            version: None,
+        });
+        repository.store.coordination.commit(spoilt.into()).await.unwrap();
+        let newer = b"@ref=refs/pull/1/head";
+        assert_eq!(repository.builds.trigger(&job, newer, poster()).await.unwrap(), 3);
+        let state = async |n| repository.builds.build(&job, n).await.unwrap().state();
+        assert_eq!((state(1).await, state(2).await), ("aborted", "held"));
+        let later = crate::repository::core::now() + HELD_TIME;
+        repository.builds.sweep_held(later).await.unwrap();
+        assert_eq!(state(2).await, "aborted");
+        recorded(&repository, &job, 1).await;
+        recorded(&repository, &job, 2).await;
+    });
+}
+
+/// "Who comes back in another session is taken only if it may still write": the format may have been raised meanwhile.
+#[test]
+fn a_mount_that_was_away_is_let_in_by_the_format_of_now() {
+    runtime().block_on(async {
+        let (memory, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+        let mount = memory.mount();
+        let (coordination, contents) = (mount.coordination(), mount.contents());
+        crate::repository::format::make(&coordination, &contents, false)
+            .await
+            .unwrap();
+        let stores = Stores {
+            shared: true,
+            ..Stores::alone(&mount)
+        };
+        let repository = stores.open("new", dir.path()).await.unwrap();
+        repository.nodes.enter_node().await.unwrap();
+        let entry = coordination.get("/format").await.unwrap().unwrap();
+        let mut format: serde_json::Value = serde_json::from_slice(&entry.data).unwrap();
+        format["least_writer"] = 1000.into();
+        let raised = crate::storage::Op::Set {
+            path: "/format".to_owned(),
+            data: format.to_string().into(),
+            version: None,
+        };
+        coordination.commit(vec![raised]).await.unwrap();
+        let refused = repository.nodes.enter_node().await;
+        assert!(
+            matches!(&refused, Err(Error::Invalid(why)) if why.contains("upgrade distcifs")),
+            "{refused:?}"
+        );
     });
 }
