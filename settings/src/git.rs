@@ -59,6 +59,11 @@ pub fn place(address: &str) -> Option<Place> {
     Some((protocol, host.to_ascii_lowercase(), path.to_owned()))
 }
 
+/// An address of a place, without user and password. It names that place again.
+pub fn address((protocol, host, path): &Place) -> String {
+    format!("{protocol}://{host}/{path}{ENDING}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +98,26 @@ mod tests {
         }
         for text in ["/srv/git/a", "/srv/a:b", "file:///srv/git/a", "", "a/b", "x:a://b"] {
             assert_eq!(place(text), None, "{text}");
+        }
+    }
+
+    /// What is said of a repository names it again, and nobody's password.
+    #[test]
+    fn an_address_of_a_place_names_that_place() {
+        for text in [
+            "https://example.org/a/b",
+            "https://TOKEN@example.org:8443/a/b.git",
+            "https://example.org/a/b.git.git",
+            "https://example.org/a/b/.git",
+            "https://example.org",
+            "git@example.org:~/a b",
+            "ssh://git@[::1]:22/a",
+            "git://example.org//a//",
+        ] {
+            let place = place(text).unwrap();
+            let told = address(&place);
+            assert_eq!(super::place(&told), Some(place), "{text}: {told}");
+            assert!(!told.contains('@'), "{told}");
         }
     }
 

@@ -73,10 +73,7 @@ fn checkout(desk: &Desk) -> Done {
     // What was given is not said again: it may be anything, a password too.
     let cant = |why| Trouble::Refused(format!("can't read the repository that params.repository names: {why}"));
     let address = Address::parse(&text).map_err(cant)?;
-    let named = match desk.ticket.is_untrusted() {
-        true => Some(Named::of_own(desk, &address)?),
-        false => None,
-    };
+    let named = Named::of(&desk.ticket, &address)?;
     let wanted = Wanted::read(desk)?;
     let folder = desk.make_folder("checkout-dir")?;
     let submodules = match desk.param("submodules").as_deref() {

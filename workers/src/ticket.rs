@@ -54,6 +54,9 @@ pub struct Ticket {
     /// The user who owns the job, or who posted a ticket that stands alone.
     #[serde(default)]
     pub owner: Option<u32>,
+    /// Repositories of servers that its checkout may fetch from; none said: any.
+    #[serde(default)]
+    pub repositories: Option<Vec<String>>,
     /// The task's parameters.
     #[serde(default, deserialize_with = "nullable")]
     pub params: Map<String, Value>,

@@ -210,7 +210,8 @@ impl Tree {
         }
     }
 
-    /// The ticket's JSON as its worker needs it: that of a checkout says whether it is to tell what changed.
+    /// The ticket's JSON as its worker needs it: that of a checkout says whether it is to tell what changed, and where it
+    /// may fetch from, if not from anywhere.
     async fn whole_ticket(&self, ticket: &TicketRef, posted: &Posted) -> Result<Value> {
         let mut json = self.ticket_json(posted).await?;
         let (Some(part), Some(object)) = (&posted.ticket.part, json.as_object_mut()) else {
@@ -222,6 +223,14 @@ impl Tree {
         let reads_tasks = object.get("params").is_some_and(|params| params.get("tasks").is_some());
         if self.repository.claims.tells_changed(part, reads_tasks).await? {
             object.insert("changed".into(), true.into());
+        }
+        let params = object
+            .get("params")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
+        if let Some(repositories) = self.repository.claims.fetches(part, &params).await? {
+            object.insert("repositories".into(), repositories.into());
         }
         Ok(json)
     }

@@ -1,27 +1,24 @@
-//! Where a stranger's build may fetch from: what its job's configuration names, and nothing else.
+//! Where a checkout may fetch from, if not from anywhere: for a stranger's build, and for a task that was added to one.
 //!
-//! git-checkout works with the node's network. What a stranger wrote may name servers, as submodules, that only the node
-//! reaches.
+//! git-checkout works with the node's network. What a stranger wrote, or who may push and no more, may name servers, as
+//! submodules, that only the node reaches. What may be fetched stands in the ticket: the mount has read the configuration.
 
-use std::path::PathBuf;
-
-use distcifs_settings::git::Place;
-use serde_json::Value;
+use distcifs_settings::git::{Place, place};
 
 use super::address::Address;
-use crate::record::Build;
-use crate::task::desk::{Desk, read};
+use crate::ticket::Ticket;
 use crate::tree::{self, Trouble};
 
 /// The ways that an untrusted build may take: the others have nobody who proves to be the server.
 const WAYS: [&str; 2] = ["https", "ssh"];
 
-/// A task of the configuration names by this parameter what it checks out.
-const REPOSITORY: &str = "repository";
-
 /// Repositories by protocol, server and path.
 #[derive(Debug)]
-pub(super) struct Named(Vec<Place>);
+pub(super) struct Named {
+    places: Vec<Place>,
+    /// Whether they are those of a stranger's build.
+    untrusted: bool,
+}
 
 /// Whether an untrusted build may take this way to a repository at all.
 ///
@@ -38,22 +35,32 @@ fn check(address: &Address) -> tree::Result<()> {
 }
 
 impl Named {
-    /// What the configuration of this ticket's build names as it stands. A ticket that stands alone has no
-    /// configuration: who posted it names what he wants, and nothing else is fetched.
+    /// What this ticket may fetch from; `None`: from any repository. One that stands alone has no configuration: who posted
+    /// it names what he wants, and of a stranger's nothing else is fetched.
     ///
     /// # Errors
-    /// `Refused` if the repository of the ticket itself is none of these: a parameter may be put into its address, and
-    /// what a build records a stranger wrote. If the build's record can't be read.
-    pub(super) fn of_own(desk: &Desk, own: &Address) -> tree::Result<Self> {
-        check(own)?;
-        let (Some(job), Some(build)) = (&desk.ticket.job, desk.ticket.build) else {
-            return Ok(Named(own.place().into_iter().collect()));
+    /// `Refused` if its own repository is none of these and a stranger wrote what is built: a parameter may be put into
+    /// its address, and what a build records a stranger wrote.
+    pub(super) fn of(ticket: &Ticket, own: &Address) -> tree::Result<Option<Self>> {
+        let untrusted = ticket.is_untrusted();
+        if untrusted {
+            check(own)?;
+        }
+        let places = match &ticket.repositories {
+            Some(known) => known.iter().filter_map(|address| place(address)).collect(),
+            None if !untrusted => return Ok(None),
+            None if ticket.job.is_none() => own.place().into_iter().collect(),
+            None => {
+                return Err(Trouble::Refused(
+                    "ticket.json does not say which repositories an untrusted build may fetch from: the mount is older \
+                     than this worker, and is to be updated too"
+                        .to_owned(),
+                ));
+            }
         };
-        let path = PathBuf::from(format!("{job}/builds/{build}/build.json"));
-        let bytes = read(&desk.jobs()?, &path).map_err(|e| Trouble::from_io("build.json", &e))?;
-        let named = Named(literal(&Build::parse(&bytes).map_err(Trouble::Refused)?));
-        if named.has(own) {
-            return Ok(named);
+        let named = Named { places, untrusted };
+        if !untrusted || named.has(own) {
+            return Ok(Some(named));
         }
         Err(Trouble::Refused(own.masked(&format!(
             "{}: an untrusted build fetches from repositories only that a git-checkout task of the job's configuration \
@@ -62,18 +69,26 @@ impl Named {
         ))))
     }
 
-    /// Whether an address is one of them.
-    pub(super) fn has(&self, address: &Address) -> bool {
-        address.place().is_some_and(|place| self.0.contains(&place))
+    /// Whether a submodule may be fetched from there. The error is a line for people.
+    pub(super) fn may_fetch(&self, address: &Address) -> Result<(), String> {
+        if self.has(address) {
+            return Ok(());
+        }
+        let whose = if self.untrusted {
+            "an untrusted build fetches from no other"
+        } else {
+            "submodules of a task that was added come from no other: allow.repositories in config.json names more, and \
+             allow.submodules takes any"
+        };
+        Err(format!(
+            "{} is no repository that the job's configuration names, and {whose}",
+            address.shown
+        ))
     }
-}
 
-/// The repositories of the configuration's own tasks whose addresses no parameter is put into.
-fn literal(build: &Build) -> Vec<Place> {
-    let of_configuration = build.tasks.iter().filter(|task| task.added_by.is_none());
-    let named = of_configuration.filter_map(|task| task.params.get(REPOSITORY).and_then(Value::as_str));
-    let whole = named.filter(|text| !text.contains("${"));
-    whole.filter_map(|text| Address::parse(text).ok()?.place()).collect()
+    fn has(&self, address: &Address) -> bool {
+        address.place().is_some_and(|place| self.places.contains(&place))
+    }
 }
 
 #[cfg(test)]
@@ -128,20 +143,49 @@ mod tests {
         }
     }
 
-    /// What a stranger's file adds names nothing, nor does what a parameter is put into.
+    fn ticket(untrusted: bool, job: Option<&str>, repositories: Option<&[&str]>) -> Ticket {
+        let labels = if untrusted { vec!["untrusted"] } else { Vec::new() };
+        let build = job.map(|_| 1);
+        let json = json!({ "job": job, "build": build, "labels": labels, "repositories": repositories });
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// What the ticket names is fetched, of the node's own repositories too where the build is trusted, and nothing else.
     #[test]
-    fn only_the_configuration_names_repositories() {
-        let task = |index: usize, by: Option<usize>, repository: &str| json!({ "index": index, "type": "git-checkout", "added_by": by, "params": { "repository": repository } });
-        let tasks = [
-            task(0, None, "https://example.org/a"),
-            task(1, None, "https://${host}/b"),
-            task(2, Some(0), "https://10.0.0.1/c"),
-        ];
-        let text = json!({ "job": "j", "build": 1, "tasks": tasks }).to_string();
-        let named = Named(literal(&Build::parse(text.as_bytes()).unwrap()));
-        assert!(named.has(&Address::parse("https://example.org/a.git").unwrap()));
-        for text in ["https://10.0.0.1/c", "https://example.org/b"] {
-            assert!(!named.has(&Address::parse(text).unwrap()), "{text}");
+    fn a_ticket_says_what_is_fetched() {
+        let own = Address::parse("https://example.org/a").unwrap();
+        let other = Address::parse("ssh://git@10.0.0.1/b").unwrap();
+        let known = ["https://example.org/a.git"];
+        for (ticket, may) in [
+            (ticket(true, Some("j"), Some(&known)), [true, false]),
+            (ticket(false, Some("j"), Some(&known)), [true, false]),
+            (ticket(true, None, None), [true, false]),
+            (ticket(false, Some("j"), Some(&[])), [false, false]),
+        ] {
+            let named = Named::of(&ticket, &own).unwrap().unwrap();
+            assert_eq!(
+                [&own, &other].map(|one| named.may_fetch(one).is_ok()),
+                may,
+                "{ticket:?}"
+            );
+        }
+        for ticket in [ticket(false, Some("j"), None), ticket(false, None, None)] {
+            assert!(Named::of(&ticket, &own).unwrap().is_none(), "{ticket:?}");
+        }
+        let local = Address::parse("/srv/git/a").unwrap();
+        let named = Named::of(&ticket(false, Some("j"), Some(&known)), &local).unwrap();
+        let why = named.unwrap().may_fetch(&other).unwrap_err();
+        assert!(why.contains("allow.submodules"), "{why}");
+        // What says nothing of it is no leave for a stranger's build.
+        for (ticket, words) in [
+            (ticket(true, Some("j"), None), "the mount is older"),
+            (ticket(true, Some("j"), Some(&[])), "with no parameter in the address"),
+        ] {
+            let refused = Named::of(&ticket, &own).expect_err(words);
+            assert!(
+                matches!(&refused, Trouble::Refused(why) if why.contains(words)),
+                "{refused:?}"
+            );
         }
     }
 }

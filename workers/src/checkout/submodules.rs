@@ -75,12 +75,9 @@ fn of_one(parent: &Repository<'_>, way: &Path, how: &How<'_>, levels: usize, lef
         }
         *left -= 1;
         let address = parent.address.of_submodule(&said.url).map_err(|why| failed(&why))?;
-        if how.named.is_some_and(|named| !named.has(&address)) {
-            return Err(failed(&format!(
-                "{} is no repository that the job's configuration names, and an untrusted build fetches from no other",
-                address.shown
-            )));
-        }
+        how.named
+            .map_or(Ok(()), |named| named.may_fetch(&address))
+            .map_err(|why| failed(&why))?;
         let folder = parent.folder.make(&path);
         let folder = folder.map_err(|e| trouble(&format!("the submodule {}", way.display()), &e))?;
         let repository = Repository {

@@ -197,13 +197,34 @@ fn is_for(owner: Option<u32>, user: u32) -> bool {
 pub fn read(folder: &Folder, path: &Path) -> io::Result<Vec<u8>> {
     let file: File = folder.read(path)?;
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        // Half of a file would be read for something else.
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("{} is longer than {FILE_BYTES_MAX} bytes", path.display()),
+        ));
+    }
     Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_long_is_not_read_in_part() {
+        let place = std::env::temp_dir().join(format!("distcifs-desk.{}", std::process::id()));
+        std::fs::create_dir_all(&place).unwrap();
+        let folder = Folder::open(&place).unwrap();
+        let most = usize::try_from(FILE_BYTES_MAX).unwrap();
+        for (bytes, fits) in [(most, true), (most + 1, false)] {
+            std::fs::write(place.join("f"), vec![b'x'; bytes]).unwrap();
+            let read = read(&folder, Path::new("f"));
+            assert_eq!(read.map(|read| read.len()).ok(), fits.then_some(most), "{bytes}");
+        }
+        std::fs::remove_dir_all(&place).unwrap();
+    }
 
     /// "A worker with --shared shows a ticket that stands alone no jobs by its own rights."
     #[test]

@@ -525,38 +525,20 @@ fn a_stranger_names_no_server() {
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
     let bench = Bench::with(CHECKOUT, "stranger", &[("GIT_SSH_COMMAND", &ssh)]);
     let at = |name: &str| format!("ssh://server.test{}/{name}", folder.display());
-    let run = |id: &str, repository: &str, labels: &[&str]| {
+    let known = ["inner.git", "good", "bad", "worse"].map(at);
+    let run = |id: &str, repository: &str, labels: &[&str], repositories: Option<&[String]>| {
         let params = json!({ "repository": repository, "submodules": true });
-        let ticket = bench.ticket_of(
-            id,
-            json!({ "job": "j", "build": 1, "task": 0, "labels": labels, "params": params }),
-        );
-        let build = ticket.join("jobs/j/builds/1");
-        fs::create_dir_all(&build).unwrap();
-        let task = |index: usize, by: Option<usize>, name: &str| {
-            let params = json!({ "repository": at(name) });
-            json!({ "index": index, "type": "git-checkout", "added_by": by, "params": params })
-        };
-        let mut tasks = vec![task(0, None, "inner.git"), task(1, Some(0), "private")];
-        tasks.extend(
-            (2..)
-                .zip(["good", "bad", "worse"])
-                .map(|(index, name)| task(index, None, name)),
-        );
-        let by_parameter = json!({ "repository": format!("{}${{what}}", at("")) });
-        tasks.push(json!({ "index": 5, "type": "git-checkout", "params": by_parameter }));
-        fs::write(
-            build.join("build.json"),
-            json!({ "job": "j", "build": 1, "tasks": tasks }).to_string(),
-        )
-        .unwrap();
+        let ticket = json!({
+            "job": "j", "build": 1, "task": 0, "labels": labels, "params": params, "repositories": repositories,
+        });
+        let ticket = bench.ticket_of(id, ticket);
         (bench.work(&ticket), ticket.join("workspace"))
     };
-    let (result, workspace) = run("good", &at("good"), &["untrusted"]);
+    let (result, workspace) = run("good", &at("good"), &["untrusted"], Some(&known));
     assert_eq!(result, "0");
     assert!(workspace.join("sub/f").exists());
     for (id, name) in [("bad", "bad"), ("worse", "worse")] {
-        let (result, workspace) = run(id, &at(name), &["untrusted"]);
+        let (result, workspace) = run(id, &at(name), &["untrusted"], Some(&known));
         assert!(
             result.contains("the submodule sub: ")
                 && result.contains("no repository that the job's configuration names"),
@@ -565,23 +547,29 @@ fn a_stranger_names_no_server() {
         assert!(!workspace.join("sub/f").exists(), "{id}");
     }
     // Its own repository too: this one a stranger's file names, or what a build records.
-    let (result, workspace) = run("own", &at("private"), &["untrusted"]);
+    let (result, workspace) = run("own", &at("private"), &["untrusted"], Some(&known));
     assert!(
         result.starts_with("1\n") && result.contains("with no parameter in the address"),
         "{result}"
     );
     assert!(!workspace.join("f").exists());
     for (id, name, added) in [("trusted", "bad", "sub/f"), ("own-trusted", "private", "f")] {
-        let (result, workspace) = run(id, &at(name), &[]);
+        let (result, workspace) = run(id, &at(name), &[], None);
         assert_eq!(result, "0");
         assert!(workspace.join(added).exists());
+    }
+    // Of a task that was added the ticket names repositories too, and its submodules come from these.
+    for (id, name, words) in [("added", "good", None), ("added-bad", "bad", Some("allow.submodules"))] {
+        let (result, workspace) = run(id, &at(name), &[], Some(&known));
+        assert!(words.map_or(result == "0", |words| result.contains(words)), "{result}");
+        assert_eq!(workspace.join("sub/f").exists(), words.is_none(), "{id}");
     }
     let local = folder.join("inner").display().to_string();
     for (at, repository) in [local.as_str(), "http://127.0.0.1:1/x", "git://127.0.0.1:1/x"]
         .into_iter()
         .enumerate()
     {
-        let (result, _) = run(&format!("way{at}"), repository, &["untrusted"]);
+        let (result, _) = run(&format!("way{at}"), repository, &["untrusted"], Some(&known));
         assert!(
             result.contains("an untrusted build fetches by https or ssh only"),
             "{repository}: {result}"

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::{Claim, Claims, Verdicts};
 use crate::repository::config::{Ceilings, Fault, Task, TicketRequest, read_added};
@@ -236,6 +237,18 @@ impl Claims {
             return Ok(false);
         };
         Ok(plan.tells_changed(index, asked))
+    }
+
+    /// The repositories that the checkout of a build's ticket with these params may fetch from; `None`: any. Of a build
+    /// that is over: none.
+    pub(crate) async fn fetches(&self, part: &Part, params: &Map<String, Value>) -> Result<Option<Vec<String>>> {
+        let Some((job, live, plan)) = self.planned(part).await? else {
+            return Ok(Some(Vec::new()));
+        };
+        let triggered = self.builds.live_params(&live).await?;
+        let ceilings = Ceilings::of(plan.config(), &job, &triggered, live.source.untrusted);
+        let added = part.task.is_some_and(|index| plan.added_by(index).is_some());
+        Ok(ceilings.fetches(params, added))
     }
 
     /// The job's name, the entry and the plan of the build of a ticket, which has its task; `None`: it is over.

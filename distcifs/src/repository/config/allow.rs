@@ -26,12 +26,13 @@ const TASKS: usize = 500;
 const GROUP_BYTES_MAX: usize = 1024;
 
 /// The members.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "types",
     "isolation",
     "labels",
     "jobs",
     "repositories",
+    "submodules",
     "network",
     "limits",
     "timeout",
@@ -54,6 +55,8 @@ pub struct Allow {
     pub jobs: Vec<Name>,
     /// Repositories that they may check out, beside those of the configuration.
     pub repositories: Vec<String>,
+    /// Whether the submodules of what they check out may come from any server.
+    pub submodules: bool,
     /// Whether they may have a network.
     pub network: bool,
     /// The most that they may use, and what they have if they say nothing.
@@ -78,6 +81,7 @@ impl Default for Allow {
             labels: None,
             jobs: Vec::new(),
             repositories: Vec::new(),
+            submodules: false,
             network: false,
             limits: Limits::default(),
             timeout: TIMEOUT,
@@ -116,6 +120,7 @@ impl Allow {
             labels: names(allow, "labels", faults),
             jobs: names(allow, "jobs", faults).unwrap_or_default(),
             repositories: repositories(allow, faults),
+            submodules: allow.boolean("submodules", faults).unwrap_or(known.submodules),
             network: allow.boolean("network", faults).unwrap_or(known.network),
             limits: Limits::read(allow, faults),
             timeout: allow
@@ -223,7 +228,7 @@ mod tests {
         );
         let given = read(
             r#"{"types": ["lint"], "isolation": ["none"], "labels": [], "jobs": ["base"], "network": true, "tasks": 0,
-                "repositories": ["https://x/y"], "limits": {"memory": "4G"}, "timeout": 60, "attempts": 1,
+                "repositories": ["https://x/y"], "submodules": true, "limits": {"memory": "4G"}, "timeout": 60, "attempts": 1,
                 "console_limit": "1M", "groups": ["test-*", "!test-x"]}"#,
         )
         .unwrap();
@@ -232,6 +237,7 @@ mod tests {
             (vec!["lint".into()], vec!["base".into()])
         );
         assert!(given.isolation[0].is_none() && given.labels == Some(Vec::new()) && given.network);
+        assert!(given.submodules && !default.submodules);
         assert_eq!((given.tasks, given.timeout, given.attempts), (0, 60, 1));
         assert_eq!(given.groups, Some(vec!["test-*".into(), "!test-x".into()]));
         assert_eq!(
@@ -253,6 +259,7 @@ mod tests {
                 "must be a list of addresses",
             ),
             (r#"{"network": 1}"#, "true or false"),
+            (r#"{"submodules": "yes"}"#, "true or false"),
             (r#"{"limits": {"memory": "much"}}"#, "allow.limits.memory"),
             (r#"{"timeout": 0}"#, "whole number from 1"),
             (r#"{"attempts": 11}"#, "from 1 to 10"),

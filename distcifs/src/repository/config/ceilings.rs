@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use distcifs_settings::expand::{expand, plain};
-use distcifs_settings::{git, matching};
+use distcifs_settings::matching;
 use serde_json::{Map, Value};
 
 use super::common::{CONSOLE_LIMIT_DEFAULT, Isolation, Limits, TaskSettings};
@@ -16,8 +16,12 @@ use super::expand::{Piece, pieces};
 use super::fault::Place;
 use super::json::{Kind, Member, Value as Text};
 use super::object::Object;
-use super::{Allow, JobConfig, Task, kinds};
+use super::{Allow, CHECKOUT, JobConfig, Task, kinds};
 use crate::repository::names::Name;
+
+mod repositories;
+
+use repositories::Repositories;
 
 /// What a task has that names no isolation.
 const ISOLATION: &str = "namespace";
@@ -42,35 +46,9 @@ pub struct Ceilings {
     allow: Allow,
     /// Jobs whose artifacts and images it may use; `None`: it is not known which.
     jobs: Option<HashSet<String>>,
-    repositories: HashSet<Repository>,
+    repositories: Repositories,
     console_limit: u64,
     untrusted: bool,
-}
-
-/// A repository, however its address is written.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Repository {
-    /// On a server.
-    There(git::Place),
-    /// On this node, or of another kind: by its text.
-    Here(String),
-}
-
-impl Repository {
-    fn of(address: &str) -> Self {
-        git::place(address).map_or_else(
-            || {
-                Repository::Here(
-                    address
-                        .strip_prefix("file://")
-                        .unwrap_or(address)
-                        .trim_end_matches('/')
-                        .to_owned(),
-                )
-            },
-            Repository::There,
-        )
-    }
 }
 
 /// A task, as far as it is bounded.
@@ -145,15 +123,13 @@ impl Ceilings {
                 .chain(images.map(str::to_owned))
                 .collect()
         });
-        let checked_out = named("git-checkout", "repository").filter_map(put_in);
-        let repositories = checked_out.chain(config.allow.repositories.iter().cloned());
         let mut allow = config.allow.clone();
         if untrusted {
             allow.limits = filled(allow.limits, UNTRUSTED);
         }
         Ceilings {
             jobs,
-            repositories: repositories.map(|address| Repository::of(&address)).collect(),
+            repositories: Repositories::of(config, &values, untrusted),
             console_limit: allow.console_limit.unwrap_or(config.console_limit),
             untrusted,
             allow,
@@ -332,8 +308,8 @@ impl Ceilings {
                 }
             }
         }
-        let address = task.param("repository").filter(|_| task.kind == "git-checkout");
-        if address.is_some_and(|address| !self.repositories.contains(&Repository::of(&address))) {
+        let address = task.param("repository").filter(|_| task.kind == CHECKOUT);
+        if address.is_some_and(|address| !self.repositories.has(&address)) {
             found.push(Excess {
                 member: "params.repository",
                 item: None,

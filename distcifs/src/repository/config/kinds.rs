@@ -12,6 +12,9 @@ use super::json::{Kind, Member, Value};
 use super::object::{Object, as_name};
 use crate::repository::names::Name;
 
+/// The type of the tasks that check a repository out.
+pub const CHECKOUT: &str = "git-checkout";
+
 /// Parameters that distcifs records itself; `${…}` may name them though no trigger sets them.
 pub const RECORDED_PARAMETERS: [&str; 4] = ["git_commit", "upstream_job", "upstream_build", "upstream_depth"];
 
@@ -35,14 +38,14 @@ const BESIDE_PARAMS: [&str; 4] = ["needs", "always", "allow_failure", "when"];
 pub(super) fn is_own(kind: &str) -> bool {
     matches!(
         kind,
-        "git-checkout" | "execute-shell" | "publish-artifacts" | "copy-artifacts"
+        CHECKOUT | "execute-shell" | "publish-artifacts" | "copy-artifacts"
     )
 }
 
 /// Checks the params of a type that comes with distcifs.
 pub(super) fn check(kind: &str, params: &Object<'_>, faults: &mut Faults) {
     match kind {
-        "git-checkout" => git_checkout(params, faults),
+        CHECKOUT => git_checkout(params, faults),
         "execute-shell" => execute_shell(params, faults),
         "publish-artifacts" => publish_artifacts(params, faults),
         "copy-artifacts" => copy_artifacts(params, faults),

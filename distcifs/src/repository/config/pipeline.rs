@@ -10,7 +10,7 @@ use super::json::{self, Kind, Value};
 use super::object::Object;
 use super::tasks::{self, Context, Task};
 use super::when::CHANGED;
-use super::{Ceilings, JobConfig, check, kinds, unreadable};
+use super::{CHECKOUT, Ceilings, JobConfig, check, kinds, unreadable};
 use crate::repository::names::Name;
 
 /// Most tasks of one such text, those of matrices included.
@@ -19,9 +19,6 @@ pub const ADDED_MAX: usize = 500;
 /// Most paths that changed, and most bytes of them: of more nobody knows.
 const CHANGED_MAX: usize = 10_000;
 const CHANGED_BYTES_MAX: usize = 512 << 10;
-
-/// The task that reads a pipeline, if the job is not known: it is called so unless it was given another name.
-pub(crate) const CHECKOUT: &str = "git-checkout";
 
 /// The build to which tasks are added.
 #[derive(Debug)]

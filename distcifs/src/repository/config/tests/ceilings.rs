@@ -363,3 +363,52 @@ fn a_build_takes_so_many_added_tasks() {
     );
     assert!(read(1, usize::MAX).is_err());
 }
+
+/// "Submodules of an added checkout come from these repositories only, unless a git-checkout task of config.json checks
+/// that repository out with its submodules, or `submodules` is true." A stranger's build fetches what config.json names
+/// literally. Nobody's password stands there.
+#[test]
+fn an_added_checkout_fetches_from_what_config_json_names() {
+    let mut config = job();
+    config.allow.repositories = vec![
+        "https://TOKEN@example.org/lib".to_owned(),
+        "git@example.org:a.git".to_owned(),
+    ];
+    let params = |repository: &str| {
+        json!({"repository": repository, "submodules": true})
+            .as_object()
+            .unwrap()
+            .clone()
+    };
+    let main = params("https://example.org/main.git");
+    let fetches = |config: &JobConfig, untrusted, added| ceilings_of(config, untrusted).fetches(&main, added);
+    let literal = Some(vec!["https://example.org/main.git".to_owned()]);
+    let all = [
+        "https://example.org/lib.git",
+        "https://example.org/main.git",
+        "ssh://example.org/a.git",
+    ];
+    assert_eq!(fetches(&config, false, false), None);
+    assert_eq!(fetches(&config, false, true), Some(all.map(str::to_owned).to_vec()));
+    assert_eq!(
+        (fetches(&config, true, false), fetches(&config, true, true)),
+        (literal.clone(), literal.clone())
+    );
+    let mut lifted = config.clone();
+    lifted.allow.submodules = true;
+    assert_eq!(fetches(&lifted, false, true), None);
+    assert_eq!(fetches(&lifted, true, true), literal, "it lets no stranger");
+    // A checkout of the configuration that brings its submodules has those of this repository from anywhere already.
+    for (on, any) in [
+        (json!(true), true),
+        (json!("${ref}"), false),
+        (json!("false"), false),
+        (json!("yes"), true),
+    ] {
+        let mut with = config.clone();
+        with.tasks[0].params.insert("submodules".into(), on.clone());
+        assert_eq!(fetches(&with, false, true).is_none(), any, "{on}");
+        let other = ceilings_of(&with, false).fetches(&params("/srv/git/own"), true);
+        assert!(other.is_some(), "{on}: of another repository nothing was said");
+    }
+}
