@@ -323,3 +323,30 @@ fn a_pipeline_is_run_in_the_working_copy() {
     let (status, _, why) = run(&code, &["no.yaml"]);
     assert!(status == Some(1) && why.contains("no.yaml"), "{why}");
 }
+
+/// "What all tasks of a build take in its build.json is bounded by 16 MiB": a short file may stand for more. It is an
+/// error with its place, and what runs `always` runs.
+#[test]
+fn a_file_that_stands_for_too_much_ends_its_task_alone() {
+    let mount = Mount::new();
+    let _workers = workers(&mount);
+    let values: Vec<usize> = (0..250).collect();
+    // Six bytes of JSON for each of the script.
+    let script = "\u{1}".repeat(12_000);
+    let task =
+        json!({ "type": "execute-shell", "name": "a", "params": { "script": script }, "matrix": { "x": values } });
+    commit(&mount, ".distcifs.json", &json!({ "tasks": [task] }).to_string());
+    let params = json!({ "repository": mount.out().join("src"), "tasks": ".distcifs.json" });
+    let mut clean = shell_task("echo cleaned");
+    clean["always"] = json!(true);
+    let tasks = json!([{ "type": "git-checkout", "params": params }, clean]);
+    mount.job("a", &json!({ "tasks": tasks }).to_string());
+    let build = mount.trigger("a", "");
+    assert_eq!(mount.wait_state("a", build), "error");
+    let why = mount.why("a", build);
+    assert!(
+        why.contains(".distcifs.json:1:") && why.contains("tasks are too much"),
+        "{why}"
+    );
+    assert!(mount.console("a", build).contains("cleaned"));
+}

@@ -19,6 +19,7 @@ mod kinds;
 mod matrix;
 mod needs;
 mod pipeline;
+mod size;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use json::TEXT_BYTES_MAX;
 pub use kinds::{CHECKOUT, RECORDED_PARAMETERS};
 pub(crate) use needs::side_by_side as beside_each_other;
 pub use pipeline::{ADDED_MAX, Added, Adding, check_pipeline, read_added, read_added_stored, read_tasks};
+pub use size::{SHOWN_BYTES_MAX, Size};
 pub use tasks::{TASKS_MAX, Task};
 pub use ticket::{REQUEST_BYTES_MAX, TicketRequest, param_file};
 pub use trigger::{TriggerRequest, UPSTREAM_PARAMETERS, Upstream};
@@ -55,6 +57,8 @@ pub struct JobConfig {
     pub parameters: Vec<(Name, Option<String>)>,
     /// What a build does.
     pub tasks: Vec<Task>,
+    /// What these take.
+    pub size: Size,
     /// Jobs triggered on success.
     pub downstream_jobs: Vec<Downstream>,
     /// Which pushes start builds.

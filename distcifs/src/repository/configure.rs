@@ -47,8 +47,11 @@ const UNLOCK_TRIES: u32 = 600;
 /// Largest configuration, bytes.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 
-/// Parsed configurations kept, by digest of their text; each is some kilobytes.
-const PARSED_MAX: usize = 256;
+/// Bytes that parsed configurations take which are kept, by digest of their text.
+const PARSED_BYTES_MAX: usize = 64 << 20;
+
+/// What one counts at least, bytes: so 256 are kept.
+const PARSED_BYTES_MIN: usize = PARSED_BYTES_MAX / 256;
 
 /// The configurations of jobs, and what is known of them here.
 pub struct Configurations {
@@ -62,7 +65,7 @@ pub struct Configurations {
     plans: plans::Plans,
     /// Parsed ones, by job and digest. The truth is the stored text, which never changes under its digest: none
     /// is ever out of date.
-    parsed: Mutex<Cache<String, Arc<JobConfig>, PARSED_MAX>>,
+    parsed: Mutex<Cache<String, Arc<JobConfig>, PARSED_BYTES_MAX>>,
 }
 
 /// A job's lock; dropping it gives it back.
@@ -179,7 +182,8 @@ impl Configurations {
         let text = self.store.body(Digest::parse(digest).ok_or_else(damaged)?).await?;
         // What was held against the job's name when it was written may be of a name that it had then.
         let config = Arc::new(JobConfig::read_stored(&text).map_err(|_| damaged())?);
-        lock(&self.parsed).keep(key, config.clone());
+        let weight = (config.size.memory + text.len()).max(PARSED_BYTES_MIN);
+        lock(&self.parsed).keep_weighed(key, config.clone(), weight);
         Ok(config)
     }
 

@@ -8,8 +8,11 @@ use super::model::build::{Build, live_path};
 use super::model::job::Job;
 use super::model::keys::Key;
 
-/// Builds of which a look is remembered, with at most 1,000 tickets each of some hundred bytes.
-const LOOKED_MAX: usize = 32;
+/// Bytes that the builds take of which a look is remembered.
+const LOOKED_BYTES_MAX: usize = 128 << 20;
+
+/// What one counts at least, bytes: as much as 4,000 tickets of some hundred bytes. So 32 are remembered.
+const LOOK_BYTES_MIN: usize = LOOKED_BYTES_MAX / 32;
 
 /// The builds that were looked at last, each until a change of its entry or of one of its tickets is told:
 /// of a build of 1,000 tasks so not every look reads 1,000 tickets. For a mount that is alone. The truth is
@@ -19,7 +22,7 @@ pub(crate) struct Looked(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    builds: Cache<String, Known, LOOKED_MAX>,
+    builds: Cache<String, Known, LOOKED_BYTES_MAX>,
     next: u64,
     /// Entries that commits under way change, one for each of these.
     changing: Vec<String>,
@@ -73,7 +76,7 @@ impl Looked {
             asked,
             is: None,
         };
-        table.builds.keep(live, known);
+        table.builds.keep_weighed(live, known, LOOK_BYTES_MIN);
         Err(asked)
     }
 
@@ -86,7 +89,11 @@ impl Looked {
             && known.asked == question
             && !changing.iter().any(|path| known.hangs_on(live, path))
         {
-            known.is = Some(build.clone());
+            let weight = build.plan.size().memory.max(LOOK_BYTES_MIN);
+            builds.change(live, |known| {
+                known.is = Some(build.clone());
+                weight
+            });
             #[cfg(test)]
             {
                 table.answers += 1;

@@ -9,8 +9,8 @@ use super::cache::Cache;
 use super::core::lock;
 use super::model::build::Build;
 
-/// Bytes of the texts that are kept.
-const BYTES_MAX: usize = 16 << 20;
+/// Bytes of the texts that are kept, and of what they were made of.
+const BYTES_MAX: usize = 64 << 20;
 
 /// What a text counts at least, bytes: so the texts of 64 builds are kept.
 const TEXT_BYTES_MIN: usize = BYTES_MAX / 64;
@@ -49,7 +49,8 @@ impl Shown {
             why: why.to_owned(),
             bytes: bytes.clone(),
         };
-        let weight = bytes.len().max(TEXT_BYTES_MIN);
+        // It keeps the build alive, and that its plan.
+        let weight = (bytes.len() + build.plan.size().memory).max(TEXT_BYTES_MIN);
         table.texts.keep_weighed(key, text, weight);
         #[cfg(test)]
         {

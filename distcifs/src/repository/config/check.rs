@@ -13,7 +13,7 @@ use super::json::{self, Kind, Member};
 use super::object::Object;
 use super::tasks::{self, Context};
 use super::{
-    Allow, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, Untrusted, downstream, groups, kinds, needs,
+    Allow, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, Size, Untrusted, downstream, groups, kinds, needs,
 };
 use crate::repository::names::Name;
 
@@ -91,6 +91,12 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         Some(value) => tasks::read(value, &context, faults),
         None => Vec::new(),
     };
+    let size = Size::of(&tasks);
+    if let (Err(what), Some(value)) = (Size::default().and(size), top.get("tasks"))
+        && !faults.is_stored()
+    {
+        faults.add(value.at, what);
+    }
     let (concurrency, group) = groups::of_job(top, context.parameters.as_ref(), faults);
     JobConfig {
         group,
@@ -100,6 +106,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         uses: Uses::of(tasks.iter().map(|task| &task.params)),
         description: top.string("description", faults).map(str::to_owned),
         tasks,
+        size,
         downstream_jobs: downstream::read(top, job.or(job_id.as_ref()), context.parameters.as_ref(), faults),
         github: top
             .object("github", faults)

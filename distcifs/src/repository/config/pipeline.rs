@@ -10,7 +10,7 @@ use super::json::{self, Kind, Value};
 use super::object::Object;
 use super::tasks::{self, Context, Task};
 use super::when::CHANGED;
-use super::{CHECKOUT, Ceilings, JobConfig, check, kinds, unreadable};
+use super::{CHECKOUT, Ceilings, JobConfig, Size, check, kinds, unreadable};
 use crate::repository::names::Name;
 
 /// Most tasks of one such text, those of matrices included.
@@ -33,6 +33,8 @@ pub struct Adding<'a> {
     pub ceilings: &'a Ceilings,
     /// How many tasks were added to it before.
     pub added: usize,
+    /// What all its tasks take.
+    pub size: Size,
     /// Parameters that tasks have told by now, beside those that the configuration declares.
     pub told: &'a [String],
     /// Whether the text may say which paths changed.
@@ -100,6 +102,7 @@ fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Resul
         }),
         console_limit: config.map(|config| config.console_limit),
         isolation_required: config.is_some_and(|config| config.isolation_required),
+        // The task that reads a pipeline is called so, unless its job is known and calls it otherwise.
         outside: adding.map_or_else(|| vec![CHECKOUT], |adding| adding.before.clone()),
         taken: adding.map(|adding| adding.taken.clone()).unwrap_or_default(),
         tasks_max: ADDED_MAX,
@@ -141,10 +144,12 @@ fn changed_of(value: &Value, faults: &mut Faults) -> Option<Vec<String>> {
 /// Reads the tasks, no more than there is room for in the build.
 fn tasks_of(value: &Value, context: &Context<'_>, adding: Option<&Adding<'_>>, faults: &mut Faults) -> Vec<Task> {
     let tasks = tasks::read(value, context, faults);
+    if faults.is_stored() {
+        return tasks;
+    }
     let room = adding.map_or(Ok(()), |adding| adding.ceilings.room(adding.added, tasks.len()));
-    if let Err(what) = room
-        && !faults.is_stored()
-    {
+    let known = adding.map(|adding| adding.size).unwrap_or_default();
+    for what in [room, known.and(Size::of(&tasks))].into_iter().filter_map(Result::err) {
         faults.add(value.at, what);
     }
     tasks
@@ -203,6 +208,7 @@ pub fn check_pipeline(
             .collect(),
         ceilings: &Ceilings::of_defaults(config, name),
         added: 0,
+        size: config.size,
         told: &[],
         tells_changed: false,
     };

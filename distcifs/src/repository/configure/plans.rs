@@ -1,11 +1,12 @@
 //! What builds do, out of the texts that they began with and those that their tasks added.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use lru::LruCache;
 
 use super::Configurations;
-use crate::repository::cache::Cache;
 use crate::repository::config::{Ceilings, read_added_stored};
 use crate::repository::core::lock;
 use crate::repository::model::build::{ConfigEntry, Live};
@@ -16,16 +17,75 @@ use crate::repository::names::Name;
 use crate::repository::{Error, Result};
 use crate::storage::Digest;
 
-/// Bytes of the texts whose tasks are kept. Plans of one build share their tasks: they count for each.
+/// Bytes of memory that plans take which are kept.
 const PLANS_BYTES_MAX: usize = 128 << 20;
 
-/// What a plan counts at least, bytes.
-const PLAN_BYTES_MIN: usize = 64 << 10;
+/// Most plans that are kept, however small they are.
+const PLANS_MAX: usize = 2048;
 
 /// Plans to which tasks were added. The truth is the stored list of texts, which never changes under its digest:
 /// none is ever out of date.
 #[derive(Default)]
-pub(super) struct Plans(Mutex<Cache<Which, Arc<Plan>, PLANS_BYTES_MAX>>);
+pub(super) struct Plans(Mutex<Table>);
+
+/// Those that were used least lately go first. Plans of one build share their tasks, which count once.
+struct Table {
+    plans: LruCache<Which, Arc<Plan>>,
+    /// What they share, by its mark: how many of them have it, and its bytes.
+    shared: HashMap<usize, (usize, usize)>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::of(PLANS_BYTES_MAX)
+    }
+}
+
+impl Table {
+    fn of(most: usize) -> Self {
+        Table {
+            plans: LruCache::unbounded(),
+            shared: HashMap::new(),
+            bytes: 0,
+            most,
+        }
+    }
+
+    /// Keeps a plan in the place of that which the key had.
+    fn keep(&mut self, which: Which, plan: Arc<Plan>) {
+        self.bytes += plan.own_bytes();
+        for part in plan.shared() {
+            let (times, bytes) = self.shared.entry(part.mark).or_insert((0, part.bytes));
+            *times += 1;
+            if *times == 1 {
+                self.bytes += *bytes;
+            }
+        }
+        if let Some(former) = self.plans.put(which, plan) {
+            self.drop(&former);
+        }
+        while self.bytes > self.most || self.plans.len() > PLANS_MAX {
+            let Some((_, oldest)) = self.plans.pop_lru() else { break };
+            self.drop(&oldest);
+        }
+    }
+
+    fn drop(&mut self, plan: &Plan) {
+        self.bytes -= plan.own_bytes();
+        for part in plan.shared() {
+            let Some((times, bytes)) = self.shared.get_mut(&part.mark) else {
+                continue;
+            };
+            *times -= 1;
+            if *times == 0 {
+                self.bytes -= *bytes;
+                self.shared.remove(&part.mark);
+            }
+        }
+    }
+}
 
 /// What a plan was read of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,17 +100,15 @@ struct Which {
 
 impl Plans {
     fn get(&self, which: &Which) -> Option<Arc<Plan>> {
-        lock(&self.0).get(which).cloned()
+        lock(&self.0).plans.get(which).cloned()
     }
 
     fn keep(&self, which: Which, plan: &Arc<Plan>) {
-        let texts: u64 = plan.texts().iter().map(|text| text.bytes).sum();
-        let weight = usize::try_from(texts).unwrap_or(usize::MAX).max(PLAN_BYTES_MIN);
-        let mut plans = lock(&self.0);
+        let mut table = lock(&self.0);
         if let Some(last) = which.last(plan.texts()) {
-            plans.keep_weighed(last, plan.clone(), PLAN_BYTES_MIN);
+            table.keep(last, plan.clone());
         }
-        plans.keep_weighed(which, plan.clone(), weight);
+        table.keep(which, plan.clone());
     }
 }
 
@@ -156,4 +214,94 @@ fn lay_on(mut plan: Plan, ceilings: &Ceilings, text: Addition, bytes: &[u8]) -> 
 
 fn digest_of(text: &str) -> Result<Digest> {
     Digest::parse(text).ok_or_else(|| Error::Io("plan.json: damaged digest; run distcifs fsck".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::repository::config::JobConfig;
+
+    fn config() -> Arc<JobConfig> {
+        let text = json!({"tasks": [{"type": "execute-shell", "params": {"script": "true"}}]}).to_string();
+        Arc::new(JobConfig::read(text.as_bytes(), None).unwrap())
+    }
+
+    fn which(list: &str, first: Option<&str>) -> Which {
+        Which {
+            job: Name::new("a").unwrap(),
+            config: String::new(),
+            untrusted: false,
+            list: Some(list.to_owned()).filter(|_| first.is_none()),
+            first: first.map(str::to_owned),
+        }
+    }
+
+    /// A plan with the tasks of a text on it.
+    fn with(plan: &Plan, text: &Value) -> Plan {
+        let bytes = text.to_string().into_bytes();
+        let ceilings = Ceilings::of(plan.config(), &Name::new("a").unwrap(), &[], false);
+        let count = text["tasks"].as_array().map_or(0, |tasks| {
+            let of = |task: &Value| task["matrix"]["x"].as_array().map_or(1, Vec::len);
+            tasks.iter().map(of).sum()
+        });
+        let addition = Addition {
+            by: 0,
+            at: plan.count(),
+            count,
+            text: Digest::of(&bytes).to_string(),
+            bytes: bytes.len() as u64,
+        };
+        lay_on(plan.clone(), &ceilings, addition, &bytes).unwrap()
+    }
+
+    /// A short text that stands for megabytes.
+    fn heavy(name: &str) -> Value {
+        let values: Vec<usize> = (0..250).collect();
+        json!({"tasks": [{
+            "type": "execute-shell", "name": name, "params": {"script": "x".repeat(4000)}, "matrix": {"x": values},
+        }]})
+    }
+
+    /// However short the texts are, what is kept is bounded by what their tasks take.
+    #[test]
+    fn what_is_kept_is_bounded_by_its_tasks() {
+        let config = config();
+        let one = with(&Plan::of(config.clone()), &heavy("x")).size().memory;
+        assert!(one > 1_000_000, "{one}");
+        let mut table = Table::of(4 * one);
+        for at in 0..20 {
+            let plan = with(&Plan::of(config.clone()), &heavy(&format!("t{at}")));
+            table.keep(which(&at.to_string(), None), Arc::new(plan));
+            let held: usize = table.plans.iter().map(|(_, plan)| plan.size().memory).sum();
+            assert!(table.bytes <= table.most && held <= table.most, "{held}");
+        }
+        assert!((3..=4).contains(&table.plans.len()), "{}", table.plans.len());
+        assert!(table.plans.contains(&which("19", None)));
+    }
+
+    /// The plans of a build share what they were made of: it counts once, and until the last of them goes.
+    #[test]
+    fn what_plans_share_counts_once() {
+        let first = with(&Plan::of(config()), &heavy("x"));
+        let heavy = first.size().memory;
+        let mut table = Table::of(2 * heavy);
+        let mut plan = first.clone();
+        table.keep(which("first", None), Arc::new(first));
+        for at in 0..20 {
+            let small =
+                json!({"tasks": [{"type": "execute-shell", "name": format!("s{at}"), "params": {"script": "true"}}]});
+            plan = with(&plan, &small);
+            table.keep(which(&at.to_string(), None), Arc::new(plan.clone()));
+            table.keep(which("", Some("first")), Arc::new(plan.clone()));
+        }
+        assert_eq!(table.plans.len(), 22);
+        assert!(table.bytes >= heavy && table.bytes < 2 * heavy);
+        while let Some((_, plan)) = table.plans.pop_lru() {
+            table.drop(&plan);
+            assert_eq!(table.bytes >= heavy, !table.plans.is_empty());
+        }
+        assert_eq!((table.bytes, table.shared.len()), (0, 0));
+    }
 }

@@ -1,11 +1,12 @@
 //! What a build does: all its tasks, those of its configuration and those that its tasks added, by their indexes.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Add;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::repository::config::{Added, Adding, CHECKOUT, Ceilings, JobConfig, Task, beside_each_other};
+use crate::repository::config::{Added, Adding, CHECKOUT, Ceilings, JobConfig, Size, Task, beside_each_other};
 use crate::repository::names::Name;
 
 /// Most tasks of a build, those of its configuration included.
@@ -19,6 +20,9 @@ pub(crate) const TEXTS_MAX: usize = 1000;
 
 /// Most bytes that these texts have together.
 pub(crate) const TEXTS_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a digest as it is written.
+const DIGEST_BYTES: usize = 64;
 
 /// What of a build names the tasks that were added to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,9 +63,20 @@ pub struct Plan {
     config: Arc<JobConfig>,
     texts: Vec<Addition>,
     added: Vec<AddedTask>,
+    /// What the tasks of each text take.
+    sizes: Vec<Size>,
     side_by_side: bool,
     /// The paths that changed, once the first git-checkout has told them.
     changed: Option<Arc<[String]>>,
+}
+
+/// A part of a plan that it may share with others: it is the same one where its mark is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shared {
+    /// Its place in memory.
+    pub(crate) mark: usize,
+    /// Bytes that it takes.
+    pub(crate) bytes: usize,
 }
 
 impl Plan {
@@ -73,7 +88,42 @@ impl Plan {
             texts: Vec::new(),
             added: Vec::new(),
             changed: None,
+            sizes: Vec::new(),
         }
+    }
+
+    /// What its tasks take.
+    pub(crate) fn size(&self) -> Size {
+        self.sizes.iter().copied().fold(self.config.size, Add::add)
+    }
+
+    /// What it takes by itself: bytes of memory.
+    pub(crate) fn own_bytes(&self) -> usize {
+        let texts = self.texts.len() * (size_of::<Addition>() + DIGEST_BYTES + size_of::<Size>());
+        size_of::<Plan>() + self.added.len() * size_of::<AddedTask>() + texts
+    }
+
+    /// What it shares with the other plans of this configuration and of these texts: that, the tasks of each text, and the
+    /// paths that changed.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = Shared> + '_ {
+        let config = Shared {
+            mark: Arc::as_ptr(&self.config).addr(),
+            bytes: self.config.size.memory,
+        };
+        let own = self.config.tasks.len();
+        let texts = self.texts.iter().zip(&self.sizes).filter(|(text, _)| text.count > 0);
+        let texts = texts.filter_map(move |(text, size)| {
+            let first = self.added.get(text.at.checked_sub(own)?)?;
+            Some(Shared {
+                mark: Arc::as_ptr(&first.task).addr(),
+                bytes: size.memory,
+            })
+        });
+        let changed = self.changed.iter().map(|paths| Shared {
+            mark: paths.as_ptr().addr(),
+            bytes: paths.iter().map(|path| size_of::<String>() + path.len()).sum(),
+        });
+        std::iter::once(config).chain(texts).chain(changed)
     }
 
     /// The configuration.
@@ -221,6 +271,7 @@ impl Plan {
             taken: self.tasks().filter_map(Task::own_name).map(Name::as_str).collect(),
             ceilings,
             added: self.added(),
+            size: self.size(),
             told: &[],
             tells_changed: self.tells_changed(by, true),
         };
@@ -269,6 +320,7 @@ impl Plan {
         self.changed = self.changed.take().or(changed.map(Arc::from));
         let (at, count) = (self.count(), tasks.len());
         self.side_by_side |= beside_each_other(&tasks);
+        self.sizes.push(Size::of(&tasks));
         for mut task in tasks {
             let needs = task
                 .waits_for()

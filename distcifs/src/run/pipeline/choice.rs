@@ -82,6 +82,7 @@ impl Job {
             taken: HashSet::from([CHECKOUT]),
             ceilings: &Ceilings::of(&self.config, name, &triggered, false),
             added: 0,
+            size: self.config.size,
             told: &[],
             tells_changed: false,
         };

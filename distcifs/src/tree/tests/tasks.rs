@@ -15,6 +15,8 @@ on_both! {
     only_the_claimant_of_a_task_of_a_build_adds_tasks,
     a_text_is_bounded_and_comes_from_nowhere_else,
     a_claim_that_is_lost_takes_its_tasks_along,
+    an_added_checkout_says_where_it_may_fetch_from,
+    tasks_that_build_json_can_not_hold_are_refused,
     what_an_open_text_holds_counts_for_its_user,
     what_was_not_taken_stands_against_a_success,
     what_was_not_taken_is_taken_by_a_further_try,
@@ -213,6 +215,57 @@ fn a_claim_that_is_lost_takes_its_tasks_along(fs: Fs) {
     fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
     assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
     drop((control, again));
+}
+
+/// "`repositories` of ticket.json names them": of a checkout that was added, where its submodules may come from.
+fn an_added_checkout_says_where_it_may_fetch_from(fs: Fs) {
+    let main = "https://TOKEN@example.org/main";
+    let checkout = |name: &str| json!({"type": "git-checkout", "name": name, "params": {"repository": main}});
+    let generate = json!({"type": "execute-shell", "name": "generate", "params": {"script": "true"}});
+    fs.job("a", &json!({"tasks": [generate, checkout("own")]}).to_string());
+    fs.trigger("a", "");
+    let control = fs.claim("build-control", "a.1.control").unwrap();
+    fs.post(
+        "execute-shell",
+        &json!({"job": "a", "build": 1, "task": 0, "params": {"script": "true"}}),
+    );
+    let claim = fs.claim("execute-shell", "a.1.0").unwrap();
+    fs.write(TASKS, json!({"tasks": [checkout("more")]}).to_string())
+        .unwrap();
+    fs.write(&format!("{TICKET}/result"), "success\n").unwrap();
+    let repositories = |task: usize| {
+        fs.post(
+            "git-checkout",
+            &json!({"job": "a", "build": 1, "task": task, "params": {"repository": main}}),
+        );
+        let ticket = fs.read(&format!("tickets/git-checkout/a.1.{task}/ticket.json"));
+        serde_json::from_str::<Value>(&ticket).unwrap()["repositories"].clone()
+    };
+    assert_eq!(repositories(1), Value::Null);
+    assert_eq!(repositories(2), json!(["https://example.org/main.git"]));
+    drop((control, claim));
+}
+
+/// "The tasks of a build take at most 16 MiB of its build.json": a short text may stand for much more.
+fn tasks_that_build_json_can_not_hold_are_refused(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    let values: Vec<usize> = (0..250).collect();
+    let task = |name: &str, script: String| json!({"type": "execute-shell", "name": name, "params": {"script": script}, "matrix": {"x": values}});
+    // Six bytes of JSON for each of the script.
+    let much = json!({"tasks": [task("a", "\u{1}".repeat(12_000))]}).to_string();
+    assert_eq!(errno(fs.write(TASKS, &much)), libc::EINVAL);
+    let error = fs.read(ERROR);
+    assert!(
+        error.starts_with("tasks.json:1:10: tasks are too much: ") && error.contains("16777216"),
+        "{error}"
+    );
+    let config = json!({"tasks": [task("a", "\u{1}".repeat(12_000))]}).to_string();
+    fs.mkdir("jobs/b").unwrap();
+    assert_eq!(errno(fs.write("jobs/b/config.json", config)), libc::EINVAL);
+    assert!(fs.read("jobs/b/config.error").contains("tasks are too much"));
+    fs.write(TASKS, json!({"tasks": [task("a", "x".repeat(12_000))]}).to_string())
+        .unwrap();
+    drop((control, claim));
 }
 
 /// "What open files hold is bounded for each user": a text that was there when it was opened, one that is extended, and

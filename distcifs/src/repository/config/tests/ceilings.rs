@@ -32,6 +32,7 @@ fn read(text: &str, config: &JobConfig, ceilings: &Ceilings) -> Result<Vec<Task>
         before: vec!["git-checkout"],
         ceilings,
         added: 0,
+        size: Default::default(),
         told: &[],
         tells_changed: false,
     };
@@ -230,6 +231,7 @@ fn each_ceiling_is_told_with_its_place() {
             before: Vec::new(),
             ceilings,
             added: 500,
+            size: Default::default(),
             told: &[],
             tells_changed: false,
         };
@@ -349,6 +351,7 @@ fn a_build_takes_so_many_added_tasks() {
             before: Vec::new(),
             ceilings: &ceilings,
             added,
+            size: Default::default(),
             told: &[],
             tells_changed: false,
         };
