@@ -1,9 +1,10 @@
 //! Fan-in: what the tasks that a task waits for published, each by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 use distcifs_settings::state::TaskState;
 
+use super::config::Task;
 use super::model::build::{Live, live_path};
 use super::model::job::Job;
 use super::model::json::from_json;
@@ -110,26 +111,34 @@ impl Repository {
     }
 }
 
-/// The tasks that a task waits for, by their names. Two of the same name, which have none of their own, are
-/// called as their folders in the build.
+/// The tasks that a task waits for, by their names. Where a name stands for more than one of them, or for the folder of
+/// another, the task is called as its folder in the build. What a task of the configuration is called hangs on these
+/// alone: nothing that is added takes its place.
 fn names(plan: &Plan, index: usize) -> Option<Vec<(String, usize)>> {
     plan.task(index)?;
     let waits = plan.waits_for(index);
-    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     let needed: Vec<_> = waits.iter().filter_map(|index| plan.task(*index)).collect();
-    for task in &needed {
-        *count.entry(task.name.as_str()).or_default() += 1;
-    }
-    let name = |name: &str, folder: String| {
-        if count.get(name) == Some(&1) {
-            name.to_owned()
-        } else {
-            folder
+    let (added, own): (Vec<&Task>, Vec<&Task>) = needed.iter().partition(|task| plan.added_by(task.index).is_some());
+    let mut taken = HashSet::new();
+    let mut called = HashMap::new();
+    for tasks in [own, added] {
+        let mut count: HashMap<&str, usize> = HashMap::new();
+        for task in &tasks {
+            *count.entry(task.name.as_str()).or_default() += 1;
         }
-    };
+        let folders: HashSet<String> = tasks.iter().map(|task| task.folder()).collect();
+        for task in &tasks {
+            let name = task.name.as_str();
+            let alone = count.get(name) == Some(&1) && !folders.contains(name) && !taken.contains(name);
+            let name = if alone { name.to_owned() } else { task.folder() };
+            called.insert(task.index, name);
+        }
+        taken.extend(folders);
+        taken.extend(called.values().cloned());
+    }
     let named = needed
         .iter()
-        .map(|task| (name(task.name.as_str(), task.folder()), task.index));
+        .filter_map(|task| Some((called.remove(&task.index)?, task.index)));
     Some(named.collect())
 }
 
@@ -140,7 +149,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::repository::config::JobConfig;
+    use crate::repository::config::{Ceilings, JobConfig, read_added, read_added_stored};
+    use crate::repository::names::Name;
 
     fn names_of(tasks: &Value, index: usize) -> Option<Vec<(String, usize)>> {
         let config = JobConfig::read(json!({ "tasks": tasks }).to_string().as_bytes(), None).unwrap();
@@ -167,6 +177,51 @@ mod tests {
             {"type": "a", "matrix": {"x": ["x", "y"]}}, {"type": "a.x", "needs": []}, {"type": "c", "needs": ["a", "a.x"]},
         ]);
         assert_eq!(names_of(&twice, 3), named(&[("0-a.x", 0), ("a.y", 1), ("2-a.x", 2)]));
+    }
+
+    /// A name that is a folder's too stands for the folder of whoever has it.
+    #[test]
+    fn no_two_of_them_are_called_alike() {
+        let tasks = json!([
+            {"type": "a", "name": "x"}, {"type": "a", "name": "0-x"}, {"type": "b", "name": "1-0-x"},
+            {"type": "c", "needs": ["x", "0-x", "1-0-x"]},
+        ]);
+        let names = names_of(&tasks, 3).unwrap();
+        let names: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x", "1-0-x", "2-1-0-x"]);
+    }
+
+    /// "What a task of config.json is called there hangs on nothing that is added."
+    #[test]
+    fn what_is_added_takes_no_name_of_the_configuration() {
+        let config = json!({ "tasks": [
+            {"type": "execute-shell", "name": "gen", "params": {"script": "true"}},
+            {"type": "publish-artifacts", "params": {"artifacts": ["a"]}},
+            {"type": "execute-shell", "name": "deploy", "needs": ["gen", "publish-artifacts"], "params": {"script": "true"}},
+        ]});
+        let config = Arc::new(JobConfig::read(config.to_string().as_bytes(), None).unwrap());
+        let ceilings = Ceilings::of(&config, &Name::new("a").unwrap(), &[], false);
+        let mut plan = Plan::of(config);
+        let added = json!({ "tasks": [
+            {"type": "publish-artifacts", "params": {"artifacts": ["b"]}},
+            {"type": "publish-artifacts", "name": "1-publish-artifacts", "params": {"artifacts": ["c"]}},
+            {"type": "execute-shell", "name": "own", "params": {"script": "true"}},
+        ]});
+        let text = added.to_string();
+        let (adding, before) = plan.adding(0, &ceilings);
+        // Such a name is refused today; one that was taken before is read still.
+        assert!(read_added(text.as_bytes(), &adding).is_err());
+        let tasks = read_added_stored(text.as_bytes(), &adding).unwrap();
+        plan.push(0, &before, tasks, (String::new(), 0));
+        let named: Vec<(String, usize)> = names(&plan, 2).unwrap();
+        let wanted = [
+            ("gen", 0),
+            ("3-publish-artifacts", 3),
+            ("4-1-publish-artifacts", 4),
+            ("own", 5),
+            ("publish-artifacts", 1),
+        ];
+        assert_eq!(named, wanted.map(|(name, at)| (name.to_owned(), at)));
     }
 
     /// Each is a single name of a folder, whatever a configuration says.

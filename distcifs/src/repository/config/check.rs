@@ -84,6 +84,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         isolation_required,
         outside: Vec::new(),
         taken: HashSet::new(),
+        added: false,
         tasks_max: tasks::TASKS_MAX,
         ceilings: None,
     };

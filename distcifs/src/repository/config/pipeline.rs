@@ -27,7 +27,7 @@ pub struct Adding<'a> {
     pub config: &'a JobConfig,
     /// Tasks that `needs` may name beside those of the text: the one that adds, and those that it waited for.
     pub before: Vec<&'a str>,
-    /// Names that its tasks have.
+    /// What its tasks are called.
     pub taken: HashSet<&'a str>,
     /// What its tasks may be.
     pub ceilings: &'a Ceilings,
@@ -105,6 +105,7 @@ fn read(value: &Value, adding: Option<&Adding<'_>>, mut faults: Faults) -> Resul
         // The task that reads a pipeline is called so, unless its job is known and calls it otherwise.
         outside: adding.map_or_else(|| vec![CHECKOUT], |adding| adding.before.clone()),
         taken: adding.map(|adding| adding.taken.clone()).unwrap_or_default(),
+        added: true,
         tasks_max: ADDED_MAX,
         ceilings: adding.map(|adding| adding.ceilings),
     };
@@ -200,12 +201,7 @@ pub fn check_pipeline(
     let adding = Adding {
         config,
         before: before_checkouts(config),
-        taken: config
-            .tasks
-            .iter()
-            .filter_map(Task::own_name)
-            .map(Name::as_str)
-            .collect(),
+        taken: config.tasks.iter().map(|task| task.name.as_str()).collect(),
         ceilings: &Ceilings::of_defaults(config, name),
         added: 0,
         size: config.size,

@@ -127,6 +127,8 @@ pub(super) struct Context<'a> {
     pub(super) outside: Vec<&'a str>,
     /// Names of tasks that are no part of the text, and that none of it may have.
     pub(super) taken: HashSet<&'a str>,
+    /// Whether they are to be added to a build.
+    pub(super) added: bool,
     /// Most tasks, those of matrices included.
     pub(super) tasks_max: usize,
     /// What they may be, if they are added to a build that runs.
@@ -153,7 +155,7 @@ pub(super) fn read(value: &Value, context: &Context<'_>, faults: &mut Faults) ->
     let Some((sources, expanded)) = expand(&items, value.at, context.tasks_max, faults) else {
         return Vec::new();
     };
-    check_names(&sources, &expanded, &context.taken, faults);
+    check_names(&sources, &expanded, context, faults);
     let wishes: Vec<_> = expanded
         .iter()
         .map(|task| Wish {
@@ -292,8 +294,14 @@ impl Expanded<'_> {
     }
 }
 
-/// Names that were given, or made by a matrix, are there once.
-fn check_names(sources: &[Source], expanded: &[Expanded<'_>], taken: &HashSet<&str>, faults: &mut Faults) {
+/// Whether a name begins as the folder of a task does: with digits and a hyphen.
+fn looks_like_a_folder(name: &str) -> bool {
+    let digits = name.split_once('-').map(|(digits, _)| digits).unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Names that were given, or made by a matrix, are there once. One that is added takes none by which another is known.
+fn check_names(sources: &[Source], expanded: &[Expanded<'_>], context: &Context<'_>, faults: &mut Faults) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for task in expanded {
         let Some(source) = sources.get(task.source) else {
@@ -315,7 +323,16 @@ fn check_names(sources: &[Source], expanded: &[Expanded<'_>], taken: &HashSet<&s
             );
         }
         let has_own = task.member("type").and_then(Value::as_str) != Some(&task.name);
-        let taken = has_own && taken.contains(&*task.name) && !faults.is_stored();
+        let taken = has_own && context.taken.contains(&*task.name) && !faults.is_stored();
+        if context.added && has_own && !faults.is_stored() && looks_like_a_folder(&task.name) {
+            faults.add(
+                at,
+                format!(
+                    "{}: a task that is added has no name that begins with digits and -, as the folders of tasks do",
+                    source.path
+                ),
+            );
+        }
         if seen.insert(&task.name, task.source).is_some() || taken {
             faults.add(
                 at,

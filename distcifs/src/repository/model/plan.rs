@@ -268,7 +268,7 @@ impl Plan {
         let adding = Adding {
             config: &self.config,
             before: names.map(|task| task.name.as_str()).collect(),
-            taken: self.tasks().filter_map(Task::own_name).map(Name::as_str).collect(),
+            taken: self.tasks().map(|task| task.name.as_str()).collect(),
             ceilings,
             added: self.added(),
             size: self.size(),
@@ -298,15 +298,20 @@ impl Plan {
         self.check_names(tasks)
     }
 
-    /// Refuses a name that another task has. One that has its type's has none of its own.
+    /// Refuses a name of its own that another task is called by, and one whose folder another is called as.
     fn check_names(&self, tasks: &[Task]) -> Result<(), String> {
-        let known: HashMap<&Name, usize> = self
-            .tasks()
-            .filter_map(|task| Some((task.own_name()?, task.index)))
-            .collect();
-        for name in tasks.iter().filter_map(Task::own_name) {
-            let Some(index) = known.get(name) else { continue };
-            let by = self.added_by(*index).and_then(|by| self.task(by));
+        let known: HashMap<&str, usize> = self.tasks().map(|task| (task.name.as_str(), task.index)).collect();
+        for task in tasks {
+            let folder = format!("{}-{}", self.count() + task.index, task.name);
+            let own = task.own_name().map(Name::as_str);
+            let Some((name, index)) = [own, Some(&folder)]
+                .into_iter()
+                .flatten()
+                .find_map(|name| Some((name, *known.get(name)?)))
+            else {
+                continue;
+            };
+            let by = self.added_by(index).and_then(|by| self.task(by));
             let by = by.map(|by| format!(" (added by {})", by.folder())).unwrap_or_default();
             return Err(format!("another task is called {name} already{by}"));
         }
