@@ -133,11 +133,10 @@ impl Claims {
         }
     }
 
-    /// What a result that is no other than a success makes of the build: its entry with the tasks that it adds, and
-    /// the result as it counts. `None`: it adds nothing.
-    pub(super) async fn grown(&self, claim: &Claim, result: Verdicts) -> Result<(Verdicts, Option<Grown>)> {
-        let Some(tasks) = claim.tasks().filter(|_| result.verdict == Verdict::Success) else {
-            return Ok((result, None));
+    /// What a result adds, stored, if it is a success and its claimant has written tasks.
+    pub(super) async fn adding<'a>(&self, claim: &'a Claim, result: &Verdicts) -> Result<Option<Adding<'a>>> {
+        let Some(Tasks { text, .. }) = claim.tasks().filter(|_| result.verdict == Verdict::Success) else {
+            return Ok(None);
         };
         let part = claim.part_that_adds()?;
         let (live, version) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
@@ -225,7 +224,11 @@ impl Claims {
         };
         let triggered = self.builds.live_params(live).await?;
         let ceilings = Ceilings::of(plan.config(), job, &triggered, live.source.untrusted);
-        let name = plan.task(index).map(Task::folder).unwrap_or_default();
+        let task = plan.task(index);
+        let name = task.map(Task::folder).unwrap_or_default();
+        let written = task.and_then(|task| task.group.as_ref());
+        // Of which task the ticket is, and so of which group, its poster does not choose.
+        let group = group.map(|text| (written.map_or(text, |group| group.name.as_str()), text));
         ceilings
             .may_post(queue.as_str(), &request.params, &request.settings, group)
             .map_err(|what| Error::Invalid(format!("{name}: {what}")))

@@ -49,7 +49,7 @@ pub struct Allow {
     pub types: Vec<Name>,
     /// What they may be shut off with.
     pub isolation: Vec<Isolation>,
-    /// The labels that they may ask for; `None`: any.
+    /// The labels that they may ask for; `None`: those that tasks of the configuration have.
     pub labels: Option<Vec<Name>>,
     /// Jobs whose artifacts and images they may use, beside this one and those that the configuration names.
     pub jobs: Vec<Name>,
@@ -67,7 +67,7 @@ pub struct Allow {
     pub attempts: u32,
     /// Most bytes of console; `None`: as many as a task of the job has.
     pub console_limit: Option<u64>,
-    /// Patterns of the groups that they may wait in; `None`: any.
+    /// Patterns of the groups that they may wait in; `None`: those that tasks of the configuration wait in.
     pub groups: Option<Vec<String>>,
     /// Most of them in a build.
     pub tasks: usize,

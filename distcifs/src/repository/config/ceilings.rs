@@ -34,9 +34,6 @@ const UNTRUSTED: Limits = Limits {
     disk: Some(10 << 30),
 };
 
-/// Words of a list that are shown: a line has room for some.
-const SHOWN_MAX: usize = 8;
-
 /// What begins the name of an image.
 const IMAGE: &str = "job:";
 
@@ -47,8 +44,29 @@ pub struct Ceilings {
     /// Jobs whose artifacts and images it may use; `None`: it is not known which.
     jobs: Option<HashSet<String>>,
     repositories: Repositories,
+    groups: Groups,
+    /// Labels that the tasks of the configuration have.
+    labels: HashSet<Name>,
     console_limit: u64,
     untrusted: bool,
+}
+
+/// The groups that tasks of the configuration wait in.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Groups {
+    /// As they are written.
+    written: HashSet<String>,
+    /// With the parameters of the trigger put in.
+    known: HashSet<String>,
+}
+
+/// The group of a task.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    /// As it is written.
+    written: &'a str,
+    /// As it is by now.
+    text: &'a str,
 }
 
 /// A task, as far as it is bounded.
@@ -57,7 +75,7 @@ struct Bounded<'a> {
     kind: &'a str,
     params: &'a Map<String, Value>,
     settings: &'a TaskSettings,
-    group: Option<&'a str>,
+    group: Option<Wanted<'a>>,
     /// Whether `${name}` is still to be replaced: what has one in it is looked at later.
     open: bool,
 }
@@ -123,6 +141,16 @@ impl Ceilings {
                 .chain(images.map(str::to_owned))
                 .collect()
         });
+        let groups = config.tasks.iter().filter_map(|task| task.group.as_ref());
+        let written: HashSet<String> = groups.map(|group| group.name.clone()).collect();
+        let groups = Groups {
+            known: written.iter().filter_map(|group| put_in(group)).collect(),
+            written,
+        };
+        let labels = config
+            .tasks
+            .iter()
+            .flat_map(|task| task.settings.labels.iter().cloned());
         let mut allow = config.allow.clone();
         if untrusted {
             allow.limits = filled(allow.limits, UNTRUSTED);
@@ -130,6 +158,8 @@ impl Ceilings {
         Ceilings {
             jobs,
             repositories: Repositories::of(config, &values, untrusted),
+            groups,
+            labels: labels.collect(),
             console_limit: allow.console_limit.unwrap_or(config.console_limit),
             untrusted,
             allow,
@@ -149,14 +179,15 @@ impl Ceilings {
         if added.saturating_add(more) <= self.allow.tasks {
             return Ok(());
         }
-        let bound = self.allow.tasks;
-        Err(format!(
-            "tasks are too many: {bound} may be added to this build, and {added} were{}",
-            lifted("more needs", "tasks")
-        ))
+        let bound = match self.allow.tasks {
+            bound if bound == Allow::default().tasks => format!("{bound} may be added to this build, and {added} were"),
+            _ => "no more may be added to this build".to_owned(),
+        };
+        Err(format!("tasks are too many: {bound}{}", lifted("more needs", "tasks")))
     }
 
-    /// Whether the ticket of a task may be posted that was added, its parameters put in.
+    /// Whether the ticket of a task may be posted that was added, its parameters put in. The group is the one that the
+    /// task was written with, and what it is by now.
     ///
     /// # Errors
     /// The first thing that is too much, in a line.
@@ -165,8 +196,9 @@ impl Ceilings {
         queue: &str,
         params: &Map<String, Value>,
         settings: &TaskSettings,
-        group: Option<&str>,
+        group: Option<(&str, &str)>,
     ) -> Result<(), String> {
+        let group = group.map(|(written, text)| Wanted { written, text });
         let task = Bounded {
             kind: queue,
             params,
@@ -186,7 +218,10 @@ impl Ceilings {
             kind: task.kind.as_str(),
             params: &task.params,
             settings: &task.settings,
-            group: task.group.as_ref().map(|group| group.name.as_str()),
+            group: task.group.as_ref().map(|group| Wanted {
+                written: &group.name,
+                text: &group.name,
+            }),
             open: true,
         };
         let excesses = self.excesses(&bounded).into_iter();
@@ -258,12 +293,15 @@ impl Ceilings {
     fn of_kind(&self, task: &Bounded<'_>, found: &mut Vec<Excess>) {
         let allow = &self.allow;
         if !allow.types.iter().any(|kind| kind.as_str() == task.kind) {
-            found.push(not_among("type", None, allow.types.iter().map(Name::as_str), "types"));
+            let usual = Allow::default().types;
+            let usual = (usual == allow.types).then_some(usual);
+            found.push(not_among("type", "types", words(usual, Name::as_str)));
         }
         let isolation = &task.settings.isolation;
         if can_be_isolated(task.kind) && !allow.isolation.contains(isolation) {
-            let known = allow.isolation.iter().map(Isolation::as_str);
-            found.push(not_among("isolation", None, known, "isolation"));
+            let usual = Allow::default().isolation;
+            let usual = (usual == allow.isolation).then_some(usual);
+            found.push(not_among("isolation", "isolation", words(usual, Isolation::as_str)));
         }
         if task.settings.network && !allow.network {
             found.push(Excess {
@@ -277,13 +315,16 @@ impl Ceilings {
     /// What it names: labels, jobs, repositories, a group.
     fn of_names(&self, task: &Bounded<'_>, found: &mut Vec<Excess>) {
         let allow = &self.allow;
-        if let Some(known) = &allow.labels {
-            let strange = task.settings.labels.iter().find(|label| !known.contains(label));
-            found.extend(strange.map(|label| {
-                let item = Some(label.to_string());
-                not_among("labels", item, known.iter().map(Name::as_str), "labels")
-            }));
-        }
+        let may = |label: &Name| match &allow.labels {
+            Some(known) => known.contains(label),
+            None => self.labels.contains(label),
+        };
+        let strange = task.settings.labels.iter().find(|label| !may(label));
+        found.extend(strange.map(|label| Excess {
+            member: "labels",
+            item: Some(label.to_string()),
+            what: must_be_named(allow.labels.is_some(), "labels"),
+        }));
         if let Some(jobs) = &self.jobs {
             let of_job = |member| Excess {
                 member,
@@ -319,51 +360,65 @@ impl Ceilings {
                 ),
             });
         }
-        let group = task.group.and_then(|group| task.known(group));
-        if let (Some(group), Some(known)) = (group, &allow.groups)
-            && !matching::takes_name(known, &group)
-        {
-            found.push(not_among(
-                "concurrency.group",
-                None,
-                known.iter().map(String::as_str),
-                "groups",
-            ));
+        if task.group.is_some_and(|group| !self.takes_group(task, group)) {
+            found.push(Excess {
+                member: "concurrency.group",
+                item: None,
+                what: must_be_named(allow.groups.is_some(), "groups"),
+            });
+        }
+    }
+
+    /// Whether a task may wait in a group. One whose name is not known yet is looked at again when its ticket is posted.
+    fn takes_group(&self, task: &Bounded<'_>, group: Wanted<'_>) -> bool {
+        let name = task.known(group.text);
+        match &self.allow.groups {
+            Some(patterns) => name.is_none_or(|name| matching::takes_name(patterns, &name)),
+            None if self.groups.written.contains(group.written) => true,
+            None => name.is_none_or(|name| self.groups.known.contains(&name)),
         }
     }
 
     /// How much it takes.
     fn of_numbers(&self, settings: &TaskSettings, found: &mut Vec<Excess>) {
-        let (given, most) = (&settings.limits, &self.allow.limits);
-        found.extend(above("limits.cpus", given.cpus, most.cpus, "limits"));
-        found.extend(above("limits.memory", given.memory, most.memory, "limits"));
-        found.extend(above("limits.processes", given.processes, most.processes, "limits"));
-        found.extend(above("limits.disk", given.disk, most.disk, "limits"));
-        let allow = &self.allow;
-        found.extend(above("timeout", settings.timeout, Some(allow.timeout), "timeout"));
+        let (given, most, usual) = (&settings.limits, &self.allow.limits, &UNTRUSTED);
+        found.extend(above("limits.cpus", given.cpus, (most.cpus, usual.cpus), "limits"));
         found.extend(above(
-            "attempts",
-            Some(settings.attempts),
-            Some(allow.attempts),
-            "attempts",
+            "limits.memory",
+            given.memory,
+            (most.memory, usual.memory),
+            "limits",
         ));
-        let limit = Some(self.console_limit);
+        let processes = (most.processes, usual.processes);
+        found.extend(above("limits.processes", given.processes, processes, "limits"));
+        found.extend(above("limits.disk", given.disk, (most.disk, usual.disk), "limits"));
+        let (allow, usual) = (&self.allow, Allow::default());
+        let timeout = (Some(allow.timeout), Some(usual.timeout));
+        found.extend(above("timeout", settings.timeout, timeout, "timeout"));
+        let attempts = (Some(allow.attempts), Some(usual.attempts));
+        found.extend(above("attempts", Some(settings.attempts), attempts, "attempts"));
+        let limit = (Some(self.console_limit), Some(CONSOLE_LIMIT_DEFAULT));
         found.extend(above("console_limit", settings.console_limit, limit, "console_limit"));
     }
 }
 
-/// A number above its bound.
+/// A number above its bound. That is said where it is the usual one: what a configuration says, not all may read who
+/// read this.
 fn above<T: PartialOrd + Display>(
     member: &'static str,
     given: Option<T>,
-    most: Option<T>,
+    (most, usual): (Option<T>, Option<T>),
     key: &str,
 ) -> Option<Excess> {
     let (given, most) = (given?, most?);
+    let what = match usual {
+        Some(usual) if usual == most => format!("must be at most {most}"),
+        _ => "is more than it may be".to_owned(),
+    };
     (given > most).then(|| Excess {
         member,
         item: None,
-        what: format!("must be at most {most}{}", lifted("more needs", key)),
+        what: what + &lifted("more needs", key),
     })
 }
 
@@ -392,25 +447,32 @@ fn lifted(what: &str, key: &str) -> String {
     format!(": {what} allow.{key} in the job's config.json")
 }
 
-/// A name that is none of those that are known.
-fn not_among<'a>(
-    member: &'static str,
-    item: Option<String>,
-    known: impl ExactSizeIterator<Item = &'a str>,
-    key: &str,
-) -> Excess {
-    let more = known.len() > SHOWN_MAX;
-    let shown: Vec<&str> = known.take(SHOWN_MAX).collect();
-    let shown = match shown.as_slice() {
-        [] => "nothing".to_owned(),
-        words => words.join(", "),
+/// The words of a list.
+fn words<T>(list: Option<Vec<T>>, word: impl Fn(&T) -> &str) -> Option<String> {
+    Some(list?.iter().map(word).collect::<Vec<_>>().join(", "))
+}
+
+/// A word that is none of those that it may be. They are said where they are the usual ones.
+fn not_among(member: &'static str, key: &str, usual: Option<String>) -> Excess {
+    let what = match usual {
+        Some(words) => format!("may be {words}"),
+        None => "is none of those that it may be".to_owned(),
     };
-    let dots = if more { ", …" } else { "" };
     Excess {
         member,
-        item,
-        what: format!("may be {shown}{dots}{}", lifted("others need", key)),
+        item: None,
+        what: what + &lifted("others need", key),
     }
+}
+
+/// What is said of a word that a list in `allow` does not have, or that no task of the configuration names.
+fn must_be_named(listed: bool, key: &str) -> String {
+    let by = if listed {
+        "is none of those that it may be"
+    } else {
+        "must be one that a task of config.json names"
+    };
+    by.to_owned() + &lifted("others need", key)
 }
 
 /// Where a member of a task stands, or what comes nearest to it.

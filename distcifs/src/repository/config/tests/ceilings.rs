@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{good, name};
+use crate::repository::config::common::Isolation;
 use crate::repository::config::{Adding, Allow, Ceilings, JobConfig, Task, read_added, read_added_stored};
 
 /// A job that names a repository, another by a parameter, a job to copy from and an image.
@@ -14,13 +15,15 @@ fn job() -> JobConfig {
             {"type": "git-checkout", "params": {"repository": "https://example.org/main.git"}},
             {"type": "git-checkout", "name": "other", "params": {"repository": "${repository}"}},
             {"type": "copy-artifacts", "params": {"job": "tools"}},
-            {"type": "execute-shell", "isolation": "lxc", "image": "job:base", "params": {"script": "true"}},
+            {"type": "execute-shell", "isolation": "lxc", "image": "job:base", "labels": ["linux"],
+                "concurrency": {"group": "test-${ref}"}, "params": {"script": "true"}},
         ]
     }))
 }
 
 fn ceilings_of(config: &JobConfig, untrusted: bool) -> Ceilings {
-    let triggered = [("repository".to_owned(), "/srv/git/own".to_owned())];
+    let triggered = [("repository", "/srv/git/own"), ("ref", "main")];
+    let triggered = triggered.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Ceilings::of(config, &name("hello"), &triggered, untrusted)
 }
 
@@ -109,7 +112,7 @@ fn limits_are_those_of_allow_and_strangers_always_have_some() {
 }
 
 /// Tasks, or what stands in one beside a script; where the fault of each begins, and its words.
-const ABOVE: [(&str, &str, &str); 14] = [
+const ABOVE: [(&str, &str, &str); 16] = [
     (
         r#"{"type": "paint"}"#,
         "\"paint\"",
@@ -164,7 +167,17 @@ const ABOVE: [(&str, &str, &str); 14] = [
     (
         r#"{"console_limit": "2M"}"#,
         "\"2M\"",
-        "console_limit must be at most 1048576: more needs allow.console_limit",
+        "console_limit is more than it may be: more needs allow.console_limit",
+    ),
+    (
+        r#"{"labels": ["linux", "gpu"]}"#,
+        "\"gpu\"",
+        "labels must be one that a task of config.json names: others need allow.labels",
+    ),
+    (
+        r#"{"concurrency": {"group": "deploy"}}"#,
+        "\"deploy\"",
+        "concurrency.group must be one that a task of config.json names: others need allow.groups",
     ),
     (
         r#"{"type": "copy-artifacts", "params": {"job": "secret"}}"#,
@@ -183,15 +196,34 @@ const ABOVE: [(&str, &str, &str); 14] = [
     ),
 ];
 
-/// The same for a job that allows less than others.
-const ABOVE_LESS: [(&str, &str, &str); 3] = [
+/// The same for a job that allows less than others: what it says of that, not all may read who read this.
+const ABOVE_LESS: [(&str, &str, &str); 6] = [
+    (
+        r#"{"type": "paint"}"#,
+        "\"paint",
+        "type is none of those that it may be: others need allow.types",
+    ),
+    (
+        r#"{"isolation": "namespace"}"#,
+        "\"namespace",
+        "isolation is none of those that it may be: others need allow.isolation",
+    ),
+    (
+        r#"{"concurrency": {"group": "test-main"}}"#,
+        "\"test-main",
+        "concurrency.group is none of those that it may be: others need allow.groups",
+    ),
     (
         r#"{"labels": ["linux", "gpu"]}"#,
         "\"gpu\"",
-        "labels may be linux: others need allow.labels",
+        "labels is none of those that it may be: others need allow.labels",
     ),
-    (r#"{"nodelabels": ["arm"]}"#, "\"arm\"", "labels may be linux"),
-    (r#"{"attempts": 2}"#, "2", "attempts must be at most 1"),
+    (
+        r#"{"nodelabels": ["arm"]}"#,
+        "\"arm\"",
+        "labels is none of those that it may be",
+    ),
+    (r#"{"attempts": 2}"#, "2", "attempts is more than it may be"),
 ];
 
 /// Every ceiling: the fault has the place of the member, says what is right and which member of `allow` lifts it, and
@@ -202,8 +234,10 @@ fn each_ceiling_is_told_with_its_place() {
     let untrusted = ceilings_of(&config, true);
     let mut stricter = config.clone();
     stricter.allow = Allow {
+        types: vec![name("execute-shell"), name("lint")],
+        isolation: vec![Isolation::new("lxc").unwrap(), Isolation::new("jail").unwrap()],
         labels: Some(vec![name("linux")]),
-        groups: Some(vec!["test-*".to_owned()]),
+        groups: Some(vec!["secret-*".to_owned()]),
         attempts: 1,
         ..Allow::default()
     };
@@ -211,6 +245,10 @@ fn each_ceiling_is_told_with_its_place() {
     let rows = ABOVE.iter().map(|row| (&untrusted, row));
     for (ceilings, (members, at, words)) in rows.chain(ABOVE_LESS.iter().map(|row| (&strict, row))) {
         let members: Value = serde_json::from_str(members).unwrap();
+        let mut members = members;
+        if std::ptr::eq(ceilings, &raw const strict) && members.get("isolation").is_none() {
+            members["isolation"] = json!("lxc");
+        }
         let text = match members.get("type") {
             Some(_) => text_of(&members),
             None => text_of(&script(members)),
@@ -221,7 +259,7 @@ fn each_ceiling_is_told_with_its_place() {
         let found = found.remove(0);
         let head = format!("1:{column}: tasks[0].{words}");
         assert!(found.starts_with(&head), "wanted {head:?}, found {found:?}");
-        for secret in ["secret", "evil", "gpu", "paint", "jail"] {
+        for secret in ["secret", "evil", "gpu", "paint", "jail", "lint", "deploy"] {
             assert!(!found.contains(secret), "{found}");
         }
         // What was taken once is read again, whatever the rules are by now.
@@ -247,7 +285,11 @@ fn what_config_json_names_is_allowed() {
     for task in [
         script(json!({"image": "job:base"})),
         script(json!({"image": "job:tools"})),
-        script(json!({"image": "job:hello", "timeout": 3600, "attempts": 3, "labels": ["any"], "always": true})),
+        script(json!({"image": "job:hello", "timeout": 3600, "attempts": 3, "labels": ["linux"], "always": true})),
+        script(json!({"concurrency": {"group": "test-${ref}"}})),
+        script(json!({"concurrency": {"group": "test-main"}})),
+        // Which one that is shows when its ticket is posted.
+        script(json!({"concurrency": {"group": "${ref}"}})),
         script(json!({"limits": {"memory": "64G"}})),
         json!({"type": "copy-artifacts", "params": {"job": "base"}}),
         json!({"type": "copy-artifacts", "params": {"job": "hello", "build": "latest"}}),
@@ -282,7 +324,7 @@ fn a_stranger_uses_his_job_only_if_it_is_named() {
 fn what_a_parameter_brings_is_held_against_them_at_the_post() {
     let config = job();
     let ceilings = ceilings_of(&config, false);
-    let post = |kind: &str, params: Value, group: Option<&str>| {
+    let post = |kind: &str, params: Value, group: Option<(&str, &str)>| {
         let task = script(json!({}));
         let settings = read(&text_of(&task), &config, &ceilings).unwrap().remove(0).settings;
         ceilings.may_post(kind, params.as_object().unwrap(), &settings, group)
@@ -323,7 +365,17 @@ fn what_a_parameter_brings_is_held_against_them_at_the_post() {
             .unwrap_err()
             .starts_with("type may be")
     );
-    assert_eq!(post("execute-shell", json!({"script": "true"}), Some("any")), Ok(()));
+    // "Groups that tasks of config.json name": as they are written, or with the parameters of the trigger.
+    for (written, group, fits) in [
+        ("test-${ref}", "test-main", true),
+        ("test-${ref}", "test-recorded", true),
+        ("${ref}", "test-main", true),
+        ("${ref}", "deploy", false),
+        ("test-main", "test-main", true),
+    ] {
+        let posted = post("execute-shell", json!({"script": "true"}), Some((written, group)));
+        assert_eq!(posted.is_ok(), fits, "{written} {group}: {posted:?}");
+    }
     let mut grouped = config.clone();
     grouped.allow.groups = Some(vec!["test-*".to_owned(), "!test-x".to_owned()]);
     let grouped = ceilings_of(&grouped, false);
@@ -332,7 +384,7 @@ fn what_a_parameter_brings_is_held_against_them_at_the_post() {
         .remove(0)
         .settings;
     for (group, fits) in [("test-1", true), ("test-x", false), ("deploy", false)] {
-        let posted = grouped.may_post("execute-shell", &Default::default(), &settings, Some(group));
+        let posted = grouped.may_post("execute-shell", &Default::default(), &settings, Some((group, group)));
         assert_eq!(posted.is_ok(), fits, "{group}: {posted:?}");
     }
 }
@@ -362,7 +414,12 @@ fn a_build_takes_so_many_added_tasks() {
     assert_eq!(read(0, 3).unwrap().len(), 0);
     assert_eq!(
         read(2, 2).unwrap_err(),
-        "1:10: tasks are too many: 3 may be added to this build, and 2 were: more needs allow.tasks in the job's config.json"
+        "1:10: tasks are too many: no more may be added to this build: more needs allow.tasks in the job's config.json"
+    );
+    let usual = Ceilings::of_defaults(&job(), None).room(499, 2).unwrap_err();
+    assert!(
+        usual.starts_with("tasks are too many: 500 may be added to this build, and 499 were: "),
+        "{usual}"
     );
     assert!(read(1, usize::MAX).is_err());
 }
