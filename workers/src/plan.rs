@@ -81,16 +81,51 @@ impl Over {
             .into_iter()
             .filter(|task| over(task))
             .for_each(|task| found.note(build, task));
-        let mut more = true;
-        while std::mem::take(&mut more) {
-            for task in &skipped {
-                if !found.alone[task.index] && found.for_task(build, task) {
-                    found.note(build, task);
-                    more = true;
+        found.note_skipped(build, &skipped);
+        found
+    }
+
+    /// Notes the skipped tasks that are over, each once all is over that it waits for: in whichever order they are
+    /// written, each is looked at as often as it waits for something.
+    fn note_skipped(&mut self, build: &Build, skipped: &[&Task]) {
+        let count = build.tasks.len();
+        // Who waits for a task alone, and who for that and all that came of it.
+        let (mut for_one, mut for_all) = (vec![Vec::new(); count], vec![Vec::new(); count]);
+        let mut open = vec![0_usize; count];
+        for task in skipped {
+            for need in &task.needs {
+                let (over, waiting) = match is_within(build, task, *need) {
+                    true => (self.alone[*need], &mut for_one),
+                    false => (self.left[*need] == 0, &mut for_all),
+                };
+                if !over {
+                    waiting[*need].push(task.index);
+                    open[task.index] += 1;
+                }
+            }
+            if let Some(by) = task.added_by.filter(|by| !self.alone[*by]) {
+                for_one[by].push(task.index);
+                open[task.index] += 1;
+            }
+        }
+        let over = skipped.iter().filter(|task| open[task.index] == 0);
+        let mut over: Vec<usize> = over.map(|task| task.index).collect();
+        while let Some(index) = over.pop() {
+            let task = &build.tasks[index];
+            self.note(build, task);
+            let ended = std::iter::once(index).chain(above(build, task));
+            let ended = ended.filter(|one| self.left[*one] == 0);
+            let freed: Vec<usize> = ended
+                .flat_map(|one| std::mem::take(&mut for_all[one]))
+                .chain(std::mem::take(&mut for_one[index]))
+                .collect();
+            for waiter in freed {
+                open[waiter] -= 1;
+                if open[waiter] == 0 {
+                    over.push(waiter);
                 }
             }
         }
-        found
     }
 
     fn note(&mut self, build: &Build, task: &Task) {

@@ -1,6 +1,6 @@
 //! `needs`: which tasks a task waits for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::fault::{Faults, Place};
@@ -39,11 +39,15 @@ pub(super) fn resolve(
 ) -> Vec<Option<Vec<usize>>> {
     let mut names = Names {
         sources,
-        outside,
         count: wishes.len(),
         by_base: HashMap::new(),
         by_name: HashMap::new(),
+        outside: HashMap::new(),
     };
+    for (index, name) in (names.count..).zip(outside) {
+        let found = names.outside.entry(name).or_insert((index, false));
+        found.1 |= found.0 != index;
+    }
     for (i, source) in sources.iter().enumerate().filter(|(_, source)| !source.base.is_empty()) {
         names.by_base.entry(&source.base).or_default().push(i);
     }
@@ -55,12 +59,13 @@ pub(super) fn resolve(
 
 struct Names<'a> {
     sources: &'a [Source],
-    /// Tasks that are over when these begin: the one that adds these, and those that it waited for.
-    outside: &'a [&'a str],
     /// How many tasks the text has.
     count: usize,
     by_base: HashMap<&'a str, Vec<usize>>,
     by_name: HashMap<&'a str, usize>,
+    /// Tasks that are over when these begin, the one that adds these and those that it waited for: the index of the first
+    /// one with a name, and whether there are more.
+    outside: HashMap<&'a str, (usize, bool)>,
 }
 
 impl Names<'_> {
@@ -79,11 +84,16 @@ impl Names<'_> {
         let path = format!("{}.needs", source.path);
         let mut indexes = Vec::new();
         let mut seen = vec![false; self.by_name.len().max(source.range.end)];
+        let mut named = HashSet::new();
         for item in as_list(written, &path, "names of tasks", faults).unwrap_or_default() {
             let Some(name) = item.as_str() else {
                 faults.add(item.at, format!("{path} must be a list of names of tasks"));
                 continue;
             };
+            // A list may have more items than there are tasks.
+            if !named.insert(name) {
+                continue;
+            }
             for index in self.find(name, item.at, &path, faults) {
                 if seen.len() <= index {
                     seen.resize(index + 1, false);
@@ -113,11 +123,10 @@ impl Names<'_> {
 
     /// The task that a name stands for which no task of the text has.
     fn find_outside(&self, name: &str, at: Place, path: &str, faults: &mut Faults) -> Range<usize> {
-        let mut found = (self.count..).zip(self.outside).filter(|(_, known)| **known == name);
-        match (found.next(), found.next()) {
-            (Some((index, _)), None) => index..index + 1,
-            (Some(_), Some(_)) => several(name, at, path, faults),
-            (None, _) => {
+        match self.outside.get(name) {
+            Some((index, false)) => *index..*index + 1,
+            Some((_, true)) => several(name, at, path, faults),
+            None => {
                 let near = faults.hint_of_text(name, self.by_base.keys().chain(self.by_name.keys()).copied());
                 faults.add(at, format!("{path}: no task is called {}{near}", faults.quoted(name)));
                 0..0
@@ -257,6 +266,15 @@ mod tests {
 
     fn config(tasks: &Value) -> JobConfig {
         JobConfig::read(json!({ "tasks": tasks }).to_string().as_bytes(), None).unwrap()
+    }
+
+    /// However often a list has a name, it is looked for once: a text of 1 MiB has 200,000 of them.
+    #[test]
+    fn a_name_in_needs_counts_once() {
+        let needs = vec!["t"; 100_000];
+        let text = json!([{"type": "t", "matrix": {"x": (0..250).collect::<Vec<_>>()}}, {"type": "u", "needs": needs}]);
+        let config = config(&text);
+        assert_eq!(config.tasks[250].needs, Some((0..250).collect()));
     }
 
     #[test]
