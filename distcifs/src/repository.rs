@@ -33,6 +33,7 @@ pub mod names;
 mod needs;
 pub mod nodes;
 mod notices;
+mod one_by_one;
 pub mod people;
 pub mod records;
 mod rename;

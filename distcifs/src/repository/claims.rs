@@ -24,6 +24,7 @@ use super::model::steps::group::TURN_OPS;
 use super::model::steps::{self, Refused, Taken};
 use super::model::ticket::{Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
+use super::one_by_one::OneByOne;
 use super::people::People;
 use super::store::Store;
 use super::tickets::Tickets;
@@ -298,6 +299,8 @@ pub struct Claims {
     pub(crate) held: Arc<Held>,
     doubts: Doubts,
     pub(crate) stopped: Arc<Stopped>,
+    /// Held while a result adds tasks to a build.
+    adders: OneByOne,
 }
 
 impl Claims {
@@ -326,6 +329,7 @@ impl Claims {
             held,
             doubts: Doubts::default(),
             stopped: Arc::default(),
+            adders: OneByOne::default(),
         })
     }
 

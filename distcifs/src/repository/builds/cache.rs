@@ -1,14 +1,15 @@
 //! Records of finished builds that are kept in memory, and who records a build.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+
+use tokio::sync::MutexGuard;
 
 use super::indexes::Indexes;
 use crate::repository::Result;
 use crate::repository::cache::Cache;
-use crate::repository::deadline::locked;
 use crate::repository::model::record::Record;
+use crate::repository::one_by_one::OneByOne;
 
 /// Records of finished builds kept in memory.
 const RECORDS_MAX: usize = 512;
@@ -26,32 +27,17 @@ pub(crate) struct RecordCache {
     /// Digests of merged artifacts, by what they were merged of: the same of the same parts for ever.
     pub(crate) merged: Mutex<Cache<Vec<String>, String, MERGED_MAX>>,
     /// Held while a build is recorded or removed.
-    turns: Turns,
+    turns: OneByOne,
     /// When keys were looked at for their age, milliseconds since 1970.
     pub(crate) swept: AtomicU64,
 }
 
-/// Builds that may be recorded or removed at once; those that fall on the same number take turns.
-const TURNS: usize = 64;
-
-struct Turns([tokio::sync::Mutex<()>; TURNS]);
-
-impl Default for Turns {
-    fn default() -> Self {
-        Turns(std::array::from_fn(|_| tokio::sync::Mutex::default()))
-    }
-}
-
 impl RecordCache {
-    /// The turn to record or remove build `n` of the job with this uid. Not of the number alone: the
-    /// first builds of thousands of jobs would wait for each other.
+    /// The turn to record or remove build `n` of the job with this uid.
     ///
     /// # Errors
     /// `TimedOut` if others have it for too long.
-    pub(crate) async fn turn(&self, uid: &str, n: u64) -> Result<tokio::sync::MutexGuard<'_, ()>> {
-        let mut hasher = DefaultHasher::new();
-        (uid, n).hash(&mut hasher);
-        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
-        locked("the record of the build", &self.turns.0[at]).await
+    pub(crate) async fn turn(&self, uid: &str, n: u64) -> Result<MutexGuard<'_, ()>> {
+        self.turns.turn("the record of the build", uid, n).await
     }
 }

@@ -19,8 +19,8 @@ use crate::repository::model::steps::{self, ABORTED};
 use crate::repository::model::ticket::{MESSAGE_BYTES_MAX, Outcome, Part, Posted, Verdict, cut};
 use crate::repository::names::Name;
 use crate::repository::{Error, Result};
-use crate::storage::Digest;
 use crate::storage::coordination::ENTRY_BYTES_MAX;
+use crate::storage::{Digest, Object};
 
 /// Largest text of tasks, bytes.
 pub const TASKS_BYTES_MAX: usize = 1 << 20;
@@ -50,6 +50,16 @@ impl fmt::Debug for Kept {
 
 /// The name of a build's job, the build's entry, and its plan.
 pub(super) type Planned = (Name, Live, Arc<Plan>);
+
+/// What a result is to add.
+pub(super) struct Adding<'a> {
+    /// The part of its build that the ticket is.
+    pub(super) part: &'a Part,
+    /// The text.
+    text: Bytes,
+    /// It as it is stored, durably with the list that names it.
+    stored: Object,
+}
 
 /// The build of a ticket with what its result adds.
 pub(super) struct Grown {
@@ -139,6 +149,22 @@ impl Claims {
             return Ok(None);
         };
         let part = claim.part_that_adds()?;
+        self.builds.gate.pass("tasks.json").await?;
+        let stored = self.store.put_body(text.clone()).await?;
+        Ok(Some(Adding { part, text, stored }))
+    }
+
+    /// What a result makes of the build: its entry with the tasks that it adds, and the result as it counts. `None`: it
+    /// adds nothing.
+    pub(super) async fn grown(
+        &self,
+        claim: &Claim,
+        result: Verdicts,
+        adding: Option<&Adding<'_>>,
+    ) -> Result<(Verdicts, Option<Grown>)> {
+        let Some(Adding { part, text, stored }) = adding else {
+            return Ok((result, None));
+        };
         let (live, version) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
         if live.abort {
             // What runs `always` goes on, and adds nothing any more.
@@ -150,14 +176,13 @@ impl Claims {
             let stops = self.stops(&live, part).await?;
             return Ok((if stops { aborted } else { result }, None));
         }
-        let plan = match self.extended(claim, &live, tasks.text.clone(), Names::Said).await? {
+        let plan = match self.extended(claim, &live, text.clone(), Names::Said).await? {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok((result, None)),
             Err(Wrong::Whole(why)) => return Ok((failed(&why), None)),
             Err(wrong) => return Ok((failed(wrong.lines().lines().next().unwrap_or_default()), None)),
         };
-        self.builds.gate.pass("tasks.json").await?;
-        let plan = self.configs.keep_plan(&plan, tasks.text).await?;
+        let plan = self.configs.keep_plan(part, &live, plan, stored).await?;
         let live = Live {
             plan: Some(plan),
             ..live

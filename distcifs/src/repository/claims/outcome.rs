@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::adding::Adding;
 use super::{Claim, Claims, Verdicts, has_nonce};
 use crate::repository::attempts::Kept;
 use crate::repository::core::now;
@@ -30,8 +31,14 @@ impl Claims {
                 has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
             })
         };
+        let adding = self.adding(claim, &result).await?;
         for _ in 0..RACES_MAX {
-            let (result, grown) = self.grown(claim, result.clone()).await?;
+            // Those of this mount that add to one build would lose to each other, each time with all that they read.
+            let _turn = match &adding {
+                Some(Adding { part, .. }) => Some(self.adders.turn("tasks.json", &part.uid, part.build).await?),
+                None => None,
+            };
+            let (result, grown) = self.grown(claim, result.clone(), adding.as_ref()).await?;
             let outcome = Outcome {
                 verdict: result.verdict,
                 exit: result.exit,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use lru::LruCache;
 
 use super::Configurations;
@@ -13,9 +12,10 @@ use crate::repository::model::build::{ConfigEntry, Live};
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::plan::{Addition, Plan, PlanEntry};
 use crate::repository::model::record::Record;
+use crate::repository::model::ticket::Part;
 use crate::repository::names::Name;
 use crate::repository::{Error, Result};
-use crate::storage::Digest;
+use crate::storage::{Digest, Object};
 
 /// Bytes of memory that plans take which are kept.
 const PLANS_BYTES_MAX: usize = 128 << 20;
@@ -179,13 +179,23 @@ impl Configurations {
         from_json("plan.json", &list)
     }
 
-    /// Stores what names a plan, durably, and the text that was added to it last.
-    pub(crate) async fn keep_plan(&self, plan: &Plan, text: Bytes) -> Result<PlanEntry> {
-        self.store.keep_body(text).await?;
+    /// Stores what names a plan, durably with the text that was added to it last, and remembers it: who adds next begins
+    /// with it.
+    pub(crate) async fn keep_plan(&self, part: &Part, live: &Live, plan: Plan, text: &Object) -> Result<PlanEntry> {
         let list = to_json(&plan.texts());
         let size = list.len() as u64;
-        let digest = self.store.keep_body(list).await?.to_string();
+        let digest = self.store.keep_body_with(list, text).await?.to_string();
         let tasks = plan.count();
+        if let Some(job) = Name::new(&part.job) {
+            let which = Which {
+                job,
+                config: live.config.digest.clone(),
+                untrusted: live.source.untrusted,
+                list: Some(digest.clone()),
+                first: None,
+            };
+            self.plans.keep(which, &Arc::new(plan));
+        }
         Ok(PlanEntry { digest, size, tasks })
     }
 

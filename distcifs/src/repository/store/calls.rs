@@ -202,10 +202,24 @@ impl Store {
     /// Stores a body as an object, durably; its digest.
     pub(crate) async fn keep_body(&self, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of(&bytes);
-        let object = Object::Chunk(digest);
-        settled("body", || self.contents.put(&object, bytes.clone())).await?;
+        let object = self.put_body(bytes).await?;
         // One that was there already, too: whoever put it may not have made it durable yet.
         settled("body", || self.contents.sync(vec![object.clone()])).await?;
+        Ok(digest)
+    }
+
+    /// Stores a body as an object that is not durable yet.
+    pub(crate) async fn put_body(&self, bytes: Bytes) -> Result<Object> {
+        let object = Object::Chunk(Digest::of(&bytes));
+        settled("body", || self.contents.put(&object, bytes.clone())).await?;
+        Ok(object)
+    }
+
+    /// Stores a body, durably with one that was put before; its digest.
+    pub(crate) async fn keep_body_with(&self, bytes: Bytes, put: &Object) -> Result<Digest> {
+        let digest = Digest::of(&bytes);
+        let both = vec![put.clone(), self.put_body(bytes).await?];
+        settled("body", || self.contents.sync(both.clone())).await?;
         Ok(digest)
     }
 

@@ -206,6 +206,67 @@ fn a_result_that_adds_tasks_costs_no_commit_more() {
     });
 }
 
+/// "Where two tasks add at once, both do, one after the other": of those of one mount none does its work in vain. With n
+/// that add there are n commits, and two bodies for each.
+#[test]
+fn tasks_that_add_at_once_wait_for_each_other() {
+    const ADDERS: usize = 40;
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let config = serde_json::json!({"tasks": [{
+        "type": "execute-shell", "params": {"script": "true"}, "matrix": {"x": (0..ADDERS).collect::<Vec<_>>()},
+    }]});
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = configured(&repository, "hello", &config.to_string()).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let control = repository.claims.claim(&control_key(&job, n), claimant()).await;
+        let _controller = control.unwrap();
+        let mut held = Vec::new();
+        for index in 0..ADDERS {
+            post_task(&repository, &job, n, index).await.unwrap();
+            let key = key_of(&job, n, index);
+            let claim = repository.claims.claim(&key, claimant()).await.unwrap();
+            let task =
+                serde_json::json!({"type": "execute-shell", "name": format!("t{index}"), "params": {"script": "true"}});
+            let text = serde_json::json!({"tasks": [task]}).to_string();
+            repository
+                .claims
+                .write_tasks(&claim, text.into(), Arc::new(()))
+                .await
+                .unwrap();
+            held.push(claim);
+        }
+        repository.builds.gate.pass("tasks.json").await.unwrap();
+        store.take();
+        let finish = |claim: Arc<Claim>| {
+            let (store, repository) = (store.clone(), repository.clone());
+            tokio::spawn(async move {
+                store
+                    .on_behalf_of("result", repository.claims.finish(&claim, success()))
+                    .await
+            })
+        };
+        let results: Vec<_> = held.into_iter().map(finish).collect();
+        for result in results {
+            result.await.unwrap().unwrap();
+        }
+        let calls = store.take();
+        let count = |verb: &str| {
+            calls
+                .iter()
+                .filter(|call| (call.doing, call.verb) == ("result", verb))
+                .count()
+        };
+        assert_eq!(count("commit"), ADDERS, "{}", lines(&calls));
+        assert!(
+            count("put") <= 2 * ADDERS && count("sync") <= 2 * ADDERS,
+            "{}",
+            lines(&calls)
+        );
+        assert_eq!(repository.builds.build(&job, n).await.unwrap().plan.count(), 2 * ADDERS);
+    });
+}
+
 /// How often a configuration is read.
 fn heads(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.what.ends_with(" config")).count()
