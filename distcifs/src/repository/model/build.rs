@@ -93,6 +93,9 @@ pub(crate) struct Live {
     pub(crate) unknown: Unknown,
 }
 
+/// What is said of a task that was open when its build ended.
+const LEFT: &str = "its build ended before it did";
+
 /// Bytes that parameters and what else a trigger says take in an entry.
 const SAID_BYTES_MAX: usize = 1536;
 
@@ -341,8 +344,11 @@ impl Build {
     /// A task as its ticket shows it.
     fn task_of(&self, index: usize, piece: &Piece) -> TaskRecord {
         let ticket = &piece.posted.ticket;
+        // Its ticket goes with the build's entry, and nobody ends it any more.
+        let left = ticket.outcome.is_none() && self.verdict().is_some();
         let state = match (&ticket.outcome, ticket.state) {
             (Some(outcome), _) => outcome.verdict.into(),
+            (None, _) if left => TaskState::Aborted,
             (None, TicketState::Claimed) => TaskState::Running,
             (None, _) => TaskState::Posted,
         };
@@ -361,16 +367,20 @@ impl Build {
             state,
             run: self.run(),
             exit: outcome.and_then(|o| o.exit),
-            message: outcome.map(|o| o.message.clone()).unwrap_or_default(),
+            message: match outcome {
+                Some(outcome) => outcome.message.clone(),
+                None if left => LEFT.to_owned(),
+                None => String::new(),
+            },
             attempt: ticket.attempt,
             node: ticket.node.clone(),
             started: ticket.claimed,
-            finished: outcome.map_or(0, |o| o.finished),
+            finished: outcome.map_or(if left { self.finished() } else { 0 }, |o| o.finished),
             workspace: outcome.and_then(|o| o.workspace.clone()),
             artifacts: outcome.and_then(|o| o.artifacts.clone()),
             recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
             consoles,
-            nonce: ticket.nonce.clone(),
+            nonce: Some(&ticket.nonce).filter(|_| !left).cloned().unwrap_or_default(),
             by: ticket.by.clone(),
         }
     }

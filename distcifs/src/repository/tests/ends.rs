@@ -4,6 +4,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use distcifs_settings::state::TaskState;
+
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::control::Word;
@@ -200,4 +202,43 @@ fn what_could_not_be_read_is_looked_at_again() {
             becomes(&repository, &key, |state, _| state == TicketState::Open).await;
         });
     }
+}
+
+/// "What is open when a build ends, is aborted with it": build-control may give up while a task runs. Whoever works on
+/// that has lost it, and his result stands nowhere.
+#[test]
+fn what_is_open_when_a_build_ends_is_aborted() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let config = r#"{"tasks": [
+        {"type": "execute-shell", "name": "runs", "params": {"script": "true"}},
+        {"type": "execute-shell", "name": "waits", "needs": [], "params": {"script": "true"}}]}"#;
+    runtime.block_on(async {
+        let repository = open(&Embedded::open(&dir.path().join("store")).unwrap(), dir.path())
+            .await
+            .unwrap();
+        let job = configured(&repository, "a", config).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+        for index in 0..2 {
+            post_task(&repository, &job, n, index).await.unwrap();
+        }
+        let held = claim(&repository, &key_of(&job, n, 0)).await.unwrap().unwrap();
+        let error = Verdicts::read(b"error").unwrap();
+        repository.claims.finish(&controller, error).await.unwrap();
+        let started = Instant::now();
+        while repository.builds.is_unfinished(&job, n).await.unwrap() {
+            assert!(started.elapsed() < PATIENCE, "it is not recorded");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let build = repository.builds.build(&job, n).await.unwrap();
+        for index in 0..2 {
+            let task = build.task(index);
+            assert_eq!(task.state, TaskState::Aborted, "{index}");
+            assert!(task.finished > 0 && task.message.contains("ended"), "{task:?}");
+        }
+        let late = repository.claims.finish(&held, success()).await;
+        assert!(matches!(late, Err(Error::Stale(_))), "{late:?}");
+        let build = repository.builds.build(&job, n).await.unwrap();
+        assert_eq!(build.task(0).state, TaskState::Aborted);
+    });
 }
