@@ -12,10 +12,10 @@ use super::model::build::{Build, Live, build_record, live_path};
 use super::model::console::build_console;
 use super::model::event::Event;
 use super::model::job::Job;
-use super::model::json::{from_json, to_json};
-use super::model::keys::LineKey;
+use super::model::json::from_json;
+use super::model::keys::RECORD_LINES;
 use super::model::ops::Step;
-use super::model::record::{Indexed, Record, TaskRecord};
+use super::model::record::{Indexed, PAGES_MAX, Record, TaskRecord};
 use super::model::steps;
 use super::model::ticket::{Part, Verdict};
 use super::store::Guarded;
@@ -124,7 +124,7 @@ impl Builds {
     /// it has another revision.
     pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
         let (object, moves) = (build_record(job.uid(), n), self.trash.moves());
-        let change = vec![(LineKey::Record.key(), Some(to_json(&*record)))];
+        let change = record.changes();
         let update = self.store.update_guarded("build", &object, revision, change);
         let written = match update.await? {
             Guarded::Done { .. } => true,
@@ -160,12 +160,12 @@ impl Builds {
         let object = build_record(job.uid(), n);
         let page = bounded(
             "build",
-            self.store.contents.query(&object, &LineKey::Record.key(), "", 1),
+            self.store.contents.query(&object, RECORD_LINES, "", PAGES_MAX + 1),
         )
         .await?;
-        let what = || format!("jobs/{}/builds/{n}", job.name);
-        let record = page.entries.first().map(|(_, value)| from_json(&what(), value));
-        Ok((record.transpose()?.map(Arc::new), page.revision))
+        let what = format!("jobs/{}/builds/{n}", job.name);
+        let record = Record::of_pages(&what, page.entries.iter().map(|(_, value)| value))?;
+        Ok((record.map(Arc::new), page.revision))
     }
 
     /// A finished build's record, from memory while it is what the index says.
@@ -397,9 +397,7 @@ impl Builds {
         let object = build_record(job.uid(), n);
         if self.store.shared {
             // What is left keeps its revision, until gc: a mount that is late finds another one.
-            self.store
-                .update("build", &object, vec![(LineKey::Record.key(), None)])
-                .await?;
+            self.store.update("build", &object, Record::removal()).await?;
         } else {
             settled("build", || self.store.contents.remove(&object)).await?;
         }
@@ -411,7 +409,7 @@ impl Builds {
         let record = self.stored_record(job, n).await?.0;
         let object = build_record(job.uid(), n);
         for _ in 0..DROP_TRIES {
-            let change = vec![(LineKey::Record.key(), None)];
+            let change = Record::removal();
             let dropped = match self.store.update_guarded("build", &object, revision, change).await? {
                 Guarded::Done { .. } => true,
                 // By an earlier try of ours, or another mount's.

@@ -210,7 +210,7 @@ impl Claims {
         let untrusted = live.source.untrusted;
         let extended = tokio::task::spawn_blocking(move || {
             let ceilings = Ceilings::of(plan.config(), &job, &triggered, untrusted);
-            extend(&plan, &ceilings, by, (&text, names, &told))
+            extend((&plan, &job), &ceilings, by, (&text, names, &told))
         });
         extended
             .await
@@ -317,7 +317,7 @@ impl Claims {
 
 /// Reads a text of tasks, and lays it on a plan. It takes as long as the text is large.
 fn extend(
-    plan: &Arc<Plan>,
+    (plan, job): (&Arc<Plan>, &Name),
     ceilings: &Ceilings,
     by: usize,
     (text, names, told): (&[u8], Names, &[String]),
@@ -332,7 +332,7 @@ fn extend(
         return Ok(None);
     }
     let bytes = text.len() as u64;
-    plan.may_add(by, &added.tasks, bytes).map_err(Wrong::Whole)?;
+    plan.may_add(job, by, &added.tasks, bytes).map_err(Wrong::Whole)?;
     let mut grown = (**plan).clone();
     grown.push(by, &before, added, (Digest::of(text).to_string(), bytes));
     Ok(Some(grown))

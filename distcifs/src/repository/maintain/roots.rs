@@ -13,7 +13,7 @@ use crate::repository::model::build::Live;
 use crate::repository::model::console::scope_of;
 use crate::repository::model::job::{ConfigHead, Counter, JobEntry};
 use crate::repository::model::keys::{
-    BUILD_LINES, Key, LineKey, REMOVED_BUILD_LINES, REMOVED_JOB_LINES, RecordKey, TICKETS,
+    BUILD_LINES, Key, LineKey, RECORD_LINES, REMOVED_BUILD_LINES, REMOVED_JOB_LINES, RecordKey, TICKETS,
 };
 use crate::repository::model::record::{Indexed, Record};
 use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key};
@@ -112,6 +112,19 @@ const WHOLE_TRIES: u32 = 100;
 const RESTORE: &str = "restore the source from a backup, or remove what is affected";
 
 impl Roots {
+    /// Takes in the pages of a build's record; a fault if one does not read.
+    fn record_of<'a>(
+        &mut self,
+        what: &str,
+        affected: &str,
+        pages: impl IntoIterator<Item = &'a bytes::Bytes>,
+    ) -> Option<Record> {
+        Record::of_pages(what, pages).unwrap_or_else(|error| {
+            self.faults.push(Fault::new(format!("{error}"), affected, RESTORE));
+            None
+        })
+    }
+
     /// Takes in plain data of ours; a fault if it does not read.
     pub(super) fn read<T: DeserializeOwned>(&mut self, what: &str, affected: &str, data: &[u8]) -> Option<T> {
         match serde_json::from_slice(data) {
@@ -397,12 +410,13 @@ impl Upkeep {
         self.progress.step();
         let whose: Arc<str> = format!("{job}/builds/{n}").into();
         let object = RecordKey::Build(uid, n).object();
-        let found = self.record(&object, &LineKey::Record.key()).await?;
-        let Some((_, record)) = found.first() else {
+        let found = self.record(&object, RECORD_LINES).await?;
+        if found.is_empty() {
             return Ok(false);
-        };
+        }
         let build = (uid.to_owned(), n);
-        if let Some(record) = roots.read::<Record>(&format!("record {object}"), &whose, record) {
+        let pages = found.iter().map(|(_, value)| value);
+        if let Some(record) = roots.record_of(&format!("record {object}"), &whose, pages) {
             roots.record(&whose, &build, &record);
             self.plan(roots, &whose, record.plan.as_ref()).await?;
         }

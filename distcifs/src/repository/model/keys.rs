@@ -253,6 +253,9 @@ pub(crate) const BUILD_LINES: &str = "b";
 /// What those of its removed builds begin with.
 pub(crate) const REMOVED_BUILD_LINES: &str = "t";
 
+/// What the keys of the pages of a build's record begin with.
+pub(crate) const RECORD_LINES: &str = "record";
+
 /// What the keys of removed jobs begin with in the list of jobs: no name of a job has a slash.
 pub(crate) const REMOVED_JOB_LINES: &str = ".trash/";
 
@@ -261,8 +264,10 @@ pub(crate) const REMOVED_JOB_LINES: &str = ".trash/";
 pub(crate) enum LineKey<'a> {
     /// Of a job's record: which text is its configuration.
     Config,
-    /// Of a build's record: all that is kept of it.
+    /// Of a build's record: all that is kept of it, or the first page of that.
     Record,
+    /// A further page of it, from 1.
+    RecordPage(usize),
     /// Of a job's record: a finished build, in order of the numbers.
     Build(u64),
     /// The same of a removed one.
@@ -275,7 +280,8 @@ impl fmt::Display for LineKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LineKey::Config => f.write_str("config"),
-            LineKey::Record => f.write_str("record"),
+            LineKey::Record => f.write_str(RECORD_LINES),
+            LineKey::RecordPage(page) => write!(f, "{RECORD_LINES}.{page:03}"),
             LineKey::Build(n) => write!(f, "{BUILD_LINES}{n:020}"),
             LineKey::RemovedBuild(n) => write!(f, "{REMOVED_BUILD_LINES}{n:020}"),
             LineKey::RemovedJob(uid) => write!(f, "{REMOVED_JOB_LINES}{uid}"),
@@ -293,7 +299,11 @@ impl<'a> LineKey<'a> {
     pub(crate) fn parse(key: &'a str) -> Option<Self> {
         let found = match key {
             "config" => LineKey::Config,
-            "record" => LineKey::Record,
+            RECORD_LINES => LineKey::Record,
+            _ if key.starts_with(RECORD_LINES) => {
+                let page = key.strip_prefix(RECORD_LINES)?.strip_prefix('.')?;
+                LineKey::RecordPage(page.parse().ok().filter(|page| *page > 0)?)
+            }
             _ => match key.strip_prefix(REMOVED_JOB_LINES) {
                 Some(uid) if !uid.is_empty() && !uid.contains('/') => LineKey::RemovedJob(uid),
                 Some(_) => return None,

@@ -21,6 +21,12 @@ pub(crate) const TEXTS_MAX: usize = 1000;
 /// Most bytes that these texts have together.
 pub(crate) const TEXTS_BYTES_MAX: u64 = 16 << 20;
 
+/// Most bytes of the commit that removes the tickets of a build that is over: a coordinator takes a million.
+const TIDY_BYTES_MAX: usize = 900_000;
+
+/// What a ticket takes of that beside the names of its queue and its job: the rest of its path, and the frame.
+const TICKET_BYTES: usize = 114;
+
 /// Bytes of a digest as it is written.
 const DIGEST_BYTES: usize = 64;
 
@@ -279,12 +285,21 @@ impl Plan {
     }
 
     /// Whether the tasks of a text that this task adds can be laid on. The error is a line for people.
-    pub(crate) fn may_add(&self, by: usize, tasks: &[Task], bytes: u64) -> Result<(), String> {
+    pub(crate) fn may_add(&self, job: &Name, by: usize, tasks: &[Task], bytes: u64) -> Result<(), String> {
         if self.above(by).count() >= LEVELS_MAX {
             return Err(format!("tasks are added on more than {LEVELS_MAX} levels"));
         }
         if self.count() + tasks.len() > TASKS_MAX {
             return Err(format!("the build has more than {TASKS_MAX} tasks with them"));
+        }
+        let all = self.tasks().chain(tasks);
+        let all = all.map(|task| TICKET_BYTES + task.kind.as_str().len() + job.as_str().len());
+        if all.sum::<usize>() > TIDY_BYTES_MAX {
+            return Err(
+                "the build has more tasks with them than its end can remove at once: the name of its job and the types of \
+                 its tasks are too long for so many"
+                    .to_owned(),
+            );
         }
         if self.texts.len() >= TEXTS_MAX {
             return Err(format!("more than {TEXTS_MAX} texts of tasks were added to the build"));

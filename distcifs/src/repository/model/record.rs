@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use distcifs_settings::source::Source;
 use distcifs_settings::state::TaskState;
 use serde::{Deserialize, Serialize};
 
+use crate::repository::Result;
 use crate::repository::model::build::ConfigEntry;
 use crate::repository::model::deed::{Deed, Person};
 use crate::repository::model::hold::{Approval, Ended};
+use crate::repository::model::json::{from_json, to_json};
+use crate::repository::model::keys::LineKey;
+use crate::repository::model::ops::Changes;
 use crate::repository::model::plan::PlanEntry;
-use crate::repository::model::ticket::Verdict;
+use crate::repository::model::ticket::{Verdict, cut};
 use crate::repository::model::unknown::Unknown;
 
 impl From<Verdict> for TaskState {
@@ -144,6 +149,84 @@ pub struct Record {
     pub unknown: Unknown,
 }
 
+/// Tasks of one page of a record: at most 8 KiB each, with its consoles, in a value of at most 8 MiB.
+const PAGE_TASKS: usize = 500;
+
+/// Most pages of a record after the first.
+pub(crate) const PAGES_MAX: usize = 16;
+
+/// Most bytes of a record that are written with one change of a store, which takes 16 MiB.
+const RECORD_BYTES_MAX: usize = 15 << 20;
+
+/// What is left of the words of a task in a larger one.
+const CUT_BYTES: usize = 64;
+
+/// What pages after the first have of a record.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct RecordPage {
+    tasks: Vec<TaskRecord>,
+    lengths: BTreeMap<String, u64>,
+}
+
+impl Record {
+    /// It as it is stored: one value for most, and a page for each further 500 tasks. Pages that an earlier run may have
+    /// left go.
+    pub(crate) fn changes(&self) -> Changes {
+        let mut first = self.clone();
+        let rest = first.tasks.split_off(first.tasks.len().min(PAGE_TASKS));
+        let pages = rest.chunks(PAGE_TASKS).map(|tasks| {
+            let names = tasks.iter().flat_map(|task| &task.consoles);
+            let lengths = names.filter_map(|name| first.lengths.remove_entry(name)).collect();
+            to_json(&RecordPage {
+                tasks: tasks.to_vec(),
+                lengths,
+            })
+        });
+        let pages: Vec<_> = pages.map(Some).collect();
+        let first = (LineKey::Record.key(), Some(to_json(&first)));
+        let pages = (1..=PAGES_MAX).zip(pages.into_iter().chain(std::iter::repeat(None)));
+        std::iter::once(first)
+            .chain(pages.map(|(page, value)| (LineKey::RecordPage(page).key(), value)))
+            .collect()
+    }
+
+    /// It with shorter words of its tasks, if it is too large to be written with one change of a store.
+    pub(crate) fn fit(mut self) -> Self {
+        let bytes = |record: &Record| to_json(record).len();
+        if self.tasks.len() > PAGE_TASKS && bytes(&self) > RECORD_BYTES_MAX {
+            for task in &mut self.tasks {
+                task.message.truncate(cut(&task.message, CUT_BYTES).len());
+            }
+        }
+        self
+    }
+
+    /// What takes it away.
+    pub(crate) fn removal() -> Changes {
+        let pages = (1..=PAGES_MAX).map(|page| LineKey::RecordPage(page).key());
+        std::iter::once(LineKey::Record.key())
+            .chain(pages)
+            .map(|key| (key, None))
+            .collect()
+    }
+
+    /// Puts the pages together as they were read, the first one first; `None`: there is none.
+    ///
+    /// # Errors
+    /// `Io` if one of them is damaged.
+    pub(crate) fn of_pages<'a>(what: &str, pages: impl IntoIterator<Item = &'a Bytes>) -> Result<Option<Record>> {
+        let mut pages = pages.into_iter();
+        let Some(first) = pages.next() else { return Ok(None) };
+        let mut record: Record = from_json(what, first)?;
+        for page in pages {
+            let RecordPage { tasks, lengths } = from_json(what, page)?;
+            record.tasks.extend(tasks);
+            record.lengths.extend(lengths);
+        }
+        Ok(Some(record))
+    }
+}
+
 /// What the index of a job has of a finished build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Indexed {
@@ -166,5 +249,75 @@ impl Indexed {
             keep: record.keep,
             untrusted: record.source.untrusted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::contents::VALUE_BYTES_MAX;
+    use crate::storage::names::check_changes;
+
+    /// A record of so many tasks that each say as much as they may.
+    fn record(count: usize, message: usize) -> Record {
+        let task = |index: usize| TaskRecord {
+            state: TaskState::Success,
+            message: "m".repeat(message),
+            workspace: Some("a".repeat(64)),
+            artifacts: Some("b".repeat(64)),
+            node: "n".repeat(64),
+            recorded: (0..16).map(|at| (format!("name{at}"), "v".repeat(170))).collect(),
+            consoles: vec![format!("console.{index}")],
+            nonce: "c".repeat(32),
+            ..TaskRecord::default()
+        };
+        let lengths = (0..count).map(|index| (format!("console.{index}"), 7)).collect();
+        let text = serde_json::json!({
+            "state": "success", "message": "", "run": 0, "triggered": 1, "finished": 2, "keep": false, "uid": 0,
+            "config": {"digest": "", "size": 0, "revision": 0, "uid": 0}, "params": [], "tasks": [],
+        });
+        let mut record: Record = serde_json::from_value(text).unwrap();
+        record.tasks = (0..count).map(task).collect();
+        record.lengths = lengths;
+        record.lengths.insert("own".to_owned(), 3);
+        record
+    }
+
+    fn again(changes: &Changes) -> Record {
+        let pages = changes.iter().filter_map(|(_, value)| value.as_ref());
+        Record::of_pages("record", pages).unwrap().unwrap()
+    }
+
+    /// "A build has at most 4,000 tasks": whatever they say, it can be recorded.
+    #[test]
+    fn a_record_of_many_tasks_fits() {
+        for (count, message, pages) in [(0, 0, 0), (500, 512, 0), (501, 512, 1), (4000, 512, 7)] {
+            let record = record(count, message);
+            let changes = record.changes();
+            assert_eq!(
+                changes.iter().filter(|(_, value)| value.is_some()).count(),
+                1 + pages,
+                "{count}"
+            );
+            let longest = changes
+                .iter()
+                .filter_map(|(_, value)| value.as_ref())
+                .map(Bytes::len)
+                .max();
+            assert!(longest.unwrap() <= VALUE_BYTES_MAX);
+            check_changes("build", &changes).unwrap();
+            assert!(changes.is_sorted_by_key(|(key, _)| key.clone()));
+            assert_eq!(again(&changes), record, "{count}");
+            let gone: Vec<_> = changes.iter().map(|(key, _)| (key.clone(), None)).collect();
+            assert_eq!(Record::removal(), gone);
+        }
+        // One of a few tasks lies as it always did.
+        let few = record(3, 10);
+        assert_eq!(few.changes()[0], ("record".to_owned(), Some(to_json(&few))));
+        let large = record(4000, 4000);
+        let fit = large.clone().fit();
+        check_changes("build", &fit.changes()).unwrap();
+        assert!(fit.tasks.iter().all(|task| task.message.len() == CUT_BYTES));
+        assert_eq!(record(1000, 512).fit(), record(1000, 512));
     }
 }

@@ -4,7 +4,6 @@ use crate::repository::builds::Builds;
 use crate::repository::core::bounded;
 use crate::repository::model::build::build_record;
 use crate::repository::model::job::Job;
-use crate::repository::model::json::to_json;
 use crate::repository::model::keys::LineKey;
 use crate::repository::model::ops::set;
 use crate::repository::model::record::{Indexed, Record};
@@ -105,10 +104,7 @@ impl<'a> Going<'a> {
             // Here both wait for their turn.
             return Ok(true);
         }
-        let (object, same) = (
-            build_record(job.uid(), n),
-            vec![(LineKey::Record.key(), Some(to_json(record)))],
-        );
+        let (object, same) = (build_record(job.uid(), n), record.changes());
         let moved = builds.store.update_guarded("build", &object, revision, same).await?;
         Ok(matches!(moved, Guarded::Done { .. }))
     }

@@ -74,6 +74,7 @@ fn what_is_kept_keeps_its_name() {
     for (line, key) in [
         (LineKey::Config, "config"),
         (LineKey::Record, "record"),
+        (LineKey::RecordPage(7), "record.007"),
         (LineKey::Build(17), "b00000000000000000017"),
         (LineKey::RemovedBuild(17), "t00000000000000000017"),
         (LineKey::RemovedJob("3f9c"), ".trash/3f9c"),
@@ -92,6 +93,9 @@ fn what_is_kept_keeps_its_name() {
         ".trash/",
         ".trash/a/b",
         "configs",
+        "record.000",
+        "record.7",
+        "records",
         "name",
     ] {
         assert_eq!(LineKey::parse(key), None, "{key}");

@@ -33,7 +33,7 @@ fn add(plan: &mut Plan, by: usize, tasks: &Value) -> Result<(), String> {
     let (mut adding, before) = plan.adding(by, &ceilings);
     adding.taken.clear();
     let added = read_added(text.as_bytes(), &adding).map_err(|faults| faults[0].to_string())?;
-    plan.may_add(by, &added.tasks, text.len() as u64)?;
+    plan.may_add(&Name::new("j").unwrap(), by, &added.tasks, text.len() as u64)?;
     plan.push(
         by,
         &before,
@@ -193,8 +193,9 @@ fn what_is_added_is_bounded() {
     refused(&mut plan, 0, &text(TEXTS_MAX, 1), "more than 1000 texts");
     let mut plan = job(500);
     let long = vec![plan.task(0).unwrap().clone()];
+    let name = Name::new("j").unwrap();
     for _ in 0..16 {
-        plan.may_add(0, &long, 1 << 20).unwrap();
+        plan.may_add(&name, 0, &long, 1 << 20).unwrap();
         let added = Added {
             tasks: long.clone(),
             changed: None,
@@ -202,7 +203,7 @@ fn what_is_added_is_bounded() {
         plan.push(0, &[0], added, ("text".into(), 1 << 20));
     }
     assert!(
-        plan.may_add(0, &long, 1)
+        plan.may_add(&name, 0, &long, 1)
             .unwrap_err()
             .contains("more than 16777216 bytes")
     );
@@ -237,6 +238,20 @@ fn one_task_tells_what_changed() {
         let why = told(by).unwrap_err();
         assert!(why.contains("unknown key"), "{why}");
     }
+}
+
+/// What the end of a build removes is one commit of the coordinator, however its job and its queues are called.
+#[test]
+fn a_build_has_no_more_tasks_than_its_end_can_remove() {
+    let job = plan(&json!([{"type": "execute-shell"}]));
+    let long = |bytes| Name::new(&"x".repeat(bytes)).unwrap();
+    let mut task = job.task(0).unwrap().clone();
+    assert_eq!(job.may_add(&long(80), 0, &vec![task.clone(); 3999], 1), Ok(()));
+    let refused = job.may_add(&long(128), 0, &vec![task.clone(); 3999], 1).unwrap_err();
+    assert!(refused.contains("its end can remove"), "{refused}");
+    (task.kind, task.name) = (long(128), long(128));
+    assert!(job.may_add(&long(128), 0, &vec![task.clone(); 3000], 1).is_err());
+    assert_eq!(job.may_add(&long(128), 0, &vec![task; 2000], 1), Ok(()));
 }
 
 proptest! {

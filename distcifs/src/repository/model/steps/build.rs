@@ -423,7 +423,7 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
             (outcome.verdict, message, outcome.finished)
         }
     };
-    Some(Record {
+    let record = Record {
         state,
         message,
         run: live.run,
@@ -447,7 +447,8 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
         tasks,
         lengths,
         unknown: live.unknown.clone(),
-    })
+    };
+    Some(record.fit())
 }
 
 /// Removes the entry and the tickets of a build whose record stands, each as it was recorded; the tickets. The
