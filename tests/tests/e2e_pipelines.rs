@@ -1,8 +1,10 @@
 //! Pipelines beside the code, and scripts that make tasks: with the workers, on real mounts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use distcifs_tests::job::shell_task;
 use distcifs_tests::programs::{bin_dir, distcifs, project};
@@ -11,6 +13,9 @@ use serde_json::{Value, json};
 
 /// A script of a pipeline that needs nothing of the node.
 const SHELL: &str = "x-shell: &shell { type: execute-shell, isolation: none }\n";
+
+/// How long a file may wait for those before it.
+const LONG: Duration = Duration::from_secs(120);
 
 fn workers(mount: &Mount) -> Vec<Worker> {
     let mut workers = Worker::usual(mount, 2);
@@ -160,6 +165,51 @@ fn a_hostile_file_is_an_error_with_its_place() {
     for (text, expected) in HOSTILE.into_iter().chain(rows) {
         commit(&mount, ".distcifs.yaml", text);
         fails(expected);
+    }
+    assert_eq!(mount.read("jobs/a/config.json"), before);
+}
+
+/// Each file of the corpus, through a checkout: `error` and its place in `why`, all that is wrong with it in the console, and
+/// the job as it was.
+#[test]
+fn no_file_of_the_corpus_adds_a_task() {
+    let mount = Mount::new();
+    let _workers = workers(&mount);
+    let corpus = project().join("tests/corpus/distcifs");
+    let faults = fs::read_to_string(corpus.join("faults")).expect("a list of all faults");
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in faults.lines() {
+        first.entry(line.split(':').next().unwrap_or_default()).or_insert(line);
+    }
+    assert!(first.len() > 100, "{}", first.len());
+    let folder = mount.out().join("src");
+    fs::create_dir_all(&folder).expect("own folder");
+    for name in first.keys() {
+        fs::copy(corpus.join(name), folder.join(name)).expect("own folder");
+    }
+    commit(&mount, "README", "");
+    let params = json!({ "repository": folder, "tasks": "${file}" });
+    let checkout = json!({ "type": "git-checkout", "params": params });
+    mount.job(
+        "a",
+        &json!({ "parameters": { "file": "x" }, "tasks": [checkout] }).to_string(),
+    );
+    let before = mount.read("jobs/a/config.json");
+    let builds: Vec<u64> = first
+        .keys()
+        .map(|name| mount.trigger("a", &format!("file={name}")))
+        .collect();
+    for ((name, fault), build) in first.iter().zip(builds) {
+        assert_eq!(mount.wait_state_within("a", build, LONG), "error", "{name}");
+        let why = mount.why("a", build);
+        assert!(
+            why.starts_with(&format!("task 0-git-checkout: {name}:")),
+            "{name}: {why}"
+        );
+        let task = format!("jobs/a/builds/{build}/tasks");
+        let said = mount.read(&format!("{task}/0-git-checkout/console"));
+        assert!(said.contains(fault), "{fault}: {said}");
+        assert_eq!(fs::read_dir(mount.path(&task)).expect("the tasks").count(), 1, "{name}");
     }
     assert_eq!(mount.read("jobs/a/config.json"), before);
 }
