@@ -357,14 +357,12 @@ impl Builds {
         } else {
             (known.clone(), 0)
         };
+        let going = Going::new(self, job, n);
         let (Some(_), Some(record)) = (known, stored) else {
+            going.heed().await?;
             return Err(Error::NotFound(format!("jobs/{}/builds/{n}", job.name)));
         };
-        let (going, line) = (Going::new(self, job, n), Indexed::of(&record));
-        if heed == Heed::Keep && line.keep {
-            return Err(going.kept());
-        }
-        going.drop_unless_retried(line, revision, heed).await?;
+        going.drop_unless_retried(Indexed::of(&record), revision, heed).await?;
         let job = job.name.clone();
         self.events.announce(Event::BuildRemoved { job, n });
         Ok(())

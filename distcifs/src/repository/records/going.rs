@@ -51,11 +51,15 @@ impl<'a> Going<'a> {
         Err(self.gone())
     }
 
-    /// Removes what it has, and its line; if somebody has begun to retry it meanwhile, the line is put back instead. So
-    /// it is if somebody keeps it, and this is to heed that. Its record had this revision when its end was looked at.
+    /// Removes what it has, and then its line, unless somebody has begun to retry it meanwhile or, if this is to heed
+    /// that, keeps it. Its record had this revision, and said this, when its end was looked at.
+    ///
+    /// On a cluster the record decides, by one change of the revision that was looked at. Nothing is touched before:
+    /// whatever fails, or whoever dies, a build that somebody keeps has all that it had.
     ///
     /// # Errors
-    /// `Busy` in both cases.
+    /// `Busy` in both cases. After any the line stands, also of a build that is gone: whoever looks at it next takes
+    /// that away ([`Going::heed`]), or gc does.
     pub(in crate::repository) async fn drop_unless_retried(
         &self,
         mut line: Indexed,
@@ -64,32 +68,28 @@ impl<'a> Going<'a> {
     ) -> Result<()> {
         let (builds, job, n) = (self.builds, self.job, self.n);
         for _ in 0..RACES_MAX {
-            builds.change_index(job, n, None).await?;
+            if heed == Heed::Keep && line.keep {
+                return Err(self.kept());
+            }
             if !builds.store.shared {
+                // Here all wait for their turn.
+                builds.change_index(job, n, None).await?;
                 return builds.drop_build_objects(job, n).await;
             }
-            // Here a retry and a removal take turns. Who begins from now on looks for the line anew.
+            // A retry that has read the record before this has begun already, or does not begin by what it read; one
+            // that reads it later gives it another revision.
             self.outdate().await?;
-            let finished = builds.check_finished(job, n).await;
-            let spared = if heed == Heed::Keep && line.keep {
-                Err(self.kept())
-            } else {
-                Ok(())
-            };
-            if let Err(busy) = finished.and(spared) {
-                builds.change_index(job, n, Some(line)).await?;
-                return Err(busy);
-            }
+            builds.check_finished(job, n).await?;
             if builds.drop_build_of(job, n, revision).await? {
-                // Who was late with the record may have written its line anew, or sees that there is no record.
                 return builds.change_index(job, n, None).await;
             }
-            // Somebody keeps it, or begins a retry by a line that came late.
+            // Somebody keeps it, or begins a retry.
             let (record, now) = builds.stored_record(job, n).await?;
-            let Some(record) = record else { return Err(self.gone()) };
+            let Some(record) = record else {
+                return self.heed().await;
+            };
             (line, revision) = (Indexed::of(&record), now);
         }
-        builds.change_index(job, n, Some(line)).await?;
         Err(Error::Busy(format!(
             "jobs/{}/builds/{n}: it changes too fast: try again",
             job.name
@@ -109,7 +109,11 @@ impl<'a> Going<'a> {
         Ok(matches!(moved, Guarded::Done { .. }))
     }
 
-    /// Takes the line away of one whose record is gone, as another mount has removed it meanwhile.
+    /// Takes the line away of one whose record is gone, as another mount has removed it meanwhile, or died before it
+    /// had come as far as to the line.
+    ///
+    /// # Errors
+    /// `NotFound` then.
     pub(in crate::repository) async fn heed(&self) -> Result<()> {
         let (builds, job, n) = (self.builds, self.job, self.n);
         if !builds.store.shared || builds.stored_record(job, n).await?.0.is_some() {

@@ -1,6 +1,6 @@
 //! A build is removed on one mount while another one retries it: one of the two happens, whole.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::Notify;
 
@@ -76,12 +76,51 @@ impl Around for Arc<Gate> {
     }
 }
 
-/// A build that failed, and two mounts: what the first one commits can be held up.
+/// A mount that dies after so many calls of a store: all that it asks from then on comes to nothing.
+#[derive(Default)]
+struct Mortal {
+    counted: AtomicBool,
+    left: AtomicU32,
+}
+
+impl Mortal {
+    fn dies_after(&self, calls: u32) {
+        self.left.store(calls, Ordering::SeqCst);
+        self.counted.store(true, Ordering::SeqCst);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.counted.load(Ordering::SeqCst) && self.left.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Around for Arc<Mortal> {
+    type Noted = bool;
+
+    fn asked(&self, _asked: &Asked<'_>) -> bool {
+        let dead = self.is_dead();
+        if self.counted.load(Ordering::SeqCst) && !dead {
+            self.left.fetch_sub(1, Ordering::SeqCst);
+        }
+        dead
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, dead: bool, call: Fut<'a, T>) -> Fut<'a, T> {
+        if !dead {
+            return call;
+        }
+        let (what, why) = ("any call".to_owned(), "the mount of the test is dead".to_owned());
+        Box::pin(async { Err(storage::Error::Unavailable { what, why }) })
+    }
+}
+
+/// A build that failed, and two mounts: what the first one commits can be held up, and the second one can die.
 struct Pair {
     first: Arc<Repository>,
     gate: Arc<Gate>,
     silent: Arc<Wrapped<dyn Contents, Silent>>,
     second: Arc<Repository>,
+    mortal: Arc<Mortal>,
     job: Job,
     n: u64,
     _dir: tempfile::TempDir,
@@ -103,7 +142,11 @@ impl Pair {
         };
         let first = stores(Arc::new(gated), silent.clone());
         let first = first.open("first", dir.path()).await.unwrap();
-        let second = stores(mounts[1].coordination(), mounts[1].contents());
+        let mortal = Arc::<Mortal>::default();
+        let second = stores(
+            Arc::new(Wrapped::around(mounts[1].coordination(), mortal.clone())),
+            Arc::new(Wrapped::around(mounts[1].contents(), mortal.clone())),
+        );
         let second = second.open("second", dir.path()).await.unwrap();
         let job = job(&second, "a").await.unwrap();
         let n = second.builds.trigger(&job, b"", poster()).await.unwrap();
@@ -124,6 +167,7 @@ impl Pair {
             gate,
             silent,
             second,
+            mortal,
             job,
             n,
             _dir: dir,
@@ -389,5 +433,70 @@ fn a_line_that_comes_late_opens_nothing_that_a_removal_shut() {
         let removed = going.drop_unless_retried(line, revision, Heed::Nothing).await;
         assert!(matches!(removed, Err(Error::Busy(_))), "{removed:?}");
         pair.line().await;
+    });
+}
+
+/// More calls than a removal makes.
+const CALLS_MAX: u32 = 100;
+
+/// "What stays in any case: builds into whose `ctl` somebody wrote `keep`", also where the mount that prunes, and has
+/// looked before, dies at any call, or loses its stores.
+#[test]
+fn a_mount_that_dies_while_it_prunes_takes_no_kept_build_along() {
+    runtime().block_on(async {
+        for calls in 0..CALLS_MAX {
+            let pair = Pair::new().await;
+            let (revision, line) = (pair.revision().await, pair.line().await);
+            let keep = pair.first.control(&pair.job, pair.n, Word::Keep, poster());
+            keep.await.unwrap();
+            pair.mortal.dies_after(calls);
+            let going = Going::new(&pair.second.builds, &pair.job, pair.n);
+            let pruned = going.drop_unless_retried(line, revision, Heed::Keep).await;
+            assert!(pruned.is_err(), "after {calls}");
+            let going = Going::new(&pair.first.builds, &pair.job, pair.n);
+            assert!(going.has_line().await.unwrap(), "after {calls}");
+            let record = pair.first.builds.stored_record(&pair.job, pair.n).await.unwrap().0;
+            assert!(record.unwrap().keep, "after {calls}");
+            if !pair.mortal.is_dead() {
+                assert!(matches!(pruned, Err(Error::Busy(_))), "{pruned:?}");
+                return;
+            }
+        }
+        panic!("it never came to its end");
+    });
+}
+
+/// "Or is gone": whoever keeps or retries a build that a mount was removing when it died is told that it is gone, and
+/// then nothing shows it; or has it with all that it had.
+#[test]
+fn what_a_mount_was_removing_when_it_died_is_there_or_gone() {
+    runtime().block_on(async {
+        for calls in 0..CALLS_MAX {
+            for word in [Word::Keep, Word::Retry] {
+                let pair = Pair::new().await;
+                pair.mortal.dies_after(calls);
+                let removed = pair.second.builds.remove_build(&pair.job, pair.n).await;
+                let ended = !pair.mortal.is_dead();
+                let done = pair.first.control(&pair.job, pair.n, word, poster()).await;
+                let builds = &pair.first.builds;
+                let line = Going::new(builds, &pair.job, pair.n).has_line().await.unwrap();
+                let record = builds.stored_record(&pair.job, pair.n).await.unwrap().0.is_some();
+                match done {
+                    Ok(()) => assert!(
+                        line && record && !ended,
+                        "after {calls}: {word:?} {line} {record} {removed:?}"
+                    ),
+                    Err(Error::NotFound(_)) => assert!(!line && !record, "after {calls}"),
+                    other => panic!("after {calls}: {other:?}"),
+                }
+                if ended {
+                    removed.unwrap();
+                    if word == Word::Retry {
+                        return;
+                    }
+                }
+            }
+        }
+        panic!("it never came to its end");
     });
 }

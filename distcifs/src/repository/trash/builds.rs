@@ -216,7 +216,13 @@ impl Builds {
             let going = Going::new(self, job, n);
             return match going.drop_unless_retried(line.indexed, of_record, Heed::Nothing).await {
                 Ok(()) => Ok(true),
-                Err(Error::Busy(_)) => Ok(false),
+                // Somebody retries it: it is one of the job's builds again.
+                Err(Error::Busy(_)) => {
+                    if let Some(record) = self.stored_record(job, n).await?.0 {
+                        self.change_index(job, n, Some(Indexed::of(&record))).await?;
+                    }
+                    Ok(false)
+                }
                 Err(error) => Err(error),
             };
         }
