@@ -5,7 +5,7 @@
 //! in it since before is shown no result but that of a claim which is its own, however long ago all else
 //! was forgotten.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
@@ -21,10 +21,10 @@ use crate::repository::descriptors;
 use crate::repository::model::claim::Stand;
 use crate::repository::model::ticket::{Posted, TicketKey, TicketState};
 
-/// Most claims that are remembered, and of the descriptors for caches one in so many: each holds on to a
-/// process by one.
+/// Most claims that are remembered of those that were lost, and as many that were not; and of the descriptors for caches
+/// one in so many: each holds on to a process by one.
 const PAST_MAX: usize = 1024;
-const PAST_SHARE: usize = 8;
+const PAST_SHARE: usize = 16;
 
 /// A claim that is over, while its process lives.
 struct Over {
@@ -32,6 +32,8 @@ struct Over {
     created: u64,
     nonce: String,
     process: Arc<Process>,
+    /// Whose it was.
+    uid: u32,
     won: bool,
     /// Whether it was given back by its claimant, who knows that.
     given_back: bool,
@@ -50,21 +52,53 @@ pub(crate) struct Past {
 
 #[derive(Default)]
 struct Remembered {
-    /// Oldest first.
-    over: VecDeque<Over>,
+    /// Those that were lost, the oldest first: nobody's success has them forgotten.
+    lost: VecDeque<Over>,
+    /// Those that have their result.
+    won: VecDeque<Over>,
     /// How many came since the dead were looked for.
     unlooked: usize,
+}
+
+impl Remembered {
+    /// All of a ticket, the newest of each kind first.
+    fn of_ticket(&self, ticket: &TicketRef) -> impl Iterator<Item = &Over> {
+        let all = self.lost.iter().rev().chain(self.won.iter().rev());
+        all.filter(|over| over.key == ticket.key && over.created == ticket.created)
+    }
+
+    fn has(&self, one: impl Fn(&Process) -> bool) -> bool {
+        self.lost.iter().chain(&self.won).any(|over| one(&over.process))
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Over) -> bool) {
+        self.lost.retain(&stays);
+        self.won.retain(&stays);
+    }
+}
+
+/// Keeps one more, of so many at most: the oldest goes of the user who has most.
+fn keep(all: &mut VecDeque<Over>, over: Over, most: usize) {
+    all.push_back(over);
+    while all.len() > most {
+        let mut counts = HashMap::<u32, usize>::new();
+        for over in &*all {
+            *counts.entry(over.uid).or_default() += 1;
+        }
+        let whose = counts
+            .into_iter()
+            .max_by_key(|(uid, count)| (*count, *uid))
+            .map(|(uid, _)| uid);
+        let oldest = all.iter().position(|over| Some(over.uid) == whose);
+        all.remove(oldest.unwrap_or(0));
+    }
 }
 
 impl Past {
     /// Whether somebody lives who held this ticket and lost it.
     fn has_loser(&self, ticket: &TicketRef) -> bool {
         let past = lock(&self.remembered);
-        let mut of_ticket = past
-            .over
-            .iter()
-            .filter(|over| over.key == ticket.key && over.created == ticket.created);
-        of_ticket.any(|over| !over.won && over.process.lives())
+        past.of_ticket(ticket).any(|over| !over.won && over.process.lives())
     }
 
     /// What a name in this folder leads to, for whoever comes: where somebody lost the ticket, each is asked who he is.
@@ -83,27 +117,28 @@ impl Past {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
         let mut past = lock(&self.remembered);
-        past.over.retain(|over| {
+        past.retain(|over| {
             let again = over.process.pid == process.pid && over.key == claim.key && over.created == created;
             !again
         });
         // Not with every claim that ends: each costs a call to the kernel.
         past.unlooked += 1;
-        if past.unlooked > LOOK_AFTER.max(past.over.len() / 2) {
-            past.over.retain(|over| over.process.lives());
+        if past.unlooked > LOOK_AFTER.max((past.lost.len() + past.won.len()) / 2) {
+            past.retain(|over| over.process.lives());
             past.unlooked = 0;
         }
-        while past.over.len() >= most {
-            past.over.pop_front();
-        }
-        past.over.push_back(Over {
+        let won = stand == Stand::Finished;
+        let list = if won { &mut past.won } else { &mut past.lost };
+        let over = Over {
             key: claim.key.clone(),
             created,
             nonce: claim.nonce.clone(),
             process,
-            won: stand == Stand::Finished,
+            uid: claim.uid,
+            won,
             given_back: stand == Stand::Lost && claim.is_given_back(),
-        });
+        };
+        keep(list, over, most);
     }
 }
 
@@ -154,8 +189,7 @@ impl Tree {
             })
         });
         let past = lock(&self.past.remembered);
-        let of_ticket = past.over.iter().rev();
-        for over in of_ticket.filter(|over| over.key == ticket.key && over.created == ticket.created) {
+        for over in past.of_ticket(ticket) {
             let nearer = |distance: &u32| nearest.as_ref().is_none_or(|nearest| *distance < nearest.distance);
             if let Some(distance) = over.process.distance(caller.tid).filter(nearer)
                 && over.process.lives()
@@ -225,8 +259,7 @@ impl Tree {
     pub(crate) fn has_claimed(&self, caller: Caller) -> bool {
         let above = process::lineage(caller.tid);
         let one = |process: &Process| above.contains(&process.pid) && process.lives();
-        lock(&self.held).values().any(|held| one(&held.holder.process()))
-            || lock(&self.past.remembered).over.iter().any(|over| one(&over.process))
+        lock(&self.held).values().any(|held| one(&held.holder.process())) || lock(&self.past.remembered).has(one)
     }
 
     /// The claim on a ticket, if the caller is its claimant, below it or of its session.
@@ -296,5 +329,49 @@ impl Tree {
         } else {
             Err(Error::claim_lost(&ticket.key))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::names::{Name, TicketId};
+
+    fn over(process: &Arc<Process>, uid: u32, id: usize, won: bool) -> Over {
+        let key = TicketKey {
+            queue: Name::new("q").unwrap(),
+            id: TicketId::new(&format!("t{id}")).unwrap(),
+        };
+        Over {
+            key,
+            created: 1,
+            nonce: String::new(),
+            process: process.clone(),
+            uid,
+            won,
+            given_back: false,
+        }
+    }
+
+    /// "They forget a loser only for other losers, and first of whoever has most": no success, and nobody else's losses,
+    /// lead a loser into the folder of who has the ticket by then.
+    #[tokio::test]
+    async fn who_lost_is_remembered_whatever_others_do() {
+        let process = Arc::new(Process::hold(std::process::id()).unwrap());
+        let mut past = Remembered::default();
+        keep(&mut past.lost, over(&process, 1, 0, false), 8);
+        for id in 1..100 {
+            keep(&mut past.won, over(&process, 2, id, true), 8);
+            keep(&mut past.lost, over(&process, 2, id, false), 8);
+        }
+        assert_eq!((past.lost.len(), past.won.len()), (8, 8));
+        let of = |id| TicketRef {
+            key: over(&process, 1, id, false).key,
+            created: 1,
+            turn: 1,
+        };
+        assert!(past.of_ticket(&of(0)).any(|over| !over.won));
+        assert_eq!(past.of_ticket(&of(1)).count(), 0, "the oldest of who has most");
+        assert_eq!(past.of_ticket(&of(99)).count(), 2);
     }
 }
