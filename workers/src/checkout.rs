@@ -66,6 +66,7 @@ const TRY_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)
 const SHORT_MIN: usize = 7;
 
 fn checkout(desk: &Desk) -> Done {
+    bounds::heed().map_err(|e| trouble("can't bound the memory of this process", &e))?;
     let refused = |why: String| Err(Trouble::Refused(why));
     let Some(text) = desk.param("repository") else {
         return refused("params.repository is missing".to_owned());

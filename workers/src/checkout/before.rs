@@ -8,8 +8,10 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use super::bounds::Kept;
 use super::{ENTRY_BYTES_MAX, Repository, items};
 use crate::beneath::{Folder, is, next_name, trouble};
+use crate::task::desk::say;
 use crate::tree;
 
 use rustix::fs::{AtFlags, unlinkat};
@@ -50,13 +52,26 @@ impl Before {
         let mut file = git.create(OsStr::new(OLD_INDEX), 0o600).map_err(cant)?;
         io::Write::write_all(&mut file, index).map_err(cant)?;
         drop(file);
-        let mut old = HashSet::new();
-        // One that git can't read says nothing. What the commit has may be more than is to be kept in mind.
+        let (mut old, mut kept) = (HashSet::new(), Kept::default());
+        // A list of a few bytes may stand for more than the node has room for: names in it share their beginnings.
         let told = repository.files(Some(OLD_INDEX), |path| {
+            kept.add(path.as_os_str().as_bytes(), true)?;
             old.insert(path.to_owned());
-        })? && repository.files(None, |path| {
-            old.remove(path);
-        })?;
+            Ok(())
+        });
+        // One that git can't read says nothing.
+        let told = told.unwrap_or_else(|trouble| {
+            say(&format!(
+                "git-checkout: the files of an earlier checkout stay: its .git/index can't be used: {trouble}"
+            ));
+            false
+        });
+        let told = told
+            && repository.files(None, |path| {
+                // What the commit has may be more than is to be kept in mind.
+                old.remove(path);
+                Ok(())
+            })?;
         git.remove(OsStr::new(OLD_INDEX)).map_err(cant)?;
         if told {
             for path in &old {
@@ -116,7 +131,7 @@ fn remove_file(top: &Folder, path: &Path) -> io::Result<()> {
 
 impl Repository<'_> {
     /// The files of a list of git's, one after the other; whether it could be read.
-    fn files(&self, index: Option<&str>, mut found: impl FnMut(&Path)) -> tree::Result<bool> {
+    fn files(&self, index: Option<&str>, mut found: impl FnMut(&Path) -> io::Result<()>) -> tree::Result<bool> {
         let index = format!(".git/{}", index.unwrap_or("index"));
         let git = self.git();
         git.read_with(&[("GIT_INDEX_FILE", &index)], &["ls-files", "-z"], |out| {
@@ -124,7 +139,7 @@ impl Repository<'_> {
                 // A script may have written the list: no other way through the folder is taken.
                 let path = Path::new(OsStr::from_bytes(item));
                 if path.components().all(|part| matches!(part, Component::Normal(_))) {
-                    found(path);
+                    found(path)?;
                 }
                 Ok(())
             })

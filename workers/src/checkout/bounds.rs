@@ -14,6 +14,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const MEMORY_BYTES_MAX: u64 = 8 << 30;
 const MEMORY_BYTES_MIN: u64 = 1 << 30;
 
+/// Least that this process itself has: what it keeps, and room.
+const OWN_BYTES_MIN: u64 = 512 << 20;
+
 /// Says another bound of memory, in bytes: for a node with larger repositories, or with little room.
 const MEMORY: &str = "DISTCIFS_GIT_MEMORY";
 
@@ -54,6 +57,17 @@ pub(super) fn start(command: &mut Command) -> io::Result<Child> {
     let _memory = Lowered::to(Resource::RLIMIT_AS, memory())?;
     let _file = Lowered::to(Resource::RLIMIT_FSIZE, FILE_BYTES_MAX)?;
     command.spawn()
+}
+
+/// Gives this process the bound of memory, too: what it keeps of what git says is bounded where it is kept, and what is
+/// forgotten there costs the task and not the node.
+///
+/// # Errors
+/// If the kernel refuses that.
+pub(super) fn heed() -> io::Result<()> {
+    let (before, most) = getrlimit(Resource::RLIMIT_AS)?;
+    let bytes = memory().max(OWN_BYTES_MIN);
+    Ok(setrlimit(Resource::RLIMIT_AS, before.min(bytes), most)?)
 }
 
 /// A limit that is back as it was when this goes.
@@ -115,9 +129,7 @@ impl Kept {
         if self.read <= LISTING_BYTES_MAX && self.kept <= KEPT_BYTES_MAX {
             return Ok(());
         }
-        Err(io::Error::other(
-            "the commit has more folders than git-checkout looks at",
-        ))
+        Err(io::Error::other("it has more than git-checkout looks at"))
     }
 }
 

@@ -89,10 +89,10 @@ impl Git<'_> {
         let (reader, writer) = pipe().map_err(cant)?;
         let mut command = self.command(arguments);
         command.stdout(writer.try_clone().map_err(cant)?).stderr(writer);
+        let shown = self.show(reader)?;
         let child = self.start(&mut command)?;
         // Its ends of the pipe would keep the other from ending.
         drop(command);
-        let shown = self.show(reader);
         let (status, said) = finish(child, &shown)?;
         Ok((status.success(), said))
     }
@@ -117,9 +117,9 @@ impl Git<'_> {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
         command.stdout(Stdio::piped()).stderr(writer);
+        let shown = self.show(reader)?;
         let mut child = self.start(&mut command)?;
         drop(command);
-        let shown = self.show(reader);
         let mut looked = Ok(());
         if let Some(out) = child.stdout.take() {
             looked = look(&mut BufReader::new(out));
@@ -219,10 +219,10 @@ impl Git<'_> {
     }
 
     /// Shows what it says, without what is secret; tells when that is all.
-    fn show(&self, said: io::PipeReader) -> Receiver<String> {
+    fn show(&self, said: io::PipeReader) -> tree::Result<Receiver<String>> {
         let (done, ended) = mpsc::channel();
         let address = self.address.clone();
-        thread::spawn(move || {
+        let shown = thread::Builder::new().spawn(move || {
             let mut said = BufReader::new(said);
             let mut last = VecDeque::new();
             while let Ok(Some(line)) = next_line(&mut said) {
@@ -235,7 +235,8 @@ impl Git<'_> {
             }
             let _ = done.send(last.into_iter().collect::<Vec<_>>().join("\n"));
         });
-        ended
+        shown.map_err(cant)?;
+        Ok(ended)
     }
 }
 

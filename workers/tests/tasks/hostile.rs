@@ -209,7 +209,7 @@ fn a_few_objects_fill_no_memory() {
             false,
             "git needs more memory for it than it may have on this node",
         ),
-        ("there", true, "more folders than git-checkout looks at"),
+        ("there", true, "more than git-checkout looks at"),
     ] {
         let ticket = bench.ticket(id, json!({ "repository": upstream }));
         if left {
@@ -233,4 +233,52 @@ fn a_few_objects_fill_no_memory() {
     let ticket = bench.ticket("small", json!({ "repository": small }));
     assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
     assert_eq!(recorded(&ticket), commit);
+}
+
+/// A list of files, of the version in which names share their beginnings: so many names of so many bytes.
+fn list_of_long_names(count: u32, bytes: usize) -> Vec<u8> {
+    let mut list = b"DIRC\0\0\0\x04".to_vec();
+    list.extend(count.to_be_bytes());
+    let digits = 8;
+    for number in 0..count {
+        let mut entry = [0; 62];
+        entry[24..28].copy_from_slice(&0o100_644_u32.to_be_bytes());
+        entry[40..60].fill(7);
+        entry[60..].copy_from_slice(&0xfff_u16.to_be_bytes());
+        list.extend(entry);
+        // How much of the name before goes, then what comes instead.
+        if number == 0 {
+            list.push(0);
+            list.extend(vec![b'x'; bytes - digits]);
+        } else {
+            list.push(u8::try_from(digits).unwrap());
+        }
+        list.extend(format!("{number:08}\0").as_bytes());
+    }
+    list.extend([0; 20]);
+    list
+}
+
+/// workers.md: a list that a script left in `.git/index` is bounded as it is read. One of some megabytes stands for
+/// names of gigabytes; here for 320 MB, where git and who reads it may have 420.
+#[test]
+fn a_list_of_files_fills_no_memory() {
+    let bench = Bench::with(CHECKOUT, "names", &[("DISTCIFS_GIT_MEMORY", Path::new("440401920"))]);
+    let upstream = bench.root.join("up");
+    git(
+        &upstream,
+        "git init -q -b main .; echo new >file; git add -A; git commit -qm one",
+    );
+    let ticket = bench.ticket("t", json!({ "repository": upstream }));
+    fs::create_dir_all(ticket.join("workspace/.git")).unwrap();
+    let list = list_of_long_names(20_000, 16_000);
+    assert!(list.len() < 2 << 20);
+    fs::write(ticket.join("workspace/.git/index"), list).unwrap();
+    assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
+    assert!(
+        console(&ticket).contains("the files of an earlier checkout stay"),
+        "{}",
+        console(&ticket)
+    );
+    assert_eq!(fs::read_to_string(ticket.join("workspace/file")).unwrap(), "new\n");
 }
