@@ -21,6 +21,8 @@ of_the_node='LANG TZ http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY no_p
 # is removed, and the ticket given back.
 full_max=10
 away_max=300
+# Seconds for which a ticket is read that can't be read at first.
+patience=30
 # Seconds from TERM to KILL for work that was aborted, or whose time is over.
 grace=10
 # The file of what `fail` said: open, without a name, and another one for each ticket. Its user may keep it
@@ -44,6 +46,25 @@ fail() {
 
 # peek FILE: what a file of the ticket says. Its owner can hold it by a lease, which is status 124 then (143 of busybox), after 5 s.
 peek() { LC_ALL=C timeout 5 cat "$1"; }
+
+# away STATUS WORDS: whether what failed so can't be done just now: the store is away, or somebody holds the file.
+away() {
+    case "$1 $2" in
+    '124 '* | '143 '* | *'Input/output error'* | *'timed out'* | *'temporarily unavailable'*) return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+# patiently COMMAND…: sets $said to what it says. Status 1 if it is refused, 2 if it can't be done for half a minute.
+patiently() {
+    begun=$(now)
+    until said=$("$@" 2>&1); do
+        away "$?" "$said" || return 1
+        echo "${0##*/}: $said; trying again" >&2 || true
+        { [ "$(now)" -lt "$((begun + patience * 100))" ] && [ -z "$stopping" ]; } || return 2
+        sleep 3
+    done
+}
 
 # param NAME [DEFAULT]: the value of a parameter of the ticket.
 param() {
@@ -158,10 +179,10 @@ end_group() {
 # a result the ticket may be another's by now. What could not be read when it was claimed was ours: else
 # nobody would give the ticket back.
 still_ours() {
-    seen=$(peek claim 2>&1) || case "$? $seen" in
-    '124 '* | '143 '* | *'Input/output error'* | *'timed out'*) return 0 ;;
-    *) return 1 ;;
-    esac
+    seen=$(peek claim 2>&1) || {
+        away "$?" "$seen"
+        return
+    }
     [ "$seen" = "${ours:=$seen}" ]
 }
 
@@ -182,10 +203,15 @@ watch() {
     end_group "$1" "${begun:-$(now)}"
 }
 
-# find_user: sets $user to whom the work is done as; status 1, and the reason in $why, if that is nobody.
+# find_user: sets $user to whom the work is done as; status 1, and the reason in $why, if that is nobody, and 2 if it
+# can't be read now.
 find_user() {
-    user='' why=''
-    owner=$(peek owner 2>/dev/null) || owner=''
+    user='' why='' owner=''
+    patiently peek owner
+    case $? in
+    0) owner=$said ;;
+    2) return 2 ;;
+    esac
     case $owner in
     '' | *[!0-9]*) why='the ticket does not say who owns the job: the mount is older than this worker' ;;
     "$me") [ "$me" != 0 ] || user=$as ;;
@@ -203,13 +229,14 @@ find_user() {
 }
 
 # turn: sets $act to what runs a command as $user, who gets what it is to write, and $of_user to the
-# variables that tell of the user.
+# variables that tell of the user. Status 1 if that can't be, and 2 if it can't be now.
 turn() {
     [ -n "$user" ] || {
         of_user='HOME USER LOGNAME TMPDIR'
         return 0
     }
-    group=$(id -g -- "$user") && chown "$user:$group" claim "$worker_words" || return
+    group=$(id -g -- "$user") && chown "$user:$group" "$worker_words" || return 1
+    patiently env LC_ALL=C chown "$user:$group" claim || return
     # A home by name; names of users hold nothing that a shell looks at.
     case $user in *[!A-Za-z0-9_.-]*) home=/ ;; *) home=$(eval "echo ~$user") ;; esac
     act="$setpriv --reuid $(id -u -- "$user") --regid $group --init-groups"
@@ -243,13 +270,22 @@ supervise() {
     }
     : >/proc/self/fd/7
     act='' home='' of_user=''
-    if ! find_user || ! turn; then
+    find_user && turn
+    case $? in
+    0) ;;
+    2)
+        # Another worker may be luckier: the ticket is given back.
+        status=''
+        return
+        ;;
+    *)
         why=${why:-"can't hand the ticket over to $user: is the mount one of root?"}
         echo "$queue: $why" >>console
         printf '%s\n' "$why" >"$worker_words"
         status=error
         return
-    fi
+        ;;
+    esac
     begin sh "$self" --work "$mount" "$ticket" >>console 2>&1 3>&- 7>&- 8>&- &
     worker_pid=$!
     watch "$worker_pid" 3>&- 4>&- &
@@ -337,13 +373,23 @@ while [ -z "$stopping$finishing" ]; do
     read -r id <&3 || { [ -n "$stopping$finishing" ] || exit 75; }
     [ -n "$id" ] || continue
     ticket=$mount/tickets/$queue/$id
-    cd "$ticket" 2>/dev/null || continue
     claimed=$(now)
+    if ! patiently env LC_ALL=C ls -d "$ticket/." || ! cd "$ticket" 2>/dev/null; then
+        # By its name: this worker has no other claim, and of another's it is refused.
+        rm -f "$ticket/claim" 2>/dev/null
+        continue
+    fi
     ours=$(peek claim 2>/dev/null) || ours=''
-    limit=$(peek timeout 2>/dev/null) || limit=''
+    # Without knowing how long it may take nothing is begun.
+    limit='' known=1
+    patiently peek timeout
+    case $? in
+    0) limit=$said ;;
+    2) known='' ;;
+    esac
     case $limit in *[!0-9]* | ???????????*) limit='' ;; esac
     status=''
-    [ -n "$stopping" ] || supervise
+    [ -n "$stopping" ] || [ -z "$known" ] || supervise
     finish
     cd / || exit 1
 done

@@ -7,7 +7,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -313,4 +313,62 @@ fn no_work_is_too_short() {
         }
     });
     fs::remove_file(&script).unwrap();
+}
+
+/// A worker in sh, of which some programs are others: each is a script that stands before the usual ones.
+fn with_programs(queue: &str, programs: &[(&str, &str)]) -> Bench {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let folder = target.join(format!("{queue}.programs.{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).unwrap();
+    for (name, text) in programs {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.sh");
+    let script = folder.join("worker");
+    // What it waits for half a minute is a second here.
+    let text = fs::read_to_string(library)
+        .unwrap()
+        .replace("patience=30", "patience=1");
+    fs::write(folder.join("worker.sh"), text).unwrap();
+    let folder = folder.display();
+    let text = format!("PATH={folder}:$PATH\nqueue={queue} usage=q\nwork() {{ echo worked; }}\n. {folder}/worker.sh\n");
+    fs::write(&script, text).unwrap();
+    Bench::new(&["dash"], queue, script.to_str().unwrap()).unwrap()
+}
+
+/// A cat that can't read a file so many times.
+fn cat_without(file: &str, times: u32) -> String {
+    format!(
+        "case $1 in {file}) ;; *) exec /bin/cat \"$@\" ;; esac
+        echo >>../../../tries
+        [ $(wc -l <../../../tries) -gt {times} ] && exec /bin/cat \"$@\"
+        echo \"cat: $1: Input/output error\" >&2; exit 1"
+    )
+}
+
+/// "An outage is no fault of the job": what can't be read for a moment is read again, and for longer the ticket is given
+/// back. It is no error, and nothing is begun without a bound of its time.
+#[test]
+fn an_outage_is_no_error_and_takes_no_bound_away() {
+    let quick = ("sleep", "exec /bin/sleep 0.01");
+    for file in ["owner", "timeout"] {
+        let bench = with_programs(&format!("short-{file}"), &[("cat", &cat_without(file, 2)), quick]);
+        let ticket = bench.ticket("a", &[]);
+        fs::write(ticket.join("timeout"), "60\n").unwrap();
+        assert_eq!(bench.work(&ticket).trim_end(), "0", "{file}");
+        let bench = with_programs(&format!("long-{file}"), &[("cat", &cat_without(file, 1000)), quick]);
+        let ticket = bench.ticket("a", &[]);
+        fs::write(ticket.join("timeout"), "60\n").unwrap();
+        bench.give("a");
+        let start = Instant::now();
+        while ticket.join("claim").exists() {
+            assert!(start.elapsed() < PATIENCE, "{file}: it is not given back");
+            sleep(Duration::from_millis(5));
+        }
+        let said = ["result", "console"].map(|name| fs::read_to_string(ticket.join(name)).unwrap());
+        assert_eq!(said, ["", ""], "{file}: nothing was done");
+    }
 }
