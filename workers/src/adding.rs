@@ -1,8 +1,8 @@
 //! Tasks that a ticket adds to its build: they are written to its `tasks.json`, and take effect with the result.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -35,9 +35,9 @@ pub fn add(claimed: &Claimed, text: &[u8], told: impl Fn(&str) -> String) -> tre
 }
 
 fn write(claimed: &Claimed, text: &[u8], told: &impl Fn(&str) -> String) -> tree::Result<()> {
-    let path = of(claimed, TASKS);
+    let path = claimed.path(TASKS);
     let written = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let mut file = tree::open(&path, File::options().write(true).create(true).truncate(true))?;
         file.write_all(text)?;
         // What is wrong is told to who closes it.
         nix::unistd::close(file).map_err(io::Error::from)
@@ -48,7 +48,7 @@ fn write(claimed: &Claimed, text: &[u8], told: &impl Fn(&str) -> String) -> tree
     let refused = |why: &str| Err(Trouble::Refused(why.to_owned()));
     match () {
         () if is(&error, Errno::INVAL) => {
-            let faults = faults(&of(claimed, FAULTS));
+            let faults = faults(&claimed.path(FAULTS));
             let told: Vec<String> = faults.lines().map(told).collect();
             match told.is_empty() {
                 true => refused("the tasks to be added are not valid"),
@@ -61,15 +61,10 @@ fn write(claimed: &Claimed, text: &[u8], told: &impl Fn(&str) -> String) -> tree
     }
 }
 
-/// A file of the ticket while the claim is ours.
-fn of(claimed: &Claimed, name: &str) -> PathBuf {
-    claimed.ours(name).unwrap_or_else(|| claimed.folder.join(name))
-}
-
 /// The text of the faults; empty if it can't be read.
 fn faults(path: &Path) -> String {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path);
+    let file = tree::open_to_read(path);
     let read = file.and_then(|file| file.take(FAULTS_BYTES_MAX).read_to_end(&mut bytes));
     if let Err(error) = read {
         eprintln!("{}: {error}", path.display());

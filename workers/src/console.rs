@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::signals;
+use crate::ticket::Claimed;
 use crate::tree::{self, Trouble};
 
 mod spool;
@@ -112,12 +113,12 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Starts copying from the pipe to the console in the ticket's folder, which is opened with the first byte.
-    pub fn start(pipe: PipeReader, folder: PathBuf, shelf: Shelf) -> io::Result<Self> {
+    /// Starts copying from the pipe to the console of a ticket, which is opened with the first byte.
+    pub fn start(pipe: PipeReader, claimed: Claimed, shelf: Shelf) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().spawn(move || {
-            let console = Console::new(folder, shelf);
+            let console = Console::new(claimed, shelf);
             Copy {
                 pipe,
                 console,
@@ -239,7 +240,7 @@ impl Copy<'_> {
 
 /// The console's file; once the claim is lost everything is discarded.
 struct Console {
-    folder: PathBuf,
+    claimed: Claimed,
     file: Option<File>,
     lost: bool,
     dropped: Option<Dropped>,
@@ -255,9 +256,9 @@ struct Console {
 }
 
 impl Console {
-    fn new(folder: PathBuf, shelf: Shelf) -> Self {
+    fn new(claimed: Claimed, shelf: Shelf) -> Self {
         Console {
-            folder,
+            claimed,
             file: None,
             lost: false,
             dropped: None,
@@ -324,7 +325,7 @@ impl Console {
                 unread => {
                     let why = unread.map_or_else(|error| error.to_string(), |_| "it ends before".to_owned());
                     self.trouble = format!("what waited in {} can't be read: {why}", self.spool.place());
-                    eprintln!("{}: {}", self.folder.display(), self.trouble);
+                    eprintln!("{}: {}", self.claimed.folder.display(), self.trouble);
                     self.drop_what_waits();
                     return Ok(());
                 }
@@ -386,7 +387,7 @@ impl Console {
         self.lost |=
             matches!(trouble, Trouble::Lost(_) | Trouble::Away(_)) || error.kind() == io::ErrorKind::PermissionDenied;
         if !self.lost && matches!(trouble, Trouble::Refused(_)) {
-            eprintln!("{}: {trouble}", self.folder.display());
+            eprintln!("{}: {trouble}", self.claimed.folder.display());
         }
         self.trouble = trouble.to_string();
         trouble
@@ -395,7 +396,7 @@ impl Console {
     fn write(&mut self, block: &[u8]) -> io::Result<usize> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(tree::open_console(&self.folder)?),
+            none => none.insert(tree::open_console(&self.claimed.path(""))?),
         };
         file.write(block)
     }
@@ -409,7 +410,7 @@ impl Console {
                 break;
             }
             if patience.is_new() {
-                eprintln!("{}: {trouble}; trying again", self.folder.display());
+                eprintln!("{}: {trouble}; trying again", self.claimed.folder.display());
             }
             thread::sleep(TRY_AGAIN);
         }
@@ -501,7 +502,7 @@ mod tests {
             folder: folder.clone(),
             limit: 1 << 20,
         };
-        let copier = Copier::start(reader, folder.clone(), shelf).unwrap();
+        let copier = Copier::start(reader, Claimed::new(folder.clone()).unwrap(), shelf).unwrap();
         writer.write_all(b"a line\n").unwrap();
         drop(writer);
         thread::scope(|scope| {

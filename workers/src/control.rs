@@ -376,6 +376,7 @@ mod tests {
             let text = json!({ "job": job, "build": 1, "tasks": tasks }).to_string();
             fs::write(record.join("build.json"), text).unwrap();
             let (id, key) = (format!("{job}.1"), (job.to_owned(), 1));
+            fs::create_dir_all(tree.ticket("build-control", &id)).unwrap();
             assert!(shard.take(Message::Claimed { id, key: key.clone() }));
             key
         });

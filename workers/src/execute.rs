@@ -181,7 +181,7 @@ impl Runner<'_> {
             if let Some((uid, gid)) = owner {
                 fchown(&writer, Some(uid), Some(gid))?;
             }
-            let copier = Copier::start(reader, self.claimed.folder.clone(), self.shelf.clone())?;
+            let copier = Copier::start(reader, self.claimed.clone(), self.shelf.clone())?;
             // If this fails the writer is dropped, and the copier ends.
             let pid = if in_session {
                 let null = File::open("/dev/null")?;
@@ -273,11 +273,10 @@ impl Runner<'_> {
     /// Watches for an abort and for the end of the claim, in a thread that ends with the ticket.
     fn watch(&self, seen: &Arc<AtomicU8>) {
         let weak = Arc::downgrade(seen);
-        let path = self.claimed.folder.join(".wait");
-        // In the folder of this claim: another's is not read there.
-        let claim = self.claimed.ours("claim");
-        let claim = claim.unwrap_or_else(|| self.claimed.folder.join("claim"));
+        let claimed = self.claimed.clone();
         let spawned = thread::Builder::new().spawn(move || {
+            // In the folder of this claim: another's is not read there.
+            let (path, claim) = (claimed.path(".wait"), claimed.path("claim"));
             let mut ours = None;
             while weak.strong_count() > 0 {
                 let asked = Instant::now();

@@ -116,6 +116,8 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Held {
     claimed: Claimed,
+    /// Whether the claim was lost before its folder was entered: what has its name since is another's.
+    lost: bool,
     /// The folder of the build.
     build: PathBuf,
     /// The record as it was read last, with what was read of its tasks since; nothing while it is not trusted.
@@ -139,9 +141,11 @@ impl Held {
     /// A build whose ticket was just claimed.
     pub fn new(tree: &Tree, id: &str, job: &str, build: u64) -> Self {
         let build = tree.build(job, build);
+        let claimed = Claimed::to_be_entered(tree.ticket(QUEUE, id));
+        let lost = matches!(claimed.enter(), Err(Trouble::Lost(_)));
         Held {
-            // What can't be entered is lost already, and its result is refused.
-            claimed: Claimed::at_once(tree.ticket(QUEUE, id)),
+            claimed,
+            lost,
             owner: std::fs::metadata(build.join("build.json")).map_or(u32::MAX, |meta| meta.uid()),
             build,
             known: None,
@@ -213,12 +217,7 @@ impl Held {
 
     /// Gives the ticket back.
     pub fn give_back(&self) {
-        if let Err(error) = std::fs::remove_file(self.claimed.path("claim")) {
-            eprintln!(
-                "build-control: can't give {} back: {error}",
-                self.claimed.folder.display()
-            );
-        }
+        self.claimed.give_back();
     }
 
     /// Does what is to be done now. Errors: only `Away`.
@@ -239,6 +238,12 @@ impl Held {
     }
 
     fn try_step(&mut self, tree: &Tree) -> tree::Result<Step> {
+        // Nothing is done by the name of a ticket, which may have been lost and claimed again. What can't be entered now
+        // is tried again.
+        if self.lost {
+            return Ok(Step::Over);
+        }
+        self.claimed.enter()?;
         let (mut build, whole) = match self.read() {
             // Writing the outcome tells whether the build was removed or was never there.
             Err(Trouble::Lost(why)) => {

@@ -235,7 +235,7 @@ impl Whom {
 
 /// Hands a claimed ticket to one user.
 fn give(claimed: &Claimed, uid: Uid, gid: Gid) -> Result<()> {
-    let given = chown(claimed.folder.join("claim"), Some(uid.as_raw()), Some(gid.as_raw()));
+    let given = chown(claimed.path("claim"), Some(uid.as_raw()), Some(gid.as_raw()));
     given.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Trouble::Refused(format!(
             "the ticket can't be handed over to {}: that needs a mount of root, or a worker that is not root",

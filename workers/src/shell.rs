@@ -105,14 +105,21 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
     let cgroups = Cgroups::find(&run.name(), |group| run.note_group(group));
     // What of it would not go now goes after the first script, or with the worker.
     run.clean();
-    let labels: Vec<String> = setup.labels.iter().cloned().chain(isolations.labels()).collect();
+    let labels: Vec<String> = setup
+        .labels
+        .iter()
+        .cloned()
+        .chain(isolations.labels())
+        .collect();
     let mut next = tree.next(QUEUE, &labels)?;
     while !signals::stopping() && !signals::finishing() {
         let id = next.next_line()?;
         if id.is_empty() {
             continue;
         }
-        let claimed = Claimed::new(tree.ticket(QUEUE, &id));
+        let Some(claimed) = Claimed::new(tree.ticket(QUEUE, &id)) else {
+            continue;
+        };
         let shell = Shell {
             claimed,
             since: Instant::now(),
@@ -192,7 +199,7 @@ impl Shell<'_> {
 
     /// The outcome `error`, with the reason in the console too.
     fn refuse(&self, why: &str) -> tree::Result<()> {
-        let written = tree::open_console(&self.claimed.folder)
+        let written = tree::open_console(&self.claimed.path(""))
             .and_then(|mut console| io::Write::write_all(&mut console, format!("{why}\n").as_bytes()));
         // The result says it as well.
         drop(written);
@@ -233,7 +240,7 @@ impl Shell<'_> {
     /// Shows that the script begins from here on, whatever it does: opening the console says so. A ticket
     /// that may be tried once, the only one that is asked for it, is not open again then if it is given back.
     fn begin(&self) -> tree::Result<()> {
-        let opened = tree::open_console(&self.claimed.folder);
+        let opened = tree::open_console(&self.claimed.path(""));
         opened
             .map(drop)
             .map_err(|e| Trouble::from_io("can't open the console", &e))

@@ -5,10 +5,10 @@
 //! does with the rights of that owner, and it ends like a script: with its time, its claim or its
 //! worker. What it has to tell comes back in a few bytes of memory that both share.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -235,12 +235,15 @@ fn run(kind: &Kind, tree: &Tree, mount: &Path, labels: &[String], identity: &Ide
         if id.is_empty() {
             continue;
         }
+        let Some(claimed) = Claimed::new(tree.ticket(kind.name, &id)) else {
+            continue;
+        };
         let task = Task {
             kind,
             mount: &mount,
             identity,
             wake: &wake,
-            claimed: Claimed::new(tree.ticket(kind.name, &id)),
+            claimed,
             since: Instant::now(),
         };
         task.work()?;
@@ -275,7 +278,7 @@ impl Task<'_> {
                 Ok(())
             }
             Err(Trouble::Refused(why)) => {
-                let console = tree::open_console(&self.claimed.folder);
+                let console = tree::open_console(&self.claimed.path(""));
                 // The result says it as well.
                 drop(console.and_then(|mut console| console.write_all(format!("{why}\n").as_bytes())));
                 self.claimed.finish("error", &why)
@@ -318,11 +321,7 @@ impl Task<'_> {
 
     /// The process gets the ticket's folder as its standard input: it need not be able to go there.
     fn prepare(&self, mut command: Command, report: &File) -> io::Result<Prepared> {
-        let folder = OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_DIRECTORY)
-            .open(&self.claimed.folder)?;
-        command.stdin(Stdio::from(folder)).process_group(0);
+        command.stdin(Stdio::from(self.claimed.open()?)).process_group(0);
         Ok(Prepared {
             report: Some(report.try_clone()?),
             ..Prepared::plain(command)
@@ -379,7 +378,9 @@ fn record(kind: &Kind, claimed: &Claimed, name: &str, value: &str) -> tree::Resu
             kind.name
         )));
     }
-    let written = std::fs::write(claimed.folder.join("params").join(name), value);
+    let path = claimed.path("params").join(name);
+    let written = tree::open(&path, File::options().write(true).create(true).truncate(true))
+        .and_then(|mut file| file.write_all(value.as_bytes()));
     if written
         .as_ref()
         .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
@@ -439,7 +440,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("distcifs-record-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("ticket/params")).unwrap();
-        let claimed = Claimed::new(folder.join("ticket"));
+        let claimed = Claimed::new(folder.join("ticket")).unwrap();
         let kind = Kind {
             name: "git-checkout",
             about: "",

@@ -1,15 +1,17 @@
 //! A ticket as the worker that holds it sees it.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use distcifs_settings::source::Source;
 use distcifs_settings::task::TaskSettings;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -87,9 +89,9 @@ impl Ticket {
 pub struct Claimed {
     /// `tickets/<queue>/<id>`.
     pub folder: PathBuf,
-    /// The folder as it is for this claim: once that is lost, what is reached through it is ESTALE. None if
-    /// the store was away when it was claimed.
-    at: Option<Arc<OwnedFd>>,
+    /// The folder as it is for this claim: once that is lost, what is reached through it is ESTALE. Nothing is done by
+    /// the folder's name instead, which may lead into the next claim's.
+    at: Arc<OnceLock<OwnedFd>>,
 }
 
 /// Enters the folder of a ticket that was just claimed.
@@ -102,36 +104,70 @@ fn enter(folder: &Path) -> Result<OwnedFd> {
         .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
 }
 
+/// What is called so in a folder that was never entered: nothing.
+const NOWHERE: &str = "/proc/self/fd/none";
+
 impl Claimed {
-    /// A ticket that was just claimed.
-    pub fn new(folder: PathBuf) -> Self {
-        let at = patiently(|| enter(&folder)).ok().map(Arc::new);
+    /// A ticket that was just claimed, by a process that has one claim at a time. `None`: it is lost already, or its
+    /// folder can't be entered, which is said, and then it is given back.
+    pub fn new(folder: PathBuf) -> Option<Self> {
+        let claimed = Claimed::to_be_entered(folder);
+        match patiently(|| claimed.enter()) {
+            Ok(()) => return Some(claimed),
+            Err(Trouble::Lost(_)) => {}
+            Err(trouble) => {
+                eprintln!("{trouble}; the ticket is given back");
+                // By its name: this process has no other claim, and of another's it is refused.
+                give_back(&claimed.folder, &claimed.folder.join("claim"));
+            }
+        }
+        None
+    }
+
+    /// The same for who must not wait, and enters it when it can.
+    pub fn to_be_entered(folder: PathBuf) -> Self {
+        let at = Arc::default();
         Claimed { folder, at }
     }
 
-    /// The same for who must not wait: a store that is away now is not asked again.
-    pub fn at_once(folder: PathBuf) -> Self {
-        let at = enter(&folder).ok().map(Arc::new);
-        Claimed { folder, at }
+    /// Enters the folder if that was not done.
+    ///
+    /// # Errors
+    /// `Lost` if it is not there; `Later` while the store is away or this process has no descriptor left.
+    pub fn enter(&self) -> Result<()> {
+        if self.at.get().is_none() {
+            let entered = enter(&self.folder)?;
+            // Who was faster has entered the same.
+            let _ = self.at.set(entered);
+        }
+        Ok(())
     }
 
-    /// What is called so in the folder while the claim is ours, and leads nowhere once it is another's.
-    pub fn ours(&self, name: &str) -> Option<PathBuf> {
-        let at = self.at.as_ref()?.as_raw_fd();
-        Some(format!("/proc/{}/fd/{at}/{name}", std::process::id()).into())
-    }
-
-    /// The same, or by the folder's name where it could not be entered.
+    /// What is called so in the folder while the claim is ours. It leads nowhere once that is another's, and before the
+    /// folder is entered.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.ours(name).unwrap_or_else(|| self.folder.join(name))
+        match self.at.get() {
+            Some(at) => format!("/proc/{}/fd/{}/{name}", std::process::id(), at.as_raw_fd()).into(),
+            None => Path::new(NOWHERE).join(name),
+        }
+    }
+
+    /// The folder, to be looked into and handed on.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(&self) -> std::io::Result<File> {
+        let at = self.at.get().ok_or_else(|| std::io::Error::from(Errno::STALE))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(at, ".", flags, Mode::empty())?))
     }
 
     /// A text for people, in which the folder has its name.
     pub fn told(&self, why: &str) -> String {
-        match self.ours("") {
-            Some(at) => why.replace(&*at.to_string_lossy(), &format!("{}/", self.folder.display())),
-            None => why.to_owned(),
-        }
+        why.replace(
+            &*self.path("").to_string_lossy(),
+            &format!("{}/", self.folder.display()),
+        )
     }
 
     /// Whether the claim is known to be lost: what is begun now would be done beside whoever has the ticket by then.
@@ -139,8 +175,7 @@ impl Claimed {
     /// # Errors
     /// `Lost` if it is. A tree that does not answer says nothing.
     pub fn check(&self) -> Result<()> {
-        let Some(claim) = self.ours("claim") else { return Ok(()) };
-        let looked = std::fs::symlink_metadata(&claim)
+        let looked = std::fs::symlink_metadata(self.path("claim"))
             .map_err(|e| Trouble::from_io(&format!("{} is not begun", self.folder.display()), &e));
         match looked {
             Err(Trouble::Lost(why)) => Err(Trouble::Lost(why)),
@@ -150,7 +185,8 @@ impl Claimed {
 
     /// Reads `ticket.json`.
     pub fn ticket(&self) -> Result<Ticket> {
-        let bytes = patiently(|| tree::read(&self.folder.join("ticket.json")))?;
+        let read = || tree::read(&self.path("ticket.json")).map_err(|trouble| trouble.map(|why| self.told(&why)));
+        let bytes = patiently(read)?;
         serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("ticket.json: {e}")))
     }
 
@@ -161,7 +197,7 @@ impl Claimed {
     /// done only while the claim is ours. Errors: only `Away`.
     pub fn finish(&self, outcome: &str, message: &str) -> Result<()> {
         let written = match tried(RESULT_TRIES_MAX, || self.write_result(outcome, message)) {
-            Ok(Some(why)) | Err(Trouble::Full(why)) if self.at.is_some() => {
+            Ok(Some(why)) | Err(Trouble::Full(why)) => {
                 eprintln!("{why}; the workspace is removed");
                 self.remove_output();
                 let why = format!("the workspace could not be stored and is lost: {why}");
@@ -184,10 +220,7 @@ impl Claimed {
 
     /// Removes what is in the workspace and among the artifacts; the folders themselves stay.
     fn remove_output(&self) {
-        for folder in ["workspace", "artifacts"]
-            .into_iter()
-            .filter_map(|name| self.ours(name))
-        {
+        for folder in ["workspace", "artifacts"].map(|name| self.path(name)) {
             let Err(error) = std::fs::remove_dir_all(&folder) else {
                 continue;
             };
@@ -215,10 +248,14 @@ impl Claimed {
 
     /// Gives the ticket back, so that another worker may claim it, unless one has already.
     pub fn give_back(&self) {
-        match std::fs::remove_file(self.path("claim")).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
-            Ok(()) | Err(Trouble::Lost(_)) => {}
-            Err(trouble) => eprintln!("{}: {trouble}", self.folder.display()),
-        }
+        give_back(&self.folder, &self.path("claim"));
+    }
+}
+
+fn give_back(folder: &Path, claim: &Path) {
+    match std::fs::remove_file(claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
+        Ok(()) | Err(Trouble::Lost(_)) => {}
+        Err(trouble) => eprintln!("{}: {trouble}", folder.display()),
     }
 }
 
@@ -253,7 +290,7 @@ fn tried<T>(away_max: u32, operation: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// Reads the parameters of the build that a ticket belongs to, and the name of its task.
-pub fn of_build(folder: &Path, task: Option<usize>) -> Result<(Map<String, Value>, Option<String>)> {
+pub fn of_build(claimed: &Claimed, task: Option<usize>) -> Result<(Map<String, Value>, Option<String>)> {
     #[derive(Deserialize)]
     struct Part {
         #[serde(default, deserialize_with = "nullable")]
@@ -268,7 +305,7 @@ pub fn of_build(folder: &Path, task: Option<usize>) -> Result<(Map<String, Value
         #[serde(default)]
         name: Option<String>,
     }
-    let bytes = patiently(|| tree::read(&folder.join("build").join("build.json")))?;
+    let bytes = patiently(|| tree::read(&claimed.path("build/build.json")))?;
     let part: Part = serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
     let named = task.and_then(|i| part.tasks.into_iter().nth(i));
     Ok((part.params, named.map(|t| t.name.unwrap_or(t.kind))))
@@ -286,7 +323,7 @@ mod tests {
         fs::create_dir_all(folder.join("workspace")).unwrap();
         fs::write(folder.join("workspace/file"), "x").unwrap();
         fs::write(folder.join("claim"), "the first").unwrap();
-        Claimed::new(folder)
+        Claimed::new(folder).unwrap()
     }
 
     /// "The result is tried then for a quarter of an hour", and so is what is recorded with it: work that is done is not
@@ -345,17 +382,26 @@ mod tests {
         fs::remove_dir_all(&old).unwrap();
     }
 
-    /// A ticket whose folder could not be opened when it was claimed, as while the store was away, is given
-    /// back.
+    /// A ticket whose folder can't be entered is given back. What was never entered is never reached by its name: there
+    /// may be the next claim of the same process.
     #[test]
-    fn a_ticket_that_was_never_opened_is_given_back() {
-        let opened = ticket("unopened");
-        let unopened = Claimed {
-            folder: opened.folder.clone(),
-            at: None,
-        };
-        unopened.give_back();
-        assert!(!unopened.folder.join("claim").exists());
-        fs::remove_dir_all(&unopened.folder).unwrap();
+    fn a_ticket_that_can_not_be_entered_is_given_back() {
+        let folder = ticket("unentered").folder;
+        let later = Claimed::to_be_entered(folder.clone());
+        later.give_back();
+        later.finish("0", "").unwrap();
+        later.remove_output();
+        assert!(folder.join("workspace/file").exists() && folder.join("claim").exists());
+        assert!(!folder.join("result").exists());
+        assert!(matches!(later.check(), Err(Trouble::Lost(_))));
+        let looped = folder.with_extension("loop");
+        symlink(&looped, &looped).unwrap();
+        assert!(Claimed::new(looped.clone()).is_none(), "ELOOP: it can't be entered");
+        later.enter().unwrap();
+        later.check().unwrap();
+        later.give_back();
+        assert!(!folder.join("claim").exists());
+        fs::remove_file(&looped).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

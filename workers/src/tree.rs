@@ -339,7 +339,10 @@ fn at(verb: &str, path: &Path) -> String {
 
 /// Opens a file of the tree, which may be somebody else's. Its owner can hold it by a lease (fcntl(2)), and an open that
 /// waits would stand until the kernel takes that away, 45 s later: this one is refused at once.
-fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+///
+/// # Errors
+/// As open(2); EAGAIN if somebody holds it by a lease.
+pub(crate) fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
     reading_waits(
         how.custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
             .open(path)?,

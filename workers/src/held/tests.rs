@@ -31,6 +31,7 @@ fn what_a_task_records_is_not_put_in_without_bound() {
     let value = "x".repeat(60_000);
     let text = json!({ "job": "a", "build": 1, "params": { "git_commit": value }, "tasks": tasks });
     fs::write(record.join("build.json"), text.to_string()).unwrap();
+    fs::create_dir_all(tree.ticket(QUEUE, "a.1")).unwrap();
     let mut held = Held::new(&tree, "a.1", "a", 1);
     // Once some have failed, the rest is not begun.
     assert_eq!(held.step(&tree).unwrap(), Step::More);
@@ -59,7 +60,15 @@ fn a_build_of_a_lost_claim_is_not_ended() {
     let task = json!({ "index": 0, "type": "q", "state": "success", "params": {} });
     let text = json!({ "job": "a", "build": 1, "params": {}, "tasks": [task] });
     fs::write(tree.build("a", 1).join("build.json"), text.to_string()).unwrap();
+    // One that was lost before it could be entered, and one that can't be entered yet.
+    fs::create_dir_all(ticket.parent().unwrap()).unwrap();
+    let mut unentered = Held::new(&tree, "a.1.control", "a", 1);
+    symlink("a.1.control", &ticket).unwrap();
+    let mut later = Held::new(&tree, "a.1.control", "a", 1);
+    fs::remove_file(&ticket).unwrap();
     let mut former = enter();
+    assert_eq!(unentered.step(&tree).unwrap(), Step::Over);
+    assert!(fs::read(ticket.join("result")).unwrap().is_empty());
     fs::rename(&ticket, &lost).unwrap();
     let mut latter = enter();
     assert_eq!(former.step(&tree).unwrap(), Step::Over);
@@ -69,6 +78,9 @@ fn a_build_of_a_lost_claim_is_not_ended() {
     assert!(!lost.join("claim").exists() && ticket.join("claim").exists());
     assert_eq!(latter.step(&tree).unwrap(), Step::Over);
     assert_eq!(read(&ticket), "success\n");
+    fs::write(ticket.join("result"), "").unwrap();
+    assert_eq!(later.step(&tree).unwrap(), Step::Over);
+    assert_eq!(read(&ticket), "success\n", "it entered the claim that this process has");
     fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -88,6 +100,7 @@ fn a_clean_up_begins_on_the_whole_record() {
         let text = json!({ "job": "a", "build": 1, "tasks": [first(state), clean] });
         fs::write(tree.build("a", 1).join("build.json"), text.to_string()).unwrap();
     };
+    fs::create_dir_all(tree.ticket(QUEUE, "a.1")).unwrap();
     let mut held = Held::new(&tree, "a.1", "a", 1);
     whole("posted");
     assert_eq!(held.step(&tree).unwrap(), Step::Waiting);
@@ -132,6 +145,7 @@ fn of_a_task_that_ended_its_own_record_is_read() {
         fs::create_dir_all(&own).unwrap();
         fs::write(own.join("task.json"), value.to_string()).unwrap();
     };
+    fs::create_dir_all(tree.ticket(QUEUE, "a.1")).unwrap();
     let mut held = Held::new(&tree, "a.1", "a", 1);
     whole(&["waiting", "waiting", "waiting", "waiting"]);
     assert_eq!(held.step(&tree).unwrap(), Step::Waiting);

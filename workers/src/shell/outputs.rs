@@ -1,6 +1,6 @@
 //! What a script tells of itself: parameters of the build, in the file `$OUTPUTS`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -26,9 +26,12 @@ pub(super) fn record(claimed: &Claimed, text: &[u8]) -> tree::Result<()> {
     let mut made = Vec::new();
     let recorded = record_all(claimed, &lines, &mut made);
     if recorded.is_err() {
-        // What was there before has its value still.
+        // What was there before has its value still. The first reason is the one that is told: with an outcome of
+        // `error` nothing counts that could not be taken back.
         for name in made.iter().rev() {
-            take_back(claimed, name)?;
+            if let Err(trouble) = take_back(claimed, name) {
+                eprintln!("execute-shell: {}", claimed.told(&trouble.to_string()));
+            }
         }
     }
     recorded
@@ -92,7 +95,7 @@ fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
 
 /// Where a parameter of the build is recorded, which takes effect with the result.
 fn path(claimed: &Claimed, name: &str) -> PathBuf {
-    claimed.folder.join("params").join(name)
+    claimed.path("params").join(name)
 }
 
 fn is_there(claimed: &Claimed, name: &str) -> bool {
@@ -101,12 +104,10 @@ fn is_there(claimed: &Claimed, name: &str) -> bool {
 
 /// Opens one to write, and makes it if it is not there.
 fn open(claimed: &Claimed, name: &str) -> tree::Result<File> {
-    let mut options = OpenOptions::new();
-    let opened = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path(claimed, name));
+    let opened = tree::open(
+        &path(claimed, name),
+        File::options().write(true).create(true).truncate(false),
+    );
     opened.map_err(|error| refusal(name, &error))
 }
 

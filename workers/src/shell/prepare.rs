@@ -158,7 +158,7 @@ impl Shell<'_> {
         let wanted = ticket.params.get("working_directory").map(plain).unwrap_or_default();
         let folder = working_directory(workspace, &wanted)?;
         let (params, name) = match &ticket.job {
-            Some(_) => of_build(&self.claimed.folder, ticket.task)?,
+            Some(_) => of_build(&self.claimed, ticket.task)?,
             None => (Map::new(), None),
         };
         let start = Start {
@@ -205,7 +205,7 @@ impl Shell<'_> {
     /// Gives the workspace to those who stand for the inner root, and shows them the script.
     fn hand_over(&self, Ids { uid, gid }: Ids) -> tree::Result<()> {
         self.run.show_files(gid).map_err(cant_give)?;
-        chown(&self.claimed.folder, Some(uid), Some(gid)).map_err(|error| {
+        chown(self.claimed.path("."), Some(uid), Some(gid)).map_err(|error| {
             match error.kind() {
             io::ErrorKind::PermissionDenied => Trouble::Refused(
                 "the ticket can't be handed over to another user: isolation needs a mount of root, or a worker that is \

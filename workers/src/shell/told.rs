@@ -63,9 +63,7 @@ impl Told {
 
     /// The artifacts, if it is among them.
     fn folder(&self, claimed: &Claimed) -> tree::Result<Option<Folder>> {
-        let path = claimed
-            .ours("artifacts")
-            .unwrap_or_else(|| claimed.folder.join("artifacts"));
+        let path = claimed.path("artifacts");
         let look = || {
             let folder = Folder::open(&path).map_err(|e| Trouble::from_io("artifacts", &e))?;
             match folder.stat(OsStr::new(self.name)) {
