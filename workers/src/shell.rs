@@ -109,7 +109,7 @@ pub fn run(tree: &Tree, setup: &Setup) -> tree::Result<()> {
         .labels
         .iter()
         .cloned()
-        .chain(isolations.labels())
+        .chain(isolations.labels(ids.is_some()))
         .collect();
     let mut next = tree.next(QUEUE, &labels)?;
     while !signals::stopping() && !signals::finishing() {

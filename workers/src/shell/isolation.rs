@@ -27,6 +27,9 @@ use crate::keys;
 /// The environment of a script that asks for none.
 pub const NONE: &str = "none";
 
+/// The environment that is a machine: no descriptor leads into it.
+const MACHINE: &str = "vm";
+
 /// What an environment is told to do with a script.
 const RUN: &str = "run";
 
@@ -139,10 +142,12 @@ impl Isolations {
     }
 
     /// The labels by which tickets are asked for. Whoever runs nothing but scripts without an environment takes none of
-    /// strangers, nor does one whose own program is called as one of ours: nobody said that it holds a stranger.
-    pub fn labels(&self) -> impl Iterator<Item = String> {
+    /// strangers, nor does one whose own program is called as one of ours: nobody said that it holds a stranger. Nor does
+    /// who has no ids for them but his own (`own_ids`: he has some), unless he runs them in machines alone.
+    pub fn labels(&self, own_ids: bool) -> impl Iterator<Item = String> {
         let [untrusted, network] = UNTRUSTED.map(str::to_owned);
-        let apart = self.programs.keys().any(|name| name != NONE) && self.impostor().is_none();
+        let names = self.programs.keys().map(String::as_str);
+        let apart = keeps_apart(names, own_ids) && self.impostor().is_none();
         let named = self.programs.keys().map(|name| format!("isolation.{name}"));
         named
             .chain(apart.then_some(untrusted))
@@ -469,6 +474,13 @@ fn enter(command: &mut Command, doors: Vec<File>, isolated: bool) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Whether these isolations keep a stranger's script from what the worker's user owns: somebody on the node may hand it
+/// a descriptor of that, and Landlock has no say in modes and owners. No descriptor leads into a machine.
+fn keeps_apart<'a>(isolations: impl Iterator<Item = &'a str>, own_ids: bool) -> bool {
+    let mut names = isolations.filter(|name| *name != NONE).peekable();
+    names.peek().is_some() && names.all(|name| own_ids || name == MACHINE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -505,14 +517,19 @@ mod tests {
         // Somebody's own is called, whatever it is called.
         assert!(!all.is_nothing(all.program(NONE).unwrap()));
         assert_eq!(
-            find(&["good"]).unwrap().labels().collect::<Vec<_>>(),
+            find(&["good"]).unwrap().labels(true).collect::<Vec<_>>(),
             ["isolation.good", "untrusted"]
         );
         // "One that is called namespace, lxc or vm and is not ours is given to no stranger", nor is anything beside it.
-        let labels: Vec<_> = find(&["good", "vm"]).unwrap().labels().collect();
+        let labels: Vec<_> = find(&["good", "vm"]).unwrap().labels(true).collect();
         assert_eq!(labels, ["isolation.good", "isolation.vm"]);
+        // "A worker that is not root takes no scripts of strangers": what a friend hands them would be its user's.
+        let labels: Vec<_> = find(&["good"]).unwrap().labels(false).collect();
+        assert_eq!(labels, ["isolation.good"]);
+        assert!(keeps_apart([NONE, MACHINE].into_iter(), false) && keeps_apart(["namespace"].into_iter(), true));
+        assert!(!keeps_apart([MACHINE, "namespace"].into_iter(), false) && !keeps_apart([NONE].into_iter(), true));
         // Not ours, so nobody knows what network it makes; and without an environment nothing of strangers is run.
-        let labels: Vec<_> = find(&["none"]).unwrap().labels().collect();
+        let labels: Vec<_> = find(&["none"]).unwrap().labels(true).collect();
         assert_eq!(labels, ["isolation.none"]);
         // What it says last is the reason: here that the verb that it was asked with is no date, wherever the test runs.
         let why = find(&["bad"]).unwrap_err();
