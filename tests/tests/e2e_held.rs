@@ -1,7 +1,8 @@
-//! Files of jobs that somebody holds up: their owners by leases, and whoever may write by a write that never ends. The
-//! programs that steer go on with all others.
+//! Files that somebody holds up: their owners by leases, and whoever may write by a write that never ends. Of what is
+//! written to each user has an inode of his own, so he meets nobody else; what is held up all the same holds up no other.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use distcifs_tests::github::{Receiver, fresh, job, push};
@@ -10,9 +11,11 @@ use distcifs_tests::programs::{self, compile};
 use distcifs_tests::shell::Sh;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Mount, Worker, wait_for};
+use nix::mount::{MntFlags, umount2};
 use serde_json::json;
 
-const MALLORY: u32 = 61_002;
+/// A user of every Debian who is not root, and has tasks.
+const MALLORY: u32 = 1;
 
 /// What was held is looked at again every half minute at least.
 const AGAIN: Duration = Duration::from_secs(90);
@@ -20,15 +23,31 @@ const AGAIN: Duration = Duration::from_secs(90);
 /// Two full minutes and what comes before.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Holds files until it is dropped: by leases, as Mallory, or as root by a write from a memory that never answers.
-fn hold(mount: &Mount, how: &str, files: &[String]) -> Sh {
+/// Who holds.
+#[derive(Clone, Copy)]
+enum By {
+    /// The user of the programs that steer.
+    Root,
+    /// Another user.
+    Mallory,
+}
+
+/// Compiles the program that holds files.
+fn holder(mount: &Mount) -> String {
     let program = mount.out().join("hold");
     if !program.exists() {
         compile("hold.c", &[], &program);
     }
-    let (program, id) = (program.display().to_string(), MALLORY.to_string());
+    program.display().to_string()
+}
+
+/// Holds files until it is dropped: by leases, or one by a write from a memory that never answers.
+fn hold(mount: &Mount, by: By, how: &str, files: &[String]) -> Sh {
+    let (program, id) = (holder(mount), MALLORY.to_string());
+    // Such a memory is root's to make here; whoever may mount a FUSE has one without.
     let mut words = vec!["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
-    words.retain(|_| how == "lease");
+    words.extend(["--inh-caps", "+sys_ptrace", "--ambient-caps", "+sys_ptrace"]);
+    words.retain(|_| matches!(by, By::Mallory));
     words.extend([program.as_str(), how]);
     words.extend(files.iter().map(String::as_str));
     let holder = mount.start_words(&words);
@@ -60,7 +79,7 @@ fn the_receiver_goes_on_when_a_configuration_is_leased() {
     to_mallory(&mount, "mine");
     let receiver = Receiver::start(&mount, &["--owner", &MALLORY.to_string()]);
     receiver.wait_jobs(1);
-    let holder = hold(&mount, "lease", &["jobs/mine/config.json".to_owned()]);
+    let holder = hold(&mount, By::Root, "lease", &["jobs/mine/config.json".to_owned()]);
     // A rename opens nothing of what it replaces.
     fs::write(mount.out().join("new"), json!({ "tasks": [] }).to_string()).expect("own folder");
     mount.run(&format!(
@@ -92,8 +111,8 @@ fn a_delivery_builds_what_is_not_held_up() {
     to_mallory(&mount, "held");
     let receiver = Receiver::start(&mount, &["--owner", &MALLORY.to_string()]);
     receiver.wait_jobs(3);
-    let _held = hold(&mount, "lease", &["jobs/held/trigger".to_owned()]);
-    let stands = hold(&mount, "write", &["jobs/stands/trigger".to_owned()]);
+    let _held = hold(&mount, By::Root, "lease", &["jobs/held/trigger".to_owned()]);
+    let stands = hold(&mount, By::Root, "write", &["jobs/stands/trigger".to_owned()]);
     for count in 1..=2 {
         receiver.deliver("push", &fresh(&push("refs/heads/master")));
         assert_eq!((builds(&mount, "other"), builds(&mount, "held")), (count, 0));
@@ -115,7 +134,7 @@ fn builds_go_on_while_others_are_leased() {
     to_mallory(&mount, "held");
     let held: Vec<u64> = (0..16).map(|_| mount.trigger("held", "")).collect();
     let records = held.iter().map(|n| format!("jobs/held/builds/{n}/build.json"));
-    let holder = hold(&mount, "lease", &records.collect::<Vec<_>>());
+    let holder = hold(&mount, By::Mallory, "lease", &records.collect::<Vec<_>>());
     wait_for("word of the leases", USUAL, || {
         workers[0].complaints().matches("by a lease").count() == 16
     });
@@ -142,8 +161,8 @@ fn the_schedule_of_others_goes_on() {
         .for_each(|name| mount.job(name, &every));
     to_mallory(&mount, "a-held");
     let cron = Worker::start(&mount, "cron", &[]);
-    let held = hold(&mount, "lease", &["jobs/a-held/trigger".to_owned()]);
-    let stands = hold(&mount, "write", &["jobs/b-stands/trigger".to_owned()]);
+    let held = hold(&mount, By::Root, "lease", &["jobs/a-held/trigger".to_owned()]);
+    let stands = hold(&mount, By::Root, "write", &["jobs/b-stands/trigger".to_owned()]);
     wait_for("two minutes of the job that nobody holds", LIMIT / 2, || {
         builds(&mount, "z-good") >= 2
     });
@@ -171,7 +190,7 @@ fn a_worker_in_sh_goes_on_to_the_next_ticket() {
     let mine = ticket("mine");
     wait_for("the first ticket", USUAL, || mount.has(&mine));
     let files = ["timeout", "owner", ".wait"].map(|name| format!("{mine}/{name}"));
-    let _holder = hold(&mount, "lease", &files);
+    let _holder = hold(&mount, By::Root, "lease", &files);
     let good = ticket("good");
     wait_for("the second ticket", USUAL, || mount.has(&good));
     let sh = programs::project().join("workers/worker.sh");
@@ -179,4 +198,91 @@ fn a_worker_in_sh_goes_on_to_the_next_ticket() {
     fs::write(mount.out().join("toy"), text).expect("own folder");
     let _toy = mount.start("exec sh $OUT/toy $M --as root");
     assert_eq!(mount.wait_state_within("good", 1, AGAIN / 2), "success");
+}
+
+/// "A user meets nobody but himself": who may post, trigger and steer holds up nobody else who does, and who owns a job
+/// no program that reads it.
+#[test]
+fn whoever_may_write_holds_up_himself_alone() {
+    let mount = Mount::new();
+    mount.shell_job("good", &["echo one"]);
+    mount.shell_job("mine", &["sleep 600"]);
+    mount.job("stands", &json!({ "tasks": [] }).to_string());
+    to_mallory(&mount, "mine");
+    mount.run("chmod 777 tickets/execute-shell && chmod 666 jobs/stands/trigger");
+    let _workers = Worker::usual(&mount, 2);
+    let n = mount.trigger("mine", "");
+    wait_for("the build that is held", USUAL, || mount.state("mine", n) == "running");
+    let posts = "tickets/execute-shell/.post".to_owned();
+    let triggers = "jobs/stands/trigger".to_owned();
+    let words = format!("jobs/mine/builds/{n}/ctl");
+    let _writes = [posts, triggers, words.clone()].map(|file| hold(&mount, By::Mallory, "write", &[file]));
+    let leased = ["jobs/mine/config.json", "jobs/mine/enabled", "jobs/mine/trigger"].map(str::to_owned);
+    let _leases = hold(&mount, By::Mallory, "lease", &leased);
+    mount.build("good", "", "success");
+    mount.build("stands", "", "success");
+    mount.run(&format!("timeout 20 cat {} > /dev/null", leased[..2].join(" ")));
+    mount.run(&format!("echo abort > {words}"));
+    assert_eq!(mount.wait_state_within("mine", n, AGAIN), "aborted");
+}
+
+/// A FUSE whose files never answer, with who serves it.
+struct Memory {
+    folder: PathBuf,
+    server: Option<Sh>,
+}
+
+impl Memory {
+    fn new(mount: &Mount) -> Memory {
+        let folder = mount.out().join("memory");
+        fs::create_dir(&folder).expect("own folder");
+        let server = mount.start_words(&[&holder(mount), "serve", &folder.display().to_string()]);
+        wait_for("a memory", USUAL, || server.so_far().contains("held"));
+        Memory {
+            folder,
+            server: Some(server),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // With its server it answers that it is away.
+        drop(self.server.take());
+        umount2(&self.folder, MntFlags::MNT_DETACH).expect("it is mounted");
+    }
+}
+
+/// The same of a claim: a script without isolation leaves writes behind that nobody can kill, to what its worker writes.
+/// The worker ends the task and takes the next ticket.
+#[test]
+fn a_script_without_isolation_holds_up_no_worker() {
+    let mount = Mount::new();
+    let (program, memory) = (holder(&mount), Memory::new(&mount));
+    let held = mount.out().join("said");
+    fs::create_dir(&held).expect("own folder");
+    let (folder, held) = (memory.folder.display(), held.display());
+    mount.run(&format!("chmod a+rx $OUT $OUT/hold && chmod 777 {held}"));
+    let _control = Worker::start(&mount, "build-control", &[]);
+    let shell = Worker::start_as(&mount, "execute-shell", &["--isolation", "none", "--as", "root"]);
+    // The ticket's folder is that of its working folder.
+    let script = format!(
+        "cd ..; for file in console result; do {program} through {folder}/f $file >{held}/$file 2>&1 & done
+         until grep -q held {held}/console && grep -q held {held}/result; do sleep 0.1; done; echo ended"
+    );
+    let mut task = shell_task(&script);
+    task["isolation"] = json!("none");
+    let config = json!({ "allow": { "isolation": ["none"] }, "tasks": [task] }).to_string();
+    mount.job("mine", &config);
+    to_mallory(&mount, "mine");
+    let n = mount.trigger("mine", "");
+    assert_eq!(
+        mount.wait_state_within("mine", n, AGAIN),
+        "success",
+        "{}",
+        mount.why("mine", n)
+    );
+    mount.shell_job("good", &["echo good"]);
+    mount.build("good", "", "success");
+    assert!(shell.alive(), "{}", shell.complaints());
 }

@@ -200,21 +200,23 @@ impl Tree {
         })))
     }
 
-    /// The answer to a lookup that found this node.
-    pub(crate) async fn found(&self, node: &Node) -> Result<Found> {
+    /// The answer to a user's lookup that found this node.
+    pub(crate) async fn found(&self, node: &Node, uid: u32) -> Result<Found> {
         match node {
             Node::Published(id) => return Ok(self.of_generation(self.published.found(*id)?)),
             Node::Work(ino) => return self.work.found(*ino),
             _ => {}
         }
         let (mut attr, ttl) = self.attr(node).await?;
-        attr.ino = self.numbers.looked_up(node);
+        attr.ino = self.numbers.looked_up(node, uid);
         let name_ttl = match node {
+            // Whoever comes next may be another user.
+            node if node.is_apart() => NOT_AT_ALL,
             // With the name the kernel learns whose it is, which it asks for in no other way before a rmdir.
             Node::Job(_) | Node::Queue(_) | Node::Build(..) => self.shared_ttl(),
-            Node::Root | Node::Top(_) | Node::QueueFile(..) => LONG,
+            Node::Root | Node::Top(_) => LONG,
             node if written_file(node).is_some() => NOT_AT_ALL,
-            Node::JobFile(_, JobFile::Builds | JobFile::Trigger) | Node::BuildFile(..) => LONG,
+            Node::JobFile(..) | Node::BuildFile(..) => LONG,
             Node::Task(..) | Node::TaskFile(..) => LONG,
             Node::Ticket(ticket) => self.ticket_ttl(ticket),
             _ => NOT_AT_ALL,

@@ -71,7 +71,7 @@ impl Tree {
                     let owner = self.mover(caller, &job.uid).owner;
                     let id = self.scratch.make(maker, owner, &job.uid, name, mode, None)?;
                     let node = Node::Scratch(id);
-                    let found = self.found(&node).await?;
+                    let found = self.found(&node, caller.uid).await?;
                     Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
                 }
                 Some(file) => {
@@ -81,20 +81,20 @@ impl Tree {
                     self.make_anew(job, file, mode).await?;
                     // What was unlinked and is made anew begins empty, though it stays in force.
                     let opened = self.open_node(caller, node.clone(), flags | libc::O_TRUNC).await?;
-                    Ok((self.found(&node).await?, opened))
+                    Ok((self.found(&node, caller.uid).await?, opened))
                 }
             },
             Node::Ticket(ticket) => match TicketFile::parse(name) {
                 Some(TicketFile::Claim) => {
                     let held = self.make_claim(caller, ticket).await?;
                     let node = Node::TicketFile(ticket.clone(), TicketFile::Claim);
-                    let found = self.found(&node).await?;
+                    let found = self.found(&node, caller.uid).await?;
                     Ok((found, self.opened(caller, node, both, OpenKind::Claim(held))?))
                 }
                 Some(file) => {
                     let node = Node::TicketFile(ticket.clone(), file);
                     let opened = self.open_node(caller, node.clone(), flags).await?;
-                    Ok((self.found(&node).await?, opened))
+                    Ok((self.found(&node, caller.uid).await?, opened))
                 }
                 None => Err(Error::NotPermitted(format!("{}/{name}", ticket.key))),
             },
@@ -123,7 +123,7 @@ impl Tree {
                 name.as_str(),
             )
             .await?;
-        let found = self.found(&node).await?;
+        let found = self.found(&node, caller.uid).await?;
         Ok((
             found,
             self.opened(caller, node, both, OpenKind::Record(claim, name, Mutex::default()))?,

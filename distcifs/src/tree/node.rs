@@ -7,6 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
+use self::apart::Apart;
 use self::numbered::Numbered;
 use super::Ino;
 use super::view::Seen;
@@ -40,6 +41,8 @@ pub(crate) const PARAMS_MAX: usize = 4096;
 const SLOT_SEEN: u64 = 1;
 /// Slot of what is in the trash, in the same class.
 const SLOT_TRASHED: u64 = 2;
+/// Slot of files of which each user has one of his own, in the same class.
+const SLOT_APART: u64 = 3;
 /// First slot of tasks.
 const SLOT_TASKS: u64 = SLOT_PARAMS + PARAMS_MAX as u64;
 /// Slots of each task: 4,000 tasks fit.
@@ -426,6 +429,7 @@ pub struct Numbers {
     nodes: Mutex<Numbered<Name>>,
     seen: Mutex<Numbered<Seen>>,
     trashed: Mutex<Numbered<TrashId>>,
+    apart: Mutex<Numbered<Apart>>,
 }
 
 impl Default for Numbers {
@@ -437,6 +441,7 @@ impl Default for Numbers {
             nodes: Mutex::default(),
             seen: Mutex::default(),
             trashed: Mutex::default(),
+            apart: Mutex::default(),
         }
     }
 }
@@ -446,7 +451,7 @@ fn pack(class: u64, thing: u64, slot: u64) -> Ino {
 }
 
 impl Numbers {
-    /// The inode number of a node; 0 for one that has none of this arithmetic.
+    /// The inode number of a node, as all see it; 0 for one that has none of this arithmetic.
     pub fn ino(&self, node: &Node) -> Ino {
         let job = |job: &Arc<JobRef>, n: u64, slot: u64| {
             pack(CLASS_JOB, lock(&self.jobs).number(job) << BUILD_BITS | n, slot)
@@ -506,6 +511,7 @@ impl Numbers {
             }
             CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).value(thing).map(Node::Seen),
             CLASS_NODE if slot == SLOT_TRASHED => lock(&self.trashed).value(thing).map(Node::Trashed),
+            CLASS_NODE if slot == SLOT_APART => lock(&self.apart).value(thing).map(|apart| apart.node.clone()),
             CLASS_NODE => lock(&self.nodes).value(thing).map(Node::Alive),
             CLASS_PUBLISHED => Some(Node::Published(thing)),
             _ => Some(Node::Work(ino)),
@@ -536,10 +542,17 @@ impl Numbers {
         })
     }
 
-    /// The inode number that answers a lookup. Those of nodes of jobs, queues and tickets are counted, for
+    /// The inode number that answers a user's lookup. Those of nodes of jobs, queues and tickets are counted, for
     /// they are many and go again. Counted first: a number that was asked for before may be forgotten
     /// meanwhile, when the kernel drops an earlier lookup just as it looks again.
-    pub fn looked_up(&self, node: &Node) -> Ino {
+    pub fn looked_up(&self, node: &Node, uid: u32) -> Ino {
+        if let Some(apart) = Apart::of(node, uid) {
+            let mut all = lock(&self.apart);
+            all.count(&apart);
+            // Its job may have been renamed.
+            all.renew(&apart);
+            return pack(CLASS_NODE, all.number(&apart), SLOT_APART);
+        }
         match node {
             Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {
                 lock(&self.tickets).count(ticket);
@@ -570,11 +583,13 @@ impl Numbers {
             CLASS_JOB => lock(&self.jobs).forget(thing >> BUILD_BITS, count),
             CLASS_NODE if slot == SLOT_SEEN => lock(&self.seen).forget(thing, count),
             CLASS_NODE if slot == SLOT_TRASHED => lock(&self.trashed).forget(thing, count),
+            CLASS_NODE if slot == SLOT_APART => lock(&self.apart).forget(thing, count),
             _ => {}
         }
     }
 }
 
+mod apart;
 mod numbered;
 #[cfg(test)]
 mod tests;

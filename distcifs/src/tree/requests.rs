@@ -168,7 +168,7 @@ impl Tree {
                 Node::Published(id) => self.find_published(*id, name.as_bytes()).await?,
                 parent => self.find(caller, parent, utf8(name)?).await?,
             };
-            found = self.found(&node).await;
+            found = self.found(&node, caller.uid).await;
             if !matches!((&node, &found), (Node::Published(_), Err(Error::Stale(_)))) {
                 break;
             }
@@ -287,7 +287,7 @@ impl Tree {
         let node = self
             .make_folder(caller, &self.node(parent)?, utf8_new(&name)?, mode)
             .await?;
-        self.found(&node).await
+        self.found(&node, caller.uid).await
     }
 
     /// unlink.
@@ -321,7 +321,7 @@ impl Tree {
         }
         check_length(&name)?;
         let node = self.make_link(caller, &self.node(parent)?, utf8_new(&name)?, target.as_bytes())?;
-        self.found(&node).await
+        self.found(&node, caller.uid).await
     }
 
     /// rename; `flags` are those of renameat2(2).

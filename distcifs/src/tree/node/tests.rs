@@ -60,8 +60,8 @@ fn a_ticket() -> Node {
 fn a_ticket_is_forgotten_with_its_last_lookup() {
     let numbers = Numbers::default();
     let node = a_ticket();
-    let ino = numbers.looked_up(&node);
-    assert_eq!(numbers.looked_up(&node), ino);
+    let ino = numbers.looked_up(&node, 0);
+    assert_eq!(numbers.looked_up(&node, 0), ino);
     numbers.forget(ino, 1);
     assert!(numbers.node(ino).is_some());
     numbers.forget(ino, 1);
@@ -76,10 +76,10 @@ fn numbers_of_jobs_that_went_are_free_again() {
         Arc::new(JobRef { name, uid })
     };
     let numbers = Numbers::default();
-    let kept = numbers.looked_up(&Node::Job(job(0)));
+    let kept = numbers.looked_up(&Node::Job(job(0)), 0);
     for n in 1..20_000 {
-        let build = numbers.looked_up(&Node::Build(job(n), 1));
-        let folder = numbers.looked_up(&Node::Job(job(n)));
+        let build = numbers.looked_up(&Node::Build(job(n), 1), 0);
+        let folder = numbers.looked_up(&Node::Job(job(n)), 0);
         numbers.forget(build, 1);
         assert_eq!(numbers.node(folder), Some(Node::Job(job(n))));
         numbers.forget(folder, 1);
@@ -107,11 +107,56 @@ fn a_number_that_answers_a_lookup_is_known_until_that_is_forgotten() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for _ in 0..20_000 {
-                    let ino = numbers.looked_up(&node);
+                    let ino = numbers.looked_up(&node, 0);
                     assert_eq!(numbers.node(ino).as_ref(), Some(&node));
                     numbers.forget(ino, 1);
                 }
             });
         }
     });
+}
+
+/// "A user meets nobody but himself": what one user holds of a file is no other's inode, through a ticket either.
+#[test]
+fn each_user_has_files_that_are_written_to_for_himself() {
+    let numbers = Numbers::default();
+    let job = Arc::new(JobRef {
+        name: Name::new("a").unwrap(),
+        uid: "1".into(),
+    });
+    let Node::Ticket(ticket) = a_ticket() else { panic!() };
+    let queue = Arc::new(Name::new("q").unwrap());
+    let seen = |node| {
+        let ticket = ticket.clone();
+        Node::Seen(Arc::new(Seen { ticket, node }))
+    };
+    let trigger = Node::JobFile(job.clone(), JobFile::Trigger);
+    let own = [
+        trigger.clone(),
+        seen(trigger),
+        Node::JobFile(job.clone(), JobFile::Config),
+        Node::QueueFile(queue.clone(), QueueFile::Post),
+        Node::QueueFile(queue.clone(), QueueFile::Next),
+        Node::BuildFile(job.clone(), 1, BuildFile::Ctl),
+        Node::TicketFile(ticket.clone(), TicketFile::Result),
+        Node::TicketParam(ticket.clone(), 0),
+    ];
+    for node in own {
+        let (mine, yours) = (numbers.looked_up(&node, 1), numbers.looked_up(&node, 2));
+        assert_ne!(mine, yours, "{}", node.path());
+        assert_eq!(numbers.looked_up(&node, 1), mine, "{}", node.path());
+        assert_eq!(numbers.node(mine), Some(node.clone()));
+        numbers.forget(mine, 2);
+        assert_eq!((numbers.node(mine), numbers.node(yours)), (None, Some(node)));
+        numbers.forget(yours, 1);
+    }
+    assert_eq!(lock(&numbers.apart).len(), 0);
+    // Folders are one for all: whoever stands in one stands there.
+    for node in [
+        Node::Queue(queue),
+        Node::JobFile(job, JobFile::Builds),
+        Node::TicketFile(ticket, TicketFile::Params),
+    ] {
+        assert_eq!(numbers.looked_up(&node, 1), numbers.looked_up(&node, 2));
+    }
 }
