@@ -24,6 +24,7 @@ mod answer;
 mod attr;
 mod errno;
 mod folders;
+mod forgetting;
 mod passthrough;
 mod patience;
 mod replies;

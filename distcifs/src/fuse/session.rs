@@ -3,8 +3,8 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use fuser::{BackgroundSession, Config, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL};
@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Mount;
+use super::forgetting::{self, Lanes};
 use super::passthrough::Passthrough;
 use crate::tree::Invalidation;
 use crate::tree::requests::Tree;
@@ -63,6 +64,7 @@ pub fn mount(tree: Arc<Tree>, settings: &Settings, runtime: Handle) -> io::Resul
     let (stale_attributes, stale) = sync_channel(STALE_ATTRIBUTES_MAX);
     let (end, ended) = oneshot::channel();
     let invalidations = tree.invalidations();
+    let watched = Arc::downgrade(&tree);
     let filesystem = Mount {
         tree,
         runtime,
@@ -77,9 +79,14 @@ pub fn mount(tree: Arc<Tree>, settings: &Settings, runtime: Handle) -> io::Resul
     let notifier = session.notifier();
     if let Some(invalidations) = invalidations {
         let notifier = notifier.clone();
+        let lanes = Arc::new(Lanes::start(move |news| tell(news, &notifier))?);
+        let watch = Arc::downgrade(&lanes);
         thread::Builder::new()
             .name("invalidate".into())
-            .spawn(move || pass_on(invalidations, &notifier))?;
+            .spawn(move || pass_on(invalidations, &lanes))?;
+        thread::Builder::new()
+            .name("folders".into())
+            .spawn(move || watch_folders(&watched, &watch))?;
     }
     thread::Builder::new()
         .name("attributes".into())
@@ -175,14 +182,39 @@ pub(super) fn ask_kernel(config: &mut KernelConfig, passthrough: bool) -> bool {
 }
 
 /// Passes the tree's news on to the kernel until the tree is gone.
-fn pass_on(mut invalidations: mpsc::UnboundedReceiver<Invalidation>, notifier: &Notifier) {
+fn pass_on(mut invalidations: mpsc::UnboundedReceiver<Invalidation>, lanes: &Lanes) {
     while let Some(invalidation) = invalidations.blocking_recv() {
-        let told = match &invalidation {
-            Invalidation::Name { parent, name } => notifier.inval_entry(INodeNo(parent.0), name),
-            // The kernel writes changed pages first, which other threads serve.
-            Invalidation::Node(ino) | Invalidation::Pages(ino, _) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+        lanes.pass(invalidation);
+    }
+}
+
+/// Tells the kernel one piece of news; it may stand.
+fn tell(news: &Invalidation, notifier: &Notifier) {
+    let told = match news {
+        Invalidation::Name { parent, name } => notifier.inval_entry(INodeNo(parent.0), name),
+        // The kernel writes changed pages first, which other threads serve.
+        Invalidation::Node(ino) | Invalidation::Pages(ino, _) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+    };
+    explain(told, news);
+}
+
+/// Says which of the folders that all need stand, as somebody holds their lock, until the mount is gone.
+fn watch_folders(tree: &Weak<Tree>, lanes: &Weak<Lanes>) {
+    loop {
+        thread::sleep(forgetting::TRY_EVERY);
+        let (Some(tree), Some(lanes)) = (tree.upgrade(), lanes.upgrade()) else {
+            return;
         };
-        explain(told, &invalidation);
+        for ino in lanes.standing(forgetting::TRY_EVERY) {
+            let path = tree.path_of(ino).unwrap_or_else(|| format!("inode {:#x}", ino.0));
+            tracing::warn!(
+                "{path}: the kernel has taken no news of it for a minute: a process holds its lock, and who looks up a \
+                 name there stands. doc/security.md, 'A folder that somebody holds', says how to end that"
+            );
+        }
+        for folder in tree.shared_folders() {
+            lanes.try_folder(folder);
+        }
     }
 }
 

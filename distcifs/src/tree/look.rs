@@ -523,6 +523,12 @@ impl Tree {
         self.repository.tops.change_top(name, self.owned(0o755), change).await
     }
 
+    /// The folders in which everybody looks names up: `jobs`, and those of queues.
+    pub(crate) fn shared_folders(&self) -> Vec<Ino> {
+        let jobs = self.numbers.ino(&Node::Top(Top::Jobs));
+        [jobs].into_iter().chain(self.numbers.queue_folders()).collect()
+    }
+
     /// The inode number of a node's folder, for `..`.
     pub(crate) fn parent(&self, node: &Node) -> Ino {
         self.numbers.ino(&parent_node(node))

@@ -542,6 +542,12 @@ impl Numbers {
         })
     }
 
+    /// The folders of queues that have a number.
+    pub(crate) fn queue_folders(&self) -> Vec<Ino> {
+        let numbers = lock(&self.queues).numbers();
+        numbers.into_iter().map(|number| pack(CLASS_QUEUE, number, 0)).collect()
+    }
+
     /// The inode number that answers a user's lookup. Those of nodes of jobs, queues and tickets are counted, for
     /// they are many and go again. Counted first: a number that was asked for before may be forgotten
     /// meanwhile, when the kernel drops an earlier lookup just as it looks again.

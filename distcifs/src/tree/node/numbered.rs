@@ -85,6 +85,11 @@ impl<T: Hash + Eq> Numbered<T> {
         self.sweep_at = SWEEP_MIN.max(2 * self.by_number.len());
     }
 
+    /// All that are given.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.by_number.keys().copied().collect()
+    }
+
     pub(super) fn value(&self, number: u64) -> Option<Arc<T>> {
         self.by_number.get(&number).map(|(value, _)| value.clone())
     }
