@@ -10,6 +10,9 @@ pub const REF_BYTES_MAX: usize = 256;
 /// Longest name of a sender, bytes.
 pub const SENDER_BYTES_MAX: usize = 80;
 
+/// Digits that are kept of the commit before: they tell it from others of its ref.
+pub const BEFORE_DIGITS: usize = 16;
+
 /// Most senders of one build: who asked for it to be taken, whose repository it comes from, and who sent it.
 pub const SENDERS_MAX: usize = 3;
 
@@ -78,6 +81,10 @@ pub struct Source {
     /// The commit that is to be built, 40 or 64 hexadecimal digits in lower case.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub commit: String,
+    /// What the ref named before that, the first [`BEFORE_DIGITS`] digits of a commit: who is newer hangs on it. The
+    /// build's own ticket has it, and its entry has no room for it.
+    #[serde(skip)]
+    pub before: String,
     /// The ref that a pull request is to be merged into.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub base: String,
@@ -111,8 +118,8 @@ impl Source {
         *self == Source::default()
     }
 
-    /// Takes what a trigger says with `@event`, `@ref`, `@commit`, `@base`, `@trust` or `@sender`, each without its
-    /// `@`. An empty ref or commit says nothing. `false`: it is none of these.
+    /// Takes what a trigger says with `@event`, `@ref`, `@commit`, `@before`, `@base`, `@trust` or `@sender`, each
+    /// without its `@`. An empty ref or commit says nothing. `false`: it is none of these.
     ///
     /// # Errors
     /// What is wrong with the value, for people.
@@ -127,6 +134,8 @@ impl Source {
             "base" => self.base = checked_ref("@base", value)?,
             "commit" if value.is_empty() || is_commit(value) => self.commit = value.to_ascii_lowercase(),
             "commit" => return Err("@commit must be 40 or 64 hexadecimal digits".into()),
+            "before" if value.is_empty() || is_commit(value) => self.before = beginning(value),
+            "before" => return Err("@before must be 40 or 64 hexadecimal digits".into()),
             "trust" => {
                 self.untrusted = match value {
                     "trusted" => false,
@@ -147,6 +156,15 @@ impl Source {
         }
         Ok(true)
     }
+}
+
+/// The digits of a commit that tell it from others of its ref.
+pub fn beginning(commit: &str) -> String {
+    commit
+        .chars()
+        .take(BEFORE_DIGITS)
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 fn checked_ref(what: &str, value: &str) -> Result<String, String> {
@@ -179,6 +197,7 @@ mod tests {
             ("ref", ""),
             ("base", &long),
             ("commit", ""),
+            ("before", &"b".repeat(40)),
             ("commit", &"A1".repeat(20)),
             ("commit", &"a".repeat(64)),
             ("trust", "trusted"),

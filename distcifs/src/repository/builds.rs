@@ -195,11 +195,11 @@ impl Builds {
     /// Refuses a commit that is said by a user who may not: of a repository that shows forks, as GitHub's do, it may
     /// be a stranger's, and what it brings runs with the rights of the job's owner.
     pub(crate) fn check_commit(&self, job: &Job, source: &Source, uid: u32) -> Result<()> {
-        if source.commit.is_empty() || self.may_steer(job, uid) {
+        if source.commit.is_empty() && source.before.is_empty() || self.may_steer(job, uid) {
             return Ok(());
         }
         Err(Error::Access(format!(
-            "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit",
+            "jobs/{}/trigger: only the job's owner, root, and programs that steer say @commit and @before",
             job.name
         )))
     }
@@ -430,7 +430,11 @@ pub(crate) fn group_of(
         untrusted: source.untrusted,
     };
     let (member, _) = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
-    Ok(Some(member))
+    Ok(Some(if member.supersede.is_no() {
+        member
+    } else {
+        member.of_push(source)
+    }))
 }
 
 /// Why a build does not begin.

@@ -59,6 +59,8 @@ pub struct Event {
     pub pull_request: Option<u64>,
     /// The commit; a created tag does not tell it, nor does a pushed one that is of no commit.
     pub commit: Option<String>,
+    /// What the ref named before; a new one named nothing.
+    pub before: Option<String>,
     /// Who did it.
     pub sender: String,
     /// Who opened the pull request; empty if that is not said, and for a push.
@@ -95,6 +97,8 @@ pub struct Payload {
     master_branch: Option<IgnoredAny>,
     #[serde(default)]
     after: Option<String>,
+    #[serde(default)]
+    before: Option<String>,
     #[serde(default)]
     deleted: Option<bool>,
     #[serde(default)]
@@ -253,6 +257,7 @@ impl Payload {
         }
         let sender = self.sender.map(|user| user.login).unwrap_or_default();
         let repository = self.repository;
+        let before = self.before.filter(|before| before.bytes().any(|digit| digit != b'0'));
         let event = match kind {
             Kind::Ping => return Ok(Told::Ping),
             Kind::Other => return Ok(Told::Nothing("only push, pull_request and create are built")),
@@ -266,6 +271,7 @@ impl Payload {
                     kind: "push",
                     name,
                     commit: id.or(after),
+                    before,
                     skip: message.is_some_and(|message| asks_for_none(&message) || has_trailer(&message)),
                     ..Event::default()
                 }
@@ -288,7 +294,8 @@ impl Payload {
                     }
                 }
                 let pull = self.pull_request.ok_or("a pull_request has a pull_request")?;
-                pull.event(repository.as_ref())
+                let event = pull.event(repository.as_ref());
+                Event { before, ..event }
             }
         };
         let repository = repository.filter(|repository| !repository.full_name.is_empty());
@@ -320,9 +327,9 @@ impl Event {
         if let Some(fault) = faults.into_iter().flatten().next() {
             return Err(fault);
         }
-        match &self.commit {
-            Some(commit) if !is_commit(commit) => Err("a commit has 40 or 64 hexadecimal digits".into()),
-            _ => Ok(()),
+        match self.commit.iter().chain(&self.before).find(|commit| !is_commit(commit)) {
+            Some(_) => Err("a commit has 40 or 64 hexadecimal digits".into()),
+            None => Ok(()),
         }
     }
 }
@@ -436,6 +443,25 @@ mod tests {
             skipped["head_commit"]["message"] = message.into();
             assert_eq!(event("push", &skipped).skip, skip, "{message:?}");
         }
+    }
+
+    /// "`@before`, which every push has": a new branch has none, and neither has a pull request that is opened.
+    #[test]
+    fn a_push_says_what_the_ref_named_before() {
+        let before = |kind: &str, mut body: Value, before: &str| {
+            body["before"] = before.into();
+            event(kind, &body).before
+        };
+        let (old, none) = ("ec26c3e57ca3a959ca5aad62de7213c562f8c821", "0".repeat(40));
+        assert_eq!(before("push", push(), old).as_deref(), Some(old));
+        assert_eq!(before("push", push(), &none), None);
+        let mut more = pull_request();
+        more["action"] = "synchronize".into();
+        assert_eq!(before("pull_request", more, old).as_deref(), Some(old));
+        assert_eq!(event("pull_request", &pull_request()).before, None);
+        let mut odd = push();
+        odd["before"] = "main; id".into();
+        assert!(told("push", &odd).is_err());
     }
 
     #[test]

@@ -170,11 +170,13 @@ fn said(event: &Event) -> impl Iterator<Item = (&'static str, String)> {
         other => other,
     };
     let commit = event.commit.clone().unwrap_or_default();
+    let before = event.before.clone().unwrap_or_default();
     let base = event.base.clone().unwrap_or_default();
     let said = [
         ("@event", kind.to_owned()),
         ("@ref", event.name.clone()),
         ("@commit", commit),
+        ("@before", before),
         ("@base", base),
     ];
     said.into_iter()

@@ -23,6 +23,8 @@ pub(super) struct Grouped {
     n: u64,
     /// What it wants of older ones.
     supersede: Supersede,
+    /// The commit that it is of, and the one before it; empty where nobody said.
+    push: (String, String),
 }
 
 impl Grouped {
@@ -32,6 +34,7 @@ impl Grouped {
             digest: member.digest.clone(),
             waits: ticket.state == TicketState::Open && ticket.slot.is_none(),
             n: part.build,
+            push: (member.commit.clone(), member.before.clone()),
             // Who retries an old build may roll back by it, and a newer one may run: it makes an end of none.
             supersede: if part.run > 0 { Supersede::No } else { member.supersede },
         })
@@ -160,7 +163,8 @@ impl Board {
         let Some(tickets) = queues.get(&queue).map(|queue| &queue.tickets) else {
             return Vec::new();
         };
-        let of = |line: &Line| {
+        let of = |line| {
+            let line: &Line = line;
             let group = line.group.as_ref().filter(|group| group.digest == sides.group)?;
             let ours = line.state != TicketState::Finished && line.job.as_deref() == Some(&sides.uid);
             ours.then_some(Unfinished {
@@ -168,9 +172,10 @@ impl Board {
                 created: line.created,
                 waits: group.waits,
                 supersede: group.supersede,
+                push: (&group.push.0, &group.push.1),
             })
         };
-        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished>) =
+        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished<'_>>) =
             tickets.iter().filter_map(|(id, line)| Some((id, of(line)?))).unzip();
         let key = |at: usize| TicketKey {
             queue: queue.clone(),

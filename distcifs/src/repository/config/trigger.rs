@@ -57,7 +57,7 @@ pub struct TriggerRequest {
     pub key: Option<String>,
     /// The line of `@cause`, 1 to 512 bytes: why the build was started.
     pub cause: Option<String>,
-    /// What `@event`, `@ref`, `@commit`, `@base`, `@trust` and `@sender` say.
+    /// What `@event`, `@ref`, `@commit`, `@before`, `@base`, `@trust` and `@sender` say.
     pub source: Source,
     /// Which of the parameters were given, in their order: the others have their defaults.
     pub given: Vec<bool>,

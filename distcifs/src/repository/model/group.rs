@@ -1,9 +1,9 @@
 //! A group: builds, or tasks, that share a bound, and the places of those that run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use distcifs_settings::expand;
-use distcifs_settings::source::Source;
+use distcifs_settings::source::{Source, beginning};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -60,9 +60,21 @@ pub struct Member {
     pub supersede: Supersede,
     /// Its name, for people.
     pub name: String,
+    /// The commit that the build is of, its first digits, where older builds are superseded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
+    /// The one before it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub before: String,
 }
 
 impl Member {
+    /// The same of a build that comes from there.
+    pub(crate) fn of_push(self, source: &Source) -> Self {
+        let (commit, before) = (beginning(&source.commit), source.before.clone());
+        Member { commit, before, ..self }
+    }
+
     /// The group that a configuration names, with these parameters put in, and its whole name.
     ///
     /// # Errors
@@ -80,6 +92,8 @@ impl Member {
             limit: group.limit,
             supersede: group.supersede,
             name: shown(&text),
+            commit: String::new(),
+            before: String::new(),
         };
         Ok((member, text))
     }
@@ -197,7 +211,7 @@ pub(crate) struct Place {
 
 /// A ticket of a group that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unfinished {
+pub(crate) struct Unfinished<'a> {
     /// The build's number.
     pub(crate) n: u64,
     /// The ticket's place in the order of all.
@@ -206,6 +220,8 @@ pub(crate) struct Unfinished {
     pub(crate) waits: bool,
     /// What it wants of older ones.
     pub(crate) supersede: Supersede,
+    /// The commit that it is of, and the one before it; empty where nobody said.
+    pub(crate) push: (&'a str, &'a str),
 }
 
 /// What a newer build does to another.
@@ -220,8 +236,9 @@ pub(crate) struct Superseded {
 }
 
 /// Which builds of a job and a group newer ones make an end of. Newer is who has a higher number and came later: of
-/// a retry of an old build one of these is not true.
-pub(crate) fn superseded(builds: &[Unfinished]) -> Vec<Superseded> {
+/// a retry of an old build one of these is not true. One whose push came late makes an end of none.
+pub(crate) fn superseded(builds: &[Unfinished<'_>]) -> Vec<Superseded> {
+    let late = late(builds);
     let mut order: Vec<usize> = (0..builds.len()).collect();
     order.sort_unstable_by_key(|at| std::cmp::Reverse(builds[*at].created));
     // The highest numbers of those that came later, and want those to end that wait, or that run too.
@@ -235,6 +252,7 @@ pub(crate) fn superseded(builds: &[Unfinished]) -> Vec<Superseded> {
             ended.push(Superseded { at, by, though_it_runs });
         }
         match build.supersede {
+            _ if late.contains(&at) => {}
             Supersede::No => {}
             Supersede::Pending => waiting = waiting.max(build.n),
             Supersede::Running => (waiting, running) = (waiting.max(build.n), running.max(build.n)),
@@ -340,7 +358,7 @@ mod tests {
         assert_eq!(free(&["0", "1", "x"], 3), Some(2));
     }
 
-    fn build(n: u64, created: u64, waits: bool, supersede: Supersede) -> Unfinished {
+    fn build(n: u64, created: u64, waits: bool, supersede: Supersede) -> Unfinished<'static> {
         Unfinished {
             n,
             created,
@@ -370,6 +388,7 @@ mod tests {
             ]
         };
         assert_eq!(ended(&three(No)), []);
+            push: ("", ""),
         assert_eq!(ended(&three(Pending)), [(2, 3)]);
         assert_eq!(ended(&three(Running)), [(1, 3), (2, 3)]);
         // A retry of build 5 came after build 9: neither is newer.
@@ -377,6 +396,31 @@ mod tests {
         assert_eq!(ended(&retried), []);
         let later = [retried[0], retried[1], build(10, 3, true, Running)];
         assert_eq!(ended(&later), [(5, 10), (9, 10)]);
+    /// "A push that is told after the one that followed it ends no build."
+    #[test]
+    fn a_push_that_was_told_late_ends_none() {
+        let of = |n: u64, push: (&'static str, &'static str)| Unfinished {
+            push,
+            ..build(n, n, true, Supersede::Running)
+        };
+        let ended = |builds: &[Unfinished<'_>]| -> Vec<u64> {
+            let mut ended: Vec<u64> = superseded(builds).iter().map(|ended| builds[ended.at].n).collect();
+            ended.sort_unstable();
+            ended
+        };
+        let in_order = [of(1, ("b", "a")), of(2, ("c", "b")), of(3, ("d", "c"))];
+        assert_eq!(ended(&in_order), [1, 2]);
+        // The push to c was told first, then the one to b.
+        assert!(ended(&[of(1, ("c", "b")), of(2, ("b", "a"))]).is_empty());
+        // One that comes after both ends both.
+        let after = [of(1, ("c", "b")), of(2, ("b", "a")), of(3, ("d", "c"))];
+        assert_eq!(ended(&after), [1, 2]);
+        // To b, and back to a: the later one is newer. So is the same commit again, and what says nothing.
+        assert_eq!(ended(&[of(1, ("b", "a")), of(2, ("a", "b"))]), [1]);
+        assert_eq!(ended(&[of(1, ("b", "a")), of(2, ("b", "a"))]), [1]);
+        assert_eq!(ended(&[of(1, ("b", "")), of(2, ("", ""))]), [1]);
+    }
+
         // What the newest wants counts for those that are older than it, and what others want as well.
         let mixed = [
             build(1, 1, false, Running),

@@ -278,6 +278,11 @@ fn a_trigger_has_what_the_job_declares() {
         json!({ "@key": "k", "@cause": format!("github push Octo/hello {ABC} refs/heads/main cat"),
             "@event": "push", "@ref": "refs/heads/main", "@commit": ABC })
     );
+    let after_another = Event {
+        before: Some(DEF.into()),
+        ..push("refs/heads/main")
+    };
+    assert_eq!(trigger(&job(json!({})), &after_another)["@before"], DEF);
     let odd = "refs/heads/$(touch x)\n@key=y;`z`";
     let found = trigger(&job(json!({ "ref": "" })), &push(odd));
     assert_eq!(found["ref"], odd);

@@ -19,6 +19,7 @@ fn longest(name: &str) -> Live {
     let source = Source {
         event: distcifs_settings::source::Event::PullRequest,
         name: said.clone(),
+        before: String::new(),
         commit: DIGEST.into(),
         base: said,
         untrusted: true,
