@@ -23,6 +23,7 @@ use super::model::ticket::{CONTROL_QUEUE, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
 use super::wakers::{Wakers, open_key};
 
+mod bounds;
 mod figures;
 mod groups;
 mod turns;
@@ -257,6 +258,10 @@ impl Board {
             .as_ref()
             .filter(|line| old.is_none() && line.state == TicketState::Claimed);
         let sides = new.and_then(Line::sides);
+        // What is bounded otherwise waits for the end of each build of its job that is older.
+        let has_ended = |line: &&Line| line.state != TicketState::Finished && key.queue.as_str() == CONTROL_QUEUE;
+        let ended = old.as_ref().filter(has_ended).and_then(|line| line.job.clone());
+        let ended = ended.filter(|_| line.as_ref().is_none_or(|line| line.state == TicketState::Finished));
         let open = line.filter(|line| line.state == TicketState::Open);
         if let Some(line) = open {
             queue.open.insert(&line.lane, line.created, key.id.clone());
@@ -268,10 +273,8 @@ impl Board {
             drop(queues);
             sides.into_iter().for_each(|sides| self.note_sides(sides));
             // It is out of the way of the next one.
-            in_the_way
-                .filter(|_| was_open)
-                .iter()
-                .for_each(|bound| self.unpark(bound));
+            let freed = in_the_way.filter(|_| was_open).into_iter().chain(ended);
+            freed.for_each(|bound| self.unpark(&bound));
         }
         old.map(|line| line.state)
     }
@@ -355,7 +358,10 @@ impl Board {
         };
         let Some(line) = queue.tickets.get(&key.id) else { return };
         queue.open.remove(&line.lane, line.created);
-        let bound = line.bound_by(&key.queue).unwrap_or_default().to_owned();
+        // It is opened again when one of its job has ended, where it waits for one that is bounded otherwise.
+        let of_job = line.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
+        let of_job = of_job.filter(|_| queue.of_another_bound(line).is_some());
+        let bound = of_job.or(line.bound_by(&key.queue)).unwrap_or_default().to_owned();
         queue
             .parked
             .entry(bound)

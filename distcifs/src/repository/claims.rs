@@ -276,6 +276,9 @@ pub(crate) trait Outlook: Send + Sync {
     fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId>;
     /// Whether a newer build makes an end of the one that a ticket is of, as far as is known here.
     fn is_superseded(&self, key: &TicketKey) -> bool;
+    /// The oldest build that one waits for, as its job's bound was another when that was triggered, as far as is known
+    /// here.
+    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey>;
     /// How long to wait before a ticket is repaired here.
     fn repair_delay(&self, key: &TicketKey) -> Duration;
 }

@@ -17,7 +17,7 @@ use super::model::json::{from_json, to_json};
 use super::model::keys::{EPOCH, FORMAT, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
-use super::model::ticket::{Part, Ticket, TicketKey, control_key};
+use super::model::ticket::{Part, Posted, Ticket, TicketKey, control_key};
 use super::names::{Name, TicketId};
 use super::store::{Store, session_of};
 use super::turns::Turns;
@@ -107,6 +107,10 @@ impl Outlook for Nodes {
 
     fn is_superseded(&self, key: &TicketKey) -> bool {
         self.board.is_superseded(key)
+    }
+
+    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey> {
+        self.board.of_another_bound(key, posted)
     }
 
     fn repair_delay(&self, key: &TicketKey) -> Duration {

@@ -33,6 +33,7 @@ mod groups;
 mod guards;
 mod holes;
 mod owners;
+mod rebound;
 mod refused;
 mod removed;
 mod rename;

@@ -4,7 +4,7 @@ use super::Claims;
 use crate::repository::config::Task;
 use crate::repository::core::bounded;
 use crate::repository::model::build::Live;
-use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, values};
+use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, is_bounded_otherwise, values};
 use crate::repository::model::keys::Key;
 use crate::repository::model::plan::Plan;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketKey, TicketState, queue_path};
@@ -27,6 +27,11 @@ impl Claims {
         if ticket.slot.is_some() {
             return Ok(None);
         }
+        if let Some(older) = self.bounded_otherwise(key, posted).await? {
+            return Err(Error::Busy(format!(
+                "{key}: it waits for {older}, as the concurrency or the owner of its job was another then"
+            )));
+        }
         if let Some(member) = &ticket.group {
             let place = self.place_in(key, posted, member).await?;
             let busy = || Error::Busy(format!("{key}: it waits for a place in the group {}", member.name));
@@ -44,6 +49,27 @@ impl Claims {
                 part.job
             ))),
         }
+    }
+
+    /// The oldest build that one waits for that needs a place, as the bound of its job was another when that was
+    /// triggered: the places of the one are none of the other's.
+    async fn bounded_otherwise(&self, key: &TicketKey, posted: &Posted) -> Result<Option<TicketKey>> {
+        let ticket = &posted.ticket;
+        let is_bounded = match (&ticket.group, &ticket.part) {
+            _ if !ticket.is_control() => false,
+            (Some(_), _) => true,
+            (None, Some(part)) => self.builds.concurrency_of(part).await?.is_some(),
+            (None, None) => false,
+        };
+        if !is_bounded {
+            return Ok(None);
+        }
+        if let Some(older) = self.outlook.of_another_bound(key, posted) {
+            return Ok(Some(older));
+        }
+        let otherwise =
+            |other: &Posted| other.ticket.state != TicketState::Finished && is_bounded_otherwise(&other.ticket, ticket);
+        self.older_unheard(key, posted, otherwise).await
     }
 
     /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
@@ -72,9 +98,22 @@ impl Claims {
     /// it waits for none.
     pub(crate) async fn waits_in_group(&self, key: &TicketKey, posted: &Posted) -> Result<Option<String>> {
         let ticket = &posted.ticket;
-        let (Some(member), None, TicketState::Open) = (&ticket.group, ticket.slot, ticket.state) else {
+        if ticket.slot.is_some() || ticket.state != TicketState::Open {
             return Ok(None);
-        };
+        }
+        if let Some(older) = self.bounded_otherwise(key, posted).await?
+            && let Some(part) = self
+                .tickets
+                .get_sound(&older)
+                .await?
+                .and_then(|older| older.ticket.part)
+        {
+            let name = self.groups.name_of(&Holder::of(&older, &part));
+            return Ok(Some(format!(
+                "waits for {name} to end, which was triggered with another concurrency or owner of the job"
+            )));
+        }
+        let Some(member) = &ticket.group else { return Ok(None) };
         let holders = self.groups.holders(&member.digest, NAMES_MAX).await?;
         let older = self.older_that_wait(key, posted, member).await?;
         if older.is_empty() && holders.len() < usize::try_from(member.limit).unwrap_or(usize::MAX).min(NAMES_MAX) {
@@ -126,13 +165,24 @@ impl Claims {
         Ok(names)
     }
 
-    /// Whether an older ticket of the same queue waits for a place of a group. Whoever sees a ticket sees those that
-    /// were posted before it: of these the board may not have heard.
+    /// Whether an older ticket of the same queue waits for a place of a group.
     async fn waits_before(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<bool> {
         let known = self.outlook.waiting(&key.queue, &member.digest, posted.created);
         if known.iter().any(|id| *id != key.id) {
             return Ok(true);
         }
+        let before = |other: &Posted| other.ticket.waits_in(member);
+        Ok(self.older_unheard(key, posted, before).await?.is_some())
+    }
+
+    /// An older ticket of the same queue that is so, of those that the board has not heard of: whoever sees a ticket
+    /// sees those that were posted before it.
+    async fn older_unheard(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        is: impl Fn(&Posted) -> bool,
+    ) -> Result<Option<TicketKey>> {
         let path = queue_path(&key.queue);
         let names = bounded(&path, self.store.coordination.children(&path)).await?;
         let ids = names.iter().filter_map(|name| TicketId::new(name)).collect();
@@ -146,16 +196,16 @@ impl Claims {
             .collect();
         for keys in unknown.chunks(READS_MAX) {
             self.store.read_ahead(keys.iter().map(TicketKey::path)).await?;
-            for other in keys {
-                let Some(other) = self.tickets.get_sound(other).await? else {
+            for other_key in keys {
+                let Some(other) = self.tickets.get_sound(other_key).await? else {
                     continue;
                 };
-                if other.ticket.waits_in(member) && other.created < posted.created {
-                    return Ok(true);
+                if other.created < posted.created && is(&other) {
+                    return Ok(Some(other_key.clone()));
                 }
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Whether a ticket could be claimed as far as places go.

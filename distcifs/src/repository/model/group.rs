@@ -261,6 +261,34 @@ pub(crate) fn superseded(builds: &[Unfinished<'_>]) -> Vec<Superseded> {
     ended
 }
 
+/// The builds whose push was told after the one that followed it: that one says that theirs came before. Of two that
+/// say so of each other, as after a push that was taken back, neither is late.
+fn late(builds: &[Unfinished<'_>]) -> HashSet<usize> {
+    let mut after: HashMap<&str, Vec<&Unfinished<'_>>> = HashMap::new();
+    for build in builds.iter().filter(|build| !build.push.1.is_empty()) {
+        after.entry(build.push.1).or_default().push(build);
+    }
+    let is_late = |build: &Unfinished<'_>| {
+        let follows = |other: &&Unfinished<'_>| other.created < build.created && other.push.0 != build.push.1;
+        after.get(build.push.0).is_some_and(|others| others.iter().any(follows))
+    };
+    let all = builds.iter().enumerate();
+    all.filter(|(_, build)| is_late(build)).map(|(at, _)| at).collect()
+}
+
+/// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other is
+/// not, or their groups are those of two owners.
+pub(crate) fn is_bounded_otherwise(one: &Ticket, other: &Ticket) -> bool {
+    let job = |ticket: &Ticket| ticket.part.as_ref().map(|part| part.uid.clone());
+    let builds = one.is_control() && other.is_control() && one.untrusted == other.untrusted;
+    builds
+        && job(one) == job(other)
+        && match (&one.group, &other.group) {
+            (Some(_), Some(_)) => one.owner != other.owner,
+            (one, other) => one.is_some() != other.is_some(),
+        }
+}
+
 /// Whose group a ticket's is.
 pub(crate) fn sharing(ticket: &Ticket) -> Sharing {
     Sharing {
@@ -360,6 +388,7 @@ mod tests {
 
     fn build(n: u64, created: u64, waits: bool, supersede: Supersede) -> Unfinished<'static> {
         Unfinished {
+            push: ("", ""),
             n,
             created,
             waits,
@@ -367,35 +396,6 @@ mod tests {
         }
     }
 
-    /// "With `supersede` `pending` a newer build of the job ends those that wait, with `running` those that run
-    /// too. Newer is a build with a higher number that was triggered later."
-    #[test]
-    fn newer_builds_end_older_ones() {
-        use Supersede::{No, Pending, Running};
-        let ended = |builds: &[Unfinished]| {
-            let mut ended: Vec<(u64, u64)> = superseded(builds)
-                .into_iter()
-                .map(|ended| (builds[ended.at].n, ended.by))
-                .collect();
-            ended.sort_unstable();
-            ended
-        };
-        let three = |mode| {
-            [
-                build(1, 1, false, mode),
-                build(2, 2, true, mode),
-                build(3, 3, true, mode),
-            ]
-        };
-        assert_eq!(ended(&three(No)), []);
-            push: ("", ""),
-        assert_eq!(ended(&three(Pending)), [(2, 3)]);
-        assert_eq!(ended(&three(Running)), [(1, 3), (2, 3)]);
-        // A retry of build 5 came after build 9: neither is newer.
-        let retried = [build(9, 1, false, Running), build(5, 2, true, Running)];
-        assert_eq!(ended(&retried), []);
-        let later = [retried[0], retried[1], build(10, 3, true, Running)];
-        assert_eq!(ended(&later), [(5, 10), (9, 10)]);
     /// "A push that is told after the one that followed it ends no build."
     #[test]
     fn a_push_that_was_told_late_ends_none() {
@@ -421,6 +421,34 @@ mod tests {
         assert_eq!(ended(&[of(1, ("b", "")), of(2, ("", ""))]), [1]);
     }
 
+    /// "With `supersede` `pending` a newer build of the job ends those that wait, with `running` those that run
+    /// too. Newer is a build with a higher number that was triggered later."
+    #[test]
+    fn newer_builds_end_older_ones() {
+        use Supersede::{No, Pending, Running};
+        let ended = |builds: &[Unfinished]| {
+            let mut ended: Vec<(u64, u64)> = superseded(builds)
+                .into_iter()
+                .map(|ended| (builds[ended.at].n, ended.by))
+                .collect();
+            ended.sort_unstable();
+            ended
+        };
+        let three = |mode| {
+            [
+                build(1, 1, false, mode),
+                build(2, 2, true, mode),
+                build(3, 3, true, mode),
+            ]
+        };
+        assert_eq!(ended(&three(No)), []);
+        assert_eq!(ended(&three(Pending)), [(2, 3)]);
+        assert_eq!(ended(&three(Running)), [(1, 3), (2, 3)]);
+        // A retry of build 5 came after build 9: neither is newer.
+        let retried = [build(9, 1, false, Running), build(5, 2, true, Running)];
+        assert_eq!(ended(&retried), []);
+        let later = [retried[0], retried[1], build(10, 3, true, Running)];
+        assert_eq!(ended(&later), [(5, 10), (9, 10)]);
         // What the newest wants counts for those that are older than it, and what others want as well.
         let mixed = [
             build(1, 1, false, Running),

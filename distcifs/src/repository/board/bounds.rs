@@ -1,0 +1,39 @@
+//! Builds of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
+
+use super::{Board, Line, Queue};
+use crate::repository::core::lock;
+use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, TicketKey, TicketState};
+use crate::repository::names::TicketId;
+
+impl Line {
+    /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other
+    /// is not, or their groups are those of two owners.
+    fn is_bounded_otherwise(&self, other: &Line) -> bool {
+        let same = self.job.is_some() && self.job == other.job && self.untrusted == other.untrusted;
+        same && match (&self.group, &other.group) {
+            (Some(_), Some(_)) => self.lane.owner != other.lane.owner,
+            (one, another) => one.is_some() != another.is_some(),
+        }
+    }
+}
+
+impl Queue {
+    /// The oldest build that one waits for, as it is older, has not ended, and is bounded otherwise.
+    pub(super) fn of_another_bound(&self, line: &Line) -> Option<TicketId> {
+        let before = |other: &Line| {
+            other.state != TicketState::Finished && other.created < line.created && line.is_bounded_otherwise(other)
+        };
+        let found = self.tickets.iter().filter(|(_, other)| before(other));
+        found.min_by_key(|(_, other)| other.created).map(|(id, _)| id.clone())
+    }
+}
+
+impl Board {
+    /// The oldest build that this one waits for, as its job's bound was another when that was triggered.
+    pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey> {
+        let queue = key.queue.clone();
+        let line = (queue.as_str() == CONTROL_QUEUE).then(|| Line::of(&posted.ticket, posted.created))?;
+        let id = lock(&self.queues).get(&queue)?.of_another_bound(&line)?;
+        Some(TicketKey { queue, id })
+    }
+}

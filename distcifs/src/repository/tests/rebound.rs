@@ -1,0 +1,59 @@
+//! A job whose `concurrency` becomes another while builds of it run.
+
+use super::*;
+use crate::backend::memory::Memory;
+use crate::repository::board::Asker;
+use crate::repository::model::ticket::CONTROL_QUEUE;
+
+/// Builds that are bounded by a number, and by a group.
+const NUMBERED: &str = r#"{"concurrency": 1, "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+const GROUPED: &str = r#"{"concurrency": {"group": "deploy"},
+    "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
+
+async fn reconfigure(repository: &Arc<Repository>, job: &Job, text: &'static str) {
+    let mut held = repository.configs.lock(job, true).await.unwrap();
+    let written = repository.configs.write(job, &mut held, text.into(), 0).await.unwrap();
+    assert!(written.is_ok(), "{written:?}");
+}
+
+/// "Builds of one bound and of another do not run beside each other": neither where a number becomes a group, nor
+/// where a group becomes a number. Whoever waits is woken.
+#[test]
+fn builds_of_before_end_before_those_of_another_bound_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let stores = Stores::alone(&Memory::new().mount());
+        let here = stores.open("here", dir.path()).await.unwrap();
+        let job = configured(&here, "a", NUMBERED).await.unwrap();
+        let trigger = async || here.builds.trigger(&job, b"", poster()).await.unwrap();
+        let mut runs = here.claims.claim(&control_key(&job, trigger().await), claimant()).await;
+        for text in [GROUPED, NUMBERED, GROUPED] {
+            reconfigure(&here, &job, text).await;
+            let n = trigger().await;
+            let claimed = here.claims.claim(&control_key(&job, n), claimant()).await;
+            assert!(matches!(claimed, Err(Error::Busy(_))), "{text}: {:?}", claimed.err());
+            let build = here.builds.build(&job, n).await.unwrap();
+            let words = format!(
+                "the build waits for jobs/a/builds/{} to end, which was triggered",
+                n - 1
+            );
+            let why = here.why(&build).await;
+            assert!(why.starts_with(&words), "{why}");
+            let waits = here.clone();
+            let waits = tokio::spawn(async move {
+                let asker = Asker {
+                    alive: Box::new(|()| true),
+                    may: Box::new(|_| true),
+                };
+                let queue = name(CONTROL_QUEUE);
+                waits.dispatcher.next(&queue, &[], claimant(), asker, PATIENCE).await
+            });
+            here.claims.finish(&runs.unwrap(), success()).await.unwrap();
+            // Sooner than all that waits is tried again.
+            let given = tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap().unwrap();
+            let given = given.unwrap();
+            assert_eq!(given.ticket.part.as_ref().unwrap().build, n);
+            runs = Ok(given);
+        }
+    });
+}
