@@ -62,17 +62,9 @@ impl Repository {
             Word::Unkeep => self.keep(job, n, Did::Unkept, who).await,
         };
         if matches!(done, Err(Error::NotFound(_))) {
-            self.heed_removal(job, n).await?;
+            Going::new(&self.builds, job, n).heed_if_over().await?;
         }
         done
-    }
-
-    /// Takes the line away of a build that a mount was removing when it died.
-    async fn heed_removal(&self, job: &Job, n: u64) -> Result<()> {
-        if self.builds.is_unfinished(job, n).await? {
-            return Ok(());
-        }
-        Going::new(&self.builds, job, n).heed().await
     }
 
     /// Stops a build: what is queued of it ends as aborted at once, what is claimed when its claimant
@@ -133,7 +125,7 @@ impl Repository {
     /// `None` if the record changed meanwhile.
     async fn live_again(&self, job: &Job, n: u64, who: Poster) -> Result<Option<(Live, Option<Member>)>> {
         let (Some(record), revision) = self.builds.stored_record(job, n).await? else {
-            self.heed_removal(job, n).await?;
+            Going::new(&self.builds, job, n).heed_if_over().await?;
             let stage = if self.builds.build(job, n).await?.aborting() {
                 "is being aborted"
             } else {
@@ -202,7 +194,7 @@ impl Repository {
             // Its line in the index comes after the record: nobody here removes both in between.
             let _turn = self.builds.records.turn(job.uid(), n).await?;
             let (Some(record), revision) = self.builds.stored_record(job, n).await? else {
-                self.heed_removal(job, n).await?;
+                Going::new(&self.builds, job, n).heed_if_over().await?;
                 continue;
             };
             let kept = steps::build::keep_record(&record, did, who.clone());

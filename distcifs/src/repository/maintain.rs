@@ -25,6 +25,7 @@ mod progress;
 mod roots;
 mod sweep;
 mod turn;
+mod unrecorded;
 
 #[cfg(test)]
 mod tests;

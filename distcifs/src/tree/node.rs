@@ -553,11 +553,7 @@ impl Numbers {
     /// meanwhile, when the kernel drops an earlier lookup just as it looks again.
     pub fn looked_up(&self, node: &Node, uid: u32) -> Ino {
         if let Some(apart) = Apart::of(node, uid) {
-            let mut all = lock(&self.apart);
-            all.count(&apart);
-            // Its job may have been renamed.
-            all.renew(&apart);
-            return pack(CLASS_NODE, all.number(&apart), SLOT_APART);
+            return pack(CLASS_NODE, apart.looked_up(&mut lock(&self.apart)), SLOT_APART);
         }
         match node {
             Node::Ticket(ticket) | Node::TicketFile(ticket, _) | Node::TicketParam(ticket, _) => {

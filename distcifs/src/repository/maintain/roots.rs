@@ -383,27 +383,13 @@ impl Upkeep {
             if let (Some(n), Some(_)) = (n, read)
                 && !self.finished(roots, whose, uid, n).await?
             {
-                if !self.was_removed(uid, n).await? {
-                    let what = format!("record build.{uid}.{n}: missing");
-                    let remedy = "restore the source from a backup, or let distcifs gc forget the build";
-                    let affected = format!("{whose}/builds/{n}");
-                    roots.lost.push(Fault::new(what, affected, remedy));
-                }
+                self.without_record(roots, whose, uid, n).await?;
                 if !roots.builds.contains(&(uid.to_owned(), n)) {
                     roots.orphans.insert(Orphan::Build(uid.to_owned(), key));
                 }
             }
         }
         Ok(())
-    }
-
-    /// Whether somebody removed a build's record: on a cluster that leaves a revision. Who removed it and died before
-    /// he came as far as to the line has lost nothing.
-    async fn was_removed(&self, uid: &str, n: u64) -> Result<bool> {
-        let object = RecordKey::Build(uid, n).object();
-        let query = self.contents.query(&object, &LineKey::Record.key(), "", 1);
-        let page = bounded(&object.to_string(), query).await?;
-        Ok(page.entries.is_empty() && page.revision > 0)
     }
 
     /// The lines of a job's builds, those in the trash included. One that moves between two readings, into

@@ -123,6 +123,14 @@ impl<'a> Going<'a> {
         Err(self.gone())
     }
 
+    /// The same of one that may run.
+    pub(in crate::repository) async fn heed_if_over(&self) -> Result<()> {
+        if self.builds.is_unfinished(self.job, self.n).await? {
+            return Ok(());
+        }
+        self.heed().await
+    }
+
     /// Gives the entry of the job another version: what was to begin by the one that it had does not.
     pub(in crate::repository) async fn outdate(&self) -> Result<()> {
         let (store, path) = (&self.builds.store, self.job.path());

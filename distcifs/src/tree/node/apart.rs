@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::numbered::Numbered;
 use super::{BuildFile, JobFile, Node, TicketFile, Top};
 
 /// A file, for one user.
@@ -21,6 +22,14 @@ impl Apart {
     pub(super) fn of(node: &Node, uid: u32) -> Option<Arc<Apart>> {
         let node = node.is_apart().then(|| node.clone())?;
         Some(Arc::new(Apart { node, uid }))
+    }
+
+    /// Counts a lookup of it; its number.
+    pub(super) fn looked_up(self: &Arc<Self>, all: &mut Numbered<Apart>) -> u64 {
+        all.count(self);
+        // Its job may have been renamed.
+        all.renew(self);
+        all.number(self)
     }
 }
 
