@@ -89,10 +89,10 @@ impl Git<'_> {
         let (reader, writer) = pipe().map_err(cant)?;
         let mut command = self.command(arguments);
         command.stdout(writer.try_clone().map_err(cant)?).stderr(writer);
-        let shown = self.show(reader)?;
-        let child = self.start(&mut command)?;
+        let mut child = self.start(&mut command)?;
         // Its ends of the pipe would keep the other from ending.
         drop(command);
+        let shown = self.show(reader, &mut child)?;
         let (status, said) = finish(child, &shown)?;
         Ok((status.success(), said))
     }
@@ -117,9 +117,9 @@ impl Git<'_> {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
         command.stdout(Stdio::piped()).stderr(writer);
-        let shown = self.show(reader)?;
         let mut child = self.start(&mut command)?;
         drop(command);
+        let shown = self.show(reader, &mut child)?;
         let mut looked = Ok(());
         if let Some(out) = child.stdout.take() {
             looked = look(&mut BufReader::new(out));
@@ -218,8 +218,9 @@ impl Git<'_> {
         })
     }
 
-    /// Shows what it says, without what is secret; tells when that is all.
-    fn show(&self, said: io::PipeReader) -> tree::Result<Receiver<String>> {
+    /// Shows what it says, without what is secret; tells when that is all. The thread begins after the process: for the
+    /// moment in which that is started this one has its bounds, and may have no memory for a thread.
+    fn show(&self, said: io::PipeReader, child: &mut Child) -> tree::Result<Receiver<String>> {
         let (done, ended) = mpsc::channel();
         let address = self.address.clone();
         let shown = thread::Builder::new().spawn(move || {
@@ -235,7 +236,12 @@ impl Git<'_> {
             }
             let _ = done.send(last.into_iter().collect::<Vec<_>>().join("\n"));
         });
-        shown.map_err(cant)?;
+        if let Err(error) = shown {
+            // Nobody hears it.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(cant(error));
+        }
         Ok(ended)
     }
 }
