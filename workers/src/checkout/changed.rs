@@ -52,6 +52,16 @@ pub(super) fn paths(desk: &Desk, repository: &Repository<'_>, commit: &str) -> t
 /// The commit to compare with, or why there is none.
 fn since(desk: &Desk, repository: &Repository<'_>, commit: &str) -> tree::Result<Result<String, String>> {
     let source = &desk.ticket.source;
+    // This may be another repository than that of the trigger, whose branches say nothing of what changed there.
+    let told = &source.commit;
+    if !told.is_empty() && !repository.git().run(&["merge-base", "--is-ancestor", told, commit])? {
+        return Ok(Err(format!(
+            "the commit {told} of the trigger is not what is checked out here"
+        )));
+    }
+    if !source.base.is_empty() && told.is_empty() {
+        return Ok(Err("the trigger said @base and no @commit".to_owned()));
+    }
     if !source.base.is_empty() {
         let Some(branch) = source.base.strip_prefix("refs/heads/") else {
             return Ok(Err(format!("@base {} is no branch", source.base)));
@@ -96,10 +106,11 @@ fn listed(repository: &Repository<'_>, since: &str, commit: &str) -> tree::Resul
     ];
     let done = repository.git().read(&arguments, |out| {
         items(out, PATH_BYTES_MAX, |item| {
-            bytes += item.len();
             // The rest is read too: who can't write ends with an error.
             if bytes <= BYTES_MAX && paths.len() <= PATHS_MAX {
-                paths.push(text_of(item));
+                let text = text_of(item);
+                bytes += text.len();
+                paths.push(text);
             }
             Ok(())
         })

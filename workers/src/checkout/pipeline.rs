@@ -27,6 +27,9 @@ const OPTIONAL: &str = "tasks_optional";
 /// Where what no file says stands.
 const START: Place = Place { line: 1, column: 1 };
 
+/// Said where there is no room for what changed.
+const TOO_MANY: &str = "git-checkout: too many paths changed to be told; tasks that ask for them run";
+
 /// The member that says which paths changed, beside the tasks.
 const CHANGED: &str = "changed";
 
@@ -37,7 +40,7 @@ const CHANGED: &str = "changed";
 pub(super) fn find(desk: &Desk, checkout: &Folder, changed: Option<Vec<String>>) -> tree::Result<Option<Tasks>> {
     let files = desk.list(TASKS);
     let Some(first) = files.first() else {
-        return Ok(changed.map(without_file));
+        return Ok(changed.and_then(without_file));
     };
     if desk.ticket.task.is_none() {
         let why = "params.tasks: a ticket that stands alone has no build to which tasks could be added";
@@ -64,7 +67,7 @@ pub(super) fn find(desk: &Desk, checkout: &Folder, changed: Option<Vec<String>>)
     };
     if optional {
         say(&format!("git-checkout: {missing}, so no tasks are added"));
-        return Ok(changed.map(without_file));
+        return Ok(changed.and_then(without_file));
     }
     Err(Trouble::Refused(format!(
         "{missing}: params.tasks looks for it; \"tasks_optional\": true goes on without"
@@ -116,20 +119,25 @@ fn read(name: &str, text: &[u8], changed: Option<Vec<String>>) -> tree::Result<T
     };
     let with = with_changed(value, changed).render_lines();
     if with.text.len() as u64 > TASKS_BYTES_MAX {
-        say("git-checkout: too many paths changed to be told beside the tasks; those that ask for them run");
+        say(TOO_MANY);
         return Ok(Tasks::new(name, rendered));
     }
     Ok(Tasks::new(name, with))
 }
 
 /// No tasks, and the paths that changed.
-fn without_file(changed: Vec<String>) -> Tasks {
+fn without_file(changed: Vec<String>) -> Option<Tasks> {
     let tasks = member(TASKS, Kind::List(Vec::new()));
     let value = Value {
         at: START,
         kind: Kind::Object(vec![tasks]),
     };
-    Tasks::new("tasks.json", with_changed(value, changed).render_lines())
+    let rendered = with_changed(value, changed).render_lines();
+    if rendered.text.len() as u64 > TASKS_BYTES_MAX {
+        say(TOO_MANY);
+        return None;
+    }
+    Some(Tasks::new("tasks.json", rendered))
 }
 
 /// An object with the paths that changed as its last member.
@@ -239,7 +247,8 @@ mod tests {
         assert_eq!(value["tasks"][0]["type"], "a");
         let alone = read("a.yaml", file, None).unwrap();
         assert!(tasks.text().starts_with(alone.text().strip_suffix("}\n").unwrap()));
-        let value: serde_json::Value = serde_json::from_str(without_file(vec!["a".to_owned()]).text()).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(without_file(vec!["a".to_owned()]).unwrap().text()).unwrap();
         assert_eq!(value, serde_json::json!({"tasks": [], "changed": ["a"]}));
         assert_eq!(
             refused(read("a.yaml", b"tasks: []\nchanged: [a]\n", changed())),
@@ -250,5 +259,6 @@ mod tests {
         let long = format!("{{\"tasks\": [{{\"type\": \"{}\"}}]}}", "x".repeat(700 << 10));
         let tasks = read("a.json", long.as_bytes(), Some(many)).unwrap();
         assert!(!tasks.text().contains("\"changed\""));
+        assert!(without_file(vec!["\"".repeat(600 << 10)]).is_none());
     }
 }

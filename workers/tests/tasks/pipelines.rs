@@ -179,7 +179,10 @@ fn a_checkout_tells_which_paths_changed() {
     };
     let mut topic = asks.clone();
     topic["ref"] = "topic".into();
-    let pull = json!({ "event": "pull_request", "ref": "refs/pull/1/head", "base": "refs/heads/main" });
+    let head = git(&upstream, "git rev-parse topic");
+    let pull = json!({ "event": "pull_request", "ref": "refs/pull/1/head", "base": "refs/heads/main", "commit": head });
+    let mut unsaid = pull.clone();
+    unsaid["commit"] = "".into();
     let gone = "0123456789012345678901234567890123456789";
     let built = |state, name, trust, commit| [state, name, trust, commit];
     let good = built("success", "refs/heads/main", "trusted", &first);
@@ -209,6 +212,9 @@ fn a_checkout_tells_which_paths_changed() {
         ),
         ("shallow", main(), &shallow(&asks), vec![good], Some(&two)),
         ("pull", pull.clone(), &topic, vec![], Some(&json!(["src/t"]))),
+        // Of another repository than the trigger's its branches say nothing.
+        ("other", pull.clone(), &asks, vec![], None),
+        ("unsaid", unsaid, &topic, vec![], None),
         ("shallow-pull", pull.clone(), &shallow(&topic), vec![], None),
     ] {
         let ticket = asked(&bench, id, (source, params.clone()), &builds);

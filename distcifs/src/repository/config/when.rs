@@ -72,24 +72,21 @@ impl When {
     }
 
     /// The first member that does not match; `None`: the task runs. `value` is what a member looks at, and `changed`
-    /// whether these patterns take one of the paths that changed.
-    pub(crate) fn misfit<'a, 'p>(
-        &'p self,
-        value: impl Fn(&str) -> &'a str,
-        mut changed: impl FnMut(&'p [String]) -> bool,
-    ) -> Option<usize> {
+    /// whether what changed fits.
+    pub(crate) fn misfit<'a>(&self, value: impl Fn(&str) -> &'a str, changed: bool) -> Option<usize> {
         self.0.iter().position(|condition| {
             if condition.name == CHANGED {
-                return !changed(&condition.patterns);
+                return !changed;
             }
             let value = value(&condition.name);
             value.len() > VALUE_BYTES_MAX || !matching::takes_name(&condition.patterns, value)
         })
     }
 
-    /// Whether it looks at the paths that changed.
-    pub(crate) fn looks_at_changed(&self) -> bool {
-        self.0.iter().any(|condition| condition.name == CHANGED)
+    /// The patterns of paths that must have changed, if it looks at them.
+    pub(crate) fn changed(&self) -> Option<&[String]> {
+        let member = self.0.iter().find(|condition| condition.name == CHANGED);
+        member.map(|condition| &*condition.patterns)
     }
 
     /// What a member is called.

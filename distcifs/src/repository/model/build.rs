@@ -322,9 +322,7 @@ impl Build {
         }
         let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
         let mut task = known.unwrap_or_default();
-        // One that did not wait for the checkout may have run before it was known what changed.
-        let has_run = !matches!(task.state, TaskState::Waiting | TaskState::Skipped);
-        if !has_run && self.misfit(index).is_some() {
+        if self.misfit(index).is_some() {
             task.state = TaskState::Skipped;
             return task;
         }

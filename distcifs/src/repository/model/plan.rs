@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::repository::config::{Added, Adding, CHECKOUT, Ceilings, JobConfig, Size, Task, beside_each_other};
+use crate::repository::config::{Added, Adding, Ceilings, JobConfig, Size, Task, beside_each_other};
 use crate::repository::names::Name;
+
+mod changed;
 
 /// Most tasks of a build, those of its configuration included.
 pub(crate) const TASKS_MAX: usize = 4000;
@@ -74,6 +76,7 @@ pub struct Plan {
     side_by_side: bool,
     /// The paths that changed, once the first git-checkout has told them.
     changed: Option<Arc<[String]>>,
+    fits: changed::Fits,
 }
 
 /// A part of a plan that it may share with others: it is the same one where its mark is.
@@ -94,6 +97,7 @@ impl Plan {
             texts: Vec::new(),
             added: Vec::new(),
             changed: None,
+            fits: changed::Fits::default(),
             sizes: Vec::new(),
         }
     }
@@ -160,10 +164,7 @@ impl Plan {
     /// Whether this task says which paths changed: one does, so that it is the same whoever ends first. `asked`: whether
     /// what it adds may ask for them.
     pub fn tells_changed(&self, index: usize, asked: bool) -> bool {
-        let mut own = self.config.tasks.iter();
-        own.find(|task| task.kind.as_str() == CHECKOUT)
-            .is_some_and(|first| first.index == index)
-            && (asked || self.tasks().any(|task| task.when.looks_at_changed()))
+        self.teller() == Some(index) && (asked || self.tasks().any(|task| task.when.changed().is_some()))
     }
 
     /// One of the tasks.
@@ -336,8 +337,9 @@ impl Plan {
     /// Lays on the tasks of a text as they were read: their indexes and needs are those in the text, and those of
     /// `before` are counted on after them.
     pub(crate) fn push(&mut self, by: usize, before: &[usize], added: Added, text: (String, u64)) {
-        let Added { tasks, changed } = added;
-        self.changed = self.changed.take().or(changed.map(Arc::from));
+        let Added { tasks, changed: told } = added;
+        self.changed = self.changed.take().or(told.map(Arc::from));
+        self.fits = changed::Fits::default();
         let (at, count) = (self.count(), tasks.len());
         self.side_by_side |= beside_each_other(&tasks);
         self.sizes.push(Size::of(&tasks));

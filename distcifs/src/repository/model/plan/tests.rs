@@ -254,6 +254,31 @@ fn a_build_has_no_more_tasks_than_its_end_can_remove() {
     assert_eq!(job.may_add(&long(128), 0, &vec![task; 2000], 1), Ok(()));
 }
 
+/// "A task that does not wait for it, by itself or by others, runs": whichever ended first, it is the same.
+#[test]
+fn what_changed_counts_for_who_waits_for_it() {
+    let asks = |name: &str, needs: Value| json!({"type": "execute-shell", "name": name, "needs": needs, "when": {"changed": "src/*"}});
+    let mut plan = plan(&json!([
+        {"type": "git-checkout", "name": "c", "params": {"repository": "/r"}},
+        {"type": "execute-shell", "name": "free", "needs": []},
+        asks("beside", json!(["free"])),
+        {"type": "execute-shell", "name": "next", "needs": ["c"]},
+        asks("behind", json!(["next", "free"])),
+    ]));
+    let behind = plan.waits_for(4);
+    let told = Added {
+        tasks: Vec::new(),
+        changed: Some(vec!["doc/a".to_owned()]),
+    };
+    plan.push(0, &[0], told, ("text".into(), 1));
+    assert_eq!(plan.waits_for(4), behind);
+    let fits: Vec<bool> = (0..5).map(|index| plan.changed_fits(index)).collect();
+    assert_eq!(fits, [true, true, true, true, false]);
+    // What it adds itself knows, and is looked at though others were before.
+    add(&mut plan, 3, &json!([asks("added", json!(["next"]))])).unwrap();
+    assert!(!plan.changed_fits(5) && plan.changed_fits(2));
+}
+
 proptest! {
     /// Whatever is added by whom: no task waits for itself over any others, so that each build ends.
     #[test]
