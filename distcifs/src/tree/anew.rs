@@ -19,7 +19,8 @@ use crate::repository::core::lock;
 const UNLINKED: Duration = Duration::from_secs(1);
 
 /// How long a process that made a job sees no file in it that it has to write first. The first that is written
-/// of the configuration ends that, whoever writes it.
+/// of the configuration ends that, whoever writes it; but not for `enabled` if that is made with O_EXCL, as `cp -r` does
+/// with one file after another.
 const MADE: Duration = Duration::from_secs(10);
 
 /// Who sees which file gone, by the job's uid.
@@ -74,21 +75,27 @@ impl Tree {
         self.gone.hide(caller, job, &[JobFile::Config, JobFile::Enabled], true);
     }
 
+    /// Whoever makes a job file by file has not come to its switch yet.
+    pub(crate) fn go_on_making(&self, caller: Caller, job: &JobRef) {
+        self.gone.hide(caller, job, &[JobFile::Enabled], true);
+    }
+
     /// A file of a job is made by its name. The first configuration is as private as whoever copies it has it.
-    pub(crate) async fn make_anew(&self, job: &Arc<JobRef>, file: JobFile, mode: u32) -> Result<()> {
+    /// Whether it is that.
+    pub(crate) async fn make_anew(&self, job: &Arc<JobRef>, file: JobFile, mode: u32) -> Result<bool> {
         if !self.gone.end(job, file) || file != JobFile::Config {
-            return Ok(());
+            return Ok(false);
         }
         let now = self.job(job)?;
         let shown = now.entry.files.config.unwrap_or(now.entry.access.mode & 0o666);
         let wanted = shown & (mode | 0o600);
         if wanted == shown {
-            return Ok(());
+            return Ok(true);
         }
         let changed = self.repository.jobs.change(&now, |entry| {
             entry.files.config = Some(wanted);
             Ok(())
         });
-        changed.await.map(|_| ())
+        changed.await.map(|_| true)
     }
 }

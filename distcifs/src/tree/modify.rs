@@ -78,9 +78,12 @@ impl Tree {
                     let node = Node::JobFile(job.clone(), file);
                     // The kernel looked at the folder alone.
                     self.need(caller, &node, rights_to_open(flags)).await?;
-                    self.make_anew(job, file, mode).await?;
+                    let first = self.make_anew(job, file, mode).await?;
                     // What was unlinked and is made anew begins empty, though it stays in force.
                     let opened = self.open_node(caller, node.clone(), flags | libc::O_TRUNC).await?;
+                    if first && flags & libc::O_EXCL != 0 {
+                        self.go_on_making(caller, job);
+                    }
                     Ok((self.found(&node, caller.uid).await?, opened))
                 }
             },
