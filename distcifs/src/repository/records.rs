@@ -124,6 +124,9 @@ impl Builds {
     /// it has another revision.
     pub(crate) async fn save_record(&self, job: &Job, n: u64, revision: u64, record: Arc<Record>) -> Result<bool> {
         let (object, moves) = (build_record(job.uid(), n), self.trash.moves());
+        if record.has_pages() {
+            self.gate.pass("a record in pages").await?;
+        }
         let change = record.changes();
         let update = self.store.update_guarded("build", &object, revision, change);
         let written = match update.await? {
@@ -164,7 +167,7 @@ impl Builds {
         )
         .await?;
         let what = format!("jobs/{}/builds/{n}", job.name);
-        let record = Record::of_pages(&what, page.entries.iter().map(|(_, value)| value))?;
+        let record = Record::of_pages(&what, &page.entries)?;
         Ok((record.map(Arc::new), page.revision))
     }
 

@@ -117,7 +117,7 @@ impl Roots {
         &mut self,
         what: &str,
         affected: &str,
-        pages: impl IntoIterator<Item = &'a bytes::Bytes>,
+        pages: impl IntoIterator<Item = &'a (String, bytes::Bytes)>,
     ) -> Option<Record> {
         Record::of_pages(what, pages).unwrap_or_else(|error| {
             self.faults.push(Fault::new(format!("{error}"), affected, RESTORE));
@@ -408,12 +408,12 @@ impl Upkeep {
         let whose: Arc<str> = format!("{job}/builds/{n}").into();
         let object = RecordKey::Build(uid, n).object();
         let found = self.record(&object, RECORD_LINES).await?;
-        if found.is_empty() {
+        // Pages without it are left of one that a mount of before removed.
+        if found.first().is_none_or(|(key, _)| *key != LineKey::Record.key()) {
             return Ok(false);
         }
         let build = (uid.to_owned(), n);
-        let pages = found.iter().map(|(_, value)| value);
-        if let Some(record) = roots.record_of(&format!("record {object}"), &whose, pages) {
+        if let Some(record) = roots.record_of(&format!("record {object}"), &whose, &found) {
             roots.record(&whose, &build, &record);
             self.plan(roots, &whose, record.plan.as_ref()).await?;
         }

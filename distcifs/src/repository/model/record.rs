@@ -17,6 +17,7 @@ use crate::repository::model::ops::Changes;
 use crate::repository::model::plan::PlanEntry;
 use crate::repository::model::ticket::{Verdict, cut};
 use crate::repository::model::unknown::Unknown;
+use crate::storage::contents::VALUE_BYTES_MAX;
 
 impl From<Verdict> for TaskState {
     fn from(verdict: Verdict) -> Self {
@@ -169,11 +170,22 @@ struct RecordPage {
 }
 
 impl Record {
-    /// It as it is stored: one value for most, and a page for each further 500 tasks. Pages that an earlier run may have
-    /// left go.
+    /// Whether it is written in pages, which a mount of before would not read: one of its time has no record that needs
+    /// them.
+    pub(crate) fn has_pages(&self) -> bool {
+        self.tasks.len() > PAGE_TASKS && (self.plan.is_some() || to_json(self).len() > VALUE_BYTES_MAX)
+    }
+
+    /// It as it is stored: one value for most, and a page for each further 500 tasks where tasks were added or one value
+    /// can't take it. Pages that an earlier run may have left go.
     pub(crate) fn changes(&self) -> Changes {
         let mut first = self.clone();
-        let rest = first.tasks.split_off(first.tasks.len().min(PAGE_TASKS));
+        let own = if self.has_pages() {
+            PAGE_TASKS
+        } else {
+            first.tasks.len()
+        };
+        let rest = first.tasks.split_off(own);
         let pages = rest.chunks(PAGE_TASKS).map(|tasks| {
             let names = tasks.iter().flat_map(|task| &task.consoles);
             let lengths = names.filter_map(|name| first.lengths.remove_entry(name)).collect();
@@ -210,15 +222,22 @@ impl Record {
             .collect()
     }
 
-    /// Puts the pages together as they were read, the first one first; `None`: there is none.
+    /// Puts the pages together as they were read by their keys, the first one first; `None`: there is no first. What is
+    /// left of the others then is of a record that a mount of before removed.
     ///
     /// # Errors
     /// `Io` if one of them is damaged.
-    pub(crate) fn of_pages<'a>(what: &str, pages: impl IntoIterator<Item = &'a Bytes>) -> Result<Option<Record>> {
+    pub(crate) fn of_pages<'a>(
+        what: &str,
+        pages: impl IntoIterator<Item = &'a (String, Bytes)>,
+    ) -> Result<Option<Record>> {
         let mut pages = pages.into_iter();
-        let Some(first) = pages.next() else { return Ok(None) };
+        let is_first = |(key, _): &&(String, Bytes)| *key == LineKey::Record.key();
+        let Some((_, first)) = pages.next().filter(is_first) else {
+            return Ok(None);
+        };
         let mut record: Record = from_json(what, first)?;
-        for page in pages {
+        for (_, page) in pages {
             let RecordPage { tasks, lengths } = from_json(what, page)?;
             record.tasks.extend(tasks);
             record.lengths.extend(lengths);
@@ -255,7 +274,6 @@ impl Indexed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::contents::VALUE_BYTES_MAX;
     use crate::storage::names::check_changes;
 
     /// A record of so many tasks that each say as much as they may.
@@ -284,15 +302,31 @@ mod tests {
     }
 
     fn again(changes: &Changes) -> Record {
-        let pages = changes.iter().filter_map(|(_, value)| value.as_ref());
-        Record::of_pages("record", pages).unwrap().unwrap()
+        Record::of_pages("record", &written(changes)).unwrap().unwrap()
+    }
+
+    /// What stands in the store after it.
+    fn written(changes: &Changes) -> Vec<(String, Bytes)> {
+        let written = changes
+            .iter()
+            .filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        written.collect()
+    }
+
+    /// The record of a build to which tasks were added.
+    fn added(count: usize, message: usize) -> Record {
+        let plan = serde_json::json!({ "digest": "d", "size": 1, "tasks": count });
+        Record {
+            plan: Some(serde_json::from_value(plan).unwrap()),
+            ..record(count, message)
+        }
     }
 
     /// "A build has at most 4,000 tasks": whatever they say, it can be recorded.
     #[test]
     fn a_record_of_many_tasks_fits() {
         for (count, message, pages) in [(0, 0, 0), (500, 512, 0), (501, 512, 1), (4000, 512, 7)] {
-            let record = record(count, message);
+            let record = added(count, message);
             let changes = record.changes();
             assert_eq!(
                 changes.iter().filter(|(_, value)| value.is_some()).count(),
@@ -314,10 +348,26 @@ mod tests {
         // One of a few tasks lies as it always did.
         let few = record(3, 10);
         assert_eq!(few.changes()[0], ("record".to_owned(), Some(to_json(&few))));
-        let large = record(4000, 4000);
+        let large = added(4000, 4000);
         let fit = large.clone().fit();
         check_changes("build", &fit.changes()).unwrap();
         assert!(fit.tasks.iter().all(|task| task.message.len() == CUT_BYTES));
         assert_eq!(record(1000, 512).fit(), record(1000, 512));
+    }
+
+    /// A mount of before reads one value: what it could write itself lies as it would have written it.
+    #[test]
+    fn a_record_without_added_tasks_is_one_value_while_that_takes_it() {
+        let plain = record(1000, 512);
+        assert!(!plain.has_pages());
+        let values = written(&plain.changes());
+        assert_eq!(values, [("record".to_owned(), to_json(&plain))]);
+        let long = record(1000, 8192);
+        assert!(long.has_pages() && added(501, 0).has_pages() && !added(500, 0).has_pages());
+        let values = written(&long.changes());
+        assert_eq!(values.len(), 2);
+        assert_eq!(again(&long.changes()), long);
+        // A mount of before removed the build, and knows nothing of its pages.
+        assert_eq!(Record::of_pages("record", &values[1..]).unwrap(), None);
     }
 }
