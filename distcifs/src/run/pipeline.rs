@@ -107,11 +107,12 @@ impl Plan {
             }
             None => None,
         };
-        let job = Job::new(given.as_ref(), &arguments.param).map_err(Failure::Usage)?;
+        let mut job = Job::new(given.as_ref(), &arguments.param).map_err(Failure::Usage)?;
         let folder = copy.top.file_name().and_then(Name::from_os);
         let name = folder.or_else(|| Name::new(JOB));
         let name = name.ok_or_else(|| Failure::Refused("the job has no name".into()))?;
         let tasks = job.tasks(&value, &name).map_err(|faults| told(faults, &file))?;
+        job.allow_labels(&tasks).map_err(Failure::Usage)?;
         if let Some(task) = &arguments.task {
             choice::only(&mut value, &tasks, task).map_err(Failure::Usage)?;
         }

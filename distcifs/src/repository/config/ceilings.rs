@@ -45,8 +45,8 @@ pub struct Ceilings {
     jobs: Option<HashSet<String>>,
     repositories: Repositories,
     groups: Groups,
-    /// Labels that the tasks of the configuration have.
-    labels: HashSet<Name>,
+    /// Labels that the tasks of the configuration have; `None`: whatever they have, others may have too.
+    labels: Option<HashSet<Name>>,
     console_limit: u64,
     untrusted: bool,
 }
@@ -159,11 +159,16 @@ impl Ceilings {
             jobs,
             repositories: Repositories::of(config, &values, untrusted),
             groups,
-            labels: labels.collect(),
+            labels: Some(labels.collect()),
             console_limit: allow.console_limit.unwrap_or(config.console_limit),
             untrusted,
             allow,
         }
+    }
+
+    /// The same where no configuration says which labels there are.
+    pub fn with_any_labels(self) -> Self {
+        Ceilings { labels: None, ..self }
     }
 
     /// Most tasks that may be added to the build in all.
@@ -317,7 +322,7 @@ impl Ceilings {
         let allow = &self.allow;
         let may = |label: &Name| match &allow.labels {
             Some(known) => known.contains(label),
-            None => self.labels.contains(label),
+            None => self.labels.as_ref().is_none_or(|known| known.contains(label)),
         };
         let strange = task.settings.labels.iter().find(|label| !may(label));
         found.extend(strange.map(|label| Excess {

@@ -1,7 +1,8 @@
 //! What is run of a pipeline, and the job that stands for the one on a server: the same checks, without a mount.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
+use distcifs_settings::expand::{Piece, pieces};
 use distcifs_settings::json::{Kind, Value};
 use serde_json::{Map, json};
 
@@ -21,11 +22,14 @@ pub(super) struct Job {
     config: JobConfig,
     /// What its trigger says.
     pub(super) trigger: Map<String, serde_json::Value>,
+    /// Whether no configuration was given that bounds what is added.
+    unbounded: bool,
 }
 
 impl Job {
-    /// A job whose only task is done by this process. What a configuration allows that is given is allowed here, and the
-    /// parameters that it declares are known, as are those that have a value.
+    /// A job whose only task is done by this process. What a configuration allows that is given, or what its tasks name,
+    /// is allowed here, and the parameters that it declares are known, as are those that have a value. Without one a
+    /// pipeline may wait in any group, and have any label.
     ///
     /// # Errors
     /// A parameter that can't be one.
@@ -34,12 +38,9 @@ impl Job {
         let kept = KEPT.into_iter().filter_map(|key| Some((key.to_owned(), member(key)?)));
         let mut config: Map<String, serde_json::Value> = kept.collect();
         let mut allow = object(member("allow"));
-        let named = repositories(given);
-        if !named.is_empty() {
-            let allowed = allow.remove("repositories");
-            let mut all = allowed.and_then(|all| all.as_array().cloned()).unwrap_or_default();
-            all.extend(named);
-            allow.insert("repositories".to_owned(), all.into());
+        match given {
+            Some(given) => allow_what_is_named(&mut allow, given),
+            None => drop(allow.insert("groups".to_owned(), json!(["*"]))),
         }
         if !allow.is_empty() {
             config.insert("allow".to_owned(), allow.into());
@@ -56,12 +57,32 @@ impl Job {
         }
         config.insert("parameters".to_owned(), parameters.into());
         config.insert("tasks".to_owned(), json!([{ "type": QUEUE, "name": CHECKOUT }]));
-        let text = serde_json::Value::from(config).to_string();
-        let config = JobConfig::read(text.as_bytes(), None).map_err(|faults| {
-            let words = faults.into_iter().map(|fault| fault.what);
-            words.collect::<Vec<_>>().join("; ")
-        })?;
-        Ok(Job { text, config, trigger })
+        let (text, config) = checked(config)?;
+        let unbounded = given.is_none();
+        Ok(Job {
+            text,
+            config,
+            trigger,
+            unbounded,
+        })
+    }
+
+    /// Lets the tasks of a pipeline have the labels that they have, where no configuration was given that says which
+    /// they may.
+    ///
+    /// # Errors
+    /// Labels that can't be such.
+    pub(super) fn allow_labels(&mut self, tasks: &[Task]) -> Result<(), String> {
+        if !self.unbounded {
+            return Ok(());
+        }
+        let text: Option<serde_json::Value> = serde_json::from_str(&self.text).ok();
+        let mut config = object(text);
+        let mut allow = object(config.remove("allow"));
+        allow.insert("labels".to_owned(), labels(tasks));
+        config.insert("allow".to_owned(), allow.into());
+        (self.text, self.config) = checked(config)?;
+        Ok(())
     }
 
     /// The tasks of a pipeline, as a build of this job would add them.
@@ -76,11 +97,15 @@ impl Job {
             .filter(|(name, _)| !self.trigger.contains_key(name))
             .collect();
         triggered.extend(self.trigger.iter().map(|(name, value)| (name.clone(), text(value))));
+        let mut ceilings = Ceilings::of(&self.config, name, &triggered, false);
+        if self.unbounded {
+            ceilings = ceilings.with_any_labels();
+        }
         let adding = Adding {
             config: &self.config,
             before: vec![CHECKOUT],
             taken: HashSet::from([CHECKOUT]),
-            ceilings: &Ceilings::of(&self.config, name, &triggered, false),
+            ceilings: &ceilings,
             added: 0,
             size: self.config.size,
             told: &[],
@@ -98,9 +123,74 @@ fn object(value: Option<serde_json::Value>) -> Map<String, serde_json::Value> {
     }
 }
 
+/// The text of a configuration, and the same as it is read.
+///
+/// # Errors
+/// What is wrong with it.
+fn checked(config: Map<String, serde_json::Value>) -> Result<(String, JobConfig), String> {
+    let text = serde_json::Value::from(config).to_string();
+    let config = JobConfig::read(text.as_bytes(), None).map_err(|faults| {
+        let words = faults.into_iter().map(|fault| fault.what);
+        words.collect::<Vec<_>>().join("; ")
+    })?;
+    Ok((text, config))
+}
+
+/// Allows what the tasks of a configuration have: there such tasks are, and here they are not.
+fn allow_what_is_named(allow: &mut Map<String, serde_json::Value>, given: &Map<String, serde_json::Value>) {
+    let named = repositories(given);
+    if !named.is_empty() {
+        let allowed = allow.remove("repositories");
+        let mut all = allowed.and_then(|all| all.as_array().cloned()).unwrap_or_default();
+        all.extend(named);
+        allow.insert("repositories".to_owned(), all.into());
+    }
+    // It was checked before; one that does not read bounds as if it had no tasks.
+    let Ok((_, config)) = checked(given.clone()) else {
+        return;
+    };
+    let tasks = &config.tasks;
+    let groups = tasks
+        .iter()
+        .filter_map(|task| Some(pattern(&task.group.as_ref()?.name)));
+    let groups: Vec<String> = groups.collect();
+    for (key, value) in [("labels", labels(tasks)), ("groups", groups.into())] {
+        if value.as_array().is_some_and(|all| !all.is_empty()) {
+            allow.entry(key).or_insert(value);
+        }
+    }
+    let submodules = |task: &Task| task.params.get("submodules").is_some_and(|on| *on != json!(false));
+    if tasks
+        .iter()
+        .any(|task| task.kind.as_str() == CHECKOUT && submodules(task))
+    {
+        allow.entry("submodules").or_insert(true.into());
+    }
+}
+
+/// The labels that some tasks have.
+fn labels(tasks: &[Task]) -> serde_json::Value {
+    let all: BTreeSet<&str> = tasks
+        .iter()
+        .flat_map(|task| &task.settings.labels)
+        .map(Name::as_str)
+        .collect();
+    json!(all)
+}
+
+/// A pattern of the names that a group may have by now.
+fn pattern(group: &str) -> String {
+    let text = |piece| match piece {
+        Piece::Text(text) => text.to_owned(),
+        Piece::Literal | Piece::Open => "${".to_owned(),
+        Piece::Name(_) => "*".to_owned(),
+    };
+    pieces(group).into_iter().map(text).collect()
+}
+
 /// The repositories that the tasks of a configuration name as they stand there.
-fn repositories(config: Option<&Map<String, serde_json::Value>>) -> Vec<serde_json::Value> {
-    let tasks = config.and_then(|config| config.get("tasks")?.as_array());
+fn repositories(config: &Map<String, serde_json::Value>) -> Vec<serde_json::Value> {
+    let tasks = config.get("tasks").and_then(|tasks| tasks.as_array());
     let named = tasks
         .into_iter()
         .flatten()
@@ -223,5 +313,43 @@ tasks:
         for bad in ["team", "=a", "a b=c"] {
             assert!(Job::new(None, &[bad.into()]).is_err(), "{bad}");
         }
+    }
+
+    /// "Without `--job` labels and groups are free, with it those that its tasks have are allowed."
+    #[test]
+    fn labels_and_groups_are_those_of_the_job_or_of_the_pipeline() {
+        let value = |text: &str| pipeline::read(text.as_bytes(), Format::Yaml).unwrap();
+        let here = Name::new("here").unwrap();
+        let asks = value(
+            "tasks: [ { type: execute-shell, labels: [ '${os}' ], matrix: { os: [ linux, bsd ] }, \
+             concurrency: { group: 'test-${ref}' }, params: { script: x } } ]",
+        );
+        let mut free = Job::new(None, &[]).unwrap();
+        let tasks = free.tasks(&asks, &here).unwrap();
+        free.allow_labels(&tasks).unwrap();
+        let allow = &free.config.allow;
+        let words = |names: &[Name]| names.iter().map(Name::to_string).collect::<Vec<_>>();
+        assert_eq!(allow.labels.as_deref().map(words).unwrap(), ["bsd", "linux"]);
+        assert_eq!(allow.groups.as_deref().unwrap(), ["*"]);
+        assert!(free.text.contains("bsd"));
+        let bounded = |allow: serde_json::Value, label: &str| {
+            let given = json!({ "allow": allow, "tasks": [
+                { "type": "git-checkout", "params": { "repository": "https://example.org/a", "submodules": true } },
+                { "type": "execute-shell", "labels": ["linux", label], "concurrency": { "group": "test-${ref}" },
+                    "params": { "script": "x" } }] });
+            Job::new(given.as_object(), &[]).unwrap()
+        };
+        let mut job = bounded(json!({}), "bsd");
+        assert!(job.tasks(&asks, &here).is_ok());
+        job.allow_labels(&[]).unwrap();
+        assert!(job.config.allow.labels.is_some() && job.config.allow.submodules);
+        assert_eq!(job.config.allow.groups.as_deref().unwrap(), ["test-*"]);
+        assert!(bounded(json!({}), "arm").tasks(&asks, &here).is_err());
+        let job = bounded(
+            json!({ "labels": ["bsd", "linux"], "groups": ["*"], "submodules": false }),
+            "arm",
+        );
+        assert!(job.tasks(&asks, &here).is_ok() && !job.config.allow.submodules);
+        assert!(bounded(json!({ "groups": [] }), "bsd").tasks(&asks, &here).is_err());
     }
 }
