@@ -107,6 +107,11 @@ impl Live {
     pub(crate) fn has_room_for(&self, params: usize) -> bool {
         params + to_json(&self.source).len() <= SAID_BYTES_MAX && params + to_json(self).len() <= BEGUN_BYTES_MAX
     }
+
+    /// Who did what to it.
+    pub(crate) fn deeds(&self) -> Vec<Deed> {
+        or_trigger(&self.by, self.uid)
+    }
 }
 
 /// The configuration of a build.
@@ -274,7 +279,7 @@ impl Build {
     /// Who did what to it, in order.
     pub fn deeds(&self) -> Vec<Deed> {
         match (&self.live, &self.record) {
-            (Some((live, _)), _) => or_trigger(&live.by, live.uid),
+            (Some((live, _)), _) => live.deeds(),
             (None, Some(record)) => or_trigger(&record.by, record.uid),
             (None, None) => Vec::new(),
         }

@@ -7,6 +7,7 @@ use crate::repository::model::build::live_path;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::create;
 use crate::repository::model::ticket::CONTROL_QUEUE;
+use crate::repository::supersede::Superseding;
 use crate::storage::Op;
 
 /// A configuration whose builds share a group, and one whose builds share a bound of their job.
@@ -20,6 +21,16 @@ async fn opened(dir: &Path) -> Arc<Repository> {
 
 async fn trigger(repository: &Arc<Repository>, job: &Job) -> u64 {
     repository.builds.trigger(job, b"", poster()).await.unwrap()
+}
+
+/// Damages the entry of a build.
+async fn damage(repository: &Arc<Repository>, job: &Job, n: u64) {
+    let damage = Op::Set {
+        path: live_path(job.uid(), n),
+        data: Bytes::from_static(b"{"),
+        version: None,
+    };
+    repository.store.commit(vec![damage]).await.unwrap();
 }
 
 async fn next(repository: &Arc<Repository>) -> Option<Arc<Claim>> {
@@ -53,6 +64,23 @@ fn a_damaged_ticket_stands_before_no_build_of_a_group() {
     });
 }
 
+/// Whose name a build that can't be read would give its older ones does not stop their group.
+#[test]
+fn a_damaged_build_makes_an_end_of_older_ones_in_nobodys_name() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = opened(dir.path()).await;
+        let a = configured(&here, "a", GROUPED).await.unwrap();
+        let n = trigger(&here, &a).await;
+        let superseding = Superseding::new(&here);
+        let named = superseding.who_triggered(&a, n).await.unwrap();
+        assert_eq!(named.uid, poster().uid);
+        damage(&here, &a, n).await;
+        let nobody = superseding.who_triggered(&a, n).await.unwrap();
+        assert_eq!((nobody.uid, nobody.name.as_str()), (a.entry.access.uid, ""));
+    });
+}
+
 /// "Others go first meanwhile": whoever waits is not kept by the oldest ticket, if that can't be claimed.
 #[test]
 fn a_ticket_that_cannot_be_claimed_keeps_no_worker() {
@@ -62,12 +90,7 @@ fn a_ticket_that_cannot_be_claimed_keeps_no_worker() {
         let bad = configured(&here, "bad", NUMBERED).await.unwrap();
         let good = job(&here, "good").await.unwrap();
         let n = trigger(&here, &bad).await;
-        let damage = Op::Set {
-            path: live_path(bad.uid(), n),
-            data: Bytes::from_static(b"{"),
-            version: None,
-        };
-        here.store.commit(vec![damage]).await.unwrap();
+        damage(&here, &bad, n).await;
         for _ in 0..3 {
             let n = trigger(&here, &good).await;
             let claim = tokio::time::timeout(PATIENCE, next(&here)).await.unwrap().unwrap();
