@@ -111,7 +111,8 @@ impl Stopped {
 impl Drop for Working {
     fn drop(&mut self) {
         if let Some(look) = lock(&self.stopped.builds).get_mut(&self.of) {
-            look.working -= 1;
+            // It may be another look than this one began with: the build was forgotten, and retried and stopped again.
+            look.working = look.working.saturating_sub(1);
             look.due = Instant::now() + look.pause;
             look.pause = (look.pause * 2).min(PAUSE_MAX);
         }
@@ -207,6 +208,18 @@ mod tests {
         drop(due);
         stopped.note("b", 1, GRACE);
         assert!(stopped.take_due().is_empty() && lock(&stopped.builds).len() == 1);
+    }
+
+    /// A build that is forgotten while somebody is at it may be retried and stopped again.
+    #[test]
+    fn a_build_that_is_stopped_again_is_looked_at() {
+        let stopped = Arc::<Stopped>::default();
+        let working = stopped.work("a", 1);
+        stopped.forget("a", 1);
+        stopped.note("a", 1, Duration::ZERO);
+        drop(working);
+        stopped.note("a", 1, Duration::ZERO);
+        assert_eq!(stopped.take_due().len(), 1);
     }
 
     /// What runs `always` may run for hours: the pause grows.
