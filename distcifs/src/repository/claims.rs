@@ -352,6 +352,10 @@ impl Claims {
 
     /// The same; `None` if another ticket of its group was claimed at that moment.
     async fn try_to_claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Option<Arc<Claim>>> {
+        if self.store.shared {
+            // A mount that was not let in, as its program is too old by now, could end nothing that it claims.
+            drop(self.store.hold_epoch().await?);
+        }
         let missing = || Error::NotFound(key.to_string());
         let mut posted = self.tickets.get(key).await?.ok_or_else(missing)?;
         if posted.ticket.state == TicketState::Claimed {

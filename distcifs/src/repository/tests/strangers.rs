@@ -310,6 +310,8 @@ fn a_mount_that_was_away_is_let_in_by_the_format_of_now() {
         };
         let repository = stores.open("new", dir.path()).await.unwrap();
         repository.nodes.enter_node().await.unwrap();
+        let job = job(&repository, "a").await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         let entry = coordination.get("/format").await.unwrap().unwrap();
         let mut format: serde_json::Value = serde_json::from_slice(&entry.data).unwrap();
         format["least_writer"] = 1000.into();
@@ -324,5 +326,9 @@ fn a_mount_that_was_away_is_let_in_by_the_format_of_now() {
             matches!(&refused, Err(Error::Invalid(why)) if why.contains("upgrade distcifs")),
             "{refused:?}"
         );
+        // It takes no work that it could not end.
+        repository.store.epochs.leave();
+        let claimed = repository.claims.claim(&control_key(&job, n), claimant()).await;
+        assert!(matches!(claimed, Err(Error::Io(_))), "{:?}", claimed.err());
     });
 }
