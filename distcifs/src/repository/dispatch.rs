@@ -171,7 +171,11 @@ impl Dispatcher {
             }
             // Somebody else has it, or has the place that it was to have: then it is still open.
             Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
-            Err(error) => self.set_aside(&key, &error),
+            Err(error) => {
+                self.set_aside(&key, &error);
+                // Where it is the store or the waiter that fails, so would each of thousands of tickets, at full speed.
+                tokio::time::sleep(FOLLOW_PAUSE).await;
+            }
         }
         self.board.let_wait(&key.queue, &waiter, give);
     }
