@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::backend::memory::Memory;
 use crate::repository::control::Word;
+use crate::repository::model::event::Event;
 use crate::repository::model::ticket::control_key as key_of_run;
 use crate::storage::Fut;
 use crate::storage::around::{Around, Asked, Wrapped};
@@ -102,6 +103,38 @@ fn a_build_that_is_long_in_ending_holds_up_no_other() {
         assert!(!ended(big).await, "it was held back");
         held_back.let_go.send_replace(true);
         until("the big one is over", async || ended(big).await).await;
+    });
+}
+
+/// "`control <job>/<n> abort`": an older build that cleans up is met by each newer one, and asked to stop once.
+#[test]
+fn the_end_of_an_older_build_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let stores = Stores::alone(&Memory::new().mount());
+        let here = stores.open("here", dir.path()).await.unwrap();
+        let mut events = here.events.listen();
+        let job = configured(&here, "a", RUNNING).await.unwrap();
+        let n = trigger(&here, &job).await;
+        let _control = here.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
+        post_task(&here, &job, n, 0).await.unwrap();
+        let _works = here.claims.claim(&key_of(&job, n, 0), claimant()).await.unwrap();
+        let is_told = |event: &Event| matches!(event, Event::Control { n: 1, .. });
+        let mut newest = trigger(&here, &job).await;
+        let told = async { while !is_told(&events.recv().await.unwrap()) {} };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        for _ in 0..5 {
+            newest = trigger(&here, &job).await;
+            until("the one before it is over", async || {
+                let build = here.builds.build(&job, newest - 1).await;
+                build.is_ok_and(|build| build.verdict() == Some(Verdict::Aborted))
+            })
+            .await;
+        }
+        assert!(newest > 5);
+        while let Ok(event) = events.try_recv() {
+            assert!(!is_told(&event), "{event}");
+        }
     });
 }
 
