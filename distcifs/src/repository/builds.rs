@@ -109,7 +109,10 @@ impl Builds {
         let mut request = TriggerRequest::read(text, &config, by).map_err(Error::Invalid)?;
         let key = request.key.take().map(|token| self.token_path(job, &token, who.uid));
         let (mut live, group) = self.entry_of(job, &head, &config, request, who).await?;
+        let asked = live.held;
         for _ in 0..RACES_MAX {
+            // What it was held for in an earlier round may be approved by now.
+            live.held = asked;
             let token = match &key {
                 Some(path) => match self.keyed(job, path).await? {
                     Ok(token) => Some(token),
