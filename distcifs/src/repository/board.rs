@@ -273,8 +273,12 @@ impl Board {
             drop(queues);
             sides.into_iter().for_each(|sides| self.note_sides(sides));
             // It is out of the way of the next one.
-            let freed = in_the_way.filter(|_| was_open).into_iter().chain(ended);
-            freed.for_each(|bound| self.unpark(&bound));
+            if let Some(bound) = in_the_way.filter(|_| was_open) {
+                self.unpark(&bound);
+            }
+            if let Some(job) = ended {
+                self.unpark_all_of(&job);
+            }
         }
         old.map(|line| line.state)
     }

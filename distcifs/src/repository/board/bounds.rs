@@ -1,5 +1,8 @@
 //! Builds of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
 
+use std::collections::BTreeMap;
+use std::mem;
+
 use super::{Board, Line, Queue};
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, TicketKey, TicketState};
@@ -26,6 +29,25 @@ impl Queue {
         let found = self.tickets.iter().filter(|(_, other)| before(other));
         found.min_by_key(|(_, other)| other.created).map(|(id, _)| id.clone())
     }
+
+    /// Opens what waited for a build of this job to end: the oldest of those that its number bounds, each of which lets
+    /// the next one try, and all that are in groups, of which each would wait for another name. Whether there was any.
+    fn unpark_all_of(&mut self, job: &str) -> bool {
+        let Some(parked) = self.parked.get_mut(job) else {
+            return false;
+        };
+        let tickets = &self.tickets;
+        let is_grouped = |id: &TicketId| tickets.get(id).is_some_and(|line| line.group.is_some());
+        let (grouped, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            mem::take(parked).into_iter().partition(|(_, id)| is_grouped(id));
+        *parked = others;
+        for (created, id) in grouped {
+            if let Some(line) = self.tickets.get(&id).filter(|line| line.state == TicketState::Open) {
+                self.open.insert(&line.lane, created, id);
+            }
+        }
+        self.unpark(job)
+    }
 }
 
 impl Board {
@@ -35,5 +57,16 @@ impl Board {
         let line = (queue.as_str() == CONTROL_QUEUE).then(|| Line::of(&posted.ticket, posted.created))?;
         let id = lock(&self.queues).get(&queue)?.of_another_bound(&line)?;
         Some(TicketKey { queue, id })
+    }
+
+    /// Opens what waited for a build of this job to end, which has.
+    pub(super) fn unpark_all_of(&self, job: &str) {
+        let mut freed = Vec::new();
+        for (name, queue) in lock(&self.queues).iter_mut() {
+            if queue.unpark_all_of(job) {
+                freed.push(name.clone());
+            }
+        }
+        freed.iter().for_each(|queue| self.poke(queue));
     }
 }

@@ -189,3 +189,53 @@ impl Board {
         ended.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Lane;
+    use super::*;
+
+    /// "Builds of one bound and of another do not run beside each other": when the last of before has ended, all that
+    /// waited for it are tried, as many as their group has places.
+    #[test]
+    fn all_builds_of_groups_are_tried_when_one_of_another_bound_has_ended() {
+        let board = Board::new(Arc::default(), Arc::default());
+        let queue = Name::new(CONTROL_QUEUE).unwrap();
+        let key = |n: u64| TicketKey {
+            queue: queue.clone(),
+            id: TicketId::new(&format!("a.{n}.control")).unwrap(),
+        };
+        let grouped = |n| Grouped {
+            digest: "deploy".to_owned(),
+            waits: true,
+            n,
+            supersede: Supersede::No,
+            push: (String::new(), String::new()),
+        };
+        let line = |n, is_grouped: bool, state| Line {
+            state,
+            created: n,
+            lane: Lane {
+                priority: 0,
+                owner: 1,
+                needs: String::new(),
+            },
+            job: Some("uid".to_owned()),
+            group: is_grouped.then(|| Box::new(grouped(n))),
+            untrusted: false,
+            build: None,
+            told: false,
+        };
+        let parked = || lock(&board.queues).get(&queue).map_or(0, |queue| queue.parked.len());
+        board.place(&key(1), Some(line(1, false, TicketState::Claimed)));
+        for n in 2..=4 {
+            board.place(&key(n), Some(line(n, true, TicketState::Open)));
+            board.park(&key(n));
+        }
+        assert_eq!(parked(), 1);
+        board.place(&key(1), None);
+        assert_eq!(parked(), 0);
+    }
+}
