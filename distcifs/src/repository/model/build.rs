@@ -379,7 +379,11 @@ impl Build {
             node: ticket.node.clone(),
             started: ticket.claimed,
             finished: outcome.map_or(if left { self.finished() } else { 0 }, |o| o.finished),
-            workspace: outcome.and_then(|o| o.workspace.clone()),
+            // One that is ended with its build leaves what it began with, as one does that is given up.
+            workspace: match outcome {
+                Some(outcome) => outcome.workspace.clone(),
+                None => ticket.workspace.clone().filter(|_| left),
+            },
             artifacts: outcome.and_then(|o| o.artifacts.clone()),
             recorded: outcome.map(|o| o.recorded.clone()).unwrap_or_default(),
             consoles,

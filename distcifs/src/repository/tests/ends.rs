@@ -242,3 +242,35 @@ fn what_is_open_when_a_build_ends_is_aborted() {
         assert_eq!(build.task(0).state, TaskState::Aborted);
     });
 }
+
+/// A task that is ended with its build leaves what it began with: the build has the workspace of the one before it.
+#[test]
+fn a_build_that_ends_with_a_task_open_has_its_workspace() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let task = r#"{"type": "execute-shell", "params": {"script": "true"}}"#;
+    runtime.block_on(async {
+        let repository = open(&Embedded::open(&dir.path().join("store")).unwrap(), dir.path())
+            .await
+            .unwrap();
+        let config = format!(r#"{{"tasks": [{task}, {task}]}}"#);
+        let job = configured(&repository, "a", &config).await.unwrap();
+        let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+        let controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+        post(&repository, &job, n).await.unwrap();
+        let held = claim(&repository, &key_of(&job, n, 0)).await.unwrap().unwrap();
+        work(&repository, &held).await.unwrap();
+        repository.claims.finish(&held, success()).await.unwrap();
+        let left = repository.builds.build(&job, n).await.unwrap().workspace().unwrap();
+        let next = format!(
+            r#"{{"job": "a", "build": {n}, "task": 1, "params": {{"script": "true"}}, "workspace": "{left}"}}"#
+        );
+        let next = TicketRequest::read(next.as_bytes()).unwrap();
+        let queue = name("execute-shell");
+        repository.claims.post(&queue, next, poster()).await.unwrap();
+        let error = Verdicts::read(b"error").unwrap();
+        repository.claims.finish(&controller, error).await.unwrap();
+        let build = repository.builds.build(&job, n).await.unwrap();
+        assert_eq!(build.task(1).state, TaskState::Aborted);
+        assert_eq!(build.workspace(), Some(left));
+    });
+}
