@@ -7,14 +7,16 @@ use std::time::Duration;
 use super::Error;
 use super::board::{Board, Line};
 use super::builds::Builds;
-use super::claims::Claims;
+use super::claims::{Claim, Claims};
 use super::core::lock;
 use super::events::Events;
 use super::jobs::Jobs;
 use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
-use super::model::ticket::{CONTROL_QUEUE, Part, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of};
+use super::model::ticket::{
+    CONTROL_QUEUE, Part, Posted, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of,
+};
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
 use super::store::Store;
@@ -26,8 +28,8 @@ use crate::storage::{Change, Event};
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]
 struct Sorted {
-    /// Tickets that changed, and whether their claim went, or they.
-    tickets: BTreeMap<TicketKey, bool>,
+    /// Tickets that changed.
+    tickets: BTreeMap<TicketKey, Changed>,
     /// Tickets that were claimed.
     claimed: BTreeSet<TicketKey>,
     /// Jobs and groups of which a place became free: by uid, and by digest.
@@ -48,18 +50,43 @@ struct Sorted {
     paths: BTreeSet<String>,
 }
 
+/// A ticket that changed.
+#[derive(Clone, Copy)]
+struct Changed {
+    /// Its place among those that were told of: in the order in which they were posted, where they are new.
+    place: usize,
+    /// Whether its claim went, or it did.
+    unclaimed: bool,
+}
+
 impl Sorted {
+    fn note(&mut self, key: TicketKey, unclaimed: bool) {
+        let new = Changed {
+            place: self.tickets.len(),
+            unclaimed,
+        };
+        self.tickets.entry(key).or_insert(new).unclaimed |= unclaimed;
+    }
+
+    /// The tickets in the order in which they were told of, and whether their claims are gone.
+    fn take_tickets(&mut self) -> Vec<(TicketKey, bool)> {
+        let mut tickets: Vec<_> = std::mem::take(&mut self.tickets).into_iter().collect();
+        tickets.sort_unstable_by_key(|(_, changed)| changed.place);
+        let known = tickets.into_iter().map(|(key, changed)| (key, changed.unclaimed));
+        known.collect()
+    }
+
     fn take(&mut self, path: &str, change: Change) {
         let Some(key) = Key::parse(path) else { return };
         match (key, change) {
             (Key::Ticket(queue, id) | Key::Claim(queue, id), Change::Deleted) => {
                 if let Some(key) = ticket_key(queue, id) {
-                    self.tickets.insert(key, true);
+                    self.note(key, true);
                 }
             }
             (Key::Ticket(queue, id), _) => {
                 if let Some(key) = ticket_key(queue, id) {
-                    self.tickets.entry(key).or_default();
+                    self.note(key, false);
                 }
             }
             (Key::Claim(queue, id), Change::Created) => self.claimed.extend(ticket_key(queue, id)),
@@ -88,6 +115,14 @@ impl Sorted {
             _ => {}
         }
     }
+}
+
+/// What was seen of a ticket.
+struct Seen {
+    /// The claim that was held of it here before the look.
+    claim: Option<Arc<Claim>>,
+    /// `None`: it is gone.
+    posted: Option<Posted>,
 }
 
 /// Tickets of a queue, whether their claims are gone, and how often they were tried.
@@ -175,6 +210,7 @@ impl Reconciler {
             }
         }
         self.leave_out_claimed(&mut sorted);
+        let tickets = sorted.take_tickets();
         for path in &sorted.paths {
             self.wakers.notify(path);
         }
@@ -198,16 +234,9 @@ impl Reconciler {
         if self.store.shared {
             self.tell_controls(sorted.builds, sorted.configured).await;
         }
-        let reconciler = self.clone();
-        in_parallel(sorted.tickets, move |(key, unclaimed)| {
-            let reconciler = reconciler.clone();
-            async move {
-                if let Err(error) = reconciler.refresh(&key, unclaimed).await {
-                    reconciler.retry_later(key, unclaimed, &error);
-                }
-            }
-        })
-        .await;
+        for part in tickets.chunks(READS_MAX) {
+            self.refresh_part(part.to_vec()).await;
+        }
         for bound in sorted.places {
             self.board.unpark(&bound);
         }
@@ -216,11 +245,13 @@ impl Reconciler {
     /// Takes tickets out that are just claimed: with many mounts, most notices are of these.
     fn leave_out_claimed(&self, sorted: &mut Sorted) {
         for key in &sorted.claimed {
-            if sorted.tickets.get(key) != Some(&true) {
+            if !sorted.tickets.get(key).is_some_and(|changed| changed.unclaimed) {
                 self.board.claimed(key);
             }
         }
-        sorted.tickets.retain(|key, gone| *gone || !self.board.is_known(key));
+        sorted
+            .tickets
+            .retain(|key, changed| changed.unclaimed || !self.board.is_known(key));
     }
 
     /// Says what was done to builds and jobs, here or on another mount.
@@ -372,58 +403,109 @@ impl Reconciler {
             if let Err(error) = self.store.read_ahead(keys.iter().map(TicketKey::path)).await {
                 tracing::warn!(%error, tickets = keys.len(), "reading them one by one");
             }
-            let reconciler = self.clone();
-            in_parallel(keys.to_vec(), move |key| {
-                let reconciler = reconciler.clone();
-                async move {
-                    if let Err(error) = reconciler.refresh(&key, true).await {
-                        reconciler.retry_later(key, true, &error);
-                    }
-                }
-            })
-            .await;
+            self.refresh_part(keys.iter().map(|key| (key.clone(), true)).collect())
+                .await;
         }
     }
 
-    /// Repairs a ticket if its claim is gone, and takes it in. One that is damaged is left out: it is no
-    /// other when it is read again.
+    /// The same for at most [`READS_MAX`], of which some have lost their claims. They are read in any order and taken in
+    /// by age: who waits is given the oldest that the board knows of.
+    async fn refresh_part(self: &Arc<Self>, part: Vec<(TicketKey, bool)>) {
+        let reconciler = self.clone();
+        let looks = in_parallel(part, move |(key, unclaimed)| {
+            let reconciler = reconciler.clone();
+            async move {
+                let seen = reconciler.repair_and_see(&key, unclaimed).await;
+                let seen = seen.inspect_err(|error| reconciler.retry_later(key.clone(), unclaimed, error));
+                Some((key, seen.ok()??))
+            }
+        });
+        let mut seen: Vec<(TicketKey, Seen)> = looks.await.into_iter().flatten().collect();
+        seen.sort_by_key(|(_, seen)| seen.posted.as_ref().map(|posted| posted.created));
+        let placed = seen.into_iter().map(|(key, seen)| {
+            let before = self.place(&key, &seen);
+            (key, seen, before)
+        });
+        let (placed, reconciler): (Vec<_>, _) = (placed.collect(), self.clone());
+        in_parallel(placed, move |(key, seen, before)| {
+            let reconciler = reconciler.clone();
+            async move { reconciler.follow_up(&key, seen, before).await }
+        })
+        .await;
+    }
+
+    /// Repairs a ticket if its claim is gone, and takes it in.
     async fn refresh(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
+        if let Some(seen) = self.repair_and_see(key, unclaimed).await? {
+            self.take_in(key, seen).await;
+        }
+        Ok(())
+    }
+
+    /// What a ticket is, repaired if its claim is gone. `None`: it is damaged, and left out, as it is no other when it is
+    /// read again.
+    async fn repair_and_see(&self, key: &TicketKey, unclaimed: bool) -> super::Result<Option<Seen>> {
         let look = async {
             if unclaimed {
                 self.claims.reopen_orphan(key).await?;
             }
-            self.apply(key).await
+            self.see(key).await
         };
-        let Err(error) = look.await else { return Ok(()) };
-        if self.tickets.is_damaged(key).await {
-            tracing::error!(%error, "left out");
-            return Ok(());
+        match look.await {
+            Err(error) if self.tickets.is_damaged(key).await => {
+                tracing::error!(%error, "left out");
+                Ok(None)
+            }
+            seen => seen.map(Some),
         }
-        Err(error)
     }
 
     /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
     pub(super) async fn apply(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
+        let seen = self.see(key).await?;
+        self.take_in(key, seen).await;
+        Ok(())
+    }
+
+    /// What a ticket is now.
+    async fn see(&self, key: &TicketKey) -> super::Result<Seen> {
         // Before the look: a claim made after it is none of what is seen.
         let claim = self.claims.held.get(key);
         let entry = self.store.get(&key.path()).await?;
-        let Some(entry) = entry else {
-            if self.board.place(key, None).is_some() {
+        let posted = entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()?;
+        Ok(Seen { claim, posted })
+    }
+
+    async fn take_in(self: &Arc<Self>, key: &TicketKey, seen: Seen) {
+        let before = self.place(key, &seen);
+        self.follow_up(key, seen, before).await;
+    }
+
+    /// Has the board know of what was seen of a ticket; what it knew before.
+    fn place(&self, key: &TicketKey, seen: &Seen) -> Option<TicketState> {
+        let Some(posted) = &seen.posted else {
+            return self.board.place(key, None);
+        };
+        if posted.ticket.state == TicketState::Finished {
+            self.tickets.gone.remember(key, posted.clone());
+        }
+        self.board.place(key, Some(Line::of(&posted.ticket, posted.created)))
+    }
+
+    /// Tells who waits for a ticket what was seen of it, and ends a claim that it took.
+    async fn follow_up(self: &Arc<Self>, key: &TicketKey, seen: Seen, before: Option<TicketState>) {
+        let Some(posted) = seen.posted else {
+            if before.is_some() {
                 self.events.announce(Told::TicketRemoved(key.clone()));
             }
             self.wakers.notify(&key.path());
             // Tidied away with its build while somebody was at it.
-            if let Some(claim) = claim {
+            if let Some(claim) = seen.claim {
                 self.claims.end_claim(&claim, Cause::Taken).await;
             }
-            return Ok(());
+            return;
         };
-        let posted = ticket_of(&key.to_string(), &entry)?;
-        if posted.ticket.state == TicketState::Finished {
-            self.tickets.gone.remember(key, posted.clone());
-        }
         let ticket = &posted.ticket;
-        let before = self.board.place(key, Some(Line::of(ticket, posted.created)));
         if let Some(claim) = self.claims.held.get(key)
             && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
             && claim.precedes(&posted)
@@ -433,7 +515,6 @@ impl Reconciler {
         if before != Some(ticket.state) {
             self.tell(key, ticket, before);
         }
-        Ok(())
     }
 
     /// Says what became of a ticket.
