@@ -364,7 +364,7 @@ impl Board {
         queue.open.remove(&line.lane, line.created);
         // It is opened again when one of its job has ended, where it waits for one that is bounded otherwise.
         let of_job = line.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
-        let of_job = of_job.filter(|_| queue.of_another_bound(line).is_some());
+        let of_job = of_job.filter(|_| queue.has_another_bound(line));
         let bound = of_job.or(line.bound_by(&key.queue)).unwrap_or_default().to_owned();
         queue
             .parked
@@ -373,20 +373,23 @@ impl Board {
             .insert(line.created, key.id.clone());
     }
 
-    /// How many open tickets of this one's queue and job are older, counted up to `most`: those of strangers, or the
+    /// Open tickets of this one's queue and job that are older, at most `most`, in no order: those of strangers, or the
     /// others.
-    pub(crate) fn older(&self, key: &TicketKey, (uid, untrusted): (&str, bool), most: usize) -> usize {
+    pub(crate) fn older(&self, key: &TicketKey, (uid, untrusted): (&str, bool), most: usize) -> Vec<TicketId> {
         let queues = lock(&self.queues);
-        let Some(queue) = queues.get(&key.queue) else { return 0 };
+        let Some(queue) = queues.get(&key.queue) else {
+            return Vec::new();
+        };
         // One that the board has not heard of is younger than all that it has.
         let created = queue.tickets.get(&key.id).map_or(u64::MAX, |line| line.created);
-        let before = |line: &&Line| {
+        let before = |(_, line): &(&TicketId, &Line)| {
             line.state == TicketState::Open
                 && line.created < created
                 && line.untrusted == untrusted
                 && line.job.as_deref() == Some(uid)
         };
-        queue.tickets.values().filter(before).take(most).count()
+        let older = queue.tickets.iter().filter(before).take(most);
+        older.map(|(id, _)| id.clone()).collect()
     }
 
     /// The tickets of a queue that the board knows of.

@@ -266,9 +266,9 @@ impl Claim {
 pub(crate) trait Outlook: Send + Sync {
     /// Notes that somebody here works on a queue.
     fn note_worked(&self, queue: &Name);
-    /// How many builds wait for longer than the one of this ticket, counted up to `most`: of the job with this uid,
-    /// those of strangers or the others.
-    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> usize;
+    /// Builds that wait for longer than the one of this ticket, at most `most`, in no order: of the job with this uid,
+    /// those of strangers or the others, as far as is known here.
+    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> Vec<TicketId>;
     /// Tickets of a queue that wait for a place of a group and are older than that, the oldest first, as far as is
     /// known here.
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId>;
@@ -276,9 +276,9 @@ pub(crate) trait Outlook: Send + Sync {
     fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId>;
     /// Whether a newer build makes an end of the one that a ticket is of, as far as is known here.
     fn is_superseded(&self, key: &TicketKey) -> bool;
-    /// The oldest build that one waits for, as its job's bound was another when that was triggered, as far as is known
-    /// here.
-    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey>;
+    /// The builds that one waits for, as their job's bound was another when they were triggered, the oldest first, as far
+    /// as is known here.
+    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId>;
     /// How long to wait before a ticket is repaired here.
     fn repair_delay(&self, key: &TicketKey) -> Duration;
 }

@@ -93,7 +93,7 @@ impl Outlook for Nodes {
         self.board.note_worked(queue);
     }
 
-    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> usize {
+    fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> Vec<TicketId> {
         self.board.older(key, of, most)
     }
 
@@ -109,7 +109,7 @@ impl Outlook for Nodes {
         self.board.is_superseded(key)
     }
 
-    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey> {
+    fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
         self.board.of_another_bound(key, posted)
     }
 

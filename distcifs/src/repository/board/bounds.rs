@@ -21,13 +21,18 @@ impl Line {
 }
 
 impl Queue {
-    /// The oldest build that one waits for, as it is older, has not ended, and is bounded otherwise.
-    pub(super) fn of_another_bound(&self, line: &Line) -> Option<TicketId> {
+    /// The builds that one waits for, as they are older, have not ended, and are bounded otherwise.
+    fn of_another_bound(&self, line: &Line) -> impl Iterator<Item = (u64, &TicketId)> {
         let before = |other: &Line| {
             other.state != TicketState::Finished && other.created < line.created && line.is_bounded_otherwise(other)
         };
-        let found = self.tickets.iter().filter(|(_, other)| before(other));
-        found.min_by_key(|(_, other)| other.created).map(|(id, _)| id.clone())
+        let found = self.tickets.iter().filter(move |(_, other)| before(other));
+        found.map(|(id, other)| (other.created, id))
+    }
+
+    /// Whether there is one of them.
+    pub(super) fn has_another_bound(&self, line: &Line) -> bool {
+        self.of_another_bound(line).next().is_some()
     }
 
     /// Opens what waited for a build of this job to end: the oldest of those that its number bounds, each of which lets
@@ -51,12 +56,17 @@ impl Queue {
 }
 
 impl Board {
-    /// The oldest build that this one waits for, as its job's bound was another when that was triggered.
-    pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Option<TicketKey> {
-        let queue = key.queue.clone();
-        let line = (queue.as_str() == CONTROL_QUEUE).then(|| Line::of(&posted.ticket, posted.created))?;
-        let id = lock(&self.queues).get(&queue)?.of_another_bound(&line)?;
-        Some(TicketKey { queue, id })
+    /// The builds that this one waits for, as their job's bound was another when they were triggered, the oldest first.
+    pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
+        if key.queue.as_str() != CONTROL_QUEUE {
+            return Vec::new();
+        }
+        let line = Line::of(&posted.ticket, posted.created);
+        let queues = lock(&self.queues);
+        let of_queue = queues.get(&key.queue).into_iter();
+        let mut found: Vec<_> = of_queue.flat_map(|queue| queue.of_another_bound(&line)).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, id)| id.clone()).collect()
     }
 
     /// Opens what waited for a build of this job to end, which has.

@@ -64,25 +64,36 @@ impl Claims {
         if !is_bounded {
             return Ok(None);
         }
-        if let Some(older) = self.outlook.of_another_bound(key, posted) {
-            return Ok(Some(older));
-        }
         let otherwise =
             |other: &Posted| other.ticket.state != TicketState::Finished && is_bounded_otherwise(&other.ticket, ticket);
-        self.older_unheard(key, posted, otherwise).await
+        let known = || self.outlook.of_another_bound(key, posted);
+        self.older_that_is(key, posted, known, otherwise).await
     }
 
     /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
     async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32, untrusted: bool) -> Result<Option<u32>> {
         let taken: Vec<String> = self.store.children(&Key::Job(&part.uid).path()).await?;
         let first = if untrusted { UNTRUSTED_SLOTS } else { 0 };
-        let mut free = (first..first.saturating_add(bound)).filter(|i| !taken.contains(&format!("slot-{i}")));
-        let older = self.outlook.older(
-            key,
-            (&part.uid, untrusted),
-            usize::try_from(bound).unwrap_or(usize::MAX),
-        );
-        Ok(free.nth(older))
+        let of = (part.uid.as_str(), untrusted);
+        let older = self
+            .outlook
+            .older(key, of, usize::try_from(bound).unwrap_or(usize::MAX));
+        let free = (first..first.saturating_add(bound)).filter(|i| !taken.contains(&format!("slot-{i}")));
+        let free: Vec<u32> = free.take(older.len() + 1).collect();
+        if free.is_empty() || free.len() > older.len() {
+            return Ok(free.last().copied());
+        }
+        // The board lags: some of these may have begun.
+        let mut wait = 0;
+        for id in self.outlook.older(key, of, usize::MAX) {
+            let queue = key.queue.clone();
+            let other = self.tickets.get_sound(&TicketKey { queue, id }).await?;
+            wait += usize::from(other.is_some_and(|other| other.ticket.state == TicketState::Open));
+            if wait >= free.len() {
+                return Ok(None);
+            }
+        }
+        Ok(free.get(wait).copied())
     }
 
     /// A place of a group for this ticket, unless an older one of its queue waits.
@@ -167,41 +178,57 @@ impl Claims {
 
     /// Whether an older ticket of the same queue waits for a place of a group.
     async fn waits_before(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<bool> {
-        let known = self.outlook.waiting(&key.queue, &member.digest, posted.created);
-        if known.iter().any(|id| *id != key.id) {
-            return Ok(true);
-        }
+        let known = || self.outlook.waiting(&key.queue, &member.digest, posted.created);
         let before = |other: &Posted| other.ticket.waits_in(member);
-        Ok(self.older_unheard(key, posted, before).await?.is_some())
+        Ok(self.older_that_is(key, posted, known, before).await?.is_some())
     }
 
-    /// An older ticket of the same queue that is so, of those that the board has not heard of: whoever sees a ticket
-    /// sees those that were posted before it.
-    async fn older_unheard(
+    /// An older ticket of the same queue that is so: of those of which the board believes it, and of those that it has
+    /// not heard of. Whoever sees a ticket sees those that were posted before it.
+    async fn older_that_is(
         &self,
         key: &TicketKey,
         posted: &Posted,
+        known: impl Fn() -> Vec<TicketId>,
         is: impl Fn(&Posted) -> bool,
     ) -> Result<Option<TicketKey>> {
+        if let Some(found) = self.first_older(key, posted, known(), &is).await? {
+            return Ok(Some(found));
+        }
         let path = queue_path(&key.queue);
         let names = bounded(&path, self.store.coordination.children(&path)).await?;
         let ids = names.iter().filter_map(|name| TicketId::new(name)).collect();
-        let queue = &key.queue;
-        let unknown = self.outlook.unknown(queue, ids).into_iter().filter(|id| *id != key.id);
-        let unknown: Vec<TicketKey> = unknown
-            .map(|id| TicketKey {
-                queue: queue.clone(),
-                id,
-            })
-            .collect();
-        for keys in unknown.chunks(READS_MAX) {
-            self.store.read_ahead(keys.iter().map(TicketKey::path)).await?;
-            for other_key in keys {
-                let Some(other) = self.tickets.get_sound(other_key).await? else {
+        let mut ids = self.outlook.unknown(&key.queue, ids);
+        // It may have heard of one since it was asked: that was not known then, and is not unknown now.
+        ids.extend(known());
+        self.first_older(key, posted, ids, &is).await
+    }
+
+    /// The first of some tickets of the same queue that is older and is so.
+    async fn first_older(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        ids: Vec<TicketId>,
+        is: impl Fn(&Posted) -> bool,
+    ) -> Result<Option<TicketKey>> {
+        let others = ids.into_iter().filter(|id| *id != key.id).map(|id| TicketKey {
+            queue: key.queue.clone(),
+            id,
+        });
+        let mut others = others.peekable();
+        let mut most = 1;
+        while others.peek().is_some() {
+            // The first is the one, as a rule.
+            let part: Vec<TicketKey> = others.by_ref().take(most).collect();
+            most = READS_MAX;
+            self.store.read_ahead(part.iter().map(TicketKey::path)).await?;
+            for other_key in part {
+                let Some(other) = self.tickets.get_sound(&other_key).await? else {
                     continue;
                 };
                 if other.created < posted.created && is(&other) {
-                    return Ok(Some(other_key.clone()));
+                    return Ok(Some(other_key));
                 }
             }
         }
