@@ -321,8 +321,8 @@ tasks:
         let value = |text: &str| pipeline::read(text.as_bytes(), Format::Yaml).unwrap();
         let here = Name::new("here").unwrap();
         let asks = value(
-            "tasks: [ { type: execute-shell, labels: [ '${os}' ], matrix: { os: [ linux, bsd ] }, \
-             concurrency: { group: 'test-${ref}' }, params: { script: x } } ]",
+            "tasks: [ { type: execute-shell, labels: [ linux ], params: { script: x } }, \
+             { type: execute-shell, nodelabels: [ bsd ], concurrency: { group: 'test-${ref}' }, params: { script: x } } ]",
         );
         let mut free = Job::new(None, &[]).unwrap();
         let tasks = free.tasks(&asks, &here).unwrap();
