@@ -125,6 +125,8 @@ pub(crate) async fn writable(coordination: &dyn Coordination) -> Result<u32> {
 /// `Invalid`, with what to do.
 pub async fn check(coordination: &Arc<dyn Coordination>, contents: &Arc<dyn Contents>) -> Result<()> {
     let wrong = |why: &str| Err(Error::Invalid(why.to_owned()));
+    // A server that lags knows nothing of what was made a moment ago.
+    bounded(ENTRY, coordination.sync()).await?;
     match read(&**coordination, &**contents).await? {
         (None, None) => wrong("no repository is there: make one with: distcifs init SOURCE -o OPTIONS"),
         (None, Some(_)) => wrong(

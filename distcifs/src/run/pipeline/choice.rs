@@ -350,6 +350,14 @@ tasks:
             "arm",
         );
         assert!(job.tasks(&asks, &here).is_ok() && !job.config.allow.submodules);
-        assert!(bounded(json!({ "groups": [] }), "bsd").tasks(&asks, &here).is_err());
+        let asks =
+            value("tasks: [ { type: execute-shell, concurrency: { group: test-main }, params: { script: x } } ]");
+        for (allow, taken) in [(json!({}), true), (json!({ "groups": [] }), false)] {
+            assert_eq!(
+                bounded(allow.clone(), "bsd").tasks(&asks, &here).is_ok(),
+                taken,
+                "{allow}"
+            );
+        }
     }
 }
