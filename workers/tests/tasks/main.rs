@@ -17,6 +17,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,10 @@ impl Bench {
     /// The same; the worker has these variables besides.
     pub(crate) fn with(program: &str, name: &str, variables: &[(&str, &Path)]) -> Self {
         let kind = Path::new(program).file_name().unwrap().to_str().unwrap();
-        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}.{name}.{}", std::process::id()));
+        // Two tests may choose one name: each bench has a folder of its own.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}.{name}.{pid}.{number}"));
         let _ = fs::remove_dir_all(&root);
         let queue = root.join("tickets").join(kind);
         fs::create_dir_all(&queue).unwrap();
