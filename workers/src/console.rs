@@ -82,6 +82,8 @@ pub struct Dropped {
     pub bytes: u64,
     /// What was in the way.
     pub why: String,
+    /// Whether it was nothing but that the store was away: then another attempt may store its output.
+    pub away: bool,
 }
 
 impl fmt::Display for Dropped {
@@ -149,8 +151,11 @@ impl Copier {
         let ended = self.thread.join();
         let mut left = self.shared.left.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.is_err() {
-            let why = "a defect of distcifs: what copies them ended by a panic".to_owned();
-            left.dropped = Some(Dropped { bytes: 1, why });
+            left.dropped = Some(Dropped {
+                bytes: 1,
+                why: "a defect of distcifs: what copies them ended by a panic".to_owned(),
+                away: false,
+            });
         }
         let text = String::from_utf8_lossy(&left.last);
         let last = text.trim_end().rsplit('\n').next().unwrap_or_default().to_owned();
@@ -246,6 +251,8 @@ struct Console {
     dropped: Option<Dropped>,
     /// What was in the way the last time.
     trouble: String,
+    /// Whether that was the store's absence.
+    away: bool,
     /// What waits, in front of everything that comes.
     spool: Spool,
     try_at: Instant,
@@ -263,6 +270,7 @@ impl Console {
             lost: false,
             dropped: None,
             trouble: String::new(),
+            away: false,
             spool: Spool::new(shelf.folder),
             try_at: Instant::now(),
             room: shelf.limit.saturating_add(1),
@@ -325,6 +333,7 @@ impl Console {
                 unread => {
                     let why = unread.map_or_else(|error| error.to_string(), |_| "it ends before".to_owned());
                     self.trouble = format!("what waited in {} can't be read: {why}", self.spool.place());
+                    self.away = false;
                     eprintln!("{}: {}", self.claimed.folder.display(), self.trouble);
                     self.drop_what_waits();
                     return Ok(());
@@ -390,6 +399,7 @@ impl Console {
             eprintln!("{}: {trouble}", self.claimed.folder.display());
         }
         self.trouble = trouble.to_string();
+        self.away = matches!(trouble, Trouble::Later(_) | Trouble::Held(_));
         trouble
     }
 
@@ -420,14 +430,19 @@ impl Console {
         self.file = None;
     }
 
-    /// So many bytes are missing: what was in the way first is the reason.
+    /// So many bytes are missing: what was in the way first is the reason, but for the store's absence.
     fn drop(&mut self, bytes: u64) {
         if bytes > 0 {
-            let why = &self.trouble;
+            let (why, away) = (&self.trouble, self.away);
             let dropped = self.dropped.get_or_insert_with(|| Dropped {
                 bytes: 0,
                 why: why.clone(),
+                away,
             });
+            if dropped.away && !away {
+                dropped.why.clone_from(why);
+                dropped.away = false;
+            }
             dropped.bytes += bytes;
         }
     }
@@ -512,6 +527,41 @@ mod tests {
             let Copied { lost, dropped, last } = end.join().unwrap();
             assert_eq!((lost, dropped, &last[..]), (true, None, "a line"));
         });
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// "Where nothing but the store's absence was in the way": what is left when the patience is over says so, and
+    /// whatever else was in the way is the reason.
+    #[test]
+    fn what_an_absent_store_did_not_take_is_told_apart() {
+        let folder = std::env::temp_dir().join(format!("distcifs-copier-away-{}", std::process::id()));
+        // The kernel answers EIO at address 0, and ENOSPC.
+        for (target, away) in [("/proc/self/mem", true), ("/dev/full", false)] {
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            symlink(target, folder.join("console")).unwrap();
+            let shelf = Shelf {
+                folder: folder.clone(),
+                limit: 1 << 20,
+            };
+            let mut console = Console::new(Claimed::new(folder.clone()).unwrap(), shelf);
+            console.patience = Some(Patience {
+                since: Instant::now().checked_sub(PATIENCE).unwrap(),
+                ..Patience::default()
+            });
+            console.take(b"a line\n", &AtomicBool::new(true));
+            console.close();
+            let dropped = console.dropped.take().unwrap();
+            assert_eq!((dropped.bytes, dropped.away), (7, away), "{dropped}");
+            assert!(!console.lost);
+            // Of two reasons it is the one that another attempt would meet again.
+            for away in [true, false, true] {
+                (console.away, console.trouble) = (away, format!("away: {away}"));
+                console.drop(1);
+            }
+            let both = console.dropped.take().unwrap();
+            assert_eq!((both.bytes, both.away, &both.why[..]), (3, false, "away: false"));
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 }

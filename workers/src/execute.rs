@@ -46,6 +46,7 @@ const ABORTED: u8 = 1;
 const LOST: u8 = 2;
 
 /// Why a command is over.
+#[derive(Debug, PartialEq)]
 pub enum Over {
     /// It ended.
     Ended(Exit),
@@ -55,8 +56,21 @@ pub enum Over {
     Aborted,
     /// The ticket is another's, or has its result.
     Lost,
-    /// The worker was told to end.
+    /// The worker was told to end, or the store was away for longer than its output can wait: the ticket is to be
+    /// given back.
     Stopped,
+}
+
+impl Over {
+    /// The same, once it is known whether the claim is lost and what of its output is not stored. Who aborted it
+    /// wants no other attempt.
+    fn with_output(self, lost: bool, dropped: Option<&Dropped>) -> Self {
+        match (self, dropped) {
+            _ if lost => Over::Lost,
+            (Over::Ended(_) | Over::TimedOut, Some(dropped)) if dropped.away => Over::Stopped,
+            (over, _) => over,
+        }
+    }
 }
 
 /// How a command ended.
@@ -201,7 +215,7 @@ impl Runner<'_> {
             Ok((copier, processes(pid)))
         };
         let (copier, mut processes) = start().map_err(|error| not_begun(&error))?;
-        let mut over = self.supervise(&mut processes, &copier, deadline);
+        let over = self.supervise(&mut processes, &copier, deadline);
         let grace = match over {
             Over::Ended(_) => LEFTOVER_GRACE,
             Over::TimedOut | Over::Aborted => self.grace(),
@@ -222,8 +236,10 @@ impl Runner<'_> {
             self.wake.wait(Some(drained.saturating_duration_since(Instant::now())));
         }
         let Copied { lost, dropped, last } = copier.finish();
-        if lost {
-            over = Over::Lost;
+        let over = over.with_output(lost, dropped.as_ref());
+        if let (Over::Stopped, Some(dropped)) = (&over, &dropped) {
+            let folder = self.claimed.folder.display();
+            eprintln!("{}: {folder}: {dropped}; the ticket is given back", self.worker);
         }
         Ok(Ended {
             over,
@@ -314,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// "Only then is it lost, and the outcome is `error`, with the number of bytes and the reason": whatever the
+    /// "Else what waited is lost, and the outcome is `error`, with the number of bytes and the reason": whatever the
     /// script ended with, but for an abort.
     #[test]
     fn output_that_is_missing_is_an_error() {
@@ -325,7 +341,11 @@ mod tests {
             last: String::new(),
         };
         let (bytes, why) = (7, "no room".to_owned());
-        let some = ended(Some(Dropped { bytes, why }));
+        let some = ended(Some(Dropped {
+            bytes,
+            why,
+            away: false,
+        }));
         let said = "7 bytes of its console could not be stored: no room";
         let error = |message: String| ("error".to_owned(), message);
         assert_eq!(some.outcome(Exit::Status(0)), error(said.to_owned()));
@@ -338,6 +358,27 @@ mod tests {
         let none = ended(None);
         assert_eq!(none.outcome(Exit::Status(0)), ("0".to_owned(), String::new()));
         assert_eq!(none.outcome(Exit::Status(3)), ("3".to_owned(), "exit 3".to_owned()));
+    }
+
+    /// "Where nothing but the store's absence was in the way, the worker then gives the ticket back": an abort is no
+    /// attempt to be made again, and a claim that is lost is nobody's to give.
+    #[test]
+    fn output_that_waited_for_an_absent_store_is_an_attempt_in_vain() {
+        let dropped = |away| {
+            Some(Dropped {
+                bytes: 1,
+                why: "away".to_owned(),
+                away,
+            })
+        };
+        let with = |over: Over, lost, dropped: Option<Dropped>| over.with_output(lost, dropped.as_ref());
+        let ended = || Over::Ended(Exit::Status(0));
+        assert_eq!(with(ended(), false, dropped(true)), Over::Stopped);
+        assert_eq!(with(Over::TimedOut, false, dropped(true)), Over::Stopped);
+        assert_eq!(with(Over::Aborted, false, dropped(true)), Over::Aborted);
+        assert_eq!(with(ended(), true, dropped(true)), Over::Lost);
+        assert_eq!(with(ended(), false, dropped(false)), ended());
+        assert_eq!(with(ended(), false, None), ended());
     }
 
     /// A store that is away fails no task: the ticket is given back, and somebody begins it later. What can't

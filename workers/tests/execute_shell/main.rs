@@ -274,7 +274,7 @@ fn no_more_waits_than_the_console_keeps() {
     assert_eq!(console(&folder).len(), 1001);
 }
 
-/// "Only then is it lost, and the outcome is `error`, with the number of bytes and the reason": a script that ended
+/// "Else what waited is lost, and the outcome is `error`, with the number of bytes and the reason": a script that ended
 /// well is no success of which nobody can read what it said.
 #[test]
 fn output_that_can_not_be_stored_is_no_success() {
