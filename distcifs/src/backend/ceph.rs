@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::bells::{Bells, may_have_happened};
+use self::channels::{Channels, may_have_happened};
 use self::errors::{Kind, fault, timed_out};
 use self::health::Health;
 use self::rados::{Answer, Outcome, Pool, Read, Standstill, Write};
 use crate::storage::{Contents, Error, Result};
 
-mod bells;
 mod blobs;
+mod channels;
 mod connect;
 mod consoles;
 mod contents;
@@ -68,7 +68,7 @@ struct Core {
     /// Taken at the end.
     pool: Option<Pool>,
     /// Taken before that.
-    bells: Option<Bells>,
+    channels: Option<Channels>,
     room: Arc<Semaphore>,
     health: Arc<Health>,
     /// What blobs are marked with when they are put, for gc to compare.
@@ -86,14 +86,14 @@ impl Ceph {
     pub fn connect(options: Options) -> std::result::Result<Ceph, OpenError> {
         let standstill = Standstill::new(options.not_ceph.clone());
         let opened = connect::connect(options)?;
-        let bells = Bells::new(opened.pool.clone(), standstill.clone()).map_err(|error| OpenError::Other {
+        let channels = Channels::new(opened.pool.clone(), standstill.clone()).map_err(|error| OpenError::Other {
             what: "starting a thread".to_owned(),
             why: error.to_string(),
         })?;
         Ok(Ceph {
             core: Arc::new(Core {
                 pool: Some(opened.pool),
-                bells: Some(bells),
+                channels: Some(channels),
                 room: Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize)),
                 health: Health::new(standstill),
                 epoch: AtomicU64::new(0),
@@ -114,8 +114,8 @@ impl Core {
         self.pool.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
     }
 
-    fn bells(&self) -> Outcome<&Bells> {
-        self.bells.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
+    fn channels(&self) -> Outcome<&Channels> {
+        self.channels.as_ref().ok_or(nix::errno::Errno::ESHUTDOWN)
     }
 
     /// Room for a call that carries so many bytes; none while the cluster is known to be away.
@@ -145,10 +145,10 @@ impl Core {
     /// Changes a record or console by so many bytes, and tells everybody of it.
     async fn change(&self, object: &str, write: Write, bytes: usize) -> Outcome<()> {
         let room = self.room(bytes).await?;
-        let ring = self.bells()?.ringer(object);
+        let notify = self.channels()?.notifier(object);
         let landed = move |ended| {
             if may_have_happened(ended) {
-                ring();
+                notify();
             }
         };
         self.fly(self.pool()?.write(object, write, room, landed)).await
@@ -181,7 +181,7 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.room.close();
-        drop(self.bells.take());
+        drop(self.channels.take());
         drop(self.pool.take());
         let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Nothing is ever sent: an error is the end, or that it takes too long.

@@ -46,8 +46,8 @@ pub struct Memory(Arc<Servers>);
 /// What all mounts share.
 struct Servers {
     state: Mutex<State>,
-    /// Rung when there is something to see or to tell.
-    bell: watch::Sender<()>,
+    /// Tells when there is something to see or to tell.
+    changed: watch::Sender<()>,
     session_timeout: Duration,
 }
 
@@ -107,7 +107,7 @@ impl Memory {
         };
         Memory(Arc::new(Servers {
             state: Mutex::new(state),
-            bell: watch::Sender::new(()),
+            changed: watch::Sender::new(()),
             session_timeout,
         }))
     }
@@ -128,7 +128,7 @@ impl Memory {
             listeners: Listeners::default(),
             epoch: AtomicU64::new(0),
         });
-        tokio::spawn(keep(Arc::downgrade(&handle), self.0.bell.subscribe()));
+        tokio::spawn(keep(Arc::downgrade(&handle), self.0.changed.subscribe()));
         MemoryMount(handle)
     }
 
@@ -170,7 +170,7 @@ impl MemoryMount {
         }
         drop(state);
         handle.publish();
-        handle.servers.ring();
+        handle.servers.tell_mounts();
     }
 }
 
@@ -179,13 +179,13 @@ impl Line {
     /// answered, later ones are not sent.
     pub fn cut(&self) {
         self.servers.state().cut(self.seat, self.servers.session_timeout);
-        self.servers.ring();
+        self.servers.tell_mounts();
     }
 
     /// Lets it through again.
     pub fn heal(&self) {
         self.servers.state().heal(self.seat, self.servers.session_timeout);
-        self.servers.ring();
+        self.servers.tell_mounts();
     }
 }
 
@@ -196,8 +196,8 @@ impl Servers {
     }
 
     /// Has every mount look what there is to see.
-    fn ring(&self) {
-        self.bell.send_replace(());
+    fn tell_mounts(&self) {
+        self.changed.send_replace(());
     }
 }
 
@@ -215,7 +215,7 @@ impl Handle {
         let next = [state.coordinator.next_end(), doubt];
         drop(state);
         if follows {
-            self.servers.ring();
+            self.servers.tell_mounts();
         }
         self.publish();
         for name in changed {
@@ -246,21 +246,21 @@ impl Drop for Handle {
             state.coordinator.leave(seat.session(), end);
         }
         drop(state);
-        self.servers.ring();
+        self.servers.tell_mounts();
     }
 }
 
 /// Keeps a mount up with the others as long as it is there.
-async fn keep(mount: Weak<Handle>, mut bell: watch::Receiver<()>) {
+async fn keep(mount: Weak<Handle>, mut changed: watch::Receiver<()>) {
     loop {
         let Some(next) = mount.upgrade().map(|mount| mount.turn()) else {
             return;
         };
-        let rung = match next {
-            Some(at) => tokio::time::timeout_at(at, bell.changed()).await.unwrap_or(Ok(())),
-            None => bell.changed().await,
+        let told = match next {
+            Some(at) => tokio::time::timeout_at(at, changed.changed()).await.unwrap_or(Ok(())),
+            None => changed.changed().await,
         };
-        if rung.is_err() {
+        if told.is_err() {
             return;
         }
         tokio::time::sleep(LAG).await;

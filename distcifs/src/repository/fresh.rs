@@ -28,7 +28,7 @@ pub(crate) struct Fresh {
     contents: Arc<dyn Contents>,
     runtime: tokio::runtime::Handle,
     state: Mutex<State>,
-    /// Rings when blobs are gone.
+    /// Notified when blobs are gone.
     gone: Notify,
 }
 

@@ -136,8 +136,8 @@ impl Contents for Ceph {
         Box::pin(async move {
             let what = format!("listen to {object}");
             let failed = |errno| self.core.fault(&what, Kind::Reads, errno);
-            let bells = self.core.bells().map_err(failed)?;
-            self.core.limited(&what, Kind::Reads, bells.listen(&object)).await
+            let channels = self.core.channels().map_err(failed)?;
+            self.core.limited(&what, Kind::Reads, channels.listen(&object)).await
         })
     }
 

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::bells::bell_names;
+use super::channels::channel_names;
 use super::connect::room;
 use super::rados::{Outcome, Pool, Read, Standstill};
 
@@ -140,7 +140,7 @@ impl Health {
 
     /// Asks for one object after the other until one is answered, be it there or not.
     async fn ask(&self, pool: Pool) {
-        for object in bell_names().cycle() {
+        for object in channel_names().cycle() {
             let Ok(room) = room().await else { return };
             match timeout(PAUSE, pool.read(&object, Read::default(), room)).await {
                 Ok(answer) => {

@@ -24,7 +24,7 @@ impl MemoryMount {
             (answer, changed)
         };
         if changed.is_some() {
-            self.0.servers.ring();
+            self.0.servers.tell_mounts();
         }
         yield_now().await;
         answer

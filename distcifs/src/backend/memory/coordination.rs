@@ -41,7 +41,7 @@ impl Coordination for MemoryMount {
                 let session = session.ok_or_else(|| Error::Expired { what: what.clone() })?;
                 Ok(state.commit(handle.seat, session, ops))
             })??;
-            handle.servers.ring();
+            handle.servers.tell_mounts();
             yield_now().await;
             // It was done, and nobody says so.
             handle.reach(&what, |_| ()).map_err(|_| Error::Indeterminate {

@@ -33,11 +33,11 @@ pub(in crate::backend::ceph) enum Heard<'a> {
 }
 
 /// Who is told of what reaches a watch, on a thread of librados: it must not wait.
-type Ear = Box<dyn Fn(Heard<'_>) + Send + Sync>;
+type OnNotice = Box<dyn Fn(Heard<'_>) + Send + Sync>;
 
 /// Whom callbacks look for.
 struct Listener {
-    ear: Ear,
+    on_notice: OnNotice,
     name: CString,
     pool: Weak<Inner>,
 }
@@ -193,7 +193,7 @@ impl Pool {
         &self,
         object: &str,
         seconds: u32,
-        ear: impl Fn(Heard<'_>) + Send + Sync + 'static,
+        on_notice: impl Fn(Heard<'_>) + Send + Sync + 'static,
         told: impl FnOnce(Outcome<Watch>) + Send + 'static,
     ) {
         let name = match text(object) {
@@ -201,7 +201,7 @@ impl Pool {
             Err(errno) => return told(Err(errno)),
         };
         let place = Place::take(Listener {
-            ear: Box::new(ear),
+            on_notice: Box::new(on_notice),
             name: name.clone(),
             pool: Arc::downgrade(&self.inner),
         });
@@ -301,7 +301,7 @@ extern "C" fn lost(number: *mut c_void, _cookie: u64, error: c_int) {
 }
 
 fn tell(listener: &Listener, what: Heard<'_>) {
-    if catch_unwind(AssertUnwindSafe(|| (listener.ear)(what))).is_err() {
+    if catch_unwind(AssertUnwindSafe(|| (listener.on_notice)(what))).is_err() {
         tracing::error!("hearing a notice of Ceph ended in a panic");
     }
 }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::time::timeout;
 
 use super::{Ceph, Options, cluster, options};
-use crate::backend::ceph::bells::bell_object;
+use crate::backend::ceph::channels::channel_object;
 use crate::storage::{Appended, Contents, Notices, Object};
 
 /// Longest time for a notice while all is well: these machines are busy.
@@ -74,7 +74,7 @@ async fn one_mount_hears_of_another() {
     told(&mut record_notices, SOON).await;
 }
 
-/// `rados watch` on a bell, by the same user.
+/// `rados watch` on a channel, by the same user.
 fn watcher(cluster: &Cluster, options: &Options, object: &str) -> Child {
     let mut command = Command::new("rados");
     command.args(["-n", "client.distci", "-p", &options.pool, "-N", &options.namespace]);
@@ -114,10 +114,10 @@ async fn a_dead_watcher_holds_up_nobody() {
     );
     let console = Object::Console("console.uid.1.0-1.1.0".to_owned());
     let mut notices = reader.listen(&console).await.unwrap();
-    let bell = bell_object(&console.to_string());
-    let mut dead = watcher(cluster, &options, &bell);
+    let channel = channel_object(&console.to_string());
+    let mut dead = watcher(cluster, &options, &channel);
     until(SOON * 5, "rados watch watches", || {
-        watchers(cluster, &options, &bell) == 2
+        watchers(cluster, &options, &channel) == 2
     })
     .await;
     kill(Pid::from_raw(dead.id() as i32), Signal::SIGSTOP).unwrap();
@@ -146,18 +146,18 @@ async fn a_mount_takes_its_watches_along() {
     let options = options(cluster);
     let store = Ceph::connect(options.clone()).unwrap();
     let object = Object::Record("jobs".to_owned());
-    let bell = bell_object(&object.to_string());
+    let channel = channel_object(&object.to_string());
     let first = store.listen(&object).await.unwrap();
     let second = store.listen(&object).await.unwrap();
-    assert_eq!(watchers(cluster, &options, &bell), 1);
+    assert_eq!(watchers(cluster, &options, &channel), 1);
     drop((first, second));
-    until(MENDED, "the watch ends", || watchers(cluster, &options, &bell) == 0).await;
+    until(MENDED, "the watch ends", || watchers(cluster, &options, &channel) == 0).await;
     let _listening = store.listen(&object).await.unwrap();
-    assert_eq!(watchers(cluster, &options, &bell), 1);
+    assert_eq!(watchers(cluster, &options, &channel), 1);
     let begun = Instant::now();
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     assert!(begun.elapsed() < SOON, "the end took {:?}", begun.elapsed());
-    assert_eq!(watchers(cluster, &options, &bell), 0);
+    assert_eq!(watchers(cluster, &options, &channel), 0);
 }
 
 /// Names the namespace and the console for `listens_apart`.
@@ -190,7 +190,7 @@ async fn a_mount_that_was_stopped_is_told_what_it_missed() {
     let options = options(cluster);
     let store = Ceph::connect(options.clone()).unwrap();
     let console = Object::Console("console.uid.1.0-1.1.0".to_owned());
-    let bell = bell_object(&console.to_string());
+    let channel = channel_object(&console.to_string());
     let test = "backend::ceph::tests::notices::listens_apart";
     let mut listener = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
@@ -218,13 +218,13 @@ async fn a_mount_that_was_stopped_is_told_what_it_missed() {
     kill(process, Signal::SIGSTOP).unwrap();
     sequence = append(&store, &console, sequence, "line\n").await;
     until(MENDED, "the watch is forgotten", || {
-        watchers(cluster, &options, &bell) == 0
+        watchers(cluster, &options, &channel) == 0
     })
     .await;
     kill(process, Signal::SIGCONT).unwrap();
     next("told").await;
     until(MENDED, "there is a watch again", || {
-        watchers(cluster, &options, &bell) == 1
+        watchers(cluster, &options, &channel) == 1
     })
     .await;
     append(&store, &console, sequence, "line\n").await;

@@ -1,4 +1,4 @@
-//! When a bell rings, and with which names.
+//! When a notice is published in a channel, and with which names.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use nix::errno::Errno;
 
 use super::Outcome;
 
-/// Time between two rings that somebody hears: what changes meanwhile goes in one.
+/// Time between two notices that somebody hears: what changes meanwhile goes in one.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// Time between two rings that nobody hears, or that are not answered in time: whoever begins to
+/// Time between two notices that nobody hears, or that are not answered in time: whoever begins to
 /// listen waits this long for the first.
 const PAUSE_LONG: Duration = Duration::from_millis(30);
 
-/// Rings under way from which on the longer pause holds.
+/// Notices under way from which on the longer pause holds.
 const FLYING_SLOW: u32 = 4;
 
-/// Rings under way at most: with the longer pause more than one that is not answered leaves behind.
+/// Notices under way at most: with the longer pause more than one that is not answered leaves behind.
 const FLYING_MAX: u32 = 128;
 
-/// Time until a ring that was not answered by all is repeated.
+/// Time until a notice that was not answered by all is repeated.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Names in one ring, at most 26 KB; with more, all that listen are told.
+/// Names in one notice, at most 26 KB; with more, all that listen are told.
 const NAMES_MAX: usize = 128;
 
 /// Names of objects that changed.
@@ -80,28 +80,28 @@ impl Names {
     }
 }
 
-/// How a bell is rung.
+/// The sending end of a channel.
 #[derive(Debug, Default)]
-pub(super) struct Ringing {
+pub(super) struct Publisher {
     changed: Names,
-    /// What somebody has not acknowledged, and when to ring it again.
+    /// What somebody has not acknowledged, and when to publish it again.
     again: Option<(Instant, Names)>,
-    /// When it rang last.
+    /// When it was published last.
     last: Option<Instant>,
     flying: u32,
     /// Whether somebody else heard it last time.
     heard: bool,
 }
 
-impl Ringing {
-    /// An object changed; whether it is the first since the last ring.
+impl Publisher {
+    /// An object changed; whether it is the first since the last notice.
     pub(super) fn add(&mut self, name: &str) -> bool {
         let first = self.changed.is_empty();
         self.changed.add(name);
         first
     }
 
-    /// The names to ring with now, if any; or when to look again.
+    /// The names to publish now, if any; or when to look again.
     pub(super) fn due(&mut self, now: Instant) -> Result<Option<Names>, Instant> {
         if let Some((_, names)) = self.again.take_if(|(at, _)| *at <= now) {
             self.changed.extend(names);
@@ -125,8 +125,8 @@ impl Ringing {
         }
     }
 
-    /// A ring has ended: whether somebody else heard it, or why not all did.
-    pub(super) fn rung(&mut self, heard: Outcome<bool>, names: Names, now: Instant) {
+    /// A notice has been sent: whether somebody else heard it, or why not all did.
+    pub(super) fn published(&mut self, heard: Outcome<bool>, names: Names, now: Instant) {
         self.flying = self.flying.saturating_sub(1);
         match heard {
             Ok(heard) => self.heard = heard,
@@ -155,50 +155,50 @@ mod tests {
 
     #[test]
     fn rings_at_once_then_after_a_pause_with_all_that_changed() {
-        let (mut ringing, now) = (Ringing::default(), Instant::now());
-        assert_eq!(ringing.due(now), Ok(None));
-        assert!(ringing.add("a"));
-        assert_eq!(ringing.due(now), Ok(Some(names(&["a"]))));
-        assert!(ringing.add("b"));
-        assert!(!ringing.add("c") && !ringing.add("b"));
-        assert_eq!(ringing.due(now), Err(now + PAUSE_LONG), "nobody is known to listen");
-        ringing.rung(Ok(true), names(&["a"]), now);
-        assert_eq!(ringing.due(now), Err(now + PAUSE));
-        assert_eq!(ringing.due(now + PAUSE), Ok(Some(names(&["b", "c"]))));
-        assert_eq!(ringing.due(now + PAUSE), Ok(None));
+        let (mut publisher, now) = (Publisher::default(), Instant::now());
+        assert_eq!(publisher.due(now), Ok(None));
+        assert!(publisher.add("a"));
+        assert_eq!(publisher.due(now), Ok(Some(names(&["a"]))));
+        assert!(publisher.add("b"));
+        assert!(!publisher.add("c") && !publisher.add("b"));
+        assert_eq!(publisher.due(now), Err(now + PAUSE_LONG), "nobody is known to listen");
+        publisher.published(Ok(true), names(&["a"]), now);
+        assert_eq!(publisher.due(now), Err(now + PAUSE));
+        assert_eq!(publisher.due(now + PAUSE), Ok(Some(names(&["b", "c"]))));
+        assert_eq!(publisher.due(now + PAUSE), Ok(None));
     }
 
     #[test]
     fn rings_again_what_was_not_answered() {
-        let (mut ringing, now) = (Ringing::default(), Instant::now());
-        ringing.add("a");
-        let sent = ringing.due(now).unwrap().unwrap();
-        ringing.rung(Err(Errno::ETIMEDOUT), sent, now);
-        assert_eq!(ringing.due(now), Err(now + AGAIN));
-        ringing.add("b");
-        assert_eq!(ringing.due(now + PAUSE), Ok(Some(names(&["b"]))));
-        assert_eq!(ringing.due(now + AGAIN), Ok(Some(names(&["a"]))));
-        ringing.rung(Err(Errno::ENOENT), names(&["a"]), now);
-        assert_eq!(ringing.due(now + 9 * AGAIN), Ok(None));
+        let (mut publisher, now) = (Publisher::default(), Instant::now());
+        publisher.add("a");
+        let sent = publisher.due(now).unwrap().unwrap();
+        publisher.published(Err(Errno::ETIMEDOUT), sent, now);
+        assert_eq!(publisher.due(now), Err(now + AGAIN));
+        publisher.add("b");
+        assert_eq!(publisher.due(now + PAUSE), Ok(Some(names(&["b"]))));
+        assert_eq!(publisher.due(now + AGAIN), Ok(Some(names(&["a"]))));
+        publisher.published(Err(Errno::ENOENT), names(&["a"]), now);
+        assert_eq!(publisher.due(now + 9 * AGAIN), Ok(None));
     }
 
     #[test]
     fn slows_down_while_rings_are_not_answered_and_stops_at_a_bound() {
-        let (mut ringing, mut now) = (Ringing::default(), Instant::now());
-        ringing.heard = true;
+        let (mut publisher, mut now) = (Publisher::default(), Instant::now());
+        publisher.heard = true;
         for flying in 0..FLYING_MAX {
-            ringing.add("a");
+            publisher.add("a");
             let pause = if flying < FLYING_SLOW { PAUSE } else { PAUSE_LONG };
             if flying > 0 {
-                assert_eq!(ringing.due(now), Err(now + pause));
+                assert_eq!(publisher.due(now), Err(now + pause));
             }
             now += pause;
-            assert!(ringing.due(now).unwrap().is_some());
+            assert!(publisher.due(now).unwrap().is_some());
         }
-        ringing.add("b");
-        assert_eq!(ringing.due(now + AGAIN), Ok(None));
-        ringing.rung(Ok(true), Names::default(), now);
-        assert_eq!(ringing.due(now + AGAIN), Ok(Some(names(&["b"]))));
+        publisher.add("b");
+        assert_eq!(publisher.due(now + AGAIN), Ok(None));
+        publisher.published(Ok(true), Names::default(), now);
+        assert_eq!(publisher.due(now + AGAIN), Ok(Some(names(&["b"]))));
     }
 
     #[test]

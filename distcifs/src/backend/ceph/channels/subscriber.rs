@@ -1,4 +1,4 @@
-//! The watch of a bell: asked for when somebody listens, again when it is lost, ended when nobody
+//! The watch of a channel: asked for when somebody listens, again when it is lost, ended when nobody
 //! has listened for a while.
 
 use std::time::{Duration, Instant};
@@ -25,14 +25,14 @@ pub(super) enum Due {
     Later(Instant),
     /// It is to be asked for.
     Watch,
-    /// The bell is to be made.
+    /// The channel is to be made.
     Make,
     /// It is to be ended.
     End(Watch),
 }
 
-/// The watch of one bell.
-pub(super) struct Hearing {
+/// The receiving end of a channel: its watch.
+pub(super) struct Subscriber {
     state: State,
     /// Whether somebody listens.
     wanted: bool,
@@ -48,7 +48,7 @@ pub(super) struct Hearing {
 enum State {
     /// None; to be asked for when it is wanted, not before that time.
     None(Instant),
-    /// The bell is not there.
+    /// The channel is not there.
     Missing,
     /// Something is under way.
     Busy,
@@ -58,9 +58,9 @@ enum State {
     Lost(Watch),
 }
 
-impl Hearing {
-    pub(super) fn new(now: Instant) -> Hearing {
-        Hearing {
+impl Subscriber {
+    pub(super) fn new(now: Instant) -> Subscriber {
+        Subscriber {
             state: State::None(now),
             wanted: false,
             used: now,
@@ -138,7 +138,7 @@ impl Hearing {
         false
     }
 
-    /// The bell was made, or not.
+    /// The channel was made, or not.
     pub(super) fn made(&mut self, made: bool, now: Instant) {
         self.state = State::None(if made { now } else { now + RETRY });
     }
