@@ -3,7 +3,6 @@
 pub mod about;
 pub mod access;
 pub mod attempts;
-pub mod board;
 pub mod builds;
 mod cache;
 pub mod claims;
@@ -35,6 +34,7 @@ pub mod nodes;
 mod notices;
 mod one_by_one;
 pub mod people;
+pub mod queue_index;
 pub mod records;
 mod rename;
 pub(crate) mod reserve;

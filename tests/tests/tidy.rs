@@ -140,8 +140,8 @@ fn what_goes_up_inside_the_repository_is_found() {
         ),
         (
             "distcifs/src/repository/core.rs",
-            "//! A.\nfn a() { super::board::b() }\n",
-            "repository/core -> repository/board",
+            "//! A.\nfn a() { super::queue_index::b() }\n",
+            "repository/core -> repository/queue_index",
         ),
         (
             "distcifs/src/repository/other.rs",

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::board::{Asker, Board, Pair, Waiter};
 use super::claims::{Claim, Claims};
 use super::core::lock;
 use super::deadline::Deadline;
@@ -16,6 +15,7 @@ use super::model::ticket::{TicketKey, queue_path};
 use super::names::Name;
 use super::nodes::Nodes;
 use super::notices::Reconciler;
+use super::queue_index::{Asker, Pair, QueueIndex, Waiter};
 use super::store::Store;
 use super::tickets::Tickets;
 use super::tops::Tops;
@@ -36,7 +36,7 @@ const WITHDRAW_LOOK: Duration = Duration::from_millis(10);
 /// Gives open tickets to those who wait for one.
 pub(crate) struct Dispatcher {
     store: Arc<Store>,
-    board: Arc<Board>,
+    queue_index: Arc<QueueIndex>,
     nodes: Arc<Nodes>,
     claims: Arc<Claims>,
     tickets: Arc<Tickets>,
@@ -51,7 +51,7 @@ impl Dispatcher {
     pub(super) fn new(reconciler: &Arc<Reconciler>, tops: Tops) -> Arc<Self> {
         Arc::new(Dispatcher {
             store: reconciler.store.clone(),
-            board: reconciler.board.clone(),
+            queue_index: reconciler.queue_index.clone(),
             nodes: reconciler.nodes.clone(),
             claims: reconciler.claims.clone(),
             tickets: reconciler.tickets.clone(),
@@ -77,7 +77,7 @@ impl Dispatcher {
         // The first ticket that is read need not be the oldest.
         attendance.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
         let (give, mut given) = oneshot::channel();
-        let waiter = self.board.enter(queue, labels, who, asker, give);
+        let waiter = self.queue_index.enter(queue, labels, who, asker, give);
         let mut look = waits;
         loop {
             if let Some(done) = look.wait(&mut given).await {
@@ -85,13 +85,13 @@ impl Dispatcher {
             }
             // Time is up: withdraw, unless a ticket is being claimed for us right now.
             if lock(&waiter.give).take().is_some() {
-                self.board.leave(queue, &waiter);
+                self.queue_index.leave(queue, &waiter);
                 return Ok(None);
             }
             if end.passed() {
                 // The claim, if it comes, is given back, and the waiter with it: see `let_wait`.
                 drop(given);
-                self.board.leave(queue, &waiter);
+                self.queue_index.leave(queue, &waiter);
                 return Ok(None);
             }
             look = Deadline::after(WITHDRAW_LOOK);
@@ -101,7 +101,7 @@ impl Dispatcher {
     /// Pairs waiters with tickets until the store is closed.
     pub(crate) async fn keep_dispatching(self: Arc<Self>) {
         loop {
-            for queue in self.board.changed().await {
+            for queue in self.queue_index.changed().await {
                 self.dispatch(&queue);
             }
         }
@@ -118,7 +118,7 @@ impl Dispatcher {
             }
             turns.get(needs).map_or(0, |turns| turns.of(key))
         };
-        while let Some(pair) = self.board.pair(queue, choice, turn) {
+        while let Some(pair) = self.queue_index.pair(queue, choice, turn) {
             let dispatcher = self.clone();
             self.store.runtime.spawn(async move { dispatcher.deal(pair).await });
         }
@@ -140,14 +140,14 @@ impl Dispatcher {
         if turn > 0 {
             tokio::time::sleep(CLAIM_TURN * turn).await;
         }
-        if !self.board.is_open(&key) {
+        if !self.queue_index.is_open(&key) {
             // Another mount has it.
-            return self.board.let_wait(&key.queue, &waiter, give);
+            return self.queue_index.let_wait(&key.queue, &waiter, give);
         }
         let Ok(claiming) = self.nodes.begin_claim() else {
             // Drained since they were paired.
             self.offer_again(&key).await;
-            return self.board.let_wait(&key.queue, &waiter, give);
+            return self.queue_index.let_wait(&key.queue, &waiter, give);
         };
         let claimed = self.claims.claim(&key, waiter.who).await;
         drop(claiming);
@@ -165,7 +165,7 @@ impl Dispatcher {
                 return;
             }
             Err(Error::Busy(_)) => {
-                self.board.park(&key);
+                self.queue_index.park(&key);
                 // A place may have become free before it was set aside.
                 self.unpark_if_free(&key).await;
             }
@@ -177,7 +177,7 @@ impl Dispatcher {
                 tokio::time::sleep(FOLLOW_PAUSE).await;
             }
         }
-        self.board.let_wait(&key.queue, &waiter, give);
+        self.queue_index.let_wait(&key.queue, &waiter, give);
     }
 
     /// Offers a ticket that can't be claimed after a pause, which grows: it must not keep the others from being worked
@@ -196,7 +196,7 @@ impl Dispatcher {
         self.store.runtime.spawn(async move {
             tokio::time::sleep(pause.min(FOLLOW_PAUSE_MAX)).await;
             dispatcher.offer_again(&key).await;
-            if !dispatcher.board.is_open(&key) {
+            if !dispatcher.queue_index.is_open(&key) {
                 lock(&dispatcher.failed).remove(&key);
             }
         });
@@ -222,15 +222,15 @@ impl Dispatcher {
         let Some(part) = &posted.ticket.part else { return };
         if let Ok(true) = self.claims.has_place(key, &posted).await {
             let group = posted.ticket.group.as_ref();
-            self.board.unpark(group.map_or(&part.uid, |group| &group.digest));
+            self.queue_index.unpark(group.map_or(&part.uid, |group| &group.digest));
         }
     }
 
-    /// Looks at a ticket that left the board's list without being claimed.
+    /// Looks at a ticket that left the queue index's list without being claimed.
     async fn offer_again(&self, key: &TicketKey) {
         if let Err(error) = self.reconciler.apply(key).await {
             self.reconciler.retry_later(key.clone(), false, &error);
         }
-        self.board.poke(&key.queue);
+        self.queue_index.poke(&key.queue);
     }
 }

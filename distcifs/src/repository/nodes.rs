@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::about::About;
-use super::board::{Ahead, Board};
 use super::claims::{Held, Outlook};
 use super::core::{bounded, lock, random_id};
 use super::format::{self, VERSION};
@@ -19,6 +18,7 @@ use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
 use super::model::ticket::{Part, Posted, Ticket, TicketKey, control_key};
 use super::names::{Name, TicketId};
+use super::queue_index::{Ahead, QueueIndex};
 use super::store::{Store, session_of};
 use super::turns::Turns;
 use super::{Error, Result};
@@ -79,7 +79,7 @@ pub struct NodeFacts {
 pub struct Nodes {
     store: Arc<Store>,
     about: Arc<About>,
-    board: Arc<Board>,
+    queue_index: Arc<QueueIndex>,
     held: Arc<Held>,
     peers: Peers,
 }
@@ -90,27 +90,27 @@ struct Peers(Mutex<HashMap<Name, NodeFacts>>);
 
 impl Outlook for Nodes {
     fn note_worked(&self, queue: &Name) {
-        self.board.note_worked(queue);
+        self.queue_index.note_worked(queue);
     }
 
     fn older(&self, key: &TicketKey, of: (&str, bool), most: usize) -> Vec<TicketId> {
-        self.board.older(key, of, most)
+        self.queue_index.older(key, of, most)
     }
 
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId> {
-        self.board.waiting(queue, group, before)
+        self.queue_index.waiting(queue, group, before)
     }
 
     fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId> {
-        self.board.unknown(queue, ids)
+        self.queue_index.unknown(queue, ids)
     }
 
     fn is_superseded(&self, key: &TicketKey) -> bool {
-        self.board.is_superseded(key)
+        self.queue_index.is_superseded(key)
     }
 
     fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
-        self.board.of_another_bound(key, posted)
+        self.queue_index.of_another_bound(key, posted)
     }
 
     fn repair_delay(&self, key: &TicketKey) -> Duration {
@@ -120,11 +120,16 @@ impl Outlook for Nodes {
 
 impl Nodes {
     /// None is known but this mount.
-    pub(crate) fn new(store: Arc<Store>, about: Arc<About>, board: Arc<Board>, held: Arc<Held>) -> Arc<Self> {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        about: Arc<About>,
+        queue_index: Arc<QueueIndex>,
+        held: Arc<Held>,
+    ) -> Arc<Self> {
         Arc::new(Nodes {
             store,
             about,
-            board,
+            queue_index,
             held,
             peers: Peers::default(),
         })
@@ -271,7 +276,7 @@ impl Nodes {
             // They are given nothing here.
             return Waiting::new();
         }
-        self.board.waiting_sets(TOLD_MAX, TOLD_BYTES_MAX)
+        self.queue_index.waiting_sets(TOLD_MAX, TOLD_BYTES_MAX)
     }
 
     /// The mounts that are alive, in order of their names.
@@ -315,7 +320,7 @@ impl Nodes {
         match self.node_facts(node).await {
             Ok(Some(facts)) => {
                 let queues = facts.waiting.keys().filter_map(|queue| Name::new(queue));
-                queues.for_each(|queue| self.board.note_worked(&queue));
+                queues.for_each(|queue| self.queue_index.note_worked(&queue));
                 drop(lock(&self.peers.0).insert(node.clone(), facts));
             }
             Ok(None) => drop(lock(&self.peers.0).remove(node)),
@@ -328,7 +333,7 @@ impl Nodes {
         let mut waiters = if self.is_drained() {
             Waiters::default()
         } else {
-            self.board.waiters(queue, needs)
+            self.queue_index.waiters(queue, needs)
         };
         for facts in lock(&self.peers.0).values() {
             for (has, count) in facts.waiting.get(queue).into_iter().flatten() {
@@ -345,7 +350,7 @@ impl Nodes {
             sets.map(|(has, _)| Skills::new(has.split(' '))).collect()
         };
         let elsewhere = lock(&self.peers.0).values().flat_map(skills).collect();
-        self.board.ahead(key, elsewhere)
+        self.queue_index.ahead(key, elsewhere)
     }
 
     /// How many mounts come before this one when it is about this ticket.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Error;
-use super::board::{Board, Line};
 use super::builds::Builds;
 use super::claims::{Claim, Claims};
 use super::core::lock;
@@ -19,6 +18,7 @@ use super::model::ticket::{
 };
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
+use super::queue_index::{QueueIndex, TicketSummary};
 use super::store::Store;
 use super::tickets::Tickets;
 use super::wakers::Wakers;
@@ -159,7 +159,7 @@ impl RetryTickets {
 pub(crate) struct Reconciler {
     pub(super) store: Arc<Store>,
     jobs: Arc<Jobs>,
-    pub(super) board: Arc<Board>,
+    pub(super) queue_index: Arc<QueueIndex>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) claims: Arc<Claims>,
     pub(super) tickets: Arc<Tickets>,
@@ -173,7 +173,7 @@ impl Reconciler {
     /// Of what these builds and claims are part of.
     pub(super) fn new(
         builds: &Arc<Builds>,
-        board: Arc<Board>,
+        queue_index: Arc<QueueIndex>,
         nodes: Arc<Nodes>,
         claims: Arc<Claims>,
         wakers: Arc<Wakers>,
@@ -181,7 +181,7 @@ impl Reconciler {
         Arc::new(Reconciler {
             store: builds.store.clone(),
             jobs: builds.jobs.clone(),
-            board,
+            queue_index,
             nodes,
             claims,
             tickets: builds.tickets.clone(),
@@ -238,7 +238,7 @@ impl Reconciler {
             self.refresh_part(part.to_vec()).await;
         }
         for bound in sorted.places {
-            self.board.unpark(&bound);
+            self.queue_index.unpark(&bound);
         }
     }
 
@@ -246,12 +246,12 @@ impl Reconciler {
     fn leave_out_claimed(&self, sorted: &mut Sorted) {
         for key in &sorted.claimed {
             if !sorted.tickets.get(key).is_some_and(|changed| changed.unclaimed) {
-                self.board.claimed(key);
+                self.queue_index.claimed(key);
             }
         }
         sorted
             .tickets
-            .retain(|key, changed| changed.unclaimed || !self.board.is_known(key));
+            .retain(|key, changed| changed.unclaimed || !self.queue_index.is_known(key));
     }
 
     /// Says what was done to builds and jobs, here or on another mount.
@@ -320,7 +320,7 @@ impl Reconciler {
         match Key::parse(path) {
             Some(Key::Root) => {
                 self.claims.look_for_aborts();
-                self.board.unpark_all();
+                self.queue_index.unpark_all();
                 self.nodes.look_at_nodes().await;
                 self.rescan_queues(None).await;
             }
@@ -328,9 +328,9 @@ impl Reconciler {
             Some(Key::Jobs) => {
                 self.claims.look_for_aborts();
                 self.look_for_stopped();
-                self.board.unpark_all();
+                self.queue_index.unpark_all();
             }
-            Some(Key::Groups) => self.board.unpark_all(),
+            Some(Key::Groups) => self.queue_index.unpark_all(),
             Some(Key::Epoch) => self.store.look_at_epoch(),
             Some(Key::Tickets) => self.rescan_queues(None).await,
             Some(Key::Queue(queue)) => self.rescan_queues(Name::new(queue)).await,
@@ -375,7 +375,7 @@ impl Reconciler {
 
     /// Reads all tickets of a queue that are there or were.
     async fn rescan_queue(self: &Arc<Self>, queue: &Name) -> super::Result<()> {
-        let mut ids: BTreeSet<TicketId> = self.board.ids(queue).into_iter().collect();
+        let mut ids: BTreeSet<TicketId> = self.queue_index.ids(queue).into_iter().collect();
         let names = self.store.children(&queue_path(queue)).await;
         ids.extend(names.iter().flatten().filter_map(|name| TicketId::new(name)));
         let keys = ids.into_iter().map(|id| TicketKey {
@@ -391,7 +391,7 @@ impl Reconciler {
 
     /// Has all builds that this mount knows of looked at: some may be to stop, and nobody told of it.
     fn look_for_stopped(&self) {
-        for (uid, n) in self.board.builds() {
+        for (uid, n) in self.queue_index.builds() {
             self.claims.stopped.note(&uid, n, Duration::ZERO);
         }
     }
@@ -409,7 +409,7 @@ impl Reconciler {
     }
 
     /// The same for at most [`READS_MAX`], of which some have lost their claims. They are read in any order and taken in
-    /// by age: who waits is given the oldest that the board knows of.
+    /// by age: who waits is given the oldest that the queue index knows of.
     async fn refresh_part(self: &Arc<Self>, part: Vec<(TicketKey, bool)>) {
         let reconciler = self.clone();
         let looks = in_parallel(part, move |(key, unclaimed)| {
@@ -481,15 +481,16 @@ impl Reconciler {
         self.follow_up(key, seen, before).await;
     }
 
-    /// Has the board know of what was seen of a ticket; what it knew before.
+    /// Has the queue index know of what was seen of a ticket; what it knew before.
     fn place(&self, key: &TicketKey, seen: &Seen) -> Option<TicketState> {
         let Some(posted) = &seen.posted else {
-            return self.board.place(key, None);
+            return self.queue_index.place(key, None);
         };
         if posted.ticket.state == TicketState::Finished {
             self.tickets.gone.remember(key, posted.clone());
         }
-        self.board.place(key, Some(Line::of(&posted.ticket, posted.created)))
+        self.queue_index
+            .place(key, Some(TicketSummary::of(&posted.ticket, posted.created)))
     }
 
     /// Tells who waits for a ticket what was seen of it, and ends a claim that it took.

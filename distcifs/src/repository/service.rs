@@ -9,7 +9,6 @@ use nix::unistd::{getgid, getuid};
 use super::about::About;
 use super::access::Access;
 use super::attempts::AttemptDirs;
-use super::board::Board;
 use super::builds::{Builds, RecordCache, Trash};
 use super::claims::{Claims, Held};
 use super::configure::Configurations;
@@ -27,6 +26,7 @@ use super::model::ticket::QUEUES;
 use super::names::Name;
 use super::nodes::Nodes;
 use super::notices::Reconciler;
+use super::queue_index::QueueIndex;
 use super::snapshot::Browser;
 use super::store::{Acting, Reactor, Store};
 use super::supersede::Superseding;
@@ -65,7 +65,7 @@ pub struct Repository {
     pub(crate) configs: Arc<Configurations>,
     pub(crate) events: Arc<Events>,
     pub(crate) wakers: Arc<Wakers>,
-    pub(crate) board: Arc<Board>,
+    pub(crate) queue_index: Arc<QueueIndex>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) tickets: Arc<Tickets>,
     pub(crate) reconciler: Arc<Reconciler>,
@@ -90,7 +90,7 @@ impl Reactor for Repository {
     }
 
     fn unfollowed(&self, path: &str) {
-        self.board.forget_below(path);
+        self.queue_index.forget_below(path);
     }
 }
 
@@ -152,11 +152,11 @@ impl Repository {
                 records: RecordCache::default(),
                 trash: Trash::default(),
             });
-            let board = Arc::new(Board::new(events.clone(), wakers.clone()));
-            let nodes = Nodes::new(store.clone(), about.clone(), board.clone(), held.clone());
+            let queue_index = Arc::new(QueueIndex::new(events.clone(), wakers.clone()));
+            let nodes = Nodes::new(store.clone(), about.clone(), queue_index.clone(), held.clone());
             let claims = Claims::new(&builds, about.clone(), wakers.clone(), held, nodes.clone());
-            let (of_board, of_nodes) = (board.clone(), nodes.clone());
-            let reconciler = Reconciler::new(&builds, of_board, of_nodes, claims.clone(), wakers.clone());
+            let (of_queue_index, of_nodes) = (queue_index.clone(), nodes.clone());
+            let reconciler = Reconciler::new(&builds, of_queue_index, of_nodes, claims.clone(), wakers.clone());
             let dispatcher = Dispatcher::new(&reconciler, tops.clone());
             Repository {
                 about,
@@ -164,7 +164,7 @@ impl Repository {
                 configs,
                 tops,
                 jobs,
-                board,
+                queue_index,
                 nodes,
                 claims,
                 tickets,

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::board::{Board, Ended, Sides};
 use super::claims::Claims;
 use super::core::{lock, now};
 use super::model::build::{Live, live_path};
@@ -17,6 +16,7 @@ use super::model::ops::Step;
 use super::model::steps::build::{Newer, Refused, supersede_running, supersede_waiting};
 use super::model::ticket::{Part, Ticket};
 use super::nodes::Nodes;
+use super::queue_index::{Ended, QueueIndex, Sides};
 use super::store::Store;
 use super::turns::CLAIM_TURN;
 use super::work::{FOLLOW_PAUSE_MAX, in_parallel};
@@ -32,7 +32,7 @@ const TRY_EVERY: Duration = Duration::from_secs(30);
 /// See the module.
 pub(crate) struct Superseding {
     store: Arc<Store>,
-    board: Arc<Board>,
+    queue_index: Arc<QueueIndex>,
     claims: Arc<Claims>,
     nodes: Arc<Nodes>,
     /// Those that are being acted on, and whether they are to be once more.
@@ -44,7 +44,7 @@ impl Superseding {
     pub(crate) fn new(repository: &Repository) -> Arc<Self> {
         Arc::new(Superseding {
             store: repository.store.clone(),
-            board: repository.board.clone(),
+            queue_index: repository.queue_index.clone(),
             claims: repository.claims.clone(),
             nodes: repository.nodes.clone(),
             under_way: Mutex::default(),
@@ -56,10 +56,10 @@ impl Superseding {
         let mut tick = tokio::time::interval(TRY_EVERY);
         loop {
             let sides = tokio::select! {
-                sides = self.board.newer() => sides,
+                sides = self.queue_index.newer() => sides,
                 _ = tick.tick() => {
-                    self.board.unpark_all();
-                    self.board.note_all_sides();
+                    self.queue_index.unpark_all();
+                    self.queue_index.note_all_sides();
                     continue;
                 }
             };
@@ -98,7 +98,7 @@ impl Superseding {
     /// Makes an end of the older builds of a job that share a group.
     async fn act(self: &Arc<Self>, sides: &Sides) {
         let superseding = self.clone();
-        let ends = in_parallel(self.board.superseded(sides), move |ended| {
+        let ends = in_parallel(self.queue_index.superseded(sides), move |ended| {
             let superseding = superseding.clone();
             async move {
                 let result = superseding.end(&ended).await;
@@ -106,10 +106,10 @@ impl Superseding {
             }
         });
         if ends.await.iter().any(Result::is_err) {
-            let (board, sides) = (self.board.clone(), sides.clone());
+            let (queue_index, sides) = (self.queue_index.clone(), sides.clone());
             self.store.runtime.spawn(async move {
                 tokio::time::sleep(FOLLOW_PAUSE_MAX).await;
-                board.note_sides(sides);
+                queue_index.note_sides(sides);
             });
         }
     }

@@ -161,7 +161,7 @@ impl Repository {
                 format!("waits for a worker of {queue}: mount {} is drained", self.about.node)
             }
             // One that was claimed before has had a worker, wherever that was.
-            (0, _) if ticket.ordinal() == 1 && !QUEUES.contains(&queue) && !self.board.is_worked(queue) => {
+            (0, _) if ticket.ordinal() == 1 && !QUEUES.contains(&queue) && !self.queue_index.is_worked(queue) => {
                 format!(
                     "waits: the queue tickets/{queue} has had no worker since this mount began: start one, \
                      or is the type misspelt?"

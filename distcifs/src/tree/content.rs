@@ -430,7 +430,7 @@ impl Tree {
     async fn figures(&self) -> Result<Vec<(Name, [usize; 3], usize)>> {
         let tickets = self.repository.store.attend(TICKETS).await?;
         tickets.looked(Deadline::after(FIGURES_WAIT)).await;
-        Ok(self.repository.board.figures())
+        Ok(self.repository.queue_index.figures())
     }
 }
 

@@ -16,7 +16,6 @@ use super::process;
 use super::requests::Waker;
 use super::rights::{Reader, SEARCH, WRITE};
 use super::{Caller, Deadline, Error, Result, Tree};
-use crate::repository::board::Asker;
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
 use crate::repository::deadline::locked;
@@ -26,6 +25,7 @@ use crate::repository::model::event::Event;
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::queue_path;
 use crate::repository::names::Name;
+use crate::repository::queue_index::Asker;
 use crate::repository::store::Attendance;
 use crate::repository::wakers::open_key;
 
@@ -308,7 +308,7 @@ impl Tree {
                 let attendance = self.repository.store.attend(&queue_path(queue)).await?;
                 let key = open_key(queue);
                 let told = self.repository.wakers.waiter(&key).notified_owned();
-                if !asking.rest.is_empty() || self.repository.board.has_open(queue, &asking.labels) {
+                if !asking.rest.is_empty() || self.repository.queue_index.has_open(queue, &asking.labels) {
                     return Ok(true);
                 }
                 self.wake_later(open, wake, async move {

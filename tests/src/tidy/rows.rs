@@ -25,7 +25,7 @@ const ROWS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("maintain", &["maintain"]),
-    ("schedule", &["board", "nodes", "turns", "drain"]),
+    ("schedule", &["queue_index", "nodes", "turns", "drain"]),
     ("claims", &["claims"]),
     (
         "catalog",

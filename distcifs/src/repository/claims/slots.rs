@@ -83,7 +83,7 @@ impl Claims {
         if free.is_empty() || free.len() > older.len() {
             return Ok(free.last().copied());
         }
-        // The board lags: some of these may have begun.
+        // The queue index lags: some of these may have begun.
         let mut wait = 0;
         for id in self.outlook.older(key, of, usize::MAX) {
             let queue = key.queue.clone();
@@ -156,7 +156,7 @@ impl Claims {
         for id in ids.into_iter().take(NAMES_MAX) {
             let queue = key.queue.clone();
             let key = TicketKey { queue, id };
-            // The board may lag.
+            // The queue index may lag.
             let Some(posted) = self
                 .tickets
                 .get_sound(&key)
@@ -183,7 +183,7 @@ impl Claims {
         Ok(self.older_that_is(key, posted, known, before).await?.is_some())
     }
 
-    /// An older ticket of the same queue that is so: of those of which the board believes it, and of those that it has
+    /// An older ticket of the same queue that is so: of those of which the queue index believes it, and of those that it has
     /// not heard of. Whoever sees a ticket sees those that were posted before it.
     async fn older_that_is(
         &self,

@@ -8,7 +8,7 @@ use crate::repository::{Error, Result};
 impl Nodes {
     /// From now on no work is taken on this mount, or again.
     pub(crate) fn drain(&self, on: bool) {
-        if self.board.drain.set(on) {
+        if self.queue_index.drain.set(on) {
             let word = if on {
                 "is drained: no work is taken"
             } else {
@@ -17,7 +17,7 @@ impl Nodes {
             tracing::info!("this mount {word}");
         }
         if !on {
-            self.board.poke_all();
+            self.queue_index.poke_all();
         }
     }
 
@@ -26,7 +26,7 @@ impl Nodes {
     /// # Errors
     /// `Busy` while it is drained.
     pub(crate) fn begin_claim(&self) -> Result<Claiming<'_>> {
-        self.board.drain.enter().ok_or_else(|| {
+        self.queue_index.drain.enter().ok_or_else(|| {
             Error::Busy(format!(
                 "mount {} is drained and takes no work: distcifs drain --end MOUNT ends that",
                 self.about.node
@@ -36,13 +36,13 @@ impl Nodes {
 
     /// Whether this mount takes no work.
     pub(crate) fn is_drained(&self) -> bool {
-        self.board.drain.is_on()
+        self.queue_index.drain.is_on()
     }
 
     /// What is still worked here, a line each. The builds that build-control steers are not among it:
     /// another takes them over where they stand.
     pub(crate) fn still_worked(&self) -> Vec<String> {
-        let claiming = self.board.drain.claiming();
+        let claiming = self.queue_index.drain.claiming();
         let held = self.held.all().into_iter();
         let held = held.filter(|claim| claim.key.queue.as_str() != CONTROL_QUEUE);
         let mut lines: Vec<String> = held

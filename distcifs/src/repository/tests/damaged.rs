@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::backend::memory::Memory;
-use crate::repository::board::Asker;
 use crate::repository::model::build::live_path;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::create;
 use crate::repository::model::ticket::CONTROL_QUEUE;
+use crate::repository::queue_index::Asker;
 use crate::repository::supersede::Superseding;
 use crate::storage::Op;
 

@@ -6,7 +6,6 @@ use super::crash::{End, Place, after_each_write_of};
 use super::shared::Servers;
 use super::*;
 use crate::backend::memory::Memory;
-use crate::repository::board::Asker;
 use crate::repository::control::Word;
 use crate::repository::groups::Unused;
 use crate::repository::maintain::Upkeep;
@@ -16,6 +15,7 @@ use crate::repository::model::json::to_json;
 use crate::repository::model::keys::{GROUPS, Key};
 use crate::repository::model::ops::create;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted};
+use crate::repository::queue_index::Asker;
 use crate::storage::counted::{Call, Counted};
 
 /// A configuration of one task, whose builds share a group, and whose task shares another.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::backend::memory::Memory;
-use crate::repository::board::Asker;
 use crate::repository::model::ticket::CONTROL_QUEUE;
+use crate::repository::queue_index::Asker;
 
 /// Builds that are bounded by a number, and by a group.
 const NUMBERED: &str = r#"{"concurrency": 1, "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;

@@ -159,12 +159,12 @@ fn a_retry_of_a_newer_build_ends_no_older_one() {
         here.control(&a, 1, Word::Retry, poster()).await.unwrap();
         let _runs = here.claims.claim(&one, claimant()).await.unwrap();
         here.control(&a, 2, Word::Retry, poster()).await.unwrap();
-        until("it is heard of", async || here.board.is_open(&two)).await;
-        assert!(!here.board.is_superseded(&one));
+        until("it is heard of", async || here.queue_index.is_open(&two)).await;
+        assert!(!here.queue_index.is_superseded(&one));
         // A build that is triggered after both ends both.
         trigger(&here, &a).await;
         until("both are asked to stop", async || {
-            here.board.is_superseded(&one) && here.builds.build(&a, 1).await.unwrap().aborting()
+            here.queue_index.is_superseded(&one) && here.builds.build(&a, 1).await.unwrap().aborting()
         })
         .await;
         until("the waiting one is ended", async || {

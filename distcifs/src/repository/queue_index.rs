@@ -1,7 +1,7 @@
-//! The board: open tickets as this mount knows them, and who waits for one.
+//! The queue index: open tickets as this mount knows them, and who waits for one.
 //!
 //! It follows the coordinator's notices and is never asked what is true: claims are made against
-//! the store, and a board that lags costs a lost race, nothing else.
+//! the store, and a queue index that lags costs a lost race, nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,9 +33,9 @@ use groups::{Grouped, Newer};
 pub use turns::Ahead;
 use turns::{Lane, Open};
 
-/// What the board knows of a ticket.
+/// What the queue index knows of a ticket.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct TicketSummary {
     state: TicketState,
     created: u64,
     lane: Lane,
@@ -51,10 +51,10 @@ pub(super) struct Line {
     told: bool,
 }
 
-impl Line {
+impl TicketSummary {
     /// A ticket as its entry has it; `created`: its place in the order of all tickets.
     pub(super) fn of(ticket: &Ticket, created: u64) -> Self {
-        Line {
+        TicketSummary {
             state: ticket.state,
             created,
             lane: Lane::of(ticket),
@@ -115,7 +115,7 @@ pub(super) struct Pair {
 /// One queue.
 #[derive(Default)]
 struct Queue {
-    tickets: HashMap<TicketId, Line>,
+    tickets: HashMap<TicketId, TicketSummary>,
     open: Open,
     /// Open tickets that wait for a place, by what they share it by, oldest first.
     parked: HashMap<String, BTreeMap<u64, TicketId>>,
@@ -128,8 +128,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Takes a ticket's line out.
-    fn take_out(&mut self, id: &str) -> Option<Line> {
+    /// Takes a ticket's summary out.
+    fn take_out(&mut self, id: &str) -> Option<TicketSummary> {
         let old = self.tickets.remove(id)?;
         self.open.remove(&old.lane, old.created);
         Some(old)
@@ -137,9 +137,9 @@ impl Queue {
 
     /// Notes that a ticket is claimed: its owner has had his turn, if it was not given here.
     fn note_claimed(&mut self, id: &str) {
-        let Some(line) = self.tickets.get(id) else { return };
-        if self.open.remove(&line.lane, line.created).is_some() {
-            self.open.served(line.lane.owner);
+        let Some(summary) = self.tickets.get(id) else { return };
+        if self.open.remove(&summary.lane, summary.created).is_some() {
+            self.open.served(summary.lane.owner);
         }
     }
 
@@ -174,10 +174,10 @@ impl Queue {
             return false;
         };
         while let Some((created, id)) = parked.pop_first() {
-            if let Some(line) = self.tickets.get(&id)
-                && line.state == TicketState::Open
+            if let Some(summary) = self.tickets.get(&id)
+                && summary.state == TicketState::Open
             {
-                self.open.insert(&line.lane, created, id);
+                self.open.insert(&summary.lane, created, id);
                 break;
             }
         }
@@ -196,8 +196,8 @@ impl Queue {
 }
 
 /// See the module.
-pub struct Board {
-    /// The truth is the tickets' entries: who has a line here claims by them, and a line that lags loses a race.
+pub struct QueueIndex {
+    /// The truth is the tickets' entries: who has a summary here claims by them, and a summary that lags loses a race.
     queues: Mutex<HashMap<Name, Queue>>,
     events: Arc<Events>,
     wakers: Arc<Wakers>,
@@ -208,10 +208,10 @@ pub struct Board {
     pub(crate) drain: Drain,
 }
 
-impl Board {
+impl QueueIndex {
     /// Of a mount that tells of changes and wakes who waits like this.
     pub(super) fn new(events: Arc<Events>, wakers: Arc<Wakers>) -> Self {
-        Board {
+        QueueIndex {
             queues: Mutex::default(),
             events,
             wakers,
@@ -235,38 +235,46 @@ impl Board {
         self.poked.notify_one();
     }
 
-    /// Takes the line of a ticket in, or out.
-    pub(super) fn place(&self, key: &TicketKey, line: Option<Line>) -> Option<TicketState> {
+    /// Takes the summary of a ticket in, or out.
+    pub(super) fn place(&self, key: &TicketKey, summary: Option<TicketSummary>) -> Option<TicketState> {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(key.queue.clone()).or_default();
-        if line.as_ref().is_some_and(|line| line.state == TicketState::Claimed) {
+        if summary
+            .as_ref()
+            .is_some_and(|summary| summary.state == TicketState::Claimed)
+        {
             queue.note_claimed(key.id.as_str());
         }
         let old = queue.take_out(key.id.as_str());
-        if let Some(line) = &line {
-            queue.tickets.insert(key.id.clone(), line.clone());
+        if let Some(summary) = &summary {
+            queue.tickets.insert(key.id.clone(), summary.clone());
         }
         let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
         // Of one that was not known before it is told now what it was in the way of.
         let in_the_way = old
             .as_ref()
-            .or(line.as_ref())
-            .and_then(|line| line.bound_by(&key.queue));
+            .or(summary.as_ref())
+            .and_then(|summary| summary.bound_by(&key.queue));
         let in_the_way = in_the_way.map(str::to_owned);
         // One that runs elsewhere may be heard of after the newer one.
-        let new = line
+        let new = summary
             .as_ref()
-            .filter(|line| old.is_none() && line.state == TicketState::Claimed);
-        let sides = new.and_then(Line::sides);
+            .filter(|summary| old.is_none() && summary.state == TicketState::Claimed);
+        let sides = new.and_then(TicketSummary::sides);
         // What is bounded otherwise waits for the end of each build of its job that is older.
-        let has_ended = |line: &&Line| line.state != TicketState::Finished && key.queue.as_str() == CONTROL_QUEUE;
-        let ended = old.as_ref().filter(has_ended).and_then(|line| line.job.clone());
-        let ended = ended.filter(|_| line.as_ref().is_none_or(|line| line.state == TicketState::Finished));
-        let open = line.filter(|line| line.state == TicketState::Open);
-        if let Some(line) = open {
-            queue.open.insert(&line.lane, line.created, key.id.clone());
+        let has_ended =
+            |summary: &&TicketSummary| summary.state != TicketState::Finished && key.queue.as_str() == CONTROL_QUEUE;
+        let ended = old.as_ref().filter(has_ended).and_then(|summary| summary.job.clone());
+        let ended = ended.filter(|_| {
+            summary
+                .as_ref()
+                .is_none_or(|summary| summary.state == TicketState::Finished)
+        });
+        let open = summary.filter(|summary| summary.state == TicketState::Open);
+        if let Some(summary) = open {
+            queue.open.insert(&summary.lane, summary.created, key.id.clone());
             drop(queues);
-            self.note_newer(&line);
+            self.note_newer(&summary);
             self.poke(&key.queue);
             self.wakers.notify(&open_key(&key.queue));
         } else {
@@ -280,7 +288,7 @@ impl Board {
                 self.unpark_all_of(&job);
             }
         }
-        old.map(|line| line.state)
+        old.map(|summary| summary.state)
     }
 
     /// Takes in that a ticket is claimed, without reading it, unless somebody here wants to know more of it.
@@ -289,23 +297,23 @@ impl Board {
         let Some(queue) = queues.get_mut(&key.queue) else {
             return;
         };
-        let is_open = |line: &&Line| line.state == TicketState::Open;
-        let Some(line) = queue.tickets.get(&key.id).filter(is_open) else {
+        let is_open = |summary: &&TicketSummary| summary.state == TicketState::Open;
+        let Some(summary) = queue.tickets.get(&key.id).filter(is_open) else {
             return;
         };
-        if self.is_of_interest(key, line) {
+        if self.is_of_interest(key, summary) {
             return;
         }
         queue.note_claimed(key.id.as_str());
-        let Some(mut line) = queue.take_out(key.id.as_str()) else {
+        let Some(mut summary) = queue.take_out(key.id.as_str()) else {
             return;
         };
-        (line.state, line.told) = (TicketState::Claimed, true);
-        if let Some(group) = &mut line.group {
+        (summary.state, summary.told) = (TicketState::Claimed, true);
+        if let Some(group) = &mut summary.group {
             group.waits = false;
         }
-        let bound = line.bound_by(&key.queue).map(str::to_owned);
-        queue.tickets.insert(key.id.clone(), line);
+        let bound = summary.bound_by(&key.queue).map(str::to_owned);
+        queue.tickets.insert(key.id.clone(), summary);
         drop(queues);
         if let Some(bound) = bound {
             // It is out of the way of the next one.
@@ -317,14 +325,14 @@ impl Board {
     /// whatever becomes of it, that claim goes.
     pub(super) fn is_known(&self, key: &TicketKey) -> bool {
         let queues = lock(&self.queues);
-        let line = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
-        line.is_some_and(|line| line.told && !self.is_of_interest(key, line))
+        let summary = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
+        summary.is_some_and(|summary| summary.told && !self.is_of_interest(key, summary))
     }
 
     /// Whether somebody here waits for what becomes of a ticket, or of its build.
-    fn is_of_interest(&self, key: &TicketKey, line: &Line) -> bool {
+    fn is_of_interest(&self, key: &TicketKey, summary: &TicketSummary) -> bool {
         let awaited = |path: &String| self.wakers.is_awaited(path);
-        self.events.is_listened_to() || awaited(&key.path()) || line.build.as_ref().is_some_and(awaited)
+        self.events.is_listened_to() || awaited(&key.path()) || summary.build.as_ref().is_some_and(awaited)
     }
 
     /// Opens the oldest ticket of each queue that waited for a place of this group, or of this job: each that
@@ -360,17 +368,19 @@ impl Board {
         let Some(queue) = queues.get_mut(&key.queue) else {
             return;
         };
-        let Some(line) = queue.tickets.get(&key.id) else { return };
-        queue.open.remove(&line.lane, line.created);
+        let Some(summary) = queue.tickets.get(&key.id) else {
+            return;
+        };
+        queue.open.remove(&summary.lane, summary.created);
         // It is opened again when one of its job has ended, where it waits for one that is bounded otherwise.
-        let of_job = line.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
-        let of_job = of_job.filter(|_| queue.has_another_bound(line));
-        let bound = of_job.or(line.bound_by(&key.queue)).unwrap_or_default().to_owned();
+        let of_job = summary.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
+        let of_job = of_job.filter(|_| queue.has_another_bound(summary));
+        let bound = of_job.or(summary.bound_by(&key.queue)).unwrap_or_default().to_owned();
         queue
             .parked
             .entry(bound)
             .or_default()
-            .insert(line.created, key.id.clone());
+            .insert(summary.created, key.id.clone());
     }
 
     /// Open tickets of this one's queue and job that are older, at most `most`, in no order: those of strangers, or the
@@ -380,19 +390,19 @@ impl Board {
         let Some(queue) = queues.get(&key.queue) else {
             return Vec::new();
         };
-        // One that the board has not heard of is younger than all that it has.
-        let created = queue.tickets.get(&key.id).map_or(u64::MAX, |line| line.created);
-        let before = |(_, line): &(&TicketId, &Line)| {
-            line.state == TicketState::Open
-                && line.created < created
-                && line.untrusted == untrusted
-                && line.job.as_deref() == Some(uid)
+        // One that the queue index has not heard of is younger than all that it has.
+        let created = queue.tickets.get(&key.id).map_or(u64::MAX, |summary| summary.created);
+        let before = |(_, summary): &(&TicketId, &TicketSummary)| {
+            summary.state == TicketState::Open
+                && summary.created < created
+                && summary.untrusted == untrusted
+                && summary.job.as_deref() == Some(uid)
         };
         let older = queue.tickets.iter().filter(before).take(most);
         older.map(|(id, _)| id.clone()).collect()
     }
 
-    /// The tickets of a queue that the board knows of.
+    /// The tickets of a queue that the queue index knows of.
     pub(super) fn ids(&self, queue: &Name) -> Vec<TicketId> {
         let queues = lock(&self.queues);
         queues
@@ -401,28 +411,28 @@ impl Board {
             .unwrap_or_default()
     }
 
-    /// The builds that have not ended, as far as the board knows: by the job's uid.
+    /// The builds that have not ended, as far as the queue index knows: by the job's uid.
     pub(super) fn builds(&self) -> Vec<(String, u64)> {
         let Some(queue) = Name::new(CONTROL_QUEUE) else {
             return Vec::new();
         };
         let queues = lock(&self.queues);
-        let lines = queues.get(&queue).into_iter().flat_map(|queue| queue.tickets.values());
-        let build = |line: &Line| match Key::parse(line.build.as_deref()?) {
+        let summaries = queues.get(&queue).into_iter().flat_map(|queue| queue.tickets.values());
+        let build = |summary: &TicketSummary| match Key::parse(summary.build.as_deref()?) {
             Some(Key::Build(uid, n)) => Some((uid.to_owned(), n)),
             _ => None,
         };
-        lines
-            .filter(|line| line.state != TicketState::Finished)
+        summaries
+            .filter(|summary| summary.state != TicketState::Finished)
             .filter_map(build)
             .collect()
     }
 
-    /// Whether a ticket stands open, as far as the board knows.
+    /// Whether a ticket stands open, as far as the queue index knows.
     pub(super) fn is_open(&self, key: &TicketKey) -> bool {
         let queues = lock(&self.queues);
-        let line = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
-        line.is_some_and(|line| line.state == TicketState::Open)
+        let summary = queues.get(&key.queue).and_then(|queue| queue.tickets.get(&key.id));
+        summary.is_some_and(|summary| summary.state == TicketState::Open)
     }
 
     /// Forgets the tickets below a path that is not followed any more: they may be anything soon.
@@ -529,7 +539,7 @@ mod tests {
     use super::*;
 
     /// A waiter who listens, or does not any more.
-    fn waits(board: &Board, queue: &Name, listens: bool) -> usize {
+    fn waits(queue_index: &QueueIndex, queue: &Name, listens: bool) -> usize {
         let (give, given) = oneshot::channel();
         let waiter = Arc::new(Waiter {
             place: 1,
@@ -542,8 +552,10 @@ mod tests {
             give: Mutex::new(None),
         });
         let _given = listens.then_some(given);
-        board.let_wait(queue, &waiter, give);
-        lock(&board.queues).get(queue).map_or(0, |queue| queue.waiters.len())
+        queue_index.let_wait(queue, &waiter, give);
+        lock(&queue_index.queues)
+            .get(queue)
+            .map_or(0, |queue| queue.waiters.len())
     }
 
     /// "Waiting tasks of the higher go first", whichever mount they are nearest to.
@@ -571,8 +583,8 @@ mod tests {
 
     #[test]
     fn who_has_gone_while_a_ticket_was_claimed_for_him_waits_no_more() {
-        let (board, queue) = (Board::new(Arc::default(), Arc::default()), Name::new("q").unwrap());
-        assert_eq!(waits(&board, &queue, true), 1);
-        assert_eq!(waits(&board, &queue, false), 0);
+        let (queue_index, queue) = (QueueIndex::new(Arc::default(), Arc::default()), Name::new("q").unwrap());
+        assert_eq!(waits(&queue_index, &queue, true), 1);
+        assert_eq!(waits(&queue_index, &queue, false), 0);
     }
 }

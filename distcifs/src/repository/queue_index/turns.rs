@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::Board;
+use super::QueueIndex;
 use crate::repository::core::lock;
 use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::{Ticket, TicketKey};
@@ -155,16 +155,16 @@ impl Open {
     }
 }
 
-impl Board {
+impl QueueIndex {
     /// What comes before an open ticket, as far as this mount follows its queue; with those who came for
     /// tickets lately, and these of other mounts.
     pub(crate) fn ahead(&self, key: &TicketKey, elsewhere: Vec<Skills>) -> Option<Ahead> {
         let queues = lock(&self.queues);
         let queue = queues.get(&key.queue)?;
-        let line = queue.tickets.get(&key.id)?;
+        let summary = queue.tickets.get(&key.id)?;
         let mut workers = elsewhere;
         workers.extend(queue.lately.keys().map(|labels| Skills::new(labels.split(' '))));
-        Some(queue.open.ahead(&line.lane, line.created, &workers))
+        Some(queue.open.ahead(&summary.lane, summary.created, &workers))
     }
 }
 

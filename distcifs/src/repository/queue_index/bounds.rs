@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use super::{Board, Line, Queue};
+use super::{Queue, QueueIndex, TicketSummary};
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, TicketKey, TicketState};
 use crate::repository::names::TicketId;
 
-impl Line {
+impl TicketSummary {
     /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other
     /// is not, or their groups are those of two owners.
-    fn is_bounded_otherwise(&self, other: &Line) -> bool {
+    fn is_bounded_otherwise(&self, other: &TicketSummary) -> bool {
         let same = self.job.is_some() && self.job == other.job && self.untrusted == other.untrusted;
         same && match (&self.group, &other.group) {
             (Some(_), Some(_)) => self.lane.owner != other.lane.owner,
@@ -22,17 +22,19 @@ impl Line {
 
 impl Queue {
     /// The builds that one waits for, as they are older, have not ended, and are bounded otherwise.
-    fn of_another_bound(&self, line: &Line) -> impl Iterator<Item = (u64, &TicketId)> {
-        let before = |other: &Line| {
-            other.state != TicketState::Finished && other.created < line.created && line.is_bounded_otherwise(other)
+    fn of_another_bound(&self, summary: &TicketSummary) -> impl Iterator<Item = (u64, &TicketId)> {
+        let before = |other: &TicketSummary| {
+            other.state != TicketState::Finished
+                && other.created < summary.created
+                && summary.is_bounded_otherwise(other)
         };
         let found = self.tickets.iter().filter(move |(_, other)| before(other));
         found.map(|(id, other)| (other.created, id))
     }
 
     /// Whether there is one of them.
-    pub(super) fn has_another_bound(&self, line: &Line) -> bool {
-        self.of_another_bound(line).next().is_some()
+    pub(super) fn has_another_bound(&self, summary: &TicketSummary) -> bool {
+        self.of_another_bound(summary).next().is_some()
     }
 
     /// Opens what waited for a build of this job to end: the oldest of those that its number bounds, each of which lets
@@ -42,29 +44,33 @@ impl Queue {
             return false;
         };
         let tickets = &self.tickets;
-        let is_grouped = |id: &TicketId| tickets.get(id).is_some_and(|line| line.group.is_some());
+        let is_grouped = |id: &TicketId| tickets.get(id).is_some_and(|summary| summary.group.is_some());
         let (grouped, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             mem::take(parked).into_iter().partition(|(_, id)| is_grouped(id));
         *parked = others;
         for (created, id) in grouped {
-            if let Some(line) = self.tickets.get(&id).filter(|line| line.state == TicketState::Open) {
-                self.open.insert(&line.lane, created, id);
+            if let Some(summary) = self
+                .tickets
+                .get(&id)
+                .filter(|summary| summary.state == TicketState::Open)
+            {
+                self.open.insert(&summary.lane, created, id);
             }
         }
         self.unpark(job)
     }
 }
 
-impl Board {
+impl QueueIndex {
     /// The builds that this one waits for, as their job's bound was another when they were triggered, the oldest first.
     pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
         if key.queue.as_str() != CONTROL_QUEUE {
             return Vec::new();
         }
-        let line = Line::of(&posted.ticket, posted.created);
+        let summary = TicketSummary::of(&posted.ticket, posted.created);
         let queues = lock(&self.queues);
         let of_queue = queues.get(&key.queue).into_iter();
-        let mut found: Vec<_> = of_queue.flat_map(|queue| queue.of_another_bound(&line)).collect();
+        let mut found: Vec<_> = of_queue.flat_map(|queue| queue.of_another_bound(&summary)).collect();
         found.sort_unstable();
         found.into_iter().map(|(_, id)| id.clone()).collect()
     }

@@ -1,9 +1,9 @@
-//! What the board can tell of its queues.
+//! What the queue index can tell of its queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Board;
+use super::QueueIndex;
 use crate::repository::core::lock;
 use crate::repository::model::skills::{Skills, Waiters};
 use crate::repository::model::ticket::TicketState;
@@ -16,7 +16,7 @@ const LATELY: Duration = Duration::from_secs(3);
 /// How long it is reckoned with when it is told what stands before a ticket: it may be at work.
 const AT_WORK: Duration = Duration::from_secs(600);
 
-impl Board {
+impl QueueIndex {
     /// Waiters of a queue, in view of what a ticket needs, one a line.
     pub fn waiters(&self, queue: &str, needs: &str) -> Waiters {
         let mut waiters = Waiters::default();
@@ -75,7 +75,7 @@ impl Board {
         let mut figures: Vec<_> = queues
             .iter()
             .map(|(name, queue)| {
-                let count = |state| queue.tickets.values().filter(|line| line.state == state).count();
+                let count = |state| queue.tickets.values().filter(|summary| summary.state == state).count();
                 let counts = [TicketState::Open, TicketState::Claimed, TicketState::Finished].map(count);
                 (name.clone(), counts, queue.waiters.len())
             })

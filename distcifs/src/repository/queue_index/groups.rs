@@ -1,11 +1,11 @@
-//! What the board knows of groups: who waits for a place, and who makes an end of whom.
+//! What the queue index knows of groups: who waits for a place, and who makes an end of whom.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use super::{Board, Line, Queue};
+use super::{Queue, QueueIndex, TicketSummary};
 use crate::repository::config::Supersede;
 use crate::repository::core::lock;
 use crate::repository::model::group::{Unfinished, superseded};
@@ -66,7 +66,7 @@ pub(super) struct Newer {
     came: Notify,
 }
 
-impl Line {
+impl TicketSummary {
     /// The job and the group that a build is of.
     pub(super) fn sides(&self) -> Option<Sides> {
         let (group, uid) = (self.group.as_ref()?.digest.clone(), self.job.clone()?);
@@ -77,18 +77,18 @@ impl Line {
 impl Queue {
     /// Tickets that wait for a place of a group and are older than that, the oldest first.
     fn waiting(&self, group: &str, before: u64) -> Vec<TicketId> {
-        let waits = |line: &Line| {
-            let of = line.group.as_ref().is_some_and(|of| of.waits && of.digest == group);
-            of && line.state == TicketState::Open && line.created < before
+        let waits = |summary: &TicketSummary| {
+            let of = summary.group.as_ref().is_some_and(|of| of.waits && of.digest == group);
+            of && summary.state == TicketState::Open && summary.created < before
         };
-        let waiting = self.tickets.iter().filter(|(_, line)| waits(line));
-        let mut waiting: Vec<_> = waiting.map(|(id, line)| (line.created, id.clone())).collect();
+        let waiting = self.tickets.iter().filter(|(_, summary)| waits(summary));
+        let mut waiting: Vec<_> = waiting.map(|(id, summary)| (summary.created, id.clone())).collect();
         waiting.sort_unstable();
         waiting.into_iter().map(|(_, id)| id).collect()
     }
 }
 
-impl Board {
+impl QueueIndex {
     /// Tickets of a queue that wait for a place of a group and are older than that, the oldest first.
     pub(crate) fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId> {
         let queues = lock(&self.queues);
@@ -107,9 +107,9 @@ impl Board {
     }
 
     /// Notes a build that may make an end of older ones.
-    pub(super) fn note_newer(&self, line: &Line) {
-        if let Some(sides) = line.sides()
-            && line.group.as_ref().is_some_and(|group| !group.supersede.is_no())
+    pub(super) fn note_newer(&self, summary: &TicketSummary) {
+        if let Some(sides) = summary.sides()
+            && summary.group.as_ref().is_some_and(|group| !group.supersede.is_no())
         {
             self.note_sides(sides);
         }
@@ -119,9 +119,9 @@ impl Board {
     pub(crate) fn note_all_sides(&self) {
         let mut known: HashMap<Sides, usize> = HashMap::new();
         let queues = lock(&self.queues);
-        let lines = queues.values().flat_map(|queue| queue.tickets.values());
-        for line in lines.filter(|line| line.state != TicketState::Finished) {
-            if let Some(sides) = line.sides() {
+        let summaries = queues.values().flat_map(|queue| queue.tickets.values());
+        for summary in summaries.filter(|summary| summary.state != TicketState::Finished) {
+            if let Some(sides) = summary.sides() {
                 *known.entry(sides).or_default() += 1;
             }
         }
@@ -132,8 +132,8 @@ impl Board {
 
     /// Whether a newer build makes an end of the one that this ticket is of.
     pub(crate) fn is_superseded(&self, key: &TicketKey) -> bool {
-        let line = |queues: &HashMap<Name, Queue>| queues.get(&key.queue)?.tickets.get(&key.id)?.sides();
-        let sides = line(&lock(&self.queues));
+        let summary = |queues: &HashMap<Name, Queue>| queues.get(&key.queue)?.tickets.get(&key.id)?.sides();
+        let sides = summary(&lock(&self.queues));
         sides.is_some_and(|sides| self.superseded(&sides).iter().any(|ended| ended.key == *key))
     }
 
@@ -163,20 +163,22 @@ impl Board {
         let Some(tickets) = queues.get(&queue).map(|queue| &queue.tickets) else {
             return Vec::new();
         };
-        let of = |line| {
-            let line: &Line = line;
-            let group = line.group.as_ref().filter(|group| group.digest == sides.group)?;
-            let ours = line.state != TicketState::Finished && line.job.as_deref() == Some(&sides.uid);
+        let of = |summary| {
+            let summary: &TicketSummary = summary;
+            let group = summary.group.as_ref().filter(|group| group.digest == sides.group)?;
+            let ours = summary.state != TicketState::Finished && summary.job.as_deref() == Some(&sides.uid);
             ours.then_some(Unfinished {
                 n: group.n,
-                created: line.created,
+                created: summary.created,
                 waits: group.waits,
                 supersede: group.supersede,
                 push: (&group.push.0, &group.push.1),
             })
         };
-        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished<'_>>) =
-            tickets.iter().filter_map(|(id, line)| Some((id, of(line)?))).unzip();
+        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished<'_>>) = tickets
+            .iter()
+            .filter_map(|(id, summary)| Some((id, of(summary)?)))
+            .unzip();
         let key = |at: usize| TicketKey {
             queue: queue.clone(),
             id: ids[at].clone(),
@@ -201,7 +203,7 @@ mod tests {
     /// waited for it are tried, as many as their group has places.
     #[test]
     fn all_builds_of_groups_are_tried_when_one_of_another_bound_has_ended() {
-        let board = Board::new(Arc::default(), Arc::default());
+        let queue_index = QueueIndex::new(Arc::default(), Arc::default());
         let queue = Name::new(CONTROL_QUEUE).unwrap();
         let key = |n: u64| TicketKey {
             queue: queue.clone(),
@@ -214,7 +216,7 @@ mod tests {
             supersede: Supersede::No,
             push: (String::new(), String::new()),
         };
-        let line = |n, is_grouped: bool, state| Line {
+        let summary = |n, is_grouped: bool, state| TicketSummary {
             state,
             created: n,
             lane: Lane {
@@ -228,14 +230,18 @@ mod tests {
             build: None,
             told: false,
         };
-        let parked = || lock(&board.queues).get(&queue).map_or(0, |queue| queue.parked.len());
-        board.place(&key(1), Some(line(1, false, TicketState::Claimed)));
+        let parked = || {
+            lock(&queue_index.queues)
+                .get(&queue)
+                .map_or(0, |queue| queue.parked.len())
+        };
+        queue_index.place(&key(1), Some(summary(1, false, TicketState::Claimed)));
         for n in 2..=4 {
-            board.place(&key(n), Some(line(n, true, TicketState::Open)));
-            board.park(&key(n));
+            queue_index.place(&key(n), Some(summary(n, true, TicketState::Open)));
+            queue_index.park(&key(n));
         }
         assert_eq!(parked(), 1);
-        board.place(&key(1), None);
+        queue_index.place(&key(1), None);
         assert_eq!(parked(), 0);
     }
 }
