@@ -64,8 +64,8 @@ struct State {
 #[derive(Clone)]
 pub struct MemoryMount(Arc<Handle>);
 
-/// The line between a mount and the coordinator.
-pub struct Line {
+/// The link between a mount and the coordinator.
+pub struct Link {
     servers: Arc<Servers>,
     seat: u64,
 }
@@ -153,9 +153,9 @@ impl MemoryMount {
         Arc::new(self.clone())
     }
 
-    /// Its line to the coordinator, which keeps nothing alive.
-    pub fn line(&self) -> Line {
-        Line {
+    /// Its link to the coordinator, which keeps nothing alive.
+    pub fn link(&self) -> Link {
+        Link {
             servers: self.0.servers.clone(),
             seat: self.0.seat,
         }
@@ -174,7 +174,7 @@ impl MemoryMount {
     }
 }
 
-impl Line {
+impl Link {
     /// Cuts the mount off from the coordinator, not from the contents: calls that are under way are not
     /// answered, later ones are not sent.
     pub fn cut(&self) {

@@ -198,29 +198,29 @@ impl Room {
             Err(error) => return tracing::warn!("{SOCKET}: {error}"),
         };
         let (reader, writer) = stream.into_split();
-        let mut line = Line { writer };
+        let mut connection = Connection { writer };
         // The mode says the same; it may have been changed.
         if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
             tracing::warn!(uid = peer.uid(), pid = peer.pid(), "{SOCKET}: refused");
             let reason = "only root and the user who mounted may ask for that".to_owned();
-            return line.tell(&Answer::Failed(reason)).await.unwrap_or_default();
+            return connection.tell(&Answer::Failed(reason)).await.unwrap_or_default();
         }
         let mut reader = BufReader::new(reader);
         let answer = match Deadline::after(TALK_TIME).wait(request(&mut reader)).await {
-            Some(Ok(request)) => self.answer(&request, &mut line, reader).await,
+            Some(Ok(request)) => self.answer(&request, &mut connection, reader).await,
             Some(Err(reason)) => Err(reason),
             None => Err("nothing was asked for".into()),
         };
         let last = answer.unwrap_or_else(Answer::Failed);
         // It may have hung up.
-        let _gone = line.tell(&last).await;
+        let _gone = connection.tell(&last).await;
     }
 
     /// Does what was asked for; the last word.
     async fn answer(
         &self,
         request: &Request,
-        line: &mut Line,
+        connection: &mut Connection,
         mut reader: BufReader<OwnedReadHalf>,
     ) -> Result<Answer, String> {
         let here = self.source.display();
@@ -234,7 +234,7 @@ impl Room {
         }
         tracing::info!("{:?} asked for by {}", request.work, request.who);
         if request.work == Work::Backup {
-            return self.backup(request, line, reader).await;
+            return self.backup(request, connection, reader).await;
         }
         let upkeep = Upkeep::new(self.store.coordination(), self.store.contents());
         let progress = upkeep.progress.clone();
@@ -244,9 +244,9 @@ impl Room {
                 Work::Fsck | Work::Backup => self.fsck(&upkeep).await,
             }
         };
-        let verdict = accompany(line, &mut reader, &progress, work).await?;
+        let verdict = accompany(connection, &mut reader, &progress, work).await?;
         for text in verdict.lines {
-            line.tell(&Answer::Line(text)).await?;
+            connection.tell(&Answer::Line(text)).await?;
         }
         Ok(verdict.end)
     }
@@ -310,12 +310,12 @@ impl Room {
     async fn backup(
         &self,
         request: &Request,
-        line: &mut Line,
+        connection: &mut Connection,
         mut reader: BufReader<OwnedReadHalf>,
     ) -> Result<Answer, String> {
         let progress = Progress::default();
         let turn = self.together(request, &progress);
-        let _turn = accompany(line, &mut reader, &progress, turn).await?;
+        let _turn = accompany(connection, &mut reader, &progress, turn).await?;
         let _keeping = self.store.keep().map_err(|error| error.to_string())?;
         let (store, (blocks, mut told)) = (self.store.clone(), mpsc::channel(BLOCKS_MAX));
         let counted = store.clone();
@@ -323,8 +323,8 @@ impl Room {
         let rows = rows.map_err(|error| error.to_string())?;
         let rows = usize::try_from(rows.map_err(|error| error.to_string())?).unwrap_or(0);
         progress.begin_of("copying the index", rows);
-        line.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
-        line.tell(&Answer::Rows).await?;
+        connection.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
+        connection.tell(&Answer::Rows).await?;
         let telling = tokio::task::spawn_blocking(move || {
             store.tell_rows(&mut |block| match blocks.try_reserve() {
                 Ok(place) => {
@@ -336,7 +336,7 @@ impl Room {
             })
         });
         while let Some(block) = told.recv().await {
-            line.send(&block).await?;
+            connection.send(&block).await?;
         }
         if let Err(error) = telling.await.map_err(|error| error.to_string())? {
             // No word of ours is expected among the rows: it meets their end.
@@ -371,7 +371,7 @@ impl Room {
 
 /// Does the work, tells how far it is, and gives it up when the command hangs up.
 async fn accompany<T>(
-    line: &mut Line,
+    connection: &mut Connection,
     reader: &mut BufReader<OwnedReadHalf>,
     progress: &Progress,
     work: impl Future<Output = Result<T, String>>,
@@ -382,7 +382,7 @@ async fn accompany<T>(
         tokio::select! {
             done = &mut work => return done,
             _ = tick.tick() => {
-                line.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
+                connection.tell(&Answer::Progress(Told::Far(progress.now()))).await?;
             }
             // It says nothing more: this is its end.
             _ = reader.read_u8() => return Err("the command hung up".into()),
@@ -398,12 +398,12 @@ async fn request(reader: &mut BufReader<OwnedReadHalf>) -> Result<Request, Strin
     serde_json::from_str(&text).map_err(|error| format!("what is asked for is not understood: {error}"))
 }
 
-/// What a command is told on.
-struct Line {
+/// The way back to a command.
+struct Connection {
     writer: OwnedWriteHalf,
 }
 
-impl Line {
+impl Connection {
     async fn tell(&mut self, answer: &Answer) -> Result<(), String> {
         let mut text = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
         text.push(b'\n');

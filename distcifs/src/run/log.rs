@@ -80,7 +80,7 @@ fn one_line(line: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Writes one line.
-pub(super) struct Line<'a> {
+pub(super) struct LineWriter<'a> {
     log: &'a LogFile,
     open: MutexGuard<'a, Open>,
 }
@@ -123,7 +123,7 @@ impl Open {
     }
 }
 
-impl Write for Line<'_> {
+impl Write for LineWriter<'_> {
     /// What can't be written is lost, and that is no error: nothing ends or waits for its log.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let most = self.log.bytes_max;
@@ -158,10 +158,10 @@ impl Write for Unheard {
 struct Shared(Arc<LogFile>);
 
 impl<'a> MakeWriter<'a> for Shared {
-    type Writer = Line<'a>;
+    type Writer = LineWriter<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line {
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter {
             log: &self.0,
             open: self.0.lock(),
         }

@@ -23,10 +23,10 @@ const TOLD_MAX: usize = 4096;
 
 /// Who was told what, the oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<VecDeque<Line>>);
+pub(crate) struct Told(Mutex<VecDeque<Entry>>);
 
 #[derive(Debug)]
-struct Line {
+struct Entry {
     process: u32,
     folder: Ino,
     node: Ino,
@@ -38,21 +38,22 @@ struct Line {
 impl Told {
     /// Remembers that a process is told; `false` if it was told before.
     fn tell(&self, process: u32, folder: Ino, node: Ino, name: &str) -> bool {
-        let mut lines = lock(&self.0);
+        let mut entries = lock(&self.0);
         let now = Instant::now();
         // All stay for as long, so those that are over stand in front.
-        let over = lines.partition_point(|line| line.until <= now);
-        lines.drain(..over);
-        let same =
-            |line: &Line| (line.process, line.folder, line.node) == (process, folder, node) && *line.name == *name;
-        if lines.iter().any(same) {
+        let over = entries.partition_point(|entry| entry.until <= now);
+        entries.drain(..over);
+        let same = |entry: &Entry| {
+            (entry.process, entry.folder, entry.node) == (process, folder, node) && *entry.name == *name
+        };
+        if entries.iter().any(same) {
             return false;
         }
-        if lines.len() >= TOLD_MAX {
-            lines.pop_front();
+        if entries.len() >= TOLD_MAX {
+            entries.pop_front();
         }
         let until = now + TOLD;
-        lines.push_back(Line {
+        entries.push_back(Entry {
             process,
             folder,
             node,
@@ -64,8 +65,8 @@ impl Told {
 
     /// Forgets what a process was told: of what is in this folder, or of all.
     fn forget(&self, process: u32, folder: Option<Ino>) {
-        let of_it = |line: &Line| line.process == process && folder.is_none_or(|folder| line.folder == folder);
-        lock(&self.0).retain(|line| !of_it(line));
+        let of_it = |entry: &Entry| entry.process == process && folder.is_none_or(|folder| entry.folder == folder);
+        lock(&self.0).retain(|entry| !of_it(entry));
     }
 
     fn is_empty(&self) -> bool {

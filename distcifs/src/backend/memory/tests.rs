@@ -128,9 +128,9 @@ async fn nobody_knows_of_a_commit_that_was_cut_off() {
             let polled = poll_fn(|cx| Poll::Ready(commit.as_mut().poll(cx))).await;
             assert!(polled.is_pending());
         }
-        first.line().cut();
+        first.link().cut();
         let ended = commit.await;
-        first.line().heal();
+        first.link().heal();
         ended
     };
     let unsent = polled("/unsent", 1).await;
@@ -153,7 +153,7 @@ async fn a_mount_that_is_cut_off_doubts_loses_and_begins_anew() {
     let Session::Live { id } = now() else {
         panic!("{:?}", now())
     };
-    first.line().cut();
+    first.link().cut();
     assert!(matches!(first.get("/").await, Err(Error::Unavailable { .. })));
     assert_eq!(now(), Session::Live { id });
     sleep(SESSION_TIMEOUT * 3 / 4).await;
@@ -167,7 +167,7 @@ async fn a_mount_that_is_cut_off_doubts_loses_and_begins_anew() {
     sleep(SESSION_TIMEOUT).await;
     assert!(!sees(&second, "/claim").await);
     made(&second, "/meanwhile", false).await;
-    first.line().heal();
+    first.link().heal();
     let mut session = first.session();
     let live = session.wait_for(|now| matches!(now, Session::Live { .. }));
     let live = *timeout(PATIENCE, live).await.unwrap().unwrap();
@@ -185,10 +185,10 @@ async fn a_mount_that_is_let_through_in_time_keeps_its_session() {
     made(&first, "/claim", true).await;
     let mut watch = first.watch("/").await.unwrap();
     let before = *first.session().borrow();
-    first.line().cut();
+    first.link().cut();
     made(&second, "/meanwhile", false).await;
     sleep(SESSION_TIMEOUT * 3 / 4).await;
-    first.line().heal();
+    first.link().heal();
     while heard(&mut watch).await != Event::Resync {}
     assert!(sees(&first, "/meanwhile").await);
     sleep(3 * SESSION_TIMEOUT).await;

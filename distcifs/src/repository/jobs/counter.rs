@@ -24,7 +24,7 @@ use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps;
-use crate::repository::model::steps::job::{Line, Refused, UNKNOWN};
+use crate::repository::model::steps::job::{Refused, Shift, UNKNOWN};
 use crate::repository::names::Name;
 use crate::repository::store::Guarded;
 use crate::repository::work::RACES_MAX;
@@ -127,8 +127,8 @@ impl Jobs {
                 continue;
             }
             let entry = match steps::job::shift(job.uid(), here.clone(), there) {
-                Ok(Line::Here(entry)) => entry,
-                Ok(Line::There(entry)) => {
+                Ok(Shift::Due(entry)) => entry,
+                Ok(Shift::Done(entry)) => {
                     self.shifted(job, counter, revision, [(from, here), (to, Some(entry))])
                         .await;
                     return Ok(());

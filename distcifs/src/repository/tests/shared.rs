@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::crash::{End, Place, after_each_write, after_each_write_that_adds};
 use super::{Stores, faults, holes, runtime};
-use crate::backend::memory::{Line, Memory, MemoryMount};
+use crate::backend::memory::{Link, Memory, MemoryMount};
 use crate::repository::format;
 
 /// How long a session outlives its process: short, as each death of one is waited for.
@@ -15,7 +15,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_millis(400);
 /// A repository of its own; its first process can be cut off.
 pub(super) struct Servers {
     memory: Memory,
-    first: OnceLock<Line>,
+    first: OnceLock<Link>,
 }
 
 impl Servers {
@@ -43,7 +43,7 @@ fn shared(mount: &MemoryMount) -> Stores {
 impl Place for Servers {
     async fn first(&self) -> Stores {
         let mount = self.memory.mount();
-        assert!(self.first.set(mount.line()).is_ok(), "there is one first");
+        assert!(self.first.set(mount.link()).is_ok(), "there is one first");
         shared(&mount)
     }
 

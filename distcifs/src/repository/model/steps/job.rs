@@ -74,22 +74,22 @@ pub(crate) fn call(job: &Job, read: &Counted, name: &str) -> Option<Step<Counted
 
 /// What the move of a job's line comes upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Line {
+pub(crate) enum Shift {
     /// It is to be moved.
-    Here(JobEntry),
+    Due(JobEntry),
     /// It was moved: nobody knew, and it had happened.
-    There(JobEntry),
+    Done(JobEntry),
 }
 
 /// Whether the line of the job with this uid can be moved from one key of the list to another, of which these were
 /// read at one revision.
-pub(crate) fn shift(uid: &str, here: Option<JobEntry>, there: Option<JobEntry>) -> Result<Line, Refused> {
+pub(crate) fn shift(uid: &str, here: Option<JobEntry>, there: Option<JobEntry>) -> Result<Shift, Refused> {
     match (here, there) {
-        (_, Some(there)) if there.uid == uid => Ok(Line::There(there)),
+        (_, Some(there)) if there.uid == uid => Ok(Shift::Done(there)),
         (None, _) => Err(Refused::Gone),
         (Some(here), _) if here.uid != uid => Err(Refused::Gone),
         (Some(_), Some(_)) => Err(Refused::Taken),
-        (Some(here), None) => Ok(Line::Here(here)),
+        (Some(here), None) => Ok(Shift::Due(here)),
     }
 }
 

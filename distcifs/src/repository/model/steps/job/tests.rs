@@ -93,10 +93,10 @@ fn a_name_in_the_counter_changes_its_version() {
 #[test]
 fn a_line_moves_from_where_it_is_to_where_nobody_is() {
     for (here, there, wanted) in [
-        (Some("u"), None, Ok(Line::Here(entry("u")))),
+        (Some("u"), None, Ok(Shift::Due(entry("u")))),
         (Some("u"), Some("x"), Err(Refused::Taken)),
-        (None, Some("u"), Ok(Line::There(entry("u")))),
-        (Some("x"), Some("u"), Ok(Line::There(entry("u")))),
+        (None, Some("u"), Ok(Shift::Done(entry("u")))),
+        (Some("x"), Some("u"), Ok(Shift::Done(entry("u")))),
         (None, None, Err(Refused::Gone)),
         (None, Some("x"), Err(Refused::Gone)),
         (Some("x"), None, Err(Refused::Gone)),

@@ -188,7 +188,7 @@ impl Machine {
                 moving.sure = true;
             }
             Some((revision, here, there)) => {
-                let Ok(Line::Here(entry)) = shift("u", here.clone(), there.clone()) else {
+                let Ok(Shift::Due(entry)) = shift("u", here.clone(), there.clone()) else {
                     return;
                 };
                 let change = moved(&moving.from, &moving.to, to_json(&named(entry, NOW)));
