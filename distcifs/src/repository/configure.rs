@@ -154,12 +154,12 @@ impl Configurations {
             return Ok(self.read_head(job).await?.0);
         }
         let heads = &self.heads;
-        let question = match heads.ask(job.uid()) {
+        let read = match heads.ask(job.uid()) {
             Ok(head) => return Ok(head),
-            Err(question) => question,
+            Err(read) => read,
         };
         let head = self.read_head(job).await?.0;
-        heads.answer(job.uid(), &question, &head);
+        heads.answer(job.uid(), &read, &head);
         Ok(head)
     }
 
@@ -380,7 +380,7 @@ impl Configurations {
 
     /// The record's revision if only its index of builds moved on since the lock was taken.
     async fn unchanged(&self, job: &Job, held: &ConfigLock, revision: u64) -> Result<u64> {
-        // Not what is remembered: a session that was lost unnoticed took the lock along.
+        // Not what is cached: a session that was lost unnoticed took the lock along.
         bounded("lock", self.store.coordination.sync()).await?;
         let mine = bounded(&held.path, self.store.coordination.get(&held.path)).await?;
         if mine.is_none_or(|entry| entry.data != held.mark) {

@@ -8,10 +8,10 @@ use super::model::build::{Build, live_path};
 use super::model::job::Job;
 use super::model::keys::Key;
 
-/// Bytes that the builds take of which a look is remembered.
+/// Bytes that the builds take of which a look is cached.
 const LOOKED_BYTES_MAX: usize = 128 << 20;
 
-/// What one counts at least, bytes: as much as 4,000 tickets of some hundred bytes. So 32 are remembered.
+/// What one counts at least, bytes: as much as 4,000 tickets of some hundred bytes. So 32 are cached.
 const LOOK_BYTES_MIN: usize = LOOKED_BYTES_MAX / 32;
 
 /// The builds that were looked at last, each until a change of its entry or of one of its tickets is told:
@@ -33,7 +33,7 @@ struct Table {
 struct Known {
     /// What the names of its tickets begin with.
     tickets: String,
-    /// The question that is being answered.
+    /// The read that is under way.
     asked: u64,
     is: Option<Build>,
 }
@@ -57,7 +57,7 @@ impl Table {
 }
 
 impl Looked {
-    /// A build as it was looked at, whose entry has this version; or the question to answer.
+    /// A build as it was looked at, whose entry has this version; or the read to make.
     pub(crate) fn ask(&self, job: &Job, n: u64, version: u32) -> std::result::Result<Build, u64> {
         let live = live_path(job.uid(), n);
         let mut table = lock(&self.0);
@@ -81,12 +81,12 @@ impl Looked {
     }
 
     /// Keeps the answer, if nothing was told meanwhile. Of changes of a record nothing is.
-    pub(crate) fn answer(&self, live: &str, question: u64, build: &Build) {
+    pub(crate) fn answer(&self, live: &str, read: u64, build: &Build) {
         let mut table = lock(&self.0);
         let Table { builds, changing, .. } = &mut *table;
         if build.record.is_none()
             && let Some(known) = builds.get_mut(live)
-            && known.asked == question
+            && known.asked == read
             && !changing.iter().any(|path| known.hangs_on(live, path))
         {
             let weight = build.plan.size().memory.max(LOOK_BYTES_MIN);

@@ -1,4 +1,4 @@
-//! The stores of a mount, what is remembered and followed of the coordinator, and the epochs that are held.
+//! The stores of a mount, what is cached and followed of the coordinator, and the epochs that are held.
 //!
 //! Nothing here knows what an entry is for. What follows from a change that is told is for the [`Reactor`] to do.
 
@@ -8,18 +8,18 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
+use self::entry_cache::EntryCache;
 use self::follow::Followed;
 use self::regard::Regarded;
-use self::remembered::Remembered;
 use super::core::bounded;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Event, Session};
 
 mod calls;
+mod entry_cache;
 pub(crate) mod epochs;
 mod follow;
 mod regard;
-mod remembered;
 
 pub(crate) use self::calls::Guarded;
 pub(crate) use self::epochs::{Epochs, Hold};
@@ -49,7 +49,7 @@ pub struct Store {
     pub(crate) epochs: Epochs,
     pub(super) followed: Followed,
     pub(super) regarded: Regarded,
-    pub(crate) remembered: Remembered,
+    pub(crate) entry_cache: EntryCache,
     pub(crate) runtime: Handle,
     /// Who has the store has this, too: it must not keep it.
     pub(super) reactor: Weak<dyn Reactor>,
@@ -70,7 +70,7 @@ impl Store {
             epochs: if shared { Epochs::shared() } else { Epochs::alone() },
             followed: Followed::default(),
             regarded: Regarded::default(),
-            remembered: Remembered::default(),
+            entry_cache: EntryCache::default(),
             runtime: Handle::current(),
             reactor,
         })

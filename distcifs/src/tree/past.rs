@@ -45,13 +45,13 @@ const LOOK_AFTER: usize = 64;
 /// The claims of this mount that are over.
 #[derive(Default)]
 pub(crate) struct Past {
-    remembered: Mutex<Remembered>,
+    ended: Mutex<EndedClaims>,
     /// Who came to what is over.
     met: Met,
 }
 
 #[derive(Default)]
-struct Remembered {
+struct EndedClaims {
     /// Those that were lost, the oldest first: nobody's success has them forgotten.
     lost: VecDeque<Over>,
     /// Those that have their result.
@@ -60,7 +60,7 @@ struct Remembered {
     unlooked: usize,
 }
 
-impl Remembered {
+impl EndedClaims {
     /// All of a ticket, the newest of each kind first.
     fn of_ticket(&self, ticket: &TicketRef) -> impl Iterator<Item = &Over> {
         let all = self.lost.iter().rev().chain(self.won.iter().rev());
@@ -97,7 +97,7 @@ fn keep(all: &mut VecDeque<Over>, over: Over, most: usize) {
 impl Past {
     /// Whether somebody lives who held this ticket and lost it.
     fn has_loser(&self, ticket: &TicketRef) -> bool {
-        let past = lock(&self.remembered);
+        let past = lock(&self.ended);
         past.of_ticket(ticket).any(|over| !over.won && over.process.lives())
     }
 
@@ -116,7 +116,7 @@ impl Past {
     pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, stand: Stand) {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
-        let mut past = lock(&self.remembered);
+        let mut past = lock(&self.ended);
         past.retain(|over| {
             let again = over.process.pid == process.pid && over.key == claim.key && over.created == created;
             !again
@@ -188,7 +188,7 @@ impl Tree {
                 what: Stood::Holds(held),
             })
         });
-        let past = lock(&self.past.remembered);
+        let past = lock(&self.past.ended);
         for over in past.of_ticket(ticket) {
             let nearer = |distance: &u32| nearest.as_ref().is_none_or(|nearest| *distance < nearest.distance);
             if let Some(distance) = over.process.distance(caller.tid).filter(nearer)
@@ -259,7 +259,7 @@ impl Tree {
     pub(crate) fn has_claimed(&self, caller: Caller) -> bool {
         let above = process::lineage(caller.tid);
         let one = |process: &Process| above.contains(&process.pid) && process.lives();
-        lock(&self.held).values().any(|held| one(&held.holder.process())) || lock(&self.past.remembered).has(one)
+        lock(&self.held).values().any(|held| one(&held.holder.process())) || lock(&self.past.ended).has(one)
     }
 
     /// The claim on a ticket, if the caller is its claimant, below it or of its session.
@@ -358,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn who_lost_is_remembered_whatever_others_do() {
         let process = Arc::new(Process::hold(std::process::id()).unwrap());
-        let mut past = Remembered::default();
+        let mut past = EndedClaims::default();
         keep(&mut past.lost, over(&process, 1, 0, false), 8);
         for id in 1..100 {
             keep(&mut past.won, over(&process, 2, id, true), 8);

@@ -54,13 +54,13 @@ impl Builds {
                 false => self.store.get(&live_path).await?,
                 true => self.store.get_anew(&live_path).await?,
             };
-            let looked = &self.store.remembered.looked;
+            let looked = &self.store.entry_cache.looked;
             // Of many mounts, each remembers the tickets themselves.
             let asked = before.as_ref().filter(|_| !self.store.shared && which == Tickets::All);
             let asked = asked.map(|entry| looked.ask(job, n, entry.version));
-            let (question, known) = match asked {
+            let (read, known) = match asked {
                 Some(Ok(build)) => (None, Some(build)),
-                Some(Err(question)) => (Some(question), None),
+                Some(Err(read)) => (Some(read), None),
                 None => (None, None),
             };
             let build = match known {
@@ -82,8 +82,8 @@ impl Builds {
             if anew {
                 continue;
             }
-            if let (Some(question), Ok(build)) = (question, &build) {
-                looked.answer(&live_path, question, build);
+            if let (Some(read), Ok(build)) = (read, &build) {
+                looked.answer(&live_path, read, build);
             }
             if before.is_some() && build.as_ref().is_ok_and(|build| build.verdict().is_some()) {
                 self.store.seen_for_good().await?;

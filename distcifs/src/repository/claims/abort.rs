@@ -275,7 +275,7 @@ impl Claims {
         })
     }
 
-    /// A build's entry as the coordinator has it: what is remembered may be from before the abort.
+    /// A build's entry as the coordinator has it: what is cached may be from before the abort.
     pub(super) async fn live(&self, uid: &str, n: u64) -> Result<Option<Live>> {
         let path = live_path(uid, n);
         let entry = bounded(&path, self.store.coordination.get(&path)).await?;

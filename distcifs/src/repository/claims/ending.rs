@@ -77,7 +77,7 @@ impl Claims {
         let (key, path) = (&over.key, over.key.path());
         if settled {
             bounded(&path, self.store.coordination.sync()).await?;
-            drop(self.store.remembered.changing(vec![path.clone(), key.claim_path()]));
+            drop(self.store.entry_cache.changing(vec![path.clone(), key.claim_path()]));
         }
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(Commit::Done);

@@ -28,7 +28,7 @@ impl Claims {
         loop {
             let now = session_of(&session.borrow_and_update());
             // It comes out of a doubt, or is another: what was told meanwhile was not heard here.
-            self.store.remembered.forget_below("/");
+            self.store.entry_cache.forget_below("/");
             for claim in self.held.not_of(now) {
                 self.end_claim(&claim, Cause::Session).await;
             }

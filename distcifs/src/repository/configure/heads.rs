@@ -28,7 +28,7 @@ struct Table {
     known: Cache<String, Known, HEADS_MAX>,
     /// How many writes of a job's head are under way, or nobody knows whether they are over.
     written: HashMap<String, u64>,
-    /// The number of the next question.
+    /// The number of the next read.
     next: u64,
 }
 
@@ -40,38 +40,38 @@ enum Known {
     Is(Option<ConfigHead>),
 }
 
-/// A question under way; its answer is kept if nothing was written meanwhile.
-pub(super) struct Question(u64);
+/// A read under way; its answer is kept if nothing was written meanwhile.
+pub(super) struct InFlightRead(u64);
 
 impl Heads {
-    /// A job's head, or the question to answer.
-    pub(super) fn ask(&self, uid: &str) -> Result<Option<ConfigHead>, Question> {
+    /// A job's head, or the read to make.
+    pub(super) fn ask(&self, uid: &str) -> Result<Option<ConfigHead>, InFlightRead> {
         let mut table = lock(&self.0);
         if table.written.contains_key(uid) {
-            return Err(Question(0));
+            return Err(InFlightRead(0));
         }
         match table.known.get(uid) {
             Some(Known::Is(head)) => return Ok(head.clone()),
-            Some(Known::Asked(question)) => return Err(Question(*question)),
+            Some(Known::Asked(read)) => return Err(InFlightRead(*read)),
             None => {}
         }
         table.next += 1;
-        let question = table.next;
-        table.known.keep(uid.to_owned(), Known::Asked(question));
-        Err(Question(question))
+        let read = table.next;
+        table.known.keep(uid.to_owned(), Known::Asked(read));
+        Err(InFlightRead(read))
     }
 
     /// Keeps the answer.
-    pub(super) fn answer(&self, uid: &str, question: &Question, head: &Option<ConfigHead>) {
+    pub(super) fn answer(&self, uid: &str, read: &InFlightRead, head: &Option<ConfigHead>) {
         let mut table = lock(&self.0);
         if let Some(known) = table.known.get_mut(uid)
-            && matches!(known, Known::Asked(asked) if *asked == question.0)
+            && matches!(known, Known::Asked(asked) if *asked == read.0)
         {
             *known = Known::Is(head.clone());
         }
     }
 
-    /// Whether a head is known, however many questions there were.
+    /// Whether a head is known, however many reads there were.
     #[cfg(test)]
     fn knows(&self, uid: &str) -> bool {
         matches!(lock(&self.0).known.get(uid), Some(Known::Is(_)))
@@ -145,21 +145,21 @@ mod tests {
         })
     }
 
-    fn asked(heads: &Heads) -> Question {
+    fn asked(heads: &Heads) -> InFlightRead {
         heads.ask("a").err().unwrap()
     }
 
     #[test]
     fn what_was_answered_is_known_until_something_is_written() {
         let heads = Heads::default();
-        let question = asked(&heads);
-        heads.answer("a", &question, &head("one"));
+        let read = asked(&heads);
+        heads.answer("a", &read, &head("one"));
         assert_eq!(heads.ask("a").ok().unwrap().unwrap().digest, "one");
         heads.begin("a");
         assert!(heads.ask("a").is_err());
         heads.over("a");
-        let question = asked(&heads);
-        heads.answer("a", &question, &None);
+        let read = asked(&heads);
+        heads.answer("a", &read, &None);
         assert!(heads.ask("a").ok().unwrap().is_none());
     }
 
@@ -173,8 +173,8 @@ mod tests {
         heads.answer("a", &before, &head("old"));
         heads.over("a");
         let after = asked(&heads);
-        for question in [&before, &meanwhile] {
-            heads.answer("a", question, &head("old"));
+        for read in [&before, &meanwhile] {
+            heads.answer("a", read, &head("old"));
             assert!(!heads.knows("a"));
         }
         heads.answer("a", &after, &head("new"));
@@ -188,12 +188,12 @@ mod tests {
         heads.begin("a");
         heads.begin("a");
         heads.over("a");
-        let question = asked(&heads);
-        heads.answer("a", &question, &head("one"));
+        let read = asked(&heads);
+        heads.answer("a", &read, &head("one"));
         assert!(!heads.knows("a"));
         heads.over("a");
-        let question = asked(&heads);
-        heads.answer("a", &question, &head("one"));
+        let read = asked(&heads);
+        heads.answer("a", &read, &head("one"));
         assert!(heads.knows("a"));
     }
 
@@ -203,13 +203,13 @@ mod tests {
         heads.begin("written");
         for i in 0..=HEADS_MAX {
             let uid = i.to_string();
-            let question = heads.ask(&uid).err().unwrap();
-            heads.answer(&uid, &question, &head("one"));
+            let read = heads.ask(&uid).err().unwrap();
+            heads.answer(&uid, &read, &head("one"));
         }
         assert_eq!(lock(&heads.0).known.len(), HEADS_MAX);
         assert!(!heads.knows("0") && heads.knows(&HEADS_MAX.to_string()));
-        let question = heads.ask("written").err().unwrap();
-        heads.answer("written", &question, &head("old"));
+        let read = heads.ask("written").err().unwrap();
+        heads.answer("written", &read, &head("old"));
         assert!(!heads.knows("written"));
     }
 }

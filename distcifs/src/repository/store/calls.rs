@@ -25,7 +25,7 @@ pub(crate) enum Guarded {
 impl Store {
     /// Commits within the bound.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
-        let _changing = self.remembered.changing(paths_of(&ops));
+        let _changing = self.entry_cache.changing(paths_of(&ops));
         bounded("commit", self.coordination.commit(ops)).await
     }
 
@@ -41,7 +41,7 @@ impl Store {
         path: &str,
         ours: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<Commit> {
-        let _changing = self.remembered.changing(paths_of(&ops));
+        let _changing = self.entry_cache.changing(paths_of(&ops));
         let mut unknown = false;
         let settle = async {
             loop {
@@ -130,35 +130,35 @@ impl Store {
         if !self.is_told_of(path) {
             return bounded(path, self.coordination.get(path)).await;
         }
-        let question = match self.remembered.entry(path) {
+        let read = match self.entry_cache.entry(path) {
             Ok(entry) => return Ok(entry),
-            Err(question) => question,
+            Err(read) => read,
         };
         let entry = bounded(path, self.coordination.get(path)).await?;
-        self.remembered.keep_entry(path, &question, &entry);
+        self.entry_cache.keep_entry(path, &read, &entry);
         Ok(entry)
     }
 
-    /// Reads an entry as it is everywhere by now, within the bound: not what is remembered.
+    /// Reads an entry as it is everywhere by now, within the bound: not what is cached.
     pub(crate) async fn get_anew(&self, path: &str) -> Result<Option<Entry>> {
         if self.shared {
             bounded(path, self.coordination.sync()).await?;
-            drop(self.remembered.changing(vec![path.to_owned()]));
+            drop(self.entry_cache.changing(vec![path.to_owned()]));
         }
         self.get(path).await
     }
 
-    /// Reads entries together that somebody is about to look at one by one, where they are remembered.
+    /// Reads entries together that somebody is about to look at one by one, where they are cached.
     pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let unknown = |path: String| {
-            let question = self.is_told_of(&path).then(|| self.remembered.entry(&path).err())??;
-            Some((path, question))
+            let read = self.is_told_of(&path).then(|| self.entry_cache.entry(&path).err())??;
+            Some((path, read))
         };
-        let (paths, questions): (Vec<String>, Vec<_>) = paths.into_iter().filter_map(unknown).unzip();
+        let (paths, reads): (Vec<String>, Vec<_>) = paths.into_iter().filter_map(unknown).unzip();
         let Some(first) = paths.first() else { return Ok(()) };
         let entries = bounded(first, self.coordination.get_all(paths.clone())).await?;
-        for ((path, question), entry) in paths.iter().zip(&questions).zip(&entries) {
-            self.remembered.keep_entry(path, question, entry);
+        for ((path, read), entry) in paths.iter().zip(&reads).zip(&entries) {
+            self.entry_cache.keep_entry(path, read, entry);
         }
         Ok(())
     }
@@ -168,18 +168,18 @@ impl Store {
         if !self.is_told_of(path) {
             return bounded(path, self.coordination.children(path)).await;
         }
-        let question = match self.remembered.children(path) {
+        let read = match self.entry_cache.children(path) {
             Ok(names) => return Ok(names),
-            Err(question) => question,
+            Err(read) => read,
         };
         let names = bounded(path, self.coordination.children(path)).await?;
-        self.remembered.keep_children(path, &question, &names);
+        self.entry_cache.keep_children(path, &read, &names);
         Ok(names)
     }
 
     /// Whether changes of an entry are told, and it is worth remembering. Alone all are told: the entries of
     /// builds and tickets are asked for again and again. While nothing is heard of a coordinator that many
-    /// share, what is remembered may be as old as that silence.
+    /// share, what is cached may be as old as that silence.
     fn is_told_of(&self, path: &str) -> bool {
         if !self.shared {
             return is_asked_often(path) && self.followed.tells(path);

@@ -125,7 +125,7 @@ impl Store {
         let watching = start.watching.get_or_try_init(|| async {
             let watch = bounded("watch", self.coordination.watch(&attendance.path)).await?;
             // From here on all is told; what was asked before may be older.
-            self.remembered.forget_below(&attendance.path);
+            self.entry_cache.forget_below(&attendance.path);
             let (store, path, start) = (self.clone(), attendance.path.clone(), start.clone());
             let task = self.runtime.spawn(async move {
                 if let Some(reactor) = store.reactor.upgrade() {
@@ -169,7 +169,7 @@ impl Store {
         }
     }
 
-    /// Takes in the notices of a path until the store is closed: what is remembered is forgotten at
+    /// Takes in the notices of a path until the store is closed: what is cached is forgotten at
     /// once, however long it takes to act on the notices before.
     async fn hear(self: &Arc<Self>, path: &str, mut watch: Watch) {
         let mut waiting: Vec<Event> = Vec::new();
@@ -184,7 +184,7 @@ impl Store {
                     if heard == 0 {
                         return;
                     }
-                    self.remembered.heard(path, &events);
+                    self.entry_cache.heard(path, &events);
                     waiting.append(&mut events);
                     if waiting.len() > WAITING_MAX {
                         waiting = vec![Event::Resync];
@@ -215,7 +215,7 @@ impl Store {
             tick.tick().await;
             self.disregard_idle();
             for path in self.followed.take_idle() {
-                self.remembered.forget_below(&path);
+                self.entry_cache.forget_below(&path);
                 if let Some(reactor) = self.reactor.upgrade() {
                     reactor.unfollowed(&path);
                 }

@@ -1,9 +1,9 @@
-//! Queues that somebody looks into without waiting there: what is read of them is remembered as
+//! Queues that somebody looks into without waiting there: what is read of them is cached as
 //! long as a watch tells of its changes, and nothing else is done about these.
 //!
 //! A claim made by hand reads its ticket and its queue eight times on the way through the tree.
 //! Following the queue would read all its tickets for that. A listing does so anyway, and whoever
-//! lists a queue looks at its tickets next: they are remembered from then on.
+//! lists a queue looks at its tickets next: they are cached from then on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -80,7 +80,7 @@ fn queue_of(path: &str) -> Option<String> {
 }
 
 impl Store {
-    /// Somebody is about to read all tickets of a queue; returns when they will be remembered.
+    /// Somebody is about to read all tickets of a queue; returns when they will be cached.
     pub(in crate::repository) async fn regard_all(self: &Arc<Self>, queue: &str) {
         if let Some(mut told) = self.regard(queue) {
             // Without a watch they are read all the same.
@@ -88,7 +88,7 @@ impl Store {
         }
     }
 
-    /// Somebody looks into a queue: from when this says so, what is read of it is remembered.
+    /// Somebody looks into a queue: from when this says so, what is read of it is cached.
     pub(crate) fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
         if !self.shared || self.followed.tells(queue) {
             return None;
@@ -119,23 +119,23 @@ impl Store {
             }
         };
         // From here on all is told; what was asked before may be older.
-        self.remembered.forget_below(&queue);
+        self.entry_cache.forget_below(&queue);
         if let Some(regard) = lock(&self.regarded.0).get(&queue) {
             regard.stands.send_replace(true);
         }
         let mut events: Vec<Event> = Vec::new();
         while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
-            self.remembered.heard(&queue, &events);
+            self.entry_cache.heard(&queue, &events);
             events.clear();
         }
         self.regarded.remove(&queue);
-        self.remembered.forget_below(&queue);
+        self.entry_cache.forget_below(&queue);
     }
 
     /// Lets go of queues that nobody looks into any more.
     pub(in crate::repository) fn disregard_idle(&self) {
         for queue in self.regarded.take_idle() {
-            self.remembered.forget_below(&queue);
+            self.entry_cache.forget_below(&queue);
         }
     }
 }

@@ -87,7 +87,7 @@ fn a_build_of_one_task_costs_six_writes_one_after_another() {
         // What is heard late of the one before.
         calls.retain(|call| !call.what.contains("/hello.1."));
         let mut table = table(&calls);
-        // What was just read is remembered until a change of it is told.
+        // What was just read is cached until a change of it is told.
         let mut entries = |doing: &str| {
             let step = table.get_mut(doing).unwrap();
             step.remove("get").unwrap_or_default()

@@ -18,7 +18,7 @@ fn an_unchanged_build_is_neither_read_nor_made_anew() {
             let bytes = repository.build_text(&build).await;
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
         };
-        let counts = || (repository.store.remembered.looked.answers(), repository.shown.made());
+        let counts = || (repository.store.entry_cache.looked.answers(), repository.shown.made());
         let settled = async || {
             // What the repository itself does after a change comes to its end.
             let begun = Instant::now();

@@ -1,7 +1,7 @@
-//! Entries of the coordinator that are remembered: what is followed need not be asked for again
+//! Entries of the coordinator that are cached: what is followed need not be asked for again
 //! until a change of it is told.
 //!
-//! What is remembered may be behind by the time that a notice takes. That is what every reader of
+//! What is cached may be behind by the time that a notice takes. That is what every reader of
 //! a shared tree must reckon with; a commit that is based on it carries its guard, and whoever has
 //! to know for certain asks the coordinator itself.
 
@@ -13,7 +13,7 @@ use crate::repository::core::lock;
 use crate::repository::looked::Looked;
 use crate::storage::{Change, Entry, Event};
 
-/// Entries that are remembered, some hundred bytes each.
+/// Entries that are cached, some hundred bytes each.
 const ENTRIES_MAX: usize = 12_288;
 
 /// Listings that are, with 1,000 names at most where one of them is a job's builds.
@@ -28,9 +28,9 @@ enum Known<T> {
     Is(T),
 }
 
-/// What is remembered.
+/// What is cached.
 #[derive(Default)]
-pub(crate) struct Remembered {
+pub(crate) struct EntryCache {
     table: Mutex<Table>,
     /// Builds that were looked at.
     pub(crate) looked: Looked,
@@ -41,52 +41,52 @@ pub(crate) struct Remembered {
 struct Table {
     entries: Cache<String, Known<Option<Entry>>, ENTRIES_MAX>,
     children: Cache<String, Known<Vec<String>>, LISTINGS_MAX>,
-    /// Entries, and listings, that commits under way change, with how many of these: nothing is remembered of
+    /// Entries, and listings, that commits under way change, with how many of these: nothing is cached of
     /// them, as the store may have either by now.
     changing: HashMap<String, usize>,
     listings_changing: HashMap<String, usize>,
-    /// The number of the next question.
+    /// The number of the next read.
     next: u64,
 }
 
 /// Entries that a commit under way changes, until it is dropped.
 pub(crate) struct Changing<'a> {
-    remembered: &'a Remembered,
+    entry_cache: &'a EntryCache,
     paths: Vec<String>,
 }
 
-/// A question under way; its answer is kept if nothing was told meanwhile.
-pub(crate) struct Question(u64);
+/// A read under way; its answer is kept if nothing was told meanwhile.
+pub(crate) struct InFlightRead(u64);
 
-impl Remembered {
-    /// An entry, or the question to answer.
-    pub(crate) fn entry(&self, path: &str) -> Result<Option<Entry>, Question> {
+impl EntryCache {
+    /// An entry, or the read to make.
+    pub(crate) fn entry(&self, path: &str) -> Result<Option<Entry>, InFlightRead> {
         let mut table = lock(&self.table);
-        let next = table.question();
+        let next = table.next_read();
         if table.changing.contains_key(path) {
-            return Err(Question(next));
+            return Err(InFlightRead(next));
         }
         ask(&mut table.entries, path, next)
     }
 
     /// Keeps the answer.
-    pub(crate) fn keep_entry(&self, path: &str, question: &Question, entry: &Option<Entry>) {
-        answer(&mut lock(&self.table).entries, path, question, entry);
+    pub(crate) fn keep_entry(&self, path: &str, read: &InFlightRead, entry: &Option<Entry>) {
+        answer(&mut lock(&self.table).entries, path, read, entry);
     }
 
-    /// The names below an entry, or the question to answer.
-    pub(crate) fn children(&self, path: &str) -> Result<Vec<String>, Question> {
+    /// The names below an entry, or the read to make.
+    pub(crate) fn children(&self, path: &str) -> Result<Vec<String>, InFlightRead> {
         let mut table = lock(&self.table);
-        let next = table.question();
+        let next = table.next_read();
         if table.listings_changing.contains_key(path) {
-            return Err(Question(next));
+            return Err(InFlightRead(next));
         }
         ask(&mut table.children, path, next)
     }
 
     /// Keeps the answer.
-    pub(crate) fn keep_children(&self, path: &str, question: &Question, names: &Vec<String>) {
-        answer(&mut lock(&self.table).children, path, question, names);
+    pub(crate) fn keep_children(&self, path: &str, read: &InFlightRead, names: &Vec<String>) {
+        answer(&mut lock(&self.table).children, path, read, names);
     }
 
     /// Takes note of what was told of a path.
@@ -107,7 +107,7 @@ impl Remembered {
     }
 
     /// Forgets entries that a commit is about to change, and the listings that they stand in, until it has
-    /// returned: entries that one commit changes, and those of them that are not remembered, are seen together.
+    /// returned: entries that one commit changes, and those of them that are not cached, are seen together.
     pub(crate) fn changing(&self, paths: Vec<String>) -> Changing<'_> {
         let mut table = lock(&self.table);
         for path in &paths {
@@ -117,7 +117,7 @@ impl Remembered {
         self.looked.changing(&paths);
         drop(table);
         Changing {
-            remembered: self,
+            entry_cache: self,
             paths,
         }
     }
@@ -131,12 +131,12 @@ impl Remembered {
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        let mut table = lock(&self.remembered.table);
+        let mut table = lock(&self.entry_cache.table);
         for path in &self.paths {
             table.count(path, |count| *count = count.saturating_sub(1));
             table.forget(path, true);
         }
-        self.remembered.looked.changed(&self.paths);
+        self.entry_cache.looked.changed(&self.paths);
     }
 }
 
@@ -157,8 +157,8 @@ impl Table {
         }
     }
 
-    /// A number for a question.
-    fn question(&mut self) -> u64 {
+    /// A number for a read.
+    fn next_read(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -187,13 +187,13 @@ fn ask<T: Clone, const MOST: usize>(
     table: &mut Cache<String, Known<T>, MOST>,
     path: &str,
     next: u64,
-) -> Result<T, Question> {
+) -> Result<T, InFlightRead> {
     match table.get(path) {
         Some(Known::Is(value)) => Ok(value.clone()),
         // Whoever asked before has a claim of its own on the place: the later answer is kept.
         Some(Known::Asked(_)) | None => {
             table.keep(path.to_owned(), Known::Asked(next));
-            Err(Question(next))
+            Err(InFlightRead(next))
         }
     }
 }
@@ -201,11 +201,11 @@ fn ask<T: Clone, const MOST: usize>(
 fn answer<T: Clone, const MOST: usize>(
     table: &mut Cache<String, Known<T>, MOST>,
     path: &str,
-    question: &Question,
+    read: &InFlightRead,
     value: &T,
 ) {
     if let Some(known) = table.get_mut(path)
-        && matches!(known, Known::Asked(asked) if *asked == question.0)
+        && matches!(known, Known::Asked(asked) if *asked == read.0)
     {
         *known = Known::Is(value.clone());
     }
@@ -222,89 +222,89 @@ mod tests {
 
     #[test]
     fn what_was_answered_is_known_until_a_change_is_told() {
-        let remembered = Remembered::default();
-        let question = remembered.entry("/t/a").unwrap_err();
-        remembered.keep_entry("/t/a", &question, &None);
-        assert_eq!(remembered.entry("/t/a").ok(), Some(None));
-        remembered.heard("/t", &[changed("/t/b", Change::Set)]);
-        assert!(remembered.entry("/t/a").is_ok());
-        remembered.heard("/t", &[changed("/t/a", Change::Created)]);
-        assert!(remembered.entry("/t/a").is_err());
+        let entry_cache = EntryCache::default();
+        let read = entry_cache.entry("/t/a").unwrap_err();
+        entry_cache.keep_entry("/t/a", &read, &None);
+        assert_eq!(entry_cache.entry("/t/a").ok(), Some(None));
+        entry_cache.heard("/t", &[changed("/t/b", Change::Set)]);
+        assert!(entry_cache.entry("/t/a").is_ok());
+        entry_cache.heard("/t", &[changed("/t/a", Change::Created)]);
+        assert!(entry_cache.entry("/t/a").is_err());
     }
 
     #[test]
     fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
-        let remembered = Remembered::default();
-        let question = remembered.entry("/t/a").unwrap_err();
-        remembered.heard("/t", &[changed("/t/a", Change::Created)]);
-        remembered.keep_entry("/t/a", &question, &None);
-        assert!(remembered.entry("/t/a").is_err());
+        let entry_cache = EntryCache::default();
+        let read = entry_cache.entry("/t/a").unwrap_err();
+        entry_cache.heard("/t", &[changed("/t/a", Change::Created)]);
+        entry_cache.keep_entry("/t/a", &read, &None);
+        assert!(entry_cache.entry("/t/a").is_err());
     }
 
     /// Nobody knows what the store has of an entry while a commit of it is under way.
     #[test]
-    fn nothing_is_remembered_of_what_a_commit_changes() {
-        let remembered = Remembered::default();
-        let question = remembered.entry("/t/a").unwrap_err();
-        let listing = remembered.children("/t").unwrap_err();
-        let changing = [(); 2].map(|()| remembered.changing(vec!["/t/a".to_owned()]));
-        remembered.keep_entry("/t/a", &question, &None);
-        remembered.keep_children("/t", &listing, &vec![]);
+    fn nothing_is_cached_of_what_a_commit_changes() {
+        let entry_cache = EntryCache::default();
+        let read = entry_cache.entry("/t/a").unwrap_err();
+        let listing = entry_cache.children("/t").unwrap_err();
+        let changing = [(); 2].map(|()| entry_cache.changing(vec!["/t/a".to_owned()]));
+        entry_cache.keep_entry("/t/a", &read, &None);
+        entry_cache.keep_children("/t", &listing, &vec![]);
         for commit in changing {
             let (during, list) = (
-                remembered.entry("/t/a").unwrap_err(),
-                remembered.children("/t").unwrap_err(),
+                entry_cache.entry("/t/a").unwrap_err(),
+                entry_cache.children("/t").unwrap_err(),
             );
-            remembered.keep_entry("/t/a", &during, &None);
-            remembered.keep_children("/t", &list, &vec![]);
-            assert!(remembered.entry("/t/a").is_err() && remembered.children("/t").is_err());
+            entry_cache.keep_entry("/t/a", &during, &None);
+            entry_cache.keep_children("/t", &list, &vec![]);
+            assert!(entry_cache.entry("/t/a").is_err() && entry_cache.children("/t").is_err());
             drop(commit);
             // What was asked before it returned is not kept after.
-            remembered.keep_entry("/t/a", &during, &None);
-            remembered.keep_children("/t", &list, &vec![]);
+            entry_cache.keep_entry("/t/a", &during, &None);
+            entry_cache.keep_children("/t", &list, &vec![]);
         }
         let (after, list) = (
-            remembered.entry("/t/a").unwrap_err(),
-            remembered.children("/t").unwrap_err(),
+            entry_cache.entry("/t/a").unwrap_err(),
+            entry_cache.children("/t").unwrap_err(),
         );
-        remembered.keep_entry("/t/a", &after, &None);
-        remembered.keep_children("/t", &list, &vec![]);
-        assert!(remembered.entry("/t/a").is_ok() && remembered.children("/t").is_ok());
+        entry_cache.keep_entry("/t/a", &after, &None);
+        entry_cache.keep_children("/t", &list, &vec![]);
+        assert!(entry_cache.entry("/t/a").is_ok() && entry_cache.children("/t").is_ok());
     }
 
     #[test]
     fn listings_change_with_what_comes_and_goes_only() {
-        let remembered = Remembered::default();
-        let question = remembered.children("/t").unwrap_err();
-        remembered.keep_children("/t", &question, &vec!["a".to_owned()]);
-        remembered.heard("/t", &[changed("/t/a", Change::Set)]);
-        assert!(remembered.children("/t").is_ok());
-        remembered.heard("/t", &[changed("/t/a", Change::Deleted)]);
-        assert!(remembered.children("/t").is_err());
+        let entry_cache = EntryCache::default();
+        let read = entry_cache.children("/t").unwrap_err();
+        entry_cache.keep_children("/t", &read, &vec!["a".to_owned()]);
+        entry_cache.heard("/t", &[changed("/t/a", Change::Set)]);
+        assert!(entry_cache.children("/t").is_ok());
+        entry_cache.heard("/t", &[changed("/t/a", Change::Deleted)]);
+        assert!(entry_cache.children("/t").is_err());
     }
 
     #[test]
     fn lost_notices_forget_all_below_and_nothing_beside() {
-        let remembered = Remembered::default();
+        let entry_cache = EntryCache::default();
         for path in ["/t/a", "/tb"] {
-            let question = remembered.entry(path).unwrap_err();
-            remembered.keep_entry(path, &question, &None);
+            let read = entry_cache.entry(path).unwrap_err();
+            entry_cache.keep_entry(path, &read, &None);
         }
-        remembered.heard("/t", &[Event::Resync]);
-        assert!(remembered.entry("/t/a").is_err());
-        assert!(remembered.entry("/tb").is_ok());
+        entry_cache.heard("/t", &[Event::Resync]);
+        assert!(entry_cache.entry("/t/a").is_err());
+        assert!(entry_cache.entry("/tb").is_ok());
     }
 
     #[test]
     fn it_is_bounded() {
-        let remembered = Remembered::default();
+        let entry_cache = EntryCache::default();
         for i in 0..2 * ENTRIES_MAX {
             let path = format!("/t/{i}");
-            let question = remembered.entry(&path).unwrap_err();
-            remembered.keep_entry(&path, &question, &None);
+            let read = entry_cache.entry(&path).unwrap_err();
+            entry_cache.keep_entry(&path, &read, &None);
         }
-        assert_eq!(lock(&remembered.table).entries.len(), ENTRIES_MAX);
-        assert!(remembered.entry("/t/0").is_err());
-        assert!(remembered.entry(&format!("/t/{}", 2 * ENTRIES_MAX - 1)).is_ok());
+        assert_eq!(lock(&entry_cache.table).entries.len(), ENTRIES_MAX);
+        assert!(entry_cache.entry("/t/0").is_err());
+        assert!(entry_cache.entry(&format!("/t/{}", 2 * ENTRIES_MAX - 1)).is_ok());
     }
 }
