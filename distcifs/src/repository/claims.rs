@@ -468,7 +468,7 @@ impl Claims {
                 return;
             }
             // Whoever takes it away writes its ticket: so that is followed.
-            let _attendance = claims.store.attend(&held.key.path()).await;
+            let _subscription = claims.store.subscribe(&held.key.path()).await;
             if !held.is_over_within(patience).await {
                 claims.end_claim(&held, Cause::TimedOut).await;
             }

@@ -191,7 +191,7 @@ impl Configurations {
     /// revision that the commit compares.
     pub async fn lock(self: &Arc<Self>, job: &Job, wait: bool) -> Result<ConfigLock> {
         let path = Key::JobLock(job.uid()).path();
-        let mut attendance = None;
+        let mut subscription = None;
         let deadline = Deadline::after(if wait { LOCK_WAIT } else { LOCK_GRACE });
         loop {
             let freed = self.wakers.waiter(&path);
@@ -228,8 +228,8 @@ impl Configurations {
                     LOCK_WAIT.as_secs()
                 )));
             }
-            if attendance.is_none() {
-                attendance = Some(self.store.attend(&path).await?);
+            if subscription.is_none() {
+                subscription = Some(self.store.subscribe(&path).await?);
                 continue;
             }
             // Timing out is no error: look again.

@@ -73,9 +73,9 @@ impl Dispatcher {
     ) -> Result<Option<Arc<Claim>>> {
         // Only while it is followed its tickets are known here.
         let (waits, end) = (Deadline::after(time), Deadline::of_call());
-        let attendance = self.store.attend(&queue_path(queue)).await?;
+        let subscription = self.store.subscribe(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
-        attendance.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
+        subscription.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
         let (give, mut given) = oneshot::channel();
         let waiter = self.queue_index.enter(queue, labels, who, asker, give);
         let mut look = waits;

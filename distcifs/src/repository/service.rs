@@ -89,7 +89,7 @@ impl Reactor for Repository {
         Box::pin(async move { self.reconciler.act(&path, events).await })
     }
 
-    fn unfollowed(&self, path: &str) {
+    fn unsubscribed(&self, path: &str) {
         self.queue_index.forget_below(path);
     }
 }
@@ -197,10 +197,10 @@ impl Repository {
             &["/"]
         };
         for path in always {
-            let attendance = self.store.attend(path).await?;
-            attendance.looked(Deadline::after(STORE_TIMEOUT)).await;
+            let subscription = self.store.subscribe(path).await?;
+            subscription.looked(Deadline::after(STORE_TIMEOUT)).await;
             self.store.runtime.spawn(async move {
-                let _kept = attendance;
+                let _kept = subscription;
                 std::future::pending::<()>().await;
             });
         }
@@ -208,7 +208,7 @@ impl Repository {
         self.store.runtime.spawn(self.nodes.clone().keep_node(Some(session)));
         self.store.runtime.spawn(self.claims.clone().keep_session());
         self.store.runtime.spawn(self.claims.clone().keep_stopping());
-        self.store.runtime.spawn(self.store.clone().unfollow_idle());
+        self.store.runtime.spawn(self.store.clone().unsubscribe_idle());
         self.store.runtime.spawn(self.builds.clone().keep_trash_swept());
         self.store.runtime.spawn(self.claims.groups.clone().keep_swept());
         self.store.runtime.spawn(Superseding::new(self).keep());

@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
 
 use self::entry_cache::EntryCache;
-use self::follow::Followed;
 use self::regard::Regarded;
+use self::subscriptions::Subscriptions;
 use super::core::bounded;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Event, Session};
@@ -18,12 +18,12 @@ use crate::storage::{Contents, Coordination, Event, Session};
 mod calls;
 mod entry_cache;
 pub(crate) mod epochs;
-mod follow;
 mod regard;
+mod subscriptions;
 
 pub(crate) use self::calls::Guarded;
 pub(crate) use self::epochs::{Epochs, Hold};
-pub(crate) use self::follow::Attendance;
+pub(crate) use self::subscriptions::Subscription;
 
 /// What is done about changes.
 pub(crate) type Acting = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -35,7 +35,7 @@ pub(crate) trait Reactor: Send + Sync {
     /// Acts on notices of a path that came together.
     fn act(self: Arc<Self>, path: String, events: Vec<Event>) -> Acting;
     /// Nothing is told of a path any more.
-    fn unfollowed(&self, path: &str);
+    fn unsubscribed(&self, path: &str);
 }
 
 /// What every part of a mount has of its stores.
@@ -47,7 +47,7 @@ pub struct Store {
     /// Whether other mounts may be on the same store.
     pub(crate) shared: bool,
     pub(crate) epochs: Epochs,
-    pub(super) followed: Followed,
+    pub(super) subscriptions: Subscriptions,
     pub(super) regarded: Regarded,
     pub(crate) entry_cache: EntryCache,
     pub(crate) runtime: Handle,
@@ -68,7 +68,7 @@ impl Store {
             contents,
             shared,
             epochs: if shared { Epochs::shared() } else { Epochs::alone() },
-            followed: Followed::default(),
+            subscriptions: Subscriptions::default(),
             regarded: Regarded::default(),
             entry_cache: EntryCache::default(),
             runtime: Handle::current(),

@@ -99,9 +99,9 @@ impl Stores {
         });
         let repository = repository.await?;
         // As its workers do, who wait for tickets.
-        let attendance = repository.store.attend(super::model::keys::TICKETS).await?;
+        let subscription = repository.store.subscribe(super::model::keys::TICKETS).await?;
         repository.store.runtime.spawn(async move {
-            let _kept = attendance;
+            let _kept = subscription;
             std::future::pending::<()>().await;
         });
         Ok(repository)

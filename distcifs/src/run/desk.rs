@@ -178,7 +178,7 @@ async fn serve(listener: UnixListener, room: Arc<Room>) {
             Ok((stream, _)) => {
                 let room = room.clone();
                 tokio::spawn(async move {
-                    room.attend(stream).await;
+                    room.serve(stream).await;
                     drop(place);
                 });
             }
@@ -192,7 +192,7 @@ async fn serve(listener: UnixListener, room: Arc<Room>) {
 
 impl Room {
     /// Serves one command.
-    async fn attend(&self, stream: UnixStream) {
+    async fn serve(&self, stream: UnixStream) {
         let peer = match stream.peer_cred() {
             Ok(peer) => peer,
             Err(error) => return tracing::warn!("{SOCKET}: {error}"),

@@ -50,7 +50,7 @@ impl Tree {
             Node::Top(Top::Events) => {
                 let lines = self.repository.events.listen();
                 OpenKind::Events(tokio::sync::Mutex::new(Following {
-                    _attendances: self.repository.store.attend_events().await?,
+                    _subscriptions: self.repository.store.subscribe_events().await?,
                     reader: Reader::of(caller),
                     lines,
                     rest: Bytes::new(),

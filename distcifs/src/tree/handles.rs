@@ -24,7 +24,7 @@ use crate::repository::model::console::Extent;
 use crate::repository::model::event::Event;
 use crate::repository::names::Name;
 use crate::repository::snapshot::Entry;
-use crate::repository::store::Attendance;
+use crate::repository::store::Subscription;
 
 /// How the log calls an open file that many use at once, each in his turn.
 pub(crate) const OPEN_FILE: &str = "the open file";
@@ -166,7 +166,7 @@ pub(crate) struct Asking {
 /// A reader of `.events`.
 pub(crate) struct Following {
     /// Has everything told.
-    pub(crate) _attendances: [Attendance; 3],
+    pub(crate) _subscriptions: [Subscription; 3],
     /// Who reads it, as at the open.
     pub(crate) reader: Reader,
     /// The changes.

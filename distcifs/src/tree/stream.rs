@@ -26,7 +26,7 @@ use crate::repository::model::skills::Skills;
 use crate::repository::model::ticket::queue_path;
 use crate::repository::names::Name;
 use crate::repository::queue_index::Asker;
-use crate::repository::store::Attendance;
+use crate::repository::store::Subscription;
 use crate::repository::wakers::open_key;
 
 /// Longest time that a request is held: a process waiting in one can't be killed before.
@@ -54,7 +54,7 @@ impl Tree {
         if let Some(rest) = &mut *given {
             return Ok(take(rest, size));
         }
-        let _attendance = self.attend_end(node).await?;
+        let _subscription = self.subscribe_end(node).await?;
         loop {
             let key = self.wait_key(node)?;
             let told = self.repository.wakers.waiter(&key);
@@ -80,14 +80,14 @@ impl Tree {
     }
 
     /// Follows the ticket whose end is the end of this node.
-    async fn attend_end(&self, node: &Node) -> Result<Option<Attendance>> {
+    async fn subscribe_end(&self, node: &Node) -> Result<Option<Subscription>> {
         let path = match node {
             Node::TicketFile(ticket, _) => Some(ticket.key.path()),
             Node::BuildFile(job, n, _) => self.build(job, *n).await?.control_path(),
             _ => None,
         };
         match path {
-            Some(path) => Ok(Some(self.repository.store.attend(&path).await?)),
+            Some(path) => Ok(Some(self.repository.store.subscribe(&path).await?)),
             None => Ok(None),
         }
     }
@@ -305,14 +305,14 @@ impl Tree {
                     return Ok(true);
                 };
                 let asking = locked(OPEN_FILE, asking).await?;
-                let attendance = self.repository.store.attend(&queue_path(queue)).await?;
+                let subscription = self.repository.store.subscribe(&queue_path(queue)).await?;
                 let key = open_key(queue);
                 let told = self.repository.wakers.waiter(&key).notified_owned();
                 if !asking.rest.is_empty() || self.repository.queue_index.has_open(queue, &asking.labels) {
                     return Ok(true);
                 }
                 self.wake_later(open, wake, async move {
-                    let _attendance = attendance;
+                    let _subscription = subscription;
                     told.await;
                 });
                 Ok(false)
@@ -330,7 +330,7 @@ impl Tree {
                 Ok(false)
             }
             OpenKind::Wait(given) => {
-                let attendance = self.attend_end(&open.node).await?;
+                let subscription = self.subscribe_end(&open.node).await?;
                 let told = self
                     .repository
                     .wakers
@@ -340,7 +340,7 @@ impl Tree {
                     return Ok(true);
                 }
                 self.wake_later(open, wake, async move {
-                    let _attendance = attendance;
+                    let _subscription = subscription;
                     told.await;
                 });
                 Ok(false)

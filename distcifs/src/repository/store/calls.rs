@@ -182,9 +182,9 @@ impl Store {
     /// share, what is cached may be as old as that silence.
     fn is_told_of(&self, path: &str) -> bool {
         if !self.shared {
-            return is_asked_often(path) && self.followed.tells(path);
+            return is_asked_often(path) && self.subscriptions.tells(path);
         }
-        (self.followed.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
+        (self.subscriptions.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
     }
 
     /// Begins to listen to an object; `None` past the bound of what may be listened to.

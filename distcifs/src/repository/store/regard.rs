@@ -90,7 +90,7 @@ impl Store {
 
     /// Somebody looks into a queue: from when this says so, what is read of it is cached.
     pub(crate) fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
-        if !self.shared || self.followed.tells(queue) {
+        if !self.shared || self.subscriptions.tells(queue) {
             return None;
         }
         let mut regarded = lock(&self.regarded.0);

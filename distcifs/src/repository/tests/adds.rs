@@ -525,7 +525,7 @@ fn nobody_sees_a_task_that_added_without_what_it_added() {
         let (job, n, _controller) = begun(&first, &[0]).await;
         let there = late.jobs.find("a").await.unwrap().unwrap();
         let path = live_path(job.uid(), n);
-        let _attendance = late.store.attend(&there.path()).await.unwrap();
+        let _subscription = late.store.subscribe(&there.path()).await.unwrap();
         late.store.coordination.sync().await.unwrap();
         assert_eq!(names(&late, &there, n).await, ALONE);
         let held = generates(&first, &key_of(&job, n, 0), adds(&["x"])).await;

@@ -2,7 +2,7 @@
 //!
 //! A mount that is alone follows everything. One of many follows what somebody here waits for: the
 //! queues of its workers, the tickets of its claims, what a reader of `.wait` or `.events` asks
-//! about. Whoever needs a path attends it; a while after the last one has left it is let go.
+//! about. Whoever needs a path subscribes to it; a while after the last one has left it is let go.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -28,13 +28,13 @@ const BATCH_MAX: usize = 256;
 /// Notices that wait while those before are acted upon; past it everything is looked at again.
 const WAITING_MAX: usize = crate::storage::coordination::WATCH_LAG_MAX;
 
-/// Everything that is followed, by path.
+/// Everything that is subscribed to, by path.
 #[derive(Default)]
-pub(crate) struct Followed(Mutex<HashMap<String, Followee>>);
+pub(crate) struct Subscriptions(Mutex<HashMap<String, Subscribed>>);
 
-/// One path that is followed, with all below it.
-struct Followee {
-    /// Who attends it now.
+/// One path that is subscribed to, with all below it.
+struct Subscribed {
+    /// Who subscribes to it now.
     users: usize,
     /// When the last one left.
     left: Instant,
@@ -51,13 +51,13 @@ struct Start {
 }
 
 /// Keeps a path followed while it lives.
-pub(crate) struct Attendance {
+pub(crate) struct Subscription {
     store: Arc<Store>,
     path: String,
     start: Arc<Start>,
 }
 
-impl Attendance {
+impl Subscription {
     /// Returns when what was there at the beginning has been looked at, or at the deadline.
     pub(crate) async fn looked(&self, deadline: Deadline) {
         let mut looked = self.start.looked.subscribe();
@@ -66,36 +66,36 @@ impl Attendance {
     }
 }
 
-impl Drop for Attendance {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(followee) = lock(&self.store.followed.0).get_mut(&self.path) {
-            followee.users -= 1;
-            followee.left = Instant::now();
+        if let Some(subscribed) = lock(&self.store.subscriptions.0).get_mut(&self.path) {
+            subscribed.users -= 1;
+            subscribed.left = Instant::now();
         }
     }
 }
 
-impl Followed {
+impl Subscriptions {
     /// Whether changes of this path are told.
     pub(crate) fn tells(&self, path: &str) -> bool {
-        let followed = lock(&self.0);
+        let table = lock(&self.0);
         let mut all = std::iter::once(path).chain(above(path));
-        all.any(|path| followed.get(path).is_some_and(|f| f.start.watching.initialized()))
+        all.any(|path| table.get(path).is_some_and(|f| f.start.watching.initialized()))
     }
 
     /// Whether a path above this one is followed, which then tells the same.
     fn is_covered(&self, path: &str) -> bool {
-        let followed = lock(&self.0);
-        above(path).any(|wider| followed.get(wider).is_some_and(|f| f.start.watching.initialized()))
+        let table = lock(&self.0);
+        above(path).any(|wider| table.get(wider).is_some_and(|f| f.start.watching.initialized()))
     }
 
-    /// Takes out what nobody has attended for a while.
+    /// Takes out what nobody has subscribed to for a while.
     fn take_idle(&self) -> Vec<String> {
         let mut idle = Vec::new();
-        lock(&self.0).retain(|path, followee| {
-            let keep = followee.users > 0 || followee.left.elapsed() < LINGER;
+        lock(&self.0).retain(|path, subscribed| {
+            let keep = subscribed.users > 0 || subscribed.left.elapsed() < LINGER;
             if !keep {
-                if let Some(task) = followee.start.watching.get() {
+                if let Some(task) = subscribed.start.watching.get() {
                     task.abort();
                 }
                 idle.push(path.clone());
@@ -117,16 +117,16 @@ fn above(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Store {
-    /// Follows a path with all below it, until the last attendance of it is dropped. When this
+    /// Follows a path with all below it, until the last subscription of it is dropped. When this
     /// returns, no later change is missed.
-    pub(crate) async fn attend(self: &Arc<Self>, path: &str) -> Result<Attendance> {
-        let attendance = self.enter(path);
-        let start = attendance.start.clone();
+    pub(crate) async fn subscribe(self: &Arc<Self>, path: &str) -> Result<Subscription> {
+        let subscription = self.enter(path);
+        let start = subscription.start.clone();
         let watching = start.watching.get_or_try_init(|| async {
-            let watch = bounded("watch", self.coordination.watch(&attendance.path)).await?;
+            let watch = bounded("watch", self.coordination.watch(&subscription.path)).await?;
             // From here on all is told; what was asked before may be older.
-            self.entry_cache.forget_below(&attendance.path);
-            let (store, path, start) = (self.clone(), attendance.path.clone(), start.clone());
+            self.entry_cache.forget_below(&subscription.path);
+            let (store, path, start) = (self.clone(), subscription.path.clone(), start.clone());
             let task = self.runtime.spawn(async move {
                 if let Some(reactor) = store.reactor.upgrade() {
                     reactor.look(path.clone()).await;
@@ -137,32 +137,32 @@ impl Store {
             Ok::<_, crate::repository::Error>(task.abort_handle())
         });
         watching.await?;
-        Ok(attendance)
+        Ok(subscription)
     }
 
     /// Follows all that `.events` tells of, beside what is followed always.
-    pub(crate) async fn attend_events(self: &Arc<Self>) -> Result<[Attendance; 3]> {
+    pub(crate) async fn subscribe_events(self: &Arc<Self>) -> Result<[Subscription; 3]> {
         let [tickets, keys, held] = [TICKETS, KEYS, HELD];
         Ok([
-            self.attend(tickets).await?,
-            self.attend(keys).await?,
-            self.attend(held).await?,
+            self.subscribe(tickets).await?,
+            self.subscribe(keys).await?,
+            self.subscribe(held).await?,
         ])
     }
 
     /// Counts a user in, at the path itself or at one above it that is followed already.
-    fn enter(self: &Arc<Self>, path: &str) -> Attendance {
-        let mut followed = lock(&self.followed.0);
-        let known = |path: &&str| followed.get(*path).is_some_and(|f| f.start.watching.initialized());
+    fn enter(self: &Arc<Self>, path: &str) -> Subscription {
+        let mut table = lock(&self.subscriptions.0);
+        let known = |path: &&str| table.get(*path).is_some_and(|f| f.start.watching.initialized());
         let path = above(path).find(known).unwrap_or(path).to_owned();
-        let followee = followed.entry(path.clone()).or_insert_with(|| Followee {
+        let subscribed = table.entry(path.clone()).or_insert_with(|| Subscribed {
             users: 0,
             left: Instant::now(),
             start: Arc::default(),
         });
-        followee.users += 1;
-        let start = followee.start.clone();
-        Attendance {
+        subscribed.users += 1;
+        let start = subscribed.start.clone();
+        Subscription {
             store: self.clone(),
             path,
             start,
@@ -199,7 +199,7 @@ impl Store {
 
     /// Acts on notices that came together.
     async fn act(self: &Arc<Self>, path: &str, events: Vec<Event>) {
-        if self.followed.is_covered(path) {
+        if self.subscriptions.is_covered(path) {
             // They come twice then, and are acted upon there.
             return;
         }
@@ -208,16 +208,16 @@ impl Store {
         }
     }
 
-    /// Lets go of what nobody attends, now and then.
-    pub(crate) async fn unfollow_idle(self: Arc<Self>) {
+    /// Lets go of what nobody subscribes to, now and then.
+    pub(crate) async fn unsubscribe_idle(self: Arc<Self>) {
         let mut tick = tokio::time::interval(LINGER / 2);
         loop {
             tick.tick().await;
             self.disregard_idle();
-            for path in self.followed.take_idle() {
+            for path in self.subscriptions.take_idle() {
                 self.entry_cache.forget_below(&path);
                 if let Some(reactor) = self.reactor.upgrade() {
-                    reactor.unfollowed(&path);
+                    reactor.unsubscribed(&path);
                 }
             }
         }
