@@ -8,17 +8,17 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
+use self::cache_watch::CacheWatches;
 use self::entry_cache::EntryCache;
-use self::regard::Regarded;
 use self::subscriptions::Subscriptions;
 use super::core::bounded;
 use super::{Error, Result};
 use crate::storage::{Contents, Coordination, Event, Session};
 
+mod cache_watch;
 mod calls;
 mod entry_cache;
 pub(crate) mod epochs;
-mod regard;
 mod subscriptions;
 
 pub(crate) use self::calls::Guarded;
@@ -48,7 +48,7 @@ pub struct Store {
     pub(crate) shared: bool,
     pub(crate) epochs: Epochs,
     pub(super) subscriptions: Subscriptions,
-    pub(super) regarded: Regarded,
+    pub(super) cache_watches: CacheWatches,
     pub(crate) entry_cache: EntryCache,
     pub(crate) runtime: Handle,
     /// Who has the store has this, too: it must not keep it.
@@ -69,7 +69,7 @@ impl Store {
             shared,
             epochs: if shared { Epochs::shared() } else { Epochs::alone() },
             subscriptions: Subscriptions::default(),
-            regarded: Regarded::default(),
+            cache_watches: CacheWatches::default(),
             entry_cache: EntryCache::default(),
             runtime: Handle::current(),
             reactor,

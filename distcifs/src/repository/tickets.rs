@@ -61,7 +61,7 @@ impl Tickets {
 
     /// A ticket that somebody asks for by name, who will ask for more of it.
     pub async fn look_up(self: &Arc<Self>, key: &TicketKey) -> Result<Option<Posted>> {
-        let _told = self.store.regard(&queue_path(&key.queue));
+        let _told = self.store.watch_to_cache(&queue_path(&key.queue));
         self.get(key).await
     }
 
@@ -101,7 +101,7 @@ impl Tickets {
     /// Ids in a queue, those of finished parts of builds left out, oldest first.
     pub async fn ids(self: &Arc<Self>, queue: &Name) -> Result<Vec<TicketId>> {
         let path = queue_path(queue);
-        self.store.regard_all(&path).await;
+        self.store.watch_to_list(&path).await;
         let names = self.store.children(&path).await?;
         let ids = names.iter().filter_map(|name| TicketId::new(name));
         let keys: Vec<TicketKey> = ids

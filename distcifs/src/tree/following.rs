@@ -20,14 +20,14 @@ impl Tree {
         match node {
             Node::BuildFile(job, n, _) | Node::TaskFile(job, n, ..) => {
                 if let Some(queue) = Name::new(CONTROL_QUEUE).filter(|_| grows) {
-                    let _told = self.repository.store.regard(&queue_path(&queue));
+                    let _told = self.repository.store.watch_to_cache(&queue_path(&queue));
                 }
                 let mut facts = self.facts(&Node::BuildFile(job.clone(), *n, BuildFile::Wait)).await?;
                 facts.size = Content::Consoles(names.clone()).size(&self.repository).await?;
                 self.attr_with(node, facts).await
             }
             Node::TicketFile(ticket, _) => {
-                let _told = self.repository.store.regard(&queue_path(&ticket.key.queue));
+                let _told = self.repository.store.watch_to_cache(&queue_path(&ticket.key.queue));
                 self.attr(node).await
             }
             _ => self.attr(node).await,

@@ -184,7 +184,7 @@ impl Store {
         if !self.shared {
             return is_asked_often(path) && self.subscriptions.tells(path);
         }
-        (self.subscriptions.tells(path) || self.regarded.tells(path)) && self.is_in_touch()
+        (self.subscriptions.tells(path) || self.cache_watches.tells(path)) && self.is_in_touch()
     }
 
     /// Begins to listen to an object; `None` past the bound of what may be listened to.

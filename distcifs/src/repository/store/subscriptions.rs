@@ -213,7 +213,7 @@ impl Store {
         let mut tick = tokio::time::interval(LINGER / 2);
         loop {
             tick.tick().await;
-            self.disregard_idle();
+            self.drop_idle_cache_watches();
             for path in self.subscriptions.take_idle() {
                 self.entry_cache.forget_below(&path);
                 if let Some(reactor) = self.reactor.upgrade() {

@@ -26,16 +26,16 @@ const LINGER: Duration = Duration::from_secs(30);
 const WATCH_MAX: Duration = Duration::from_millis(500);
 
 /// Queues that are watched at once: looks into others are answered by the coordinator.
-const REGARDED_MAX: usize = 64;
+const CACHE_WATCHES_MAX: usize = 64;
 
 /// Notices taken in together.
 const BATCH_MAX: usize = 256;
 
 /// What is watched, by path.
 #[derive(Default)]
-pub(crate) struct Regarded(Mutex<HashMap<String, Regard>>);
+pub(crate) struct CacheWatches(Mutex<HashMap<String, CacheWatch>>);
 
-struct Regard {
+struct CacheWatch {
     /// When somebody looked last.
     looked: Instant,
     /// Whether the watch stands.
@@ -43,19 +43,19 @@ struct Regard {
     task: AbortHandle,
 }
 
-impl Regarded {
+impl CacheWatches {
     /// Whether changes of this queue or ticket are told.
     pub(crate) fn tells(&self, path: &str) -> bool {
-        queue_of(path).is_some_and(|queue| lock(&self.0).get(&queue).is_some_and(|regard| *regard.stands.borrow()))
+        queue_of(path).is_some_and(|queue| lock(&self.0).get(&queue).is_some_and(|watch| *watch.stands.borrow()))
     }
 
     /// Takes out what nobody has looked into for a while.
     fn take_idle(&self) -> Vec<String> {
         let mut idle = Vec::new();
-        lock(&self.0).retain(|path, regard| {
-            let keep = regard.looked.elapsed() < LINGER;
+        lock(&self.0).retain(|path, watch| {
+            let keep = watch.looked.elapsed() < LINGER;
             if !keep {
-                regard.task.abort();
+                watch.task.abort();
                 idle.push(path.clone());
             }
             keep
@@ -81,60 +81,60 @@ fn queue_of(path: &str) -> Option<String> {
 
 impl Store {
     /// Somebody is about to read all tickets of a queue; returns when they will be cached.
-    pub(in crate::repository) async fn regard_all(self: &Arc<Self>, queue: &str) {
-        if let Some(mut told) = self.regard(queue) {
+    pub(in crate::repository) async fn watch_to_list(self: &Arc<Self>, queue: &str) {
+        if let Some(mut told) = self.watch_to_cache(queue) {
             // Without a watch they are read all the same.
             let _ = Deadline::after(WATCH_MAX).wait(told.wait_for(|told| *told)).await;
         }
     }
 
     /// Somebody looks into a queue: from when this says so, what is read of it is cached.
-    pub(crate) fn regard(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
+    pub(crate) fn watch_to_cache(self: &Arc<Self>, queue: &str) -> Option<watch::Receiver<bool>> {
         if !self.shared || self.subscriptions.tells(queue) {
             return None;
         }
-        let mut regarded = lock(&self.regarded.0);
-        if regarded.len() >= REGARDED_MAX && !regarded.contains_key(queue) {
+        let mut watches = lock(&self.cache_watches.0);
+        if watches.len() >= CACHE_WATCHES_MAX && !watches.contains_key(queue) {
             return None;
         }
-        let regard = regarded.entry(queue.to_owned()).or_insert_with(|| Regard {
+        let watch = watches.entry(queue.to_owned()).or_insert_with(|| CacheWatch {
             looked: Instant::now(),
             stands: watch::Sender::new(false),
             task: self
                 .runtime
-                .spawn(self.clone().watch_regarded(queue.to_owned()))
+                .spawn(self.clone().run_cache_watch(queue.to_owned()))
                 .abort_handle(),
         });
-        regard.looked = Instant::now();
-        Some(regard.stands.subscribe())
+        watch.looked = Instant::now();
+        Some(watch.stands.subscribe())
     }
 
     /// Forgets what is told to have changed.
-    async fn watch_regarded(self: Arc<Self>, queue: String) {
+    async fn run_cache_watch(self: Arc<Self>, queue: String) {
         let mut watch = match bounded("watch", self.coordination.watch(&queue)).await {
             Ok(watch) => watch,
             Err(error) => {
                 tracing::debug!(%error, %queue, "looking into it without a watch");
-                return self.regarded.remove(&queue);
+                return self.cache_watches.remove(&queue);
             }
         };
         // From here on all is told; what was asked before may be older.
         self.entry_cache.forget_below(&queue);
-        if let Some(regard) = lock(&self.regarded.0).get(&queue) {
-            regard.stands.send_replace(true);
+        if let Some(watch) = lock(&self.cache_watches.0).get(&queue) {
+            watch.stands.send_replace(true);
         }
         let mut events: Vec<Event> = Vec::new();
         while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
             self.entry_cache.heard(&queue, &events);
             events.clear();
         }
-        self.regarded.remove(&queue);
+        self.cache_watches.remove(&queue);
         self.entry_cache.forget_below(&queue);
     }
 
     /// Lets go of queues that nobody looks into any more.
-    pub(in crate::repository) fn disregard_idle(&self) {
-        for queue in self.regarded.take_idle() {
+    pub(in crate::repository) fn drop_idle_cache_watches(&self) {
+        for queue in self.cache_watches.take_idle() {
             self.entry_cache.forget_below(&queue);
         }
     }
