@@ -23,7 +23,7 @@ const CATCH_UP: i64 = 7 * 86_400;
 
 /// What a configuration says of its schedule.
 #[derive(Deserialize)]
-struct Part {
+struct CronSettings {
     #[serde(default)]
     cron: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
@@ -167,12 +167,12 @@ impl Table<'_> {
         self.unread.done(&key);
         let since_named = |schedule: &Schedule| made || schedule.is_spread();
         let planned = configuration.and_then(|(text, written)| {
-            let part: Part = serde_json::from_slice(&text).ok()?;
-            let schedule = Schedule::parse(&part.cron?, job);
+            let settings: CronSettings = serde_json::from_slice(&text).ok()?;
+            let schedule = Schedule::parse(&settings.cron?, job);
             let schedule = schedule
                 .inspect_err(|fault| eprintln!("cron: {job}: cron {fault}"))
                 .ok()?;
-            let window = if part.cron_catch_up { CATCH_UP } else { self.late };
+            let window = if settings.cron_catch_up { CATCH_UP } else { self.late };
             // By another name it had other times: those of this name from before are none that were missed.
             let named = jobs::named(self.tree, job).filter(|_| since_named(&schedule));
             let since = named.map_or(written, |named| named.max(written));

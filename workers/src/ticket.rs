@@ -292,7 +292,7 @@ fn tried<T>(away_max: u32, operation: impl Fn() -> Result<T>) -> Result<T> {
 /// Reads the parameters of the build that a ticket belongs to, and the name of its task.
 pub fn of_build(claimed: &Claimed, task: Option<usize>) -> Result<(Map<String, Value>, Option<String>)> {
     #[derive(Deserialize)]
-    struct Part {
+    struct BuildJson {
         #[serde(default, deserialize_with = "nullable")]
         params: Map<String, Value>,
         #[serde(default, deserialize_with = "nullable")]
@@ -306,9 +306,9 @@ pub fn of_build(claimed: &Claimed, task: Option<usize>) -> Result<(Map<String, V
         name: Option<String>,
     }
     let bytes = patiently(|| tree::read(&claimed.path("build/build.json")))?;
-    let part: Part = serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
-    let named = task.and_then(|i| part.tasks.into_iter().nth(i));
-    Ok((part.params, named.map(|t| t.name.unwrap_or(t.kind))))
+    let build: BuildJson = serde_json::from_slice(&bytes).map_err(|e| Trouble::Refused(format!("build.json: {e}")))?;
+    let named = task.and_then(|i| build.tasks.into_iter().nth(i));
+    Ok((build.params, named.map(|t| t.name.unwrap_or(t.kind))))
 }
 
 #[cfg(test)]

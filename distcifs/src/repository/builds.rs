@@ -26,7 +26,7 @@ use super::model::json::{from_json, to_json};
 use super::model::keys::Key;
 use super::model::steps;
 use super::model::steps::build::{Begun, RETRIES_MAX, Refused, Token};
-use super::model::ticket::{Part, Poster};
+use super::model::ticket::{BuildRef, Poster};
 use super::model::unknown::Unknown;
 use super::names::Name;
 use super::people::People;
@@ -387,7 +387,7 @@ impl Builds {
     }
 
     /// The bound of `concurrency` for a build's job, and whether the build is a stranger's.
-    pub(crate) async fn concurrency_of(&self, part: &Part) -> Result<Option<(u32, bool)>> {
+    pub(crate) async fn concurrency_of(&self, part: &BuildRef) -> Result<Option<(u32, bool)>> {
         let path = live_path(&part.uid, part.build);
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);

@@ -19,7 +19,7 @@ use super::model::ops::{Step, delete};
 use super::model::record::Record;
 use super::model::steps;
 use super::model::steps::build::{Refused, held};
-use super::model::ticket::{Part, Poster, Verdict};
+use super::model::ticket::{BuildRef, Poster, Verdict};
 use super::trust::{binds, is_held};
 use super::{Error, Repository, Result, format};
 use crate::storage::{Commit, Entry, Op};
@@ -233,14 +233,14 @@ impl Builds {
     }
 
     /// A held build that has ended and is not recorded.
-    async fn ended_unapproved(&self, job: &Job, n: u64) -> Result<Option<Part>> {
+    async fn ended_unapproved(&self, job: &Job, n: u64) -> Result<Option<BuildRef>> {
         let path = live_path(job.uid(), n);
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
         };
         let live: Live = from_json(&path, &entry.data)?;
         let ended = live.held && live.ended.is_some();
-        Ok(ended.then(|| Part {
+        Ok(ended.then(|| BuildRef {
             job: job.name.to_string(),
             uid: job.uid().to_owned(),
             build: n,
@@ -253,7 +253,7 @@ impl Builds {
 impl Builds {
     /// Looks at a build whose entry was set: one that was held may have ended. `delay`: how long others have to record
     /// it first.
-    pub(super) async fn look_at_set(self: &Arc<Self>, uid: &str, n: u64, delay: impl Fn(&Part) -> Duration) {
+    pub(super) async fn look_at_set(self: &Arc<Self>, uid: &str, n: u64, delay: impl Fn(&BuildRef) -> Duration) {
         let Some(job) = self.jobs.by_uid(uid) else { return };
         match self.ended_unapproved(&job, n).await {
             Ok(None) => {}

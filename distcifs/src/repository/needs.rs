@@ -9,7 +9,7 @@ use super::model::build::{Live, live_path};
 use super::model::job::Job;
 use super::model::json::from_json;
 use super::model::plan::Plan;
-use super::model::ticket::{Part, part_key};
+use super::model::ticket::{BuildRef, part_key};
 use super::{Error, Repository, Result};
 
 /// Looks at a build that changes meanwhile: once, or once for each retry that comes and goes.
@@ -29,7 +29,7 @@ impl Repository {
     ///
     /// # Errors
     /// `Stale` if the build is past the ticket's run.
-    pub async fn needed_names(&self, job: &Job, part: &Part) -> Result<Vec<String>> {
+    pub async fn needed_names(&self, job: &Job, part: &BuildRef) -> Result<Vec<String>> {
         let names = self.names_needed(job, part).await?;
         Ok(names.into_iter().map(|(name, _)| name).collect())
     }
@@ -38,7 +38,7 @@ impl Repository {
     ///
     /// # Errors
     /// `Stale` if the build is past the ticket's run.
-    pub async fn needed(&self, job: &Job, part: &Part, name: &str) -> Result<Option<Needed>> {
+    pub async fn needed(&self, job: &Job, part: &BuildRef, name: &str) -> Result<Option<Needed>> {
         let path = live_path(job.uid(), part.build);
         for _ in 0..LOOKS_MAX {
             let before = self.store.get(&path).await?;
@@ -59,7 +59,7 @@ impl Repository {
     }
 
     /// Names and indexes of the tasks that the one of a ticket waits for.
-    async fn names_needed(&self, job: &Job, part: &Part) -> Result<Vec<(String, usize)>> {
+    async fn names_needed(&self, job: &Job, part: &BuildRef) -> Result<Vec<(String, usize)>> {
         let stale = || Error::Stale(format!("jobs/{}/builds/{}: it was begun anew", job.name, part.build));
         let (plan, run) = match self.unfinished_entry(job, part).await? {
             Some(live) => (self.configs.plan_of(&job.name, &live).await?, live.run),
@@ -74,14 +74,14 @@ impl Repository {
         part.task.and_then(|index| names(&plan, index)).ok_or_else(stale)
     }
 
-    async fn unfinished_entry(&self, job: &Job, part: &Part) -> Result<Option<Live>> {
+    async fn unfinished_entry(&self, job: &Job, part: &BuildRef) -> Result<Option<Live>> {
         let path = live_path(job.uid(), part.build);
         let entry = self.store.get(&path).await?;
         entry.map(|entry| from_json(&path, &entry.data)).transpose()
     }
 
     /// What a task published: in this run, or in an earlier one in which it succeeded.
-    async fn published_by(&self, job: &Job, part: &Part, index: usize) -> Result<Option<String>> {
+    async fn published_by(&self, job: &Job, part: &BuildRef, index: usize) -> Result<Option<String>> {
         let live = self.unfinished_entry(job, part).await?;
         if let Some(live) = &live {
             let plan = self.configs.plan_of(&job.name, live).await?;

@@ -16,7 +16,7 @@ use super::model::json::{from_json, to_json};
 use super::model::keys::{EPOCH, FORMAT, Key, NODES};
 use super::model::ops::{create_ephemeral, delete};
 use super::model::skills::{Skills, Waiters};
-use super::model::ticket::{Part, Posted, Ticket, TicketKey, control_key};
+use super::model::ticket::{BuildRef, Posted, Ticket, TicketKey, control_key};
 use super::names::{Name, TicketId};
 use super::queue_index::{Ahead, QueueIndex};
 use super::store::{Store, session_of};
@@ -381,7 +381,7 @@ impl Nodes {
     }
 
     /// How long to wait before a build that ended without a ticket is recorded here.
-    pub(crate) fn record_delay_of(&self, part: &Part) -> Duration {
+    pub(crate) fn record_delay_of(&self, part: &BuildRef) -> Duration {
         let key = control_key(&part.job, part.build, part.run).ok();
         key.filter(|_| self.has_peers())
             .map_or(Duration::ZERO, |key| RECORD_GRACE * self.rank(&key))

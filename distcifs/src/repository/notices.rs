@@ -14,7 +14,7 @@ use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::Key;
 use super::model::ticket::{
-    CONTROL_QUEUE, Part, Posted, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of,
+    BuildRef, CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of,
 };
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
@@ -225,7 +225,7 @@ impl Reconciler {
         }
         for (uid, n) in &sorted.builds {
             self.claims.look_for_abort(uid.clone(), *n);
-            let delay = |part: &Part| self.nodes.record_delay_of(part);
+            let delay = |part: &BuildRef| self.nodes.record_delay_of(part);
             self.builds.look_at_set(uid, *n, delay).await;
         }
         for (uid, n) in &sorted.held {
@@ -538,7 +538,7 @@ impl Reconciler {
 
 /// What a ticket's new state is for its build or task. A build whose controller has let it go is told of when it
 /// goes on.
-fn became(key: &TicketKey, ticket: &Ticket, part: &Part, before: Option<TicketState>) -> Option<Told> {
+fn became(key: &TicketKey, ticket: &Ticket, part: &BuildRef, before: Option<TicketState>) -> Option<Told> {
     let verdict = ticket.outcome.as_ref().map(|outcome| outcome.verdict);
     let state = match ticket.state {
         TicketState::Open => Stage::Open,

@@ -17,7 +17,7 @@ use super::model::keys::RECORD_LINES;
 use super::model::ops::Step;
 use super::model::record::{Indexed, PAGES_MAX, Record, TaskRecord};
 use super::model::steps;
-use super::model::ticket::{Part, Verdict};
+use super::model::ticket::{BuildRef, Verdict};
 use super::store::Guarded;
 use super::{Error, Result};
 use crate::storage::{Commit, Digest};
@@ -38,7 +38,7 @@ pub(in crate::repository) use going::{Going, Heed};
 
 impl Builds {
     /// Records a build that ended, in the background, and tidies its tickets up.
-    pub(crate) fn record_later(self: &Arc<Self>, part: Part, delay: Duration) {
+    pub(crate) fn record_later(self: &Arc<Self>, part: BuildRef, delay: Duration) {
         let builds = self.clone();
         self.store.runtime.spawn(async move {
             tokio::time::sleep(delay).await;
@@ -53,7 +53,7 @@ impl Builds {
     }
 
     /// Records a build that ended and prunes what is too old then.
-    async fn record_build(&self, part: &Part) -> Result<()> {
+    async fn record_build(&self, part: &BuildRef) -> Result<()> {
         let turn = self.records.turn(&part.uid, part.build).await?;
         let recorded = self.record_ended(part).await?;
         drop(turn);
@@ -66,7 +66,7 @@ impl Builds {
     /// Writes the record, then the index, then removes the tickets. Any mount may, any number of
     /// times: the record is written under the revision that was read before the build was looked
     /// at, and a removed build leaves one, so that nobody who is late brings it back.
-    async fn record_ended(&self, part: &Part) -> Result<Option<Build>> {
+    async fn record_ended(&self, part: &BuildRef) -> Result<Option<Build>> {
         let _hold = self.store.hold_epoch().await?;
         let Some(job) = self.jobs.find(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
@@ -373,7 +373,7 @@ impl Builds {
 
     /// Records a build that has ended and is not recorded yet: that it is so is nobody's business.
     pub(crate) async fn record_now(&self, job: &Job, n: u64) -> Result<()> {
-        let part = Part {
+        let part = BuildRef {
             job: job.name.to_string(),
             uid: job.uid().to_owned(),
             build: n,

@@ -14,7 +14,7 @@ use super::model::job::Job;
 use super::model::json::{from_json, to_json};
 use super::model::ops::Step;
 use super::model::steps::build::{Newer, Refused, supersede_running, supersede_waiting};
-use super::model::ticket::{Part, Ticket};
+use super::model::ticket::{BuildRef, Ticket};
 use super::nodes::Nodes;
 use super::queue_index::{Ended, QueueIndex, Sides};
 use super::store::Store;
@@ -173,7 +173,7 @@ impl Superseding {
     }
 
     /// The job of a build's own ticket.
-    async fn job_of(&self, ticket: &Ticket) -> Result<Option<(Job, Part)>> {
+    async fn job_of(&self, ticket: &Ticket) -> Result<Option<(Job, BuildRef)>> {
         let Some(part) = ticket.part.clone() else {
             return Ok(None);
         };

@@ -12,7 +12,7 @@ use super::model::json::to_json;
 use super::model::keys::TICKETS;
 use super::model::ops::{Step, delete};
 use super::model::steps;
-use super::model::ticket::{OfBuild, Part, Posted, Poster, Ticket, TicketKey, TicketState, queue_path, ticket_of};
+use super::model::ticket::{BuildRef, OfBuild, Posted, Poster, Ticket, TicketKey, TicketState, queue_path, ticket_of};
 use super::model::unknown::Unknown;
 use super::names::{Name, TicketId};
 use super::store::Store;
@@ -204,7 +204,7 @@ impl Tickets {
 /// What a request asks for, looked at before it is posted: whose it is, and who may post it so.
 pub(crate) struct Checked {
     pub(crate) poster: Poster,
-    pub(crate) part: Option<Part>,
+    pub(crate) part: Option<BuildRef>,
     pub(crate) of_build: OfBuild,
     /// What must still hold when it is posted.
     pub(crate) guard: Vec<Op>,
@@ -255,7 +255,7 @@ impl Tickets {
 }
 
 /// The ticket that somebody asks for, as it is posted.
-fn posted(request: TicketRequest, part: Option<Part>, of: &OfBuild, uid: u32) -> Ticket {
+fn posted(request: TicketRequest, part: Option<BuildRef>, of: &OfBuild, uid: u32) -> Ticket {
     let settings = request.settings;
     Ticket {
         state: TicketState::Open,

@@ -11,7 +11,7 @@ use super::{Caller, Error, Result, Tree};
 use crate::repository::access::Access;
 use crate::repository::core::time_of;
 use crate::repository::model::job::Job;
-use crate::repository::model::ticket::{Part, Posted};
+use crate::repository::model::ticket::{BuildRef, Posted};
 
 /// What a folder in `needs/` lets be done by those who come there: `needs/` itself and the ticket's folder
 /// say who does.
@@ -111,7 +111,7 @@ impl Tree {
     /// # Errors
     /// `NotFound` for one that is of no task; `Stale` for who stands in the folder since before a claim was
     /// lost.
-    fn needing(&self, ticket: &TicketRef, posted: &Posted) -> Result<(Job, Part)> {
+    fn needing(&self, ticket: &TicketRef, posted: &Posted) -> Result<(Job, BuildRef)> {
         let missing = || Error::NotFound(format!("{}/needs", ticket.key));
         let part = posted.ticket.part.clone().filter(|part| part.task.is_some());
         let part = part.ok_or_else(missing)?;

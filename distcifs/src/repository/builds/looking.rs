@@ -8,7 +8,7 @@ use crate::repository::model::build::{Build, Live, Piece, live_path, put_all};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::plan::Plan;
-use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Ticket, part_key};
+use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Ticket, part_key};
 use crate::repository::model::when::LeftOut;
 use crate::repository::work::join_all;
 use crate::repository::{Error, Result};
@@ -171,7 +171,7 @@ impl Builds {
     pub(crate) async fn params_before(
         &self,
         job: &Job,
-        part: &Part,
+        part: &BuildRef,
         live: &Live,
         plan: &Plan,
         index: usize,

@@ -19,7 +19,7 @@ use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::ops::Step;
 use crate::repository::model::steps::build::Tickets;
 use crate::repository::model::steps::{self, ABORTED};
-use crate::repository::model::ticket::{OfBuild, Part, Posted, TicketKey, TicketState, Verdict};
+use crate::repository::model::ticket::{BuildRef, OfBuild, Posted, TicketKey, TicketState, Verdict};
 use crate::repository::names::Name;
 use crate::repository::work::in_turns;
 use crate::repository::{Error, Result};
@@ -136,7 +136,7 @@ impl Claims {
     }
 
     /// Whether the task of a ticket is to stop, as its build's entry has it now.
-    pub(crate) async fn is_aborted(&self, part: &Part) -> Result<bool> {
+    pub(crate) async fn is_aborted(&self, part: &BuildRef) -> Result<bool> {
         match self.live(&part.uid, part.build).await? {
             Some(live) => self.stops(&live, part).await,
             None => Ok(false),
@@ -144,7 +144,7 @@ impl Claims {
     }
 
     /// Whether a build's abort is for this task: the first one leaves out what runs `always`.
-    pub(super) async fn stops(&self, live: &Live, part: &Part) -> Result<bool> {
+    pub(super) async fn stops(&self, live: &Live, part: &BuildRef) -> Result<bool> {
         let (Some(task), Some(job)) = (part.task, Name::new(&part.job)) else {
             return Ok(false);
         };
@@ -173,7 +173,7 @@ impl Claims {
 
     /// Ends a ticket that was posted, or is open again, while its build was aborted: whoever did that
     /// looked for the build's open tickets before. What runs `always` stays.
-    pub(crate) async fn heed_abort(&self, key: &TicketKey, part: Option<&Part>) -> Result<()> {
+    pub(crate) async fn heed_abort(&self, key: &TicketKey, part: Option<&BuildRef>) -> Result<()> {
         let Some(part) = part else { return Ok(()) };
         if !self.is_aborted(part).await? {
             return Ok(());
@@ -256,7 +256,7 @@ impl Claims {
     }
 
     /// What the ticket of a task has of its build.
-    pub(super) async fn of_build(&self, part: &Part, (_, live, plan): &Planned) -> Result<OfBuild> {
+    pub(super) async fn of_build(&self, part: &BuildRef, (_, live, plan): &Planned) -> Result<OfBuild> {
         let task = part.task.and_then(|index| plan.task(index));
         let group = match task {
             Some(task) => self.group_of_task(part, (live, plan), task).await?,

@@ -16,7 +16,7 @@ use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::ops::Step;
 use crate::repository::model::plan::Plan;
 use crate::repository::model::steps::{self, ABORTED};
-use crate::repository::model::ticket::{MESSAGE_BYTES_MAX, Outcome, Part, Posted, Verdict, cut};
+use crate::repository::model::ticket::{BuildRef, MESSAGE_BYTES_MAX, Outcome, Posted, Verdict, cut};
 use crate::repository::names::Name;
 use crate::repository::{Error, Result};
 use crate::storage::coordination::ENTRY_BYTES_MAX;
@@ -54,7 +54,7 @@ pub(super) type Planned = (Name, Live, Arc<Plan>);
 /// What a result is to add.
 pub(super) struct Adding<'a> {
     /// The part of its build that the ticket is.
-    pub(super) part: &'a Part,
+    pub(super) part: &'a BuildRef,
     /// The text.
     text: Bytes,
     /// It as it is stored, durably with the list that names it.
@@ -87,7 +87,7 @@ impl Claim {
     ///
     /// # Errors
     /// `ReadOnly` for a ticket that stands alone, and that of a build itself.
-    pub fn part_that_adds(&self) -> Result<&Part> {
+    pub fn part_that_adds(&self) -> Result<&BuildRef> {
         let part = self.ticket.part.as_ref().filter(|part| part.task.is_some());
         part.ok_or_else(|| Error::ReadOnly(format!("{}/tasks.json: only a task of a build adds tasks", self.key)))
     }
@@ -219,7 +219,7 @@ impl Claims {
 
     /// The parameters that a text may name beside those of the configuration: what tasks of the build have told, and
     /// what this claim has. It is asked only for a text that names any.
-    async fn told(&self, claim: &Claim, part: &Part, text: &[u8]) -> Result<Vec<String>> {
+    async fn told(&self, claim: &Claim, part: &BuildRef, text: &[u8]) -> Result<Vec<String>> {
         if !NAMING
             .iter()
             .any(|sign| text.windows(sign.len()).any(|piece| piece == *sign))
@@ -238,7 +238,7 @@ impl Claims {
     /// `Invalid` with what it is.
     pub(super) async fn may_post(
         &self,
-        part: &Part,
+        part: &BuildRef,
         (job, live, plan): &Planned,
         queue: &Name,
         request: &TicketRequest,
@@ -260,7 +260,7 @@ impl Claims {
     }
 
     /// Whether a ticket is to say which paths changed. `asked`: whether what it adds may ask for them.
-    pub async fn tells_changed(&self, part: &Part, asked: bool) -> Result<bool> {
+    pub async fn tells_changed(&self, part: &BuildRef, asked: bool) -> Result<bool> {
         let (Some(index), Some((_, _, plan))) = (part.task, self.planned(part).await?) else {
             return Ok(false);
         };
@@ -269,7 +269,7 @@ impl Claims {
 
     /// The repositories that the checkout of a build's ticket with these params may fetch from; `None`: any. Of a build
     /// that is over: none.
-    pub(crate) async fn fetches(&self, part: &Part, params: &Map<String, Value>) -> Result<Option<Vec<String>>> {
+    pub(crate) async fn fetches(&self, part: &BuildRef, params: &Map<String, Value>) -> Result<Option<Vec<String>>> {
         let Some((job, live, plan)) = self.planned(part).await? else {
             return Ok(Some(Vec::new()));
         };
@@ -283,7 +283,7 @@ impl Claims {
     ///
     /// # Errors
     /// `Invalid` if the build has no such task.
-    pub(super) async fn planned(&self, part: &Part) -> Result<Option<Planned>> {
+    pub(super) async fn planned(&self, part: &BuildRef) -> Result<Option<Planned>> {
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
         let path = live_path(&part.uid, part.build);
         let mut entry = self.store.get(&path).await?;
@@ -307,7 +307,7 @@ impl Claims {
     }
 
     /// A build's entry in the run of a ticket, as it is everywhere.
-    async fn live_of(&self, part: &Part) -> Result<Option<(Live, u32)>> {
+    async fn live_of(&self, part: &BuildRef) -> Result<Option<(Live, u32)>> {
         let path = live_path(&part.uid, part.build);
         let entry = self.store.get_anew(&path).await?;
         let live = entry.map(|entry| Ok::<_, Error>((from_json::<Live>(&path, &entry.data)?, entry.version)));

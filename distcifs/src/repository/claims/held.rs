@@ -8,7 +8,7 @@ use crate::repository::Result;
 use crate::repository::core::lock;
 use crate::repository::model::claim::{ClaimEntry, Stand};
 use crate::repository::model::json::from_json;
-use crate::repository::model::ticket::{Part, Posted, TicketKey, TicketState};
+use crate::repository::model::ticket::{BuildRef, Posted, TicketKey, TicketState};
 use crate::repository::store::Store;
 use crate::repository::tickets::Claimed;
 
@@ -94,7 +94,7 @@ impl Held {
     }
 
     /// The tasks whose tickets are claimed here.
-    pub(crate) fn parts(&self) -> Vec<Part> {
+    pub(crate) fn parts(&self) -> Vec<BuildRef> {
         let claims = lock(&self.claims);
         let parts = claims.values().filter_map(|claim| claim.ticket.part.clone());
         parts.filter(|part| part.task.is_some()).collect()

@@ -5,7 +5,7 @@ use super::adding::Planned;
 use crate::repository::config::TicketRequest;
 use crate::repository::format::STRANGERS;
 use crate::repository::model::steps;
-use crate::repository::model::ticket::{CONTROL_QUEUE, OfBuild, Part, Poster, TicketKey, control_key};
+use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, OfBuild, Poster, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::tickets::{Checked, Tickets};
 use crate::repository::{Error, Result, trust};
@@ -54,7 +54,7 @@ impl Claims {
     /// is posted.
     async fn strangers_fault(
         &self,
-        part: &Part,
+        part: &BuildRef,
         (_, live, plan): &Planned,
         queue: &Name,
         request: &TicketRequest,
@@ -78,7 +78,7 @@ impl Claims {
     }
 
     /// What the ticket is of a build, checked against the claim that entitles to post it.
-    async fn part_of(&self, key: &TicketKey, request: &TicketRequest) -> Result<Option<Part>> {
+    async fn part_of(&self, key: &TicketKey, request: &TicketRequest) -> Result<Option<BuildRef>> {
         let (Some(job), Some(build), Some(task)) = (&request.job, request.build, request.task) else {
             if request.build.is_some() || request.task.is_some() {
                 return Err(Error::Invalid(format!(
@@ -97,7 +97,7 @@ impl Claims {
             .find(job.as_str())
             .await?
             .ok_or_else(|| Error::NotFound(format!("jobs/{job}")))?;
-        Ok(Some(Part {
+        Ok(Some(BuildRef {
             job: job.name.to_string(),
             uid: job.uid().to_owned(),
             build,
@@ -108,7 +108,7 @@ impl Claims {
 
     /// The checks that the build's build-control ticket is still held here, by the same user. The version
     /// alone says too little: the job may have been removed and made again, with a build of this number.
-    fn control_guard(&self, part: &Part, poster: Poster) -> Result<Vec<Op>> {
+    fn control_guard(&self, part: &BuildRef, poster: Poster) -> Result<Vec<Op>> {
         let key = control_key(&part.job, part.build, part.run)?;
         let refused = || lost(part);
         let claim = self.held.get(&key);
@@ -118,7 +118,7 @@ impl Claims {
 }
 
 /// Who posts a ticket of this build does not hold that of the build.
-fn lost(part: &Part) -> Error {
+fn lost(part: &BuildRef) -> Error {
     let (job, n) = (&part.job, part.build);
     let key = control_key(job, n, part.run).map_or_else(|_| CONTROL_QUEUE.to_owned(), |key| key.to_string());
     Error::NotClaimant(format!(

@@ -7,7 +7,7 @@ use crate::repository::model::build::Live;
 use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, is_bounded_otherwise, values};
 use crate::repository::model::keys::Key;
 use crate::repository::model::plan::Plan;
-use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Posted, TicketKey, TicketState, queue_path};
+use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Posted, TicketKey, TicketState, queue_path};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::work::READS_MAX;
 use crate::repository::{Error, Result};
@@ -71,7 +71,7 @@ impl Claims {
     }
 
     /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
-    async fn free_slot_of(&self, key: &TicketKey, part: &Part, bound: u32, untrusted: bool) -> Result<Option<u32>> {
+    async fn free_slot_of(&self, key: &TicketKey, part: &BuildRef, bound: u32, untrusted: bool) -> Result<Option<u32>> {
         let taken: Vec<String> = self.store.children(&Key::Job(&part.uid).path()).await?;
         let first = if untrusted { UNTRUSTED_SLOTS } else { 0 };
         let of = (part.uid.as_str(), untrusted);
@@ -248,7 +248,7 @@ impl Claims {
     /// whole name.
     pub(super) async fn group_of_task(
         &self,
-        part: &Part,
+        part: &BuildRef,
         (live, plan): (&Live, &Plan),
         task: &Task,
     ) -> Result<Option<(Member, String)>> {

@@ -16,7 +16,7 @@ use crate::repository::core::lock;
 use crate::repository::model::build::live_path;
 use crate::repository::model::json::from_json;
 use crate::repository::model::steps;
-use crate::repository::model::ticket::{Part, Ticket, control_key};
+use crate::repository::model::ticket::{BuildRef, Ticket, control_key};
 use crate::repository::work::READS_MAX;
 
 /// How often it is looked which builds are due.
@@ -72,7 +72,7 @@ impl Stopped {
     }
 
     /// Whether a build was asked to stop, as far as was heard.
-    pub(super) fn has(&self, part: &Part) -> bool {
+    pub(super) fn has(&self, part: &BuildRef) -> bool {
         lock(&self.builds).contains_key(&(part.uid.clone(), part.build))
     }
 

@@ -12,7 +12,7 @@ use crate::repository::model::build::{ConfigEntry, Live};
 use crate::repository::model::json::{from_json, to_json};
 use crate::repository::model::plan::{Addition, Plan, PlanEntry};
 use crate::repository::model::record::Record;
-use crate::repository::model::ticket::Part;
+use crate::repository::model::ticket::BuildRef;
 use crate::repository::names::Name;
 use crate::repository::{Error, Result};
 use crate::storage::{Digest, Object};
@@ -181,7 +181,7 @@ impl Configurations {
 
     /// Stores what names a plan, durably with the text that was added to it last, and remembers it: who adds next begins
     /// with it.
-    pub(crate) async fn keep_plan(&self, part: &Part, live: &Live, plan: Plan, text: &Object) -> Result<PlanEntry> {
+    pub(crate) async fn keep_plan(&self, part: &BuildRef, live: &Live, plan: Plan, text: &Object) -> Result<PlanEntry> {
         let list = to_json(&plan.texts());
         let size = list.len() as u64;
         let digest = self.store.keep_body_with(list, text).await?.to_string();

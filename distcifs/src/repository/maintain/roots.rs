@@ -16,7 +16,7 @@ use crate::repository::model::keys::{
     BUILD_LINES, Key, LineKey, RECORD_LINES, REMOVED_BUILD_LINES, REMOVED_JOB_LINES, RecordKey, TICKETS,
 };
 use crate::repository::model::record::{Indexed, Record};
-use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key};
+use crate::repository::model::ticket::{BuildRef, Ticket, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::snapshot::Snapshot;
 use crate::repository::{Error, Result};
@@ -207,7 +207,7 @@ impl Roots {
             self.snapshot(outcome.workspace.as_deref(), need("workspace"));
             artifacts = self.snapshot(outcome.artifacts.as_deref(), need("artifacts"));
         }
-        if let Some(Part {
+        if let Some(BuildRef {
             uid,
             build,
             task: Some(task),
@@ -534,7 +534,7 @@ impl Upkeep {
         let Some(ticket) = roots.read::<Ticket>(&format!("entry {path}"), &key.to_string(), &entry.data) else {
             return Ok(());
         };
-        if let Some(Part { uid, build, .. }) = &ticket.part {
+        if let Some(BuildRef { uid, build, .. }) = &ticket.part {
             let live = Key::Build(uid, *build).path();
             if bounded(&live, self.coordination.get(&live)).await?.is_none() {
                 roots.orphans.insert(Orphan::Entry(path, entry.created));

@@ -1,6 +1,6 @@
 //! Names of consoles.
 
-use crate::repository::model::ticket::{Part, Ticket, TicketKey};
+use crate::repository::model::ticket::{BuildRef, Ticket, TicketKey};
 use crate::storage::Digest;
 
 /// A console, and its length if nothing will be appended to it any more.
@@ -20,7 +20,7 @@ pub(crate) fn build_console(uid: &str, build: u64) -> String {
 /// The name of the console of one claim on a ticket.
 pub(crate) fn attempt_console(key: &TicketKey, ticket: &Ticket, ordinal: u32) -> String {
     match &ticket.part {
-        Some(Part {
+        Some(BuildRef {
             uid, build, task, run, ..
         }) => {
             let task = task.map_or("control".to_owned(), |i| i.to_string());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::repository::config::{Group, Supersede};
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::Key;
-use crate::repository::model::ticket::{Part, Ticket, TicketKey};
+use crate::repository::model::ticket::{BuildRef, Ticket, TicketKey};
 use crate::storage::Digest;
 
 /// Longest text of a group's name with its parameters put in, bytes.
@@ -158,7 +158,7 @@ pub(crate) struct Holder {
 
 impl Holder {
     /// The one that a ticket is.
-    pub(crate) fn of(key: &TicketKey, part: &Part) -> Self {
+    pub(crate) fn of(key: &TicketKey, part: &BuildRef) -> Self {
         Holder {
             uid: part.uid.clone(),
             build: part.build,

@@ -11,7 +11,7 @@ use crate::repository::model::group::Place;
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::{Step, create, create_ephemeral, delete, set};
-use crate::repository::model::ticket::{Outcome, Part, Posted, Ticket, TicketKey, TicketState, Verdict, cut};
+use crate::repository::model::ticket::{BuildRef, Outcome, Posted, Ticket, TicketKey, TicketState, Verdict, cut};
 use crate::storage::Op;
 
 pub(crate) mod build;
@@ -277,7 +277,7 @@ fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: bool) -> Vec<O
 
 /// The removal of the place that a ticket holds.
 pub(crate) fn leave(ticket: &Ticket) -> Option<Op> {
-    let (Some(Part { uid, .. }), Some(place)) = (&ticket.part, ticket.slot) else {
+    let (Some(BuildRef { uid, .. }), Some(place)) = (&ticket.part, ticket.slot) else {
         return None;
     };
     Some(match &ticket.group {

@@ -129,9 +129,9 @@ pub struct Outcome {
 /// Longest message of a result, bytes; the rest is cut.
 pub const MESSAGE_BYTES_MAX: usize = 600;
 
-/// The part of a build that a ticket is.
+/// Which build a ticket belongs to, and as which part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct BuildRef {
     /// The job's name.
     pub job: String,
     /// The job's uid.
@@ -161,7 +161,7 @@ pub struct Ticket {
     pub nonce: String,
     /// What it is of a build; absent: it stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Part>,
+    pub part: Option<BuildRef>,
     /// The name of its task; empty: one posted by an earlier version, which goes by its type.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,

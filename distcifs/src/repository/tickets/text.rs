@@ -4,7 +4,7 @@ use distcifs_settings::source::Source;
 use serde_json::{Map, Value};
 
 use crate::repository::config::TicketRequest;
-use crate::repository::model::ticket::{Part, TicketKey, part_key};
+use crate::repository::model::ticket::{BuildRef, TicketKey, part_key};
 use crate::repository::names::TicketId;
 use crate::repository::{Error, Result};
 
@@ -12,7 +12,7 @@ use crate::repository::{Error, Result};
 const FIRST: [&str; 2] = ["timeout", "attempts"];
 
 /// The ticket's JSON. What its build comes from stands there if somebody said it.
-pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&Part>, source: &Source) -> Value {
+pub(super) fn ticket_json(key: &TicketKey, request: &TicketRequest, part: Option<&BuildRef>, source: &Source) -> Value {
     let mut settings = request.settings.members();
     let mut json = Map::new();
     json.insert("id".into(), key.id.as_str().into());
@@ -60,14 +60,14 @@ mod tests {
             "isolation": "namespace", "image": "job:base", "limits": {"memory": 1024, "cpus": 0.5, "processes": 9, "disk": "1K"},
             "network": true, "console_limit": 5}"#;
         let of_build = of_build.replace("WORKSPACE", &"ab".repeat(32));
-        let part = Part {
+        let part = BuildRef {
             job: "hello".into(),
             uid: "u".into(),
             build: 7,
             task: Some(3),
             run: 2,
         };
-        let json = |request: &str, part: Option<&Part>, source: &Source| {
+        let json = |request: &str, part: Option<&BuildRef>, source: &Source| {
             let request = TicketRequest::read(request.as_bytes()).unwrap();
             let id = request.id.clone().unwrap();
             let queue = Name::new("execute-shell").unwrap();

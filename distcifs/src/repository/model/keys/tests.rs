@@ -10,7 +10,7 @@ use crate::repository::model::build::{build_record, live_path};
 use crate::repository::model::console::{attempt_console, build_console, scope_of};
 use crate::repository::model::job::{FileModes, Job, JobEntry, jobs_record};
 use crate::repository::model::steps::slot_path;
-use crate::repository::model::ticket::{Part, Ticket, TicketKey, control_key, part_key, queue_path};
+use crate::repository::model::ticket::{BuildRef, Ticket, TicketKey, control_key, part_key, queue_path};
 use crate::repository::names::{Name, TicketId};
 
 /// "What is called so today is called so by every later version": a line that has to change here breaks every
@@ -153,7 +153,7 @@ fn consoles_are_called_by_what_wrote_them() {
     let digest = crate::storage::Digest::of(b"tickets/q/t1 7").to_string();
     let lone = format!("console.t{}.2", &digest[..24]);
     assert_eq!(attempt_console(&alone, &ticket, 2), lone);
-    ticket.part = Some(Part {
+    ticket.part = Some(BuildRef {
         job: "j".into(),
         uid: "3f9c".into(),
         build: 17,

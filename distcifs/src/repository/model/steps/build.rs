@@ -13,7 +13,7 @@ use crate::repository::model::ops::{Changes, Step, create, delete, set};
 use crate::repository::model::record::{Indexed, Record, TaskRecord};
 use crate::repository::model::steps::{abort_for, leave};
 use crate::repository::model::ticket::{
-    CONTROL_QUEUE, Part, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key,
+    BuildRef, CONTROL_QUEUE, Posted, Poster, Ticket, TicketKey, TicketState, Verdict, control_key,
 };
 use crate::repository::model::trash::{BuildLine, Removal};
 use crate::repository::model::unknown::Unknown;
@@ -195,7 +195,7 @@ fn begin(job: &Job, n: u64, live: &Live, begun: Begun) -> Result<Vec<Op>, Refuse
 /// A new ticket for build-control.
 fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun) -> Ticket {
     let run = live.run;
-    let part = Part {
+    let part = BuildRef {
         job: job.name.to_string(),
         uid: job.uid().to_owned(),
         build: n,

@@ -5,7 +5,7 @@ use crate::repository::model::group::{GroupEntry, Holder, Member, Place, sharing
 use crate::repository::model::json::to_json;
 use crate::repository::model::keys::Key;
 use crate::repository::model::ops::{create, delete, set};
-use crate::repository::model::ticket::{Part, Ticket, TicketKey};
+use crate::repository::model::ticket::{BuildRef, Ticket, TicketKey};
 use crate::storage::Op;
 
 /// Operations at the beginning of a claim that only another claim of the group refuses.
@@ -13,7 +13,7 @@ pub(crate) const TURN_OPS: usize = 2;
 
 /// Takes a place, as long as nobody else has taken one since the group was read: `version` is its entry's, `None`
 /// if there was none. Who leaves one does not change that, and does not matter: there are only more of them then.
-pub(crate) fn take(key: &TicketKey, ticket: &Ticket, part: &Part, member: &Member, place: Place) -> Vec<Op> {
+pub(crate) fn take(key: &TicketKey, ticket: &Ticket, part: &BuildRef, member: &Member, place: Place) -> Vec<Op> {
     let path = Key::Group(&member.digest).path();
     let entry = GroupEntry {
         of: sharing(ticket),

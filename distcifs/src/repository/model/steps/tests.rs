@@ -14,7 +14,7 @@ pub(in crate::repository::model::steps) const NOW: u64 = 7000;
 
 /// A ticket of a build's task, or of the build itself.
 pub(in crate::repository::model::steps) fn ticket_of_build(uid: &str, task: Option<usize>) -> Ticket {
-    let part = Part {
+    let part = BuildRef {
         job: "j".into(),
         uid: uid.into(),
         build: 1,

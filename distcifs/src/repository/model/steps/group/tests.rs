@@ -15,7 +15,7 @@ use crate::repository::model::ops::{Step, create};
 use crate::repository::model::steps::tests::world::World;
 use crate::repository::model::steps::tests::{NOW, key, shape, success, taken, ticket_of_build};
 use crate::repository::model::steps::{abort, claim, finish, lose, post};
-use crate::repository::model::ticket::{CONTROL_QUEUE, Part, Posted, Ticket, TicketKey, TicketState};
+use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState};
 
 /// Who acts: mounts with views of their own.
 const ACTORS: usize = 3;
@@ -93,7 +93,7 @@ fn a_place_is_taken_with_the_claim_and_left_with_the_end() {
 /// "Only another claim of the group refuses the first operations."
 #[test]
 fn the_turn_of_a_group_comes_first() {
-    let part = Part {
+    let part = BuildRef {
         job: "j".into(),
         uid: "u".into(),
         build: 1,

@@ -255,7 +255,7 @@ impl Machine {
         };
         let part = made.posted.ticket.part.clone().unwrap();
         let (run, under) = ((n, part.run), guard(&made.key, &made.posted));
-        let part = Part {
+        let part = BuildRef {
             task: Some(task),
             ..part
         };
