@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::claims::Claims;
 use super::config::{CHANGED, Downstream, Task, VALUE_BYTES_MAX};
-use super::model::build::{Build, Live, Piece};
+use super::model::build::{Build, BuildTicket, Live};
 use super::model::json::pretty;
 use super::model::steps::build::superseded_by;
 use super::model::ticket::{QUEUES, Ticket, TicketKey, TicketState, Verdict, control_key};
@@ -31,24 +31,24 @@ impl Repository {
                 None => why,
             };
         }
-        let running = |piece: &&Piece| piece.posted.ticket.state == TicketState::Claimed;
-        let open = |piece: &&Piece| piece.posted.ticket.state == TicketState::Open;
+        let running = |build_ticket: &&BuildTicket| build_ticket.posted.ticket.state == TicketState::Claimed;
+        let open = |build_ticket: &&BuildTicket| build_ticket.posted.ticket.state == TicketState::Open;
         let name = |index: usize| build.task_name(index).unwrap_or_default();
-        if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| open(piece)) {
-            return format!("{} {}", name(*index), self.why_waits(build, *index, piece).await);
+        if let Some((index, build_ticket)) = build.tickets.iter().find(|(_, build_ticket)| open(build_ticket)) {
+            return format!("{} {}", name(*index), self.why_waits(build, *index, build_ticket).await);
         }
-        if let Some((index, piece)) = build.tickets.iter().find(|(_, piece)| running(piece)) {
-            let ticket = &piece.posted.ticket;
+        if let Some((index, build_ticket)) = build.tickets.iter().find(|(_, build_ticket)| running(build_ticket)) {
+            let ticket = &build_ticket.posted.ticket;
             return format!("{} runs on {} (attempt {})", name(*index), ticket.node, ticket.attempt);
         }
         match &build.control {
-            Some(piece) if open(&piece) => {
+            Some(build_ticket) if open(&build_ticket) => {
                 let key = control_key(build.job.name.as_str(), build.n, build.run());
-                let group = waits_in_group(&self.claims, key.ok(), piece).await;
-                let why = || self.why_open(&piece.posted.ticket, piece.queue.as_str());
+                let group = waits_in_group(&self.claims, key.ok(), build_ticket).await;
+                let why = || self.why_open(&build_ticket.posted.ticket, build_ticket.queue.as_str());
                 match (build.config.concurrency, group) {
                     (_, Some(group)) => format!("the build {group}"),
-                    (Some(bound), None) if self.nodes.waiters(piece.queue.as_str(), "").all > 0 => {
+                    (Some(bound), None) if self.nodes.waiters(build_ticket.queue.as_str(), "").all > 0 => {
                         format!("waits for one of {bound} builds of this job to end (concurrency)")
                     }
                     _ => format!("the build {}", why()),
@@ -68,7 +68,7 @@ impl Repository {
                 names => format!("waits for {}", names.join(", ")),
             },
             TaskState::Posted => match build.tickets.get(&index) {
-                Some(piece) => self.why_waits(build, index, piece).await,
+                Some(build_ticket) => self.why_waits(build, index, build_ticket).await,
                 None => "waits for a worker".into(),
             },
             TaskState::Running => format!("runs on {} (attempt {})", task.node, task.attempt),
@@ -103,19 +103,19 @@ impl Repository {
             build
                 .tickets
                 .iter()
-                .filter(move |(_, piece)| piece.posted.ticket.state == state)
+                .filter(move |(_, build_ticket)| build_ticket.posted.ticket.state == state)
         };
         let claimed: Vec<_> = in_state(TicketState::Claimed).collect();
         let ending = claimed.iter().find(|(index, _)| insisted || !always(**index));
-        if let Some((index, piece)) = ending {
-            let node = &piece.posted.ticket.node;
+        if let Some((index, build_ticket)) = ending {
+            let node = &build_ticket.posted.ticket.node;
             return format!(
                 "aborting: waits for {} on {node} to end, for a minute at most",
                 name(**index)
             );
         }
-        if let Some((index, piece)) = claimed.first() {
-            let node = &piece.posted.ticket.node;
+        if let Some((index, build_ticket)) = claimed.first() {
+            let node = &build_ticket.posted.ticket.node;
             return format!(
                 "aborting: {} runs always, on {node}; abort again to end that, too",
                 name(**index)
@@ -126,22 +126,25 @@ impl Repository {
             return format!("aborting: {} is open still, and ends within a minute", name(**index));
         }
         match open.first() {
-            Some((index, piece)) => format!(
+            Some((index, build_ticket)) => format!(
                 "aborting: {} runs always and {}; abort again to leave it out",
                 name(**index),
-                self.why_waits(build, **index, piece).await
+                self.why_waits(build, **index, build_ticket).await
             ),
             None => "is being aborted".into(),
         }
     }
 
     /// Why the open ticket of a task is not claimed, and what comes before it.
-    async fn why_waits(&self, build: &Build, index: usize, piece: &Piece) -> String {
-        if let Some(group) = waits_in_group(&self.claims, build.key_of(index, piece).ok(), piece).await {
+    async fn why_waits(&self, build: &Build, index: usize, build_ticket: &BuildTicket) -> String {
+        if let Some(group) = waits_in_group(&self.claims, build.key_of(index, build_ticket).ok(), build_ticket).await {
             return group;
         }
-        let mut why = self.why_open(&piece.posted.ticket, piece.queue.as_str());
-        let ahead = build.key_of(index, piece).ok().and_then(|key| self.nodes.ahead(&key));
+        let mut why = self.why_open(&build_ticket.posted.ticket, build_ticket.queue.as_str());
+        let ahead = build
+            .key_of(index, build_ticket)
+            .ok()
+            .and_then(|key| self.nodes.ahead(&key));
         if let Some(ahead) = ahead {
             why.push_str(&ahead.to_string());
         }
@@ -279,8 +282,8 @@ fn task_json(build: &Build, task: &Task) -> Value {
 }
 
 /// Which others a ticket waits for that share its group.
-async fn waits_in_group(claims: &Claims, key: Option<TicketKey>, piece: &Piece) -> Option<String> {
-    let waits = claims.waits_in_group(&key?, &piece.posted).await;
+async fn waits_in_group(claims: &Claims, key: Option<TicketKey>, build_ticket: &BuildTicket) -> Option<String> {
+    let waits = claims.waits_in_group(&key?, &build_ticket.posted).await;
     waits.unwrap_or_else(|error| Some(format!("waits for a place in its group: {error}")))
 }
 

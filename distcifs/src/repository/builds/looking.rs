@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Builds;
-use crate::repository::model::build::{Build, Live, Piece, live_path, put_all};
+use crate::repository::model::build::{Build, BuildTicket, Live, live_path, put_all};
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::plan::Plan;
@@ -126,18 +126,18 @@ impl Builds {
         };
         let plan = self.configs.plan_of(&job.name, &live).await?;
         let (control, tickets) = match which {
-            Tickets::All => self.pieces(job, n, &plan, live.run).await?,
+            Tickets::All => self.build_tickets(job, n, &plan, live.run).await?,
             Tickets::Own => {
-                let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
+                let control = self.build_ticket(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
                 (control.await?, BTreeMap::new())
             }
             Tickets::One(index) => {
-                let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
+                let control = self.build_ticket(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
                 let control = control.await?;
                 let mut tickets = BTreeMap::new();
                 if let Some(task) = plan.task(index) {
-                    let piece = self.piece(task.kind.as_str(), job, n, index.to_string(), live.run);
-                    tickets.extend(piece.await?.map(|piece| (index, piece)));
+                    let build_ticket = self.build_ticket(task.kind.as_str(), job, n, index.to_string(), live.run);
+                    tickets.extend(build_ticket.await?.map(|build_ticket| (index, build_ticket)));
                 }
                 (control, tickets)
             }
@@ -185,46 +185,53 @@ impl Builds {
         let mut before = plan.before(index);
         before.sort_unstable();
         let tasks = before.into_iter().filter_map(|index| plan.task(index));
-        let pieces = tasks.map(|task| {
+        let build_tickets = tasks.map(|task| {
             let (queue, index) = (task.kind.as_str(), task.index.to_string());
-            self.piece(queue, job, part.build, index, live.run)
+            self.build_ticket(queue, job, part.build, index, live.run)
         });
-        for piece in join_all(pieces).await {
-            let outcome = piece?.and_then(|piece| piece.posted.ticket.outcome);
+        for build_ticket in join_all(build_tickets).await {
+            let outcome = build_ticket?.and_then(|build_ticket| build_ticket.posted.ticket.outcome);
             put_all(&mut params, outcome.iter().flat_map(|outcome| &outcome.recorded));
         }
         Ok(params)
     }
 
     /// The tickets of a build, read side by side: its own, and those of its tasks by index.
-    async fn pieces(
+    async fn build_tickets(
         &self,
         job: &Job,
         n: u64,
         plan: &Plan,
         run: u32,
-    ) -> Result<(Option<Piece>, BTreeMap<usize, Piece>)> {
-        let control = self.piece(CONTROL_QUEUE, job, n, "control".to_owned(), run);
+    ) -> Result<(Option<BuildTicket>, BTreeMap<usize, BuildTicket>)> {
+        let control = self.build_ticket(CONTROL_QUEUE, job, n, "control".to_owned(), run);
         let tasks = plan
             .tasks()
-            .map(|task| self.piece(task.kind.as_str(), job, n, task.index.to_string(), run));
-        let mut pieces = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
-        let control = pieces.next().transpose()?.flatten();
+            .map(|task| self.build_ticket(task.kind.as_str(), job, n, task.index.to_string(), run));
+        let mut build_tickets = join_all(std::iter::once(control).chain(tasks)).await.into_iter();
+        let control = build_tickets.next().transpose()?.flatten();
         let mut tickets = BTreeMap::new();
-        for (task, piece) in plan.tasks().zip(pieces) {
-            if let Some(piece) = piece? {
-                tickets.insert(task.index, piece);
+        for (task, build_ticket) in plan.tasks().zip(build_tickets) {
+            if let Some(build_ticket) = build_ticket? {
+                tickets.insert(task.index, build_ticket);
             }
         }
         Ok((control, tickets))
     }
 
     /// One ticket of a build.
-    async fn piece(&self, queue: &str, job: &Job, n: u64, task: String, run: u32) -> Result<Option<Piece>> {
+    async fn build_ticket(
+        &self,
+        queue: &str,
+        job: &Job,
+        n: u64,
+        task: String,
+        run: u32,
+    ) -> Result<Option<BuildTicket>> {
         let key = part_key(queue, job.name.as_str(), n, &task, run)?;
         let posted = self.tickets.get(&key).await?;
         let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
-        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| Piece {
+        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| BuildTicket {
             queue: key.queue,
             posted,
         }))

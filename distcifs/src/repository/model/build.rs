@@ -125,7 +125,7 @@ pub struct ConfigEntry {
 
 /// A ticket of a build, as the build looks at it.
 #[derive(Debug, Clone)]
-pub(crate) struct Piece {
+pub(crate) struct BuildTicket {
     pub(crate) queue: Name,
     pub(crate) posted: Posted,
 }
@@ -144,9 +144,9 @@ pub struct Build {
     /// Its entry, while it is not finished.
     pub(crate) live: Option<(Live, u32)>,
     /// The ticket for build-control, while there is one.
-    pub(crate) control: Option<Piece>,
+    pub(crate) control: Option<BuildTicket>,
     /// Tickets of its tasks, by index.
-    pub(crate) tickets: Arc<BTreeMap<usize, Piece>>,
+    pub(crate) tickets: Arc<BTreeMap<usize, BuildTicket>>,
     /// The record: of the whole build, or of earlier runs.
     pub(crate) record: Option<Arc<Record>>,
     /// Its parameters as they were triggered.
@@ -191,7 +191,7 @@ impl Build {
     pub fn verdict(&self) -> Option<Verdict> {
         match (&self.live, &self.control) {
             (Some((live, _)), _) if live.held => live.ended.as_ref().map(|_| Verdict::Aborted),
-            (Some(_), Some(piece)) => piece.posted.ticket.outcome.as_ref().map(|o| o.verdict),
+            (Some(_), Some(build_ticket)) => build_ticket.posted.ticket.outcome.as_ref().map(|o| o.verdict),
             _ => self.record.as_ref().map(|record| record.state),
         }
     }
@@ -207,7 +207,7 @@ impl Build {
         let claimed = self
             .control
             .as_ref()
-            .is_some_and(|piece| piece.posted.ticket.state == TicketState::Claimed);
+            .is_some_and(|build_ticket| build_ticket.posted.ticket.state == TicketState::Claimed);
         if claimed || !self.tickets.is_empty() {
             "running"
         } else {
@@ -322,8 +322,8 @@ pub(crate) fn put_all<'a>(all: &mut Vec<(String, String)>, set: impl Iterator<It
 impl Build {
     /// What became of a task, of this run or the last one in which it had a ticket.
     pub fn task(&self, index: usize) -> TaskRecord {
-        if let Some(piece) = self.tickets.get(&index) {
-            return self.task_of(index, piece);
+        if let Some(build_ticket) = self.tickets.get(&index) {
+            return self.task_of(index, build_ticket);
         }
         let known = self.record.as_ref().and_then(|record| record.tasks.get(index)).cloned();
         let mut task = known.unwrap_or_default();
@@ -345,8 +345,8 @@ impl Build {
     }
 
     /// A task as its ticket shows it.
-    fn task_of(&self, index: usize, piece: &Piece) -> TaskRecord {
-        let ticket = &piece.posted.ticket;
+    fn task_of(&self, index: usize, build_ticket: &BuildTicket) -> TaskRecord {
+        let ticket = &build_ticket.posted.ticket;
         // Its ticket goes with the build's entry, and nobody ends it any more.
         let left = ticket.outcome.is_none() && self.verdict().is_some();
         let state = match (&ticket.outcome, ticket.state) {
@@ -357,7 +357,7 @@ impl Build {
         };
         let earlier = self.record.as_ref().and_then(|record| record.tasks.get(index));
         let mut consoles: Vec<String> = earlier.map(|task| task.consoles.clone()).unwrap_or_default();
-        if let Ok(key) = self.key_of(index, piece) {
+        if let Ok(key) = self.key_of(index, build_ticket) {
             consoles.extend(
                 scope_of(&key, ticket)
                     .into_iter()
@@ -393,9 +393,9 @@ impl Build {
     }
 
     /// The key of a task's ticket.
-    pub(crate) fn key_of(&self, index: usize, piece: &Piece) -> Result<TicketKey> {
+    pub(crate) fn key_of(&self, index: usize, build_ticket: &BuildTicket) -> Result<TicketKey> {
         part_key(
-            piece.queue.as_str(),
+            build_ticket.queue.as_str(),
             self.job.name.as_str(),
             self.n,
             &index.to_string(),
@@ -436,10 +436,17 @@ impl Build {
 
     /// Whether a task of this run added tasks that its plan does not have: then its entry is from before that.
     pub(crate) fn lacks_tasks(&self) -> bool {
-        let adds = |piece: &Piece| piece.posted.ticket.outcome.as_ref().is_some_and(|outcome| outcome.adds);
+        let adds = |build_ticket: &BuildTicket| {
+            build_ticket
+                .posted
+                .ticket
+                .outcome
+                .as_ref()
+                .is_some_and(|outcome| outcome.adds)
+        };
         let has = |by: usize| self.plan.texts().iter().any(|text| text.by == by);
         let mut tickets = self.tickets.iter();
-        self.live.is_some() && tickets.any(|(index, piece)| adds(piece) && !has(*index))
+        self.live.is_some() && tickets.any(|(index, build_ticket)| adds(build_ticket) && !has(*index))
     }
 
     /// The workspace as the task that finished last left it.
@@ -492,18 +499,18 @@ impl Build {
     pub(crate) fn control_outcome(&self) -> Option<&Outcome> {
         self.control
             .as_ref()
-            .and_then(|piece| piece.posted.ticket.outcome.as_ref())
+            .and_then(|build_ticket| build_ticket.posted.ticket.outcome.as_ref())
     }
 }
 
 impl Build {
     /// Whether nothing of it has changed: what it is made of has versions.
     pub(crate) fn is_as(&self, other: &Build) -> bool {
-        let version = |piece: &Piece| (piece.posted.created, piece.posted.version);
+        let version = |build_ticket: &BuildTicket| (build_ticket.posted.created, build_ticket.posted.version);
         let versions = |build: &Build| {
             let tickets = build.tickets.iter();
             tickets
-                .map(|(index, piece)| (*index, version(piece)))
+                .map(|(index, build_ticket)| (*index, version(build_ticket)))
                 .collect::<Vec<_>>()
         };
         let head = |build: &Build| {

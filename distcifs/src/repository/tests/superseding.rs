@@ -87,7 +87,7 @@ fn a_build_that_is_long_in_ending_holds_up_no_other() {
                 && build
                     .tickets
                     .values()
-                    .all(|piece| piece.posted.ticket.outcome.is_some())
+                    .all(|build_ticket| build_ticket.posted.ticket.outcome.is_some())
         };
         *held_back.what.lock().unwrap() = "/tickets/execute-shell/big.".to_owned();
         let [(big, _), (small, _)] = jobs.as_slice() else {

@@ -391,13 +391,14 @@ pub(crate) fn stop(build: &Build, insist: bool) -> crate::repository::Result<Opt
         return Ok(None);
     };
     let mut stop = Stop::default();
-    for (index, piece) in build.tickets.iter() {
+    for (index, build_ticket) in build.tickets.iter() {
         let always = build.plan.is_always(*index);
-        match piece.posted.ticket.state {
+        match build_ticket.posted.ticket.state {
             TicketState::Open if insist || !always => {
-                stop.open.push((build.key_of(*index, piece)?, piece.posted.clone()));
+                stop.open
+                    .push((build.key_of(*index, build_ticket)?, build_ticket.posted.clone()));
             }
-            TicketState::Claimed => stop.claimed.push(build.key_of(*index, piece)?),
+            TicketState::Claimed => stop.claimed.push(build.key_of(*index, build_ticket)?),
             TicketState::Open | TicketState::Finished => {}
         }
     }
@@ -458,12 +459,12 @@ pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Ticke
         return Ok(None);
     };
     let mut after = Vec::new();
-    for (index, piece) in build.tickets.iter() {
-        after.push((build.key_of(*index, piece)?, piece.posted.clone()));
+    for (index, build_ticket) in build.tickets.iter() {
+        after.push((build.key_of(*index, build_ticket)?, build_ticket.posted.clone()));
     }
-    if let Some(piece) = &build.control {
+    if let Some(build_ticket) = &build.control {
         let key = control_key(build.job.name.as_str(), build.n, build.run())?;
-        after.push((key, piece.posted.clone()));
+        after.push((key, build_ticket.posted.clone()));
     }
     let mut ops = Vec::new();
     for (key, posted) in &after {

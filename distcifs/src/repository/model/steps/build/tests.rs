@@ -8,7 +8,7 @@ use distcifs_settings::state::TaskState;
 use super::*;
 use crate::repository::access::Access;
 use crate::repository::config::JobConfig;
-use crate::repository::model::build::{ConfigEntry, Piece};
+use crate::repository::model::build::{BuildTicket, ConfigEntry};
 use crate::repository::model::job::{FileModes, JobEntry};
 use crate::repository::model::plan::Plan;
 use crate::repository::model::steps::abort;
@@ -116,8 +116,8 @@ fn counted(next: u64, name: Option<&str>) -> Counted {
     }
 }
 
-fn piece(queue: &str, ticket: Ticket) -> Piece {
-    Piece {
+fn build_ticket(queue: &str, ticket: Ticket) -> BuildTicket {
+    BuildTicket {
         queue: Name::new(queue).unwrap(),
         posted: Posted {
             ticket,
@@ -140,14 +140,14 @@ fn in_state(task: Option<usize>, state: TicketState) -> Ticket {
 pub(super) fn build(own: TicketState, tasks: &[(usize, TicketState)]) -> Build {
     let tickets = tasks
         .iter()
-        .map(|(index, state)| (*index, piece("q", in_state(Some(*index), *state))));
+        .map(|(index, state)| (*index, build_ticket("q", in_state(Some(*index), *state))));
     Build {
         job: job("j", "u"),
         n: 1,
         config: config(),
         plan: Arc::new(Plan::of(config())),
         live: Some((live("one"), 2)),
-        control: Some(piece(CONTROL_QUEUE, in_state(None, own))),
+        control: Some(build_ticket(CONTROL_QUEUE, in_state(None, own))),
         tickets: Arc::new(tickets.collect()),
         record: None,
         params: vec![("p".into(), "v".into())],

@@ -134,19 +134,19 @@ impl Machine {
     /// The revision of the record first, the build second.
     fn look(&mut self, actor: usize, n: u64) {
         let revision = self.world.revision(&build_record("u", n));
-        let piece = |queue: &str, key: &TicketKey| {
+        let build_ticket = |queue: &str, key: &TicketKey| {
             let posted = self.world.ticket(key)?;
             let queue = Name::new(queue).unwrap();
-            Some(Piece { queue, posted })
+            Some(BuildTicket { queue, posted })
         };
         let (live, stored) = (self.live(n), self.stored(n));
         let run = live.as_ref().map_or(0, |(live, _)| live.run);
         let control = live
             .as_ref()
-            .and_then(|_| piece(CONTROL_QUEUE, &Self::key(n, None, run)));
+            .and_then(|_| build_ticket(CONTROL_QUEUE, &Self::key(n, None, run)));
         let tasks = (0..TASKS).filter(|_| live.is_some());
         let tickets: BTreeMap<_, _> = tasks
-            .filter_map(|at| Some((at, piece("q", &Self::key(n, Some(at), run))?)))
+            .filter_map(|at| Some((at, build_ticket("q", &Self::key(n, Some(at), run))?)))
             .collect();
         let hidden = live.is_none() && self.indexed(n).is_none();
         let record = stored.filter(|_| !hidden && (run > 0 || control.is_none()));
@@ -230,13 +230,13 @@ impl Machine {
         let Some(Seen { build, .. }) = self.seen(actor, n) else {
             return;
         };
-        let piece = match task {
+        let build_ticket = match task {
             None => build.control.as_ref(),
             Some(task) => build.tickets.get(&task),
         };
-        let Some(piece) = piece else { return };
+        let Some(build_ticket) = build_ticket else { return };
         let (key, nonce) = (Self::key(n, task, build.run()), self.fresh());
-        if let Ok(step) = claim(&key, &piece.posted, taken(&nonce, None))
+        if let Ok(step) = claim(&key, &build_ticket.posted, taken(&nonce, None))
             && self.world.commit(actor, step.ops)
         {
             let posted = step.after;
