@@ -1,4 +1,4 @@
-//! `${name}` in the strings of params: cut into pieces where it is checked, replaced where a task gets its ticket.
+//! `${name}` in the strings of params: cut into segments where it is checked, replaced where a task gets its ticket.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// What the strings of params are made of.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
+pub enum Segment<'a> {
     /// Text that stands for itself.
     Text(&'a str),
     /// `$${`: a literal `${`.
@@ -17,9 +17,9 @@ pub enum Piece<'a> {
     Open,
 }
 
-/// Cuts a text into pieces.
-pub fn pieces(text: &str) -> Vec<Piece<'_>> {
-    let mut pieces = Vec::new();
+/// Cuts a text into segments.
+pub fn segments(text: &str) -> Vec<Segment<'_>> {
+    let mut segments = Vec::new();
     let mut rest = text;
     while let Some(dollar) = rest.find("${") {
         let (before, after) = (
@@ -27,19 +27,19 @@ pub fn pieces(text: &str) -> Vec<Piece<'_>> {
             rest.get(dollar + 2..).unwrap_or_default(),
         );
         if let Some(before) = before.strip_suffix('$') {
-            pieces.extend([Piece::Text(before), Piece::Literal]);
+            segments.extend([Segment::Text(before), Segment::Literal]);
             rest = after;
         } else if let Some((name, after)) = after.split_once('}') {
-            pieces.extend([Piece::Text(before), Piece::Name(name)]);
+            segments.extend([Segment::Text(before), Segment::Name(name)]);
             rest = after;
         } else {
             // No } follows, so nothing further on is a name either.
-            pieces.extend([Piece::Text(before), Piece::Open, Piece::Text(after)]);
-            return pieces;
+            segments.extend([Segment::Text(before), Segment::Open, Segment::Text(after)]);
+            return segments;
         }
     }
-    pieces.push(Piece::Text(rest));
-    pieces
+    segments.push(Segment::Text(rest));
+    segments
 }
 
 /// The one parameter that is never expanded: what comes from outside must not become text that a shell reads.
@@ -107,8 +107,8 @@ impl Uses {
     fn count(&mut self, value: &Value) {
         match value {
             Value::String(text) => {
-                for piece in pieces(text) {
-                    if let Piece::Name(name) = piece {
+                for segment in segments(text) {
+                    if let Segment::Name(name) = segment {
                         *self.0.entry(name.to_owned()).or_default() += 1;
                     }
                 }
@@ -163,11 +163,11 @@ impl Room {
 
     fn expand(&mut self, text: &str, build: &Map<String, Value>) -> Result<String, String> {
         let mut out = String::new();
-        for piece in pieces(text) {
-            match piece {
-                Piece::Text(text) => self.push(&mut out, text)?,
-                Piece::Literal | Piece::Open => self.push(&mut out, "${")?,
-                Piece::Name(name) => match build.get(name) {
+        for segment in segments(text) {
+            match segment {
+                Segment::Text(text) => self.push(&mut out, text)?,
+                Segment::Literal | Segment::Open => self.push(&mut out, "${")?,
+                Segment::Name(name) => match build.get(name) {
                     Some(Value::String(text)) => self.push(&mut out, text)?,
                     Some(other) => self.push(&mut out, &plain(other))?,
                     None => return Err(format!("no build parameter is called '{name}'")),

@@ -12,7 +12,7 @@ use distcifs_settings::matching;
 use serde_json::{Map, Value};
 
 use super::common::{CONSOLE_LIMIT_DEFAULT, Isolation, Limits, TaskSettings};
-use super::expand::{Piece, pieces};
+use super::expand::{Segment, segments};
 use super::fault::Place;
 use super::json::{Kind, Member, Value as Text};
 use super::object::Object;
@@ -86,7 +86,7 @@ impl Bounded<'_> {
         if !self.open {
             return Some(text.to_owned());
         }
-        let has_name = pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_)));
+        let has_name = segments(text).iter().any(|segment| matches!(segment, Segment::Name(_)));
         if has_name { None } else { expand(text, &Map::new()).ok() }
     }
 

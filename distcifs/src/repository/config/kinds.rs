@@ -6,7 +6,7 @@ use distcifs_patterns::{Together, misplaced};
 use distcifs_settings::pipeline::Format;
 
 use super::common::TaskSettings;
-use super::expand::{Piece, pieces};
+use super::expand::{Segment, segments};
 use super::fault::{Faults, Place};
 use super::json::{Kind, Member, Value};
 use super::object::{Object, as_name};
@@ -310,7 +310,7 @@ fn patterns(params: &Object<'_>, faults: &mut Faults) {
         }
         let plain = text.strip_prefix('!').filter(|_| !faults.is_stored());
         let known = inside(plain.unwrap_or(text), *at, &path, faults);
-        let open = pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_)));
+        let open = segments(text).iter().any(|segment| matches!(segment, Segment::Name(_)));
         if known
             && !faults.is_stored()
             && !open
@@ -354,7 +354,7 @@ fn inside(text: &str, at: Place, path: &str, faults: &mut Faults) -> bool {
 fn has_name(value: &Value) -> bool {
     value
         .as_str()
-        .is_some_and(|text| pieces(text).iter().any(|piece| matches!(piece, Piece::Name(_))))
+        .is_some_and(|text| segments(text).iter().any(|segment| matches!(segment, Segment::Name(_))))
 }
 
 /// Checks that each `${name}` in the strings of params names a known parameter; `script` is the
@@ -384,10 +384,10 @@ pub(super) fn check_text(text: &str, at: Place, path: &str, known: Option<&HashS
             |known| known.contains(name),
         )
     };
-    let fault = pieces(text).into_iter().find_map(|piece| match piece {
-        Piece::Text(_) | Piece::Literal => None,
-        Piece::Name(name) if is_known(name) => None,
-        Piece::Name(name) => {
+    let fault = segments(text).into_iter().find_map(|segment| match segment {
+        Segment::Text(_) | Segment::Literal => None,
+        Segment::Name(name) if is_known(name) => None,
+        Segment::Name(name) => {
             let near = faults.hint(name, known.into_iter().flatten().copied());
             let literal = if near.is_empty() {
                 "; a literal ${ is written $${"
@@ -399,7 +399,7 @@ pub(super) fn check_text(text: &str, at: Place, path: &str, known: Option<&HashS
                 faults.quoted(name)
             ))
         }
-        Piece::Open => Some(format!(
+        Segment::Open => Some(format!(
             "{path}: ${{ without }} after it; a literal ${{ is written $${{"
         )),
     });

@@ -1,6 +1,6 @@
 //! `matrix`: one task for each combination, with `${matrix.axis}` in its strings.
 
-use super::expand::{Piece, pieces};
+use super::expand::{Segment, segments};
 use super::fault::{Faults, Place};
 use super::json::{Kind, Member, Value};
 use super::object::{Object, as_list};
@@ -277,13 +277,13 @@ impl Filler<'_> {
     /// Replaces `${matrix.axis}`; every other `${` stays for later.
     fn text(&mut self, text: &str, at: Place, faults: &mut Faults) -> Option<String> {
         let mut out = String::new();
-        for piece in pieces(text) {
+        for segment in segments(text) {
             let before = out.len();
-            match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Literal => out.push_str("$${"),
-                Piece::Open => out.push_str("${"),
-                Piece::Name(name) => match name.strip_prefix("matrix.") {
+            match segment {
+                Segment::Text(text) => out.push_str(text),
+                Segment::Literal => out.push_str("$${"),
+                Segment::Open => out.push_str("${"),
+                Segment::Name(name) => match name.strip_prefix("matrix.") {
                     Some(axis) => out.push_str(self.axis(axis, at, faults)),
                     None => out.extend(["${", name, "}"]),
                 },

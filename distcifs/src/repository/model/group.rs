@@ -119,8 +119,8 @@ pub(crate) fn values(params: &[(String, String)], source: &Source) -> Map<String
 
 /// Whether parameters are put into the name of a group.
 pub(crate) fn has_names(name: &str) -> bool {
-    let is_name = |piece: &expand::Piece<'_>| matches!(piece, expand::Piece::Name(_));
-    expand::pieces(name).iter().any(is_name)
+    let is_name = |segment: &expand::Segment<'_>| matches!(segment, expand::Segment::Name(_));
+    expand::segments(name).iter().any(is_name)
 }
 
 /// A name as it is shown: what stands in names, and `/`; `_` for all else.

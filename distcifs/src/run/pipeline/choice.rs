@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use distcifs_settings::expand::{Piece, pieces};
+use distcifs_settings::expand::{Segment, segments};
 use distcifs_settings::json::{Kind, Value};
 use serde_json::{Map, json};
 
@@ -180,12 +180,12 @@ fn labels(tasks: &[Task]) -> serde_json::Value {
 
 /// A pattern of the names that a group may have by now.
 fn pattern(group: &str) -> String {
-    let text = |piece| match piece {
-        Piece::Text(text) => text.to_owned(),
-        Piece::Literal | Piece::Open => "${".to_owned(),
-        Piece::Name(_) => "*".to_owned(),
+    let text = |segment| match segment {
+        Segment::Text(text) => text.to_owned(),
+        Segment::Literal | Segment::Open => "${".to_owned(),
+        Segment::Name(_) => "*".to_owned(),
     };
-    pieces(group).into_iter().map(text).collect()
+    segments(group).into_iter().map(text).collect()
 }
 
 /// The repositories that the tasks of a configuration name as they stand there.
