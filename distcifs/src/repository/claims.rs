@@ -17,7 +17,7 @@ use super::deadline::Deadline;
 use super::fresh::{Storing, is_refused};
 use super::groups::Groups;
 use super::jobs::Jobs;
-use super::model::claim::{Cause, Claimant, Life, Stand};
+use super::model::claim::{Cause, ClaimState, Claimant, Life};
 use super::model::console::attempt_console;
 use super::model::ops::Step;
 use super::model::steps::group::TURN_OPS;
@@ -124,12 +124,12 @@ pub struct Claim {
 }
 
 /// What is done when a claim is over.
-type AtEnd = Box<dyn FnOnce(Stand) + Send>;
+type AtEnd = Box<dyn FnOnce(ClaimState) + Send>;
 
 impl Claim {
     /// Where it stands.
-    pub fn stand(&self) -> Stand {
-        self.life.borrow().stand()
+    pub fn state(&self) -> ClaimState {
+        self.life.borrow().state()
     }
 
     /// Whether its claimant gave it back.
@@ -156,7 +156,7 @@ impl Claim {
 
     /// The version of the ticket's entry that this claim made, while it is held.
     pub(crate) fn version(&self) -> Option<u32> {
-        (self.stand() == Stand::Live).then_some(self.version)
+        (self.state() == ClaimState::Live).then_some(self.version)
     }
 
     /// Whether it is held, and what was read of its ticket is later. One that was removed and posted again
@@ -193,18 +193,20 @@ impl Claim {
 
     /// `Stale` unless the claim is held.
     pub fn check(&self) -> Result<()> {
-        match self.stand() {
-            Stand::Live | Stand::Finishing => Ok(()),
-            Stand::Finished | Stand::Lost => Err(Error::claim_lost(&self.key)),
+        match self.state() {
+            ClaimState::Live | ClaimState::Finishing => Ok(()),
+            ClaimState::Finished | ClaimState::Lost => Err(Error::claim_lost(&self.key)),
         }
     }
 
     /// `Stale` if the claim is lost, `Exists` if it has its result.
     pub fn open_for_result(&self) -> Result<()> {
-        match self.stand() {
-            Stand::Live => Ok(()),
-            Stand::Finishing | Stand::Finished => Err(Error::Exists(format!("{}: it has its result", self.key))),
-            Stand::Lost => Err(Error::claim_lost(&self.key)),
+        match self.state() {
+            ClaimState::Live => Ok(()),
+            ClaimState::Finishing | ClaimState::Finished => {
+                Err(Error::Exists(format!("{}: it has its result", self.key)))
+            }
+            ClaimState::Lost => Err(Error::claim_lost(&self.key)),
         }
     }
 
@@ -248,7 +250,7 @@ impl Claim {
     }
 
     /// Does something when it is over, at once if it is. For one who does so once.
-    pub fn when_over(&self, act: impl FnOnce(Stand) + Send + 'static) {
+    pub fn when_over(&self, act: impl FnOnce(ClaimState) + Send + 'static) {
         *lock(&self.at_end) = Some(Box::new(act));
         self.act_at_end();
     }
@@ -257,7 +259,7 @@ impl Claim {
         let life = *self.life.borrow();
         if life.is_over() {
             let act = lock(&self.at_end).take();
-            act.into_iter().for_each(|act| act(life.stand()));
+            act.into_iter().for_each(|act| act(life.state()));
         }
     }
 }
@@ -497,7 +499,7 @@ impl Claims {
         });
         match begun {
             Ok(()) => {}
-            Err(Stand::Lost) => return Err(Error::claim_lost(&claim.key)),
+            Err(ClaimState::Lost) => return Err(Error::claim_lost(&claim.key)),
             Err(_) => return Err(Error::Exists(format!("{}: it has its result", claim.key))),
         }
         let done = self.commit_result(claim, result).await;

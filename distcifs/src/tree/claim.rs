@@ -19,7 +19,7 @@ use crate::repository::access::Access;
 use crate::repository::attempts::view::{Changes, View};
 use crate::repository::claims::Claim;
 use crate::repository::core::{lock, time_of};
-use crate::repository::model::claim::{Cause, Claimant, Stand};
+use crate::repository::model::claim::{Cause, ClaimState, Claimant};
 use crate::repository::model::ticket::Posted;
 
 /// A descriptor that is closed sooner than this after the claim was made belonged to one command
@@ -249,19 +249,19 @@ impl Tree {
         let (kept, all, past) = (held.clone(), self.held.clone(), self.past.clone());
         let (invalidate, queue) = (self.invalidate.clone(), Node::Queue(Arc::new(claim.key.queue.clone())));
         let queue = self.numbers.ino(&queue);
-        claim.when_over(move |stand| {
+        claim.when_over(move |state| {
             let (key, nonce) = (&kept.claim.key, &kept.claim.nonce);
             let mut all = lock(&all);
             if all.get(key).is_some_and(|now| now.claim.nonce == *nonce) {
                 all.remove(key);
             }
             drop(all);
-            if stand == Stand::Lost {
+            if state == ClaimState::Lost {
                 // Who claims it next enters a folder of its own, not the one that the kernel remembers.
                 let (parent, name) = (queue, key.id.as_str().into());
                 let _ = invalidate.send(Invalidation::Name { parent, name });
             }
-            past.remember(&kept.claim, kept.holder.process(), stand);
+            past.remember(&kept.claim, kept.holder.process(), state);
         });
         held
     }

@@ -18,7 +18,7 @@ use super::{Caller, Error, Found, Ino, Result, Tree};
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
 use crate::repository::descriptors;
-use crate::repository::model::claim::Stand;
+use crate::repository::model::claim::ClaimState;
 use crate::repository::model::ticket::{Posted, TicketKey, TicketState};
 
 /// Most claims that are remembered of those that were lost, and as many that were not; and of the descriptors for caches
@@ -113,7 +113,7 @@ impl Past {
     }
 
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
-    pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, stand: Stand) {
+    pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, state: ClaimState) {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
         let mut past = lock(&self.ended);
@@ -127,7 +127,7 @@ impl Past {
             past.retain(|over| over.process.lives());
             past.unlooked = 0;
         }
-        let won = stand == Stand::Finished;
+        let won = state == ClaimState::Finished;
         let list = if won { &mut past.won } else { &mut past.lost };
         let over = Over {
             key: claim.key.clone(),
@@ -136,7 +136,7 @@ impl Past {
             process,
             uid: claim.uid,
             won,
-            given_back: stand == Stand::Lost && claim.is_given_back(),
+            given_back: state == ClaimState::Lost && claim.is_given_back(),
         };
         keep(list, over, most);
     }

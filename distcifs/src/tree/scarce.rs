@@ -8,7 +8,7 @@ use super::Tree;
 use super::claim::Held;
 use super::work::{Filler, Work};
 use crate::repository::core::lock;
-use crate::repository::model::claim::{Cause, Stand as ClaimStand};
+use crate::repository::model::claim::{Cause, ClaimState};
 use crate::repository::model::ticket::TicketKey;
 use crate::repository::reserve::Stand;
 use crate::repository::{Repository, flood};
@@ -58,7 +58,7 @@ pub(super) async fn end(repository: &Arc<Repository>, found: &Arc<Held>, filler:
         tokio::time::sleep(END_STEP).await;
     }
     // What others still have open of it is cut at the next look.
-    if claim.stand() == ClaimStand::Lost {
+    if claim.state() == ClaimState::Lost {
         tell(&claim.key, &filler);
         let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
     }
@@ -80,7 +80,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             let found = lock(&held).values().find(of_it).cloned();
             // Its files are cut when it is lost, and only then: a claim that has its result may keep its folder
             // for the next task.
-            if let Some(found) = found.filter(|found| found.claim.stand() == ClaimStand::Live) {
+            if let Some(found) = found.filter(|found| found.claim.state() == ClaimState::Live) {
                 end(&repository, &found, filler).await;
             }
         }

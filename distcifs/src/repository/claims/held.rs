@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::Claim;
 use crate::repository::Result;
 use crate::repository::core::lock;
-use crate::repository::model::claim::{ClaimEntry, Stand};
+use crate::repository::model::claim::{ClaimEntry, ClaimState};
 use crate::repository::model::json::from_json;
 use crate::repository::model::ticket::{BuildRef, Posted, TicketKey, TicketState};
 use crate::repository::store::Store;
@@ -48,7 +48,7 @@ impl Held {
 
     /// The claim on a ticket, if it is held here beyond doubt.
     pub(crate) fn beyond_doubt(&self, key: &TicketKey) -> Option<Arc<Claim>> {
-        let held = |claim: &Arc<Claim>| claim.stand() == Stand::Live && self.store.is_in_touch();
+        let held = |claim: &Arc<Claim>| claim.state() == ClaimState::Live && self.store.is_in_touch();
         self.get(key).filter(held)
     }
 

@@ -36,7 +36,7 @@ pub enum Cause {
 
 /// Where a claim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stand {
+pub enum ClaimState {
     /// Held.
     Live,
     /// Its result is being written.
@@ -50,7 +50,7 @@ pub enum Stand {
 /// What is known of a claim here: where it stands, and why it is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    stand: Stand,
+    state: ClaimState,
     /// Of an end that came while the result was being written, too.
     ended: Option<Cause>,
 }
@@ -58,7 +58,7 @@ pub struct Life {
 impl Default for Life {
     fn default() -> Self {
         Life {
-            stand: Stand::Live,
+            state: ClaimState::Live,
             ended: None,
         }
     }
@@ -71,44 +71,48 @@ impl Life {
     }
 
     /// Where it stands.
-    pub fn stand(self) -> Stand {
-        self.stand
+    pub fn state(self) -> ClaimState {
+        self.state
     }
 
     /// Whether it is over, with its result or without.
     pub fn is_over(self) -> bool {
-        matches!(self.stand, Stand::Finished | Stand::Lost)
+        matches!(self.state, ClaimState::Finished | ClaimState::Lost)
     }
 
     /// Something ends it without a result; whether it is over by this. While its result is being written,
     /// that decides.
     pub(crate) fn end(&mut self, cause: Cause) -> bool {
         self.ended = Some(cause);
-        let live = self.stand == Stand::Live;
+        let live = self.state == ClaimState::Live;
         if live {
-            self.stand = Stand::Lost;
+            self.state = ClaimState::Lost;
         }
         live
     }
 
     /// Its result begins to be written; else, where it stands instead.
-    pub(crate) fn begin_result(&mut self) -> Result<(), Stand> {
-        if self.stand != Stand::Live {
-            return Err(self.stand);
+    pub(crate) fn begin_result(&mut self) -> Result<(), ClaimState> {
+        if self.state != ClaimState::Live {
+            return Err(self.state);
         }
-        self.stand = Stand::Finishing;
+        self.state = ClaimState::Finishing;
         Ok(())
     }
 
     /// Its result could not be written: it is held again. Why it is to end, if something said so meanwhile.
     pub(crate) fn result_refused(&mut self) -> Option<Cause> {
-        self.stand = Stand::Live;
+        self.state = ClaimState::Live;
         self.ended
     }
 
     /// It is over: with its result, or lost to somebody else.
     pub(crate) fn over(&mut self, with_result: bool) {
-        self.stand = if with_result { Stand::Finished } else { Stand::Lost };
+        self.state = if with_result {
+            ClaimState::Finished
+        } else {
+            ClaimState::Lost
+        };
     }
 }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::backend::embedded::Embedded;
 use crate::repository::format;
-use crate::repository::model::claim::{Cause, Stand};
+use crate::repository::model::claim::{Cause, ClaimState};
 use crate::repository::model::ops::delete;
 use crate::storage;
 use crate::storage::around::{Around, Asked, Wrapped};
@@ -176,7 +176,7 @@ async fn a_job_made_again(dir: &Path) -> ([Arc<Repository>; 2], TicketKey, Arc<C
     post(&second, &new, n).await.unwrap();
     let posted = second.tickets.get(&key).await.unwrap().unwrap();
     assert_eq!((posted.ticket.state, posted.version), (TicketState::Open, 0));
-    assert_eq!(lost.stand(), Stand::Live);
+    assert_eq!(lost.state(), ClaimState::Live);
     ([first, second], key, lost)
 }
 
@@ -188,10 +188,10 @@ fn a_claim_ends_when_its_ticket_is_another() {
         let dir = tempfile::tempdir().unwrap();
         let ([first, _second], key, lost) = a_job_made_again(dir.path()).await;
         first.reconciler.apply(&key).await.unwrap();
-        assert_eq!(lost.stand(), Stand::Lost);
+        assert_eq!(lost.state(), ClaimState::Lost);
         let held = first.claims.claim(&key, claimant()).await.unwrap();
         first.reconciler.apply(&key).await.unwrap();
-        assert_eq!(held.stand(), Stand::Live, "what is its own claim does not end it");
+        assert_eq!(held.state(), ClaimState::Live, "what is its own claim does not end it");
         first.claims.finish(&held, success()).await.unwrap();
     });
 }

@@ -6,7 +6,7 @@ use super::driver::{Fs, Way};
 use crate::repository::claims::Verdicts;
 use crate::repository::core::lock;
 use crate::repository::flood;
-use crate::repository::model::claim::Stand;
+use crate::repository::model::claim::ClaimState;
 use crate::repository::model::ticket::TicketKey;
 use crate::repository::names::{Name, TicketId};
 use crate::tree::scarce;
@@ -73,7 +73,7 @@ fn a_result_under_way_decides_before_the_disk_does() {
         !fs.wait(async { contents.list("tree").await.unwrap().next().await.unwrap() })
             .is_empty()
     });
-    assert_eq!(claim.stand(), Stand::Finishing);
+    assert_eq!(claim.state(), ClaimState::Finishing);
     let ending = fs.begin({
         let filler = filler(&fs, &file);
         let repository = repository.clone();
@@ -82,7 +82,7 @@ fn a_result_under_way_decides_before_the_disk_does() {
     drop(console);
     fs.wait(result).unwrap().unwrap();
     fs.wait(ending).unwrap();
-    assert_eq!(claim.stand(), Stand::Finished);
+    assert_eq!(claim.state(), ClaimState::Finished);
     let posted = fs.wait(repository.tickets.get(&key(&one))).unwrap().unwrap();
     let workspace = posted.ticket.outcome.unwrap().workspace.unwrap();
     drop((held, claim, file));
@@ -108,7 +108,7 @@ fn a_claim_that_fills_the_disk_is_lost() {
     let kept = std::fs::File::open(path).unwrap();
     let found = lock(&fs.tree().held).get(&key("one")).cloned().unwrap();
     fs.wait(scarce::end(&repository, &found, filler));
-    assert_eq!(claim.stand(), Stand::Lost);
+    assert_eq!(claim.state(), ClaimState::Lost);
     assert_eq!(kept.metadata().unwrap().len(), 0);
     drop(held);
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::repository::model::claim::{Life, Stand};
+use crate::repository::model::claim::{ClaimState, Life};
 use crate::repository::model::unknown::Unknown;
 use crate::repository::names::{Name, TicketId};
 
@@ -296,15 +296,18 @@ fn a_long_message_is_cut_so_that_the_entry_fits() {
 #[test]
 fn a_result_that_is_being_written_decides() {
     let mut life = Life::default();
-    assert_eq!((life.stand(), life.is_over()), (Stand::Live, false));
+    assert_eq!((life.state(), life.is_over()), (ClaimState::Live, false));
     assert_eq!(life.begin_result(), Ok(()));
     assert!(!life.end(Cause::TimedOut), "it is not over by this");
-    assert_eq!(life.begin_result(), Err(Stand::Finishing));
+    assert_eq!(life.begin_result(), Err(ClaimState::Finishing));
     let mut other = life;
     other.over(true);
-    assert_eq!((other.stand(), other.end(Cause::Died)), (Stand::Finished, false));
+    assert_eq!((other.state(), other.end(Cause::Died)), (ClaimState::Finished, false));
     assert_eq!(life.result_refused(), Some(Cause::TimedOut));
     assert!(life.end(Cause::TimedOut) && life.is_over());
-    assert_eq!((life.stand(), life.begin_result()), (Stand::Lost, Err(Stand::Lost)));
+    assert_eq!(
+        (life.state(), life.begin_result()),
+        (ClaimState::Lost, Err(ClaimState::Lost))
+    );
     assert!(!life.end(Cause::Died), "an end comes once");
 }
