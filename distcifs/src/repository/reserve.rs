@@ -72,9 +72,9 @@ impl Default for Reserve {
     }
 }
 
-/// How much is free, against what the kernel may do without asking.
+/// The level of free space, against what the kernel may do without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stand {
+pub enum Level {
     /// Far more than it can write in a moment.
     Plenty,
     /// It may be gone in a moment.
@@ -180,12 +180,12 @@ impl Reserve {
     }
 
     /// What that means.
-    pub(crate) fn stand(&self, room: Room) -> Stand {
+    pub(crate) fn level(&self, room: Room) -> Level {
         let near = self.pass_from.load(Ordering::Relaxed).saturating_mul(PLENTY_TIMES);
         match room.free {
-            free if free < room.mark => Stand::Scarce,
-            free if free < near => Stand::Near,
-            _ => Stand::Plenty,
+            free if free < room.mark => Level::Scarce,
+            free if free < near => Level::Near,
+            _ => Level::Plenty,
         }
     }
 

@@ -10,7 +10,7 @@ use super::work::{Filler, Work};
 use crate::repository::core::lock;
 use crate::repository::model::claim::{Cause, ClaimState};
 use crate::repository::model::ticket::TicketKey;
-use crate::repository::reserve::Stand;
+use crate::repository::reserve::Level;
 use crate::repository::{Repository, flood};
 
 /// How often the disk is looked at while there is plenty of room, and while there is not: a program fills
@@ -71,7 +71,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
         };
         let place = repository.attempts.root().to_owned();
         let looked = tokio::task::spawn_blocking(move || work.look_at_room(&place)).await;
-        let (stand, filler) = looked.unwrap_or((Stand::Plenty, None));
+        let (level, filler) = looked.unwrap_or((Level::Plenty, None));
         if let Some(filler) = filler {
             let of_it = |held: &&Arc<Held>| {
                 let attempt = held.attempt();
@@ -85,7 +85,7 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             }
         }
         drop((held, repository));
-        let pause = if stand == Stand::Near { NEAR_EVERY } else { PLENTY_EVERY };
+        let pause = if level == Level::Near { NEAR_EVERY } else { PLENTY_EVERY };
         tokio::time::sleep(pause).await;
     }
 }

@@ -41,8 +41,8 @@ struct Retry {
     until: Instant,
 }
 
-/// How a build stands.
-struct Stand {
+/// What there is to report of a build.
+struct Report {
     /// `None`: a word that is not known.
     status: Option<Status>,
     removed: bool,
@@ -50,14 +50,14 @@ struct Stand {
     why: Option<String>,
 }
 
-impl Stand {
+impl Report {
     fn now(status: Option<Status>, why: Option<String>) -> Self {
         let removed = false;
-        Stand { status, removed, why }
+        Report { status, removed, why }
     }
 
     fn removed() -> Self {
-        Stand {
+        Report {
             status: Some(Status::Error),
             removed: true,
             why: Some("the build was removed".into()),
@@ -162,25 +162,25 @@ impl Sender {
         }
     }
 
-    /// How a build stands.
-    fn stand(&self, key: &Key, build: &Build) -> Result<Stand> {
+    /// What there is to report of a build.
+    fn report(&self, key: &Key, build: &Build) -> Result<Report> {
         let folder = self.settings.tree.build(&key.0, key.1);
         if build.gone {
-            return Ok(Stand::removed());
+            return Ok(Report::removed());
         }
         let found = line(&folder.join("state")).and_then(|word| {
             let Some(ended) = Status::of(&word).filter(|status| *status != Status::Pending) else {
-                return Ok(Stand::now(Status::of(&word), None));
+                return Ok(Report::now(Status::of(&word), None));
             };
             let record = tree::read(&folder.join("build.json"))?;
             let built = built(&record, &build.repository).map_err(Trouble::Refused)?;
             let (status, why) = judge(ended, &build.commit, &built);
-            Ok(Stand::now(Some(status), why))
+            Ok(Report::now(Some(status), why))
         });
         match found {
             // Of a job that is not there by this name it is told soon whether it was removed or renamed.
             Err(Trouble::Lost(why)) => match self.is_job(&key.0)? {
-                true => Ok(Stand::removed()),
+                true => Ok(Report::removed()),
                 false => Err(Trouble::Later(why)),
             },
             found => found,
@@ -196,7 +196,7 @@ impl Sender {
 
     /// Looks at a build and tells how it stands, if GitHub does not know.
     fn tell(&mut self, key: &Key, build: &Build, token: &str) -> Result<()> {
-        let stand = match self.stand(key, build) {
+        let report = match self.report(key, build) {
             Ok(found) => found,
             Err(Trouble::Away(why)) => return Err(Trouble::Away(why)),
             Err(trouble) => {
@@ -204,10 +204,10 @@ impl Sender {
                 return Ok(());
             }
         };
-        let removed = stand.removed;
+        let removed = report.removed;
         // Of what ended and was removed afterwards the end is known.
         let known = removed && build.told.is_some_and(|told| told != Status::Pending);
-        let Some(status) = stand.status.filter(|status| build.told != Some(*status) && !known) else {
+        let Some(status) = report.status.filter(|status| build.told != Some(*status) && !known) else {
             self.settle(key, build, build.told, removed);
             return Ok(());
         };
@@ -219,7 +219,7 @@ impl Sender {
             repository: &build.repository,
             commit: &build.commit,
             status,
-            description: &stand.why.unwrap_or_else(why),
+            description: &report.why.unwrap_or_else(why),
             context: &format!("{}/{}", self.settings.context, build.called.as_ref().unwrap_or(job)),
             target_url: url.as_deref(),
         };

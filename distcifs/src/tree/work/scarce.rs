@@ -18,7 +18,7 @@ use super::attempt::Attempt;
 use super::growth::Growth;
 use super::inodes::Inode;
 use super::quota::blocks;
-use crate::repository::reserve::Stand;
+use crate::repository::reserve::Level;
 
 /// Most files of a claim that are cut when it ends; those that are open are cut later, too.
 const CUT_MAX: usize = 64;
@@ -102,22 +102,22 @@ pub(super) fn cut(file: &File) {
 impl Work {
     /// How the disk of the folders stands, and the claim that is to end. To be called now and then, where waiting
     /// for a disk is no harm.
-    pub fn look_at_room(&self, place: &Path) -> (Stand, Option<Filler>) {
+    pub fn look_at_room(&self, place: &Path) -> (Level, Option<Filler>) {
         self.look_at_hidden();
         self.look_at_open();
         let Ok(disk) = File::open(place) else {
-            return (Stand::Plenty, None);
+            return (Level::Plenty, None);
         };
         let mut room = self.room.room(&disk);
-        let stand = self.room.stand(room);
-        if stand != Stand::Scarce {
+        let level = self.room.level(room);
+        if level != Level::Scarce {
             self.growth.keep(room, Instant::now());
-            return (stand, None);
+            return (level, None);
         }
         if self.cut_files_of_the_dead() {
             room = self.room.room(&disk);
-            if self.room.stand(room) != Stand::Scarce {
-                return (Stand::Near, None);
+            if self.room.level(room) != Level::Scarce {
+                return (Level::Near, None);
             }
         }
         let now = Instant::now();
@@ -128,8 +128,8 @@ impl Work {
             None
         };
         // With nobody to be ended there is no hurry.
-        let stand = if self.growth.is_any() { Stand::Near } else { stand };
-        (stand, filler.map(|(attempt, grown)| self.filler(attempt, grown)))
+        let level = if self.growth.is_any() { Level::Near } else { level };
+        (level, filler.map(|(attempt, grown)| self.filler(attempt, grown)))
     }
 
     /// Sees what the files have that are open for writing.
