@@ -28,7 +28,7 @@ use crate::storage::{Contents, Digest, Object};
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
 /// concurrent builds need; each is a folder that would be deleted otherwise.
-const WARM_MAX: usize = 256;
+const REUSABLE_MAX: usize = 256;
 
 /// Mode of a claimant's folders: anybody on the node may look on.
 const WORK_MODE: u32 = 0o755;
@@ -45,7 +45,7 @@ pub struct AttemptDirs {
     room: Room,
     reserve: Arc<Reserve>,
     next: AtomicU64,
-    warm: Mutex<VecDeque<Warm>>,
+    reusable: Mutex<VecDeque<ReusableWorkspace>>,
 }
 
 /// For whom the work in a folder is done. A mapping that reads tells nobody that it is there, so what it shows
@@ -59,7 +59,7 @@ struct Whose {
 }
 
 /// A finished workspace that nobody has open or can write.
-struct Warm {
+struct ReusableWorkspace {
     digest: Digest,
     whose: Whose,
     dir: PathBuf,
@@ -163,7 +163,7 @@ impl AttemptDirs {
             room,
             reserve: Arc::default(),
             next: AtomicU64::new(0),
-            warm: Mutex::default(),
+            reusable: Mutex::default(),
         })
     }
 
@@ -185,10 +185,10 @@ impl AttemptDirs {
     }
 
     /// A kept folder with that content, of the same owner and job, taken out of the store of them.
-    fn take_warm(&self, digest: Digest, whose: &Whose) -> Option<Warm> {
-        let mut warm = lock(&self.warm);
-        let at = warm.iter().rposition(|w| w.digest == digest && w.whose == *whose)?;
-        warm.remove(at)
+    fn take_reusable(&self, digest: Digest, whose: &Whose) -> Option<ReusableWorkspace> {
+        let mut reusable = lock(&self.reusable);
+        let at = reusable.iter().rposition(|w| w.digest == digest && w.whose == *whose)?;
+        reusable.remove(at)
     }
 
     /// Where the folders are, for statfs.
@@ -202,8 +202,8 @@ impl AttemptDirs {
             folders.failure()?;
             let new = self.new_folder();
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
-            let made = match digest.and_then(|d| self.take_warm(d, &folders.whose)) {
-                Some(warm) => adopt(warm, new.clone(), owner).await.map(Some),
+            let made = match digest.and_then(|d| self.take_reusable(d, &folders.whose)) {
+                Some(reusable) => adopt(reusable, new.clone(), owner).await.map(Some),
                 None => self.fill(&new, digest, owner).await,
             };
             let manifest = made.inspect_err(|error| {
@@ -279,16 +279,16 @@ impl AttemptDirs {
         };
         match (kept.workspace, kept.manifest) {
             (Some(digest), Some(manifest)) if is_quiet_since(&kept.changes) => {
-                let mut warm = lock(&self.warm);
-                warm.push_back(Warm {
+                let mut reusable = lock(&self.reusable);
+                reusable.push_back(ReusableWorkspace {
                     digest,
                     whose: folders.whose.clone(),
                     dir: dir.clone(),
                     manifest,
                     owner,
                 });
-                if warm.len() > WARM_MAX
-                    && let Some(oldest) = warm.pop_front()
+                if reusable.len() > REUSABLE_MAX
+                    && let Some(oldest) = reusable.pop_front()
                 {
                     self.discard(oldest.dir);
                 }
@@ -311,12 +311,12 @@ impl AttemptDirs {
     }
 
     /// Throws away the kept workspaces of a build that is over: no task will go on in them.
-    pub(crate) fn forget_warm(&self, digests: &[Digest]) {
+    pub(crate) fn forget_reusable(&self, digests: &[Digest]) {
         let mut gone = Vec::new();
-        lock(&self.warm).retain(|warm| {
-            let drop = digests.contains(&warm.digest);
+        lock(&self.reusable).retain(|reusable| {
+            let drop = digests.contains(&reusable.digest);
             if drop {
-                gone.push(warm.dir.clone());
+                gone.push(reusable.dir.clone());
             }
             !drop
         });
@@ -351,16 +351,16 @@ impl Drop for Unfinished {
 }
 
 /// Moves a kept workspace to its next claimant.
-async fn adopt(warm: Warm, new: Arc<Unfinished>, owner: (u32, u32)) -> Result<Manifest> {
+async fn adopt(reusable: ReusableWorkspace, new: Arc<Unfinished>, owner: (u32, u32)) -> Result<Manifest> {
     let moved = tokio::task::spawn_blocking(move || {
-        if let Err(error) = std::fs::rename(&warm.dir, &new.dir) {
-            remove_tree(&warm.dir);
+        if let Err(error) = std::fs::rename(&reusable.dir, &new.dir) {
+            remove_tree(&reusable.dir);
             return Err(error);
         }
-        if warm.owner != owner && owner.0 != 0 {
+        if reusable.owner != owner && owner.0 != 0 {
             give_to(&new.dir, owner)?;
         }
-        Ok::<_, std::io::Error>(warm.manifest)
+        Ok::<_, std::io::Error>(reusable.manifest)
     });
     let moved = moved.await.map_err(|e| Error::Io(format!("workspace: {e}").into()))?;
     moved.map_err(|e| Error::System {

@@ -224,7 +224,7 @@ impl Builds {
             .iter()
             .filter_map(|t| t.workspace.as_deref().and_then(Digest::parse))
             .collect();
-        self.attempts.forget_warm(&digests);
+        self.attempts.forget_reusable(&digests);
         let mut consoles: Vec<String> = tasks.into_iter().flat_map(|t| t.consoles).collect();
         consoles.push(build_console(build.job.uid(), build.n));
         self.consoles.forget(&consoles);

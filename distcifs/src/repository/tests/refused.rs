@@ -190,7 +190,9 @@ fn a_workspace_is_made_soon_after_the_store_was_away() {
         let posted = repository.tickets.get(&task_key(&job, n)).await.unwrap().unwrap();
         let workspace = posted.ticket.outcome.unwrap().workspace.unwrap();
         // No folder is kept that the next could go on in.
-        repository.attempts.forget_warm(&[Digest::parse(&workspace).unwrap()]);
+        repository
+            .attempts
+            .forget_reusable(&[Digest::parse(&workspace).unwrap()]);
         let text = format!(r#"{{"job": "a", "build": {n}, "task": 1, "workspace": "{workspace}"}}"#);
         let request = TicketRequest::read(text.as_bytes()).unwrap();
         let key = TicketKey {
