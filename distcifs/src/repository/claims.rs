@@ -46,16 +46,16 @@ mod recorded;
 mod session;
 mod slots;
 mod stopped;
+mod task_result;
 mod untaken;
-mod verdicts;
 
 pub use adding::{TASKS_BYTES_MAX, Tasks};
 use doubt::Doubts;
 pub use held::Held;
 use stopped::Stopped;
+pub use task_result::TaskResult;
 use untaken::Untaken;
 pub use untaken::Writing;
-pub use verdicts::Verdicts;
 
 /// A claim lives this much longer than its ticket's own timeout, so that the worker can end the
 /// task by itself and say so.
@@ -491,7 +491,7 @@ impl Claims {
     /// # Errors
     /// `Stale` if the claim is lost, `Exists` if there is a result; after any other the claim
     /// still holds and nothing is visible.
-    pub async fn finish(self: &Arc<Self>, claim: &Arc<Claim>, result: Verdicts) -> Result<()> {
+    pub async fn finish(self: &Arc<Self>, claim: &Arc<Claim>, result: TaskResult) -> Result<()> {
         let mut begun = Ok(());
         claim.life.send_if_modified(|life| {
             begun = life.begin_result();
@@ -534,7 +534,7 @@ impl Claims {
     }
 
     /// Writes what the claimant made, then the one commit.
-    async fn commit_result(&self, claim: &Arc<Claim>, result: Verdicts) -> Result<Kept> {
+    async fn commit_result(&self, claim: &Arc<Claim>, result: TaskResult) -> Result<Kept> {
         let (began, hold) = (Instant::now(), self.store.hold_epoch().await?);
         let kept = self.capture_folders(claim).await?;
         claim.console().await?.conclude(&self.consoles, claim).await?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
 use super::access::Access;
-use super::claims::{Claim, Verdicts};
+use super::claims::{Claim, TaskResult};
 use super::config::TicketRequest;
 use super::model::claim::Claimant;
 use super::model::job::Job;
@@ -199,8 +199,8 @@ async fn work(repository: &Arc<Repository>, claim: &Arc<Claim>) -> Result<()> {
     console.settle(&repository.consoles, claim).await
 }
 
-fn success() -> Verdicts {
-    Verdicts::read(b"0").unwrap()
+fn success() -> TaskResult {
+    TaskResult::read(b"0").unwrap()
 }
 
 /// Claims a ticket as soon as nobody else has it; `None` if it is finished.

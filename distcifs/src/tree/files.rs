@@ -15,7 +15,7 @@ use super::shares::{Lease, out_of_descriptors};
 use super::stream::take;
 use super::texts::{hold, hold_all};
 use super::{Caller, Error, Ino, Opened, Result, Tree};
-use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, Verdicts};
+use crate::repository::claims::{Claim, RECORDED_BYTES_MAX, TaskResult};
 use crate::repository::config::{TicketRequest, TriggerRequest, Upstream};
 use crate::repository::control::Word;
 use crate::repository::core::lock;
@@ -386,7 +386,7 @@ impl Tree {
             Node::TicketFile(..) => {
                 claim_behind(committing)?.open_for_result()?;
                 if whole {
-                    Verdicts::read(&committing.text).map(|_| ())
+                    TaskResult::read(&committing.text).map(|_| ())
                 } else {
                     Ok(())
                 }
@@ -473,7 +473,7 @@ impl Tree {
             Node::TicketFile(..) => {
                 let claim = claim_behind(committing)?;
                 claim.open_for_result()?;
-                self.repository.claims.finish(&claim, Verdicts::read(text)?).await?;
+                self.repository.claims.finish(&claim, TaskResult::read(text)?).await?;
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::adding::Planned;
 use super::stopped::GRACE;
-use super::{Claim, Claims, Verdicts};
+use super::{Claim, Claims, TaskResult};
 use crate::repository::core::{bounded, now};
 use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::claim::Cause;
@@ -47,11 +47,11 @@ impl Claim {
     }
 
     /// A result as it counts.
-    pub(super) fn counted(&self, result: Verdicts) -> Verdicts {
+    pub(super) fn counted(&self, result: TaskResult) -> TaskResult {
         if !self.is_aborting() {
             return self.noted(result);
         }
-        Verdicts {
+        TaskResult {
             verdict: Verdict::Aborted,
             exit: None,
             message: ABORTED.to_owned(),

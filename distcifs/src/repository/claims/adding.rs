@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::{Claim, Claims, Verdicts};
+use super::{Claim, Claims, TaskResult};
 use crate::repository::config::{Ceilings, Fault, Task, TicketRequest, read_added};
 use crate::repository::core::lock;
 use crate::repository::model::build::{Live, live_path};
@@ -104,7 +104,7 @@ impl Claim {
     }
 
     /// A result with what stands against the tasks that go with it.
-    pub(super) fn refused(&self, result: Verdicts) -> Verdicts {
+    pub(super) fn refused(&self, result: TaskResult) -> TaskResult {
         if result.verdict != Verdict::Success {
             return result;
         }
@@ -144,7 +144,7 @@ impl Claims {
     }
 
     /// What a result adds, stored, if it is a success and its claimant has written tasks.
-    pub(super) async fn adding<'a>(&self, claim: &'a Claim, result: &Verdicts) -> Result<Option<Adding<'a>>> {
+    pub(super) async fn adding<'a>(&self, claim: &'a Claim, result: &TaskResult) -> Result<Option<Adding<'a>>> {
         let Some(Tasks { text, .. }) = claim.tasks().filter(|_| result.verdict == Verdict::Success) else {
             return Ok(None);
         };
@@ -159,16 +159,16 @@ impl Claims {
     pub(super) async fn grown(
         &self,
         claim: &Claim,
-        result: Verdicts,
+        result: TaskResult,
         adding: Option<&Adding<'_>>,
-    ) -> Result<(Verdicts, Option<Grown>)> {
+    ) -> Result<(TaskResult, Option<Grown>)> {
         let Some(Adding { part, text, stored }) = adding else {
             return Ok((result, None));
         };
         let (live, version) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
         if live.abort {
             // What runs `always` goes on, and adds nothing any more.
-            let aborted = Verdicts {
+            let aborted = TaskResult {
                 verdict: Verdict::Aborted,
                 exit: None,
                 message: ABORTED.to_owned(),
@@ -366,8 +366,8 @@ impl Wrong {
 }
 
 /// The result of a task whose tasks can't be added.
-fn failed(why: &str) -> Verdicts {
-    Verdicts {
+fn failed(why: &str) -> TaskResult {
+    TaskResult {
         verdict: Verdict::Error,
         exit: None,
         message: cut(why, MESSAGE_BYTES_MAX).to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::adding::Adding;
-use super::{Claim, Claims, Verdicts, has_nonce};
+use super::{Claim, Claims, TaskResult, has_nonce};
 use crate::repository::attempts::Kept;
 use crate::repository::core::now;
 use crate::repository::model::ops::Step;
@@ -23,7 +23,7 @@ impl Claims {
         claim: &Arc<Claim>,
         hold: &Hold,
         kept: &Kept,
-        result: Verdicts,
+        result: TaskResult,
     ) -> Result<(Posted, Result<Commit>)> {
         let nonce = &claim.nonce;
         let ours = |entry: Option<&Entry>| {

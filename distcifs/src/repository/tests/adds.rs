@@ -103,12 +103,12 @@ fn what_a_task_adds_stands_from_its_result_to_the_end_of_the_build() {
         assert_eq!((added.ticket.name.as_str(), added.ticket.lines.as_str()), ("x", "x"));
         repository
             .claims
-            .finish(&added, Verdicts::read(b"1").unwrap())
+            .finish(&added, TaskResult::read(b"1").unwrap())
             .await
             .unwrap();
         repository
             .claims
-            .finish(&controller, Verdicts::read(b"failure").unwrap())
+            .finish(&controller, TaskResult::read(b"failure").unwrap())
             .await
             .unwrap();
         is_recorded(&repository, &job, n).await;
@@ -154,7 +154,7 @@ fn what_does_not_end_well_adds_nothing() {
         let held = generates(&repository, &key_of(&job, n, 1), adds(&["x"])).await;
         repository
             .claims
-            .finish(&held, Verdicts::read(b"1").unwrap())
+            .finish(&held, TaskResult::read(b"1").unwrap())
             .await
             .unwrap();
         assert_eq!(names(&repository, &job, n).await, ALONE);

@@ -94,7 +94,7 @@ async fn who_removes_a_build_does_not_wait_for_all_who_do() {
     let control = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
     repository
         .claims
-        .finish(&control, Verdicts::read(b"failure").unwrap())
+        .finish(&control, TaskResult::read(b"failure").unwrap())
         .await
         .unwrap();
     let begun = Moment::now();

@@ -223,7 +223,7 @@ fn what_is_open_when_a_build_ends_is_aborted() {
             post_task(&repository, &job, n, index).await.unwrap();
         }
         let held = claim(&repository, &key_of(&job, n, 0)).await.unwrap().unwrap();
-        let error = Verdicts::read(b"error").unwrap();
+        let error = TaskResult::read(b"error").unwrap();
         repository.claims.finish(&controller, error).await.unwrap();
         let started = Instant::now();
         while repository.builds.is_unfinished(&job, n).await.unwrap() {
@@ -267,7 +267,7 @@ fn a_build_that_ends_with_a_task_open_has_its_workspace() {
         let next = TicketRequest::read(next.as_bytes()).unwrap();
         let queue = name("execute-shell");
         repository.claims.post(&queue, next, poster()).await.unwrap();
-        let error = Verdicts::read(b"error").unwrap();
+        let error = TaskResult::read(b"error").unwrap();
         repository.claims.finish(&controller, error).await.unwrap();
         let build = repository.builds.build(&job, n).await.unwrap();
         assert_eq!(build.task(1).state, TaskState::Aborted);

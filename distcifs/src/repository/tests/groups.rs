@@ -396,7 +396,7 @@ fn a_newer_build_makes_an_end_of_older_ones() {
                 .await;
                 let asked = here.builds.build(&a, first).await.unwrap();
                 assert!(!asked.live.as_ref().unwrap().0.insist, "what runs always goes on");
-                let aborted = Verdicts::read(b"aborted").unwrap();
+                let aborted = TaskResult::read(b"aborted").unwrap();
                 here.claims.finish(&running, aborted).await.unwrap();
             }
             ended(first, first_state).await;
@@ -426,7 +426,10 @@ fn a_retry_of_an_old_build_stands_beside_a_newer_one() {
         let a = configured(&here, "a", &superseding("running")).await.unwrap();
         let old = trigger(&here, &a).await;
         let claim = control(&here, &a, old).await.unwrap();
-        here.claims.finish(&claim, Verdicts::read(b"1").unwrap()).await.unwrap();
+        here.claims
+            .finish(&claim, TaskResult::read(b"1").unwrap())
+            .await
+            .unwrap();
         until("it is recorded", async || {
             here.builds.live_numbers(&a).await.unwrap().is_empty()
         })
@@ -456,7 +459,7 @@ fn a_retry_of_an_old_build_stands_beside_a_newer_one() {
         .await;
         assert_eq!(state(&here, &a, newest).await, Some("pending"));
         here.claims
-            .finish(&runs, Verdicts::read(b"aborted").unwrap())
+            .finish(&runs, TaskResult::read(b"aborted").unwrap())
             .await
             .unwrap();
         assert_eq!(state(&here, &b, two).await, Some("pending"));
@@ -501,7 +504,7 @@ fn a_storm_of_pushes_leaves_the_newest() {
         let most = 3 * (PUSHES - 1) + 32;
         assert!(made <= most, "{made} commits of {most}");
         here.claims
-            .finish(&runs, Verdicts::read(b"aborted").unwrap())
+            .finish(&runs, TaskResult::read(b"aborted").unwrap())
             .await
             .unwrap();
         let given = tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap().unwrap();

@@ -124,7 +124,7 @@ pub(super) async fn a_claim_made_again([first, second]: [Stores; 2]) {
     work(&second, &held).await.unwrap();
     second
         .claims
-        .finish(&held, Verdicts::read(b"3").unwrap())
+        .finish(&held, TaskResult::read(b"3").unwrap())
         .await
         .unwrap();
     let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
@@ -208,7 +208,7 @@ fn a_result_goes_to_no_other_ticket_of_its_name() {
         assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
         second
             .claims
-            .finish(&held, Verdicts::read(b"3").unwrap())
+            .finish(&held, TaskResult::read(b"3").unwrap())
             .await
             .unwrap();
         let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
@@ -255,7 +255,7 @@ fn a_result_goes_to_no_later_post_of_its_id() {
         assert!(matches!(refused, Err(Error::Stale(_))), "{refused:?}");
         second
             .claims
-            .finish(&held, Verdicts::read(b"3").unwrap())
+            .finish(&held, TaskResult::read(b"3").unwrap())
             .await
             .unwrap();
         let ticket = second.tickets.get(&key).await.unwrap().unwrap().ticket;
@@ -317,7 +317,7 @@ fn a_result_in_doubt_can_be_read_when_its_claim_and_its_ticket_are_gone() {
         let held = claim(&first, &key).await.unwrap().unwrap();
         let created = first.tickets.get(&key).await.unwrap().unwrap().created;
         mute.0.store(true, std::sync::atomic::Ordering::SeqCst);
-        let unknown = first.claims.finish(&held, Verdicts::read(b"7").unwrap()).await;
+        let unknown = first.claims.finish(&held, TaskResult::read(b"7").unwrap()).await;
         assert!(matches!(unknown, Err(Error::TimedOut(_))), "{unknown:?}");
         first.claims.end_claim(&held, Cause::Session).await;
         second.claims.finish(&control, success()).await.unwrap();

@@ -153,7 +153,7 @@ impl Pair {
         let controller = second.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
         second
             .claims
-            .finish(&controller, Verdicts::read(b"failure").unwrap())
+            .finish(&controller, TaskResult::read(b"failure").unwrap())
             .await
             .unwrap();
         let started = Instant::now();
@@ -394,8 +394,8 @@ fn a_build_that_is_kept_while_others_are_pruned_stays() {
                 .claim(&control_key(&job, n), claimant())
                 .await
                 .unwrap();
-            let verdicts = Verdicts::read(b"success").unwrap();
-            repository.claims.finish(&controller, verdicts).await.unwrap();
+            let result = TaskResult::read(b"success").unwrap();
+            repository.claims.finish(&controller, result).await.unwrap();
             ended.push(n);
         }
         // Which of them are surplus was found out before.

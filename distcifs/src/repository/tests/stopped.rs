@@ -91,7 +91,7 @@ fn a_newer_build_ends_an_older_one_though_its_mount_dies() {
             let build = there.builds.build(&job, n).await.unwrap();
             assert_eq!(build.superseded(), Some(2), "after {writes} writes");
             let control = claim(&there, &control_key(&job, n)).await.unwrap().unwrap();
-            let aborted = Verdicts::read(b"aborted").unwrap();
+            let aborted = TaskResult::read(b"aborted").unwrap();
             there.claims.finish(&control, aborted).await.unwrap();
             until("the newer one has the place", async || {
                 there.claims.claim(&control_key(&job, 2), claimant()).await.is_ok()

@@ -149,7 +149,10 @@ fn a_retry_of_a_newer_build_ends_no_older_one() {
         for _ in 0..2 {
             let n = trigger(&here, &a).await;
             let claim = here.claims.claim(&control_key(&a, n), claimant()).await.unwrap();
-            here.claims.finish(&claim, Verdicts::read(b"1").unwrap()).await.unwrap();
+            here.claims
+                .finish(&claim, TaskResult::read(b"1").unwrap())
+                .await
+                .unwrap();
             until("it is recorded", async || {
                 here.builds.live_numbers(&a).await.unwrap().is_empty()
             })

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::driver::{Fs, Way};
-use crate::repository::claims::Verdicts;
+use crate::repository::claims::TaskResult;
 use crate::repository::core::lock;
 use crate::repository::flood;
 use crate::repository::model::claim::ClaimState;
@@ -66,7 +66,7 @@ fn a_result_under_way_decides_before_the_disk_does() {
     let console = fs.wait(claim.console.lock());
     let result = fs.begin({
         let (repository, claim) = (repository.clone(), claim.clone());
-        async move { repository.claims.finish(&claim, Verdicts::read(b"0").unwrap()).await }
+        async move { repository.claims.finish(&claim, TaskResult::read(b"0").unwrap()).await }
     });
     let contents = &repository.store.contents;
     fs.wait_for("the folders to be stored", || {

@@ -6,7 +6,7 @@ use crate::repository::{Error, Result};
 
 /// A result as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdicts {
+pub struct TaskResult {
     /// How it ended.
     pub verdict: Verdict,
     /// The exit status, if a number was written.
@@ -15,7 +15,7 @@ pub struct Verdicts {
     pub message: String,
 }
 
-impl Verdicts {
+impl TaskResult {
     /// Reads what is written into `result`.
     pub fn read(text: &[u8]) -> Result<Self> {
         let wrong = |what: &str| {
@@ -28,7 +28,7 @@ impl Verdicts {
         let word = first.trim();
         let message = cut(rest.trim(), MESSAGE_BYTES_MAX).to_owned();
         if let Some(verdict) = Verdict::parse(word) {
-            return Ok(Verdicts {
+            return Ok(TaskResult {
                 verdict,
                 exit: None,
                 message,
@@ -40,7 +40,7 @@ impl Verdicts {
             .flatten()
             .ok_or_else(|| wrong(cut(word, 40)))?;
         let verdict = if exit == 0 { Verdict::Success } else { Verdict::Failure };
-        Ok(Verdicts {
+        Ok(TaskResult {
             verdict,
             exit: Some(exit),
             message,
@@ -50,7 +50,7 @@ impl Verdicts {
 
 impl Claim {
     /// A result with what the tree knows of why it is no success.
-    pub(super) fn noted(&self, mut result: Verdicts) -> Verdicts {
+    pub(super) fn noted(&self, mut result: TaskResult) -> TaskResult {
         let failed = matches!(result.verdict, Verdict::Failure | Verdict::Error);
         if let Some(note) = self.note().filter(|_| failed) {
             let joint = if result.message.is_empty() { "" } else { "; " };
