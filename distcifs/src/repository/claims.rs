@@ -35,10 +35,10 @@ use crate::storage::{Commit, Entry};
 mod abort;
 mod adding;
 mod console;
-mod doubt;
 mod ending;
 mod folders;
 mod held;
+mod indeterminate;
 mod loss;
 mod outcome;
 mod posting;
@@ -50,8 +50,8 @@ mod task_result;
 mod untaken;
 
 pub use adding::{TASKS_BYTES_MAX, Tasks};
-use doubt::Doubts;
 pub use held::Held;
+use indeterminate::IndeterminateResults;
 use stopped::Stopped;
 pub use task_result::TaskResult;
 use untaken::Untaken;
@@ -302,7 +302,7 @@ pub struct Claims {
     pub(crate) groups: Arc<Groups>,
     /// Those that it holds.
     pub(crate) held: Arc<Held>,
-    doubts: Doubts,
+    indeterminate: IndeterminateResults,
     pub(crate) stopped: Arc<Stopped>,
     /// Held while a result adds tasks to a build.
     adders: OneByOne,
@@ -332,7 +332,7 @@ impl Claims {
             outlook,
             groups: Groups::new(builds.store.clone(), builds.jobs.clone()),
             held,
-            doubts: Doubts::default(),
+            indeterminate: IndeterminateResults::default(),
             stopped: Arc::default(),
             adders: OneByOne::default(),
         })
@@ -548,7 +548,7 @@ impl Claims {
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.
         self.tickets.gone.remember(&claim.key, finished);
-        self.doubts.settle(&claim.key, claim.created);
+        self.indeterminate.settle(&claim.key, claim.created);
         Ok(kept)
     }
 

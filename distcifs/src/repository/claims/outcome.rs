@@ -57,7 +57,7 @@ impl Claims {
                 // Somebody else has changed the build's entry: that is no loss of the claim.
                 Ok(Commit::Mismatch { index }) if grown.is_some() && *index == last => continue,
                 Err(Error::TimedOut(_)) => {
-                    self.doubts.note(claim, finished.clone());
+                    self.indeterminate.note(claim, finished.clone());
                     claim.storing.keep();
                 }
                 _ => {}

@@ -1,4 +1,4 @@
-//! Results of which nobody could say whether they were committed, until somebody can.
+//! Indeterminate results: those of which nobody could say whether they were committed, until somebody can.
 //!
 //! A commit that is under way when the coordinator loses its majority is told as unknown after ten
 //! seconds. If it took effect after all, and the claim ended with its session meanwhile, the claimant
@@ -12,23 +12,23 @@ use crate::repository::Result;
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{Posted, TicketKey};
 
-/// Results in doubt: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose
+/// Indeterminate results: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose
 /// claimant has not come back.
-const DOUBTS_MAX: usize = 1024;
+const INDETERMINATE_MAX: usize = 1024;
 
-/// Results in doubt, with the ticket as it is if they stand.
+/// Indeterminate results, with the ticket as it is if they stand.
 #[derive(Default)]
-pub(super) struct Doubts(Mutex<VecDeque<(Arc<Claim>, Posted)>>);
+pub(super) struct IndeterminateResults(Mutex<VecDeque<(Arc<Claim>, Posted)>>);
 
-impl Doubts {
+impl IndeterminateResults {
     /// Notes one.
     pub(super) fn note(&self, claim: &Arc<Claim>, finished: Posted) {
         self.settle(&claim.key, claim.created);
-        let mut doubts = lock(&self.0);
-        if doubts.len() >= DOUBTS_MAX {
-            doubts.pop_front();
+        let mut results = lock(&self.0);
+        if results.len() >= INDETERMINATE_MAX {
+            results.pop_front();
         }
-        doubts.push_back((claim.clone(), finished));
+        results.push_back((claim.clone(), finished));
     }
 
     /// It is known now; `created` tells the ticket from another of its name.
@@ -37,8 +37,8 @@ impl Doubts {
     }
 
     fn get(&self, key: &TicketKey, created: u64) -> Option<(Arc<Claim>, Posted)> {
-        let doubts = lock(&self.0);
-        let found = doubts
+        let results = lock(&self.0);
+        let found = results
             .iter()
             .find(|(claim, _)| claim.created == created && claim.key == *key);
         found.cloned()
@@ -47,13 +47,13 @@ impl Doubts {
 
 impl Claims {
     /// A ticket that is gone, as it was last, for whoever still looks at it; `created` tells it from
-    /// another of its name. A result in doubt is looked for in the build's record.
+    /// another of its name. An indeterminate result is looked for in the build's record.
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
-        if let Some((claim, finished)) = self.doubts.get(key, created) {
+        if let Some((claim, finished)) = self.indeterminate.get(key, created) {
             if self.is_recorded(&claim).await? {
                 self.tickets.gone.remember(key, finished);
             }
-            self.doubts.settle(key, created);
+            self.indeterminate.settle(key, created);
         }
         Ok(self.tickets.gone.get(key, created))
     }
