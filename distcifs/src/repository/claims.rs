@@ -547,7 +547,7 @@ impl Claims {
         }
         tracing::debug!(ticket = %claim.key, took = ?began.elapsed(), "result");
         // Whoever is in its folder may read how it ended when it is tidied up.
-        self.tickets.gone.remember(&claim.key, finished);
+        self.tickets.tombstones.remember(&claim.key, finished);
         self.indeterminate.settle(&claim.key, claim.created);
         Ok(kept)
     }

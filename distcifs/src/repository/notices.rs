@@ -487,7 +487,7 @@ impl Reconciler {
             return self.queue_index.place(key, None);
         };
         if posted.ticket.state == TicketState::Finished {
-            self.tickets.gone.remember(key, posted.clone());
+            self.tickets.tombstones.remember(key, posted.clone());
         }
         self.queue_index
             .place(key, Some(TicketSummary::of(&posted.ticket, posted.created)))

@@ -208,7 +208,7 @@ impl Builds {
             return Ok(());
         };
         for (key, posted) in after {
-            self.tickets.gone.remember(&key, posted);
+            self.tickets.tombstones.remember(&key, posted);
         }
         let live = live_path(build.job.uid(), build.n);
         match self.store.commit_settled(ops, &live, |entry| entry.is_none()).await? {

@@ -20,11 +20,11 @@ use super::work::{READS_MAX, in_parallel};
 use super::{Error, Result, trust};
 use crate::storage::{Commit, Digest, Entry, Op};
 
-mod gone;
 mod text;
+mod tombstones;
 
-pub use gone::Gone;
 use text::{build_ticket_id, ticket_json};
+pub use tombstones::Tombstones;
 
 /// What is known of tickets that are claimed here: more than is remembered of them.
 pub(crate) trait Claimed: Send + Sync {
@@ -39,7 +39,7 @@ pub struct Tickets {
     attempts: Arc<AttemptDirs>,
     claimed: Arc<dyn Claimed>,
     /// Those that were tidied away lately.
-    pub(crate) gone: Gone,
+    pub(crate) tombstones: Tombstones,
 }
 
 impl Tickets {
@@ -55,7 +55,7 @@ impl Tickets {
             consoles,
             attempts,
             claimed,
-            gone: Gone::default(),
+            tombstones: Tombstones::default(),
         })
     }
 

@@ -51,10 +51,10 @@ impl Claims {
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
         if let Some((claim, finished)) = self.indeterminate.get(key, created) {
             if self.is_recorded(&claim).await? {
-                self.tickets.gone.remember(key, finished);
+                self.tickets.tombstones.remember(key, finished);
             }
             self.indeterminate.settle(key, created);
         }
-        Ok(self.tickets.gone.get(key, created))
+        Ok(self.tickets.tombstones.get(key, created))
     }
 }

@@ -7,14 +7,14 @@ use crate::repository::core::{lock, now};
 use crate::repository::model::ticket::{Outcome, Posted, TicketKey, TicketState, Verdict};
 
 /// Tickets of builds that are kept after they were tidied away.
-const GONE_MAX: usize = 1024;
+const TOMBSTONES_MAX: usize = 1024;
 
 /// Tickets of builds that ended lately, as they were last: they are removed with the end of their
 /// build, and whoever has their folder open still reads how they ended. The truth is the record of the build.
 #[derive(Default)]
-pub struct Gone(Mutex<VecDeque<(TicketKey, Posted)>>);
+pub struct Tombstones(Mutex<VecDeque<(TicketKey, Posted)>>);
 
-impl Gone {
+impl Tombstones {
     /// What a ticket was last; `created` tells it from another of its name.
     pub fn get(&self, key: &TicketKey, created: u64) -> Option<Posted> {
         lock(&self.0)
@@ -40,11 +40,11 @@ impl Gone {
             adds: false,
             finished: now(),
         });
-        let mut gone = lock(&self.0);
-        gone.retain(|(known, old)| old.created != posted.created || known != key);
-        if gone.len() >= GONE_MAX {
-            gone.pop_front();
+        let mut tombstones = lock(&self.0);
+        tombstones.retain(|(known, old)| old.created != posted.created || known != key);
+        if tombstones.len() >= TOMBSTONES_MAX {
+            tombstones.pop_front();
         }
-        gone.push_back((key.clone(), posted));
+        tombstones.push_back((key.clone(), posted));
     }
 }
