@@ -5,7 +5,6 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-mod anew;
 pub(crate) mod builds;
 pub mod claim;
 pub mod content;
@@ -14,6 +13,7 @@ mod following;
 pub(crate) mod forget;
 pub mod handles;
 pub(crate) mod handover;
+mod hidden_files;
 pub mod job;
 pub mod list;
 pub mod look;

@@ -171,7 +171,7 @@ impl Tree {
         self.repository.store.check_room().await?;
         let now = self.may_configure(caller, job)?;
         let held = self.repository.configs.lock(&now, wait).await?;
-        self.gone.end_first(job);
+        self.hidden_files.end_first(job);
         let text = match self.repository.configs.read_head(&now).await?.0 {
             Some(head) if !truncate => self.repository.configs.text_of(&head.entry()).await?.to_vec(),
             _ => Vec::new(),
@@ -292,7 +292,7 @@ impl Tree {
                         other => other,
                     })?;
                 self.set_config(job, &mut held, text, caller.uid).await?;
-                self.gone.end_first(job);
+                self.hidden_files.end_first(job);
                 self.scratch.remove(id);
                 Ok(())
             }

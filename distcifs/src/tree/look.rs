@@ -135,7 +135,7 @@ impl Tree {
     /// A name in a job's folder: one of the fixed ones, or a scratch file.
     fn find_in_job(&self, caller: Caller, job: &Arc<JobRef>, name: &str) -> Result<Node> {
         match JobFile::parse(name) {
-            Some(file) if self.gone.is_for(caller, job, file) => Err(Error::NotFound(name.to_owned())),
+            Some(file) if self.hidden_files.is_for(caller, job, file) => Err(Error::NotFound(name.to_owned())),
             Some(file) => self.unless_absent(Node::JobFile(job.clone(), file)),
             None => self
                 .scratch

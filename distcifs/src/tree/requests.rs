@@ -10,10 +10,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::anew::Gone;
 use super::claim::Held;
 use super::forget::Forgetter;
 use super::handles::{Handles, OpenKind};
+use super::hidden_files::HiddenFiles;
 use super::look::NAME_MAX;
 use super::node::{Node, Numbers, TicketFile, Top, WORK_FIRST};
 use super::past::Past;
@@ -62,7 +62,7 @@ pub struct Tree {
     /// What was removed here and may come back.
     pub(crate) removed: Removed,
     /// What was unlinked or begun lately.
-    pub(crate) gone: Gone,
+    pub(crate) hidden_files: HiddenFiles,
     pub(crate) told: super::told::Told,
     pub(crate) invalidate: mpsc::UnboundedSender<Invalidation>,
     invalidations: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
@@ -112,7 +112,7 @@ impl Tree {
             past: Arc::default(),
             refusals: Refusals::default(),
             removed: Removed::default(),
-            gone: Gone::default(),
+            hidden_files: HiddenFiles::default(),
             told: Default::default(),
             invalidate,
             invalidations: Mutex::new(Some(invalidations)),

@@ -1,4 +1,4 @@
-//! Files of a job that are gone for one process for a moment, so that it can make them with O_EXCL.
+//! Files of a job that are hidden from one process for a moment, so that it can make them with O_EXCL.
 //!
 //! `mv` from another filesystem unlinks what it replaces, `cp --backup` renames it away, and `cp -r` has made
 //! the folder that it copies into: all of them take a file that is there for somebody else's. What is in force
@@ -15,7 +15,7 @@ use super::process::process_of;
 use super::{Caller, Result, Tree};
 use crate::repository::core::lock;
 
-/// How long a process sees a file gone that it unlinked or renamed away.
+/// How long a file is hidden from the process that unlinked it or renamed it away.
 const UNLINKED: Duration = Duration::from_secs(1);
 
 /// How long a process that made a job sees no file in it that it has to write first. The first that is written
@@ -23,9 +23,9 @@ const UNLINKED: Duration = Duration::from_secs(1);
 /// with one file after another.
 const MADE: Duration = Duration::from_secs(10);
 
-/// Who sees which file gone, by the job's uid.
+/// From whom which file is hidden, by the job's uid.
 #[derive(Debug, Default)]
-pub(crate) struct Gone(Mutex<HashMap<(Arc<str>, JobFile), Seen>>);
+pub(crate) struct HiddenFiles(Mutex<HashMap<(Arc<str>, JobFile), Seen>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -35,18 +35,18 @@ struct Seen {
     first: bool,
 }
 
-impl Gone {
+impl HiddenFiles {
     fn hide(&self, caller: Caller, job: &JobRef, files: &[JobFile], first: bool) {
         let Some(process) = process_of(caller.tid) else { return };
         let now = Instant::now();
         let until = now + if first { MADE } else { UNLINKED };
         let seen = Seen { process, until, first };
-        let mut gone = lock(&self.0);
-        gone.retain(|_, seen| seen.until > now);
-        gone.extend(files.iter().map(|file| ((job.uid.clone(), *file), seen)));
+        let mut hidden = lock(&self.0);
+        hidden.retain(|_, seen| seen.until > now);
+        hidden.extend(files.iter().map(|file| ((job.uid.clone(), *file), seen)));
     }
 
-    /// Whether the caller sees this file gone.
+    /// Whether this file is hidden from the caller.
     pub(crate) fn is_for(&self, caller: Caller, job: &JobRef, file: JobFile) -> bool {
         let seen = lock(&self.0).get(&(job.uid.clone(), file)).copied();
         seen.is_some_and(|seen| seen.until > Instant::now() && process_of(caller.tid) == Some(seen.process))
@@ -67,23 +67,24 @@ impl Gone {
 impl Tree {
     /// A file is unlinked or renamed away.
     pub(crate) fn unlink_file(&self, caller: Caller, job: &JobRef, file: JobFile) {
-        self.gone.hide(caller, job, &[file], false);
+        self.hidden_files.hide(caller, job, &[file], false);
     }
 
     /// A job is made: its configuration and its switch are there for whoever else looks.
     pub(crate) fn begin_job(&self, caller: Caller, job: &JobRef) {
-        self.gone.hide(caller, job, &[JobFile::Config, JobFile::Enabled], true);
+        self.hidden_files
+            .hide(caller, job, &[JobFile::Config, JobFile::Enabled], true);
     }
 
     /// Whoever makes a job file by file has not come to its switch yet.
     pub(crate) fn go_on_making(&self, caller: Caller, job: &JobRef) {
-        self.gone.hide(caller, job, &[JobFile::Enabled], true);
+        self.hidden_files.hide(caller, job, &[JobFile::Enabled], true);
     }
 
     /// A file of a job is made by its name. The first configuration is as private as whoever copies it has it.
     /// Whether it is that.
     pub(crate) async fn make_anew(&self, job: &Arc<JobRef>, file: JobFile, mode: u32) -> Result<bool> {
-        if !self.gone.end(job, file) || file != JobFile::Config {
+        if !self.hidden_files.end(job, file) || file != JobFile::Config {
             return Ok(false);
         }
         let now = self.job(job)?;
