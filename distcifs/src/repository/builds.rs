@@ -30,7 +30,7 @@ use super::model::ticket::{BuildRef, Poster};
 use super::model::unknown::Unknown;
 use super::names::Name;
 use super::people::People;
-use super::store::{Hold, Store};
+use super::store::{EpochPin, Store};
 use super::tickets::Tickets;
 use super::trust::is_held;
 use super::{Error, Result};
@@ -97,12 +97,12 @@ impl Builds {
         by: Option<&Upstream>,
         carried: &Carried,
     ) -> Result<u64> {
-        let Opened { hold, head, config } = match carried.take(&self.store.epochs) {
+        let Opened { pin, head, config } = match carried.take(&self.store.epochs) {
             Some(opened) => opened,
             None => {
-                let hold = self.store.hold_epoch().await?;
+                let pin = self.store.pin_epoch().await?;
                 let (head, config) = self.configs.current(job).await?;
-                Opened { hold, head, config }
+                Opened { pin, head, config }
             }
         };
         job.check_switch(&head)?;
@@ -141,7 +141,7 @@ impl Builds {
             if live.held {
                 self.lay_held(job).await?;
             }
-            if self.began(&hold, job, n, &live.nonce, step.ops).await? {
+            if self.began(&pin, job, n, &live.nonce, step.ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
                 if key.is_some() {
                     self.sweep_keys_sometimes(job);
@@ -228,13 +228,13 @@ impl Builds {
     }
 
     /// Commits the entry and the ticket of a build or a retry; `false` if another was first.
-    pub(crate) async fn began(&self, hold: &Hold, job: &Job, n: u64, nonce: &str, ops: Vec<Op>) -> Result<bool> {
+    pub(crate) async fn began(&self, pin: &EpochPin, job: &Job, n: u64, nonce: &str, ops: Vec<Op>) -> Result<bool> {
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|live: Live| live.nonce == nonce))
         };
         if self
             .store
-            .commit_held(hold, ops, &live_path(job.uid(), n), ours)
+            .commit_pinned(pin, ops, &live_path(job.uid(), n), ours)
             .await?
             == Commit::Done
         {

@@ -356,7 +356,7 @@ impl Claims {
     async fn try_to_claim(self: &Arc<Self>, key: &TicketKey, who: Claimant) -> Result<Option<Arc<Claim>>> {
         if self.store.shared {
             // A mount that was not let in, as its program is too old by now, could end nothing that it claims.
-            drop(self.store.hold_epoch().await?);
+            drop(self.store.pin_epoch().await?);
         }
         let missing = || Error::NotFound(key.to_string());
         let mut posted = self.tickets.get(key).await?.ok_or_else(missing)?;
@@ -379,8 +379,8 @@ impl Claims {
         let session = self.store.current_session()?;
         let nonce = random_id();
         // What is seen of a group counts in this session only: one that goes on after an hour may meet another.
-        let hold = match posted.ticket.group {
-            Some(_) => Some(self.store.hold_epoch().await?),
+        let pin = match posted.ticket.group {
+            Some(_) => Some(self.store.pin_epoch().await?),
             None => None,
         };
         let place = self.place_for(key, &posted).await?;
@@ -400,8 +400,8 @@ impl Claims {
         };
         let Step { after, ops } = steps::claim(key, &posted, taken).map_err(refused)?;
         let ours = |entry: Option<&Entry>| entry.is_some_and(|e| has_nonce(e, &nonce));
-        let committed = match &hold {
-            Some(hold) => self.store.commit_held(hold, ops, &key.path(), ours).await,
+        let committed = match &pin {
+            Some(pin) => self.store.commit_pinned(pin, ops, &key.path(), ours).await,
             None => self.store.commit_settled(ops, &key.path(), ours).await,
         };
         match committed {
@@ -535,11 +535,11 @@ impl Claims {
 
     /// Writes what the claimant made, then the one commit.
     async fn commit_result(&self, claim: &Arc<Claim>, result: TaskResult) -> Result<Kept> {
-        let (began, hold) = (Instant::now(), self.store.hold_epoch().await?);
+        let (began, pin) = (Instant::now(), self.store.pin_epoch().await?);
         let kept = self.capture_folders(claim).await?;
         claim.console().await?.conclude(&self.consoles, claim).await?;
         let result = claim.refused(claim.counted(result));
-        let (finished, commit) = self.commit_outcome(claim, &hold, &kept, result).await?;
+        let (finished, commit) = self.commit_outcome(claim, &pin, &kept, result).await?;
         // It may have been committed, unknown to us, and be recorded and tidied up by now.
         let recorded = || async { self.is_recorded(claim).await.inspect_err(|_| claim.storing.keep()) };
         if commit? != Commit::Done && !recorded().await? {

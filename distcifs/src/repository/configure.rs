@@ -271,7 +271,7 @@ impl Configurations {
         if let Some(fault) = self.raised(job, &config, by).await? {
             return Ok(Err(vec![fault]));
         }
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let size = text.len() as u64;
         let digest = self.store.keep_body(text).await?;
         let head = ConfigHead {

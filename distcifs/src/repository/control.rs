@@ -93,7 +93,7 @@ impl Repository {
 
     /// Runs again what did not succeed, in the state in which it ran.
     async fn retry(&self, job: &Job, n: u64, who: Poster) -> Result<()> {
-        let hold = self.store.hold_epoch().await?;
+        let pin = self.store.pin_epoch().await?;
         // Until its entry is there nobody here removes the record that it begins from.
         let _turn = self.builds.records.turn(job.uid(), n).await?;
         self.builds.record_now(job, n).await?;
@@ -107,7 +107,7 @@ impl Repository {
             };
             let step = steps::build::retry(job, n, &named, &live, begun(who, group));
             let step = step.map_err(|refused| not_begun(job, n, refused))?;
-            if self.builds.began(&hold, job, n, &live.nonce, step.ops).await? {
+            if self.builds.began(&pin, job, n, &live.nonce, step.ops).await? {
                 self.builds.bring_back(job, n).await?; // Somebody may have removed it meanwhile.
                 let (job, what) = (job.name.clone(), Control::Retry);
                 self.events.announce(Event::Control { job, n, what });

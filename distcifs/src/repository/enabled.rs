@@ -48,13 +48,13 @@ impl Builds {
     /// Refuses to trigger a job that has no configuration or is off, and any in a full store. What was read for
     /// that counts for the first build that is triggered next: a mount that is alone knows it anyway.
     pub async fn may_trigger(&self, job: &Job) -> Result<Carried> {
-        let stay = self.store.epochs.stay().filter(|_| self.store.shared);
-        let carried = match stay {
-            Some(stay) => {
-                let hold = stay.hold();
+        let session = self.store.epochs.current().filter(|_| self.store.shared);
+        let carried = match session {
+            Some(session) => {
+                let pin = session.pin();
                 let (head, config) = self.configs.current(job).await?;
                 job.check_switch(&head)?;
-                Carried::new(Opened { hold, head, config }, &self.store.runtime)
+                Carried::new(Opened { pin, head, config }, &self.store.runtime)
             }
             None => {
                 job.check_switch(&self.configs.current(job).await?.0)?;

@@ -287,7 +287,7 @@ impl Repository {
     /// before; `Busy` if it has ended; `NotPermitted` if its trigger named no commit; `Access` while the job is off,
     /// or another's.
     pub async fn approve(self: &Arc<Self>, job: &Job, n: u64, commit: &str, who: Poster) -> Result<()> {
-        let hold = self.store.hold_epoch().await?;
+        let pin = self.store.pin_epoch().await?;
         let commit = commit.trim().to_ascii_lowercase();
         let person = self.builds.people.person(who.uid).await;
         for _ in 0..RACES_MAX {
@@ -316,7 +316,7 @@ impl Repository {
             };
             let (path, data) = (live_path(job.uid(), n), to_json(&after));
             let ours = |entry: Option<&Entry>| entry.is_some_and(|e| e.data == data);
-            if self.store.commit_held(&hold, ops, &path, ours).await? == Commit::Done {
+            if self.store.commit_pinned(&pin, ops, &path, ours).await? == Commit::Done {
                 self.builds.clear_held(job.uid()).await;
                 return Ok(());
             }

@@ -319,7 +319,7 @@ impl Jobs {
             entry: Arc::new(step.after),
         };
         // Until the job stands in the list, its entries look like what is left of one.
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         self.store
             .commit_settled(step.ops, &job.path(), |entry| entry.is_some())
             .await?;

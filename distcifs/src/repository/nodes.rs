@@ -228,7 +228,7 @@ impl Nodes {
         let mut told = None;
         let mut tick = tokio::time::interval(TELL_EVERY);
         let mut session = self.store.coordination.session();
-        let mut least = self.store.epochs.stay().map(|stay| stay.least());
+        let mut least = self.store.epochs.current().map(|session| session.least());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -247,7 +247,7 @@ impl Nodes {
                     Ok(()) => (entered, told) = (Some(id), None),
                     Err(error) => tracing::warn!(node = %self.about.node, %error, "telling that this mount is alive"),
                 }
-                least = self.store.epochs.stay().map(|stay| stay.least());
+                least = self.store.epochs.current().map(|session| session.least());
             }
             if self.store.shared && entered == Some(id) {
                 self.tell_node(&mut told).await;
@@ -257,9 +257,11 @@ impl Nodes {
 
     /// Tells the others who waits here, and what is under way, if they have been told otherwise.
     async fn tell_node(&self, told: &mut Option<NodeFacts>) {
-        let Some(stay) = self.store.epochs.stay() else { return };
+        let Some(session) = self.store.epochs.current() else {
+            return;
+        };
         let mut facts = self.facts(self.waiting_here());
-        (facts.epoch, facts.lease) = (Some(*stay.least().borrow()), stay.lease());
+        (facts.epoch, facts.lease) = (Some(*session.least().borrow()), session.lease());
         if told.as_ref() == Some(&facts) {
             return;
         }
@@ -402,7 +404,7 @@ async fn changed(least: &mut Option<watch::Receiver<u64>>) {
         Some(least) => least.changed().await,
         None => std::future::pending().await,
     };
-    // Of a stay that is over nothing more is told.
+    // Of a session that is over nothing more is told.
     if told.is_err() {
         *least = None;
     }

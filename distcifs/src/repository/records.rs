@@ -67,7 +67,7 @@ impl Builds {
     /// times: the record is written under the revision that was read before the build was looked
     /// at, and a removed build leaves one, so that nobody who is late brings it back.
     async fn record_ended(&self, part: &BuildRef) -> Result<Option<Build>> {
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let Some(job) = self.jobs.find(&part.job).await?.filter(|job| job.uid() == part.uid) else {
             return Ok(None);
         };

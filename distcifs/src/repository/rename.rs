@@ -24,7 +24,7 @@ impl Builds {
         self.configs.check_circle(job, to).await?;
         self.record_all(job).await?;
         self.jobs.check_idle(job).await?;
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let counter = self.jobs.name_counter(job, MOVING).await?;
         let moved = match self.jobs.check_idle(job).await {
             Ok(()) => self.jobs.move_line(job, to, &counter, of).await,

@@ -6,7 +6,7 @@
 //!
 //! What the caller owes: as long as a [`Manifest`] is in use, the snapshots it came from are roots
 //! for gc, because a capture with it does not send again what it knows to be stored. So is what it
-//! captured before and has not committed: it holds the epoch meanwhile.
+//! captured before and has not committed: it pins the epoch meanwhile.
 
 mod browse;
 mod capture;

@@ -1,4 +1,4 @@
-//! The stores of a mount, what is cached and followed of the coordinator, and the epochs that are held.
+//! The stores of a mount, what is cached and followed of the coordinator, and the epochs that are pinned.
 //!
 //! Nothing here knows what an entry is for. What follows from a change that is told is for the [`Reactor`] to do.
 
@@ -22,7 +22,7 @@ pub(crate) mod epochs;
 mod subscriptions;
 
 pub(crate) use self::calls::Guarded;
-pub(crate) use self::epochs::{Epochs, Hold};
+pub(crate) use self::epochs::{EpochPin, Epochs};
 pub(crate) use self::subscriptions::Subscription;
 
 /// What is done about changes.

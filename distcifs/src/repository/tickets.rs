@@ -132,7 +132,7 @@ impl Tickets {
 
     /// Makes the entry, or finds that it was made by the same request before.
     async fn put(&self, key: &TicketKey, mut ticket: Ticket, guard: Vec<Op>, body: &Bytes) -> Result<()> {
-        let hold = self.store.hold_epoch().await?;
+        let pin = self.store.pin_epoch().await?;
         self.attempts.check_start(key, &ticket).await?;
         if body.len() <= INLINE_BYTES_MAX {
             ticket.body = Some(String::from_utf8_lossy(body).into_owned());
@@ -148,7 +148,7 @@ impl Tickets {
         let ours = |entry: Option<&Entry>| {
             entry.is_some_and(|e| serde_json::from_slice(&e.data).is_ok_and(|known: Ticket| same(&known)))
         };
-        if self.store.commit_held(&hold, ops, &key.path(), ours).await? == Commit::Done {
+        if self.store.commit_pinned(&pin, ops, &key.path(), ours).await? == Commit::Done {
             return Ok(());
         }
         match self.get(key).await? {

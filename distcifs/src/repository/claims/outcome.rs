@@ -8,7 +8,7 @@ use crate::repository::attempts::Kept;
 use crate::repository::core::now;
 use crate::repository::model::ops::Step;
 use crate::repository::model::ticket::{Outcome, Posted, Ticket};
-use crate::repository::store::Hold;
+use crate::repository::store::EpochPin;
 use crate::repository::{Error, Result};
 use crate::storage::{Commit, Entry};
 
@@ -21,7 +21,7 @@ impl Claims {
     pub(super) async fn commit_outcome(
         &self,
         claim: &Arc<Claim>,
-        hold: &Hold,
+        pin: &EpochPin,
         kept: &Kept,
         result: TaskResult,
     ) -> Result<(Posted, Result<Commit>)> {
@@ -52,7 +52,7 @@ impl Claims {
             let Step { after: finished, ops } = claim.finished(outcome, grown.as_ref());
             let last = ops.len() - 1;
             self.certain(claim).await?;
-            let commit = self.store.commit_held(hold, ops, &claim.key.path(), ours).await;
+            let commit = self.store.commit_pinned(pin, ops, &claim.key.path(), ours).await;
             match &commit {
                 // Somebody else has changed the build's entry: that is no loss of the claim.
                 Ok(Commit::Mismatch { index }) if grown.is_some() && *index == last => continue,

@@ -9,7 +9,7 @@ use crate::repository::cache::Cache;
 use crate::repository::config::JobConfig;
 use crate::repository::core::lock;
 use crate::repository::model::job::ConfigHead;
-use crate::repository::store::{Epochs, Hold};
+use crate::repository::store::{EpochPin, Epochs};
 
 /// Heads that are known at once, some hundred bytes each.
 const HEADS_MAX: usize = 4096;
@@ -99,9 +99,9 @@ impl Heads {
 #[derive(Default)]
 pub struct Carried(Arc<Mutex<Option<Opened>>>);
 
-/// The configuration that was in force, under this hold.
+/// The configuration that was in force, under this pin.
 pub(crate) struct Opened {
-    pub(crate) hold: Hold,
+    pub(crate) pin: EpochPin,
     pub(crate) head: ConfigHead,
     pub(crate) config: Arc<JobConfig>,
 }
@@ -125,9 +125,9 @@ impl Carried {
         lock(&self.0).as_ref().map(|opened| opened.config.clone())
     }
 
-    /// All of it, for one build, if that can be committed under the hold.
+    /// All of it, for one build, if that can be committed under the pin.
     pub(crate) fn take(&self, epochs: &Epochs) -> Option<Opened> {
-        lock(&self.0).take().filter(|opened| epochs.stays(&opened.hold))
+        lock(&self.0).take().filter(|opened| epochs.is_current(&opened.pin))
     }
 }
 

@@ -36,9 +36,9 @@ impl Upkeep {
     /// # Errors
     /// `Busy` if the mount is waited for in vain.
     pub async fn sweep_own(&self, mount: &Repository, patience: Duration) -> Result<Swept> {
-        let stay = mount.store.epochs.stay().filter(|_| !mount.store.shared);
-        let stay = stay.ok_or_else(|| Error::Io("a mount of a cluster sweeps with the others".into()))?;
-        let turn = Turn::Own(Own::take(stay, self.contents.clone()));
+        let session = mount.store.epochs.current().filter(|_| !mount.store.shared);
+        let session = session.ok_or_else(|| Error::Io("a mount of a cluster sweeps with the others".into()))?;
+        let turn = Turn::Own(Own::take(session, self.contents.clone()));
         let swept = self.sweep_in(&turn, patience).await;
         turn.end().await;
         swept

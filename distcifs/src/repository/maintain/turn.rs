@@ -15,7 +15,7 @@ use crate::repository::model::json::from_json;
 use crate::repository::model::keys::{EPOCH, GC_LOCK, Key, LEASES, NODES};
 use crate::repository::model::ops::{create_ephemeral, delete, set};
 use crate::repository::nodes::NodeFacts;
-use crate::repository::store::epochs::{Stay, check, epoch_of};
+use crate::repository::store::epochs::{SessionPins, check, epoch_of};
 use crate::repository::store::session_of;
 use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};
@@ -69,7 +69,7 @@ impl Turn {
     }
 
     /// How the heads of configurations are read the second time: who is late in a session that was
-    /// lost long ago must be refused. The mount of a folder has one session, and holds do that.
+    /// lost long ago must be refused. The mount of a folder has one session, and pins do that.
     pub(super) fn heads(&self) -> Heads {
         match self {
             Turn::Shared(_) => Heads::Fenced,
@@ -99,26 +99,26 @@ impl Turn {
 
 /// The turn of the one mount of a folder. Dropping it ends it.
 pub(super) struct Own {
-    stay: Arc<Stay>,
+    session: Arc<SessionPins>,
     contents: Arc<dyn Contents>,
 }
 
 impl Own {
     /// Takes it; that nobody else has it is the caller's affair.
-    pub(super) fn take(stay: Arc<Stay>, contents: Arc<dyn Contents>) -> Own {
-        Own { stay, contents }
+    pub(super) fn take(session: Arc<SessionPins>, contents: Arc<dyn Contents>) -> Own {
+        Own { session, contents }
     }
 
     fn begin(&self) -> u64 {
-        let epoch = self.stay.epoch() + 1;
+        let epoch = self.session.epoch() + 1;
         // Marks first: what is begun in an epoch has no older ones.
         self.contents.enter(epoch);
-        self.stay.raise(epoch);
+        self.session.raise(epoch);
         epoch
     }
 
     async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
-        let (deadline, mut least) = (Deadline::after(patience), self.stay.least());
+        let (deadline, mut least) = (Deadline::after(patience), self.session.least());
         loop {
             if *least.borrow_and_update() >= epoch {
                 return Ok(());

@@ -2,7 +2,7 @@
 //! (doc/decisions/032-gc-beside-builds.md).
 //!
 //! Whoever stores something that a later commit refers to, or copies a reference from one place to
-//! another, holds the epoch meanwhile. On a cluster the hold belongs to the session in which it was
+//! another, pins the epoch meanwhile. On a cluster the pin belongs to the session in which it was
 //! begun: a commit under it takes effect in that session or not at all.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::repository::work::FOLLOW_PAUSE;
 use crate::repository::{Error, Result};
 use crate::storage::{Commit, Entry, Op};
 
-/// How long one who wants to hold the epoch waits for a session: as long as calls to the coordinator
+/// How long one who wants to pin the epoch waits for a session: as long as calls to the coordinator
 /// wait for a connection.
 const SESSION_WAIT: Duration = Duration::from_secs(2);
 
@@ -27,39 +27,39 @@ const SESSION_WAIT: Duration = Duration::from_secs(2);
 /// is missed then comes with the next session or with the notices that were lost.
 const LOOKS_MAX: u32 = 300;
 
-/// The stay of this mount, if it has a session.
-pub(crate) struct Epochs(watch::Sender<Option<Arc<Stay>>>);
+/// What is pinned in the session of this mount, if it has one.
+pub(crate) struct Epochs(watch::Sender<Option<Arc<SessionPins>>>);
 
-/// The time of one session.
-pub(crate) struct Stay {
+/// What is pinned in the time of one session.
+pub(crate) struct SessionPins {
     /// An entry that goes with the session and is never changed: a commit that checks it happens in
     /// this session. None where nobody else is.
     lease: Option<String>,
-    held: Mutex<Held>,
+    pinned: Mutex<Pinned>,
     least: watch::Sender<u64>,
 }
 
-/// What is held.
+/// What is pinned.
 #[derive(Debug)]
-struct Held {
-    /// The epoch as it is known here. The truth is its entry: who lags holds an older one, and gc waits for him.
+struct Pinned {
+    /// The epoch as it is known here. The truth is its entry: who lags pins an older one, and gc waits for him.
     epoch: u64,
-    /// How many hold an epoch.
+    /// How many pin an epoch.
     counts: BTreeMap<u64, usize>,
 }
 
-impl Held {
-    /// The smallest epoch that is held, or the one that whoever comes next holds.
+impl Pinned {
+    /// The smallest epoch that is pinned, or the one that whoever comes next pins.
     fn least(&self) -> u64 {
         self.counts.keys().next().copied().unwrap_or(self.epoch)
     }
 }
 
-impl Stay {
-    fn new(lease: Option<String>, epoch: u64) -> Arc<Stay> {
-        Arc::new(Stay {
+impl SessionPins {
+    fn new(lease: Option<String>, epoch: u64) -> Arc<SessionPins> {
+        Arc::new(SessionPins {
             lease,
-            held: Mutex::new(Held {
+            pinned: Mutex::new(Pinned {
                 epoch,
                 counts: BTreeMap::new(),
             }),
@@ -67,31 +67,31 @@ impl Stay {
         })
     }
 
-    /// Holds the epoch that is known now.
-    pub(in crate::repository) fn hold(self: &Arc<Self>) -> Hold {
-        let mut held = lock(&self.held);
-        let epoch = held.epoch;
-        *held.counts.entry(epoch).or_default() += 1;
-        Hold {
-            stay: self.clone(),
+    /// Pins the epoch that is known now.
+    pub(in crate::repository) fn pin(self: &Arc<Self>) -> EpochPin {
+        let mut pinned = lock(&self.pinned);
+        let epoch = pinned.epoch;
+        *pinned.counts.entry(epoch).or_default() += 1;
+        EpochPin {
+            session: self.clone(),
             epoch,
         }
     }
 
     /// The epoch as it is known here.
     pub(in crate::repository) fn epoch(&self) -> u64 {
-        lock(&self.held).epoch
+        lock(&self.pinned).epoch
     }
 
     /// Takes in a later epoch.
     pub(in crate::repository) fn raise(&self, epoch: u64) {
-        self.change(|held| held.epoch = held.epoch.max(epoch));
+        self.change(|pinned| pinned.epoch = pinned.epoch.max(epoch));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Held)) {
-        let mut held = lock(&self.held);
-        change(&mut held);
-        let least = held.least();
+    fn change(&self, change: impl FnOnce(&mut Pinned)) {
+        let mut pinned = lock(&self.pinned);
+        change(&mut pinned);
+        let least = pinned.least();
         // Within the lock: of two changes the later one is told last.
         self.least
             .send_if_modified(|told| std::mem::replace(told, least) != least);
@@ -108,27 +108,27 @@ impl Stay {
     }
 }
 
-/// Holds an epoch while it lives.
-pub(crate) struct Hold {
-    stay: Arc<Stay>,
+/// Pins an epoch while it lives.
+pub(crate) struct EpochPin {
+    session: Arc<SessionPins>,
     epoch: u64,
 }
 
-impl Hold {
-    /// The epoch that is held.
+impl EpochPin {
+    /// The epoch that is pinned.
     #[cfg(test)]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 }
 
-impl Drop for Hold {
+impl Drop for EpochPin {
     fn drop(&mut self) {
-        self.stay.change(|held| {
-            if let Some(count) = held.counts.get_mut(&self.epoch) {
+        self.session.change(|pinned| {
+            if let Some(count) = pinned.counts.get_mut(&self.epoch) {
                 *count -= 1;
                 if *count == 0 {
-                    held.counts.remove(&self.epoch);
+                    pinned.counts.remove(&self.epoch);
                 }
             }
         });
@@ -138,7 +138,7 @@ impl Drop for Hold {
 impl Epochs {
     /// Of a mount that has the store alone: its own gc raises the epoch.
     pub(in crate::repository) fn alone() -> Epochs {
-        Epochs(watch::Sender::new(Some(Stay::new(None, 0))))
+        Epochs(watch::Sender::new(Some(SessionPins::new(None, 0))))
     }
 
     /// Of one of many, before its first session.
@@ -146,9 +146,9 @@ impl Epochs {
         Epochs(watch::Sender::new(None))
     }
 
-    /// Begins the stay of a session.
+    /// Begins the pins of a session.
     pub(in crate::repository) fn enter(&self, lease: String, epoch: u64) {
-        self.0.send_replace(Some(Stay::new(Some(lease), epoch)));
+        self.0.send_replace(Some(SessionPins::new(Some(lease), epoch)));
     }
 
     /// The session is over: what is under way can't be committed any more.
@@ -156,13 +156,14 @@ impl Epochs {
         self.0.send_replace(None);
     }
 
-    /// Whether what is held is of the present session: else nothing can be committed under it.
-    pub(in crate::repository) fn stays(&self, hold: &Hold) -> bool {
-        self.stay().is_some_and(|stay| Arc::ptr_eq(&stay, &hold.stay))
+    /// Whether what is pinned is of the present session: else nothing can be committed under it.
+    pub(in crate::repository) fn is_current(&self, pin: &EpochPin) -> bool {
+        self.current()
+            .is_some_and(|session| Arc::ptr_eq(&session, &pin.session))
     }
 
-    /// The stay of the present session.
-    pub(in crate::repository) fn stay(&self) -> Option<Arc<Stay>> {
+    /// The pins of the present session.
+    pub(in crate::repository) fn current(&self) -> Option<Arc<SessionPins>> {
         self.0.borrow().clone()
     }
 }
@@ -175,33 +176,35 @@ pub(in crate::repository) fn epoch_of(entry: &Entry) -> Result<u64> {
 }
 
 impl Store {
-    /// Holds the epoch; the caller keeps it until what it does is committed or given up.
+    /// Pins the epoch; the caller keeps it until what it does is committed or given up.
     ///
     /// # Errors
     /// `Io` if there is no session, and none comes.
-    pub(crate) async fn hold_epoch(&self) -> Result<Hold> {
-        let mut stays = self.epochs.0.subscribe();
-        let stay = Deadline::after(SESSION_WAIT)
-            .wait(stays.wait_for(Option::is_some))
+    pub(crate) async fn pin_epoch(&self) -> Result<EpochPin> {
+        let mut sessions = self.epochs.0.subscribe();
+        let session = Deadline::after(SESSION_WAIT)
+            .wait(sessions.wait_for(Option::is_some))
             .await;
-        let stay = stay.and_then(std::result::Result::ok);
-        stay.and_then(|stay| stay.as_ref().map(Stay::hold)).ok_or_else(over)
+        let session = session.and_then(std::result::Result::ok);
+        session
+            .and_then(|session| session.as_ref().map(SessionPins::pin))
+            .ok_or_else(over)
     }
 
-    /// Commits as `commit_settled` does, in the session in which the hold was begun.
+    /// Commits as `commit_settled` does, in the session in which the pin was begun.
     ///
     /// # Errors
     /// `Io` if that session is over: then it did not happen. What that costs is not for this to say:
     /// a claim ends with its own session.
-    pub(crate) async fn commit_held(
+    pub(crate) async fn commit_pinned(
         &self,
-        hold: &Hold,
+        pin: &EpochPin,
         mut ops: Vec<Op>,
         path: &str,
         ours: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<Commit> {
         let own = ops.len();
-        ops.extend(hold.stay.lease.as_ref().map(|lease| check(lease)));
+        ops.extend(pin.session.lease.as_ref().map(|lease| check(lease)));
         match self.commit_settled(ops, path, ours).await? {
             Commit::Mismatch { index } if index == own => Err(over()),
             committed => Ok(committed),
@@ -217,8 +220,8 @@ impl Store {
                     Ok((epoch, _)) => {
                         // Marks first: what is begun in an epoch has no older ones.
                         store.contents.enter(epoch);
-                        if let Some(stay) = store.epochs.stay() {
-                            stay.raise(epoch);
+                        if let Some(session) = store.epochs.current() {
+                            session.raise(epoch);
                         }
                         return;
                     }
@@ -254,44 +257,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_epoch_that_is_held_is_told() {
-        let stay = Stay::new(None, 7);
-        let mut least = stay.least();
-        let (first, second) = (stay.hold(), stay.hold());
-        stay.raise(9);
+    fn the_smallest_epoch_that_is_pinned_is_told() {
+        let session = SessionPins::new(None, 7);
+        let mut least = session.least();
+        let (first, second) = (session.pin(), session.pin());
+        session.raise(9);
         assert_eq!(*least.borrow_and_update(), 7, "two are under way since 7");
-        let third = stay.hold();
+        let third = session.pin();
         drop(first);
         assert!(!least.has_changed().unwrap(), "one of them still is");
         drop(second);
         assert_eq!(*least.borrow_and_update(), 9);
-        stay.raise(8);
+        session.raise(8);
         assert_eq!(*least.borrow(), 9, "an epoch never falls");
-        stay.raise(12);
+        session.raise(12);
         assert_eq!(*least.borrow(), 9, "the third is under way since 9");
         drop(third);
         assert_eq!(*least.borrow(), 12);
-        assert!(lock(&stay.held).counts.is_empty(), "nothing is kept of what ended");
+        assert!(lock(&session.pinned).counts.is_empty(), "nothing is kept of what ended");
     }
 
     #[test]
-    fn what_an_earlier_session_holds_holds_nothing_up_in_the_next() {
+    fn what_an_earlier_session_pins_holds_nothing_up_in_the_next() {
         let epochs = Epochs::shared();
-        assert!(epochs.stay().is_none());
+        assert!(epochs.current().is_none());
         epochs.enter("/leases/a".into(), 1);
-        let hold = epochs.stay().unwrap().hold();
+        let pin = epochs.current().unwrap().pin();
         epochs.leave();
-        assert!(epochs.stay().is_none());
+        assert!(epochs.current().is_none());
         epochs.enter("/leases/b".into(), 5);
-        let stay = epochs.stay().unwrap();
-        assert_eq!(*stay.least().borrow(), 5);
+        let session = epochs.current().unwrap();
+        assert_eq!(*session.least().borrow(), 5);
         assert_eq!(
-            hold.stay.lease.as_deref(),
+            pin.session.lease.as_deref(),
             Some("/leases/a"),
             "it is committed there or not at all"
         );
-        drop(hold);
-        assert_eq!(*stay.least().borrow(), 5);
+        drop(pin);
+        assert_eq!(*session.least().borrow(), 5);
     }
 
     #[test]

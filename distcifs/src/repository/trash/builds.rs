@@ -27,12 +27,12 @@ impl Builds {
         let turn = self.records.turn(job.uid(), n).await?;
         self.record_now(job, n).await?;
         self.check_finished(job, n).await?;
-        let hold = self.store.hold_epoch().await?;
+        let pin = self.store.pin_epoch().await?;
         let moved = match self.note(job.uid()).await {
             Ok(()) => self.move_to_trash(job, n, &removal).await,
             full => full,
         };
-        drop((hold, turn));
+        drop((pin, turn));
         match moved {
             Ok(()) => {}
             // Whoever removes something makes room.
@@ -138,7 +138,7 @@ impl Builds {
     /// # Errors
     /// `NotFound` if it is not there any more.
     pub async fn restore_build(&self, job: &Job, n: u64) -> Result<()> {
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let gone = || Error::NotFound(format!("jobs/{}/builds/{n} in the trash", job.name));
         let line = self.bring_back(job, n).await?.ok_or_else(gone)?;
         let (job, state) = (job.name.clone(), Stage::Ended(line.indexed.state));

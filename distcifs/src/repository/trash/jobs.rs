@@ -70,7 +70,7 @@ impl Builds {
 
     /// Says so in the counter, and moves the line as long as no build begins.
     async fn move_job_to_trash(&self, job: &Job, removal: &Removal, of: Option<u32>) -> Result<()> {
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let removed = self.trashed_builds(job).await?;
         let with_it = removed.iter().filter(|(_, line)| line.goes_with(removal)).count();
         let builds = (self.finished_numbers(job).await?.len() + with_it) as u64;
@@ -113,7 +113,7 @@ impl Builds {
             )));
         }
         self.configs.check_circle(&job, to).await?;
-        let _hold = self.store.hold_epoch().await?;
+        let _pin = self.store.pin_epoch().await?;
         let key = LineKey::RemovedJob(uid).key();
         let counter = self.jobs.name_counter(&job, MOVING).await?;
         // First: whoever ends after it restores the job once more.

@@ -77,7 +77,7 @@ impl Shared {
         loop {
             assert!(begun.elapsed() < LONG, "no epoch after {epoch}");
             let now = self.epoch().await;
-            if now > epoch && self.mounts[0].store.hold_epoch().await.unwrap().epoch() == now {
+            if now > epoch && self.mounts[0].store.pin_epoch().await.unwrap().epoch() == now {
                 return now;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -105,7 +105,7 @@ async fn what_was_garbage_goes_and_what_is_under_way_is_waited_for() {
         build(two, &job, n).await.unwrap();
     }
     let (lone, reused) = (scene.garbage("lone").await, scene.garbage("reused").await);
-    let (start, hold) = (scene.epoch().await, one.store.hold_epoch().await.unwrap());
+    let (start, pin) = (scene.epoch().await, one.store.pin_epoch().await.unwrap());
     let gc = scene.begin_gc();
     let first = scene.epoch_after(start).await;
     // Begun before gc, put and committed while it waits.
@@ -115,8 +115,8 @@ async fn what_was_garbage_goes_and_what_is_under_way_is_waited_for() {
     );
     assert!(scene.is_there(&lone).await && scene.epoch().await == first && !gc.is_finished());
     // Begun in the first epoch: the second is waited for in its turn.
-    let next = one.store.hold_epoch().await.unwrap();
-    drop(hold);
+    let next = one.store.pin_epoch().await.unwrap();
+    drop(pin);
     scene.epoch_after(first).await;
     tokio::time::sleep(SHORT).await;
     assert!(scene.is_there(&lone).await && !gc.is_finished());
@@ -142,14 +142,14 @@ async fn what_is_put_again_stays_until_it_is_committed_or_given_up() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let reused = scene.garbage("reused").await;
-    let (start, blocker) = (scene.epoch().await, one.store.hold_epoch().await.unwrap());
+    let (start, blocker) = (scene.epoch().await, one.store.pin_epoch().await.unwrap());
     let gc = scene.begin_gc();
     let first = scene.epoch_after(start).await;
-    let late = one.store.hold_epoch().await.unwrap();
+    let late = one.store.pin_epoch().await.unwrap();
     drop(blocker);
     scene.epoch_after(first).await;
     // From here on gc waits for nobody but `late`.
-    let under_way = one.store.hold_epoch().await.unwrap();
+    let under_way = one.store.pin_epoch().await.unwrap();
     one.store.keep_body("reused".into()).await.unwrap();
     drop(late);
     let swept = gc.await.unwrap().unwrap();
@@ -162,12 +162,12 @@ async fn what_is_put_again_stays_until_it_is_committed_or_given_up() {
 async fn a_mount_that_does_not_answer_ends_gc_with_its_name() {
     let scene = shared().await;
     let lone = scene.garbage("lone").await;
-    let hold = scene.mounts[1].store.hold_epoch().await.unwrap();
+    let pin = scene.mounts[1].store.pin_epoch().await.unwrap();
     let Err(Error::Busy(why)) = scene.gc(SHORT).await else {
         panic!("gc did not wait")
     };
     assert!(why.contains("mount two has not ended"), "{why}");
-    drop(hold);
+    drop(pin);
     // An earlier version tells nothing.
     let old = br#"{"pid":1,"since":2,"version":"0.0.9"}"#;
     let path = "/nodes/ancient";
@@ -190,7 +190,7 @@ async fn a_mount_that_does_not_answer_ends_gc_with_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_gc_runs_at_a_time() {
     let scene = shared().await;
-    let hold = scene.mounts[0].store.hold_epoch().await.unwrap();
+    let pin = scene.mounts[0].store.pin_epoch().await.unwrap();
     let start = scene.epoch().await;
     let gc = scene.begin_gc();
     scene.epoch_after(start).await;
@@ -198,7 +198,7 @@ async fn one_gc_runs_at_a_time() {
         panic!("two at once")
     };
     assert!(why.contains("gc runs already (a test)"), "{why}");
-    drop(hold);
+    drop(pin);
     gc.await.unwrap().unwrap();
     scene.gc(LONG).await.unwrap();
 }
@@ -209,15 +209,15 @@ async fn what_was_begun_in_a_former_session_is_not_committed() {
     let scene = shared().await;
     let one = &scene.mounts[0];
     let job = job(one, "hello").await.unwrap();
-    let hold = one.store.hold_epoch().await.unwrap();
+    let pin = one.store.pin_epoch().await.unwrap();
     // As at the end of a session: its entries go, then it enters anew.
     one.store.epochs.leave();
     one.nodes.enter_node().await.unwrap();
     let ops = vec![create("/jobs/x", "1".into())];
-    let committed = one.store.commit_held(&hold, ops, "/jobs/x", |_| false).await;
+    let committed = one.store.commit_pinned(&pin, ops, "/jobs/x", |_| false).await;
     assert!(matches!(committed, Err(Error::Io(_))), "{committed:?}");
     assert!(scene.store.get("/jobs/x").await.unwrap().is_none());
-    drop(hold);
+    drop(pin);
     assert_eq!(one.builds.trigger(&job, b"", poster()).await.unwrap(), 1);
     build(one, &job, 1).await.unwrap();
     scene.gc(LONG).await.unwrap();

@@ -23,7 +23,7 @@ async fn garbage(scene: &Scene, text: &'static str) -> Object {
 /// Waits until the mount is in that epoch.
 async fn epoch(scene: &Scene, wanted: u64) {
     let begun = std::time::Instant::now();
-    while scene.repository.store.hold_epoch().await.unwrap().epoch() < wanted {
+    while scene.repository.store.pin_epoch().await.unwrap().epoch() < wanted {
         assert!(begun.elapsed() < LONG, "epoch {wanted} never begins");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -37,7 +37,7 @@ async fn what_was_garbage_goes_and_what_is_put_meanwhile_stays() {
         garbage(&scene, "reused").await,
         garbage(&scene, "late").await,
     );
-    let hold = scene.repository.store.hold_epoch().await.unwrap();
+    let pin = scene.repository.store.pin_epoch().await.unwrap();
     let (upkeep, repository) = (
         Upkeep::new(scene.store.coordination(), scene.store.contents()),
         scene.repository.clone(),
@@ -46,10 +46,10 @@ async fn what_was_garbage_goes_and_what_is_put_meanwhile_stays() {
     epoch(&scene, 1).await;
     // Found there already, while gc waits for what was begun before it.
     scene.repository.store.keep_body("reused".into()).await.unwrap();
-    let next = scene.repository.store.hold_epoch().await.unwrap();
+    let next = scene.repository.store.pin_epoch().await.unwrap();
     tokio::time::sleep(SHORT).await;
     assert!(!gc.is_finished() && is_there(&scene, &lone).await);
-    drop(hold);
+    drop(pin);
     epoch(&scene, 2).await;
     // Between the two readings, and the second is waited for in its turn.
     scene.repository.store.keep_body("late".into()).await.unwrap();
@@ -77,7 +77,7 @@ async fn what_was_garbage_goes_and_what_is_put_meanwhile_stays() {
 async fn what_does_not_end_is_waited_for_in_vain_and_nothing_goes() {
     let scene = scene().await;
     let lone = garbage(&scene, "lone").await;
-    let hold = scene.repository.store.hold_epoch().await.unwrap();
+    let pin = scene.repository.store.pin_epoch().await.unwrap();
     let Err(Error::Busy(reason)) = scene.upkeep.sweep_own(&scene.repository, SHORT).await else {
         panic!("somebody stores something");
     };
@@ -86,7 +86,7 @@ async fn what_does_not_end_is_waited_for_in_vain_and_nothing_goes() {
         "{reason}"
     );
     assert!(is_there(&scene, &lone).await);
-    drop(hold);
+    drop(pin);
     let swept = scene.upkeep.sweep_own(&scene.repository, LONG).await.unwrap();
     assert_eq!((swept.faults.len(), swept.objects), (0, 1), "{swept}");
 }
