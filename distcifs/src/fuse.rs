@@ -22,11 +22,11 @@ use tokio::sync::oneshot;
 
 mod answer;
 mod attr;
+mod budget;
 mod errno;
 mod folders;
 mod forgetting;
 mod passthrough;
-mod patience;
 mod replies;
 pub mod session;
 mod sleeper;
@@ -35,8 +35,8 @@ use crate::tree::requests::{Tree, Waker};
 use crate::tree::{Caller, Ino, SetAttr};
 use answer::{Asked, answer};
 use attr::time_to_set;
+use budget::{Budget, Budgets, Next};
 use passthrough::Passthrough;
-use patience::{Next, Patience, Turn};
 use replies::{COPY_BYTES_MAX, attributes, copied, done, entry, xattr};
 
 /// Names in an answer to readdir: a page of the kernel's buffer holds about that many.
@@ -50,7 +50,7 @@ struct Mount {
     tree: Arc<Tree>,
     runtime: Handle,
     passthrough: Arc<Passthrough<fuser::BackingId>>,
-    patience: Arc<Patience>,
+    budgets: Arc<Budgets>,
     /// Whether the mount's user wants passthrough.
     may_pass: bool,
     /// Inodes whose attributes the kernel may have wrong; they are told from another thread,
@@ -68,18 +68,18 @@ macro_rules! ask {
         let future = async move { tree.$method($($argument),*).await };
         ask!($mount, $reply, $asked, future, $accept);
     }};
-    ($mount:ident, $reply:ident, $asked:ident; by $turn:expr; $method:ident($($argument:expr),*) => $accept:expr) => {{
+    ($mount:ident, $reply:ident, $asked:ident; by $budget:expr; $method:ident($($argument:expr),*) => $accept:expr) => {{
         let tree = Arc::clone(&$mount.tree);
-        let future = $turn.end.bind(async move { tree.$method($($argument),*).await });
+        let future = $budget.end.bind(async move { tree.$method($($argument),*).await });
         ask!($mount, $reply, $asked, future, $accept);
     }};
-    ($mount:ident, $reply:ident, $asked:ident; through $number:ident by $turn:expr;
+    ($mount:ident, $reply:ident, $asked:ident; through $number:ident by $budget:expr;
      $method:ident($($argument:expr),*) => $accept:expr) => {{
-        let (tree, patience, turn) = (Arc::clone(&$mount.tree), Arc::clone(&$mount.patience), $turn);
+        let (tree, budgets, budget) = (Arc::clone(&$mount.tree), Arc::clone(&$mount.budgets), $budget);
         let future = async move {
-            let told = turn.end.bind(tree.$method($($argument),*)).await;
+            let told = budget.end.bind(tree.$method($($argument),*)).await;
             if told.is_ok() {
-                patience.goes_on(turn, Next::At($number.0));
+                budgets.goes_on(budget, Next::At($number.0));
             }
             told
         };
@@ -133,15 +133,15 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("lookup", request, parent, name);
         let name = name.to_owned();
-        let turn = self.patience.turn(who.tid, parent.0, Some(&name));
-        let (tree, patience) = (Arc::clone(&self.tree), Arc::clone(&self.patience));
+        let budget = self.budgets.budget(who.tid, parent.0, Some(&name));
+        let (tree, budgets) = (Arc::clone(&self.tree), Arc::clone(&self.budgets));
         let future = async move {
-            let found = turn.end.bind(tree.lookup(who, ino(parent), name.clone())).await;
+            let found = budget.end.bind(tree.lookup(who, ino(parent), name.clone())).await;
             let next = match &found {
                 Ok(found) => Next::At(found.attributes.attr.ino.0),
                 Err(_) => Next::Again(parent.0, name),
             };
-            patience.goes_on(turn, next);
+            budgets.goes_on(budget, next);
             found
         };
         ask!(self, reply, asked, future, entry);
@@ -154,7 +154,7 @@ impl Filesystem for Mount {
     fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, asked) = (caller(request), Asked::node("getattr", request, number));
         let handle = handle.map(u64::from);
-        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; through number by self.budgets.budget(who.tid, number.0, None);
             getattr(who, ino(number), handle) => attributes);
     }
 
@@ -191,7 +191,7 @@ impl Filesystem for Mount {
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (who, asked) = (caller(request), Asked::node("readlink", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; by self.budgets.budget(who.tid, number.0, None);
             readlink(who, ino(number))
             => |reply, target| { reply.data(target.as_encoded_bytes()) });
     }
@@ -265,7 +265,7 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::node("open", request, number);
         let accept = replies::opened(Arc::clone(&self.passthrough), number.0, writable(flags.0));
-        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; through number by self.budgets.budget(who.tid, number.0, None);
             open(who, ino(number), flags.0) => accept);
     }
 
@@ -298,7 +298,7 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let (who, asked) = (caller(request), Asked::node("read", request, number));
-        ask!(self, reply, asked; by Turn::alone(who.tid);
+        ask!(self, reply, asked; by Budget::alone(who.tid);
             // The kernel names the owner of locks for whoever reads, and for no page that it keeps.
             read_by(who, ino(number), handle.0, offset, size, owner.is_none())
             => |reply, data: Bytes| reply.data(&data));
@@ -358,13 +358,13 @@ impl Filesystem for Mount {
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (who, asked) = (caller(request), Asked::node("opendir", request, number));
-        ask!(self, reply, asked; through number by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; through number by self.budgets.budget(who.tid, number.0, None);
             opendir(who, ino(number)) => replies::opened_folder);
     }
 
     fn readdir(&self, request: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (who, asked) = (caller(request), Asked::node("readdir", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; by self.budgets.budget(who.tid, number.0, None);
             readdir(who, ino(number), handle.0, offset, NAMES_PER_READDIR, false)
             => folders::names);
     }
@@ -380,7 +380,7 @@ impl Filesystem for Mount {
         let (who, asked) = (caller(request), Asked::node("readdirplus", request, number));
         let forgetter = Arc::clone(&self.tree);
         let limit = ENTRIES_PER_READDIRPLUS;
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None);
+        ask!(self, reply, asked; by self.budgets.budget(who.tid, number.0, None);
             readdir(who, ino(number), handle.0, offset, limit, true)
             => move |reply, entries| { folders::entries(reply, entries, &forgetter) });
     }
@@ -427,12 +427,12 @@ impl Filesystem for Mount {
         let who = caller(request);
         let asked = Asked::name("getxattr", request, number, name);
         let name = name.to_owned();
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); getxattr(who, ino(number), name) => xattr(size));
+        ask!(self, reply, asked; by self.budgets.budget(who.tid, number.0, None); getxattr(who, ino(number), name) => xattr(size));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (who, asked) = (caller(request), Asked::node("listxattr", request, number));
-        ask!(self, reply, asked; by self.patience.turn(who.tid, number.0, None); listxattr(who, ino(number)) => xattr(size));
+        ask!(self, reply, asked; by self.budgets.budget(who.tid, number.0, None); listxattr(who, ino(number)) => xattr(size));
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {

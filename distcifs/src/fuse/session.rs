@@ -69,7 +69,7 @@ pub fn mount(tree: Arc<Tree>, settings: &Settings, runtime: Handle) -> io::Resul
         tree,
         runtime,
         passthrough: Arc::new(Passthrough::new()),
-        patience: Arc::default(),
+        budgets: Arc::default(),
         // Registering a file takes CAP_SYS_ADMIN.
         may_pass: settings.passthrough && nix::unistd::geteuid().is_root(),
         stale_attributes,

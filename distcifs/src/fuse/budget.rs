@@ -45,17 +45,17 @@ struct Walk {
     at: Instant,
 }
 
-/// See the module.
+/// The walks under way, for the budgets of the requests that go on with them.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct Budgets {
     walks: Mutex<HashMap<u32, Walk>>,
     /// How many there are: none, as a rule.
     count: AtomicUsize,
 }
 
-/// The time of one request.
+/// The time that one request may take.
 #[derive(Clone, Copy)]
-pub(super) struct Turn {
+pub(super) struct Budget {
     tid: u32,
     begun: Instant,
     /// It has been refused before.
@@ -64,18 +64,18 @@ pub(super) struct Turn {
     pub(super) end: Deadline,
 }
 
-impl Turn {
+impl Budget {
     /// The time of a request that is a call by itself.
-    pub(super) fn alone(tid: u32) -> Turn {
+    pub(super) fn alone(tid: u32) -> Budget {
         let begun = Instant::now();
         let (again, end) = (false, Deadline::after(STORE_TIMEOUT));
-        Turn { tid, begun, again, end }
+        Budget { tid, begun, again, end }
     }
 }
 
-impl Patience {
+impl Budgets {
     /// The time of a request of this thread about this node, or a name in it.
-    pub(super) fn turn(&self, tid: u32, ino: u64, name: Option<&OsStr>) -> Turn {
+    pub(super) fn budget(&self, tid: u32, ino: u64, name: Option<&OsStr>) -> Budget {
         let now = Instant::now();
         let goes_on = |walk: &Walk| {
             let there = match &walk.next {
@@ -88,19 +88,19 @@ impl Patience {
         let begun = walk.as_ref().map_or(now, |walk| walk.begun);
         let again = walk.is_some_and(|walk| matches!(walk.next, Next::Again(..)));
         let end = Deadline::from((begun + STORE_TIMEOUT).max(now + LEAST));
-        Turn { tid, begun, again, end }
+        Budget { tid, begun, again, end }
     }
 
     /// Takes in where a walk goes on, before its thread hears of it.
-    pub(super) fn goes_on(&self, turn: Turn, next: Next) {
+    pub(super) fn goes_on(&self, budget: Budget, next: Next) {
         let at = Instant::now();
         let refused = matches!(next, Next::Again(..));
         // 0: the kernel itself, which walks for nobody. Who is refused twice is told, and begins anew.
-        if turn.tid == 0 || at.duration_since(turn.begun) < SLOW || (turn.again && refused) {
+        if budget.tid == 0 || at.duration_since(budget.begun) < SLOW || (budget.again && refused) {
             return;
         }
         let walk = Walk {
-            begun: turn.begun,
+            begun: budget.begun,
             next,
             at,
         };
@@ -109,7 +109,7 @@ impl Patience {
             walks.retain(|_, walk| at.duration_since(walk.at) <= PAUSE_MAX);
         }
         if walks.len() < WALKS_MAX {
-            walks.insert(turn.tid, walk);
+            walks.insert(budget.tid, walk);
         }
         self.count.store(walks.len(), Ordering::Relaxed);
     }
@@ -135,81 +135,85 @@ mod tests {
     use super::*;
 
     /// A thread whose lookup of a name took so long and led there.
-    fn walked(patience: &Patience, tid: u32, ago: u64, next: Next) {
+    fn walked(budgets: &Budgets, tid: u32, ago: u64, next: Next) {
         let begun = Instant::now().checked_sub(Duration::from_secs(ago)).unwrap();
-        let turn = Turn {
+        let budget = Budget {
             tid,
             begun,
             again: false,
             end: Deadline::from(begun + STORE_TIMEOUT),
         };
-        patience.goes_on(turn, next);
+        budgets.goes_on(budget, next);
     }
 
     fn refused() -> Next {
         Next::Again(1, "name".into())
     }
 
-    /// What is left of a turn, in whole seconds.
-    fn left(turn: Turn) -> u64 {
-        (turn.end.left() + Duration::from_millis(500)).as_secs()
+    /// What is left of a budget, in whole seconds.
+    fn left(budget: Budget) -> u64 {
+        (budget.end.left() + Duration::from_millis(500)).as_secs()
     }
 
     #[test]
     fn a_walk_has_one_time() {
-        let patience = Patience::default();
-        walked(&patience, 7, 4, Next::At(70));
-        let second = patience.turn(7, 70, Some("more".as_ref()));
+        let budgets = Budgets::default();
+        walked(&budgets, 7, 4, Next::At(70));
+        let second = budgets.budget(7, 70, Some("more".as_ref()));
         assert_eq!(left(second), 6);
-        patience.goes_on(second, Next::At(71));
-        assert_eq!(left(patience.turn(7, 71, None)), 6);
-        assert_eq!(left(patience.turn(7, 71, None)), 10, "it is over with what it led to");
+        budgets.goes_on(second, Next::At(71));
+        assert_eq!(left(budgets.budget(7, 71, None)), 6);
+        assert_eq!(left(budgets.budget(7, 71, None)), 10, "it is over with what it led to");
     }
 
     #[test]
     fn a_name_that_is_looked_up_again_has_what_is_left_once() {
-        let patience = Patience::default();
-        walked(&patience, 7, 10, refused());
-        assert_eq!(left(patience.turn(7, 1, Some("other".as_ref()))), 10, "another name");
-        walked(&patience, 7, 10, refused());
-        let again = patience.turn(7, 1, Some("name".as_ref()));
+        let budgets = Budgets::default();
+        walked(&budgets, 7, 10, refused());
+        assert_eq!(left(budgets.budget(7, 1, Some("other".as_ref()))), 10, "another name");
+        walked(&budgets, 7, 10, refused());
+        let again = budgets.budget(7, 1, Some("name".as_ref()));
         assert_eq!(left(again), 1);
-        patience.goes_on(again, refused());
-        assert_eq!(left(patience.turn(7, 1, Some("name".as_ref()))), 10, "a try of its own");
+        budgets.goes_on(again, refused());
+        assert_eq!(
+            left(budgets.budget(7, 1, Some("name".as_ref()))),
+            10,
+            "a try of its own"
+        );
     }
 
     #[test]
     fn each_request_of_it_has_a_second() {
-        let patience = Patience::default();
-        walked(&patience, 7, 30, Next::At(70));
-        assert_eq!(left(patience.turn(7, 70, None)), 1);
+        let budgets = Budgets::default();
+        walked(&budgets, 7, 30, Next::At(70));
+        assert_eq!(left(budgets.budget(7, 70, None)), 1);
     }
 
     #[test]
     fn others_and_other_places_have_theirs() {
-        let patience = Patience::default();
-        walked(&patience, 7, 4, Next::At(70));
-        assert_eq!(left(patience.turn(8, 70, None)), 10, "another thread");
-        assert_eq!(left(patience.turn(7, 69, None)), 10, "another node");
-        walked(&patience, 7, 4, Next::At(70));
+        let budgets = Budgets::default();
+        walked(&budgets, 7, 4, Next::At(70));
+        assert_eq!(left(budgets.budget(8, 70, None)), 10, "another thread");
+        assert_eq!(left(budgets.budget(7, 69, None)), 10, "another node");
+        walked(&budgets, 7, 4, Next::At(70));
         std::thread::sleep(PAUSE_MAX * 2);
-        assert_eq!(left(patience.turn(7, 70, None)), 10, "a call of its own, later");
+        assert_eq!(left(budgets.budget(7, 70, None)), 10, "a call of its own, later");
     }
 
     #[test]
     fn what_was_quick_and_what_the_kernel_does_is_not_remembered() {
-        let patience = Patience::default();
-        walked(&patience, 7, 0, Next::At(70));
-        walked(&patience, 0, 4, Next::At(70));
-        assert_eq!(patience.lock().len(), 0);
+        let budgets = Budgets::default();
+        walked(&budgets, 7, 0, Next::At(70));
+        walked(&budgets, 0, 4, Next::At(70));
+        assert_eq!(budgets.lock().len(), 0);
     }
 
     #[test]
     fn walks_are_bounded() {
-        let patience = Patience::default();
+        let budgets = Budgets::default();
         for tid in 1..=WALKS_MAX as u32 + 10 {
-            walked(&patience, tid, 4, Next::At(70));
+            walked(&budgets, tid, 4, Next::At(70));
         }
-        assert!(patience.lock().len() <= WALKS_MAX);
+        assert!(budgets.lock().len() <= WALKS_MAX);
     }
 }
