@@ -48,10 +48,10 @@ const SPOOL_BYTES_MAX: u64 = 1 << 30;
 
 /// How long output is tried once the script has ended and the store is away: as long as the result would
 /// be, which comes after it. The end of the claim ends this too.
-const PATIENCE: Duration = Duration::from_secs(900);
+const DEADLINE: Duration = Duration::from_secs(900);
 
 /// The same where the store is full, and where this process was told to end.
-const PATIENCE_SHORT: Duration = Duration::from_secs(30);
+const DEADLINE_SHORT: Duration = Duration::from_secs(30);
 
 /// Most bytes that a pipe holds, if the script made it as large as it may.
 const PIPE_BYTES_MAX: usize = 1 << 20;
@@ -259,7 +259,7 @@ struct Console {
     /// Bytes that still count: one more than the console keeps, by which it says that it was cut.
     room: u64,
     /// How long it is tried once the script has ended: one time for all that waits.
-    patience: Option<Patience>,
+    deadline: Option<Deadline>,
 }
 
 impl Console {
@@ -274,7 +274,7 @@ impl Console {
             spool: Spool::new(shelf.folder),
             try_at: Instant::now(),
             room: shelf.limit.saturating_add(1),
-            patience: None,
+            deadline: None,
         }
     }
 
@@ -300,7 +300,7 @@ impl Console {
                 return;
             }
             // Nobody but the result waits for us any more.
-            if stop.load(Ordering::Relaxed) && self.patience().is_over(false) {
+            if stop.load(Ordering::Relaxed) && self.deadline().has_passed(false) {
                 self.drop(block.len() as u64);
                 return;
             }
@@ -312,9 +312,9 @@ impl Console {
         }
     }
 
-    /// The patience that begins when nobody but the result waits any more.
-    fn patience(&mut self) -> &mut Patience {
-        self.patience.get_or_insert_default()
+    /// The deadline, counted from when nobody but the result waits any more.
+    fn deadline(&mut self) -> &mut Deadline {
+        self.deadline.get_or_insert_default()
     }
 
     /// Delivers what waits, if it is time to try again.
@@ -415,11 +415,11 @@ impl Console {
     fn close(&mut self) {
         while let Err(trouble) = self.deliver().and_then(|()| self.store()) {
             let lost = self.lost;
-            let patience = self.patience();
-            if lost || matches!(trouble, Trouble::Refused(_)) || patience.is_over(is_full(&trouble)) {
+            let deadline = self.deadline();
+            if lost || matches!(trouble, Trouble::Refused(_)) || deadline.has_passed(is_full(&trouble)) {
                 break;
             }
-            if patience.is_new() {
+            if deadline.is_new() {
                 eprintln!("{}: {trouble}; trying again", self.claimed.folder.display());
             }
             thread::sleep(TRY_AGAIN);
@@ -464,16 +464,16 @@ fn is_full(trouble: &Trouble) -> bool {
     matches!(trouble, Trouble::Full(_))
 }
 
-/// How long something is tried that the store does not take.
-struct Patience {
+/// Until when something is tried that the store does not take.
+struct Deadline {
     since: Instant,
     full_since: Option<Instant>,
     told: bool,
 }
 
-impl Default for Patience {
+impl Default for Deadline {
     fn default() -> Self {
-        Patience {
+        Deadline {
             since: Instant::now(),
             full_since: None,
             told: false,
@@ -481,13 +481,13 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
-    /// Whether it is over, after another try in vain.
-    fn is_over(&mut self, full: bool) -> bool {
+impl Deadline {
+    /// Whether it has passed, after another try in vain.
+    fn has_passed(&mut self, full: bool) -> bool {
         let now = Instant::now();
         self.full_since = full.then(|| self.full_since.unwrap_or(now));
         let (waited, waited_for_room) = (now - self.since, self.full_since.map_or(Duration::ZERO, |at| now - at));
-        waited >= PATIENCE || waited_for_room >= PATIENCE_SHORT || (waited >= PATIENCE_SHORT && signals::stopping())
+        waited >= DEADLINE || waited_for_room >= DEADLINE_SHORT || (waited >= DEADLINE_SHORT && signals::stopping())
     }
 
     /// Whether nothing was said yet.
@@ -530,7 +530,7 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
     }
 
-    /// "Where nothing but the store's absence was in the way": what is left when the patience is over says so, and
+    /// "Where nothing but the store's absence was in the way": what is left when the deadline has passed says so, and
     /// whatever else was in the way is the reason.
     #[test]
     fn what_an_absent_store_did_not_take_is_told_apart() {
@@ -545,9 +545,9 @@ mod tests {
                 limit: 1 << 20,
             };
             let mut console = Console::new(Claimed::new(folder.clone()).unwrap(), shelf);
-            console.patience = Some(Patience {
-                since: Instant::now().checked_sub(PATIENCE).unwrap(),
-                ..Patience::default()
+            console.deadline = Some(Deadline {
+                since: Instant::now().checked_sub(DEADLINE).unwrap(),
+                ..Deadline::default()
             });
             console.take(b"a line\n", &AtomicBool::new(true));
             console.close();

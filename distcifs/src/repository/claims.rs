@@ -427,7 +427,7 @@ impl Claims {
             version,
             created,
         } = posted;
-        let patience = ticket.patience() + TIMEOUT_GRACE;
+        let limit = ticket.time_limit() + TIMEOUT_GRACE;
         let claim = Arc::new(Claim {
             nonce: ticket.nonce.clone(),
             uid: who.uid,
@@ -471,7 +471,7 @@ impl Claims {
             }
             // Whoever takes it away writes its ticket: so that is followed.
             let _subscription = claims.store.subscribe(&held.key.path()).await;
-            if !held.is_over_within(patience).await {
+            if !held.is_over_within(limit).await {
                 claims.end_claim(&held, Cause::TimedOut).await;
             }
         });

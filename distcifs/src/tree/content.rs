@@ -181,7 +181,7 @@ impl Tree {
                 )),
                 TicketFile::Attempt => Ok(Content::line(posted.ticket.attempt)),
                 TicketFile::Owner => Ok(Content::line(self.owner_of(posted)?)),
-                TicketFile::Timeout => Ok(Content::line(posted.ticket.patience().as_secs())),
+                TicketFile::Timeout => Ok(Content::line(posted.ticket.time_limit().as_secs())),
                 TicketFile::Claim => self.claim_text(ticket, posted).await,
                 TicketFile::Console => {
                     let name = |ordinal| Extent {

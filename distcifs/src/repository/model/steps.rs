@@ -217,7 +217,7 @@ fn bound_met(ticket: &Ticket, cause: Cause) -> Option<(Verdict, String)> {
     let bounded = !ticket.is_control();
     match cause {
         Cause::TimedOut => {
-            let seconds = ticket.patience().as_secs();
+            let seconds = ticket.time_limit().as_secs();
             let message = format!("timed out after {seconds} s; its worker did not end it");
             Some((Verdict::Failure, message))
         }

@@ -239,7 +239,7 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 impl Ticket {
     /// How long its work may take from the claim on.
-    pub fn patience(&self) -> Duration {
+    pub fn time_limit(&self) -> Duration {
         self.timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs)
     }
 
