@@ -86,21 +86,21 @@ struct Seat(Lanes, u32);
 
 impl Seat {
     fn serve(self) {
-        while let Some((turn, work)) = self.next() {
+        while let Some((guard, work)) = self.next() {
             // What panics says so itself, and is no reason to leave the rest.
             drop(catch_unwind(AssertUnwindSafe(work)));
-            drop(turn);
+            drop(guard);
         }
     }
 
-    fn next(&self) -> Option<(Turn<'_>, Work)> {
+    fn next(&self) -> Option<(JobGuard<'_>, Work)> {
         let mut owners = self.0.lock();
         let of = owners.get_mut(&self.1)?;
         let job = of.ready.pop_front()?;
         let lane = of.jobs.get_mut(&job)?;
         lane.since = Some(Instant::now());
         let work = lane.waiting.pop_front()?;
-        Some((Turn(self, job), work))
+        Some((JobGuard(self, job), work))
     }
 }
 
@@ -116,12 +116,12 @@ impl Drop for Seat {
     }
 }
 
-/// Somebody is at a job.
-struct Turn<'a>(&'a Seat, String);
+/// Keeps others from a job while somebody is at it.
+struct JobGuard<'a>(&'a Seat, String);
 
-impl Drop for Turn<'_> {
+impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
-        let Turn(seat, job) = self;
+        let JobGuard(seat, job) = self;
         let mut owners = seat.0.lock();
         let Some(of) = owners.get_mut(&seat.1) else { return };
         match of.jobs.get_mut(job) {
