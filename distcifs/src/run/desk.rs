@@ -70,13 +70,13 @@ struct Room {
     repository: Arc<Repository>,
     source: PathBuf,
     /// gc holds it alone, backups together.
-    turn: Arc<RwLock<()>>,
-    /// Who has the turn.
+    lock: Arc<RwLock<()>>,
+    /// Who has the lock.
     holders: Mutex<Vec<String>>,
 }
 
-/// The turn, of gc or of a backup.
-struct Turn<'a> {
+/// The lock, of gc or of a backup.
+struct UpkeepLock<'a> {
     _holder: Holder<'a>,
     _guard: Guard,
 }
@@ -90,7 +90,7 @@ enum Guard {
     Together(OwnedRwLockReadGuard<()>),
 }
 
-/// One who has the turn.
+/// One who has the lock.
 struct Holder<'a> {
     room: &'a Room,
     who: String,
@@ -124,7 +124,7 @@ impl Desk {
             store: store.clone(),
             repository: repository.clone(),
             source: source.to_owned(),
-            turn: Arc::default(),
+            lock: Arc::default(),
             holders: Mutex::default(),
         });
         let _inside = runtime.enter();
@@ -254,24 +254,29 @@ impl Room {
     /// Removes what nothing needs.
     async fn gc(&self, upkeep: &Upkeep, request: &Request) -> Result<Verdict, String> {
         let patience = Duration::from_secs(request.wait);
-        let _turn = self.alone(request, &upkeep.progress, patience).await?;
+        let _lock = self.alone(request, &upkeep.progress, patience).await?;
         let swept = upkeep.sweep_own(&self.repository, patience).await;
         let swept = swept.map_err(|error| error.to_string())?;
         tracing::info!("gc: {swept}");
         Ok(Verdict::of_gc(&self.source, &swept))
     }
 
-    /// The turn of gc.
-    async fn alone(&self, request: &Request, progress: &Progress, patience: Duration) -> Result<Turn<'_>, String> {
+    /// The lock of gc.
+    async fn alone(
+        &self,
+        request: &Request,
+        progress: &Progress,
+        patience: Duration,
+    ) -> Result<UpkeepLock<'_>, String> {
         let who = format!("gc, {}", request.who);
-        let take = || Some(Guard::Alone(self.turn.clone().try_write_owned().ok()?));
+        let take = || Some(Guard::Alone(self.lock.clone().try_write_owned().ok()?));
         self.take(who, take, progress, patience).await
     }
 
-    /// The turn of a backup.
-    async fn together(&self, request: &Request, progress: &Progress) -> Result<Turn<'_>, String> {
+    /// The lock of a backup.
+    async fn together(&self, request: &Request, progress: &Progress) -> Result<UpkeepLock<'_>, String> {
         let who = format!("backup, {}", request.who);
-        let take = || Some(Guard::Together(self.turn.clone().try_read_owned().ok()?));
+        let take = || Some(Guard::Together(self.lock.clone().try_read_owned().ok()?));
         self.take(who, take, progress, Duration::from_secs(request.wait)).await
     }
 
@@ -281,12 +286,12 @@ impl Room {
         take: impl Fn() -> Option<Guard>,
         progress: &Progress,
         patience: Duration,
-    ) -> Result<Turn<'_>, String> {
+    ) -> Result<UpkeepLock<'_>, String> {
         let deadline = Deadline::after(patience);
         loop {
             if let Some(guard) = take() {
                 let holder = self.holder(who);
-                return Ok(Turn {
+                return Ok(UpkeepLock {
                     _holder: holder,
                     _guard: guard,
                 });
@@ -314,8 +319,8 @@ impl Room {
         mut reader: BufReader<OwnedReadHalf>,
     ) -> Result<Answer, String> {
         let progress = Progress::default();
-        let turn = self.together(request, &progress);
-        let _turn = accompany(connection, &mut reader, &progress, turn).await?;
+        let lock = self.together(request, &progress);
+        let _lock = accompany(connection, &mut reader, &progress, lock).await?;
         let _keeping = self.store.keep().map_err(|error| error.to_string())?;
         let (store, (blocks, mut told)) = (self.store.clone(), mpsc::channel(BLOCKS_MAX));
         let counted = store.clone();
@@ -355,7 +360,7 @@ impl Room {
         Holder { room: self, who }
     }
 
-    /// Who has the turn.
+    /// Who has the lock.
     fn others(&self) -> String {
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         holders.join(", ")
