@@ -18,13 +18,13 @@ use crate::storage::{Contents, Coordination, Digest, Listing, Object};
 
 mod beside;
 mod check;
+mod gc_lock;
 mod groups;
 mod needed;
 mod plans;
 mod progress;
 mod roots;
 mod sweep;
-mod turn;
 mod unrecorded;
 
 #[cfg(test)]

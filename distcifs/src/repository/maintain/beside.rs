@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::gc_lock::{GcLock, Own, Shared};
 use super::roots::{Heads, Roots, is_wanted};
 use super::sweep::{Plan, Wanted};
-use super::turn::{Own, Shared, Turn};
 use super::{Fault, Swept, Upkeep};
 use crate::repository::core::bounded;
 use crate::repository::{Error, Repository, Result};
@@ -24,9 +24,9 @@ impl Upkeep {
     /// # Errors
     /// `Busy` if another gc runs or a mount is waited for in vain.
     pub async fn sweep_beside(&self, who: &str, patience: Duration) -> Result<Swept> {
-        let turn = Turn::Shared(Shared::take(self.coordination.clone(), who).await?);
-        let swept = self.sweep_in(&turn, patience).await;
-        turn.end().await;
+        let gc_lock = GcLock::Shared(Shared::take(self.coordination.clone(), who).await?);
+        let swept = self.sweep_in(&gc_lock, patience).await;
+        gc_lock.end().await;
         swept
     }
 
@@ -38,19 +38,19 @@ impl Upkeep {
     pub async fn sweep_own(&self, mount: &Repository, patience: Duration) -> Result<Swept> {
         let session = mount.store.epochs.current().filter(|_| !mount.store.shared);
         let session = session.ok_or_else(|| Error::Io("a mount of a cluster sweeps with the others".into()))?;
-        let turn = Turn::Own(Own::take(session, self.contents.clone()));
-        let swept = self.sweep_in(&turn, patience).await;
-        turn.end().await;
+        let gc_lock = GcLock::Own(Own::take(session, self.contents.clone()));
+        let swept = self.sweep_in(&gc_lock, patience).await;
+        gc_lock.end().await;
         swept
     }
 
     /// All references are read twice. What is under way all the time between the readings is waited
     /// for: so whatever moves a reference while it is read does so once at most, and one reading sees
     /// it. What is put after the first epoch began is marked, and stays.
-    async fn sweep_in(&self, turn: &Turn, patience: Duration) -> Result<Swept> {
+    async fn sweep_in(&self, gc_lock: &GcLock, patience: Duration) -> Result<Swept> {
         let (mut swept, mut wanted) = (Swept::default(), Wanted::default());
-        let first = turn.begin().await?;
-        turn.wait(first, patience, &self.progress).await?;
+        let first = gc_lock.begin().await?;
+        gc_lock.wait(first, patience, &self.progress).await?;
         let before = self.settled_roots(Heads::Read).await?;
         swept.faults.clone_from(&before.faults);
         self.mark(&before, &mut wanted, &mut swept.faults).await?;
@@ -58,9 +58,9 @@ impl Upkeep {
             return Ok(swept);
         }
         let mut consoles = self.unwanted_consoles(&before).await?;
-        let second = turn.begin().await?;
-        turn.wait(second, patience, &self.progress).await?;
-        let after = self.settled_roots(turn.heads()).await?;
+        let second = gc_lock.begin().await?;
+        gc_lock.wait(second, patience, &self.progress).await?;
+        let after = self.settled_roots(gc_lock.heads()).await?;
         swept.faults.clone_from(&after.faults);
         swept.told.clone_from(&after.unworkable);
         self.mark(&after, &mut wanted, &mut swept.faults).await?;
@@ -69,14 +69,14 @@ impl Upkeep {
         }
         consoles.retain(|console| !is_wanted(&after, &console.to_string()));
         // Nobody has come who does not tell of an epoch.
-        turn.wait(second, Duration::ZERO, &self.progress).await?;
+        gc_lock.wait(second, Duration::ZERO, &self.progress).await?;
         let orphans = before.orphans.intersection(&after.orphans).cloned().collect();
         let plan = Plan {
             orphans: &orphans,
             consoles,
             wanted: &wanted,
             epoch: first,
-            turn: Some(turn),
+            gc_lock: Some(gc_lock),
         };
         self.carry_out(plan, &mut swept).await?;
         Ok(swept)

@@ -1,4 +1,4 @@
-//! The turn to sweep beside mounts: one gc at a time, which begins epochs and waits for the mounts
+//! The lock to sweep beside mounts: one gc at a time, which begins epochs and waits for the mounts
 //! to have ended what they began before. On a cluster it is taken with the coordinator; the one
 //! mount of a folder gives it to its own gc.
 
@@ -20,9 +20,6 @@ use crate::repository::store::session_of;
 use crate::repository::{Error, Result, format};
 use crate::storage::{Commit, Contents, Coordination, Op};
 
-/// The entry of whoever has the turn.
-const TURN: &str = GC_LOCK;
-
 /// How often the mounts are looked at, should no notice of them come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -33,38 +30,38 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 const TRIES: u32 = 50;
 const TRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The turn.
-pub(super) enum Turn {
+/// The lock that keeps gc to one at a time.
+pub(super) enum GcLock {
     /// Among all mounts of a cluster.
     Shared(Shared),
     /// Of the one mount of a folder.
     Own(Own),
 }
 
-impl Turn {
+impl GcLock {
     /// Gives it back.
     pub(super) async fn end(self) {
         match self {
-            Turn::Shared(turn) => turn.end().await,
+            GcLock::Shared(gc_lock) => gc_lock.end().await,
             // Dropping it does.
-            Turn::Own(_) => {}
+            GcLock::Own(_) => {}
         }
     }
 
-    /// What keeps a commit from happening once the turn is another's.
+    /// What keeps a commit from happening once the lock is another's.
     pub(super) fn check(&self) -> Option<Op> {
         match self {
-            Turn::Shared(turn) => Some(turn.check()),
-            Turn::Own(_) => None,
+            GcLock::Shared(gc_lock) => Some(gc_lock.check()),
+            GcLock::Own(_) => None,
         }
     }
 
-    /// Whether the turn is still ours.
+    /// Whether the lock is still ours.
     pub(super) fn stands(&self) -> Result<()> {
         match self {
-            Turn::Shared(turn) => turn.stands(),
+            GcLock::Shared(gc_lock) => gc_lock.stands(),
             // It goes with the process, and the process with the store.
-            Turn::Own(_) => Ok(()),
+            GcLock::Own(_) => Ok(()),
         }
     }
 
@@ -72,16 +69,16 @@ impl Turn {
     /// lost long ago must be refused. The mount of a folder has one session, and pins do that.
     pub(super) fn heads(&self) -> Heads {
         match self {
-            Turn::Shared(_) => Heads::Fenced,
-            Turn::Own(_) => Heads::Read,
+            GcLock::Shared(_) => Heads::Fenced,
+            GcLock::Own(_) => Heads::Read,
         }
     }
 
     /// Begins an epoch.
     pub(super) async fn begin(&self) -> Result<u64> {
         match self {
-            Turn::Shared(turn) => turn.begin().await,
-            Turn::Own(turn) => Ok(turn.begin()),
+            GcLock::Shared(gc_lock) => gc_lock.begin().await,
+            GcLock::Own(gc_lock) => Ok(gc_lock.begin()),
         }
     }
 
@@ -91,13 +88,13 @@ impl Turn {
     /// `Busy` if that takes longer than `patience`, or can't be told of a mount.
     pub(super) async fn wait(&self, epoch: u64, patience: Duration, progress: &Progress) -> Result<()> {
         match self {
-            Turn::Shared(turn) => turn.wait(epoch, patience, progress).await,
-            Turn::Own(turn) => turn.wait(epoch, patience, progress).await,
+            GcLock::Shared(gc_lock) => gc_lock.wait(epoch, patience, progress).await,
+            GcLock::Own(gc_lock) => gc_lock.wait(epoch, patience, progress).await,
         }
     }
 }
 
-/// The turn of the one mount of a folder. Dropping it ends it.
+/// The lock of the one mount of a folder. Dropping it ends it.
 pub(super) struct Own {
     session: Arc<SessionPins>,
     contents: Arc<dyn Contents>,
@@ -147,7 +144,7 @@ impl Drop for Own {
     }
 }
 
-/// The turn on a cluster, as long as the session lives in which it was taken.
+/// The lock on a cluster, as long as the session lives in which it was taken.
 pub(super) struct Shared {
     coordination: Arc<dyn Coordination>,
     session: u64,
@@ -155,7 +152,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Takes the turn; `who` is told to those who come meanwhile.
+    /// Takes the lock; `who` is told to those who come meanwhile.
     ///
     /// # Errors
     /// `Busy` if another has it.
@@ -167,17 +164,17 @@ impl Shared {
         let session = session.ok_or_else(|| Error::Io("there is no session with the coordinator".into()))?;
         let lease = Key::Lease(&random_id()).path();
         let ops = vec![
-            create_ephemeral(TURN, Bytes::from(who.to_owned())),
+            create_ephemeral(GC_LOCK, Bytes::from(who.to_owned())),
             create_ephemeral(&lease, Bytes::new()),
         ];
-        if bounded(TURN, coordination.commit(ops)).await? == Commit::Done {
+        if bounded(GC_LOCK, coordination.commit(ops)).await? == Commit::Done {
             return Ok(Shared {
                 coordination,
                 session,
                 lease,
             });
         }
-        let other = bounded(TURN, coordination.get(TURN)).await?;
+        let other = bounded(GC_LOCK, coordination.get(GC_LOCK)).await?;
         let other = other.map(|other| String::from_utf8_lossy(&other.data).into_owned());
         Err(Error::Busy(format!(
             "gc runs already ({}): wait for its end; if it was killed, for that of its session, some seconds",
@@ -185,11 +182,11 @@ impl Shared {
         )))
     }
 
-    /// Gives the turn back. Where that fails it goes with the session.
+    /// Gives the lock back. Where that fails it goes with the session.
     async fn end(self) {
-        let ops = vec![self.check(), delete(&self.lease, None), delete(TURN, None)];
-        if let Err(error) = bounded(TURN, self.coordination.commit(ops)).await {
-            tracing::warn!(%error, "giving the turn to sweep back");
+        let ops = vec![self.check(), delete(&self.lease, None), delete(GC_LOCK, None)];
+        if let Err(error) = bounded(GC_LOCK, self.coordination.commit(ops)).await {
+            tracing::warn!(%error, "giving the lock of gc back");
         }
     }
 
@@ -198,7 +195,7 @@ impl Shared {
         check(&self.lease)
     }
 
-    /// Whether the turn is still ours.
+    /// Whether the lock is still ours.
     fn stands(&self) -> Result<()> {
         match session_of(&self.coordination.session().borrow()) {
             Some(id) if id == self.session => Ok(()),
@@ -288,5 +285,5 @@ impl Shared {
 }
 
 fn lost() -> Error {
-    Error::Io("the session with the coordinator was lost, and with it the turn: run gc again".into())
+    Error::Io("the session with the coordinator was lost, and with it the lock of gc: run it again".into())
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use super::gc_lock::GcLock;
 use super::roots::{Heads, Orphan, Roots, is_wanted};
-use super::turn::Turn;
 use super::{Blobs, Fault, Upkeep};
 use crate::repository::core::{bounded, settled};
 use crate::repository::model::job::JobEntry;
@@ -81,7 +81,7 @@ pub(super) struct Plan<'a> {
     /// Blobs with a mark of this epoch or a later one stay.
     pub(super) epoch: u64,
     /// What makes it ours to sweep, where others may be there.
-    pub(super) turn: Option<&'a Turn>,
+    pub(super) gc_lock: Option<&'a GcLock>,
 }
 
 impl Upkeep {
@@ -99,7 +99,7 @@ impl Upkeep {
                 consoles: self.unwanted_consoles(&roots).await?,
                 wanted: &wanted,
                 epoch: u64::MAX,
-                turn: None,
+                gc_lock: None,
             };
             self.carry_out(plan, &mut swept).await?;
         }
@@ -111,14 +111,14 @@ impl Upkeep {
         self.progress
             .begin_of("removing what is left of jobs and builds", plan.orphans.len());
         for orphan in plan.orphans {
-            stands(plan.turn)?;
-            self.remove_orphan(orphan, plan.turn).await?;
+            stands(plan.gc_lock)?;
+            self.remove_orphan(orphan, plan.gc_lock).await?;
             swept.remains += 1;
             self.progress.step();
         }
         self.progress.begin_of("removing consoles", plan.consoles.len());
         for page in plan.consoles.chunks(LISTING_PAGE_MAX) {
-            stands(plan.turn)?;
+            stands(plan.gc_lock)?;
             swept.consoles += page.len() as u64;
             let contents = self.contents.clone();
             let removed = self.side_by_side(page.to_vec(), move |object| remove(contents.clone(), object));
@@ -133,7 +133,7 @@ impl Upkeep {
                 if page.is_empty() {
                     break;
                 }
-                stands(plan.turn)?;
+                stands(plan.gc_lock)?;
                 self.sweep_page(page, &plan, swept).await?;
             }
         }
@@ -206,9 +206,9 @@ impl Upkeep {
         }
     }
 
-    async fn remove_orphan(&self, orphan: &Orphan, turn: Option<&Turn>) -> Result<()> {
+    async fn remove_orphan(&self, orphan: &Orphan, gc_lock: Option<&GcLock>) -> Result<()> {
         match orphan {
-            Orphan::Entry(path, created) => self.remove_entries(path, *created, turn).await,
+            Orphan::Entry(path, created) => self.remove_entries(path, *created, gc_lock).await,
             Orphan::Record(name) => {
                 let object = Object::Record(name.clone());
                 settled(name, || self.contents.remove(&object)).await
@@ -246,7 +246,7 @@ impl Upkeep {
     }
 
     /// Removes an entry that was made then, with everything below it.
-    async fn remove_entries(&self, path: &str, created: u64, turn: Option<&Turn>) -> Result<()> {
+    async fn remove_entries(&self, path: &str, created: u64, gc_lock: Option<&GcLock>) -> Result<()> {
         let entry = bounded(path, self.coordination.get(path)).await?;
         if entry.is_none_or(|entry| entry.created != created) {
             return Ok(());
@@ -263,12 +263,12 @@ impl Upkeep {
         all.reverse();
         for some in all.chunks(COMMIT_OPS_MAX - 1) {
             let ops = some.iter().map(|path| delete(path, None));
-            let ops: Vec<Op> = turn.and_then(Turn::check).into_iter().chain(ops).collect();
+            let ops: Vec<Op> = gc_lock.and_then(GcLock::check).into_iter().chain(ops).collect();
             if bounded(path, self.coordination.commit(ops)).await? != Commit::Done {
-                stands(turn)?;
+                stands(gc_lock)?;
                 // Beside mounts it is left for the next time.
                 let busy = || Error::Busy(format!("{path}: it changes: is the source in use?"));
-                return turn.map(|_| ()).ok_or_else(busy);
+                return gc_lock.map(|_| ()).ok_or_else(busy);
             }
         }
         Ok(())
@@ -297,8 +297,8 @@ impl Upkeep {
 }
 
 /// Whether it is still ours to sweep.
-fn stands(turn: Option<&Turn>) -> Result<()> {
-    turn.map_or(Ok(()), Turn::stands)
+fn stands(gc_lock: Option<&GcLock>) -> Result<()> {
+    gc_lock.map_or(Ok(()), GcLock::stands)
 }
 
 /// Removes a console's part; how long it was.
