@@ -68,8 +68,9 @@ pub enum Command {
     #[command(after_help = help::MAN)]
     Man(Man),
     /// Run a program in a session of its own that ends with its parent.
-    #[command(hide = true)]
-    Leash(Leash),
+    // The alias: an `up` of before starts its programs anew by whatever version is there by then.
+    #[command(hide = true, alias = "leash")]
+    Supervised(Supervised),
 }
 
 /// `distcifs mount`.
@@ -302,9 +303,9 @@ pub struct Man {
     pub dir: Option<PathBuf>,
 }
 
-/// `distcifs leash`.
+/// `distcifs supervised`.
 #[derive(Debug, Args)]
-pub struct Leash {
+pub struct Supervised {
     /// The process that it must not outlive: its parent.
     pub parent: i32,
     /// The program and its arguments.

@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Trash(arguments) => trash::trash(&arguments),
         cli::Command::Completion(arguments) => pages::completion(&arguments),
         cli::Command::Man(arguments) => pages::man(&arguments),
-        cli::Command::Leash(arguments) => leash(&arguments),
+        cli::Command::Supervised(arguments) => supervised(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,7 +140,7 @@ fn open_tree(options: &MountOptions, stores: &Stores, runtime: &Handle) -> Resul
 }
 
 /// Becomes another program, in a session of its own, that gets TERM when its parent dies.
-fn leash(arguments: &cli::Leash) -> Outcome {
+fn supervised(arguments: &cli::Supervised) -> Outcome {
     let explain = |error: nix::Error| Failure::Refused(format!("a session of its own: {error}"));
     setsid().map_err(explain)?;
     set_pdeathsig(Signal::SIGTERM).map_err(explain)?;

@@ -299,7 +299,7 @@ impl Task<'_> {
                     .iter()
                     .filter_map(|name| Some((name, std::env::var_os(name)?))),
             )
-            .leashed();
+            .supervised();
         let report =
             report(self.kind.report_bytes()).map_err(|e| Trouble::Later(format!("no memory to share: {e}")))?;
         let prepared = self.prepare(program.command(), &report);

@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::workers::{leashed, pid, reap};
+use super::workers::{pid, reap, supervised};
 use super::{Failure, Outcome, tell};
 use crate::cli;
 use crate::repository::config::{self, TEXT_BYTES_MAX};
@@ -297,7 +297,7 @@ impl House {
         let mut line = vec![program, "up".into(), "-o".into(), "log_level=warn".into()];
         line.extend(words.iter().map(Into::into));
         line.extend(["--".into(), folder.store().into(), folder.mount().into()]);
-        let child = leashed(&line)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let child = supervised(&line)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let child = child.map_err(|error| Failure::Refused(format!("can't start the mount: {error}")))?;
         Ok(House {
             child,

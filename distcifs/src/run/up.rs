@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::mount::{answered, hear, output_of, program, start};
 use super::options::{MountOptions, places};
 use super::progress::Shown;
-use super::workers::{self, Plan, Worker, leashed, pid, reap};
+use super::workers::{self, Plan, Worker, pid, reap, supervised};
 use super::{Failure, Outcome, drain, mounts};
 use crate::cli;
 use crate::repository::deadline::Deadline;
@@ -215,7 +215,7 @@ impl House {
             self.source.clone().into_os_string(),
             self.mountpoint.clone().into_os_string(),
         ]);
-        let mut daemon = start(leashed(&line)?)?;
+        let mut daemon = start(supervised(&line)?)?;
         let (shown, output) = (Shown::new("starting the daemon"), output_of(&mut daemon)?);
         let progress = shown.progress.clone();
         let heard = tokio::task::spawn_blocking(move || hear(output, &progress));

@@ -164,7 +164,7 @@ impl Worker {
                 self.wait();
             }
             Life::Waiting { until } if *until > Instant::now() => {}
-            Life::Waiting { .. } => match leashed(&self.plan.line).and_then(|mut command| {
+            Life::Waiting { .. } => match supervised(&self.plan.line).and_then(|mut command| {
                 command.envs(self.plan.jobs_of_root.iter().map(|user| (JOBS_OF_ROOT, user)));
                 command
                     .stdin(Stdio::null())
@@ -230,10 +230,10 @@ impl Worker {
 }
 
 /// A command that runs in a session of its own and gets TERM when this process dies.
-pub(super) fn leashed(line: &[OsString]) -> Result<std::process::Command, Failure> {
+pub(super) fn supervised(line: &[OsString]) -> Result<std::process::Command, Failure> {
     let mut command = program()?;
     command
-        .arg("leash")
+        .arg("supervised")
         .arg(std::process::id().to_string())
         .arg("--")
         .args(line);

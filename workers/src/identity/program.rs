@@ -47,7 +47,7 @@ pub struct Program {
     folder: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    leashed: bool,
+    supervised: bool,
 }
 
 impl Program {
@@ -72,7 +72,7 @@ impl Program {
             folder: folder.to_owned(),
             arguments: Vec::new(),
             environment,
-            leashed: false,
+            supervised: false,
         }
     }
 
@@ -106,15 +106,15 @@ impl Program {
     /// For the worker's own programs: nothing that they start gains rights (no_new_privs), and they
     /// get KILL when the thread that starts them ends. A script may do what its user may, `sudo` too.
     #[must_use]
-    pub fn leashed(mut self) -> Self {
-        self.leashed = true;
+    pub fn supervised(mut self) -> Self {
+        self.supervised = true;
         self
     }
 
     /// The command, which inherits no descriptors but 0 to 2. Variables set on it beside these are
     /// seen by a process that is root and do not reach the program.
     pub fn command(self) -> Command {
-        if self.whom == Whom::Myself && !self.leashed {
+        if self.whom == Whom::Myself && !self.supervised {
             let mut command = Command::new(self.program);
             command
                 .args(self.arguments)
@@ -138,7 +138,7 @@ impl Program {
         command
             .arg(WORD)
             .args([uid.to_string(), gid.to_string(), groups])
-            .arg(if self.leashed {
+            .arg(if self.supervised {
                 std::process::id().to_string()
             } else {
                 "-".to_owned()
@@ -324,7 +324,7 @@ mod tests {
         let command = account()
             .program("sh", Path::new("/f"))
             .args(["-c", "x"])
-            .leashed()
+            .supervised()
             .command();
         let words: Vec<OsString> = command.get_args().skip(1).map(OsStr::to_owned).collect();
         let order = Order::read(&words).unwrap();
@@ -347,7 +347,10 @@ mod tests {
             (command.get_program(), command.get_current_dir()),
             (OsStr::new("/bin/sh"), Some(Path::new("/tmp")))
         );
-        let leashed = Whom::Myself.program("/bin/sh", Path::new("/tmp")).leashed().command();
-        assert_eq!(leashed.get_args().next(), Some(OsStr::new(WORD)));
+        let supervised = Whom::Myself
+            .program("/bin/sh", Path::new("/tmp"))
+            .supervised()
+            .command();
+        assert_eq!(supervised.get_args().next(), Some(OsStr::new(WORD)));
     }
 }
