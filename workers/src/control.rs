@@ -228,7 +228,7 @@ impl Shard {
                 retried = Instant::now();
                 let again = std::mem::take(&mut self.again);
                 for key in again.into_iter().chain(self.leased.due()) {
-                    self.look_at(key);
+                    self.mark_dirty(key);
                 }
             }
             if rechecked.elapsed() >= RECHECK {
@@ -249,13 +249,13 @@ impl Shard {
             Message::Claimed { id, key } => {
                 let held = Held::new(&self.tree, &id, &key.0, key.1);
                 self.held.insert(key.clone(), held);
-                self.look_at(key);
+                self.mark_dirty(key);
             }
             Message::Changed(key, task) => {
                 if let Some(held) = self.held.get_mut(&key) {
                     held.changed(task);
                 }
-                self.look_at(key);
+                self.mark_dirty(key);
             }
             Message::Resync => self.recheck(true),
             Message::Stop => {
@@ -267,7 +267,7 @@ impl Shard {
     }
 
     /// A build that is held is to be looked at.
-    fn look_at(&mut self, key: Key) {
+    fn mark_dirty(&mut self, key: Key) {
         if let Some(held) = self.held.get(&key) {
             self.dirty.add(held.owner(), key);
         }
@@ -305,14 +305,14 @@ impl Shard {
                     eprintln!("build-control: {why}; this build waits for that");
                 }
             }
-            Step::More => self.look_at(key),
+            Step::More => self.mark_dirty(key),
             Step::Again => {
                 held.changed(None);
                 self.again.insert(key);
             }
             Step::Doubtful => {
                 held.changed(None);
-                self.look_at(key);
+                self.mark_dirty(key);
             }
             Step::Over => {
                 self.held.remove(&key);

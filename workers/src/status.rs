@@ -88,7 +88,7 @@ pub fn run(settings: Settings) -> Result<()> {
     };
     // First, so that no change is lost between reading and following.
     let mut events = settings.tree.events()?;
-    follower.look_at_all(first)?;
+    follower.rescan(first)?;
     shared.lock().dirty |= first;
     shared.save();
     let sender = Sender::new(settings, shared.clone());
@@ -99,7 +99,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let mut ended = Ok(());
     while !signals::stopping() && !sending.is_finished() && ended.is_ok() {
         let taken = events.next_line().and_then(|line| follower.take(&line));
-        ended = taken.and_then(|()| follower.look_again());
+        ended = taken.and_then(|()| follower.refresh_again());
     }
     signals::stop();
     shared.news.notify_all();
@@ -130,7 +130,7 @@ impl Follower {
     fn take(&self, line: &str) -> Result<()> {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("resync"), ..) => return self.look_at_all(false),
+            (Some("resync"), ..) => return self.rescan(false),
             (Some("job"), Some(job), Some("removed"), _) => {
                 self.shared.lock().forget_job(job);
                 self.shared.news.notify_all();
@@ -169,17 +169,17 @@ impl Follower {
             known => known,
         };
         if seen.is_none_or(|seen| n > seen) {
-            return self.look_at_new(job, n);
+            return self.refresh_new(job, n);
         }
         // One that was told long ago, and is built again.
         if matches!(state, "held" | "pending" | "running") {
-            return self.look_unless_held(&key).map(drop);
+            return self.refresh_unless_held(&key).map(drop);
         }
         Ok(())
     }
 
     /// Looks at those again that somebody held.
-    fn look_again(&self) -> Result<()> {
+    fn refresh_again(&self) -> Result<()> {
         let due = self.again.borrow().due();
         for (job, n) in due {
             // Those that came after it were left, too.
@@ -195,8 +195,8 @@ impl Follower {
     }
 
     /// Looks at a build; whether nobody holds it.
-    fn look_unless_held(&self, key: &Key) -> Result<bool> {
-        match self.look_at(key.clone()) {
+    fn refresh_unless_held(&self, key: &Key) -> Result<bool> {
+        match self.refresh(key.clone()) {
             Err(Trouble::Held(why)) => {
                 // Each takes a descriptor that its owner keeps open: there are not many.
                 if self.again.borrow_mut().put(key) {
@@ -210,7 +210,7 @@ impl Follower {
 
     /// Looks for what happened while nobody followed. At the very first start what is there already
     /// is left alone, unless it changes.
-    fn look_at_all(&self, first: bool) -> Result<()> {
+    fn rescan(&self, first: bool) -> Result<()> {
         let names = jobs::names(&self.tree)?;
         self.find_renamed(&names)?;
         let gone: Vec<String> = {
@@ -229,7 +229,7 @@ impl Follower {
                 let seen = Job { made, seen: newest };
                 self.shared.lock().jobs.insert(job.clone(), seen);
             } else {
-                self.look_at_new(job, newest)?;
+                self.refresh_new(job, newest)?;
             }
         }
         let mut told = self.shared.lock();
@@ -287,13 +287,13 @@ impl Follower {
     }
 
     /// Looks at each build of a job up to this one that was not looked at yet.
-    fn look_at_new(&self, job: &str, newest: u64) -> Result<()> {
+    fn refresh_new(&self, job: &str, newest: u64) -> Result<()> {
         let Some(seen) = self.seen(job)? else {
             return Ok(());
         };
         for n in seen + 1..=newest {
             // The job's others wait for that, and those of no other job.
-            if !self.look_unless_held(&(job.to_owned(), n))? {
+            if !self.refresh_unless_held(&(job.to_owned(), n))? {
                 return Ok(());
             }
             let mut told = self.shared.lock();
@@ -309,7 +309,7 @@ impl Follower {
     }
 
     /// Notes a build if it came from GitHub and says what it is of.
-    fn look_at(&self, key: Key) -> Result<()> {
+    fn refresh(&self, key: Key) -> Result<()> {
         let folder = self.tree.build(&key.0, key.1);
         // What somebody holds is no reason to keep all others waiting.
         let held = |found| match found {

@@ -75,7 +75,7 @@ impl Dispatcher {
         let (waits, end) = (Deadline::after(time), Deadline::of_call());
         let subscription = self.store.subscribe(&queue_path(queue)).await?;
         // The first ticket that is read need not be the oldest.
-        subscription.looked(waits.min(Deadline::after(LOOKED_MAX))).await;
+        subscription.scanned(waits.min(Deadline::after(LOOKED_MAX))).await;
         let (give, mut given) = oneshot::channel();
         let waiter = self.queue_index.enter(queue, labels, who, asker, give);
         let mut look = waits;

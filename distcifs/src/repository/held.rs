@@ -253,7 +253,7 @@ impl Builds {
 impl Builds {
     /// Looks at a build whose entry was set: one that was held may have ended. `delay`: how long others have to record
     /// it first.
-    pub(super) async fn look_at_set(self: &Arc<Self>, uid: &str, n: u64, delay: impl Fn(&BuildRef) -> Duration) {
+    pub(super) async fn refresh_held(self: &Arc<Self>, uid: &str, n: u64, delay: impl Fn(&BuildRef) -> Duration) {
         let Some(job) = self.jobs.by_uid(uid) else { return };
         match self.ended_unapproved(&job, n).await {
             Ok(None) => {}

@@ -167,7 +167,7 @@ impl Nodes {
                     self.store.contents.enter(epoch);
                     self.store.epochs.enter(facts.lease, epoch);
                     // One that began since was told to nobody.
-                    self.store.look_at_epoch();
+                    self.store.refresh_epoch();
                 }
                 return Ok(());
             }
@@ -302,12 +302,12 @@ impl Nodes {
     }
 
     /// Takes in all mounts that are alive.
-    pub(crate) async fn look_at_nodes(&self) {
+    pub(crate) async fn refresh_nodes(&self) {
         match self.nodes().await {
             Ok(nodes) => {
                 lock(&self.peers.0).retain(|known, _| nodes.contains(known));
                 for node in nodes {
-                    self.look_at_node(&node).await;
+                    self.refresh_node(&node).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "looking who is alive"),
@@ -315,7 +315,7 @@ impl Nodes {
     }
 
     /// Takes in what a mount tells of itself; out, if it is gone.
-    pub(crate) async fn look_at_node(&self, node: &Name) {
+    pub(crate) async fn refresh_node(&self, node: &Name) {
         if *node == self.about.node {
             return;
         }

@@ -215,10 +215,10 @@ impl Reconciler {
             self.wakers.notify(path);
         }
         if sorted.epoch {
-            self.store.look_at_epoch();
+            self.store.refresh_epoch();
         }
         for node in sorted.nodes {
-            self.nodes.look_at_node(&node).await;
+            self.nodes.refresh_node(&node).await;
         }
         for (uid, n) in &sorted.tidied {
             self.claims.stopped.forget(uid, *n);
@@ -226,7 +226,7 @@ impl Reconciler {
         for (uid, n) in &sorted.builds {
             self.claims.look_for_abort(uid.clone(), *n);
             let delay = |part: &BuildRef| self.nodes.record_delay_of(part);
-            self.builds.look_at_set(uid, *n, delay).await;
+            self.builds.refresh_held(uid, *n, delay).await;
         }
         for (uid, n) in &sorted.held {
             self.builds.tell_held(uid, *n);
@@ -321,17 +321,17 @@ impl Reconciler {
             Some(Key::Root) => {
                 self.claims.look_for_aborts();
                 self.queue_index.unpark_all();
-                self.nodes.look_at_nodes().await;
+                self.nodes.refresh_nodes().await;
                 self.rescan_queues(None).await;
             }
-            Some(Key::Nodes) => self.nodes.look_at_nodes().await,
+            Some(Key::Nodes) => self.nodes.refresh_nodes().await,
             Some(Key::Jobs) => {
                 self.claims.look_for_aborts();
                 self.look_for_stopped();
                 self.queue_index.unpark_all();
             }
             Some(Key::Groups) => self.queue_index.unpark_all(),
-            Some(Key::Epoch) => self.store.look_at_epoch(),
+            Some(Key::Epoch) => self.store.refresh_epoch(),
             Some(Key::Tickets) => self.rescan_queues(None).await,
             Some(Key::Queue(queue)) => self.rescan_queues(Name::new(queue)).await,
             Some(Key::Ticket(queue, id)) => {

@@ -81,7 +81,7 @@ pub struct Repository {
 
 /// What is told of the coordinator is for the reconciler to act upon.
 impl Reactor for Repository {
-    fn look(self: Arc<Self>, path: String) -> Acting {
+    fn rescan(self: Arc<Self>, path: String) -> Acting {
         Box::pin(async move { self.reconciler.rescan(&path).await })
     }
 
@@ -198,7 +198,7 @@ impl Repository {
         };
         for path in always {
             let subscription = self.store.subscribe(path).await?;
-            subscription.looked(Deadline::after(STORE_TIMEOUT)).await;
+            subscription.scanned(Deadline::after(STORE_TIMEOUT)).await;
             self.store.runtime.spawn(async move {
                 let _kept = subscription;
                 std::future::pending::<()>().await;

@@ -30,8 +30,8 @@ pub(crate) type Acting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Does what follows from changes of what is followed.
 pub(crate) trait Reactor: Send + Sync {
-    /// Looks at all that is below a path: when it is followed from now on.
-    fn look(self: Arc<Self>, path: String) -> Acting;
+    /// Scans all that is below a path: when it is followed from now on.
+    fn rescan(self: Arc<Self>, path: String) -> Acting;
     /// Acts on notices of a path that came together.
     fn act(self: Arc<Self>, path: String, events: Vec<Event>) -> Acting;
     /// Nothing is told of a path any more.

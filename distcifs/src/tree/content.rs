@@ -429,7 +429,7 @@ impl Tree {
     /// Figures of all queues: from now on all are followed, and for a while after.
     async fn figures(&self) -> Result<Vec<(Name, [usize; 3], usize)>> {
         let tickets = self.repository.store.subscribe(TICKETS).await?;
-        tickets.looked(Deadline::after(FIGURES_WAIT)).await;
+        tickets.scanned(Deadline::after(FIGURES_WAIT)).await;
         Ok(self.repository.queue_index.figures())
     }
 }

@@ -30,7 +30,7 @@ impl Forgetter {
         };
         loop {
             match events.recv().await {
-                Ok(event) => self.heard(&event),
+                Ok(event) => self.apply(&event),
                 Err(RecvError::Lagged(_)) => self.missed(),
                 Err(RecvError::Closed) => return,
             }
@@ -38,7 +38,7 @@ impl Forgetter {
     }
 
     /// One change: a removed build (pruned, or by another mount) or job, or a renamed job.
-    fn heard(&self, event: &Event) {
+    fn apply(&self, event: &Event) {
         match event {
             Event::Resync => self.missed(),
             // The new name is not known yet: whoever looks it up finds the folder that he stands in.

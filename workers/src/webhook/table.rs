@@ -168,7 +168,7 @@ impl Follower {
     }
 
     fn read(&mut self, job: &str) -> Result<()> {
-        let watched = self.look_at(job)?;
+        let watched = self.refresh(job)?;
         if let Some(jobs) = &mut self.table.lock().jobs {
             jobs.set(job, watched);
         }
@@ -178,7 +178,7 @@ impl Follower {
     fn read_all(&mut self) -> Result<()> {
         let mut all = Jobs::default();
         for job in jobs::names(&self.tree)? {
-            all.set(&job, self.look_at(&job)?);
+            all.set(&job, self.refresh(&job)?);
             // It may take a while, but it goes on.
             self.table.lock().heard = Instant::now();
         }
@@ -189,7 +189,7 @@ impl Follower {
     }
 
     /// What a job waits for: what was read before, while its owner holds the configuration.
-    fn look_at(&mut self, job: &str) -> Result<Option<Arc<Watched>>> {
+    fn refresh(&mut self, job: &str) -> Result<Option<Arc<Watched>>> {
         let key = job.to_owned();
         match jobs::configuration(&self.tree, job) {
             Err(Trouble::Held(why)) => {

@@ -125,7 +125,7 @@ impl Store {
         }
         let mut events: Vec<Event> = Vec::new();
         while watch.events.recv_many(&mut events, BATCH_MAX).await > 0 {
-            self.entry_cache.heard(&queue, &events);
+            self.entry_cache.apply(&queue, &events);
             events.clear();
         }
         self.cache_watches.remove(&queue);

@@ -90,7 +90,7 @@ impl EntryCache {
     }
 
     /// Takes note of what was told of a path.
-    pub(crate) fn heard(&self, path: &str, events: &[Event]) {
+    pub(crate) fn apply(&self, path: &str, events: &[Event]) {
         let mut table = lock(&self.table);
         for event in events {
             match event {
@@ -226,9 +226,9 @@ mod tests {
         let read = entry_cache.entry("/t/a").unwrap_err();
         entry_cache.keep_entry("/t/a", &read, &None);
         assert_eq!(entry_cache.entry("/t/a").ok(), Some(None));
-        entry_cache.heard("/t", &[changed("/t/b", Change::Set)]);
+        entry_cache.apply("/t", &[changed("/t/b", Change::Set)]);
         assert!(entry_cache.entry("/t/a").is_ok());
-        entry_cache.heard("/t", &[changed("/t/a", Change::Created)]);
+        entry_cache.apply("/t", &[changed("/t/a", Change::Created)]);
         assert!(entry_cache.entry("/t/a").is_err());
     }
 
@@ -236,7 +236,7 @@ mod tests {
     fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
         let entry_cache = EntryCache::default();
         let read = entry_cache.entry("/t/a").unwrap_err();
-        entry_cache.heard("/t", &[changed("/t/a", Change::Created)]);
+        entry_cache.apply("/t", &[changed("/t/a", Change::Created)]);
         entry_cache.keep_entry("/t/a", &read, &None);
         assert!(entry_cache.entry("/t/a").is_err());
     }
@@ -277,9 +277,9 @@ mod tests {
         let entry_cache = EntryCache::default();
         let read = entry_cache.children("/t").unwrap_err();
         entry_cache.keep_children("/t", &read, &vec!["a".to_owned()]);
-        entry_cache.heard("/t", &[changed("/t/a", Change::Set)]);
+        entry_cache.apply("/t", &[changed("/t/a", Change::Set)]);
         assert!(entry_cache.children("/t").is_ok());
-        entry_cache.heard("/t", &[changed("/t/a", Change::Deleted)]);
+        entry_cache.apply("/t", &[changed("/t/a", Change::Deleted)]);
         assert!(entry_cache.children("/t").is_err());
     }
 
@@ -290,7 +290,7 @@ mod tests {
             let read = entry_cache.entry(path).unwrap_err();
             entry_cache.keep_entry(path, &read, &None);
         }
-        entry_cache.heard("/t", &[Event::Resync]);
+        entry_cache.apply("/t", &[Event::Resync]);
         assert!(entry_cache.entry("/t/a").is_err());
         assert!(entry_cache.entry("/tb").is_ok());
     }

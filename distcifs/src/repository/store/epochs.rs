@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Takes in the epoch after a change of it was told.
-    pub(in crate::repository) fn look_at_epoch(self: &Arc<Self>) {
+    pub(in crate::repository) fn refresh_epoch(self: &Arc<Self>) {
         let store = self.clone();
         self.runtime.spawn(async move {
             for _ in 0..LOOKS_MAX {

@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(30);
 /// Notices taken in together.
 const BATCH_MAX: usize = 256;
 
-/// Notices that wait while those before are acted upon; past it everything is looked at again.
+/// Notices that wait while those before are acted upon; past it everything is scanned again.
 const WAITING_MAX: usize = crate::storage::coordination::WATCH_LAG_MAX;
 
 /// Everything that is subscribed to, by path.
@@ -46,8 +46,8 @@ struct Subscribed {
 struct Start {
     /// Set once the watch stands.
     watching: OnceCell<AbortHandle>,
-    /// Whether what was there at that time has been looked at.
-    looked: watch::Sender<bool>,
+    /// Whether what was there at that time has been scanned.
+    scanned: watch::Sender<bool>,
 }
 
 /// Keeps a path followed while it lives.
@@ -58,11 +58,11 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// Returns when what was there at the beginning has been looked at, or at the deadline.
-    pub(crate) async fn looked(&self, deadline: Deadline) {
-        let mut looked = self.start.looked.subscribe();
+    /// Returns when what was there at the beginning has been scanned, or at the deadline.
+    pub(crate) async fn scanned(&self, deadline: Deadline) {
+        let mut scanned = self.start.scanned.subscribe();
         // What is missing then comes with the notices.
-        let _ = deadline.wait(looked.wait_for(|looked| *looked)).await;
+        let _ = deadline.wait(scanned.wait_for(|scanned| *scanned)).await;
     }
 }
 
@@ -129,9 +129,9 @@ impl Store {
             let (store, path, start) = (self.clone(), subscription.path.clone(), start.clone());
             let task = self.runtime.spawn(async move {
                 if let Some(reactor) = store.reactor.upgrade() {
-                    reactor.look(path.clone()).await;
+                    reactor.rescan(path.clone()).await;
                 }
-                start.looked.send_replace(true);
+                start.scanned.send_replace(true);
                 store.hear(&path, watch).await;
             });
             Ok::<_, crate::repository::Error>(task.abort_handle())
@@ -184,7 +184,7 @@ impl Store {
                     if heard == 0 {
                         return;
                     }
-                    self.entry_cache.heard(path, &events);
+                    self.entry_cache.apply(path, &events);
                     waiting.append(&mut events);
                     if waiting.len() > WAITING_MAX {
                         waiting = vec![Event::Resync];
