@@ -13,6 +13,9 @@ use serde_json::json;
 /// A claim ends "within 1 s after the claimant is gone"; the rest is for a busy machine.
 const OPEN_AGAIN: Duration = Duration::from_millis(1500);
 
+/// Longer than the descriptor of a claim may be open that is one command's, as of `touch claim`.
+const HELD: Duration = Duration::from_millis(600);
+
 fn mount_with_ticket() -> Mount {
     let mount = Mount::new();
     mount.queue("q");
@@ -262,4 +265,34 @@ fn a_stopped_claimant_keeps_its_claim() {
     holder.signal(nix::sys::signal::Signal::SIGCONT);
     holder.finish().expect_ok();
     assert_eq!(mount.read("tickets/q/t/result").lines().next(), Some("0"));
+}
+
+/// "`attempt` counts claims that were lost by a worker's death", also of one that is killed and has no time to say
+/// that it closes anything; who closes it and lives on has given it back.
+#[test]
+fn a_worker_that_is_killed_had_an_attempt() {
+    let mount = Mount::new();
+    mount.queue("q");
+    mount.post("q", &json!({"id": "t", "attempts": 3}));
+    let attempt = || mount.read("tickets/q/t/attempt");
+    let begins = "echo begun > tickets/q/t/console; echo held";
+    let asks = format!("exec 3<>tickets/q/.next; echo >&3; until [ \"$id\" ]; do read -r id <&3; done; {begins}");
+    let claims = format!("exec 9>tickets/q/t/claim; {begins}");
+    let gone = |what: &str| {
+        wait_for(what, USUAL, || !mount.has("tickets/q/t/claim"));
+        attempt()
+    };
+    for (script, lost) in [(&asks, "2"), (&claims, "3")] {
+        // Its child has a copy of what is open, and is killed with it.
+        let mut worker = mount.start(&format!("{script}; while :; do sleep 1; done"));
+        wait_for("a claimant", USUAL, || worker.so_far().contains("held"));
+        std::thread::sleep(HELD);
+        worker.kill9();
+        assert_eq!(gone("the end of who was killed"), lost, "{script}");
+    }
+    let lets_go = |script: &str, number: u32| format!("{script}; sleep 1; exec {number}>&-; sleep 1");
+    for script in [lets_go(&asks, 3), lets_go(&claims, 9)] {
+        mount.start(&script).finish();
+        assert_eq!(gone("the end of who gave it back"), "3", "{script}");
+    }
 }

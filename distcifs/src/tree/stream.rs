@@ -364,9 +364,9 @@ impl Tree {
     }
 }
 
-/// A dead worker's claim counts as an attempt only if it had looked at it.
+/// A dead worker's claim counts as an attempt only if it had looked at it, or begun it in another way.
 fn cause_of_death(claim: &Claim) -> Cause {
-    if claim.touched.load(Ordering::Relaxed) {
+    if claim.touched.load(Ordering::Relaxed) || claim.has_begun() {
         Cause::Died
     } else {
         cause_of_close(claim)
