@@ -32,6 +32,7 @@ pub mod names;
 mod needs;
 pub mod nodes;
 mod notices;
+mod notify;
 mod one_by_one;
 pub mod people;
 pub mod queue_index;

@@ -8,6 +8,7 @@ pub mod git;
 pub mod json;
 pub mod matching;
 pub mod names;
+pub mod notify;
 pub mod object;
 pub mod pipeline;
 mod render;

@@ -19,6 +19,7 @@ pub mod jobs;
 pub mod keeper;
 pub mod keys;
 mod lanes;
+pub mod notify;
 pub mod pages;
 pub mod plan;
 pub mod record;

@@ -1,5 +1,6 @@
 //! Owner and mode: what jobs, queues and the top folders have.
 
+use nix::unistd::{getgid, getuid};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
@@ -16,6 +17,15 @@ pub struct Access {
 }
 
 impl Access {
+    /// What a queue has that a mount makes.
+    pub(crate) fn of_mounter() -> Self {
+        Access {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+            mode: 0o755,
+        }
+    }
+
     /// Refuses what only this user's may be done to; `None`: whoever it belongs to.
     pub(crate) fn must_be_of(&self, uid: Option<u32>, what: impl Fn() -> String) -> Result<()> {
         if uid.is_none_or(|uid| uid == self.uid) {

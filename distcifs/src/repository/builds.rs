@@ -140,6 +140,8 @@ impl Builds {
             step.ops.extend(room.ops);
             if live.held {
                 self.lay_held(job).await?;
+                let told = self.told_of_held(job, &config.notify, n, &live).await?;
+                step.ops.extend(steps::build::telling(&told));
             }
             if self.began(&pin, job, n, &live.nonce, step.ops).await? {
                 self.counts.triggered.fetch_add(1, Ordering::Relaxed);
@@ -174,6 +176,9 @@ impl Builds {
         }
         if config.group.is_some() || config.tasks.iter().any(|task| task.group.is_some()) {
             self.gate.pass("groups").await?;
+        }
+        if !config.notify.is_empty() {
+            self.gate.pass("notifications").await?;
         }
         let parameters = request.parameters.into_iter();
         let parameters: Vec<_> = parameters.map(|(name, value)| (name.to_string(), value)).collect();
@@ -332,6 +337,7 @@ impl Builds {
             held: false,
             approved: None,
             ended: None,
+            before: None,
             priority: 0,
             nonce: random_id(),
             unknown: Unknown::default(),

@@ -18,7 +18,7 @@ use super::fresh::{Storing, is_refused};
 use super::groups::Groups;
 use super::jobs::Jobs;
 use super::model::claim::{Cause, ClaimState, Claimant, Life};
-use super::model::console::attempt_console;
+use super::model::console::{attempt_console, scope_of};
 use super::model::ops::Step;
 use super::model::steps::group::TURN_OPS;
 use super::model::steps::{self, Refused, Taken};
@@ -478,6 +478,19 @@ impl Claims {
         Ok(claim)
     }
 
+    /// Removes what was said of a notification, which is gone: what a crash leaves of that gc removes.
+    fn remove_console_of_notification(&self, claim: &Claim) {
+        if !claim.ticket.is_notification() {
+            return;
+        }
+        let (consoles, names) = (self.consoles.clone(), scope_of(&claim.key, &claim.ticket));
+        self.store.runtime.spawn(async move {
+            if let Err(error) = consoles.remove(&names).await {
+                tracing::debug!(%error, "the console of a notification is left to gc");
+            }
+        });
+    }
+
     /// Lets go of the console of a claim that stands alone; a build's go with its record.
     fn forget_console(&self, claim: &Claim) {
         if claim.ticket.part.is_none() {
@@ -508,6 +521,7 @@ impl Claims {
                 claim.over(true);
                 self.held.remove(claim);
                 self.forget_console(claim);
+                self.remove_console_of_notification(claim);
                 self.counts.results.fetch_add(1, Ordering::Relaxed);
                 claim.storing.keep();
                 let owner = (claim.uid, claim.gid);

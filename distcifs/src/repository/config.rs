@@ -18,6 +18,7 @@ mod groups;
 mod kinds;
 mod matrix;
 mod needs;
+mod notify;
 mod pipeline;
 mod size;
 mod tasks;
@@ -36,6 +37,7 @@ pub use groups::{Group, Supersede};
 pub use json::TEXT_BYTES_MAX;
 pub use kinds::{CHECKOUT, RECORDED_PARAMETERS};
 pub(crate) use needs::side_by_side as beside_each_other;
+pub use notify::{Notify, On};
 pub use pipeline::{ADDED_MAX, Added, Adding, check_pipeline, read_added, read_added_stored, read_tasks};
 pub use size::{SHOWN_BYTES_MAX, Size};
 pub use tasks::{TASKS_MAX, Task};
@@ -77,6 +79,8 @@ pub struct JobConfig {
     pub untrusted: Untrusted,
     /// Which of waiting tickets go first: −10 to 10.
     pub priority: Priority,
+    /// Whom builds tell how they stand.
+    pub notify: Vec<Notify>,
     /// What pruning leaves.
     pub keep: Keep,
     /// Bytes of console that a task keeps unless it says otherwise.

@@ -12,6 +12,7 @@ pub mod hold;
 pub mod job;
 pub(crate) mod json;
 pub(crate) mod keys;
+pub mod notification;
 pub(crate) mod ops;
 pub mod plan;
 pub mod record;

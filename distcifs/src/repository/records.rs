@@ -17,7 +17,7 @@ use super::model::keys::RECORD_LINES;
 use super::model::ops::Step;
 use super::model::record::{Indexed, PAGES_MAX, Record, TaskRecord};
 use super::model::steps;
-use super::model::ticket::{BuildRef, Verdict};
+use super::model::ticket::{BuildRef, Ticket, TicketKey, Verdict};
 use super::store::Guarded;
 use super::{Error, Result};
 use crate::storage::{Commit, Digest};
@@ -85,10 +85,11 @@ impl Builds {
         let Some(record) = steps::build::record(&build, tasks, lengths) else {
             return Ok(None);
         };
+        let told = self.notifications(&build, &record).await?;
         if !self.save_record(&job, part.build, revision, Arc::new(record)).await? {
             return Err(Error::Busy("another mount records it just now".into()));
         }
-        self.tidy(&build).await?;
+        self.tidy(&build, &told).await?;
         if build.was_held() {
             self.clear_held(job.uid()).await;
         }
@@ -202,9 +203,9 @@ impl Builds {
         records.keep(key, record);
     }
 
-    /// Removes the tickets and the entry of a build whose record stands.
-    async fn tidy(&self, build: &Build) -> Result<()> {
-        let Some(Step { after, ops }) = steps::build::tidy(build)? else {
+    /// Removes the tickets and the entry of a build whose record stands, and makes those that tell of it.
+    async fn tidy(&self, build: &Build, told: &[(TicketKey, Ticket)]) -> Result<()> {
+        let Some(Step { after, ops }) = steps::build::tidy(build, told)? else {
             return Ok(());
         };
         for (key, posted) in after {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use nix::unistd::{getgid, getuid};
 
 use super::about::About;
 use super::access::Access;
@@ -213,6 +212,7 @@ impl Repository {
         self.store.runtime.spawn(self.claims.groups.clone().keep_swept());
         self.store.runtime.spawn(Superseding::new(self).keep());
         self.store.runtime.spawn(self.builds.clone().keep_held_swept());
+        self.store.runtime.spawn(self.builds.clone().keep_unsent_swept());
         Ok(())
     }
 
@@ -228,11 +228,7 @@ impl Repository {
         } else {
             format::make(&self.store.coordination, &self.store.contents, false).await?;
         }
-        let owner = Access {
-            uid: getuid().as_raw(),
-            gid: getgid().as_raw(),
-            mode: 0o755,
-        };
+        let owner = Access::of_mounter();
         for queue in QUEUES {
             format::lay(&*self.store.coordination, &Key::Queue(queue).path(), to_json(&owner)).await?;
         }

@@ -32,6 +32,7 @@ mod gate;
 mod groups;
 mod guards;
 mod holes;
+mod notify;
 mod owners;
 mod rebound;
 mod refused;

@@ -264,6 +264,7 @@ fn posted(request: TicketRequest, part: Option<BuildRef>, of: &OfBuild, uid: u32
         nonce: String::new(),
         post: part.is_none().then(random_id),
         part,
+        notify: None,
         name: of.name.clone(),
         lines: of.lines.clone(),
         labels: settings.labels.iter().map(Name::to_string).collect(),

@@ -1,6 +1,7 @@
 //! What a build shows of itself: its tasks' states, why it waits, its JSON.
 
 use bytes::Bytes;
+use distcifs_settings::source::Source;
 use distcifs_settings::state::TaskState;
 use serde_json::{Map, Value, json};
 
@@ -22,7 +23,7 @@ impl Repository {
             return why_ended(build);
         }
         if build.is_held() {
-            return why_held(build);
+            return why_held(build.n, &build.source());
         }
         if build.aborting() {
             let why = self.why_aborting(build).await;
@@ -307,8 +308,7 @@ fn downstream(entry: &Downstream) -> Value {
 }
 
 /// What a held build waits for.
-fn why_held(build: &Build) -> String {
-    let (n, source) = (build.n, build.source());
+pub(super) fn why_held(n: u64, source: &Source) -> String {
     let of = match source.senders.as_slice() {
         [] => String::new(),
         [only] => format!(" of {only}"),
@@ -324,7 +324,7 @@ fn why_held(build: &Build) -> String {
 }
 
 /// Why a build ended as it did.
-fn why_ended(build: &Build) -> String {
+pub(super) fn why_ended(build: &Build) -> String {
     let superseded = build.superseded().filter(|_| build.verdict() == Some(Verdict::Aborted));
     if let Some(newer) = superseded {
         return superseded_by(newer);

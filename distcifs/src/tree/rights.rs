@@ -346,6 +346,27 @@ impl Tree {
         }
     }
 
+    /// What the job of a ticket gives to it: owner and mode, and the mode of what a configuration says; `None` for one
+    /// that stands alone. A notification whose job is gone is for the job's owner alone.
+    fn home_access(&self, ticket: &Ticket, queue: Access) -> Result<Option<(Access, u32)>> {
+        let job = match &ticket.notify {
+            Some(of) => self.repository.jobs.by_uid(&of.uid),
+            None => self.job_of(ticket)?,
+        };
+        if let Some(job) = job {
+            return Ok(Some((job.entry.access, job.entry.settings_mode())));
+        }
+        let of_owner = |_: &_| {
+            let access = Access {
+                uid: ticket.uid,
+                gid: queue.gid,
+                mode: 0o700,
+            };
+            (access, 0o400)
+        };
+        Ok(ticket.notify.as_ref().map(of_owner))
+    }
+
     /// Owner, mode and grants of a ticket's folder or of a file in it.
     ///
     /// A ticket of a build has its job's owner, group and mode. The owner and the group of the queue, and
@@ -360,11 +381,10 @@ impl Tree {
         let entry = self.repository.claims.held.entry_of(&ticket.key, posted).await?;
         let claimant = entry.map(|claim| (claim.uid, claim.gid));
         let how = use_of(node);
-        let Some(job) = self.job_of(&posted.ticket)? else {
+        let Some((mut access, settings)) = self.home_access(&posted.ticket, queue)? else {
             let grants = self.handed_grants(ticket, node);
             return Ok((self.standalone_access(ticket, how, queue, claimant), grants));
         };
-        let (mut access, settings) = (job.entry.access, job.entry.settings_mode());
         access.mode = match how {
             Use::Folder => access.mode & 0o777,
             Use::Shown => access.mode & 0o555,

@@ -27,6 +27,7 @@ mod downstream;
 mod driver;
 mod enabled;
 mod held;
+mod notify;
 mod results;
 mod scarce;
 mod shape;

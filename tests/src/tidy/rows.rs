@@ -19,6 +19,7 @@ const ROWS: [(&str, &[&str]); 8] = [
             "control",
             "supersede",
             "held",
+            "notify",
             "view",
             "needs",
             "schedules",

@@ -175,7 +175,7 @@ impl Grants {
 }
 
 /// The words of a line up to a `#`, each with its column in characters.
-fn words(text: &str) -> Vec<(usize, &str)> {
+pub(crate) fn words(text: &str) -> Vec<(usize, &str)> {
     let mut all = Vec::new();
     let mut begin = None;
     for (column, (at, c)) in (1..).zip(text.char_indices().chain([(text.len(), ' ')])) {
@@ -255,6 +255,17 @@ fn secret_of(word: &str, folder: &Path) -> Result<Secret, String> {
             folder.display()
         )
     })
+}
+
+/// Owners in one word: `*`, or users with commas between.
+///
+/// # Errors
+/// One of them is no user here.
+pub(crate) fn owners(word: &str) -> Result<Owners, String> {
+    if word == ALL {
+        return Ok(Owners::Anybody);
+    }
+    word.split(',').map(uid).collect::<Result<_, _>>().map(Owners::These)
 }
 
 /// The number of a user, by name or number.

@@ -107,6 +107,10 @@ impl Claims {
     /// claimed.
     pub(super) async fn heed_later(self: &Arc<Self>, key: &TicketKey, ticket: &Ticket) {
         if ticket.state != TicketState::Open {
+            if ticket.is_notification() {
+                let why = ticket.outcome.as_ref().map(|outcome| outcome.message.as_str());
+                tracing::warn!(ticket = %key, why, "a notification is given up");
+            }
             return;
         }
         if let Err(error) = self.heed_abort(key, ticket.part.as_ref()).await {

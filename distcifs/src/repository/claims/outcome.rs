@@ -27,7 +27,7 @@ impl Claims {
     ) -> Result<(Posted, Result<Commit>)> {
         let nonce = &claim.nonce;
         let ours = |entry: Option<&Entry>| {
-            entry.is_some_and(|e| {
+            entry.map_or(claim.ticket.is_notification(), |e| {
                 has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
             })
         };

@@ -4,6 +4,7 @@ use super::Claims;
 use super::adding::Planned;
 use crate::repository::config::TicketRequest;
 use crate::repository::format::STRANGERS;
+use crate::repository::model::notification::NOTIFY_QUEUE;
 use crate::repository::model::steps;
 use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, OfBuild, Poster, TicketKey, control_key};
 use crate::repository::names::{Name, TicketId};
@@ -17,6 +18,11 @@ impl Claims {
         if queue.as_str() == CONTROL_QUEUE {
             return Err(Error::NotClaimant(format!(
                 "tickets/{queue}: builds are started by jobs/<job>/trigger only"
+            )));
+        }
+        if queue.as_str() == NOTIFY_QUEUE {
+            return Err(Error::NotClaimant(format!(
+                "tickets/{queue}: builds tell of themselves, by the notify of their job's config.json"
             )));
         }
         let key = TicketKey {

@@ -14,11 +14,12 @@ use super::object::Object;
 use super::tasks::{self, Context};
 use super::{
     Allow, Github, JobConfig, Keep, PARAMETERS_BYTES_MAX, Priority, Size, Untrusted, downstream, groups, kinds, needs,
+    notify,
 };
 use crate::repository::names::Name;
 
 /// Keys of a configuration.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "configuration-version",
     "job_id",
     "description",
@@ -32,6 +33,7 @@ const KEYS: [&str; 19] = [
     "concurrency",
     "priority",
     "keep",
+    "notify",
     "console_limit",
     "isolation_required",
     "allow",
@@ -121,6 +123,7 @@ fn read_top(top: &Object<'_>, against: Against<'_>, faults: &mut Faults) -> JobC
         cron_catch_up: top.boolean("cron_catch_up", faults).unwrap_or(false),
         concurrency,
         priority: priority(top, faults),
+        notify: notify::read(top, faults),
         keep: keep(top, faults),
         console_limit: console_limit.unwrap_or(common::CONSOLE_LIMIT_DEFAULT),
         isolation_required,

@@ -360,15 +360,17 @@ fn read_task(
     object.required("type", faults);
     let kind = object.name("type", faults);
     let own = kind.as_ref().is_some_and(|kind| kinds::is_own(kind.as_str()));
-    if kind.as_ref().is_some_and(|kind| kind.as_str() == "build-control") {
+    let why = match kind.as_ref().map(Name::as_str) {
+        Some("build-control") => Some("a trigger makes the build-control ticket itself; it can't be a task"),
+        // Before there were notifications it was a name as any other.
+        Some("notify") if !faults.is_stored() => {
+            Some("a build tells of itself by the job's notify; it can't be a task")
+        }
+        _ => None,
+    };
+    if let Some(why) = why {
         let at = object.get("type").map_or(object.at, |value| value.at);
-        faults.add(
-            at,
-            format!(
-                "{}: a trigger makes the build-control ticket itself; it can't be a task",
-                object.path_of("type")
-            ),
-        );
+        faults.add(at, format!("{}: {why}", object.path_of("type")));
     }
     let (params, labels) = read_params(object, kind.as_ref(), context, faults);
     let mut settings = TaskSettings::read(object, labels, faults);

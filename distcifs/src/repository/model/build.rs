@@ -82,6 +82,9 @@ pub(crate) struct Live {
     /// How it ended that was held: its record is made of this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ended: Option<Ended>,
+    /// How the run before it ended, of a retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<Verdict>,
     /// Which of waiting tickets go first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) priority: i8,

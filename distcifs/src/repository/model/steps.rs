@@ -214,7 +214,8 @@ fn reopen(ticket: &mut Ticket, cause: Cause, now: u64) {
 /// How a ticket ends whose claim is over for this cause; `None`: it is to be claimed again.
 fn bound_met(ticket: &Ticket, cause: Cause) -> Option<(Verdict, String)> {
     // A build's own ticket is held as long as the build lasts, over any number of restarts.
-    let bounded = !ticket.is_control();
+    // A notification waits with its worker for somebody else's server.
+    let bounded = !ticket.is_control() && !ticket.is_notification();
     match cause {
         Cause::TimedOut => {
             let seconds = ticket.time_limit().as_secs();
@@ -268,6 +269,11 @@ fn shorten(ticket: &mut Ticket) {
 /// What becomes of a ticket whose claim is over: with the claim's entry, if that stands, and the place
 /// of its build, if that is over.
 fn end_of(key: &TicketKey, ended: &Ticket, version: u32, claimed: bool) -> Vec<Op> {
+    if ended.is_notification() && ended.state == TicketState::Finished {
+        // Nobody asks how it ended: it goes with its end, so that nobody has to tidy it away.
+        let claim = claimed.then(|| delete(key.claim_path(), None));
+        return claim.into_iter().chain([delete(key.path(), Some(version))]).collect();
+    }
     let mut ops = vec![set(key.path(), to_json(ended), version)];
     ops.extend(claimed.then(|| delete(key.claim_path(), None)));
     ops.extend((ended.state == TicketState::Finished).then(|| leave(ended)).flatten());

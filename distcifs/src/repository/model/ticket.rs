@@ -9,6 +9,7 @@ use crate::repository::model::deed::Person;
 use crate::repository::model::group::Member;
 use crate::repository::model::json::from_json;
 use crate::repository::model::keys::Key;
+use crate::repository::model::notification::{NOTIFY_QUEUE, NotifyRef};
 use crate::repository::model::skills::isolation_label;
 use crate::repository::model::unknown::Unknown;
 use crate::repository::names::{Name, TicketId};
@@ -19,12 +20,13 @@ use crate::storage::Entry;
 pub const CONTROL_QUEUE: &str = "build-control";
 
 /// The kinds of work that every repository knows.
-pub(crate) const QUEUES: [&str; 5] = [
+pub(crate) const QUEUES: [&str; 6] = [
     "build-control",
     "git-checkout",
     "execute-shell",
     "publish-artifacts",
     "copy-artifacts",
+    NOTIFY_QUEUE,
 ];
 
 /// Which ticket: its queue and its id.
@@ -162,6 +164,9 @@ pub struct Ticket {
     /// What it is of a build; absent: it stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<BuildRef>,
+    /// What it tells somebody of; absent: it is no notification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<NotifyRef>,
     /// The name of its task; empty: one posted by an earlier version, which goes by its type.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -260,6 +265,11 @@ impl Ticket {
     /// Whether it is the one that build-control works, not one of a task.
     pub fn is_control(&self) -> bool {
         self.part.as_ref().is_some_and(|part| part.task.is_none())
+    }
+
+    /// Whether it is a notification: that goes with its end.
+    pub fn is_notification(&self) -> bool {
+        self.notify.is_some()
     }
 
     /// Whether it waits for a place of a group.

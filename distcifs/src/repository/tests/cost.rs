@@ -117,6 +117,29 @@ fn a_build_of_one_task_costs_six_writes_one_after_another() {
     });
 }
 
+/// "Nothing for notifications": their tickets are made with the commit that takes the entry of the build away.
+#[test]
+fn a_build_that_tells_costs_no_commit_more() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let entries = r#"[{"on": ["*"], "type": "irc"}, {"on": ["changed"], "type": "irc"}]"#;
+    let config = CONFIG.replace(r#"{"tasks""#, &format!(r#"{{"notify": {entries}, "tasks""#));
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        let job = configured(&repository, "hello", &config).await.unwrap();
+        counted_build(&store, &repository, &job).await;
+        let mut calls = counted_build(&store, &repository, &job).await;
+        calls.retain(|call| !call.what.contains("/hello.1."));
+        let count = |doing: &str, verb: &str| {
+            let of = |call: &&Call| (call.doing, call.verb) == (doing, verb);
+            calls.iter().filter(of).count()
+        };
+        let commits = ["trigger", "claim", "post", "result", "final", "beside"].map(|doing| count(doing, "commit"));
+        assert_eq!(commits, [1, 2, 1, 1, 1, 1], "{}", lines(&calls));
+        assert_eq!(count("beside", "update"), 2);
+        assert_eq!(repository.store.children("/tickets/notify").await.unwrap().len(), 2);
+    });
+}
+
 /// The same store, as one of many mounts has it.
 async fn as_one_of_many(store: &Store, dir: &Path) -> Arc<Repository> {
     let stores = Stores {

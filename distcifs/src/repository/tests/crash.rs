@@ -244,6 +244,8 @@ async fn assert_once(repository: &Arc<Repository>, job: &Job) {
     assert_whole(repository, job, 1).await;
     assert_eq!(repository.builds.build_numbers(job).await.unwrap(), [1]);
     let build = repository.builds.build(job, 1).await.unwrap();
+    let told = repository.store.coordination.children("/tickets/notify").await.unwrap();
+    assert_eq!(told.len(), build.config.notify.len(), "each entry tells once");
     let adds = build.task_name(0).is_some_and(|name| name == "0-generate");
     assert_eq!(
         build.plan.count(),

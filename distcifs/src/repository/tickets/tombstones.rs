@@ -26,7 +26,7 @@ impl Tombstones {
 
     /// Keeps a ticket, within bounds. One that never ended was aborted with its build.
     pub fn remember(&self, key: &TicketKey, mut posted: Posted) {
-        if posted.ticket.part.is_none() {
+        if posted.ticket.part.is_none() && !posted.ticket.is_notification() {
             return;
         }
         posted.ticket.state = TicketState::Finished;

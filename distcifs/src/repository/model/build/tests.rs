@@ -63,6 +63,7 @@ fn longest(name: &str) -> Live {
             at: u64::MAX,
         }),
         ended: None,
+        before: None,
         superseded: Some(u64::MAX),
         priority: i8::MIN,
         nonce: DIGEST[..32].into(),

@@ -162,6 +162,7 @@ pub(crate) fn again(record: &Record, with: Again) -> Live {
         held: record.held,
         approved: record.approved.clone(),
         ended: None,
+        before: Some(record.state),
         priority: with.priority,
         nonce: with.nonce,
         unknown: record.unknown.clone(),
@@ -215,6 +216,7 @@ fn control_ticket(key: &TicketKey, job: &Job, n: u64, live: &Live, begun: Begun)
         given: 0,
         nonce: String::new(),
         part: Some(part),
+        notify: None,
         name: String::new(),
         lines: String::new(),
         labels,
@@ -453,8 +455,9 @@ pub(crate) fn record(build: &Build, tasks: Vec<TaskRecord>, lengths: BTreeMap<St
 }
 
 /// Removes the entry and the tickets of a build whose record stands, each as it was recorded; the tickets. The
-/// build's own goes after those of its tasks, its entry last. `None`: it has no entry.
-pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Tickets>>> {
+/// build's own goes after those of its tasks, its entry last. With it come the tickets that tell of its end: so
+/// that is told once, whoever records it, and however often. `None`: it has no entry.
+pub(crate) fn tidy(build: &Build, told: &[(TicketKey, Ticket)]) -> crate::repository::Result<Option<Step<Tickets>>> {
     let Some((live, version)) = &build.live else {
         return Ok(None);
     };
@@ -482,7 +485,13 @@ pub(crate) fn tidy(build: &Build) -> crate::repository::Result<Option<Step<Ticke
             .then(|| delete(held::mark_path(build.job.uid(), build.n), None)),
     );
     ops.push(delete(live_path(build.job.uid(), build.n), Some(*version)));
+    ops.extend(telling(told));
     Ok(Some(Step { after, ops }))
+}
+
+/// The entries of tickets that tell of a build.
+pub(crate) fn telling(told: &[(TicketKey, Ticket)]) -> impl Iterator<Item = Op> {
+    told.iter().map(|(key, ticket)| create(key.path(), to_json(ticket)))
 }
 
 /// The lines of a job's index with which a finished build goes into the trash.

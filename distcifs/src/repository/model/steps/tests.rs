@@ -36,6 +36,7 @@ pub(in crate::repository::model::steps) fn ticket_alone(post: &str) -> Ticket {
         given: 0,
         nonce: String::new(),
         part: None,
+        notify: None,
         name: String::new(),
         lines: String::new(),
         labels: Vec::new(),

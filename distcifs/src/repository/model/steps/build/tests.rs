@@ -70,6 +70,7 @@ pub(super) fn live(nonce: &str) -> Live {
         held: false,
         approved: None,
         ended: None,
+        before: None,
         priority: 0,
         nonce: nonce.into(),
         unknown: Unknown::default(),
@@ -409,7 +410,7 @@ fn a_build_is_recorded_when_its_own_ticket_has_its_outcome() {
 #[test]
 fn what_is_recorded_is_tidied_up_as_it_was_seen() {
     let tasks = [(0, TicketState::Finished), (1, TicketState::Claimed)];
-    let step = tidy(&build(TicketState::Finished, &tasks)).unwrap().unwrap();
+    let step = tidy(&build(TicketState::Finished, &tasks), &[]).unwrap().unwrap();
     assert_eq!(
         shape(&step.ops),
         [
@@ -429,7 +430,7 @@ fn what_is_recorded_is_tidied_up_as_it_was_seen() {
         live: None,
         ..build(TicketState::Finished, &[])
     };
-    assert!(tidy(&gone).unwrap().is_none());
+    assert!(tidy(&gone, &[]).unwrap().is_none());
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn one_that_nobody_approved_ends_by_its_entry() {
         assert!(record.held && record.source.untrusted);
         assert_eq!(record.ended.as_ref().map(|ended| ended.cause), Some(cause));
         assert_eq!(may_retry(&record, 1), Err(Refused::Unapproved));
-        let tidied = tidy(&ended).unwrap().unwrap();
+        let tidied = tidy(&ended, &[]).unwrap().unwrap();
         assert_eq!(shape(&tidied.ops), ["delete /held/u/1", "delete /jobs/u/1 @7"]);
     }
     let kept = keep(&held, Did::Kept, eve()).unwrap();

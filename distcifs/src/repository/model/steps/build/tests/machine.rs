@@ -394,7 +394,7 @@ impl Machine {
 
     fn tidy(&mut self, actor: usize, n: u64) {
         if let Some(build) = self.mounts[actor].recorded.remove(&n) {
-            let step = tidy(&build).unwrap().unwrap();
+            let step = tidy(&build, &[]).unwrap().unwrap();
             self.world.commit(actor, step.ops);
         }
     }
