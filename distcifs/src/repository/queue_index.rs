@@ -130,15 +130,17 @@ struct Queue {
 impl Queue {
     /// Takes a ticket's summary out.
     fn take_out(&mut self, id: &str) -> Option<TicketSummary> {
-        let old = self.tickets.remove(id)?;
-        self.open.remove(&old.lane, old.created);
+        let (id, old) = self.tickets.remove_entry(id)?;
+        self.open.remove(&old.lane, old.created, &id);
         Some(old)
     }
 
     /// Notes that a ticket is claimed: its owner has had his turn, if it was not given here.
     fn note_claimed(&mut self, id: &str) {
-        let Some(summary) = self.tickets.get(id) else { return };
-        if self.open.remove(&summary.lane, summary.created).is_some() {
+        let Some((id, summary)) = self.tickets.get_key_value(id) else {
+            return;
+        };
+        if self.open.remove(&summary.lane, summary.created, id) {
             self.open.served(summary.lane.owner);
         }
     }
@@ -150,8 +152,8 @@ impl Queue {
         skills: &Skills,
         choice: usize,
         turn: impl Fn(&TicketId, &str) -> u32,
-    ) -> Option<(u32, u64, Lane)> {
-        let mut best: Option<(u32, u64, &Lane)> = None;
+    ) -> Option<(u32, u64, TicketId, Lane)> {
+        let mut best: Option<(u32, u64, &TicketId, &Lane)> = None;
         for (created, id, lane) in self.open.first(skills, choice) {
             if best.is_some_and(|(.., best)| lane.priority < best.priority) {
                 // Another mount is nearer to what goes first: that waits a moment for it, and goes first still.
@@ -159,13 +161,13 @@ impl Queue {
             }
             let turn = turn(id, &lane.needs);
             if best.is_none_or(|(least, ..)| turn < least) {
-                best = Some((turn, created, lane));
+                best = Some((turn, created, id, lane));
             }
             if turn == 0 {
                 break;
             }
         }
-        best.map(|(turn, created, lane)| (turn, created, lane.clone()))
+        best.map(|(turn, created, id, lane)| (turn, created, id.clone(), lane.clone()))
     }
 
     /// Opens the oldest ticket that waited for a place of this group or job; whether there was any.
@@ -371,7 +373,7 @@ impl QueueIndex {
         let Some(summary) = queue.tickets.get(&key.id) else {
             return;
         };
-        queue.open.remove(&summary.lane, summary.created);
+        queue.open.remove(&summary.lane, summary.created, &key.id);
         // It is opened again when one of its job has ended, where it waits for one that is bounded otherwise.
         let of_job = summary.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
         let of_job = of_job.filter(|_| queue.has_another_bound(summary));
@@ -470,9 +472,9 @@ impl QueueIndex {
             let chosen = queue.choose(&waiter.skills, choice, |id, labels| turn(&key(id), labels));
             chosen.map(|chosen| (*place, chosen))
         });
-        let (place, (turn, created, lane)) = found?;
+        let (place, (turn, created, id, lane)) = found?;
         let waiter = queue.waiters.remove(&place)?;
-        let id = queue.open.remove(&lane, created)?;
+        queue.open.remove(&lane, created, &id);
         queue.open.served(lane.owner);
         let key = key(&id);
         Some(Pair { waiter, key, turn })

@@ -4,7 +4,7 @@
 //! ticket of his was given or claimed, here or on another mount; whoever had none for the longest time is next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::QueueIndex;
 use crate::repository::core::lock;
@@ -39,7 +39,8 @@ impl Lane {
 /// The open tickets of a queue.
 #[derive(Default)]
 pub(super) struct Open {
-    lanes: HashMap<Lane, BTreeMap<u64, TicketId>>,
+    /// By their places in the order of all tickets; those of one commit have the same.
+    lanes: HashMap<Lane, BTreeSet<(u64, TicketId)>>,
     /// When each owner had his last turn, counted in turns.
     served: HashMap<u32, u64>,
     turns: u64,
@@ -67,14 +68,17 @@ impl Open {
 
     pub(super) fn insert(&mut self, lane: &Lane, created: u64, id: TicketId) {
         match self.lanes.get_mut(lane) {
-            Some(open) => drop(open.insert(created, id)),
-            None => drop(self.lanes.insert(lane.clone(), BTreeMap::from([(created, id)]))),
+            Some(open) => drop(open.insert((created, id))),
+            None => drop(self.lanes.insert(lane.clone(), BTreeSet::from([(created, id)]))),
         }
     }
 
-    pub(super) fn remove(&mut self, lane: &Lane, created: u64) -> Option<TicketId> {
-        let open = self.lanes.get_mut(lane)?;
-        let removed = open.remove(&created);
+    /// Takes one out; whether it was there.
+    pub(super) fn remove(&mut self, lane: &Lane, created: u64, id: &TicketId) -> bool {
+        let Some(open) = self.lanes.get_mut(lane) else {
+            return false;
+        };
+        let removed = open.remove(&(created, id.clone()));
         if open.is_empty() {
             self.lanes.remove(lane);
         }
@@ -110,11 +114,11 @@ impl Open {
             let turn = |owner: &u32| self.served.get(owner).copied().unwrap_or_default();
             let mut places = Vec::new();
             for (owner, mut tickets) in owners {
-                tickets.sort_unstable_by_key(|(created, ..)| *created);
+                tickets.sort_by_key(|(created, ..)| *created);
                 let nth = tickets.into_iter().take(choice).enumerate();
                 places.extend(nth.map(|(nth, ticket)| ((nth, turn(&owner), ticket.0), ticket)));
             }
-            places.sort_unstable_by_key(|(place, _)| *place);
+            places.sort_by_key(|(place, _)| *place);
             first.extend(places.into_iter().map(|(_, ticket)| ticket));
             if first.len() >= choice {
                 break;
@@ -144,7 +148,9 @@ impl Open {
             match other {
                 other if other.priority > lane.priority => ahead.higher += open.len(),
                 other if other.priority < lane.priority => {}
-                other if other.owner == lane.owner => ahead.own += open.range(..created).count(),
+                other if other.owner == lane.owner => {
+                    ahead.own += open.iter().take_while(|(at, _)| *at < created).count()
+                }
                 other => owners.push(other.owner),
             }
         }
@@ -214,12 +220,13 @@ mod tests {
 
     /// Takes the next ticket, as a worker of the only mount does.
     fn next(open: &mut Open) -> String {
-        let (created, lane) = {
+        let (created, id, lane) = {
             let first = open.first(&anybody(), 1);
-            (first[0].0, first[0].2.clone())
+            (first[0].0, first[0].1.clone(), first[0].2.clone())
         };
         open.served(lane.owner);
-        open.remove(&lane, created).unwrap().to_string()
+        assert!(open.remove(&lane, created, &id));
+        id.to_string()
     }
 
     /// "10,000 tickets of one owner wait; another's first ticket starts after one task at most."
@@ -242,6 +249,18 @@ mod tests {
             first[..3].iter().map(|(at, ..)| *at).collect::<Vec<_>>(),
             [20_002, 5, 6]
         );
+    }
+
+    /// One commit may make several, as the end of a build does: each is there.
+    #[test]
+    fn tickets_of_one_commit_are_all_given() {
+        let mut open = Open::default();
+        for name in ["b", "a", "c"] {
+            open.insert(&lane(0, ALICE), 7, id(name));
+        }
+        assert!(!open.remove(&lane(0, ALICE), 7, &id("d")) && !open.remove(&lane(0, BOB), 7, &id("a")));
+        assert_eq!([next(&mut open), next(&mut open), next(&mut open)], ["a", "b", "c"]);
+        assert!(open.is_empty());
     }
 
     #[test]
