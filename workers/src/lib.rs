@@ -8,6 +8,8 @@ mod again;
 pub mod artifacts;
 pub mod beneath;
 pub mod checkout;
+#[cfg(feature = "github")]
+pub mod connections;
 pub mod console;
 pub mod control;
 pub mod copying;

@@ -4,7 +4,6 @@
 //! a body which comes twice, to whichever of them and however often, makes one build.
 
 pub mod body;
-pub mod connections;
 pub mod deliver;
 pub mod event;
 pub mod grants;
@@ -24,8 +23,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connections::Connections;
 use crate::tree::Tree;
-use connections::Connections;
 use requests::App;
 use source::Source;
 
@@ -91,7 +90,9 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let at = listener.local_addr().map_err(broken)?;
     let app = App::new(settings.tree, settings.source, settings.proxies).map_err(broken)?;
     eprintln!("github-webhook: listening on {at}");
-    let connections = Connections::new(settings.connections, app.clone());
+    let told = app.clone();
+    let counted = move || told.metrics().pushed_out();
+    let connections = Connections::new("github-webhook", settings.connections, app.router(), counted);
     let rereading = async {
         while hang_up.recv().await.is_some() {
             let app = app.clone();

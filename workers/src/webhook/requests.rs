@@ -13,12 +13,12 @@ use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use super::body::{BODY_BYTES_MAX, Memory, Refused};
-use super::connections::Peer;
 use super::deliver::{Answer, Deliverer, Delivery};
 use super::metrics::{Gauges, Metrics};
 use super::quiet::Quiet;
 use super::source::Source;
 use super::table::Table;
+use crate::connections::Peer;
 use crate::lanes::Lanes;
 use crate::tree::Tree;
 

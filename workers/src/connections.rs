@@ -1,11 +1,14 @@
-//! Connections: bounded in number and in time. A newer one pushes out the oldest that has not sent
-//! its request yet, so that those who hold connections open hold up nobody.
+//! Connections of a server of HTTP: bounded in number and in time. A newer one pushes out the oldest that
+//! has not sent its request yet, so that those who hold connections open hold up nobody. Who does not read
+//! what he asked for is closed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+mod patient;
 
 use axum::Router;
 use axum::body::Body;
@@ -18,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tower_service::Service;
 
-use super::requests::App;
+use patient::Patient;
 
 /// How long the head of a request may take, and how long a connection may be idle.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -46,9 +49,9 @@ pub struct Peer {
 
 impl Peer {
     /// Keeps the connection from being pushed out for as long as the value lives.
-    pub fn busy(&self) -> Busy<'_> {
+    pub fn busy(&self) -> Busy {
         self.busy.store(true, Ordering::Relaxed);
-        Busy(&self.busy)
+        Busy(self.busy.clone())
     }
 
     /// How many connections are open.
@@ -58,9 +61,9 @@ impl Peer {
 }
 
 /// A request is being carried out.
-pub struct Busy<'a>(&'a AtomicBool);
+pub struct Busy(Arc<AtomicBool>);
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -118,20 +121,28 @@ impl Drop for Place {
 
 /// Accepts and serves connections.
 pub struct Connections {
+    program: &'static str,
     most: usize,
-    app: Arc<App>,
     router: Router,
+    pushed_out: Box<dyn Fn() + Send + Sync>,
     open: Arc<Open>,
     end: watch::Sender<bool>,
 }
 
 impl Connections {
-    /// Serves at most so many at once.
-    pub fn new(most: usize, app: Arc<App>) -> Self {
+    /// Serves at most so many at once, for a program that is called so; `pushed_out` is told of each that made
+    /// room for a newer one.
+    pub fn new(
+        program: &'static str,
+        most: usize,
+        router: Router,
+        pushed_out: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Connections {
+            program,
             most,
-            router: app.router(),
-            app,
+            router,
+            pushed_out: Box::new(pushed_out),
             open: Arc::default(),
             end: watch::Sender::new(false),
         }
@@ -144,7 +155,7 @@ impl Connections {
             match listener.accept().await {
                 Ok((stream, address)) => self.serve(stream, address.ip()),
                 Err(error) => {
-                    eprintln!("github-webhook: accept: {error}");
+                    eprintln!("{}: accept: {error}", self.program);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -155,7 +166,7 @@ impl Connections {
     async fn make_room(&self) {
         while self.open.lock().all.len() >= self.most {
             if self.open.push_out() {
-                self.app.metrics().pushed_out();
+                (self.pushed_out)();
             } else {
                 // All are being carried out, which takes some seconds at most.
                 let _ = tokio::time::timeout(FULL_LOOK, self.open.freed.notified()).await;
@@ -212,7 +223,7 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, mut end: watch::Re
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Patient::new(stream)), service));
     let told_to_end = async move { drop(end.wait_for(|end| *end).await) };
     // What breaks a connection is the client's affair.
     tokio::select! {
