@@ -8,7 +8,7 @@ mod again;
 pub mod artifacts;
 pub mod beneath;
 pub mod checkout;
-#[cfg(feature = "github")]
+#[cfg(any(feature = "github", feature = "web"))]
 pub mod connections;
 pub mod console;
 pub mod control;
@@ -38,5 +38,7 @@ pub mod task;
 pub mod ticket;
 pub mod tree;
 mod turns;
+#[cfg(feature = "web")]
+pub mod web;
 #[cfg(feature = "github")]
 pub mod webhook;

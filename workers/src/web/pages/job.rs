@@ -1,0 +1,149 @@
+//! A job: its builds as bars of how long they took, and how many of them ended well.
+
+use askama::Template;
+use serde::Serialize;
+
+use super::frame::{Frame, part};
+use super::made;
+use crate::web::answer::Answer;
+use crate::web::ask::{App, Asked};
+use crate::web::facts::{self, Build};
+use crate::web::show::{Moment, duration, percent, plain};
+use crate::web::sight::{Fault, Result};
+
+/// Builds of one page.
+const PAGE: usize = 40;
+
+/// Height of the highest bar, and how far one stands from the next.
+const HEIGHT: u64 = 72;
+const STEP: usize = 24;
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    job: String,
+    enabled: String,
+    next: String,
+    builds: Vec<Build>,
+    /// How many there are.
+    count: usize,
+}
+
+/// A build as a bar.
+struct Bar {
+    number: u64,
+    state: String,
+    x: usize,
+    y: u64,
+    height: u64,
+    says: String,
+}
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct Page<'a> {
+    frame: Frame,
+    listed: &'a Listed,
+    href: String,
+    bars: Vec<Bar>,
+    wide: usize,
+    longest: String,
+    rate: String,
+    ended: usize,
+    median: String,
+    older: Option<u64>,
+    has_config: bool,
+}
+
+impl Page<'_> {
+    fn when(&self, ms: &u64) -> Moment {
+        Moment(*ms)
+    }
+
+    fn why(&self, build: &Build) -> String {
+        self.seen(build.why.lines().next().unwrap_or_default())
+    }
+
+    fn seen(&self, text: &str) -> String {
+        plain(text.as_bytes())
+    }
+}
+
+/// Reads the builds of a page: the newest, or those before a number.
+fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Build>, usize, Option<u64>)> {
+    let folder = facts::builds(&app.sight, job)?;
+    let numbers = facts::numbers(&folder)?;
+    let count = numbers.len();
+    let mut page = numbers
+        .into_iter()
+        .filter(|number| before.is_none_or(|before| *number < before));
+    let mut found = Vec::new();
+    for number in page.by_ref().take(PAGE) {
+        match facts::build(&folder, job, number) {
+            Ok(mut build) => {
+                // A list needs none of them, and they may be many.
+                build.tasks.clear();
+                build.params.clear();
+                found.push(build);
+            }
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            // It was removed meanwhile.
+            Err(_) => {}
+        }
+    }
+    let older = page.next().and(found.last().map(|build| build.build));
+    Ok((found, count, older))
+}
+
+fn bars(builds: &[Build], longest: u64, now: Moment) -> Vec<Bar> {
+    let bar = |(place, build): (usize, &Build)| {
+        let took = build.took(now);
+        let height = (took * (HEIGHT - 4) / longest.max(1)).min(HEIGHT - 4) + 4;
+        Bar {
+            number: build.build,
+            state: build.state.clone(),
+            x: place * STEP + 2,
+            y: HEIGHT - height,
+            height,
+            says: format!("build {}: {}, {}", build.build, build.state, duration(took)),
+        }
+    };
+    builds.iter().rev().enumerate().map(bar).collect()
+}
+
+/// The page.
+///
+/// # Errors
+/// There is no such job, it is closed, or the tree is away.
+pub(super) fn answer(app: &App, asked: &Asked, job: &str) -> Result<Answer> {
+    let folder = app.sight.at(&["jobs", job])?;
+    let (found, count, older) = builds(app, job, asked.query.number("before"))?;
+    let listed = Listed {
+        job: job.to_owned(),
+        enabled: folder.text("enabled")?,
+        next: folder.enter("builds")?.text("next")?,
+        builds: found,
+        count,
+    };
+    let now = Moment(Moment::now().0 / 2000 * 2000);
+    let ended: Vec<&Build> = listed.builds.iter().filter(|build| build.finished > 0).collect();
+    let good = ended.iter().filter(|build| build.state == "success").count();
+    let longest = listed.builds.iter().map(|build| build.took(now)).max().unwrap_or(0);
+    let mut times: Vec<u64> = ended.iter().map(|build| build.took(now)).collect();
+    times.sort_unstable();
+    let page = Page {
+        frame: Frame::new(app, job, &["ls"], &[b"jobs", job.as_bytes(), b"builds"])
+            .within("Jobs", "/")
+            .live("page"),
+        href: format!("{}/jobs/{}", app.base(), part(job)),
+        bars: bars(&listed.builds, longest, now),
+        wide: listed.builds.len() * STEP + 2,
+        longest: duration(longest),
+        rate: percent(good, ended.len()),
+        ended: ended.len(),
+        median: times.get(times.len() / 2).map_or("–".to_owned(), |ms| duration(*ms)),
+        older,
+        has_config: folder.open("config.json").is_ok(),
+        listed: &listed,
+    };
+    made(asked, &page, &listed)
+}

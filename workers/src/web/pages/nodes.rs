@@ -1,0 +1,297 @@
+//! Queues and nodes: what waits, and who works.
+
+use askama::Template;
+use serde::Serialize;
+
+use super::frame::{Frame, part};
+use super::made;
+use crate::web::answer::Answer;
+use crate::web::ask::{App, Asked};
+use crate::web::show::{Moment, plain};
+use crate::web::sight::{self, Fault, Kind, Result, Seen};
+
+/// Queues, and tickets of each, that are shown.
+const QUEUES_MAX: usize = 100;
+const TICKETS_MAX: usize = 50;
+
+/// The same of one queue by itself.
+const OF_ONE_MAX: usize = 1000;
+
+/// Tasks of a build among which that of a ticket is looked for.
+const TASKS_MAX: usize = 4000;
+
+/// Nodes that are shown.
+const NODES_MAX: usize = 1000;
+
+/// Longest file of a node, bytes.
+const NODE_BYTES_MAX: u64 = 64 << 10;
+
+/// A ticket.
+#[derive(Debug, Serialize)]
+struct Ticket {
+    id: String,
+    #[serde(skip)]
+    href: Option<String>,
+    claimed: bool,
+    labels: String,
+    attempt: String,
+    /// What it waits for, of a build's.
+    why: String,
+    /// When it was posted.
+    since: Moment,
+}
+
+/// A queue.
+#[derive(Debug, Serialize)]
+struct Queue {
+    name: String,
+    closed: bool,
+    tickets: Vec<Ticket>,
+    /// Tickets beyond those that are shown.
+    more: bool,
+    /// Workers that wait for a ticket of it.
+    waiting: u64,
+}
+
+#[derive(Template)]
+#[template(path = "queues.html")]
+struct QueuesPage<'a> {
+    frame: Frame,
+    queues: &'a [Queue],
+}
+
+/// A node: what its file says.
+#[derive(Debug, Serialize)]
+struct Node {
+    name: String,
+    facts: Vec<(String, String)>,
+    /// Queues, how many workers wait there, their labels.
+    waiting: Vec<(String, u64, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "nodes.html")]
+struct NodesPage<'a> {
+    frame: Frame,
+    nodes: &'a [Node],
+    status: Vec<(String, String)>,
+}
+
+/// Job, build and task of a ticket's id, if it is that of one of a build; the build's own has no task.
+fn place_of(id: &str) -> Option<(&str, u64, Option<u64>)> {
+    let mut parts = id.rsplitn(3, '.');
+    let (last, number, job) = (parts.next()?, parts.next()?, parts.next()?);
+    // After a retry `.r<k>` follows.
+    if last.strip_prefix('r').is_some_and(|run| run.parse::<u64>().is_ok()) {
+        return place_of(id.strip_suffix(last)?.strip_suffix('.')?);
+    }
+    let task = match last {
+        "control" => None,
+        task => Some(task.parse().ok()?),
+    };
+    Some((job, number.parse().ok()?, task))
+}
+
+/// What a build's ticket waits for, as its build says to others.
+fn why(app: &App, (job, build, task): (&str, u64, Option<u64>)) -> Option<String> {
+    let folder = app.sight.at(&["jobs", job, "builds", &build.to_string()]).ok()?;
+    let folder = match task {
+        None => folder,
+        Some(task) => {
+            let tasks = folder.enter("tasks").ok()?;
+            let (names, _) = tasks.names(TASKS_MAX).ok()?;
+            let begin = format!("{task}-");
+            let name = names
+                .iter()
+                .filter_map(|(name, _)| name.to_str())
+                .find(|name| name.starts_with(&begin))?;
+            tasks.enter(name).ok()?
+        }
+    };
+    let why = folder.text("why").ok()?;
+    Some(plain(why.lines().next()?.as_bytes()))
+}
+
+/// Of a ticket its id, labels and age are shown, and nothing else.
+fn ticket(app: &App, queue: &Seen, id: &str) -> Option<Ticket> {
+    let stat = queue.stat(id).ok()?;
+    let folder = queue.enter(id).ok();
+    let (claimed, place) = (
+        folder.as_ref().is_some_and(|folder| folder.stat("claim").is_ok()),
+        place_of(id),
+    );
+    let text = |name: &str| {
+        folder
+            .as_ref()
+            .and_then(|folder| folder.text(name).ok())
+            .unwrap_or_default()
+    };
+    Some(Ticket {
+        id: plain(id.as_bytes()),
+        href: place.map(|(job, build, _)| format!("{}/jobs/{}/builds/{build}", app.base(), part(job))),
+        claimed,
+        why: place
+            .filter(|_| !claimed)
+            .and_then(|place| why(app, place))
+            .unwrap_or_default(),
+        labels: plain(
+            text("labels")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .as_bytes(),
+        ),
+        attempt: text("attempt"),
+        since: Moment(sight::modified(&stat)),
+    })
+}
+
+fn queue(app: &App, tickets: &Seen, name: &str, nodes: &[Node], most: usize) -> Result<Queue> {
+    let waits = nodes
+        .iter()
+        .flat_map(|node| &node.waiting)
+        .filter(|(queue, ..)| queue == name);
+    let mut found = Queue {
+        name: plain(name.as_bytes()),
+        closed: false,
+        tickets: Vec::new(),
+        more: false,
+        waiting: waits.map(|(_, count, _)| count).sum(),
+    };
+    let listed = tickets.enter(name).and_then(|folder| Ok((folder.names(most)?, folder)));
+    match listed {
+        Ok(((names, more), folder)) => {
+            let folders = names.iter().filter(|(_, kind)| *kind == Kind::Folder);
+            let ids = folders.filter_map(|(name, _)| name.to_str());
+            found.tickets = ids.filter_map(|id| ticket(app, &folder, id)).collect();
+            found.tickets.sort_by_key(|ticket| ticket.since);
+            found.more = more;
+        }
+        Err(Fault::Closed) => found.closed = true,
+        Err(fault) => return Err(fault),
+    }
+    Ok(found)
+}
+
+/// All queues, or one.
+///
+/// # Errors
+/// There is none of that name, or the tree is away.
+pub(super) fn queues(app: &App, asked: &Asked, one: Option<&str>) -> Result<Answer> {
+    let tickets = app.sight.at(&["tickets"])?;
+    let nodes = all_nodes(app)?;
+    let (names, most) = match one {
+        Some(one) => (vec![one.to_owned()], OF_ONE_MAX),
+        None => {
+            let (names, _) = tickets.names(QUEUES_MAX)?;
+            let names = names.into_iter().filter_map(|(name, _)| name.into_string().ok());
+            (names.collect(), TICKETS_MAX)
+        }
+    };
+    let mut queues = Vec::new();
+    for name in names {
+        match queue(app, &tickets, &name, &nodes, most) {
+            Ok(queue) => queues.push(queue),
+            // It was removed meanwhile.
+            Err(Fault::Absent) if one.is_none() => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    queues.sort_by(|a, b| {
+        a.tickets
+            .is_empty()
+            .cmp(&b.tickets.is_empty())
+            .then_with(|| a.name.cmp(&b.name))
+    });
+    let mut path: Vec<&[u8]> = vec![b"tickets"];
+    path.extend(one.map(str::as_bytes));
+    let frame = Frame::new(app, one.unwrap_or("Queues"), &["ls"], &path).live("page");
+    let frame = match one {
+        Some(_) => frame.within("Queues", "/tickets"),
+        None => frame,
+    };
+    let page = QueuesPage { frame, queues: &queues };
+    made(asked, &page, &queues)
+}
+
+/// `key value` lines.
+fn pairs(text: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| {
+        let (key, value) = line.split_once(' ')?;
+        Some((plain(key.as_bytes()), plain(value.as_bytes())))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+fn node(name: &str, text: &str) -> Node {
+    let (waiting, facts): (Vec<_>, Vec<_>) = pairs(text).into_iter().partition(|(key, _)| key == "waiting");
+    let waits = |(_, value): (String, String)| {
+        let mut words = value.splitn(3, ' ');
+        let (queue, count) = (words.next()?, words.next()?.parse().ok()?);
+        Some((queue.to_owned(), count, words.next().unwrap_or_default().to_owned()))
+    };
+    Node {
+        name: plain(name.as_bytes()),
+        facts,
+        waiting: waiting.into_iter().filter_map(waits).collect(),
+    }
+}
+
+fn all_nodes(app: &App) -> Result<Vec<Node>> {
+    let Ok(folder) = app.sight.at(&["nodes"]) else {
+        // A tree without the folder has none.
+        return Ok(Vec::new());
+    };
+    let (mut names, _) = folder.names(NODES_MAX)?;
+    names.sort();
+    let names = names.into_iter().filter_map(|(name, _)| name.into_string().ok());
+    let read = |name: String| {
+        let text = folder.bytes(&name, NODE_BYTES_MAX).ok()?;
+        Some(node(&name, &String::from_utf8_lossy(&text)))
+    };
+    Ok(names.filter_map(read).collect())
+}
+
+/// The nodes.
+///
+/// # Errors
+/// The tree is away.
+pub(super) fn nodes(app: &App, asked: &Asked) -> Result<Answer> {
+    let nodes = all_nodes(app)?;
+    let page = NodesPage {
+        frame: Frame::new(app, "Nodes", &["ls"], &[b"nodes"]).live("page"),
+        nodes: &nodes,
+        status: pairs(&app.sight.top()?.text("status")?),
+    };
+    made(asked, &page, &nodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_of_builds_lead_to_them() {
+        for (id, place) in [
+            ("a.3.0", Some(("a", 3, Some(0)))),
+            ("a.b.12.control", Some(("a.b", 12, None))),
+            ("a.1.4.r2", Some(("a", 1, Some(4)))),
+            ("a.1.control.r2", Some(("a", 1, None))),
+            ("a.x.0", None),
+            ("alone", None),
+            ("a.1", None),
+        ] {
+            assert_eq!(place_of(id), place, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_node_says_who_waits() {
+        let node = node(
+            "vm",
+            "node vm\nversion 1\nwaiting execute-shell 2 linux gpu\nwaiting cron x\n",
+        );
+        assert_eq!(node.waiting, [("execute-shell".into(), 2, "linux gpu".into())]);
+        assert_eq!(node.facts.len(), 2);
+    }
+}
