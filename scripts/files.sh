@@ -20,9 +20,9 @@ build() {
 # features yes|no: those of a build with Ceph and ZooKeeper, or without.
 features() {
 	if [ "$1" = yes ]; then
-		echo distcifs/ceph,distcifs/tls,distcifs-workers/github
+		echo distcifs/ceph,distcifs/tls,distcifs-workers/github,distcifs-workers/web
 	else
-		echo distcifs-workers/github
+		echo distcifs-workers/github,distcifs-workers/web
 	fi
 }
 
@@ -60,7 +60,7 @@ programs() {
 	done
 	for file in workers/*; do
 		case $file in
-		*/Cargo.toml | */src | */tests) ;;
+		*/Cargo.toml | */src | */templates | */tests) ;;
 		*.sh) put 644 "$file" "lib/distcifs/${file#workers/}" ;;
 		*) cp -R "$file" "$root/$prefix/lib/distcifs/" ;;
 		esac
@@ -96,6 +96,9 @@ documents() {
 	doc=share/doc/distcifs
 	for page in README.md CONTRIBUTING.md SECURITY.md doc/*.md doc/decisions/*.md; do
 		put 644 "$page" "$doc/$page"
+	done
+	for picture in doc/*.png; do
+		[ ! -e "$picture" ] || put 644 "$picture" "$doc/$picture"
 	done
 	# Workers to copy from stand where they find worker.sh.
 	mkdir -p "$root/$prefix/$doc/examples"

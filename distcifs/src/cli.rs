@@ -124,6 +124,9 @@ pub struct Up {
     /// A further program to keep alive, with its arguments after the mount point; may be repeated.
     #[arg(long = "with", value_name = "PROGRAM [ARG...]")]
     pub with: Vec<String>,
+    /// Also show the tree to browsers, at this address (127.0.0.1:8090).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub web: Option<std::net::SocketAddr>,
     /// How long what is worked may take after USR1.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub drain_for: u64,

@@ -97,10 +97,15 @@ EXAMPLES
   distcifs up /var/lib/distci /ci --as root         root's jobs run as root here
   distcifs up /var/lib/distci /ci --with cron \\
               --with 'github-webhook --listen 127.0.0.1:8080'
+  distcifs up /var/lib/distci /ci --web 127.0.0.1:8090
+                                                    a page for browsers
   distcifs up /var/lib/distci /ci --with 'lint linux' --workers-dir /opt/ci
                                                     a worker of one's own
 
 NOTES
+  --web: started by root, the page shows what the modes let everybody read. For
+  anybody else it shows all, to who knows the token that is made in
+  ~/.local/state/distcifs/web.token: open the page once with ?token=TOKEN.
   Workers and the mount are started again when they die. What workers say
   stands on standard error, the log of the mount in SOURCE/log.
 

@@ -72,7 +72,28 @@ fn plans(arguments: &cli::Up, mountpoint: &Path) -> Result<Vec<Plan>, String> {
         words.push(format!("--isolation={}", arguments.isolation.join(",")));
     }
     let user = jobs_of_root(arguments.jobs_of_root.as_deref(), geteuid(), known)?;
-    workers::plans(&folders, mountpoint, number, &words, &arguments.with, user.as_deref())
+    let mut plans = workers::plans(&folders, mountpoint, number, &words, &arguments.with, user.as_deref())?;
+    if let Some(address) = arguments.web {
+        let token = (!geteuid().is_root()).then(web_token).transpose()?;
+        plans.push(workers::web(&folders, mountpoint, address, token.as_deref())?);
+    }
+    Ok(plans)
+}
+
+/// Where the token of one's own web page is: who mounted sees everything in the tree, so his page is not for everybody
+/// on the machine.
+fn web_token() -> Result<PathBuf, String> {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+    let state = state
+        .ok_or("--web keeps a token below $HOME/.local/state: set HOME")?
+        .join("distcifs");
+    std::fs::create_dir_all(&state).map_err(|error| format!("--web: {}: {error}", state.display()))?;
+    Ok(state.join("web.token"))
 }
 
 /// Whom tasks of root's jobs run as, if the workers are root's: each worker must be told.

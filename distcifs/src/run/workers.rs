@@ -24,6 +24,9 @@ const JOBS_OF_ROOT: &str = "DISTCIFS_AS";
 /// The worker that has this machine's labels.
 const SHELL: &str = "execute-shell";
 
+/// The program that shows a mount to browsers.
+const WEB: &str = "web";
+
 /// Pause before a worker that died is started again: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -80,6 +83,25 @@ pub(super) fn plans(
         }
     });
     usual.chain(further).collect()
+}
+
+/// The program that shows a mount to browsers; `token` is the file of what they must know.
+pub(super) fn web(
+    folders: &[PathBuf],
+    mountpoint: &Path,
+    address: std::net::SocketAddr,
+    token: Option<&Path>,
+) -> Result<Plan, String> {
+    let mut line = vec![find(folders, WEB)?.into_os_string(), mountpoint.into()];
+    line.extend(["--listen".into(), address.to_string().into()]);
+    if let Some(token) = token {
+        line.extend(["--token-file".into(), token.into()]);
+    }
+    Ok(Plan {
+        name: WEB.to_owned(),
+        line,
+        jobs_of_root: None,
+    })
 }
 
 /// What a worker of tasks that are no scripts is told of this word for the shells: labels add to what it
