@@ -1,6 +1,7 @@
 //! Shared pieces of the tests on real mounts: a mount that never outlives its test, scripts with
 //! a time limit, workers, jobs and bounded waiting, a cluster; and the checker of the tidy test.
 
+pub mod browser;
 pub mod cluster;
 pub mod faults;
 pub mod folder;
@@ -19,6 +20,7 @@ pub mod shell;
 pub mod stuck;
 pub mod tidy;
 pub mod wait;
+pub mod web;
 pub mod worker;
 
 pub use cluster::Cluster;
@@ -28,6 +30,7 @@ pub use mount::Mount;
 pub use repository::Repository;
 pub use shell::{Output, Sh};
 pub use wait::{wait_for, wait_some};
+pub use web::Web;
 pub use worker::Worker;
 
 use std::io;
