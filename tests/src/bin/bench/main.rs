@@ -11,13 +11,14 @@ mod many;
 mod report;
 mod streams;
 mod upkeep;
+mod web;
 mod webhook;
 mod workspace;
 
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 26] = [
+const MEASURES: [(&str, fn()); 27] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -31,6 +32,7 @@ const MEASURES: [(&str, fn()); 26] = [
     ("artifacts", artifacts::by_pattern),
     ("webhook", webhook::push_to_build),
     ("deliveries", webhook::many_deliveries),
+    ("web", web::page),
     ("gc", upkeep::gc),
     ("backup", upkeep::backup),
     ("cluster-claim", cluster::claim),
