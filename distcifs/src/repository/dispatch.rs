@@ -15,7 +15,7 @@ use super::model::ticket::{TicketKey, queue_path};
 use super::names::Name;
 use super::nodes::Nodes;
 use super::notices::Reconciler;
-use super::queue_index::{Asker, Pair, QueueIndex, Waiter};
+use super::queue_index::{Asker, Pair, QueueIndex, Waiter, bound_of};
 use super::store::Store;
 use super::tickets::Tickets;
 use super::tops::Tops;
@@ -221,8 +221,10 @@ impl Dispatcher {
         };
         let Some(part) = &posted.ticket.part else { return };
         if let Ok(true) = self.claims.has_place(key, &posted).await {
+            let of_job = || bound_of(&part.uid, posted.ticket.untrusted);
             let group = posted.ticket.group.as_ref();
-            self.queue_index.unpark(group.map_or(&part.uid, |group| &group.digest));
+            self.queue_index
+                .unpark(&group.map_or_else(of_job, |group| group.digest.clone()));
         }
     }
 

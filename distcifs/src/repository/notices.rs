@@ -12,13 +12,13 @@ use super::events::Events;
 use super::jobs::Jobs;
 use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
-use super::model::keys::Key;
+use super::model::keys::{Key, UNTRUSTED_SLOTS};
 use super::model::ticket::{
     BuildRef, CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of,
 };
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
-use super::queue_index::{QueueIndex, TicketSummary};
+use super::queue_index::{QueueIndex, TicketSummary, bound_of};
 use super::store::Store;
 use super::tickets::Tickets;
 use super::wakers::Wakers;
@@ -32,7 +32,7 @@ struct Sorted {
     tickets: BTreeMap<TicketKey, Changed>,
     /// Tickets that were claimed.
     claimed: BTreeSet<TicketKey>,
-    /// Jobs and groups of which a place became free: by uid, and by digest.
+    /// Jobs and groups of which a place became free: as their slots are waited for, and by digest.
     places: BTreeSet<String>,
     /// Builds that are held from now on, by the job's uid.
     held: BTreeSet<(String, u64)>,
@@ -90,8 +90,11 @@ impl Sorted {
                 }
             }
             (Key::Claim(queue, id), Change::Created) => self.claimed.extend(ticket_key(queue, id)),
-            (Key::Slot(bound, _) | Key::Place(bound, _), Change::Deleted) => {
-                self.places.insert(bound.to_owned());
+            (Key::Slot(uid, slot), Change::Deleted) => {
+                self.places.insert(bound_of(uid, slot >= UNTRUSTED_SLOTS));
+            }
+            (Key::Place(group, _), Change::Deleted) => {
+                self.places.insert(group.to_owned());
             }
             (Key::Held(uid, n), Change::Created) => {
                 self.held.insert((uid.to_owned(), n));

@@ -28,6 +28,7 @@ mod figures;
 mod groups;
 mod turns;
 
+pub(super) use bounds::bound_of;
 pub(crate) use groups::{Ended, Sides};
 use groups::{Grouped, Newer};
 pub use turns::Ahead;
@@ -67,10 +68,11 @@ impl TicketSummary {
     }
 
     /// What it shares a bound with others by: its group, else the job of a build's own ticket.
-    fn bound_by(&self, queue: &Name) -> Option<&str> {
-        match &self.group {
-            Some(group) => Some(&group.digest),
-            None => self.job.as_deref().filter(|_| queue.as_str() == CONTROL_QUEUE),
+    fn bound_by(&self, queue: &Name) -> Option<String> {
+        match (&self.group, &self.job) {
+            (Some(group), _) => Some(group.digest.clone()),
+            (None, Some(uid)) if queue.as_str() == CONTROL_QUEUE => Some(bound_of(uid, self.untrusted)),
+            (None, _) => None,
         }
     }
 }
@@ -257,21 +259,20 @@ impl QueueIndex {
             .as_ref()
             .or(summary.as_ref())
             .and_then(|summary| summary.bound_by(&key.queue));
-        let in_the_way = in_the_way.map(str::to_owned);
         // One that runs elsewhere may be heard of after the newer one.
         let new = summary
             .as_ref()
             .filter(|summary| old.is_none() && summary.state == TicketState::Claimed);
         let sides = new.and_then(TicketSummary::sides);
         // What is bounded otherwise waits for the end of each build of its job that is older.
-        let has_ended =
-            |summary: &&TicketSummary| summary.state != TicketState::Finished && key.queue.as_str() == CONTROL_QUEUE;
-        let ended = old.as_ref().filter(has_ended).and_then(|summary| summary.job.clone());
-        let ended = ended.filter(|_| {
-            summary
-                .as_ref()
-                .is_none_or(|summary| summary.state == TicketState::Finished)
-        });
+        let has_ended = summary
+            .as_ref()
+            .is_none_or(|summary| summary.state == TicketState::Finished);
+        let was_over = old
+            .as_ref()
+            .is_some_and(|summary| summary.state == TicketState::Finished);
+        let ended = old.as_ref().or(summary.as_ref()).filter(|_| has_ended && !was_over);
+        let freed = ended.is_some_and(|ended| queue.unpark_after(ended));
         let open = summary.filter(|summary| summary.state == TicketState::Open);
         if let Some(summary) = open {
             queue.open.insert(&summary.lane, summary.created, key.id.clone());
@@ -286,8 +287,8 @@ impl QueueIndex {
             if let Some(bound) = in_the_way.filter(|_| was_open) {
                 self.unpark(&bound);
             }
-            if let Some(job) = ended {
-                self.unpark_all_of(&job);
+            if freed {
+                self.poke(&key.queue);
             }
         }
         old.map(|summary| summary.state)
@@ -314,7 +315,7 @@ impl QueueIndex {
         if let Some(group) = &mut summary.group {
             group.waits = false;
         }
-        let bound = summary.bound_by(&key.queue).map(str::to_owned);
+        let bound = summary.bound_by(&key.queue);
         queue.tickets.insert(key.id.clone(), summary);
         drop(queues);
         if let Some(bound) = bound {
@@ -337,8 +338,8 @@ impl QueueIndex {
         self.events.is_listened_to() || awaited(&key.path()) || summary.build.as_ref().is_some_and(awaited)
     }
 
-    /// Opens the oldest ticket of each queue that waited for a place of this group, or of this job: each that
-    /// becomes free, and each that is taken or given up, lets one more try.
+    /// Opens the oldest ticket of each queue that waited for a place of this group, or of this job (see [`bound_of`]):
+    /// each that becomes free, and each that is taken or given up, lets one more try.
     pub(super) fn unpark(&self, bound: &str) {
         let mut freed = Vec::new();
         for (name, queue) in lock(&self.queues).iter_mut() {
@@ -374,10 +375,7 @@ impl QueueIndex {
             return;
         };
         queue.open.remove(&summary.lane, summary.created, &key.id);
-        // It is opened again when one of its job has ended, where it waits for one that is bounded otherwise.
-        let of_job = summary.job.as_deref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
-        let of_job = of_job.filter(|_| queue.has_another_bound(summary));
-        let bound = of_job.or(summary.bound_by(&key.queue)).unwrap_or_default().to_owned();
+        let bound = summary.bound_by(&key.queue).unwrap_or_default();
         queue
             .parked
             .entry(bound)

@@ -5,7 +5,7 @@ use crate::repository::config::Task;
 use crate::repository::core::bounded;
 use crate::repository::model::build::Live;
 use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, is_bounded_otherwise, values};
-use crate::repository::model::keys::Key;
+use crate::repository::model::keys::{Key, UNTRUSTED_SLOTS};
 use crate::repository::model::plan::Plan;
 use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Posted, TicketKey, TicketState, queue_path};
 use crate::repository::names::{Name, TicketId};
@@ -14,8 +14,6 @@ use crate::repository::{Error, Result};
 
 /// Builds and tasks that `why` names.
 const NAMES_MAX: usize = 12;
-/// The first place of builds of strangers, who must not keep the job's own builds waiting.
-const UNTRUSTED_SLOTS: u32 = 1 << 31;
 
 impl Claims {
     /// A free place for a ticket that needs one and holds none yet.

@@ -39,6 +39,9 @@ pub(crate) const JOBS: &str = "/jobs";
 /// The path of [`Key::Tickets`].
 pub(crate) const TICKETS: &str = "/tickets";
 
+/// The first slot of builds of strangers, who must not keep the job's own builds waiting.
+pub(crate) const UNTRUSTED_SLOTS: u32 = 1 << 31;
+
 /// An entry with the coordinator. Names and uids are neither empty nor have a slash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key<'a> {

@@ -1,12 +1,16 @@
 //! Builds of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
 
-use std::collections::BTreeMap;
-use std::mem;
-
 use super::{Queue, QueueIndex, TicketSummary};
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, TicketKey, TicketState};
 use crate::repository::names::TicketId;
+
+/// By what builds wait for a slot of their job: those of strangers have slots of their own, and whoever waits for one of
+/// these is none of those who wait for the job's.
+pub(in crate::repository) fn bound_of(uid: &str, untrusted: bool) -> String {
+    let mark = if untrusted { "!" } else { "" };
+    format!("{uid}{mark}")
+}
 
 impl TicketSummary {
     /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other
@@ -32,36 +36,56 @@ impl Queue {
         found.map(|(id, other)| (other.created, id))
     }
 
-    /// Whether there is one of them.
-    pub(super) fn has_another_bound(&self, summary: &TicketSummary) -> bool {
-        self.of_another_bound(summary).next().is_some()
-    }
-
-    /// Opens what waited for a build of this job to end: the oldest of those that its number bounds, each of which lets
-    /// the next one try, and all that are in groups, of which each would wait for another name. Whether there was any.
-    fn unpark_all_of(&mut self, job: &str) -> bool {
-        let Some(parked) = self.parked.get_mut(job) else {
-            return false;
-        };
-        let tickets = &self.tickets;
-        let is_grouped = |id: &TicketId| tickets.get(id).is_some_and(|summary| summary.group.is_some());
-        let (grouped, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            mem::take(parked).into_iter().partition(|(_, id)| is_grouped(id));
-        *parked = others;
-        for (created, id) in grouped {
+    /// Opens what waited for a build to end that has, as it is bounded otherwise: all that are in groups, and of those
+    /// that a number bounds the oldest, as each of them lets the next one try. Whether there was any.
+    ///
+    /// Whoever waits is set aside by its own bound, whatever it waits for: that may become another meanwhile.
+    pub(super) fn unpark_after(&mut self, ended: &TicketSummary) -> bool {
+        let mut opened = Vec::new();
+        for (bound, parked) in &self.parked {
+            let waits = |(_, id): &(&u64, &TicketId)| {
+                let summary = self.tickets.get(*id);
+                summary.is_some_and(|summary| ended.is_bounded_otherwise(summary))
+            };
+            let mut waits = parked.iter().filter(waits).peekable();
+            let first = waits.peek().and_then(|(_, id)| self.tickets.get(*id));
+            let most = if first.is_some_and(|first| first.group.is_some()) {
+                usize::MAX
+            } else {
+                1
+            };
+            let waits = waits.take(most);
+            opened.extend(waits.map(|(created, id)| (bound.clone(), *created, id.clone())));
+        }
+        for (bound, created, id) in &opened {
+            if let Some(parked) = self.parked.get_mut(bound) {
+                parked.remove(created);
+            }
             if let Some(summary) = self
                 .tickets
-                .get(&id)
+                .get(id)
                 .filter(|summary| summary.state == TicketState::Open)
             {
-                self.open.insert(&summary.lane, created, id);
+                self.open.insert(&summary.lane, *created, id.clone());
             }
         }
-        self.unpark(job)
+        self.parked.retain(|_, parked| !parked.is_empty());
+        !opened.is_empty()
     }
 }
 
 impl QueueIndex {
+    /// Whether a ticket is set aside until a place is free.
+    #[cfg(test)]
+    pub(crate) fn is_parked(&self, key: &TicketKey) -> bool {
+        let queues = lock(&self.queues);
+        let mut parked = queues
+            .get(&key.queue)
+            .into_iter()
+            .flat_map(|queue| queue.parked.values());
+        parked.any(|parked| parked.values().any(|id| *id == key.id))
+    }
+
     /// The builds that this one waits for, as their job's bound was another when they were triggered, the oldest first.
     pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
         if key.queue.as_str() != CONTROL_QUEUE {
@@ -73,16 +97,5 @@ impl QueueIndex {
         let mut found: Vec<_> = of_queue.flat_map(|queue| queue.of_another_bound(&summary)).collect();
         found.sort_unstable();
         found.into_iter().map(|(_, id)| id.clone()).collect()
-    }
-
-    /// Opens what waited for a build of this job to end, which has.
-    pub(super) fn unpark_all_of(&self, job: &str) {
-        let mut freed = Vec::new();
-        for (name, queue) in lock(&self.queues).iter_mut() {
-            if queue.unpark_all_of(job) {
-                freed.push(name.clone());
-            }
-        }
-        freed.iter().for_each(|queue| self.poke(queue));
     }
 }

@@ -8,6 +8,8 @@ use crate::backend::memory::Memory;
 use crate::repository::control::Word;
 use crate::repository::maintain::Upkeep;
 use crate::repository::model::hold::HELD_TIME;
+use crate::repository::model::ticket::CONTROL_QUEUE;
+use crate::repository::queue_index::Asker;
 
 /// A commit.
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -330,5 +332,50 @@ fn a_mount_that_was_away_is_let_in_by_the_format_of_now() {
         repository.store.epochs.leave();
         let claimed = repository.claims.claim(&control_key(&job, n), claimant()).await;
         assert!(matches!(claimed, Err(Error::Io(_))), "{:?}", claimed.err());
+    });
+}
+
+/// "Neither pushes out the job's own builds, nor keeps them waiting", also where builds of both wait, and however many
+/// of the others do.
+#[test]
+fn strangers_who_wait_keep_no_own_build_waiting() {
+    runtime().block_on(async {
+        let (memory, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+        let here = open(&memory.mount(), dir.path()).await.unwrap();
+        let config = CONFIG.replacen('{', r#"{"concurrency": 1, "untrusted": "run","#, 1);
+        let job = configured(&here, "a", &config).await.unwrap();
+        let trigger = async |text: &str| here.builds.trigger(&job, text.as_bytes(), poster()).await.unwrap();
+        let strange = async |pull: u64| trigger(&format!("@trust=untrusted\n@ref=refs/pull/{pull}/head")).await;
+        let key = |n| control_key(&job, n);
+        let stranger = here.claims.claim(&key(strange(1).await), claimant()).await.unwrap();
+        let own = here.claims.claim(&key(trigger("").await), claimant()).await.unwrap();
+        let waiting = [strange(2).await, strange(3).await, trigger("").await];
+        let waiter = here.clone();
+        let waiter = tokio::spawn(async move {
+            let asker = Asker {
+                alive: Box::new(|()| true),
+                may: Box::new(|_| true),
+            };
+            let labels = ["untrusted".to_owned()];
+            let queue = name(CONTROL_QUEUE);
+            let next = waiter.dispatcher.next(&queue, &labels, claimant(), asker, PATIENCE);
+            next.await.unwrap()
+        });
+        let started = Instant::now();
+        while !waiting.iter().all(|n| here.queue_index.is_parked(&key(*n))) {
+            assert!(started.elapsed() < PATIENCE, "they are tried, and wait");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        here.claims.finish(&own, success()).await.unwrap();
+        let next = waiter.await.unwrap().expect("a slot of the job's own builds is free");
+        assert_eq!(next.ticket.part.as_ref().unwrap().build, waiting[2]);
+        // And the other way round: the end of a stranger's build lets the next one of these begin.
+        here.claims.finish(&stranger, success()).await.unwrap();
+        let started = Instant::now();
+        while here.queue_index.is_parked(&key(waiting[0])) {
+            assert!(started.elapsed() < PATIENCE, "the next one is tried");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(here.queue_index.is_parked(&key(waiting[1])));
     });
 }
