@@ -38,6 +38,7 @@ use crate::storage::{Commit, Digest, Entry, Op};
 
 mod cache;
 mod indexes;
+mod late;
 mod looking;
 mod trashed;
 
@@ -127,7 +128,8 @@ impl Builds {
                 .making_room(job, &read, &live, self.may_steer(job, who.uid))
                 .await?;
             live.held = room.held;
-            let begun = begun(who, group.clone());
+            let group = self.told(job, group.clone(), &live.source, read.counter.next);
+            let begun = begun(who, group.await?);
             let mut step = match steps::build::trigger(job, &read, &live, begun, token.as_ref()) {
                 Ok(step) => step,
                 Err(Refused::Renamed) => {
@@ -439,11 +441,7 @@ pub(crate) fn group_of(
         untrusted: source.untrusted,
     };
     let (member, _) = Member::of(group, of, &values(params, source)).map_err(Error::Invalid)?;
-    Ok(Some(if member.supersede.is_no() {
-        member
-    } else {
-        member.of_push(source)
-    }))
+    Ok(Some(member))
 }
 
 /// Why a build does not begin.

@@ -1,6 +1,6 @@
 //! A group: builds, or tasks, that share a bound, and the places of those that run.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 
 use distcifs_settings::expand;
 use distcifs_settings::source::{Source, beginning};
@@ -60,21 +60,15 @@ pub struct Member {
     pub supersede: Supersede,
     /// Its name, for people.
     pub name: String,
-    /// The commit that the build is of, its first digits, where older builds are superseded.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub commit: String,
-    /// The one before it.
+    /// The first digits of the commit that its ref named before, where older builds are superseded: see [`Push`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub before: String,
+    /// Whether its push was told late, as it was when that came: it makes an end of none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 impl Member {
-    /// The same of a build that comes from there.
-    pub(crate) fn of_push(self, source: &Source) -> Self {
-        let (commit, before) = (beginning(&source.commit), source.before.clone());
-        Member { commit, before, ..self }
-    }
-
     /// The group that a configuration names, with these parameters put in, and its whole name.
     ///
     /// # Errors
@@ -92,8 +86,8 @@ impl Member {
             limit: group.limit,
             supersede: group.supersede,
             name: shown(&text),
-            commit: String::new(),
             before: String::new(),
+            late: false,
         };
         Ok((member, text))
     }
@@ -211,7 +205,7 @@ pub(crate) struct Place {
 
 /// A ticket of a group that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unfinished<'a> {
+pub(crate) struct Unfinished {
     /// The build's number.
     pub(crate) n: u64,
     /// The ticket's place in the order of all.
@@ -220,8 +214,6 @@ pub(crate) struct Unfinished<'a> {
     pub(crate) waits: bool,
     /// What it wants of older ones.
     pub(crate) supersede: Supersede,
-    /// The commit that it is of, and the one before it; empty where nobody said.
-    pub(crate) push: (&'a str, &'a str),
 }
 
 /// What a newer build does to another.
@@ -236,9 +228,8 @@ pub(crate) struct Superseded {
 }
 
 /// Which builds of a job and a group newer ones make an end of. Newer is who has a higher number and came later: of
-/// a retry of an old build one of these is not true. One whose push came late makes an end of none.
-pub(crate) fn superseded(builds: &[Unfinished<'_>]) -> Vec<Superseded> {
-    let late = late(builds);
+/// a retry of an old build one of these is not true.
+pub(crate) fn superseded(builds: &[Unfinished]) -> Vec<Superseded> {
     let mut order: Vec<usize> = (0..builds.len()).collect();
     order.sort_unstable_by_key(|at| std::cmp::Reverse(builds[*at].created));
     // The highest numbers of those that came later, and want those to end that wait, or that run too.
@@ -252,7 +243,6 @@ pub(crate) fn superseded(builds: &[Unfinished<'_>]) -> Vec<Superseded> {
             ended.push(Superseded { at, by, though_it_runs });
         }
         match build.supersede {
-            _ if late.contains(&at) => {}
             Supersede::No => {}
             Supersede::Pending => waiting = waiting.max(build.n),
             Supersede::Running => (waiting, running) = (waiting.max(build.n), running.max(build.n)),
@@ -261,19 +251,32 @@ pub(crate) fn superseded(builds: &[Unfinished<'_>]) -> Vec<Superseded> {
     ended
 }
 
-/// The builds whose push was told after the one that followed it: that one says that theirs came before. Of two that
-/// say so of each other, as after a push that was taken back, neither is late.
-fn late(builds: &[Unfinished<'_>]) -> HashSet<usize> {
-    let mut after: HashMap<&str, Vec<&Unfinished<'_>>> = HashMap::new();
-    for build in builds.iter().filter(|build| !build.push.1.is_empty()) {
-        after.entry(build.push.1).or_default().push(build);
+/// What a trigger tells of a push: a ref that names a commit from then on, and what it named before. The commits are
+/// known by their first digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Push<'a> {
+    name: &'a str,
+    before: &'a str,
+    commit: String,
+}
+
+impl<'a> Push<'a> {
+    /// The one that made a build; `None`: it says not all that a push does, and is none.
+    pub(crate) fn of(source: &'a Source) -> Option<Self> {
+        let (name, before, commit) = (&source.name, &source.before, beginning(&source.commit));
+        let is_push = !before.is_empty() && !commit.is_empty();
+        is_push.then_some(Push { name, before, commit })
     }
-    let is_late = |build: &Unfinished<'_>| {
-        let follows = |other: &&Unfinished<'_>| other.created < build.created && other.push.0 != build.push.1;
-        after.get(build.push.0).is_some_and(|others| others.iter().any(follows))
-    };
-    let all = builds.iter().enumerate();
-    all.filter(|(_, build)| is_late(build)).map(|(at, _)| at).collect()
+
+    /// Whether a build was made by the push that followed it: of the same ref, which named its commit before that.
+    pub(crate) fn is_followed_by(&self, source: &Source, before: &str) -> bool {
+        source.name == self.name && before == self.commit
+    }
+
+    /// Whether it is the next one after the push that made a build: so it takes that one back, where that followed it.
+    pub(crate) fn follows(&self, source: &Source) -> bool {
+        source.name == self.name && beginning(&source.commit) == self.before
+    }
 }
 
 /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other is
@@ -386,9 +389,8 @@ mod tests {
         assert_eq!(free(&["0", "1", "x"], 3), Some(2));
     }
 
-    fn build(n: u64, created: u64, waits: bool, supersede: Supersede) -> Unfinished<'static> {
+    fn build(n: u64, created: u64, waits: bool, supersede: Supersede) -> Unfinished {
         Unfinished {
-            push: ("", ""),
             n,
             created,
             waits,
@@ -396,29 +398,26 @@ mod tests {
         }
     }
 
-    /// "A push that is told after the one that followed it ends no build."
+    /// "Whoever says no `@before` tells no push": and only pushes of one ref are in an order.
     #[test]
-    fn a_push_that_was_told_late_ends_none() {
-        let of = |n: u64, push: (&'static str, &'static str)| Unfinished {
-            push,
-            ..build(n, n, true, Supersede::Running)
+    fn pushes_of_a_ref_are_in_an_order() {
+        let source = |name: &str, before: &str, commit: &str| Source {
+            name: name.into(),
+            before: before.into(),
+            commit: commit.repeat(40),
+            ..Source::default()
         };
-        let ended = |builds: &[Unfinished<'_>]| -> Vec<u64> {
-            let mut ended: Vec<u64> = superseded(builds).iter().map(|ended| builds[ended.at].n).collect();
-            ended.sort_unstable();
-            ended
-        };
-        let in_order = [of(1, ("b", "a")), of(2, ("c", "b")), of(3, ("d", "c"))];
-        assert_eq!(ended(&in_order), [1, 2]);
-        // The push to c was told first, then the one to b.
-        assert!(ended(&[of(1, ("c", "b")), of(2, ("b", "a"))]).is_empty());
-        // One that comes after both ends both.
-        let after = [of(1, ("c", "b")), of(2, ("b", "a")), of(3, ("d", "c"))];
-        assert_eq!(ended(&after), [1, 2]);
-        // To b, and back to a: the later one is newer. So is the same commit again, and what says nothing.
-        assert_eq!(ended(&[of(1, ("b", "a")), of(2, ("a", "b"))]), [1]);
-        assert_eq!(ended(&[of(1, ("b", "a")), of(2, ("b", "a"))]), [1]);
-        assert_eq!(ended(&[of(1, ("b", "")), of(2, ("", ""))]), [1]);
+        let (b, c) = ("b".repeat(16), "c".repeat(16));
+        let (to_b, to_c) = (source("main", "aaaa", "b"), source("main", &b, "c"));
+        let push = Push::of(&to_b).unwrap();
+        assert!(push.is_followed_by(&to_c, &b) && !push.is_followed_by(&to_b, "aaaa"));
+        assert!(!push.is_followed_by(&source("release", "", "c"), &b));
+        let back = source("main", &c, "a");
+        let back = Push::of(&back).unwrap();
+        assert!(back.follows(&to_c) && !back.follows(&to_b));
+        assert!(!back.follows(&source("release", "", "c")));
+        assert_eq!(Push::of(&source("main", "", "b")), None);
+        assert_eq!(Push::of(&source("main", &b, "")), None);
     }
 
     /// "With `supersede` `pending` a newer build of the job ends those that wait, with `running` those that run

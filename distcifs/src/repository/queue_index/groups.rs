@@ -23,8 +23,6 @@ pub(super) struct Grouped {
     n: u64,
     /// What it wants of older ones.
     supersede: Supersede,
-    /// The commit that it is of, and the one before it; empty where nobody said.
-    push: (String, String),
 }
 
 impl Grouped {
@@ -34,9 +32,12 @@ impl Grouped {
             digest: member.digest.clone(),
             waits: ticket.state == TicketState::Open && ticket.slot.is_none(),
             n: part.build,
-            push: (member.commit.clone(), member.before.clone()),
             // Who retries an old build may roll back by it, and a newer one may run: it makes an end of none.
-            supersede: if part.run > 0 { Supersede::No } else { member.supersede },
+            supersede: if part.run > 0 || member.late {
+                Supersede::No
+            } else {
+                member.supersede
+            },
         })
     }
 }
@@ -172,10 +173,9 @@ impl QueueIndex {
                 created: summary.created,
                 waits: group.waits,
                 supersede: group.supersede,
-                push: (&group.push.0, &group.push.1),
             })
         };
-        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished<'_>>) = tickets
+        let (ids, builds): (Vec<&TicketId>, Vec<Unfinished>) = tickets
             .iter()
             .filter_map(|(id, summary)| Some((id, of(summary)?)))
             .unzip();
@@ -214,7 +214,6 @@ mod tests {
             waits: true,
             n,
             supersede: Supersede::No,
-            push: (String::new(), String::new()),
         };
         let summary = |n, is_grouped: bool, state| TicketSummary {
             state,

@@ -56,6 +56,92 @@ impl Around for Arc<HeldBack> {
     }
 }
 
+/// Triggers what a push to `main` tells, or to another ref; commits are called by a letter.
+async fn push(repository: &Arc<Repository>, job: &Job, (name, before, commit): (&str, &str, &str)) -> u64 {
+    let before = before.repeat(40);
+    let text = format!("@ref=refs/{name}\n@before={before}\n@commit={}", commit.repeat(40));
+    repository.builds.trigger(job, text.as_bytes(), poster()).await.unwrap()
+}
+
+/// Whether the push of a build was told late.
+async fn is_late(repository: &Arc<Repository>, job: &Job, n: u64) -> bool {
+    let posted = repository.tickets.get(&control_key(job, n)).await.unwrap().unwrap();
+    posted.ticket.group.unwrap().late
+}
+
+/// "A push that is told after the one that followed it on its ref ends no build." What is no push, or is one of another
+/// ref, or takes back what followed, is not late: a rollback is not kept waiting by what it is to replace.
+#[test]
+fn only_a_push_that_another_followed_is_late() {
+    let (main, release, tag) = ("heads/main", "heads/release", "tags/v1");
+    let runs = (main, "a", "b");
+    for (told, next, late) in [
+        (&[(main, "b", "c")][..], runs, true),
+        (&[(main, "0", "a"), (main, "b", "c")], runs, true),
+        (&[(main, "b", "c"), runs], (main, "0", "a"), true),
+        (&[(main, "c", "d"), (main, "b", "c")], runs, true),
+        // By hand, without @before.
+        (&[runs], (main, "", "a"), false),
+        // Of other refs.
+        (&[runs], (tag, "0", "a"), false),
+        (&[runs], (release, "0", "a"), false),
+        // Taken back, over one push or two; and the next one.
+        (&[runs], (main, "b", "a"), false),
+        (&[runs, (main, "b", "c")], (main, "c", "a"), false),
+        (&[runs], (main, "b", "c"), false),
+        // Nobody knows what followed what.
+        (&[], runs, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            let stores = Stores::alone(&Memory::new().mount());
+            let here = stores.open("here", dir.path()).await.unwrap();
+            let job = configured(&here, "a", RUNNING).await.unwrap();
+            let mut claims = Vec::new();
+            for push_told in told {
+                let n = push(&here, &job, *push_told).await;
+                claims.extend(here.claims.claim(&control_key(&job, n), claimant()).await);
+            }
+            let n = push(&here, &job, next).await;
+            assert_eq!(is_late(&here, &job, n).await, late, "{told:?} {next:?}");
+        });
+    }
+}
+
+/// "It stays late when the build of that one has ended": the newest commit is built, and not ended by the late one.
+#[test]
+fn a_push_stays_late_when_the_one_that_followed_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let stores = Stores::alone(&Memory::new().mount());
+        let here = stores.open("here", dir.path()).await.unwrap();
+        let pending = RUNNING.replace("running", "pending").replace("9", "1");
+        let job = configured(&here, "a", &pending).await.unwrap();
+        let (main, key) = ("heads/main", |n| control_key(&job, n));
+        let first = push(&here, &job, (main, "b", "c")).await;
+        let runs = here.claims.claim(&key(first), claimant()).await.unwrap();
+        let newest = push(&here, &job, (main, "c", "d")).await;
+        let late = push(&here, &job, (main, "a", "b")).await;
+        here.claims.finish(&runs, success()).await.unwrap();
+        until("the first is recorded", async || {
+            here.builds.live_numbers(&job).await.unwrap() == [newest, late]
+        })
+        .await;
+        here.queue_index.note_all_sides();
+        assert!(!here.queue_index.is_superseded(&key(newest)));
+        let next = here.claims.claim(&key(newest), claimant()).await.unwrap();
+        here.claims.finish(&next, success()).await.unwrap();
+        // It is built still, and is ended by the push after it.
+        assert!(here.queue_index.is_open(&key(late)) && !here.board.is_superseded(&key(late)));
+        let last = push(&here, &job, (main, "d", "e")).await;
+        assert!(!is_late(&here, &job, last).await);
+        until("the late one is ended", async || {
+            here.builds.build(&job, late).await.unwrap().verdict() == Some(Verdict::Aborted)
+        })
+        .await;
+    });
+}
+
 /// "No other waits for it": the end of one user's large build, however long that takes, is no part of another's.
 #[test]
 fn a_build_that_is_long_in_ending_holds_up_no_other() {

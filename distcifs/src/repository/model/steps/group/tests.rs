@@ -32,8 +32,8 @@ fn member(kind: Kind, group: usize, limit: u32) -> Member {
         limit,
         supersede: Supersede::No,
         name: format!("{group}"),
-        commit: String::new(),
         before: String::new(),
+        late: false,
     }
 }
 
