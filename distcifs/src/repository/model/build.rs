@@ -452,10 +452,13 @@ impl Build {
         self.live.is_some() && tickets.any(|(index, build_ticket)| adds(build_ticket) && !has(*index))
     }
 
-    /// The workspace as the task that finished last left it.
+    /// The workspace as the task that finished last left it: one that was ended before it began left none, and what it
+    /// was to begin with counts where no other has ended.
     pub fn workspace(&self) -> Option<String> {
+        let has_begun = |task: &TaskRecord| task.state != TaskState::Aborted || !task.nonce.is_empty();
         let tasks = (0..self.plan.count()).map(|i| self.task(i)).filter(|t| t.finished > 0);
-        tasks.max_by_key(|task| task.finished).and_then(|task| task.workspace)
+        let last = tasks.max_by_key(|task| (has_begun(task), task.finished, task.workspace.is_some()));
+        last.and_then(|task| task.workspace)
     }
 
     /// The entry of the ticket whose end is the build's; `None` once it has ended.

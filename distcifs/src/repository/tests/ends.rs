@@ -243,7 +243,8 @@ fn what_is_open_when_a_build_ends_is_aborted() {
     });
 }
 
-/// A task that is ended with its build leaves what it began with: the build has the workspace of the one before it.
+/// "As the last finished task left it": those that are ended with their build left none, whatever they were to begin
+/// with.
 #[test]
 fn a_build_that_ends_with_a_task_open_has_its_workspace() {
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
@@ -252,7 +253,8 @@ fn a_build_that_ends_with_a_task_open_has_its_workspace() {
         let repository = open(&Embedded::open(&dir.path().join("store")).unwrap(), dir.path())
             .await
             .unwrap();
-        let config = format!(r#"{{"tasks": [{task}, {task}]}}"#);
+        let apart = r#"{"type": "execute-shell", "needs": [], "params": {"script": "true"}}"#;
+        let config = format!(r#"{{"tasks": [{task}, {task}, {apart}]}}"#);
         let job = configured(&repository, "a", &config).await.unwrap();
         let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
         let controller = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
@@ -267,10 +269,11 @@ fn a_build_that_ends_with_a_task_open_has_its_workspace() {
         let next = TicketRequest::read(next.as_bytes()).unwrap();
         let queue = name("execute-shell");
         repository.claims.post(&queue, next, poster()).await.unwrap();
+        post_task(&repository, &job, n, 2).await.unwrap();
         let error = TaskResult::read(b"error").unwrap();
         repository.claims.finish(&controller, error).await.unwrap();
         let build = repository.builds.build(&job, n).await.unwrap();
-        assert_eq!(build.task(1).state, TaskState::Aborted);
+        assert_eq!([1, 2].map(|at| build.task(at).state), [TaskState::Aborted; 2]);
         assert_eq!(build.workspace(), Some(left));
     });
 }

@@ -132,7 +132,7 @@ fn a_push_stays_late_when_the_one_that_followed_has_ended() {
         let next = here.claims.claim(&key(newest), claimant()).await.unwrap();
         here.claims.finish(&next, success()).await.unwrap();
         // It is built still, and is ended by the push after it.
-        assert!(here.queue_index.is_open(&key(late)) && !here.board.is_superseded(&key(late)));
+        assert!(here.queue_index.is_open(&key(late)) && !here.queue_index.is_superseded(&key(late)));
         let last = push(&here, &job, (main, "d", "e")).await;
         assert!(!is_late(&here, &job, last).await);
         until("the late one is ended", async || {
