@@ -101,6 +101,8 @@ fn listed(repository: &Repository<'_>, since: &str, commit: &str) -> tree::Resul
         "--name-only",
         "--no-renames",
         "--no-ext-diff",
+        // What is built may say in its .gitmodules that a submodule that moves is no change.
+        "--ignore-submodules=none",
         since,
         commit,
     ];

@@ -231,3 +231,31 @@ fn a_checkout_tells_which_paths_changed() {
         );
     }
 }
+
+/// Of a submodule the commit is a path that changes, whatever `.gitmodules` says of it: that is written by whoever wrote
+/// the commit.
+#[test]
+fn a_submodule_that_moves_is_a_path_that_changed() {
+    let bench = Bench::new(CHECKOUT, "changed-submodule");
+    let upstream = bench.root.join("up");
+    let first = repository(&upstream);
+    let modules = "[submodule \"x\"]\n\tpath = vendor/x\n\turl = ../x\n\tignore = all\n";
+    fs::write(upstream.join(".gitmodules"), modules).unwrap();
+    let commit_of = |link: &str| {
+        let link = format!("git update-index --add --cacheinfo 160000,{link},vendor/x");
+        git(
+            &upstream,
+            &format!("git add .gitmodules; {link}; git commit -qm more; git rev-parse HEAD"),
+        )
+    };
+    let before = commit_of(&first);
+    commit_of(&before);
+    let asks = json!({ "repository": format!("file://{}", upstream.display()), "ref": "main" });
+    let said = json!({ "ref": "refs/heads/main" });
+    let good = ["success", "refs/heads/main", "trusted", &before];
+    let ticket = asked(&bench, "moved", (said, asks), &[good]);
+    assert_eq!(bench.work(&ticket), "0", "{}", console(&ticket));
+    let told = fs::read(ticket.join("tasks.json")).unwrap();
+    let told = serde_json::from_slice::<Value>(&told).unwrap();
+    assert_eq!(told["changed"], json!(["vendor/x"]), "{}", console(&ticket));
+}
