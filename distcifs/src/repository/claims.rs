@@ -276,6 +276,8 @@ pub(crate) trait Outlook: Send + Sync {
     fn waiting(&self, queue: &Name, group: &str, before: u64) -> Vec<TicketId>;
     /// Those of some tickets of a queue of which nothing is known here.
     fn unknown(&self, queue: &Name, ids: Vec<TicketId>) -> Vec<TicketId>;
+    /// Those of some builds of the job with this uid of which nothing is known here.
+    fn unknown_builds(&self, uid: &str, numbers: Vec<u64>) -> Vec<u64>;
     /// Whether a newer build makes an end of the one that a ticket is of, as far as is known here.
     fn is_superseded(&self, key: &TicketKey) -> bool;
     /// The builds that one waits for, as their job's bound was another when they were triggered, the oldest first, as far

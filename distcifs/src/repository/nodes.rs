@@ -105,6 +105,10 @@ impl Outlook for Nodes {
         self.queue_index.unknown(queue, ids)
     }
 
+    fn unknown_builds(&self, uid: &str, numbers: Vec<u64>) -> Vec<u64> {
+        self.queue_index.unknown_builds(uid, numbers)
+    }
+
     fn is_superseded(&self, key: &TicketKey) -> bool {
         self.queue_index.is_superseded(key)
     }

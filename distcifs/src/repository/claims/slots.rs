@@ -3,11 +3,14 @@
 use super::Claims;
 use crate::repository::config::Task;
 use crate::repository::core::bounded;
-use crate::repository::model::build::Live;
+use crate::repository::model::build::{Live, live_path};
 use crate::repository::model::group::{Holder, Kind, Member, Place, Sharing, has_names, is_bounded_otherwise, values};
+use crate::repository::model::json::from_json;
 use crate::repository::model::keys::{Key, UNTRUSTED_SLOTS};
 use crate::repository::model::plan::Plan;
-use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Posted, TicketKey, TicketState, queue_path};
+use crate::repository::model::ticket::{
+    BuildRef, CONTROL_QUEUE, Posted, TicketKey, TicketState, control_key, queue_path,
+};
 use crate::repository::names::{Name, TicketId};
 use crate::repository::work::READS_MAX;
 use crate::repository::{Error, Result};
@@ -15,8 +18,28 @@ use crate::repository::{Error, Result};
 /// Builds and tasks that `why` names.
 const NAMES_MAX: usize = 12;
 
+/// What a ticket needs a place of.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// A group.
+    Group(&'a Member),
+    /// The `concurrency` of its job.
+    Slot(Slots<'a>),
+}
+
+/// The slots of a job's `concurrency`.
+#[derive(Clone, Copy)]
+struct Slots<'a> {
+    build: &'a BuildRef,
+    bound: u32,
+    /// Whether they are those of strangers.
+    untrusted: bool,
+}
+
 impl Claims {
     /// A free place for a ticket that needs one and holds none yet.
+    ///
+    /// What is known here is asked first: whoever waits need not have all waiting builds of all users listed for that.
     ///
     /// # Errors
     /// `Busy` if none is free, or an older one waits.
@@ -25,82 +48,159 @@ impl Claims {
         if ticket.slot.is_some() {
             return Ok(None);
         }
-        if let Some(older) = self.bounded_otherwise(key, posted).await? {
+        let Some(wanted) = self.wanted(key, posted).await? else {
+            return Ok(None);
+        };
+        self.check_older(key, posted, wanted, Vec::new()).await?;
+        match wanted {
+            Wanted::Group(member) => {
+                let place = self.groups.seen(&member.digest).await?.free(member.limit);
+                let place = place.ok_or_else(|| no_place(key, member))?;
+                let unheard = self.unheard(&key.queue).await?;
+                self.check_older(key, posted, wanted, unheard).await?;
+                Ok(Some(place))
+            }
+            Wanted::Slot(slots) => {
+                let free = self.free_slots(slots).await?;
+                if free.len() <= self.waiting_for_slots(key, posted, slots, free.len(), &[]).await? {
+                    return Err(no_slot(slots));
+                }
+                let unheard = self.unheard_of_job(slots.build).await?;
+                let wait = self.waiting_for_slots(key, posted, slots, free.len(), &unheard);
+                let at = free.get(wait.await?).copied().ok_or_else(|| no_slot(slots))?;
+                self.check_older(key, posted, wanted, unheard).await?;
+                Ok(Some(Place { at, version: None }))
+            }
+        }
+    }
+
+    /// What a ticket needs a place of, if of anything.
+    async fn wanted<'a>(&self, key: &TicketKey, posted: &'a Posted) -> Result<Option<Wanted<'a>>> {
+        let ticket = &posted.ticket;
+        if let Some(member) = &ticket.group {
+            return Ok(Some(Wanted::Group(member)));
+        }
+        let build = ticket.part.as_ref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
+        let Some(build) = build else { return Ok(None) };
+        let slots = self.builds.concurrency_of(build).await?;
+        Ok(slots.map(|(bound, untrusted)| {
+            Wanted::Slot(Slots {
+                build,
+                bound,
+                untrusted,
+            })
+        }))
+    }
+
+    /// Refuses a ticket that waits for an older one, among those that are known here and some that are not: one that is
+    /// bounded otherwise, as the places of the one are none of the other's, and of a group one that waits for a place too.
+    async fn check_older(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        wanted: Wanted<'_>,
+        unheard: Vec<TicketId>,
+    ) -> Result<()> {
+        let known = self.outlook.of_another_bound(key, posted);
+        let ids = unheard.iter().cloned().chain(known).collect();
+        if let Some(older) = self.older_bounded_otherwise(key, posted, ids).await? {
             return Err(Error::Busy(format!(
                 "{key}: it waits for {older}, as the concurrency or the owner of its job was another then"
             )));
         }
-        if let Some(member) = &ticket.group {
-            let place = self.place_in(key, posted, member).await?;
-            let busy = || Error::Busy(format!("{key}: it waits for a place in the group {}", member.name));
-            return Ok(Some(place.ok_or_else(busy)?));
+        let Wanted::Group(member) = wanted else { return Ok(()) };
+        // Its end is on the way: it must not begin before that, and hold the place that the newer one waits for.
+        if self.outlook.is_superseded(key) {
+            return Err(no_place(key, member));
         }
-        let part = ticket.part.as_ref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
-        let Some(part) = part else { return Ok(None) };
-        let Some((bound, untrusted)) = self.builds.concurrency_of(part).await? else {
-            return Ok(None);
-        };
-        match self.free_slot_of(key, part, bound, untrusted).await? {
-            Some(at) => Ok(Some(Place { at, version: None })),
-            None => Err(Error::Busy(format!(
-                "jobs/{}: {bound} builds run already (concurrency)",
-                part.job
-            ))),
+        let known = self.outlook.waiting(&key.queue, &member.digest, posted.created);
+        let ids = unheard.into_iter().chain(known).collect();
+        let waits = |other: &Posted| other.ticket.waits_in(member);
+        match self.first_older(key, posted, ids, waits).await? {
+            Some(_) => Err(no_place(key, member)),
+            None => Ok(()),
         }
     }
 
-    /// The oldest build that one waits for that needs a place, as the bound of its job was another when that was
-    /// triggered: the places of the one are none of the other's.
-    async fn bounded_otherwise(&self, key: &TicketKey, posted: &Posted) -> Result<Option<TicketKey>> {
-        let ticket = &posted.ticket;
-        let is_bounded = match (&ticket.group, &ticket.part) {
-            _ if !ticket.is_control() => false,
-            (Some(_), _) => true,
-            (None, Some(part)) => self.builds.concurrency_of(part).await?.is_some(),
-            (None, None) => false,
+    /// The first of some tickets of the queue that is older, has not ended, and is bounded otherwise.
+    async fn older_bounded_otherwise(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        ids: Vec<TicketId>,
+    ) -> Result<Option<TicketKey>> {
+        let otherwise = |other: &Posted| {
+            other.ticket.state != TicketState::Finished && is_bounded_otherwise(&other.ticket, &posted.ticket)
         };
-        if !is_bounded {
-            return Ok(None);
-        }
-        let otherwise =
-            |other: &Posted| other.ticket.state != TicketState::Finished && is_bounded_otherwise(&other.ticket, ticket);
-        let known = || self.outlook.of_another_bound(key, posted);
-        self.older_that_is(key, posted, known, otherwise).await
+        self.first_older(key, posted, ids, otherwise).await
     }
 
-    /// A slot of a job's `concurrency` for this ticket: a free one that no older build waits for.
-    async fn free_slot_of(&self, key: &TicketKey, part: &BuildRef, bound: u32, untrusted: bool) -> Result<Option<u32>> {
-        let taken: Vec<String> = self.store.children(&Key::Job(&part.uid).path()).await?;
-        let first = if untrusted { UNTRUSTED_SLOTS } else { 0 };
-        let of = (part.uid.as_str(), untrusted);
-        let older = self
-            .outlook
-            .older(key, of, usize::try_from(bound).unwrap_or(usize::MAX));
-        let free = (first..first.saturating_add(bound)).filter(|i| !taken.contains(&format!("slot-{i}")));
-        let free: Vec<u32> = free.take(older.len() + 1).collect();
-        if free.is_empty() || free.len() > older.len() {
-            return Ok(free.last().copied());
-        }
-        // The queue index lags: some of these may have begun.
-        let mut wait = 0;
-        for id in self.outlook.older(key, of, usize::MAX) {
-            let queue = key.queue.clone();
-            let other = self.tickets.get_sound(&TicketKey { queue, id }).await?;
-            wait += usize::from(other.is_some_and(|other| other.ticket.state == TicketState::Open));
-            if wait >= free.len() {
-                return Ok(None);
+    /// The tickets of a queue of which nothing is known here. Whoever sees a ticket sees those that were posted before
+    /// it. What is known is to be asked after this: it may have become more meanwhile.
+    async fn unheard(&self, queue: &Name) -> Result<Vec<TicketId>> {
+        let path = queue_path(queue);
+        let names = bounded(&path, self.store.coordination.children(&path)).await?;
+        let ids = names.iter().filter_map(|name| TicketId::new(name)).collect();
+        Ok(self.outlook.unknown(queue, ids))
+    }
+
+    /// The own tickets of other builds of a job of which nothing is known here; see [`Claims::unheard`].
+    async fn unheard_of_job(&self, build: &BuildRef) -> Result<Vec<TicketId>> {
+        let path = Key::Job(&build.uid).path();
+        let names = bounded(&path, self.store.coordination.children(&path)).await?;
+        let numbers = names.iter().filter_map(|name| name.parse().ok());
+        let numbers = numbers.filter(|n| *n != build.build).collect();
+        let mut ids = Vec::new();
+        for n in self.outlook.unknown_builds(&build.uid, numbers) {
+            let path = live_path(&build.uid, n);
+            let entry = self.store.get(&path).await?;
+            // One that is damaged stands before nobody.
+            let live = entry.and_then(|entry| from_json::<Live>(&path, &entry.data).ok());
+            if let Some(live) = live {
+                ids.push(control_key(&build.job, n, live.run)?.id);
             }
         }
-        Ok(free.get(wait).copied())
+        Ok(ids)
     }
 
-    /// A place of a group for this ticket, unless an older one of its queue waits.
-    async fn place_in(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<Option<Place>> {
-        // Its end is on the way: it must not begin before that, and hold the place that the newer one waits for.
-        if self.outlook.is_superseded(key) || self.waits_before(key, posted, member).await? {
-            return Ok(None);
+    /// The slots that nobody holds.
+    async fn free_slots(&self, slots: Slots<'_>) -> Result<Vec<u32>> {
+        let taken: Vec<String> = self.store.children(&Key::Job(&slots.build.uid).path()).await?;
+        let first = if slots.untrusted { UNTRUSTED_SLOTS } else { 0 };
+        let all = first..first.saturating_add(slots.bound);
+        Ok(all.filter(|i| !taken.contains(&format!("slot-{i}"))).collect())
+    }
+
+    /// How many older builds wait for the slots that one waits for: so many of them at most, among those that are known
+    /// here and some that are not.
+    async fn waiting_for_slots(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        slots: Slots<'_>,
+        most: usize,
+        unheard: &[TicketId],
+    ) -> Result<usize> {
+        let of = (slots.build.uid.as_str(), slots.untrusted);
+        let known = self.outlook.older(key, of, usize::MAX);
+        if unheard.is_empty() && known.len() < most {
+            return Ok(known.len());
         }
-        Ok(self.groups.seen(&member.digest).await?.free(member.limit))
+        let waits = |other: &Posted| {
+            let build = other.ticket.part.as_ref();
+            other.ticket.state == TicketState::Open
+                && other.ticket.untrusted == slots.untrusted
+                && build.is_some_and(|build| build.uid == slots.build.uid)
+        };
+        // What is known here lags: some of these may have begun.
+        let mut wait = 0;
+        let ids = known.into_iter().chain(unheard.iter().cloned()).collect();
+        self.each_older(key, posted, ids, waits, |_| {
+            wait += 1;
+            wait < most
+        })
+        .await?;
+        Ok(wait)
     }
 
     /// Which builds or tasks an open ticket waits for, as its group is used up or they are older, for people; `None`:
@@ -110,7 +210,9 @@ impl Claims {
         if ticket.slot.is_some() || ticket.state != TicketState::Open {
             return Ok(None);
         }
-        if let Some(older) = self.bounded_otherwise(key, posted).await?
+        let otherwise = self.outlook.of_another_bound(key, posted);
+        if self.wanted(key, posted).await?.is_some()
+            && let Some(older) = self.older_bounded_otherwise(key, posted, otherwise).await?
             && let Some(part) = self
                 .tickets
                 .get_sound(&older)
@@ -174,34 +276,6 @@ impl Claims {
         Ok(names)
     }
 
-    /// Whether an older ticket of the same queue waits for a place of a group.
-    async fn waits_before(&self, key: &TicketKey, posted: &Posted, member: &Member) -> Result<bool> {
-        let known = || self.outlook.waiting(&key.queue, &member.digest, posted.created);
-        let before = |other: &Posted| other.ticket.waits_in(member);
-        Ok(self.older_that_is(key, posted, known, before).await?.is_some())
-    }
-
-    /// An older ticket of the same queue that is so: of those of which the queue index believes it, and of those that it has
-    /// not heard of. Whoever sees a ticket sees those that were posted before it.
-    async fn older_that_is(
-        &self,
-        key: &TicketKey,
-        posted: &Posted,
-        known: impl Fn() -> Vec<TicketId>,
-        is: impl Fn(&Posted) -> bool,
-    ) -> Result<Option<TicketKey>> {
-        if let Some(found) = self.first_older(key, posted, known(), &is).await? {
-            return Ok(Some(found));
-        }
-        let path = queue_path(&key.queue);
-        let names = bounded(&path, self.store.coordination.children(&path)).await?;
-        let ids = names.iter().filter_map(|name| TicketId::new(name)).collect();
-        let mut ids = self.outlook.unknown(&key.queue, ids);
-        // It may have heard of one since it was asked: that was not known then, and is not unknown now.
-        ids.extend(known());
-        self.first_older(key, posted, ids, &is).await
-    }
-
     /// The first of some tickets of the same queue that is older and is so.
     async fn first_older(
         &self,
@@ -210,6 +284,24 @@ impl Claims {
         ids: Vec<TicketId>,
         is: impl Fn(&Posted) -> bool,
     ) -> Result<Option<TicketKey>> {
+        let mut found = None;
+        self.each_older(key, posted, ids, is, |other| {
+            found = Some(other);
+            false
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// Those of some tickets of the same queue that are older and are so, one by one, as long as more are asked for.
+    async fn each_older(
+        &self,
+        key: &TicketKey,
+        posted: &Posted,
+        ids: Vec<TicketId>,
+        is: impl Fn(&Posted) -> bool,
+        mut take: impl FnMut(TicketKey) -> bool,
+    ) -> Result<()> {
         let others = ids.into_iter().filter(|id| *id != key.id).map(|id| TicketKey {
             queue: key.queue.clone(),
             id,
@@ -225,12 +317,12 @@ impl Claims {
                 let Some(other) = self.tickets.get_sound(&other_key).await? else {
                     continue;
                 };
-                if other.created < posted.created && is(&other) {
-                    return Ok(Some(other_key));
+                if other.created < posted.created && is(&other) && !take(other_key) {
+                    return Ok(());
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Whether a ticket could be claimed as far as places go.
@@ -267,4 +359,18 @@ impl Claims {
         let member = Member::of(group, of, &values(&params, &live.source));
         member.map(Some).map_err(Error::Invalid)
     }
+}
+
+/// What is said to who needs a place of a group that he can't have.
+fn no_place(key: &TicketKey, member: &Member) -> Error {
+    Error::Busy(format!("{key}: it waits for a place in the group {}", member.name))
+}
+
+/// The same of a slot of a job.
+fn no_slot(slots: Slots<'_>) -> Error {
+    let Slots { build, bound, .. } = slots;
+    Error::Busy(format!(
+        "jobs/{}: {bound} builds run already, or wait for longer (concurrency)",
+        build.job
+    ))
 }

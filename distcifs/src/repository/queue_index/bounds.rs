@@ -1,9 +1,12 @@
 //! Builds of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
 
+use std::collections::HashSet;
+
 use super::{Queue, QueueIndex, TicketSummary};
 use crate::repository::core::lock;
+use crate::repository::model::build::live_path;
 use crate::repository::model::ticket::{CONTROL_QUEUE, Posted, TicketKey, TicketState};
-use crate::repository::names::TicketId;
+use crate::repository::names::{Name, TicketId};
 
 /// By what builds wait for a slot of their job: those of strangers have slots of their own, and whoever waits for one of
 /// these is none of those who wait for the job's.
@@ -84,6 +87,19 @@ impl QueueIndex {
             .into_iter()
             .flat_map(|queue| queue.parked.values());
         parked.any(|parked| parked.values().any(|id| *id == key.id))
+    }
+
+    /// Those of some builds of the job with this uid that are not known here.
+    pub(crate) fn unknown_builds(&self, uid: &str, mut numbers: Vec<u64>) -> Vec<u64> {
+        let Some(name) = Name::new(CONTROL_QUEUE) else {
+            return numbers;
+        };
+        let queues = lock(&self.queues);
+        let summaries = queues.get(&name).into_iter().flat_map(|queue| queue.tickets.values());
+        let of_job = summaries.filter(|summary| summary.job.as_deref() == Some(uid));
+        let known: HashSet<&str> = of_job.filter_map(|summary| summary.build.as_deref()).collect();
+        numbers.retain(|n| !known.contains(live_path(uid, *n).as_str()));
+        numbers
     }
 
     /// The builds that this one waits for, as their job's bound was another when they were triggered, the oldest first.

@@ -559,3 +559,38 @@ fn of_what_strangers_hold_a_push_reads_the_marks_alone() {
         assert_eq!(crowded, alone + 100, "100 marks, and what is read where none is held");
     });
 }
+
+/// Whoever waits for a place reads what it waits for, and need not have all tickets of all users listed for that;
+/// nor need whoever asks why it waits.
+#[test]
+fn a_build_that_waits_has_no_queue_listed() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (store, repository) = counted(dir.path()).await;
+        for (text, bound) in [("group", r#"{"group": "deploy"}"#), ("number", "1")] {
+            let config = CONFIG.replacen('{', &format!(r#"{{"concurrency": {bound},"#), 1);
+            let job = configured(&repository, text, &config).await.unwrap();
+            let mut numbers = Vec::new();
+            for _ in 0..3 {
+                numbers.push(repository.builds.trigger(&job, b"", poster()).await.unwrap());
+            }
+            let first = control_key(&job, numbers[0]);
+            let _runs = repository.claims.claim(&first, claimant()).await.unwrap();
+            let last = control_key(&job, numbers[2]);
+            let started = Instant::now();
+            while !repository.queue_index.is_open(&last) {
+                assert!(started.elapsed() < PATIENCE, "it is told of");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            store.take();
+            let claimed = store.on_behalf_of("claim", repository.claims.claim(&last, claimant()));
+            let claimed = claimed.await;
+            assert!(matches!(claimed, Err(Error::Busy(_))), "{text}: {:?}", claimed.err());
+            let build = repository.builds.build(&job, numbers[2]).await.unwrap();
+            store.on_behalf_of("why", repository.why(&build)).await;
+            let mut calls = store.take();
+            calls.retain(|call| call.verb == "children" && call.what.contains("/tickets"));
+            assert!(calls.is_empty(), "{text}: {}", lines(&calls));
+        }
+    });
+}

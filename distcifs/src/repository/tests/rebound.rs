@@ -57,3 +57,36 @@ fn builds_of_before_end_before_those_of_another_bound_begin() {
         }
     });
 }
+
+/// "Older builds wait before younger ones" also where a mount has heard of none of them, as it follows no queue.
+#[test]
+fn the_order_of_a_number_holds_where_nothing_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mount = Memory::new().mount();
+        crate::repository::format::make(&mount.coordination(), &mount.contents(), false)
+            .await
+            .unwrap();
+        let here = Repository::open(Setup {
+            coordination: mount.coordination(),
+            contents: mount.contents(),
+            node: name("here"),
+            attempts: dir.path().join("here"),
+            store: "test".into(),
+            coordinator: "test".into(),
+            shared: true,
+        });
+        let here = here.await.unwrap();
+        let job = configured(&here, "a", NUMBERED).await.unwrap();
+        let mut keys = Vec::new();
+        for _ in 0..2 {
+            let n = here.builds.trigger(&job, b"", poster()).await.unwrap();
+            keys.push(control_key(&job, n));
+        }
+        let younger = here.claims.claim(&keys[1], claimant()).await;
+        assert!(matches!(younger, Err(Error::Busy(_))), "{:?}", younger.err());
+        let older = here.claims.claim(&keys[0], claimant()).await.unwrap();
+        here.claims.finish(&older, success()).await.unwrap();
+        here.claims.claim(&keys[1], claimant()).await.unwrap();
+    });
+}
