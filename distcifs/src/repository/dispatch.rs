@@ -173,6 +173,8 @@ impl Dispatcher {
             Err(Error::Exists(_) | Error::NotFound(_)) => self.offer_again(&key).await,
             Err(error) => {
                 self.set_aside(&key, &error);
+                // It was the oldest of those that wait for a place, perhaps, and was tried for one that is free.
+                self.queue_index.pass_over(&key);
                 // Where it is the store or the waiter that fails, so would each of thousands of tickets, at full speed.
                 tokio::time::sleep(FOLLOW_PAUSE).await;
             }

@@ -350,6 +350,16 @@ impl QueueIndex {
         freed.iter().for_each(|queue| self.poke(queue));
     }
 
+    /// Lets the next one try that waits for a place of what this ticket needs one of, which can't be claimed.
+    pub(super) fn pass_over(&self, key: &TicketKey) {
+        let bound = lock(&self.queues)
+            .get(&key.queue)
+            .and_then(|queue| queue.tickets.get(&key.id)?.bound_by(&key.queue));
+        if let Some(bound) = bound {
+            self.unpark(&bound);
+        }
+    }
+
     /// The same of all: notices of places were lost.
     pub(super) fn unpark_all(&self) {
         let mut freed = Vec::new();

@@ -137,6 +137,11 @@ impl Superseding {
             let build = match builds.build(&job, n).await {
                 Ok(build) if build.run() == part.run => build,
                 Ok(_) | Err(Error::NotFound(_)) => return Ok(()),
+                // Nobody can begin it, and it stands before nobody: there is nothing to end, now or later.
+                Err(error) if builds.is_damaged(job.uid(), n).await? => {
+                    tracing::warn!(job = %job.name, build = n, %error, "superseded, and left as it is");
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             };
             // A stranger's clean-up must not hold the place.

@@ -46,6 +46,13 @@ impl Builds {
         self.look(job, n, Tickets::One(index)).await
     }
 
+    /// Whether the entry of a build is there and can't be read: it is no other when it is read again.
+    pub(crate) async fn is_damaged(&self, uid: &str, n: u64) -> Result<bool> {
+        let path = live_path(uid, n);
+        let entry = self.store.get(&path).await?;
+        Ok(entry.is_some_and(|entry| from_json::<Live>(&path, &entry.data).is_err()))
+    }
+
     async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
         let mut anew = false;

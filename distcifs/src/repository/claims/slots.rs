@@ -317,12 +317,22 @@ impl Claims {
                 let Some(other) = self.tickets.get_sound(&other_key).await? else {
                     continue;
                 };
-                if other.created < posted.created && is(&other) && !take(other_key) {
+                let counts = other.created < posted.created && is(&other) && !self.never_begins(&other).await?;
+                if counts && !take(other_key) {
                     return Ok(());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a ticket is open and can't be claimed, as the entry of its build is damaged: it stands before nobody.
+    async fn never_begins(&self, posted: &Posted) -> Result<bool> {
+        let build = posted.ticket.part.as_ref();
+        match build.filter(|_| posted.ticket.state == TicketState::Open) {
+            Some(build) => self.builds.is_damaged(&build.uid, build.build).await,
+            None => Ok(false),
+        }
     }
 
     /// Whether a ticket could be claimed as far as places go.

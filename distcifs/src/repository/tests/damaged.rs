@@ -81,6 +81,30 @@ fn a_damaged_build_makes_an_end_of_older_ones_in_nobodys_name() {
     });
 }
 
+/// A build whose entry can't be read can't begin, and nobody can make an end of it: it stands before no younger one, of
+/// a group, of one whose newer builds end older ones, or of a number.
+#[test]
+fn a_damaged_build_stands_before_no_younger_one() {
+    let pending = GROUPED.replace(r#""deploy""#, r#""deploy", "supersede": "pending""#);
+    for config in [GROUPED, &pending, NUMBERED] {
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            let here = opened(dir.path()).await;
+            let a = configured(&here, "a", config).await.unwrap();
+            let first = trigger(&here, &a).await;
+            let runs = here.claims.claim(&control_key(&a, first), claimant()).await.unwrap();
+            let older = trigger(&here, &a).await;
+            damage(&here, &a, older).await;
+            let younger = trigger(&here, &a).await;
+            let waits = here.clone();
+            let waits = tokio::spawn(async move { next(&waits).await });
+            here.claims.finish(&runs, success()).await.unwrap();
+            let next = waits.await.unwrap().expect("the younger one begins");
+            assert_eq!(next.ticket.part.as_ref().unwrap().build, younger, "{config}");
+        });
+    }
+}
+
 /// "Others go first meanwhile": whoever waits is not kept by the oldest ticket, if that can't be claimed.
 #[test]
 fn a_ticket_that_cannot_be_claimed_keeps_no_worker() {
