@@ -280,7 +280,7 @@ pub(crate) trait Outlook: Send + Sync {
     fn unknown_builds(&self, uid: &str, numbers: Vec<u64>) -> Vec<u64>;
     /// Whether a newer build makes an end of the one that a ticket is of, as far as is known here.
     fn is_superseded(&self, key: &TicketKey) -> bool;
-    /// The builds that one waits for, as their job's bound was another when they were triggered, the oldest first, as far
+    /// The tickets that one waits for, as their job's bound was another when they were triggered, the oldest first, as far
     /// as is known here.
     fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId>;
     /// How long to wait before a ticket is repaired here.

@@ -280,15 +280,15 @@ impl<'a> Push<'a> {
 }
 
 /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other is
-/// not, or their groups are those of two owners.
+/// not, or their groups are those of two owners. The same of two tasks of one job, whose groups have one name.
 pub(crate) fn is_bounded_otherwise(one: &Ticket, other: &Ticket) -> bool {
     let job = |ticket: &Ticket| ticket.part.as_ref().map(|part| part.uid.clone());
-    let builds = one.is_control() && other.is_control() && one.untrusted == other.untrusted;
-    builds
-        && job(one) == job(other)
+    let same = job(one).is_some() && job(one) == job(other) && one.untrusted == other.untrusted;
+    let builds = one.is_control();
+    same && builds == other.is_control()
         && match (&one.group, &other.group) {
-            (Some(_), Some(_)) => one.owner != other.owner,
-            (one, other) => one.is_some() != other.is_some(),
+            (Some(group), Some(another)) => one.owner != other.owner && (builds || group.name == another.name),
+            (group, another) => builds && group.is_some() != another.is_some(),
         }
 }
 

@@ -1,4 +1,4 @@
-//! Builds of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
+//! Builds and tasks of a job whose bound has changed: those of before hold places of which the new bound knows nothing.
 
 use std::collections::HashSet;
 
@@ -16,19 +16,24 @@ pub(in crate::repository) fn bound_of(uid: &str, untrusted: bool) -> String {
 }
 
 impl TicketSummary {
-    /// Whether two builds are of one job, and their places are none of each other's: one is in a group and the other
-    /// is not, or their groups are those of two owners.
-    fn is_bounded_otherwise(&self, other: &TicketSummary) -> bool {
+    /// Whether two tickets of a queue are bounded otherwise; see
+    /// [`is_bounded_otherwise`](crate::repository::model::group::is_bounded_otherwise).
+    pub(in crate::repository) fn is_bounded_otherwise(&self, other: &TicketSummary) -> bool {
         let same = self.job.is_some() && self.job == other.job && self.untrusted == other.untrusted;
         same && match (&self.group, &other.group) {
-            (Some(_), Some(_)) => self.lane.owner != other.lane.owner,
-            (one, another) => one.is_some() != another.is_some(),
+            (Some(group), Some(another)) => {
+                self.lane.owner != other.lane.owner
+                    && group.of_builds == another.of_builds
+                    && (group.of_builds || group.name == another.name)
+            }
+            (Some(group), None) | (None, Some(group)) => group.of_builds,
+            (None, None) => false,
         }
     }
 }
 
 impl Queue {
-    /// The builds that one waits for, as they are older, have not ended, and are bounded otherwise.
+    /// The tickets that one waits for, as they are older, have not ended, and are bounded otherwise.
     fn of_another_bound(&self, summary: &TicketSummary) -> impl Iterator<Item = (u64, &TicketId)> {
         let before = |other: &TicketSummary| {
             other.state != TicketState::Finished
@@ -102,11 +107,8 @@ impl QueueIndex {
         numbers
     }
 
-    /// The builds that this one waits for, as their job's bound was another when they were triggered, the oldest first.
+    /// The tickets that this one waits for, as their job's bound was another when they were triggered, the oldest first.
     pub(crate) fn of_another_bound(&self, key: &TicketKey, posted: &Posted) -> Vec<TicketId> {
-        if key.queue.as_str() != CONTROL_QUEUE {
-            return Vec::new();
-        }
         let summary = TicketSummary::of(&posted.ticket, posted.created);
         let queues = lock(&self.queues);
         let of_queue = queues.get(&key.queue).into_iter();

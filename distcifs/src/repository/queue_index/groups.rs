@@ -17,6 +17,10 @@ use crate::repository::names::{Name, TicketId};
 pub(super) struct Grouped {
     /// The group.
     pub(super) digest: String,
+    /// The group's name, for people.
+    pub(super) name: String,
+    /// Whether it is one of builds.
+    pub(super) of_builds: bool,
     /// Whether it holds no place yet.
     pub(super) waits: bool,
     /// The number of its build.
@@ -30,6 +34,8 @@ impl Grouped {
         let (member, part) = (ticket.group.as_ref()?, ticket.part.as_ref()?);
         Some(Grouped {
             digest: member.digest.clone(),
+            name: member.name.clone(),
+            of_builds: ticket.is_control(),
             waits: ticket.state == TicketState::Open && ticket.slot.is_none(),
             n: part.build,
             // Who retries an old build may roll back by it, and a newer one may run: it makes an end of none.
@@ -211,6 +217,8 @@ mod tests {
         };
         let grouped = |n| Grouped {
             digest: "deploy".to_owned(),
+            name: "deploy".to_owned(),
+            of_builds: true,
             waits: true,
             n,
             supersede: Supersede::No,

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::backend::memory::Memory;
-use crate::repository::model::ticket::CONTROL_QUEUE;
-use crate::repository::queue_index::Asker;
+use crate::repository::model::group::{Member, is_bounded_otherwise};
+use crate::repository::model::ticket::{CONTROL_QUEUE, Ticket};
+use crate::repository::queue_index::{Asker, TicketSummary};
 
 /// Builds that are bounded by a number, and by a group.
 const NUMBERED: &str = r#"{"concurrency": 1, "tasks": [{"type": "execute-shell", "params": {"script": "true\n"}}]}"#;
@@ -88,5 +89,49 @@ fn the_order_of_a_number_holds_where_nothing_is_known() {
         let older = here.claims.claim(&keys[0], claimant()).await.unwrap();
         here.claims.finish(&older, success()).await.unwrap();
         here.claims.claim(&keys[1], claimant()).await.unwrap();
+    });
+}
+
+/// "Where the job gets another owner, builds of before and after do not run beside each other", nor do its tasks of one
+/// group: by the tickets, and by what is known of them.
+#[test]
+fn what_has_another_owner_is_bounded_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = open(&Memory::new().mount(), dir.path()).await.unwrap();
+        let job = configured(&here, "a", GROUPED).await.unwrap();
+        let n = here.builds.trigger(&job, b"", poster()).await.unwrap();
+        let _runs = here.claims.claim(&control_key(&job, n), claimant()).await.unwrap();
+        post(&here, &job, n).await.unwrap();
+        let ticket = async |key| here.tickets.get(&key).await.unwrap().unwrap().ticket;
+        let (own, of_task) = (ticket(control_key(&job, n)).await, ticket(task_key(&job, n)).await);
+        let member = own.group.clone().unwrap();
+        let of = |ticket: &Ticket, owner: u32, group: &str| {
+            let mut ticket = ticket.clone();
+            let member = Member {
+                name: group.to_owned(),
+                digest: format!("{group} of {owner}"),
+                ..member.clone()
+            };
+            (ticket.owner, ticket.group) = (Some(owner), Some(member).filter(|_| !group.is_empty()));
+            ticket
+        };
+        let build = |owner, group| of(&own, owner, group);
+        let task = |owner, group| of(&of_task, owner, group);
+        for (one, other, otherwise) in [
+            (build(1, "a"), build(1, "a"), false),
+            (build(1, "a"), build(2, "b"), true),
+            (build(1, "a"), build(1, ""), true),
+            (build(1, ""), build(2, ""), false),
+            (task(1, "a"), task(1, "a"), false),
+            (task(1, "a"), task(2, "a"), true),
+            (task(1, "a"), task(2, "b"), false),
+            (task(1, "a"), task(2, ""), false),
+            (task(1, "a"), build(2, "a"), false),
+        ] {
+            assert_eq!(is_bounded_otherwise(&one, &other), otherwise, "{one:?} {other:?}");
+            let known = TicketSummary::of(&one, 1).is_bounded_otherwise(&TicketSummary::of(&other, 2));
+            assert_eq!(known, otherwise, "{one:?} {other:?}");
+        }
     });
 }
