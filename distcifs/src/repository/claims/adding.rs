@@ -335,6 +335,10 @@ fn extend(
     plan.may_add(job, by, &added.tasks, bytes).map_err(Wrong::Whole)?;
     let mut grown = (**plan).clone();
     grown.push(by, &before, added, (Digest::of(text).to_string(), bytes));
+    if names == Names::Said {
+        // It is the build's soon.
+        grown.look_at_changed();
+    }
     Ok(Some(grown))
 }
 

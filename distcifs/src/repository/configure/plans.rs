@@ -165,7 +165,15 @@ impl Configurations {
         for text in texts.get(plan.texts().len()..).unwrap_or_default() {
             let bytes = self.store.body(digest_of(&text.text)?).await?;
             let (ceilings, text) = (ceilings.clone(), text.clone());
-            let laid = tokio::task::spawn_blocking(move || lay_on(plan, &ceilings, text, &bytes)).await;
+            let is_last = plan.texts().len() + 1 == texts.len();
+            let laid = tokio::task::spawn_blocking(move || {
+                let laid = lay_on(plan, &ceilings, text, &bytes)?;
+                if is_last {
+                    laid.look_at_changed();
+                }
+                Ok::<_, Error>(laid)
+            });
+            let laid = laid.await;
             plan = laid.map_err(|error| Error::Io(format!("reading tasks: {error}").into()))??;
         }
         let plan = Arc::new(plan);
