@@ -24,7 +24,7 @@ use super::model::steps::group::TURN_OPS;
 use super::model::steps::{self, Refused, Taken};
 use super::model::ticket::{Posted, Ticket, TicketKey, TicketState};
 use super::names::{Name, TicketId};
-use super::one_by_one::OneByOne;
+use super::one_by_one::Adders;
 use super::people::People;
 use super::store::Store;
 use super::tickets::Tickets;
@@ -307,7 +307,7 @@ pub struct Claims {
     indeterminate: IndeterminateResults,
     pub(crate) stopped: Arc<Stopped>,
     /// Held while a result adds tasks to a build.
-    adders: OneByOne,
+    adders: Adders,
 }
 
 impl Claims {
@@ -336,7 +336,7 @@ impl Claims {
             held,
             indeterminate: IndeterminateResults::default(),
             stopped: Arc::default(),
-            adders: OneByOne::default(),
+            adders: Adders::default(),
         })
     }
 

@@ -7,9 +7,10 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Error, Result};
@@ -91,9 +92,14 @@ pub(crate) fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = 
 /// Does what takes as long as there is to copy; after it the time begins anew.
 pub(crate) async fn unhurried<T>(work: impl Future<Output = T>) -> T {
     let done = Deadline::after(CAPTURE_TIMEOUT).bind(work).await;
+    begin_anew();
+    done
+}
+
+/// Lets the time of what is being answered begin anew: it has waited for its turn, in which others used it up.
+pub(crate) fn begin_anew() {
     // Where nobody asked there is no time to set.
     let _ = ASKED.try_with(|asked| asked.set(Deadline::after(STORE_TIMEOUT)));
-    done
 }
 
 /// Waits for a lock, as long as for a call of a store: whoever holds it may wait for one.
@@ -105,15 +111,23 @@ pub(crate) async fn locked<'a, T>(what: &str, lock: &'a Mutex<T>) -> Result<Mute
     if let Ok(guard) = lock.try_lock() {
         return Ok(guard);
     }
-    Deadline::of_call().wait(lock.lock()).await.ok_or_else(|| {
-        Error::TimedOut(
-            format!(
-                "{what}: others who use it waited for the store for {} s; try again",
-                STORE_TIMEOUT.as_secs()
-            )
-            .into(),
-        )
-    })
+    let had = Deadline::of_call().wait(lock.lock()).await;
+    had.ok_or_else(|| not_had(what))
+}
+
+/// Waits for one of some turns in the same way.
+///
+/// # Errors
+/// `TimedOut` if none is had by then: nothing was done.
+pub(crate) async fn permitted(what: &str, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    let had = Deadline::of_call().wait(turns.clone().acquire_owned()).await;
+    // It is never closed.
+    had.and_then(std::result::Result::ok).ok_or_else(|| not_had(what))
+}
+
+fn not_had(what: &str) -> Error {
+    let time = STORE_TIMEOUT.as_secs();
+    Error::TimedOut(format!("{what}: others who use it waited for the store for {time} s; try again").into())
 }
 
 #[cfg(test)]

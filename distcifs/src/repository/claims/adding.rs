@@ -59,6 +59,9 @@ pub(super) struct Adding<'a> {
     text: Bytes,
     /// It as it is stored, durably with the list that names it.
     stored: Object,
+    /// The parameters that it may name beside those of the configuration: the whole build is read for these, before
+    /// others wait for this one.
+    told: Vec<String>,
 }
 
 /// The build of a ticket with what its result adds.
@@ -129,7 +132,8 @@ impl Claims {
             )));
         }
         let (live, _) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
-        let extended = self.extended(claim, &live, text.clone(), Names::Placed).await?;
+        let told = self.told(claim, part, &text).await?;
+        let extended = self.extended(claim, &live, text.clone(), Names::Placed, told).await?;
         let error: String = extended.err().map(|wrong| wrong.lines()).unwrap_or_default();
         claim.check()?;
         *lock(&claim.tasks) = Some(Tasks {
@@ -151,7 +155,13 @@ impl Claims {
         let part = claim.part_that_adds()?;
         self.builds.gate.pass("tasks.json").await?;
         let stored = self.store.put_body(text.clone()).await?;
-        Ok(Some(Adding { part, text, stored }))
+        let told = self.told(claim, part, &text).await?;
+        Ok(Some(Adding {
+            part,
+            text,
+            stored,
+            told,
+        }))
     }
 
     /// What a result makes of the build: its entry with the tasks that it adds, and the result as it counts. `None`: it
@@ -162,7 +172,13 @@ impl Claims {
         result: TaskResult,
         adding: Option<&Adding<'_>>,
     ) -> Result<(TaskResult, Option<Grown>)> {
-        let Some(Adding { part, text, stored }) = adding else {
+        let Some(Adding {
+            part,
+            text,
+            stored,
+            told,
+        }) = adding
+        else {
             return Ok((result, None));
         };
         let (live, version) = self.live_of(part).await?.ok_or_else(|| Error::claim_lost(&claim.key))?;
@@ -176,7 +192,8 @@ impl Claims {
             let stops = self.stops(&live, part).await?;
             return Ok((if stops { aborted } else { result }, None));
         }
-        let plan = match self.extended(claim, &live, text.clone(), Names::Said).await? {
+        let extended = self.extended(claim, &live, text.clone(), Names::Said, told.clone());
+        let plan = match extended.await? {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok((result, None)),
             Err(Wrong::Whole(why)) => return Ok((failed(&why), None)),
@@ -200,13 +217,13 @@ impl Claims {
         live: &Live,
         text: Bytes,
         names: Names,
+        told: Vec<String>,
     ) -> Result<std::result::Result<Option<Plan>, Wrong>> {
         let part = claim.part_that_adds()?;
         let job = Name::new(&part.job).ok_or_else(|| Error::NotFound(format!("jobs/{}", part.job)))?;
         let by = part.task.unwrap_or_default();
         let plan = self.configs.plan_of(&job, live).await?;
         let triggered = self.builds.live_params(live).await?;
-        let told = self.told(claim, part, &text).await?;
         let untrusted = live.source.untrusted;
         let extended = tokio::task::spawn_blocking(move || {
             let ceilings = Ceilings::of(plan.config(), &job, &triggered, untrusted);

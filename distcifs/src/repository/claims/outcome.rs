@@ -32,12 +32,13 @@ impl Claims {
             })
         };
         let adding = self.adding(claim, &result).await?;
+        // Those of this mount that add to one build would lose to each other, each time with all that they read.
+        let owner = claim.ticket.owner.unwrap_or(claim.ticket.uid);
+        let _turn = match &adding {
+            Some(Adding { part, .. }) => Some(self.adders.turn("tasks.json", owner, &part.uid, part.build).await?),
+            None => None,
+        };
         for _ in 0..RACES_MAX {
-            // Those of this mount that add to one build would lose to each other, each time with all that they read.
-            let _turn = match &adding {
-                Some(Adding { part, .. }) => Some(self.adders.turn("tasks.json", &part.uid, part.build).await?),
-                None => None,
-            };
             let (result, grown) = self.grown(claim, result.clone(), adding.as_ref()).await?;
             let outcome = Outcome {
                 verdict: result.verdict,
