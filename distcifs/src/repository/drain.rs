@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     drained: AtomicBool,
+    /// Whether it was not let in when it came back: that ends by itself, and is no drain that somebody ends.
+    shut_out: AtomicBool,
     /// Claims that are being made.
     claiming: AtomicUsize,
 }
@@ -23,7 +25,7 @@ impl Drop for Claiming<'_> {
 impl Drain {
     /// Whether no work is taken.
     pub(crate) fn is_on(&self) -> bool {
-        self.drained.load(Ordering::SeqCst)
+        self.drained.load(Ordering::SeqCst) || self.shut_out.load(Ordering::SeqCst)
     }
 
     /// Lets one claim, if work is taken. Counted first and looked at then: whoever drains sees it, or
@@ -39,6 +41,11 @@ impl Drain {
     /// Takes work or not; whether that is new.
     pub(super) fn set(&self, on: bool) -> bool {
         self.drained.swap(on, Ordering::SeqCst) != on
+    }
+
+    /// Takes no work as this mount is not let in, or may again; whether that is new.
+    pub(super) fn shut_out(&self, on: bool) -> bool {
+        self.shut_out.swap(on, Ordering::SeqCst) != on
     }
 
     /// Claims that are being made.

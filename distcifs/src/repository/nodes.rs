@@ -154,7 +154,8 @@ impl Nodes {
                 let (path, version, lease) = (EPOCH.to_owned(), Some(version), Key::Lease(&random_id()).path());
                 ops.push(Op::Check { path, version });
                 // It may have been raised past this program while no session was.
-                let version = Some(format::writable(&*self.store.coordination).await?);
+                let writable = format::writable(&*self.store.coordination).await;
+                let version = Some(writable.inspect_err(|error| self.note_shut_out(error))?);
                 ops.push(Op::Check {
                     path: FORMAT.to_owned(),
                     version,
@@ -166,12 +167,15 @@ impl Nodes {
             let data = to_json(&facts);
             ops.push(create_ephemeral(&path, data.clone()));
             let ours = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.data == data);
-            if self.store.commit_settled(ops, &path, ours).await? == Commit::Done {
+            if self.store.commit_entering(ops, &path, ours).await? == Commit::Done {
                 if let Some(epoch) = facts.epoch {
                     self.store.contents.enter(epoch);
                     self.store.epochs.enter(facts.lease, epoch);
                     // One that began since was told to nobody.
                     self.store.refresh_epoch();
+                    if self.queue_index.drain.shut_out(false) {
+                        self.queue_index.poke_all();
+                    }
                 }
                 return Ok(());
             }
@@ -180,6 +184,14 @@ impl Nodes {
             }
         }
         Err(self.name_is_taken())
+    }
+
+    /// Takes no work any more, where this program is too old for what is there by now.
+    fn note_shut_out(&self, error: &Error) {
+        if let Error::Invalid(why) = error {
+            self.store.epochs.shut_out(why.clone());
+            self.queue_index.drain.shut_out(true);
+        }
     }
 
     /// The removal of what this mount entered in a former session that is still there, or in this one

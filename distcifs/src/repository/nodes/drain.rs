@@ -28,7 +28,8 @@ impl Nodes {
     pub(crate) fn begin_claim(&self) -> Result<Claiming<'_>> {
         self.queue_index.drain.enter().ok_or_else(|| {
             Error::Busy(format!(
-                "mount {} is drained and takes no work: distcifs drain --end MOUNT ends that",
+                "mount {} is drained and takes no work: distcifs drain --end MOUNT ends that, or an upgrade where its log \
+                 says so",
                 self.about.node
             ))
         })

@@ -24,7 +24,11 @@ pub(crate) enum Guarded {
 
 impl Store {
     /// Commits within the bound.
+    ///
+    /// # Errors
+    /// `Io` too if this mount is one of many, and was not let in.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Commit> {
+        self.check_let_in().await?;
         let _changing = self.entry_cache.changing(paths_of(&ops));
         bounded("commit", self.coordination.commit(ops)).await
     }
@@ -36,6 +40,17 @@ impl Store {
     /// # Errors
     /// `TimedOut` if it is still unknown at [`Deadline::of_call`]; after any other it did not happen.
     pub(crate) async fn commit_settled(
+        &self,
+        ops: Vec<Op>,
+        path: &str,
+        ours: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<Commit> {
+        self.check_let_in().await?;
+        self.commit_entering(ops, path, ours).await
+    }
+
+    /// The same for a mount that is about to be let in by it.
+    pub(crate) async fn commit_entering(
         &self,
         ops: Vec<Op>,
         path: &str,

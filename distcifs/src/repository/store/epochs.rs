@@ -28,7 +28,11 @@ const SESSION_WAIT: Duration = Duration::from_secs(2);
 const LOOKS_MAX: u32 = 300;
 
 /// What is pinned in the session of this mount, if it has one.
-pub(crate) struct Epochs(watch::Sender<Option<Arc<SessionPins>>>);
+pub(crate) struct Epochs {
+    sessions: watch::Sender<Option<Arc<SessionPins>>>,
+    /// Why this mount was not let in when it tried last, as its program is too old by now.
+    shut_out: Mutex<Option<String>>,
+}
 
 /// What is pinned in the time of one session.
 pub(crate) struct SessionPins {
@@ -138,22 +142,34 @@ impl Drop for EpochPin {
 impl Epochs {
     /// Of a mount that has the store alone: its own gc raises the epoch.
     pub(in crate::repository) fn alone() -> Epochs {
-        Epochs(watch::Sender::new(Some(SessionPins::new(None, 0))))
+        Epochs {
+            sessions: watch::Sender::new(Some(SessionPins::new(None, 0))),
+            shut_out: Mutex::default(),
+        }
     }
 
     /// Of one of many, before its first session.
     pub(in crate::repository) fn shared() -> Epochs {
-        Epochs(watch::Sender::new(None))
+        Epochs {
+            sessions: watch::Sender::new(None),
+            shut_out: Mutex::default(),
+        }
     }
 
     /// Begins the pins of a session.
     pub(in crate::repository) fn enter(&self, lease: String, epoch: u64) {
-        self.0.send_replace(Some(SessionPins::new(Some(lease), epoch)));
+        *lock(&self.shut_out) = None;
+        self.sessions.send_replace(Some(SessionPins::new(Some(lease), epoch)));
+    }
+
+    /// Notes that this mount was not let in, for good: a program that may write what is there is another one.
+    pub(in crate::repository) fn shut_out(&self, why: String) {
+        *lock(&self.shut_out) = Some(why);
     }
 
     /// The session is over: what is under way can't be committed any more.
     pub(in crate::repository) fn leave(&self) {
-        self.0.send_replace(None);
+        self.sessions.send_replace(None);
     }
 
     /// Whether what is pinned is of the present session: else nothing can be committed under it.
@@ -164,7 +180,7 @@ impl Epochs {
 
     /// The pins of the present session.
     pub(in crate::repository) fn current(&self) -> Option<Arc<SessionPins>> {
-        self.0.borrow().clone()
+        self.sessions.borrow().clone()
     }
 }
 
@@ -181,7 +197,10 @@ impl Store {
     /// # Errors
     /// `Io` if there is no session, and none comes.
     pub(crate) async fn pin_epoch(&self) -> Result<EpochPin> {
-        let mut sessions = self.epochs.0.subscribe();
+        if let Some(why) = lock(&self.epochs.shut_out).as_ref() {
+            return Err(Error::Io(format!("this mount is shut out: {why}").into()));
+        }
+        let mut sessions = self.epochs.sessions.subscribe();
         let session = Deadline::after(SESSION_WAIT)
             .wait(sessions.wait_for(Option::is_some))
             .await;
@@ -189,6 +208,18 @@ impl Store {
         session
             .and_then(|session| session.as_ref().map(SessionPins::pin))
             .ok_or_else(over)
+    }
+
+    /// Lets only a mount change entries that was let in: one of many, whose program is too old by now, would write them
+    /// anew without what it does not know.
+    ///
+    /// # Errors
+    /// `Io` if it was not, and is not soon.
+    pub(super) async fn check_let_in(&self) -> Result<()> {
+        if !self.shared || self.epochs.current().is_some() {
+            return Ok(());
+        }
+        self.pin_epoch().await.map(drop)
     }
 
     /// Commits as `commit_settled` does, in the session in which the pin was begun.

@@ -328,10 +328,33 @@ fn a_mount_that_was_away_is_let_in_by_the_format_of_now() {
             matches!(&refused, Err(Error::Invalid(why)) if why.contains("upgrade distcifs")),
             "{refused:?}"
         );
-        // It takes no work that it could not end.
+        // It takes no work that it could not end, and changes nothing that it may not know.
         repository.store.epochs.leave();
         let claimed = repository.claims.claim(&control_key(&job, n), claimant()).await;
         assert!(matches!(claimed, Err(Error::Io(_))), "{:?}", claimed.err());
+        let aborted = repository.control(&job, n, Word::Abort, poster()).await;
+        let refused = aborted.unwrap_err().to_string();
+        assert!(refused.contains("upgrade distcifs"), "{refused}");
+        let ops = || vec![crate::repository::model::ops::create("/held/x", Bytes::new())];
+        let committed = repository.store.commit(ops()).await;
+        assert!(matches!(committed, Err(Error::Io(_))), "{committed:?}");
+        let settled = repository.store.commit_settled(ops(), "/held/x", |_| false).await;
+        assert!(matches!(settled, Err(Error::Io(_))), "{settled:?}");
+        assert!(repository.nodes.is_drained() && repository.nodes.drain_text().starts_with("drained\n"));
+        // Let in again, as where the format was restored, it goes on.
+        let restored = crate::storage::Op::Set {
+            path: "/format".to_owned(),
+            data: entry.data,
+            version: None,
+        };
+        coordination.commit(vec![restored]).await.unwrap();
+        repository.nodes.enter_node().await.unwrap();
+        assert!(!repository.nodes.is_drained());
+        repository
+            .claims
+            .claim(&control_key(&job, n), claimant())
+            .await
+            .unwrap();
     });
 }
 
