@@ -6,24 +6,23 @@ use std::time::Duration;
 
 use super::Error;
 use super::builds::Builds;
-use super::claims::{Claim, Claims};
+use super::claims::Claims;
 use super::core::lock;
 use super::events::Events;
 use super::jobs::Jobs;
-use super::model::claim::Cause;
 use super::model::event::{Control, Event as Told, Stage};
 use super::model::keys::{Key, UNTRUSTED_SLOTS};
-use super::model::ticket::{
-    BuildRef, CONTROL_QUEUE, Posted, Ticket, TicketKey, TicketState, Verdict, queue_path, ticket_of,
-};
+use super::model::ticket::{BuildRef, CONTROL_QUEUE, Ticket, TicketKey, TicketState, Verdict, queue_path};
 use super::names::{Name, TicketId};
 use super::nodes::Nodes;
-use super::queue_index::{QueueIndex, TicketSummary, bound_of};
+use super::queue_index::{QueueIndex, bound_of};
 use super::store::Store;
 use super::tickets::Tickets;
 use super::wakers::Wakers;
 use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, FOLLOW_TRIES, READS_MAX, again_later, in_parallel};
 use crate::storage::{Change, Event};
+
+mod refresh;
 
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]
@@ -118,14 +117,6 @@ impl Sorted {
             _ => {}
         }
     }
-}
-
-/// What was seen of a ticket.
-struct Seen {
-    /// The claim that was held of it here before the look.
-    claim: Option<Arc<Claim>>,
-    /// `None`: it is gone.
-    posted: Option<Posted>,
 }
 
 /// Tickets of a queue, whether their claims are gone, and how often they were tried.
@@ -396,128 +387,6 @@ impl Reconciler {
     fn look_for_stopped(&self) {
         for (uid, n) in self.queue_index.builds() {
             self.claims.stopped.note(&uid, n, Duration::ZERO);
-        }
-    }
-
-    /// Repairs and takes in tickets. One that is damaged must not keep the others from being
-    /// worked on.
-    async fn refresh_all(self: &Arc<Self>, keys: Vec<TicketKey>) {
-        for keys in keys.chunks(READS_MAX) {
-            if let Err(error) = self.store.read_ahead(keys.iter().map(TicketKey::path)).await {
-                tracing::warn!(%error, tickets = keys.len(), "reading them one by one");
-            }
-            self.refresh_part(keys.iter().map(|key| (key.clone(), true)).collect())
-                .await;
-        }
-    }
-
-    /// The same for at most [`READS_MAX`], of which some have lost their claims. They are read in any order and taken in
-    /// by age: who waits is given the oldest that the queue index knows of.
-    async fn refresh_part(self: &Arc<Self>, part: Vec<(TicketKey, bool)>) {
-        let reconciler = self.clone();
-        let looks = in_parallel(part, move |(key, unclaimed)| {
-            let reconciler = reconciler.clone();
-            async move {
-                let seen = reconciler.repair_and_see(&key, unclaimed).await;
-                let seen = seen.inspect_err(|error| reconciler.retry_later(key.clone(), unclaimed, error));
-                Some((key, seen.ok()??))
-            }
-        });
-        let mut seen: Vec<(TicketKey, Seen)> = looks.await.into_iter().flatten().collect();
-        seen.sort_by_key(|(_, seen)| seen.posted.as_ref().map(|posted| posted.created));
-        let placed = seen.into_iter().map(|(key, seen)| {
-            let before = self.place(&key, &seen);
-            (key, seen, before)
-        });
-        let (placed, reconciler): (Vec<_>, _) = (placed.collect(), self.clone());
-        in_parallel(placed, move |(key, seen, before)| {
-            let reconciler = reconciler.clone();
-            async move { reconciler.follow_up(&key, seen, before).await }
-        })
-        .await;
-    }
-
-    /// Repairs a ticket if its claim is gone, and takes it in.
-    async fn refresh(self: &Arc<Self>, key: &TicketKey, unclaimed: bool) -> super::Result<()> {
-        if let Some(seen) = self.repair_and_see(key, unclaimed).await? {
-            self.take_in(key, seen).await;
-        }
-        Ok(())
-    }
-
-    /// What a ticket is, repaired if its claim is gone. `None`: it is damaged, and left out, as it is no other when it is
-    /// read again.
-    async fn repair_and_see(&self, key: &TicketKey, unclaimed: bool) -> super::Result<Option<Seen>> {
-        let look = async {
-            if unclaimed {
-                self.claims.reopen_orphan(key).await?;
-            }
-            self.see(key).await
-        };
-        match look.await {
-            Err(error) if self.tickets.is_damaged(key).await => {
-                tracing::error!(%error, "left out");
-                Ok(None)
-            }
-            seen => seen.map(Some),
-        }
-    }
-
-    /// Takes in what a ticket is now, tells who waits for it, and ends a claim that it took.
-    pub(super) async fn apply(self: &Arc<Self>, key: &TicketKey) -> super::Result<()> {
-        let seen = self.see(key).await?;
-        self.take_in(key, seen).await;
-        Ok(())
-    }
-
-    /// What a ticket is now.
-    async fn see(&self, key: &TicketKey) -> super::Result<Seen> {
-        // Before the look: a claim made after it is none of what is seen.
-        let claim = self.claims.held.get(key);
-        let entry = self.store.get(&key.path()).await?;
-        let posted = entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()?;
-        Ok(Seen { claim, posted })
-    }
-
-    async fn take_in(self: &Arc<Self>, key: &TicketKey, seen: Seen) {
-        let before = self.place(key, &seen);
-        self.follow_up(key, seen, before).await;
-    }
-
-    /// Has the queue index know of what was seen of a ticket; what it knew before.
-    fn place(&self, key: &TicketKey, seen: &Seen) -> Option<TicketState> {
-        let Some(posted) = &seen.posted else {
-            return self.queue_index.place(key, None);
-        };
-        if posted.ticket.state == TicketState::Finished {
-            self.tickets.tombstones.remember(key, posted.clone());
-        }
-        self.queue_index
-            .place(key, Some(TicketSummary::of(&posted.ticket, posted.created)))
-    }
-
-    /// Tells who waits for a ticket what was seen of it, and ends a claim that it took.
-    async fn follow_up(self: &Arc<Self>, key: &TicketKey, seen: Seen, before: Option<TicketState>) {
-        let Some(posted) = seen.posted else {
-            if before.is_some() {
-                self.events.announce(Told::TicketRemoved(key.clone()));
-            }
-            self.wakers.notify(&key.path());
-            // Tidied away with its build while somebody was at it.
-            if let Some(claim) = seen.claim {
-                self.claims.end_claim(&claim, Cause::Taken).await;
-            }
-            return;
-        };
-        let ticket = &posted.ticket;
-        if let Some(claim) = self.claims.held.get(key)
-            && (ticket.state != TicketState::Claimed || ticket.nonce != claim.nonce)
-            && claim.precedes(&posted)
-        {
-            self.claims.end_claim(&claim, Cause::Taken).await;
-        }
-        if before != Some(ticket.state) {
-            self.tell(key, ticket, before);
         }
     }
 

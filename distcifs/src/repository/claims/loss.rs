@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 use super::ending::Over;
 use super::{Claim, Claims};
@@ -19,16 +22,18 @@ impl Claims {
     /// its attempts or its time. While its result is being written, that decides. Where the
     /// coordinator is away this goes on in the background.
     pub async fn end_claim(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) {
-        let began = claim.life.send_if_modified(|life| life.end(cause));
-        if began {
-            let (claims, claim) = (self.clone(), claim.clone());
-            let given_up = self
-                .store
-                .runtime
-                .spawn(async move { claims.give_up(&claim, cause).await });
+        if let Some(given_up) = self.begin_end(claim, cause) {
             // Whoever asked is told that it is over, which it is here.
             let _ = Deadline::of_call().wait(given_up).await;
         }
+    }
+
+    /// The same for one who does not wait for what follows; `None`: nothing does.
+    pub(crate) fn begin_end(self: &Arc<Self>, claim: &Arc<Claim>, cause: Cause) -> Option<JoinHandle<()>> {
+        let began = claim.life.send_if_modified(|life| life.end(cause));
+        let (claims, claim) = (self.clone(), claim.clone());
+        let give_up = async move { claims.give_up(&claim, cause).await };
+        began.then(|| self.store.runtime.spawn(give_up))
     }
 
     /// What follows the end of a claim: its folders go, its ticket is given back.
@@ -90,8 +95,18 @@ impl Claims {
         }
     }
 
-    /// Takes back a ticket whose claim is gone with its mount.
+    /// Takes back a ticket whose claim is gone with its mount, when it is this mount's turn.
     pub(crate) async fn reopen_orphan(self: &Arc<Self>, key: &TicketKey) -> Result<()> {
+        self.reopen_orphan_after(key, self.repair_delay(key)).await
+    }
+
+    /// How long other mounts come before this one to take a ticket back.
+    pub(crate) fn repair_delay(&self, key: &TicketKey) -> Duration {
+        self.outlook.repair_delay(key)
+    }
+
+    /// The same after so long a time, in which another mount may do it.
+    pub(crate) async fn reopen_orphan_after(self: &Arc<Self>, key: &TicketKey, delay: Duration) -> Result<()> {
         let Some(posted) = self.tickets.get(key).await? else {
             return Ok(());
         };
@@ -102,7 +117,6 @@ impl Claims {
         if posted.ticket.state != TicketState::Claimed || held || self.store.get(&key.claim_path()).await?.is_some() {
             return Ok(());
         }
-        let delay = self.outlook.repair_delay(key);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
             // Another mount has done it by now, as a rule.

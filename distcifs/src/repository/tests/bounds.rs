@@ -126,3 +126,46 @@ async fn a_configuration_that_others_overtake_again_and_again_is_given_up() {
     assert!(matches!(told, Err(Error::Busy(_))), "{told:?}");
     others.abort();
 }
+
+/// "The tickets that it had are open again within ..." for all: whoever waits for his turn to take one back holds up no
+/// ticket that was told of with it, or after it.
+#[tokio::test(start_paused = true)]
+async fn a_ticket_that_others_are_to_take_back_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, _) = silent(dir.path()).await;
+    let mounts = (0..15).map(|at| {
+        let facts = Bytes::from_static(br#"{"pid":1,"since":2}"#);
+        crate::repository::model::ops::create(format!("/nodes/mount-{at}"), facts)
+    });
+    repository.store.commit(mounts.collect()).await.unwrap();
+    repository.nodes.refresh_nodes().await;
+    let job = job(&repository, "a").await.unwrap();
+    let mut n = 1;
+    let key = loop {
+        assert_eq!(repository.builds.trigger(&job, b"", poster()).await.unwrap(), n);
+        let key = control_key(&job, n);
+        if !repository.claims.repair_delay(&key).is_zero() {
+            break key;
+        }
+        n += 1;
+    };
+    let posted = repository.tickets.get(&key).await.unwrap().unwrap();
+    let mut ticket = posted.ticket;
+    (ticket.state, ticket.nonce) = (TicketState::Claimed, "of a dead mount".to_owned());
+    let ticket = crate::repository::model::json::to_json(&ticket);
+    let orphaned = crate::repository::model::ops::set(key.path(), ticket, posted.version);
+    repository.store.commit(vec![orphaned]).await.unwrap();
+    let begun = Moment::now();
+    repository.reconciler.rescan("/tickets").await;
+    let took = begun.elapsed();
+    assert!(took < repository.claims.repair_delay(&key), "{took:?}");
+    // It is taken back all the same, when it is this mount's turn.
+    let is_open = async || {
+        let posted = repository.tickets.get(&key).await.unwrap();
+        posted.is_some_and(|posted| posted.ticket.state == TicketState::Open)
+    };
+    while !is_open().await {
+        assert!(begun.elapsed() < PATIENCE, "nobody takes it back");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
