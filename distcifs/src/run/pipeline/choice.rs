@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use distcifs_settings::expand::{Segment, segments};
+use distcifs_settings::expand::{Segment, expand, segments};
 use distcifs_settings::json::{Kind, Value};
 use serde_json::{Map, json};
 
@@ -12,6 +12,9 @@ use crate::repository::names::Name;
 
 /// Members of a job's configuration that bound what its builds add, beside `allow`.
 const KEPT: [&str; 3] = ["parameters", "console_limit", "isolation_required"];
+
+/// The type of tasks that copy what another job published.
+const COPY: &str = "copy-artifacts";
 
 /// A job, and how its build is triggered.
 #[derive(Debug)]
@@ -37,14 +40,6 @@ impl Job {
         let member = |key: &str| given.and_then(|given| given.get(key)).cloned();
         let kept = KEPT.into_iter().filter_map(|key| Some((key.to_owned(), member(key)?)));
         let mut config: Map<String, serde_json::Value> = kept.collect();
-        let mut allow = object(member("allow"));
-        match given {
-            Some(given) => allow_what_is_named(&mut allow, given),
-            None => drop(allow.insert("groups".to_owned(), json!(["*"]))),
-        }
-        if !allow.is_empty() {
-            config.insert("allow".to_owned(), allow.into());
-        }
         let mut parameters = object(member("parameters"));
         let mut trigger = Map::new();
         for param in params {
@@ -54,6 +49,14 @@ impl Job {
                 parameters.entry(name).or_insert_with(|| "".into());
             }
             trigger.insert(name.to_owned(), value.into());
+        }
+        let mut allow = object(member("allow"));
+        match given {
+            Some(given) => allow_what_is_named(&mut allow, given, &trigger),
+            None => drop(allow.insert("groups".to_owned(), json!(["*"]))),
+        }
+        if !allow.is_empty() {
+            config.insert("allow".to_owned(), allow.into());
         }
         config.insert("parameters".to_owned(), parameters.into());
         config.insert("tasks".to_owned(), json!([{ "type": QUEUE, "name": CHECKOUT }]));
@@ -136,19 +139,19 @@ fn checked(config: Map<String, serde_json::Value>) -> Result<(String, JobConfig)
     Ok((text, config))
 }
 
-/// Allows what the tasks of a configuration have: there such tasks are, and here they are not.
-fn allow_what_is_named(allow: &mut Map<String, serde_json::Value>, given: &Map<String, serde_json::Value>) {
-    let named = repositories(given);
-    if !named.is_empty() {
-        let allowed = allow.remove("repositories");
-        let mut all = allowed.and_then(|all| all.as_array().cloned()).unwrap_or_default();
-        all.extend(named);
-        allow.insert("repositories".to_owned(), all.into());
-    }
+/// Allows what the tasks of a configuration have, with what a trigger says put in: there such tasks are, and here they
+/// are not.
+fn allow_what_is_named(
+    allow: &mut Map<String, serde_json::Value>,
+    given: &Map<String, serde_json::Value>,
+    trigger: &Map<String, serde_json::Value>,
+) {
+    allow_more(allow, "repositories", repositories(given));
     // It was checked before; one that does not read bounds as if it had no tasks.
     let Ok((_, config)) = checked(given.clone()) else {
         return;
     };
+    allow_more(allow, "jobs", jobs(&config, trigger));
     let tasks = &config.tasks;
     let groups = tasks
         .iter()
@@ -168,6 +171,32 @@ fn allow_what_is_named(allow: &mut Map<String, serde_json::Value>, given: &Map<S
     }
 }
 
+/// Allows these beside those that a list has.
+fn allow_more(allow: &mut Map<String, serde_json::Value>, key: &str, more: Vec<serde_json::Value>) {
+    if more.is_empty() {
+        return;
+    }
+    let allowed = allow.remove(key);
+    let mut all = allowed.and_then(|all| all.as_array().cloned()).unwrap_or_default();
+    all.extend(more);
+    allow.insert(key.to_owned(), all.into());
+}
+
+/// The jobs whose artifacts and images the tasks of a configuration use. What is no name by now names none.
+fn jobs(config: &JobConfig, trigger: &Map<String, serde_json::Value>) -> Vec<serde_json::Value> {
+    let defaults = config.parameters.iter();
+    let defaults = defaults.filter_map(|(name, value)| Some((name.to_string(), value.clone()?.into())));
+    let mut values: Map<String, serde_json::Value> = defaults.collect();
+    values.extend(trigger.clone());
+    let copied = config.tasks.iter().filter(|task| task.kind.as_str() == COPY);
+    let copied = copied.filter_map(|task| task.params.get("job")?.as_str());
+    let images = config.tasks.iter().filter_map(|task| task.settings.image.as_deref());
+    let images = images.filter_map(|image| image.strip_prefix("job:"));
+    let named = copied.chain(images).filter_map(|text| expand(text, &values).ok());
+    let named: BTreeSet<String> = named.filter(|name| Name::new(name).is_some()).collect();
+    named.into_iter().map(Into::into).collect()
+}
+
 /// The labels that some tasks have.
 fn labels(tasks: &[Task]) -> serde_json::Value {
     let all: BTreeSet<&str> = tasks
@@ -178,8 +207,15 @@ fn labels(tasks: &[Task]) -> serde_json::Value {
     json!(all)
 }
 
-/// A pattern of the names that a group may have by now.
+/// A pattern of the names that a group may have by now. No pattern can say `!` at its beginning: that takes any.
 fn pattern(group: &str) -> String {
+    if let Some(rest) = group.strip_prefix('!') {
+        return format!("*{}", pattern_of(rest));
+    }
+    pattern_of(group)
+}
+
+fn pattern_of(group: &str) -> String {
     let text = |segment| match segment {
         Segment::Text(text) => text.to_owned(),
         Segment::Literal | Segment::Open => "${".to_owned(),
@@ -359,5 +395,36 @@ tasks:
                 "{allow}"
             );
         }
+    }
+
+    /// "What the tasks of the given job name is allowed": its other jobs too, as they are called with what the trigger
+    /// says; and no group of it spoils what is allowed.
+    #[test]
+    fn jobs_and_odd_groups_of_the_given_job_are_allowed() {
+        let value = |text: &str| pipeline::read(text.as_bytes(), Format::Yaml).unwrap();
+        let here = Name::new("here").unwrap();
+        let given = json!({ "parameters": { "from": "tools" }, "allow": { "jobs": ["other"] }, "tasks": [
+            { "type": "copy-artifacts", "params": { "job": "${from}", "artifacts": ["a"] } },
+            { "type": "copy-artifacts", "params": { "job": "lib", "artifacts": ["a"] } },
+            { "type": "execute-shell", "isolation": "namespace", "image": "job:images", "params": { "script": "x" } },
+            { "type": "execute-shell", "concurrency": { "group": "!odd" }, "params": { "script": "x" } }] });
+        let taken = |params: &[String], name: &str| {
+            let job = Job::new(given.as_object(), params).unwrap();
+            let asks = format!("tasks: [ {{ type: copy-artifacts, params: {{ job: {name}, artifacts: [ a ] }} }} ]");
+            job.tasks(&value(&asks), &here).is_ok()
+        };
+        for (name, known) in [
+            ("tools", true),
+            ("lib", true),
+            ("images", true),
+            ("other", true),
+            ("more", false),
+        ] {
+            assert_eq!(taken(&[], name), known, "{name}");
+        }
+        assert!(taken(&["from=more".into()], "more") && !taken(&["from=more".into()], "tools"));
+        let job = Job::new(given.as_object(), &[]).unwrap();
+        let asks = value("tasks: [ { type: execute-shell, concurrency: { group: '!odd' }, params: { script: x } } ]");
+        assert!(job.tasks(&asks, &here).is_ok());
     }
 }
