@@ -54,7 +54,12 @@ fn since(desk: &Desk, repository: &Repository<'_>, commit: &str) -> tree::Result
     let source = &desk.ticket.source;
     // This may be another repository than that of the trigger, whose branches say nothing of what changed there.
     let told = &source.commit;
-    if !told.is_empty() && !repository.git().run(&["merge-base", "--is-ancestor", told, commit])? {
+    // Of one that is not here at all git would say more than anybody needs.
+    let is_told = |told: &str| -> tree::Result<bool> {
+        let is_here = repository.peeled(told)?.is_some();
+        Ok(is_here && repository.git().run(&["merge-base", "--is-ancestor", told, commit])?)
+    };
+    if !told.is_empty() && !is_told(told)? {
         return Ok(Err(format!(
             "the commit {told} of the trigger is not what is checked out here"
         )));
