@@ -126,7 +126,7 @@ pub(super) fn poster() -> Poster {
     Poster { uid, gid }
 }
 
-fn claimant() -> Claimant {
+pub(super) fn claimant() -> Claimant {
     let (uid, gid) = me();
     let pid = std::process::id();
     Claimant { uid, gid, pid }
@@ -167,7 +167,7 @@ fn key_of(job: &Job, n: u64, index: usize) -> TicketKey {
 }
 
 /// Posts the one task of a build, as build-control does.
-async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
+pub(super) async fn post(repository: &Arc<Repository>, job: &Job, n: u64) -> Result<()> {
     post_task(repository, job, n, 0).await
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{Claim, Claims};
 use crate::repository::Result;
 use crate::repository::core::lock;
-use crate::repository::model::ticket::{Posted, TicketKey};
+use crate::repository::model::ticket::{Posted, TicketKey, ticket_of};
 
 /// Indeterminate results: each had a claimant that waited ten seconds for it. Past it the oldest goes, whose
 /// claimant has not come back.
@@ -46,6 +46,24 @@ impl IndeterminateResults {
 }
 
 impl Claims {
+    /// The ticket with the result of a claim, if an earlier try of which nobody knew took effect. To make another one of
+    /// it would find the tasks that it added, and take them for others of the same names.
+    pub(super) async fn stands(&self, claim: &Claim) -> Result<Option<Posted>> {
+        let Some((_, finished)) = self.indeterminate.get(&claim.key, claim.created) else {
+            return Ok(None);
+        };
+        match self.store.get_anew(&claim.key.path()).await? {
+            Some(entry) => {
+                let posted = ticket_of(&claim.key.to_string(), &entry)?;
+                let ticket = &posted.ticket;
+                let is_ours = ticket.nonce == claim.nonce && ticket.outcome.is_some();
+                Ok(is_ours.then_some(posted))
+            }
+            // Tidied away with its build by now.
+            None => Ok(self.is_recorded(claim).await?.then_some(finished)),
+        }
+    }
+
     /// A ticket that is gone, as it was last, for whoever still looks at it; `created` tells it from
     /// another of its name. An indeterminate result is looked for in the build's record.
     pub async fn gone_ticket(&self, key: &TicketKey, created: u64) -> Result<Option<Posted>> {
@@ -56,5 +74,50 @@ impl Claims {
             self.indeterminate.settle(key, created);
         }
         Ok(self.tickets.tombstones.get(key, created))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use crate::backend::memory::Memory;
+    use crate::repository::claims::TaskResult;
+    use crate::repository::model::ticket::Verdict;
+    use crate::repository::tests::{claimant, control_key, job, open, post, poster, runtime, task_key};
+    use crate::storage::Commit;
+
+    /// "A second result is EEXIST only for one whose own result stands", and that is what it is: written again after a
+    /// try of which nobody knew, it is not held against the tasks that it added itself.
+    #[test]
+    fn a_result_that_stood_is_not_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            let here = open(&Memory::new().mount(), dir.path()).await.unwrap();
+            let job = job(&here, "a").await.unwrap();
+            let n = here.builds.trigger(&job, b"", poster()).await.unwrap();
+            let claims = &here.claims;
+            let _control = claims.claim(&control_key(&job, n), claimant()).await.unwrap();
+            post(&here, &job, n).await.unwrap();
+            let claim = claims.claim(&task_key(&job, n), claimant()).await.unwrap();
+            let text = br#"{"tasks": [{"type": "execute-shell", "name": "added", "params": {"script": "true"}}]}"#;
+            let held = std::sync::Arc::new(());
+            claims
+                .write_tasks(&claim, Bytes::from_static(text), held)
+                .await
+                .unwrap();
+            let pin = here.store.pin_epoch().await.unwrap();
+            let kept = claims.capture_folders(&claim).await.unwrap();
+            let mut verdicts = Vec::new();
+            for _ in 0..2 {
+                let success = TaskResult::read(b"0").unwrap();
+                let (finished, commit) = claims.commit_outcome(&claim, &pin, &kept, success).await.unwrap();
+                assert_eq!(commit.unwrap(), Commit::Done);
+                let outcome = finished.ticket.outcome.clone().unwrap();
+                verdicts.push((outcome.verdict, outcome.adds));
+                claims.indeterminate.note(&claim, finished);
+            }
+            assert_eq!(verdicts, [(Verdict::Success, true); 2]);
+        });
     }
 }

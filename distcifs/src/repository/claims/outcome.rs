@@ -31,6 +31,9 @@ impl Claims {
                 has_nonce(e, nonce) && serde_json::from_slice(&e.data).is_ok_and(|t: Ticket| t.outcome.is_some())
             })
         };
+        if let Some(stands) = self.stands(claim).await? {
+            return Ok((stands, Ok(Commit::Done)));
+        }
         let adding = self.adding(claim, &result).await?;
         // Those of this mount that add to one build would lose to each other, each time with all that they read.
         let owner = claim.ticket.owner.unwrap_or(claim.ticket.uid);
