@@ -48,9 +48,21 @@ impl Builds {
 
     /// Whether the entry of a build is there and can't be read: it is no other when it is read again.
     pub(crate) async fn is_damaged(&self, uid: &str, n: u64) -> Result<bool> {
+        Ok(self.reading(uid, n).await?.is_err())
+    }
+
+    /// Refuses a build whose entry is there and can't be read.
+    ///
+    /// # Errors
+    /// `Io` with what is wrong with it.
+    pub(crate) async fn check_entry(&self, uid: &str, n: u64) -> Result<()> {
+        self.reading(uid, n).await?
+    }
+
+    async fn reading(&self, uid: &str, n: u64) -> Result<Result<()>> {
         let path = live_path(uid, n);
         let entry = self.store.get(&path).await?;
-        Ok(entry.is_some_and(|entry| from_json::<Live>(&path, &entry.data).is_err()))
+        Ok(entry.map_or(Ok(()), |entry| from_json::<Live>(&path, &entry.data).map(drop)))
     }
 
     async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {

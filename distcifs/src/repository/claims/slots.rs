@@ -75,9 +75,16 @@ impl Claims {
     }
 
     /// What a ticket needs a place of, if of anything.
+    ///
+    /// # Errors
+    /// `Io` too if the entry of its build is damaged.
     async fn wanted<'a>(&self, key: &TicketKey, posted: &'a Posted) -> Result<Option<Wanted<'a>>> {
         let ticket = &posted.ticket;
         if let Some(member) = &ticket.group {
+            if let Some(build) = &ticket.part {
+                // Whoever took it could do nothing with it, and would hold the place.
+                self.builds.check_entry(&build.uid, build.build).await?;
+            }
             return Ok(Some(Wanted::Group(member)));
         }
         let build = ticket.part.as_ref().filter(|_| key.queue.as_str() == CONTROL_QUEUE);
