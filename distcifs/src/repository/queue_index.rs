@@ -3,7 +3,7 @@
 //! It follows the coordinator's notices and is never asked what is true: claims are made against
 //! the store, and a queue index that lags costs a lost race, nothing else.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -120,7 +120,7 @@ struct Queue {
     tickets: HashMap<TicketId, TicketSummary>,
     open: Open,
     /// Open tickets that wait for a place, by what they share it by, oldest first.
-    parked: HashMap<String, BTreeMap<u64, TicketId>>,
+    parked: HashMap<String, BTreeSet<(u64, TicketId)>>,
     /// By the order in which they came.
     waiters: BTreeMap<u64, Arc<Waiter>>,
     /// When somebody with these labels (sorted, with a blank between) came last.
@@ -390,7 +390,7 @@ impl QueueIndex {
             .parked
             .entry(bound)
             .or_default()
-            .insert(summary.created, key.id.clone());
+            .insert((summary.created, key.id.clone()));
     }
 
     /// Open tickets of this one's queue and job that are older, at most `most`, in no order: those of strangers, or the

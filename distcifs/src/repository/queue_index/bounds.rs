@@ -51,12 +51,12 @@ impl Queue {
     pub(super) fn unpark_after(&mut self, ended: &TicketSummary) -> bool {
         let mut opened = Vec::new();
         for (bound, parked) in &self.parked {
-            let waits = |(_, id): &(&u64, &TicketId)| {
-                let summary = self.tickets.get(*id);
+            let waits = |(_, id): &&(u64, TicketId)| {
+                let summary = self.tickets.get(id);
                 summary.is_some_and(|summary| ended.is_bounded_otherwise(summary))
             };
             let mut waits = parked.iter().filter(waits).peekable();
-            let first = waits.peek().and_then(|(_, id)| self.tickets.get(*id));
+            let first = waits.peek().and_then(|(_, id)| self.tickets.get(id));
             let most = if first.is_some_and(|first| first.group.is_some()) {
                 usize::MAX
             } else {
@@ -67,7 +67,7 @@ impl Queue {
         }
         for (bound, created, id) in &opened {
             if let Some(parked) = self.parked.get_mut(bound) {
-                parked.remove(created);
+                parked.remove(&(*created, id.clone()));
             }
             if let Some(summary) = self
                 .tickets
@@ -91,7 +91,7 @@ impl QueueIndex {
             .get(&key.queue)
             .into_iter()
             .flat_map(|queue| queue.parked.values());
-        parked.any(|parked| parked.values().any(|id| *id == key.id))
+        parked.any(|parked| parked.iter().any(|(_, id)| *id == key.id))
     }
 
     /// Those of some builds of the job with this uid that are not known here.

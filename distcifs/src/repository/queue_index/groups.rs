@@ -204,9 +204,10 @@ mod tests {
 
     use super::super::Lane;
     use super::*;
+    use crate::repository::model::skills::Skills;
 
     /// "Builds of one bound and of another do not run beside each other": when the last of before has ended, all that
-    /// waited for it are tried, as many as their group has places.
+    /// waited for it are tried, as many as their group has places; those of one commit too.
     #[test]
     fn all_builds_of_groups_are_tried_when_one_of_another_bound_has_ended() {
         let queue_index = QueueIndex::new(Arc::default(), Arc::default());
@@ -223,9 +224,9 @@ mod tests {
             n,
             supersede: Supersede::No,
         };
-        let summary = |n, is_grouped: bool, state| TicketSummary {
+        let summary = |n: u64, is_grouped: bool, state| TicketSummary {
             state,
-            created: n,
+            created: n.min(2),
             lane: Lane {
                 priority: 0,
                 owner: 1,
@@ -250,5 +251,8 @@ mod tests {
         assert_eq!(parked(), 1);
         queue_index.place(&key(1), None);
         assert_eq!(parked(), 0);
+        let queues = lock(&queue_index.queues);
+        let open = queues[&queue].open.first(&Skills::new(std::iter::empty()), 9);
+        assert_eq!(open.len(), 3);
     }
 }
