@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long = "host", value_name = "NAME[:PORT]")]
     hosts: Vec<String>,
     /// What stands before every path, where a proxy shows it below one: /ci
-    #[arg(long, value_name = "PATH", default_value = "", value_parser = base)]
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true, value_parser = base)]
     base_path: String,
     /// A token that visitors must know; it is made where the file is not there. The file is its user's alone
     #[arg(long, value_name = "FILE")]

@@ -92,7 +92,8 @@ impl Serialize for Moment {
 pub fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
-        0..=9 => format!("{}.{} s", seconds, ms % 1000 / 100),
+        0 => format!("{ms} ms"),
+        1..=9 => format!("{}.{} s", seconds, ms % 1000 / 100),
         10..=59 => format!("{seconds} s"),
         60..=3599 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         3600..=86_399 => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
@@ -150,7 +151,8 @@ mod tests {
         assert_eq!(Moment(1_796_063_184_965).iso(), "2026-11-30T18:26:24Z");
         assert_eq!(Moment(u64::MAX).iso(), "");
         for (ms, text) in [
-            (0, "0.0 s"),
+            (0, "0 ms"),
+            (640, "640 ms"),
             (1_250, "1.2 s"),
             (61_000, "1 min 01 s"),
             (3_720_000, "1 h 02 min"),
