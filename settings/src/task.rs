@@ -8,6 +8,7 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
+use distcifs_patterns::{Together, misplaced};
 use serde::de::Error;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -44,6 +45,10 @@ const ATTEMPTS_MAX: u64 = 10;
 
 /// Attempts of a task that says nothing of them.
 pub const ATTEMPTS_DEFAULT: u32 = 3;
+
+/// Most patterns of reports of a task, and the longest, bytes.
+const REPORTS_MAX: usize = 16;
+const REPORT_BYTES_MAX: usize = 256;
 
 /// Most labels of a task.
 const LABELS_MAX: usize = 64;
@@ -130,6 +135,9 @@ pub struct TaskSettings {
     /// Seconds from TERM to KILL when it must end; `None`: the default of workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace: Option<u64>,
+    /// Patterns of the reports of tests that it leaves in its workspace.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub reports: Vec<String>,
 }
 
 impl Default for TaskSettings {
@@ -145,6 +153,7 @@ impl Default for TaskSettings {
             network: false,
             console_limit: None,
             grace: None,
+            reports: Vec::new(),
         }
     }
 }
@@ -154,7 +163,7 @@ pub const CONFINEMENT_KEYS: [&str; 4] = ["isolation", "image", "limits", "networ
 
 impl TaskSettings {
     /// The keys of all settings, in the order in which they are written.
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 11] = [
         "labels",
         "timeout",
         "attempts",
@@ -165,6 +174,7 @@ impl TaskSettings {
         "network",
         "console_limit",
         "grace",
+        "reports",
     ];
 
     /// Reads and checks the settings among the members of a task or ticket. `labels` are those that it has
@@ -183,6 +193,7 @@ impl TaskSettings {
             network: object.boolean("network", faults).unwrap_or(false),
             console_limit: console_limit(object, faults),
             grace: object.integer("grace", 1, GRACE_MAX, faults),
+            reports: reports(object, faults),
         }
     }
 
@@ -278,6 +289,35 @@ fn image(object: &Object<'_>, isolation: &Isolation, faults: &mut Faults) -> Opt
         );
     }
     Some(image.to_owned())
+}
+
+/// `reports`: patterns as those of artifacts.
+fn reports(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
+    let patterns = object.strings("reports", faults).unwrap_or_default();
+    let path = object.path_of("reports");
+    if let Some((at, _)) = patterns.get(REPORTS_MAX) {
+        faults.add(*at, format!("{path} has more than {REPORTS_MAX} patterns"));
+    }
+    let mut together = Together::default();
+    for (at, text) in patterns.iter().take(REPORTS_MAX) {
+        let wrong = if text.len() > REPORT_BYTES_MAX || text.chars().any(char::is_control) {
+            Err(format!("must be a line of at most {REPORT_BYTES_MAX} bytes"))
+        } else {
+            together.parse(text).map(drop)
+        };
+        if let Err(why) = wrong {
+            let why = faults
+                .shown(&why, "is no pattern of those that doc/job.md knows")
+                .to_owned();
+            faults.add(*at, format!("{path}: {} {why}", faults.quoted(text)));
+        }
+    }
+    if let Some(why) = misplaced(patterns.iter().map(|(_, text)| *text))
+        && let Some((at, _)) = patterns.first()
+    {
+        faults.add(*at, format!("{path}[0] {why}"));
+    }
+    patterns.into_iter().map(|(_, text)| text.to_owned()).collect()
 }
 
 /// `attempts`, 3 if absent.

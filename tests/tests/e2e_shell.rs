@@ -341,3 +341,29 @@ fn a_script_tells_all_of_its_parameters_or_none() {
         "{why}"
     );
 }
+
+/// "`reports`": what tests said that failed is in `why` of task and build, and among the artifacts; the outcome is that of
+/// the script, and a report that is none changes nothing.
+#[test]
+fn what_reports_say_is_in_why_and_among_the_artifacts() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    let report = r#"<testsuite name="s"><testcase name="good"/><testcase name="bad"><failure message="1 is not 2"/></testcase></testsuite>"#;
+    let task = json!({
+        "type": "execute-shell", "reports": ["**/junit*.xml"],
+        "params": {"script": format!("mkdir out; echo '{report}' >out/junit-1.xml; echo '<oops' >junit-2.xml; exit 3")},
+    });
+    mount.job_of("a", &[task]);
+    mount.build("a", "", "failure");
+    let said = "exit 3; 1 of 2 tests failed: s.bad (1 is not 2)";
+    assert!(mount.why("a", 1).contains(said), "{}", mount.why("a", 1));
+    let why = mount.read("jobs/a/builds/1/tasks/0-execute-shell/why");
+    assert_eq!(why.lines().next(), Some(said), "{why}");
+    let text = mount.read("jobs/a/builds/1/artifacts/reports/0.json");
+    let kept: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&kept["tests"], &kept["failures"]), (&json!(2), &json!(1)));
+    assert_eq!(kept["failed"][0]["name"], "s.bad");
+    let fault = kept["faults"][0].as_str().unwrap_or_default();
+    assert!(fault.contains("junit-2.xml"), "{kept}");
+    assert!(mount.console("a", 1).contains("reports: junit-2.xml: "));
+}

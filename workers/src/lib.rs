@@ -25,6 +25,7 @@ pub mod notify;
 pub mod pages;
 pub mod plan;
 pub mod record;
+pub mod reports;
 pub mod reserve;
 pub mod secret;
 pub mod selecting;

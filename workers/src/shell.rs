@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::console::Shelf;
 use crate::execute::{Ended, Over, Prepared, Runner};
 use crate::identity::{self, Identity};
+use crate::reports;
 use crate::signals::{self, Wake};
 use crate::supervise::{Exit, become_subreaper};
 use crate::ticket::{Claimed, Ticket};
@@ -284,14 +285,14 @@ impl Shell<'_> {
             }
             Over::TimedOut => {
                 let said = ended.unless_dropped("failure", &format!("timed out after {} s", order.timeout));
-                self.told(said, order)?
+                self.reported(self.told(said, order)?, order)
             }
             Over::Ended(exit) => match self.reason() {
                 Some(why) => {
                     self.untold(order)?;
                     ended.unless_dropped("error", &why)
                 }
-                None => self.told(ended.outcome(exit), order)?,
+                None => self.reported(self.told(ended.outcome(exit), order)?, order),
             },
         };
         self.claimed.finish(&outcome, &message)
@@ -308,6 +309,24 @@ impl Shell<'_> {
             Err(Trouble::Refused(why)) => Err(Trouble::Refused(format!("{why}; the script: {message}"))),
             Err(other) => Err(other),
         }
+    }
+
+    /// Reads the reports that a script left; what they say goes into the message.
+    fn reported(&self, (outcome, message): (String, String), order: &Order<'_>) -> (String, String) {
+        let patterns = &order.ticket.settings.reports;
+        if patterns.is_empty() {
+            return (outcome, message);
+        }
+        let task = order
+            .ticket
+            .task
+            .map_or_else(|| "ticket".to_owned(), |index| index.to_string());
+        let reports = reports::collect(&self.claimed, patterns, &task);
+        let said = tree::open_console(&self.claimed.path(""))
+            .and_then(|mut console| io::Write::write_all(&mut console, reports.lines().as_bytes()));
+        // The file among the artifacts says it as well.
+        drop(said);
+        (outcome, reports.message(&message))
     }
 
     /// Records parameters, and then adds tasks: these may name those. Tasks count only after success.

@@ -27,6 +27,7 @@ fn settings_are_read_as_they_were_written() {
         network: true,
         console_limit: Some(5),
         grace: Some(45),
+        reports: vec!["**/junit*.xml".into()],
     };
     assert_eq!(all.members().keys().collect::<Vec<_>>(), TaskSettings::KEYS);
     for settings in [all, TaskSettings::default()] {
@@ -84,6 +85,36 @@ fn checked(task: &Value) -> Result<TaskSettings, Vec<String>> {
     match faults.into_sorted() {
         none if none.is_empty() => Ok(settings),
         faults => Err(faults.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// "`reports`: at most 16 patterns as those of artifacts": absent where nothing is said, and in no ticket then.
+#[test]
+fn reports_are_patterns() {
+    let given = checked(&json!({"reports": ["**/junit*.xml", "!old/*.xml"]})).unwrap();
+    assert_eq!(given.reports, ["**/junit*.xml", "!old/*.xml"]);
+    assert!(
+        !checked(&json!({"reports": []}))
+            .unwrap()
+            .members()
+            .contains_key("reports")
+    );
+    let many: Vec<String> = (0..17).map(|n| format!("{n}.xml")).collect();
+    for (bad, words) in [
+        (json!("junit.xml"), "must be a list of strings"),
+        (json!(["/etc/x.xml"]), "no leading /"),
+        (json!(["a/../x.xml"]), "no .."),
+        (json!(["**.xml"]), "**/*.xml"),
+        (json!(["!x.xml"]), "reports[0]"),
+        (json!(["a\nb"]), "must be a line"),
+        (json!(["a".repeat(257)]), "at most 256 bytes"),
+        (json!(many), "more than 16 patterns"),
+    ] {
+        let said = checked(&json!({ "reports": bad })).unwrap_err();
+        assert!(
+            said[0].starts_with("1:") && said[0].contains(words),
+            "{words}: {said:?}"
+        );
     }
 }
 
