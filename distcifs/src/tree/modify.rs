@@ -13,6 +13,7 @@ use super::texts::hold;
 use super::{Caller, Error, Found, Opened, Result, SetAttr, Tree};
 use crate::repository::access::Access;
 use crate::repository::deadline::locked;
+use crate::repository::model::claim::Cause;
 use crate::repository::model::job::JobEntry;
 use crate::repository::names::Name;
 
@@ -71,8 +72,7 @@ impl Tree {
                     let owner = self.mover(caller, &job.uid).owner;
                     let id = self.scratch.make(maker, owner, &job.uid, name, mode, None)?;
                     let node = Node::Scratch(id);
-                    let found = self.found(&node, caller.uid).await?;
-                    Ok((found, self.opened(caller, node, both, OpenKind::Scratch(id))?))
+                    self.open_made(caller, node, both, OpenKind::Scratch(id)).await
                 }
                 Some(file) => {
                     let node = Node::JobFile(job.clone(), file);
@@ -84,20 +84,29 @@ impl Tree {
                     if first && flags & libc::O_EXCL != 0 {
                         self.go_on_making(caller, job);
                     }
-                    Ok((self.found(&node, caller.uid).await?, opened))
+                    let found = self.found(&node, caller.uid).await;
+                    let found = found.inspect_err(|_| self.release_open(opened.handle))?;
+                    Ok((found, opened))
                 }
             },
             Node::Ticket(ticket) => match TicketFile::parse(name) {
                 Some(TicketFile::Claim) => {
+                    // Who has no memory left for an open file claims nothing.
+                    drop(self.texts.open(caller)?);
                     let held = self.make_claim(caller, ticket).await?;
                     let node = Node::TicketFile(ticket.clone(), TicketFile::Claim);
-                    let found = self.found(&node, caller.uid).await?;
-                    Ok((found, self.opened(caller, node, both, OpenKind::Claim(held))?))
+                    let made = self.open_made(caller, node, both, OpenKind::Claim(held.clone())).await;
+                    if made.is_err() {
+                        self.repository.claims.end_claim(&held.claim, Cause::Unbegun).await;
+                    }
+                    made
                 }
                 Some(file) => {
                     let node = Node::TicketFile(ticket.clone(), file);
                     let opened = self.open_node(caller, node.clone(), flags).await?;
-                    Ok((self.found(&node, caller.uid).await?, opened))
+                    let found = self.found(&node, caller.uid).await;
+                    let found = found.inspect_err(|_| self.release_open(opened.handle))?;
+                    Ok((found, opened))
                 }
                 None => Err(Error::NotPermitted(format!("{}/{name}", ticket.key))),
             },
@@ -126,11 +135,16 @@ impl Tree {
                 name.as_str(),
             )
             .await?;
-        let found = self.found(&node, caller.uid).await?;
-        Ok((
-            found,
-            self.opened(caller, node, both, OpenKind::Record(claim, name, Mutex::default()))?,
-        ))
+        let kind = OpenKind::Record(claim, name, Mutex::default());
+        self.open_made(caller, node, both, kind).await
+    }
+
+    /// Opens what was made just now; found is it last, as the kernel forgets only what it was told of.
+    async fn open_made(&self, caller: Caller, node: Node, both: bool, kind: OpenKind) -> Result<(Found, Opened)> {
+        let opened = self.opened(caller, node.clone(), both, kind)?;
+        let found = self.found(&node, caller.uid).await;
+        let found = found.inspect_err(|_| self.release_open(opened.handle))?;
+        Ok((found, opened))
     }
 
     /// symlink: editors lock with one.

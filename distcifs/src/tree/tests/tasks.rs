@@ -18,6 +18,7 @@ on_both! {
     an_added_checkout_says_where_it_may_fetch_from,
     tasks_that_build_json_can_not_hold_are_refused,
     what_an_open_text_holds_counts_for_its_user,
+    who_has_no_memory_left_claims_nothing,
     what_was_not_taken_stands_against_a_success,
     what_was_not_taken_is_taken_by_a_further_try,
     what_was_not_taken_counts_no_more_when_it_is_removed,
@@ -395,5 +396,26 @@ fn what_was_not_taken_counts_no_more_when_it_is_removed(fs: Fs) {
     drop(file);
     assert_eq!(succeeds(&fs).0, "success");
     assert_eq!(tasks(&fs), ["0-generate", "1-deploy"]);
+    drop((control, claim));
+}
+
+/// "Who is told that it failed has nothing": neither a ticket that its session would hold, nor a number that nobody
+/// forgets.
+fn who_has_no_memory_left_claims_nothing(fs: Fs) {
+    let (control, claim) = begun(&fs);
+    fs.queue("q");
+    fs.post("q", &json!({"id": "one"}));
+    let open = without_room(&fs);
+    let mut more = Vec::new();
+    while let Ok(one) = fs.open(TASKS, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) {
+        assert!(more.len() < 1 << 16, "there is no bound");
+        more.push(one);
+    }
+    for _ in 0..3 {
+        let refused = fs.open("tickets/q/one/claim", libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY);
+        assert_eq!(errno(refused.map(drop)), libc::ENOMEM);
+    }
+    drop((more, open));
+    drop(fs.claim("q", "one").unwrap());
     drop((control, claim));
 }
