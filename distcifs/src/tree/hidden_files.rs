@@ -20,7 +20,7 @@ const UNLINKED: Duration = Duration::from_secs(1);
 
 /// How long a process that made a job sees no file in it that it has to write first. The first that is written
 /// of the configuration ends that, whoever writes it; but not for `enabled` if that is made with O_EXCL, as `cp -r` does
-/// with one file after another.
+/// with one file after another: then until a second after that the configuration is in force.
 const MADE: Duration = Duration::from_secs(10);
 
 /// From whom which file is hidden, by the job's uid.
@@ -56,6 +56,16 @@ impl HiddenFiles {
     fn end(&self, job: &JobRef, file: JobFile) -> bool {
         let seen = lock(&self.0).remove(&(job.uid.clone(), file));
         seen.is_some_and(|seen| seen.first)
+    }
+
+    /// A job's configuration is in force: who goes on with its switch, as `cp -r` does at once, has a moment for that.
+    pub(crate) fn in_force(&self, job: &JobRef) {
+        let soon = Instant::now() + UNLINKED;
+        for ((uid, _), seen) in &mut *lock(&self.0) {
+            if seen.first && *uid == job.uid {
+                seen.until = seen.until.min(soon);
+            }
+        }
     }
 
     /// Somebody writes a job's configuration: all that is in the job is there for whoever made it.
@@ -98,5 +108,36 @@ impl Tree {
             Ok(())
         });
         changed.await.map(|_| true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Until a second after that the configuration is in force": who makes a job file by file, and reads its switch then,
+    /// finds it; who goes on to make it at once, as `cp -r` does, has that second.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_process_makes_in_a_job_is_hidden_from_it_no_longer_than_it_needs() {
+        let hidden = HiddenFiles::default();
+        let me = Caller {
+            tid: std::process::id(),
+            uid: 0,
+            gid: 0,
+        };
+        let job = |uid: &str| JobRef {
+            name: crate::repository::names::Name::new("a").unwrap(),
+            uid: uid.into(),
+        };
+        let (one, other) = (job("1"), job("2"));
+        for job in [&one, &other] {
+            hidden.hide(me, job, &[JobFile::Enabled], true);
+        }
+        tokio::time::advance(MADE / 2).await;
+        hidden.in_force(&one);
+        tokio::time::advance(UNLINKED / 2).await;
+        assert!(hidden.is_for(me, &one, JobFile::Enabled));
+        tokio::time::advance(UNLINKED / 2).await;
+        assert!(!hidden.is_for(me, &one, JobFile::Enabled) && hidden.is_for(me, &other, JobFile::Enabled));
     }
 }

@@ -245,6 +245,7 @@ impl Tree {
         let faults = match self.repository.configs.write(&now, held, text, by).await? {
             Ok(_) => {
                 self.refusals.forget(&config_of(job));
+                self.hidden_files.in_force(job);
                 return Ok(());
             }
             Err(faults) => faults,
