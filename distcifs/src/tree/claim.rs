@@ -249,6 +249,7 @@ impl Tree {
         let (kept, all, past) = (held.clone(), self.held.clone(), self.past.clone());
         let (invalidate, queue) = (self.invalidate.clone(), Node::Queue(Arc::new(claim.key.queue.clone())));
         let queue = self.numbers.ino(&queue);
+        let whose = self.descriptors.party(claim.ticket.owner.unwrap_or(claim.uid));
         claim.when_over(move |state| {
             let (key, nonce) = (&kept.claim.key, &kept.claim.nonce);
             let mut all = lock(&all);
@@ -261,7 +262,7 @@ impl Tree {
                 let (parent, name) = (queue, key.id.as_str().into());
                 let _ = invalidate.send(Invalidation::Name { parent, name });
             }
-            past.remember(&kept.claim, kept.holder.process(), state);
+            past.remember(&kept.claim, whose, kept.holder.process(), state);
         });
         held
     }

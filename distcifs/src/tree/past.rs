@@ -14,6 +14,7 @@ use super::look::NOT_AT_ALL;
 use super::met::Met;
 use super::node::{Node, TicketRef};
 use super::process::{self, Process};
+use super::shares::Party;
 use super::{Caller, Error, Found, Ino, Result, Tree};
 use crate::repository::claims::Claim;
 use crate::repository::core::lock;
@@ -32,8 +33,8 @@ struct Over {
     created: u64,
     nonce: String,
     process: Arc<Process>,
-    /// Whose it was.
-    uid: u32,
+    /// With whose rights the work was done: the claims of a node's workers are all root's.
+    whose: Party,
     won: bool,
     /// Whether it was given back by its claimant, who knows that.
     given_back: bool,
@@ -77,19 +78,16 @@ impl EndedClaims {
     }
 }
 
-/// Keeps one more, of so many at most: the oldest goes of the user who has most.
+/// Keeps one more, of so many at most: the oldest goes of whoever has most, with all subordinate ids of his.
 fn keep(all: &mut VecDeque<Over>, over: Over, most: usize) {
     all.push_back(over);
     while all.len() > most {
-        let mut counts = HashMap::<u32, usize>::new();
+        let mut counts = HashMap::<Party, usize>::new();
         for over in &*all {
-            *counts.entry(over.uid).or_default() += 1;
+            *counts.entry(over.whose).or_default() += 1;
         }
-        let whose = counts
-            .into_iter()
-            .max_by_key(|(uid, count)| (*count, *uid))
-            .map(|(uid, _)| uid);
-        let oldest = all.iter().position(|over| Some(over.uid) == whose);
+        let most = counts.values().copied().max();
+        let oldest = all.iter().position(|over| counts.get(&over.whose).copied() == most);
         all.remove(oldest.unwrap_or(0));
     }
 }
@@ -113,7 +111,7 @@ impl Past {
     }
 
     /// Remembers a claim that is over. A process has one such for each ticket: what came of the last.
-    pub(crate) fn remember(&self, claim: &Claim, process: Arc<Process>, state: ClaimState) {
+    pub(crate) fn remember(&self, claim: &Claim, whose: Party, process: Arc<Process>, state: ClaimState) {
         let most = (descriptors::for_caches() / PAST_SHARE).clamp(1, PAST_MAX);
         let created = claim.posted().created;
         let mut past = lock(&self.ended);
@@ -134,7 +132,7 @@ impl Past {
             created,
             nonce: claim.nonce.clone(),
             process,
-            uid: claim.uid,
+            whose,
             won,
             given_back: state == ClaimState::Lost && claim.is_given_back(),
         };
@@ -337,7 +335,7 @@ mod tests {
     use super::*;
     use crate::repository::names::{Name, TicketId};
 
-    fn over(process: &Arc<Process>, uid: u32, id: usize, won: bool) -> Over {
+    fn over(process: &Arc<Process>, whose: u32, id: usize, won: bool) -> Over {
         let key = TicketKey {
             queue: Name::new("q").unwrap(),
             id: TicketId::new(&format!("t{id}")).unwrap(),
@@ -347,7 +345,7 @@ mod tests {
             created: 1,
             nonce: String::new(),
             process: process.clone(),
-            uid,
+            whose: Party::User(whose),
             won,
             given_back: false,
         }
