@@ -375,7 +375,7 @@ while [ -z "$stopping$finishing" ]; do
     ticket=$mount/tickets/$queue/$id
     claimed=$(now)
     if ! patiently env LC_ALL=C ls -d "$ticket/." || ! cd "$ticket" 2>/dev/null; then
-        # By its name: this worker has no other claim, and of another's it is refused.
+        # By its name: the tree refuses that to whoever lost the claim, root too.
         rm -f "$ticket/claim" 2>/dev/null
         continue
     fi

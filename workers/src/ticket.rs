@@ -117,8 +117,7 @@ impl Claimed {
             Err(Trouble::Lost(_)) => {}
             Err(trouble) => {
                 eprintln!("{trouble}; the ticket is given back");
-                // By its name: this process has no other claim, and of another's it is refused.
-                give_back(&claimed.folder, &claimed.folder.join("claim"));
+                claimed.give_back_unentered();
             }
         }
         None
@@ -256,6 +255,11 @@ fn give_back(folder: &Path, claim: &Path) {
     match std::fs::remove_file(claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
         Ok(()) | Err(Trouble::Lost(_)) => {}
         Err(trouble) => eprintln!("{}: {trouble}", folder.display()),
+    }
+
+    /// The same of one whose folder was never entered, by its name. The tree refuses that to whoever lost the claim.
+    pub fn give_back_unentered(&self) {
+        give_back(&self.folder, &self.folder.join("claim"));
     }
 }
 

@@ -357,6 +357,10 @@ impl Tree {
         if !its_own && caller.uid != 0 && caller.uid != owner {
             return Err(Error::NotClaimant(format!(
                 "{}/claim: it is not yours to give back",
+        // Who lost a claim means that one, root too: by the folder's name he comes to the next one's.
+        if self.has_lost(caller, ticket) {
+            return Err(Error::claim_lost(&ticket.key));
+        }
                 ticket.key
             )));
         }

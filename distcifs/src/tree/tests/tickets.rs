@@ -15,6 +15,7 @@ on_both! {
     a_ticket_starts_from_no_workspace_of_others,
     claimed_is_claimed,
     rm_gives_the_ticket_back,
+    who_lost_a_claim_takes_the_next_one_from_nobody,
     next_gives_the_oldest,
     next_gives_only_what_the_labels_allow,
     next_gives_only_the_isolations_that_the_worker_names,
@@ -284,4 +285,41 @@ fn giving_back_has_a_bound_for_tasks_alone(fs: Fs) {
     fs.wait_for("the outcome", || fs.read("tickets/q/t/.wait").starts_with("error"));
     fs.finish("build-control", "a.1.control", "success");
     assert_eq!(fs.wait_state("a", 1), "success");
+}
+
+/// "Who lost a claim gives nobody's back", root too: by the ticket's name it comes to the claim of who has it since.
+fn who_lost_a_claim_takes_the_next_one_from_nobody(mut fs: Fs) {
+    with_ticket(&fs);
+    let own = fs.caller.tid;
+    let mut processes = [(); 2].map(|()| super::driver::process_of_another_session());
+    let claim = |fs: &mut Fs, tid: u32| {
+        fs.caller.tid = tid;
+        fs.echo("tickets/q/t/claim", &tid.to_string()).unwrap();
+        let held = crate::repository::core::lock(&fs.tree().held)
+            .values()
+            .next()
+            .cloned()
+            .unwrap();
+        held.claim.clone()
+    };
+    let [loser, winner] = [0, 1].map(|at: usize| processes[at].id());
+    let lost = claim(&mut fs, loser);
+    let ending = fs.tree().repository.clone();
+    fs.wait(
+        ending
+            .claims
+            .end_claim(&lost, crate::repository::model::claim::Cause::Died),
+    );
+    let held = claim(&mut fs, winner);
+    fs.caller.tid = loser;
+    assert_eq!(errno(fs.unlink("tickets/q/t/claim")), libc::ESTALE);
+    assert!(held.check().is_ok());
+    // Who had none takes it away, as root or the queue's owner.
+    fs.caller.tid = own;
+    fs.unlink("tickets/q/t/claim").unwrap();
+    assert!(held.check().is_err());
+    for process in &mut processes {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }
