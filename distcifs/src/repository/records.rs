@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::builds::Builds;
+use super::builds::{Builds, Lines};
 use super::config::Keep;
 use super::core::{bounded, lock, now, settled};
 use super::model::build::{Build, Live, build_record, live_path};
@@ -28,6 +28,9 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to record a build before the next mount is left to do it.
 const RECORD_TRIES: u32 = 120;
 
+/// Lines that are met of builds that are gone, one after the other: each mount that dies leaves one.
+const GONE_MAX: u32 = 100;
+
 /// Tries to remove a record while no answer comes.
 const DROP_TRIES: u32 = 3;
 
@@ -35,6 +38,15 @@ mod going;
 mod index;
 
 pub(in crate::repository) use going::{Going, Heed};
+
+/// What was known of a build whose record is removed.
+pub(in crate::repository) struct Dropped(Option<Arc<Record>>);
+
+/// The builds that stay in any case: the newest, and the newest success.
+fn spared(builds: &[(u64, Indexed)]) -> BTreeSet<u64> {
+    let success = builds.iter().rev().find(|(_, line)| line.state == Verdict::Success);
+    builds.last().into_iter().chain(success).map(|(n, _)| *n).collect()
+}
 
 impl Builds {
     /// Records a build that ended, in the background, and tidies its tickets up.
@@ -233,12 +245,20 @@ impl Builds {
 
     /// The newest build.
     pub async fn latest(&self, job: &Job) -> Result<Option<u64>> {
+        self.standing(job, || self.latest_told(job)).await
+    }
+
+    async fn latest_told(&self, job: &Job) -> Result<Option<u64>> {
         let live = self.live_numbers(job).await?.last().copied();
         Ok(live.max(self.indexed(job).await?.last().map(|(n, _)| *n)))
     }
 
     /// The newest build that is no stranger's, finished or not, however many of strangers are newer.
     pub async fn latest_trusted(&self, job: &Job) -> Result<Option<u64>> {
+        self.standing(job, || self.trusted_told(job)).await
+    }
+
+    async fn trusted_told(&self, job: &Job) -> Result<Option<u64>> {
         let newest = |indexed: &[(u64, Indexed)]| {
             let mut newest_first = indexed.iter().rev();
             newest_first.find(|(_, line)| !line.untrusted).map(|(n, _)| *n)
@@ -264,6 +284,27 @@ impl Builds {
 
     /// The newest build that succeeded, or the newest that ended in failure or error. Those of strangers do not count.
     pub async fn newest(&self, job: &Job, success: bool) -> Result<Option<u64>> {
+        self.standing(job, || self.newest_told(job, success)).await
+    }
+
+    /// The build that is told, if it is there: else its line goes, and the next one is told. A mount that dies while it
+    /// removes a build on a cluster leaves such a line.
+    async fn standing<F: Future<Output = Result<Option<u64>>>>(
+        &self,
+        job: &Job,
+        told: impl Fn() -> F,
+    ) -> Result<Option<u64>> {
+        let mut found = told().await?;
+        for _ in 0..GONE_MAX {
+            match found {
+                Some(n) if self.store.shared && !Going::new(self, job, n).stands().await? => found = told().await?,
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    async fn newest_told(&self, job: &Job, success: bool) -> Result<Option<u64>> {
         let asked = |v: Verdict| (v == Verdict::Success) == success && v != Verdict::Aborted;
         let of = |line: &Indexed| !line.untrusted && asked(line.state);
         let newest = |indexed: &[(u64, Indexed)]| indexed.iter().rev().find(|(_, line)| of(line)).map(|(n, _)| *n);
@@ -306,7 +347,7 @@ impl Builds {
         if keep.builds.is_none() && keep.days.is_none() {
             return Ok(());
         }
-        let all = self.indexed(job).await?;
+        let all = self.all_standing(job).await?;
         // Builds of strangers push out none of the others, and none of theirs is spared for what the others did.
         let (strangers, own): (Vec<_>, Vec<_>) = all.iter().partition(|(_, line)| line.untrusted);
         for builds in [own, strangers] {
@@ -315,10 +356,33 @@ impl Builds {
         Ok(())
     }
 
+    /// All builds that ended, of which those that would be spared are there.
+    async fn all_standing(&self, job: &Job) -> Result<Lines> {
+        let mut all = self.indexed(job).await?;
+        for _ in 0..GONE_MAX {
+            let classes = [false, true].map(|strangers| {
+                let of: Vec<_> = all
+                    .iter()
+                    .filter(|(_, line)| line.untrusted == strangers)
+                    .copied()
+                    .collect();
+                spared(&of)
+            });
+            let mut gone = false;
+            for n in classes.into_iter().flatten() {
+                gone |= self.store.shared && !Going::new(self, job, n).stands().await?;
+            }
+            if !gone {
+                break;
+            }
+            all = self.indexed(job).await?;
+        }
+        Ok(all)
+    }
+
     /// Removes of these builds what the job's `keep` does not ask for.
     async fn prune_of(&self, job: &Job, keep: &Keep, builds: &[(u64, Indexed)]) -> Result<()> {
-        let success = builds.iter().rev().find(|(_, i)| i.state == Verdict::Success);
-        let spared: BTreeSet<u64> = builds.last().into_iter().chain(success).map(|(n, _)| *n).collect();
+        let spared = spared(builds);
         let oldest = keep
             .days
             .map(|days| now().saturating_sub(days.saturating_mul(24 * 3600 * 1000)));
@@ -403,11 +467,17 @@ impl Builds {
         } else {
             settled("build", || self.store.contents.remove(&object)).await?;
         }
-        self.drop_rest(job, n, record).await
+        self.forget_record(job, n);
+        self.drop_consoles(job, n, &Dropped(record)).await
     }
 
-    /// The same if the record has this revision still; whether it had.
-    pub(in crate::repository) async fn drop_build_of(&self, job: &Job, n: u64, revision: u64) -> Result<bool> {
+    /// The same of the record alone, if that has this revision still: what it had.
+    pub(in crate::repository) async fn drop_build_of(
+        &self,
+        job: &Job,
+        n: u64,
+        revision: u64,
+    ) -> Result<Option<Dropped>> {
         let record = self.stored_record(job, n).await?.0;
         let object = build_record(job.uid(), n);
         for _ in 0..DROP_TRIES {
@@ -419,20 +489,28 @@ impl Builds {
                 Guarded::Unknown => continue,
             };
             if dropped {
-                self.drop_rest(job, n, record).await?;
+                self.forget_record(job, n);
             }
-            return Ok(dropped);
+            return Ok(dropped.then_some(Dropped(record)));
         }
         Err(Error::TimedOut(
             format!("jobs/{}/builds/{n}: nobody knows whether it is removed", job.name).into(),
         ))
     }
 
-    /// Removes what a build has beside its record.
-    async fn drop_rest(&self, job: &Job, n: u64, record: Option<Arc<Record>>) -> Result<()> {
-        // Whoever read the record before this keeps it no more.
+    /// A record is gone: whoever read it before this keeps it no more.
+    fn forget_record(&self, job: &Job, n: u64) {
         self.trash.moved();
         lock(&self.records.records).forget(&(job.uid().to_owned(), n));
+    }
+
+    /// Removes what a build had beside its record.
+    pub(in crate::repository) async fn drop_consoles(
+        &self,
+        job: &Job,
+        n: u64,
+        Dropped(record): &Dropped,
+    ) -> Result<()> {
         let tasks = record.iter().flat_map(|record| record.tasks.iter());
         let mut consoles: Vec<String> = tasks.flat_map(|task| task.consoles.iter().cloned()).collect();
         consoles.push(build_console(job.uid(), n));

@@ -80,8 +80,10 @@ impl<'a> Going<'a> {
             // that reads it later gives it another revision.
             self.outdate().await?;
             builds.check_finished(job, n).await?;
-            if builds.drop_build_of(job, n, revision).await? {
-                return builds.change_index(job, n, None).await;
+            if let Some(dropped) = builds.drop_build_of(job, n, revision).await? {
+                // A line without its record is what people see, so it goes before all that takes more calls.
+                builds.change_index(job, n, None).await?;
+                return builds.drop_consoles(job, n, &dropped).await;
             }
             // Somebody keeps it, or begins a retry.
             let (record, now) = builds.stored_record(job, n).await?;
@@ -121,6 +123,17 @@ impl<'a> Going<'a> {
         }
         builds.change_index(job, n, None).await?;
         Err(self.gone())
+    }
+
+    /// Whether it is there; if it is gone, so is its line then.
+    pub(in crate::repository) async fn stands(&self) -> Result<bool> {
+        if self.builds.has_build(self.job, self.n).await? {
+            return Ok(true);
+        }
+        match self.heed().await {
+            Err(Error::NotFound(_)) => Ok(false),
+            done => done.map(|()| true),
+        }
     }
 
     /// The same of one that may run.

@@ -426,7 +426,13 @@ fn a_line_that_comes_late_opens_nothing_that_a_removal_shut() {
         builds.change_index(&pair.job, pair.n, Some(line)).await.unwrap();
         let retried = pair
             .retry_around(async || {
-                assert!(!builds.drop_build_of(&pair.job, pair.n, revision).await.unwrap());
+                assert!(
+                    builds
+                        .drop_build_of(&pair.job, pair.n, revision)
+                        .await
+                        .unwrap()
+                        .is_none()
+                );
             })
             .await;
         retried.unwrap();
@@ -495,6 +501,33 @@ fn what_a_mount_was_removing_when_it_died_is_there_or_gone() {
                         return;
                     }
                 }
+            }
+        }
+        panic!("it never came to its end");
+    });
+}
+
+/// "`latest` … lead to builds that are there", and pruning spares one that is: also where a mount died between a build's
+/// record and its line, and nobody comes to that build any more.
+#[test]
+fn what_a_mount_left_of_a_build_that_is_gone_stands_for_none() {
+    runtime().block_on(async {
+        for calls in 0..CALLS_MAX {
+            let pair = Pair::new().await;
+            pair.mortal.dies_after(calls);
+            let removed = pair.second.builds.remove_build(&pair.job, pair.n).await;
+            let builds = &pair.first.builds;
+            let record = builds.stored_record(&pair.job, pair.n).await.unwrap().0.is_some();
+            let told = [
+                builds.latest(&pair.job).await.unwrap(),
+                builds.latest_trusted(&pair.job).await.unwrap(),
+                builds.newest(&pair.job, false).await.unwrap(),
+            ];
+            assert_eq!(told, [record.then_some(pair.n); 3], "after {calls}: {removed:?}");
+            let line = Going::new(builds, &pair.job, pair.n).has_line().await.unwrap();
+            assert_eq!(line, record, "after {calls}");
+            if !pair.mortal.is_dead() {
+                return removed.unwrap();
             }
         }
         panic!("it never came to its end");
