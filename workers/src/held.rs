@@ -22,6 +22,9 @@ const TRIGGER_TRIES_MAX: u32 = 15;
 
 /// Tasks that are posted at once: each is a commit, and then another build has its turn.
 const POSTS_MAX: usize = 16;
+/// How often a ticket's folder that can't be entered is tried, before the ticket is given back.
+const ENTRIES_MAX: u32 = 10;
+
 
 /// Tasks of a build of which the whole record is read once a minute only, beside what is heard of it.
 const LARGE_MIN: usize = 200;
@@ -144,6 +147,8 @@ impl Held {
         let claimed = Claimed::to_be_entered(tree.ticket(QUEUE, id));
         let lost = matches!(claimed.enter(), Err(Trouble::Lost(_)));
         Held {
+    /// How often its folder could not be entered for good.
+    entries: u32,
             claimed,
             lost,
             owner: std::fs::metadata(build.join("build.json")).map_or(u32::MAX, |meta| meta.uid()),
@@ -167,6 +172,7 @@ impl Held {
     pub(crate) fn posted(&self) -> usize {
         self.posted.len()
     }
+            entries: 0,
 
     /// Trusts the record alone from now on: what it says is not posted is posted again.
     pub fn distrust(&mut self) {
@@ -243,7 +249,10 @@ impl Held {
         if self.lost {
             return Ok(Step::Over);
         }
-        self.claimed.enter()?;
+        match self.claimed.enter() {
+            Err(Trouble::Refused(why)) => return Ok(self.unentered(&why)),
+            entered => entered?,
+        }
         let (mut build, whole) = match self.read() {
             // Writing the outcome tells whether the build was removed or was never there.
             Err(Trouble::Lost(why)) => {
@@ -270,6 +279,18 @@ impl Held {
                 // now, and then a clean-up waits for the scripts that end.
                 Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
                 Plan::Post(indexes) if !whole && build.has_always(&indexes) => return Ok(Step::Doubtful),
+    /// The folder of a ticket that is ours can't be entered: that is tried again, and then the ticket is somebody else's.
+    fn unentered(&mut self, why: &str) -> Step {
+        self.entries += 1;
+        if self.entries < ENTRIES_MAX {
+            eprintln!("build-control: {why}; trying again");
+            return Step::Again;
+        }
+        eprintln!("build-control: {why}; the ticket is given back");
+        self.claimed.give_back_unentered();
+        Step::Over
+    }
+
                 Plan::Post(indexes) => {
                     for index in indexes {
                         if left == 0 {

@@ -205,3 +205,22 @@ fn all_jobs_that_were_not_triggered_are_named() {
     let (shown, more) = named.rsplit_once(" and ").unwrap();
     assert_eq!(shown.split(", ").count() + more.parse::<usize>().unwrap(), many.len());
 }
+
+/// A folder that can't be entered, for a reason that does not pass, is no build that is forgotten while its claim lives:
+/// it is tried again, and then the ticket is given back.
+#[test]
+fn a_build_whose_folder_can_not_be_entered_is_given_back() {
+    let folder = std::env::temp_dir().join(format!("distcifs-held-unentered-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let tree = Tree::new(&folder).unwrap();
+    let ticket = tree.ticket(QUEUE, "a.1.control");
+    fs::create_dir_all(ticket.parent().unwrap()).unwrap();
+    fs::create_dir_all(tree.build("a", 1)).unwrap();
+    symlink("a.1.control", &ticket).unwrap();
+    let mut held = Held::new(&tree, "a.1.control", "a", 1);
+    for _ in 1..ENTRIES_MAX {
+        assert_eq!(held.step(&tree).unwrap(), Step::Again);
+    }
+    assert_eq!(held.step(&tree).unwrap(), Step::Over);
+    fs::remove_dir_all(&folder).unwrap();
+}
