@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use distcifs_settings::expand::{Uses, plain};
 use distcifs_settings::state::TaskState;
 
 use crate::plan::{Plan, plan, posting};
 use crate::record::{Build, Downstream, Task};
+use crate::standing::Standing;
 use crate::ticket::{Claimed, UNTRUSTED};
 use crate::tree::{self, Tree, Trouble};
 
@@ -20,11 +22,11 @@ pub const QUEUE: &str = "build-control";
 /// long enough for an election of a coordinator, short enough not to hold up the build's end.
 const TRIGGER_TRIES_MAX: u32 = 15;
 
-/// Tasks that are posted at once: each is a commit, and then another build has its turn.
-const POSTS_MAX: usize = 16;
 /// How often a ticket's folder that can't be entered is tried, before the ticket is given back.
 const ENTRIES_MAX: u32 = 10;
 
+/// Tasks that are posted at once: each is a commit, and then another build has its turn.
+const POSTS_MAX: usize = 16;
 
 /// Tasks of a build of which the whole record is read once a minute only, beside what is heard of it.
 const LARGE_MIN: usize = 200;
@@ -69,6 +71,13 @@ fn trigger(path: &Path, body: &[u8], job: &str) -> tree::Result<String> {
         }
         other => other,
     })
+}
+
+/// Posts a ticket. Where somebody holds the queue's folder that stands: it holds up no other build.
+fn post(tree: &Tree, queue: &str, body: Vec<u8>) -> tree::Result<String> {
+    let (tree, name) = (tree.clone(), queue.to_owned());
+    let posted = POSTS.call(queue, move || tree.post(&name, &body));
+    posted.unwrap_or_else(|| Err(Trouble::Held(format!("tickets/{queue}: somebody holds the folder"))))
 }
 
 /// One line about the downstream jobs that were not triggered, by name with the reason each: all are named,
@@ -138,7 +147,12 @@ pub struct Held {
     /// Downstream jobs that were triggered, or refused with this reason.
     triggered: BTreeMap<String, Option<String>>,
     trigger_tries: u32,
+    /// How often its folder could not be entered for good.
+    entries: u32,
 }
+
+/// Posts of all builds: a process may hold the folder of one queue.
+static POSTS: LazyLock<Standing> = LazyLock::new(Standing::default);
 
 impl Held {
     /// A build whose ticket was just claimed.
@@ -147,8 +161,6 @@ impl Held {
         let claimed = Claimed::to_be_entered(tree.ticket(QUEUE, id));
         let lost = matches!(claimed.enter(), Err(Trouble::Lost(_)));
         Held {
-    /// How often its folder could not be entered for good.
-    entries: u32,
             claimed,
             lost,
             owner: std::fs::metadata(build.join("build.json")).map_or(u32::MAX, |meta| meta.uid()),
@@ -160,6 +172,7 @@ impl Held {
             broken: BTreeMap::new(),
             triggered: BTreeMap::new(),
             trigger_tries: 0,
+            entries: 0,
         }
     }
 
@@ -172,7 +185,6 @@ impl Held {
     pub(crate) fn posted(&self) -> usize {
         self.posted.len()
     }
-            entries: 0,
 
     /// Trusts the record alone from now on: what it says is not posted is posted again.
     pub fn distrust(&mut self) {
@@ -267,18 +279,6 @@ impl Held {
         Ok(step)
     }
 
-    /// Does what there is to do in a build; `whole`: all of it was read just now.
-    fn go_on(&mut self, tree: &Tree, build: &mut Build, whole: bool) -> tree::Result<Step> {
-        self.overlay(build);
-        let mut left = POSTS_MAX;
-        // Each round posts or breaks at least one task, so there are no more rounds than tasks.
-        for _ in 0..=build.tasks.len() {
-            match plan(build) {
-                Plan::Wait => return Ok(Step::Waiting),
-                // Nothing ends on what was put together, and no clean-up begins on it: the build may be aborted by
-                // now, and then a clean-up waits for the scripts that end.
-                Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
-                Plan::Post(indexes) if !whole && build.has_always(&indexes) => return Ok(Step::Doubtful),
     /// The folder of a ticket that is ours can't be entered: that is tried again, and then the ticket is somebody else's.
     fn unentered(&mut self, why: &str) -> Step {
         self.entries += 1;
@@ -291,6 +291,18 @@ impl Held {
         Step::Over
     }
 
+    /// Does what there is to do in a build; `whole`: all of it was read just now.
+    fn go_on(&mut self, tree: &Tree, build: &mut Build, whole: bool) -> tree::Result<Step> {
+        self.overlay(build);
+        let mut left = POSTS_MAX;
+        // Each round posts or breaks at least one task, so there are no more rounds than tasks.
+        for _ in 0..=build.tasks.len() {
+            match plan(build) {
+                Plan::Wait => return Ok(Step::Waiting),
+                // Nothing ends on what was put together, and no clean-up begins on it: the build may be aborted by
+                // now, and then a clean-up waits for the scripts that end.
+                Plan::Finish(..) if !whole => return Ok(Step::Doubtful),
+                Plan::Post(indexes) if !whole && build.has_always(&indexes) => return Ok(Step::Doubtful),
                 Plan::Post(indexes) => {
                     for index in indexes {
                         if left == 0 {
@@ -341,7 +353,7 @@ impl Held {
         let made = fits.and_then(|()| posting(build, index));
         let made = made.and_then(|p| serde_json::to_vec(&p).map_err(|e| e.to_string()));
         let queue = build.tasks.get(index).map(|t| t.kind.as_str()).unwrap_or_default();
-        let refused = match made.map(|body| tree.post(queue, &body)) {
+        let refused = match made.map(|body| post(tree, queue, body)) {
             Ok(Ok(_)) => {
                 self.posted.insert(index);
                 return Ok(());

@@ -34,6 +34,7 @@ pub mod signals;
 pub mod spawn;
 #[cfg(feature = "github")]
 pub mod status;
+mod standing;
 pub mod supervise;
 pub mod task;
 pub mod ticket;
