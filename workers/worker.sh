@@ -50,7 +50,10 @@ peek() { LC_ALL=C timeout 5 cat "$1"; }
 # away STATUS WORDS: whether what failed so can't be done just now: the store is away, or somebody holds the file.
 away() {
     case "$1 $2" in
-    '124 '* | '143 '* | *'Input/output error'* | *'timed out'* | *'temporarily unavailable'*) return 0 ;;
+    '124 '* | '143 '* | *'Input/output error'* | *'I/O error'* | *'timed out'* | *'temporarily unavailable'*) return 0 ;;
+    # This process has none left, or the tree no memory for its user.
+    *'Too many open files'* | *'No file descriptors'* | *'Cannot allocate memory'* | *'Out of memory'*) return 0 ;;
+    *[Bb]'usy'* | *'Interrupted system call'*) return 0 ;;
     *) return 1 ;;
     esac
 }
@@ -385,6 +388,8 @@ while [ -z "$stopping$finishing" ]; do
     patiently peek timeout
     case $? in
     0) limit=$said ;;
+    # A ticket without it is lost, or one of a mount of before.
+    1) case $said in *'No such file'* | *[Ss]'tale '*) ;; *) known='' ;; esac ;;
     2) known='' ;;
     esac
     case $limit in *[!0-9]* | ???????????*) limit='' ;; esac

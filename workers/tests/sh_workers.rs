@@ -339,13 +339,13 @@ fn with_programs(queue: &str, programs: &[(&str, &str)]) -> Bench {
     Bench::new(&["dash"], queue, script.to_str().unwrap()).unwrap()
 }
 
-/// A cat that can't read a file so many times.
-fn cat_without(file: &str, times: u32) -> String {
+/// A cat that can't read a file so many times, for this reason.
+fn cat_without(file: &str, times: u32, why: &str) -> String {
     format!(
         "case $1 in {file}) ;; *) exec /bin/cat \"$@\" ;; esac
         echo >>../../../tries
         [ $(wc -l <../../../tries) -gt {times} ] && exec /bin/cat \"$@\"
-        echo \"cat: $1: Input/output error\" >&2; exit 1"
+        echo \"cat: $1: {why}\" >&2; exit 1"
     )
 }
 
@@ -354,12 +354,21 @@ fn cat_without(file: &str, times: u32) -> String {
 #[test]
 fn an_outage_is_no_error_and_takes_no_bound_away() {
     let quick = ("sleep", "exec /bin/sleep 0.01");
-    for file in ["owner", "timeout"] {
-        let bench = with_programs(&format!("short-{file}"), &[("cat", &cat_without(file, 2)), quick]);
+    for (file, why) in [
+        ("owner", "Input/output error"),
+        ("timeout", "Input/output error"),
+        // The user's share of the tree's memory is used up, or this process's descriptors.
+        ("owner", "Cannot allocate memory"),
+        ("timeout", "Too many open files in system"),
+        ("timeout", "Device or resource busy"),
+    ] {
+        let short = format!("short-{file}-{}", why.len());
+        let bench = with_programs(&short, &[("cat", &cat_without(file, 2, why)), quick]);
         let ticket = bench.ticket("a", &[]);
         fs::write(ticket.join("timeout"), "60\n").unwrap();
         assert_eq!(bench.work(&ticket).trim_end(), "0", "{file}");
-        let bench = with_programs(&format!("long-{file}"), &[("cat", &cat_without(file, 1000)), quick]);
+        let long = format!("long-{file}-{}", why.len());
+        let bench = with_programs(&long, &[("cat", &cat_without(file, 1000, why)), quick]);
         let ticket = bench.ticket("a", &[]);
         fs::write(ticket.join("timeout"), "60\n").unwrap();
         bench.give("a");
@@ -371,4 +380,21 @@ fn an_outage_is_no_error_and_takes_no_bound_away() {
         let said = ["result", "console"].map(|name| fs::read_to_string(ticket.join(name)).unwrap());
         assert_eq!(said, ["", ""], "{file}: nothing was done");
     }
+}
+
+/// "It begins nothing without knowing the owner and the `timeout`": also where the file can't be read for a reason that
+/// nobody knows.
+#[test]
+fn nothing_is_begun_without_its_bound() {
+    let cat = cat_without("timeout", 1000, "Something else");
+    let bench = with_programs("no-bound", &[("cat", &cat)]);
+    let ticket = bench.ticket("a", &[]);
+    fs::write(ticket.join("timeout"), "60\n").unwrap();
+    bench.give("a");
+    let start = Instant::now();
+    while ticket.join("claim").exists() {
+        assert!(start.elapsed() < PATIENCE, "it is not given back");
+        sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fs::read_to_string(ticket.join("result")).unwrap(), "");
 }
