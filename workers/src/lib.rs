@@ -6,6 +6,7 @@ mod say;
 pub mod adding;
 mod again;
 pub mod artifacts;
+pub mod aside;
 pub mod beneath;
 pub mod checkout;
 #[cfg(any(feature = "github", feature = "web"))]
@@ -33,8 +34,8 @@ pub mod shell;
 pub mod signals;
 pub mod spawn;
 #[cfg(feature = "github")]
-pub mod status;
 mod standing;
+pub mod status;
 pub mod supervise;
 pub mod task;
 pub mod ticket;

@@ -28,7 +28,7 @@ mod prepare;
 pub mod ranges;
 mod script;
 pub mod state;
-mod told;
+pub mod told;
 pub mod unpack;
 
 use cgroup::Cgroups;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::aside;
 use crate::record::nullable;
 use crate::signals;
 use crate::tree::{self, Result, Trouble};
@@ -30,6 +31,9 @@ const RESULT_TRIES_MAX: u32 = 300;
 
 /// Longest message that goes with a result, characters: it is for people.
 const MESSAGE_CHARS_MAX: usize = 4096;
+
+/// How long what a task left may take to be removed: a million of files and more.
+const REMOVAL_MAX: Duration = Duration::from_secs(600);
 
 /// The label of a ticket that is of a stranger's build. The mount adds it, and a worker that offers it keeps the rules of
 /// such builds.
@@ -220,18 +224,21 @@ impl Claimed {
     /// Removes what is in the workspace and among the artifacts; the folders themselves stay.
     fn remove_output(&self) {
         for folder in ["workspace", "artifacts"].map(|name| self.path(name)) {
-            let Err(error) = std::fs::remove_dir_all(&folder) else {
-                continue;
-            };
-            // Folders within folders by the thousand use up the descriptors here, but not of rm.
+            // By another process: who holds a file keeps it standing.
             let mut rm = Command::new("rm");
             rm.args(["-rf", "--"]).arg(&folder).stdin(Stdio::null());
-            if !rm.status().is_ok_and(|status| status.success()) {
-                eprintln!(
-                    "can't remove {} of {}: {error}",
-                    folder.display(),
-                    self.folder.display()
-                );
+            match aside::run(rm, REMOVAL_MAX) {
+                Ok(Some(wrote)) if wrote.well => {}
+                done => {
+                    let held = matches!(done, Ok(None))
+                        .then_some(": a process holds it")
+                        .unwrap_or_default();
+                    eprintln!(
+                        "can't remove all of {} of {}{held}",
+                        folder.display(),
+                        self.folder.display()
+                    );
+                }
             }
         }
     }
@@ -249,17 +256,17 @@ impl Claimed {
     pub fn give_back(&self) {
         give_back(&self.folder, &self.path("claim"));
     }
+
+    /// The same of one whose folder was never entered, by its name. The tree refuses that to whoever lost the claim.
+    pub fn give_back_unentered(&self) {
+        give_back(&self.folder, &self.folder.join("claim"));
+    }
 }
 
 fn give_back(folder: &Path, claim: &Path) {
     match std::fs::remove_file(claim).map_err(|e| Trouble::from_io("can't give the ticket back", &e)) {
         Ok(()) | Err(Trouble::Lost(_)) => {}
         Err(trouble) => eprintln!("{}: {trouble}", folder.display()),
-    }
-
-    /// The same of one whose folder was never entered, by its name. The tree refuses that to whoever lost the claim.
-    pub fn give_back_unentered(&self) {
-        give_back(&self.folder, &self.folder.join("claim"));
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use distcifs_workers::keeper::{Role, keep};
 use distcifs_workers::pages;
-use distcifs_workers::shell::{self, Setup, unpack};
+use distcifs_workers::shell::{self, Setup, told, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 use distcifs_workers::{eprintln, identity};
 
@@ -65,6 +65,9 @@ fn main() -> ExitCode {
     }
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     if let Some(ended) = unpack::main(&words) {
+        return ended;
+    }
+    if let Some(ended) = told::main(&words) {
         return ended;
     }
     let arguments: Arguments = pages::arguments("execute-shell");

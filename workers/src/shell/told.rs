@@ -1,15 +1,30 @@
 //! Files in which a script tells something of its build: `$OUTPUTS` and `$TASKS`.
 //!
 //! They lie among the artifacts, because every environment shows these and they have their bounds already. They are none
-//! of them: they are taken away before the result. The script was free to leave anything in their place.
+//! of them: they are taken away before the result. The script was free to leave anything in their place, and to leave
+//! somebody who holds them: so a process of its own does it.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::adding::{self, OF_TASKS, TASKS_BYTES_MAX};
+use crate::aside;
 use crate::beneath::{Folder, trouble};
 use crate::ticket::{Claimed, as_a_result};
 use crate::tree::{self, Trouble};
+
+/// The word that makes the worker's program take one away, and what it does with it.
+const WORD: &str = "--told";
+const TAKE: &str = "take";
+const DISCARD: &str = "discard";
+
+/// How long that may take; who holds one may hold it for ever.
+const STANDS: Duration = Duration::from_secs(30);
 
 /// Such a file.
 #[derive(Debug)]
@@ -43,14 +58,9 @@ impl Told {
     /// Takes it away; gives what was in it, if it was there.
     ///
     /// # Errors
-    /// `Refused` if it is no file, or too long.
+    /// `Refused` if it is no file, or too long, or if somebody holds it.
     pub(super) fn take(&self, claimed: &Claimed) -> tree::Result<Option<Vec<u8>>> {
-        let Some(folder) = self.folder(claimed)? else {
-            return Ok(None);
-        };
-        let read = self.read(&folder);
-        self.remove(&folder)?;
-        read.map(Some)
+        self.ask(claimed, TAKE)
     }
 
     /// Takes it away unread.
@@ -58,40 +68,68 @@ impl Told {
     /// # Errors
     /// If it can't be removed.
     pub(super) fn discard(&self, claimed: &Claimed) -> tree::Result<()> {
-        self.folder(claimed)?.map_or(Ok(()), |folder| self.remove(&folder))
+        self.ask(claimed, DISCARD).map(drop)
+    }
+
+    /// Has a process do it, which may stand: somebody may hold the file, or the artifacts.
+    fn ask(&self, claimed: &Claimed, how: &str) -> tree::Result<Option<Vec<u8>>> {
+        as_a_result(|| {
+            let folder = claimed.open().map_err(|e| Trouble::from_io("artifacts", &e))?;
+            let mut command = Command::new("/proc/self/exe");
+            command.args([WORD, self.variable, how]).stdin(Stdio::from(folder));
+            let cant = |e: io::Error| Trouble::Later(format!("{}: no process to read it: {e}", self.variable));
+            let wrote = aside::run(command, STANDS).map_err(cant)?;
+            let held = || {
+                let Told { name, variable, .. } = self;
+                let limit = STANDS.as_secs();
+                Trouble::Refused(format!(
+                    "{variable}: a process has held artifacts/{name} for {limit} s; what the script told is lost"
+                ))
+            };
+            let wrote = wrote.ok_or_else(held)?;
+            let ended = || Trouble::Refused(format!("{}: who reads it was ended", self.variable));
+            let answer: Answer = serde_json::from_slice(&wrote.bytes).map_err(|_| ended())?;
+            answer.into()
+        })
+    }
+
+    /// Takes it away; gives what was in it, if it was there.
+    fn take_here(&self, ticket: &Folder) -> tree::Result<Option<Vec<u8>>> {
+        let Some(folder) = self.folder(ticket)? else {
+            return Ok(None);
+        };
+        let read = self.read(&folder);
+        self.remove(&folder)?;
+        read.map(Some)
+    }
+
+    fn discard_here(&self, ticket: &Folder) -> tree::Result<()> {
+        self.folder(ticket)?.map_or(Ok(()), |folder| self.remove(&folder))
     }
 
     /// The artifacts, if it is among them.
-    fn folder(&self, claimed: &Claimed) -> tree::Result<Option<Folder>> {
-        let path = claimed.path("artifacts");
-        let look = || {
-            let folder = Folder::open(&path).map_err(|e| Trouble::from_io("artifacts", &e))?;
-            match folder.stat(OsStr::new(self.name)) {
-                Ok(_) => Ok(Some(folder)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(Trouble::from_io(self.variable, &error)),
-            }
-        };
-        as_a_result(look)
+    fn folder(&self, ticket: &Folder) -> tree::Result<Option<Folder>> {
+        let folder = ticket
+            .enter("artifacts")
+            .map_err(|e| Trouble::from_io("artifacts", &e))?;
+        match folder.stat(OsStr::new(self.name)) {
+            Ok(_) => Ok(Some(folder)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Trouble::from_io(self.variable, &error)),
+        }
     }
 
     fn remove(&self, folder: &Folder) -> tree::Result<()> {
-        as_a_result(|| {
-            let removed = folder.remove(OsStr::new(self.name));
-            removed.map_err(|e| trouble(&format!("can't remove {}", self.variable), &e))
-        })
+        let removed = folder.remove(OsStr::new(self.name));
+        removed.map_err(|e| trouble(&format!("can't remove {}", self.variable), &e))
     }
 
     fn read(&self, folder: &Folder) -> tree::Result<Vec<u8>> {
         let Told { name, variable, .. } = *self;
-        let look = || -> tree::Result<_> {
-            let file = folder.read(name).map_err(|e| trouble(variable, &e))?;
-            let is_file = file.metadata().map_err(|e| trouble(variable, &e))?.is_file();
-            is_file
-                .then_some(file)
-                .ok_or_else(|| Trouble::Refused(format!("{variable}: not a file")))
-        };
-        let file = as_a_result(look)?;
+        let file = folder.read(name).map_err(|e| trouble(variable, &e))?;
+        if !file.metadata().map_err(|e| trouble(variable, &e))?.is_file() {
+            return Err(Trouble::Refused(format!("{variable}: not a file")));
+        }
         let mut bytes = Vec::new();
         let read = file.take(self.bytes_max + 1).read_to_end(&mut bytes);
         read.map_err(|e| trouble(variable, &e))?;
@@ -103,6 +141,60 @@ impl Told {
         }
         Ok(bytes)
     }
+}
+
+/// What the process that does it says.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Took(Option<Vec<u8>>),
+    Away(String),
+    Lost(String),
+    Later(String),
+    Held(String),
+    Full(String),
+    Refused(String),
+}
+
+impl From<tree::Result<Option<Vec<u8>>>> for Answer {
+    fn from(done: tree::Result<Option<Vec<u8>>>) -> Self {
+        match done {
+            Ok(took) => Answer::Took(took),
+            Err(Trouble::Away(why)) => Answer::Away(why),
+            Err(Trouble::Lost(why)) => Answer::Lost(why),
+            Err(Trouble::Later(why)) => Answer::Later(why),
+            Err(Trouble::Held(why)) => Answer::Held(why),
+            Err(Trouble::Full(why)) => Answer::Full(why),
+            Err(Trouble::Refused(why)) => Answer::Refused(why),
+        }
+    }
+}
+
+impl From<Answer> for tree::Result<Option<Vec<u8>>> {
+    fn from(answer: Answer) -> Self {
+        Err(match answer {
+            Answer::Took(took) => return Ok(took),
+            Answer::Away(why) => Trouble::Away(why),
+            Answer::Lost(why) => Trouble::Lost(why),
+            Answer::Later(why) => Trouble::Later(why),
+            Answer::Held(why) => Trouble::Held(why),
+            Answer::Full(why) => Trouble::Full(why),
+            Answer::Refused(why) => Trouble::Refused(why),
+        })
+    }
+}
+
+/// What that process does, if this is one: it has the ticket's folder as its standard input.
+pub fn main(words: &[String]) -> Option<ExitCode> {
+    let [_, word, variable, how] = words else { return None };
+    let told = ALL.iter().find(|told| word == WORD && told.variable == *variable)?;
+    let done = match io::stdin().as_fd().try_clone_to_owned().map(Folder::of) {
+        Err(error) => Err(Trouble::from_io("artifacts", &error)),
+        Ok(ticket) if how == TAKE => told.take_here(&ticket),
+        Ok(ticket) => told.discard_here(&ticket).map(|()| None),
+    };
+    let text = serde_json::to_vec(&Answer::from(done)).unwrap_or_default();
+    let written = io::stdout().lock().write_all(&text);
+    Some(written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
 /// Adds the tasks of a text to the build. An empty one adds nothing.
