@@ -2,6 +2,7 @@
 
 pub mod about;
 pub mod access;
+pub(crate) mod apart;
 pub mod attempts;
 pub mod builds;
 mod cache;

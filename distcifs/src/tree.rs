@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 pub(crate) mod builds;
 pub mod claim;
 pub mod content;
+mod extended;
 pub mod files;
 mod following;
 pub(crate) mod forget;

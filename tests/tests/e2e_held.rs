@@ -253,36 +253,101 @@ impl Drop for Memory {
     }
 }
 
+/// A mount with a worker of root, a job of Mallory's whose script runs without isolation, and what it holds files by.
+struct Without {
+    // Before the mount: what stands in it is let go first.
+    memory: Memory,
+    /// Where the holders of the script say what they do.
+    said: PathBuf,
+    shell: Worker,
+    _control: Worker,
+    mount: Mount,
+}
+
+impl Without {
+    fn new() -> Without {
+        let mount = Mount::with(&[], LIMIT);
+        let memory = Memory::new(&mount);
+        let said = mount.out().join("said");
+        fs::create_dir(&said).expect("own folder");
+        mount.run(&format!("chmod a+rx $OUT $OUT/hold && chmod 777 {}", said.display()));
+        let control = Worker::start(&mount, "build-control", &[]);
+        let shell = Worker::start_as(&mount, "execute-shell", &["--isolation", "none", "--as", "root"]);
+        Without {
+            memory,
+            said,
+            shell,
+            _control: control,
+            mount,
+        }
+    }
+
+    /// Runs a script in which `hold NAME FILE` writes to a file from memory that never answers, and goes on when it
+    /// does; the number of its build.
+    fn begin(&self, script: &str) -> u64 {
+        let (program, memory, said) = (holder(&self.mount), self.memory.folder.display(), self.said.display());
+        let script = format!(
+            "hold() {{ {program} through {memory}/f \"$2\" >{said}/$1 2>&1 & until grep -q held {said}/$1; \
+             do sleep 0.1; done; }}\n{script}"
+        );
+        let mut task = shell_task(&script);
+        task["isolation"] = json!("none");
+        let config = json!({ "allow": { "isolation": ["none"] }, "tasks": [task] }).to_string();
+        self.mount.job("mine", &config);
+        to_mallory(&self.mount, "mine");
+        self.mount.trigger("mine", "")
+    }
+
+    /// What became of it; and the next task is done as ever.
+    fn ends(&self, n: u64) -> String {
+        let state = self.mount.wait_state_within("mine", n, 2 * AGAIN);
+        self.mount.shell_job("good", &["echo good"]);
+        self.mount.build("good", "", "success");
+        assert!(self.shell.alive(), "{}", self.shell.complaints());
+        format!("{state}: {}", self.mount.why("mine", n))
+    }
+}
+
 /// The same of a claim: a script without isolation leaves writes behind that nobody can kill, to what its worker writes.
 /// The worker ends the task and takes the next ticket.
 #[test]
 fn a_script_without_isolation_holds_up_no_worker() {
-    let mount = Mount::new();
-    let (program, memory) = (holder(&mount), Memory::new(&mount));
-    let held = mount.out().join("said");
-    fs::create_dir(&held).expect("own folder");
-    let (folder, held) = (memory.folder.display(), held.display());
-    mount.run(&format!("chmod a+rx $OUT $OUT/hold && chmod 777 {held}"));
-    let _control = Worker::start(&mount, "build-control", &[]);
-    let shell = Worker::start_as(&mount, "execute-shell", &["--isolation", "none", "--as", "root"]);
+    let without = Without::new();
     // The ticket's folder is that of its working folder.
-    let script = format!(
-        "cd ..; for file in console result; do {program} through {folder}/f $file >{held}/$file 2>&1 & done
-         until grep -q held {held}/console && grep -q held {held}/result; do sleep 0.1; done; echo ended"
-    );
-    let mut task = shell_task(&script);
-    task["isolation"] = json!("none");
-    let config = json!({ "allow": { "isolation": ["none"] }, "tasks": [task] }).to_string();
-    mount.job("mine", &config);
-    to_mallory(&mount, "mine");
-    let n = mount.trigger("mine", "");
-    assert_eq!(
-        mount.wait_state_within("mine", n, AGAIN),
-        "success",
-        "{}",
-        mount.why("mine", n)
-    );
-    mount.shell_job("good", &["echo good"]);
-    mount.build("good", "", "success");
-    assert!(shell.alive(), "{}", shell.complaints());
+    let n = without.begin("cd ..; for file in console result; do hold $file $file; done; echo ended");
+    let ended = without.ends(n);
+    assert!(ended.starts_with("success"), "{ended}");
+}
+
+/// "What a script tells is taken by a process of its own, which is left behind": where somebody holds it the task is an
+/// error, and the worker takes the next ticket.
+#[test]
+fn what_a_script_tells_and_holds_holds_up_no_worker() {
+    let without = Without::new();
+    let n = without.begin(": >\"$OUTPUTS\"; hold outputs \"$OUTPUTS\"; echo ended");
+    let ended = without.ends(n);
+    assert!(ended.starts_with("error") && ended.contains("OUTPUTS"), "{ended}");
+}
+
+/// "No thread that reads requests waits for a lock that a user may hold": a script that holds files of its workspace,
+/// as many as there are such threads and more, and has them cut, is refused by a deadline; the mount answers all
+/// others, the task ends, and so do those after it.
+#[test]
+fn files_of_a_workspace_that_are_held_hold_up_nobody() {
+    let without = Without::new();
+    let files = "1 2 3 4 5 6";
+    let n = without.begin(&format!(
+        "for i in {files}; do : >x$i; hold x$i x$i; done
+         for i in {files}; do (: >x$i) & pids=\"$pids $!\"; done; touch {said}/cut; wait $pids || true; echo ended",
+        said = without.said.display()
+    ));
+    wait_for("the files that are cut", AGAIN, || without.said.join("cut").exists());
+    // Names that no kernel knows yet.
+    for name in ["a", "b", "c"] {
+        without.mount.run(&format!(
+            "timeout 20 mkdir jobs/{name} && timeout 20 ls jobs/{name} >$OUT/null"
+        ));
+    }
+    let ended = without.ends(n);
+    assert!(ended.starts_with("success"), "{ended}");
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::tree::Opened;
+use crate::tree::work::Passed;
 
 /// The open backings of a mount; `B` is fuser's BackingId, whose drop tells the kernel.
 pub(super) struct Passthrough<B> {
@@ -21,12 +22,18 @@ pub(super) struct Passthrough<B> {
 struct Open<B> {
     /// By inode.
     inodes: HashMap<u64, Backed<B>>,
-    /// By inode and handle: whether it may write.
-    handles: HashMap<(u64, u64), bool>,
+    /// By inode and handle.
+    handles: HashMap<(u64, u64), Handle>,
     /// Handles, and how many of them each inode has, that the kernel asks for; no other of the inode may
     /// be passed through meanwhile.
     asking: HashSet<(u64, u64)>,
     asked: HashMap<u64, usize>,
+}
+
+/// An open file that the kernel has got.
+struct Handle {
+    writable: bool,
+    passed: Option<Arc<Passed>>,
 }
 
 struct Backed<B> {
@@ -66,8 +73,8 @@ impl<B> Passthrough<B> {
         if opened.direct_io || opened.nonseekable {
             return None;
         }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = &mut *open;
+        let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = &mut *guard;
         let id = match open.inodes.get_mut(&ino) {
             // Even if it was switched off since: a cached open beside this one would be refused.
             Some(backed) => {
@@ -91,9 +98,15 @@ impl<B> Passthrough<B> {
                 id
             }
         };
-        open.handles.insert((ino, opened.handle), writable);
-        if let Some(passed) = opened.passed.as_ref().filter(|_| writable) {
-            passed.mark(file);
+        let passed = opened.passed.clone();
+        open.handles.insert((ino, opened.handle), Handle { writable, passed });
+        drop(guard);
+        // Before the kernel hears of it: from then on its lock may be held for as long as a user likes.
+        if let Some(passed) = &opened.passed {
+            passed.lend();
+            if writable {
+                passed.mark(file);
+            }
         }
         Some(id)
     }
@@ -121,9 +134,12 @@ impl<B> Passthrough<B> {
                 open.asked.remove(&ino);
             }
         }
-        let Some(writable) = open.handles.remove(&(ino, handle)) else {
+        let Some(Handle { writable, passed }) = open.handles.remove(&(ino, handle)) else {
             return false;
         };
+        if let Some(passed) = passed {
+            passed.give_back();
+        }
         if let Some(backed) = open.inodes.get_mut(&ino) {
             backed.opens -= 1;
             if backed.opens == 0 {

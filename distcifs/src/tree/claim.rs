@@ -20,7 +20,7 @@ use crate::repository::attempts::view::{Changes, View};
 use crate::repository::claims::Claim;
 use crate::repository::core::{lock, time_of};
 use crate::repository::model::claim::{Cause, ClaimState, Claimant};
-use crate::repository::model::ticket::Posted;
+use crate::repository::model::ticket::{BuildRef, Posted};
 
 /// A descriptor that is closed sooner than this after the claim was made belonged to one command
 /// (`touch claim`, `echo $$ > claim`); one that is held longer is the claim.
@@ -142,7 +142,8 @@ impl View for AttemptView {
     }
 
     fn is_quiet_since(&self, changes: &Changes) -> bool {
-        self.attempt.open_files() == 0 && self.attempt.change_count() == changes.count
+        let still = self.attempt.change_count() == changes.count && !self.attempt.is_held_up();
+        still && self.attempt.open_files() == 0
     }
 }
 
@@ -162,6 +163,7 @@ impl Preparing {
             let artifacts = self.repository.claims.artifacts_dir(&held.claim).await?;
             let attempt = held.work.begin();
             attempt.set_owner(held.claim.ticket.owner.unwrap_or(held.claim.uid));
+            attempt.set_name(name_of(&held.claim));
             let workspace = held.work.attach(&attempt, &workspace)?;
             let artifacts = held.work.attach(&attempt, &artifacts)?;
             if let Some(limit) = held.claim.ticket.disk {
@@ -351,16 +353,16 @@ impl Tree {
 
     /// Gives a ticket back: its claimant may, root, and whoever the queue belongs to.
     pub(crate) async fn give_back(&self, caller: Caller, ticket: &TicketRef) -> Result<()> {
+        // Who lost a claim means that one, root too: by the folder's name he comes to the next one's.
+        if self.has_lost(caller, ticket) {
+            return Err(Error::claim_lost(&ticket.key));
+        }
         let held = lock(&self.held).get(&ticket.key).cloned();
         let owner = self.queue_access(&ticket.key.queue).await?.uid;
         let its_own = held.is_some_and(|held| held.holder.process().covers(caller.tid));
         if !its_own && caller.uid != 0 && caller.uid != owner {
             return Err(Error::NotClaimant(format!(
                 "{}/claim: it is not yours to give back",
-        // Who lost a claim means that one, root too: by the folder's name he comes to the next one's.
-        if self.has_lost(caller, ticket) {
-            return Err(Error::claim_lost(&ticket.key));
-        }
                 ticket.key
             )));
         }
@@ -504,6 +506,12 @@ impl Tree {
             opener
         })
     }
+}
+
+/// A claim's ticket and job, for the log.
+fn name_of(claim: &Claim) -> String {
+    let of_job = |part: &BuildRef| format!("{}, job {} build {}", claim.key, part.job, part.build);
+    claim.ticket.part.as_ref().map_or_else(|| claim.key.to_string(), of_job)
 }
 
 /// How a claim ends that its claimant ends.

@@ -213,10 +213,10 @@ impl Tree {
 
     /// Opens something in a claimant's folders, within the share that the claim has of the daemon's
     /// descriptors.
-    pub(crate) fn leased<T>(
+    pub(crate) async fn leased<T>(
         &self,
         ino: Ino,
-        open: impl FnOnce() -> Result<T>,
+        open: impl Future<Output = Result<T>>,
         handle: impl FnOnce(&T) -> u64,
     ) -> Result<T> {
         let attempt = self.work.attempt_of(ino);
@@ -224,7 +224,7 @@ impl Tree {
             attempt.ok_or_else(|| Error::Stale(format!("inode {:#x}: the mount no longer knows it", ino.0)))?;
         let lease = self.descriptors.take_of_claim(attempt.id(), attempt.owner(), 1);
         let lease = lease.ok_or_else(|| out_of_descriptors("the tasks of this claim hold"))?;
-        let opened = open()?;
+        let opened = open.await?;
         lock(&self.leases).insert(handle(&opened), lease);
         Ok(opened)
     }

@@ -19,7 +19,6 @@ use super::node::{Node, Numbers, TicketFile, Top, WORK_FIRST};
 use super::past::Past;
 use super::published::Published;
 use super::refused::Refusals;
-use super::rights::{ACL_NAME, ACL_PREFIX};
 use super::scarce::watch;
 use super::scratch::Scratches;
 use super::shares::{Lease, Shares, adapt};
@@ -27,7 +26,7 @@ use super::texts::Texts;
 use super::trash::Removed;
 use super::trust::Trust;
 use super::view::Persons;
-use super::work::Work;
+use super::work::{LONG, Work};
 use super::{Attributes, Caller, DirEntry, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Space};
 use crate::repository::core::lock;
 use crate::repository::model::ticket::{Posted, TicketKey};
@@ -144,12 +143,7 @@ impl Tree {
     /// lookup(parent, name). Number 0: there is nothing, and that may be believed.
     pub async fn lookup(&self, caller: Caller, parent: Ino, name: OsString) -> Result<Found> {
         if self.work.owns(parent) {
-            return match self.work.lookup(parent, &name) {
-                Err(Error::System {
-                    errno: libc::ENOENT, ..
-                }) => Ok(Work::absent()),
-                done => self.walked(caller, parent, &name, done),
-            };
+            return self.look_up_work(caller, parent, name).await;
         }
         check_length(&name)?;
         let found = match self.node(parent) {
@@ -194,7 +188,7 @@ impl Tree {
     /// getattr.
     pub async fn getattr(&self, caller: Caller, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
         if self.work.owns(ino) {
-            let found = self.work.getattr(ino, handle);
+            let found = self.look_at(ino, handle).await;
             return match (&found, self.work.last_of_open(ino)) {
                 (Err(Error::Stale(_)), Some(last)) if !self.has_claimed(caller) => Ok(last),
                 _ => self.looked(caller, ino, found),
@@ -232,7 +226,8 @@ impl Tree {
     /// readlink.
     pub async fn readlink(&self, caller: Caller, ino: Ino) -> Result<OsString> {
         if self.work.owns(ino) {
-            return self.looked(caller, ino, self.work.readlink(ino));
+            let read = self.work.on_disk(ino, move |work| work.readlink(ino), |_, _| ()).await;
+            return self.looked(caller, ino, read);
         }
         match self.node(ino)? {
             Node::Published(id) => self.published.target(id),
@@ -264,7 +259,8 @@ impl Tree {
     /// mknod; `mode` carries the type bits (S_IFMT); the umask is applied already.
     pub async fn mknod(&self, caller: Caller, parent: Ino, name: OsString, mode: u32, _rdev: u32) -> Result<Found> {
         if self.work.owns(parent) {
-            return self.work.mknod(caller, parent, &name, mode);
+            let make = move |work: &Work| work.mknod(caller, parent, &name, mode);
+            return self.work.on_disk(parent, make, Work::unfound).await;
         }
         check_length(&name)?;
         let plain = mode & libc::S_IFMT == libc::S_IFREG;
@@ -281,7 +277,8 @@ impl Tree {
     /// mkdir.
     pub async fn mkdir(&self, caller: Caller, parent: Ino, name: OsString, mode: u32) -> Result<Found> {
         if self.work.owns(parent) {
-            return self.work.mkdir(caller, parent, &name, mode);
+            let make = move |work: &Work| work.mkdir(caller, parent, &name, mode);
+            return self.work.on_disk(parent, make, Work::unfound).await;
         }
         check_length(&name)?;
         let node = self
@@ -293,7 +290,8 @@ impl Tree {
     /// unlink.
     pub async fn unlink(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
         if self.work.owns(parent) {
-            return self.work.unlink(parent, &name);
+            let remove = move |work: &Work| work.unlink(parent, &name);
+            return self.work.on_disk(parent, remove, |_, ()| ()).await;
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
@@ -305,7 +303,8 @@ impl Tree {
     /// rmdir.
     pub async fn rmdir(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
         if self.work.owns(parent) {
-            return self.work.rmdir(parent, &name);
+            let remove = move |work: &Work| work.rmdir(parent, &name);
+            return self.work.on_disk(parent, remove, |_, ()| ()).await;
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
@@ -317,7 +316,8 @@ impl Tree {
     /// symlink.
     pub async fn symlink(&self, caller: Caller, parent: Ino, name: OsString, target: OsString) -> Result<Found> {
         if self.work.owns(parent) {
-            return self.work.symlink(caller, parent, &name, &target);
+            let make = move |work: &Work| work.symlink(caller, parent, &name, &target);
+            return self.work.on_disk(parent, make, Work::unfound).await;
         }
         check_length(&name)?;
         let node = self.make_link(caller, &self.node(parent)?, utf8_new(&name)?, target.as_bytes())?;
@@ -335,7 +335,10 @@ impl Tree {
         flags: u32,
     ) -> Result<()> {
         match (self.work.owns(parent), self.work.owns(new_parent)) {
-            (true, true) => return self.work.rename(parent, &name, new_parent, &new_name, flags),
+            (true, true) => {
+                let rename = move |work: &Work| work.rename(parent, &name, new_parent, &new_name, flags);
+                return self.work.on_disk(parent, rename, |_, ()| ()).await;
+            }
             (false, false) => {}
             _ => return Err(Error::CrossDevice(name.display().to_string())),
         }
@@ -372,7 +375,10 @@ impl Tree {
     /// link.
     pub async fn link(&self, _caller: Caller, ino: Ino, new_parent: Ino, new_name: OsString) -> Result<Found> {
         match (self.work.owns(ino), self.work.owns(new_parent)) {
-            (true, true) => self.work.link(ino, new_parent, &new_name),
+            (true, true) => {
+                let link = move |work: &Work| work.link(ino, new_parent, &new_name);
+                self.work.on_disk(ino, link, Work::unfound).await
+            }
             (false, false) => Err(Error::NotPermitted(format!("{}: a hard link", new_name.display()))),
             _ => Err(Error::CrossDevice(new_name.display().to_string())),
         }
@@ -382,9 +388,11 @@ impl Tree {
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.work.owns(ino) {
             if flags & libc::O_TRUNC != 0 {
-                self.written_by(caller, ino)?;
+                self.written_by(caller, ino).await?;
             }
-            let mut opened = self.leased(ino, || self.work.open(ino, flags), |opened| opened.handle);
+            let open = move |work: &Work| work.open(ino, flags);
+            let open = self.work.on_disk(ino, open, Work::unopened);
+            let mut opened = self.leased(ino, open, |opened| opened.handle).await;
             if flags & libc::O_TRUNC != 0 {
                 opened = self.emptied(ino, opened?).await;
             }
@@ -406,8 +414,9 @@ impl Tree {
         flags: i32,
     ) -> Result<(Found, Opened)> {
         if self.work.owns(parent) {
-            let create = || self.work.create(caller, parent, &name, mode, flags);
-            let (found, opened) = self.leased(parent, create, |(_, opened)| opened.handle)?;
+            let create = move |work: &Work| work.create(caller, parent, &name, mode, flags);
+            let create = self.work.on_disk(parent, create, Work::uncreated);
+            let (found, opened) = self.leased(parent, create, |(_, opened)| opened.handle).await?;
             // Another may have made it at this moment, and written to it.
             if flags & libc::O_TRUNC == 0 || found.attributes.attr.size == 0 {
                 return Ok((found, opened));
@@ -422,7 +431,7 @@ impl Tree {
     /// read.
     pub async fn read(&self, caller: Caller, ino: Ino, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
         if self.work.owns(ino) {
-            return self.read_work(handle, offset, size).await;
+            return self.read_work(ino, handle, offset, size).await;
         }
         self.read_open(caller, handle, offset, size as usize).await
     }
@@ -431,9 +440,10 @@ impl Tree {
     pub async fn write(&self, caller: Caller, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
         let (ino, handle) = at;
         if self.work.owns(ino) {
-            let written = self.write_work(handle, offset, data).await?;
+            let written = self.write_work(ino, handle, offset, data).await?;
             if sheds {
-                self.work.shed_set_id(ino)?;
+                let shed = move |work: &Work| work.shed_set_id(ino);
+                self.work.on_disk(ino, shed, |_, ()| ()).await?;
             }
             return Ok(written);
         }
@@ -462,8 +472,8 @@ impl Tree {
     /// fsync.
     pub async fn fsync(&self, caller: Caller, ino: Ino, handle: u64, datasync: bool) -> Result<()> {
         if self.work.owns(ino) {
-            let owner = self.work.owner_of(ino);
-            return self.work.off(owner, move |work| work.fsync(handle, datasync)).await;
+            let sync = move |work: &Work| work.fsync(handle, datasync);
+            return self.work.off(ino, LONG, sync, |_, ()| ()).await;
         }
         self.fsync_open(caller, handle).await
     }
@@ -471,7 +481,9 @@ impl Tree {
     /// opendir.
     pub async fn opendir(&self, caller: Caller, ino: Ino) -> Result<Opened> {
         if self.work.owns(ino) {
-            let opened = self.leased(ino, || self.work.opendir(ino), |opened| opened.handle);
+            let late = |work: &Work, opened: Opened| work.releasedir(opened.handle);
+            let open = self.work.on_disk(ino, move |work| work.opendir(ino), late);
+            let opened = self.leased(ino, open, |opened| opened.handle).await;
             return self.looked(caller, ino, opened);
         }
         let node = self.looked(caller, ino, self.node(ino))?;
@@ -492,7 +504,8 @@ impl Tree {
         plus: bool,
     ) -> Result<Vec<DirEntry>> {
         if self.work.owns(ino) {
-            return self.listed(caller, self.work.readdir(handle, offset, limit, plus));
+            let list = move |work: &Work| work.readdir(handle, offset, limit, plus);
+            return self.listed(caller, self.work.on_disk(ino, list, Work::unlisted).await);
         }
         let listed = match self.node(ino) {
             Ok(node) => self.list(caller, &node, handle, offset, limit, plus).await,
@@ -514,8 +527,8 @@ impl Tree {
     /// fsync of a folder.
     pub async fn fsyncdir(&self, _caller: Caller, ino: Ino, handle: u64) -> Result<()> {
         if self.work.owns(ino) {
-            let owner = self.work.owner_of(ino);
-            return self.work.off(owner, move |work| work.fsyncdir(handle)).await;
+            let sync = move |work: &Work| work.fsyncdir(handle);
+            return self.work.off(ino, LONG, sync, |_, ()| ()).await;
         }
         Ok(())
     }
@@ -523,47 +536,9 @@ impl Tree {
     /// statfs: of the disk that holds the claimants' folders.
     pub async fn statfs(&self, ino: Ino) -> Result<Space> {
         if self.work.owns(ino) {
-            return self.work.statfs(ino);
+            return self.work.on_disk(ino, move |work| work.statfs(ino), |_, _| ()).await;
         }
         self.space()
-    }
-
-    /// setxattr; `flags`: XATTR_CREATE, XATTR_REPLACE.
-    pub async fn setxattr(&self, _caller: Caller, ino: Ino, name: OsString, value: Bytes, flags: i32) -> Result<()> {
-        if self.work.owns(ino) {
-            return self.work.setxattr(ino, &name, &value, flags);
-        }
-        Err(Error::Unsupported("extended attributes".into()))
-    }
-
-    /// getxattr.
-    pub async fn getxattr(&self, caller: Caller, ino: Ino, name: OsString) -> Result<Bytes> {
-        if name.as_bytes().starts_with(ACL_PREFIX) {
-            if name.as_bytes() != ACL_NAME || self.work.owns(ino) {
-                return Err(Error::NoData);
-            }
-            return self.acl(&self.node(ino)?).await?.ok_or(Error::NoData);
-        }
-        if self.work.owns(ino) {
-            return self.looked(caller, ino, self.work.getxattr(ino, &name));
-        }
-        self.published_xattr(ino, name.as_bytes())
-    }
-
-    /// listxattr: names, each ended by NUL.
-    pub async fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Bytes> {
-        if self.work.owns(ino) {
-            return self.looked(caller, ino, self.work.listxattr(ino));
-        }
-        self.published_xattrs(ino)
-    }
-
-    /// removexattr.
-    pub async fn removexattr(&self, _caller: Caller, ino: Ino, name: OsString) -> Result<()> {
-        if self.work.owns(ino) {
-            return self.work.removexattr(ino, &name);
-        }
-        Err(Error::Unsupported("extended attributes".into()))
     }
 
     /// The poll(2) events that hold now; if none of `events` does, `wake` is kept and called once

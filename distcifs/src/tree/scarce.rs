@@ -47,7 +47,7 @@ pub(super) fn tell(ticket: &TicketKey, filler: &Filler) {
 }
 
 /// Ends a claim that fills the disk, and cuts its files once it is lost by that. A result that is under way decides.
-pub(super) async fn end(repository: &Arc<Repository>, found: &Arc<Held>, filler: Filler) {
+pub(super) async fn end(repository: &Arc<Repository>, found: &Arc<Held>, filler: Filler, work: &Arc<Work>) {
     let claim = found.claim.clone();
     let (ending, ended) = (repository.clone(), claim.clone());
     tokio::spawn(async move { ending.claims.end_claim(&ended, Cause::Died).await });
@@ -60,7 +60,8 @@ pub(super) async fn end(repository: &Arc<Repository>, found: &Arc<Held>, filler:
     // What others still have open of it is cut at the next look.
     if claim.state() == ClaimState::Lost {
         tell(&claim.key, &filler);
-        let _ = tokio::task::spawn_blocking(move || filler.cut()).await;
+        let work = work.clone();
+        let _ = tokio::task::spawn_blocking(move || filler.cut(&work)).await;
     }
 }
 
@@ -70,7 +71,8 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             return;
         };
         let place = repository.attempts.root().to_owned();
-        let looked = tokio::task::spawn_blocking(move || work.look_at_room(&place)).await;
+        let looking = work.clone();
+        let looked = tokio::task::spawn_blocking(move || looking.look_at_room(&place)).await;
         let (level, filler) = looked.unwrap_or((Level::Plenty, None));
         if let Some(filler) = filler {
             let of_it = |held: &&Arc<Held>| {
@@ -81,10 +83,10 @@ async fn guard(work: Weak<Work>, held: Weak<AllHeld>, repository: Weak<Repositor
             // Its files are cut when it is lost, and only then: a claim that has its result may keep its folder
             // for the next task.
             if let Some(found) = found.filter(|found| found.claim.state() == ClaimState::Live) {
-                end(&repository, &found, filler).await;
+                end(&repository, &found, filler, &work).await;
             }
         }
-        drop((held, repository));
+        drop((work, held, repository));
         let pause = if level == Level::Near { NEAR_EVERY } else { PLENTY_EVERY };
         tokio::time::sleep(pause).await;
     }

@@ -1,10 +1,12 @@
 //! Claimants' files as their bytes go: reading and writing, cutting, reserving, finding and copying, and what
 //! a write takes from a file's mode.
 
+use std::ffi::OsString;
+
 use bytes::Bytes;
 
 use super::node::Node;
-use super::work::Work;
+use super::work::{LONG, Work};
 use super::{Attributes, Caller, Error, Found, Ino, Opened, Result, SetAttr, Tree};
 
 /// Most that one copy out of a published file copies, bytes: it is in memory meanwhile. The caller
@@ -24,31 +26,53 @@ impl Tree {
         set: SetAttr,
     ) -> Result<Attributes> {
         if set.is_nothing() {
-            self.work.heed_writer(ino)?;
+            self.work
+                .on_disk(ino, move |work| work.heed_writer(ino), |_, ()| ())
+                .await?;
         }
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
         let attributes = if long {
-            let owner = self.work.owner_of(ino);
-            self.work.off(owner, move |work| work.setattr(ino, handle, set)).await?
+            let cut = move |work: &Work| work.setattr(ino, handle, set);
+            self.work.off(ino, LONG, cut, |_, _| ()).await?
         } else {
-            self.work.setattr(ino, handle, set)?
+            let set = move |work: &Work| work.setattr(ino, handle, set);
+            self.work.on_disk(ino, set, |_, _| ()).await?
         };
         let cut = set.size.is_some() && attributes.attr.mode & SET_ID != 0;
         if !cut || caller.uid == 0 {
             return Ok(attributes);
         }
-        self.written_by(caller, ino)?;
-        self.work.getattr(ino, handle)
+        self.written_by(caller, ino).await?;
+        self.look_at(ino, handle).await
+    }
+
+    /// lookup in a claimant's folder.
+    pub(super) async fn look_up_work(&self, caller: Caller, parent: Ino, name: OsString) -> Result<Found> {
+        let wanted = name.clone();
+        let look = move |work: &Work| work.lookup(parent, &wanted);
+        match self.work.on_disk(parent, look, Work::unfound).await {
+            Err(Error::System {
+                errno: libc::ENOENT, ..
+            }) => Ok(Work::absent()),
+            done => self.walked(caller, parent, &name, done),
+        }
+    }
+
+    /// Attributes of a claimant's node.
+    pub(super) async fn look_at(&self, ino: Ino, handle: Option<u64>) -> Result<Attributes> {
+        let look = move |work: &Work| work.getattr(ino, handle);
+        self.work.on_disk(ino, look, |_, _| ()).await
     }
 
     /// Empties a file that was just opened with O_TRUNC; if it can't be, nobody has opened it.
     pub(super) async fn emptied(&self, ino: Ino, opened: Opened) -> Result<Opened> {
         let handle = opened.handle;
         let emptied = if self.work.is_long_to_cut(ino, Some(handle), 0) {
-            let owner = self.work.owner_of(ino);
-            self.work.off(owner, move |work| work.empty(handle)).await
+            self.work
+                .off(ino, LONG, move |work| work.empty(handle), |_, ()| ())
+                .await
         } else {
-            self.work.empty(handle)
+            self.work.on_disk(ino, move |work| work.empty(handle), |_, ()| ()).await
         };
         emptied.inspect_err(|_| self.release(ino, handle))?;
         Ok(opened)
@@ -59,37 +83,36 @@ impl Tree {
         let ino = found.attributes.attr.ino;
         let emptied = self.emptied(ino, opened).await;
         let opened = emptied.inspect_err(|_| self.forget(ino, 1))?;
-        let attributes = self.work.getattr(ino, Some(opened.handle))?;
+        let attributes = self.look_at(ino, Some(opened.handle)).await?;
         Ok((Found { attributes, ..found }, opened))
     }
 
     /// read.
-    pub(super) async fn read_work(&self, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
-        if self.work.is_busy(handle) {
-            let owner = self.work.owner_of_open(handle);
-            return self.work.off(owner, move |work| work.read(handle, offset, size)).await;
+    pub(super) async fn read_work(&self, ino: Ino, handle: u64, offset: u64, size: u32) -> Result<Bytes> {
+        let read = move |work: &Work| work.read(handle, offset, size);
+        match read(&self.work) {
+            Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, read, |_, _| ()).await,
+            done => done,
         }
-        self.work.read(handle, offset, size)
     }
 
     /// write.
-    pub(super) async fn write_work(&self, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
-        if self.work.is_busy(handle) {
-            let owner = self.work.owner_of_open(handle);
-            return self
-                .work
-                .off(owner, move |work| work.write(handle, offset, &data))
-                .await;
+    pub(super) async fn write_work(&self, ino: Ino, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
+        let write = move |work: &Work| work.write(handle, offset, &data);
+        match write(&self.work) {
+            Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, write, |_, _| ()).await,
+            done => done,
         }
-        self.work.write(handle, offset, &data)
     }
 
     /// A claimant's file was written or cut by this user: set-id bits go, unless it is root.
-    pub(super) fn written_by(&self, caller: Caller, ino: Ino) -> Result<()> {
+    pub(super) async fn written_by(&self, caller: Caller, ino: Ino) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }
-        self.work.shed_set_id(ino)
+        self.work
+            .on_disk(ino, move |work| work.shed_set_id(ino), |_, ()| ())
+            .await
     }
 
     /// fallocate.
@@ -103,11 +126,9 @@ impl Tree {
         mode: i32,
     ) -> Result<()> {
         if self.work.owns(ino) {
-            let owner = self.work.owner_of(ino);
-            self.work
-                .off(owner, move |work| work.fallocate(handle, offset, length, mode))
-                .await?;
-            return self.written_by(caller, ino);
+            let reserve = move |work: &Work| work.fallocate(handle, offset, length, mode);
+            self.work.off(ino, LONG, reserve, |_, ()| ()).await?;
+            return self.written_by(caller, ino).await;
         }
         Err(Error::Unsupported("fallocate".into()))
     }
@@ -115,7 +136,8 @@ impl Tree {
     /// lseek: SEEK_DATA and SEEK_HOLE.
     pub async fn lseek(&self, ino: Ino, handle: u64, offset: i64, whence: i32) -> Result<i64> {
         if self.work.owns(ino) {
-            return self.work.lseek(handle, offset, whence);
+            let seek = move |work: &Work| work.lseek(handle, offset, whence);
+            return self.work.on_disk(ino, seek, |_, _| ()).await;
         }
         self.seek_published(handle, offset, whence)
     }
@@ -136,16 +158,16 @@ impl Tree {
         if self.work.owns(from) && self.work.owns(to) {
             let (from, target) = ((from_handle, from_offset), (to_handle, to_offset));
             let copy = move |work: &Work| work.copy_file_range(from, target, length);
-            let copied = self.work.off(self.work.owner_of(to), copy).await?;
-            self.written_by(caller, to)?;
+            let copied = self.work.off(to, LONG, copy, |_, _| ()).await?;
+            self.written_by(caller, to).await?;
             return Ok(copied);
         }
         if self.work.owns(to) && matches!(self.node(from)?, Node::Published(_)) {
             let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
             let data = self.read_open(caller, from_handle, from_offset, size).await?;
             let write = move |work: &Work| work.write(to_handle, to_offset, &data);
-            let copied = self.work.off(self.work.owner_of(to), write).await?;
-            self.written_by(caller, to)?;
+            let copied = self.work.off(to, LONG, write, |_, _| ()).await?;
+            self.written_by(caller, to).await?;
             return Ok(copied.into());
         }
         Err(Error::Unsupported("copy_file_range".into()))

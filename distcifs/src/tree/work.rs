@@ -7,7 +7,8 @@
 //! (`default_permissions`).
 //!
 //! All calls are short local system calls but for those that [`Work::off`] is there for; any number of
-//! threads may make them at once.
+//! threads may make them at once. One that somebody may hold up is refused with `WouldBlock` on a thread that must
+//! not stand (`locks.rs`).
 
 use std::fmt::Display;
 use std::fs::File;
@@ -24,6 +25,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
 
 use super::{Attr, Attributes, Found, Ino, Kind};
+use crate::repository::apart::Apart;
 use crate::repository::reserve::Reserve;
 use crate::repository::{Error, Result, descriptors};
 
@@ -35,6 +37,7 @@ mod folders;
 mod growth;
 mod hidden;
 mod inodes;
+mod locks;
 mod names;
 mod off;
 mod quota;
@@ -53,6 +56,8 @@ use folders::Folders;
 use growth::Growth;
 use hidden::Hidden;
 use inodes::{Inode, Table};
+use locks::Lock;
+pub use off::LONG;
 use off::Off;
 pub use scarce::{Filler, Passed};
 use way::spared;
@@ -92,6 +97,9 @@ pub struct Work {
     growth: Arc<Growth>,
     hidden: Hidden,
     off: Off,
+    /// That of names which move from folder to folder: the system moves one at a time on a disk.
+    moving: Lock,
+    cuts: Apart,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
 }
@@ -121,6 +129,8 @@ impl Work {
             growth,
             hidden: Hidden::default(),
             off: Off::default(),
+            moving: Lock::default(),
+            cuts: scarce::cut_places(),
             files: RwLock::default(),
             folders: RwLock::default(),
         })

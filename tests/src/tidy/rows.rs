@@ -48,7 +48,10 @@ const ROWS: [(&str, &[&str]); 8] = [
             "people",
         ],
     ),
-    ("workspace", &["snapshot", "attempts", "reserve", "consoles", "fresh"]),
+    (
+        "workspace",
+        &["snapshot", "attempts", "apart", "reserve", "consoles", "fresh"],
+    ),
     (
         "store",
         &[

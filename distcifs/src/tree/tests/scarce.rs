@@ -76,8 +76,8 @@ fn a_result_under_way_decides_before_the_disk_does() {
     assert_eq!(claim.state(), ClaimState::Finishing);
     let ending = fs.begin({
         let filler = filler(&fs, &file);
-        let repository = repository.clone();
-        async move { scarce::end(&repository, &found, filler).await }
+        let (repository, work) = (repository.clone(), fs.tree().work.clone());
+        async move { scarce::end(&repository, &found, filler, &work).await }
     });
     drop(console);
     fs.wait(result).unwrap().unwrap();
@@ -107,7 +107,7 @@ fn a_claim_that_fills_the_disk_is_lost() {
     let path = claim.folders.workspace().unwrap().0.join("f");
     let kept = std::fs::File::open(path).unwrap();
     let found = lock(&fs.tree().held).get(&key("one")).cloned().unwrap();
-    fs.wait(scarce::end(&repository, &found, filler));
+    fs.wait(scarce::end(&repository, &found, filler, &fs.tree().work));
     assert_eq!(claim.state(), ClaimState::Lost);
     assert_eq!(kept.metadata().unwrap().len(), 0);
     drop(held);

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use super::super::Ino;
 use super::hidden::Unasked;
+use super::locks::{Lock, Taken, may_stand};
 use super::quota::Quota;
 use crate::repository::attempts::view::Changes;
 use crate::repository::{Error, Result};
@@ -15,6 +17,11 @@ const SHIFTED_IDS: u32 = 1 << 16;
 
 /// The one among them that stands for those beyond: nobody.
 const SHIFTED_NOBODY: u32 = SHIFTED_IDS - 2;
+
+/// How long the end of an attempt waits for path operations that may stand, and a step of that: one that does not
+/// stand takes some microseconds.
+const END_WAIT: Duration = Duration::from_millis(250);
+const END_STEP: Duration = Duration::from_millis(1);
 
 /// Files opened for writing that one claim remembers, 24 bytes each: past that all count as changed when the
 /// result is stored.
@@ -128,10 +135,20 @@ pub struct Attempt {
     owner: AtomicU32,
     /// What it has removed of files that the kernel got to write.
     pub(super) unasked: Unasked,
+    /// Taken by what walks through its folders, and by path operations that may stand.
+    pub(super) walks: Lock,
+    /// Whose it is, for the log.
+    name: OnceLock<String>,
 }
 
 /// Held while a path operation is under way.
-pub(super) type Gate<'a> = RwLockReadGuard<'a, bool>;
+#[derive(Debug)]
+pub(super) enum Gate<'a> {
+    /// The end of the attempt waits for it.
+    Here(#[expect(dead_code, reason = "it is held")] RwLockReadGuard<'a, bool>),
+    /// It may stand, so the end waits for a moment.
+    Apart(#[expect(dead_code, reason = "it is held")] Taken<'a>),
+}
 
 impl Attempt {
     /// A living attempt without folders.
@@ -151,6 +168,8 @@ impl Attempt {
             quota: OnceLock::new(),
             owner: AtomicU32::new(0),
             unasked: Unasked::default(),
+            walks: Lock::default(),
+            name: OnceLock::new(),
         }
     }
 
@@ -194,6 +213,22 @@ impl Attempt {
         self.owner.store(uid, Ordering::Relaxed);
     }
 
+    /// Whose it is, for the log: a ticket, and its job.
+    pub(crate) fn set_name(&self, name: String) {
+        let _once = self.name.set(name);
+    }
+
+    /// The same.
+    pub(super) fn name(&self) -> String {
+        let unnamed = || format!("attempt {}", self.id);
+        self.name.get().cloned().unwrap_or_else(unnamed)
+    }
+
+    /// Whether path operations that may stand are under way.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.walks.is_marked()
+    }
+
     /// Bytes written before, so many more being written now.
     pub(super) fn writes(&self, bytes: u64) -> u64 {
         self.bytes.fetch_add(bytes, Ordering::Relaxed)
@@ -228,13 +263,26 @@ impl Attempt {
     /// operation: a thread that waits to end the attempt stands between.
     pub(super) fn enter(&self) -> Result<Gate<'_>> {
         let gate = self.alive.read().unwrap_or_else(PoisonError::into_inner);
-        if *gate { Ok(gate) } else { Err(self.stale()) }
+        match (*gate, may_stand()) {
+            (true, false) => Ok(Gate::Here(gate)),
+            (true, true) => {
+                let taken = self.walks.mark();
+                drop(gate);
+                self.walks.wait_for_others();
+                Ok(Gate::Apart(taken))
+            }
+            (false, _) => Err(self.stale()),
+        }
     }
 
-    /// Ends it, after the path operations under way.
+    /// Ends it, after the path operations under way; those that stand are left behind, and lead nowhere.
     pub(super) fn end(&self) {
         *self.alive.write().unwrap_or_else(PoisonError::into_inner) = false;
         self.over.store(true, Ordering::Release);
+        let begun = Instant::now();
+        while self.walks.is_marked() && begun.elapsed() < END_WAIT {
+            std::thread::sleep(END_STEP);
+        }
     }
 
     /// Whether it has ended; may be asked within its gate.

@@ -48,7 +48,7 @@ impl Work {
     pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         let mut set = set;
         if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
-            let _busy = set.size.map(|_| open.busy());
+            let _taken = open.inode.take()?;
             let change = || change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno));
             self.counting(&open.inode, &open.file, None, change)?;
             if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
@@ -64,6 +64,7 @@ impl Work {
         set.uid = set.uid.map(|uid| shift.kept_user(uid));
         set.gid = set.gid.map(|gid| shift.kept_group(gid));
         let fd = self.path(&inode)?;
+        let _taken = inode.take()?;
         self.change(&fd, &set).map_err(|errno| system(inode.what(), errno))?;
         self.attributes(&inode)
     }
@@ -77,7 +78,7 @@ impl Work {
             self.open_file(inode, OFlag::O_WRONLY)
                 .map_err(|errno| system(inode.what(), errno))?
         };
-        let _busy = open.busy();
+        let _taken = inode.take()?;
         let cut = || truncate(&open.file, size).map_err(|errno| system(inode.what(), errno));
         self.counting(inode, &open.file, None, cut)
     }
@@ -137,6 +138,7 @@ impl Work {
         if inode.kind != Kind::File || shed == 0 {
             return Ok(());
         }
+        let _taken = inode.take()?;
         self.chmod(&fd, stat.st_mode & !shed)
             .map_err(|errno| system(inode.what(), errno))
     }

@@ -86,7 +86,7 @@ impl Work {
     /// Takes all bytes from an open file.
     pub fn empty(&self, handle: u64) -> Result<()> {
         let open = self.file(handle)?;
-        let _busy = open.busy();
+        let _taken = open.inode.take()?;
         let cut = || ftruncate(&open.file, 0).map_err(|errno| open.error(errno));
         self.counting(&open.inode, &open.file, None, cut)
     }
@@ -111,6 +111,7 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
+        let _taken = parent.take()?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
@@ -148,6 +149,7 @@ impl Work {
         let open = self.file(handle)?;
         let size = usize::try_from(size).unwrap_or(READ_BYTES_MAX).min(READ_BYTES_MAX);
         let at = self::offset(offset)?;
+        let _taken = open.inode.take()?;
         let mut data = pread(&open, size, at)?;
         while data.len() < size {
             let more = pread(&open, size - data.len(), at.saturating_add_unsigned(data.len() as u64))?;
@@ -162,6 +164,7 @@ impl Work {
     /// Writes; the number of bytes, fewer only where the filesystem takes no more.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
         let open = self.file(handle)?;
+        let _taken = open.inode.take()?;
         self.need_room(&open, data.len() as u64)?;
         let range = Range {
             at: offset,
@@ -221,7 +224,7 @@ impl Work {
         if let Some(range) = range {
             self.need_room(&open, range.length)?;
         }
-        let _busy = open.busy();
+        let _taken = open.inode.take()?;
         self.counting(&open.inode, &open.file, range, || {
             fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
         })
@@ -236,6 +239,7 @@ impl Work {
             libc::SEEK_END => Whence::SeekEnd,
             _ => return Err(open.error(Errno::EINVAL)),
         };
+        let _taken = open.inode.take()?;
         lseek(&open.file, offset, whence).map_err(|errno| open.error(errno))
     }
 
@@ -244,7 +248,7 @@ impl Work {
     pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<u64> {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
         offset(from.1).and(offset(to.1))?;
-        let (_busy, length) = (target.busy(), length.min(COPY_BYTES_MAX));
+        let (_taken, length) = ((source.inode.take()?, target.inode.take()?), length.min(COPY_BYTES_MAX));
         let mut copied = 0;
         while copied < length {
             let piece = (length - copied).min(COPY_PIECE_BYTES);
@@ -330,17 +334,23 @@ impl Work {
         let access = flags & OFlag::O_ACCMODE;
         let writes = access != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC);
         let reads = access != OFlag::O_WRONLY;
+        // Found before the shared file is asked for: the way there may stand.
+        let path = self.path(inode).map_err(|error| match error {
+            Error::System { errno, .. } => Errno::from_raw(errno),
+            Error::WouldBlock(_) => Errno::EWOULDBLOCK,
+            _ => Errno::ESTALE,
+        });
         let mut shared = inode.backing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(backing) = shared.file.upgrade() {
             let enough = (shared.writable || !writes) && (shared.readable || !reads);
             let file = if enough {
                 backing.clone()
             } else {
-                Arc::new(self.open_as(inode, access, writes)?.0)
+                Arc::new(self.open_as(&*path?, access, writes)?.0)
             };
             return Ok(OpenFile::new(inode.clone(), file, writes, backing));
         }
-        let (file, got) = self.open_as(inode, access, writes)?;
+        let (file, got) = self.open_as(&*path?, access, writes)?;
         let file = Arc::new(file);
         let backing = shared.share(&file, got);
         Ok(OpenFile::new(inode.clone(), file, writes, backing))
@@ -348,17 +358,13 @@ impl Work {
 
     /// Opens for reading and writing if possible, since the kernel's page cache reads what it
     /// writes; else for what was asked. Returns the access that it became.
-    fn open_as(&self, inode: &Arc<Inode>, access: OFlag, writes: bool) -> nix::Result<(File, OFlag)> {
-        let path = self.path(inode).map_err(|error| match error {
-            Error::System { errno, .. } => Errno::from_raw(errno),
-            _ => Errno::ESTALE,
-        })?;
-        match self.reopen(&path, OFlag::O_RDWR) {
+    fn open_as(&self, path: &File, access: OFlag, writes: bool) -> nix::Result<(File, OFlag)> {
+        match self.reopen(path, OFlag::O_RDWR) {
             Ok(file) => Ok((file, OFlag::O_RDWR)),
             Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY)
                 if access != OFlag::O_RDWR && !(writes && access == OFlag::O_RDONLY) =>
             {
-                self.reopen(&path, access).map(|file| (file, access))
+                self.reopen(path, access).map(|file| (file, access))
             }
             Err(errno) => Err(errno),
         }

@@ -101,6 +101,7 @@ impl Work {
     pub fn readdir(&self, handle: u64, offset: u64, limit: usize, plus: bool) -> Result<Vec<DirEntry>> {
         let open = self.folder(handle)?;
         let _gate = open.inode.attempt.enter()?;
+        let _taken = open.inode.take()?;
         let mut stream = open.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = stream.as_mut().ok_or_else(|| open.inode.attempt.stale())?;
         let records = stream
@@ -138,7 +139,8 @@ impl Work {
     pub(super) fn close_folders(&self, attempt: &Attempt) {
         let folders = self.folders.read().unwrap_or_else(PoisonError::into_inner);
         for open in folders.values().filter(|open| open.inode.attempt.id == attempt.id) {
-            let stream = open.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // Who reads it and stands is refused when he goes on.
+            let stream = open.stream.try_lock().ok().and_then(|mut stream| stream.take());
             if let Some(stat) = stream.and_then(|stream| fstat(&stream.folder).ok()) {
                 open.last.get_or_init(|| stat);
             }

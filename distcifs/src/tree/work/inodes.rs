@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::fcntl::OFlag;
@@ -44,8 +44,6 @@ pub(super) struct Inode {
     pub(super) backing: Mutex<Backing>,
     /// What counts of it of its attempt's `limits.disk`.
     pub(super) counted: Mutex<Counted>,
-    /// Pieces of work under way on it that last.
-    pub(super) busy: AtomicUsize,
     /// Whether the kernel has got it to write.
     pub(super) passed: Arc<Passed>,
 }
@@ -212,7 +210,6 @@ impl Table {
                 used: AtomicBool::new(false),
                 backing: Mutex::default(),
                 counted: Mutex::default(),
-                busy: AtomicUsize::new(0),
                 passed: Arc::new(Passed::new(attempt, passed)),
             }),
             lookups: 0,

@@ -14,6 +14,7 @@ use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
 use super::inodes::{Inode, expect_kind};
+use super::locks::{Taken, may_stand};
 use super::way::{Leaving, spared};
 use super::{TTL, Work, fd_name, system};
 use crate::repository::reserve::NAME_BYTES;
@@ -106,8 +107,11 @@ impl Work {
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let _gate = same_attempt(&from, &to, name)?;
         let (from_dir, to_dir) = (self.folder_for(&from, name)?, self.folder_for(&to, new_name)?);
+        let _folders = self.take_both(&from, &to)?;
         let moving = self.leaving(&from_dir, name, &from.attempt);
         let mut replaced = self.leaving(&to_dir, new_name, &from.attempt);
+        let (its, other) = (inode_of(moving.as_ref()), inode_of(replaced.as_ref()));
+        let _nodes = (take(its.as_ref())?, take(other.as_ref())?);
         let same = |a: &Leaving, b: &Leaving| a.inode.ino == b.inode.ino;
         if moving.as_ref().zip(replaced.as_ref()).is_some_and(|(a, b)| same(a, b)) {
             // Two names of one file: nothing happens, but for an error.
@@ -129,8 +133,10 @@ impl Work {
             self.before_leaving(going);
         }
         let going = replaced.as_ref().filter(|_| !exchanges);
-        let names = from.attempt.move_names();
+        // Who stands keeps nobody from finding what does not move yet.
+        let names = (!may_stand()).then(|| from.attempt.move_names());
         let moved = renameat2(&*from_dir, name, &*to_dir, new_name, flags);
+        let names = names.unwrap_or_else(|| from.attempt.move_names());
         if let (Some(Leaving { inode, .. }), Ok(())) = (&moving, &moved) {
             inode.change_names(|names| {
                 names.lose(parent, name);
@@ -157,6 +163,7 @@ impl Work {
         let _gate = same_attempt(&inode, &parent, new_name)?;
         let (fd, to) = (self.path(&inode)?, self.folder_for(&parent, new_name)?);
         self.need_name(&parent, &to, new_name)?;
+        let _taken = (inode.take()?, parent.take()?);
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         let link = || linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow);
         self.naming(&parent, &to, 0, || {
@@ -175,6 +182,7 @@ impl Work {
     /// `lookup`, within the attempt's gate.
     pub(super) fn look_up(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Found> {
         let dir = self.folder_for(parent, name)?;
+        let _taken = parent.take()?;
         let fd = spared(|| open_name(&dir, name)).map_err(|errno| system(name.display(), errno))?;
         self.meet(parent, fd, name)
     }
@@ -182,7 +190,14 @@ impl Work {
     /// The answer to a lookup that led to this descriptor.
     pub(super) fn meet(&self, parent: &Inode, fd: File, name: &OsStr) -> Result<Found> {
         let stat = fstat(&fd).map_err(|errno| system(name.display(), errno))?;
-        let inode = self.table_mut().look_up(&parent.attempt, &stat);
+        let inode = {
+            let mut table = self.table_mut();
+            // Who stood until the attempt was over brings nothing back.
+            if parent.attempt.is_over() {
+                return Err(parent.attempt.stale());
+            }
+            table.look_up(&parent.attempt, &stat)
+        };
         inode.change_names(|names| names.gain(inode.kind, parent.ino, name));
         if inode.hold(&Arc::new(fd)) {
             self.cache.keep(&inode);
@@ -205,6 +220,7 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
+        let _taken = parent.take()?;
         self.need_inode(&parent, &dir, name)?;
         let fd = self.naming(&parent, &dir, new.first_bytes(), || {
             call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
@@ -256,11 +272,21 @@ impl Work {
             .map_err(|errno| system(name.display(), errno))
     }
 
+    /// Held while a name moves between two folders. Between different ones the system moves one at a time.
+    fn take_both<'a>(&'a self, from: &'a Inode, to: &'a Inode) -> Result<[Option<Taken<'a>>; 3]> {
+        let moving = || Error::WouldBlock(format!("{}: somebody holds up who moves names", to.what()));
+        let between = (from.ino != to.ino).then(|| self.moving.take().ok_or_else(moving));
+        Ok([Some(from.take()?), Some(to.take()?), between.transpose()?])
+    }
+
     fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
+        let _folder = parent.take()?;
         let mut leaving = self.leaving(&dir, name, &parent.attempt);
+        let its = inode_of(leaving.as_ref());
+        let _node = take(its.as_ref())?;
         if let Some(leaving) = &mut leaving {
             self.before_leaving(leaving);
         }
@@ -283,6 +309,16 @@ impl Work {
         expect_kind(parent, Kind::Directory)?;
         self.path(parent)
     }
+}
+
+/// The node that is about to lose a name.
+fn inode_of(leaving: Option<&Leaving>) -> Option<Arc<Inode>> {
+    leaving.map(|leaving| leaving.inode.clone())
+}
+
+/// Held during a call that takes a node's lock, if it is one that anybody knows.
+fn take(inode: Option<&Arc<Inode>>) -> Result<Option<Taken<'_>>> {
+    inode.map(|inode| inode.take()).transpose()
 }
 
 /// Takes back a node that could not be opened or given its owner, and passes on why.

@@ -1,31 +1,37 @@
-//! Work on files that may wait for a disk: it is done apart from the threads that answer the kernel.
+//! Work on files that may wait for a disk, or for whoever holds a file: it is done apart from the threads that answer
+//! the kernel.
 //!
 //! A sync waits for the device; a copy, a reservation and the cutting of a large file last as long as
 //! they are large, and the system lets nobody else write that file meanwhile. So what touches a file
-//! that such work is done on goes the same way.
+//! that such work is done on goes the same way, and what touches one that the kernel may write by itself.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
-use super::super::{Attr, Ino};
+use super::super::{Attr, DirEntry, Found, Ino, Opened};
 use super::Work;
+#[cfg(test)]
 use super::files::OpenFile;
-use super::inodes::Inode;
+#[cfg(test)]
+use super::locks::Taken;
+use super::locks::standing;
 use super::quota::BLOCK_BYTES;
+use crate::repository::apart::Apart;
+use crate::repository::deadline::STORE_TIMEOUT;
 use crate::repository::{Error, Result};
 
-/// Pieces of such work at once; more wait their turn. The runtime has 64 threads for all that blocks,
-/// which the stores need as well, and more than these gain nothing on one disk.
+/// Pieces of such work at once, of those that do not stand; more wait their turn. More than these gain nothing on
+/// one disk.
 const AT_ONCE_MAX: usize = 16;
 
-/// Those among them for the claims of one owner: who waits for much holds up himself.
+/// Those for the claims of one owner, whether they stand or not: who waits for much holds up himself.
 const OF_ONE_MAX: usize = 4;
 
-/// Owners that are remembered before those who wait for nothing are looked for.
-const OWNERS_KEPT: usize = 64;
+/// From when on such work is said to stand, and takes no place but its owner's.
+const STANDS: Duration = Duration::from_secs(5);
+
+/// Longest wait for what moves data; for what needs no more than a lock it is that for a call of a store.
+pub const LONG: Duration = Duration::from_secs(600);
 
 /// From how many bytes of blocks on that go it takes long to cut a file: below that it takes less than a
 /// millisecond, and most files that are cut are small.
@@ -34,75 +40,61 @@ const LONG_BYTES: u64 = 16 << 20;
 /// The turns of such work.
 #[derive(Debug)]
 pub(super) struct Off {
-    pub(super) turns: Arc<Semaphore>,
-    /// The turns of each owner who has or wants some.
-    owners: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    pub(super) places: Apart,
     #[cfg(test)]
-    pub(super) gate: super::tests::waits::Gate,
+    pub(super) gate: Arc<super::tests::waits::Gate>,
 }
 
 impl Default for Off {
     fn default() -> Off {
         Off {
-            turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
-            owners: Mutex::default(),
+            places: Apart::new(AT_ONCE_MAX, OF_ONE_MAX, STANDS),
             #[cfg(test)]
-            gate: super::tests::waits::Gate::default(),
+            gate: Arc::default(),
         }
-    }
-}
-
-impl Off {
-    /// The turns of one owner.
-    fn of(&self, owner: u32) -> Arc<Semaphore> {
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.len() >= OWNERS_KEPT {
-            // Whoever has a turn or waits for one holds it, too.
-            owners.retain(|_, turns| Arc::strong_count(turns) > 1);
-        }
-        let turns = owners.entry(owner);
-        turns.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_MAX))).clone()
-    }
-}
-
-/// Held while work is done on a file that keeps others from writing it.
-pub(super) struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    pub(super) fn with(inode: &'a Inode) -> Busy<'a> {
-        inode.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(&inode.busy)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Work {
-    /// Does something for the claims of this owner on a thread where waiting is no harm.
+    /// Does something with an inode at once, or apart if somebody may hold it; for `late` see [`Apart::run`].
+    pub async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        ino: Ino,
+        act: impl Fn(&Work) -> Result<T> + Send + 'static,
+        late: impl FnOnce(&Work, T) + Send + 'static,
+    ) -> Result<T> {
+        match act(self) {
+            Err(
+                Error::WouldBlock(_)
+                | Error::System {
+                    errno: libc::EAGAIN, ..
+                },
+            ) => self.off(ino, STORE_TIMEOUT, act, late).await,
+            done => done,
+        }
+    }
+
+    /// Does something with an inode on a thread where waiting is no harm, for so long at most.
     pub async fn off<T: Send + 'static>(
         self: &Arc<Self>,
-        owner: u32,
+        ino: Ino,
+        limit: Duration,
         act: impl FnOnce(&Work) -> Result<T> + Send + 'static,
+        late: impl FnOnce(&Work, T) + Send + 'static,
     ) -> Result<T> {
-        let over = || Error::Io("the daemon is ending".into());
-        let of_owner = self.off.of(owner).acquire_owned().await.map_err(|_| over())?;
-        let turn = self.off.turns.clone().acquire_owned().await.map_err(|_| over())?;
-        let work = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let _turns = (turn, of_owner);
+        let (work, after) = (self.clone(), self.clone());
+        let act = move || {
             #[cfg(test)]
             work.off.gate.pass();
-            act(&work)
-        });
-        match done.await {
-            Ok(done) => done,
-            Err(error) if error.is_panic() => Err(Error::Io(format!("a defect of distcifs: {error}").into())),
-            Err(_) => Err(over()),
-        }
+            standing(|| act(&work))
+        };
+        let late = move |done: Result<T>| {
+            if let Ok(done) = done {
+                standing(|| late(&after, done));
+            }
+        };
+        let what = || self.place_of(ino);
+        self.off.places.run(self.owner_of(ino), limit, what, act, late).await?
     }
 
     /// With whose rights the work is done that an inode belongs to.
@@ -110,31 +102,44 @@ impl Work {
         self.table().get(ino).map_or(0, |inode| inode.attempt.owner())
     }
 
-    /// The same of an open file.
-    pub fn owner_of_open(&self, handle: u64) -> u32 {
-        self.file(handle).map_or(0, |open| open.inode.attempt.owner())
-    }
-
-    /// Whether a read or write of an open file is to be done there, as work that lasts is done on the file.
-    pub fn is_busy(&self, handle: u64) -> bool {
-        self.file(handle).is_ok_and(|open| is_busy(&open.inode))
-    }
-
-    /// Whether setting a file's size is to be done there.
+    /// Whether setting a file's size takes long.
     pub fn is_long_to_cut(&self, ino: Ino, handle: Option<u64>, size: u64) -> bool {
-        let busy = self.table().get(ino).is_some_and(|inode| is_busy(&inode));
         let long = |attr: Attr| attr.blocks.saturating_mul(BLOCK_BYTES) >= size.saturating_add(LONG_BYTES);
-        busy || self.getattr(ino, handle).is_ok_and(|found| long(found.attr))
+        self.getattr(ino, handle).is_ok_and(|found| long(found.attr))
     }
 }
 
-fn is_busy(inode: &Inode) -> bool {
-    inode.busy.load(Ordering::Acquire) > 0
+/// What is given back of an answer that came when nobody waited for it any more.
+impl Work {
+    /// What was looked up.
+    pub fn unfound(&self, found: Found) {
+        self.forget(found.attributes.attr.ino, 1);
+    }
+
+    /// What was opened.
+    pub fn unopened(&self, opened: Opened) {
+        self.release(opened.handle);
+    }
+
+    /// What was made and opened.
+    pub fn uncreated(&self, (found, opened): (Found, Opened)) {
+        self.unopened(opened);
+        self.unfound(found);
+    }
+
+    /// What was listed.
+    pub fn unlisted(&self, entries: Vec<DirEntry>) {
+        entries
+            .into_iter()
+            .filter_map(|entry| entry.found)
+            .for_each(|found| self.unfound(found));
+    }
 }
 
+#[cfg(test)]
 impl OpenFile {
     /// To be held while work is done on the file that keeps others from writing it.
-    pub(super) fn busy(&self) -> Busy<'_> {
-        Busy::with(&self.inode)
+    pub(super) fn busy(&self) -> Taken<'_> {
+        self.inode.passed.lock.mark()
     }
 }

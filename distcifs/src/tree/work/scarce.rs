@@ -3,11 +3,12 @@
 //! Nothing takes such a file back from the kernel, and who has it open goes on writing it after his claim
 //! is over. So the claim that grew most lately ends, and its files are cut, as often as it takes.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
@@ -17,11 +18,26 @@ use super::Work;
 use super::attempt::Attempt;
 use super::growth::Growth;
 use super::inodes::Inode;
+use super::locks::Lock;
 use super::quota::blocks;
+use crate::repository::apart::Apart;
+use crate::repository::flood;
 use crate::repository::reserve::Level;
 
 /// Most files of a claim that are cut when it ends; those that are open are cut later, too.
 const CUT_MAX: usize = 64;
+
+/// Cuts at once, each of some files of one owner, and how many of one owner may stand.
+const CUTS_MAX: usize = 16;
+const CUTS_OF_ONE: usize = 4;
+
+/// How long the watch of the disk waits for them.
+const CUT_TIME: Duration = Duration::from_secs(5);
+
+/// The places of cuts.
+pub(super) fn cut_places() -> Apart {
+    Apart::new(CUTS_MAX, CUTS_OF_ONE, CUT_TIME)
+}
 
 /// A file that the kernel may have got to write.
 #[derive(Debug)]
@@ -30,6 +46,8 @@ pub struct Passed {
     seen: AtomicU64,
     attempt: Arc<Attempt>,
     growth: Arc<Growth>,
+    /// The lock of what is below.
+    pub(super) lock: Lock,
 }
 
 impl Passed {
@@ -39,7 +57,18 @@ impl Passed {
             seen: AtomicU64::new(0),
             attempt: attempt.clone(),
             growth: growth.clone(),
+            lock: Lock::default(),
         }
+    }
+
+    /// The kernel reads and writes this file by an open that it gets now, for as long as memory of users takes.
+    pub fn lend(&self) {
+        self.lock.lend();
+    }
+
+    /// That open has ended.
+    pub fn give_back(&self) {
+        self.lock.give_back();
     }
 
     /// The kernel writes this file from now on.
@@ -81,14 +110,15 @@ pub struct Filler {
     pub attempt: Arc<Attempt>,
     /// By how much its files have grown lately, bytes.
     pub grown: u64,
-    files: Vec<File>,
+    files: Vec<Arc<File>>,
 }
 
 impl Filler {
-    /// Gives the room of its files back, once its folders are over.
-    pub fn cut(&self) {
+    /// Gives the room of its files back, once its folders are over. One that somebody holds is left behind.
+    pub fn cut(self, work: &Work) {
         if !self.attempt.is_alive() {
-            self.files.iter().for_each(cut);
+            let files = self.files.into_iter().map(|file| (self.attempt.owner(), file));
+            work.cut_all(files.collect());
         }
     }
 }
@@ -171,12 +201,38 @@ impl Work {
                 let inode = &open.inode;
                 open.writable && inode.passed.is_marked() && !inode.attempt.is_alive()
             });
-            dead.map(|open| open.file.clone()).collect()
+            dead.map(|open| (open.inode.attempt.owner(), open.file.clone()))
+                .collect()
         };
-        let full = files
-            .iter()
-            .filter(|file| fstat(file).is_ok_and(|stat| stat.st_blocks > 0));
-        full.map(|file| cut(file)).count() > 0
+        let full = |(_, file): &(u32, Arc<File>)| fstat(file).is_ok_and(|stat| stat.st_blocks > 0);
+        let full: Vec<_> = files.into_iter().filter(full).collect();
+        let any = !full.is_empty();
+        self.cut_all(full);
+        any
+    }
+
+    /// Cuts files, each of a claim of this owner, on threads of their owners: whoever has one open may hold its lock.
+    /// Waits for them as long as cutting takes.
+    fn cut_all(&self, files: Vec<(u32, Arc<File>)>) {
+        let mut owners: HashMap<u32, Vec<Arc<File>>> = HashMap::new();
+        for (owner, file) in files {
+            owners.entry(owner).or_default().push(file);
+        }
+        let begin = |(owner, files): (u32, Vec<Arc<File>>)| {
+            let begun = self.cuts.begin(owner, move || files.iter().for_each(|file| cut(file)));
+            if begun.is_none() && flood::has_line_of("files can't be cut", owner) {
+                tracing::warn!(
+                    owner,
+                    "files that fill the disk can't be cut: others of their owner's are held"
+                );
+            }
+            begun
+        };
+        let begun: Vec<_> = owners.into_iter().filter_map(begin).collect();
+        let end = Instant::now() + CUT_TIME;
+        for over in begun {
+            let _or_left = over.recv_timeout(end.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// A claim with the largest of its files.
@@ -189,9 +245,11 @@ impl Work {
         let mut sizes: Vec<_> = of_it.iter().filter_map(size).collect();
         sizes.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         sizes.truncate(CUT_MAX);
+        // Those first that nobody can hold.
+        sizes.sort_by_key(|(_, inode)| inode.passed.lock.is_held());
         let open = |inode: &Arc<Inode>| self.reopen(&*self.path(inode).ok()?, OFlag::O_RDWR).ok();
         let files = sizes.iter().filter_map(|(_, inode)| open(inode));
-        let files = files.chain(self.named_hidden_of(&attempt)).collect();
+        let files = files.chain(self.named_hidden_of(&attempt)).map(Arc::new).collect();
         Filler { attempt, grown, files }
     }
 }

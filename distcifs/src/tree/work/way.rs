@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -17,6 +18,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use super::super::{Ino, Kind};
 use super::attempt::Attempt;
 use super::inodes::Inode;
+use super::locks::may_stand;
 use super::names::open_name;
 use super::through::through;
 use super::{Work, system};
@@ -27,6 +29,13 @@ const NAMES_MAX: usize = 8;
 
 /// Deepest folder that is found again: deeper ones can't be stored either.
 const DEPTH_MAX: usize = 65_536;
+
+/// Names of a path for people.
+const PLACE_NAMES_MAX: usize = 32;
+
+/// Tries to find what a name that moves apart leads to, and the time between two.
+const MOVES_TRIES: usize = 3;
+const MOVES_STEP: Duration = Duration::from_millis(1);
 
 /// What leads to an inode.
 #[derive(Debug, Default)]
@@ -116,7 +125,21 @@ impl Work {
 
     /// Finds an inode by its names.
     fn find(&self, inode: &Arc<Inode>) -> Result<Arc<File>> {
-        let _still = inode.attempt.stand_still();
+        let mut found = self.find_once(inode);
+        // A name that moves apart is on its way for a moment.
+        for _ in 0..MOVES_TRIES {
+            if !matches!(found, Err(Error::Stale(_))) || !inode.attempt.is_held_up() || inode.attempt.is_over() {
+                break;
+            }
+            std::thread::sleep(MOVES_STEP);
+            found = self.find_once(inode);
+        }
+        found
+    }
+
+    fn find_once(&self, inode: &Arc<Inode>) -> Result<Arc<File>> {
+        // Who may stand keeps no name from moving.
+        let _still = (!may_stand()).then(|| inode.attempt.stand_still());
         let mut names = inode.with_names(Names::all).into_iter();
         if inode.kind == Kind::Directory {
             return self.find_folder(inode);
@@ -124,7 +147,9 @@ impl Work {
         names
             .find_map(|(parent, name)| {
                 let parent = self.table().get(parent)?;
-                let found = self.find_folder(&parent).and_then(|dir| self.enter(&dir, inode, &name));
+                let found = self
+                    .find_folder(&parent)
+                    .and_then(|dir| self.enter((&parent, &dir), inode, &name));
                 match found {
                     Err(Error::Stale(_)) => None,
                     done => Some(done),
@@ -137,12 +162,12 @@ impl Work {
     fn find_folder(&self, inode: &Arc<Inode>) -> Result<Arc<File>> {
         let mut below = Vec::new();
         let mut at = inode.clone();
-        let mut fd = loop {
+        let (mut fd, mut above) = loop {
             if let Some(fd) = at.held()? {
-                break fd;
+                break (fd, at);
             }
             if let Some(path) = at.with_names(root_path) {
-                break self.enter_root(&at, &path)?;
+                break (self.enter_root(&at, &path)?, at);
             }
             let above = at.with_names(Names::all).into_iter().next();
             let (parent, name) = above.ok_or_else(|| at.attempt.stale())?;
@@ -151,13 +176,15 @@ impl Work {
             at = known.ok_or_else(|| inode.attempt.stale())?;
         };
         while let Some((folder, name)) = below.pop() {
-            fd = self.enter(&fd, &folder, &name)?;
+            fd = self.enter((&above, &fd), &folder, &name)?;
+            above = folder;
         }
         Ok(fd)
     }
 
     /// Opens what must be this inode, by its name.
-    fn enter(&self, dir: &File, inode: &Arc<Inode>, name: &OsStr) -> Result<Arc<File>> {
+    fn enter(&self, (folder, dir): (&Inode, &File), inode: &Arc<Inode>, name: &OsStr) -> Result<Arc<File>> {
+        let _taken = folder.take()?;
         let opened = spared(|| open_name(dir, name));
         self.recognise(inode, opened)
     }
@@ -304,6 +331,8 @@ impl Work {
                     let folder = self.reopen(&fd, flags);
                     folder.map_err(|errno| system(inode.what(), errno))
                 })?;
+                let held = || Error::WouldBlock(format!("{}: somebody holds up who walks there", to.what()));
+                let _walk = attempt.walks.take().ok_or_else(held)?;
                 let below = through(folder, |_, _, _| {});
                 deepest = depth + below.map_err(|errno| system(inode.what(), errno))?;
             }
@@ -321,6 +350,31 @@ fn root_path(names: &Names) -> Option<PathBuf> {
     match names {
         Names::Root(path) => Some(path.clone()),
         _ => None,
+    }
+}
+
+impl Work {
+    /// A node's path for people: its claim's name, and the way below its folders as far as it is known.
+    pub(super) fn place_of(&self, ino: Ino) -> String {
+        let table = self.table();
+        let Some(inode) = table.get(ino) else {
+            return format!("inode {}", ino.0);
+        };
+        let (mut at, mut names) = (inode.clone(), Vec::new());
+        while names.len() < PLACE_NAMES_MAX {
+            if let Some(path) = at.with_names(root_path) {
+                names.extend(path.file_name().map(OsString::from));
+                break;
+            }
+            let above = at.with_names(Names::all).into_iter().next();
+            let Some((parent, name)) = above else { break };
+            names.push(name);
+            let Some(parent) = table.get(parent) else { break };
+            at = parent;
+        }
+        let path: PathBuf = names.iter().rev().collect();
+        let shown = path.to_string_lossy().escape_debug().to_string();
+        format!("{}, file {shown}", inode.attempt.name())
     }
 }
 

@@ -82,6 +82,7 @@ impl Work {
         let fd = self.path(&inode)?;
         let path = CString::new(format!("/proc/self/fd/{}", fd_name(&*fd)))
             .map_err(|_| system(inode.what(), Errno::EINVAL))?;
+        let _taken = changes.then(|| inode.take()).transpose()?;
         call(&path).map(Some).map_err(|error| io_error(inode.what(), &error))
     }
 }

@@ -14,6 +14,8 @@ use crate::backend::embedded::Embedded;
 use crate::repository::names::Name;
 use crate::repository::{Error, Repository, Result, Setup};
 use crate::tree::requests::Tree;
+use crate::tree::work::locks::standing;
+use crate::tree::work::{LONG, Work};
 use crate::tree::{Ino, SetAttr};
 
 /// More than is done at once.
@@ -222,7 +224,7 @@ fn one_owner_takes_no_turns_of_others() {
                 let answer = one.as_mut().poll(&mut Context::from_waker(Waker::noop()));
                 assert!(answer.is_pending(), "{answer:?}");
             }
-            tree.work.off.turns.available_permits()
+            tree.work.off.places.turns.available_permits()
         };
         assert_eq!(left(&mut waiting[..SYNCS]), 12);
         assert_eq!(left(&mut waiting[SYNCS..]), 11);
@@ -268,9 +270,101 @@ fn a_panic_of_work_that_waits_is_an_error() {
     runtime.block_on(async {
         let (tree, _) = tree(dir.path()).await;
         for _ in 0..SYNCS {
-            let done: Result<()> = tree.work.off(7, |_| panic!("a defect of the test")).await;
+            let defect = |_: &Work| -> Result<()> { panic!("a defect of the test") };
+            let done = tree.work.off(Ino(7), LONG, defect, |_, ()| ()).await;
             assert!(matches!(done, Err(Error::Io(_))), "{done:?}");
         }
-        assert_eq!(tree.work.off(7, |_| Ok(7)).await.unwrap(), 7);
+        assert_eq!(tree.work.off(Ino(7), LONG, |_| Ok(7), |_, _| ()).await.unwrap(), 7);
+    });
+}
+
+/// "No thread that reads requests waits for a lock that a user may hold": of a file that the kernel writes by itself,
+/// as long as it does; and of a folder in which somebody waits for one. Everybody else is answered at once.
+#[test]
+fn what_a_user_may_hold_is_done_apart() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (tree, root) = tree(dir.path()).await;
+        let (one, _) = file(&tree, root, "one", 10).await;
+        let (other, its) = file(&tree, root, "other", 10).await;
+        let (gate, tree) = (&tree.work.off.gate, &tree);
+        let _opens = Opens(gate);
+        let held = tree.work.inode(one).unwrap();
+        held.passed.lend();
+        gate.set(true);
+        let mode = SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        };
+        let mut waiting: Vec<Waiting<'_>> = vec![
+            Box::pin(async move {
+                tree.open(me(), one, libc::O_WRONLY | libc::O_TRUNC)
+                    .await
+                    .map(|now| now.handle)
+            }),
+            Box::pin(async move { tree.setattr(me(), one, None, mode).await.map(|now| now.attr.size) }),
+            Box::pin(async move { tree.link(me(), one, root, "more".into()).await.map(|_| 0) }),
+            Box::pin(async move {
+                tree.rename(me(), root, "one".into(), root, "moved".into(), 0)
+                    .await
+                    .map(|()| 0)
+            }),
+        ];
+        for (place, one) in waiting.iter_mut().enumerate() {
+            let answer = one.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(answer.is_pending(), "{place}: {answer:?}");
+        }
+        assert!(at_once(tree.getattr(me(), one, None)).unwrap().is_ok());
+        assert!(
+            at_once(tree.open(me(), other, libc::O_WRONLY | libc::O_TRUNC))
+                .unwrap()
+                .is_ok()
+        );
+        assert!(
+            at_once(tree.write(me(), (other, its), 0, Bytes::from_static(b"x"), false))
+                .unwrap()
+                .is_ok()
+        );
+        assert!(at_once(tree.mkdir(me(), root, "new".into(), 0o755)).unwrap().is_ok());
+        gate.set(false);
+        for one in waiting {
+            one.await.unwrap();
+        }
+        held.passed.give_back();
+        assert!(at_once(tree.setattr(me(), one, None, mode)).unwrap().is_ok());
+        let folder = tree.work.inode(root).unwrap();
+        gate.set(true);
+        let stands = folder.passed.lock.mark();
+        assert!(at_once(tree.lookup(me(), root, "other".into())).is_none());
+        assert!(at_once(tree.unlink(me(), root, "other".into())).is_none());
+        drop(stands);
+        assert!(at_once(tree.lookup(me(), root, "other".into())).unwrap().is_ok());
+    });
+}
+
+/// "A claim ends, whoever stands in its folders": that leads nowhere any more, and brings nothing back.
+#[test]
+fn who_stands_in_a_folder_keeps_no_attempt_from_ending() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (tree, root) = tree(dir.path()).await;
+        let (file, _) = file(&tree, root, "one", 10).await;
+        let attempt = tree.work.attempt_of(file).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (told, heard) = std::sync::mpsc::channel();
+        let inside = attempt.clone();
+        let thread = std::thread::spawn(move || {
+            standing(|| {
+                let _gate = inside.enter().unwrap();
+                told.send(()).unwrap();
+                assert!(wait.recv().is_err());
+            });
+        });
+        heard.recv().unwrap();
+        tree.work.kill(&attempt);
+        assert!(!attempt.is_alive() && attempt.is_held_up());
+        drop(go);
+        thread.join().unwrap();
+        assert!(!attempt.is_held_up());
     });
 }

@@ -1,0 +1,249 @@
+//! Calls of the system that may stand for as long as a stranger likes, each on a thread apart.
+//!
+//! Who writes a file, or reads it directly, from or into memory that never answers (userfaultfd, a map of a FUSE of
+//! his own) stands in the kernel with that file's lock. Whoever cuts or removes the file then stands as well, and
+//! nothing but the end of those processes frees him. So such calls have places: few for each owner, whose own they
+//! are for as long as they stand, and some for all together, of which one that stands takes none.
+
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::core::lock;
+use super::deadline::Deadline;
+use super::{Error, Result, flood};
+
+/// Owners that are remembered before those who wait for nothing are looked for.
+const OWNERS_KEPT: usize = 64;
+
+/// Most threads of such calls.
+const THREADS_MAX: usize = 4096;
+
+/// The places of one kind of such calls.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    /// Those of all; a call that stands has given its back.
+    pub(crate) turns: Arc<Semaphore>,
+    /// How many each owner has.
+    of_one: usize,
+    owners: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    /// From when on a call is said to stand.
+    stands: Duration,
+}
+
+impl Apart {
+    /// Places for so many calls at once, so many of them of one owner; who takes longer than this stands.
+    pub(crate) fn new(at_once: usize, of_one: usize, stands: Duration) -> Apart {
+        Apart {
+            turns: Arc::new(Semaphore::new(at_once)),
+            of_one,
+            owners: Mutex::default(),
+            stands,
+        }
+    }
+
+    /// The places of one owner.
+    fn of(&self, owner: u32) -> Arc<Semaphore> {
+        let mut owners = lock(&self.owners);
+        if owners.len() >= OWNERS_KEPT {
+            // Whoever has a place or waits for one holds it, too.
+            owners.retain(|_, places| Arc::strong_count(places) > 1);
+        }
+        let places = owners.entry(owner);
+        places.or_insert_with(|| Arc::new(Semaphore::new(self.of_one))).clone()
+    }
+
+    /// Does something on a thread apart, for files of this owner; what it gives after nobody waits for it any
+    /// more is for `late`. `what` names the job and the file.
+    ///
+    /// # Errors
+    /// `Busy` if this owner's calls stand, all of them, for so long; `TimedOut` if this one does: it may still be
+    /// done, when the lock is free.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        owner: u32,
+        limit: Duration,
+        what: impl Fn() -> String + Send + Sync,
+        act: impl FnOnce() -> T + Send + 'static,
+        late: impl FnOnce(T) + Send + 'static,
+    ) -> Result<T> {
+        let deadline = Deadline::after(limit);
+        let place = self.place(owner, deadline, &what).await?;
+        let turn = deadline.wait(self.turns.clone().acquire_owned()).await;
+        let turn = turn.and_then(|turn| turn.ok()).ok_or_else(|| self.busy(&what()))?;
+        let (done, mut result) = oneshot::channel();
+        start(place, move || {
+            if let Err(Ok(kept)) = done.send(catch_unwind(AssertUnwindSafe(act))) {
+                late(kept);
+            }
+        })?;
+        let soon = Deadline::after(self.stands.min(limit));
+        let answer = match soon.wait(&mut result).await {
+            Some(answer) => Some(answer),
+            None => {
+                drop(turn);
+                tell(owner, &what());
+                deadline.wait(result).await
+            }
+        };
+        let seconds = limit.as_secs();
+        match answer {
+            Some(Ok(Ok(done))) => Ok(done),
+            Some(_) => Err(Error::Io(format!("{}: a defect of distcifs", what()).into())),
+            None => Err(Error::TimedOut(
+                format!(
+                    "{}: somebody has held it for {seconds} s: end the processes that use it",
+                    what()
+                )
+                .into(),
+            )),
+        }
+    }
+
+    /// A place of this owner's, for as long as it is held.
+    ///
+    /// # Errors
+    /// `Busy` if there is none by then.
+    pub(crate) async fn place(
+        &self,
+        owner: u32,
+        by: Deadline,
+        what: impl Fn() -> String,
+    ) -> Result<OwnedSemaphorePermit> {
+        let place = by.wait(self.of(owner).acquire_owned()).await;
+        place.and_then(|place| place.ok()).ok_or_else(|| self.busy(&what()))
+    }
+
+    /// Begins something of this owner, if he has a place left; the receiver ends with it.
+    pub(crate) fn begin(&self, owner: u32, act: impl FnOnce() + Send + 'static) -> Option<Receiver<()>> {
+        let place = self.of(owner).try_acquire_owned().ok()?;
+        let (running, over) = channel();
+        let begun = start(place, move || {
+            let _running = running;
+            act();
+        });
+        begun.ok().map(|()| over)
+    }
+
+    fn busy(&self, what: &str) -> Error {
+        let of_one = self.of_one;
+        Error::Busy(format!(
+            "{what}: {of_one} calls on files of this owner stand already: end the processes that use them"
+        ))
+    }
+}
+
+/// Threads for such calls, apart from those of the runtime: more than all places. An idle one is used again.
+static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_current_thread()
+        .thread_name("apart")
+        .max_blocking_threads(THREADS_MAX)
+        .build()
+});
+
+/// Starts something on such a thread, that has this place until its end.
+fn start(place: OwnedSemaphorePermit, act: impl FnOnce() + Send + 'static) -> Result<()> {
+    let threads = THREADS.as_ref().map_err(|error| Error::System {
+        what: "threads for calls that may stand".to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EAGAIN),
+    })?;
+    #[cfg(test)]
+    let clock = HeldClock::new();
+    drop(threads.spawn_blocking(move || {
+        act();
+        drop(place);
+        #[cfg(test)]
+        drop(clock);
+    }));
+    Ok(())
+}
+
+/// Says that a call stands.
+fn tell(owner: u32, what: &str) {
+    if flood::has_line_of("a call stands", owner) {
+        tracing::warn!(
+            owner,
+            "{what}: a call stands, as somebody holds the kernel's lock of it. doc/security.md, 'Memory that never \
+             answers', says how to end that"
+        );
+    }
+}
+
+/// Keeps a paused clock of a test where it is while a thread works, as tokio does for threads of its own.
+#[cfg(test)]
+pub(crate) struct HeldClock(
+    #[expect(dead_code, reason = "dropping it lets the clock go on")] std::sync::mpsc::Sender<()>,
+);
+
+#[cfg(test)]
+impl HeldClock {
+    pub(crate) fn new() -> Option<HeldClock> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let (held, over) = channel();
+        runtime.spawn_blocking(move || over.recv());
+        Some(HeldClock(held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn what() -> String {
+        "job a, file x".to_owned()
+    }
+
+    /// One call, which stands until the sender goes.
+    fn standing() -> (std::sync::mpsc::Sender<()>, impl FnOnce() + Send + 'static) {
+        let (go, wait) = channel::<()>();
+        (go, move || assert!(wait.recv().is_err()))
+    }
+
+    /// "A stuck call uses up its owner's places only": those of all together come back, so that the next owner finds
+    /// one, and the owner is told so by a deadline.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_call_that_stands_has_places_of_its_owner_alone() {
+        let apart = Apart::new(2, 2, SOON);
+        let (first, one) = standing();
+        let (second, two) = standing();
+        let (late, told) = channel();
+        let (a, b) = tokio::join!(
+            apart.run(7, 4 * SOON, what, one, move |()| late.send(()).unwrap()),
+            apart.run(7, 4 * SOON, what, two, drop),
+        );
+        for stood in [a, b] {
+            let error = stood.unwrap_err();
+            assert!(matches!(error, Error::TimedOut(_)), "{error}");
+            assert!(error.to_string().contains("job a, file x"), "{error}");
+        }
+        assert_eq!(apart.turns.available_permits(), 2);
+        let refused = apart.run(7, SOON, what, || 1, drop).await;
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        assert!(apart.begin(7, || ()).is_none());
+        assert_eq!(apart.run(8, NEVER, what, || 8, drop).await.unwrap(), 8);
+        drop((first, second));
+        told.recv().unwrap();
+        assert_eq!(apart.run(7, NEVER, what, || 7, drop).await.unwrap(), 7);
+    }
+
+    /// A defect in such work is an error of that call, and its place is free.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_an_error_and_gives_the_place_back() {
+        let apart = Apart::new(1, 1, SOON);
+        for _ in 0..3 {
+            let done: Result<()> = apart.run(7, NEVER, what, || panic!("a defect of the test"), drop).await;
+            assert!(matches!(done, Err(Error::Io(_))), "{done:?}");
+        }
+        let over = apart.begin(7, || ()).unwrap();
+        assert!(over.recv().is_err());
+    }
+}
