@@ -16,6 +16,7 @@ pub mod view;
 
 use self::give::give_to;
 use self::room::Room;
+use super::apart::Apart;
 use super::attempts::view::Changes;
 use super::core::{bounded, lock};
 use super::deadline::{CAPTURE_TIMEOUT, Deadline, unhurried};
@@ -36,6 +37,15 @@ const WORK_MODE: u32 = 0o755;
 /// How long a workspace that could not be laid out is not tried again at most: whoever may look at it asks for it.
 const FAILURE_TTL: Duration = Duration::from_secs(5);
 
+/// Folders that are removed at once, how many of one owner, whether that stands or not, and from when it is said to
+/// stand: a large one takes as long as it is large.
+const REMOVALS_MAX: usize = 8;
+const REMOVALS_OF_ONE: usize = 4;
+const REMOVAL_STANDS: Duration = Duration::from_secs(60);
+
+/// How long a folder may wait to be removed before it is left to the next mount.
+const REMOVAL_MAX: Duration = Duration::from_secs(3600);
+
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
     contents: Arc<dyn Contents>,
@@ -46,6 +56,7 @@ pub struct AttemptDirs {
     reserve: Arc<Reserve>,
     next: AtomicU64,
     reusable: Mutex<VecDeque<ReusableWorkspace>>,
+    removals: Arc<Apart>,
 }
 
 /// For whom the work in a folder is done. A mapping that reads tells nobody that it is there, so what it shows
@@ -164,6 +175,7 @@ impl AttemptDirs {
             reserve: Arc::default(),
             next: AtomicU64::new(0),
             reusable: Mutex::default(),
+            removals: Arc::new(Apart::new(REMOVALS_MAX, REMOVALS_OF_ONE, REMOVAL_STANDS)),
         })
     }
 
@@ -200,7 +212,7 @@ impl AttemptDirs {
     pub(crate) async fn make_workspace(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
         let made = unhurried(folders.workspace.get_or_try_init(|| async {
             folders.failure()?;
-            let new = self.new_folder();
+            let new = self.new_folder(folders.whose.owner);
             let digest = folders.start.filter(|d| *d != Snapshot::empty());
             let made = match digest.and_then(|d| self.take_reusable(d, &folders.whose)) {
                 Some(reusable) => adopt(reusable, new.clone(), owner).await.map(Some),
@@ -230,9 +242,11 @@ impl AttemptDirs {
     }
 
     /// A folder that is to be made.
-    fn new_folder(&self) -> Arc<Unfinished> {
+    fn new_folder(&self, owner: u32) -> Arc<Unfinished> {
         Arc::new(Unfinished {
             dir: self.new_path(),
+            owner,
+            removals: self.removals.clone(),
             kept: AtomicBool::new(false),
             runtime: self.runtime.clone(),
         })
@@ -255,7 +269,7 @@ impl AttemptDirs {
     /// A claimant's artifacts folder, empty at first.
     pub(crate) async fn make_artifacts(&self, folders: &Folders, owner: (u32, u32)) -> Result<PathBuf> {
         let made = folders.artifacts.get_or_try_init(|| async {
-            let new = self.new_folder();
+            let new = self.new_folder(folders.whose.owner);
             make_dir(&new.dir, owner)?;
             Ok::<_, Error>(new.keep())
         });
@@ -272,7 +286,7 @@ impl AttemptDirs {
         is_quiet_since: impl FnOnce(&Changes) -> bool,
     ) {
         if let Some(dir) = folders.artifacts.get() {
-            self.discard(dir.clone());
+            self.discard(dir.clone(), folders.whose.owner);
         }
         let Some((dir, _)) = folders.workspace.get() else {
             return;
@@ -290,10 +304,10 @@ impl AttemptDirs {
                 if reusable.len() > REUSABLE_MAX
                     && let Some(oldest) = reusable.pop_front()
                 {
-                    self.discard(oldest.dir);
+                    self.discard(oldest.dir, oldest.whose.owner);
                 }
             }
-            _ => self.discard(dir.clone()),
+            _ => self.discard(dir.clone(), folders.whose.owner),
         }
     }
 
@@ -301,13 +315,13 @@ impl AttemptDirs {
     pub(crate) fn discard_folders(&self, folders: &Folders) {
         let workspace = folders.workspace.get().map(|(dir, _)| dir);
         for dir in workspace.into_iter().chain(folders.artifacts.get()) {
-            self.discard(dir.clone());
+            self.discard(dir.clone(), folders.whose.owner);
         }
     }
 
-    /// Deletes a folder in the background.
-    fn discard(&self, dir: PathBuf) {
-        self.runtime.spawn_blocking(move || remove_tree(&dir));
+    /// Deletes a folder of this owner's work in the background.
+    fn discard(&self, dir: PathBuf, owner: u32) {
+        self.runtime.spawn(remove_apart(self.removals.clone(), dir, owner));
     }
 
     /// Throws away the kept workspaces of a build that is over: no task will go on in them.
@@ -316,12 +330,12 @@ impl AttemptDirs {
         lock(&self.reusable).retain(|reusable| {
             let drop = digests.contains(&reusable.digest);
             if drop {
-                gone.push(reusable.dir.clone());
+                gone.push((reusable.dir.clone(), reusable.whose.owner));
             }
             !drop
         });
-        for dir in gone {
-            self.discard(dir);
+        for (dir, owner) in gone {
+            self.discard(dir, owner);
         }
     }
 }
@@ -329,7 +343,9 @@ impl AttemptDirs {
 /// A folder on its way: unless it is kept it is deleted, once nobody works in it any more.
 struct Unfinished {
     dir: PathBuf,
+    owner: u32,
     kept: AtomicBool,
+    removals: Arc<Apart>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -345,8 +361,18 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
         if !self.kept.load(Ordering::Relaxed) && dir.exists() {
-            self.runtime.spawn_blocking(move || remove_tree(&dir));
+            self.runtime.spawn(remove_apart(self.removals.clone(), dir, self.owner));
         }
+    }
+}
+
+/// Deletes a folder on a thread of its owner's: who holds a file of it stands in the way of that.
+async fn remove_apart(removals: Arc<Apart>, dir: PathBuf, owner: u32) {
+    let (what, place) = (dir.clone(), dir.clone());
+    let what = || format!("{}, a folder of user {owner}'s work", what.display());
+    let removed = removals.run(owner, REMOVAL_MAX, what, move || remove_tree(&dir), drop);
+    if let Err(error) = removed.await {
+        tracing::warn!(dir = %place.display(), %error, "not deleted; the next mount tries again");
     }
 }
 

@@ -29,6 +29,7 @@ mod xattr;
 mod tests;
 
 pub use browse::Browser;
+pub(crate) use capture::take_in;
 pub use capture::{Captured, capture};
 pub use error::{Result, SnapshotError};
 pub use format::{

@@ -141,6 +141,10 @@ impl View for AttemptView {
         self.attempt.note()
     }
 
+    fn is_held_up(&self) -> bool {
+        self.attempt.is_held_up()
+    }
+
     fn is_quiet_since(&self, changes: &Changes) -> bool {
         let still = self.attempt.change_count() == changes.count && !self.attempt.is_held_up();
         still && self.attempt.open_files() == 0

@@ -33,6 +33,8 @@ pub trait View: Send + Sync {
     fn changes(&self) -> Changes;
     /// What is to be said of the folders with a result that is no success.
     fn note(&self) -> Option<String>;
+    /// Whether a call in the folders may stand.
+    fn is_held_up(&self) -> bool;
     /// Whether no file is open and nothing was changed since.
     fn is_quiet_since(&self, changes: &Changes) -> bool;
 }

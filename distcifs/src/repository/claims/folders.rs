@@ -1,13 +1,29 @@
 //! A claim's own folders: made for its claimant, and stored with its result.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::{Claim, Claims};
+use crate::repository::apart::Apart;
 use crate::repository::attempts::Kept;
 use crate::repository::core::lock;
 use crate::repository::deadline::{CAPTURE_TIMEOUT, Deadline};
 use crate::repository::snapshot::{self, Manifest, Snapshot};
 use crate::repository::{Error, Result};
+
+/// Folders of one owner that are stored at once; one whose file somebody holds may keep its place for ever.
+const OF_ONE_MAX: usize = 4;
+
+/// The places of that: how many there are in all, the walks say.
+static PLACES: LazyLock<Apart> = LazyLock::new(|| Apart::new(OF_ONE_MAX, OF_ONE_MAX, Duration::MAX));
+
+impl Claim {
+    /// Whether a call in its folders may stand, as somebody holds a file there.
+    fn is_held_up(&self) -> bool {
+        self.view.get().is_some_and(|view| view.is_held_up())
+    }
+}
 
 impl Claims {
     /// The claimant's workspace, as the task before left it.
@@ -52,9 +68,18 @@ impl Claims {
 
     /// Stores one folder, and says in the console what can't be kept.
     async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
-        let capture = snapshot::capture(claim.storing.contents(&self.store.contents), dir, known);
+        let end = Deadline::after(CAPTURE_TIMEOUT);
+        let owner = claim.ticket.owner.unwrap_or(claim.uid);
+        let what = || format!("{}: storing its folders", claim.key);
+        let place = PLACES.place(owner, end, what).await?;
+        let capture = snapshot::take_in(
+            claim.storing.contents(&self.store.contents),
+            dir,
+            known,
+            (claim.is_held_up(), place),
+        );
         let slow = || Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into());
-        let captured = Deadline::after(CAPTURE_TIMEOUT).wait(capture).await;
+        let captured = end.wait(capture).await;
         let captured = captured.ok_or_else(slow)??;
         if !captured.skipped.is_empty() {
             let text = format!("[not kept, being no files: {}]\n", captured.skipped.join(", "));

@@ -92,13 +92,28 @@ impl Captured {
 /// not changed since. Captures may run side by side. What others change in the folder meanwhile may
 /// or may not be included.
 pub async fn capture(contents: Arc<dyn Contents>, dir: &Path, manifest: Option<&Manifest>) -> Result<Captured> {
+    take_in(contents, dir, manifest, (false, ())).await
+}
+
+/// The same; `held` lives until nobody walks there any more, also when nobody waits for that. Of a folder that is
+/// held up nothing is looked at here: somebody may stand in it.
+pub(crate) async fn take_in(
+    contents: Arc<dyn Contents>,
+    dir: &Path,
+    manifest: Option<&Manifest>,
+    (held_up, held): (bool, impl Send + 'static),
+) -> Result<Captured> {
     // Most tasks leave one of their two folders empty, and that is not worth a thread.
-    if is_untouched(dir) {
+    if !held_up && is_untouched(dir) {
         return Ok(Captured::nothing());
     }
     let (dir, known) = (dir.to_owned(), manifest.cloned().unwrap_or_default());
     let handle = Handle::current();
-    on_thread(move |stop| run(Uploads::new(contents, handle), &dir, known, stop)).await
+    let walk = move |stop| {
+        let _held = held;
+        run(Uploads::new(contents, handle), &dir, known, stop)
+    };
+    on_thread(walk).await
 }
 
 /// Whether a folder is as it was made: nothing in it, and neither mode nor attributes of its own.

@@ -4,17 +4,21 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::Snapshot;
 use super::error::{Result, SnapshotError};
 use super::format::{Folder, Listing, decode};
 use super::local::shown;
 use super::wire::Malformed;
+#[cfg(test)]
+use crate::repository::apart::HeldClock;
+use crate::repository::deadline::Deadline;
 use crate::storage::contents::VALUE_BYTES_MAX;
 use crate::storage::{self, Contents, Digest, Object};
 
@@ -56,16 +60,17 @@ const STACK_BYTES: usize = 32 << 10 << 11;
 
 static WALKS: Semaphore = Semaphore::const_new(WALKS_MAX);
 
-/// Keeps a paused clock of a test where it is while a thread works, as tokio does for threads of its own.
-#[cfg(test)]
-struct HeldClock(#[expect(dead_code, reason = "dropping it lets the clock go on")] std::sync::mpsc::Sender<()>);
+/// From when on a walk is said to stand, and takes no turn of others: somebody may hold a file that it reads, and a
+/// disk may make it wait for him. One that takes as long because it is large has one more beside it.
+const STANDS: Duration = Duration::from_secs(300);
 
-#[cfg(test)]
-impl HeldClock {
-    fn new() -> HeldClock {
-        let (held, over) = std::sync::mpsc::channel();
-        tokio::task::spawn_blocking(move || over.recv());
-        HeldClock(held)
+/// A turn that goes back with the walk, or when that stands.
+type Turn = Arc<Mutex<Option<SemaphorePermit<'static>>>>;
+
+/// Gives a turn back once its walk stands.
+async fn watch(turn: Turn, over: oneshot::Receiver<()>) {
+    if Deadline::after(STANDS).wait(over).await.is_none() {
+        drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -76,6 +81,9 @@ where
     F: FnOnce(Stop) -> Result<T> + Send + 'static,
 {
     let turn = WALKS.acquire().await.map_err(|_| SnapshotError::Stopped)?;
+    let turn: Turn = Arc::new(Mutex::new(Some(turn)));
+    let (running, over) = oneshot::channel();
+    tokio::spawn(watch(turn.clone(), over));
     let stop = Stop::default();
     let _guard = StopOnDrop(stop.clone());
     let (done, result) = oneshot::channel();
@@ -84,7 +92,8 @@ where
     let body = move || {
         // Nobody listens any more if the caller is gone.
         let _gone = done.send(work(stop));
-        drop(turn);
+        drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(running);
         #[cfg(test)]
         drop(clock);
     };
