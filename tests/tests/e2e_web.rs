@@ -102,11 +102,17 @@ fn it_outlives_the_mount() {
     let mut page = web.stream(&place, "");
     page.until("</main>");
     drop(workers);
+    // Its build waits for a worker, so nothing ends this console.
+    let waits = mount.trigger("hello", "");
+    let mut console = web.stream(&format!("/jobs/hello/builds/{waits}/console?after=0"), "");
+    console.until("event: at");
     mount.kill9();
     page.until("event: away");
+    console.until("event: away");
     assert_eq!(web.page(&place).0, 503);
     mount.remount();
     page.until("event: page");
+    console.until("event: back");
     web.page_with("/", &place);
     assert_eq!(web.page(&place).0, 200);
     fs::remove_dir_all(mount.path(&place[1..])).expect("it is over");

@@ -161,11 +161,14 @@ impl Table {
 
     /// Follows events, for ever.
     fn hear(&self) {
+        let mut silent = false;
         loop {
             if let Err(why) = self.hear_once() {
-                if self.up.swap(false, Ordering::Relaxed) {
+                // The first reason is said, and the first of each time that the tree is away.
+                if self.up.swap(false, Ordering::Relaxed) || !silent {
                     eprintln!("web: {why}");
                 }
+                silent = true;
                 let _ = self.changes.send(Change::All);
             }
             self.told.store(false, Ordering::Relaxed);

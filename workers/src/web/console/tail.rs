@@ -2,7 +2,7 @@
 //! A viewer who comes back says how far he was, and gets what he has not seen.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const MUCH: usize = 32 << 10;
 /// How often it is looked whether the work has ended.
 const END_EVERY: Duration = Duration::from_millis(500);
 
+/// The longest time between two looks at a tree that is away.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// How far a viewer may be behind; of more the end is shown.
 const BEHIND_MAX: u64 = 1 << 20;
 
@@ -49,13 +52,40 @@ struct Piece {
     begin: u64,
     end: u64,
     text: Bytes,
-    last: bool,
+    next: Next,
+}
+
+/// What follows a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Perhaps another.
+    More,
+    /// Nothing: the work has ended.
+    End,
+    /// Nothing from this hub: the tree is away.
+    Away,
 }
 
 /// Who follows one console.
 struct Hub {
     pieces: broadcast::Sender<Arc<Piece>>,
     upto: AtomicU64,
+    /// Whether nothing more will come from it. It is said before the last piece is sent.
+    dead: AtomicBool,
+}
+
+impl Hub {
+    /// Sends the last piece: whoever asks for this console from now on gets another hub.
+    fn end(&self, next: Next) {
+        self.dead.store(true, Ordering::Release);
+        let at = self.upto.load(Ordering::Acquire);
+        let _ = self.pieces.send(Arc::new(Piece {
+            begin: at,
+            end: at,
+            text: Bytes::new(),
+            next,
+        }));
+    }
 }
 
 /// All that are followed.
@@ -66,13 +96,16 @@ impl Tails {
     /// Who follows this console, and whether it is to be started.
     fn of(&self, path: &str, at: u64) -> (Arc<Hub>, bool) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hub) = all.get(path).and_then(Weak::upgrade) {
+        if let Some(hub) = all.get(path).and_then(Weak::upgrade)
+            && !hub.dead.load(Ordering::Acquire)
+        {
             return (hub, false);
         }
         all.retain(|_, hub| hub.strong_count() > 0);
         let hub = Arc::new(Hub {
             pieces: broadcast::Sender::new(PIECES_MAX),
             upto: AtomicU64::new(at),
+            dead: AtomicBool::new(false),
         });
         all.insert(path.to_owned(), Arc::downgrade(&hub));
         (hub, true)
@@ -90,12 +123,33 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
     if told.is_none() && !begin(&app, &place, at, &to).await {
         return;
     }
-    let mut pause = LOOK_EVERY;
+    let (mut pause, mut away) = (LOOK_EVERY, false);
     while Instant::now() < until {
+        if away {
+            let (this, of) = (app.clone(), place.clone());
+            if let Err(Fault::Away(_)) = app.work(move || open(&this, &of).map(drop)).await {
+                // It is tried again, less and less often; who has gone is not told.
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                if to.is_closed() {
+                    return;
+                }
+                continue;
+            }
+            pause = LOOK_EVERY;
+            if to.send(event("back", &at.to_string(), "").into()).await.is_err() {
+                return;
+            }
+        }
         let (hub, new) = app.tails.of(&place.key(), at);
         let mut pieces = hub.pieces.subscribe();
         if new {
             tokio::spawn(keep(app.clone(), place.clone(), Arc::downgrade(&hub)));
+        } else if hub.dead.load(Ordering::Acquire) {
+            // Its last piece may have been sent before we could hear it.
+            drop(hub);
+            sleep(LOOK_EVERY).await;
+            continue;
         }
         let ended = one_hub(&app, &place, &hub, &mut pieces, (&mut at, until), &to).await;
         match ended {
@@ -109,9 +163,10 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
                 return;
             }
             Ended::Hub => {
-                // The tree is away: it is tried again, less and less often.
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
+                away = true;
+                if to.send(event("away", &at.to_string(), "").into()).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -197,10 +252,11 @@ async fn one_hub(
                     false => Ok(()),
                 };
                 *at = piece.end.max(*at);
-                if piece.last {
-                    return Ended::Console;
+                match piece.next {
+                    Next::End => return Ended::Console,
+                    Next::Away => return Ended::Hub,
+                    Next::More => sent,
                 }
-                sent
             }
         };
         if sent.is_err() {
@@ -265,7 +321,7 @@ fn made(file: &std::fs::File, size: u64, index: &Shared, from: u64) -> Result<Op
         begin: from,
         end: window.end,
         text,
-        last: false,
+        next: Next::More,
     }))
 }
 
@@ -311,18 +367,12 @@ async fn keep(app: Arc<App>, place: Place, hub: Weak<Hub>) {
                 let _ = hub.pieces.send(Arc::new(piece));
                 hub.upto.store(look.upto, Ordering::Release);
             }
-            Err(Fault::Away(_)) => return,
+            Err(Fault::Away(_)) => return hub.end(Next::Away),
             Err(_) => look.over = true,
         }
         // What was written before the end is there at the look after it.
         if look.over && sent == 0 {
-            let _ = hub.pieces.send(Arc::new(Piece {
-                begin: look.upto,
-                end: look.upto,
-                text: Bytes::new(),
-                last: true,
-            }));
-            return;
+            return hub.end(Next::End);
         }
         look.over = over;
         drop(hub);

@@ -17,6 +17,10 @@ const WHY_MAX: usize = 64;
 /// Tasks that are shown.
 const TASKS_MAX: usize = 1000;
 
+/// Tasks that one waits for, of which the names are shown, and parameters that are.
+const NEEDS_MAX: usize = 8;
+const PARAMS_MAX: usize = 500;
+
 /// Characters of a parameter that are shown.
 const VALUE_CHARS_MAX: usize = 400;
 
@@ -124,7 +128,13 @@ fn line(build: &Build, task: &Task, folder: &Seen, (begin, span, now): (u64, u64
     };
     let (why, said) = head(&text);
     let needs = task.needs.iter().filter_map(|need| build.tasks.get(*need));
-    let needs: Vec<String> = needs.map(|need| plain(need.label().as_bytes())).collect();
+    let mut names: Vec<String> = needs
+        .take(NEEDS_MAX)
+        .map(|need| plain(need.label().as_bytes()))
+        .collect();
+    if task.needs.len() > NEEDS_MAX {
+        names.push(format!("{} more", task.needs.len() - NEEDS_MAX));
+    }
     Line {
         waited: match task.started > 0 {
             true => duration(task.started.saturating_sub(ready)),
@@ -134,7 +144,7 @@ fn line(build: &Build, task: &Task, folder: &Seen, (begin, span, now): (u64, u64
             true => duration(task.finished.saturating_sub(task.started)),
             false => String::new(),
         },
-        needs: needs.join(", "),
+        needs: names.join(", "),
         title,
         why,
         said,
@@ -185,6 +195,7 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, number:
         params: build
             .params
             .iter()
+            .take(PARAMS_MAX)
             .map(|(name, given)| (plain(name.as_bytes()), value(given)))
             .collect(),
         deeds: build

@@ -71,6 +71,7 @@
     for (const [name, act] of Object.entries(events)) stream.addEventListener(name, act);
     const over = (text, lost) => () => { stream.close(); say(text, lost); };
     stream.addEventListener("gone", over("this is gone", true));
+    stream.addEventListener("back", () => say("live"));
     stream.addEventListener("away", () => say("the tree is away; waiting for it", true));
   };
   const pageEvents = { page: (e) => { say("live"); renew(e.data); } };
