@@ -13,6 +13,7 @@ pub mod crew;
 pub mod dice;
 pub mod farm;
 pub mod found;
+pub mod groups;
 pub mod history;
 pub mod injector;
 pub mod network;

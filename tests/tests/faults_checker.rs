@@ -55,6 +55,7 @@ fn build() -> Build {
         console: "w1.1 says hello\nw1.2 says hello\nw2.1 says hello\n".into(),
         artifacts: [(0, Ok("w1.1".into())), (1, Ok("w2.1".into()))].into(),
         steps: vec!["w1.1".into(), "w2.1".into()],
+        tasks: Vec::new(),
     }
 }
 
@@ -327,4 +328,99 @@ fn a_history_is_written_and_read() {
     ] {
         assert!(std::panic::catch_unwind(|| History::parse(line)).is_err(), "{line}");
     }
+}
+
+/// Three builds of a group of two, of a job whose builds add two tasks each.
+const LINE: &str = "\
+1.00 t n1 begin trigger line t1 keyed
+1.10 t n1 end ok 1
+1.20 t n1 begin trigger line t2 keyed
+1.30 t n1 end ok 2
+1.40 t n1 begin trigger line t3 keyed
+1.50 t n1 end ok 3
+2.00 s1 - begin before line.1.0
+2.01 s1 - end ok
+2.10 s2 - begin before line.2.0
+2.11 s2 - end ok
+5.00 s3 - begin before line.1.2
+5.01 s3 - end ok s1,x1
+5.20 s4 - begin before line.3.0
+5.21 s4 - end ok
+6.00 s5 - begin before line.2.2
+6.01 s5 - end ok s2,x2
+7.00 s6 - begin before line.3.2
+7.01 s6 - end ok s4,x4
+";
+
+/// A build that added what it must, as the history has it.
+fn added(token: &str, steps: [&str; 3]) -> Build {
+    Build {
+        state: "success".into(),
+        token: token.into(),
+        console: steps.map(|token| format!("{token} says hello\n")).concat(),
+        artifacts: steps
+            .iter()
+            .zip(0..)
+            .map(|(token, task)| (task, Ok((*token).into())))
+            .collect(),
+        steps: steps.map(str::to_owned).to_vec(),
+        tasks: ["add", "x", "y"].map(str::to_owned).to_vec(),
+        why: String::new(),
+    }
+}
+
+/// What is left of those three, of this job.
+fn grouped(job: &str) -> Found {
+    let builds = [
+        ("t1", ["s1", "x1", "s3"]),
+        ("t2", ["s2", "x2", "s5"]),
+        ("t3", ["s4", "x4", "s6"]),
+    ];
+    let builds = builds.iter().zip(1..);
+    Found {
+        builds: builds
+            .map(|((token, steps), n)| ((job.to_owned(), n), added(token, *steps)))
+            .collect(),
+        ..Found::default()
+    }
+}
+
+#[test]
+fn more_of_a_group_than_its_limit_are_found() {
+    assert_eq!(check(&History::parse(LINE), &grouped("line")), []);
+    let early = LINE.replace("5.20 s4", "4.50 s4").replace("5.21 s4", "4.51 s4");
+    assert_eq!(kinds(&early, &grouped("line")), [Kind::TooMany]);
+}
+
+#[test]
+fn what_a_newer_build_did_not_end_is_found() {
+    // One after another, as this group has one place.
+    let history = LINE.replace("line", "push");
+    let history = history.replace("6.00 s5", "5.10 s5").replace("6.01 s5", "5.11 s5");
+    let history = history.replace("2.10 s2", "5.02 s2").replace("2.11 s2", "5.03 s2");
+    let ended = |number: u64, why: &str| {
+        let mut found = grouped("push");
+        let build = found.builds.get_mut(&("push".to_owned(), number)).expect("it is there");
+        (build.state, build.why) = ("aborted".into(), why.into());
+        kinds(&history, &found)
+    };
+    assert_eq!(ended(2, "superseded by build 3"), []);
+    assert_eq!(ended(2, "superseded by build 1"), [Kind::NotSuperseded]);
+    assert_eq!(ended(2, "superseded by build 4"), [Kind::NotSuperseded]);
+    assert_eq!(ended(2, "aborted"), [Kind::NotSuperseded]);
+    assert_eq!(ended(3, "superseded by build 4"), [Kind::NotSuperseded]);
+}
+
+#[test]
+fn tasks_that_were_not_added_once_are_found() {
+    for tasks in [&["add"][..], &["add", "x"], &["add", "x", "y", "x", "y"]] {
+        let mut found = grouped("line");
+        the_build(&mut found).tasks = tasks.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(kinds(LINE, &found), [Kind::Added], "{tasks:?}");
+    }
+    let mut found = grouped("line");
+    let build = the_build(&mut found);
+    build.artifacts.remove(&2);
+    build.steps.pop();
+    assert!(kinds(LINE, &found).contains(&Kind::Added));
 }

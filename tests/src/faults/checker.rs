@@ -9,6 +9,7 @@ use super::history::{Answer, Call, History, Millis, Operation, Ticket};
 
 mod builds;
 mod configs;
+mod groups;
 mod waits;
 
 pub use builds::says;
@@ -51,6 +52,12 @@ pub enum Kind {
     BeganElsewhere,
     /// What was seen final changed, or was not seen by another in time.
     WentBack,
+    /// More builds of a group ran at once than its limit lets.
+    TooMany,
+    /// A build ended as if a newer one had ended it, and none did.
+    NotSuperseded,
+    /// Tasks that were added are missing, or there twice.
+    Added,
     /// Something waited for longer than its bound.
     Waited,
 }
@@ -82,6 +89,9 @@ pub fn check(history: &History, found: &Found) -> Vec<Violation> {
     case.lines();
     case.beginnings();
     case.configs();
+    case.places();
+    case.superseded();
+    case.added();
     case.waits();
     case.violations
 }

@@ -12,11 +12,15 @@ use super::crew::HAND;
 use super::dice::Dice;
 use super::farm::Farm;
 use super::found::{ARTIFACT_LINES, version_of};
+use super::groups;
 use super::history::Call;
 use crate::mount::Mount;
 
-/// The jobs that are built.
-pub const JOBS: [&str; 2] = ["a", "b.1"];
+/// The jobs that are built; the last two have groups.
+pub const JOBS: [&str; 4] = ["a", "b.1", "line", "push"];
+
+/// Of so many triggers each job has one, and the jobs without groups one more.
+const TURNS: u64 = 6;
 
 /// Between two triggers of a mount.
 const TRIGGER_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(2500));
@@ -38,29 +42,43 @@ const INSIST: Duration = Duration::from_secs(120);
 
 /// The configuration of a job that is built: a script, a worker that writes down what it is told,
 /// and a script again. `history`: where the scripts do the same.
-pub fn config(history: &str, version: &str) -> String {
-    let script = |task: u32| {
-        format!(
-            "read -r up _ < /proc/uptime; token=s{task}-$$-$up
-            write() {{ read -r up _ < /proc/uptime; echo \"$up $token - $*\" >> '{history}'; }}
-            write begin before $JOB_NAME.$BUILD_NUMBER.{task}
-            if before=$(LC_ALL=C cat steps 2>&1); then write end ok \"$(echo \"$before\" | tr '\\n' ',')\"
-            else case $before in
-            *'No such file'*) write end ok '' ;;
-            *) write end unread \"$before\"; exit 1 ;;
-            esac; fi
-            echo \"{}\"
-            yes $token | head -n {ARTIFACT_LINES} > ../artifacts/{task}.txt
-            sleep 0.$((BUILD_NUMBER % 10))
-            echo $token >> steps\n",
-            says("$token")
-        )
+pub fn config(job: &str, history: &str, version: &str) -> String {
+    if let Some(grouped) = groups::of(job) {
+        return groups::config(grouped, history, version);
+    }
+    let shell = |task: u32| {
+        let script = script(history, task);
+        json!({ "type": "execute-shell", "attempts": 10, "params": { "script": script } })
     };
-    let shell = |task: u32| json!({ "type": "execute-shell", "attempts": 10, "params": { "script": script(task) } });
     let hand: Value = json!({ "type": HAND, "attempts": 10 });
     let description = format!("version {version}");
     let tasks = [shell(0), hand, shell(2)];
     json!({ "description": description, "parameters": { "token": null }, "tasks": tasks }).to_string()
+}
+
+/// The script of a task, which writes down what it is told.
+pub(super) fn script(history: &str, task: u32) -> String {
+    format!(
+        "read -r up _ < /proc/uptime; token=s{task}-$$-$up
+        write() {{ read -r up _ < /proc/uptime; echo \"$up $token - $*\" >> '{history}'; }}
+        write begin before $JOB_NAME.$BUILD_NUMBER.{task}
+        if before=$(LC_ALL=C cat steps 2>&1); then write end ok \"$(echo \"$before\" | tr '\\n' ',')\"
+        else case $before in
+        *'No such file'*) write end ok '' ;;
+        *) write end unread \"$before\"; exit 1 ;;
+        esac; fi
+        echo \"{}\"
+        yes $token | head -n {ARTIFACT_LINES} > ../artifacts/{task}.txt
+        sleep 0.$((BUILD_NUMBER % 10))
+        echo $token >> steps\n",
+        says("$token")
+    )
+}
+
+/// One of the jobs.
+fn any_job(dice: &mut Dice) -> String {
+    let turn = dice.below(TURNS) as usize;
+    JOBS[turn % JOBS.len()].to_owned()
 }
 
 impl Farm {
@@ -75,7 +93,7 @@ impl Farm {
             if self.under_way() > UNDER_WAY_MAX {
                 continue;
             }
-            let job = JOBS[dice.below(JOBS.len() as u64) as usize].to_owned();
+            let job = any_job(&mut dice);
             let (token, keyed) = (format!("t{node}-{count}"), dice.below(2) == 0);
             let key = if keyed {
                 format!("@key={token}\n")
@@ -114,9 +132,9 @@ impl Farm {
             if self.is_closing() {
                 return;
             }
-            let job = JOBS[dice.below(JOBS.len() as u64) as usize].to_owned();
+            let job = any_job(&mut dice);
             let version = format!("v{node}-{count}");
-            let (path, text) = (format!("jobs/{job}/config.json"), config(&history, &version));
+            let (path, text) = (format!("jobs/{job}/config.json"), config(&job, &history, &version));
             let call = Call::Configure { job, version };
             let told = self.recorder().call(&who, at.name(), &call, || {
                 at.mount().write(&path, &text)?;
@@ -137,7 +155,7 @@ impl Farm {
                     (format!("jobs/{job}/builds/{build}/state"), Call::State { job, build })
                 }
                 _ => {
-                    let job = JOBS[dice.below(JOBS.len() as u64) as usize].to_owned();
+                    let job = any_job(&mut dice);
                     (format!("jobs/{job}/config.json"), Call::Config { job })
                 }
             };

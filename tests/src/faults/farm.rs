@@ -110,7 +110,7 @@ impl Farm {
                 version: "first".to_owned(),
             };
             let done = self.recorder.call("furnish", self.nodes[0].name(), &call, || {
-                mount.job(job, &config(&self.history(), "first"));
+                mount.job(job, &config(job, &self.history(), "first"));
                 Ok("")
             });
             done.expect("it can't fail");

@@ -36,6 +36,8 @@ pub struct Build {
     pub artifacts: BTreeMap<u32, Result<String, String>>,
     /// The tokens that the tasks left in the workspace, one after another.
     pub steps: Vec<String>,
+    /// What its tasks are called, with those that were added.
+    pub tasks: Vec<String>,
 }
 
 impl Found {
@@ -90,8 +92,17 @@ impl Build {
             console: read("console"),
             artifacts,
             steps: read("workspace/steps").lines().map(str::to_owned).collect(),
+            tasks: names(&read("plan.json")),
         }
     }
+}
+
+/// The names of the tasks of a plan; a task without one is called as its type.
+fn names(plan: &str) -> Vec<String> {
+    let plan: serde_json::Value = serde_json::from_str(plan).unwrap_or_default();
+    let tasks = plan["tasks"].as_array().into_iter().flatten();
+    let name = |task: &serde_json::Value| task["name"].as_str().or(task["type"].as_str()).map(str::to_owned);
+    tasks.filter_map(name).collect()
 }
 
 /// The token that an artifact was written with, or what is wrong with it.

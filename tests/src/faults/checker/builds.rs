@@ -80,6 +80,9 @@ impl Case<'_> {
     pub(super) fn ends(&mut self) {
         let found = self.found;
         for ((job, number), build) in &found.builds {
+            if self.may_be_aborted(job, *number) {
+                continue;
+            }
             if build.state != "success" {
                 let (state, why) = (&build.state, &build.why);
                 self.violates(Kind::NotEnded, format!("{job}/{number} is {state}: {why}"));
@@ -270,7 +273,11 @@ impl Case<'_> {
                 continue;
             };
             let saw: Vec<&str> = told.split(',').filter(|token| !token.is_empty()).collect();
-            let Some(build) = found.build(ticket) else { continue };
+            // Of one that was aborted the workspace is what its last task that ended left.
+            let build = found
+                .build(ticket)
+                .filter(|_| !self.may_be_aborted(&ticket.job, ticket.build));
+            let Some(build) = build else { continue };
             let steps = build.steps.iter().take(ticket.task as usize);
             if !steps.clone().eq(saw.iter()) {
                 let steps: Vec<&String> = steps.collect();

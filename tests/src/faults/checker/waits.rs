@@ -61,11 +61,16 @@ impl Case<'_> {
             .sum()
     }
 
-    /// Whether the caller was killed in the middle of it. A script does not say where it runs: it ends with any
-    /// worker of scripts or mount that was killed at that moment.
+    /// Whether the caller was killed in the middle of it, as scripts of a build that is aborted are. A script does not
+    /// say where it runs: it ends with any worker of scripts or mount that was killed at that moment.
     fn killed(&self, operation: &Operation) -> bool {
         let script = operation.node == NO_NODE;
         let latest = operation.begin + REQUEST_MAX + GRACE;
+        let aborted =
+            |call: &Call| matches!(call, Call::Before { ticket } if self.may_be_aborted(&ticket.job, ticket.build));
+        if script && aborted(&operation.call) {
+            return true;
+        }
         self.history.operations.iter().any(|fault| match &fault.call {
             Call::Fault { kind, target } => {
                 let own = kind == "kill-worker" && *target == operation.who;
