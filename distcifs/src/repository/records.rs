@@ -25,11 +25,14 @@ use crate::storage::{Commit, Digest};
 /// Pause before recording a build is tried again.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Tries to record a build before the next mount is left to do it.
+/// Tries to record a build before that is left to the next look, or the next mount.
 const RECORD_TRIES: u32 = 120;
 
 /// Lines that are met of builds that are gone, one after the other: each mount that dies leaves one.
 const GONE_MAX: u32 = 100;
+
+/// Pause between two such looks: an older mount may have to go first, or a store to be mended.
+const RECORD_LOOK: Duration = Duration::from_secs(3600);
 
 /// Tries to remove a record while no answer comes.
 const DROP_TRIES: u32 = 3;
@@ -54,12 +57,18 @@ impl Builds {
         let builds = self.clone();
         self.store.runtime.spawn(async move {
             tokio::time::sleep(delay).await;
-            for _ in 0..RECORD_TRIES {
-                match builds.record_build(&part).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(job = %part.job, build = part.build, %error, "recording the build"),
+            // It ends with the build at the latest: of one that is gone there is nothing to record.
+            for tries in std::iter::once(RECORD_TRIES).chain(std::iter::repeat(1)) {
+                for _ in 0..tries {
+                    match builds.record_build(&part).await {
+                        Ok(()) => return,
+                        Err(error) => {
+                            tracing::warn!(job = %part.job, build = part.build, %error, "recording the build");
+                        }
+                    }
+                    tokio::time::sleep(RECORD_PAUSE).await;
                 }
-                tokio::time::sleep(RECORD_PAUSE).await;
+                tokio::time::sleep(RECORD_LOOK).await;
             }
         });
     }
@@ -273,7 +282,8 @@ impl Builds {
             let Some(entry) = self.store.get(&path).await? else {
                 continue;
             };
-            if !from_json::<Live>(&path, &entry.data)?.source.untrusted {
+            // One that is damaged keeps nobody from those before it.
+            if from_json::<Live>(&path, &entry.data).is_ok_and(|live| !live.source.untrusted) {
                 live = Some(n);
                 break;
             }
@@ -330,10 +340,11 @@ impl Builds {
         let Some(entry) = self.store.get(&path).await? else {
             return Ok(None);
         };
-        let live: Live = from_json(&path, &entry.data)?;
-        if live.source.untrusted {
+        // One that is damaged keeps nobody from those before it.
+        let live = from_json::<Live>(&path, &entry.data).ok();
+        let Some(live) = live.filter(|live| !live.source.untrusted) else {
             return Ok(None);
-        }
+        };
         let control = super::model::ticket::control_key(job.name.as_str(), n, live.run)?;
         let posted = self.tickets.get(&control).await?;
         Ok(posted

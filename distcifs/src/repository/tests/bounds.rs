@@ -169,3 +169,25 @@ async fn a_ticket_that_others_are_to_take_back_holds_up_no_other() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A build whose record can't be written for long, as while an older mount lives, is recorded when it can be, and not
+/// only by the next mount.
+#[tokio::test(start_paused = true)]
+async fn a_build_is_recorded_however_long_that_could_not_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, silent) = silent(dir.path()).await;
+    let job = job(&repository, "a").await.unwrap();
+    let n = repository.builds.trigger(&job, b"", poster()).await.unwrap();
+    let control = claim(&repository, &control_key(&job, n)).await.unwrap().unwrap();
+    silent.begin("update");
+    let failure = TaskResult::read(b"failure").unwrap();
+    repository.claims.finish(&control, failure).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    assert!(repository.builds.is_unfinished(&job, n).await.unwrap());
+    *silent.0.lock().unwrap() = None;
+    let begun = Moment::now();
+    while repository.builds.is_unfinished(&job, n).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(2 * 3600), "nobody tries any more");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}

@@ -145,3 +145,17 @@ fn a_damaged_place_is_named_beside_the_others() {
         assert!(why.contains(words), "{why}");
     });
 }
+
+/// "`latest`" and "`last-success`" pass over a build of which nobody knows what it is.
+#[test]
+fn a_damaged_build_is_not_the_newest_of_its_job() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let here = opened(dir.path()).await;
+        let a = configured(&here, "a", CONFIG).await.unwrap();
+        let (sound, newest) = (trigger(&here, &a).await, trigger(&here, &a).await);
+        damage(&here, &a, newest).await;
+        assert_eq!(here.builds.latest_trusted(&a).await.unwrap(), Some(sound));
+        assert_eq!(here.builds.newest(&a, true).await.unwrap(), None);
+    });
+}
