@@ -3,14 +3,19 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use distcifs_patterns::{Part, Rule, Together};
+use distcifs_settings::fault::plain;
 use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::aside;
 use crate::beneath::{self, Folder, shown};
 use crate::ticket::Claimed;
 use crate::tree::{self, Trouble};
@@ -36,7 +41,13 @@ const NAMES_MAX: usize = 1_000_000;
 const DEPTH_MAX: usize = 128;
 
 /// How long all of it may take; what was read by then counts.
-const TIME_MAX: Duration = Duration::from_secs(60);
+const TIME_MAX: Duration = Duration::from_secs(20);
+
+/// How long who does it is waited for: somebody may hold a file for ever, and a claim is over a minute after its timeout.
+const STANDS: Duration = Duration::from_secs(30);
+
+/// The word that makes the worker's program do it.
+const WORD: &str = "--reports";
 
 /// Faults that are told.
 const FAULTS_MAX: usize = 20;
@@ -56,17 +67,89 @@ pub struct Reports {
     faults: Vec<String>,
 }
 
-/// Reads the reports that these patterns name in the workspace of a ticket, and lays what they say among its artifacts.
-/// What is wrong with them is told, and is no error: the task did what it did.
-pub fn collect(claimed: &Claimed, patterns: &[String], task: &str) -> Reports {
+/// What of that is told.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Said {
+    /// How many tests failed, and which; empty if all went well.
+    failed: String,
+    /// What is wrong with them, a line each, for the console: of those that are right the message says enough, and the
+    /// last lines of the console are the script's.
+    pub lines: String,
+}
+
+impl Said {
+    /// The message of the task with it.
+    pub fn with(&self, message: &str) -> String {
+        if self.failed.is_empty() {
+            return message.to_owned();
+        }
+        let comma = if message.is_empty() { "" } else { "; " };
+        format!("{message}{comma}{}", self.failed)
+            .chars()
+            .take(MESSAGE_CHARS_MAX)
+            .collect()
+    }
+
+    fn wrong(what: &str) -> Self {
+        let lines = format!("reports: {what}\n");
+        Said {
+            lines,
+            ..Said::default()
+        }
+    }
+}
+
+/// Has a process read the reports that these patterns name in the workspace of a ticket, and lay what they say among its
+/// artifacts: somebody may hold these files. What is wrong with them is told, and is no error: the task did what it did.
+pub fn collect(claimed: &Claimed, patterns: &[String], task: &str) -> Said {
+    let run = || -> io::Result<_> {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args([WORD, task])
+            .args(patterns)
+            .stdin(Stdio::from(claimed.open()?));
+        aside::run(command, STANDS)
+    };
+    match run() {
+        Ok(Some(wrote)) => {
+            serde_json::from_slice(&wrote.bytes).unwrap_or_else(|_| Said::wrong("who reads them was ended"))
+        }
+        Ok(None) => Said::wrong(&format!(
+            "they are not read: that takes more than {} s, or a process holds them",
+            STANDS.as_secs()
+        )),
+        Err(error) => Said::wrong(&format!("no process to read them: {error}")),
+    }
+}
+
+/// What that process does, if this is one: it has the ticket's folder as its standard input.
+pub fn main(words: &[String]) -> Option<ExitCode> {
+    let [_, word, task, patterns @ ..] = words else {
+        return None;
+    };
+    if word != WORD {
+        return None;
+    }
+    let said = match io::stdin().as_fd().try_clone_to_owned().map(Folder::of) {
+        Ok(ticket) => read_all(&ticket, patterns, task).said(),
+        Err(error) => Said::wrong(&error.to_string()),
+    };
+    let text = serde_json::to_vec(&said).unwrap_or_default();
+    let written = io::stdout().lock().write_all(&text);
+    Some(written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+}
+
+/// Reads them, and lays what they say among the artifacts.
+fn read_all(ticket: &Folder, patterns: &[String], task: &str) -> Reports {
     let mut reports = Reports::default();
-    let read = Folder::open(&claimed.path("workspace"))
+    let read = ticket
+        .enter("workspace")
         .map_err(|error| Trouble::from_io("workspace", &error))
         .and_then(|workspace| reports.read(&workspace, patterns));
     if let Err(trouble) = read {
-        reports.fault(claimed.told(&trouble.to_string()));
+        reports.fault(trouble.to_string());
     }
-    if let Err(error) = reports.publish(&claimed.path("artifacts"), task) {
+    if let Err(error) = reports.publish(ticket, task) {
         reports.fault(format!("can't write {FOLDER}/{task}.json: {error}"));
     }
     reports
@@ -165,9 +248,8 @@ impl Reports {
         })
     }
 
-    fn publish(&self, artifacts: &Path, task: &str) -> io::Result<()> {
-        let artifacts = Folder::open(artifacts)?;
-        let folder = artifacts.make(FOLDER)?;
+    fn publish(&self, ticket: &Folder, task: &str) -> io::Result<()> {
+        let folder = ticket.enter("artifacts")?.make(FOLDER)?;
         let name = format!("{task}.json");
         match folder.remove(OsStr::new(&name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -179,14 +261,14 @@ impl Reports {
         file.write_all(&text)
     }
 
-    /// The message of the task with what they say: nothing more if all went well.
-    pub fn message(&self, message: &str) -> String {
+    fn said(&self) -> Said {
+        let line = |fault: &String| format!("reports: {}\n", plain(fault));
+        let lines = self.faults.iter().map(line).collect();
         let bad = self.counts.failures + self.counts.errors;
-        if bad == 0 {
-            return message.to_owned();
+        let mut failed = String::new();
+        if bad > 0 {
+            failed = format!("{bad} of {} tests failed", self.counts.tests);
         }
-        let comma = if message.is_empty() { "" } else { "; " };
-        let mut text = format!("{message}{comma}{bad} of {} tests failed", self.counts.tests);
         for (at, one) in self.counts.failed.iter().take(NAMED_MAX).enumerate() {
             let before = if at == 0 { ": " } else { ", " };
             let reason = if one.message.is_empty() {
@@ -194,16 +276,10 @@ impl Reports {
             } else {
                 format!(" ({})", one.message)
             };
-            text.push_str(&format!("{before}{}{reason}", one.name));
+            failed.push_str(&format!("{before}{}{reason}", one.name));
         }
-        text.replace('\n', " ").chars().take(MESSAGE_CHARS_MAX).collect()
-    }
-
-    /// What is wrong with them, for the console: of those that are right the message says enough, and the last lines of
-    /// the console are the script's.
-    pub fn lines(&self) -> String {
-        let line = |fault: &String| format!("reports: {}\n", distcifs_settings::fault::plain(fault));
-        self.faults.iter().map(line).collect()
+        let failed = failed.replace('\n', " ");
+        Said { failed, lines }
     }
 }
 
@@ -262,6 +338,11 @@ mod tests {
 
     use super::*;
 
+    /// Reads them here.
+    fn collect(claimed: &Claimed, patterns: &[String], task: &str) -> Reports {
+        read_all(&Folder::of(claimed.open().unwrap().into()), patterns, task)
+    }
+
     const GOOD: &str = "<testsuite><testcase name=\"a\"/></testsuite>";
     const BAD: &str = "<testsuite name=\"s\"><testcase name=\"b\"><failure message=\"why\"/></testcase></testsuite>";
 
@@ -295,8 +376,8 @@ mod tests {
         nix::unistd::mkfifo(&workspace.join("junit-fifo.xml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let patterns = ["**/junit*.xml".to_owned(), "!**/junit-old.xml".to_owned()];
         let found = collect(&claimed, &patterns, "0-unit");
-        assert_eq!(found.message("exit 1"), "exit 1; 1 of 2 tests failed: s.b (why)");
-        assert_eq!(found.lines(), "");
+        assert_eq!(found.said().with("exit 1"), "exit 1; 1 of 2 tests failed: s.b (why)");
+        assert_eq!(found.said().lines, "");
         let text = fs::read_to_string(claimed.folder.join("artifacts/reports/0-unit.json")).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
@@ -305,7 +386,7 @@ mod tests {
         );
         // Once more, in the place of what stands there; and all that went well changes no message.
         fs::remove_file(workspace.join("target/deep/junit-1.xml")).unwrap();
-        assert_eq!(collect(&claimed, &patterns, "0-unit").message(""), "");
+        assert_eq!(collect(&claimed, &patterns, "0-unit").said().with(""), "");
         fs::remove_dir_all(&claimed.folder).unwrap();
     }
 
@@ -349,23 +430,26 @@ mod tests {
             found.faults
         );
         assert!(
-            found.lines().contains("reports: 'c.xml': it is no file of at most")
-                || found.lines().contains("c.xml: it is no file of at most"),
+            found
+                .said()
+                .lines
+                .contains("reports: 'c.xml': it is no file of at most")
+                || found.said().lines.contains("c.xml: it is no file of at most"),
             "{}",
-            found.lines()
+            found.said().lines
         );
         let none = collect(&claimed, &["*.txt".to_owned()], "0-unit");
-        assert!(none.lines().contains("no file in the workspace matches *.txt"));
+        assert!(none.said().lines.contains("no file in the workspace matches *.txt"));
         // A script that left something else in their place.
         fs::remove_dir_all(claimed.folder.join("artifacts/reports")).unwrap();
         symlink("/tmp", claimed.folder.join("artifacts/reports")).unwrap();
         let refused = collect(&claimed, &["a.xml".to_owned()], "0-unit");
         assert!(
-            refused.lines().contains("can't write reports/0-unit.json"),
+            refused.said().lines.contains("can't write reports/0-unit.json"),
             "{}",
-            refused.lines()
+            refused.said().lines
         );
-        assert_eq!(refused.message(""), "1 of 1 tests failed: s.b (why)");
+        assert_eq!(refused.said().with(""), "1 of 1 tests failed: s.b (why)");
         fs::remove_dir_all(&claimed.folder).unwrap();
     }
 }

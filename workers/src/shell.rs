@@ -323,10 +323,10 @@ impl Shell<'_> {
             .map_or_else(|| "ticket".to_owned(), |index| index.to_string());
         let reports = reports::collect(&self.claimed, patterns, &task);
         let said = tree::open_console(&self.claimed.path(""))
-            .and_then(|mut console| io::Write::write_all(&mut console, reports.lines().as_bytes()));
-        // The file among the artifacts says it as well.
+            .and_then(|mut console| io::Write::write_all(&mut console, reports.lines.as_bytes()));
+        // The file among the artifacts says it as well, if there is one.
         drop(said);
-        (outcome, reports.message(&message))
+        (outcome, reports.with(&message))
     }
 
     /// Records parameters, and then adds tasks: these may name those. Tasks count only after success.

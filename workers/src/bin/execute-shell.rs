@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use distcifs_workers::keeper::{Role, keep};
 use distcifs_workers::pages;
+use distcifs_workers::reports;
 use distcifs_workers::shell::{self, Setup, told, unpack};
 use distcifs_workers::tree::{EXIT_TREE_AWAY, Tree, Trouble};
 use distcifs_workers::{eprintln, identity};
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
         return ended;
     }
     if let Some(ended) = told::main(&words) {
+        return ended;
+    }
+    if let Some(ended) = reports::main(&words) {
         return ended;
     }
     let arguments: Arguments = pages::arguments("execute-shell");
