@@ -239,20 +239,20 @@ impl QueueIndex {
         self.poked.notify_one();
     }
 
-    /// Takes the summary of a ticket in, or out.
+    /// Takes the summary of a ticket in, or out; the state that was known of it. Of another that had its id nothing was:
+    /// a job that was made again under its name has tickets of the same ids, and what became of these is to be told.
     pub(super) fn place(&self, key: &TicketKey, summary: Option<TicketSummary>) -> Option<TicketState> {
         let mut queues = lock(&self.queues);
         let queue = queues.entry(key.queue.clone()).or_default();
-        if summary
-            .as_ref()
-            .is_some_and(|summary| summary.state == TicketState::Claimed)
-        {
+        let state = summary.as_ref().map(|summary| summary.state);
+        if state == Some(TicketState::Claimed) {
             queue.note_claimed(key.id.as_str());
         }
         let old = queue.take_out(key.id.as_str());
         if let Some(summary) = &summary {
             queue.tickets.insert(key.id.clone(), summary.clone());
         }
+        let created = summary.as_ref().map(|summary| summary.created);
         let was_open = old.as_ref().is_none_or(|old| old.state == TicketState::Open);
         // Of one that was not known before it is told now what it was in the way of.
         let in_the_way = old
@@ -265,9 +265,7 @@ impl QueueIndex {
             .filter(|summary| old.is_none() && summary.state == TicketState::Claimed);
         let sides = new.and_then(TicketSummary::sides);
         // What is bounded otherwise waits for the end of each build of its job that is older.
-        let has_ended = summary
-            .as_ref()
-            .is_none_or(|summary| summary.state == TicketState::Finished);
+        let has_ended = state.is_none_or(|state| state == TicketState::Finished);
         let was_over = old
             .as_ref()
             .is_some_and(|summary| summary.state == TicketState::Finished);
@@ -291,7 +289,8 @@ impl QueueIndex {
                 self.poke(&key.queue);
             }
         }
-        old.map(|summary| summary.state)
+        old.filter(|old| created.is_none_or(|created| created == old.created))
+            .map(|old| old.state)
     }
 
     /// Takes in that a ticket is claimed, without reading it, unless somebody here wants to know more of it.

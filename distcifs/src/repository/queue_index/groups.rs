@@ -206,6 +206,36 @@ mod tests {
     use super::*;
     use crate::repository::model::skills::Skills;
 
+    /// A job that was made again under its name has tickets of the same ids: one that has ended by the time it is first
+    /// seen is told of, though the other had ended too. Else its build would never be recorded.
+    #[test]
+    fn another_ticket_of_the_same_id_was_not_known() {
+        let queue_index = QueueIndex::new(Arc::default(), Arc::default());
+        let key = TicketKey {
+            queue: Name::new(CONTROL_QUEUE).unwrap(),
+            id: TicketId::new("a.1.control").unwrap(),
+        };
+        let ended = |created| TicketSummary {
+            state: TicketState::Finished,
+            created,
+            lane: Lane {
+                priority: 0,
+                owner: 1,
+                needs: String::new(),
+            },
+            job: None,
+            group: None,
+            untrusted: false,
+            build: None,
+            told: false,
+        };
+        let over = Some(TicketState::Finished);
+        assert_eq!(queue_index.place(&key, Some(ended(1))), None);
+        assert_eq!(queue_index.place(&key, Some(ended(1))), over);
+        assert_eq!(queue_index.place(&key, Some(ended(2))), None);
+        assert_eq!(queue_index.place(&key, None), over);
+    }
+
     /// "Builds of one bound and of another do not run beside each other": when the last of before has ended, all that
     /// waited for it are tried, as many as their group has places; those of one commit too.
     #[test]
