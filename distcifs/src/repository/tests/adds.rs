@@ -304,7 +304,7 @@ fn a_task_that_is_added_names_what_was_told() {
         let all = ["0-generate", "1-beside", "2-deploy", "3-version"];
         assert_eq!(names(&first, &job, n).await, all);
         second.store.coordination.sync().await.unwrap();
-        let there = second.jobs.get("a").unwrap();
+        let there = heard_of(&second).await;
         assert_eq!(names(&second, &there, n).await, all);
         assert_sound(&second).await;
     });
@@ -435,7 +435,7 @@ fn an_abort_that_comes_before_the_commit_leaves_the_plan_as_it_was() {
         let (job, n, _controller) = begun(&first, &[0]).await;
         second.store.coordination.sync().await.unwrap();
         let held = generates(&first, &key_of(&job, n, 0), adds(&["x"])).await;
-        let there = second.jobs.get("a").unwrap();
+        let there = heard_of(&second).await;
         finish_while(&gate, &first, &held, async {
             second.control(&there, n, Word::Abort, poster()).await.unwrap();
         })
@@ -454,7 +454,7 @@ fn what_is_added_is_laid_on_whatever_the_entry_is_by_then() {
         let (job, n, _controller) = begun(&first, &[0]).await;
         second.store.coordination.sync().await.unwrap();
         let held = generates(&first, &key_of(&job, n, 0), adds(&["x"])).await;
-        let there = second.jobs.get("a").unwrap();
+        let there = heard_of(&second).await;
         finish_while(&gate, &first, &held, async {
             second.control(&there, n, Word::Keep, poster()).await.unwrap();
         })
@@ -462,6 +462,18 @@ fn what_is_added_is_laid_on_whatever_the_entry_is_by_then() {
         let build = first.builds.build(&job, n).await.unwrap();
         assert!(build.kept() && build.plan.added() == 1);
     });
+}
+
+/// The job, once this mount has heard of it: a sync says that its notice is there, and not that it was heeded.
+async fn heard_of(repository: &Arc<Repository>) -> Job {
+    let began = Instant::now();
+    loop {
+        if let Some(job) = repository.jobs.get("a") {
+            return job;
+        }
+        assert!(began.elapsed() < PATIENCE, "no notice of the job came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A coordinator whose notices of builds' entries are on their way for ever; those of tickets come.
