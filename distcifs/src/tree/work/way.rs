@@ -362,10 +362,6 @@ impl Work {
         };
         let (mut at, mut names) = (inode.clone(), Vec::new());
         while names.len() < PLACE_NAMES_MAX {
-            if let Some(path) = at.with_names(root_path) {
-                names.extend(path.file_name().map(OsString::from));
-                break;
-            }
             let above = at.with_names(Names::all).into_iter().next();
             let Some((parent, name)) = above else { break };
             names.push(name);

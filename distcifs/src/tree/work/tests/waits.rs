@@ -290,6 +290,8 @@ fn what_a_user_may_hold_is_done_apart() {
         let (gate, tree) = (&tree.work.off.gate, &tree);
         let _opens = Opens(gate);
         let held = tree.work.inode(one).unwrap();
+        let place = tree.work.place_of(one);
+        assert!(place.ends_with(", file one"), "{place}");
         held.passed.lend();
         gate.set(true);
         let mode = SetAttr {
