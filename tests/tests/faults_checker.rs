@@ -257,6 +257,24 @@ fn what_waited_too_long_is_found() {
     assert_eq!(kinds(&killed, &found(build())), []);
 }
 
+/// A script is on one node, whichever it is: what was stopped there answered later.
+#[test]
+fn a_script_on_a_stopped_mount_waits_for_it() {
+    let slow = format!("{HISTORY}50.00 s0-1-50.00 - begin before a.1.0\n75.00 s0-1-50.00 - end ok \n");
+    let found = found(build());
+    let waited = |lines: &str| kinds(&format!("{slow}{lines}"), &found).contains(&Kind::Waited);
+    let stop = |what: &str, begin: &str, end: &str| {
+        format!("{begin} injector.3 - begin fault {what}\n{end} injector.3 - end ok\n")
+    };
+    assert!(waited(""));
+    assert!(!waited(&stop("stop-mount n2", "50.02", "74.72")));
+    assert!(!waited(&stop("stop-worker execute-shell-n0-7", "50.02", "74.72")));
+    assert!(waited(&stop("stop-worker hand-n0-7", "50.02", "74.72")));
+    // A part of it on one node and a part on another.
+    let halves = stop("stop-mount n0", "50.02", "58.00") + &stop("stop-mount n1", "58.00", "66.00");
+    assert!(waited(&halves));
+}
+
 /// A script that never ends what it began was killed with its worker or its mount, if one was killed then.
 #[test]
 fn a_script_that_was_killed_waits_for_nothing() {

@@ -93,7 +93,7 @@ impl Builds {
             return Ok(None);
         };
         let (_, revision) = self.stored_record(&job, part.build).await?;
-        let build = match self.build(&job, part.build).await {
+        let build = match self.build_as_stored(&job, part.build).await {
             Ok(build) => build,
             Err(Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
@@ -177,7 +177,7 @@ impl Builds {
     /// Whether a build's entry stands, as the coordinator has it.
     pub(in crate::repository) async fn is_unfinished(&self, job: &Job, n: u64) -> Result<bool> {
         let path = live_path(job.uid(), n);
-        Ok(bounded(&path, self.store.coordination.get(&path)).await?.is_some())
+        Ok(self.store.get_uncached(&path).await?.is_some())
     }
 
     /// A finished build's record as it is in the store, and its revision.

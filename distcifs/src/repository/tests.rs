@@ -35,6 +35,7 @@ mod holes;
 mod notify;
 mod owners;
 mod rebound;
+mod recorders;
 mod refused;
 mod removed;
 mod rename;

@@ -8,7 +8,7 @@ use crate::repository::model::build::{Build, BuildTicket, Live, live_path, put_a
 use crate::repository::model::job::Job;
 use crate::repository::model::json::from_json;
 use crate::repository::model::plan::Plan;
-use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Ticket, part_key};
+use crate::repository::model::ticket::{BuildRef, CONTROL_QUEUE, Posted, Ticket, TicketKey, part_key, ticket_of};
 use crate::repository::model::when::LeftOut;
 use crate::repository::work::join_all;
 use crate::repository::{Error, Result};
@@ -26,6 +26,14 @@ enum Tickets {
     One(usize),
     /// Those of its tasks too.
     All,
+    /// The same, of many mounts as the coordinator has them: nothing that was cached.
+    Stored,
+}
+
+impl Tickets {
+    fn are_all(self) -> bool {
+        matches!(self, Tickets::All | Tickets::Stored)
+    }
 }
 
 impl Builds {
@@ -65,17 +73,25 @@ impl Builds {
         Ok(entry.map_or(Ok(()), |entry| from_json::<Live>(&path, &entry.data).map(drop)))
     }
 
+    /// A build for what is written of it for good. The entry and the tickets of a build that others tidy away go at
+    /// once, and are told one after the other: who has heard of some of them sees tasks that never were.
+    pub(crate) async fn build_as_stored(&self, job: &Job, n: u64) -> Result<Build> {
+        self.look(job, n, Tickets::Stored).await
+    }
+
     async fn look(&self, job: &Job, n: u64, which: Tickets) -> Result<Build> {
         let live_path = live_path(job.uid(), n);
+        let uncached = which == Tickets::Stored && self.store.shared;
         let mut anew = false;
         for _ in 0..LOOKS_MAX {
             let before = match std::mem::take(&mut anew) {
+                _ if uncached => self.store.get_uncached(&live_path).await?,
                 false => self.store.get(&live_path).await?,
                 true => self.store.get_anew(&live_path).await?,
             };
             let looked = &self.store.entry_cache.looked;
             // Of many mounts, each remembers the tickets themselves.
-            let asked = before.as_ref().filter(|_| !self.store.shared && which == Tickets::All);
+            let asked = before.as_ref().filter(|_| !self.store.shared && which.are_all());
             let asked = asked.map(|entry| looked.ask(job, n, entry.version));
             let (read, known) = match asked {
                 Some(Ok(build)) => (None, Some(build)),
@@ -90,7 +106,9 @@ impl Builds {
                     // alone that is clear where it was there.
                     let has_own = build.as_ref().is_ok_and(|build| build.control.is_some());
                     let clear = which == Tickets::Own && (has_own || before.is_none());
-                    if !clear && self.store.get(&live_path).await? != before {
+                    let ended = build.as_ref().is_ok_and(|build| build.verdict().is_some());
+                    if !clear && !self.stands(&live_path, before.as_ref(), uncached || ended).await? {
+                        anew = true;
                         continue;
                     }
                     build
@@ -113,6 +131,17 @@ impl Builds {
             "jobs/{}/builds/{n}: it changes too fast: try again",
             job.name
         )))
+    }
+
+    /// Whether a build's entry is still this one. Tickets are tidied away of a build that has ended: then the
+    /// coordinator is asked, for what is cached may not have heard of it.
+    async fn stands(&self, live_path: &str, before: Option<&Entry>, tidied: bool) -> Result<bool> {
+        let entry = if tidied && self.store.shared {
+            self.store.get_uncached(live_path).await?
+        } else {
+            self.store.get(live_path).await?
+        };
+        Ok(entry.as_ref() == before)
     }
 
     /// One look at a build with this entry: the tickets first, the record second, so that nobody
@@ -146,6 +175,8 @@ impl Builds {
         let plan = self.configs.plan_of(&job.name, &live).await?;
         let (control, tickets) = match which {
             Tickets::All => self.build_tickets(job, n, &plan, live.run).await?,
+            Tickets::Stored if !self.store.shared => self.build_tickets(job, n, &plan, live.run).await?,
+            Tickets::Stored => self.stored_tickets(job, n, &plan, live.run).await?,
             Tickets::Own => {
                 let control = self.build_ticket(CONTROL_QUEUE, job, n, "control".to_owned(), live.run);
                 (control.await?, BTreeMap::new())
@@ -168,7 +199,7 @@ impl Builds {
             None
         };
         let params = match which {
-            Tickets::All | Tickets::One(_) => self.live_params(&live).await?,
+            Tickets::All | Tickets::Stored | Tickets::One(_) => self.live_params(&live).await?,
             Tickets::Own => Vec::new(),
         };
         Ok(Build {
@@ -238,6 +269,36 @@ impl Builds {
         Ok((control, tickets))
     }
 
+    /// The same as the coordinator has them, read together.
+    async fn stored_tickets(
+        &self,
+        job: &Job,
+        n: u64,
+        plan: &Plan,
+        run: u32,
+    ) -> Result<(Option<BuildTicket>, BTreeMap<usize, BuildTicket>)> {
+        let key = |queue: &str, task: &str| part_key(queue, job.name.as_str(), n, task, run);
+        let control = std::iter::once(key(CONTROL_QUEUE, "control"));
+        let tasks = plan
+            .tasks()
+            .map(|task| key(task.kind.as_str(), &task.index.to_string()));
+        let keys = control.chain(tasks).collect::<Result<Vec<_>>>()?;
+        let entries = self
+            .store
+            .get_all_uncached(keys.iter().map(TicketKey::path).collect())
+            .await?;
+        let mut build_tickets = Vec::with_capacity(keys.len());
+        for (key, entry) in keys.into_iter().zip(entries) {
+            let posted = entry.map(|entry| ticket_of(&key.to_string(), &entry)).transpose()?;
+            build_tickets.push(ours(job, key, posted));
+        }
+        let mut build_tickets = build_tickets.into_iter();
+        let control = build_tickets.next().flatten();
+        let indexed = plan.tasks().map(|task| task.index).zip(build_tickets);
+        let tickets = indexed.filter_map(|(index, build_ticket)| Some((index, build_ticket?)));
+        Ok((control, tickets.collect()))
+    }
+
     /// One ticket of a build.
     async fn build_ticket(
         &self,
@@ -249,10 +310,15 @@ impl Builds {
     ) -> Result<Option<BuildTicket>> {
         let key = part_key(queue, job.name.as_str(), n, &task, run)?;
         let posted = self.tickets.get(&key).await?;
-        let ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
-        Ok(posted.filter(|p| ours(&p.ticket)).map(|posted| BuildTicket {
-            queue: key.queue,
-            posted,
-        }))
+        Ok(ours(job, key, posted))
     }
+}
+
+/// A ticket as one of a build, if it is of that job and no other of its name.
+fn ours(job: &Job, key: TicketKey, posted: Option<Posted>) -> Option<BuildTicket> {
+    let is_ours = |ticket: &Ticket| ticket.part.as_ref().is_some_and(|part| part.uid == job.uid());
+    posted.filter(|p| is_ours(&p.ticket)).map(|posted| BuildTicket {
+        queue: key.queue,
+        posted,
+    })
 }

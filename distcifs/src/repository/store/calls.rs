@@ -163,6 +163,19 @@ impl Store {
         self.get(path).await
     }
 
+    /// Reads an entry from the coordinator, whatever is cached.
+    pub(crate) async fn get_uncached(&self, path: &str) -> Result<Option<Entry>> {
+        bounded(path, self.coordination.get(path)).await
+    }
+
+    /// Reads entries from the coordinator, whatever is cached.
+    pub(crate) async fn get_all_uncached(&self, paths: Vec<String>) -> Result<Vec<Option<Entry>>> {
+        let Some(first) = paths.first().cloned() else {
+            return Ok(Vec::new());
+        };
+        bounded(&first, self.coordination.get_all(paths)).await
+    }
+
     /// Reads entries together that somebody is about to look at one by one, where they are cached.
     pub(crate) async fn read_ahead(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let unknown = |path: String| {

@@ -1,5 +1,7 @@
 //! How long everybody waited.
 
+use std::collections::BTreeMap;
+
 use super::{Call, Case, Kind, Millis, Operation};
 
 /// Promise 5: "nothing hangs for more than 10 s".
@@ -45,20 +47,26 @@ impl Case<'_> {
         }
     }
 
-    /// For how long of a call its caller or its mount was stopped.
+    /// For how long of a call its caller or its mount was stopped. A script does not say where it runs: it is on one
+    /// node, with one worker of scripts, and so it is the longest time of one of them.
     fn stopped(&self, operation: &Operation, end: Millis) -> Millis {
-        let faults = self.history.operations.iter();
-        let stops = faults.filter(|fault| match &fault.call {
-            Call::Fault { kind, target } if kind == "stop-mount" => *target == operation.node,
-            Call::Fault { kind, target } if kind == "stop-worker" => *target == operation.who,
-            _ => false,
-        });
-        stops
-            .map(|stop| {
-                let (begin, end) = (stop.begin.max(operation.begin), stop.ended().min(end));
-                end.saturating_sub(begin)
-            })
-            .sum()
+        let script = operation.node == NO_NODE;
+        let mut stopped: BTreeMap<&str, Millis> = BTreeMap::new();
+        for fault in &self.history.operations {
+            let Call::Fault { kind, target } = &fault.call else {
+                continue;
+            };
+            let meets = match &kind[..] {
+                "stop-mount" => script || *target == operation.node,
+                "stop-worker" => *target == operation.who || script && target.starts_with(SCRIPTS),
+                _ => false,
+            };
+            let (begin, end) = (fault.begin.max(operation.begin), fault.ended().min(end));
+            if meets {
+                *stopped.entry(if script { target } else { "" }).or_default() += end.saturating_sub(begin);
+            }
+        }
+        stopped.into_values().max().unwrap_or(0)
     }
 
     /// Whether the caller was killed in the middle of it, as scripts of a build that is aborted are. A script does not
