@@ -8,6 +8,7 @@ mod crowd;
 mod environments;
 mod load;
 mod many;
+mod pipelines;
 mod report;
 mod streams;
 mod upkeep;
@@ -18,7 +19,7 @@ mod workspace;
 use std::process::ExitCode;
 
 /// The measures by name, with what each takes.
-const MEASURES: [(&str, fn()); 27] = [
+const MEASURES: [(&str, fn()); 33] = [
     ("build", builds::one_task),
     ("throughput", builds::throughput),
     ("many", many::jobs_and_builds),
@@ -33,6 +34,10 @@ const MEASURES: [(&str, fn()); 27] = [
     ("webhook", webhook::push_to_build),
     ("deliveries", webhook::many_deliveries),
     ("web", web::page),
+    ("pipeline", pipelines::push_to_task),
+    ("added", pipelines::many_added),
+    ("control", pipelines::control_time),
+    ("pushes", pipelines::pushes),
     ("gc", upkeep::gc),
     ("backup", upkeep::backup),
     ("cluster-claim", cluster::claim),
@@ -43,6 +48,8 @@ const MEASURES: [(&str, fn()); 27] = [
     ("cluster-many", cluster::many),
     ("cluster-crowd", crowd::waiting),
     ("cluster-recovery", cluster::recovery),
+    ("cluster-added", pipelines::many_added_on_cluster),
+    ("cluster-pushes", pipelines::pushes_on_cluster),
     ("environments", environments::over_none),
     ("containers", environments::containers),
     ("machine", environments::machine),
