@@ -23,6 +23,7 @@ use super::work::{FOLLOW_PAUSE, FOLLOW_PAUSE_MAX, FOLLOW_TRIES, READS_MAX, again
 use crate::storage::{Change, Event};
 
 mod refresh;
+mod unseen;
 
 /// Notices in the order in which they are acted upon.
 #[derive(Default)]

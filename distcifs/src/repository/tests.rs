@@ -45,6 +45,7 @@ mod stopped;
 mod strangers;
 mod superseding;
 mod trash;
+mod unseen;
 
 /// How long anything may take that goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);

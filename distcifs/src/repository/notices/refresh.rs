@@ -172,6 +172,12 @@ impl Reconciler {
     /// does.
     fn follow_up(self: &Arc<Self>, key: &TicketKey, seen: Seen, before: Option<TicketState>) -> Option<JoinHandle<()>> {
         let Some(posted) = seen.posted else {
+            if before.is_some_and(|state| state != TicketState::Finished) && self.events.is_listened_to() {
+                let (reconciler, key) = (self.clone(), key.clone());
+                self.store
+                    .runtime
+                    .spawn(async move { reconciler.tell_unseen_end(&key).await });
+            }
             if before.is_some() {
                 self.events.announce(Told::TicketRemoved(key.clone()));
             }
