@@ -234,9 +234,7 @@ fn idle(mount: &Mount) {
 /// All of it.
 pub(crate) fn page() {
     let mount = Mount::with(&[], LIMIT);
-    for queue in ["hand", "build-control"] {
-        mount.queue(queue);
-    }
+    mount.queue("hand");
     let web = Web::start(&mount, &[]);
     lines(&mount, &web);
     consoles(&mount, &web);
