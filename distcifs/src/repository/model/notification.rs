@@ -133,7 +133,9 @@ impl News<'_> {
 
     fn ticket(&self, index: usize, entry: &Notify, words: &[On]) -> Option<(TicketKey, Ticket)> {
         let nonce = self.nonce.get(..NONCE_DIGITS).unwrap_or(self.nonce);
-        let id = format!("{}.{}.{index}-{nonce}", self.of.job, self.of.build);
+        // A build that was held may end before anybody has told that it is: both stand in the queue then.
+        let moment = if self.moment == Moment::Held { "held-" } else { "" };
+        let id = format!("{}.{}.{index}-{moment}{nonce}", self.of.job, self.of.build);
         let key = TicketKey {
             queue: Name::new(NOTIFY_QUEUE)?,
             id: TicketId::new(&id)?,
