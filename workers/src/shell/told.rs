@@ -4,6 +4,7 @@
 //! of them: they are taken away before the result. The script was free to leave anything in their place, and to leave
 //! somebody who holds them: so a process of its own does it.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -73,6 +74,7 @@ impl Told {
 
     /// Has a process do it, which may stand: somebody may hold the file, or the artifacts.
     fn ask(&self, claimed: &Claimed, how: &str) -> tree::Result<Option<Vec<u8>>> {
+        let read = RefCell::default();
         as_a_result(|| {
             let folder = claimed.open().map_err(|e| Trouble::from_io("artifacts", &e))?;
             let mut command = Command::new("/proc/self/exe");
@@ -89,18 +91,20 @@ impl Told {
             let wrote = wrote.ok_or_else(held)?;
             let ended = || Trouble::Refused(format!("{}: who reads it was ended", self.variable));
             let answer: Answer = serde_json::from_slice(&wrote.bytes).map_err(|_| ended())?;
-            answer.into()
+            answer.after(&read)
         })
     }
 
-    /// Takes it away; gives what was in it, if it was there.
-    fn take_here(&self, ticket: &Folder) -> tree::Result<Option<Vec<u8>>> {
-        let Some(folder) = self.folder(ticket)? else {
-            return Ok(None);
+    /// Takes it away; says what was in it, if it was there.
+    fn take_here(&self, ticket: &Folder) -> Answer {
+        let folder = match self.folder(ticket) {
+            Ok(Some(folder)) => folder,
+            none => return none.map(|_| None).into(),
         };
-        let read = self.read(&folder);
-        self.remove(&folder)?;
-        read.map(Some)
+        match (self.read(&folder), self.remove(&folder)) {
+            (Ok(bytes), Err(Trouble::Later(why) | Trouble::Held(why))) => Answer::Stays { bytes, why },
+            (read, removed) => removed.and(read.map(Some)).into(),
+        }
     }
 
     fn discard_here(&self, ticket: &Folder) -> tree::Result<()> {
@@ -147,12 +151,32 @@ impl Told {
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Took(Option<Vec<u8>>),
+    /// It was read, and its removal may be done later.
+    Stays {
+        bytes: Vec<u8>,
+        why: String,
+    },
     Away(String),
     Lost(String),
     Later(String),
     Held(String),
     Full(String),
     Refused(String),
+}
+
+impl Answer {
+    /// What it means after the tries before, of which one may have read it: then a file that is gone is one whose
+    /// removal was done later, and not one that never was.
+    fn after(self, read: &RefCell<Option<Vec<u8>>>) -> tree::Result<Option<Vec<u8>>> {
+        match self {
+            Answer::Stays { bytes, why } => {
+                read.replace(Some(bytes));
+                Err(Trouble::Later(why))
+            }
+            Answer::Took(None) => Ok(read.take()),
+            answer => answer.into(),
+        }
+    }
 }
 
 impl From<tree::Result<Option<Vec<u8>>>> for Answer {
@@ -175,7 +199,7 @@ impl From<Answer> for tree::Result<Option<Vec<u8>>> {
             Answer::Took(took) => return Ok(took),
             Answer::Away(why) => Trouble::Away(why),
             Answer::Lost(why) => Trouble::Lost(why),
-            Answer::Later(why) => Trouble::Later(why),
+            Answer::Later(why) | Answer::Stays { why, .. } => Trouble::Later(why),
             Answer::Held(why) => Trouble::Held(why),
             Answer::Full(why) => Trouble::Full(why),
             Answer::Refused(why) => Trouble::Refused(why),
@@ -188,11 +212,11 @@ pub fn main(words: &[String]) -> Option<ExitCode> {
     let [_, word, variable, how] = words else { return None };
     let told = ALL.iter().find(|told| word == WORD && told.variable == *variable)?;
     let done = match io::stdin().as_fd().try_clone_to_owned().map(Folder::of) {
-        Err(error) => Err(Trouble::from_io("artifacts", &error)),
+        Err(error) => Err(Trouble::from_io("artifacts", &error)).into(),
         Ok(ticket) if how == TAKE => told.take_here(&ticket),
-        Ok(ticket) => told.discard_here(&ticket).map(|()| None),
+        Ok(ticket) => told.discard_here(&ticket).map(|()| None).into(),
     };
-    let text = serde_json::to_vec(&Answer::from(done)).unwrap_or_default();
+    let text = serde_json::to_vec(&done).unwrap_or_default();
     let written = io::stdout().lock().write_all(&text);
     Some(written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
@@ -209,4 +233,22 @@ pub(super) fn add_tasks(claimed: &Claimed, text: &[u8]) -> tree::Result<()> {
         Some(fault) => format!("{}:{fault}", TASKS.variable),
         None => line.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A removal that the tree answers too late is done later: what the first try read is what the script told, though
+    /// the next one finds no file.
+    #[test]
+    fn what_was_read_is_not_lost_with_the_answer() {
+        let read = RefCell::default();
+        let (bytes, why) = (b"name=value".to_vec(), "no answer".to_owned());
+        let stays = Answer::Stays { bytes, why };
+        assert!(matches!(stays.after(&read), Err(Trouble::Later(why)) if why == "no answer"));
+        let took = Answer::Took(None).after(&read).unwrap();
+        assert_eq!(took.as_deref(), Some(&b"name=value"[..]));
+        assert!(Answer::Took(None).after(&RefCell::default()).unwrap().is_none());
+    }
 }
