@@ -18,6 +18,9 @@ const MESSAGE_CHARS_MAX: usize = 500;
 /// Characters of the details of a failure that are kept.
 const TEXT_CHARS_MAX: usize = 2000;
 
+/// Characters of what is wrong with a report that are told.
+const FAULT_CHARS_MAX: usize = 200;
+
 /// Failures that are kept by name.
 pub(super) const FAILED_MAX: usize = 200;
 
@@ -73,7 +76,7 @@ pub(super) fn read(text: &str, counts: &mut Counts) -> Result<(), String> {
     let mut telling = None;
     loop {
         let at = reader.buffer_position();
-        let event = reader.read_event().map_err(|error| format!("byte {at}: {error}"))?;
+        let event = reader.read_event().map_err(|error| wrong(at, &error))?;
         match event {
             Event::DocType(_) => return Err(format!("byte {at}: it has a DOCTYPE, which no report needs")),
             Event::Start(element) | Event::Empty(element) if depth > DEPTH_MAX => {
@@ -109,6 +112,12 @@ pub(super) fn read(text: &str, counts: &mut Counts) -> Result<(), String> {
         return Err("it has no test, and is no report as JUnit writes them".to_owned());
     }
     Ok(())
+}
+
+/// What is wrong at a byte. The parser repeats names whole, and they may be as long as the report.
+fn wrong(at: u64, error: &quick_xml::Error) -> String {
+    let text: String = error.to_string().chars().take(FAULT_CHARS_MAX).collect();
+    format!("byte {at}: {}", plain(&text))
 }
 
 /// An element begins.
@@ -256,6 +265,19 @@ mod tests {
         let mut counts = Counts::default();
         read(text, &mut counts).unwrap_or_else(|why| panic!("{why}: {text}"));
         counts
+    }
+
+    /// What is wrong is told in few words, whatever the names are.
+    #[test]
+    fn a_fault_is_as_short_as_others() {
+        let text = format!("<testsuite><{}></b>", "\u{1b}a".repeat(1 << 20));
+        let why = read(&text, &mut Counts::default()).unwrap_err();
+        assert!(
+            why.len() < 8 * FAULT_CHARS_MAX && !why.contains('\u{1b}'),
+            "{} bytes",
+            why.len()
+        );
+        assert!(why.starts_with("byte "), "{why}");
     }
 
     /// Of JUnit, pytest, Go and Rust: suites in suites, tests without a class, details in CDATA.
