@@ -20,7 +20,7 @@ use crate::tree::{self, Lines, Tree, Trouble};
 use crate::turns::{Key, Turns};
 
 /// Shards, threads: enough that commits of a few milliseconds each don't queue up behind one another.
-const SHARDS: usize = 8;
+pub(crate) const SHARDS: usize = 8;
 
 /// Messages waiting for one shard; a full channel holds up the readers of the streams, and the tree
 /// then says `resync`.

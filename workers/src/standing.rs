@@ -10,8 +10,9 @@ use std::time::Duration;
 /// The tree answers within ten seconds, or fails: what takes longer stands.
 const STANDS: Duration = Duration::from_secs(15);
 
-/// Threads that may stand at one thing: the next one that is begun there would stand as well.
-const STANDING_MAX: usize = 4;
+/// Threads that may stand at one thing: the next one that is begun there would stand as well. Twice as many as make
+/// calls side by side, so that none is refused for being one of many.
+const STANDING_MAX: usize = 2 * crate::control::SHARDS;
 
 /// The calls under way, by what they are made to.
 #[derive(Debug, Clone)]
