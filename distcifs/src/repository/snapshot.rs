@@ -29,8 +29,8 @@ mod xattr;
 mod tests;
 
 pub use browse::Browser;
-pub(crate) use capture::take_in;
 pub use capture::{Captured, capture};
+pub(crate) use capture::{is_untouched, take_in};
 pub use error::{Result, SnapshotError};
 pub use format::{
     Entry, Folder, INLINE_BYTES_MAX, Kind, Link, Meta, Segment, Time, XATTR_BYTES_MAX, Xattrs, is_entry_name,

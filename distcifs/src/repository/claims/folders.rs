@@ -69,6 +69,10 @@ impl Claims {
     /// Stores one folder, and says in the console what can't be kept.
     async fn capture(&self, claim: &Claim, dir: &Path, known: Option<&Manifest>) -> Result<snapshot::Captured> {
         let end = Deadline::after(CAPTURE_TIMEOUT);
+        // One that was left empty waits for no place.
+        if !claim.is_held_up() && snapshot::is_untouched(dir) {
+            return Ok(snapshot::Captured::nothing());
+        }
         let owner = claim.ticket.owner.unwrap_or(claim.uid);
         let what = || format!("{}: storing its folders", claim.key);
         let place = PLACES.place(owner, end, what).await?;

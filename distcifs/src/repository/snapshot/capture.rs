@@ -70,7 +70,7 @@ pub struct Captured {
 
 impl Captured {
     /// An empty folder, of which nothing is stored.
-    fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Captured {
             digest: Snapshot::empty(),
             is_bare: true,
@@ -117,7 +117,7 @@ pub(crate) async fn take_in(
 }
 
 /// Whether a folder is as it was made: nothing in it, and neither mode nor attributes of its own.
-fn is_untouched(dir: &Path) -> bool {
+pub(crate) fn is_untouched(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none())
         && local::open_root(dir).is_ok_and(|root| {
             fstat(&root).is_ok_and(|stat| stat.st_mode & 0o7777 == Folder::MODE)
