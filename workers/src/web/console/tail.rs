@@ -120,27 +120,35 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
         Some(place) => place,
         None => return,
     };
-    if told.is_none() && !begin(&app, &place, at, &to).await {
+    if told.is_none() && !begin(&app, &place, at, (&to, until)).await {
         return;
     }
     let (mut pause, mut away) = (LOOK_EVERY, false);
     while Instant::now() < until {
-        if away {
-            let (this, of) = (app.clone(), place.clone());
-            if let Err(Fault::Away(_)) = app.work(move || open(&this, &of).map(drop)).await {
+        let (this, of) = (app.clone(), place.clone());
+        let size = match app.work(move || open(&this, &of).map(|(opened, _)| opened.size)).await {
+            Ok(size) => size,
+            Err(Fault::Away(_)) => {
                 // It is tried again, less and less often; who has gone is not told.
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
                 if to.is_closed() {
                     return;
                 }
+                away = true;
                 continue;
             }
-            pause = LOOK_EVERY;
-            if to.send(event("back", &at.to_string(), "").into()).await.is_err() {
+            Err(_) => {
+                let _ = to.send(event("gone", &at.to_string(), "").into()).await;
                 return;
             }
+        };
+        pause = LOOK_EVERY;
+        if std::mem::take(&mut away) && to.send(event("back", &at.to_string(), "").into()).await.is_err() {
+            return;
         }
+        // Nobody waits beyond the end: others follow by what one viewer said.
+        at = at.min(size);
         let (hub, new) = app.tails.of(&place.key(), at);
         let mut pieces = hub.pieces.subscribe();
         if new {
@@ -173,8 +181,8 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
 }
 
 /// Tells the number of the line that a viewer is at, when lines have been counted so far.
-async fn begin(app: &Arc<App>, place: &Place, at: u64, to: &Sender<Bytes>) -> bool {
-    loop {
+async fn begin(app: &Arc<App>, place: &Place, at: u64, (to, until): (&Sender<Bytes>, Instant)) -> bool {
+    while Instant::now() < until {
         let (this, place) = (app.clone(), place.clone());
         let counted = app.work(move || number(&this, &place, at)).await;
         let text = match counted {
@@ -182,17 +190,24 @@ async fn begin(app: &Arc<App>, place: &Place, at: u64, to: &Sender<Bytes>) -> bo
                 let text = event("at", &at.to_string(), &line.to_string());
                 return to.send(text.into()).await.is_ok();
             }
-            Ok(None) => ": \n\n".to_owned(),
+            Ok(None) => {
+                sleep(LOOK_EVERY).await;
+                ": \n\n".to_owned()
+            }
             Err(Fault::Away(_)) => {
                 sleep(END_EVERY).await;
                 ": \n\n".to_owned()
             }
-            Err(_) => event("gone", &at.to_string(), ""),
+            Err(_) => {
+                let _ = to.send(event("gone", &at.to_string(), "").into()).await;
+                return false;
+            }
         };
         if to.send(text.into()).await.is_err() {
             return false;
         }
     }
+    false
 }
 
 /// The number of the line that begins at a byte; `None` if more has to be counted.
@@ -277,6 +292,7 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
                     return Some(Ended::Viewer);
                 }
             }
+            Ok(None) if to.is_closed() => return Some(Ended::Viewer),
             // More has to be counted, or nothing more ends here.
             Ok(None) => sleep(LOOK_EVERY).await,
             Ok(Some(_)) => return None,
