@@ -72,7 +72,10 @@ fn since(desk: &Desk, repository: &Repository<'_>, commit: &str) -> tree::Result
             return Ok(Err(format!("@base {} is no branch", source.base)));
         };
         let base = format!("refs/remotes/origin/{branch}");
-        let found = repository.git().line(&["merge-base", &base, commit])?;
+        let found = match repository.peeled(&base)? {
+            Some(base) => repository.git().line(&["merge-base", &base, commit])?,
+            None => None,
+        };
         let why = || format!("{branch} and the commit have no common one here: params.depth leaves it out, perhaps");
         return Ok(found.filter(|found| is_commit(found)).ok_or_else(why));
     }
