@@ -1,4 +1,4 @@
-//! Chromium, driven by WebDriver (https://www.w3.org/TR/webdriver2/): the few of its commands that tests of pages need,
+//! Chromium, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>): the few of its commands that tests of pages need,
 //! as JSON over HTTP to chromedriver.
 
 use std::io::{BufRead, BufReader, Read, Write};

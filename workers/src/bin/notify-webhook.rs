@@ -19,8 +19,8 @@ use distcifs_workers::tree::{Tree, Trouble};
 struct Arguments {
     /// Where the tree is mounted
     mount: PathBuf,
-    /// Webhooks with names, a line each: NAME OWNER[,OWNER...]|* URL [SECRETFILE]; read each time, so
-    /// it may change
+    /// Webhooks with names, a line each: NAME OWNER[,OWNER...]|* URL, and a SECRETFILE if
+    /// requests are signed; read each time, so it may change
     #[arg(long, value_name = "FILE")]
     hooks: Option<PathBuf>,
     /// Only those of --hooks: jobs may name no URL
