@@ -33,8 +33,8 @@ pub mod selecting;
 pub mod shell;
 pub mod signals;
 pub mod spawn;
-#[cfg(feature = "github")]
 mod standing;
+#[cfg(feature = "github")]
 pub mod status;
 pub mod supervise;
 pub mod task;
