@@ -99,7 +99,8 @@ fn a_newer_build_ends_an_older_one_though_its_mount_dies() {
             .await;
         });
         if !was_cut {
-            assert!(writes > 4, "it was cut short in between");
+            // What the last of its four writes brought about may be seen before that write has come back.
+            assert!(writes > 3, "it was cut short in between");
             return;
         }
     }
