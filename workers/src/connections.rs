@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub mod counts;
 mod patient;
+pub mod program;
 
 use axum::Router;
 use axum::body::Body;

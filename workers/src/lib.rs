@@ -24,6 +24,7 @@ pub mod keys;
 mod lanes;
 pub mod notify;
 pub mod pages;
+mod pauses;
 pub mod plan;
 pub mod record;
 pub mod reports;

@@ -23,22 +23,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connections::Connections;
+use crate::connections::program::{self, broken};
 use ask::App;
 use guard::Guard;
 use sight::Sight;
 
 /// How long requests that arrived may still take when the program is told to end.
 const END_TIME: Duration = Duration::from_secs(2);
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: u32 = 4096;
-
-/// Threads that read and write sockets: what takes time is done by others.
-const SOCKET_THREADS: usize = 2;
 
 /// What the program is told at its start.
 pub struct Settings {
@@ -61,37 +55,14 @@ pub struct Settings {
 /// # Errors
 /// It can't listen, or can't start threads.
 pub fn run(settings: Settings) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(SOCKET_THREADS)
-        .max_blocking_threads(ask::THREADS)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("can't start: {error}"))?;
     crate::beneath::more_descriptors();
-    let ended = runtime.block_on(serve(settings));
-    // Threads that wait for a tree that hangs can't be waited for.
-    runtime.shutdown_background();
-    ended
-}
-
-fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if at.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // So that the next one can begin while connections of the last one linger.
-    socket.set_reuseaddr(true)?;
-    socket.bind(at)?;
-    socket.listen(BACKLOG)
+    program::run(ask::THREADS, serve(settings))
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    let broken = |error: std::io::Error| format!("can't start: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-    let listener = listen(settings.listen).map_err(|error| format!("can't listen on {}: {error}", settings.listen))?;
-    let at = listener.local_addr().map_err(broken)?;
+    let (listener, at) = program::listen(settings.listen)?;
     let sight = Sight::new(settings.mount, settings.token.is_some());
     let guard = Guard::new(at, &settings.hosts, settings.token);
     let app = App::new(sight, guard, settings.base, settings.connections).map_err(broken)?;

@@ -20,23 +20,16 @@ pub mod watched;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connections::Connections;
+use crate::connections::program::{self, broken};
 use crate::tree::Tree;
 use requests::App;
 use source::Source;
 
 /// How long requests that arrived may still take when the receiver is told to end.
 const END_TIME: Duration = Duration::from_secs(5);
-
-/// Connections that the kernel holds until they are accepted; beyond it clients try again after a
-/// second. The kernel's own bound (net.core.somaxconn) is as high by default.
-const BACKLOG: u32 = 4096;
-
-/// Threads that read and write sockets: what takes time is done by others.
-const SOCKET_THREADS: usize = 2;
 
 /// What a receiver is told at its start.
 pub struct Settings {
@@ -57,37 +50,14 @@ pub struct Settings {
 /// # Errors
 /// It can't listen, or can't start threads.
 pub fn run(settings: Settings) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(SOCKET_THREADS)
-        .max_blocking_threads(requests::PLACES)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("can't start: {error}"))?;
-    let ended = runtime.block_on(serve(settings));
-    // Threads that wait for a tree that hangs can't be waited for.
-    runtime.shutdown_background();
-    ended
-}
-
-fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if at.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // So that the next receiver can begin while connections of the last one linger.
-    socket.set_reuseaddr(true)?;
-    socket.bind(at)?;
-    socket.listen(BACKLOG)
+    program::run(requests::PLACES, serve(settings))
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    let broken = |error: std::io::Error| format!("can't start: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(broken)?;
-    let listener = listen(settings.listen).map_err(|error| format!("can't listen on {}: {error}", settings.listen))?;
-    let at = listener.local_addr().map_err(broken)?;
+    let (listener, at) = program::listen(settings.listen)?;
     let app = App::new(settings.tree, settings.source, settings.proxies).map_err(broken)?;
     eprintln!("github-webhook: listening on {at}");
     let told = app.clone();

@@ -1,8 +1,9 @@
 //! Which of what is to be told is next: when its time has come, and few to the same server at once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
+
+use crate::pauses::{growing, spread};
 
 /// Those to one server that are tried at once.
 const AT_ONCE: usize = 2;
@@ -106,18 +107,6 @@ impl Due {
             }
         }
     }
-}
-
-/// The pause before a try: twice as long each time, up to a bound.
-fn growing((first, most): (Duration, Duration), tries: u32) -> Duration {
-    let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX).max(1);
-    first.saturating_mul(factor).min(most)
-}
-
-/// Some time up to this.
-fn spread(most: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() >> 11;
-    most.mul_f64(random as f64 / (1_u64 << 53) as f64)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Tells GitHub, one status after the other: GitHub asks for requests one at a time.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use super::built::{built, judge};
 use super::github::{Outcome, Status, Telling};
 use super::told::{Build, Key};
 use super::{Settings, Shared, line, made};
+use crate::pauses::{growing, spread};
 use crate::signals;
 use crate::tree::{self, Result, Trouble};
 
@@ -311,24 +311,12 @@ impl Sender {
     }
 }
 
-/// The pause before a try: twice as long each time, up to a bound.
-fn growing((first, most): (Duration, Duration), tries: u32) -> Duration {
-    let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX).max(1);
-    first.saturating_mul(factor).min(most)
-}
-
-/// Some time up to this, so that many who wait don't come back together.
-fn spread(most: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() >> 11;
-    most.mul_f64(random as f64 / (1_u64 << 53) as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_a_bound_and_are_spread() {
+    fn pauses_grow_up_to_a_bound() {
         let seconds = |tries| growing(LATER_PAUSES, tries).as_secs();
         assert_eq!(
             [0, 1, 2, 3, 8, 9, 10, 40, u32::MAX].map(seconds),
@@ -339,8 +327,5 @@ mod tests {
             all > Duration::from_secs(3600),
             "time enough to change a permission: {all:?}"
         );
-        let spreads: Vec<Duration> = (0..100).map(|_| spread(TICK)).collect();
-        assert!(spreads.iter().all(|time| *time <= TICK));
-        assert!(spreads.iter().any(|time| *time < TICK / 4) && spreads.iter().any(|time| *time > TICK * 3 / 4));
     }
 }

@@ -190,3 +190,22 @@ pub fn told(found: &Found, size: u64) -> String {
     };
     format!("{lines}{shown}{whole}.")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A file that holds this and has no name.
+    pub(super) fn file(text: &[u8]) -> File {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let n = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("web-console-{}-{n}", std::process::id()));
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        file.write_all(text).unwrap();
+        file
+    }
+}

@@ -1,12 +1,9 @@
 //! What the program counts, as Prometheus text; the mount's own metrics stand before it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Upper ends of the buckets of times, seconds.
-const BUCKETS: [f64; 8] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0];
+use crate::connections::counts::{Answers, Page};
 
 /// Counters since the start.
 #[derive(Default)]
@@ -14,10 +11,7 @@ pub struct Metrics(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    by_status: BTreeMap<u16, u64>,
-    /// Requests by the first bucket that they fit into; the last is for slower ones.
-    times: [u64; BUCKETS.len() + 1],
-    seconds: f64,
+    answers: Answers,
     pushed_out: u64,
 }
 
@@ -37,11 +31,7 @@ impl Metrics {
     /// A request was answered.
     pub fn answered(&self, status: u16, took: Duration) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.by_status.entry(status).or_default() += 1;
-        let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(BUCKETS.len());
-        counts.times[bucket] += 1;
-        counts.seconds += seconds;
+        counts.answers.add(status, took);
     }
 
     /// A connection was closed to make room for a newer one.
@@ -52,45 +42,21 @@ impl Metrics {
     /// The program's own part of the page.
     pub fn page(&self, now: &Gauges) -> String {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut page = String::new();
-        // Writing to a string can't fail.
-        let mut head = |name: &str, kind: &str, help: &str| {
-            let _ = writeln!(page, "# HELP web_{name} {help}\n# TYPE web_{name} {kind}");
-            std::mem::take(&mut page)
-        };
-        let mut all = head("requests_total", "counter", "Requests by the status of the answer");
-        for (status, n) in &counts.by_status {
-            let _ = writeln!(all, "web_requests_total{{status=\"{status}\"}} {n}");
-        }
-        for (name, kind, help, value) in [
-            (
-                "connections_pushed_out_total",
-                "counter",
-                "Connections closed to make room for newer ones",
-                counts.pushed_out as f64,
-            ),
-            (
-                "tree_up",
-                "gauge",
-                "Whether the tree is there",
-                f64::from(u8::from(now.up)),
-            ),
-            ("jobs", "gauge", "Jobs that are known", now.jobs as f64),
-            ("connections", "gauge", "Open connections", now.connections as f64),
-            ("streams", "gauge", "Pages that are kept live", now.streams as f64),
-        ] {
-            all += &head(name, kind, help);
-            let _ = writeln!(all, "web_{name} {value}");
-        }
-        all += &head("seconds", "histogram", "From the request's head to that of the answer");
-        let ends = BUCKETS.iter().map(f64::to_string).chain(["+Inf".into()]);
-        let mut sum = 0;
-        for (end, count) in ends.zip(counts.times) {
-            sum += count;
-            let _ = writeln!(all, "web_seconds_bucket{{le=\"{end}\"}} {sum}");
-        }
-        let _ = writeln!(all, "web_seconds_sum {}\nweb_seconds_count {sum}", counts.seconds);
-        all
+        let mut page = Page::new("web");
+        let answers = &counts.answers;
+        answers.by_status(&mut page, "requests_total", "Requests by the status of the answer");
+        page.one(
+            "connections_pushed_out_total",
+            "counter",
+            "Connections closed to make room for newer ones",
+            counts.pushed_out,
+        );
+        page.one("tree_up", "gauge", "Whether the tree is there", u8::from(now.up));
+        page.one("jobs", "gauge", "Jobs that are known", now.jobs);
+        page.one("connections", "gauge", "Open connections", now.connections);
+        page.one("streams", "gauge", "Pages that are kept live", now.streams);
+        answers.times(&mut page, "seconds", "From the request's head to that of the answer");
+        page.text()
     }
 }
 

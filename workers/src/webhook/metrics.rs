@@ -1,12 +1,9 @@
 //! What the receiver counts, as Prometheus text.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Upper ends of the buckets of times, seconds.
-const BUCKETS: [f64; 8] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0];
+use crate::connections::counts::{Answers, Page};
 
 /// Counters since the start.
 #[derive(Default)]
@@ -14,11 +11,8 @@ pub struct Metrics(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    by_status: BTreeMap<u16, u64>,
+    answers: Answers,
     builds: u64,
-    /// Requests by the first bucket that they fit into; the last is for slower ones.
-    times: [u64; BUCKETS.len() + 1],
-    seconds: f64,
     pushed_out: u64,
 }
 
@@ -38,12 +32,8 @@ impl Metrics {
     /// A delivery was answered.
     pub fn answered(&self, status: u16, builds: usize, took: Duration) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.by_status.entry(status).or_default() += 1;
+        counts.answers.add(status, took);
         counts.builds += builds as u64;
-        let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(BUCKETS.len());
-        counts.times[bucket] += 1;
-        counts.seconds += seconds;
     }
 
     /// A connection was closed to make room for a newer one.
@@ -54,69 +44,22 @@ impl Metrics {
     /// The whole page.
     pub fn page(&self, now: &Gauges) -> String {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut page = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, lines: &[(String, String)]| {
-            let name = format!("github_webhook_{name}");
-            // Writing to a string can't fail.
-            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in lines {
-                let _ = writeln!(page, "{name}{labels} {value}");
-            }
-        };
-        let one = |value: f64| vec![(String::new(), value.to_string())];
-        let by_status = counts
-            .by_status
-            .iter()
-            .map(|(status, n)| (format!("{{status=\"{status}\"}}"), n.to_string()));
-        family(
-            "deliveries_total",
-            "counter",
-            "Deliveries by the status of the answer",
-            &by_status.collect::<Vec<_>>(),
-        );
-        family(
-            "builds_total",
-            "counter",
-            "Builds made or found made",
-            &one(counts.builds as f64),
-        );
-        family(
+        let mut page = Page::new("github_webhook");
+        let answers = &counts.answers;
+        answers.by_status(&mut page, "deliveries_total", "Deliveries by the status of the answer");
+        page.one("builds_total", "counter", "Builds made or found made", counts.builds);
+        page.one(
             "connections_pushed_out_total",
             "counter",
             "Connections closed to make room for newer ones",
-            &one(counts.pushed_out as f64),
+            counts.pushed_out,
         );
-        family(
-            "tree_up",
-            "gauge",
-            "Whether the tree is there",
-            &one(f64::from(u8::from(now.up))),
-        );
-        family("jobs", "gauge", "Jobs that wait for deliveries", &one(now.jobs as f64));
-        family("connections", "gauge", "Open connections", &one(now.connections as f64));
-        family(
-            "body_bytes",
-            "gauge",
-            "Bytes of bodies in memory",
-            &one(now.body_bytes as f64),
-        );
-        family("seconds", "histogram", "From the request's head to the answer", &[]);
-        let mut sum = 0;
-        for (end, count) in BUCKETS
-            .iter()
-            .map(f64::to_string)
-            .chain(["+Inf".into()])
-            .zip(counts.times)
-        {
-            sum += count;
-            let _ = writeln!(page, "github_webhook_seconds_bucket{{le=\"{end}\"}} {sum}");
-        }
-        let _ = writeln!(
-            page,
-            "github_webhook_seconds_sum {}\ngithub_webhook_seconds_count {sum}",
-            counts.seconds
-        );
-        page
+        page.one("tree_up", "gauge", "Whether the tree is there", u8::from(now.up));
+        page.one("jobs", "gauge", "Jobs that wait for deliveries", now.jobs);
+        page.one("connections", "gauge", "Open connections", now.connections);
+        page.one("body_bytes", "gauge", "Bytes of bodies in memory", now.body_bytes);
+        answers.times(&mut page, "seconds", "From the request's head to the answer");
+        page.text()
     }
 }
 

@@ -213,23 +213,9 @@ impl Indexes {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
 
+    use super::super::tests::file;
     use super::*;
-
-    fn file(text: &[u8]) -> File {
-        let path = std::env::temp_dir().join(format!("web-index-{}-{:p}", std::process::id(), text));
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
-        file.write_all(text).unwrap();
-        std::fs::remove_file(path).unwrap();
-        file
-    }
 
     fn whole(text: &[u8]) -> (File, Index) {
         let (file, mut index) = (file(text), Index::default());

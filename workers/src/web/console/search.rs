@@ -192,23 +192,12 @@ fn whole_letters(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
 
+    use super::super::tests::file;
     use super::*;
 
     fn found(text: &[u8], needle: &str) -> Found {
-        let path = std::env::temp_dir().join(format!("web-search-{}-{:p}", std::process::id(), text));
-        let mut options = File::options();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
-        file.write_all(text).unwrap();
-        std::fs::remove_file(path).unwrap();
-        search(&file, text.len() as u64, needle, Duration::MAX).unwrap()
+        search(&file(text), text.len() as u64, needle, Duration::MAX).unwrap()
     }
 
     fn lines(text: &[u8], needle: &str) -> Vec<u64> {

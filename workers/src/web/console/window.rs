@@ -288,25 +288,10 @@ pub fn last(file: &File, size: u64, lines: Option<u64>, most: u64) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::time::Duration;
 
+    use super::super::tests::file;
     use super::*;
-
-    fn file(text: &[u8]) -> File {
-        let path = std::env::temp_dir().join(format!("web-window-{}-{:p}", std::process::id(), text));
-        let mut options = File::options();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
-        file.write_all(text).unwrap();
-        std::fs::remove_file(path).unwrap();
-        file
-    }
 
     fn indexed(text: &[u8]) -> (File, u64, Index) {
         let (file, mut index) = (file(text), Index::default());
