@@ -107,6 +107,11 @@ impl Failure {
             source: Some(Arc::new(error)),
         }
     }
+
+    /// The error of the stores that is behind it, if it is one.
+    fn storage(&self) -> Option<&storage::Error> {
+        self.source.as_ref()?.downcast_ref()
+    }
 }
 
 impl From<String> for Failure {
@@ -146,6 +151,15 @@ impl Error {
     /// What who lost the claim of a ticket gets.
     pub(crate) fn claim_lost(key: &impl std::fmt::Display) -> Error {
         Error::Stale(format!("{key}: the claim is lost"))
+    }
+
+    /// Whether nothing was heard of the store or coordinator.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Error::TimedOut(_) => true,
+            Error::Io(failure) => matches!(failure.storage(), Some(storage::Error::Unavailable { .. })),
+            _ => false,
+        }
     }
 
     /// Whether the same may be done a while later: the store or coordinator is away, full or busy.

@@ -1,6 +1,7 @@
 //! The folders at the top, and queues: made, owned and removed.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::access::Access;
 use super::core::bounded;
@@ -23,17 +24,30 @@ fn settings() -> Object {
 #[derive(Clone)]
 pub(crate) struct Tops {
     store: Arc<Store>,
+    /// What was last read of the folders at the top: every path leads through them, also that of a workspace,
+    /// which needs no store.
+    known: Arc<Mutex<BTreeMap<String, Option<Access>>>>,
 }
 
 impl Tops {
     /// Of a repository with this store.
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Tops { store }
+        let known = Arc::default();
+        Tops { store, known }
     }
 
-    /// Owner and mode of a top folder, if they were ever set.
+    /// Owner and mode of a top folder, if they were ever set; while the store is away, as this mount last read them.
     pub(crate) async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
-        Ok(self.top_line(folder).await?.0)
+        let read = self.top_line(folder).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok((access, _)) => {
+                known.insert(folder.to_owned(), access);
+                Ok(access)
+            }
+            Err(error) if error.is_away() => known.get(folder).copied().ok_or(error),
+            Err(error) => Err(error),
+        }
     }
 
     /// The same with the revision of the record.

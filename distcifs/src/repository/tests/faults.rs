@@ -284,3 +284,50 @@ fn a_ticket_outlasts_a_store_that_is_away() {
         outlasts(store.clone(), store, false).await;
     });
 }
+
+/// A path to what is on this node leads through the folders at the top: who works there can go on while the store is
+/// away. Who was never told of a folder is told nothing.
+#[test]
+fn the_folders_at_the_top_outlast_a_store_that_is_away() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let all_fail = Rates {
+            before: 1000,
+            after: 0,
+            delay: 0,
+        };
+        let contents = Arc::new(Faulty::new(store.clone(), 1, all_fail));
+        contents.set_on(false);
+        let stores = Stores {
+            coordination: Arc::new(store),
+            contents: contents.clone(),
+            shared: false,
+        };
+        let repository = stores.open("here", dir.path()).await.unwrap();
+        let tops = &repository.tops;
+        let unset = Access {
+            uid: 7,
+            gid: 7,
+            mode: 0o755,
+        };
+        let closed = |access: &mut Access| {
+            access.mode = 0o700;
+            Ok(())
+        };
+        tops.change_top("jobs", unset, closed).await.unwrap();
+        let jobs = tops.top_access("jobs").await.unwrap();
+        assert_eq!(jobs.map(|access| access.mode), Some(0o700));
+        assert_eq!(tops.top_access("root").await, Ok(None));
+        contents.set_on(true);
+        assert_eq!(tops.top_access("jobs").await, Ok(jobs));
+        assert_eq!(tops.top_access("root").await, Ok(None));
+        assert!(tops.top_access("tickets").await.is_err_and(|error| error.is_away()));
+        assert!(
+            tops.change_top("jobs", unset, closed).await.is_err(),
+            "a change needs the store"
+        );
+        contents.set_on(false);
+        assert_eq!(tops.top_access("tickets").await, Ok(None));
+    });
+}
