@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use distcifs_tests::folder::is_mounted;
+use distcifs_tests::programs::compile;
 use distcifs_tests::wait::USUAL;
 use distcifs_tests::{Folder, HELLO, Mount, Sh, Web, Worker, process, wait_for};
 use nix::sys::signal::Signal;
@@ -119,6 +120,34 @@ fn it_outlives_the_mount() {
     fs::remove_dir_all(mount.path(&place[1..])).expect("it is over");
     page.until("event: gone");
     assert_eq!(web.page(&place).0, 404);
+}
+
+/// Who holds a file of his job by a lease holds up that job's row, and no other: nor is the tree away for that.
+#[test]
+fn what_somebody_holds_is_the_trouble_of_its_job_alone() {
+    let mount = Mount::new();
+    let _workers = Worker::usual(&mount, 1);
+    for job in ["held", "free"] {
+        mount.job(job, HELLO);
+        assert_eq!(mount.build(job, "", "success"), 1);
+    }
+    let program = mount.out().join("hold");
+    compile("hold.c", &[], &program);
+    let program = program.display().to_string();
+    let holder = mount.start_words(&[&program, "lease", "jobs/held/builds/1/state"]);
+    wait_for("a holder", USUAL, || {
+        assert!(holder.alive(), "{}", holder.complaints());
+        holder.so_far().contains("held")
+    });
+    let web = Web::start(&mount, &[]);
+    web.page_with("/", "builds/1/state: somebody holds it by a lease");
+    let (status, list) = web.page("/");
+    assert_eq!((status, list.contains("/jobs/free/builds/1")), (200, true), "{list}");
+    let (status, page) = web.page("/jobs/held/builds/1/state");
+    assert_eq!((status, page.contains("be read now")), (503, true), "{page}");
+    assert_eq!(web.get("/healthz", "").0, 200);
+    drop(holder);
+    web.page_with("/", "/jobs/held/builds/1");
 }
 
 /// `distcifs up --web` starts it and keeps it alive.

@@ -104,6 +104,11 @@ pub fn said(fault: &Fault) -> (StatusCode, &'static str, String) {
             "Its modes in the tree do not let everybody read it. Its owner can open it with chmod.".to_owned(),
         ),
         Fault::Asked(why) => (StatusCode::BAD_REQUEST, "That can't be answered", why.clone()),
+        Fault::Unreadable(why) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This can't be read now",
+            format!("{why}. Nothing else is held up by that, and this page comes back by itself."),
+        ),
         Fault::Away(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The tree is away",

@@ -240,7 +240,7 @@ impl App {
     /// Does what may wait for the tree on a thread of its own.
     ///
     /// # Errors
-    /// As the work; `Away` if it takes too long, or there is no place for it.
+    /// As the work; `Unreadable` if it takes too long, `Away` if there is no place for it.
     pub async fn work<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -257,8 +257,11 @@ impl App {
         });
         match tokio::time::timeout(PAGE_TIME, working).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err(Fault::Away("this page could not be made".to_owned())),
-            Err(_) => Err(Fault::Away("the tree does not answer".to_owned())),
+            Ok(Err(_)) => Err(Fault::Unreadable("this could not be made, which is a fault of web".to_owned())),
+            Err(_) => {
+                let seconds = PAGE_TIME.as_secs();
+                Err(Fault::Unreadable(format!("the tree did not answer within {seconds} s")))
+            }
         }
     }
 

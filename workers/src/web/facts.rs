@@ -217,7 +217,7 @@ pub fn build(builds: &Seen, job: &str, number: u64) -> Result<Build> {
     match folder.bytes("build.json", RECORD_BYTES_MAX) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| Fault::Absent),
         Err(Fault::Closed) => by_files(&folder, job, number),
-        Err(fault) => Err(fault),
+        Err(fault) => Err(fault.at("build.json")),
     }
 }
 

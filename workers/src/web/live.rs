@@ -63,7 +63,7 @@ pub async fn stream(app: Arc<App>, asked: Asked, headers: &HeaderMap, peer: Opti
     } else {
         // What can't be shown at all is said at once.
         if let Err(fault) = shared(&app, &asked).await
-            && !matches!(fault, Fault::Away(_))
+            && !fault.passes()
         {
             return app.fault(&fault, Want::Events);
         }
@@ -93,9 +93,13 @@ async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sender<By
                 let changed = last.as_ref() != Some(&digest);
                 changed.then(|| (event("page", &digest, &main), digest))
             }
-            Err(Fault::Away(_)) => {
+            Err(fault) if fault.passes() => {
                 let away = "away".to_owned();
-                (last.as_ref() != Some(&away)).then(|| (event("away", &away, ""), away))
+                let words = match fault {
+                    Fault::Away(_) => "the tree is away; waiting for it",
+                    _ => "this can't be read now; waiting for it",
+                };
+                (last.as_ref() != Some(&away)).then(|| (event("away", &away, words), away))
             }
             // It was removed, or closed: the page says so when it is loaded again.
             Err(_) => {

@@ -128,9 +128,9 @@ fn as_it_is(folder: &Seen, name: &str) -> Result<Answer> {
 /// A page as it is wanted: as one of these, or as its facts.
 fn made(asked: &Asked, page: &impl Template, facts: &impl Serialize) -> Result<Answer> {
     if asked.want == Want::Json {
-        let json = serde_json::to_vec_pretty(facts).map_err(|error| Fault::Away(error.to_string()))?;
+        let json = serde_json::to_vec_pretty(facts).map_err(|error| Fault::Unreadable(error.to_string()))?;
         return Ok(Answer::Json(json));
     }
-    let html = page.render().map_err(|error| Fault::Away(error.to_string()))?;
+    let html = page.render().map_err(|error| Fault::Unreadable(error.to_string()))?;
     Ok(Answer::Page(html))
 }

@@ -26,10 +26,27 @@ pub enum Fault {
     Absent,
     /// Its modes keep it from others.
     Closed,
-    /// The tree is away, or does not answer.
+    /// This one thing can't be read now, and this says why: what else there is may well be read.
+    Unreadable(String),
+    /// The tree is away.
     Away(String),
     /// What was asked for makes no sense.
     Asked(String),
+}
+
+impl Fault {
+    /// Whether it may pass by itself, so that it is tried again.
+    pub fn passes(&self) -> bool {
+        matches!(self, Fault::Unreadable(_) | Fault::Away(_))
+    }
+
+    /// The same, with the place of what can't be read.
+    pub fn at(self, place: &str) -> Fault {
+        match self {
+            Fault::Unreadable(why) => Fault::Unreadable(format!("{place}: {why}")),
+            other => other,
+        }
+    }
 }
 
 /// What is done with the tree.
@@ -50,7 +67,11 @@ impl From<io::Error> for Fault {
                 | Errno::NXIO,
             ) => Fault::Absent,
             Some(Errno::ACCESS | Errno::PERM) => Fault::Closed,
-            _ => Fault::Away(error.to_string()),
+            // What a mount answers whose daemon has gone.
+            Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::SHUTDOWN | Errno::NODEV) => Fault::Away(error.to_string()),
+            // Files are opened without waiting: the owner of one may hold it.
+            Some(Errno::AGAIN) => Fault::Unreadable("somebody holds it by a lease".to_owned()),
+            _ => Fault::Unreadable(error.to_string()),
         }
     }
 }
@@ -239,12 +260,23 @@ impl Seen {
     /// The text of a small file without space at its ends; empty where there is none that may be read.
     ///
     /// # Errors
-    /// The tree is away.
+    /// It can't be read now, or the tree is away.
     pub fn text(&self, name: &str) -> Result<String> {
         match self.bytes(name, SMALL_BYTES_MAX) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
-            Err(Fault::Away(why)) => Err(Fault::Away(why)),
+            Err(fault) if fault.passes() => Err(fault.at(name)),
             Err(_) => Ok(String::new()),
+        }
+    }
+
+    /// The same for people: why, where it can't be read now.
+    ///
+    /// # Errors
+    /// The tree is away.
+    pub fn text_or_why(&self, name: &str) -> Result<String> {
+        match self.text(name) {
+            Err(Fault::Unreadable(why)) => Ok(format!("can't be read: {why}")),
+            text => text,
         }
     }
 

@@ -26,6 +26,9 @@ const CHANGES_MAX: usize = 256;
 /// How long until a tree that is away is tried again, and one that tells no events is looked at again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long until a job is read again of which something could not be read: no event tells when it can.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// A job in the list of all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
@@ -37,6 +40,9 @@ pub struct Row {
     pub last: Vec<(u64, String)>,
     /// When the newest one got its state.
     pub when: Moment,
+    /// What of it can't be read now, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 impl Row {
@@ -45,9 +51,18 @@ impl Row {
         self.last.first().map_or("", |(_, state)| state.as_str())
     }
 
+    /// Of a job that can't be read now.
+    pub fn unreadable(why: String) -> Self {
+        Row {
+            trouble: Some(why),
+            ..Row::default()
+        }
+    }
+
     /// What should be looked at first comes first.
     pub fn rank(&self) -> u8 {
         match self.state() {
+            _ if self.trouble.is_some() => 1,
             "running" | "pending" | "held" => 0,
             "failure" | "error" => 1,
             "" => 4,
@@ -72,6 +87,8 @@ pub enum Change {
 struct Known {
     jobs: BTreeMap<Arc<str>, Option<Arc<Row>>>,
     stale: BTreeSet<Arc<str>>,
+    /// Those of which something could not be read.
+    troubled: BTreeSet<Arc<str>>,
 }
 
 /// The jobs.
@@ -150,7 +167,7 @@ impl Table {
     /// Reads a job now, for whom it is to be shown.
     ///
     /// # Errors
-    /// It is not there, or the tree is away.
+    /// It is not there, or the tree is away. What can't be read of it stands in the row.
     pub fn look(&self, job: &str) -> Result<Arc<Row>> {
         let row = Arc::new(row(&self.sight, job)?);
         if let Some(found) = self.lock().jobs.get_mut(job) {
@@ -260,21 +277,38 @@ impl Table {
         Change::Job(name)
     }
 
+    /// The next job that is to be read.
+    fn next(&self) -> Arc<str> {
+        let mut known = self.lock();
+        loop {
+            if let Some(job) = known.stale.pop_first() {
+                return job;
+            }
+            if known.troubled.is_empty() {
+                known = self.woken.wait(known).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = self.woken.wait_timeout(known, AGAIN);
+            let late;
+            (known, late) = waited.unwrap_or_else(PoisonError::into_inner);
+            if late.timed_out() {
+                known.stale = std::mem::take(&mut known.troubled);
+            }
+        }
+    }
+
     /// Reads jobs that are stale, for ever.
     fn read(&self) {
         loop {
-            let mut known = self.lock();
-            let job = loop {
-                match known.stale.pop_first() {
-                    Some(job) => break job,
-                    None => known = self.woken.wait(known).unwrap_or_else(PoisonError::into_inner),
-                }
-            };
-            drop(known);
+            let job = self.next();
             let before = self.lock().jobs.get(&job).cloned();
             match row(&self.sight, &job) {
                 Ok(row) => {
-                    if let Some(found) = self.lock().jobs.get_mut(&job) {
+                    let mut known = self.lock();
+                    if row.trouble.is_some() {
+                        known.troubled.insert(job.clone());
+                    }
+                    if let Some(found) = known.jobs.get_mut(&job) {
                         *found = Some(Arc::new(row));
                     }
                 }
@@ -298,43 +332,38 @@ fn words_of_task(line: &str) -> bool {
     line.starts_with("task ")
 }
 
-/// Reads a job for the list of all.
+/// Reads a job for the list of all. What can't be read of it is its own trouble, and nobody else's.
 fn row(sight: &Sight, job: &str) -> Result<Row> {
-    let folder = match sight.at(&["jobs", job]) {
-        Err(Fault::Closed) => return Ok(Row::default()),
-        other => other?,
-    };
-    let mut row = Row {
-        enabled: folder.text("enabled")? == "on",
-        ..Row::default()
-    };
-    let builds = match folder.enter("builds") {
-        Err(Fault::Closed) => return Ok(row),
-        other => other?,
-    };
+    let mut row = Row::default();
+    match read(sight, job, &mut row) {
+        Ok(()) | Err(Fault::Closed) => Ok(row),
+        Err(Fault::Unreadable(why)) => {
+            row.trouble = Some(why);
+            Ok(row)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Reads into a row as far as it gets; `Closed` where the rest is.
+fn read(sight: &Sight, job: &str, row: &mut Row) -> Result<()> {
+    let folder = sight.at(&["jobs", job])?;
+    row.enabled = folder.text("enabled")? == "on";
+    let builds = folder.enter("builds").map_err(|fault| fault.at("builds"))?;
     row.open = true;
     let newest = match builds.target("latest") {
         Ok(target) => target.parse().ok(),
-        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+        Err(fault) if fault.passes() => return Err(fault.at("builds/latest")),
         Err(_) => None,
     };
-    let Some(newest) = newest else { return Ok(row) };
+    let Some(newest) = newest else { return Ok(()) };
     let nearby = (newest..=newest).chain((1..newest).rev().take(2 * LAST));
     let mut missing = false;
     for number in nearby {
         if row.last.len() == LAST {
             break;
         }
-        match state(&builds, number) {
-            Ok((state, when)) => {
-                if row.last.is_empty() {
-                    row.when = when;
-                }
-                row.last.push((number, state));
-            }
-            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-            Err(_) => missing = true,
-        }
+        missing |= !take(&builds, number, row)?;
     }
     // Many were removed: look which there are.
     if missing && row.last.len() < LAST {
@@ -344,13 +373,30 @@ fn row(sight: &Sight, job: &str) -> Result<Row> {
             .into_iter()
             .filter(|number| !known.contains(number) && *number < newest);
         for number in further.take(LAST - row.last.len()) {
-            if let Ok((state, _)) = state(&builds, number) {
-                row.last.push((number, state));
-            }
+            take(&builds, number, row)?;
         }
         row.last.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
     }
-    Ok(row)
+    Ok(())
+}
+
+/// Takes one build into a row; whether there is one. The first that can't be read is the row's trouble.
+fn take(builds: &super::sight::Seen, number: u64, row: &mut Row) -> Result<bool> {
+    match state(builds, number) {
+        Ok((state, when)) => {
+            if row.last.is_empty() {
+                row.when = when;
+            }
+            row.last.push((number, state));
+            Ok(true)
+        }
+        Err(Fault::Unreadable(why)) => {
+            row.trouble.get_or_insert(format!("builds/{number}/{why}"));
+            Ok(true)
+        }
+        Err(Fault::Away(why)) => Err(Fault::Away(why)),
+        Err(_) => Ok(false),
+    }
 }
 
 fn state(builds: &super::sight::Seen, number: u64) -> Result<(String, Moment)> {

@@ -43,6 +43,9 @@ const BEHIND_SHOWN: u64 = 64 << 10;
 /// Pieces that wait for a slow viewer; past these he is told from the file.
 const PIECES_MAX: usize = 64;
 
+/// What a viewer is told while nothing can be read.
+const AWAY: &str = "this console can't be read now; waiting for it";
+
 /// How long one look into the index may take: others wait for it.
 const INDEX_TIME: Duration = Duration::from_millis(100);
 
@@ -62,7 +65,7 @@ enum Next {
     More,
     /// Nothing: the work has ended.
     End,
-    /// Nothing from this hub: the tree is away.
+    /// Nothing from this hub: the console can't be read now.
     Away,
 }
 
@@ -128,7 +131,7 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
         let (this, of) = (app.clone(), place.clone());
         let size = match app.work(move || open(&this, &of).map(|(opened, _)| opened.size)).await {
             Ok(size) => size,
-            Err(Fault::Away(_)) => {
+            Err(fault) if fault.passes() => {
                 // It is tried again, less and less often; who has gone is not told.
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -172,7 +175,7 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
             }
             Ended::Hub => {
                 away = true;
-                if to.send(event("away", &at.to_string(), "").into()).await.is_err() {
+                if to.send(event("away", &at.to_string(), AWAY).into()).await.is_err() {
                     return;
                 }
             }
@@ -194,7 +197,7 @@ async fn begin(app: &Arc<App>, place: &Place, at: u64, (to, until): (&Sender<Byt
                 sleep(LOOK_EVERY).await;
                 ": \n\n".to_owned()
             }
-            Err(Fault::Away(_)) => {
+            Err(fault) if fault.passes() => {
                 sleep(END_EVERY).await;
                 ": \n\n".to_owned()
             }
@@ -296,7 +299,7 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
             // More has to be counted, or nothing more ends here.
             Ok(None) => sleep(LOOK_EVERY).await,
             Ok(Some(_)) => return None,
-            Err(Fault::Away(_)) => return Some(Ended::Hub),
+            Err(fault) if fault.passes() => return Some(Ended::Hub),
             Err(_) => return Some(Ended::Gone),
         }
     }
@@ -383,7 +386,7 @@ async fn keep(app: Arc<App>, place: Place, hub: Weak<Hub>) {
                 let _ = hub.pieces.send(Arc::new(piece));
                 hub.upto.store(look.upto, Ordering::Release);
             }
-            Err(Fault::Away(_)) => return hub.end(Next::Away),
+            Err(fault) if fault.passes() => return hub.end(Next::Away),
             Err(_) => look.over = true,
         }
         // What was written before the end is there at the look after it.

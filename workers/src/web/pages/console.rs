@@ -84,13 +84,13 @@ pub(super) fn answer(app: &App, asked: &Asked) -> Result<Answer> {
             after: view.window.end,
             found: found.as_ref(),
         };
-        let json = serde_json::to_vec_pretty(&facts).map_err(|error| Fault::Away(error.to_string()))?;
+        let json = serde_json::to_vec_pretty(&facts).map_err(|error| Fault::Unreadable(error.to_string()))?;
         return Ok(Answer::Json(json));
     }
-    let why = folder.text("why")?;
+    let why = folder.text_or_why("why")?;
     let html = page(app, &place, (&state, &why), &view, (query, found.as_ref()))
         .render()
-        .map_err(|error| Fault::Away(error.to_string()))?;
+        .map_err(|error| Fault::Unreadable(error.to_string()))?;
     Ok(Answer::Page(html))
 }
 

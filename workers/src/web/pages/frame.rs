@@ -81,12 +81,11 @@ struct FaultPage {
 
 /// The page for what can't be shown.
 pub fn fault(base: &str, title: &str, why: &str, fault: &Fault) -> String {
-    let away = matches!(fault, Fault::Away(_));
     let page = FaultPage {
         frame: Frame {
             base: base.to_owned(),
             title: title.to_owned(),
-            refresh: if away { RETRY_SECONDS } else { 0 },
+            refresh: if fault.passes() { RETRY_SECONDS } else { 0 },
             ..Frame::default()
         },
         why: why.to_owned(),

@@ -85,6 +85,13 @@ fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Build>, usiz
                 build.params.clear();
                 found.push(build);
             }
+            Err(Fault::Unreadable(why)) => found.push(Build {
+                job: job.to_owned(),
+                build: number,
+                state: "unknown".to_owned(),
+                why: format!("can't be read: {why}"),
+                ..Build::default()
+            }),
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             // It was removed meanwhile.
             Err(_) => {}
@@ -119,8 +126,8 @@ pub(super) fn answer(app: &App, asked: &Asked, job: &str) -> Result<Answer> {
     let (found, count, older) = builds(app, job, asked.query.number("before"))?;
     let listed = Listed {
         job: job.to_owned(),
-        enabled: folder.text("enabled")?,
-        next: folder.enter("builds")?.text("next")?,
+        enabled: folder.text_or_why("enabled")?,
+        next: folder.enter("builds")?.text_or_why("next")?,
         builds: found,
         count,
     };

@@ -138,6 +138,7 @@ pub(super) fn answer(app: &App, asked: &Asked) -> Result<Answer> {
             Some(row) if row.open => match app.sight.at(&["jobs", &name, "builds"]) {
                 Ok(_) => Ok(row),
                 Err(Fault::Closed) => Ok(Arc::default()),
+                Err(Fault::Unreadable(why)) => Ok(Arc::new(Row::unreadable(why))),
                 Err(fault) => Err(fault),
             },
             _ => app.table.look(&name),

@@ -46,6 +46,9 @@ struct Ticket {
 struct Queue {
     name: String,
     closed: bool,
+    /// Why it can't be read now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
     tickets: Vec<Ticket>,
     /// Tickets beyond those that are shown.
     more: bool,
@@ -154,6 +157,7 @@ fn queue(app: &App, tickets: &Seen, name: &str, nodes: &[Node], most: usize) -> 
     let mut found = Queue {
         name: plain(name.as_bytes()),
         closed: false,
+        trouble: None,
         tickets: Vec::new(),
         more: false,
         waiting: waits.map(|(_, count, _)| count).sum(),
@@ -168,6 +172,7 @@ fn queue(app: &App, tickets: &Seen, name: &str, nodes: &[Node], most: usize) -> 
             found.more = more;
         }
         Err(Fault::Closed) => found.closed = true,
+        Err(Fault::Unreadable(why)) => found.trouble = Some(why),
         Err(fault) => return Err(fault),
     }
     Ok(found)
@@ -261,7 +266,7 @@ pub(super) fn nodes(app: &App, asked: &Asked) -> Result<Answer> {
     let page = NodesPage {
         frame: Frame::new(app, "Nodes", &["ls"], &[b"nodes"]).live("page"),
         nodes: &nodes,
-        status: pairs(&app.sight.top()?.text("status")?),
+        status: pairs(&app.sight.top()?.text_or_why("status")?),
     };
     made(asked, &page, &nodes)
 }

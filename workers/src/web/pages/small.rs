@@ -51,6 +51,9 @@ impl Feed<'_> {
 pub(super) fn badge(app: &App, file: &str) -> Result<Answer> {
     let job = file.strip_suffix(".svg").ok_or(Fault::Absent)?;
     let row = app.table.look(job)?;
+    if let Some(why) = &row.trouble {
+        return Err(Fault::Unreadable(why.clone()));
+    }
     if !row.open {
         return Err(Fault::Closed);
     }
@@ -71,7 +74,7 @@ pub(super) fn badge(app: &App, file: &str) -> Result<Answer> {
         left: job.len() * LETTER + 12,
         right: word.len() * LETTER + 12,
     };
-    let svg = badge.render().map_err(|error| Fault::Away(error.to_string()))?;
+    let svg = badge.render().map_err(|error| Fault::Unreadable(error.to_string()))?;
     Ok(Answer::Text("image/svg+xml", svg.into_bytes()))
 }
 
@@ -98,6 +101,6 @@ pub(super) fn feed(app: &App, asked: &Asked, file: &str) -> Result<Answer> {
         updated: Moment(newest.max(1)).iso(),
         builds,
     };
-    let xml = feed.render().map_err(|error| Fault::Away(error.to_string()))?;
+    let xml = feed.render().map_err(|error| Fault::Unreadable(error.to_string()))?;
     Ok(Answer::Text("application/atom+xml; charset=utf-8", xml.into_bytes()))
 }

@@ -72,7 +72,7 @@
     const over = (text, lost) => () => { stream.close(); say(text, lost); };
     stream.addEventListener("gone", over("this is gone", true));
     stream.addEventListener("back", () => say("live"));
-    stream.addEventListener("away", () => say("the tree is away; waiting for it", true));
+    stream.addEventListener("away", (e) => say(e.data, true));
   };
   const pageEvents = { page: (e) => { say("live"); renew(e.data); } };
 
@@ -218,7 +218,7 @@
     remember(main);
     listen(location.href.split("#")[0], pageEvents);
   } else if (document.querySelector("meta[http-equiv=refresh]")) {
-    say("waiting for the tree", true);
+    say("waiting for it", true);
   }
   for (const e of $(".js-only")) if (e.id !== "follow") e.hidden = false;
   enhance(document);
