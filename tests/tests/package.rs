@@ -280,7 +280,8 @@ fn the_units_are_valid() {
     let Some(machine) = machine() else { return };
     let units = "distcifs@ci.service distcifs-worker@execute-shell-1.service distcifs-control@build-control.service \
                  distcifs-control@github-webhook.service distcifs-control@github-status.service \
-                 distcifs-control@notify-mail.service distcifs-control@notify-webhook.service distcifs-gc@ci.service distcifs-gc@ci.timer";
+                 distcifs-control@notify-mail.service distcifs-control@notify-webhook.service distcifs-control@web.service distcifs-gc@ci.service \
+                 distcifs-gc@ci.timer";
     let said = machine.run(&format!("systemd-analyze verify {units} 2>&1"));
     assert_eq!(said, "");
     // A check that can't fail is none.

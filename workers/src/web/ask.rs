@@ -257,7 +257,9 @@ impl App {
         });
         match tokio::time::timeout(PAGE_TIME, working).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err(Fault::Unreadable("this could not be made, which is a fault of web".to_owned())),
+            Ok(Err(_)) => Err(Fault::Unreadable(
+                "this could not be made, which is a fault of web".to_owned(),
+            )),
             Err(_) => {
                 let seconds = PAGE_TIME.as_secs();
                 Err(Fault::Unreadable(format!("the tree did not answer within {seconds} s")))

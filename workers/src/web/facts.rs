@@ -1,10 +1,15 @@
 //! What the tree says of jobs, builds, queues and nodes, read for one page and forgotten.
 
+mod few;
+
 use std::ffi::OsString;
+use std::io::{BufReader, Read};
 
 use distcifs_settings::state::TaskState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use few::{Few, Skipped};
 
 use super::show::{Moment, duration};
 use super::sight::{self, Fault, Kind, Result, Seen, Sight};
@@ -13,13 +18,42 @@ use crate::record::nullable;
 /// Longest record of a build that is read, bytes: the tree bounds what its tasks take at 16 MiB.
 const RECORD_BYTES_MAX: u64 = 24 << 20;
 
-/// Tasks that are shown of a build whose record is closed: each is some files.
-const TASKS_MAX: usize = 500;
+/// Bytes of a record that are in memory at once, beside what is kept of it.
+const BUFFER_BYTES: usize = 64 << 10;
 
-/// A build, as its record has it.
+/// Tasks that are kept of a build.
+pub const TASKS_MAX: usize = 1000;
+
+/// The same of a build whose record is closed: each is some files.
+const TASKS_OF_FILES_MAX: usize = 200;
+
+/// Names of tasks that are listed for that.
+const NAMES_MAX: usize = 10_000;
+
+/// Tasks that one waits for, of which the places are kept.
+const NEEDS_MAX: usize = 1000;
+
+/// Labels of a task, and deeds, that are kept.
+const LABELS_MAX: usize = 64;
+const DEEDS_MAX: usize = 200;
+
+/// Characters that are kept of a task's message, and in a list of a reason and a cause.
+const MESSAGE_CHARS_MAX: usize = 4000;
+const LINE_CHARS_MAX: usize = 400;
+
+/// A build with its tasks and parameters.
+pub type Build = Record<Few<Task, TASKS_MAX>, Map<String, Value>>;
+
+/// A build in a list, which needs neither.
+pub type Brief = Record<Skipped, Skipped>;
+
+/// A build, as its record has it. Times are milliseconds since 1970, and 0 where they are not known.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Build {
+#[serde(
+    default,
+    bound(deserialize = "T: Deserialize<'de> + Default, P: Deserialize<'de> + Default")
+)]
+pub struct Record<T, P> {
     /// The job's name.
     pub job: String,
     /// Its number.
@@ -52,21 +86,24 @@ pub struct Build {
     /// Whether it is kept from pruning.
     #[serde(deserialize_with = "nullable")]
     pub keep: bool,
-    /// Milliseconds since 1970.
+    /// When it was triggered.
     #[serde(deserialize_with = "nullable")]
     pub triggered: u64,
-    /// Milliseconds since 1970; 0 while it is under way.
+    /// When it ended; 0 while it is under way.
     #[serde(deserialize_with = "nullable")]
     pub finished: u64,
     /// Parameters of the trigger and recorded ones.
     #[serde(deserialize_with = "nullable")]
-    pub params: Map<String, Value>,
+    pub params: P,
     /// Who did what.
     #[serde(deserialize_with = "nullable")]
-    pub by: Vec<Deed>,
-    /// Its tasks.
+    pub by: Few<Deed, DEEDS_MAX>,
+    /// Its tasks, the first of many.
     #[serde(deserialize_with = "nullable")]
-    pub tasks: Vec<Task>,
+    pub tasks: T,
+    /// How many more tasks it has.
+    #[serde(skip_deserializing)]
+    pub tasks_left_out: usize,
 }
 
 /// Who did what.
@@ -113,7 +150,7 @@ pub struct Task {
     pub finished: u64,
     /// Places of those that it waits for.
     #[serde(deserialize_with = "nullable")]
-    pub needs: Vec<usize>,
+    pub needs: Few<usize, NEEDS_MAX>,
     /// Its failure is none of the build.
     #[serde(deserialize_with = "nullable")]
     pub allow_failure: bool,
@@ -122,7 +159,7 @@ pub struct Task {
     pub always: bool,
     /// Labels that a worker must have.
     #[serde(deserialize_with = "nullable")]
-    pub labels: Vec<String>,
+    pub labels: Few<String, LABELS_MAX>,
     /// Where it works.
     #[serde(deserialize_with = "nullable")]
     pub node: String,
@@ -155,21 +192,24 @@ pub fn is_over(state: &str) -> bool {
     matches!(state, "success" | "failure" | "error" | "aborted")
 }
 
-impl Build {
+impl<T, P> Record<T, P> {
     /// Whether it has ended.
     pub fn over(&self) -> bool {
         is_over(&self.state)
     }
 
-    /// How long it took so far, or in the end, milliseconds.
+    /// How long it took so far, or in the end, milliseconds; 0 where it is not known when it was triggered.
     pub fn took(&self, now: Moment) -> u64 {
         let end = if self.finished > 0 { self.finished } else { now.0 };
-        end.saturating_sub(self.triggered)
+        match self.triggered {
+            0 => 0,
+            triggered => end.saturating_sub(triggered),
+        }
     }
 
-    /// The same for people; empty while it is under way.
+    /// The same for people; empty while it is under way, and where it is not known.
     pub fn lasted(&self) -> String {
-        match self.finished > 0 {
+        match self.finished > 0 && self.triggered > 0 {
             true => duration(self.finished.saturating_sub(self.triggered)),
             false => String::new(),
         }
@@ -208,67 +248,133 @@ pub fn numbers(builds: &Seen) -> Result<Vec<u64>> {
 /// Builds of one job that are known, at most.
 const NUMBERS_MAX: usize = 200_000;
 
+/// Reads a record, a piece at a time: only what is kept of it is ever in memory.
+fn record<R: for<'de> Deserialize<'de>>(folder: &Seen) -> Result<R> {
+    let opened = folder.open("build.json")?;
+    let pieces = BufReader::with_capacity(BUFFER_BYTES, opened.file.take(RECORD_BYTES_MAX));
+    serde_json::from_reader(pieces).map_err(|error| match error.is_io() {
+        true => Fault::from(std::io::Error::from(error)),
+        false => Fault::Unreadable(error.to_string()),
+    })
+}
+
+/// Cuts a text to so many characters.
+fn cut(text: &mut String, most: usize) {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 /// Reads a build by its record; where that is closed, as the configuration is, by what is open of it.
 ///
 /// # Errors
-/// There is none, or it is closed.
+/// There is none, it is closed, or it can't be read.
 pub fn build(builds: &Seen, job: &str, number: u64) -> Result<Build> {
     let folder = builds.enter(number.to_string())?;
-    match folder.bytes("build.json", RECORD_BYTES_MAX) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| Fault::Absent),
-        Err(Fault::Closed) => by_files(&folder, job, number),
-        Err(fault) => Err(fault.at("build.json")),
-    }
-}
-
-/// A build by the files that its folder shows to others.
-fn by_files(folder: &Seen, job: &str, number: u64) -> Result<Build> {
-    let stat = folder.stat("state")?;
-    let state = folder.text("state")?;
-    let mut build = Build {
-        job: job.to_owned(),
-        build: number,
-        why: folder.text("why")?,
-        cause: folder.text("cause")?,
-        event: folder.text("event")?,
-        name: folder.text("ref")?,
-        commit: folder.text("commit")?,
-        base: folder.text("base")?,
-        trust: folder.text("trust")?,
-        finished: if is_over(&state) { sight::modified(&stat) } else { 0 },
-        state,
-        ..Build::default()
+    let mut build = match record::<Build>(&folder) {
+        Err(Fault::Closed) => by_files(&folder, job, number)?,
+        read => read.map_err(|fault| fault.at("build.json"))?,
     };
-    let Ok(tasks) = folder.enter("tasks") else {
-        return Ok(build);
-    };
-    let (names, _) = tasks.names(TASKS_MAX)?;
-    for (name, _) in names {
-        if let Ok(task) = tasks.enter(&name) {
-            build.tasks.push(task_by_files(&task, &name.to_string_lossy())?);
-        }
-    }
-    build.tasks.sort_by_key(|task| task.index);
-    let begun = build.tasks.iter().map(|task| task.started);
-    build.triggered = begun.filter(|begun| *begun > 0).min().unwrap_or(build.finished);
+    build.tasks_left_out = build.tasks.more();
+    build
+        .tasks
+        .iter_mut()
+        .for_each(|task| cut(&mut task.message, MESSAGE_CHARS_MAX));
     Ok(build)
 }
 
-fn task_by_files(folder: &Seen, title: &str) -> Result<Task> {
-    let (index, name) = title.split_once('-').unwrap_or(("0", title));
+/// Reads what a list shows of a build.
+///
+/// # Errors
+/// As `build`.
+pub fn brief(builds: &Seen, job: &str, number: u64) -> Result<Brief> {
+    let folder = builds.enter(number.to_string())?;
+    let mut brief = match record::<Brief>(&folder) {
+        Err(Fault::Closed) => shown::<Skipped, Skipped>(&folder, job, number)?,
+        read => read.map_err(|fault| fault.at("build.json"))?,
+    };
+    let line = brief.why.lines().next().unwrap_or_default().len();
+    brief.why.truncate(line);
+    [&mut brief.why, &mut brief.cause]
+        .into_iter()
+        .for_each(|text| cut(text, LINE_CHARS_MAX));
+    Ok(brief)
+}
+
+/// What the folder of a build shows to others of the build itself.
+fn shown<T: Default, P: Default>(folder: &Seen, job: &str, number: u64) -> Result<Record<T, P>> {
+    let state = folder.text("state")?;
+    let over = is_over(&state);
+    // Its files have the time of its end, and until then that of its trigger.
+    let time = sight::modified(&folder.stat("state")?);
+    Ok(Record {
+        job: job.to_owned(),
+        build: number,
+        why: folder.text_or_why("why")?,
+        cause: folder.text_or_why("cause")?,
+        event: folder.text_or_why("event")?,
+        name: folder.text_or_why("ref")?,
+        commit: folder.text_or_why("commit")?,
+        base: folder.text_or_why("base")?,
+        trust: folder.text_or_why("trust")?,
+        triggered: if over { 0 } else { time },
+        finished: if over { time } else { 0 },
+        state,
+        ..Record::default()
+    })
+}
+
+/// The same with its tasks, as far as that is bounded.
+fn by_files(folder: &Seen, job: &str, number: u64) -> Result<Build> {
+    let mut build: Build = shown(folder, job, number)?;
+    let Ok(tasks) = folder.enter("tasks") else {
+        return Ok(build);
+    };
+    let (names, _) = tasks.names(NAMES_MAX)?;
+    let named = |(name, _): (OsString, Kind)| {
+        let name = name.into_string().ok()?;
+        Some((name.split_once('-')?.0.parse().ok()?, name))
+    };
+    let mut names: Vec<(usize, String)> = names.into_iter().filter_map(named).collect();
+    names.sort_unstable();
+    let mut read = Vec::new();
+    for (index, name) in names.iter().take(TASKS_OF_FILES_MAX) {
+        if let Ok(task) = tasks.enter(name) {
+            read.push(task_by_files(&task, *index, name)?);
+        }
+    }
+    let begun = read.iter().map(|task| task.started).filter(|begun| *begun > 0).min();
+    if build.triggered == 0 {
+        build.triggered = begun.unwrap_or(0);
+    }
+    build.tasks = Few::new(read, names.len().saturating_sub(TASKS_OF_FILES_MAX));
+    Ok(build)
+}
+
+fn task_by_files(folder: &Seen, index: usize, title: &str) -> Result<Task> {
+    let name = title.split_once('-').map_or(title, |(_, name)| name);
     let time = |text: String| {
         let parsed = text.parse::<jiff::Timestamp>().ok();
         parsed.map_or(0, |time| u64::try_from(time.as_millisecond()).unwrap_or(0))
     };
-    Ok(Task {
-        index: index.parse().unwrap_or(0),
+    let word = folder.text_or_why("state")?;
+    let task = Task {
+        index,
         name: Some(name.to_owned()),
-        state: serde_json::from_value(Value::String(folder.text("state")?)).unwrap_or_default(),
-        exit: folder.text("exit")?.parse().ok(),
-        attempt: folder.text("attempt")?.parse().unwrap_or(0),
-        started: time(folder.text("started")?),
-        finished: time(folder.text("finished")?),
-        node: folder.text("node")?,
+        state: serde_json::from_value(Value::String(word.clone())).unwrap_or_default(),
         ..Task::default()
+    };
+    // What did not begin has no more to say.
+    if matches!(word.as_str(), "waiting" | "posted" | "skipped") {
+        return Ok(task);
+    }
+    Ok(Task {
+        exit: folder.text_or_why("exit")?.parse().ok(),
+        attempt: folder.text_or_why("attempt")?.parse().unwrap_or(0),
+        started: time(folder.text_or_why("started")?),
+        finished: time(folder.text_or_why("finished")?),
+        node: folder.text_or_why("node")?,
+        ..task
     })
 }

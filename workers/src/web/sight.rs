@@ -68,7 +68,9 @@ impl From<io::Error> for Fault {
             ) => Fault::Absent,
             Some(Errno::ACCESS | Errno::PERM) => Fault::Closed,
             // What a mount answers whose daemon has gone.
-            Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::SHUTDOWN | Errno::NODEV) => Fault::Away(error.to_string()),
+            Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::SHUTDOWN | Errno::NODEV) => {
+                Fault::Away(error.to_string())
+            }
             // Files are opened without waiting: the owner of one may hold it.
             Some(Errno::AGAIN) => Fault::Unreadable("somebody holds it by a lease".to_owned()),
             _ => Fault::Unreadable(error.to_string()),
@@ -130,7 +132,9 @@ pub struct Opened {
 /// Milliseconds since 1970 of a stat.
 pub fn modified(stat: &Stat) -> u64 {
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-    seconds.saturating_mul(1000) + stat.st_mtime_nsec / 1_000_000
+    seconds
+        .saturating_mul(1000)
+        .saturating_add(stat.st_mtime_nsec / 1_000_000)
 }
 
 impl Sight {

@@ -14,9 +14,6 @@ use crate::web::sight::{Kind, Result, Seen, kind};
 /// Tasks whose files are looked at for why they stand so.
 const WHY_MAX: usize = 64;
 
-/// Tasks that are shown.
-const TASKS_MAX: usize = 1000;
-
 /// Tasks that one waits for, of which the names are shown, and parameters that are.
 const NEEDS_MAX: usize = 8;
 const PARAMS_MAX: usize = 500;
@@ -57,7 +54,6 @@ struct Page<'a> {
     why: String,
     said: String,
     lines: Vec<Line>,
-    left_out: usize,
     params: Vec<(String, String)>,
     deeds: Vec<String>,
     span: String,
@@ -110,7 +106,7 @@ fn ready(build: &Build, task: &Task) -> u64 {
 fn line(build: &Build, task: &Task, folder: &Seen, (begin, span, now): (u64, u64, Moment)) -> Line {
     let ready = ready(build, task);
     let end = if task.finished > 0 { task.finished } else { now.0 };
-    let at = |time: u64| (time.saturating_sub(begin) * WIDE / span.max(1)).min(WIDE);
+    let at = |time: u64| (time.saturating_sub(begin).saturating_mul(WIDE) / span.max(1)).min(WIDE);
     let bar = (task.started > 0).then(|| Bar {
         wait_x: at(ready),
         wait_width: at(task.started).saturating_sub(at(ready)),
@@ -132,8 +128,9 @@ fn line(build: &Build, task: &Task, folder: &Seen, (begin, span, now): (u64, u64
         .take(NEEDS_MAX)
         .map(|need| plain(need.label().as_bytes()))
         .collect();
-    if task.needs.len() > NEEDS_MAX {
-        names.push(format!("{} more", task.needs.len() - NEEDS_MAX));
+    let needs = task.needs.len() + task.needs.more();
+    if needs > NEEDS_MAX {
+        names.push(format!("{} more", needs - NEEDS_MAX));
     }
     Line {
         waited: match task.started > 0 {
@@ -169,9 +166,14 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, number:
     let now = Moment(Moment::now().0 / 2000 * 2000);
     let end = if build.finished > 0 { build.finished } else { now.0 };
     let last = build.tasks.iter().map(|task| task.finished).max().unwrap_or(0);
-    let span = end.max(last).saturating_sub(build.triggered);
-    let shown = build.tasks.iter().take(TASKS_MAX);
-    let lines = shown.map(|task| line(&build, task, &folder, (build.triggered, span, now)));
+    let span = match build.triggered {
+        0 => 0,
+        triggered => end.max(last).saturating_sub(triggered),
+    };
+    let lines = build
+        .tasks
+        .iter()
+        .map(|task| line(&build, task, &folder, (build.triggered, span, now)));
     let place = format!("/jobs/{}", part(job));
     let number_text = number.to_string();
     let path: [&[u8]; 5] = [b"jobs", job.as_bytes(), b"builds", number_text.as_bytes(), b"why"];
@@ -191,7 +193,6 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, number:
         why,
         said,
         lines: lines.collect(),
-        left_out: build.tasks.len().saturating_sub(TASKS_MAX),
         params: build
             .params
             .iter()

@@ -7,7 +7,7 @@ use super::frame::{Frame, part};
 use super::made;
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
-use crate::web::facts::{self, Build};
+use crate::web::facts::{self, Brief};
 use crate::web::show::{Moment, duration, percent, plain};
 use crate::web::sight::{Fault, Result};
 
@@ -23,7 +23,7 @@ struct Listed {
     job: String,
     enabled: String,
     next: String,
-    builds: Vec<Build>,
+    builds: Vec<Brief>,
     /// How many there are.
     count: usize,
 }
@@ -59,8 +59,8 @@ impl Page<'_> {
         Moment(*ms)
     }
 
-    fn why(&self, build: &Build) -> String {
-        self.seen(build.why.lines().next().unwrap_or_default())
+    fn why(&self, build: &Brief) -> String {
+        self.seen(&build.why)
     }
 
     fn seen(&self, text: &str) -> String {
@@ -69,7 +69,7 @@ impl Page<'_> {
 }
 
 /// Reads the builds of a page: the newest, or those before a number.
-fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Build>, usize, Option<u64>)> {
+fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Brief>, usize, Option<u64>)> {
     let folder = facts::builds(&app.sight, job)?;
     let numbers = facts::numbers(&folder)?;
     let count = numbers.len();
@@ -78,19 +78,14 @@ fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Build>, usiz
         .filter(|number| before.is_none_or(|before| *number < before));
     let mut found = Vec::new();
     for number in page.by_ref().take(PAGE) {
-        match facts::build(&folder, job, number) {
-            Ok(mut build) => {
-                // A list needs none of them, and they may be many.
-                build.tasks.clear();
-                build.params.clear();
-                found.push(build);
-            }
-            Err(Fault::Unreadable(why)) => found.push(Build {
+        match facts::brief(&folder, job, number) {
+            Ok(build) => found.push(build),
+            Err(Fault::Unreadable(why)) => found.push(Brief {
                 job: job.to_owned(),
                 build: number,
                 state: "unknown".to_owned(),
                 why: format!("can't be read: {why}"),
-                ..Build::default()
+                ..Brief::default()
             }),
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             // It was removed meanwhile.
@@ -101,10 +96,10 @@ fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Build>, usiz
     Ok((found, count, older))
 }
 
-fn bars(builds: &[Build], longest: u64, now: Moment) -> Vec<Bar> {
-    let bar = |(place, build): (usize, &Build)| {
+fn bars(builds: &[Brief], longest: u64, now: Moment) -> Vec<Bar> {
+    let bar = |(place, build): (usize, &Brief)| {
         let took = build.took(now);
-        let height = (took * (HEIGHT - 4) / longest.max(1)).min(HEIGHT - 4) + 4;
+        let height = (took.saturating_mul(HEIGHT - 4) / longest.max(1)).min(HEIGHT - 4) + 4;
         Bar {
             number: build.build,
             state: build.state.clone(),
@@ -132,10 +127,11 @@ pub(super) fn answer(app: &App, asked: &Asked, job: &str) -> Result<Answer> {
         count,
     };
     let now = Moment(Moment::now().0 / 2000 * 2000);
-    let ended: Vec<&Build> = listed.builds.iter().filter(|build| build.finished > 0).collect();
+    let ended: Vec<&Brief> = listed.builds.iter().filter(|build| build.finished > 0).collect();
     let good = ended.iter().filter(|build| build.state == "success").count();
     let longest = listed.builds.iter().map(|build| build.took(now)).max().unwrap_or(0);
-    let mut times: Vec<u64> = ended.iter().map(|build| build.took(now)).collect();
+    let known = ended.iter().filter(|build| build.triggered > 0);
+    let mut times: Vec<u64> = known.map(|build| build.took(now)).collect();
     times.sort_unstable();
     let page = Page {
         frame: Frame::new(app, job, &["ls"], &[b"jobs", job.as_bytes(), b"builds"])

@@ -164,7 +164,7 @@ pub(super) fn answer(app: &App, asked: &Asked) -> Result<Answer> {
         state,
         filters: FILTERS.into_iter().map(filter).collect(),
         before: (page > 0).then(|| search(Some(page - 1), state)),
-        after: (skip + most < listed.count).then(|| search(Some(page + 1), state)),
+        after: (skip.saturating_add(most) < listed.count).then(|| search(Some(page + 1), state)),
         failing,
         running,
         listed: &listed,

@@ -5,7 +5,7 @@ use askama::Template;
 use super::frame::part;
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
-use crate::web::facts::{self, Build};
+use crate::web::facts::{self, Brief};
 use crate::web::show::{Moment, plain};
 use crate::web::sight::{Fault, Result};
 
@@ -31,16 +31,16 @@ struct Feed<'a> {
     job: &'a str,
     place: String,
     updated: String,
-    builds: Vec<Build>,
+    builds: Vec<Brief>,
 }
 
 impl Feed<'_> {
-    fn when(&self, build: &Build) -> String {
+    fn when(&self, build: &Brief) -> String {
         Moment(build.finished.max(build.triggered)).iso()
     }
 
-    fn why(&self, build: &Build) -> String {
-        plain(build.why.lines().next().unwrap_or_default().as_bytes())
+    fn why(&self, build: &Brief) -> String {
+        plain(build.why.as_bytes())
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) fn feed(app: &App, asked: &Asked, file: &str) -> Result<Answer> {
     let folder = facts::builds(&app.sight, job)?;
     let mut builds = Vec::new();
     for number in facts::numbers(&folder)?.into_iter().take(2 * ENTRIES) {
-        match facts::build(&folder, job, number) {
+        match facts::brief(&folder, job, number) {
             Ok(build) if build.over() => builds.push(build),
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             _ => {}

@@ -1,0 +1,61 @@
+//! What one job, build or client may take of web.
+
+use super::*;
+
+impl Web {
+    /// The most memory that it ever had, KiB.
+    fn peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+/// A record has up to 24 MiB. Lists keep a line of each, and a page its first tasks.
+#[test]
+fn large_records_are_not_kept_in_memory() {
+    let web = Web::start("records", &[]);
+    let long = "x".repeat(2 << 20);
+    let task = r#"{"index":0,"type":"execute-shell","state":"failure","needs":[]}"#;
+    let tasks = vec![task; 5000].join(",");
+    for number in 2..14 {
+        let build = web.tree(&format!("jobs/hello/builds/{number}"));
+        write(&build.join("state"), "failure\n");
+        let text = format!(
+            r#"{{"job":"hello","build":{number},"state":"failure","why":"large","triggered":1,"finished":18446744073709551615,
+                "params":{{"long":"{long}"}},"tasks":[{tasks}]}}"#
+        );
+        write(&build.join("build.json"), text);
+    }
+    web.page("/jobs/hello/builds/1");
+    let before = web.peak();
+    for path in ["/feed/hello.atom", "/jobs/hello"] {
+        let text = web.page(path).text();
+        assert!(text.contains("large"), "{path}: {text}");
+    }
+    let kept = web.peak() - before;
+    assert!(kept < 8 << 10, "{kept} KiB more than before");
+    let page = web.page("/jobs/hello/builds/2");
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("4000 more tasks are not shown"));
+}
+
+/// Of a build whose record is closed it is not known when it was triggered, if nothing of it has begun.
+#[test]
+fn no_time_is_shown_that_is_not_known() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("this needs root: anybody else shows his own tree to who has a token");
+        return;
+    }
+    let web = Web::start("times", &[]);
+    let build = web.tree("jobs/hello/builds/2");
+    write(&build.join("state"), "aborted\n");
+    write(&build.join("build.json"), "{}");
+    write(&build.join("tasks/0-unit/state"), "waiting\n");
+    fs::set_permissions(build.join("build.json"), PermissionsExt::from_mode(0o600)).unwrap();
+    for path in ["/jobs/hello", "/jobs/hello/builds/2", "/feed/hello.atom"] {
+        let text = web.page(path).text();
+        assert!(text.contains("aborted") && !text.contains("1970"), "{path}: {text}");
+        assert!(!text.contains("data-since=\"0\""), "{path}: {text}");
+    }
+}
