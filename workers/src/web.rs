@@ -13,6 +13,7 @@ pub mod guard;
 pub mod live;
 pub mod metrics;
 pub mod pages;
+pub mod places;
 pub mod privilege;
 pub mod show;
 pub mod sight;

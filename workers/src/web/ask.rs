@@ -21,6 +21,7 @@ use super::console::tail::Tails;
 use super::guard::{COOKIE, Guard};
 use super::metrics::{Gauges, Metrics};
 use super::pages;
+use super::places::{self, Places};
 use super::sight::{Fault, Result, Sight};
 use super::statics;
 use super::table::Table;
@@ -30,8 +31,16 @@ use crate::connections::Peer;
 /// Threads that may wait for the tree.
 pub const THREADS: usize = 64;
 
-/// Pages made at once; other threads are for pieces of files, and for what streams look at.
+/// Pages made at once, and looks of streams; the same of one job.
 const PLACES: usize = 24;
+const PLACES_OF_ONE: usize = 6;
+
+/// Pieces of files read at once; the same of one job.
+const PIECES: usize = 32;
+const PIECES_OF_ONE: usize = 8;
+
+// A thread is at hand for whoever has a place.
+const _: () = assert!(PLACES + PIECES <= THREADS);
 
 /// Files sent at once: each holds some pieces in memory.
 const DOWNLOADS: usize = 256;
@@ -51,7 +60,8 @@ pub struct App {
     guard: Guard,
     base: String,
     metrics: Metrics,
-    places: Arc<Semaphore>,
+    places: Places,
+    pieces: Arc<Places>,
     downloads: Arc<Semaphore>,
     /// Pages that are kept live.
     pub streams: Arc<Semaphore>,
@@ -103,7 +113,8 @@ impl App {
             guard,
             base,
             metrics: Metrics::default(),
-            places: Arc::new(Semaphore::new(PLACES)),
+            places: Places::new(PLACES, PLACES_OF_ONE),
+            pieces: Arc::new(Places::new(PIECES, PIECES_OF_ONE)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             streams: Arc::new(Semaphore::new(streams_max)),
             streams_max,
@@ -220,8 +231,9 @@ impl App {
     async fn show(self: Arc<Self>, asked: Asked, head: &Parts, peer: Option<&Peer>) -> Response {
         let busy = peer.map(Peer::busy);
         let want = asked.want;
+        let of = places::of(&asked.names);
         let (app, wanted) = (self.clone(), asked);
-        match self.work(move || pages::answer(&app, &wanted)).await {
+        match self.work(&of, move || pages::answer(&app, &wanted)).await {
             Ok(Answer::Page(html)) => page(StatusCode::OK, html),
             Ok(Answer::Json(json)) => typed(StatusCode::OK, "application/json", json),
             Ok(Answer::Text(mime, text)) => typed(StatusCode::OK, mime, text),
@@ -229,7 +241,12 @@ impl App {
             Ok(Answer::File(opened, kind)) => match self.downloads.clone().try_acquire_owned() {
                 Ok(place) => {
                     let only_head = head.method == Method::HEAD;
-                    bytes::send(opened, &kind, &head.headers, only_head, (place, busy))
+                    let reader = bytes::Reader {
+                        pieces: self.pieces.clone(),
+                        of,
+                        _download: place,
+                    };
+                    bytes::send(opened, &kind, &head.headers, only_head, (reader, busy))
                 }
                 Err(_) => self.fault(&Fault::Away("too many files at once".to_owned()), want),
             },
@@ -237,22 +254,21 @@ impl App {
         }
     }
 
-    /// Does what may wait for the tree on a thread of its own.
+    /// Does what may wait for the tree on a thread of its own; `of` says what it is of, as `places::of` does.
     ///
     /// # Errors
     /// As the work; `Unreadable` if it takes too long, `Away` if there is no place for it.
-    pub async fn work<T, F>(&self, work: F) -> Result<T>
+    pub async fn work<T, F>(&self, of: &str, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T> + Send + 'static,
     {
-        let place = tokio::time::timeout(PLACE_TIME, self.places.clone().acquire_owned()).await;
-        let Ok(Ok(place)) = place else {
+        let Some(place) = self.places.take(of, PLACE_TIME).await else {
             return Err(Fault::Away("too many requests at once".to_owned()));
         };
         let working = tokio::task::spawn_blocking(move || {
             // A thread that hangs keeps its place, so that there are never more than so many.
-            let _place: OwnedSemaphorePermit = place;
+            let _place = place;
             work()
         });
         match tokio::time::timeout(PAGE_TIME, working).await {
@@ -287,7 +303,7 @@ impl App {
 
     async fn healthz(&self) -> Response {
         let sight = self.sight.clone();
-        match self.work(move || sight.top()).await {
+        match self.work("healthz", move || sight.top()).await {
             Ok(_) => typed(StatusCode::OK, TEXT, "ok\n"),
             Err(fault) => self.fault(&fault, Want::Bytes),
         }
@@ -296,7 +312,7 @@ impl App {
     async fn all_metrics(&self, peer: Option<&Peer>) -> Response {
         let sight = self.sight.clone();
         let of_mount = self
-            .work(move || sight.top()?.bytes("metrics", METRICS_BYTES_MAX))
+            .work("metrics", move || sight.top()?.bytes("metrics", METRICS_BYTES_MAX))
             .await;
         let of_mount = of_mount.map(|text| String::from_utf8_lossy(&text).into_owned());
         let own = self.metrics.page(&Gauges {

@@ -15,6 +15,7 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::answer::{FileKind, SANDBOX};
+use super::places::Places;
 use super::sight::Opened;
 use crate::connections::Busy;
 
@@ -23,6 +24,16 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// How long a piece may take to be read.
 const PIECE_TIME: Duration = Duration::from_secs(15);
+
+/// Who reads a file: where it takes the places for its pieces, what the file is of, and its turn to be sent.
+pub struct Reader {
+    /// Places for pieces that are read.
+    pub pieces: Arc<Places>,
+    /// As `places::of` says.
+    pub of: String,
+    /// Held until all is sent.
+    pub _download: OwnedSemaphorePermit,
+}
 
 /// A body that others fill, piece by piece.
 struct Filled {
@@ -81,13 +92,7 @@ pub fn part(range: Option<&str>, size: u64) -> Part {
 }
 
 /// Answers with a file; `head` asks for no more than its headers.
-pub fn send(
-    opened: Opened,
-    kind: &FileKind,
-    asked: &HeaderMap,
-    head: bool,
-    hold: (OwnedSemaphorePermit, Option<Busy>),
-) -> Response {
+pub fn send(opened: Opened, kind: &FileKind, asked: &HeaderMap, head: bool, hold: (Reader, Option<Busy>)) -> Response {
     let text = |name: header::HeaderName| asked.get(name).and_then(|value| value.to_str().ok());
     let size = opened.size;
     let fresh = text(header::IF_RANGE).is_none_or(|tag| tag == opened.tag);
@@ -115,9 +120,9 @@ pub fn send(
     let body = match head {
         true => Body::empty(),
         false => {
-            let (permit, busy) = hold;
+            let (reader, busy) = hold;
             let (sender, body) = filled(busy);
-            tokio::spawn(read(opened.file, begin, end, sender, permit));
+            tokio::spawn(read(opened.file, begin, end, sender, reader));
             body
         }
     };
@@ -154,12 +159,17 @@ fn marked(mut response: Response, tag: &str, kind: &FileKind) -> Response {
 
 /// Reads a part of a file and hands it on, until it is over or nobody takes it. What is cut meanwhile ends early, which
 /// the client sees by the length that it was told.
-async fn read(file: File, mut at: u64, end: u64, to: mpsc::Sender<Bytes>, _hold: OwnedSemaphorePermit) {
+async fn read(file: File, mut at: u64, end: u64, to: mpsc::Sender<Bytes>, reader: Reader) {
     let file = Arc::new(file);
     while at < end {
         let (from, source) = (at, file.clone());
         let want = usize::try_from(end - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let Some(place) = reader.pieces.take(&reader.of, PIECE_TIME).await else {
+            return;
+        };
         let reading = tokio::task::spawn_blocking(move || {
+            // A thread that hangs keeps its place.
+            let _place = place;
             let mut piece = vec![0; want];
             let count = source.read_at(&mut piece, from)?;
             piece.truncate(count);

@@ -66,6 +66,11 @@ impl Place {
         format!("{}/{}/{}", self.job, self.build, self.task.as_deref().unwrap_or(""))
     }
 
+    /// What is done of it is of its job, as `places::of` has it.
+    pub fn of_job(&self) -> String {
+        format!("jobs/{}", self.job)
+    }
+
     /// The folder that it is in.
     ///
     /// # Errors

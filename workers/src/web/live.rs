@@ -16,9 +16,9 @@ use super::answer::{Answer, typed};
 use super::ask::{App, Asked, Want};
 use super::bytes::filled;
 use super::console;
-use super::pages;
 use super::sight::{Fault, Result};
 use super::table::Change;
+use super::{pages, places};
 use crate::connections::Peer;
 
 /// How long a stream lives; the browser then asks again and goes on where it was.
@@ -178,7 +178,9 @@ async fn shared(app: &Arc<App>, asked: &Asked) -> Result<Arc<str>> {
     }
     let (this, mut wanted) = (app.clone(), asked.clone());
     wanted.want = Want::Html;
-    let made = app.work(move || pages::answer(&this, &wanted)).await?;
+    let made = app
+        .work(&places::of(&asked.names), move || pages::answer(&this, &wanted))
+        .await?;
     let Answer::Page(html) = made else {
         return Err(Fault::Absent);
     };

@@ -126,10 +126,12 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
     if told.is_none() && !begin(&app, &place, at, (&to, until)).await {
         return;
     }
+    let job = place.of_job();
     let (mut pause, mut away) = (LOOK_EVERY, false);
     while Instant::now() < until {
         let (this, of) = (app.clone(), place.clone());
-        let size = match app.work(move || open(&this, &of).map(|(opened, _)| opened.size)).await {
+        let size = app.work(&job, move || open(&this, &of).map(|(opened, _)| opened.size));
+        let size = match size.await {
             Ok(size) => size,
             Err(fault) if fault.passes() => {
                 // It is tried again, less and less often; who has gone is not told.
@@ -187,7 +189,7 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
 async fn begin(app: &Arc<App>, place: &Place, at: u64, (to, until): (&Sender<Bytes>, Instant)) -> bool {
     while Instant::now() < until {
         let (this, place) = (app.clone(), place.clone());
-        let counted = app.work(move || number(&this, &place, at)).await;
+        let counted = app.work(&place.of_job(), move || number(&this, &place, at)).await;
         let text = match counted {
             Ok(Some(line)) => {
                 let text = event("at", &at.to_string(), &line.to_string());
@@ -287,7 +289,9 @@ async fn one_hub(
 async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &Sender<Bytes>) -> Option<Ended> {
     while *at < upto {
         let (this, place, from) = (app.clone(), place.clone(), *at);
-        let made = app.work(move || piece(&this, &place, from, upto)).await;
+        let made = app
+            .work(&place.of_job(), move || piece(&this, &place, from, upto))
+            .await;
         match made {
             Ok(Some(piece)) if piece.end > *at => {
                 *at = piece.end;
@@ -362,7 +366,7 @@ async fn keep(app: Arc<App>, place: Place, hub: Weak<Hub>) {
         },
         None => return,
     };
-    let mut asked = Instant::now();
+    let (mut asked, job) = (Instant::now(), place.of_job());
     loop {
         let Some(hub) = hub.upgrade() else { return };
         let over = look.over
@@ -370,12 +374,12 @@ async fn keep(app: Arc<App>, place: Place, hub: Weak<Hub>) {
                 asked = Instant::now();
                 let (this, place) = (app.clone(), place.clone());
                 matches!(
-                    app.work(move || over(&this, &place)).await,
+                    app.work(&job, move || over(&this, &place)).await,
                     Ok(true) | Err(Fault::Absent | Fault::Closed)
                 )
             };
         let (this, of) = (app.clone(), place.clone());
-        let made = app.work(move || grown(&this, &of, look)).await;
+        let made = app.work(&job, move || grown(&this, &of, look)).await;
         let mut sent = 0;
         match made {
             Ok((None, size)) => look.size = size,
