@@ -15,7 +15,7 @@ pub const SANDBOX: &str = "sandbox; default-src 'none'; img-src 'self' data:; me
                            style-src 'self' 'unsafe-inline'; font-src 'self' data:; form-action 'none'; \
                            base-uri 'none'; frame-ancestors 'none'";
 
-/// When to come again while the tree is away, seconds.
+/// When to come again while the tree is away, or others have all places, seconds.
 pub const RETRY_SECONDS: u32 = 5;
 
 /// What is answered.
@@ -108,6 +108,11 @@ pub fn said(fault: &Fault) -> (StatusCode, &'static str, String) {
             StatusCode::SERVICE_UNAVAILABLE,
             "This can't be read now",
             format!("{why}. Nothing else is held up by that, and this page comes back by itself."),
+        ),
+        Fault::Busy(what) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Too much at once",
+            format!("There are too many {what} just now. The tree is there, and this page comes back by itself."),
         ),
         Fault::Away(_) => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -248,7 +248,7 @@ impl App {
                     };
                     bytes::send(opened, &kind, &head.headers, only_head, (reader, busy))
                 }
-                Err(_) => self.fault(&Fault::Away("too many files at once".to_owned()), want),
+                Err(_) => self.fault(&Fault::Busy("files that are sent"), want),
             },
             Err(fault) => self.fault(&fault, want),
         }
@@ -257,14 +257,14 @@ impl App {
     /// Does what may wait for the tree on a thread of its own; `of` says what it is of, as `places::of` does.
     ///
     /// # Errors
-    /// As the work; `Unreadable` if it takes too long, `Away` if there is no place for it.
+    /// As the work; `Unreadable` if it takes too long, `Busy` if there is no place for it.
     pub async fn work<T, F>(&self, of: &str, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T> + Send + 'static,
     {
         let Some(place) = self.places.take(of, PLACE_TIME).await else {
-            return Err(Fault::Away("too many requests at once".to_owned()));
+            return Err(Fault::Busy("requests"));
         };
         let working = tokio::task::spawn_blocking(move || {
             // A thread that hangs keeps its place, so that there are never more than so many.

@@ -168,7 +168,7 @@ pub fn find(app: &App, place: &Place, text: &str) -> Result<Found> {
         )));
     }
     let Some(_turn) = app.searching() else {
-        return Err(Fault::Away("too many searches at once".to_owned()));
+        return Err(Fault::Busy("searches"));
     };
     let opened = place.folder(app)?.open("console")?;
     Ok(search::search(&opened.file, opened.size, text, SEARCH_TIME)?)

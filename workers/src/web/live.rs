@@ -48,7 +48,7 @@ const SHARED_MAX: usize = 64;
 /// Keeps a page live, or a console.
 pub async fn stream(app: Arc<App>, asked: Asked, headers: &HeaderMap, peer: Option<&Peer>) -> Response {
     let Ok(place) = app.streams.clone().try_acquire_owned() else {
-        return app.fault(&Fault::Away("too many live pages".to_owned()), Want::Events);
+        return app.fault(&Fault::Busy("live pages"), Want::Events);
     };
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let last = last.map(ToOwned::to_owned);
@@ -93,6 +93,8 @@ async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sender<By
                 let changed = last.as_ref() != Some(&digest);
                 changed.then(|| (event("page", &digest, &main), digest))
             }
+            // What was shown still stands.
+            Err(Fault::Busy(_)) => None,
             Err(fault) if fault.passes() => {
                 let away = "away".to_owned();
                 let words = match fault {

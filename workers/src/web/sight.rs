@@ -30,6 +30,8 @@ pub enum Fault {
     Unreadable(String),
     /// The tree is away.
     Away(String),
+    /// Others have all places, and this says of what there are too many.
+    Busy(&'static str),
     /// What was asked for makes no sense.
     Asked(String),
 }
@@ -37,7 +39,7 @@ pub enum Fault {
 impl Fault {
     /// Whether it may pass by itself, so that it is tried again.
     pub fn passes(&self) -> bool {
-        matches!(self, Fault::Unreadable(_) | Fault::Away(_))
+        matches!(self, Fault::Unreadable(_) | Fault::Away(_) | Fault::Busy(_))
     }
 
     /// The same, with the place of what can't be read.

@@ -59,3 +59,16 @@ fn no_time_is_shown_that_is_not_known() {
         assert!(!text.contains("data-since=\"0\""), "{path}: {text}");
     }
 }
+
+/// One too many is told so, and not that the tree is away.
+#[test]
+fn who_finds_no_place_is_told_of_what_there_are_too_many() {
+    let web = Web::start("busy", &["--connections", "3"]);
+    let mut live = web.stream("/jobs/hello", "");
+    until(&mut live, "</main>");
+    let more = web.ask("/jobs/hello", "Accept: text/event-stream\r\n");
+    assert_eq!((more.status, more.header("retry-after").as_deref()), (503, Some("5")));
+    let text = more.text();
+    assert!(text.contains("too many live pages") && !text.contains("away"), "{text}");
+    assert_eq!(web.page("/jobs/hello").status, 200);
+}

@@ -133,6 +133,13 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
         let size = app.work(&job, move || open(&this, &of).map(|(opened, _)| opened.size));
         let size = match size.await {
             Ok(size) => size,
+            Err(Fault::Busy(_)) => {
+                sleep(PAUSE).await;
+                if to.is_closed() {
+                    return;
+                }
+                continue;
+            }
             Err(fault) if fault.passes() => {
                 // It is tried again, less and less often; who has gone is not told.
                 sleep(pause).await;
@@ -299,9 +306,9 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
                     return Some(Ended::Viewer);
                 }
             }
-            Ok(None) if to.is_closed() => return Some(Ended::Viewer),
-            // More has to be counted, or nothing more ends here.
-            Ok(None) => sleep(LOOK_EVERY).await,
+            Ok(None) | Err(Fault::Busy(_)) if to.is_closed() => return Some(Ended::Viewer),
+            // More has to be counted, or others have all places.
+            Ok(None) | Err(Fault::Busy(_)) => sleep(LOOK_EVERY).await,
             Ok(Some(_)) => return None,
             Err(fault) if fault.passes() => return Some(Ended::Hub),
             Err(_) => return Some(Ended::Gone),
@@ -389,6 +396,11 @@ async fn keep(app: Arc<App>, place: Place, hub: Weak<Hub>) {
                 look.upto = piece.end;
                 let _ = hub.pieces.send(Arc::new(piece));
                 hub.upto.store(look.upto, Ordering::Release);
+            }
+            Err(Fault::Busy(_)) => {
+                drop(hub);
+                sleep(PAUSE).await;
+                continue;
             }
             Err(fault) if fault.passes() => return hub.end(Next::Away),
             Err(_) => look.over = true,
