@@ -22,6 +22,7 @@ use super::guard::{COOKIE, Guard};
 use super::metrics::{Gauges, Metrics};
 use super::pages;
 use super::places::{self, Places};
+use super::shared::Shared;
 use super::sight::{Fault, Result, Sight};
 use super::statics;
 use super::table::Table;
@@ -71,6 +72,8 @@ pub struct App {
     /// Consoles that are followed.
     pub tails: Tails,
     searches: Arc<Semaphore>,
+    /// Pages that were just made for those who look at them.
+    pub mains: Shared<live::Main>,
 }
 
 /// How an answer is wanted.
@@ -121,6 +124,7 @@ impl App {
             indexes: Indexes::default(),
             tails: Tails::default(),
             searches: Arc::new(Semaphore::new(SEARCHES)),
+            mains: Shared::default(),
         }))
     }
 

@@ -1,7 +1,6 @@
 //! Pages that are open move by themselves: what changes of a page is sent again, by server-sent events. Everything
 //! is bounded: how many pages, how often, how long.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +8,14 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Answer, typed};
 use super::ask::{App, Asked, Want};
 use super::bytes::filled;
 use super::console;
+use super::shared::KEPT_TIME;
 use super::sight::{Fault, Result};
 use super::table::Change;
 use super::{pages, places};
@@ -39,12 +39,6 @@ const UNDER_WAY: &str = "data-since";
 /// The shortest time between two versions of a page.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// How long a page that was made for one is given to others as well.
-const SHARED_TIME: Duration = Duration::from_millis(200);
-
-/// Pages that are shared, at most.
-const SHARED_MAX: usize = 64;
-
 /// Keeps a page live, or a console.
 pub async fn stream(app: Arc<App>, asked: Asked, headers: &HeaderMap, peer: Option<&Peer>) -> Response {
     let Ok(place) = app.streams.clone().try_acquire_owned() else {
@@ -61,13 +55,15 @@ pub async fn stream(app: Arc<App>, asked: Asked, headers: &HeaderMap, peer: Opti
             console::tail::follow(app, asked, last, sender, until).await;
         });
     } else {
+        // What changes from now on is heard, so what is made from now on has what changed before.
+        let (changes, since) = (app.table.changes(), Instant::now());
         // What can't be shown at all is said at once.
-        if let Err(fault) = shared(&app, &asked).await
+        if let Err(fault) = shared(&app, &asked, since).await
             && !fault.passes()
         {
             return app.fault(&fault, Want::Events);
         }
-        tokio::spawn(follow(app.clone(), asked, last, sender, place));
+        tokio::spawn(follow(app.clone(), asked, last, sender, (place, changes, since)));
     }
     let mut response = typed(StatusCode::OK, "text/event-stream", body);
     let headers = response.headers_mut();
@@ -78,20 +74,24 @@ pub async fn stream(app: Arc<App>, asked: Asked, headers: &HeaderMap, peer: Opti
 }
 
 /// Sends the page whenever it has changed.
-async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sender<Bytes>, _place: OwnedSemaphorePermit) {
-    let mut changes = app.table.changes();
+async fn follow(
+    app: Arc<App>,
+    asked: Asked,
+    last: Option<String>,
+    to: Sender<Bytes>,
+    (_place, mut changes, mut since): (OwnedSemaphorePermit, broadcast::Receiver<Change>, Instant),
+) {
     let (mut last, until) = (last, Instant::now() + STREAM_TIME);
     let mut beat = Instant::now();
     while Instant::now() < until {
         let mut look = LOOK_EVERY;
-        let event = match shared(&app, &asked).await {
+        let event = match shared(&app, &asked, since).await {
             Ok(main) => {
-                if app.table.told() && !main.contains(UNDER_WAY) {
+                if app.table.told() && !main.under_way {
                     look = LOOK_LATE;
                 }
-                let digest = blake3::hash(main.as_bytes()).to_hex()[..16].to_owned();
-                let changed = last.as_ref() != Some(&digest);
-                changed.then(|| (event("page", &digest, &main), digest))
+                let changed = last.as_deref() != Some(&*main.digest);
+                changed.then(|| (main.event, main.digest.to_string()))
             }
             // What was shown still stands.
             Err(Fault::Busy(_)) => None,
@@ -101,7 +101,7 @@ async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sender<By
                     Fault::Away(_) => "the tree is away; waiting for it",
                     _ => "this can't be read now; waiting for it",
                 };
-                (last.as_ref() != Some(&away)).then(|| (event("away", &away, words), away))
+                (last.as_ref() != Some(&away)).then(|| (event("away", &away, words).into(), away))
             }
             // It was removed, or closed: the page says so when it is loaded again.
             Err(_) => {
@@ -114,25 +114,29 @@ async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sender<By
                 last = Some(digest);
                 Some(text)
             }
-            None if beat.elapsed() >= BEAT => Some(": \n\n".to_owned()),
+            None if beat.elapsed() >= BEAT => Some(Bytes::from_static(b": \n\n")),
             None => None,
         };
         if let Some(text) = text {
             beat = Instant::now();
-            if to.send(text.into()).await.is_err() {
+            if to.send(text).await.is_err() {
                 return;
             }
         }
         sleep(PAUSE).await;
-        tokio::select! {
+        let heard = tokio::select! {
             () = to.closed() => return,
-            () = matters(&mut changes, &asked, look) => {}
+            heard = matters(&mut changes, &asked, look) => heard,
+        };
+        since = Instant::now();
+        if !heard {
+            since = since.checked_sub(KEPT_TIME).unwrap_or(since);
         }
     }
 }
 
-/// Waits for a change of what a page shows, for a while.
-async fn matters(changes: &mut broadcast::Receiver<Change>, asked: &Asked, look: Duration) {
+/// Waits for a change of what a page shows, for a while; whether there was one.
+async fn matters(changes: &mut broadcast::Receiver<Change>, asked: &Asked, look: Duration) -> bool {
     let job = match asked.names.first() {
         Some(top) if top == "jobs" => asked.names.get(1).and_then(|name| name.to_str()),
         _ => None,
@@ -147,7 +151,7 @@ async fn matters(changes: &mut broadcast::Receiver<Change>, asked: &Asked, look:
             }
         }
     };
-    let _ = timeout(look, waiting).await;
+    timeout(look, waiting).await.is_ok()
 }
 
 /// An event as it is written: an id, a name, and data without bare ends of lines.
@@ -162,37 +166,35 @@ pub fn event(name: &str, id: &str, data: &str) -> String {
     text
 }
 
-type Kept = HashMap<String, (Instant, Arc<str>)>;
+/// The main part of a page as all get it who look at it.
+#[derive(Debug, Clone)]
+pub struct Main {
+    event: Bytes,
+    digest: Arc<str>,
+    under_way: bool,
+}
 
-/// Pages that were just made.
-static SHARED: Mutex<Option<Kept>> = Mutex::const_new(None);
-
-/// The main part of a page, made once for all who look at it just now.
-async fn shared(app: &Arc<App>, asked: &Asked) -> Result<Arc<str>> {
-    let key = format!("{:p} {:?} {:?}", Arc::as_ptr(app), asked.names, asked.query);
-    {
-        let mut shared = SHARED.lock().await;
-        let kept = shared.get_or_insert_default();
-        kept.retain(|_, (when, _)| when.elapsed() < SHARED_TIME);
-        if let Some((_, main)) = kept.get(&key) {
-            return Ok(main.clone());
-        }
-    }
+/// The main part of a page, made once for all who look at it just now; begun at `since` or later.
+async fn shared(app: &Arc<App>, asked: &Asked, since: Instant) -> Result<Main> {
+    let name = format!("{:?} {:?}", asked.names, asked.query);
     let (this, mut wanted) = (app.clone(), asked.clone());
     wanted.want = Want::Html;
-    let made = app
-        .work(&places::of(&asked.names), move || pages::answer(&this, &wanted))
-        .await?;
-    let Answer::Page(html) = made else {
-        return Err(Fault::Absent);
+    let making = async {
+        app.work(&places::of(&asked.names), move || {
+            let Answer::Page(html) = pages::answer(&this, &wanted)? else {
+                return Err(Fault::Absent);
+            };
+            let main = main_of(&html);
+            let digest = blake3::hash(main.as_bytes()).to_hex()[..16].to_owned();
+            Ok(Main {
+                event: event("page", &digest, main).into(),
+                digest: digest.into(),
+                under_way: main.contains(UNDER_WAY),
+            })
+        })
+        .await
     };
-    let main: Arc<str> = main_of(&html).into();
-    let mut shared = SHARED.lock().await;
-    let kept = shared.get_or_insert_default();
-    if kept.len() < SHARED_MAX {
-        kept.insert(key, (Instant::now(), main.clone()));
-    }
-    Ok(main)
+    app.mains.get(&name, since, making).await
 }
 
 /// What stands in a page's main element: text in it is escaped, so no other one is found.
