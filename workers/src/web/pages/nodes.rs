@@ -1,5 +1,7 @@
 //! Queues and nodes: what waits, and who works.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use serde::Serialize;
 
@@ -8,7 +10,7 @@ use super::made;
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
 use crate::web::show::{Moment, plain};
-use crate::web::sight::{self, Fault, Kind, Result, Seen};
+use crate::web::sight::{self, Fault, Kind, Result, Seen, Sight};
 
 /// Queues, and tickets of each, that are shown.
 const QUEUES_MAX: usize = 100;
@@ -17,8 +19,12 @@ const TICKETS_MAX: usize = 50;
 /// The same of one queue by itself.
 const OF_ONE_MAX: usize = 1000;
 
-/// Tasks of a build among which that of a ticket is looked for.
-const TASKS_MAX: usize = 4000;
+/// Tasks of a build among which that of a ticket is looked for, and of all builds of one page.
+const TASKS_MAX: usize = 10_000;
+const TASKS_OF_PAGE_MAX: usize = 40_000;
+
+/// Tickets of one page of which it is looked what they wait for.
+const WHYS_MAX: usize = 1000;
 
 /// Nodes that are shown.
 const NODES_MAX: usize = 1000;
@@ -95,28 +101,70 @@ fn place_of(id: &str) -> Option<(&str, u64, Option<u64>)> {
     Some((job, number.parse().ok()?, task))
 }
 
-/// What a build's ticket waits for, as its build says to others.
-fn why(app: &App, (job, build, task): (&str, u64, Option<u64>)) -> Option<String> {
-    let folder = app.sight.at(&["jobs", job, "builds", &build.to_string()]).ok()?;
-    let folder = match task {
-        None => folder,
-        Some(task) => {
-            let tasks = folder.enter("tasks").ok()?;
-            let (names, _) = tasks.names(TASKS_MAX).ok()?;
-            let begin = format!("{task}-");
-            let name = names
-                .iter()
-                .filter_map(|(name, _)| name.to_str())
-                .find(|name| name.starts_with(&begin))?;
-            tasks.enter(name).ok()?
+/// The folder of a build's tasks, and their names by their places.
+type Tasks = (Seen, HashMap<u64, String>);
+
+/// What is looked up once for all tickets of a page.
+struct Looked<'a> {
+    sight: &'a Sight,
+    /// By job and build; none where they can't be listed.
+    tasks: HashMap<(String, u64), Option<Tasks>>,
+    /// Names of tasks, and tickets, that may still be looked at.
+    names_left: usize,
+    whys_left: usize,
+    /// Workers that wait, by their queues.
+    waiting: HashMap<String, u64>,
+}
+
+impl<'a> Looked<'a> {
+    fn new(sight: &'a Sight, nodes: &[Node]) -> Self {
+        let mut waiting: HashMap<String, u64> = HashMap::new();
+        for (queue, count, _) in nodes.iter().flat_map(|node| &node.waiting) {
+            let all = waiting.entry(queue.clone()).or_default();
+            *all = all.saturating_add(*count);
         }
-    };
-    let why = folder.text("why").ok()?;
-    Some(plain(why.lines().next()?.as_bytes()))
+        Looked {
+            sight,
+            tasks: HashMap::new(),
+            names_left: TASKS_OF_PAGE_MAX,
+            whys_left: WHYS_MAX,
+            waiting,
+        }
+    }
+
+    /// What a build's ticket waits for, as its build says to others.
+    fn why(&mut self, (job, build, task): (&str, u64, Option<u64>)) -> Option<String> {
+        self.whys_left = self.whys_left.checked_sub(1)?;
+        let path = ["jobs", job, "builds", &build.to_string()];
+        let why = match task {
+            None => self.sight.at(&path).ok()?.text("why").ok()?,
+            Some(task) => {
+                let key = (job.to_owned(), build);
+                if !self.tasks.contains_key(&key) {
+                    let listed = self.list(&path);
+                    self.tasks.insert(key.clone(), listed);
+                }
+                let (folder, names) = self.tasks.get(&key)?.as_ref()?;
+                folder.enter(names.get(&task)?).ok()?.text("why").ok()?
+            }
+        };
+        Some(plain(why.lines().next()?.as_bytes()))
+    }
+
+    fn list(&mut self, build: &[&str]) -> Option<Tasks> {
+        let folder = self.sight.at(build).ok()?.enter("tasks").ok()?;
+        let (names, _) = folder.names(TASKS_MAX.min(self.names_left)).ok()?;
+        self.names_left -= names.len();
+        let names = names.into_iter().filter_map(|(name, _)| {
+            let name = name.into_string().ok()?;
+            Some((name.split_once('-')?.0.parse().ok()?, name))
+        });
+        Some((folder, names.collect()))
+    }
 }
 
 /// Of a ticket its id, labels and age are shown, and nothing else.
-fn ticket(app: &App, queue: &Seen, id: &str) -> Option<Ticket> {
+fn ticket(app: &App, looked: &mut Looked<'_>, queue: &Seen, id: &str) -> Option<Ticket> {
     let stat = queue.stat(id).ok()?;
     let folder = queue.enter(id).ok();
     let (claimed, place) = (
@@ -135,7 +183,7 @@ fn ticket(app: &App, queue: &Seen, id: &str) -> Option<Ticket> {
         claimed,
         why: place
             .filter(|_| !claimed)
-            .and_then(|place| why(app, place))
+            .and_then(|place| looked.why(place))
             .unwrap_or_default(),
         labels: plain(
             text("labels")
@@ -149,25 +197,21 @@ fn ticket(app: &App, queue: &Seen, id: &str) -> Option<Ticket> {
     })
 }
 
-fn queue(app: &App, tickets: &Seen, name: &str, nodes: &[Node], most: usize) -> Result<Queue> {
-    let waits = nodes
-        .iter()
-        .flat_map(|node| &node.waiting)
-        .filter(|(queue, ..)| queue == name);
+fn queue(app: &App, looked: &mut Looked<'_>, tickets: &Seen, name: &str, most: usize) -> Result<Queue> {
     let mut found = Queue {
         name: plain(name.as_bytes()),
         closed: false,
         trouble: None,
         tickets: Vec::new(),
         more: false,
-        waiting: waits.map(|(_, count, _)| count).sum(),
+        waiting: looked.waiting.get(name).copied().unwrap_or(0),
     };
     let listed = tickets.enter(name).and_then(|folder| Ok((folder.names(most)?, folder)));
     match listed {
         Ok(((names, more), folder)) => {
             let folders = names.iter().filter(|(_, kind)| *kind == Kind::Folder);
             let ids = folders.filter_map(|(name, _)| name.to_str());
-            found.tickets = ids.filter_map(|id| ticket(app, &folder, id)).collect();
+            found.tickets = ids.filter_map(|id| ticket(app, looked, &folder, id)).collect();
             found.tickets.sort_by_key(|ticket| ticket.since);
             found.more = more;
         }
@@ -184,7 +228,7 @@ fn queue(app: &App, tickets: &Seen, name: &str, nodes: &[Node], most: usize) -> 
 /// There is none of that name, or the tree is away.
 pub(super) fn queues(app: &App, asked: &Asked, one: Option<&str>) -> Result<Answer> {
     let tickets = app.sight.at(&["tickets"])?;
-    let nodes = all_nodes(app)?;
+    let mut looked = Looked::new(&app.sight, &all_nodes(app)?);
     let (names, most) = match one {
         Some(one) => (vec![one.to_owned()], OF_ONE_MAX),
         None => {
@@ -195,7 +239,7 @@ pub(super) fn queues(app: &App, asked: &Asked, one: Option<&str>) -> Result<Answ
     };
     let mut queues = Vec::new();
     for name in names {
-        match queue(app, &tickets, &name, &nodes, most) {
+        match queue(app, &mut looked, &tickets, &name, most) {
             Ok(queue) => queues.push(queue),
             // It was removed meanwhile.
             Err(Fault::Absent) if one.is_none() => {}
@@ -288,6 +332,28 @@ mod tests {
         ] {
             assert_eq!(place_of(id), place, "{id}");
         }
+    }
+
+    /// The tasks of a build are listed once, whatever of them waits.
+    #[test]
+    fn the_tasks_of_a_build_are_listed_once() {
+        let tree = std::env::temp_dir().join(format!("web-queues-{}", std::process::id()));
+        let tasks = tree.join("jobs/a/builds/7/tasks");
+        for task in 0..50 {
+            std::fs::create_dir_all(tasks.join(format!("{task}-unit"))).unwrap();
+            std::fs::write(tasks.join(format!("{task}-unit/why")), format!("waits {task}\n")).unwrap();
+        }
+        let sight = Sight::new(tree.clone(), true);
+        let mut looked = Looked::new(&sight, &[]);
+        for task in 0..50 {
+            assert_eq!(looked.why(("a", 7, Some(task))), Some(format!("waits {task}")));
+        }
+        assert_eq!(looked.why(("a", 8, Some(0))), None);
+        assert_eq!(looked.names_left, TASKS_OF_PAGE_MAX - 50);
+        assert_eq!(looked.whys_left, WHYS_MAX - 51);
+        looked.whys_left = 0;
+        assert_eq!(looked.why(("a", 7, Some(0))), None);
+        std::fs::remove_dir_all(tree).unwrap();
     }
 
     #[test]
