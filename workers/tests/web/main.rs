@@ -277,6 +277,31 @@ fn a_console_goes_on_where_it_was() {
     assert!(text.contains("eight"), "{text}");
 }
 
+/// Who opens a page a moment after a line was written sees that line once, whenever others looked last.
+#[test]
+fn nobody_sees_a_line_twice() {
+    let web = Web::start("twice", &[]);
+    write(&web.tree("jobs/hello/builds/1/state"), "running\n");
+    let console = web.tree("jobs/hello/builds/1/console");
+    let append = |text: &str| {
+        let mut file = fs::File::options().append(true).open(&console).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        fs::metadata(&console).unwrap().len()
+    };
+    let path = |after| format!("/jobs/hello/builds/1/console?after={after}");
+    let mut first = web.stream(&path(append("")), "");
+    until(&mut first, "event: at");
+    for round in 0..20 {
+        let size = append(&format!("old {round}\n"));
+        let mut late = web.stream(&path(size), "");
+        until(&mut late, "event: at");
+        append(&format!("new {round}\n"));
+        let text = until(&mut late, &format!("new {round}<"));
+        assert!(!text.contains("old"), "{text}");
+        until(&mut first, &format!("new {round}<"));
+    }
+}
+
 #[test]
 fn a_page_is_sent_again_when_it_has_changed() {
     let web = Web::start("page", &[]);

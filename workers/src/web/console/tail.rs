@@ -1,6 +1,7 @@
 //! Consoles as they grow: one task follows each console that anybody looks at, and all who look get what it made.
 //! A viewer who comes back says how far he was, and gets what he has not seen.
 
+use std::cmp::Ordering as Order;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -40,8 +41,8 @@ const BEHIND_MAX: u64 = 1 << 20;
 /// How much of the end is shown then.
 const BEHIND_SHOWN: u64 = 64 << 10;
 
-/// Pieces that wait for a slow viewer; past these he is told from the file.
-const PIECES_MAX: usize = 64;
+/// Pieces that wait for a slow viewer; past these he is told from the file. Each may have 2 MiB.
+const PIECES_MAX: usize = 8;
 
 /// What a viewer is told while nothing can be read.
 const AWAY: &str = "this console can't be read now; waiting for it";
@@ -67,6 +68,28 @@ enum Next {
     End,
     /// Nothing from this hub: the console can't be read now.
     Away,
+}
+
+/// What of a piece a viewer gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// All of it.
+    All,
+    /// What stands behind the part of it that he has: he came later than the look that it begins at.
+    Rest,
+    /// Nothing: he has it.
+    Nothing,
+}
+
+impl Piece {
+    /// What a viewer gets who has all before a byte. An incomplete line stands behind the end of a piece.
+    fn due(&self, at: u64) -> Due {
+        match (self.begin.cmp(&at), self.end.cmp(&at)) {
+            (Order::Less, Order::Less) => Due::Nothing,
+            (Order::Less, _) => Due::Rest,
+            _ => Due::All,
+        }
+    }
 }
 
 /// Who follows one console.
@@ -272,11 +295,15 @@ async fn one_hub(
                 {
                     return ended;
                 }
-                // A piece without an end is an incomplete line, which may have grown.
-                let fresh = piece.begin >= *at || piece.end > *at;
-                let sent = match fresh && !piece.text.is_empty() {
-                    true => to.send(piece.text.clone()).await,
-                    false => Ok(()),
+                let sent = match piece.due(*at) {
+                    Due::All if !piece.text.is_empty() => to.send(piece.text.clone()).await,
+                    Due::Rest => {
+                        if let Some(ended) = rest(app, place, at, to).await {
+                            return ended;
+                        }
+                        Ok(())
+                    }
+                    Due::All | Due::Nothing => Ok(()),
                 };
                 *at = piece.end.max(*at);
                 match piece.next {
@@ -315,6 +342,27 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
         }
     }
     None
+}
+
+/// Reads for one viewer all that stands behind what he has, an incomplete line too.
+async fn rest(app: &Arc<App>, place: &Place, at: &mut u64, to: &Sender<Bytes>) -> Option<Ended> {
+    while !to.is_closed() {
+        let (this, place, from) = (app.clone(), place.clone(), *at);
+        match app
+            .work(&place.of_job(), move || piece(&this, &place, from, u64::MAX))
+            .await
+        {
+            Ok(Some(piece)) => {
+                *at = piece.end.max(*at);
+                let sent = piece.text.is_empty() || to.send(piece.text).await.is_ok();
+                return (!sent).then_some(Ended::Viewer);
+            }
+            Ok(None) | Err(Fault::Busy(_)) => sleep(LOOK_EVERY).await,
+            Err(fault) if fault.passes() => return Some(Ended::Hub),
+            Err(_) => return Some(Ended::Gone),
+        }
+    }
+    Some(Ended::Viewer)
 }
 
 /// What stands from a byte on; `None` if lines have to be counted first.
@@ -432,4 +480,31 @@ fn grown(app: &App, place: &Place, look: Look) -> Result<(Option<Piece>, u64)> {
 fn over(app: &App, place: &Place) -> Result<bool> {
     let state = place.folder(app)?.text("state")?;
     Ok(is_over(&state) || state == "skipped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_viewer_gets_what_he_has_not_seen() {
+        let piece = |begin, end| Piece {
+            begin,
+            end,
+            text: Bytes::from_static(b"x"),
+            next: Next::More,
+        };
+        for (begin, end, at, due) in [
+            (10, 20, 10, Due::All),
+            // An incomplete line, which has grown.
+            (10, 10, 10, Due::All),
+            // He came when the page had more than the last look.
+            (10, 20, 15, Due::Rest),
+            (10, 20, 20, Due::Rest),
+            (10, 20, 21, Due::Nothing),
+            (10, 10, 11, Due::Nothing),
+        ] {
+            assert_eq!(piece(begin, end).due(at), due, "{begin} to {end} for {at}");
+        }
+    }
 }
