@@ -43,6 +43,11 @@ impl Web {
         Web { worker, port, token }
     }
 
+    /// Where it listens, at 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The process.
     pub fn worker(&self) -> &Worker {
         &self.worker
@@ -61,7 +66,7 @@ impl Web {
         let token = self
             .token
             .as_ref()
-            .map(|token| format!("Cookie: distcifs_web={token}\r\n"));
+            .map(|token| format!("Authorization: Bearer {token}\r\n"));
         let token = token.unwrap_or_default();
         let request = format!(
             "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n{token}{headers}\r\n",

@@ -3,11 +3,16 @@
 //! axe-core) each page is also held against WCAG 2.2 AA. Screenshots are kept in target/browser.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use distcifs_tests::browser::{Browser, Driver, Look};
 use distcifs_tests::programs::{installed, project};
-use distcifs_tests::{Mount, Web, Worker};
+use distcifs_tests::wait::USUAL;
+use distcifs_tests::{Mount, Web, Worker, wait_for};
 use serde_json::json;
 
 /// Text that would run, break out or hide, were it not shown as text.
@@ -99,7 +104,8 @@ impl Scene {
             mount.build(job, "", "success");
         }
         mount.build("broken", "", "failure");
-        let web = Web::start(&mount, &[]);
+        // Through a proxy it is reached by another port.
+        let web = Web::start(&mount, &["--host", "127.0.0.1"]);
         Scene {
             mount,
             _workers: workers,
@@ -121,6 +127,70 @@ impl Scene {
             ("nodes", address("/nodes")),
             ("absent", address("/jobs/absent")),
         ]
+    }
+}
+
+/// A proxy that can break: then all that it holds ends, and whoever asks gets 502.
+struct Proxy {
+    port: u16,
+    state: Arc<ProxyState>,
+}
+
+#[derive(Default)]
+struct ProxyState {
+    /// What it holds; none while it is broken.
+    open: Mutex<Option<Vec<TcpStream>>>,
+    refused: AtomicUsize,
+}
+
+impl Proxy {
+    fn start(to: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("it listens").port();
+        let state = Arc::new(ProxyState::default());
+        let serving = state.clone();
+        std::thread::spawn(move || {
+            listener
+                .incoming()
+                .flatten()
+                .for_each(|client| serving.serve(client, to))
+        });
+        let proxy = Proxy { port, state };
+        proxy.mend();
+        proxy
+    }
+
+    fn mend(&self) {
+        *self.state.open.lock().expect("nobody panics with it") = Some(Vec::new());
+    }
+
+    fn fail(&self) {
+        let open = self.state.open.lock().expect("nobody panics with it").take();
+        for stream in open.into_iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl ProxyState {
+    fn serve(self: &Arc<Self>, mut client: TcpStream, to: u16) {
+        let mut open = self.open.lock().expect("nobody panics with it");
+        let Some(held) = open.as_mut() else {
+            drop(open);
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let server = TcpStream::connect(("127.0.0.1", to)).expect("web listens");
+        let again = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
+        held.extend([again(&client), again(&server)]);
+        for (mut from, mut to) in [(again(&client), again(&server)), (server, client)] {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+        }
     }
 }
 
@@ -194,6 +264,34 @@ fn consoles(driver: &Driver, scene: &Scene) {
     browser.until("a folded group", "document.getElementById('L5').hidden");
 }
 
+/// A live console goes on where it was, also after a proxy had nothing but 502 for a while.
+fn broken_connections(driver: &Driver, scene: &Scene) {
+    let browser = Browser::open(driver, WIDE);
+    let go = |number: u32| scene.mount.out().join(format!("step{number}"));
+    let wait = |number| format!("until [ -e {} ]; do sleep 0.05; done", go(number).display());
+    let script = format!("echo first; {}; echo second; {}; echo third", wait(1), wait(2));
+    scene.mount.shell_job("steps", &[&script]);
+    let build = scene.mount.trigger("steps", "");
+    let proxy = Proxy::start(scene.web.port());
+    let address = scene
+        .web
+        .address(&format!("/jobs/steps/builds/{build}/tasks/0-execute-shell/console"));
+    browser.go(&address.replace(&format!(":{}/", scene.web.port()), &format!(":{}/", proxy.port)));
+    let line = |number: u32, text: &str| format!("document.getElementById('L{number}')?.innerText.includes('{text}')");
+    browser.until("the first line", &line(1, "first"));
+    fs::write(go(1), "").expect("own folder");
+    browser.until("the second line", &line(2, "second"));
+    proxy.fail();
+    // The browser gives up at the first refusal, and the page asks again.
+    wait_for("refusals", USUAL, || proxy.state.refused.load(Ordering::Relaxed) > 1);
+    assert!(browser.text("#link").contains("not connected"));
+    proxy.mend();
+    fs::write(go(2), "").expect("own folder");
+    browser.until("the third line", &line(3, "third"));
+    let lines = browser.run("return [...document.querySelectorAll('#console .l>span')].map(e => e.textContent)");
+    assert_eq!(lines, json!(["first", "second", "third"]));
+}
+
 /// Jobs are found as one types; the keyboard alone leads to a build.
 fn keyboard(driver: &Driver, scene: &Scene) {
     let browser = Browser::open(driver, WIDE);
@@ -206,6 +304,33 @@ fn keyboard(driver: &Driver, scene: &Scene) {
     // Enter.
     browser.keys("\u{e007}");
     browser.until("the job", "document.querySelector('h1')?.innerText === 'library'");
+    // Keys of one letter can be switched off, and stay so.
+    browser.run("document.getElementById('keys').click()");
+    browser.go(&scene.web.address("/"));
+    browser.keys("/");
+    assert_eq!(browser.run("return document.activeElement.tagName"), json!("BODY"));
+    browser.run("document.getElementById('keys').click()");
+    browser.keys("/");
+    assert_eq!(browser.run("return document.activeElement.tagName"), json!("INPUT"));
+    // One tab leads to the lines of a console, arrows from one to the next, and Enter to the link.
+    browser.go(&scene
+        .web
+        .address("/jobs/library/builds/2/tasks/0-compile/console?line=1"));
+    browser.run("document.getElementById('console').focus()");
+    browser.keys("\u{e004}");
+    let at = "return document.activeElement.getAttribute('href')";
+    assert_eq!(browser.run(at), json!("#L1"));
+    // Down, down, up.
+    for key in ["\u{e015}", "\u{e015}", "\u{e013}"] {
+        browser.keys(key);
+    }
+    assert_eq!(browser.run(at), json!("#L2"));
+    browser.keys("\u{e007}");
+    browser.until(
+        "the line's mark",
+        "document.getElementById('L2').classList.contains('at')",
+    );
+    browser.go(&scene.web.address("/jobs/library"));
     // Whatever is reached by tabs is seen to be.
     for _ in 0..12 {
         browser.keys("\u{e004}");
@@ -244,6 +369,7 @@ fn people_see_what_they_should() {
     let (driver, scene) = (Driver::start(), Scene::new());
     every_page(&driver, &scene);
     consoles(&driver, &scene);
+    broken_connections(&driver, &scene);
     keyboard(&driver, &scene);
     hostile(&driver, &scene);
 }

@@ -72,7 +72,7 @@ impl Sheet {
         };
         let part = if partial { " part" } else { "" };
         self.html.push_str(&format!(
-            "<div class=\"{class}{part}\" id=\"L{number}\"><a href=\"#L{number}\" tabindex=\"-1\">{number}</a><span>{html}</span></div>\n"
+            "<div class=\"{class}{part}\" id=\"L{number}\"><a href=\"#L{number}\">{number}</a><span>{html}</span></div>\n"
         ));
     }
 

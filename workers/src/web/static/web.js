@@ -56,16 +56,17 @@
     if (title && old && !old.closest("[data-part]")) old.replaceChildren(...title.childNodes);
   };
 
-  // One stream for a page. The browser asks again by itself and says what it had last.
+  // One stream for a page. The browser asks again by itself and says what it had last; where it gives up, the address
+  // says that.
   let stream, retry;
   const listen = (address, events) => {
     if (stream) stream.close();
     clearTimeout(retry);
-    stream = new EventSource(address);
+    stream = new EventSource(address());
     stream.onopen = () => say("live");
     stream.onerror = () => {
       say("not connected; trying again", true);
-      // A refusal (503 while the tree is away) ends the stream for the browser, not for us.
+      // A refusal (503, or a proxy's 502) ends the stream for the browser, not for us.
       if (stream.readyState === EventSource.CLOSED) retry = setTimeout(() => listen(address, events), 3000);
     };
     for (const [name, act] of Object.entries(events)) stream.addEventListener(name, act);
@@ -91,14 +92,25 @@
         if (!answer || !answer.ok || mine !== turn) return;
         renew(await answer.text());
         history.replaceState(null, "", address);
-        listen(address, pageEvents);
+        listen(() => address, pageEvents);
       }, 120);
     });
   }
 
-  // Keys, as in less: / searches, g and G go to the ends, n and p follow the pages.
+  // Keys, as in less: / searches, g and G go to the ends, n and p follow the pages. Who speaks to the machine, or types
+  // beside a key, switches them off.
+  const keysButton = document.getElementById("keys");
+  let keys = true;
+  try { keys = localStorage.getItem("keys") !== "off"; } catch { /* It keeps nothing. */ }
+  const sayKeys = () => { keysButton.textContent = keys ? "Switch the keys off" : "Switch the keys on"; };
+  keysButton.onclick = () => {
+    keys = !keys;
+    try { localStorage.setItem("keys", keys ? "on" : "off"); } catch { /* It keeps nothing. */ }
+    sayKeys();
+  };
+  sayKeys();
   addEventListener("keydown", (e) => {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName)) return;
+    if (!keys || e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName)) return;
     const go = (query) => { const a = document.querySelector(query); if (a) { e.preventDefault(); a.click(); } };
     if (e.key === "/" && find) { e.preventDefault(); find.focus(); find.select(); }
     else if (e.key === "n") go("a[rel=next]");
@@ -129,8 +141,15 @@
       if (depth) e.hidden = shut;
     }
   };
+  // The links of all lines are one stop for the tab key; arrows go from one to the next.
+  const linked = (row) => row.firstElementChild.hasAttribute("href") && !row.hidden && !row.classList.contains("ge");
+  const stop = (row) => {
+    for (const a of $('.l>a[tabindex="0"]', log)) a.tabIndex = -1;
+    row.firstElementChild.tabIndex = 0;
+  };
   const dress = (rows) => {
     for (const row of rows) {
+      row.firstElementChild.tabIndex = -1;
       if (!row.classList.contains("gb") || row.querySelector("button")) continue;
       const title = document.createElement("button");
       title.type = "button";
@@ -139,6 +158,8 @@
       row.lastElementChild.append(title);
       title.onclick = () => fold(row);
     }
+    const first = log.querySelector('.l>a[tabindex="0"]') ? null : [...log.children].find(linked);
+    if (first) stop(first);
   };
   const number = (row, n) => {
     const a = row.firstElementChild;
@@ -152,7 +173,7 @@
     const n = /^#L(\d+)$/.exec(location.hash);
     if (!n || !log) return;
     const row = document.getElementById("L" + n[1]);
-    if (row) { row.classList.add("at"); follow(false); row.scrollIntoView({ block: "center" }); }
+    if (row) { row.classList.add("at"); stop(row); follow(false); row.scrollIntoView({ block: "center" }); }
     else {
       // Some lines before it are shown too; where it is not there either, it is not asked for again.
       const query = "?line=" + Math.max(1, Number(n[1]) - 50);
@@ -161,6 +182,15 @@
   };
   if (log) {
     dress(log.children);
+    log.addEventListener("keydown", (e) => {
+      const here = e.target.parentNode;
+      const way = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[e.key];
+      if (!way || e.target !== here.firstElementChild || here.parentNode !== log) return;
+      e.preventDefault();
+      let to = here[way];
+      while (to && !linked(to)) to = to[way];
+      if (to) { stop(to); to.firstElementChild.focus(); }
+    });
     let after = log.dataset.after;
     const lines = (e) => {
       say("live");
@@ -170,9 +200,9 @@
       for (const old of $(".part", log)) old.remove();
       const rows = [...parse(e.data).body.children];
       log.append(...rows);
-      dress(rows);
       // A page left open for a day does not grow.
       while (log.children.length > KEPT) log.firstElementChild.remove();
+      dress(rows);
       if (following) toEnd();
     };
     // The number of the line that comes next: so lines have theirs that were counted from the end.
@@ -199,7 +229,7 @@
     const live = log.dataset.follows === "true";
     if (live || Number(log.dataset.first) < 0) {
       const stop = live ? {} : { lines: () => stream.close() };
-      listen(location.pathname + "?after=" + after, { lines, at, end, ...stop });
+      listen(() => location.pathname + "?after=" + after, { lines, at, end, ...stop });
     }
     if (button) {
       button.parentNode.hidden = !live;
@@ -216,7 +246,7 @@
     toLine();
   } else if (main.dataset.live === "page") {
     remember(main);
-    listen(location.href.split("#")[0], pageEvents);
+    listen(() => location.href.split("#")[0], pageEvents);
   } else if (document.querySelector("meta[http-equiv=refresh]")) {
     say("waiting for it", true);
   }
