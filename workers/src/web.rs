@@ -66,7 +66,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let (listener, at) = program::listen(settings.listen)?;
     let sight = Sight::new(settings.mount, settings.token.is_some());
-    let guard = Guard::new(at, &settings.hosts, settings.token);
+    let guard = Guard::new(at, &settings.hosts, &settings.base, settings.token);
     let app = App::new(sight, guard, settings.base, settings.connections).map_err(broken)?;
     eprintln!("web: listening on http://{at}{}/", app.base());
     let told = app.clone();

@@ -36,6 +36,15 @@ fn name(part: &str) -> Option<OsString> {
     (!hidden && !odd && bytes.len() <= NAME_BYTES_MAX).then(|| OsString::from_vec(bytes))
 }
 
+/// The path of names: a slash that no second one follows, whatever the names are. So it leads to no other host.
+pub fn path_of(names: &[OsString], folder: bool) -> String {
+    let path: String = names.iter().map(|name| format!("/{}", encoded(name))).collect();
+    match folder || path.is_empty() {
+        true => path + "/",
+        false => path,
+    }
+}
+
 /// Whether a name is listed: what begins with a dot is not.
 pub fn is_shown(name: &OsStr) -> bool {
     !name.as_bytes().starts_with(b".") && !name.is_empty()
@@ -117,9 +126,11 @@ impl Query {
     /// All of it but one key, as it stands in an address; empty or with a `?` in front.
     pub fn without(&self, key: &str) -> String {
         let rest = self.0.iter().filter(|(name, _)| name != key);
-        let parts: Vec<String> = rest
-            .map(|(name, value)| format!("{}={}", encode(name.as_bytes()), encode(value.as_bytes())))
-            .collect();
+        let word = |(name, value): &(String, String)| match value.is_empty() {
+            true => encode(name.as_bytes()),
+            false => format!("{}={}", encode(name.as_bytes()), encode(value.as_bytes())),
+        };
+        let parts: Vec<String> = rest.map(word).collect();
         match parts.is_empty() {
             true => String::new(),
             false => format!("?{}", parts.join("&")),
@@ -177,11 +188,26 @@ mod tests {
     }
 
     #[test]
+    fn a_path_leads_to_no_other_host() {
+        for (path, same) in [
+            ("/", "/"),
+            ("/jobs/a%20b/", "/jobs/a%20b/"),
+            ("/j%C3%B6bs", "/j%C3%B6bs"),
+            ("/%5Cevil.example/", "/%5Cevil.example/"),
+            ("/x%0d%0aSet-Cookie:%20a", "/x%0D%0ASet-Cookie%3A%20a"),
+        ] {
+            let (names, folder) = parse(path).unwrap();
+            assert_eq!(path_of(&names, folder), same);
+        }
+        assert_eq!(parse("//evil.example/"), None);
+    }
+
+    #[test]
     fn queries() {
         let query = Query::parse("q=a+b%26c&page=3&&x&bad=%zz&q=second");
         assert_eq!((query.get("q"), query.number("page")), ("a b&c", Some(3)));
         assert_eq!((query.find("x"), query.find("bad")), (Some(""), None));
-        assert_eq!(query.without("page"), "?q=a%20b%26c&x=&q=second");
+        assert_eq!(query.without("page"), "?q=a%20b%26c&x&q=second");
         assert_eq!(Query::parse(&"a".repeat(5000)).find("a"), None);
     }
 }

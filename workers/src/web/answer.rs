@@ -27,9 +27,11 @@ pub enum Answer {
     Json(Vec<u8>),
     /// A text of a type of its own.
     Text(&'static str, Vec<u8>),
+    /// A picture that pages of others show.
+    Badge(String),
     /// A file of a build; the name is for whoever keeps it.
     File(Opened, FileKind),
-    /// Look there.
+    /// Look there, with the same query: a path below the base, encoded.
     Elsewhere(String),
 }
 
@@ -78,6 +80,14 @@ pub fn typed(status: StatusCode, mime: &'static str, body: impl Into<Body>) -> R
 /// A page.
 pub fn page(status: StatusCode, html: String) -> Response {
     typed(status, "text/html; charset=utf-8", html)
+}
+
+/// A badge: pages of other sites show it, and what is not a page of ours is kept from them.
+pub fn badge(svg: String) -> Response {
+    let mut response = typed(StatusCode::OK, "image/svg+xml", svg);
+    let all = HeaderValue::from_static("cross-origin");
+    response.headers_mut().insert("cross-origin-resource-policy", all);
+    response
 }
 
 /// Leads elsewhere.

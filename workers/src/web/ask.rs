@@ -13,12 +13,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::address::{Query, parse};
-use super::answer::{Answer, RETRY_SECONDS, elsewhere, page, said, typed, with_guards};
+use super::address::{Query, parse, path_of};
+use super::answer::{Answer, RETRY_SECONDS, badge, elsewhere, page, said, typed, with_guards};
 use super::console::SEARCHES;
 use super::console::index::Indexes;
 use super::console::tail::Tails;
-use super::guard::{COOKIE, Guard};
+use super::guard::Guard;
 use super::metrics::{Gauges, Metrics};
 use super::pages;
 use super::places::{self, Places};
@@ -171,8 +171,9 @@ impl App {
                 format!("everything is below {}/\n", self.base),
             );
         };
+        let query = Query::parse(head.uri.query().unwrap_or_default());
         if path.is_empty() {
-            return elsewhere(&format!("{}/", self.base));
+            return elsewhere(&format!("{}/{}", self.base, query.without("")));
         }
         if let Some(found) = statics::answer(path) {
             return found;
@@ -180,7 +181,6 @@ impl App {
         if path == "/healthz" {
             return self.healthz().await;
         }
-        let query = Query::parse(head.uri.query().unwrap_or_default());
         if let Some(refused) = self.strange(head, path, &query) {
             return refused;
         }
@@ -208,14 +208,12 @@ impl App {
         if !self.guard.wants_token() {
             return None;
         }
-        if let Some(said) = query.find("token").filter(|said| self.guard.is_token(said)) {
-            let mut response = elsewhere(&format!("{}{path}{}", self.base, query.without("token")));
-            let secure = if scheme(&head.headers) == "https" {
-                "; Secure"
-            } else {
-                ""
-            };
-            let cookie = format!("{COOKIE}={said}; Path={}/; HttpOnly; SameSite=Lax{secure}", self.base);
+        if let Some(said) = query.find("token")
+            && self.guard.is_token(said)
+        {
+            let to = parse(path).map_or("/".to_owned(), |(names, folder)| path_of(&names, folder));
+            let mut response = elsewhere(&format!("{}{to}{}", self.base, query.without("token")));
+            let cookie = self.guard.cookie(scheme(&head.headers) == "https");
             let cookie = HeaderValue::from_str(&cookie).ok()?;
             response.headers_mut().insert(header::SET_COOKIE, cookie);
             return Some(response);
@@ -235,13 +233,14 @@ impl App {
     async fn show(self: Arc<Self>, asked: Asked, head: &Parts, peer: Option<&Peer>) -> Response {
         let busy = peer.map(Peer::busy);
         let want = asked.want;
-        let of = places::of(&asked.names);
+        let (of, query) = (places::of(&asked.names), asked.query.without("token"));
         let (app, wanted) = (self.clone(), asked);
         match self.work(&of, move || pages::answer(&app, &wanted)).await {
             Ok(Answer::Page(html)) => page(StatusCode::OK, html),
             Ok(Answer::Json(json)) => typed(StatusCode::OK, "application/json", json),
             Ok(Answer::Text(mime, text)) => typed(StatusCode::OK, mime, text),
-            Ok(Answer::Elsewhere(to)) => elsewhere(&format!("{}{to}", self.base)),
+            Ok(Answer::Badge(svg)) => badge(svg),
+            Ok(Answer::Elsewhere(to)) => elsewhere(&format!("{}{to}{query}", self.base)),
             Ok(Answer::File(opened, kind)) => match self.downloads.clone().try_acquire_owned() {
                 Ok(place) => {
                     let only_head = head.method == Method::HEAD;

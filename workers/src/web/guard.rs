@@ -8,29 +8,51 @@ use axum::http::{HeaderMap, Uri, header};
 /// Longest header that is looked at, bytes.
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// Name of the cookie that holds the token.
-pub const COOKIE: &str = "distcifs_web";
+/// Where the name of the cookie begins. Browsers tell no port of a host from another, so port and path follow.
+const COOKIE: &str = "distcifs_web";
+
+/// What the value of a cookie is made of a token for.
+const SESSION: &str = "distcifs 2026-11 web: the cookie of one who has shown the token";
 
 /// What is asked of each request.
 #[derive(Debug)]
 pub struct Guard {
     /// Names in small letters; with a port where they hold for that alone.
     hosts: Vec<String>,
-    token: Option<blake3::Hash>,
+    /// What stands before every path.
+    base: String,
+    /// The name of the cookie.
+    cookie: String,
+    secret: Option<Secret>,
+}
+
+/// What visitors must know.
+#[derive(Debug)]
+struct Secret {
+    token: blake3::Hash,
+    /// The value of the cookie: who finds it out does not know the token.
+    session: blake3::Hash,
 }
 
 impl Guard {
-    /// For a listening address, further names, and the token that visitors must have.
-    pub fn new(listen: SocketAddr, hosts: &[String], token: Option<String>) -> Self {
+    /// For a listening address, further names, what stands before every path, and the token that visitors must have.
+    pub fn new(listen: SocketAddr, hosts: &[String], base: &str, token: Option<String>) -> Self {
         let port = listen.port();
         let mut names = vec![listen.to_string(), format!("localhost:{port}")];
         if listen.ip().is_loopback() || listen.ip().is_unspecified() {
             names.extend([format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
         }
         names.extend(hosts.iter().map(|host| host.to_ascii_lowercase()));
+        let cookie = format!("{COOKIE}_{port}{}", base.replace('/', "_"));
+        let secret = |token: String| Secret {
+            token: blake3::hash(token.as_bytes()),
+            session: blake3::derive_key(SESSION, format!("{cookie} {token}").as_bytes()).into(),
+        };
         Guard {
             hosts: names,
-            token: token.map(|token| blake3::hash(token.as_bytes())),
+            base: base.to_owned(),
+            secret: token.map(secret),
+            cookie,
         }
     }
 
@@ -57,18 +79,36 @@ impl Guard {
 
     /// Whether visitors need a token.
     pub fn wants_token(&self) -> bool {
-        self.token.is_some()
+        self.secret.is_some()
     }
 
     /// Whether this is the token.
     pub fn is_token(&self, said: &str) -> bool {
         // Hashes are compared in constant time.
-        self.token.is_none_or(|token| blake3::hash(said.as_bytes()) == token)
+        let right = |secret: &Secret| blake3::hash(said.as_bytes()) == secret.token;
+        self.secret.as_ref().is_none_or(right)
     }
 
-    /// Whether a request has the token, in its cookie or as a bearer's.
+    fn is_session(&self, said: &str) -> bool {
+        let said = blake3::Hash::from_hex(said);
+        let right = |secret: &Secret| said.is_ok_and(|said| said == secret.session);
+        self.secret.as_ref().is_none_or(right)
+    }
+
+    /// The cookie of who has shown the token, as it is set; `secure` for one who came by TLS.
+    pub fn cookie(&self, secure: bool) -> String {
+        let session = self.secret.as_ref().map(|secret| secret.session.to_hex());
+        let session = session.as_deref().unwrap_or_default();
+        let secure = if secure { "; Secure" } else { "" };
+        format!(
+            "{}={session}; Path={}/; HttpOnly; SameSite=Lax{secure}",
+            self.cookie, self.base
+        )
+    }
+
+    /// Whether a request has the token as a bearer's, or the cookie of who has shown it.
     pub fn admits(&self, headers: &HeaderMap) -> bool {
-        if self.token.is_none() {
+        if self.secret.is_none() {
             return true;
         }
         let text = |value: &axum::http::HeaderValue| {
@@ -77,15 +117,12 @@ impl Guard {
         };
         let bearer = headers.get(header::AUTHORIZATION).and_then(text);
         let bearer = bearer.and_then(|text| Some(text.strip_prefix("Bearer ")?.trim().to_owned()));
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(text);
-        let cookie = |text: String| {
-            text.split(';').find_map(|part| {
-                let (name, value) = part.trim().split_once('=')?;
-                (name == COOKIE).then(|| value.to_owned())
-            })
+        let mut cookies = headers.get_all(header::COOKIE).iter().filter_map(text);
+        let opens = |text: String| {
+            let mut parts = text.split(';').filter_map(|part| part.trim().split_once('='));
+            parts.any(|(name, value)| name == self.cookie && self.is_session(value))
         };
-        let mut said = bearer.into_iter().chain(cookies.filter_map(cookie));
-        said.any(|said| self.is_token(&said))
+        bearer.is_some_and(|said| self.is_token(&said)) || cookies.any(opens)
     }
 }
 
@@ -95,7 +132,12 @@ mod tests {
 
     fn guard(token: Option<&str>) -> Guard {
         let hosts = ["CI.example.org".to_owned(), "other:99".to_owned()];
-        Guard::new("127.0.0.1:8090".parse().unwrap(), &hosts, token.map(ToOwned::to_owned))
+        Guard::new(
+            "127.0.0.1:8090".parse().unwrap(),
+            &hosts,
+            "/ci",
+            token.map(ToOwned::to_owned),
+        )
     }
 
     #[test]
@@ -143,12 +185,27 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
             guard.admits(&headers)
         };
-        assert!(admits(header::COOKIE, "a=b; distcifs_web=s3cret"));
+        let cookie = guard.cookie(true);
+        let (pair, rest) = cookie.split_once("; ").unwrap();
+        assert_eq!(rest, "Path=/ci/; HttpOnly; SameSite=Lax; Secure");
+        assert!(pair.starts_with("distcifs_web_8090_ci=") && !pair.contains("s3cret"));
+        assert!(admits(header::COOKIE, &format!("a=b; {pair}")));
+        assert!(admits(header::COOKIE, &format!("distcifs_web_8090_ci=x; {pair}")));
         assert!(admits(header::AUTHORIZATION, "Bearer s3cret"));
+        // That of another instance with the same token.
+        let other = Guard::new("127.0.0.1:8091".parse().unwrap(), &[], "/ci", Some("s3cret".to_owned()));
+        let (_, value) = other
+            .cookie(true)
+            .split_once('=')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        let value = value.split(';').next().unwrap();
+        assert!(!admits(header::COOKIE, &format!("distcifs_web_8090_ci={value}")));
         for (name, value) in [
-            (header::COOKIE, "distcifs_web="),
-            (header::COOKIE, "distcifs_web=s3cre"),
-            (header::COOKIE, "xdistcifs_web=s3cret"),
+            (header::COOKIE, "distcifs_web_8090_ci="),
+            (header::COOKIE, "distcifs_web_8090_ci=s3cret"),
+            (header::COOKIE, "distcifs_web=s3cret"),
+            (header::AUTHORIZATION, "Bearer distcifs_web_8090_ci"),
             (header::AUTHORIZATION, "Basic s3cret"),
             (header::AUTHORIZATION, "s3cret"),
         ] {

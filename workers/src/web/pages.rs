@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use askama::Template;
 use serde::Serialize;
 
+use frame::part;
 pub use frame::{Frame, fault, stranger};
 
 use super::answer::{Answer, FileKind};
@@ -65,7 +66,7 @@ pub fn answer(app: &App, asked: &Asked) -> Result<Answer> {
     match words[..] {
         [] | ["jobs"] => jobs::answer(app, asked),
         ["jobs", job] => job::answer(app, asked, job),
-        ["jobs", job, "builds"] => Ok(Answer::Elsewhere(format!("/jobs/{job}"))),
+        ["jobs", job, "builds"] => Ok(Answer::Elsewhere(format!("/jobs/{}", part(job)))),
         ["jobs", job, file @ ("config.json" | "enabled")] => as_it_is(&app.sight.at(&["jobs", job])?, file),
         ["jobs", job, "builds", ref rest @ ..] => of_build(app, asked, job, rest),
         ["tickets"] => nodes::queues(app, asked, None),
@@ -85,17 +86,17 @@ fn of_build(app: &App, asked: &Asked, job: &str, rest: &[&str]) -> Result<Answer
     let (build, rest) = rest.split_first().ok_or(Fault::Absent)?;
     if let "latest" | "last-success" | "last-failure" = *build {
         let number: u64 = builds.target(build)?.parse().map_err(|_| Fault::Absent)?;
-        let rest: String = rest.iter().map(|name| format!("/{name}")).collect();
-        return Ok(Answer::Elsewhere(format!("/jobs/{job}/builds/{number}{rest}")));
+        let rest: String = rest.iter().map(|name| format!("/{}", part(name))).collect();
+        return Ok(Answer::Elsewhere(format!("/jobs/{}/builds/{number}{rest}", part(job))));
     }
     let number: u64 = build.parse().map_err(|_| Fault::Absent)?;
-    let here = format!("/jobs/{job}/builds/{number}");
+    let here = format!("/jobs/{}/builds/{number}", part(job));
     let folder = || builds.enter(number.to_string());
     match rest {
         [] => build::answer(app, asked, &builds, job, number),
         ["console"] => console::answer(app, asked),
         ["tasks"] | ["params"] => Ok(Answer::Elsewhere(here)),
-        ["tasks", task] => Ok(Answer::Elsewhere(format!("{here}/tasks/{task}/console"))),
+        ["tasks", task] => Ok(Answer::Elsewhere(format!("{here}/tasks/{}/console", part(task)))),
         ["tasks", _, "console"] => console::answer(app, asked),
         ["tasks", task, file] if TASK_FILES.contains(file) => as_it_is(&folder()?.enter("tasks")?.enter(task)?, file),
         ["params", name] => as_it_is(&folder()?.enter("params")?, name),

@@ -134,7 +134,7 @@ impl Web {
     fn token(&self) -> String {
         let token = fs::read_to_string(self.folder.join("token"));
         token.map_or(String::new(), |token| {
-            format!("Cookie: distcifs_web={}\r\n", token.trim())
+            format!("Authorization: Bearer {}\r\n", token.trim())
         })
     }
 

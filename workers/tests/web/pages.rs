@@ -62,11 +62,66 @@ fn every_page_is_there_and_says_what_it_is_about() {
     let json = web.ask("/jobs/hello/builds/1", "Accept: application/json\r\n");
     let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
     assert_eq!(json["tasks"][0]["exit"], 1);
-    let found = web.ask("/jobs/hello/builds/latest/console", "");
+    let badge = web.ask("/badge/hello.svg", "");
     assert_eq!(
-        found.header("location").as_deref(),
-        Some("/jobs/hello/builds/1/console")
+        badge.header("cross-origin-resource-policy").as_deref(),
+        Some("cross-origin")
     );
+}
+
+/// A redirect leads to a path of ours, with the query that it came with, whatever names are in it.
+#[test]
+fn redirects_stay_here() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("web-redirects-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    tree(&folder.join("tree"));
+    let token = folder.join("token").display().to_string();
+    let user = nix::unistd::geteuid().is_root().then_some(["--user", "nobody"]);
+    let mut words = vec!["--token-file", &token];
+    words.extend(user.iter().flatten());
+    let web = Web::on(folder, &words);
+    let build = web.tree("jobs/h\u{f6} %2f/builds/3");
+    write(&build.join("state"), "success\n");
+    symlink("3", build.parent().unwrap().join("latest")).unwrap();
+    for (path, to) in [
+        (
+            "/jobs/hello/builds/latest/console?line=2",
+            "/jobs/hello/builds/1/console?line=2",
+        ),
+        (
+            "/jobs/hello/builds/latest/console?end",
+            "/jobs/hello/builds/1/console?end",
+        ),
+        (
+            "/jobs/hello/builds/1/tasks/0-unit?q=a%20b",
+            "/jobs/hello/builds/1/tasks/0-unit/console?q=a%20b",
+        ),
+        ("/jobs/h%C3%B6%20%252f/builds/latest", "/jobs/h%C3%B6%20%252f/builds/3"),
+        ("/jobs/h%C3%B6%20%252f/builds", "/jobs/h%C3%B6%20%252f"),
+    ] {
+        let got = web.ask(path, "");
+        assert_eq!(
+            (got.status, got.header("location").as_deref()),
+            (302, Some(to)),
+            "{path}"
+        );
+    }
+    let token = fs::read_to_string(web.folder.join("token")).unwrap();
+    for (path, to) in [
+        ("//evil.example/", "/"),
+        ("/\\evil.example/", "/%5Cevil.example/"),
+        ("/%5Cevil.example/", "/%5Cevil.example/"),
+        ("/%2F%2Fevil.example/", "/"),
+    ] {
+        let got = web.ask(&format!("{path}?token={}", token.trim()), "");
+        if got.status != 400 {
+            assert_eq!(
+                (got.status, got.header("location").as_deref()),
+                (302, Some(to)),
+                "{path}"
+            );
+        }
+    }
 }
 
 /// "Files open without following links and without leaving the mount; no path that begins with a dot is ever opened."
@@ -187,7 +242,7 @@ fn names_that_are_not_ours_and_tokens_that_are_wrong_are_refused() {
     assert_eq!(wrong("Host: ci.example.org\r\nHost: evil.example\r\n").status, 421);
     assert_eq!(wrong("Host: ci.example.org\r\n").status, 401);
     assert_eq!(
-        wrong("Host: ci.example.org\r\nCookie: distcifs_web=wrong\r\n").status,
+        wrong("Host: ci.example.org\r\nAuthorization: Bearer wrong\r\n").status,
         401
     );
     let got = web.ask("/ci/", "Host: ci.example.org\r\nAccept: text/html\r\n");
@@ -205,7 +260,10 @@ fn names_that_are_not_ours_and_tokens_that_are_wrong_are_refused() {
         (got.status, got.header("location").as_deref()),
         (302, Some("/ci/jobs?q=x"))
     );
-    assert!(got.header("set-cookie").unwrap().contains("HttpOnly; SameSite=Lax"));
+    let cookie = got.header("set-cookie").unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Lax") && !cookie.contains(said.trim()));
+    let cookie = format!("{host}Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    assert_eq!(wrong(&cookie).status, 200);
 }
 
 #[test]

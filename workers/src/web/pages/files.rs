@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::frame::{Frame, part};
 use super::made;
-use crate::web::address::{encoded, is_shown};
+use crate::web::address::{encoded, is_shown, path_of};
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
 use crate::web::bytes;
@@ -68,12 +68,8 @@ pub(super) fn answer(app: &App, asked: &Asked, mut folder: Seen) -> Result<Answe
     }
 }
 
-fn path_of(names: &[OsString]) -> String {
-    names.iter().map(|name| format!("/{}", encoded(name))).collect()
-}
-
 fn list(app: &App, asked: &Asked, folder: &Seen) -> Result<Answer> {
-    let here = format!("{}{}", app.base(), path_of(&asked.names));
+    let here = format!("{}{}", app.base(), path_of(&asked.names, false));
     let (mut names, more) = folder.names(NAMES_MAX)?;
     names.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
     let entries = names.iter().map(|(name, kind)| entry(folder, name, *kind, &here));
@@ -91,13 +87,17 @@ fn list(app: &App, asked: &Asked, folder: &Seen) -> Result<Answer> {
         .within(job, &format!("/jobs/{}", part(job)))
         .within(build, &format!("/jobs/{}/builds/{build}", part(job)));
     for depth in 5..asked.names.len() {
-        frame = frame.within(&names[depth - 1], &path_of(&asked.names[..depth]));
+        frame = frame.within(&names[depth - 1], &path_of(&asked.names[..depth], false));
     }
     let page = Page {
         frame,
         title,
         listed: &listed,
-        up: format!("{}{}", app.base(), path_of(&asked.names[..asked.names.len() - 1])),
+        up: format!(
+            "{}{}",
+            app.base(),
+            path_of(&asked.names[..asked.names.len() - 1], false)
+        ),
     };
     made(asked, &page, &listed)
 }

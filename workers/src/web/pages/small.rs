@@ -75,7 +75,7 @@ pub(super) fn badge(app: &App, file: &str) -> Result<Answer> {
         right: word.len() * LETTER + 12,
     };
     let svg = badge.render().map_err(|error| Fault::Unreadable(error.to_string()))?;
-    Ok(Answer::Text("image/svg+xml", svg.into_bytes()))
+    Ok(Answer::Badge(svg))
 }
 
 /// The builds of a job that have ended, the newest first.
