@@ -55,7 +55,7 @@ fn base(text: &str) -> Result<String, String> {
 fn run(arguments: Arguments) -> Result<(), String> {
     let mount = std::path::absolute(&arguments.mount);
     let mount = mount.map_err(|error| format!("{}: {error}", arguments.mount.display()))?;
-    // A tree that is away has no owner yet; whoever starts later is not asked again.
+    // A tree that is away has no owner yet: then it is asked when it is there.
     let owner = std::fs::metadata(&mount).ok().map(|facts| facts.uid());
     let token = arguments.token_file.as_deref().map(privilege::token).transpose()?;
     privilege::take(arguments.user.as_deref(), token.is_some(), owner)?;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
+use super::sight::OWN;
+
 /// The user that a package makes for it.
 const USER: &str = "distci-web";
 
@@ -30,11 +32,7 @@ pub fn take(user: Option<&str>, with_token: bool, mount_owner: Option<u32>) -> R
             return Err("--user is for a web that is started by root, and this one is not".to_owned());
         }
         if !with_token && mount_owner == Some(this.as_raw()) {
-            return Err(
-                "you mounted this tree, so what you read is yours: say --token-file FILE, which visitors must then \
-                 know, or start web as another user"
-                    .to_owned(),
-            );
+            return Err(OWN.to_owned());
         }
         return Ok(());
     }
@@ -42,6 +40,9 @@ pub fn take(user: Option<&str>, with_token: bool, mount_owner: Option<u32>) -> R
         return Err("--token-file shows what one user may read: say whose, with --user USER".to_owned());
     }
     let (uid, gid) = ids(user)?;
+    if !with_token && mount_owner == Some(uid.as_raw()) {
+        return Err(OWN.to_owned());
+    }
     let failed = |what: &str, errno: nix::Error| format!("can't become user {uid} ({what}): {errno}");
     setgroups(&[]).map_err(|errno| failed("setgroups", errno))?;
     setresgid(gid, gid, gid).map_err(|errno| failed("setresgid", errno))?;
@@ -141,6 +142,12 @@ mod tests {
             assert!(take(None, true, None).unwrap_err().contains("--user"));
             assert!(take(Some("root"), false, None).unwrap_err().contains("root"));
             assert!(take(Some("no-such-user"), false, None).unwrap_err().contains("no user"));
+            let nobody = User::from_name("nobody").unwrap().map(|nobody| nobody.uid.as_raw());
+            assert!(
+                take(Some("nobody"), false, nobody)
+                    .unwrap_err()
+                    .contains("--token-file")
+            );
         } else {
             let me = Some(geteuid().as_raw());
             assert!(take(None, false, me).unwrap_err().contains("--token-file"));

@@ -19,6 +19,10 @@ use crate::beneath::Folder;
 const PASS: u32 = 0o001;
 const READ: u32 = 0o004;
 
+/// What is said to a web that runs as whoever mounted the tree, and asks for no token.
+pub const OWN: &str = "whoever mounted this tree reads it as his own, and web runs as him: say --token-file FILE, which \
+                       visitors must then know, or run web as another user";
+
 /// Why something is not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -92,6 +96,8 @@ pub struct Sight {
     mount: PathBuf,
     /// By a token: what this process may read. Else what others may.
     all: bool,
+    /// Whom this process is.
+    user: u32,
 }
 
 /// A folder that visitors may pass through.
@@ -142,7 +148,11 @@ pub fn modified(stat: &Stat) -> u64 {
 impl Sight {
     /// Of a mount; `all` if visitors see what this process may read.
     pub fn new(mount: PathBuf, all: bool) -> Self {
-        Sight { mount, all }
+        Sight {
+            mount,
+            all,
+            user: rustix::process::geteuid().as_raw(),
+        }
     }
 
     /// Where the tree is mounted.
@@ -153,7 +163,7 @@ impl Sight {
     /// The top of the tree.
     ///
     /// # Errors
-    /// `Away` if nothing is mounted there.
+    /// `Away` if nothing is mounted there; `Unreadable` if whom this process is mounted it, and visitors have no token.
     pub fn top(&self) -> Result<Seen> {
         let away = |error: io::Error| Fault::Away(format!("{}: {error}", self.mount.display()));
         let folder = Folder::open(&self.mount).map_err(away)?;
@@ -162,6 +172,10 @@ impl Sight {
         let jobs = statat(folder.as_fd(), c"jobs", AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| away(errno.into()))?;
         if FileType::from_raw_mode(jobs.st_mode) != FileType::Directory {
             return Err(Fault::Away(format!("{}: it has no folder jobs", self.mount.display())));
+        }
+        // At the start the tree may have been away, and then nobody could say whose it is.
+        if !self.all && stat.st_uid == self.user {
+            return Err(Fault::Unreadable(format!("{}: {OWN}", self.mount.display())));
         }
         Ok(Seen {
             folder,

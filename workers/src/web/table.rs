@@ -213,7 +213,7 @@ impl Table {
 
     fn list(&self) -> std::result::Result<(), String> {
         let said = |fault: Fault| match fault {
-            Fault::Away(why) => why,
+            Fault::Away(why) | Fault::Unreadable(why) => why,
             other => format!("{other:?}"),
         };
         let jobs = self.sight.at(&["jobs"]).map_err(said)?;

@@ -69,6 +69,29 @@ fn every_page_is_there_and_says_what_it_is_about() {
     );
 }
 
+/// "Whoever mounted the tree himself must say `--token-file`", also if it was away when web began.
+#[test]
+fn who_mounted_shows_nothing_without_a_token() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("this needs root, who becomes somebody");
+        return;
+    }
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("web-own-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let web = Web::on(folder, &["--user", "nobody"]);
+    assert_eq!(web.page("/").status, 503);
+    tree(&web.tree(""));
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    nix::unistd::chown(&web.tree(""), Some(nobody.uid), None).unwrap();
+    for path in ["/", "/jobs/hello", "/jobs/hello/builds/1/console", "/healthz"] {
+        let got = web.page(path);
+        assert_eq!((got.status, got.text().contains("--token-file")), (503, true), "{path}");
+    }
+    nix::unistd::chown(&web.tree(""), Some(nix::unistd::Uid::from_raw(0)), None).unwrap();
+    web.page_with("/", "/jobs/hello/builds/1");
+}
+
 /// A redirect leads to a path of ours, with the query that it came with, whatever names are in it.
 #[test]
 fn redirects_stay_here() {
