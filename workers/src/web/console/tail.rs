@@ -149,39 +149,11 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
     if told.is_none() && !begin(&app, &place, at, (&to, until)).await {
         return;
     }
-    let job = place.of_job();
-    let (mut pause, mut away) = (LOOK_EVERY, false);
+    let mut away = false;
     while Instant::now() < until {
-        let (this, of) = (app.clone(), place.clone());
-        let size = app.work(&job, move || open(&this, &of).map(|(opened, _)| opened.size));
-        let size = match size.await {
-            Ok(size) => size,
-            Err(Fault::Busy(_)) => {
-                sleep(PAUSE).await;
-                if to.is_closed() {
-                    return;
-                }
-                continue;
-            }
-            Err(fault) if fault.passes() => {
-                // It is tried again, less and less often; who has gone is not told.
-                sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-                if to.is_closed() {
-                    return;
-                }
-                away = true;
-                continue;
-            }
-            Err(_) => {
-                let _ = to.send(event("gone", &at.to_string(), "").into()).await;
-                return;
-            }
-        };
-        pause = LOOK_EVERY;
-        if std::mem::take(&mut away) && to.send(event("back", &at.to_string(), "").into()).await.is_err() {
+        let Some(size) = readable(&app, &place, (at, until), &mut away, &to).await else {
             return;
-        }
+        };
         // Nobody waits beyond the end: others follow by what one viewer said.
         at = at.min(size);
         let (hub, new) = app.tails.of(&place.key(), at);
@@ -213,6 +185,43 @@ pub async fn follow(app: Arc<App>, asked: Asked, last: Option<String>, to: Sende
             }
         }
     }
+}
+
+/// Waits until a console can be read, and gives its bytes; `None` where it is gone, and when nobody listens any more.
+async fn readable(
+    app: &Arc<App>,
+    place: &Place,
+    (at, until): (u64, Instant),
+    away: &mut bool,
+    to: &Sender<Bytes>,
+) -> Option<u64> {
+    let (mut pause, job) = (LOOK_EVERY, place.of_job());
+    while Instant::now() < until && !to.is_closed() {
+        let (this, of) = (app.clone(), place.clone());
+        let size = app.work(&job, move || open(&this, &of).map(|(opened, _)| opened.size));
+        match size.await {
+            Ok(size) => {
+                let back = !std::mem::take(away) || to.send(event("back", &at.to_string(), "").into()).await.is_ok();
+                return back.then_some(size);
+            }
+            Err(Fault::Busy(_)) => sleep(PAUSE).await,
+            Err(fault) if fault.passes() => {
+                // It is told once, and tried again, less and less often.
+                let text = match std::mem::replace(away, true) {
+                    true => ": \n\n".to_owned(),
+                    false => event("away", &at.to_string(), AWAY),
+                };
+                to.send(text.into()).await.ok()?;
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            Err(_) => {
+                let _ = to.send(event("gone", &at.to_string(), "").into()).await;
+                return None;
+            }
+        }
+    }
+    None
 }
 
 /// Tells the number of the line that a viewer is at, when lines have been counted so far.
