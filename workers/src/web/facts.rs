@@ -1,6 +1,7 @@
 //! What the tree says of jobs, builds, queues and nodes, read for one page and forgotten.
 
 mod few;
+pub mod reports;
 
 use std::ffi::OsString;
 use std::io::{BufReader, Read};
@@ -248,10 +249,15 @@ pub fn numbers(builds: &Seen) -> Result<Vec<u64>> {
 /// Builds of one job that are known, at most.
 const NUMBERS_MAX: usize = 200_000;
 
-/// Reads a record, a piece at a time: only what is kept of it is ever in memory.
+/// Reads a record of a build.
 fn record<R: for<'de> Deserialize<'de>>(folder: &Seen) -> Result<R> {
-    let opened = folder.open("build.json")?;
-    let pieces = BufReader::with_capacity(BUFFER_BYTES, opened.file.take(RECORD_BYTES_MAX));
+    read_json(folder, "build.json", RECORD_BYTES_MAX)
+}
+
+/// Reads JSON of so many bytes, a piece at a time: only what is kept of it is ever in memory.
+fn read_json<R: for<'de> Deserialize<'de>>(folder: &Seen, name: &str, most: u64) -> Result<R> {
+    let opened = folder.open(name)?;
+    let pieces = BufReader::with_capacity(BUFFER_BYTES, opened.file.take(most));
     serde_json::from_reader(pieces).map_err(|error| match error.is_io() {
         true => Fault::from(std::io::Error::from(error)),
         false => Fault::Unreadable(error.to_string()),

@@ -69,6 +69,37 @@ fn every_page_is_there_and_says_what_it_is_about() {
     );
 }
 
+/// What reports of tests said stands on the pages of the build and the job, as text; what is no report is told so.
+#[test]
+fn tests_that_failed_are_named() {
+    let web = Web::start("reports", &[]);
+    let reports = web.tree("jobs/hello/builds/1/artifacts/reports");
+    write(
+        &reports.join("0.json"),
+        r#"{"task":"0","files":2,"tests":120,"failures":51,"errors":1,"skipped":3,"seconds":12.34,
+            "failed":[{"name":"a.B.<b>works","kind":"failure","message":"expected 1\u202e","text":"at <a>:7\nat b"},
+            {"name":"second","kind":"error","message":"","text":""}],"more":50,"faults":["c.xml: <odd>"]}"#,
+    );
+    write(&reports.join("1.json"), "{\"tests\": 1,");
+    write(&reports.join("x.json"), "{}");
+    let page = web.page("/jobs/hello/builds/1").text();
+    for what in [
+        "120 tests, 51 failed, 1 could not be carried out, 3 skipped; 12.3 s",
+        "a.B.&#60;b&#62;works</b> expected 1\\u{202e}",
+        "at &#60;a&#62;:7\nat b</pre>",
+        "50 more did not go well",
+        "c.xml: &#60;odd&#62;",
+        "can&#39;t be read: EOF",
+    ] {
+        assert!(page.contains(what), "{what} is not in:\n{page}");
+    }
+    assert!(web.page("/jobs/hello").text().contains("120 tests, 51 failed"));
+    let json = web.ask("/jobs/hello/builds/1", "Accept: application/json\r\n");
+    let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
+    assert_eq!(json["reports"][0]["failed"][1]["name"], "second");
+    assert_eq!(json["build"], 1);
+}
+
 /// "Whoever mounted the tree himself must say `--token-file`", also if it was away when web began.
 #[test]
 fn who_mounted_shows_nothing_without_a_token() {

@@ -1,12 +1,14 @@
 //! A build: its tasks as bars over time, what waits for what, why it stands as it does, and what it is of.
 
 use askama::Template;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::frame::{Frame, part};
 use super::made;
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
+use crate::web::facts::reports::{Report, reports};
 use crate::web::facts::{self, Build, Task};
 use crate::web::show::{Moment, duration, plain};
 use crate::web::sight::{Kind, Result, Seen, kind};
@@ -44,6 +46,14 @@ struct Bar {
     width: u64,
 }
 
+/// For programs.
+#[derive(Serialize)]
+struct Facts<'a> {
+    #[serde(flatten)]
+    build: &'a Build,
+    reports: &'a [Report],
+}
+
 #[derive(Template)]
 #[template(path = "build.html")]
 struct Page<'a> {
@@ -54,6 +64,7 @@ struct Page<'a> {
     why: String,
     said: String,
     lines: Vec<Line>,
+    reports: &'a [Report],
     params: Vec<(String, String)>,
     deeds: Vec<String>,
     span: String,
@@ -70,6 +81,17 @@ impl Page<'_> {
 
     fn seen(&self, text: &str) -> String {
         plain(text.as_bytes())
+    }
+
+    /// The name of the task whose reports these are.
+    fn tested(&self, report: &Report) -> String {
+        let task = self.build.tasks.get(report.index);
+        task.map_or_else(|| report.index.to_string(), |task| plain(task.label().as_bytes()))
+    }
+
+    fn lines_of(&self, text: &str) -> String {
+        let lines: Vec<String> = text.lines().map(|line| plain(line.as_bytes())).collect();
+        lines.join("\n")
     }
 
     fn part(&self, name: &str) -> String {
@@ -183,7 +205,9 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, number:
             .stat(number.to_string())
             .is_ok_and(|stat| kind(&stat) == Kind::Folder)
     };
+    let reports = reports(&folder)?;
     let page = Page {
+        reports: &reports,
         frame: Frame::new(app, &format!("{job} {number}"), &["cat"], &path)
             .within("Jobs", "/")
             .within(job, &place)
@@ -211,5 +235,9 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, number:
         workspace: has(&folder, "workspace"),
         build: &build,
     };
-    made(asked, &page, &build)
+    let facts = Facts {
+        build: &build,
+        reports: &reports,
+    };
+    made(asked, &page, &facts)
 }

@@ -7,12 +7,16 @@ use super::frame::{Frame, part};
 use super::made;
 use crate::web::answer::Answer;
 use crate::web::ask::{App, Asked};
+use crate::web::facts::reports::{Report, reports};
 use crate::web::facts::{self, Brief};
 use crate::web::show::{Moment, duration, percent, plain};
 use crate::web::sight::{Fault, Result};
 
 /// Builds of one page.
 const PAGE: usize = 40;
+
+/// Builds among which the newest is looked for that has reports of tests.
+const TESTS_LOOKED_AT: usize = 3;
 
 /// Height of the highest bar, and how far one stands from the next.
 const HEIGHT: u64 = 72;
@@ -26,6 +30,14 @@ struct Listed {
     builds: Vec<Brief>,
     /// How many there are.
     count: usize,
+    /// What tests of the newest build said of which there are reports.
+    tests: Option<Tests>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tests {
+    build: u64,
+    reports: Vec<Report>,
 }
 
 /// A build as a bar.
@@ -96,6 +108,22 @@ fn builds(app: &App, job: &str, before: Option<u64>) -> Result<(Vec<Brief>, usiz
     Ok((found, count, older))
 }
 
+/// Reports of tests of the newest build that has ended and has some; the last few are looked at.
+fn tests(app: &App, job: &str, builds: &[Brief]) -> Result<Option<Tests>> {
+    let folder = facts::builds(&app.sight, job)?;
+    for build in builds.iter().filter(|build| build.over()).take(TESTS_LOOKED_AT) {
+        let number = build.build;
+        let reports = match folder.enter(number.to_string()).and_then(|build| reports(&build)) {
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            read => read.unwrap_or_default(),
+        };
+        if !reports.is_empty() {
+            return Ok(Some(Tests { build: number, reports }));
+        }
+    }
+    Ok(None)
+}
+
 fn bars(builds: &[Brief], longest: u64, now: Moment) -> Vec<Bar> {
     let bar = |(place, build): (usize, &Brief)| {
         let took = build.took(now);
@@ -123,6 +151,7 @@ pub(super) fn answer(app: &App, asked: &Asked, job: &str) -> Result<Answer> {
         job: job.to_owned(),
         enabled: folder.text_or_why("enabled")?,
         next: folder.enter("builds")?.text_or_why("next")?,
+        tests: tests(app, job, &found)?,
         builds: found,
         count,
     };
