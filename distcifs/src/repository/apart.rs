@@ -64,7 +64,7 @@ impl Apart {
     ///
     /// # Errors
     /// `Busy` if this owner's calls stand, all of them, for so long; `TimedOut` if this one does: it may still be
-    /// done, when the lock is free.
+    /// done, when the lock is free. `System` with EAGAIN if there is no thread for it: it was not begun.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         owner: u32,
@@ -79,8 +79,10 @@ impl Apart {
         let turn = turn.and_then(|turn| turn.ok()).ok_or_else(|| self.busy(&what()))?;
         let (done, mut result) = oneshot::channel();
         start(place, move || {
-            if let Err(Ok(kept)) = done.send(catch_unwind(AssertUnwindSafe(act))) {
-                late(kept);
+            let given = catch_unwind(AssertUnwindSafe(act));
+            // Nobody waits for one that comes back, so that it is for `late` on this thread.
+            if let Err(mut unheard) = done.send(Answer(Some((given, late)))) {
+                unheard.be_late();
             }
         })?;
         let soon = Deadline::after(self.stands.min(limit));
@@ -93,8 +95,8 @@ impl Apart {
             }
         };
         let seconds = limit.as_secs();
-        match answer {
-            Some(Ok(Ok(done))) => Ok(done),
+        match answer.map(|answer| answer.map(Answer::heard)) {
+            Some(Ok(Some(Ok(done)))) => Ok(done),
             Some(_) => Err(Error::Io(format!("{}: a defect of distcifs", what()).into())),
             None => Err(Error::TimedOut(
                 format!(
@@ -147,6 +149,38 @@ static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
+/// What a call gave, on its way to whoever waits for it; and what is done with it if nobody takes it.
+struct Answer<T: Send + 'static, L: FnOnce(T) + Send + 'static>(Option<(std::thread::Result<T>, L)>);
+
+impl<T: Send + 'static, L: FnOnce(T) + Send + 'static> Answer<T, L> {
+    /// Somebody takes it.
+    fn heard(mut self) -> Option<std::thread::Result<T>> {
+        self.0.take().map(|(given, _)| given)
+    }
+
+    /// Nobody does.
+    fn be_late(&mut self) {
+        if let Some((Ok(given), late)) = self.0.take() {
+            late(given);
+        }
+    }
+}
+
+impl<T: Send + 'static, L: FnOnce(T) + Send + 'static> Drop for Answer<T, L> {
+    fn drop(&mut self) {
+        // Whoever waited for it went when it had come already; this thread may be one that must not stand.
+        if let (Some((Ok(given), late)), Ok(threads)) = (self.0.take(), THREADS.as_ref()) {
+            let on_thread = move |job: Job| drop(threads.spawn_blocking(job));
+            if start_on(on_thread, move || late(given)).is_err() {
+                tracing::warn!("what a call gave that nobody waits for is not given back: there is no thread for that");
+            }
+        }
+    }
+}
+
+/// Something that is done on a thread.
+type Job = Box<dyn FnOnce() + Send>;
+
 /// Starts something on such a thread, that has this place until its end.
 fn start(place: OwnedSemaphorePermit, act: impl FnOnce() + Send + 'static) -> Result<()> {
     let threads = THREADS.as_ref().map_err(|error| Error::System {
@@ -155,13 +189,37 @@ fn start(place: OwnedSemaphorePermit, act: impl FnOnce() + Send + 'static) -> Re
     })?;
     #[cfg(test)]
     let clock = HeldClock::new();
-    drop(threads.spawn_blocking(move || {
+    let on_thread = |job: Job| drop(threads.spawn_blocking(job));
+    start_on(on_thread, move || {
         act();
         drop(place);
         #[cfg(test)]
         drop(clock);
-    }));
-    Ok(())
+    })
+}
+
+/// Starts something by `spawn`, which panics where the system gives no thread, and may have put it in a queue even so.
+///
+/// # Errors
+/// `System` with EAGAIN then: it is not done, and all that it held is free.
+fn start_on(spawn: impl FnOnce(Job), act: impl FnOnce() + Send + 'static) -> Result<()> {
+    let job = Arc::new(Mutex::new(Some(act)));
+    let queued = job.clone();
+    let run = move || {
+        let act = lock(&queued).take();
+        if let Some(act) = act {
+            act();
+        }
+    };
+    let started = catch_unwind(AssertUnwindSafe(|| spawn(Box::new(run))));
+    started.map_err(|_| {
+        let taken_back = lock(&job).take();
+        drop(taken_back);
+        Error::System {
+            what: "a thread for a call that may stand: the system has none (limits of processes or memory)".to_owned(),
+            errno: libc::EAGAIN,
+        }
+    })
 }
 
 /// Says that a call stands.
@@ -253,5 +311,56 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         assert!(over.recv().is_err());
+    }
+
+    /// "An answer that comes when nobody waits any more is given back": also one that was on its way already.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_answer_that_was_on_its_way_is_given_back() {
+        let apart = Apart::new(1, 1, SOON);
+        let (go, wait) = channel::<()>();
+        let (late, told) = channel();
+        let act = move || {
+            assert!(wait.recv().is_err());
+            7
+        };
+        let mut asked = Box::pin(apart.run(7, NEVER, what, act, move |given| late.send(given).unwrap()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(asked.as_mut().poll(&mut context).is_pending());
+        drop(go);
+        // Its place is given back after the answer.
+        drop(apart.place(7, Deadline::after(NEVER), what).await.unwrap());
+        drop(asked);
+        assert_eq!(told.recv(), Ok(7));
+    }
+
+    /// "Where the system gives no thread the call is an error": nothing that it held stays taken, and it is not done
+    /// later.
+    #[tokio::test]
+    async fn a_call_without_a_thread_is_an_error_and_is_not_done_later() {
+        let apart = Apart::new(1, 1, SOON);
+        let place = apart.place(7, Deadline::after(SOON), what).await.unwrap();
+        let (done, told) = channel();
+        let mut queue = None;
+        let spawn = |job: Job| {
+            queue = Some(job);
+            panic!("the system gives no thread to the test");
+        };
+        let refused = start_on(spawn, move || {
+            done.send(()).unwrap();
+            drop(place);
+        });
+        assert!(
+            matches!(
+                refused,
+                Err(Error::System {
+                    errno: libc::EAGAIN,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(apart.of(7).available_permits(), 1);
+        queue.unwrap()();
+        assert!(told.recv().is_err());
     }
 }
