@@ -43,8 +43,12 @@ const REMOVALS_MAX: usize = 8;
 const REMOVALS_OF_ONE: usize = 4;
 const REMOVAL_STANDS: Duration = Duration::from_secs(60);
 
-/// How long a folder may wait to be removed before it is left to the next mount.
+/// How long a folder waits for its place before the log says so and it waits anew; one that stands for longer is left
+/// to its thread.
 const REMOVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long one waits that got no thread.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where the claimants' folders live.
 pub struct AttemptDirs {
@@ -366,13 +370,28 @@ impl Drop for Unfinished {
     }
 }
 
-/// Deletes a folder on a thread of its owner's: who holds a file of it stands in the way of that.
+/// Deletes a folder on a thread of its owner's: who holds a file of it stands in the way of that. One that gets no
+/// place, as others of its owner's stand, waits for as long as the mount lives.
 async fn remove_apart(removals: Arc<Apart>, dir: PathBuf, owner: u32) {
-    let (what, place) = (dir.clone(), dir.clone());
-    let what = || format!("{}, a folder of user {owner}'s work", what.display());
-    let removed = removals.run(owner, REMOVAL_MAX, what, move || remove_tree(&dir), drop);
-    if let Err(error) = removed.await {
-        tracing::warn!(dir = %place.display(), %error, "not deleted; the next mount tries again");
+    let what = || format!("{}, a folder of user {owner}'s work", dir.display());
+    loop {
+        let removed = dir.clone();
+        let removed = removals.run(owner, REMOVAL_MAX, what, move || remove_tree(&removed), drop);
+        let Err(error) = removed.await else { return };
+        let waits = matches!(
+            error,
+            Error::Busy(_)
+                | Error::System {
+                    errno: libc::EAGAIN,
+                    ..
+                }
+        );
+        if !waits {
+            tracing::warn!(dir = %dir.display(), %error, "not deleted so far; what is left of it the next mount deletes");
+            return;
+        }
+        tracing::warn!(dir = %dir.display(), %error, "not deleted so far; it is tried again");
+        tokio::time::sleep(REMOVAL_PAUSE).await;
     }
 }
 
@@ -413,5 +432,27 @@ fn make_dir(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
 pub(crate) fn remove_tree(dir: &Path) {
     if let Err(error) = remove::remove_tree(dir) {
         tracing::warn!(dir = %dir.display(), %error, "not deleted; the next mount tries again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "A folder whose owner has no place for an hour is removed later": when one of those that stand has ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_finds_no_place_is_tried_again() {
+        let removals = Arc::new(Apart::new(1, 1, REMOVAL_STANDS));
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("left");
+        std::fs::create_dir(&left).unwrap();
+        let never = Deadline::after(2 * REMOVAL_MAX);
+        let stands = removals.place(7, never, || "a".to_owned()).await.unwrap();
+        let removing = tokio::spawn(remove_apart(removals.clone(), left.clone(), 7));
+        tokio::time::sleep(REMOVAL_MAX * 3).await;
+        assert!(left.exists() && !removing.is_finished(), "it is left behind");
+        drop(stands);
+        removing.await.unwrap();
+        assert!(!left.exists());
     }
 }
