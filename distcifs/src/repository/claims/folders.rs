@@ -1,8 +1,10 @@
 //! A claim's own folders: made for its claimant, and stored with its result.
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Claim, Claims};
 use crate::repository::apart::Apart;
@@ -12,11 +14,80 @@ use crate::repository::deadline::{CAPTURE_TIMEOUT, Deadline};
 use crate::repository::snapshot::{self, Manifest, Snapshot};
 use crate::repository::{Error, Result};
 
-/// Folders of one owner that are stored at once; one whose file somebody holds may keep its place for ever.
+/// Folders of one owner that are stored at once; how many the walks do in all, they say.
 const OF_ONE_MAX: usize = 4;
 
-/// The places of that: how many there are in all, the walks say.
-static PLACES: LazyLock<Apart> = LazyLock::new(|| Apart::new(OF_ONE_MAX, OF_ONE_MAX, Duration::MAX));
+/// From when on one is said to stand: somebody may hold a file of it for ever. Then it leaves its place to the owner's
+/// next one, as the walks do with their turns. One that takes as long because it is large has one more beside it.
+const STANDS: Duration = Duration::from_secs(300);
+
+/// Folders of one owner that may stand beside those. With as many the rest waits for its places.
+const STANDING_OF_ONE_MAX: usize = 32;
+
+/// The places of that.
+struct Places {
+    storing: Apart,
+    standing: Apart,
+}
+
+static PLACES: LazyLock<Arc<Places>> = LazyLock::new(Arc::default);
+
+impl Default for Places {
+    fn default() -> Self {
+        let of = |of_one| Apart::new(of_one, of_one, Duration::MAX);
+        Places {
+            storing: of(OF_ONE_MAX),
+            standing: of(STANDING_OF_ONE_MAX),
+        }
+    }
+}
+
+impl Places {
+    /// A place of this owner's for storing what is named, to be held as long as that lasts.
+    ///
+    /// # Errors
+    /// `Busy` if there is none by then.
+    async fn place(self: &Arc<Self>, owner: u32, by: Deadline, what: String) -> Result<Place> {
+        let held = self.storing.place(owner, by, || what.clone()).await?;
+        let held = Arc::new(Mutex::new(held));
+        let (lasts, over) = oneshot::channel();
+        tokio::spawn(self.clone().watch(owner, what, Arc::downgrade(&held), over));
+        Ok(Place {
+            _held: held,
+            _lasts: lasts,
+        })
+    }
+
+    /// Gives a place back once what has it stands, for one of those that stand.
+    async fn watch(
+        self: Arc<Self>,
+        owner: u32,
+        what: String,
+        held: Weak<Mutex<OwnedSemaphorePermit>>,
+        mut over: oneshot::Receiver<()>,
+    ) {
+        if Deadline::after(STANDS).wait(&mut over).await.is_some() {
+            return;
+        }
+        let standing = self
+            .standing
+            .place(owner, Deadline::after(Duration::MAX), || what.clone());
+        let standing = tokio::select! {
+            _ = over => return,
+            standing = standing => standing,
+        };
+        if let (Ok(standing), Some(held)) = (standing, held.upgrade()) {
+            *lock(&held) = standing;
+        }
+    }
+}
+
+/// A place of an owner's.
+struct Place {
+    _held: Arc<Mutex<OwnedSemaphorePermit>>,
+    /// Tells of the end.
+    _lasts: oneshot::Sender<()>,
+}
 
 impl Claim {
     /// Whether a call in its folders may stand, as somebody holds a file there.
@@ -74,7 +145,7 @@ impl Claims {
             return Ok(snapshot::Captured::nothing());
         }
         let owner = claim.ticket.owner.unwrap_or(claim.uid);
-        let what = || format!("{}: storing its folders", claim.key);
+        let what = format!("{}: storing its folders", claim.key);
         let place = PLACES.place(owner, end, what).await?;
         let capture = snapshot::take_in(
             claim.storing.contents(&self.store.contents),
@@ -91,5 +162,37 @@ impl Claims {
             console.append(&self.consoles, claim, text.as_bytes()).await?;
         }
         Ok(captured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Results that stand hold up their owner's others for minutes, not for ever", as many as may stand; and whoever
+    /// has more than that waits for them.
+    #[tokio::test(start_paused = true)]
+    async fn folders_that_stand_leave_their_places_to_the_next() {
+        let places = Arc::new(Places::default());
+        let place = |by| places.place(7, Deadline::after(by), "a result".to_owned());
+        let mut stand = Vec::new();
+        for _ in 0..OF_ONE_MAX {
+            stand.push(place(Duration::ZERO).await.unwrap());
+        }
+        assert!(matches!(place(STANDS / 2).await, Err(Error::Busy(_))));
+        for _ in 0..STANDING_OF_ONE_MAX {
+            stand.push(place(STANDS * 2).await.unwrap());
+        }
+        assert!(matches!(place(CAPTURE_TIMEOUT).await, Err(Error::Busy(_))));
+        let other = places.place(8, Deadline::after(Duration::ZERO), "another's".to_owned());
+        other.await.unwrap();
+        // Those that end make room, wherever they stood.
+        stand.truncate(OF_ONE_MAX + STANDING_OF_ONE_MAX - 1);
+        stand.push(place(STANDS * 2).await.unwrap());
+        drop(stand);
+        let mut free = Vec::new();
+        for _ in 0..OF_ONE_MAX {
+            free.push(place(STANDS * 2).await.unwrap());
+        }
     }
 }
