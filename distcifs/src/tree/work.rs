@@ -25,7 +25,6 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::geteuid;
 
 use super::{Attr, Attributes, Found, Ino, Kind};
-use crate::repository::apart::Apart;
 use crate::repository::reserve::Reserve;
 use crate::repository::{Error, Result, descriptors};
 
@@ -59,6 +58,7 @@ use inodes::{Inode, Table};
 use locks::Lock;
 pub use off::LONG;
 use off::Off;
+use scarce::Cuts;
 pub use scarce::{Filler, Passed};
 use way::spared;
 
@@ -99,7 +99,7 @@ pub struct Work {
     off: Off,
     /// That of names which move from folder to folder: the system moves one at a time on a disk.
     moving: Lock,
-    cuts: Apart,
+    cuts: Cuts,
     files: RwLock<Files>,
     folders: RwLock<Folders>,
 }
@@ -130,7 +130,7 @@ impl Work {
             hidden: Hidden::default(),
             off: Off::default(),
             moving: Lock::default(),
-            cuts: scarce::cut_places(),
+            cuts: Cuts::default(),
             files: RwLock::default(),
             folders: RwLock::default(),
         })

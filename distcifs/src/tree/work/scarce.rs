@@ -3,11 +3,12 @@
 //! Nothing takes such a file back from the kernel, and who has it open goes on writing it after his claim
 //! is over. So the claim that grew most lately ends, and its files are cut, as often as it takes.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -21,22 +22,131 @@ use super::inodes::Inode;
 use super::locks::Lock;
 use super::quota::blocks;
 use crate::repository::apart::Apart;
+use crate::repository::core::lock;
 use crate::repository::flood;
 use crate::repository::reserve::Level;
 
 /// Most files of a claim that are cut when it ends; those that are open are cut later, too.
 const CUT_MAX: usize = 64;
 
-/// Cuts at once, each of some files of one owner, and how many of one owner may stand.
+/// Cuts at once, each of one file, and how many of one owner may stand.
 const CUTS_MAX: usize = 16;
 const CUTS_OF_ONE: usize = 4;
 
 /// How long the watch of the disk waits for them.
 const CUT_TIME: Duration = Duration::from_secs(5);
 
-/// The places of cuts.
-pub(super) fn cut_places() -> Apart {
-    Apart::new(CUTS_MAX, CUTS_OF_ONE, CUT_TIME)
+/// Device and number of a file.
+type Place = (u64, u64);
+
+/// The cuts of files that fill the disk.
+#[derive(Debug)]
+pub(super) struct Cuts {
+    places: Apart,
+    /// Those under way: one that stands takes no second thread.
+    under_way: Arc<Mutex<HashSet<Place>>>,
+    /// How long they are waited for.
+    time: Duration,
+}
+
+impl Default for Cuts {
+    fn default() -> Cuts {
+        Cuts::within(CUT_TIME)
+    }
+}
+
+/// A file that is to be cut.
+#[derive(Debug)]
+pub(super) struct Full {
+    pub(super) owner: u32,
+    /// Whether somebody may hold its lock.
+    pub(super) is_held: bool,
+    pub(super) file: Arc<File>,
+}
+
+/// A file under way, until it is dropped.
+struct UnderWay {
+    place: Place,
+    all: Arc<Mutex<HashSet<Place>>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.place);
+    }
+}
+
+impl Cuts {
+    /// Those that are waited for as long as this.
+    pub(super) fn within(time: Duration) -> Cuts {
+        Cuts {
+            places: Apart::new(CUTS_MAX, CUTS_OF_ONE, CUT_TIME),
+            under_way: Arc::default(),
+            time,
+        }
+    }
+
+    /// Cuts files by `cut`, on threads of their owners: whoever has one open may hold its lock. One that stands keeps
+    /// its thread, and the others go on. Waits for them as long as cutting takes.
+    pub(super) fn all(&self, files: Vec<Full>, cut: impl Fn(&File) + Clone + Send + 'static) {
+        let mut owners: HashMap<u32, Vec<Full>> = HashMap::new();
+        for full in files {
+            owners.entry(full.owner).or_default().push(full);
+        }
+        let mut begun = Vec::new();
+        for (owner, files) in owners {
+            let files = self.order(files);
+            let threads = files.len().min(CUTS_OF_ONE);
+            let files = Arc::new(Mutex::new(VecDeque::from(files)));
+            let before = begun.len();
+            for _ in 0..threads {
+                let (files, all, cut) = (files.clone(), self.under_way.clone(), cut.clone());
+                begun.extend(self.places.begin(owner, move || {
+                    while let Some((_under_way, file)) = next(&files, &all) {
+                        cut(&file);
+                    }
+                }));
+            }
+            if threads > 0 && begun.len() == before && flood::has_line_of("files can't be cut", owner) {
+                tracing::warn!(
+                    owner,
+                    "files that fill the disk can't be cut: others of their owner's are held"
+                );
+            }
+        }
+        let end = Instant::now() + self.time;
+        for over in begun {
+            let _or_left = over.recv_timeout(end.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Files of one owner, without those under way: those first that nobody can hold, and of the others the largest.
+    pub(super) fn order(&self, files: Vec<Full>) -> Vec<(Place, Arc<File>)> {
+        let mut known = lock(&self.under_way).clone();
+        let measured = files.into_iter().filter_map(|full| {
+            let stat = fstat(&full.file).ok()?;
+            let place = (stat.st_dev, stat.st_ino);
+            let first = (full.is_held, Reverse(blocks(&stat)));
+            known.insert(place).then_some((first, place, full.file))
+        });
+        let mut ordered: Vec<_> = measured.collect();
+        ordered.sort_by_key(|(first, _, _)| *first);
+        ordered.into_iter().map(|(_, place, file)| (place, file)).collect()
+    }
+}
+
+/// Takes the next one to cut that is not under way.
+fn next(
+    files: &Mutex<VecDeque<(Place, Arc<File>)>>,
+    all: &Arc<Mutex<HashSet<Place>>>,
+) -> Option<(UnderWay, Arc<File>)> {
+    loop {
+        let (place, file) = lock(files).pop_front()?;
+        if lock(all).insert(place) {
+            let all = all.clone();
+            return Some((UnderWay { place, all }, file));
+        }
+    }
 }
 
 /// A file that the kernel may have got to write.
@@ -110,15 +220,20 @@ pub struct Filler {
     pub attempt: Arc<Attempt>,
     /// By how much its files have grown lately, bytes.
     pub grown: u64,
-    files: Vec<Arc<File>>,
+    /// Each with whether somebody may hold its lock.
+    files: Vec<(bool, Arc<File>)>,
 }
 
 impl Filler {
     /// Gives the room of its files back, once its folders are over. One that somebody holds is left behind.
     pub fn cut(self, work: &Work) {
         if !self.attempt.is_alive() {
-            let files = self.files.into_iter().map(|file| (self.attempt.owner(), file));
-            work.cut_all(files.collect());
+            let owner = self.attempt.owner();
+            let files = self
+                .files
+                .into_iter()
+                .map(|(is_held, file)| Full { owner, is_held, file });
+            work.cuts.all(files.collect(), cut);
         }
     }
 }
@@ -201,38 +316,18 @@ impl Work {
                 let inode = &open.inode;
                 open.writable && inode.passed.is_marked() && !inode.attempt.is_alive()
             });
-            dead.map(|open| (open.inode.attempt.owner(), open.file.clone()))
-                .collect()
+            let full = dead.map(|open| Full {
+                owner: open.inode.attempt.owner(),
+                is_held: open.inode.passed.lock.is_held(),
+                file: open.file.clone(),
+            });
+            full.collect()
         };
-        let full = |(_, file): &(u32, Arc<File>)| fstat(file).is_ok_and(|stat| stat.st_blocks > 0);
+        let full = |full: &Full| fstat(&full.file).is_ok_and(|stat| stat.st_blocks > 0);
         let full: Vec<_> = files.into_iter().filter(full).collect();
         let any = !full.is_empty();
-        self.cut_all(full);
+        self.cuts.all(full, cut);
         any
-    }
-
-    /// Cuts files, each of a claim of this owner, on threads of their owners: whoever has one open may hold its lock.
-    /// Waits for them as long as cutting takes.
-    fn cut_all(&self, files: Vec<(u32, Arc<File>)>) {
-        let mut owners: HashMap<u32, Vec<Arc<File>>> = HashMap::new();
-        for (owner, file) in files {
-            owners.entry(owner).or_default().push(file);
-        }
-        let begin = |(owner, files): (u32, Vec<Arc<File>>)| {
-            let begun = self.cuts.begin(owner, move || files.iter().for_each(|file| cut(file)));
-            if begun.is_none() && flood::has_line_of("files can't be cut", owner) {
-                tracing::warn!(
-                    owner,
-                    "files that fill the disk can't be cut: others of their owner's are held"
-                );
-            }
-            begun
-        };
-        let begun: Vec<_> = owners.into_iter().filter_map(begin).collect();
-        let end = Instant::now() + CUT_TIME;
-        for over in begun {
-            let _or_left = over.recv_timeout(end.saturating_duration_since(Instant::now()));
-        }
     }
 
     /// A claim with the largest of its files.
@@ -243,13 +338,18 @@ impl Work {
             Some((blocks(&fstat(&fd).ok()?), inode.clone()))
         };
         let mut sizes: Vec<_> = of_it.iter().filter_map(size).collect();
-        sizes.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        sizes.sort_by_key(|(bytes, _)| Reverse(*bytes));
         sizes.truncate(CUT_MAX);
-        // Those first that nobody can hold.
-        sizes.sort_by_key(|(_, inode)| inode.passed.lock.is_held());
-        let open = |inode: &Arc<Inode>| self.reopen(&*self.path(inode).ok()?, OFlag::O_RDWR).ok();
+        let open = |inode: &Arc<Inode>| {
+            let file = self.reopen(&*self.path(inode).ok()?, OFlag::O_RDWR).ok()?;
+            Some((inode.passed.lock.is_held(), file))
+        };
         let files = sizes.iter().filter_map(|(_, inode)| open(inode));
-        let files = files.chain(self.named_hidden_of(&attempt)).map(Arc::new).collect();
+        let hidden = self.named_hidden_of(&attempt).into_iter().map(|file| (false, file));
+        let files = files
+            .chain(hidden)
+            .map(|(is_held, file)| (is_held, Arc::new(file)))
+            .collect();
         Filler { attempt, grown, files }
     }
 }

@@ -1,10 +1,13 @@
 //! A disk that runs full of files which the kernel writes: who else is refused, and what is found of them.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 use super::room::Small;
 use super::*;
 use crate::tree::Opened;
+use crate::tree::work::scarce::{Cuts, Full};
 
 const MIB: u64 = 1 << 20;
 
@@ -115,4 +118,72 @@ fn a_file_that_the_kernel_has_forgotten_is_found_and_left() {
     bench.work.look_at_hidden();
     assert_eq!(bench.work.hidden_count(), 0);
     assert_eq!(writer.metadata().unwrap().len(), 32 * MIB);
+}
+
+/// "One file that somebody holds keeps no other from being cut": not those of its owner, however often the disk is
+/// looked at; the largest go first.
+#[test]
+fn a_file_that_can_not_be_cut_keeps_no_other_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: usize| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, vec![1; bytes]).unwrap();
+        Arc::new(OpenOptions::new().write(true).open(path).unwrap())
+    };
+    let (held, small, large) = (file("held", 9 << 20), file("small", 1 << 20), file("large", 4 << 20));
+    let full = |file: &Arc<File>, is_held| Full {
+        owner: 7,
+        is_held,
+        file: file.clone(),
+    };
+    // Also where an open of the same file is met twice.
+    let all = || {
+        vec![
+            full(&small, true),
+            full(&held, true),
+            full(&held, true),
+            full(&large, true),
+        ]
+    };
+    let (go, stands) = channel::<()>();
+    let (cut, told) = channel();
+    let stands = Arc::new(Mutex::new(stands));
+    let number = held.metadata().unwrap().ino();
+    let by = move |file: &File| {
+        let meta = file.metadata().unwrap();
+        cut.send(meta.len()).unwrap();
+        if meta.ino() == number {
+            assert!(stands.lock().unwrap().recv().is_err());
+        }
+        file.set_len(0).unwrap();
+    };
+    let cuts = Cuts::within(Duration::ZERO);
+    for round in 0..8 {
+        cuts.all(all(), by.clone());
+        if round == 0 {
+            let mut sizes = [(); 3].map(|()| told.recv_timeout(Duration::from_secs(60)).unwrap());
+            sizes.sort_unstable();
+            assert_eq!(sizes, [1 << 20, 4 << 20, 9 << 20]);
+        }
+    }
+    // The four places of the owner are free but for one.
+    let more = file("more", 2 << 20);
+    while more.metadata().unwrap().len() > 0 {
+        cuts.all(vec![full(&more, true)], by.clone());
+        std::thread::yield_now();
+    }
+    assert_eq!(held.metadata().unwrap().len(), 9 << 20);
+    drop(go);
+    while held.metadata().unwrap().len() > 0 {
+        std::thread::yield_now();
+    }
+    // One after the other: those that nobody can hold, and the largest of the rest.
+    let names = [(1, true), (2, true), (3, false), (5, false)];
+    let files = names.map(|(mib, is_held)| full(&file(&mib.to_string(), mib << 20), is_held));
+    let order = cuts.order(files.into());
+    let order: Vec<_> = order
+        .iter()
+        .map(|(_, file)| file.metadata().unwrap().len() >> 20)
+        .collect();
+    assert_eq!(order, [5, 3, 2, 1]);
 }
