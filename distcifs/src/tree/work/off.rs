@@ -20,8 +20,8 @@ use crate::repository::apart::Apart;
 use crate::repository::deadline::STORE_TIMEOUT;
 use crate::repository::{Error, Result};
 
-/// Pieces of such work at once, of those that do not stand; more wait their turn. More than these gain nothing on
-/// one disk.
+/// Pieces of such work of one kind at once, of those that do not stand; more wait their turn. More than these gain
+/// nothing on one disk.
 const AT_ONCE_MAX: usize = 16;
 
 /// Those for the claims of one owner, whether they stand or not: who waits for much holds up himself.
@@ -37,17 +37,25 @@ pub const LONG: Duration = Duration::from_secs(600);
 /// millisecond, and most files that are cut are small.
 const LONG_BYTES: u64 = 16 << 20;
 
-/// The turns of such work.
-#[derive(Debug)]
+/// The turns of such work. What needs no more than a lock has its own: who removes a file waits for no sync.
+#[derive(Debug, Default)]
 pub(super) struct Off {
+    pub(super) data: Turns,
+    pub(super) locks: Turns,
+}
+
+/// Those of one kind.
+#[derive(Debug)]
+pub(super) struct Turns {
     pub(super) places: Apart,
+    /// What a piece passes before it begins.
     #[cfg(test)]
     pub(super) gate: Arc<super::tests::waits::Gate>,
 }
 
-impl Default for Off {
-    fn default() -> Off {
-        Off {
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns {
             places: Apart::new(AT_ONCE_MAX, OF_ONE_MAX, STANDS),
             #[cfg(test)]
             gate: Arc::default(),
@@ -83,9 +91,16 @@ impl Work {
         late: impl FnOnce(&Work, T) + Send + 'static,
     ) -> Result<T> {
         let (work, after) = (self.clone(), self.clone());
+        let turns = if limit > STORE_TIMEOUT {
+            &self.off.data
+        } else {
+            &self.off.locks
+        };
+        #[cfg(test)]
+        let gate = turns.gate.clone();
         let act = move || {
             #[cfg(test)]
-            work.off.gate.pass();
+            gate.pass();
             standing(|| act(&work))
         };
         let late = move |done: Result<T>| {
@@ -94,7 +109,7 @@ impl Work {
             }
         };
         let what = || self.place_of(ino);
-        self.off.places.run(self.owner_of(ino), limit, what, act, late).await?
+        turns.places.run(self.owner_of(ino), limit, what, act, late).await?
     }
 
     /// With whose rights the work is done that an inode belongs to.

@@ -47,11 +47,28 @@ impl Gate {
 }
 
 /// Opens the gate when a test ends, however it does: the runtime waits for those before it.
-struct Opens<'a>(&'a Gate);
+struct Opens<'a>([&'a Gate; 2]);
+
+impl<'a> Opens<'a> {
+    /// Shuts those before all such work.
+    fn before(tree: &'a Tree) -> Opens<'a> {
+        Opens::shut([&tree.work.off.data.gate, &tree.work.off.locks.gate])
+    }
+
+    fn shut(gates: [&'a Gate; 2]) -> Opens<'a> {
+        let gates = Opens(gates);
+        gates.set(true);
+        gates
+    }
+
+    fn set(&self, shut: bool) {
+        self.0.iter().for_each(|gate| gate.set(shut));
+    }
+}
 
 impl Drop for Opens<'_> {
     fn drop(&mut self) {
-        self.0.set(false);
+        self.set(false);
     }
 }
 
@@ -116,9 +133,8 @@ fn what_waits_for_a_disk_holds_nobody_up() {
         let (four, _) = file(&tree, root, "four", LARGE).await;
         let (copy, fifth) = file(&tree, root, "copy", 0).await;
         let folder = tree.opendir(me(), root).await.unwrap().handle;
-        let (gate, tree) = (&tree.work.off.gate, &tree);
-        let _opens = Opens(gate);
-        gate.set(true);
+        let tree = &tree;
+        let gate = Opens::before(tree);
         let cut = SetAttr {
             size: Some(0),
             ..SetAttr::default()
@@ -211,9 +227,8 @@ fn one_owner_takes_no_turns_of_others() {
         other.set_owner(1005);
         let other = tree.work.attach(&other, &dir.path().join("other")).unwrap();
         let two = file(&tree, other, "two", 1000).await;
-        let (gate, tree) = (&tree.work.off.gate, &tree);
-        let _opens = Opens(gate);
-        gate.set(true);
+        let tree = &tree;
+        let gate = Opens::before(tree);
         let sync = |(ino, handle)| -> Waiting<'_> {
             Box::pin(async move { tree.fsync(me(), ino, handle, true).await.map(|()| 0) })
         };
@@ -224,10 +239,48 @@ fn one_owner_takes_no_turns_of_others() {
                 let answer = one.as_mut().poll(&mut Context::from_waker(Waker::noop()));
                 assert!(answer.is_pending(), "{answer:?}");
             }
-            tree.work.off.places.turns.available_permits()
+            tree.work.off.data.places.turns.available_permits()
         };
         assert_eq!(left(&mut waiting[..SYNCS]), 12);
         assert_eq!(left(&mut waiting[SYNCS..]), 11);
+        gate.set(false);
+        for one in waiting {
+            one.await.unwrap();
+        }
+    });
+}
+
+/// "Who removes a file waits for no sync": what waits for a lock alone has places that data takes none of.
+#[test]
+fn what_waits_for_a_lock_waits_for_no_sync() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    runtime.block_on(async {
+        let (tree, root) = tree(dir.path()).await;
+        let (one, first) = file(&tree, root, "one", 1000).await;
+        let (two, _) = file(&tree, root, "two", 1000).await;
+        let held = tree.work.inode(two).unwrap();
+        held.passed.lend();
+        let gate = Opens([&tree.work.off.data.gate; 2]);
+        gate.set(true);
+        let tree = &tree;
+        let mut waiting: Vec<Waiting<'_>> = Vec::new();
+        for _ in 0..SYNCS {
+            waiting.push(Box::pin(
+                async move { tree.fsync(me(), one, first, true).await.map(|()| 0) },
+            ));
+        }
+        for one in &mut waiting {
+            let answer = one.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(answer.is_pending(), "{answer:?}");
+        }
+        let mut removing = pin!(tree.unlink(me(), root, "two".into()));
+        assert!(
+            removing
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        removing.await.unwrap();
         gate.set(false);
         for one in waiting {
             one.await.unwrap();
@@ -244,8 +297,7 @@ fn what_touches_a_file_that_lasting_work_is_done_on_waits_apart() {
         let (tree, root) = tree(dir.path()).await;
         let (ino, handle) = file(&tree, root, "one", 1000).await;
         let (other, its) = file(&tree, root, "two", 1000).await;
-        let _opens = Opens(&tree.work.off.gate);
-        tree.work.off.gate.set(true);
+        let _opens = Opens::before(&tree);
         let write = |at: (Ino, u64)| tree.write(me(), at, 0, Bytes::from_static(b"x"), false);
         {
             let open = tree.work.file(handle).unwrap();
@@ -287,13 +339,12 @@ fn what_a_user_may_hold_is_done_apart() {
         let (tree, root) = tree(dir.path()).await;
         let (one, _) = file(&tree, root, "one", 10).await;
         let (other, its) = file(&tree, root, "other", 10).await;
-        let (gate, tree) = (&tree.work.off.gate, &tree);
-        let _opens = Opens(gate);
+        let tree = &tree;
         let held = tree.work.inode(one).unwrap();
         let place = tree.work.place_of(one);
         assert!(place.ends_with(", file one"), "{place}");
         held.passed.lend();
-        gate.set(true);
+        let gate = Opens::before(tree);
         let mode = SetAttr {
             mode: Some(0o600),
             ..SetAttr::default()
