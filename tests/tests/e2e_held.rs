@@ -351,3 +351,18 @@ fn files_of_a_workspace_that_are_held_hold_up_nobody() {
     let ended = without.ends(n);
     assert!(ended.starts_with("success"), "{ended}");
 }
+
+/// "What stands in the system may still be done": after word that the cut of a held file failed nobody writes it, as
+/// that would be taken away when the holder ends.
+#[test]
+fn a_file_whose_cut_stands_takes_no_writes() {
+    let without = Without::new();
+    let n = without.begin(
+        "export LC_ALL=C; : >x; hold x x
+         (: >x) 2>cut && exit 2; cat cut; (echo new >x) 2>written && exit 3; cat written
+         (echo new >>x) 2>added && exit 4; cat added
+         grep -q 'timed out' cut && grep -q busy written && grep -q busy added && echo ended",
+    );
+    let ended = without.ends(n);
+    assert!(ended.starts_with("success"), "{ended}");
+}

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::node::Node;
 use super::work::{LONG, Work};
-use super::{Attributes, Caller, Error, Found, Ino, Opened, Result, SetAttr, Tree};
+use super::{Attributes, Caller, Error, Found, Ino, Invalidation, Opened, Result, SetAttr, Tree};
 
 /// Most that one copy out of a published file copies, bytes: it is in memory meanwhile. The caller
 /// asks again for the rest.
@@ -33,10 +33,10 @@ impl Tree {
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
         let attributes = if long {
             let cut = move |work: &Work| work.setattr(ino, handle, set);
-            self.work.off(ino, LONG, cut, |_, _| ()).await?
+            self.work.off(ino, LONG, cut, self.was_late(ino)).await?
         } else {
             let set = move |work: &Work| work.setattr(ino, handle, set);
-            self.work.on_disk(ino, set, |_, _| ()).await?
+            self.work.on_disk(ino, set, self.was_late(ino)).await?
         };
         let cut = set.size.is_some() && attributes.attr.mode & SET_ID != 0;
         if !cut || caller.uid == 0 {
@@ -44,6 +44,15 @@ impl Tree {
         }
         self.written_by(caller, ino).await?;
         self.look_at(ino, handle).await
+    }
+
+    /// What is done with a change of a file that came when nobody waited for it any more: the kernel, which was told
+    /// that it failed, forgets what it knows of the file.
+    fn was_late<T>(&self, ino: Ino) -> impl FnOnce(&Work, T) + Send + 'static + use<T> {
+        let invalidate = self.invalidate.clone();
+        move |_, _| {
+            let _unmounted = invalidate.send(Invalidation::Node(ino));
+        }
     }
 
     /// lookup in a claimant's folder.
@@ -68,11 +77,11 @@ impl Tree {
     pub(super) async fn emptied(&self, ino: Ino, opened: Opened) -> Result<Opened> {
         let handle = opened.handle;
         let emptied = if self.work.is_long_to_cut(ino, Some(handle), 0) {
-            self.work
-                .off(ino, LONG, move |work| work.empty(handle), |_, ()| ())
-                .await
+            let empty = move |work: &Work| work.empty(handle);
+            self.work.off(ino, LONG, empty, self.was_late(ino)).await
         } else {
-            self.work.on_disk(ino, move |work| work.empty(handle), |_, ()| ()).await
+            let empty = move |work: &Work| work.empty(handle);
+            self.work.on_disk(ino, empty, self.was_late(ino)).await
         };
         emptied.inspect_err(|_| self.release(ino, handle))?;
         Ok(opened)
@@ -100,7 +109,7 @@ impl Tree {
     pub(super) async fn write_work(&self, ino: Ino, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
         let write = move |work: &Work| work.write(handle, offset, &data);
         match write(&self.work) {
-            Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, write, |_, _| ()).await,
+            Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, write, self.was_late(ino)).await,
             done => done,
         }
     }
@@ -127,7 +136,7 @@ impl Tree {
     ) -> Result<()> {
         if self.work.owns(ino) {
             let reserve = move |work: &Work| work.fallocate(handle, offset, length, mode);
-            self.work.off(ino, LONG, reserve, |_, ()| ()).await?;
+            self.work.off(ino, LONG, reserve, self.was_late(ino)).await?;
             return self.written_by(caller, ino).await;
         }
         Err(Error::Unsupported("fallocate".into()))
@@ -158,7 +167,7 @@ impl Tree {
         if self.work.owns(from) && self.work.owns(to) {
             let (from, target) = ((from_handle, from_offset), (to_handle, to_offset));
             let copy = move |work: &Work| work.copy_file_range(from, target, length);
-            let copied = self.work.off(to, LONG, copy, |_, _| ()).await?;
+            let copied = self.work.off(to, LONG, copy, self.was_late(to)).await?;
             self.written_by(caller, to).await?;
             return Ok(copied);
         }
@@ -166,7 +175,7 @@ impl Tree {
             let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
             let data = self.read_open(caller, from_handle, from_offset, size).await?;
             let write = move |work: &Work| work.write(to_handle, to_offset, &data);
-            let copied = self.work.off(to, LONG, write, |_, _| ()).await?;
+            let copied = self.work.off(to, LONG, write, self.was_late(to)).await?;
             self.written_by(caller, to).await?;
             return Ok(copied.into());
         }

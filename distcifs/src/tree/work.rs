@@ -33,6 +33,7 @@ mod attributes;
 mod cache;
 mod files;
 mod folders;
+mod given_up;
 mod growth;
 mod hidden;
 mod inodes;

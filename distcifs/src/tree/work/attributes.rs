@@ -15,6 +15,7 @@ use nix::unistd::{Gid, Uid, fchownat, ftruncate};
 
 use super::super::{Attr, Attributes, Ino, Kind, SetAttr, Space};
 use super::files::OpenFile;
+use super::given_up::changes;
 use super::inodes::{Inode, expect_kind};
 use super::{TTL, Work, fd_name, system};
 use crate::repository::{Error, Result};
@@ -48,7 +49,7 @@ impl Work {
     pub fn setattr(&self, ino: Ino, handle: Option<u64>, set: SetAttr) -> Result<Attributes> {
         let mut set = set;
         if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
-            let _taken = open.inode.take()?;
+            let _taken = open.inode.take_to_change()?;
             let change = || change_open(&open, &mut set).map_err(|errno| system(open.inode.what(), errno));
             self.counting(&open.inode, &open.file, None, change)?;
             if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none() {
@@ -64,7 +65,8 @@ impl Work {
         set.uid = set.uid.map(|uid| shift.kept_user(uid));
         set.gid = set.gid.map(|gid| shift.kept_group(gid));
         let fd = self.path(&inode)?;
-        let _taken = inode.take()?;
+        let _taken = inode.take_to_change()?;
+        let _changes = changes(&[&inode])?;
         self.change(&fd, &set).map_err(|errno| system(inode.what(), errno))?;
         self.attributes(&inode)
     }
@@ -78,7 +80,7 @@ impl Work {
             self.open_file(inode, OFlag::O_WRONLY)
                 .map_err(|errno| system(inode.what(), errno))?
         };
-        let _taken = inode.take()?;
+        let _taken = inode.take_to_change()?;
         let cut = || truncate(&open.file, size).map_err(|errno| system(inode.what(), errno));
         self.counting(inode, &open.file, None, cut)
     }
@@ -138,7 +140,8 @@ impl Work {
         if inode.kind != Kind::File || shed == 0 {
             return Ok(());
         }
-        let _taken = inode.take()?;
+        let _taken = inode.take_to_change()?;
+        let _changes = changes(&[&inode])?;
         self.chmod(&fd, stat.st_mode & !shed)
             .map_err(|errno| system(inode.what(), errno))
     }

@@ -77,6 +77,9 @@ impl Work {
         let _gate = inode.attempt.enter()?;
         expect_kind(&inode, Kind::File)?;
         let flags = OFlag::from_bits_truncate(flags);
+        if is_to_write(flags) {
+            inode.may_change()?;
+        }
         let open = self
             .open_file(&inode, flags)
             .map_err(|errno| system(inode.what(), errno))?;
@@ -86,7 +89,7 @@ impl Work {
     /// Takes all bytes from an open file.
     pub fn empty(&self, handle: u64) -> Result<()> {
         let open = self.file(handle)?;
-        let _taken = open.inode.take()?;
+        let _taken = open.inode.take_to_change()?;
         let cut = || ftruncate(&open.file, 0).map_err(|errno| open.error(errno));
         self.counting(&open.inode, &open.file, None, cut)
     }
@@ -111,7 +114,7 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
-        let _taken = parent.take()?;
+        let _taken = parent.take_to_change()?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let new = NewNode::new(caller, Some(mode), Kind::File);
@@ -164,7 +167,7 @@ impl Work {
     /// Writes; the number of bytes, fewer only where the filesystem takes no more.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
         let open = self.file(handle)?;
-        let _taken = open.inode.take()?;
+        let _taken = open.inode.take_to_change()?;
         self.need_room(&open, data.len() as u64)?;
         let range = Range {
             at: offset,
@@ -224,7 +227,7 @@ impl Work {
         if let Some(range) = range {
             self.need_room(&open, range.length)?;
         }
-        let _taken = open.inode.take()?;
+        let _taken = open.inode.take_to_change()?;
         self.counting(&open.inode, &open.file, range, || {
             fallocate(&open.file, mode, at, length).map_err(|errno| open.error(errno))
         })
@@ -248,7 +251,10 @@ impl Work {
     pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<u64> {
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
         offset(from.1).and(offset(to.1))?;
-        let (_taken, length) = ((source.inode.take()?, target.inode.take()?), length.min(COPY_BYTES_MAX));
+        let (_taken, length) = (
+            (source.inode.take()?, target.inode.take_to_change()?),
+            length.min(COPY_BYTES_MAX),
+        );
         let mut copied = 0;
         while copied < length {
             let piece = (length - copied).min(COPY_PIECE_BYTES);
@@ -332,7 +338,7 @@ impl Work {
     /// access asked for (which happens only when the daemon isn't root).
     pub(super) fn open_file(&self, inode: &Arc<Inode>, flags: OFlag) -> nix::Result<OpenFile> {
         let access = flags & OFlag::O_ACCMODE;
-        let writes = access != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC);
+        let writes = is_to_write(flags);
         let reads = access != OFlag::O_WRONLY;
         // Found before the shared file is asked for: the way there may stand.
         let path = self.path(inode).map_err(|error| match error {
@@ -369,6 +375,11 @@ impl Work {
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// Whether a file is opened to change it.
+fn is_to_write(flags: OFlag) -> bool {
+    flags & OFlag::O_ACCMODE != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC)
 }
 
 /// Whether writes must take permissions from a file, which the kernel leaves to us.

@@ -48,6 +48,8 @@ pub(super) struct Lock {
     apart: AtomicUsize,
     /// Calls of threads that must not stand.
     here: AtomicUsize,
+    /// Calls apart that were given up, and may still change what it is the lock of.
+    late: AtomicUsize,
 }
 
 /// Held during a call that takes the lock.
@@ -105,6 +107,21 @@ impl Lock {
         self.lent.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// A call was given up that stands with it.
+    pub(super) fn be_late(&self) {
+        self.late.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// That one has come back.
+    pub(super) fn is_back(&self) {
+        self.late.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether such calls stand.
+    pub(super) fn is_late(&self) -> bool {
+        self.late.load(Ordering::SeqCst) > 0
+    }
+
     /// They wait for nobody but the disk.
     pub(super) fn wait_for_others(&self) {
         while self.here.load(Ordering::SeqCst) > 0 {
@@ -118,6 +135,12 @@ impl Inode {
     pub(super) fn take(&self) -> Result<Taken<'_>> {
         let taken = self.passed.lock.take();
         taken.ok_or_else(|| Error::WouldBlock(format!("{}: it is in use", self.what())))
+    }
+
+    /// The same for one that changes it.
+    pub(super) fn take_to_change(&self) -> Result<Taken<'_>> {
+        self.may_change()?;
+        self.take()
     }
 }
 

@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
+use super::given_up::changes;
 use super::inodes::{Inode, expect_kind};
 use super::locks::{Taken, may_stand};
 use super::way::{Leaving, spared};
@@ -135,7 +136,8 @@ impl Work {
         let going = replaced.as_ref().filter(|_| !exchanges);
         // Who stands keeps nobody from finding what does not move yet.
         let names = (!may_stand()).then(|| from.attempt.move_names());
-        let moved = renameat2(&*from_dir, name, &*to_dir, new_name, flags);
+        let nodes = [Some(&from), Some(&to), its.as_ref(), other.as_ref()];
+        let moved = change(&nodes, name, || renameat2(&*from_dir, name, &*to_dir, new_name, flags));
         let names = names.unwrap_or_else(|| from.attempt.move_names());
         if let (Some(Leaving { inode, .. }), Ok(())) = (&moving, &moved) {
             inode.change_names(|names| {
@@ -154,7 +156,7 @@ impl Work {
             self.after_leaving(going, new_parent, new_name, moved.is_ok());
         }
         self.recount(&to, &to_dir);
-        moved.map_err(|errno| system(name.display(), errno))
+        moved
     }
 
     /// Gives a node one more name; counts as a lookup of it.
@@ -163,7 +165,7 @@ impl Work {
         let _gate = same_attempt(&inode, &parent, new_name)?;
         let (fd, to) = (self.path(&inode)?, self.folder_for(&parent, new_name)?);
         self.need_name(&parent, &to, new_name)?;
-        let _taken = (inode.take()?, parent.take()?);
+        let _taken = (inode.take()?, parent.take_to_change()?);
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         let link = || linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow);
         self.naming(&parent, &to, 0, || {
@@ -220,7 +222,7 @@ impl Work {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
-        let _taken = parent.take()?;
+        let _taken = parent.take_to_change()?;
         self.need_inode(&parent, &dir, name)?;
         let fd = self.naming(&parent, &dir, new.first_bytes(), || {
             call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
@@ -276,25 +278,30 @@ impl Work {
     fn take_both<'a>(&'a self, from: &'a Inode, to: &'a Inode) -> Result<[Option<Taken<'a>>; 3]> {
         let moving = || Error::WouldBlock(format!("{}: somebody holds up who moves names", to.what()));
         let between = (from.ino != to.ino).then(|| self.moving.take().ok_or_else(moving));
-        Ok([Some(from.take()?), Some(to.take()?), between.transpose()?])
+        Ok([
+            Some(from.take_to_change()?),
+            Some(to.take_to_change()?),
+            between.transpose()?,
+        ])
     }
 
     fn remove(&self, parent: Ino, name: &OsStr, flag: UnlinkatFlags) -> Result<()> {
         let parent = self.inode(parent)?;
         let _gate = parent.attempt.enter_to_change()?;
         let dir = self.folder_for(&parent, name)?;
-        let _folder = parent.take()?;
+        let _folder = parent.take_to_change()?;
         let mut leaving = self.leaving(&dir, name, &parent.attempt);
         let its = inode_of(leaving.as_ref());
         let _node = take(its.as_ref())?;
         if let Some(leaving) = &mut leaving {
             self.before_leaving(leaving);
         }
-        let removed = unlinkat(&*dir, name, flag);
+        let nodes = [Some(&parent), its.as_ref()];
+        let removed = change(&nodes, name, || unlinkat(&*dir, name, flag));
         if let Some(leaving) = &leaving {
             self.after_leaving(leaving, parent.ino, name, removed.is_ok());
         }
-        removed.map_err(|errno| system(name.display(), errno))
+        removed
     }
 
     /// A descriptor of a folder in which the name may be used.
@@ -319,6 +326,13 @@ fn inode_of(leaving: Option<&Leaving>) -> Option<Arc<Inode>> {
 /// Held during a call that takes a node's lock, if it is one that anybody knows.
 fn take(inode: Option<&Arc<Inode>>) -> Result<Option<Taken<'_>>> {
     inode.map(|inode| inode.take()).transpose()
+}
+
+/// Changes a name, and these nodes by that, unless nobody waits for it any more.
+fn change(nodes: &[Option<&Arc<Inode>>], name: &OsStr, act: impl FnOnce() -> nix::Result<()>) -> Result<()> {
+    let nodes: Vec<&Inode> = nodes.iter().flatten().map(|inode| &***inode).collect();
+    let _changes = changes(&nodes)?;
+    act().map_err(|errno| system(name.display(), errno))
 }
 
 /// Takes back a node that could not be opened or given its owner, and passes on why.

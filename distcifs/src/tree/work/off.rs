@@ -12,6 +12,7 @@ use super::super::{Attr, DirEntry, Found, Ino, Opened};
 use super::Work;
 #[cfg(test)]
 use super::files::OpenFile;
+use super::given_up::Call;
 #[cfg(test)]
 use super::locks::Taken;
 use super::locks::standing;
@@ -51,6 +52,9 @@ pub(super) struct Turns {
     /// What a piece passes before it begins.
     #[cfg(test)]
     pub(super) gate: Arc<super::tests::waits::Gate>,
+    /// What it passes when it has begun to change something.
+    #[cfg(test)]
+    pub(super) within: Arc<super::tests::waits::Gate>,
 }
 
 impl Default for Turns {
@@ -59,6 +63,8 @@ impl Default for Turns {
             places: Apart::new(AT_ONCE_MAX, OF_ONE_MAX, STANDS),
             #[cfg(test)]
             gate: Arc::default(),
+            #[cfg(test)]
+            within: Arc::default(),
         }
     }
 }
@@ -82,7 +88,8 @@ impl Work {
         }
     }
 
-    /// Does something with an inode on a thread where waiting is no harm, for so long at most.
+    /// Does something with an inode on a thread where waiting is no harm, for so long at most. After that, and when
+    /// nobody waits for it any more, nothing is changed that has not begun to be.
     pub async fn off<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,
@@ -98,10 +105,15 @@ impl Work {
         };
         #[cfg(test)]
         let gate = turns.gate.clone();
+        #[cfg(not(test))]
+        let call = Arc::new(Call::default());
+        #[cfg(test)]
+        let call = Call::through(&turns.within);
+        let _waits = call.waits();
         let act = move || {
             #[cfg(test)]
             gate.pass();
-            standing(|| act(&work))
+            standing(|| call.make(|| act(&work)))
         };
         let late = move |done: Result<T>| {
             if let Ok(done) = done {

@@ -20,6 +20,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::super::Kind;
 use super::attempt::Attempt;
+use super::given_up::changes;
 use super::inodes::Inode;
 use super::through::through;
 use super::{Work, fd_name, sys, system};
@@ -222,7 +223,7 @@ impl Work {
         Ok(used)
     }
 
-    /// Does what may give a file more blocks, or fewer.
+    /// Does what may give a file more blocks, or fewer, and what else changes one that is open.
     pub(super) fn counting<T>(
         &self,
         inode: &Inode,
@@ -230,6 +231,10 @@ impl Work {
         range: Option<Range>,
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        let act = || {
+            let _changes = changes(&[inode])?;
+            act()
+        };
         let Some(quota) = inode.attempt.quota() else {
             return act();
         };
@@ -265,6 +270,10 @@ impl Work {
         first: u64,
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        let act = || {
+            let _changes = changes(&[parent])?;
+            act()
+        };
         let Some(quota) = parent.attempt.quota() else {
             return act();
         };

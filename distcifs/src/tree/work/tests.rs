@@ -17,6 +17,7 @@ use crate::tree::{Caller, Found, Ino, Kind, SetAttr};
 mod confinement;
 mod ends;
 mod files;
+mod given_up;
 mod listing;
 mod model;
 mod names;

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use nix::errno::Errno;
 
 use super::super::{Ino, Kind};
+use super::given_up;
+use super::inodes::Inode;
 use super::{Work, fd_name, io_error, sys, system};
 use crate::repository::{Error, Result};
 
@@ -23,7 +25,7 @@ impl Work {
         let inode = self.inode(ino)?;
         let more = (name.as_bytes().len() + value.len()) as u64;
         self.with_xattrs(ino, true, |path| {
-            let set = || sys::setxattr(path, &name, value, flags);
+            let set = || unless_given_up(&inode, || sys::setxattr(path, &name, value, flags));
             Work::attributing(&inode, (path, &name), more, set)?
         })?
         .ok_or(Error::System {
@@ -61,7 +63,7 @@ impl Work {
         let name = user_name(name)?;
         let inode = self.inode(ino)?;
         self.with_xattrs(ino, true, |path| {
-            let remove = || sys::removexattr(path, &name);
+            let remove = || unless_given_up(&inode, || sys::removexattr(path, &name));
             Work::attributing(&inode, (path, &name), 0, remove)?
         })?
         .ok_or(Error::NoData)
@@ -82,9 +84,15 @@ impl Work {
         let fd = self.path(&inode)?;
         let path = CString::new(format!("/proc/self/fd/{}", fd_name(&*fd)))
             .map_err(|_| system(inode.what(), Errno::EINVAL))?;
-        let _taken = changes.then(|| inode.take()).transpose()?;
+        let _taken = changes.then(|| inode.take_to_change()).transpose()?;
         call(&path).map(Some).map_err(|error| io_error(inode.what(), &error))
     }
+}
+
+/// Changes a node's attributes, unless nobody waits for that any more.
+fn unless_given_up(inode: &Inode, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let _changes = given_up::changes(&[inode]).map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))?;
+    act()
 }
 
 /// The name of an attribute of users.

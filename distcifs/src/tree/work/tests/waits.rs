@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::path::Path;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -22,7 +23,7 @@ use crate::tree::{Ino, SetAttr};
 const SYNCS: usize = 20;
 
 /// What it takes long to cut.
-const LARGE: usize = 20 << 20;
+pub(super) const LARGE: usize = 20 << 20;
 
 /// The top of the mount.
 const TOP: Ino = Ino(1);
@@ -32,27 +33,35 @@ const TOP: Ino = Ino(1);
 pub(in crate::tree::work) struct Gate {
     shut: Mutex<bool>,
     opened: Condvar,
+    /// How often it was come to.
+    pub(super) met: AtomicUsize,
 }
 
 impl Gate {
     pub(in crate::tree::work) fn pass(&self) {
+        self.met.fetch_add(1, Ordering::SeqCst);
         let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.opened.wait_while(shut, |shut| *shut));
     }
 
-    fn set(&self, shut: bool) {
+    pub(super) fn set(&self, shut: bool) {
         *self.shut.lock().unwrap_or_else(PoisonError::into_inner) = shut;
         self.opened.notify_all();
     }
 }
 
 /// Opens the gate when a test ends, however it does: the runtime waits for those before it.
-struct Opens<'a>([&'a Gate; 2]);
+pub(super) struct Opens<'a>([&'a Gate; 2]);
 
 impl<'a> Opens<'a> {
     /// Shuts those before all such work.
-    fn before(tree: &'a Tree) -> Opens<'a> {
+    pub(super) fn before(tree: &'a Tree) -> Opens<'a> {
         Opens::shut([&tree.work.off.data.gate, &tree.work.off.locks.gate])
+    }
+
+    /// Shuts those that are passed by what changes something, once it has begun.
+    pub(super) fn within(tree: &'a Tree) -> Opens<'a> {
+        Opens::shut([&tree.work.off.data.within, &tree.work.off.locks.within])
     }
 
     fn shut(gates: [&'a Gate; 2]) -> Opens<'a> {
@@ -64,6 +73,11 @@ impl<'a> Opens<'a> {
     fn set(&self, shut: bool) {
         self.0.iter().for_each(|gate| gate.set(shut));
     }
+
+    /// How often they were come to.
+    pub(super) fn met(&self) -> usize {
+        self.0.iter().map(|gate| gate.met.load(Ordering::SeqCst)).sum()
+    }
 }
 
 impl Drop for Opens<'_> {
@@ -73,7 +87,7 @@ impl Drop for Opens<'_> {
 }
 
 /// A tree on a new repository, with a claim's folder; its inode.
-async fn tree(dir: &Path) -> (Tree, Ino) {
+pub(super) async fn tree(dir: &Path) -> (Tree, Ino) {
     let store = Arc::new(Embedded::open(&dir.join("store")).unwrap());
     let repository = Repository::open(Setup {
         coordination: store.clone(),
@@ -91,7 +105,7 @@ async fn tree(dir: &Path) -> (Tree, Ino) {
 }
 
 /// A file of so many bytes; its inode and handle.
-async fn file(tree: &Tree, root: Ino, name: &str, bytes: usize) -> (Ino, u64) {
+pub(super) async fn file(tree: &Tree, root: Ino, name: &str, bytes: usize) -> (Ino, u64) {
     let (found, opened) = tree
         .create(me(), root, OsString::from(name), 0o644, libc::O_RDWR)
         .await
@@ -103,14 +117,14 @@ async fn file(tree: &Tree, root: Ino, name: &str, bytes: usize) -> (Ino, u64) {
 }
 
 /// The answer that there is at once.
-fn at_once<T>(future: impl Future<Output = Result<T>>) -> Option<Result<T>> {
+pub(super) fn at_once<T>(future: impl Future<Output = Result<T>>) -> Option<Result<T>> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Some(answer),
         Poll::Pending => None,
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
