@@ -123,6 +123,7 @@ impl Scene {
             ("failed", address("/jobs/broken/builds/1")),
             ("console", address("/jobs/library/builds/2/tasks/0-compile/console")),
             ("search", address("/jobs/library/builds/2/console?q=header%201")),
+            ("difference", address("/jobs/library/builds/2?against=1")),
             ("queues", address("/tickets")),
             ("nodes", address("/nodes")),
             ("absent", address("/jobs/absent")),

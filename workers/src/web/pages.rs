@@ -3,6 +3,7 @@
 
 mod build;
 mod console;
+mod difference;
 mod files;
 mod frame;
 mod job;
@@ -93,7 +94,10 @@ fn of_build(app: &App, asked: &Asked, job: &str, rest: &[&str]) -> Result<Answer
     let here = format!("/jobs/{}/builds/{number}", part(job));
     let folder = || builds.enter(number.to_string());
     match rest {
-        [] => build::answer(app, asked, &builds, job, number),
+        [] => match asked.query.number("against") {
+            Some(other) => difference::answer(app, asked, &builds, job, (number, other)),
+            None => build::answer(app, asked, &builds, job, number),
+        },
         ["console"] => console::answer(app, asked),
         ["tasks"] | ["params"] => Ok(Answer::Elsewhere(here)),
         ["tasks", task] => Ok(Answer::Elsewhere(format!("{here}/tasks/{}/console", part(task)))),

@@ -100,6 +100,48 @@ fn tests_that_failed_are_named() {
     assert_eq!(json["build"], 1);
 }
 
+/// What differs between two builds is shown, and nothing else.
+#[test]
+fn two_builds_are_compared() {
+    let web = Web::start("difference", &[]);
+    let build = web.tree("jobs/hello/builds/2");
+    write(
+        &build.join("build.json"),
+        r#"{"job":"hello","build":2,"state":"success","triggered":1796063284965,"finished":1796063291986,"commit":"<c0ffee>",
+            "params":{"branch":"<b>main</b>","fast":true},"tasks":[{"index":0,"name":"unit","state":"success","exit":0}]}"#,
+    );
+    write(&build.join("state"), "success\n");
+    write(&build.join("config.json"), "{\"tasks\": [1, 3], \"a\": 1}");
+    write(
+        &web.tree("jobs/hello/builds/1/config.json"),
+        "{\"a\":1,\"tasks\":[1,2]}",
+    );
+    write(&build.join("artifacts/a.txt"), "0123456780");
+    write(&build.join("artifacts/page.html"), "<script>alert(1)</script>");
+    write(&build.join("artifacts/new/<x>"), "x");
+    let page = web.page("/jobs/hello/builds/2?against=1");
+    assert_eq!(page.status, 200);
+    let page = page.text();
+    for what in [
+        "<td class=\"value\">failure, exit 1</td><td class=\"value\">success, exit 0</td>",
+        "&#60;c0ffee&#62;",
+        "<th scope=\"row\">fast</th><td class=\"value\">–</td><td class=\"value\">true</td>",
+        "<td class=\"value\">10 bytes</td><td class=\"value\">10 bytes, other bytes</td>",
+        "new/&#60;x&#62;",
+        "-     2\n+     3\n",
+    ] {
+        assert!(page.contains(what), "{what} is not in:\n{page}");
+    }
+    assert!(!page.contains("page.html") && !page.contains(">branch<"), "{page}");
+    assert!(web.page("/jobs/hello/builds/2").text().contains("?against=1"));
+    assert_eq!(web.page("/jobs/hello/builds/2?against=9").status, 404);
+    let json = web.ask("/jobs/hello/builds/2?against=2", "Accept: application/json\r\n");
+    let json: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
+    for part in ["facts", "params", "config", "tasks", "artifacts"] {
+        assert_eq!(json[part], serde_json::json!([]), "{part}");
+    }
+}
+
 /// "Whoever mounted the tree himself must say `--token-file`", also if it was away when web began.
 #[test]
 fn who_mounted_shows_nothing_without_a_token() {

@@ -107,7 +107,7 @@ fn head(text: &str) -> (String, String) {
 }
 
 /// A parameter for people.
-fn value(value: &Value) -> String {
+pub(super) fn value(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

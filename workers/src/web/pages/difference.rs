@@ -1,0 +1,417 @@
+//! What differs between two builds of a job: what they are of, parameters, configuration, tasks and artifacts.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+
+use askama::Template;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::build::value;
+use super::frame::{Frame, part};
+use super::made;
+use crate::web::answer::Answer;
+use crate::web::ask::{App, Asked};
+use crate::web::facts::{self, Build};
+use crate::web::show::{plain, size};
+use crate::web::sight::{Fault, Kind, Result, Seen, kind};
+
+/// Longest configuration that is compared, bytes; and how many pairs of lines.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+const PAIRS_MAX: usize = 1 << 20;
+
+/// Rows of one table that are shown.
+const ROWS_MAX: usize = 300;
+
+/// Artifacts of one build that are looked at, and how deep.
+const ARTIFACTS_MAX: usize = 2000;
+const DEPTH_MAX: usize = 32;
+
+/// Bytes of artifacts of one size that are compared, of each build.
+const COMPARED_BYTES_MAX: u64 = 16 << 20;
+
+/// Something that is not the same.
+#[derive(Debug, Serialize)]
+struct Pair {
+    name: String,
+    before: String,
+    after: String,
+}
+
+/// A line of one configuration that is not in the other.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Line {
+    /// `-` for one that went, `+` for one that came.
+    sign: char,
+    text: String,
+}
+
+/// All of it; `before` is the build that this one is held against.
+#[derive(Debug, Serialize)]
+struct Facts {
+    job: String,
+    before: u64,
+    after: u64,
+    facts: Vec<Pair>,
+    params: Vec<Pair>,
+    config: Vec<Line>,
+    /// Why configurations are not compared, or not to the end.
+    config_note: String,
+    tasks: Vec<Pair>,
+    artifacts: Vec<Pair>,
+    /// What of the artifacts was not compared.
+    artifacts_note: String,
+}
+
+#[derive(Template)]
+#[template(path = "difference.html")]
+struct Page<'a> {
+    frame: Frame,
+    facts: &'a Facts,
+    href: String,
+}
+
+impl Page<'_> {
+    fn tables(&self) -> [(&'static str, &[Pair]); 4] {
+        [
+            ("What they are of", &self.facts.facts),
+            ("Parameters", &self.facts.params),
+            ("Tasks", &self.facts.tasks),
+            ("Artifacts", &self.facts.artifacts),
+        ]
+    }
+}
+
+/// Those that differ, by their names.
+fn pairs(before: BTreeMap<String, String>, mut after: BTreeMap<String, String>) -> Vec<Pair> {
+    let mut found = Vec::new();
+    for (name, before) in before {
+        let after = after.remove(&name).unwrap_or_default();
+        if before != after {
+            found.push(Pair { name, before, after });
+        }
+    }
+    let new = after.into_iter().map(|(name, after)| Pair {
+        name,
+        before: String::new(),
+        after,
+    });
+    found.extend(new);
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    let more = found.len().saturating_sub(ROWS_MAX);
+    found.truncate(ROWS_MAX);
+    if more > 0 {
+        found.push(Pair {
+            name: format!("and {more} more"),
+            before: String::new(),
+            after: String::new(),
+        });
+    }
+    found
+}
+
+fn about(build: &Build) -> BTreeMap<String, String> {
+    [
+        ("state", &build.state),
+        ("took", &build.lasted()),
+        ("event", &build.event),
+        ("ref", &build.name),
+        ("commit", &build.commit),
+        ("base", &build.base),
+        ("trust", &build.trust),
+    ]
+    .into_iter()
+    .map(|(name, text)| (name.to_owned(), plain(text.as_bytes())))
+    .collect()
+}
+
+fn params(build: &Build) -> BTreeMap<String, String> {
+    let shown = build.params.iter();
+    shown
+        .map(|(name, given)| (plain(name.as_bytes()), value(given)))
+        .collect()
+}
+
+/// How each task ended; times are never the same, and are no difference.
+fn tasks(build: &Build) -> BTreeMap<String, String> {
+    let ended = |task: &facts::Task| match task.exit {
+        Some(exit) => format!("{}, exit {exit}", task.word()),
+        None => task.word().to_owned(),
+    };
+    let tasks = build.tasks.iter();
+    tasks
+        .map(|task| (plain(task.title().as_bytes()), ended(task)))
+        .collect()
+}
+
+/// The same with its members in order. It is nested no deeper than is parsed.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members: BTreeMap<String, Value> = members.into_iter().collect();
+            members.into_iter().map(|(name, value)| (name, sorted(value))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(sorted).collect(),
+        other => other,
+    }
+}
+
+/// A configuration by lines that do not depend on how it was written.
+fn config(build: &Seen) -> Result<Vec<String>> {
+    let bytes = build.bytes("config.json", CONFIG_BYTES_MAX)?;
+    let value = serde_json::from_slice::<Value>(&bytes).ok();
+    let text = value.and_then(|value| serde_json::to_string_pretty(&sorted(value)).ok());
+    let text = text.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(text.lines().map(|line| plain(line.as_bytes())).collect())
+}
+
+/// The lines that differ; `None` if there are too many to be compared.
+fn lines(mut before: &[String], mut after: &[String]) -> Option<Vec<Line>> {
+    while let ([a, rest @ ..], [b, other @ ..]) = (before, after)
+        && a == b
+    {
+        (before, after) = (rest, other);
+    }
+    while let ([rest @ .., a], [other @ .., b]) = (before, after)
+        && a == b
+    {
+        (before, after) = (rest, other);
+    }
+    let wide = after.len() + 1;
+    if before.len().saturating_add(1).saturating_mul(wide) > PAIRS_MAX {
+        return None;
+    }
+    // How many lines the rests from two places on have in common.
+    let mut common = vec![0u32; (before.len() + 1) * wide];
+    for (a, line) in before.iter().enumerate().rev() {
+        for (b, other) in after.iter().enumerate().rev() {
+            common[a * wide + b] = match line == other {
+                true => common[(a + 1) * wide + b + 1] + 1,
+                false => common[(a + 1) * wide + b].max(common[a * wide + b + 1]),
+            };
+        }
+    }
+    let (mut a, mut b, mut found) = (0, 0, Vec::new());
+    let line = |sign, text: &String| Line {
+        sign,
+        text: text.clone(),
+    };
+    while a < before.len() || b < after.len() {
+        if a < before.len() && b < after.len() && before[a] == after[b] {
+            (a, b) = (a + 1, b + 1);
+        } else if b == after.len() || a < before.len() && common[(a + 1) * wide + b] >= common[a * wide + b + 1] {
+            found.push(line('-', &before[a]));
+            a += 1;
+        } else {
+            found.push(line('+', &after[b]));
+            b += 1;
+        }
+    }
+    Some(found)
+}
+
+fn configs(before: &Seen, after: &Seen) -> Result<(Vec<Line>, String)> {
+    let (before, after) = match (config(before), config(after)) {
+        (Err(Fault::Away(why)), _) | (_, Err(Fault::Away(why))) => return Err(Fault::Away(why)),
+        (Ok(before), Ok(after)) => (before, after),
+        _ => return Ok((Vec::new(), "They are closed to others, or can't be read.".to_owned())),
+    };
+    let Some(mut found) = lines(&before, &after) else {
+        return Ok((Vec::new(), "Too many of their lines differ to be compared.".to_owned()));
+    };
+    let more = found.len().saturating_sub(ROWS_MAX);
+    found.truncate(ROWS_MAX);
+    let note = match more {
+        0 => String::new(),
+        more => format!("{more} more lines differ."),
+    };
+    Ok((found, note))
+}
+
+/// Files below the artifacts of a build with their sizes; whether there are more.
+fn artifacts(build: &Seen) -> Result<(BTreeMap<Vec<OsString>, u64>, bool)> {
+    let mut found = BTreeMap::new();
+    let mut open = match build.enter("artifacts") {
+        Ok(folder) => vec![(folder, Vec::new())],
+        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+        Err(_) => Vec::new(),
+    };
+    while let Some((folder, way)) = open.pop() {
+        let (names, more) = folder.names(ARTIFACTS_MAX)?;
+        for (name, of) in names {
+            if found.len() + open.len() >= ARTIFACTS_MAX || way.len() >= DEPTH_MAX {
+                return Ok((found, true));
+            }
+            let mut path = way.clone();
+            path.push(name.clone());
+            match of {
+                Kind::Folder => {
+                    if let Ok(below) = folder.enter(&name) {
+                        open.push((below, path));
+                    }
+                }
+                Kind::File => {
+                    if let Ok(stat) = folder.stat(&name) {
+                        found.insert(path, u64::try_from(stat.st_size).unwrap_or(0));
+                    }
+                }
+                Kind::Link | Kind::Other => {}
+            }
+        }
+        if more {
+            return Ok((found, true));
+        }
+    }
+    Ok((found, false))
+}
+
+/// Whether a file has the same bytes in both builds.
+fn same(before: &Seen, after: &Seen, path: &[OsString]) -> Result<bool> {
+    let open = |build: &Seen| {
+        let (name, folders) = path.split_last().ok_or(Fault::Absent)?;
+        let mut folder = build.enter("artifacts")?;
+        for name in folders {
+            folder = folder.enter(name)?;
+        }
+        folder.open(name)
+    };
+    let (mut before, mut after) = (
+        open(before)?.file.take(COMPARED_BYTES_MAX),
+        open(after)?.file.take(COMPARED_BYTES_MAX),
+    );
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    loop {
+        one.clear();
+        other.clear();
+        before.by_ref().take(64 << 10).read_to_end(&mut one)?;
+        after.by_ref().take(64 << 10).read_to_end(&mut other)?;
+        if one != other || one.is_empty() {
+            return Ok(one == other);
+        }
+    }
+}
+
+fn files(before: &Seen, after: &Seen) -> Result<(Vec<Pair>, String)> {
+    let ((mut old, more), (mut new, further)) = (artifacts(before)?, artifacts(after)?);
+    if more || further {
+        // What was not reached is not absent.
+        old.retain(|path, _| new.contains_key(path));
+        new.retain(|path, _| old.contains_key(path));
+    }
+    let (mut left, mut unread) = (COMPARED_BYTES_MAX, 0u64);
+    let (mut one, mut other) = (BTreeMap::new(), BTreeMap::new());
+    let shown = |path: &[OsString]| {
+        let names: Vec<String> = path.iter().map(|name| plain(name.as_bytes())).collect();
+        names.join("/")
+    };
+    for (path, bytes) in &old {
+        one.insert(shown(path), size(*bytes));
+        if new.get(path) != Some(bytes) {
+            continue;
+        }
+        if *bytes > left {
+            unread += 1;
+            continue;
+        }
+        left -= bytes;
+        match same(before, after, path) {
+            Ok(true) => {}
+            Ok(false) => drop(other.insert(shown(path), format!("{}, other bytes", size(*bytes)))),
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            Err(_) => unread += 1,
+        }
+    }
+    for (path, bytes) in &new {
+        other.entry(shown(path)).or_insert_with(|| size(*bytes));
+    }
+    let mut note = String::new();
+    if unread > 0 {
+        note = format!("The bytes of {unread} files of the same size were not compared. ");
+    }
+    if more || further {
+        note.push_str(
+            "There are more artifacts than were looked at: of these only such are compared as both builds have.",
+        );
+    }
+    Ok((pairs(one, other), note))
+}
+
+/// The page; `other` is the build that this one is held against.
+///
+/// # Errors
+/// There is no such build, it is closed, or the tree is away.
+pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, pair: (u64, u64)) -> Result<Answer> {
+    let (number, other) = pair;
+    let (before, after) = (facts::build(builds, job, other)?, facts::build(builds, job, number)?);
+    let folder = |number: u64| match kind(&builds.stat(number.to_string())?) {
+        Kind::Folder => builds.enter(number.to_string()),
+        _ => Err(Fault::Absent),
+    };
+    let (old, new) = (folder(other)?, folder(number)?);
+    let (config, config_note) = configs(&old, &new)?;
+    let (artifacts, artifacts_note) = files(&old, &new)?;
+    let facts = Facts {
+        job: job.to_owned(),
+        before: other,
+        after: number,
+        facts: pairs(about(&before), about(&after)),
+        params: pairs(params(&before), params(&after)),
+        config,
+        config_note,
+        tasks: pairs(tasks(&before), tasks(&after)),
+        artifacts,
+        artifacts_note,
+    };
+    let place = format!("/jobs/{}", part(job));
+    let mut path = app.sight.mount().as_os_str().as_encoded_bytes().to_vec();
+    path.extend_from_slice(format!("/jobs/{job}/builds/{other}").as_bytes());
+    let text = String::from_utf8_lossy(&path).into_owned();
+    let number_text = number.to_string();
+    let page = Page {
+        frame: Frame::new(
+            app,
+            &format!("{job} {other} and {number}"),
+            &["diff", "-rq", &text],
+            &[b"jobs", job.as_bytes(), b"builds", number_text.as_bytes()],
+        )
+        .within("Jobs", "/")
+        .within(job, &place)
+        .within(&number_text, &format!("{place}/builds/{number}")),
+        facts: &facts,
+        href: format!("{}{place}/builds", app.base()),
+    };
+    made(asked, &page, &facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_differ_are_found() {
+        let diff = |before: &str, after: &str| {
+            let of = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+            let found = lines(&of(before), &of(after)).unwrap();
+            found
+                .iter()
+                .map(|line| format!("{}{}", line.sign, line.text))
+                .collect::<String>()
+        };
+        for (before, after, found) in [
+            ("", "", ""),
+            ("abc", "abc", ""),
+            ("abc", "axc", "-b+x"),
+            ("abc", "abcd", "+d"),
+            ("xabc", "abc", "-x"),
+            ("abcdef", "bcxef", "-a-d+x"),
+            ("", "ab", "+a+b"),
+        ] {
+            assert_eq!(diff(before, after), found, "{before} {after}");
+        }
+        let many = |start: usize| (start..start + 2000).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(lines(&many(0), &many(5000)), None);
+        assert_eq!(lines(&many(0), &many(0)), Some(Vec::new()));
+    }
+}
