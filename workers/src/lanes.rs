@@ -67,7 +67,11 @@ impl Lanes {
             of.ready.push_back(job.to_owned());
         }
         if of.threads < THREADS_MAX && !of.ready.is_empty() {
-            let seat = Seat(self.clone(), owner);
+            let seat = Seat {
+                lanes: self.clone(),
+                owner,
+                counted: true,
+            };
             of.threads += 1;
             // If there is no thread to be had, the next one that is begun looks for what waits.
             drop(owners);
@@ -82,20 +86,50 @@ impl Lanes {
 }
 
 /// A thread of an owner.
-struct Seat(Lanes, u32);
+struct Seat {
+    lanes: Lanes,
+    owner: u32,
+    /// It is counted as one of its owner's.
+    counted: bool,
+}
 
 impl Seat {
-    fn serve(self) {
-        while let Some((guard, work)) = self.next() {
+    fn serve(mut self) {
+        while self.has_more() {
+            let Some((guard, work)) = self.next() else { continue };
             // What panics says so itself, and is no reason to leave the rest.
             drop(catch_unwind(AssertUnwindSafe(work)));
             drop(guard);
         }
     }
 
+    /// Whether there is something to do. A thread that finds nothing is counted no more from the same moment on: what
+    /// is begun then has a new one.
+    fn has_more(&mut self) -> bool {
+        let lanes = self.lanes.clone();
+        let mut owners = lanes.lock();
+        let more = owners.get(&self.owner).is_some_and(|of| !of.ready.is_empty());
+        if !more {
+            self.leave(&mut owners);
+        }
+        more
+    }
+
+    fn leave(&mut self, owners: &mut HashMap<u32, Owner>) {
+        if !std::mem::take(&mut self.counted) {
+            return;
+        }
+        if let Some(of) = owners.get_mut(&self.owner) {
+            of.threads -= 1;
+            if of.jobs.is_empty() && of.threads == 0 {
+                owners.remove(&self.owner);
+            }
+        }
+    }
+
     fn next(&self) -> Option<(JobGuard<'_>, Work)> {
-        let mut owners = self.0.lock();
-        let of = owners.get_mut(&self.1)?;
+        let mut owners = self.lanes.lock();
+        let of = owners.get_mut(&self.owner)?;
         let job = of.ready.pop_front()?;
         let lane = of.jobs.get_mut(&job)?;
         lane.since = Some(Instant::now());
@@ -106,13 +140,8 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut owners = self.0.lock();
-        if let Some(of) = owners.get_mut(&self.1) {
-            of.threads -= 1;
-            if of.jobs.is_empty() && of.threads == 0 {
-                owners.remove(&self.1);
-            }
-        }
+        let lanes = self.lanes.clone();
+        self.leave(&mut lanes.lock());
     }
 }
 
@@ -122,8 +151,8 @@ struct JobGuard<'a>(&'a Seat, String);
 impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
         let JobGuard(seat, job) = self;
-        let mut owners = seat.0.lock();
-        let Some(of) = owners.get_mut(&seat.1) else { return };
+        let mut owners = seat.lanes.lock();
+        let Some(of) = owners.get_mut(&seat.owner) else { return };
         match of.jobs.get_mut(job) {
             Some(lane) if !lane.waiting.is_empty() => {
                 lane.since = None;

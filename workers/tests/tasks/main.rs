@@ -27,7 +27,7 @@ use nix::unistd::{Pid, geteuid, mkfifo};
 use serde_json::{Value, json};
 
 /// How long one ticket may take here.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A worker and the folder that it takes for the tree.
 pub(crate) struct Bench {
