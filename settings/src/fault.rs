@@ -177,8 +177,8 @@ pub fn plain_lines(text: &str) -> String {
 }
 
 fn steers(letter: char) -> bool {
-    let invisible =
-        matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let invisible = matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     letter != '\t' && letter.is_control() || invisible
 }
 
@@ -214,6 +214,7 @@ mod tests {
         assert_eq!(Fault::of_file("a\u{7}b").to_string(), "a\\u{7}b");
         assert!(matches!(plain("nothing: é ü \"a\""), Cow::Borrowed(_)));
         assert_eq!(plain_lines("a\u{1b}\nb\r\n"), "a\\u{1b}\nb");
+        assert_eq!(plain("a\u{61c}\u{e0041}\u{fff9}"), "a\\u{61c}\\u{e0041}\\u{fff9}");
         let long = Fault::new(at, "\u{1b}".repeat(WHAT_CHARS_MAX));
         assert_eq!(long.what.chars().count(), WHAT_CHARS_MAX + 1, "escaped, and then cut");
     }
