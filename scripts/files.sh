@@ -20,9 +20,9 @@ build() {
 # features yes|no: those of a build with Ceph and ZooKeeper, or without.
 features() {
 	if [ "$1" = yes ]; then
-		echo distcifs/ceph,distcifs/tls,distcifs-workers/github,distcifs-workers/web
+		echo distcifs/ceph,distcifs/tls,distcifs/top,distcifs-workers/github,distcifs-workers/web
 	else
-		echo distcifs-workers/github,distcifs-workers/web
+		echo distcifs/top,distcifs-workers/github,distcifs-workers/web
 	fi
 }
 

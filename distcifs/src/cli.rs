@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod help;
+mod top;
 mod trash;
 
+pub use top::Top;
 pub use trash::{Empty, List, Restored, Trash, TrashCommand};
 
 /// Continuous integration as a filesystem: no master, only files.
@@ -40,6 +42,9 @@ pub enum Command {
     /// Say how a source or a mount fares: stores, mounts, what waits.
     #[command(after_help = help::STATUS)]
     Status(Status),
+    /// Show what runs, what waits and who works: on a terminal, or once.
+    #[command(after_help = top::HELP)]
+    Top(Top),
     /// Check job configurations without a mount.
     #[command(after_help = help::CHECK)]
     Check(Check),

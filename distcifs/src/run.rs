@@ -31,6 +31,7 @@ mod pipeline;
 mod progress;
 mod status;
 mod stores;
+mod top;
 mod trash;
 mod umount;
 mod up;
@@ -80,6 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
         cli::Command::Umount(arguments) => umount::umount(&arguments),
         cli::Command::Init(arguments) => make::init(&arguments),
         cli::Command::Status(arguments) => status::status(&arguments),
+        cli::Command::Top(arguments) => top::top(&arguments),
         cli::Command::Check(arguments) => check::check(&arguments),
         cli::Command::Run(arguments) => pipeline::run(&arguments),
         cli::Command::Fsck(arguments) => maintain::fsck(&arguments),

@@ -18,6 +18,7 @@ pub mod programs;
 pub mod repository;
 pub mod shell;
 pub mod stuck;
+pub mod terminal;
 pub mod tidy;
 pub mod wait;
 pub mod web;

@@ -74,7 +74,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
 }
 
 /// To standard output; a reader that has had enough (`| head`) is no error.
-fn print(text: &[u8]) -> Outcome {
+pub(super) fn print(text: &[u8]) -> Outcome {
     match std::io::stdout().lock().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::Refused(format!("standard output: {error}")))

@@ -60,7 +60,7 @@ const TEXTS: [&str; 8] = [
 ];
 
 /// `key value` lines as an object; a key that stands several times has a list. What counts is a number.
-fn as_json(text: &str) -> Value {
+pub(super) fn as_json(text: &str) -> Value {
     let mut members = Map::new();
     for line in text.lines() {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));

@@ -15,7 +15,7 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// Client crates, each with the only room that may name it.
-const ROOMS: [(&str, &[&str]); 4] = [
+const ROOMS: [(&str, &[&str]); 5] = [
     ("fuser", &["distcifs/src/fuse.rs", "distcifs/src/fuse/"]),
     (
         "redb",
@@ -26,6 +26,7 @@ const ROOMS: [(&str, &[&str]); 4] = [
         &["distcifs/src/backend/zookeeper.rs", "distcifs/src/backend/zookeeper/"],
     ),
     ("ceph", &["distcifs/src/backend/ceph.rs", "distcifs/src/backend/ceph/"]),
+    ("ratatui", &["distcifs/src/run/top/"]),
 ];
 
 /// Reports edges that are not drawn and client crates outside their room.

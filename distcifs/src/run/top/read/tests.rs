@@ -1,0 +1,107 @@
+//! A tree of plain files, read.
+
+use std::fs::{create_dir_all, write};
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A tree of plain files.
+fn tree() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let put = |path: &str, text: &str| {
+        create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        write(root.join(path), text).unwrap();
+    };
+    put("status", "store folder /s\nnode vm\nsession connected\n");
+    put("nodes/vm", "node vm\nversion 1\nwaiting execute-shell 2 linux\n");
+    put(
+        "metrics",
+        "distcifs_tickets{queue=\"execute-shell\",state=\"open\"} 2\n\
+         distcifs_tickets{queue=\"execute-shell\",state=\"claimed\"} 1\n",
+    );
+    for (build, state) in [
+        ("a/builds/1", "failure"),
+        ("b/builds/3", "running"),
+        ("b/builds/2", "held"),
+    ] {
+        put(&format!("jobs/{build}/state"), &format!("{state}\n"));
+        put(&format!("jobs/{build}/why"), "because \x1b[31mof\n");
+        put(&format!("jobs/{build}/commit"), "c0ffee\n");
+    }
+    symlink("1", root.join("jobs/a/builds/latest")).unwrap();
+    symlink("3", root.join("jobs/b/builds/latest")).unwrap();
+    put(
+        "jobs/b/builds/3/tasks/0-execute-shell/why",
+        "needs labels gpu; 2 workers wait, none has them\n",
+    );
+    put("tickets/build-control/b.3.control/claim", "");
+    put("tickets/execute-shell/b.3.0/labels", "gpu\n");
+    folder
+}
+
+#[test]
+fn everything_is_seen_at_once() {
+    let folder = tree();
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    let view = reader.once(Instant::now() + Duration::from_secs(60)).unwrap();
+    let rows: Vec<_> = view.rows.iter().map(|row| (row.key.clone(), row.state)).collect();
+    assert_eq!(
+        rows,
+        [
+            (Key::new("b", 3), Some(State::Running)),
+            (Key::new("b", 2), Some(State::Held)),
+            (Key::new("a", 1), Some(State::Failure)),
+        ]
+    );
+    let words = view.rows[1].words.clone().unwrap();
+    assert_eq!(
+        (words.why.as_str(), words.commit.as_str()),
+        ("because \\u{1b}[31mof", "c0ffee")
+    );
+    assert_eq!((view.fact("node"), view.nodes.len(), view.counts.unread), ("vm", 1, 0));
+    let queue = &view.queues[0];
+    assert_eq!((queue.open, queue.claimed, queue.workers), (2, 1, 2));
+    assert_eq!(queue.oldest, "b.3.0");
+    assert_eq!(queue.why, "needs labels gpu; 2 workers wait, none has them");
+}
+
+#[test]
+fn time_that_runs_out_leaves_something_unread() {
+    let folder = tree();
+    for n in 0..3000 {
+        create_dir_all(folder.path().join(format!("jobs/j{n}"))).unwrap();
+    }
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    let view = reader.once(Instant::now()).unwrap();
+    assert_eq!(view.counts.jobs, 3002);
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    reader.round(&[], Duration::ZERO).unwrap();
+    assert!(reader.view().counts.unread >= 3002);
+}
+
+#[test]
+fn a_tree_that_goes_is_away_and_comes_back() {
+    let folder = tree();
+    let (to, told) = std::sync::mpsc::sync_channel(8);
+    let shared = Arc::new(Shared::default());
+    let reader = Reader::new(Sight::new(folder.path().to_owned()));
+    let all = shared.clone();
+    let thread = std::thread::spawn(move || reader.follow(&all, &told));
+    let until = |what: &str, seen: &dyn Fn(&View) -> bool| {
+        let begun = Instant::now();
+        while !seen(&shared.view()) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:?}", shared.view());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until("there", &|view| view.ready && view.rows.len() == 3);
+    std::fs::rename(folder.path().join("jobs"), folder.path().join("gone")).unwrap();
+    until("away", &|view| view.away.is_some());
+    std::fs::rename(folder.path().join("gone"), folder.path().join("jobs")).unwrap();
+    until("back", &|view| view.away.is_none());
+    to.send(Told::Line("build a/2 running".into())).unwrap();
+    until("an event", &|view| view.counts.running == 2);
+    drop(to);
+    thread.join().unwrap();
+}
