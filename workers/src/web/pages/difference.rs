@@ -366,7 +366,7 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, pair: (
     };
     let place = format!("/jobs/{}", part(job));
     let mut path = app.sight.mount().as_os_str().as_encoded_bytes().to_vec();
-    path.extend_from_slice(format!("/jobs/{job}/builds/{other}").as_bytes());
+    path.extend_from_slice(format!("/jobs/{job}/builds/{other}/artifacts").as_bytes());
     let text = String::from_utf8_lossy(&path).into_owned();
     let number_text = number.to_string();
     let page = Page {
@@ -374,7 +374,7 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, pair: (
             app,
             &format!("{job} {other} and {number}"),
             &["diff", "-rq", &text],
-            &[b"jobs", job.as_bytes(), b"builds", number_text.as_bytes()],
+            &[b"jobs", job.as_bytes(), b"builds", number_text.as_bytes(), b"artifacts"],
         )
         .within("Jobs", "/")
         .within(job, &place)
