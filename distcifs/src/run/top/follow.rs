@@ -231,6 +231,9 @@ mod tests {
     use std::io::Write;
     use std::time::Instant;
 
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, any, prop_assert, prop_oneof, proptest};
+
     use super::*;
 
     #[test]
@@ -247,6 +250,22 @@ mod tests {
             ("\x1b[31ä".as_bytes(), "\\u{1b}[31ä"),
         ] {
             assert_eq!(shown(line), text);
+        }
+    }
+
+    proptest! {
+        /// Whatever a script writes, in whatever pieces.
+        #[test]
+        fn no_bytes_steer_a_terminal(
+            pieces in vec(vec(prop_oneof![any::<u8>(), Just(27), Just(b'['), Just(b'\n'), Just(b'\r')], 0..40), 0..20)
+        ) {
+            let mut lines = Lines::default();
+            for piece in &pieces {
+                lines.add(piece);
+                for line in lines.window(LINES_MAX, 0).0 {
+                    prop_assert!(!line.chars().any(char::is_control), "{line:?}");
+                }
+            }
         }
     }
 
