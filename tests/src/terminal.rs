@@ -3,12 +3,16 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -96,10 +100,16 @@ impl Screen {
     }
 }
 
+/// How often who reads looks whether the terminal is to hang up, milliseconds.
+const LOOK_EVERY_MS: u8 = 50;
+
 /// A program on a terminal; it is killed with this value.
 pub struct Terminal {
     child: Child,
-    keys: File,
+    /// The other end, until it hangs up.
+    keys: Option<File>,
+    reading: Option<JoinHandle<()>>,
+    hung_up: Arc<AtomicBool>,
     /// The end that the program has, kept open to be looked at.
     end: OwnedFd,
     screen: Arc<Mutex<Screen>>,
@@ -109,6 +119,10 @@ impl Terminal {
     /// Starts a program in a session of its own on a terminal of this size.
     pub fn start(words: &[&str], folder: &Path, environment: &[(&str, &str)], columns: u16, lines: u16) -> Terminal {
         let pty = openpty(None, None).expect("a pty");
+        // Or the program would hold the other end too, and never see it go.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a descriptor");
+        }
         let screen = Arc::new(Mutex::new(Screen::default()));
         let again = || std::process::Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         size(&pty.slave, columns, lines);
@@ -126,17 +140,27 @@ impl Terminal {
             .spawn()
             .expect("setsid of util-linux runs");
         let mut output = File::from(pty.master.try_clone().expect("a descriptor"));
-        let seen = screen.clone();
-        std::thread::spawn(move || {
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let (seen, over) = (screen.clone(), hung_up.clone());
+        let reading = spawn(move || {
             let mut bytes = [0; 4096];
-            // The end of a pty is an error.
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
+            while !over.load(Ordering::Relaxed) {
+                let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut ready, LOOK_EVERY_MS) == Ok(0) {
+                    continue;
+                }
+                // The end of a pty is an error.
+                let Ok(count @ 1..) = output.read(&mut bytes) else {
+                    return;
+                };
                 locked(&seen).take(&bytes[..count]);
             }
         });
         Terminal {
             child,
-            keys: File::from(pty.master),
+            keys: Some(File::from(pty.master)),
+            reading: Some(reading),
+            hung_up,
             end: pty.slave,
             screen,
         }
@@ -149,7 +173,16 @@ impl Terminal {
 
     /// Types.
     pub fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).expect("the terminal takes keys");
+        let end = self.keys.as_mut().expect("it has not hung up");
+        end.write_all(keys.as_bytes()).expect("the terminal takes keys");
+    }
+
+    /// Takes the terminal away, as a connection that breaks does.
+    pub fn hang_up(&mut self) {
+        self.hung_up.store(true, Ordering::Relaxed);
+        let reading = self.reading.take().expect("it has not hung up");
+        reading.join().expect("the screen is read");
+        self.keys = None;
     }
 
     /// Gives it another size, upon which the kernel tells the program.

@@ -224,6 +224,20 @@ fn signals_give_the_terminal_back() {
     poor.until("--once");
 }
 
+/// Nobody is left to look at a screen whose terminal is gone, also where no signal says so.
+#[test]
+fn it_ends_with_its_terminal() {
+    let mount = Mount::new();
+    mount.shell_job("a", &["true"]);
+    let script = "trap '' HUP; exec \"$0\" top \"$1\"";
+    let program = distcifs();
+    let words = ["sh", "-c", script, program.to_str().expect("text"), mount.root_text()];
+    let mut top = Terminal::start(&words, &mount.out(), &[], 80, 24);
+    top.until("arrows choose");
+    top.hang_up();
+    assert_eq!(top.end().code(), Some(128 + Signal::SIGHUP as i32));
+}
+
 /// "The screen never hangs on a mount that hangs", and it is new again when that goes on.
 #[test]
 fn a_mount_that_hangs_is_said_to() {

@@ -1,11 +1,14 @@
 //! The terminal under `top`: taken, given back however the program ends or stops, and never waited for by the tree.
 
 use std::io::{IsTerminal, Stdout, stdout};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::getpid;
 use ratatui::Terminal;
@@ -124,6 +127,21 @@ fn signals() -> Result<Receiver<Signal>, String> {
     Ok(receiver)
 }
 
+/// Ends the program when its terminal is gone: no signal may say so, and what reads keys would read for ever, as each
+/// read gives nothing at once.
+fn end_with_terminal() -> std::io::Result<()> {
+    let ended = 128_u8.saturating_add(Signal::SIGHUP as u8);
+    let wait = move || {
+        let screen = stdout();
+        // Hanging up is told without being asked for.
+        let mut terminal = [PollFd::new(screen.as_fd(), PollFlags::empty())];
+        while let Err(Errno::EINTR) | Ok(0) = poll(&mut terminal, PollTimeout::NONE) {}
+        leave();
+        std::process::exit(ended.into());
+    };
+    thread::Builder::new().name("terminal".into()).spawn(wait).map(drop)
+}
+
 /// Shows the tree until somebody quits.
 pub(super) fn show(sight: Sight) -> Outcome {
     let refused = |error: std::io::Error| Failure::Refused(format!("the terminal: {error}"));
@@ -143,6 +161,7 @@ pub(super) fn show(sight: Sight) -> Outcome {
     let look = Look {
         colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
     };
+    end_with_terminal().map_err(threads)?;
     let mut screen = Screen::new().map_err(refused)?;
     let mut drawn: Option<Instant> = None;
     loop {
