@@ -1,5 +1,8 @@
 //! The pages, files and addresses: what is shown of the tree and to whom.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 
 #[test]
@@ -440,4 +443,42 @@ fn a_tree_that_is_away_is_503_and_comes_back() {
     fs::remove_dir_all(web.tree("jobs/hello/builds/1")).unwrap();
     assert_eq!(web.page("/jobs/hello/builds/1").status, 404);
     assert_eq!(web.page("/jobs/hello").status, 200);
+}
+
+/// Sizes are rounded and values are cut where they are shown, not where they are compared.
+#[test]
+fn what_looks_alike_is_not_the_same() {
+    let web = Web::start("alike", &[]);
+    let long = "x".repeat(500);
+    let task = r#"{"index":0,"name":"a","state":"success","exit":0}"#;
+    for (number, odd, end, bytes) in [
+        (2, &b"\xff"[..], "one", 1_572_864),
+        (3, &b"\\xff"[..], "two", 1_572_900),
+    ] {
+        let build = web.tree(&format!("jobs/hello/builds/{number}"));
+        let tasks = vec![task; 1001].join(",");
+        write(
+            &build.join("build.json"),
+            format!(
+                r#"{{"job":"hello","build":{number},"state":"success","params":{{"long":"{long}{end}"}},"tasks":[{tasks}]}}"#
+            ),
+        );
+        write(&build.join("state"), "success\n");
+        write(&build.join("config.json"), "{}");
+        write(&build.join("artifacts/app.bin"), "");
+        let app = fs::File::options().write(true).open(build.join("artifacts/app.bin"));
+        app.unwrap().set_len(bytes).unwrap();
+        write(&build.join("artifacts").join(OsStr::from_bytes(odd)), "x");
+    }
+    let page = web.page("/jobs/hello/builds/3?against=2").text();
+    for what in [
+        "<td class=\"value\">1572864 bytes</td><td class=\"value\">1572900 bytes</td>",
+        "xone&#34;</td>",
+        "xtwo&#34;</td>",
+        "<th scope=\"row\">\\xff</th><td class=\"value\">1 bytes</td><td class=\"value\">–</td>",
+        "<th scope=\"row\">\\xff</th><td class=\"value\">–</td><td class=\"value\">1 bytes</td>",
+        "Only the first 1000 tasks of each build are compared",
+    ] {
+        assert!(page.contains(what), "{what} is not in:\n{page}");
+    }
 }

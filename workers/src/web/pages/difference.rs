@@ -1,6 +1,6 @@
 //! What differs between two builds of a job: what they are of, parameters, configuration, tasks and artifacts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +24,9 @@ const PAIRS_MAX: usize = 1 << 20;
 
 /// Rows of one table that are shown.
 const ROWS_MAX: usize = 300;
+
+/// Letters of two texts that are shown where they differ, if what is shown of each otherwise is the same.
+const APART_CHARS_MAX: usize = 400;
 
 /// Artifacts of one build that are looked at, and how deep.
 const ARTIFACTS_MAX: usize = 2000;
@@ -60,6 +63,8 @@ struct Facts {
     /// Why configurations are not compared, or not to the end.
     config_note: String,
     tasks: Vec<Pair>,
+    /// What of the tasks was not compared.
+    tasks_note: String,
     artifacts: Vec<Pair>,
     /// What of the artifacts was not compared.
     artifacts_note: String,
@@ -84,24 +89,35 @@ impl Page<'_> {
     }
 }
 
-/// Those that differ, by their names.
-fn pairs(before: BTreeMap<String, String>, mut after: BTreeMap<String, String>) -> Vec<Pair> {
-    let mut found = Vec::new();
-    for (name, before) in before {
-        let after = after.remove(&name).unwrap_or_default();
-        if before != after {
-            found.push(Pair { name, before, after });
+/// Those that differ, by their names: `shown` says what stands on the page, and `exact` what tells two apart that
+/// are shown alike.
+fn pairs<K: Ord, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    name: impl Fn(&K) -> String,
+    (shown, exact): (impl Fn(&V) -> String, impl Fn(&V) -> String),
+) -> Vec<Pair> {
+    let keys: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    let (mut found, mut more) = (Vec::new(), 0);
+    for key in keys {
+        let (old, new) = (before.get(key), after.get(key));
+        if old == new {
+            continue;
         }
+        if found.len() == ROWS_MAX {
+            more += 1;
+            continue;
+        }
+        let text = |value: Option<&V>| value.map(&shown).unwrap_or_default();
+        let (mut before, mut after) = (text(old), text(new));
+        if before == after
+            && let (Some(old), Some(new)) = (old, new)
+        {
+            (before, after) = apart(&exact(old), &exact(new));
+        }
+        let name = name(key);
+        found.push(Pair { name, before, after });
     }
-    let new = after.into_iter().map(|(name, after)| Pair {
-        name,
-        before: String::new(),
-        after,
-    });
-    found.extend(new);
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    let more = found.len().saturating_sub(ROWS_MAX);
-    found.truncate(ROWS_MAX);
     if more > 0 {
         found.push(Pair {
             name: format!("and {more} more"),
@@ -112,7 +128,28 @@ fn pairs(before: BTreeMap<String, String>, mut after: BTreeMap<String, String>) 
     found
 }
 
-fn about(build: &Build) -> BTreeMap<String, String> {
+/// Of two texts that differ, where they do.
+fn apart(before: &str, after: &str) -> (String, String) {
+    let letters = before.chars().zip(after.chars());
+    let same = letters.take_while(|(one, other)| one == other).count();
+    let from = match before.chars().count().max(after.chars().count()) {
+        0..=APART_CHARS_MAX => 0,
+        _ => same.saturating_sub(APART_CHARS_MAX / 2),
+    };
+    let part = |text: &str| {
+        let part: String = text.chars().skip(from).take(APART_CHARS_MAX).collect();
+        let begin = if from > 0 { "…" } else { "" };
+        let more = text.chars().nth(from + APART_CHARS_MAX).is_some();
+        format!("{begin}{}{}", plain(part.as_bytes()), if more { "…" } else { "" })
+    };
+    let (before, mut after) = (part(before), part(after));
+    if before == after {
+        after.push_str(" (written otherwise)");
+    }
+    (before, after)
+}
+
+fn about(build: &Build) -> BTreeMap<&'static str, String> {
     [
         ("state", &build.state),
         ("took", &build.lasted()),
@@ -123,15 +160,8 @@ fn about(build: &Build) -> BTreeMap<String, String> {
         ("trust", &build.trust),
     ]
     .into_iter()
-    .map(|(name, text)| (name.to_owned(), plain(text.as_bytes())))
+    .map(|(name, text)| (name, text.clone()))
     .collect()
-}
-
-fn params(build: &Build) -> BTreeMap<String, String> {
-    let shown = build.params.iter();
-    shown
-        .map(|(name, given)| (plain(name.as_bytes()), value(given)))
-        .collect()
 }
 
 /// How each task ended; times are never the same, and are no difference.
@@ -141,9 +171,18 @@ fn tasks(build: &Build) -> BTreeMap<String, String> {
         None => task.word().to_owned(),
     };
     let tasks = build.tasks.iter();
-    tasks
-        .map(|task| (plain(task.title().as_bytes()), ended(task)))
-        .collect()
+    tasks.map(|task| (task.title(), ended(task))).collect()
+}
+
+/// What of the tasks is not compared.
+fn tasks_note(before: &Build, after: &Build) -> String {
+    match before.tasks_left_out > 0 || after.tasks_left_out > 0 {
+        true => format!(
+            "Only the first {} tasks of each build are compared: there are more.",
+            before.tasks.len().max(after.tasks.len())
+        ),
+        false => String::new(),
+    }
 }
 
 /// The same with its members in order. It is nested no deeper than is parsed.
@@ -230,8 +269,24 @@ fn configs(before: &Seen, after: &Seen) -> Result<(Vec<Line>, String)> {
     Ok((found, note))
 }
 
+/// A file of a build.
+#[derive(Debug, PartialEq, Eq)]
+struct Artifact {
+    /// Bytes.
+    size: u64,
+    /// Whether it has other bytes than that of the other build, though as many.
+    other: bool,
+}
+
+impl Artifact {
+    fn shown(&self) -> String {
+        let other = if self.other { ", other bytes" } else { "" };
+        format!("{}{other}", size(self.size))
+    }
+}
+
 /// Files below the artifacts of a build with their sizes; whether there are more.
-fn artifacts(build: &Seen) -> Result<(BTreeMap<Vec<OsString>, u64>, bool)> {
+fn artifacts(build: &Seen) -> Result<(BTreeMap<Vec<OsString>, Artifact>, bool)> {
     let mut found = BTreeMap::new();
     let mut open = match build.enter("artifacts") {
         Ok(folder) => vec![(folder, Vec::new())],
@@ -254,7 +309,8 @@ fn artifacts(build: &Seen) -> Result<(BTreeMap<Vec<OsString>, u64>, bool)> {
                 }
                 Kind::File => {
                     if let Ok(stat) = folder.stat(&name) {
-                        found.insert(path, u64::try_from(stat.st_size).unwrap_or(0));
+                        let size = u64::try_from(stat.st_size).unwrap_or(0);
+                        found.insert(path, Artifact { size, other: false });
                     }
                 }
                 Kind::Link | Kind::Other => {}
@@ -301,30 +357,21 @@ fn files(before: &Seen, after: &Seen) -> Result<(Vec<Pair>, String)> {
         new.retain(|path, _| old.contains_key(path));
     }
     let (mut left, mut unread) = (COMPARED_BYTES_MAX, 0u64);
-    let (mut one, mut other) = (BTreeMap::new(), BTreeMap::new());
-    let shown = |path: &[OsString]| {
-        let names: Vec<String> = path.iter().map(|name| plain(name.as_bytes())).collect();
-        names.join("/")
-    };
     for (path, bytes) in &old {
-        one.insert(shown(path), size(*bytes));
-        if new.get(path) != Some(bytes) {
+        let Some(other) = new.get_mut(path).filter(|other| other.size == bytes.size) else {
             continue;
-        }
-        if *bytes > left {
+        };
+        if bytes.size > left {
             unread += 1;
             continue;
         }
-        left -= bytes;
+        left -= bytes.size;
         match same(before, after, path) {
             Ok(true) => {}
-            Ok(false) => drop(other.insert(shown(path), format!("{}, other bytes", size(*bytes)))),
+            Ok(false) => other.other = true,
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             Err(_) => unread += 1,
         }
-    }
-    for (path, bytes) in &new {
-        other.entry(shown(path)).or_insert_with(|| size(*bytes));
     }
     let mut note = String::new();
     if unread > 0 {
@@ -335,7 +382,12 @@ fn files(before: &Seen, after: &Seen) -> Result<(Vec<Pair>, String)> {
             "There are more artifacts than were looked at: of these only such are compared as both builds have.",
         );
     }
-    Ok((pairs(one, other), note))
+    let name = |path: &Vec<OsString>| {
+        let names: Vec<String> = path.iter().map(|name| plain(name.as_bytes())).collect();
+        names.join("/")
+    };
+    let exact = |artifact: &Artifact| format!("{} bytes", artifact.size);
+    Ok((pairs(&old, &new, name, (Artifact::shown, exact)), note))
 }
 
 /// The page; `other` is the build that this one is held against.
@@ -352,15 +404,27 @@ pub(super) fn answer(app: &App, asked: &Asked, builds: &Seen, job: &str, pair: (
     let (old, new) = (folder(other)?, folder(number)?);
     let (config, config_note) = configs(&old, &new)?;
     let (artifacts, artifacts_note) = files(&old, &new)?;
+    let text = |text: &String| plain(text.as_bytes());
     let facts = Facts {
         job: job.to_owned(),
         before: other,
         after: number,
-        facts: pairs(about(&before), about(&after)),
-        params: pairs(params(&before), params(&after)),
+        facts: pairs(
+            &about(&before),
+            &about(&after),
+            |name| (*name).to_owned(),
+            (text, String::clone),
+        ),
+        params: pairs(
+            &before.params.iter().collect(),
+            &after.params.iter().collect(),
+            |name| plain(name.as_bytes()),
+            (|given: &&Value| value(given), |given: &&Value| given.to_string()),
+        ),
         config,
         config_note,
-        tasks: pairs(tasks(&before), tasks(&after)),
+        tasks: pairs(&tasks(&before), &tasks(&after), text, (text, String::clone)),
+        tasks_note: tasks_note(&before, &after),
         artifacts,
         artifacts_note,
     };
