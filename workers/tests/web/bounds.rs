@@ -72,3 +72,26 @@ fn who_finds_no_place_is_told_of_what_there_are_too_many() {
     assert!(text.contains("too many live pages") && !text.contains("away"), "{text}");
     assert_eq!(web.page("/jobs/hello").status, 200);
 }
+
+/// What is nested deeply is much longer with a line for each member: a configuration of 1 MiB, 65 MB.
+#[test]
+fn configurations_that_are_nested_take_bounded_memory() {
+    let web = Web::start("nested", &[]);
+    for (number, last) in [(2, 1), (3, 2)] {
+        let build = web.tree(&format!("jobs/hello/builds/{number}"));
+        write(&build.join("state"), "success\n");
+        write(&build.join("build.json"), "{}");
+        let numbers = vec!["1"; 520_000].join(",");
+        let (open, close) = ("[".repeat(60), "]".repeat(60));
+        write(
+            &build.join("config.json"),
+            format!("{{\"x-a\":{open}{numbers},{last}{close}}}"),
+        );
+    }
+    web.page("/jobs/hello/builds/2");
+    let before = web.peak();
+    let page = web.page("/jobs/hello/builds/3?against=2").text();
+    assert!(page.contains("too large to be compared"), "{page}");
+    let taken = web.peak() - before;
+    assert!(taken < 110 << 10, "{taken} KiB more than before");
+}

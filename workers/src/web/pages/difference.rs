@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
 
 use askama::Template;
 use serde::Serialize;
@@ -21,6 +22,13 @@ use crate::web::sight::{Fault, Kind, Result, Seen, kind};
 /// Longest configuration that is compared, bytes; and how many pairs of lines.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const PAIRS_MAX: usize = 1 << 20;
+
+/// Longest text of one configuration, with a line for each member, that is compared, bytes: what is nested deeply has
+/// many times its own.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
+/// The turn to compare configurations.
+static COMPARING: Mutex<()> = Mutex::new(());
 
 /// Rows of one table that are shown.
 const ROWS_MAX: usize = 300;
@@ -197,33 +205,44 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// A configuration by lines that do not depend on how it was written.
-fn config(build: &Seen) -> Result<Vec<String>> {
-    let bytes = build.bytes("config.json", CONFIG_BYTES_MAX)?;
-    let value = serde_json::from_slice::<Value>(&bytes).ok();
-    let text = value.and_then(|value| serde_json::to_string_pretty(&sorted(value)).ok());
-    let text = text.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
-    Ok(text.lines().map(|line| plain(line.as_bytes())).collect())
+/// A text that is written until it would be too long.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.len() + bytes.len() > TEXT_BYTES_MAX {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-/// The lines that differ; `None` if there are too many to be compared.
-fn lines(mut before: &[String], mut after: &[String]) -> Option<Vec<Line>> {
-    while let ([a, rest @ ..], [b, other @ ..]) = (before, after)
-        && a == b
-    {
-        (before, after) = (rest, other);
-    }
-    while let ([rest @ .., a], [other @ .., b]) = (before, after)
-        && a == b
-    {
-        (before, after) = (rest, other);
-    }
-    let wide = after.len() + 1;
-    if before.len().saturating_add(1).saturating_mul(wide) > PAIRS_MAX {
+/// A configuration as a text that does not depend on how it was written; `None` if that is too long.
+fn text_of(bytes: &[u8]) -> Option<String> {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else {
+        return Some(String::from_utf8_lossy(bytes).into_owned());
+    };
+    let mut text = Bounded(Vec::new());
+    serde_json::to_writer_pretty(&mut text, &sorted(value)).ok()?;
+    String::from_utf8(text.0).ok()
+}
+
+/// The lines that differ, the first of them, and how many more; `None` if there are too many to be compared.
+fn lines(before: &str, after: &str) -> Option<(Vec<Line>, usize)> {
+    let (before, after) = unlike(before, after);
+    let wide = after.lines().count() + 1;
+    let high = before.lines().count() + 1;
+    if high.saturating_mul(wide) > PAIRS_MAX {
         return None;
     }
+    let before: Vec<&str> = before.lines().collect();
+    let after: Vec<&str> = after.lines().collect();
     // How many lines the rests from two places on have in common.
-    let mut common = vec![0u32; (before.len() + 1) * wide];
+    let mut common = vec![0u32; high * wide];
     for (a, line) in before.iter().enumerate().rev() {
         for (b, other) in after.iter().enumerate().rev() {
             common[a * wide + b] = match line == other {
@@ -232,41 +251,72 @@ fn lines(mut before: &[String], mut after: &[String]) -> Option<Vec<Line>> {
             };
         }
     }
-    let (mut a, mut b, mut found) = (0, 0, Vec::new());
-    let line = |sign, text: &String| Line {
-        sign,
-        text: text.clone(),
+    let (mut a, mut b, mut found, mut more) = (0, 0, Vec::new(), 0);
+    let mut differs = |sign, text: &str| match found.len() == ROWS_MAX {
+        true => more += 1,
+        false => found.push(Line {
+            sign,
+            text: plain(text.as_bytes()),
+        }),
     };
     while a < before.len() || b < after.len() {
         if a < before.len() && b < after.len() && before[a] == after[b] {
             (a, b) = (a + 1, b + 1);
         } else if b == after.len() || a < before.len() && common[(a + 1) * wide + b] >= common[a * wide + b + 1] {
-            found.push(line('-', &before[a]));
+            differs('-', before[a]);
             a += 1;
         } else {
-            found.push(line('+', &after[b]));
+            differs('+', after[b]);
             b += 1;
         }
     }
-    Some(found)
+    Some((found, more))
+}
+
+/// Two texts without the lines at their beginnings and ends that are the same.
+fn unlike<'a>(mut before: &'a str, mut after: &'a str) -> (&'a str, &'a str) {
+    let first = |text: &'a str| text.split_inclusive('\n').next();
+    while let (Some(one), Some(other)) = (first(before), first(after))
+        && one == other
+    {
+        (before, after) = (&before[one.len()..], &after[other.len()..]);
+    }
+    let last = |text: &'a str| text.split_inclusive('\n').next_back();
+    while let (Some(one), Some(other)) = (last(before), last(after))
+        && one == other
+    {
+        (before, after) = (&before[..before.len() - one.len()], &after[..after.len() - other.len()]);
+    }
+    (before, after)
 }
 
 fn configs(before: &Seen, after: &Seen) -> Result<(Vec<Line>, String)> {
-    let (before, after) = match (config(before), config(after)) {
+    let bytes = |build: &Seen| build.bytes("config.json", CONFIG_BYTES_MAX);
+    let (before, after) = match (bytes(before), bytes(after)) {
         (Err(Fault::Away(why)), _) | (_, Err(Fault::Away(why))) => return Err(Fault::Away(why)),
         (Ok(before), Ok(after)) => (before, after),
         _ => return Ok((Vec::new(), "They are closed to others, or can't be read.".to_owned())),
     };
-    let Some(mut found) = lines(&before, &after) else {
-        return Ok((Vec::new(), "Too many of their lines differ to be compared.".to_owned()));
+    // As a rule they are the same, and nothing has to be parsed.
+    Ok(match before == after {
+        true => (Vec::new(), String::new()),
+        false => compared(&before, &after),
+    })
+}
+
+/// What differs in two configurations, and why that is not all.
+fn compared(before: &[u8], after: &[u8]) -> (Vec<Line>, String) {
+    // What is parsed takes many times its bytes, so one is at it at a time. Nothing is read from the tree meanwhile.
+    let _turn = COMPARING.lock().unwrap_or_else(PoisonError::into_inner);
+    // The second is not made if the first is too long.
+    let Some((before, after)) = text_of(before).and_then(|before| Some((before, text_of(after)?))) else {
+        return (Vec::new(), "One of them is too large to be compared.".to_owned());
     };
-    let more = found.len().saturating_sub(ROWS_MAX);
-    found.truncate(ROWS_MAX);
-    let note = match more {
-        0 => String::new(),
-        more => format!("{more} more lines differ."),
-    };
-    Ok((found, note))
+    match lines(&before, &after) {
+        None => (Vec::new(), "Too many of their lines differ to be compared.".to_owned()),
+        Some((found, 0)) => (found, String::new()),
+        Some((found, more)) => (found, format!("{more} more lines differ.")),
+    }
 }
 
 /// A file of a build.
@@ -455,14 +505,7 @@ mod tests {
 
     #[test]
     fn lines_that_differ_are_found() {
-        let diff = |before: &str, after: &str| {
-            let of = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
-            let found = lines(&of(before), &of(after)).unwrap();
-            found
-                .iter()
-                .map(|line| format!("{}{}", line.sign, line.text))
-                .collect::<String>()
-        };
+        let many = |start: usize, count: usize| (start..start + count).map(|n| format!("{n}\n")).collect::<String>();
         for (before, after, found) in [
             ("", "", ""),
             ("abc", "abc", ""),
@@ -470,12 +513,32 @@ mod tests {
             ("abc", "abcd", "+d"),
             ("xabc", "abc", "-x"),
             ("abcdef", "bcxef", "-a-d+x"),
+            ("aab", "aaab", "+a"),
             ("", "ab", "+a+b"),
         ] {
-            assert_eq!(diff(before, after), found, "{before} {after}");
+            // With an end of the last line, and without.
+            for end in ["", "\n"] {
+                let of = |text: &str| {
+                    let letters: Vec<String> = text.chars().map(String::from).collect();
+                    let text = letters.join("\n");
+                    if text.is_empty() { text } else { text + end }
+                };
+                let (lines, more) = lines(&of(before), &of(after)).unwrap();
+                let said: String = lines.iter().map(|line| format!("{}{}", line.sign, line.text)).collect();
+                assert_eq!((said.as_str(), more), (found, 0), "{before} {after} {end:?}");
+            }
         }
-        let many = |start: usize| (start..start + 2000).map(|n| n.to_string()).collect::<Vec<_>>();
-        assert_eq!(lines(&many(0), &many(5000)), None);
-        assert_eq!(lines(&many(0), &many(0)), Some(Vec::new()));
+        assert_eq!(lines(&many(0, 2000), &many(5000, 2000)), None);
+        assert_eq!(lines(&many(0, 2000), &many(0, 2000)), Some((Vec::new(), 0)));
+        let (first, more) = lines("", &many(0, 2000)).unwrap();
+        assert_eq!((first.len(), more), (ROWS_MAX, 2000 - ROWS_MAX));
+    }
+
+    #[test]
+    fn a_text_is_bounded_before_it_is_there() {
+        let nested = format!("{}{}{}", "[".repeat(60), vec!["1"; 200_000].join(","), "]".repeat(60));
+        assert_eq!(text_of(nested.as_bytes()), None);
+        assert_eq!(text_of(b"{\"b\":1,\"a\":2}").unwrap(), "{\n  \"a\": 2,\n  \"b\": 1\n}");
+        assert_eq!(text_of(b"\xff{").unwrap(), "\u{fffd}{");
     }
 }
