@@ -95,3 +95,26 @@ fn configurations_that_are_nested_take_bounded_memory() {
     let taken = web.peak() - before;
     assert!(taken < 110 << 10, "{taken} KiB more than before");
 }
+
+/// Folders are held open one for each level, however many there are.
+#[test]
+fn many_folders_take_few_descriptors() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("web-folders-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    tree(&folder.join("tree"));
+    let mut bounded = Command::new("sh");
+    bounded.args(["-c", "ulimit -n 150 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_web")]);
+    let web = Web::by(bounded, folder, &["--connections", "16"]);
+    for number in 2..4 {
+        let build = web.tree(&format!("jobs/hello/builds/{number}"));
+        write(&build.join("state"), "success\n");
+        write(&build.join("build.json"), "{}");
+        for folder in 0..300 {
+            write(&build.join(format!("artifacts/{folder}/x")), "x".repeat(number));
+        }
+    }
+    let page = web.page("/jobs/hello/builds/3?against=2");
+    assert_eq!(page.status, 200, "{}", page.text());
+    let page = page.text();
+    assert!(page.contains("299/x") && !page.contains("could not be"), "{page}");
+}

@@ -93,6 +93,11 @@ impl Web {
     }
 
     fn on(folder: PathBuf, more: &[&str]) -> Web {
+        Web::by(Command::new(env!("CARGO_BIN_EXE_web")), folder, more)
+    }
+
+    /// By a command that becomes web.
+    fn by(mut command: Command, folder: PathBuf, more: &[&str]) -> Web {
         // Root becomes somebody who must get there.
         for above in folder.ancestors() {
             let open = fs::metadata(above).is_ok_and(|facts| facts.permissions().mode() & 0o001 != 0);
@@ -108,7 +113,7 @@ impl Web {
             words.extend(["--token-file", &token]);
         }
         words.extend(more);
-        let mut process = Command::new(env!("CARGO_BIN_EXE_web"))
+        let mut process = command
             .arg(folder.join("tree"))
             .args(&words)
             .stderr(Stdio::piped())

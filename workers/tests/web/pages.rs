@@ -482,3 +482,28 @@ fn what_looks_alike_is_not_the_same() {
         assert!(page.contains(what), "{what} is not in:\n{page}");
     }
 }
+
+/// One folder that others may not list does not keep them from all else.
+#[test]
+fn a_folder_that_is_closed_closes_no_comparison() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("this needs root: anybody else shows his own tree to who has a token");
+        return;
+    }
+    let web = Web::start("closed-folder", &[]);
+    let build = web.tree("jobs/hello/builds/2");
+    write(
+        &build.join("build.json"),
+        r#"{"job":"hello","build":2,"state":"success"}"#,
+    );
+    write(&build.join("state"), "success\n");
+    write(&build.join("artifacts/a.txt"), "012345678");
+    write(&build.join("artifacts/closed/x"), "x");
+    fs::set_permissions(build.join("artifacts/closed"), PermissionsExt::from_mode(0o711)).unwrap();
+    let page = web.page("/jobs/hello/builds/2?against=1");
+    assert_eq!(page.status, 200);
+    let page = page.text();
+    for what in ["<td class=\"value\">9 bytes</td>", "could not be looked at"] {
+        assert!(page.contains(what), "{what} is not in:\n{page}");
+    }
+}

@@ -335,42 +335,75 @@ impl Artifact {
     }
 }
 
-/// Files below the artifacts of a build with their sizes; whether there are more.
-fn artifacts(build: &Seen) -> Result<(BTreeMap<Vec<OsString>, Artifact>, bool)> {
-    let mut found = BTreeMap::new();
-    let mut open = match build.enter("artifacts") {
-        Ok(folder) => vec![(folder, Vec::new())],
-        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-        Err(_) => Vec::new(),
-    };
-    while let Some((folder, way)) = open.pop() {
-        let (names, more) = folder.names(ARTIFACTS_MAX)?;
-        for (name, of) in names {
-            if found.len() + open.len() >= ARTIFACTS_MAX || way.len() >= DEPTH_MAX {
-                return Ok((found, true));
+/// Files below the artifacts of a build.
+#[derive(Default)]
+struct Artifacts {
+    found: BTreeMap<Vec<OsString>, Artifact>,
+    /// Names that were looked at.
+    seen: usize,
+    /// Whether there are more.
+    more: bool,
+    /// Folders that are closed to others, or can't be read.
+    closed: usize,
+}
+
+impl Artifacts {
+    fn of(build: &Seen) -> Result<Self> {
+        let mut all = Artifacts::default();
+        match build.enter("artifacts") {
+            Ok(folder) => all.walk(&folder, &mut Vec::new())?,
+            Err(Fault::Absent) => {}
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            Err(_) => all.closed = 1,
+        }
+        Ok(all)
+    }
+
+    /// Looks at a folder and at what is below it: one is held open for each level. One that can't be looked at keeps
+    /// nobody from the others.
+    fn walk(&mut self, folder: &Seen, way: &mut Vec<OsString>) -> Result<()> {
+        let (mut names, more) = match folder.names(ARTIFACTS_MAX) {
+            Ok(names) => names,
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            Err(_) => {
+                self.closed += 1;
+                return Ok(());
             }
-            let mut path = way.clone();
-            path.push(name.clone());
+        };
+        self.more |= more;
+        // Both builds are looked at in one order, and files come before what is below.
+        names.sort_unstable_by(|a, b| (a.1 == Kind::Folder, &a.0).cmp(&(b.1 == Kind::Folder, &b.0)));
+        for (name, of) in names {
+            if self.seen >= ARTIFACTS_MAX || way.len() >= DEPTH_MAX {
+                self.more = true;
+                return Ok(());
+            }
+            self.seen += 1;
             match of {
-                Kind::Folder => {
-                    if let Ok(below) = folder.enter(&name) {
-                        open.push((below, path));
+                Kind::Folder => match folder.enter(&name) {
+                    Ok(below) => {
+                        way.push(name);
+                        self.walk(&below, way)?;
+                        way.pop();
                     }
-                }
-                Kind::File => {
-                    if let Ok(stat) = folder.stat(&name) {
+                    Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+                    Err(Fault::Absent) => {}
+                    Err(_) => self.closed += 1,
+                },
+                Kind::File => match folder.stat(&name) {
+                    Ok(stat) => {
                         let size = u64::try_from(stat.st_size).unwrap_or(0);
-                        found.insert(path, Artifact { size, other: false });
+                        let path = way.iter().cloned().chain([name]).collect();
+                        self.found.insert(path, Artifact { size, other: false });
                     }
-                }
+                    Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+                    Err(_) => self.more = true,
+                },
                 Kind::Link | Kind::Other => {}
             }
         }
-        if more {
-            return Ok((found, true));
-        }
+        Ok(())
     }
-    Ok((found, false))
 }
 
 /// Whether a file has the same bytes in both builds.
@@ -400,8 +433,10 @@ fn same(before: &Seen, after: &Seen, path: &[OsString]) -> Result<bool> {
 }
 
 fn files(before: &Seen, after: &Seen) -> Result<(Vec<Pair>, String)> {
-    let ((mut old, more), (mut new, further)) = (artifacts(before)?, artifacts(after)?);
-    if more || further {
+    let (old, new) = (Artifacts::of(before)?, Artifacts::of(after)?);
+    let (closed, more) = (old.closed + new.closed, old.more || new.more);
+    let (mut old, mut new) = (old.found, new.found);
+    if more || closed > 0 {
         // What was not reached is not absent.
         old.retain(|path, _| new.contains_key(path));
         new.retain(|path, _| old.contains_key(path));
@@ -427,10 +462,16 @@ fn files(before: &Seen, after: &Seen) -> Result<(Vec<Pair>, String)> {
     if unread > 0 {
         note = format!("The bytes of {unread} files of the same size were not compared. ");
     }
-    if more || further {
-        note.push_str(
-            "There are more artifacts than were looked at: of these only such are compared as both builds have.",
-        );
+    if closed > 0 {
+        let folders = if closed == 1 { "A folder" } else { "Some folders" };
+        note.push_str(folders);
+        note.push_str(" could not be looked at: closed to others, or not readable now. ");
+    }
+    if more {
+        note.push_str("There are more artifacts than were looked at. ");
+    }
+    if more || closed > 0 {
+        note.push_str("Only such are compared as were seen in both builds.");
     }
     let name = |path: &Vec<OsString>| {
         let names: Vec<String> = path.iter().map(|name| plain(name.as_bytes())).collect();
