@@ -1,7 +1,7 @@
 //! The folders at the top, and queues: made, owned and removed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::access::Access;
 use super::core::bounded;
@@ -36,18 +36,24 @@ impl Tops {
         Tops { store, known }
     }
 
-    /// Owner and mode of a top folder, if they were ever set; while the store is away, as this mount last read them.
+    /// Owner and mode of a top folder, if they were ever set: what a decision goes by.
     pub(crate) async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
-        let read = self.top_line(folder).await;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match read {
-            Ok((access, _)) => {
-                known.insert(folder.to_owned(), access);
-                Ok(access)
-            }
-            Err(error) if error.is_away() => known.get(folder).copied().ok_or(error),
-            Err(error) => Err(error),
-        }
+        let (access, _) = self.top_line(folder).await?;
+        self.knows(folder, access);
+        Ok(access)
+    }
+
+    /// The same as this mount last read it: what the kernel is told while the store is away. `None` if it never did.
+    pub(crate) fn known(&self, folder: &str) -> Option<Option<Access>> {
+        self.lock().get(folder).copied()
+    }
+
+    fn knows(&self, folder: &str, access: Option<Access>) {
+        self.lock().insert(folder.to_owned(), access);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Access>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same with the revision of the record.
@@ -74,6 +80,7 @@ impl Tops {
             let object = settings();
             let update = self.store.update_guarded("settings", &object, revision, line);
             if let Guarded::Done { .. } = update.await? {
+                self.knows(folder, Some(access));
                 return Ok(());
             }
         }

@@ -231,8 +231,23 @@ impl Tree {
 
     /// Attributes of a generated node.
     pub(crate) async fn attr(&self, node: &Node) -> Result<(Attr, Duration)> {
-        let facts = self.facts(node).await?;
+        let facts = match self.facts(node).await {
+            Err(error) if error.is_away() => self.known_facts(node).ok_or(error)?,
+            facts => facts?,
+        };
         self.attr_with(node, facts).await
+    }
+
+    /// What the folders at the top were when this mount last read them: paths lead through them while the store is
+    /// away, also to what is on this node. Whatever is decided goes by [`Tree::facts`].
+    fn known_facts(&self, node: &Node) -> Option<Facts> {
+        let name = match node {
+            Node::Root => "root",
+            Node::Top(top @ (Top::Jobs | Top::Tickets)) => top.name(),
+            _ => return None,
+        };
+        let access = self.repository.tops.known(name)?.unwrap_or_else(|| self.owned(0o755));
+        Some(self.folder(access, self.started, self.shared_ttl()))
     }
 
     /// The same, made of these.
