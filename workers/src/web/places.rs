@@ -25,10 +25,21 @@ pub struct Place {
     _all: OwnedSemaphorePermit,
 }
 
-/// What something is done of, by the path that was asked for: a job, a queue, or a page of many.
+/// What something is done of, by the path that was asked for: a job, a queue, or a page of many. A badge and a feed are
+/// of their job.
 pub fn of(names: &[OsString]) -> String {
-    let names = names.iter().take(2).map(|name| name.to_string_lossy());
-    names.collect::<Vec<_>>().join("/")
+    let names: Vec<_> = names.iter().take(2).map(|name| name.to_string_lossy()).collect();
+    if let [top, file] = &names[..] {
+        let job = match &**top {
+            "badge" => file.strip_suffix(".svg"),
+            "feed" => file.strip_suffix(".atom"),
+            _ => None,
+        };
+        if let Some(job) = job {
+            return format!("jobs/{job}");
+        }
+    }
+    names.join("/")
 }
 
 impl Places {
@@ -116,6 +127,9 @@ mod tests {
         let of = |path: &[&str]| of(&path.iter().map(OsString::from).collect::<Vec<_>>());
         assert_eq!(of(&["jobs", "a", "builds", "1", "artifacts", "x"]), of(&["jobs", "a"]));
         assert_ne!(of(&["jobs", "a"]), of(&["jobs", "b"]));
+        assert_eq!(of(&["badge", "a.svg"]), of(&["jobs", "a"]));
+        assert_eq!(of(&["feed", "a.svg.atom"]), of(&["jobs", "a.svg"]));
+        assert_eq!(of(&["badge", "a.atom"]), "badge/a.atom");
         assert_eq!(of(&[]), "");
     }
 }
