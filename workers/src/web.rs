@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod pages;
 pub mod places;
 pub mod privilege;
+pub mod room;
 pub mod shared;
 pub mod show;
 pub mod sight;

@@ -77,9 +77,12 @@ pub fn typed(status: StatusCode, mime: &'static str, body: impl Into<Body>) -> R
     response
 }
 
+/// The type of a page.
+pub const HTML: &str = "text/html; charset=utf-8";
+
 /// A page.
 pub fn page(status: StatusCode, html: String) -> Response {
-    typed(status, "text/html; charset=utf-8", html)
+    typed(status, HTML, html)
 }
 
 /// A badge: pages of other sites show it, and what is not a page of ours is kept from them.

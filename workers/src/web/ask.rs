@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -14,7 +14,7 @@ use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::address::{Query, parse, path_of};
-use super::answer::{Answer, RETRY_SECONDS, badge, elsewhere, page, said, typed, with_guards};
+use super::answer::{Answer, HTML, RETRY_SECONDS, badge, elsewhere, page, said, typed, with_guards};
 use super::console::SEARCHES;
 use super::console::index::Indexes;
 use super::console::tail::Tails;
@@ -22,6 +22,7 @@ use super::guard::Guard;
 use super::metrics::{Gauges, Metrics};
 use super::pages;
 use super::places::{self, Places};
+use super::room::Room;
 use super::shared::Shared;
 use super::sight::{Fault, Result, Sight};
 use super::statics;
@@ -46,6 +47,11 @@ const _: () = assert!(PLACES + PIECES <= THREADS);
 /// Files sent at once: each holds some pieces in memory.
 const DOWNLOADS: usize = 256;
 
+/// Bytes of answers that wait until clients take them, beside files; and the same of live pages and consoles, which
+/// may wait for longer.
+const ANSWERS_BYTES: usize = 128 << 20;
+const STREAMS_BYTES: usize = 128 << 20;
+
 /// How long a request waits for a place.
 const PLACE_TIME: Duration = Duration::from_secs(3);
 
@@ -64,9 +70,12 @@ pub struct App {
     places: Places,
     pieces: Arc<Places>,
     downloads: Arc<Semaphore>,
+    answers: Room,
     /// Pages that are kept live.
     pub streams: Arc<Semaphore>,
     streams_max: usize,
+    /// Room for what they have not taken.
+    pub streams_room: Room,
     /// Where lines of consoles begin.
     pub indexes: Indexes,
     /// Consoles that are followed.
@@ -119,8 +128,10 @@ impl App {
             places: Places::new(PLACES, PLACES_OF_ONE),
             pieces: Arc::new(Places::new(PIECES, PIECES_OF_ONE)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            answers: Room::new(ANSWERS_BYTES),
             streams: Arc::new(Semaphore::new(streams_max)),
             streams_max,
+            streams_room: Room::new(STREAMS_BYTES),
             indexes: Indexes::default(),
             tails: Tails::default(),
             searches: Arc::new(Semaphore::new(SEARCHES)),
@@ -236,9 +247,9 @@ impl App {
         let (of, query) = (places::of(&asked.names), asked.query.without("token"));
         let (app, wanted) = (self.clone(), asked);
         match self.work(&of, move || pages::answer(&app, &wanted)).await {
-            Ok(Answer::Page(html)) => page(StatusCode::OK, html),
-            Ok(Answer::Json(json)) => typed(StatusCode::OK, "application/json", json),
-            Ok(Answer::Text(mime, text)) => typed(StatusCode::OK, mime, text),
+            Ok(Answer::Page(html)) => self.whole(HTML, html, want),
+            Ok(Answer::Json(json)) => self.whole("application/json", json, want),
+            Ok(Answer::Text(mime, text)) => self.whole(mime, text, want),
             Ok(Answer::Badge(svg)) => badge(svg),
             Ok(Answer::Elsewhere(to)) => elsewhere(&format!("{}{to}{query}", self.base)),
             Ok(Answer::File(opened, kind)) => match self.downloads.clone().try_acquire_owned() {
@@ -253,6 +264,14 @@ impl App {
                 }
                 Err(_) => self.fault(&Fault::Busy("files that are sent"), want),
             },
+            Err(fault) => self.fault(&fault, want),
+        }
+    }
+
+    /// An answer that is whole in memory until the client has taken it.
+    fn whole(&self, mime: &'static str, body: impl Into<Bytes>, want: Want) -> Response {
+        match self.answers.keep(body) {
+            Ok(body) => typed(StatusCode::OK, mime, body),
             Err(fault) => self.fault(&fault, want),
         }
     }
@@ -325,7 +344,7 @@ impl App {
             streams: self.streams_max - self.streams.available_permits(),
         });
         let text = format!("{}{own}", of_mount.unwrap_or_default());
-        typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+        self.whole("text/plain; version=0.0.4; charset=utf-8", text, Want::Bytes)
     }
 }
 

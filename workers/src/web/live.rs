@@ -187,7 +187,7 @@ async fn shared(app: &Arc<App>, asked: &Asked, since: Instant) -> Result<Main> {
             let main = main_of(&html);
             let digest = blake3::hash(main.as_bytes()).to_hex()[..16].to_owned();
             Ok(Main {
-                event: event("page", &digest, main).into(),
+                event: this.streams_room.keep(event("page", &digest, main))?,
                 digest: digest.into(),
                 under_way: main.contains(UNDER_WAY),
             })

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::index::Shared;
-use super::window::{Window, from_byte, skipped};
+use super::window::{LIVE_BYTES_MAX, Window, from_byte, skipped};
 use super::{Place, open};
 use crate::web::ask::{App, Asked};
 use crate::web::facts::is_over;
@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Bytes of HTML after which there is a pause.
 const MUCH: usize = 32 << 10;
 
+/// Bytes of a console that may find room in any case.
+const LITTLE_BYTES: u64 = 4 << 10;
+
 /// How often it is looked whether the work has ended.
 const END_EVERY: Duration = Duration::from_millis(500);
 
@@ -41,7 +44,7 @@ const BEHIND_MAX: u64 = 1 << 20;
 /// How much of the end is shown then.
 const BEHIND_SHOWN: u64 = 64 << 10;
 
-/// Pieces that wait for a slow viewer; past these he is told from the file. Each may have 2 MiB.
+/// Pieces that wait for a slow viewer; past these he is told from the file.
 const PIECES_MAX: usize = 8;
 
 /// What a viewer is told while nothing can be read.
@@ -331,6 +334,10 @@ async fn one_hub(
 /// Reads for one viewer what he has not seen.
 async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &Sender<Bytes>) -> Option<Ended> {
     while *at < upto {
+        // Nothing is made while he has not taken the last.
+        let Ok(slot) = to.reserve().await else {
+            return Some(Ended::Viewer);
+        };
         let (this, place, from) = (app.clone(), place.clone(), *at);
         let made = app
             .work(&place.of_job(), move || piece(&this, &place, from, upto))
@@ -338,13 +345,13 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
         match made {
             Ok(Some(piece)) if piece.end > *at => {
                 *at = piece.end;
-                if to.send(piece.text).await.is_err() {
-                    return Some(Ended::Viewer);
-                }
+                slot.send(piece.text);
             }
             Ok(None) | Err(Fault::Busy(_)) if to.is_closed() => return Some(Ended::Viewer),
-            // More has to be counted, or others have all places.
-            Ok(None) | Err(Fault::Busy(_)) => sleep(LOOK_EVERY).await,
+            // More has to be counted.
+            Ok(None) => sleep(LOOK_EVERY).await,
+            // Others have all places, or all room.
+            Err(Fault::Busy(_)) => sleep(PAUSE).await,
             Ok(Some(_)) => return None,
             Err(fault) if fault.passes() => return Some(Ended::Hub),
             Err(_) => return Some(Ended::Gone),
@@ -355,7 +362,7 @@ async fn catch_up(app: &Arc<App>, place: &Place, at: &mut u64, upto: u64, to: &S
 
 /// Reads for one viewer all that stands behind what he has, an incomplete line too.
 async fn rest(app: &Arc<App>, place: &Place, at: &mut u64, to: &Sender<Bytes>) -> Option<Ended> {
-    while !to.is_closed() {
+    while let Ok(slot) = to.reserve().await {
         let (this, place, from) = (app.clone(), place.clone(), *at);
         match app
             .work(&place.of_job(), move || piece(&this, &place, from, u64::MAX))
@@ -363,10 +370,13 @@ async fn rest(app: &Arc<App>, place: &Place, at: &mut u64, to: &Sender<Bytes>) -
         {
             Ok(Some(piece)) => {
                 *at = piece.end.max(*at);
-                let sent = piece.text.is_empty() || to.send(piece.text).await.is_ok();
-                return (!sent).then_some(Ended::Viewer);
+                if !piece.text.is_empty() {
+                    slot.send(piece.text);
+                }
+                return None;
             }
-            Ok(None) | Err(Fault::Busy(_)) => sleep(LOOK_EVERY).await,
+            Ok(None) => sleep(LOOK_EVERY).await,
+            Err(Fault::Busy(_)) => sleep(PAUSE).await,
             Err(fault) if fault.passes() => return Some(Ended::Hub),
             Err(_) => return Some(Ended::Gone),
         }
@@ -377,10 +387,14 @@ async fn rest(app: &Arc<App>, place: &Place, at: &mut u64, to: &Sender<Bytes>) -
 /// What stands from a byte on; `None` if lines have to be counted first.
 fn piece(app: &App, place: &Place, from: u64, upto: u64) -> Result<Option<Piece>> {
     let (opened, index) = open(app, place)?;
-    made(&opened.file, opened.size.min(upto.max(from)), &index, from)
+    made(app, &opened.file, opened.size.min(upto.max(from)), &index, from)
 }
 
-fn made(file: &std::fs::File, size: u64, index: &Shared, from: u64) -> Result<Option<Piece>> {
+fn made(app: &App, file: &std::fs::File, size: u64, index: &Shared, from: u64) -> Result<Option<Piece>> {
+    if size.saturating_sub(from) > LITTLE_BYTES {
+        // What would find no room is not made.
+        app.streams_room.has(LIVE_BYTES_MAX)?;
+    }
     let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
     if !index.extend(file, size, INDEX_TIME)? {
         return Ok(None);
@@ -398,11 +412,13 @@ fn made(file: &std::fs::File, size: u64, index: &Shared, from: u64) -> Result<Op
         return Ok(None);
     };
     let number = i64::try_from(line).unwrap_or(0) + 1;
-    let window: Window = from_byte(file, size, Some(&index), begin, number, u64::MAX)?;
+    let window: Window = from_byte(file, size, Some(&index), begin, number, (u64::MAX, LIVE_BYTES_MAX))?;
     html.push_str(&window.html);
     let text = match html.is_empty() {
         true => Bytes::new(),
-        false => event("lines", &window.end.to_string(), html.trim_end()).into(),
+        false => app
+            .streams_room
+            .keep(event("lines", &window.end.to_string(), html.trim_end()))?,
     };
     Ok(Some(Piece {
         begin: from,
@@ -478,7 +494,7 @@ fn grown(app: &App, place: &Place, look: Look) -> Result<(Option<Piece>, u64)> {
     if opened.size <= look.size.max(look.upto) {
         return Ok((None, look.size));
     }
-    let piece = made(&opened.file, opened.size, &index, look.upto)?;
+    let piece = made(app, &opened.file, opened.size, &index, look.upto)?;
     Ok(match piece {
         Some(piece) => (Some(piece), opened.size),
         None => (None, look.size),

@@ -21,6 +21,9 @@ const LINE_BYTES: usize = 16 << 10;
 /// Bytes of one part as they are sent, at most, but for its last line: colours that change with each letter take many.
 const HTML_BYTES_MAX: usize = 2 << 20;
 
+/// The same of what is sent as it comes: it waits in memory for who takes it slowly.
+pub const LIVE_BYTES_MAX: usize = 256 << 10;
+
 /// Words that begin and end a group.
 const GROUP: &[u8] = b"::group::";
 const END_GROUP: &[u8] = b"::endgroup::";
@@ -105,7 +108,8 @@ pub fn skipped(bytes: u64) -> String {
 pub fn from_line(file: &File, size: u64, index: &Index, line: u64, most: u64) -> io::Result<Window> {
     let place = index.before_line(line);
     let at = forward(file, size, place.at, line - place.line)?;
-    from_byte(file, size, Some(index), at, i64::try_from(line).unwrap_or(0) + 1, most)
+    let number = i64::try_from(line).unwrap_or(0) + 1;
+    from_byte(file, size, Some(index), at, number, (most, HTML_BYTES_MAX))
 }
 
 /// The byte behind so many ends of lines; where it is too far, as far as was read.
@@ -128,7 +132,7 @@ fn forward(file: &File, size: u64, mut at: u64, mut lines: u64) -> io::Result<u6
     Ok(at)
 }
 
-/// Lines from a byte on at which a line begins. `number` is that line's.
+/// Lines from a byte on at which a line begins. `number` is that line's. There are so many lines and bytes at most.
 ///
 /// # Errors
 /// The file can't be read.
@@ -138,7 +142,7 @@ pub fn from_byte(
     index: Option<&Index>,
     begin: u64,
     number: i64,
-    most: u64,
+    (most, most_bytes): (u64, usize),
 ) -> io::Result<Window> {
     let mut sheet = Sheet::new(number);
     let mut window = Window {
@@ -150,7 +154,7 @@ pub fn from_byte(
     let bytes = read(file, begin, size)?;
     let mut rest = bytes.as_slice();
     let (mut at, mut partial) = (begin, false);
-    while window.count < most && !rest.is_empty() && sheet.html.len() < HTML_BYTES_MAX {
+    while window.count < most && !rest.is_empty() && sheet.html.len() < most_bytes {
         let end = memchr(b'\n', rest);
         if let Some(end) = end.filter(|end| *end <= LINE_BYTES) {
             sheet.line(&rest[..end], 0, false);
@@ -283,7 +287,8 @@ pub fn last(file: &File, size: u64, lines: Option<u64>, most: u64) -> io::Result
         None if begin == 0 && start == 0 => 1,
         None => -i64::try_from(shown + partial).unwrap_or(0),
     };
-    from_byte(file, size, None, begin + start as u64, first, most.saturating_add(1))
+    let most = (most.saturating_add(1), HTML_BYTES_MAX);
+    from_byte(file, size, None, begin + start as u64, first, most)
 }
 
 #[cfg(test)]
@@ -359,7 +364,7 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found[1].1.contains("bytes left out") && found[1].1.ends_with("xEND"));
         assert!(window.html.len() < 2 * LINE_BYTES && window.more);
-        let after = from_byte(&file, size, Some(&index), window.end, 3, 10).unwrap();
+        let after = from_byte(&file, size, Some(&index), window.end, 3, (10, HTML_BYTES_MAX)).unwrap();
         assert_eq!(rows(&after), [("L3".into(), "three".into())]);
         let progress = [vec![b'x'; long], b"\r10 %\r100 %\n".to_vec()].concat();
         let (file, size, index) = indexed(&progress);
