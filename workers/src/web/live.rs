@@ -36,6 +36,9 @@ const LOOK_LATE: Duration = Duration::from_secs(15);
 /// What a page has in it that shows something under way.
 const UNDER_WAY: &str = "data-since";
 
+/// The name of the event that tells that nothing can be read now, and its id.
+const AWAY: &str = "away";
+
 /// The shortest time between two versions of a page.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -81,7 +84,9 @@ async fn follow(
     to: Sender<Bytes>,
     (_place, mut changes, mut since): (OwnedSemaphorePermit, broadcast::Receiver<Change>, Instant),
 ) {
-    let (mut last, until) = (last, Instant::now() + STREAM_TIME);
+    // A browser that comes back while the tree is away has said "live" meanwhile: it is told again.
+    let mut last = last.filter(|id| id != AWAY);
+    let until = Instant::now() + STREAM_TIME;
     let mut beat = Instant::now();
     while Instant::now() < until {
         let mut look = LOOK_EVERY;
@@ -96,12 +101,12 @@ async fn follow(
             // What was shown still stands.
             Err(Fault::Busy(_)) => None,
             Err(fault) if fault.passes() => {
-                let away = "away".to_owned();
+                let away = AWAY.to_owned();
                 let words = match fault {
                     Fault::Away(_) => "the tree is away; waiting for it",
                     _ => "this can't be read now; waiting for it",
                 };
-                (last.as_ref() != Some(&away)).then(|| (event("away", &away, words).into(), away))
+                (last.as_ref() != Some(&away)).then(|| (event(AWAY, &away, words).into(), away))
             }
             // It was removed, or closed: the page says so when it is loaded again.
             Err(_) => {

@@ -358,3 +358,23 @@ fn slow_clients_hold_up_nobody() {
         .unwrap();
     assert!(count.parse::<usize>().unwrap() <= 16, "{count}");
 }
+
+/// A page says "live" when its stream is open again, so it is told anew that it is not.
+#[test]
+fn who_comes_back_while_the_tree_is_away_is_told_so() {
+    let web = Web::start("away", &[]);
+    let mut live = web.stream("/jobs/hello", "");
+    until(&mut live, "</main>");
+    fs::rename(web.folder.join("tree"), web.folder.join("gone")).unwrap();
+    until(&mut live, "event: away");
+    drop(live);
+    let mut live = web.stream("/jobs/hello", "Last-Event-ID: away\r\n");
+    let (mut line, mut said) = (String::new(), String::new());
+    // A comment keeps a stream alive that has nothing to say.
+    while !line.starts_with(':') && !line.starts_with("event: ") {
+        line.clear();
+        assert!(live.read_line(&mut line).unwrap() > 0, "{said}");
+        said.push_str(&line);
+    }
+    assert_eq!(line, "event: away\n", "{said}");
+}
