@@ -2,9 +2,10 @@
 //! walk over the tree, however many jobs there are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -89,6 +90,34 @@ struct Known {
     stale: BTreeSet<Arc<str>>,
     /// Those of which something could not be read.
     troubled: BTreeSet<Arc<str>>,
+    /// When these are read again, if there are any: however much happens meanwhile.
+    again: Option<Instant>,
+    /// Which one was read last.
+    last: Option<Arc<str>>,
+}
+
+impl Known {
+    /// Notes that something of a job could not be read.
+    fn trouble(&mut self, job: Arc<str>, now: Instant) {
+        self.troubled.insert(job);
+        self.again.get_or_insert(now + AGAIN);
+    }
+
+    /// The next one that is to be read, if any is now. They take turns: those that always change keep no others waiting.
+    fn next(&mut self, now: Instant) -> Option<Arc<str>> {
+        if self.again.is_some_and(|again| again <= now) {
+            self.again = None;
+            self.stale.append(&mut self.troubled);
+        }
+        let later = self.last.as_ref().and_then(|last| {
+            let behind = (Bound::Excluded(last.clone()), Bound::Unbounded);
+            self.stale.range(behind).next().cloned()
+        });
+        let job = later.or_else(|| self.stale.first().cloned())?;
+        self.stale.remove(&job);
+        self.last = Some(job.clone());
+        Some(job)
+    }
 }
 
 /// The jobs.
@@ -268,7 +297,7 @@ impl Table {
     fn stale(&self, job: &str) -> Change {
         let name: Arc<str> = job.into();
         let mut known = self.lock();
-        if known.jobs.len() < JOBS_MAX {
+        if known.jobs.len() < JOBS_MAX || known.jobs.contains_key(job) {
             known.jobs.entry(name.clone()).or_default();
             known.stale.insert(name.clone());
         }
@@ -281,19 +310,17 @@ impl Table {
     fn next(&self) -> Arc<str> {
         let mut known = self.lock();
         loop {
-            if let Some(job) = known.stale.pop_first() {
+            let now = Instant::now();
+            if let Some(job) = known.next(now) {
                 return job;
             }
-            if known.troubled.is_empty() {
-                known = self.woken.wait(known).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let waited = self.woken.wait_timeout(known, AGAIN);
-            let late;
-            (known, late) = waited.unwrap_or_else(PoisonError::into_inner);
-            if late.timed_out() {
-                known.stale = std::mem::take(&mut known.troubled);
-            }
+            known = match known.again {
+                None => self.woken.wait(known).unwrap_or_else(PoisonError::into_inner),
+                Some(again) => {
+                    let waited = self.woken.wait_timeout(known, again.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 
@@ -306,7 +333,7 @@ impl Table {
                 Ok(row) => {
                     let mut known = self.lock();
                     if row.trouble.is_some() {
-                        known.troubled.insert(job.clone());
+                        known.trouble(job.clone(), Instant::now());
                     }
                     if let Some(found) = known.jobs.get_mut(&job) {
                         *found = Some(Arc::new(row));
@@ -407,5 +434,42 @@ fn state(builds: &super::sight::Seen, number: u64) -> Result<(String, Moment)> {
     match known {
         true => Ok((state, when)),
         false => Err(Fault::Closed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However much happens of others meanwhile.
+    #[test]
+    fn what_could_not_be_read_is_read_again_in_time() {
+        let (mut known, begun) = (Known::default(), Instant::now());
+        known.trouble("trouble".into(), begun);
+        for second in 1..5 {
+            let now = begun + Duration::from_secs(second);
+            known.stale.insert("busy".into());
+            known.trouble("other".into(), now);
+            assert_eq!(known.next(now).as_deref(), Some("busy"));
+            assert_eq!(known.next(now), None);
+        }
+        let now = begun + AGAIN;
+        known.stale.insert("busy".into());
+        let read: Vec<Arc<str>> = std::iter::from_fn(|| known.next(now)).collect();
+        assert_eq!(read, ["other", "trouble", "busy"].map(Arc::from));
+        assert!(known.again.is_none() && known.troubled.is_empty());
+    }
+
+    #[test]
+    fn jobs_take_turns() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.stale.extend(["a", "b", "c"].map(Arc::from));
+        let mut read = Vec::new();
+        for _ in 0..4 {
+            read.extend(known.next(now));
+            // This one changes all the time.
+            known.stale.insert("a".into());
+        }
+        assert_eq!(read, ["a", "b", "c", "a"].map(Arc::from));
     }
 }
