@@ -225,7 +225,9 @@ impl Terminal {
         let screens = self.sequences();
         let last = screens.iter().rfind(|sequence| sequence.starts_with("[?1049"));
         let cursor = screens.iter().rfind(|sequence| sequence.starts_with("[?25"));
+        let pasted = screens.iter().rfind(|sequence| sequence.starts_with("[?2004"));
         modes.contains(wanted)
+            && pasted.is_none_or(|sequence| sequence == "[?2004l")
             && last.is_none_or(|sequence| sequence == "[?1049l")
             && cursor.is_none_or(|sequence| sequence == "[?25h")
     }

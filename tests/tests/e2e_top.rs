@@ -121,6 +121,17 @@ fn a_build_is_followed_and_aborted_by_keys() {
     top.press("n");
     top.until("abort: left alone");
     assert_eq!(state(&mount, "slow"), "running");
+    // Neither what was typed ahead nor what is pasted answers a question that nobody has seen.
+    top.press("ayay");
+    top.until("Abort build slow 1?");
+    top.press("n");
+    top.until("abort: left alone");
+    top.press("\u{1b}[200~may\u{1b}[201~a");
+    top.until("Abort build slow 1?");
+    top.press("n");
+    top.until("abort: left alone");
+    assert!(top.sequences().iter().any(|sequence| sequence == "[?2004h"));
+    assert_eq!(state(&mount, "slow"), "running");
     top.press("a");
     top.until("Abort build slow 1?");
     top.press("y");

@@ -33,8 +33,8 @@ pub(super) enum Mode {
     Board,
     /// The list of keys.
     Help,
-    /// A question, and what a yes does.
-    Confirm(String, Order),
+    /// A question, what a yes does, and whether it has stood on the screen: until then no key answers it.
+    Confirm { question: String, order: Order, seen: bool },
     /// A console.
     Console(Console),
 }
@@ -120,7 +120,7 @@ impl App {
         // must not be for another build.
         if let Some(at) = found {
             self.at = at;
-        } else if self.chosen.is_some() && !matches!(self.mode, Mode::Confirm(..)) {
+        } else if self.chosen.is_some() && !matches!(self.mode, Mode::Confirm { .. }) {
             self.chosen = None;
         }
         self.at = self.at.min(rows.len().saturating_sub(1));
@@ -150,6 +150,11 @@ impl App {
         self.doing.as_ref().map(Doing::what)
     }
 
+    /// Whether something is asked that has not stood on the screen yet.
+    pub(super) fn asks_anew(&self) -> bool {
+        matches!(self.mode, Mode::Confirm { seen: false, .. })
+    }
+
     /// The row that is chosen.
     pub(super) fn row(&self) -> Option<&Row> {
         let key = self.chosen.as_ref()?;
@@ -168,7 +173,9 @@ impl App {
         match &mut self.mode {
             Mode::Board => return self.press_on_board(key.code),
             Mode::Help => self.mode = Mode::Board,
-            Mode::Confirm(_, order) => {
+            // It was typed before there was a question, so it is meant for something else.
+            Mode::Confirm { seen: false, .. } => {}
+            Mode::Confirm { order, .. } => {
                 let order = order.clone();
                 self.mode = Mode::Board;
                 match key.code {
@@ -260,7 +267,11 @@ impl App {
             commit: commit(&row).to_owned(),
             key: row.key.clone(),
         };
-        self.mode = Mode::Confirm(order.question(name), order);
+        self.mode = Mode::Confirm {
+            question: order.question(name),
+            order,
+            seen: false,
+        };
     }
 
     fn begin(&mut self, order: Order) {

@@ -119,9 +119,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App, look: Look, now: u64) {
         return;
     }
     draw_board(frame.buffer_mut(), area, app, look, now);
-    match &app.mode {
+    match &mut app.mode {
         Mode::Help => popup(frame, area, " keys ", HELP),
-        Mode::Confirm(question, _) => {
+        Mode::Confirm { question, seen, .. } => {
+            *seen = true;
             popup(
                 frame,
                 area,

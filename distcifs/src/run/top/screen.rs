@@ -14,7 +14,7 @@ use nix::unistd::getpid;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::event::{self, DisableBracketedPaste, EnableBracketedPaste, Event, KeyEventKind};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 
@@ -55,12 +55,12 @@ struct Screen {
 
 fn enter() -> std::io::Result<()> {
     enable_raw_mode()?;
-    execute!(stdout(), EnterAlternateScreen, Hide)
+    execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide)
 }
 
 /// Gives the terminal back; where it is gone there is nobody to tell.
 fn leave() {
-    execute!(stdout(), LeaveAlternateScreen, Show).ok();
+    execute!(stdout(), DisableBracketedPaste, LeaveAlternateScreen, Show).ok();
     disable_raw_mode().ok();
 }
 
@@ -165,7 +165,9 @@ pub(super) fn show(sight: Sight) -> Outcome {
     let mut screen = Screen::new().map_err(refused)?;
     let mut drawn: Option<Instant> = None;
     loop {
-        if drawn.is_none_or(|at| at.elapsed() >= DRAW_EVERY) {
+        // What was typed before a question stands there is taken before it does: none of that answers it.
+        let ahead = app.asks_anew() && event::poll(Duration::ZERO).map_err(refused)?;
+        if !ahead && drawn.is_none_or(|at| at.elapsed() >= DRAW_EVERY) {
             app.refresh();
             screen
                 .terminal
@@ -193,6 +195,7 @@ pub(super) fn show(sight: Sight) -> Outcome {
         }
         let leaving = match event::read().map_err(refused)? {
             Event::Key(key) if key.kind != KeyEventKind::Release => app.press(key),
+            // Among them text that is pasted: it is no key.
             _ => None,
         };
         // Keys that came together are all taken before it is drawn.

@@ -204,7 +204,7 @@ fn nothing_is_done_without_a_build_and_a_yes() {
     assert_eq!(press(&mut app, "a"), None);
     assert!(matches!(&app.said, Some((false, text)) if text.contains("choose a build")));
     press(&mut app, "ja");
-    let Mode::Confirm(question, _) = &app.mode else {
+    let Mode::Confirm { question, .. } = &app.mode else {
         panic!("no question")
     };
     assert_eq!(question, "Abort build hello 7?");
@@ -217,13 +217,17 @@ fn nothing_is_done_without_a_build_and_a_yes() {
     assert!(matches!(&app.said, Some((true, text)) if text == "abort: left alone") && app.doing().is_none());
     // What is confirmed is what was asked, wherever the build stands by now.
     press(&mut app, "jp");
-    let Mode::Confirm(question, order) = &app.mode else {
+    let Mode::Confirm { question, order, .. } = &app.mode else {
         panic!("no question")
     };
     assert_eq!(
         (question.as_str(), order.commit.as_str()),
         ("Approve commit c0ffee for build pulls 2?", "c0ffee")
     );
+    // Nor does a key that was pressed before the question stood there, also not as a no or for the rest of the screen.
+    press(&mut app, "copy and q");
+    assert!(app.doing().is_none() && app.asks_anew());
+    drawn(&mut app, 80, 24);
     press(&mut app, "y");
     assert_eq!(app.doing(), Some("approve pulls 2"));
     assert_eq!(press(&mut app, "q"), Some(Leave::Quit));
@@ -238,7 +242,7 @@ fn a_build_that_leaves_is_not_chosen_any_more() {
     app.refresh();
     assert_eq!(app.chosen, None);
     press(&mut app, "a");
-    assert!(!matches!(app.mode, Mode::Confirm(..)));
+    assert!(!matches!(app.mode, Mode::Confirm { .. }));
 }
 
 #[test]
