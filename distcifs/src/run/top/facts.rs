@@ -164,6 +164,8 @@ pub(super) struct Counts {
     pub(super) red: usize,
     /// Jobs whose builds are closed to us.
     pub(super) closed: usize,
+    /// Whether the listing of all jobs is closed to us: there may be others.
+    pub(super) unlisted: bool,
 }
 
 /// What a line of `.events` says.
@@ -213,6 +215,8 @@ pub(super) struct Board {
     ended: BTreeMap<Arc<str>, (u64, Known)>,
     jobs: BTreeSet<Arc<str>>,
     closed: BTreeSet<Arc<str>>,
+    /// Whether the listing of all jobs is closed to us.
+    pub(super) unlisted: bool,
     /// What is to be looked at.
     pub(super) stale_jobs: BTreeSet<Arc<str>>,
     pub(super) stale_builds: BTreeSet<Key>,
@@ -400,6 +404,7 @@ impl Board {
             unread: of(None) + self.stale_jobs.len(),
             red: self.ended.iter().filter(red).count(),
             closed: self.closed.len(),
+            unlisted: self.unlisted,
         }
     }
 

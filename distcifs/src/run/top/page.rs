@@ -48,6 +48,9 @@ pub(super) fn counted(view: &View) -> String {
     if counts.closed > 0 {
         let _ = write!(text, ", {} are closed to you", counts.closed);
     }
+    if counts.unlisted {
+        text.push_str("; which jobs there are is closed to you");
+    }
     if counts.unread > 0 {
         let _ = write!(text, "; {} not looked at yet", counts.unread);
     }

@@ -143,6 +143,8 @@ pub(super) struct Reader {
     /// What could not be read, and is tried again late.
     odd_builds: BTreeSet<Key>,
     odd_jobs: BTreeSet<Arc<str>>,
+    /// Why not all names are known, if a listing failed; it is tried again.
+    unlisted: Option<String>,
 }
 
 fn is_due(at: Option<Instant>, every: Duration) -> bool {
@@ -165,6 +167,7 @@ impl Reader {
             ready: false,
             odd_builds: BTreeSet::new(),
             odd_jobs: BTreeSet::new(),
+            unlisted: None,
         }
     }
 
@@ -176,13 +179,16 @@ impl Reader {
     /// Looks at everything once, until a time: what is left then, the counts say.
     ///
     /// # Errors
-    /// The tree is away.
+    /// The tree is away, or its jobs or its builds can't be listed: that must not look like a tree in which nothing runs.
     pub(super) fn once(&mut self, until: Instant) -> Result<View> {
         loop {
             self.round(&[], ROUND)?;
             if self.is_idle() || Instant::now() >= until {
                 break;
             }
+        }
+        if let Some(why) = &self.unlisted {
+            return Err(Fault::Odd(why.clone()));
         }
         let top = self.sight.top()?;
         let rows = self.board.rows().0.into_iter();
@@ -202,10 +208,11 @@ impl Reader {
         let mut listening = false;
         loop {
             let wanted = lock(&shared.wanted).clone();
-            self.away = self.round(&wanted, ROUND).err().map(|fault| {
+            let away = self.round(&wanted, ROUND).err().map(|fault| {
                 self.list |= matches!(fault, Fault::Away(_));
                 fault.to_string()
             });
+            self.away = away.or_else(|| self.unlisted.clone());
             *lock(&shared.view) = Arc::new(self.view());
             std::thread::sleep(PAUSE);
             let pause = if self.is_idle() { IDLE } else { Duration::ZERO };
@@ -260,7 +267,8 @@ impl Reader {
     /// Looks for a while at what was not looked at yet, and at what is due.
     fn round(&mut self, wanted: &[Key], time: Duration) -> Result<()> {
         let top = self.sight.top()?;
-        if std::mem::take(&mut self.list) {
+        let again = self.unlisted.is_some() && is_due(self.listed_at, FACTS_EVERY);
+        if std::mem::take(&mut self.list) || again {
             self.list_all(&top)?;
         }
         let begun = Instant::now();
@@ -299,17 +307,29 @@ impl Reader {
     }
 
     fn list_all(&mut self, top: &Top) -> Result<()> {
+        let jobs = top.names("jobs", JOBS_MAX);
+        let builds = top.names(&format!("tickets/{BUILDS}"), TICKETS_MAX);
+        // Not before: a listing that fails may take long.
         self.listed_at = Some(Instant::now());
-        match top.names("jobs", JOBS_MAX) {
+        self.listed(jobs, builds)
+    }
+
+    /// Takes what came of listing all jobs, and all tickets of builds.
+    fn listed(&mut self, jobs: Result<(Vec<String>, bool)>, builds: Result<(Vec<String>, bool)>) -> Result<()> {
+        self.unlisted = None;
+        // Who may not list the jobs may know some by name.
+        self.board.unlisted = jobs == Err(Fault::Closed);
+        match jobs {
             Ok((names, _)) => self.board.list_jobs(names),
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-            // Who may not list the jobs may know some by name.
-            Err(_) => {}
+            Err(Fault::Odd(why)) => self.unlisted = Some(format!("jobs can't be listed: {why}")),
+            Err(Fault::Closed | Fault::Absent) => {}
         }
-        match top.names(&format!("tickets/{BUILDS}"), TICKETS_MAX) {
+        match builds {
             Ok((ids, _)) => self.board.list_builds(&ids),
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-            Err(_) => {}
+            Err(Fault::Odd(why)) => self.unlisted = Some(format!("tickets/{BUILDS} can't be listed: {why}")),
+            Err(Fault::Closed | Fault::Absent) => {}
         }
         Ok(())
     }

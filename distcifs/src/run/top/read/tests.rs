@@ -105,3 +105,35 @@ fn a_tree_that_goes_is_away_and_comes_back() {
     drop(to);
     thread.join().unwrap();
 }
+
+/// A store that is away for a moment is no CI in which nothing runs.
+#[test]
+fn a_listing_that_fails_is_told_and_tried_again() {
+    let folder = tree();
+    let fault = || Err(Fault::Odd("Input/output error".into()));
+    let (none, later) = (|| Ok((Vec::new(), false)), Instant::now() + Duration::from_secs(3600));
+    let told = [
+        (fault(), none(), "jobs can't be listed: Input/output error"),
+        (
+            none(),
+            fault(),
+            "tickets/build-control can't be listed: Input/output error",
+        ),
+    ];
+    for (jobs, builds, why) in told {
+        let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+        reader.listed(jobs, builds).unwrap();
+        // It was listed, and is not yet to be listed again.
+        (reader.list, reader.listed_at) = (false, Some(later));
+        assert_eq!(reader.once(later).unwrap_err(), Fault::Odd(why.into()));
+        reader.listed_at = None;
+        let view = reader.once(later).unwrap();
+        assert_eq!((view.counts.jobs, view.rows.len()), (2, 3));
+    }
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    reader.listed(Err(Fault::Closed), Err(Fault::Closed)).unwrap();
+    (reader.list, reader.listed_at) = (false, Some(later));
+    let view = reader.once(later).unwrap();
+    assert!(view.counts.unlisted, "{view:?}");
+    assert!(super::super::page::counted(&view).contains("closed to you"));
+}
