@@ -44,6 +44,8 @@ pub(super) struct Console {
     pub(super) follower: Follower,
     /// Lines below the last that is shown; 0: it follows.
     pub(super) back: usize,
+    /// Lines that had come when it was drawn last.
+    pub(super) came: usize,
     /// Characters that are left out on the left.
     pub(super) right: usize,
 }
@@ -187,13 +189,13 @@ impl App {
                 let page = self.room.max(1);
                 match key.code {
                     KeyCode::Char('q') | KeyCode::Esc => self.mode = Mode::Board,
-                    KeyCode::Up | KeyCode::Char('k') => console.back += 1,
+                    KeyCode::Up | KeyCode::Char('k') => console.back = console.back.saturating_add(1),
                     KeyCode::Down | KeyCode::Char('j') => console.back = console.back.saturating_sub(1),
-                    KeyCode::PageUp | KeyCode::Char('b') => console.back += page,
+                    KeyCode::PageUp | KeyCode::Char('b') => console.back = console.back.saturating_add(page),
                     KeyCode::PageDown | KeyCode::Char(' ') => console.back = console.back.saturating_sub(page),
                     KeyCode::Home | KeyCode::Char('g') => console.back = usize::MAX,
                     KeyCode::End | KeyCode::Char('G') => console.back = 0,
-                    KeyCode::Right => console.right += SIDEWAYS,
+                    KeyCode::Right => console.right = console.right.saturating_add(SIDEWAYS),
                     KeyCode::Left => console.right = console.right.saturating_sub(SIDEWAYS),
                     _ => {}
                 }
@@ -292,6 +294,7 @@ impl App {
                 self.mode = Mode::Console(Console {
                     follower,
                     back: 0,
+                    came: 0,
                     right: 0,
                 });
             }

@@ -319,6 +319,11 @@ fn draw_console(buffer: &mut Buffer, area: Rect, console: &mut Console) {
     let height = usize::from(area.height.saturating_sub(2));
     let lines = console.follower.lines();
     let all = lines.window(0, 0).1;
+    // What somebody reads stays where it is while lines come below it.
+    if console.back > 0 {
+        console.back = console.back.saturating_add(lines.came().saturating_sub(console.came));
+    }
+    console.came = lines.came();
     console.back = console.back.min(all.saturating_sub(height));
     let (window, _) = lines.window(height, console.back);
     let key = &console.follower.key;

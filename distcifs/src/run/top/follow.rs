@@ -32,6 +32,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     lines: VecDeque<String>,
+    /// How many there were since it was begun, with those that are not kept.
+    pushed: usize,
     /// The line that has no end yet, as it came.
     last: Vec<u8>,
     /// Why nothing is read.
@@ -40,7 +42,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes what was added.
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ended) = match piece.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -66,6 +68,12 @@ impl Lines {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
+        self.pushed += 1;
+    }
+
+    /// How many lines came since it was begun, with those that are not kept and the one that has no end yet.
+    pub(super) fn came(&self) -> usize {
+        self.pushed + usize::from(!self.last.is_empty())
     }
 
     /// The last lines, so many, those before the last `back` ones; with the one that has no end yet. And how many lines

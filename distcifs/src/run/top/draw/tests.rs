@@ -9,6 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::app::Leave;
 use super::super::facts::{Counts, Key, Node, Queue, Row, Words};
+use super::super::follow::Follower;
 use super::super::read::{Shared, View};
 use super::super::sight::{Asked, Sight};
 use super::*;
@@ -274,4 +275,48 @@ fn a_tree_that_is_away_or_silent_is_said() {
         drawn(&mut app, 80, 24)[1],
         " the tree is away: /ci: Transport endpoint is not connected"
     );
+}
+
+/// An app that follows a console of so many lines.
+fn following(lines: usize) -> App {
+    let mut app = app(usual());
+    let nothing = Sight::new(std::env::temp_dir().join("no-such-tree"));
+    let follower = Follower::begin(Key::new("a", 1), &nothing).unwrap();
+    app.mode = Mode::Console(Console {
+        follower,
+        back: 0,
+        came: 0,
+        right: 0,
+    });
+    log(&app, 0..lines);
+    app
+}
+
+fn log(app: &App, numbers: std::ops::Range<usize>) {
+    let Mode::Console(console) = &app.mode else {
+        panic!("no console")
+    };
+    for n in numbers {
+        console.follower.lines().add(format!("line {n}\n").as_bytes());
+    }
+}
+
+#[test]
+fn a_console_that_is_read_stays_where_it_is() {
+    let mut app = following(100);
+    assert_eq!(drawn(&mut app, 80, 12)[10], "line 99");
+    log(&app, 100..110);
+    assert_eq!(drawn(&mut app, 80, 12)[10], "line 109");
+    press(&mut app, "kkk");
+    assert_eq!(drawn(&mut app, 80, 12)[10], "line 106");
+    log(&app, 110..150);
+    assert_eq!(drawn(&mut app, 80, 12)[10], "line 106");
+    press(&mut app, "G");
+    assert_eq!(drawn(&mut app, 80, 12)[10], "line 149");
+    // From the begin there is no further back, also before it is drawn.
+    press(&mut app, "gkb");
+    assert_eq!(drawn(&mut app, 80, 12)[1], "line 0");
+    // What is not kept can't be shown: the oldest line is.
+    log(&app, 150..2150);
+    assert_eq!(drawn(&mut app, 80, 12)[1], "line 150");
 }
