@@ -236,12 +236,14 @@ impl Board {
         self.stale_jobs = self.jobs.clone();
     }
 
-    /// All tickets of builds by their ids: what has none is not under way, unless it is held.
+    /// All tickets of builds by their ids: what has none is not under way, unless it is held; whether it still is, is
+    /// to be looked at, as what ended it may not have been heard of.
     pub(super) fn list_builds(&mut self, ids: &[String]) {
         let keys: BTreeSet<Key> = ids.iter().filter_map(|id| build_of(id)).map(|(key, _)| key).collect();
         self.under_way
             .retain(|key, known| known.state == Some(State::Held) || keys.contains(key));
-        for key in keys {
+        let held: Vec<Key> = self.under_way.keys().cloned().collect();
+        for key in keys.into_iter().chain(held) {
             self.stale(key);
         }
     }

@@ -145,3 +145,16 @@ fn figures_and_nodes_are_read() {
     assert_eq!(node.waiting, [("x".to_owned(), 2, "linux gpu".to_owned())]);
     assert_eq!(node.version, "1");
 }
+
+/// The coordinator tells nothing of what ended while the stream was broken.
+#[test]
+fn held_builds_are_looked_at_after_events_were_lost() {
+    let mut board = Board::default();
+    board.hear("build a/3 held", 1);
+    assert!(board.stale_builds.is_empty());
+    board.list_builds(&["a.9.control".to_owned()]);
+    let stale: Vec<Key> = board.stale_builds.iter().cloned().collect();
+    assert_eq!(stale, [Key::new("a", 3), Key::new("a", 9)]);
+    board.stands(&Key::new("a", 3), State::Aborted, 2);
+    assert_eq!(board.counts().held, 0);
+}
