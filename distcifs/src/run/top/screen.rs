@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Stdout, stdout};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(super) fn unfit() -> Option<&'static str> {
 /// The terminal while it is ours.
 struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Whether it was given back as a thread panicked: it is not ours any more.
+    lost: Arc<AtomicBool>,
 }
 
 fn enter() -> std::io::Result<()> {
@@ -64,10 +67,12 @@ fn leave() {
     disable_raw_mode().ok();
 }
 
-/// Has something done before a panic is told: who panics says so on a terminal that is as it was.
-fn before_panics(done: impl Fn() + Send + Sync + 'static) {
+/// Has something done before a panic is told: who panics says so on a terminal that is as it was. `lost` is set
+/// first, so that no other thread goes on to draw.
+fn before_panics(lost: Arc<AtomicBool>, done: impl Fn() + Send + Sync + 'static) {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        lost.store(true, Ordering::SeqCst);
         done();
         tell(info);
     }));
@@ -75,10 +80,11 @@ fn before_panics(done: impl Fn() + Send + Sync + 'static) {
 
 impl Screen {
     fn new() -> std::io::Result<Self> {
-        before_panics(leave);
+        let lost = Arc::new(AtomicBool::new(false));
+        before_panics(lost.clone(), leave);
         let made = enter().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
         match made {
-            Ok(terminal) => Ok(Screen { terminal }),
+            Ok(terminal) => Ok(Screen { terminal, lost }),
             Err(error) => {
                 leave();
                 Err(error)
@@ -105,7 +111,12 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        leave();
+        if self.lost.load(Ordering::SeqCst) {
+            // To leave it twice would put the cursor above what was told. It may have been drawn upon since.
+            execute!(stdout(), Show).ok();
+        } else {
+            leave();
+        }
     }
 }
 
@@ -165,6 +176,11 @@ pub(super) fn show(sight: Sight) -> Outcome {
     let mut screen = Screen::new().map_err(refused)?;
     let mut drawn: Option<Instant> = None;
     loop {
+        if screen.lost.load(Ordering::SeqCst) || reading.is_finished() {
+            drop(screen);
+            let why = "a thread of it ended; that is a fault of distcifs";
+            return Err(Failure::Refused(why.into()));
+        }
         // What was typed before a question stands there is taken before it does: none of that answers it.
         let ahead = app.asks_anew() && event::poll(Duration::ZERO).map_err(refused)?;
         if !ahead && drawn.is_none_or(|at| at.elapsed() >= DRAW_EVERY) {
@@ -183,12 +199,6 @@ pub(super) fn show(sight: Sight) -> Outcome {
                 return Err(Failure::Ended(128_u8.saturating_add(ended as u8)));
             }
             Err(_) => {}
-        }
-        if reading.is_finished() {
-            drop(screen);
-            return Err(Failure::Refused(
-                "what reads the tree ended; that is a fault of distcifs".into(),
-            ));
         }
         if !event::poll(TICK).map_err(refused)? {
             continue;
@@ -222,7 +232,16 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         let (gives, tells) = (order.clone(), order.clone());
         std::panic::set_hook(Box::new(move |_| tells.lock().unwrap().push("told")));
-        before_panics(move || gives.lock().unwrap().push("given back"));
+        let lost = Arc::new(AtomicBool::new(false));
+        let known = lost.clone();
+        before_panics(lost.clone(), move || {
+            let ours = !known.load(Ordering::SeqCst);
+            gives
+                .lock()
+                .unwrap()
+                .push(if ours { "taken away" } else { "given back" });
+        });
+        assert!(!lost.load(Ordering::SeqCst));
         let ended = thread::spawn(|| panic!("a fault")).join();
         std::panic::set_hook(before);
         assert!(ended.is_err());
