@@ -127,11 +127,7 @@ impl App {
         }
         self.at = self.at.min(rows.len().saturating_sub(1));
         self.first = self.first.min(self.at).max((self.at + 1).saturating_sub(self.room));
-        let shown = rows
-            .iter()
-            .skip(self.first)
-            .take(self.room.min(100))
-            .map(|row| row.key.clone());
+        let shown = rows.iter().skip(self.first).take(self.room).map(|row| row.key.clone());
         if self.shared.want(shown.collect()) {
             // A reader that is busy looks at it by itself, later.
             self.tell.try_send(Told::Look).ok();

@@ -112,6 +112,11 @@ impl Shared {
         lock(&self.view).clone()
     }
 
+    /// Shows what is known now.
+    pub(super) fn show(&self, view: View) {
+        *lock(&self.view) = Arc::new(view);
+    }
+
     /// Says which builds are looked at; whether these are others than before.
     pub(super) fn want(&self, keys: Vec<Key>) -> bool {
         let mut wanted = lock(&self.wanted);
@@ -213,7 +218,7 @@ impl Reader {
                 fault.to_string()
             });
             self.away = away.or_else(|| self.unlisted.clone());
-            *lock(&shared.view) = Arc::new(self.view());
+            shared.show(self.view());
             std::thread::sleep(PAUSE);
             let pause = if self.is_idle() { IDLE } else { Duration::ZERO };
             let mut next = match told.recv_timeout(pause) {

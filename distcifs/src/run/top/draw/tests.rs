@@ -320,3 +320,20 @@ fn a_console_that_is_read_stays_where_it_is() {
     log(&app, 150..2150);
     assert_eq!(drawn(&mut app, 80, 12)[1], "line 150");
 }
+
+#[test]
+fn all_builds_of_a_high_terminal_are_looked_at() {
+    let rows: Vec<Row> = (1..500).map(|n| row("a", n, Some(State::Pending), "")).collect();
+    let shared = Arc::new(Shared::default());
+    shared.show(view(rows));
+    let (tell, _told) = sync_channel(1);
+    let nothing = Sight::new(std::env::temp_dir().join("no-such-tree"));
+    let mut app = App::new(nothing, shared.clone(), tell, Asked::default());
+    drawn(&mut app, 80, 300);
+    press(&mut app, "jG");
+    drawn(&mut app, 80, 300);
+    app.refresh();
+    assert!(app.room > 200, "{}", app.room);
+    let wanted = (1..500).skip(app.first).map(|n| Key::new("a", n)).collect();
+    assert!(!shared.want(wanted), "others are looked at");
+}
