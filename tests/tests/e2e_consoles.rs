@@ -193,8 +193,12 @@ fn a_disk_that_takes_no_sync_holds_up_nobody_else() {
         wait"
     ));
     let waits = folder.path().join("held.waits");
-    wait_for("syncs under way", USUAL, || {
+    wait_for("syncs under way, and all files", USUAL, || {
+        let files = mount.list("tickets/q/t/workspace");
+        let written = |file: &String| mount.read(&format!("tickets/q/t/workspace/{file}")).len() == 4096;
         fs::metadata(&waits).is_ok_and(|waits| waits.len() >= OF_ONE_OWNER as u64)
+            && files.len() == SYNCS
+            && files.iter().all(written)
     });
     let answered = mount.run(
         "ls jobs; stat -c %F jobs/a/config.json; cat tickets/q/t/console
