@@ -98,8 +98,8 @@ impl Lines {
 pub(super) fn shown(line: &[u8]) -> String {
     let cut = line.len() > LINE_BYTES_MAX;
     let line = &line[..line.len().min(LINE_BYTES_MAX)];
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let line = line.rsplit(|byte| *byte == b'\r').next().unwrap_or(line);
+    let end = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |at| at + 1);
+    let line = line[..end].rsplit(|byte| *byte == b'\r').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
     let mut seen = String::with_capacity(text.len());
     let mut rest = text.as_ref();
@@ -250,6 +250,8 @@ mod tests {
             (&b"\x1b[1;31mred\x1b[0m end"[..], "red end"),
             (b"a\x1b]0;title\x07b", "a\\u{1b}]0;title\\u{7}b"),
             (b"10 %\r20 %\r30 %\r", "30 %"),
+            (b"old\rnew\r\r", "new"),
+            (b"\r\r", ""),
             (b"\x1b[", "\\u{1b}["),
             (b"\x1b[999", "\\u{1b}[999"),
             (b"\x1bP+q\x1b\\", "\\u{1b}P+q\\u{1b}\\"),
