@@ -295,6 +295,11 @@ impl Board {
         }
     }
 
+    /// Takes a job's builds as open to us, though it may have none.
+    pub(super) fn is_open(&mut self, job: &str) {
+        self.closed.remove(job);
+    }
+
     /// A build is gone.
     pub(super) fn gone(&mut self, key: &Key) {
         self.under_way.remove(key);

@@ -350,11 +350,14 @@ impl Reader {
         Ok(())
     }
 
-    /// The newest builds of a job, until one that has ended.
+    /// The newest builds of a job.
     fn look_at_job(&mut self, top: &Top, job: &Arc<str>) -> Result<()> {
         let newest = match top.target(&format!("jobs/{job}/builds"), "latest") {
             Ok(target) => target.parse::<u64>().unwrap_or(0),
-            Err(Fault::Absent) => 0,
+            Err(Fault::Absent) => {
+                self.board.is_open(job);
+                0
+            }
             Err(Fault::Closed) => {
                 self.board.is_closed(job);
                 0

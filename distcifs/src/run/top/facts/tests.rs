@@ -117,6 +117,9 @@ fn a_closed_job_is_counted_and_not_shown() {
     board.is_closed("a");
     assert_eq!((board.counts().closed, board.counts().jobs), (1, 1));
     assert!(shown(&board).is_empty());
+    // It is opened again, and has no build.
+    board.is_open("a");
+    assert_eq!((board.counts().closed, board.counts().jobs), (0, 1));
 }
 
 #[test]
