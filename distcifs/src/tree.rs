@@ -39,6 +39,7 @@ mod tests;
 pub(crate) mod texts;
 pub(crate) mod ticket;
 mod told;
+mod tops;
 mod trash;
 pub(crate) mod trust;
 pub mod view;

@@ -238,18 +238,6 @@ impl Tree {
         self.attr_with(node, facts).await
     }
 
-    /// What the folders at the top were when this mount last read them: paths lead through them while the store is
-    /// away, also to what is on this node. Whatever is decided goes by [`Tree::facts`].
-    fn known_facts(&self, node: &Node) -> Option<Facts> {
-        let name = match node {
-            Node::Root => "root",
-            Node::Top(top @ (Top::Jobs | Top::Tickets)) => top.name(),
-            _ => return None,
-        };
-        let access = self.repository.tops.known(name)?.unwrap_or_else(|| self.owned(0o755));
-        Some(self.folder(access, self.started, self.shared_ttl()))
-    }
-
     /// The same, made of these.
     pub(crate) async fn attr_with(&self, node: &Node, facts: Facts) -> Result<(Attr, Duration)> {
         let attr = Attr {
@@ -478,7 +466,7 @@ impl Tree {
 
     /// How long the kernel may believe owners and modes, and names of jobs and queues: alone, until this mount
     /// changes them; else others may.
-    fn shared_ttl(&self) -> Duration {
+    pub(super) fn shared_ttl(&self) -> Duration {
         if self.repository.store.shared {
             WHILE_SHARED
         } else {
@@ -519,23 +507,6 @@ impl Tree {
     pub(crate) async fn queue_access(&self, queue: &Name) -> Result<Access> {
         let access = self.repository.tops.queue_access(queue.as_str()).await?;
         access.ok_or_else(|| Error::NotFound(format!("tickets/{queue}")))
-    }
-
-    /// Owner and mode of the mount point or one of the two top folders that can be given away.
-    pub(crate) async fn top_access(&self, top: Option<Top>) -> Result<Access> {
-        let name = top.map_or("root", Top::name);
-        Ok(self
-            .repository
-            .tops
-            .top_access(name)
-            .await?
-            .unwrap_or_else(|| self.owned(0o755)))
-    }
-
-    /// Changes owner or mode of one of them.
-    pub(crate) async fn change_top(&self, node: &Node, change: impl Fn(&mut Access) -> Result<()>) -> Result<()> {
-        let name = if let Node::Top(top) = node { top.name() } else { "root" };
-        self.repository.tops.change_top(name, self.owned(0o755), change).await
     }
 
     /// The folders in which everybody looks names up: `jobs`, and those of queues.
