@@ -1,10 +1,13 @@
 //! The folders at the top, and queues: made, owned and removed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::access::Access;
-use super::core::bounded;
+use super::core::{bounded, lock};
 use super::model::json::{from_json, to_json};
 use super::model::keys::{Key, RecordKey};
 use super::model::ops::{create, delete, set};
@@ -14,6 +17,12 @@ use super::store::{Guarded, Store};
 use super::work::RACES_MAX;
 use super::{Error, Result};
 use crate::storage::{Commit, Object};
+
+/// How long the kernel waits for what is known anyhow: a path has several folders, and what follows has time of its own.
+const SEEN_WAIT: Duration = Duration::from_secs(1);
+
+/// Within this time of a call in vain no other one is made for it.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// The record that holds owner and mode of the top folders.
 fn settings() -> Object {
@@ -27,13 +36,15 @@ pub(crate) struct Tops {
     /// What was last read of the folders at the top: every path leads through them, also that of a workspace,
     /// which needs no store.
     known: Arc<Mutex<BTreeMap<String, Option<Access>>>>,
+    /// When the store was last asked in vain for it.
+    in_vain: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Tops {
     /// Of a repository with this store.
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        let known = Arc::default();
-        Tops { store, known }
+        let (known, in_vain) = Default::default();
+        Tops { store, known, in_vain }
     }
 
     /// Owner and mode of a top folder, if they were ever set: what a decision goes by.
@@ -43,17 +54,31 @@ impl Tops {
         Ok(access)
     }
 
-    /// The same as this mount last read it: what the kernel is told while the store is away. `None` if it never did.
-    pub(crate) fn known(&self, folder: &str) -> Option<Option<Access>> {
-        self.lock().get(folder).copied()
+    /// The same for the kernel, which asks on the way of every path: while the store is away or slow, as this mount
+    /// last read it.
+    pub(crate) async fn seen(&self, folder: &str) -> Result<Option<Access>> {
+        let Some(known) = self.known(folder) else {
+            return self.top_access(folder).await;
+        };
+        if lock(&self.in_vain).is_some_and(|since| since.elapsed() < ASKED_AGAIN) {
+            return Ok(known);
+        }
+        match timeout(SEEN_WAIT, self.top_access(folder)).await {
+            Ok(Err(error)) if !error.is_away() => Err(error),
+            Ok(Ok(access)) => Ok(access),
+            Ok(Err(_)) | Err(_) => {
+                *lock(&self.in_vain) = Some(Instant::now());
+                Ok(known)
+            }
+        }
+    }
+
+    fn known(&self, folder: &str) -> Option<Option<Access>> {
+        lock(&self.known).get(folder).copied()
     }
 
     fn knows(&self, folder: &str, access: Option<Access>) {
-        self.lock().insert(folder.to_owned(), access);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Access>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known).insert(folder.to_owned(), access);
     }
 
     /// The same with the revision of the record.

@@ -231,10 +231,7 @@ impl Tree {
 
     /// Attributes of a generated node.
     pub(crate) async fn attr(&self, node: &Node) -> Result<(Attr, Duration)> {
-        let facts = match self.facts(node).await {
-            Err(error) if error.is_away() => self.known_facts(node).ok_or(error)?,
-            facts => facts?,
-        };
+        let facts = self.seen_by_kernel(node).await?;
         self.attr_with(node, facts).await
     }
 

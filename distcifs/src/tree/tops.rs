@@ -23,15 +23,16 @@ impl Tree {
         self.repository.tops.change_top(name, self.owned(0o755), change).await
     }
 
-    /// What the folders at the top were when this mount last read them: paths lead through them while the store is
+    /// Attributes of a node as the kernel is told them: paths lead through the folders at the top while the store is
     /// away, also to what is on this node. Whatever is decided goes by [`Tree::facts`].
-    pub(crate) fn known_facts(&self, node: &Node) -> Option<Facts> {
+    pub(crate) async fn seen_by_kernel(&self, node: &Node) -> Result<Facts> {
         let name = match node {
             Node::Root => "root",
             Node::Top(top @ (Top::Jobs | Top::Tickets)) => top.name(),
-            _ => return None,
+            node => return self.facts(node).await,
         };
-        let access = self.repository.tops.known(name)?.unwrap_or_else(|| self.owned(0o755));
-        Some(self.folder(access, self.started, self.shared_ttl()))
+        let access = self.repository.tops.seen(name).await?;
+        let access = access.unwrap_or_else(|| self.owned(0o755));
+        Ok(self.folder(access, self.started, self.shared_ttl()))
     }
 }
