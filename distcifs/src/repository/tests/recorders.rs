@@ -55,6 +55,14 @@ fn shared(mount: &MemoryMount) -> Stores {
 /// of which there is no ticket counts as skipped: the record would be replaced by one without what it published.
 #[test]
 fn who_has_heard_half_of_the_end_replaces_no_record() {
+    assert!((0..TRIES).any(|_| recorded_by_both()), "the first was never before it");
+}
+
+/// The second mount looks for ended builds too, when it begins: in some tries it tidies the build away before the first.
+const TRIES: u32 = 50;
+
+/// Two mounts record one build. `false`: the second was not late, as it did all of it itself.
+fn recorded_by_both() -> bool {
     let (dir, runtime) = (tempfile::tempdir().unwrap(), runtime());
     runtime.block_on(async {
         let (memory, gate) = (Memory::new(), Arc::new(Gate::default()));
@@ -96,7 +104,9 @@ fn who_has_heard_half_of_the_end_replaces_no_record() {
         let _subscription = late.store.subscribe(&there.path()).await.unwrap();
         let live = live_path(job.uid(), n);
         for path in [live.clone(), control_key(&job, n).path(), keys[0].path()] {
-            assert!(late.store.get(&path).await.unwrap().is_some(), "{path}");
+            if late.store.get(&path).await.unwrap().is_none() {
+                return false;
+            }
         }
         gate.open.notify_one();
         let started = Instant::now();
@@ -104,10 +114,9 @@ fn who_has_heard_half_of_the_end_replaces_no_record() {
             assert!(started.elapsed() < PATIENCE, "it is not tidied away");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(
-            late.store.get(&live).await.unwrap().is_some(),
-            "it has not heard of that"
-        );
+        if late.store.get(&live).await.unwrap().is_none() {
+            return false;
+        }
         late.builds.record_now(&there, n).await.unwrap();
         let record = first.builds.stored_record(&job, n).await.unwrap().0.unwrap();
         for task in &record.tasks {
@@ -120,5 +129,6 @@ fn who_has_heard_half_of_the_end_replaces_no_record() {
             (0..2).map(|i| shown.task(i).state).collect::<Vec<_>>(),
             [TaskState::Success; 2]
         );
-    });
+        true
+    })
 }
