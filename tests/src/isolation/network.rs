@@ -117,6 +117,9 @@ const WEAKER: [(&str, &str, &str); 8] = [
     ("loopback", " -T none ", " -T 4481 "),
 ];
 
+/// How often it is tried what a weaker program lets through.
+const TRIES: u32 = 3;
+
 /// What is reached all the same.
 const WORLD: [(&str, &str, &str); 4] = [
     ("the world", "plain", "9.9.9.9 4480"),
@@ -238,8 +241,17 @@ pub fn every_line_of_the_filter_is_needed(folder: &Path) {
             .clone()
             .map(|(name, how, place, _)| attempt(name, how, place))
             .collect();
-        let reached = surroundings.reached(program, &json!(program), &["untrusted"], &lines);
-        assert_eq!(reached, of_it.map(|(name, ..)| *name).collect::<Vec<_>>(), "{program}");
+        let expected: Vec<&str> = of_it.map(|(name, ..)| *name).collect();
+        let mut reached = Vec::new();
+        // What is let through still takes longer than a try on a busy machine.
+        for again in 0..TRIES {
+            let job = format!("{program}-{again}");
+            reached = surroundings.reached(&job, &json!(program), &["untrusted"], &lines);
+            if reached == expected {
+                break;
+            }
+        }
+        assert_eq!(reached, expected, "{program}");
     }
     let lines: Vec<String> = [LOOPBACK, ATTEMPTS[0], ATTEMPTS[5], ATTEMPTS[8]]
         .map(|(name, how, place, _)| attempt(name, how, place))
