@@ -239,6 +239,14 @@ impl Work {
         }
     }
 
+    /// Forgets what the kernel forgot while something was done with it. To be called after whatever lasts.
+    fn forget_left(&self) {
+        if self.table().has_left() {
+            let forgotten = self.table_mut().forget_left();
+            forgotten.iter().for_each(|inode| self.forgotten(inode));
+        }
+    }
+
     /// An inode that the kernel named.
     fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
         self.table()

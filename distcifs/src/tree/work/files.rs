@@ -197,6 +197,7 @@ impl Work {
         if let Some(inode) = inode {
             self.closed(&inode);
         }
+        self.forget_left();
     }
 
     /// Makes a file's contents durable; `Stale` after the attempt, for they never count.

@@ -121,6 +121,7 @@ impl Work {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&handle);
         drop(open);
+        self.forget_left();
     }
 
     /// Makes the names in a folder durable; `Stale` after the attempt.

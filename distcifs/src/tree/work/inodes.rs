@@ -1,6 +1,6 @@
 //! The inodes that the kernel remembers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +138,8 @@ pub(super) struct Table {
     entries: HashMap<Ino, Entry>,
     /// Of living attempts only: the number of a discarded file may come again.
     keys: HashMap<Key, Ino>,
+    /// Those that the kernel has forgotten while something was done with them here.
+    left: HashSet<Ino>,
     growth: Arc<Growth>,
 }
 
@@ -149,6 +151,7 @@ impl Table {
             next: first,
             entries: HashMap::new(),
             keys: HashMap::new(),
+            left: HashSet::new(),
         }
     }
 
@@ -240,16 +243,35 @@ impl Table {
         }
     }
 
-    /// Takes lookups away; the inode if that was the end of it, to be dropped without the lock.
+    /// Takes lookups away; the inode if that was the end of it, to be dropped without the lock. One that something is
+    /// done with stays until [`Table::forget_left`]: a call that was given up may stand with the lock of what is below,
+    /// and whoever finds the same file again has to know of that.
     pub(super) fn forget(&mut self, ino: Ino, count: u64) -> Option<Arc<Inode>> {
+        self.left.remove(&ino);
         let entry = self.entries.get_mut(&ino)?;
         entry.lookups = entry.lookups.saturating_sub(count);
         if entry.lookups > 0 || entry.pinned {
             return None;
         }
+        // Whoever makes a call with it has it, from before he takes its lock until he has given that back.
+        if Arc::strong_count(&entry.inode) > 1 {
+            self.left.insert(ino);
+            return None;
+        }
         let entry = self.entries.remove(&ino)?;
         self.unkey(&entry.inode);
         Some(entry.inode)
+    }
+
+    /// Whether the kernel has forgotten some that are still here.
+    pub(super) fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Forgets those of them with which nothing is done any more; they are to be dropped without the lock.
+    pub(super) fn forget_left(&mut self) -> Vec<Arc<Inode>> {
+        let left = std::mem::take(&mut self.left);
+        left.into_iter().filter_map(|ino| self.forget(ino, 0)).collect()
     }
 
     /// Parts the inodes of an attempt from its files; they stay by number until forgotten.

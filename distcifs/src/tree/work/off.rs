@@ -113,7 +113,9 @@ impl Work {
         let act = move || {
             #[cfg(test)]
             gate.pass();
-            standing(|| call.make(|| act(&work)))
+            let done = standing(|| call.make(|| act(&work)));
+            work.forget_left();
+            done
         };
         let late = move |done: Result<T>| {
             if let Ok(done) = done {

@@ -196,6 +196,40 @@ async fn nothing_comes_under_a_name_that_may_still_be_removed() {
     assert!(at_once(tree.mkdir(me(), root, name("three"), 0o755)).unwrap().is_ok());
 }
 
+/// "Until it has come back, nothing else is changed there": nor if the kernel has forgotten the folder meanwhile, as it
+/// does whenever it lacks memory. No thread that reads requests takes the lock of that one, and it goes in the end.
+#[tokio::test]
+async fn a_folder_in_which_a_call_stands_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let below = tree.mkdir(me(), root, "below".into(), 0o755).await.unwrap();
+    let below = below.attributes.attr.ino;
+    let folder = tree.work.inode(below).unwrap();
+    tokio::time::pause();
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.mkdir(me(), below, "late".into(), 0o755)).await;
+    }
+    drop(folder);
+    tree.forget(below, 1);
+    let again = at_once(tree.lookup(me(), root, "below".into())).unwrap().unwrap();
+    let again = again.attributes.attr.ino;
+    let apart = Opens::before(&tree);
+    assert!(at_once(tree.lookup(me(), again, "other".into())).is_none());
+    drop(apart);
+    refused(at_once(tree.mkdir(me(), again, "other".into(), 0o755)));
+    tree.forget(again, 1);
+    assert!(tree.work.inode(again).is_ok());
+    drop(gates);
+    all_back(&tree).await;
+    assert!(dir.path().join("workspace/below/late").exists());
+    assert!(
+        matches!(tree.work.inode(again), Err(Error::Stale(_))),
+        "it stays for ever"
+    );
+}
+
 /// A call that is answered in time leaves nothing behind.
 #[tokio::test]
 async fn a_call_that_is_answered_refuses_nothing_later() {
