@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 mod give;
 mod remove;
@@ -24,7 +24,7 @@ use super::fresh::{Fresh, Storing};
 use super::model::ticket::{Ticket, TicketKey};
 use super::reserve::Reserve;
 use super::snapshot::{self, Manifest, Snapshot};
-use super::{Error, Result};
+use super::{Error, Result, flood};
 use crate::storage::{Contents, Digest, Object};
 
 /// Finished workspaces whose folder is kept for the next task to go on in. More than hundreds of
@@ -47,7 +47,7 @@ const REMOVAL_STANDS: Duration = Duration::from_secs(60);
 /// to its thread.
 const REMOVAL_MAX: Duration = Duration::from_secs(3600);
 
-/// How long one waits that got no thread.
+/// How long one waits that got no thread, or failed; after each failure twice as long, up to that.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where the claimants' folders live.
@@ -371,27 +371,41 @@ impl Drop for Unfinished {
 }
 
 /// Deletes a folder on a thread of its owner's: who holds a file of it stands in the way of that. One that gets no
-/// place, as others of its owner's stand, waits for as long as the mount lives.
+/// place, as others of its owner's stand, or can't be deleted so far, is tried again for as long as the mount lives.
 async fn remove_apart(removals: Arc<Apart>, dir: PathBuf, owner: u32) {
     let what = || format!("{}, a folder of user {owner}'s work", dir.display());
+    let mut pause = REMOVAL_PAUSE;
     loop {
-        let removed = dir.clone();
-        let removed = removals.run(owner, REMOVAL_MAX, what, move || remove_tree(&removed), drop);
-        let Err(error) = removed.await else { return };
-        let waits = matches!(
-            error,
-            Error::Busy(_)
-                | Error::System {
-                    errno: libc::EAGAIN,
-                    ..
-                }
-        );
-        if !waits {
-            tracing::warn!(dir = %dir.display(), %error, "not deleted so far; what is left of it the next mount deletes");
-            return;
+        let (removed, (told, late)) = (dir.clone(), oneshot::channel());
+        let act = move || remove::remove_tree(&removed);
+        let late_one = move |done| drop(told.send(done));
+        let mut done = removals.run(owner, REMOVAL_MAX, what, act, late_one).await;
+        if let Err(error @ Error::TimedOut(_)) = &done {
+            tell_undeleted(&dir, owner, error);
+            match late.await {
+                Ok(in_the_end) => done = Ok(in_the_end),
+                Err(_panicked) => return,
+            }
         }
-        tracing::warn!(dir = %dir.display(), %error, "not deleted so far; it is tried again");
-        tokio::time::sleep(REMOVAL_PAUSE).await;
+        match done {
+            Ok(Ok(())) => return,
+            Err(error) => {
+                tell_undeleted(&dir, owner, &error);
+                tokio::time::sleep(REMOVAL_PAUSE).await;
+            }
+            Ok(Err(error)) => {
+                tell_undeleted(&dir, owner, &error);
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(REMOVAL_MAX);
+            }
+        }
+    }
+}
+
+/// Says that a folder of this owner's work is still there.
+fn tell_undeleted(dir: &Path, owner: u32, why: &dyn std::fmt::Display) {
+    if flood::has_line_of("a folder is not deleted so far", owner) {
+        tracing::warn!(dir = %dir.display(), owner, error = %why, "not deleted so far; it is tried again, and by the next mount");
     }
 }
 
@@ -452,6 +466,23 @@ mod tests {
         tokio::time::sleep(REMOVAL_MAX * 3).await;
         assert!(left.exists() && !removing.is_finished(), "it is left behind");
         drop(stands);
+        removing.await.unwrap();
+        assert!(!left.exists());
+    }
+
+    /// "A removal that fails is tried again": a mount lives for months.
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_fails_is_tried_again() {
+        let removals = Arc::new(Apart::new(1, 1, REMOVAL_STANDS));
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("left");
+        // No folder: it can't be emptied.
+        std::fs::write(&left, "").unwrap();
+        let removing = tokio::spawn(remove_apart(removals.clone(), left.clone(), 7));
+        tokio::time::sleep(REMOVAL_MAX).await;
+        assert!(left.exists() && !removing.is_finished(), "it is left behind");
+        std::fs::remove_file(&left).unwrap();
+        std::fs::create_dir(&left).unwrap();
         removing.await.unwrap();
         assert!(!left.exists());
     }
