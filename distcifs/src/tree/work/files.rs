@@ -127,7 +127,7 @@ impl Work {
                 error
             });
         }
-        let (file, path) = self.naming(&parent, &dir, 0, || {
+        let ((file, path), _changes) = self.naming(&parent, &dir, 0, || {
             let file = spared(|| openat(&*dir, name, flags, new.first_mode())).map(File::from);
             let file = file.map_err(|errno| system(name.display(), errno))?;
             let path = self.reopen(&file, OFlag::O_PATH);

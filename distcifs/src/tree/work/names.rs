@@ -13,7 +13,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::super::{Caller, Found, Ino, Kind};
 use super::attempt::Gate;
 use super::attributes::{attributes_of, give, kind_of};
-use super::given_up::changes;
+use super::given_up::{Changes, changes};
 use super::inodes::{Inode, expect_kind};
 use super::locks::{Taken, may_stand};
 use super::way::{Leaving, spared};
@@ -137,7 +137,7 @@ impl Work {
         // Who stands keeps nobody from finding what does not move yet.
         let names = (!may_stand()).then(|| from.attempt.move_names());
         let nodes = [Some(&from), Some(&to), its.as_ref(), other.as_ref()];
-        let moved = change(&nodes, name, || renameat2(&*from_dir, name, &*to_dir, new_name, flags));
+        let (_changes, moved) = change(&nodes, name, || renameat2(&*from_dir, name, &*to_dir, new_name, flags));
         let names = names.unwrap_or_else(|| from.attempt.move_names());
         if let (Some(Leaving { inode, .. }), Ok(())) = (&moving, &moved) {
             inode.change_names(|names| {
@@ -168,7 +168,7 @@ impl Work {
         let _taken = (inode.take()?, parent.take_to_change()?);
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         let link = || linkat(&self.proc_fds, fd_name(&*fd).as_str(), &*to, new_name, follow);
-        self.naming(&parent, &to, 0, || {
+        let ((), _changes) = self.naming(&parent, &to, 0, || {
             link().map_err(|errno| system(new_name.display(), errno))
         })?;
         inode.change_names(|names| names.gain(inode.kind, new_parent, new_name));
@@ -224,7 +224,7 @@ impl Work {
         let dir = self.folder_for(&parent, name)?;
         let _taken = parent.take_to_change()?;
         self.need_inode(&parent, &dir, name)?;
-        let fd = self.naming(&parent, &dir, new.first_bytes(), || {
+        let (fd, _changes) = self.naming(&parent, &dir, new.first_bytes(), || {
             call(&dir, new.first_mode()).map_err(|errno| system(name.display(), errno))?;
             let adopted = spared(|| open_name(&dir, name));
             let adopted = adopted.and_then(|fd| self.adopt(&parent, &dir, &fd, new).map(|()| fd));
@@ -297,7 +297,7 @@ impl Work {
             self.before_leaving(leaving);
         }
         let nodes = [Some(&parent), its.as_ref()];
-        let removed = change(&nodes, name, || unlinkat(&*dir, name, flag));
+        let (_changes, removed) = change(&nodes, name, || unlinkat(&*dir, name, flag));
         if let Some(leaving) = &leaving {
             self.after_leaving(leaving, parent.ino, name, removed.is_ok());
         }
@@ -328,11 +328,18 @@ fn take(inode: Option<&Arc<Inode>>) -> Result<Option<Taken<'_>>> {
     inode.map(|inode| inode.take()).transpose()
 }
 
-/// Changes a name, and these nodes by that, unless nobody waits for it any more.
-fn change(nodes: &[Option<&Arc<Inode>>], name: &OsStr, act: impl FnOnce() -> nix::Result<()>) -> Result<()> {
+/// Changes a name, and these nodes by that, unless nobody waits for it any more. What comes with it is to be held until
+/// what is known of the names is right again.
+fn change(
+    nodes: &[Option<&Arc<Inode>>],
+    name: &OsStr,
+    act: impl FnOnce() -> nix::Result<()>,
+) -> (Option<Changes>, Result<()>) {
     let nodes: Vec<&Inode> = nodes.iter().flatten().map(|inode| &***inode).collect();
-    let _changes = changes(&nodes)?;
-    act().map_err(|errno| system(name.display(), errno))
+    match changes(&nodes) {
+        Ok(changes) => (Some(changes), act().map_err(|errno| system(name.display(), errno))),
+        Err(error) => (None, Err(error)),
+    }
 }
 
 /// Takes back a node that could not be opened or given its owner, and passes on why.

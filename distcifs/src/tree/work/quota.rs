@@ -20,7 +20,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::super::Kind;
 use super::attempt::Attempt;
-use super::given_up::changes;
+use super::given_up::{Changes, changes};
 use super::inodes::Inode;
 use super::through::through;
 use super::{Work, fd_name, sys, system};
@@ -269,10 +269,10 @@ impl Work {
         dir: &File,
         first: u64,
         act: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    ) -> Result<(T, Changes)> {
         let act = || {
-            let _changes = changes(&[parent])?;
-            act()
+            let changes = changes(&[parent])?;
+            act().map(|done| (done, changes))
         };
         let Some(quota) = parent.attempt.quota() else {
             return act();

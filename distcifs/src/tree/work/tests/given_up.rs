@@ -230,6 +230,34 @@ async fn a_folder_in_which_a_call_stands_is_not_forgotten() {
     );
 }
 
+/// "Until it has come back": what is known here of the names is right by then.
+#[tokio::test]
+async fn a_move_has_not_come_back_before_the_names_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let (one, _) = file(&tree, root, "one", 10).await;
+    let (folder, moved) = (tree.work.inode(root).unwrap(), tree.work.inode(one).unwrap());
+    tokio::time::pause();
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.rename(me(), root, "one".into(), root, "two".into(), 0)).await;
+    }
+    {
+        let _way = moved.way.lock().unwrap();
+        drop(gates);
+        while !dir.path().join("workspace/two").exists() {
+            std::thread::yield_now();
+        }
+        for _ in 0..1000 {
+            std::thread::yield_now();
+            assert!(folder.passed.lock.is_late(), "others may change the names");
+        }
+    }
+    all_back(&tree).await;
+    assert!(!folder.passed.lock.is_late());
+}
+
 /// A call that is answered in time leaves nothing behind.
 #[tokio::test]
 async fn a_call_that_is_answered_refuses_nothing_later() {
