@@ -115,9 +115,9 @@ impl Work {
         let _nodes = (take(its.as_ref())?, take(other.as_ref())?);
         let same = |a: &Leaving, b: &Leaving| a.inode.ino == b.inode.ino;
         if moving.as_ref().zip(replaced.as_ref()).is_some_and(|(a, b)| same(a, b)) {
-            // Two names of one file: nothing happens, but for an error.
-            return renameat2(&*from_dir, name, &*to_dir, new_name, flags)
-                .map_err(|errno| system(name.display(), errno));
+            // Two names of one file: nothing happens, but for an error. By the time it is done they may be of two.
+            let nodes = [Some(&from), Some(&to), its.as_ref()];
+            return change(&nodes, name, || renameat2(&*from_dir, name, &*to_dir, new_name, flags)).1;
         }
         let exchanges = flags.contains(RenameFlags::RENAME_EXCHANGE);
         if from.ino != to.ino {

@@ -258,6 +258,27 @@ async fn a_move_has_not_come_back_before_the_names_are_known() {
     assert!(!folder.passed.lock.is_late());
 }
 
+/// Two names of one file are moved by nobody behind whose back: meanwhile they may have become those of two.
+#[tokio::test]
+async fn a_move_of_two_names_of_one_file_is_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let (one, _) = file(&tree, root, "one", 10).await;
+    tree.link(me(), one, root, "two".into()).await.unwrap();
+    let folder = tree.work.inode(root).unwrap();
+    tokio::time::pause();
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.rename(me(), root, "one".into(), root, "two".into(), 0)).await;
+    }
+    refused(at_once(tree.unlink(me(), root, "two".into())));
+    drop(gates);
+    all_back(&tree).await;
+    at_once(tree.unlink(me(), root, "two".into())).unwrap().unwrap();
+    assert!(dir.path().join("workspace/one").exists());
+}
+
 /// A call that is answered in time leaves nothing behind.
 #[tokio::test]
 async fn a_call_that_is_answered_refuses_nothing_later() {
