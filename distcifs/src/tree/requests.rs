@@ -290,8 +290,9 @@ impl Tree {
     /// unlink.
     pub async fn unlink(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
         if self.work.owns(parent) {
+            let late = self.names_were_late(vec![(parent, name.clone())]);
             let remove = move |work: &Work| work.unlink(parent, &name);
-            return self.work.on_disk(parent, remove, |_, ()| ()).await;
+            return self.work.on_disk(parent, remove, late).await;
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
@@ -303,8 +304,9 @@ impl Tree {
     /// rmdir.
     pub async fn rmdir(&self, caller: Caller, parent: Ino, name: OsString) -> Result<()> {
         if self.work.owns(parent) {
+            let late = self.names_were_late(vec![(parent, name.clone())]);
             let remove = move |work: &Work| work.rmdir(parent, &name);
-            return self.work.on_disk(parent, remove, |_, ()| ()).await;
+            return self.work.on_disk(parent, remove, late).await;
         }
         let parent = self.node(parent)?;
         if let Node::Published(id) = parent {
@@ -336,8 +338,9 @@ impl Tree {
     ) -> Result<()> {
         match (self.work.owns(parent), self.work.owns(new_parent)) {
             (true, true) => {
+                let late = self.names_were_late(vec![(parent, name.clone()), (new_parent, new_name.clone())]);
                 let rename = move |work: &Work| work.rename(parent, &name, new_parent, &new_name, flags);
-                return self.work.on_disk(parent, rename, |_, ()| ()).await;
+                return self.work.on_disk(parent, rename, late).await;
             }
             (false, false) => {}
             _ => return Err(Error::CrossDevice(name.display().to_string())),

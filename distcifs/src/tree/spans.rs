@@ -55,6 +55,21 @@ impl Tree {
         }
     }
 
+    /// The same with names that were moved or removed: the kernel, which believes in them for a while, would let others
+    /// write to what has gone.
+    pub(super) fn names_were_late(
+        &self,
+        names: Vec<(Ino, OsString)>,
+    ) -> impl FnOnce(&Work, ()) + Send + 'static + use<> {
+        let invalidate = self.invalidate.clone();
+        move |_, ()| {
+            for (parent, name) in names {
+                let _unmounted = invalidate.send(Invalidation::Name { parent, name });
+                let _unmounted = invalidate.send(Invalidation::Node(parent));
+            }
+        }
+    }
+
     /// lookup in a claimant's folder.
     pub(super) async fn look_up_work(&self, caller: Caller, parent: Ino, name: OsString) -> Result<Found> {
         let wanted = name.clone();

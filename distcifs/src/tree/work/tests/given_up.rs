@@ -258,6 +258,51 @@ async fn a_move_has_not_come_back_before_the_names_are_known() {
     assert!(!folder.passed.lock.is_late());
 }
 
+/// "The kernel is told then", of names as well: it would open what has gone.
+#[tokio::test]
+async fn the_kernel_forgets_names_that_were_changed_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let mut told = tree.invalidations().unwrap();
+    for name in ["one", "two"] {
+        file(&tree, root, name, 10).await;
+    }
+    tree.mkdir(me(), root, "below".into(), 0o755).await.unwrap();
+    let folder = tree.work.inode(root).unwrap();
+    tokio::time::pause();
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.rename(me(), root, "one".into(), root, "three".into(), 0)).await;
+    }
+    drop(gates);
+    all_back(&tree).await;
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.unlink(me(), root, "two".into())).await;
+    }
+    drop(gates);
+    all_back(&tree).await;
+    let gates = Opens::within(&tree);
+    {
+        let _stands = folder.passed.lock.mark();
+        times_out(&gates, tree.rmdir(me(), root, "below".into())).await;
+    }
+    drop(gates);
+    all_back(&tree).await;
+    let (mut names, mut is_folder_told) = (Vec::new(), false);
+    while let Ok(news) = told.try_recv() {
+        is_folder_told |= is_of(&news, root);
+        if let Invalidation::Name { parent, name } = news {
+            assert_eq!(parent, root);
+            names.push(name);
+        }
+    }
+    assert_eq!(names, ["one", "three", "two", "below"]);
+    assert!(is_folder_told);
+}
+
 /// Two names of one file are moved by nobody behind whose back: meanwhile they may have become those of two.
 #[tokio::test]
 async fn a_move_of_two_names_of_one_file_is_a_change() {
