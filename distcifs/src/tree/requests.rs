@@ -391,13 +391,13 @@ impl Tree {
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.work.owns(ino) {
             if flags & libc::O_TRUNC != 0 {
-                self.written_by(caller, ino).await?;
+                self.shed(caller, ino).await?;
             }
             let open = move |work: &Work| work.open(ino, flags);
             let open = self.work.on_disk(ino, open, Work::unopened);
             let mut opened = self.leased(ino, open, |opened| opened.handle).await;
             if flags & libc::O_TRUNC != 0 {
-                opened = self.emptied(ino, opened?).await;
+                opened = self.emptied(caller, ino, opened?).await;
             }
             return match flags & libc::O_ACCMODE {
                 libc::O_RDONLY => self.looked(caller, ino, opened),
@@ -424,7 +424,7 @@ impl Tree {
             if flags & libc::O_TRUNC == 0 || found.attributes.attr.size == 0 {
                 return Ok((found, opened));
             }
-            return self.emptied_found(found, opened).await;
+            return self.emptied_found(caller, found, opened).await;
         }
         check_length(&name)?;
         self.create_file(caller, &self.node(parent)?, utf8_new(&name)?, mode, flags)
@@ -443,12 +443,7 @@ impl Tree {
     pub async fn write(&self, caller: Caller, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
         let (ino, handle) = at;
         if self.work.owns(ino) {
-            let written = self.write_work(ino, handle, offset, data).await?;
-            if sheds {
-                let shed = move |work: &Work| work.shed_set_id(ino);
-                self.work.on_disk(ino, shed, |_, ()| ()).await?;
-            }
-            return Ok(written);
+            return self.write_work((ino, handle), offset, data, sheds).await;
         }
         self.write_open(caller, handle, offset, &data).await?;
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))

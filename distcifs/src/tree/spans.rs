@@ -13,9 +13,6 @@ use super::{Attributes, Caller, Error, Found, Ino, Invalidation, Opened, Result,
 /// asks again for the rest.
 const COPY_BYTES_MAX: usize = 4 << 20;
 
-/// Bits of a mode that a write takes away.
-const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
-
 impl Tree {
     /// setattr.
     pub(super) async fn set_work(
@@ -31,19 +28,18 @@ impl Tree {
                 .await?;
         }
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
-        let attributes = if long {
-            let cut = move |work: &Work| work.setattr(ino, handle, set);
-            self.work.off(ino, LONG, cut, self.was_late(ino)).await?
-        } else {
-            let set = move |work: &Work| work.setattr(ino, handle, set);
-            self.work.on_disk(ino, set, self.was_late(ino)).await?
+        let sheds = set.size.is_some() && caller.uid != 0;
+        let set = move |work: &Work| {
+            if sheds {
+                work.shed_before_cut(ino, handle)?;
+            }
+            work.setattr(ino, handle, set)
         };
-        let cut = set.size.is_some() && attributes.attr.mode & SET_ID != 0;
-        if !cut || caller.uid == 0 {
-            return Ok(attributes);
+        if long {
+            self.work.off(ino, LONG, set, self.was_late(ino)).await
+        } else {
+            self.work.on_disk(ino, set, self.was_late(ino)).await
         }
-        self.written_by(caller, ino).await?;
-        self.look_at(ino, handle).await
     }
 
     /// What is done with a change of a file that came when nobody waited for it any more: the kernel, which was told
@@ -89,13 +85,18 @@ impl Tree {
     }
 
     /// Empties a file that was just opened with O_TRUNC; if it can't be, nobody has opened it.
-    pub(super) async fn emptied(&self, ino: Ino, opened: Opened) -> Result<Opened> {
+    pub(super) async fn emptied(&self, caller: Caller, ino: Ino, opened: Opened) -> Result<Opened> {
         let handle = opened.handle;
+        let sheds = caller.uid != 0;
+        let empty = move |work: &Work| {
+            if sheds {
+                work.shed_of_open(handle)?;
+            }
+            work.empty(handle)
+        };
         let emptied = if self.work.is_long_to_cut(ino, Some(handle), 0) {
-            let empty = move |work: &Work| work.empty(handle);
             self.work.off(ino, LONG, empty, self.was_late(ino)).await
         } else {
-            let empty = move |work: &Work| work.empty(handle);
             self.work.on_disk(ino, empty, self.was_late(ino)).await
         };
         emptied.inspect_err(|_| self.release(ino, handle))?;
@@ -103,9 +104,9 @@ impl Tree {
     }
 
     /// The same for one that was looked up for it.
-    pub(super) async fn emptied_found(&self, found: Found, opened: Opened) -> Result<(Found, Opened)> {
+    pub(super) async fn emptied_found(&self, caller: Caller, found: Found, opened: Opened) -> Result<(Found, Opened)> {
         let ino = found.attributes.attr.ino;
-        let emptied = self.emptied(ino, opened).await;
+        let emptied = self.emptied(caller, ino, opened).await;
         let opened = emptied.inspect_err(|_| self.forget(ino, 1))?;
         let attributes = self.look_at(ino, Some(opened.handle)).await?;
         Ok((Found { attributes, ..found }, opened))
@@ -120,17 +121,24 @@ impl Tree {
         }
     }
 
-    /// write.
-    pub(super) async fn write_work(&self, ino: Ino, handle: u64, offset: u64, data: Bytes) -> Result<u32> {
-        let write = move |work: &Work| work.write(handle, offset, &data);
+    /// write; whether that takes set-id bits. Here and below they go first, as the system does it: what is written
+    /// later than somebody waited for it has not got them either.
+    pub(super) async fn write_work(&self, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
+        let (ino, handle) = at;
+        let write = move |work: &Work| {
+            if sheds {
+                work.shed_of_open(handle)?;
+            }
+            work.write(handle, offset, &data)
+        };
         match write(&self.work) {
             Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, write, self.was_late(ino)).await,
             done => done,
         }
     }
 
-    /// A claimant's file was written or cut by this user: set-id bits go, unless it is root.
-    pub(super) async fn written_by(&self, caller: Caller, ino: Ino) -> Result<()> {
+    /// A claimant's file is about to be opened and emptied by this user: set-id bits go, unless it is root.
+    pub(super) async fn shed(&self, caller: Caller, ino: Ino) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }
@@ -150,9 +158,14 @@ impl Tree {
         mode: i32,
     ) -> Result<()> {
         if self.work.owns(ino) {
-            let reserve = move |work: &Work| work.fallocate(handle, offset, length, mode);
-            self.work.off(ino, LONG, reserve, self.was_late(ino)).await?;
-            return self.written_by(caller, ino).await;
+            let sheds = caller.uid != 0;
+            let reserve = move |work: &Work| {
+                if sheds {
+                    work.shed_of_open(handle)?;
+                }
+                work.fallocate(handle, offset, length, mode)
+            };
+            return self.work.off(ino, LONG, reserve, self.was_late(ino)).await;
         }
         Err(Error::Unsupported("fallocate".into()))
     }
@@ -179,20 +192,27 @@ impl Tree {
         to_offset: u64,
         length: u64,
     ) -> Result<u64> {
+        let sheds = caller.uid != 0;
         if self.work.owns(from) && self.work.owns(to) {
             let (from, target) = ((from_handle, from_offset), (to_handle, to_offset));
-            let copy = move |work: &Work| work.copy_file_range(from, target, length);
-            let copied = self.work.off(to, LONG, copy, self.was_late(to)).await?;
-            self.written_by(caller, to).await?;
-            return Ok(copied);
+            let copy = move |work: &Work| {
+                if sheds {
+                    work.shed_of_open(to_handle)?;
+                }
+                work.copy_file_range(from, target, length)
+            };
+            return self.work.off(to, LONG, copy, self.was_late(to)).await;
         }
         if self.work.owns(to) && matches!(self.node(from)?, Node::Published(_)) {
             let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
             let data = self.read_open(caller, from_handle, from_offset, size).await?;
-            let write = move |work: &Work| work.write(to_handle, to_offset, &data);
-            let copied = self.work.off(to, LONG, write, self.was_late(to)).await?;
-            self.written_by(caller, to).await?;
-            return Ok(copied.into());
+            let write = move |work: &Work| {
+                if sheds {
+                    work.shed_of_open(to_handle)?;
+                }
+                work.write(to_handle, to_offset, &data)
+            };
+            return self.work.off(to, LONG, write, self.was_late(to)).await.map(u64::from);
         }
         Err(Error::Unsupported("copy_file_range".into()))
     }

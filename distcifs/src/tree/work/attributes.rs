@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, futimens, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, futimens, utimensat,
+};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
@@ -130,13 +132,7 @@ impl Work {
         let _gate = inode.attempt.enter()?;
         let fd = self.path(&inode)?;
         let stat = fstat(&fd).map_err(|errno| system(inode.what(), errno))?;
-        let of_group = libc::S_ISGID | libc::S_IXGRP;
-        let group = if stat.st_mode & of_group == of_group {
-            libc::S_ISGID
-        } else {
-            0
-        };
-        let shed = stat.st_mode & (libc::S_ISUID | group);
+        let shed = set_id_to_shed(&stat);
         if inode.kind != Kind::File || shed == 0 {
             return Ok(());
         }
@@ -144,6 +140,32 @@ impl Work {
         let _changes = changes(&[&inode])?;
         self.chmod(&fd, stat.st_mode & !shed)
             .map_err(|errno| system(inode.what(), errno))
+    }
+
+    /// The same before a file is cut, by its handle if it is open.
+    pub fn shed_before_cut(&self, ino: Ino, handle: Option<u64>) -> Result<()> {
+        match handle.and_then(|handle| self.file(handle).ok()) {
+            Some(open) => Self::shed_open(&open),
+            None => self.shed_set_id(ino),
+        }
+    }
+
+    /// The same of a file that is open, before bytes of it are changed; also after the end of its attempt.
+    pub fn shed_of_open(&self, handle: u64) -> Result<()> {
+        Self::shed_open(&*self.file(handle)?)
+    }
+
+    fn shed_open(open: &OpenFile) -> Result<()> {
+        let error = |errno| system(open.inode.what(), errno);
+        let stat = fstat(&open.file).map_err(error)?;
+        let shed = set_id_to_shed(&stat);
+        if shed == 0 {
+            return Ok(());
+        }
+        let _taken = open.inode.take_to_change()?;
+        let _changes = changes(&[&open.inode])?;
+        let left = Mode::from_bits_truncate(stat.st_mode & 0o7777 & !shed);
+        fchmod(&open.file, left).map_err(error)
     }
 
     /// A change of nothing: so the kernel announces what somebody else writes to a file with set-id bits, where
@@ -183,6 +205,17 @@ impl Work {
 pub(super) fn give(fd: &File, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
     fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)
+}
+
+/// The bits that a write by another than the owner takes away.
+fn set_id_to_shed(stat: &FileStat) -> u32 {
+    let of_group = libc::S_ISGID | libc::S_IXGRP;
+    let group = if stat.st_mode & of_group == of_group {
+        libc::S_ISGID
+    } else {
+        0
+    };
+    stat.st_mode & (libc::S_ISUID | group)
 }
 
 /// Sets a file's size.

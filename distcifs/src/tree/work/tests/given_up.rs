@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::fmt::Debug;
+use std::fs::Permissions;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::repository::deadline::Deadline;
 use crate::repository::{Error, Result};
 use crate::tree::requests::Tree;
 use crate::tree::work::LONG;
-use crate::tree::{Ino, Invalidation, SetAttr};
+use crate::tree::{Caller, Ino, Invalidation, SetAttr};
 
 /// Places of one owner.
 const PLACES: usize = 4;
@@ -322,6 +324,45 @@ async fn a_move_of_two_names_of_one_file_is_a_change() {
     all_back(&tree).await;
     at_once(tree.unlink(me(), root, "two".into())).unwrap().unwrap();
     assert!(dir.path().join("workspace/one").exists());
+}
+
+/// "A write by anybody but root takes the set-user-id bit": of bytes that come when nobody waits for them any more, too.
+#[tokio::test]
+async fn no_bytes_come_late_into_a_file_with_set_id_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let (one, first) = file(&tree, root, "one", LARGE).await;
+    let (two, second) = file(&tree, root, "two", LARGE).await;
+    let held = tree.work.inode(one).unwrap();
+    let path = dir.path().join("workspace/one");
+    let caller = Caller { uid: 1000, ..me() };
+    tokio::time::pause();
+    for call in 0..6 {
+        std::fs::set_permissions(&path, Permissions::from_mode(0o6777)).unwrap();
+        let gates = Opens::within(&tree);
+        {
+            let _stands = held.passed.lock.mark();
+            match call {
+                0 => {
+                    let data = Bytes::from_static(b"new");
+                    times_out(&gates, tree.write(caller, (one, first), 0, data, true)).await;
+                }
+                1 => {
+                    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    times_out(&gates, tree.fallocate(caller, one, first, 0, 8192, hole)).await;
+                }
+                2 => times_out(&gates, tree.copy_file_range(caller, two, second, 9, one, first, 0, 9)).await,
+                3 => times_out(&gates, tree.setattr(caller, one, Some(first), size(1))).await,
+                4 => times_out(&gates, tree.setattr(caller, one, None, size(1))).await,
+                _ => times_out(&gates, tree.open(caller, one, libc::O_WRONLY | libc::O_TRUNC)).await,
+            }
+        }
+        drop(gates);
+        all_back(&tree).await;
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o777, "call {call}");
+        assert!(std::fs::read(&path).unwrap() == vec![7; LARGE], "call {call}");
+    }
 }
 
 /// A call that is answered in time leaves nothing behind.
