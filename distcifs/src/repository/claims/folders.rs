@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Claim, Claims};
@@ -43,18 +44,18 @@ impl Default for Places {
 }
 
 impl Places {
-    /// A place of this owner's for storing what is named, to be held as long as that lasts.
+    /// A place of this owner's for storing what is named.
     ///
     /// # Errors
     /// `Busy` if there is none by then.
     async fn place(self: &Arc<Self>, owner: u32, by: Deadline, what: String) -> Result<Place> {
         let held = self.storing.place(owner, by, || what.clone()).await?;
-        let held = Arc::new(Mutex::new(held));
-        let (lasts, over) = oneshot::channel();
-        tokio::spawn(self.clone().watch(owner, what, Arc::downgrade(&held), over));
         Ok(Place {
-            _held: held,
-            _lasts: lasts,
+            held,
+            owner,
+            what,
+            places: self.clone(),
+            runtime: Handle::current(),
         })
     }
 
@@ -82,8 +83,31 @@ impl Places {
     }
 }
 
-/// A place of an owner's.
+/// A place of an owner's for what has not begun: who only waits for a turn of the walks does not stand.
 struct Place {
+    held: OwnedSemaphorePermit,
+    owner: u32,
+    what: String,
+    places: Arc<Places>,
+    runtime: Handle,
+}
+
+impl Place {
+    /// It begins. What this gives is to be held as long as it lasts.
+    fn begin(self) -> Taken {
+        let held = Arc::new(Mutex::new(self.held));
+        let (lasts, over) = oneshot::channel();
+        let watch = self.places.watch(self.owner, self.what, Arc::downgrade(&held), over);
+        self.runtime.spawn(watch);
+        Taken {
+            _held: held,
+            _lasts: lasts,
+        }
+    }
+}
+
+/// The place of what has begun.
+struct Taken {
     _held: Arc<Mutex<OwnedSemaphorePermit>>,
     /// Tells of the end.
     _lasts: oneshot::Sender<()>,
@@ -151,7 +175,7 @@ impl Claims {
             claim.storing.contents(&self.store.contents),
             dir,
             known,
-            (claim.is_held_up(), place),
+            (claim.is_held_up(), move || place.begin()),
         );
         let slow = || Error::TimedOut(format!("{}: storing its folders took too long", claim.key).into());
         let captured = end.wait(capture).await;
@@ -177,22 +201,37 @@ mod tests {
         let place = |by| places.place(7, Deadline::after(by), "a result".to_owned());
         let mut stand = Vec::new();
         for _ in 0..OF_ONE_MAX {
-            stand.push(place(Duration::ZERO).await.unwrap());
+            stand.push(place(Duration::ZERO).await.unwrap().begin());
         }
         assert!(matches!(place(STANDS / 2).await, Err(Error::Busy(_))));
         for _ in 0..STANDING_OF_ONE_MAX {
-            stand.push(place(STANDS * 2).await.unwrap());
+            stand.push(place(STANDS * 2).await.unwrap().begin());
         }
         assert!(matches!(place(CAPTURE_TIMEOUT).await, Err(Error::Busy(_))));
         let other = places.place(8, Deadline::after(Duration::ZERO), "another's".to_owned());
         other.await.unwrap();
         // Those that end make room, wherever they stood.
         stand.truncate(OF_ONE_MAX + STANDING_OF_ONE_MAX - 1);
-        stand.push(place(STANDS * 2).await.unwrap());
+        stand.push(place(STANDS * 2).await.unwrap().begin());
         drop(stand);
         let mut free = Vec::new();
         for _ in 0..OF_ONE_MAX {
             free.push(place(STANDS * 2).await.unwrap());
         }
+    }
+
+    /// "One that takes longer than five minutes": who only waits for a turn, as others store much, is none of those.
+    #[tokio::test(start_paused = true)]
+    async fn folders_that_have_not_begun_do_not_stand() {
+        let places = Arc::new(Places::default());
+        let place = |by| places.place(7, Deadline::after(by), "a result".to_owned());
+        let mut wait = Vec::new();
+        for _ in 0..OF_ONE_MAX {
+            wait.push(place(Duration::ZERO).await.unwrap());
+        }
+        assert!(matches!(place(STANDS * 3).await, Err(Error::Busy(_))), "they stand");
+        let _stands = wait.pop().unwrap().begin();
+        assert!(matches!(place(STANDS / 2).await, Err(Error::Busy(_))));
+        place(STANDS).await.unwrap();
     }
 }

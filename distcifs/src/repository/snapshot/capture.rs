@@ -92,16 +92,16 @@ impl Captured {
 /// not changed since. Captures may run side by side. What others change in the folder meanwhile may
 /// or may not be included.
 pub async fn capture(contents: Arc<dyn Contents>, dir: &Path, manifest: Option<&Manifest>) -> Result<Captured> {
-    take_in(contents, dir, manifest, (false, ())).await
+    take_in(contents, dir, manifest, (false, || ())).await
 }
 
-/// The same; `held` lives until nobody walks there any more, also when nobody waits for that. Of a folder that is
-/// held up nothing is looked at here: somebody may stand in it.
-pub(crate) async fn take_in(
+/// The same; `begin` is called when the walk has its turn, and what it gives lives until nobody walks there any more,
+/// also when nobody waits for that. Of a folder that is held up nothing is looked at here: somebody may stand in it.
+pub(crate) async fn take_in<H>(
     contents: Arc<dyn Contents>,
     dir: &Path,
     manifest: Option<&Manifest>,
-    (held_up, held): (bool, impl Send + 'static),
+    (held_up, begin): (bool, impl FnOnce() -> H + Send + 'static),
 ) -> Result<Captured> {
     // Most tasks leave one of their two folders empty, and that is not worth a thread.
     if !held_up && is_untouched(dir) {
@@ -110,7 +110,7 @@ pub(crate) async fn take_in(
     let (dir, known) = (dir.to_owned(), manifest.cloned().unwrap_or_default());
     let handle = Handle::current();
     let walk = move |stop| {
-        let _held = held;
+        let _held = begin();
         run(Uploads::new(contents, handle), &dir, known, stop)
     };
     on_thread(walk).await
