@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
 use super::access::Access;
 use super::core::{bounded, lock};
+use super::deadline::Deadline;
 use super::model::json::{from_json, to_json};
 use super::model::keys::{Key, RecordKey};
 use super::model::ops::{create, delete, set};
@@ -63,10 +62,10 @@ impl Tops {
         if lock(&self.in_vain).is_some_and(|since| since.elapsed() < ASKED_AGAIN) {
             return Ok(known);
         }
-        match timeout(SEEN_WAIT, self.top_access(folder)).await {
-            Ok(Err(error)) if !error.is_away() => Err(error),
-            Ok(Ok(access)) => Ok(access),
-            Ok(Err(_)) | Err(_) => {
+        match Deadline::after(SEEN_WAIT).wait(self.top_access(folder)).await {
+            Some(Err(error)) if !error.is_away() => Err(error),
+            Some(Ok(access)) => Ok(access),
+            Some(Err(_)) | None => {
                 *lock(&self.in_vain) = Some(Instant::now());
                 Ok(known)
             }
