@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::core::{bounded, lock};
@@ -32,11 +35,28 @@ fn settings() -> Object {
 #[derive(Clone)]
 pub(crate) struct Tops {
     store: Arc<Store>,
-    /// What was last read of the folders at the top: every path leads through them, also that of a workspace,
-    /// which needs no store.
-    known: Arc<Mutex<BTreeMap<String, Option<Access>>>>,
+    /// What is known of the folders at the top: every path leads through them, also that of a workspace, which needs
+    /// no store.
+    known: Arc<Mutex<BTreeMap<String, Known>>>,
     /// When the store was last asked in vain for it.
     in_vain: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What was last read of a folder at the top.
+struct Known {
+    access: Option<Access>,
+    /// That of the record then: an answer that comes late changes nothing of what is newer.
+    revision: u64,
+    /// What reads it at this moment: who asks meanwhile asks the store for nothing more.
+    look: Option<Look>,
+}
+
+/// Something that reads a folder at the top, which nobody has to wait for: a slow answer is known to the next.
+#[derive(Clone)]
+struct Look {
+    /// Until when it is waited for.
+    by: Deadline,
+    done: watch::Receiver<Option<Result<()>>>,
 }
 
 impl Tops {
@@ -48,39 +68,69 @@ impl Tops {
 
     /// Owner and mode of a top folder, if they were ever set: what a decision goes by.
     pub(crate) async fn top_access(&self, folder: &str) -> Result<Option<Access>> {
-        let (access, _) = self.top_line(folder).await?;
-        self.knows(folder, access);
+        let (access, revision) = self.top_line(folder).await?;
+        self.knows(folder, access, revision);
         Ok(access)
     }
 
     /// The same for the kernel, which asks on the way of every path: while the store is away or slow, as this mount
     /// last read it.
     pub(crate) async fn seen(&self, folder: &str) -> Result<Option<Access>> {
-        let Some(known) = self.known(folder) else {
+        let Some((access, look)) = self.known(folder) else {
             return self.top_access(folder).await;
         };
+        let Some(mut look) = look else { return Ok(access) };
+        let done = match look.by.wait(look.done.wait_for(Option::is_some)).await {
+            Some(Ok(done)) => done.clone(),
+            Some(Err(_)) | None => None,
+        };
+        match done {
+            Some(Err(error)) if !error.is_away() => return Err(error),
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => *lock(&self.in_vain) = Some(Instant::now()),
+        }
+        Ok(lock(&self.known).get(folder).map_or(access, |known| known.access))
+    }
+
+    /// What is known of a folder that was read before, and what reads it again if somebody should.
+    fn known(&self, folder: &str) -> Option<(Option<Access>, Option<Look>)> {
+        let mut all = lock(&self.known);
+        let known = all.get_mut(folder)?;
         if lock(&self.in_vain).is_some_and(|since| since.elapsed() < ASKED_AGAIN) {
-            return Ok(known);
+            return Some((known.access, None));
         }
-        match Deadline::after(SEEN_WAIT).wait(self.top_access(folder)).await {
-            Some(Err(error)) if !error.is_away() => Err(error),
-            Some(Ok(access)) => Ok(access),
-            Some(Err(_)) | None => {
-                *lock(&self.in_vain) = Some(Instant::now());
-                Ok(known)
-            }
+        let look = known.look.get_or_insert_with(|| self.look(folder.to_owned()));
+        let awaited = (!look.by.passed()).then(|| look.clone());
+        Some((known.access, awaited))
+    }
+
+    /// Begins to read a folder.
+    fn look(&self, folder: String) -> Look {
+        let (told, done) = watch::channel(None);
+        let ends = LookEnds(self.known.clone(), folder.clone());
+        let tops = self.clone();
+        tokio::spawn(async move {
+            let read = tops.top_access(&folder).await;
+            drop(ends);
+            let _gone = told.send(Some(read.map(drop)));
+        });
+        let by = Deadline::after(SEEN_WAIT);
+        Look { by, done }
+    }
+
+    fn knows(&self, folder: &str, access: Option<Access>, revision: u64) {
+        let mut all = lock(&self.known);
+        let known = all.entry(folder.to_owned()).or_insert(Known {
+            access,
+            revision,
+            look: None,
+        });
+        if revision >= known.revision {
+            (known.access, known.revision) = (access, revision);
         }
     }
 
-    fn known(&self, folder: &str) -> Option<Option<Access>> {
-        lock(&self.known).get(folder).copied()
-    }
-
-    fn knows(&self, folder: &str, access: Option<Access>) {
-        lock(&self.known).insert(folder.to_owned(), access);
-    }
-
-    /// The same with the revision of the record.
+    /// Owner and mode of a top folder as the store has them, and the revision of the record.
     async fn top_line(&self, folder: &str) -> Result<(Option<Access>, u64)> {
         let page = bounded("settings", self.store.contents.query(&settings(), folder, "", 1)).await?;
         let found = page.entries.iter().find(|(key, _)| key == folder);
@@ -103,8 +153,8 @@ impl Tops {
             let line = vec![(folder.to_owned(), Some(to_json(&access)))];
             let object = settings();
             let update = self.store.update_guarded("settings", &object, revision, line);
-            if let Guarded::Done { .. } = update.await? {
-                self.knows(folder, Some(access));
+            if let Guarded::Done { revision } = update.await? {
+                self.knows(folder, Some(access), revision);
                 return Ok(());
             }
         }
@@ -176,6 +226,17 @@ impl Tops {
             Commit::Mismatch { .. } => Err(Error::NotEmpty(format!(
                 "tickets/{queue} has tickets, or was changed just now"
             ))),
+        }
+    }
+}
+
+/// Ends a look, also one that panics.
+struct LookEnds(Arc<Mutex<BTreeMap<String, Known>>>, String);
+
+impl Drop for LookEnds {
+    fn drop(&mut self) {
+        if let Some(known) = lock(&self.0).get_mut(&self.1) {
+            known.look = None;
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::repository::deadline::STORE_TIMEOUT;
 use crate::repository::format;
 use crate::repository::model::build::live_path;
 use crate::repository::model::console::build_console;
+use crate::repository::tops::Tops;
 use crate::repository::work::join_all;
 use crate::storage::Fut;
 use crate::storage::around::{Around, Asked, Wrapped};
@@ -35,9 +36,45 @@ impl Around for Arc<Silent> {
     }
 }
 
+/// Queries that are answered late, once that is said, and how many were asked for.
+#[derive(Default)]
+struct Slow {
+    by: std::sync::Mutex<Duration>,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl Around for Arc<Slow> {
+    type Noted = Duration;
+
+    fn asked(&self, asked: &Asked<'_>) -> Duration {
+        if asked.verb() != "query" {
+            return Duration::ZERO;
+        }
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        *self.by.lock().unwrap()
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, by: Duration, call: Fut<'a, T>) -> Fut<'a, T> {
+        Box::pin(async move {
+            // What is read is as it was when it was asked for.
+            let answer = call.await;
+            tokio::time::sleep(by).await;
+            answer
+        })
+    }
+}
+
 /// A mount of a cluster whose store of contents may fall silent.
 async fn silent(dir: &Path) -> (Arc<Repository>, Arc<Silent>) {
-    let (mount, silent) = (Memory::new().mount(), Arc::<Silent>::default());
+    mounted(dir).await
+}
+
+/// A mount of a cluster of whose store of contents the test has a part.
+async fn mounted<A: Default + Send + Sync + 'static>(dir: &Path) -> (Arc<Repository>, Arc<A>)
+where
+    Arc<A>: Around,
+{
+    let (mount, silent) = (Memory::new().mount(), Arc::<A>::default());
     format::make(&mount.coordination(), &mount.contents(), false)
         .await
         .unwrap();
@@ -189,5 +226,48 @@ async fn a_build_is_recorded_however_long_that_could_not_be() {
     while repository.builds.is_unfinished(&job, n).await.unwrap() {
         assert!(begun.elapsed() < Duration::from_secs(2 * 3600), "nobody tries any more");
         tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// "Owner and mode of the root, jobs and tickets are then what this mount last read": a store that takes three seconds
+/// is read even so, by one query for all who ask, who wait for a second at most; and its late answer does not undo what
+/// came after it.
+#[tokio::test(start_paused = true)]
+async fn the_folders_at_the_top_are_read_of_a_slow_store() {
+    const ANSWER: Duration = Duration::from_secs(3);
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, slow) = mounted::<Slow>(dir.path()).await;
+    let mode = |mode| {
+        move |access: &mut Access| {
+            access.mode = mode;
+            Ok(())
+        }
+    };
+    let (tops, others) = (&repository.tops, Tops::new(repository.store.clone()));
+    let unset = Access::of_mounter();
+    let seen = async || tops.seen("jobs").await.unwrap().map(|access| access.mode);
+    tops.change_top("jobs", unset, mode(0o700)).await.unwrap();
+    others.change_top("jobs", unset, mode(0o711)).await.unwrap();
+    *slow.by.lock().unwrap() = ANSWER;
+    let asked = || slow.asked.load(std::sync::atomic::Ordering::Relaxed);
+    let (before, begun) = (asked(), Moment::now());
+    for mode in join_all((0..8).map(|_| seen())).await {
+        assert_eq!(mode, Some(0o700), "what was read last");
+    }
+    assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(asked() - before, 1);
+    tokio::time::sleep(ANSWER).await;
+    assert_eq!(seen().await, Some(0o711), "its answer came");
+
+    // One look is under way from here on; what it was told is older than what follows.
+    tokio::time::sleep(ANSWER).await;
+    assert_eq!(seen().await, Some(0o711));
+    *slow.by.lock().unwrap() = Duration::ZERO;
+    tops.change_top("jobs", unset, mode(0o750)).await.unwrap();
+    tokio::time::sleep(ANSWER / 2).await;
+    *slow.by.lock().unwrap() = ANSWER;
+    for _ in 0..3 {
+        assert_eq!(seen().await, Some(0o750), "an older answer came late");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
