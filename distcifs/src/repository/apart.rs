@@ -2,8 +2,9 @@
 //!
 //! Who writes a file, or reads it directly, from or into memory that never answers (userfaultfd, a map of a FUSE of
 //! his own) stands in the kernel with that file's lock. Whoever cuts or removes the file then stands as well, and
-//! nothing but the end of those processes frees him. So such calls have places: few for each owner, whose own they
-//! are for as long as they stand, and some for all together, of which one that stands takes none.
+//! nothing but the end of those processes frees him. So such calls have places: few for each owner ([`Owners`]), whose
+//! own they are for as long as they stand. Where the disk is the bound they have turns as well ([`Apart`]), some for all
+//! together, of which one that stands takes none.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,32 +26,25 @@ const OWNERS_KEPT: usize = 64;
 /// Most threads of such calls.
 const THREADS_MAX: usize = 4096;
 
-/// The places of one kind of such calls.
+/// Places of owners, so many for each: what one of them does takes none of another's.
 #[derive(Debug)]
-pub(crate) struct Apart {
-    /// Those of all; a call that stands has given its back.
-    pub(crate) turns: Arc<Semaphore>,
-    /// How many each owner has.
+pub(crate) struct Owners {
     of_one: usize,
-    owners: Mutex<HashMap<u32, Arc<Semaphore>>>,
-    /// From when on a call is said to stand.
-    stands: Duration,
+    places: Mutex<HashMap<u32, Arc<Semaphore>>>,
 }
 
-impl Apart {
-    /// Places for so many calls at once, so many of them of one owner; who takes longer than this stands.
-    pub(crate) fn new(at_once: usize, of_one: usize, stands: Duration) -> Apart {
-        Apart {
-            turns: Arc::new(Semaphore::new(at_once)),
+impl Owners {
+    /// So many places for each.
+    pub(crate) fn new(of_one: usize) -> Owners {
+        Owners {
             of_one,
-            owners: Mutex::default(),
-            stands,
+            places: Mutex::default(),
         }
     }
 
     /// The places of one owner.
     fn of(&self, owner: u32) -> Arc<Semaphore> {
-        let mut owners = lock(&self.owners);
+        let mut owners = lock(&self.places);
         if owners.len() >= OWNERS_KEPT {
             // Whoever has a place or waits for one holds it, too.
             owners.retain(|_, places| Arc::strong_count(places) > 1);
@@ -59,11 +53,66 @@ impl Apart {
         places.or_insert_with(|| Arc::new(Semaphore::new(self.of_one))).clone()
     }
 
+    /// A place of this owner's, for as long as it is held. `what` names the job and the file.
+    ///
+    /// # Errors
+    /// `Busy` if there is none by then.
+    pub(crate) async fn place(
+        &self,
+        owner: u32,
+        by: Deadline,
+        what: impl Fn() -> String,
+    ) -> Result<OwnedSemaphorePermit> {
+        let place = by.wait(self.of(owner).acquire_owned()).await;
+        place.and_then(|place| place.ok()).ok_or_else(|| {
+            let (what, of_one) = (what(), self.of_one);
+            Error::Busy(format!(
+                "{what}: {of_one} calls on files of this owner stand already: end the processes that use them"
+            ))
+        })
+    }
+
+    /// Begins something of this owner on a thread apart, if he has a place left; the receiver ends with it.
+    pub(crate) fn begin(&self, owner: u32, act: impl FnOnce() + Send + 'static) -> Option<Receiver<()>> {
+        let place = self.of(owner).try_acquire_owned().ok()?;
+        let (running, over) = channel();
+        let begun = start(place, move || {
+            let _running = running;
+            act();
+        });
+        begun.ok().map(|()| over)
+    }
+}
+
+/// Calls of one kind apart, few of them at once.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    /// Those of all; a call that stands has given its back.
+    pub(crate) turns: Arc<Semaphore>,
+    /// How many turns there are.
+    at_once: usize,
+    /// What each owner has, whether it stands or not.
+    pub(crate) owners: Owners,
+    /// From when on a call is said to stand.
+    stands: Duration,
+}
+
+impl Apart {
+    /// So many calls at once, so many of them of one owner; who takes longer than this stands.
+    pub(crate) fn new(at_once: usize, of_one: usize, stands: Duration) -> Apart {
+        Apart {
+            turns: Arc::new(Semaphore::new(at_once)),
+            at_once,
+            owners: Owners::new(of_one),
+            stands,
+        }
+    }
+
     /// Does something on a thread apart, for files of this owner; what it gives after nobody waits for it any
     /// more is for `late`. `what` names the job and the file.
     ///
     /// # Errors
-    /// `Busy` if this owner's calls stand, all of them, for so long; `TimedOut` if this one does: it may still be
+    /// `Busy` if this owner's calls stand, all of them, for so long, or those of others take all turns; `TimedOut` if this one does: it may still be
     /// done, when the lock is free. `System` with EAGAIN if there is no thread for it: it was not begun.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
@@ -74,9 +123,11 @@ impl Apart {
         late: impl FnOnce(T) + Send + 'static,
     ) -> Result<T> {
         let deadline = Deadline::after(limit);
-        let place = self.place(owner, deadline, &what).await?;
+        let place = self.owners.place(owner, deadline, &what).await?;
         let turn = deadline.wait(self.turns.clone().acquire_owned()).await;
-        let turn = turn.and_then(|turn| turn.ok()).ok_or_else(|| self.busy(&what()))?;
+        let turn = turn
+            .and_then(|turn| turn.ok())
+            .ok_or_else(|| self.no_turn(&what(), limit))?;
         let (done, mut result) = oneshot::channel();
         start(place, move || {
             let given = catch_unwind(AssertUnwindSafe(act));
@@ -108,35 +159,11 @@ impl Apart {
         }
     }
 
-    /// A place of this owner's, for as long as it is held.
-    ///
-    /// # Errors
-    /// `Busy` if there is none by then.
-    pub(crate) async fn place(
-        &self,
-        owner: u32,
-        by: Deadline,
-        what: impl Fn() -> String,
-    ) -> Result<OwnedSemaphorePermit> {
-        let place = by.wait(self.of(owner).acquire_owned()).await;
-        place.and_then(|place| place.ok()).ok_or_else(|| self.busy(&what()))
-    }
-
-    /// Begins something of this owner, if he has a place left; the receiver ends with it.
-    pub(crate) fn begin(&self, owner: u32, act: impl FnOnce() + Send + 'static) -> Option<Receiver<()>> {
-        let place = self.of(owner).try_acquire_owned().ok()?;
-        let (running, over) = channel();
-        let begun = start(place, move || {
-            let _running = running;
-            act();
-        });
-        begun.ok().map(|()| over)
-    }
-
-    fn busy(&self, what: &str) -> Error {
-        let of_one = self.of_one;
+    /// Says that others have all turns: nothing of this owner's is in the way.
+    fn no_turn(&self, what: &str, limit: Duration) -> Error {
+        let (at_once, seconds) = (self.at_once, limit.as_secs());
         Error::Busy(format!(
-            "{what}: {of_one} calls on files of this owner stand already: end the processes that use them"
+            "{what}: not begun within {seconds} s, as {at_once} calls of all owners are under way: the disk is busy, try again"
         ))
     }
 }
@@ -286,10 +313,31 @@ mod tests {
         assert_eq!(apart.turns.available_permits(), 2);
         let refused = apart.run(7, SOON, what, || 1, drop).await;
         assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
-        assert!(apart.begin(7, || ()).is_none());
+        assert!(apart.owners.begin(7, || ()).is_none());
         assert_eq!(apart.run(8, NEVER, what, || 8, drop).await.unwrap(), 8);
         drop((first, second));
         told.recv().unwrap();
+        assert_eq!(apart.run(7, NEVER, what, || 7, drop).await.unwrap(), 7);
+    }
+
+    /// Who waits in vain for a turn of all is told so, and not that calls of his own stand.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lack_of_turns_is_not_blamed_on_the_owner() {
+        let apart = Apart::new(1, 4, NEVER);
+        let (first, one) = standing();
+        let mut other = Box::pin(apart.run(8, NEVER, what, one, drop));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(other.as_mut().poll(&mut context).is_pending());
+        let refused = apart.run(7, SOON, what, || 1, drop).await.unwrap_err();
+        assert!(matches!(refused, Error::Busy(_)), "{refused}");
+        let words = refused.to_string();
+        assert!(
+            words.contains("job a, file x") && words.contains("all owners"),
+            "{words}"
+        );
+        assert!(!words.contains("this owner"), "{words}");
+        drop(first);
+        other.await.unwrap();
         assert_eq!(apart.run(7, NEVER, what, || 7, drop).await.unwrap(), 7);
     }
 
@@ -304,7 +352,7 @@ mod tests {
         // The place is given back a moment after the answer.
         let begun = std::time::Instant::now();
         let over = loop {
-            match apart.begin(7, || ()) {
+            match apart.owners.begin(7, || ()) {
                 Some(over) => break over,
                 None => assert!(begun.elapsed() < NEVER, "its place stays taken"),
             }
@@ -328,7 +376,7 @@ mod tests {
         assert!(asked.as_mut().poll(&mut context).is_pending());
         drop(go);
         // Its place is given back after the answer.
-        drop(apart.place(7, Deadline::after(NEVER), what).await.unwrap());
+        drop(apart.owners.place(7, Deadline::after(NEVER), what).await.unwrap());
         drop(asked);
         assert_eq!(told.recv(), Ok(7));
     }
@@ -338,7 +386,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_without_a_thread_is_an_error_and_is_not_done_later() {
         let apart = Apart::new(1, 1, SOON);
-        let place = apart.place(7, Deadline::after(SOON), what).await.unwrap();
+        let place = apart.owners.place(7, Deadline::after(SOON), what).await.unwrap();
         let (done, told) = channel();
         let mut queue = None;
         let spawn = |job: Job| {
@@ -359,7 +407,7 @@ mod tests {
             ),
             "{refused:?}"
         );
-        assert_eq!(apart.of(7).available_permits(), 1);
+        assert_eq!(apart.owners.of(7).available_permits(), 1);
         queue.unwrap()();
         assert!(told.recv().is_err());
     }

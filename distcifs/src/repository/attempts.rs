@@ -461,7 +461,7 @@ mod tests {
         let left = dir.path().join("left");
         std::fs::create_dir(&left).unwrap();
         let never = Deadline::after(2 * REMOVAL_MAX);
-        let stands = removals.place(7, never, || "a".to_owned()).await.unwrap();
+        let stands = removals.owners.place(7, never, || "a".to_owned()).await.unwrap();
         let removing = tokio::spawn(remove_apart(removals.clone(), left.clone(), 7));
         tokio::time::sleep(REMOVAL_MAX * 3).await;
         assert!(left.exists() && !removing.is_finished(), "it is left behind");

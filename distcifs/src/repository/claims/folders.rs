@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Claim, Claims};
-use crate::repository::apart::Apart;
+use crate::repository::apart::Owners;
 use crate::repository::attempts::Kept;
 use crate::repository::core::lock;
 use crate::repository::deadline::{CAPTURE_TIMEOUT, Deadline};
@@ -27,18 +27,17 @@ const STANDING_OF_ONE_MAX: usize = 32;
 
 /// The places of that.
 struct Places {
-    storing: Apart,
-    standing: Apart,
+    storing: Owners,
+    standing: Owners,
 }
 
 static PLACES: LazyLock<Arc<Places>> = LazyLock::new(Arc::default);
 
 impl Default for Places {
     fn default() -> Self {
-        let of = |of_one| Apart::new(of_one, of_one, Duration::MAX);
         Places {
-            storing: of(OF_ONE_MAX),
-            standing: of(STANDING_OF_ONE_MAX),
+            storing: Owners::new(OF_ONE_MAX),
+            standing: Owners::new(STANDING_OF_ONE_MAX),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::growth::Growth;
 use super::inodes::Inode;
 use super::locks::Lock;
 use super::quota::blocks;
-use crate::repository::apart::Apart;
+use crate::repository::apart::Owners;
 use crate::repository::core::lock;
 use crate::repository::flood;
 use crate::repository::reserve::Level;
@@ -29,8 +29,7 @@ use crate::repository::reserve::Level;
 /// Most files of a claim that are cut when it ends; those that are open are cut later, too.
 const CUT_MAX: usize = 64;
 
-/// Cuts at once, each of one file, and how many of one owner may stand.
-const CUTS_MAX: usize = 16;
+/// Cuts of one owner at once, each of one file; each may stand. Those of others go on beside them.
 const CUTS_OF_ONE: usize = 4;
 
 /// How long the watch of the disk waits for them.
@@ -42,7 +41,7 @@ type Place = (u64, u64);
 /// The cuts of files that fill the disk.
 #[derive(Debug)]
 pub(super) struct Cuts {
-    places: Apart,
+    places: Owners,
     /// Those under way: one that stands takes no second thread.
     under_way: Arc<Mutex<HashSet<Place>>>,
     /// How long they are waited for.
@@ -80,7 +79,7 @@ impl Cuts {
     /// Those that are waited for as long as this.
     pub(super) fn within(time: Duration) -> Cuts {
         Cuts {
-            places: Apart::new(CUTS_MAX, CUTS_OF_ONE, CUT_TIME),
+            places: Owners::new(CUTS_OF_ONE),
             under_way: Arc::default(),
             time,
         }

@@ -48,7 +48,10 @@ async fn all_back(tree: &Tree) {
     for turns in [&tree.work.off.data, &tree.work.off.locks] {
         let mut places = Vec::new();
         for _ in 0..PLACES {
-            let place = turns.places.place(0, Deadline::after(LONG), || "a test".to_owned());
+            let place = turns
+                .places
+                .owners
+                .place(0, Deadline::after(LONG), || "a test".to_owned());
             places.push(place.await.unwrap());
         }
     }
