@@ -43,11 +43,11 @@ const REMOVALS_MAX: usize = 8;
 const REMOVALS_OF_ONE: usize = 4;
 const REMOVAL_STANDS: Duration = Duration::from_secs(60);
 
-/// How long a folder waits for its place before the log says so and it waits anew; one that stands for longer is left
-/// to its thread.
+/// How long a folder waits for its place before the log says so and it waits anew; one that stands for longer is waited
+/// for without an end.
 const REMOVAL_MAX: Duration = Duration::from_secs(3600);
 
-/// How long one waits that got no thread, or failed; after each failure twice as long, up to that.
+/// How long one waits until it is tried again, whatever was in its way; each time twice as long, up to that.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where the claimants' folders live.
@@ -373,32 +373,36 @@ impl Drop for Unfinished {
 /// Deletes a folder on a thread of its owner's: who holds a file of it stands in the way of that. One that gets no
 /// place, as others of its owner's stand, or can't be deleted so far, is tried again for as long as the mount lives.
 async fn remove_apart(removals: Arc<Apart>, dir: PathBuf, owner: u32) {
+    remove_apart_by(remove::remove_tree, removals, dir, owner).await;
+}
+
+/// The same by what deletes a folder.
+async fn remove_apart_by(
+    remove: impl Fn(&Path) -> std::io::Result<()> + Clone + Send + 'static,
+    removals: Arc<Apart>,
+    dir: PathBuf,
+    owner: u32,
+) {
     let what = || format!("{}, a folder of user {owner}'s work", dir.display());
     let mut pause = REMOVAL_PAUSE;
     loop {
-        let (removed, (told, late)) = (dir.clone(), oneshot::channel());
-        let act = move || remove::remove_tree(&removed);
+        let (remove, removed, (told, late)) = (remove.clone(), dir.clone(), oneshot::channel());
+        let act = move || remove(&removed);
         let late_one = move |done| drop(told.send(done));
         let mut done = removals.run(owner, REMOVAL_MAX, what, act, late_one).await;
         if let Err(error @ Error::TimedOut(_)) = &done {
             tell_undeleted(&dir, owner, error);
-            match late.await {
-                Ok(in_the_end) => done = Ok(in_the_end),
-                Err(_panicked) => return,
-            }
+            let defect = |_| Error::Io(format!("{}: a defect of distcifs", what()).into());
+            done = late.await.map_err(defect);
         }
-        match done {
+        let why: &(dyn std::fmt::Display + Send + Sync) = match &done {
             Ok(Ok(())) => return,
-            Err(error) => {
-                tell_undeleted(&dir, owner, &error);
-                tokio::time::sleep(REMOVAL_PAUSE).await;
-            }
-            Ok(Err(error)) => {
-                tell_undeleted(&dir, owner, &error);
-                tokio::time::sleep(pause).await;
-                pause = (2 * pause).min(REMOVAL_MAX);
-            }
-        }
+            Ok(Err(error)) => error,
+            Err(error) => error,
+        };
+        tell_undeleted(&dir, owner, why);
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(REMOVAL_MAX);
     }
 }
 
@@ -483,6 +487,36 @@ mod tests {
         assert!(left.exists() && !removing.is_finished(), "it is left behind");
         std::fs::remove_file(&left).unwrap();
         std::fs::create_dir(&left).unwrap();
+        removing.await.unwrap();
+        assert!(!left.exists());
+    }
+
+    /// The same of one that stood for longer than it is waited for, and then met a defect.
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_panics_late_is_tried_again() {
+        let removals = Arc::new(Apart::new(1, 1, REMOVAL_STANDS));
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("left");
+        std::fs::create_dir(&left).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let wait = Arc::new(Mutex::new(Some(wait)));
+        let remove = move |dir: &Path| {
+            if let Some(wait) = lock(&wait).take() {
+                begun.send(()).unwrap();
+                assert!(wait.recv().is_ok(), "a defect of the test");
+            }
+            remove::remove_tree(dir)
+        };
+        let removing = tokio::spawn(remove_apart_by(remove, removals, left.clone(), 7));
+        while begins.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(REMOVAL_MAX + Duration::from_secs(1)).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        drop(go);
         removing.await.unwrap();
         assert!(!left.exists());
     }
