@@ -390,9 +390,6 @@ impl Tree {
     /// open; `flags` are those of open(2).
     pub async fn open(&self, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.work.owns(ino) {
-            if flags & libc::O_TRUNC != 0 {
-                self.shed(caller, ino).await?;
-            }
             let open = move |work: &Work| work.open(ino, flags);
             let open = self.work.on_disk(ino, open, Work::unopened);
             let mut opened = self.leased(ino, open, |opened| opened.handle).await;

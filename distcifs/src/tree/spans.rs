@@ -13,6 +13,27 @@ use super::{Attributes, Caller, Error, Found, Ino, Invalidation, Opened, Result,
 /// asks again for the rest.
 const COPY_BYTES_MAX: usize = 4 << 20;
 
+/// Whether what this caller does to bytes of a file takes its set-id bits: root's does not.
+fn does_shed(caller: Caller) -> bool {
+    caller.uid != 0
+}
+
+/// What changes bytes of a file, by its handle if it is open, and takes its set-id bits if `sheds`. They go first, as the
+/// system does it: what is written later than somebody waited for it has not got them either.
+fn shedding<T>(
+    sheds: bool,
+    ino: Ino,
+    handle: Option<u64>,
+    change: impl Fn(&Work) -> Result<T>,
+) -> impl Fn(&Work) -> Result<T> {
+    move |work| {
+        if sheds {
+            work.shed_set_id(ino, handle)?;
+        }
+        change(work)
+    }
+}
+
 impl Tree {
     /// setattr.
     pub(super) async fn set_work(
@@ -28,13 +49,8 @@ impl Tree {
                 .await?;
         }
         let long = set.size.is_some_and(|size| self.work.is_long_to_cut(ino, handle, size));
-        let sheds = set.size.is_some() && caller.uid != 0;
-        let set = move |work: &Work| {
-            if sheds {
-                work.shed_before_cut(ino, handle)?;
-            }
-            work.setattr(ino, handle, set)
-        };
+        let sheds = set.size.is_some() && does_shed(caller);
+        let set = shedding(sheds, ino, handle, move |work| work.setattr(ino, handle, set));
         if long {
             self.work.off(ino, LONG, set, self.was_late(ino)).await
         } else {
@@ -87,13 +103,7 @@ impl Tree {
     /// Empties a file that was just opened with O_TRUNC; if it can't be, nobody has opened it.
     pub(super) async fn emptied(&self, caller: Caller, ino: Ino, opened: Opened) -> Result<Opened> {
         let handle = opened.handle;
-        let sheds = caller.uid != 0;
-        let empty = move |work: &Work| {
-            if sheds {
-                work.shed_of_open(handle)?;
-            }
-            work.empty(handle)
-        };
+        let empty = shedding(does_shed(caller), ino, Some(handle), move |work| work.empty(handle));
         let emptied = if self.work.is_long_to_cut(ino, Some(handle), 0) {
             self.work.off(ino, LONG, empty, self.was_late(ino)).await
         } else {
@@ -121,30 +131,14 @@ impl Tree {
         }
     }
 
-    /// write; whether that takes set-id bits. Here and below they go first, as the system does it: what is written
-    /// later than somebody waited for it has not got them either.
+    /// write; whether that takes set-id bits.
     pub(super) async fn write_work(&self, at: (Ino, u64), offset: u64, data: Bytes, sheds: bool) -> Result<u32> {
         let (ino, handle) = at;
-        let write = move |work: &Work| {
-            if sheds {
-                work.shed_of_open(handle)?;
-            }
-            work.write(handle, offset, &data)
-        };
+        let write = shedding(sheds, ino, Some(handle), move |work| work.write(handle, offset, &data));
         match write(&self.work) {
             Err(Error::WouldBlock(_)) => self.work.off(ino, LONG, write, self.was_late(ino)).await,
             done => done,
         }
-    }
-
-    /// A claimant's file is about to be opened and emptied by this user: set-id bits go, unless it is root.
-    pub(super) async fn shed(&self, caller: Caller, ino: Ino) -> Result<()> {
-        if caller.uid == 0 {
-            return Ok(());
-        }
-        self.work
-            .on_disk(ino, move |work| work.shed_set_id(ino), |_, ()| ())
-            .await
     }
 
     /// fallocate.
@@ -158,13 +152,8 @@ impl Tree {
         mode: i32,
     ) -> Result<()> {
         if self.work.owns(ino) {
-            let sheds = caller.uid != 0;
-            let reserve = move |work: &Work| {
-                if sheds {
-                    work.shed_of_open(handle)?;
-                }
-                work.fallocate(handle, offset, length, mode)
-            };
+            let reserve = move |work: &Work| work.fallocate(handle, offset, length, mode);
+            let reserve = shedding(does_shed(caller), ino, Some(handle), reserve);
             return self.work.off(ino, LONG, reserve, self.was_late(ino)).await;
         }
         Err(Error::Unsupported("fallocate".into()))
@@ -192,26 +181,18 @@ impl Tree {
         to_offset: u64,
         length: u64,
     ) -> Result<u64> {
-        let sheds = caller.uid != 0;
+        let sheds = does_shed(caller);
         if self.work.owns(from) && self.work.owns(to) {
             let (from, target) = ((from_handle, from_offset), (to_handle, to_offset));
-            let copy = move |work: &Work| {
-                if sheds {
-                    work.shed_of_open(to_handle)?;
-                }
-                work.copy_file_range(from, target, length)
-            };
+            let copy = move |work: &Work| work.copy_file_range(from, target, length);
+            let copy = shedding(sheds, to, Some(to_handle), copy);
             return self.work.off(to, LONG, copy, self.was_late(to)).await;
         }
         if self.work.owns(to) && matches!(self.node(from)?, Node::Published(_)) {
             let size = usize::try_from(length).unwrap_or(COPY_BYTES_MAX).min(COPY_BYTES_MAX);
             let data = self.read_open(caller, from_handle, from_offset, size).await?;
-            let write = move |work: &Work| {
-                if sheds {
-                    work.shed_of_open(to_handle)?;
-                }
-                work.write(to_handle, to_offset, &data)
-            };
+            let write = move |work: &Work| work.write(to_handle, to_offset, &data);
+            let write = shedding(sheds, to, Some(to_handle), write);
             return self.work.off(to, LONG, write, self.was_late(to)).await.map(u64::from);
         }
         Err(Error::Unsupported("copy_file_range".into()))

@@ -126,8 +126,12 @@ impl Work {
         Ok(attributes_of(inode, &stat))
     }
 
-    /// A write by another than the owner takes the set-id bits from a file, as the system would.
-    pub fn shed_set_id(&self, ino: Ino) -> Result<()> {
+    /// A change of bytes by anybody but root takes the set-id bits from a file, as the system would: by its handle if
+    /// it is open, also after the end of its attempt.
+    pub fn shed_set_id(&self, ino: Ino, handle: Option<u64>) -> Result<()> {
+        if let Some(open) = handle.and_then(|handle| self.file(handle).ok()) {
+            return Self::shed_open(&open);
+        }
         let inode = self.inode(ino)?;
         let _gate = inode.attempt.enter()?;
         let fd = self.path(&inode)?;
@@ -140,19 +144,6 @@ impl Work {
         let _changes = changes(&[&inode])?;
         self.chmod(&fd, stat.st_mode & !shed)
             .map_err(|errno| system(inode.what(), errno))
-    }
-
-    /// The same before a file is cut, by its handle if it is open.
-    pub fn shed_before_cut(&self, ino: Ino, handle: Option<u64>) -> Result<()> {
-        match handle.and_then(|handle| self.file(handle).ok()) {
-            Some(open) => Self::shed_open(&open),
-            None => self.shed_set_id(ino),
-        }
-    }
-
-    /// The same of a file that is open, before bytes of it are changed; also after the end of its attempt.
-    pub fn shed_of_open(&self, handle: u64) -> Result<()> {
-        Self::shed_open(&*self.file(handle)?)
     }
 
     fn shed_open(open: &OpenFile) -> Result<()> {
@@ -172,7 +163,7 @@ impl Work {
     /// it writes by itself, as it does through a descriptor from before the bits. chown(2) to nobody looks the same.
     pub fn heed_writer(&self, ino: Ino) -> Result<()> {
         if self.inode(ino)?.passed.is_marked() {
-            self.shed_set_id(ino)?;
+            self.shed_set_id(ino, None)?;
         }
         Ok(())
     }

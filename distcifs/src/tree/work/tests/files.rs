@@ -56,7 +56,7 @@ fn a_removed_file_that_nobody_has_open_is_gone_at_once() {
     assert_eq!(bench.descriptors(), before - 4);
 }
 
-/// "A write by another than the owner takes the set-id bits", and files with such are not passed through.
+/// "A write by anybody but root takes the set-user-id bit", and files with such are not passed through.
 #[test]
 fn set_id_bits_go_with_a_write() {
     let bench = Bench::new();
@@ -71,7 +71,7 @@ fn set_id_bits_go_with_a_write() {
         work.setattr(file, None, set).unwrap();
         let opened = work.open(file, libc::O_RDWR).unwrap();
         assert_eq!(opened.passes, mode & 0o6000 == 0);
-        work.shed_set_id(file).unwrap();
+        work.shed_set_id(file, None).unwrap();
         assert_eq!(work.getattr(file, None).unwrap().attr.mode, left);
     }
 }

@@ -368,6 +368,39 @@ async fn no_bytes_come_late_into_a_file_with_set_id_bits() {
     }
 }
 
+/// "As on any disk": who is refused to open a file that is to be emptied takes nothing from it, as of a program that
+/// runs.
+#[tokio::test]
+async fn an_open_that_is_refused_takes_no_set_id_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, root) = tree(dir.path()).await;
+    let path = dir.path().join("workspace/program");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o4777)).unwrap();
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    let caller = Caller { uid: 1000, ..me() };
+    let found = tree.lookup(caller, root, "program".into()).await.unwrap();
+    let open = || tree.open(caller, found.attributes.attr.ino, libc::O_WRONLY | libc::O_TRUNC);
+    let mut runs = std::process::Command::new(&path).arg("3600").spawn().unwrap();
+    let refused = open().await;
+    let is_running = runs.try_wait().unwrap().is_none();
+    runs.kill().unwrap();
+    runs.wait().unwrap();
+    let busy = |error: &Error| {
+        matches!(
+            error,
+            Error::System {
+                errno: libc::ETXTBSY,
+                ..
+            }
+        )
+    };
+    assert!(is_running && refused.as_ref().is_err_and(busy), "{refused:?}");
+    assert_eq!(mode(), 0o4777);
+    open().await.unwrap();
+    assert_eq!(mode(), 0o777);
+}
+
 /// A call that is answered in time leaves nothing behind.
 #[tokio::test]
 async fn a_call_that_is_answered_refuses_nothing_later() {
