@@ -253,8 +253,7 @@ impl Table {
         if entry.lookups > 0 || entry.pinned {
             return None;
         }
-        // Whoever makes a call with it has it, from before he takes its lock until he has given that back.
-        if Arc::strong_count(&entry.inode) > 1 {
+        if is_used(entry) {
             self.left.insert(ino);
             return None;
         }
@@ -263,9 +262,11 @@ impl Table {
         Some(entry.inode)
     }
 
-    /// Whether the kernel has forgotten some that are still here.
+    /// Whether the kernel has forgotten some that are still here though nothing is done with them any more. It is asked
+    /// before the table is taken to change it: while one call stands, others end all the time.
     pub(super) fn has_left(&self) -> bool {
-        !self.left.is_empty()
+        let is_free = |ino| self.entries.get(ino).is_none_or(|entry| !is_used(entry));
+        self.left.iter().any(is_free)
     }
 
     /// Forgets those of them with which nothing is done any more; they are to be dropped without the lock.
@@ -305,6 +306,12 @@ impl Table {
             .map(|entry| entry.inode.ino)
             .collect()
     }
+}
+
+/// Whether something is done with an inode: whoever makes a call with it has it, from before he takes its lock until he
+/// has given that back.
+fn is_used(entry: &Entry) -> bool {
+    Arc::strong_count(&entry.inode) > 1
 }
 
 /// Refuses a node of the wrong kind.
