@@ -3,13 +3,18 @@
 //! signal he gets. So it is done by a process that is left behind when it does.
 
 use std::io::{self, Read};
-use std::process::{Child, Command, Stdio};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two looks whether it has ended.
-const STEP: Duration = Duration::from_millis(5);
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// How long who was killed is waited for: the kernel needs less, unless it stands.
+const KILLED: Duration = Duration::from_millis(50);
 
 /// What such a process wrote, and whether it ended well.
 #[derive(Debug)]
@@ -40,25 +45,41 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Wrote>> {
     };
     thread::Builder::new().name("aside".into()).spawn(reads)?;
     let bytes = heard.recv_timeout(end.saturating_duration_since(Instant::now()));
-    match (bytes, status(&mut child, end)) {
-        (Ok(bytes), Some(well)) => Ok(Some(Wrote { bytes, well })),
+    match (bytes, ended(&mut child, end)?) {
+        (Ok(bytes), Some(status)) => Ok(Some(Wrote {
+            bytes,
+            well: status.success(),
+        })),
         _ => {
             // Where it stands that does not reach it, and nobody waits.
             let _ = child.kill();
-            let _ = status(&mut child, Instant::now() + 10 * STEP);
+            let _ = ended(&mut child, Instant::now() + KILLED);
             Ok(None)
         }
     }
 }
 
-/// Whether it has ended well, once it has ended.
-fn status(child: &mut Child, end: Instant) -> Option<bool> {
+/// Waits until a child has ended. `None`: it has not by `end`. The kernel says when it has: whoever looked from time to
+/// time would wait the whole of such a time for each, as most end within a millisecond.
+///
+/// # Errors
+/// If it is no child, or descriptors are short.
+pub fn ended(child: &mut Child, end: Instant) -> io::Result<Option<ExitStatus>> {
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status.success()),
-            Ok(None) if Instant::now() < end => thread::sleep(STEP),
-            Ok(None) => return None,
-            Err(_) => return Some(false),
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let process = process.as_ref().map_err(|&e| io::Error::from(e))?;
+        // Rounded up: else the last millisecond would be spent asking.
+        let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -91,5 +112,22 @@ mod tests {
         assert!(run(sh("trap '' TERM; sleep 600"), limit).unwrap().is_none());
         assert!(run(sh("sleep 30 & exit 0"), limit).unwrap().is_none());
         assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn an_end_is_told_by_the_kernel() {
+        let mut child = sh("exit 3").spawn().unwrap();
+        let status = ended(&mut child, Instant::now() + Duration::from_secs(60)).unwrap();
+        assert_eq!(status.and_then(|status| status.code()), Some(3));
+        let mut child = sh("sleep 600").spawn().unwrap();
+        assert!(ended(&mut child, Instant::now()).unwrap().is_none());
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert!(ended(&mut child, soon).unwrap().is_none() && Instant::now() >= soon);
+        child.kill().unwrap();
+        assert!(
+            ended(&mut child, Instant::now() + Duration::from_secs(60))
+                .unwrap()
+                .is_some()
+        );
     }
 }

@@ -11,9 +11,13 @@ use distcifs_settings::notify::is_address;
 
 use super::news::News;
 use super::{Outcome, Teller};
+use crate::aside;
 
 /// Longest time for one message.
 const SEND_TIME: Duration = Duration::from_secs(60);
+
+/// Between two looks whether the worker is to end.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Bytes of what sendmail says that the log shows.
 const SAID_BYTES_MAX: usize = 300;
@@ -183,17 +187,14 @@ impl Mail {
 
 /// Waits for a child, and ends it when its time is over.
 fn ends(child: &mut Child, time: Duration) -> std::io::Result<ExitStatus> {
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
+    let end = Instant::now() + time;
+    while Instant::now() < end && !crate::signals::stopping() {
+        if let Some(status) = aside::ended(child, end.min(Instant::now() + LOOK))? {
             return Ok(status);
         }
-        if begun.elapsed() > time || crate::signals::stopping() {
-            child.kill()?;
-            return child.wait();
-        }
-        thread::sleep(Duration::from_millis(20));
     }
+    child.kill()?;
+    child.wait()
 }
 
 /// A text that can stand in a header: what is no printable ASCII becomes `?`, and no line ends.

@@ -21,6 +21,7 @@ use super::environment::PATH_DEFAULT;
 use super::idmap;
 use super::ranges::Ids;
 use super::state::Run;
+use crate::aside;
 use crate::identity::Whom;
 use crate::keys;
 
@@ -47,9 +48,6 @@ const OWN_FOLDER: &str = "/etc/distcifs/isolate";
 
 /// How long environments may take to say whether they work here.
 const CHECK_MAX: Duration = Duration::from_secs(20);
-
-/// Pause between two looks meanwhile.
-const CHECK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Longest reason that is taken from an environment, bytes.
 const REASON_BYTES_MAX: u64 = 4096;
@@ -324,17 +322,10 @@ fn check(programs: &BTreeMap<String, PathBuf>, tools: &Tools<'_>) -> BTreeMap<St
 /// What it says on its standard output; else why it says no.
 fn answer(mut child: Child, bound: Instant) -> Result<String, String> {
     let group = Pid::from_raw(child.id().cast_signed());
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < bound => std::thread::sleep(CHECK_PAUSE),
-            Ok(None) => {
-                let _ = killpg(group, Signal::SIGKILL);
-                let _ = child.wait();
-                return Err(format!("its check did not end within {CHECK_MAX:?}"));
-            }
-            Err(error) => return Err(error.to_string()),
-        }
+    let Some(status) = aside::ended(&mut child, bound).map_err(|e| e.to_string())? else {
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = child.wait();
+        return Err(format!("its check did not end within {CHECK_MAX:?}"));
     };
     // What it left would hold up the end of its words.
     let _ = killpg(group, Signal::SIGKILL);
