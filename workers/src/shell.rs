@@ -331,6 +331,9 @@ impl Shell<'_> {
 
     /// Records parameters, and then adds tasks: these may name those. Tasks count only after success.
     fn heed(&self, success: bool) -> tree::Result<()> {
+        if !told::any(&self.claimed)? {
+            return Ok(());
+        }
         let outputs = told::OUTPUTS.take(&self.claimed);
         let tasks = match success {
             true => told::TASKS.take(&self.claimed),
@@ -344,7 +347,7 @@ impl Shell<'_> {
 
     /// Takes away what a script told whose outcome does not count.
     fn untold(&self, order: &Order<'_>) -> tree::Result<()> {
-        if order.ticket.task.is_none() {
+        if order.ticket.task.is_none() || !told::any(&self.claimed)? {
             return Ok(());
         }
         told::ALL.iter().try_for_each(|told| told.discard(&self.claimed))

@@ -24,6 +24,9 @@ const WORD: &str = "--told";
 const TAKE: &str = "take";
 const DISCARD: &str = "discard";
 
+/// In the place of the variable: whether there is any of them.
+const ANY: &str = "any";
+
 /// How long that may take; who holds one may hold it for ever.
 const STANDS: Duration = Duration::from_secs(30);
 
@@ -55,6 +58,31 @@ pub(super) const TASKS: Told = Told {
 /// All of them.
 pub(super) const ALL: [Told; 2] = [OUTPUTS, TASKS];
 
+/// Whether a script left one of them: most tell nothing, and one process finds that out for all.
+///
+/// # Errors
+/// `Refused` if somebody holds the artifacts.
+pub(super) fn any(claimed: &Claimed) -> tree::Result<bool> {
+    let held = "a process has held the artifacts";
+    as_a_result(|| ask(claimed, &[ANY], held)?.into()).map(|found| found.is_some())
+}
+
+/// Has a process do what these words say, which may stand: somebody may hold what it needs. `held` says so.
+fn ask(claimed: &Claimed, words: &[&str], held: &str) -> tree::Result<Answer> {
+    let folder = claimed.open().map_err(|e| Trouble::from_io("artifacts", &e))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(WORD).args(words).stdin(Stdio::from(folder));
+    let what = words.join(" ");
+    let cant = |e: io::Error| Trouble::Later(format!("{what}: no process to look for it: {e}"));
+    let wrote = aside::run(command, STANDS).map_err(cant)?;
+    let held = || {
+        let limit = STANDS.as_secs();
+        Trouble::Refused(format!("{held} for {limit} s; what the script told is lost"))
+    };
+    let ended = |_| Trouble::Refused(format!("{what}: who looks for it was ended"));
+    serde_json::from_slice(&wrote.ok_or_else(held)?.bytes).map_err(ended)
+}
+
 impl Told {
     /// Takes it away; gives what was in it, if it was there.
     ///
@@ -72,27 +100,11 @@ impl Told {
         self.ask(claimed, DISCARD).map(drop)
     }
 
-    /// Has a process do it, which may stand: somebody may hold the file, or the artifacts.
     fn ask(&self, claimed: &Claimed, how: &str) -> tree::Result<Option<Vec<u8>>> {
+        let Told { name, variable, .. } = self;
+        let held = format!("{variable}: a process has held artifacts/{name}");
         let read = RefCell::default();
-        as_a_result(|| {
-            let folder = claimed.open().map_err(|e| Trouble::from_io("artifacts", &e))?;
-            let mut command = Command::new("/proc/self/exe");
-            command.args([WORD, self.variable, how]).stdin(Stdio::from(folder));
-            let cant = |e: io::Error| Trouble::Later(format!("{}: no process to read it: {e}", self.variable));
-            let wrote = aside::run(command, STANDS).map_err(cant)?;
-            let held = || {
-                let Told { name, variable, .. } = self;
-                let limit = STANDS.as_secs();
-                Trouble::Refused(format!(
-                    "{variable}: a process has held artifacts/{name} for {limit} s; what the script told is lost"
-                ))
-            };
-            let wrote = wrote.ok_or_else(held)?;
-            let ended = || Trouble::Refused(format!("{}: who reads it was ended", self.variable));
-            let answer: Answer = serde_json::from_slice(&wrote.bytes).map_err(|_| ended())?;
-            answer.after(&read)
-        })
+        as_a_result(|| ask(claimed, &[variable, how], &held)?.after(&read))
     }
 
     /// Takes it away; says what was in it, if it was there.
@@ -113,12 +125,14 @@ impl Told {
 
     /// The artifacts, if it is among them.
     fn folder(&self, ticket: &Folder) -> tree::Result<Option<Folder>> {
-        let folder = ticket
-            .enter("artifacts")
-            .map_err(|e| Trouble::from_io("artifacts", &e))?;
+        let folder = artifacts(ticket)?;
+        Ok(self.is_in(&folder)?.then_some(folder))
+    }
+
+    fn is_in(&self, folder: &Folder) -> tree::Result<bool> {
         match folder.stat(OsStr::new(self.name)) {
-            Ok(_) => Ok(Some(folder)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Trouble::from_io(self.variable, &error)),
         }
     }
@@ -145,6 +159,17 @@ impl Told {
         }
         Ok(bytes)
     }
+}
+
+/// Whether one of them is among the artifacts.
+fn any_here(ticket: &Folder) -> tree::Result<bool> {
+    let folder = artifacts(ticket)?;
+    ALL.iter().try_fold(false, |any, told| Ok(any || told.is_in(&folder)?))
+}
+
+fn artifacts(ticket: &Folder) -> tree::Result<Folder> {
+    let entered = ticket.enter("artifacts");
+    entered.map_err(|e| Trouble::from_io("artifacts", &e))
 }
 
 /// What the process that does it says.
@@ -209,12 +234,16 @@ impl From<Answer> for tree::Result<Option<Vec<u8>>> {
 
 /// What that process does, if this is one: it has the ticket's folder as its standard input.
 pub fn main(words: &[String]) -> Option<ExitCode> {
-    let [_, word, variable, how] = words else { return None };
-    let told = ALL.iter().find(|told| word == WORD && told.variable == *variable)?;
-    let done = match io::stdin().as_fd().try_clone_to_owned().map(Folder::of) {
-        Err(error) => Err(Trouble::from_io("artifacts", &error)).into(),
-        Ok(ticket) if how == TAKE => told.take_here(&ticket),
-        Ok(ticket) => told.discard_here(&ticket).map(|()| None).into(),
+    let [_, word, what, how @ ..] = words else { return None };
+    if word != WORD {
+        return None;
+    }
+    let told = ALL.iter().find(|told| told.variable == *what);
+    let done = match (io::stdin().as_fd().try_clone_to_owned().map(Folder::of), told) {
+        (Err(error), _) => Err(Trouble::from_io("artifacts", &error)).into(),
+        (Ok(ticket), None) => any_here(&ticket).map(|any| any.then(Vec::new)).into(),
+        (Ok(ticket), Some(told)) if how == [TAKE] => told.take_here(&ticket),
+        (Ok(ticket), Some(told)) => told.discard_here(&ticket).map(|()| None).into(),
     };
     let text = serde_json::to_vec(&done).unwrap_or_default();
     let written = io::stdout().lock().write_all(&text);
