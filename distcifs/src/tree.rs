@@ -180,6 +180,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// A stream: no offsets.
     pub nonseekable: bool,
+    /// Whether we are to hear of each close(2): else there is nothing to do then.
+    pub flushes: bool,
     /// Whether the kernel may do without asking what it can with `backing`.
     pub passes: bool,
     /// What is to be told once the kernel has got `backing` to write.

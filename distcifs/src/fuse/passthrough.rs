@@ -161,6 +161,7 @@ mod tests {
             direct_io: false,
             keep_cache: true,
             nonseekable: false,
+            flushes: true,
             passes: true,
             passed: None,
             backing: Some(Arc::new(file)),

@@ -52,6 +52,7 @@ fn open_flags(opened: &Opened) -> FopenFlags {
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && !opened.direct_io);
     flags.set(FopenFlags::FOPEN_NONSEEKABLE, opened.nonseekable);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !opened.flushes);
     flags
 }
 

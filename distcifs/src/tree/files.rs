@@ -171,6 +171,7 @@ impl Tree {
     pub(crate) fn opened(&self, caller: Caller, node: Node, both: bool, mut kind: OpenKind) -> Result<Opened> {
         let published = matches!(kind, OpenKind::Published(..));
         let nonseekable = matches!(kind, OpenKind::Next(..) | OpenKind::Events(_) | OpenKind::Wait(_));
+        let flushes = kind.flushes();
         let asker = match &kind {
             OpenKind::Next(_, holder) => Some(holder.clone()),
             _ => None,
@@ -205,6 +206,7 @@ impl Tree {
             direct_io: !published,
             keep_cache: published,
             nonseekable,
+            flushes,
             passes: true,
             passed: None,
             backing: None,

@@ -117,6 +117,16 @@ pub(crate) enum OpenKind {
 }
 
 impl OpenKind {
+    /// Whether close(2) has something to do: to commit, to refuse, or to notice who ends. What is only read has nothing,
+    /// and a request for each close is one of four that reading a small file costs.
+    pub(crate) fn flushes(&self) -> bool {
+        use OpenKind::*;
+        !matches!(
+            self,
+            Bytes(_) | Consoles { .. } | Published(_) | Events(_) | Wait(_) | Folder(_)
+        )
+    }
+
     /// What it holds when it is opened, bytes, beside what is counted with each open file. What grows later is counted
     /// as it does: what is written, and what a folder lists.
     pub(crate) fn holds(&mut self) -> usize {

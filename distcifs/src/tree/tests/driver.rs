@@ -219,25 +219,26 @@ impl Fs {
     pub(super) fn open(&self, path: &str, flags: i32) -> Result<Fd<'_>> {
         let (mut way, name) = self.parent(path)?;
         let creates = flags & libc::O_CREAT != 0;
-        let (ino, handle) = match way.look(name)? {
+        let (ino, opened) = match way.look(name)? {
             Some(_) if creates && flags & libc::O_EXCL != 0 => return Err(Error::Exists(path.into())),
             Some(found) => {
                 let ino = found.attributes.attr.ino;
                 let opened = self.wait(self.tree().open(self.caller, ino, flags & !libc::O_CREAT))?;
-                (ino, opened.handle)
+                (ino, opened)
             }
             None if creates => {
                 let create = self.tree().create(self.caller, way.at(), name.into(), 0o644, flags);
                 let (found, opened) = self.wait(create)?;
                 way.looked.push(found.attributes.attr.ino);
-                (found.attributes.attr.ino, opened.handle)
+                (found.attributes.attr.ino, opened)
             }
             None => return Err(Error::NotFound(path.into())),
         };
         Ok(Fd {
             way,
             ino,
-            handle,
+            handle: opened.handle,
+            flushes: opened.flushes,
             offset: 0,
         })
     }
@@ -414,6 +415,8 @@ pub(super) struct Fd<'a> {
     way: Way<'a>,
     ino: Ino,
     handle: u64,
+    /// Whether the kernel asks at each close.
+    pub(super) flushes: bool,
     offset: u64,
 }
 
@@ -457,6 +460,9 @@ impl Fd<'_> {
     }
 
     fn flush(&self) -> Result<()> {
+        if !self.flushes {
+            return Ok(());
+        }
         let fs = self.way.fs;
         fs.wait(fs.tree().flush(fs.caller, self.ino, self.handle))
     }

@@ -15,6 +15,7 @@ on_both! {
     names_that_are_not_valid,
     nothing_else_is_made_beside_what_is_generated,
     hidden_files_are_there_by_name_only,
+    who_only_reads_closes_without_a_request,
 }
 
 /// "/: README, status, metrics, nodes/<node>, jobs/, tickets/". The five kinds of task that come
@@ -181,4 +182,26 @@ fn hidden_files_are_there_by_name_only(fs: Fs) {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         assert!(!fs.list(folder).iter().any(|known| known == name), "{path} is listed");
     }
+}
+
+/// Whoever writes hears at close(2) what became of it, and who held a claim is noticed. Nothing is to be told of what was
+/// read, and each close would be a request.
+fn who_only_reads_closes_without_a_request(fs: Fs) {
+    fs.job("a", HELLO);
+    fs.trigger("a", "");
+    let read = [
+        "status",
+        "jobs/a/config.json",
+        "jobs/a/builds/1/console",
+        "jobs/a/builds/1/.wait",
+    ];
+    for path in read {
+        let fd = fs.open(path, libc::O_RDONLY).unwrap();
+        assert!(!fd.flushes, "{path}");
+    }
+    for path in ["jobs/a/config.json", "jobs/a/trigger", "tickets/execute-shell/.post"] {
+        let fd = fs.open(path, libc::O_WRONLY).unwrap();
+        assert!(fd.flushes, "{path}");
+    }
+    assert!(fs.open("tickets/execute-shell/.next", libc::O_RDWR).unwrap().flushes);
 }

@@ -329,6 +329,7 @@ impl Work {
             direct_io: false,
             keep_cache: true,
             nonseekable: false,
+            flushes: true,
             passes,
             passed,
             backing,

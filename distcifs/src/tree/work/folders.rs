@@ -90,6 +90,7 @@ impl Work {
             direct_io: false,
             keep_cache: false,
             nonseekable: false,
+            flushes: false,
             passes: true,
             passed: None,
             backing: None,
