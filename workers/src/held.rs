@@ -208,7 +208,12 @@ impl Held {
     /// The build as it is now, and whether all of it was read just now, and not what of it changed alone.
     fn read(&mut self) -> tree::Result<(Build, bool)> {
         let ended = std::mem::take(&mut self.ended);
-        if let Some(mut build) = self.known.take()
+        // Once the last has ended the whole is read anyway.
+        let goes_on = |build: &Build| {
+            let open = |task: &Task| !task.state.is_ended() && !ended.contains(&task.index);
+            build.tasks.iter().any(open)
+        };
+        if let Some(mut build) = self.known.take().filter(goes_on)
             && ended.into_iter().all(|index| self.renew(&mut build, index).is_some())
         {
             return Ok((build, false));

@@ -286,11 +286,19 @@ impl Lines {
 
 /// Reads a whole file; over 64 MiB it is `Refused`.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let file = open_to_read(path).map_err(|e| Trouble::of_open(&at("read", path), &e))?;
+    let mut file = open_to_read(path).map_err(|e| Trouble::of_open(&at("read", path), &e))?;
     let read = || -> io::Result<Vec<u8>> {
         let size = file.metadata()?.len().min(READ_BYTES_MAX);
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0) + 1];
+        let first = match file.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            read => read?,
+        };
+        bytes.truncate(first);
+        // Most files have as many bytes as they say. A second request for each would only say that this was the end.
+        if first as u64 != size || size == 0 {
+            file.take(READ_BYTES_MAX - first as u64).read_to_end(&mut bytes)?;
+        }
         Ok(bytes)
     };
     let bytes = read().map_err(|e| Trouble::from_io(&at("read", path), &e))?;
