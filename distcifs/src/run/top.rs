@@ -20,6 +20,7 @@ mod draw;
 mod facts;
 #[cfg(feature = "top")]
 mod follow;
+mod late;
 mod page;
 #[cfg_attr(
     not(any(feature = "top", test)),

@@ -119,7 +119,7 @@ pub(super) struct Row {
     pub(super) state: Option<State>,
     /// When it got its state, milliseconds since 1970; 0: that is not known.
     pub(super) since: u64,
-    /// None: they were not read yet.
+    /// None: they were not read yet, or can't be.
     pub(super) words: Option<Words>,
 }
 
@@ -158,7 +158,7 @@ pub(super) struct Counts {
     pub(super) running: usize,
     pub(super) held: usize,
     pub(super) pending: usize,
-    /// Builds under way, and jobs, that were not looked at yet.
+    /// Builds under way, jobs, queues and nodes that were not looked at yet, or can't be read just now.
     pub(super) unread: usize,
     /// Jobs whose newest ended build failed.
     pub(super) red: usize,
@@ -166,6 +166,8 @@ pub(super) struct Counts {
     pub(super) closed: usize,
     /// Whether the listing of all jobs is closed to us: there may be others.
     pub(super) unlisted: bool,
+    /// Whether there are more jobs, builds under way, queues or nodes than are looked at.
+    pub(super) cut: bool,
 }
 
 /// What a line of `.events` says.
@@ -217,6 +219,11 @@ pub(super) struct Board {
     closed: BTreeSet<Arc<str>>,
     /// Whether the listing of all jobs is closed to us.
     pub(super) unlisted: bool,
+    /// Whether jobs or builds were left out since all were listed, as there are too many, and whether queues or nodes were.
+    pub(super) cut: bool,
+    pub(super) cut_late: bool,
+    /// Queues and nodes that were not looked at, or can't be read just now.
+    pub(super) unread_late: usize,
     /// What is to be looked at.
     pub(super) stale_jobs: BTreeSet<Arc<str>>,
     pub(super) stale_builds: BTreeSet<Key>,
@@ -251,6 +258,7 @@ impl Board {
     /// Has a build looked at.
     pub(super) fn stale(&mut self, key: Key) {
         if self.under_way.len() >= BUILDS_MAX && !self.under_way.contains_key(&key) {
+            self.cut = true;
             return;
         }
         let unread = Known {
@@ -276,6 +284,8 @@ impl Board {
                 // Until they are read anew the old ones are better than none, but for an approval.
                 let words = words.filter(|_| state != State::Held);
                 self.under_way.insert(key.clone(), Known { words, ..known });
+            } else {
+                self.cut = true;
             }
             return;
         }
@@ -284,6 +294,8 @@ impl Board {
         let newest = self.ended.get(&key.job).map_or(0, |(number, _)| *number);
         if key.number >= newest && (self.ended.len() < JOBS_MAX || newest > 0) {
             self.ended.insert(key.job.clone(), (key.number, known));
+        } else if newest == 0 {
+            self.cut = true;
         }
     }
 
@@ -351,6 +363,7 @@ impl Board {
     /// Notes a job; whether there is room for it.
     fn knows(&mut self, job: &str) -> bool {
         if self.jobs.len() >= JOBS_MAX && !self.jobs.contains(job) {
+            self.cut = true;
             return false;
         }
         self.jobs.insert(job.into());
@@ -408,10 +421,11 @@ impl Board {
             running: of(Some(State::Running)),
             held: of(Some(State::Held)),
             pending: of(Some(State::Pending)),
-            unread: of(None) + self.stale_jobs.len(),
+            unread: of(None) + self.stale_jobs.len() + self.unread_late,
             red: self.ended.iter().filter(red).count(),
             closed: self.closed.len(),
             unlisted: self.unlisted,
+            cut: self.cut || self.cut_late,
         }
     }
 

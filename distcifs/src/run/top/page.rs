@@ -54,6 +54,9 @@ pub(super) fn counted(view: &View) -> String {
     if counts.unread > 0 {
         let _ = write!(text, "; {} not looked at yet", counts.unread);
     }
+    if counts.cut {
+        text.push_str("; there are more than can be listed");
+    }
     text
 }
 

@@ -4,26 +4,16 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::facts::{self, Board, Counts, JOBS_MAX, Key, Node, Queue, Row, State, Words};
-use super::sight::{Asked, FACTS_BYTES_MAX, Fault, Result, SMALL_BYTES_MAX, Sight, Top, is_name};
+use super::late::LateLook;
+use super::sight::{Asked, FACTS_BYTES_MAX, Fault, Result, SMALL_BYTES_MAX, Sight, Top};
 
-/// Tickets of the queue of builds that are listed, and queues and nodes.
+/// Tickets of the queue of builds that are listed.
 const TICKETS_MAX: usize = 20_000;
-const QUEUES_MAX: usize = 200;
-const NODES_MAX: usize = 256;
-
-/// Among so many of a queue's tickets, the oldest, one that is not claimed is looked for; claimed ones come first.
-const LOOKED_MAX: usize = 256;
-const LOOKED_MIN: usize = 16;
-
-/// Tasks of a build among which that of a ticket is looked for.
-const TASKS_MAX: usize = 4096;
 
 /// Builds of a job, the newest, that are looked at when `top` starts.
 const LAST: u64 = 4;
@@ -63,8 +53,8 @@ pub(super) enum Told {
     Line(String),
     /// The stream is there: all that was read before may be old.
     Listening,
-    /// The stream ended.
-    Lost,
+    /// The stream ended, or there is none; why, if that is known.
+    Lost(Option<String>),
     /// Somebody looks at something else.
     Look,
 }
@@ -150,6 +140,13 @@ pub(super) struct Reader {
     odd_jobs: BTreeSet<Arc<str>>,
     /// Why not all names are known, if a listing failed; it is tried again.
     unlisted: Option<String>,
+    /// Why `status` or `metrics` is not known; each is tried again.
+    no_facts: Option<String>,
+    no_figures: Option<String>,
+    /// Why no events are heard.
+    unheard: Option<String>,
+    /// The look at nodes and queues that is under way.
+    late: Option<LateLook>,
 }
 
 fn is_due(at: Option<Instant>, every: Duration) -> bool {
@@ -173,6 +170,10 @@ impl Reader {
             odd_builds: BTreeSet::new(),
             odd_jobs: BTreeSet::new(),
             unlisted: None,
+            no_facts: None,
+            no_figures: None,
+            unheard: None,
+            late: None,
         }
     }
 
@@ -184,7 +185,8 @@ impl Reader {
     /// Looks at everything once, until a time: what is left then, the counts say.
     ///
     /// # Errors
-    /// The tree is away, or its jobs or its builds can't be listed: that must not look like a tree in which nothing runs.
+    /// The tree is away, or its jobs, its builds or its figures can't be read: that must not look like a tree in which
+    /// nothing runs.
     pub(super) fn once(&mut self, until: Instant) -> Result<View> {
         loop {
             self.round(&[], ROUND)?;
@@ -192,7 +194,15 @@ impl Reader {
                 break;
             }
         }
-        if let Some(why) = &self.unlisted {
+        if let Some(late) = self.late.take() {
+            self.take_late(late);
+        }
+        if let Some(why) = self
+            .unlisted
+            .as_ref()
+            .or(self.no_facts.as_ref())
+            .or(self.no_figures.as_ref())
+        {
             return Err(Fault::Odd(why.clone()));
         }
         let top = self.sight.top()?;
@@ -217,7 +227,8 @@ impl Reader {
                 self.list |= matches!(fault, Fault::Away(_));
                 fault.to_string()
             });
-            self.away = away.or_else(|| self.unlisted.clone());
+            let known = [&self.unlisted, &self.no_facts, &self.no_figures, &self.unheard];
+            self.away = away.or_else(|| known.into_iter().flatten().next().cloned());
             shared.show(self.view());
             std::thread::sleep(PAUSE);
             let pause = if self.is_idle() { IDLE } else { Duration::ZERO };
@@ -243,14 +254,20 @@ impl Reader {
                 self.tickets |= tickets;
                 self.list |= all;
             }
-            Told::Listening => (*listening, self.list) = (true, true),
-            Told::Lost => *listening = false,
+            Told::Listening => {
+                (*listening, self.list) = (true, true);
+                self.unheard = None;
+            }
+            Told::Lost(why) => {
+                *listening = false;
+                self.unheard = why;
+            }
             Told::Look => self.words_at = None,
         }
     }
 
     fn is_idle(&self) -> bool {
-        !self.list && self.board.stale_builds.is_empty() && self.board.stale_jobs.is_empty()
+        !self.list && self.late.is_none() && self.board.stale_builds.is_empty() && self.board.stale_jobs.is_empty()
     }
 
     /// What is known now.
@@ -261,7 +278,10 @@ impl Reader {
             away: self.away.as_deref().map(super::sight::clean),
             ready: self.ready,
             status: self.board.status.clone(),
-            counts: self.board.counts(),
+            counts: Counts {
+                unread: self.board.counts().unread + self.odd_jobs.len(),
+                ..self.board.counts()
+            },
             rows,
             left,
             queues: self.board.queues.clone(),
@@ -287,19 +307,17 @@ impl Reader {
             }
         }
         if is_due(self.facts_at, FACTS_EVERY) {
-            let (text, _) = top.text("status", FACTS_BYTES_MAX)?;
-            self.board.status = facts::pairs(&text);
+            match top.text("status", FACTS_BYTES_MAX) {
+                Ok((text, _)) => {
+                    self.board.status = facts::pairs(&text);
+                    self.no_facts = None;
+                }
+                Err(Fault::Odd(why)) => self.no_facts = Some(why),
+                Err(fault) => return Err(fault),
+            }
             self.facts_at = Some(Instant::now());
         }
-        let late = if self.tickets { FACTS_EVERY } else { LATE };
-        if is_due(self.queues_at, late) {
-            self.board.stale_jobs.append(&mut self.odd_jobs);
-            self.board.stale_builds.append(&mut self.odd_builds);
-            self.tickets = false;
-            self.board.nodes = nodes(&top)?;
-            self.board.queues = queues(&top, &self.board.nodes)?;
-            self.queues_at = Some(Instant::now());
-        }
+        self.look_late(&top, begun, time)?;
         if is_due(self.words_at, FACTS_EVERY) {
             self.board.only_words_of(wanted);
             for key in wanted {
@@ -309,6 +327,41 @@ impl Reader {
         }
         self.ready = true;
         Ok(())
+    }
+
+    /// Looks at nodes and queues if they are due, for as long as a round lasts: what is left comes in the next one.
+    fn look_late(&mut self, top: &Top, begun: Instant, time: Duration) -> Result<()> {
+        let every = if self.tickets { FACTS_EVERY } else { LATE };
+        let mut late = match self.late.take() {
+            Some(late) => late,
+            None if is_due(self.queues_at, every) => {
+                self.board.stale_jobs.append(&mut self.odd_jobs);
+                self.board.stale_builds.append(&mut self.odd_builds);
+                self.tickets = false;
+                LateLook::begin(top)?
+            }
+            None => return Ok(()),
+        };
+        // One at least in each round, or there would be no end.
+        let mut is_over = late.step(top)?;
+        while !is_over && begun.elapsed() < time {
+            is_over = late.step(top)?;
+        }
+        if is_over {
+            self.take_late(late);
+        } else {
+            self.late = Some(late);
+        }
+        Ok(())
+    }
+
+    /// Shows what was found of nodes and queues.
+    fn take_late(&mut self, late: LateLook) {
+        let found = late.found();
+        self.board.unread_late = found.unread;
+        self.board.cut_late = found.cut;
+        (self.board.nodes, self.board.queues, self.no_figures) = (found.nodes, found.queues, found.no_figures);
+        self.queues_at = Some(Instant::now());
     }
 
     fn list_all(&mut self, top: &Top) -> Result<()> {
@@ -325,13 +378,19 @@ impl Reader {
         // Who may not list the jobs may know some by name.
         self.board.unlisted = jobs == Err(Fault::Closed);
         match jobs {
-            Ok((names, _)) => self.board.list_jobs(names),
+            Ok((names, cut)) => {
+                self.board.list_jobs(names);
+                self.board.cut = cut;
+            }
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             Err(Fault::Odd(why)) => self.unlisted = Some(format!("jobs can't be listed: {why}")),
             Err(Fault::Closed | Fault::Absent) => {}
         }
         match builds {
-            Ok((ids, _)) => self.board.list_builds(&ids),
+            Ok((ids, cut)) => {
+                self.board.list_builds(&ids);
+                self.board.cut |= cut;
+            }
             Err(Fault::Away(why)) => return Err(Fault::Away(why)),
             Err(Fault::Odd(why)) => self.unlisted = Some(format!("tickets/{BUILDS} can't be listed: {why}")),
             Err(Fault::Closed | Fault::Absent) => {}
@@ -392,17 +451,24 @@ impl Reader {
         }
         let folder = key.folder();
         let file = |name: &str| top.small(&format!("{folder}/{name}"));
-        let why = file("why")?;
-        let words = match words {
-            Some(words) => Words { why, ..words },
-            None => Words {
-                why,
-                cause: file("cause")?,
-                name: file("ref")?,
-                commit: file("commit")?,
-            },
+        let read = || {
+            let why = file("why")?;
+            Ok(match words {
+                Some(words) => Words { why, ..words },
+                None => Words {
+                    why,
+                    cause: file("cause")?,
+                    name: file("ref")?,
+                    commit: file("commit")?,
+                },
+            })
         };
-        self.board.says(key, words);
+        match read() {
+            Ok(words) => self.board.says(key, words),
+            // What it said before stands on, and it is read again.
+            Err(Fault::Odd(_)) => {}
+            Err(fault) => return Err(fault),
+        }
         Ok(())
     }
 }
@@ -413,137 +479,42 @@ fn state(top: &Top, key: &Key) -> Result<Option<(State, u64)>> {
     Ok(State::of(word.trim()).map(|state| (state, since)))
 }
 
-fn nodes(top: &Top) -> Result<Vec<Node>> {
-    let mut names = match top.names("nodes", NODES_MAX) {
-        Ok((names, _)) => names,
-        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-        Err(_) => return Ok(Vec::new()),
-    };
-    names.sort();
-    let mut nodes = Vec::new();
-    for name in names {
-        match top.text(&format!("nodes/{name}"), FACTS_BYTES_MAX) {
-            Ok((text, _)) => nodes.push(facts::node(&name, &text)),
-            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-            // It went meanwhile.
-            Err(_) => {}
-        }
-    }
-    Ok(nodes)
-}
-
-/// All queues, those first in which something waits.
-fn queues(top: &Top, nodes: &[Node]) -> Result<Vec<Queue>> {
-    let figures = match top.text("metrics", FACTS_BYTES_MAX) {
-        Ok((text, _)) => facts::tickets(&text),
-        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-        Err(_) => Default::default(),
-    };
-    let mut queues = Vec::new();
-    for (name, (open, claimed)) in figures.into_iter().filter(|(name, _)| is_name(name)).take(QUEUES_MAX) {
-        let waits = nodes
-            .iter()
-            .flat_map(|node| &node.waiting)
-            .filter(|(queue, ..)| *queue == name);
-        let mut queue = Queue {
-            workers: waits.map(|(_, count, _)| count).sum(),
-            name,
-            open,
-            claimed,
-            ..Queue::default()
-        };
-        if open > 0 {
-            oldest(top, &mut queue)?;
-        }
-        queues.push(queue);
-    }
-    queues.sort_by(|a, b| (b.open > 0).cmp(&(a.open > 0)).then_with(|| a.name.cmp(&b.name)));
-    Ok(queues)
-}
-
-/// Finds what the oldest ticket of a queue waits for that nobody has claimed.
-fn oldest(top: &Top, queue: &mut Queue) -> Result<()> {
-    let folder = format!("tickets/{}", queue.name);
-    let claimed = usize::try_from(queue.claimed).unwrap_or(LOOKED_MAX);
-    let most = (claimed.saturating_add(LOOKED_MIN)).min(LOOKED_MAX);
-    let ids = match top.names(&folder, most) {
-        Ok((ids, _)) => ids,
-        Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-        Err(fault) => {
-            queue.closed = fault == Fault::Closed;
-            return Ok(());
-        }
-    };
-    for id in ids {
-        match top.changed(&format!("{folder}/{id}"), "claim") {
-            Err(Fault::Absent) => {}
-            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-            Ok(_) | Err(Fault::Closed | Fault::Odd(_)) => continue,
-        }
-        // It may be gone by now.
-        let Ok(since) = top.changed(&folder, &id) else { continue };
-        queue.since = since;
-        queue.why = why(top, &folder, &id)?;
-        queue.oldest = id;
-        return Ok(());
-    }
-    Ok(())
-}
-
-/// What a ticket waits for: its build says so; of one that stands alone, what a worker must have.
-fn why(top: &Top, folder: &str, id: &str) -> Result<String> {
-    let said = match facts::build_of(id) {
-        Some((key, None)) => top.small(&format!("{}/why", key.folder()))?,
-        Some((key, Some(task))) => {
-            let tasks = format!("{}/tasks", key.folder());
-            let begin = format!("{task}-");
-            let names = match top.names(&tasks, TASKS_MAX) {
-                Err(Fault::Away(why)) => return Err(Fault::Away(why)),
-                other => other.map_or_else(|_| Vec::new(), |(names, _)| names),
-            };
-            match names.iter().find(|name| name.starts_with(&begin)) {
-                Some(name) => top.small(&format!("{tasks}/{name}/why"))?,
-                None => String::new(),
-            }
-        }
-        None => String::new(),
-    };
-    if let Some(line) = said.lines().next() {
-        return Ok(line.to_owned());
-    }
-    let labels = top.small(&format!("{folder}/{id}/labels"))?;
-    let labels: Vec<&str> = labels.split_whitespace().collect();
-    Ok(match labels.is_empty() {
-        true => String::new(),
-        false => format!("needs labels {}", labels.join(" ")),
-    })
-}
-
 /// Tells the reader what `.events` says, until there is no reader any more. Each read answers within a second.
-pub(super) fn listen(root: &Path, to: &SyncSender<Told>) {
+pub(super) fn listen(sight: &Sight, to: &SyncSender<Told>) {
     loop {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NOCTTY;
-        let opened = File::options()
-            .read(true)
-            .custom_flags(flags)
-            .open(root.join(".events"));
-        if let Ok(file) = opened
-            && to.send(Told::Listening).is_ok()
-        {
-            let mut stream = BufReader::new(file);
-            let mut line = Vec::new();
-            while let Ok(1..) = (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-                let text = String::from_utf8_lossy(&line).trim().to_owned();
-                line.clear();
-                if !text.is_empty() && to.send(Told::Line(text)).is_err() {
-                    return;
-                }
-            }
-        }
-        if to.send(Told::Lost).is_err() {
+        let lost = match sight.top().and_then(|top| top.open(".events")) {
+            Ok(_) if to.send(Told::Listening).is_err() => return,
+            Ok(file) => match heard(file, to) {
+                Some(why) => why.err().map(|error| format!(".events: {error}")),
+                None => return,
+            },
+            // The reader says that of the tree.
+            Err(Fault::Away(_)) => None,
+            Err(fault @ Fault::Odd(_)) => Some(fault.to_string()),
+            Err(fault @ (Fault::Absent | Fault::Closed)) => Some(format!(".events: {fault}")),
+        };
+        if to.send(Told::Lost(lost)).is_err() {
             return;
         }
         std::thread::sleep(AGAIN);
+    }
+}
+
+/// Tells the lines of a stream until that ends, and how it did; `None` if there is no reader any more.
+fn heard(file: File, to: &SyncSender<Told>) -> Option<std::io::Result<()>> {
+    let mut stream = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        match (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return Some(Ok(())),
+            Ok(_) => {}
+            Err(error) => return Some(Err(error)),
+        }
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        line.clear();
+        if !text.is_empty() && to.send(Told::Line(text)).is_err() {
+            return None;
+        }
     }
 }
 

@@ -162,12 +162,12 @@ pub(super) fn show(sight: Sight) -> Outcome {
     let shared = Arc::new(Shared::default());
     let reader = Reader::new(sight.clone());
     let (asked, to, all) = (reader.asked(), tell.clone(), shared.clone());
-    let root = sight.root().to_owned();
+    let events = sight.another();
     let named = |name: &str| thread::Builder::new().name(name.into());
     let reading = named("reader")
         .spawn(move || reader.follow(&all, &told))
         .map_err(threads)?;
-    named("events").spawn(move || listen(&root, &to)).map_err(threads)?;
+    named("events").spawn(move || listen(&events, &to)).map_err(threads)?;
     let mut app = App::new(sight.another(), shared, tell, asked);
     let look = Look {
         colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),

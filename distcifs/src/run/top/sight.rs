@@ -35,6 +35,16 @@ pub(super) enum Fault {
     Away(String),
 }
 
+impl Fault {
+    /// Says what it is about.
+    pub(super) fn at(self, place: &str) -> Self {
+        match self {
+            Fault::Odd(why) => Fault::Odd(format!("{place}: {why}")),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -157,11 +167,12 @@ impl Top {
     /// # Errors
     /// There is none that we may read.
     pub(super) fn open(&self, path: &str) -> Result<File> {
-        self.asked.ask(|| {
+        let opened = self.asked.ask(|| {
             let file = self.folder.read(path)?;
             plainly(file.as_fd())?;
             Ok(file)
-        })
+        });
+        opened.map_err(|fault: Fault| fault.at(path))
     }
 
     /// The text of a file, of which `most` bytes are read, and when it was changed, milliseconds since 1970.
@@ -170,23 +181,24 @@ impl Top {
     /// There is none that we may read.
     pub(super) fn text(&self, path: &str, most: usize) -> Result<(String, u64)> {
         let file = self.open(path)?;
-        self.asked.ask(|| {
+        let read = self.asked.ask(|| {
             let time = modified(&fstat(&file)?);
             let mut bytes = Vec::new();
             file.take(most as u64).read_to_end(&mut bytes)?;
             Ok((clean(&String::from_utf8_lossy(&bytes)), time))
-        })
+        });
+        read.map_err(|fault: Fault| fault.at(path))
     }
 
     /// A small text without space at its ends; empty where there is none that we may read.
     ///
     /// # Errors
-    /// The tree is away.
+    /// It can't be read just now, or the tree is away.
     pub(super) fn small(&self, path: &str) -> Result<String> {
         match self.text(path, SMALL_BYTES_MAX) {
             Ok((text, _)) => Ok(text.trim().to_owned()),
-            Err(Fault::Away(why)) => Err(Fault::Away(why)),
-            Err(_) => Ok(String::new()),
+            Err(Fault::Absent | Fault::Closed) => Ok(String::new()),
+            Err(fault) => Err(fault),
         }
     }
 
@@ -217,10 +229,11 @@ impl Top {
     /// # Errors
     /// There is none.
     pub(super) fn target(&self, folder: &str, name: &str) -> Result<String> {
-        self.asked.ask(|| {
+        let target = self.asked.ask(|| {
             let target = self.folder.enter(folder)?.target(OsStr::new(name))?;
             Ok(target.to_string_lossy().into_owned())
-        })
+        });
+        target.map_err(|fault: Fault| fault.at(&format!("{folder}/{name}")))
     }
 
     /// When a name was changed, milliseconds since 1970.

@@ -137,3 +137,112 @@ fn a_listing_that_fails_is_told_and_tried_again() {
     assert!(view.counts.unlisted, "{view:?}");
     assert!(super::super::page::counted(&view).contains("closed to you"));
 }
+
+/// "In pieces of 50 ms": so are nodes and queues, however many there are, and `--once` says which it did not come to.
+#[test]
+fn nodes_and_queues_are_looked_at_in_pieces() {
+    let folder = tree();
+    for n in 0..40 {
+        write(folder.path().join(format!("nodes/n{n:02}")), "version 1\n").unwrap();
+    }
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    reader.round(&[], Duration::ZERO).unwrap();
+    assert!(
+        !reader.is_idle() && reader.view().nodes.is_empty(),
+        "{:?}",
+        reader.view()
+    );
+    let begun = Instant::now();
+    while !reader.is_idle() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        reader.round(&[], Duration::from_micros(1)).unwrap();
+    }
+    let view = reader.view();
+    assert_eq!((view.nodes.len(), view.queues.len(), view.counts.unread), (41, 1, 0));
+
+    // Time that runs out with one of them.
+    let mut reader = Reader::new(Sight::new(folder.path().to_owned()));
+    reader.round(&[], Duration::ZERO).unwrap();
+    let (before, late) = (reader.view().counts.unread, reader.late.take().unwrap());
+    reader.take_late(late);
+    let view = reader.view();
+    assert_eq!((view.nodes.len(), view.counts.unread), (1, before + 41));
+}
+
+/// Holds a file by a lease, so that nobody else opens it without waiting.
+#[expect(unsafe_code, reason = "neither nix nor rustix has leases")]
+fn held(path: &std::path::Path) -> File {
+    use std::os::fd::AsRawFd;
+
+    use nix::errno::Errno;
+    use nix::libc;
+    /// fcntl(2) has it; libc has not, on most systems.
+    const F_SETSIG: libc::c_int = 10;
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    // SAFETY: the descriptor is open for as long as `file`, and no call takes a pointer.
+    unsafe {
+        // By a signal that nobody minds.
+        Errno::result(libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG)).unwrap();
+        Errno::result(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)).unwrap();
+    }
+    file
+}
+
+/// "What can't be read just now holds up nothing else, and is named".
+#[test]
+fn what_can_not_be_read_is_named_and_holds_up_nothing() {
+    let folder = tree();
+    let new = || Reader::new(Sight::new(folder.path().to_owned()));
+    let later = Instant::now() + Duration::from_secs(60);
+    for (file, named) in [("status", "status: "), ("metrics", "metrics: ")] {
+        let lease = held(&folder.path().join(file));
+        let mut reader = new();
+        let why = reader.once(later).unwrap_err().to_string();
+        assert!(why.starts_with(named), "{why}");
+        let view = reader.view();
+        assert_eq!((view.rows.len(), view.nodes.len()), (3, 1), "{file}");
+        drop(lease);
+        assert!(new().once(later).is_ok(), "{file}");
+    }
+    let lease = held(&folder.path().join("nodes/vm"));
+    let view = new().once(later).unwrap();
+    assert_eq!((view.nodes.len(), view.nodes[0].name.as_str()), (1, "vm"));
+    assert_eq!(view.counts.unread, 1);
+    drop(lease);
+    let lease = held(&folder.path().join("jobs/a/builds/1/why"));
+    let mut reader = new();
+    let words = reader.once(later).unwrap().rows[2].words.clone();
+    assert!(words.is_none(), "{words:?}");
+    drop(lease);
+    let words = reader.once(later).unwrap().rows[2].words.clone();
+    assert_eq!(words.unwrap().commit, "c0ffee", "it is read again");
+}
+
+/// What is no stream is none, and whoever hears nothing is told why.
+#[test]
+fn events_are_read_of_a_file_alone() {
+    let folder = tree();
+    let events = folder.path().join(".events");
+    let sight = Sight::new(folder.path().to_owned());
+    let heard = |put: &dyn Fn()| {
+        let _gone = std::fs::remove_file(&events);
+        put();
+        let (to, told) = std::sync::mpsc::sync_channel(8);
+        let sight = sight.clone();
+        let thread = std::thread::spawn(move || listen(&sight, &to));
+        let first = told.recv_timeout(Duration::from_secs(20)).expect("it waits");
+        let second = matches!(first, Told::Listening).then(|| told.recv().unwrap());
+        drop(told);
+        thread.join().unwrap();
+        (first, second)
+    };
+    let lost = |told| matches!(told, (Told::Lost(Some(why)), None) if why.starts_with(".events: "));
+    assert!(lost(heard(&|| {})));
+    assert!(lost(heard(&|| nix::unistd::mkfifo(
+        &events,
+        nix::sys::stat::Mode::S_IRWXU
+    )
+    .unwrap())));
+    let told = heard(&|| write(&events, "build a/2 running\n").unwrap());
+    assert!(matches!(told, (Told::Listening, Some(Told::Line(line))) if line == "build a/2 running"));
+}
