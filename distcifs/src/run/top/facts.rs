@@ -332,8 +332,16 @@ impl Board {
         self.closed.remove(job);
         self.stale_jobs.remove(job);
         self.ended.remove(job);
-        self.under_way.retain(|key, _| *key.job != *job);
-        self.stale_builds.retain(|key| *key.job != *job);
+        // Those of this job alone are met: a listing may come to thousands of jobs that are closed.
+        let all = Key::new(job, 0)..=Key::new(job, u64::MAX);
+        let of_it: Vec<Key> = self.under_way.range(all.clone()).map(|(key, _)| key.clone()).collect();
+        for key in of_it
+            .iter()
+            .chain(&self.stale_builds.range(all).cloned().collect::<Vec<_>>())
+        {
+            self.under_way.remove(key);
+            self.stale_builds.remove(key);
+        }
     }
 
     /// Takes a line of `.events` that came now; whether tickets changed, and whether all must be looked at again.
