@@ -101,6 +101,8 @@ pub fn run<T: Teller>(tree: &Tree, teller: T, patience: Duration) -> Result<()> 
 /// A ticket that is held.
 #[derive(Clone)]
 struct Held {
+    /// Tells this claim from a later one of the same ticket, which may come while this one is told.
+    number: u64,
     claimed: Claimed,
     /// Nothing before it was read.
     news: Option<Arc<News>>,
@@ -111,6 +113,15 @@ struct Held {
 struct All {
     tickets: BTreeMap<String, Held>,
     due: Due,
+    /// Claims so far.
+    claims: u64,
+}
+
+impl All {
+    /// Whether this claim of a ticket is the one that is held.
+    fn has(&self, id: &str, held: &Held) -> bool {
+        self.tickets.get(id).is_some_and(|known| known.number == held.number)
+    }
 }
 
 struct Desk<T> {
@@ -144,15 +155,24 @@ impl<T: Teller> Desk<T> {
                 give_back_unentered(&claimed.folder, &trouble);
                 continue;
             }
-            let held = Held { claimed, news: None };
-            let mut all = self.lock();
-            all.tickets.insert(id.clone(), held);
-            // Whom it goes to is known when it was read.
-            all.due.add(id, String::new(), Instant::now());
-            drop(all);
+            self.hold(id, claimed);
             self.news.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes a claim in, instead of an earlier one of the same ticket, which is lost then.
+    fn hold(&self, id: String, claimed: Claimed) {
+        let mut all = self.lock();
+        all.claims += 1;
+        let held = Held {
+            number: all.claims,
+            claimed,
+            news: None,
+        };
+        all.tickets.insert(id.clone(), held);
+        // Whom it goes to is known when it was read.
+        all.due.add(id, String::new(), Instant::now());
     }
 
     /// Tells what is due until the worker ends.
@@ -176,7 +196,7 @@ impl<T: Teller> Desk<T> {
     /// Reads a ticket, or tells what it says.
     fn step(&self, id: &str, held: &Held) {
         if let Err(Trouble::Lost(_)) = held.claimed.check() {
-            return self.forget(id);
+            return self.forget(id, held);
         }
         let Some(news) = &held.news else {
             return self.look_at(id, held);
@@ -186,7 +206,12 @@ impl<T: Teller> Desk<T> {
             Outcome::Never(why) => self.give_up(id, held, &why),
             Outcome::Later(why, _) if self.is_over(news) => self.give_up(id, held, &why),
             Outcome::Later(why, after) => {
-                let Tried { pause, tries } = self.lock().due.again(id, Instant::now(), after);
+                let mut all = self.lock();
+                if !all.has(id, held) {
+                    return;
+                }
+                let Tried { pause, tries } = all.due.again(id, Instant::now(), after);
+                drop(all);
                 // Said at first, and then ever more seldom.
                 if tries.is_power_of_two() {
                     eprintln!("{}: {id}: {why}; again in {:.1} s", T::NAME, pause.as_secs_f64());
@@ -201,17 +226,17 @@ impl<T: Teller> Desk<T> {
             Ok(news) => {
                 let whom = self.teller.whom(&news);
                 let mut all = self.lock();
-                if let Some(held) = all.tickets.get_mut(id) {
-                    held.news = Some(Arc::new(news));
+                if let Some(known) = all.tickets.get_mut(id).filter(|known| known.number == held.number) {
+                    known.news = Some(Arc::new(news));
+                    all.due.add(id.to_owned(), whom, Instant::now());
                 }
-                all.due.add(id.to_owned(), whom, Instant::now());
             }
-            Err(Trouble::Lost(_)) => self.forget(id),
+            Err(Trouble::Lost(_)) => self.forget(id, held),
             Err(Trouble::Refused(why)) => self.give_up(id, held, &why),
             Err(trouble) => {
                 eprintln!("{}: {id}: {trouble}; the ticket is given back", T::NAME);
                 held.claimed.give_back();
-                self.forget(id);
+                self.forget(id, held);
             }
         }
     }
@@ -232,13 +257,16 @@ impl<T: Teller> Desk<T> {
             // Whoever reads the stream ends this process.
             eprintln!("{}: {id}: {trouble}", T::NAME);
         }
-        self.forget(id);
+        self.forget(id, held);
     }
 
-    fn forget(&self, id: &str) {
+    /// Lets this claim go: a later one of the same ticket stays, and is told.
+    fn forget(&self, id: &str, held: &Held) {
         let mut all = self.lock();
-        all.tickets.remove(id);
-        all.due.remove(id);
+        if all.has(id, held) {
+            all.tickets.remove(id);
+            all.due.remove(id);
+        }
     }
 }
 
@@ -260,3 +288,6 @@ pub(crate) fn news(params: Value) -> News {
         serde_json::from_value(serde_json::json!({ "params": params, "owner": 1000 })).unwrap();
     News::of("hello.7.0-0123456789abcdef", ticket).unwrap()
 }
+
+#[cfg(test)]
+mod tests;
