@@ -13,7 +13,7 @@ use super::news::News;
 use super::{Outcome, Teller};
 use crate::aside;
 
-/// Longest time for one message.
+/// Longest time for one message, to all whom it goes to.
 const SEND_TIME: Duration = Duration::from_secs(60);
 
 /// Between two looks whether the worker is to end.
@@ -50,13 +50,80 @@ impl Teller for Mail {
         "sendmail".to_owned()
     }
 
+    /// One bad address is no reason that the others are not told: each of those is told alone then.
     fn tell(&self, news: &News) -> Outcome {
-        let to = news.list("to");
-        if let Err(why) = self.may_go(&to) {
-            return Outcome::Never(why);
+        let (to, refused): (Vec<String>, Vec<String>) = news
+            .list("to")
+            .into_iter()
+            .partition(|address| self.may_go(address).is_ok());
+        let refused: Vec<(String, String)> = refused
+            .into_iter()
+            .filter_map(|address| {
+                let why = self.may_go(&address).err()?;
+                Some((address, why))
+            })
+            .collect();
+        if to.is_empty() {
+            let all: Vec<String> = refused.into_iter().map(|(_, why)| why).collect();
+            return Outcome::Never(format!("it goes to nobody: {}", all.join("; ")));
         }
+        for (address, why) in refused {
+            give_up(news, &address, &why);
+        }
+        let until = Instant::now() + SEND_TIME;
         let message = self.message(news, &to);
-        match self.send(&to, message.as_bytes()) {
+        let left: Vec<String> = to.into_iter().filter(|address| !news.is_settled(address)).collect();
+        let ended = match (left.len(), self.hand_over(&left, &message, until)) {
+            (2.., Outcome::Never(_)) => self.tell_each(news, &left, &message, until),
+            (_, ended) => ended,
+        };
+        match ended {
+            // Somebody was told before: of this one the log says that it was given up.
+            Outcome::Never(why) if news.was_told() => {
+                left.iter().for_each(|address| give_up(news, address, &why));
+                Outcome::Told
+            }
+            ended => ended,
+        }
+    }
+}
+
+/// Gives one address of several up, and says so, once.
+fn give_up(news: &News, address: &str, why: &str) {
+    if !news.is_settled(address) {
+        eprintln!("{}: {}: {address:?} is given up: {why}", Mail::NAME, news.id);
+        news.settle(address, false);
+    }
+}
+
+impl Mail {
+    /// Tells each alone, and notes who needs no other try; `Later` if somebody does.
+    fn tell_each(&self, news: &News, to: &[String], message: &str, until: Instant) -> Outcome {
+        let (mut later, mut never) = (None, None);
+        for address in to {
+            match self.hand_over(std::slice::from_ref(address), message, until) {
+                Outcome::Told => news.settle(address, true),
+                Outcome::Never(why) => {
+                    give_up(news, address, &why);
+                    never = Some(format!("{address}: {why}"));
+                }
+                Outcome::Later(why, after) => later = Some(Outcome::Later(format!("{address}: {why}"), after)),
+            }
+        }
+        match (later, never) {
+            (Some(later), _) => later,
+            // Each has its line in the log; this is the last of them.
+            (None, Some(why)) if !news.was_told() => Outcome::Never(format!("nobody could be told: {why}")),
+            (None, _) => Outcome::Told,
+        }
+    }
+
+    /// Hands a message for these to sendmail; what its status means.
+    fn hand_over(&self, to: &[String], message: &str, until: Instant) -> Outcome {
+        if Instant::now() > until {
+            return Outcome::Later("no time was left for it".into(), None);
+        }
+        match self.send(to, message.as_bytes(), until) {
             Ok((status, _)) if status.success() => Outcome::Told,
             Ok((status, said)) => {
                 let why = format!("{}: {status}: {said}", self.sendmail.display());
@@ -68,22 +135,16 @@ impl Teller for Mail {
             Err(error) => Outcome::Later(format!("{}: {error}", self.sendmail.display()), None),
         }
     }
-}
 
-impl Mail {
-    fn may_go(&self, to: &[String]) -> Result<(), String> {
-        if to.is_empty() {
-            return Err("it goes to nobody".into());
+    /// Whether mail may go to this address; why not.
+    fn may_go(&self, address: &str) -> Result<(), String> {
+        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if !is_address(address) {
+            return Err(format!("{address:?} is no plain address"));
         }
-        for address in to {
-            let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-            if !is_address(address) {
-                return Err(format!("{address:?} is no plain address"));
-            }
-            let known = |allowed: &String| allowed.eq_ignore_ascii_case(domain);
-            if !self.domains.is_empty() && !self.domains.iter().any(known) {
-                return Err(format!("{address}: --domain does not let mail go there"));
-            }
+        let known = |allowed: &String| allowed.eq_ignore_ascii_case(domain);
+        if !self.domains.is_empty() && !self.domains.iter().any(known) {
+            return Err(format!("{address}: --domain does not let mail go there"));
         }
         Ok(())
     }
@@ -145,8 +206,8 @@ impl Mail {
         text
     }
 
-    /// Hands a message to sendmail; its status, and what it said.
-    fn send(&self, to: &[String], message: &[u8]) -> std::io::Result<(ExitStatus, String)> {
+    /// Hands a message to sendmail, which may take until then; its status, and what it said.
+    fn send(&self, to: &[String], message: &[u8], until: Instant) -> std::io::Result<(ExitStatus, String)> {
         let mut command = Command::new(&self.sendmail);
         // A line with a dot alone ends nothing.
         command.args(["-i", "-f", &self.from]).args(to);
@@ -170,7 +231,7 @@ impl Mail {
             }
             String::from_utf8_lossy(&said).escape_debug().to_string()
         });
-        let status = ends(&mut child, SEND_TIME)?;
+        let status = ends(&mut child, until)?;
         // What it left running may hold its standard error.
         let begun = Instant::now();
         while !said.is_finished() && begun.elapsed() < Duration::from_secs(1) {
@@ -186,10 +247,9 @@ impl Mail {
 }
 
 /// Waits for a child, and ends it when its time is over.
-fn ends(child: &mut Child, time: Duration) -> std::io::Result<ExitStatus> {
-    let end = Instant::now() + time;
-    while Instant::now() < end && !crate::signals::stopping() {
-        if let Some(status) = aside::ended(child, end.min(Instant::now() + LOOK))? {
+fn ends(child: &mut Child, until: Instant) -> std::io::Result<ExitStatus> {
+    while Instant::now() < until && !crate::signals::stopping() {
+        if let Some(status) = aside::ended(child, until.min(Instant::now() + LOOK))? {
             return Ok(status);
         }
     }
@@ -296,7 +356,7 @@ mod tests {
         for to in [
             json!([]),
             json!(["-oQ@example.org"]),
-            json!(["a@example.org\nb@example.org"]),
+            json!(["a@example.org\nb@example.org", "b"]),
             json!("a@example.org"),
         ] {
             assert!(
@@ -306,8 +366,49 @@ mod tests {
         }
         mail.domains = vec!["EXAMPLE.org".into()];
         assert_eq!(mail.tell(&failed(json!({}))), Outcome::Told);
-        let elsewhere = mail.tell(&failed(json!({"to": ["a@example.org", "b@evil.example.org"]})));
+        let elsewhere = mail.tell(&failed(json!({"to": ["b@evil.example.org"]})));
         assert!(matches!(elsewhere, Outcome::Never(why) if why.contains("b@evil.example.org")));
+    }
+
+    /// "One bad address keeps no other from being told": whether sendmail or the worker refuses it. Who was told is not
+    /// told again while another is waited for.
+    #[test]
+    fn one_bad_address_keeps_no_other_from_being_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = std::env::temp_dir().join(format!("distcifs-one-bad-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (path, told, away) = (dir.join("sendmail"), dir.join("told"), dir.join("away"));
+        // It takes a message for all, or for none.
+        let script = format!(
+            "#!/bin/sh\nshift 3\ncase $* in *bad@*) exit 67;; esac\n\
+             case $* in *slow@*) test -e {1} && exit 75;; esac\nprintf '%s\\n' \"$@\" >>{0}\n",
+            told.display(),
+            away.display()
+        );
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut mail = mail(path.to_str().unwrap());
+        let to = |to: Value| failed(json!({ "to": to }));
+        let read = || std::fs::read_to_string(&told).unwrap_or_default();
+        let both = to(json!(["a@example.org", "bad@example.org", "b@example.org"]));
+        assert_eq!(mail.tell(&both), Outcome::Told);
+        assert_eq!(read(), "a@example.org\nb@example.org\n");
+        std::fs::write(&away, "").unwrap();
+        let waits = to(json!(["c@example.org", "slow@example.org", "bad@example.org"]));
+        assert!(matches!(mail.tell(&waits), Outcome::Later(why, _) if why.starts_with("slow@example.org: ")));
+        std::fs::remove_file(&away).unwrap();
+        assert_eq!(mail.tell(&waits), Outcome::Told);
+        assert_eq!(
+            read(),
+            "a@example.org\nb@example.org\nc@example.org\nslow@example.org\n"
+        );
+        // Where nobody can be told it never will be.
+        let none = mail.tell(&to(json!(["bad@example.org", "bad@example.com"])));
+        assert!(matches!(none, Outcome::Never(why) if why.contains("bad@example.com: ")));
+        mail.domains = vec!["example.org".into()];
+        assert_eq!(mail.tell(&to(json!(["d@example.org", "d@example.com"]))), Outcome::Told);
+        assert!(read().ends_with("slow@example.org\nd@example.org\n"));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     /// "What sendmail says decides": statuses that a later try may change, and those that none does.

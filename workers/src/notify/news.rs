@@ -1,6 +1,8 @@
 //! What a ticket of the queue `notify` says, as those who tell it need it: each text is one line, without what steers a
 //! terminal, a mail or a page.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use distcifs_settings::names::Name;
@@ -22,6 +24,8 @@ pub struct News {
     /// The user whose job it is.
     pub owner: u32,
     params: Params,
+    /// Of those whom it goes to, who need no other try, and whether they were told.
+    settled: Arc<Mutex<BTreeMap<String, bool>>>,
 }
 
 impl News {
@@ -46,7 +50,26 @@ impl News {
             id: id.to_owned(),
             owner: ticket.owner.ok_or_else(|| refused("nobody owns it"))?,
             params,
+            settled: Arc::default(),
         })
+    }
+
+    /// Notes that one whom it goes to needs no other try, and whether he was told.
+    pub fn settle(&self, whom: &str, told: bool) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.insert(whom.to_owned(), told);
+    }
+
+    /// Whether that was noted of somebody.
+    pub fn is_settled(&self, whom: &str) -> bool {
+        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.contains_key(whom)
+    }
+
+    /// Whether anybody is noted to have been told.
+    pub fn was_told(&self) -> bool {
+        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.values().any(|told| *told)
     }
 
     /// A text, as a line; empty if there is none.
