@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use distcifs_settings::source::Source;
 use distcifs_settings::task::TaskSettings;
-use rustix::fs::{Access, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -102,7 +102,8 @@ pub struct Claimed {
 fn enter(folder: &Path) -> Result<OwnedFd> {
     // By this name the kernel may know the folder of another ticket still, which had the same id a moment ago. It
     // looks again for a path that leads into that, but not for the folder itself. What is there does not matter.
-    let _ = rustix::fs::access(folder.join("claim"), Access::EXISTS);
+    // Its attributes are asked for, as the kernel may know of the name by itself.
+    let _ = std::fs::symlink_metadata(folder.join("claim"));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(folder, flags, Mode::empty())
         .map_err(|e| Trouble::from_io(&format!("can't open {}", folder.display()), &e.into()))
@@ -178,9 +179,9 @@ impl Claimed {
     /// # Errors
     /// `Lost` if it is. A tree that does not answer says nothing.
     pub fn check(&self) -> Result<()> {
-        // Whether it is there is one request, and what it is would be another.
-        let looked = rustix::fs::access(self.path("claim"), Access::EXISTS)
-            .map_err(|e| Trouble::from_io(&format!("{} is not begun", self.folder.display()), &e.into()));
+        // Of the name alone the kernel may know by itself: its attributes are asked for.
+        let looked = std::fs::symlink_metadata(self.path("claim"))
+            .map_err(|e| Trouble::from_io(&format!("{} is not begun", self.folder.display()), &e));
         match looked {
             Err(Trouble::Lost(why)) => Err(Trouble::Lost(why)),
             _ => Ok(()),
